@@ -1,0 +1,200 @@
+"""The words of the field as frozen types, and the rules that need no input or output.
+
+Everything here is a value: layouts produce it, the store keeps it, the views show it.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+
+class DropClass(StrEnum):
+    """The four outcomes of the MARCO paper, in the index order of the published graph."""
+
+    CLEAR = "Clear"
+    CRYSTALS = "Crystals"
+    OTHER = "Other"
+    PRECIPITATE = "Precipitate"
+
+
+CLASSES: Final = tuple(DropClass)
+
+
+class Modality(StrEnum):
+    """How the drop was lit. Models are made for one; the others are recorded and not scored."""
+
+    VISIBLE = "visible"
+    UV = "uv"
+    SHG = "shg"
+    UNKNOWN = "unknown"
+
+
+class Kind(StrEnum):
+    """What sort of picture a file is. Only a composite is a photograph of the whole drop to be scored."""
+
+    COMPOSITE = "composite"
+    THUMBNAIL = "thumbnail"
+    SLICE = "slice"
+    OVERVIEW = "overview"
+    DROP_LOCATION = "drop_location"
+
+
+class Reason(StrEnum):
+    """Why a file in an imager's folder is not scored."""
+
+    THUMBNAIL = "thumbnail"
+    SLICE = "slice"
+    OVERVIEW = "overview"
+    DROP_LOCATION = "drop_location"
+    UNKNOWN_KIND = "unknown_kind"
+    RESERVOIR = "reservoir"
+    SIDECAR = "sidecar"
+    ARCHIVE = "archive"
+    TEMPORARY = "temporary"
+    WORKING_COPY = "working_copy"
+    NO_REPORT = "no_report"
+    OUT_OF_RANGE = "out_of_range"
+    UNREADABLE_NAME = "unreadable_name"
+    NOT_THIS_LAYOUT = "not_this_layout"
+
+
+REASON_OF_KIND: Final = {
+    Kind.THUMBNAIL: Reason.THUMBNAIL,
+    Kind.SLICE: Reason.SLICE,
+    Kind.OVERVIEW: Reason.OVERVIEW,
+    Kind.DROP_LOCATION: Reason.DROP_LOCATION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DropImage:
+    """What a path says about the picture it names.
+
+    ``plate_key`` and ``inspection_key`` identify within one source; ``barcode`` is given only where the path
+    carries it. ``row``, ``column`` and ``drop`` count from 1 (row 1 is A). ``captured_at`` is aware; imagers
+    write no time zone, so it is the imager's clock read in the source's configured zone.
+    ``warnings`` name what the path contradicts itself in.
+    """
+
+    layout: str
+    plate_key: str
+    inspection_key: str
+    row: int
+    column: int
+    drop: int
+    modality: Modality
+    kind: Kind = Kind.COMPOSITE
+    barcode: str | None = None
+    inspection_ordinal: int | None = None
+    captured_at: datetime | None = None
+    profile: str | None = None
+    region: int | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def well(self) -> str:
+        """The well as people write it, such as ``A01`` or ``AF48``."""
+        return well_name(self.row, self.column)
+
+
+@dataclass(frozen=True, slots=True)
+class NotADrop:
+    """Why a path is not a drop image of a layout; ``detail`` is a sentence for people.
+
+    ``may_change`` is true when a file that is still to come (such as report.csv) can turn it into one.
+    """
+
+    layout: str | None
+    reason: Reason
+    detail: str
+    may_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlateFormat:
+    """The grid of a plate."""
+
+    rows: int
+    columns: int
+
+    @property
+    def wells(self) -> int:
+        return self.rows * self.columns
+
+    def position(self, well_number: int) -> tuple[int, int]:
+        """Row and column, from 1, of a row-major well number from 1. Raises ValueError outside the plate."""
+        if not 1 <= well_number <= self.wells:
+            raise ValueError(f"well {well_number} is outside a {self.rows}x{self.columns} plate")
+        row, column = divmod(well_number - 1, self.columns)
+        return row + 1, column + 1
+
+    def number(self, row: int, column: int) -> int:
+        """The inverse of :meth:`position`."""
+        return (row - 1) * self.columns + column
+
+
+PLATE_FORMATS: Final = {
+    24: PlateFormat(4, 6),
+    48: PlateFormat(6, 8),
+    96: PlateFormat(8, 12),
+    384: PlateFormat(16, 24),
+    1536: PlateFormat(32, 48),
+}
+
+_WELL = re.compile(r"^([A-Za-z]{1,2})0*(\d{1,2})$")
+
+
+def row_letters(row: int) -> str:
+    """A, B, ... Z, AA, ... AF for rows 1, 2, ... 26, 27, ... 32."""
+    letters = ""
+    while row > 0:
+        row, rest = divmod(row - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def row_number(letters: str) -> int:
+    """The inverse of :func:`row_letters`, in either case."""
+    number = 0
+    for letter in letters.upper():
+        number = number * 26 + ord(letter) - ord("A") + 1
+    return number
+
+
+def well_name(row: int, column: int) -> str:
+    """``A01`` style: row letters, column padded to two digits."""
+    return f"{row_letters(row)}{column:02d}"
+
+
+def parse_well(text: str) -> tuple[int, int]:
+    """Row and column of ``A1``, ``a01`` or ``AF48``. Raises ValueError for anything else."""
+    match = _WELL.match(text.strip())
+    if match is None or int(match[2]) == 0:
+        raise ValueError(f"{text!r} is not a well; write it like A1 or AF48")
+    return row_number(match[1]), int(match[2])
+
+
+def why_not_scored(image: DropImage) -> Reason | None:
+    """The reason a parsed picture is never scored, or None for a composite."""
+    return REASON_OF_KIND.get(image.kind)
+
+
+
+_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+def path_text(path: str) -> str:
+    """A relative path as text that any database takes, from any bytes a file system gives.
+
+    Undecodable bytes (``surrogateescape``) and the backslash become ``\\xNN``; :func:`text_path` inverts it.
+    """
+    raw = path.encode("utf-8", "surrogateescape").replace(b"\\", rb"\x5c")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def text_path(text: str) -> str:
+    """The inverse of :func:`path_text`."""
+    raw = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode("utf-8"))
+    return raw.decode("utf-8", "surrogateescape")

@@ -1,0 +1,56 @@
+"""Every error marcod raises on purpose.
+
+A class's docstring is its message when none is given. The command line prints the message as one line
+and exits with ``exit_code``: 1 for something that failed, 2 for a wrong invocation or configuration.
+"""
+
+from typing import ClassVar
+
+
+class MarcodError(Exception):
+    """Something went wrong in marcod."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class ConfigError(MarcodError):
+    """The configuration is wrong."""
+
+    exit_code = 2
+
+
+class LayoutError(MarcodError):
+    """This layout cannot be used as configured."""
+
+    exit_code = 2
+
+
+class ImageError(MarcodError):
+    """The file cannot be read as a picture.
+
+    ``retryable`` tells whether waiting may help: a truncated file may still be arriving, a decompression
+    bomb will not get better.
+    """
+
+    def __init__(self, message: str | None = None, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class BundleError(MarcodError):
+    """The model bundle is damaged or does not fit."""
+
+
+class StoreError(MarcodError):
+    """The database cannot be used."""
+
+
+class SchemaError(StoreError):
+    """The database schema does not fit this version of marcod."""
+
+
+class NotFoundError(MarcodError):
+    """There is nothing by that name in the database."""

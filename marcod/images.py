@@ -1,0 +1,134 @@
+"""Reading picture bytes safely into 8-bit RGB, without TensorFlow.
+
+Hides Pillow: its modes, its many exceptions and its guard against decompression bombs. Promises that
+nothing but JPEG, PNG, TIFF, BMP and GIF is ever parsed, that no picture above :data:`PIXEL_LIMIT` is
+decoded, and that whatever is wrong with the bytes comes out as one ImageError.
+
+Choices a reader of scores should know: transparency is laid over white, because a drop is photographed
+against a bright field; of several frames the first counts; the EXIF orientation is not applied, as the
+published graph does not apply it; embedded colour profiles are ignored for the same reason.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from marcod.errors import ImageError
+
+PIXEL_LIMIT: Final = 100_000_000
+"""Largest picture that is decoded, in pixels; the largest drop images known are 2560 x 1920, 4.9 million."""
+
+FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "GIF")
+
+# Pillow only warns between once and twice its limit. As an error the warning makes the guard one sharp line.
+Image.MAX_IMAGE_PIXELS = PIXEL_LIMIT
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"GIF8")
+
+# What Pillow's parsers are known to raise on damaged bytes. MemoryError and KeyboardInterrupt are not ours.
+_DAMAGE: Final = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    RuntimeError, AssertionError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What the first bytes of a picture say: format and mode in Pillow's words, width and height in pixels."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+def inspect(data: bytes) -> ImageHeader:
+    """The header of a picture, without decoding its pixels.
+
+    Raises ImageError: not retryable when it is no picture of a known format or larger than
+    :data:`PIXEL_LIMIT`, retryable when it is empty or looks like the beginning of a picture.
+    """
+    with _opened(data) as image:
+        return _header(image)
+
+
+def to_rgb(data: bytes) -> NDArray[np.uint8]:
+    """The first frame of a picture as uint8 [height, width, 3], whatever its mode.
+
+    16-bit grey is scaled linearly from its full range, or from 12 bits when no value reaches 4096, since
+    cameras store 12-bit data so. 16-bit colour keeps its high bytes. 32-bit grey is scaled by its largest
+    value. Raises ImageError as :func:`inspect` does, and a retryable one for pixels that cannot be decoded.
+    """
+    with _opened(data) as image:
+        if image.mode.startswith("I") or image.mode == "F":
+            return _grey_to_rgb(np.asarray(image))
+        if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+            return np.array(_over_white(image))
+        return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture, opened and not yet decoded; damage found inside the block becomes ImageError."""
+    if not data:
+        raise ImageError("the file is empty (0 bytes)", retryable=True)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_bomb(image.width * image.height)
+            yield image
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"the picture is too large: {error}", retryable=False) from error
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except _DAMAGE as error:
+        detail = str(error) or type(error).__name__
+        raise ImageError(f"the picture is truncated or damaged: {detail}", retryable=True) from error
+
+
+def _refuse_bomb(pixels: int) -> None:
+    if pixels > PIXEL_LIMIT:
+        raise ImageError(
+            f"the picture has {pixels:,} pixels; more than {PIXEL_LIMIT:,} are not decoded", retryable=False
+        )
+
+
+def _unidentified(data: bytes) -> ImageError:
+    """Bytes that begin like a picture, or that a file server has reserved as zeros, may still be arriving."""
+    head = data[:16]
+    if not head.strip(b"\0") or any(head.startswith(s[: len(head)]) for s in _SIGNATURES):
+        return ImageError(f"the picture's header is incomplete or damaged ({len(data)} bytes)", retryable=True)
+    return ImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture", retryable=False)
+
+
+def _header(image: Image.Image) -> ImageHeader:
+    # Pillow calls a JPEG with more pictures behind the first one MPO; the first is an ordinary JPEG.
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    return ImageHeader(name, image.mode, image.width, image.height)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _grey_to_rgb(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """uint8 [h, w, 3] from grey values of 16 or 32 bits; what is negative or not a number is black."""
+    grey = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(grey.max())
+    scale = next((limit for limit in (1.0, 4095.0, 65535.0) if top <= limit), top)
+    if scale == 1.0 and values.dtype.kind != "f":
+        scale = 4095.0
+    grey8 = (np.clip(grey / scale, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return np.repeat(grey8[:, :, np.newaxis], 3, axis=2)

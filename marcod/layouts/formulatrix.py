@@ -1,0 +1,101 @@
+"""Formulatrix Rock Imager: the native image store below ``WellImages``.
+
+``WellImages/{shard}/plateID_{n}/batchID_{n}/wellNum_{n}/profileID_{n}/d{drop}_r{region}_{type}.{ext}``, and the
+same from ``plateID`` on, because people copy single plates; ``plateID1070`` without underscore exists. The shard
+(PlateID modulo 1000) means nothing here. No barcode and no date in the path; a batch is one imaging task, numbered
+over all plates, so it is a key and not an ordinal. Sources: roberto-formulatrix/RM_Image_export
+ImageAnalyzer/src/ImageExporter.cs, chrishmorris/PiMS ManufacturerVersion.java, Merck/polo polo/sql.py,
+xchem/formulatrix_pipe transfer_images.py.
+"""
+
+import re
+from typing import Final
+
+from marcod.domain import DropImage, Kind, Modality, Reason
+from marcod.errors import LayoutError
+from marcod.layouts.contract import (
+    IMAGE,
+    Aside,
+    Companions,
+    Grammar,
+    check_drop,
+    not_mine,
+    shown,
+    unreadable,
+    well_at,
+)
+from marcod.layouts.paths import split
+
+_PATH: Final = re.compile(
+    r"(?:^|/)plateid_?(\d{1,18})/batchid_?(\d{1,18})/wellnum_?(\d{1,9})/profileid_?(\d{1,9})"
+    rf"/d(\d{{1,2}})_r(\d{{1,9}})_([a-z0-9_]+){IMAGE}\Z",
+    re.IGNORECASE | re.ASCII,
+)
+_FAMILY: Final = re.compile(r"(?:^|/)(?:plateid|batchid|wellnum|profileid)_?\d+(?:/|\Z)", re.IGNORECASE | re.ASCII)
+_KINDS: Final = {
+    "ef": Kind.COMPOSITE,
+    "th": Kind.THUMBNAIL,
+    "th_low": Kind.THUMBNAIL,
+    "dl": Kind.DROP_LOCATION,
+}
+_TYPES: Final = {
+    Kind.COMPOSITE: "ef",
+    Kind.THUMBNAIL: "th",
+    Kind.DROP_LOCATION: "dl",
+    Kind.SLICE: "f000",
+}
+_SLICE: Final = re.compile(r"f\d{1,4}", re.ASCII)
+
+
+class Formulatrix(Grammar):
+    """The native store. Two ``ef`` regions of one drop are one drop, told apart by ``region``."""
+
+    name = "formulatrix"
+
+    def read(self, path: str, companions: Companions) -> DropImage:
+        match = _PATH.search(path)
+        if match is None:
+            raise _refusal(path)
+        plate, batch, well, profile, drop, region, kind = match.groups()
+        row, column = well_at(self.options.plate_format, int(well))
+        check_drop(int(drop))
+        modality, warnings = self.options.lit_with(int(profile), path)
+        return DropImage(
+            layout=self.name,
+            plate_key=str(int(plate)),
+            inspection_key=str(int(batch)),
+            row=row,
+            column=column,
+            drop=int(drop),
+            modality=modality,
+            kind=_kind(kind.lower()),
+            profile=str(int(profile)),
+            region=int(region),
+            warnings=warnings,
+        )
+
+    def write(self, image: DropImage) -> str:
+        if not image.plate_key.isdecimal() or image.kind not in _TYPES:
+            raise LayoutError(f"The Formulatrix store has no {image.kind} of a plate {shown(image.plate_key)}.")
+        well = self.options.plate_format.number(image.row, image.column)
+        extension = "png" if image.modality is Modality.UV else "jpg"
+        return (
+            f"WellImages/{int(image.plate_key) % 1000}/plateID_{image.plate_key}/batchID_{image.inspection_key}"
+            f"/wellNum_{well}/profileID_{image.profile or 1}"
+            f"/d{image.drop}_r{image.region or 0}_{_TYPES[image.kind]}.{extension}"
+        )
+
+
+def _kind(text: str) -> Kind:
+    if text in _KINDS:
+        return _KINDS[text]
+    # No slice has been seen by name; Rock Maker's short type names have at most three or four characters.
+    if _SLICE.fullmatch(text):
+        return Kind.SLICE
+    raise Aside(Reason.UNKNOWN_KIND, f"the image type {shown(text)} is not known; only ef is a whole drop")
+
+
+def _refusal(path: str) -> Aside:
+    if _FAMILY.search(path) is None:
+        return not_mine("plateID_/batchID_/wellNum_/profileID_ folders")
+    return unreadable(split(path)[1], "plateID_/batchID_/wellNum_/profileID_ folders and d1_r1_ef.jpg in them")

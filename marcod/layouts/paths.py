@@ -1,0 +1,77 @@
+"""One reading of a relative path for all families, and the files that are never pictures of drops.
+
+Paths come from Windows and Linux, from shares and from CSV files: :func:`normalise` makes them one form, and
+no other module looks at separators. :func:`set_aside` knows what every imager folder collects besides pictures.
+"""
+
+from typing import Final
+
+from marcod.domain import Reason
+from marcod.layouts.contract import Aside, shown
+
+LONGEST: Final = 4096
+"""Linux's PATH_MAX; the grammars' running time is only bounded together with the path's length."""
+
+_ARCHIVES: Final = frozenset({"rar", "zip", "7z", "tar", "gz", "tgz", "bz2", "xz"})
+_SIDECARS: Final = frozenset(
+    {"xml", "csv", "mso", "done", "txt", "json", "log", "ini", "db", "html", "htm", "md", "xls", "xlsx", "pdf"}
+)
+_TEMPORARY: Final = frozenset({"lock", "part", "partial", "tmp", "temp", "filepart", "crdownload", "swp", "bak"})
+_PICTURES: Final = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "gif", "bmp"})
+_WORKING_FOLDERS: Final = ("processed/", "quarantine/", "@eadir/", "~snapshot/")
+
+
+def normalise(path: str) -> str:
+    """The path with ``/`` between its parts, none of them empty or ``.``, and none in front."""
+    text = path.replace("\\", "/")
+    if "//" in text or "./" in text or text.startswith("/"):
+        text = "/".join(part for part in text.split("/") if part not in ("", "."))
+    return text
+
+
+def split(path: str) -> tuple[str, str]:
+    """The folders and the file name of a normalised path."""
+    folders, _, name = path.rpartition("/")
+    return folders, name
+
+
+def folder_above(folders: str) -> tuple[str, str]:
+    """The folders further up and the last one."""
+    further, _, last = folders.rpartition("/")
+    return further, last
+
+
+def stem(name: str) -> str:
+    """The name without its last extension."""
+    return name.rpartition(".")[0] or name
+
+
+def set_aside(path: str) -> None:
+    """Raises Aside for a normalised path that is no picture in any family: hidden, temporary, packed, sidecar."""
+    if len(path) > LONGEST:
+        raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {shown(path)}")
+    lower = path.lower()
+    suffix = lower[lower.rfind(".") + 1 :]
+    if suffix not in _PICTURES:
+        _set_aside_by_suffix(suffix, lower)
+    if lower.startswith(".") or "/." in lower:
+        _set_aside_hidden(lower)
+    if lower.rpartition("/")[2].startswith("~"):
+        raise Aside(Reason.TEMPORARY, "a temporary file; it is read under its final name")
+    for folder in _WORKING_FOLDERS:
+        if folder in lower and f"/{folder}" in f"/{lower}":
+            raise Aside(Reason.WORKING_COPY, f"a working copy below {folder}, not what the imager delivered")
+
+
+def _set_aside_by_suffix(suffix: str, lower: str) -> None:
+    if suffix in _TEMPORARY or lower.endswith("~"):
+        raise Aside(Reason.TEMPORARY, "a temporary file; it is read under its final name")
+    if suffix in _ARCHIVES:
+        raise Aside(Reason.ARCHIVE, "a packed archive; unpack it into a folder of the same name")
+    if suffix in _SIDECARS:
+        raise Aside(Reason.SIDECAR, f"a .{suffix} file that lies beside the pictures")
+
+
+def _set_aside_hidden(lower: str) -> None:
+    if any(part.startswith(".") and part.strip(".") for part in lower.split("/")):
+        raise Aside(Reason.TEMPORARY, "hidden, or in a hidden folder; such files are on their way or not meant")

@@ -1,0 +1,130 @@
+"""Rigaku Minstrel with CrystalTrak: ``{barcode}/{inspection}/`` and a name of 18 fields.
+
+``RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_01_02_03_HF_99_030_001_RDI.jpg``: machine, free text,
+barcode letters, barcode padded with zeros to 12, inspection, date, **column before row**, subwell, image type.
+The free text may hold more underscores, so a name is read from both ends. What fields 2 and 14 to 18 mean is
+not known. The folders win over the name, because that is where CrystalTrak looks. Source: CMD-Oxford/TeXRank,
+whose 288 real names of plate CI022987 and one of CSIRO this grammar was made from.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from marcod.domain import DropImage, Kind, Modality, Reason
+from marcod.errors import LayoutError
+from marcod.layouts.contract import (
+    IMAGE,
+    Aside,
+    Companions,
+    Grammar,
+    check_drop,
+    check_well,
+    clock_time,
+    disagreement,
+    moment,
+    not_mine,
+    unreadable,
+)
+from marcod.layouts.paths import folder_above, split
+
+_NAME: Final = re.compile(
+    r"[A-Z0-9]+_\d+_\d+_[^/]+_(?P<letters>[A-Z]+)_(?P<padded>[^_/]+)_(?P<inspection>\d{3,9})"
+    r"_(?P<year>\d\d)(?P<month>\d\d)(?P<day>\d\d)_(?P<column>\d\d)_(?P<row>\d\d)_(?P<subwell>\d\d)"
+    rf"_(?P<type>[A-Z0-9]{{2}})_\d+_\d+_\d+_[A-Z]+(?P<thumb>_thumb)?{IMAGE}",
+    re.IGNORECASE | re.ASCII,
+)
+_OUTLINE: Final = re.compile(rf"(?:[^_]*_){{14,}}[^_]*{IMAGE}|.*_RDI{IMAGE}", re.IGNORECASE | re.ASCII)
+_MONTAGE: Final = re.compile(rf"(?:^|/)RigakuMontage/|_RDI_thumb{IMAGE}\Z", re.IGNORECASE | re.ASCII)
+_PADDED_TO: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    barcode: str
+    inspection: int
+    warnings: tuple[str, ...] = ()
+
+
+class Rigaku(Grammar):
+    """Minstrel images; the drop is the subwell as CrystalTrak numbers it (1, 3, 4 on three-lens plates)."""
+
+    name = "rigaku"
+
+    def read(self, path: str, companions: Companions) -> DropImage:
+        folders, name = split(path)
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise _refusal(path, name)
+        identity = _identity(folders, match)
+        row, column, subwell = int(match["row"]), int(match["column"]), int(match["subwell"])
+        check_well(self.options.plate_format, row, column)
+        check_drop(subwell)
+        if subwell in self.options.reservoir_subwells:
+            raise Aside(Reason.RESERVOIR, f"subwell {subwell} is the reservoir on this source's plates")
+        return DropImage(
+            layout=self.name,
+            plate_key=identity.barcode,
+            inspection_key=str(identity.inspection),
+            row=row,
+            column=column,
+            drop=subwell,
+            modality=Modality.VISIBLE,
+            kind=Kind.THUMBNAIL if match["thumb"] else Kind.COMPOSITE,
+            barcode=identity.barcode,
+            inspection_ordinal=identity.inspection,
+            captured_at=moment(self.options.timezone, match["year"], match["month"], match["day"]),
+            profile=match["type"],
+            warnings=identity.warnings,
+        )
+
+    def write(self, image: DropImage) -> str:
+        if not image.inspection_key.isdecimal():
+            raise LayoutError("Rigaku inspections are numbered; give the image a number as inspection_key.")
+        date = clock_time(image, self.options.timezone)
+        letters = re.match(r"[A-Za-z]*", image.plate_key)
+        return (
+            f"{image.plate_key}/{image.inspection_key}/RMM3_01_222_ROBO_Test1_Clon1"
+            f"_{(letters[0] if letters else '') or 'XX'}_{image.plate_key.rjust(_PADDED_TO, '0')}"
+            f"_{int(image.inspection_key):03d}_{date:%y%m%d}_{image.column:02d}_{image.row:02d}_{image.drop:02d}"
+            f"_{image.profile or 'HF'}_99_030_001_RDI{'_thumb' if image.kind is Kind.THUMBNAIL else ''}.jpg"
+        )
+
+
+def _identity(folders: str, match: re.Match[str]) -> _Identity:
+    further, last = folder_above(folders)
+    padded, inspection = match["padded"], int(match["inspection"])
+    if not (last.isascii() and last.isdigit() and len(last) <= 9) or _unpadded(padded, last):
+        return _Identity(padded.lstrip("0") or "0", inspection)
+    warnings: tuple[str, ...] = ()
+    if int(last) != inspection:
+        warnings = (disagreement("inspection", last, match["inspection"], "folder"),)
+    barcode, more = _barcode(folder_above(further)[1], match)
+    return _Identity(barcode, int(last), warnings + more)
+
+
+def _barcode(folder: str, match: re.Match[str]) -> tuple[str, tuple[str, ...]]:
+    padded = match["padded"]
+    if not folder:
+        return padded.lstrip("0") or "0", ()
+    # The name's spelling is kept where both agree, so that the case of a share's folders does not make two plates.
+    if same := _unpadded(padded, folder):
+        return same, ()
+    if _unpadded(match["letters"] + padded.lstrip("0"), folder):
+        return folder, ()
+    return folder, (disagreement("barcode", folder, padded, "folder"),)
+
+
+def _unpadded(padded: str, barcode: str) -> str | None:
+    """The end of the padded field when it is the barcode but for case and leading zeros, else None."""
+    if len(barcode) > len(padded) or padded[: -len(barcode)].strip("0"):
+        return None
+    end = padded[-len(barcode) :]
+    return end if end.casefold() == barcode.casefold() else None
+
+
+def _refusal(path: str, name: str) -> Aside:
+    expected = "the 18 fields of a Minstrel name, such as RMM3_01_..._003_121121_01_02_03_HF_99_030_001_RDI.jpg"
+    if _MONTAGE.search(path):
+        return Aside(Reason.THUMBNAIL, "a thumbnail of a plate montage")
+    return unreadable(name, expected) if _OUTLINE.fullmatch(name) else not_mine(expected)

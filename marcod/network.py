@@ -1,0 +1,300 @@
+"""The MARCO network and its smaller relatives as Keras models, and their weights as plain arrays.
+
+Hides how Inception-v3 is put together; promises that the variables of a model carry the names of the
+published checkpoint, so that weights travel as a mapping of those names to arrays and nothing else.
+Only ``keras.layers`` and ``keras.ops`` are used, so every Keras backend builds the same network.
+
+Sources: Bruno et al., PLOS ONE 2018 (Table 3); Szegedy et al., arXiv 1512.00567; and the graph of the
+published SavedModel, which wins where it differs from the paper because the published weights fit it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import keras
+import numpy as np
+from keras import layers
+
+from marcod.errors import BundleError
+
+ROOT: Final = "Inception"
+GLOBAL_STEP: Final = "global_step"
+_AUXILIARY: Final = f"{ROOT}/AuxLogits/"
+_EPSILON: Final = 0.001
+_GRAIN: Final = 8
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One member of the family; everything that shapes the network and nothing else.
+
+    ``entry`` puts the paper's extra stride-2 layer (``Conv2d_0a_3x3``) in front of Inception-v3. ``limits``
+    caps the depth of every layer whose name starts with the key; ``depths`` sets single layers and wins over
+    a limit. ``width`` scales all depths afterwards, to multiples of 8. ``auxiliary`` tells whether the
+    training head on ``Mixed_6e`` is part of the weights. Without ``entry`` the smallest input is 75 pixels.
+    """
+
+    input_size: int
+    classes: int
+    entry: bool = True
+    width: float = 1.0
+    auxiliary: bool = True
+    limits: Mapping[str, int] = field(default_factory=dict)
+    depths: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for bundle.toml."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
+        """The inverse of :meth:`to_dict`. Raises BundleError for a key that is missing or unknown."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise BundleError(f"the bundle's [architecture] cannot be used: {error}") from error
+
+    def depth(self, layer: str, plain: int) -> int:
+        """Filters of ``layer``, which has ``plain`` filters in Inception-v3."""
+        limit = next((n for prefix, n in self.limits.items() if layer.startswith(prefix)), plain)
+        depth = self.depths.get(layer, min(plain, limit))
+        if self.width == 1.0:
+            return depth
+        return max(_GRAIN, _GRAIN * round(depth * self.width / _GRAIN))
+
+
+# The paper's Table 3. The three groups under `depths` are what the published weights have instead of it:
+# a layer the table does not list, two where the limit was not applied, and two pooling branches.
+_PAPER_LIMITS: Final = {
+    "Conv2d_4a_3x3": 144,
+    "Mixed_6b": 128,
+    "Mixed_6c": 144,
+    "Mixed_6d": 144,
+    "Mixed_6e": 96,
+    "Mixed_7a": 96,
+    "Mixed_7b": 192,
+    "Mixed_7c": 192,
+}
+_PUBLISHED_DEPTHS: Final = {
+    "Mixed_6a/Branch_0/Conv2d_1a_1x1": 256,
+    "Mixed_6c/Branch_2/Conv2d_0b_7x1": 160,
+    "Mixed_6e/Branch_2/Conv2d_0a_1x1": 192,
+    "Mixed_7b/Branch_3/Conv2d_0b_1x1": 96,
+    "Mixed_7c/Branch_3/Conv2d_0b_1x1": 96,
+}
+
+MARCO: Final = Architecture(input_size=599, classes=4, limits=_PAPER_LIMITS, depths=_PUBLISHED_DEPTHS)
+"""The published network: 11,476,584 weights, 8,964,068 of them used for scoring; 4.02 GMAC an image."""
+
+MARCO_SMALL: Final = Architecture(
+    input_size=192, classes=4, entry=False, width=0.25, auxiliary=False,
+    limits=_PAPER_LIMITS, depths=_PUBLISHED_DEPTHS,
+)  # fmt: skip
+"""A quarter of the published depths at 192 pixels: small enough to ship and to train on two cores."""
+
+
+def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
+    """A fresh ``keras.Model`` from float32 [n, size, size, 3] in -1..1 to logits float32 [n, classes].
+
+    With ``auxiliary`` the outputs are ``[logits, auxiliary logits]``, for training. The softmax is left to the
+    caller because the temperature belongs in front of it. Raises BundleError when the input is too small.
+    """
+    if auxiliary and not architecture.auxiliary:
+        raise BundleError("this architecture has no auxiliary head; build it without one")
+    net = _Layers(architecture)
+    inputs = keras.Input((architecture.input_size, architecture.input_size, 3), name="image")
+    try:
+        middle = _middle(net, _stem(net, inputs))
+        logits = _head(net, _bottom(net, middle))
+    except ValueError as error:
+        raise BundleError(f"an input of {architecture.input_size} pixels is too small: {error}") from error
+    outputs = [logits, _auxiliary_head(net, middle)] if auxiliary else logits
+    return keras.Model(inputs, outputs, name=ROOT)
+
+
+def variables(model: Any) -> dict[str, np.ndarray]:
+    """The weights of ``model`` as float32 arrays under their checkpoint names, in layer order."""
+    return {name: np.asarray(keras.ops.convert_to_numpy(v)) for name, v in _named(model).items()}
+
+
+def variable_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Checkpoint name and shape of every weight, in layer order, without copying any."""
+    return {name: tuple(v.shape) for name, v in _named(model).items()}
+
+
+def set_variables(model: Any, values: Mapping[str, np.ndarray]) -> None:
+    """Set every weight of ``model`` from arrays under checkpoint names.
+
+    Weights of the auxiliary head and the step counter may be left over. Raises BundleError naming the
+    first weight that is missing, unknown, of another shape, or not finite.
+    """
+    wanted = _named(model)
+    spare = [n for n in values if n not in wanted and n != GLOBAL_STEP and not n.startswith(_AUXILIARY)]
+    if spare:
+        raise BundleError(f"the weights hold {spare[0]}, which this architecture does not have")
+    for name, variable in wanted.items():
+        if name not in values:
+            raise BundleError(f"the weights lack {name}")
+        value = values[name]
+        if value.shape != tuple(variable.shape):
+            raise BundleError(f"{name} has shape {value.shape}; this architecture needs {tuple(variable.shape)}")
+        if not np.isfinite(value).all():
+            raise BundleError(f"{name} holds values that are not finite numbers")
+        variable.assign(value)
+
+
+_SUFFIXES: Final = {"kernel": "weights", "bias": "biases"}
+
+
+def _named(model: Any) -> dict[str, Any]:
+    """Keras variables by checkpoint name. Keras forbids slashes in layer names, so they are dots there."""
+    found = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            suffix = _SUFFIXES.get(variable.name, variable.name)
+            found[f"{ROOT}/{layer.name.replace('.', '/')}/{suffix}"] = variable
+    return found
+
+
+class _Layers:
+    """Makes the two kinds of layer there are, named and sized by the architecture."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+
+    def conv(self, x: Any, name: str, plain: int, kernel: tuple[int, int], stride: int = 1, padding: str = "same") -> Any:
+        """Convolution without bias, batch norm without scale, ReLU."""
+        layer = name.replace("/", ".")
+        x = layers.Conv2D(
+            self.architecture.depth(name, plain), kernel, strides=stride, padding=padding,
+            use_bias=False, kernel_initializer="he_normal", name=layer,
+        )(x)  # fmt: skip
+        x = layers.BatchNormalization(scale=False, epsilon=_EPSILON, momentum=0.99, name=f"{layer}.BatchNorm")(x)
+        return layers.ReLU(name=f"{layer}.Relu")(x)
+
+    def logits(self, x: Any, name: str) -> Any:
+        """1x1 convolution with bias over a 1x1 grid, to [n, classes]; float32 under mixed precision too."""
+        layer = name.replace("/", ".")
+        x = layers.Conv2D(self.architecture.classes, 1, dtype="float32", name=layer)(x)
+        return layers.Reshape((self.architecture.classes,), dtype="float32", name=f"{layer}.Squeeze")(x)
+
+
+def _stem(net: _Layers, x: Any) -> Any:
+    if net.architecture.entry:
+        x = net.conv(x, "Conv2d_0a_3x3", 16, (3, 3), 2, "valid")
+    x = net.conv(x, "Conv2d_1a_3x3", 32, (3, 3), 2, "valid")
+    x = net.conv(x, "Conv2d_2a_3x3", 32, (3, 3), 1, "valid")
+    x = net.conv(x, "Conv2d_2b_3x3", 64, (3, 3))
+    x = layers.MaxPooling2D(3, 2)(x)
+    x = net.conv(x, "Conv2d_3b_1x1", 80, (1, 1), 1, "valid")
+    x = net.conv(x, "Conv2d_4a_3x3", 192, (3, 3), 1, "valid")
+    return layers.MaxPooling2D(3, 2)(x)
+
+
+def _middle(net: _Layers, x: Any) -> Any:
+    x = _mixed_5(net, x, "Mixed_5b", 32, "Conv2d_0a_1x1", "Conv2d_0b_5x5")
+    x = _mixed_5(net, x, "Mixed_5c", 64, "Conv2d_0b_1x1", "Conv_1_0c_5x5")
+    x = _mixed_5(net, x, "Mixed_5d", 64, "Conv2d_0a_1x1", "Conv2d_0b_5x5")
+    x = _mixed_6a(net, x)
+    for block, plain in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
+        x = _mixed_6(net, x, block, plain)
+    return x
+
+
+def _bottom(net: _Layers, x: Any) -> Any:
+    x = _mixed_7a(net, x)
+    x = _mixed_7(net, x, "Mixed_7b", "Conv2d_0b_3x1")
+    return _mixed_7(net, x, "Mixed_7c", "Conv2d_0c_3x1")
+
+
+def _mixed_5(net: _Layers, x: Any, block: str, pooled: int, first: str, second: str) -> Any:
+    """35x35 block. ``first`` and ``second`` are the published names in Branch_1, odd in Mixed_5c."""
+    conv = _in_block(net, block)
+    a = conv(x, "Branch_0/Conv2d_0a_1x1", 64, (1, 1))
+    b = conv(x, f"Branch_1/{first}", 48, (1, 1))
+    b = conv(b, f"Branch_1/{second}", 64, (5, 5))
+    c = conv(x, "Branch_2/Conv2d_0a_1x1", 64, (1, 1))
+    c = conv(c, "Branch_2/Conv2d_0b_3x3", 96, (3, 3))
+    c = conv(c, "Branch_2/Conv2d_0c_3x3", 96, (3, 3))
+    d = conv(_average(x), "Branch_3/Conv2d_0b_1x1", pooled, (1, 1))
+    return layers.Concatenate()([a, b, c, d])
+
+
+def _mixed_6a(net: _Layers, x: Any) -> Any:
+    """35x35 to 17x17. Two layers are named 1x1 and are 3x3, in the checkpoint as here."""
+    conv = _in_block(net, "Mixed_6a")
+    a = conv(x, "Branch_0/Conv2d_1a_1x1", 384, (3, 3), 2, "valid")
+    b = conv(x, "Branch_1/Conv2d_0a_1x1", 64, (1, 1))
+    b = conv(b, "Branch_1/Conv2d_0b_3x3", 96, (3, 3))
+    b = conv(b, "Branch_1/Conv2d_1a_1x1", 96, (3, 3), 2, "valid")
+    return layers.Concatenate()([a, b, layers.MaxPooling2D(3, 2)(x)])
+
+
+def _mixed_6(net: _Layers, x: Any, block: str, plain: int) -> Any:
+    """17x17 block, its convolutions split into rows and columns."""
+    conv = _in_block(net, block)
+    a = conv(x, "Branch_0/Conv2d_0a_1x1", 192, (1, 1))
+    b = conv(x, "Branch_1/Conv2d_0a_1x1", plain, (1, 1))
+    b = conv(b, "Branch_1/Conv2d_0b_1x7", plain, (1, 7))
+    b = conv(b, "Branch_1/Conv2d_0c_7x1", 192, (7, 1))
+    c = conv(x, "Branch_2/Conv2d_0a_1x1", plain, (1, 1))
+    c = conv(c, "Branch_2/Conv2d_0b_7x1", plain, (7, 1))
+    c = conv(c, "Branch_2/Conv2d_0c_1x7", plain, (1, 7))
+    c = conv(c, "Branch_2/Conv2d_0d_7x1", plain, (7, 1))
+    c = conv(c, "Branch_2/Conv2d_0e_1x7", 192, (1, 7))
+    d = conv(_average(x), "Branch_3/Conv2d_0b_1x1", 192, (1, 1))
+    return layers.Concatenate()([a, b, c, d])
+
+
+def _mixed_7a(net: _Layers, x: Any) -> Any:
+    """17x17 to 8x8."""
+    conv = _in_block(net, "Mixed_7a")
+    a = conv(x, "Branch_0/Conv2d_0a_1x1", 192, (1, 1))
+    a = conv(a, "Branch_0/Conv2d_1a_3x3", 320, (3, 3), 2, "valid")
+    b = conv(x, "Branch_1/Conv2d_0a_1x1", 192, (1, 1))
+    b = conv(b, "Branch_1/Conv2d_0b_1x7", 192, (1, 7))
+    b = conv(b, "Branch_1/Conv2d_0c_7x1", 192, (7, 1))
+    b = conv(b, "Branch_1/Conv2d_1a_3x3", 192, (3, 3), 2, "valid")
+    return layers.Concatenate()([a, b, layers.MaxPooling2D(3, 2)(x)])
+
+
+def _mixed_7(net: _Layers, x: Any, block: str, column: str) -> Any:
+    """8x8 block; ``column`` is the published name of Branch_1's 3x1 layer, different in the two blocks."""
+    conv = _in_block(net, block)
+    a = conv(x, "Branch_0/Conv2d_0a_1x1", 320, (1, 1))
+    b = conv(x, "Branch_1/Conv2d_0a_1x1", 384, (1, 1))
+    b1 = conv(b, "Branch_1/Conv2d_0b_1x3", 384, (1, 3))
+    b2 = conv(b, f"Branch_1/{column}", 384, (3, 1))
+    c = conv(x, "Branch_2/Conv2d_0a_1x1", 448, (1, 1))
+    c = conv(c, "Branch_2/Conv2d_0b_3x3", 384, (3, 3))
+    c1 = conv(c, "Branch_2/Conv2d_0c_1x3", 384, (1, 3))
+    c2 = conv(c, "Branch_2/Conv2d_0d_3x1", 384, (3, 1))
+    d = conv(_average(x), "Branch_3/Conv2d_0b_1x1", 192, (1, 1))
+    return layers.Concatenate()([a, b1, b2, c1, c2, d])
+
+
+def _head(net: _Layers, x: Any) -> Any:
+    """Average over the whole grid, 8x8 in the published graph, then one linear layer."""
+    return net.logits(layers.GlobalAveragePooling2D(keepdims=True)(x), "Logits/Conv2d_1c_1x1")
+
+
+def _auxiliary_head(net: _Layers, x: Any) -> Any:
+    """The second classifier on Mixed_6e. Its 5x5 layer shrinks with the grid and, like slim's, in name too."""
+    pool = min(5, x.shape[1])
+    x = layers.AveragePooling2D(pool, 3)(x)
+    x = net.conv(x, "AuxLogits/Conv2d_1b_1x1", 128, (1, 1))
+    side = min(5, x.shape[1])
+    x = net.conv(x, f"AuxLogits/Conv2d_2a_{side}x{side}", 768, (side, side), 1, "valid")
+    return net.logits(layers.GlobalAveragePooling2D(keepdims=True)(x), "AuxLogits/Conv2d_2b_1x1")
+
+
+def _in_block(net: _Layers, block: str) -> Callable[..., Any]:
+    def conv(x: Any, name: str, *args: Any) -> Any:
+        return net.conv(x, f"{block}/{name}", *args)
+
+    return conv
+
+
+def _average(x: Any) -> Any:
+    return layers.AveragePooling2D(3, 1, "same")(x)

@@ -1,0 +1,94 @@
+"""From the bytes of a drop image to what a network takes, with TensorFlow on the CPU.
+
+Hides which decoder reads what and how a picture is cropped, resized and scaled. Promises the published
+graph's own arithmetic for the published network, and that all functions may run in many threads at once
+(the decoder and the resizers release the GIL).
+
+The decoder matters: the graph decodes JPEG with TensorFlow's default, the fast integer DCT, and other
+decoders differ from it by up to 4/255. So JPEGs in grey or RGB go to TensorFlow, everything else to Pillow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, get_args
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from PIL import Image
+
+from marcod import images
+from marcod.errors import BundleError, ImageError
+
+Resize = Literal["bilinear-tf1", "area"]
+
+# Another Keras backend owns the accelerator; without this TensorFlow would reserve its memory for decoding.
+if keras.backend.backend() != "tensorflow":
+    tf.config.set_visible_devices([], "GPU")
+
+_DECODER_MODES: Final = ("RGB", "L")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures are brought to ``size`` x ``size`` pixels after the centre crop to a square.
+
+    ``bilinear-tf1`` is the published graph's resize: four neighbours, no half-pixel centres, no antialiasing.
+    ``area`` averages all pixels under an output pixel, so that needles survive strong shrinking.
+    """
+
+    size: int
+    resize: Resize
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for bundle.toml."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of :meth:`to_dict`. Raises BundleError for a key or a resize that is not known."""
+        try:
+            record = cls(**values)
+        except TypeError as error:
+            raise BundleError(f"the bundle's [preprocessing] cannot be used: {error}") from error
+        if record.resize not in get_args(Resize):
+            raise BundleError(f"the bundle's [preprocessing] asks for the unknown resize {record.resize!r}")
+        return record
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """The picture as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
+    header = images.inspect(data)
+    if header.format != "JPEG" or header.mode not in _DECODER_MODES:
+        return images.to_rgb(data)
+    try:
+        with tf.device("/CPU:0"):
+            return np.asarray(tf.io.decode_jpeg(data, channels=3))
+    except tf.errors.InvalidArgumentError as error:
+        raise ImageError("the JPEG is truncated or damaged and cannot be decoded", retryable=True) from error
+
+
+def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
+    """The network's input, float32 [size, size, 3] in -1..1, from uint8 [height, width, 3]."""
+    square = centre_square(rgb)
+    if record.resize == "area":
+        shrunk = Image.fromarray(square).resize((record.size, record.size), Image.Resampling.BOX)
+        return np.asarray(shrunk, np.float32) * np.float32(2 / 255) - np.float32(1)
+    with tf.device("/CPU:0"):
+        # The graph scales by 1/255 first. Resizing the bytes is the same sum a quarter as dear, to a rounding.
+        resized = tf.raw_ops.ResizeBilinear(
+            images=square[np.newaxis], size=(record.size, record.size), align_corners=False, half_pixel_centers=False
+        )
+        return np.asarray((resized[0] * (1 / 255) - 0.5) * 2.0)
+
+
+def centre_square(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The central square of side min(height, width), the odd pixel left over going to the right and bottom.
+
+    Source: ``resize_image_with_crop_or_pad`` in the published graph, which floors the offsets.
+    """
+    height, width = rgb.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return rgb[top : top + side, left : left + side]

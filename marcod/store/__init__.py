@@ -1,0 +1,7 @@
+"""All SQL of marcod: hides two databases behind one set of calls and promises that no row is lost or doubled.
+
+``engine`` opens SQLite or PostgreSQL and runs whole transactions, again when the fault was passing;
+``schema`` is the tables; ``catalog`` takes in what the imagers delivered; ``queue`` alone changes the state of
+jobs; ``results`` writes scores, summaries and hits in one transaction; ``versions`` keeps model versions and
+aliases; ``workers`` who is alive; ``reports`` reads for people; ``migrate`` brings the schema up to date.
+"""

@@ -1,0 +1,340 @@
+"""The queue: the only place where the state of a job changes, one statement a change.
+
+A job is one image to be scored by one model version. It waits until ``available_at``; claiming it moves that
+time behind the lease, so a worker that dies gives its jobs back by doing nothing. The lease is a token made new
+at every claim: whoever finishes with an old token finds no job and changes nothing. Attempts are counted at the
+claim, so an image that kills its worker is counted too; from its second lapse on such a job is claimed alone,
+and its neighbours in the batch go free.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import text_path
+from marcod.store.engine import insert
+from marcod.store.schema import image, inspection, job, model_version, plate, score, source
+
+NEW: Final = 0
+"""Priority of images that just arrived."""
+
+RESCORE: Final = 10
+"""Priority of images that are scored again: always behind new ones."""
+
+LAPSES_BEFORE_ALONE: Final = 2
+
+_JOB_COLUMNS: Final = (
+    "image_id",
+    "model_version_id",
+    "priority",
+    "available_at",
+    "attempts",
+    "enqueued_at",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One job in the hands of a worker; ``path`` is relative to the source's root."""
+
+    job_id: int
+    image_id: int
+    inspection_id: int
+    source: str
+    root: str
+    path: str
+    attempts: int
+    enqueued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A batch of claims for one model version, held under one token."""
+
+    token: str
+    model_version_id: int
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong with one claim; a retryable one is tried again later."""
+
+    claim: Claim
+    error: str
+    retryable: bool
+
+
+def claim(
+    connection: Connection, worker: str, *, limit: int, lease_s: float, max_attempts: int, now: datetime
+) -> Lease | None:
+    """Take up to ``limit`` jobs of one model version, most urgent first, or None when nothing waits."""
+    ready = sa.and_(job.c.failed_at.is_(None), job.c.available_at <= now, job.c.attempts < max_attempts)
+    lapsed = sa.and_(job.c.lease.is_not(None), job.c.attempts >= LAPSES_BEFORE_ALONE)
+    token = f"{worker}/{uuid4()}"
+    values = {
+        "lease": token,
+        "available_at": now + timedelta(seconds=lease_s),
+        "attempts": job.c.attempts + 1,
+    }
+    taken = _take(connection, sa.and_(ready, sa.not_(lapsed)), limit, values)
+    if not taken:
+        taken = _take(connection, sa.and_(ready, lapsed), 1, values)
+    if not taken:
+        return None
+    claims = _describe(connection, [row.id for row in taken])
+    return Lease(token, taken[0].model_version_id, claims)
+
+
+def _take(
+    connection: Connection, waiting: sa.ColumnElement[bool], limit: int, values: dict[str, object]
+) -> list[sa.Row[tuple[int, int]]]:
+    order = (job.c.priority, job.c.available_at, job.c.id)
+    version = sa.select(job.c.model_version_id).where(waiting).order_by(*order).limit(1).scalar_subquery()
+    picked = (
+        sa.select(job.c.id)
+        .where(waiting, job.c.model_version_id == version)
+        .order_by(*order)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+    )
+    statement = sa.update(job).where(job.c.id.in_(sa.select(picked.c.id))).values(values)
+    return list(connection.execute(statement.returning(job.c.id, job.c.model_version_id)))
+
+
+def _describe(connection: Connection, job_ids: list[int]) -> tuple[Claim, ...]:
+    rows = connection.execute(
+        sa.select(
+            job.c.id,
+            job.c.image_id,
+            image.c.inspection_id,
+            source.c.name,
+            source.c.root,
+            image.c.path,
+            job.c.attempts,
+            job.c.enqueued_at,
+        )
+        .join(image, image.c.id == job.c.image_id)
+        .join(source, source.c.id == image.c.source_id)
+        .where(job.c.id.in_(job_ids))
+        .order_by(job.c.id)
+    )
+    return tuple(Claim(r[0], r[1], r[2], r[3], text_path(r[4]), text_path(r[5]), r[6], r[7]) for r in rows)
+
+
+def owned(connection: Connection, token: str, job_ids: Iterable[int]) -> set[int]:
+    """Which of these jobs are still held under the token; they stay locked until the transaction ends."""
+    rows = connection.execute(
+        sa.select(job.c.id)
+        .where(job.c.id.in_(list(job_ids)), job.c.lease == token)
+        .order_by(job.c.id)
+        .with_for_update()
+    )
+    return {row[0] for row in rows}
+
+
+def delete(connection: Connection, job_ids: Iterable[int]) -> None:
+    """Remove finished jobs; called by ``results.finish`` in the transaction that writes their scores."""
+    connection.execute(sa.delete(job).where(job.c.id.in_(list(job_ids))))
+
+
+def fail(
+    connection: Connection,
+    token: str,
+    failure: Failure,
+    *,
+    now: datetime,
+    retry_s: float,
+    max_attempts: int,
+) -> bool:
+    """Return a failed job to wait, twice as long with every attempt, or quarantine it. True if quarantined."""
+    attempts = failure.claim.attempts
+    final = not failure.retryable or attempts >= max_attempts
+    wait_s = min(retry_s * 2 ** (attempts - 1), 86_400.0)
+    connection.execute(
+        sa.update(job)
+        .where(job.c.id == failure.claim.job_id, job.c.lease == token)
+        .values(
+            lease=None,
+            error=failure.error,
+            failed_at=now if final else None,
+            available_at=now + timedelta(seconds=wait_s),
+        )
+    )
+    return final
+
+
+def release(connection: Connection, lease: Lease, now: datetime) -> int:
+    """Give back claims that were not started, as if they had never been taken. Returns how many were ours."""
+    return connection.execute(
+        sa.update(job)
+        .where(job.c.id.in_([c.job_id for c in lease.claims]), job.c.lease == lease.token)
+        .values(lease=None, available_at=now, attempts=job.c.attempts - 1)
+    ).rowcount
+
+
+def quarantine_exhausted(connection: Connection, *, max_attempts: int, now: datetime) -> int:
+    """Quarantine jobs whose worker died with them on the last allowed attempt. Returns how many."""
+    return connection.execute(
+        sa.update(job)
+        .where(
+            job.c.lease.is_not(None),
+            job.c.available_at <= now,
+            job.c.attempts >= max_attempts,
+            job.c.failed_at.is_(None),
+        )
+        .values(
+            lease=None,
+            failed_at=now,
+            error="every worker that took this image stopped before it had finished",
+        )
+    ).rowcount
+
+
+def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:
+    """Put quarantined jobs back into the queue, all or those of these images. Returns how many."""
+    statement = sa.update(job).where(job.c.failed_at.is_not(None))
+    if image_ids is not None:
+        statement = statement.where(job.c.image_id.in_(list(image_ids)))
+    return connection.execute(statement.values(failed_at=None, lease=None, attempts=0, available_at=now)).rowcount
+
+
+def enqueue(connection: Connection, image_ids: Iterable[int], version_id: int, now: datetime) -> int:
+    """Queue images that are new or whose file changed; a job already there starts over. Returns how many."""
+    rows = [
+        {
+            "image_id": image_id,
+            "model_version_id": version_id,
+            "priority": NEW,
+            "available_at": now,
+            "attempts": 0,
+            "enqueued_at": now,
+        }
+        for image_id in image_ids
+    ]
+    if not rows:
+        return 0
+    statement = insert(connection, job)
+    again = {
+        "available_at": now,
+        "attempts": 0,
+        "lease": None,
+        "error": None,
+        "failed_at": None,
+        "priority": NEW,
+    }
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["image_id", "model_version_id"], set_=again), rows
+    )
+    return len(rows)
+
+
+def enqueue_rescore(
+    connection: Connection, version_id: int, now: datetime, plate_ids: Iterable[int] | None = None
+) -> int:
+    """Queue, behind new images, what this version has not scored yet. Safe to repeat. Returns how many."""
+    scored = sa.exists().where(
+        score.c.image_id == image.c.id,
+        score.c.model_version_id == version_id,
+        score.c.content_hash == image.c.content_hash,
+    )
+    modality = sa.select(model_version.c.modality).where(model_version.c.id == version_id).scalar_subquery()
+    wanted = (
+        sa.select(
+            image.c.id,
+            sa.literal(version_id),
+            sa.literal(RESCORE),
+            sa.literal(now, job.c.available_at.type),
+            sa.literal(0),
+            sa.literal(now, job.c.enqueued_at.type),
+        )
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        .join(plate, plate.c.id == inspection.c.plate_id)
+        .where(sa.not_(scored), image.c.modality == modality)
+    )
+    if plate_ids is not None:
+        wanted = wanted.where(plate.c.id.in_(list(plate_ids)))
+    statement = insert(connection, job).from_select(_JOB_COLUMNS, wanted).on_conflict_do_nothing()
+    return connection.execute(statement).rowcount
+
+
+def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) -> None:
+    """Give a new champion every unfinished new image of the old one.
+
+    Jobs in a worker's hands run on for the old version too, which stays a true score of that version.
+    """
+    unfinished = sa.and_(job.c.model_version_id == old_id, job.c.priority == NEW, job.c.failed_at.is_(None))
+    moved = sa.select(
+        job.c.image_id,
+        sa.literal(new_id),
+        job.c.priority,
+        sa.literal(now, job.c.available_at.type),
+        sa.literal(0),
+        job.c.enqueued_at,
+    ).where(unfinished)
+    statement = insert(connection, job).from_select(_JOB_COLUMNS, moved).on_conflict_do_nothing()
+    connection.execute(statement)
+    connection.execute(sa.delete(job).where(unfinished, job.c.lease.is_(None)))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """How the queue stands."""
+
+    waiting: int
+    leased: int
+    retrying: int
+    failed: int
+    oldest_enqueued_at: datetime | None
+
+
+def status(connection: Connection, now: datetime) -> QueueStatus:
+    """Counts of jobs by state, and since when the oldest unfinished one waits."""
+    alive = job.c.failed_at.is_(None)
+    held = sa.and_(alive, job.c.lease.is_not(None), job.c.available_at > now)
+    later = sa.and_(alive, job.c.lease.is_(None), job.c.available_at > now)
+
+    def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+    row = connection.execute(
+        sa.select(
+            count(sa.and_(alive, job.c.available_at <= now)),
+            count(held),
+            count(later),
+            count(job.c.failed_at.is_not(None)),
+            sa.func.min(sa.case((alive, job.c.enqueued_at), else_=None)),
+        )
+    ).one()
+    return QueueStatus(int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4])
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One image that could not be scored, and why."""
+
+    image_id: int
+    source: str
+    path: str
+    attempts: int
+    error: str
+    failed_at: datetime
+
+
+def quarantined(connection: Connection, limit: int) -> list[Quarantined]:
+    """The latest quarantined images."""
+    rows = connection.execute(
+        sa.select(job.c.image_id, source.c.name, image.c.path, job.c.attempts, job.c.error, job.c.failed_at)
+        .join(image, image.c.id == job.c.image_id)
+        .join(source, source.c.id == image.c.source_id)
+        .where(job.c.failed_at.is_not(None))
+        .order_by(job.c.failed_at.desc(), job.c.id)
+        .limit(limit)
+    )
+    return [Quarantined(r[0], r[1], r[2], r[3], r[4] or "", r[5]) for r in rows]

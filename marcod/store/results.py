@@ -1,0 +1,99 @@
+"""Writing what a batch gave: scores, finished jobs, summaries and hits in one transaction or not at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import CLASSES, DropClass
+from marcod.store import queue, summaries
+from marcod.store.engine import insert
+from marcod.store.schema import image, score
+from marcod.store.versions import Version
+
+COLUMN_OF_CLASS: Final = {
+    DropClass.CLEAR: "p_clear",
+    DropClass.CRYSTALS: "p_crystals",
+    DropClass.OTHER: "p_other",
+    DropClass.PRECIPITATE: "p_precipitate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One image's result. ``probabilities`` are in the order of ``domain.CLASSES``.
+
+    ``vector`` is the full output of a model with other classes, by their names, else None.
+    """
+
+    claim: queue.Claim
+    content_hash: str
+    probabilities: tuple[float, float, float, float]
+    vector: dict[str, float] | None = None
+
+    @property
+    def label(self) -> DropClass:
+        """The most probable class."""
+        return CLASSES[max(range(len(CLASSES)), key=self.probabilities.__getitem__)]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a call of :func:`finish` did; ``stale`` jobs were no longer held and changed nothing."""
+
+    scored: int
+    failed: int
+    quarantined: int
+    stale: int
+
+
+def finish(
+    connection: Connection,
+    token: str,
+    version: Version,
+    scored: Sequence[Scored],
+    failures: Sequence[queue.Failure],
+    *,
+    now: datetime,
+    retry_s: float,
+    max_attempts: int,
+) -> Finished:
+    """Write a batch: scores inserted, jobs removed or sent back, summaries and hits brought up to date."""
+    claims = [s.claim for s in scored] + [f.claim for f in failures]
+    held = queue.owned(connection, token, (c.job_id for c in claims))
+    mine = [s for s in scored if s.claim.job_id in held]
+    broken = [f for f in failures if f.claim.job_id in held]
+    summaries.lock(connection, {c.inspection_id for c in claims})
+    _insert_scores(connection, version, mine, now)
+    queue.delete(connection, [s.claim.job_id for s in mine])
+    quarantined = sum(
+        queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts) for f in broken
+    )
+    touched = {s.claim.inspection_id for s in mine} | {f.claim.inspection_id for f in broken}
+    summaries.refresh(connection, touched, version, now)
+    return Finished(len(mine), len(broken), quarantined, len(claims) - len(mine) - len(broken))
+
+
+def _insert_scores(connection: Connection, version: Version, scored: list[Scored], now: datetime) -> None:
+    if not scored:
+        return
+    rows = [
+        {
+            "image_id": s.claim.image_id,
+            "model_version_id": version.id,
+            "content_hash": s.content_hash,
+            "label": str(s.label),
+            "vector": s.vector,
+            "scored_at": now,
+            **{COLUMN_OF_CLASS[c]: p for c, p in zip(CLASSES, s.probabilities, strict=True)},
+        }
+        for s in scored
+    ]
+    connection.execute(insert(connection, score).on_conflict_do_nothing(), rows)
+    connection.execute(
+        sa.update(image).where(image.c.id == sa.bindparam("image_key")).values(content_hash=sa.bindparam("new_hash")),
+        [{"image_key": s.claim.image_id, "new_hash": s.content_hash} for s in scored],
+    )

@@ -1,0 +1,262 @@
+"""The tables, as the code sees them. The migrations create them; a test compares the two.
+
+Times are UTC. A path is text in the escaped form of ``domain.path_text``. Names of constraints follow one
+convention, so that migrations can name what they change.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
+from sqlalchemy.engine import Dialect
+
+metadata: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """Aware UTC in and out. SQLite keeps it as sortable text without a zone, PostgreSQL as timestamptz."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone must not reach the database")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+BigId: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _id() -> Column[int]:
+    return Column("id", BigId, primary_key=True, autoincrement=True)
+
+
+def _ref(name: str, target: str, **more: Any) -> Column[int]:
+    return Column(name, BigId, ForeignKey(f"{target}.id"), nullable=False, **more)
+
+
+source = Table(
+    "source",
+    metadata,
+    _id(),
+    Column("name", sa.Text, nullable=False, unique=True),
+    Column("root", sa.Text, nullable=False),
+    Column("layout", sa.Text, nullable=False),
+    Column("expected_drops", sa.Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+plate = Table(
+    "plate",
+    metadata,
+    _id(),
+    _ref("source_id", "source"),
+    Column("key", sa.Text, nullable=False),
+    Column("barcode", sa.Text, index=True),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    UniqueConstraint("source_id", "key"),
+)
+
+drop = Table(
+    "drop",
+    metadata,
+    _id(),
+    _ref("plate_id", "plate"),
+    Column("well", sa.Text, nullable=False),
+    Column("well_row", sa.Integer, nullable=False),
+    Column("well_column", sa.Integer, nullable=False),
+    Column("drop_number", sa.Integer, nullable=False),
+    UniqueConstraint("plate_id", "well_row", "well_column", "drop_number"),
+)
+
+inspection = Table(
+    "inspection",
+    metadata,
+    _id(),
+    _ref("plate_id", "plate"),
+    Column("key", sa.Text, nullable=False),
+    Column("ordinal", sa.Integer),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    UniqueConstraint("plate_id", "key"),
+)
+
+image = Table(
+    "image",
+    metadata,
+    _id(),
+    _ref("source_id", "source"),
+    Column("path", sa.Text, nullable=False),
+    _ref("drop_id", "drop", index=True),
+    _ref("inspection_id", "inspection", index=True),
+    Column("modality", sa.Text, nullable=False),
+    Column("profile", sa.Text),
+    Column("region", sa.BigInteger),
+    Column("captured_at", UtcDateTime),
+    Column("size", sa.BigInteger, nullable=False),
+    Column("mtime_ns", sa.BigInteger, nullable=False),
+    Column("content_hash", sa.Text),
+    Column("seen_at", UtcDateTime, nullable=False),
+    UniqueConstraint("source_id", "path"),
+)
+
+model_version = Table(
+    "model_version",
+    metadata,
+    _id(),
+    Column("name", sa.Text, nullable=False),
+    Column("version", sa.Text, nullable=False),
+    Column("digest", sa.Text, nullable=False),
+    Column("modality", sa.Text, nullable=False),
+    Column("crystal_threshold", sa.Float, nullable=False),
+    Column("synthetic", sa.Boolean, nullable=False),
+    Column("registered_at", UtcDateTime, nullable=False),
+    UniqueConstraint("name", "version"),
+)
+
+model_alias = Table(
+    "model_alias",
+    metadata,
+    Column("alias", sa.Text, primary_key=True),
+    _ref("model_version_id", "model_version"),
+    Column("set_at", UtcDateTime, nullable=False),
+)
+
+_WAITING = sa.text("failed_at is null")
+
+job = Table(
+    "job",
+    metadata,
+    _id(),
+    _ref("image_id", "image"),
+    _ref("model_version_id", "model_version"),
+    Column("priority", sa.Integer, nullable=False),
+    Column("available_at", UtcDateTime, nullable=False),
+    Column("attempts", sa.Integer, nullable=False),
+    Column("lease", sa.Text),
+    Column("error", sa.Text),
+    Column("failed_at", UtcDateTime),
+    Column("enqueued_at", UtcDateTime, nullable=False),
+    UniqueConstraint("image_id", "model_version_id"),
+    Index("ix_job_next", "priority", "available_at", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
+    Index(
+        "ix_job_next_of_version",
+        "model_version_id",
+        "priority",
+        "available_at",
+        "id",
+        sqlite_where=_WAITING,
+        postgresql_where=_WAITING,
+    ),
+    Index(
+        "ix_job_leased",
+        "available_at",
+        sqlite_where=sa.text("lease is not null"),
+        postgresql_where=sa.text("lease is not null"),
+    ),
+    Index(
+        "ix_job_failed",
+        "failed_at",
+        sqlite_where=sa.text("failed_at is not null"),
+        postgresql_where=sa.text("failed_at is not null"),
+    ),
+)
+
+score = Table(
+    "score",
+    metadata,
+    _id(),
+    _ref("image_id", "image"),
+    _ref("model_version_id", "model_version"),
+    Column("content_hash", sa.Text, nullable=False),
+    Column("p_clear", sa.Float, nullable=False),
+    Column("p_crystals", sa.Float, nullable=False),
+    Column("p_other", sa.Float, nullable=False),
+    Column("p_precipitate", sa.Float, nullable=False),
+    Column("label", sa.Text, nullable=False),
+    Column("vector", sa.JSON),
+    Column("scored_at", UtcDateTime, nullable=False),
+    UniqueConstraint("image_id", "model_version_id", "content_hash"),
+)
+
+inspection_summary = Table(
+    "inspection_summary",
+    metadata,
+    Column("inspection_id", BigId, ForeignKey("inspection.id"), primary_key=True),
+    Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
+    Column("n_clear", sa.Integer, nullable=False),
+    Column("n_crystals", sa.Integer, nullable=False),
+    Column("n_other", sa.Integer, nullable=False),
+    Column("n_precipitate", sa.Integer, nullable=False),
+    Column("hits", sa.Integer, nullable=False),
+    Column("best_wells", sa.Text, nullable=False),
+    Column("expected", sa.Integer),
+    Column("seen", sa.Integer, nullable=False),
+    Column("scored", sa.Integer, nullable=False),
+    Column("failed", sa.Integer, nullable=False),
+    Column("complete", sa.Boolean, nullable=False),
+    Column("complete_rule", sa.Text),
+    Column("first_image_at", UtcDateTime),
+    Column("last_image_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index(
+        "ix_inspection_summary_open",
+        "last_image_at",
+        sqlite_where=sa.text("not complete"),
+        postgresql_where=sa.text("not complete"),
+    ),
+)
+
+hit = Table(
+    "hit",
+    metadata,
+    _id(),
+    _ref("drop_id", "drop"),
+    _ref("inspection_id", "inspection", index=True),
+    _ref("image_id", "image"),
+    _ref("model_version_id", "model_version"),
+    Column("p_crystals", sa.Float, nullable=False),
+    Column("threshold", sa.Float, nullable=False),
+    Column("found_at", UtcDateTime, nullable=False, index=True),
+    UniqueConstraint("drop_id", "model_version_id"),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("name", sa.Text, primary_key=True),
+    Column("host", sa.Text, nullable=False),
+    Column("pid", sa.Integer, nullable=False),
+    Column("roles", sa.Text, nullable=False),
+    Column("marcod_version", sa.Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False, index=True),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    _id(),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("actor", sa.Text, nullable=False),
+    Column("action", sa.Text, nullable=False),
+    Column("subject", sa.Text, nullable=False),
+    Column("detail", sa.JSON),
+)

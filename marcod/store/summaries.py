@@ -1,0 +1,219 @@
+"""The verdict on a plate: one summary row per inspection and model version, and first-time hits.
+
+Kept current inside the transaction that records images or writes scores. The cost is bounded by the inspection.
+A drop's verdict in an inspection is that of its picture with the highest crystal probability, because a lab would
+rather look twice than miss one.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import DropClass
+from marcod.store.engine import insert
+from marcod.store.schema import (
+    drop,
+    hit,
+    image,
+    inspection,
+    inspection_summary,
+    job,
+    plate,
+    score,
+    source,
+)
+from marcod.store.versions import Version, get
+
+BEST_WELLS: Final = 12
+"""How many wells ``best_wells`` names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    drop_id: int
+    image_id: int
+    well: str
+    drop_number: int
+    p_crystals: float | None
+    label: str | None
+    failed: bool
+    seen_at: datetime
+
+
+def lock(connection: Connection, inspection_ids: Iterable[int]) -> list[int]:
+    """Hold these inspections, in one order everywhere, so that two writers never mix their summaries."""
+    rows = connection.execute(
+        sa.select(inspection.c.id)
+        .where(inspection.c.id.in_(list(inspection_ids)))
+        .order_by(inspection.c.id)
+        .with_for_update()
+    )
+    return [int(row[0]) for row in rows]
+
+
+def refresh(connection: Connection, inspection_ids: Iterable[int], version: Version, now: datetime) -> dict[int, bool]:
+    """Count these inspections anew for one model version. Returns which of them are complete."""
+    return {
+        inspection_id: _refresh_one(connection, inspection_id, version, now)
+        for inspection_id in lock(connection, inspection_ids)
+    }
+
+
+def _refresh_one(connection: Connection, inspection_id: int, version: Version, now: datetime) -> bool:
+    pictures = _pictures(connection, inspection_id, version)
+    verdicts = _verdicts(pictures)
+    scored = [p for p in verdicts if p.p_crystals is not None]
+    hits = [p for p in scored if (p.p_crystals or 0.0) >= version.crystal_threshold]
+    _record_hits(connection, inspection_id, hits, version, now)
+    expected = _expected(connection, inspection_id)
+    failed = sum(1 for p in verdicts if p.p_crystals is None and p.failed)
+    done = len(scored) + failed
+    complete = expected is not None and done >= max(expected, len(verdicts))
+    counts = Counter(p.label for p in scored)
+    _write(
+        connection,
+        {"inspection_id": inspection_id, "model_version_id": version.id},
+        {
+            "n_clear": counts[DropClass.CLEAR],
+            "n_crystals": counts[DropClass.CRYSTALS],
+            "n_other": counts[DropClass.OTHER],
+            "n_precipitate": counts[DropClass.PRECIPITATE],
+            "hits": len(hits),
+            "best_wells": json.dumps(_best(scored)),
+            "expected": expected,
+            "seen": len(verdicts),
+            "scored": len(scored),
+            "failed": failed,
+            "complete": complete,
+            "complete_rule": "expected" if complete else None,
+            "first_image_at": min((p.seen_at for p in pictures), default=None),
+            "last_image_at": max((p.seen_at for p in pictures), default=None),
+            "updated_at": now,
+        },
+    )
+    return complete
+
+
+def _pictures(connection: Connection, inspection_id: int, version: Version) -> list[_Picture]:
+    of_version = sa.and_(
+        score.c.image_id == image.c.id,
+        score.c.model_version_id == version.id,
+        score.c.content_hash == image.c.content_hash,
+    )
+    own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == version.id)
+    rows = connection.execute(
+        sa.select(
+            image.c.drop_id,
+            image.c.id,
+            drop.c.well,
+            drop.c.drop_number,
+            score.c.p_crystals,
+            score.c.label,
+            job.c.failed_at.is_not(None),
+            image.c.seen_at,
+        )
+        .join(drop, drop.c.id == image.c.drop_id)
+        .outerjoin(score, of_version)
+        .outerjoin(job, own_job)
+        .where(image.c.inspection_id == inspection_id, image.c.modality == version.modality)
+    )
+    return [_Picture(*row) for row in rows]
+
+
+def _verdicts(pictures: list[_Picture]) -> list[_Picture]:
+    """For every drop its picture with the highest crystal probability; an unscored one counts least."""
+    best: dict[int, _Picture] = {}
+    for picture in sorted(pictures, key=lambda p: p.image_id):
+        held = best.get(picture.drop_id)
+        if held is None or _rank(picture) > _rank(held):
+            best[picture.drop_id] = picture
+    return list(best.values())
+
+
+def _rank(picture: _Picture) -> float:
+    return -1.0 if picture.p_crystals is None else picture.p_crystals
+
+
+def _best(scored: list[_Picture]) -> list[dict[str, Any]]:
+    order = sorted(scored, key=lambda p: (-_rank(p), p.well, p.drop_number))
+    return [{"well": p.well, "drop": p.drop_number, "p_crystals": round(_rank(p), 4)} for p in order[:BEST_WELLS]]
+
+
+def _expected(connection: Connection, inspection_id: int) -> int | None:
+    """Expected drops: as configured for the source, else as many as an earlier inspection of the plate had."""
+    configured, plate_id = connection.execute(
+        sa.select(source.c.expected_drops, plate.c.id)
+        .join(plate, plate.c.source_id == source.c.id)
+        .join(inspection, inspection.c.plate_id == plate.c.id)
+        .where(inspection.c.id == inspection_id)
+    ).one()
+    if configured is not None:
+        return int(configured)
+    earlier = connection.execute(
+        sa.select(sa.func.max(inspection_summary.c.seen))
+        .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)
+        .where(
+            inspection.c.plate_id == plate_id,
+            inspection.c.id < inspection_id,
+            inspection_summary.c.complete,
+        )
+    ).scalar_one()
+    return None if earlier is None else int(earlier)
+
+
+def _write(connection: Connection, key: dict[str, int], values: dict[str, Any]) -> None:
+    statement = insert(connection, inspection_summary).values(**key, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def _record_hits(
+    connection: Connection, inspection_id: int, hits: list[_Picture], version: Version, now: datetime
+) -> None:
+    if not hits:
+        return
+    rows = [
+        {
+            "drop_id": p.drop_id,
+            "inspection_id": inspection_id,
+            "image_id": p.image_id,
+            "model_version_id": version.id,
+            "p_crystals": p.p_crystals,
+            "threshold": version.crystal_threshold,
+            "found_at": now,
+        }
+        for p in sorted(hits, key=lambda p: p.drop_id)
+    ]
+    connection.execute(insert(connection, hit).on_conflict_do_nothing(), rows)
+
+
+def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int:
+    """Complete the inspections whose known drops are all done and to which nothing new came. Returns how many."""
+    done = inspection_summary.c.scored + inspection_summary.c.failed >= inspection_summary.c.seen
+    return connection.execute(
+        sa.update(inspection_summary)
+        .where(
+            sa.not_(inspection_summary.c.complete),
+            inspection_summary.c.last_image_at <= now - timedelta(seconds=quiet_s),
+            done,
+        )
+        .values(complete=True, complete_rule="quiet", updated_at=now)
+    ).rowcount
+
+
+def refresh_all_versions(connection: Connection, inspection_ids: Iterable[int], now: datetime) -> None:
+    """Refresh every version's existing row of these inspections, after jobs changed outside the scorer."""
+    ids = list(inspection_ids)
+    versions = connection.execute(
+        sa.select(inspection_summary.c.model_version_id)
+        .where(inspection_summary.c.inspection_id.in_(ids))
+        .distinct()
+        .order_by(inspection_summary.c.model_version_id)
+    ).scalars()
+    for version_id in list(versions):
+        refresh(connection, ids, get(connection, version_id), now)

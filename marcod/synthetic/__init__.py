@@ -1,0 +1,13 @@
+"""Synthetic crystallization drops: pictures whose truth is known, because they are drawn from it.
+
+A :class:`Scene` is a value that decides one picture completely; :func:`render` turns it into pixels, always the
+same ones. :func:`plate_files` lists a whole export the way an imager would write it, over several inspections
+in which crystals appear, grow and sometimes dissolve. Nothing here was photographed, and nothing here replaces
+photographs when a model is judged.
+"""
+
+from marcod.synthetic.picture import render
+from marcod.synthetic.sampling import random_scene
+from marcod.synthetic.scene import Imager, Scene, at_age, scene_label
+
+__all__ = ["Imager", "Scene", "at_age", "random_scene", "render", "scene_label"]

@@ -1,0 +1,222 @@
+"""What is in a picture, as values: well, drop, contents with their growth, debris, camera.
+
+Lengths are in picture heights, the origin is the picture's centre, y points down, angles are radians and ages are
+days since the drop was set. Seeds decide the details that nobody names (which grain lies where), so two scenes
+that differ only in ``age_d`` or ``camera`` show the same drop.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from marcod.domain import DropClass, Modality
+
+Colour = tuple[float, float, float]
+
+
+class Imager(StrEnum):
+    """Whose pictures a scene imitates."""
+
+    FORMULATRIX = "formulatrix"
+    RIGAKU = "rigaku"
+    HWI = "hwi"
+
+
+class Habit(StrEnum):
+    """The shape crystals grow in."""
+
+    MICRO = "micro"
+    NEEDLE = "needle"
+    SHEAF = "sheaf"
+    URCHIN = "urchin"
+    ROD = "rod"
+    PLATE = "plate"
+    BLOCK = "block"
+
+
+class Grain(StrEnum):
+    """The texture of a precipitate."""
+
+    FINE = "fine"
+    GRAINY = "grainy"
+    CLUMPED = "clumped"
+    NETWORK = "network"
+
+
+# Below these lengths a person at a microscope would not call it a crystal.
+VISIBLE: Final = 0.011
+VISIBLE_MICRO: Final = 0.006
+# Below this amount a precipitate is a haze that people score as clear.
+VISIBLE_PRECIPITATE: Final = 0.16
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Nothing until ``start_d``, then towards full size with time constant ``tau_d``, gone again after ``dissolve_d``."""
+
+    start_d: float = 0.0
+    tau_d: float = 1.0
+    dissolve_d: float | None = None
+
+    def fraction(self, age_d: float) -> float:
+        """The share of the final size reached, 0 to 1."""
+        if age_d <= self.start_d:
+            return 0.0
+        grown = 1.0 - math.exp(-(age_d - self.start_d) / self.tau_d)
+        if self.dissolve_d is None or age_d <= self.dissolve_d:
+            return grown
+        return grown * math.exp(-3.0 * (age_d - self.dissolve_d) / self.tau_d)
+
+
+@dataclass(frozen=True, slots=True)
+class Crystals:
+    """Crystals of one habit that nucleated together; ``spread`` is their share of the drop's radius around ``centre``."""
+
+    habit: Habit
+    count: int
+    size: float
+    centre: tuple[float, float]
+    spread: float
+    aspect: float
+    contrast: float
+    colour: Colour
+    growth: Growth
+    seed: int
+
+    def size_at(self, age_d: float) -> float:
+        """Length of the largest member."""
+        return self.size * self.growth.fraction(age_d)
+
+    def visible_at(self, age_d: float) -> bool:
+        return self.size_at(age_d) >= (VISIBLE_MICRO if self.habit is Habit.MICRO else VISIBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Precipitate:
+    """Protein out of solution: ``amount`` 0 to 1, ``ring`` -1 (in the middle) to 1 (at the edge), ``cells`` per height."""
+
+    grain: Grain
+    amount: float
+    cells: float
+    patchy: float
+    ring: float
+    brown: float
+    growth: Growth
+    seed: int
+
+    def amount_at(self, age_d: float) -> float:
+        return self.amount * self.growth.fraction(age_d)
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A skin on the drop: ``wrinkle`` is its relief, ``cells`` the number of folds per height."""
+
+    wrinkle: float
+    cells: float
+    growth: Growth
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Oil:
+    """Phase separation: droplets of a second liquid."""
+
+    count: int
+    size: float
+    contrast: float
+    growth: Growth
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Debris:
+    """What is no chemistry: dust, fibres, scratches of the plastic, air bubbles."""
+
+    dust: int = 0
+    fibres: int = 0
+    scratches: int = 0
+    bubbles: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Well:
+    """The plate's part of the picture; ``variant`` picks among the looks of one imager's wells."""
+
+    seed: int
+    centre: tuple[float, float]
+    radius: float
+    variant: int
+    colour: Colour
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The outline (radius, harmonics as (order, amplitude, phase), tips as (angle, height, width)) and its lens.
+
+    ``lens`` is how strongly the dome bends light, ``light`` the side it is lit from, ``rim`` the edge's darkness.
+    """
+
+    centre: tuple[float, float]
+    radius: float
+    harmonics: tuple[tuple[int, float, float], ...]
+    tips: tuple[tuple[float, float, float], ...]
+    lens: float
+    tilt: float
+    light: float
+    rim: float
+    haze: float
+    satellites: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """One exposure: ``defocus`` is the blur radius in heights, ``noise`` the deviation in grey levels."""
+
+    exposure: float = 1.0
+    defocus: float = 0.0
+    noise: float = 1.5
+    vignette: float = 0.2
+    jpeg_quality: int | None = None
+    shift: tuple[float, float] = (0.0, 0.0)
+    failed: bool = False
+    shot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything that decides one picture, and so also its truth."""
+
+    imager: Imager
+    seed: int
+    age_d: float
+    well: Well
+    drop: Drop | None
+    crystals: tuple[Crystals, ...] = ()
+    precipitate: tuple[Precipitate, ...] = ()
+    film: Film | None = None
+    oil: Oil | None = None
+    debris: Debris = field(default_factory=Debris)
+    camera: Camera = field(default_factory=Camera)
+    modality: Modality = Modality.VISIBLE
+
+
+def scene_label(scene: Scene) -> DropClass:
+    """The truth of a picture: spoiled pictures are Other, then crystals win, then skins and oil, then precipitate."""
+    if scene.camera.failed or scene.drop is None:
+        return DropClass.OTHER
+    if any(group.visible_at(scene.age_d) for group in scene.crystals):
+        return DropClass.CRYSTALS
+    if any(part is not None and part.growth.fraction(scene.age_d) > 0.3 for part in (scene.film, scene.oil)):
+        return DropClass.OTHER
+    if sum(part.amount_at(scene.age_d) for part in scene.precipitate) >= VISIBLE_PRECIPITATE:
+        return DropClass.PRECIPITATE
+    return DropClass.CLEAR
+
+
+def at_age(scene: Scene, age_d: float, camera: Camera | None = None) -> Scene:
+    """The same drop at another age: same well, outline and debris, its contents grown or dissolved."""
+    return replace(scene, age_d=age_d, camera=camera or scene.camera)
