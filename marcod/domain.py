@@ -181,7 +181,6 @@ def why_not_scored(image: DropImage) -> Reason | None:
     return REASON_OF_KIND.get(image.kind)
 
 
-
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 

@@ -51,6 +51,23 @@ def state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "marcod"
 
 
+def notify_socket() -> str | None:
+    """Where systemd listens for sd_notify(3) messages, if it does."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a marcod of its own: this one's without its settings, with ``changes``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**kept, **changes}
+
+
+def watchdog_s() -> float | None:
+    """How often systemd wants a sign of life (WatchdogSec), in seconds, if it does."""
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    return int(usec) / 1e6 if usec.isdigit() and int(usec) > 0 else None
+
+
 def _expanded(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, (str, Path)) else value
 
@@ -88,9 +105,7 @@ class WatchSettings(Section):
     settle_s: float = Field(
         default=10.0, ge=0, description="A file is read once its size and time stood still this long"
     )
-    rescan_s: float = Field(
-        default=60.0, gt=0, description="Pause between looks at folders whose time changed"
-    )
+    rescan_s: float = Field(default=60.0, gt=0, description="Pause between looks at folders whose time changed")
     full_rescan_s: float = Field(default=86_400.0, gt=0, description="Pause between looks at every file")
     quiet_s: float = Field(
         default=1_800.0,
@@ -101,29 +116,19 @@ class WatchSettings(Section):
 
 class ScoreSettings(Section):
     batch_size: int = Field(default=16, ge=1, le=1024, description="Images the model sees at a time")
-    decode_threads: int = Field(
-        default=2, ge=1, le=64, description="Threads that read and decode images ahead"
-    )
-    lease_s: float = Field(
-        default=120.0, gt=0, description="A batch held longer than this returns to the queue"
-    )
+    decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and decode images ahead")
+    lease_s: float = Field(default=120.0, gt=0, description="A batch held longer than this returns to the queue")
     max_attempts: int = Field(default=5, ge=1, description="Tries before an image is quarantined")
-    retry_s: float = Field(
-        default=30.0, ge=0, description="Pause before the second try; doubles with each further one"
-    )
+    retry_s: float = Field(default=30.0, ge=0, description="Pause before the second try; doubles with each further one")
     idle_s: float = Field(default=2.0, gt=0, description="Pause before asking an empty queue again")
 
 
 class DaemonSettings(Section):
-    stop_s: float = Field(
-        default=60.0, gt=0, description="After the first signal, all loops must have ended by then"
-    )
+    stop_s: float = Field(default=60.0, gt=0, description="After the first signal, all loops must have ended by then")
 
 
 class LogSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Lowest level written"
-    )
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level written")
     format: Literal["auto", "console", "json"] = Field(
         default="auto", description="key=value lines, JSON, or JSON unless on a terminal"
     )
@@ -138,9 +143,7 @@ class SourceSettings(Section):
         default="inotify", description="inotify for local disks; polling for SMB and NFS shares"
     )
     poll_s: float = Field(default=30.0, gt=0, description="Pause between two polls of a polling observer")
-    wells: Literal[24, 48, 96, 384, 1536] = Field(
-        default=96, description="Wells of a plate, to read well numbers"
-    )
+    wells: Literal[24, 48, 96, 384, 1536] = Field(default=96, description="Wells of a plate, to read well numbers")
     profiles: dict[int, Modality] = Field(
         default_factory=dict, description="Formulatrix capture profile number to visible, uv, shg or unknown"
     )
@@ -148,12 +151,8 @@ class SourceSettings(Section):
         default_factory=list,
         description="Rigaku subwells that hold no drop, such as [2] on three-lens plates",
     )
-    pattern: str | None = Field(
-        default=None, description="Regular expression with named groups, for layout regex"
-    )
-    date_format: str | None = Field(
-        default=None, description="strptime format of the group `date`, for layout regex"
-    )
+    pattern: str | None = Field(default=None, description="Regular expression with named groups, for layout regex")
+    date_format: str | None = Field(default=None, description="strptime format of the group `date`, for layout regex")
     timezone: str = Field(default="UTC", description="Zone of the imager's clock, such as Europe/Berlin")
     expected_drops: int | None = Field(
         default=None,
@@ -260,9 +259,7 @@ def _refuse_unknown_variables() -> None:
             continue
         section, _, field = variable.removeprefix(PREFIX).partition("__")
         if section not in sections or not _has_field(section.lower(), field.lower()):
-            raise ConfigError(
-                f"environment variable {variable} is not a setting; `marcod config show` lists them all"
-            )
+            raise ConfigError(f"environment variable {variable} is not a setting; `marcod config show` lists them all")
 
 
 def _has_field(section: str, field: str) -> bool:

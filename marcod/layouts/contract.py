@@ -126,21 +126,21 @@ def check_drop(drop: int, most: int = 99) -> None:
         raise Aside(Reason.OUT_OF_RANGE, f"drop {drop} is not between 1 and {most}")
 
 
-def moment(zone: tzinfo, *parts: str) -> datetime:
-    """An aware time from the digits of year, month, day and, if known, hour, minute and second.
+def moment(
+    zone: tzinfo, year: str, month: str, day: str, hour: str = "0", minute: str = "0", second: str = "0"
+) -> datetime:
+    """An aware time from digits. Raises Aside for a date that cannot be.
 
-    A two-digit year is of this century: no imager is older. Raises Aside for a date that cannot be.
+    A two-digit year is of this century: no imager is older.
     """
-    year, *rest = (int(part) for part in parts)
-    if len(parts[0]) == 2:
-        year += 2000
+    full_year = int(year) + 2000 if len(year) == 2 else int(year)
     try:
-        if not 1980 <= year <= 2100:
+        if not 1980 <= full_year <= 2100:
             raise ValueError("no imager took pictures in that year")
-        month, day, hour, minute, second = (*rest, *(0,) * (5 - len(rest)))
-        return datetime(year, month, day, hour, minute, second, tzinfo=zone)
+        return datetime(full_year, int(month), int(day), int(hour), int(minute), int(second), tzinfo=zone)
     except ValueError as error:
-        raise Aside(Reason.OUT_OF_RANGE, f"the date {'-'.join(parts)} cannot be: {error}") from error
+        date = f"{year}-{month}-{day} {hour}:{minute}:{second}"
+        raise Aside(Reason.OUT_OF_RANGE, f"the time {date} cannot be: {error}") from error
 
 
 def clock_time(image: DropImage, zone: tzinfo) -> datetime:

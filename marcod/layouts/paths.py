@@ -50,6 +50,8 @@ def set_aside(path: str) -> None:
     """Raises Aside for a normalised path that is no picture in any family: hidden, temporary, packed, sidecar."""
     if len(path) > LONGEST:
         raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {shown(path)}")
+    if ".." in path and ".." in path.split("/"):
+        raise Aside(Reason.NOT_THIS_LAYOUT, "the path leads out of its source")
     lower = path.lower()
     suffix = lower[lower.rfind(".") + 1 :]
     if suffix not in _PICTURES:

@@ -94,7 +94,8 @@ class Rigaku(Grammar):
 def _identity(folders: str, match: re.Match[str]) -> _Identity:
     further, last = folder_above(folders)
     padded, inspection = match["padded"], int(match["inspection"])
-    if not (last.isascii() and last.isdigit() and len(last) <= 9) or _unpadded(padded, last):
+    numbered = last.isascii() and last.isdigit() and len(last) <= 9
+    if not numbered or (int(last) != inspection and _unpadded(padded, last)):
         return _Identity(padded.lstrip("0") or "0", inspection)
     warnings: tuple[str, ...] = ()
     if int(last) != inspection:
@@ -112,6 +113,9 @@ def _barcode(folder: str, match: re.Match[str]) -> tuple[str, tuple[str, ...]]:
         return same, ()
     if _unpadded(match["letters"] + padded.lstrip("0"), folder):
         return folder, ()
+    # A folder without any digit is a person's or a project's; believing it would melt its plates into one.
+    if not any(character.isdigit() for character in folder):
+        return padded.lstrip("0") or "0", (disagreement("barcode", folder, padded, "name"),)
     return folder, (disagreement("barcode", folder, padded, "folder"),)
 
 

@@ -16,7 +16,7 @@ from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError
 from marcod.store import queue, summaries, versions
 from marcod.store.engine import insert
-from marcod.store.schema import drop, image, inspection, plate, source
+from marcod.store.schema import drop, image, inspection, job, plate, source
 
 CHUNK = 500
 """Rows a statement carries; below the parameter limits of both databases."""
@@ -73,13 +73,18 @@ def register_source(
 
 
 def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Size and mtime_ns of those of the paths that are recorded, to leave unchanged files alone cheaply."""
+    """Size and mtime_ns of those of the paths that are recorded, to leave unchanged files alone cheaply.
+
+    An image that was given up because its file was gone has an impossible stat, so that a file that came back
+    is taken in again.
+    """
+    gone = sa.exists().where(job.c.image_id == image.c.id, job.c.failed_at.is_not(None), job.c.error == queue.GONE)
     found: dict[str, tuple[int, int]] = {}
     original = {path_text(path): path for path in paths}
     texts = list(original)
     for start in range(0, len(texts), CHUNK):
         rows = connection.execute(
-            sa.select(image.c.path, image.c.size, image.c.mtime_ns).where(
+            sa.select(image.c.path, sa.case((gone, -1), else_=image.c.size), image.c.mtime_ns).where(
                 image.c.source_id == source_id, image.c.path.in_(texts[start : start + CHUNK])
             )
         )

@@ -26,6 +26,9 @@ NEW: Final = 0
 RESCORE: Final = 10
 """Priority of images that are scored again: always behind new ones."""
 
+GONE: Final = "the file is gone"
+"""Error of a job whose file vanished; when the file is seen again, the job starts over."""
+
 LAPSES_BEFORE_ALONE: Final = 2
 
 _JOB_COLUMNS: Final = (
@@ -63,11 +66,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong with one claim; a retryable one is tried again later."""
+    """What went wrong with one claim; a retryable one is tried again later.
+
+    One that does not count (its whole source is away) is tried again for ever.
+    """
 
     claim: Claim
     error: str
     retryable: bool
+    counts: bool = True
 
 
 def claim(
@@ -155,19 +162,25 @@ def fail(
 ) -> bool:
     """Return a failed job to wait, twice as long with every attempt, or quarantine it. True if quarantined."""
     attempts = failure.claim.attempts
-    final = not failure.retryable or attempts >= max_attempts
+    final = failure.counts and (not failure.retryable or attempts >= max_attempts)
     wait_s = min(retry_s * 2 ** (attempts - 1), 86_400.0)
     connection.execute(
         sa.update(job)
         .where(job.c.id == failure.claim.job_id, job.c.lease == token)
         .values(
             lease=None,
-            error=failure.error,
+            error=_storable(failure.error),
             failed_at=now if final else None,
             available_at=now + timedelta(seconds=wait_s),
+            attempts=attempts if failure.counts else attempts - 1,
         )
     )
     return final
+
+
+def _storable(text: str) -> str:
+    """An error's text may quote a path of any bytes; PostgreSQL takes neither those nor NUL."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
 
 
 def release(connection: Connection, lease: Lease, now: datetime) -> int:
@@ -179,9 +192,9 @@ def release(connection: Connection, lease: Lease, now: datetime) -> int:
     ).rowcount
 
 
-def quarantine_exhausted(connection: Connection, *, max_attempts: int, now: datetime) -> int:
-    """Quarantine jobs whose worker died with them on the last allowed attempt. Returns how many."""
-    return connection.execute(
+def quarantine_exhausted(connection: Connection, *, max_attempts: int, now: datetime) -> list[int]:
+    """Quarantine jobs whose worker died with them on the last allowed attempt. Returns their images."""
+    rows = connection.execute(
         sa.update(job)
         .where(
             job.c.lease.is_not(None),
@@ -189,12 +202,10 @@ def quarantine_exhausted(connection: Connection, *, max_attempts: int, now: date
             job.c.attempts >= max_attempts,
             job.c.failed_at.is_(None),
         )
-        .values(
-            lease=None,
-            failed_at=now,
-            error="every worker that took this image stopped before it had finished",
-        )
-    ).rowcount
+        .values(lease=None, failed_at=now, error="every worker that took this image stopped before it had finished")
+        .returning(job.c.image_id)
+    )
+    return [int(row[0]) for row in rows]
 
 
 def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:

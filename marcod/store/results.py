@@ -22,6 +22,9 @@ COLUMN_OF_CLASS: Final = {
 }
 
 
+CLASS_NAMES: Final = tuple(str(c) for c in CLASSES)
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """One image's result. ``probabilities`` are in the order of ``domain.CLASSES``.

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass
+from marcod.store import queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
     drop,
@@ -35,15 +36,29 @@ BEST_WELLS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class Verdict:
+    """What one picture, or the best of several, says about a drop; None while it is not scored."""
+
     drop_id: int
     image_id: int
+    path: str
     well: str
+    well_row: int
+    well_column: int
     drop_number: int
+    p_clear: float | None
     p_crystals: float | None
+    p_other: float | None
+    p_precipitate: float | None
     label: str | None
     failed: bool
     seen_at: datetime
+
+
+def verdicts(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
+    """Every drop of an inspection as one model version sees it, in plate order."""
+    best = _verdicts(_pictures(connection, inspection_id, version))
+    return sorted(best, key=lambda v: (v.well_row, v.well_column, v.drop_number))
 
 
 def lock(connection: Connection, inspection_ids: Iterable[int]) -> list[int]:
@@ -67,14 +82,14 @@ def refresh(connection: Connection, inspection_ids: Iterable[int], version: Vers
 
 def _refresh_one(connection: Connection, inspection_id: int, version: Version, now: datetime) -> bool:
     pictures = _pictures(connection, inspection_id, version)
-    verdicts = _verdicts(pictures)
-    scored = [p for p in verdicts if p.p_crystals is not None]
+    drops = _verdicts(pictures)
+    scored = [p for p in drops if p.p_crystals is not None]
     hits = [p for p in scored if (p.p_crystals or 0.0) >= version.crystal_threshold]
     _record_hits(connection, inspection_id, hits, version, now)
     expected = _expected(connection, inspection_id)
-    failed = sum(1 for p in verdicts if p.p_crystals is None and p.failed)
+    failed = sum(1 for p in drops if p.p_crystals is None and p.failed)
     done = len(scored) + failed
-    complete = expected is not None and done >= max(expected, len(verdicts))
+    complete = expected is not None and done >= max(expected, len(drops))
     counts = Counter(p.label for p in scored)
     _write(
         connection,
@@ -87,7 +102,7 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
             "hits": len(hits),
             "best_wells": json.dumps(_best(scored)),
             "expected": expected,
-            "seen": len(verdicts),
+            "seen": len(drops),
             "scored": len(scored),
             "failed": failed,
             "complete": complete,
@@ -100,20 +115,26 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
     return complete
 
 
-def _pictures(connection: Connection, inspection_id: int, version: Version) -> list[_Picture]:
+def _pictures(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
     of_version = sa.and_(
         score.c.image_id == image.c.id,
         score.c.model_version_id == version.id,
         score.c.content_hash == image.c.content_hash,
     )
     own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == version.id)
-    rows = connection.execute(
+    pictures: sa.Select[Any] = (
         sa.select(
             image.c.drop_id,
             image.c.id,
+            image.c.path,
             drop.c.well,
+            drop.c.well_row,
+            drop.c.well_column,
             drop.c.drop_number,
+            score.c.p_clear,
             score.c.p_crystals,
+            score.c.p_other,
+            score.c.p_precipitate,
             score.c.label,
             job.c.failed_at.is_not(None),
             image.c.seen_at,
@@ -123,12 +144,12 @@ def _pictures(connection: Connection, inspection_id: int, version: Version) -> l
         .outerjoin(job, own_job)
         .where(image.c.inspection_id == inspection_id, image.c.modality == version.modality)
     )
-    return [_Picture(*row) for row in rows]
+    return [Verdict(*row) for row in connection.execute(pictures)]
 
 
-def _verdicts(pictures: list[_Picture]) -> list[_Picture]:
+def _verdicts(pictures: list[Verdict]) -> list[Verdict]:
     """For every drop its picture with the highest crystal probability; an unscored one counts least."""
-    best: dict[int, _Picture] = {}
+    best: dict[int, Verdict] = {}
     for picture in sorted(pictures, key=lambda p: p.image_id):
         held = best.get(picture.drop_id)
         if held is None or _rank(picture) > _rank(held):
@@ -136,11 +157,11 @@ def _verdicts(pictures: list[_Picture]) -> list[_Picture]:
     return list(best.values())
 
 
-def _rank(picture: _Picture) -> float:
+def _rank(picture: Verdict) -> float:
     return -1.0 if picture.p_crystals is None else picture.p_crystals
 
 
-def _best(scored: list[_Picture]) -> list[dict[str, Any]]:
+def _best(scored: list[Verdict]) -> list[dict[str, Any]]:
     order = sorted(scored, key=lambda p: (-_rank(p), p.well, p.drop_number))
     return [{"well": p.well, "drop": p.drop_number, "p_crystals": round(_rank(p), 4)} for p in order[:BEST_WELLS]]
 
@@ -173,7 +194,7 @@ def _write(connection: Connection, key: dict[str, int], values: dict[str, Any]) 
 
 
 def _record_hits(
-    connection: Connection, inspection_id: int, hits: list[_Picture], version: Version, now: datetime
+    connection: Connection, inspection_id: int, hits: list[Verdict], version: Version, now: datetime
 ) -> None:
     if not hits:
         return
@@ -217,3 +238,24 @@ def refresh_all_versions(connection: Connection, inspection_ids: Iterable[int], 
     ).scalars()
     for version_id in list(versions):
         refresh(connection, ids, get(connection, version_id), now)
+
+
+def retry_failed(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:
+    """Put quarantined images back into the queue and say so in their summaries. Returns how many."""
+    failed = (
+        sa.select(image.c.inspection_id).join(job, job.c.image_id == image.c.id).where(job.c.failed_at.is_not(None))
+    )
+    if image_ids is not None:
+        failed = failed.where(image.c.id.in_(list(image_ids)))
+    touched = set(connection.execute(failed).scalars())
+    count = queue.retry(connection, now, image_ids)
+    refresh_all_versions(connection, touched, now)
+    return count
+
+
+def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetime) -> int:
+    """Quarantine what its workers died with, and say so in the summaries. Returns how many."""
+    images = queue.quarantine_exhausted(connection, max_attempts=max_attempts, now=now)
+    touched = set(connection.execute(sa.select(image.c.inspection_id).where(image.c.id.in_(images))).scalars())
+    refresh_all_versions(connection, touched, now)
+    return len(images)

@@ -7,7 +7,21 @@ photographs when a model is judged.
 """
 
 from marcod.synthetic.picture import render
+from marcod.synthetic.plates import PlannedFile, PlateSpec, drop_history, first_hit, plate_files, write_file
 from marcod.synthetic.sampling import random_scene
 from marcod.synthetic.scene import Imager, Scene, at_age, scene_label
 
-__all__ = ["Imager", "Scene", "at_age", "random_scene", "render", "scene_label"]
+__all__ = [
+    "Imager",
+    "PlannedFile",
+    "PlateSpec",
+    "Scene",
+    "at_age",
+    "drop_history",
+    "first_hit",
+    "plate_files",
+    "random_scene",
+    "render",
+    "scene_label",
+    "write_file",
+]

@@ -23,8 +23,9 @@ def precipitate_gain(part: Precipitate, amount: float, shape: Footprint, plane: 
     colour = _GREY + (_BROWN - _GREY) * np.float32(part.brown)
     veil = np.exp(colour * (np.maximum(depth, 0.0) * np.float32(-1.15)))
     bumps = np.tanh(relief(grains, plane, light) / np.float32(2.2 * part.cells))
-    emboss = 1.0 + bumps * where * np.float32(0.55 * min(1.0, amount * 1.3))
-    return 1.0 + (veil * emboss - 1.0) * shape.inside
+    emboss = 1.0 + bumps * where * np.float32(0.45 * min(1.0, amount * 1.3))
+    gain: Light = 1.0 + (veil * emboss - 1.0) * shape.inside
+    return gain
 
 
 def _where(part: Precipitate, shape: Footprint, plane: Plane, rng: np.random.Generator) -> Field:
@@ -35,7 +36,8 @@ def _where(part: Precipitate, shape: Footprint, plane: Plane, rng: np.random.Gen
         profile = (1.0 - part.ring) + part.ring * np.exp(-(((rho - 0.82) / 0.13) ** 2)) * 1.4
     else:
         profile = (1.0 + part.ring) - part.ring * np.exp(-((rho / 0.42) ** 2)) * 1.5
-    return patches * profile.astype(np.float32)
+    density: Field = patches * profile.astype(np.float32)
+    return density
 
 
 def _grains(part: Precipitate, plane: Plane, rng: np.random.Generator) -> Field:
@@ -55,8 +57,10 @@ def film_gain(film: Film, grown: float, shape: Footprint, plane: Plane, light: f
     """A skin: long folds embossed over the drop, strongest towards its edge."""
     rng = rng_of(film.seed, 6)
     warp = noise(plane, rng, film.cells * 0.5)
-    folds = 1.0 - np.abs(fractal(plane, rng, film.cells, 2) + 0.5 * warp)
-    folds = np.maximum(folds, 0.0) ** 2 + 0.12 * np.sin(shape.rho * np.float32(24.0) + warp * 4.0)
+    folds = fractal(plane, rng, film.cells, 2) + 0.5 * warp
+    folds = np.exp(-2.5 * folds * folds) + 0.1 * np.sin(shape.rho * np.float32(24.0) + warp * 4.0)
     slope = np.tanh(relief(folds, plane, light) / np.float32(5.0 * film.cells))
-    strength = np.float32(film.wrinkle * grown) * (0.35 + 0.65 * smoothstep(shape.rho, 0.2, 0.9))
-    return 1.0 + slope * strength * shape.inside - np.float32(0.12 * grown) * shape.inside
+    somewhere = smoothstep(noise(plane, rng, 4) + 1.2 * shape.rho, -0.4, 1.4)
+    strength = np.float32(film.wrinkle * grown) * (0.2 + 0.8 * somewhere)
+    gain: Field = 1.0 + (slope * strength - np.float32(0.12 * grown)) * shape.inside
+    return gain

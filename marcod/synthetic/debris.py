@@ -33,6 +33,15 @@ def draw_oil(layer: Layer, oil: Oil, drop: Drop, grown: float) -> None:
         _ringed(layer, spot, min(radius, drop.radius * 0.25), oil.contrast)
 
 
+def draw_satellites(layer: Layer, drop: Drop) -> None:
+    """Small drops that the dispenser left beside the large one."""
+    rng = rng_of(drop.seed, 4)
+    for _ in range(drop.satellites):
+        angle, away = float(rng.uniform(0, 2 * math.pi)), drop.radius * float(rng.uniform(1.12, 1.5))
+        spot = (drop.centre[0] + math.cos(angle) * away, drop.centre[1] + math.sin(angle) * away)
+        _ringed(layer, spot, drop.radius * float(rng.uniform(0.02, 0.1)), 0.3 + 0.5 * drop.lens)
+
+
 def _somewhere(rng: np.random.Generator, centre: Point, radius: float) -> Point:
     angle, away = float(rng.uniform(0, 2 * math.pi)), radius * 0.95 * math.sqrt(float(rng.uniform(0, 1)))
     return centre[0] + away * math.cos(angle), centre[1] + away * math.sin(angle)

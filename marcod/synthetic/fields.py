@@ -1,7 +1,7 @@
 """The picture plane and smooth random fields over it, the same at every resolution.
 
-Everything is ``float32``. A field is an array [h, w] aligned with a :class:`Plane`; light is [3, h, w], because
-numpy multiplies whole colour planes several times faster than triples.
+Everything is ``float32`` (which numpy's annotations cannot follow). A field is an array [h, w] aligned with a
+:class:`Plane`; light is [3, h, w], because numpy multiplies whole colour planes several times faster than triples.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Field = NDArray[np.float32]
-Light = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
+Light = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
 
 # Fields are drawn on a canvas wider than any picture and a little taller, so that every aspect ratio and every
@@ -34,10 +34,10 @@ class Plane:
     def shape(self) -> tuple[int, int]:
         return self.y.shape[0], self.x.shape[1]
 
-    def polar(self, centre: tuple[float, float]) -> tuple[Field, Field]:
-        """Distance and angle around a point, each [h, w]."""
-        dx, dy = self.x - np.float32(centre[0]), self.y - np.float32(centre[1])
-        return np.hypot(dx, dy), np.arctan2(dy, dx)
+    def from_point(self, point: tuple[float, float]) -> tuple[Field, Field, Field]:
+        """The way from a point: ``dx`` [1, w], ``dy`` [h, 1] and the distance [h, w]."""
+        dx, dy = self.x - np.float32(point[0]), self.y - np.float32(point[1])
+        return dx, dy, np.sqrt(dx * dx + dy * dy)
 
 
 def plane(size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> Plane:
@@ -83,8 +83,8 @@ def fractal(plane_: Plane, rng: np.random.Generator, cells: float, octaves: int 
 
 def smoothstep(values: Field, low: float, high: float) -> Field:
     """0 below ``low``, 1 above ``high``, smooth between; ``low`` may be the larger one."""
-    t = np.clip((values - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+    t: Field = np.clip((values - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return t * t * (3 - 2 * t)
 
 
 def coloured(colour: tuple[float, ...], gain: Field) -> Light:
@@ -96,4 +96,4 @@ def relief(height: Field, plane_: Plane, light: float) -> Field:
     """The slope of a height field towards the light, in heights per height: what makes a texture look embossed."""
     down, right = np.gradient(height)
     slope = right * np.float32(np.cos(light)) + down * np.float32(np.sin(light))
-    return slope * np.float32(plane_.scale)
+    return np.asarray(slope * plane_.scale, dtype=np.float32)

@@ -8,9 +8,9 @@ from PIL import Image, ImageFilter
 from marcod.domain import Modality
 from marcod.synthetic.contents import film_gain, precipitate_gain
 from marcod.synthetic.crystals import draw_crystals
-from marcod.synthetic.debris import draw_debris, draw_oil
+from marcod.synthetic.debris import draw_debris, draw_oil, draw_satellites
 from marcod.synthetic.fields import Light, Pixels, Plane, coloured, plane, rng_of
-from marcod.synthetic.lens import Footprint, footprint, lens_gain, satellites
+from marcod.synthetic.lens import footprint, lens_gain
 from marcod.synthetic.scene import Scene
 from marcod.synthetic.strokes import Layer
 from marcod.synthetic.wells import backdrop
@@ -42,8 +42,6 @@ def _drop_gain(scene: Scene, view: Plane) -> Light:
     assert drop is not None
     shape = footprint(drop, view)
     gain = lens_gain(drop, shape, view)[None]
-    for small in satellites(drop):
-        gain = gain * lens_gain(small, footprint(small, view), view)
     for part in scene.precipitate:
         amount = part.amount_at(scene.age_d)
         if amount > 0.01:
@@ -57,6 +55,7 @@ def _marks(scene: Scene, view: Plane) -> Light | None:
     layer = Layer(view)
     draw_debris(layer, scene.debris, scene.drop, scene.well)
     if scene.drop is not None:
+        draw_satellites(layer, scene.drop)
         if scene.oil is not None:
             draw_oil(layer, scene.oil, scene.drop, scene.oil.growth.fraction(scene.age_d))
         for group in scene.crystals:
@@ -68,7 +67,7 @@ def _fluorescence(scene: Scene, view: Plane) -> Light:
     """Under UV only protein glows: crystals brightly, precipitate and the drop faintly."""
     glow = np.zeros(view.shape, dtype=np.float32)
     if scene.drop is not None:
-        shape: Footprint = footprint(scene.drop, view)
+        shape = footprint(scene.drop, view)
         amount = sum(part.amount_at(scene.age_d) for part in scene.precipitate)
         glow += shape.inside * np.float32(0.05 + 0.25 * min(amount, 1.0))
         layer = Layer(view)
@@ -83,20 +82,25 @@ def _fluorescence(scene: Scene, view: Plane) -> Light:
 def _photograph(scene: Scene, view: Plane, light: Light) -> Pixels:
     camera = scene.camera
     corner = (view.x * view.x + view.y * view.y) * np.float32(camera.vignette)
-    seen = light * (np.float32(camera.exposure) * (1.0 - corner))
-    image = Image.fromarray(np.ascontiguousarray(np.clip(seen, 0, 255).astype(np.uint8).transpose(1, 2, 0)))
-    blur = camera.defocus * view.scale
-    if blur > 0.25:
-        image = image.filter(ImageFilter.GaussianBlur(blur))
-    pixels = _with_noise(np.asarray(image), camera.noise, rng_of(scene.seed, 11, camera.shot))
+    seen = _blurred(light * (np.float32(camera.exposure) * (1.0 - corner)), camera.defocus * view.scale)
+    # Sensor noise, shared by the colours as after a Bayer filter.
+    grain = rng_of(scene.seed, 11, camera.shot).standard_normal(view.shape, dtype=np.float32)
+    noisy = seen + (grain * np.float32(camera.noise) + 0.5)
+    pixels = np.ascontiguousarray(np.clip(noisy, 0, 255).astype(np.uint8).transpose(1, 2, 0))
     return pixels if camera.jpeg_quality is None else _through_jpeg(pixels, camera.jpeg_quality)
 
 
-def _with_noise(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
-    """Sensor noise, mostly shared by the colours as after a Bayer filter."""
-    grey = rng.standard_normal(pixels.shape[:2], dtype=np.float32) * np.float32(deviation)
-    noisy = pixels.astype(np.float32) + (grey + 0.5)[..., None]
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+def _blurred(light: Light, radius: float) -> Light:
+    """Gaussian blur of ``radius`` pixels; a three-point kernel has the right width below one pixel."""
+    if radius < 0.2:
+        return light
+    if radius < 0.8:
+        side = np.float32(radius * radius / 2)
+        light = np.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        light = light[:, 1:-1] * (1 - 2 * side) + (light[:, :-2] + light[:, 2:]) * side
+        return light[:, :, 1:-1] * (1 - 2 * side) + (light[:, :, :-2] + light[:, :, 2:]) * side
+    image = Image.fromarray(np.ascontiguousarray(np.clip(light, 0, 255).astype(np.uint8).transpose(1, 2, 0)))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius))).transpose(2, 0, 1).astype(np.float32)
 
 
 def _through_jpeg(pixels: Pixels, quality: int) -> Pixels:

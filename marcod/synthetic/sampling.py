@@ -13,8 +13,22 @@ import numpy as np
 from marcod.domain import DropClass
 from marcod.synthetic.fields import rng_of
 from marcod.synthetic.scene import (
-    VISIBLE_PRECIPITATE, Camera, Colour, Crystals, Debris, Drop, Film, Grain, Growth, Habit, Imager, Oil, Precipitate, Scene, Well,
-)  # fmt: skip
+    VISIBLE_PRECIPITATE,
+    Camera,
+    Colour,
+    Crystals,
+    Debris,
+    Drop,
+    Film,
+    Grain,
+    Growth,
+    Habit,
+    Imager,
+    Oil,
+    Precipitate,
+    Scene,
+    Well,
+)
 
 # The shares of the MARCO training set (Bruno et al., PLOS ONE 2018, 10.1371/journal.pone.0198883), rounded.
 PREVALENCE: Final = {
@@ -25,33 +39,53 @@ PREVALENCE: Final = {
 }
 AGE_D: Final = 14.0
 _SIZES: Final = {
-    Habit.MICRO: (0.010, 0.024), Habit.NEEDLE: (0.05, 0.34), Habit.SHEAF: (0.06, 0.30), Habit.URCHIN: (0.05, 0.26),
-    Habit.ROD: (0.04, 0.30), Habit.PLATE: (0.035, 0.26), Habit.BLOCK: (0.03, 0.26),
-}  # fmt: skip
+    Habit.MICRO: (0.010, 0.024),
+    Habit.NEEDLE: (0.05, 0.34),
+    Habit.SHEAF: (0.06, 0.30),
+    Habit.URCHIN: (0.05, 0.26),
+    Habit.ROD: (0.04, 0.30),
+    Habit.PLATE: (0.035, 0.26),
+    Habit.BLOCK: (0.03, 0.26),
+}
 _COUNTS: Final = {
-    Habit.MICRO: (25, 220), Habit.NEEDLE: (2, 70), Habit.SHEAF: (1, 8), Habit.URCHIN: (1, 9),
-    Habit.ROD: (1, 25), Habit.PLATE: (1, 18), Habit.BLOCK: (1, 16),
-}  # fmt: skip
+    Habit.MICRO: (25, 220),
+    Habit.NEEDLE: (2, 70),
+    Habit.SHEAF: (1, 8),
+    Habit.URCHIN: (1, 9),
+    Habit.ROD: (1, 25),
+    Habit.PLATE: (1, 18),
+    Habit.BLOCK: (1, 16),
+}
 
 Rng = np.random.Generator
 
 
 def random_scene(seed: int, label: DropClass | None = None, imager: Imager | None = None) -> Scene:
-    """A scene of a class on an imager, each drawn at its natural rate when not given; its truth is ``label``."""
+    """A scene of a class on an imager, each drawn at its natural rate when not given; its truth is ``label``.
+
+    One seed on one imager shows the same well, drop outline and dust under every class, so keep the seeds of
+    training and validation apart.
+    """
     rng = rng_of(seed, 20)
     imagers, labels = list(Imager), list(PREVALENCE)
     picked_imager = imagers[int(rng.integers(len(imagers)))]
     picked_label = labels[int(rng.choice(len(labels), p=list(PREVALENCE.values())))]
     imager, label = imager or picked_imager, label or picked_label
-    well = _well(rng, imager)
-    scene = Scene(
-        imager, seed, AGE_D, well, _drop(rng, imager, well),
-        debris=_debris(rng, imager), camera=random_camera(rng, imager),
-    )  # fmt: skip
+    scene = empty_scene(rng, seed, imager)
     fill = {
-        DropClass.CLEAR: _clear, DropClass.CRYSTALS: _crystals, DropClass.OTHER: _other, DropClass.PRECIPITATE: _precipitated,
-    }[label]  # fmt: skip
+        DropClass.CLEAR: _clear,
+        DropClass.CRYSTALS: _crystals,
+        DropClass.OTHER: _other,
+        DropClass.PRECIPITATE: _precipitated,
+    }[label]
     return fill(scene, rng)
+
+
+def empty_scene(rng: Rng, seed: int, imager: Imager, variant: int | None = None) -> Scene:
+    """A well with a clear drop, dust and an ordinary camera; ``variant`` is the look of the well, drawn when None."""
+    well = _well(rng, imager, variant)
+    drop, debris = _drop(rng, imager, well), _debris(rng, imager)
+    return Scene(imager, seed, AGE_D, well, drop, debris=debris, camera=random_camera(rng, imager))
 
 
 def random_camera(rng: Rng, imager: Imager, shot: int = 0) -> Camera:
@@ -59,7 +93,7 @@ def random_camera(rng: Rng, imager: Imager, shot: int = 0) -> Camera:
     return Camera(
         exposure=float(rng.normal(1.0, 0.07 if imager is not Imager.HWI else 0.12)),
         defocus=float(min(0.006, rng.exponential(0.0014))),
-        noise=_pick(rng, 0.5, 3.0),
+        noise=_pick(rng, 0.4, 2.2),
         vignette=float(rng.uniform(0.0, 0.35)),
         jpeg_quality=int(rng.integers(55, 96)) if rng.random() < 0.5 else None,
         shot=shot,
@@ -75,48 +109,54 @@ def _seed(rng: Rng) -> int:
     return int(rng.integers(2**31))
 
 
-def _well(rng: Rng, imager: Imager) -> Well:
+def _well(rng: Rng, imager: Imager, variant: int | None) -> Well:
+    drawn = int(rng.integers(3))
+    variant = drawn if variant is None else variant % 3
     jitter = (float(rng.normal(0, 0.018)), float(rng.normal(0, 0.012)))
     if imager is Imager.FORMULATRIX:
-        grey = float(rng.uniform(158, 205))
+        grey = float(rng.uniform(160, 196))
         colour: Colour = (grey, grey * float(rng.uniform(1.02, 1.08)), grey * float(rng.uniform(1.06, 1.22)))
         return Well(_seed(rng), (jitter[0] - 0.02, jitter[1] - 0.005), float(rng.uniform(0.43, 0.462)), 0, colour)
     if imager is Imager.RIGAKU:
-        variant = int(rng.integers(3))
         grey = float(rng.uniform(128, 152))
-        colour = (grey, grey * 0.963, grey * float(rng.uniform(0.78, 0.86)))
-        x = (0.12, 0.05, 0.07)[variant] + jitter[0]
-        return Well(_seed(rng), (x, jitter[1] - 0.02), float(rng.uniform(0.50, 0.56)), variant, colour)
-    grey = float(rng.uniform(120, 205))
+        colour = (grey, grey * 0.957, grey * float(rng.uniform(0.76, 0.82)))
+        x = (0.2, 0.14, 0.11)[variant] + jitter[0]
+        return Well(_seed(rng), (x, jitter[1] - 0.02), float(rng.uniform(0.49, 0.54)), variant, colour)
+    grey = float(rng.uniform(115, 185))
     warm = float(rng.uniform(-0.04, 0.06))
     colour = (grey * (1 + warm), grey, grey * (1 - warm))
-    return Well(_seed(rng), jitter, float(rng.uniform(0.42, 0.56)), int(rng.integers(3)), colour)
+    return Well(_seed(rng), jitter, float(rng.uniform(0.42, 0.56)), variant, colour)
 
 
 def _drop(rng: Rng, imager: Imager, well: Well) -> Drop:
-    wobble = _pick(rng, 0.01, 0.09) if imager is not Imager.HWI else _pick(rng, 0.005, 0.03)
-    harmonics = tuple((k, float(rng.normal(0, wobble / (k - 1))), float(rng.uniform(0, 2 * math.pi))) for k in (2, 3, 4, 5))
+    wobble = _pick(rng, 0.012, 0.12) if imager is not Imager.HWI else _pick(rng, 0.005, 0.03)
     radius = {
         Imager.FORMULATRIX: _pick(rng, 0.19, 0.38),
-        Imager.RIGAKU: float(np.clip(rng.normal(0.205, 0.03), 0.13, 0.32)),
+        Imager.RIGAKU: float(np.clip(rng.normal(0.222, 0.032), 0.14, 0.33)),
         Imager.HWI: float(rng.uniform(0.5, 0.88)) * well.radius,
     }[imager]
     if imager is Imager.FORMULATRIX and rng.random() < 0.35:
-        radius = well.radius * 1.3
-    room = max(0.0, well.radius * 0.93 - radius)
+        radius, wobble = well.radius * 1.12, 0.01
+    harmonics = tuple(
+        (k, float(rng.normal(0, wobble / (k - 1))), float(rng.uniform(0, 2 * math.pi))) for k in (2, 3, 4, 5)
+    )
+    room = max(0.0, well.radius * (0.8 if imager is Imager.RIGAKU else 0.93) - radius)
     angle, away = rng.uniform(0, 2 * math.pi), room * math.sqrt(rng.uniform(0, 0.8))
-    bias = 0.08 if imager is Imager.RIGAKU else 0.0
-    centre = (well.centre[0] + float(math.cos(angle) * away) + bias * 0.5, well.centre[1] + float(math.sin(angle) * away * 0.6))
-    lens = {Imager.FORMULATRIX: _pick(rng, 0.02, 0.4), Imager.RIGAKU: float(rng.beta(1.3, 1.6)) * 0.95, Imager.HWI: _pick(rng, 0.02, 0.3)}[imager]
+    centre = (well.centre[0] + float(math.cos(angle) * away), well.centre[1] + float(math.sin(angle) * away * 0.6))
+    lens = {
+        Imager.FORMULATRIX: _pick(rng, 0.02, 0.4),
+        Imager.RIGAKU: float(rng.beta(1.3, 1.6)) * 0.95,
+        Imager.HWI: _pick(rng, 0.02, 0.3),
+    }[imager]
     return Drop(
         centre=centre,
         radius=radius,
         harmonics=harmonics,
-        tips=_tips(rng, imager),
+        tips=_tips(rng, imager) if radius < well.radius else (),
         lens=lens,
-        tilt=float(rng.uniform(0.08, 0.45)) if imager is Imager.RIGAKU else float(rng.uniform(-0.06, 0.06)),
-        light=float(rng.normal(1.25, 0.25)),
-        rim=float(rng.uniform(0.0, 0.22)) if imager is Imager.RIGAKU else float(rng.uniform(0.15, 0.75)),
+        tilt=float(rng.uniform(0.12, 0.5)) if imager is Imager.RIGAKU else float(rng.uniform(-0.06, 0.06)),
+        light=float(rng.normal(1.05, 0.3)),
+        rim=float(rng.uniform(0.0, 0.17)) if imager is Imager.RIGAKU else float(rng.uniform(0.15, 0.75)),
         haze=float(rng.uniform(0.0, 0.12)),
         satellites=int(rng.poisson(0.35)),
         seed=_seed(rng),
@@ -147,8 +187,8 @@ def _debris(rng: Rng, imager: Imager) -> Debris:
 
 
 def _clear(scene: Scene, rng: Rng) -> Scene:
-    if rng.random() < 0.3:
-        haze = random_precipitate(rng, float(rng.uniform(0.02, VISIBLE_PRECIPITATE * 0.8)))
+    if rng.random() < 0.22:
+        haze = random_precipitate(rng, float(rng.uniform(0.02, VISIBLE_PRECIPITATE * 0.65)))
         scene = replace(scene, precipitate=(haze,))
     return scene
 
@@ -168,15 +208,17 @@ def random_crystals(rng: Rng, scene: Scene, growth: Growth | None = None) -> Cry
     hue = rng.uniform(-1, 1, 3) * vivid * (1.0 if rng.random() < 0.6 else 0.15)
     colour = (1 + float(hue[0]), 1 + float(hue[1]), 1 + float(hue[2]))
     return Crystals(
-        habit, count, size,
+        habit,
+        count,
+        size,
         centre=(float(rng.uniform(-0.45, 0.45)) * (1 - 0.7 * many), float(rng.uniform(-0.45, 0.45)) * (1 - 0.7 * many)),
         spread=float(rng.uniform(0.3, 0.85)) * (0.4 + 0.6 * many),
         aspect=float(rng.uniform(0, 1)),
-        contrast=_pick(rng, 0.22, 0.9),
+        contrast=max(_pick(rng, 0.3, 0.95), min(0.9, (0.007 if habit is Habit.MICRO else 0.028) / size)),
         colour=colour,
         growth=growth or Growth(0.0, AGE_D / 5),
         seed=_seed(rng),
-    )  # fmt: skip
+    )
 
 
 def random_precipitate(rng: Rng, amount: float, growth: Growth | None = None) -> Precipitate:
@@ -185,21 +227,29 @@ def random_precipitate(rng: Rng, amount: float, growth: Growth | None = None) ->
     cells = _pick(rng, 70, 170) if grain is Grain.FINE else _pick(rng, 28, 100)
     ring = float(rng.choice([0.0, rng.uniform(0.3, 0.9), rng.uniform(-0.9, -0.3)], p=[0.55, 0.25, 0.2]))
     return Precipitate(
-        grain, amount, cells,
-        patchy=float(rng.uniform(0.05, 0.7)),
+        grain,
+        amount,
+        cells,
+        patchy=float(rng.uniform(0.05, 0.5)),
         ring=ring,
         brown=float(rng.uniform(0, 1)) if rng.random() < 0.6 else 0.1,
         growth=growth or Growth(-1.0, 0.5),
         seed=_seed(rng),
-    )  # fmt: skip
+    )
 
 
 def _crystals(scene: Scene, rng: Rng) -> Scene:
     groups = tuple(random_crystals(rng, scene) for _ in range(1 if rng.random() < 0.85 else 2))
     scene = replace(scene, crystals=groups)
     if rng.random() < 0.4:
-        scene = replace(scene, precipitate=(random_precipitate(rng, _pick(rng, 0.05, 0.8)),))
+        # In a thick precipitate only large, clear-cut crystals are seen at all, and so labelled.
+        groups = tuple(replace(group, contrast=max(group.contrast, 0.5), size=_bold(group)) for group in groups)
+        scene = replace(scene, crystals=groups, precipitate=(random_precipitate(rng, _pick(rng, 0.05, 0.55)),))
     return scene
+
+
+def _bold(group: Crystals) -> float:
+    return max(group.size, 0.016 if group.habit is Habit.MICRO else 0.075)
 
 
 def _precipitated(scene: Scene, rng: Rng) -> Scene:

@@ -53,7 +53,7 @@ VISIBLE_PRECIPITATE: Final = 0.16
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Nothing until ``start_d``, then towards full size with time constant ``tau_d``, gone again after ``dissolve_d``."""
+    """Nothing until ``start_d``, then towards full size with constant ``tau_d``, dissolving from ``dissolve_d``."""
 
     start_d: float = 0.0
     tau_d: float = 1.0
@@ -71,7 +71,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Crystals:
-    """Crystals of one habit that nucleated together; ``spread`` is their share of the drop's radius around ``centre``."""
+    """Crystals of one habit, nucleated together within ``spread`` drop radii of ``centre``, itself in drop radii."""
 
     habit: Habit
     count: int
@@ -94,7 +94,7 @@ class Crystals:
 
 @dataclass(frozen=True, slots=True)
 class Precipitate:
-    """Protein out of solution: ``amount`` 0 to 1, ``ring`` -1 (in the middle) to 1 (at the edge), ``cells`` per height."""
+    """Protein out of solution: ``amount`` from 0, ``ring`` -1 (middle) to 1 (edge), ``cells`` grains per height."""
 
     grain: Grain
     amount: float

@@ -1,0 +1,45 @@
+# Everything a developer or a first visitor does is one short command; each sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench format clean
+
+demo: $(VENV)/run.stamp  ## run the main job on rendered plates, under three minutes
+	$(BIN)/marcod demo
+
+test: $(VENV)/test.stamp  ## run the whole test suite on SQLite and PostgreSQL
+	$(BIN)/pytest
+
+lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/test.stamp  ## measure; never part of the tests
+	$(BIN)/python -m benchmarks
+
+format: $(VENV)/lint.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/lint.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@

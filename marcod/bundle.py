@@ -1,0 +1,355 @@
+"""A model on disk: an immutable folder ``<name>/<version>/`` that proves itself before it may serve.
+
+Hides the folder's files, their checksums, and how weights become scores. Promises that a bundle is either
+whole or refused with one sentence, that nothing in it is code, and that :func:`read` and :func:`verify`
+answer without importing TensorFlow.
+
+The folder holds ``bundle.toml`` (everything that is not a weight, and the SHA-256 of every other file),
+``weights.npz`` (float32, keyed by the names of the published checkpoint), ``metrics.json``, and ``golden/``:
+small pictures with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from marcod.domain import CLASSES, DropClass, Modality
+from marcod.errors import BundleError, ImageError
+
+FORMAT: Final = 1
+RECORD_FILE: Final = "bundle.toml"
+WEIGHTS_FILE: Final = "weights.npz"
+METRICS_FILE: Final = "metrics.json"
+EXPECTED_FILE: Final = "golden/expected.json"
+
+GOLDEN_TOLERANCE: Final = 2e-3
+"""Largest difference allowed between a golden probability and its expectation.
+
+Float32 on another CPU differs by less than 1e-5 and TF32 on a GPU by less than 1e-3, while a wrong resize,
+channel order or scale moves some golden probability by far more.
+"""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Threshold(_Table):
+    """At or above ``crystal``, a folded crystal probability is called a hit.
+
+    ``recall`` is the share of crystals found so on the data named by ``measured_on``.
+    """
+
+    crystal: float = Field(ge=0, le=1)
+    recall: float = Field(ge=0, le=1)
+    measured_on: str
+
+
+class BundleRecord(_Table):
+    """What ``bundle.toml`` says. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
+
+    ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
+    ``notice`` is shown wherever the model is: what a person must know before trusting a score.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: int = Field(ge=1)
+    classes: tuple[str, ...] = Field(min_length=2)
+    temperature: float = Field(gt=0)
+    modality: Modality = Modality.VISIBLE
+    training_data: str
+    licence: str
+    synthetic: bool
+    notice: str = ""
+    parent: str | None = None
+    created_at: AwareDatetime
+    architecture: dict[str, Any]
+    preprocessing: dict[str, Any]
+    folding: dict[str, DropClass]
+    threshold: Threshold
+    libraries: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    digest: str = Field(default="", exclude=True)
+
+    @model_validator(mode="after")
+    def _classes_fold(self) -> "BundleRecord":
+        if set(self.folding) != set(self.classes) or len(set(self.classes)) != len(self.classes):
+            raise ValueError("folding must name each of the classes exactly once")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A small picture and the probabilities, in the order of the record's classes, that it must get."""
+
+    name: str
+    data: bytes
+    probabilities: Sequence[float]
+
+
+def read(path: Path) -> BundleRecord:
+    """The record of the bundle in folder ``path``; fast, and without looking at the other files.
+
+    Raises BundleError when it is missing, not TOML, of another format, or incomplete.
+    """
+    file = path / RECORD_FILE
+    try:
+        raw = file.read_bytes()
+        table = tomllib.loads(raw.decode())
+    except OSError as error:
+        raise BundleError(f"{path} is not a model bundle: cannot read {RECORD_FILE} ({error.strerror})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BundleError(f"{file} is damaged: {error}") from error
+    found = table.pop("format", None)
+    if found != FORMAT:
+        raise BundleError(f"{file} has bundle format {found!r}; this version of marcod reads format {FORMAT}")
+    try:
+        return BundleRecord(**table, digest=hashlib.sha256(raw).hexdigest())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        raise BundleError(f"{file}: {where}: {first['msg']}") from error
+    except TypeError as error:
+        raise BundleError(f"{file}: {error}") from error
+
+
+def verify(path: Path) -> BundleRecord:
+    """:func:`read`, and compare every file with its checksum. Raises BundleError naming the first that differs."""
+    record = read(path)
+    present = {name for name in _files_under(path) if name != RECORD_FILE}
+    if missing := sorted(record.files.keys() - present):
+        raise BundleError(f"{path} is damaged: {missing[0]} is missing")
+    if extra := sorted(present - record.files.keys()):
+        raise BundleError(f"{path} is damaged: {extra[0]} does not belong to the bundle")
+    for name, expected in record.files.items():
+        if hashlib.sha256((path / name).read_bytes()).hexdigest() != expected:
+            raise BundleError(f"{path} is damaged: {name} has changed since it was written (SHA-256 differs)")
+    return record
+
+
+def write(
+    models: Path,
+    record: BundleRecord,
+    weights: Mapping[str, NDArray[np.float32]],
+    metrics: Mapping[str, Any],
+    golden: Sequence[Golden],
+) -> Path:
+    """Write a new bundle below ``models`` and return its folder ``<name>/<version>``.
+
+    It appears whole or not at all. Raises BundleError when the version exists already, as bundles never change.
+    """
+    final = models / record.name / str(record.version)
+    if final.exists():
+        raise BundleError(f"{final} exists; bundles never change, so write another version")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{record.version}-", dir=final.parent) as scratch:
+        unfinished = Path(scratch) / "bundle"
+        _write_files(unfinished, record, _contents(weights, metrics, golden))
+        try:
+            unfinished.rename(final)
+        except OSError as error:
+            raise BundleError(f"cannot put the bundle at {final}: {error.strerror}") from error
+    _sync(final.parent)
+    return final
+
+
+def load(path: Path, batch_size: int = 8) -> "Predictor":
+    """A predictor that has passed the bundle's checksums and golden pictures.
+
+    Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
+    """
+    record = verify(path)
+    try:
+        with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
+            weights = {name: archive[name] for name in archive.files}
+        golden = _read_golden(path)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} cannot be loaded: {error}") from error
+    predictor = Predictor(record, weights, batch_size)
+    self_test(predictor, golden)
+    return predictor
+
+
+class Predictor:
+    """Scores pictures with one model, always in batches of one fixed shape.
+
+    :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
+    """
+
+    def __init__(self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int = 8) -> None:
+        # Here, not above: reading a record must not cost the seconds that importing TensorFlow takes.
+        from marcod import network, preprocess
+
+        architecture = network.Architecture.from_dict(record.architecture)
+        self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
+        if architecture.classes != len(record.classes) or architecture.input_size != self._preprocessing.size:
+            raise BundleError(
+                f"bundle {record.name} contradicts itself: {architecture.classes} outputs at {architecture.input_size} "
+                f"pixels, but {len(record.classes)} classes and pictures of {self._preprocessing.size} pixels"
+            )
+        self.record = record
+        self.batch_size = batch_size
+        self._pixels = (architecture.input_size, architecture.input_size, 3)
+        self._decode, self._shape = preprocess.decode, preprocess.prepare
+        self._logits = network.compiled(architecture, weights)
+        self._fold = np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
+
+    @property
+    def threshold(self) -> float:
+        """The folded crystal probability from which a drop is called a hit."""
+        return self.record.threshold.crystal
+
+    def prepare(self, data: bytes) -> NDArray[np.float32]:
+        """A picture's bytes as the network takes them, float32 [size, size, 3]. Raises ImageError."""
+        return self._shape(self._decode(data), self._preprocessing)
+
+    def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities float32 [n, classes] of prepared pictures [n, size, size, 3], n up to ``batch_size``.
+
+        A short batch is filled up with zeros, so the network is compiled once. Raises ValueError on other shapes.
+        """
+        if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
+            raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
+        full = np.zeros((self.batch_size, *self._pixels), np.float32)
+        full[: len(batch)] = batch
+        return softmax(self._logits(full)[: len(batch)] / self.record.temperature)
+
+    def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of the model's own classes [n, classes] as the four of domain.CLASSES, float32 [n, 4]."""
+        folded: NDArray[np.float32] = probabilities @ self._fold
+        return folded
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Probabilities float32 [n, classes], summed in double precision."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:
+    """Score the golden pictures from their bytes. Raises BundleError when one differs by :data:`GOLDEN_TOLERANCE`."""
+    name = f"{predictor.record.name} version {predictor.record.version}"
+    for picture in golden:
+        try:
+            scores = predictor.predict(predictor.prepare(picture.data)[np.newaxis])[0]
+        except ImageError as error:
+            raise BundleError(f"{name}: golden picture {picture.name} cannot be read: {error}") from error
+        expected = np.asarray(picture.probabilities, np.float32)
+        if expected.shape != scores.shape:
+            raise BundleError(f"{name}: golden picture {picture.name} expects {expected.size} probabilities")
+        difference = float(np.abs(scores - expected).max())
+        if not difference <= GOLDEN_TOLERANCE:
+            raise BundleError(
+                f"{name} does not score its golden picture {picture.name} as it must: a probability "
+                f"differs by {difference:.4f}, allowed are {GOLDEN_TOLERANCE}"
+            )
+
+
+def new_record(**values: Any) -> BundleRecord:
+    """A record made now, with this process's library versions."""
+    import keras
+    import PIL
+    import tensorflow as tf
+
+    libraries = {
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "tensorflow": tf.__version__,
+    }
+    return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
+
+
+def _read_golden(path: Path) -> list[Golden]:
+    expected = json.loads((path / EXPECTED_FILE).read_text())
+    return [Golden(name, (path / "golden" / name).read_bytes(), values) for name, values in expected.items()]
+
+
+def _contents(
+    weights: Mapping[str, NDArray[np.float32]], metrics: Mapping[str, Any], golden: Sequence[Golden]
+) -> dict[str, bytes]:
+    archive = io.BytesIO()
+    np.savez(archive, **{name: np.asarray(value, np.float32) for name, value in weights.items()})  # type: ignore[arg-type]
+    expected = {g.name: [round(float(p), 7) for p in g.probabilities] for g in golden}
+    return {
+        WEIGHTS_FILE: archive.getvalue(),
+        METRICS_FILE: _json(metrics),
+        EXPECTED_FILE: _json(expected),
+        **{f"golden/{g.name}": g.data for g in golden},
+    }
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _write_files(folder: Path, record: BundleRecord, contents: Mapping[str, bytes]) -> None:
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    table = {"format": FORMAT, **record.model_copy(update={"files": hashes}).model_dump()}
+    for name, data in {**contents, RECORD_FILE: to_toml(table, comment=record.notice).encode()}.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    _sync(folder / "golden")
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files_under(path: Path) -> Iterator[str]:
+    return (p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())
+
+
+def to_toml(table: Mapping[str, Any], *, comment: str = "") -> str:
+    """The subset of TOML that a record needs: plain values and lists, then tables. None is left out."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    _toml_table(lines, table, ())
+    return "\n".join(lines) + "\n"
+
+
+def _toml_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    for key, value in table.items():
+        if value is not None and not isinstance(value, Mapping):
+            lines.append(f"{_toml_key(key)} = {_toml_value(value)}")
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines.extend(["", f"[{'.'.join(_toml_key(k) for k in (*path, key))}]"])
+            _toml_table(lines, value, (*path, key))
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "a").replace("-", "a").isalnum() and key.isascii() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, str):
+        # A JSON string is a TOML string, except that TOML wants DEL escaped.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return f"[{', '.join(_toml_value(v) for v in value)}]"

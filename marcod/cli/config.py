@@ -1,0 +1,49 @@
+"""`marcod config`: what is configured, and whether it can work."""
+
+import click
+
+from marcod import settings as configuration
+from marcod import watch
+from marcod.cli import output
+from marcod.settings import Settings
+
+
+@click.group()
+def config() -> None:
+    """Show and check the configuration."""
+
+
+@config.command()
+@output.as_json
+@click.pass_obj
+def show(settings: Settings, json_output: bool) -> None:
+    """Print every setting with its value; secrets are hidden."""
+    values = settings.model_dump(mode="json")
+    values["store"]["url"] = configuration.redacted_url(settings)
+    if json_output:
+        output.print_json(values)
+        return
+    rows = [
+        (key, _value_of(values, key), description)
+        for key, description, _ in configuration.described()
+        if not key.startswith("sources.")
+    ]
+    rows += [
+        (f"sources.{name}.{key}", value, "")
+        for name, source in values["sources"].items()
+        for key, value in source.items()
+    ]
+    output.console().print(output.table("", ("key", "value", "meaning"), rows))
+
+
+def _value_of(values: dict[str, dict[str, object]], key: str) -> object:
+    section, field = key.split(".", 1)
+    return values[section][field]
+
+
+@config.command()
+@click.pass_obj
+def check(settings: Settings) -> None:
+    """Check that the configuration can work: sources exist and their layouts can be used."""
+    watch.require_roots(settings)
+    click.echo(f"configuration is fine: {len(settings.sources)} sources, {configuration.redacted_url(settings)}")

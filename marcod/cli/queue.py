@@ -1,0 +1,71 @@
+"""`marcod queue`: what waits, what failed, and trying again."""
+
+from datetime import UTC, datetime
+
+import click
+
+from marcod import daemon
+from marcod.cli import output
+from marcod.settings import Settings
+from marcod.store import queue as jobs
+from marcod.store import summaries, workers
+
+
+@click.group()
+def queue() -> None:
+    """Show the queue and retry failed images."""
+
+
+@queue.command()
+@output.as_json
+@click.pass_obj
+def status(settings: Settings, json_output: bool) -> None:
+    """Count jobs by state and list the workers that are alive."""
+    now = datetime.now(UTC)
+    with daemon.opened(settings) as ready:
+        counts = ready.db.read(lambda connection: jobs.status(connection, now))
+        alive = ready.db.read(lambda connection: workers.alive(connection, now))
+    if json_output:
+        output.print_json({"queue": counts, "workers": alive})
+        return
+    click.echo(
+        f"{counts.waiting} waiting, {counts.leased} being scored, {counts.retrying} waiting for another try, "
+        f"{counts.failed} failed"
+    )
+    if counts.oldest_enqueued_at is not None:
+        age_s = (now - counts.oldest_enqueued_at).total_seconds()
+        click.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
+    rows = [(w.name, w.roles, w.started_at.strftime("%Y-%m-%d %H:%M"), w.marcod_version) for w in alive]
+    if rows:
+        output.console().print(output.table("Workers", ("name", "roles", "since (UTC)", "version"), rows))
+    else:
+        click.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
+
+
+@queue.command()
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@output.as_json
+@click.pass_obj
+def failed(settings: Settings, limit: int, json_output: bool) -> None:
+    """List quarantined images with their errors, the latest first."""
+    with daemon.opened(settings) as ready:
+        rows = ready.db.read(lambda connection: jobs.quarantined(connection, limit))
+    if json_output:
+        output.print_json(rows)
+        return
+    columns = ("image", "source", "path", "attempts", "error")
+    cells = [(r.image_id, r.source, r.path, r.attempts, r.error) for r in rows]
+    output.console().print(output.table(f"{len(rows)} failed images", columns, cells))
+    if rows:
+        click.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
+
+
+@queue.command()
+@click.argument("images", nargs=-1, type=int)
+@click.pass_obj
+def retry(settings: Settings, images: tuple[int, ...]) -> None:
+    """Put failed images back into the queue: IMAGES by number, or all."""
+    now = datetime.now(UTC)
+    with daemon.opened(settings) as ready:
+        count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))
+    click.echo(f"{count} images are back in the queue")

@@ -1,0 +1,35 @@
+"""`marcod run`: the service."""
+
+from typing import get_args
+
+import click
+
+from marcod import daemon
+from marcod.errors import ConfigError
+from marcod.settings import ROLES, Role, Settings
+
+
+def _roles(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Role, ...]:
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = sorted(set(wanted) - set(get_args(Role)))
+    if unknown or not wanted:
+        raise ConfigError(f"role {', '.join(unknown) or text!r} is not one of {', '.join(ROLES)}")
+    return tuple(role for role in ROLES if role in wanted)
+
+
+@click.command()
+@click.option(
+    "--roles",
+    default=",".join(ROLES),
+    show_default=True,
+    callback=_roles,
+    help="What this process does: watch the imagers' folders, score images, keep the schedule",
+)
+@click.pass_context
+def run(ctx: click.Context, roles: tuple[Role, ...]) -> None:
+    """Watch the configured sources and score what arrives, until stopped.
+
+    The first SIGTERM or Ctrl-C ends in order, the second at once; nothing is lost either way.
+    """
+    settings: Settings = ctx.obj
+    ctx.exit(daemon.run(settings, roles))

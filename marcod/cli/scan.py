@@ -1,0 +1,81 @@
+"""`marcod scan`: one pass over a source."""
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from marcod import daemon, layouts, watch
+from marcod.cli import output
+from marcod.errors import ConfigError
+from marcod.settings import Settings, SourceSettings
+
+
+@click.command()
+@click.argument("root", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--layout", type=click.Choice(layouts.NAMES), help="Path grammar of ROOT")
+@click.option("--source", "name", help="Name of the source [default: made from ROOT, or all configured ones]")
+@click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")
+@output.as_json
+@click.pass_obj
+def scan(
+    settings: Settings,
+    root: Path | None,
+    layout: str | None,
+    name: str | None,
+    settle_s: float | None,
+    json_output: bool,
+) -> None:
+    """Look once at every file of ROOT, or of the configured sources, and queue what is new."""
+    chosen = _chosen(settings, root, layout, name)
+    watch.require_roots(chosen)
+    wait_s = settings.watch.settle_s if settle_s is None else settle_s
+    reports = {}
+    with daemon.opened(chosen) as ready:
+        for source in watch.open_sources(ready.db, chosen, datetime.now(UTC)):
+            with output.progress(f"scanning {source.name}", None) as done:
+                reports[source.name] = watch.scan_once(
+                    ready.db, source, wait_s, progress=lambda p, done=done: done(p.found)
+                )
+    if json_output:
+        output.print_json(reports)
+        return
+    for source_name, report in reports.items():
+        _print(source_name, report)
+    if any(report.queued for report in reports.values()):
+        click.echo("`marcod score` scores what is queued, unless `marcod run` is doing so already")
+
+
+def _chosen(settings: Settings, root: Path | None, layout: str | None, name: str | None) -> Settings:
+    if root is None:
+        sources = settings.sources if name is None else {k: v for k, v in settings.sources.items() if k == name}
+        if not sources:
+            raise ConfigError(
+                f"source {name!r} is not configured" if name else "no source is configured; give ROOT and --layout"
+            )
+    else:
+        if layout is None:
+            raise ConfigError(f"say how {root} is laid out with --layout; `marcod explain` helps to find out")
+        source = SourceSettings(root=root.absolute(), layout=layout)
+        sources = {name or _name_of(root): source}
+    return settings.model_copy(update={"sources": sources})
+
+
+def _name_of(root: Path) -> str:
+    """A name that is the same for the same folder: its own name and a few digits of its whole path's hash."""
+    resolved = root.resolve()
+    slug = re.sub(r"[^a-z0-9]+", "-", resolved.name.lower()).strip("-") or "root"
+    return f"{slug}-{hashlib.sha256(str(resolved).encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
+
+
+def _print(source_name: str, report: watch.ScanReport) -> None:
+    click.echo(
+        f"{source_name}: {report.found} files, {report.new} new, {report.changed} changed, "
+        f"{report.unchanged} unchanged, {report.unscored} of another modality, {report.pending} still arriving"
+    )
+    for reason, count in sorted(report.ignored.items()):
+        click.echo(f"  ignored {count}: {reason}")
+    for path, detail in report.examples:
+        click.echo(f"    {output.printable(path)}: {output.printable(detail)}")

@@ -1,0 +1,124 @@
+"""Path grammars of the plate imagers: what a file's relative path says about the drop it shows.
+
+:func:`make` gives the layout of a source by name. ``parse`` never raises and never touches a disk: it turns any
+text into a :class:`~marcod.domain.DropImage` or a :class:`~marcod.domain.NotADrop` with a reason; what lies
+beside a picture (report.csv, an XML file) is asked for through ``companions``. ``format`` is its inverse.
+:func:`explain` shows what every family makes of one path. One module holds one imager family; separators, case,
+hidden files and odd bytes are dealt with here, once.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from marcod.domain import DropImage, NotADrop, Reason
+from marcod.errors import LayoutError
+from marcod.layouts.ami import Ami
+from marcod.layouts.contract import (
+    Aside,
+    Companions,
+    Grammar,
+    LayoutOptions,
+    no_companions,
+    shown,
+    unreadable,
+)
+from marcod.layouts.crims import Crims
+from marcod.layouts.formulatrix import Formulatrix
+from marcod.layouts.hwi import Hwi
+from marcod.layouts.oppf import Oppf
+from marcod.layouts.paths import normalise, set_aside
+from marcod.layouts.regex import UserRegex
+from marcod.layouts.rhombix import Rhombix
+from marcod.layouts.rigaku import Rigaku
+from marcod.layouts.rockmaker_export import RockMakerExport
+from marcod.layouts.xchem import XChem
+
+__all__ = ["NAMES", "Companions", "Layout", "LayoutOptions", "explain", "make", "no_companions"]
+
+_GRAMMARS: Final[tuple[type[Grammar], ...]] = (
+    Formulatrix,
+    RockMakerExport,
+    Oppf,
+    XChem,
+    Crims,
+    Rigaku,
+    Hwi,
+    Rhombix,
+    Ami,
+    UserRegex,
+)
+NAMES: Final = tuple(grammar.name for grammar in _GRAMMARS)
+
+_IDENTITY: Final = ("plate_key", "inspection_key", "row", "column", "drop", "modality", "kind")
+_IF_GIVEN: Final = ("barcode", "inspection_ordinal", "profile", "region")
+
+
+class Layout:
+    """The grammar of one source's imager. Immutable, cheap to call and safe to share between threads."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.name: Final = grammar.name
+        self._grammar = grammar
+
+    def parse(self, path: str, companions: Companions = no_companions) -> DropImage | NotADrop:
+        """What the path, relative to the source root, says. Never raises, whatever the text."""
+        text = normalise(path)
+        try:
+            set_aside(text)
+            image = self._grammar.read(text, companions)
+            _check_keys(image, text)
+        except Aside as aside:
+            return NotADrop(self.name, aside.reason, aside.detail, aside.may_change)
+        return image
+
+    def format(self, image: DropImage) -> str:
+        """The canonical relative path of such an image.
+
+        What the family's names never carry (a time of day, warnings) is left out, and a barcode, ordinal,
+        profile or region of None is chosen. Raises LayoutError when parsing the path would not give the image
+        back in everything else.
+        """
+        path = self._grammar.write(image)
+        back = self.parse(path, self._grammar.sidecars([image]).get)
+        if isinstance(back, NotADrop):
+            raise LayoutError(f"The {self.name} layout cannot express this image: {back.detail}.")
+        told = [*_IDENTITY, *(name for name in _IF_GIVEN if getattr(image, name) is not None)]
+        if lost := [name for name in told if getattr(back, name) != getattr(image, name)]:
+            raise LayoutError(
+                f"The {self.name} layout cannot express this image's {lost[0]} "
+                f"{shown(str(getattr(image, lost[0])))}; its paths would give {shown(str(getattr(back, lost[0])))}."
+            )
+        return path
+
+    def sidecars(self, images: Iterable[DropImage]) -> dict[str, bytes]:
+        """The small files, by relative path, that must lie beside these images for ``parse`` to read them."""
+        return self._grammar.sidecars(images)
+
+
+def make(name: str, options: LayoutOptions | None = None) -> Layout:
+    """The layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
+    for grammar in _GRAMMARS:
+        if grammar.name == name:
+            return Layout(grammar(options or LayoutOptions()))
+    raise LayoutError(f"There is no layout {shown(name)}; layouts are {', '.join(NAMES)}.")
+
+
+def explain(
+    path: str, layouts: Iterable[Layout], companions: Companions = no_companions
+) -> list[tuple[Layout, DropImage | NotADrop]]:
+    """What each layout makes of a path: drop images first, then the near misses, then the rest."""
+    verdicts = [(layout, layout.parse(path, companions)) for layout in layouts]
+    return sorted(verdicts, key=lambda verdict: _distance(verdict[1]))
+
+
+def _distance(verdict: DropImage | NotADrop) -> int:
+    if isinstance(verdict, DropImage):
+        return 0
+    return 2 if verdict.reason is Reason.NOT_THIS_LAYOUT else 1
+
+
+def _check_keys(image: DropImage, path: str) -> None:
+    """Keys go into a database and onto screens: bytes that are no text, and blanks, cannot be plate names."""
+    keys = f"{image.plate_key}{image.inspection_key}{image.profile or ''}"
+    if not keys.isprintable() or not image.plate_key.strip():
+        raise unreadable(path, "a plate name of printable characters")

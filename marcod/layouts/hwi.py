@@ -1,0 +1,99 @@
+"""Hauptman-Woodward (HWMRI) 1536-well plates under oil: ``{plate}{well}{YYYYMMDDHHMM}.png``.
+
+The plate id is 10 characters, the well 4 digits counted row by row over 32 rows (A to AF) of 48 columns, one
+drop a well. The folder ``{plate}{YYYYMMDDHHMM}-{jpg|uvt|shg}`` is one run in one light; there is no inspection
+number, and a file outside its folder has lost what it was lit with. Sources: Hauptman-Woodward/Marco_Polo
+io_utils.py and __init__.py; ubccr/besra README; the row-major order was inferred from Polo's cocktail lists.
+"""
+
+import re
+from typing import Final
+
+from marcod.domain import PLATE_FORMATS, DropImage, Modality
+from marcod.errors import LayoutError
+from marcod.layouts.contract import (
+    Aside,
+    Companions,
+    Grammar,
+    disagreement,
+    moment,
+    not_mine,
+    unreadable,
+    well_at,
+)
+from marcod.layouts.paths import folder_above, split
+
+PLATE: Final = PLATE_FORMATS[1536]
+
+_NAME: Final = re.compile(
+    r"([A-Z0-9]{10})(\d{4})(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII
+)
+_FOLDER: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | re.ASCII)
+_KEY: Final = re.compile(r"(\d{12})(?:-([a-z0-9]+))?", re.ASCII)
+_MODES: Final = {"jpg": Modality.VISIBLE, "uvt": Modality.UV, "shg": Modality.SHG}
+
+
+class Hwi(Grammar):
+    """One picture a well. The run is the folder's stamp; the modes of one plate are runs of their own."""
+
+    name = "hwi"
+
+    def read(self, path: str, companions: Companions) -> DropImage:
+        folders, name = split(path)
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise _refusal(folders, name)
+        plate, well, year, month, day, hour, minute = match.groups()
+        row, column = well_at(PLATE, int(well))
+        taken = moment(self.options.timezone, year, month, day, hour, minute)
+        key, modality, warnings = _run(folders, plate, year + month + day)
+        return DropImage(
+            layout=self.name,
+            plate_key=plate,
+            inspection_key=key,
+            row=row,
+            column=column,
+            drop=1,
+            modality=modality,
+            barcode=plate,
+            captured_at=taken,
+            warnings=warnings,
+        )
+
+    def write(self, image: DropImage) -> str:
+        run = _KEY.fullmatch(image.inspection_key)
+        if image.captured_at is None and run is None:
+            raise LayoutError("HWI names carry a date; give the image a captured_at or a run of 12 digits.")
+        stamp = (
+            f"{image.captured_at.astimezone(self.options.timezone):%Y%m%d%H%M}"
+            if image.captured_at
+            else image.inspection_key[:12]
+        )
+        name = f"{image.plate_key}{PLATE.number(image.row, image.column):04d}{stamp}"
+        if run is None:
+            return f"{name}.jpg"
+        return f"{image.plate_key}{run[1]}-{run[2] or 'jpg'}/{name}.{'jpg' if run[2] is None else 'png'}"
+
+
+def _run(folders: str, plate: str, date: str) -> tuple[str, Modality, tuple[str, ...]]:
+    """The run's key, its modality and what is doubtful, from the folder right above the file."""
+    folder = folder_above(folders)[1]
+    match = _FOLDER.fullmatch(folder)
+    if match is None:
+        lost = "no dated folder above the file, and only that says how it was lit; taken as visible"
+        return date, Modality.VISIBLE, (lost,)
+    mode = match[3].lower()
+    warnings: tuple[str, ...] = ()
+    if match[1].casefold() != plate.casefold():
+        warnings = (disagreement("plate", match[1], plate, "name"),)
+    if mode not in _MODES:
+        warnings += (f"the mode -{mode} of the folder is not known",)
+    key = match[2] if mode == "jpg" else f"{match[2]}-{mode}"
+    return key, _MODES.get(mode, Modality.UNKNOWN), warnings
+
+
+def _refusal(folders: str, name: str) -> Aside:
+    expected = "10 characters of plate, 4 digits of well, 12 of date and time, such as X0000051270868200506241635.jpg"
+    if _FOLDER.fullmatch(folder_above(folders)[1]):
+        return unreadable(name, expected)
+    return not_mine(expected)

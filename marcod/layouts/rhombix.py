@@ -1,0 +1,85 @@
+r"""Thermo Rhombix: ``{barcode}/{YYMMDD}/{barcode}_{A01}-{drop}_{light}_{YYMMDD}_{HHMMSS}_{n}.jpg``.
+
+Known from chrishmorris/PiMS' tests alone (Rhombix_Impl ImporterTest.java). The barcode may hold dashes, the
+extension may be missing. ``BRITE`` is bright field; no other light is known. The short names of 2006
+(``ZZA00123_A01-1_BRITE_110.jpg``) carry no date and cannot be placed.
+"""
+
+import re
+from typing import Final
+
+from marcod.domain import DropImage, row_letters, row_number
+from marcod.layouts.contract import (
+    Aside,
+    Companions,
+    Grammar,
+    check_drop,
+    check_well,
+    clock_time,
+    disagreement,
+    modality_named,
+    moment,
+    not_mine,
+    unreadable,
+)
+from marcod.layouts.paths import folder_above, split
+
+_NAME: Final = re.compile(
+    r"(?P<barcode>[^/]+)_(?P<row>[A-Z]{1,2})(?P<column>\d\d)-(?P<drop>\d{1,2})_(?P<light>[A-Z]+)"
+    r"_(\d\d)(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)_\d+(?:\.(?:jpe?g|bmp))?",
+    re.IGNORECASE | re.ASCII,
+)
+_OUTLINE: Final = re.compile(r"[^/]+_[A-Z]{1,2}\d\d-\d+_[A-Z]+_.*", re.IGNORECASE | re.ASCII)
+_DATED: Final = re.compile(r"\d{6}", re.ASCII)
+
+
+class Rhombix(Grammar):
+    """The inspection is the dated folder, else the name's date: a run may last past midnight."""
+
+    name = "rhombix"
+
+    def read(self, path: str, companions: Companions) -> DropImage:
+        folders, name = split(path)
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise _refusal(name)
+        row, column, drop = row_number(match["row"]), int(match["column"]), int(match["drop"])
+        check_well(self.options.plate_format, row, column)
+        check_drop(drop)
+        date_and_time = match.groups()[-6:]
+        key, warnings = _inspection(folders, match["barcode"], "".join(date_and_time[:3]))
+        return DropImage(
+            layout=self.name,
+            plate_key=match["barcode"],
+            inspection_key=key,
+            row=row,
+            column=column,
+            drop=drop,
+            modality=modality_named(match["light"]),
+            barcode=match["barcode"],
+            captured_at=moment(self.options.timezone, *date_and_time),
+            profile=match["light"],
+            warnings=warnings,
+        )
+
+    def write(self, image: DropImage) -> str:
+        taken = clock_time(image, self.options.timezone)
+        return (
+            f"{image.plate_key}/{image.inspection_key}/{image.plate_key}_{row_letters(image.row)}"
+            f"{image.column:02d}-{image.drop}_{image.profile or 'BRITE'}_{taken:%y%m%d_%H%M%S}_1.jpg"
+        )
+
+
+def _inspection(folders: str, barcode: str, date: str) -> tuple[str, tuple[str, ...]]:
+    further, last = folder_above(folders)
+    if _DATED.fullmatch(last) is None:
+        return date, ()
+    plate = folder_above(further)[1]
+    if plate and plate.casefold() != barcode.casefold():
+        return last, (disagreement("barcode", plate, barcode, "name"),)
+    return last, ()
+
+
+def _refusal(name: str) -> Aside:
+    expected = "barcode, well, drop, light, date and time, such as TG-20_A01-1_BRITE_110629_200901_1.jpg"
+    return unreadable(name, expected) if _OUTLINE.fullmatch(name) else not_mine(expected)

@@ -1,0 +1,77 @@
+"""Diamond's XChem pipeline: ``{barcode}_{date}_{imager}-{plate type}/{barcode}_{column}{row}_{drop}.jpg``.
+
+**Column before row** (``01A``). The folder is an inspection: one a plate and day; an older revision wrote it
+``{barcode}_{imager}_{date}_{plate type}``. Sources: xchem/formulatrix_pipe transfer_images.py, rockingester,
+xchembku.
+"""
+
+import re
+from typing import Final
+
+from marcod.domain import DropImage, Modality, row_letters, row_number
+from marcod.layouts.contract import (
+    Aside,
+    Companions,
+    Grammar,
+    check_drop,
+    check_well,
+    disagreement,
+    moment,
+    not_mine,
+    unreadable,
+)
+from marcod.layouts.paths import folder_above, split
+
+_DATE: Final = r"(?P<{}>\d{{4}}-\d\d-\d\d)"
+_FOLDER: Final = re.compile(
+    rf"(?P<barcode>[^_/]+)_(?:{_DATE.format('date')}_RI\d+-\d+|RI\d+-\d+_{_DATE.format('older_date')})"
+    r"[-_](?P<type>2drop|3drop|mitegen)",
+    re.IGNORECASE | re.ASCII,
+)
+_NAME: Final = re.compile(r"([A-Z0-9]{4,})_(\d\d)([A-P])_(\d)\.jpe?g", re.IGNORECASE | re.ASCII)
+_MOST_DROPS: Final = {"2drop": 2, "3drop": 3, "mitegen": 9}
+
+
+class XChem(Grammar):
+    """Only composites of visible light are ever put here."""
+
+    name = "xchem"
+
+    def read(self, path: str, companions: Companions) -> DropImage:
+        folders, name = split(path)
+        folder = _FOLDER.fullmatch(folder_above(folders)[1])
+        match = _NAME.fullmatch(name)
+        if folder is None or match is None:
+            raise _refusal(in_folder=folder is not None, name=name)
+        barcode, column, row, drop = match[1], int(match[2]), row_number(match[3]), int(match[4])
+        check_well(self.options.plate_format, row, column)
+        check_drop(drop, _MOST_DROPS[folder["type"].lower()])
+        date = folder["date"] or folder["older_date"]
+        warnings: tuple[str, ...] = ()
+        if folder["barcode"].casefold() != barcode.casefold():
+            warnings = (disagreement("barcode", folder["barcode"], barcode, "name"),)
+        return DropImage(
+            layout=self.name,
+            plate_key=barcode,
+            inspection_key=date,
+            row=row,
+            column=column,
+            drop=drop,
+            modality=Modality.VISIBLE,
+            barcode=barcode,
+            captured_at=moment(self.options.timezone, *date.split("-")),
+            warnings=warnings,
+        )
+
+    def write(self, image: DropImage) -> str:
+        plate_type = "3drop" if image.drop <= _MOST_DROPS["3drop"] else "mitegen"
+        return (
+            f"SubwellImages/{image.plate_key}_{image.inspection_key}_RI1000-0001-{plate_type}"
+            f"/{image.plate_key}_{image.column:02d}{row_letters(image.row)}_{image.drop}.jpg"
+        )
+
+
+def _refusal(*, in_folder: bool, name: str) -> Aside:
+    if in_folder:
+        return unreadable(name, "barcode, column, row and drop, such as 90j8_01A_1.jpg")
+    return not_mine("a dated folder and a name such as 90j8_2018-04-11_RI1000-0081-2drop/90j8_01A_1.jpg")

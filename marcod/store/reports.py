@@ -1,0 +1,173 @@
+"""Reading for people: plates, their inspections and the hits over all plates. Nothing here writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import path_text
+from marcod.errors import NotFoundError
+from marcod.store.schema import (
+    UtcDateTime,
+    drop,
+    hit,
+    image,
+    inspection,
+    job,
+    model_alias,
+    model_version,
+    plate,
+    score,
+    source,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plate:
+    """One plate of one source."""
+
+    id: int
+    source: str
+    key: str
+    barcode: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One row of ``lims_plate_summary_v1``; docs/lims.md describes the columns."""
+
+    inspection_id: int
+    source: str
+    plate_key: str
+    barcode: str | None
+    inspection_key: str
+    inspection_ordinal: int | None
+    model: str
+    model_version: str
+    model_synthetic: bool
+    n_clear: int
+    n_crystals: int
+    n_other: int
+    n_precipitate: int
+    hits: int
+    best_wells: str
+    expected: int | None
+    seen: int
+    scored: int
+    failed: int
+    complete: bool
+    complete_rule: str | None
+    first_image_at: datetime | None
+    last_image_at: datetime | None
+
+
+_TYPES: Final[dict[str, Any]] = {
+    "first_image_at": UtcDateTime(),
+    "last_image_at": UtcDateTime(),
+    "complete": sa.Boolean(),
+    "model_synthetic": sa.Boolean(),
+}
+_SUMMARY: Final = sa.table("lims_plate_summary_v1", *(sa.column(f.name, _TYPES.get(f.name)) for f in fields(Summary)))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A drop in which the champion first saw crystals."""
+
+    source: str
+    plate_key: str
+    barcode: str | None
+    inspection_key: str
+    well: str
+    drop_number: int
+    p_crystals: float
+    model: str
+    found_at: datetime
+    path: str
+
+
+def find_plates(connection: Connection, text: str, source_name: str | None = None) -> list[Plate]:
+    """Plates by key or barcode. Raises NotFoundError when there is none."""
+    wanted = path_text(text)
+    statement = (
+        sa.select(plate.c.id, source.c.name, plate.c.key, plate.c.barcode)
+        .join(source, source.c.id == plate.c.source_id)
+        .where(sa.or_(plate.c.key == wanted, plate.c.barcode == wanted))
+        .order_by(source.c.name, plate.c.id)
+    )
+    if source_name is not None:
+        statement = statement.where(source.c.name == source_name)
+    plates = [Plate(*row) for row in connection.execute(statement)]
+    if not plates:
+        raise NotFoundError(f"no plate has the key or barcode {text!r}; `marcod plate list` shows all plates")
+    return plates
+
+
+def summaries(connection: Connection, plate_ids: Sequence[int] | None = None, limit: int = 100) -> list[Summary]:
+    """Inspections, latest image first; those of some plates, or of all."""
+    statement = sa.select(*_SUMMARY.c).order_by(_SUMMARY.c.last_image_at.desc(), _SUMMARY.c.inspection_id.desc())
+    if plate_ids is not None:
+        of_plates = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(list(plate_ids)))
+        statement = statement.where(_SUMMARY.c.inspection_id.in_(of_plates))
+    return [Summary(*row) for row in connection.execute(statement.limit(limit))]
+
+
+def hits(connection: Connection, since: datetime | None, limit: int) -> list[Hit]:
+    """Hits of the champion over all plates, best first."""
+    statement: sa.Select[Any] = (
+        sa.select(
+            source.c.name,
+            plate.c.key,
+            plate.c.barcode,
+            inspection.c.key,
+            drop.c.well,
+            drop.c.drop_number,
+            hit.c.p_crystals,
+            (model_version.c.name + ":" + model_version.c.version),
+            hit.c.found_at,
+            image.c.path,
+        )
+        .join(model_alias, model_alias.c.model_version_id == hit.c.model_version_id)
+        .join(model_version, model_version.c.id == hit.c.model_version_id)
+        .join(drop, drop.c.id == hit.c.drop_id)
+        .join(inspection, inspection.c.id == hit.c.inspection_id)
+        .join(plate, plate.c.id == inspection.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+        .join(image, image.c.id == hit.c.image_id)
+        .where(model_alias.c.alias == "champion")
+        .order_by(hit.c.p_crystals.desc(), hit.c.id)
+        .limit(limit)
+    )
+    if since is not None:
+        statement = statement.where(hit.c.found_at >= since)
+    return [Hit(*row) for row in connection.execute(statement)]
+
+
+def unfinished(connection: Connection, version_id: int, plate_ids: Sequence[int]) -> int:
+    """How many images of these plates still wait for this version; quarantined ones do not count."""
+    return connection.execute(
+        sa.select(sa.func.count())
+        .select_from(job)
+        .join(image, image.c.id == job.c.image_id)
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        .where(
+            job.c.model_version_id == version_id,
+            job.c.failed_at.is_(None),
+            inspection.c.plate_id.in_(list(plate_ids)),
+        )
+    ).scalar_one()
+
+
+def scored_at(connection: Connection, source_name: str) -> dict[str, datetime]:
+    """When each image of a source was first scored, by its path as stored; for measuring how long it took."""
+    rows = connection.execute(
+        sa.select(image.c.path, sa.func.min(score.c.scored_at, type_=UtcDateTime()))
+        .join(score, score.c.image_id == image.c.id)
+        .join(source, source.c.id == image.c.source_id)
+        .where(source.c.name == source_name)
+        .group_by(image.c.path)
+    )
+    return {row[0]: row[1] for row in rows}

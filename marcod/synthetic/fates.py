@@ -1,0 +1,68 @@
+"""What becomes of a drop over the weeks: which contents it gets, when they start, how fast they grow."""
+
+import math
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from marcod.synthetic.fields import rng_of
+from marcod.synthetic.sampling import (
+    empty_scene,
+    random_camera,
+    random_crystals,
+    random_film,
+    random_oil,
+    random_precipitate,
+)
+from marcod.synthetic.scene import VISIBLE_PRECIPITATE, Camera, Growth, Imager, Scene
+
+# Of the drops without crystals: the shares of MARCO's other classes, rounded.
+_CLEAR: Final = 0.40
+_PRECIPITATED: Final = 0.53
+_DISSOLVING: Final = 0.12
+
+
+def random_fate(seed: int, imager: Imager, hit_rate: float, last_d: float, lens: int) -> Scene:
+    """A drop with everything that will happen to it until ``last_d``; ``lens`` picks the look of its well."""
+    rng = rng_of(seed, 21)
+    scene = empty_scene(rng, seed, imager, variant=lens)
+    span = max(last_d, 1.0)
+    if rng.random() < hit_rate:
+        return _with_crystals(scene, rng, span)
+    kind = rng.random()
+    if kind < _CLEAR:
+        return scene
+    if kind < _CLEAR + _PRECIPITATED:
+        amount = float(rng.uniform(VISIBLE_PRECIPITATE, 1.4))
+        return replace(scene, precipitate=(random_precipitate(rng, amount, _early(rng, span)),))
+    if kind < 0.965:
+        return replace(scene, oil=random_oil(rng, _early(rng, span)))
+    if kind < 0.985:
+        return replace(scene, film=random_film(rng, Growth(span * float(rng.uniform(0.2, 0.8)), span / 8)))
+    return replace(scene, drop=None)
+
+
+def reshoot(scene: Scene, shot: int) -> Camera:
+    """The camera at one inspection: a little off in light, focus and position from the last time."""
+    rng = rng_of(scene.seed, 22, shot)
+    fresh = random_camera(rng, scene.imager, shot)
+    shift = (float(rng.normal(0, 0.003)), float(rng.normal(0, 0.003)))
+    steady = scene.camera.exposure * float(rng.normal(1.0, 0.015))
+    return replace(fresh, exposure=steady, vignette=scene.camera.vignette, shift=shift, jpeg_quality=None)
+
+
+def _early(rng: np.random.Generator, span: float) -> Growth:
+    """Precipitate and oil mostly come at once, sometimes days later."""
+    start = -0.5 if rng.random() < 0.7 else span * float(rng.uniform(0.05, 0.5))
+    return Growth(start, math.exp(float(rng.uniform(-1.5, 1.0))))
+
+
+def _with_crystals(scene: Scene, rng: np.random.Generator, span: float) -> Scene:
+    start = span * float(rng.uniform(0.03, 0.6))
+    tau = span * float(rng.uniform(0.05, 0.25))
+    dissolve = start + span * float(rng.uniform(0.2, 0.5)) if rng.random() < _DISSOLVING else None
+    scene = replace(scene, crystals=(random_crystals(rng, scene, Growth(start, tau, dissolve)),))
+    if rng.random() < 0.3:
+        scene = replace(scene, precipitate=(random_precipitate(rng, float(rng.uniform(0.05, 0.5)), _early(rng, span)),))
+    return scene

@@ -1,0 +1,86 @@
+"""What the outside sees of a running marcod: log lines, systemd notifications, heartbeats of the loops.
+
+Lines go to standard error: key=value on a terminal, JSON elsewhere (systemd, containers), as the configuration
+wishes. Ids travel by context (:func:`bound`), so a call deep below logs its batch without being told.
+"""
+
+import logging
+import socket
+import sys
+import threading
+from contextlib import AbstractContextManager
+from typing import Any, Final, cast
+
+import structlog
+
+from marcod import settings
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure(level: str, style: str) -> None:
+    """Set up logging once per process. ``style`` is auto, console or json."""
+    json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.UnicodeDecoder(),
+    ]
+    if json_lines:
+        shared += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        shared.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False))
+    structlog.configure(
+        processors=shared,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
+        logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """The logger of a module; every event is one short phrase with its values beside it."""
+    return cast(structlog.typing.FilteringBoundLogger, structlog.get_logger(module=name.removeprefix("marcod.")))
+
+
+def bound(**values: object) -> AbstractContextManager[None]:
+    """Add values to every log line of this thread until the block ends."""
+    return cast(AbstractContextManager[None], structlog.contextvars.bound_contextvars(**values))
+
+
+def notify(state: str) -> bool:
+    """Tell systemd something, such as ``READY=1`` (sd_notify(3)). False when nobody listens."""
+    address = settings.notify_socket()
+    if address is None:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.sendto(state.encode(), address)
+    return True
+
+
+class Heartbeats:
+    """When each loop last showed life, on a monotonic clock given by the caller. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def beat(self, loop: str, now: float) -> None:
+        """The loop is alive."""
+        with self._lock:
+            self._last[loop] = now
+
+    def forget(self, loop: str) -> None:
+        """The loop ended in order and owes no more beats."""
+        with self._lock:
+            self._last.pop(loop, None)
+
+    def stale(self, now: float, limit_s: float) -> list[str]:
+        """Loops that were silent for longer than the limit."""
+        with self._lock:
+            return sorted(name for name, last in self._last.items() if now - last > limit_s)

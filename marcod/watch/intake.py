@@ -1,0 +1,208 @@
+"""From paths to rows: hides layouts and the catalogue, and promises that what was seen before costs one look-up.
+
+A path is read by the source's layout twice, when it is nominated and when it has settled, because nothing that
+could go stale is kept between. What is no drop image is counted by reason. Paths that a file still to come can
+turn into drop images (an image before its report.csv) wait here to be offered again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text, why_not_scored
+from marcod.errors import ConfigError, LayoutError
+from marcod.layouts import Layout, LayoutOptions, make
+from marcod.settings import Settings, SourceSettings
+from marcod.store import catalog
+from marcod.store.catalog import Recorded, Sighting
+from marcod.store.engine import Database
+from marcod.watch.observe import ObserverKind
+from marcod.watch.settle import Settled, SettleTracker, Standing
+from marcod.watch.tree import Found, Root
+
+WAITING_LIMIT: Final = 100_000
+"""Paths kept for a file still to come; the full rescan finds what is beyond."""
+
+COUNTED_LIMIT: Final = 50_000
+"""Ignored paths remembered, so that several events of one file count once."""
+
+EXAMPLES: Final = 10
+
+Companions = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One imager's folder, registered in the database."""
+
+    id: int
+    name: str
+    root: Root
+    layout: Layout
+    observer: ObserverKind
+    poll_s: float
+
+
+def require_roots(settings: Settings, names: Iterable[str] | None = None) -> None:
+    """Raises ConfigError with one sentence for the first source whose root is no readable folder.
+
+    Touches neither database nor disk, so that it can stand before everything that writes.
+    """
+    for name in settings.sources if names is None else names:
+        root = settings.sources[name].root
+        if Root(root).identity() is None:
+            what = "cannot be read" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
+            raise ConfigError(f"the root {root} of source {name!r} {what}; mount it or correct sources.{name}.root")
+
+
+def layout_of(name: str, settings: SourceSettings) -> Layout:
+    """The path grammar of a configured source. Raises LayoutError naming the source."""
+    options = LayoutOptions(
+        plate_format=PLATE_FORMATS[settings.wells],
+        profiles=settings.profiles,
+        reservoir_subwells=frozenset(settings.reservoir_subwells),
+        pattern=settings.pattern,
+        date_format=settings.date_format,
+        timezone=ZoneInfo(settings.timezone),
+    )
+    try:
+        return make(settings.layout, options)
+    except LayoutError as error:
+        raise LayoutError(f"source {name!r}: {error}") from error
+
+
+def open_sources(db: Database, settings: Settings, now: datetime) -> list[Source]:
+    """Every configured source, its row made or brought up to date; all of them or none.
+
+    Raises LayoutError or ConfigError for a source that cannot be used as configured.
+    """
+    opened = [(name, given, Root(given.root), layout_of(name, given)) for name, given in settings.sources.items()]
+
+    def register(name: str, given: SourceSettings, root: Root) -> Callable[..., int]:
+        return lambda connection: catalog.register_source(
+            connection, name, root.path, given.layout, given.expected_drops, now
+        )
+
+    work = [register(name, given, root) for name, given, root, _ in opened]
+    ids = db.write(lambda connection: [one(connection) for one in work])
+    return [
+        Source(source_id, name, root, layout, given.observer, given.poll_s)
+        for source_id, (name, given, root, layout) in zip(ids, opened, strict=True)
+    ]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was seen on the way: unchanged files by walks, ignored ones by reason, some names nobody could read."""
+
+    unchanged: int = 0
+    ignored: Counter[Reason] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Intake:
+    """Takes in the files of one source. Not thread-safe: the loop that owns the tracker owns this too."""
+
+    def __init__(self, db: Database, source: Source, tracker: SettleTracker) -> None:
+        self._db = db
+        self._source = source
+        self._tracker = tracker
+        self._counted: dict[str, None] = {}
+        self._waiting: dict[str, None] = {}
+        self.tally = Tally()
+
+    @property
+    def waiting(self) -> list[str]:
+        """Paths that another file can still turn into drop images."""
+        return list(self._waiting)
+
+    def take_tally(self) -> Tally:
+        """What was counted since the last call."""
+        taken, self.tally = self.tally, Tally()
+        return taken
+
+    def notice(self, paths: Iterable[str], now: float) -> None:
+        """Nominate paths that something happened to. Asks no database, so nothing is lost without one."""
+        companions = self._source.root.companions()
+        for path in paths:
+            if self._read(path, companions) is not None:
+                self._tracker.offer(path, now)
+
+    def nominate(self, found: Sequence[Found], now: float) -> None:
+        """Nominate files that a walk came across, but those recorded as they stand.
+
+        Raises StoreError; then nothing was offered and the same files can be nominated again.
+        """
+        companions = self._source.root.companions()
+        standings: dict[str, Standing | None] = {}
+        for file in found:
+            if self._read(file.path, companions) is not None:
+                try:
+                    standing = file.standing(self._source.root)
+                except OSError:
+                    # Offered without a standing, it stays on the list until the file system answers again.
+                    standings[file.path] = None
+                else:
+                    if standing is not None:
+                        standings[file.path] = standing
+        before = self._known(list(standings))
+        for path, standing in standings.items():
+            if standing is not None and before.get(path) == (standing.size, standing.mtime_ns):
+                self.tally.unchanged += 1
+            else:
+                self._tracker.offer(path, now, standing, touched=False)
+
+    def admit(self, settled: Sequence[Settled], now: datetime) -> Recorded:
+        """Record settled files in one transaction. Raises StoreError; then nothing was recorded."""
+        companions = self._source.root.companions()
+        sightings = []
+        for file in settled:
+            if (image := self._read(file.path, companions)) is not None:
+                sightings.append(Sighting(file.path, file.standing.size, file.standing.mtime_ns, image))
+        if not sightings:
+            return Recorded()
+        return self._db.write(lambda connection: catalog.record(connection, self._source.id, sightings, now))
+
+    def _known(self, paths: list[str]) -> dict[str, tuple[int, int]]:
+        if not paths:
+            return {}
+        return self._db.read(lambda connection: catalog.known(connection, self._source.id, paths))
+
+    def _read(self, path: str, companions: Companions) -> DropImage | None:
+        """The drop image that a path names; None for everything else, which is counted."""
+        verdict = self._source.layout.parse(path, companions)
+        if isinstance(verdict, DropImage):
+            reason = why_not_scored(verdict)
+            if reason is None:
+                self._waiting.pop(path, None)
+                self._counted.pop(path, None)
+                return verdict
+        else:
+            reason = verdict.reason
+            self._keep(path, verdict)
+        self._count(path, reason)
+        return None
+
+    def _keep(self, path: str, verdict: NotADrop) -> None:
+        if verdict.may_change:
+            _remember(self._waiting, path, WAITING_LIMIT)
+        else:
+            self._waiting.pop(path, None)
+
+    def _count(self, path: str, reason: Reason) -> None:
+        if path in self._counted:
+            return
+        _remember(self._counted, path, COUNTED_LIMIT)
+        self.tally.ignored[reason] += 1
+        if reason is Reason.UNREADABLE_NAME and len(self.tally.unreadable) < EXAMPLES:
+            self.tally.unreadable.append(path_text(path))
+
+
+def _remember(paths: dict[str, None], path: str, limit: int) -> None:
+    """Add a path, and let the oldest go beyond the limit."""
+    paths[path] = None
+    if len(paths) > limit:
+        del paths[next(iter(paths))]

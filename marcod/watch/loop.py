@@ -1,0 +1,314 @@
+"""The watching loop: hides when to walk, when to settle and what to do when disks or databases are away.
+
+One round (:meth:`Watcher.step`) takes a bounded portion of work and never waits, so that tests pass the time in and
+a slow share delays nothing but itself. Correctness rests on walks: a full one at the start, short ones over changed
+folders every ``rescan_s``, full ones every ``full_rescan_s``; observers only make it quick. Nothing that was
+nominated is dropped before it is in the database or gone from the disk.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from marcod import telemetry
+from marcod.domain import path_text
+from marcod.errors import MarcodError
+from marcod.settings import WatchSettings
+from marcod.store.catalog import Recorded
+from marcod.store.engine import Database
+from marcod.watch.intake import Intake, Source
+from marcod.watch.observe import Inbox, Sentry
+from marcod.watch.settle import SettleTracker
+from marcod.watch.tree import FolderMemory, Found, Identity, RootMissing, Walk, outermost
+
+TICK_S: Final = 0.5
+"""Pause between rounds that found nothing to do."""
+
+GUARD_S: Final = 5.0
+"""Pause between looks at the root and the observer's threads."""
+
+PORTION: Final = 1_000
+"""Files that one round nominates and admits per source."""
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 30.0
+"""Bounds of the doubling pause after a failure."""
+
+REFUSED_S: Final = 600.0
+"""Pause before a single file that the database refused for itself is tried again."""
+
+log = telemetry.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How the watching of one source stands: whether its root and observer are there, and what is on its way."""
+
+    name: str
+    root_there: bool
+    watching: bool
+    trouble: str | None
+    pending: int
+    waiting: int
+    walking: bool
+
+
+class Watcher:
+    """Watches sources in one thread; give each source a Watcher of its own where one slow share must not delay others.
+
+    ``beat`` is called once a round, for heartbeats. One log line is written per admitted portion.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        sources: Sequence[Source],
+        settings: WatchSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._watched = [_Watched(db, source, settings) for source in sources]
+        self._clock = clock
+        self._beat = beat
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch until ``stop`` is set, then stop the observers. What is pending is found again at the next start."""
+        try:
+            while not stop.is_set():
+                busy = self.step(self._clock(), datetime.now(UTC))
+                self._beat()
+                stop.wait(0 if busy else TICK_S)
+        finally:
+            self.close()
+
+    def step(self, now: float, now_utc: datetime) -> bool:
+        """One round over all sources, without waiting. True when there is more to do at once.
+
+        ``now`` is seconds of a monotonic clock, ``now_utc`` the aware time that goes into the database.
+        """
+        return any([watched.round(now, now_utc) for watched in self._watched])
+
+    def close(self) -> None:
+        """Stop every observer."""
+        for watched in self._watched:
+            watched.sentry.close()
+
+    def status(self) -> list[SourceStatus]:
+        """How each source stands."""
+        return [watched.status() for watched in self._watched]
+
+
+class _Schedule:
+    """When the next walks are due; pauses count from the end of a walk, so that slow ones never pile up."""
+
+    def __init__(self, settings: WatchSettings) -> None:
+        self._settings = settings
+        self._rescan_at = self._full_at = float("-inf")
+
+    def next_walk(self, now: float) -> bool | None:
+        """Whether the walk to start now is a full one; None when no walk is due."""
+        if now >= self._full_at:
+            return True
+        return False if now >= self._rescan_at else None
+
+    def ended(self, now: float, *, full: bool) -> None:
+        self._rescan_at = now + self._settings.rescan_s
+        if full:
+            self._full_at = now + self._settings.full_rescan_s
+
+    def full_now(self) -> None:
+        self._full_at = float("-inf")
+
+
+class _Backoff:
+    """The pause after failures in a row, doubling."""
+
+    def __init__(self) -> None:
+        self._pause_s = 0.0
+        self._until = float("-inf")
+
+    @property
+    def failing(self) -> bool:
+        return self._pause_s > 0
+
+    def failed(self, now: float) -> None:
+        self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        self._until = now + self._pause_s
+
+    def over(self, now: float) -> bool:
+        return now >= self._until
+
+    def clear(self) -> None:
+        self._pause_s = 0.0
+
+
+class _Watched:
+    """Everything in memory about one source: its tracker, its walks, its observer."""
+
+    def __init__(self, db: Database, source: Source, settings: WatchSettings) -> None:
+        self._source = source
+        self._root = source.root
+        self._tracker = SettleTracker(settings.settle_s, self._root.look)
+        self._intake = Intake(db, source, self._tracker)
+        self._memory = FolderMemory()
+        self._schedule = _Schedule(settings)
+        self._walks: deque[Walk] = deque()
+        self._portion: list[Found] = []
+        self._again: list[Found] = []
+        self._identity: Identity | None = None
+        self._guard_at = float("-inf")
+        self._backoff = _Backoff()
+        self._away: bool | None = None
+        self._unreadable = 0
+        self.inbox = Inbox()
+        self.sentry = Sentry(source.name, self._root, source.observer, source.poll_s, self.inbox)
+
+    def round(self, now: float, now_utc: datetime) -> bool:
+        """One bounded portion of everything; True when more can be done at once."""
+        try:
+            if now >= self._guard_at:
+                self._guard(now)
+            if self._away:
+                return False
+            self._take_events(now)
+            if not self._backoff.over(now):
+                return False
+            self._walk(now)
+            self._admit(now, now_utc)
+        except RootMissing:
+            self._guard(now)
+            return False
+        except MarcodError as error:
+            if not self._backoff.failing:
+                log.error("recording paused, nothing is lost", source=self._source.name, reason=str(error))
+            self._backoff.failed(now)
+            return False
+        except Exception:  # the loop's boundary: one source's trouble must not stop the others
+            log.exception("watching failed, trying again", source=self._source.name)
+            self._backoff.failed(now)
+            return False
+        self._recovered()
+        return bool(self._portion or self._again or self._walks or len(self.inbox) or self._tracker.ripe(now))
+
+    def status(self) -> SourceStatus:
+        return SourceStatus(
+            name=self._source.name,
+            root_there=self._away is False,
+            watching=self.sentry.watching,
+            trouble=self.sentry.trouble,
+            pending=len(self._tracker),
+            waiting=len(self._intake.waiting),
+            walking=bool(self._walks or self._again or self._portion),
+        )
+
+    def _guard(self, now: float) -> None:
+        """Look whether the root is still the same folder, and the observer alive."""
+        self._guard_at = now + GUARD_S
+        identity = self._root.identity()
+        if identity is None and self._away is not True:
+            log.error("source root is away", source=self._source.name, root=path_text(self._root.path))
+        elif identity is not None and self._away:
+            log.info("source root is back", source=self._source.name, root=path_text(self._root.path))
+        if identity is None or identity != self._identity:
+            self._start_over()
+        self._away = identity is None
+        self._identity = identity
+        self.sentry.check(identity, now)
+
+    def _start_over(self) -> None:
+        """Another folder may stand at the root: everything has to be looked at again."""
+        self._memory.forget()
+        self._walks.clear()
+        self._portion, self._again = [], []
+        self._schedule.full_now()
+
+    def _take_events(self, now: float) -> None:
+        self._intake.notice(self.inbox.take_files(PORTION), now)
+        if folders := self.inbox.take_folders():
+            self._walks.appendleft(Walk(self._root, folders=outermost(folders)))
+
+    def _walk(self, now: float) -> None:
+        if not any(walk.is_rescan for walk in self._walks) and (full := self._schedule.next_walk(now)) is not None:
+            self._walks.append(Walk(self._root, self._memory, full=full))
+            self._again = [Found(path) for path in self._intake.waiting]
+        if not self._portion:
+            self._portion = self._next_portion(now)
+        self._intake.nominate(self._portion, now)
+        self._portion = []
+
+    def _next_portion(self, now: float) -> list[Found]:
+        if self._again:
+            portion, self._again = self._again[:PORTION], self._again[PORTION:]
+            return portion
+        if not self._walks:
+            return []
+        walk = self._walks[0]
+        found = walk.more(now, PORTION)
+        if walk.done:
+            self._walks.popleft()
+            if walk.is_rescan:
+                self._ended(walk, now)
+        return found
+
+    def _ended(self, walk: Walk, now: float) -> None:
+        self._schedule.ended(now, full=walk.full)
+        counts = walk.counts
+        if counts.unreadable != self._unreadable:
+            self._unreadable = counts.unreadable
+            examples = [path_text(path) for path in counts.unreadable_examples]
+            log.warning("folders not readable", source=self._source.name, n=counts.unreadable, examples=examples)
+        if walk.full:
+            log.info(
+                "folder walked",
+                source=self._source.name,
+                folders=counts.folders,
+                files=counts.files,
+                pending=len(self._tracker),
+                waiting=len(self._intake.waiting),
+            )
+
+    def _admit(self, now: float, now_utc: datetime) -> None:
+        vanished = self._tracker.vanished
+        settled = self._tracker.due(now, PORTION)
+        if self._tracker.vanished > vanished and self._root.identity() != self._identity:
+            # The files did not vanish, their disk did; the full walk after its return finds them again.
+            self._tracker.put_back(settled, now)
+            raise RootMissing
+        parts = [settled] if settled else []
+        while parts:
+            part = parts.pop()
+            try:
+                self._log(self._intake.admit(part, now_utc))
+            except MarcodError:
+                for unrecorded in (part, *parts):
+                    self._tracker.put_back(unrecorded, now)
+                raise
+            except Exception:  # a bad row must fail alone, whatever the database finds wrong with it
+                if len(part) > 1:
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                else:
+                    self._tracker.put_back(part, now, wait_s=REFUSED_S)
+                    log.exception("file refused", source=self._source.name, path=path_text(part[0].path))
+
+    def _log(self, recorded: Recorded) -> None:
+        tally = self._intake.take_tally()
+        log.info(
+            "images recorded",
+            source=self._source.name,
+            new=recorded.new,
+            changed=recorded.changed,
+            unchanged=recorded.unchanged + tally.unchanged,
+            queued=recorded.queued,
+            unscored=recorded.unscored,
+            ignored={str(reason): count for reason, count in sorted(tally.ignored.items())},
+        )
+
+    def _recovered(self) -> None:
+        if self._backoff.failing:
+            log.info("recording goes on", source=self._source.name)
+            self._backoff.clear()

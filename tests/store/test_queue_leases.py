@@ -1,0 +1,198 @@
+"""Leases: what lapses comes back, who comes late changes nothing, what kills workers is set apart."""
+
+import pytest
+import sqlalchemy as sa
+from factories import MAX_ATTEMPTS, RETRY_S, claim, claimed, finish, record, rows, sightings, utc
+
+from marcod.store import queue
+from marcod.store.engine import Database
+from marcod.store.schema import inspection_summary, job, score
+from marcod.store.versions import Version
+
+
+@pytest.fixture
+def waiting(db: Database, source_id: int, champion: Version) -> int:
+    """Six jobs of one plate."""
+    return record(db, source_id, sightings(6)).queued
+
+
+def test_nothing_is_ready_while_the_lease_runs_and_all_is_after_it(db: Database, waiting: int) -> None:
+    first = claimed(db)
+    assert [c.attempts for c in first.claims] == [1] * waiting
+    assert claim(db, utc(59)) is None
+    second = claimed(db, utc(60))
+    assert {c.job_id for c in second.claims} == {c.job_id for c in first.claims}
+    assert [c.attempts for c in second.claims] == [2] * waiting
+    assert second.token != first.token
+
+
+def test_a_late_finisher_changes_nothing(db: Database, waiting: int, champion: Version) -> None:
+    late = claimed(db)
+    punctual = claimed(db, utc(61))
+    assert finish(db, punctual, champion, utc(62)).scored == waiting
+    tables = (score, job, inspection_summary)
+    before = [rows(db, sa.select(table)) for table in tables]
+    failure = queue.Failure(late.claims[0], "torn file", retryable=False)
+    done = finish(db, late, champion, utc(63), hashes=lambda c: "another", failures=[failure])
+    assert (done.scored, done.failed, done.quarantined, done.stale) == (0, 0, 0, waiting)
+    assert [rows(db, sa.select(table)) for table in tables] == before
+
+
+def test_a_late_finisher_changes_nothing_while_the_next_worker_is_at_it(
+    db: Database, waiting: int, champion: Version
+) -> None:
+    late = claimed(db)
+    claimed(db, utc(61))
+    before = rows(db, sa.select(job))
+    failures = [queue.Failure(c, "torn file", retryable=True) for c in late.claims]
+    assert finish(db, late, champion, utc(62), failures=failures).stale == waiting
+    assert rows(db, sa.select(job)) == before
+    assert rows(db, sa.select(score)) == []
+
+
+def test_a_late_finisher_still_counts_when_nobody_took_over(db: Database, waiting: int, champion: Version) -> None:
+    lease = claimed(db)
+    assert finish(db, lease, champion, utc(hours=1)).scored == waiting
+
+
+def test_after_two_lapses_a_job_is_claimed_alone_and_behind_the_others(
+    db: Database, source_id: int, waiting: int
+) -> None:
+    claimed(db)
+    claimed(db, utc(61))
+    record(db, source_id, sightings(3, plate="P2"), utc(100))
+    healthy = claimed(db, utc(122))
+    assert len(healthy.claims) == 3
+    assert [c.attempts for c in healthy.claims] == [1, 1, 1]
+    alone = [claimed(db, utc(122)) for _ in range(waiting)]
+    assert [len(lease.claims) for lease in alone] == [1] * waiting
+    assert {c.attempts for lease in alone for c in lease.claims} == {3}
+    assert claim(db, utc(122)) is None
+
+
+def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_free(
+    db: Database, waiting: int, champion: Version
+) -> None:
+    killer = claimed(db).claims[0].job_id
+    claimed(db, utc(61))
+    now, deaths = utc(200), 2
+    while (lease := claim(db, now)) is not None:
+        if lease.claims[0].job_id == killer:
+            deaths += 1
+        else:
+            finish(db, lease, champion, now)
+        now = now.replace(minute=now.minute + 2)
+    assert deaths == MAX_ATTEMPTS
+    assert len(rows(db, sa.select(score))) == waiting - 1
+    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == 1
+    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == 0
+    (entry,) = db.read(lambda c: queue.quarantined(c, 10))
+    assert (entry.attempts, entry.failed_at) == (MAX_ATTEMPTS, now)
+    assert "stopped before it had finished" in entry.error
+
+
+def test_an_exhausted_job_stays_with_the_worker_that_still_holds_it(db: Database, waiting: int) -> None:
+    claim(db, max_attempts=1)
+    sweep = lambda now: db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=1, now=now))  # noqa: E731
+    assert sweep(utc(59)) == 0
+    assert claim(db, utc(60), max_attempts=1) is None
+    assert sweep(utc(60)) == waiting
+
+
+def test_release_gives_the_attempts_back(db: Database, waiting: int, champion: Version) -> None:
+    lease = claimed(db)
+    assert db.write(lambda c: queue.release(c, lease, utc(1))) == waiting
+    assert finish(db, lease, champion, utc(1)).stale == waiting
+    again = claimed(db, utc(1))
+    assert [c.attempts for c in again.claims] == [1] * waiting
+    assert db.write(lambda c: queue.release(c, lease, utc(2))) == 0
+
+
+def test_release_of_a_lease_that_was_taken_over_gives_nothing_back(db: Database, waiting: int) -> None:
+    lapsed = claimed(db)
+    claimed(db, utc(60))
+    assert db.write(lambda c: queue.release(c, lapsed, utc(61))) == 0
+    assert claim(db, utc(61)) is None
+
+
+def test_a_failed_image_waits_twice_as_long_each_time_and_then_rests_in_quarantine(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(1))
+    now_s = 0.0
+    for attempt in range(1, MAX_ATTEMPTS):
+        lease = claimed(db, utc(now_s))
+        failure = queue.Failure(lease.claims[0], f"truncated, try {attempt}", retryable=True)
+        done = finish(db, lease, champion, utc(now_s), failures=[failure])
+        assert (done.failed, done.quarantined) == (1, 0)
+        now_s += RETRY_S * 2 ** (attempt - 1)
+        assert claim(db, utc(now_s - 0.001)) is None
+        assert db.read(lambda c, now=now_s: queue.status(c, utc(now - 0.001))).retrying == 1
+    lease = claimed(db, utc(now_s))
+    done = finish(
+        db, lease, champion, utc(now_s), failures=[queue.Failure(lease.claims[0], "truncated", retryable=True)]
+    )
+    assert (done.failed, done.quarantined) == (1, 1)
+    assert claim(db, utc(days=400)) is None
+    (entry,) = db.read(lambda c: queue.quarantined(c, 10))
+    assert (entry.error, entry.attempts) == ("truncated", MAX_ATTEMPTS)
+
+
+def test_the_wait_ends_after_a_day_at_most(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    lease = claimed(db)
+    failure = queue.Failure(lease.claims[0], "truncated", retryable=True)
+    db.write(lambda c: queue.fail(c, lease.token, failure, now=utc(), retry_s=1e9, max_attempts=9))
+    assert claim(db, utc(days=1)) is not None
+
+
+def test_a_failure_that_does_not_count_is_tried_again_for_ever(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(1))
+    for day in range(MAX_ATTEMPTS + 2):
+        lease = claimed(db, utc(days=day))
+        assert lease.claims[0].attempts == 1
+        failure = queue.Failure(lease.claims[0], "the imager's folder is away", retryable=True, counts=False)
+        assert finish(db, lease, champion, utc(days=day), failures=[failure]).quarantined == 0
+
+
+def test_what_waiting_cannot_help_is_quarantined_at_once_and_can_be_retried(
+    db: Database, waiting: int, champion: Version
+) -> None:
+    lease = claimed(db)
+    bad = lease.claims[2]
+    done = finish(db, lease, champion, failures=[queue.Failure(bad, "a decompression bomb", retryable=False)])
+    assert (done.scored, done.failed, done.quarantined, done.stale) == (waiting - 1, 1, 1, 0)
+    status = db.read(lambda c: queue.status(c, utc()))
+    assert (status.waiting, status.leased, status.retrying, status.failed) == (0, 0, 0, 1)
+    assert status.oldest_enqueued_at is None
+    assert db.write(lambda c: queue.retry(c, utc(1), [bad.image_id + 1000])) == 0
+    assert db.write(lambda c: queue.retry(c, utc(1), [bad.image_id])) == 1
+    again = claimed(db, utc(1))
+    assert [(c.image_id, c.attempts) for c in again.claims] == [(bad.image_id, 1)]
+
+
+def test_an_error_of_any_bytes_can_be_kept(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    lease = claimed(db)
+    failure = queue.Failure(lease.claims[0], "cannot read 'a\udcff.jpg': \x00\U0001f52c", retryable=False)
+    assert finish(db, lease, champion, failures=[failure]).quarantined == 1
+    (entry,) = db.read(lambda c: queue.quarantined(c, 10))
+    assert entry.error == "cannot read 'a\\udcff.jpg': \\x00\U0001f52c"
+
+
+def test_status_counts_every_job_once(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(10), utc())
+    record(db, source_id, sightings(5, plate="P2"), utc(5))
+    lease = claimed(db, utc(5), limit=4)
+    failures = [
+        queue.Failure(lease.claims[0], "torn", retryable=True),
+        queue.Failure(lease.claims[1], "bomb", retryable=False),
+    ]
+    db.write(
+        lambda c: [queue.fail(c, lease.token, f, now=utc(5), retry_s=10, max_attempts=MAX_ATTEMPTS) for f in failures]
+    )
+    status = db.read(lambda c: queue.status(c, utc(6)))
+    assert (status.waiting, status.leased, status.retrying, status.failed) == (11, 2, 1, 1)
+    assert status.oldest_enqueued_at == utc()

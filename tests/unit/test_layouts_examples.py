@@ -1,0 +1,384 @@
+"""Every name that public programs, manuals and data sets show, with what it says."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop, Reason
+from marcod.layouts import LayoutOptions, explain, make
+
+VISIBLE, UV, SHG = Modality.VISIBLE, Modality.UV, Modality.SHG
+MINSTREL = "RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_{}_HF_99_030_001_RDI.jpg"
+C3 = "RMM3_01_328_ROBO_Test1_Clon1_MC_0000MC100341_004_100716_01_06_01_00_99_030_001_RDI.jpg"
+BARE = "no dated folder above the file, and only that says how it was lit; taken as visible"
+
+
+def day(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def formulatrix(plate: str, batch: str, drop: int, region: int, **more: object) -> DropImage:
+    known = {"row": 1, "column": 1, "modality": VISIBLE, "profile": "1"} | more
+    return DropImage("formulatrix", plate, batch, drop=drop, region=region, **known)
+
+
+def numbered(
+    layout: str, barcode: str, inspection: int, well: tuple[int, int], drop: int, date: str, **more: object
+) -> DropImage:
+    known = {"modality": VISIBLE} | more
+    return DropImage(
+        layout,
+        barcode,
+        str(inspection),
+        *well,
+        drop,
+        barcode=barcode,
+        inspection_ordinal=inspection,
+        captured_at=day(date),
+        **known,
+    )
+
+
+def hwi(plate: str, key: str, well: tuple[int, int], taken: str, **more: object) -> DropImage:
+    known = {"modality": VISIBLE} | more
+    return DropImage("hwi", plate, key, *well, 1, barcode=plate, captured_at=day(taken), **known)
+
+
+def xchem(barcode: str, date: str, well: tuple[int, int], drop: int) -> DropImage:
+    return DropImage("xchem", barcode, date, *well, drop, VISIBLE, barcode=barcode, captured_at=day(date))
+
+
+def oppf(**more: object) -> DropImage:
+    known = {"drop": 2, "modality": VISIBLE, "region": 0} | more
+    return DropImage(
+        "oppf",
+        "441312000010",
+        "20100316-083621",
+        1,
+        1,
+        barcode="441312000010",
+        captured_at=day("2010-03-16 08:36:21"),
+        profile="1",
+        **known,
+    )
+
+
+EXAMPLES = [
+    # Formulatrix native: PiMS ImporterTest.java, xtalfairy/XtalFlow, Merck/polo
+    (
+        "//SQLPLAYGROUND/RockMakerStorage/WellImages/209/plateID_209/batchID_11/wellNum_1/profileID_1/d1_r498_ef.jpg",
+        formulatrix("209", "11", 1, 498),
+    ),
+    (
+        "/smbmount/rmserver/RockMakerStorage/WellImages/700/plateID_700/batchID_3553/wellNum_1/profileID_1/d1_r70821_ef.jpg",
+        formulatrix("700", "3553", 1, 70821),
+    ),
+    (
+        ".../690/plateID_690/batchID_3552/wellNum_1/profileID_1/d3_r69383_ef.jpg",
+        formulatrix("690", "3552", 3, 69383),
+    ),
+    (
+        "plateID_1535/batchID_9727/wellNum_1/profileID_1/d1_r208903_ef.jpg",
+        formulatrix("1535", "9727", 1, 208903),
+    ),
+    (
+        "WellImages\\70\\plateID1070\\batchID_5\\wellNum_13\\profileID_1\\d2_r7_ef.jpg",
+        formulatrix("1070", "5", 2, 7, row=2),
+    ),
+    (
+        "WellImages/539/plateID_14539/batchID_72673/wellNum_12/profileID_1/d1_r1_th.jpg",
+        formulatrix("14539", "72673", 1, 1, column=12, kind=Kind.THUMBNAIL),
+    ),
+    (
+        "WellImages/539/plateID_14539/batchID_72673/wellNum_96/profileID_8/d1_r1_th_low.jpg",
+        formulatrix("14539", "72673", 1, 1, row=8, column=12, profile="8", kind=Kind.THUMBNAIL),
+    ),
+    (
+        "plateID_1/batchID_2/wellNum_1/profileID_1/d1_r9_dl.jpg",
+        formulatrix("1", "2", 1, 9, kind=Kind.DROP_LOCATION),
+    ),
+    (
+        "plateID_1/batchID_2/wellNum_1/profileID_1/d1_r9_f013.jpg",
+        formulatrix("1", "2", 1, 9, kind=Kind.SLICE),
+    ),
+    # Rigaku: CMD-Oxford/TeXRank (SGC Oxford) and CSIRO C3
+    (
+        f"minstrel3/pub/images/CI022987/3/{MINSTREL.format('01_01_01')}",
+        numbered("rigaku", "CI022987", 3, (1, 1), 1, "2012-11-21", profile="HF"),
+    ),
+    (
+        f"CI022987/3/{MINSTREL.format('05_02_01')}",
+        numbered("rigaku", "CI022987", 3, (2, 5), 1, "2012-11-21", profile="HF"),
+    ),
+    (
+        f"CI022987/3/{MINSTREL.format('12_08_04')}",
+        numbered("rigaku", "CI022987", 3, (8, 12), 4, "2012-11-21", profile="HF"),
+    ),
+    (
+        f"images\\Janet Newman\\MC100341\\4\\{C3}",
+        numbered("rigaku", "MC100341", 4, (6, 1), 1, "2010-07-16", profile="00"),
+    ),
+    (C3, numbered("rigaku", "MC100341", 4, (6, 1), 1, "2010-07-16", profile="00")),
+    (
+        f"Viewer/SubwellImages/CI022987/{MINSTREL.format('03_01_03')}",
+        numbered("rigaku", "CI022987", 3, (1, 3), 3, "2012-11-21", profile="HF"),
+    ),
+    # Diamond XChem: xchem/formulatrix_pipe, xchembku
+    ("SubwellImages/90j8_2018-04-11_RI1000-0081-2drop/90j8_01A_1.jpg", xchem("90j8", "2018-04-11", (1, 1), 1)),
+    ("SubwellImages/97wo_2021-09-14_RI1000-0276-3drop/97wo_12H_3.jpg", xchem("97wo", "2021-09-14", (8, 12), 3)),
+    ("9b5j_2023-03-23_RI1000-0276-3drop/9b5j_02C_2.jpg", xchem("9b5j", "2023-03-23", (3, 2), 2)),
+    ("90j8_RI1000-0081_2018-04-11_2drop/90j8_04A_2.jpg", xchem("90j8", "2018-04-11", (1, 4), 2)),
+    ("98ab_2018-04-11_RI1000-0081-mitegen/98ab_04A_1.jpg", xchem("98ab", "2018-04-11", (1, 4), 1)),
+    # OPPF and VMXi: DiamondLightSource/VMXiImagerLink FileUtils.cs, new and older names
+    ("441312000010-A01-2-R0DRP1-EF-z20-20100316-083621", oppf()),
+    ("441312000010-A01-2-R0DRP1-FL1-z20-20100316-083621", oppf(kind=Kind.SLICE)),
+    ("Web/441312000010/441312000010-A01-2-R0DRP1-EF-z-20-20100316-083621.jpg", oppf()),
+    ("Web/441312000010/441312000010-A01-2-R4RIP1-EF-zN-20100316-083621.jpg", oppf(region=4)),
+    ("441312000010-A01-2-R0OVP1-EF-zN-20100316-083621.jpg", oppf(kind=Kind.OVERVIEW)),
+    ("Archive/20100316/441312000010/441312000010-A01-2-R0DRP1-BF-z3-20100316-083621.tif", oppf(kind=Kind.SLICE)),
+    ("441312000010-A01-2-R0DRP1-DL-zN-20100316-083621.jpg", oppf(kind=Kind.DROP_LOCATION)),
+    ("441312000010-A01-2-z20.5-0-Drop-1-ExtendedFocus-20100316-083621.jpeg", oppf()),
+    ("441312000010-A01-2-z-3-0-Drop-1-FocusLevel-20100316-083621.jpeg", oppf(kind=Kind.SLICE)),
+    ("441312000010-A01-2-z0-0-Overview-1-ExtendedFocus-20100316-083621.jpeg", oppf(kind=Kind.OVERVIEW)),
+    # EMBL CRIMS: marquez-group-embl/AXIS, MXCuBE
+    (
+        "https://htxlab.embl.org//rawimages/2025/CD044931/3/FORMULATRIX_CD044931_3_04-12-2025_02_03_03_00_99_UV.jpg",
+        numbered("crims", "CD044931", 3, (3, 2), 3, "2025-12-04", modality=UV),
+    ),
+    (
+        "rawimages/2021//CD032401/6/FORMULATRIX_CD032401_6_08-09-2021_05_02_01_00_99_Vis.jpg",
+        numbered("crims", "CD032401", 6, (2, 5), 1, "2021-09-08"),
+    ),
+    (
+        "rawimages/2023//CD037770/6/FORMULATRIX_CD037770_6_04-05-2023_12_01_03_00_99_Vis.jpg",
+        numbered("crims", "CD037770", 6, (1, 12), 3, "2023-05-04"),
+    ),
+    (
+        "FORMULATRIX_SD30010705_2_01-10-2025_03_03_01_00_99_Vis.jpg",
+        numbered("crims", "SD30010705", 2, (3, 3), 1, "2025-10-01"),
+    ),
+    # HWI: ubccr/besra and ubccr/terf READMEs, Marco_Polo's folders
+    (
+        "X0000051270868200506241635.png",
+        hwi("X000005127", "20050624", (19, 4), "2005-06-24 16:35", warnings=(BARE,)),
+    ),
+    (
+        "X0000049750501200505270943.png",
+        hwi("X000004975", "20050527", (11, 21), "2005-05-27 09:43", warnings=(BARE,)),
+    ),
+    (
+        "X0000049151305200506061345.png",
+        hwi("X000004915", "20050606", (28, 9), "2005-06-06 13:45", warnings=(BARE,)),
+    ),
+    (
+        "X0000050511419200507041505.png",
+        hwi("X000005051", "20050704", (30, 27), "2005-07-04 15:05", warnings=(BARE,)),
+    ),
+    (
+        "X0000051830553200507012227.png",
+        hwi("X000005183", "20050701", (12, 25), "2005-07-01 22:27", warnings=(BARE,)),
+    ),
+    (
+        "X0000050611108200507051159.png",
+        hwi("X000005061", "20050705", (24, 4), "2005-07-05 11:59", warnings=(BARE,)),
+    ),
+    (
+        "X0000056450155200509052032.png",
+        hwi("X000005645", "20050905", (4, 11), "2005-09-05 20:32", warnings=(BARE,)),
+    ),
+    (
+        "X000015804202004011136-jpg/X0000158041536202004011140.jpg",
+        hwi("X000015804", "202004011136", (32, 48), "2020-04-01 11:40"),
+    ),
+    (
+        "X000015862202008111512-uvt/X0000158620001202008111513.png",
+        hwi("X000015862", "202008111512-uvt", (1, 1), "2020-08-11 15:13", modality=UV),
+    ),
+    (
+        "X000015862202008121112-SHG/X0000158620049202008121113.png",
+        hwi("X000015862", "202008121112-shg", (2, 1), "2020-08-12 11:13", modality=SHG),
+    ),
+    # Rhombix: chrishmorris/PiMS ImporterTest.java; AMi: its README
+    (
+        "\\\\cdbmaster\\DCA\\TG-CQ-MG-20\\110629\\TG-CQ-MG-20_A01-1_BRITE_110629_200901_1.jpg",
+        DropImage(
+            "rhombix",
+            "TG-CQ-MG-20",
+            "110629",
+            1,
+            1,
+            1,
+            VISIBLE,
+            barcode="TG-CQ-MG-20",
+            captured_at=day("2011-06-29 20:09:01"),
+            profile="BRITE",
+        ),
+    ),
+    (
+        "images/lysozyme/plate7/20240131_093000/B2c.jpg",
+        DropImage(
+            "ami",
+            "plate7",
+            "20240131_093000",
+            2,
+            2,
+            3,
+            VISIBLE,
+            barcode="plate7",
+            captured_at=day("2024-01-31 09:30:00"),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "expected"), EXAMPLES, ids=[path for path, _ in EXAMPLES])
+def test_published_name(path: str, expected: DropImage) -> None:
+    assert make(expected.layout).parse(path) == expected
+
+
+PATTERNLESS = [
+    make(name)
+    for name in ("formulatrix", "rockmaker-export", "oppf", "xchem", "crims", "rigaku", "hwi", "rhombix", "ami")
+]
+
+
+@pytest.mark.parametrize(("path", "expected"), EXAMPLES, ids=[path for path, _ in EXAMPLES])
+def test_published_name_belongs_to_one_family(path: str, expected: DropImage) -> None:
+    (first, verdict), *others = explain(path, PATTERNLESS)
+    assert (first.name, verdict) == (expected.layout, expected)
+    assert all(isinstance(other, NotADrop) for _, other in others)
+
+
+def test_well_numbers_need_the_plate_format() -> None:
+    path = "plateID_1/batchID_2/wellNum_25/profileID_1/d1_r1_ef.jpg"
+    wells = {
+        number: make("formulatrix", LayoutOptions(plate_format=plate)).parse(path)
+        for number, plate in PLATE_FORMATS.items()
+    }
+    assert [image.well for image in wells.values() if isinstance(image, DropImage)] == [
+        "D01",
+        "C01",
+        "B01",
+        "A25",
+    ]
+    assert isinstance(wells[24], NotADrop)
+    assert wells[24].reason is Reason.OUT_OF_RANGE
+
+
+def test_two_regions_of_one_drop_differ_in_region_alone() -> None:
+    folder = "plateID_1/batchID_2/wellNum_1/profileID_1"
+    zoom, overview = (make("formulatrix").parse(f"{folder}/d1_r{region}_ef.jpg") for region in (5, 6))
+    assert isinstance(zoom, DropImage)
+    assert isinstance(overview, DropImage)
+    assert (zoom.region, overview.region) == (5, 6)
+    assert (zoom.well, zoom.drop, zoom.kind) == (overview.well, overview.drop, overview.kind)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "extension", "modality", "warned"),
+    [
+        ({}, "jpg", VISIBLE, False),
+        ({}, "PNG", UV, True),
+        ({1: UV}, "png", UV, True),
+        ({2: VISIBLE}, "png", VISIBLE, False),
+        ({2: SHG}, "jpg", SHG, False),
+        ({2: Modality.UNKNOWN}, "png", Modality.UNKNOWN, False),
+    ],
+)
+def test_profile_map_wins_over_the_extension(
+    profiles: dict[int, Modality], extension: str, modality: Modality, warned: bool
+) -> None:
+    layout = make("formulatrix", LayoutOptions(profiles=profiles))
+    image = layout.parse(f"plateID_1/batchID_2/wellNum_1/profileID_2/d1_r1_ef.{extension}")
+    assert isinstance(image, DropImage)
+    assert image.modality is modality
+    assert bool(image.warnings) is warned
+    assert all("profile 2" in warning for warning in image.warnings)
+
+
+@pytest.mark.parametrize(
+    ("path", "plate", "inspection", "about"),
+    [
+        (f"CI022988/3/{MINSTREL.format('01_01_01')}", "CI022988", "3", ["barcode"]),
+        (f"CI022987/4/{MINSTREL.format('01_01_01')}", "CI022987", "4", ["inspection"]),
+        (f"CI022988/4/{MINSTREL.format('01_01_01')}", "CI022988", "4", ["inspection", "barcode"]),
+        (f"Plates/3/{MINSTREL.format('01_01_01')}", "CI022987", "3", ["barcode"]),
+        (f"ci022987/3/{MINSTREL.format('01_01_01')}", "CI022987", "3", []),
+        (f"3/{MINSTREL.format('01_01_01')}", "CI022987", "3", []),
+        (f"7/{MINSTREL.format('01_01_01').replace('0000CI022987', '000000000007')}", "7", "3", []),
+        (f"0012/3/{MINSTREL.format('01_01_01').replace('0000CI022987', '000000000012')}", "0012", "3", []),
+        (f"CI12/3/{MINSTREL.format('01_01_01').replace('0000CI022987', '000000000012')}", "CI12", "3", []),
+        (f"CI022987/3/{MINSTREL.format('01_01_01').replace('Test1', 'my_own_text')}", "CI022987", "3", []),
+    ],
+)
+def test_minstrel_folders_and_names(path: str, plate: str, inspection: str, about: list[str]) -> None:
+    image = make("rigaku").parse(path)
+    assert isinstance(image, DropImage)
+    assert (image.plate_key, image.barcode, image.inspection_key) == (plate, plate, inspection)
+    assert [warning.partition(":")[0] for warning in image.warnings] == about
+
+
+def test_minstrel_reservoir_is_only_known_from_the_configuration() -> None:
+    path = f"CI022987/3/{MINSTREL.format('01_01_02')}"
+    told = make("rigaku", LayoutOptions(reservoir_subwells=frozenset({2}))).parse(path)
+    untold = make("rigaku").parse(path)
+    assert isinstance(told, NotADrop)
+    assert told.reason is Reason.RESERVOIR
+    assert isinstance(untold, DropImage)
+    assert untold.drop == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "about"),
+    [
+        ("xchem", "90j9_2018-04-11_RI1000-0081-2drop/90j8_01A_1.jpg", ["barcode"]),
+        ("hwi", "X000015805202004011136-jpg/X0000158040001202004011140.jpg", ["plate"]),
+        (
+            "crims",
+            "rawimages/2021/CD1/7/FORMULATRIX_CD2_6_08-09-2021_05_02_01_00_99_Vis.jpg",
+            ["inspection", "barcode"],
+        ),
+        ("rhombix", "TG-1/110629/TG-2_A01-1_BRITE_110629_200901_1.jpg", ["barcode"]),
+    ],
+)
+def test_elsewhere_the_name_is_believed(layout: str, path: str, about: list[str]) -> None:
+    image = make(layout).parse(path)
+    assert isinstance(image, DropImage)
+    assert image.plate_key in path.rpartition("/")[2]
+    assert [warning.partition(":")[0] for warning in image.warnings] == about
+
+
+def test_a_rhombix_picture_outside_its_dated_folder_is_of_its_names_date() -> None:
+    image = make("rhombix").parse("TG-1_A01-1_BRITE_110629_200901_1.jpg")
+    assert isinstance(image, DropImage)
+    assert image.inspection_key == "110629"
+
+
+def test_an_unknown_light_of_an_hwi_folder_is_not_scored_as_visible() -> None:
+    image = make("hwi").parse("X000015804202004011136-abc/X0000158040001202004011140.jpg")
+    assert isinstance(image, DropImage)
+    assert (image.modality, image.inspection_key) == (Modality.UNKNOWN, "202004011136-abc")
+    assert image.warnings
+
+
+def _real_pictures() -> list[tuple[str, str]]:
+    """Pictures below ``{layout name}/`` of the folder that MARCOD_REAL_PLATES names, if it is set."""
+    root = Path(os.environ.get("MARCOD_REAL_PLATES") or os.devnull)
+    return [
+        (layout.name, file.relative_to(root / layout.name).as_posix())
+        for layout in PATTERNLESS
+        for file in sorted((root / layout.name).rglob("*.jpg"))
+    ]
+
+
+def test_real_plates_are_read_without_a_warning() -> None:
+    layouts = {layout.name: layout for layout in PATTERNLESS}
+    pictures = [
+        *_real_pictures(),
+        ("rigaku", f"CI022987/3/{MINSTREL.format('01_01_01')}"),
+        ("xchem", "90j8_2018-04-11_RI1000-0081-2drop/90j8_01A_1.jpg"),
+    ]
+    verdicts = [layouts[name].parse(path) for name, path in pictures]
+    assert [v for v in verdicts if not isinstance(v, DropImage) or v.warnings] == []

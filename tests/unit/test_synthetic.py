@@ -1,0 +1,215 @@
+"""Synthetic drops: the truth they claim is the truth they show, and every layout can carry them."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from marcod import layouts
+from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, Kind, Modality, NotADrop, PlateFormat
+from marcod.synthetic import (
+    Imager,
+    PlateSpec,
+    at_age,
+    drop_history,
+    first_hit,
+    plate_files,
+    random_scene,
+    render,
+    scene_label,
+    write_file,
+)
+
+SMALL = (132, 108)
+DATES = tuple(datetime(2026, 3, 1, 9, 30, tzinfo=UTC) + timedelta(days=day) for day in (0, 1, 4, 9, 21))
+PLATES = {
+    "formulatrix": ("10380", Imager.FORMULATRIX),
+    "rockmaker-export": ("90j8", Imager.FORMULATRIX),
+    "oppf": ("441312000010", Imager.FORMULATRIX),
+    "xchem": ("90j8", Imager.FORMULATRIX),
+    "crims": ("CD044931", Imager.FORMULATRIX),
+    "rigaku": ("CI022987", Imager.RIGAKU),
+    "hwi": ("X000012345", Imager.HWI),
+    "rhombix": ("TG-CQ-20", Imager.FORMULATRIX),
+    "ami": ("plate7", Imager.FORMULATRIX),
+}
+
+
+def spec_for(name: str, **changes: object) -> PlateSpec:
+    key, imager = PLATES[name]
+    wells = PLATE_FORMATS[1536] if name == "hwi" else PLATE_FORMATS[96]
+    spec = PlateSpec(imager, key, DATES[:3], wells, filled=6 / wells.wells, hit_rate=0.5, seed=3)
+    return replace(spec, **changes)
+
+
+@pytest.mark.parametrize("imager", Imager)
+@pytest.mark.parametrize("label", CLASSES)
+def test_a_scene_is_what_was_asked_for_and_its_picture_is_not_blank(label: DropClass, imager: Imager) -> None:
+    for seed in range(4):
+        scene = random_scene(seed, label, imager)
+        picture = render(scene, SMALL)
+        assert scene_label(scene) is label
+        assert scene.imager is imager
+        assert picture.shape == (SMALL[1], SMALL[0], 3)
+        assert picture.dtype == np.uint8
+        assert np.unique(picture).size > 20
+
+
+def test_seeds_decide_everything() -> None:
+    first, again, other = (render(random_scene(seed), SMALL) for seed in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_another_process_renders_the_same_bytes() -> None:
+    code = (
+        "from hashlib import sha256; from marcod.synthetic import random_scene, render;"
+        f"print(sha256(b''.join(render(random_scene(s), {SMALL}).tobytes() for s in range(6))).hexdigest())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    here = sha256(b"".join(render(random_scene(seed), SMALL).tobytes() for seed in range(6))).hexdigest()
+    assert printed.strip() == here
+
+
+@pytest.mark.parametrize("imager", Imager)
+def test_geometry_does_not_depend_on_the_resolution(imager: Imager) -> None:
+    scene = random_scene(5, DropClass.CLEAR, imager)
+    scene = replace(scene, camera=replace(scene.camera, noise=0.0, defocus=0.0, jpeg_quality=None))
+    small = render(scene, (132, 108)).astype(float)
+    large = np.asarray(Image.fromarray(render(scene, (528, 432))).reduce(4)).astype(float)
+    assert np.abs(small - large).mean() < 4
+
+
+def test_when_nothing_is_asked_for_all_classes_and_imagers_come() -> None:
+    scenes = [random_scene(seed) for seed in range(120)]
+    assert {scene_label(scene) for scene in scenes} == set(DropClass)
+    assert {scene.imager for scene in scenes} == set(Imager)
+
+
+def test_crystals_and_precipitate_have_more_edges_than_clear_drops() -> None:
+    energy = {label: np.mean([edges(label, seed) for seed in range(14)]) for label in CLASSES}
+    assert energy[DropClass.CRYSTALS] > 1.15 * energy[DropClass.CLEAR]
+    assert energy[DropClass.PRECIPITATE] > 1.15 * energy[DropClass.CLEAR]
+
+
+def edges(label: DropClass, seed: int) -> float:
+    """Mean slope of the picture without the camera's own noise."""
+    scene = random_scene(seed, label, Imager.HWI)
+    scene = replace(scene, camera=replace(scene.camera, noise=0.0, defocus=0.0, jpeg_quality=None))
+    grey = render(scene, (220, 180)).mean(axis=2)
+    down, right = np.gradient(grey)
+    return float(np.hypot(down, right).mean())
+
+
+@pytest.mark.parametrize("imager", Imager)
+def test_growing_crystals_change_the_drop_and_nothing_else(imager: Imager) -> None:
+    scene = random_scene(11, DropClass.CRYSTALS, imager)
+    scene = replace(scene, camera=replace(scene.camera, noise=0.0, defocus=0.0, jpeg_quality=None), precipitate=())
+    before, after = at_age(scene, 0.0), at_age(scene, 30.0)
+    assert scene_label(before) is DropClass.CLEAR
+    assert scene_label(after) is DropClass.CRYSTALS
+    assert before.drop == after.drop
+    assert before.well == after.well
+    changed = (render(before, SMALL) != render(after, SMALL)).any(axis=2)
+    assert 0 < changed.mean() < 0.5
+    assert not changed[0].any()
+
+
+def test_truth_never_goes_back_where_nothing_dissolves() -> None:
+    spec = PlateSpec(Imager.FORMULATRIX, "1", DATES, hit_rate=0.6, seed=1)
+    hits = dissolved = 0
+    for row, column in spec.positions():
+        history = drop_history(spec, row, column, 1)
+        labels = [scene_label(scene) for scene in history]
+        hit = first_hit(spec, row, column, 1)
+        dissolving = any(group.growth.dissolve_d is not None for scene in history for group in scene.crystals)
+        dissolved += dissolving
+        if hit is None:
+            assert DropClass.CRYSTALS not in labels
+            continue
+        hits += 1
+        assert labels[hit] is DropClass.CRYSTALS
+        assert DropClass.CRYSTALS not in labels[:hit]
+        assert dissolving or set(labels[hit:]) == {DropClass.CRYSTALS}
+    assert hits > 20
+    assert dissolved > 0
+
+
+def test_a_drop_keeps_its_well_outline_and_debris_over_the_inspections() -> None:
+    spec = PlateSpec(Imager.RIGAKU, "CI022987", DATES, drops=(1, 3, 4))
+    for drop in spec.drops:
+        history = drop_history(spec, 2, 5, drop)
+        assert len({(scene.well, scene.drop, scene.debris, scene.imager) for scene in history}) == 1
+        assert len({scene.camera for scene in history}) == len(DATES)
+        assert [scene.age_d for scene in history] == [0, 1, 4, 9, 21]
+    assert len({drop_history(spec, 2, 5, drop)[0].well.variant for drop in spec.drops}) == 3
+
+
+@pytest.mark.parametrize("name", PLATES)
+def test_every_layout_reads_its_own_plates_back(name: str) -> None:
+    spec = spec_for(name, drops=(1,) if name == "hwi" else (1, 3))
+    layout = layouts.make(name)
+    planned = list(plate_files(spec, layout))
+    told = {file.path: file.content for file in planned if file.content is not None}
+    seen: dict[tuple[str, Modality, Kind], set[tuple[int, int, int]]] = {}
+    for file in planned:
+        if file.image is None:
+            assert isinstance(layout.parse(file.path, told.get), NotADrop)
+            continue
+        read = layout.parse(file.path, told.get)
+        assert isinstance(read, DropImage), read
+        assert (read.row, read.column, read.drop) == (file.image.row, file.image.column, file.image.drop)
+        assert (read.plate_key, read.inspection_key) == (spec.plate_key, file.image.inspection_key)
+        assert (read.kind, read.modality) == (file.kind, file.image.modality)
+        assert not read.warnings
+        seen.setdefault((read.inspection_key, read.modality, read.kind), set()).add((read.row, read.column, read.drop))
+    drops = 1 if name in ("hwi", "rockmaker-export") else 2
+    composites = {key: where for key, where in seen.items() if key[1:] == (Modality.VISIBLE, Kind.COMPOSITE)}
+    assert len(composites) == len(spec.inspections)
+    assert {len(where) for where in composites.values()} == {6 * drops}
+
+
+def test_vendors_write_their_companions() -> None:
+    def kinds(name: str) -> list[str]:
+        return [Path(file.path).name for file in plate_files(spec_for(name), layouts.make(name))]
+
+    assert sum("_th." in name for name in kinds("formulatrix")) == 18
+    assert sum(name.endswith(".xml") for name in kinds("oppf")) == 18
+    assert sum(name.endswith("_UV.jpg") for name in kinds("crims")) == 18
+    assert kinds("rockmaker-export").count("report.csv") == 3
+    assert all(name.endswith(".jpg") for name in kinds("xchem"))
+
+
+@pytest.mark.parametrize("name", ["formulatrix", "oppf", "crims"])
+def test_written_files_are_pictures_of_the_size_asked_for(name: str, tmp_path: Path) -> None:
+    spec = spec_for(name, inspections=DATES[:1], wells=PlateFormat(8, 12), filled=1 / 96)
+    for planned in plate_files(spec, layouts.make(name)):
+        target = write_file(tmp_path, planned, (200, 160))
+        assert target == tmp_path / planned.path
+        if planned.kind is None:
+            assert target.read_bytes() == planned.content
+        else:
+            with Image.open(target) as picture:
+                assert picture.size == ((50, 40) if planned.kind is Kind.THUMBNAIL else (200, 160))
+                picture.load()
+
+
+def test_under_uv_the_crystals_glow() -> None:
+    scene = replace(random_scene(2, DropClass.CRYSTALS, Imager.FORMULATRIX), modality=Modality.UV, precipitate=())
+    bright, dark = render(at_age(scene, 30.0), SMALL), render(at_age(scene, 0.0), SMALL)
+    assert bright.max() > 2 * dark.max()
+    assert bright[..., 2].mean() > bright[..., 0].mean()
+
+
+def test_an_export_starts_with_the_first_inspection_and_dates_run_on() -> None:
+    planned = list(plate_files(spec_for("rigaku"), layouts.make("rigaku")))
+    times = [file.captured_at for file in planned]
+    assert times == sorted(times)
+    assert times[0] == DATES[0]
+    assert planned == list(plate_files(spec_for("rigaku"), layouts.make("rigaku")))
