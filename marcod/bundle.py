@@ -62,14 +62,15 @@ class BundleRecord(_Table):
     """What ``bundle.toml`` says. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
 
     ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
+    ``modality`` is the light it was trained for; pictures taken in another are not scored with it.
     ``notice`` is shown wherever the model is: what a person must know before trusting a score.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     version: int = Field(ge=1)
+    modality: Modality = Modality.VISIBLE
     classes: tuple[str, ...] = Field(min_length=2)
     temperature: float = Field(gt=0)
-    modality: Modality = Modality.VISIBLE
     training_data: str
     licence: str
     synthetic: bool
@@ -214,7 +215,8 @@ class Predictor:
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
         """A picture's bytes as the network takes them, float32 [size, size, 3]. Raises ImageError."""
-        return self._shape(self._decode(data), self._preprocessing)
+        prepared: NDArray[np.float32] = self._shape(self._decode(data), self._preprocessing)
+        return prepared
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities float32 [n, classes] of prepared pictures [n, size, size, 3], n up to ``batch_size``.

@@ -29,6 +29,9 @@ PIXEL_LIMIT: Final = 100_000_000
 
 FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "GIF")
 
+# Pillow also warns about damaged metadata; pixels decide here whether a picture is damaged.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 # Pillow only warns between once and twice its limit. As an error the warning makes the guard one sharp line.
 Image.MAX_IMAGE_PIXELS = PIXEL_LIMIT
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -66,8 +69,9 @@ def to_rgb(data: bytes) -> NDArray[np.uint8]:
     """The first frame of a picture as uint8 [height, width, 3], whatever its mode.
 
     16-bit grey is scaled linearly from its full range, or from 12 bits when no value reaches 4096, since
-    cameras store 12-bit data so. 16-bit colour keeps its high bytes. 32-bit grey is scaled by its largest
-    value. Raises ImageError as :func:`inspect` does, and a retryable one for pixels that cannot be decoded.
+    cameras store 12-bit data so. 16-bit colour keeps its high bytes. Floating-point and 32-bit grey count
+    from 0 to 1 or to their largest value. Raises ImageError as :func:`inspect` does, and a retryable one for
+    pixels that cannot be decoded.
     """
     with _opened(data) as image:
         if image.mode.startswith("I") or image.mode == "F":
@@ -126,9 +130,15 @@ def _over_white(image: Image.Image) -> Image.Image:
 def _grey_to_rgb(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """uint8 [h, w, 3] from grey values of 16 or 32 bits; what is negative or not a number is black."""
     grey = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(grey.max())
-    scale = next((limit for limit in (1.0, 4095.0, 65535.0) if top <= limit), top)
-    if scale == 1.0 and values.dtype.kind != "f":
-        scale = 4095.0
+    scale = _white(float(grey.max()), whole=values.dtype.kind != "f")
     grey8 = (np.clip(grey / scale, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     return np.repeat(grey8[:, :, np.newaxis], 3, axis=2)
+
+
+def _white(top: float, *, whole: bool) -> float:
+    """The value that is shown white, given the largest one and whether the values are whole numbers."""
+    if whole and top < 4096:
+        return 4095.0
+    if whole and top < 65536:
+        return 65535.0
+    return max(top, 1.0)

@@ -119,6 +119,6 @@ def _distance(verdict: DropImage | NotADrop) -> int:
 
 def _check_keys(image: DropImage, path: str) -> None:
     """Keys go into a database and onto screens: bytes that are no text, and blanks, cannot be plate names."""
-    keys = f"{image.plate_key}{image.inspection_key}{image.profile or ''}"
+    keys = f"{image.plate_key}{image.barcode or ''}{image.inspection_key}{image.profile or ''}"
     if not keys.isprintable() or not image.plate_key.strip():
         raise unreadable(path, "a plate name of printable characters")

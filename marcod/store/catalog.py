@@ -119,6 +119,7 @@ def _record_chunk(
     inserted, inspections = _insert_images(connection, source_id, fresh, now)
     altered = _update_images(connection, source_id, changed, now)
     scorable = [i for i, _, modality in inserted + altered if modality == champion.modality]
+    queue.revive_gone(connection, [image_id for image_id, _, _ in altered], now)
     queued = queue.enqueue(connection, scorable, champion.id, now)
     touched = inspections | {inspection_id for _, inspection_id, _ in altered}
     unscored = sum(1 for _, _, modality in inserted if modality != champion.modality)
@@ -127,6 +128,11 @@ def _record_chunk(
 
 
 _ImageRow = tuple[int, int, str]
+
+
+def _text(found: str | None) -> str | None:
+    """A part of a path may hold any bytes, as the path itself."""
+    return None if found is None else path_text(found)
 
 
 def _insert_images(
@@ -140,15 +146,15 @@ def _insert_images(
     rows = []
     for sighting in fresh:
         seen = sighting.image
-        plate_id = plates[seen.plate_key]
+        plate_id = plates[path_text(seen.plate_key)]
         rows.append(
             {
                 "source_id": source_id,
                 "path": path_text(sighting.path),
                 "drop_id": drops[plate_id, seen.row, seen.column, seen.drop],
-                "inspection_id": inspections[plate_id, seen.inspection_key],
+                "inspection_id": inspections[plate_id, path_text(seen.inspection_key)],
                 "modality": str(seen.modality),
-                "profile": seen.profile,
+                "profile": _text(seen.profile),
                 "region": seen.region,
                 "captured_at": seen.captured_at,
                 "size": sighting.size,
@@ -179,9 +185,9 @@ def _update_images(connection: Connection, source_id: int, changed: list[Sightin
 
 
 def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], now: datetime) -> dict[str, int]:
-    barcodes = {s.image.plate_key: s.image.barcode for s in fresh}
+    barcodes = {path_text(s.image.plate_key): s.image.barcode for s in fresh}
     rows = [
-        {"source_id": source_id, "key": key, "barcode": barcode, "first_seen_at": now}
+        {"source_id": source_id, "key": key, "barcode": _text(barcode), "first_seen_at": now}
         for key, barcode in sorted(barcodes.items())
     ]
     connection.execute(insert(connection, plate).on_conflict_do_nothing(), rows)
@@ -194,7 +200,10 @@ def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], n
 def _inspections(
     connection: Connection, plates: dict[str, int], fresh: Iterable[Sighting], now: datetime
 ) -> dict[tuple[int, str], int]:
-    wanted = {(plates[s.image.plate_key], s.image.inspection_key): s.image.inspection_ordinal for s in fresh}
+    wanted = {
+        (plates[path_text(s.image.plate_key)], path_text(s.image.inspection_key)): s.image.inspection_ordinal
+        for s in fresh
+    }
     rows = [
         {"plate_id": plate_id, "key": key, "ordinal": ordinal, "first_seen_at": now}
         for (plate_id, key), ordinal in sorted(wanted.items(), key=lambda item: item[0])
@@ -215,7 +224,7 @@ def _drops(
     wanted: dict[tuple[int, int, int, int], dict[str, Any]] = {}
     for sighting in fresh:
         seen = sighting.image
-        plate_id = plates[seen.plate_key]
+        plate_id = plates[path_text(seen.plate_key)]
         wanted[plate_id, seen.row, seen.column, seen.drop] = {
             "plate_id": plate_id,
             "well": seen.well,

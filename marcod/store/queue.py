@@ -216,6 +216,13 @@ def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None
     return connection.execute(statement.values(failed_at=None, lease=None, attempts=0, available_at=now)).rowcount
 
 
+def revive_gone(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
+    """Start over what any version gave up because the file was gone, now that these files are there again."""
+    gone = sa.and_(job.c.image_id.in_(list(image_ids)), job.c.failed_at.is_not(None), job.c.error == GONE)
+    values = {"failed_at": None, "error": None, "attempts": 0, "available_at": now}
+    connection.execute(sa.update(job).where(gone).values(values))
+
+
 def enqueue(connection: Connection, image_ids: Iterable[int], version_id: int, now: datetime) -> int:
     """Queue images that are new or whose file changed; a job already there starts over. Returns how many."""
     rows = [
@@ -280,7 +287,10 @@ def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) ->
 
     Jobs in a worker's hands run on for the old version too, which stays a true score of that version.
     """
-    unfinished = sa.and_(job.c.model_version_id == old_id, job.c.priority == NEW, job.c.failed_at.is_(None))
+    fitting = sa.exists().where(
+        image.c.id == job.c.image_id, model_version.c.id == new_id, model_version.c.modality == image.c.modality
+    )
+    unfinished = sa.and_(job.c.model_version_id == old_id, job.c.priority == NEW, job.c.failed_at.is_(None), fitting)
     moved = sa.select(
         job.c.image_id,
         sa.literal(new_id),
@@ -289,8 +299,12 @@ def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) ->
         sa.literal(0),
         job.c.enqueued_at,
     ).where(unfinished)
-    statement = insert(connection, job).from_select(_JOB_COLUMNS, moved).on_conflict_do_nothing()
-    connection.execute(statement)
+    statement = insert(connection, job).from_select(_JOB_COLUMNS, moved)
+    # What the new champion was to score again already waits for it, but behind everything.
+    urgent = statement.on_conflict_do_update(
+        index_elements=["image_id", "model_version_id"], set_={"priority": statement.excluded.priority}
+    )
+    connection.execute(urgent)
     connection.execute(sa.delete(job).where(unfinished, job.c.lease.is_(None)))
 
 

@@ -62,12 +62,15 @@ def verdicts(connection: Connection, inspection_id: int, version: Version) -> li
 
 
 def lock(connection: Connection, inspection_ids: Iterable[int]) -> list[int]:
-    """Hold these inspections, in one order everywhere, so that two writers never mix their summaries."""
+    """Hold these inspections, in one order everywhere, so that two writers never mix their summaries.
+
+    The lock lets others add images meanwhile: two that have both added some would wait for each other for ever.
+    """
     rows = connection.execute(
         sa.select(inspection.c.id)
         .where(inspection.c.id.in_(list(inspection_ids)))
         .order_by(inspection.c.id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
     return [int(row[0]) for row in rows]
 
@@ -88,8 +91,8 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
     _record_hits(connection, inspection_id, hits, version, now)
     expected = _expected(connection, inspection_id)
     failed = sum(1 for p in drops if p.p_crystals is None and p.failed)
-    done = len(scored) + failed
-    complete = expected is not None and done >= max(expected, len(drops))
+    waiting = any(p.p_crystals is None and not p.failed for p in pictures)
+    complete = expected is not None and len(drops) >= expected and not waiting
     counts = Counter(p.label for p in scored)
     _write(
         connection,
@@ -148,7 +151,7 @@ def _pictures(connection: Connection, inspection_id: int, version: Version) -> l
 
 
 def _verdicts(pictures: list[Verdict]) -> list[Verdict]:
-    """For every drop its picture with the highest crystal probability; an unscored one counts least."""
+    """For every drop its picture with the highest crystal probability, else one that waits, else a failed one."""
     best: dict[int, Verdict] = {}
     for picture in sorted(pictures, key=lambda p: p.image_id):
         held = best.get(picture.drop_id)
@@ -158,7 +161,9 @@ def _verdicts(pictures: list[Verdict]) -> list[Verdict]:
 
 
 def _rank(picture: Verdict) -> float:
-    return -1.0 if picture.p_crystals is None else picture.p_crystals
+    if picture.p_crystals is not None:
+        return picture.p_crystals
+    return -2.0 if picture.failed else -1.0
 
 
 def _best(scored: list[Verdict]) -> list[dict[str, Any]]:
@@ -216,12 +221,19 @@ def _record_hits(
 def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int:
     """Complete the inspections whose known drops are all done and to which nothing new came. Returns how many."""
     done = inspection_summary.c.scored + inspection_summary.c.failed >= inspection_summary.c.seen
+    waiting = sa.exists().where(
+        image.c.inspection_id == inspection_summary.c.inspection_id,
+        job.c.image_id == image.c.id,
+        job.c.model_version_id == inspection_summary.c.model_version_id,
+        job.c.failed_at.is_(None),
+    )
     return connection.execute(
         sa.update(inspection_summary)
         .where(
             sa.not_(inspection_summary.c.complete),
             inspection_summary.c.last_image_at <= now - timedelta(seconds=quiet_s),
             done,
+            sa.not_(waiting),
         )
         .values(complete=True, complete_rule="quiet", updated_at=now)
     ).rowcount

@@ -95,17 +95,12 @@ def champion(connection: Connection, *, lock: bool = False) -> Version:
 
     With ``lock`` a promotion waits until this transaction ends, so that no image is queued for the loser.
     """
-    statement = (
-        sa.select(*_COLUMNS)
-        .join(model_alias, model_alias.c.model_version_id == model_version.c.id)
-        .where(model_alias.c.alias == CHAMPION)
-    )
-    if lock:
-        statement = statement.with_for_update(read=True, of=model_alias)
-    row = connection.execute(statement).one_or_none()
-    if row is None:
+    alias = sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == CHAMPION)
+    # Locked alone, then looked up: a join would hold the version of before the promotion it waited for, and lose it.
+    version_id = connection.execute(alias.with_for_update(read=True) if lock else alias).scalar_one_or_none()
+    if version_id is None:
         raise StoreError("no model is champion yet; `marcod model promote NAME:VERSION` makes one")
-    return Version(*row)
+    return get(connection, version_id)
 
 
 def has_champion(connection: Connection) -> bool:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text, why_not_scored
 from marcod.errors import ConfigError, LayoutError
-from marcod.layouts import Layout, LayoutOptions, make
+from marcod.layouts import Companions, Layout, LayoutOptions, make
 from marcod.settings import Settings, SourceSettings
 from marcod.store import catalog
 from marcod.store.catalog import Recorded, Sighting
@@ -30,8 +30,6 @@ COUNTED_LIMIT: Final = 50_000
 """Ignored paths remembered, so that several events of one file count once."""
 
 EXAMPLES: Final = 10
-
-Companions = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +117,11 @@ class Intake:
         """Paths that another file can still turn into drop images."""
         return list(self._waiting)
 
+    @property
+    def waiting_count(self) -> int:
+        """How many there are; may be asked from any thread."""
+        return len(self._waiting)
+
     def take_tally(self) -> Tally:
         """What was counted since the last call."""
         taken, self.tally = self.tally, Tally()
@@ -136,23 +139,13 @@ class Intake:
 
         Raises StoreError; then nothing was offered and the same files can be nominated again.
         """
+        candidates = self._candidates(found)
+        before = self._known([path for path, (standing, _) in candidates.items() if standing is not None])
         companions = self._source.root.companions()
-        standings: dict[str, Standing | None] = {}
-        for file in found:
-            if self._read(file.path, companions) is not None:
-                try:
-                    standing = file.standing(self._source.root)
-                except OSError:
-                    # Offered without a standing, it stays on the list until the file system answers again.
-                    standings[file.path] = None
-                else:
-                    if standing is not None:
-                        standings[file.path] = standing
-        before = self._known(list(standings))
-        for path, standing in standings.items():
+        for path, (standing, unsure) in candidates.items():
             if standing is not None and before.get(path) == (standing.size, standing.mtime_ns):
                 self.tally.unchanged += 1
-            else:
+            elif not unsure or self._read(path, companions) is not None:
                 self._tracker.offer(path, now, standing, touched=False)
 
     def admit(self, settled: Sequence[Settled], now: datetime) -> Recorded:
@@ -166,14 +159,37 @@ class Intake:
             return Recorded()
         return self._db.write(lambda connection: catalog.record(connection, self._source.id, sightings, now))
 
+    def _candidates(self, found: Sequence[Found]) -> dict[str, tuple[Standing | None, bool]]:
+        """How each possible drop image stands, and whether only its companions can tell that it is one."""
+        probe = _Probe()
+        candidates: dict[str, tuple[Standing | None, bool]] = {}
+        for file in found:
+            probe.asked = False
+            verdict = self._source.layout.parse(file.path, probe)
+            if not probe.asked and self._judge(file.path, verdict) is None:
+                continue
+            try:
+                standing = file.standing(self._source.root)
+            except OSError:
+                # Offered without a standing, it stays on the list until the file system answers again.
+                candidates[file.path] = None, probe.asked
+            else:
+                if standing is not None:
+                    candidates[file.path] = standing, probe.asked
+                else:
+                    self._waiting.pop(file.path, None)
+        return candidates
+
     def _known(self, paths: list[str]) -> dict[str, tuple[int, int]]:
         if not paths:
             return {}
         return self._db.read(lambda connection: catalog.known(connection, self._source.id, paths))
 
     def _read(self, path: str, companions: Companions) -> DropImage | None:
+        return self._judge(path, self._source.layout.parse(path, companions))
+
+    def _judge(self, path: str, verdict: DropImage | NotADrop) -> DropImage | None:
         """The drop image that a path names; None for everything else, which is counted."""
-        verdict = self._source.layout.parse(path, companions)
         if isinstance(verdict, DropImage):
             reason = why_not_scored(verdict)
             if reason is None:
@@ -199,6 +215,20 @@ class Intake:
         self.tally.ignored[reason] += 1
         if reason is Reason.UNREADABLE_NAME and len(self.tally.unreadable) < EXAMPLES:
             self.tally.unreadable.append(path_text(path))
+
+
+class _Probe:
+    """Stands for no companions and notes whether a layout asked for one.
+
+    Companions are read over a share, one or more an image, so a walk reads them only for what is not recorded yet.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, path: str) -> bytes | None:
+        self.asked = True
+        return None
 
 
 def _remember(paths: dict[str, None], path: str, limit: int) -> None:

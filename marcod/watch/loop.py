@@ -23,7 +23,7 @@ from marcod.store.engine import Database
 from marcod.watch.intake import Intake, Source
 from marcod.watch.observe import Inbox, Sentry
 from marcod.watch.settle import SettleTracker
-from marcod.watch.tree import FolderMemory, Found, Identity, RootMissing, Walk, outermost
+from marcod.watch.tree import FolderMemory, Found, Identity, MissingRootError, Walk, outermost
 
 TICK_S: Final = 0.5
 """Pause between rounds that found nothing to do."""
@@ -91,7 +91,8 @@ class Watcher:
 
         ``now`` is seconds of a monotonic clock, ``now_utc`` the aware time that goes into the database.
         """
-        return any([watched.round(now, now_utc) for watched in self._watched])
+        busy = [watched.round(now, now_utc) for watched in self._watched]
+        return any(busy)
 
     def close(self) -> None:
         """Stop every observer."""
@@ -180,13 +181,11 @@ class _Watched:
                 return False
             self._walk(now)
             self._admit(now, now_utc)
-        except RootMissing:
-            self._guard(now)
-            return False
         except MarcodError as error:
-            if not self._backoff.failing:
-                log.error("recording paused, nothing is lost", source=self._source.name, reason=str(error))
-            self._backoff.failed(now)
+            if isinstance(error, MissingRootError):
+                self._guard(now)
+            if not self._away:
+                self._failed(error, now)
             return False
         except Exception:  # the loop's boundary: one source's trouble must not stop the others
             log.exception("watching failed, trying again", source=self._source.name)
@@ -202,7 +201,7 @@ class _Watched:
             watching=self.sentry.watching,
             trouble=self.sentry.trouble,
             pending=len(self._tracker),
-            waiting=len(self._intake.waiting),
+            waiting=self._intake.waiting_count,
             walking=bool(self._walks or self._again or self._portion),
         )
 
@@ -269,7 +268,7 @@ class _Watched:
                 folders=counts.folders,
                 files=counts.files,
                 pending=len(self._tracker),
-                waiting=len(self._intake.waiting),
+                waiting=self._intake.waiting_count,
             )
 
     def _admit(self, now: float, now_utc: datetime) -> None:
@@ -278,7 +277,7 @@ class _Watched:
         if self._tracker.vanished > vanished and self._root.identity() != self._identity:
             # The files did not vanish, their disk did; the full walk after its return finds them again.
             self._tracker.put_back(settled, now)
-            raise RootMissing
+            raise MissingRootError
         parts = [settled] if settled else []
         while parts:
             part = parts.pop()
@@ -308,7 +307,12 @@ class _Watched:
             ignored={str(reason): count for reason, count in sorted(tally.ignored.items())},
         )
 
+    def _failed(self, error: MarcodError, now: float) -> None:
+        if not self._backoff.failing:
+            log.error("watching paused, nothing is lost", source=self._source.name, reason=str(error))
+        self._backoff.failed(now)
+
     def _recovered(self) -> None:
         if self._backoff.failing:
-            log.info("recording goes on", source=self._source.name)
+            log.info("watching goes on", source=self._source.name)
             self._backoff.clear()

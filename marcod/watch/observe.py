@@ -199,7 +199,7 @@ def _make(kind: ObserverKind, poll_s: float) -> BaseObserver:
     if kind == "inotify":
         return InotifyObserver()
     # Links are not followed: a link to a folder above it would be polled for ever.
-    return PollingObserverVFS(stat=os.lstat, listdir=os.scandir, polling_interval=poll_s)  # type: ignore[arg-type]
+    return PollingObserverVFS(stat=os.lstat, listdir=os.scandir, polling_interval=poll_s)
 
 
 def _probe_limit(watched: str) -> None:

@@ -59,7 +59,7 @@ def scan_once(
 ) -> ScanReport:
     """Walk the source's root, wait until what is new stood still, record it, report.
 
-    Files that still change are reported as pending and not waited for. Raises StoreError or RootMissing; what
+    Files that still change are reported as pending and not waited for. Raises StoreError or MissingRootError; what
     was recorded until then stays. ``stop`` ends the pass early.
     """
     scan = _Scan(db, source, settle_s, progress)

@@ -26,8 +26,8 @@ A file that appears right after a listing can leave the folder's time as it was:
 milliseconds, FAT in steps of two seconds.
 """
 
-COMPANION_LIMIT: Final = 4 * 1024 * 1024
-"""Largest report or sidecar that is read, in bytes."""
+COMPANION_LIMIT: Final = 16 * 2**20
+"""Bytes of a report or sidecar that are read, and one more, by which a layout can tell that there are too many."""
 
 EXAMPLES: Final = 5
 
@@ -35,7 +35,7 @@ _NOT_ENTERED: Final = frozenset({"@eadir", "~snapshot"})
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 
 
-class RootMissing(MarcodError):
+class MissingRootError(MarcodError):
     """The source root is not a folder that can be read."""
 
 
@@ -106,10 +106,9 @@ class Root:
             with open(os.open(absolute, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     return None
-                data = file.read(COMPANION_LIMIT + 1)
+                return file.read(COMPANION_LIMIT + 1)
         except OSError:
             return None
-        return data if len(data) <= COMPANION_LIMIT else None
 
     def _holds(self, absolute: str) -> bool:
         """Whether a path, all links followed, is still below the root. False for links that go in circles."""
@@ -209,7 +208,7 @@ class Walk:
     def more(self, now: float, limit: int) -> list[Found]:
         """The next files, at most ``limit``, after asking at most ``limit`` folders.
 
-        Raises RootMissing when the root itself cannot be read; then nothing of it was forgotten.
+        Raises MissingRootError when the root itself cannot be read; then nothing of it was forgotten.
         """
         asked = 0
         while self._stack and asked < limit and len(self._found) < limit:
@@ -228,7 +227,7 @@ class Walk:
             self._stack.pop()
         except OSError as error:
             if not path:
-                raise RootMissing(f"the folder {self._root} cannot be read: {error.strerror}") from error
+                raise MissingRootError(f"the folder {self._root} cannot be read: {error.strerror}") from error
             self._stack.pop()
             folder.doubt()
             self._note_unreadable(path, error)

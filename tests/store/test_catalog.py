@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from marcod.domain import DropImage, Modality, path_text
 from marcod.errors import ConfigError, StoreError
-from marcod.store import catalog
+from marcod.store import catalog, queue, versions
 from marcod.store.catalog import Recorded, Sighting
 from marcod.store.engine import Database
 from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, score, source
@@ -123,9 +123,7 @@ def test_a_change_frees_a_quarantined_file(db: Database, source_id: int, champio
     (seen,) = sightings(1)
     record(db, source_id, [seen])
     lease = claimed(db)
-    from marcod.store.queue import Failure
-
-    finish(db, lease, champion, failures=[Failure(lease.claims[0], "bomb", retryable=False)])
+    finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], "bomb", retryable=False)])
     assert record(db, source_id, [seen], utc(1)).queued == 0
     assert record(db, source_id, [rewritten(seen)], utc(2)).queued == 1
     (row,) = rows(db, sa.select(job.c.attempts, job.c.error, job.c.failed_at, job.c.lease))
@@ -197,7 +195,7 @@ def test_odd_bytes_in_the_name_of_a_root_survive(db: Database, champion: Version
 FILE_NAMES = st.binary(min_size=1, max_size=40).map(lambda b: os.fsdecode(b.replace(b"\0", b"0")))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(FILE_NAMES, min_size=1, max_size=8, unique=True))
 def test_any_bytes_a_file_system_gives_survive(
     db: Database, names: list[str]
@@ -213,4 +211,32 @@ def test_any_bytes_a_file_system_gives_survive(
     assert record(db, where, files).unchanged == len(names)
     assert len(rows(db, sa.select(plate).where(plate.c.source_id == where))) == len(names)
     lease = claimed(db)
-    assert [c.path for c in lease.claims] == names
+    assert sorted(c.path for c in lease.claims) == sorted(names)
+    finish(db, lease, db.read(versions.champion), hashes=lambda c: "h")
+
+
+def test_a_file_that_was_gone_and_came_back_is_taken_in_once(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    (seen,) = sightings(1)
+    record(db, source_id, [seen])
+    lease = claimed(db)
+    finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], queue.GONE, retryable=False)])
+    assert record(db, source_id, [seen], utc(1)) == Recorded(changed=1, queued=1)
+    assert record(db, source_id, [seen], utc(2)) == Recorded(unchanged=1)
+    assert drain(db, champion, utc(3)) == 1
+    assert record(db, source_id, [seen], utc(4)) == Recorded(unchanged=1)
+
+
+def test_a_file_that_came_back_after_a_promotion_is_taken_in_once(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    (seen,) = sightings(1)
+    record(db, source_id, [seen])
+    lease = claimed(db)
+    finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], queue.GONE, retryable=False)])
+    newer = register(db, version="2")
+    promote(db, newer, utc(1))
+    assert record(db, source_id, [seen], utc(2)) == Recorded(changed=1, queued=1)
+    assert record(db, source_id, [seen], utc(3)) == Recorded(unchanged=1)
+    assert db.read(lambda c: queue.status(c, utc(3))).failed == 0

@@ -73,7 +73,8 @@ def test_after_two_lapses_a_job_is_claimed_alone_and_behind_the_others(
 def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_free(
     db: Database, waiting: int, champion: Version
 ) -> None:
-    killer = claimed(db).claims[0].job_id
+    first = claimed(db).claims[0]
+    killer, killer_image = first.job_id, first.image_id
     claimed(db, utc(61))
     now, deaths = utc(200), 2
     while (lease := claim(db, now)) is not None:
@@ -84,8 +85,8 @@ def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_fre
         now = now.replace(minute=now.minute + 2)
     assert deaths == MAX_ATTEMPTS
     assert len(rows(db, sa.select(score))) == waiting - 1
-    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == 1
-    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == 0
+    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == [killer_image]
+    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == []
     (entry,) = db.read(lambda c: queue.quarantined(c, 10))
     assert (entry.attempts, entry.failed_at) == (MAX_ATTEMPTS, now)
     assert "stopped before it had finished" in entry.error
@@ -94,9 +95,9 @@ def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_fre
 def test_an_exhausted_job_stays_with_the_worker_that_still_holds_it(db: Database, waiting: int) -> None:
     claim(db, max_attempts=1)
     sweep = lambda now: db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=1, now=now))  # noqa: E731
-    assert sweep(utc(59)) == 0
+    assert sweep(utc(59)) == []
     assert claim(db, utc(60), max_attempts=1) is None
-    assert sweep(utc(60)) == waiting
+    assert len(sweep(utc(60))) == waiting
 
 
 def test_release_gives_the_attempts_back(db: Database, waiting: int, champion: Version) -> None:

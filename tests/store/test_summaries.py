@@ -102,7 +102,6 @@ def test_a_hit_is_recorded_once_per_drop_and_version(db: Database, source_id: in
 def test_best_wells_are_the_twelve_most_probable_in_order(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(20))
     ladder = {f.image.well: (0.5, n / 100, 0.5 - n / 100, 0.0) for n, f in enumerate(sightings(20))}
-    ladder["A20"] = ladder["A18"]
     drain(db, champion, scores=by_path(ladder))
     best = json.loads(summary(db).best_wells)
     wells = [f.image.well for f in reversed(sightings(20))][: summaries.BEST_WELLS]
@@ -203,16 +202,24 @@ def test_a_rewritten_file_keeps_its_verdict_until_it_is_scored_again(
     assert len(rows(db, sa.select(hit))) == 1
 
 
-def test_failures_and_retries_are_counted_after_a_refresh(db: Database, source_id: int, champion: Version) -> None:
+def test_failures_and_retries_are_counted(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(3))
     lease = claimed(db)
     finish(db, lease, champion, failures=[queue.Failure(c, "bomb", retryable=False) for c in lease.claims])
     assert (summary(db).scored, summary(db).failed) == (0, 3)
-    db.write(lambda c: queue.retry(c, utc(1)))
-    db.write(lambda c: summaries.refresh_all_versions(c, {lease.claims[0].inspection_id}, utc(1)))
+    assert db.write(lambda c: summaries.retry_failed(c, utc(1))) == 3
     assert (summary(db).failed, summary(db).updated_at) == (0, utc(1))
     assert drain(db, champion, utc(2)) == 3
     assert (summary(db).scored, summary(db).failed) == (3, 0)
+
+
+def test_what_its_workers_died_with_is_counted_as_failed(db: Database, champion: Version) -> None:
+    record(db, register_source(db, expected_drops=3), sightings(3))
+    claimed(db, max_attempts=1)
+    give_up = lambda now: db.write(lambda c: summaries.give_up_exhausted(c, max_attempts=1, now=now))  # noqa: E731
+    assert give_up(utc(59)) == 0
+    assert give_up(utc(60)) == 3
+    assert (summary(db).failed, summary(db).complete) == (3, True)
 
 
 def test_a_failed_retry_that_still_waits_is_not_counted(db: Database, source_id: int, champion: Version) -> None:

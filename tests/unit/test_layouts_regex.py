@@ -96,6 +96,7 @@ def test_modality_is_a_word_or_a_mapped_profile(text: str, modality: Modality) -
         (r"(?P<plate>\w+)/(?P<well>\w+)\.jpg", "p1/well.jpg", Reason.UNREADABLE_NAME),
         (r"(?P<plate>\w+)?/(?P<well>\w+)\.jpg", "#/A1.jpg", Reason.UNREADABLE_NAME),
         (r"(?P<plate>\w+)/(?P<well>A1)?", "p1/b.jpg", Reason.UNREADABLE_NAME),
+        (r"(?P<plate>p1)/(?P<barcode>.+)/(?P<well>\w+)\.jpg", "p1/\udcff/A1.jpg", Reason.UNREADABLE_NAME),
         (FULL, "CD1/3/2024-01-31_B_07_1_UV.tmp", Reason.TEMPORARY),
     ],
 )

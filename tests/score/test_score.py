@@ -1,0 +1,336 @@
+"""The scoring loop with a real network on real files: what is a picture is scored, what is not fails alone."""
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import factories
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from factories import utc
+from PIL import Image
+
+from marcod.domain import DropClass, DropImage, Modality
+from marcod.errors import BundleError, StoreError
+from marcod.registry import Registry
+from marcod.score import BatchReport, Scorer
+from marcod.settings import ScoreSettings
+from marcod.store import catalog, queue, reports, versions
+from marcod.store.catalog import Sighting
+from marcod.store.engine import Database
+from marcod.store.schema import image, job, score
+from marcod.store.versions import Version
+
+SETTINGS = ScoreSettings(batch_size=4, decode_threads=2, lease_s=60, max_attempts=3, retry_s=10, idle_s=0.01)
+
+
+def picture(seed: int, mode: str = "RGB", format_: str = "JPEG", size: tuple[int, int] = (96, 80)) -> bytes:
+    """A small picture of noise over a gradient."""
+    rng = np.random.default_rng(seed)
+    grey = np.linspace(60, 200, size[0])[None, :] + rng.normal(0, 12, (size[1], size[0]))
+    made = Image.fromarray(grey.clip(0, 255).astype(np.uint8), "L").convert(mode)
+    buffer = io.BytesIO()
+    made.save(buffer, format_)
+    return buffer.getvalue()
+
+
+def sixteen_bit(format_: str) -> bytes:
+    """A 16-bit grey picture."""
+    values = np.linspace(0, 65535, 80 * 96).reshape(80, 96).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format_)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of few bytes that claims to be 40,000 pixels wide and high."""
+    data = bytearray(picture(0, "L", "PNG"))
+    data[16:24] = (40_000).to_bytes(4, "big") * 2
+    import zlib
+
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+class Lab:
+    """A source folder with its row, and scorers over it."""
+
+    def __init__(self, db: Database, registry: Registry, root: Path) -> None:
+        self.db = db
+        self.registry = registry
+        self.root = root
+        root.mkdir()
+        self.source_id = db.write(
+            lambda c: catalog.register_source(c, "imager", str(root), "rigaku", None, utc())
+        )
+        self.reports: list[BatchReport] = []
+        self._wells = 0
+
+    def deliver(self, name: str, data: bytes, now: datetime | None = None) -> None:
+        """Write a file and record it as the watcher would."""
+        path = self.root / name
+        path.write_bytes(data)
+        self.record(name, now)
+
+    def record(self, name: str, now: datetime | None = None) -> None:
+        stat = (self.root / name).stat()
+        self._wells += 1
+        row, column = divmod(self._wells - 1, 12)
+        seen = DropImage("rigaku", "P1", "1", row + 1, column + 1, 1, Modality.VISIBLE)
+        factories.record(self.db, self.source_id, [Sighting(name, stat.st_size, stat.st_mtime_ns, seen)], now)
+
+    def scorer(
+        self,
+        now: datetime | None = None,
+        load: Callable[[Version], object] | None = None,
+        on_batch: Callable[[BatchReport], None] | None = None,
+        settings: ScoreSettings = SETTINGS,
+    ) -> Scorer:
+        return Scorer(
+            self.db,
+            load or (lambda version: self.registry.load(version, settings.batch_size)),
+            settings,
+            worker="test",
+            roots={"imager": self.root},
+            on_batch=on_batch or self.reports.append,
+            clock=lambda: now or utc(1),
+        )
+
+    def drain(self, now: datetime | None = None) -> None:
+        self.scorer(now).drain(threading.Event())
+
+    def scores(self) -> dict[str, list[str]]:
+        """Labels by path."""
+        found: dict[str, list[str]] = {}
+        statement = sa.select(image.c.path, score.c.label).join(score, score.c.image_id == image.c.id)
+        for path, label in factories.rows(self.db, statement):
+            found.setdefault(path, []).append(label)
+        return found
+
+    def failed(self) -> dict[str, str]:
+        """Quarantined errors by path."""
+        return {f.path: f.error for f in self.db.read(lambda c: queue.quarantined(c, 100))}
+
+    def waiting(self) -> dict[str, tuple[int, str]]:
+        """Attempts and errors of unfinished jobs by path."""
+        statement = (
+            sa.select(image.c.path, job.c.attempts, job.c.error)
+            .join(image, image.c.id == job.c.image_id)
+            .where(job.c.failed_at.is_(None))
+        )
+        return {path: (attempts, error) for path, attempts, error in factories.rows(self.db, statement)}
+
+
+@pytest.fixture
+def lab(db: Database, registry: Registry, tmp_path: Path) -> Iterator[Lab]:
+    yield Lab(db, registry, tmp_path / "root")
+
+
+GOOD = {
+    "rgb.jpg": picture(1),
+    "grey.jpg": picture(2, "L"),
+    "cmyk.jpg": picture(3, "CMYK"),
+    "rgb.png": picture(4, format_="PNG"),
+    "palette.png": picture(5, "P", "PNG"),
+    "alpha.png": picture(6, "RGBA", "PNG"),
+    "rgb.tif": picture(7, format_="TIFF"),
+    "grey.bmp": picture(8, "L", "BMP"),
+    "sixteen.png": sixteen_bit("PNG"),
+    "sixteen.tif": sixteen_bit("TIFF"),
+}
+BAD = {
+    "empty.jpg": b"",
+    "text.jpg": b"this is not a picture",
+    "truncated.jpg": picture(9)[:-600],
+    "truncated.png": picture(10, format_="PNG")[:900],
+    "bomb.png": bomb(),
+}
+
+
+def test_pictures_are_scored_and_everything_else_fails_alone(lab: Lab) -> None:
+    for name, data in {**GOOD, **BAD}.items():
+        lab.deliver(name, data)
+    lab.drain()
+    assert {path: len(labels) for path, labels in lab.scores().items()} == dict.fromkeys(GOOD, 1)
+    assert lab.failed().keys() | lab.waiting().keys() == set(BAD)
+    assert "bomb.png" in lab.failed()
+    for attempt in range(1, 6):
+        lab.drain(utc(hours=attempt))
+    assert lab.failed().keys() == set(BAD)
+    assert not lab.waiting()
+    assert all(error for error in lab.failed().values())
+
+
+def test_a_truncated_file_that_arrives_in_full_is_scored(lab: Lab) -> None:
+    whole = picture(20)
+    lab.deliver("late.jpg", whole[:-700])
+    lab.drain()
+    assert lab.waiting()["late.jpg"][0] == 1
+    (lab.root / "late.jpg").write_bytes(whole)
+    lab.drain(utc(minutes=5))
+    assert list(lab.scores()) == ["late.jpg"]
+    assert not lab.waiting()
+
+
+def test_the_score_carries_the_hash_of_the_bytes_it_was_made_from(lab: Lab) -> None:
+    lab.deliver("a.jpg", picture(30))
+    lab.drain()
+    [(content_hash, image_hash)] = factories.rows(
+        lab.db, sa.select(score.c.content_hash, image.c.content_hash).join(image, image.c.id == score.c.image_id)
+    )
+    assert content_hash == image_hash == hashlib.sha256(picture(30)).hexdigest()
+
+
+def test_scores_equal_the_predictors_own(lab: Lab, registry: Registry) -> None:
+    predictor = registry.load(lab.db.read(versions.champion), 4)
+    for seed in range(7):
+        lab.deliver(f"{seed}.jpg", picture(seed))
+    lab.drain()
+    columns = (image.c.path, score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate)
+    for path, *stored in factories.rows(lab.db, sa.select(*columns).join(score, score.c.image_id == image.c.id)):
+        pixels = predictor.prepare((lab.root / path).read_bytes())
+        expected = predictor.fold(predictor.predict(pixels[None]))[0]
+        assert stored == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_vanished_file_is_quarantined_and_scored_when_it_returns(lab: Lab) -> None:
+    lab.deliver("stays.jpg", picture(40))
+    lab.deliver("gone.jpg", picture(41))
+    (lab.root / "gone.jpg").rename(lab.root.parent / "gone.jpg")
+    for attempt in range(4):
+        lab.drain(utc(hours=attempt))
+    assert lab.failed() == {"gone.jpg": queue.GONE}
+    (lab.root.parent / "gone.jpg").rename(lab.root / "gone.jpg")
+    stat = (lab.root / "gone.jpg").stat()
+    known = lab.db.read(lambda c: catalog.known(c, lab.source_id, ["gone.jpg", "stays.jpg"]))
+    assert known["gone.jpg"] != (stat.st_size, stat.st_mtime_ns)
+    lab.record("gone.jpg", utc(hours=9))
+    lab.drain(utc(hours=9))
+    assert set(lab.scores()) == {"stays.jpg", "gone.jpg"}
+    assert not lab.failed()
+
+
+def test_a_source_that_is_away_costs_no_attempts(lab: Lab) -> None:
+    lab.deliver("a.jpg", picture(50))
+    away = lab.root.rename(lab.root.parent / "away")
+    for attempt in range(6):
+        lab.drain(utc(days=attempt))
+    assert lab.waiting() == {"a.jpg": (0, "source imager is away")}
+    away.rename(lab.root)
+    lab.drain(utc(days=9))
+    assert set(lab.scores()) == {"a.jpg"}
+
+
+def test_a_promotion_takes_effect_between_two_batches(lab: Lab, registry: Registry, second: Version) -> None:
+    for seed in range(12):
+        lab.deliver(f"{seed:02}.jpg", picture(seed))
+    seen: list[str] = []
+
+    def promote_after_the_first(report: BatchReport) -> None:
+        seen.append(report.model)
+        registry.promote(second, actor="test", now=utc(1))
+
+    lab.scorer(on_batch=promote_after_the_first).drain(threading.Event())
+    assert seen[0] == "random:1"
+    assert seen[-1] == "random:2"
+    rows = factories.rows(lab.db, sa.select(score.c.image_id, score.c.model_version_id))
+    assert len(rows) == len(set(rows))
+    assert {image_id for image_id, version in rows if version == second.id} >= {
+        image_id for image_id, _ in rows
+    } - {image_id for image_id, version in rows if version != second.id}
+    assert len({image_id for image_id, _ in rows}) == 12
+    assert not lab.waiting()
+
+
+def test_a_stopped_scorer_gives_back_what_it_did_not_start(lab: Lab) -> None:
+    for seed in range(12):
+        lab.deliver(f"{seed:02}.jpg", picture(seed))
+    stop = threading.Event()
+    lab.scorer(on_batch=lambda _: stop.set()).run(stop)
+    status = lab.db.read(lambda c: queue.status(c, utc(2)))
+    assert status.leased == 0
+    assert status.waiting + len(lab.scores()) == 12
+    assert {attempts for attempts, _ in lab.waiting().values()} == {0}
+
+
+def test_jobs_go_back_when_their_model_cannot_be_loaded(lab: Lab) -> None:
+    lab.deliver("a.jpg", picture(1))
+
+    def refuse(version: Version) -> object:
+        raise BundleError(f"the bundle of {version} is damaged")
+
+    with pytest.raises(BundleError, match="random:1 is damaged"):
+        lab.scorer(load=refuse).drain(threading.Event())
+    assert lab.waiting() == {"a.jpg": (0, None)}
+
+
+def test_a_lapsed_batch_changes_nothing(lab: Lab) -> None:
+    """Another worker takes the jobs over while the first one still decodes."""
+    for seed in range(4):
+        lab.deliver(f"{seed}.jpg", picture(seed))
+    slow_now = utc(1)
+
+    def slow(version: Version) -> object:
+        predictor = lab.registry.load(version, 4)
+        lab.scorer(now=utc(minutes=10)).drain(threading.Event())
+        return predictor
+
+    lab.scorer(now=slow_now, load=slow).drain(threading.Event())
+    assert {path: len(labels) for path, labels in lab.scores().items()} == {f"{n}.jpg": 1 for n in range(4)}
+    assert lab.reports[-1].stale == 4
+
+
+def test_a_model_with_own_classes_keeps_its_vector(lab: Lab, registry: Registry) -> None:
+    six = registry.register("six", "1", utc())
+    registry.promote(six, actor="test", now=utc())
+    lab.deliver("a.jpg", picture(60))
+    lab.drain()
+    columns = (score.c.vector, score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate)
+    [(vector, *folded)] = factories.rows(lab.db, sa.select(*columns))
+    assert set(vector) == {"clear", "crystals", "skin", "light", "dry", "needles"}
+    assert folded[0] == pytest.approx(vector["clear"] + vector["dry"], abs=1e-6)
+    assert folded[1] == pytest.approx(vector["crystals"] + vector["needles"], abs=1e-6)
+    assert sum(folded) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_rescoring_adds_scores_and_keeps_the_old_ones(lab: Lab, second: Version) -> None:
+    for seed in range(5):
+        lab.deliver(f"{seed}.jpg", picture(seed))
+    lab.drain()
+    before = factories.rows(lab.db, sa.select(score))
+    [plate] = lab.db.read(lambda c: reports.find_plates(c, "P1"))
+    assert lab.db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(2), [plate.id])) == 5
+    lab.drain(utc(3))
+    after = factories.rows(lab.db, sa.select(score))
+    assert set(before) < set(after)
+    assert len(after) == 10
+    assert lab.db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(4), [plate.id])) == 0
+
+
+def test_a_bundle_that_is_not_the_registered_one_does_not_serve(lab: Lab, registry: Registry, models: Path) -> None:
+    champion = lab.db.read(versions.champion)
+    with pytest.raises(BundleError, match="not the one registered"):
+        Registry(registry._db, models).load(replace(champion, digest="0" * 64), 4)
+
+
+def test_a_database_that_fails_stops_the_loop_with_its_error(lab: Lab, tmp_path: Path) -> None:
+    lab.deliver("a.jpg", picture(1))
+    scorer = lab.scorer()
+    scorer.warm()
+    broken = Database(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    scorer._db = broken
+    with pytest.raises((StoreError, sa.exc.OperationalError)):
+        scorer.drain(threading.Event())
+    broken.close()
+
+
+def test_labels_are_the_most_probable_class() -> None:
+    from marcod.store.results import Scored
+
+    claim = queue.Claim(1, 1, 1, "s", "/", "p", 1, utc())
+    assert Scored(claim, "h", (0.1, 0.2, 0.3, 0.4)).label is DropClass.PRECIPITATE

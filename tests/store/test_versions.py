@@ -1,0 +1,232 @@
+"""Versions: names are for ever, promotion is one transaction, and no image falls between two champions."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier, Event
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from factories import claimed, drain, finish, promote, record, register, rows, sightings, utc
+
+from marcod.domain import Modality
+from marcod.errors import BundleError, NotFoundError, StoreError
+from marcod.store import catalog, queue, versions
+from marcod.store.engine import Database
+from marcod.store.schema import audit, image, job, model_alias
+from marcod.store.versions import Version
+
+on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+
+
+def jobs(db: Database) -> list[tuple[int, int, int]]:
+    """Image, version and priority of every job."""
+    found = rows(db, sa.select(job.c.image_id, job.c.model_version_id, job.c.priority).order_by(job.c.image_id, job.c.id))
+    return [tuple(row) for row in found]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition of the database."""
+    pause = Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("the condition did not come about")
+
+
+def test_the_same_bundle_registered_twice_is_one_version(db: Database) -> None:
+    first = register(db)
+    assert register(db, now=utc(days=1)) == first
+    assert str(first) == "small:1"
+    assert db.read(lambda c: versions.find(c, "small", "1")) == first
+    assert db.read(lambda c: versions.get(c, first.id)) == first
+
+
+def test_a_name_cannot_be_given_to_other_weights(db: Database) -> None:
+    register(db)
+    with pytest.raises(BundleError, match="bundle small:1 differs from the one that scored under this name"):
+        register(db, digest="other")
+    assert len(db.read(versions.listed)) == 1
+
+
+def test_what_is_not_there_is_named(db: Database) -> None:
+    with pytest.raises(NotFoundError, match="model small:9 is not registered"):
+        db.read(lambda c: versions.find(c, "small", "9"))
+    with pytest.raises(StoreError, match="no model is champion yet"):
+        db.read(versions.champion)
+    assert not db.read(versions.has_champion)
+
+
+def test_promotion_and_rollback_are_written_down(db: Database) -> None:
+    one, two = register(db), register(db, version="2")
+    assert promote(db, one, utc(1)) is None
+    assert promote(db, two, utc(2)) == one
+    assert promote(db, two, utc(3)) == two
+    assert db.read(versions.champion) == two
+    assert db.read(versions.has_champion)
+    assert db.read(versions.listed) == [(one, ("previous",)), (two, ("champion",))]
+    assert promote(db, one, utc(4)) == two
+    assert db.read(versions.listed) == [(one, ("champion",)), (two, ("previous",))]
+    notes = rows(db, sa.select(audit.c.at, audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail).order_by(audit.c.id))
+    assert [tuple(row) for row in notes] == [
+        (utc(1), "test", "promote", "small:1", {"from": None}),
+        (utc(2), "test", "promote", "small:2", {"from": "small:1"}),
+        (utc(4), "test", "promote", "small:1", {"from": "small:2"}),
+    ]
+
+
+def test_a_failed_promotion_leaves_everything(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(3))
+    newer = register(db, version="2")
+    before = [rows(db, sa.select(table)) for table in (job, model_alias, audit)]
+
+    def halfway(connection: sa.Connection) -> None:
+        versions.promote(connection, newer, actor="test", now=utc(1))
+        raise NotFoundError
+
+    with pytest.raises(NotFoundError):
+        db.write(halfway)
+    assert [rows(db, sa.select(table)) for table in (job, model_alias, audit)] == before
+
+
+def test_promotion_moves_new_images_and_leaves_rescoring_and_what_is_in_hand(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(6, plate="OLD"))
+    newer = register(db, version="2")
+    drain(db, newer)
+    db.write(lambda c: queue.enqueue_rescore(c, champion.id, utc(1)))
+    record(db, source_id, sightings(6, plate="NEW"), utc(2))
+    in_hand = claimed(db, utc(3), limit=2)
+    assert promote(db, newer, utc(4)) == champion
+    rescored, held = range(1, 7), {c.image_id for c in in_hand.claims}
+    expected = [(i, champion.id, queue.RESCORE) for i in rescored]
+    for number in range(7, 13):
+        expected += [(number, champion.id, queue.NEW)] if number in held else []
+        expected.append((number, newer.id, queue.NEW))
+    assert jobs(db) == expected
+    assert finish(db, in_hand, champion, utc(5)).scored == 2
+    assert drain(db, newer, utc(6), limit=6) == 12
+    assert jobs(db) == []
+    oldest = rows(db, sa.select(sa.func.count(image.c.id)).where(image.c.content_hash.is_(None)))
+    assert oldest == [(0,)]
+
+
+def test_moved_images_keep_their_age(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(2), utc(3))
+    promote(db, register(db, version="2"), utc(days=1))
+    assert rows(db, sa.select(job.c.enqueued_at).distinct()) == [(utc(3),)]
+
+
+def test_quarantined_images_stay_with_the_version_that_failed(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(2))
+    lease = claimed(db, limit=1)
+    finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], "bomb", retryable=False)])
+    newer = register(db, version="2")
+    promote(db, newer, utc(1))
+    assert [version for _, version, _ in jobs(db)] == [champion.id, newer.id]
+    assert db.read(lambda c: queue.status(c, utc(1))).failed == 1
+
+
+def test_a_new_image_that_already_waits_to_be_rescored_becomes_urgent(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    """The challenger was told to score everything before it was promoted."""
+    record(db, source_id, sightings(3))
+    newer = register(db, version="2")
+    assert db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(1))) == 3
+    promote(db, newer, utc(2))
+    assert {(version, priority) for _, version, priority in jobs(db)} == {(newer.id, queue.NEW)}
+
+
+def test_a_champion_for_other_light_gets_no_images_it_was_not_made_for(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(3))
+    uv = register(db, name="uv", modality="uv")
+    promote(db, uv, utc(1))
+    assert {version for _, version, _ in jobs(db)} == {champion.id}
+    assert record(db, source_id, sightings(2, modality=Modality.UV)).queued == 2
+
+
+def test_recording_while_champions_change_loses_no_image(db: Database, source_id: int, champion: Version) -> None:
+    newer = register(db, version="2")
+    together = Barrier(2)
+    plates = 30
+
+    def take_in() -> None:
+        together.wait()
+        for number in range(plates):
+            assert record(db, source_id, sightings(4, plate=f"P{number}")).queued == 4
+
+    def change() -> None:
+        together.wait()
+        for number in range(plates):
+            promote(db, (newer, champion)[number % 2])
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in (pool.submit(take_in), pool.submit(change)):
+            future.result(timeout=60)
+    last = db.read(versions.champion)
+    assert len(rows(db, sa.select(image.c.id))) == plates * 4
+    assert {version for _, version, _ in jobs(db)} == {last.id}
+    assert len(jobs(db)) == plates * 4
+
+
+def _somebody_waits(db: Database) -> bool:
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    return bool(rows(db, sa.text(waiting))[0][0])
+
+
+def _while_held(db: Database, first: Callable[[sa.Connection], Any], second: Callable[[], Any]) -> Any:
+    """The answer of ``second``, which had to wait for the transaction of ``first``."""
+    with ThreadPoolExecutor(1) as pool:
+        with db.engine.begin() as connection:
+            first(connection)
+            future: Future[Any] = pool.submit(second)
+            until(lambda: _somebody_waits(db) or future.done())
+            assert not future.done()
+        return future.result(timeout=60)
+
+
+@on_postgres
+def test_recording_waits_for_a_promotion_and_queues_for_the_winner(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    newer = register(db, version="2")
+    done = _while_held(
+        db,
+        lambda c: versions.promote(c, newer, actor="test", now=utc(1)),
+        lambda: record(db, source_id, sightings(4), utc(2)),
+    )
+    assert done.queued == 4
+    assert {version for _, version, _ in jobs(db)} == {newer.id}
+
+
+@on_postgres
+def test_a_promotion_waits_for_recording_and_moves_what_it_queued(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    newer = register(db, version="2")
+    former = _while_held(
+        db,
+        lambda c: catalog.record(c, source_id, sightings(4), utc(1)),
+        lambda: promote(db, newer, utc(2)),
+    )
+    assert former == champion
+    assert {version for _, version, _ in jobs(db)} == {newer.id}
+
+
+@on_postgres
+def test_two_promotions_follow_one_another(db: Database, source_id: int, champion: Version) -> None:
+    two, three = register(db, version="2"), register(db, version="3")
+    record(db, source_id, sightings(4))
+    former = _while_held(
+        db, lambda c: versions.promote(c, two, actor="test", now=utc(1)), lambda: promote(db, three, utc(2))
+    )
+    assert former == two
+    assert {version for _, version, _ in jobs(db)} == {three.id}
+    assert dict(db.read(versions.listed)) == {champion: (), two: ("previous",), three: ("champion",)}
