@@ -238,7 +238,8 @@ class Predictor:
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Probabilities float32 [n, classes], summed in double precision."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:

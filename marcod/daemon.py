@@ -80,7 +80,7 @@ def run(settings: Settings, roles: Sequence[Role]) -> int:
             raise ConfigError(
                 "no source is configured; add a [sources.NAME] table with root and layout, or try `marcod demo`"
             )
-        watch.require_roots(settings)
+        check_sources(settings)
     with stopped_by_signals() as stop, opened(settings) as ready:
         service = Service(settings, ready, roles, stop)
         return service.supervise(service.loops())
@@ -99,12 +99,21 @@ class Service:
 
     def loops(self) -> dict[str, Loop]:
         """The loops of this process's roles, each built and self-tested."""
-        builders: dict[str, Callable[[], Loop]] = {"watch": self._watch_loop, "score": self._score_loop}
-        return {role: builders[role]() for role in self._roles if role in builders}
+        loops: dict[str, Loop] = {}
+        if "watch" in self._roles:
+            for source in watch.open_sources(self._ready.db, self._settings, datetime.now(UTC)):
+                loops[f"watch {source.name}"] = self._watch_loop(source)
+        if "score" in self._roles:
+            loops["score"] = self._score_loop()
+        return loops
 
-    def _watch_loop(self) -> Loop:
-        sources = watch.open_sources(self._ready.db, self._settings, datetime.now(UTC))
-        return watch.Watcher(self._ready.db, sources, self._settings.watch).run
+    def _watch_loop(self, source: watch.Source) -> Loop:
+        """One thread a source, so that a slow share delays no other."""
+
+        def loop(stop: threading.Event, alive: Callable[[], None]) -> None:
+            watch.Watcher(self._ready.db, [source], self._settings.watch, beat=alive).run(stop)
+
+        return loop
 
     def _score_loop(self) -> Loop:
         from marcod.score import Scorer  # loads TensorFlow, which a watching host need not have in memory
@@ -212,6 +221,13 @@ def tend(db: Database, settings: Settings) -> None:
     db.write(lambda connection: workers.forget_gone(connection, now))
     if exhausted or completed:
         log.info("tended", quarantined=exhausted, completed=completed)
+
+
+def check_sources(settings: Settings) -> None:
+    """Raises ConfigError or LayoutError for the first source that cannot work, before anything is written."""
+    watch.require_roots(settings)
+    for name, source in settings.sources.items():
+        watch.layout_of(name, source)
 
 
 def roots(settings: Settings) -> dict[str, Path]:

@@ -2,8 +2,8 @@
 
 import click
 
+from marcod import daemon
 from marcod import settings as configuration
-from marcod import watch
 from marcod.cli import output
 from marcod.settings import Settings
 
@@ -45,5 +45,5 @@ def _value_of(values: dict[str, dict[str, object]], key: str) -> object:
 @click.pass_obj
 def check(settings: Settings) -> None:
     """Check that the configuration can work: sources exist and their layouts can be used."""
-    watch.require_roots(settings)
+    daemon.check_sources(settings)
     click.echo(f"configuration is fine: {len(settings.sources)} sources, {configuration.redacted_url(settings)}")

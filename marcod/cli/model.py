@@ -53,11 +53,11 @@ def promote(settings: Settings, model_text: str) -> None:
 
 @model.command("train-synthetic")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--version", "version", default="1", show_default=True, help="Version of the new bundle")
+@click.option("--version", "version", default=1, show_default=True, help="Version of the new bundle")
 @click.option("--seed", default=1, show_default=True, help="Everything drawn at random follows from it")
 @click.option("--images", default=12_000, show_default=True, help="Rendered drops to train on")
 @click.option("--epochs", default=20, show_default=True, help="Passes over them")
-def train_synthetic(folder: Path, version: str, seed: int, images: int, epochs: int) -> None:
+def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: int) -> None:
     """Train the small network on rendered drops and write its bundle below FOLDER.
 
     This is how the shipped bundle was made. It is for trying the program, not for deciding about crystals.

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -30,22 +32,24 @@ def scan(
 ) -> None:
     """Look once at every file of ROOT, or of the configured sources, and queue what is new."""
     chosen = _chosen(settings, root, layout, name)
-    watch.require_roots(chosen)
+    daemon.check_sources(chosen)
     wait_s = settings.watch.settle_s if settle_s is None else settle_s
     reports = {}
     with daemon.opened(chosen) as ready:
         for source in watch.open_sources(ready.db, chosen, datetime.now(UTC)):
             with output.progress(f"scanning {source.name}", None) as done:
-                reports[source.name] = watch.scan_once(
-                    ready.db, source, wait_s, progress=lambda p, done=done: done(p.found)
-                )
+                reports[source.name] = watch.scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
     if json_output:
         output.print_json(reports)
         return
     for source_name, report in reports.items():
         _print(source_name, report)
-    if any(report.queued for report in reports.values()):
+    if any(report.new + report.changed for report in reports.values()):
         click.echo("`marcod score` scores what is queued, unless `marcod run` is doing so already")
+
+
+def _show_found(done: Callable[[int], None], progress: watch.ScanProgress) -> None:
+    done(progress.found)
 
 
 def _chosen(settings: Settings, root: Path | None, layout: str | None, name: str | None) -> Settings:
@@ -77,5 +81,7 @@ def _print(source_name: str, report: watch.ScanReport) -> None:
     )
     for reason, count in sorted(report.ignored.items()):
         click.echo(f"  ignored {count}: {reason}")
-    for path, detail in report.examples:
-        click.echo(f"    {output.printable(path)}: {output.printable(detail)}")
+    for path in report.unreadable:
+        click.echo(f"    {output.printable(path)}")
+    for folder in report.folders_unreadable:
+        click.echo(f"  folder cannot be read: {output.printable(folder)}")

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import threading
+import warnings
 from typing import Final, Literal
 
 from watchdog.events import (
@@ -24,7 +25,7 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers.api import BaseObserver
-from watchdog.observers.inotify import InotifyObserver
+from watchdog.observers.inotify import InotifyObserver, InotifyWatchGroup
 from watchdog.observers.polling import PollingObserverVFS
 
 from marcod import telemetry
@@ -48,6 +49,11 @@ _EVENTS: Final[list[type[FileSystemEvent]]] = [
     DirCreatedEvent,
     DirMovedEvent,
 ]
+
+# watchdog 7.1.0 warns whenever a folder is made inside one that is new itself, which is how plates arrive, and writes
+# its table of all watches into the text: megabytes a folder on a large store, kept for ever by Python's warnings.
+InotifyWatchGroup.__repr__ = object.__repr__  # type: ignore[method-assign]
+warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
 
 log = telemetry.logger(__name__)
 

@@ -119,6 +119,23 @@ def test_a_change_while_a_worker_has_the_file_shuts_that_worker_out(
     assert len(rows(db, sa.select(score))) == 2
 
 
+def test_a_change_shuts_out_the_workers_of_other_versions_too(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    """Else one that read the old bytes would, finishing last, make the old score the current one."""
+    (seen,) = sightings(1)
+    record(db, source_id, [seen])
+    drain(db, champion, hashes=lambda c: "old bytes")
+    challenger = register(db, version="2")
+    db.write(lambda c: queue.enqueue_rescore(c, challenger.id, utc(1)))
+    slow = claimed(db, utc(1))
+    record(db, source_id, [rewritten(seen)], utc(2))
+    finish(db, claimed(db, utc(3)), champion, utc(3), hashes=lambda c: "new bytes")
+    assert finish(db, slow, challenger, utc(4), hashes=lambda c: "old bytes").stale == 1
+    assert rows(db, sa.select(image.c.content_hash)) == [("new bytes",)]
+    assert drain(db, challenger, utc(5), hashes=lambda c: "new bytes") == 1
+
+
 def test_a_change_frees_a_quarantined_file(db: Database, source_id: int, champion: Version) -> None:
     (seen,) = sightings(1)
     record(db, source_id, [seen])

@@ -42,18 +42,13 @@ def test_image_scores_say_which_is_current_and_which_is_a_hit(
     newer = register(db, version="2", crystal_threshold=0.01, synthetic=False)
     db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(4)))
     drain(db, newer, utc(5), hashes=lambda c: "new" if "A01" in c.path else f"hash of {c.path}")
-    shown = view(db, "lims_image_score_v1", "score_id")
+    shown = view(db, "lims_image_score_v1", "model_version, score_id")
     told = [(r["well"], r["model_version"], bool(r["hit"]), bool(r["is_current"])) for r in shown]
-    assert told == [
-        ("A01", "1", True, False),
-        ("A02", "1", False, True),
-        ("A01", "1", False, True),
-        ("A01", "2", True, False),
-        ("A02", "2", True, False),
-    ]
+    assert told[:3] == [("A01", "1", True, False), ("A02", "1", False, True), ("A01", "1", False, True)]
+    assert sorted(told[3:]) == [("A01", "2", True, False), ("A02", "2", True, False)]
     promote(db, newer, utc(6))
-    current = [r["score_id"] for r in view(db, "lims_image_score_v1", "score_id") if r["is_current"]]
-    assert current == [r["score_id"] for r in shown[-2:]]
+    current = {r["score_id"] for r in view(db, "lims_image_score_v1", "score_id") if r["is_current"]}
+    assert current == {r["score_id"] for r in shown[-2:]}
     first = shown[0]
     assert (first["source"], first["layout"], first["plate_key"], first["barcode"]) == ("imager", "rigaku", "P1", "BC")
     assert (first["well_row"], first["well_column"], first["drop_number"], first["label"]) == (1, 1, 1, "Crystals")

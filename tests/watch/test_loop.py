@@ -12,6 +12,8 @@ from watched_site import NEVER_S, SETTLE_S, Site, put, set_time, wait_until, wel
 
 from marcod.watch.loop import GUARD_S, LONGEST_PAUSE_S, REFUSED_S
 
+pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
+
 EVENTS_ALONE = {"settle_s": SETTLE_S, "rescan_s": NEVER_S, "full_rescan_s": NEVER_S}
 """No walk after the one at the start, so that what is recorded came by an event."""
 

@@ -13,6 +13,9 @@ from marcod.watch.observe import LIMIT_RETRY_S, Inbox, ObserverKind, Sentry
 from marcod.watch.tree import Root
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
+
+
 class Post:
     """A sentry on a folder, checked by hand."""
 

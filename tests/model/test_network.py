@@ -1,0 +1,102 @@
+"""The family of networks: the published names and shapes, and weights that travel by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import TINY, random_weights
+
+from marcod import network
+from marcod.errors import BundleError
+from marcod.network import MARCO, MARCO_SMALL, Architecture
+
+PUBLISHED = Path(__file__).with_name("marco-variables.txt")
+
+
+def published_shapes() -> dict[str, tuple[int, ...]]:
+    lines = (line.partition(" ") for line in PUBLISHED.read_text().splitlines())
+    return {name: tuple(int(d) for d in dims.strip("[]").split(",") if d) for name, _, dims in lines}
+
+
+def test_marco_has_exactly_the_published_variables() -> None:
+    shapes = network.variable_shapes(network.build(MARCO, auxiliary=True))
+    assert {network.GLOBAL_STEP: (), **shapes} == published_shapes()
+    assert sum(int(np.prod(s)) for s in shapes.values()) == 11_476_584
+
+
+def test_scoring_needs_no_auxiliary_head() -> None:
+    model = network.build(MARCO)
+    shapes = network.variable_shapes(model)
+    assert not any("AuxLogits" in name for name in shapes)
+    assert sum(int(np.prod(s)) for s in shapes.values()) == 8_964_068
+    assert model.output_shape == (None, 4)
+
+
+def test_batch_normalization_is_the_graph_s() -> None:
+    norms = [layer for layer in network.build(TINY).layers if layer.name.endswith("BatchNorm")]
+    assert len(norms) == 94
+    assert {(layer.epsilon, layer.scale, layer.center) for layer in norms} == {(0.001, False, True)}
+
+
+@pytest.mark.parametrize("size", [75, 76, 100, 139])
+def test_small_inputs_leave_a_grid_for_every_layer(size: int) -> None:
+    architecture = replace(TINY, input_size=size, auxiliary=True)
+    model = network.build(architecture, auxiliary=True)
+    assert [shape[1:] for shape in model.output_shape] == [(4,), (4,)]
+
+
+@pytest.mark.parametrize("architecture", [replace(TINY, input_size=74), replace(TINY, entry=True, input_size=150)])
+def test_too_small_an_input_is_refused(architecture: Architecture) -> None:
+    with pytest.raises(BundleError, match="too small"):
+        network.build(architecture)
+
+
+def test_a_head_that_is_not_there_is_refused() -> None:
+    with pytest.raises(BundleError, match="auxiliary"):
+        network.build(TINY, auxiliary=True)
+
+
+def test_depths_follow_limit_then_override_then_width() -> None:
+    plain = Architecture(599, 4, limits={"Mixed_6b": 128}, depths={"Mixed_6b/Branch_3/Conv2d_0b_1x1": 160})
+    assert plain.depth("Mixed_6b/Branch_0/Conv2d_0a_1x1", 192) == 128
+    assert plain.depth("Mixed_6b/Branch_3/Conv2d_0b_1x1", 192) == 160
+    assert plain.depth("Mixed_6c/Branch_0/Conv2d_0a_1x1", 192) == 192
+    assert replace(plain, width=0.25).depth("Mixed_6c/Branch_0/Conv2d_0a_1x1", 192) == 48
+    assert replace(plain, width=0.01).depth("Mixed_6c/Branch_0/Conv2d_0a_1x1", 192) == 8
+
+
+@pytest.mark.parametrize("architecture", [MARCO, MARCO_SMALL, TINY])
+def test_architectures_travel_as_plain_values(architecture: Architecture) -> None:
+    assert Architecture.from_dict(architecture.to_dict()) == architecture
+
+
+def test_an_unknown_or_missing_key_is_named() -> None:
+    with pytest.raises(BundleError, match="heads"):
+        Architecture.from_dict({**TINY.to_dict(), "heads": 2})
+    with pytest.raises(BundleError, match="input_size"):
+        Architecture.from_dict({"classes": 4})
+
+
+def test_weights_come_back_as_they_were_set() -> None:
+    model = network.build(TINY)
+    weights = random_weights(TINY)
+    network.set_variables(model, weights)
+    back = network.variables(model)
+    assert back.keys() == weights.keys()
+    assert all(np.array_equal(back[name], weights[name]) for name in weights)
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    model = network.build(TINY)
+    weights = random_weights(TINY)
+    bias = "Inception/Logits/Conv2d_1c_1x1/biases"
+    network.set_variables(model, {**weights, "Inception/AuxLogits/x/weights": np.zeros(1), "global_step": np.int64(7)})
+    with pytest.raises(BundleError, match=f"lack {bias}"):
+        network.set_variables(model, {n: v for n, v in weights.items() if n != bias})
+    with pytest.raises(BundleError, match=r"hold Inception/Extra/weights"):
+        network.set_variables(model, {**weights, "Inception/Extra/weights": np.zeros(1)})
+    with pytest.raises(BundleError, match=r"biases has shape \(5,\)"):
+        network.set_variables(model, {**weights, bias: np.zeros(5, np.float32)})
+    with pytest.raises(BundleError, match="not finite"):
+        network.set_variables(model, {**weights, bias: np.full(4, np.nan, np.float32)})
