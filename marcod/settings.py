@@ -56,6 +56,12 @@ def notify_socket() -> str | None:
     return os.environ.get("NOTIFY_SOCKET") or None
 
 
+def quiet_tensorflow() -> None:
+    """Keep TensorFlow's notes about missing graphics cards out of the log; it reads this when first imported."""
+    graphics = Path("/dev/nvidiactl").exists()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment for a marcod of its own: this one's without its settings, with ``changes``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

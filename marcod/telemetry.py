@@ -37,6 +37,7 @@ def configure(level: str, style: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    settings.quiet_tensorflow()
     for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
 

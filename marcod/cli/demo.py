@@ -3,15 +3,18 @@
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from marcod import demo as demonstration
 from marcod import plates, settings
 from marcod.cli import output
 from marcod.store import reports
 from marcod.store.engine import Database
+
+if TYPE_CHECKING:
+    from marcod.demo import Outcome, Step
 
 BEST = 10
 
@@ -24,6 +27,8 @@ BEST = 10
 )
 def demo(folder: Path | None) -> None:
     """Let synthetic plates of three imagers arrive, score them with the real daemon, and show the results."""
+    from marcod import demo as demonstration
+
     where = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="marcod-demo-"))
     console = output.console()
     console.print(f"Synthetic exports of a Rock Imager, a Minstrel and HWI arrive in {where}\n", style="bold")
@@ -60,7 +65,7 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def __call__(self, step: demonstration.Step) -> None:
+    def __call__(self, step: "Step") -> None:
         self._bars.update(self._arrived, completed=step.delivered, total=step.total)
         self._bars.update(self._scored, completed=step.scored, total=step.total, description=step.text)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= 5:
@@ -91,7 +96,7 @@ Look further:
 The exports, the database, the configuration and the log are in {folder}."""
 
 
-def _show_next_steps(outcome: demonstration.Outcome) -> None:
+def _show_next_steps(outcome: "Outcome") -> None:
     folder = outcome.folder
     marcod = f"marcod --config {outcome.config}"
     click.echo(_NEXT_STEPS.format(marcod=marcod, database=folder / "marcod.sqlite", folder=folder))

@@ -34,6 +34,7 @@ LETTER_OF_CLASS: Final = {
     DropClass.CLEAR: ".",
     DropClass.OTHER: "o",
 }
+WIDE: Final = 400
 SYNTHETIC_NOTICE: Final = (
     "Scored by a model trained on synthetic drops: for trying the program, not for deciding about crystals."
 )
@@ -46,7 +47,9 @@ def as_json(command: Command) -> Command:
 
 def console(*, to_errors: bool = False) -> Console:
     """A rich console on standard output or standard error."""
-    return Console(stderr=to_errors, highlight=False, soft_wrap=True)
+    stream = sys.stderr if to_errors else sys.stdout
+    # Away from a terminal nothing is cut to fit a width nobody looks at.
+    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
 
 
 def print_json(value: object) -> None:

@@ -119,7 +119,7 @@ def _record_chunk(
     inserted, inspections = _insert_images(connection, source_id, fresh, now)
     altered = _update_images(connection, source_id, changed, now)
     scorable = [i for i, _, modality in inserted + altered if modality == champion.modality]
-    queue.revive_gone(connection, [image_id for image_id, _, _ in altered], now)
+    queue.start_over(connection, [image_id for image_id, _, _ in altered], now)
     queued = queue.enqueue(connection, scorable, champion.id, now)
     touched = inspections | {inspection_id for _, inspection_id, _ in altered}
     unscored = sum(1 for _, _, modality in inserted if modality != champion.modality)

@@ -216,11 +216,13 @@ def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None
     return connection.execute(statement.values(failed_at=None, lease=None, attempts=0, available_at=now)).rowcount
 
 
-def revive_gone(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
-    """Start over what any version gave up because the file was gone, now that these files are there again."""
-    gone = sa.and_(job.c.image_id.in_(list(image_ids)), job.c.failed_at.is_not(None), job.c.error == GONE)
-    values = {"failed_at": None, "error": None, "attempts": 0, "available_at": now}
-    connection.execute(sa.update(job).where(gone).values(values))
+def start_over(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
+    """Begin every job of these images anew, of any version and in any state, because their files are others now.
+
+    A worker that still has the old bytes is shut out; finishing last it would make an old score the current one.
+    """
+    values = {"lease": None, "error": None, "failed_at": None, "attempts": 0, "available_at": now}
+    connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(values))
 
 
 def enqueue(connection: Connection, image_ids: Iterable[int], version_id: int, now: datetime) -> int:

@@ -9,6 +9,7 @@ what was there before.
 Paths are relative to the root, with ``/`` between parts and undecodable bytes as surrogates (``os.fsdecode``).
 """
 
+import errno
 import os
 import stat
 import sys
@@ -238,7 +239,7 @@ class Walk:
     def _mtime_ns(self, path: str) -> int:
         found = os.stat(self._root.absolute(path), follow_symlinks=not path)  # noqa: PTH116
         if not stat.S_ISDIR(found.st_mode):
-            raise NotADirectoryError(20, os.strerror(20), path)
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         return found.st_mtime_ns
 
     def _list(self, path: str, folder: _Folder, mtime_ns: int, now: float) -> None:

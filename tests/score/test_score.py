@@ -65,9 +65,7 @@ class Lab:
         self.registry = registry
         self.root = root
         root.mkdir()
-        self.source_id = db.write(
-            lambda c: catalog.register_source(c, "imager", str(root), "rigaku", None, utc())
-        )
+        self.source_id = db.write(lambda c: catalog.register_source(c, "imager", str(root), "rigaku", None, utc()))
         self.reports: list[BatchReport] = []
         self._wells = 0
 
@@ -128,7 +126,7 @@ class Lab:
 
 @pytest.fixture
 def lab(db: Database, registry: Registry, tmp_path: Path) -> Iterator[Lab]:
-    yield Lab(db, registry, tmp_path / "root")
+    return Lab(db, registry, tmp_path / "root")
 
 
 GOOD = {
@@ -240,9 +238,9 @@ def test_a_promotion_takes_effect_between_two_batches(lab: Lab, registry: Regist
     assert seen[-1] == "random:2"
     rows = factories.rows(lab.db, sa.select(score.c.image_id, score.c.model_version_id))
     assert len(rows) == len(set(rows))
-    assert {image_id for image_id, version in rows if version == second.id} >= {
-        image_id for image_id, _ in rows
-    } - {image_id for image_id, version in rows if version != second.id}
+    assert {image_id for image_id, version in rows if version == second.id} >= {image_id for image_id, _ in rows} - {
+        image_id for image_id, version in rows if version != second.id
+    }
     assert len({image_id for image_id, _ in rows}) == 12
     assert not lab.waiting()
 

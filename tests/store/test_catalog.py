@@ -83,7 +83,9 @@ def test_a_rewritten_file_is_scored_again_and_its_old_score_stays(
     lease = claimed(db, utc(10))
     assert [(c.path, c.attempts) for c in lease.claims] == [(files[0].path, 1)]
     finish(db, lease, champion, utc(11), hashes=lambda c: "second", scores=lambda c: CRYSTALS)
-    history = rows(db, sa.select(score.c.content_hash, score.c.label).where(score.c.image_id == lease.claims[0].image_id))
+    history = rows(
+        db, sa.select(score.c.content_hash, score.c.label).where(score.c.image_id == lease.claims[0].image_id)
+    )
     assert sorted(tuple(row) for row in history) == [
         (f"hash of {files[0].path}", "Clear"),
         ("second", "Crystals"),
@@ -119,9 +121,7 @@ def test_a_change_while_a_worker_has_the_file_shuts_that_worker_out(
     assert len(rows(db, sa.select(score))) == 2
 
 
-def test_a_change_shuts_out_the_workers_of_other_versions_too(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_a_change_shuts_out_the_workers_of_other_versions_too(db: Database, source_id: int, champion: Version) -> None:
     """Else one that read the old bytes would, finishing last, make the old score the current one."""
     (seen,) = sightings(1)
     record(db, source_id, [seen])
@@ -175,7 +175,7 @@ def test_a_source_keeps_its_layout_and_may_move(db: Database) -> None:
 
 ODD = [
     "back\\slash",
-    "quo'te and \"double\"",
+    'quo\'te and "double"',
     "100% %s %(name)s :name {brace} $1",
     "crystal \U0001f48e 蛋白 é e\u0301",
     os.fsdecode(b"latin \xe9 torn \xf0\x9f"),
@@ -186,9 +186,7 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_names_survive(db: Database, source_id: int, champion: Version, odd: str) -> None:
-    seen = DropImage(
-        "rigaku", odd, odd, 1, 1, 1, Modality.VISIBLE, barcode=odd, profile=odd, inspection_ordinal=None
-    )
+    seen = DropImage("rigaku", odd, odd, 1, 1, 1, Modality.VISIBLE, barcode=odd, profile=odd, inspection_ordinal=None)
     files = [Sighting(f"{odd}/{number}/{odd}.jpg", 5, 5, replace(seen, drop=number)) for number in (1, 2)]
     assert record(db, source_id, files) == Recorded(new=2, queued=2)
     assert record(db, source_id, files) == Recorded(unchanged=2)
@@ -196,7 +194,9 @@ def test_odd_names_survive(db: Database, source_id: int, champion: Version, odd:
     lease = claimed(db)
     assert [c.path for c in lease.claims] == [f.path for f in files]
     finish(db, lease, champion, hashes=lambda c: "h")
-    view = sa.text("select plate_key, barcode, inspection_key, path, score_id from lims_image_score_v1 order by score_id")
+    view = sa.text(
+        "select plate_key, barcode, inspection_key, path, score_id from lims_image_score_v1 order by score_id"
+    )
     shown = rows(db, view)
     assert [tuple(row[:4]) for row in shown] == [(path_text(odd),) * 3 + (path_text(f.path),) for f in files]
 
@@ -214,15 +214,12 @@ FILE_NAMES = st.binary(min_size=1, max_size=40).map(lambda b: os.fsdecode(b.repl
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(FILE_NAMES, min_size=1, max_size=8, unique=True))
-def test_any_bytes_a_file_system_gives_survive(
-    db: Database, names: list[str]
-) -> None:
+def test_any_bytes_a_file_system_gives_survive(db: Database, names: list[str]) -> None:
     if not rows(db, sa.select(source)):
         promote(db, register(db))
     where = register_source(db, f"example {len(rows(db, sa.select(source)))}")
     files = [
-        Sighting(name, 1, 1, DropImage("rigaku", name, name, 1, 1, 1, Modality.VISIBLE, barcode=name))
-        for name in names
+        Sighting(name, 1, 1, DropImage("rigaku", name, name, 1, 1, 1, Modality.VISIBLE, barcode=name)) for name in names
     ]
     assert record(db, where, files).new == len(names)
     assert record(db, where, files).unchanged == len(names)
@@ -232,9 +229,7 @@ def test_any_bytes_a_file_system_gives_survive(
     finish(db, lease, db.read(versions.champion), hashes=lambda c: "h")
 
 
-def test_a_file_that_was_gone_and_came_back_is_taken_in_once(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_a_file_that_was_gone_and_came_back_is_taken_in_once(db: Database, source_id: int, champion: Version) -> None:
     (seen,) = sightings(1)
     record(db, source_id, [seen])
     lease = claimed(db)

@@ -128,7 +128,7 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="the database folder .*/file/below cannot be made: Not a directory"):
+    with pytest.raises(StoreError, match=r"the database folder .*/file/below cannot be made: Not a directory"):
         Database(f"sqlite:///{tmp_path}/file/below/marcod.sqlite")
 
 

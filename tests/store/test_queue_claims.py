@@ -51,9 +51,7 @@ def _fill(db: Database, source_id: int) -> None:
         assert record(db, source_id, sightings(JOBS // 4, plate=f"P{number}")).queued == JOBS // 4
 
 
-def test_threads_share_the_queue_and_no_job_is_lost_or_doubled(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_threads_share_the_queue_and_no_job_is_lost_or_doubled(db: Database, source_id: int, champion: Version) -> None:
     _fill(db, source_id)
     together = Barrier(4)
 
@@ -133,9 +131,7 @@ def test_within_one_moment_the_first_recorded_come_first(db: Database, source_id
     assert got == [[f.path for f in files[start : start + 4]] for start in (0, 4, 8)]
 
 
-def test_new_images_come_before_rescored_ones_however_old(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_new_images_come_before_rescored_ones_however_old(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(6, plate="OLD"))
     drain(db, champion)
     newer = register(db, version="2")
@@ -159,9 +155,7 @@ def test_a_lease_is_of_one_version_even_where_the_next_jobs_are_of_another(
     assert lapsed == [(champion.id, 1)]
 
 
-def test_rescore_takes_only_what_the_version_has_not_scored(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_rescore_takes_only_what_the_version_has_not_scored(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(8)
     record(db, source_id, files)
     drain(db, champion)
@@ -212,7 +206,6 @@ def _many_jobs(db: Database, source_id: int, champion: Version) -> None:
     """10,000 images, each a job for two versions, made by the database itself."""
     newer = register(db, version="2")
     record(db, source_id, sightings(1))
-    (first,) = rows(db, sa.select(image))
     series = "with recursive n(i) as (select 2 union all select i + 1 from n where i < :half) "
     columns = "source_id, drop_id, inspection_id, modality, size, mtime_ns, seen_at"
 

@@ -147,9 +147,7 @@ def test_the_wait_ends_after_a_day_at_most(db: Database, source_id: int, champio
     assert claim(db, utc(days=1)) is not None
 
 
-def test_a_failure_that_does_not_count_is_tried_again_for_ever(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_a_failure_that_does_not_count_is_tried_again_for_ever(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1))
     for day in range(MAX_ATTEMPTS + 2):
         lease = claimed(db, utc(days=day))

@@ -23,7 +23,7 @@ from factories import (
     sightings,
     utc,
 )
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -245,7 +245,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.db.write(lambda c: queue.enqueue_rescore(c, version, self.now)) == len(new)
 
     def _hashes(self) -> dict[str, str | None]:
-        return {path: found for path, found in rows(self.db, sa.select(image.c.path, image.c.content_hash))}
+        return dict(tuple(row) for row in rows(self.db, sa.select(image.c.path, image.c.content_hash)))
 
     @invariant()
     def the_queue_is_as_it_should_be(self) -> None:
@@ -261,7 +261,9 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def every_score_is_there_once(self) -> None:
         columns = (image.c.path, score.c.model_version_id, score.c.content_hash)
-        found = Counter(tuple(r) for r in rows(self.db, sa.select(*columns).join(image, image.c.id == score.c.image_id)))
+        found = Counter(
+            tuple(r) for r in rows(self.db, sa.select(*columns).join(image, image.c.id == score.c.image_id))
+        )
         assert found == Counter(self.scores)
 
     @invariant()
@@ -285,6 +287,8 @@ def test_the_queue_does_what_its_model_says(backend: str, sqlite_template: Path,
             max_examples=25,
             stateful_step_count=40,
             deadline=None,
+            # Shrinking a long story lasts minutes; the failure is printed as it came, and its seed with it.
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )

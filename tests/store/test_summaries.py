@@ -247,9 +247,7 @@ def test_models_with_other_classes_keep_their_vector(db: Database, source_id: in
     vector = {"needles": 0.5, "plates": 0.25, "clear": 0.25}
     scored = [results.Scored(lease.claims[0], "h", (0.25, 0.75, 0.0, 0.0), vector)]
     db.write(
-        lambda c: results.finish(
-            c, lease.token, champion, scored, [], now=utc(), retry_s=1, max_attempts=MAX_ATTEMPTS
-        )
+        lambda c: results.finish(c, lease.token, champion, scored, [], now=utc(), retry_s=1, max_attempts=MAX_ATTEMPTS)
     )
     ((label, p_crystals, kept),) = rows(db, sa.select(score.c.label, score.c.p_crystals, score.c.vector))
     assert (label, p_crystals, kept) == ("Crystals", 0.75, vector)

@@ -21,7 +21,9 @@ on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
 def jobs(db: Database) -> list[tuple[int, int, int]]:
     """Image, version and priority of every job."""
-    found = rows(db, sa.select(job.c.image_id, job.c.model_version_id, job.c.priority).order_by(job.c.image_id, job.c.id))
+    found = rows(
+        db, sa.select(job.c.image_id, job.c.model_version_id, job.c.priority).order_by(job.c.image_id, job.c.id)
+    )
     return [tuple(row) for row in found]
 
 
@@ -68,7 +70,9 @@ def test_promotion_and_rollback_are_written_down(db: Database) -> None:
     assert db.read(versions.listed) == [(one, ("previous",)), (two, ("champion",))]
     assert promote(db, one, utc(4)) == two
     assert db.read(versions.listed) == [(one, ("champion",)), (two, ("previous",))]
-    notes = rows(db, sa.select(audit.c.at, audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail).order_by(audit.c.id))
+    notes = rows(
+        db, sa.select(audit.c.at, audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail).order_by(audit.c.id)
+    )
     assert [tuple(row) for row in notes] == [
         (utc(1), "test", "promote", "small:1", {"from": None}),
         (utc(2), "test", "promote", "small:2", {"from": "small:1"}),
@@ -119,9 +123,7 @@ def test_moved_images_keep_their_age(db: Database, source_id: int, champion: Ver
     assert rows(db, sa.select(job.c.enqueued_at).distinct()) == [(utc(3),)]
 
 
-def test_quarantined_images_stay_with_the_version_that_failed(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_quarantined_images_stay_with_the_version_that_failed(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(2))
     lease = claimed(db, limit=1)
     finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], "bomb", retryable=False)])

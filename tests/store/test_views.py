@@ -10,13 +10,17 @@ from marcod.store.engine import Database
 from marcod.store.schema import UtcDateTime
 from marcod.store.versions import Version
 
-IMAGE_SCORE = """score_id source layout plate_key barcode inspection_key inspection_ordinal well well_row well_column
+IMAGE_SCORE = """
+score_id source layout plate_key barcode inspection_key inspection_ordinal well well_row well_column
 drop_number image_id path modality captured_at model model_version model_digest model_synthetic content_hash p_clear
-p_crystals p_other p_precipitate label hit is_current scored_at""".split()
+p_crystals p_other p_precipitate label hit is_current scored_at
+"""
 
-PLATE_SUMMARY = """inspection_id source layout plate_key barcode inspection_key inspection_ordinal model model_version
+PLATE_SUMMARY = """
+inspection_id source layout plate_key barcode inspection_key inspection_ordinal model model_version
 model_synthetic n_clear n_crystals n_other n_precipitate hits best_wells expected seen scored failed complete
-complete_rule first_image_at last_image_at updated_at""".split()
+complete_rule first_image_at last_image_at updated_at
+"""
 
 
 def view(db: Database, name: str, order: str) -> list[dict[str, Any]]:
@@ -28,12 +32,10 @@ def view(db: Database, name: str, order: str) -> list[dict[str, Any]]:
 def test_the_columns_are_these(db: Database) -> None:
     for name, columns in (("lims_image_score_v1", IMAGE_SCORE), ("lims_plate_summary_v1", PLATE_SUMMARY)):
         found = db.read(lambda c, name=name: list(c.execute(sa.text(f"select * from {name}")).keys()))
-        assert found == columns
+        assert found == columns.split()
 
 
-def test_image_scores_say_which_is_current_and_which_is_a_hit(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_image_scores_say_which_is_current_and_which_is_a_hit(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(2, barcode="BC", captured_at=utc(-60))
     record(db, source_id, files)
     drain(db, champion, utc(1), scores=lambda c: CRYSTALS if "A01" in c.path else (0.5, 0.2, 0.2, 0.1))

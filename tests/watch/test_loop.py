@@ -240,10 +240,11 @@ def test_files_whose_disk_was_away_in_the_moment_of_settling_are_not_lost(make_s
     site = make_site(watch=EVENTS_ALONE)
     site.put(well_image(1))
     site.observe()
-    site.step(GUARD_S)
+    site.step(GUARD_S + 1)
     site.root.rename(tmp_path / "unplugged")
-    site.step(GUARD_S - 0.1)
-    site.step(0.1)
+    # The next look at the root is still to come when the file is due.
+    site.step(SETTLE_S - GUARD_S - 1)
+    assert not site.status.root_there
     (tmp_path / "unplugged").rename(site.root)
     site.step(GUARD_S)
     site.settle()

@@ -12,7 +12,6 @@ from watched_site import put, wait_until
 from marcod.watch.observe import LIMIT_RETRY_S, Inbox, ObserverKind, Sentry
 from marcod.watch.tree import Root
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 
 

@@ -156,8 +156,8 @@ def test_only_files_inside_the_root_settle(tmp_path: Path) -> None:
     (root / "folder.jpg").mkdir()
     os.mkfifo(root / "pipe.jpg")
     tracker = SettleTracker(SETTLE_S, Root(root).look)
-    for entry in os.listdir(root):
-        tracker.offer(entry, 0.0)
+    for entry in root.iterdir():
+        tracker.offer(entry.name, 0.0)
     assert paths(tracker.due(10.0)) == ["in.jpg", "real.jpg"]
     assert len(tracker) == 0
 

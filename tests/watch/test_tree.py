@@ -124,10 +124,7 @@ def test_hidden_and_snapshot_folders_are_not_entered(plates: Path) -> None:
 def test_names_of_any_bytes(tmp_path: Path) -> None:
     names = [b"caf\xe9.jpg", b"new\nline.jpg", b"back\\slash.jpg", "größe.jpg".encode(), b"\xff\xfe/\x80.jpg"]
     for name in names:
-        path = os.path.join(os.fsencode(tmp_path), name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(b"x")
+        put(tmp_path, os.fsdecode(name))
     seen = Walk(Root(tmp_path)).more(0.0, 100)
     walked = found(tmp_path)
     assert sorted(os.fsencode(name) for name in walked) == sorted(names)

@@ -1,0 +1,75 @@
+"""The bundles that are measured: the shipped one, and one of the published network's size with random weights."""
+
+from datetime import datetime
+from pathlib import Path
+
+from marcod import bundle, registry
+from marcod.bundle import Predictor
+from marcod.domain import CLASSES
+from marcod.registry import Registry
+from marcod.store.engine import Database
+from marcod.store.versions import Version
+
+MARCO_SIZE = ("marco-size-random", "1")
+
+
+def own_folder(place: Path) -> tuple[Path | None, str]:
+    """The folder to configure so that there is a first champion, and what that champion is."""
+    name = ":".join(registry.SHIPPED)
+    if (registry.shipped_folder() / registry.SHIPPED[0] / registry.SHIPPED[1] / bundle.RECORD_FILE).is_file():
+        return None, f"{name} (shipped)"
+    from marcod import network
+
+    folder = place / "models"
+    if not folder.exists():
+        _write_random(folder, *registry.SHIPPED, network.MARCO_SMALL, "area")
+    return folder, f"{name}, of random weights, because the shipped bundle is not there"
+
+
+def marco_size(place: Path) -> Path:
+    """A folder with the published network's architecture and preprocessing, its weights as initialised."""
+    from marcod import network
+
+    folder = place / "marco"
+    if not folder.exists():
+        _write_random(folder, *MARCO_SIZE, network.MARCO, "bilinear-tf1")
+    return folder
+
+
+def champion(db: Database, folder: Path | None, name: tuple[str, str], now: datetime) -> tuple[Registry, Version]:
+    """Register a bundle and let it score."""
+    found = Registry(db, folder)
+    return found, found.promote(found.register(*name, now), actor="bench", now=now)
+
+
+def loaded(found: Registry, version: Version, batch_size: int) -> Predictor:
+    """A predictor that has compiled its network already."""
+    import numpy as np
+
+    predictor = found.load(version, batch_size)
+    size = int(predictor.record.preprocessing["size"])
+    predictor.predict(np.zeros((batch_size, size, size, 3), np.float32))
+    return predictor
+
+
+def _write_random(folder: Path, name: str, version: str, architecture: object, resize: str) -> None:
+    import keras
+
+    from marcod import network
+
+    assert isinstance(architecture, network.Architecture)
+    keras.utils.set_random_seed(1)
+    record = bundle.new_record(
+        name=name,
+        version=int(version),
+        classes=tuple(str(c) for c in CLASSES),
+        temperature=1.0,
+        training_data="none, the weights are random",
+        licence="Apache-2.0",
+        synthetic=True,
+        architecture=architecture.to_dict(),
+        preprocessing={"size": architecture.input_size, "resize": resize},
+        folding={str(c): c for c in CLASSES},
+        threshold=bundle.Threshold(crystal=0.5, recall=0.0, measured_on="nothing"),
+    )
+    bundle.write(folder, record, network.variables(network.build(architecture)), {}, [])
