@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint bench docs format clean
 
 demo: $(VENV)/run.stamp  ## run the main job on rendered plates, under three minutes
 	$(BIN)/marcod demo
@@ -21,6 +21,9 @@ lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 
 bench: $(VENV)/test.stamp  ## measure; never part of the tests
 	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/lint.stamp  ## write docs/reference.md from the program
+	$(BIN)/python docs/reference.py
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff format .

@@ -245,11 +245,7 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:
     """Score the golden pictures from their bytes. Raises BundleError when one differs by :data:`GOLDEN_TOLERANCE`."""
     name = f"{predictor.record.name} version {predictor.record.version}"
-    for picture in golden:
-        try:
-            scores = predictor.predict(predictor.prepare(picture.data)[np.newaxis])[0]
-        except ImageError as error:
-            raise BundleError(f"{name}: golden picture {picture.name} cannot be read: {error}") from error
+    for picture, scores in zip(golden, _scores(predictor, golden, name), strict=True):
         expected = np.asarray(picture.probabilities, np.float32)
         if expected.shape != scores.shape:
             raise BundleError(f"{name}: golden picture {picture.name} expects {expected.size} probabilities")
@@ -259,6 +255,17 @@ def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:
                 f"{name} does not score its golden picture {picture.name} as it must: a probability "
                 f"differs by {difference:.4f}, allowed are {GOLDEN_TOLERANCE}"
             )
+
+
+def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(golden), predictor.batch_size):
+        prepared = []
+        for picture in golden[start : start + predictor.batch_size]:
+            try:
+                prepared.append(predictor.prepare(picture.data))
+            except ImageError as error:
+                raise BundleError(f"{name}: golden picture {picture.name} cannot be read: {error}") from error
+        yield from predictor.predict(np.stack(prepared))
 
 
 def new_record(**values: Any) -> BundleRecord:

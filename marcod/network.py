@@ -88,9 +88,9 @@ MARCO: Final = Architecture(input_size=599, classes=4, limits=_PAPER_LIMITS, dep
 """The published network: 11,476,584 weights, 8,964,068 of them used for scoring; 4.02 GMAC an image."""
 
 MARCO_SMALL: Final = Architecture(
-    input_size=256, classes=4, width=0.25, auxiliary=False, limits=_PAPER_LIMITS, depths=_PUBLISHED_DEPTHS
+    input_size=160, classes=4, width=0.25, auxiliary=False, limits=_PAPER_LIMITS, depths=_PUBLISHED_DEPTHS
 )
-"""A quarter of the published depths at 256 pixels: small enough to ship and to train on two cores."""
+"""A quarter of the published depths at 160 pixels: small enough to ship and to train on two cores."""
 
 
 def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:

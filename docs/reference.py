@@ -1,0 +1,51 @@
+"""Writes docs/reference.md from the program itself: every command with its options, every setting with its default.
+
+``make docs`` runs it; a test fails when the page is not what the program says.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from marcod import settings
+from marcod.cli import cli
+
+PAGE = Path(__file__).with_name("reference.md")
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [
+        "# Reference",
+        "Made from the program by `make docs`; do not edit.",
+        "## Settings",
+        "In TOML below its section, or as a variable: `MARCOD_WATCH__SETTLE_S=5`. `sources.NAME` stands for any name.",
+        "\n".join(_settings()),
+        "## Commands",
+        "Every command answers `--help`. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.",
+        *_commands(cli, "marcod"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings() -> Iterator[str]:
+    yield "| key | default | meaning |"
+    yield "|---|---|---|"
+    for key, meaning, default in settings.described():
+        shown = "a file in the state folder" if key == "store.url" else "" if default in (None, [], {}) else default
+        yield f"| `{key}` | {shown} | {meaning} |"
+
+
+def _commands(group: click.Group, name: str) -> Iterator[str]:
+    for word in sorted(group.commands):
+        command = group.commands[word]
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{name} {word}")
+        else:
+            context = click.Context(command, info_name=f"{name} {word}", max_content_width=100, terminal_width=100)
+            yield f"### {name} {word}\n\n```\n{command.get_help(context)}\n```"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
