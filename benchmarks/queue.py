@@ -9,6 +9,7 @@ from benchmarks.bench import KINDS, Bench, Kind, Subject, register, timed, utc_n
 from benchmarks.tables import Cell, Spread, Table
 from marcod.settings import ScoreSettings
 from marcod.store import queue, results, versions
+from marcod.store.engine import Database
 from marcod.store.results import Scored
 from marcod.store.versions import Version
 
@@ -79,28 +80,29 @@ def _rows(kind: Kind, what: str, pair: list[Subject]) -> Iterator[list[Cell]]:
 
 
 def _once(subject: Subject, batch: int, costs: Costs) -> None:
-    claim_s, lease = timed(lambda: _claim(subject, batch))
+    claim_s, lease = timed(lambda: claim(subject.db, batch))
     assert lease is not None
     assert len(lease.claims) == batch
     version = subject.db.read(lambda c: versions.get(c, lease.model_version_id))
-    finish_s, done = timed(lambda: finish(subject, lease, version))
+    finish_s, done = timed(lambda: finish(subject.db, lease, version))
     assert done.scored == batch
     costs.claim.append(claim_s)
     costs.finish.append(finish_s)
 
 
-def _claim(subject: Subject, batch: int) -> queue.Lease | None:
-    return subject.db.write(
+def claim(db: Database, batch: int) -> queue.Lease | None:
+    """With the default settings."""
+    return db.write(
         lambda c: queue.claim(
             c, "bench", limit=batch, lease_s=_SETTINGS.lease_s, max_attempts=_SETTINGS.max_attempts, now=utc_now()
         )
     )
 
 
-def finish(subject: Subject, lease: queue.Lease, version: Version) -> results.Finished:
+def finish(db: Database, lease: queue.Lease, version: Version) -> results.Finished:
     """Score every claim; one in twenty as a hit, and each as new content, so that a score row is written."""
     scored = [Scored(c, f"{lease.token}/{c.image_id}", _PROBABILITIES[c.image_id % 20 == 0]) for c in lease.claims]
-    return subject.db.write(
+    return db.write(
         lambda c: results.finish(
             c,
             lease.token,
@@ -116,8 +118,8 @@ def finish(subject: Subject, lease: queue.Lease, version: Version) -> results.Fi
 
 def _drain(subject: Subject) -> None:
     """Finish the new images that are left."""
-    while (lease := _claim(subject, 64)) is not None and lease.model_version_id == subject.champion.id:
-        finish(subject, lease, subject.champion)
+    while (lease := claim(subject.db, 64)) is not None and lease.model_version_id == subject.champion.id:
+        finish(subject.db, lease, subject.champion)
     if lease is not None:
         subject.db.write(lambda c: queue.release(c, lease, utc_now()))
 

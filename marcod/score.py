@@ -216,10 +216,11 @@ class Scorer:
         scored: list[results.Scored] = []
         if good:
             vectors = batch.predictor.predict(np.stack([prepared.pixels for _, prepared in good]))
-            scored = [
-                _scored(batch.predictor, claim, prepared, vector)
-                for (claim, prepared), vector in zip(good, vectors, strict=True)
-            ]
+            for (claim, prepared), vector in zip(good, vectors, strict=True):
+                if np.isfinite(vector).all():
+                    scored.append(_scored(batch.predictor, claim, prepared, vector))
+                else:
+                    failures.append(queue.Failure(claim, "the model gave no number for it", retryable=False))
         return scored, failures, ready - start, time.perf_counter() - ready
 
     def _finish(

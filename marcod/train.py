@@ -25,6 +25,8 @@ from marcod.network import MARCO_SMALL
 from marcod.preprocess import Preprocessing
 
 PREPROCESSING: Final = Preprocessing(MARCO_SMALL.input_size, "area")
+_KEPT: Final = 256
+"""Side of the pictures kept for training, larger than the network's input to leave patches their detail."""
 
 TARGET_RECALL: Final = 0.95
 NOTICE: Final = (
@@ -51,13 +53,15 @@ class Examples:
     labels: NDArray[np.int32]
 
 
-def render_examples(first_seed: int, count: int, *, balanced: bool, progress: Progress | None = None) -> Examples:
+def render_examples(
+    first_seed: int, count: int, side: int, *, balanced: bool, progress: Progress | None = None
+) -> Examples:
     """``count`` drops from the seeds following ``first_seed``, each class equally often or as often as in nature.
 
     Rendered by two spawned processes, since a fork of a process that runs TensorFlow may hang.
     """
-    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None) for i in range(count)]
-    pictures = np.empty((count, PREPROCESSING.size, PREPROCESSING.size, 3), np.uint8)
+    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None, side) for i in range(count)]
+    pictures = np.empty((count, side, side, 3), np.uint8)
     labels = np.empty(count, np.int32)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for i, (picture, label) in enumerate(pool.imap(_example, tasks, chunksize=8)):
@@ -76,30 +80,25 @@ def rendered_jpeg(seed: int, label: DropClass | None = None) -> tuple[bytes, Dro
     return buffer.getvalue(), synthetic.scene_label(scene)
 
 
-def _example(task: tuple[int, DropClass | None]) -> tuple[NDArray[np.uint8], int]:
-    data, label = rendered_jpeg(*task)
-    ready = preprocess.prepare(preprocess.decode(data), PREPROCESSING)
+def _example(task: tuple[int, DropClass | None, int]) -> tuple[NDArray[np.uint8], int]:
+    seed, wanted, side = task
+    data, label = rendered_jpeg(seed, wanted)
+    ready = preprocess.prepare(preprocess.decode(data), replace(PREPROCESSING, size=side))
     return np.rint((ready + 1) * 127.5).astype(np.uint8), CLASSES.index(label)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """So many epochs with pictures of ``side`` pixels, the learning rate falling from ``peak_rate`` to nothing."""
+    """So many epochs, in which the learning rate falls from ``peak_rate`` to nothing."""
 
-    side: int
     epochs: int
     peak_rate: float
 
 
 def phases(epochs: int) -> list[Phase]:
-    """Small pictures first, since an epoch of them costs a third; the last ninth sees what will be scored.
-
-    The rate falls and starts again after a third of the epochs.
-    """
-    full = max(1, epochs // 9)
-    first = epochs // 3
-    small = [Phase(160, first, 2e-3), Phase(160, epochs - first - full, 1.5e-3)]
-    return [*(p for p in small if p.epochs > 0), Phase(MARCO_SMALL.input_size, full, 6e-4)]
+    """The rate falls and starts again after two thirds of the epochs."""
+    first = epochs * 2 // 3
+    return [p for p in (Phase(first, 2e-3), Phase(epochs - first, 1.5e-3)) if p.epochs > 0]
 
 
 def fit(
@@ -116,7 +115,7 @@ def fit(
     Adam with a short warm-up and cosine decay; what is returned is the running average of the weights.
     """
     keras.utils.set_random_seed(seed)
-    model = network.build(replace(MARCO_SMALL, input_size=phase.side))
+    model = network.build(MARCO_SMALL)
     if weights:
         network.set_variables(model, weights)
     steps = len(examples.labels) // batch_size
@@ -127,7 +126,7 @@ def fit(
         jit_compile=False,
     )
     callbacks = [] if progress is None else [_report(progress, phase.epochs)]
-    batches = _augmented(examples, phase.side, seed, batch_size)
+    batches = _augmented(examples, MARCO_SMALL.input_size, seed, batch_size)
     model.fit(batches, epochs=phase.epochs, steps_per_epoch=steps, callbacks=callbacks, shuffle=False, verbose=0)
     return network.variables(model)
 
@@ -199,7 +198,7 @@ def train_synthetic(
     version: int = 1,
     seed: int = 1,
     images: int = 8000,
-    epochs: int = 18,
+    epochs: int = 9,
     held_out: int = 2000,
     progress: Progress | None = None,
 ) -> Path:
@@ -208,9 +207,9 @@ def train_synthetic(
     ``images`` are rendered for training and ``held_out`` each for validation and for the test. Takes the
     better part of an hour on two cores with the defaults. Raises BundleError when the version exists.
     """
-    examples = render_examples(TRAINING, images, balanced=True, progress=progress)
-    validation = render_examples(VALIDATION, held_out, balanced=False, progress=progress)
-    test = render_examples(TEST, held_out, balanced=False, progress=progress)
+    examples = render_examples(TRAINING, images, _KEPT, balanced=True, progress=progress)
+    validation = render_examples(VALIDATION, held_out, PREPROCESSING.size, balanced=False, progress=progress)
+    test = render_examples(TEST, held_out, PREPROCESSING.size, balanced=False, progress=progress)
     weights: dict[str, NDArray[np.float32]] = {}
     for number, phase in enumerate(phases(epochs)):
         weights = fit(examples, phase, seed=seed + number, weights=weights, progress=progress)

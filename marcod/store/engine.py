@@ -85,7 +85,9 @@ def is_passing(error: BaseException) -> bool:
         return True
     if isinstance(error.orig, sqlite3.OperationalError):
         return "locked" in str(error.orig) or "busy" in str(error.orig)
-    return isinstance(error, OperationalError) and "connect" in str(error.orig).lower()
+    text = str(error.orig).lower()
+    refused = "authentication" in text or "does not exist" in text
+    return isinstance(error, OperationalError) and "connect" in text and not refused
 
 
 def insert(connection: Connection, table: sa.Table) -> Any:

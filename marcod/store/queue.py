@@ -80,7 +80,10 @@ class Failure:
 def claim(
     connection: Connection, worker: str, *, limit: int, lease_s: float, max_attempts: int, now: datetime
 ) -> Lease | None:
-    """Take up to ``limit`` jobs of one model version, most urgent first, or None when nothing waits."""
+    """Take up to ``limit`` jobs of one model version, most urgent first, or None when nothing waits.
+
+    Jobs to be claimed alone come between new images and rescoring, so that neither has to wait for the other.
+    """
     ready = sa.and_(job.c.failed_at.is_(None), job.c.available_at <= now, job.c.attempts < max_attempts)
     lapsed = sa.and_(job.c.lease.is_not(None), job.c.attempts >= LAPSES_BEFORE_ALONE)
     token = f"{worker}/{uuid4()}"
@@ -89,10 +92,10 @@ def claim(
         "available_at": now + timedelta(seconds=lease_s),
         "attempts": job.c.attempts + 1,
     }
-    taken = _take(connection, sa.and_(ready, sa.not_(lapsed)), limit, values)
-    if not taken:
-        taken = _take(connection, sa.and_(ready, lapsed), 1, values)
-    if not taken:
+    steady = sa.and_(ready, sa.not_(lapsed))
+    turns = ((sa.and_(steady, job.c.priority <= NEW), limit), (sa.and_(ready, lapsed), 1), (steady, limit))
+    taken = next(filter(None, (_take(connection, waiting, most, values) for waiting, most in turns)), None)
+    if taken is None:
         return None
     claims = _describe(connection, [row.id for row in taken])
     return Lease(token, taken[0].model_version_id, claims)

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from marcod.errors import BundleError, NotFoundError, StoreError
 from marcod.store import queue
 from marcod.store.engine import insert
-from marcod.store.schema import audit, model_alias, model_version
+from marcod.store.schema import audit, inspection, inspection_summary, model_alias, model_version
 
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
@@ -109,7 +109,10 @@ def has_champion(connection: Connection) -> bool:
 
 
 def promote(connection: Connection, version: Version, *, actor: str, now: datetime) -> Version | None:
-    """Make a version champion in one transaction; waiting jobs of new images move to it. Returns the former one."""
+    """Make a version champion in one transaction. Returns the former one.
+
+    Waiting jobs of new images move to it, and plates that are still arriving are queued for it whole.
+    """
     row = connection.execute(
         sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == CHAMPION).with_for_update()
     ).one_or_none()
@@ -120,8 +123,20 @@ def promote(connection: Connection, version: Version, *, actor: str, now: dateti
     if former is not None:
         _set_alias(connection, PREVIOUS, former.id, now)
         queue.move_new(connection, former.id, version.id, now)
+        queue.enqueue_rescore(connection, version.id, now, _plates_still_arriving(connection, former.id))
     note(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
     return former
+
+
+def _plates_still_arriving(connection: Connection, version_id: int) -> list[int]:
+    """Plates of which one version did part: the next champion does all of them, or neither would complete them."""
+    rows = connection.execute(
+        sa.select(inspection.c.plate_id)
+        .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
+        .where(inspection_summary.c.model_version_id == version_id, sa.not_(inspection_summary.c.complete))
+        .distinct()
+    )
+    return [int(row[0]) for row in rows]
 
 
 def _set_alias(connection: Connection, alias: str, version_id: int, now: datetime) -> None:

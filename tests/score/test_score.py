@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from factories import utc
 from PIL import Image
 
+from marcod import bundle
 from marcod.domain import DropClass, DropImage, Modality
 from marcod.errors import BundleError, StoreError
 from marcod.registry import Registry
@@ -332,3 +333,21 @@ def test_labels_are_the_most_probable_class() -> None:
 
     claim = queue.Claim(1, 1, 1, "s", "/", "p", 1, utc())
     assert Scored(claim, "h", (0.1, 0.2, 0.3, 0.4)).label is DropClass.PRECIPITATE
+
+
+def test_an_image_for_which_the_model_gives_no_number_is_quarantined_alone(lab: Lab, models: Path) -> None:
+    """Overflow in half precision or a broken device can do that."""
+    lab.deliver("a.jpg", picture(1))
+    lab.deliver("b.jpg", picture(2))
+    predictor = bundle.load(models / "random" / "1", 4)
+    blind = predictor.predict
+
+    def overflowing(batch: np.ndarray) -> np.ndarray:
+        vectors = blind(batch).copy()
+        vectors[0] = np.nan
+        return vectors
+
+    predictor.predict = overflowing  # type: ignore[method-assign]
+    lab.scorer(load=lambda _: predictor).drain(threading.Event())
+    assert lab.failed() == {"a.jpg": "the model gave no number for it"}
+    assert set(lab.scores()) == {"b.jpg"}

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier, Event
 from typing import Any
 
+import factories
 import pytest
 import sqlalchemy as sa
 from factories import claimed, drain, finish, promote, record, register, rows, sightings, utc
@@ -123,13 +124,15 @@ def test_moved_images_keep_their_age(db: Database, source_id: int, champion: Ver
     assert rows(db, sa.select(job.c.enqueued_at).distinct()) == [(utc(3),)]
 
 
-def test_quarantined_images_stay_with_the_version_that_failed(db: Database, source_id: int, champion: Version) -> None:
+def test_a_quarantined_image_of_an_arriving_plate_gets_a_try_with_the_next_champion(
+    db: Database, source_id: int, champion: Version
+) -> None:
     record(db, source_id, sightings(2))
     lease = claimed(db, limit=1)
     finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], "bomb", retryable=False)])
     newer = register(db, version="2")
     promote(db, newer, utc(1))
-    assert [version for _, version, _ in jobs(db)] == [champion.id, newer.id]
+    assert sorted(version for _, version, _ in jobs(db)) == [champion.id, newer.id, newer.id]
     assert db.read(lambda c: queue.status(c, utc(1))).failed == 1
 
 
@@ -232,3 +235,15 @@ def test_two_promotions_follow_one_another(db: Database, source_id: int, champio
     assert former == two
     assert {version for _, version, _ in jobs(db)} == {three.id}
     assert dict(db.read(versions.listed)) == {champion: (), two: ("previous",), three: ("champion",)}
+
+
+def test_a_plate_that_is_still_arriving_is_queued_whole_for_the_new_champion(
+    db: Database, champion: Version, source_id: int
+) -> None:
+    files = factories.sightings(6)
+    factories.record(db, source_id, files[:4])
+    factories.drain(db, champion)
+    second = factories.register(db, version="2")
+    factories.promote(db, second, utc(1))
+    factories.record(db, source_id, files[4:], utc(2))
+    assert factories.drain(db, second, utc(3)) == 6

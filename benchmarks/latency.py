@@ -1,0 +1,139 @@
+"""From a file's last byte to its score, in the real service: a steady stream of files, then a whole plate at once."""
+
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from threading import Event
+from typing import Final
+from uuid import uuid4
+
+from benchmarks import models, plates
+from benchmarks.bench import KINDS, Bench, Kind
+from benchmarks.tables import Cell, Table
+from marcod import settings
+from marcod.domain import path_text
+from marcod.store import reports
+from marcod.store.engine import Database
+
+SETTLE_S: Final = 1.0
+PACE: Final = 4
+"""Files a second in the stream, as fast as an imager takes pictures."""
+
+BURST: Final = 96
+RENDERED: Final = 24
+READY_S: Final = 120.0
+FINISH_S: Final = 120.0
+POLL_S: Final = 0.2
+
+Moments = dict[str, float]
+
+
+def run(bench: Bench) -> Iterator[Table]:
+    """One service on each database."""
+    rows: list[list[Cell]] = []
+    with bench.place("models") as place:
+        own, title = models.own_folder(place)
+        for kind in KINDS:
+            bench.say(f"a service on {kind}")
+            rows += _measure(bench, kind, own)
+    about = (
+        f"{title}. `marcod run` with inotify and its default settings, but settle_s = {SETTLE_S:g}. Synthetic JPEGs of "
+        f"{plates.SIZE[0]} x {plates.SIZE[1]} written in place; measured from the end of the writing to scored_at. "
+        "The column before the last is the median less the settle time."
+    )
+    columns = ["database", "files", "images", "median s", "95 % s", "median beyond settling s", "slowest s"]
+    yield Table("From file to score", about, columns, rows)
+
+
+def _measure(bench: Bench, kind: Kind, models_folder: Path | None) -> Iterator[list[Cell]]:
+    pool = plates.rendered(bench.size(RENDERED, 4))
+    stream = PACE * bench.size(60, 5)
+    names = [path for path, _ in islice(plates.composites((1,)), BURST * (1 + stream // BURST) + BURST)]
+    with bench.place("service") as folder, bench.database(kind) as db, _service(folder, db, models_folder) as process:
+        written = _deliver(folder / "export", names[:stream], pool, pause_s=1 / PACE)
+        steady = _latencies(process, db, written)
+        written = _deliver(folder / "export", names[-BURST:], pool, pause_s=0.0)
+        burst = _latencies(process, db, written)
+    yield [kind, f"{PACE} a second", *_cells(steady)]
+    yield [kind, "a plate at once", *_cells(burst)]
+
+
+def _deliver(root: Path, names: list[str], pool: tuple[bytes, ...], pause_s: float) -> Moments:
+    """Write the files at a steady pace. Returns when each was written."""
+    written: Moments = {}
+    pause = Event()
+    start = time.monotonic()
+    for number, name in enumerate(names):
+        pause.wait(max(0.0, start + number * pause_s - time.monotonic()))
+        plates.write(root / name, plates.marked(pool[number % len(pool)], hash(name) & 0xFFFFFF))
+        written[path_text(name)] = time.time()
+    return written
+
+
+def _latencies(process: subprocess.Popen[bytes], db: Database, written: Moments) -> list[float]:
+    deadline, pause = time.monotonic() + FINISH_S, Event()
+    while not written.keys() <= (scored := db.read(lambda c: reports.scored_at(c, "bench"))).keys():
+        if time.monotonic() > deadline or process.poll() is not None:
+            missing = len(written.keys() - scored.keys())
+            raise RuntimeError(f"{missing} of {len(written)} images were not scored")
+        pause.wait(POLL_S)
+    return sorted(scored[path].timestamp() - moment for path, moment in written.items())
+
+
+def _cells(latencies: list[float]) -> list[Cell]:
+    median = statistics.median(latencies)
+    late = latencies[int(0.95 * (len(latencies) - 1))]
+    return [len(latencies), median, late, median - SETTLE_S, latencies[-1]]
+
+
+@contextmanager
+def _service(folder: Path, db: Database, models_folder: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+    """`marcod run` in a process of its own, from READY=1 until it has stopped in order."""
+    config = _configure(folder, db, models_folder)
+    address = f"marcod-bench-{uuid4()}"
+    command = [sys.executable, "-m", "marcod.cli", "--config", str(config), "run"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, (folder / "log").open("wb") as log:
+        channel.bind("\0" + address)
+        environment = settings.child_environment(NOTIFY_SOCKET="@" + address)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            _await_ready(channel, process, folder / "log")
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _configure(folder: Path, db: Database, models_folder: Path | None) -> Path:
+    root = folder / "export"
+    root.mkdir()
+    lines = [f'store.url = "{db.url.render_as_string(hide_password=False)}"', f"watch.settle_s = {SETTLE_S}"]
+    if models_folder is not None:
+        lines.append(f'models.folder = "{models_folder}"')
+    lines += ["[sources.bench]", f'root = "{root}"', 'layout = "formulatrix"', f"expected_drops = {BURST}"]
+    config = folder / "marcod.toml"
+    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return config
+
+
+def _await_ready(channel: socket.socket, process: subprocess.Popen[bytes], log: Path) -> None:
+    channel.settimeout(POLL_S)
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if b"READY=1" in channel.recv(4096):
+                return
+        except TimeoutError:
+            continue
+    raise RuntimeError(f"the service did not start: {log.read_text(errors='replace')[-2000:]}")
