@@ -1,0 +1,156 @@
+"""The commands that read, on a plate whose scores are set by hand, so that every number is known."""
+
+import csv
+import io
+import json
+
+import factories
+import pytest
+from factories import utc
+from lab import Site
+
+from marcod.domain import path_text
+from marcod.registry import Registry
+from marcod.store import queue, versions
+from marcod.store.engine import Database
+
+CRYSTALS_IN = {"P/1/visible/B03.jpg", "P/1/visible/C07.jpg"}
+
+
+def _scores(claim: queue.Claim) -> tuple[float, float, float, float]:
+    return factories.CRYSTALS if claim.path in CRYSTALS_IN else factories.CLEAR
+
+
+@pytest.fixture
+def plate(site: Site) -> Site:
+    """Plate P, 48 wells, two of them with crystals, one failed, and two other plates of one barcode."""
+    site.write()
+    db = Database(site.url)
+    champion = Registry(db).ensure_champion(utc())
+    source_id = factories.register_source(db, expected_drops=48)
+    factories.record(db, source_id, factories.sightings(48, plate="P", barcode="=cmd()"))
+    lease = factories.claimed(db)
+    bad = [queue.Failure(c, "truncated", retryable=False) for c in lease.claims if c.path.endswith("/D12.jpg")]
+    factories.finish(db, lease, champion, scores=_scores, failures=bad)
+    for name in ("two", "three"):
+        other = factories.register_source(db, name)
+        factories.record(db, other, factories.sightings(2, plate="X", barcode="SAME"))
+    factories.drain(db, champion)
+    db.close()
+    return site
+
+
+def test_plate_list(plate: Site) -> None:
+    rows = {row["plate_key"]: row for row in json.loads(plate.ok("plate", "list", "--json"))}
+    assert (rows["P"]["hits"], rows["P"]["scored"], rows["P"]["failed"], rows["P"]["complete"]) == (2, 47, 1, True)
+    assert "complete (expected)" in plate.ok("plate", "list")
+
+
+def test_plate_show(plate: Site) -> None:
+    shown = plate.ok("plate", "show", "P")
+    lines = {line.split()[0]: line for line in shown.splitlines() if line[:2].strip() in set("ABCDEFGH")}
+    assert lines["B"].split()[1:].index("X") == 2
+    assert "!" in lines["D"]
+    assert "2 hits, 2 crystals, 0 precipitate, 45 clear, 0 other; 1 failed; complete (expected)" in shown
+    assert len(json.loads(plate.ok("plate", "show", "P", "--json"))["drops"]) == 48
+
+
+def test_plate_export_is_safe_for_spreadsheets(plate: Site) -> None:
+    target = plate.folder / "plate.csv"
+    plate.ok("plate", "export", "P", "--output", str(target))
+    rows = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert {row["barcode"] for row in rows} == {"'=cmd()"}
+    assert [row["well"] for row in rows if row["hit"] == "True"] == ["B03", "C07"]
+    assert {row["barcode"] for row in json.loads(plate.ok("plate", "export", "P", "--format", "json"))} == {"=cmd()"}
+
+
+def test_a_barcode_of_two_plates_asks_which(plate: Site) -> None:
+    result = plate.call("plate", "show", "SAME")
+    assert result.exit_code == 1
+    assert "several plates answer" in result.stderr
+    assert plate.call("plate", "show", "SAME", "--source", "two").exit_code == 0
+
+
+def test_hits(plate: Site) -> None:
+    assert [hit["well"] for hit in json.loads(plate.ok("hits", "--json"))] == ["B03", "C07"]
+    assert json.loads(plate.ok("hits", "--since", "2027-01-01", "--json")) == []
+    assert "B03" in plate.ok("hits")
+    assert plate.call("hits", "--since", "yesterday").exit_code == 2
+
+
+def test_queue_failed_and_retry(plate: Site) -> None:
+    [failed] = json.loads(plate.ok("queue", "failed", "--json"))
+    assert (failed["path"], failed["error"]) == ("P/1/visible/D12.jpg", "truncated")
+    assert "1 failed" in plate.ok("queue", "status")
+    assert "1 images are back" in plate.ok("queue", "retry", str(failed["image_id"]))
+    status = json.loads(plate.ok("queue", "status", "--json"))
+    assert (status["queue"]["waiting"], status["queue"]["failed"]) == (1, 0)
+    assert status["workers"] == []
+    [summary] = [row for row in json.loads(plate.ok("plate", "list", "--json")) if row["plate_key"] == "P"]
+    assert summary["failed"] == 0
+
+
+def test_rescore_without_waiting_queues_what_a_version_has_not_seen(plate: Site) -> None:
+    db = Database(plate.url)
+    other = factories.register(db, name="other")
+    db.close()
+    champion = json.loads(plate.ok("rescore", "--plate", "P", "--no-wait", "--json"))
+    assert champion["queued"] == 0
+    result = plate.call("rescore", "--plate", "P", "--model", "other:1", "--no-wait")
+    assert result.exit_code == 1
+    assert "no bundle other:1" in result.stderr
+    assert plate.rows("select count(*) from job where model_version_id = :id", id=other.id)[0][0] == 0
+
+
+def test_model_list_and_promote(plate: Site) -> None:
+    [row] = json.loads(plate.ok("model", "list", "--json"))
+    assert (row["model"], row["aliases"], row["synthetic"]) == ("marco-small-synthetic:1", "champion", True)
+    assert "is champion" in plate.ok("model", "promote", "marco-small-synthetic:1")
+    assert plate.call("model", "promote", "none:1").exit_code == 1
+
+
+def test_database_commands(plate: Site) -> None:
+    assert json.loads(plate.ok("db", "check", "--json"))["schema"] == "current"
+    assert "is current" in plate.ok("db", "upgrade")
+
+
+def test_config_commands(plate: Site) -> None:
+    shown = json.loads(plate.ok("config", "show", "--json"))
+    assert shown["watch"]["settle_s"] == 0.3
+    assert "watch.settle_s" in plate.ok("config", "show")
+    assert "configuration is fine" in plate.ok("config", "check")
+
+
+def test_explain(plate: Site) -> None:
+    path = "90j8_2018-04-11_RI1000-0081-2drop/90j8_01A_1.jpg"
+    answers = json.loads(plate.ok("explain", path, "--json"))[path]
+    [match] = [answer for answer in answers if answer["drop_image"]]
+    assert (match["layout"], match["plate_key"], match["well"], match["drop"]) == ("xchem", "90j8", "A01", 1)
+    assert "xchem" in plate.ok("explain", path)
+    assert "thumbnail" in plate.ok(
+        "explain", "WellImages/1/plateID_1/batchID_2/wellNum_1/profileID_1/d1_r1_th.jpg", "--layout", "formulatrix"
+    )
+    assert "no family" in plate.ok("explain", "holiday.jpg")
+
+
+def test_completion_knows_the_commands(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    from click.shell_completion import BashComplete
+
+    from marcod.cli import cli
+
+    found = {item.value for item in BashComplete(cli, {}, "marcod", "_MARCOD_COMPLETE").get_completions([], "re")}
+    assert found == {"rescore"}
+
+
+def test_a_hostile_barcode_cannot_steer_the_terminal(site: Site) -> None:
+    site.write()
+    db = Database(site.url)
+    champion = Registry(db).ensure_champion(utc())
+    source_id = factories.register_source(db)
+    name = "\x1b[31mred\x1b[0m"
+    factories.record(db, source_id, factories.sightings(1, plate=name))
+    factories.drain(db, champion)
+    assert db.read(versions.champion) == champion
+    db.close()
+    assert "\x1b[31m" not in site.ok("plate", "list")
+    assert "\x1b[31m" not in site.ok("plate", "show", path_text(name))
