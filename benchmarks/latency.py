@@ -72,7 +72,7 @@ def _deliver(root: Path, names: list[str], pool: tuple[bytes, ...], pause_s: flo
     start = time.monotonic()
     for number, name in enumerate(names):
         pause.wait(max(0.0, start + number * pause_s - time.monotonic()))
-        plates.write(root / name, plates.marked(pool[number % len(pool)], hash(name) & 0xFFFFFF))
+        plates.write(root / name, plates.marked(pool[number % len(pool)], name))
         written[path_text(name)] = time.time()
     return written
 

@@ -56,9 +56,9 @@ def _jpeg(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def marked(jpeg: bytes, number: int) -> bytes:
-    """The same picture as a file of other content: a comment with the number stands behind the first marker."""
-    comment = f"synthetic, copy {number}".encode()
+def marked(jpeg: bytes, name: str) -> bytes:
+    """The same picture as a file of other content: a comment with the name stands behind the first marker."""
+    comment = f"synthetic, copy {name}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -59,8 +60,8 @@ def _scans(bench: Bench, kind: Kind, folder: Path, repeat: int) -> tuple[Spread,
     first, full = [], []
     for _ in range(repeat):
         with bench.subject(kind) as subject:
-            first.append(timed(lambda subject=subject: _scan(subject, folder))[0])
-            full.append(timed(lambda subject=subject: _scan(subject, folder))[0])
+            first.append(timed(partial(_scan, subject, folder))[0])
+            full.append(timed(partial(_scan, subject, folder))[0])
     return Spread.of(first), Spread.of(full)
 
 
@@ -75,9 +76,7 @@ def _source(subject: Subject, folder: Path) -> watch.Source:
 def _rescans(subject: Subject, folder: Path, repeat: int) -> Spread:
     source, memory = _source(subject, folder), FolderMemory()
     # A folder's time is believed once it was listed again some seconds later: the first two walks only learn.
-    times = [
-        timed(lambda now=now: _walk(subject.db, source, memory, now))[0] for now in range(0, 60 * (repeat + 2), 60)
-    ]
+    times = [timed(partial(_walk, subject.db, source, memory, now))[0] for now in range(0, 60 * (repeat + 2), 60)]
     return Spread.of(times[2:])
 
 

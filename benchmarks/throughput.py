@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -91,7 +92,7 @@ def _write(folder: Path, images: int, rendered: int) -> list[Path]:
     pool = plates.rendered(rendered)
     paths = [folder / path for path, _ in islice(plates.composites(), images)]
     for number, path in enumerate(paths):
-        plates.write(path, plates.marked(pool[number % len(pool)], number))
+        plates.write(path, plates.marked(pool[number % len(pool)], str(number)))
     return paths
 
 
@@ -149,14 +150,14 @@ def _breakdown(
     steps: dict[str, list[float]] = {"read": [], "hash": [], "decode": [], "crop and resize": []}
     for path in paths[: bench.size(96, 16)]:
         read_s, data = timed(path.read_bytes)
-        hash_s, _ = timed(lambda data=data: hashlib.sha256(data).hexdigest())
-        decode_s, rgb = timed(lambda data=data: preprocess.decode(data))
-        resize_s, _ = timed(lambda rgb=rgb: preprocess.prepare(rgb, record))
+        hash_s, _ = timed(partial(_hash, data))
+        decode_s, rgb = timed(partial(preprocess.decode, data))
+        resize_s, _ = timed(partial(preprocess.prepare, rgb, record))
         for step, seconds in zip(steps.values(), (read_s, hash_s, decode_s, resize_s), strict=True):
             step.append(seconds)
-    steps["predict"] = [timed(lambda b=b: predictor.predict(b))[0] / len(b) for b in batches]
+    steps["predict"] = [timed(partial(predictor.predict, b))[0] / len(b) for b in batches]
     steps["claim and finish"] = list(_store(bench, model, folder))
-    rows = [[name, Spread.of(1e3 * s for s in seconds)] for name, seconds in steps.items()]
+    rows: list[list[Cell]] = [[name, Spread.of(1e3 * s for s in seconds)] for name, seconds in steps.items()]
     about = (
         f"{model.title}. Each step alone, one after the other: the first four in one thread, prediction with all the "
         "cores that TensorFlow takes, the database (SQLite) with batches."
@@ -164,13 +165,17 @@ def _breakdown(
     return Table("Where the time of an image goes", about, ["step", "ms an image"], rows)
 
 
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _store(bench: Bench, model: Model, folder: Path) -> Iterator[float]:
     """Seconds an image that the database costs."""
     with bench.database("SQLite") as db:
         version = _take_in(db, model, folder)
         while True:
-            claim_s, lease = timed(lambda: queue_bench.claim(db, BATCH))
+            claim_s, lease = timed(partial(queue_bench.claim, db, BATCH))
             if lease is None:
                 return
-            finish_s, _ = timed(lambda lease=lease: queue_bench.finish(db, lease, version))
+            finish_s, _ = timed(partial(queue_bench.finish, db, lease, version))
             yield (claim_s + finish_s) / len(lease.claims)

@@ -36,7 +36,7 @@ FINISH_S: Final = 150.0
 """How long everything may take to arrive and be scored."""
 
 POLL_S: Final = 0.2
-PICTURE_SIZE: Final = (816, 684)
+PICTURE_SIZE: Final = (510, 428)
 """Width and height of the rendered pictures; imagers' are larger, which would only take longer to draw."""
 
 

@@ -22,14 +22,15 @@ from marcod.store.reports import Hit, Summary
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+STYLE_OF_HIT: Final = "bold white on dark_green"
 STYLE_OF_CLASS: Final = {
-    DropClass.CRYSTALS: "bold white on dark_green",
+    DropClass.CRYSTALS: "dark_green on pale_green1",
     DropClass.PRECIPITATE: "black on dark_goldenrod",
     DropClass.CLEAR: "black on light_cyan3",
     DropClass.OTHER: "white on grey35",
 }
 LETTER_OF_CLASS: Final = {
-    DropClass.CRYSTALS: "X",
+    DropClass.CRYSTALS: "x",
     DropClass.PRECIPITATE: "p",
     DropClass.CLEAR: ".",
     DropClass.OTHER: "o",
@@ -122,7 +123,7 @@ def _cell(label: str | None, failed: bool, p_crystals: float | None, threshold: 
         return ("!", "bold white on red") if failed else ("?", "dim")
     drop_class = DropClass(label)
     if p_crystals is not None and p_crystals >= threshold:
-        return "X", STYLE_OF_CLASS[DropClass.CRYSTALS]
+        return "X", STYLE_OF_HIT
     return LETTER_OF_CLASS[drop_class], STYLE_OF_CLASS[drop_class]
 
 
@@ -130,7 +131,8 @@ def legend() -> Text:
     """What the letters of a plate map mean."""
     text = Text()
     for letter, style, meaning in (
-        ("X", STYLE_OF_CLASS[DropClass.CRYSTALS], "hit (crystals)"),
+        ("X", STYLE_OF_HIT, "hit"),
+        ("x", STYLE_OF_CLASS[DropClass.CRYSTALS], "crystals below the threshold"),
         ("p", STYLE_OF_CLASS[DropClass.PRECIPITATE], "precipitate"),
         (".", STYLE_OF_CLASS[DropClass.CLEAR], "clear"),
         ("o", STYLE_OF_CLASS[DropClass.OTHER], "other"),
