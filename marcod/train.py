@@ -7,6 +7,7 @@ are the paper's (Bruno et al., PLOS ONE 2018); temperature scaling is Guo et al.
 """
 
 import io
+import math
 import multiprocessing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -308,7 +309,7 @@ def recall_threshold(crystal_scores: NDArray[np.float32], recall: float) -> floa
         return 0.0
     missed = int(np.floor(len(crystal_scores) * (1 - recall) + 1e-9))
     # Rounded down, so that the drop that sets the threshold stays above it.
-    return float(np.floor(np.sort(crystal_scores)[missed] * 1e4) / 1e4)
+    return math.floor(float(np.sort(crystal_scores)[missed]) * 1e4) / 1e4
 
 
 def measure(

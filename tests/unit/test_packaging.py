@@ -1,0 +1,62 @@
+"""The wheel carries everything an installation needs, and works away from the checkout."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from marcod.settings import child_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's content, as an installation lays it out."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    [wheel] = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_migrations_views_and_the_shipped_bundle_travel_inside(unpacked: Path) -> None:
+    for source, target in (("migrations", "_migrations"), ("models", "_models")):
+        expected = {
+            path.relative_to(ROOT / source).as_posix()
+            for path in (ROOT / source).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        inside = unpacked / "marcod" / target
+        assert {path.relative_to(inside).as_posix() for path in inside.rglob("*") if path.is_file()} == expected
+    assert (unpacked / "marcod" / "_models" / "marco-small-synthetic" / "1" / "bundle.toml").is_file()
+
+
+def test_an_installation_makes_its_database_and_knows_its_model(unpacked: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "marcod.cli",
+            "--database",
+            f"sqlite:///{tmp_path}/marcod.sqlite",
+            "model",
+            "list",
+        ],
+        cwd=tmp_path,
+        env=child_environment(PYTHONPATH=str(unpacked)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "marco-small-synthetic:1" in done.stdout
+    assert str(unpacked) in done.stdout
