@@ -3,6 +3,10 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+
+import sqlalchemy as sa
 
 from benchmarks import history
 from benchmarks.bench import KINDS, Bench, Kind, Subject, register, timed, utc_now
@@ -11,6 +15,7 @@ from marcod.settings import ScoreSettings
 from marcod.store import queue, results, versions
 from marcod.store.engine import Database
 from marcod.store.results import Scored
+from marcod.store.schema import job
 from marcod.store.versions import Version
 
 BATCHES = {16: 20, 64: 10}
@@ -41,7 +46,8 @@ def run(bench: Bench) -> Iterator[Table]:
     about = (
         f"A synthetic history of {small} and of {large} images (two scores each, summaries, hits). The calls on both "
         "take turns, each with its commit; a ratio is that of the medians, large over small, and should stay near 1. "
-        f"A rescore of everything puts as many jobs as there are images behind the {WAITING:,} new ones."
+        f"A rescore of everything puts as many jobs as there are images behind the {WAITING:,} new ones; in the last case "
+        "these all wait for another try and the claim finds nothing."
     )
     yield Table("Claiming and finishing a batch", about, columns, rows)
 
@@ -52,14 +58,17 @@ def _compare(bench: Bench, kind: Kind, sizes: tuple[int, int]) -> Iterator[list[
         for subject, size in zip(pair, sizes, strict=True):
             bench.say(f"filling {kind} with {size:,} images")
             history.fill(subject, size, WAITING)
-        yield from _rows(kind, f"{WAITING:,} new", pair)
+        yield from _rows(kind, "new", pair)
         for subject in pair:
             bench.say(f"queueing a rescore of everything on {kind}")
             rescore_all(subject)
-        yield from _rows(kind, f"{WAITING:,} new, rescore behind", pair)
+        yield from _rows(kind, "new, rescore behind", pair)
         for subject in pair:
             _drain(subject)
         yield from _rows(kind, "rescore alone", pair)
+        for subject in pair:
+            _postpone(subject)
+        yield _empty(kind, pair)
 
 
 def rescore_all(subject: Subject) -> None:
@@ -77,6 +86,25 @@ def _rows(kind: Kind, what: str, pair: list[Subject]) -> Iterator[list[Cell]]:
             for subject, costs in zip(pair, (small, large), strict=True):
                 _once(subject, batch, costs)
         yield [kind, what, batch, *_cells(small.claim, large.claim), *_cells(small.finish, large.finish)]
+
+
+def _empty(kind: Kind, pair: list[Subject]) -> list[Cell]:
+    """An idle scorer asks this every few seconds."""
+    small, large = Costs(), Costs()
+    for _ in range(10):
+        for subject, costs in zip(pair, (small, large), strict=True):
+            seconds, lease = timed(partial(claim, subject.db, 16))
+            assert lease is None
+            costs.claim.append(seconds)
+    return [kind, "retries only", 16, *_cells(small.claim, large.claim), "", "", ""]
+
+
+def _postpone(subject: Subject) -> None:
+    """Every job failed once and waits for tomorrow, as when a share is away for the night."""
+    tomorrow = utc_now() + timedelta(days=1)
+    values = {"priority": queue.NEW, "available_at": tomorrow, "lease": None, "attempts": 0, "error": "source is away"}
+    subject.db.write(lambda c: c.execute(sa.update(job).values(values)))
+    history.settle(subject.db)
 
 
 def _once(subject: Subject, batch: int, costs: Costs) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -36,6 +37,7 @@ LETTER_OF_CLASS: Final = {
     DropClass.OTHER: "o",
 }
 WIDE: Final = 400
+LINE_EVERY_S: Final = 15.0
 SYNTHETIC_NOTICE: Final = (
     "Scored by a model trained on synthetic drops: for trying the program, not for deciding about crystals."
 )
@@ -173,7 +175,31 @@ def hits_table(found: list[Hit]) -> Table:
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with time left on a terminal, nothing elsewhere (log lines tell there). Yields ``done(count)``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(to_errors=True), disable=not sys.stderr.isatty()) as bar:
+    with _bar() as bar:
         task = bar.add_task(description, total=total)
         yield lambda count: bar.update(task, completed=count)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """For work in several stages, none of which logs: a bar a stage on a terminal, a line now and then elsewhere.
+
+    Yields ``report(stage, done, total)``.
+    """
+    last_line = 0.0
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last_line
+        bar.update(task, description=stage, completed=done, total=total)
+        if bar.disable and (done == total or time.monotonic() - last_line >= LINE_EVERY_S):
+            last_line = time.monotonic()
+            click.echo(f"{stage}: {done} of {total}", err=True)
+
+    with _bar() as bar:
+        task = bar.add_task("")
+        yield report
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console(to_errors=True), disable=not sys.stderr.isatty())

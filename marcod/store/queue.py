@@ -10,7 +10,7 @@ and its neighbours in the batch go free.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -93,8 +93,14 @@ def claim(
         "attempts": job.c.attempts + 1,
     }
     steady = sa.and_(ready, sa.not_(lapsed))
-    turns = ((sa.and_(steady, job.c.priority <= NEW), limit), (sa.and_(ready, lapsed), 1), (steady, limit))
-    taken = next(filter(None, (_take(connection, waiting, most, values) for waiting, most in turns)), None)
+    urgency, age = (job.c.priority, job.c.available_at, job.c.id), (job.c.available_at, job.c.id)
+    turns = (
+        (sa.and_(steady, job.c.priority <= NEW), urgency, limit),
+        # By age alone, so that the small index of leased jobs serves and a backlog of a million is not searched.
+        (sa.and_(ready, lapsed), age, 1),
+        (steady, urgency, limit),
+    )
+    taken = next(filter(None, (_take(connection, jobs, order, most, values) for jobs, order, most in turns)), None)
     if taken is None:
         return None
     claims = _describe(connection, [row.id for row in taken])
@@ -102,9 +108,12 @@ def claim(
 
 
 def _take(
-    connection: Connection, waiting: sa.ColumnElement[bool], limit: int, values: dict[str, object]
+    connection: Connection,
+    waiting: sa.ColumnElement[bool],
+    order: tuple[sa.Column[Any], ...],
+    limit: int,
+    values: dict[str, object],
 ) -> list[sa.Row[tuple[int, int]]]:
-    order = (job.c.priority, job.c.available_at, job.c.id)
     version = sa.select(job.c.model_version_id).where(waiting).order_by(*order).limit(1).scalar_subquery()
     picked = (
         sa.select(job.c.id)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import TINY, jpeg
+from tiny import jpeg
 
 from marcod import bundle
 from marcod.bundle import Golden, Predictor
@@ -66,34 +66,22 @@ def test_probabilities_and_folding(tiny_predictor: Predictor) -> None:
     assert tiny_predictor.threshold == 0.25
 
 
-def test_own_classes_fold_into_the_four(tiny_predictor: Predictor) -> None:
+def test_own_classes_fold_into_the_four(tiny_predictor: Predictor, tiny_weights: Weights) -> None:
     folding = {"needle": "Crystals", "block": "Crystals", "skin": "Other", "clear": "Clear"}
     record = tiny_predictor.record.model_copy(
         update={"classes": tuple(folding), "folding": {k: DropClass(v) for k, v in folding.items()}}
     )
-    folded = Predictor.fold(_with_record(tiny_predictor, record), np.array([[0.1, 0.2, 0.3, 0.4]], np.float32))
+    folded = Predictor(record, tiny_weights).fold(np.array([[0.1, 0.2, 0.3, 0.4]], np.float32))
     expected = {DropClass.CRYSTALS: 0.3, DropClass.OTHER: 0.3, DropClass.CLEAR: 0.4, DropClass.PRECIPITATE: 0.0}
     assert np.allclose(folded[0], [expected[c] for c in CLASSES])
 
 
-def _with_record(predictor: Predictor, record: bundle.BundleRecord) -> Predictor:
-    weights = {name: np.asarray(v) for name, v in _zero_weights().items()}
-    return Predictor(record, weights, predictor.batch_size)
-
-
-def _zero_weights() -> Weights:
-    from marcod import network
-
-    return {name: np.zeros(shape, np.float32) for name, shape in network.variable_shapes(network.build(TINY)).items()}
-
-
-def test_temperature_divides_the_logits(tiny_predictor: Predictor) -> None:
+def test_temperature_divides_the_logits(tiny_predictor: Predictor, tiny_weights: Weights) -> None:
     batch = batch_of(tiny_predictor, 1, 2)
-    sharp = tiny_predictor.predict(batch)
-    logits = np.log(sharp) * tiny_predictor.record.temperature
-    cooler = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    raw = tiny_predictor._logits(np.concatenate([batch, batch]))[:2]
-    assert np.allclose(bundle.softmax(raw), cooler, atol=1e-5)
+    logits = np.log(tiny_predictor.predict(batch)) * tiny_predictor.record.temperature
+    plain = tiny_predictor.record.model_copy(update={"temperature": 1.0})
+    undivided = Predictor(plain, tiny_weights, batch_size=2).predict(batch)
+    assert np.allclose(bundle.softmax(logits), undivided, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

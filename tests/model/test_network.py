@@ -1,15 +1,19 @@
 """The family of networks: the published names and shapes, and weights that travel by name."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
-from tiny import TINY, random_weights
+from tiny import TINY
 
 from marcod import network
 from marcod.errors import BundleError
 from marcod.network import MARCO, MARCO_SMALL, Architecture
+
+Weights = dict[str, np.ndarray]
 
 PUBLISHED = Path(__file__).with_name("marco-variables.txt")
 
@@ -78,25 +82,60 @@ def test_an_unknown_or_missing_key_is_named() -> None:
         Architecture.from_dict({"classes": 4})
 
 
-def test_weights_come_back_as_they_were_set() -> None:
-    model = network.build(TINY)
-    weights = random_weights(TINY)
+def test_weights_come_back_as_they_were_set(tiny_weights: Weights) -> None:
+    model, weights = network.build(TINY), tiny_weights
     network.set_variables(model, weights)
     back = network.variables(model)
     assert back.keys() == weights.keys()
     assert all(np.array_equal(back[name], weights[name]) for name in weights)
 
 
-def test_weights_that_do_not_fit_are_named() -> None:
+def test_folding_batch_norm_changes_no_score(tiny_weights: Weights) -> None:
     model = network.build(TINY)
-    weights = random_weights(TINY)
-    bias = "Inception/Logits/Conv2d_1c_1x1/biases"
-    network.set_variables(model, {**weights, "Inception/AuxLogits/x/weights": np.zeros(1), "global_step": np.int64(7)})
-    with pytest.raises(BundleError, match=f"lack {bias}"):
-        network.set_variables(model, {n: v for n, v in weights.items() if n != bias})
-    with pytest.raises(BundleError, match=r"hold Inception/Extra/weights"):
-        network.set_variables(model, {**weights, "Inception/Extra/weights": np.zeros(1)})
-    with pytest.raises(BundleError, match=r"biases has shape \(5,\)"):
-        network.set_variables(model, {**weights, bias: np.zeros(5, np.float32)})
-    with pytest.raises(BundleError, match="not finite"):
-        network.set_variables(model, {**weights, bias: np.full(4, np.nan, np.float32)})
+    network.set_variables(model, tiny_weights)
+    pictures = np.random.default_rng(4).uniform(-1, 1, (3, 75, 75, 3)).astype(np.float32)
+    plain = keras.ops.convert_to_numpy(model(pictures, training=False))
+    folded = network.compiled(TINY, tiny_weights)(pictures)
+    assert np.abs(folded - plain).max() < 1e-5 * np.abs(plain).max()
+
+
+NORM = "Inception/Conv2d_1a_3x3/BatchNorm/moving_variance"
+BIAS = "Inception/Logits/Conv2d_1c_1x1/biases"
+DAMAGE: dict[str, tuple[Callable[[Weights], object], str]] = {
+    "missing": (lambda w: w.pop(BIAS), f"lack {BIAS}"),
+    "missing norm": (lambda w: w.pop(NORM), f"lack {NORM}"),
+    "extra": (lambda w: w.update({"Inception/Extra/weights": np.zeros(1)}), "hold Inception/Extra/weights"),
+    "shape": (lambda w: w.update({BIAS: np.zeros(5, np.float32)}), r"biases has shape \(5,\)"),
+    "norm shape": (lambda w: w.update({NORM: np.ones(3, np.float32)}), r"moving_variance has shape \(3,\)"),
+    "not a number": (lambda w: w.update({BIAS: np.full(4, np.nan, np.float32)}), "not finite"),
+    "norm infinite": (lambda w: w.update({NORM: w[NORM] * np.inf}), "not finite"),
+    "norm negative": (lambda w: w.update({NORM: w[NORM] - 9}), "not finite"),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_model() -> object:
+    return network.build(TINY)
+
+
+@pytest.mark.parametrize("kind", [k for k in DAMAGE if k != "norm negative"])
+def test_weights_that_do_not_fit_are_named(tiny_model: object, tiny_weights: Weights, kind: str) -> None:
+    weights = dict(tiny_weights)
+    damage, message = DAMAGE[kind]
+    damage(weights)
+    with pytest.raises(BundleError, match=message):
+        network.set_variables(tiny_model, weights)
+
+
+@pytest.mark.parametrize("kind", [k for k in DAMAGE if "norm" in k])
+def test_folding_names_what_does_not_fit(tiny_weights: Weights, kind: str) -> None:
+    weights = dict(tiny_weights)
+    damage, message = DAMAGE[kind]
+    damage(weights)
+    with pytest.raises(BundleError, match=message):
+        network.compiled(TINY, weights)
+
+
+def test_what_scoring_does_not_need_may_be_left_over(tiny_model: object, tiny_weights: Weights) -> None:
+    more = {"Inception/AuxLogits/x/weights": np.zeros(1, np.float32), network.GLOBAL_STEP: np.array(7)}
+    network.set_variables(tiny_model, {**tiny_weights, **more})
