@@ -46,8 +46,8 @@ def run(bench: Bench) -> Iterator[Table]:
     about = (
         f"A synthetic history of {small} and of {large} images (two scores each, summaries, hits). The calls on both "
         "take turns, each with its commit; a ratio is that of the medians, large over small, and should stay near 1. "
-        f"A rescore of everything puts as many jobs as there are images behind the {WAITING:,} new ones; in the last case "
-        "these all wait for another try and the claim finds nothing."
+        f"A rescore of everything puts as many jobs as there are images behind the {WAITING:,} new ones. At last all "
+        "jobs wait for another try, and a claim finds nothing."
     )
     yield Table("Claiming and finishing a batch", about, columns, rows)
 

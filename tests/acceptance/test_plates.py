@@ -8,8 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lab import Delivery, Site, real_plates
+
+from marcod import bundle, registry
 
 
 @dataclass(frozen=True)
@@ -142,3 +145,39 @@ def test_every_score_names_its_model_and_is_current(site: Site, deliveries: dict
     shown = site.ok("plate", "show", "CI030117")
     assert "not for deciding about crystals" in shown
     assert f"{len(hits)} hits" in shown
+
+
+def _second_version(models: Path) -> None:
+    """The shipped bundle's weights under a version of their own, with another temperature."""
+    name, version = registry.SHIPPED
+    shipped = registry.shipped_folder() / name / version
+    record = bundle.read(shipped).model_copy(update={"version": 2, "temperature": 3.0})
+    with np.load(shipped / "weights.npz") as weights:
+        bundle.write(models, record, dict(weights), {}, [])
+
+
+def test_rescoring_a_plate_adds_scores_and_keeps_the_old_ones(site: Site, deliveries: dict[str, Delivery]) -> None:
+    delivered = deliveries["minstrel"]
+    root = site.folder / "minstrel"
+    delivered.write(root)
+    models = site.folder / "models"
+    _second_version(models)
+    site.add_source("minstrel", root, "rigaku")
+    site.write(models={"folder": str(models)})
+    site.ok("scan")
+    site.ok("score")
+    total = len(delivered.composites())
+    before = site.rows("select * from score")
+    assert len(before) == total
+
+    answer = json.loads(site.ok("rescore", "--plate", "CI030117", "--model", "marco-small-synthetic:2", "--json"))
+    assert (answer["queued"], answer["left"]) == (total, 0)
+    after = site.rows("select * from score")
+    assert set(before) < set(after)
+    assert len(after) == 2 * total
+    current = site.rows("select distinct model_version from lims_image_score_v1 where is_current")
+    assert [row.model_version for row in current] == ["1"]
+    again = json.loads(site.ok("rescore", "--plate", "CI030117", "--model", "marco-small-synthetic:2", "--json"))
+    assert (again["queued"], again["left"]) == (0, 0)
+    other = json.loads(site.ok("plate", "show", "CI030117", "--model", "marco-small-synthetic:2", "--json"))
+    assert {drop["model"] for drop in other["drops"]} == {"marco-small-synthetic:2"}
