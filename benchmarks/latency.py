@@ -45,8 +45,7 @@ def run(bench: Bench) -> Iterator[Table]:
             rows += _measure(bench, kind, own)
     about = (
         f"{title}. `marcod run` with inotify and its default settings, but settle_s = {SETTLE_S:g}. Synthetic JPEGs of "
-        f"{plates.SIZE[0]} x {plates.SIZE[1]} written in place; measured from the end of the writing to scored_at. "
-        "The column before the last is the median less the settle time."
+        f"{plates.SIZE[0]} x {plates.SIZE[1]} written in place; measured from the end of the writing to scored_at."
     )
     columns = ["database", "files", "images", "median s", "95 % s", "median beyond settling s", "slowest s"]
     yield Table("From file to score", about, columns, rows)

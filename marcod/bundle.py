@@ -35,11 +35,11 @@ WEIGHTS_FILE: Final = "weights.npz"
 METRICS_FILE: Final = "metrics.json"
 EXPECTED_FILE: Final = "golden/expected.json"
 
-GOLDEN_TOLERANCE: Final = 2e-3
+GOLDEN_TOLERANCE: Final = 5e-3
 """Largest difference allowed between a golden probability and its expectation.
 
-Float32 on another CPU differs by less than 1e-5 and TF32 on a GPU by less than 1e-3, while a wrong resize,
-channel order or scale moves some golden probability by far more.
+Float32 on another CPU differs by less than 1e-5. Rounding pictures and weights to the 10 bits of a GPU's TF32
+moves the shipped bundle's golden scores by 0.001; a wrong resize, channel order or scale moves one by 0.04 or more.
 """
 
 

@@ -205,7 +205,8 @@ class Service:
         late = [thread.name for thread in threads if thread.is_alive()]
         if late:
             log.error("stopped with work unfinished; its leases will lapse", loops=",".join(late))
-            return 1
+            # The interpreter would wait for threads that hang, on a dead share for ever.
+            os._exit(1)
         self._guarded("leave", lambda: self._ready.db.write(lambda connection: workers.leave(connection, self.worker)))
         log.info("stopped")
         return 0
@@ -226,8 +227,11 @@ def tend(db: Database, settings: Settings) -> None:
 def check_sources(settings: Settings) -> None:
     """Raises ConfigError or LayoutError for the first source that cannot work, before anything is written."""
     watch.require_roots(settings)
+    taken: dict[Path, str] = {}
     for name, source in settings.sources.items():
         watch.layout_of(name, source)
+        if taken.setdefault(source.root.resolve(), name) != name:
+            raise ConfigError(f"sources {taken[source.root.resolve()]!r} and {name!r} have one root; remove one")
 
 
 def roots(settings: Settings) -> dict[str, Path]:

@@ -108,7 +108,7 @@ def run(folder: Path, on_step: Callable[[Step], None]) -> Outcome:
     total = sum(1 for files in planned for f in files if f.kind is Kind.COMPOSITE)
     start = time.monotonic()
     with _daemon(config, folder / "marcod.log", on_step, total) as process:
-        db = Database(settings.load(config).store.url.get_secret_value())
+        db = Database(database_url(folder))
         delivered = _deliver(folder, planned, db, on_step, total)
         _wait_until_scored(process, db, delivered, on_step, folder / "marcod.log")
     seconds = time.monotonic() - start
@@ -126,13 +126,18 @@ def run(folder: Path, on_step: Callable[[Step], None]) -> Outcome:
     )
 
 
+def database_url(folder: Path) -> str:
+    """The demonstration's own database, whatever is configured elsewhere."""
+    return f"sqlite:///{folder}/marcod.sqlite"
+
+
 def _prepare(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise MarcodError(f"{folder} is not empty; give another folder with --folder")
     lines = [
         "# Made by `marcod demo`; everything in this folder is synthetic.",
-        f'store.url = "sqlite:///{folder}/marcod.sqlite"',
+        f'store.url = "{database_url(folder)}"',
         "watch.settle_s = 1.0",
         "watch.rescan_s = 5.0",
         "watch.quiet_s = 20.0",

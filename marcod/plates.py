@@ -5,11 +5,12 @@ Hides how a key, a barcode or an inspection number leads to rows; promises plate
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from marcod.domain import PLATE_FORMATS, PlateFormat
+from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat
 from marcod.errors import NotFoundError
 from marcod.store import reports, summaries, versions
 from marcod.store.engine import Database
@@ -120,4 +121,30 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
         raise NotFoundError(f"plate {plate.key} has no inspection {inspection!r}; `marcod plate list` shows them")
     summary = rows[0]
     version = model or versions.find(connection, summary.model, summary.model_version)
-    return PlateMap(summary, version, tuple(summaries.verdicts(connection, summary.inspection_id, version)))
+    drops = tuple(summaries.verdicts(connection, summary.inspection_id, version))
+    return PlateMap(summary if model is None else _as_seen_by(version, summary, drops), version, drops)
+
+
+def _as_seen_by(
+    version: versions.Version, summary: reports.Summary, drops: tuple[summaries.Verdict, ...]
+) -> reports.Summary:
+    """The summary with the counts of another model version than the one that speaks for the inspection."""
+    counts = Counter(drop.label for drop in drops)
+    scored = [drop.p_crystals for drop in drops if drop.p_crystals is not None]
+    return replace(
+        summary,
+        model=version.name,
+        model_version=version.version,
+        model_synthetic=version.synthetic,
+        n_clear=counts[DropClass.CLEAR],
+        n_crystals=counts[DropClass.CRYSTALS],
+        n_other=counts[DropClass.OTHER],
+        n_precipitate=counts[DropClass.PRECIPITATE],
+        hits=sum(p >= version.crystal_threshold for p in scored),
+        best_wells=summaries.best_wells(drops),
+        seen=len(drops),
+        scored=len(scored),
+        failed=sum(drop.failed for drop in drops if drop.p_crystals is None),
+        complete=bool(drops) and len(scored) == len(drops),
+        complete_rule=None,
+    )

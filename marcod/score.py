@@ -6,12 +6,14 @@ first job that asks for it is claimed, so a promotion takes effect between two b
 """
 
 import hashlib
+import os
+import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from marcod import telemetry
 from marcod.bundle import Predictor
-from marcod.errors import ImageError, StoreError
+from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError, StoreError
 from marcod.settings import ScoreSettings
 from marcod.store import queue, results, versions
 from marcod.store.engine import Database
@@ -30,6 +32,9 @@ log = telemetry.logger(__name__)
 
 MAX_FILE_BYTES: Final = 512 * 2**20
 """Larger files are not drop images; reading one would only cost memory."""
+
+UNUSABLE_PAUSE: Final = timedelta(minutes=1)
+"""A model version that cannot be loaded is asked for again after this long."""
 
 LOADED_MODELS: Final = 2
 """Models kept ready: the champion, and the one that a rescore asks for."""
@@ -73,6 +78,9 @@ class Tally:
         )
 
 
+_Outcome = tuple[list[results.Scored], list[queue.Failure], float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     lease: queue.Lease
@@ -106,6 +114,7 @@ class Scorer:
         self._roots = roots
         self._on_batch = on_batch
         self._clock = clock
+        self._unusable: dict[int, datetime] = {}
         self._models: OrderedDict[int, tuple[versions.Version, Predictor]] = OrderedDict()
 
     def warm(self) -> versions.Version:
@@ -124,43 +133,53 @@ class Scorer:
 
     def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> Tally:
         tally = Tally()
+        due = self._clock() if drain else None
         with (
             ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode") as decoders,
             ThreadPoolExecutor(1, thread_name_prefix="database") as database,
         ):
             written: Future[BatchReport] | None = None
-            ahead = self._claim(decoders)
+            ahead: _Batch | None = None
             try:
                 while not stop.is_set():
-                    alive()
-                    if ahead is None:
-                        if written is not None:
-                            tally = tally.plus(written.result())
-                            written = None
-                        elif drain:
+                    batch, ahead = ahead or self._claim(decoders, due), None
+                    if batch is None:
+                        if drain:
                             break
-                        else:
-                            stop.wait(self._settings.idle_s)
-                        ahead = self._claim(decoders)
+                        alive()
+                        stop.wait(self._settings.idle_s)
                         continue
-                    batch, ahead = ahead, None
-                    following = database.submit(self._claim, decoders)
-                    try:
-                        outcome = self._predict(batch)
-                    finally:
-                        ahead = following.result()
-                    if written is not None:
-                        tally = tally.plus(written.result())
-                    written = database.submit(self._finish, batch, *outcome)
+                    following = database.submit(self._claim, decoders, due)
+                    outcome = self._predict_or_give_back(batch, following)
+                    report, written = written, database.submit(self._finish, batch, *outcome)
+                    # Looked at after the write is on its way: a claim that fails must not cost a finished batch.
+                    ahead = following.result()
+                    tally = tally if report is None else tally.plus(report.result())
+                    alive()
             finally:
                 if ahead is not None:
                     self._give_back(ahead)
             return tally if written is None else tally.plus(written.result())
 
-    def _claim(self, decoders: ThreadPoolExecutor) -> _Batch | None:
-        """Claim the next batch and start to decode it."""
-        now = self._clock()
-        lease = self._db.write(
+    def _claim(self, decoders: ThreadPoolExecutor, due: datetime | None) -> _Batch | None:
+        """Claim the next batch and start to decode it. Jobs of a model that cannot be loaded here are passed over."""
+        while True:
+            now = self._clock()
+            self._unusable = {version: until for version, until in self._unusable.items() if until > now}
+            lease = self._take(now, due)
+            if lease is None:
+                return None
+            try:
+                version, predictor = self._model(lease.model_version_id)
+            except (BundleError, NotFoundError) as error:
+                self._pass_over(lease, error, now)
+                continue
+            images = tuple(decoders.submit(self._prepare, predictor, claim) for claim in lease.claims)
+            return _Batch(lease, version, predictor, images)
+
+    def _take(self, now: datetime, due: datetime | None) -> queue.Lease | None:
+        without = tuple(self._unusable)
+        return self._db.write(
             lambda connection: queue.claim(
                 connection,
                 self._worker,
@@ -168,17 +187,18 @@ class Scorer:
                 lease_s=self._settings.lease_s,
                 max_attempts=self._settings.max_attempts,
                 now=now,
+                due=due,
+                without=without,
             )
         )
-        if lease is None:
-            return None
-        try:
-            version, predictor = self._model(lease.model_version_id)
-        except BaseException:
-            self._db.write(lambda connection: queue.release(connection, lease, now))
-            raise
-        images = tuple(decoders.submit(self._prepare, predictor, claim) for claim in lease.claims)
-        return _Batch(lease, version, predictor, images)
+
+    def _pass_over(self, lease: queue.Lease, error: MarcodError, now: datetime) -> None:
+        """Leave the jobs of this version to other hosts for a while. The champion must work, so its error is raised."""
+        self._db.write(lambda connection: queue.release(connection, lease, now))
+        if self._db.read(versions.champion).id == lease.model_version_id:
+            raise error
+        self._unusable[lease.model_version_id] = now + UNUSABLE_PAUSE
+        log.error("model cannot be used here, its jobs wait", error=str(error))
 
     def _model(self, version_id: int) -> tuple[versions.Version, Predictor]:
         if version_id not in self._models:
@@ -192,11 +212,13 @@ class Scorer:
 
     def _prepare(self, predictor: Predictor, claim: queue.Claim) -> Prepared | queue.Failure:
         root = self._roots.get(claim.source, Path(claim.root))
+        content_hash = None
         try:
             data = _read(root / claim.path)
-            return Prepared(predictor.prepare(data), hashlib.sha256(data).hexdigest())
+            content_hash = hashlib.sha256(data).hexdigest()
+            return Prepared(predictor.prepare(data), content_hash)
         except ImageError as error:
-            return queue.Failure(claim, str(error), error.retryable)
+            return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
         except FileNotFoundError:
             if _is_away(root):
                 return queue.Failure(claim, f"source {claim.source} is away", retryable=True, counts=False)
@@ -206,22 +228,45 @@ class Scorer:
         except MemoryError:
             return queue.Failure(claim, "not enough memory to decode it", retryable=True)
 
-    def _predict(self, batch: _Batch) -> tuple[list[results.Scored], list[queue.Failure], float, float]:
+    def _predict_or_give_back(self, batch: _Batch, following: Future[_Batch | None]) -> _Outcome:
+        """Predict; when the device itself fails, nothing that was claimed has to pay for it."""
+        try:
+            return self._predict(batch)
+        except BaseException:
+            self._give_back(batch)
+            ahead = following.result()
+            if ahead is not None:
+                self._give_back(ahead)
+            raise
+
+    def _predict(self, batch: _Batch) -> _Outcome:
         start = time.perf_counter()
-        outcomes = [future.result() for future in batch.images]
+        outcomes = self._prepared(batch)
         ready = time.perf_counter()
         pairs = zip(batch.lease.claims, outcomes, strict=True)
         good = [(claim, outcome) for claim, outcome in pairs if isinstance(outcome, Prepared)]
         failures = [outcome for outcome in outcomes if isinstance(outcome, queue.Failure)]
         scored: list[results.Scored] = []
-        if good:
-            vectors = batch.predictor.predict(np.stack([prepared.pixels for _, prepared in good]))
-            for (claim, prepared), vector in zip(good, vectors, strict=True):
-                if np.isfinite(vector).all():
-                    scored.append(_scored(batch.predictor, claim, prepared, vector))
-                else:
-                    failures.append(queue.Failure(claim, "the model gave no number for it", retryable=False))
+        vectors = _vectors(batch.predictor, [prepared.pixels for _, prepared in good])
+        for (claim, prepared), vector in zip(good, vectors, strict=True):
+            if vector is not None and np.isfinite(vector).all():
+                scored.append(_scored(batch.predictor, claim, prepared, vector))
+            else:
+                error = "the model cannot score it" if vector is None else "the model gave no number for it"
+                failures.append(queue.Failure(claim, error, retryable=False, content_hash=prepared.content_hash))
         return scored, failures, ready - start, time.perf_counter() - ready
+
+    def _prepared(self, batch: _Batch) -> list[Prepared | queue.Failure]:
+        """The images of a batch; one that cannot be read in time, as on a share that hangs, fails alone."""
+        deadline = time.monotonic() + self._settings.lease_s / 2
+        outcomes: list[Prepared | queue.Failure] = []
+        for claim, future in zip(batch.lease.claims, batch.images, strict=True):
+            try:
+                outcomes.append(future.result(max(0.0, deadline - time.monotonic())))
+            except TimeoutError:
+                future.cancel()
+                outcomes.append(queue.Failure(claim, "reading it takes too long", retryable=True, counts=False))
+        return outcomes
 
     def _finish(
         self,
@@ -260,6 +305,30 @@ class Scorer:
             log.warning("claims not given back, their lease will lapse", error=str(error))
 
 
+def _vectors(predictor: Predictor, pixels: list[NDArray[np.float32]]) -> Sequence[NDArray[np.float32] | None]:
+    """The model's output for each picture. When the batch fails, each is tried alone and None stands for a failure.
+
+    Raises what the device raises when it cannot even predict a black picture.
+    """
+    if not pixels:
+        return []
+    try:
+        return list(predictor.predict(np.stack(pixels)))
+    except Exception:
+        log.exception("batch failed on the device")
+        predictor.predict(np.zeros_like(pixels[0])[np.newaxis])
+    return [_vector_alone(predictor, picture) for picture in pixels]
+
+
+def _vector_alone(predictor: Predictor, pixels: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    try:
+        vector: NDArray[np.float32] = predictor.predict(pixels[np.newaxis])[0]
+    except Exception:
+        log.exception("image failed on the device")
+        return None
+    return vector
+
+
 def _scored(
     predictor: Predictor, claim: queue.Claim, prepared: Prepared, vector: NDArray[np.float32]
 ) -> results.Scored:
@@ -271,7 +340,11 @@ def _scored(
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
+    # Without waiting for the other end of a pipe that somebody put where an image was.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImageError("not a regular file", retryable=False)
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"larger than {MAX_FILE_BYTES // 2**20} MiB; not a drop image", retryable=False)
@@ -296,5 +369,9 @@ def _log_batch(report: BatchReport, failures: list[queue.Failure]) -> None:
         wait_s=round(report.wait_s, 3),
         predict_s=round(report.predict_s, 3),
     )
+    away = [failure for failure in failures if not failure.counts]
+    if away:
+        log.warning("images wait", images=len(away), error=away[0].error)
     for failure in failures:
-        log.warning("image failed", path=failure.claim.path, attempt=failure.claim.attempts, error=failure.error)
+        if failure.counts:
+            log.warning("image failed", path=failure.claim.path, attempt=failure.claim.attempts, error=failure.error)

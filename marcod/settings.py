@@ -29,6 +29,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -230,6 +231,10 @@ def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None)
         raise ConfigError(_sentence(error, path)) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+    except SettingsError as error:
+        raise ConfigError(f"{error}; a variable sets one field, such as MARCOD_WATCH__SETTLE_S=5") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -305,4 +310,5 @@ def described() -> list[tuple[str, str, object]]:
 
 def redacted_url(settings: Settings) -> str:
     """The database URL without its password, for logs and people."""
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", settings.store.url.get_secret_value())
+    url = re.sub(r"(://[^:/@]+):.*@", r"\1:***@", settings.store.url.get_secret_value())
+    return re.sub(r"(password=)[^&]*", r"\1***", url)

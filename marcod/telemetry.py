@@ -53,14 +53,17 @@ def bound(**values: object) -> AbstractContextManager[None]:
 
 
 def notify(state: str) -> bool:
-    """Tell systemd something, such as ``READY=1`` (sd_notify(3)). False when nobody listens."""
+    """Tell systemd something, such as ``READY=1`` (sd_notify(3)). False when nobody listens or can."""
     address = settings.notify_socket()
     if address is None:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto(state.encode(), address)
+        try:
+            channel.sendto(state.encode(), address)
+        except OSError:
+            return False
     return True
 
 

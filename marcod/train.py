@@ -9,8 +9,10 @@ are the paper's (Bruno et al., PLOS ONE 2018); temperature scaling is Guo et al.
 import io
 import math
 import multiprocessing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,17 +57,20 @@ class Examples:
 
 
 def render_examples(
-    first_seed: int, count: int, side: int, *, balanced: bool, progress: Progress | None = None
+    first_seed: int, count: int, side: int, *, balanced: bool, processes: int = 2, progress: Progress | None = None
 ) -> Examples:
     """``count`` drops from the seeds following ``first_seed``, each class equally often or as often as in nature.
 
-    Rendered by two spawned processes, since a fork of a process that runs TensorFlow may hang.
+    More than one process are spawned, since a fork of a process that runs TensorFlow may hang.
     """
     tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None, side) for i in range(count)]
-    pictures = np.empty((count, side, side, 3), np.uint8)
-    labels = np.empty(count, np.int32)
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        for i, (picture, label) in enumerate(pool.imap(_example, tasks, chunksize=8)):
+    pictures, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int32)
+    with ExitStack() as stack:
+        drawn: Iterable[tuple[NDArray[np.uint8], int]] = map(_example, tasks)
+        if processes > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+            drawn = pool.imap(_example, tasks, chunksize=8)
+        for i, (picture, label) in enumerate(drawn):
             pictures[i], labels[i] = picture, label
             if progress is not None:
                 progress("rendering", i + 1, count)
@@ -120,16 +125,32 @@ def fit(
     if weights:
         network.set_variables(model, weights)
     steps = len(examples.labels) // batch_size
-    model.compile(
-        optimizer=keras.optimizers.Adam(_schedule(phase, steps), use_ema=True, ema_momentum=0.995),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
-    callbacks = [] if progress is None else [_report(progress, phase.epochs)]
+    optimizer = keras.optimizers.Adam(_schedule(phase, steps))
+    # Variables made inside the first step would make TensorFlow trace the step twice, half a minute each.
+    optimizer.build(model.trainable_variables)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=False)
+    callbacks = [_RunningAverage(), *([] if progress is None else [_report(progress, phase.epochs)])]
     batches = _augmented(examples, MARCO_SMALL.input_size, seed, batch_size)
     model.fit(batches, epochs=phase.epochs, steps_per_epoch=steps, callbacks=callbacks, shuffle=False, verbose=0)
     return network.variables(model)
+
+
+class _RunningAverage(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends the training with the average of the last two hundred steps, batch norm's statistics included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._average: list[NDArray[np.float32]] = []
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        if self._average and batch % 10:
+            return
+        now = self.model.get_weights()
+        self._average = [a + 0.05 * (n - a) for a, n in zip(self._average or now, now, strict=True)]
+
+    def on_train_end(self, logs: object = None) -> None:
+        self.model.set_weights(self._average)
 
 
 def _schedule(phase: Phase, steps: int) -> Any:
@@ -201,6 +222,7 @@ def train_synthetic(
     images: int = 8000,
     epochs: int = 9,
     held_out: int = 2000,
+    processes: int = 2,
     progress: Progress | None = None,
 ) -> Path:
     """Render, train, calibrate and measure a small network, and write it as bundle ``marco-small-synthetic``.
@@ -208,9 +230,10 @@ def train_synthetic(
     ``images`` are rendered for training and ``held_out`` each for validation and for the test. Takes the
     better part of an hour on two cores with the defaults. Raises BundleError when the version exists.
     """
-    examples = render_examples(TRAINING, images, _KEPT, balanced=True, progress=progress)
-    validation = render_examples(VALIDATION, held_out, PREPROCESSING.size, balanced=False, progress=progress)
-    test = render_examples(TEST, held_out, PREPROCESSING.size, balanced=False, progress=progress)
+    render = partial(render_examples, processes=processes, progress=progress)
+    examples = render(TRAINING, images, _KEPT, balanced=True)
+    validation = render(VALIDATION, held_out, PREPROCESSING.size, balanced=False)
+    test = render(TEST, held_out, PREPROCESSING.size, balanced=False)
     weights: dict[str, NDArray[np.float32]] = {}
     for number, phase in enumerate(phases(epochs)):
         weights = fit(examples, phase, seed=seed + number, weights=weights, progress=progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from marcod import plates, settings
+from marcod import plates
 from marcod.cli import output
 from marcod.store import reports
 from marcod.store.engine import Database
@@ -34,7 +34,7 @@ def demo(folder: Path | None) -> None:
     console.print(f"Synthetic exports of a Rock Imager, a Minstrel and HWI arrive in {where}\n", style="bold")
     with _Bars() as on_step:
         outcome = demonstration.run(where, on_step)
-    db = Database(settings.load(outcome.config).store.url.get_secret_value())
+    db = Database(demonstration.database_url(where))
     _show_plates(db)
     _show_hits(db)
     db.close()

@@ -16,11 +16,12 @@ _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 def _since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
     if text is None:
         return None
-    if match := re.fullmatch(r"(\d+)([mhdw])", text):
-        return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    match = re.fullmatch(r"(\d+)([mhdw])", text)
     try:
+        if match:
+            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise click.BadParameter("give an age such as 90m, 24h, 7d, 2w, or a date such as 2026-05-01") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

@@ -99,7 +99,7 @@ def printable(text: str) -> str:
 def state_of(summary: Summary) -> str:
     """How far an inspection is."""
     if summary.complete:
-        return f"complete ({summary.complete_rule})"
+        return f"complete ({summary.complete_rule})" if summary.complete_rule else "complete"
     return f"{summary.scored} of {summary.expected or summary.seen}"
 
 

@@ -60,11 +60,22 @@ def _chosen(settings: Settings, root: Path | None, layout: str | None, name: str
                 f"source {name!r} is not configured" if name else "no source is configured; give ROOT and --layout"
             )
     else:
-        if layout is None:
-            raise ConfigError(f"say how {root} is laid out with --layout; `marcod explain` helps to find out")
-        source = SourceSettings(root=root.absolute(), layout=layout)
-        sources = {name or _name_of(root): source}
+        sources = _adhoc(settings, root.absolute(), layout, name)
     return settings.model_copy(update={"sources": sources})
+
+
+def _adhoc(settings: Settings, root: Path, layout: str | None, name: str | None) -> dict[str, SourceSettings]:
+    """ROOT as a source: the configured one that has this root, else one of its own."""
+    same = {key: given for key, given in settings.sources.items() if given.root.resolve() == root.resolve()}
+    if same and (layout is None or all(given.layout == layout for given in same.values())):
+        return same
+    if layout is None:
+        raise ConfigError(f"say how {root} is laid out with --layout; `marcod explain` helps to find out")
+    if name in settings.sources:
+        raise ConfigError(
+            f"source {name!r} is configured with root {settings.sources[name].root}; give another --source"
+        )
+    return {name or _name_of(root): SourceSettings(root=root, layout=layout)}
 
 
 def _name_of(root: Path) -> str:

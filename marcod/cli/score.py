@@ -1,6 +1,5 @@
 """`marcod score` and `marcod rescore`: work on the queue by hand."""
 
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ import click
 
 from marcod import daemon, registry
 from marcod.cli import output
+from marcod.errors import MarcodError
 from marcod.settings import Settings
 from marcod.store import queue, reports, versions, workers
 
@@ -27,6 +27,7 @@ def score(settings: Settings, json_output: bool) -> None:
         waiting = ready.db.read(lambda connection: queue.status(connection, datetime.now(UTC))).waiting
         with output.progress("scoring", waiting) as done:
             tally = _drain(settings, ready, done)
+        daemon.tend(ready.db, settings)
         status = ready.db.read(lambda connection: queue.status(connection, datetime.now(UTC)))
     if json_output:
         output.print_json({"tally": tally, "queue": status})
@@ -80,41 +81,34 @@ def rescore(
         queued = ready.db.write(lambda connection: queue.enqueue_rescore(connection, version.id, now, ids))
         left = ready.db.read(lambda connection: reports.unfinished(connection, version.id, ids))
         if wait and left:
-            _finish_plate(settings, ready, version, ids, left)
-            left = ready.db.read(lambda connection: reports.unfinished(connection, version.id, ids))
+            left = _finish_plate(settings, ready, version, ids, left)
     if json_output:
         output.print_json({"plates": plates, "model": str(version), "queued": queued, "left": left})
     elif not queued and not left:
         click.echo(f"{version} has scored every image of plate {plate_text} already")
     else:
         click.echo(f"{queued} images of plate {plate_text} queued for {version}, {left} still to do")
+    if wait and left:
+        raise MarcodError(f"{left} images could not be scored yet; `marcod queue status` tells more")
 
 
 def _finish_plate(
     settings: Settings, ready: daemon.Ready, version: versions.Version, plate_ids: list[int], left: int
-) -> None:
-    """Score here when no other process does; else watch the others do it."""
-    with output.progress(f"{version}", left) as done:
-        if not _others_score(ready):
-            _drain(settings, ready, done)
-            return
+) -> int:
+    """Watch other processes do it, and do here what they leave. Returns how many images are still to do."""
+    total = left
+
+    def unfinished() -> int:
+        return ready.db.read(lambda connection: reports.unfinished(connection, version.id, plate_ids))
+
+    with output.progress(f"{version}", total) as done:
         with daemon.stopped_by_signals() as stop:
-            _follow(ready, version, plate_ids, left, stop, done)
-
-
-def _follow(
-    ready: daemon.Ready,
-    version: versions.Version,
-    plate_ids: list[int],
-    total: int,
-    stop: threading.Event,
-    done: Callable[[int], None],
-) -> None:
-    while not stop.is_set() and _others_score(ready):
-        left = ready.db.read(lambda connection: reports.unfinished(connection, version.id, plate_ids))
-        done(total - left)
-        if not left or stop.wait(POLL_S):
-            return
+            while (left := unfinished()) and _others_score(ready) and not stop.is_set():
+                done(total - left)
+                stop.wait(POLL_S)
+        if left and not stop.is_set():
+            _drain(settings, ready, done)
+    return unfinished()
 
 
 def _others_score(ready: daemon.Ready) -> bool:

@@ -7,7 +7,7 @@ records, jobs and summaries included, is one transaction.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,10 +16,13 @@ from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError
 from marcod.store import queue, summaries, versions
 from marcod.store.engine import insert
-from marcod.store.schema import drop, image, inspection, job, plate, source
+from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, source
 
-CHUNK = 500
+CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
+
+READ_AGAIN: Final = -1
+"""An impossible mtime_ns: the path was read with other options than the source has now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +56,35 @@ class Recorded:
 
 
 def register_source(
-    connection: Connection, name: str, root: str, layout: str, expected_drops: int | None, now: datetime
+    connection: Connection,
+    name: str,
+    root: str,
+    layout: str,
+    expected_drops: int | None,
+    now: datetime,
+    reading: str = "",
 ) -> int:
-    """The id of a source, made or brought up to date. Raises ConfigError when its layout would change."""
-    connection.execute(
-        insert(connection, source)
-        .values(name=name, root=path_text(root), layout=layout, expected_drops=expected_drops, created_at=now)
-        .on_conflict_do_nothing()
-    )
-    row = connection.execute(sa.select(source).where(source.c.name == name)).one()
+    """The id of a source, made or brought up to date. Raises ConfigError when its layout would change.
+
+    A root that was recorded under another name keeps its plates and takes the new name. ``reading`` is everything
+    that decides what a path means; when it changes, every image of the source is read anew at the next full scan.
+    """
+    values = {"root": path_text(root), "expected_drops": expected_drops, "reading": reading}
+    row = connection.execute(sa.select(source).where(source.c.name == name)).one_or_none()
+    if row is None:
+        same = sa.and_(source.c.root == values["root"], source.c.layout == layout)
+        row = connection.execute(sa.select(source).where(same).order_by(source.c.id).limit(1)).one_or_none()
+    if row is None:
+        made = insert(connection, source).values(name=name, layout=layout, created_at=now, **values)
+        connection.execute(made.on_conflict_do_nothing())
+        row = connection.execute(sa.select(source).where(source.c.name == name)).one()
     if row.layout != layout:
         raise ConfigError(
             f"source {name!r} was recorded with layout {row.layout}; give a new source name to read it as {layout}"
         )
-    if row.root != path_text(root) or row.expected_drops != expected_drops:
-        values = {"root": path_text(root), "expected_drops": expected_drops}
-        connection.execute(sa.update(source).where(source.c.id == row.id).values(values))
+    connection.execute(sa.update(source).where(source.c.id == row.id).values(name=name, **values))
+    if row.reading != reading:
+        connection.execute(sa.update(image).where(image.c.source_id == row.id).values(mtime_ns=READ_AGAIN))
     return int(row.id)
 
 
@@ -102,8 +118,24 @@ def record(connection: Connection, source_id: int, sightings: Sequence[Sighting]
         recorded, inspections = _record_chunk(connection, source_id, chunk, champion, now)
         total += recorded
         touched |= inspections
+    _catch_up(connection, touched, champion, now)
     summaries.refresh(connection, touched, champion, now)
     return total
+
+
+def _catch_up(connection: Connection, touched: set[int], champion: versions.Version, now: datetime) -> None:
+    """Where a former champion saw the rest of a plate, the champion sees it now, or it would never be complete."""
+    others = sa.and_(
+        inspection_summary.c.inspection_id.in_(touched), inspection_summary.c.model_version_id != champion.id
+    )
+    plates = connection.execute(
+        sa.select(inspection.c.plate_id)
+        .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
+        .where(others)
+        .distinct()
+    ).scalars()
+    if behind := list(plates):
+        queue.enqueue_rescore(connection, champion.id, now, behind)
 
 
 def _record_chunk(
@@ -116,18 +148,36 @@ def _record_chunk(
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
     changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns)]
-    inserted, inspections = _insert_images(connection, source_id, fresh, now)
-    altered = _update_images(connection, source_id, changed, now)
-    scorable = [i for i, _, modality in inserted + altered if modality == champion.modality]
-    queue.start_over(connection, [image_id for image_id, _, _ in altered], now)
-    queued = queue.enqueue(connection, scorable, champion.id, now)
-    touched = inspections | {inspection_id for _, inspection_id, _ in altered}
-    unscored = sum(1 for _, _, modality in inserted if modality != champion.modality)
-    unchanged = len(chunk) - len(inserted) - len(altered)
-    return Recorded(len(inserted), len(altered), unchanged, queued, unscored), touched
+    places = _places(connection, source_id, fresh + changed, now)
+    inserted = _insert_images(connection, source_id, fresh, places, now)
+    left = _inspections_of(connection, source_id, changed)
+    altered = [_update_image(connection, source_id, s, before[s.path], places[s.path], now) for s in changed]
+    queued = _queue(connection, inserted, altered, champion, now)
+    unscored = sum(1 for row in inserted if row.modality != champion.modality)
+    touched = left | {row.inspection_id for row in inserted + altered}
+    return Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored), touched
 
 
-_ImageRow = tuple[int, int, str]
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored."""
+
+    image_id: int
+    inspection_id: int
+    modality: str
+    content: Literal["new", "touched", "same"]
+
+
+def _queue(
+    connection: Connection, inserted: list[_Row], altered: list[_Row], champion: versions.Version, now: datetime
+) -> int:
+    """Queue what may have to be scored; a file that was only touched waits behind everything new."""
+    queue.start_over(connection, [row.image_id for row in altered if row.content != "same"], now)
+    queue.withdraw(connection, [row.image_id for row in altered if row.modality != champion.modality])
+    mine = [row for row in inserted + altered if row.modality == champion.modality]
+    fresh = queue.enqueue(connection, [r.image_id for r in mine if r.content == "new"], champion.id, now)
+    touched = [r.image_id for r in mine if r.content == "touched"]
+    return fresh + queue.enqueue(connection, touched, champion.id, now, priority=queue.RESCORE)
 
 
 def _text(found: str | None) -> str | None:
@@ -135,53 +185,86 @@ def _text(found: str | None) -> str | None:
     return None if found is None else path_text(found)
 
 
-def _insert_images(
-    connection: Connection, source_id: int, fresh: list[Sighting], now: datetime
-) -> tuple[list[_ImageRow], set[int]]:
-    if not fresh:
-        return [], set()
-    plates = _plates(connection, source_id, fresh, now)
-    inspections = _inspections(connection, plates, fresh, now)
-    drops = _drops(connection, plates, fresh)
-    rows = []
-    for sighting in fresh:
-        seen = sighting.image
-        plate_id = plates[path_text(seen.plate_key)]
-        rows.append(
-            {
-                "source_id": source_id,
-                "path": path_text(sighting.path),
-                "drop_id": drops[plate_id, seen.row, seen.column, seen.drop],
-                "inspection_id": inspections[plate_id, path_text(seen.inspection_key)],
-                "modality": str(seen.modality),
-                "profile": _text(seen.profile),
-                "region": seen.region,
-                "captured_at": seen.captured_at,
-                "size": sighting.size,
-                "mtime_ns": sighting.mtime_ns,
-                "seen_at": now,
-            }
+@dataclass(frozen=True, slots=True)
+class _Place:
+    drop_id: int
+    inspection_id: int
+
+
+def _places(connection: Connection, source_id: int, seen: list[Sighting], now: datetime) -> dict[str, _Place]:
+    """Drop and inspection of every sighting, by its path; plates, inspections and drops are made where new."""
+    if not seen:
+        return {}
+    plates = _plates(connection, source_id, seen, now)
+    inspections = _inspections(connection, plates, seen, now)
+    drops = _drops(connection, plates, seen)
+    places = {}
+    for sighting in seen:
+        found = sighting.image
+        plate_id = plates[path_text(found.plate_key)]
+        places[sighting.path] = _Place(
+            drops[plate_id, found.row, found.column, found.drop],
+            inspections[plate_id, path_text(found.inspection_key)],
         )
+    return places
+
+
+def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
+    """The columns that a path and a stat decide."""
+    return {
+        "drop_id": place.drop_id,
+        "inspection_id": place.inspection_id,
+        "modality": str(sighting.image.modality),
+        "profile": _text(sighting.image.profile),
+        "region": sighting.image.region,
+        "captured_at": sighting.image.captured_at,
+        "size": sighting.size,
+        "mtime_ns": sighting.mtime_ns,
+    }
+
+
+def _insert_images(
+    connection: Connection, source_id: int, fresh: list[Sighting], places: dict[str, _Place], now: datetime
+) -> list[_Row]:
+    if not fresh:
+        return []
+    rows = [
+        {"source_id": source_id, "path": path_text(s.path), "seen_at": now, **_values(s, places[s.path])} for s in fresh
+    ]
     statement = (
         insert(connection, image)
         .on_conflict_do_nothing()
         .returning(image.c.id, image.c.inspection_id, image.c.modality)
     )
-    inserted = [(int(r[0]), int(r[1]), str(r[2])) for r in connection.execute(statement, rows)]
-    return inserted, {row[1] for row in inserted}
+    return [_Row(int(r[0]), int(r[1]), str(r[2]), "new") for r in connection.execute(statement, rows)]
 
 
-def _update_images(connection: Connection, source_id: int, changed: list[Sighting], now: datetime) -> list[_ImageRow]:
-    rows: list[_ImageRow] = []
-    for sighting in changed:
-        statement = (
-            sa.update(image)
-            .where(image.c.source_id == source_id, image.c.path == path_text(sighting.path))
-            .values(size=sighting.size, mtime_ns=sighting.mtime_ns, seen_at=now)
-            .returning(image.c.id, image.c.inspection_id, image.c.modality)
-        )
-        rows.extend((int(r[0]), int(r[1]), str(r[2])) for r in connection.execute(statement))
-    return rows
+def _inspections_of(connection: Connection, source_id: int, changed: list[Sighting]) -> set[int]:
+    """Where these images stood until now; read anew they may belong elsewhere."""
+    paths = [path_text(s.path) for s in changed]
+    rows = connection.execute(
+        sa.select(image.c.inspection_id).where(image.c.source_id == source_id, image.c.path.in_(paths))
+    )
+    return {int(row[0]) for row in rows}
+
+
+def _update_image(
+    connection: Connection, source_id: int, sighting: Sighting, before: tuple[int, int], place: _Place, now: datetime
+) -> _Row:
+    size, mtime_ns = before
+    arrived = {} if size == sighting.size else {"seen_at": now}
+    row = connection.execute(
+        sa.update(image)
+        .where(image.c.source_id == source_id, image.c.path == path_text(sighting.path))
+        .values(**_values(sighting, place), **arrived)
+        .returning(image.c.id, image.c.inspection_id, image.c.modality, image.c.content_hash)
+    ).one()
+    content: Literal["new", "touched", "same"] = "touched" if size == sighting.size else "new"
+    if row.content_hash is None:
+        content = "new"
+    elif mtime_ns == READ_AGAIN and size == sighting.size:
+        content = "same"
+    return _Row(int(row.id), int(row.inspection_id), str(row.modality), content)
 
 
 def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], now: datetime) -> dict[str, int]:

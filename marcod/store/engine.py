@@ -31,6 +31,11 @@ _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "
 """PostgreSQL: serialization failure, deadlock, lock not available, and the server shutting down or starting."""
 
 
+_NO_PRIVILEGE: Final = "42501"
+_OUR_FAULT: Final = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)
+"""Errors of a statement, not of the database; they are raised as they are."""
+
+
 class Database:
     """One database, shared by the threads of a process.
 
@@ -38,7 +43,10 @@ class Database:
     """
 
     def __init__(self, url: str, *, patience_s: float = PATIENCE_S) -> None:
-        self.url: URL = make_url(url)
+        try:
+            self.url: URL = make_url(url)
+        except (ValueError, sa.exc.ArgumentError) as error:
+            raise StoreError("the database URL cannot be read; write postgresql://USER:PASSWORD@HOST/NAME") from error
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience_s = patience_s
         self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
@@ -72,7 +80,8 @@ class Database:
         try:
             return attempts(once)
         except DBAPIError as error:
-            if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+            refused = getattr(error.orig, "pgcode", None) == _NO_PRIVILEGE
+            if isinstance(error, _OUR_FAULT) and not refused:
                 raise
             raise StoreError(f"database {self} cannot be used: {_first_line(error)}") from error
 

@@ -7,7 +7,7 @@ claim, so an image that kills its worker is counted too; from its second lapse o
 and its neighbours in the batch go free.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -68,23 +68,37 @@ class Lease:
 class Failure:
     """What went wrong with one claim; a retryable one is tried again later.
 
-    One that does not count (its whole source is away) is tried again for ever.
+    One that does not count (its whole source is away) is tried again for ever. ``content_hash`` is that of the
+    bytes that could not be scored, where they could be read.
     """
 
     claim: Claim
     error: str
     retryable: bool
     counts: bool = True
+    content_hash: str | None = None
 
 
 def claim(
-    connection: Connection, worker: str, *, limit: int, lease_s: float, max_attempts: int, now: datetime
+    connection: Connection,
+    worker: str,
+    *,
+    limit: int,
+    lease_s: float,
+    max_attempts: int,
+    now: datetime,
+    due: datetime | None = None,
+    without: Collection[int] = (),
 ) -> Lease | None:
     """Take up to ``limit`` jobs of one model version, most urgent first, or None when nothing waits.
 
+    Only jobs available at ``due`` (by default now) and not of the versions in ``without``.
+
     Jobs to be claimed alone come between new images and rescoring, so that neither has to wait for the other.
     """
-    ready = sa.and_(job.c.failed_at.is_(None), job.c.available_at <= now, job.c.attempts < max_attempts)
+    ready = sa.and_(job.c.failed_at.is_(None), job.c.available_at <= (due or now), job.c.attempts < max_attempts)
+    if without:
+        ready = sa.and_(ready, job.c.model_version_id.not_in(list(without)))
     lapsed = sa.and_(job.c.lease.is_not(None), job.c.attempts >= LAPSES_BEFORE_ALONE)
     token = f"{worker}/{uuid4()}"
     values = {
@@ -237,13 +251,20 @@ def start_over(connection: Connection, image_ids: Iterable[int], now: datetime) 
     connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(values))
 
 
-def enqueue(connection: Connection, image_ids: Iterable[int], version_id: int, now: datetime) -> int:
+def withdraw(connection: Connection, image_ids: Iterable[int]) -> None:
+    """Remove the jobs of images that, read anew, are none for the champion."""
+    connection.execute(sa.delete(job).where(job.c.image_id.in_(list(image_ids))))
+
+
+def enqueue(
+    connection: Connection, image_ids: Iterable[int], version_id: int, now: datetime, priority: int = NEW
+) -> int:
     """Queue images that are new or whose file changed; a job already there starts over. Returns how many."""
     rows = [
         {
             "image_id": image_id,
             "model_version_id": version_id,
-            "priority": NEW,
+            "priority": priority,
             "available_at": now,
             "attempts": 0,
             "enqueued_at": now,
@@ -259,7 +280,7 @@ def enqueue(connection: Connection, image_ids: Iterable[int], version_id: int, n
         "lease": None,
         "error": None,
         "failed_at": None,
-        "priority": NEW,
+        "priority": priority,
     }
     connection.execute(
         statement.on_conflict_do_update(index_elements=["image_id", "model_version_id"], set_=again), rows
@@ -297,14 +318,14 @@ def enqueue_rescore(
 
 
 def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) -> None:
-    """Give a new champion every unfinished new image of the old one.
+    """Give a new champion every unscored new image of the old one, the quarantined ones included.
 
     Jobs in a worker's hands run on for the old version too, which stays a true score of that version.
     """
     fitting = sa.exists().where(
         image.c.id == job.c.image_id, model_version.c.id == new_id, model_version.c.modality == image.c.modality
     )
-    unfinished = sa.and_(job.c.model_version_id == old_id, job.c.priority == NEW, job.c.failed_at.is_(None), fitting)
+    unfinished = sa.and_(job.c.model_version_id == old_id, job.c.priority == NEW, fitting)
     moved = sa.select(
         job.c.image_id,
         sa.literal(new_id),

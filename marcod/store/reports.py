@@ -85,6 +85,7 @@ class Hit:
     drop_number: int
     p_crystals: float
     model: str
+    model_synthetic: bool
     found_at: datetime
     path: str
 
@@ -108,7 +109,9 @@ def find_plates(connection: Connection, text: str, source_name: str | None = Non
 
 def summaries(connection: Connection, plate_ids: Sequence[int] | None = None, limit: int = 100) -> list[Summary]:
     """Inspections, latest image first; those of some plates, or of all."""
-    statement = sa.select(*_SUMMARY.c).order_by(_SUMMARY.c.last_image_at.desc(), _SUMMARY.c.inspection_id.desc())
+    statement = sa.select(*_SUMMARY.c).order_by(
+        _SUMMARY.c.last_image_at.desc().nulls_last(), _SUMMARY.c.inspection_id.desc()
+    )
     if plate_ids is not None:
         of_plates = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(list(plate_ids)))
         statement = statement.where(_SUMMARY.c.inspection_id.in_(of_plates))
@@ -116,7 +119,18 @@ def summaries(connection: Connection, plate_ids: Sequence[int] | None = None, li
 
 
 def hits(connection: Connection, since: datetime | None, limit: int) -> list[Hit]:
-    """Hits of the champion over all plates, best first."""
+    """Drops in which the champion sees crystals, over all plates, by the highest probability of their images.
+
+    ``since`` looks at when the champion saw them first; the inspection and image named are those of that time.
+    """
+    highest = (
+        sa.select(sa.func.max(score.c.p_crystals))
+        .join(image, sa.and_(image.c.id == score.c.image_id, image.c.content_hash == score.c.content_hash))
+        .where(image.c.drop_id == hit.c.drop_id, score.c.model_version_id == hit.c.model_version_id)
+        .correlate(hit)
+        .scalar_subquery()
+        .label("highest")
+    )
     statement: sa.Select[Any] = (
         sa.select(
             source.c.name,
@@ -125,8 +139,9 @@ def hits(connection: Connection, since: datetime | None, limit: int) -> list[Hit
             inspection.c.key,
             drop.c.well,
             drop.c.drop_number,
-            hit.c.p_crystals,
+            highest,
             (model_version.c.name + ":" + model_version.c.version),
+            model_version.c.synthetic,
             hit.c.found_at,
             image.c.path,
         )
@@ -137,8 +152,8 @@ def hits(connection: Connection, since: datetime | None, limit: int) -> list[Hit
         .join(plate, plate.c.id == inspection.c.plate_id)
         .join(source, source.c.id == plate.c.source_id)
         .join(image, image.c.id == hit.c.image_id)
-        .where(model_alias.c.alias == "champion")
-        .order_by(hit.c.p_crystals.desc(), hit.c.id)
+        .where(model_alias.c.alias == "champion", highest >= hit.c.threshold)
+        .order_by(sa.desc("highest"), hit.c.id)
         .limit(limit)
     )
     if since is not None:

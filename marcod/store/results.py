@@ -72,12 +72,14 @@ def finish(
     summaries.lock(connection, {c.inspection_id for c in claims})
     _insert_scores(connection, version, mine, now)
     queue.delete(connection, [s.claim.job_id for s in mine])
-    quarantined = sum(
-        queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts) for f in broken
-    )
+    given_up = [
+        f for f in broken if queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts)
+    ]
+    # An old score does not speak for a file whose present content could not be scored.
+    _set_content(connection, [(f.claim.image_id, f.content_hash) for f in given_up if f.content_hash is not None])
     touched = {s.claim.inspection_id for s in mine} | {f.claim.inspection_id for f in broken}
     summaries.refresh(connection, touched, version, now)
-    return Finished(len(mine), len(broken), quarantined, len(claims) - len(mine) - len(broken))
+    return Finished(len(mine), len(broken), len(given_up), len(claims) - len(mine) - len(broken))
 
 
 def _insert_scores(connection: Connection, version: Version, scored: list[Scored], now: datetime) -> None:
@@ -96,7 +98,15 @@ def _insert_scores(connection: Connection, version: Version, scored: list[Scored
         for s in scored
     ]
     connection.execute(insert(connection, score).on_conflict_do_nothing(), rows)
+    _set_content(connection, [(s.claim.image_id, s.content_hash) for s in scored])
+
+
+def _set_content(connection: Connection, hashes: list[tuple[int, str]]) -> None:
+    """Say which bytes these images consist of now."""
+    if not hashes:
+        return
+    statement = sa.update(image).where(image.c.id == sa.bindparam("image_key"))
     connection.execute(
-        sa.update(image).where(image.c.id == sa.bindparam("image_key")).values(content_hash=sa.bindparam("new_hash")),
-        [{"image_key": s.claim.image_id, "new_hash": s.content_hash} for s in scored],
+        statement.values(content_hash=sa.bindparam("new_hash")),
+        [{"image_key": image_id, "new_hash": content_hash} for image_id, content_hash in hashes],
     )

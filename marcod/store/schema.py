@@ -60,6 +60,7 @@ source = Table(
     Column("name", sa.Text, nullable=False, unique=True),
     Column("root", sa.Text, nullable=False),
     Column("layout", sa.Text, nullable=False),
+    Column("reading", sa.Text, nullable=False),
     Column("expected_drops", sa.Integer),
     Column("created_at", UtcDateTime, nullable=False),
 )

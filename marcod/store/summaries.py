@@ -85,6 +85,9 @@ def refresh(connection: Connection, inspection_ids: Iterable[int], version: Vers
 
 def _refresh_one(connection: Connection, inspection_id: int, version: Version, now: datetime) -> bool:
     pictures = _pictures(connection, inspection_id, version)
+    if not pictures:
+        _remove(connection, inspection_id, version)
+        return False
     drops = _verdicts(pictures)
     scored = [p for p in drops if p.p_crystals is not None]
     hits = [p for p in scored if (p.p_crystals or 0.0) >= version.crystal_threshold]
@@ -103,7 +106,7 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
             "n_other": counts[DropClass.OTHER],
             "n_precipitate": counts[DropClass.PRECIPITATE],
             "hits": len(hits),
-            "best_wells": json.dumps(_best(scored)),
+            "best_wells": best_wells(scored),
             "expected": expected,
             "seen": len(drops),
             "scored": len(scored),
@@ -166,9 +169,11 @@ def _rank(picture: Verdict) -> float:
     return -2.0 if picture.failed else -1.0
 
 
-def _best(scored: list[Verdict]) -> list[dict[str, Any]]:
-    order = sorted(scored, key=lambda p: (-_rank(p), p.well, p.drop_number))
-    return [{"well": p.well, "drop": p.drop_number, "p_crystals": round(_rank(p), 4)} for p in order[:BEST_WELLS]]
+def best_wells(drops: Iterable[Verdict]) -> str:
+    """The column ``best_wells``: JSON, the most crystalline drop first."""
+    scored = [d for d in drops if d.p_crystals is not None]
+    order = sorted(scored, key=lambda d: (-_rank(d), d.well, d.drop_number))[:BEST_WELLS]
+    return json.dumps([{"well": d.well, "drop": d.drop_number, "p_crystals": round(_rank(d), 4)} for d in order])
 
 
 def _expected(connection: Connection, inspection_id: int) -> int | None:
@@ -198,10 +203,25 @@ def _write(connection: Connection, key: dict[str, int], values: dict[str, Any]) 
     connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
 
 
+def _remove(connection: Connection, inspection_id: int, version: Version) -> None:
+    """An inspection without a picture for this version, such as one in UV light alone, has no summary."""
+    connection.execute(
+        sa.delete(inspection_summary).where(
+            inspection_summary.c.inspection_id == inspection_id,
+            inspection_summary.c.model_version_id == version.id,
+        )
+    )
+
+
 def _record_hits(
     connection: Connection, inspection_id: int, hits: list[Verdict], version: Version, now: datetime
 ) -> None:
-    if not hits:
+    of_version = sa.select(hit.c.drop_id).where(
+        hit.c.model_version_id == version.id, hit.c.drop_id.in_([p.drop_id for p in hits])
+    )
+    recorded = set(connection.execute(of_version).scalars()) if hits else set()
+    first = [p for p in hits if p.drop_id not in recorded]
+    if not first:
         return
     rows = [
         {
@@ -213,7 +233,7 @@ def _record_hits(
             "threshold": version.crystal_threshold,
             "found_at": now,
         }
-        for p in sorted(hits, key=lambda p: p.drop_id)
+        for p in sorted(first, key=lambda p: p.drop_id)
     ]
     connection.execute(insert(connection, hit).on_conflict_do_nothing(), rows)
 

@@ -123,17 +123,17 @@ def promote(connection: Connection, version: Version, *, actor: str, now: dateti
     if former is not None:
         _set_alias(connection, PREVIOUS, former.id, now)
         queue.move_new(connection, former.id, version.id, now)
-        queue.enqueue_rescore(connection, version.id, now, _plates_still_arriving(connection, former.id))
+        queue.enqueue_rescore(connection, version.id, now, _plates_still_arriving(connection, former.id, version.id))
     note(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
     return former
 
 
-def _plates_still_arriving(connection: Connection, version_id: int) -> list[int]:
-    """Plates of which one version did part: the next champion does all of them, or neither would complete them."""
+def _plates_still_arriving(connection: Connection, *version_ids: int) -> list[int]:
+    """Plates of which a version did part: the next champion does all of them, or none would complete them."""
     rows = connection.execute(
         sa.select(inspection.c.plate_id)
         .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
-        .where(inspection_summary.c.model_version_id == version_id, sa.not_(inspection_summary.c.complete))
+        .where(inspection_summary.c.model_version_id.in_(version_ids), sa.not_(inspection_summary.c.complete))
         .distinct()
     )
     return [int(row[0]) for row in rows]

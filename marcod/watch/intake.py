@@ -81,7 +81,7 @@ def open_sources(db: Database, settings: Settings, now: datetime) -> list[Source
 
     def register(name: str, given: SourceSettings, root: Root) -> Callable[..., int]:
         return lambda connection: catalog.register_source(
-            connection, name, root.path, given.layout, given.expected_drops, now
+            connection, name, root.path, given.layout, given.expected_drops, now, _reading(given)
         )
 
     work = [register(name, given, root) for name, given, root, _ in opened]
@@ -90,6 +90,12 @@ def open_sources(db: Database, settings: Settings, now: datetime) -> list[Source
         Source(source_id, name, root, layout, given.observer, given.poll_s)
         for source_id, (name, given, root, layout) in zip(ids, opened, strict=True)
     ]
+
+
+def _reading(given: SourceSettings) -> str:
+    """Everything of a source that decides what its paths mean, in one comparable text."""
+    options = {"wells", "profiles", "reservoir_subwells", "pattern", "date_format", "timezone"}
+    return given.model_dump_json(include=options)
 
 
 @dataclass(slots=True)

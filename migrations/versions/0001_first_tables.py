@@ -68,6 +68,7 @@ def _source() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("root", sa.Text(), nullable=False),
         sa.Column("layout", sa.Text(), nullable=False),
+        sa.Column("reading", sa.Text(), nullable=False),
         sa.Column("expected_drops", sa.Integer()),
         sa.Column("created_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_source"),

@@ -1,4 +1,4 @@
--- One row an inspection, as the champion sees it; until the champion has seen it, as the last model did.
+-- One row an inspection, as the champion sees it; until the champion has seen all of it, as the last model that did.
 create view lims_plate_summary_v1 as
 with champion as (
     select model_alias.model_version_id as id from model_alias where model_alias.alias = 'champion'
@@ -9,7 +9,12 @@ ranked as (
         row_number() over (
             partition by inspection_summary.inspection_id
             order by
-                case when inspection_summary.model_version_id = (select champion.id from champion) then 0 else 1 end,
+                case
+                    when inspection_summary.model_version_id = (select champion.id from champion)
+                        then case when inspection_summary.complete then 0 else 2 end
+                    when inspection_summary.complete then 1
+                    else 3
+                end,
                 inspection_summary.updated_at desc,
                 inspection_summary.model_version_id desc
         ) as choice

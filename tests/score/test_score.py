@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -257,7 +258,7 @@ def test_a_stopped_scorer_gives_back_what_it_did_not_start(lab: Lab) -> None:
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
 
 
-def test_jobs_go_back_when_their_model_cannot_be_loaded(lab: Lab) -> None:
+def test_jobs_go_back_when_the_champion_cannot_be_loaded(lab: Lab) -> None:
     lab.deliver("a.jpg", picture(1))
 
     def refuse(version: Version) -> object:
@@ -266,6 +267,95 @@ def test_jobs_go_back_when_their_model_cannot_be_loaded(lab: Lab) -> None:
     with pytest.raises(BundleError, match="random:1 is damaged"):
         lab.scorer(load=refuse).drain(threading.Event())
     assert lab.waiting() == {"a.jpg": (0, None)}
+
+
+def test_a_rescoring_model_that_is_not_here_holds_up_nothing(lab: Lab, registry: Registry, second: Version) -> None:
+    for seed in range(6):
+        lab.deliver(f"{seed}.jpg", picture(seed))
+    lab.drain()
+    lab.db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(2)))
+    for seed in range(6, 12):
+        lab.deliver(f"{seed}.jpg", picture(seed), utc(3))
+
+    def only_the_champion(version: Version) -> object:
+        if version.id == second.id:
+            raise BundleError("not on this host")
+        return registry.load(version, 4)
+
+    lab.scorer(utc(4), load=only_the_champion).drain(threading.Event())
+    assert {path: len(labels) for path, labels in lab.scores().items()} == {f"{n}.jpg": 1 for n in range(12)}
+    assert set(lab.waiting().values()) == {(0, None)}
+    lab.drain(utc(minutes=10))
+    assert not lab.waiting()
+
+
+class Flaky:
+    """A predictor on a device that fails when told; everything else is the real one's."""
+
+    def __init__(self, predictor: bundle.Predictor, fails: Callable[[np.ndarray], bool]) -> None:
+        self._predictor = predictor
+        self._fails = fails
+        self.record = predictor.record
+
+    def prepare(self, data: bytes) -> np.ndarray:
+        return self._predictor.prepare(data)
+
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        if self._fails(batch):
+            raise RuntimeError("device fault")
+        return self._predictor.predict(batch)
+
+    def fold(self, probabilities: np.ndarray) -> np.ndarray:
+        return self._predictor.fold(probabilities)
+
+
+def test_a_device_that_fails_costs_no_image_an_attempt(lab: Lab) -> None:
+    for seed in range(9):
+        lab.deliver(f"{seed}.jpg", picture(seed))
+    broken = Flaky(lab.registry.load(lab.db.read(versions.champion), 4), lambda batch: True)
+    for attempt in range(5):
+        with pytest.raises(RuntimeError, match="device fault"):
+            lab.scorer(utc(hours=attempt), load=lambda _: broken).drain(threading.Event())
+    assert set(lab.waiting().values()) == {(0, None)}
+    assert not lab.failed()
+    lab.drain(utc(days=1))
+    assert len(lab.scores()) == 9
+
+
+def test_an_image_on_which_the_device_fails_is_quarantined_alone(lab: Lab) -> None:
+    for seed in range(4):
+        lab.deliver(f"{seed}.jpg", picture(seed))
+    real = lab.registry.load(lab.db.read(versions.champion), 4)
+    poison = real.prepare(picture(2))
+    fails_on_it = Flaky(real, lambda batch: any(np.array_equal(pixels, poison) for pixels in batch))
+    lab.scorer(load=lambda _: fails_on_it).drain(threading.Event())
+    assert set(lab.scores()) == {"0.jpg", "1.jpg", "3.jpg"}
+    assert lab.failed() == {"2.jpg": "the model cannot score it"}
+
+
+def test_a_pipe_where_an_image_was_holds_up_nothing(lab: Lab) -> None:
+    lab.deliver("a.jpg", picture(1))
+    lab.deliver("b.jpg", picture(2))
+    (lab.root / "a.jpg").unlink()
+    os.mkfifo(lab.root / "a.jpg")
+    lab.drain()
+    assert set(lab.scores()) == {"b.jpg"}
+    assert lab.failed() == {"a.jpg": "not a regular file"}
+
+
+def test_an_old_score_does_not_speak_for_a_file_that_became_unreadable(lab: Lab) -> None:
+    lab.deliver("a.jpg", picture(1))
+    lab.drain()
+    (lab.root / "a.jpg").write_bytes(b"not a picture any more")
+    stat = (lab.root / "a.jpg").stat()
+    seen = DropImage("rigaku", "P1", "1", 1, 1, 1, Modality.VISIBLE)
+    factories.record(lab.db, lab.source_id, [Sighting("a.jpg", stat.st_size, stat.st_mtime_ns, seen)], utc(2))
+    for attempt in range(1, 5):
+        lab.drain(utc(hours=attempt))
+    [row] = factories.rows(lab.db, sa.text("select is_current from lims_image_score_v1"))
+    assert not row.is_current
+    [summary] = lab.db.read(reports.summaries)
+    assert (summary.scored, summary.failed) == (0, 1)
 
 
 def test_a_lapsed_batch_changes_nothing(lab: Lab) -> None:

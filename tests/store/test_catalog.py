@@ -240,15 +240,88 @@ def test_a_file_that_was_gone_and_came_back_is_taken_in_once(db: Database, sourc
     assert record(db, source_id, [seen], utc(4)) == Recorded(unchanged=1)
 
 
-def test_a_file_that_came_back_after_a_promotion_is_taken_in_once(
-    db: Database, source_id: int, champion: Version
-) -> None:
+def test_a_promotion_gives_a_file_that_was_gone_another_chance(db: Database, source_id: int, champion: Version) -> None:
     (seen,) = sightings(1)
     record(db, source_id, [seen])
     lease = claimed(db)
     finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], queue.GONE, retryable=False)])
     newer = register(db, version="2")
     promote(db, newer, utc(1))
-    assert record(db, source_id, [seen], utc(2)) == Recorded(changed=1, queued=1)
-    assert record(db, source_id, [seen], utc(3)) == Recorded(unchanged=1)
-    assert db.read(lambda c: queue.status(c, utc(3))).failed == 0
+    assert record(db, source_id, [seen], utc(2)) == Recorded(unchanged=1)
+    status = db.read(lambda c: queue.status(c, utc(3)))
+    assert (status.waiting, status.failed) == (1, 0)
+
+
+def test_a_source_that_reads_its_paths_otherwise_has_its_images_read_anew(db: Database, champion: Version) -> None:
+    """A profile was taken for UV; the lab corrects it, and the images are scored at last."""
+
+    def register(reading: str, seconds: float) -> int:
+        return db.write(lambda c: catalog.register_source(c, "s", "/s", "rigaku", None, utc(seconds), reading))
+
+    source_id = register("uv", 0)
+    wrong = sightings(3, modality=Modality.UV)
+    assert record(db, source_id, wrong) == Recorded(new=3, unscored=3)
+    assert register("uv", 1) == source_id
+    assert record(db, source_id, wrong, utc(1)) == Recorded(unchanged=3)
+    assert register("visible", 2) == source_id
+    right = [replace(s, image=replace(s.image, modality=Modality.VISIBLE)) for s in wrong]
+    assert record(db, source_id, right, utc(2)) == Recorded(changed=3, queued=3)
+    assert drain(db, champion, utc(3)) == 3
+    assert record(db, source_id, right, utc(4)) == Recorded(unchanged=3)
+
+
+def test_images_read_anew_move_to_their_wells_and_are_not_scored_again(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    files = sightings(4)
+    record(db, source_id, files)
+    drain(db, champion)
+    db.write(lambda c: catalog.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
+    moved = [replace(s, image=replace(s.image, inspection_key="2", column=s.image.column + 1)) for s in files]
+    assert record(db, source_id, moved, utc(2)) == Recorded(changed=4, queued=0)
+    found = rows(db, sa.text("select inspection_key, seen, scored from lims_plate_summary_v1"))
+    assert [tuple(row) for row in found] == [("2", 4, 4)]
+
+
+def test_a_root_that_was_scanned_by_hand_keeps_its_plates_under_its_configured_name(
+    db: Database, champion: Version
+) -> None:
+    def register(name: str) -> int:
+        return db.write(lambda c: catalog.register_source(c, name, "/mnt/images", "rigaku", None, utc()))
+
+    by_hand = register("images-3fa2b1")
+    record(db, by_hand, sightings(3))
+    assert register("minstrel") == by_hand
+    assert record(db, by_hand, sightings(3), utc(1)) == Recorded(unchanged=3)
+    assert rows(db, sa.text("select name from source")) == [("minstrel",)]
+
+
+def test_a_touched_file_waits_behind_everything_new(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(2)
+    record(db, source_id, files)
+    drain(db, champion)
+    record(db, source_id, [replace(files[0], mtime_ns=files[0].mtime_ns + 1), rewritten(files[1])], utc(1))
+    priorities = rows(db, sa.select(job.c.priority).order_by(job.c.image_id))
+    assert [row[0] for row in priorities] == [queue.RESCORE, queue.NEW]
+
+
+def test_an_inspection_in_uv_light_alone_has_no_summary(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(3, modality=Modality.UV))
+    assert rows(db, sa.text("select * from lims_plate_summary_v1")) == []
+
+
+def test_a_late_image_of_a_plate_that_a_former_champion_completed_brings_the_plate_to_the_new_one(
+    db: Database, champion: Version
+) -> None:
+    source_id = db.write(lambda c: catalog.register_source(c, "s", "/s", "rigaku", 4, utc()))
+    files = sightings(5)
+    record(db, source_id, files[:4])
+    drain(db, champion)
+    newer = register(db, version="2")
+    promote(db, newer, utc(1))
+    shown = sa.text("select model_version, seen, scored, complete from lims_plate_summary_v1")
+    assert [tuple(r) for r in rows(db, shown)] == [("1", 4, 4, True)]
+    record(db, source_id, files[4:], utc(2))
+    assert [row.model_version for row in rows(db, shown)] == ["1"]
+    assert drain(db, newer, utc(3)) == 5
+    assert [tuple(r) for r in rows(db, shown)] == [("2", 5, 5, True)]

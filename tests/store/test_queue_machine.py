@@ -84,6 +84,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.scores: set[tuple[str, int, str]] = set()
         self.wanted: dict[str, int] = {}
         self.held: list[Held] = []
+        self.summarised: set[int] = set()
 
     def teardown(self) -> None:
         self.db.close()
@@ -102,12 +103,15 @@ class QueueMachine(RuleBasedStateMachine):
         before = self.disk.get(path, FILES[number])
         self.disk[path] = replace(before, mtime_ns=before.mtime_ns + 1)
         if path not in self.bytes or not touched:
+            self.disk[path] = replace(self.disk[path], size=before.size + 1)
             self.bytes[path] = f"bytes {self.disk[path].mtime_ns}"
 
     @rule()
     def the_disk_is_scanned(self) -> None:
         new = self.disk.keys() - self.recorded.keys()
         changed = {p for p in self.recorded if self.recorded[p] != self.disk[p]}
+        hashes = self._hashes()
+        touched = {p for p in changed if self.recorded[p].size == self.disk[p].size and hashes[p] is not None}
         done = record(self.db, self.source_id, self.disk.values(), self.now)
         assert (done.new, done.changed, done.queued) == (len(new), len(changed), len(new | changed))
         self.recorded = dict(self.disk)
@@ -115,8 +119,12 @@ class QueueMachine(RuleBasedStateMachine):
             if path in changed:
                 waiting.start_over(self.now)
         for path in new | changed:
-            self.jobs[path, self.champion] = Job(queue.NEW, self.now)
+            self.jobs[path, self.champion] = Job(queue.RESCORE if path in touched else queue.NEW, self.now)
             self.wanted[path] = self.champion
+        if new | changed:
+            if self.summarised - {self.champion}:
+                self._queue_what_lacks(self.champion)
+            self.summarised.add(self.champion)
 
     @rule(limit=st.integers(1, 6))
     def a_worker_claims(self, limit: int) -> None:
@@ -125,9 +133,12 @@ class QueueMachine(RuleBasedStateMachine):
             for key, j in self.jobs.items()
             if not j.failed and j.available_at <= self.now and j.attempts < MAX_ATTEMPTS
         }
-        pool = {key: j for key, j in ready.items() if not j.lapsed}
-        if not pool:
-            pool, limit = ready, 1
+        steady = {key: j for key, j in ready.items() if not j.lapsed}
+        new = {key: j for key, j in steady.items() if j.priority == queue.NEW}
+        alone = {key: j for key, j in ready.items() if j.lapsed}
+        pool = new or alone or steady
+        if pool is alone:
+            limit = 1
         lease = claim(self.db, self.now, limit=limit)
         if lease is None:
             assert pool == {}
@@ -136,7 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
         taken = {(c.path, version) for c in lease.claims}
         assert taken <= pool.keys()
         assert len(taken) == len(lease.claims) == min(limit, sum(v == version for _, v in pool))
-        order = {key: (j.priority, j.available_at) for key, j in pool.items()}
+        order = {key: (0 if pool is alone else j.priority, j.available_at) for key, j in pool.items()}
         assert min(order[key] for key in taken) == min(order.values())
         left = [order[key] for key in pool if key[1] == version and key not in taken]
         assert not left or max(order[key] for key in taken) <= min(left)
@@ -184,6 +195,8 @@ class QueueMachine(RuleBasedStateMachine):
 
         done = self.db.write(work)
         assert done.scored + done.failed == mine
+        if mine:
+            self.summarised.add(version.id)
         assert done.stale == len(held.lease.claims) - mine
 
     @precondition(lambda self: self.held)
@@ -226,23 +239,30 @@ class QueueMachine(RuleBasedStateMachine):
         promote(self.db, self.versions[new], self.now)
         self.champion = new
         for (path, version), j in list(self.jobs.items()):
-            if version != old or j.priority != queue.NEW or j.failed:
+            if version != old or j.priority != queue.NEW:
                 continue
             self.jobs.setdefault((path, new), Job(queue.NEW, self.now)).priority = queue.NEW
             if self.wanted[path] == old:
                 self.wanted[path] = new
             if j.token is None:
                 del self.jobs[path, old]
+        if self.summarised:
+            self._queue_what_lacks(new)
 
     @rule(data=st.data())
     def everything_is_scored_again(self, data: st.DataObject) -> None:
         version = data.draw(st.sampled_from(sorted(self.versions)), label="version")
+        queued = self._queue_what_lacks(version)
+        assert self.db.write(lambda c: queue.enqueue_rescore(c, version, self.now)) == queued
+
+    def _queue_what_lacks(self, version: int) -> int:
+        """What a version has not scored waits for it; returns how many were not waiting yet."""
         current = self._hashes()
         lacking = {p for p in self.recorded if (p, version, current[p]) not in self.scores}
         new = [(p, version) for p in lacking if (p, version) not in self.jobs]
         for key in new:
             self.jobs[key] = Job(queue.RESCORE, self.now)
-        assert self.db.write(lambda c: queue.enqueue_rescore(c, version, self.now)) == len(new)
+        return len(new)
 
     def _hashes(self) -> dict[str, str | None]:
         return dict(tuple(row) for row in rows(self.db, sa.select(image.c.path, image.c.content_hash)))
