@@ -138,7 +138,7 @@ def _comparison(model: Model, pairs: list[tuple[Rate, Rate]]) -> Table:
     about = (
         f"{model.title}. {model.images} synthetic JPEGs of {plates.SIZE[0]} x {plates.SIZE[1]}, batches of {BATCH}, "
         f"{SETTINGS.decode_threads} decoding threads, SQLite, files in the page cache, {model.repeat} passes of each. "
-        "Where prediction alone keeps every core busy, the share cannot be above that of the processor time."
+        "Where prediction alone keeps every core busy, the share can hardly be above that of the processor time."
     )
     return Table("End to end against memory", about, ["fed from", "images/s", "processor ms an image"], rows)
 

@@ -43,7 +43,8 @@ def _commands(group: click.Group, name: str) -> Iterator[str]:
         if isinstance(command, click.Group):
             yield from _commands(command, f"{name} {word}")
         else:
-            context = click.Context(command, info_name=f"{name} {word}", max_content_width=100, terminal_width=100)
+            settings_of_all = {**cli.context_settings, "terminal_width": 100}
+            context = click.Context(command, info_name=f"{name} {word}", **settings_of_all)
             yield f"### {name} {word}\n\n```\n{command.get_help(context)}\n```"
 
 

@@ -34,12 +34,17 @@ def configure(level: str, style: str) -> None:
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=_to_standard_error,
         cache_logger_on_first_use=False,
     )
     settings.quiet_tensorflow()
     for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def _to_standard_error(*_: object) -> structlog.PrintLogger:
+    """Asked at each line, so that lines go where standard error is now."""
+    return structlog.PrintLogger(sys.stderr)
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:

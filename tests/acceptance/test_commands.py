@@ -15,10 +15,12 @@ from marcod.store import queue, versions
 from marcod.store.engine import Database
 
 CRYSTALS_IN = {"P/1/visible/B03.jpg", "P/1/visible/C07.jpg"}
+CRYSTALS = (0.0, 1.0, 0.0, 0.0)
+CLEAR = (1.0, 0.0, 0.0, 0.0)
 
 
 def _scores(claim: queue.Claim) -> tuple[float, float, float, float]:
-    return factories.CRYSTALS if claim.path in CRYSTALS_IN else factories.CLEAR
+    return CRYSTALS if claim.path in CRYSTALS_IN else CLEAR
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def plate(site: Site) -> Site:
     for name in ("two", "three"):
         other = factories.register_source(db, name)
         factories.record(db, other, factories.sightings(2, plate="X", barcode="SAME"))
-    factories.drain(db, champion)
+    factories.drain(db, champion, scores=_scores)
     db.close()
     return site
 
