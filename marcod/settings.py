@@ -127,7 +127,7 @@ class ScoreSettings(Section):
     lease_s: float = Field(default=120.0, gt=0, description="A batch held longer than this returns to the queue")
     max_attempts: int = Field(default=5, ge=1, description="Tries before an image is quarantined")
     retry_s: float = Field(default=30.0, ge=0, description="Pause before the second try; doubles with each further one")
-    idle_s: float = Field(default=2.0, gt=0, description="Pause before asking an empty queue again")
+    idle_s: float = Field(default=0.5, gt=0, description="Pause before asking an empty queue again")
 
 
 class DaemonSettings(Section):

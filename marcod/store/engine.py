@@ -141,6 +141,7 @@ def _postgres_engine(url: URL) -> Engine:
     return sa.create_engine(
         url.set(drivername="postgresql+psycopg2"),
         pool_pre_ping=True,
+        executemany_mode="values_plus_batch",
         pool_size=5,
         max_overflow=5,
         connect_args={"connect_timeout": 5, "application_name": "marcod"},

@@ -109,10 +109,11 @@ def claim(
     steady = sa.and_(ready, sa.not_(lapsed))
     urgency, age = (job.c.priority, job.c.available_at, job.c.id), (job.c.available_at, job.c.id)
     turns = (
-        (sa.and_(steady, job.c.priority <= NEW), urgency, limit),
+        # One priority at a time: only an equality lets the index skip the jobs that wait for their time.
+        (sa.and_(steady, job.c.priority == NEW), urgency, limit),
         # By age alone, so that the small index of leased jobs serves and a backlog of a million is not searched.
         (sa.and_(ready, lapsed), age, 1),
-        (steady, urgency, limit),
+        (sa.and_(steady, job.c.priority == RESCORE), urgency, limit),
     )
     taken = next(filter(None, (_take(connection, jobs, order, most, values) for jobs, order, most in turns)), None)
     if taken is None:
@@ -310,6 +311,8 @@ def enqueue_rescore(
         .join(inspection, inspection.c.id == image.c.inspection_id)
         .join(plate, plate.c.id == inspection.c.plate_id)
         .where(sa.not_(scored), image.c.modality == modality)
+        # A batch of one inspection refreshes one summary, a batch of forty inspections forty.
+        .order_by(image.c.inspection_id, image.c.id)
     )
     if plate_ids is not None:
         wanted = wanted.where(plate.c.id.in_(list(plate_ids)))

@@ -145,7 +145,9 @@ def _pictures(connection: Connection, inspection_id: int, version: Version) -> l
             job.c.failed_at.is_not(None),
             image.c.seen_at,
         )
-        .join(drop, drop.c.id == image.c.drop_id)
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        # The plate is said twice so that PostgreSQL looks the drops up instead of reading all there are.
+        .join(drop, sa.and_(drop.c.id == image.c.drop_id, drop.c.plate_id == inspection.c.plate_id))
         .outerjoin(score, of_version)
         .outerjoin(job, own_job)
         .where(image.c.inspection_id == inspection_id, image.c.modality == version.modality)
