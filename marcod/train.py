@@ -220,7 +220,7 @@ def train_synthetic(
     version: int = 1,
     seed: int = 1,
     images: int = 8000,
-    epochs: int = 9,
+    epochs: int = 18,
     held_out: int = 2000,
     processes: int = 2,
     progress: Progress | None = None,
