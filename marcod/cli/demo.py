@@ -1,5 +1,7 @@
 """`marcod demo`: see it work, with nothing configured."""
 
+import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -98,5 +100,5 @@ The exports, the database, the configuration and the log are in {folder}."""
 
 def _show_next_steps(outcome: "Outcome") -> None:
     folder = outcome.folder
-    marcod = f"marcod --config {outcome.config}"
+    marcod = f"{'marcod' if shutil.which('marcod') else sys.argv[0]} --config {outcome.config}"
     click.echo(_NEXT_STEPS.format(marcod=marcod, database=folder / "marcod.sqlite", folder=folder))

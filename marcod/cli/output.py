@@ -134,12 +134,12 @@ def legend() -> Text:
     text = Text()
     for letter, style, meaning in (
         ("X", STYLE_OF_HIT, "hit"),
-        ("x", STYLE_OF_CLASS[DropClass.CRYSTALS], "crystals below the threshold"),
+        ("x", STYLE_OF_CLASS[DropClass.CRYSTALS], "crystals, no hit"),
         ("p", STYLE_OF_CLASS[DropClass.PRECIPITATE], "precipitate"),
         (".", STYLE_OF_CLASS[DropClass.CLEAR], "clear"),
         ("o", STYLE_OF_CLASS[DropClass.OTHER], "other"),
         ("!", "bold white on red", "failed"),
-        ("?", "dim", "not scored yet"),
+        ("?", "dim", "waiting"),
     ):
         text.append(letter, style).append(f" {meaning}   ")
     return text
