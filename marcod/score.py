@@ -144,6 +144,8 @@ class Scorer:
                 while not stop.is_set():
                     batch, ahead = ahead or self._claim(decoders, due), None
                     if batch is None:
+                        if written is not None:
+                            tally, written = tally.plus(written.result()), None
                         if drain:
                             break
                         alive()

@@ -112,6 +112,11 @@ class Site:
         except sa.exc.DBAPIError:
             return 0
 
+    def wait_until_running(self, process: subprocess.Popen[bytes]) -> None:
+        """Until this process has said that it is alive; before, a signal ends it as it ends any program."""
+        alive = "select count(*) from worker where pid = :pid"
+        wait_until(lambda: self.rows(alive, pid=process.pid)[0][0] == 1, "the daemon to run")
+
     @property
     def log(self) -> str:
         return (self.folder / "marcod.log").read_text()

@@ -51,6 +51,7 @@ def test_killed_again_and_again_every_image_has_exactly_one_score(site: Site, de
             process.wait()
     imagers.join()
     with site.daemon() as process:
+        site.wait_until_running(process)
         wait_until(lambda: site.count("score") >= total and site.count("job") == 0, "all scores")
         assert terminate(process) == 0
     assert site.count("image") == site.count("score") == total
@@ -70,6 +71,7 @@ def test_two_scorers_on_postgres_survive_kills_together(site: Site, deliveries: 
         first.kill()
         first.wait()
         with site.daemon("score") as third:
+            site.wait_until_running(third)
             wait_until(lambda: site.count("score") >= total and site.count("job") == 0, "all scores")
             assert terminate(third) == 0
         assert terminate(second) == 0
