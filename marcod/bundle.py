@@ -225,8 +225,10 @@ class Predictor:
         """
         if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
             raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
-        full = np.zeros((self.batch_size, *self._pixels), np.float32)
-        full[: len(batch)] = batch
+        full = batch
+        if len(batch) < self.batch_size:
+            full = np.zeros((self.batch_size, *self._pixels), np.float32)
+            full[: len(batch)] = batch
         return softmax(self._logits(full)[: len(batch)] / self.record.temperature)
 
     def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:

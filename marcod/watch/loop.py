@@ -110,12 +110,15 @@ class _Schedule:
     def __init__(self, settings: WatchSettings) -> None:
         self._settings = settings
         self._rescan_at = self._full_at = float("-inf")
+        self._wanted = False
 
     def next_walk(self, now: float) -> bool | None:
         """Whether the walk to start now is a full one; None when no walk is due."""
-        if now >= self._full_at:
-            return True
-        return False if now >= self._rescan_at else None
+        full = now >= self._full_at
+        if not (full or self._wanted or now >= self._rescan_at):
+            return None
+        self._wanted = False
+        return full
 
     def ended(self, now: float, *, full: bool) -> None:
         self._rescan_at = now + self._settings.rescan_s
@@ -124,6 +127,10 @@ class _Schedule:
 
     def full_now(self) -> None:
         self._full_at = float("-inf")
+
+    def rescan_soon(self) -> None:
+        """After the walk that may be under way, which began too early to count."""
+        self._wanted = True
 
 
 class _Backoff:
@@ -166,6 +173,7 @@ class _Watched:
         self._backoff = _Backoff()
         self._away: bool | None = None
         self._unreadable = 0
+        self._observers = 0
         self.inbox = Inbox()
         self.sentry = Sentry(source.name, self._root, source.observer, source.poll_s, self.inbox)
 
@@ -176,6 +184,7 @@ class _Watched:
                 self._guard(now)
             if self._away:
                 return False
+            self._look_where_nobody_watched()
             self._take_events(now)
             if not self._backoff.over(now):
                 return False
@@ -218,6 +227,12 @@ class _Watched:
         self._away = identity is None
         self._identity = identity
         self.sentry.check(identity, now)
+
+    def _look_where_nobody_watched(self) -> None:
+        """What came after the last walk and before an observer stood made no event."""
+        if self.sentry.started != self._observers:
+            self._observers = self.sentry.started
+            self._schedule.rescan_soon()
 
     def _start_over(self) -> None:
         """Another folder may stand at the root: everything has to be looked at again."""

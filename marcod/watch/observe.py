@@ -117,6 +117,8 @@ class Sentry:
         self._started_at = 0.0
         self._pause_s = 0.0
         self._closed = False
+        self.started = 0
+        """How many observers have begun to watch so far; each saw nothing of what came before it."""
         self.trouble: str | None = None
         """Why there is no observer although the root is there; None while all is well."""
 
@@ -171,6 +173,7 @@ class Sentry:
             _stop(observer)
             return
         self._observer = observer
+        self.started += 1
         self._pause_s = 0.0
         self._tell(None)
         log.info("observer started", source=self._name, observer=self._kind)

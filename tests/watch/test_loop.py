@@ -364,3 +364,14 @@ def test_the_instrument_s_files_are_left_as_they_are(site: Site) -> None:
     shutil.rmtree(site.root)
     site.step(60.0)
     assert list(site.images()) == [well_image(1)]
+
+
+def test_a_file_that_came_between_the_first_walk_and_the_observer_is_found_at_once(make_site: MakeSite) -> None:
+    """A polling observer that never polls again stands for one that began to watch just too late."""
+    site = make_site(observer="polling", poll_s=NEVER_S, watch=EVENTS_ALONE)
+    site.step()
+    wait_until(lambda: site.watcher.status()[0].watching, "the observer")
+    site.put(well_image(1))
+    site.step()
+    site.step(SETTLE_S)
+    assert set(site.images()) == {well_image(1)}

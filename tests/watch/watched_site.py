@@ -93,6 +93,8 @@ class Site:
         """The same, some time later."""
         self.step(later_s)
         self.step_until(lambda: self.status.watching and not self.status.walking)
+        # The look at what came before the observer stood; what comes from here on comes by events alone.
+        self.step()
 
     def step_until(self, condition: Callable[[], object], *, each_s: float = 0.0) -> None:
         """Do rounds until something is true; the clock moves by ``each_s`` a round."""
