@@ -1,23 +1,18 @@
 """From a file's last byte to its score, in the real service: a steady stream of files, then a whole plate at once."""
 
-import signal
-import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Final
-from uuid import uuid4
 
 from benchmarks import models, plates
 from benchmarks.bench import KINDS, Bench, Kind
 from benchmarks.tables import Cell, Table
-from marcod import settings
+from marcod.demo import running_daemon
 from marcod.domain import path_text
 from marcod.store import reports
 from marcod.store.engine import Database
@@ -28,7 +23,6 @@ PACE: Final = 4
 
 BURST: Final = 96
 RENDERED: Final = 24
-READY_S: Final = 120.0
 FINISH_S: Final = 120.0
 POLL_S: Final = 0.2
 
@@ -55,7 +49,11 @@ def _measure(bench: Bench, kind: Kind, models_folder: Path | None) -> Iterator[l
     pool = plates.rendered(bench.size(RENDERED, 4))
     stream = PACE * bench.size(60, 5)
     names = [path for path, _ in islice(plates.composites((1,)), BURST * (1 + stream // BURST) + BURST)]
-    with bench.place("service") as folder, bench.database(kind) as db, _service(folder, db, models_folder) as process:
+    with (
+        bench.place("service") as folder,
+        bench.database(kind) as db,
+        running_daemon(_configure(folder, db, models_folder), folder / "log") as process,
+    ):
         written = _deliver(folder / "export", names[:stream], pool, pause_s=1 / PACE)
         steady = _latencies(process, db, written)
         written = _deliver(folder / "export", names[-BURST:], pool, pause_s=0.0)
@@ -92,28 +90,6 @@ def _cells(latencies: list[float]) -> list[Cell]:
     return [len(latencies), median, late, median - SETTLE_S, latencies[-1]]
 
 
-@contextmanager
-def _service(folder: Path, db: Database, models_folder: Path | None) -> Iterator[subprocess.Popen[bytes]]:
-    """`marcod run` in a process of its own, from READY=1 until it has stopped in order."""
-    config = _configure(folder, db, models_folder)
-    address = f"marcod-bench-{uuid4()}"
-    command = [sys.executable, "-m", "marcod.cli", "--config", str(config), "run"]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, (folder / "log").open("wb") as log:
-        channel.bind("\0" + address)
-        environment = settings.child_environment(NOTIFY_SOCKET="@" + address)
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            _await_ready(channel, process, folder / "log")
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def _configure(folder: Path, db: Database, models_folder: Path | None) -> Path:
     root = folder / "export"
     root.mkdir()
@@ -124,15 +100,3 @@ def _configure(folder: Path, db: Database, models_folder: Path | None) -> Path:
     config = folder / "marcod.toml"
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return config
-
-
-def _await_ready(channel: socket.socket, process: subprocess.Popen[bytes], log: Path) -> None:
-    channel.settimeout(POLL_S)
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if b"READY=1" in channel.recv(4096):
-                return
-        except TimeoutError:
-            continue
-    raise RuntimeError(f"the service did not start: {log.read_text(errors='replace')[-2000:]}")

@@ -107,7 +107,8 @@ def run(folder: Path, on_step: Callable[[Step], None]) -> Outcome:
     planned = [export.files() for export in exports()]
     total = sum(1 for files in planned for f in files if f.kind is Kind.COMPOSITE)
     start = time.monotonic()
-    with _daemon(config, folder / "marcod.log", on_step, total) as process:
+    on_step(Step("the daemon loads its model", 0, 0, total))
+    with running_daemon(config, folder / "marcod.log") as process:
         db = Database(database_url(folder))
         delivered = _deliver(folder, planned, db, on_step, total)
         _wait_until_scored(process, db, delivered, on_step, folder / "marcod.log")
@@ -160,8 +161,8 @@ def _prepare(folder: Path) -> Path:
 
 
 @contextmanager
-def _daemon(config: Path, log: Path, on_step: Callable[[Step], None], total: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The real service in its own process, from READY=1 until it has stopped in order."""
+def running_daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The real service in its own process, from READY=1 until it has stopped in order. Raises MarcodError."""
     address = f"marcod-demo-{uuid4()}"
     command = [sys.executable, "-m", "marcod.cli", "--config", str(config), "run"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, log.open("wb") as output:
@@ -169,7 +170,6 @@ def _daemon(config: Path, log: Path, on_step: Callable[[Step], None], total: int
         environment = settings.child_environment(NOTIFY_SOCKET="@" + address)
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
-            on_step(Step("the daemon loads its model", 0, 0, total))
             _await_ready(channel, process, log)
             yield process
         finally:

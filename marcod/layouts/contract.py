@@ -6,6 +6,7 @@ files that are never pictures, checking what was written) is in :mod:`marcod.lay
 what its imager does differently.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -68,7 +69,7 @@ class LayoutOptions:
         return Modality.UV, (hint,)
 
 
-class Grammar:
+class Grammar(ABC):
     """One imager family. Subclasses give ``name``, :meth:`read` and :meth:`write`."""
 
     name: ClassVar[str]
@@ -76,13 +77,13 @@ class Grammar:
     def __init__(self, options: LayoutOptions) -> None:
         self.options = options
 
+    @abstractmethod
     def read(self, path: str, companions: Companions) -> DropImage:
         """What a normalised path says. Raises Aside when it names no drop image of this family."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, image: DropImage) -> str:
         """A path that reads back as the image; fields the names do not carry are left out."""
-        raise NotImplementedError
 
     def sidecars(self, images: Iterable[DropImage]) -> dict[str, bytes]:
         """Small files, by path, that must exist for these images' paths to be read."""
