@@ -13,6 +13,8 @@ from marcod import daemon, layouts, watch
 from marcod.cli import output
 from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
+from marcod.store import catalog
+from marcod.watch.tree import Root
 
 
 @click.command()
@@ -36,6 +38,7 @@ def scan(
     wait_s = settings.watch.settle_s if settle_s is None else settle_s
     reports = {}
     with daemon.opened(chosen) as ready:
+        _refuse_to_rename(ready, settings, chosen)
         for source in watch.open_sources(ready.db, chosen, datetime.now(UTC)):
             with output.progress(f"scanning {source.name}", None) as done:
                 reports[source.name] = watch.scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
@@ -76,6 +79,16 @@ def _adhoc(settings: Settings, root: Path, layout: str | None, name: str | None)
             f"source {name!r} is configured with root {settings.sources[name].root}; give another --source"
         )
     return {name or _name_of(root): SourceSettings(root=root, layout=layout)}
+
+
+def _refuse_to_rename(ready: daemon.Ready, settings: Settings, chosen: Settings) -> None:
+    """A look by hand must not take a source over whose options stand in a configuration that was not read."""
+    for name, given in chosen.sources.items():
+        names = ready.db.read(partial(catalog.recorded_as, root=Root(given.root).path))
+        if names and name not in names and name not in settings.sources:
+            raise ConfigError(
+                f"{given.root} is recorded as source {names[0]!r}; give the --config in which that source stands"
+            )
 
 
 def _name_of(root: Path) -> str:

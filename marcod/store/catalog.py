@@ -88,6 +88,12 @@ def register_source(
     return int(row.id)
 
 
+def recorded_as(connection: Connection, root: str) -> list[str]:
+    """The names of the sources that were recorded with this root."""
+    names = sa.select(source.c.name).where(source.c.root == path_text(root)).order_by(source.c.id)
+    return list(connection.execute(names).scalars())
+
+
 def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Size and mtime_ns of those of the paths that are recorded, to leave unchanged files alone cheaply.
 

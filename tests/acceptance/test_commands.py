@@ -135,6 +135,31 @@ def test_explain(plate: Site) -> None:
     assert "no family" in plate.ok("explain", "holiday.jpg")
 
 
+def test_a_look_by_hand_does_not_take_over_a_configured_source(site: Site) -> None:
+    """Its name, its profiles and its expected drops stand in a configuration that this call did not read."""
+    root = site.folder / "store"
+    root.mkdir()
+    site.add_source("rock-imager", root, "formulatrix", expected_drops=96)
+    site.write()
+    site.ok("scan")
+    before = site.rows("select name, reading, expected_drops from source")
+    site.lines.clear()
+    site.write()
+    result = site.call("scan", str(root / ".." / "store"), "--layout", "formulatrix")
+    assert result.exit_code == 2
+    assert "'rock-imager'" in result.stderr
+    assert site.rows("select name, reading, expected_drops from source") == before
+
+
+def test_a_folder_looked_at_by_hand_twice_is_one_source(site: Site) -> None:
+    root = site.folder / "store"
+    root.mkdir()
+    site.write()
+    for _ in range(2):
+        site.ok("scan", str(root), "--layout", "formulatrix")
+    assert site.count("source") == 1
+
+
 def test_completion_knows_the_commands(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
     from click.shell_completion import BashComplete
 
