@@ -21,9 +21,6 @@ from marcod.store.schema import drop, image, inspection, inspection_summary, job
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
 
-READ_AGAIN: Final = -1
-"""An impossible mtime_ns: the path was read with other options than the source has now."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -84,8 +81,14 @@ def register_source(
         )
     connection.execute(sa.update(source).where(source.c.id == row.id).values(name=name, **values))
     if row.reading != reading:
-        connection.execute(sa.update(image).where(image.c.source_id == row.id).values(mtime_ns=READ_AGAIN))
+        _read_again(connection, int(row.id))
     return int(row.id)
+
+
+def _read_again(connection: Connection, source_id: int) -> None:
+    """Give every image an impossible time, from which the true one can still be told: see :func:`_content`."""
+    reading = sa.update(image).where(image.c.source_id == source_id, image.c.mtime_ns >= 0)
+    connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
 
 
 def recorded_as(connection: Connection, root: str) -> list[str]:
@@ -164,6 +167,9 @@ def _record_chunk(
     return Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored), touched
 
 
+Content = Literal["new", "touched", "same"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored."""
@@ -171,7 +177,7 @@ class _Row:
     image_id: int
     inspection_id: int
     modality: str
-    content: Literal["new", "touched", "same"]
+    content: Content
 
 
 def _queue(
@@ -257,20 +263,22 @@ def _inspections_of(connection: Connection, source_id: int, changed: list[Sighti
 def _update_image(
     connection: Connection, source_id: int, sighting: Sighting, before: tuple[int, int], place: _Place, now: datetime
 ) -> _Row:
-    size, mtime_ns = before
-    arrived = {} if size == sighting.size else {"seen_at": now}
+    arrived = {} if before[0] == sighting.size else {"seen_at": now}
     row = connection.execute(
         sa.update(image)
         .where(image.c.source_id == source_id, image.c.path == path_text(sighting.path))
         .values(**_values(sighting, place), **arrived)
         .returning(image.c.id, image.c.inspection_id, image.c.modality, image.c.content_hash)
     ).one()
-    content: Literal["new", "touched", "same"] = "touched" if size == sighting.size else "new"
-    if row.content_hash is None:
-        content = "new"
-    elif mtime_ns == READ_AGAIN and size == sighting.size:
-        content = "same"
+    content = "new" if row.content_hash is None else _content(sighting, *before)
     return _Row(int(row.id), int(row.inspection_id), str(row.modality), content)
+
+
+def _content(sighting: Sighting, size: int, mtime_ns: int) -> Content:
+    """What a file's present stat says of its bytes, against the recorded one; a negative time is to be read anew."""
+    if size != sighting.size:
+        return "new"
+    return "same" if -mtime_ns - 1 == sighting.mtime_ns else "touched"
 
 
 def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], now: datetime) -> dict[str, int]:

@@ -283,6 +283,17 @@ def test_images_read_anew_move_to_their_wells_and_are_not_scored_again(
     assert [tuple(row) for row in found] == [("2", 4, 4)]
 
 
+def test_a_file_rewritten_at_its_size_while_its_source_was_corrected_is_scored_again(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    files = sightings(2)
+    record(db, source_id, files)
+    drain(db, champion)
+    db.write(lambda c: catalog.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
+    later = [replace(files[0], mtime_ns=files[0].mtime_ns + 1), files[1]]
+    assert record(db, source_id, later, utc(2)) == Recorded(changed=2, queued=1)
+
+
 def test_a_root_that_was_scanned_by_hand_keeps_its_plates_under_its_configured_name(
     db: Database, champion: Version
 ) -> None:
