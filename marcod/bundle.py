@@ -50,11 +50,11 @@ class _Table(BaseModel):
 class Threshold(_Table):
     """At or above ``crystal``, a folded crystal probability is called a hit.
 
-    ``recall`` is the share of crystals found so on the data named by ``measured_on``.
+    ``recall`` is the share of crystals found so on the data named by ``measured_on``; None while nobody measured it.
     """
 
     crystal: float = Field(ge=0, le=1)
-    recall: float = Field(ge=0, le=1)
+    recall: float | None = Field(default=None, ge=0, le=1)
     measured_on: str
 
 
@@ -223,13 +223,17 @@ class Predictor:
 
         A short batch is filled up with zeros, so the network is compiled once. Raises ValueError on other shapes.
         """
+        return softmax(self.logits(batch) / self.record.temperature)
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What :meth:`predict` makes probabilities of, before the temperature: float32 [n, classes]."""
         if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
             raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
         full = batch
         if len(batch) < self.batch_size:
             full = np.zeros((self.batch_size, *self._pixels), np.float32)
             full[: len(batch)] = batch
-        return softmax(self._logits(full)[: len(batch)] / self.record.temperature)
+        return self._logits(full)[: len(batch)]
 
     def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities of the model's own classes [n, classes] as the four of domain.CLASSES, float32 [n, 4]."""

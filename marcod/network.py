@@ -107,9 +107,9 @@ def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
 def compiled(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     """The network with ``weights`` as a function from float32 [n, size, size, 3] to logits [n, classes].
 
-    Compiled at its first call for that n. Batch normalization is folded into the convolutions, which changes
-    no score by more than 1e-6 and saves a sixth of the time. Raises BundleError as :func:`build` and
-    :func:`set_variables` do.
+    Compiled at its first call for that n. Batch normalization is folded into the convolutions and averages are
+    taken after 1x1 convolutions, which changes no score by more than 1e-6 and saves a fifth of the time. Raises
+    BundleError as :func:`build` and :func:`set_variables` do.
     """
     model = _assemble(_Layers(architecture, folded=True), auxiliary=False)
     set_variables(model, _folded(weights))
@@ -213,6 +213,15 @@ class _Layers:
         x = layers.BatchNormalization(scale=False, epsilon=_EPSILON, momentum=0.99, name=f"{layer}.BatchNorm")(x)
         return layers.ReLU(name=f"{layer}.Relu")(x)
 
+    def pooled(self, x: Any, name: str, plain: int) -> Any:
+        """3x3 average, then a 1x1 convolution; folded, the cheaper other way round, which is the same sum."""
+        if not self._folded:
+            return self.conv(layers.AveragePooling2D(3, 1, "same")(x), name, plain, (1, 1))
+        layer = name.replace("/", ".")
+        x = layers.Conv2D(self.architecture.depth(name, plain), 1, name=layer)(x)
+        # The average leaves the padding out, so the bias may come first; the ReLU may not.
+        return layers.ReLU(name=f"{layer}.Relu")(layers.AveragePooling2D(3, 1, "same")(x))
+
     def logits(self, x: Any, name: str) -> Any:
         """1x1 convolution with bias over a 1x1 grid, to [n, classes]; float32 under mixed precision too."""
         layer = name.replace("/", ".")
@@ -269,7 +278,7 @@ def _mixed_5(net: _Layers, x: Any, block: str, pooled: int, first: str, second: 
     c = conv(x, "Branch_2/Conv2d_0a_1x1", 64, (1, 1))
     c = conv(c, "Branch_2/Conv2d_0b_3x3", 96, (3, 3))
     c = conv(c, "Branch_2/Conv2d_0c_3x3", 96, (3, 3))
-    d = conv(_average(x), "Branch_3/Conv2d_0b_1x1", pooled, (1, 1))
+    d = net.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", pooled)
     return layers.Concatenate()([a, b, c, d])
 
 
@@ -295,7 +304,7 @@ def _mixed_6(net: _Layers, x: Any, block: str, plain: int) -> Any:
     c = conv(c, "Branch_2/Conv2d_0c_1x7", plain, (1, 7))
     c = conv(c, "Branch_2/Conv2d_0d_7x1", plain, (7, 1))
     c = conv(c, "Branch_2/Conv2d_0e_1x7", 192, (1, 7))
-    d = conv(_average(x), "Branch_3/Conv2d_0b_1x1", 192, (1, 1))
+    d = net.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", 192)
     return layers.Concatenate()([a, b, c, d])
 
 
@@ -322,7 +331,7 @@ def _mixed_7(net: _Layers, x: Any, block: str, column: str) -> Any:
     c = conv(c, "Branch_2/Conv2d_0b_3x3", 384, (3, 3))
     c1 = conv(c, "Branch_2/Conv2d_0c_1x3", 384, (1, 3))
     c2 = conv(c, "Branch_2/Conv2d_0d_3x1", 384, (3, 1))
-    d = conv(_average(x), "Branch_3/Conv2d_0b_1x1", 192, (1, 1))
+    d = net.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", 192)
     return layers.Concatenate()([a, b1, b2, c1, c2, d])
 
 
@@ -346,7 +355,3 @@ def _in_block(net: _Layers, block: str) -> Callable[..., Any]:
         return net.conv(x, f"{block}/{name}", *args)
 
     return conv
-
-
-def _average(x: Any) -> Any:
-    return layers.AveragePooling2D(3, 1, "same")(x)

@@ -129,6 +129,8 @@ model_version = Table(
     Column("crystal_threshold", sa.Float, nullable=False),
     Column("synthetic", sa.Boolean, nullable=False),
     Column("registered_at", UtcDateTime, nullable=False),
+    Column("promoted_at", UtcDateTime),
+    Column("removed_at", UtcDateTime),
     UniqueConstraint("name", "version"),
 )
 
@@ -196,6 +198,24 @@ score = Table(
     Column("scored_at", UtcDateTime, nullable=False),
     UniqueConstraint("image_id", "model_version_id", "content_hash"),
 )
+
+label = Table(
+    "label",
+    metadata,
+    _id(),
+    _ref("drop_id", "drop", index=True),
+    _ref("inspection_id", "inspection", index=True),
+    Column("image_id", BigId, ForeignKey("image.id")),
+    Column("label", sa.Text),
+    Column("original", sa.Text, nullable=False),
+    Column("vocabulary", sa.Text, nullable=False),
+    Column("person", sa.Text, nullable=False),
+    Column("origin", sa.Text, nullable=False),
+    Column("labelled_at", UtcDateTime, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False, index=True),
+    Column("key", sa.Text, nullable=False, unique=True),
+)
+"""Append-only. A null ``label`` withdraws what its person said before; ``key`` makes repeats harmless."""
 
 inspection_summary = Table(
     "inspection_summary",

@@ -120,6 +120,7 @@ def promote(connection: Connection, version: Version, *, actor: str, now: dateti
     if former is not None and former.id == version.id:
         return former
     _set_alias(connection, CHAMPION, version.id, now)
+    connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
     if former is not None:
         _set_alias(connection, PREVIOUS, former.id, now)
         queue.move_new(connection, former.id, version.id, now)

@@ -1,8 +1,7 @@
-"""`marcod model`: which models there are and which one is champion."""
+"""Which model versions there are, and which one serves."""
 
 import getpass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -12,12 +11,7 @@ from marcod.settings import Settings
 from marcod.store import versions
 
 
-@click.group()
-def model() -> None:
-    """List, promote and train model versions."""
-
-
-@model.command("list")
+@click.command("list")
 @output.as_json
 @click.pass_obj
 def list_(settings: Settings, json_output: bool) -> None:
@@ -39,7 +33,7 @@ def list_(settings: Settings, json_output: bool) -> None:
     output.console().print(output.table("", ("model", "alias", "crystal threshold", "synthetic", "folder"), rows))
 
 
-@model.command()
+@click.command()
 @click.argument("model_text", metavar="NAME:VERSION")
 @click.pass_obj
 def promote(settings: Settings, model_text: str) -> None:
@@ -49,21 +43,3 @@ def promote(settings: Settings, model_text: str) -> None:
         version = ready.registry.register(*registry.parse(model_text), now)
         ready.registry.promote(version, actor=getpass.getuser(), now=now)
     click.echo(f"{version} is champion")
-
-
-@model.command("train-synthetic")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--version", "version", default=1, show_default=True, help="Version of the new bundle")
-@click.option("--seed", default=1, show_default=True, help="Everything drawn at random follows from it")
-@click.option("--images", default=8_000, show_default=True, help="Rendered drops to train on")
-@click.option("--epochs", default=18, show_default=True, help="Passes over them")
-def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: int) -> None:
-    """Train the small network on rendered drops and write its bundle below FOLDER.
-
-    This is how the shipped bundle was made. It is for trying the program, not for deciding about crystals.
-    """
-    from marcod import train
-
-    with output.stages() as report:
-        path = train.train_synthetic(folder, version=version, seed=seed, images=images, epochs=epochs, progress=report)
-    click.echo(f"wrote {path}")
