@@ -16,7 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.tables import Table
 from marcod import settings, telemetry
 
-NAMES = ("scan", "enqueue", "queue", "throughput", "latency")
+NAMES = ("scan", "enqueue", "queue", "throughput", "latency", "marco")
 
 
 def main() -> None:

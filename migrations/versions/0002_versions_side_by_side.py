@@ -28,7 +28,7 @@ def upgrade() -> None:
         )
     )
     _label()
-    op.execute(sa.text((VIEWS / f"{SUMMARY}_promoted.sql").read_text(encoding="utf-8")))
+    op.execute(sa.text((VIEWS / f"{SUMMARY}.{revision}.sql").read_text(encoding="utf-8")))
 
 
 def downgrade() -> None:

@@ -31,8 +31,8 @@ def names(db: Database) -> tuple[set[str], set[str]]:
 
 
 def view_files() -> set[str]:
-    """The view files of the newest step; a file that is replaced stays beside its successor."""
-    return {path.stem for path in (migrate.folder() / "views").glob("*.sql")}
+    """The views that files define; ``NAME.0002.sql`` is the same view as step 0002 defines it anew."""
+    return {path.name.split(".")[0] for path in (migrate.folder() / "views").glob("*.sql")}
 
 
 def set_revision(db: Database, revision: str) -> None:

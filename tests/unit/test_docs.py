@@ -26,7 +26,7 @@ def _documented_columns(view: str) -> list[str]:
 
 
 def test_every_view_and_column_is_documented(db: Database) -> None:
-    views = sorted(path.stem for path in (migrate.folder() / "views").glob("*.sql"))
+    views = sorted({path.name.split(".")[0] for path in (migrate.folder() / "views").glob("*.sql")})
     assert views == sorted(re.findall(r"^## (lims_\w+)$", (DOCS / "lims.md").read_text(), re.MULTILINE))
     for view in views:
         columns = db.read(lambda c, view=view: [column["name"] for column in sa.inspect(c).get_columns(view)])
