@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError
-from marcod.store import queue, summaries, versions
+from marcod.store import drops, queue, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, source
 
@@ -302,7 +302,13 @@ def _inspections(
         for s in fresh
     }
     rows = [
-        {"plate_id": plate_id, "key": key, "ordinal": ordinal, "first_seen_at": now}
+        {
+            "plate_id": plate_id,
+            "key": key,
+            "ordinal": ordinal,
+            "order_key": drops.order_key(key, ordinal),
+            "first_seen_at": now,
+        }
         for (plate_id, key), ordinal in sorted(wanted.items(), key=lambda item: item[0])
     ]
     connection.execute(insert(connection, inspection).on_conflict_do_nothing(), rows)

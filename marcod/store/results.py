@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import CLASSES, DropClass
-from marcod.store import queue, summaries
+from marcod.store import drops, queue, summaries
 from marcod.store.engine import insert
 from marcod.store.schema import image, score
 from marcod.store.versions import Version
@@ -79,7 +79,15 @@ def finish(
     _set_content(connection, [(f.claim.image_id, f.content_hash) for f in given_up if f.content_hash is not None])
     touched = {s.claim.inspection_id for s in mine} | {f.claim.inspection_id for f in broken}
     summaries.refresh(connection, touched, version, now)
+    drops.refresh(connection, _drops_of(connection, mine, given_up), version, now)
     return Finished(len(mine), len(broken), len(given_up), len(claims) - len(mine) - len(broken))
+
+
+def _drops_of(connection: Connection, scored: list[Scored], given_up: list[queue.Failure]) -> list[int]:
+    """The drops whose verdict may be another now."""
+    images = [s.claim.image_id for s in scored] + [f.claim.image_id for f in given_up]
+    found = connection.execute(sa.select(image.c.drop_id).where(image.c.id.in_(images)).distinct())
+    return [int(row[0]) for row in found]
 
 
 def _insert_scores(connection: Connection, version: Version, scored: list[Scored], now: datetime) -> None:

@@ -73,6 +73,11 @@ plate = Table(
     Column("key", sa.Text, nullable=False),
     Column("barcode", sa.Text, index=True),
     Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("project", sa.Text),
+    Column("screen", sa.Text),
+    Column("format_rows", sa.Integer),
+    Column("format_columns", sa.Integer),
+    Column("format_drops", sa.Integer),
     UniqueConstraint("source_id", "key"),
 )
 
@@ -96,6 +101,7 @@ inspection = Table(
     Column("key", sa.Text, nullable=False),
     Column("ordinal", sa.Integer),
     Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("order_key", sa.Text),
     UniqueConstraint("plate_id", "key"),
 )
 
@@ -237,6 +243,7 @@ inspection_summary = Table(
     Column("first_image_at", UtcDateTime),
     Column("last_image_at", UtcDateTime),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("labelled", sa.Integer, nullable=False, server_default="0"),
     Index(
         "ix_inspection_summary_open",
         "last_image_at",
@@ -244,6 +251,31 @@ inspection_summary = Table(
         postgresql_where=sa.text("not complete"),
     ),
 )
+
+drop_summary = Table(
+    "drop_summary",
+    metadata,
+    Column("drop_id", BigId, ForeignKey("drop.id"), primary_key=True),
+    Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
+    Column("inspections", sa.Integer, nullable=False),
+    _ref("inspection_id", "inspection"),
+    _ref("image_id", "image"),
+    Column("p_clear", sa.Float),
+    Column("p_crystals", sa.Float),
+    Column("p_other", sa.Float),
+    Column("p_precipitate", sa.Float),
+    Column("label", sa.Text),
+    Column("label_person", sa.Text),
+    Column("label_disputed", sa.Boolean, nullable=False),
+    Column("highest_p_crystals", sa.Float),
+    Column("best_image_id", BigId, ForeignKey("image.id")),
+    Column("hit", sa.Boolean, nullable=False),
+    Column("first_hit_inspection_id", BigId, ForeignKey("inspection.id")),
+    Column("first_hit_image_id", BigId, ForeignKey("image.id")),
+    Column("trend", sa.Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+"""A drop through all its inspections, as one model version and the people who labelled it see it."""
 
 hit = Table(
     "hit",
@@ -256,8 +288,30 @@ hit = Table(
     Column("p_crystals", sa.Float, nullable=False),
     Column("threshold", sa.Float, nullable=False),
     Column("found_at", UtcDateTime, nullable=False, index=True),
+    Column("cause", sa.Text, nullable=False, server_default="new"),
     UniqueConstraint("drop_id", "model_version_id"),
 )
+
+label_inbox = Table(
+    "label_inbox",
+    metadata,
+    _id(),
+    Column("source", sa.Text),
+    Column("plate", sa.Text),
+    Column("well", sa.Text),
+    Column("drop_number", sa.Integer),
+    Column("inspection", sa.Text),
+    Column("label", sa.Text),
+    Column("person", sa.Text),
+    Column("labelled_at", UtcDateTime),
+    Column("received_at", UtcDateTime, nullable=False, server_default=sa.func.current_timestamp()),
+    Column("state", sa.Text, nullable=False, server_default="waiting"),
+    Column("reason", sa.Text),
+    Column("tried_at", UtcDateTime),
+    Column("label_id", BigId, ForeignKey("label.id")),
+    Index("ix_label_inbox_state_tried_at", "state", "tried_at"),
+)
+"""What a LIMS wrote through ``lims_label_inbox_v1``: natural keys, not yet checked against anything."""
 
 worker = Table(
     "worker",

@@ -1,14 +1,14 @@
-"""The verdict on a plate: one summary row per inspection and model version, and first-time hits.
+"""The verdict on a plate: one summary row per inspection and model version.
 
-Kept current inside the transaction that records images or writes scores. The cost is bounded by the inspection.
-A drop's verdict in an inspection is that of its picture with the highest crystal probability, because a lab would
-rather look twice than miss one.
+Kept current inside the transaction that records images, scores or labels. The cost is bounded by the inspection.
+A drop's verdict in an inspection is what people say of it, else that of its picture with the highest crystal
+probability, because a lab would rather look twice than miss one.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -16,11 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass
-from marcod.store import queue
+from marcod.store import labels, queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
     drop,
-    hit,
     image,
     inspection,
     inspection_summary,
@@ -37,7 +36,10 @@ BEST_WELLS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one picture, or the best of several, says about a drop; None while it is not scored."""
+    """What one picture, or the best of several, says about a drop; None while it is not scored.
+
+    ``label`` is the model's, ``said`` that of people, which wins.
+    """
 
     drop_id: int
     image_id: int
@@ -53,11 +55,23 @@ class Verdict:
     label: str | None
     failed: bool
     seen_at: datetime
+    said: labels.Verdict | None = None
+
+    @property
+    def shown_label(self) -> str | None:
+        """The class that counts."""
+        return self.label if self.said is None else self.said.label
+
+    def hit(self, version: Version) -> bool:
+        """Whether people, else the model, see crystals."""
+        if self.said is not None:
+            return self.said.label == DropClass.CRYSTALS
+        return self.p_crystals is not None and self.p_crystals >= version.crystal_threshold
 
 
 def verdicts(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
     """Every drop of an inspection as one model version sees it, in plate order."""
-    best = _verdicts(_pictures(connection, inspection_id, version))
+    best = _verdicts(_pictures(connection, inspection_id, version), labels.of_inspection(connection, inspection_id))
     return sorted(best, key=lambda v: (v.well_row, v.well_column, v.drop_number))
 
 
@@ -88,15 +102,13 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
     if not pictures:
         _remove(connection, inspection_id, version)
         return False
-    drops = _verdicts(pictures)
-    scored = [p for p in drops if p.p_crystals is not None]
-    hits = [p for p in scored if (p.p_crystals or 0.0) >= version.crystal_threshold]
-    _record_hits(connection, inspection_id, hits, version, now)
+    found = _verdicts(pictures, labels.of_inspection(connection, inspection_id))
+    scored = [p for p in found if p.p_crystals is not None]
     expected = _expected(connection, inspection_id)
-    failed = sum(1 for p in drops if p.p_crystals is None and p.failed)
+    failed = sum(1 for p in found if p.p_crystals is None and p.failed)
     waiting = any(p.p_crystals is None and not p.failed for p in pictures)
-    complete = expected is not None and len(drops) >= expected and not waiting
-    counts = Counter(p.label for p in scored)
+    complete = expected is not None and len(found) >= expected and not waiting
+    counts = Counter(p.shown_label for p in found)
     _write(
         connection,
         {"inspection_id": inspection_id, "model_version_id": version.id},
@@ -105,10 +117,11 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
             "n_crystals": counts[DropClass.CRYSTALS],
             "n_other": counts[DropClass.OTHER],
             "n_precipitate": counts[DropClass.PRECIPITATE],
-            "hits": len(hits),
+            "hits": sum(1 for p in found if p.hit(version)),
             "best_wells": best_wells(scored),
+            "labelled": sum(1 for p in found if p.said is not None),
             "expected": expected,
-            "seen": len(drops),
+            "seen": len(found),
             "scored": len(scored),
             "failed": failed,
             "complete": complete,
@@ -155,14 +168,14 @@ def _pictures(connection: Connection, inspection_id: int, version: Version) -> l
     return [Verdict(*row) for row in connection.execute(pictures)]
 
 
-def _verdicts(pictures: list[Verdict]) -> list[Verdict]:
+def _verdicts(pictures: list[Verdict], said: Mapping[int, labels.Verdict]) -> list[Verdict]:
     """For every drop its picture with the highest crystal probability, else one that waits, else a failed one."""
     best: dict[int, Verdict] = {}
     for picture in sorted(pictures, key=lambda p: p.image_id):
         held = best.get(picture.drop_id)
         if held is None or _rank(picture) > _rank(held):
             best[picture.drop_id] = picture
-    return list(best.values())
+    return [replace(picture, said=said.get(drop_id)) for drop_id, picture in best.items()]
 
 
 def _rank(picture: Verdict) -> float:
@@ -171,17 +184,25 @@ def _rank(picture: Verdict) -> float:
     return -2.0 if picture.failed else -1.0
 
 
-def best_wells(drops: Iterable[Verdict]) -> str:
-    """The column ``best_wells``: JSON, the most crystalline drop first."""
-    scored = [d for d in drops if d.p_crystals is not None]
-    order = sorted(scored, key=lambda d: (-_rank(d), d.well, d.drop_number))[:BEST_WELLS]
+def best_wells(found: Iterable[Verdict]) -> str:
+    """The column ``best_wells``: JSON; drops that people call crystals, then by probability, then what they deny."""
+    scored = [d for d in found if d.p_crystals is not None]
+    order = sorted(scored, key=lambda d: (-_denied(d), -_rank(d), d.well, d.drop_number))[:BEST_WELLS]
     return json.dumps([{"well": d.well, "drop": d.drop_number, "p_crystals": round(_rank(d), 4)} for d in order])
 
 
+def _denied(verdict: Verdict) -> int:
+    """1 where people say crystals, 0 where they say nothing, -1 where they say another class."""
+    if verdict.said is None:
+        return 0
+    return 1 if verdict.said.label == DropClass.CRYSTALS else -1
+
+
 def _expected(connection: Connection, inspection_id: int) -> int | None:
-    """Expected drops: as configured for the source, else as many as an earlier inspection of the plate had."""
+    """Expected drops: the plate's own format, else as configured for its source, else as an earlier inspection had."""
+    of_format = plate.c.format_rows * plate.c.format_columns * plate.c.format_drops
     configured, plate_id = connection.execute(
-        sa.select(source.c.expected_drops, plate.c.id)
+        sa.select(sa.func.coalesce(of_format, source.c.expected_drops), plate.c.id)
         .join(plate, plate.c.source_id == source.c.id)
         .join(inspection, inspection.c.plate_id == plate.c.id)
         .where(inspection.c.id == inspection_id)
@@ -213,31 +234,6 @@ def _remove(connection: Connection, inspection_id: int, version: Version) -> Non
             inspection_summary.c.model_version_id == version.id,
         )
     )
-
-
-def _record_hits(
-    connection: Connection, inspection_id: int, hits: list[Verdict], version: Version, now: datetime
-) -> None:
-    of_version = sa.select(hit.c.drop_id).where(
-        hit.c.model_version_id == version.id, hit.c.drop_id.in_([p.drop_id for p in hits])
-    )
-    recorded = set(connection.execute(of_version).scalars()) if hits else set()
-    first = [p for p in hits if p.drop_id not in recorded]
-    if not first:
-        return
-    rows = [
-        {
-            "drop_id": p.drop_id,
-            "inspection_id": inspection_id,
-            "image_id": p.image_id,
-            "model_version_id": version.id,
-            "p_crystals": p.p_crystals,
-            "threshold": version.crystal_threshold,
-            "found_at": now,
-        }
-        for p in sorted(first, key=lambda p: p.drop_id)
-    ]
-    connection.execute(insert(connection, hit).on_conflict_do_nothing(), rows)
 
 
 def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int:

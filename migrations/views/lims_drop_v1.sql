@@ -1,0 +1,63 @@
+-- One row a drop through all inspections of its plate, as the champion and people see it; where the champion has not
+-- seen the drop, as the last champion that did.
+create view lims_drop_v1 as
+select
+    "drop".id as drop_id,
+    source.name as source,
+    source.layout as layout,
+    plate.key as plate_key,
+    plate.barcode as barcode,
+    plate.project as project,
+    plate.screen as screen,
+    "drop".well as well,
+    "drop".well_row as well_row,
+    "drop".well_column as well_column,
+    "drop".drop_number as drop_number,
+    drop_summary.label as label,
+    drop_summary.label_person as label_person,
+    drop_summary.label_disputed as label_disputed,
+    drop_summary.p_clear as p_clear,
+    drop_summary.p_crystals as p_crystals,
+    drop_summary.p_other as p_other,
+    drop_summary.p_precipitate as p_precipitate,
+    inspection.key as inspection_key,
+    inspection.ordinal as inspection_ordinal,
+    image.path as path,
+    drop_summary.inspections as inspections,
+    drop_summary.hit as hit,
+    drop_summary.highest_p_crystals as highest_p_crystals,
+    best_image.path as best_path,
+    best_inspection.key as best_inspection_key,
+    first_inspection.key as first_hit_inspection_key,
+    first_image.path as first_hit_path,
+    hit.found_at as first_hit_found_at,
+    drop_summary.trend as trend,
+    model_version.name as model,
+    model_version.version as model_version,
+    model_version.synthetic as model_synthetic,
+    drop_summary.updated_at as updated_at
+from "drop"
+join plate on plate.id = "drop".plate_id
+join source on source.id = plate.source_id
+join drop_summary on drop_summary.drop_id = "drop".id
+    and drop_summary.model_version_id = (
+        select speaker.model_version_id
+        from drop_summary as speaker
+        join model_version as candidate on candidate.id = speaker.model_version_id
+        where speaker.drop_id = "drop".id and candidate.promoted_at is not null
+        order by
+            speaker.model_version_id = coalesce(
+                (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
+            ) desc,
+            candidate.promoted_at desc,
+            candidate.id desc
+        limit 1
+    )
+join model_version on model_version.id = drop_summary.model_version_id
+join inspection on inspection.id = drop_summary.inspection_id
+join image on image.id = drop_summary.image_id
+left join image as best_image on best_image.id = drop_summary.best_image_id
+left join inspection as best_inspection on best_inspection.id = best_image.inspection_id
+left join inspection as first_inspection on first_inspection.id = drop_summary.first_hit_inspection_id
+left join image as first_image on first_image.id = drop_summary.first_hit_image_id
+left join hit on hit.drop_id = drop_summary.drop_id and hit.model_version_id = drop_summary.model_version_id
