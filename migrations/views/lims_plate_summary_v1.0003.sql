@@ -29,8 +29,6 @@ select
     source.layout as layout,
     plate.key as plate_key,
     plate.barcode as barcode,
-    plate.project as project,
-    plate.screen as screen,
     inspection.key as inspection_key,
     inspection.ordinal as inspection_ordinal,
     model_version.name as model,
@@ -46,12 +44,14 @@ select
     ranked.seen as seen,
     ranked.scored as scored,
     ranked.failed as failed,
-    ranked.labelled as labelled,
     ranked.complete as complete,
     ranked.complete_rule as complete_rule,
     ranked.first_image_at as first_image_at,
     ranked.last_image_at as last_image_at,
-    ranked.updated_at as updated_at
+    ranked.updated_at as updated_at,
+    ranked.labelled as labelled,
+    plate.project as project,
+    plate.screen as screen
 from ranked
 join inspection on inspection.id = ranked.inspection_id
 join plate on plate.id = inspection.plate_id

@@ -1,0 +1,221 @@
+"""Drops over time: the same answer whatever comes first, people's words in it, hits recorded once."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from factories import (
+    claimed,
+    drain,
+    finish,
+    promote,
+    record,
+    register,
+    register_source,
+    rewritten,
+    rows,
+    sightings,
+    utc,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from marcod.domain import DropClass, Modality
+from marcod.store import drops, labels, queue, summaries
+from marcod.store.drops import Cause, Trend, order_key
+from marcod.store.engine import Database
+from marcod.store.labels import Given
+from marcod.store.schema import drop, drop_summary, hit, image, inspection, inspection_summary, metadata
+from marcod.store.versions import Version
+
+HIT, NONE = (0.05, 0.9, 0.03, 0.02), (0.9, 0.05, 0.03, 0.02)
+
+
+def shown(db: Database, order: str = "well, drop_number") -> list[dict[str, Any]]:
+    """The rows of lims_drop_v1."""
+    statement = sa.text(f"select * from lims_drop_v1 order by {order}")
+    return db.read(lambda c: [dict(row) for row in c.execute(statement).mappings()])
+
+
+def say(db: Database, well: str, inspection_key: str, word: DropClass | None, person: str, minute: int = 0) -> None:
+    """A label through the store, with everything that follows from it."""
+
+    def work(connection: sa.Connection) -> None:
+        drop_id = connection.execute(sa.select(drop.c.id).where(drop.c.well == well)).scalar_one()
+        where = connection.execute(sa.select(inspection.c.id).where(inspection.c.key == inspection_key)).scalar_one()
+        labels.add(connection, [Given(drop_id, where, word, person, utc(minutes=minute), "test")], utc())
+        drops.refresh_all_versions(connection, [drop_id], utc(minutes=minute))
+        summaries.refresh_all_versions(connection, [where], utc(minutes=minute))
+
+    db.write(work)
+
+
+@pytest.mark.parametrize(
+    ("keys", "ordinals"),
+    [
+        (["8001", "8012", "10003"], [None] * 3),
+        (["2026-01-02", "2026-01-10", "2026-11-01"], [None] * 3),
+        (["201203040506", "201203040507"], [None] * 2),
+        (["b", "a"], [9, 10]),
+    ],
+)
+def test_inspections_sort_in_time(keys: list[str], ordinals: list[int | None]) -> None:
+    found = [order_key(key, ordinal) for key, ordinal in zip(keys, ordinals, strict=True)]
+    assert found == sorted(found)
+
+
+def trend_of(seen: list[bool]) -> Trend:
+    """Said anew, from the words' meaning."""
+    if True not in seen:
+        return Trend.NONE
+    if seen[-1] is False:
+        return Trend.DISSOLVING
+    return Trend.APPEARING if False in seen else Trend.STEADY
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_order_of_arrival_changes_nothing(db_url: str, data: st.DataObject) -> None:
+    db = Database(db_url)
+    try:
+        _empty(db)
+        _arrive_in_any_order(db, data)
+    finally:
+        db.close()
+
+
+def _empty(db: Database) -> None:
+    db.write(lambda c: [c.execute(sa.delete(table)) for table in reversed(metadata.sorted_tables)])
+
+
+def _arrive_in_any_order(db: Database, data: st.DataObject) -> None:
+    champion = register(db)
+    promote(db, champion)
+    source_id = register_source(db)
+    truth = {
+        (f"A0{well}", str(number)): data.draw(st.booleans(), label=f"A0{well} at {number}")
+        for well in (1, 2)
+        for number in (2, 9, 10, 11)
+    }
+    files = [f for number in (2, 9, 10, 11) for f in sightings(2, inspection=str(number))]
+    repeats = data.draw(st.lists(st.sampled_from(files), max_size=3))
+    for minute, sighting in enumerate(data.draw(st.permutations([*files, *repeats]))):
+        record(db, source_id, [sighting], utc(minutes=minute))
+        drain(db, champion, utc(minutes=minute), scores=lambda c: HIT if _is_hit(truth, c) else NONE)
+    for row in shown(db):
+        seen = [truth[row["well"], str(number)] for number in (2, 9, 10, 11)]
+        first = next((str(n) for n, s in zip((2, 9, 10, 11), seen, strict=True) if s), None)
+        assert row["first_hit_inspection_key"] == first
+        assert row["trend"] == trend_of(seen)
+        assert (row["inspections"], row["inspection_key"], bool(row["hit"])) == (4, "11", seen[-1])
+        assert row["highest_p_crystals"] == (0.9 if any(seen) else 0.05)
+
+
+def _is_hit(truth: dict[tuple[str, str], bool], claim: queue.Claim) -> bool:
+    _, number, _, name = claim.path.split("/")
+    return truth[name.removesuffix(".jpg"), number]
+
+
+def test_a_later_inspection_speaks_for_itself(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1, inspection="1"))
+    drain(db, champion, scores=lambda c: HIT)
+    say(db, "A01", "1", DropClass.CLEAR, "ann")
+    (row,) = shown(db)
+    assert (row["label"], row["label_person"], bool(row["hit"]), row["first_hit_inspection_key"]) == (
+        "Clear", "ann", False, None,
+    )  # fmt: skip
+    record(db, source_id, sightings(1, inspection="2"))
+    drain(db, champion, scores=lambda c: HIT)
+    (row,) = shown(db)
+    assert (row["label"], row["label_person"], bool(row["hit"])) == ("Crystals", None, True)
+    assert (row["first_hit_inspection_key"], row["trend"]) == ("2", "appearing")
+
+
+def test_a_label_overrides_and_taking_it_back_restores(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(2))
+    drain(db, champion)
+    before = shown(db), rows(db, sa.select(inspection_summary))
+    say(db, "A02", "1", DropClass.CRYSTALS, "ann", 1)
+    row = shown(db)[1]
+    assert (row["label"], row["label_person"], bool(row["hit"]), row["p_crystals"]) == ("Crystals", "ann", True, 0.05)
+    (summary,) = rows(db, sa.select(inspection_summary))
+    assert (summary.n_crystals, summary.n_clear, summary.hits, summary.labelled) == (1, 1, 1, 1)
+    assert '"A02"' in summary.best_wells.split("}")[0]
+    say(db, "A02", "1", None, "ann", 2)
+    after = shown(db), rows(db, sa.select(inspection_summary))
+    for old, new in zip(before[0], after[0], strict=True):
+        assert {k: v for k, v in old.items() if k not in ("updated_at", "first_hit_found_at")} == {
+            k: v for k, v in new.items() if k not in ("updated_at", "first_hit_found_at")
+        }
+    assert before[1][0][:-2] == after[1][0][:-2]
+
+
+def test_persons_disagree_in_sight(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    drain(db, champion)
+    say(db, "A01", "1", DropClass.CRYSTALS, "ann", 1)
+    say(db, "A01", "1", DropClass.OTHER, "bob", 2)
+    (row,) = shown(db)
+    assert (row["label"], row["label_person"], bool(row["label_disputed"])) == ("Other", "bob", True)
+
+
+def test_a_hit_says_why_it_was_recorded(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(2))
+    drain(db, champion, utc(1), scores=lambda c: HIT if "A01" in c.path else (0.55, 0.45, 0.0, 0.0))
+    second = register(db, version="2", crystal_threshold=0.4)
+    promote(db, second, utc(2))
+    db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(3)))
+    record(db, source_id, sightings(3)[2:], utc(3))
+    drain(db, second, utc(4), scores=lambda c: HIT if "A02" not in c.path else (0.55, 0.45, 0.0, 0.0))
+    statement = sa.select(drop.c.well, hit.c.cause, hit.c.model_version_id).join(hit, hit.c.drop_id == drop.c.id)
+    assert {tuple(row) for row in rows(db, statement)} == {
+        ("A01", Cause.NEW, champion.id),
+        ("A01", Cause.CONFIRMED, second.id),
+        ("A02", Cause.MODEL, second.id),
+        ("A03", Cause.NEW, second.id),
+    }
+
+
+def test_a_challenger_and_other_light_do_not_speak(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1) + sightings(1, modality=Modality.UV))
+    drain(db, champion)
+    other = register(db, version="2")
+    db.write(lambda c: queue.enqueue_rescore(c, other.id, utc(3)))
+    drain(db, other, utc(4), scores=lambda c: HIT)
+    (row,) = shown(db)
+    assert (row["model_version"], bool(row["hit"]), row["inspections"]) == ("1", False, 1)
+    assert db.read(lambda c: c.execute(sa.text("select count(*) from lims_hit_v1")).scalar_one()) == 0
+    promote(db, other, utc(5))
+    (row,) = shown(db)
+    assert (row["model_version"], bool(row["hit"])) == ("2", True)
+    assert db.read(lambda c: c.execute(sa.text("select cause from lims_hit_v1")).scalar_one()) == "model"
+
+
+def test_a_rewritten_picture_takes_its_hit_away(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(1)
+    record(db, source_id, files)
+    drain(db, champion, scores=lambda c: HIT)
+    record(db, source_id, [rewritten(files[0])], utc(5))
+    finish(db, claimed(db, utc(6)), champion, utc(6), hashes=lambda c: "other")
+    (row,) = shown(db)
+    assert (bool(row["hit"]), row["trend"], row["first_hit_inspection_key"]) == (False, "none", None)
+    assert db.read(lambda c: c.execute(sa.text("select count(*) from lims_hit_v1")).scalar_one()) == 0
+
+
+def test_drops_from_before_are_caught_up_in_steps(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(5))
+    drain(db, champion, scores=lambda c: HIT)
+    before = rows(db, sa.select(drop_summary).order_by(drop_summary.c.drop_id))
+    db.write(lambda c: c.execute(sa.delete(drop_summary)))
+    after: int | None = 0
+    steps = 0
+    while after is not None:
+        last = after
+        after = db.write(lambda c, last=last: drops.refresh_missing(c, champion, utc(), after=last, limit=2))
+        steps += 1
+    assert steps == 4
+    assert [row[:-1] for row in rows(db, sa.select(drop_summary).order_by(drop_summary.c.drop_id))] == [
+        row[:-1] for row in before
+    ]
+    assert len(rows(db, sa.select(image.c.id))) == 5
