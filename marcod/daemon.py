@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from marcod import telemetry, watch
+from marcod import labelling, telemetry, watch
 from marcod.errors import ConfigError, MarcodError
 from marcod.registry import Registry
 from marcod.settings import Role, Settings, watchdog_s
@@ -32,6 +32,7 @@ log = telemetry.logger(__name__)
 TICK_S: Final = 1.0
 HEARTBEAT_S: Final = 10
 TEND_S: Final = 30
+LABELS_S: Final = 30
 LOOP_SILENCE_S: Final = 300.0
 """A loop that shows no life for this long keeps WATCHDOG=1 from being sent."""
 
@@ -81,6 +82,8 @@ def run(settings: Settings, roles: Sequence[Role]) -> int:
                 "no source is configured; add a [sources.NAME] table with root and layout, or try `marcod demo`"
             )
         check_sources(settings)
+    if "schedule" in roles:
+        labelling.tables_of(settings)
     with stopped_by_signals() as stop, opened(settings) as ready:
         service = Service(settings, ready, roles, stop)
         return service.supervise(service.loops())
@@ -183,6 +186,12 @@ class Service:
         scheduler.add_job(lambda: self._guarded("heartbeat", self._beat), "interval", seconds=HEARTBEAT_S)
         if "schedule" in self._roles:
             scheduler.add_job(lambda: self._guarded("tend", self._tend), "interval", seconds=TEND_S)
+            scheduler.add_job(
+                lambda: self._guarded("labels", self._labels),
+                "interval",
+                seconds=LABELS_S,
+                next_run_time=datetime.now(UTC),
+            )
         return scheduler
 
     def _beat(self) -> None:
@@ -191,6 +200,11 @@ class Service:
 
     def _tend(self) -> None:
         tend(self._ready.db, self._settings)
+
+    def _labels(self) -> None:
+        turn = labelling.resolve_inbox(self._ready.db, self._settings, datetime.now(UTC))
+        if turn.resolved or turn.refused:
+            log.info("inbox", resolved=turn.resolved, refused=turn.refused, waiting=turn.waiting)
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
         try:

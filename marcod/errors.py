@@ -54,3 +54,18 @@ class SchemaError(StoreError):
 
 class NotFoundError(MarcodError):
     """There is nothing by that name in the database."""
+
+
+class LabelError(MarcodError):
+    """This label cannot be taken.
+
+    ``may_come`` tells whether waiting may help: a plate may not have arrived yet, a wrong well stays wrong.
+    """
+
+    def __init__(self, message: str | None = None, *, may_come: bool = False) -> None:
+        super().__init__(message)
+        self.may_come = may_come
+
+
+class UnmappedError(LabelError):
+    """No vocabulary says which class this word stands for."""

@@ -6,13 +6,13 @@ Hides how a key, a barcode or an inspection number leads to rows; promises plate
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat
 from marcod.errors import NotFoundError
-from marcod.store import reports, summaries, versions
+from marcod.store import history, papers, reports, summaries, versions
 from marcod.store.engine import Database
 
 COLUMNS: Final = (
@@ -32,8 +32,20 @@ COLUMNS: Final = (
     "model",
     "model_synthetic",
     "path",
+    "model_label",
+    "label_person",
+    "label_disputed",
+    "project",
+    "screen",
 )
-"""Columns of an export, in order; probabilities are between 0 and 1, empty while not scored."""
+"""Columns of an export, in order; probabilities are between 0 and 1, empty while not scored.
+
+``label`` and ``hit`` are what counts: what people say, else the model, whose own word is ``model_label``.
+"""
+
+SYNTHETIC_NOTICE: Final = (
+    "Scored by a model trained on synthetic drops: for trying the program, not for deciding about crystals."
+)
 
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -42,15 +54,19 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 class PlateMap:
     """One inspection of a plate: its summary, the model version that speaks, and every drop in plate order."""
 
+    plate_id: int
     summary: reports.Summary
     version: versions.Version
     drops: tuple[summaries.Verdict, ...]
+    papers: papers.OfPlate
 
     @property
     def format(self) -> PlateFormat:
-        """The smallest standard plate that holds every well seen."""
+        """The plate's format as told, else the smallest standard plate; it holds every well seen."""
         rows = max((d.well_row for d in self.drops), default=8)
         columns = max((d.well_column for d in self.drops), default=12)
+        if (grid := self.papers.grid) is not None:
+            return PlateFormat(max(rows, grid.rows), max(columns, grid.columns))
         fitting = (f for f in PLATE_FORMATS.values() if f.wells >= 96 and f.rows >= rows and f.columns >= columns)
         return next(fitting, PlateFormat(rows, columns))
 
@@ -63,34 +79,50 @@ class PlateMap:
             "inspection_key": self.summary.inspection_key,
         }
         for drop in self.drops:
-            p = drop.p_crystals
             yield {
                 **head,
                 "well": drop.well,
                 "drop_number": drop.drop_number,
-                "label": drop.label,
-                "p_clear": drop.p_clear,
-                "p_crystals": p,
-                "p_other": drop.p_other,
-                "p_precipitate": drop.p_precipitate,
-                "hit": p is not None and p >= self.version.crystal_threshold,
-                "failed": drop.failed,
                 "model": str(self.version),
                 "model_synthetic": self.version.synthetic,
-                "path": drop.path,
+                **_verdict(drop, self.version),
+                "project": self.papers.project,
+                "screen": self.papers.screen,
             }
 
     def csv(self) -> str:
-        """The records as CSV; text that a spreadsheet would take for a formula is quoted with an apostrophe."""
-        out = io.StringIO()
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for record in self.records():
-            writer.writerow({key: _plain(value) for key, value in record.items()})
-        return out.getvalue()
+        """The records as CSV; see :func:`csv_text`."""
+        return csv_text(COLUMNS, self.records())
 
 
-def _plain(value: object) -> object:
+def _verdict(drop: summaries.Verdict, version: versions.Version) -> dict[str, Any]:
+    return {
+        "label": drop.shown_label,
+        "p_clear": drop.p_clear,
+        "p_crystals": drop.p_crystals,
+        "p_other": drop.p_other,
+        "p_precipitate": drop.p_precipitate,
+        "hit": drop.hit(version),
+        "failed": drop.failed,
+        "path": drop.path,
+        "model_label": drop.label,
+        "label_person": None if drop.said is None else drop.said.person,
+        "label_disputed": drop.said is not None and drop.said.disputed,
+    }
+
+
+def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, object]]) -> str:
+    """Records as CSV; text that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: no_formula(value) for key, value in record.items()})
+    return out.getvalue()
+
+
+def no_formula(value: object) -> object:
+    """A value that no spreadsheet takes for a formula: such text begins with an apostrophe."""
     return "'" + value if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
@@ -106,15 +138,44 @@ def load(
 
     Raises NotFoundError when there is no such plate or inspection, or when several plates answer to the name.
     """
+    found = _find(db, plate, source)
+    return db.read(lambda connection: _load(connection, found, inspection, model))
+
+
+def history_of(db: Database, shown: PlateMap) -> history.PlateHistory:
+    """The plate's drops through all its inspections, as the map's model version sees them."""
+    return db.read(lambda connection: history.of_plate(connection, shown.plate_id, shown.version))
+
+
+def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
+    """One plain record a drop, with one record an inspection that has a picture of it."""
+    for drop in past.drops:
+        looks = zip(past.inspections, drop.looks, strict=True)
+        yield {
+            "well": drop.last.well,
+            "drop_number": drop.last.drop_number,
+            "hit": drop.hit,
+            "trend": drop.trend,
+            "first_hit_inspection_key": drop.first_hit,
+            "highest_p_crystals": drop.highest_p_crystals,
+            "inspections": [
+                {"inspection_key": seen.key, **_verdict(look, past.version)} for seen, look in looks if look is not None
+            ],
+        }
+
+
+def _find(db: Database, plate: str, source: str | None) -> reports.Plate:
     found = db.read(lambda connection: reports.find_plates(connection, plate, source))
     if len(found) > 1:
         names = ", ".join(f"{p.source} (key {p.key})" for p in found)
         raise NotFoundError(f"several plates answer to {plate!r}: {names}; name one with --source or by its key")
-    return db.read(lambda connection: _load(connection, found[0], inspection, model))
+    return found[0]
 
 
 def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: versions.Version | None) -> PlateMap:
     rows = reports.summaries(connection, [plate.id], limit=10_000)
+    if not rows:
+        raise NotFoundError(f"no picture of plate {plate.key} has been taken in that a model can score")
     if inspection is not None:
         rows = [r for r in rows if inspection in (r.inspection_key, str(r.inspection_ordinal))]
     if not rows:
@@ -122,15 +183,17 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
     summary = rows[0]
     version = model or versions.find(connection, summary.model, summary.model_version)
     drops = tuple(summaries.verdicts(connection, summary.inspection_id, version))
-    return PlateMap(summary if model is None else _as_seen_by(version, summary, drops), version, drops)
+    of_plate = papers.of_plate(connection, plate.id)
+    seen = summary if model is None else _as_seen_by(version, summary, drops)
+    return PlateMap(plate.id, seen, version, drops, of_plate)
 
 
 def _as_seen_by(
     version: versions.Version, summary: reports.Summary, drops: tuple[summaries.Verdict, ...]
 ) -> reports.Summary:
     """The summary with the counts of another model version than the one that speaks for the inspection."""
-    counts = Counter(drop.label for drop in drops)
-    scored = [drop.p_crystals for drop in drops if drop.p_crystals is not None]
+    counts = Counter(drop.shown_label for drop in drops)
+    scored = sum(drop.p_crystals is not None for drop in drops)
     return replace(
         summary,
         model=version.name,
@@ -140,11 +203,11 @@ def _as_seen_by(
         n_crystals=counts[DropClass.CRYSTALS],
         n_other=counts[DropClass.OTHER],
         n_precipitate=counts[DropClass.PRECIPITATE],
-        hits=sum(p >= version.crystal_threshold for p in scored),
+        hits=sum(drop.hit(version) for drop in drops),
         best_wells=summaries.best_wells(drops),
         seen=len(drops),
-        scored=len(scored),
+        scored=scored,
         failed=sum(drop.failed for drop in drops if drop.p_crystals is None),
-        complete=bool(drops) and len(scored) == len(drops),
+        complete=bool(drops) and scored == len(drops),
         complete_rule=None,
     )

@@ -141,6 +141,15 @@ class LogSettings(Section):
     )
 
 
+class LabelSettings(Section):
+    vocabularies: FolderPath | None = Field(
+        default=None, description="TOML file whose words add to and replace the shipped vocabularies"
+    )
+    vocabulary: str = Field(
+        default="marco", description="Vocabulary of labels that name none, from the inbox and from CSV"
+    )
+
+
 class SourceSettings(Section):
     """One imager's export folder."""
 
@@ -190,6 +199,7 @@ class Settings(BaseSettings):
     score: ScoreSettings = Field(default_factory=ScoreSettings)
     daemon: DaemonSettings = Field(default_factory=DaemonSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    labels: LabelSettings = Field(default_factory=LabelSettings)
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
 
     @field_validator("sources")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from marcod import __version__, settings, telemetry
-from marcod.cli import config, db, demo, explain, hits, model, plate, queue, run, scan, score
+from marcod.cli import config, db, demo, explain, hits, label, model, plate, queue, run, scan, score
 from marcod.errors import MarcodError
 
 
@@ -58,6 +58,7 @@ for command in (
     hits.hits,
     plate.plate,
     queue.queue,
+    label.label,
     model.model,
     db.db,
     config.config,

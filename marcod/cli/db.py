@@ -1,26 +1,37 @@
-"""`marcod db`: the database's schema."""
+"""`marcod db`: the database's schema, and who may do what in it."""
+
+import getpass
+from datetime import UTC, datetime
+from typing import Any
 
 import click
 
 from marcod.cli import output
-from marcod.errors import SchemaError
+from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
-from marcod.store import migrate
+from marcod.store import access, backfill, migrate, versions
 from marcod.store.engine import Database
 
 
 @click.group()
 def db() -> None:
-    """Check and upgrade the database."""
+    """Check and upgrade the database, and make its roles."""
 
 
 @db.command()
 @click.pass_obj
 def upgrade(settings: Settings) -> None:
-    """Bring the schema up to date; does nothing when it is."""
+    """Bring the schema up to date, and fill in what an older one did not keep; does nothing when all is there.
+
+    May be stopped and begun again. Roles made by `marcod db roles` keep their rights.
+    """
     database = Database(settings.store.url.get_secret_value())
     migrate.upgrade(database)
+    with output.stages() as report:
+        filled = backfill.run(database, datetime.now(UTC), report)
     click.echo(f"the schema of {database} is current")
+    if filled.drops or filled.inspections:
+        click.echo(f"{filled.drops} drops worked out, {filled.inspections} labelled inspections counted anew")
     database.close()
 
 
@@ -40,3 +51,45 @@ def check(settings: Settings, json_output: bool) -> None:
         raise SchemaError("install the marcod that made this schema")
     if state is not migrate.SchemaState.CURRENT:
         raise SchemaError("run `marcod db upgrade`")
+
+
+@db.command()
+@click.option("--lims", default="marcod_lims", show_default=True, help="Role that reads the views and fills the inbox")
+@click.option("--app", default="marcod_app", show_default=True, help="Role with all that `marcod run` needs")
+@output.as_json
+@click.pass_obj
+def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
+    """Make the roles of a LIMS and of the daemon on PostgreSQL, or set their rights anew.
+
+    Nobody can log in as such a role: `grant marcod_lims to somebody` gives it to a user. Run it as the user who owns
+    marcod's tables and may create roles. What PostgreSQL lets everybody do in a database is taken away: creating
+    temporary tables and, as a superuser, large objects.
+    """
+    database = Database(settings.store.url.get_secret_value())
+    if database.is_sqlite:
+        raise ConfigError(
+            "SQLite has no roles; who may read the file may read it all, so let a LIMS open it read-only:"
+            f' sqlite3 "file:{database.url.database}?mode=ro"'
+        )
+    migrate.require_current(database)
+
+    def work(connection: Any) -> access.Made:
+        made = access.make_roles(connection, lims, app)
+        detail: dict[str, object] = {"lims": lims, "app": app, "taken_from_everybody": list(made.taken)}
+        versions.note(connection, getpass.getuser(), "roles", lims, detail, datetime.now(UTC))
+        return made
+
+    made = database.write(work)
+    database.close()
+    output.print_json(made) if json_output else _tell(made)
+
+
+def _tell(made: access.Made) -> None:
+    for role in made.created:
+        click.echo(f"made role {role}")
+    click.echo(f"{made.lims} reads {', '.join(made.views)}; inserts into {access.INBOX}; nothing else")
+    click.echo(f"{made.app} reads and changes the rows of {len(made.tables)} tables; no schema")
+    for right in made.taken:
+        click.echo(f"taken from everybody: {right}")
+    for right in made.left:
+        click.echo(f"everybody still has: {right}; run this as a superuser to take it away")

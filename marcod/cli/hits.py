@@ -1,44 +1,95 @@
 """`marcod hits`: the crystals over all plates."""
 
-import re
-from datetime import UTC, datetime, timedelta
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
 from marcod import daemon
 from marcod.cli import output
+from marcod.cli import since as since_option
+from marcod.plates import csv_text
 from marcod.settings import Settings
-from marcod.store import reports
+from marcod.store import history, reports
 
-_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
+_KINDS = (".csv", ".json", ".html")
 
 
-def _since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)([mhdw])", text)
-    try:
-        if match:
-            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter("give an age such as 90m, 24h, 7d, 2w, or a date such as 2026-05-01") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() not in _KINDS:
+        raise click.BadParameter(f"the name's end tells the format; end it with {', '.join(_KINDS)}")
+    return path
 
 
 @click.command()
-@click.option("--since", callback=_since, metavar="AGE|DATE", help="Only hits found since, such as 24h or 2026-05-01")
+@click.option(
+    "--since", callback=since_option.parse, metavar="AGE|DATE", help="Only hits found since, such as 24h or 2026-05-01"
+)
+@click.option("--new", "new_only", is_flag=True, help="Without those that a former model had found already")
+@click.option("--project", help="Only plates of this project")
+@click.option("--source", help="Only plates of this source")
 @click.option("--limit", default=25, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@click.option(
+    "--export", "target", type=click.Path(path_type=Path, dir_okay=False), callback=_export, metavar="FILE",
+    help="Write them to FILE.csv, FILE.json or, with pictures, FILE.html",
+)  # fmt: skip
 @output.as_json
 @click.pass_obj
-def hits(settings: Settings, since: datetime | None, limit: int, json_output: bool) -> None:
-    """List the drops in which the champion saw crystals, over all plates, best first."""
+def hits(
+    settings: Settings,
+    since: datetime | None,
+    new_only: bool,
+    project: str | None,
+    source: str | None,
+    limit: int,
+    target: Path | None,
+    json_output: bool,
+) -> None:
+    """List the drops in which crystals are seen, over all plates, best first.
+
+    People's word counts before the champion's. The cause of a hit is `new` (a new picture), `model` (another model on a
+    picture that the former one had seen) or `confirmed` (a former model had found it too).
+    """
     with daemon.opened(settings) as ready:
-        found = ready.db.read(lambda connection: reports.hits(connection, since, limit))
-        champion = ready.registry.ensure_champion(datetime.now(UTC))
+        found = ready.db.read(
+            lambda connection: reports.hits(connection, since, limit, new=new_only, project=project, source_name=source)
+        )
+        roots = ready.db.read(history.roots)
+    if target is not None:
+        where = {name: Path(root) for name, root in roots.items()} | daemon.roots(settings)
+        text = _text(target, found, where, _chosen(since, new_only, project, source))
+        output.save(target, text, where.values())
     if json_output:
         output.print_json(found)
         return
-    output.console().print(output.hits_table(found))
-    if champion.synthetic:
+    if target is not None:
+        click.echo(f"{len(found)} hits written to {output.printable(str(target))}")
+    else:
+        output.console().print(output.hits_table(found))
+    if any(hit.model_synthetic for hit in found):
         output.console().print(output.SYNTHETIC_NOTICE, style="yellow")
+
+
+def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen: str) -> str:
+    kind = target.suffix.lower()
+    if kind == ".csv":
+        return csv_text(_COLUMNS, (dataclasses.asdict(hit) for hit in found))
+    if kind == ".json":
+        return output.json_text(found) + "\n"
+    from marcod import sheet  # loads the templates' engine, which no other answer needs
+
+    with output.progress("pictures", len(found)) as done:
+        return sheet.hits_sheet(found, sheet.Pictures(roots), chosen, datetime.now(UTC), done)
+
+
+def _chosen(since: datetime | None, new_only: bool, project: str | None, source: str | None) -> str:
+    """Which hits were asked for, in words; empty for all."""
+    words = [
+        "without those that a former model had found" if new_only else "",
+        "" if project is None else f"of project {project}",
+        "" if source is None else f"of source {source}",
+        "" if since is None else f"found since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+    ]
+    return ", ".join(word for word in words if word)

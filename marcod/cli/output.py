@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from marcod import plates
 from marcod.domain import DropClass, row_letters
+from marcod.errors import ConfigError, MarcodError
 from marcod.plates import PlateMap
+from marcod.store.history import PlateHistory
 from marcod.store.reports import Hit, Summary
+from marcod.store.summaries import Verdict
+from marcod.store.versions import Version
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,9 +44,9 @@ LETTER_OF_CLASS: Final = {
 }
 WIDE: Final = 400
 LINE_EVERY_S: Final = 15.0
-SYNTHETIC_NOTICE: Final = (
-    "Scored by a model trained on synthetic drops: for trying the program, not for deciding about crystals."
-)
+SYNTHETIC_NOTICE: Final = plates.SYNTHETIC_NOTICE
+SHORT_KEY: Final = 4
+"""Characters of an inspection's key up to which it heads its own column."""
 
 
 def as_json(command: Command) -> Command:
@@ -113,25 +119,32 @@ def plate_map(shown: PlateMap) -> Table:
     wells: dict[tuple[int, int], Text] = {}
     for drop in shown.drops:
         cell = wells.setdefault((drop.well_row, drop.well_column), Text())
-        cell.append(*_cell(drop.label, drop.failed, drop.p_crystals, shown.version.crystal_threshold))
+        cell.append(*_mark(drop, shown.version))
     for row in range(1, size.rows + 1):
         cells = [wells.get((row, column), Text(" ")) for column in range(1, size.columns + 1)]
         grid.add_row(Text(row_letters(row), style="dim"), *cells)
     return grid
 
 
-def _cell(label: str | None, failed: bool, p_crystals: float | None, threshold: float) -> tuple[str, str]:
-    if label is None:
-        return ("!", "bold white on red") if failed else ("?", "dim")
-    drop_class = DropClass(label)
-    if p_crystals is not None and p_crystals >= threshold:
+def _mark(drop: Verdict, version: Version) -> tuple[str, str]:
+    """The letter of a drop and its style; what a person said is underlined."""
+    letter, style = _letter(drop, version)
+    return letter, style if drop.said is None else f"underline {style}"
+
+
+def _letter(drop: Verdict, version: Version) -> tuple[str, str]:
+    if drop.hit(version):
         return "X", STYLE_OF_HIT
+    if drop.shown_label is None:
+        return ("!", "bold white on red") if drop.failed else ("?", "dim")
+    drop_class = DropClass(drop.shown_label)
     return LETTER_OF_CLASS[drop_class], STYLE_OF_CLASS[drop_class]
 
 
-def legend() -> Text:
-    """What the letters of a plate map mean."""
+def legend(drops: Iterable[Verdict | None]) -> Text:
+    """What the letters of a plate map mean; of what people said only where they said something."""
     text = Text()
+    said = any(drop is not None and drop.said is not None for drop in drops)
     for letter, style, meaning in (
         ("X", STYLE_OF_HIT, "hit"),
         ("x", STYLE_OF_CLASS[DropClass.CRYSTALS], "crystals, no hit"),
@@ -139,7 +152,8 @@ def legend() -> Text:
         (".", STYLE_OF_CLASS[DropClass.CLEAR], "clear"),
         ("o", STYLE_OF_CLASS[DropClass.OTHER], "other"),
         ("!", "bold white on red", "failed"),
-        ("?", "dim", "waiting"),
+        ("?", "dim", "not scored"),
+        *([("a", "underline", "a person's word")] if said else []),
     ):
         text.append(letter, style).append(f" {meaning}   ")
     return text
@@ -148,28 +162,88 @@ def legend() -> Text:
 def print_plate(console: Console, shown: PlateMap) -> None:
     """A plate's map, summary and best wells."""
     summary = shown.summary
-    name = printable(summary.barcode or summary.plate_key)
-    console.print(
-        f"Plate {name} of {summary.source}, inspection {summary.inspection_key}, {shown.version}", style="bold"
-    )
+    _print_heading(console, shown, f"inspection {summary.inspection_key}")
     console.print(plate_map(shown))
-    console.print(legend())
+    console.print(legend(shown.drops))
     console.print(
         f"{summary.hits} hits, {summary.n_crystals} crystals, {summary.n_precipitate} precipitate, "
         f"{summary.n_clear} clear, {summary.n_other} other; {summary.failed} failed; {state_of(summary)}"
+        + (f"; {labelled} labelled by people" if (labelled := sum(d.said is not None for d in shown.drops)) else "")
     )
     best = sorted((d for d in shown.drops if d.p_crystals), key=lambda d: -(d.p_crystals or 0.0))[:8]
     console.print("best: " + ", ".join(f"{d.well}.{d.drop_number} {d.p_crystals:.2f}" for d in best) + "\n")
 
 
+def _print_heading(console: Console, shown: PlateMap, what: str) -> None:
+    summary, papers = shown.summary, shown.papers
+    name = printable(summary.barcode or summary.plate_key)
+    told = [f"{word} {text}" for word, text in (("project", papers.project), ("screen", papers.screen)) if text]
+    parts = [f"Plate {name} of {summary.source}", *map(printable, told), what, str(shown.version)]
+    console.print(Text(", ".join(parts)), style="bold")
+
+
+def print_history(console: Console, shown: PlateMap, past: PlateHistory, *, all_drops: bool) -> None:
+    """The drops of a plate through its inspections: a line a drop, a mark an inspection in order of time."""
+    drops = past.drops if all_drops else past.ever_hit()
+    _print_heading(console, shown, f"{len(past.inspections)} inspections")
+    short = all(len(i.key) <= SHORT_KEY for i in past.inspections)
+    heads = [printable(i.key) if short else str(n) for n, i in enumerate(past.inspections, 1)]
+    grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for head in ("drop", *heads, "trend", "first hit", "highest"):
+        grid.add_column(head, justify="center" if head in heads else "left")
+    for drop in drops:
+        marks = [Text(" ") if look is None else Text(*_mark(look, past.version)) for look in drop.looks]
+        highest = "" if drop.highest_p_crystals is None else f"{drop.highest_p_crystals:.3f}"
+        last = (drop.trend or "", printable(drop.first_hit or ""), highest)
+        grid.add_row(f"{drop.last.well}.{drop.last.drop_number}", *marks, *(Text(word) for word in last))
+    if drops:
+        console.print(grid)
+        console.print(legend(look for drop in drops for look in drop.looks))
+    if not short:
+        for number, seen in enumerate(past.inspections, 1):
+            day = f"{seen.first_image_at:%Y-%m-%d}" if seen.first_image_at else ""
+            console.print(Text(f"{number} = inspection {printable(seen.key)} {day}".rstrip()))
+    rest = "" if all_drops else "; --all-drops shows the others"
+    console.print(f"{len(past.ever_hit())} of {len(past.drops)} drops are or were hits{rest}\n")
+
+
 def hits_table(found: list[Hit]) -> Table:
     """Hits over all plates."""
-    columns = ("crystals", "plate", "well", "drop", "inspection", "source", "image")
+    columns = ("crystals", "plate", "drop", "first in", "cause", "trend", "label", "project", "source")
     rows = [
-        (f"{h.p_crystals:.3f}", h.barcode or h.plate_key, h.well, h.drop_number, h.inspection_key, h.source, h.path)
+        (
+            "" if h.p_crystals is None else f"{h.p_crystals:.3f}",
+            h.barcode or h.plate_key,
+            f"{h.well}.{h.drop_number}",
+            h.first_hit_inspection_key,
+            h.cause,
+            h.trend,
+            h.label if h.label_person is None else f"{h.label} ({h.label_person})",
+            h.project,
+            h.source,
+        )
         for h in found
     ]
     return table(f"{len(found)} hits, best first", columns, rows)
+
+
+def save(target: Path, text: str, roots: Iterable[Path]) -> None:
+    """Write a file whole or not at all. Raises MarcodError, and ConfigError for a place where only imagers write."""
+    for root in roots:
+        if target.resolve().is_relative_to(root.resolve()):
+            raise ConfigError(
+                f"{target} is inside the source folder {root}, where only the imager writes; choose another"
+            )
+    try:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}-", dir=target.parent) as scratch:
+            unfinished = Path(scratch) / target.name
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(target)
+    except OSError as error:
+        raise MarcodError(f"{target} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

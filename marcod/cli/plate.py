@@ -1,14 +1,15 @@
 """`marcod plate`: plates, their maps, and exports."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from marcod import daemon, plates, registry
-from marcod.cli import output
-from marcod.errors import MarcodError
+from marcod.cli import output, papers
 from marcod.settings import Settings
-from marcod.store import reports, versions
+from marcod.store import history, reports, versions
 from marcod.store.engine import Database
 
 
@@ -68,7 +69,7 @@ def _row(r: reports.Summary) -> tuple[object, ...]:
     )
 
 
-def _choosing(command: output.Command) -> output.Command:
+def choosing(command: output.Command) -> output.Command:
     """The options by which one inspection of one plate is chosen."""
     for option in (
         click.option("--model", "model_text", metavar="NAME:VERSION", help="As this model version saw it"),
@@ -80,9 +81,10 @@ def _choosing(command: output.Command) -> output.Command:
     return command
 
 
-def _load(
+def load(
     db: Database, plate_text: str, source: str | None, inspection: str | None, model_text: str | None
 ) -> plates.PlateMap:
+    """The plate map that :func:`choosing` asks for. Raises NotFoundError or ConfigError."""
     version = None
     if model_text is not None:
         name, number = registry.parse(model_text)
@@ -91,7 +93,9 @@ def _load(
 
 
 @plate.command()
-@_choosing
+@choosing
+@click.option("--history", "with_history", is_flag=True, help="Its drops through all inspections: those ever a hit")
+@click.option("--all-drops", is_flag=True, help="With --history: every drop")
 @output.as_json
 @click.pass_obj
 def show(
@@ -100,24 +104,57 @@ def show(
     source: str | None,
     inspection: str | None,
     model_text: str | None,
+    with_history: bool,
+    all_drops: bool,
     json_output: bool,
 ) -> None:
-    """Show a plate as a coloured map with its summary."""
+    """Show a plate as a coloured map with its summary, or its drops through its inspections."""
+    if all_drops and not with_history:
+        raise click.UsageError("--all-drops goes with --history")
+    if with_history and inspection is not None:
+        raise click.UsageError("--history shows all inspections; leave --inspection out")
     with daemon.opened(settings) as ready:
-        shown = _load(ready.db, plate_text, source, inspection, model_text)
+        shown = load(ready.db, plate_text, source, inspection, model_text)
+        past = plates.history_of(ready.db, shown) if with_history else None
     if json_output:
-        output.print_json({"summary": shown.summary, "drops": list(shown.records())})
+        output.print_json(_record(shown) if past is None else _past(shown, past))
         return
     console = output.console()
-    output.print_plate(console, shown)
+    if past is None:
+        output.print_plate(console, shown)
+    else:
+        output.print_history(console, shown, past, all_drops=all_drops)
     if shown.version.synthetic:
         console.print(output.SYNTHETIC_NOTICE, style="yellow")
 
 
+def _record(shown: plates.PlateMap) -> dict[str, Any]:
+    return {"summary": shown.summary, "papers": shown.papers, "drops": list(shown.records())}
+
+
+def _past(shown: plates.PlateMap, past: history.PlateHistory) -> dict[str, Any]:
+    """A plate's history for programs."""
+    summary = shown.summary
+    return {
+        "source": summary.source,
+        "plate_key": summary.plate_key,
+        "barcode": summary.barcode,
+        "project": shown.papers.project,
+        "screen": shown.papers.screen,
+        "model": str(past.version),
+        "model_synthetic": past.version.synthetic,
+        "inspections": past.inspections,
+        "drops": list(plates.history_records(past)),
+    }
+
+
 @plate.command()
-@_choosing
-@click.option("--format", "format_", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
-@click.option("--output", "-o", "target", type=click.Path(path_type=Path, dir_okay=False), help="File [default: print]")
+@choosing
+@click.option("--format", "format_", type=click.Choice(["csv", "json", "html"]), default="csv", show_default=True)
+@click.option(
+    "--out", "--output", "-o", "target", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="File, or - to print [default: print; html makes PLATE-INSPECTION.html here]",
+)  # fmt: skip
 @click.pass_obj
 def export(
     settings: Settings,
@@ -128,15 +165,32 @@ def export(
     format_: str,
     target: Path | None,
 ) -> None:
-    """Write one row a drop, as CSV or JSON."""
+    """Write one row a drop as CSV or JSON, or a sheet with pictures to look at and to print as HTML."""
     with daemon.opened(settings) as ready:
-        shown = _load(ready.db, plate_text, source, inspection, model_text)
-    text = shown.csv() if format_ == "csv" else output.json_text(list(shown.records())) + "\n"
-    if target is None:
+        shown = load(ready.db, plate_text, source, inspection, model_text)
+        stored = ready.db.read(history.roots)
+    roots = {name: Path(root) for name, root in stored.items()} | daemon.roots(settings)
+    text, name = _exported(shown, format_, roots)
+    if target is None and name is not None:
+        target = Path(name)
+    if target is None or str(target) == "-":
         click.echo(text, nl=False)
         return
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MarcodError(f"{target} cannot be written: {error.strerror}") from error
-    click.echo(f"{len(shown.drops)} drops written to {target}")
+    output.save(target, text, roots.values())
+    click.echo(f"{len(shown.drops)} drops written to {output.printable(str(target))}")
+
+
+def _exported(shown: plates.PlateMap, format_: str, roots: dict[str, Path]) -> tuple[str, str | None]:
+    """The text, and the name of its file where it is not for printing on a terminal."""
+    if format_ == "csv":
+        return shown.csv(), None
+    if format_ == "json":
+        return output.json_text(list(shown.records())) + "\n", None
+    from marcod import sheet  # loads the templates' engine, which no other answer needs
+
+    with output.progress("pictures", len(shown.drops)) as done:
+        text = sheet.plate_sheet(shown, sheet.Pictures(roots), datetime.now(UTC), done)
+    return text, sheet.file_name(shown)
+
+
+plate.add_command(papers.import_)

@@ -9,6 +9,7 @@ grow in a drop somebody once called clear are not missed.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -78,14 +79,20 @@ class _Look:
         return self.said is not None or self.picture.p_crystals is not None
 
 
-def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, now: datetime) -> None:
-    """Work these drops out anew for one version, and record the hits among them that were none before."""
+def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, now: datetime) -> Counter[int]:
+    """Work these drops out anew for one version, and record the hits among them that were none before.
+
+    Returns how many of those each inspection has, without the ones that only confirm a former champion.
+    """
     wanted = sorted(set(drop_ids))
+    new: Counter[int] = Counter()
     for start in range(0, len(wanted), CHUNK):
-        _refresh_chunk(connection, wanted[start : start + CHUNK], version, now)
+        new += _refresh_chunk(connection, wanted[start : start + CHUNK], version, now)
+    return new
 
 
-def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> None:
+def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> Counter[int]:
+    _lock(connection, drop_ids)
     said = labels.verdicts(connection, drop_ids)
     rows = []
     for drop_id, pictures in groupby(_pictures(connection, drop_ids, version), key=attrgetter("drop_id")):
@@ -94,9 +101,17 @@ def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version
             rows.append({"drop_id": drop_id, "model_version_id": version.id, "updated_at": now, **_summary(looks)})
     gone = set(drop_ids) - {row["drop_id"] for row in rows}
     _remove(connection, gone, version)
-    _record_hits(connection, [row for row in rows if row["first_hit_inspection_id"] is not None], version, now)
+    hits = [row for row in rows if row["first_hit_inspection_id"] is not None]
+    new = _record_hits(connection, hits, version, now)
     if rows:
         _write(connection, rows)
+    return new
+
+
+def _lock(connection: Connection, drop_ids: list[int]) -> None:
+    """Hold these drops, or of two who score two inspections of one drop the later would not see what the other saw."""
+    held = sa.select(drop.c.id).where(drop.c.id.in_(drop_ids)).order_by(drop.c.id)
+    connection.execute(held.with_for_update(key_share=True)).all()
 
 
 def _pictures(connection: Connection, drop_ids: list[int], version: Version) -> list[_Picture]:
@@ -190,11 +205,11 @@ def _remove(connection: Connection, drop_ids: set[int], version: Version) -> Non
         )
 
 
-def _record_hits(connection: Connection, rows: list[dict[str, Any]], version: Version, now: datetime) -> None:
+def _record_hits(connection: Connection, rows: list[dict[str, Any]], version: Version, now: datetime) -> Counter[int]:
     """One hit a drop and version, with what is new about it; what was recorded once stays."""
     ids = [row["drop_id"] for row in rows]
     if not ids:
-        return
+        return Counter()
     before = _recorded(connection, ids, version)
     fresh = [row for row in rows if row["drop_id"] not in before.own]
     values = [
@@ -210,8 +225,10 @@ def _record_hits(connection: Connection, rows: list[dict[str, Any]], version: Ve
         }
         for row in fresh
     ]
-    if values:
-        connection.execute(insert(connection, hit).on_conflict_do_nothing(), values)
+    if not values:
+        return Counter()
+    statement = insert(connection, hit).on_conflict_do_nothing().returning(hit.c.inspection_id, hit.c.cause)
+    return Counter(int(row[0]) for row in connection.execute(statement, values) if row[1] != Cause.CONFIRMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,17 +268,21 @@ def _recorded(connection: Connection, drop_ids: list[int], version: Version) -> 
     return _Before(own, former, looked)
 
 
-def refresh_all_versions(connection: Connection, drop_ids: Iterable[int], now: datetime) -> None:
-    """Refresh every version that has a row of one of these drops, and the champion, after labels changed."""
+def refresh_all_versions(connection: Connection, drop_ids: Iterable[int], now: datetime) -> Counter[int]:
+    """Refresh every version that has a row of one of these drops, and the champion, after labels changed.
+
+    Returns the champion's new hits, as :func:`refresh` does.
+    """
     ids = sorted(set(drop_ids))
     if not ids:
-        return
+        return Counter()
     rows = connection.execute(
         sa.select(drop_summary.c.model_version_id).where(drop_summary.c.drop_id.in_(ids)).distinct()
     )
-    wanted = {int(row[0]) for row in rows} | {versions.champion(connection).id}
-    for version_id in sorted(wanted):
-        refresh(connection, ids, versions.get(connection, version_id), now)
+    champion = versions.champion(connection)
+    wanted = {int(row[0]) for row in rows} | {champion.id}
+    new = {v: refresh(connection, ids, versions.get(connection, v), now) for v in sorted(wanted)}
+    return new[champion.id]
 
 
 def refresh_missing(connection: Connection, version: Version, now: datetime, *, after: int, limit: int) -> int | None:

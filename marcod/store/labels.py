@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -281,3 +281,105 @@ def _pictures(version_id: int | None, modality: str, sources: Sequence[str] | No
         .order_by(image.c.drop_id, inspection.c.ordinal.nulls_last(), image.c.inspection_id, image.c.id)
     )  # fmt: skip
     return statement if sources is None else statement.where(source.c.name.in_(list(sources)))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One thing that a person said; ``label`` is None where it took the former back.
+
+    ``counts`` tells that it is this person's latest word on its subject, ``disputed`` that persons disagree on it now.
+    Keys and path are as stored.
+    """
+
+    label_id: int
+    source: str
+    plate_key: str
+    barcode: str | None
+    inspection_key: str
+    well: str
+    drop_number: int
+    path: str | None
+    label: DropClass | None
+    original: str
+    vocabulary: str
+    person: str
+    origin: str
+    labelled_at: datetime
+    recorded_at: datetime
+    counts: bool
+    disputed: bool
+
+
+def listed(
+    connection: Connection,
+    *,
+    plate_ids: Sequence[int] | None = None,
+    since: datetime | None = None,
+    person: str | None = None,
+    disputed: bool = False,
+    limit: int = 100,
+) -> list[Said]:
+    """What was said, the latest recorded first; of some plates, since a time, by a person, or what is disputed."""
+    word = _counted(plate_ids).subquery()
+    statement: sa.Select[Any] = (
+        sa.select(
+            word.c.id, source.c.name, plate.c.key, plate.c.barcode, inspection.c.key, drop.c.well, drop.c.drop_number,
+            image.c.path, word.c.label, word.c.original, word.c.vocabulary, word.c.person, word.c.origin,
+            word.c.labelled_at, word.c.recorded_at, word.c.counts, word.c.lowest != word.c.highest,
+        )
+        .join(drop, drop.c.id == word.c.drop_id)
+        .join(plate, plate.c.id == drop.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+        .join(inspection, inspection.c.id == word.c.inspection_id)
+        .outerjoin(image, image.c.id == word.c.image_id)
+        .order_by(word.c.recorded_at.desc(), word.c.id.desc())
+        .limit(limit)
+    )  # fmt: skip
+    for chosen in (
+        None if since is None else word.c.recorded_at >= since,
+        None if person is None else word.c.person == person,
+        sa.and_(word.c.counts, word.c.lowest != word.c.highest) if disputed else None,
+    ):
+        statement = statement if chosen is None else statement.where(chosen)
+    return [_said(row) for row in connection.execute(statement)]
+
+
+def _said(row: Any) -> Said:
+    values = dict(zip((field.name for field in fields(Said)), row, strict=True))
+    counts = bool(values["counts"])
+    return Said(
+        **values
+        | {
+            "label": None if values["label"] is None else DropClass(values["label"]),
+            "counts": counts,
+            "disputed": counts and bool(values["disputed"]),
+        }
+    )
+
+
+def _counted(plate_ids: Sequence[int] | None) -> sa.Select[Any]:
+    """Every word with ``counts``, and the least and greatest of the classes that count for its subject."""
+    subject = (label.c.drop_id, label.c.inspection_id, sa.func.coalesce(label.c.image_id, 0))
+    newest = sa.func.row_number().over(
+        partition_by=(*subject, label.c.person), order_by=(label.c.labelled_at.desc(), label.c.id.desc())
+    )
+    words = sa.select(label, newest.label("age"))
+    if plate_ids is not None:
+        of_plates = sa.select(drop.c.id).where(drop.c.plate_id.in_(list(plate_ids)))
+        words = words.where(label.c.drop_id.in_(of_plates))
+    word = words.subquery()
+    counts = sa.and_(word.c.age == 1, word.c.label.is_not(None))
+    counted = sa.case((counts, word.c.label))
+    of_subject = (word.c.drop_id, word.c.inspection_id, sa.func.coalesce(word.c.image_id, 0))
+    return sa.select(
+        word,
+        counts.label("counts"),
+        sa.func.min(counted).over(partition_by=of_subject).label("lowest"),
+        sa.func.max(counted).over(partition_by=of_subject).label("highest"),
+    )
+
+
+def key_ids(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+    """The ids of those of the labels that are kept, by their keys."""
+    rows = connection.execute(sa.select(label.c.key, label.c.id).where(label.c.key.in_(list(keys))))
+    return {str(row[0]): int(row[1]) for row in rows}

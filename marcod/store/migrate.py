@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
 from marcod.errors import SchemaError
+from marcod.store import access, contract
 from marcod.store.engine import Database
 
 ADVISORY_LOCK: Final = 0x6D61_7263_6F64
@@ -76,7 +77,11 @@ def _upgrade(connection: Connection, db: Database, revision: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     if _state(connection) is SchemaState.UNKNOWN:
         raise SchemaError(f"the schema of {db} is newer than this marcod; install the marcod that made it")
+    # A view defined anew has lost who may read it.
+    roles = access.grantees(connection)
     command.upgrade(_config(connection), revision)
+    contract.comment(connection, contract.read(folder()))
+    access.grant(connection, roles)
 
 
 def downgrade(db: Database, revision: str) -> None:

@@ -10,19 +10,8 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import path_text
 from marcod.errors import NotFoundError
-from marcod.store.schema import (
-    UtcDateTime,
-    drop,
-    hit,
-    image,
-    inspection,
-    job,
-    model_alias,
-    model_version,
-    plate,
-    score,
-    source,
-)
+from marcod.store.drops import Cause
+from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +64,32 @@ _SUMMARY: Final = sa.table("lims_plate_summary_v1", *(sa.column(f.name, _TYPES.g
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A drop in which the champion first saw crystals."""
+    """A row of ``lims_hit_v1``; docs/lims.md describes the columns."""
 
+    hit_id: int
     source: str
     plate_key: str
     barcode: str | None
-    inspection_key: str
+    project: str | None
+    screen: str | None
     well: str
     drop_number: int
-    p_crystals: float
-    model: str
-    model_synthetic: bool
+    p_crystals: float | None
+    label: str | None
+    label_person: str | None
+    threshold: float
+    cause: str
     found_at: datetime
-    path: str
+    first_hit_inspection_key: str
+    trend: str
+    best_path: str | None
+    model: str
+    model_version: str
+    model_synthetic: bool
+
+
+_HIT_TYPES: Final[dict[str, Any]] = {"found_at": UtcDateTime(), "model_synthetic": sa.Boolean()}
+_HIT: Final = sa.table("lims_hit_v1", *(sa.column(f.name, _HIT_TYPES.get(f.name)) for f in fields(Hit)))
 
 
 def find_plates(connection: Connection, text: str, source_name: str | None = None) -> list[Plate]:
@@ -118,46 +120,28 @@ def summaries(connection: Connection, plate_ids: Sequence[int] | None = None, li
     return [Summary(*row) for row in connection.execute(statement.limit(limit))]
 
 
-def hits(connection: Connection, since: datetime | None, limit: int) -> list[Hit]:
-    """Drops in which the champion sees crystals, over all plates, by the highest probability of their images.
+def hits(
+    connection: Connection,
+    since: datetime | None,
+    limit: int,
+    *,
+    new: bool = False,
+    project: str | None = None,
+    source_name: str | None = None,
+) -> list[Hit]:
+    """Drops in which crystals are seen, over all plates, the most crystalline first.
 
-    ``since`` looks at when the champion saw them first; the inspection and image named are those of that time.
+    ``since`` looks at when they were seen first. ``new`` leaves out what a former champion had found before.
     """
-    highest = (
-        sa.select(sa.func.max(score.c.p_crystals))
-        .join(image, sa.and_(image.c.id == score.c.image_id, image.c.content_hash == score.c.content_hash))
-        .where(image.c.drop_id == hit.c.drop_id, score.c.model_version_id == hit.c.model_version_id)
-        .correlate(hit)
-        .scalar_subquery()
-        .label("highest")
-    )
-    statement: sa.Select[Any] = (
-        sa.select(
-            source.c.name,
-            plate.c.key,
-            plate.c.barcode,
-            inspection.c.key,
-            drop.c.well,
-            drop.c.drop_number,
-            highest,
-            (model_version.c.name + ":" + model_version.c.version),
-            model_version.c.synthetic,
-            hit.c.found_at,
-            image.c.path,
-        )
-        .join(model_alias, model_alias.c.model_version_id == hit.c.model_version_id)
-        .join(model_version, model_version.c.id == hit.c.model_version_id)
-        .join(drop, drop.c.id == hit.c.drop_id)
-        .join(inspection, inspection.c.id == hit.c.inspection_id)
-        .join(plate, plate.c.id == inspection.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
-        .join(image, image.c.id == hit.c.image_id)
-        .where(model_alias.c.alias == "champion", highest >= hit.c.threshold)
-        .order_by(sa.desc("highest"), hit.c.id)
-        .limit(limit)
-    )
+    statement = sa.select(*_HIT.c).order_by(_HIT.c.p_crystals.desc().nulls_last(), _HIT.c.hit_id).limit(limit)
     if since is not None:
-        statement = statement.where(hit.c.found_at >= since)
+        statement = statement.where(_HIT.c.found_at >= since)
+    if new:
+        statement = statement.where(_HIT.c.cause != str(Cause.CONFIRMED))
+    if project is not None:
+        statement = statement.where(_HIT.c.project == project)
+    if source_name is not None:
+        statement = statement.where(_HIT.c.source == source_name)
     return [Hit(*row) for row in connection.execute(statement)]
 
 

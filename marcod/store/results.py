@@ -78,8 +78,8 @@ def finish(
     # An old score does not speak for a file whose present content could not be scored.
     _set_content(connection, [(f.claim.image_id, f.content_hash) for f in given_up if f.content_hash is not None])
     touched = {s.claim.inspection_id for s in mine} | {f.claim.inspection_id for f in broken}
-    summaries.refresh(connection, touched, version, now)
-    drops.refresh(connection, _drops_of(connection, mine, given_up), version, now)
+    new_hits = drops.refresh(connection, _drops_of(connection, mine, given_up), version, now)
+    summaries.refresh(connection, touched, version, now, new_hits)
     return Finished(len(mine), len(broken), len(given_up), len(claims) - len(mine) - len(broken))
 
 

@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass
-from marcod.store import labels, queue
+from marcod.store import announce, labels, queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
     drop,
@@ -89,15 +92,44 @@ def lock(connection: Connection, inspection_ids: Iterable[int]) -> list[int]:
     return [int(row[0]) for row in rows]
 
 
-def refresh(connection: Connection, inspection_ids: Iterable[int], version: Version, now: datetime) -> dict[int, bool]:
-    """Count these inspections anew for one model version. Returns which of them are complete."""
-    return {
-        inspection_id: _refresh_one(connection, inspection_id, version, now)
-        for inspection_id in lock(connection, inspection_ids)
-    }
+def refresh(
+    connection: Connection,
+    inspection_ids: Iterable[int],
+    version: Version,
+    now: datetime,
+    new_hits: Mapping[int, int] = MappingProxyType({}),
+) -> dict[int, bool]:
+    """Count these inspections anew for one model version. Returns which of them are complete.
+
+    What has become complete is announced, and so are ``new_hits``, the drops newly recorded as hits by inspection.
+    """
+    held = lock(connection, {*inspection_ids, *new_hits})
+    before = _completed(connection, held, version)
+    complete = {i: _refresh_one(connection, i, version, now, before.get(i)) for i in held}
+    told = [i for i in held if i in new_hits or (complete[i] and i not in before)]
+    announce.plates_scored(connection, {i: new_hits.get(i, 0) for i in told}, version.id)
+    return complete
 
 
-def _refresh_one(connection: Connection, inspection_id: int, version: Version, now: datetime) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Completed:
+    """By which rule an inspection was complete, and with which last image."""
+
+    rule: str
+    last_image_at: datetime | None
+
+
+def _completed(connection: Connection, inspection_ids: list[int], version: Version) -> dict[int, _Completed]:
+    summary = inspection_summary.c
+    found = sa.select(summary.inspection_id, summary.complete_rule, summary.last_image_at).where(
+        summary.inspection_id.in_(inspection_ids), summary.model_version_id == version.id, summary.complete
+    )
+    return {int(row[0]): _Completed(row[1], row[2]) for row in connection.execute(found)}
+
+
+def _refresh_one(
+    connection: Connection, inspection_id: int, version: Version, now: datetime, before: _Completed | None
+) -> bool:
     pictures = _pictures(connection, inspection_id, version)
     if not pictures:
         _remove(connection, inspection_id, version)
@@ -107,7 +139,12 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
     expected = _expected(connection, inspection_id)
     failed = sum(1 for p in found if p.p_crystals is None and p.failed)
     waiting = any(p.p_crystals is None and not p.failed for p in pictures)
-    complete = expected is not None and len(found) >= expected and not waiting
+    last_image_at = max(p.seen_at for p in pictures)
+    rule = None
+    if not waiting and expected is not None and len(found) >= expected:
+        rule = "expected"
+    elif not waiting and before == _Completed("quiet", last_image_at):
+        rule = "quiet"
     counts = Counter(p.shown_label for p in found)
     _write(
         connection,
@@ -124,14 +161,14 @@ def _refresh_one(connection: Connection, inspection_id: int, version: Version, n
             "seen": len(found),
             "scored": len(scored),
             "failed": failed,
-            "complete": complete,
-            "complete_rule": "expected" if complete else None,
-            "first_image_at": min((p.seen_at for p in pictures), default=None),
-            "last_image_at": max((p.seen_at for p in pictures), default=None),
+            "complete": rule is not None,
+            "complete_rule": rule,
+            "first_image_at": min(p.seen_at for p in pictures),
+            "last_image_at": last_image_at,
             "updated_at": now,
         },
     )
-    return complete
+    return rule is not None
 
 
 def _pictures(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
@@ -245,7 +282,7 @@ def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int
         job.c.model_version_id == inspection_summary.c.model_version_id,
         job.c.failed_at.is_(None),
     )
-    return connection.execute(
+    completed = connection.execute(
         sa.update(inspection_summary)
         .where(
             sa.not_(inspection_summary.c.complete),
@@ -254,12 +291,24 @@ def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int
             sa.not_(waiting),
         )
         .values(complete=True, complete_rule="quiet", updated_at=now)
-    ).rowcount
+        .returning(inspection_summary.c.inspection_id, inspection_summary.c.model_version_id)
+    ).all()
+    for version_id, rows in groupby(sorted(completed, key=itemgetter(1)), key=itemgetter(1)):
+        announce.plates_scored(connection, {row[0]: 0 for row in rows}, version_id)
+    return len(completed)
 
 
-def refresh_all_versions(connection: Connection, inspection_ids: Iterable[int], now: datetime) -> None:
-    """Refresh every version's existing row of these inspections, after jobs changed outside the scorer."""
-    ids = list(inspection_ids)
+def refresh_all_versions(
+    connection: Connection,
+    inspection_ids: Iterable[int],
+    now: datetime,
+    new_hits: Mapping[int, int] = MappingProxyType({}),
+) -> None:
+    """Refresh every version's existing row of these inspections, after jobs or labels changed outside the scorer.
+
+    ``new_hits`` are the champion's, as :func:`drops.refresh_all_versions` returns them.
+    """
+    ids = [*inspection_ids, *new_hits]
     versions = connection.execute(
         sa.select(inspection_summary.c.model_version_id)
         .where(inspection_summary.c.inspection_id.in_(ids))
@@ -267,7 +316,7 @@ def refresh_all_versions(connection: Connection, inspection_ids: Iterable[int], 
         .order_by(inspection_summary.c.model_version_id)
     ).scalars()
     for version_id in list(versions):
-        refresh(connection, ids, get(connection, version_id), now)
+        refresh(connection, ids, get(connection, version_id), now, new_hits)
 
 
 def retry_failed(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:

@@ -16,7 +16,7 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
 FOLDER = Path(__file__).resolve().parent.parent / "views"
 SUMMARY = "lims_plate_summary_v1"
-NEW_VIEWS = ("lims_drop_v1", "lims_hit_v1", "lims_label_inbox_v1")
+NEW_VIEWS = ("lims_drop_v1", "lims_hit_v1", "lims_label_inbox_v1", "lims_label_v1", "lims_image_failure_v1")
 PLATE_COLUMNS = (
     ("project", sa.Text),
     ("screen", sa.Text),

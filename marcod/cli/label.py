@@ -1,0 +1,280 @@
+"""`marcod label`: what people say of drops, one by one, from files, and from the LIMS."""
+
+import getpass
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import click
+
+from marcod import daemon, labelling, vocabularies
+from marcod.cli import output
+from marcod.cli import since as since_option
+from marcod.errors import NotFoundError
+from marcod.settings import Settings
+from marcod.store import inbox as store_inbox
+from marcod.store import labels, reports
+from marcod.store.labelling import Named
+
+ATTENTION = 3
+"""Exit code: something was left for people to look at."""
+
+SHOWN_PROBLEMS = 20
+
+
+@click.group()
+def label() -> None:
+    """Say what drops are, take labels in, and look at them."""
+
+
+def _subject(command: output.Command) -> output.Command:
+    """The arguments and options by which a drop at an inspection is chosen."""
+    for option in (
+        click.option("--person", help="Who says so [default: you]"),
+        click.option("--source", help="The plate of this source, when several have one of that name"),
+        click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]"),
+        click.option("--drop", "drop_number", type=click.IntRange(1, 999), help="Which drop [default: the only one]"),
+    ):
+        command = option(command)
+    return command
+
+
+@label.command()
+@click.argument("plate", metavar="KEY_OR_BARCODE")
+@click.argument("well")
+@click.argument("word", metavar="LABEL")
+@_subject
+@click.option("--vocabulary", help="What LABEL is a word of [default: labels.vocabulary]")
+@click.pass_obj
+def add(
+    settings: Settings,
+    plate: str,
+    well: str,
+    word: str,
+    drop_number: int | None,
+    inspection: str | None,
+    source: str | None,
+    person: str | None,
+    vocabulary: str | None,
+) -> None:
+    """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:WORD such as hwi:90."""
+    named = Named(plate, well, drop_number, inspection, source)
+    with daemon.opened(settings) as ready:
+        given = labelling.add(
+            ready.db,
+            labelling.tables_of(settings),
+            named,
+            word,
+            person or getpass.getuser(),
+            datetime.now(UTC),
+            vocabulary=vocabulary or settings.labels.vocabulary,
+        )
+    click.echo(f"{well} of {plate} is {given.label or 'no longer labelled'}, says {given.person}")
+
+
+@label.command()
+@click.argument("plate", metavar="KEY_OR_BARCODE")
+@click.argument("well")
+@_subject
+@click.pass_obj
+def withdraw(
+    settings: Settings,
+    plate: str,
+    well: str,
+    drop_number: int | None,
+    inspection: str | None,
+    source: str | None,
+    person: str | None,
+) -> None:
+    """Take back what a person says of one drop at one inspection; the model's score counts again."""
+    named = Named(plate, well, drop_number, inspection, source)
+    who = person or getpass.getuser()
+    with daemon.opened(settings) as ready:
+        count = labelling.withdraw(ready.db, named, who, datetime.now(UTC))
+    if count == 0:
+        raise NotFoundError(
+            f"{who} says nothing of {well} of {plate} there; `marcod label list --plate {plate}` shows who says what"
+        )
+    click.echo(f"{count} labels of {who} withdrawn")
+
+
+def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> Mapping[str, str]:
+    chosen = {}
+    for pair in pairs:
+        column, equals, name = pair.rpartition("=")
+        if not equals or name not in labelling.FIELDS:
+            raise click.BadParameter(f"write COLUMN=FIELD with a field of {', '.join(labelling.FIELDS)}")
+        chosen[column.strip()] = name
+    return chosen
+
+
+@label.command("import")
+@click.argument("place", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(labelling.FORMATS), default="auto", show_default=True)
+@click.option("--source", help="Plates and images of this source; its zone is that of times without one")
+@click.option("--person", help="Who says so, where the file does not tell [default: you]")
+@click.option("--vocabulary", help="What the words are of [default: the format's own, for CSV labels.vocabulary]")
+@click.option(
+    "--map", "columns", multiple=True, callback=_columns, metavar="COLUMN=FIELD", help="What a column of a CSV is"
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what would be taken")
+@output.as_json
+@click.pass_context
+def import_(
+    ctx: click.Context,
+    place: Path,
+    format_: str,
+    source: str | None,
+    person: str | None,
+    vocabulary: str | None,
+    columns: Mapping[str, str],
+    dry_run: bool,
+    json_output: bool,
+) -> None:
+    """Take labels in from a CSV, a Rock Maker export, .mso files or a folder of them. Twice is the same as once.
+
+    Exits with 3 when lines were left: what is wrong with them is listed, the rest is taken.
+    """
+    settings: Settings = ctx.obj
+    zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
+    choices = labelling.Choices(format_, person or getpass.getuser(), source, vocabulary, columns, zone)
+    with daemon.opened(settings) as ready, output.stages() as report:
+        done = labelling.import_labels(
+            ready.db,
+            place,
+            labelling.tables_of(settings),
+            choices,
+            default=settings.labels.vocabulary,
+            now=datetime.now(UTC),
+            dry_run=dry_run,
+            progress=lambda count, total: report("labels", count, total),
+        )
+    if json_output:
+        output.print_json(asdict(done))
+    else:
+        _print_import(done, dry_run)
+    if done.unmapped or done.problems:
+        ctx.exit(ATTENTION)
+
+
+def _print_import(done: labelling.Imported, dry_run: bool) -> None:
+    verb = "would be taken" if dry_run else "taken"
+    click.echo(f"{done.rows} lines in {done.files} files: {done.new} labels {verb}, {done.known} known before")
+    for sentence, count in sorted(done.unmapped.items(), key=lambda item: -item[1]):
+        click.echo(f"{count} times unmapped: {sentence}; then import again")
+    for problem in done.problems[:SHOWN_PROBLEMS]:
+        click.echo(output.printable(f"{problem.file}, line {problem.line}: {problem.reason}"))
+    if more := len(done.problems[SHOWN_PROBLEMS:]):
+        click.echo(f"and {more} more lines; --json lists them all")
+    if any(problem.may_come for problem in done.problems):
+        click.echo("what has not arrived yet can be imported again later")
+
+
+@label.command("list")
+@click.option("--plate", metavar="KEY_OR_BARCODE", help="Only of this plate")
+@click.option("--source", help="The plate of this source")
+@click.option(
+    "--since", callback=since_option.parse, metavar="AGE|DATE", help="Only labels recorded since, such as 24h"
+)
+@click.option("--person", help="Only this person's")
+@click.option("--disputed", is_flag=True, help="Only what persons disagree on now")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most this many")
+@output.as_json
+@click.pass_obj
+def list_(
+    settings: Settings,
+    plate: str | None,
+    source: str | None,
+    since: datetime | None,
+    person: str | None,
+    disputed: bool,
+    limit: int,
+    json_output: bool,
+) -> None:
+    """List what was said, the latest recorded first; a star marks what counts now."""
+    with daemon.opened(settings) as ready:
+        plates = None
+        if plate is not None:
+            found = ready.db.read(lambda connection: reports.find_plates(connection, plate, source))
+            plates = [each.id for each in found]
+        rows = ready.db.read(
+            lambda connection: labels.listed(
+                connection, plate_ids=plates, since=since, person=person, disputed=disputed, limit=limit
+            )
+        )
+    if json_output:
+        output.print_json(rows)
+        return
+    columns = ("", "plate", "well", "drop", "inspection", "label", "as written", "person", "when (UTC)", "from")
+    output.console().print(output.table(f"{len(rows)} labels", columns, [_cells(row) for row in rows]))
+
+
+def _cells(row: labels.Said) -> tuple[object, ...]:
+    mark = "!" if row.disputed else "*" if row.counts else ""
+    word = f"{row.vocabulary}:{row.original}"
+    return (
+        mark,
+        row.barcode or row.plate_key,
+        row.well,
+        row.drop_number,
+        row.inspection_key,
+        row.label or "withdrawn",
+        word,
+        row.person,
+        row.labelled_at.strftime("%Y-%m-%d %H:%M"),
+        row.origin,
+    )
+
+
+@label.command()
+@click.option("--retry", is_flag=True, help="Try all refused rows again now, such as after a vocabulary changed")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@output.as_json
+@click.pass_obj
+def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> None:
+    """Show what the LIMS wrote and marcod could not take yet, with the reason."""
+    with daemon.opened(settings) as ready:
+        if retry:
+            ready.db.write(store_inbox.retry)
+            labelling.resolve_inbox(ready.db, settings, datetime.now(UTC))
+        counts = ready.db.read(store_inbox.counts)
+        states = (store_inbox.State.REFUSED, store_inbox.State.WAITING)
+        rows = ready.db.read(lambda connection: store_inbox.listed(connection, states, limit))
+    if json_output:
+        output.print_json({"counts": counts, "rows": rows})
+        return
+    columns = ("row", "state", "plate", "well", "drop", "inspection", "label", "person", "reason")
+    cells = [
+        (r.inbox_id, r.state, r.plate, r.well, r.drop_number, r.inspection, _short(r.label), _short(r.person), r.reason)
+        for r in rows
+    ]
+    output.console().print(output.table(", ".join(f"{n} {state}" for state, n in counts.items()), columns, cells))
+
+
+def _short(text: str | None) -> str | None:
+    return text if text is None or len(text) <= 40 else f"{text[:37]}..."
+
+
+@label.command("vocabularies")
+@click.argument("name", required=False)
+@click.option("--toml", is_flag=True, help="Print the shipped tables as a file, to take from what a lab changes")
+@output.as_json
+@click.pass_obj
+def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output: bool) -> None:
+    """Show the vocabularies, or every word of one, with the lab's own changes."""
+    if toml:
+        click.echo(vocabularies.DEFAULTS.read_text(encoding="utf-8"), nl=False)
+        return
+    tables = labelling.tables_of(settings)
+    chosen = list(tables) if name is None else [tables.named(name)]
+    if json_output:
+        output.print_json({t.name: {e.code: e.label or vocabularies.UNMAPPED for e in t.words} for t in chosen})
+        return
+    if name is None:
+        overview = [(t.name, len(t.entries), sum(e.label is None for e in t.words), t.description) for t in chosen]
+        output.console().print(output.table("", ("vocabulary", "words", "unmapped", "what"), overview))
+        return
+    words = [(e.code, e.name, e.label or vocabularies.UNMAPPED) for e in chosen[0].words]
+    output.console().print(output.table(chosen[0].description, ("word", "name", "class"), words))

@@ -1,0 +1,128 @@
+"""`marcod plate import`: what a lab's own table says of its plates."""
+
+import getpass
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from marcod import daemon, plate_table, watch
+from marcod.cli import output
+from marcod.errors import MarcodError
+from marcod.settings import Settings
+from marcod.store import papers
+from marcod.store.papers import PapersError, Plan
+
+SHOWN = 20
+"""Wrong lines and warnings that are printed."""
+
+
+def _mapping(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        column, sign, name = text.rpartition("=")
+        if not sign or not column.strip() or name.strip().lower() not in plate_table.FIELDS:
+            raise click.BadParameter(f"{text!r}: write COLUMN=FIELD, with one of {', '.join(plate_table.FIELDS)}")
+        found[column] = name.strip().lower()
+    return found
+
+
+@click.command("import")
+@click.argument("table", metavar="CSV", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--source", help="The source of lines that name none [default: the only source there is]")
+@click.option(
+    "--map", "columns", multiple=True, callback=_mapping, metavar="COLUMN=FIELD", help="What a column says; repeatable"
+)
+@click.option("--dry-run", is_flag=True, help="Check everything and change nothing")
+@output.as_json
+@click.pass_obj
+def import_(
+    settings: Settings,
+    table: Path,
+    source: str | None,
+    columns: Mapping[str, str],
+    dry_run: bool,
+    json_output: bool,
+) -> None:
+    """Take barcode, format, project and screen of plates from a CSV table, before or after their pictures arrive.
+
+    Columns are found by name: plate (its key within its source), source, barcode, project, screen, and format, such as
+    96x2 or 8x12x2, or rows, columns and drops. An empty cell leaves what is known.
+    """
+    data = _read(table)
+    with daemon.opened(settings) as ready:
+        seen = ready.db.read(papers.sources)
+        only = sorted({*seen, *settings.sources})
+        try:
+            read = plate_table.read(data, columns, source or (only[0] if len(only) == 1 else None))
+            plan = ready.db.read(lambda connection: papers.plan(connection, read.papers, settings.sources))
+            if not dry_run:
+                _register(ready, settings, plan.missing)
+                now = datetime.now(UTC)
+                plan = ready.db.write(lambda c: papers.take_in(c, read.papers, getpass.getuser(), now))
+        except PapersError as error:
+            raise _refused(table, error, json_output=json_output) from error
+        if not dry_run:
+            _catch_up(ready)
+    _print(plan, read.unused, dry_run=dry_run, json_output=json_output)
+
+
+def _read(table: Path) -> bytes:
+    try:
+        with click.open_file(str(table), "rb") as file:
+            return bytes(file.read())
+    except OSError as error:
+        raise MarcodError(f"{table} cannot be read: {error.strerror}") from error
+
+
+def _register(ready: daemon.Ready, settings: Settings, missing: tuple[str, ...]) -> None:
+    """Make the rows of sources that are configured and that no scan has seen yet, as the daemon would."""
+    if missing:
+        chosen = settings.model_copy(update={"sources": {name: settings.sources[name] for name in missing}})
+        watch.open_sources(ready.db, chosen, datetime.now(UTC))
+
+
+def _catch_up(ready: daemon.Ready) -> None:
+    with output.progress("summaries", None) as done:
+        total = 0
+        while counted := ready.db.write(lambda connection: papers.catch_up(connection, datetime.now(UTC))):
+            total += counted
+            done(total)
+
+
+def _refused(table: Path, error: PapersError, *, json_output: bool) -> MarcodError:
+    if json_output:
+        output.print_json({"problems": error.problems})
+    for problem in error.problems[:SHOWN]:
+        click.echo(output.printable(problem), err=True)
+    if (more := len(error.problems) - SHOWN) > 0:
+        click.echo(f"and {more} more", err=True)
+    return MarcodError(f"{table}: nothing was imported, correct the lines named above")
+
+
+def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: bool) -> None:
+    if json_output:
+        output.print_json({"dry_run": dry_run, "unused_columns": unused, **_record(plan)})
+        return
+    new = sum(change.new for change in plan.changes)
+    verb = "would be" if dry_run else "are"
+    click.echo(f"{new} plates {verb} new, {len(plan.changes) - new} {verb} changed, {plan.unchanged} unchanged")
+    if unused:
+        click.echo(
+            output.printable(f"columns without a meaning here: {', '.join(unused)}; --map COLUMN=FIELD gives one")
+        )
+    for warning in plan.warnings[:SHOWN]:
+        click.echo(output.printable(f"warning: {warning}"), err=True)
+    if (more := len(plan.warnings) - SHOWN) > 0:
+        click.echo(f"and {more} more warnings", err=True)
+
+
+def _record(plan: Plan) -> dict[str, object]:
+    return {
+        "new": sum(change.new for change in plan.changes),
+        "changed": sum(not change.new for change in plan.changes),
+        "unchanged": plan.unchanged,
+        "warnings": plan.warnings,
+        "changes": plan.changes,
+    }

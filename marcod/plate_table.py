@@ -1,0 +1,168 @@
+"""A lab's own table of plates, as CSV: hides delimiters, headings and spellings of a plate's format.
+
+Promises a sentence for every wrong line, not only for the first one.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from marcod.domain import PLATE_FORMATS, path_text
+from marcod.store.papers import TEXTS, Grid, Paper, PapersError
+
+TEXT_LIMIT: Final = 300
+"""Characters of a name."""
+
+GRID: Final = ("rows", "columns", "drops")
+FIELDS: Final = ("source", "plate", *TEXTS, "format", *GRID)
+"""What a column can say. ``plate`` is the plate's key within its source; a format is ``96x2`` or three columns."""
+
+_MOST: Final = 99
+_GRID_TEXT: Final = re.compile(r"([0-9]{1,4})\s*[xX×*]\s*([0-9]{1,2})(?:\s*[xX×*]\s*([0-9]{1,2}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as read: its lines, and the columns that say nothing marcod keeps."""
+
+    papers: tuple[Paper, ...]
+    unused: tuple[str, ...]
+
+
+def grid_of(text: str) -> Grid:
+    """The format written as wells x drops (``96x2``) or rows x columns x drops (``8x12x3``). Raises ValueError."""
+    match = _GRID_TEXT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a plate format; write wells x drops, as 96x2, or 8x12x2")
+    first, second = int(match[1]), int(match[2])
+    if match[3] is not None:
+        return _checked(Grid(first, second, int(match[3])))
+    wells = PLATE_FORMATS.get(first)
+    if wells is None:
+        known = ", ".join(map(str, PLATE_FORMATS))
+        raise ValueError(f"{text!r} is not clear: {first} is none of {known} wells; write rows x columns x drops")
+    return _checked(Grid(wells.rows, wells.columns, second))
+
+
+def _checked(grid: Grid) -> Grid:
+    for name in GRID:
+        if not 1 <= getattr(grid, name) <= _MOST:
+            raise ValueError(f"a plate has 1 to {_MOST} {name}, not {getattr(grid, name)}")
+    return grid
+
+
+def read(data: bytes, columns: Mapping[str, str], source_name: str | None) -> Table:
+    """The lines of a CSV file in UTF-8, with a header and a comma, semicolon or tab between cells.
+
+    ``columns`` maps headings to :data:`FIELDS`, where they do not bear a field's name; ``source_name`` is the source
+    of lines that name none. Raises PapersError.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PapersError([f"line {line}: is not UTF-8; save the table as CSV UTF-8"]) from error
+    head = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    return _Reading(columns, source_name).table(reader)
+
+
+@dataclass
+class _Reading:
+    """One pass over a table, which goes on after a wrong line to tell of all of them."""
+
+    columns: Mapping[str, str]
+    source_name: str | None
+    problems: list[str] = field(default_factory=list)
+
+    def table(self, reader: Any) -> Table:
+        found: dict[tuple[str, str], Paper] = {}
+        fields: list[str | None] | None = None
+        unused: tuple[str, ...] = ()
+        try:
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if fields is None:
+                    fields, unused = self._fields(cells)
+                elif (paper := self._paper(reader.line_num, fields, cells)) is not None:
+                    self._keep(found, paper)
+        except csv.Error as error:
+            self.problems.append(f"line {reader.line_num}: is no CSV: {error}")
+        if not found and not self.problems:
+            self.problems.append("the table has no line with a plate")
+        if self.problems:
+            raise PapersError(self.problems)
+        return Table(tuple(found.values()), unused)
+
+    def _fields(self, heading: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
+        mapped = {_folded(column): field_name for column, field_name in self.columns.items()}
+        if absent := [c for c in self.columns if _folded(c) not in {_folded(h) for h in heading}]:
+            there = ", ".join(repr(h.strip()) for h in heading)
+            raise PapersError([f"line 1: there is no column {absent[0]!r}, only {there}"])
+        # A field that was mapped is no longer meant by the column that bears its name.
+        free = set(FIELDS) - set(mapped.values())
+        fields = [mapped.get(_folded(h)) or (_folded(h) if _folded(h) in free else None) for h in heading]
+        twice = [name for name, count in Counter(f for f in fields if f).items() if count > 1]
+        if twice:
+            raise PapersError([f"line 1: two columns say {twice[0]!r}"])
+        if "plate" not in fields:
+            raise PapersError(["line 1: no column is called 'plate'; name the one that is with --map COLUMN=plate"])
+        return fields, tuple(h.strip() for h, f in zip(heading, fields, strict=True) if f is None and h.strip())
+
+    def _paper(self, line: int, fields: list[str | None], cells: list[str]) -> Paper | None:
+        named = zip(fields, cells, strict=False)
+        given = {name: cell.strip() for name, cell in named if name is not None and cell.strip()}
+        try:
+            if any(cell.strip() for cell in cells[len(fields) :]):
+                raise ValueError(f"has {len(cells)} cells under {len(fields)} headings")
+            for name, cell in given.items():
+                _check_text(name, cell)
+            if "plate" not in given:
+                raise ValueError("names no plate")
+            place = given.get("source") or self.source_name
+            if place is None:
+                raise ValueError("names no source; add a column 'source' or give --source")
+            texts = {name: given[name] for name in TEXTS if name in given}
+            if "barcode" in texts:
+                texts["barcode"] = path_text(texts["barcode"])
+            return Paper(line, place, path_text(given["plate"]), **texts, grid=_grid(given))
+        except ValueError as error:
+            self.problems.append(f"line {line}: {error}")
+            return None
+
+    def _keep(self, found: dict[tuple[str, str], Paper], paper: Paper) -> None:
+        before = found.setdefault((paper.source, paper.plate), paper)
+        if before.values() != paper.values():
+            self.problems.append(f"line {paper.line}: says other things of plate {paper.plate} than line {before.line}")
+
+
+def _folded(heading: str) -> str:
+    return heading.strip().lower()
+
+
+def _check_text(name: str, cell: str) -> None:
+    if len(cell) > TEXT_LIMIT:
+        raise ValueError(f"{name} has {len(cell)} characters; {TEXT_LIMIT} are the most")
+    if not cell.isprintable():
+        raise ValueError(f"{name} {cell!r} has a character that cannot be printed")
+
+
+def _grid(given: Mapping[str, str]) -> Grid | None:
+    """The format of a line. Raises ValueError."""
+    written = grid_of(given["format"]) if "format" in given else None
+    parts = {name: given[name] for name in GRID if name in given}
+    if not parts:
+        return written
+    if len(parts) < len(GRID):
+        raise ValueError(f"gives {' and '.join(parts)} without {' and '.join(n for n in GRID if n not in parts)}")
+    if wrong := [name for name, number in parts.items() if not re.fullmatch(r"\d{1,4}", number, re.ASCII)]:
+        raise ValueError(f"{wrong[0]} {parts[wrong[0]]!r} is no number")
+    counted = _checked(Grid(*(int(parts[name]) for name in GRID)))
+    if written is not None and written != counted:
+        raise ValueError(f"format {given['format']} contradicts {counted} in its other columns")
+    return counted

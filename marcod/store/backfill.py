@@ -1,0 +1,85 @@
+"""Filling in what the present schema keeps and an older one did not: drops over time, and labels in summaries.
+
+Works in small transactions, so it can be stopped and begun again, and the daemon need not stand still for it.
+Promises that a second run finds nothing to do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.store import drops, labels, summaries, versions
+from marcod.store.engine import Database
+from marcod.store.schema import drop, drop_summary, inspection_summary, label, model_version
+from marcod.store.versions import Version
+
+CHUNK: Final = 500
+"""Drops, or inspections, a transaction."""
+
+Report = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Rows of drops that were made, and inspections that were counted anew."""
+
+    drops: int
+    inspections: int
+
+
+def run(db: Database, now: datetime, report: Report, *, chunk: int = CHUNK) -> Filled:
+    """Fill in what is missing, for every version that is or was champion, because each of them may speak."""
+    before = db.read(lambda connection: _count(connection, drop_summary))
+    for version in db.read(_champions):
+        _fill_drops(db, version, now, report, chunk)
+    made = db.read(lambda connection: _count(connection, drop_summary)) - before
+    return Filled(made, _count_labels(db, now, report, chunk))
+
+
+def _fill_drops(db: Database, version: Version, now: datetime, report: Report, chunk: int) -> None:
+    total, done = db.read(lambda connection: _count(connection, drop)), 0
+    last: int | None = 0
+    while last is not None:
+        step = partial(drops.refresh_missing, version=version, now=now, after=last, limit=chunk)
+        last = db.write(step)
+        done = min(done + chunk, total)
+        report(f"drops of {version}", done, total)
+
+
+def _count_labels(db: Database, now: datetime, report: Report, chunk: int) -> int:
+    """Count the inspections anew of whose labels the summaries do not know."""
+    wanted = db.read(_uncounted)
+    for start in range(0, len(wanted), chunk):
+        ids = wanted[start : start + chunk]
+        db.write(partial(summaries.refresh_all_versions, inspection_ids=ids, now=now))
+        report("labelled inspections", start + len(ids), len(wanted))
+    return len(wanted)
+
+
+def _uncounted(connection: Connection) -> list[int]:
+    summary = inspection_summary.c
+    candidates = (
+        sa.select(label.c.inspection_id)
+        .join(inspection_summary, summary.inspection_id == label.c.inspection_id)
+        .where(summary.labelled == 0)
+        .distinct()
+        .order_by(label.c.inspection_id)
+    )
+    return [int(i) for i in connection.execute(candidates).scalars() if labels.of_inspection(connection, int(i))]
+
+
+def _count(connection: Connection, table: sa.Table) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+def _champions(connection: Connection) -> list[Version]:
+    """Everyone who was ever champion, in that order, so that the first to see a hit is the first to record it."""
+    promoted = model_version.c.promoted_at
+    ids = sa.select(model_version.c.id).where(promoted.is_not(None)).order_by(promoted, model_version.c.id)
+    return [versions.get(connection, int(version_id)) for version_id in connection.execute(ids).scalars()]

@@ -1,0 +1,256 @@
+"""From natural keys to a label, and from a label to everything that follows from it.
+
+The only way labels are written: hides how plate, well, drop and inspection lead to rows, and promises that the drops
+and summaries a label changes are changed in the same transaction. The cost is bounded by the inspections touched.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import parse_well, path_text, well_name
+from marcod.errors import LabelError
+from marcod.store import drops, labels, summaries
+from marcod.store.labels import Given
+from marcod.store.schema import UtcDateTime, drop, image, inspection, label, plate, source
+
+LONGEST: Final = 1000
+"""Characters of a natural key or a person's name."""
+
+NO_PLATE: Final = "no plate"
+"""How the reason begins where the plate is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a label is said of, in the words of those who say it; ``at`` is when, and aware.
+
+    ``plate`` is a key or a barcode, ``inspection`` a key or a number, ``path`` an image's below its source's root.
+    Either a path or a plate and a well are needed.
+    """
+
+    plate: str | None = None
+    well: str | None = None
+    drop: int | None = None
+    inspection: str | None = None
+    source: str | None = None
+    path: str | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A drop at an inspection, or one image of it."""
+
+    drop_id: int
+    inspection_id: int
+    image_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    drop_id: int
+    drop_number: int
+    inspection_id: int
+    key: str
+    ordinal: int | None
+    taken_at: datetime
+
+
+_LOOKS: Final = (
+    sa.select(
+        drop.c.id,
+        drop.c.drop_number,
+        inspection.c.id,
+        inspection.c.key,
+        inspection.c.ordinal,
+        sa.func.min(sa.func.coalesce(image.c.captured_at, image.c.seen_at), type_=UtcDateTime()),
+    )
+    .join(image, image.c.drop_id == drop.c.id)
+    .join(inspection, inspection.c.id == image.c.inspection_id)
+    .where(
+        drop.c.plate_id == sa.bindparam("plate"),
+        drop.c.well_row == sa.bindparam("row"),
+        drop.c.well_column == sa.bindparam("column"),
+    )
+    .group_by(drop.c.id, inspection.c.id)
+    .order_by(inspection.c.order_key, inspection.c.id)
+)
+"""Built once: thousands of labels ask it."""
+
+
+class Finder:
+    """Finds what labels are said of, within one transaction; plates are looked up once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._plates: dict[tuple[str, str | None], list[tuple[int, str]]] = {}
+
+    def find(self, named: Named) -> Subject:
+        """Raises LabelError, whose ``may_come`` tells that the plate or its images may still arrive."""
+        if named.path is not None:
+            return self._image(named)
+        if named.plate is None or named.well is None:
+            raise LabelError("it names no plate and well, and no image; give plate and well")
+        row, column = _well(named.well)
+        source_name = None if named.source is None else plain("source", named.source)
+        plate_id = self._plate(plain("plate", named.plate), source_name)
+        where = f"{well_name(row, column)} of plate {shown(named.plate)}"
+        looks = self._looks(plate_id, row, column)
+        if not looks:
+            raise LabelError(f"no picture of well {where} has arrived yet", may_come=True)
+        chosen = _at(_of_drop(looks, named.drop, where), named, where)
+        return Subject(chosen.drop_id, chosen.inspection_id)
+
+    def _plate(self, name: str, source_name: str | None) -> int:
+        if (name, source_name) not in self._plates:
+            self._plates[name, source_name] = self._look_plate_up(name, source_name)
+        found = self._plates[name, source_name]
+        if not found:
+            below = f" in source {shown(source_name)}" if source_name else ""
+            raise LabelError(f"{NO_PLATE} has the key or barcode {shown(name)}{below} yet", may_come=True)
+        if len(found) > 1:
+            sources = ", ".join(each for _, each in found)
+            raise LabelError(f"several plates answer to {shown(name)} ({sources}); name its source or its key")
+        return found[0][0]
+
+    def _look_plate_up(self, name: str, source_name: str | None) -> list[tuple[int, str]]:
+        statement = (
+            sa.select(plate.c.id, source.c.name)
+            .join(source, source.c.id == plate.c.source_id)
+            .where(sa.or_(plate.c.key.in_(_stored(name)), plate.c.barcode.in_(_stored(name))))
+            .order_by(plate.c.id)
+        )
+        if source_name is not None:
+            statement = statement.where(source.c.name == source_name)
+        return [(int(row[0]), str(row[1])) for row in self._connection.execute(statement)]
+
+    def _looks(self, plate_id: int, row: int, column: int) -> list[_Look]:
+        """The drops of a well at their inspections, in the inspections' order."""
+        where = {"plate": plate_id, "row": row, "column": column}
+        return [_Look(*found) for found in self._connection.execute(_LOOKS, where)]
+
+    def _image(self, named: Named) -> Subject:
+        path = plain("path", named.path or "").replace("\\", "/").removeprefix("./")
+        statement = (
+            sa.select(image.c.drop_id, image.c.inspection_id, image.c.id, drop.c.well_row, drop.c.well_column)
+            .join(source, source.c.id == image.c.source_id)
+            .join(drop, drop.c.id == image.c.drop_id)
+            .where(image.c.path.in_({path, *_stored(named.path or "")}))
+        )
+        if named.source is not None:
+            statement = statement.where(source.c.name == plain("source", named.source))
+        found = self._connection.execute(statement).all()
+        if not found:
+            raise LabelError(f"no image {shown(path)} has arrived yet", may_come=True)
+        if len(found) > 1:
+            raise LabelError(f"several sources have an image {shown(path)}; name the source")
+        if named.well is not None and _well(named.well) != (found[0][3], found[0][4]):
+            raise LabelError(f"image {shown(path)} shows another well than {shown(named.well)}; correct one of them")
+        return Subject(*found[0][:3])
+
+
+def _of_drop(looks: list[_Look], number: int | None, where: str) -> list[_Look]:
+    numbers = sorted({look.drop_number for look in looks})
+    if number is None and len(numbers) > 1:
+        raise LabelError(f"well {where} has drops {', '.join(map(str, numbers))}; say which")
+    chosen = [look for look in looks if number in (None, look.drop_number)]
+    if not chosen:
+        raise LabelError(f"no picture of drop {number} in well {where} has arrived yet", may_come=True)
+    return chosen
+
+
+def _at(looks: list[_Look], named: Named, where: str) -> _Look:
+    """The inspection named; else the last one taken when the label was given; else the last one."""
+    if named.inspection is not None:
+        text = plain("inspection", named.inspection)
+        keys = (*_stored(text), text.lstrip("0"))
+        for look in looks:
+            if look.key in _stored(text) or (look.ordinal is not None and str(look.ordinal) in keys):
+                return look
+        raise LabelError(f"no picture of well {where} at inspection {shown(text)} has arrived yet", may_come=True)
+    at = named.at
+    before = [look for look in looks if at is not None and look.taken_at <= at]
+    return (before or looks)[-1]
+
+
+def _well(text: str) -> tuple[int, int]:
+    try:
+        return parse_well(plain("well", text))
+    except ValueError as error:
+        raise LabelError(f"{shown(text)} is not a well; write it like A1 or AF48") from error
+
+
+def _stored(text: str) -> set[str]:
+    """How a name may stand in the database: as it is, or escaped as file names are."""
+    return {text, path_text(text)}
+
+
+def plain(what: str, text: str) -> str:
+    """A text without surrounding blanks. Raises LabelError unless it can be printed and is of a sane length."""
+    kept = text.strip()
+    if not kept:
+        raise LabelError(f"{what} is empty; fill it in")
+    if len(kept) > LONGEST:
+        raise LabelError(f"{what} has more than {LONGEST} characters; shorten it")
+    if not kept.isprintable():
+        raise LabelError(f"{what} {shown(kept)} holds characters that cannot be printed; correct it")
+    return kept
+
+
+def shown(text: str) -> str:
+    """Anybody's text, safe in a sentence: quoted, escaped, short."""
+    return ascii(text if len(text) <= 60 else f"{text[:40]}...")
+
+
+def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
+    """Keep what was said, with everything that follows. Returns how much of it is new."""
+    with following(connection, now) as said:
+        return int(said(list(givens)))
+
+
+@contextmanager
+def following(connection: Connection, now: datetime) -> Iterator[Any]:
+    """Labels one by one, what follows from them once: yields ``said(givens)``, which returns how many are new."""
+    new: list[Given] = []
+
+    def said(givens: list[Given]) -> int:
+        count = labels.add(connection, givens, now)
+        if count:
+            new.extend(givens)
+        return count
+
+    yield said
+    if new:
+        inspections = {given.inspection_id for given in new}
+        # Locked in the order of those who score, or the two would wait for each other.
+        summaries.lock(connection, inspections)
+        hits = drops.refresh_all_versions(connection, {given.drop_id for given in new}, now)
+        summaries.refresh_all_versions(connection, inspections, now, hits)
+
+
+def withdraw(connection: Connection, subject: Subject, *, person: str, origin: str, now: datetime) -> int:
+    """Take back all that a person says of a drop at an inspection, or of one image. Returns how many words."""
+    of_subject = sa.and_(
+        label.c.drop_id == subject.drop_id,
+        label.c.inspection_id == subject.inspection_id,
+        label.c.person == person,
+    )
+    latest: dict[int | None, Any] = {}
+    rows = connection.execute(sa.select(label).where(of_subject).order_by(label.c.labelled_at, label.c.id))
+    for row in rows:
+        if subject.image_id in (None, row.image_id):
+            latest[row.image_id] = row
+    nothing = Given(subject.drop_id, subject.inspection_id, None, person, now, origin)
+    # A word dated after now, by another clock, must not outlive its being taken back.
+    back = [
+        replace(nothing, image_id=image_id, labelled_at=max(now, row.labelled_at + timedelta(microseconds=1)))
+        for image_id, row in latest.items()
+        if row.label is not None
+    ]
+    return add(connection, back, now)

@@ -1,0 +1,271 @@
+"""The papers of plates: the barcode, format, project and screen that a lab gives to plates by their keys.
+
+Hides which plates have a row already. Promises that papers are taken in whole or not at all, that taking them in twice
+changes nothing, and one sentence for every line that is wrong. What a paper does not say stays as it is. A barcode
+of the papers wins over one that the path carries; papers may come before the plate's first image.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.errors import MarcodError
+from marcod.store import summaries, versions
+from marcod.store.engine import insert
+from marcod.store.schema import drop, inspection, inspection_summary, plate, source
+
+CHUNK: Final = 500
+TEXTS: Final = ("barcode", "project", "screen")
+
+
+class PapersError(MarcodError):
+    """What is said of the plates is wrong. ``problems`` has a sentence for every wrong line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Wells in rows and columns, and the drops in each."""
+
+    rows: int
+    columns: int
+    drops: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}x{self.drops}"
+
+    def columns_of_plate(self) -> dict[str, int]:
+        """The values of the plate's row."""
+        return {"format_rows": self.rows, "format_columns": self.columns, "format_drops": self.drops}
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """What one line says of one plate; None where it says nothing. Texts are as the database keeps them."""
+
+    line: int
+    source: str
+    plate: str
+    barcode: str | None = None
+    project: str | None = None
+    screen: str | None = None
+    grid: Grid | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The columns of the plate's row that this line decides."""
+        texts = {name: getattr(self, name) for name in TEXTS if getattr(self, name) is not None}
+        return texts | (self.grid.columns_of_plate() if self.grid else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a line changes of a plate, as ``(before, after)`` by column; ``new`` when the plate had no row."""
+
+    line: int
+    source: str
+    plate: str
+    new: bool
+    values: dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What taking in papers would do. ``missing`` names the sources that have no row yet."""
+
+    changes: tuple[Change, ...]
+    unchanged: int
+    warnings: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfPlate:
+    """What the papers say of one plate; ``grid`` None while nobody told its format."""
+
+    project: str | None
+    screen: str | None
+    grid: Grid | None
+
+
+def plan(connection: Connection, papers: Sequence[Paper], configured: Iterable[str]) -> Plan:
+    """What the papers would change. Raises PapersError for unknown sources and formats that the drops contradict."""
+    ids = _source_ids(connection)
+    missing = {p.source for p in papers if p.source not in ids}
+    problems = _unknown_sources(papers, missing - set(configured), {*ids, *configured})
+    known = _plates(connection, papers, ids)
+    changes = [c for paper in papers if (c := _change(paper, known.get((paper.source, paper.plate))))]
+    problems += _contradicted(connection, papers, known)
+    if problems:
+        raise PapersError(problems)
+    warnings = _shared_barcodes(connection, papers, ids)
+    return Plan(tuple(changes), len(papers) - len(changes), tuple(warnings), tuple(sorted(missing)))
+
+
+def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: datetime) -> Plan:
+    """Write the papers, with an audit row for every barcode of a plate known before that is another now.
+
+    Every source must have its row. Raises PapersError as :func:`plan` does, before anything is written. The
+    summaries follow by :func:`catch_up`.
+    """
+    planned = plan(connection, papers, ())
+    ids = _source_ids(connection)
+    fresh = [
+        {"source_id": ids[c.source], "key": c.plate, "first_seen_at": now, **_after(c)}
+        for c in planned.changes
+        if c.new
+    ]
+    # Rows of one statement have the same columns.
+    for start in range(0, len(fresh), CHUNK):
+        rows = [{name: row.get(name) for name in _INSERTED} for row in fresh[start : start + CHUNK]]
+        connection.execute(insert(connection, plate), rows)
+    for change in planned.changes:
+        if not change.new:
+            _alter(connection, ids[change.source], change, actor, now)
+    return planned
+
+
+_INSERTED: Final = (
+    "source_id", "key", "first_seen_at", *TEXTS, "format_rows", "format_columns", "format_drops",
+)  # fmt: skip
+
+
+def _after(change: Change) -> dict[str, Any]:
+    return {name: after for name, (_, after) in change.values.items()}
+
+
+def _alter(connection: Connection, source_id: int, change: Change, actor: str, now: datetime) -> None:
+    where = sa.and_(plate.c.source_id == source_id, plate.c.key == change.plate)
+    connection.execute(sa.update(plate).where(where).values(**_after(change)))
+    if "barcode" in change.values:
+        before, after = change.values["barcode"]
+        subject = f"{change.source} {change.plate}"
+        versions.note(connection, actor, "plate barcode", subject, {"from": before, "to": after}, now)
+
+
+def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
+    """Count up to ``limit`` inspections anew whose plate's format asks for other numbers. Returns how many.
+
+    Apart from :func:`take_in`, because an archive has many inspections and nobody should wait for all of them.
+    """
+    expected = plate.c.format_rows * plate.c.format_columns * plate.c.format_drops
+    behind = (
+        sa.select(inspection_summary.c.inspection_id)
+        .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)
+        .join(plate, plate.c.id == inspection.c.plate_id)
+        .where(expected.is_not(None), sa.func.coalesce(inspection_summary.c.expected, -1) != expected)
+        .distinct()
+        .limit(limit)
+    )
+    ids = [int(row[0]) for row in connection.execute(behind)]
+    for inspection_id in ids:
+        summaries.refresh_all_versions(connection, [inspection_id], now)
+    return len(ids)
+
+
+def of_plate(connection: Connection, plate_id: int) -> OfPlate:
+    """What the papers say of a plate."""
+    row = connection.execute(sa.select(plate).where(plate.c.id == plate_id)).one()
+    grid = None if row.format_rows is None else Grid(row.format_rows, row.format_columns, row.format_drops)
+    return OfPlate(row.project, row.screen, grid)
+
+
+def sources(connection: Connection) -> list[str]:
+    """The names of the sources that have a row."""
+    return sorted(_source_ids(connection))
+
+
+def _source_ids(connection: Connection) -> dict[str, int]:
+    return {name: int(number) for name, number in connection.execute(sa.select(source.c.name, source.c.id))}
+
+
+def _unknown_sources(papers: Iterable[Paper], unknown: set[str], known: set[str]) -> list[str]:
+    there = ", ".join(sorted(known)) or "none yet"
+    return [
+        f"line {p.line}: there is no source {p.source!r}; configured or seen: {there}"
+        for p in papers
+        if p.source in unknown
+    ]
+
+
+def _plates(connection: Connection, papers: Sequence[Paper], ids: Mapping[str, int]) -> dict[tuple[str, str], Any]:
+    """The rows of those plates that have one, by source and key."""
+    keys: dict[str, list[str]] = {}
+    for paper in papers:
+        if paper.source in ids:
+            keys.setdefault(paper.source, []).append(paper.plate)
+    found = {}
+    for name, wanted in keys.items():
+        for start in range(0, len(wanted), CHUNK):
+            of_source = sa.and_(plate.c.source_id == ids[name], plate.c.key.in_(wanted[start : start + CHUNK]))
+            for row in connection.execute(sa.select(plate).where(of_source)):
+                found[name, str(row.key)] = row
+    return found
+
+
+def _change(paper: Paper, row: Any) -> Change | None:
+    if row is None:
+        values = {name: (None, value) for name, value in paper.values().items()}
+        return Change(paper.line, paper.source, paper.plate, True, values)
+    before = {name: getattr(row, name) for name in paper.values()}
+    values = {name: (before[name], value) for name, value in paper.values().items() if before[name] != value}
+    return Change(paper.line, paper.source, paper.plate, False, values) if values else None
+
+
+def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mapping[tuple[str, str], Any]) -> list[str]:
+    """A sentence for every format smaller than what was seen; subwells are numbered with gaps, so they are counted."""
+    given = {known[p.source, p.plate].id: p for p in papers if p.grid is not None and (p.source, p.plate) in known}
+    ids = sorted(given)
+    problems = []
+    for start in range(0, len(ids), CHUNK):
+        for plate_id, *seen in connection.execute(_extent(ids[start : start + CHUNK])):
+            paper = given[plate_id]
+            assert paper.grid is not None
+            wanted = (paper.grid.rows, paper.grid.columns, paper.grid.drops)
+            if any(most > limit for most, limit in zip(seen, wanted, strict=True)):
+                problems.append(
+                    f"line {paper.line}: plate {paper.plate} is said to be {paper.grid}, but its drops seen so far "
+                    f"take {seen[0]} rows, {seen[1]} columns and {seen[2]} drops a well"
+                )
+    return problems
+
+
+def _extent(plate_ids: Sequence[int]) -> sa.Select[Any]:
+    """The last row, the last column and the most drops of a well, by plate."""
+    wells = (
+        sa.select(drop.c.plate_id, drop.c.well_row, drop.c.well_column, sa.func.count().label("drops"))
+        .where(drop.c.plate_id.in_(plate_ids))
+        .group_by(drop.c.plate_id, drop.c.well_row, drop.c.well_column)
+        .subquery()
+    )
+    return sa.select(
+        wells.c.plate_id, sa.func.max(wells.c.well_row), sa.func.max(wells.c.well_column), sa.func.max(wells.c.drops)
+    ).group_by(wells.c.plate_id)
+
+
+def _shared_barcodes(connection: Connection, papers: Iterable[Paper], ids: Mapping[str, int]) -> list[str]:
+    """Plates of one source that would have one barcode; imagers do give one to two plates, so this only warns."""
+    holders: dict[tuple[str, str], set[str]] = {}
+    decided = {(p.source, p.plate) for p in papers if p.barcode is not None}
+    for paper in papers:
+        if paper.barcode is not None:
+            holders.setdefault((paper.source, paper.barcode), set()).add(paper.plate)
+    names = {number: name for name, number in ids.items()}
+    barcodes = sorted({barcode for _, barcode in holders})
+    for start in range(0, len(barcodes), CHUNK):
+        rows = sa.select(plate.c.source_id, plate.c.key, plate.c.barcode)
+        for source_id, key, barcode in connection.execute(rows.where(plate.c.barcode.in_(barcodes[start:][:CHUNK]))):
+            place = names[source_id], str(barcode)
+            if place in holders and (place[0], key) not in decided:
+                holders[place].add(str(key))
+    return [
+        f"source {name}: barcode {barcode} is that of plates {', '.join(sorted(keys))}"
+        for (name, barcode), keys in sorted(holders.items())
+        if len(keys) > 1
+    ]

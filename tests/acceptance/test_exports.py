@@ -1,0 +1,187 @@
+"""Plates by their papers, through their inspections, and on sheets: the commands, on both databases."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import factories
+import pytest
+from factories import CRYSTALS, record, sightings, utc
+from lab import Site
+from PIL import Image
+
+from marcod.domain import DropClass
+from marcod.registry import Registry
+from marcod.store import drops, labels, queue, summaries
+from marcod.store.engine import Database
+from marcod.store.labels import Given
+
+CLEAR = (1.0, 0.0, 0.0, 0.0)
+GREW = {"A01": 2, "A02": 3}
+"""The inspection at which crystals appear, by well; there are three."""
+
+
+def _scores(claim: queue.Claim) -> tuple[float, float, float, float]:
+    _, inspection, _, name = claim.path.split("/")
+    return CRYSTALS if int(inspection) >= GREW.get(name.removesuffix(".jpg"), 9) else CLEAR
+
+
+@pytest.fixture
+def lab(site: Site) -> Site:
+    """Plate P at three inspections with four drops, of whose last pictures one is on the disk and one is broken."""
+    root = site.folder / "plates"
+    site.add_source("imager", root, "rigaku")
+    site.add_source("later", site.folder / "later", "rigaku")
+    site.write()
+    db = Database(site.url)
+    champion = Registry(db).ensure_champion(utc())
+    source_id = factories.register_source(db)
+    for number in (1, 2, 3):
+        record(db, source_id, sightings(4, plate="P", inspection=str(number)), utc(days=number))
+        factories.drain(db, champion, utc(days=number), scores=_scores)
+    db.close()
+    folder = root / "P" / "3" / "visible"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (400, 300), "gray").save(folder / "A01.jpg")
+    (folder / "A02.jpg").write_bytes(b"no picture")
+    return site
+
+
+def say(site: Site, well: str, inspection: str, word: DropClass) -> None:
+    """What a person says, through the store."""
+    ids = (
+        'select d.id, i.id from "drop" d join inspection i on i.plate_id = d.plate_id where d.well = :w and i.key = :i'
+    )
+    [(drop_id, inspection_id)] = site.rows(ids, w=well, i=inspection)
+    db = Database(site.url)
+    db.write(lambda c: labels.add(c, [Given(drop_id, inspection_id, word, "ann", utc(), "test")], utc()))
+    db.write(lambda c: drops.refresh_all_versions(c, [drop_id], utc()))
+    db.write(lambda c: summaries.refresh_all_versions(c, [inspection_id], utc()))
+    db.close()
+
+
+def test_a_plate_through_its_inspections(lab: Site) -> None:
+    shown = lab.ok("plate", "show", "P", "--history")
+    lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line[:1] == "A"}
+    assert lines == {
+        "A01.1": [".", "X", "X", "appearing", "2", "0.900"],
+        "A02.1": [".", ".", "X", "appearing", "3", "0.900"],
+    }
+    assert "2 of 4 drops are or were hits" in shown
+    assert "A04.1" in lab.ok("plate", "show", "P", "--history", "--all-drops")
+    found = json.loads(lab.ok("plate", "show", "P", "--history", "--json"))
+    assert [i["key"] for i in found["inspections"]] == ["1", "2", "3"]
+    assert [d["first_hit_inspection_key"] for d in found["drops"]] == ["2", "3", None, None]
+    assert [d["hit"] for d in found["drops"]] == [True, True, False, False]
+    assert [look["hit"] for look in found["drops"][0]["inspections"]] == [False, True, True]
+    assert lab.call("plate", "show", "P", "--all-drops").exit_code == 2
+    assert lab.call("plate", "show", "P", "--history", "--inspection", "1").exit_code == 2
+
+
+def test_a_person_s_word_counts_everywhere(lab: Site) -> None:
+    say(lab, "A01", "3", DropClass.CLEAR)
+    say(lab, "A04", "3", DropClass.CRYSTALS)
+    rows = {row["well"]: row for row in csv.DictReader(io.StringIO(lab.ok("plate", "export", "P")))}
+    assert [rows["A01"][name] for name in ("label", "hit", "model_label", "label_person", "label_disputed")] == [
+        "Clear", "False", "Crystals", "ann", "False",
+    ]  # fmt: skip
+    assert [w for w, row in rows.items() if row["hit"] == "True"] == ["A02", "A04"]
+    shown = lab.ok("plate", "show", "P")
+    assert "2 hits, 2 crystals, 0 precipitate, 2 clear" in shown
+    assert "2 labelled by people" in shown
+    found = {hit["well"]: hit for hit in json.loads(lab.ok("hits", "--json"))}
+    assert {well: (hit["trend"], hit["label_person"]) for well, hit in found.items()} == {
+        "A01": ("dissolving", "ann"), "A02": ("appearing", None), "A04": ("appearing", "ann"),
+    }  # fmt: skip
+    say(lab, "A01", "2", DropClass.OTHER)
+    assert {hit["well"] for hit in json.loads(lab.ok("hits", "--json"))} == {"A02", "A04"}
+
+
+def test_a_sheet_of_a_plate(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = lab.folder / "desk"
+    desk.mkdir()
+    monkeypatch.chdir(desk)
+    assert "4 drops written to P-3.html" in lab.ok("plate", "export", "P", "--format", "html")
+    text = (desk / "P-3.html").read_text()
+    # Once on the map and once among the hits; what is broken or gone has a place.
+    assert text.count('src="data:image/jpeg;base64,') == 2
+    assert text.count("no picture") == 4
+    assert "trained on synthetic drops" in text
+    assert [path.name for path in desk.iterdir()] == ["P-3.html"]
+    assert lab.ok("plate", "export", "P", "--format", "html", "--out", "-").startswith("<!doctype html>")
+    assert lab.ok("plate", "export", "P", "--format", "json", "--out", "-").startswith("[")
+
+
+def test_nothing_is_written_where_imagers_write(lab: Site) -> None:
+    inside = lab.folder / "plates" / "P" / "3" / "visible" / "A01.jpg"
+    before = inside.read_bytes()
+    result = lab.call("plate", "export", "P", "--out", str(inside))
+    assert result.exit_code == 2
+    assert "where only the imager writes" in result.stderr
+    assert inside.read_bytes() == before
+    result = lab.call("hits", "--export", str(lab.folder / "missing" / "hits.csv"))
+    assert (result.exit_code, "cannot be written" in result.stderr) == (1, True)
+
+
+def test_hits_in_files(lab: Site) -> None:
+    for kind in ("csv", "json", "html"):
+        assert "2 hits written" in lab.ok("hits", "--export", str(lab.folder / f"hits.{kind}"))
+    rows = list(csv.DictReader((lab.folder / "hits.csv").open()))
+    assert [(row["well"], row["first_hit_inspection_key"]) for row in rows] == [("A01", "2"), ("A02", "3")]
+    assert [hit["cause"] for hit in json.loads((lab.folder / "hits.json").read_text())] == ["new", "new"]
+    assert "<h1>2 hits" in (lab.folder / "hits.html").read_text()
+    assert lab.call("hits", "--export", "hits.xlsx").exit_code == 2
+
+
+def test_hits_are_chosen(lab: Site) -> None:
+    table = lab.folder / "plates.csv"
+    table.write_text("plate,source,project\nP,imager,PHIPA\n")
+    lab.ok("plate", "import", str(table))
+    assert len(json.loads(lab.ok("hits", "--project", "PHIPA", "--json"))) == 2
+    assert json.loads(lab.ok("hits", "--project", "another", "--json")) == []
+    assert json.loads(lab.ok("hits", "--source", "later", "--json")) == []
+    db = Database(lab.url)
+    other = factories.register(db, name="other", crystal_threshold=0.4)
+    factories.promote(db, other, utc(days=4))
+    db.write(lambda c: queue.enqueue_rescore(c, other.id, utc(days=4)))
+    # The second model confirms A01, sees A03 where the first saw nothing, and thinks nothing of A02.
+    factories.drain(db, other, utc(days=5), scores=lambda c: CRYSTALS if c.path[-7:-4] in ("A01", "A03") else CLEAR)
+    db.close()
+    causes = {hit["well"]: hit["cause"] for hit in json.loads(lab.ok("hits", "--json"))}
+    assert causes == {"A01": "confirmed", "A03": "model"}
+    assert [hit["well"] for hit in json.loads(lab.ok("hits", "--new", "--json"))] == ["A03"]
+    assert json.loads(lab.ok("hits", "--since", "2026-01-07", "--json")) == []
+
+
+def test_papers_by_the_command(lab: Site) -> None:
+    table = lab.folder / "plates.csv"
+    table.write_text("Plate ID;source;barcode;format;project\nP;imager;=B1;8x12x1;PHIPA\nQ;later;=B1;;\n")
+    arguments = ("plate", "import", str(table), "--map", "Plate ID=plate")
+    assert "1 plates would be new, 1 would be changed" in lab.ok(*arguments, "--dry-run")
+    assert (lab.count("plate"), lab.count("source")) == (1, 1)
+    assert "1 plates are new, 1 are changed" in lab.ok(*arguments)
+    assert json.loads(lab.ok(*arguments, "--json"))["unchanged"] == 2
+    assert lab.rows("select name, root from source order by id")[1] == ("later", str(lab.folder / "later"))
+    assert {row[0] for row in lab.rows("select expected from lims_plate_summary_v1")} == {96}
+    assert lab.rows("select action, subject from audit where action = 'plate barcode'") == [
+        ("plate barcode", "imager P")
+    ]
+    assert "project PHIPA" in lab.ok("plate", "show", "=B1", "--source", "imager")
+    result = lab.call("plate", "show", "Q")
+    assert (result.exit_code, "no picture of plate Q" in result.stderr) == (1, True)
+
+
+def test_wrong_papers_change_nothing(lab: Site) -> None:
+    table = lab.folder / "plates.csv"
+    table.write_text("plate,source,format\nNEW,imager,96x1\nP,imager,1x3x1\nX,nowhere,96x1\n")
+    result = lab.call("plate", "import", str(table))
+    assert result.exit_code == 1
+    assert "line 3: plate P is said to be 1x3x1" in result.stderr
+    assert "line 4: there is no source 'nowhere'" in result.stderr
+    assert "nothing was imported" in result.stderr
+    assert lab.count("plate") == 1
+    result = lab.call("plate", "import", str(table), "--json")
+    assert len(json.loads(result.stdout)["problems"]) == 2
+    assert lab.call("plate", "import", str(table), "--map", "format=size").exit_code == 2
+    assert lab.call("plate", "import", str(Path("nowhere.csv"))).exit_code == 1

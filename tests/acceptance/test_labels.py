@@ -1,0 +1,227 @@
+"""What people say of drops, by every way it comes: it wins over the score, and taking it back restores the score."""
+
+import json
+from typing import Any
+
+import factories
+import pytest
+from factories import utc
+from lab import Site, terminate, wait_until
+
+from marcod.registry import Registry
+from marcod.store.engine import Database
+
+REPORT = (
+    "03/16/10 08:36:21\n"
+    '"D:\\export\\P\\Crystals\\P_A1_Visible_9_1.jpg","Crystals",Drop,03/17/10 09:00:00\n'
+    '"D:\\export\\P\\Sand\\P_A2_Visible_4_1.jpg","Sand",Drop,03/17/10 09:00:00\n'
+)
+MSO = "X000015862202008111512-jpg.rar\tmsoversion2\nWell\tCocktail\n1\t17_C0450\t10-90\n2\t17_C0451\t25\n"
+MINSTREL = "RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_{}_01_01_HF_99_030_001_RDI.jpg"
+
+FORMATS: dict[str, tuple[str, str, str, str]] = {
+    "csv": ("P", "1", "labels.csv", "plate,well,label,inspection\nP,A1,crystals,1\nP,A2,sand,1\n"),
+    "rockmaker": ("P", "1", "P/report.csv", REPORT),
+    "hwi": ("X000015862", "202008111512", "run.mso", MSO),
+    "sgc": (
+        "CI022987", "3", "scores.csv",
+        f"image name,score,who\n{MINSTREL.format('01')},36,ann\n{MINSTREL.format('02')},33,ann\n",
+    ),
+    "ispyb": ("P", "1", "ispyb.csv", "barcode,well,score\nP,A01,9\nP,A02,5\n"),
+    "pims": ("P", "1", "pims.csv", "barcode;well;drop;score\nP;A01;1;1\nP;A02;1;3\n"),
+}  # fmt: skip
+"""Plate, inspection, file and its text: well A01 is crystals, the word for A02 is left open."""
+
+
+@pytest.fixture
+def lab(site: Site) -> Site:
+    """A lab with no plates yet."""
+    site.write()
+    return site
+
+
+def imaged(lab: Site, plate: str, inspection: str = "1", **more: Any) -> None:
+    """Wells A01 to A03 of a plate, all scored clear."""
+    db = Database(lab.url)
+    champion = Registry(db).ensure_champion(utc())
+    source_id = factories.register_source(db)
+    files = factories.sightings(3, plate=plate, inspection=inspection, inspection_ordinal=None, **more)
+    factories.record(db, source_id, files)
+    factories.drain(db, champion, scores=lambda claim: (1.0, 0.0, 0.0, 0.0))
+    db.close()
+
+
+def shown(lab: Site) -> list[Any]:
+    """All that a LIMS sees of the plate, but when it changed."""
+    drop = "select well, label, label_person, hit, p_crystals, trend from lims_drop_v1 order by well"
+    plate = "select n_clear, n_crystals, n_other, n_precipitate, hits, labelled, best_wells from lims_plate_summary_v1"
+    return [tuple(row) for row in (*lab.rows(drop), *lab.rows(plate))]
+
+
+def written(lab: Site, name: str, text: str) -> str:
+    path = lab.folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def overrides(lab: Site, kind: str) -> None:
+    """Import a file, look, import it again, take the label back, look."""
+    plate, inspection, name, text = FORMATS[kind]
+    imaged(lab, plate, inspection)
+    before = shown(lab)
+    path = written(lab, name, text)
+    imported = ("label", "import", path, "--format", kind, "--person", "ann")
+    result = lab.call(*imported, "--json")
+    assert result.exit_code == 3, result.output
+    done = json.loads(result.stdout)
+    assert (done["rows"], done["new"], done["known"], done["problems"]) == (2, 1, 0, [])
+    assert list(done["unmapped"].values()) == [1]
+    after = shown(lab)
+    assert after[0][:4] == ("A01", "Crystals", "ann", True)
+    assert after[1:3] == before[1:3]
+    assert after[3][:6] == (2, 1, 0, 0, 1, 1)
+    assert '"A01"' in after[3][6].split("}")[0]
+    assert "0 labels taken, 1 known before" in lab.call(*imported).stdout
+    assert "1 labels of ann withdrawn" in lab.ok("label", "withdraw", plate, "A1", "--person", "ann")
+    assert shown(lab) == before
+
+
+def test_a_label_overrides_and_taking_it_back_restores(lab: Site) -> None:
+    overrides(lab, "csv")
+
+
+@pytest.mark.parametrize("kind", sorted(set(FORMATS) - {"csv"}))
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_so_does_every_other_format(lab: Site, kind: str) -> None:
+    overrides(lab, kind)
+
+
+def test_one_label_by_hand_and_by_the_lims(lab: Site) -> None:
+    imaged(lab, "P")
+    before = shown(lab)
+    assert "A2 of P is Crystals, says ann" in lab.ok("label", "add", "P", "A2", "crystals", "--person", "ann")
+    assert shown(lab)[1][:3] == ("A02", "Crystals", "ann")
+    lab.ok("label", "add", "P", "A2", "sgc:32", "--person", "bob")
+    assert lab.rows("select label, label_disputed from lims_drop_v1 where well = 'A02'") == [("Other", True)]
+    listed = json.loads(lab.ok("label", "list", "--plate", "P", "--disputed", "--json"))
+    assert [(row["person"], row["label"], row["original"]) for row in listed] == [
+        ("bob", "Other", "sgc:32"),
+        ("ann", "Crystals", "crystals"),
+    ]
+    assert "! " in lab.ok("label", "list", "--since", "1h")
+    for person in ("ann", "bob"):
+        lab.ok("label", "withdraw", "P", "A2", "--person", person)
+    assert shown(lab) == before
+    result = lab.call("label", "withdraw", "P", "A2", "--person", "ann")
+    assert result.exit_code == 1
+    assert "ann says nothing of A2 of P there" in result.stderr
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_was_left_is_taken_after_the_tables_were_changed(lab: Site) -> None:
+    imaged(lab, "P")
+    path = written(lab, "P/report.csv", REPORT)
+    result = lab.call("label", "import", path, "--person", "ann")
+    assert result.exit_code == 3
+    assert "'Sand' is not in the vocabulary rockmaker; give it a class in the file named by" in result.stdout
+    own = written(lab, "own.toml", '[rockmaker.words]\nSand = "Precipitate"\n')
+    lab.write(labels={"vocabularies": own})
+    assert "1 labels taken, 1 known before" in lab.ok("label", "import", path, "--person", "ann")
+    assert [row[1] for row in shown(lab)[:3]] == ["Crystals", "Precipitate", "Clear"]
+    assert lab.rows("select original, vocabulary, origin from label where label = 'Precipitate'") == [
+        ("Sand", "rockmaker", "rockmaker report.csv")
+    ]
+    words = json.loads(lab.ok("label", "vocabularies", "rockmaker", "--json"))["rockmaker"]
+    assert (words["Sand"], words["Crystal Else"]) == ("Precipitate", "unmapped")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_lines_that_cannot_be_taken_are_told_and_the_rest_is_taken(lab: Site) -> None:
+    imaged(lab, "P")
+    text = "plate,well,label,path\nP,A1,Crystals,\nP9,A1,Crystals,\nP,1A,Clear,\n,,Other,P/1/visible/A02.jpg\nP,A3,,\n"
+    path = written(lab, "labels.csv", text)
+    dry = lab.call("label", "import", str(lab.folder), "--format", "csv", "--dry-run")
+    assert "5 lines in 1 files: 2 labels would be taken, 0 known before" in dry.stdout
+    assert lab.count("label") == 0
+    result = lab.call("label", "import", path, "--map", "label=label")
+    assert result.exit_code == 3
+    assert "2 labels taken" in result.stdout
+    assert f"{path}, line 3: no plate has the key or barcode 'P9' yet" in result.stdout
+    assert f"{path}, line 4: '1A' is not a well; write it like A1 or AF48" in result.stdout
+    assert f"{path}, line 6: the label is empty" in result.stdout
+    assert "can be imported again later" in result.stdout
+    assert [row[1] for row in shown(lab)[:3]] == ["Crystals", "Other", "Clear"]
+    assert lab.rows("select count(image_id) from label") == [(1,)]
+
+
+def test_characters_that_cannot_be_printed_are_told(lab: Site) -> None:
+    imaged(lab, "P")
+    lines = ["P\0,A1,Clear,ann,", "P,A\0,Clear,ann,", "P,A1,Cl\0ear,ann,", "P,A1,Clear,a\0nn,", "P,A1,Clear,ann,x\0"]
+    path = written(lab, "labels.csv", "\n".join(["plate,well,label,person,path", *lines, "P,A1,Other,ann,"]))
+    result = lab.call("label", "import", path, "--json")
+    done = json.loads(result.stdout)
+    assert (result.exit_code, done["new"], [p["line"] for p in done["problems"]]) == (3, 1, [2, 3, 4, 5, 6])
+    assert all("cannot be printed" in problem["reason"] for problem in done["problems"])
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("add", "P9", "A1", "Clear"), 1, "no plate has the key or barcode 'P9' yet"),
+        (("add", "P", "A1", "clearish"), 1, "is not in the vocabulary marco"),
+        (("add", "P", "A1", "Clear", "--vocabulary", "mine"), 2, "there is no vocabulary 'mine'"),
+        (("add", "P", "A1", "Clear", "--drop", "4"), 1, "no picture of drop 4"),
+        (("import", "nowhere.csv"), 1, "nowhere.csv does not exist"),
+        (("import", "x.csv", "--map", "a=b"), 2, "write COLUMN=FIELD"),
+        (("list", "--plate", "P9"), 1, "no plate"),
+    ],
+    ids=str,
+)
+def test_refusals_are_one_sentence(lab: Site, arguments: tuple[str, ...], code: int, word: str) -> None:
+    imaged(lab, "P")
+    result = lab.call("label", *arguments)
+    assert result.exit_code == code, result.output
+    assert word in result.stderr
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_broken_vocabularies_stop_the_service_before_it_starts(lab: Site) -> None:
+    lab.write(labels={"vocabularies": written(lab, "own.toml", "[sgc")})
+    result = lab.call("run", "--roles", "schedule")
+    assert result.exit_code == 2
+    assert "own.toml are not valid TOML" in result.stderr
+    assert lab.call("label", "vocabularies").exit_code == 2
+    assert "[sgc.words]" in lab.ok("label", "vocabularies", "--toml")
+
+
+def test_the_inbox_is_shown_and_tried_again(lab: Site) -> None:
+    imaged(lab, "P")
+    db = Database(lab.url)
+    for word, plate in (("90", "P"), ("Clear", "P9")):
+        statement = (
+            f"insert into lims_label_inbox_v1 (plate, well, label, person) values ('{plate}', 'A1', '{word}', 'lims')"
+        )
+        db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
+    db.close()
+    shown_now = json.loads(lab.ok("label", "inbox", "--retry", "--json"))
+    assert shown_now["counts"] == {"refused": 1, "waiting": 1}
+    assert "'90' is not in the vocabulary marco" in lab.ok("label", "inbox")
+    lab.write(labels={"vocabulary": "hwi"})
+    lab.ok("label", "inbox", "--retry")
+    assert shown(lab)[0][:3] == ("A01", "Crystals", "lims")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_service_resolves_the_inbox(lab: Site) -> None:
+    imaged(lab, "P")
+    db = Database(lab.url)
+    insert = "insert into lims_label_inbox_v1 (plate, well, label, person) values ('P', 'A1', 'Crystals', 'lims')"
+    db.write(lambda c: c.exec_driver_sql(insert))
+    db.close()
+    with lab.daemon("schedule") as process:
+        wait_until(lambda: lab.rows("select state from lims_label_inbox_v1") == [("resolved",)], "the inbox")
+        assert terminate(process) == 0
+    assert "inbox" in lab.log
+    assert shown(lab)[0][:3] == ("A01", "Crystals", "lims")

@@ -1,0 +1,228 @@
+"""Sheets: nothing to load, nothing to run, nothing that fails for want of a picture, and all of it on a page."""
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import utc
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from marcod import images
+from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, well_name
+from marcod.errors import ImageError
+from marcod.plates import PlateMap
+from marcod.sheet import PAGE_MM, Pictures, file_name, hits_sheet, look, plate_sheet
+from marcod.store.labels import Verdict as Said
+from marcod.store.papers import Grid, OfPlate
+from marcod.store.reports import Hit, Summary
+from marcod.store.summaries import Verdict
+from marcod.store.versions import Version
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&\x1b[31m\u202e"
+VERSION = Version(1, "small", "1", "d" * 64, "visible", 0.5, True)
+
+
+def drop(row: int, column: int, p_crystals: float | None, number: int = 1, **more: Any) -> Verdict:
+    values: dict[str, Any] = {
+        "drop_id": 100 * row + column,
+        "image_id": 1,
+        "path": f"{well_name(row, column)}.jpg",
+        "well": well_name(row, column),
+        "well_row": row,
+        "well_column": column,
+        "drop_number": number,
+        "p_clear": None if p_crystals is None else 1 - p_crystals,
+        "p_crystals": p_crystals,
+        "p_other": None if p_crystals is None else 0.0,
+        "p_precipitate": None if p_crystals is None else 0.0,
+        "label": None if p_crystals is None else str(DropClass.CRYSTALS if p_crystals > 0.5 else DropClass.CLEAR),
+        "failed": False,
+        "seen_at": utc(),
+    }
+    return Verdict(**(values | more))
+
+
+def plate(drops: list[Verdict], name: str = "P1", grid: Grid | None = None, **papers: str) -> PlateMap:
+    summary = Summary(
+        1, "imager", name, name, "3", 3, "small", "1", True, 1, 2, 3, 4, 5, "[]", None, len(drops), len(drops), 0,
+        False, None, utc(), utc(minutes=3),
+    )  # fmt: skip
+    return PlateMap(1, summary, VERSION, tuple(drops), OfPlate(papers.get("project"), papers.get("screen"), grid))
+
+
+def said(label: DropClass, person: str, votes: dict[DropClass, int] | None = None) -> Said:
+    return Said(1, 1, None, label, votes or {label: 1}, person, utc())
+
+
+class Page(HTMLParser):
+    """The tags of a sheet with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def figures(self) -> dict[str, str]:
+        """The classes of the drops on the map, by the beginning of what their titles say."""
+        return {str(f["title"]).split(" ")[0]: str(f["class"]) for f in self.of("figure") if "title" in f}
+
+
+def picture(path: Path, size: tuple[int, int] = (400, 300)) -> None:
+    Image.new("RGB", size, (90, 120, 150)).save(path)
+
+
+def assert_harmless(page: Page) -> None:
+    """Nothing but the tags of the template, and nothing that a browser would fetch or run."""
+    assert not page.of("script")
+    assert not page.of("link")
+    assert all(str(image["src"]).startswith("data:image/jpeg;base64,") for image in page.of("img"))
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("href", "action")]
+        assert set(attributes) <= {
+            "lang", "charset", "http-equiv", "content", "name", "class", "title", "src", "alt",
+        }  # fmt: skip
+
+
+def test_hostile_names_are_only_text(tmp_path: Path) -> None:
+    picture(tmp_path / "A01.jpg")
+    drops = [drop(1, 1, 0.9, said=said(DropClass.CRYSTALS, HOSTILE)), drop(1, 2, 0.1)]
+    text = plate_sheet(plate(drops, HOSTILE, project="=cmd()", screen=HOSTILE), Pictures({"imager": tmp_path}), utc())
+    page = Page(text)
+    assert_harmless(page)
+    assert page.words.count("<script>alert(1)</script>") >= 3
+    assert "'=cmd()" in page.words
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def hit(**more: Any) -> Hit:
+    values: dict[str, Any] = {
+        "hit_id": 1, "source": "imager", "plate_key": "P1", "barcode": None, "project": None, "screen": None,
+        "well": "A01", "drop_number": 1, "p_crystals": 0.9, "label": "Crystals", "label_person": None,
+        "threshold": 0.5, "cause": "new", "found_at": utc(), "first_hit_inspection_key": "1", "trend": "steady",
+        "best_path": "A01.jpg", "model": "small", "model_version": "1", "model_synthetic": True,
+    }  # fmt: skip
+    return Hit(**(values | more))
+
+
+def test_the_sheet_of_hits_is_harmless_too(tmp_path: Path) -> None:
+    picture(tmp_path / "A01.jpg")
+    found = [
+        hit(barcode=HOSTILE, project=HOSTILE, label_person=HOSTILE),
+        hit(best_path=None, p_crystals=None, label=None, cause="model"),
+        hit(source="elsewhere", label="Clear", trend="dissolving", model_synthetic=False),
+    ]
+    page = Page(hits_sheet(found, Pictures({"imager": tmp_path}), HOSTILE, utc()))
+    assert_harmless(page)
+    assert len(page.of("img")) == 1
+    assert page.words.count("no picture") == 2
+    assert "model, steady" in page.words
+    assert "trained on synthetic drops" in page.words
+
+
+def test_a_picture_that_is_gone_or_broken_leaves_a_place(tmp_path: Path) -> None:
+    picture(tmp_path / "A01.jpg")
+    (tmp_path / "A02.jpg").write_bytes(b"no picture")
+    (tmp_path / "A03.jpg").write_bytes((tmp_path / "A01.jpg").read_bytes()[:200])
+    os.mkfifo(tmp_path / "A05.jpg")
+    (tmp_path / "A06.jpg").mkdir()
+    drops = [drop(1, column, 0.1) for column in range(1, 7)] + [drop(2, 1, 0.1, path="with\\x00nul.jpg")]
+    counted: list[int] = []
+    page = Page(plate_sheet(plate(drops), Pictures({"imager": tmp_path}), utc(), counted.append))
+    assert len(page.of("img")) == 1
+    assert page.words.count("no picture") == 6
+    assert counted == list(range(1, 8))
+    assert Page(plate_sheet(plate(drops), Pictures({}), utc())).words.count("no picture") == 7
+
+
+def test_thumbnails_are_small(tmp_path: Path) -> None:
+    picture(tmp_path / "A01.jpg", (2560, 1920))
+    uri = Pictures({"imager": tmp_path}).thumbnail("imager", "A01.jpg", 120)
+    assert uri is not None
+    assert len(uri) < 4000
+
+
+def test_every_verdict_has_its_letter_and_its_frame(tmp_path: Path) -> None:
+    drops = [
+        drop(1, 1, 0.9),
+        drop(1, 2, 0.1),
+        drop(1, 3, None),
+        drop(1, 4, None, failed=True),
+        drop(1, 5, 0.4, label="Crystals"),
+        drop(1, 6, 0.9, said=said(DropClass.PRECIPITATE, "ann")),
+        drop(1, 7, 0.1, said=said(DropClass.CRYSTALS, "bob", {DropClass.CRYSTALS: 1, DropClass.CLEAR: 1})),
+    ]
+    page = Page(plate_sheet(plate(drops), Pictures({}), utc()))
+    found = page.figures()
+    assert [well for well, classes in found.items() if "hit" in classes] == ["A01.1", "A07.1"]
+    words = re.sub(r"\s+", " ", page.words)
+    for counted in ("hits 2", "crystals, no hit 1", "precipitate 1", "clear 1", "failed 1", "waiting 1"):
+        assert counted in words
+    assert "p\N{PENCIL}" in words
+    assert "X\N{PENCIL}?" in words
+    assert "2 labelled by people" in words
+    assert "where persons disagree" in words
+
+
+def test_drops_of_a_well_keep_their_place() -> None:
+    """Subwells 1, 3 and 4 of a three-lens plate: a missing one leaves its place empty."""
+    drops = [drop(1, 1, 0.1, number) for number in (1, 3, 4)] + [drop(1, 2, 0.1, 4)]
+    page = Page(plate_sheet(plate(drops), Pictures({}), utc()))
+    assert "drops 1, 3, 4 of a well stand in this order" in page.words
+    assert len(page.figures()) == 4
+
+
+@pytest.mark.parametrize("wells", sorted(PLATE_FORMATS))
+def test_the_map_has_the_plate_s_wells(wells: int) -> None:
+    size = PLATE_FORMATS[wells]
+    shown = plate([drop(1, 1, 0.9)], grid=Grid(size.rows, size.columns, 1))
+    page = Page(plate_sheet(shown, Pictures({}), utc()))
+    assert len(page.of("td")) == wells
+
+
+def test_a_drop_outside_the_told_format_is_still_on_the_map() -> None:
+    assert plate([drop(9, 1, 0.9)], grid=Grid(8, 12, 1)).format == PlateFormat(9, 12)
+
+
+@given(st.integers(1, 32), st.integers(1, 48), st.integers(1, 8))
+def test_every_plate_fits_on_a_page(rows: int, columns: int, drops: int) -> None:
+    sizes = look(rows, columns, drops)
+    assert columns * (sizes.across * (sizes.slot_mm + 0.3) + sizes.gap_mm) <= PAGE_MM[0] + columns * 0.1
+    assert sizes.image_mm == 1.0 or rows * (sizes.well_mm + sizes.gap_mm) <= PAGE_MM[1] + rows * 0.1
+
+
+@given(st.text(max_size=200))
+def test_a_file_name_is_safe_whatever_the_plate_is_called(name: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*-3\.html", file_name(plate([], name)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("RGB", "jpg"), ("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png"), ("I;16", "png"), ("P", "gif"), ("1", "tif")],
+)
+def test_every_kind_of_picture_becomes_a_thumbnail(tmp_path: Path, mode: str, suffix: str) -> None:
+    Image.new(mode, (640, 480)).save(tmp_path / f"A01.{suffix}")
+    small = images.thumbnail((tmp_path / f"A01.{suffix}").read_bytes(), 120)
+    header = images.inspect(small)
+    assert (header.format, header.mode, header.width, header.height) == ("JPEG", "RGB", 120, 90)
+
+
+def test_a_truncated_picture_is_no_thumbnail(tmp_path: Path) -> None:
+    picture(tmp_path / "A01.jpg")
+    with pytest.raises(ImageError):
+        images.thumbnail((tmp_path / "A01.jpg").read_bytes()[:600], 120)
