@@ -10,6 +10,7 @@ small pictures with the probabilities they must get. The SHA-256 of ``bundle.tom
 """
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -172,16 +173,24 @@ def load(path: Path, batch_size: int = 8) -> "Predictor":
 
     Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
     """
-    record = verify(path)
+    record, weights = load_weights(path)
     try:
-        with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
-            weights = {name: archive[name] for name in archive.files}
         golden = _read_golden(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} cannot be loaded: {error}") from error
     predictor = Predictor(record, weights, batch_size)
     self_test(predictor, golden)
     return predictor
+
+
+def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32]]]:
+    """The record and the weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
+    record = verify(path)
+    try:
+        with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
+            return record, {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} cannot be loaded: {error}") from error
 
 
 class Predictor:
@@ -275,17 +284,13 @@ def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterat
 
 
 def new_record(**values: Any) -> BundleRecord:
-    """A record made now, with this process's library versions."""
+    """A record made now, with this process's library versions, those of Keras' backend included."""
     import keras
-    import PIL
-    import tensorflow as tf
 
-    libraries = {
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "tensorflow": tf.__version__,
-    }
+    backend = keras.backend.backend()
+    # TensorFlow always, since it decodes pictures for every backend.
+    modules = {"keras": "keras", "numpy": "numpy", "pillow": "PIL", "tensorflow": "tensorflow", backend: backend}
+    libraries = {name: importlib.import_module(module).__version__ for name, module in sorted(modules.items())}
     return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
 
 

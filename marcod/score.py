@@ -36,8 +36,11 @@ MAX_FILE_BYTES: Final = 512 * 2**20
 UNUSABLE_PAUSE: Final = timedelta(minutes=1)
 """A model version that cannot be loaded is asked for again after this long."""
 
-LOADED_MODELS: Final = 2
-"""Models kept ready: the champion, and the one that a rescore asks for."""
+LOADED_MODELS: Final = 3
+"""Models kept ready: the champion, the challenger, and the one that a rescore asks for.
+
+One fewer, and jobs of all three that take turns would load a model with every batch.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,20 @@
 """`marcod hits`: the crystals over all plates."""
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import click
 
 from marcod import daemon
 from marcod.cli import output
+from marcod.cli import since as since_option
 from marcod.settings import Settings
 from marcod.store import reports
 
-_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def _since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)([mhdw])", text)
-    try:
-        if match:
-            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter("give an age such as 90m, 24h, 7d, 2w, or a date such as 2026-05-01") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
 
 @click.command()
-@click.option("--since", callback=_since, metavar="AGE|DATE", help="Only hits found since, such as 24h or 2026-05-01")
+@click.option(
+    "--since", callback=since_option.parse, metavar="AGE|DATE", help="Only hits found since, such as 24h or 2026-05-01"
+)
 @click.option("--limit", default=25, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @output.as_json
 @click.pass_obj

@@ -8,7 +8,7 @@ from marcod import daemon, plates, registry
 from marcod.cli import output
 from marcod.errors import MarcodError
 from marcod.settings import Settings
-from marcod.store import reports, versions
+from marcod.store import reports
 from marcod.store.engine import Database
 
 
@@ -68,7 +68,7 @@ def _row(r: reports.Summary) -> tuple[object, ...]:
     )
 
 
-def _choosing(command: output.Command) -> output.Command:
+def choosing(command: output.Command) -> output.Command:
     """The options by which one inspection of one plate is chosen."""
     for option in (
         click.option("--model", "model_text", metavar="NAME:VERSION", help="As this model version saw it"),
@@ -80,18 +80,18 @@ def _choosing(command: output.Command) -> output.Command:
     return command
 
 
-def _load(
+def load(
     db: Database, plate_text: str, source: str | None, inspection: str | None, model_text: str | None
 ) -> plates.PlateMap:
+    """The plate map that :func:`choosing` asks for. Raises NotFoundError or ConfigError."""
     version = None
     if model_text is not None:
-        name, number = registry.parse(model_text)
-        version = db.read(lambda connection: versions.find(connection, name, number))
+        version = registry.Registry(db).find(model_text)
     return plates.load(db, plate_text, source=source, inspection=inspection, model=version)
 
 
 @plate.command()
-@_choosing
+@choosing
 @output.as_json
 @click.pass_obj
 def show(
@@ -104,7 +104,7 @@ def show(
 ) -> None:
     """Show a plate as a coloured map with its summary."""
     with daemon.opened(settings) as ready:
-        shown = _load(ready.db, plate_text, source, inspection, model_text)
+        shown = load(ready.db, plate_text, source, inspection, model_text)
     if json_output:
         output.print_json({"summary": shown.summary, "drops": list(shown.records())})
         return
@@ -115,7 +115,7 @@ def show(
 
 
 @plate.command()
-@_choosing
+@choosing
 @click.option("--format", "format_", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
 @click.option("--output", "-o", "target", type=click.Path(path_type=Path, dir_okay=False), help="File [default: print]")
 @click.pass_obj
@@ -130,7 +130,7 @@ def export(
 ) -> None:
     """Write one row a drop, as CSV or JSON."""
     with daemon.opened(settings) as ready:
-        shown = _load(ready.db, plate_text, source, inspection, model_text)
+        shown = load(ready.db, plate_text, source, inspection, model_text)
     text = shown.csv() if format_ == "csv" else output.json_text(list(shown.records())) + "\n"
     if target is None:
         click.echo(text, nl=False)

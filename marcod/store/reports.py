@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import path_text
+from marcod.domain import path_text, text_path
 from marcod.errors import NotFoundError
 from marcod.store.schema import (
     UtcDateTime,
@@ -88,6 +88,25 @@ class Hit:
     model_synthetic: bool
     found_at: datetime
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a picture lies: ``path`` is relative to ``root``; and the SHA-256 of what was scored, hexadecimal."""
+
+    root: str
+    path: str
+    content_hash: str | None
+
+
+def located(connection: Connection, image_id: int) -> Located:
+    """Where to find the file of an image, as paths of the file system."""
+    root, path, content_hash = connection.execute(
+        sa.select(source.c.root, image.c.path, image.c.content_hash)
+        .join(source, source.c.id == image.c.source_id)
+        .where(image.c.id == image_id)
+    ).one()
+    return Located(text_path(root), text_path(path), content_hash)
 
 
 def find_plates(connection: Connection, text: str, source_name: str | None = None) -> list[Plate]:

@@ -1,0 +1,262 @@
+"""What people say of drops: every word is kept, and who said what last decides.
+
+Hides that the table only grows. Promises that repeating an import changes nothing, that a person can take back what
+they said, and one verdict a subject: the majority of the persons' latest words, the latest word on a tie.
+
+A subject is a drop at an inspection, or one image of it. What is said of an image wins, for that image, over what is
+said of its drop.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import DropClass, Modality, text_path
+from marcod.store.engine import insert
+from marcod.store.schema import drop, image, inspection, label, plate, score, source
+from marcod.store.versions import get
+
+CHUNK: Final = 1000
+FOUR: Final = "marco"
+"""The vocabulary of the four classes themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one person says of a drop at an inspection, or of its image ``image_id``; None takes back what they said.
+
+    The drop, the inspection and the image must be of one another. ``original`` is the word as written, in its
+    ``vocabulary``; ``origin`` is the way it came, such as ``cli`` or ``csv NAME``. ``labelled_at`` is aware.
+    """
+
+    drop_id: int
+    inspection_id: int
+    label: DropClass | None
+    person: str
+    labelled_at: datetime
+    origin: str
+    original: str = ""
+    vocabulary: str = FOUR
+    image_id: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for the same word of the same person at the same time, however it comes."""
+        parts = (
+            self.drop_id,
+            self.inspection_id,
+            self.image_id,
+            self.label,
+            self.original,
+            self.vocabulary,
+            self.person,
+            self.labelled_at.astimezone(UTC).isoformat(),
+        )
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What counts of a subject now: the majority, who said it last and when, and each class's persons."""
+
+    drop_id: int
+    inspection_id: int
+    image_id: int | None
+    label: DropClass
+    votes: dict[DropClass, int]
+    person: str
+    labelled_at: datetime
+
+    @property
+    def disputed(self) -> bool:
+        """Whether persons disagree."""
+        return len(self.votes) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """A picture with what people say of it, and with a model's current score if that was asked for and is there.
+
+    ``path``, ``root`` and ``plate_key`` are as on disk. ``own`` tells that the label was given to the image itself.
+    ``probabilities`` are in the order of ``domain.CLASSES``, ``vector`` is a model's own classes by name.
+    """
+
+    image_id: int
+    source: str
+    layout: str
+    root: str
+    path: str
+    plate_key: str
+    inspection_id: int
+    inspection_ordinal: int | None
+    drop_id: int
+    well: str
+    drop_number: int
+    content_hash: str | None
+    label: DropClass
+    votes: dict[DropClass, int]
+    own: bool
+    probabilities: tuple[float, float, float, float] | None
+    vector: dict[str, float] | None
+
+
+def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
+    """Keep what was said. Returns how much of it is new."""
+    rows = [
+        {
+            "drop_id": given.drop_id,
+            "inspection_id": given.inspection_id,
+            "image_id": given.image_id,
+            "label": given.label and str(given.label),
+            "original": given.original or str(given.label or ""),
+            "vocabulary": given.vocabulary,
+            "person": given.person,
+            "origin": given.origin,
+            "labelled_at": given.labelled_at,
+            "recorded_at": now,
+            "key": given.key,
+        }
+        for given in {g.key: g for g in givens}.values()
+    ]
+    statement = insert(connection, label).on_conflict_do_nothing(index_elements=["key"]).returning(label.c.id)
+    chunks = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
+    return sum(len(connection.execute(statement, chunk).all()) for chunk in chunks)
+
+
+def withdraw(
+    connection: Connection,
+    drop_id: int,
+    inspection_id: int,
+    *,
+    person: str,
+    origin: str,
+    now: datetime,
+    image_id: int | None = None,
+) -> int:
+    """Take back what a person said of a subject so far. Returns the new rows, 1 or 0."""
+    nothing = Given(drop_id, inspection_id, None, person, now, origin, image_id=image_id)
+    return add(connection, [nothing], now)
+
+
+def current(
+    connection: Connection, *, drop_ids: Sequence[int] | None = None, sources: Sequence[str] | None = None
+) -> list[Verdict]:
+    """The verdict on every subject of which somebody still says something, by drop, inspection and image."""
+    subjects: dict[tuple[int, int, int | None], list[Any]] = {}
+    for row in connection.execute(_latest(drop_ids, sources)):
+        subjects.setdefault((row.drop_id, row.inspection_id, row.image_id), []).append(row)
+    verdicts = [_verdict(subject, rows) for subject, rows in subjects.items()]
+    return sorted(verdicts, key=lambda v: (v.drop_id, v.inspection_id, v.image_id or 0))
+
+
+def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> Verdict:
+    """Of one subject, from its persons' latest words, the oldest first."""
+    votes = Counter(DropClass(row.label) for row in rows)
+    last = {DropClass(row.label): (place, row) for place, row in enumerate(rows)}
+    winner = max(votes, key=lambda word: (votes[word], last[word][0]))
+    said = last[winner][1]
+    return Verdict(*subject, winner, dict(votes), said.person, said.labelled_at)
+
+
+def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa.Select[Any]:
+    """Each person's latest word on each subject, unless it took the former back; the oldest first."""
+    newest = sa.func.row_number().over(
+        partition_by=(label.c.drop_id, label.c.inspection_id, sa.func.coalesce(label.c.image_id, 0), label.c.person),
+        order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
+    )
+    words = sa.select(label, newest.label("age"))
+    if drop_ids is not None:
+        words = words.where(label.c.drop_id.in_(list(drop_ids)))
+    if sources is not None:
+        words = words.where(label.c.drop_id.in_(_drops_of(sources)))
+    word = words.subquery()
+    return sa.select(word).where(word.c.age == 1, word.c.label.is_not(None)).order_by(word.c.labelled_at, word.c.id)
+
+
+def _drops_of(sources: Sequence[str]) -> sa.Select[Any]:
+    return (
+        sa.select(drop.c.id)
+        .join(plate, plate.c.id == drop.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+        .where(source.c.name.in_(list(sources)))
+    )
+
+
+def labelled_images(
+    connection: Connection,
+    version_id: int | None,
+    sources: Sequence[str] | None = None,
+    *,
+    modality: Modality = Modality.VISIBLE,
+) -> list[LabelledImage]:
+    """Every picture that carries a label, a drop's inspections in their order.
+
+    With a version the pictures in its light, and its score where it is of the present content; else those in
+    ``modality``, without scores. A drop's label is carried by all such pictures of it at that inspection.
+    """
+    verdicts = {(v.drop_id, v.inspection_id, v.image_id): v for v in current(connection, sources=sources)}
+    light = modality if version_id is None else get(connection, version_id).modality
+    found = []
+    for row in connection.execute(_pictures(version_id, str(light), sources)):
+        own = verdicts.get((row.drop_id, row.inspection_id, row.id))
+        said = own or verdicts.get((row.drop_id, row.inspection_id, None))
+        if said is not None:
+            found.append(_labelled(row, said))
+    return found
+
+
+def _labelled(row: Any, said: Verdict) -> LabelledImage:
+    scored = row.p_crystals is not None
+    return LabelledImage(
+        image_id=row.id,
+        source=row.name,
+        layout=row.layout,
+        root=text_path(row.root),
+        path=text_path(row.path),
+        plate_key=text_path(row.plate_key),
+        inspection_id=row.inspection_id,
+        inspection_ordinal=row.ordinal,
+        drop_id=row.drop_id,
+        well=row.well,
+        drop_number=row.drop_number,
+        content_hash=row.content_hash,
+        label=said.label,
+        votes=said.votes,
+        own=said.image_id is not None,
+        probabilities=(row.p_clear, row.p_crystals, row.p_other, row.p_precipitate) if scored else None,
+        vector=row.vector,
+    )
+
+
+def _pictures(version_id: int | None, modality: str, sources: Sequence[str] | None) -> sa.Select[Any]:
+    """The pictures in one light of every subject of which anything was ever said."""
+    said = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
+    of_version = sa.and_(
+        score.c.image_id == image.c.id,
+        score.c.model_version_id == version_id,
+        score.c.content_hash == image.c.content_hash,
+    )
+    statement = (
+        sa.select(
+            image.c.id, image.c.path, image.c.drop_id, image.c.inspection_id, image.c.content_hash,
+            source.c.name, source.c.root, source.c.layout, plate.c.key.label("plate_key"), inspection.c.ordinal,
+            drop.c.well, drop.c.drop_number,
+            score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate, score.c.vector,
+        )
+        .join(said, sa.and_(said.c.drop_id == image.c.drop_id, said.c.inspection_id == image.c.inspection_id))
+        .join(source, source.c.id == image.c.source_id)
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        .join(plate, plate.c.id == inspection.c.plate_id)
+        .join(drop, drop.c.id == image.c.drop_id)
+        .outerjoin(score, of_version)
+        .where(image.c.modality == modality)
+        .order_by(image.c.drop_id, inspection.c.ordinal.nulls_last(), image.c.inspection_id, image.c.id)
+    )  # fmt: skip
+    return statement if sources is None else statement.where(source.c.name.in_(list(sources)))
