@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from marcod import bundle, network, preprocess
+from marcod import metrics, network, preprocess
 from marcod.bundle import BundleRecord
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
@@ -100,7 +100,7 @@ class Attribution:
         return Heat(_normalized(strength), self._folded(logits))
 
     def _folded(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        own = bundle.softmax(logits / self.record.temperature)[0]
+        own = metrics.softmax(logits / self.record.temperature)[0]
         return np.array([own[self._members(c)].sum() for c in CLASSES], np.float32)
 
     def _members(self, target: DropClass) -> NDArray[np.bool_]:

@@ -29,6 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from marcod.domain import CLASSES, DropClass, Modality
 from marcod.errors import BundleError, ImageError
+from marcod.metrics import softmax
 
 FORMAT: Final = 1
 RECORD_FILE: Final = "bundle.toml"
@@ -215,7 +216,7 @@ class Predictor:
         self._pixels = (architecture.input_size, architecture.input_size, 3)
         self._decode, self._shape = preprocess.decode, preprocess.prepare
         self._logits = network.compiled(architecture, weights)
-        self._fold = np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
+        self._fold = folding(record)
 
     @property
     def threshold(self) -> float:
@@ -250,11 +251,9 @@ class Predictor:
         return folded
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Probabilities float32 [n, classes], summed in double precision."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    shares: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
+def folding(record: BundleRecord) -> NDArray[np.float32]:
+    """What each of the model's own classes counts as: float32 [own classes, 4], the columns as domain.CLASSES."""
+    return np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
 
 
 def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:

@@ -257,7 +257,7 @@ def finish(
     score = network.compiled(MARCO_SMALL, weights)
     logits = {"validation": _logits(score, validation), "test": _logits(score, test)}
     temperature = metrics.fit_temperature(logits["validation"], validation.labels)
-    crystals = bundle.softmax(logits["validation"] / temperature)[:, _CRYSTALS]
+    crystals = metrics.softmax(logits["validation"] / temperature)[:, _CRYSTALS]
     threshold = metrics.recall_threshold(crystals[validation.labels == _CRYSTALS], TARGET_RECALL)
     record = _record(version, temperature, threshold, recipe, len(validation.labels))
     measured = {

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from marcod import bundle, images, network, synthetic
+from marcod import bundle, images, metrics, network, synthetic
 from marcod.bundle import BundleRecord, Golden, Predictor, Threshold
 from marcod.convert import keras_file, saved_model, sources
 from marcod.convert.checkpoint import Checkpoint
@@ -314,7 +314,7 @@ def _plain_scores(model: _Model, prepared: Sequence[NDArray[np.float32]], done: 
     plain = network.build(model.architecture)
     network.set_variables(plain, model.weights)
     plain.compile(jit_compile=keras.backend.backend() != "tensorflow")
-    return _batched(lambda batch: bundle.softmax(plain.predict_on_batch(batch)), prepared, done)
+    return _batched(lambda batch: metrics.softmax(plain.predict_on_batch(batch)), prepared, done)
 
 
 def _compared(

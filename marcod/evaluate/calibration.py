@@ -20,7 +20,7 @@ from marcod.bundle import BundleRecord, Golden, Predictor, Threshold
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import MarcodError
 from marcod.evaluate.labelled import Labelled
-from marcod.evaluate.predictions import Predictions, folding
+from marcod.evaluate.predictions import Predictions
 from marcod.evaluate.results import calibration
 
 DECIMALS: Final = 6
@@ -103,7 +103,7 @@ def fit(
     """
     misses = require_crystals(predictions.pictures, recall, confidence)
     counted, crystals = predictions.counted(record), _one_a_drop(predictions, record)
-    temperature = metrics.fit_temperature(counted.logits, counted.labels, folding(record))
+    temperature = metrics.fit_temperature(counted.logits, counted.labels, bundle.folding(record))
     threshold = metrics.threshold_missing(_crystal_scores(crystals, record, temperature), misses, DECIMALS)
     before, after = (
         _state(counted, crystals, record, *values)

@@ -13,14 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import metrics
+from marcod import bundle, images, metrics
 from marcod.bundle import BundleRecord, Predictor
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ImageError, MarcodError
 from marcod.evaluate.labelled import Labelled
-
-MAX_FILE_BYTES: Final = 512 * 2**20
-"""Larger files are not drop images."""
 
 _LEAST: Final = 1e-38
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
@@ -37,7 +34,7 @@ class Predictions:
     def folded(self, record: BundleRecord, temperature: float | None = None) -> NDArray[np.float32]:
         """Probabilities float32 [n, 4] in the order of domain.CLASSES; at the record's temperature unless told."""
         own = metrics.softmax(self.logits / (record.temperature if temperature is None else temperature))
-        probabilities: NDArray[np.float32] = own @ folding(record)
+        probabilities: NDArray[np.float32] = own @ bundle.folding(record)
         return probabilities
 
     @property
@@ -58,11 +55,6 @@ class Predictions:
     def only(self, indices: Sequence[int]) -> "Predictions":
         """Some of the pictures, in that order."""
         return Predictions(tuple(self.pictures[i] for i in indices), self.logits[list(indices)], self.unreadable)
-
-
-def folding(record: BundleRecord) -> NDArray[np.float32]:
-    """What each of the model's own classes counts as, float32 [own classes, 4]."""
-    return np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
 
 
 def predict(
@@ -123,9 +115,7 @@ def _prepared(
 
 def _prepare(predictor: Predictor, file: Path) -> _Outcome:
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            return f"larger than {MAX_FILE_BYTES // 2**20} MiB"
-        return predictor.prepare(file.read_bytes()) if file.is_file() else "not a regular file"
+        return predictor.prepare(images.read(file))
     except ImageError as error:
         return str(error)
     except OSError as error:
