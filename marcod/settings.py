@@ -37,15 +37,23 @@ from marcod.domain import Modality
 from marcod.errors import ConfigError
 
 PREFIX: Final = "MARCOD_"
-OUTSIDE: Final = frozenset({"MARCOD_CONFIG", "MARCOD_TEST_POSTGRES_URL", "MARCOD_REAL_PLATES"})
-"""Variables with the prefix that are not settings: which file to read, and what the tests use."""
+OUTSIDE: Final = frozenset(
+    {
+        "MARCOD_CONFIG",
+        "MARCOD_TEST_POSTGRES_URL",
+        "MARCOD_REAL_PLATES",
+        "MARCOD_MARCO_GRAPH",
+        "MARCOD_MARCO_SAVED_MODEL",
+    }
+)
+"""Variables with the prefix that are not settings: which file to read, and what tests and benchmarks use."""
 
 Role = Literal["watch", "score", "schedule"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
 
 
 def state_dir() -> Path:
-    """Where the embedded database lives by default: systemd's StateDirectory, else the user's own."""
+    """Where the embedded database and models live by default: systemd's StateDirectory, else the user's own."""
     if systemd := os.environ.get("STATE_DIRECTORY"):
         return Path(systemd.split(":")[0])
     base = os.environ.get("XDG_STATE_HOME")
@@ -103,8 +111,9 @@ class StoreSettings(Section):
 
 
 class ModelSettings(Section):
-    folder: FolderPath | None = Field(
-        default=None, description="Folder of further model bundles, beside the shipped ones"
+    folder: FolderPath = Field(
+        default_factory=lambda: state_dir() / "models",
+        description="Folder of the lab's own model bundles, beside the shipped ones",
     )
 
 

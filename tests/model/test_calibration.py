@@ -198,12 +198,7 @@ def test_the_command_makes_the_next_version_and_promotion_uses_its_threshold(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_command_never_calibrates_on_test_plates_and_needs_a_folder(
-    call: Callable[..., Result], db_url: str
-) -> None:
+def test_the_command_never_calibrates_on_test_plates(call: Callable[..., Result]) -> None:
     test_side = call("calibrate", "tiny:3", "--from-database", "--split", "test", "--recall", "0.9")
     assert (test_side.exit_code, "'test' is not one of" in test_side.stderr) == (2, True)
     assert call("calibrate", "tiny:3", "--from-database", "--recall", "1").exit_code == 2
-    words = ["--database", db_url, "model", "calibrate", "champion", "--from-database", "--recall", "0.9"]
-    nowhere = CliRunner().invoke(cli, words, env={"MARCOD_MODELS__FOLDER": None})
-    assert (nowhere.exit_code, "set models.folder" in nowhere.stderr) == (2, True)

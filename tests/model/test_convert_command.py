@@ -72,10 +72,3 @@ def test_a_file_that_is_no_model_fails(config: Path) -> None:
     result = call(config, "import", str(config))
     assert result.exit_code == 1
     assert "is neither a zip nor a .keras file" in result.stderr
-
-
-def test_without_a_folder_for_models_it_says_what_to_set(config: Path) -> None:
-    config.write_text(config.read_text().splitlines()[0] + "\n")
-    result = call(config, "import", "x")
-    assert result.exit_code == 2
-    assert "set models.folder in the configuration file" in result.stderr

@@ -19,14 +19,14 @@ from sklearn import metrics as reference
 from tiny import jpeg
 
 from marcod import metrics
-from marcod.bundle import Predictor
+from marcod.bundle import Predictor, folding
 from marcod.cli import cli
 from marcod.cli.output import json_text
 from marcod.domain import CLASSES, DropClass, Split, split_of
 from marcod.errors import ConfigError, MarcodError, NotFoundError
 from marcod.evaluate import page, results, tables
 from marcod.evaluate.labelled import from_csv, from_database
-from marcod.evaluate.predictions import Predictions, folding, predict
+from marcod.evaluate.predictions import Predictions, predict
 from marcod.registry import Registry
 from marcod.store import labels, versions
 from marcod.store.engine import Database

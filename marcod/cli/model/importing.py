@@ -49,7 +49,7 @@ def import_(
     PATH_OR_URL is a SavedModel's folder or zip, a TensorFlow checkpoint, a .keras file of this program's network, or a
     bundle. Nothing is written unless every compared picture scores as in the original. It serves once promoted.
     """
-    folder = _models_folder(settings)
+    folder = settings.models.folder
     folding = folding_of(classes)
     with daemon.opened(settings) as ready:
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]
@@ -82,12 +82,6 @@ def folding_of(texts: Sequence[str]) -> dict[str, DropClass]:
             raise ConfigError(f"{text!r} does not fold a class; write NAME=FOLDED with one of {', '.join(CLASSES)}")
         folding[name] = four[folded.lower()]
     return folding
-
-
-def _models_folder(settings: Settings) -> Path:
-    if settings.models.folder is None:
-        raise ConfigError("there is no folder for models yet; set models.folder in the configuration file")
-    return settings.models.folder
 
 
 def _print(done: "Imported", json_output: bool) -> None:

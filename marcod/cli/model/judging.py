@@ -138,8 +138,6 @@ def calibrate(
 
     Its temperature and crystal threshold are fitted on labelled images; the weights stay. It is not promoted.
     """
-    if settings.models.folder is None:
-        raise ConfigError("there is no folder for models yet; set models.folder in the configuration file")
 
     def check(given: LabelledSet) -> None:
         calibration.require_crystals(given.pictures, recall, confidence)
