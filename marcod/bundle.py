@@ -195,7 +195,7 @@ def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32
 
 
 class Predictor:
-    """Scores pictures with one model, always in batches of one fixed shape.
+    """Scores pictures with one model, in batches of few shapes.
 
     :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
     """
@@ -215,7 +215,7 @@ class Predictor:
         self.batch_size = batch_size
         self._pixels = (architecture.input_size, architecture.input_size, 3)
         self._decode, self._shape = preprocess.decode, preprocess.prepare
-        self._logits = network.compiled(architecture, weights)
+        self._logits = network.compiled(architecture, weights, batch_size)
         self._fold = folding(record)
 
     @property
@@ -231,7 +231,7 @@ class Predictor:
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities float32 [n, classes] of prepared pictures [n, size, size, 3], n up to ``batch_size``.
 
-        A short batch is filled up with zeros, so the network is compiled once. Raises ValueError on other shapes.
+        The network is compiled for few shapes, whatever n is. Raises ValueError on other shapes.
         """
         return softmax(self.logits(batch) / self.record.temperature)
 
@@ -239,11 +239,7 @@ class Predictor:
         """What :meth:`predict` makes probabilities of, before the temperature: float32 [n, classes]."""
         if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
             raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
-        full = batch
-        if len(batch) < self.batch_size:
-            full = np.zeros((self.batch_size, *self._pixels), np.float32)
-            full[: len(batch)] = batch
-        return self._logits(full)[: len(batch)]
+        return self._logits(batch)
 
     def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities of the model's own classes [n, classes] as the four of domain.CLASSES, float32 [n, 4]."""

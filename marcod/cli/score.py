@@ -9,7 +9,7 @@ import click
 
 from marcod import daemon
 from marcod.cli import output
-from marcod.settings import Settings
+from marcod.settings import Settings, one_thread_an_operation
 from marcod.store import queue
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def score(settings: Settings, json_output: bool) -> None:
 
 def drain(settings: Settings, ready: daemon.Ready, stop: Event, done: Callable[[int], None]) -> "Tally":
     """Score what waits until nothing does or ``stop`` is set; ``done`` is called with how many images so far."""
+    one_thread_an_operation()
     from marcod.score import Scorer, Tally
 
     total = Tally()

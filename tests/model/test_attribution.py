@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny import TINY, random_weights
 
-from marcod import attribution, network, preprocess
+from marcod import attribution, backend, network, preprocess
 from marcod.attribution import Attribution, Heat, Recipe
 from marcod.bundle import BundleRecord, Predictor, softmax
 from marcod.domain import CLASSES, DropClass
@@ -33,7 +33,7 @@ def looking(record: BundleRecord, tiny_weights: Weights) -> Attribution:
 
 
 @pytest.fixture(scope="module")
-def gradient(tiny_weights: Weights, tiny_predictor: Predictor) -> network.Saliency:
+def gradient(tiny_weights: Weights, tiny_predictor: Predictor) -> backend.Saliency:
     return network.saliency(TINY, tiny_weights, tiny_predictor.record.temperature)
 
 
@@ -52,7 +52,7 @@ def one(index: int) -> np.ndarray:
 
 @pytest.mark.parametrize("members", [[False, True, False, False], [True, True, False, True]])
 def test_gradients_are_those_of_finite_differences(
-    gradient: network.Saliency, tiny_predictor: Predictor, pictures: np.ndarray, members: list[bool]
+    gradient: backend.Saliency, tiny_predictor: Predictor, pictures: np.ndarray, members: list[bool]
 ) -> None:
     chosen, temperature, step = np.array(members), tiny_predictor.record.temperature, 1e-3
 
@@ -68,7 +68,7 @@ def test_gradients_are_those_of_finite_differences(
 
 
 def test_own_classes_share_the_gradient_by_their_probability(
-    gradient: network.Saliency, pictures: np.ndarray, tiny_predictor: Predictor
+    gradient: backend.Saliency, pictures: np.ndarray, tiny_predictor: Predictor
 ) -> None:
     logits, both = gradient(pictures, one(0) | one(1))
     shares = softmax(logits[:, :2] / tiny_predictor.record.temperature)[:, :, None, None, None]
