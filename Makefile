@@ -5,13 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench docs format clean
+.PHONY: demo test test-jax lint bench docs format clean
 
 demo: $(VENV)/run.stamp  ## run the main job on rendered plates, under three minutes
 	$(BIN)/marcod demo
 
 test: $(VENV)/test.stamp  ## run the whole test suite on SQLite and PostgreSQL
 	$(BIN)/pytest
+
+test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, which is installed beside the rest
+	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache $(BIN)/pytest \
+		tests/model tests/score tests/acceptance/test_plates.py tests/acceptance/test_heatmap.py \
+		-k "not miniature and not processes_draw"
 
 lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -41,6 +46,10 @@ $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/jax.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test,jax]'
 	touch $@
 
 $(VENV)/lint.stamp: pyproject.toml | $(BIN)/python

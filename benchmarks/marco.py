@@ -4,10 +4,14 @@ Needs the published model: ``MARCOD_MARCO_SAVED_MODEL`` names its folder. ``MARC
 JPEGs to be scored; without it rendered drops are.
 """
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from threading import Event
 from typing import Any, Final
@@ -19,13 +23,13 @@ from numpy.typing import NDArray
 from benchmarks import plates
 from benchmarks.bench import Bench, Kind, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
-from marcod import convert, layouts, watch
+from marcod import bundle, convert, layouts, settings, telemetry, watch
 from marcod.bundle import Predictor
 from marcod.domain import CLASSES
 from marcod.registry import Registry
 from marcod.score import Scorer
 from marcod.settings import ScoreSettings
-from marcod.store import catalog
+from marcod.store import catalog, versions
 from marcod.store.engine import Database
 from marcod.watch.tree import Root
 
@@ -56,12 +60,13 @@ def run(bench: Bench) -> Iterator[Table]:
         paths, title = _pictures(bench, place / "plates")
         bench.say(f"importing {folder}")
         imported = convert.import_model(folder, place / "models", name="marco")
-        ways = _ways(bench, Path(folder), place, imported.path, paths)
-        passes: dict[str, list[Pass]] = {name: [] for name in ways}
-        for number in range(bench.size(3, 1)):
-            for name, way in ways.items():
-                bench.say(f"pass {number + 1}: {name}")
-                passes[name].append(way())
+        with ExitStack() as stack:
+            ways = _ways(bench, stack, Path(folder), place, imported.path, paths)
+            passes: dict[str, list[Pass]] = {name: [] for name in ways}
+            for number in range(bench.size(3, 1)):
+                for name, way in ways.items():
+                    bench.say(f"pass {number + 1}: {name}")
+                    passes[name].append(way())
     yield _table(passes, len(paths), title)
 
 
@@ -84,19 +89,26 @@ def _pictures(bench: Bench, folder: Path) -> tuple[list[Path], str]:
 
 
 def _ways(
-    bench: Bench, saved_model: Path, place: Path, bundle_path: Path, paths: list[Path]
+    bench: Bench, stack: ExitStack, saved_model: Path, place: Path, bundle_path: Path, paths: list[Path]
 ) -> dict[str, Callable[[], Pass]]:
-    session, feed, fetch = _session(saved_model)
-    predictors: dict[str, Predictor] = {}
+    """Both in a process of its own, because each sets TensorFlow's threads as it does in real use."""
+    spawn = multiprocessing.get_context("spawn")
+    tools = stack.enter_context(ProcessPoolExecutor(1, spawn, settings.quiet_tensorflow))
+    scorer = stack.enter_context(ProcessPoolExecutor(1, spawn, settings.one_thread_an_operation))
     ways: dict[str, Callable[[], Pass]] = {}
     for size in BATCHES:
-        ways[f"SavedModel, {size} a call"] = lambda size=size: _baseline(session, feed, fetch, paths, size)
+        ways[f"SavedModel, {size} a call"] = partial(_baseline, tools, saved_model, paths, size)
     kinds: tuple[Kind, ...] = ("SQLite", "PostgreSQL")
     for kind in kinds:
-        ways[f"marcod score, {kind}"] = lambda kind=kind: _marcod(bench, kind, place, bundle_path, predictors)
+        ways[f"marcod score, {kind}"] = partial(_marcod, bench, scorer, kind, place, bundle_path)
     return ways
 
 
+def _baseline(tools: ProcessPoolExecutor, saved_model: Path, paths: list[Path], size: int) -> Pass:
+    return tools.submit(_call_saved_model, saved_model, paths, size).result()
+
+
+@cache
 def _session(folder: Path) -> tuple[Any, str, list[str]]:
     import tensorflow as tf
 
@@ -108,7 +120,10 @@ def _session(folder: Path) -> tuple[Any, str, list[str]]:
     return session, signature.inputs["image_bytes"].name, outputs
 
 
-def _baseline(session: Any, feed: str, fetch: list[str], paths: list[Path], size: int) -> Pass:
+def _call_saved_model(folder: Path, paths: list[Path], size: int) -> Pass:
+    session, feed, fetch = _session(folder)
+    session.run(fetch, {feed: [path.read_bytes() for path in paths[:size]]})
+
     def score() -> Scores:
         found: Scores = {}
         for start in range(0, len(paths), size):
@@ -119,31 +134,44 @@ def _baseline(session: Any, feed: str, fetch: list[str], paths: list[Path], size
                 found[str(path)] = np.array([by_name[c] for c in CLASSES], np.float32)
         return found
 
-    score_first = session.run(fetch, {feed: [path.read_bytes() for path in paths[:size]]})
-    assert len(score_first) == len(fetch)
     return _measured(score)
 
 
-def _marcod(bench: Bench, kind: Kind, place: Path, bundle_path: Path, predictors: dict[str, Predictor]) -> Pass:
+def _marcod(bench: Bench, scorer: ProcessPoolExecutor, kind: Kind, place: Path, bundle_path: Path) -> Pass:
     """What `marcod score` does, from claimed jobs and files to score rows, with the model loaded before."""
     with bench.database(kind) as db:
         registry = Registry(db, place / "models")
         version = registry.register(bundle_path.parent.name, bundle_path.name, utc_now())
-        registry.promote(version, actor="bench", now=utc_now())
+        db.write(lambda c: versions.promote(c, version, actor="bench", now=utc_now()))
         _take_in(db, place / "plates")
-        if "marco" not in predictors:
-            predictors["marco"] = registry.load(version, SETTINGS.batch_size)
-            size = int(predictors["marco"].record.preprocessing["size"])
-            predictors["marco"].predict(np.zeros((SETTINGS.batch_size, size, size, 3), np.float32))
-        roots = {"bench": place / "plates"}
-        scorer = Scorer(db, lambda _: predictors["marco"], SETTINGS, worker="bench", roots=roots)
+        done = scorer.submit(
+            _drain, db.url.render_as_string(hide_password=False), bundle_path, place / "plates"
+        ).result()
+        return Pass(done.wall_s, done.cpu_s, _stored(db, place / "plates"))
+
+
+@cache
+def _predictor(path: Path) -> Predictor:
+    predictor = bundle.load(path, SETTINGS.batch_size)
+    size = int(predictor.record.preprocessing["size"])
+    predictor.predict(np.zeros((SETTINGS.batch_size, size, size, 3), np.float32))
+    return predictor
+
+
+def _drain(url: str, bundle_path: Path, folder: Path) -> Pass:
+    predictor = _predictor(bundle_path)
+    telemetry.configure("error", "console")
+    db = Database(url)
+    try:
+        scorer = Scorer(db, lambda _: predictor, SETTINGS, worker="bench", roots={"bench": folder})
 
         def score() -> Scores:
             scorer.drain(Event())
             return {}
 
-        done = _measured(score)
-        return Pass(done.wall_s, done.cpu_s, _stored(db, place / "plates"))
+        return _measured(score)
+    finally:
+        db.close()
 
 
 def _take_in(db: Database, folder: Path) -> None:

@@ -13,6 +13,9 @@ from marcod.cli import cli
 
 PAGE = Path(__file__).with_name("reference.md")
 
+IN_STATE_FOLDER = {"store.url": "a file in the state folder", "models.folder": "`models` in the state folder"}
+"""Defaults that differ from host to host."""
+
 
 def page() -> str:
     """The whole page."""
@@ -33,8 +36,7 @@ def _settings() -> Iterator[str]:
     yield "| key | default | meaning |"
     yield "|---|---|---|"
     for key, meaning, default in settings.described():
-        shown = "a file in the state folder" if key == "store.url" else "" if default in (None, [], {}) else default
-        yield f"| `{key}` | {shown} | {meaning} |"
+        yield f"| `{key}` | {IN_STATE_FOLDER.get(key, '' if default in (None, [], {}) else default)} | {meaning} |"
 
 
 def _commands(group: click.Group, name: str) -> Iterator[str]:

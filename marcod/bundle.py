@@ -10,6 +10,7 @@ small pictures with the probabilities they must get. The SHA-256 of ``bundle.tom
 """
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from marcod.domain import CLASSES, DropClass, Modality
 from marcod.errors import BundleError, ImageError
+from marcod.metrics import softmax
 
 FORMAT: Final = 1
 RECORD_FILE: Final = "bundle.toml"
@@ -172,20 +174,28 @@ def load(path: Path, batch_size: int = 8) -> "Predictor":
 
     Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
     """
-    record = verify(path)
+    record, weights = load_weights(path)
     try:
-        with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
-            weights = {name: archive[name] for name in archive.files}
         golden = _read_golden(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} cannot be loaded: {error}") from error
     predictor = Predictor(record, weights, batch_size)
     self_test(predictor, golden)
     return predictor
 
 
+def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32]]]:
+    """The record and the weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
+    record = verify(path)
+    try:
+        with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
+            return record, {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} cannot be loaded: {error}") from error
+
+
 class Predictor:
-    """Scores pictures with one model, always in batches of one fixed shape.
+    """Scores pictures with one model, in batches of few shapes.
 
     :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
     """
@@ -205,8 +215,8 @@ class Predictor:
         self.batch_size = batch_size
         self._pixels = (architecture.input_size, architecture.input_size, 3)
         self._decode, self._shape = preprocess.decode, preprocess.prepare
-        self._logits = network.compiled(architecture, weights)
-        self._fold = np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
+        self._logits = network.compiled(architecture, weights, batch_size)
+        self._fold = folding(record)
 
     @property
     def threshold(self) -> float:
@@ -221,7 +231,7 @@ class Predictor:
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities float32 [n, classes] of prepared pictures [n, size, size, 3], n up to ``batch_size``.
 
-        A short batch is filled up with zeros, so the network is compiled once. Raises ValueError on other shapes.
+        The network is compiled for few shapes, whatever n is. Raises ValueError on other shapes.
         """
         return softmax(self.logits(batch) / self.record.temperature)
 
@@ -229,11 +239,7 @@ class Predictor:
         """What :meth:`predict` makes probabilities of, before the temperature: float32 [n, classes]."""
         if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
             raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
-        full = batch
-        if len(batch) < self.batch_size:
-            full = np.zeros((self.batch_size, *self._pixels), np.float32)
-            full[: len(batch)] = batch
-        return self._logits(full)[: len(batch)]
+        return self._logits(batch)
 
     def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities of the model's own classes [n, classes] as the four of domain.CLASSES, float32 [n, 4]."""
@@ -241,11 +247,9 @@ class Predictor:
         return folded
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Probabilities float32 [n, classes], summed in double precision."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    shares: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
+def folding(record: BundleRecord) -> NDArray[np.float32]:
+    """What each of the model's own classes counts as: float32 [own classes, 4], the columns as domain.CLASSES."""
+    return np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
 
 
 def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:
@@ -275,17 +279,13 @@ def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterat
 
 
 def new_record(**values: Any) -> BundleRecord:
-    """A record made now, with this process's library versions."""
+    """A record made now, with this process's library versions, those of Keras' backend included."""
     import keras
-    import PIL
-    import tensorflow as tf
 
-    libraries = {
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "tensorflow": tf.__version__,
-    }
+    backend = keras.backend.backend()
+    # TensorFlow always, since it decodes pictures for every backend.
+    modules = {"keras": "keras", "numpy": "numpy", "pillow": "PIL", "tensorflow": "tensorflow", backend: backend}
+    libraries = {name: importlib.import_module(module).__version__ for name, module in sorted(modules.items())}
     return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
 
 

@@ -23,7 +23,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from marcod import labelling, telemetry, watch
 from marcod.errors import ConfigError, MarcodError
 from marcod.registry import Registry
-from marcod.settings import Role, Settings, watchdog_s
+from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
 from marcod.store import migrate, summaries, workers
 from marcod.store.engine import Database
 
@@ -119,6 +119,7 @@ class Service:
         return loop
 
     def _score_loop(self) -> Loop:
+        one_thread_an_operation()
         from marcod.score import Scorer  # loads TensorFlow, which a watching host need not have in memory
 
         batch_size = self._settings.score.batch_size

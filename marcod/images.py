@@ -10,12 +10,15 @@ published graph does not apply it; embedded colour profiles are ignored for the 
 """
 
 import io
+import os
+import stat
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -26,6 +29,9 @@ from marcod.errors import ImageError
 
 PIXEL_LIMIT: Final = 100_000_000
 """Largest picture that is decoded, in pixels; the largest drop images known are 2560 x 1920, 4.9 million."""
+
+MAX_FILE_BYTES: Final = 512 * 2**20
+"""Larger files are not drop images; reading one would only cost memory."""
 
 THUMBNAIL_QUALITY: Final = 75
 
@@ -45,6 +51,19 @@ _DAMAGE: Final = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RuntimeError, AssertionError, struct.error, zlib.error,
 )  # fmt: skip
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a picture's file. Raises ImageError when it is no regular file or too large, and OSError."""
+    # Without waiting for the other end of a pipe that somebody put where an image was.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImageError("not a regular file", retryable=False)
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"larger than {MAX_FILE_BYTES // 2**20} MiB; not a drop image", retryable=False)
+    return data
 
 
 @dataclass(frozen=True, slots=True)

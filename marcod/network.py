@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from marcod import backend
 from marcod.errors import BundleError
 
 ROOT: Final = "Inception"
@@ -23,6 +24,8 @@ GLOBAL_STEP: Final = "global_step"
 _AUXILIARY: Final = f"{ROOT}/AuxLogits/"
 _EPSILON: Final = 0.001
 _GRAIN: Final = 8
+_NEVER: Final = -1e30
+"""A logit that no sum of exponentials notices."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +107,40 @@ def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
     return _assemble(_Layers(architecture), auxiliary=auxiliary)
 
 
-def compiled(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+def compiled(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """The network with ``weights`` as a function from float32 [n, size, size, 3] to logits [n, classes].
 
-    Compiled at its first call for that n. Batch normalization is folded into the convolutions and averages are
+    Compiled as :func:`backend.scoring` says. Batch normalization is folded into the convolutions and averages are
     taken after 1x1 convolutions, which changes no score by more than 1e-6 and saves a fifth of the time. Raises
     BundleError as :func:`build` and :func:`set_variables` do.
     """
+    return backend.scoring(_folded_model(architecture, weights), batch_size)
+
+
+def saliency(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], temperature: float = 1.0
+) -> backend.Saliency:
+    """What moves a class's score, as a function of a batch float32 [n, size, size, 3] and of members, bool [classes].
+
+    It returns the logits [n, classes], and the gradient with respect to the batch, float32 of its shape, of
+    ``logsumexp(logits / temperature)`` over the member classes: for a single one, of its logit. Compiled at its first
+    call for that n. Raises BundleError as :func:`compiled` does, or for a backend without gradients here.
+    """
+    model = _folded_model(architecture, weights)
+
+    def score(logits: Any, members: Any) -> Any:
+        chosen = keras.ops.where(members, logits / temperature, _NEVER)
+        return keras.ops.sum(keras.ops.logsumexp(chosen, axis=1))
+
+    return backend.gradient(model, score)
+
+
+def _folded_model(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> Any:
     model = _assemble(_Layers(architecture, folded=True), auxiliary=False)
     set_variables(model, _folded(weights))
-    # XLA compiles this network on a CPU for a minute and then runs it slower; JAX has no other way to compile.
-    model.compile(jit_compile=keras.backend.backend() != "tensorflow")
-    scoring: Callable[[np.ndarray], np.ndarray] = model.predict_on_batch
-    return scoring
+    return model
 
 
 def variables(model: Any) -> dict[str, np.ndarray]:
@@ -191,12 +215,31 @@ def _named(model: Any) -> dict[str, Any]:
     return found
 
 
+# Drawn by NumPy, as JAX compiles a program for every shape that it draws, which takes it most of a minute.
+def _he_normal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    """He et al., arXiv 1502.01852, cut off at two standard deviations; follows ``keras.utils.set_random_seed``."""
+    values = np.random.standard_normal(shape)
+    while (far := np.abs(values) > 2).any():
+        values[far] = np.random.standard_normal(int(far.sum()))
+    return np.asarray(values * np.sqrt(2 / np.prod(shape[:-1])) / _SPREAD, np.float32)
+
+
+_SPREAD: Final = 0.87962566103423978
+"""Standard deviation of a normal distribution cut off at two of its own."""
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    """For a network whose weights are about to be set."""
+    return np.zeros(shape, np.float32)
+
+
 class _Layers:
     """Makes the two kinds of layer there are, named and sized by the architecture."""
 
     def __init__(self, architecture: Architecture, *, folded: bool = False) -> None:
         self.architecture = architecture
         self._folded = folded
+        self._initial = _zeros if folded else _he_normal
 
     def conv(
         self, x: Any, name: str, plain: int, kernel: tuple[int, int], stride: int = 1, padding: str = "same"
@@ -206,7 +249,7 @@ class _Layers:
         x = layers.Conv2D(
             self.architecture.depth(name, plain), kernel, strides=stride, padding=padding,
             use_bias=self._folded, activation="relu" if self._folded else None,
-            kernel_initializer="he_normal", name=layer,
+            kernel_initializer=self._initial, name=layer,
         )(x)  # fmt: skip
         if self._folded:
             return x
@@ -218,14 +261,15 @@ class _Layers:
         if not self._folded:
             return self.conv(layers.AveragePooling2D(3, 1, "same")(x), name, plain, (1, 1))
         layer = name.replace("/", ".")
-        x = layers.Conv2D(self.architecture.depth(name, plain), 1, name=layer)(x)
+        x = layers.Conv2D(self.architecture.depth(name, plain), 1, kernel_initializer=self._initial, name=layer)(x)
         # The average leaves the padding out, so the bias may come first; the ReLU may not.
         return layers.ReLU(name=f"{layer}.Relu")(layers.AveragePooling2D(3, 1, "same")(x))
 
     def logits(self, x: Any, name: str) -> Any:
         """1x1 convolution with bias over a 1x1 grid, to [n, classes]; float32 under mixed precision too."""
         layer = name.replace("/", ".")
-        x = layers.Conv2D(self.architecture.classes, 1, dtype="float32", name=layer)(x)
+        sized = {"filters": self.architecture.classes, "kernel_size": 1, "dtype": "float32"}
+        x = layers.Conv2D(**sized, kernel_initializer=self._initial, name=layer)(x)
         return layers.Reshape((self.architecture.classes,), dtype="float32", name=f"{layer}.Squeeze")(x)
 
 

@@ -1,24 +1,32 @@
 """Model versions: brings the bundles on this host and the versions in the database together.
 
 The database says which version is champion; folders only say what exists here. Promises that a version's scores
-always come from the very bundle that was registered under its name: the digest is compared before it serves.
+always come from the very bundle that was registered under its name (the digest is compared before it serves), and
+that no version becomes champion that cannot serve here.
 """
 
+import json
+import re
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from marcod import bundle
-from marcod.errors import BundleError, ConfigError, NotFoundError
+from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError
 from marcod.store import versions
 from marcod.store.engine import Database
 
 if TYPE_CHECKING:
-    from marcod.bundle import Predictor
+    from marcod.bundle import BundleRecord, Predictor
 
 SHIPPED: Final = ("marco-small-synthetic", "1")
 """The version that serves until a lab promotes another."""
+
+CHECK_BATCH: Final = 4
+"""Pictures a model sees at a time while it only proves that it can serve."""
 
 
 def shipped_folder() -> Path:
@@ -30,10 +38,27 @@ def shipped_folder() -> Path:
 
 def parse(text: str) -> tuple[str, str]:
     """Name and version of ``NAME:VERSION``. Raises ConfigError."""
-    name, colon, version = text.partition(":")
-    if not (name and colon and version):
-        raise ConfigError(f"{text!r} does not name a model; write NAME:VERSION, as `marcod model list` shows them")
-    return name, version
+    match = re.fullmatch(r"([a-z0-9][a-z0-9._-]*):([0-9]+)", text)
+    if match is None:
+        raise ConfigError(
+            f"{text!r} does not name a model; write NAME:VERSION, as `marcod model list` shows them, "
+            f"or {', '.join(versions.ALIASES[:-1])} or {versions.ALIASES[-1]}"
+        )
+    return match[1], match[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A model version as far as it is known: registered in the database, or a bundle on this host, or both.
+
+    ``problem`` says why it cannot serve here although it should; :meth:`Registry.fault` looks closer.
+    """
+
+    name: str
+    registered: versions.Registered | None
+    folder: Path | None
+    record: "BundleRecord | None"
+    problem: str | None
 
 
 class Registry:
@@ -41,6 +66,7 @@ class Registry:
 
     def __init__(self, db: Database, own_folder: Path | None = None) -> None:
         self._db = db
+        self._own = own_folder
         self._folders: Sequence[Path] = [f for f in (own_folder, shipped_folder()) if f is not None]
 
     def on_disk(self) -> list[tuple[str, str, Path]]:
@@ -60,10 +86,33 @@ class Registry:
         places = " or ".join(str(f) for f in self._folders)
         raise NotFoundError(f"there is no bundle {name}:{version} in {places}; `marcod model list` shows what there is")
 
+    def resolve(self, text: str) -> tuple[str, str]:
+        """Name and version of what a person wrote: ``NAME:VERSION`` or an alias.
+
+        Raises ConfigError when it is neither, NotFoundError when nobody has that alias.
+        """
+        if text not in versions.ALIASES:
+            return parse(text)
+        found = self._db.read(lambda connection: versions.aliased(connection, text))
+        if found is None:
+            raise NotFoundError(f"no model is {text}; `marcod model list` shows the models and their aliases")
+        return found.name, found.version
+
+    def find(self, text: str) -> versions.Version:
+        """The registered version that a person means, whether its bundle is here or not. Raises as :meth:`resolve`."""
+        name, version = self.resolve(text)
+        return self._db.read(lambda connection: versions.find(connection, name, version))
+
+    def take(self, text: str, now: datetime) -> versions.Version:
+        """The version that a person means and whose bundle is here and whole; registered if it was not."""
+        return self.register(*self.resolve(text), now)
+
     def register(self, name: str, version: str, now: datetime) -> versions.Version:
         """The row of a bundle that exists here, made if new. Raises BundleError when it is damaged."""
         path = self.path(name, version)
         record = bundle.verify(path)
+        if problem := _misplaced(path, record):
+            raise BundleError(problem)
         return self._db.write(
             lambda connection: versions.register(
                 connection,
@@ -77,22 +126,152 @@ class Registry:
             )
         )
 
+    def known(self) -> list[Known]:
+        """Every version in the database or on this host. What cannot be read is in it too, with its problem."""
+        rows = {str(r.version): r for r in self._db.read(versions.listed)}
+        folders = {f"{name}:{version}": path for name, version, path in self.on_disk()}
+        return [_known(name, rows.get(name), folders.get(name)) for name in sorted({*rows, *folders})]
+
+    def describe(self, text: str) -> Known:
+        """One of :meth:`known`. Raises ConfigError or NotFoundError."""
+        wanted = ":".join(self.resolve(text))
+        for known in self.known():
+            if known.name == wanted:
+                return known
+        raise NotFoundError(f"there is no model {wanted}; `marcod model list` shows what there is")
+
+    def history(self, known: Known) -> list[versions.Note]:
+        """What was done with a version, the latest first."""
+        return self._db.read(lambda connection: versions.history(connection, known.name))
+
+    def fault(self, known: Known) -> str | None:
+        """Why a version cannot serve here, by its registered digest, checksums and golden pictures; None if it can."""
+        if known.problem is not None or known.folder is None:
+            return known.problem or f"{known.name} is not on this host"
+        try:
+            bundle.load(known.folder, CHECK_BATCH)
+        except BundleError as error:
+            return str(error)
+        except OSError as error:
+            return f"{known.folder} cannot be read: {error.strerror}"
+        return None
+
     def ensure_champion(self, now: datetime) -> versions.Version:
         """The champion; in a new database the shipped bundle becomes it."""
         if self._db.read(versions.has_champion):
             return self._db.read(versions.champion)
-        return self.promote(self.register(*SHIPPED, now), actor="marcod", now=now)
+        first = self.register(*SHIPPED, now)
+        # Not loaded here: whoever scores does that first, and whoever only looks must not wait for it.
+        self._db.write(lambda connection: versions.promote(connection, first, actor="marcod", now=now))
+        return first
 
     def promote(self, version: versions.Version, *, actor: str, now: datetime) -> versions.Version:
-        """Make a version champion; running scorers change over between two batches."""
+        """Make a version champion that proves here that it can serve; scorers change over between two batches.
+
+        Raises BundleError or NotFoundError, and nothing has changed.
+        """
+        self.load(version, CHECK_BATCH)
         self._db.write(lambda connection: versions.promote(connection, version, actor=actor, now=now))
         return version
+
+    def rollback(self, *, actor: str, now: datetime) -> tuple[versions.Version, versions.Version]:
+        """Make the previous champion champion again. Returns the former one and the new one.
+
+        Raises StoreError when there is none, BundleError or NotFoundError when it cannot serve here.
+        """
+        version = self._db.read(versions.previous)
+        self.load(version, CHECK_BATCH)
+        former = self._db.write(lambda connection: versions.rollback(connection, version, actor=actor, now=now))
+        return former, version
+
+    def challenge(self, version: versions.Version | None, *, actor: str, now: datetime) -> versions.Version | None:
+        """Let a version that can serve here score every new image beside the champion; None ends it.
+
+        Returns the former challenger. Raises as :meth:`promote`, and StoreError for the champion itself.
+        """
+        if version is not None:
+            self.load(version, CHECK_BATCH)
+        return self._db.write(lambda connection: versions.challenge(connection, version, actor=actor, now=now))
+
+    def remove(self, known: Known, *, force: bool, actor: str, now: datetime) -> bool:
+        """Remove a version: its bundle from the lab's own folder, and its rows unless it has scores, which stay.
+
+        Returns whether scores stay. Raises BundleError for a shipped bundle, and as :func:`versions.remove`.
+        """
+        name, version = parse(known.name)
+        if (shipped_folder() / name / version).is_dir():
+            raise BundleError(
+                f"{known.name} came with marcod in {shipped_folder()}; only a lab's own bundles are removed"
+            )
+        row = known.registered
+        unregistered = row is None or row.removed_at is not None
+        if unregistered and known.folder is None:
+            raise StoreError(f"{known.name} was removed already")
+
+        def forget(connection: Any) -> bool:
+            if row is None or unregistered:
+                versions.note(connection, actor, "remove", known.name, {"folder": str(known.folder)}, now)
+                return row is not None
+            return versions.remove(connection, row.version, force=force, actor=actor, now=now)
+
+        # The database first: when this ends here, a folder that nobody uses is left, which the same command removes.
+        # The other way round a version would have work and no bundle.
+        kept = self._db.write(forget)
+        if known.folder is not None:
+            _discard(known.folder)
+        return kept
 
     def load(self, version: versions.Version, batch_size: int) -> "Predictor":
         """A predictor for a registered version. Raises BundleError when the bundle here is another one."""
         path = self.path(version.name, version.version)
         if bundle.read(path).digest != version.digest:
-            raise BundleError(
-                f"the bundle in {path} is not the one registered as {version}; restore the original folder"
-            )
+            raise BundleError(f"{_not_registered(path, str(version))}; restore the original folder")
         return bundle.load(path, batch_size)
+
+
+def metrics(known: Known) -> dict[str, Any] | None:
+    """What a bundle's ``metrics.json`` says; None where it cannot be read."""
+    if known.folder is None:
+        return None
+    try:
+        found = json.loads((known.folder / bundle.METRICS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _known(name: str, row: versions.Registered | None, folder: Path | None) -> Known:
+    if folder is None:
+        serves = row is not None and row.aliases
+        return Known(name, row, None, None, f"{name} is not on this host" if serves else None)
+    try:
+        record = bundle.read(folder)
+    except BundleError as error:
+        return Known(name, row, folder, None, str(error))
+    problem = _misplaced(folder, record)
+    if problem is None and row is not None and row.version.digest != record.digest:
+        problem = _not_registered(folder, name)
+    return Known(name, row, folder, record, problem)
+
+
+def _misplaced(folder: Path, record: "BundleRecord") -> str | None:
+    if (record.name, str(record.version)) == (folder.parent.name, folder.name):
+        return None
+    return f"the bundle in {folder} calls itself {record.name}:{record.version}; a bundle's folder has its name"
+
+
+def _not_registered(path: Path, name: str) -> str:
+    return f"the bundle in {path} is not the one registered as {name}"
+
+
+def _discard(folder: Path) -> None:
+    """Remove a bundle's folder: in one step from where bundles are looked for, then file by file."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            folder.rename(Path(scratch) / "bundle")
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+    except OSError as error:
+        raise BundleError(
+            f"the database has let go of it, but {folder} cannot be removed: {error.strerror}; delete it by hand"
+        ) from error

@@ -6,8 +6,6 @@ first job that asks for it is claimed, so a promotion takes effect between two b
 """
 
 import hashlib
-import os
-import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import telemetry
+from marcod import images, telemetry
 from marcod.bundle import Predictor
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError, StoreError
 from marcod.settings import ScoreSettings
@@ -30,14 +28,14 @@ from marcod.store.engine import Database
 
 log = telemetry.logger(__name__)
 
-MAX_FILE_BYTES: Final = 512 * 2**20
-"""Larger files are not drop images; reading one would only cost memory."""
-
 UNUSABLE_PAUSE: Final = timedelta(minutes=1)
 """A model version that cannot be loaded is asked for again after this long."""
 
-LOADED_MODELS: Final = 2
-"""Models kept ready: the champion, and the one that a rescore asks for."""
+LOADED_MODELS: Final = 3
+"""Models kept ready: the champion, the challenger, and the one that a rescore asks for.
+
+One fewer, and jobs of all three that take turns would load a model with every batch.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +214,7 @@ class Scorer:
         root = self._roots.get(claim.source, Path(claim.root))
         content_hash = None
         try:
-            data = _read(root / claim.path)
+            data = images.read(root / claim.path)
             content_hash = hashlib.sha256(data).hexdigest()
             return Prepared(predictor.prepare(data), content_hash)
         except ImageError as error:
@@ -339,18 +337,6 @@ def _scored(
     if len(vector) != 4 or tuple(predictor.record.classes) != results.CLASS_NAMES:
         own = {name: float(p) for name, p in zip(predictor.record.classes, vector, strict=True)}
     return results.Scored(claim, prepared.content_hash, (clear, crystals, other, precipitate), own)
-
-
-def _read(path: Path) -> bytes:
-    # Without waiting for the other end of a pipe that somebody put where an image was.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ImageError("not a regular file", retryable=False)
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError(f"larger than {MAX_FILE_BYTES // 2**20} MiB; not a drop image", retryable=False)
-    return data
 
 
 def _is_away(root: Path) -> bool:

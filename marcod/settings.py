@@ -37,15 +37,23 @@ from marcod.domain import Modality
 from marcod.errors import ConfigError
 
 PREFIX: Final = "MARCOD_"
-OUTSIDE: Final = frozenset({"MARCOD_CONFIG", "MARCOD_TEST_POSTGRES_URL", "MARCOD_REAL_PLATES"})
-"""Variables with the prefix that are not settings: which file to read, and what the tests use."""
+OUTSIDE: Final = frozenset(
+    {
+        "MARCOD_CONFIG",
+        "MARCOD_TEST_POSTGRES_URL",
+        "MARCOD_REAL_PLATES",
+        "MARCOD_MARCO_GRAPH",
+        "MARCOD_MARCO_SAVED_MODEL",
+    }
+)
+"""Variables with the prefix that are not settings: which file to read, and what tests and benchmarks use."""
 
 Role = Literal["watch", "score", "schedule"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
 
 
 def state_dir() -> Path:
-    """Where the embedded database lives by default: systemd's StateDirectory, else the user's own."""
+    """Where the embedded database and models live by default: systemd's StateDirectory, else the user's own."""
     if systemd := os.environ.get("STATE_DIRECTORY"):
         return Path(systemd.split(":")[0])
     base = os.environ.get("XDG_STATE_HOME")
@@ -61,6 +69,14 @@ def quiet_tensorflow() -> None:
     """Keep TensorFlow's notes about missing graphics cards out of the log; it reads this when first imported."""
     graphics = Path("/dev/nvidiactl").exists()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")
+
+
+def one_thread_an_operation() -> None:
+    """Let a process that only scores work on several parts of a batch at once, with one thread each on a CPU.
+
+    TensorFlow reads it when it starts; by default all threads share every operation and wait for one another.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 
 def child_environment(**changes: str) -> dict[str, str]:
@@ -103,8 +119,9 @@ class StoreSettings(Section):
 
 
 class ModelSettings(Section):
-    folder: FolderPath | None = Field(
-        default=None, description="Folder of further model bundles, beside the shipped ones"
+    folder: FolderPath = Field(
+        default_factory=lambda: state_dir() / "models",
+        description="Folder of the lab's own model bundles, beside the shipped ones",
     )
 
 

@@ -7,7 +7,6 @@ are the paper's (Bruno et al., PLOS ONE 2018); temperature scaling is Guo et al.
 """
 
 import io
-import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
-from marcod import bundle, network, preprocess, synthetic
+from marcod import bundle, metrics, network, preprocess, synthetic
 from marcod.domain import CLASSES, DropClass
 from marcod.network import MARCO_SMALL
 from marcod.preprocess import Preprocessing
@@ -257,20 +256,20 @@ def finish(
     weights = _with_natural_shares(weights, validation.labels)
     score = network.compiled(MARCO_SMALL, weights)
     logits = {"validation": _logits(score, validation), "test": _logits(score, test)}
-    temperature = fit_temperature(logits["validation"], validation.labels)
-    crystals = bundle.softmax(logits["validation"] / temperature)[:, _CRYSTALS]
-    threshold = recall_threshold(crystals[validation.labels == _CRYSTALS], TARGET_RECALL)
+    temperature = metrics.fit_temperature(logits["validation"], validation.labels)
+    crystals = metrics.softmax(logits["validation"] / temperature)[:, _CRYSTALS]
+    threshold = metrics.recall_threshold(crystals[validation.labels == _CRYSTALS], TARGET_RECALL)
     record = _record(version, temperature, threshold, recipe, len(validation.labels))
-    metrics = {
+    measured = {
         "notice": NOTICE,
         "synthetic": True,
         "recipe": recipe,
         "first_seeds": {"training": TRAINING, "validation": VALIDATION, "test": TEST, "golden": GOLDEN},
-        "validation": measure(logits["validation"], validation.labels, temperature, threshold),
-        "test": measure(logits["test"], test.labels, temperature, threshold),
+        "validation": metrics.measure(logits["validation"], validation.labels, temperature, threshold),
+        "test": metrics.measure(logits["test"], test.labels, temperature, threshold),
     }
     predictor = bundle.Predictor(record, weights, batch_size=len(CLASSES))
-    return bundle.write(models, record, weights, metrics, _golden(predictor))
+    return bundle.write(models, record, weights, measured, _golden(predictor))
 
 
 def _record(version: int, temperature: float, threshold: float, recipe: str, held_out: int) -> bundle.BundleRecord:
@@ -317,76 +316,3 @@ def _golden(predictor: bundle.Predictor) -> list[bundle.Golden]:
         scores = predictor.predict(predictor.prepare(data)[np.newaxis])[0]
         found.append(bundle.Golden(f"synthetic-{label.value.lower()}.jpg", data, scores.tolist()))
     return found
-
-
-def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """The temperature from 1/4 to 4 with the least log loss."""
-    candidates = np.geomspace(0.25, 4.0, 401)
-    losses = [log_loss(bundle.softmax(logits / t), labels) for t in candidates]
-    return round(float(candidates[int(np.argmin(losses))]), 4)
-
-
-def recall_threshold(crystal_scores: NDArray[np.float32], recall: float) -> float:
-    """The highest threshold at or above which at least ``recall`` of these crystals score; 0 without crystals."""
-    if len(crystal_scores) == 0:
-        return 0.0
-    missed = int(np.floor(len(crystal_scores) * (1 - recall) + 1e-9))
-    # Rounded down, so that the drop that sets the threshold stays above it.
-    return math.floor(float(np.sort(crystal_scores)[missed]) * 1e4) / 1e4
-
-
-def measure(
-    logits: NDArray[np.float32], labels: NDArray[np.int32], temperature: float, threshold: float
-) -> dict[str, Any]:
-    """What metrics.json says about one set; rows of the confusion matrix are the true class."""
-    scores = bundle.softmax(logits / temperature)
-    predicted = scores.argmax(axis=1)
-    confusion = np.zeros((len(CLASSES), len(CLASSES)), int)
-    np.add.at(confusion, (labels, predicted), 1)
-    is_crystal, hits = labels == _CRYSTALS, scores[:, _CRYSTALS] >= threshold
-    found = int((hits & is_crystal).sum())
-    return {
-        "images": len(labels),
-        "classes": [c.value for c in CLASSES],
-        "confusion": confusion.tolist(),
-        "accuracy": _rounded((predicted == labels).mean()),
-        "crystal_auc": _rounded(auc(scores[:, _CRYSTALS], is_crystal)),
-        "crystal_average_precision": _rounded(average_precision(scores[:, _CRYSTALS], is_crystal)),
-        "crystal_threshold": threshold,
-        "crystal_recall": _rounded(found / max(1, int(is_crystal.sum()))),
-        "crystal_precision": _rounded(found / max(1, int(hits.sum()))),
-        "log_loss": _rounded(log_loss(scores, labels)),
-        "log_loss_without_temperature": _rounded(log_loss(bundle.softmax(logits), labels)),
-        "calibration_error": _rounded(calibration_error(scores, labels)),
-    }
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 4)
-
-
-def log_loss(scores: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Mean negative log probability of the true class."""
-    return float(-np.log(np.maximum(scores[np.arange(len(labels)), labels], 1e-12)).mean())
-
-
-def calibration_error(scores: NDArray[np.float32], labels: NDArray[np.int32], bins: int = 15) -> float:
-    """Expected calibration error of the highest score over equal bins (Guo et al., arXiv 1706.04599)."""
-    top, right = scores.max(axis=1), scores.argmax(axis=1) == labels
-    bin_of = np.minimum((top * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, weights=top - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
-def auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half."""
-    negatives = np.sort(scores[~positive])
-    below = np.searchsorted(negatives, scores[positive], "left") + np.searchsorted(negatives, scores[positive], "right")
-    return float(below.mean() / (2 * len(negatives))) if positive.any() and len(negatives) else 0.0
-
-
-def average_precision(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
-    """Mean, over the positives from the best down, of the precision at their rank."""
-    ranked = positive[np.argsort(-scores, kind="stable")]
-    precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
-    return float(precision[ranked].mean()) if ranked.any() else 0.0

@@ -10,7 +10,22 @@ from pathlib import Path
 import click
 
 from marcod import __version__, settings, telemetry
-from marcod.cli import config, db, demo, explain, hits, label, model, plate, queue, run, scan, score
+from marcod.cli import (
+    config,
+    db,
+    demo,
+    explain,
+    heatmap,
+    hits,
+    label,
+    model,
+    plate,
+    queue,
+    rescore,
+    run,
+    scan,
+    score,
+)
 from marcod.errors import MarcodError
 
 
@@ -54,7 +69,7 @@ for command in (
     scan.scan,
     explain.explain,
     score.score,
-    score.rescore,
+    rescore.rescore,
     hits.hits,
     plate.plate,
     queue.queue,
@@ -64,6 +79,9 @@ for command in (
     config.config,
 ):
     cli.add_command(command)
+
+
+plate.plate.add_command(heatmap.heatmap)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import click
 from marcod import daemon, plates, registry
 from marcod.cli import output, papers
 from marcod.settings import Settings
-from marcod.store import history, reports, versions
+from marcod.store import history, reports
 from marcod.store.engine import Database
 
 
@@ -87,8 +87,7 @@ def load(
     """The plate map that :func:`choosing` asks for. Raises NotFoundError or ConfigError."""
     version = None
     if model_text is not None:
-        name, number = registry.parse(model_text)
-        version = db.read(lambda connection: versions.find(connection, name, number))
+        version = registry.Registry(db).find(model_text)
     return plates.load(db, plate_text, source=source, inspection=inspection, model=version)
 
 

@@ -4,7 +4,7 @@ A path seen twice changes nothing; a path whose size or time changed is queued a
 records, jobs and summaries included, is one transaction.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, path_text
-from marcod.errors import ConfigError
+from marcod.errors import ConfigError, NotFoundError
 from marcod.store import drops, queue, summaries, versions
 from marcod.store.engine import insert
-from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, source
+from marcod.store.schema import drop, image, inspection, inspection_summary, job, model_version, plate, source
 
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
@@ -91,6 +91,14 @@ def _read_again(connection: Connection, source_id: int) -> None:
     connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
 
 
+def find_source(connection: Connection, name: str) -> int:
+    """The id of a source by its name. Raises NotFoundError naming those there are."""
+    ids = {row.name: int(row.id) for row in connection.execute(sa.select(source.c.name, source.c.id))}
+    if name not in ids:
+        raise NotFoundError(f"no source is recorded as {name!r}; there are: {', '.join(sorted(ids)) or 'none'}")
+    return ids[name]
+
+
 def recorded_as(connection: Connection, root: str) -> list[str]:
     """The names of the sources that were recorded with this root."""
     names = sa.select(source.c.name).where(source.c.root == path_text(root)).order_by(source.c.id)
@@ -117,41 +125,59 @@ def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """Who scores what is recorded now: the champion, and behind it the challenger where there is one."""
+
+    champion: versions.Version
+    challenger: versions.Version | None
+
+    def __iter__(self) -> Iterator[versions.Version]:
+        yield self.champion
+        if self.challenger is not None:
+            yield self.challenger
+
+
 def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
-    """Insert what is new, queue what must be scored by the champion, refresh the summaries touched."""
+    """Insert what is new, queue what must be scored, refresh the summaries touched. Counts the champion's work."""
     champion = versions.champion(connection, lock=True)
+    serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
     total = Recorded()
     touched: set[int] = set()
     for start in range(0, len(sightings), CHUNK):
         chunk = {path_text(s.path): s for s in sightings[start : start + CHUNK]}
-        recorded, inspections = _record_chunk(connection, source_id, chunk, champion, now)
+        recorded, inspections = _record_chunk(connection, source_id, chunk, serving, now)
         total += recorded
         touched |= inspections
-    _catch_up(connection, touched, champion, now)
-    summaries.refresh(connection, touched, champion, now)
+    _catch_up(connection, touched, serving, now)
+    for version in serving:
+        summaries.refresh(connection, touched, version, now)
     return total
 
 
-def _catch_up(connection: Connection, touched: set[int], champion: versions.Version, now: datetime) -> None:
+def _catch_up(connection: Connection, touched: set[int], serving: _Serving, now: datetime) -> None:
     """Where a former champion saw the rest of a plate, the champion sees it now, or it would never be complete."""
-    others = sa.and_(
-        inspection_summary.c.inspection_id.in_(touched), inspection_summary.c.model_version_id != champion.id
+    former = sa.and_(
+        inspection_summary.c.inspection_id.in_(touched),
+        inspection_summary.c.model_version_id.not_in([version.id for version in serving]),
+        model_version.c.promoted_at.is_not(None),
     )
     plates = connection.execute(
         sa.select(inspection.c.plate_id)
         .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
-        .where(others)
+        .join(model_version, model_version.c.id == inspection_summary.c.model_version_id)
+        .where(former)
         .distinct()
     ).scalars()
     if behind := list(plates):
-        queue.enqueue_rescore(connection, champion.id, now, behind)
+        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
 
 
 def _record_chunk(
     connection: Connection,
     source_id: int,
     chunk: dict[str, Sighting],
-    champion: versions.Version,
+    serving: _Serving,
     now: datetime,
 ) -> tuple[Recorded, set[int]]:
     before = known(connection, source_id, [s.path for s in chunk.values()])
@@ -161,8 +187,8 @@ def _record_chunk(
     inserted = _insert_images(connection, source_id, fresh, places, now)
     left = _inspections_of(connection, source_id, changed)
     altered = [_update_image(connection, source_id, s, before[s.path], places[s.path], now) for s in changed]
-    queued = _queue(connection, inserted, altered, champion, now)
-    unscored = sum(1 for row in inserted if row.modality != champion.modality)
+    queued = _queue(connection, inserted, altered, serving, now)
+    unscored = sum(1 for row in inserted if row.modality != serving.champion.modality)
     touched = left | {row.inspection_id for row in inserted + altered}
     return Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored), touched
 
@@ -180,16 +206,22 @@ class _Row:
     content: Content
 
 
-def _queue(
-    connection: Connection, inserted: list[_Row], altered: list[_Row], champion: versions.Version, now: datetime
-) -> int:
-    """Queue what may have to be scored; a file that was only touched waits behind everything new."""
+def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], serving: _Serving, now: datetime) -> int:
+    """Queue what may have to be scored; a file that was only touched waits behind everything new, as shadows do."""
     queue.start_over(connection, [row.image_id for row in altered if row.content != "same"], now)
-    queue.withdraw(connection, [row.image_id for row in altered if row.modality != champion.modality])
-    mine = [row for row in inserted + altered if row.modality == champion.modality]
-    fresh = queue.enqueue(connection, [r.image_id for r in mine if r.content == "new"], champion.id, now)
-    touched = [r.image_id for r in mine if r.content == "touched"]
-    return fresh + queue.enqueue(connection, touched, champion.id, now, priority=queue.RESCORE)
+    queue.withdraw(connection, [row.image_id for row in altered])
+    fresh, touched = (
+        {
+            v: [r.image_id for r in inserted + altered if (r.content, r.modality) == (content, v.modality)]
+            for v in serving
+        }
+        for content in ("new", "touched")
+    )
+    queued = queue.enqueue(connection, fresh[serving.champion], serving.champion.id, now)
+    queued += queue.enqueue(connection, touched[serving.champion], serving.champion.id, now, priority=queue.RESCORE)
+    if shadow := serving.challenger:
+        queue.enqueue(connection, fresh[shadow] + touched[shadow], shadow.id, now, priority=queue.RESCORE)
+    return queued
 
 
 def _text(found: str | None) -> str | None:
@@ -287,7 +319,13 @@ def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], n
         {"source_id": source_id, "key": key, "barcode": _text(barcode), "first_seen_at": now}
         for key, barcode in sorted(barcodes.items())
     ]
-    connection.execute(insert(connection, plate).on_conflict_do_nothing(), rows)
+    statement = insert(connection, plate)
+    # Papers that came first may have said nothing of the barcode; where they did, they win.
+    silent = sa.and_(plate.c.barcode.is_(None), statement.excluded.barcode.is_not(None))
+    filled = statement.on_conflict_do_update(
+        index_elements=["source_id", "key"], set_={"barcode": statement.excluded.barcode}, where=silent
+    )
+    connection.execute(filled, rows)
     found = connection.execute(
         sa.select(plate.c.key, plate.c.id).where(plate.c.source_id == source_id, plate.c.key.in_(barcodes))
     )

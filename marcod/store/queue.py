@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import text_path
 from marcod.store.engine import insert
-from marcod.store.schema import image, inspection, job, model_version, plate, score, source
+from marcod.store.schema import image, inspection, job, model_version, score, source
 
 NEW: Final = 0
 """Priority of images that just arrived."""
@@ -253,8 +253,24 @@ def start_over(connection: Connection, image_ids: Iterable[int], now: datetime) 
 
 
 def withdraw(connection: Connection, image_ids: Iterable[int]) -> None:
-    """Remove the jobs of images that, read anew, are none for the champion."""
-    connection.execute(sa.delete(job).where(job.c.image_id.in_(list(image_ids))))
+    """Remove the jobs of those images that, read anew, are lit otherwise than a job's model was made for."""
+    fitting = sa.exists().where(
+        image.c.id == job.c.image_id,
+        model_version.c.id == job.c.model_version_id,
+        model_version.c.modality == image.c.modality,
+    )
+    connection.execute(sa.delete(job).where(job.c.image_id.in_(list(image_ids)), sa.not_(fitting)))
+
+
+def withdraw_again(connection: Connection, version_id: int, since: datetime) -> int:
+    """Remove what was queued for this version since then, waits behind new images, and nobody holds. Returns how many.
+
+    A challenger's jobs and those of a rescore with it cannot be told apart, so both go; a rescore can be repeated.
+    Quarantined ones stay, as their summaries count them.
+    """
+    waiting = sa.and_(job.c.model_version_id == version_id, job.c.priority == RESCORE, job.c.failed_at.is_(None))
+    mine = sa.and_(waiting, job.c.lease.is_(None), job.c.enqueued_at >= since)
+    return connection.execute(sa.delete(job).where(mine)).rowcount
 
 
 def enqueue(
@@ -290,9 +306,18 @@ def enqueue(
 
 
 def enqueue_rescore(
-    connection: Connection, version_id: int, now: datetime, plate_ids: Iterable[int] | None = None
+    connection: Connection,
+    version_id: int,
+    now: datetime,
+    plate_ids: Iterable[int] | None = None,
+    *,
+    inspection_ids: Iterable[int] | None = None,
+    since: datetime | None = None,
 ) -> int:
-    """Queue, behind new images, what this version has not scored yet. Safe to repeat. Returns how many."""
+    """Queue, behind new images, what this version has not scored yet. Safe to repeat. Returns how many.
+
+    Of these plates, of these inspections, seen since then: None means no restriction.
+    """
     scored = sa.exists().where(
         score.c.image_id == image.c.id,
         score.c.model_version_id == version_id,
@@ -309,13 +334,16 @@ def enqueue_rescore(
             sa.literal(now, job.c.enqueued_at.type),
         )
         .join(inspection, inspection.c.id == image.c.inspection_id)
-        .join(plate, plate.c.id == inspection.c.plate_id)
         .where(sa.not_(scored), image.c.modality == modality)
         # A batch of one inspection refreshes one summary, a batch of forty inspections forty.
         .order_by(image.c.inspection_id, image.c.id)
     )
     if plate_ids is not None:
-        wanted = wanted.where(plate.c.id.in_(list(plate_ids)))
+        wanted = wanted.where(inspection.c.plate_id.in_(list(plate_ids)))
+    if inspection_ids is not None:
+        wanted = wanted.where(inspection.c.id.in_(list(inspection_ids)))
+    if since is not None:
+        wanted = wanted.where(image.c.seen_at >= since)
     statement = insert(connection, job).from_select(_JOB_COLUMNS, wanted).on_conflict_do_nothing()
     return connection.execute(statement).rowcount
 

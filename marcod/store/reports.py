@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import path_text
+from marcod.domain import path_text, text_path
 from marcod.errors import NotFoundError
 from marcod.store.drops import Cause
 from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
@@ -90,6 +90,25 @@ class Hit:
 
 _HIT_TYPES: Final[dict[str, Any]] = {"found_at": UtcDateTime(), "model_synthetic": sa.Boolean()}
 _HIT: Final = sa.table("lims_hit_v1", *(sa.column(f.name, _HIT_TYPES.get(f.name)) for f in fields(Hit)))
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a picture lies: ``path`` is relative to ``root``; and the SHA-256 of what was scored, hexadecimal."""
+
+    root: str
+    path: str
+    content_hash: str | None
+
+
+def located(connection: Connection, image_id: int) -> Located:
+    """Where to find the file of an image, as paths of the file system."""
+    root, path, content_hash = connection.execute(
+        sa.select(source.c.root, image.c.path, image.c.content_hash)
+        .join(source, source.c.id == image.c.source_id)
+        .where(image.c.id == image_id)
+    ).one()
+    return Located(text_path(root), text_path(path), content_hash)
 
 
 def find_plates(connection: Connection, text: str, source_name: str | None = None) -> list[Plate]:

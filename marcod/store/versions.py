@@ -1,8 +1,14 @@
-"""Model versions and their aliases. The database says which version is champion; a folder only says what exists."""
+"""Model versions and their aliases. The database says which version is champion; a folder only says what exists.
+
+The champion scores new images and answers in the current views. The challenger scores the same images behind them,
+and nobody but who asks for it by name sees its scores. The previous version is the one a rollback goes back to.
+Every change of an alias begins by locking the champion's row, which whoever records images locks too, so that an
+image is queued for those who serve when it is recorded.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -10,10 +16,22 @@ from sqlalchemy.engine import Connection
 from marcod.errors import BundleError, NotFoundError, StoreError
 from marcod.store import queue
 from marcod.store.engine import insert
-from marcod.store.schema import audit, inspection, inspection_summary, model_alias, model_version
+from marcod.store.schema import (
+    audit,
+    drop_summary,
+    hit,
+    inspection,
+    inspection_summary,
+    job,
+    model_alias,
+    model_version,
+    score,
+)
 
 CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"
+ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +50,32 @@ class Version:
         return f"{self.name}:{self.version}"
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A version and what became of it. ``promoted_at`` is when it last became champion, None if it never was.
+
+    A version that was removed has lost its bundle and keeps its scores.
+    """
+
+    version: Version
+    aliases: tuple[str, ...]
+    registered_at: datetime
+    promoted_at: datetime | None
+    removed_at: datetime | None
+    has_scores: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One audit row."""
+
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any] | None
+
+
 def register(
     connection: Connection,
     *,
@@ -43,7 +87,7 @@ def register(
     synthetic: bool,
     now: datetime,
 ) -> Version:
-    """The row of a bundle, made if new. Raises BundleError when the name is taken by other weights."""
+    """The row of a bundle, made if new; a version that was removed is back. Raises BundleError for other weights."""
     values = {
         "name": name,
         "version": version,
@@ -60,11 +104,13 @@ def register(
             f"bundle {found} differs from the one that scored under this name; bundles never change, "
             "so give the new one another version"
         )
+    removed = sa.and_(model_version.c.id == found.id, model_version.c.removed_at.is_not(None))
+    connection.execute(sa.update(model_version).where(removed).values(removed_at=None))
     return found
 
 
 def find(connection: Connection, name: str, version: str) -> Version:
-    """A registered version by name. Raises NotFoundError."""
+    """A registered version by name, also one that was removed. Raises NotFoundError."""
     row = connection.execute(
         sa.select(*_COLUMNS).where(model_version.c.name == name, model_version.c.version == version)
     ).one_or_none()
@@ -74,20 +120,36 @@ def find(connection: Connection, name: str, version: str) -> Version:
 
 
 def get(connection: Connection, version_id: int) -> Version:
-    """A registered version by id."""
-    row = connection.execute(sa.select(*_COLUMNS).where(model_version.c.id == version_id)).one()
+    """A registered version by id. Raises NotFoundError when it was removed meanwhile."""
+    row = connection.execute(sa.select(*_COLUMNS).where(model_version.c.id == version_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"the model version with id {version_id} was removed")
     return Version(*row)
 
 
-def listed(connection: Connection) -> list[tuple[Version, tuple[str, ...]]]:
-    """Every registered version with its aliases."""
+def listed(connection: Connection) -> list[Registered]:
+    """Every registered version, by name and age."""
     aliases: dict[int, list[str]] = {}
     for alias, version_id in connection.execute(
         sa.select(model_alias.c.alias, model_alias.c.model_version_id).order_by(model_alias.c.alias)
     ):
         aliases.setdefault(version_id, []).append(alias)
-    rows = connection.execute(sa.select(*_COLUMNS).order_by(model_version.c.name, model_version.c.id))
-    return [(Version(*row), tuple(aliases.get(row[0], ()))) for row in rows]
+    columns = (*_COLUMNS, model_version.c.registered_at, model_version.c.promoted_at, model_version.c.removed_at)
+    # Whether, not how many: counting millions of scores would make a list slow.
+    has_scores = sa.exists().where(score.c.model_version_id == model_version.c.id)
+    rows = connection.execute(sa.select(*columns, has_scores).order_by(model_version.c.name, model_version.c.id))
+    return [
+        Registered(Version(*row[: len(_COLUMNS)]), tuple(aliases.get(row[0], ())), *row[len(_COLUMNS) :])
+        for row in rows
+    ]
+
+
+def history(connection: Connection, name: str) -> list[Note]:
+    """What was done with the version ``NAME:VERSION``, the latest first."""
+    columns = (audit.c.at, audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail)
+    about = sa.or_(audit.c.subject == name, audit.c.detail["from"].as_string() == name)
+    rows = connection.execute(sa.select(*columns).where(about).order_by(audit.c.id.desc()))
+    return [Note(*row) for row in rows]
 
 
 def champion(connection: Connection, *, lock: bool = False) -> Version:
@@ -103,30 +165,150 @@ def champion(connection: Connection, *, lock: bool = False) -> Version:
     return get(connection, version_id)
 
 
+def aliased(connection: Connection, alias: str) -> Version | None:
+    """The version that has this alias; after :func:`champion` with ``lock`` it stays so for the transaction."""
+    version_id = connection.execute(
+        sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == alias)
+    ).scalar_one_or_none()
+    return None if version_id is None else get(connection, version_id)
+
+
 def has_champion(connection: Connection) -> bool:
     """Whether a champion was ever chosen."""
     return connection.execute(sa.select(sa.exists().where(model_alias.c.alias == CHAMPION))).scalar_one()
 
 
 def promote(connection: Connection, version: Version, *, actor: str, now: datetime) -> Version | None:
-    """Make a version champion in one transaction. Returns the former one.
+    """Make a version champion in one transaction. Returns the former one. Raises NotFoundError if it was removed.
 
-    Waiting jobs of new images move to it, and plates that are still arriving are queued for it whole.
+    Waiting jobs of new images move to it, and plates that are still arriving are queued for it whole. A challenger
+    that is promoted is challenger no more.
     """
+    former = _lock_aliases(connection)
+    if former is not None and former.id == version.id:
+        return former
+    _crown(connection, former, version, now)
+    if former is not None:
+        _set_alias(connection, PREVIOUS, former.id, now)
+    note(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
+    return former
+
+
+def previous(connection: Connection) -> Version:
+    """The version a rollback goes back to. Raises StoreError when there is none."""
+    found = aliased(connection, PREVIOUS)
+    if found is None:
+        raise StoreError(
+            "there is no previous champion to go back to; `marcod model promote NAME:VERSION` makes any one champion"
+        )
+    return found
+
+
+def rollback(connection: Connection, version: Version, *, actor: str, now: datetime) -> Version:
+    """Make the previous version champion again, in one transaction, as :func:`promote` does. Returns the former one.
+
+    ``version`` is what :func:`previous` said; raises StoreError when that is not so any more. Afterwards there is no
+    previous version, because the one that was rolled back is not one to go back to.
+    """
+    former = _lock_aliases(connection)
+    if former is None or previous(connection).id != version.id:
+        raise StoreError(f"{version} is not the previous champion any more; somebody promoted another meanwhile")
+    _drop_alias(connection, version.id, PREVIOUS)
+    _crown(connection, former, version, now)
+    note(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
+    return former
+
+
+def challenge(connection: Connection, version: Version | None, *, actor: str, now: datetime) -> Version | None:
+    """Let a version score every new image beside the champion, or with None nobody any more. Returns the former one.
+
+    What was queued behind new images for the former challenger while it was one, and nobody holds, is withdrawn; a
+    rescore with it too. Raises StoreError when the version is champion, NotFoundError when it was removed.
+    """
+    serving = _lock_aliases(connection)
+    if serving is None:
+        raise StoreError("no model is champion yet, so there is nobody to challenge")
+    if version is not None and version.id == serving.id:
+        raise StoreError(f"{version} is champion; a challenger is another version")
+    former = aliased(connection, CHALLENGER)
+    if former == version:
+        return former
+    withdrawn = 0 if former is None else _dismiss(connection, former)
+    if version is not None:
+        _hold(connection, version)
+        _set_alias(connection, CHALLENGER, version.id, now)
+    left = str(former) if former else None
+    note(connection, actor, "challenge", str(version or "none"), {"from": left, "withdrawn": withdrawn}, now)
+    return former
+
+
+def _dismiss(connection: Connection, challenger: Version) -> int:
+    """Take the alias and the waiting work from a challenger. Returns how many jobs that were."""
+    since = connection.execute(sa.select(model_alias.c.set_at).where(model_alias.c.alias == CHALLENGER)).scalar_one()
+    _drop_alias(connection, challenger.id, CHALLENGER)
+    return queue.withdraw_again(connection, challenger.id, since)
+
+
+def remove(connection: Connection, version: Version, *, force: bool, actor: str, now: datetime) -> bool:
+    """Forget a version that has no scores; with ``force`` keep one's scores and row and say that its bundle is gone.
+
+    Returns whether scores stay. Its jobs go either way, also those in a worker's hands. Raises StoreError for the
+    champion, the challenger, and a version with scores unless forced; NotFoundError when it is gone already.
+    """
+    _lock_aliases(connection)
+    held = model_version.c.id == version.id
+    if connection.execute(sa.select(model_version.c.id).where(held).with_for_update()).one_or_none() is None:
+        raise NotFoundError(f"{version} was removed already")
+    _refuse_in_service(connection, version)
+    scored = connection.execute(sa.select(sa.exists().where(score.c.model_version_id == version.id))).scalar_one()
+    if scored and not force:
+        raise StoreError(f"{version} has scored images; --force removes its bundle and keeps its scores and hits")
+    _drop_alias(connection, version.id, PREVIOUS)
+    jobs = connection.execute(sa.delete(job).where(job.c.model_version_id == version.id)).rowcount
+    if scored:
+        connection.execute(sa.update(model_version).where(held).values(removed_at=now))
+    else:
+        for table in (hit, inspection_summary, drop_summary):
+            connection.execute(sa.delete(table).where(table.c.model_version_id == version.id))
+        connection.execute(sa.delete(model_version).where(held))
+    detail = {"digest": version.digest, "scores_kept": scored, "withdrawn": jobs}
+    note(connection, actor, "remove", str(version), detail, now)
+    return bool(scored)
+
+
+def _refuse_in_service(connection: Connection, version: Version) -> None:
+    for alias, way_out in (
+        (CHAMPION, "`marcod model promote` another version first"),
+        (CHALLENGER, "`marcod model challenge --none` ends that"),
+    ):
+        if aliased(connection, alias) == version:
+            raise StoreError(f"{version} is {alias} and cannot be removed; {way_out}")
+
+
+def _lock_aliases(connection: Connection) -> Version | None:
+    """Keep every alias from changing until this transaction ends. Returns the champion."""
     row = connection.execute(
         sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == CHAMPION).with_for_update()
     ).one_or_none()
-    former = get(connection, row[0]) if row else None
-    if former is not None and former.id == version.id:
-        return former
+    return get(connection, row[0]) if row else None
+
+
+def _crown(connection: Connection, former: Version | None, version: Version, now: datetime) -> None:
+    """Make a version champion and give it the work that waits for the former one."""
+    _hold(connection, version)
+    _drop_alias(connection, version.id, CHALLENGER)
     _set_alias(connection, CHAMPION, version.id, now)
     connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
     if former is not None:
-        _set_alias(connection, PREVIOUS, former.id, now)
         queue.move_new(connection, former.id, version.id, now)
         queue.enqueue_rescore(connection, version.id, now, _plates_still_arriving(connection, former.id, version.id))
-    note(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
-    return former
+
+
+def _hold(connection: Connection, version: Version) -> None:
+    """Keep a version from being removed until this transaction ends. Raises NotFoundError when it was removed."""
+    there = sa.select(model_version.c.id).where(model_version.c.id == version.id, model_version.c.removed_at.is_(None))
+    if connection.execute(there.with_for_update(read=True)).one_or_none() is None:
+        raise NotFoundError(f"{version} was removed meanwhile")
 
 
 def _plates_still_arriving(connection: Connection, *version_ids: int) -> list[int]:
@@ -144,6 +326,13 @@ def _set_alias(connection: Connection, alias: str, version_id: int, now: datetim
     values = {"model_version_id": version_id, "set_at": now}
     statement = insert(connection, model_alias).values(alias=alias, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["alias"], set_=values))
+
+
+def _drop_alias(connection: Connection, version_id: int, alias: str) -> None:
+    """Take an alias from a version, if it has it."""
+    connection.execute(
+        sa.delete(model_alias).where(model_alias.c.alias == alias, model_alias.c.model_version_id == version_id)
+    )
 
 
 def note(

@@ -1,62 +1,12 @@
-"""The recipe of the shipped bundle: its measures against brute force, and one whole run in miniature."""
+"""The recipe of the shipped bundle, and one whole run in miniature."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from marcod import bundle, train
 from marcod.domain import CLASSES, DropClass
-
-SCORES = st.lists(st.tuples(st.integers(0, 20).map(lambda n: n / 20), st.booleans()), min_size=2, max_size=40)
-
-
-def arrays(pairs: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([s for s, _ in pairs], np.float32), np.array([p for _, p in pairs])
-
-
-@given(SCORES.filter(lambda pairs: len({p for _, p in pairs}) == 2))
-def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[float, bool]]) -> None:
-    scores, positive = arrays(pairs)
-    wins = [(a > b) + (a == b) / 2 for a in scores[positive] for b in scores[~positive]]
-    assert train.auc(scores, positive) == pytest.approx(np.mean(wins))
-
-
-def test_average_precision() -> None:
-    scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
-    assert train.average_precision(scores, np.array([True, False, True, False])) == pytest.approx((1 + 2 / 3) / 2)
-    assert train.average_precision(scores, np.zeros(4, bool)) == 0.0
-
-
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.sampled_from([0.5, 0.9, 0.95, 1.0]))
-def test_the_threshold_keeps_its_recall_and_is_the_highest(scores: list[float], recall: float) -> None:
-    values = np.array(scores, np.float32)
-    threshold = train.recall_threshold(values, recall)
-    assert (values >= threshold).mean() >= recall - 1e-9
-    assert (values >= threshold + 2e-4).mean() < recall or threshold + 2e-4 > 1
-
-
-def test_no_crystals_no_threshold() -> None:
-    assert train.recall_threshold(np.zeros(0, np.float32), 0.95) == 0.0
-
-
-@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
-def test_the_temperature_is_found_again(true_temperature: float) -> None:
-    rng = np.random.default_rng(1)
-    logits = rng.normal(0, 2, (20_000, 4)).astype(np.float32)
-    odds = bundle.softmax(logits).cumsum(axis=1)
-    labels = (rng.random((len(logits), 1)) > odds).sum(axis=1).clip(0, 3)
-    assert train.fit_temperature(logits * true_temperature, labels) == pytest.approx(true_temperature, rel=0.05)
-
-
-def test_calibration_error_of_a_known_case() -> None:
-    scores = np.tile(np.array([[0.8, 0.2, 0.0, 0.0]], np.float32), (10, 1))
-    labels = np.array([0] * 5 + [1] * 5, np.int32)
-    assert train.calibration_error(scores, labels) == pytest.approx(0.3, abs=1e-6)
-    assert train.calibration_error(scores, np.array([0] * 8 + [1] * 2, np.int32)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_drops_come_from_their_seeds() -> None:

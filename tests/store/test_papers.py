@@ -207,3 +207,10 @@ def test_an_unknown_source_is_named_and_a_configured_one_is_left_to_be_made(db: 
     with pytest.raises(PapersError, match="line 2: there is no source 'elsewhere'; configured or seen: imager"):
         db.read(lambda c: papers.plan(c, table.papers, ()))
     assert db.read(lambda c: papers.plan(c, table.papers, ["elsewhere"])).missing == ("elsewhere",)
+
+
+def test_a_barcode_of_the_path_fills_in_where_papers_say_none(db: Database, source_id: int, champion: Version) -> None:
+    take_in(db, "plate,barcode,project\nP1,,PHIPA\nP2,B2,\n")
+    record(db, source_id, sightings(1, plate="P1", barcode="path"))
+    record(db, source_id, sightings(1, plate="P2", barcode="path"))
+    assert (of(db, "P1")["barcode"], of(db, "P2")["barcode"]) == ("path", "B2")

@@ -27,10 +27,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from marcod.store import queue, results, summaries
+from marcod.errors import StoreError
+from marcod.store import queue, results, summaries, versions
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
-from marcod.store.schema import image, job, score
+from marcod.store.schema import image, job, model_alias, score
 from marcod.store.versions import Version
 
 FILES = sightings(8)
@@ -45,6 +46,10 @@ class Job:
     attempts: int = 0
     token: str | None = None
     failed: bool = False
+    enqueued_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        self.enqueued_at = self.enqueued_at or self.available_at
 
     def start_over(self, now: datetime) -> None:
         self.available_at, self.attempts, self.token, self.failed = now, 0, None, False
@@ -63,7 +68,7 @@ class Held:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Files change on a disk; scans record them; workers claim, finish, fail, die; versions are promoted."""
+    """Files change on a disk; scans record them; workers claim, finish, fail, die; versions change places."""
 
     template: ClassVar[Path]
     folder: ClassVar[Path]
@@ -73,9 +78,13 @@ class QueueMachine(RuleBasedStateMachine):
         path = shutil.copy(self.template, self.folder / "machine.sqlite")
         self.db = Database(f"sqlite:///{path}")
         self.now_s = 0.0
-        self.versions: dict[int, Version] = {v.id: v for v in (register(self.db, version=n) for n in "12")}
+        self.versions: dict[int, Version] = {v.id: v for v in (register(self.db, version=n) for n in "123")}
         self.champion = min(self.versions)
         promote(self.db, self.versions[self.champion])
+        self.promoted = {self.champion}
+        self.previous: int | None = None
+        self.challenger: int | None = None
+        self.challenged_at = self.now
         self.source_id = register_source(self.db)
         self.disk: dict[str, Sighting] = {}
         self.bytes: dict[str, str] = {}
@@ -118,13 +127,19 @@ class QueueMachine(RuleBasedStateMachine):
         for (path, _), waiting in self.jobs.items():
             if path in changed:
                 waiting.start_over(self.now)
+        serving = {self.champion, self.challenger} - {None}
         for path in new | changed:
-            self.jobs[path, self.champion] = Job(queue.RESCORE if path in touched else queue.NEW, self.now)
             self.wanted[path] = self.champion
+            for version in serving:
+                behind = version == self.challenger or path in touched
+                before = self.jobs.get((path, version))
+                queued = Job(queue.RESCORE if behind else queue.NEW, self.now)
+                queued.enqueued_at = before.enqueued_at if before else self.now
+                self.jobs[path, version] = queued
         if new | changed:
-            if self.summarised - {self.champion}:
+            if (self.summarised & self.promoted) - serving:
                 self._queue_what_lacks(self.champion)
-            self.summarised.add(self.champion)
+            self.summarised |= serving
 
     @rule(limit=st.integers(1, 6))
     def a_worker_claims(self, limit: int) -> None:
@@ -232,22 +247,57 @@ class QueueMachine(RuleBasedStateMachine):
             j.start_over(self.now)
         assert self.db.write(lambda c: summaries.retry_failed(c, self.now)) == len(failed)
 
-    @rule()
-    def the_other_version_is_promoted(self) -> None:
+    @rule(data=st.data())
+    def another_version_is_promoted(self, data: st.DataObject) -> None:
         old = self.champion
-        (new,) = self.versions.keys() - {old}
+        new = data.draw(st.sampled_from(sorted(self.versions.keys() - {old})), label="version")
         promote(self.db, self.versions[new], self.now)
+        self.previous = old
+        self._crown(old, new)
+
+    @rule()
+    def somebody_rolls_back(self) -> None:
+        if self.previous is None:
+            with pytest.raises(StoreError, match="no previous champion"):
+                self.db.read(versions.previous)
+            return
+        old, new = self.champion, self.previous
+        found = self.db.read(versions.previous)
+        assert found == self.versions[new]
+        self.db.write(lambda c: versions.rollback(c, found, actor="test", now=self.now))
+        self.previous = None
+        self._crown(old, new)
+
+    def _crown(self, old: int, new: int) -> None:
+        """The work of new images moves to another champion, and what is still arriving is queued for it."""
         self.champion = new
+        self.promoted.add(new)
+        if self.challenger == new:
+            self.challenger = None
         for (path, version), j in list(self.jobs.items()):
             if version != old or j.priority != queue.NEW:
                 continue
-            self.jobs.setdefault((path, new), Job(queue.NEW, self.now)).priority = queue.NEW
+            moved = Job(queue.NEW, self.now, enqueued_at=j.enqueued_at)
+            self.jobs.setdefault((path, new), moved).priority = queue.NEW
             if self.wanted[path] == old:
                 self.wanted[path] = new
             if j.token is None:
                 del self.jobs[path, old]
-        if self.summarised:
+        if self.summarised & {old, new}:
             self._queue_what_lacks(new)
+
+    @rule(data=st.data())
+    def the_challenger_changes(self, data: st.DataObject) -> None:
+        new = data.draw(st.sampled_from([None, *sorted(self.versions.keys() - {self.champion})]), label="challenger")
+        version = None if new is None else self.versions[new]
+        self.db.write(lambda c: versions.challenge(c, version, actor="test", now=self.now))
+        if new == self.challenger:
+            return
+        for (path, of), j in list(self.jobs.items()):
+            waits = j.priority == queue.RESCORE and j.token is None and not j.failed
+            if of == self.challenger and waits and j.enqueued_at >= self.challenged_at:
+                del self.jobs[path, of]
+        self.challenger, self.challenged_at = new, self.now
 
     @rule(data=st.data())
     def everything_is_scored_again(self, data: st.DataObject) -> None:
@@ -270,13 +320,18 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def the_queue_is_as_it_should_be(self) -> None:
         columns: tuple[Any, ...] = (job.c.priority, job.c.available_at, job.c.attempts, job.c.lease)
+        more = (job.c.failed_at.is_not(None), job.c.enqueued_at)
         found = rows(
             self.db,
-            sa.select(image.c.path, job.c.model_version_id, *columns, job.c.failed_at.is_not(None)).join(
-                image, image.c.id == job.c.image_id
-            ),
+            sa.select(image.c.path, job.c.model_version_id, *columns, *more).join(image, image.c.id == job.c.image_id),
         )
         assert {(row[0], row[1]): Job(*row[2:]) for row in found} == self.jobs
+
+    @invariant()
+    def the_aliases_are_as_they_should_be(self) -> None:
+        told = {"champion": self.champion, "challenger": self.challenger, "previous": self.previous}
+        found = rows(self.db, sa.select(model_alias.c.alias, model_alias.c.model_version_id))
+        assert dict(tuple(row) for row in found) == {alias: v for alias, v in told.items() if v is not None}
 
     @invariant()
     def every_score_is_there_once(self) -> None:

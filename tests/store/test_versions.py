@@ -12,9 +12,9 @@ from factories import claimed, drain, finish, promote, record, register, rows, s
 
 from marcod.domain import Modality
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import catalog, queue, versions
+from marcod.store import catalog, queue, results, versions
 from marcod.store.engine import Database
-from marcod.store.schema import audit, image, job, model_alias
+from marcod.store.schema import audit, hit, image, job, model_alias, score
 from marcod.store.versions import Version
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -26,6 +26,11 @@ def jobs(db: Database) -> list[tuple[int, int, int]]:
         db, sa.select(job.c.image_id, job.c.model_version_id, job.c.priority).order_by(job.c.image_id, job.c.id)
     )
     return [tuple(row) for row in found]
+
+
+def aliases(db: Database) -> dict[Version, tuple[str, ...]]:
+    """The aliases of every version."""
+    return {r.version: r.aliases for r in db.read(versions.listed)}
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -61,16 +66,16 @@ def test_what_is_not_there_is_named(db: Database) -> None:
     assert not db.read(versions.has_champion)
 
 
-def test_promotion_and_rollback_are_written_down(db: Database) -> None:
+def test_promotions_are_written_down(db: Database) -> None:
     one, two = register(db), register(db, version="2")
     assert promote(db, one, utc(1)) is None
     assert promote(db, two, utc(2)) == one
     assert promote(db, two, utc(3)) == two
     assert db.read(versions.champion) == two
     assert db.read(versions.has_champion)
-    assert db.read(versions.listed) == [(one, ("previous",)), (two, ("champion",))]
+    assert aliases(db) == {one: ("previous",), two: ("champion",)}
     assert promote(db, one, utc(4)) == two
-    assert db.read(versions.listed) == [(one, ("champion",)), (two, ("previous",))]
+    assert aliases(db) == {one: ("champion",), two: ("previous",)}
     notes = rows(
         db, sa.select(audit.c.at, audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail).order_by(audit.c.id)
     )
@@ -232,7 +237,7 @@ def test_two_promotions_follow_one_another(db: Database, source_id: int, champio
     )
     assert former == two
     assert {version for _, version, _ in jobs(db)} == {three.id}
-    assert dict(db.read(versions.listed)) == {champion: (), two: ("previous",), three: ("champion",)}
+    assert aliases(db) == {champion: (), two: ("previous",), three: ("champion",)}
 
 
 def test_a_plate_that_is_still_arriving_is_queued_whole_for_the_new_champion(
@@ -245,3 +250,137 @@ def test_a_plate_that_is_still_arriving_is_queued_whole_for_the_new_champion(
     factories.promote(db, second, utc(1))
     factories.record(db, source_id, files[4:], utc(2))
     assert factories.drain(db, second, utc(3)) == 6
+
+
+def rollback(db: Database, version: Version, now: float = 0) -> Version:
+    return db.write(lambda c: versions.rollback(c, version, actor="test", now=utc(now)))
+
+
+def remove(db: Database, version: Version, *, force: bool = False, now: float = 0) -> bool:
+    return db.write(lambda c: versions.remove(c, version, force=force, actor="test", now=utc(now)))
+
+
+def last_note(db: Database) -> tuple[str, str, dict[str, Any]]:
+    columns = (audit.c.action, audit.c.subject, audit.c.detail)
+    return tuple(rows(db, sa.select(*columns).order_by(audit.c.id.desc()).limit(1))[0])
+
+
+def test_a_rollback_goes_back_once(db: Database, source_id: int, champion: Version) -> None:
+    newer = register(db, version="2")
+    promote(db, newer, utc(1))
+    record(db, source_id, sightings(3), utc(2))
+    assert db.read(versions.previous) == champion
+    assert rollback(db, champion, 3) == newer
+    assert aliases(db) == {champion: ("champion",), newer: ()}
+    assert {version for _, version, _ in jobs(db)} == {champion.id}
+    assert last_note(db) == ("rollback", "small:1", {"from": "small:2", "to": "small:1"})
+    with pytest.raises(StoreError, match="no previous champion to go back to; `marcod model promote"):
+        db.read(versions.previous)
+    with pytest.raises(StoreError, match="no previous champion"):
+        rollback(db, champion, 4)
+
+
+def test_a_rollback_to_what_is_not_previous_any_more_changes_nothing(db: Database, champion: Version) -> None:
+    two, three = register(db, version="2"), register(db, version="3")
+    promote(db, two)
+    promote(db, three)
+    with pytest.raises(StoreError, match="small:1 is not the previous champion any more"):
+        rollback(db, champion)
+    assert aliases(db) == {champion: (), two: ("previous",), three: ("champion",)}
+
+
+def test_a_version_without_scores_is_forgotten(db: Database, source_id: int, champion: Version) -> None:
+    newer = register(db, version="2")
+    promote(db, newer, utc(1))
+    record(db, source_id, sightings(3), utc(2))
+    rollback(db, champion, 3)
+    db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(4)))
+    assert remove(db, newer, now=5) is False
+    assert aliases(db) == {champion: ("champion",)}
+    assert {version for _, version, _ in jobs(db)} == {champion.id}
+    assert last_note(db) == ("remove", "small:2", {"digest": newer.digest, "scores_kept": False, "withdrawn": 3})
+    with pytest.raises(NotFoundError, match="small:2 was removed already"):
+        remove(db, newer)
+    with pytest.raises(NotFoundError, match="small:2 was removed meanwhile"):
+        promote(db, newer)
+    assert register(db, version="2", digest="other weights").digest == "other weights"
+
+
+def test_a_version_with_scores_keeps_them(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(3))
+    drain(db, champion, scores=lambda c: factories.CRYSTALS)
+    newer = register(db, version="2")
+    promote(db, newer, utc(1))
+    with pytest.raises(StoreError, match="small:1 has scored images; --force removes its bundle"):
+        remove(db, champion)
+    db.write(lambda c: queue.start_over(c, [1], utc(2)))
+    assert remove(db, champion, force=True, now=3) is True
+    [gone, _] = db.read(versions.listed)
+    assert (gone.version, gone.aliases, gone.removed_at, gone.has_scores) == (champion, (), utc(3), True)
+    kept = {table.name: rows(db, sa.select(sa.func.count()).select_from(table))[0][0] for table in (score, hit)}
+    assert kept == {"score": 3, "hit": 3}
+    for attempt in (promote, lambda db, v: db.write(lambda c: versions.challenge(c, v, actor="test", now=utc()))):
+        with pytest.raises(NotFoundError, match="was removed meanwhile"):
+            attempt(db, champion)
+    with pytest.raises(BundleError, match="differs from the one that scored under this name"):
+        register(db, digest="other")
+    assert register(db) == champion
+    assert db.read(versions.listed)[0].removed_at is None
+
+
+def test_a_removed_version_speaks_on_until_the_champion_has_seen_a_plate(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(2))
+    drain(db, champion)
+    promote(db, register(db, version="2"), utc(1))
+    remove(db, champion, force=True, now=2)
+    assert rows(db, sa.text("select model_version from lims_plate_summary_v1")) == [("1",)]
+
+
+def test_a_worker_with_images_of_a_removed_version_changes_nothing(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(2))
+    newer = register(db, version="2")
+    db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(1)))
+    finish(db, claimed(db), champion)
+    in_hand = claimed(db, utc(1))
+    remove(db, newer)
+    assert finish(db, in_hand, newer).stale == 2
+    with pytest.raises(NotFoundError, match="was removed"):
+        db.read(lambda c: versions.get(c, newer.id))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_who_serves_cannot_be_removed(db: Database, champion: Version, force: bool) -> None:
+    newer = register(db, version="2")
+    db.write(lambda c: versions.challenge(c, newer, actor="test", now=utc()))
+    with pytest.raises(StoreError, match="small:1 is champion and cannot be removed; `marcod model promote`"):
+        remove(db, champion, force=force)
+    with pytest.raises(StoreError, match=r"small:2 is challenger .*; `marcod model challenge --none`"):
+        remove(db, newer, force=force)
+
+
+def test_the_history_of_a_version_tells_what_came_and_what_went(db: Database, champion: Version) -> None:
+    newer = register(db, version="2")
+    promote(db, newer, utc(1))
+    rollback(db, champion, 2)
+    told = [(n.action, n.subject, n.at) for n in db.read(lambda c: versions.history(c, "small:2"))]
+    assert told == [("rollback", "small:1", utc(2)), ("promote", "small:2", utc(1))]
+
+
+@on_postgres
+def test_a_removal_waits_for_scores_that_are_being_written(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(2))
+    newer = register(db, version="2")
+    db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(1)))
+    finish(db, claimed(db), champion)
+    lease = claimed(db, utc(1))
+    scored = [results.Scored(c, "hash", factories.CLEAR) for c in lease.claims]
+
+    def write(connection: sa.Connection) -> None:
+        results.finish(connection, lease.token, newer, scored, [], now=utc(2), retry_s=1, max_attempts=1)
+
+    with pytest.raises(StoreError, match="has scored images"):
+        _while_held(db, write, lambda: remove(db, newer))

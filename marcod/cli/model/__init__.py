@@ -2,7 +2,7 @@
 
 import click
 
-from marcod.cli.model import training, versions
+from marcod.cli.model import importing, judging, training, versions
 
 
 @click.group()
@@ -12,7 +12,15 @@ def model() -> None:
 
 for command in (
     versions.list_,
+    versions.show,
+    versions.verify,
     versions.promote,
+    versions.rollback,
+    versions.challenge,
+    versions.remove,
+    importing.import_,
+    judging.evaluate,
+    judging.calibrate,
     training.train_synthetic,
 ):
     model.add_command(command)

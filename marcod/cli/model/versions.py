@@ -1,14 +1,23 @@
-"""Which model versions there are, and which one serves."""
+"""Which model versions there are, and which of them serve."""
 
 import getpass
+import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from marcod import daemon, registry
 from marcod.cli import output
+from marcod.errors import BundleError
 from marcod.settings import Settings
 from marcod.store import versions
+
+if TYPE_CHECKING:
+    from marcod.bundle import BundleRecord, Threshold
+
+MODEL = "NAME:VERSION"
 
 
 @click.command("list")
@@ -17,29 +26,232 @@ from marcod.store import versions
 def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
     with daemon.opened(settings) as ready:
-        registered = ready.db.read(versions.listed)
-        folders = {f"{name}:{version}": path for name, version, path in ready.registry.on_disk()}
-    known = {str(version): (version, aliases) for version, aliases in registered}
-    rows = []
-    for name in sorted({*known, *folders}):
-        version, aliases = known.get(name, (None, ()))
-        synthetic = None if version is None else version.synthetic
-        threshold = None if version is None else version.crystal_threshold
-        rows.append((name, ", ".join(aliases), threshold, synthetic, str(folders.get(name, "not on this host"))))
+        rows = [_listed(known) for known in ready.registry.known()]
     if json_output:
-        keys = ("model", "aliases", "crystal_threshold", "synthetic", "folder")
-        output.print_json([dict(zip(keys, row, strict=True)) for row in rows])
+        output.print_json(rows)
         return
-    output.console().print(output.table("", ("model", "alias", "crystal threshold", "synthetic", "folder"), rows))
+    columns = ("model", "alias", "crystal threshold", "synthetic", "scores", "registered", "folder")
+    cells = [
+        (
+            row["model"],
+            row["aliases"],
+            row["crystal_threshold"],
+            row["synthetic"],
+            None if row["has_scores"] is None else ("yes" if row["has_scores"] else "no"),
+            _day(row["registered_at"]),
+            _whereabouts(row),
+        )
+        for row in rows
+    ]
+    output.console().print(output.table("", columns, cells))
+
+
+def _listed(known: registry.Known) -> dict[str, Any]:
+    row, record = known.registered, known.record
+    version = row.version if row else None
+    return {
+        "model": known.name,
+        "aliases": ", ".join(row.aliases) if row else "",
+        "crystal_threshold": version.crystal_threshold if version else record.threshold.crystal if record else None,
+        "synthetic": version.synthetic if version else record.synthetic if record else None,
+        "has_scores": row.has_scores if row else None,
+        "registered_at": row.registered_at if row else None,
+        "promoted_at": row.promoted_at if row else None,
+        "removed_at": row.removed_at if row else None,
+        "folder": known.folder,
+        "problem": known.problem,
+    }
+
+
+def _whereabouts(row: dict[str, Any]) -> str:
+    if row["problem"] is not None:
+        return str(row["problem"])
+    if row["removed_at"] is not None:
+        return f"removed on {_day(row['removed_at'])}"
+    return str(row["folder"] or "not on this host")
+
+
+def _day(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%d")
 
 
 @click.command()
-@click.argument("model_text", metavar="NAME:VERSION")
+@click.argument("model_text", metavar=MODEL)
+@output.as_json
+@click.pass_obj
+def show(settings: Settings, model_text: str, json_output: bool) -> None:
+    """Show everything about a model version, also by its alias: champion, challenger or previous."""
+    with daemon.opened(settings) as ready:
+        known = ready.registry.describe(model_text)
+        history = ready.registry.history(known)
+    metrics = registry.metrics(known)
+    if json_output:
+        record = None if known.record is None else known.record.model_dump(mode="json")
+        digest = known.registered.version.digest if known.registered else known.record and known.record.digest
+        about = {"digest": digest, "record": record, "metrics": metrics, "history": history}
+        output.print_json({**_listed(known), **about})
+        return
+    console = output.console()
+    console.print(output.table(known.name, ("", ""), list(_facts(known))))
+    if metrics:
+        rows = list(_flat("", metrics))
+        console.print(output.table("\nMetrics", ("metric", "value"), rows))
+    if history:
+        acts = [(n.at.strftime("%Y-%m-%d %H:%M"), n.actor, n.action, n.subject, _detail(n)) for n in history]
+        console.print(output.table("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts))
+
+
+def _facts(known: registry.Known) -> Iterator[tuple[str, object]]:
+    row = _listed(known)
+    yield "aliases", row["aliases"] or "none"
+    yield "folder", _whereabouts(row)
+    if known.registered is not None:
+        yield "digest", known.registered.version.digest
+        yield "registered", f"{known.registered.registered_at:%Y-%m-%d %H:%M} UTC"
+        promoted = known.registered.promoted_at
+        yield "champion since or last", "never" if promoted is None else f"{promoted:%Y-%m-%d %H:%M} UTC"
+        yield "has scores", "yes" if known.registered.has_scores else "no"
+    if known.record is not None:
+        yield from _record(known.record)
+
+
+def _record(record: "BundleRecord") -> Iterator[tuple[str, object]]:
+    folded = (c if c == str(f) else f"{c} (counts as {f})" for c, f in ((c, record.folding[c]) for c in record.classes))
+    yield "classes", ", ".join(folded)
+    yield "modality", record.modality
+    yield "architecture", _in_a_line(record.architecture)
+    yield "preprocessing", _in_a_line(record.preprocessing)
+    yield "temperature", record.temperature
+    yield "crystal threshold", _threshold(record.threshold)
+    yield "training data", record.training_data
+    yield "synthetic", "yes" if record.synthetic else "no"
+    yield "parent", record.parent or "none"
+    yield "licence", record.licence
+    yield "made", f"{record.created_at:%Y-%m-%d %H:%M %Z}"
+    yield "libraries", _in_a_line(record.libraries)
+    if record.notice:
+        yield "notice", record.notice
+
+
+def _threshold(threshold: "Threshold") -> str:
+    recall = "recall not measured" if threshold.recall is None else f"recall {threshold.recall:g}"
+    return f"{threshold.crystal:g}, {recall} ({threshold.measured_on})"
+
+
+def _in_a_line(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+def _detail(note: versions.Note) -> str:
+    return _in_a_line({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
+
+
+@click.command()
+@click.argument("model_texts", metavar="[NAME:VERSION]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every bundle on this host, and whatever has an alias")
+@output.as_json
+@click.pass_obj
+def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, json_output: bool) -> None:
+    """Check bundles: their checksums, their digests in the database, and their golden pictures.
+
+    The exit code is 1 when one of them cannot serve; every one of those is named.
+    """
+    if bool(model_texts) == everything:
+        raise click.UsageError("name model versions, or give --all")
+    with daemon.opened(settings) as ready:
+        chosen = [ready.registry.describe(text) for text in model_texts]
+        if everything:
+            chosen = [known for known in ready.registry.known() if known.folder is not None or known.problem]
+        found = []
+        with output.stages() as report:
+            for done, known in enumerate(chosen):
+                report(f"verifying {known.name}", done, len(chosen))
+                found.append({"model": known.name, "folder": known.folder, "problem": ready.registry.fault(known)})
+    damaged = [row for row in found if row["problem"] is not None]
+    if json_output:
+        output.print_json(found)
+    else:
+        for row in found:
+            click.echo(f"{row['model']}: {output.printable(str(row['problem'] or 'whole'))}")
+    if damaged:
+        raise BundleError(f"{len(damaged)} of {len(found)} cannot serve: {', '.join(str(r['model']) for r in damaged)}")
+
+
+@click.command()
+@click.argument("model_text", metavar=MODEL)
 @click.pass_obj
 def promote(settings: Settings, model_text: str) -> None:
-    """Make a model version champion; running scorers change over between two batches."""
+    """Make a model version champion, once it has scored its golden pictures here.
+
+    Running scorers change over between two batches. Waiting images move to it, and plates that are still arriving are
+    scored by it whole. The former champion becomes previous.
+    """
     now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
-        version = ready.registry.register(*registry.parse(model_text), now)
-        ready.registry.promote(version, actor=getpass.getuser(), now=now)
+        version = ready.registry.take(model_text, now)
+        ready.registry.promote(version, actor=_actor(), now=now)
     click.echo(f"{version} is champion")
+
+
+@click.command()
+@click.pass_obj
+def rollback(settings: Settings) -> None:
+    """Make the previous champion champion again; waiting images move as they do with promote."""
+    with daemon.opened(settings) as ready:
+        former, version = ready.registry.rollback(actor=_actor(), now=datetime.now(UTC))
+    click.echo(f"{version} is champion again, instead of {former}")
+
+
+@click.command()
+@click.argument("model_text", metavar="[NAME:VERSION]", required=False)
+@click.option("--none", "nobody", is_flag=True, help="End it, and withdraw the waiting images of the challenger")
+@click.pass_obj
+def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
+    """Let a second version score every new image too, behind the champion.
+
+    Its scores are stored and shown when asked for with --model; current views, hits and plate summaries stay the
+    champion's. A new challenger replaces the former one, whose waiting images are withdrawn, those of a
+    `marcod rescore` with it too.
+    """
+    if (model_text is None) != nobody:
+        raise click.UsageError("name a model version, or give --none")
+    now = datetime.now(UTC)
+    with daemon.opened(settings) as ready:
+        version = None if model_text is None else ready.registry.take(model_text, now)
+        former = ready.registry.challenge(version, actor=_actor(), now=now)
+    if version is not None:
+        click.echo(f"{version} is challenger" + (f" instead of {former}" if former not in (None, version) else ""))
+    else:
+        click.echo("there was no challenger" if former is None else f"{former} is challenger no more")
+
+
+@click.command()
+@click.argument("model_text", metavar=MODEL)
+@click.option("--force", is_flag=True, help="Remove the bundle of a version that has scores; the scores stay")
+@click.pass_obj
+def remove(settings: Settings, model_text: str, force: bool) -> None:
+    """Remove a model version and its bundle from the lab's own folder.
+
+    A version that has scores is removed with --force only: its scores and hits stay, under its name and digest, and
+    importing the very same bundle brings it back. The champion, the challenger and shipped bundles stay.
+    """
+    with daemon.opened(settings) as ready:
+        known = ready.registry.describe(model_text)
+        kept = ready.registry.remove(known, force=force, actor=_actor(), now=datetime.now(UTC))
+    click.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))
+
+
+def _actor() -> str:
+    """Who does it, for the audit; in a container a user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

@@ -1,0 +1,132 @@
+"""What differs by Keras backend: compiling a network for scoring, and gradients. Nothing else may.
+
+Hides how each backend compiles and how a CPU is kept busy; promises the same numbers to float32 rounding from all.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import keras
+import numpy as np
+
+from marcod.errors import BundleError
+
+Scoring = Callable[[np.ndarray], np.ndarray]
+Saliency = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+PART_PIXELS: Final = 2 * 599 * 599
+"""Pixels that one thread on a CPU takes at a time: 2 pictures of the published network.
+
+Larger parts leave its caches, and one call for all leaves cores idle between operations: on two cores, parts in two
+threads predict a third more a second than 8 or 16 pictures in one call (docs/benchmarks.md).
+"""
+
+
+def scoring(model: Any, batch_size: int | None = None) -> Scoring:
+    """``model`` as a function from float32 [n, size, size, 3] to logits [n, classes].
+
+    Compiled at its first call for some shape. With ``batch_size`` few shapes are used, whatever n up to it is: a GPU
+    and JAX get every batch filled up to that size, a CPU with TensorFlow parts of 1, 2, 4, ... pictures.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _tensorflow_scoring(model, batch_size)
+    # JAX has no other way to compile.
+    model.compile(jit_compile=True)
+    return _filled(model.predict_on_batch, lambda n: batch_size or n)
+
+
+def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
+    import tensorflow as tf
+
+    constants = [np.asarray(variable) for variable in model.variables]
+
+    # On a CPU this network is slower compiled by XLA.
+    @tf.function(jit_compile=False, autograph=False)  # type: ignore[untyped-decorator]
+    def run(batch: Any) -> Any:
+        return model.stateless_call(constants, [], batch, training=False)[0]
+
+    def score(batch: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = run(tf.constant(batch)).numpy()
+        return logits
+
+    if tf.config.get_visible_devices("GPU"):
+        return _filled(score, lambda n: batch_size or n)
+    part = max(1, PART_PIXELS // model.input_shape[1] ** 2)
+    return _in_parts(_filled(score, lambda n: n if batch_size is None else 1 << (n - 1).bit_length()), part)
+
+
+def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:
+    """The same function, given batches that are filled up with black pictures to ``shape(n)``."""
+
+    def score_filled(batch: np.ndarray) -> np.ndarray:
+        wanted = shape(len(batch))
+        if wanted == len(batch):
+            return score(batch)
+        full = np.zeros((wanted, *batch.shape[1:]), batch.dtype)
+        full[: len(batch)] = batch
+        return score(full)[: len(batch)]
+
+    return score_filled
+
+
+def _in_parts(score: Scoring, part: int) -> Scoring:
+    """The same function on parts of its batch, several at once; TensorFlow lets go of the GIL meanwhile."""
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="predict")
+
+    def score_all(batch: np.ndarray) -> np.ndarray:
+        if len(batch) <= part:
+            return score(batch)
+        parts = [batch[start : start + part] for start in range(0, len(batch), part)]
+        return np.concatenate(list(pool.map(score, parts)))
+
+    return score_all
+
+
+def gradient(model: Any, score: Callable[[Any, Any], Any]) -> Saliency:
+    """Logits and the slope of ``score(logits, members)`` with respect to a batch, as a function of batch and members.
+
+    Keras has no gradients of its own. Raises BundleError for a backend that has none here.
+    """
+    backend = keras.backend.backend()
+    if backend not in _GRADIENTS:
+        raise BundleError(f"gradients need KERAS_BACKEND {' or '.join(_GRADIENTS)}, not {backend}")
+    return _GRADIENTS[backend](model, score)
+
+
+def _tensorflow_gradient(model: Any, score: Callable[[Any, Any], Any]) -> Saliency:
+    import tensorflow as tf
+
+    @tf.function(jit_compile=False, autograph=False)  # type: ignore[untyped-decorator]
+    def gradient(batch: Any, members: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            logits = model(batch, training=False)
+            total = score(logits, members)
+        return logits, tape.gradient(total, batch)
+
+    return lambda *given: tuple(found.numpy() for found in gradient(*map(tf.constant, given)))
+
+
+def _jax_gradient(model: Any, score: Callable[[Any, Any], Any]) -> Saliency:
+    import jax
+
+    frozen = [variable.value for variable in model.trainable_variables]
+    rest = [variable.value for variable in model.non_trainable_variables]
+
+    def total(batch: Any, members: Any, frozen: Any, rest: Any) -> Any:
+        logits, _ = model.stateless_call(frozen, rest, batch, training=False)
+        return score(logits, members), logits
+
+    # The weights are arguments, because as constants they would be compiled into the program.
+    gradient = jax.jit(jax.value_and_grad(total, has_aux=True))
+
+    def call(batch: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (_, logits), slopes = gradient(batch, members, frozen, rest)
+        return np.asarray(logits), np.asarray(slopes)
+
+    return call
+
+
+_GRADIENTS: Final[dict[str, Callable[..., Saliency]]] = {"tensorflow": _tensorflow_gradient, "jax": _jax_gradient}

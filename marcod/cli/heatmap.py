@@ -1,0 +1,235 @@
+"""`marcod plate heatmap`: where the network looks in one drop."""
+
+import hashlib
+import re
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from marcod import bundle, daemon
+from marcod.cli import output
+from marcod.cli import plate as plates_cli
+from marcod.domain import DropClass, parse_well
+from marcod.errors import BundleError, ConfigError, ImageError, MarcodError, NotFoundError
+from marcod.plates import PlateMap
+from marcod.settings import Settings
+from marcod.store import reports
+from marcod.store.summaries import Verdict
+
+if TYPE_CHECKING:
+    from marcod.attribution import Heat, Recipe
+
+
+def _well(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int, int]:
+    try:
+        return parse_well(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() != ".png":
+        raise click.BadParameter("the heat map is a PNG; end the name with .png")
+    return path
+
+
+@click.command()
+@plates_cli.choosing
+@click.argument("well", callback=_well)
+@click.option("--drop", "number", type=click.IntRange(1), help="Which drop, where the well has several")
+@click.option(
+    "--class", "target", type=click.Choice(list(DropClass), case_sensitive=False), default=DropClass.CRYSTALS,
+    show_default=True, help="Whose score is explained",
+)  # fmt: skip
+@click.option("--samples", default=32, show_default=True, type=click.IntRange(1, 1024), help="Noisy copies")
+@click.option(
+    "--noise", default=0.15, show_default=True, type=click.FloatRange(0, 1), help="As a share of the picture's range"
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the noise")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), callback=_png, help="PNG file [default: one named here]"
+)
+@output.as_json
+@click.pass_obj
+def heatmap(
+    settings: Settings,
+    plate_text: str,
+    source: str | None,
+    inspection: str | None,
+    model_text: str | None,
+    well: tuple[int, int],
+    number: int | None,
+    target: DropClass,
+    samples: int,
+    noise: float,
+    seed: int,
+    out: Path | None,
+    json_output: bool,
+) -> None:
+    """Draw where the network looks in the drop of WELL, as a heat map over the grey picture (SmoothGrad)."""
+    with daemon.opened(settings) as ready:
+        shown = plates_cli.load(ready.db, plate_text, source, inspection, model_text)
+        drop = _drop(shown, well, number)
+        found = ready.db.read(lambda connection: reports.located(connection, drop.image_id))
+        folder = ready.registry.path(shown.version.name, shown.version.version)
+    root = daemon.roots(settings).get(shown.summary.source, Path(found.root))
+    out = out or Path(_file_name(shown, drop, target))
+    _check_place(out, [root, *daemon.roots(settings).values()])
+    data = _read(root, found)
+    record, weights = bundle.load_weights(folder)
+    if record.digest != shown.version.digest:
+        raise BundleError(f"the bundle in {folder} is not the one registered as {shown.version}; restore it")
+
+    from marcod import attribution, preprocess  # they load TensorFlow
+
+    recipe = attribution.Recipe(samples, noise, seed)
+    try:
+        rgb = preprocess.decode(data)
+    except ImageError as error:
+        raise MarcodError(f"{root / found.path} cannot be read: {error}") from error
+    with output.progress("heat map", samples) as done:
+        heat = attribution.Attribution(record, weights).heat(rgb, target, recipe, done)
+    _compare(shown, drop, heat)
+    facts = _facts(shown, drop, root / found.path, found, target, recipe)
+    words = {f"marcod:{name}": str(value) for name, value in facts.items()}
+    notice = output.SYNTHETIC_NOTICE if shown.version.synthetic else ""
+    caption = _caption(shown, drop, target, recipe)
+    _write(out, attribution.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words}))
+    _print({"out": str(out.resolve()), **facts}, json_output=json_output)
+
+
+def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> Verdict:
+    """The drop meant, which must have been scored. Raises NotFoundError or MarcodError."""
+    plate = f"plate {shown.summary.plate_key}, inspection {shown.summary.inspection_key}"
+    in_well = [d for d in shown.drops if (d.well_row, d.well_column) == well]
+    if not in_well:
+        raise NotFoundError(f"{plate} has no picture of that well; `marcod plate show` shows which it has")
+    there = ", ".join(str(d.drop_number) for d in in_well)
+    name = in_well[0].well
+    if number is None and len(in_well) > 1:
+        raise NotFoundError(f"well {name} has the drops {there}; choose one with --drop")
+    chosen = [d for d in in_well if number in (None, d.drop_number)]
+    if not chosen:
+        raise NotFoundError(f"well {name} of {plate} has no drop {number}, only {there}")
+    if chosen[0].failed and chosen[0].label is None:
+        raise MarcodError(f"the picture {chosen[0].path} could not be scored; `marcod queue failed` tells why")
+    if chosen[0].label is None:
+        raise MarcodError(
+            f"{shown.version} has not scored well {name} yet; "
+            f"`marcod rescore --plate {shown.summary.plate_key} --model {shown.version}` does"
+        )
+    return chosen[0]
+
+
+def _read(root: Path, found: reports.Located) -> bytes:
+    """The very bytes that were scored. Raises MarcodError when the file is gone, unreadable or another by now."""
+    path = root / found.path
+    try:
+        # A pipe that somebody put there instead would let us wait for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MarcodError(f"{path} is not a regular file any more")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        what = path if root.is_dir() else f"the folder {root} of its source"
+        raise MarcodError(f"{what} is gone, so the heat map has no picture to be drawn on") from error
+    except OSError as error:
+        raise MarcodError(f"{path} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != found.content_hash:
+        raise MarcodError(
+            f"{path} has changed since it was scored (SHA-256 differs); `marcod scan` takes the new picture in"
+        )
+    return data
+
+
+def _compare(shown: PlateMap, drop: Verdict, heat: "Heat") -> None:
+    """The gradients must be those of the network that gave the score. Raises BundleError."""
+    stored = (drop.p_clear, drop.p_crystals, drop.p_other, drop.p_precipitate)
+    now = [float(p) for p in heat.probabilities]
+    if any(abs(p - (s or 0.0)) > bundle.GOLDEN_TOLERANCE for p, s in zip(now, stored, strict=True)):
+        raise BundleError(
+            f"{shown.version} gives {drop.path} {now[1]:.4f} for crystals here, "
+            f"but {drop.p_crystals:.4f} is stored; the heat would not explain the score"
+        )
+
+
+def _probability(drop: Verdict, target: DropClass) -> float:
+    return {
+        DropClass.CLEAR: drop.p_clear,
+        DropClass.CRYSTALS: drop.p_crystals,
+        DropClass.OTHER: drop.p_other,
+        DropClass.PRECIPITATE: drop.p_precipitate,
+    }[target] or 0.0
+
+
+def _facts(
+    shown: PlateMap, drop: Verdict, path: Path, found: reports.Located, target: DropClass, recipe: "Recipe"
+) -> dict[str, Any]:
+    """All that is needed to make the picture again, for people, programs and the PNG itself."""
+    return {
+        "source": shown.summary.source,
+        "plate_key": shown.summary.plate_key,
+        "inspection_key": shown.summary.inspection_key,
+        "well": drop.well,
+        "drop_number": drop.drop_number,
+        "file": output.printable(str(path)),
+        "sha256": found.content_hash,
+        "model": str(shown.version),
+        "model_digest": shown.version.digest,
+        "model_synthetic": shown.version.synthetic,
+        "class": target.value,
+        "probability": _probability(drop, target),
+        "label": drop.label,
+        "samples": recipe.samples,
+        "noise": recipe.noise,
+        "seed": recipe.seed,
+    }
+
+
+def _caption(shown: PlateMap, drop: Verdict, target: DropClass, recipe: "Recipe") -> list[str]:
+    summary = shown.summary
+    where = f"{summary.barcode or summary.plate_key}, well {drop.well}, drop {drop.drop_number}"
+    return [
+        output.printable(f"{where}: {target.value} {_probability(drop, target):.3f}"),
+        output.printable(f"source {summary.source}, inspection {summary.inspection_key}; model {shown.version}"),
+        f"SmoothGrad: {recipe.samples} samples, noise {recipe.noise:g}, seed {recipe.seed}",
+    ]
+
+
+def _file_name(shown: PlateMap, drop: Verdict, target: DropClass) -> str:
+    summary = shown.summary
+    parts = (summary.barcode or summary.plate_key, summary.inspection_key, f"{drop.well}.{drop.drop_number}", target)
+    return re.sub(r"[^A-Za-z0-9._-]", "_", "heatmap-" + "-".join(str(part) for part in parts)) + ".png"
+
+
+def _check_place(out: Path, roots: Iterable[Path]) -> None:
+    """Before the work, not after it. Raises MarcodError or ConfigError."""
+    if not out.resolve().parent.is_dir():
+        raise MarcodError(f"there is no folder {out.parent} to write {out.name} into")
+    for root in roots:
+        if out.resolve().is_relative_to(root.resolve()):
+            raise ConfigError(f"{out} is inside the source folder {root}, where only the imager writes; choose --out")
+
+
+def _write(out: Path, data: bytes) -> None:
+    """The whole file or none of it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as scratch:
+            unfinished = Path(scratch) / out.name
+            unfinished.write_bytes(data)
+            unfinished.replace(out)
+    except OSError as error:
+        raise MarcodError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def _print(facts: Mapping[str, Any], *, json_output: bool) -> None:
+    if json_output:
+        output.print_json(facts)
+        return
+    click.echo(f"{output.printable(facts['out'])}: where {facts['model']} looks in {facts['file']}")
+    click.echo(f"{facts['class']} {facts['probability']:.3f}; labelled {facts['label']}")
+    if facts["model_synthetic"]:
+        output.console().print(output.SYNTHETIC_NOTICE, style="yellow")

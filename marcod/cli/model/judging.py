@@ -1,0 +1,241 @@
+"""Judging a model version on labelled pictures, and deriving one with another temperature and threshold."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from marcod import bundle, daemon
+from marcod.bundle import BundleRecord, Predictor
+from marcod.cli import output
+from marcod.domain import Split
+from marcod.errors import ConfigError
+from marcod.evaluate import calibration, labelled, results, tables
+from marcod.evaluate.calibration import Fit
+from marcod.evaluate.labelled import LabelledSet
+from marcod.evaluate.predictions import Predictions, predict
+from marcod.evaluate.tables import decimals
+from marcod.settings import Settings
+from marcod.store.versions import Version
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+File = click.Path(path_type=Path, dir_okay=False)
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which labelled pictures a command was told to use."""
+
+    csv: Path | None
+    root: Path | None
+    skip_missing: bool
+    from_database: bool
+    split: str
+    source: str | None
+
+    def __post_init__(self) -> None:
+        if (self.csv is None) != self.from_database:
+            raise click.UsageError("Say where the labels are: either --labels CSV or --from-database.")
+        if self.csv is None and (self.root is not None or self.skip_missing):
+            raise click.UsageError("--root and --skip-missing belong to --labels.")
+        if self.csv is not None and self.source is not None:
+            raise click.UsageError("--source belongs to --from-database; a CSV file may have a column of that name.")
+
+    def read(self, settings: Settings, ready: daemon.Ready, version: Version, record: BundleRecord) -> LabelledSet:
+        """The pictures. Raises ConfigError or NotFoundError."""
+        if self.csv is not None:
+            return labelled.from_csv(self.csv, self.root, record, skip_missing=self.skip_missing)
+        side = None if self.split == ALL else Split(self.split)
+        return labelled.from_database(
+            ready.db, record, version.id, split=side, source=self.source, roots=daemon.roots(settings)
+        )
+
+
+def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command]:
+    """The options that say which labelled pictures are meant; they reach the command as one ``Wanted``."""
+    names = [str(side) for side in sides]
+    options = (
+        click.option("--labels", "csv", type=File, metavar="CSV", help="Labels in a file with columns image and label"),
+        click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Where the images in CSV are"),
+        click.option("--skip-missing", is_flag=True, help="Leave out labelled files that are not there"),
+        click.option("--from-database", is_flag=True, help="The labels in the database"),
+        click.option("--split", type=click.Choice(names), default=str(default), show_default=True,
+                     help="Which plates of the database"),
+        click.option("--source", help="Only this source of the database"),
+    )  # fmt: skip
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.command()
+@click.argument("model_text", metavar="MODEL")
+@_wanted((*Split, ALL), Split.TEST)
+@click.option("--html", "html_file", type=File, metavar="FILE", help="Write a page with plots, complete in itself")
+@click.option("--seed", default=1, show_default=True, help="The bootstrap intervals follow from it")
+@output.as_json
+@click.pass_obj
+def evaluate(
+    settings: Settings, /, model_text: str, html_file: Path | None, seed: int, json_output: bool, **wanted: Any
+) -> None:
+    """Judge MODEL (NAME:VERSION) on labelled images, with the MARCO paper's tables.
+
+    Scores that the database has are used; the other images are scored now, and nothing is written.
+    """
+    if html_file is not None and not html_file.absolute().parent.is_dir():
+        raise click.UsageError(f"The folder of {html_file} does not exist.")
+    with daemon.opened(settings) as ready:
+        model, given, said = _predictions(settings, ready, model_text, Wanted(**wanted))
+    judged = results.evaluate(
+        said, model.record, given.description, missing=given.missing, seed=seed, now=datetime.now(UTC)
+    )
+    if html_file is not None:
+        from marcod.evaluate import page
+
+        _write(html_file, page.html(judged))
+    if json_output:
+        output.print_json(judged)
+        return
+    _print_evaluation(judged)
+    if html_file is not None:
+        click.echo(f"wrote {html_file}")
+
+
+@click.command()
+@click.argument("model_text", metavar="MODEL")
+@_wanted((Split.VALIDATION, Split.TRAIN), Split.VALIDATION)
+@click.option(
+    "--recall",
+    required=True,
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of crystals to find, such as 0.98",
+)
+@click.option(
+    "--confidence",
+    metavar="SHARE",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    help="Promise it with this confidence, such as 0.95 [default: on average over new drops]",
+)
+@output.as_json
+@click.pass_obj
+def calibrate(
+    settings: Settings, /, model_text: str, recall: float, confidence: float | None, json_output: bool, **wanted: Any
+) -> None:
+    """Derive a new version of MODEL (NAME:VERSION) that finds a wished share of crystals.
+
+    Its temperature and crystal threshold are fitted on labelled images; the weights stay. It is not promoted.
+    """
+
+    def check(given: LabelledSet) -> None:
+        calibration.require_crystals(given.pictures, recall, confidence)
+
+    with daemon.opened(settings) as ready:
+        model, given, said = _predictions(settings, ready, model_text, Wanted(**wanted), check)
+        fitted = calibration.fit(said, model.record, given.description, recall=recall, confidence=confidence)
+        number = _next_number(ready, model.record.name)
+        path = calibration.write(settings.models.folder, model.folder, model.load(), number, fitted)
+    derived = f"{model.record.name}:{number}"
+    if json_output:
+        output.print_json({"model": derived, "parent": str(model.version), "folder": path, "calibration": fitted})
+        return
+    _print_calibration(fitted, said.unreadable)
+    click.echo(f"wrote {derived} to {path}\nnext: marcod model evaluate {derived} on data not used here, "
+               f"then marcod model promote {derived}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model version meant, and a way to load it that costs its seconds once and only when needed."""
+
+    version: Version
+    folder: Path
+    record: BundleRecord
+    load: Callable[[], Predictor]
+
+
+def _predictions(
+    settings: Settings,
+    ready: daemon.Ready,
+    model_text: str,
+    wanted: Wanted,
+    check: Callable[[LabelledSet], object] = lambda given: None,
+) -> tuple[Model, LabelledSet, Predictions]:
+    """What a model says of the pictures wanted; ``check`` may refuse them before the work."""
+    version = ready.registry.take(model_text, datetime.now(UTC))
+    folder = ready.registry.path(version.name, version.version)
+    model = Model(
+        version, folder, bundle.read(folder), cache(lambda: ready.registry.load(version, settings.score.batch_size))
+    )
+    given = wanted.read(settings, ready, version, model.record)
+    check(given)
+    with output.progress(f"scoring with {version}", len(given.pictures)) as done:
+        said = predict(given.pictures, model.record, model.load, threads=settings.score.decode_threads, done=done)
+    return model, given, said
+
+
+def _next_number(ready: daemon.Ready, name: str) -> int:
+    """The number after all that a name ever had, here or in the database."""
+    named = (known.name.rpartition(":") for known in ready.registry.known())
+    return 1 + max((int(number) for known, _, number in named if known == name and number.isdigit()), default=0)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _print_evaluation(judged: results.Evaluation) -> None:
+    console = output.console()
+    for name, text in tables.facts(judged):
+        console.print(f"{name + ':':<18} {output.printable(text)}", markup=False)
+    for warning in tables.warnings(judged):
+        console.print(output.printable(warning), style="yellow", markup=False)
+    for shown in tables.all_tables(judged):
+        console.print()
+        console.print(_table(shown))
+        if shown.note:
+            console.print(shown.note, style="dim", markup=False)
+
+
+def _table(shown: tables.Shown) -> Table:
+    made = Table(title=Text(shown.title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for place, column in enumerate(shown.columns):
+        made.add_column(Text(column), justify="right" if place else "left", no_wrap=True)
+    for row in shown.rows:
+        made.add_row(*(Text(output.printable(cell)) for cell in row))
+    return made
+
+
+def _print_calibration(fitted: Fit, unreadable: tuple[str, ...]) -> None:
+    before, after = fitted.before, fitted.after
+    rows = [
+        ("temperature", f"{before.temperature:g}", f"{after.temperature:g}"),
+        ("crystal threshold", f"{before.threshold:g}", f"{after.threshold:g}"),
+        ("expected calibration error", decimals(before.calibration_error), decimals(after.calibration_error)),
+        ("log loss", decimals(before.log_loss), decimals(after.log_loss)),
+        (f"missed of {fitted.crystals} crystals", str(before.crystals_missed), str(after.crystals_missed)),
+        (f"called hits, of {fitted.counted}", tables.percent(before.flagged), tables.percent(after.flagged)),
+    ]  # fmt: skip
+    console = output.console()
+    console.print(_table(tables.Shown("calibration", "Calibration", ("", "before", "after"), tuple(rows))))
+    console.print(output.printable(fitted.promise), markup=False)
+    if unreadable:
+        console.print(
+            output.printable(f"{len(unreadable)} images could not be read, the first: {unreadable[0]}"),
+            style="yellow", markup=False,
+        )  # fmt: skip

@@ -1,0 +1,171 @@
+"""`marcod rescore`: score again, with another version or what the champion has not seen, behind everything new."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from threading import Event
+
+import click
+
+from marcod import daemon
+from marcod.cli import output
+from marcod.cli import since as since_option
+from marcod.cli.score import drain
+from marcod.errors import MarcodError
+from marcod.settings import Settings
+from marcod.store import catalog, queue, reports, rescoring, versions, workers
+
+POLL_S = 1.0
+COUNT_SHARE = 0.05
+"""Counting a million jobs takes a moment; at most this share of the time is spent on it."""
+
+Report = Callable[[str, int, int], None]
+
+
+@click.command()
+@click.option("--plate", "plates", multiple=True, metavar="KEY_OR_BARCODE", help="This plate; may be given again")
+@click.option("--all", "everything", is_flag=True, help="Every image")
+@click.option(
+    "--since",
+    callback=since_option.parse,
+    metavar="AGE|DATE",
+    help="Images that arrived since, such as 24h or 2026-05-01",
+)
+@click.option("--source", help="Only this source's plates")
+@click.option("--model", "model_text", metavar="NAME:VERSION", help="Model version or alias [default: the champion]")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until it is done")
+@output.as_json
+@click.pass_obj
+def rescore(
+    settings: Settings,
+    plates: tuple[str, ...],
+    everything: bool,
+    since: datetime | None,
+    source: str | None,
+    model_text: str | None,
+    wait: bool,
+    json_output: bool,
+) -> None:
+    """Score again what a model version has not scored yet, behind all new images. Old scores stay.
+
+    Give one of --plate, --all and --since. A repeated call queues nothing twice and goes on where an interrupted one
+    was. With --all and --since, --wait lasts until nothing waits to be scored again by that version.
+    """
+    if (bool(plates), everything, since is not None).count(True) != 1:
+        raise click.UsageError("give exactly one of --plate, --all and --since")
+    with daemon.opened(settings) as ready, daemon.stopped_by_signals() as stop:
+        asked = _asked(ready, plates, since, source)
+        version = _version(ready, model_text)
+        with output.stages() as report:
+            queued = _queue(ready, asked, version, stop, report)
+            if stop.is_set():
+                raise MarcodError(f"stopped with {queued} images queued, which stay so; the same call queues the rest")
+            left = _unfinished(ready, asked, version)
+            if wait and left:
+                left = _finish(settings, ready, asked, version, stop, report)
+    if json_output:
+        output.print_json({"plates": asked.plates, "model": str(version), "queued": queued, "left": left})
+    else:
+        _print(asked, version, queued, left)
+    if wait and left:
+        raise MarcodError(f"{left} images could not be scored yet; they stay queued, `marcod queue status` tells more")
+
+
+def _version(ready: daemon.Ready, text: str | None) -> versions.Version:
+    if text is None:
+        return ready.db.read(versions.champion)
+    return ready.registry.take(text, datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is to be scored again: these plates, or of the archive."""
+
+    plates: Sequence[reports.Plate]
+    archive: rescoring.Archive | None
+
+    @property
+    def ids(self) -> list[int]:
+        return [plate.id for plate in self.plates]
+
+    def __str__(self) -> str:
+        if self.archive is not None:
+            return "all that was asked for"
+        keys = dict.fromkeys(plate.barcode or plate.key for plate in self.plates)
+        return f"{'plate' if len(keys) == 1 else 'plates'} {', '.join(keys)}"
+
+
+def _asked(ready: daemon.Ready, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
+    if plates:
+        lists = [ready.db.read(partial(reports.find_plates, text=text, source_name=source)) for text in plates]
+        return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
+    source_id = ready.db.read(lambda c: catalog.find_source(c, source)) if source is not None else None
+    return _Asked((), rescoring.Archive(since, source_id))
+
+
+def _queue(ready: daemon.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
+    """Queue what was asked for. Returns how many images were not waiting yet."""
+    now = datetime.now(UTC)
+    archive = asked.archive
+    if archive is None:
+        return ready.db.write(lambda connection: queue.enqueue_rescore(connection, version.id, now, asked.ids))
+    total = ready.db.read(lambda connection: rescoring.inspections(connection, archive))
+    queued, looked_at, last = 0, 0, 0
+
+    def part() -> rescoring.Part | None:
+        return ready.db.write(lambda connection: rescoring.enqueue(connection, version.id, archive, last, now))
+
+    while not stop.is_set() and (done := part()) is not None:
+        queued, looked_at, last = queued + done.queued, looked_at + done.inspections, done.last
+        report("inspections looked at", looked_at, max(total, looked_at))
+    return queued
+
+
+def _unfinished(ready: daemon.Ready, asked: _Asked, version: versions.Version) -> int:
+    if asked.archive is None:
+        return ready.db.read(lambda connection: reports.unfinished(connection, version.id, asked.ids))
+    return ready.db.read(lambda connection: rescoring.unfinished(connection, version.id))
+
+
+def _finish(
+    settings: Settings, ready: daemon.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report
+) -> int:
+    """Watch other processes do it, and do here what they leave. Returns how many images are still to do."""
+    left, pause_s = _counted(ready, asked, version)
+    total = left
+
+    def show(done: int) -> None:
+        report(f"images scored by {version}", min(done, total), total)
+
+    while left and not stop.is_set() and _others_score(ready):
+        show(total - left)
+        stop.wait(pause_s)
+        left, pause_s = _counted(ready, asked, version)
+        total = max(total, left)
+    if left and not stop.is_set():
+        here = total - left
+        drain(settings, ready, stop, lambda done: show(here + done))
+        left = _unfinished(ready, asked, version)
+    show(total - left)
+    return left
+
+
+def _counted(ready: daemon.Ready, asked: _Asked, version: versions.Version) -> tuple[int, float]:
+    """How many images are left, and how long to wait before counting them again."""
+    start = time.monotonic()
+    left = _unfinished(ready, asked, version)
+    return left, max(POLL_S, (time.monotonic() - start) / COUNT_SHARE)
+
+
+def _others_score(ready: daemon.Ready) -> bool:
+    alive = ready.db.read(lambda connection: workers.alive(connection, datetime.now(UTC)))
+    return any("score" in worker.roles.split(",") for worker in alive)
+
+
+def _print(asked: _Asked, version: versions.Version, queued: int, left: int) -> None:
+    if not queued and not left:
+        click.echo(f"{version} has scored {asked} already")
+    else:
+        click.echo(f"{queued} images of {asked} queued for {version}, {left} still to do")

@@ -1,0 +1,203 @@
+"""Another temperature and crystal threshold for the same weights, with a promise that the data can carry.
+
+Hides the fit and the writing of the new version. Promises that weights and golden pictures stay the same, and that a
+recall is promised only when finite samples allow it. Sources: temperature scaling, Guo et al., arXiv 1706.04599;
+conformal risk control, Angelopoulos et al., arXiv 2208.02814; tolerance limits by the binomial tail (Clopper-Pearson).
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod import bundle, metrics
+from marcod.bundle import BundleRecord, Golden, Predictor, Threshold
+from marcod.domain import CLASSES, DropClass
+from marcod.errors import MarcodError
+from marcod.evaluate.labelled import Labelled
+from marcod.evaluate.predictions import Predictions
+from marcod.evaluate.results import calibration
+
+DECIMALS: Final = 6
+_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a temperature and a threshold do on the set; ``flagged`` is the share of all counted that are hits."""
+
+    temperature: float
+    threshold: float
+    calibration_error: float
+    log_loss: float
+    crystals_missed: int
+    flagged: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fitted temperature and threshold, what they stand for, and the state before and after.
+
+    ``recall`` is promised: on average over new drops where ``confidence`` is None, else for this threshold with that
+    confidence. ``crystals`` are counted one a drop, ``misses`` of them are below the threshold.
+    """
+
+    recall: float
+    confidence: float | None
+    crystals: int
+    misses: int
+    allowed_misses: int
+    data: str
+    counted: int
+    before: State
+    after: State
+
+    @property
+    def promise(self) -> str:
+        """The sentence that a bundle carries as what its threshold was measured on."""
+        how = "expected of new drops" if self.confidence is None else f"with {_percent(self.confidence)} confidence"
+        return (
+            f"{self.crystals} crystals, one a drop, of {self.data}: {self.misses} below the threshold; "
+            f"recall of at least {_percent(self.recall)} {how}"
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def crystals_needed(recall: float, confidence: float | None) -> int:
+    """How many crystals a promise needs at least: as many as carry it when none of them is missed.
+
+    ``recall`` and ``confidence`` are below 1. The rule for an expected recall is (misses + 1) / (n + 1) <= 1 - recall.
+    """
+    if confidence is None:
+        return math.ceil(1 / (1 - recall) - 1 - 1e-9)
+    return math.ceil(math.log(1 - confidence) / math.log(recall) - 1e-9)
+
+
+def allowed_misses(crystals: int, recall: float, confidence: float | None) -> int:
+    """How many of the crystals may lie below a threshold that keeps the promise; -1 when it cannot be kept.
+
+    With a confidence: the most misses that would be no more likely than 1 - confidence if the recall were lower.
+    """
+    if confidence is None:
+        return min(crystals - 1, math.floor((crystals + 1) * (1 - recall) + 1e-9) - 1)
+    most = -1
+    while most + 1 < crystals and metrics.binomial_at_most(most + 1, crystals, 1 - recall) <= 1 - confidence + 1e-12:
+        most += 1
+    return most
+
+
+def fit(
+    predictions: Predictions, record: BundleRecord, data: str, *, recall: float, confidence: float | None = None
+) -> Fit:
+    """Fit the temperature by log loss, and the highest threshold that keeps the promise at it.
+
+    Raises as :func:`require_crystals`.
+    """
+    misses = require_crystals(predictions.pictures, recall, confidence)
+    counted, crystals = predictions.counted(record), _one_a_drop(predictions, record)
+    temperature = metrics.fit_temperature(counted.logits, counted.labels, bundle.folding(record))
+    threshold = metrics.threshold_missing(_crystal_scores(crystals, record, temperature), misses, DECIMALS)
+    before, after = (
+        _state(counted, crystals, record, *values)
+        for values in ((record.temperature, record.threshold.crystal), (temperature, threshold))
+    )
+    return Fit(
+        recall,
+        confidence,
+        len(crystals.pictures),
+        after.crystals_missed,
+        misses,
+        data,
+        len(counted.pictures),
+        before,
+        after,
+    )
+
+
+def require_crystals(pictures: Iterable[Labelled], recall: float, confidence: float | None) -> int:
+    """How many of the labelled drops with crystals a promise lets go; known before anything is scored.
+
+    Raises MarcodError when there are too few of them, saying how many it takes.
+    """
+    found = len({picture.drop for picture in pictures if picture.label is DropClass.CRYSTALS})
+    misses = allowed_misses(found, recall, confidence)
+    if misses < 0:
+        promise = _percent(recall) + ("" if confidence is None else f" with {_percent(confidence)} confidence")
+        raise MarcodError(
+            f"a crystal recall of {promise} needs at least {crystals_needed(recall, confidence)} drops with crystals, "
+            f"and there are {found}; label more, or ask for less with --recall"
+        )
+    return misses
+
+
+def _one_a_drop(predictions: Predictions, record: BundleRecord) -> Predictions:
+    """The drops with crystals: of each, the most crystalline picture at the first inspection that shows crystals."""
+    crystals = predictions.only([i for i, p in enumerate(predictions.pictures) if p.label is DropClass.CRYSTALS])
+    first: dict[str, str] = {}
+    for picture in crystals.pictures:
+        first.setdefault(picture.drop, picture.inspection)
+    scores = _crystal_scores(crystals, record, record.temperature)
+    best: dict[str, int] = {}
+    for index, picture in enumerate(crystals.pictures):
+        held = best.get(picture.drop)
+        if picture.inspection == first[picture.drop] and (held is None or scores[index] > scores[held]):
+            best[picture.drop] = index
+    return crystals.only(list(best.values()))
+
+
+def _crystal_scores(predictions: Predictions, record: BundleRecord, temperature: float) -> NDArray[np.float32]:
+    return predictions.folded(record, temperature)[:, _CRYSTALS]
+
+
+def _state(
+    counted: Predictions, crystals: Predictions, record: BundleRecord, temperature: float, threshold: float
+) -> State:
+    scores = counted.folded(record, temperature)
+    measured = calibration(scores, counted.labels)
+    missed = int((_crystal_scores(crystals, record, temperature) < threshold).sum())
+    flagged = float((scores[:, _CRYSTALS] >= threshold).mean())
+    return State(temperature, threshold, measured.error, measured.log_loss, missed, flagged)
+
+
+def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted: Fit) -> Path:
+    """Write the bundle in ``parent``, which is loaded as ``predictor``, anew with another version number.
+
+    Weights and golden pictures stay, their expectations follow the temperature, and metrics.json gains
+    ``calibration``. Raises BundleError when the version exists.
+    """
+    old, (_, weights) = predictor.record, bundle.load_weights(parent)
+    measured, golden = _measured_and_golden(parent)
+    kept = old.model_dump(exclude={"files", "libraries", "created_at", "version", "parent", "temperature", "threshold"})
+    measured_recall = 1 - fitted.misses / fitted.crystals
+    record = bundle.new_record(
+        **kept,
+        version=version,
+        parent=f"{old.name}:{old.version}",
+        temperature=fitted.after.temperature,
+        threshold=Threshold(crystal=fitted.after.threshold, recall=measured_recall, measured_on=fitted.promise),
+    )
+    expected = _golden(predictor, golden, record.temperature)
+    return bundle.write(models, record, weights, {**measured, "calibration": asdict(fitted)}, expected)
+
+
+def _measured_and_golden(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """metrics.json and the golden pictures of a bundle that has been verified."""
+    expected: Mapping[str, Any] = json.loads((path / bundle.EXPECTED_FILE).read_text(encoding="utf-8"))
+    golden = {name: (path / "golden" / name).read_bytes() for name in expected}
+    return json.loads((path / bundle.METRICS_FILE).read_text(encoding="utf-8")), golden
+
+
+def _golden(predictor: Predictor, pictures: Mapping[str, bytes], temperature: float) -> list[Golden]:
+    found = []
+    for name, data in pictures.items():
+        logits = predictor.logits(predictor.prepare(data)[np.newaxis])
+        found.append(Golden(name, data, metrics.softmax(logits / temperature)[0].tolist()))
+    return found

@@ -1,0 +1,191 @@
+"""Labelled sets: pictures and what they truly show, from a CSV file or from the labels in the database.
+
+Hides where labels come from. Promises one form for both, in which a picture knows its file, its drop, its group (the
+plate, when known) and the unit that counts once; and that nothing is dropped without being named.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from marcod.bundle import BundleRecord
+from marcod.domain import CLASSES, DropClass, Split, split_of
+from marcod.errors import ConfigError, NotFoundError
+from marcod.store import labels
+from marcod.store.engine import Database
+
+REQUIRED: Final = ("image", "label")
+FURTHER: Final = ("source", "imager", "plate", "drop", "inspection", "group")
+"""Columns of a CSV file; others are not looked at."""
+
+SHOWN: Final = 5
+"""How many of the missing files are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One picture and the class people give it.
+
+    ``own`` is the index of the label among the model's own classes, None when it was given in the four. Pictures of
+    one ``unit`` (one drop at one inspection, with one label) count once; drops of one ``group`` resemble one another.
+    ``stored`` are probabilities from the database in the order of the model's own classes.
+    """
+
+    file: Path
+    label: DropClass
+    own: int | None
+    source: str
+    imager: str
+    drop: str
+    inspection: str
+    unit: str
+    group: str
+    stored: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """Labelled pictures, a sentence that says which, and the files that are not there."""
+
+    description: str
+    pictures: tuple[Labelled, ...]
+    missing: tuple[str, ...] = ()
+
+
+def from_csv(file: Path, root: Path | None, record: BundleRecord, *, skip_missing: bool = False) -> LabelledSet:
+    """The set in a CSV file with the columns image and label; images are relative to ``root`` or the file's folder.
+
+    Raises ConfigError naming the line for anything that cannot be read, and for missing files unless
+    ``skip_missing``.
+    """
+    pictures: list[Labelled] = []
+    lines: dict[Path, int] = {}
+    for line, row in _rows(file):
+        picture = _from_row(row, root or file.parent, record, f"{file}, line {line}")
+        if picture.file in lines:
+            raise ConfigError(
+                f"{file}, line {line}: {row['image']} is in line {lines[picture.file]} already; leave one of them"
+            )
+        lines[picture.file] = line
+        pictures.append(picture)
+    if not pictures:
+        raise ConfigError(f"{file} has no labelled image below its header")
+    missing = [picture for picture in pictures if not picture.file.is_file()]
+    if missing and not skip_missing:
+        raise ConfigError(_missing_sentence(file, missing, len(pictures)))
+    absent = {picture.file for picture in missing}
+    there = tuple(picture for picture in pictures if picture.file not in absent)
+    if not there:
+        raise ConfigError(_missing_sentence(file, missing, len(pictures)))
+    return LabelledSet(f"{file.name}, {len(pictures)} labelled images", there, tuple(str(f) for f in absent))
+
+
+def _missing_sentence(file: Path, missing: Sequence[Labelled], of: int) -> str:
+    named = ", ".join(str(picture.file) for picture in missing[:SHOWN])
+    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    return (
+        f"{len(missing)} of the {of} images in {file} are not there: {named}{more}; "
+        "name their folder with --root, or leave them out with --skip-missing"
+    )
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file by column, empty lines left out, each with the number of the line it ends on."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restval="")
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            if lacking := [name for name in REQUIRED if name not in reader.fieldnames]:
+                raise ConfigError(
+                    f"{file} has no column {lacking[0]!r}; its first line must name the columns, separated by commas: "
+                    f"{', '.join(REQUIRED)} and, if known, {', '.join(FURTHER)}"
+                )
+            for row in reader:
+                yield reader.line_num, {name: (row.get(name) or "").strip() for name in (*REQUIRED, *FURTHER)}
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{file} is not CSV in UTF-8: {error}") from error
+
+
+def _from_row(row: Mapping[str, str], root: Path, record: BundleRecord, where: str) -> Labelled:
+    if not row["image"]:
+        raise ConfigError(f"{where}: the image is not named; fill in its path or take the line out")
+    label, own = _label(row["label"], record, where)
+    image, source = row["image"], row["source"]
+    plate = f"{source}/{row['plate']}" if row["plate"] else ""
+    drop = f"{plate or source}/{row['drop']}" if row["drop"] else image
+    together = (drop, row["inspection"], str(label)) if row["drop"] and row["inspection"] else (image,)
+    return Labelled(
+        file=root / image,
+        label=label,
+        own=own,
+        source=source,
+        imager=row["imager"] or source,
+        drop=drop,
+        inspection=row["inspection"] or image,
+        unit="\x00".join(together),
+        group=row["group"] or plate or drop,
+    )
+
+
+def _label(text: str, record: BundleRecord, where: str) -> tuple[DropClass, int | None]:
+    """One of the four or of the model's own classes, in any case. A name in both is the four's, if it folds so."""
+    four = {c.value.casefold(): c for c in CLASSES}.get(text.casefold())
+    own = {name.casefold(): i for i, name in enumerate(record.classes)}.get(text.casefold())
+    if four is None and own is None:
+        names = list(dict.fromkeys([*(c.value for c in CLASSES), *record.classes]))
+        raise ConfigError(f"{where}: label {text!r} is not known; write one of {', '.join(names)}")
+    if four is None:
+        assert own is not None
+        return record.folding[record.classes[own]], own
+    return four, own if own is not None and record.folding[record.classes[own]] is four else None
+
+
+def from_database(
+    db: Database,
+    record: BundleRecord,
+    version_id: int,
+    *,
+    split: Split | None,
+    source: str | None,
+    roots: Mapping[str, Path],
+) -> LabelledSet:
+    """The labels in the database, of one side of the split or of all; ``roots`` are the sources' folders here.
+
+    A drop's inspections come in their order. Raises NotFoundError when nothing is labelled there.
+    """
+    found = db.read(lambda c: labels.labelled_images(c, version_id, None if source is None else [source]))
+    chosen = [image for image in found if split is None or split_of(image.source, image.plate_key) is split]
+    side = "all plates" if split is None else f"the {split} plates"
+    where = f"{side} of {source or 'all sources'}"
+    if not chosen:
+        raise NotFoundError(
+            f"no image of {where} is labelled, of {len(found)} labelled images in all; "
+            "label some, or choose another side of the split"
+        )
+    return LabelledSet(
+        f"labels in the database, {where}, {len(chosen)} images",
+        tuple(_from_image(image, record, roots) for image in chosen),
+    )
+
+
+def _from_image(image: labels.LabelledImage, record: BundleRecord, roots: Mapping[str, Path]) -> Labelled:
+    unit = f"image {image.image_id}" if image.own else f"drop {image.drop_id} at {image.inspection_id}"
+    stored: tuple[float, ...] | None = image.probabilities
+    if image.vector is not None:
+        stored = tuple(image.vector[name] for name in record.classes)
+    return Labelled(
+        file=roots.get(image.source, Path(image.root)) / image.path,
+        label=image.label,
+        own=None,
+        source=image.source,
+        imager=image.layout,
+        drop=str(image.drop_id),
+        inspection=str(image.inspection_id),
+        unit=unit,
+        group=f"{image.source}/{image.plate_key}",
+        stored=stored,
+    )

@@ -1,0 +1,122 @@
+"""What a model says of a labelled set: stored scores where there are, the files scored now where not.
+
+Hides batches, decoding threads and pictures that cannot be read; those are named, never dropped silently.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod import bundle, images, metrics
+from marcod.bundle import BundleRecord, Predictor
+from marcod.domain import CLASSES, DropClass
+from marcod.errors import ImageError, MarcodError
+from marcod.evaluate.labelled import Labelled
+
+_LEAST: Final = 1e-38
+_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """``logits`` float64 [n, own classes], before any temperature, of ``pictures``; and what could not be read."""
+
+    pictures: tuple[Labelled, ...]
+    logits: NDArray[np.float64]
+    unreadable: tuple[str, ...]
+
+    def folded(self, record: BundleRecord, temperature: float | None = None) -> NDArray[np.float32]:
+        """Probabilities float32 [n, 4] in the order of domain.CLASSES; at the record's temperature unless told."""
+        own = metrics.softmax(self.logits / (record.temperature if temperature is None else temperature))
+        probabilities: NDArray[np.float32] = own @ bundle.folding(record)
+        return probabilities
+
+    @property
+    def labels(self) -> NDArray[np.intp]:
+        """True classes as indices into domain.CLASSES, int [n]."""
+        return np.array([CLASSES.index(picture.label) for picture in self.pictures], np.intp)
+
+    def counted(self, record: BundleRecord) -> "Predictions":
+        """Every unit once, by its most crystalline picture, as the verdict on a drop is found."""
+        crystals = self.folded(record)[:, _CRYSTALS]
+        best: dict[str, int] = {}
+        for index, picture in enumerate(self.pictures):
+            held = best.setdefault(picture.unit, index)
+            if crystals[index] > crystals[held]:
+                best[picture.unit] = index
+        return self.only(list(best.values()))
+
+    def only(self, indices: Sequence[int]) -> "Predictions":
+        """Some of the pictures, in that order."""
+        return Predictions(tuple(self.pictures[i] for i in indices), self.logits[list(indices)], self.unreadable)
+
+
+def predict(
+    pictures: Sequence[Labelled],
+    record: BundleRecord,
+    load: Callable[[], Predictor],
+    *,
+    threads: int,
+    done: Callable[[int], None] = lambda count: None,
+) -> Predictions:
+    """Score pictures; ``load`` is called only when one has no stored score, ``done`` with how many are finished.
+
+    Raises MarcodError when not one of them can be read, and what ``load`` raises.
+    """
+    logits = {i: _logits_of(p.stored, record.temperature) for i, p in enumerate(pictures) if p.stored is not None}
+    unreadable: dict[int, str] = {}
+    done(len(logits))
+    if waiting := [i for i in range(len(pictures)) if i not in logits]:
+        predictor = load()
+        for batch in _prepared(pictures, waiting, predictor, threads):
+            pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
+            unreadable |= {i: f"{pictures[i].file}: {text}" for i, text in batch.items() if isinstance(text, str)}
+            if pixels:
+                logits.update(zip(pixels, predictor.logits(np.stack(list(pixels.values()))), strict=True))
+            done(len(logits) + len(unreadable))
+    if not logits:
+        raise MarcodError(f"none of the {len(pictures)} images can be read: {next(iter(unreadable.values()), '')}")
+    kept = sorted(logits)
+    rows = np.array([logits[i] for i in kept], np.float64)
+    return Predictions(tuple(pictures[i] for i in kept), rows, tuple(unreadable.values()))
+
+
+def _logits_of(probabilities: Sequence[float], temperature: float) -> NDArray[np.float64]:
+    """Logits, up to a constant that no softmax sees, of which the temperature made these probabilities."""
+    return temperature * np.log(np.maximum(np.array(probabilities, np.float64), _LEAST))
+
+
+_Outcome = NDArray[np.float32] | str
+
+
+def _prepared(
+    pictures: Sequence[Labelled], waiting: Iterable[int], predictor: Predictor, threads: int
+) -> Iterator[dict[int, _Outcome]]:
+    """Batches of pixels, or of what is wrong with a picture, by index; the next batch is decoded meanwhile."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+
+        def batches() -> Iterator[dict[int, Future[_Outcome]]]:
+            rest = iter(waiting)
+            while part := list(islice(rest, predictor.batch_size)):
+                yield {i: pool.submit(_prepare, predictor, pictures[i].file) for i in part}
+
+        coming = batches()
+        ahead = next(coming, None)
+        while ahead is not None:
+            batch, ahead = ahead, next(coming, None)
+            yield {i: future.result() for i, future in batch.items()}
+
+
+def _prepare(predictor: Predictor, file: Path) -> _Outcome:
+    try:
+        return predictor.prepare(images.read(file))
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or "cannot be read"
