@@ -27,8 +27,8 @@ threads predict a third more a second than 8 or 16 pictures in one call (docs/be
 def scoring(model: Any, batch_size: int | None = None) -> Scoring:
     """``model`` as a function from float32 [n, size, size, 3] to logits [n, classes].
 
-    Compiled at its first call for some shape. With ``batch_size`` few shapes are used, whatever n up to it is: a GPU
-    and JAX get every batch filled up to that size, a CPU with TensorFlow parts of 1, 2, 4, ... pictures.
+    Compiled at its first call for some shape. With ``batch_size`` one shape is used, whatever n up to it is, so that a
+    picture's neighbours change no bit of its score: that size on a GPU and with JAX, parts of it on a CPU.
     """
     if keras.backend.backend() == "tensorflow":
         return _tensorflow_scoring(model, batch_size)
@@ -53,8 +53,8 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
 
     if tf.config.get_visible_devices("GPU"):
         return _filled(score, lambda n: batch_size or n)
-    part = max(1, PART_PIXELS // model.input_shape[1] ** 2)
-    return _in_parts(_filled(score, lambda n: n if batch_size is None else 1 << (n - 1).bit_length()), part)
+    part = min(max(1, PART_PIXELS // model.input_shape[1] ** 2), batch_size or PART_PIXELS)
+    return _in_parts(_filled(score, lambda n: n if batch_size is None else part), part)
 
 
 def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:

@@ -195,7 +195,7 @@ def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32
 
 
 class Predictor:
-    """Scores pictures with one model, in batches of few shapes.
+    """Scores pictures with one model, in batches of one shape.
 
     :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
     """
@@ -231,7 +231,7 @@ class Predictor:
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities float32 [n, classes] of prepared pictures [n, size, size, 3], n up to ``batch_size``.
 
-        The network is compiled for few shapes, whatever n is. Raises ValueError on other shapes.
+        The network is compiled for one shape, whatever n is. Raises ValueError on other shapes.
         """
         return softmax(self.logits(batch) / self.record.temperature)
 
