@@ -27,8 +27,9 @@ lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 bench: $(VENV)/test.stamp  ## measure; never part of the tests
 	$(BIN)/python -m benchmarks
 
-docs: $(VENV)/lint.stamp  ## write docs/reference.md from the program
+docs: $(VENV)/lint.stamp  ## write docs/reference.md and the views of docs/lims.md from the program
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/views.py
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff format .
