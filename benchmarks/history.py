@@ -1,45 +1,115 @@
-"""A database that has worked for years, filled in bulk: plates, drops, inspections, images, scores, hits.
+"""A database that has worked for years, filled in bulk: plates, drops, inspections, images, scores, labels, hits.
 
-Every image has a score of a retired version and, but the newest ones, one of the champion; every inspection has its
-summary. The newest images wait to be scored.
+Every image but the newest ones has a score of the champion, and the oldest ones have one of a former champion too;
+every inspection and every drop has its summary, every tenth drop is a hit. The newest images wait to be scored.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from benchmarks.bench import Subject, register, utc_now
-from benchmarks.plates import DROPS, IMAGES_AN_INSPECTION, INSPECTIONS_A_PLATE
+from benchmarks.plates import DROPS, INSPECTIONS_A_PLATE
 from marcod.domain import PLATE_FORMATS, well_name
-from marcod.store import queue
+from marcod.store import queue, versions
 from marcod.store.engine import Database
-from marcod.store.schema import drop, hit, image, inspection, inspection_summary, plate, score
+from marcod.store.schema import (
+    drop,
+    drop_summary,
+    hit,
+    image,
+    inspection,
+    inspection_summary,
+    label,
+    plate,
+    score,
+)
+from marcod.store.versions import Version
 
 Columns = dict[str, Any]
 
+DAYS: Final = 100
+"""How far back hits, scores and inspections reach, as many a day."""
 
-def fill(subject: Subject, images: int, waiting: int) -> None:
-    """Fill an empty database; the newest ``waiting`` images get a job for the champion."""
-    retired = register(subject.db, "bench", "1")
-    scored = images - waiting
-    inspections = -(-images // IMAGES_AN_INSPECTION)
-    plates = -(-inspections // INSPECTIONS_A_PLATE)
+FIRST_PLATE: Final = 2000
+FIRST_INSPECTION: Final = 8000
+"""Keys count on from these, over all plates."""
 
-    def work(connection: Connection) -> None:
-        _many(connection, plate, plates, _plate(subject.source_id))
-        connection.execute(sa.insert(drop), [row for number in range(1, plates + 1) for row in _drops(number)])
-        _many(connection, inspection, inspections, _inspection())
-        _many(connection, image, images, _image(subject.source_id, scored))
-        _many(connection, score, images, _score(retired.id))
-        _many(connection, score, scored, _score(subject.champion.id))
-        _many(connection, inspection_summary, inspections, _summary(subject.champion.id))
-        _many(connection, hit, plates * IMAGES_AN_INSPECTION // 20, _hit(subject.champion.id))
+_HIT_EVERY: Final = 10
+_LABEL_EVERY: Final = 50
+_OPEN_EVERY: Final = 500
 
-    subject.db.write(work)
-    enqueue_newest(subject, waiting)
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is: ``former`` of the oldest images were scored by a former champion too.
+
+    ``drops`` are the numbers of the drops in each of 96 wells.
+    """
+
+    images: int
+    waiting: int
+    former: int
+    drops: tuple[int, ...] = DROPS
+
+    @property
+    def an_inspection(self) -> int:
+        """Drops of a plate, and images of an inspection."""
+        return 96 * len(self.drops)
+
+    @property
+    def inspections(self) -> int:
+        """The last one may lack images."""
+        return -(-self.images // self.an_inspection)
+
+    @property
+    def plates(self) -> int:
+        """The last one may lack inspections."""
+        return -(-self.inspections // INSPECTIONS_A_PLATE)
+
+    @property
+    def a_plate(self) -> int:
+        """Images of a plate."""
+        return self.an_inspection * INSPECTIONS_A_PLATE
+
+
+def fill(subject: Subject, size: Size) -> None:
+    """Fill an empty database; the newest images get a job for the champion."""
+    former = register(subject.db, "bench", "1")
+    for version in (former, subject.champion):
+        subject.db.write(partial(versions.promote, version=version, actor="bench", now=utc_now()))
+    subject.db.write(lambda c: _fill(c, subject.source_id, size, former, subject.champion))
+    enqueue_newest(subject, size.waiting)
     settle(subject.db)
+
+
+def _fill(connection: Connection, source_id: int, size: Size, former: Version, champion: Version) -> None:
+    _trust(connection)
+    scored = size.images - size.waiting
+    _many(connection, plate, size.plates, _plate(source_id))
+    rows = [row for number in range(1, size.plates + 1) for row in _drops(number, size.drops)]
+    connection.execute(sa.insert(drop), rows)
+    _many(connection, inspection, size.inspections, _inspection())
+    _many(connection, image, size.images, _image(source_id, scored, size))
+    _many(connection, label, len(rows) // _LABEL_EVERY, _label(size))
+    for version, images in ((former, size.former), (champion, scored)):
+        plates = -(-images // size.a_plate)
+        _many(connection, score, images, _score(version.id, size))
+        _many(connection, inspection_summary, -(-images // size.an_inspection), _summary(version.id, size))
+        _many(connection, drop_summary, plates * size.an_inspection, _life(version.id, size))
+        _many(connection, hit, plates * size.an_inspection // _HIT_EVERY, _hit(version.id, size))
+
+
+def _trust(connection: Connection) -> None:
+    """Foreign keys of millions of rows need not be looked up one by one, where the user may say so."""
+    if connection.dialect.name == "postgresql":
+        allowed = connection.execute(sa.text("select current_setting('is_superuser')")).scalar_one()
+        if allowed == "on":
+            connection.execute(sa.text("set local session_replication_role = replica"))
 
 
 def enqueue_newest(subject: Subject, waiting: int) -> None:
@@ -68,6 +138,8 @@ def settle(db: Database) -> None:
 
 def _many(connection: Connection, table: sa.Table, count: int, columns: Columns) -> None:
     """Insert ``count`` rows; :func:`_i` in a column counts from 0. Ids follow the order, from 1."""
+    if not count:
+        return
     first: sa.CTE = sa.select(sa.literal(0).label("i")).cte("n", recursive=True)
     following = first.union_all(sa.select(first.c.i + 1).where(first.c.i < count - 1))
     rows = sa.select(*(sa.type_coerce(value, table.c[name].type) for name, value in columns.items()))
@@ -84,16 +156,22 @@ def _text(value: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
 
 
 def _long_ago() -> sa.ColumnElement[Any]:
-    return sa.literal(utc_now() - timedelta(days=30), image.c.seen_at.type)
+    return sa.literal(utc_now() - timedelta(days=DAYS), image.c.seen_at.type)
+
+
+def _some_day(number: sa.ColumnElement[int]) -> sa.ColumnElement[Any]:
+    """Spread over the days; those of 0 are half a day old."""
+    days = {n: sa.literal(utc_now() - timedelta(days=n + 0.5), image.c.seen_at.type) for n in range(DAYS)}
+    return sa.case(days, value=number % DAYS)
 
 
 def _plate(source_id: int) -> Columns:
-    return {"source_id": sa.literal(source_id), "key": _text(_i() + 2000), "first_seen_at": _long_ago()}
+    return {"source_id": sa.literal(source_id), "key": _text(_i() + FIRST_PLATE), "first_seen_at": _long_ago()}
 
 
-def _drops(plate_id: int) -> list[Columns]:
+def _drops(plate_id: int, drops: tuple[int, ...]) -> list[Columns]:
     grid = PLATE_FORMATS[96]
-    places = [(*grid.position(number), lens) for number in range(1, grid.wells + 1) for lens in DROPS]
+    places = [(*grid.position(number), lens) for number in range(1, grid.wells + 1) for lens in drops]
     return [
         {"plate_id": plate_id, "well": well_name(r, c), "well_row": r, "well_column": c, "drop_number": lens}
         for r, c, lens in places
@@ -101,22 +179,28 @@ def _drops(plate_id: int) -> list[Columns]:
 
 
 def _inspection() -> Columns:
-    return {"plate_id": _i() // INSPECTIONS_A_PLATE + 1, "key": _text(_i() + 8000), "first_seen_at": _long_ago()}
+    return {
+        "plate_id": _i() // INSPECTIONS_A_PLATE + 1,
+        "key": _text(_i() + FIRST_INSPECTION),
+        "first_seen_at": _long_ago(),
+        "order_key": sa.literal("0" * 12) + _text(_i() + 10_000_000),
+    }
 
 
-def _image(source_id: int, scored: int) -> Columns:
-    of_inspection = _i() // IMAGES_AN_INSPECTION
+def _image(source_id: int, scored: int, size: Size) -> Columns:
+    of_inspection = _i() // size.an_inspection
     of_plate = of_inspection // INSPECTIONS_A_PLATE
-    place = _i() % IMAGES_AN_INSPECTION
+    place = _i() % size.an_inspection
+    lenses = len(size.drops)
     path = (
-        "WellImages/" + _text(of_plate) + "/plateID_" + _text(of_plate + 2000) + "/batchID_"
-        + _text(of_inspection + 8000) + "/wellNum_" + _text(place // 3 + 1) + "/profileID_1/d" + _text(place % 3 + 1)
-        + "_r" + _text(place) + "_ef.jpg"
+        "WellImages/" + _text(of_plate) + "/plateID_" + _text(of_plate + FIRST_PLATE) + "/batchID_"
+        + _text(of_inspection + FIRST_INSPECTION) + "/wellNum_" + _text(place // lenses + 1) + "/profileID_1/d"
+        + _text(place % lenses + 1) + "_r" + _text(place) + "_ef.jpg"
     )  # fmt: skip
     return {
         "source_id": sa.literal(source_id),
         "path": path,
-        "drop_id": of_plate * IMAGES_AN_INSPECTION + place + 1,
+        "drop_id": of_plate * size.an_inspection + place + 1,
         "inspection_id": of_inspection + 1,
         "modality": sa.literal("visible"),
         "profile": sa.literal("1"),
@@ -124,7 +208,7 @@ def _image(source_id: int, scored: int) -> Columns:
         "size": place + 100_000,
         "mtime_ns": sa.literal(1_700_000_000_000_000_000, sa.BigInteger) + _i(),
         "content_hash": sa.case((_i() < scored, _hash()), else_=None),
-        "seen_at": _long_ago(),
+        "seen_at": _some_day(of_inspection),
     }
 
 
@@ -133,46 +217,99 @@ def _hash() -> sa.ColumnElement[str]:
     return sa.literal("0" * 54) + _text(_i() + 1_000_000_000)
 
 
-def _score(version_id: int) -> Columns:
+def _score(version_id: int, size: Size) -> Columns:
     return {
         "image_id": _i() + 1,
         "model_version_id": sa.literal(version_id),
         "content_hash": _hash(),
-        "p_clear": sa.literal(0.9),
-        "p_crystals": sa.literal(0.05),
+        "p_clear": sa.literal(0.0),
+        "p_crystals": _p_crystals(_i() // size.a_plate * size.an_inspection + _i() % size.an_inspection),
         "p_other": sa.literal(0.03),
         "p_precipitate": sa.literal(0.02),
         "label": sa.literal("Clear"),
-        "scored_at": _long_ago(),
+        "scored_at": _some_day(_i() // size.an_inspection),
     }
 
 
-def _summary(version_id: int) -> Columns:
+def _p_crystals(of_drop: sa.ColumnElement[int]) -> sa.ColumnElement[Any]:
+    """Above a half in every drop that is a hit, below in the others; drops count from 0."""
+    apart = sa.cast(_i() % 997, sa.Float) / 2000
+    return sa.case((of_drop % _HIT_EVERY == 0, apart + 0.5), else_=apart)
+
+
+def _summary(version_id: int, size: Size) -> Columns:
     counts = ("n_crystals", "n_other", "n_precipitate", "hits", "failed")
     full = ("n_clear", "seen", "scored", "expected")
+    is_open = _i() % _OPEN_EVERY == 0
     return {
         "inspection_id": _i() + 1,
         "model_version_id": sa.literal(version_id),
         **dict.fromkeys(counts, sa.literal(0)),
-        **dict.fromkeys(full, sa.literal(IMAGES_AN_INSPECTION)),
+        **dict.fromkeys(full, sa.literal(size.an_inspection)),
         "best_wells": sa.literal("[]"),
-        "complete": sa.true(),
-        "complete_rule": sa.literal("expected"),
-        "first_image_at": _long_ago(),
-        "last_image_at": _long_ago(),
+        "complete": sa.not_(is_open),
+        "complete_rule": sa.case((is_open, None), else_="expected"),
+        "first_image_at": _some_day(_i()),
+        "last_image_at": _some_day(_i()),
+        "updated_at": _some_day(_i()),
+    }
+
+
+def _life(version_id: int, size: Size) -> Columns:
+    """Drops as they are at their plate's last inspection, or at the first of a plate that lacks some."""
+    first = _i() // size.an_inspection * size.a_plate + _i() % size.an_inspection
+    last = first + size.a_plate - size.an_inspection
+    shown = sa.case((last < size.images, last), else_=first)
+    is_hit = _i() % _HIT_EVERY == 0
+    return {
+        "drop_id": _i() + 1,
+        "model_version_id": sa.literal(version_id),
+        **dict.fromkeys(("inspections", "scored_inspections"), sa.literal(INSPECTIONS_A_PLATE)),
+        "inspection_id": shown // size.an_inspection + 1,
+        "image_id": shown + 1,
+        "p_clear": sa.literal(0.0),
+        "p_crystals": _p_crystals(_i()),
+        "p_other": sa.literal(0.03),
+        "p_precipitate": sa.literal(0.02),
+        "label": sa.case((is_hit, "Crystals"), else_="Clear"),
+        "label_disputed": sa.false(),
+        "highest_p_crystals": _p_crystals(_i()),
+        "best_image_id": shown + 1,
+        "hit": is_hit,
+        "first_hit_inspection_id": sa.case((is_hit, first // size.an_inspection + 1), else_=None),
+        "first_hit_image_id": sa.case((is_hit, first + 1), else_=None),
+        "trend": sa.case((is_hit, "steady"), else_="none"),
         "updated_at": _long_ago(),
     }
 
 
-def _hit(version_id: int) -> Columns:
-    """Every twentieth drop, in its plate's first inspection."""
-    of_plate = _i() * 20 // IMAGES_AN_INSPECTION
+def _label(size: Size) -> Columns:
+    """A word on every fiftieth drop, in its plate's first inspection."""
+    of_drop = _i() * _LABEL_EVERY
     return {
-        "drop_id": _i() * 20 + 1,
+        "drop_id": of_drop + 1,
+        "inspection_id": of_drop // size.an_inspection * INSPECTIONS_A_PLATE + 1,
+        "label": sa.literal("Clear"),
+        "original": sa.literal("Clear"),
+        "vocabulary": sa.literal("marco"),
+        "person": sa.literal("ann"),
+        "origin": sa.literal("cli"),
+        "labelled_at": _long_ago(),
+        "recorded_at": _long_ago(),
+        "key": _hash(),
+    }
+
+
+def _hit(version_id: int, size: Size) -> Columns:
+    """Every tenth drop, in its plate's first inspection."""
+    of_plate = _i() * _HIT_EVERY // size.an_inspection
+    place = _i() * _HIT_EVERY % size.an_inspection
+    return {
+        "drop_id": _i() * _HIT_EVERY + 1,
         "inspection_id": of_plate * INSPECTIONS_A_PLATE + 1,
-        "image_id": of_plate * INSPECTIONS_A_PLATE * IMAGES_AN_INSPECTION + 1,
+        "image_id": of_plate * size.a_plate + place + 1,
         "model_version_id": sa.literal(version_id),
         "p_crystals": sa.literal(0.8),
         "threshold": sa.literal(0.5),
-        "found_at": _long_ago(),
+        "found_at": _some_day(_i()),
     }

@@ -23,10 +23,10 @@ INSPECTIONS_A_PLATE: Final = 10
 _LAYOUT: Final = layouts.make("formulatrix")
 
 
-def composites(drops: tuple[int, ...] = DROPS) -> Iterator[tuple[str, DropImage]]:
-    """Path and meaning of one picture after another, for ever: drops, wells, inspections, plates."""
+def composites(drops: tuple[int, ...] = DROPS, first: int = 0) -> Iterator[tuple[str, DropImage]]:
+    """Path and meaning of one picture after another, for ever: drops, wells, inspections from the first, plates."""
     grid = PLATE_FORMATS[96]
-    for inspection in count():
+    for inspection in count(first):
         plate = 2000 + inspection // INSPECTIONS_A_PLATE
         for well in range(1, grid.wells + 1):
             row, column = grid.position(well)
@@ -38,9 +38,9 @@ def composites(drops: tuple[int, ...] = DROPS) -> Iterator[tuple[str, DropImage]
                 yield _LAYOUT.format(image), image
 
 
-def sightings() -> Iterator[Sighting]:
+def sightings(drops: tuple[int, ...] = DROPS, first: int = 0) -> Iterator[Sighting]:
     """The same as settled files."""
-    for number, (path, image) in enumerate(composites()):
+    for number, (path, image) in enumerate(composites(drops, first)):
         yield Sighting(path, 100_000 + number, 1_700_000_000_000_000_000 + number, image)
 
 

@@ -44,10 +44,10 @@ def run(bench: Bench) -> Iterator[Table]:
         f"{what} ms, {size}" if size else f"{what} ratio" for what in ("claim", "finish") for size in (small, large, "")
     ]
     about = (
-        f"A synthetic history of {small} and of {large} images (two scores each, summaries, hits). The calls on both "
-        "take turns, each with its commit; a ratio is that of the medians, large over small, and should stay near 1. "
-        f"A rescore of everything puts as many jobs as there are images behind the {WAITING:,} new ones. At last all "
-        "jobs wait for another try, and a claim finds nothing."
+        f"A synthetic history of {small} and of {large} images (two scores each, summaries, labels, hits). The calls "
+        "on both take turns, each with its commit; a ratio is that of the medians, large over small, and should stay "
+        f"near 1. A rescore of everything puts as many jobs as there are images behind the {WAITING:,} new ones. At "
+        "last all jobs wait for another try, and a claim finds nothing."
     )
     yield Table("Claiming and finishing a batch", about, columns, rows)
 
@@ -57,7 +57,7 @@ def _compare(bench: Bench, kind: Kind, sizes: tuple[int, int]) -> Iterator[list[
         pair = [stack.enter_context(bench.subject(kind)) for _ in sizes]
         for subject, size in zip(pair, sizes, strict=True):
             bench.say(f"filling {kind} with {size:,} images")
-            history.fill(subject, size, WAITING)
+            history.fill(subject, history.Size(size, WAITING, former=size))
         yield from _rows(kind, "new", pair)
         for subject in pair:
             bench.say(f"queueing a rescore of everything on {kind}")
@@ -84,7 +84,7 @@ def _rows(kind: Kind, what: str, pair: list[Subject]) -> Iterator[list[Cell]]:
         small, large = Costs(), Costs()
         for _ in range(times):
             for subject, costs in zip(pair, (small, large), strict=True):
-                _once(subject, batch, costs)
+                once(subject, batch, costs)
         yield [kind, what, batch, *_cells(small.claim, large.claim), *_cells(small.finish, large.finish)]
 
 
@@ -107,7 +107,8 @@ def _postpone(subject: Subject) -> None:
     history.settle(subject.db)
 
 
-def _once(subject: Subject, batch: int, costs: Costs) -> None:
+def once(subject: Subject, batch: int, costs: Costs) -> None:
+    """Claim a batch and finish it."""
     claim_s, lease = timed(lambda: claim(subject.db, batch))
     assert lease is not None
     assert len(lease.claims) == batch

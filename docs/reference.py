@@ -26,7 +26,8 @@ def page() -> str:
         "In TOML below its section, or as a variable: `MARCOD_WATCH__SETTLE_S=5`. `sources.NAME` stands for any name.",
         "\n".join(_settings()),
         "## Commands",
-        "Every command answers `--help`. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration.",
+        "Every command answers `--help`. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, "
+        "3 done, but something is left for people to look at.",
         *_commands(cli, "marcod"),
     ]
     return "\n\n".join(parts) + "\n"

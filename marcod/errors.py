@@ -1,7 +1,8 @@
 """Every error marcod raises on purpose.
 
 A class's docstring is its message when none is given. The command line prints the message as one line
-and exits with ``exit_code``: 1 for something that failed, 2 for a wrong invocation or configuration.
+and exits with ``exit_code``: 1 for something that failed, 2 for a wrong invocation or configuration. It exits with 0
+when all is well, and with 3 when the work was done but something was left for people to look at.
 """
 
 from typing import ClassVar

@@ -19,7 +19,7 @@ from marcod import layouts, vocabularies
 from marcod.domain import PLATE_FORMATS, DropImage, well_name
 from marcod.errors import LabelError, UnmappedError
 from marcod.settings import Settings
-from marcod.store import inbox, labelling, labels
+from marcod.store import inbox, labelling
 from marcod.store.engine import Database
 from marcod.store.labelling import Named, plain, shown
 from marcod.store.labels import Given
@@ -32,6 +32,9 @@ FIELDS: Final = (
 """What a column of a CSV can be; ``row`` and ``column`` are numbers from 1 and stand for a well."""
 
 REPORT: Final = "report.csv"
+DATED_BY_PICTURE: Final = ("rockmaker", "hwi")
+"""Formats whose times are the pictures', not the labels'."""
+
 LARGEST: Final = 64 * 2**20
 CHUNK: Final = 500
 INBOX_ROWS: Final = 500
@@ -56,13 +59,17 @@ _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a file: what is labelled, how, by whom and when, as far as the file says; ``time`` is aware."""
+    """One line of a file: what is labelled, how, by whom and when, as far as the file says; ``time`` is aware.
+
+    ``standing`` tells that the time is the picture's, and that no later line of the import is of the same picture.
+    """
 
     line: int
     named: Named
     word: str
     person: str | None = None
     time: datetime | None = None
+    standing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,7 @@ def import_labels(
     Raises LabelError for a file that is not of its format, and ConfigError for an unknown vocabulary, before anything
     is kept. ``progress`` is told the rows done and their total.
     """
-    found = [read(path, kind, choices, default) for path, kind in files(place, choices.format)]
+    found = _standing([read(path, kind, choices, default) for path, kind in files(place, choices.format)])
     total, passed, done = sum(len(file.rows) for file in found), 0, Imported()
     for file in found:
         tables.named(file.vocabulary)
@@ -150,25 +157,40 @@ def import_labels(
     return replace(done, problems=tuple(sorted(done.problems, key=lambda problem: (problem.file, problem.line))))
 
 
+def _standing(found: list[LabelFile]) -> list[LabelFile]:
+    """With the last word on each picture marked, or old and new exports in one folder would take turns."""
+    dated = [(place, file) for place, file in enumerate(found) if file.format in DATED_BY_PICTURE]
+    last = {(row.named, row.person): (place, row.line) for place, file in dated for row in file.rows if row.time}
+    return [
+        replace(file, rows=[replace(r, standing=last.get((r.named, r.person)) == (place, r.line)) for r in file.rows])
+        for place, file in enumerate(found)
+    ]
+
+
 def _keep(
     db: Database, file: LabelFile, tables: Vocabularies, choices: Choices, now: datetime, *, dry_run: bool
 ) -> Imported:
     def work(connection: Any) -> Imported:
         finder = labelling.Finder(connection)
         givens: dict[str, Given] = {}
+        undated, standing = set(), set()
         unmapped: Counter[str] = Counter()
         problems = []
         for row in file.rows:
             try:
                 given = _given(finder, file, row, tables, choices, now)
+                # What is said twice counts where it is said last.
+                givens.pop(given.key, None)
                 givens[given.key] = given
+                undated |= {given.key} if row.time is None else set()
+                standing |= {given.key} if row.standing else set()
             except UnmappedError as error:
                 unmapped[str(error)] += 1
             except LabelError as error:
                 problems.append(Problem(str(file.path), row.line, str(error), error.may_come))
-        fresh = givens.keys() - labels.key_ids(connection, list(givens)).keys()
+        fresh = labelling.fresh(connection, list(givens.values()), undated, standing)
         if not dry_run:
-            labelling.add(connection, [given for key, given in givens.items() if key in fresh], now)
+            labelling.add(connection, fresh, now)
         return Imported(
             new=len(fresh), known=len(givens) - len(fresh), unmapped=dict(unmapped), problems=tuple(problems)
         )
@@ -183,25 +205,16 @@ def _given(
     vocabulary, bare = tables.split(word, file.vocabulary)
     meant = vocabulary.read(bare)
     person = plain("person", row.person or choices.person)
-    at = row.time or min(_changed(file.path), now)
+    at = row.time or min(datetime.fromtimestamp(file.path.stat().st_mtime, UTC), now)
     if at > now + timedelta(days=1):
         raise LabelError(f"the time {at:%Y-%m-%d %H:%M} lies in the future; correct it")
-    subject = finder.find(replace(row.named, source=row.named.source or choices.source, at=at))
-    return Given(
-        subject.drop_id,
-        subject.inspection_id,
-        meant,
-        person,
-        at,
-        f"{file.format} {ascii(file.path.name)[1:-1]}",
-        original=word,
-        vocabulary=vocabulary.name,
-        image_id=subject.image_id,
-    )
-
-
-def _changed(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    named = replace(row.named, source=row.named.source or choices.source, at=row.time)
+    subject = finder.find(named)
+    # Without either, the same line would be said of each new inspection in turn.
+    if row.time is None and named.inspection is None and named.path is None and finder.inspections(named) > 1:
+        raise LabelError("it names no inspection and no time, and its plate has several inspections; give one of them")
+    origin, where = f"{file.format} {ascii(file.path.name)[1:-1]}", (subject.drop_id, subject.inspection_id)
+    return Given(*where, meant, person, at, origin, word, vocabulary.name, subject.image_id)
 
 
 def files(place: Path, wanted: str) -> list[tuple[Path, str]]:
@@ -398,17 +411,8 @@ def add(
 
     def work(connection: Any) -> Given:
         subject = labelling.Finder(connection).find(named)
-        given = Given(
-            subject.drop_id,
-            subject.inspection_id,
-            meant,
-            plain("person", person),
-            now,
-            "cli",
-            original=spoken,
-            vocabulary=table.name,
-            image_id=subject.image_id,
-        )
+        where = (subject.drop_id, subject.inspection_id)
+        given = Given(*where, meant, plain("person", person), now, "cli", spoken, table.name, subject.image_id)
         labelling.add(connection, [given], now)
         return given
 

@@ -1,12 +1,11 @@
 """`marcod db`: the database's schema, and who may do what in it."""
 
-import getpass
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from marcod.cli import output
+from marcod.cli import output, people
 from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
 from marcod.store import access, backfill, migrate, versions
@@ -37,13 +36,15 @@ def upgrade(settings: Settings) -> None:
 
 @db.command()
 @output.as_json
-@click.pass_obj
-def check(settings: Settings, json_output: bool) -> None:
-    """Say how the schema stands to this marcod; exit code 1 unless it is current."""
+@click.pass_context
+def check(ctx: click.Context, json_output: bool) -> None:
+    """Say how the schema stands to this marcod; exit code 1 unless it is current, 3 unless all is filled in."""
+    settings: Settings = ctx.obj
     database = Database(settings.store.url.get_secret_value())
     state = migrate.state(database)
+    unfinished = state is migrate.SchemaState.CURRENT and database.read(backfill.unfinished)
     if json_output:
-        output.print_json({"database": str(database), "schema": state})
+        output.print_json({"database": str(database), "schema": state, "unfinished": unfinished})
     else:
         click.echo(f"the schema of {database} is {state}")
     database.close()
@@ -51,6 +52,9 @@ def check(settings: Settings, json_output: bool) -> None:
         raise SchemaError("install the marcod that made this schema")
     if state is not migrate.SchemaState.CURRENT:
         raise SchemaError("run `marcod db upgrade`")
+    if unfinished:
+        click.echo("drops over time are not all worked out; run `marcod db upgrade` to finish", err=True)
+        ctx.exit(output.ATTENTION)
 
 
 @db.command()
@@ -76,7 +80,7 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
     def work(connection: Any) -> access.Made:
         made = access.make_roles(connection, lims, app)
         detail: dict[str, object] = {"lims": lims, "app": app, "taken_from_everybody": list(made.taken)}
-        versions.note(connection, getpass.getuser(), "roles", lims, detail, datetime.now(UTC))
+        versions.note(connection, people.actor(), "roles", lims, detail, datetime.now(UTC))
         return made
 
     made = database.write(work)

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from marcod import bundle, daemon
-from marcod.cli import output
+from marcod.cli import output, places
 from marcod.cli import plate as plates_cli
 from marcod.domain import DropClass, parse_well
-from marcod.errors import BundleError, ConfigError, ImageError, MarcodError, NotFoundError
+from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
 from marcod.plates import PlateMap
 from marcod.settings import Settings
 from marcod.store import reports
@@ -76,9 +75,10 @@ def heatmap(
         drop = _drop(shown, well, number)
         found = ready.db.read(lambda connection: reports.located(connection, drop.image_id))
         folder = ready.registry.path(shown.version.name, shown.version.version)
+        closed = places.closed(settings, ready)
     root = daemon.roots(settings).get(shown.summary.source, Path(found.root))
     out = out or Path(_file_name(shown, drop, target))
-    _check_place(out, [root, *daemon.roots(settings).values()])
+    _check_place(out, closed)
     data = _read(root, found)
     record, weights = bundle.load_weights(folder)
     if record.digest != shown.version.digest:
@@ -98,7 +98,8 @@ def heatmap(
     words = {f"marcod:{name}": str(value) for name, value in facts.items()}
     notice = output.SYNTHETIC_NOTICE if shown.version.synthetic else ""
     caption = _caption(shown, drop, target, recipe)
-    _write(out, attribution.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words}))
+    drawn = attribution.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words})
+    output.save(out, drawn, closed)
     _print({"out": str(out.resolve()), **facts}, json_output=json_output)
 
 
@@ -205,24 +206,11 @@ def _file_name(shown: PlateMap, drop: Verdict, target: DropClass) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", "heatmap-" + "-".join(str(part) for part in parts)) + ".png"
 
 
-def _check_place(out: Path, roots: Iterable[Path]) -> None:
+def _check_place(out: Path, closed: Iterable[Path]) -> None:
     """Before the work, not after it. Raises MarcodError or ConfigError."""
     if not out.resolve().parent.is_dir():
         raise MarcodError(f"there is no folder {out.parent} to write {out.name} into")
-    for root in roots:
-        if out.resolve().is_relative_to(root.resolve()):
-            raise ConfigError(f"{out} is inside the source folder {root}, where only the imager writes; choose --out")
-
-
-def _write(out: Path, data: bytes) -> None:
-    """The whole file or none of it."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as scratch:
-            unfinished = Path(scratch) / out.name
-            unfinished.write_bytes(data)
-            unfinished.replace(out)
-    except OSError as error:
-        raise MarcodError(f"{out} cannot be written: {error.strerror}") from error
+    output.check_place(out, closed)
 
 
 def _print(facts: Mapping[str, Any], *, json_output: bool) -> None:

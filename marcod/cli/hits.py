@@ -7,14 +7,16 @@ from pathlib import Path
 import click
 
 from marcod import daemon
-from marcod.cli import output
+from marcod.cli import output, places
 from marcod.cli import since as since_option
 from marcod.plates import csv_text
 from marcod.settings import Settings
-from marcod.store import history, reports
+from marcod.store import reports
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
 _KINDS = (".csv", ".json", ".html")
+LISTED, PICTURED, MOST = 25, 500, 100_000
+"""How many hits are printed, and written with and without pictures, unless ``--limit`` says so."""
 
 
 def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
@@ -30,7 +32,10 @@ def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> 
 @click.option("--new", "new_only", is_flag=True, help="Without those that a former model had found already")
 @click.option("--project", help="Only plates of this project")
 @click.option("--source", help="Only plates of this source")
-@click.option("--limit", default=25, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@click.option(
+    "--limit", type=click.IntRange(1, MOST),
+    help=f"At most this many  [default: {LISTED}; to a file {MOST}, with pictures {PICTURED}]",
+)  # fmt: skip
 @click.option(
     "--export", "target", type=click.Path(path_type=Path, dir_okay=False), callback=_export, metavar="FILE",
     help="Write them to FILE.csv, FILE.json or, with pictures, FILE.html",
@@ -43,7 +48,7 @@ def hits(
     new_only: bool,
     project: str | None,
     source: str | None,
-    limit: int,
+    limit: int | None,
     target: Path | None,
     json_output: bool,
 ) -> None:
@@ -52,15 +57,17 @@ def hits(
     People's word counts before the champion's. The cause of a hit is `new` (a new picture), `model` (another model on a
     picture that the former one had seen) or `confirmed` (a former model had found it too).
     """
+    most = limit or _most(target)
     with daemon.opened(settings) as ready:
         found = ready.db.read(
-            lambda connection: reports.hits(connection, since, limit, new=new_only, project=project, source_name=source)
+            lambda c: reports.hits(c, since, most + 1, new=new_only, project=project, source_name=source)
         )
-        roots = ready.db.read(history.roots)
+        roots, closed = places.roots(settings, ready), places.closed(settings, ready)
+    more, found = len(found) > most, found[:most]
     if target is not None:
-        where = {name: Path(root) for name, root in roots.items()} | daemon.roots(settings)
-        text = _text(target, found, where, _chosen(since, new_only, project, source))
-        output.save(target, text, where.values())
+        output.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
+        if more:
+            click.echo(f"there are more than these {most} hits; --limit writes more of them", err=True)
     if json_output:
         output.print_json(found)
         return
@@ -70,6 +77,13 @@ def hits(
         output.console().print(output.hits_table(found))
     if any(hit.model_synthetic for hit in found):
         output.console().print(output.SYNTHETIC_NOTICE, style="yellow")
+
+
+def _most(target: Path | None) -> int:
+    """How many hits are meant where nobody says."""
+    if target is None:
+        return LISTED
+    return PICTURED if target.suffix.lower() == ".html" else MOST
 
 
 def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen: str) -> str:

@@ -1,6 +1,5 @@
 """`marcod label`: what people say of drops, one by one, from files, and from the LIMS."""
 
-import getpass
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,16 +9,13 @@ from zoneinfo import ZoneInfo
 import click
 
 from marcod import daemon, labelling, vocabularies
-from marcod.cli import output
+from marcod.cli import output, people
 from marcod.cli import since as since_option
 from marcod.errors import NotFoundError
 from marcod.settings import Settings
 from marcod.store import inbox as store_inbox
 from marcod.store import labels, reports
 from marcod.store.labelling import Named
-
-ATTENTION = 3
-"""Exit code: something was left for people to look at."""
 
 SHOWN_PROBLEMS = 20
 
@@ -67,7 +63,7 @@ def add(
             labelling.tables_of(settings),
             named,
             word,
-            person or getpass.getuser(),
+            person or people.actor(),
             datetime.now(UTC),
             vocabulary=vocabulary or settings.labels.vocabulary,
         )
@@ -90,7 +86,7 @@ def withdraw(
 ) -> None:
     """Take back what a person says of one drop at one inspection; the model's score counts again."""
     named = Named(plate, well, drop_number, inspection, source)
-    who = person or getpass.getuser()
+    who = person or people.actor()
     with daemon.opened(settings) as ready:
         count = labelling.withdraw(ready.db, named, who, datetime.now(UTC))
     if count == 0:
@@ -139,7 +135,7 @@ def import_(
     """
     settings: Settings = ctx.obj
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
-    choices = labelling.Choices(format_, person or getpass.getuser(), source, vocabulary, columns, zone)
+    choices = labelling.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
     with daemon.opened(settings) as ready, output.stages() as report:
         done = labelling.import_labels(
             ready.db,
@@ -156,7 +152,7 @@ def import_(
     else:
         _print_import(done, dry_run)
     if done.unmapped or done.problems:
-        ctx.exit(ATTENTION)
+        ctx.exit(output.ATTENTION)
 
 
 def _print_import(done: labelling.Imported, dry_run: bool) -> None:

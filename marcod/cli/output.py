@@ -45,6 +45,9 @@ LETTER_OF_CLASS: Final = {
 WIDE: Final = 400
 LINE_EVERY_S: Final = 15.0
 SYNTHETIC_NOTICE: Final = plates.SYNTHETIC_NOTICE
+ATTENTION: Final = 3
+"""Exit code: something was left for people to look at."""
+
 SHORT_KEY: Final = 4
 """Characters of an inspection's key up to which it heads its own column."""
 
@@ -227,20 +230,26 @@ def hits_table(found: list[Hit]) -> Table:
     return table(f"{len(found)} hits, best first", columns, rows)
 
 
-def save(target: Path, text: str, roots: Iterable[Path]) -> None:
-    """Write a file whole or not at all. Raises MarcodError, and ConfigError for a place where only imagers write."""
+def check_place(target: Path, roots: Iterable[Path]) -> None:
+    """Raises ConfigError for a place where only imagers write."""
     for root in roots:
         if target.resolve().is_relative_to(root.resolve()):
             raise ConfigError(
                 f"{target} is inside the source folder {root}, where only the imager writes; choose another"
             )
+
+
+def save(target: Path, data: str | bytes, roots: Iterable[Path]) -> None:
+    """Write a file whole or not at all, text as UTF-8. Raises MarcodError, and ConfigError as ``check_place`` does."""
+    check_place(target, roots)
+    content = data.encode() if isinstance(data, str) else data
     try:
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(content)
             return
         with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}-", dir=target.parent) as scratch:
             unfinished = Path(scratch) / target.name
-            unfinished.write_text(text, encoding="utf-8")
+            unfinished.write_bytes(content)
             unfinished.replace(target)
     except OSError as error:
         raise MarcodError(f"{target} cannot be written: {error.strerror}") from error

@@ -1,6 +1,5 @@
 """`marcod plate import`: what a lab's own table says of its plates."""
 
-import getpass
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import click
 
 from marcod import daemon, plate_table, watch
-from marcod.cli import output
+from marcod.cli import output, people
 from marcod.errors import MarcodError
 from marcod.settings import Settings
 from marcod.store import papers
@@ -60,7 +59,7 @@ def import_(
             if not dry_run:
                 _register(ready, settings, plan.missing)
                 now = datetime.now(UTC)
-                plan = ready.db.write(lambda c: papers.take_in(c, read.papers, getpass.getuser(), now))
+                plan = ready.db.write(lambda c: papers.take_in(c, read.papers, people.actor(), now))
         except PapersError as error:
             raise _refused(table, error, json_output=json_output) from error
         if not dry_run:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from marcod import daemon, plates, registry
-from marcod.cli import output, papers
+from marcod.cli import output, papers, places
 from marcod.settings import Settings
 from marcod.store import history, reports
 from marcod.store.engine import Database
@@ -167,15 +167,14 @@ def export(
     """Write one row a drop as CSV or JSON, or a sheet with pictures to look at and to print as HTML."""
     with daemon.opened(settings) as ready:
         shown = load(ready.db, plate_text, source, inspection, model_text)
-        stored = ready.db.read(history.roots)
-    roots = {name: Path(root) for name, root in stored.items()} | daemon.roots(settings)
+        roots, closed = places.roots(settings, ready), places.closed(settings, ready)
     text, name = _exported(shown, format_, roots)
     if target is None and name is not None:
         target = Path(name)
     if target is None or str(target) == "-":
         click.echo(text, nl=False)
         return
-    output.save(target, text, roots.values())
+    output.save(target, text, closed)
     click.echo(f"{len(shown.drops)} drops written to {output.printable(str(target))}")
 
 

@@ -231,6 +231,8 @@ class _SameOrBetter(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         if req.type == "https" and urlsplit(newurl).scheme != "https":
             raise urllib.error.URLError("the server redirects from https to a connection without it")
+        if "@" in urlsplit(newurl).netloc:
+            raise urllib.error.URLError("the server redirects to a URL with a login in it")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -250,8 +252,20 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
+def _refuse_login(url: str) -> None:
+    """A password may itself hold what ends the part that urlsplit takes for the login, so an @ after a : is enough."""
+    rest = url.partition("://")[2]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority or (":" in authority and "@" in rest):
+        raise ConfigError(
+            "models are not fetched from a URL with a login in it; download the file by another way and name it "
+            "(an @ that is no login is written %40)"
+        )
+
+
 def _download(url: str, target: Path, limit: int, progress: Progress | None) -> str:
-    """Download and return the URL without login and query."""
+    """Download and return the URL without its query."""
+    _refuse_login(url)
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""

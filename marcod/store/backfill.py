@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.store import drops, labels, summaries, versions
 from marcod.store.engine import Database
-from marcod.store.schema import drop, drop_summary, inspection_summary, label, model_version
+from marcod.store.schema import drop, drop_summary, image, inspection_summary, label, model_version, score
 from marcod.store.versions import Version
 
 CHUNK: Final = 500
@@ -40,6 +40,24 @@ def run(db: Database, now: datetime, report: Report, *, chunk: int = CHUNK) -> F
         _fill_drops(db, version, now, report, chunk)
     made = db.read(lambda connection: _count(connection, drop_summary)) - before
     return Filled(made, _count_labels(db, now, report, chunk))
+
+
+def unfinished(connection: Connection) -> bool:
+    """Whether a drop that a champion has scored is not worked out; looks no further than the first."""
+    return any(connection.execute(_left(version).limit(1)).first() for version in _champions(connection))
+
+
+def _left(version: Version) -> sa.Select[tuple[int]]:
+    made = sa.exists().where(drop_summary.c.drop_id == drop.c.id, drop_summary.c.model_version_id == version.id)
+    scored = sa.exists().where(
+        image.c.drop_id == drop.c.id,
+        image.c.modality == version.modality,
+        score.c.image_id == image.c.id,
+        score.c.model_version_id == version.id,
+        score.c.content_hash == image.c.content_hash,
+        score.c.p_crystals.is_not(None),
+    )
+    return sa.select(drop.c.id).where(~made, scored)
 
 
 def _fill_drops(db: Database, version: Version, now: datetime, report: Report, chunk: int) -> None:

@@ -144,21 +144,28 @@ def record(connection: Connection, source_id: int, sightings: Sequence[Sighting]
     serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
     total = Recorded()
     touched: set[int] = set()
+    moved: set[int] = set()
     for start in range(0, len(sightings), CHUNK):
         chunk = {path_text(s.path): s for s in sightings[start : start + CHUNK]}
-        recorded, inspections = _record_chunk(connection, source_id, chunk, serving, now)
+        recorded, inspections, drop_ids = _record_chunk(connection, source_id, chunk, serving, now)
         total += recorded
         touched |= inspections
+        moved |= drop_ids
     _catch_up(connection, touched, serving, now)
+    if moved:
+        summaries.lock(connection, touched)
+        drops.refresh_all_versions(connection, moved, now)
+        summaries.refresh_all_versions(connection, touched, now)
     for version in serving:
         summaries.refresh(connection, touched, version, now)
     return total
 
 
 def _catch_up(connection: Connection, touched: set[int], serving: _Serving, now: datetime) -> None:
-    """Where a former champion saw the rest of a plate, the champion sees it now, or it would never be complete."""
+    """Where a former champion saw any of a plate, the champion sees it now: the inspection, and its drops over time."""
+    plates_touched = sa.select(inspection.c.plate_id).where(inspection.c.id.in_(touched))
     former = sa.and_(
-        inspection_summary.c.inspection_id.in_(touched),
+        inspection.c.plate_id.in_(plates_touched),
         inspection_summary.c.model_version_id.not_in([version.id for version in serving]),
         model_version.c.promoted_at.is_not(None),
     )
@@ -179,18 +186,24 @@ def _record_chunk(
     chunk: dict[str, Sighting],
     serving: _Serving,
     now: datetime,
-) -> tuple[Recorded, set[int]]:
+) -> tuple[Recorded, set[int], set[int]]:
+    """What changed, the inspections touched, and the drops whose pictures belong elsewhere now."""
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
     changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns)]
     places = _places(connection, source_id, fresh + changed, now)
     inserted = _insert_images(connection, source_id, fresh, places, now)
-    left = _inspections_of(connection, source_id, changed)
+    left = _stood(connection, source_id, changed)
     altered = [_update_image(connection, source_id, s, before[s.path], places[s.path], now) for s in changed]
     queued = _queue(connection, inserted, altered, serving, now)
     unscored = sum(1 for row in inserted if row.modality != serving.champion.modality)
-    touched = left | {row.inspection_id for row in inserted + altered}
-    return Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored), touched
+    touched = {place.inspection_id for place, _ in left.values()} | {row.inspection_id for row in inserted + altered}
+    moved: set[int] = set()
+    for sighting in changed:
+        old, now_at = left[path_text(sighting.path)], (places[sighting.path], str(sighting.image.modality))
+        moved |= {old[0].drop_id, now_at[0].drop_id} if old != now_at else set()
+    recorded = Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored)
+    return recorded, touched, moved
 
 
 Content = Literal["new", "touched", "same"]
@@ -283,13 +296,15 @@ def _insert_images(
     return [_Row(int(r[0]), int(r[1]), str(r[2]), "new") for r in connection.execute(statement, rows)]
 
 
-def _inspections_of(connection: Connection, source_id: int, changed: list[Sighting]) -> set[int]:
-    """Where these images stood until now; read anew they may belong elsewhere."""
+def _stood(connection: Connection, source_id: int, changed: list[Sighting]) -> dict[str, tuple[_Place, str]]:
+    """Place and light of these images until now, by path as stored; read anew they may belong elsewhere."""
     paths = [path_text(s.path) for s in changed]
     rows = connection.execute(
-        sa.select(image.c.inspection_id).where(image.c.source_id == source_id, image.c.path.in_(paths))
+        sa.select(image.c.path, image.c.drop_id, image.c.inspection_id, image.c.modality).where(
+            image.c.source_id == source_id, image.c.path.in_(paths)
+        )
     )
-    return {int(row[0]) for row in rows}
+    return {row[0]: (_Place(row[1], row[2]), row[3]) for row in rows}
 
 
 def _update_image(
@@ -319,13 +334,15 @@ def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], n
         {"source_id": source_id, "key": key, "barcode": _text(barcode), "first_seen_at": now}
         for key, barcode in sorted(barcodes.items())
     ]
-    statement = insert(connection, plate)
-    # Papers that came first may have said nothing of the barcode; where they did, they win.
-    silent = sa.and_(plate.c.barcode.is_(None), statement.excluded.barcode.is_not(None))
-    filled = statement.on_conflict_do_update(
-        index_elements=["source_id", "key"], set_={"barcode": statement.excluded.barcode}, where=silent
+    connection.execute(insert(connection, plate).on_conflict_do_nothing(), rows)
+    # Papers that came first may have said nothing of the barcode; where they did, they win. An upsert would do both,
+    # but it holds every plate it meets against those who record the same plate at the same time.
+    silent = sa.update(plate).where(
+        plate.c.source_id == source_id, plate.c.key == sa.bindparam("plate_key"), plate.c.barcode.is_(None)
     )
-    connection.execute(filled, rows)
+    told = [{"plate_key": row["key"], "told": row["barcode"]} for row in rows if row["barcode"] is not None]
+    if told:
+        connection.execute(silent.values(barcode=sa.bindparam("told")), told)
     found = connection.execute(
         sa.select(plate.c.key, plate.c.id).where(plate.c.source_id == source_id, plate.c.key.in_(barcodes))
     )

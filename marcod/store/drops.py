@@ -93,16 +93,16 @@ def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, n
 
 def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> Counter[int]:
     _lock(connection, drop_ids)
-    said = labels.verdicts(connection, drop_ids)
+    said = labels.words(connection, drop_ids)
+    pictures = _pictures(connection, drop_ids, version, {where for _, where in said})
     rows = []
-    for drop_id, pictures in groupby(_pictures(connection, drop_ids, version), key=attrgetter("drop_id")):
-        looks = _looks(list(pictures), said, version.crystal_threshold)
+    for drop_id, pictures_of_drop in groupby(pictures, key=attrgetter("drop_id")):
+        looks = _looks(list(pictures_of_drop), said, version.crystal_threshold)
         if any(look.known for look in looks):
             rows.append({"drop_id": drop_id, "model_version_id": version.id, "updated_at": now, **_summary(looks)})
-    gone = set(drop_ids) - {row["drop_id"] for row in rows}
-    _remove(connection, gone, version)
     hits = [row for row in rows if row["first_hit_inspection_id"] is not None]
     new = _record_hits(connection, hits, version, now)
+    _remove(connection, set(drop_ids) - {row["drop_id"] for row in rows}, version)
     if rows:
         _write(connection, rows)
     return new
@@ -114,7 +114,8 @@ def _lock(connection: Connection, drop_ids: list[int]) -> None:
     connection.execute(held.with_for_update(key_share=True)).all()
 
 
-def _pictures(connection: Connection, drop_ids: list[int], version: Version) -> list[_Picture]:
+def _pictures(connection: Connection, drop_ids: list[int], version: Version, labelled: set[int]) -> list[_Picture]:
+    """The pictures in the version's light, and at ``labelled`` inspections any, since people may judge by another."""
     of_version = sa.and_(
         score.c.image_id == image.c.id,
         score.c.model_version_id == version.id,
@@ -133,22 +134,24 @@ def _pictures(connection: Connection, drop_ids: list[int], version: Version) -> 
         )
         .join(inspection, inspection.c.id == image.c.inspection_id)
         .outerjoin(score, of_version)
-        .where(image.c.drop_id.in_(drop_ids), image.c.modality == version.modality)
-        .order_by(image.c.drop_id, inspection.c.order_key, inspection.c.id, image.c.id)
+        .where(
+            image.c.drop_id.in_(drop_ids),
+            sa.or_(image.c.modality == version.modality, image.c.inspection_id.in_(sorted(labelled))),
+        )
+        .order_by(image.c.drop_id, inspection.c.order_key, inspection.c.id, image.c.path)
     )
     return [_Picture(*row) for row in rows]
 
 
-def _looks(pictures: list[_Picture], said: labels.Verdicts, threshold: float) -> list[_Look]:
+def _looks(pictures: list[_Picture], said: dict[tuple[int, int], labels.Words], threshold: float) -> list[_Look]:
     """The inspections of one drop in order of time."""
     looks = []
-    for (drop_id, inspection_id), group in groupby(pictures, key=lambda p: (p.drop_id, p.inspection_id)):
-        best = max(group, key=lambda p: -1.0 if p.p_crystals is None else p.p_crystals)
-        verdict = said.get((drop_id, inspection_id))
-        if verdict is not None:
-            is_hit = verdict.label == DropClass.CRYSTALS
-        else:
-            is_hit = best.p_crystals is not None and best.p_crystals >= threshold
+    for subject, group in groupby(pictures, key=lambda p: (p.drop_id, p.inspection_id)):
+        shown = list(group)
+        best = max(shown, key=lambda p: -1.0 if p.p_crystals is None else p.p_crystals)
+        hits = {p.image_id: p.p_crystals is not None and p.p_crystals >= threshold for p in shown}
+        verdict = said.get(subject, labels.NOTHING).verdict(hits)
+        is_hit = any(hits.values()) if verdict is None else verdict.label is DropClass.CRYSTALS
         looks.append(_Look(best, verdict, is_hit))
     return looks
 
@@ -162,6 +165,7 @@ def _summary(looks: list[_Look]) -> dict[str, Any]:
     shown = current.picture
     return {
         "inspections": len(looks),
+        "scored_inspections": len(scored),
         "inspection_id": shown.inspection_id,
         "image_id": shown.image_id,
         "p_clear": shown.p_clear,
@@ -206,7 +210,7 @@ def _remove(connection: Connection, drop_ids: set[int], version: Version) -> Non
 
 
 def _record_hits(connection: Connection, rows: list[dict[str, Any]], version: Version, now: datetime) -> Counter[int]:
-    """One hit a drop and version, with what is new about it; what was recorded once stays."""
+    """One hit a drop and version, with what is new about it; one that ended and is there again is found anew."""
     ids = [row["drop_id"] for row in rows]
     if not ids:
         return Counter()
@@ -227,7 +231,10 @@ def _record_hits(connection: Connection, rows: list[dict[str, Any]], version: Ve
     ]
     if not values:
         return Counter()
-    statement = insert(connection, hit).on_conflict_do_nothing().returning(hit.c.inspection_id, hit.c.cause)
+    statement = insert(connection, hit)
+    anew = {name: statement.excluded[name] for name in values[0] if name not in ("drop_id", "model_version_id")}
+    statement = statement.on_conflict_do_update(index_elements=["drop_id", "model_version_id"], set_=anew)
+    statement = statement.returning(hit.c.inspection_id, hit.c.cause)
     return Counter(int(row[0]) for row in connection.execute(statement, values) if row[1] != Cause.CONFIRMED)
 
 
@@ -251,7 +258,13 @@ def _recorded(connection: Connection, drop_ids: list[int], version: Version) -> 
         .join(model_version, model_version.c.id == hit.c.model_version_id)
         .where(hit.c.drop_id.in_(drop_ids))
     ).all()
-    own = {row[0] for row in found if row[1] == version.id}
+    # A hit that was taken back, by a label or a rewritten file, and is one again, is news again.
+    ended = sa.select(drop_summary.c.drop_id).where(
+        drop_summary.c.drop_id.in_(drop_ids),
+        drop_summary.c.model_version_id == version.id,
+        drop_summary.c.first_hit_inspection_id.is_(None),
+    )
+    own = {row[0] for row in found if row[1] == version.id} - set(connection.execute(ended).scalars())
     former = {row[0] for row in found if row[1] != version.id and row[2]}
     others = (
         sa.select(image.c.drop_id, image.c.inspection_id)

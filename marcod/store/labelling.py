@@ -4,7 +4,7 @@ The only way labels are written: hides how plate, well, drop and inspection lead
 and summaries a label changes are changed in the same transaction. The cost is bounded by the inspections touched.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import parse_well, path_text, well_name
+from marcod.domain import DropClass, parse_well, path_text, well_name
 from marcod.errors import LabelError
 from marcod.store import drops, labels, summaries
 from marcod.store.labels import Given
@@ -106,6 +106,13 @@ class Finder:
             raise LabelError(f"no picture of well {where} has arrived yet", may_come=True)
         chosen = _at(_of_drop(looks, named.drop, where), named, where)
         return Subject(chosen.drop_id, chosen.inspection_id)
+
+    def inspections(self, named: Named) -> int:
+        """How many inspections the plate has so far. Raises LabelError as ``find`` does."""
+        source_name = None if named.source is None else plain("source", named.source)
+        of_plate = inspection.c.plate_id == self._plate(plain("plate", named.plate or ""), source_name)
+        counted = sa.select(sa.func.count()).select_from(inspection).where(of_plate)
+        return int(self._connection.execute(counted).scalar_one())
 
     def _plate(self, name: str, source_name: str | None) -> int:
         if (name, source_name) not in self._plates:
@@ -232,6 +239,75 @@ def following(connection: Connection, now: datetime) -> Iterator[Any]:
         summaries.lock(connection, inspections)
         hits = drops.refresh_all_versions(connection, {given.drop_id for given in new}, now)
         summaries.refresh_all_versions(connection, inspections, now, hits)
+
+
+def fresh(
+    connection: Connection, givens: Sequence[Given], undated: Collection[str], standing: Collection[str]
+) -> list[Given]:
+    """Those of the words that are to be kept, some of them dated later; the others have been kept before.
+
+    ``undated`` are the keys of words that came without a time: they are kept unless the person ever said that word of
+    that subject. ``standing`` are the keys of words dated by their picture, which are what their way says now: such a
+    word comes after the person's former ones that came the same way, and may come back after one of another class.
+    """
+    kept = labels.key_ids(connection, [given.key for given in givens])
+    said = _said(connection, {given.drop_id for given in givens})
+    found = []
+    for given in givens:
+        before = said.setdefault(_speaker(given), [])
+        latest = before[-1] if before else None
+        again = [each for each in before if (each.original, each.vocabulary) == (given.original, given.vocabulary)]
+        if given.key in undated:
+            new = not again
+        elif given.key in standing:
+            known = given.key in kept or any(_same_way(given, each) for each in again)
+            new = not known or (latest is not None and _replaces(given, latest))
+        else:
+            new = given.key not in kept
+        if new:
+            dated_anew = given.key in undated or given.key in standing
+            found.append(_after(given, latest) if dated_anew and latest is not None else given)
+            before.append(found[-1])
+            before.sort(key=lambda each: each.labelled_at)
+    return found
+
+
+def _said(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[object, ...], list[Given]]:
+    """All that was ever said of some drops, by subject and person, the oldest first."""
+    columns = (
+        label.c.drop_id, label.c.inspection_id, label.c.label, label.c.person, label.c.labelled_at, label.c.origin,
+        label.c.original, label.c.vocabulary, label.c.image_id,
+    )  # fmt: skip
+    rows = connection.execute(
+        sa.select(*columns).where(label.c.drop_id.in_(sorted(drop_ids))).order_by(label.c.labelled_at, label.c.id)
+    )
+    found: dict[tuple[object, ...], list[Given]] = {}
+    for row in rows:
+        given = Given(*row)
+        given = replace(given, label=None if given.label is None else DropClass(given.label))
+        found.setdefault(_speaker(given), []).append(given)
+    return found
+
+
+def _speaker(given: Given) -> tuple[object, ...]:
+    return given.drop_id, given.inspection_id, given.image_id, given.person
+
+
+def _same_way(given: Given, other: Given) -> bool:
+    """Whether both came in files of one format."""
+    return given.origin.partition(" ")[0] == other.origin.partition(" ")[0]
+
+
+def _replaces(given: Given, latest: Given) -> bool:
+    """What was taken back, or said by another way since, is not undone by an import of the same file."""
+    return latest.label is not None and latest.label is not given.label and _same_way(given, latest)
+
+
+def _after(given: Given, latest: Given) -> Given:
+    """Dated after the person's latest word where both came the same way."""
+    if not _same_way(given, latest):
+        return given
+    return replace(given, labelled_at=max(given.labelled_at, latest.labelled_at + timedelta(microseconds=1)))
 
 
 def withdraw(connection: Connection, subject: Subject, *, person: str, origin: str, now: datetime) -> int:

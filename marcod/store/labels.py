@@ -10,8 +10,8 @@ said of its drop.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -130,21 +130,6 @@ def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
     return sum(len(connection.execute(statement, chunk).all()) for chunk in chunks)
 
 
-def withdraw(
-    connection: Connection,
-    drop_id: int,
-    inspection_id: int,
-    *,
-    person: str,
-    origin: str,
-    now: datetime,
-    image_id: int | None = None,
-) -> int:
-    """Take back what a person said of a subject so far. Returns the new rows, 1 or 0."""
-    nothing = Given(drop_id, inspection_id, None, person, now, origin, image_id=image_id)
-    return add(connection, [nothing], now)
-
-
 def current(
     connection: Connection, *, drop_ids: Sequence[int] | None = None, sources: Sequence[str] | None = None
 ) -> list[Verdict]:
@@ -156,25 +141,52 @@ def current(
     return sorted(verdicts, key=lambda v: (v.drop_id, v.inspection_id, v.image_id or 0))
 
 
-Verdicts = dict[tuple[int, int], Verdict]
-"""What counts of drops, by drop and inspection."""
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is said of one drop at one inspection: of the drop, and of single images of it."""
+
+    of_drop: Verdict | None
+    of_images: dict[int, Verdict]
+
+    def verdict(self, hits: Mapping[int, bool]) -> Verdict | None:
+        """What counts of the drop; ``hits`` tells by image whether the model sees crystals there.
+
+        Whoever says crystals, of the drop or of one image, wins, because a lab would rather look twice than miss one.
+        A word on one image says nothing of another in which the model sees crystals. ``votes`` are of all words.
+        """
+        said = [v for v in (self.of_drop, *self.of_images.values()) if v is not None]
+        crystals = [v for v in said if v.label is DropClass.CRYSTALS]
+        unspoken = self.of_drop is None and any(hit for image_id, hit in hits.items() if image_id not in self.of_images)
+        if not said or (unspoken and not crystals):
+            return None
+        votes = sum((Counter(v.votes) for v in said), Counter[DropClass]())
+        return replace(max(crystals or said, key=lambda v: v.labelled_at), votes=dict(votes))
 
 
-def verdicts(connection: Connection, drop_ids: Sequence[int]) -> Verdicts:
-    """What counts of these drops at each inspection: of what is said of a drop and of its images, the latest."""
-    found: Verdicts = {}
-    for verdict in sorted(current(connection, drop_ids=drop_ids), key=lambda v: v.labelled_at):
-        found[verdict.drop_id, verdict.inspection_id] = verdict
+NOTHING: Final = Words(None, {})
+"""Where nobody said anything."""
+
+
+def words(connection: Connection, drop_ids: Sequence[int]) -> dict[tuple[int, int], Words]:
+    """What counts of these drops, by drop and inspection."""
+    found: dict[tuple[int, int], Words] = {}
+    for verdict in current(connection, drop_ids=drop_ids):
+        subject = (verdict.drop_id, verdict.inspection_id)
+        held = found.get(subject, NOTHING)
+        if verdict.image_id is None:
+            found[subject] = Words(verdict, held.of_images)
+        else:
+            found[subject] = Words(held.of_drop, {**held.of_images, verdict.image_id: verdict})
     return found
 
 
-def of_inspection(connection: Connection, inspection_id: int) -> dict[int, Verdict]:
+def of_inspection(connection: Connection, inspection_id: int) -> dict[int, Words]:
     """What counts of the drops of one inspection, by drop."""
     of_this = sa.select(label.c.drop_id).where(label.c.inspection_id == inspection_id).distinct()
     drop_ids = list(connection.execute(of_this).scalars())
     if not drop_ids:
         return {}
-    return {drop_id: v for (drop_id, where), v in verdicts(connection, drop_ids).items() if where == inspection_id}
+    return {drop_id: said for (drop_id, where), said in words(connection, drop_ids).items() if where == inspection_id}
 
 
 def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> Verdict:
@@ -278,7 +290,7 @@ def _pictures(version_id: int | None, modality: str, sources: Sequence[str] | No
         .join(drop, drop.c.id == image.c.drop_id)
         .outerjoin(score, of_version)
         .where(image.c.modality == modality)
-        .order_by(image.c.drop_id, inspection.c.ordinal.nulls_last(), image.c.inspection_id, image.c.id)
+        .order_by(image.c.drop_id, inspection.c.order_key, image.c.inspection_id, image.c.id)
     )  # fmt: skip
     return statement if sources is None else statement.where(source.c.name.in_(list(sources)))
 

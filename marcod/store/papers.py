@@ -124,7 +124,10 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
     # Rows of one statement have the same columns.
     for start in range(0, len(fresh), CHUNK):
         rows = [{name: row.get(name) for name in _INSERTED} for row in fresh[start : start + CHUNK]]
-        connection.execute(insert(connection, plate), rows)
+        statement = insert(connection, plate)
+        # A watcher may have recorded the plate since it was looked up.
+        said = {name: sa.func.coalesce(statement.excluded[name], plate.c[name]) for name in _INSERTED[3:]}
+        connection.execute(statement.on_conflict_do_update(index_elements=["source_id", "key"], set_=said), rows)
     for change in planned.changes:
         if not change.new:
             _alter(connection, ids[change.source], change, actor, now)
@@ -161,6 +164,7 @@ def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
         .join(plate, plate.c.id == inspection.c.plate_id)
         .where(expected.is_not(None), sa.func.coalesce(inspection_summary.c.expected, -1) != expected)
         .distinct()
+        .order_by(inspection_summary.c.inspection_id)
         .limit(limit)
     )
     ids = [int(row[0]) for row in connection.execute(behind)]

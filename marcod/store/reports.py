@@ -129,13 +129,18 @@ def find_plates(connection: Connection, text: str, source_name: str | None = Non
 
 
 def summaries(connection: Connection, plate_ids: Sequence[int] | None = None, limit: int = 100) -> list[Summary]:
-    """Inspections, latest image first; those of some plates, or of all."""
-    statement = sa.select(*_SUMMARY.c).order_by(
-        _SUMMARY.c.last_image_at.desc().nulls_last(), _SUMMARY.c.inspection_id.desc()
-    )
-    if plate_ids is not None:
-        of_plates = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(list(plate_ids)))
-        statement = statement.where(_SUMMARY.c.inspection_id.in_(of_plates))
+    """Inspections: of all plates the latest image first, of some plates the latest inspection first."""
+    statement = sa.select(*_SUMMARY.c)
+    arrived = (_SUMMARY.c.last_image_at.desc(), _SUMMARY.c.inspection_id.desc())
+    if plate_ids is None:
+        statement = statement.order_by(*arrived)
+    else:
+        # A late file of an early inspection does not make it the latest one.
+        statement = (
+            statement.join(inspection, inspection.c.id == _SUMMARY.c.inspection_id)
+            .where(inspection.c.plate_id.in_(list(plate_ids)))
+            .order_by(inspection.c.order_key.desc(), *arrived)
+        )
     return [Summary(*row) for row in connection.execute(statement.limit(limit))]
 
 

@@ -241,7 +241,7 @@ inspection_summary = Table(
     Column("complete", sa.Boolean, nullable=False),
     Column("complete_rule", sa.Text),
     Column("first_image_at", UtcDateTime),
-    Column("last_image_at", UtcDateTime),
+    Column("last_image_at", UtcDateTime, index=True),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("labelled", sa.Integer, nullable=False, server_default="0"),
     Index(
@@ -258,6 +258,7 @@ drop_summary = Table(
     Column("drop_id", BigId, ForeignKey("drop.id"), primary_key=True),
     Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
     Column("inspections", sa.Integer, nullable=False),
+    Column("scored_inspections", sa.Integer, nullable=False),
     _ref("inspection_id", "inspection"),
     _ref("image_id", "image"),
     Column("p_clear", sa.Float),

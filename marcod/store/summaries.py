@@ -74,7 +74,8 @@ class Verdict:
 
 def verdicts(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
     """Every drop of an inspection as one model version sees it, in plate order."""
-    best = _verdicts(_pictures(connection, inspection_id, version), labels.of_inspection(connection, inspection_id))
+    pictures = _pictures(connection, inspection_id, version)
+    best = _verdicts(pictures, labels.of_inspection(connection, inspection_id), version)
     return sorted(best, key=lambda v: (v.well_row, v.well_column, v.drop_number))
 
 
@@ -134,7 +135,7 @@ def _refresh_one(
     if not pictures:
         _remove(connection, inspection_id, version)
         return False
-    found = _verdicts(pictures, labels.of_inspection(connection, inspection_id))
+    found = _verdicts(pictures, labels.of_inspection(connection, inspection_id), version)
     scored = [p for p in found if p.p_crystals is not None]
     expected = _expected(connection, inspection_id)
     failed = sum(1 for p in found if p.p_crystals is None and p.failed)
@@ -201,18 +202,25 @@ def _pictures(connection: Connection, inspection_id: int, version: Version) -> l
         .outerjoin(score, of_version)
         .outerjoin(job, own_job)
         .where(image.c.inspection_id == inspection_id, image.c.modality == version.modality)
+        # Of two pictures that are equally crystalline the same one counts, whichever came first.
+        .order_by(image.c.path)
     )
     return [Verdict(*row) for row in connection.execute(pictures)]
 
 
-def _verdicts(pictures: list[Verdict], said: Mapping[int, labels.Verdict]) -> list[Verdict]:
+def _verdicts(pictures: list[Verdict], said: Mapping[int, labels.Words], version: Version) -> list[Verdict]:
     """For every drop its picture with the highest crystal probability, else one that waits, else a failed one."""
     best: dict[int, Verdict] = {}
-    for picture in sorted(pictures, key=lambda p: p.image_id):
+    hits: dict[int, dict[int, bool]] = {}
+    for picture in pictures:
+        hits.setdefault(picture.drop_id, {})[picture.image_id] = picture.hit(version)
         held = best.get(picture.drop_id)
         if held is None or _rank(picture) > _rank(held):
             best[picture.drop_id] = picture
-    return [replace(picture, said=said.get(drop_id)) for drop_id, picture in best.items()]
+    return [
+        replace(picture, said=said.get(drop_id, labels.NOTHING).verdict(hits[drop_id]))
+        for drop_id, picture in best.items()
+    ]
 
 
 def _rank(picture: Verdict) -> float:
@@ -282,14 +290,18 @@ def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int
         job.c.model_version_id == inspection_summary.c.model_version_id,
         job.c.failed_at.is_(None),
     )
+    quiet = sa.and_(
+        sa.not_(inspection_summary.c.complete),
+        inspection_summary.c.last_image_at <= now - timedelta(seconds=quiet_s),
+        done,
+        sa.not_(waiting),
+    )
+    candidates = connection.execute(sa.select(inspection_summary.c.inspection_id).where(quiet).distinct()).scalars()
+    # Held before they change, as everybody does; what changed meanwhile is seen by the same condition again.
+    ids = lock(connection, candidates)
     completed = connection.execute(
         sa.update(inspection_summary)
-        .where(
-            sa.not_(inspection_summary.c.complete),
-            inspection_summary.c.last_image_at <= now - timedelta(seconds=quiet_s),
-            done,
-            sa.not_(waiting),
-        )
+        .where(inspection_summary.c.inspection_id.in_(ids), quiet)
         .values(complete=True, complete_rule="quiet", updated_at=now)
         .returning(inspection_summary.c.inspection_id, inspection_summary.c.model_version_id)
     ).all()
@@ -308,15 +320,16 @@ def refresh_all_versions(
 
     ``new_hits`` are the champion's, as :func:`drops.refresh_all_versions` returns them.
     """
-    ids = [*inspection_ids, *new_hits]
-    versions = connection.execute(
-        sa.select(inspection_summary.c.model_version_id)
+    ids = lock(connection, {*inspection_ids, *new_hits})
+    rows = connection.execute(
+        sa.select(inspection_summary.c.model_version_id, inspection_summary.c.inspection_id)
         .where(inspection_summary.c.inspection_id.in_(ids))
-        .distinct()
-        .order_by(inspection_summary.c.model_version_id)
-    ).scalars()
-    for version_id in list(versions):
-        refresh(connection, ids, get(connection, version_id), now, new_hits)
+        .order_by(inspection_summary.c.model_version_id, inspection_summary.c.inspection_id)
+    ).all()
+    for version_id, seen in groupby(rows, key=itemgetter(0)):
+        its = [row[1] for row in seen]
+        of_these = {where: count for where, count in new_hits.items() if where in its}
+        refresh(connection, its, get(connection, version_id), now, of_these)
 
 
 def retry_failed(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:

@@ -214,7 +214,11 @@ def rollback(connection: Connection, version: Version, *, actor: str, now: datet
     if former is None or previous(connection).id != version.id:
         raise StoreError(f"{version} is not the previous champion any more; somebody promoted another meanwhile")
     _drop_alias(connection, version.id, PREVIOUS)
+    promoted = sa.select(model_version.c.promoted_at).where(model_version.c.id == former.id)
+    since = connection.execute(promoted).scalar_one()
     _crown(connection, former, version, now)
+    # What only the one that was rolled back has seen, or it would go on speaking of it.
+    queue.enqueue_rescore(connection, version.id, now, since=since)
     note(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
     return former
 
@@ -297,11 +301,29 @@ def _crown(connection: Connection, former: Version | None, version: Version, now
     """Make a version champion and give it the work that waits for the former one."""
     _hold(connection, version)
     _drop_alias(connection, version.id, CHALLENGER)
+    _publish_hits(connection, version, now)
     _set_alias(connection, CHAMPION, version.id, now)
     connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
     if former is not None:
         queue.move_new(connection, former.id, version.id, now)
         queue.enqueue_rescore(connection, version.id, now, _plates_still_arriving(connection, former.id, version.id))
+
+
+def _publish_hits(connection: Connection, version: Version, now: datetime) -> None:
+    """Hits that a version found before it ever was champion are news from now on, to whoever asks for new ones."""
+    other = hit.alias()
+    promoted = model_version.c.promoted_at.is_not(None)
+    by_former = sa.exists().where(
+        other.c.drop_id == hit.c.drop_id, other.c.model_version_id == model_version.c.id, promoted
+    )
+    former_looked = sa.exists().where(
+        drop_summary.c.drop_id == hit.c.drop_id, drop_summary.c.model_version_id == model_version.c.id, promoted
+    )
+    cause = sa.case((by_former, "confirmed"), (former_looked, "model"), else_="new")
+    never = sa.exists().where(model_version.c.id == version.id, model_version.c.promoted_at.is_(None))
+    connection.execute(
+        sa.update(hit).where(hit.c.model_version_id == version.id, never).values(found_at=now, cause=cause)
+    )
 
 
 def _hold(connection: Connection, version: Version) -> None:

@@ -16,6 +16,7 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
 FOLDER = Path(__file__).resolve().parent.parent / "views"
 SUMMARY = "lims_plate_summary_v1"
+SCORES = "lims_image_score_v1"
 NEW_VIEWS = ("lims_drop_v1", "lims_hit_v1", "lims_label_inbox_v1", "lims_label_v1", "lims_image_failure_v1")
 PLATE_COLUMNS = (
     ("project", sa.Text),
@@ -34,7 +35,8 @@ end
 
 
 def upgrade() -> None:
-    op.execute(sa.text(f"drop view {SUMMARY}"))
+    for view in (SUMMARY, SCORES):
+        op.execute(sa.text(f"drop view {view}"))
     for name, kind in PLATE_COLUMNS:
         op.add_column("plate", sa.Column(name, kind()))
     op.add_column("inspection", sa.Column("order_key", sa.Text()))
@@ -43,16 +45,17 @@ def upgrade() -> None:
     _order_inspections()
     _drop_summary()
     _label_inbox()
-    op.execute(sa.text((FOLDER / f"{SUMMARY}.{revision}.sql").read_text(encoding="utf-8")))
-    for view in NEW_VIEWS:
+    op.create_index("ix_inspection_summary_last_image_at", "inspection_summary", ["last_image_at"])
+    for view in (f"{SCORES}.{revision}", f"{SUMMARY}.{revision}", *NEW_VIEWS):
         op.execute(sa.text((FOLDER / f"{view}.sql").read_text(encoding="utf-8")))
     if op.get_bind().dialect.name == "sqlite":
         op.execute(sa.text(INBOX_TRIGGER))
 
 
 def downgrade() -> None:
-    for view in (*reversed(NEW_VIEWS), SUMMARY):
+    for view in (*reversed(NEW_VIEWS), SUMMARY, SCORES):
         op.execute(sa.text(f"drop view {view}"))
+    op.drop_index("ix_inspection_summary_last_image_at", "inspection_summary")
     op.drop_table("label_inbox")
     op.drop_table("drop_summary")
     op.drop_column("inspection_summary", "labelled")
@@ -60,7 +63,8 @@ def downgrade() -> None:
     op.drop_column("inspection", "order_key")
     for name, _ in reversed(PLATE_COLUMNS):
         op.drop_column("plate", name)
-    op.execute(sa.text((FOLDER / f"{SUMMARY}.0002.sql").read_text(encoding="utf-8")))
+    for view in (f"{SUMMARY}.0002", SCORES):
+        op.execute(sa.text((FOLDER / f"{view}.sql").read_text(encoding="utf-8")))
 
 
 def _order_inspections() -> None:
@@ -79,6 +83,7 @@ def _drop_summary() -> None:
         sa.Column("drop_id", BIG, nullable=False),
         sa.Column("model_version_id", BIG, nullable=False),
         sa.Column("inspections", sa.Integer(), nullable=False),
+        sa.Column("scored_inspections", sa.Integer(), nullable=False),
         sa.Column("inspection_id", BIG, nullable=False),
         sa.Column("image_id", BIG, nullable=False),
         sa.Column("p_clear", sa.Float()),

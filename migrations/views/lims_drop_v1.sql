@@ -1,5 +1,5 @@
--- One row a drop through all inspections of its plate, as the champion and people see it; where the champion has not
--- seen the drop, as the last champion that did.
+-- One row a drop through all inspections of its plate, as the champion and people see it; while a former champion has
+-- seen more inspections of the drop than the champion, as that one does.
 create view lims_drop_v1 as
 select
     "drop".id as drop_id,
@@ -40,19 +40,6 @@ from "drop"
 join plate on plate.id = "drop".plate_id
 join source on source.id = plate.source_id
 join drop_summary on drop_summary.drop_id = "drop".id
-    and drop_summary.model_version_id = (
-        select speaker.model_version_id
-        from drop_summary as speaker
-        join model_version as candidate on candidate.id = speaker.model_version_id
-        where speaker.drop_id = "drop".id and candidate.promoted_at is not null
-        order by
-            speaker.model_version_id = coalesce(
-                (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-            ) desc,
-            candidate.promoted_at desc,
-            candidate.id desc
-        limit 1
-    )
 join model_version on model_version.id = drop_summary.model_version_id
 join inspection on inspection.id = drop_summary.inspection_id
 join image on image.id = drop_summary.image_id
@@ -61,3 +48,27 @@ left join inspection as best_inspection on best_inspection.id = best_image.inspe
 left join inspection as first_inspection on first_inspection.id = drop_summary.first_hit_inspection_id
 left join image as first_image on first_image.id = drop_summary.first_hit_image_id
 left join hit on hit.drop_id = drop_summary.drop_id and hit.model_version_id = drop_summary.model_version_id
+    and drop_summary.first_hit_inspection_id is not null
+where model_version.promoted_at is not null and not exists (
+    select 1
+    from drop_summary as other
+    join model_version as candidate on candidate.id = other.model_version_id
+    where other.drop_id = drop_summary.drop_id
+        and other.model_version_id <> drop_summary.model_version_id
+        and candidate.promoted_at is not null
+        and (
+            other.scored_inspections,
+            other.model_version_id = coalesce(
+                (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
+            ),
+            candidate.promoted_at,
+            candidate.id
+        ) > (
+            drop_summary.scored_inspections,
+            drop_summary.model_version_id = coalesce(
+                (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
+            ),
+            model_version.promoted_at,
+            model_version.id
+        )
+)

@@ -34,16 +34,43 @@ join source on source.id = plate.source_id
 join model_version on model_version.id = hit.model_version_id
 join inspection as first_inspection on first_inspection.id = drop_summary.first_hit_inspection_id
 left join image as best_image on best_image.id = drop_summary.best_image_id
-where hit.model_version_id = (
-    select speaker.model_version_id
-    from drop_summary as speaker
-    join model_version as candidate on candidate.id = speaker.model_version_id
-    where speaker.drop_id = hit.drop_id and candidate.promoted_at is not null
-    order by
-        speaker.model_version_id = coalesce(
-            (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-        ) desc,
-        candidate.promoted_at desc,
-        candidate.id desc
-    limit 1
+-- The champion's hits; and, where a former champion has seen more of a drop and the champion sees none, that one's.
+where model_version.promoted_at is not null and (
+    drop_summary.model_version_id = coalesce(
+        (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
+    )
+    or (
+        not exists (
+            select 1
+            from drop_summary as other
+            join model_version as candidate on candidate.id = other.model_version_id
+            where other.drop_id = drop_summary.drop_id
+                and other.model_version_id <> drop_summary.model_version_id
+                and candidate.promoted_at is not null
+                and (
+                    other.scored_inspections,
+                    other.model_version_id = coalesce(
+                        (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
+                    ),
+                    candidate.promoted_at,
+                    candidate.id
+                ) > (
+                    drop_summary.scored_inspections,
+                    drop_summary.model_version_id = coalesce(
+                        (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
+                    ),
+                    model_version.promoted_at,
+                    model_version.id
+                )
+        )
+        and not exists (
+            select 1
+            from drop_summary as champions
+            where champions.drop_id = drop_summary.drop_id
+                and champions.first_hit_inspection_id is not null
+                and champions.model_version_id = coalesce(
+                    (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
+                )
+        )
+    )
 )

@@ -22,9 +22,9 @@ select
     job.failed_at as failed_at
 from job
 join image on image.id = job.image_id
-join source on source.id = image.source_id
 join "drop" on "drop".id = image.drop_id
 join inspection on inspection.id = image.inspection_id
 join plate on plate.id = inspection.plate_id
+join source on source.id = plate.source_id
 join model_version on model_version.id = job.model_version_id
 where job.failed_at is not null

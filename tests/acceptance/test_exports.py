@@ -134,6 +134,25 @@ def test_hits_in_files(lab: Site) -> None:
     assert lab.call("hits", "--export", "hits.xlsx").exit_code == 2
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_file_holds_all_hits_or_says_that_it_does_not(site: Site) -> None:
+    db = Database(site.url)
+    champion = Registry(db).ensure_champion(utc())
+    files = factories.sightings(501)
+    factories.record(db, factories.register_source(db), files)
+    factories.drain(db, champion, scores=lambda claim: (0.0, 1.0, 0.0, 0.0))
+    db.close()
+    site.write()
+    assert len(json.loads(site.ok("hits", "--json"))) == 25
+    target = str(site.folder / "hits.csv")
+    full = site.call("hits", "--export", target)
+    assert ("501 hits written" in full.stdout, "more than" in full.output) == (True, False)
+    cut = site.call("hits", "--export", target, "--limit", "30")
+    assert ("30 hits written" in cut.stdout, "there are more than these 30 hits" in cut.stderr) == (True, True)
+    pictures = site.call("hits", "--export", str(site.folder / "hits.html"))
+    assert ("500 hits written" in pictures.stdout, "more than these 500" in pictures.stderr) == (True, True)
+
+
 def test_hits_are_chosen(lab: Site) -> None:
     table = lab.folder / "plates.csv"
     table.write_text("plate,source,project\nP,imager,PHIPA\n")

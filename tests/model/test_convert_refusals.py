@@ -446,7 +446,14 @@ def test_other_places_are_not_asked(refused: Refused, url: str) -> None:
 
 def test_nobody_listens(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert "cannot download http://127.0.0.1:1/x.zip: " in refused("http://user:secret@127.0.0.1:1/x.zip?token=secret")
+    assert "cannot download http://127.0.0.1:1/x.zip: " in refused("http://127.0.0.1:1/x.zip?token=secret")
+
+
+@pytest.mark.parametrize("login", ["user:secret", "user:se/cret", "user:1/cret", "user:1#cret", "user:1?cret"])
+def test_a_url_with_a_login_is_refused_without_repeating_it(refused: Refused, login: str) -> None:
+    sentence = refused(f"http://{login}@127.0.0.1:1/x.zip", error=ConfigError)
+    assert "not fetched from a URL with a login" in sentence
+    assert "cret" not in sentence
 
 
 def test_another_network_in_a_keras_file(tmp_path: Path, refused: Refused) -> None:

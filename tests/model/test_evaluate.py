@@ -28,7 +28,7 @@ from marcod.evaluate import page, results, tables
 from marcod.evaluate.labelled import from_csv, from_database
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.registry import Registry
-from marcod.store import labels, versions
+from marcod.store import catalog, labels, versions
 from marcod.store.engine import Database
 from marcod.store.schema import image
 
@@ -368,6 +368,11 @@ def test_the_command_judges_stored_scores_as_table_json_and_page(lab: Database, 
     assert (found["data"]["images"], found["data"]["counted"]) == (192, 96)
     assert found["confusion"]["classes"] == ["Crystals", "Precipitate", "Clear", "Other"]
     assert sum(map(sum, found["confusion"]["counts"])) == 96
+    plates = tmp_path / "plates"
+    plates.mkdir()
+    lab.write(lambda c: catalog.register_source(c, "here", str(plates), "rigaku", None, utc()))
+    inside = call(db_url, "champion", "--from-database", "--html", str(plates / "page.html"))
+    assert (inside.exit_code, "where only the imager writes" in inside.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -377,6 +382,8 @@ def test_the_command_says_what_it_needs(db_url: str, tmp_path: Path) -> None:
     assert call(db_url, "champion").exit_code == 2
     assert call(db_url, "champion", "--from-database", "--root", str(tmp_path)).exit_code == 2
     assert call(db_url, "champion", "--labels", "x.csv", "--source", "lab").exit_code == 2
+    split = call(db_url, "champion", "--labels", "x.csv", "--split", "test")
+    assert (split.exit_code, "--split belongs to --from-database" in split.stderr) == (2, True)
     nowhere = call(db_url, "champion", "--from-database", "--html", str(tmp_path / "no" / "page.html"))
     assert (nowhere.exit_code, "does not exist" in nowhere.stderr) == (2, True)
     unknown = call(db_url, "champion", "--labels", str(tmp_path / "gone.csv"))

@@ -1,5 +1,6 @@
 """Drops over time: the same answer whatever comes first, people's words in it, hits recorded once."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marcod.domain import DropClass, Modality
-from marcod.store import drops, labels, queue, summaries
+from marcod.store import drops, labels, queue, reports, summaries, versions
 from marcod.store.drops import Cause, Trend, order_key
 from marcod.store.engine import Database
 from marcod.store.labels import Given
@@ -37,13 +38,25 @@ def shown(db: Database, order: str = "well, drop_number") -> list[dict[str, Any]
     return db.read(lambda c: [dict(row) for row in c.execute(statement).mappings()])
 
 
-def say(db: Database, well: str, inspection_key: str, word: DropClass | None, person: str, minute: int = 0) -> None:
-    """A label through the store, with everything that follows from it."""
+def say(
+    db: Database,
+    well: str,
+    inspection_key: str,
+    word: DropClass | None,
+    person: str,
+    minute: int = 0,
+    *,
+    path: str | None = None,
+) -> None:
+    """A label through the store, of a drop or of its image at ``path``, with everything that follows from it."""
 
     def work(connection: sa.Connection) -> None:
         drop_id = connection.execute(sa.select(drop.c.id).where(drop.c.well == well)).scalar_one()
         where = connection.execute(sa.select(inspection.c.id).where(inspection.c.key == inspection_key)).scalar_one()
-        labels.add(connection, [Given(drop_id, where, word, person, utc(minutes=minute), "test")], utc())
+        named = sa.select(image.c.id).where(image.c.path == (path or ""))
+        image_id = connection.execute(named).scalar_one_or_none()
+        given_ = Given(drop_id, where, word, person, utc(minutes=minute), "test", image_id=image_id)
+        labels.add(connection, [given_], utc())
         drops.refresh_all_versions(connection, [drop_id], utc(minutes=minute))
         summaries.refresh_all_versions(connection, [where], utc(minutes=minute))
 
@@ -219,3 +232,130 @@ def test_drops_from_before_are_caught_up_in_steps(db: Database, source_id: int, 
         row[:-1] for row in before
     ]
     assert len(rows(db, sa.select(image.c.id))) == 5
+
+
+def hits_shown(db: Database) -> list[tuple[Any, ...]]:
+    """Well, model version and cause of the rows of lims_hit_v1."""
+    statement = sa.text("select well, model_version, cause from lims_hit_v1 order by well, model_version")
+    return [tuple(row) for row in rows(db, statement)]
+
+
+def test_a_word_on_one_image_does_not_hide_crystals_in_another(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1, region=1) + sightings(1, region=2))
+    drain(db, champion, scores=lambda c: HIT if "A01_2" in c.path else NONE)
+    say(db, "A01", "1", DropClass.CLEAR, "ann", 1, path="P1/1/visible/A01_1.jpg")
+    assert bool(shown(db)[0]["hit"])
+    (summary,) = rows(db, sa.select(inspection_summary))
+    assert summary.hits == 1
+    say(db, "A01", "1", DropClass.CRYSTALS, "ann", 2, path="P1/1/visible/A01_2.jpg")
+    say(db, "A01", "1", DropClass.OTHER, "ann", 3, path="P1/1/visible/A01_1.jpg")
+    (row,) = shown(db)
+    assert (row["label"], bool(row["hit"]), bool(row["label_disputed"])) == ("Crystals", True, True)
+
+
+def test_one_word_on_an_image_does_not_outvote_those_on_the_drop(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    record(db, source_id, sightings(1))
+    drain(db, champion)
+    for person in ("ann", "bob", "eve"):
+        say(db, "A01", "1", DropClass.CRYSTALS, person, 1)
+    say(db, "A01", "1", DropClass.CLEAR, "tom", 2, path="P1/1/visible/A01.jpg")
+    (row,) = shown(db)
+    assert (row["label"], bool(row["label_disputed"])) == ("Crystals", True)
+
+
+def test_a_champion_that_saw_less_does_not_take_a_hit_away(db: Database, source_id: int, champion: Version) -> None:
+    for number in (1, 2, 3):
+        record(db, source_id, sightings(1, inspection=str(number)))
+        drain(db, champion, scores=lambda c: HIT)
+    second = register(db, version="2")
+    promote(db, second, utc(10))
+    record(db, source_id, sightings(1, inspection="4"), utc(11))
+    lease = claimed(db, utc(12))
+    assert [c.path for c in lease.claims] == ["P1/4/visible/A01.jpg"], "new pictures come first"
+    finish(db, lease, second, utc(12))
+    (row,) = shown(db)
+    assert (row["model_version"], row["first_hit_inspection_key"]) == ("1", "1")
+    assert hits_shown(db) == [("A01", "1", "new")]
+    assert drain(db, second, utc(13)) == 3, "what only the former champion saw was queued"
+    (row,) = shown(db)
+    assert (row["model_version"], row["inspections"], row["trend"]) == ("2", 4, "none")
+    assert hits_shown(db) == []
+
+
+def test_a_hit_of_the_champion_shows_at_once(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1) + sightings(1, inspection="2"))
+    drain(db, champion)
+    second = register(db, version="2")
+    promote(db, second, utc(10))
+    record(db, source_id, sightings(1, inspection="3"), utc(11))
+    finish(db, claimed(db, utc(12)), second, utc(12), scores=lambda c: HIT)
+    assert hits_shown(db) == [("A01", "2", "new")]
+
+
+def test_a_picture_read_anew_takes_its_verdict_along(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(3)
+    record(db, source_id, files[:1])
+    drain(db, champion, scores=lambda c: HIT)
+    db.write(lambda c: c.execute(sa.update(image).values(mtime_ns=-image.c.mtime_ns - 1)))
+    record(db, source_id, [replace(files[0], image=files[2].image)], utc(5))
+    assert [(row["well"], bool(row["hit"])) for row in shown(db)] == [("A03", True)]
+    assert hits_shown(db) == [("A03", "1", "new")]
+    db.write(lambda c: c.execute(sa.update(image).values(mtime_ns=-image.c.mtime_ns - 1)))
+    record(db, source_id, [replace(files[0], image=replace(files[2].image, modality=Modality.UV))], utc(6))
+    assert shown(db) == []
+    assert hits_shown(db) == []
+
+
+def test_a_word_at_an_inspection_in_other_light_counts(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    drain(db, champion)
+    record(db, source_id, sightings(1, inspection="2", modality=Modality.UV))
+    say(db, "A01", "2", DropClass.CRYSTALS, "ann", 1)
+    (row,) = shown(db)
+    assert (row["label"], bool(row["hit"]), row["first_hit_inspection_key"]) == ("Crystals", True, "2")
+
+
+def test_a_hit_that_ended_and_is_there_again_is_news(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    drain(db, champion)
+    say(db, "A01", "1", DropClass.CRYSTALS, "ann", 1)
+    say(db, "A01", "1", None, "ann", 2)
+    (row,) = shown(db)
+    assert (row["first_hit_inspection_key"], row["first_hit_found_at"]) == (None, None)
+    record(db, source_id, sightings(1, inspection="2"), utc(days=9))
+    drain(db, champion, utc(days=9), scores=lambda c: HIT)
+    assert rows(db, sa.select(hit.c.found_at))[0][0] == utc(days=9)
+
+
+def test_hits_of_a_challenger_are_news_when_it_is_promoted(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(2))
+    drain(db, champion, utc(1), scores=lambda c: HIT if "A01" in c.path else NONE)
+    second = register(db, version="2")
+    db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(2)))
+    drain(db, second, utc(3), scores=lambda c: HIT)
+    promote(db, second, utc(days=3))
+    assert hits_shown(db) == [("A01", "2", "confirmed"), ("A02", "2", "model")]
+    of_second = sa.select(hit.c.found_at).where(hit.c.model_version_id == second.id)
+    assert {row[0] for row in rows(db, of_second)} == {utc(days=3)}
+
+
+def test_what_a_rolled_back_version_saw_alone_is_queued_again(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    drain(db, champion)
+    second = register(db, version="2")
+    promote(db, second, utc(10))
+    record(db, source_id, sightings(1, plate="P2"), utc(11))
+    drain(db, second, utc(12))
+    db.write(lambda c: versions.rollback(c, champion, actor="test", now=utc(13)))
+    assert drain(db, champion, utc(14)) == 1
+    assert {row["model_version"] for row in shown(db)} == {"1"}
+
+
+def test_the_latest_inspection_is_the_last_in_time(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, [f for n in (1, 2, 10, 9) for f in sightings(1, inspection=str(n))])
+    drain(db, champion)
+    (plate,) = db.read(lambda c: reports.find_plates(c, "P1"))
+    found = db.read(lambda c: reports.summaries(c, [plate.id]))
+    assert [row.inspection_key for row in found] == ["10", "9", "2", "1"]

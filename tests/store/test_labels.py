@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from factories import CRYSTALS, drain, record, register, rows, sightings, utc
 
 from marcod.domain import CLASSES, DropClass, Modality
-from marcod.store import labels
+from marcod.store import labelling, labels
 from marcod.store.engine import Database
 from marcod.store.labels import Given, Verdict
 from marcod.store.schema import image, label, source
@@ -94,10 +94,10 @@ def test_the_majority_decides_and_the_latest_breaks_a_tie(db: Database, pictures
 
 def test_what_is_withdrawn_counts_no_more_and_is_still_there(db: Database, pictures: list[Any]) -> None:
     add(db, said(pictures[0], CRYSTAL, "ada", utc(1)), said(pictures[0], CLEAR, "bob", utc(2)))
-    where = (pictures[0].drop_id, pictures[0].inspection_id)
+    where = labelling.Subject(pictures[0].drop_id, pictures[0].inspection_id)
 
     def withdraw(person: str) -> int:
-        return db.write(lambda c: labels.withdraw(c, *where, person=person, origin="test", now=utc(3)))
+        return db.write(lambda c: labelling.withdraw(c, where, person=person, origin="test", now=utc(3)))
 
     assert withdraw("bob") == 1
     assert withdraw("bob") == 0

@@ -13,9 +13,8 @@ from rich.text import Text
 
 from marcod import bundle, daemon
 from marcod.bundle import BundleRecord, Predictor
-from marcod.cli import output
+from marcod.cli import output, places
 from marcod.domain import Split
-from marcod.errors import ConfigError
 from marcod.evaluate import calibration, labelled, results, tables
 from marcod.evaluate.calibration import Fit
 from marcod.evaluate.labelled import LabelledSet
@@ -32,13 +31,14 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which labelled pictures a command was told to use."""
+    """Which labelled pictures a command was told to use; ``default`` is the split where it was told none."""
 
+    default: Split
     csv: Path | None
     root: Path | None
     skip_missing: bool
     from_database: bool
-    split: str
+    split: str | None
     source: str | None
 
     def __post_init__(self) -> None:
@@ -48,12 +48,14 @@ class Wanted:
             raise click.UsageError("--root and --skip-missing belong to --labels.")
         if self.csv is not None and self.source is not None:
             raise click.UsageError("--source belongs to --from-database; a CSV file may have a column of that name.")
+        if self.csv is not None and self.split is not None:
+            raise click.UsageError("--split belongs to --from-database; all lines of a CSV file are used.")
 
     def read(self, settings: Settings, ready: daemon.Ready, version: Version, record: BundleRecord) -> LabelledSet:
         """The pictures. Raises ConfigError or NotFoundError."""
         if self.csv is not None:
             return labelled.from_csv(self.csv, self.root, record, skip_missing=self.skip_missing)
-        side = None if self.split == ALL else Split(self.split)
+        side = None if self.split == ALL else Split(self.split or self.default)
         return labelled.from_database(
             ready.db, record, version.id, split=side, source=self.source, roots=daemon.roots(settings)
         )
@@ -67,8 +69,7 @@ def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command
         click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Where the images in CSV are"),
         click.option("--skip-missing", is_flag=True, help="Leave out labelled files that are not there"),
         click.option("--from-database", is_flag=True, help="The labels in the database"),
-        click.option("--split", type=click.Choice(names), default=str(default), show_default=True,
-                     help="Which plates of the database"),
+        click.option("--split", type=click.Choice(names), help=f"Which plates of the database  [default: {default}]"),
         click.option("--source", help="Only this source of the database"),
     )  # fmt: skip
 
@@ -92,19 +93,23 @@ def evaluate(
 ) -> None:
     """Judge MODEL (NAME:VERSION) on labelled images, with the MARCO paper's tables.
 
-    Scores that the database has are used; the other images are scored now, and nothing is written.
+    Scores that the database has are used; the other images are scored now, and no score is written.
     """
     if html_file is not None and not html_file.absolute().parent.is_dir():
         raise click.UsageError(f"The folder of {html_file} does not exist.")
+    chosen = Wanted(Split.TEST, **wanted)
     with daemon.opened(settings) as ready:
-        model, given, said = _predictions(settings, ready, model_text, Wanted(**wanted))
+        closed = places.closed(settings, ready)
+        if html_file is not None:
+            output.check_place(html_file, closed)
+        model, given, said = _predictions(settings, ready, model_text, chosen)
     judged = results.evaluate(
         said, model.record, given.description, missing=given.missing, seed=seed, now=datetime.now(UTC)
     )
     if html_file is not None:
         from marcod.evaluate import page
 
-        _write(html_file, page.html(judged))
+        output.save(html_file, page.html(judged), closed)
     if json_output:
         output.print_json(judged)
         return
@@ -143,7 +148,7 @@ def calibrate(
         calibration.require_crystals(given.pictures, recall, confidence)
 
     with daemon.opened(settings) as ready:
-        model, given, said = _predictions(settings, ready, model_text, Wanted(**wanted), check)
+        model, given, said = _predictions(settings, ready, model_text, Wanted(Split.VALIDATION, **wanted), check)
         fitted = calibration.fit(said, model.record, given.description, recall=recall, confidence=confidence)
         number = _next_number(ready, model.record.name)
         path = calibration.write(settings.models.folder, model.folder, model.load(), number, fitted)
@@ -190,13 +195,6 @@ def _next_number(ready: daemon.Ready, name: str) -> int:
     """The number after all that a name ever had, here or in the database."""
     named = (known.name.rpartition(":") for known in ready.registry.known())
     return 1 + max((int(number) for known, _, number in named if known == name and number.isdigit()), default=0)
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _print_evaluation(judged: results.Evaluation) -> None:

@@ -1,7 +1,5 @@
 """Which model versions there are, and which of them serve."""
 
-import getpass
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from marcod import daemon, registry
-from marcod.cli import output
+from marcod.cli import output, people
 from marcod.errors import BundleError
 from marcod.settings import Settings
 from marcod.store import versions
@@ -197,7 +195,7 @@ def promote(settings: Settings, model_text: str) -> None:
     now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
         version = ready.registry.take(model_text, now)
-        ready.registry.promote(version, actor=_actor(), now=now)
+        ready.registry.promote(version, actor=people.actor(), now=now)
     click.echo(f"{version} is champion")
 
 
@@ -206,7 +204,7 @@ def promote(settings: Settings, model_text: str) -> None:
 def rollback(settings: Settings) -> None:
     """Make the previous champion champion again; waiting images move as they do with promote."""
     with daemon.opened(settings) as ready:
-        former, version = ready.registry.rollback(actor=_actor(), now=datetime.now(UTC))
+        former, version = ready.registry.rollback(actor=people.actor(), now=datetime.now(UTC))
     click.echo(f"{version} is champion again, instead of {former}")
 
 
@@ -226,7 +224,7 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
     now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
         version = None if model_text is None else ready.registry.take(model_text, now)
-        former = ready.registry.challenge(version, actor=_actor(), now=now)
+        former = ready.registry.challenge(version, actor=people.actor(), now=now)
     if version is not None:
         click.echo(f"{version} is challenger" + (f" instead of {former}" if former not in (None, version) else ""))
     else:
@@ -245,13 +243,5 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
     """
     with daemon.opened(settings) as ready:
         known = ready.registry.describe(model_text)
-        kept = ready.registry.remove(known, force=force, actor=_actor(), now=datetime.now(UTC))
+        kept = ready.registry.remove(known, force=force, actor=people.actor(), now=datetime.now(UTC))
     click.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))
-
-
-def _actor() -> str:
-    """Who does it, for the audit; in a container a user may have no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"

@@ -1,6 +1,7 @@
 """What people say of drops, by every way it comes: it wins over the score, and taking it back restores the score."""
 
 import json
+import os
 from typing import Any
 
 import factories
@@ -225,3 +226,76 @@ def test_the_service_resolves_the_inbox(lab: Site) -> None:
         assert terminate(process) == 0
     assert "inbox" in lab.log
     assert shown(lab)[0][:3] == ("A01", "Crystals", "lims")
+
+
+def imports(lab: Site, path: str, *options: str) -> str:
+    return lab.ok("label", "import", path, "--person", "ann", *options).split(": ")[1].strip()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_line_without_a_time_is_taken_once_and_of_one_inspection(lab: Site) -> None:
+    imaged(lab, "P")
+    path = written(lab, "labels.csv", "plate,well,label\nP,A1,Crystals\n")
+    assert imports(lab, path) == "1 labels taken, 0 known before"
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert imports(lab, path) == "0 labels taken, 1 known before"
+    lab.ok("label", "withdraw", "P", "A1", "--person", "ann")
+    os.utime(path)
+    assert imports(lab, path) == "0 labels taken, 1 known before"
+    imaged(lab, "P", "2")
+    result = lab.call("label", "import", path, "--person", "ann")
+    assert result.exit_code == 3
+    assert "line 2: it names no inspection and no time, and its plate has several inspections" in result.stdout
+    named = written(lab, "named.csv", "plate,well,label,inspection\nP,A1,Crystals,2\n")
+    assert imports(lab, named) == "1 labels taken, 0 known before"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_labels_dated_by_their_picture_follow_the_file_imported_last(lab: Site) -> None:
+    imaged(lab, "P")
+    [first, second] = [
+        written(lab, f"{word}/report.csv", REPORT.replace("Sand", word).replace("Crystals", word))
+        for word in ("Crystals", "Clear")
+    ]
+
+    def says(path: str, known: int) -> str:
+        assert imports(lab, path) == f"{2 - known} labels taken, {known} known before"
+        return str(shown(lab)[0][1])
+
+    news, nothing = 0, 2
+    assert says(first, news) == "Crystals"
+    assert says(second, news) == "Clear"
+    for _ in range(2):
+        assert says(first, news) == "Crystals"
+        assert says(first, nothing) == "Crystals"
+        assert says(second, news) == "Clear"
+    lab.ok("label", "withdraw", "P", "A1", "--person", "ann")
+    lab.ok("label", "add", "P", "A2", "Other", "--person", "ann")
+    assert says(first, nothing) == "Clear"
+    assert [row[1:3] for row in shown(lab)[:2]] == [("Clear", None), ("Other", "ann")]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_old_and_new_exports_in_one_folder_do_not_take_turns(lab: Site) -> None:
+    imaged(lab, "P")
+    lines = REPORT.splitlines(keepends=True)
+    both = "".join([*lines[:2], lines[1].replace('"Crystals"', '"Clear"')])
+    for name, text in (("x", "".join(lines[:2])), ("y", both)):
+        (lab.folder / "exports" / name).mkdir(parents=True)
+        written(lab, f"exports/{name}/report.csv", text)
+    folder = str(lab.folder / "exports")
+    imports(lab, folder)
+    assert shown(lab)[0][1] == "Clear"
+    kept = lab.count("label")
+    for _ in range(2):
+        assert imports(lab, folder).startswith("0 labels taken")
+    assert (shown(lab)[0][1], lab.count("label")) == ("Clear", kept)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_user_without_a_name_may_label(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    imaged(lab, "P")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)
+    assert "says uid 987654" in lab.ok("label", "add", "P", "A1", "Clear")

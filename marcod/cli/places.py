@@ -1,0 +1,21 @@
+"""Where pictures are, and so where nothing may be written."""
+
+from pathlib import Path
+
+from marcod import daemon
+from marcod.settings import Settings
+from marcod.store import history
+
+
+def roots(settings: Settings, ready: daemon.Ready) -> dict[str, Path]:
+    """The folder of each source: where it is configured, else where marcod last looked."""
+    return _recorded(ready) | daemon.roots(settings)
+
+
+def closed(settings: Settings, ready: daemon.Ready) -> list[Path]:
+    """All folders where only imagers write, also those where a source was before it moved."""
+    return [*_recorded(ready).values(), *daemon.roots(settings).values()]
+
+
+def _recorded(ready: daemon.Ready) -> dict[str, Path]:
+    return {name: Path(root) for name, root in ready.db.read(history.roots).items()}
