@@ -176,10 +176,11 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
     """The inspection named; else the last one taken when the label was given; else the last one."""
     if named.inspection is not None:
         text = plain("inspection", named.inspection)
-        keys = (*_stored(text), text.lstrip("0"))
-        for look in looks:
-            if look.key in _stored(text) or (look.ordinal is not None and str(look.ordinal) in keys):
-                return look
+        numbers = (*_stored(text), text.lstrip("0"))
+        by_key = [look for look in looks if look.key in _stored(text)]
+        # A key is what the views show, so it goes before another inspection's number.
+        for look in by_key or [look for look in looks if str(look.ordinal) in numbers]:
+            return look
         raise LabelError(f"no picture of well {where} at inspection {shown(text)} has arrived yet", may_come=True)
     at = named.at
     before = [look for look in looks if at is not None and look.taken_at <= at]

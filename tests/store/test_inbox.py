@@ -15,7 +15,7 @@ from marcod.domain import DropClass
 from marcod.store import inbox, labelling, labels
 from marcod.store.engine import Database
 from marcod.store.inbox import State, Turn
-from marcod.store.schema import inspection_summary, label, label_inbox
+from marcod.store.schema import inspection, inspection_summary, label, label_inbox
 from marcod.store.versions import Version
 
 TABLES = vocabularies.load()
@@ -353,3 +353,11 @@ def test_the_list_tells_what_counts_and_what_is_disputed(db: Database, plate: in
     assert listed(disputed=True, limit=1) == [("bob", "Other", True, True)]
     assert listed(person="ann", since=utc(minutes=1)) == [("ann", "Crystals", True, True)]
     assert listed(plate_ids=[]) == []
+
+
+def test_a_key_goes_before_the_number_of_another_inspection(db: Database, source_id: int, champion: Version) -> None:
+    for key, ordinal in (("5", 1), ("1", 2)):
+        record(db, source_id, sightings(1, plate="P9", inspection=key, inspection_ordinal=ordinal))
+    found = db.read(lambda c: labelling.Finder(c).find(labelling.Named("P9", "A1", inspection="1")))
+    key = sa.select(inspection.c.key).where(inspection.c.id == found.inspection_id)
+    assert [row[0] for row in rows(db, key)] == ["1"]
