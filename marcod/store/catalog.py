@@ -154,8 +154,8 @@ def record(connection: Connection, source_id: int, sightings: Sequence[Sighting]
     _catch_up(connection, touched, serving, now)
     if moved:
         summaries.lock(connection, touched)
-        drops.refresh_all_versions(connection, moved, now)
-        summaries.refresh_all_versions(connection, touched, now)
+        new_hits = drops.refresh_all_versions(connection, moved, now)
+        summaries.refresh_all_versions(connection, touched, now, new_hits)
     for version in serving:
         summaries.refresh(connection, touched, version, now)
     return total

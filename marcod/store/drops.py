@@ -64,6 +64,7 @@ class _Picture:
     p_other: float | None
     p_precipitate: float | None
     label: str | None
+    in_light: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, n
 def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> Counter[int]:
     _lock(connection, drop_ids)
     said = labels.words(connection, drop_ids)
-    pictures = _pictures(connection, drop_ids, version, {where for _, where in said})
+    shown = _pictures(connection, drop_ids, version, {where for _, where in said})
+    pictures = [p for p in shown if p.in_light or (p.drop_id, p.inspection_id) in said]
     rows = []
     for drop_id, pictures_of_drop in groupby(pictures, key=attrgetter("drop_id")):
         looks = _looks(list(pictures_of_drop), said, version.crystal_threshold)
@@ -131,6 +133,7 @@ def _pictures(connection: Connection, drop_ids: list[int], version: Version, lab
             score.c.p_other,
             score.c.p_precipitate,
             score.c.label,
+            image.c.modality == version.modality,
         )
         .join(inspection, inspection.c.id == image.c.inspection_id)
         .outerjoin(score, of_version)
@@ -148,7 +151,7 @@ def _looks(pictures: list[_Picture], said: dict[tuple[int, int], labels.Words], 
     looks = []
     for subject, group in groupby(pictures, key=lambda p: (p.drop_id, p.inspection_id)):
         shown = list(group)
-        best = max(shown, key=lambda p: -1.0 if p.p_crystals is None else p.p_crystals)
+        best = max(shown, key=lambda p: (p.in_light, -1.0 if p.p_crystals is None else p.p_crystals))
         hits = {p.image_id: p.p_crystals is not None and p.p_crystals >= threshold for p in shown}
         verdict = said.get(subject, labels.NOTHING).verdict(hits)
         is_hit = any(hits.values()) if verdict is None else verdict.label is DropClass.CRYSTALS

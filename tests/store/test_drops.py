@@ -359,3 +359,16 @@ def test_the_latest_inspection_is_the_last_in_time(db: Database, source_id: int,
     (plate,) = db.read(lambda c: reports.find_plates(c, "P1"))
     found = db.read(lambda c: reports.summaries(c, [plate.id]))
     assert [row.inspection_key for row in found] == ["10", "9", "2", "1"]
+
+
+def test_a_word_on_one_drop_changes_no_other(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(2))
+    drain(db, champion)
+    record(db, source_id, sightings(2, inspection="2", modality=Modality.UV))
+    say(db, "A01", "2", DropClass.CRYSTALS, "ann", 1)
+    ids = list(rows(db, sa.select(drop.c.id)))
+    db.write(lambda c: drops.refresh(c, [row[0] for row in ids], champion, utc(2)))
+    assert [(row["well"], row["inspections"], bool(row["hit"])) for row in shown(db)] == [
+        ("A01", 2, True),
+        ("A02", 1, False),
+    ]

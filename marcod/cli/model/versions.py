@@ -202,7 +202,10 @@ def promote(settings: Settings, model_text: str) -> None:
 @click.command()
 @click.pass_obj
 def rollback(settings: Settings) -> None:
-    """Make the previous champion champion again; waiting images move as they do with promote."""
+    """Make the previous champion champion again; waiting images move as they do with promote.
+
+    What came since and only the version that is rolled back has seen is queued for it, behind new images.
+    """
     with daemon.opened(settings) as ready:
         former, version = ready.registry.rollback(actor=people.actor(), now=datetime.now(UTC))
     click.echo(f"{version} is champion again, instead of {former}")
