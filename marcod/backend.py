@@ -1,11 +1,12 @@
-"""What differs by Keras backend: compiling a network for scoring, and gradients. Nothing else may.
+"""What differs by Keras backend: compiling for scoring, gradients, and devices to train on. Nothing else may.
 
 Hides how each backend compiles and how a CPU is kept busy; promises the same numbers to float32 rounding from all.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final
 
 import keras
@@ -130,3 +131,58 @@ def _jax_gradient(model: Any, score: Callable[[Any, Any], Any]) -> Saliency:
 
 
 _GRADIENTS: Final[dict[str, Callable[..., Saliency]]] = {"tensorflow": _tensorflow_gradient, "jax": _jax_gradient}
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator to train on."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.config.get_visible_devices("GPU")
+    import jax
+
+    return str(jax.default_backend()) == "cpu"
+
+
+def training_compiler() -> bool:
+    """Whether a training step is compiled by XLA: not on a CPU with TensorFlow, where that is slower; else always."""
+    return keras.backend.backend() != "tensorflow" or not on_cpu()
+
+
+def half_precision() -> str:
+    """The Keras dtype policy to train with on this device: half precision where the hardware multiplies in it."""
+    if on_cpu():
+        return "float32"
+    if keras.backend.backend() != "tensorflow":
+        return "mixed_bfloat16"
+    import tensorflow as tf
+
+    (first, *_) = tf.config.get_visible_devices("GPU")
+    capability = tf.config.experimental.get_device_details(first).get("compute_capability", (0, 0))
+    if capability >= (8, 0):
+        return "mixed_bfloat16"
+    return "mixed_float16" if capability >= (7, 0) else "float32"
+
+
+@contextmanager
+def data_parallel() -> Iterator[int]:
+    """Build and train a model on all devices of this host, each with its part of every batch; yields how many."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        kind = "CPU" if on_cpu() else "GPU"
+        devices = [device.name for device in tf.config.list_logical_devices(kind)]
+        if len(devices) < 2:
+            yield 1
+            return
+        with tf.distribute.MirroredStrategy(devices).scope():
+            yield len(devices)
+        return
+    devices = keras.distribution.list_devices()
+    before = keras.distribution.distribution()
+    if len(devices) > 1:
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    try:
+        yield len(devices)
+    finally:
+        keras.distribution.set_distribution(before)

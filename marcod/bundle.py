@@ -14,6 +14,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import tempfile
 import tomllib
 import zipfile
@@ -165,6 +166,31 @@ def write(
             unfinished.rename(final)
         except OSError as error:
             raise BundleError(f"cannot put the bundle at {final}: {error.strerror}") from error
+    _sync(final.parent)
+    return final
+
+
+def install(path: Path, models: Path) -> Path:
+    """Copy a bundle from elsewhere below ``models``, whole or not at all, and return its folder there.
+
+    One that is there already stays. Raises BundleError when it is another one, or when it cannot be written.
+    """
+    record = verify(path)
+    final = models / record.name / str(record.version)
+    if final.exists():
+        if read(final).digest != record.digest:
+            raise BundleError(f"{final} holds another bundle; bundles never change, so remove one of them")
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{record.version}-", dir=final.parent) as scratch:
+            copied = Path(scratch) / "bundle"
+            shutil.copytree(path, copied)
+            for name in (*record.files, RECORD_FILE, "golden", "."):
+                _sync(copied / name)
+            copied.rename(final)
+    except OSError as error:
+        raise BundleError(f"cannot put the bundle at {final}: {error.strerror}") from error
     _sync(final.parent)
     return final
 
@@ -326,9 +352,9 @@ def _write_files(folder: Path, record: BundleRecord, contents: Mapping[str, byte
     _sync(folder)
 
 
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make the names in a folder, or what a file holds, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

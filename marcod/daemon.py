@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from marcod import labelling, telemetry, watch
+from marcod import drift, labelling, telemetry, watch
 from marcod.errors import ConfigError, MarcodError
 from marcod.registry import Registry
 from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
@@ -33,6 +33,8 @@ TICK_S: Final = 1.0
 HEARTBEAT_S: Final = 10
 TEND_S: Final = 30
 LABELS_S: Final = 30
+DRIFT_S: Final = 3600
+DRIFT_FIRST_S: Final = 60
 LOOP_SILENCE_S: Final = 300.0
 """A loop that shows no life for this long keeps WATCHDOG=1 from being sent."""
 
@@ -193,6 +195,13 @@ class Service:
                 seconds=LABELS_S,
                 next_run_time=datetime.now(UTC),
             )
+        if "schedule" in self._roles and self._settings.drift.enabled:
+            scheduler.add_job(
+                lambda: self._guarded("drift", self._drift),
+                "interval",
+                seconds=DRIFT_S,
+                next_run_time=datetime.now(UTC) + timedelta(seconds=DRIFT_FIRST_S),
+            )
         return scheduler
 
     def _beat(self) -> None:
@@ -206,6 +215,9 @@ class Service:
         turn = labelling.resolve_inbox(self._ready.db, self._settings, datetime.now(UTC))
         if turn.resolved or turn.refused:
             log.info("inbox", resolved=turn.resolved, refused=turn.refused, waiting=turn.waiting)
+
+    def _drift(self) -> None:
+        drift.run(self._ready.db, self._settings.drift, datetime.now(UTC))
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
         try:

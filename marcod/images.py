@@ -10,6 +10,7 @@ published graph does not apply it; embedded colour profiles are ignored for the 
 """
 
 import io
+import math
 import os
 import stat
 import struct
@@ -43,6 +44,10 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # Pillow only warns between once and twice its limit. As an error the warning makes the guard one sharp line.
 Image.MAX_IMAGE_PIXELS = PIXEL_LIMIT
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
+_NO_LIGHT: Final = 1e-4
+_NO_EDGE: Final = 1e-6
 
 _SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"GIF8")
 
@@ -111,6 +116,31 @@ def thumbnail(data: bytes, longest_px: int) -> bytes:
         out = io.BytesIO()
         small.save(out, "JPEG", quality=THUMBNAIL_QUALITY)
         return out.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """How a picture looks, whatever is in it: its mean grey and the grey's standard deviation, both of a white of 1.
+
+    ``focus`` is the common logarithm of the mean squared gradient over the squared mean grey (Tenenbaum's measure,
+    normalised): another exposure leaves it as it is, and every blur lowers it. A picture without an edge has -6.
+    """
+
+    brightness: float
+    contrast: float
+    focus: float
+
+
+def appearance(pixels: NDArray[np.float32]) -> Appearance:
+    """How a prepared picture looks, float32 [size, size, 3] in -1..1.
+
+    Measured on what the model sees, so that imagers with sensors of different sizes compare.
+    """
+    grey = (pixels @ _LUMA) * np.float32(0.5) + np.float32(0.5)
+    brightness = float(grey.mean())
+    across, down = grey[:, 2:] - grey[:, :-2], grey[2:] - grey[:-2]
+    edges = (float(np.vdot(across, across)) / across.size + float(np.vdot(down, down)) / down.size) / 4
+    return Appearance(brightness, float(grey.std()), math.log10(edges / (brightness**2 + _NO_LIGHT) + _NO_EDGE))
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -46,9 +46,9 @@ def row_percent(counts: Ints) -> Floats:
     return 100.0 * _share(counts, counts.sum(axis=1, keepdims=True))
 
 
-def log_loss(scores: Floats, labels: Ints) -> float:
-    """Mean negative log probability of the true class, probabilities below 1e-12 counting as that."""
-    return float(-np.log(np.maximum(scores[np.arange(len(labels)), labels], 1e-12)).mean())
+def log_loss(scores: Floats, labels: Ints, weights: Floats | None = None) -> float:
+    """Mean negative log probability of the true class, probabilities below 1e-12 counting as that; by weight [n]."""
+    return float(np.average(-np.log(np.maximum(scores[np.arange(len(labels)), labels], 1e-12)), weights=weights))
 
 
 def brier(scores: Floats, labels: Ints) -> float:
@@ -256,10 +256,14 @@ def percentiles(values: Floats, confidence: float = 0.95) -> tuple[float, float]
     return float(low), float(high)
 
 
-def fit_temperature(logits: Floats, labels: Ints, fold: Floats | None = None) -> float:
-    """The temperature from 1/4 to 4 with the least log loss, of the probabilities ``fold`` [own, classes] makes."""
+def fit_temperature(logits: Floats, labels: Ints, fold: Floats | None = None, weights: Floats | None = None) -> float:
+    """The temperature from 1/4 to 4 with the least log loss, of the probabilities ``fold`` [own, classes] makes.
+
+    ``weights`` [n] are what each row counts for.
+    """
     candidates = np.geomspace(0.25, 4.0, 401)
-    losses = [log_loss(p if fold is None else p @ fold, labels) for p in (softmax(logits / t) for t in candidates)]
+    scores = (softmax(logits / t) for t in candidates)
+    losses = [log_loss(p if fold is None else p @ fold, labels, weights) for p in scores]
     return round(float(candidates[int(np.argmin(losses))]), 4)
 
 
@@ -279,7 +283,12 @@ def recall_threshold(crystal_scores: Floats, recall: float) -> float:
 
 def measure(logits: Floats, labels: Ints, temperature: float, threshold: float) -> dict[str, Any]:
     """What metrics.json says about one set scored in the four classes; rows of the confusion are the true class."""
-    scores = softmax(logits / temperature)
+    measured_now = measured(softmax(logits / temperature), labels, threshold)
+    return measured_now | {"log_loss_without_temperature": _rounded(log_loss(softmax(logits), labels))}
+
+
+def measured(scores: Floats, labels: Ints, threshold: float) -> dict[str, Any]:
+    """The same of probabilities [n, 4], without what they would be at another temperature."""
     predicted, is_crystal, hits = scores.argmax(axis=1), labels == _CRYSTALS, scores[:, _CRYSTALS] >= threshold
     found = int((hits & is_crystal).sum())
     return {
@@ -293,7 +302,6 @@ def measure(logits: Floats, labels: Ints, temperature: float, threshold: float) 
         "crystal_recall": _rounded(found / max(1, int(is_crystal.sum()))),
         "crystal_precision": _rounded(found / max(1, int(hits.sum()))),
         "log_loss": _rounded(log_loss(scores, labels)),
-        "log_loss_without_temperature": _rounded(log_loss(softmax(logits), labels)),
         "calibration_error": _rounded(calibration_error(scores, labels)),
     }
 

@@ -22,6 +22,7 @@ from marcod.errors import BundleError
 ROOT: Final = "Inception"
 GLOBAL_STEP: Final = "global_step"
 _AUXILIARY: Final = f"{ROOT}/AuxLogits/"
+_HEAD: Final = "Logits/Conv2d_1c_1x1"
 _EPSILON: Final = 0.001
 _GRAIN: Final = 8
 _NEVER: Final = -1e30
@@ -119,6 +120,33 @@ def compiled(
     return backend.scoring(_folded_model(architecture, weights), batch_size)
 
 
+def described(architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int) -> backend.Scoring:
+    """What the last layer sees of pictures float32 [n, size, size, 3]: float32 [n, features].
+
+    ``features @ head + bias`` are the logits, with :func:`head`. Compiled and raising as :func:`compiled`.
+    """
+    model = _folded_model(architecture, weights)
+    pooled = layers.Flatten()(model.get_layer(_HEAD.replace("/", ".")).input)
+    return backend.scoring(keras.Model(model.inputs, pooled), batch_size)
+
+
+def head(weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The last, linear layer: float32 [features, classes] and float32 [classes]."""
+    return weights[f"{ROOT}/{_HEAD}/weights"][0, 0], weights[f"{ROOT}/{_HEAD}/biases"]
+
+
+def with_head(weights: Mapping[str, np.ndarray], kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """The same weights with another last layer, as :func:`head` gives it."""
+    new = {f"{ROOT}/{_HEAD}/weights": kernel[np.newaxis, np.newaxis], f"{ROOT}/{_HEAD}/biases": bias}
+    return {**weights, **{name: np.asarray(value, np.float32) for name, value in new.items()}}
+
+
+def shifted(weights: Mapping[str, np.ndarray], shift: np.ndarray) -> dict[str, np.ndarray]:
+    """The same weights with ``shift`` [classes] added to every logit."""
+    kernel, bias = head(weights)
+    return with_head(weights, kernel, bias + shift)
+
+
 def saliency(
     architecture: Architecture, weights: Mapping[str, np.ndarray], temperature: float = 1.0
 ) -> backend.Saliency:
@@ -153,6 +181,11 @@ def variable_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(v.shape) for name, v in _named(model).items()}
 
 
+def is_auxiliary(name: str) -> bool:
+    """Whether a weight belongs to the training head, which scoring does without."""
+    return name.startswith(_AUXILIARY)
+
+
 def set_variables(model: Any, values: Mapping[str, np.ndarray]) -> None:
     """Set every weight of ``model`` from arrays under checkpoint names.
 
@@ -160,7 +193,7 @@ def set_variables(model: Any, values: Mapping[str, np.ndarray]) -> None:
     first weight that is missing, unknown, of another shape, or not finite.
     """
     wanted = _named(model)
-    spare = [n for n in values if n not in wanted and n != GLOBAL_STEP and not n.startswith(_AUXILIARY)]
+    spare = [n for n in values if n not in wanted and n != GLOBAL_STEP and not is_auxiliary(n)]
     if spare:
         raise BundleError(f"the weights hold {spare[0]}, which this architecture does not have")
     for name, variable in wanted.items():
@@ -381,7 +414,7 @@ def _mixed_7(net: _Layers, x: Any, block: str, column: str) -> Any:
 
 def _head(net: _Layers, x: Any) -> Any:
     """Average over the whole grid, 8x8 in the published graph, then one linear layer."""
-    return net.logits(layers.GlobalAveragePooling2D(keepdims=True)(x), "Logits/Conv2d_1c_1x1")
+    return net.logits(layers.GlobalAveragePooling2D(keepdims=True)(x), _HEAD)
 
 
 def _auxiliary_head(net: _Layers, x: Any) -> Any:

@@ -132,6 +132,11 @@ class Registry:
         folders = {f"{name}:{version}": path for name, version, path in self.on_disk()}
         return [_known(name, rows.get(name), folders.get(name)) for name in sorted({*rows, *folders})]
 
+    def next_number(self, name: str, taken: Sequence[str] = ()) -> int:
+        """The version number after all that a name ever had, here, in the database or among ``taken``."""
+        named = [(n, v) for n, _, v in (full.rpartition(":") for full in (*(k.name for k in self.known()), *taken))]
+        return 1 + max((int(number) for known, number in named if known == name and number.isdigit()), default=0)
+
     def describe(self, text: str) -> Known:
         """One of :meth:`known`. Raises ConfigError or NotFoundError."""
         wanted = ":".join(self.resolve(text))

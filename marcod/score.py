@@ -40,10 +40,11 @@ One fewer, and jobs of all three that take turns would load a model with every b
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One image read and decoded: float32 pixels [size, size, 3] and the SHA-256 of its bytes."""
+    """One image read and decoded: float32 pixels [size, size, 3], the SHA-256 of its bytes, and how it looks."""
 
     pixels: NDArray[np.float32]
     content_hash: str
+    looks: images.Appearance
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ class Scorer:
         try:
             data = images.read(root / claim.path)
             content_hash = hashlib.sha256(data).hexdigest()
-            return Prepared(predictor.prepare(data), content_hash)
+            pixels = predictor.prepare(data)
+            return Prepared(pixels, content_hash, images.appearance(pixels))
         except ImageError as error:
             return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
         except FileNotFoundError:
@@ -336,7 +338,9 @@ def _scored(
     own = None
     if len(vector) != 4 or tuple(predictor.record.classes) != results.CLASS_NAMES:
         own = {name: float(p) for name, p in zip(predictor.record.classes, vector, strict=True)}
-    return results.Scored(claim, prepared.content_hash, (clear, crystals, other, precipitate), own)
+    looks = prepared.looks
+    folded = (clear, crystals, other, precipitate)
+    return results.Scored(claim, prepared.content_hash, folded, own, looks.brightness, looks.contrast, looks.focus)
 
 
 def _is_away(root: Path) -> bool:

@@ -48,8 +48,10 @@ OUTSIDE: Final = frozenset(
 )
 """Variables with the prefix that are not settings: which file to read, and what tests and benchmarks use."""
 
-Role = Literal["watch", "score", "schedule"]
-ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
+Role = Literal["watch", "score", "schedule", "trainer"]
+ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer")
+USUAL_ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
+"""What `marcod run` does unless told; training has a process of its own."""
 
 
 def state_dir() -> Path:
@@ -167,6 +169,83 @@ class LabelSettings(Section):
     )
 
 
+class ReviewSettings(Section):
+    threshold_share: float = Field(
+        default=0.5, ge=0, description="Share of drops to review that are near the threshold"
+    )
+    disagreement_share: float = Field(
+        default=0.3, ge=0, description="Share of drops on which models or people disagree"
+    )
+    audit_share: float = Field(default=0.2, ge=0, description="Share of drops drawn at random to estimate the recall")
+    audit_drops: int = Field(default=300, ge=10, description="Drops in one random draw of the audit")
+
+
+class TrainSettings(Section):
+    folder: FolderPath = Field(
+        default_factory=lambda: state_dir() / "training", description="Folder of training runs: snapshots and curves"
+    )
+    name: str = Field(
+        default="lab", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the models that training makes"
+    )
+    schedule: str | None = Field(
+        default="0 2 * * *", description="Cron expression, in UTC, of when the trainer looks whether to train"
+    )
+    min_new_labels: int = Field(default=100, ge=1, description="Labels since the last run that make the trainer train")
+    on_drift: bool = Field(default=True, description="A new drift alarm makes the trainer train")
+    recipe: Literal["adapt", "scratch"] = Field(
+        default="adapt", description="Start from the champion's weights, or from random ones as the paper did"
+    )
+    promotion: Literal["gated", "manual"] = Field(
+        default="gated", description="Whether a model that passes the gate becomes champion, or is only recommended"
+    )
+    shadow_images: int = Field(
+        default=0, ge=0, description="New images that a model scores as challenger before it becomes champion"
+    )
+    head_crystals: int = Field(
+        default=50, ge=1, description="Labelled drops with crystals from which the head is trained"
+    )
+    all_crystals: int = Field(
+        default=300, ge=1, description="Labelled drops with crystals from which the whole network is trained"
+    )
+    base: Literal["auto", "rendered", "none"] = Field(
+        default="auto",
+        description="Trained on beside labels: rendered drops, nothing, or rendered for a synthetic champion",
+    )
+    base_folder: FolderPath | None = Field(
+        default=None, description="Folder with labelled images and labels.csv to train on beside the labels, instead"
+    )
+    base_images: int = Field(default=2000, ge=100, description="Images of the base set that are used")
+    epochs: int = Field(default=6, ge=1, description="Passes over the images when the whole network is adapted")
+    scratch_epochs: int = Field(default=260, ge=1, description="Passes over the images from scratch; the paper's 260")
+    batch_size: int = Field(default=64, ge=2, le=1024, description="Images of one training step")
+    quarter_turns: bool = Field(default=True, description="Turn pictures by 90 degrees at random, beside flips")
+    precision: Literal["auto", "float32"] = Field(
+        default="auto", description="Half precision where the device has it, or float32 everywhere"
+    )
+    seed: int = Field(default=1, ge=0, description="Everything drawn at random in training follows from it")
+    recall: float = Field(
+        default=0.95, gt=0, lt=1, description="Share of crystals that a new threshold is chosen to find"
+    )
+    recall_margin: float = Field(
+        default=0.02, ge=0, lt=1, description="Crystal recall that a new model may lose at most"
+    )
+    imager_margin: float = Field(default=0.05, ge=0, lt=1, description="Accuracy and recall it may lose on one imager")
+    min_test_crystals: int = Field(default=15, ge=1, description="Test drops with crystals that a promotion takes")
+    min_test_drops: int = Field(default=30, ge=1, description="Test drops that a promotion takes")
+    min_test_plates: int = Field(default=2, ge=1, description="Test plates that a promotion takes")
+    label_noise: float = Field(
+        default=0.2, gt=0, le=1, description="Share of labels that look wrong from which nothing is promoted"
+    )
+
+
+class DriftSettings(Section):
+    enabled: bool = Field(default=True, description="Compare each day's images with those of before")
+    reference_images: int = Field(default=500, ge=50, description="First images of an imager that are the reference")
+    window_days: int = Field(default=7, ge=1, description="Days that are looked at together")
+    min_images: int = Field(default=100, ge=20, description="Images in the window below which nothing is said")
+    p_value: float = Field(default=1e-4, gt=0, lt=1, description="Chance of a false alarm of one signal on one day")
+
+
 class SourceSettings(Section):
     """One imager's export folder."""
 
@@ -217,6 +296,9 @@ class Settings(BaseSettings):
     daemon: DaemonSettings = Field(default_factory=DaemonSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     labels: LabelSettings = Field(default_factory=LabelSettings)
+    review: ReviewSettings = Field(default_factory=ReviewSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
 
     @field_validator("sources")

@@ -14,6 +14,7 @@ from marcod.cli import (
     config,
     db,
     demo,
+    drift,
     explain,
     heatmap,
     hits,
@@ -22,9 +23,13 @@ from marcod.cli import (
     plate,
     queue,
     rescore,
+    retrain,
+    review,
     run,
     scan,
     score,
+    suspects,
+    train,
 )
 from marcod.errors import MarcodError
 
@@ -69,12 +74,16 @@ for command in (
     scan.scan,
     explain.explain,
     score.score,
+    drift.drift,
     rescore.rescore,
+    retrain.retrain,
     hits.hits,
     plate.plate,
     queue.queue,
     label.label,
+    review.review,
     model.model,
+    train.train,
     db.db,
     config.config,
 ):
@@ -82,6 +91,7 @@ for command in (
 
 
 plate.plate.add_command(heatmap.heatmap)
+label.label.add_command(suspects.suspects)
 
 
 def main() -> None:

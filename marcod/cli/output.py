@@ -25,6 +25,7 @@ from marcod.plates import PlateMap
 from marcod.store.history import PlateHistory
 from marcod.store.reports import Hit, Summary
 from marcod.store.summaries import Verdict
+from marcod.store.training import Run
 from marcod.store.versions import Version
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -62,6 +63,11 @@ def console(*, to_errors: bool = False) -> Console:
     stream = sys.stderr if to_errors else sys.stdout
     # Away from a terminal nothing is cut to fit a width nobody looks at.
     return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
+
+
+def without_token(run: Run) -> dict[str, Any]:
+    """A training run for programs; its token is nobody's business."""
+    return {name: value for name, value in dataclasses.asdict(run).items() if name != "token"}
 
 
 def print_json(value: object) -> None:

@@ -6,7 +6,7 @@ import click
 
 from marcod import daemon
 from marcod.errors import ConfigError
-from marcod.settings import ROLES, Role, Settings
+from marcod.settings import ROLES, USUAL_ROLES, Role, Settings
 
 
 def _roles(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Role, ...]:
@@ -20,10 +20,10 @@ def _roles(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Rol
 @click.command()
 @click.option(
     "--roles",
-    default=",".join(ROLES),
+    default=",".join(USUAL_ROLES),
     show_default=True,
     callback=_roles,
-    help="What this process does: watch the imagers' folders, score images, keep the schedule",
+    help="What this process does: watch the imagers' folders, score images, keep the schedule, train (trainer)",
 )
 @click.pass_context
 def run(ctx: click.Context, roles: tuple[Role, ...]) -> None:

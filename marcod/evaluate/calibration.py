@@ -174,7 +174,7 @@ def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted
     ``calibration``. Raises BundleError when the version exists.
     """
     old, (_, weights) = predictor.record, bundle.load_weights(parent)
-    measured, golden = _measured_and_golden(parent)
+    measured, golden = measured_and_golden(parent)
     kept = old.model_dump(exclude={"files", "libraries", "created_at", "version", "parent", "temperature", "threshold"})
     measured_recall = 1 - fitted.misses / fitted.crystals
     record = bundle.new_record(
@@ -184,18 +184,19 @@ def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted
         temperature=fitted.after.temperature,
         threshold=Threshold(crystal=fitted.after.threshold, recall=measured_recall, measured_on=fitted.promise),
     )
-    expected = _golden(predictor, golden, record.temperature)
+    expected = expectations(predictor, golden, record.temperature)
     return bundle.write(models, record, weights, {**measured, "calibration": asdict(fitted)}, expected)
 
 
-def _measured_and_golden(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def measured_and_golden(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """metrics.json and the golden pictures of a bundle that has been verified."""
     expected: Mapping[str, Any] = json.loads((path / bundle.EXPECTED_FILE).read_text(encoding="utf-8"))
     golden = {name: (path / "golden" / name).read_bytes() for name in expected}
     return json.loads((path / bundle.METRICS_FILE).read_text(encoding="utf-8")), golden
 
 
-def _golden(predictor: Predictor, pictures: Mapping[str, bytes], temperature: float) -> list[Golden]:
+def expectations(predictor: Predictor, pictures: Mapping[str, bytes], temperature: float) -> list[Golden]:
+    """Pictures by name with the probabilities that a model gives them at a temperature."""
     found = []
     for name, data in pictures.items():
         logits = predictor.logits(predictor.prepare(data)[np.newaxis])

@@ -74,7 +74,7 @@ def predict(
     done(len(logits))
     if waiting := [i for i in range(len(pictures)) if i not in logits]:
         predictor = load()
-        for batch in _prepared(pictures, waiting, predictor, threads):
+        for batch in prepared([p.file for p in pictures], waiting, predictor, threads):
             pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
             unreadable |= {i: f"{pictures[i].file}: {text}" for i, text in batch.items() if isinstance(text, str)}
             if pixels:
@@ -92,19 +92,19 @@ def _logits_of(probabilities: Sequence[float], temperature: float) -> NDArray[np
     return temperature * np.log(np.maximum(np.array(probabilities, np.float64), _LEAST))
 
 
-_Outcome = NDArray[np.float32] | str
+Outcome = NDArray[np.float32] | str
 
 
-def _prepared(
-    pictures: Sequence[Labelled], waiting: Iterable[int], predictor: Predictor, threads: int
-) -> Iterator[dict[int, _Outcome]]:
+def prepared(
+    files: Sequence[Path], waiting: Iterable[int], predictor: Predictor, threads: int
+) -> Iterator[dict[int, Outcome]]:
     """Batches of pixels, or of what is wrong with a picture, by index; the next batch is decoded meanwhile."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
-        def batches() -> Iterator[dict[int, Future[_Outcome]]]:
+        def batches() -> Iterator[dict[int, Future[Outcome]]]:
             rest = iter(waiting)
             while part := list(islice(rest, predictor.batch_size)):
-                yield {i: pool.submit(_prepare, predictor, pictures[i].file) for i in part}
+                yield {i: pool.submit(_prepare, predictor, files[i]) for i in part}
 
         coming = batches()
         ahead = next(coming, None)
@@ -113,7 +113,7 @@ def _prepared(
             yield {i: future.result() for i, future in batch.items()}
 
 
-def _prepare(predictor: Predictor, file: Path) -> _Outcome:
+def _prepare(predictor: Predictor, file: Path) -> Outcome:
     try:
         return predictor.prepare(images.read(file))
     except ImageError as error:

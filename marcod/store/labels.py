@@ -64,7 +64,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What counts of a subject now: the majority, who said it last and when, and each class's persons."""
+    """What counts of a subject now: the majority, who said it last and when, and what each person says."""
 
     drop_id: int
     inspection_id: int
@@ -73,6 +73,7 @@ class Verdict:
     votes: dict[DropClass, int]
     person: str
     labelled_at: datetime
+    persons: dict[str, DropClass]
 
     @property
     def disputed(self) -> bool:
@@ -84,8 +85,9 @@ class Verdict:
 class LabelledImage:
     """A picture with what people say of it, and with a model's current score if that was asked for and is there.
 
-    ``path``, ``root`` and ``plate_key`` are as on disk. ``own`` tells that the label was given to the image itself.
-    ``probabilities`` are in the order of ``domain.CLASSES``, ``vector`` is a model's own classes by name.
+    ``path``, ``root`` and ``plate_key`` are as on disk. ``own`` tells that the label was given to the image itself,
+    ``labelled_at`` when somebody last said so, ``persons`` what each of them says. ``probabilities`` are in the order
+    of ``domain.CLASSES``, ``vector`` is a model's own classes by name.
     """
 
     image_id: int
@@ -102,6 +104,8 @@ class LabelledImage:
     content_hash: str | None
     label: DropClass
     votes: dict[DropClass, int]
+    persons: dict[str, DropClass]
+    labelled_at: datetime
     own: bool
     probabilities: tuple[float, float, float, float] | None
     vector: dict[str, float] | None
@@ -195,7 +199,8 @@ def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> Verdict:
     last = {DropClass(row.label): (place, row) for place, row in enumerate(rows)}
     winner = max(votes, key=lambda word: (votes[word], last[word][0]))
     said = last[winner][1]
-    return Verdict(*subject, winner, dict(votes), said.person, said.labelled_at)
+    persons = {row.person: DropClass(row.label) for row in rows}
+    return Verdict(*subject, winner, dict(votes), said.person, said.labelled_at, persons)
 
 
 def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa.Select[Any]:
@@ -262,6 +267,8 @@ def _labelled(row: Any, said: Verdict) -> LabelledImage:
         content_hash=row.content_hash,
         label=said.label,
         votes=said.votes,
+        persons=said.persons,
+        labelled_at=said.labelled_at,
         own=said.image_id is not None,
         probabilities=(row.p_clear, row.p_crystals, row.p_other, row.p_precipitate) if scored else None,
         vector=row.vector,

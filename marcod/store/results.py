@@ -29,13 +29,17 @@ CLASS_NAMES: Final = tuple(str(c) for c in CLASSES)
 class Scored:
     """One image's result. ``probabilities`` are in the order of ``domain.CLASSES``.
 
-    ``vector`` is the full output of a model with other classes, by their names, else None.
+    ``vector`` is the full output of a model with other classes, by their names, else None. ``brightness``, ``contrast``
+    and ``focus`` are as in ``images.Appearance``.
     """
 
     claim: queue.Claim
     content_hash: str
     probabilities: tuple[float, float, float, float]
     vector: dict[str, float] | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    focus: float | None = None
 
     @property
     def label(self) -> DropClass:
@@ -101,6 +105,9 @@ def _insert_scores(connection: Connection, version: Version, scored: list[Scored
             "label": str(s.label),
             "vector": s.vector,
             "scored_at": now,
+            "brightness": s.brightness,
+            "contrast": s.contrast,
+            "focus": s.focus,
             **{COLUMN_OF_CLASS[c]: p for c, p in zip(CLASSES, s.probabilities, strict=True)},
         }
         for s in scored

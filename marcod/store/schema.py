@@ -149,6 +149,7 @@ model_alias = Table(
 )
 
 _WAITING = sa.text("failed_at is null")
+_OPEN = sa.text("answered_at is null")
 
 job = Table(
     "job",
@@ -202,7 +203,11 @@ score = Table(
     Column("label", sa.Text, nullable=False),
     Column("vector", sa.JSON),
     Column("scored_at", UtcDateTime, nullable=False),
+    Column("brightness", sa.Float),
+    Column("contrast", sa.Float),
+    Column("focus", sa.Float),
     UniqueConstraint("image_id", "model_version_id", "content_hash"),
+    Index("ix_score_model_version_id", "model_version_id", "id"),
 )
 
 label = Table(
@@ -313,6 +318,139 @@ label_inbox = Table(
     Index("ix_label_inbox_state_tried_at", "state", "tried_at"),
 )
 """What a LIMS wrote through ``lims_label_inbox_v1``: natural keys, not yet checked against anything."""
+
+review_round = Table(
+    "review_round",
+    metadata,
+    _id(),
+    _ref("model_version_id", "model_version"),
+    Column("threshold", sa.Float, nullable=False),
+    Column("strata", sa.JSON, nullable=False),
+    Column("seed", sa.BigInteger, nullable=False),
+    Column("drawn_at", UtcDateTime, nullable=False),
+)
+"""A random draw of drops for an audit; ``strata`` says of how many drops each kind was drawn and how many."""
+
+review_item = Table(
+    "review_item",
+    metadata,
+    _id(),
+    _ref("drop_id", "drop"),
+    _ref("inspection_id", "inspection"),
+    _ref("image_id", "image"),
+    Column("stream", sa.Text, nullable=False),
+    Column("reason", sa.Text, nullable=False),
+    _ref("model_version_id", "model_version"),
+    Column("p_crystals", sa.Float),
+    Column("round_id", BigId, ForeignKey("review_round.id"), index=True),
+    Column("stratum", sa.Integer),
+    Column("inclusion", sa.Float),
+    Column("rank", sa.Float, nullable=False),
+    Column("proposed_at", UtcDateTime, nullable=False),
+    Column("person", sa.Text),
+    Column("shown_at", UtcDateTime),
+    Column("answer", sa.Text),
+    Column("answered_at", UtcDateTime),
+    UniqueConstraint("drop_id", "inspection_id", "stream"),
+    Index("ix_review_item_open", "stream", "rank", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+)
+"""What somebody should look at, and why; ``inclusion`` is the probability with which an audit drew it."""
+
+dataset = Table(
+    "dataset",
+    metadata,
+    _id(),
+    Column("digest", sa.Text, nullable=False, unique=True),
+    Column("gate_digest", sa.Text, nullable=False, index=True),
+    Column("last_label_id", BigId),
+    Column("images", sa.Integer, nullable=False),
+    Column("drops", sa.Integer, nullable=False),
+    Column("crystals", sa.Integer, nullable=False),
+    Column("missing", sa.Integer, nullable=False),
+    Column("changed", sa.Integer, nullable=False),
+    Column("counts", sa.JSON, nullable=False),
+    Column("taken_at", UtcDateTime, nullable=False),
+)
+"""A frozen set of labelled images; ``digest`` is the SHA-256 of its manifest, ``gate_digest`` that of its test side."""
+
+training_run = Table(
+    "training_run",
+    metadata,
+    _id(),
+    Column("active", sa.Boolean, unique=True),
+    Column("state", sa.Text, nullable=False),
+    Column("cause", sa.Text, nullable=False),
+    Column("actor", sa.Text, nullable=False),
+    Column("recipe", sa.Text, nullable=False),
+    Column("options", sa.JSON, nullable=False),
+    Column("parent", sa.Text),
+    Column("dataset_id", BigId, ForeignKey("dataset.id"), index=True),
+    Column("tier", sa.Text),
+    Column("candidate", sa.Text),
+    Column("candidate_digest", sa.Text, index=True),
+    Column("folder", sa.Text, nullable=False),
+    Column("host", sa.Text, nullable=False),
+    Column("pid", sa.Integer, nullable=False),
+    Column("token", sa.Text, nullable=False),
+    Column("step", sa.Text),
+    Column("reasons", sa.JSON),
+    Column("numbers", sa.JSON),
+    Column("error", sa.Text),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("beat_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+)
+"""One attempt to make a better model. ``active`` is true for the one that runs and null for all others."""
+
+drift_reference = Table(
+    "drift_reference",
+    metadata,
+    _id(),
+    _ref("source_id", "source"),
+    Column("modality", sa.Text, nullable=False),
+    _ref("model_version_id", "model_version"),
+    Column("images", sa.Integer, nullable=False),
+    Column("statistics", sa.JSON, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("made_at", UtcDateTime, nullable=False),
+    UniqueConstraint("source_id", "modality", "model_version_id"),
+)
+"""How the images of an imager looked, to a model version, when it began to score them."""
+
+drift_day = Table(
+    "drift_day",
+    metadata,
+    _id(),
+    _ref("source_id", "source"),
+    Column("modality", sa.Text, nullable=False),
+    _ref("model_version_id", "model_version"),
+    Column("day", sa.Date, nullable=False),
+    Column("images", sa.Integer, nullable=False),
+    Column("failures", sa.Integer, nullable=False),
+    Column("statistics", sa.JSON, nullable=False),
+    Column("made_at", UtcDateTime, nullable=False),
+    UniqueConstraint("source_id", "modality", "model_version_id", "day"),
+)
+
+drift_alarm = Table(
+    "drift_alarm",
+    metadata,
+    _id(),
+    _ref("source_id", "source"),
+    Column("modality", sa.Text, nullable=False),
+    _ref("model_version_id", "model_version"),
+    Column("signal", sa.Text, nullable=False),
+    Column("day", sa.Date, nullable=False),
+    Column("value", sa.Float),
+    Column("reference", sa.Float),
+    Column("p_value", sa.Float, nullable=False),
+    Column("detail", sa.Text, nullable=False),
+    Column("raised_at", UtcDateTime, nullable=False),
+    Column("cleared_at", UtcDateTime),
+    UniqueConstraint("source_id", "modality", "model_version_id", "signal", "day"),
+)
+"""What changed at an imager; open until it is as before, or somebody clears it."""
 
 worker = Table(
     "worker",

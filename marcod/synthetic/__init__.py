@@ -6,18 +6,23 @@ in which crystals appear, grow and sometimes dissolve. Nothing here was photogra
 photographs when a model is judged.
 """
 
+from marcod.synthetic.examples import SIZES, drop_jpeg
 from marcod.synthetic.picture import render
 from marcod.synthetic.plates import PlannedFile, PlateSpec, drop_history, first_hit, plate_files, write_file
 from marcod.synthetic.sampling import random_scene
 from marcod.synthetic.scene import Imager, Scene, at_age, scene_label
+from marcod.synthetic.shift import another_imager
 
 __all__ = [
+    "SIZES",
     "Imager",
     "PlannedFile",
     "PlateSpec",
     "Scene",
+    "another_imager",
     "at_age",
     "drop_history",
+    "drop_jpeg",
     "first_hit",
     "plate_files",
     "random_scene",

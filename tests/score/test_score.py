@@ -186,6 +186,21 @@ def test_the_score_carries_the_hash_of_the_bytes_it_was_made_from(lab: Lab) -> N
     assert content_hash == image_hash == hashlib.sha256(picture(30)).hexdigest()
 
 
+def test_the_score_says_how_its_picture_looks(lab: Lab) -> None:
+    even = io.BytesIO()
+    Image.new("RGB", (96, 80), (102, 102, 102)).save(even, "PNG")
+    lab.deliver("even.png", even.getvalue())
+    lab.deliver("noisy.jpg", picture(31))
+    lab.drain()
+    columns = (score.c.brightness, score.c.contrast, score.c.focus)
+    statement = sa.select(*columns).join(image, image.c.id == score.c.image_id).order_by(image.c.path)
+    [flat, noisy] = factories.rows(lab.db, statement)
+    assert tuple(flat) == (pytest.approx(0.4, abs=1e-3), pytest.approx(0.0, abs=1e-3), pytest.approx(-6.0, abs=0.05))
+    assert noisy.brightness == pytest.approx(130 / 255, abs=0.02)
+    assert noisy.contrast > 0.1
+    assert -5 < noisy.focus < -1
+
+
 def test_scores_equal_the_predictors_own(lab: Lab, registry: Registry) -> None:
     predictor = registry.load(lab.db.read(versions.champion), 4)
     for seed in range(7):

@@ -150,7 +150,7 @@ def calibrate(
     with daemon.opened(settings) as ready:
         model, given, said = _predictions(settings, ready, model_text, Wanted(Split.VALIDATION, **wanted), check)
         fitted = calibration.fit(said, model.record, given.description, recall=recall, confidence=confidence)
-        number = _next_number(ready, model.record.name)
+        number = ready.registry.next_number(model.record.name)
         path = calibration.write(settings.models.folder, model.folder, model.load(), number, fitted)
     derived = f"{model.record.name}:{number}"
     if json_output:
@@ -189,12 +189,6 @@ def _predictions(
     with output.progress(f"scoring with {version}", len(given.pictures)) as done:
         said = predict(given.pictures, model.record, model.load, threads=settings.score.decode_threads, done=done)
     return model, given, said
-
-
-def _next_number(ready: daemon.Ready, name: str) -> int:
-    """The number after all that a name ever had, here or in the database."""
-    named = (known.name.rpartition(":") for known in ready.registry.known())
-    return 1 + max((int(number) for known, _, number in named if known == name and number.isdigit()), default=0)
 
 
 def _print_evaluation(judged: results.Evaluation) -> None:

@@ -18,8 +18,10 @@ def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: 
 
     This is how the shipped bundle was made. It is for trying the program, not for deciding about crystals.
     """
-    from marcod import train
+    from marcod.train import rendered
 
     with output.stages() as report:
-        path = train.train_synthetic(folder, version=version, seed=seed, images=images, epochs=epochs, progress=report)
+        path = rendered.train_synthetic(
+            folder, version=version, seed=seed, images=images, epochs=epochs, progress=report
+        )
     click.echo(f"wrote {path}")

@@ -1,0 +1,132 @@
+"""The paper's recipe: the small network on rendered drops, and the first steps of the full-size one."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.bench import Bench
+from benchmarks.tables import Cell, Table
+from marcod import metrics, network, registry, settings
+from marcod.domain import CLASSES
+from marcod.network import MARCO, MARCO_SMALL
+from marcod.train import fitting, pictures, recipes, rendered
+from marcod.train.fitting import Course, Validation
+from marcod.train.rendered import Examples
+
+IMAGES: Final = 8000
+HELD_OUT: Final = 2000
+EPOCHS: Final = 18
+BATCH: Final = 64
+STEPS: Final = 6
+
+
+def run(bench: Bench) -> Iterator[Table]:
+    """Both tables."""
+    images, held_out, epochs = bench.size(IMAGES, 256), bench.size(HELD_OUT, 64), bench.size(EPOCHS, 1)
+    bench.say(f"rendering {images + 2 * held_out} drops")
+    examples = rendered.render_examples(rendered.TRAINING, images, rendered.KEPT, balanced=True)
+    validation = rendered.render_examples(rendered.VALIDATION, held_out, MARCO_SMALL.input_size, balanced=False)
+    test = rendered.render_examples(rendered.TEST, held_out, MARCO_SMALL.input_size, balanced=False)
+    yield small(bench, examples, validation, test, epochs)
+    yield full(bench)
+
+
+def small(bench: Bench, examples: Examples, validation: Examples, test: Examples, epochs: int) -> Table:
+    """Train the small network from scratch and compare it with the shipped bundle on the same drops."""
+    recipe = recipes.scratch(MARCO_SMALL.input_size, epochs=epochs, batch_size=BATCH, quarter_turns=True)
+    start = time.perf_counter()
+
+    def progress(what: str, done: int, total: int) -> None:
+        if done % 125 == 0:
+            bench.say(f"{what}, step {done} of {total}")
+
+    fitted = fitting.fit(
+        replace(MARCO_SMALL, auxiliary=True), recipe, rendered.as_pictures(examples),
+        seed=1, validation=_judges(validation), course=Course(progress=progress),
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
+    found = _measured(weights, validation, test)
+    shipped = json.loads((registry.shipped_folder() / "marco-small-synthetic" / "1" / "metrics.json").read_text())
+    rows: list[list[Cell]] = [
+        ["the paper's recipe, from scratch", *_cells(found)],
+        ["the shipped bundle", *_cells(shipped["test"])],
+    ]
+    about = (
+        f"Test: the {len(test.labels)} rendered drops that the shipped bundle was tested on (seeds from {rendered.TEST}). "
+        f"Trained for {len(fitted.curve)} epochs on the {len(examples.labels)} rendered drops that it was trained on: "
+        f"RMSProp, rate {recipe.rate:.4f} times 0.94 every two epochs, momentum and decay 0.9, epsilon 0.1, batch "
+        f"{BATCH}, all distortions of the paper, auxiliary head, seed 1; {seconds / 60:.0f} minutes."
+    )
+    return Table(
+        "From scratch", about, ["model", "accuracy", "crystal average precision", "crystal AUC", "log loss"], rows
+    )
+
+
+def _judges(drops: Examples) -> Validation:
+    ready = drops.pictures.astype(np.float32) / 127.5 - 1
+    return Validation(ready, drops.labels.astype(np.intp), np.ones(len(drops.labels), np.float32))
+
+
+def _measured(weights: dict[str, Any], validation: Examples, test: Examples) -> dict[str, Any]:
+    """The test's numbers, after the natural shares and the temperature were taken from validation."""
+    natural = np.bincount(validation.labels, minlength=len(CLASSES)) / len(validation.labels)
+    weights = network.shifted(weights, np.log(natural * len(CLASSES)).astype(np.float32))
+    score = network.compiled(MARCO_SMALL, weights, BATCH)
+    logits = [np.concatenate([score(_judges(part).pictures) for part in _parts(drops)]) for drops in (validation, test)]
+    temperature = metrics.fit_temperature(logits[0], validation.labels)
+    return metrics.measure(logits[1], test.labels, temperature, 0.5)
+
+
+def _parts(drops: Examples) -> Iterator[Examples]:
+    for start in range(0, len(drops.labels), BATCH):
+        yield Examples(drops.pictures[start : start + BATCH], drops.labels[start : start + BATCH])
+
+
+def _cells(found: dict[str, Any]) -> list[Cell]:
+    return [found[name] for name in ("accuracy", "crystal_average_precision", "crystal_auc", "log_loss")]
+
+
+def full(bench: Bench) -> Table:
+    """The first steps of the published network on one batch, in a process of its own so that its memory is its own."""
+    batch, steps = bench.size(BATCH, 2), bench.size(STEPS, 2)
+    bench.say(f"{steps} steps of the published network on {batch} pictures")
+    command = [sys.executable, "-m", "benchmarks.scratch", str(batch), str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings.child_environment())
+    found = json.loads(done.stdout.splitlines()[-1])
+    rows: list[list[Cell]] = [
+        [step, round(loss, 4), round(seconds, 1)]
+        for step, (loss, seconds) in enumerate(zip(found["losses"], found["seconds"], strict=True), 1)
+    ]
+    about = (
+        f"The published network at 599 pixels with its auxiliary head and random weights, {batch} rendered drops, the "
+        f"paper's recipe (rate 0.045, epsilon 0.1, decay and momentum 0.9), float32, on the CPU; the loss is of both "
+        f"heads and the same batch each time. Most memory of the process: {found['memory_gb']:.1f} GB."
+    )
+    return Table("First steps of the full-size network", about, ["step", "loss", "seconds"], rows)
+
+
+def _steps(batch: int, steps: int) -> dict[str, Any]:
+    examples = rendered.render_examples(rendered.TRAINING, batch, MARCO.input_size, balanced=True, processes=1)
+    losses: list[float] = []
+    seconds: list[float] = []
+    x = examples.pictures.astype(np.float32) / 127.5 - 1
+    y = pictures.one_hot(examples.labels, len(CLASSES))
+    training = fitting.Training(MARCO, replace(recipes.PAPER, batch_size=batch), rendered.as_pictures(examples), seed=1)
+    for _ in range(steps):
+        start = time.perf_counter()
+        losses.append(float(training.model.train_on_batch(x, (y, y))[0]))
+        seconds.append(time.perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"losses": losses, "seconds": seconds, "memory_gb": memory}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_steps(int(sys.argv[1]), int(sys.argv[2]))))

@@ -1,0 +1,99 @@
+"""`marcod drift`: whether the imagers' pictures are as they were."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from marcod import daemon
+from marcod import drift as drifts
+from marcod.cli import output, people
+from marcod.drift.judge import Finding
+from marcod.errors import NotFoundError
+from marcod.settings import Settings
+
+
+@click.command()
+@click.option("--source", metavar="NAME", help="Only this imager")
+@click.option("--days", type=click.IntRange(0, 90), default=0, help="Also list this many last days")
+@click.option("--clear", "cleared", metavar="NAME", help="Close this imager's alarms; today's pictures count no more")
+@click.option("--new-reference", is_flag=True, help="With --clear: what comes from tomorrow on is the new normal")
+@output.as_json
+@click.pass_context
+def drift(
+    ctx: click.Context, source: str | None, days: int, cleared: str | None, new_reference: bool, json_output: bool
+) -> None:
+    """Compare what each imager delivers with what it used to deliver.
+
+    Brightness, contrast and focus of the pictures, empty and unreadable ones, and what the champion says of them, for
+    plates of the same age. The exit code is 3 while an alarm is open.
+    """
+    if new_reference and cleared is None:
+        raise click.UsageError("--new-reference goes with --clear NAME")
+    settings: Settings = ctx.obj
+    now = datetime.now(UTC)
+    with daemon.opened(settings) as ready:
+        if cleared is not None:
+            count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=people.actor(), now=now)
+            click.echo(f"{count} alarms of {output.printable(cleared)} cleared", err=json_output)
+        report = drifts.run(ready.db, settings.drift, now)
+        chosen = [imager for imager in report.imagers if source in (None, imager.source)]
+        if source is not None and not chosen:
+            raise NotFoundError(f"{report.model} has scored nothing new of a source {source!r} yet")
+        past = {i.source: drifts.history(ready.db, i.source, days, now) for i in chosen} if days else {}
+    if json_output:
+        output.print_json({"model": report.model, "imagers": [_record(imager, past) for imager in chosen]})
+    else:
+        _print(chosen, past, report.model, enabled=settings.drift.enabled)
+    if any(imager.alarms for imager in chosen):
+        ctx.exit(output.ATTENTION)
+
+
+def _record(imager: drifts.Imager, past: dict[str, list[drifts.DayLine]]) -> dict[str, Any]:
+    days = [{"day": line.day.isoformat()} | _without_day(line) for line in past.get(imager.source, [])]
+    alarms = [_without_day(alarm) | {"day": alarm.day.isoformat()} for alarm in imager.alarms]
+    return _plain(imager) | {"alarms": alarms} | ({"days": days} if past else {})
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _without_day(value: Any) -> dict[str, Any]:
+    return {name: kept for name, kept in _plain(value).items() if name != "day"}
+
+
+def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], model: str, *, enabled: bool) -> None:
+    console = output.console()
+    if not chosen:
+        click.echo(f"{model} has scored nothing new yet")
+    for imager in chosen:
+        name = output.printable(imager.source)
+        click.echo(f"{name}, {imager.modality}, {imager.model}: {imager.state}, {imager.note}")
+        for alarm in imager.alarms:
+            click.echo(f"  {output.printable(alarm.detail)}, since {alarm.day}")
+        if imager.findings:
+            console.print(output.table("", _COLUMNS, [_row(finding) for finding in imager.findings]))
+        if imager.source in past:
+            console.print(output.table("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]]))
+    if not enabled:
+        click.echo("the schedule does not look at this, because drift.enabled is false")
+
+
+_COLUMNS = ("signal", "now", "was", "p", "shift", "alarm from", "plates", "images", "days", "")
+
+
+def _row(finding: Finding) -> tuple[object, ...]:
+    name = f"{finding.signal}: {finding.part}" if finding.part else finding.signal
+    numbers = (f"{finding.value:.3f}", f"{finding.reference:.3f}", f"{finding.p_value:.1e}")
+    shift = (f"{finding.shift:.3f}", f"{finding.least:.2f}")
+    return (name, *numbers, *shift, finding.plates, finding.images, finding.days, "ALARM" if finding.alarm else "")
+
+
+_DAY_COLUMNS = ("day", "images", "unreadable", "plates", "brightness", "contrast", "focus", "confidence", "classes")
+
+
+def _day(line: drifts.DayLine) -> tuple[object, ...]:
+    classes = ", ".join(f"{count} {name}" for name, count in line.classes.items())
+    means = (line.brightness, line.contrast, line.focus, line.confidence)
+    return (line.day, line.images, line.failures, line.plates, *means, classes)

@@ -1,0 +1,92 @@
+"""`marcod retrain`: the next model from what people said, if it is better."""
+
+from typing import Any
+
+import click
+
+from marcod import daemon
+from marcod.cli import output, people, places
+from marcod.settings import Settings, TrainSettings
+from marcod.store.training import Run
+
+CAUSES = ("person", "schedule", "labels", "drift")
+TIERS = ("recalibrate", "head", "all", "scratch")
+ATTENTION = ("refused", "recommended")
+"""Ends of a run that a person should look at."""
+
+
+@click.command()
+@click.option("--recipe", type=click.Choice(["adapt", "scratch"]), help="How to train  [default: as configured]")
+@click.option("--tier", type=click.Choice(TIERS), help="How much is trained  [default: by the labelled crystals]")
+@click.option("--source", "sources", multiple=True, help="Learn from this source's labels only; may be given again")
+@click.option(
+    "--promotion", type=click.Choice(["gated", "manual"]), help="What passing means  [default: as configured]"
+)
+@click.option("--seed", type=click.IntRange(0), help="Everything drawn at random follows from it")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images  [default: as configured]")
+@click.option("--again", is_flag=True, help="Train although nothing changed since an earlier run")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs into the run's folder")
+@click.option("--cause", type=click.Choice(CAUSES), default="person", hidden=True)
+@output.as_json
+@click.pass_context
+def retrain(
+    ctx: click.Context,
+    /,
+    tier: str | None,
+    sources: tuple[str, ...],
+    again: bool,
+    tensorboard: bool,
+    cause: str,
+    json_output: bool,
+    **chosen: Any,
+) -> None:
+    """Train on the labels, compare with the champion, and promote what passes the gate.
+
+    A run that was stopped or killed is gone on with, as it was asked for then. Ends with 3 when the candidate was
+    refused or only recommended.
+    """
+    settings: Settings = ctx.obj
+    with daemon.opened(settings) as ready, daemon.stopped_by_signals() as stop, output.stages() as report:
+        from marcod.train import runs
+
+        asked = runs.Asked(
+            cause=cause,  # type: ignore[arg-type]
+            actor=people.actor(),
+            settings=_with(settings.train, chosen),
+            tier=tier,  # type: ignore[arg-type]
+            sources=sources or None,
+            again=again,
+            tensorboard=tensorboard,
+        )
+        place = runs.Place(
+            db=ready.db,
+            registry=ready.registry,
+            models=settings.models.folder,
+            roots=places.roots(settings, ready),
+            threads=settings.score.decode_threads,
+            stop=stop,
+            progress=report,
+        )
+        run = runs.retrain(place, asked)
+    if json_output:
+        output.print_json(output.without_token(run))
+    else:
+        _print(run)
+    ctx.exit(output.ATTENTION if run.state in ATTENTION else 0)
+
+
+def _with(train: TrainSettings, chosen: dict[str, Any]) -> TrainSettings:
+    """The settings with what the command line says."""
+    epochs = chosen.pop("epochs")
+    values = {name: value for name, value in chosen.items() if value is not None}
+    if epochs is not None:
+        values |= {"epochs": epochs, "scratch_epochs": epochs}
+    return train.model_copy(update=values)
+
+
+def _print(run: Run) -> None:
+    candidate = f", candidate {run.candidate}" if run.candidate else ""
+    click.echo(f"training run {run.id} ended {run.state}{candidate}")
+    for reason in run.reasons or ():
+        click.echo(f"  - {output.printable(reason)}")
+    click.echo(f"next: marcod train show {run.id}")

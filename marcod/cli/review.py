@@ -1,0 +1,272 @@
+"""`marcod review`: what people should look at, their answers, and what a random audit says of the model."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from marcod import daemon, labelling
+from marcod import review as desk
+from marcod.cli import output, people
+from marcod.daemon import Ready
+from marcod.domain import DropClass
+from marcod.review import Report, folder
+from marcod.settings import Settings
+from marcod.store.labelling import Named
+from marcod.store.review import Item, Stream
+
+KEYS: Final = {
+    "x": DropClass.CRYSTALS,
+    "p": DropClass.PRECIPITATE,
+    "c": DropClass.CLEAR,
+    "o": DropClass.OTHER,
+}
+SKIP: Final = "s"
+QUIT: Final = "q"
+_PERSON: Final = click.option("--person", help="Who looks [default: you]")
+
+
+@click.group()
+def review() -> None:
+    """Look at the drops from which most is learned, and measure what the model misses."""
+
+
+@review.command("next")
+@_PERSON
+@output.as_json
+@click.pass_obj
+def next_(settings: Settings, person: str | None, json_output: bool) -> None:
+    """Show what to look at next. On a terminal a key answers: x crystals, p precipitate, c clear, o other.
+
+    s skips, q ends; ended at any moment, the session goes on where it was. Elsewhere one item is printed.
+    """
+    who = person or people.actor()
+    with daemon.opened(settings) as ready:
+        if sys.stdin.isatty() and sys.stdout.isatty() and not json_output:
+            _session(ready, settings, who)
+            return
+        item = desk.next_item(ready.db, settings.review, who, datetime.now(UTC))
+    if json_output:
+        output.print_json(None if item is None else _record(item))
+    else:
+        click.echo(_nothing(who) if item is None else _text(item))
+
+
+def _nothing(person: str) -> str:
+    return f"nothing waits for {person}"
+
+
+def _session(ready: Ready, settings: Settings, person: str) -> None:
+    """Ask until nothing waits or the person ends it."""
+    done = 0
+    desk.fill(ready.db, settings.review, datetime.now(UTC))
+    while (item := desk.next_item(ready.db, settings.review, person, datetime.now(UTC))) is not None:
+        click.echo(_text(item))
+        with _given_back(ready, item, person):
+            key = _key()
+            if key == QUIT:
+                break
+            now = datetime.now(UTC)
+            if key == SKIP:
+                desk.skip(ready.db, item, person, now)
+            else:
+                desk.answer(ready.db, item, KEYS[key], person, now)
+                _tell(ready, item, KEYS[key])
+        done += 1
+    click.echo(f"{done} answered or skipped" + (f"; {_nothing(person)}" if item is None else ""))
+
+
+@contextmanager
+def _given_back(ready: Ready, item: Item, person: str) -> Iterator[None]:
+    """Whatever ends the session, an item without an answer is free for others at once."""
+    try:
+        yield
+    finally:
+        desk.release(ready.db, [item], person)
+
+
+def _key() -> str:
+    """The next key that means something."""
+    click.echo("x crystals, p precipitate, c clear, o other, s skip, q quit: ", nl=False)
+    while True:
+        # Typed fast, several come at once.
+        for key in click.getchar().lower():
+            if key in (*KEYS, SKIP, QUIT):
+                click.echo(key)
+                return key
+
+
+def _tell(ready: Ready, item: Item, word: DropClass) -> None:
+    """What the model thought, now that it cannot sway who looks."""
+    thought = _scores(desk.one(ready.db, item.item_id))
+    click.echo(f"{word}; {item.model}: {thought}\n" if thought else f"{word}\n")
+
+
+def _place(item: Item) -> str:
+    return f"{item.well}.{item.drop_number} of {item.barcode or item.plate_key}, inspection {item.inspection_key}"
+
+
+def _path(item: Item) -> Path:
+    return Path(item.root) / item.path
+
+
+def _scores(item: Item) -> str:
+    names = ("crystals", "precipitate", "clear", "other")
+    values = ((name, getattr(item, f"p_{name}")) for name in names)
+    return ", ".join(f"{name} {p:.2f}" for name, p in values if p is not None)
+
+
+def _text(item: Item) -> str:
+    lines = [
+        f"item {item.item_id} ({item.stream}): {_place(item)}, {item.source}",
+        f"  {_path(item)}",
+        f"  {item.reason}",
+    ]
+    if scores := _scores(item):
+        lines.append(f"  {item.model}: {scores}")
+    return "\n".join(output.printable(line) for line in lines)
+
+
+def _record(item: Item) -> dict[str, object]:
+    return {**asdict(item), "file": _path(item)}
+
+
+@review.command()
+@click.option("--stream", type=click.Choice([str(s) for s in Stream]), help="List only this stream")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@click.option("--new-audit", is_flag=True, help="Draw another random audit now")
+@output.as_json
+@click.pass_obj
+def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, json_output: bool) -> None:
+    """Fill the queue and list what waits: near the threshold, in disagreement, drawn at random, put there by hand."""
+    now = datetime.now(UTC)
+    streams = list(Stream) if stream is None else [Stream(stream)]
+    with daemon.opened(settings) as ready:
+        filled = desk.fill(ready.db, settings.review, now, new_audit=new_audit)
+        counts, items = desk.overview(ready.db, now, streams, limit)
+    if json_output:
+        output.print_json({"filled": filled, "counts": counts, "items": [_record(item) for item in items]})
+        return
+    totals = [(s, n.open, n.shown, n.answered, n.skipped, filled.new[s]) for s, n in counts.items()]
+    console = output.console()
+    console.print(output.table("Review", ("stream", "open", "being looked at", "answered", "skipped", "new"), totals))
+    rows = [(i.item_id, i.stream, _place(i), i.person, i.reason) for i in items]
+    if rows:
+        console.print()
+        console.print(output.table(f"{len(rows)} open items", ("item", "stream", "drop", "person", "reason"), rows))
+
+
+@review.command()
+@click.argument("plate", metavar="KEY_OR_BARCODE")
+@click.argument("well")
+@click.option("--drop", "drop_number", type=click.IntRange(1, 999), help="Which drop [default: the only one]")
+@click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]")
+@click.option("--source", help="The plate of this source, when several have one of that name")
+@click.option("--reason", help="Why somebody should look")
+@click.pass_obj
+def add(
+    settings: Settings,
+    plate: str,
+    well: str,
+    drop_number: int | None,
+    inspection: str | None,
+    source: str | None,
+    reason: str | None,
+) -> None:
+    """Put a drop into the queue by hand, before all others; one that was answered before is asked again."""
+    why = reason or f"{people.actor()} asks for a look."
+    with daemon.opened(settings) as ready:
+        new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
+    click.echo(f"{well} of {plate} {'waits' if new else 'was waiting already'} for a look")
+
+
+@review.command()
+@output.as_json
+@click.pass_obj
+def recall(settings: Settings, json_output: bool) -> None:
+    """Estimate how many of the crystals the champion finds at its threshold, from the random audits."""
+    with daemon.opened(settings) as ready:
+        found = desk.report(ready.db)
+    if json_output:
+        output.print_json(found)
+        return
+    click.echo(found.sentence)
+    if found.strata:
+        _print_strata(found)
+
+
+def _print_strata(found: Report) -> None:
+    audits = "1 audit" if found.rounds == 1 else f"{found.rounds} audits"
+    click.echo(
+        f"{audits} of {found.population} drops, {found.flagged} of them flagged: {found.answered} of {found.drawn} "
+        f"drawn ones answered, {found.skipped} skipped, {found.open} open; crystals in {found.crystals_flagged} "
+        f"flagged and {found.crystals_unflagged} unflagged ones"
+    )
+    columns = ("scores", "flagged", "drops", "drawn", "answered", "crystals")
+    rows = [
+        (f"{t.low:.4f} to {t.high:.4f}", "yes" if t.flagged else "no", t.population, t.sample, t.answered, t.crystals)
+        for t in found.strata
+        if t.population
+    ]
+    output.console().print(output.table("", columns, rows))
+
+
+@review.command()
+@click.argument("target", metavar="FOLDER", type=click.Path(path_type=Path))
+@_PERSON
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 5000), help="At most this many drops")
+@output.as_json
+@click.pass_context
+def export(ctx: click.Context, target: Path, person: str | None, limit: int, json_output: bool) -> None:
+    """Make a new folder with pictures and review.csv to fill in; its drops are kept for the person for a week.
+
+    Exits with 3 when pictures could not be read; they stay in the queue.
+    """
+    settings: Settings = ctx.obj
+    output.check_place(target, [source.root for source in settings.sources.values()])
+    with daemon.opened(settings) as ready, output.progress("copying", None) as done:
+        made = folder.export(
+            ready.db,
+            settings.review,
+            target.absolute(),
+            person or people.actor(),
+            datetime.now(UTC),
+            limit=limit,
+            done=done,
+        )
+    if json_output:
+        output.print_json(made)
+    else:
+        click.echo(f"{made.items} drops to look at; fill in the column label of {made.csv}")
+        for problem in made.problems:
+            click.echo(output.printable(problem))
+    if made.problems:
+        ctx.exit(output.ATTENTION)
+
+
+@review.command("import")
+@click.argument("place", metavar="FOLDER_OR_CSV", type=click.Path(path_type=Path))
+@click.option("--person", help="Who says so, where the file does not tell [default: you]")
+@click.option("--vocabulary", help="What the labels are words of [default: labels.vocabulary]")
+@output.as_json
+@click.pass_obj
+def import_(settings: Settings, place: Path, person: str | None, vocabulary: str | None, json_output: bool) -> None:
+    """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
+    with daemon.opened(settings) as ready:
+        done = folder.take_in(
+            ready.db,
+            place,
+            labelling.tables_of(settings),
+            person or people.actor(),
+            datetime.now(UTC),
+            vocabulary=vocabulary or settings.labels.vocabulary,
+        )
+    if json_output:
+        output.print_json(done)
+        return
+    click.echo(f"{done.new} answers taken, {done.skipped} skipped, {done.known} known before, {done.empty} still open")

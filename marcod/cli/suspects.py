@@ -1,0 +1,118 @@
+"""`marcod label suspects`: labels worth a second look."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from marcod import daemon, dataset
+from marcod.cli import output, places
+from marcod.domain import Modality
+from marcod.errors import MarcodError
+from marcod.settings import Settings
+
+if TYPE_CHECKING:
+    from marcod.evaluate.suspects import Suspicion
+    from marcod.train.doubts import Doubts
+
+
+@click.command()
+@click.option("--source", "sources", multiple=True, help="Only labels of this source; may be given again")
+@click.option("--person", help="Only drops of which this person says something")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@output.as_json
+@click.pass_obj
+def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, limit: int, json_output: bool) -> None:
+    """List labels that look wrong, the most doubtful first, and how often each person's words are doubted.
+
+    Every label is compared with what a last layer says that learned from the labels of other plates. About half of
+    such doubts are right, so a person looks again; nothing is changed.
+    """
+    with daemon.opened(settings) as ready:
+        champion = ready.registry.find("champion")
+        folder = ready.registry.path(champion.name, champion.version)
+        roots = places.roots(settings, ready)
+        taken = dataset.take(
+            ready.db, modality=Modality(champion.modality), roots=roots, now=datetime.now(UTC), sources=sources or None
+        )
+        if not taken.items:
+            raise MarcodError("there is no labelled image to look at; `marcod label import` takes labels in")
+        from marcod.train import doubts
+
+        with output.progress("looking at labelled images", len(taken.items)) as done:
+            found = doubts.find(
+                taken, folder, roots, threads=settings.score.decode_threads, seed=settings.train.seed, done=done
+            )
+    rows = [row for row in _rows(found) if person is None or person in row["persons"]]
+    if json_output:
+        output.print_json({"labels": len(found.items), "suspects": rows[:limit], **_summary(found.suspicion)})
+        return
+    _print(found, rows, limit)
+
+
+def _rows(found: "Doubts") -> list[dict[str, Any]]:
+    rows = []
+    for suspect in found.suspicion.suspects:
+        item = found.items[suspect.index]
+        rows.append(
+            {
+                "source": item.source,
+                "plate": item.plate_key,
+                "well": item.well,
+                "drop": item.drop_number,
+                "path": item.path,
+                "given": suspect.given,
+                "likely": suspect.likely,
+                "margin": round(suspect.margin, 4),
+                "probabilities": [round(p, 4) for p in suspect.probabilities],
+                "persons": item.persons,
+            }
+        )
+    return rows
+
+
+def _summary(suspicion: "Suspicion") -> dict[str, Any]:
+    people = [
+        {
+            "person": p.person,
+            "labels": p.labels,
+            "judged": p.judged,
+            "doubted_share": p.share,
+            "interval": p.interval,
+            "swaps": list(p.confused) if p.swapped and p.confused else None,
+        }
+        for p in suspicion.by_person
+    ]
+    return {"judged": suspicion.judged, "noise": round(suspicion.noise, 4), "people": people}
+
+
+def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
+    console = output.console()
+    cells = [
+        (
+            f"{row['margin']:+.2f}",
+            row["plate"],
+            f"{row['well']}.{row['drop']}",
+            row["given"],
+            row["likely"],
+            ", ".join(row["persons"]),
+            row["source"],
+        )
+        for row in rows[:limit]
+    ]
+    title = f"{len(rows)} of {len(found.items)} labels look wrong; about half of such doubts are right"
+    console.print(output.table(title, ("margin", "plate", "drop", "label", "likely", "said by", "source"), cells))
+    people = [
+        (p.person, p.labels, p.judged, "" if p.share is None else f"{100 * p.share:.0f} %", _swap(p))
+        for p in found.suspicion.by_person
+    ]
+    console.print(output.table("", ("person", "labels", "judged", "doubted", ""), people))
+    if found.unreadable:
+        click.echo(f"{len(found.unreadable)} images could not be read, the first: {found.unreadable[0]}", err=True)
+
+
+def _swap(person: Any) -> str:
+    if person.confused is None or not person.swapped:
+        return ""
+    said, likely = person.confused
+    return f"seems to swap {said} and {likely}"

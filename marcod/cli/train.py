@@ -1,0 +1,190 @@
+"""`marcod train`: what became of every attempt to make a better model, and why."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+
+from marcod import daemon
+from marcod.cli import output
+from marcod.settings import Settings
+from marcod.store import training
+from marcod.store.training import Data, Run
+
+MEANING: Final = {
+    "running": "runs",
+    "promoted": "the candidate passed the gate and became champion",
+    "recommended": "the candidate passed the gate; `marcod model promote {candidate}` makes it champion",
+    "refused": "the candidate did not pass the gate; the champion stays",
+    "shadow": "the candidate passed the gate and scores new images as challenger before it is decided about",
+    "unchanged": "there was nothing new to judge; the champion stays",
+    "failed": "it ended with an error; the champion stays",
+    "abandoned": "it was given up; the champion stays",
+}
+SIDES: Final = ("champion", "candidate")
+HEADLINE: Final = {
+    "threshold": "crystal threshold",
+    "crystal_recall": "crystal recall",
+    "crystal_precision": "crystal precision",
+    "false_alarms": "flagged without crystals",
+    "flagged": "flagged of all",
+    "accuracy": "accuracy",
+    "crystal_average_precision": "average precision of crystals",
+    "log_loss": "log loss",
+}
+WIDEST_REASON: Final = 100
+
+
+@click.group()
+def train() -> None:
+    """Show training runs: what each was made of, how the gate judged it, and why."""
+
+
+@train.command("list")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@output.as_json
+@click.pass_obj
+def list_(settings: Settings, limit: int, json_output: bool) -> None:
+    """List training runs, the latest first."""
+    with daemon.opened(settings) as ready:
+        runs = ready.db.read(lambda connection: training.listed(connection, limit))
+    if json_output:
+        output.print_json([output.without_token(run) for run in runs])
+        return
+    if not runs:
+        click.echo("there is no training run yet; `marcod retrain` makes one")
+        return
+    columns = ("run", "started (UTC)", "took", "state", "cause", "recipe", "parent", "candidate", "why")
+    cells = [
+        (r.id, _minute(r.started_at), _took(r), r.state, r.cause, _recipe(r), r.parent, r.candidate, _why(r))
+        for r in runs
+    ]
+    output.console().print(output.table("", columns, cells))
+
+
+def _minute(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def _took(run: Run) -> str:
+    seconds = int(((run.ended_at or run.beat_at) - run.started_at).total_seconds())
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {seconds % 60:02}s"
+
+
+def _recipe(run: Run) -> str:
+    return run.recipe if run.tier is None else f"{run.recipe}, {run.tier}"
+
+
+def _why(run: Run) -> str:
+    """The first thing to know of a run, in a line."""
+    found = run.error or next(iter(run.reasons or ()), run.step or "")
+    line = " ".join(found.split())
+    return line if len(line) <= WIDEST_REASON else line[: WIDEST_REASON - 1] + "…"
+
+
+@train.command()
+@click.argument("run_id", metavar="RUN", type=int)
+@output.as_json
+@click.pass_obj
+def show(settings: Settings, run_id: int, json_output: bool) -> None:
+    """Show everything about a training run: its data, every check of the gate with its numbers, and the reasons."""
+    with daemon.opened(settings) as ready:
+        run = ready.db.read(lambda connection: training.get(connection, run_id))
+        data, uses = None, 0
+        if (data_id := run.dataset_id) is not None:
+            found = ready.db.read(lambda connection: training.data(connection, data_id))
+            uses = ready.db.read(lambda connection: training.gate_uses(connection, found.gate_digest))
+            data = found
+    curves = _curves(run)
+    if json_output:
+        output.print_json({**output.without_token(run), "data": data, "gate_uses": uses, "curves": curves})
+        return
+    console = output.console()
+    console.print(output.table(f"Training run {run.id}", ("", ""), [*_facts(run, curves), *_data(data, uses)]))
+    if run.numbers:
+        _print_numbers(console, run.numbers)
+    if run.reasons:
+        click.echo(f"\nWhy {run.state}:")
+        for reason in run.reasons:
+            click.echo(f"  - {output.printable(reason)}")
+    if uses > training.USED_OFTEN:
+        click.echo(
+            f"\nThis test side has judged {uses} candidates, so one may pass it by luck: "
+            'label more plates, so that it grows, or decide yourself (train.promotion = "manual").'
+        )
+
+
+def _curves(run: Run) -> list[Path]:
+    """The pictures of the curves, where the run's folder is on this host."""
+    folder = Path(run.folder)
+    return sorted(folder.glob("*.png")) if folder.is_dir() else []
+
+
+def _facts(run: Run, curves: list[Path]) -> Iterator[tuple[str, object]]:
+    yield "state", f"{run.state}: {MEANING.get(run.state, '').format(candidate=run.candidate)}"
+    if run.error:
+        yield "error", run.error
+    if run.step:
+        yield "step", run.step
+    yield "cause", f"{run.cause}, by {run.actor}"
+    yield "recipe", _recipe(run)
+    if run.options:
+        yield "options", ", ".join(f"{name} {value}" for name, value in run.options.items())
+    yield "parent", run.parent or "none"
+    yield "candidate", run.candidate or "none"
+    yield "started", f"{_minute(run.started_at)} UTC on {run.host} as process {run.pid}"
+    if run.ended_at is None:
+        yield "last seen", f"{run.beat_at:%Y-%m-%d %H:%M:%S} UTC"
+    else:
+        yield "ended", f"{_minute(run.ended_at)} UTC, after {_took(run)}"
+    yield "folder", run.folder
+    yield "curves", ", ".join(str(file) for file in curves) or "none in its folder on this host"
+
+
+def _data(data: Data | None, uses: int) -> Iterator[tuple[str, object]]:
+    if data is None:
+        yield "data", "none taken"
+        return
+    yield "data", f"{data.images} images of {data.drops} drops, {data.crystals} with crystals, taken {_day(data)}"
+    if data.missing or data.changed:
+        yield "left out", f"{data.missing} files missing, {data.changed} changed since they were recorded"
+    for side, counts in data.counts.items():
+        yield f"data, {side}", _in_words(counts)
+    yield "data digest", data.digest
+    yield "test side", f"digest {data.gate_digest}, has judged {uses} candidate{'' if uses == 1 else 's'}"
+
+
+def _day(data: Data) -> str:
+    return f"{_minute(data.taken_at)} UTC"
+
+
+def _in_words(counts: object) -> str:
+    if not isinstance(counts, Mapping):
+        return str(counts)
+    return ", ".join(f"{name} {_number(value)}" for name, value in counts.items())
+
+
+def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
+    """The gate's numbers, whether a run keeps them by themselves or under "gate" beside others."""
+    gate = numbers.get("gate", numbers)
+    sides = [gate.get(side) or {} for side in SIDES]
+    if any(sides):
+        rows = [(words, *(_number(side.get(key)) for side in sides)) for key, words in HEADLINE.items()]
+        models = [str(side.get("model", name)) for side, name in zip(sides, SIDES, strict=True)]
+        heads = [f"{name} {model}" for name, model in zip(SIDES, models, strict=True)]
+        console.print(output.table("\nOn the test side", ("", *heads), rows))
+    if checks := gate.get("checks"):
+        rows = [(c["name"], "passed" if c["passed"] else "refused", _in_words(c["numbers"])) for c in checks]
+        console.print(output.table("\nChecks", ("check", "", "numbers"), rows))
+    if numbers is not gate and (rest := {k: v for k, v in numbers.items() if k != "gate"}):
+        console.print(output.table("\nFurther numbers", ("", ""), [(k, _in_words(v)) for k, v in rest.items()]))
+
+
+def _number(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"({_in_words(value)})"
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

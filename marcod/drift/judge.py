@@ -1,0 +1,275 @@
+"""Whether an imager's pictures are others than before: the test, and what counts as more than a trifle.
+
+Hides the statistics. Each signal is a mean or a share over a plate's drops. A plate's *deviation* is the mean, over
+the ages at which it was seen, of the difference between it and the reference's plates of the same age. The window's
+deviations are compared with the reference's by Student's t-test, the plate being the unit: drops of a plate are
+alike, so ten thousand pictures of thirty plates are thirty observations. Comparing within ages is what Rabanser et al.
+(arXiv 1810.11953) leave to the reader: old plates hold more crystals, and that is no drift. As there, every signal has
+a test of its own at a level that is small enough for all together. A signal sounds only when the shift is also as large
+as is worth a look: for measured values the Kolmogorov-Smirnov distance of the drops' distributions, for
+shares the difference.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Final
+
+from marcod.domain import CLASSES
+from marcod.drift import statistics
+from marcod.drift.statistics import Ages, Cell, PlateSums
+
+REFERENCE_PLATES: Final = 8
+"""Plates of one age that a reference takes, beside its images: fewer do not tell what is usual."""
+
+WINDOW_PLATES: Final = 3
+"""Plates that a window takes."""
+
+EMPTY_SHARE: Final = 0.01
+"""Share of the reference's pictures, those of the least contrast for their brightness, that are called empty."""
+
+LEAST_P: Final = 1e-99
+
+Reading = tuple[float, float]
+"""A sum and the number of pictures it is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One thing that is watched; ``least`` is the smallest shift worth a look.
+
+    ``histogram`` names the distribution whose distance is compared with ``least``; shares have none. ``higher`` and
+    ``lower`` are what a shift means; ``part`` is the class of a share that is one of several under one name.
+    """
+
+    name: str
+    read: Callable[[PlateSums, int], Reading]
+    least: float
+    histogram: str | None
+    higher: str
+    lower: str
+    part: str = ""
+
+
+def _pictured(name: str) -> Callable[[PlateSums, int], Reading]:
+    place = statistics.PICTURED.index(name)
+    return lambda plate, empty_below: (plate.pictured[place], plate.images)
+
+
+def _modelled(name: str) -> Callable[[PlateSums, int], Reading]:
+    place = statistics.MODELLED.index(name)
+    return lambda plate, empty_below: (plate.modelled[place], plate.images)
+
+
+def _class(place: int) -> Callable[[PlateSums, int], Reading]:
+    return lambda plate, empty_below: (plate.classes[place], plate.images)
+
+
+def _empty(plate: PlateSums, empty_below: int) -> Reading:
+    return sum(count for place, count in plate.reliefs.items() if place < empty_below), plate.images
+
+
+def _failures(plate: PlateSums, empty_below: int) -> Reading:
+    return plate.failed, plate.failed + plate.images
+
+
+SIGNALS: Final = (
+    Signal(
+        "brightness", _pictured(statistics.BRIGHTNESS), 0.2, statistics.BRIGHTNESS,
+        "the pictures of {source} are brighter; look at its lamp and exposure",
+        "the pictures of {source} are darker; look at its lamp, exposure and shutter",
+    ),
+    Signal(
+        "contrast", _pictured(statistics.CONTRAST), 0.2, statistics.CONTRAST,
+        "the pictures of {source} have more contrast; look at its lamp and exposure",
+        "the pictures of {source} have less contrast; look at its lamp, focus and optics",
+    ),
+    Signal(
+        "focus", _pictured(statistics.FOCUS), 0.2, statistics.FOCUS,
+        "the pictures of {source} are sharper or noisier; look at its camera's gain and compression",
+        "the pictures of {source} are less sharp; look at its focus and optics",
+    ),
+    Signal(
+        "empty", _empty, 0.03, None,
+        "{source} shows more pictures without any contrast; look at its lamp and shutter, and at the dispenser",
+        "{source} shows fewer pictures without any contrast",
+    ),
+    Signal(
+        "failures", _failures, 0.02, None,
+        "more pictures of {source} cannot be read; `marcod queue failed` shows why",
+        "fewer pictures of {source} are unreadable",
+    ),
+    Signal(
+        "confidence", _modelled(statistics.CONFIDENCE), 0.2, statistics.CONFIDENCE,
+        "the model is surer of the pictures of {source} than it was",
+        "the model is less sure of the pictures of {source}; review some of them and label them",
+    ),
+    Signal(
+        "crystals", _modelled(statistics.CRYSTALS), 0.15, statistics.CRYSTALS,
+        "the model sees more crystals at {source} than in plates of that age before; review some",
+        "the model sees fewer crystals at {source} than in plates of that age before; review some",
+    ),
+    *(
+        Signal(
+            "classes", _class(place), 0.15, None,
+            "the model calls more drops of {source} " + str(name) + " than in plates of that age before; review some",
+            "the model calls fewer drops of {source} " + str(name) + " than in plates of that age before; review some",
+            str(name),
+        )
+        for place, name in enumerate(CLASSES)
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one signal stands: ``value`` now, ``reference`` for plates of the same ages, the chance of such a difference.
+
+    ``shift`` is what is compared with ``least``; ``days`` is the window's length. ``part`` is the class concerned.
+    """
+
+    signal: str
+    value: float
+    reference: float
+    p_value: float
+    shift: float
+    least: float
+    plates: int
+    images: int
+    days: int
+    part: str
+    alarm: bool
+    detail: str
+
+
+def judge(
+    reference: Ages, window: Ages, *, source: str, days: int, tests: int, least_images: int, level: float
+) -> list[Finding]:
+    """One finding for each signal of which there is enough; ages without a reference are left out.
+
+    ``tests`` is how many windows are looked at; each p-value is multiplied by that and by the parts of its signal.
+    """
+    shared = {age: cell for age, cell in window.items() if age in reference}
+    empty_below = _emptiest(reference)
+    best: dict[str, Finding] = {}
+    for signal in SIGNALS:
+        parts = sum(other.name == signal.name for other in SIGNALS)
+        found = _compare(signal, reference, shared, empty_below, least_images, days, tests * parts)
+        if found is not None and (signal.name not in best or found.p_value < best[signal.name].p_value):
+            sounds = found.p_value < level and found.shift >= found.least
+            best[signal.name] = replace(found, alarm=sounds, detail=_sentence(signal, found, source))
+    return list(best.values())
+
+
+def _emptiest(reference: Ages) -> int:
+    """The bin of RELIEF below which the emptiest hundredth of the reference's pictures lies."""
+    counts = [0] * statistics.RELIEF.bins
+    for cell in reference.values():
+        for plate in cell.plates.values():
+            for place, count in plate.reliefs.items():
+                counts[place] += count
+    return sum(1 for so_far in accumulate(counts) if so_far <= EMPTY_SHARE * sum(counts))
+
+
+def _compare(
+    signal: Signal, reference: Ages, window: Ages, empty_below: int, least_images: int, days: int, tests: int
+) -> Finding | None:
+    usual = {age: _readings(signal, reference[age], empty_below) for age in window}
+    now = {age: _readings(signal, cell, empty_below) for age, cell in window.items() if usual[age]}
+    usual = {age: usual[age] for age in now}
+    means = {age: sum(top / under for top, under in of.values()) / len(of) for age, of in usual.items()}
+    images = sum(under for of in now.values() for _, under in of.values())
+    here, there = _deviations(now, means), _deviations(usual, means)
+    if images < least_images or len(here) < WINDOW_PLATES or len(there) < WINDOW_PLATES:
+        return None
+    weights = {age: sum(under for _, under in of.values()) / images for age, of in now.items()}
+    # The reference of one age is no surer than its own plates; the bound holds however alike a plate's ages are.
+    doubt = 1 / len(here) + sum(weight / len(usual[age]) for age, weight in weights.items())
+    mean = sum(here) / len(here)
+    spread = max(_pooled(here, there), 0.0 if signal.histogram else _chance(usual, now))
+    p_value = t_test(mean / math.sqrt(max(spread * doubt, 1e-18)), len(here) + len(there) - 2)
+    value = sum(weights[age] * sum(t / u for t, u in of.values()) / len(of) for age, of in now.items())
+    shift = abs(mean) if signal.histogram is None else _distance(signal.histogram, reference, window, weights)
+    return Finding(
+        signal.name, value, value - mean, min(1.0, max(LEAST_P, p_value * tests)), shift, signal.least,
+        len(here), round(images), days, signal.part, alarm=False, detail="",
+    )  # fmt: skip
+
+
+def _readings(signal: Signal, cell: Cell, empty_below: int) -> dict[int, Reading]:
+    """By plate, of plates with something to read."""
+    found = {plate_id: signal.read(plate, empty_below) for plate_id, plate in cell.plates.items()}
+    return {plate_id: reading for plate_id, reading in found.items() if reading[1]}
+
+
+def _deviations(readings: dict[int, dict[int, Reading]], means: dict[int, float]) -> list[float]:
+    """For each plate, how far it lies from what is usual at the ages it was seen at."""
+    tops: dict[int, float] = {}
+    unders: dict[int, float] = {}
+    for age, of in readings.items():
+        for plate_id, (top, under) in of.items():
+            tops[plate_id] = tops.get(plate_id, 0.0) + top - under * means[age]
+            unders[plate_id] = unders.get(plate_id, 0.0) + under
+    return [top / unders[plate_id] for plate_id, top in tops.items()]
+
+
+def _pooled(here: list[float], there: list[float]) -> float:
+    """The variance from plate to plate, around each side's own mean."""
+    around = sum(sum((v - sum(side) / len(side)) ** 2 for v in side) for side in (here, there))
+    return around / (len(here) + len(there) - 2)
+
+
+def _chance(*sides: dict[int, dict[int, Reading]]) -> float:
+    """The least variance of a plate's share: that of independent draws, or equal plates would prove anything."""
+    every = [reading for side in sides for of in side.values() for reading in of.values()]
+    under = sum(u for _, u in every)
+    share = (sum(t for t, _ in every) + 0.5) / (under + 1)
+    return share * (1 - share) * len(every) / under
+
+
+def _distance(name: str, reference: Ages, window: Ages, weights: dict[int, float]) -> float:
+    """Kolmogorov-Smirnov distance of the window's drops from the reference's at the same ages."""
+    gap = [0.0] * statistics.SCALES[name].bins
+    for age, weight in weights.items():
+        now, usual = window[age].histograms[name], reference[age].histograms[name]
+        for place, (a, b) in enumerate(zip(now, usual, strict=True)):
+            gap[place] += weight * (a / max(1, sum(now)) - b / max(1, sum(usual)))
+    return max(abs(so_far) for so_far in accumulate(gap))
+
+
+def _sentence(signal: Signal, found: Finding, source: str) -> str:
+    name = f"share of {signal.part}" if signal.part else signal.name
+    meaning = signal.higher if found.value > found.reference else signal.lower
+    return (
+        f"{name} {found.value:.3g}, was {found.reference:.3g} (p {found.p_value:.0e}): {meaning.format(source=source)}"
+    )
+
+
+def t_test(t: float, freedom: int) -> float:
+    """The two-sided p-value of Student's t, by the incomplete beta function (Abramowitz and Stegun 26.7.1)."""
+    return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """I_x(a, b), by its continued fraction (Abramowitz and Stegun 26.5.8) in Lentz's way."""
+    if x <= 0.0 or x >= 1.0:
+        return 0.0 if x <= 0.0 else 1.0
+    if x > (a + 1) / (a + b + 2):
+        return 1.0 - _incomplete_beta(1.0 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    fraction, upper, lower = 1.0, 1.0, 0.0
+    for term in _beta_terms(x, a, b):
+        lower = 1.0 / (1.0 + term * lower)
+        upper = 1.0 + term / upper
+        fraction *= upper * lower
+        if abs(upper * lower - 1.0) < 1e-14:
+            break
+    return front / (a * fraction)
+
+
+def _beta_terms(x: float, a: float, b: float, most: int = 300) -> Iterator[float]:
+    for m in range(most):
+        yield -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        n = m + 1
+        yield n * (b - n) * x / ((a + 2 * n - 1) * (a + 2 * n))

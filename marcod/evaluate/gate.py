@@ -1,0 +1,331 @@
+"""The gate: whether a candidate may replace the champion, judged on drops that neither was trained on.
+
+Hides the statistics. Promises a verdict that follows from the predictions, the rules and the seed alone, that every
+condition comes with its numbers and a sentence a crystallographer can read, and that what the data cannot answer is
+refused: too few drops, plates or crystals never promote anything.
+
+What it compares is in ``compared``: each drop once a class, differences paired over plates and over drops. Crystal
+recall is taken at each model's own threshold, because that is what a lab loses or gains on the day of the change.
+
+What the gate cannot see: it believes the labels of the test side. Labels that are wrong at random blur both models
+alike, so a better candidate is refused rather than a worse one promoted. Labels that are wrong on purpose, or one
+person's habit, are wrong on the test side too, and a candidate that learned them looks better there. Three things stand
+against that: the base set, whose labels are not the lab's and which counts as an imager of its own; the golden pictures
+of the candidate's bundle; and the share of labels that look wrong to a model that did not see them
+(:func:`labels_trusted`). A small and consistent error of everybody who labels passes all three, and a person has to
+find it. A test side that was used often fits the models that passed it; ``store.training.gate_uses`` counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.bundle import BundleRecord
+from marcod.evaluate import compared
+from marcod.evaluate.compared import Measure, Pair, Side
+from marcod.evaluate.predictions import Predictions
+
+AVERAGE_PRECISION: Final = "crystal_average_precision"
+LOG_LOSS: Final = "log_loss"
+
+_MEASURES: Final[dict[str, tuple[str, Measure, float]]] = {
+    AVERAGE_PRECISION: ("average precision of crystals", compared.average_precision, 1.0),
+    LOG_LOSS: ("log loss", compared.log_loss, -1.0),
+}
+"""What it is called, and whether more (1) or less (-1) is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a promotion takes; shares from 0 to 1.
+
+    ``primary`` must get better: the ranking of crystals, or the log loss where only temperature and threshold were
+    changed, which leaves the ranking as it was. ``confidence`` is one-sided. ``most_false_alarms`` is the share of
+    drops without crystals that may be flagged at most, unless the champion flags more.
+    """
+
+    recall_margin: float = 0.02
+    imager_margin: float = 0.05
+    precision_margin: float = 0.10
+    most_false_alarms: float = 0.5
+    min_crystals: int = 15
+    min_drops: int = 30
+    min_plates: int = 2
+    label_noise: float = 0.2
+    primary: str = AVERAGE_PRECISION
+    confidence: float = 0.9
+    resamples: int = 2000
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition, in words and numbers."""
+
+    name: str
+    passed: bool
+    sentence: str
+    numbers: dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``numbers`` is ready for JSON: both models' numbers, the rules, and under ``checks`` every check."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+    numbers: dict[str, Any]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The sentences of the failed checks, or of all when it passed."""
+        return tuple(check.sentence for check in self.checks if self.passed or not check.passed)
+
+
+def judge(
+    champion: tuple[BundleRecord, Predictions],
+    candidate: tuple[BundleRecord, Predictions],
+    rules: Rules,
+    *,
+    extra: Sequence[Check] = (),
+) -> Verdict:
+    """Judge by what both said of the same pictures; it passes when every check does, the ``extra`` ones too.
+
+    Pictures of the base set (source "", imager "base") count as an imager, not in the lab's own numbers. Raises
+    MarcodError when the two were asked about different pictures, ValueError for an unknown ``primary``.
+    """
+    everything = compared.pair(champion, candidate)
+    own = everything.only(everything.own)
+    checks = (
+        _enough(own, rules),
+        _recall(own, rules),
+        _primary(own, rules),
+        _precision(own, rules),
+        _false_alarms(own, rules),
+        *_imagers(everything, rules),
+        *extra,
+    )
+    passed = all(check.passed for check in checks)
+    return Verdict(passed, checks, _numbers(everything, own, rules, checks))
+
+
+def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
+    """Whether few enough labels look wrong: ``suspects`` of the ``judged`` that a model which had not seen them saw."""
+    share = suspects / judged if judged else None
+    limit = f"from {_percent(rules.label_noise)} on nothing is promoted"
+    if share is None:
+        sentence = "no label was compared with a model that had not seen it, so nobody knows whether labels are wrong"
+    else:
+        sentence = f"{suspects} of {judged} labels look wrong ({_percent(share)}); {limit}"
+        sentence += "" if share < rules.label_noise else "; `marcod label suspects` lists them"
+    numbers: _Numbers = {"suspects": suspects, "labels": judged, "share": share, "limit": rules.label_noise}
+    return Check("label noise", share is not None and share < rules.label_noise, sentence, numbers)
+
+
+_Numbers = dict[str, float | int | str | None]
+
+
+def _enough(own: Pair, rules: Rules) -> Check:
+    found = _counts(own)
+    needed = {"crystals": rules.min_crystals, "drops": rules.min_drops, "plates": rules.min_plates}
+    sentence = (
+        f"the test side has {found['crystals']} drops with crystals, {found['drops']} drops and {found['plates']} "
+        f"plates; a promotion takes {needed['crystals']}, {needed['drops']} and {needed['plates']}"
+    )
+    if own.left_out:
+        sentence += f"; pictures that could not be read and count for neither: {len(own.left_out)}"
+    numbers: _Numbers = {**found, **{f"{name}_needed": count for name, count in needed.items()}}
+    return Check("enough drops", all(found[name] >= count for name, count in needed.items()), sentence, numbers)
+
+
+def _counts(own: Pair) -> dict[str, int]:
+    drops, crystal = own.drops, own.is_crystal
+    return {
+        "crystals": len({drop for drop, is_crystal in zip(drops, crystal, strict=True) if is_crystal}),
+        "drops": len(set(drops)),
+        "plates": len(set(own.plates)),
+    }
+
+
+def _recall(own: Pair, rules: Rules) -> Check:
+    """Not inferior: with confidence the loss is within the margin."""
+    name = "crystal recall"
+    found = compared.difference(own, compared.recall, rules.resamples, rules.seed)
+    bound = found.at_least(rules.confidence)
+    numbers: _Numbers = {
+        "champion": found.champion, "candidate": found.candidate, "difference": found.value,
+        "bound": bound, "margin": rules.recall_margin,
+    }  # fmt: skip
+    if found.champion is None or found.candidate is None or bound is None:
+        return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
+    loss = max(0.0, -bound)
+    sentence = (
+        f"{name} at its own threshold is {_percent(found.candidate)}, the champion's {_percent(found.champion)}; "
+        f"with {_percent(rules.confidence)} confidence at most {_points(loss)} are lost, "
+        f"and {_points(rules.recall_margin)} may be"
+    )
+    return Check(name, bound >= -rules.recall_margin - _ROUNDING, sentence, numbers)
+
+
+def _primary(own: Pair, rules: Rules) -> Check:
+    """Better, and so in most resamples."""
+    if rules.primary not in _MEASURES:
+        raise ValueError(f"unknown primary measure {rules.primary!r}")
+    name, measure, sign = _MEASURES[rules.primary]
+
+    def gain(pair: Pair, side: Side, weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        return sign * measure(pair, side, weights)
+
+    found = compared.difference(own, gain, rules.resamples, rules.seed)
+    sure = found.above_zero()
+    was, now = (None if v is None else sign * v for v in (found.champion, found.candidate))
+    numbers: _Numbers = {
+        "champion": was, "candidate": now, "improvement": found.value,
+        "better_in": sure, "needed": rules.confidence,
+    }  # fmt: skip
+    if was is None or now is None or found.value is None:
+        return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
+    sentence = (
+        f"{name} is {now:.3f}, the champion's {was:.3f}; it is better in {_percent(sure)} of the resampled test sides, "
+        f"and {_percent(rules.confidence)} are needed"
+    )
+    return Check(name, found.value > 0 and sure >= rules.confidence, sentence, numbers)
+
+
+def _precision(own: Pair, rules: Rules) -> Check:
+    """Not far below what the champion has, or would have if it had to find as many crystals as the candidate does.
+
+    Without the second a candidate that finds more crystals would be blamed for the false alarms that go with it.
+    """
+    name = "crystal precision"
+    once = own.weights[np.newaxis]
+    was, now = (
+        compared.value_of(compared.share(own.is_crystal, side.flagged, once)) for side in (own.champion, own.candidate)
+    )
+    reached = compared.value_of(compared.recall(own, own.candidate, once))
+    same = None if reached is None else compared.precision_at(own, own.champion, reached)
+    against = min((p for p in (was, same) if p is not None), default=None)
+    numbers: _Numbers = {
+        "champion": was, "champion_at_same_recall": same, "candidate": now, "margin": rules.precision_margin,
+    }  # fmt: skip
+    if now is None or against is None:
+        why = _lacking(own) if reached is None else "the candidate flags no drop at all"
+        return Check(name, False, f"{name} cannot be compared: {why}", numbers)
+    sentence = (
+        f"{name} at its own threshold is {_percent(now)}, the champion's {_percent(was)} at its own and "
+        f"{_percent(same)} at the same recall; {_points(rules.precision_margin)} below the lower of them are allowed"
+    )
+    return Check(name, now >= against - rules.precision_margin - _ROUNDING, sentence, numbers)
+
+
+def _false_alarms(own: Pair, rules: Rules) -> Check:
+    """A threshold near 0 finds every crystal and is of no use."""
+    name = "false alarms"
+    once = own.weights[np.newaxis]
+    was, now = (
+        compared.value_of(compared.share(side.flagged, ~own.is_crystal, once)) for side in (own.champion, own.candidate)
+    )
+    numbers: _Numbers = {"champion": was, "candidate": now, "limit": rules.most_false_alarms}
+    if was is None or now is None:
+        return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
+    limit = max(rules.most_false_alarms, was)
+    sentence = (
+        f"{_percent(now)} of the drops without crystals are flagged, {_percent(was)} by the champion; "
+        f"{_percent(limit)} may be"
+    )
+    return Check(name, now <= limit + _ROUNDING, sentence, numbers)
+
+
+def _imagers(everything: Pair, rules: Rules) -> Iterator[Check]:
+    """One check an imager: no loss of accuracy or recall that is above the margin and more than chance."""
+    names = np.array(everything.imagers)
+    for name in sorted(set(names)):
+        yield _imager(str(name), everything.only(names == name), rules)
+
+
+def _imager(name: str, part: Pair, rules: Rules) -> Check:
+    every = np.ones(len(part.labels), np.bool_)
+    right = [side.scores.argmax(axis=1) == part.labels for side in (part.champion, part.candidate)]
+    found = [side.flagged for side in (part.champion, part.candidate)]
+    losses = [
+        _loss(part, what, said, among, rules)
+        for what, said, among in (("accuracy", right, every), ("crystal recall", found, part.is_crystal))
+        if among.any()
+    ]
+    passed = all(loss.passed for loss in losses)
+    numbers: _Numbers = {"drops": len(set(part.drops)), "margin": rules.imager_margin}
+    for loss in losses:
+        numbers |= loss.numbers
+    words = " and ".join(loss.sentence for loss in losses)
+    ending = "" if passed else f"; {_points(rules.imager_margin)} may be lost, and chance does not explain so many"
+    return Check(f"imager {name}", passed, f"imager {name}: {words}{ending}", numbers)
+
+
+def _loss(part: Pair, what: str, said: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules) -> Check:
+    """Whether one loss is within the margin or may be chance; ``said`` is where champion and candidate are right."""
+    once = part.weights[np.newaxis]
+    before, after = (float(compared.share(right, among, once)[0]) for right in said)
+    lost, gained = compared.lost_and_gained(part, said[0], said[1], among)
+    chance = compared.chance_of_loss(lost, gained)
+    values = {"champion": before, "candidate": after, "lost": lost, "gained": gained, "chance": chance}
+    worse = before - after > rules.imager_margin + _ROUNDING and chance < 1 - rules.confidence
+    sentence = f"{what} {_percent(after)} after {_percent(before)} ({lost} drops lost, {gained} gained)"
+    return Check(what, not worse, sentence, {f"{what.replace(' ', '_')}_{key}": v for key, v in values.items()})
+
+
+def _lacking(own: Pair) -> str:
+    if not len(own.labels):
+        return "no labelled drop of the lab's own is on the test side"
+    if not own.is_crystal.any():
+        return "no drop with crystals is on the test side"
+    if own.is_crystal.all():
+        return "no drop without crystals is on the test side"
+    return "there are too few drops on the test side"
+
+
+def _numbers(everything: Pair, own: Pair, rules: Rules, checks: Sequence[Check]) -> dict[str, Any]:
+    return {
+        **_counts(own),
+        "units": len(own.labels),
+        "base_drops": len(set(everything.drops)) - len(set(own.drops)),
+        "left_out": list(everything.left_out),
+        "champion": _of_side(own, own.champion),
+        "candidate": _of_side(own, own.candidate),
+        "rules": asdict(rules),
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def _of_side(own: Pair, side: Side) -> dict[str, Any]:
+    """A model's headline numbers on the lab's own test drops; None where the data does not define one."""
+    about: dict[str, Any] = {"model": side.name, "digest": side.digest, "threshold": side.threshold}
+    if not len(own.labels):
+        return about
+    once, crystal = own.weights[np.newaxis], own.is_crystal
+    every = np.ones(len(crystal), np.bool_)
+    right = side.scores.argmax(axis=1) == own.labels
+    values = {
+        "accuracy": compared.share(right, every, once),
+        "crystal_recall": compared.recall(own, side, once),
+        "crystal_precision": compared.share(crystal, side.flagged, once),
+        "false_alarms": compared.share(side.flagged, ~crystal, once),
+        "flagged": compared.share(side.flagged, every, once),
+        AVERAGE_PRECISION: compared.average_precision(own, side, once),
+        LOG_LOSS: compared.log_loss(own, side, once),
+    }
+    return about | {name: compared.value_of(value) for name, value in values.items()}
+
+
+_ROUNDING: Final = 1e-9
+"""A loss of exactly the margin is within it, whatever the last bit says."""
+
+
+def _percent(share: float | None) -> str:
+    return "undefined" if share is None else f"{100 * share:.1f} %"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"

@@ -1,0 +1,274 @@
+"""The review: what people look at next, what they answer, and what a random audit says of the model.
+
+Hides how three streams are mixed, when the queue is filled and when an audit is drawn. Promises that filling twice is
+the same as filling once, that a session may stop at any moment, and that answers are labels like all others, written
+by the one door of ``store.labelling``.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from marcod.domain import DropClass
+from marcod.errors import NotFoundError
+from marcod.review import recall
+from marcod.settings import ReviewSettings
+from marcod.store import audit, labelling, proposals, versions
+from marcod.store import review as store
+from marcod.store.engine import Database
+from marcod.store.labelling import Named
+from marcod.store.labels import Given
+from marcod.store.review import Counts, Item, Stream
+
+ORIGIN: Final = "review"
+"""How labels that were given here are marked."""
+
+WAITING: Final = 100
+"""Items that the queue is filled up to, over the streams near the threshold and of disagreement."""
+
+ROUND_AGE: Final = timedelta(days=30)
+"""After this, or when there are twice as many drops, an audit that was answered is followed by another."""
+
+POOLED: Final = timedelta(days=365)
+"""Audits not older than this before the latest are put together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What filling the queue did: new items a stream, items closed because people had spoken, and those removed."""
+
+    new: dict[Stream, int]
+    closed: int
+    retired: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What audits say of the champion.
+
+    ``recall`` with the ends of its interval is None where there is too little to say. ``population`` counts the drops
+    of all audits that are put together, ``drawn`` those drawn, of which ``open`` have no answer yet.
+    """
+
+    model: str
+    threshold: float
+    rounds: int
+    population: int
+    flagged: int
+    drawn: int
+    answered: int
+    skipped: int
+    open: int
+    crystals_flagged: int
+    crystals_unflagged: int
+    recall: float | None
+    low: float | None
+    high: float | None
+    sentence: str
+    strata: list[audit.Tally]
+
+
+def fill(db: Database, settings: ReviewSettings, now: datetime, *, new_audit: bool = False) -> Filled:
+    """Propose what is worth a look, up to the shares of the settings, and draw an audit when one is due."""
+
+    def top_up(connection: Any) -> Filled:
+        champion = versions.champion(connection)
+        challenger = versions.aliased(connection, versions.CHALLENGER)
+        retired = store.retire(connection, champion)
+        closed = store.reconcile(connection)
+        held = store.counts(connection, now)
+        want = {stream: n - held[stream].open for stream, n in _wanted(settings).items()}
+        new = dict.fromkeys(Stream, 0)
+        if (limit := want[Stream.DISAGREEMENT]) > 0:
+            found = proposals.disagreements(connection, champion, challenger, limit)
+            new[Stream.DISAGREEMENT] = len(store.add(connection, Stream.DISAGREEMENT, champion, found, now))
+        if (limit := want[Stream.THRESHOLD]) > 0:
+            found = proposals.near_threshold(connection, champion, limit)
+            new[Stream.THRESHOLD] = len(store.add(connection, Stream.THRESHOLD, champion, found, now))
+        return Filled(new, closed, retired)
+
+    filled = db.write(top_up)
+    if not settings.audit_share and not new_audit:
+        return filled
+    drawn = db.write(lambda connection: _draw(connection, settings.audit_drops, now, forced=new_audit))
+    closed = db.write(store.reconcile) if drawn else 0
+    return Filled({**filled.new, Stream.AUDIT: drawn}, filled.closed + closed, filled.retired)
+
+
+def _shares(settings: ReviewSettings) -> dict[Stream, float]:
+    shares = {
+        Stream.THRESHOLD: settings.threshold_share,
+        Stream.DISAGREEMENT: settings.disagreement_share,
+        Stream.AUDIT: settings.audit_share,
+    }
+    every = sum(shares.values())
+    return {stream: share / every if every else 0.0 for stream, share in shares.items()}
+
+
+def _wanted(settings: ReviewSettings) -> dict[Stream, int]:
+    return {stream: round(WAITING * share) for stream, share in _shares(settings).items() if stream is not Stream.AUDIT}
+
+
+def _draw(connection: Any, drops: int, now: datetime, *, forced: bool) -> int:
+    """Draw an audit where one is due. Returns how many drops were drawn."""
+    audit.alone(connection)
+    champion = versions.champion(connection)
+    flagged, unflagged = audit.sides(connection, champion)
+    if not flagged + unflagged or not (forced or _due(connection, champion, flagged + unflagged, now)):
+        return 0
+    planned = recall.plan(drops, flagged, unflagged)
+    strata = [audit.Stratum(part.flagged, part.population, part.sample) for part in planned]
+    return audit.draw(connection, champion, strata, secrets.randbits(62), now)
+
+
+def _due(connection: Any, champion: versions.Version, population: int, now: datetime) -> bool:
+    before = audit.rounds(connection, champion)
+    if not before:
+        return True
+    grown = population >= 2 * before[0].population
+    return (grown or now - before[0].drawn_at >= ROUND_AGE) and not audit.open_items(connection, champion)
+
+
+def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime) -> Item | None:
+    """The next thing for a person to look at, theirs for ``store.PATIENCE``; None where nothing waits for them.
+
+    What they were shown and have not answered comes first, then what was put there by hand, then the stream that is
+    furthest behind its share.
+    """
+    if not db.read(lambda connection: _supplied(connection, settings)):
+        fill(db, settings, now)
+    taken = take(db, settings, person, now)
+    return taken[0] if taken else None
+
+
+def _supplied(connection: Any, settings: ReviewSettings) -> bool:
+    """Whether the queue needs no filling: looking for proposals costs a pass over all drops, and some find none."""
+    wanted = [stream for stream, share in _shares(settings).items() if share]
+    return not wanted or store.supplied(connection, versions.champion(connection), wanted[0])
+
+
+def take(
+    db: Database,
+    settings: ReviewSettings,
+    person: str,
+    now: datetime,
+    *,
+    limit: int = 1,
+    hold: timedelta = store.PATIENCE,
+) -> list[Item]:
+    """Up to ``limit`` items of the queue as it is, for a person, for the time ``hold``; all of one stream."""
+
+    def work(connection: Any) -> list[Item]:
+        champion = versions.champion(connection)
+        store.reconcile(connection)
+        order = _turns(settings, store.seen(connection, champion))
+        return store.items(connection, store.claim(connection, person, order, now, limit=limit, hold=hold))
+
+    return db.write(work)
+
+
+def _turns(settings: ReviewSettings, seen: dict[Stream, int]) -> list[Stream]:
+    """The streams by how far they are behind their shares."""
+    shares = _shares(settings)
+    every = sum(seen.get(stream, 0) for stream in shares) + 1
+    behind = sorted(shares, key=lambda stream: seen.get(stream, 0) - shares[stream] * every)
+    return [Stream.MANUAL, *behind]
+
+
+def answer(db: Database, item: Item, word: DropClass, person: str, now: datetime) -> None:
+    """Keep what a person says of an item as a label, and close the item, in one transaction."""
+    db.write(lambda connection: _answer(connection, item, word, person, now))
+
+
+def _answer(connection: Any, item: Item, word: DropClass, person: str, now: datetime) -> None:
+    labelling.add(connection, [Given(item.drop_id, item.inspection_id, word, person, now, ORIGIN)], now)
+    store.close(connection, item.item_id, person=person, answer=str(word), now=now)
+
+
+def skip(db: Database, item: Item, person: str, now: datetime) -> None:
+    """Close an item without a word; the person is not asked about that drop and inspection again."""
+    db.write(lambda connection: store.close(connection, item.item_id, person=person, answer=store.SKIPPED, now=now))
+
+
+def release(db: Database, items: Sequence[Item], person: str) -> None:
+    """Give items back that a person does not answer now."""
+    db.write(lambda connection: store.release(connection, [item.item_id for item in items], person))
+
+
+def ask(db: Database, named: Named, reason: str, now: datetime) -> bool:
+    """Put a drop into the queue by hand. False where it waits already. Raises LabelError and NotFoundError."""
+    told = labelling.plain("reason", reason)
+
+    def work(connection: Any) -> bool:
+        subject = labelling.Finder(connection).find(named)
+        return store.ask(connection, subject, versions.champion(connection), told, now)
+
+    return db.write(work)
+
+
+def one(db: Database, item_id: int) -> Item:
+    """One item. Raises NotFoundError."""
+    found = db.read(lambda connection: store.items(connection, [item_id]))
+    if not found:
+        raise NotFoundError(f"there is no item {item_id}; `marcod review queue` lists them")
+    return found[0]
+
+
+def overview(
+    db: Database, now: datetime, streams: Sequence[Stream], limit: int
+) -> tuple[dict[Stream, Counts], list[Item]]:
+    """How many items each stream has, and the open ones of some."""
+    return db.read(lambda c: (store.counts(c, now), store.waiting(c, streams, limit)))
+
+
+def report(db: Database) -> Report:
+    """The champion's crystal recall at its threshold, as far as the audits tell."""
+
+    def work(connection: Any) -> tuple[versions.Version, list[audit.Round], list[audit.Tally]]:
+        champion = versions.champion(connection)
+        found = audit.rounds(connection, champion)
+        chosen = [
+            r for r in found if r.drawn_at >= found[0].drawn_at - POOLED and len(r.strata) == len(found[0].strata)
+        ]
+        return champion, chosen, audit.tallies(connection, chosen)
+
+    db.write(store.reconcile)
+    champion, chosen, tallies = db.read(work)
+    found = recall.estimate([recall.Stratum(t.flagged, t.population, t.answered, t.crystals) for t in tallies])
+    drawn, answered, skipped = (sum(getattr(t, name) for t in tallies) for name in ("sample", "answered", "skipped"))
+    return Report(
+        model=str(champion),
+        threshold=champion.crystal_threshold,
+        rounds=len(chosen),
+        population=sum(t.population for t in tallies),
+        flagged=sum(t.population for t in tallies if t.flagged),
+        drawn=drawn,
+        answered=answered,
+        skipped=skipped,
+        open=drawn - answered - skipped,
+        crystals_flagged=sum(t.crystals for t in tallies if t.flagged),
+        crystals_unflagged=sum(t.crystals for t in tallies if not t.flagged),
+        recall=None if found is None else found.recall,
+        low=None if found is None else found.low,
+        high=None if found is None else found.high,
+        sentence=_sentence(champion, tallies, found),
+        strata=tallies,
+    )
+
+
+def _sentence(champion: versions.Version, tallies: list[audit.Tally], found: recall.Estimate | None) -> str:
+    if found is not None:
+        return (
+            f"{champion} finds {found.recall:.0%} of the crystals at its threshold of {champion.crystal_threshold:.2f} "
+            f"(95 % interval {found.low:.0%} to {found.high:.0%})."
+        )
+    if not tallies:
+        return f"No audit of {champion} has been drawn yet; `marcod review queue` draws one once drops are scored."
+    drawn, answered, crystals = (sum(getattr(t, name) for t in tallies) for name in ("sample", "answered", "crystals"))
+    return (
+        f"Too little to say: of {drawn} drawn drops {answered} are answered and {crystals} have crystals. It takes "
+        f"{recall.LEAST_ANSWERS} answers, some in each stratum, and {recall.LEAST_CRYSTALS} crystals, one of them "
+        "above the threshold; `marcod review next` asks, and `marcod review queue --new-audit` draws more."
+    )

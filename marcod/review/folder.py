@@ -1,0 +1,284 @@
+"""The review away from the terminal: a folder of pictures with a CSV to fill in, and the way of the answers back.
+
+Hides how pictures are named and how a filled CSV is checked. Promises that a folder is there whole or not at all, that
+a CSV is taken whole or not at all with a sentence for every wrong line, and that taking it twice changes nothing.
+"""
+
+import csv
+import io
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import marcod.review as desk
+from marcod import images
+from marcod.domain import DropClass
+from marcod.errors import ConfigError, ImageError, LabelError, MarcodError, UnmappedError
+from marcod.plates import csv_text
+from marcod.settings import ReviewSettings
+from marcod.store import labelling
+from marcod.store import review as store
+from marcod.store.engine import Database
+from marcod.store.labelling import plain, shown
+from marcod.store.labels import Given
+from marcod.store.review import Item
+from marcod.vocabularies import Vocabularies
+
+NAME: Final = "review.csv"
+COLUMNS: Final = ("item", "image", "plate", "well", "drop", "inspection", "label", "person", "comment")
+"""Columns of the CSV; people fill in ``label``, and ``person`` where it is not who imports. ``comment`` is theirs."""
+
+HOLD: Final = timedelta(days=7)
+"""How long exported items are kept for the person for whom they were exported."""
+
+LARGEST: Final = 16 * 2**20
+LISTED: Final = 20
+_SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".webp"))
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export made: the CSV, how many items it has, and the sentences on pictures that could not be copied."""
+
+    csv: Path
+    items: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did with the lines of a CSV; ``known`` had been taken before, ``empty`` have no label yet."""
+
+    new: int
+    skipped: int
+    known: int
+    empty: int
+
+
+def export(
+    db: Database,
+    settings: ReviewSettings,
+    folder: Path,
+    person: str,
+    now: datetime,
+    *,
+    limit: int,
+    done: Callable[[int], None] = lambda _: None,
+) -> Exported:
+    """Make a folder of up to ``limit`` items for a person. Raises ConfigError where the folder is there already.
+
+    Items whose pictures cannot be read go back into the queue.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; name a new folder")
+    if not folder.parent.is_dir():
+        raise ConfigError(f"{folder.parent} is no folder; make it first")
+    desk.fill(db, settings, now)
+    taken = _take(db, settings, person, now, limit)
+    try:
+        copied, problems = _write(folder, taken, person, done)
+    except OSError as error:
+        desk.release(db, taken, person)
+        raise MarcodError(f"{folder} cannot be written: {error.strerror}") from error
+    except BaseException:
+        desk.release(db, taken, person)
+        raise
+    desk.release(db, [item for item in taken if item.item_id not in copied], person)
+    return Exported(folder / NAME, len(copied), tuple(problems))
+
+
+def _take(db: Database, settings: ReviewSettings, person: str, now: datetime, limit: int) -> list[Item]:
+    """One after the other, so that the streams are mixed as they are on the screen."""
+    taken: dict[int, Item] = {}
+    while len(taken) < limit and (found := desk.take(db, settings, person, now, hold=HOLD)):
+        taken |= {item.item_id: item for item in found}
+    return list(taken.values())
+
+
+def _write(folder: Path, taken: Sequence[Item], person: str, done: Callable[[int], None]) -> tuple[set[int], list[str]]:
+    """The folder under its name when all is in it. Returns the items that are, and why the others are not."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}-", dir=folder.parent))
+    try:
+        records, problems = [], []
+        for count, item in enumerate(taken, 1):
+            name = file_name(item)
+            try:
+                (scratch / name).write_bytes(_picture(item))
+                records.append(_record(item, name, person))
+            except (ImageError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                problems.append(f"item {item.item_id}: {item.path} of {item.source} cannot be read: {_why(error)}")
+            done(count)
+        (scratch / NAME).write_text(csv_text(COLUMNS, records), encoding="utf-8")
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return {int(record["item"]) for record in records}, problems
+
+
+def _why(error: Exception) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else str(error)
+
+
+def _picture(item: Item) -> bytes:
+    """The bytes of an item's picture. Raises ImageError for a path that leads out of its source, and OSError."""
+    if ".." in Path(item.path).parts or Path(item.path).is_absolute():
+        raise ImageError("its path leads out of its source", retryable=False)
+    return images.read(Path(item.root) / item.path)
+
+
+def file_name(item: Item) -> str:
+    """A name for a copy that any file system takes and that says what it shows, such as ``12-P1-A01.1-3.jpg``."""
+    parts = (item.barcode or item.plate_key, f"{item.well}.{item.drop_number}", item.inspection_key)
+    safe = [re.sub(r"[^A-Za-z0-9._]+", "_", part)[:40].strip("._") or "_" for part in parts]
+    suffix = Path(item.path).suffix.lower()
+    return "-".join((str(item.item_id), *safe)) + (suffix if suffix in _SUFFIXES else ".img")
+
+
+def _record(item: Item, name: str, person: str) -> dict[str, Any]:
+    return {
+        "item": item.item_id,
+        "image": name,
+        "plate": item.barcode or item.plate_key,
+        "well": item.well,
+        "drop": item.drop_number,
+        "inspection": item.inspection_key,
+        "label": "",
+        "person": person,
+        "comment": "",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An answer as written; ``word`` None is a skip."""
+
+    number: int
+    item: Item
+    word: DropClass | None
+    person: str
+
+
+def take_in(
+    db: Database, place: Path, tables: Vocabularies, person: str, now: datetime, *, vocabulary: str
+) -> Imported:
+    """Take the answers of a filled CSV, or of a folder with one, as labels of its persons.
+
+    An empty label is not answered yet. Raises LabelError with a sentence for every wrong line, and then takes nothing.
+    """
+    path = place / NAME if place.is_dir() else place
+    text, saved = _content(path, now)
+    rows = _rows(path, text)
+    known = {item.item_id: item for item in _items(db, rows)}
+    lines: dict[tuple[int, str], _Line] = {}
+    problems, empty = [], 0
+    for number, cells in rows:
+        try:
+            line = _line(number, cells, known, tables, person, vocabulary)
+            if line is None:
+                empty += 1
+            elif (first := lines.setdefault((line.item.item_id, line.person), line)).word is not line.word:
+                raise LabelError(f"item {line.item.item_id} has another label in line {first.number}")
+        except LabelError as error:
+            problems.append(f"line {number}: {error}")
+    if problems:
+        more = [f"and {len(problems) - LISTED} more lines"] if len(problems) > LISTED else []
+        told = "\n  ".join([*problems[:LISTED], *more])
+        raise LabelError(f"{path}: nothing was taken, because of\n  {told}")
+    return replace(db.write(lambda connection: _keep(connection, list(lines.values()), saved, now)), empty=empty)
+
+
+def _content(path: Path, now: datetime) -> tuple[str, datetime]:
+    """The text, and when it was saved: what people said later by another way is newer."""
+    try:
+        found = path.stat()
+        if found.st_size > LARGEST:
+            raise LabelError(f"{path} is larger than {LARGEST >> 20} MiB; it is no CSV of `marcod review export`")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise LabelError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise LabelError(f"{path} is not UTF-8; save it as CSV UTF-8") from error
+    return text, min(datetime.fromtimestamp(found.st_mtime, UTC), now)
+
+
+def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    heading = text.split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count))
+    try:
+        columns = [cell.strip().lower() for cell in next(reader, [])]
+        if lost := {"item", "label"} - set(columns):
+            raise LabelError(f"{path}, line 1: there is no column {sorted(lost)[0]!r}; fill in the CSV of the export")
+        return [
+            (reader.line_num, {name: cell.strip() for name, cell in zip(columns, cells, strict=False)})
+            for cells in reader
+            if any(cell.strip() for cell in cells)
+        ]
+    except csv.Error as error:
+        raise LabelError(f"{path}, line {reader.line_num}: is no CSV: {error}") from error
+
+
+def _items(db: Database, rows: list[tuple[int, dict[str, str]]]) -> list[Item]:
+    named = {int(number) for _, cells in rows if (number := _number(cells)) is not None}
+    return db.read(lambda connection: store.items(connection, sorted(named)))
+
+
+def _number(cells: dict[str, str]) -> int | None:
+    text = cells.get("item", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) else None
+
+
+def _line(
+    number: int, cells: dict[str, str], known: dict[int, Item], tables: Vocabularies, person: str, vocabulary: str
+) -> _Line | None:
+    """A line's answer, None where the label is empty. Raises LabelError."""
+    item = known.get(_number(cells) or 0)
+    if item is None:
+        raise LabelError(f"there is no item {shown(cells.get('item', ''))} in this database")
+    for column, own in (("well", item.well), ("plate", item.barcode or item.plate_key)):
+        if cells.get(column, own).removeprefix("'") != own:
+            raise LabelError(f"item {item.item_id} is of {column} {own}, not {shown(cells[column])}")
+    label = cells.get("label", "").removeprefix("'")
+    if not label:
+        return None
+    who = plain("person", cells.get("person", "").removeprefix("'") or person)
+    if label.lower() in ("skip", store.SKIPPED):
+        return _Line(number, item, None, who)
+    try:
+        table, bare = tables.split(plain("label", label), vocabulary)
+        word = table.read(bare)
+    except UnmappedError as error:
+        raise LabelError(str(error)) from error
+    if word is None:
+        raise LabelError(f"{shown(label)} takes a label back; `marcod label withdraw` does that")
+    return _Line(number, item, word, who)
+
+
+def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -> Imported:
+    spoken = store.spoken(connection, {line.item.drop_id for line in lines})
+    fresh = [line for line in lines if line.word is not None and _is_new(line, spoken, saved)]
+    givens = [
+        Given(line.item.drop_id, line.item.inspection_id, line.word, line.person, saved, desk.ORIGIN) for line in fresh
+    ]
+    labelling.add(connection, givens, now)
+    skipped = 0
+    for line in lines:
+        answer = store.SKIPPED if line.word is None else str(line.word)
+        closed = store.close(connection, line.item.item_id, person=line.person, answer=answer, now=now)
+        skipped += closed and line.word is None
+    return Imported(len(fresh), skipped, len(lines) - len(fresh) - skipped, 0)
+
+
+def _is_new(line: _Line, spoken: dict[tuple[int, int, str], list[store.Spoken]], saved: datetime) -> bool:
+    """Whether it changes what the person says: not where they say it now, or said it here and something else since."""
+    before = spoken.get((line.item.drop_id, line.item.inspection_id, line.person), [])
+    if not before:
+        return True
+    said_here = any(each.origin == desk.ORIGIN and each.label == line.word for each in before)
+    return before[-1].label != line.word and not (said_here and before[-1].labelled_at >= saved)

@@ -1,0 +1,266 @@
+"""Random draws of drops, to learn what a model misses: who was drawn with which probability, and what came of it.
+
+Hides how a drop is drawn by its rank among hundreds of thousands without reading them. Promises that a draw sees the
+drops of one moment, that it never depends on what people said of them, and that every draw is kept with its numbers.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import DropClass
+from marcod.store import labels, review
+from marcod.store.review import Proposal, Stream
+from marcod.store.schema import drop_summary, review_item, review_round
+from marcod.store.versions import Version
+
+REASON: Final = "It was drawn at random, to measure how many crystals the model misses."
+CHUNK: Final = 1000
+_LIFE: Final = drop_summary.c
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Drops of similar score, and how many of them were drawn; ``low`` and ``high`` are their scores' ends.
+
+    ``again`` are items of an earlier draw that were drawn once more.
+    """
+
+    flagged: bool
+    population: int
+    sample: int
+    low: float | None = None
+    high: float | None = None
+    again: tuple[int, ...] = ()
+
+    @property
+    def inclusion(self) -> float:
+        """The probability with which each of its drops was drawn."""
+        return self.sample / self.population if self.population else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One draw, with its strata from the highest score down."""
+
+    id: int
+    threshold: float
+    strata: tuple[Stratum, ...]
+    drawn_at: datetime
+
+    @property
+    def population(self) -> int:
+        return sum(stratum.population for stratum in self.strata)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of one stratum in one or more draws."""
+
+    flagged: bool
+    population: int = 0
+    sample: int = 0
+    answered: int = 0
+    crystals: int = 0
+    skipped: int = 0
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Items of a stratum."""
+
+    round_id: int
+    stratum: int
+    item_ids: list[int] = field(default_factory=list)
+
+
+def alone(connection: Connection) -> None:
+    """Begin a draw: nobody else draws meanwhile, and all that follows sees one moment. First in its transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("set transaction isolation level repeatable read"))
+        connection.execute(sa.text("lock table review_round in share row exclusive mode"))
+
+
+def sides(connection: Connection, version: Version) -> tuple[int, int]:
+    """How many drops have a latest score at or above the version's threshold, and how many below."""
+    flagged = sa.func.sum(sa.case((_LIFE.p_crystals >= version.crystal_threshold, 1), else_=0))
+    row = connection.execute(sa.select(sa.func.count(), flagged).where(_of(version))).one()
+    above = int(row[1] or 0)
+    return above, int(row[0]) - above
+
+
+def _of(version: Version) -> sa.ColumnElement[bool]:
+    return sa.and_(_LIFE.model_version_id == version.id, _LIFE.p_crystals.is_not(None))
+
+
+def draw(connection: Connection, version: Version, strata: Sequence[Stratum], seed: int, now: datetime) -> int:
+    """Draw from the drops in falling order of score; ``strata`` say how many each has, and how many are drawn of it.
+
+    Together they must have all drops that :func:`sides` counts. Returns how many drops were drawn.
+    """
+    rng = random.Random(seed)
+    chosen: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    start = 1
+    for index, stratum in enumerate(strata):
+        ranks = range(start, start + stratum.population)
+        chosen |= dict.fromkeys(rng.sample(ranks, stratum.sample), index)
+        ends |= dict.fromkeys((*ranks[:1], *ranks[-1:]), index)
+        start += stratum.population
+    found = _at_ranks(connection, version, sorted({*chosen, *ends}))
+    scores: dict[int, list[float]] = {}
+    for rank, index in ends.items():
+        scores.setdefault(index, []).append(found[rank].p_crystals)
+    known = [
+        Stratum(s.flagged, s.population, s.sample, min(scores.get(i, [0.0])), max(scores.get(i, [0.0])))
+        for i, s in enumerate(strata)
+    ]
+    drawn = {rank: found[rank] for rank in chosen}
+    _keep(connection, version, known, seed, now, [(drawn[rank], index, rng.random()) for rank, index in chosen.items()])
+    return len(chosen)
+
+
+def _at_ranks(connection: Connection, version: Version, ranks: list[int]) -> dict[int, Any]:
+    """The drops at these places, counted from 1, in falling order of score; in one pass over all."""
+    rank = (
+        sa.func.row_number(type_=sa.BigInteger()).over(order_by=(_LIFE.p_crystals.desc(), _LIFE.drop_id)).label("rank")
+    )
+    columns = (_LIFE.drop_id, _LIFE.inspection_id, _LIFE.image_id, _LIFE.p_crystals)
+    ranked = sa.select(*columns, rank).where(_of(version)).subquery()
+    wanted = ranked.c.rank.in_(sa.bindparam("ranks", expanding=True, literal_execute=True))
+    return {row.rank: row for row in connection.execute(sa.select(ranked).where(wanted), {"ranks": ranks})}
+
+
+def _keep(
+    connection: Connection,
+    version: Version,
+    strata: list[Stratum],
+    seed: int,
+    now: datetime,
+    drawn: list[tuple[Any, int, float]],
+) -> None:
+    values = {"model_version_id": version.id, "threshold": version.crystal_threshold, "seed": seed, "drawn_at": now}
+    made = sa.insert(review_round).values(**values, strata=[asdict(s) for s in strata]).returning(review_round.c.id)
+    round_id = int(connection.execute(made).scalar_one())
+    proposals = [
+        Proposal(
+            row.drop_id, row.inspection_id, row.image_id, row.p_crystals, REASON, rank,
+            round_id=round_id, stratum=index, inclusion=strata[index].inclusion,
+        )
+        for row, index, rank in drawn
+    ]  # fmt: skip
+    new = review.add(connection, Stream.AUDIT, version, proposals, now)
+    again = {(p.drop_id, p.inspection_id): p.stratum for p in proposals if (p.drop_id, p.inspection_id) not in new}
+    if again:
+        held: dict[int, list[int]] = {}
+        for item_id, subject in _audited(connection, {drop_id for drop_id, _ in again}):
+            if (index := again.get(subject)) is not None:
+                held.setdefault(index, []).append(item_id)
+        told = [asdict(s) | {"again": sorted(held.get(i, []))} for i, s in enumerate(strata)]
+        connection.execute(sa.update(review_round).where(review_round.c.id == round_id).values(strata=told))
+
+
+def _audited(connection: Connection, drop_ids: set[int]) -> list[tuple[int, tuple[int, int]]]:
+    ids = sorted(drop_ids)
+    found: list[tuple[int, tuple[int, int]]] = []
+    for start in range(0, len(ids), CHUNK):
+        rows = connection.execute(
+            sa.select(review_item.c.id, review_item.c.drop_id, review_item.c.inspection_id).where(
+                review_item.c.drop_id.in_(ids[start : start + CHUNK]), review_item.c.stream == str(Stream.AUDIT)
+            )
+        )
+        found.extend((int(row[0]), (int(row[1]), int(row[2]))) for row in rows)
+    return found
+
+
+def rounds(connection: Connection, version: Version) -> list[Round]:
+    """The draws for a version at its threshold, the latest first."""
+    rows = connection.execute(
+        sa.select(review_round)
+        .where(review_round.c.model_version_id == version.id, review_round.c.threshold == version.crystal_threshold)
+        .order_by(review_round.c.id.desc())
+    )
+    return [
+        Round(
+            row.id,
+            row.threshold,
+            tuple(Stratum(**{**s, "again": tuple(s["again"])}) for s in row.strata),
+            row.drawn_at,
+        )
+        for row in rows
+    ]
+
+
+def open_items(connection: Connection, version: Version) -> int:
+    """How many drawn drops of a version wait for an answer."""
+    waiting = sa.and_(
+        review_item.c.answered_at.is_(None),
+        review_item.c.stream == str(Stream.AUDIT),
+        review_item.c.model_version_id == version.id,
+    )
+    return int(connection.execute(sa.select(sa.func.count()).select_from(review_item).where(waiting)).scalar_one())
+
+
+def tallies(connection: Connection, chosen: Sequence[Round]) -> list[Tally]:
+    """What came of some draws of as many strata each, stratum by stratum, put together.
+
+    An answer is what people say of the drop at that inspection now, however and whenever they said it.
+    """
+    if not chosen:
+        return []
+    found = [Tally(s.flagged, low=s.low, high=s.high) for s in chosen[0].strata]
+    members = _members(connection, chosen)
+    answers = _answers(connection, [item_id for part in members for item_id in part.item_ids])
+    for each in chosen:
+        for tally, stratum in zip(found, each.strata, strict=True):
+            tally.population += stratum.population
+            tally.sample += stratum.sample
+    for part in members:
+        tally = found[part.stratum]
+        for item_id in part.item_ids:
+            answer = answers.get(item_id)
+            tally.skipped += answer == review.SKIPPED
+            tally.answered += answer not in (None, review.SKIPPED)
+            tally.crystals += answer == DropClass.CRYSTALS
+    return found
+
+
+def _members(connection: Connection, chosen: Sequence[Round]) -> list[_Drawn]:
+    parts = {(r.id, i): _Drawn(r.id, i, list(s.again)) for r in chosen for i, s in enumerate(r.strata)}
+    rows = connection.execute(
+        sa.select(review_item.c.id, review_item.c.round_id, review_item.c.stratum).where(
+            review_item.c.round_id.in_([r.id for r in chosen])
+        )
+    )
+    for item_id, round_id, stratum in rows:
+        parts[round_id, stratum].item_ids.append(item_id)
+    return list(parts.values())
+
+
+def _answers(connection: Connection, item_ids: Sequence[int]) -> dict[int, str]:
+    """What people say of these items now, or that they were skipped."""
+    found: dict[int, str] = {}
+    wanted = sorted(set(item_ids))
+    columns = (
+        review_item.c.id, review_item.c.drop_id, review_item.c.inspection_id, review_item.c.image_id,
+        review_item.c.answer,
+    )  # fmt: skip
+    for start in range(0, len(wanted), CHUNK):
+        of_chunk = review_item.c.id.in_(wanted[start : start + CHUNK])
+        rows = connection.execute(sa.select(*columns).where(of_chunk)).all()
+        said = labels.words(connection, sorted({row.drop_id for row in rows}))
+        for row in rows:
+            words = said.get((row.drop_id, row.inspection_id), labels.NOTHING)
+            verdict = words.verdict({row.image_id: row.image_id not in words.of_images})
+            if verdict is not None:
+                found[row.id] = str(verdict.label)
+            elif row.answer == review.SKIPPED:
+                found[row.id] = review.SKIPPED
+    return found

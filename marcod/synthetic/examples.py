@@ -1,0 +1,22 @@
+"""Single drops as files: what a model is trained and tried on where there are no photographs."""
+
+import io
+from typing import Final
+
+from PIL import Image
+
+from marcod.domain import DropClass
+from marcod.synthetic.picture import render
+from marcod.synthetic.sampling import random_scene
+from marcod.synthetic.scene import scene_label
+
+SIZES: Final = ((330, 270), (330, 270), (330, 270), (330, 270), (660, 540))
+"""Width and height by seed; imagers' pictures are larger, which would only take longer to draw."""
+
+
+def drop_jpeg(seed: int, label: DropClass | None = None) -> tuple[bytes, DropClass]:
+    """One synthetic drop as an imager would write it, and its true class; drawn at its natural rate when not given."""
+    scene = random_scene(seed, label)
+    buffer = io.BytesIO()
+    Image.fromarray(render(scene, SIZES[seed % len(SIZES)])).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue(), scene_label(scene)

@@ -1,0 +1,83 @@
+"""The state of a training in one file, so that a kill at any point loses minutes and not the training.
+
+Hides the file's form: an ``.npz`` without pickles that is replaced in one step, so that it is always whole.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.errors import MarcodError
+
+Weights = dict[str, NDArray[np.float32]]
+_GROUPS: Final = ("weights", "average", "best")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training stands after ``step`` steps of ``epoch``.
+
+    ``curve`` has what was measured at the end of each epoch; ``best`` are the weights of the best one.
+    """
+
+    epoch: int
+    step: int
+    weights: Weights
+    average: Weights
+    best: Weights
+    optimizer: list[NDArray[Any]]
+    best_loss: float | None = None
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+def save(path: Path, state: State) -> None:
+    """Replace the file. Raises OSError, and the former file is as it was."""
+    about = {"epoch": state.epoch, "step": state.step, "best_loss": state.best_loss, "curve": state.curve}
+    arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    for group in _GROUPS:
+        arrays |= {f"{group}/{name}": value for name, value in getattr(state, group).items()}
+    arrays |= {f"optimizer/{i:05d}": value for i, value in enumerate(state.optimizer)}
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An ``.npz`` that is there whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        stream.flush()
+        os.fsync(stream.fileno())
+    unfinished.replace(path)
+
+
+def load(path: Path) -> State | None:
+    """The state in a file, None when there is no file. Raises MarcodError when it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        about = json.loads(arrays.pop("about").tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise MarcodError(f"the checkpoint {path} is damaged: {error}; remove it to begin again") from error
+    groups: dict[str, dict[str, NDArray[Any]]] = {group: {} for group in (*_GROUPS, "optimizer")}
+    for name, value in arrays.items():
+        group, _, rest = name.partition("/")
+        groups[group][rest] = value
+    return State(
+        epoch=about["epoch"],
+        step=about["step"],
+        weights=groups["weights"],
+        average=groups["average"],
+        best=groups["best"],
+        optimizer=[groups["optimizer"][name] for name in sorted(groups["optimizer"])],
+        best_loss=about["best_loss"],
+        curve=about["curve"],
+    )

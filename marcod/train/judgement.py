@@ -1,0 +1,177 @@
+"""A candidate becomes a bundle and stands before the gate.
+
+Hides the record's wording, the golden pictures and the checks that need the network. Promises that what is judged is
+the bundle as it lies on disk, on the test side of the run's own frozen snapshot, which no training has seen.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod import bundle, metrics, network
+from marcod.bundle import BundleRecord, Predictor
+from marcod.dataset import Snapshot
+from marcod.domain import Split
+from marcod.errors import BundleError
+from marcod.evaluate import calibration, gate
+from marcod.evaluate.gate import Check, Rules, Verdict
+from marcod.evaluate.predictions import Predictions, predict
+from marcod.evaluate.suspects import Suspicion
+from marcod.settings import TrainSettings
+from marcod.train import material
+from marcod.train.base import Base
+from marcod.train.candidate import Candidate, Work
+
+PARITY: Final = 1e-3
+"""Largest difference of a probability between the network as it was trained and the bundle that serves."""
+
+FEWEST_WORDS: Final = 20
+"""Judged words from which a person's swapped classes stop a promotion."""
+
+BATCH: Final = 16
+
+
+def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: Base, version: int) -> Path:
+    """Write the candidate as bundle ``NAME:version`` below ``models``. Raises BundleError."""
+    from_scratch = made.tier == "scratch"
+    record = bundle.new_record(
+        name=work.settings.name,
+        version=version,
+        modality=work.parent.modality,
+        classes=made.calibrated.classes,
+        folding=made.calibrated.folding,
+        temperature=made.calibrated.temperature,
+        threshold=made.calibrated.threshold,
+        training_data=_told(made, snapshot, base),
+        licence=work.parent.licence,
+        synthetic=base.synthetic if from_scratch else work.parent.synthetic or base.synthetic,
+        notice=_notice(work.parent, made, base),
+        parent=f"{work.parent.name}:{work.parent.version}",
+        architecture=made.architecture.to_dict(),
+        preprocessing=dict(work.parent.preprocessing),
+    )
+    predictor = Predictor(record, made.weights, BATCH)
+    _, pictures = calibration.measured_and_golden(work.parent_folder)
+    golden = calibration.expectations(predictor, pictures, record.temperature)
+    return bundle.write(models, record, made.weights, _measured(work, made, snapshot, base), golden)
+
+
+def _told(made: Candidate, snapshot: Snapshot, base: Base) -> str:
+    learned = len(snapshot.side(Split.TRAIN)) + len(snapshot.side(Split.VALIDATION))
+    return (
+        f"data set {snapshot.digest[:12]}: {learned} labelled images, {len(snapshot.side(Split.TEST))} more for the "
+        f"test; beside them {base.about}; {made.tier}"
+    )
+
+
+def _notice(parent: BundleRecord, made: Candidate, base: Base) -> str:
+    if made.tier == "recalibrate":
+        return parent.notice
+    kept = ["Its first weights come from rendered drops."] if parent.synthetic and made.tier != "scratch" else []
+    kept += ["Rendered drops were among what it learned from."] if base.synthetic else []
+    return "\n".join(kept)
+
+
+def _measured(work: Work, made: Candidate, snapshot: Snapshot, base: Base) -> dict[str, Any]:
+    return {
+        "tier": made.tier,
+        "seed": work.settings.seed,
+        "dataset": {"digest": snapshot.digest, "gate_digest": snapshot.gate_digest, "counts": snapshot.counts()},
+        "base": base.about,
+        **made.measured,
+    }
+
+
+def weights_digest(weights: Mapping[str, NDArray[np.float32]]) -> str:
+    """The SHA-256 of the weights alone, by which a model is known again under another name."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + b"\x00" + np.ascontiguousarray(weights[name], np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def judge(work: Work, champion: Predictor, path: Path, made: Candidate, snapshot: Snapshot, base: Base) -> Verdict:
+    """The gate's verdict on the bundle at ``path``."""
+    rules = rules_of(work.settings, made.tier)
+    pictures = material.tested(snapshot, base, work.roots)
+    extra = [labels_check(made.suspicion, rules), *people_checks(made.suspicion)]
+    try:
+        candidate = bundle.load(path, BATCH)
+    except BundleError as error:
+        broken = Check("golden pictures", False, str(error), {})
+        return Verdict(False, (*extra, broken), {"checks": [_plain(check) for check in (*extra, broken)]})
+    extra += [Check("golden pictures", True, "the bundle on disk scores its golden pictures as it must", {})]
+    extra += [_parity(work, made, candidate)]
+    if not pictures:
+        none = Check("enough drops", False, "no labelled plate stands on the test side; label drops on more plates", {})
+        return Verdict(False, (none, *extra), {"checks": [_plain(check) for check in (none, *extra)]})
+
+    def said(predictor: Predictor, name: str) -> Predictions:
+        def done(count: int) -> None:
+            work.progress(f"testing the {name}", count, len(pictures))
+            if work.stopped():
+                raise InterruptedError
+
+        return predict(pictures, predictor.record, lambda: predictor, threads=work.threads, done=done)
+
+    before, after = said(champion, "champion"), said(candidate, "candidate")
+    return gate.judge((champion.record, before), (candidate.record, after), rules, extra=extra)
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    return {"name": check.name, "passed": check.passed, "sentence": check.sentence, "numbers": check.numbers}
+
+
+def rules_of(settings: TrainSettings, tier: str) -> Rules:
+    """The gate's rules as configured; where only the calibration changed the ranking cannot get better."""
+    return Rules(
+        recall_margin=settings.recall_margin,
+        imager_margin=settings.imager_margin,
+        min_crystals=settings.min_test_crystals,
+        min_drops=settings.min_test_drops,
+        min_plates=settings.min_test_plates,
+        label_noise=settings.label_noise,
+        primary=gate.LOG_LOSS if tier == "recalibrate" else gate.AVERAGE_PRECISION,
+        seed=settings.seed,
+    )
+
+
+def labels_check(suspicion: Suspicion | None, rules: Rules) -> Check:
+    """Whether few enough labels look wrong."""
+    if suspicion is None:
+        return gate.labels_trusted(0, 0, rules)
+    return gate.labels_trusted(len(suspicion.suspects), suspicion.judged, rules)
+
+
+def people_checks(suspicion: Suspicion | None) -> list[Check]:
+    """A failed check for each person who seems to swap two classes."""
+    found = []
+    for person in suspicion.by_person if suspicion is not None else ():
+        if person.confused is not None and person.swapped and person.judged >= FEWEST_WORDS:
+            said, likely = person.confused
+            sentence = (
+                f"{person.person} seems to say {said} where it is {likely} and the other way round; "
+                "`marcod label suspects` lists the labels"
+            )
+            numbers: dict[str, float | int | str | None] = {"judged": person.judged, "share": person.share}
+            found.append(Check(f"labels of {person.person}", False, sentence, numbers))
+    return found
+
+
+def _parity(work: Work, made: Candidate, candidate: Predictor) -> Check:
+    """Whether the bundle that serves, folded and compiled, says what the plain network with its weights says."""
+    model = network.build(made.architecture)
+    network.set_variables(model, made.weights)
+    size = made.architecture.input_size
+    rng = np.random.default_rng(work.settings.seed)
+    pictures = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
+    pictures = np.ascontiguousarray(pictures[:, :size, :size])
+    plain, served = np.asarray(model.predict_on_batch(pictures)), candidate.logits(pictures)
+    difference = float(np.abs(metrics.softmax(plain) - metrics.softmax(served)).max())
+    passed = bool(np.isfinite(served).all()) and difference <= PARITY
+    sentence = f"probabilities of the bundle and of the network as trained differ by {difference:.1e} at most"
+    return Check("parity", passed, f"{sentence}; allowed are {PARITY:g}", {"difference": difference, "limit": PARITY})

@@ -1,0 +1,116 @@
+"""A candidate that scores new images beside the champion before it is decided about.
+
+Hides when that time is over and what is compared. Promises that a challenger becomes champion only if it scored what
+the champion scored, flags no flood of drops, and misses no more of the crystals that people named meanwhile. Nothing
+here loads TensorFlow until a model is promoted.
+"""
+
+from datetime import datetime
+from typing import Final
+
+from marcod import telemetry
+from marcod.errors import NotFoundError
+from marcod.registry import Registry
+from marcod.settings import TrainSettings
+from marcod.store import shadowing, training, versions
+from marcod.store.engine import Database
+from marcod.store.shadowing import Both
+from marcod.store.training import Run
+from marcod.store.versions import Version
+
+log = telemetry.logger(__name__)
+
+MOST_FAILED: Final = 0.01
+FLOOD: Final = 3.0
+"""A challenger may flag so many times as many images as the champion, or :data:`FEW` of all, whichever is more."""
+
+FEW: Final = 0.15
+
+
+def ripe(db: Database) -> bool:
+    """Whether a run in shadow can be decided about: its images are scored, or it is challenger no more."""
+    for run in db.read(training.shadows):
+        version = _candidate(db, run)
+        if version is None or _challenger(db) != version:
+            return True
+        since = _since(run)
+        count = db.read(lambda connection, v=version, s=since: shadowing.scored_by(connection, v, s))  # type: ignore[misc]
+        if count >= _wanted(run):
+            return True
+    return False
+
+
+def settle(db: Database, registry: Registry, *, actor: str, now: datetime) -> list[Run]:
+    """Decide about every run in shadow whose time is over. Returns them as they ended."""
+    return [done for run in db.read(training.shadows) if (done := _settled(db, registry, run, actor, now)) is not None]
+
+
+def _settled(db: Database, registry: Registry, run: Run, actor: str, now: datetime) -> Run | None:
+    version, champion = _candidate(db, run), db.read(versions.champion)
+    if version is None or _challenger(db) != version:
+        promoted = version is not None and champion == version
+        reason = f"{run.candidate} is challenger no more; a person decided" + (" for it" if promoted else "")
+        return _ended(db, run, "promoted" if promoted else "refused", [reason], None, now)
+    both = db.read(lambda connection: shadowing.compare(connection, champion, version, _since(run)))
+    if both.images < _wanted(run):
+        return None
+    settings = TrainSettings(**run.options["train"])
+    if problems := _problems(both, settings):
+        registry.challenge(None, actor=actor, now=now)
+        return _ended(db, run, "refused", problems, both, now)
+    if str(champion) != run.parent:
+        reason = f"{champion} became champion meanwhile; the gate compared with {run.parent}"
+        return _ended(db, run, "recommended", [reason], both, now)
+    registry.promote(version, actor=actor, now=now)
+    return _ended(db, run, "promoted", [_sentence(both)], both, now)
+
+
+def _problems(both: Both, settings: TrainSettings) -> list[str]:
+    """Why a challenger must not become champion, in sentences."""
+    found = []
+    if both.failed > MOST_FAILED * both.images:
+        found.append(f"it could not score {both.failed} images that the champion scored")
+    if both.challenger_hits > max(FLOOD * both.champion_hits, FEW * both.images):
+        found.append(f"it flags {both.challenger_hits} of {both.images} new images, the champion {both.champion_hits}")
+    if both.crystals and both.challenger_found < both.champion_found - settings.recall_margin * both.crystals:
+        found.append(
+            f"it found {both.challenger_found} of the {both.crystals} drops that people called crystals meanwhile, "
+            f"the champion {both.champion_found}"
+        )
+    return found
+
+
+def _sentence(both: Both) -> str:
+    return (
+        f"in shadow it flagged {both.challenger_hits} of {both.images} new images, the champion {both.champion_hits}; "
+        f"of {both.crystals} drops called crystals meanwhile it found {both.challenger_found}, "
+        f"the champion {both.champion_found}"
+    )
+
+
+def _ended(db: Database, run: Run, state: str, reasons: list[str], both: Both | None, now: datetime) -> Run:
+    told = {} if both is None else {"shadow": {name: getattr(both, name) for name in Both.__dataclass_fields__}}
+    numbers, said = (run.numbers or {}) | told, [*reasons, *(run.reasons or [])]
+    db.write(lambda c: training.settle(c, run.id, state=state, reasons=said, numbers=numbers, now=now))
+    log.info("shadow ended", run=run.id, candidate=run.candidate, state=state, why=reasons[0])
+    return db.read(lambda connection: training.get(connection, run.id))
+
+
+def _candidate(db: Database, run: Run) -> Version | None:
+    name, _, version = str(run.candidate).rpartition(":")
+    try:
+        return db.read(lambda connection: versions.find(connection, name, version))
+    except NotFoundError:
+        return None
+
+
+def _challenger(db: Database) -> Version | None:
+    return db.read(lambda connection: versions.aliased(connection, versions.CHALLENGER))
+
+
+def _since(run: Run) -> datetime:
+    return run.ended_at or run.beat_at
+
+
+def _wanted(run: Run) -> int:
+    return int(run.options["train"]["shadow_images"])

@@ -1,0 +1,66 @@
+"""`marcod drift` on a lab whose lamp dims. All synthetic."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import factories
+import imager_days
+import pytest
+from lab import Site
+
+from marcod.registry import Registry
+from marcod.store.engine import Database
+
+
+@pytest.fixture
+def dimmed(site: Site) -> Site:
+    """The minstrel, two usual days and then less light; the other imager has only begun."""
+    site.write(drift={"reference_images": 50, "min_images": 20, "window_days": 2})
+    now = datetime.now(UTC)
+    db = Database(site.url)
+    champion = Registry(db).ensure_champion(now - timedelta(days=20))
+    minstrel, other = (factories.register_source(db, name) for name in ("minstrel", "rock-imager"))
+    for age, light in ((6, 1.0), (5, 1.0), (1, 0.7), (0, 0.7)):
+        imager_days.day(db, minstrel, champion, now - timedelta(days=age, minutes=5), light=light)
+    factories.record(db, other, factories.sightings(5), now - timedelta(minutes=3))
+    imager_days.score_waiting(db, champion, now - timedelta(minutes=2))
+    db.close()
+    return site
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_drift_is_told_and_cleared(dimmed: Site) -> None:
+    shown = dimmed.call("drift")
+    assert shown.exit_code == 3, shown.output
+    assert "minstrel, visible, marco-small-synthetic:1: ALARM, plates of 0 days are compared" in shown.stdout
+    assert "the pictures of minstrel are darker; look at its lamp, exposure and shutter" in shown.stdout
+    assert "rock-imager, visible, marco-small-synthetic:1: collecting, 5 of 50 images, 1 of 8 plates" in shown.stdout
+
+    told = dimmed.call("drift", "--source", "minstrel", "--days", "3", "--json")
+    assert told.exit_code == 3
+    [imager] = json.loads(told.stdout)["imagers"]
+    assert imager["state"] == "ALARM"
+    brightness = next(finding for finding in imager["findings"] if finding["signal"] == "brightness")
+    assert brightness["alarm"]
+    assert brightness["value"] == pytest.approx(0.7 * brightness["reference"], rel=0.1)
+    assert brightness["signal"] in {alarm["signal"] for alarm in imager["alarms"]}
+    assert [day["images"] for day in imager["days"]] == [imager_days.IMAGES] * 2
+    assert "brightness" in dimmed.call("drift", "--days", "3").stdout
+
+    assert dimmed.call("drift", "--source", "rock-imager").exit_code == 0
+    cleared = dimmed.call("drift", "--clear", "minstrel")
+    assert (cleared.exit_code, "alarms of minstrel cleared" in cleared.stdout) == (0, True)
+    assert dimmed.rows("select action, subject from audit where action = 'drift-clear'") == [
+        ("drift-clear", "minstrel")
+    ]
+    again = dimmed.call("drift", "--clear", "minstrel", "--new-reference")
+    assert "minstrel, visible, marco-small-synthetic:1: collecting" in again.stdout
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_cannot_be_done_is_said(site: Site) -> None:
+    site.write()
+    assert "has scored nothing new yet" in site.ok("drift")
+    assert site.call("drift", "--new-reference").exit_code == 2
+    unknown = site.call("drift", "--source", "nobody")
+    assert (unknown.exit_code, "nobody" in unknown.stderr) == (1, True)

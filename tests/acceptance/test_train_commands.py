@@ -1,0 +1,120 @@
+"""`marcod train`: a person sees what a run was made of, how it was judged, and why."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from factories import utc
+from lab import Site
+
+from marcod.registry import Registry
+from marcod.store import training
+from marcod.store.engine import Database
+from marcod.store.schema import dataset
+
+REASON = "crystal recall at its own threshold is 80.0 %, the champion's 95.0 %"
+NUMBERS: dict[str, Any] = {
+    "champion": {"model": "small:1", "threshold": 0.31, "crystal_recall": 0.95, "log_loss": 0.5},
+    "candidate": {"model": "lab:1", "threshold": 0.42, "crystal_recall": 0.8, "log_loss": None},
+    "checks": [
+        {"name": "crystal recall", "passed": False, "sentence": REASON, "numbers": {"bound": -0.21, "margin": 0.02}},
+        {"name": "enough drops", "passed": True, "sentence": "enough", "numbers": {"crystals": 40}},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A lab and a database connection to it."""
+
+    lab: Site
+    db: Database
+    folder: Path
+
+    def run(self, state: str, **more: Any) -> int:
+        """A run that ended so; returns its number."""
+        token = state
+
+        def work(connection: sa.Connection) -> int:
+            made = training.begin(
+                connection, cause="100 new labels", actor="trainer", recipe="adapt", options={"epochs": 6},
+                parent="small:1", folder=str(self.folder), host="here", pid=7, token=token, now=utc(),
+            )  # fmt: skip
+            training.note(connection, made.id, token, tier="head", **more.pop("noted", {}))
+            if state != training.RUNNING:
+                training.end(connection, made.id, token, state=state, now=utc(hours=1, minutes=2), **more)
+            return made.id
+
+        return self.db.write(work)
+
+    def dataset(self) -> int:
+        values = {
+            "digest": "dd", "gate_digest": "gg", "images": 400, "drops": 300, "crystals": 70, "missing": 1,
+            "changed": 2, "counts": {"test": {"Crystals": 15}}, "taken_at": utc(),
+        }  # fmt: skip
+        made = sa.insert(dataset).values(**values).returning(dataset.c.id)
+        return self.db.write(lambda c: int(c.execute(made).scalar_one()))
+
+
+@pytest.fixture
+def trained(site: Site) -> Iterator[Trained]:
+    """A lab in which nothing was trained."""
+    site.write()
+    db = Database(site.url)
+    Registry(db).ensure_champion(utc())
+    folder = site.folder / "run-1"
+    folder.mkdir()
+    (folder / "curves.png").write_bytes(b"")
+    yield Trained(site, db, folder)
+    db.close()
+
+
+def test_runs_are_listed_and_shown_with_their_reasons(trained: Trained) -> None:
+    lab = trained.lab
+    assert "there is no training run yet" in lab.ok("train", "list")
+    noted = {"dataset_id": trained.dataset(), "candidate": "lab:1", "candidate_digest": "cc"}
+    run = trained.run("refused", reasons=[REASON], numbers=NUMBERS, noted=noted)
+    trained.run("failed", error="the disk is full")
+    listed = lab.ok("train", "list")
+    for words in ("refused", "adapt, head", "small:1", "lab:1", "1h 02m", REASON, "the disk is full"):
+        assert words in listed
+    assert len(json.loads(lab.ok("train", "list", "--limit", "1", "--json"))) == 1
+
+    shown = lab.ok("train", "show", str(run))
+    for words in (
+        "the candidate did not pass the gate", "100 new labels, by trainer",
+        "400 images of 300 drops, 70 with crystals", "1 files missing, 2 changed", "Crystals 15",
+        "has judged 1 candidate", "candidate lab:1", "0.42", "bound -0.21, margin 0.02",
+        f"- {REASON}", str(trained.folder / "curves.png"),
+    ):  # fmt: skip
+        assert words in shown, words
+    assert "by luck" not in shown
+    document = json.loads(lab.ok("train", "show", str(run), "--json"))
+    assert document["numbers"] == NUMBERS
+    assert document["data"]["crystals"] == 70
+    assert document["gate_uses"] == 1
+    assert "token" not in document
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_runs_and_what_cannot_be_known_is_said(trained: Trained) -> None:
+    lab, data_id = trained.lab, trained.dataset()
+    for _ in range(11):
+        last = trained.run("refused", noted={"dataset_id": data_id})
+    assert "This test side has judged 11 candidates, so one may pass it by luck" in lab.ok("train", "show", str(last))
+    passed = trained.run("recommended", numbers={"gate": NUMBERS, "seconds": 12.5}, noted={"candidate": "lab:9"})
+    shown = lab.ok("train", "show", str(passed))
+    assert "`marcod model promote lab:9` makes it champion" in shown
+    assert "Further numbers" in shown
+    assert "data" in shown
+    assert "none taken" in shown
+    running = lab.ok("train", "show", str(trained.run("running")))
+    assert "running: runs" in running
+    assert "last seen" in running
+    result = lab.call("train", "show", "999")
+    assert result.exit_code == 1
+    assert "there is no training run 999; `marcod train list` shows them" in result.stderr

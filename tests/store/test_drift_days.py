@@ -1,0 +1,202 @@
+"""Drift on both databases: what counts as new, when a reference freezes, and an alarm's life. All synthetic."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+
+import factories
+import imager_days
+import pytest
+import sqlalchemy as sa
+from factories import promote, record, register, register_source, rows, sightings, utc
+from imager_days import IMAGES, at, day, delivered, score_waiting
+
+from marcod import drift
+from marcod.errors import NotFoundError
+from marcod.settings import DriftSettings
+from marcod.store import drift as store
+from marcod.store import queue, versions
+from marcod.store.engine import Database
+from marcod.store.schema import drift_alarm, drift_day, drift_reference
+from marcod.store.versions import Version
+
+SETTINGS = DriftSettings(reference_images=50, min_images=20, window_days=3)
+
+
+def look(db: Database, number: int, hours: float = 2.0) -> drift.Report:
+    return drift.run(db, SETTINGS, at(number, hours))
+
+
+def states(report: drift.Report) -> dict[str, str]:
+    return {imager.source: imager.state for imager in report.imagers}
+
+
+def counts(db: Database) -> list[tuple[object, ...]]:
+    found = sa.select(drift_day.c.day, drift_day.c.images, drift_day.c.failures).order_by(drift_day.c.day)
+    return [tuple(row) for row in rows(db, found)]
+
+
+def test_the_life_of_an_alarm(db: Database, source_id: int, champion: Version) -> None:
+    assert look(db, 0).imagers == []
+    day(db, source_id, champion, at(0))
+    collecting = look(db, 0)
+    assert states(collecting) == {"imager": drift.COLLECTING}
+    assert "56 of 50 images, 8 of 8 plates" in collecting.imagers[0].note
+    day(db, source_id, champion, at(1))
+    assert states(look(db, 1)) == {"imager": drift.QUIET}
+    day(db, source_id, champion, at(2), light=0.7)
+    first = look(db, 2)
+    assert "brightness" in {alarm.signal for alarm in first.new}
+    assert any("the pictures of imager are darker" in alarm.detail for alarm in first.new)
+    again = look(db, 2, hours=3)
+    assert (again.new, states(again)) == ([], {"imager": drift.ALARM})
+    day(db, source_id, champion, at(3), light=0.7)
+    opened = {alarm.signal for alarm in db.read(store.open_alarms)}
+    assert {alarm.signal for alarm in look(db, 3).new}.isdisjoint(opened)
+    for number in (4, 5):
+        day(db, source_id, champion, at(number))
+        look(db, number)
+    assert "brightness" in {alarm.signal for alarm in db.read(store.open_alarms)}
+    day(db, source_id, champion, at(6))
+    assert states(look(db, 6)) == {"imager": drift.QUIET}
+    assert db.read(store.open_alarms) == []
+    assert len(rows(db, sa.select(drift_alarm).where(drift_alarm.c.signal == "brightness"))) == 1
+
+
+def test_missed_days_are_caught_up_and_give_the_same(db: Database, source_id: int, champion: Version) -> None:
+    """A second version scores everything too. A day is found among the scores by their time alone."""
+    other = register(db, version="2")
+    db.write(lambda c: versions.challenge(c, other, actor="test", now=utc()))
+    for number in range(3):
+        day(db, source_id, champion, at(number))
+        score_waiting(db, other, at(number, hours=1), light=0.2)
+        look(db, number)
+    kept = counts(db)
+    assert [row[1:] for row in kept] == [(IMAGES, 0)] * 3
+    for since in (at(-5), at(1), at(2, hours=0.5), at(9)):
+        found = db.read(lambda c, since=since: list(store.looks(c, champion, since, since + timedelta(days=1))))
+        assert len(found) == (IMAGES if since == at(1) else 0)
+    written = rows(db, sa.select(drift_day.c.statistics).order_by(drift_day.c.day))
+    db.write(lambda c: c.execute(sa.delete(drift_day)))
+    look(db, 2)
+    assert counts(db) == kept
+    assert rows(db, sa.select(drift_day.c.statistics).order_by(drift_day.c.day)) == written
+    db.write(lambda c: c.execute(sa.delete(drift_day)))
+    look(db, 40)
+    assert counts(db) == []
+
+
+def test_an_archive_is_no_drift(db: Database, source_id: int, champion: Version) -> None:
+    """Neither one that is taken in late, nor one that a new champion scores again, nor what an old marcod scored."""
+    day(db, source_id, champion, at(0), captured_at=at(-100))
+    look(db, 0)
+    assert counts(db) == []
+    record(db, source_id, sightings(2, "unmeasured"), at(0, hours=1))
+    factories.drain(db, champion, at(0, hours=1))
+    look(db, 0)
+    assert counts(db) == []
+    newer = register(db, version="2")
+    promote(db, newer, at(1))
+    db.write(lambda c: queue.enqueue_rescore(c, newer.id, at(1)))
+    score_waiting(db, newer, at(1, hours=1), light=0.2)
+    look(db, 1)
+    assert counts(db) == []
+    day(db, source_id, newer, at(1, hours=2), captured_at=at(-1))
+    look(db, 1, hours=3)
+    assert [row[1:] for row in counts(db)] == [(IMAGES, 0)]
+
+
+def test_a_plates_age_counts_from_its_first_picture(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(3, "old", "1", captured_at=at(-20)) + sightings(3, "old", "2", captured_at=at(0))
+    record(db, source_id, files, at(0))
+    record(db, source_id, sightings(3, "new"), at(0))
+    score_waiting(db, champion, at(0))
+    found = db.read(lambda c: list(store.looks(c, champion, at(-1), at(1))))
+    assert sorted(round(one.age_d) for one in found) == [0, 0, 0, 20, 20, 20]
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_vanished_ones_are_not(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    day(db, source_id, champion, at(0))
+    day(db, source_id, champion, at(1), unreadable=lambda number: number % 7 == 0)
+    day(db, source_id, champion, at(2), unreadable=lambda number: number % 7 == 0, error=queue.GONE)
+    report = look(db, 2)
+    assert [row[1:] for row in counts(db)] == [(IMAGES, 0), (IMAGES - 8, 8), (IMAGES - 8, 0)]
+    failures = next(f for f in report.imagers[0].findings if f.signal == "failures")
+    assert failures.reference == 0
+    assert failures.value == pytest.approx(8 / 104, abs=0.02)
+
+
+def test_several_processes_at_once_raise_one_alarm(db: Database, source_id: int, champion: Version) -> None:
+    day(db, source_id, champion, at(0))
+    day(db, source_id, champion, at(1), light=0.5)
+    together = Barrier(4)
+
+    def process(_: int) -> int:
+        together.wait()
+        return len(look(db, 1).new)
+
+    with ThreadPoolExecutor(4) as pool:
+        new = list(pool.map(process, range(4)))
+    raised = rows(db, sa.select(drift_alarm.c.signal))
+    assert sum(new) == len(raised) == len({row[0] for row in raised}) >= 2
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_cleared_alarm_stays_away_and_a_new_normal_is_learnt(db: Database, source_id: int, champion: Version) -> None:
+    day(db, source_id, champion, at(0))
+    day(db, source_id, champion, at(1), light=0.7)
+    raised = len(look(db, 1).new)
+    assert raised
+    assert drift.clear(db, "imager", new_reference=False, actor="ann", now=at(1, 3)) == raised
+    assert states(look(db, 1, hours=4)) == {"imager": drift.QUIET}
+    day(db, source_id, champion, at(2), light=0.7)
+    assert look(db, 2).new
+    drift.clear(db, "imager", new_reference=True, actor="ann", now=at(2, 3))
+    assert states(look(db, 2, hours=4)) == {"imager": drift.COLLECTING}
+    for number in (3, 4):
+        day(db, source_id, champion, at(number), light=0.7)
+    assert states(look(db, 4)) == {"imager": drift.QUIET}
+    notes = db.read(lambda c: versions.history(c, "imager"))
+    assert [(n.actor, n.action, n.detail["new_reference"]) for n in notes if n.detail] == [
+        ("ann", "drift-clear", True),
+        ("ann", "drift-clear", False),
+    ]
+    with pytest.raises(NotFoundError, match="no source is recorded as 'nobody'"):
+        drift.clear(db, "nobody", new_reference=False, actor="ann", now=at(4))
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_new_champion_begins_anew_and_one_that_returns_has_its_reference(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    day(db, source_id, champion, at(0))
+    day(db, source_id, champion, at(1), light=0.7)
+    assert look(db, 1).new
+    newer = register(db, version="2")
+    promote(db, newer, at(1, hours=3))
+    assert look(db, 1, hours=4).imagers == []
+    assert db.read(store.open_alarms) == []
+    day(db, source_id, newer, at(2), light=0.7)
+    assert states(look(db, 2)) == {"imager": drift.COLLECTING}
+    db.write(lambda c: versions.rollback(c, champion, actor="test", now=at(3)))
+    day(db, source_id, champion, at(3, hours=1), light=0.7)
+    report = look(db, 3, hours=3)
+    assert states(report) == {"imager": drift.ALARM}
+    assert len(rows(db, sa.select(drift_reference))) == 1
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_imagers_are_apart_and_days_can_be_read(db: Database, source_id: int, champion: Version) -> None:
+    second = register_source(db, "second")
+    for number in (0, 1):
+        record(db, second, delivered(at(number)), at(number))
+        day(db, source_id, champion, at(number), light=1.0)
+    day(db, second, champion, at(2), light=0.5)
+    report = look(db, 2)
+    assert states(report) == {"imager": drift.QUIET, "second": drift.ALARM}
+    lines = drift.history(db, "second", 2, at(2))
+    assert [line.day for line in lines] == [at(1).date(), at(2).date()]
+    assert lines[1].brightness == pytest.approx(lines[0].brightness * 0.5, rel=0.1)
+    assert (lines[1].images, lines[1].plates, lines[1].classes["Clear"]) == (IMAGES, imager_days.PLATES, IMAGES)

@@ -1,0 +1,278 @@
+"""What people are asked to look at: which drops, in whose hands, and closed by which words. Synthetic."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import factories
+import pytest
+import sqlalchemy as sa
+from factories import utc
+
+from marcod import review as desk
+from marcod.domain import DropClass
+from marcod.errors import NotFoundError
+from marcod.settings import ReviewSettings
+from marcod.store import audit, labelling, proposals, queue, versions
+from marcod.store import review as store
+from marcod.store.engine import Database
+from marcod.store.labelling import Subject
+from marcod.store.labels import Given
+from marcod.store.review import Item, Stream
+from marcod.store.schema import drop, inspection, review_item
+from marcod.store.versions import Version
+
+SETTINGS = ReviewSettings(audit_drops=12)
+WORDS = {str(c).lower(): c for c in DropClass}
+
+
+def scored(db: Database, source_id: int, version: Version, shares: dict[str, float], at: str = "1") -> None:
+    """An inspection of plate P1 with a crystal probability for each of its first wells, the rest is clear."""
+    when = utc(hours=int(at))
+    factories.record(db, source_id, factories.sightings(len(shares), inspection=at), when)
+    rescored(db, version, shares, when)
+
+
+def rescored(db: Database, version: Version, shares: dict[str, float], when: datetime) -> None:
+    def of(path: str) -> tuple[float, float, float, float]:
+        p = shares[Path(path).stem]
+        return 1 - p, p, 0.0, 0.0
+
+    factories.drain(db, version, when, scores=lambda claim: of(claim.path))
+
+
+def wells(*shares: float) -> dict[str, float]:
+    """Probabilities of A01, A02, ..."""
+    return {f"{'ABCDEFGH'[i // 12]}{i % 12 + 1:02d}": p for i, p in enumerate(shares)}
+
+
+def subject(db: Database, well: str, at: str = "1") -> Subject:
+    of_plate = inspection.c.plate_id == drop.c.plate_id
+    where = (
+        sa.select(drop.c.id, inspection.c.id)
+        .join(inspection, of_plate)
+        .where(drop.c.well == well, inspection.c.key == at)
+    )
+    return Subject(*factories.rows(db, where)[0])
+
+
+def say(db: Database, well: str, word: str | None, person: str, when: datetime, at: str = "1") -> None:
+    of = subject(db, well, at)
+    given = Given(of.drop_id, of.inspection_id, word and WORDS[word], person, when, "test")  # type: ignore[arg-type]
+    db.write(lambda c: labelling.add(c, [given], when))
+
+
+def propose(db: Database, stream: Stream, version: Version, limit: int = 100, when: datetime | None = None) -> None:
+    find = proposals.near_threshold if stream is Stream.THRESHOLD else _disagreements
+    db.write(lambda c: store.add(c, stream, version, find(c, version, limit), when or utc(hours=9)))
+
+
+def _disagreements(connection: sa.Connection, version: Version, limit: int) -> list[store.Proposal]:
+    other = versions.aliased(connection, versions.CHALLENGER)
+    return proposals.disagreements(connection, version, other, limit)
+
+
+def waiting(db: Database, *streams: Stream) -> list[Item]:
+    return db.read(lambda c: store.waiting(c, streams or list(Stream), 1000))
+
+
+def claim(db: Database, person: str, when: datetime, *streams: Stream) -> Item | None:
+    def work(connection: sa.Connection) -> list[Item]:
+        return store.items(connection, store.claim(connection, person, streams or list(Stream), when))
+
+    found = db.write(work)
+    return found[0] if found else None
+
+
+def draw(db: Database, version: Version, strata: list[audit.Stratum], seed: int, when: datetime) -> int:
+    def work(connection: sa.Connection) -> int:
+        audit.alone(connection)
+        return audit.draw(connection, version, strata, seed, when)
+
+    return db.write(work)
+
+
+def test_the_drops_nearest_to_the_threshold_from_both_sides(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.9, 0.6, 0.45, 0.1, 0.55, 0.52, 0.49))
+    say(db, "A07", "clear", "ann", utc(hours=2))
+    propose(db, Stream.THRESHOLD, champion, 4)
+    assert [i.well for i in waiting(db)] == ["A06", "A03", "A05", "A04"]
+    assert waiting(db)[0].reason == "Its crystal probability of 0.52 is near the threshold of 0.50."
+    propose(db, Stream.THRESHOLD, champion, 4)
+    assert [i.well for i in waiting(db)] == ["A06", "A03", "A05", "A02", "A04", "A01"]
+
+
+def test_disagreement_of_every_kind(db: Database, champion: Version, source_id: int) -> None:
+    challenger = factories.register(db, version="2", crystal_threshold=0.3)
+    scored(db, source_id, champion, wells(0.9, 0.1, 0.05, 0.1))
+    scored(db, source_id, champion, wells(0.1, 0.1, 0.05, 0.1), "2")
+    scored(db, source_id, champion, wells(0.8, 0.1, 0.05, 0.1), "3")
+    for person, word in (("ann", "crystals"), ("bob", "clear")):
+        say(db, "A02", word, person, utc(hours=5), "3")
+    say(db, "A03", "crystals", "ann", utc(hours=5), "3")
+    db.write(lambda c: versions.challenge(c, challenger, actor="test", now=utc(hours=6)))
+    db.write(lambda c: queue.enqueue_rescore(c, challenger.id, utc(hours=6)))
+    rescored(db, challenger, wells(0.9, 0.1, 0.05, 0.7), utc(hours=7))
+    propose(db, Stream.DISAGREEMENT, champion)
+    told = {i.well: (i.inspection_key, i.reason) for i in waiting(db)}
+    assert told["A01"][0] == "2"
+    assert "stands between 0.90 at inspection 1 and 0.80 at inspection 3" in told["A01"][1]
+    assert told["A02"] == ("3", "Persons disagree: 1 for Clear and 1 for Crystals.")
+    assert told["A03"] == ("3", "It is labelled Crystals, to which small:1 gives 0.05.")
+    assert told["A04"] == ("3", "For crystals small:1 gives 0.10 and small:2 gives 0.70.")
+    propose(db, Stream.DISAGREEMENT, champion)
+    assert len(waiting(db)) == 4
+
+
+def test_an_item_is_in_one_persons_hands(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.52, 0.45))
+    propose(db, Stream.THRESHOLD, champion)
+    first = claim(db, "ann", utc(hours=10))
+    second = claim(db, "bob", utc(hours=10))
+    assert first is not None
+    assert second is not None
+    assert (first.well, second.well) == ("A01", "A02")
+    assert claim(db, "eve", utc(hours=10)) is None
+    again = claim(db, "ann", utc(hours=10, minutes=5))
+    assert again is not None
+    assert again.item_id == first.item_id
+    late = claim(db, "eve", utc(hours=10, minutes=31))
+    assert late is not None
+    assert late.item_id == second.item_id
+    desk.release(db, [first], "ann")
+    given_back = claim(db, "bob", utc(hours=10, minutes=32))
+    assert given_back is not None
+    assert given_back.item_id == first.item_id
+
+
+def test_many_people_at_once_share_the_items(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(*[0.4 + i / 200 for i in range(24)]))
+    propose(db, Stream.THRESHOLD, champion)
+
+    def work(person: str) -> list[int]:
+        mine = []
+        while (item := claim(db, person, utc(hours=10))) is not None:
+            mine.append(item.item_id)
+            desk.answer(db, item, DropClass.CLEAR, person, utc(hours=10))
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(work, ["ann", "bob", "eve", "joe"]))
+    every = [item_id for share in shares for item_id in share]
+    assert len(every) == len(set(every)) == 24
+    assert waiting(db) == []
+
+
+def test_nobody_is_asked_twice(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.52, 0.45))
+    propose(db, Stream.THRESHOLD, champion)
+    for well in ("A01", "A02"):
+        of = subject(db, well)
+        db.write(partial(store.ask, subject=of, version=champion, reason="Look.", now=utc(hours=9)))
+    item = claim(db, "ann", utc(hours=10), Stream.THRESHOLD)
+    assert item is not None
+    desk.skip(db, item, "ann", utc(hours=10))
+    # What ann skipped in one stream is left to bob in the other; what she has labelled is not asked at all.
+    other = claim(db, "ann", utc(hours=10), Stream.MANUAL)
+    assert other is not None
+    assert other.well == "A02"
+    desk.answer(db, other, DropClass.CLEAR, "ann", utc(hours=11))
+    db.write(store.reconcile)
+    assert claim(db, "ann", utc(hours=12)) is None
+    bobs = claim(db, "bob", utc(hours=12))
+    assert bobs is not None
+    assert (bobs.well, bobs.stream) == ("A01", Stream.MANUAL)
+
+
+def test_a_word_that_came_otherwise_closes_its_items(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.52, 0.45, 0.55))
+    propose(db, Stream.THRESHOLD, champion)
+    say(db, "A01", "crystals", "ann", utc(hours=10))
+    say(db, "A02", "clear", "ann", utc(hours=10))
+    say(db, "A02", None, "ann", utc(hours=11))
+    assert db.write(store.reconcile) == 1
+    assert [i.well for i in waiting(db)] == ["A02", "A03"]
+    row = factories.rows(db, sa.select(review_item).where(review_item.c.answered_at.is_not(None)))[0]
+    assert (row.answer, row.person, row.answered_at) == ("Crystals", "ann", utc(hours=10))
+    assert db.write(store.reconcile) == 0
+
+
+def test_by_hand_and_once_more(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.2))
+    of = subject(db, "A01")
+    say(db, "A01", "clear", "ann", utc(hours=8))
+    asked = [db.write(lambda c: store.ask(c, of, champion, "Ann asks.", utc(hours=9))) for _ in range(2)]
+    assert asked == [True, False]
+    item = claim(db, "bob", utc(hours=10))
+    assert item is not None
+    assert (item.reason, item.p_crystals) == ("Ann asks.", 0.2)
+    desk.answer(db, item, DropClass.CRYSTALS, "bob", utc(hours=10))
+    assert waiting(db) == []
+    assert db.write(lambda c: store.ask(c, of, champion, "Once more.", utc(hours=12)))
+    assert [i.reason for i in waiting(db)] == ["Once more."]
+    assert db.write(store.reconcile) == 0
+    with pytest.raises(NotFoundError, match="no picture"):
+        db.write(lambda c: store.ask(c, Subject(of.drop_id, 10**6), champion, "Look.", utc()))
+
+
+def test_a_draw_keeps_who_could_be_drawn(db: Database, champion: Version, source_id: int) -> None:
+    shares = [0.9, 0.8, 0.7, *[i / 100 for i in range(30)]]
+    scored(db, source_id, champion, wells(*shares))
+    assert db.read(lambda c: audit.sides(c, champion)) == (3, 30)
+    say(db, "A01", "crystals", "ann", utc(hours=2))
+    plan = [audit.Stratum(True, 3, 3), audit.Stratum(False, 10, 5), audit.Stratum(False, 20, 4)]
+    assert draw(db, champion, plan, 7, utc(hours=3)) == 12
+    rows = factories.rows(db, sa.select(review_item))
+    assert {(r.stratum, round(r.inclusion, 3)) for r in rows} == {(0, 1.0), (1, 0.5), (2, 0.2)}
+    assert all(0.20 <= r.p_crystals < 0.5 for r in rows if r.stratum == 1)
+    assert all(r.p_crystals < 0.20 for r in rows if r.stratum == 2)
+    first = db.read(lambda c: audit.rounds(c, champion))[0]
+    assert [(s.low, s.high, s.population, s.sample) for s in first.strata] == [
+        (0.7, 0.9, 3, 3), (0.2, 0.29, 10, 5), (0.0, 0.19, 20, 4),
+    ]  # fmt: skip
+    # What people had said before the draw is an answer, because the draw did not look at it.
+    assert db.write(store.reconcile) == 1
+    tallies = db.read(lambda c: audit.tallies(c, [first]))
+    assert [(t.answered, t.crystals) for t in tallies] == [(1, 1), (0, 0), (0, 0)]
+
+
+def test_a_drop_that_is_drawn_again_is_not_asked_again(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.9, 0.1, 0.2, 0.3))
+    plan = [audit.Stratum(True, 1, 1), audit.Stratum(False, 3, 3)]
+    for seed in (1, 2):
+        draw(db, champion, plan, seed, utc(hours=2 + seed))
+    assert len(waiting(db)) == 4
+    item = claim(db, "ann", utc(hours=6))
+    assert item is not None
+    desk.answer(db, item, DropClass.CLEAR, "ann", utc(hours=6))
+    found = db.read(lambda c: audit.rounds(c, champion))
+    assert [sum(len(s.again) for s in r.strata) for r in found] == [4, 0]
+    both = db.read(lambda c: audit.tallies(c, found))
+    assert (sum(t.population for t in both), sum(t.answered for t in both)) == (8, 2)
+
+
+def test_filling_twice_is_filling_once(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(*[i / 50 for i in range(50)]))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: desk.fill(db, SETTINGS, utc(hours=9)).new, range(2)))
+    assert sum(new[Stream.THRESHOLD] for new in both) == 50
+    assert sorted(new[Stream.AUDIT] for new in both) == [0, 12]
+    again = desk.fill(db, SETTINGS, utc(hours=9, minutes=1))
+    assert (sum(again.new.values()), again.closed, again.retired) == (0, 0, 0)
+    streams = []
+    for minute in range(10):
+        when = utc(hours=10, minutes=minute)
+        item = desk.next_item(db, SETTINGS, "ann", when)
+        assert item is not None
+        streams.append(item.stream)
+        assert (item.p_crystals is None) == (item.stream is Stream.AUDIT)
+        desk.answer(db, item, DropClass.CLEAR, "ann", when)
+    assert 1 <= streams.count(Stream.AUDIT) <= 5
+    # Another champion's items say nothing of the present one; what was answered stays.
+    other = factories.register(db, version="2")
+    factories.promote(db, other, utc(hours=11))
+    after = desk.fill(db, SETTINGS, utc(hours=12))
+    assert after.retired > 0
+    assert {row.answer for row in factories.rows(db, sa.select(review_item))} == {"Clear"}
+    assert desk.report(db).sentence.startswith("No audit of small:2 has been drawn yet")

@@ -1,0 +1,386 @@
+"""The gate on labs made of random numbers: better passes, worse or unproven does not, and every refusal says why."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from marcod import metrics
+from marcod.bundle import BundleRecord, Threshold
+from marcod.domain import CLASSES, DropClass
+from marcod.errors import MarcodError
+from marcod.evaluate import compared
+from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, Check, Rules, Verdict, judge, labels_trusted
+from marcod.evaluate.labelled import Labelled
+from marcod.evaluate.predictions import Predictions
+
+CRYSTALS = CLASSES.index(DropClass.CRYSTALS)
+RULES = Rules(resamples=300)
+PREVALENCE = (0.4, 0.25, 0.1, 0.25)
+"""Of clear, crystals, other and precipitate among labelled drops."""
+
+Judged = tuple[BundleRecord, Predictions]
+
+
+def record(version: int, threshold: float, temperature: float = 1.0) -> BundleRecord:
+    """A version of which only the threshold and the temperature matter."""
+    return BundleRecord(
+        name="lab",
+        version=version,
+        classes=tuple(c.value for c in CLASSES),
+        temperature=temperature,
+        training_data="none",
+        licence="Apache-2.0",
+        synthetic=True,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        architecture={},
+        preprocessing={},
+        folding={c.value: c for c in CLASSES},
+        threshold=Threshold(crystal=threshold, measured_on="nothing"),
+    )
+
+
+def picture(number: int, label: int, plate: str, source: str = "rock", **more: str) -> Labelled:
+    """One picture of a drop of its own, unless told."""
+    values = {"drop": f"d{number}", "inspection": "1", "unit": f"{source} d{number}"} | more
+    return Labelled(
+        file=Path(f"/{source}/{number}.jpg"),
+        label=CLASSES[label],
+        own=None,
+        source="" if source == compared.BASE else source,
+        imager=compared.BASE if source == compared.BASE else "rigaku",
+        group=plate,
+        **values,
+    )
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Labelled test drops; ``labels`` int [n], ``noise`` float [n, 4] is what makes a drop hard for every model."""
+
+    pictures: tuple[Labelled, ...]
+    labels: NDArray[np.intp]
+    noise: NDArray[np.float64]
+
+    def logits(self, skill: float | NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+        """What a model of some skill says: half of what it gets wrong is the drop's fault, half its own."""
+        own = np.random.default_rng(seed).normal(0, 1, self.noise.shape)
+        strength = np.broadcast_to(skill, len(self.labels))[:, np.newaxis]
+        return strength * np.eye(4)[self.labels] + np.sqrt(0.5) * (self.noise + own)
+
+    def judged(self, version: int, skill: float | NDArray[np.float64], seed: int, recall: float = 0.95) -> Judged:
+        """A model with a threshold for this recall, set on other drops."""
+        usual = float(np.mean(skill))
+        return self.by(version, self.logits(skill, seed), threshold_of(usual, recall))
+
+    def mislabelled(self, share: float, seed: int) -> "Lab":
+        """The same drops with so many labels drawn at random; ``labels`` stay the truth that models see."""
+        rng = np.random.default_rng(seed)
+        wrong = rng.random(len(self.labels)) < share
+        said = np.where(wrong, rng.integers(0, 4, len(self.labels)), self.labels)
+        pictures = tuple(replace(p, label=CLASSES[word]) for p, word in zip(self.pictures, said, strict=True))
+        return replace(self, pictures=pictures)
+
+    def by(self, version: int, logits: NDArray[np.float64], threshold: float, temperature: float = 1.0) -> Judged:
+        return record(version, threshold, temperature), Predictions(self.pictures, logits, ())
+
+
+def lab(seed: int, plates: int = 12, of_plate: int = 20, sources: Sequence[str] = ("rock",)) -> Lab:
+    """Plates that differ from one another, taken in turn by the sources."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(4, plates * of_plate, p=PREVALENCE)
+    plate = np.arange(len(labels)) // of_plate
+    noise = 0.9 * rng.normal(0, 1, (len(labels), 4)) + 0.45 * rng.normal(0, 1, (plates, 4))[plate]
+    pictures = tuple(
+        picture(i, int(label), f"p{plate[i]}", sources[plate[i] % len(sources)]) for i, label in enumerate(labels)
+    )
+    return Lab(pictures, labels.astype(np.intp), noise)
+
+
+def threshold_of(skill: float, recall: float) -> float:
+    """What validation on many other drops would choose."""
+    rng = np.random.default_rng(99)
+    logits = skill * np.eye(4)[[CRYSTALS] * 4000] + rng.normal(0, 1, (4000, 4))
+    return metrics.recall_threshold(metrics.softmax(logits)[:, CRYSTALS], recall)
+
+
+def failed(verdict: Verdict) -> set[str]:
+    return {check.name for check in verdict.checks if not check.passed}
+
+
+def found(verdict: Verdict, name: str) -> Check:
+    return next(check for check in verdict.checks if check.name == name)
+
+
+def test_a_better_model_passes_and_says_so_in_numbers() -> None:
+    made = lab(1)
+    verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), RULES)
+    assert verdict.passed, verdict.reasons
+    assert len(verdict.reasons) == len(verdict.checks) == 6
+    numbers = verdict.numbers
+    assert numbers["candidate"][AVERAGE_PRECISION] > numbers["champion"][AVERAGE_PRECISION]
+    assert numbers["drops"] == 240
+    assert numbers["plates"] == 12
+    assert numbers["checks"] == [asdict(check) for check in verdict.checks]
+    assert "12 plates; a promotion takes 15, 30 and 2" in verdict.reasons[0]
+
+
+def test_the_same_model_is_not_better() -> None:
+    made = lab(1)
+    champion = made.judged(1, 2.0, 1)
+    verdict = judge(champion, (record(2, champion[0].threshold.crystal), champion[1]), RULES)
+    assert failed(verdict) == {"average precision of crystals"}
+    assert "better in 0.0 % of the resampled test sides, and 90.0 % are needed" in verdict.reasons[0]
+
+
+def test_lost_crystals_are_not_made_up_for_by_a_better_ranking() -> None:
+    made = lab(1)
+    verdict = judge(made.judged(1, 1.5, 1, recall=0.98), made.judged(2, 3.5, 2, recall=0.7), RULES)
+    assert failed(verdict) >= {"crystal recall"}
+    assert found(verdict, "average precision of crystals").passed
+    assert "2.0 points may be" in found(verdict, "crystal recall").sentence
+
+
+def test_a_threshold_of_nearly_nothing_is_refused() -> None:
+    made = lab(1)
+    champion = made.judged(1, 1.5, 1, recall=0.8)
+    verdict = judge(champion, made.by(2, made.logits(3.5, 2), 0.0), RULES)
+    assert "false alarms" in failed(verdict)
+    assert "100.0 % of the drops without crystals are flagged" in found(verdict, "false alarms").sentence
+
+
+def test_more_false_alarms_than_the_crystals_are_worth_are_refused() -> None:
+    made = lab(1)
+    champion = made.judged(1, 3.0, 1, recall=0.9)
+    verdict = judge(champion, made.by(2, made.logits(3.2, 2), 0.02), RULES)
+    assert "crystal precision" in failed(verdict)
+
+
+def test_a_model_that_flags_nothing_is_refused() -> None:
+    made = lab(1)
+    verdict = judge(made.judged(1, 1.5, 1), made.by(2, made.logits(3.5, 2), 1.0), RULES)
+    assert {"crystal recall", "crystal precision"} <= failed(verdict)
+    assert "flags no drop at all" in found(verdict, "crystal precision").sentence
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        (replace(RULES, min_crystals=100), "drops with crystals, 240 drops and 12 plates; a promotion takes 100, 30"),
+        (replace(RULES, min_drops=1000), "240 drops and 12 plates; a promotion takes 15, 1000 and 2"),
+        (replace(RULES, min_plates=13), "12 plates; a promotion takes 15, 30 and 13"),
+    ],
+)
+def test_too_few_promote_nothing_however_good_it_looks(rules: Rules, sentence: str) -> None:
+    made = lab(1)
+    verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), rules)
+    assert failed(verdict) == {"enough drops"}
+    assert sentence in verdict.reasons[0]
+
+
+def test_one_drop_imaged_many_times_is_one_drop() -> None:
+    made = lab(1, plates=2, of_plate=20)
+    again = tuple(replace(p, drop="d0", group="p0") for p in made.pictures)
+    sides = [(r, replace(p, pictures=again)) for r, p in (made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99))]
+    verdict = judge(sides[0], sides[1], RULES)
+    assert (verdict.numbers["drops"], verdict.numbers["crystals"], verdict.numbers["plates"]) == (1, 1, 1)
+    assert verdict.numbers["units"] == 40
+    assert "enough drops" in failed(verdict)
+
+
+def test_a_drop_weighs_the_same_however_often_it_was_imaged() -> None:
+    labels = [CRYSTALS] * 10 + [CRYSTALS]
+    pictures = tuple(picture(i, label, "p", drop="often" if i < 10 else "once") for i, label in enumerate(labels))
+    logits = np.full((11, 4), 0.0)
+    logits[:10, CRYSTALS] = 9.0
+    side = (record(1, 0.9), Predictions(pictures, logits, ()))
+    pair = compared.pair(side, side)
+    assert compared.recall(pair, pair.champion, pair.weights[np.newaxis])[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("what", ["no crystals", "only crystals", "no drops", "only base"])
+def test_what_the_data_cannot_answer_is_refused(what: str) -> None:
+    labels = {"no crystals": [0] * 40, "only crystals": [CRYSTALS] * 40, "no drops": [], "only base": [0, 1] * 20}[what]
+    source = compared.BASE if what == "only base" else "rock"
+    pictures = tuple(picture(i, label, f"p{i % 4}", source) for i, label in enumerate(labels))
+    made = Lab(pictures, np.array(labels, np.intp), np.zeros((len(labels), 4)))
+    verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), RULES)
+    assert not verdict.passed
+    words = " ".join(verdict.reasons)
+    expected = {
+        "no crystals": "no drop with crystals is on the test side",
+        "only crystals": "no drop without crystals is on the test side",
+    }.get(what, "no labelled drop of the lab's own is on the test side")
+    assert expected in words
+
+
+@pytest.mark.parametrize("sources", [("rock", "mini"), ("rock", compared.BASE)])
+def test_a_loss_on_one_imager_is_refused_by_name(sources: tuple[str, str]) -> None:
+    made = lab(2, sources=sources)
+    other = np.array([p.source != "rock" for p in made.pictures])
+    champion = made.by(1, made.logits(np.where(other, 3.5, 1.0), 1), 0.2)
+    candidate = made.by(2, made.logits(np.where(other, 1.2, 3.5), 2), 0.2)
+    verdict = judge(champion, candidate, RULES)
+    name = "imager base" if compared.BASE in sources else "imager mini rigaku"
+    assert name in failed(verdict)
+    assert found(verdict, "imager rock rigaku").passed
+    assert "5.0 points may be lost, and chance does not explain so many" in found(verdict, name).sentence
+
+
+def test_the_base_set_is_not_the_labs_own() -> None:
+    made = lab(2, sources=("rock", compared.BASE))
+    other = np.array([p.source != "rock" for p in made.pictures])
+    champion = made.judged(1, 2.0, 1)
+    candidate = made.judged(2, np.where(other, 6.0, 2.0), 1)
+    verdict = judge(champion, (record(2, champion[0].threshold.crystal), candidate[1]), RULES)
+    assert failed(verdict) == {"average precision of crystals"}
+    assert (verdict.numbers["drops"], verdict.numbers["base_drops"]) == (120, 120)
+
+
+def test_a_few_drops_of_a_new_imager_block_nothing_by_chance() -> None:
+    made = lab(1)
+    few = tuple(picture(i, 0, "new", "new") for i in range(1000, 1004))
+    wrong, right = (np.tile(np.eye(4)[c] * 9.0, (4, 1)) for c in (3, 0))
+    sides = []
+    for version, skill, rows in ((1, 1.5, right), (2, 3.5, np.concatenate([wrong[:2], right[:2]]))):
+        made_of, said = made.judged(version, skill, version, recall=0.95 if version == 1 else 0.99)
+        sides.append((made_of, Predictions((*said.pictures, *few), np.concatenate([said.logits, rows]), ())))
+    verdict = judge(sides[0], sides[1], RULES)
+    check = found(verdict, "imager new rigaku")
+    assert (check.numbers["accuracy_lost"], check.passed) == (2, True)
+    assert verdict.passed
+
+
+def test_better_calibration_alone_can_be_the_aim() -> None:
+    made = lab(3)
+    logits = made.logits(3.0, 1)
+    champion = made.by(1, 12 * logits, 0.2)
+    candidate = made.by(2, 12 * logits, 0.2, temperature=4.0)
+    assert "log loss" not in failed(judge(champion, candidate, replace(RULES, primary=LOG_LOSS)))
+    assert "log loss" in failed(judge(candidate, champion, replace(RULES, primary=LOG_LOSS)))
+
+
+def test_an_unknown_aim_is_an_error() -> None:
+    made = lab(3)
+    with pytest.raises(ValueError, match="unknown primary measure 'luck'"):
+        judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), replace(RULES, primary="luck"))
+
+
+def test_a_check_of_the_callers_own_counts() -> None:
+    made = lab(1)
+    golden = Check("golden", False, "golden picture 3 is 0.2 off", {"difference": 0.2})
+    verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), RULES, extra=[golden])
+    assert verdict.reasons == ("golden picture 3 is 0.2 off",)
+    assert not verdict.passed
+
+
+def test_labels_that_look_wrong_stop_a_promotion() -> None:
+    assert labels_trusted(39, 200, RULES).passed
+    check = labels_trusted(40, 200, RULES)
+    assert not check.passed
+    assert "40 of 200 labels look wrong (20.0 %)" in check.sentence
+    assert not labels_trusted(0, 0, RULES).passed
+
+
+def test_both_must_be_asked_about_the_same_pictures() -> None:
+    made = lab(1, plates=3)
+    champion, candidate = made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99)
+    fewer = (candidate[0], candidate[1].only(range(59)))
+    with pytest.raises(MarcodError, match=r"the candidate was not asked about /rock/59\.jpg"):
+        judge(champion, fewer, RULES)
+    with pytest.raises(MarcodError, match=r"the champion was not asked about /rock/59\.jpg"):
+        judge(fewer, champion, RULES)
+    relabelled = (replace(made.pictures[0], group="elsewhere"), *made.pictures[1:])
+    with pytest.raises(MarcodError, match=r"but /rock/0\.jpg has group 'p0' for one and 'elsewhere' for the other"):
+        judge(champion, (candidate[0], replace(candidate[1], pictures=relabelled)), RULES)
+
+
+def test_a_picture_that_one_cannot_read_counts_for_neither() -> None:
+    made = lab(1, plates=3)
+    champion, candidate = made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99)
+    fewer = replace(candidate[1].only(range(59)), unreadable=("/rock/59.jpg: truncated",))
+    verdict = judge(champion, (candidate[0], fewer), RULES)
+    assert verdict.numbers["drops"] == 59
+    assert verdict.numbers["left_out"] == ["/rock/59.jpg: truncated"]
+    assert "could not be read and count for neither: 1" in verdict.checks[0].sentence
+
+
+def test_one_unit_cannot_carry_two_labels() -> None:
+    pictures = (picture(1, 0, "p", unit="u"), picture(2, CRYSTALS, "p", unit="u"))
+    side = (record(1, 0.5), Predictions(pictures, np.zeros((2, 4)), ()))
+    with pytest.raises(MarcodError, match="the pictures of 'u' count as one but carry two labels"):
+        judge(side, side, RULES)
+
+
+def test_the_same_seed_gives_the_same_verdict() -> None:
+    made = lab(4, plates=4)
+    sides = made.judged(1, 2.0, 1), made.judged(2, 2.6, 2)
+    assert judge(*sides, RULES) == judge(*sides, RULES)
+    other = judge(*sides, replace(RULES, seed=2))
+    assert other.numbers["candidate"] == judge(*sides, RULES).numbers["candidate"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 3]), st.integers(0, 2), st.booleans()), max_size=12),
+    st.integers(0, 2**16),
+)
+@settings(max_examples=40, deadline=None)
+def test_nothing_small_crashes_or_passes(drops: list[tuple[int, int, bool]], seed: int) -> None:
+    pictures = tuple(
+        picture(i, label, f"p{plate}", compared.BASE if base else "rock")
+        for i, (label, plate, base) in enumerate(drops)
+    )
+    rng = np.random.default_rng(seed)
+    sides = [(record(v, 0.3), Predictions(pictures, rng.normal(0, 2, (len(drops), 4)), ())) for v in (1, 2)]
+    verdict = judge(sides[0], sides[1], Rules(resamples=20))
+    assert not verdict.passed
+    assert all(check.sentence for check in verdict.checks)
+
+
+@pytest.mark.parametrize("plates", [2, 10])
+def test_in_simulated_labs_worse_is_not_promoted_and_clearly_better_is(plates: int) -> None:
+    rules = Rules(resamples=60)
+    passed = {"worse": 0, "equal": 0, "better": 0}
+    mistaken, labs = 0, 40
+    for seed in range(labs):
+        made = lab(1000 + seed, plates, 240 // plates)
+        champion = made.judged(1, 2.0, 2 * seed)
+        for name, skill, recall in (("worse", 1.7, 0.98), ("equal", 2.0, 0.97), ("better", 2.8, 0.99)):
+            passed[name] += judge(champion, made.judged(2, skill, 2 * seed + 1, recall), rules).passed
+        poor = made.mislabelled(0.3, seed)
+        mistaken += judge(poor.judged(1, 2.0, 2 * seed), poor.judged(2, 1.5, 2 * seed + 1, 0.98), rules).passed
+    assert passed["worse"] < 0.05 * labs
+    assert passed["equal"] <= 0.12 * labs
+    assert passed["better"] > 0.8 * labs
+    assert mistaken < 0.05 * labs
+
+
+def test_half_of_the_false_alarms_that_are_saved_is_spent_on_finding_more() -> None:
+    is_crystal = np.arange(300) < 100
+    scores = np.where(is_crystal, np.linspace(0.0, 0.99, 300) * 3, np.linspace(0.0, 0.8, 300))
+    wanted = metrics.recall_threshold(scores[is_crystal], 0.5)
+    flagged = (scores[~is_crystal] >= wanted).sum()
+    threshold = compared.crystal_threshold(scores, is_crystal, 0.5, (flagged + 20) / 200)
+    assert (scores[~is_crystal] >= threshold).sum() == flagged + 10
+    for few in (0.0, flagged / 200):
+        assert compared.crystal_threshold(scores, is_crystal, 0.5, few) == wanted
+    assert compared.crystal_threshold(scores, np.zeros(300, np.bool_), 0.5, 0.1) == 0.0
+    assert compared.crystal_threshold(scores[:100], is_crystal[:100], 0.5, 0.1) == wanted
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30), st.floats(0, 1))
+def test_a_lower_threshold_flags_no_more_than_the_champion(
+    drops: list[tuple[float, bool]], false_alarms: float
+) -> None:
+    scores, crystal = np.array([s for s, _ in drops]), np.array([c for _, c in drops], np.bool_)
+    threshold = compared.crystal_threshold(scores, crystal, 0.9, false_alarms)
+    wanted = metrics.recall_threshold(scores[crystal], 0.9)
+    assert threshold <= wanted
+    if threshold < wanted:
+        assert (scores[~crystal] >= threshold).sum() <= false_alarms * (~crystal).sum() + 1e-6
