@@ -16,7 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.tables import Table
 from marcod import settings, telemetry
 
-NAMES = ("scan", "enqueue", "queue", "lims", "throughput", "latency", "marco")
+NAMES = ("scan", "enqueue", "queue", "lims", "throughput", "latency", "marco", "recall", "scratch", "learning", "kills")
 
 
 def main() -> None:

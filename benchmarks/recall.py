@@ -32,25 +32,28 @@ def run(bench: Bench) -> Iterator[Table]:
     """One table: a line a kind of lab, prevalence and recall, over all sizes of labs and audits."""
     labs = bench.size(40, 3)
     rows: list[list[Cell]] = []
+    every: list[bool] = []
     for kind in KINDS:
         bench.say(f"recall: {kind}")
         for prevalence in PREVALENCES:
             for wanted in RECALLS:
-                rows.append([kind, f"{prevalence:.0%}", f"{wanted:.0%}", *_setting(kind, prevalence, wanted, labs)])
-    every = sum(int(row[3]) for row in rows)  # type: ignore[arg-type]
-    held = sum(float(row[5]) * int(row[3]) for row in rows) / every  # type: ignore[arg-type]
+                held, cells = _setting(kind, prevalence, wanted, labs)
+                rows.append([kind, f"{prevalence:.0%}", f"{wanted:.0%}", *cells])
+                every.extend(held)
     yield Table(
         "Interval of the crystal recall",
-        f"{held:.1f} % of all {every} intervals hold the truth; labs of {DROPS} drops, audits of {AUDITS}, "
-        f"{labs} labs each, seed {SEED}. Where too little was found nothing is said.",
+        f"{100 * float(np.mean(every)):.1f} % of all {len(every)} intervals hold the truth; labs of {DROPS} drops, "
+        f"audits of {AUDITS}, {labs} labs each, seed {SEED}. Where too little was found nothing is said.",
         ("lab", "crystals", "recall", "labs told", "told, %", "interval holds the truth, %", "mean width, points",
          "mean lower end, %", "mean error of the point, points"),
         rows,
     )  # fmt: skip
 
 
-def _setting(kind: str, prevalence: float, wanted: float, labs: int) -> list[Cell]:
-    held, widths, lows, errors = [], [], [], []
+def _setting(kind: str, prevalence: float, wanted: float, labs: int) -> tuple[list[bool], list[Cell]]:
+    """Whether each interval held the truth, and the cells of the line."""
+    held: list[bool] = []
+    widths, lows, errors = [], [], []
     for drops in DROPS:
         for sample in AUDITS:
             seeds = [SEED, KINDS.index(kind), round(1000 * prevalence), round(100 * wanted), drops, sample]
@@ -64,7 +67,7 @@ def _setting(kind: str, prevalence: float, wanted: float, labs: int) -> list[Cel
                     errors.append(found.recall - truth)
     told = 100 * len(held) / (labs * len(DROPS) * len(AUDITS))
     means = [100 * float(np.mean(values)) if values else float("nan") for values in (held, widths, lows, errors)]
-    return [len(held), *(round(number, 1) for number in (told, *means))]
+    return held, [len(held), *(round(number, 1) for number in (told, *means))]
 
 
 def _lab(

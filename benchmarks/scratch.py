@@ -60,7 +60,7 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
         ["the shipped bundle", *_cells(shipped["test"])],
     ]
     about = (
-        f"Test: the {len(test.labels)} rendered drops that the shipped bundle was tested on (seeds from {rendered.TEST}). "
+        f"Test: {len(test.labels)} rendered drops, those of the shipped bundle's test (seeds from {rendered.TEST}). "
         f"Trained for {len(fitted.curve)} epochs on the {len(examples.labels)} rendered drops that it was trained on: "
         f"RMSProp, rate {recipe.rate:.4f} times 0.94 every two epochs, momentum and decay 0.9, epsilon 0.1, batch "
         f"{BATCH}, all distortions of the paper, auxiliary head, seed 1; {seconds / 60:.0f} minutes."

@@ -181,8 +181,8 @@ def install(path: Path, models: Path) -> Path:
         if read(final).digest != record.digest:
             raise BundleError(f"{final} holds another bundle; bundles never change, so remove one of them")
         return final
-    final.parent.mkdir(parents=True, exist_ok=True)
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{record.version}-", dir=final.parent) as scratch:
             copied = Path(scratch) / "bundle"
             shutil.copytree(path, copied)

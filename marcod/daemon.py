@@ -26,6 +26,7 @@ from marcod.registry import Registry
 from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
 from marcod.store import migrate, summaries, workers
 from marcod.store.engine import Database
+from marcod.train import trainer
 
 log = telemetry.logger(__name__)
 
@@ -73,10 +74,11 @@ def opened(settings: Settings) -> Iterator[Ready]:
         db.close()
 
 
-def run(settings: Settings, roles: Sequence[Role]) -> int:
+def run(settings: Settings, roles: Sequence[Role], program: Sequence[str] = ()) -> int:
     """Run these roles until a signal comes. Returns the exit code.
 
-    Everything that can be wrong is found before READY=1: configuration, roots, schema, champion self-test.
+    ``program`` starts marcod with the same configuration, for work that has a process of its own. Everything that can
+    be wrong is found before READY=1: configuration, roots, schema, champion self-test.
     """
     if "watch" in roles:
         if not settings.sources:
@@ -86,16 +88,26 @@ def run(settings: Settings, roles: Sequence[Role]) -> int:
         check_sources(settings)
     if "schedule" in roles:
         labelling.tables_of(settings)
+    if "trainer" in roles:
+        trainer.check(settings.train)
     with stopped_by_signals() as stop, opened(settings) as ready:
-        service = Service(settings, ready, roles, stop)
+        service = Service(settings, ready, roles, stop, program)
         return service.supervise(service.loops())
 
 
 class Service:
     """The loops of one process."""
 
-    def __init__(self, settings: Settings, ready: Ready, roles: Sequence[Role], stop: threading.Event) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ready: Ready,
+        roles: Sequence[Role],
+        stop: threading.Event,
+        program: Sequence[str] = (),
+    ) -> None:
         self._settings = settings
+        self._program = program
         self._ready = ready
         self._roles = roles
         self._stop = stop
@@ -110,6 +122,9 @@ class Service:
                 loops[f"watch {source.name}"] = self._watch_loop(source)
         if "score" in self._roles:
             loops["score"] = self._score_loop()
+        if "trainer" in self._roles:
+            now = datetime.now(UTC)
+            loops["trainer"] = trainer.Trainer(self._ready.db, self._settings.train, self._program, now=now).run
         return loops
 
     def _watch_loop(self, source: watch.Source) -> Loop:

@@ -234,7 +234,7 @@ class TrainSettings(Section):
     min_test_drops: int = Field(default=30, ge=1, description="Test drops that a promotion takes")
     min_test_plates: int = Field(default=2, ge=1, description="Test plates that a promotion takes")
     label_noise: float = Field(
-        default=0.2, gt=0, le=1, description="Share of labels that look wrong from which nothing is promoted"
+        default=0.25, gt=0, le=1, description="Share of labels that look wrong from which nothing is promoted"
     )
 
 

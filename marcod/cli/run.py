@@ -1,5 +1,6 @@
 """`marcod run`: the service."""
 
+import sys
 from typing import get_args
 
 import click
@@ -32,4 +33,11 @@ def run(ctx: click.Context, roles: tuple[Role, ...]) -> None:
     The first SIGTERM or Ctrl-C ends in order, the second at once; nothing is lost either way.
     """
     settings: Settings = ctx.obj
-    ctx.exit(daemon.run(settings, roles))
+    ctx.exit(daemon.run(settings, roles, _program(ctx.find_root().params)))
+
+
+def _program(given: dict[str, object]) -> list[str]:
+    """What starts marcod as this process was started."""
+    options = (("--config", "config_path"), ("--database", "database"), ("--log-level", "log_level"))
+    chosen = [part for option, name in options if given[name] is not None for part in (option, str(given[name]))]
+    return [sys.executable, "-m", "marcod.cli", *chosen]

@@ -1,7 +1,7 @@
 """`marcod train`: what became of every attempt to make a better model, and why."""
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,10 +9,11 @@ import click
 from rich.console import Console
 
 from marcod import daemon
-from marcod.cli import output
+from marcod.cli import output, people
 from marcod.settings import Settings
 from marcod.store import training
 from marcod.store.training import Data, Run
+from marcod.train import shadow
 
 MEANING: Final = {
     "running": "runs",
@@ -188,3 +189,19 @@ def _number(value: object) -> str:
     if isinstance(value, Mapping):
         return f"({_in_words(value)})"
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@train.command()
+@output.as_json
+@click.pass_obj
+def settle(settings: Settings, json_output: bool) -> None:
+    """Decide about candidates that scored new images in shadow long enough. The trainer does this by itself."""
+    with daemon.opened(settings) as ready:
+        ended = shadow.settle(ready.db, ready.registry, actor=people.actor(), now=datetime.now(UTC))
+    if json_output:
+        output.print_json([output.without_token(run) for run in ended])
+        return
+    for run in ended:
+        click.echo(f"training run {run.id}: {run.candidate} {run.state}: {output.printable((run.reasons or [''])[0])}")
+    if not ended:
+        click.echo("no candidate's time in shadow is over")

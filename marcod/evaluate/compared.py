@@ -281,6 +281,20 @@ def precision_at(pair: Pair, side: Side, wanted: float) -> float | None:
     return float(found[first] / seen[first])
 
 
+def false_alarms_at(pair: Pair, side: Side, wanted: float) -> float | None:
+    """The share of drops without crystals flagged at the highest threshold that finds this share of the crystals.
+
+    None without crystals, or without drops that have none.
+    """
+    if not pair.is_crystal.any() or pair.is_crystal.all():
+        return None
+    ranks = metrics.Ranks.of(side.crystals, pair.is_crystal)
+    ranked = pair.weights[ranks.order]
+    found, alarms = (np.cumsum(ranked * part)[ranks.ends] for part in (ranks.positive, ~ranks.positive))
+    first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
+    return float(alarms[first] / alarms[-1])
+
+
 def lost_and_gained(pair: Pair, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:
     """How many drops only the champion is right about, and how many only the candidate; bool [n] each."""
     balance: Counter[tuple[str, str]] = Counter()

@@ -73,28 +73,35 @@ class Report:
 def fill(db: Database, settings: ReviewSettings, now: datetime, *, new_audit: bool = False) -> Filled:
     """Propose what is worth a look, up to the shares of the settings, and draw an audit when one is due."""
 
-    def top_up(connection: Any) -> Filled:
-        champion = versions.champion(connection)
-        challenger = versions.aliased(connection, versions.CHALLENGER)
-        retired = store.retire(connection, champion)
-        closed = store.reconcile(connection)
-        held = store.counts(connection, now)
-        want = {stream: n - held[stream].open for stream, n in _wanted(settings).items()}
-        new = dict.fromkeys(Stream, 0)
-        if (limit := want[Stream.DISAGREEMENT]) > 0:
-            found = proposals.disagreements(connection, champion, challenger, limit)
-            new[Stream.DISAGREEMENT] = len(store.add(connection, Stream.DISAGREEMENT, champion, found, now))
-        if (limit := want[Stream.THRESHOLD]) > 0:
-            found = proposals.near_threshold(connection, champion, limit)
-            new[Stream.THRESHOLD] = len(store.add(connection, Stream.THRESHOLD, champion, found, now))
-        return Filled(new, closed, retired)
-
-    filled = db.write(top_up)
+    filled = db.write(lambda connection: _top_up(connection, settings, now))
     if not settings.audit_share and not new_audit:
         return filled
     drawn = db.write(lambda connection: _draw(connection, settings.audit_drops, now, forced=new_audit))
     closed = db.write(store.reconcile) if drawn else 0
     return Filled({**filled.new, Stream.AUDIT: drawn}, filled.closed + closed, filled.retired)
+
+
+def _top_up(connection: Any, settings: ReviewSettings, now: datetime) -> Filled:
+    champion = versions.champion(connection)
+    retired = store.retire(connection, champion)
+    closed = store.reconcile(connection)
+    shares, new = _shares(settings), dict.fromkeys(Stream, 0)
+    # Disagreement first: what is near the threshold as well is worth more for it.
+    found = _disagreements(connection, champion, round(WAITING * shares[Stream.DISAGREEMENT]))
+    new[Stream.DISAGREEMENT] = len(store.add(connection, Stream.DISAGREEMENT, champion, found, now))
+    want = round(WAITING * shares[Stream.THRESHOLD]) - store.counts(connection, now)[Stream.THRESHOLD].open
+    near = proposals.near_threshold(connection, champion, want) if want > 0 else []
+    new[Stream.THRESHOLD] = len(store.add(connection, Stream.THRESHOLD, champion, near, now))
+    return Filled(new, closed, retired)
+
+
+def _disagreements(connection: Any, champion: versions.Version, most: int) -> list[store.Proposal]:
+    """Half of them of labelled drops: whoever labelled one is not asked, and alone would wait for ever behind them."""
+    said, unsaid = store.open_disagreements(connection)
+    half = -(-most // 2)
+    challenger = versions.aliased(connection, versions.CHALLENGER)
+    found = proposals.among_models(connection, champion, challenger, half - unsaid) if half > unsaid else []
+    return found + (proposals.with_people(connection, champion, half - said) if half > said else [])
 
 
 def _shares(settings: ReviewSettings) -> dict[Stream, float]:
@@ -105,10 +112,6 @@ def _shares(settings: ReviewSettings) -> dict[Stream, float]:
     }
     every = sum(shares.values())
     return {stream: share / every if every else 0.0 for stream, share in shares.items()}
-
-
-def _wanted(settings: ReviewSettings) -> dict[Stream, int]:
-    return {stream: round(WAITING * share) for stream, share in _shares(settings).items() if stream is not Stream.AUDIT}
 
 
 def _draw(connection: Any, drops: int, now: datetime, *, forced: bool) -> int:

@@ -241,9 +241,7 @@ def _line(
     item = known.get(_number(cells) or 0)
     if item is None:
         raise LabelError(f"there is no item {shown(cells.get('item', ''))} in this database")
-    for column, own in (("well", item.well), ("plate", item.barcode or item.plate_key)):
-        if cells.get(column, own).removeprefix("'") != own:
-            raise LabelError(f"item {item.item_id} is of {column} {own}, not {shown(cells[column])}")
+    _check_subject(cells, item)
     label = cells.get("label", "").removeprefix("'")
     if not label:
         return None
@@ -258,6 +256,19 @@ def _line(
     if word is None:
         raise LabelError(f"{shown(label)} takes a label back; `marcod label withdraw` does that")
     return _Line(number, item, word, who)
+
+
+def _check_subject(cells: dict[str, str], item: Item) -> None:
+    """Raises LabelError for a line of another database, or one whose number was changed."""
+    own = {"well": item.well, "plate": item.barcode or item.plate_key}
+    told = {column: cells.get(column, text) for column, text in own.items()}
+    # A spreadsheet may take a barcode for a number; the picture's name holds it as well.
+    same_plate = told["plate"].lstrip("'0") == own["plate"].lstrip("'0") or cells.get("image") == file_name(item)
+    if told["well"] != own["well"] or not same_plate:
+        raise LabelError(
+            f"item {item.item_id} is well {own['well']} of plate {shown(own['plate'])}, "
+            f"not {shown(told['well'])} of {shown(told['plate'])}"
+        )
 
 
 def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -> Imported:

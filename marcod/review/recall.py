@@ -1,7 +1,8 @@
 """How many of the crystals a model finds, from a random audit of few drops: the statistics alone.
 
 Hides a stratified sample and its inverse weights. Promises a point estimate without assumptions and an interval that
-covers the truth in at least 95 of 100 labs; a test and ``benchmarks/recall.py`` measure that on simulated ones.
+covers the truth in at least 95 of 100 labs; a test and ``benchmarks/recall.py`` measure that on simulated ones. Of one
+kind it covers fewer: a threshold so low that it flags most drops, with the few crystals below it spread evenly.
 
 The point estimate is the stratified ratio of Horvitz and Thompson (J. Am. Stat. Assoc. 47, 1952): an audited drop
 stands for as many as were there for each that was drawn. No large-sample interval can go with it: a stratum of

@@ -89,7 +89,10 @@ def alone(connection: Connection) -> None:
 
 
 def sides(connection: Connection, version: Version) -> tuple[int, int]:
-    """How many drops have a latest score at or above the version's threshold, and how many below."""
+    """How many drops have a latest score at or above the version's threshold, and how many below.
+
+    A drop counts once, by its last inspection of which anything is known; without a present score there, not at all.
+    """
     flagged = sa.func.sum(sa.case((_LIFE.p_crystals >= version.crystal_threshold, 1), else_=0))
     row = connection.execute(sa.select(sa.func.count(), flagged).where(_of(version))).one()
     above = int(row[1] or 0)

@@ -158,8 +158,9 @@ class Stored:
 
 def sample(connection: Connection, modality: Modality, count: int, seed: int) -> list[Stored]:
     """So many pictures in one light, labelled or not, as if drawn at random; the same ones for the same seed."""
-    # A multiplicative hash of the id (Knuth, The Art of Computer Programming, vol. 3, 6.4), within 63 bits.
-    scattered = (image.c.id + seed) * 2654435761 % 4294967296
+    # A multiplicative hash of the id (Knuth, The Art of Computer Programming, vol. 3, 6.4); the seed is held down so
+    # that PostgreSQL adds it within 32 bits and multiplies within 63.
+    scattered = (image.c.id + seed % 1_000_000_000) * 2654435761 % 4294967296
     statement = (
         sa.select(source.c.name, source.c.root, image.c.path)
         .join(source, source.c.id == image.c.source_id)

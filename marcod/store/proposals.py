@@ -48,14 +48,18 @@ def near_threshold(connection: Connection, version: Version, limit: int) -> list
     ]
 
 
-def disagreements(connection: Connection, version: Version, challenger: Version | None, limit: int) -> list[Proposal]:
-    """Of each kind of disagreement the worst, by turns."""
-    kinds = [
-        _against_people(connection, version, limit),
-        [] if challenger is None else _against_challenger(connection, version, challenger, limit),
-        _against_time(connection, version, limit),
-        _among_people(connection, version, limit),
-    ]
+def among_models(connection: Connection, version: Version, challenger: Version | None, limit: int) -> list[Proposal]:
+    """Drops nobody has labelled on which two models or two inspections disagree; of both kinds the worst, by turns."""
+    against = [] if challenger is None else _against_challenger(connection, version, challenger, limit)
+    return _mixed((against, _against_time(connection, version, limit)), limit)
+
+
+def with_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
+    """Labelled drops on which people disagree with the model or with one another; the worst of both, by turns."""
+    return _mixed((_against_people(connection, version, limit), _among_people(connection, version, limit)), limit)
+
+
+def _mixed(kinds: Iterable[list[Proposal]], limit: int) -> list[Proposal]:
     found: dict[tuple[int, int], Proposal] = {}
     for proposal in (each for turn in zip_longest(*kinds) for each in turn if each is not None):
         found.setdefault((proposal.drop_id, proposal.inspection_id), proposal)

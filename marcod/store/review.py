@@ -372,6 +372,16 @@ def counts(connection: Connection, now: datetime) -> dict[Stream, Counts]:
     return {stream: found.get(stream, Counts(0, 0, 0, 0)) for stream in Stream}
 
 
+def open_disagreements(connection: Connection) -> tuple[int, int]:
+    """How many open items of that stream are of drops that people had labelled there, and how many of others."""
+    labelled = sa.exists().where(
+        label.c.drop_id == review_item.c.drop_id, label.c.inspection_id == review_item.c.inspection_id
+    )
+    is_open = sa.and_(review_item.c.stream == str(Stream.DISAGREEMENT), review_item.c.answered_at.is_(None))
+    rows = connection.execute(sa.select(sa.case((labelled, 1), else_=0)).where(is_open)).scalars().all()
+    return sum(rows), len(rows) - sum(rows)
+
+
 def seen(connection: Connection, version: Version) -> dict[Stream, int]:
     """How many items of a version each stream has had shown or answered so far, for the mixing."""
     looked = sa.or_(review_item.c.shown_at.is_not(None), review_item.c.answered_at.is_not(None))

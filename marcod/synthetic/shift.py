@@ -6,8 +6,8 @@ from typing import Final
 from marcod.synthetic.fields import rng_of
 from marcod.synthetic.scene import Scene
 
-TINT: Final = (0.62, 1.0, 1.18)
-DEFOCUS: Final = (0.003, 0.0075)
+TINT: Final = (0.6, 1.0, 1.2)
+DEFOCUS: Final = (0.001, 0.0035)
 """Blur radius in picture heights that comes on top; from 0.014 on a picture counts as out of focus."""
 
 
@@ -24,9 +24,9 @@ def another_imager(scene: Scene) -> Scene:
     )
     camera = replace(
         scene.camera,
-        exposure=scene.camera.exposure * float(rng.uniform(0.6, 0.8)),
+        exposure=scene.camera.exposure * float(rng.uniform(0.5, 0.7)),
         defocus=scene.camera.defocus + float(rng.uniform(*DEFOCUS)),
-        noise=scene.camera.noise * 1.8,
+        noise=scene.camera.noise * 1.5,
         vignette=min(0.75, scene.camera.vignette + 0.25),
     )
     return replace(scene, well=well, camera=camera)

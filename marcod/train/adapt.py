@@ -1,13 +1,14 @@
 """Adapting a network to a lab's own pictures: the last layer, weights old and new together, and natural shares.
 
-Hides features, balancing and averaging. Promises small steps: the last layer is trained on what the old network sees,
-new weights are mixed with the old ones as validation drops like it, and probabilities are brought back to the shares
-that occur in the lab. Head first, then all: LP-FT, arXiv 2202.10054. Averaging: WiSE-FT, arXiv 2109.01903. Shares:
-Saerens, Latinne and Decaestecker, Neural Computation 14 (2002).
+Hides features, balancing and averaging. Promises small steps: normalization gets used to the lab's pictures, the last
+layer is trained on what the network then sees, new weights are mixed with the old ones as validation drops like it, and
+probabilities are brought back to the shares that occur in the lab. Adaptive batch normalization: arXiv 1603.04779. Head
+first, then all: LP-FT, arXiv 2202.10054. Averaging: WiSE-FT, arXiv 2109.01903. Shares: Saerens, Latinne and
+Decaestecker, Neural Computation 14 (2002).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import keras
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from marcod import metrics, network
 from marcod.domain import CLASSES
+from marcod.network import Architecture
 from marcod.train.checkpoint import Weights
 
 Floats = NDArray[np.float32]
@@ -26,7 +28,7 @@ MIXES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 HEAD_EPOCHS: Final = 60
 HEAD_BATCH: Final = 256
 HEAD_RATE: Final = 2e-3
-HEAD_DECAY: Final = 1e-4
+HEAD_DECAY: Final = 1e-3
 """How strongly the last layer is held to where it began."""
 
 LARGEST_BOOST: Final = 20.0
@@ -100,26 +102,31 @@ class Head:
 
 def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Seen | None = None) -> Head:
     """Another last layer that fits what the network sees; held to ``start``, a kernel and a bias."""
-    kernel, bias = start
     keras.utils.set_random_seed(seed)
+    # Each feature counts the same, however large a network makes it.
+    mean, spread = seen.features.mean(axis=0), seen.features.std(axis=0) + 1e-3
+    kernel, bias = start[0] * spread[:, None], start[1] + mean @ start[0]
     held = keras.ops.convert_to_tensor(kernel)
     layer = keras.layers.Dense(
         len(bias), kernel_regularizer=lambda k: HEAD_DECAY * keras.ops.sum(keras.ops.square(k - held)), dtype="float32"
     )
-    model = keras.Sequential([keras.Input((seen.features.shape[1],)), layer])
+    model = keras.Sequential([keras.Input((len(kernel),)), layer])
     layer.set_weights([kernel, bias])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(HEAD_RATE), loss=loss, weighted_metrics=[])
-    given = None if validation is None else (validation.features, validation.targets, validation.weights)
+    judges = validation and ((validation.features - mean) / spread, validation.targets, validation.weights)
     history = model.fit(
-        seen.features, seen.targets, sample_weight=seen.weights, validation_data=given,
+        (seen.features - mean) / spread, seen.targets, sample_weight=seen.weights, validation_data=judges,
         batch_size=HEAD_BATCH, epochs=HEAD_EPOCHS, shuffle=True, verbose=0,
-    )  # fmt: skip
+    ).history  # fmt: skip
+    found = np.asarray(layer.get_weights()[0], np.float32) / spread[:, None]
+    return Head(found, np.asarray(layer.get_weights()[1] - mean @ found, np.float32), _curve(history))
+
+
+def _curve(history: Mapping[str, list[float]]) -> list[dict[str, float]]:
     names = {"loss": "loss", "val_loss": "validation_loss"}
-    values = {names[name]: history.history[name] for name in names if name in history.history}
-    curve = [{"epoch": i + 1, **{name: float(v[i]) for name, v in values.items()}} for i in range(HEAD_EPOCHS)]
-    found = [np.asarray(value, np.float32) for value in layer.get_weights()]
-    return Head(found[0], found[1], curve)
+    points = [{names[name]: float(v[i]) for name, v in history.items()} for i in range(HEAD_EPOCHS)]
+    return [{"epoch": i + 1, **point} for i, point in enumerate(points)]
 
 
 def first_head(weights: Mapping[str, Floats], classes: int) -> tuple[Floats, Floats]:
@@ -152,6 +159,23 @@ def out_of_fold(seen: Seen, of_fold: NDArray[np.intp], start: tuple[Floats, Floa
         head = fit_head(seen.only(~inside), start, seed)
         found[inside] = metrics.softmax(head.logits(seen.features[inside]))
     return found
+
+
+def normalized(architecture: Architecture, weights: Mapping[str, Floats], batches: Iterable[Floats]) -> Weights:
+    """The same weights with batch normalization's means and variances taken from other pictures; needs no labels.
+
+    ``batches`` are float32 [n, size, size, 3] of about one size; each counts the same. Raises BundleError when weights
+    and architecture do not fit.
+    """
+    model = network.build(replace(architecture, auxiliary=False))
+    network.set_variables(model, weights)
+    normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for number, batch in enumerate(batches):
+        for layer in normalizations:
+            # With these the moving average is the mean over all batches so far.
+            layer.momentum = number / (number + 1)
+        model(batch, training=True)
+    return network.variables(model)
 
 
 def mixed(old: Mapping[str, Floats], new: Mapping[str, Floats], share: float) -> Weights:

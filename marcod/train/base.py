@@ -23,6 +23,9 @@ from marcod.evaluate.labelled import Labelled
 from marcod.settings import TrainSettings
 
 IMAGER: Final = "base"
+SOURCE: Final = ""
+"""The base set among the sources; a lab's source has a name, which may be `base`."""
+
 FIRST_SEED: Final = 5_000_000
 """Far from the seeds that the shipped bundle was trained, chosen and tested with."""
 
@@ -79,7 +82,7 @@ def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> Base
     """So many of the pictures in a list, the same ones each time."""
     given = labelled.from_csv(folder / LIST, folder, parent).pictures
     order = np.random.default_rng(settings.seed).permutation(len(given))[: settings.base_images]
-    chosen = tuple(replace(given[i], source="", imager=IMAGER) for i in sorted(order))
+    chosen = tuple(replace(given[i], source=SOURCE, imager=IMAGER) for i in sorted(order))
     digest = hashlib.sha256((folder / LIST).read_bytes()).hexdigest()
     return Base(f"{len(chosen)} of {len(given)} pictures in {folder}, list {digest[:12]}", False, chosen)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from marcod import bundle, metrics
 from marcod.bundle import BundleRecord, Threshold
 from marcod.domain import CLASSES, DropClass
-from marcod.evaluate import calibration
+from marcod.evaluate import calibration, compared
 from marcod.train import adapt
 from marcod.train.material import Rows
 
@@ -51,11 +51,13 @@ def calibrate(
     parent: BundleRecord | None,
     former: Threshold,
     recall: float,
+    false_alarms: float | None = None,
 ) -> Calibrated:
     """Fit the temperature, and the threshold at it.
 
     ``parent`` is the record of weights that did not change, whose classes stay; None for four classes. ``former`` is
-    the threshold that stays where there are no crystals to choose another by.
+    the threshold that stays where there are no crystals to choose another by. ``false_alarms`` is the share of the
+    lab's drops without crystals that the champion flags here; half of what is saved of them goes into recall.
     """
     members = np.eye(len(CLASSES), dtype=np.float32) if parent is None else bundle.folding(parent)
     temperature = 1.0 if parent is None else parent.temperature
@@ -63,7 +65,7 @@ def calibrate(
         counted = natural_weights(rows.labels, rows.weights, natural)
         temperature = metrics.fit_temperature(logits, rows.labels, members, counted)
     scores = metrics.softmax(logits / temperature) @ members
-    threshold = _threshold(rows, scores[:, _CRYSTALS], former, recall)
+    threshold = _threshold(rows, scores[:, _CRYSTALS], former, recall, false_alarms)
     measured = {
         "natural_shares": None if natural is None else [round(float(share), 5) for share in natural],
         "validation": metrics.measured(scores, rows.labels, threshold.crystal) if len(rows) else None,
@@ -83,7 +85,9 @@ def natural_weights(
     return np.asarray(weights * (natural / np.maximum(share, 1e-6))[labels], np.float32)
 
 
-def _threshold(rows: Rows, crystals: NDArray[np.float32], former: Threshold, recall: float) -> Threshold:
+def _threshold(
+    rows: Rows, crystals: NDArray[np.float32], former: Threshold, recall: float, false_alarms: float | None
+) -> Threshold:
     """The highest that keeps the recall on the crystals of all domains together, and on those of each large one."""
     best = _one_a_drop(rows, crystals)
     if not len(best):
@@ -92,6 +96,10 @@ def _threshold(rows: Rows, crystals: NDArray[np.float32], former: Threshold, rec
     least = calibration.crystals_needed(recall, None)
     groups = [best, *(domain for domain in domains if len(domain) >= least)]
     crystal = min(_keeping(crystals[group], recall) for group in groups)
+    if false_alarms is not None and rows.own.any():
+        own, is_crystal = crystals[rows.own], (rows.labels == _CRYSTALS)[rows.own]
+        spent = compared.crystal_threshold(own, is_crystal, recall, false_alarms)
+        crystal = min(crystal, spent) if is_crystal.any() else crystal
     missed = int((crystals[best] < crystal).sum())
     kept = "expected of new drops" if len(best) >= least else f"wished; it takes {least} crystals to promise it"
     text = f"{len(best)} crystals, one a drop, of the validation side: {missed} below; recall of {recall:g} {kept}"

@@ -4,7 +4,7 @@ Hides the tiers and the order of steps. Every step leaves its result in the run'
 begins at the step it was in.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -13,15 +13,17 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import backend, metrics, network
+from marcod import backend, bundle, metrics, network
 from marcod.bundle import BundleRecord
 from marcod.dataset import Snapshot
 from marcod.domain import CLASSES, DropClass, Split
+from marcod.errors import MarcodError
+from marcod.evaluate import suspects
 from marcod.evaluate.suspects import Suspicion
 from marcod.network import Architecture
 from marcod.preprocess import Preprocessing
 from marcod.settings import TrainSettings
-from marcod.train import adapt, calibrated, doubts, fitting, material, pictures, recipes
+from marcod.train import adapt, calibrated, checkpoint, doubts, fitting, material, pictures, recipes
 from marcod.train.adapt import Seen
 from marcod.train.base import Base
 from marcod.train.calibrated import Calibrated
@@ -31,7 +33,18 @@ from marcod.train.material import Material
 from marcod.train.recipes import ADAPT
 
 Tier = Literal["recalibrate", "head", "all", "scratch"]
+NORMALIZED: Final = 1024
+NORMALIZED_BATCH: Final = 32
+"""Pictures from which the normalization's statistics are taken, and how many at a time."""
+
+DOUBTED: Final = 4000
+"""Training pictures that are kept for doubting labels where training itself reads the files."""
+
+BATCH: Final = 16
+
 TIERS: Final[tuple[Tier, ...]] = ("recalibrate", "head", "all", "scratch")
+_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+_FEWEST_JUDGED: Final = 20
 _FEWEST_NATURAL: Final = 50
 """Pictures below which the lab's own shares are not estimated from them."""
 
@@ -54,6 +67,12 @@ class Work:
     def stopped(self) -> bool:
         """Whether the run was asked to end."""
         return self.stop.is_set()
+
+    def goes_on(self, what: str, done: int, total: int) -> None:
+        """Tell how far a step is. Raises InterruptedError when the run was asked to end."""
+        if self.stopped():
+            raise InterruptedError
+        self.progress(what, done, total)
 
     @property
     def architecture(self) -> Architecture:
@@ -79,7 +98,8 @@ class Work:
 class Candidate:
     """A new model, not yet written.
 
-    ``measured`` goes to ``metrics.json``, ``suspicion`` is on the labels of the training and validation sides.
+    ``measured`` goes to ``metrics.json``. ``doubts`` are on the labels of the training and validation sides, by last
+    layers that had not seen the plate; ``judged`` are the candidate's own, on the lab's validation labels.
     """
 
     tier: Tier
@@ -87,23 +107,22 @@ class Candidate:
     weights: Weights
     calibrated: Calibrated
     measured: dict[str, Any]
-    suspicion: Suspicion | None
+    doubts: Suspicion | None
+    judged: Suspicion | None
     unreadable: tuple[str, ...]
 
 
-def tier_for(crystals: int, settings: TrainSettings) -> Tier:
-    """What so many labelled drops with crystals carry."""
+def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
+    """What the labelled drops carry, by how many with crystals there are beside the test side's."""
+    if not snapshot.side(Split.TRAIN):
+        return "recalibrate"
     if settings.recipe == "scratch":
         return "scratch"
+    own = (*snapshot.side(Split.TRAIN), *snapshot.side(Split.VALIDATION))
+    crystals = len({item.drop_id for item in own if item.label is DropClass.CRYSTALS})
     if crystals < settings.head_crystals:
         return "recalibrate"
     return "head" if crystals < settings.all_crystals else "all"
-
-
-def crystals_to_learn_from(snapshot: Snapshot) -> int:
-    """Labelled drops with crystals that are not on the test side."""
-    own = (*snapshot.side(Split.TRAIN), *snapshot.side(Split.VALIDATION))
-    return len({item.drop_id for item in own if item.label is DropClass.CRYSTALS})
 
 
 def make(
@@ -117,27 +136,43 @@ def make(
 
     Raises InterruptedError or :class:`fitting.StoppedError` when the run was stopped; calling it again goes on.
     """
-    training, validation = (_material(work, snapshot, base, side) for side in (Split.TRAIN, Split.VALIDATION))
-    learned = _recalibrated(work) if tier == "recalibrate" else _learned(work, training, validation, tier)
-    suspicion = _suspicion(work, training, validation)
+    if tier != "recalibrate" and not snapshot.side(Split.TRAIN):
+        raise MarcodError("no labelled plate stands on the training side; label drops on more plates")
+    rows = material.rows(snapshot, base, Split.TRAIN, work.roots)
+    # The paper's patches come from the files themselves, of any number; only as many are kept as doubts need.
+    by_patch = tier == "scratch" and work.architecture.input_size > recipes.LARGE
+    training = _material(work, rows.some(DOUBTED, work.settings.seed) if by_patch else rows, Split.TRAIN)
+    validation = _material(work, material.rows(snapshot, base, Split.VALIDATION, work.roots), Split.VALIDATION)
+    tried = _Network(work, work.architecture if tier == "recalibrate" else _four(work))
+    if tier == "recalibrate":
+        learned = _recalibrated(work)
+    elif tier == "scratch":
+        learned = _from_scratch(work, rows if by_patch else training.rows, training, validation)
+    else:
+        learned = _learned(work, tried, training, validation, tier)
+    doubted = _doubts(work, training, validation)
     judged = training.and_(validation) if tier == "recalibrate" else validation
-    logits = _logits(work, learned, judged.pixels)
-    natural = _natural(work, learned, sample)
+    logits = tried.logits(learned.weights, judged.pixels, "looking at the result")
+    natural = _natural(learned, tried, sample, validation)
     weights = learned.weights
     if learned.trained_with is not None:
         shift = calibrated.natural_shift(learned.trained_with, natural, judged.rows)
         weights, logits = network.shifted(weights, shift), logits + shift
     parent = work.parent if learned.trained_with is None else None
-    found = calibrated.calibrate(logits, judged.rows, natural, parent, work.parent.threshold, work.settings.recall)
+    alarms = None if parent is not None else _champion_false_alarms(work, tried, validation)
+    found = calibrated.calibrate(
+        logits, judged.rows, natural, parent, work.parent.threshold, work.settings.recall, alarms
+    )
     return Candidate(
-        tier, learned.architecture, weights, found, learned.measured | found.measured, suspicion,
+        tier, learned.architecture, weights, found, learned.measured | found.measured, doubted,
+        None if parent is not None else _judged(validation.rows, metrics.softmax(logits / found.temperature)),
         (*training.unreadable, *validation.unreadable),
     )  # fmt: skip
 
 
-def _material(work: Work, snapshot: Snapshot, base: Base, side: Split) -> Material:
+def _material(work: Work, rows: material.Rows, side: Split) -> Material:
     return material.gathered(
-        material.rows(snapshot, base, side, work.roots),
+        rows,
         work.architecture.input_size,
         work.folder / f"{side}.npy",
         threads=work.threads,
@@ -158,34 +193,75 @@ class _Learned:
     measured: dict[str, Any]
 
 
+class _Network:
+    """One network whose weights are exchanged, so that it is compiled once for all that a run tries."""
+
+    def __init__(self, work: Work, architecture: Architecture) -> None:
+        self._work = work
+        self._model = network.build(replace(architecture, auxiliary=False))
+        self._model.compile(jit_compile=backend.training_compiler())
+
+    def logits(self, weights: Weights, pixels: NDArray[np.uint8], what: str) -> NDArray[np.float32]:
+        """What the network says with these weights of kept pictures, float32 [n, own classes]."""
+        network.set_variables(self._model, weights)
+        found = np.zeros((0, self._model.output_shape[1]), np.float32)
+        for start in range(0, len(pixels), BATCH):
+            self._work.goes_on(what, start, len(pixels))
+            part = pictures.prepared(pixels[start : start + BATCH], self._work.preprocessing)
+            # Filled up, so that there is one shape to compile.
+            full = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.float32)])
+            found = np.concatenate([found, np.asarray(self._model.predict_on_batch(full))[: len(part)]])
+        return found
+
+
 def _recalibrated(work: Work) -> _Learned:
     return _Learned("recalibrate", work.architecture, work.parent_weights, None, {})
 
 
-def _learned(work: Work, training: Material, validation: Material, tier: Tier) -> _Learned:
-    if tier == "scratch":
-        return _from_scratch(work, training, validation)
-    features, judges = _balanced_views(work, training, "train"), _balanced_views(work, validation, "validation")
+def _learned(work: Work, tried: _Network, training: Material, validation: Material, tier: Tier) -> _Learned:
+    trunk = _at_home(work, training)
+    features = _balanced(training, _seen(work, trunk, training, "train", material.FLIPS), len(material.FLIPS))
+    judges = None
+    if len(validation.rows):
+        judges = _balanced(validation, _seen(work, trunk, validation, "validation", material.UPRIGHT), 1)
     start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES)))
-    head = adapt.fit_head(features, start, work.settings.seed, judges if len(judges.weights) else None)
+    head = adapt.fit_head(features, start, work.settings.seed, judges)
     old = network.with_head(work.parent_weights, *start)
-    new, curve = network.with_head(work.parent_weights, head.kernel, head.bias), head.curve
+    new, curve = network.with_head(trunk, head.kernel, head.bias), head.curve
     if tier == "all":
         fitted = _fit_all(work, training, validation, new)
         new, curve = fitted.weights, fitted.curve
-    mix = _mix(work, validation, old, new, tier)
+    mix = _mix(work, tried, validation, old, new)
     learned = adapt.mixed(old, new, mix.share)
     uniform = np.full(len(CLASSES), 1 / len(CLASSES))
     measured = {"mix": {"new": mix.share, "validation_loss": mix.losses}, "curve": curve}
     return _Learned(tier, _four(work), learned, uniform, measured)
 
 
-def _balanced_views(work: Work, side: Material, name: str) -> Seen:
-    flips = material.FLIPS if name == "train" else material.UPRIGHT
-    found = _seen(work, side, name, flips)
-    if not len(found.weights):
-        return found
-    return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, len(flips))))
+def _at_home(work: Work, training: Material) -> Weights:
+    """The parent with its normalization at home in the lab's pictures and the base set's, both counting the same."""
+    place = work.folder / "trunk.npz"
+    if place.exists():
+        with np.load(place, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    rows = training.rows
+    weights = adapt.balanced(rows.targets, rows.weights, rows.own).astype(np.float64)
+    rng = np.random.default_rng(work.settings.seed)
+    drawn = rng.choice(len(rows), NORMALIZED, p=weights / weights.sum())
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        for start in range(0, NORMALIZED, NORMALIZED_BATCH):
+            work.goes_on("normalizing", start, NORMALIZED)
+            chosen = drawn[start : start + NORMALIZED_BATCH]
+            yield pictures.prepared(training.pixels[chosen], work.preprocessing)
+
+    found = adapt.normalized(work.architecture, work.parent_weights, batches())
+    checkpoint.save_arrays(place, found)
+    return found
+
+
+def _balanced(side: Material, found: Seen, views: int) -> Seen:
+    return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, views)))
 
 
 def _four(work: Work) -> Architecture:
@@ -193,10 +269,10 @@ def _four(work: Work) -> Architecture:
     return replace(work.architecture, classes=len(CLASSES), auxiliary=False)
 
 
-def _seen(work: Work, side: Material, name: str, flips: tuple[tuple[int, int], ...]) -> Seen:
+def _seen(work: Work, trunk: Weights, side: Material, name: str, flips: material.Flips) -> Seen:
     return material.seen(
-        side, work.architecture, work.parent_weights, work.preprocessing, work.folder / f"{name}-features.npz",
-        flips=flips, progress=work.progress, stopped=work.stopped,
+        side, work.architecture, trunk, work.preprocessing, work.folder / f"{name}-features.npz",
+        flips=flips, goes_on=work.goes_on,
     )  # fmt: skip
 
 
@@ -215,8 +291,8 @@ def _fit_all(work: Work, training: Material, validation: Material, start: Weight
     )  # fmt: skip
 
 
-def _from_scratch(work: Work, training: Material, validation: Material) -> _Learned:
-    rows, settings, size = training.rows, work.settings, work.architecture.input_size
+def _from_scratch(work: Work, rows: material.Rows, training: Material, validation: Material) -> _Learned:
+    settings, size = work.settings, work.architecture.input_size
     recipe = recipes.scratch(
         size, epochs=settings.scratch_epochs, batch_size=settings.batch_size, quarter_turns=settings.quarter_turns
     )
@@ -246,56 +322,63 @@ def _judges(work: Work, side: Material) -> Validation | None:
     return Validation(pictures.prepared(side.pixels, work.preprocessing), side.rows.labels, weights)
 
 
-def _mix(work: Work, validation: Material, old: Weights, new: Weights, tier: Tier) -> adapt.Mix:
-    tried = adapt.MIXES if work.own_classes else (1.0,)
-    if not len(validation.rows) or len(tried) == 1:
-        return adapt.Mix(0.5 if len(tried) > 1 else 1.0, {})
-    if tier == "head":
-        features = _seen(work, validation, "validation", material.UPRIGHT).features
+def _mix(work: Work, tried: _Network, validation: Material, old: Weights, new: Weights) -> adapt.Mix:
+    if not work.own_classes:
+        return adapt.Mix(1.0, {})
+    if not len(validation.rows):
+        return adapt.Mix(0.5, {})
 
-        def logits_of(share: float) -> NDArray[np.float32]:
-            kernel, bias = network.head(adapt.mixed(old, new, share))
-            return np.asarray(features @ kernel + bias, np.float32)
-    else:
+    def logits_of(share: float) -> NDArray[np.float32]:
+        what = f"trying {100 * share:.0f} % of the new weights"
+        return tried.logits(adapt.mixed(old, new, share), validation.pixels, what)
 
-        def logits_of(share: float) -> NDArray[np.float32]:
-            learned = _Learned(tier, _four(work), adapt.mixed(old, new, share), None, {})
-            return _logits(work, learned, validation.pixels)
-
-    rows = validation.rows
-    return adapt.choose_mix(logits_of, rows.labels, rows.domains, tried, work.settings.imager_margin / 2)
+    rows, margin = validation.rows, work.settings.imager_margin / 2
+    return adapt.choose_mix(logits_of, rows.labels, rows.domains, adapt.MIXES, margin)
 
 
-def _logits(work: Work, learned: _Learned, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What a network says of kept pictures, float32 [n, own classes]."""
-    batch = 16
-    score = network.compiled(learned.architecture, learned.weights, batch)
-    found = []
-    for start in range(0, len(pixels), batch):
-        if work.stopped():
-            raise InterruptedError
-        found.append(score(pictures.prepared(pixels[start : start + batch], work.preprocessing)))
-    return np.concatenate(found) if found else np.zeros((0, learned.architecture.classes), np.float32)
+def _doubts(work: Work, training: Material, validation: Material) -> Suspicion | None:
+    """Doubts about the labels of both sides, by what the network sees of the pictures as they are."""
+    if not training.rows.own.any():
+        return None
+    trunk, upright = _at_home(work, training), np.arange(len(training.rows))
+    parts = [
+        _seen(work, trunk, training, "train", material.FLIPS).only(upright),
+        _seen(work, trunk, validation, "validation", material.UPRIGHT),
+    ]
+    return doubts.about(training.rows.and_(validation.rows), adapt.joined(parts), work.settings.seed)
 
 
-def _suspicion(work: Work, training: Material, validation: Material) -> Suspicion | None:
-    """Doubts about the labels of both sides, by what the parent sees of the pictures as they are."""
-    upright = np.arange(len(training.rows))
-    seen = adapt.joined(
-        [
-            _seen(work, training, "train", material.FLIPS).only(upright),
-            _seen(work, validation, "validation", material.UPRIGHT),
-        ]
-    )
-    return doubts.about(training.rows.and_(validation.rows), seen, work.settings.seed)
+def _judged(rows: material.Rows, scores: NDArray[np.float32]) -> Suspicion | None:
+    """What a candidate doubts of the lab's validation labels, which it did not learn from; None where there are few."""
+    lab = np.flatnonzero(rows.own)
+    if len(lab) < _FEWEST_JUDGED:
+        return None
+    return suspects.find(scores[lab], rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
 
 
-def _natural(work: Work, learned: _Learned, sample: Callable[[], NDArray[np.uint8]]) -> NDArray[np.float64] | None:
-    """The shares of the four classes among the lab's pictures as they come."""
+def _champion_false_alarms(work: Work, tried: _Network, validation: Material) -> float | None:
+    """The share of the lab's validation drops without crystals that the champion flags; None where there are none."""
+    others = np.flatnonzero(validation.rows.own & (validation.rows.labels != _CRYSTALS))
+    if not len(others):
+        return None
+    champion = tried if work.own_classes else _Network(work, work.architecture)
+    logits = champion.logits(work.parent_weights, validation.pixels[others], "looking with the champion")
+    scores = metrics.softmax(logits / work.parent.temperature) @ bundle.folding(work.parent)
+    return float((scores[:, _CRYSTALS] >= work.parent.threshold.crystal).mean())
+
+
+def _natural(
+    learned: _Learned, tried: _Network, sample: Callable[[], NDArray[np.uint8]], validation: Material
+) -> NDArray[np.float64] | None:
+    """The shares of the four classes among the lab's pictures as they come and in the base set, half each."""
     if learned.trained_with is None:
         return None
     found = sample()
     if len(found) < _FEWEST_NATURAL:
         return None
-    scores = metrics.softmax(_logits(work, learned, found))
-    return adapt.natural_shares(scores.astype(np.float64), learned.trained_with)
+    scores = metrics.softmax(tried.logits(learned.weights, found, "looking at a sample"))
+    natural = adapt.natural_shares(scores.astype(np.float64), learned.trained_with)
+    base = np.flatnonzero(~validation.rows.own)
+    if not len(base):
+        return natural
+    return (natural + adapt.shares(validation.rows.targets[base], validation.rows.weights[base])) / 2

@@ -5,7 +5,9 @@ Hides the file's form: an ``.npz`` without pickles that is replaced in one step,
 
 import json
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,11 @@ from marcod.errors import MarcodError
 
 Weights = dict[str, NDArray[np.float32]]
 _GROUPS: Final = ("weights", "average", "best")
+
+# What NumPy and zipfile raise for a file of other bytes: RuntimeError for one that seems to be encrypted.
+_DAMAGE: Final = (
+    OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,13 @@ def load(path: Path) -> State | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        about = json.loads(arrays.pop("about").tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return _state(arrays)
+    except _DAMAGE as error:
         raise MarcodError(f"the checkpoint {path} is damaged: {error}; remove it to begin again") from error
+
+
+def _state(arrays: dict[str, NDArray[Any]]) -> State:
+    about = json.loads(arrays.pop("about").tobytes())
     groups: dict[str, dict[str, NDArray[Any]]] = {group: {} for group in (*_GROUPS, "optimizer")}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from marcod import backend, metrics, network
 from marcod.domain import CLASSES, DropClass
+from marcod.errors import MarcodError
 from marcod.network import Architecture
 from marcod.train import checkpoint
 from marcod.train.checkpoint import State, Weights
@@ -124,22 +125,25 @@ class Training:
         self.steps = max(1, len(pictures) // recipe.batch_size)
         self.model = network.build(architecture, auxiliary=recipe.auxiliary > 0)
         self._compile()
-        self.average: list[NDArray[Any]] = []
-        self._best: list[NDArray[Any]] = []
+        self.average: Weights = {}
+        self._best: Weights = {}
         self._best_loss: float | None = None
         self._curve: list[dict[str, float]] = []
         self._saved_at = time.monotonic()
 
     def _compile(self) -> None:
-        optimizer = self._recipe.make_optimizer(self.steps, self.model.trainable_variables)
+        trained = self.model.trainable_variables
+        optimizer = self._recipe.make_optimizer(self.steps, trained)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
         jit = backend.training_compiler()
         if self._heads == 1:
             self.model.compile(optimizer=optimizer, loss=loss, jit_compile=jit)
-            return
-        self.model.compile(
-            optimizer=optimizer, loss=[loss, loss], loss_weights=[1.0, self._recipe.auxiliary], jit_compile=jit
-        )
+        else:
+            self.model.compile(
+                optimizer=optimizer, loss=[loss, loss], loss_weights=[1.0, self._recipe.auxiliary], jit_compile=jit
+            )
+        # With float16 Keras wraps it in one that scales the loss, whose variables a checkpoint holds too.
+        self.model.optimizer.build(trained)
 
     def run(self) -> Fitted:
         """All epochs that are left."""
@@ -148,44 +152,30 @@ class Training:
             self._epoch(epoch, step)
             epoch, step = epoch + 1, 0
             self._save(epoch, step)
-        self.model.set_weights(self._best or self.average)
-        return Fitted(network.variables(self.model), self._curve)
+        return Fitted(self._best or self.average, self._curve)
 
     def _restore(self) -> tuple[int, int]:
         place = self._course.place
         state = None if place is None else checkpoint.load(place)
         if state is None:
             return 0, 0
-        self.average, self._best = self._arranged(state.average), self._arranged(state.best)
+        if len(state.optimizer) != len(self.model.optimizer.variables):
+            raise MarcodError(f"the checkpoint {place} is of another kind of training; remove it to begin again")
+        self.average, self._best = state.average, state.best
         network.set_variables(self.model, state.weights)
         for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):
             variable.assign(value)
         self._best_loss, self._curve = state.best_loss, list(state.curve)
         return state.epoch, state.step
 
-    def _arranged(self, named: Weights) -> list[NDArray[Any]]:
-        if not named:
-            return []
-        network.set_variables(self.model, named)
-        return list(self.model.get_weights())
-
     def _save(self, epoch: int, step: int) -> None:
         if self._course.place is None:
             return
-        now = self.model.get_weights()
-        groups = {"weights": now, "average": self.average, "best": self._best}
         optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
-        named = {group: self._named(values) for group, values in groups.items()}
-        self.model.set_weights(now)
-        state = State(epoch, step, optimizer=optimizer, best_loss=self._best_loss, curve=self._curve, **named)
+        now = network.variables(self.model)
+        state = State(epoch, step, now, self.average, self._best, optimizer, self._best_loss, self._curve)
         checkpoint.save(self._course.place, state)
         self._saved_at = time.monotonic()
-
-    def _named(self, values: list[NDArray[Any]]) -> Weights:
-        if not values:
-            return {}
-        self.model.set_weights(values)
-        return network.variables(self.model)
 
     def _patience_is_over(self) -> bool:
         if self._recipe.patience is None or not self._curve:
@@ -201,7 +191,14 @@ class Training:
         start, losses = time.perf_counter(), _Losses(self, epoch, skip)
         if left:
             self.model.fit(data, steps_per_epoch=left, epochs=1, shuffle=False, verbose=0, callbacks=[losses])
-        point = {"epoch": epoch + 1, "loss": losses.mean, "seconds": round(time.perf_counter() - start, 2)}
+            if not np.isfinite(losses.mean):
+                raise MarcodError(
+                    f"the training failed: its loss is no number any more in pass {epoch + 1}; "
+                    "try another train.seed or train.batch_size"
+                )
+        point = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - start, 2)}
+        # Unknown where the training was stopped between the last step of a pass and its end.
+        point |= {"loss": losses.mean} if left else {}
         point["rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._curve.append(point | self._validate())
         self._course.progress(_words(self._curve[-1]), (epoch + 1) * self.steps, self._recipe.epochs * self.steps)
@@ -212,10 +209,10 @@ class Training:
         """The average's loss on validation pictures; the best average is kept."""
         if self._validation is None:
             return {}
-        now = self.model.get_weights()
-        self.model.set_weights(self.average)
+        now = network.variables(self.model)
+        network.set_variables(self.model, self.average)
         found = measured(self._logits(), self._validation)
-        self.model.set_weights(now)
+        network.set_variables(self.model, now)
         if self._best_loss is None or found["validation_loss"] < self._best_loss:
             self._best_loss, self._best = found["validation_loss"], self.average
         return found
@@ -228,9 +225,9 @@ class Training:
 
     def after_step(self, epoch: int, step: int) -> None:
         """Average, save now and then, and stop when asked."""
-        if not self.average or step % self._recipe.average_every == 0:
-            self._average()
         course, done = self._course, epoch * self.steps + step
+        if not self.average or done % self._recipe.average_every == 0:
+            self._average(done)
         course.alive()
         course.progress(_words(self._curve[-1] if self._curve else {}), done, self._recipe.epochs * self.steps)
         stopped = course.stop is not None and course.stop.is_set()
@@ -239,9 +236,11 @@ class Training:
         if stopped:
             raise StoppedError
 
-    def _average(self) -> None:
-        now, share = self.model.get_weights(), self._recipe.average_share
-        self.average = [a + share * (n - a) for a, n in zip(self.average or now, now, strict=True)]
+    def _average(self, done: int) -> None:
+        """Move the average: while it is young to the plain mean, or a short training would be held to its beginning."""
+        now, old = network.variables(self.model), self.average
+        share = np.float32(max(self._recipe.average_share, 1 / (1 + done // self._recipe.average_every)))
+        self.average = {name: old[name] + share * (now[name] - old[name]) for name in old} or now
 
 
 class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
@@ -254,6 +253,8 @@ class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.mean = float((logs or {}).get("loss", self.mean))
+        # With JAX the weights come back into the model when a callback asks for it, and not before.
+        assert self.model is self._training.model
         self._training.after_step(self._epoch, self._skip + batch + 1)
 
 
@@ -271,10 +272,8 @@ def measured(logits: NDArray[Any], validation: Validation) -> dict[str, float]:
 
 
 def _words(point: Mapping[str, float]) -> str:
-    if not point:
-        return "training"
-    last = f"training, loss {point['loss']:.3f}"
-    return f"{last}, validation {point['validation_loss']:.3f}" if "validation_loss" in point else last
+    shown = {"loss": "loss", "validation_loss": "validation"}
+    return ", ".join(["training", *(f"{word} {point[name]:.3f}" for name, word in shown.items() if name in point)])
 
 
 def _log_scalars(folder: Path, epoch: int, point: Mapping[str, float]) -> None:

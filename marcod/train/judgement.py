@@ -98,7 +98,7 @@ def judge(work: Work, champion: Predictor, path: Path, made: Candidate, snapshot
     """The gate's verdict on the bundle at ``path``."""
     rules = rules_of(work.settings, made.tier)
     pictures = material.tested(snapshot, base, work.roots)
-    extra = [labels_check(made.suspicion, rules), *people_checks(made.suspicion)]
+    extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
     try:
         candidate = bundle.load(path, BATCH)
     except BundleError as error:
@@ -135,6 +135,7 @@ def rules_of(settings: TrainSettings, tier: str) -> Rules:
         min_drops=settings.min_test_drops,
         min_plates=settings.min_test_plates,
         label_noise=settings.label_noise,
+        recall=settings.recall,
         primary=gate.LOG_LOSS if tier == "recalibrate" else gate.AVERAGE_PRECISION,
         seed=settings.seed,
     )
@@ -170,7 +171,7 @@ def _parity(work: Work, made: Candidate, candidate: Predictor) -> Check:
     rng = np.random.default_rng(work.settings.seed)
     pictures = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
     pictures = np.ascontiguousarray(pictures[:, :size, :size])
-    plain, served = np.asarray(model.predict_on_batch(pictures)), candidate.logits(pictures)
+    plain, served = np.asarray(model(pictures, training=False)), candidate.logits(pictures)
     difference = float(np.abs(metrics.softmax(plain) - metrics.softmax(served)).max())
     passed = bool(np.isfinite(served).all()) and difference <= PARITY
     sentence = f"probabilities of the bundle and of the network as trained differ by {difference:.1e} at most"

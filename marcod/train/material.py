@@ -18,7 +18,7 @@ from marcod.evaluate.labelled import Labelled
 from marcod.network import Architecture
 from marcod.preprocess import Preprocessing
 from marcod.train import adapt, checkpoint, pictures
-from marcod.train.base import IMAGER, Base
+from marcod.train.base import SOURCE, Base
 from marcod.train.fitting import Progress
 from marcod.train.recipes import LARGE
 
@@ -57,7 +57,7 @@ class Rows:
     @property
     def own(self) -> NDArray[np.bool_]:
         """Which rows are the lab's, bool [n]."""
-        return np.array([domain != IMAGER for domain in self.domains], bool)
+        return np.array([domain != SOURCE for domain in self.domains], bool)
 
     def only(self, kept: NDArray[Any]) -> "Rows":
         """Some of the rows, by index."""
@@ -72,6 +72,12 @@ class Rows:
             chosen=self.chosen[kept],
             persons=tuple(self.persons[i] for i in kept),
         )
+
+    def some(self, count: int, seed: int) -> "Rows":
+        """So many of the rows, drawn at random, in their order."""
+        if len(self) <= count:
+            return self
+        return self.only(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
     def and_(self, other: "Rows") -> "Rows":
         """These rows, then the other ones."""
@@ -99,7 +105,7 @@ def rows(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path])
         labels=np.array(classes, np.intp),
         targets=np.concatenate([soft, certain]),
         weights=np.array([item.weight for item in own] + [1.0] * len(others), np.float32),
-        domains=(*(item.source for item in own), *(IMAGER for _ in others)),
+        domains=(*(item.source for item in own), *(SOURCE for _ in others)),
         plates=(*(f"{item.source}/{item.plate_key}" for item in own), *(p.group for p in others)),
         drops=(*(str(item.drop_id) for item in own), *(p.drop for p in others)),
         chosen=np.array([item.stream in ACTIVE for item in own] + [False] * len(others), bool),
@@ -176,10 +182,12 @@ def seen(
     place: Path,
     *,
     flips: Flips,
-    progress: Progress,
-    stopped: Callable[[], bool],
+    goes_on: Progress,
 ) -> adapt.Seen:
-    """What a network sees of the pictures and their flips, one flip of all after another; kept at ``place``."""
+    """What a network sees of the pictures and their flips, one flip of all after another; kept at ``place``.
+
+    ``goes_on`` is told how far it is, and may raise to end it.
+    """
     count = len(material.rows)
     targets, given = np.tile(material.rows.targets, (len(flips), 1)), np.tile(material.rows.weights, len(flips))
     if place.exists():
@@ -192,11 +200,9 @@ def seen(
     found: list[NDArray[np.float32]] = []
     for number, (down, across) in enumerate(flips):
         for start in range(0, count, batch):
-            if stopped():
-                raise InterruptedError
             part = material.pixels[start : start + batch, ::down, ::across]
             found.append(describe(pictures.prepared(part, record)))
-            progress("looking at the pictures", number * count + start + len(part), len(flips) * count)
+            goes_on("looking at the pictures", number * count + start + len(part), len(flips) * count)
     features = np.concatenate(found) if found else np.zeros((0, len(network.head(weights)[0])), np.float32)
     checkpoint.save_arrays(place, {"features": features})
     return adapt.Seen(features, targets, given)

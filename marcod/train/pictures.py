@@ -2,9 +2,10 @@
 
 Hides decoding, shrinking, keeping and augmenting. Promises that a picture is decoded as it is for scoring, that the
 same seed, epoch and step give the same batch, so that a training goes on where it was killed, and that imagers' shares
-are read once: what fits is kept beside the run, shrunk to little more than the network takes.
+are read once: pictures are kept beside the run, shrunk to little more than the network takes.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,9 +24,6 @@ from marcod.train.recipes import Augmentation
 
 KEPT_SHARE: Final = 1.6
 """Side of a kept picture over the network's, so that a patch of it still has the detail the network sees."""
-
-KEPT_BYTES: Final = 16 * 2**30
-"""Largest file of kept pictures; larger sets are read from their files in every epoch."""
 
 Pixels = NDArray[np.uint8]
 Rows = Callable[[NDArray[np.int64], int], Pixels]
@@ -76,6 +74,7 @@ def kept(
     """
     shape, failures = (len(files), side, side, 3), place.with_suffix(".failures")
     if not place.exists():
+        _require_room(place.parent, int(np.prod(shape)))
         unfinished = place.with_suffix(".part")
         pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
         wrong = _fill(pixels, files, side, threads, done, stopped)
@@ -88,6 +87,15 @@ def kept(
         raise MarcodError(f"{place} holds other pictures than this run's; remove it")
     lines = (line.split("\t", 1) for line in failures.read_text(encoding="utf-8").splitlines())
     return found, {int(index): text for index, text in lines}
+
+
+def _require_room(folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise MarcodError(
+            f"the pictures to train on take {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; "
+            "remove old run-* folders there, or choose another train.folder"
+        )
 
 
 def _fill(

@@ -40,7 +40,10 @@ class Staircase:
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """A rate that rises over so many steps and then falls to a hundredth along a cosine until the end."""
+    """A rate that rises over so many steps, a tenth of all at most, and then falls along a cosine.
+
+    It would be down at a hundredth as many steps after the end as it rose.
+    """
 
     warmup_steps: int
 
@@ -97,7 +100,7 @@ class Recipe:
         optimizer.build(variables)
         for variable in optimizer.variables if self.optimizer == "rmsprop" else ():
             if "velocity" in variable.path:
-                variable.assign(keras.ops.ones_like(variable))
+                variable.assign(keras.ops.ones(variable.shape, variable.dtype))
         return optimizer
 
 

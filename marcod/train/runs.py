@@ -209,9 +209,7 @@ class _Steps:
         if not snapshot.items:
             self._end(state="unchanged", reasons=["no labelled image can be read; label drops first", *snapshot.away])
             return False
-        tier = self._run.options["tier"] or candidate.tier_for(
-            candidate.crystals_to_learn_from(snapshot), self._settings
-        )
+        tier = self._run.options["tier"] or candidate.tier_for(snapshot, self._settings)
         same = self._material(snapshot, parent, tier)
         if (earlier := self._earlier(same)) is not None and not self._run.options["again"]:
             self._end(state="unchanged", reasons=[earlier], numbers={"material": same})
@@ -311,7 +309,8 @@ class _Steps:
             "base": base_set.about,
             "natural_shares": made.measured.get("natural_shares"),
             "mix": made.measured.get("mix"),
-            "label_noise": None if made.suspicion is None else made.suspicion.noise,
+            "label_noise": None if made.judged is None else made.judged.noise,
+            "doubted_labels": None if made.doubts is None else len(made.doubts.suspects),
         }
         outcome = {"passed": verdict.passed, "reasons": list(verdict.reasons), "numbers": numbers, "path": str(path)}
         unfinished = self._folder / f".{VERDICT}"

@@ -119,6 +119,7 @@ def test_a_folder_to_fill_in(lab: Site) -> None:
     assert json.loads(lab.ok("review", "import", str(folder), "--json"))["new"] == 0
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_wrong_line_takes_nothing(lab: Site) -> None:
     folder, rows = exported(lab)
     rows[0]["label"], rows[1]["label"], rows[2]["label"] = "crystals", "sand", "clear"
@@ -130,12 +131,13 @@ def test_a_wrong_line_takes_nothing(lab: Site) -> None:
     told = result.stderr
     assert "nothing was taken" in told
     assert "line 3: 'sand' is not in the vocabulary marco" in told
-    assert f"line 4: item {rows[2]['item']} is of well" in told
+    assert f"line 4: item {rows[2]['item']} is well" in told
     assert "line 5: there is no item '4711' in this database" in told
     assert f"line 6: item {rows[0]['item']} has another label in line 2" in told
     assert lab.count("label") == 0
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_where_an_export_may_go(lab: Site) -> None:
     inside = lab.call("review", "export", str(lab.folder / "plates" / "review"))
     assert inside.exit_code == 2

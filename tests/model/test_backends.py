@@ -1,32 +1,83 @@
 """What Keras' backends do differently must not show; every test here means most when another one is chosen."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 from tiny import TINY
 
-from marcod import bundle, network, train
+from marcod import backend, bundle, network
 from marcod.bundle import Predictor
 
 
-def test_the_running_average_is_of_the_weights_in_training() -> None:
-    """JAX takes the weights out of the model while it trains; a callback must still find them."""
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
-    model.compile(optimizer=keras.optimizers.SGD(1.0), loss=lambda y, p: keras.ops.mean(p), jit_compile=False)
-    ones = np.ones((40, 1), np.float32)
-    model.fit(ones, ones, batch_size=1, epochs=1, shuffle=False, verbose=0, callbacks=[train._RunningAverage()])
-    average = -1.0
-    for step in (10, 20, 30):
-        average += 0.05 * (-(step + 1) - average)
-    assert np.isclose(model.get_weights()[0][0, 0], average)
+def test_without_an_accelerator_training_is_single_precision() -> None:
+    assert backend.on_cpu()
+    assert backend.half_precision() == "float32"
+    assert backend.training_compiler() == (keras.backend.backend() != "tensorflow")
+    with backend.data_parallel() as devices:
+        assert devices == 1
+
+
+TWO_DEVICES = """
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+
+import keras
+from training_pictures import learnable
+from marcod import backend
+from marcod.train.pictures import batches
+from marcod.train.recipes import GENTLE
+
+
+def trained():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.RMSprop(0.002), loss, jit_compile=False)
+    losses = []
+    for epoch in range(3):
+        data, steps = batches(learnable(32), GENTLE, 16, batch_size=8, seed=1, epoch=epoch)
+        losses += model.fit(data, steps_per_epoch=steps, verbose=0).history["loss"]
+    return losses, np.concatenate([value.ravel() for value in model.get_weights()])
+
+
+one, expected = trained()
+with backend.data_parallel() as devices:
+    both, found = trained()
+print(json.dumps({"devices": devices, "one": one, "both": both, "apart": float(np.abs(found - expected).max())}))
+"""
+
+
+def test_two_devices_train_as_one_does() -> None:
+    """In a process of its own, since devices are made before TensorFlow begins."""
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, "-c", TWO_DEVICES, str(Path(__file__).parent)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 2
+    assert found["apart"] < 1e-5
+    assert np.allclose(found["one"], found["both"], atol=1e-5)
+    assert found["both"][-1] < 0.9 * found["both"][0]
 
 
 def test_a_record_names_the_backend_that_made_it(tiny_predictor: Predictor) -> None:
     values = tiny_predictor.record.model_dump(exclude={"created_at", "libraries", "files"})
     libraries = bundle.new_record(**values).libraries
-    backend = keras.backend.backend()
-    assert libraries[backend] == importlib.import_module(backend).__version__
+    name = keras.backend.backend()
+    assert libraries[name] == importlib.import_module(name).__version__
     assert {"keras", "numpy", "pillow", "tensorflow"} <= libraries.keys()
 
 

@@ -245,3 +245,29 @@ def test_the_toml_writer_writes_what_the_reader_reads(table: dict[str, object]) 
 def test_times_keep_their_zone() -> None:
     now = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
     assert tomllib.loads(bundle.to_toml({"at": now, "nothing": None}, comment="a\nb")) == {"at": now}
+
+
+def test_an_installed_bundle_is_the_same_and_stays(tiny_bundle: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    path = bundle.install(tiny_bundle, models)
+    assert path == models / "tiny" / "3"
+    assert bundle.verify(path) == bundle.verify(tiny_bundle)
+    assert [file.name for file in path.parent.iterdir()] == ["3"]
+    assert bundle.install(tiny_bundle, models) == path
+    record = (tiny_bundle / "bundle.toml").read_text()
+    (tiny_bundle / "bundle.toml").write_text(record.replace("Random weights.", "Other weights."))
+    with pytest.raises(BundleError, match="tiny/3 holds another bundle; bundles never change"):
+        bundle.install(tiny_bundle, models)
+
+
+def test_a_damaged_bundle_is_not_installed(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tiny_bundle / "metrics.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"metrics\.json has changed"):
+        bundle.install(tiny_bundle, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_bundle_that_cannot_be_put_there_is_a_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").touch()
+    with pytest.raises(BundleError, match=r"cannot put the bundle at .*models/tiny/3: Not a directory"):
+        bundle.install(tiny_bundle, tmp_path / "models")

@@ -201,3 +201,23 @@ def test_what_a_bundle_says_of_a_set_of_four_classes() -> None:
     assert said["accuracy"] == pytest.approx((scores.argmax(axis=1) == labels).mean(), abs=5e-5)
     assert said["log_loss"] != said["log_loss_without_temperature"]
     assert metrics.measure(np.zeros((3, 4)), np.zeros(3, int), 1.0, 0.5)["crystal_auc"] is None
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_weights_are_how_often_a_row_is_there(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 12))
+    times = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count).filter(any)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    logits, labels = rng.normal(0, 2, (count, 4)), rng.integers(0, 4, count)
+    repeated = np.repeat(np.arange(count), times)
+    weighted = metrics.log_loss(metrics.softmax(logits), labels, times / 7)
+    assert weighted == pytest.approx(metrics.log_loss(metrics.softmax(logits[repeated]), labels[repeated]), rel=1e-6)
+    loss_at = [
+        metrics.log_loss(metrics.softmax(logits[repeated] / t), labels[repeated])
+        for t in (
+            metrics.fit_temperature(logits, labels, weights=times * 3.0),
+            metrics.fit_temperature(logits[repeated], labels[repeated]),
+        )
+    ]
+    assert loss_at[0] == pytest.approx(loss_at[1], rel=1e-6)

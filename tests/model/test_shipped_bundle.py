@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marcod import bundle, train
+from marcod import bundle, synthetic
 from marcod.bundle import Predictor
 from marcod.domain import CLASSES
+from marcod.network import MARCO_SMALL
+from marcod.train.rendered import NOTICE
 
 SHIPPED = Path(__file__).parents[2] / "models" / "marco-small-synthetic" / "1"
 
@@ -22,8 +24,8 @@ def shipped() -> Predictor:
 def test_it_says_loudly_what_it_is(shipped: Predictor) -> None:
     metrics = json.loads((SHIPPED / "metrics.json").read_text())
     assert shipped.record.synthetic
-    assert shipped.record.notice == train.NOTICE
-    assert metrics["notice"] == train.NOTICE
+    assert shipped.record.notice == NOTICE
+    assert metrics["notice"] == NOTICE
     assert metrics["synthetic"] is True
     assert "synthetic" in shipped.record.training_data
     assert "not photographs" in shipped.record.threshold.measured_on
@@ -33,11 +35,11 @@ def test_it_says_loudly_what_it_is(shipped: Predictor) -> None:
 def test_it_is_small_and_made_of_the_four_classes(shipped: Predictor) -> None:
     assert sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) < 5_000_000
     assert shipped.record.classes == tuple(c.value for c in CLASSES)
-    assert shipped.record.architecture == train.MARCO_SMALL.to_dict()
+    assert shipped.record.architecture == MARCO_SMALL.to_dict()
 
 
 def test_it_tells_rendered_drops_apart(shipped: Predictor) -> None:
-    drops = [train.rendered_jpeg(9_000_000 + seed) for seed in range(24)]
+    drops = [synthetic.drop_jpeg(9_000_000 + seed) for seed in range(24)]
     pixels = np.stack([shipped.prepare(data) for data, _ in drops])
     scores = np.concatenate([shipped.predict(pixels[i : i + 8]) for i in range(0, 24, 8)])
     right = [CLASSES[int(row.argmax())] is label for row, (_, label) in zip(scores, drops, strict=True)]

@@ -162,3 +162,17 @@ def test_the_shipped_bundle_stays(lab: Registry) -> None:
     with pytest.raises(BundleError, match="came with marcod"):
         lab.remove(lab.describe(":".join(SHIPPED)), force=True, actor="test", now=utc())
     assert lab.path(*SHIPPED).is_dir()
+
+
+@on_sqlite
+def test_a_number_is_never_given_twice(lab: Registry, own: Path) -> None:
+    """What was removed, what lies here unregistered and what is promised elsewhere all count."""
+    assert lab.next_number("random") == 3
+    assert lab.next_number("other") == 1
+    lab.take("random:2", utc())
+    lab.remove(lab.describe("random:2"), force=False, actor="test", now=utc(1))
+    random_bundles.write(own, "random", 10, seed=4)
+    assert lab.next_number("random") == 11
+    assert lab.next_number("random", ["random:12", "other:40", "random-two:50"]) == 13
+    assert lab.next_number("other", ["random:12", "other:40"]) == 41
+    assert lab.next_number(SHIPPED[0]) == int(SHIPPED[1]) + 1

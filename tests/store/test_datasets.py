@@ -236,3 +236,24 @@ def test_nothing_changes_sides_while_a_lab_grows(lab: Lab) -> None:
     left_out = [*taken[-1].missing, *taken[-1].changed, *taken[-1].excluded]
     carried = lab.db.read(lambda c: labels.labelled_images(c, None))
     assert len(taken[-1].items) + len(left_out) == len(carried)
+
+
+def test_a_sample_is_as_if_drawn_at_random_and_the_same_for_a_seed(lab: Lab) -> None:
+    for name in ("cellar", "attic"):
+        lab.deliver(name, "P1", 96, range(96))
+        lab.deliver(name, "P1", 5, range(5), modality=Modality.UV)
+
+    def drawn(count: int, seed: int) -> list[Any]:
+        return lab.db.read(lambda c: datasets.sample(c, Modality.VISIBLE, count, seed))
+
+    first = drawn(48, seed=1)
+    assert first == drawn(48, seed=1)
+    assert drawn(12, seed=1) == first[:12]
+    assert len(set(first)) == 48
+    assert set(first) != set(drawn(48, seed=2))
+    assert len(set(first) & set(drawn(48, seed=10**12 + 7))) < 40
+    assert {(one.source, one.root) for one in first} == {("cellar", "/plates/cellar"), ("attic", "/plates/attic")}
+    assert all("/visible/" in one.path for one in first)
+    in_rows = [sum(f"/{row}" in one.path for one in first) for row in "ABCDEFGH"]
+    assert min(in_rows) >= 2
+    assert len(drawn(1000, seed=3)) == 192

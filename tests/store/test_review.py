@@ -70,7 +70,8 @@ def propose(db: Database, stream: Stream, version: Version, limit: int = 100, wh
 
 def _disagreements(connection: sa.Connection, version: Version, limit: int) -> list[store.Proposal]:
     other = versions.aliased(connection, versions.CHALLENGER)
-    return proposals.disagreements(connection, version, other, limit)
+    among = proposals.among_models(connection, version, other, limit)
+    return among + proposals.with_people(connection, version, limit)
 
 
 def waiting(db: Database, *streams: Stream) -> list[Item]:

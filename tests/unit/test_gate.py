@@ -281,10 +281,10 @@ def test_a_check_of_the_callers_own_counts() -> None:
 
 
 def test_labels_that_look_wrong_stop_a_promotion() -> None:
-    assert labels_trusted(39, 200, RULES).passed
-    check = labels_trusted(40, 200, RULES)
+    assert labels_trusted(49, 200, RULES).passed
+    check = labels_trusted(50, 200, RULES)
     assert not check.passed
-    assert "40 of 200 labels look wrong (20.0 %)" in check.sentence
+    assert "50 of 200 labels look wrong (25.0 %)" in check.sentence
     assert not labels_trusted(0, 0, RULES).passed
 
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, Kind, Mo
 from marcod.synthetic import (
     Imager,
     PlateSpec,
+    another_imager,
     at_age,
     drop_history,
+    drop_jpeg,
     first_hit,
     plate_files,
     random_scene,
@@ -213,3 +216,28 @@ def test_an_export_starts_with_the_first_inspection_and_dates_run_on() -> None:
     assert times == sorted(times)
     assert times[0] == DATES[0]
     assert planned == list(plate_files(spec_for("rigaku"), layouts.make("rigaku")))
+
+
+def test_another_imager_shows_the_same_drop_in_another_light() -> None:
+    colours, edges_lost = [], 0
+    for seed in range(6):
+        scene = random_scene(seed, CLASSES[seed % 4])
+        shifted = another_imager(scene)
+        assert scene_label(shifted) is scene_label(scene)
+        assert (shifted.drop, shifted.crystals, shifted.precipitate) == (scene.drop, scene.crystals, scene.precipitate)
+        assert shifted == another_imager(scene)
+        before, after = render(scene, SMALL), render(shifted, SMALL)
+        colours.append(after.mean(axis=(0, 1)) / before.mean(axis=(0, 1)))
+        edges_lost += shifted.camera.defocus > scene.camera.defocus
+    red, green, blue = np.mean(colours, axis=0)
+    assert red < 0.75 * green < green < blue < 1.1
+    assert edges_lost == 6
+
+
+def test_a_drop_as_an_imager_writes_it_comes_from_its_seed() -> None:
+    assert drop_jpeg(7) == drop_jpeg(7)
+    assert drop_jpeg(7)[0] != drop_jpeg(8)[0]
+    data, label = drop_jpeg(4, DropClass.OTHER)
+    assert label is DropClass.OTHER
+    with Image.open(BytesIO(data)) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (660, 540))
