@@ -12,6 +12,7 @@ from typing import Any, Final
 from benchmarks.bench import Bench
 from benchmarks.lab import Drop, Lab, as_people_label, shares
 from benchmarks.tables import Cell, Table
+from marcod import bundle
 from marcod.domain import CLASSES, DropClass
 from marcod.synthetic import drop_jpeg
 from marcod.train.rendered import TEST
@@ -28,7 +29,7 @@ OLD: Final = 600
 SWAP: Final = {DropClass.CRYSTALS: DropClass.CLEAR, DropClass.CLEAR: DropClass.CRYSTALS}
 
 COLUMNS: Final = [
-    "labels", "run", "tier", "champion afterwards", "minutes", "new: accuracy", "new: crystal AP", "new: recall",
+    "labels", "run", "tier", "model", "minutes", "new: accuracy", "new: crystal AP", "new: recall",
     "old: accuracy", "old: crystal AP",
 ]  # fmt: skip
 
@@ -62,11 +63,11 @@ class Scene:
             f"five labels are of crystals, as people label. Seed {SEED}, two CPU cores."
         )
 
-    def row(self, labels: str, state: str, tier: str, minutes: float, model: str = "champion") -> list[Cell]:
-        """What the champion, or another model, does now."""
+    def row(self, labels: str, state: str, tier: str, minutes: float, model: str) -> list[Cell]:
+        """What a model does on plates that nobody labelled and on the old imagers."""
         new, old = (self.lab.judge(model, file) for file in (self.unseen, self.old))
         return [
-            labels, state, tier, _champion(self.lab), round(minutes, 1),
+            labels, state, tier, model, round(minutes, 1),
             _three(new["accuracy"]), _three(new["average_precision"]), _three(new["recall"]),
             _three(old["accuracy"]), _three(old["average_precision"]),
         ]  # fmt: skip
@@ -79,6 +80,13 @@ def _three(value: float) -> float:
 def _champion(lab: Lab) -> str:
     known = lab.json("model", "list")
     return next(str(m["model"]) for m in known if "champion" in m["aliases"])
+
+
+def _candidate(lab: Lab, run: dict[str, Any]) -> str:
+    """The candidate's name, its bundle brought to the others to be measured if it was refused."""
+    (path,) = [file.parent for file in (Path(run["folder"]) / "candidate").glob("*/*/bundle.toml")]
+    bundle.install(path, lab.folder / "models")
+    return str(run["candidate"])
 
 
 def _old(folder: Path, count: int) -> Path:
@@ -96,7 +104,7 @@ def _old(folder: Path, count: int) -> Path:
 def learning(bench: Bench, scene: Scene) -> Table:
     """200 labels, then 1,000, while a scorer runs."""
     lab = scene.lab
-    rows = [scene.row("0", "", "", 0.0)]
+    rows = [scene.row("0", "", "", 0.0, _champion(lab))]
     with _scoring(lab):
         for a_plate in ROUNDS:
             some = as_people_label(scene.drops, a_plate)
@@ -104,7 +112,7 @@ def learning(bench: Bench, scene: Scene) -> Table:
             bench.say(f"{len(some)} labels: {shares(some)}")
             run, minutes = _retrain(lab)
             bench.say("; ".join(run["reasons"]))
-            rows.append(scene.row(str(len(some)), run["state"], run["tier"] or "", minutes))
+            rows.append(scene.row(str(len(some)), run["state"], run["tier"] or "", minutes, _candidate(lab, run)))
         lab.call("rescore", "--all", "--no-wait")
         changed = _seconds_until(lambda: _plates_of(lab) == {_champion(lab)})
     about = (
@@ -131,7 +139,8 @@ def poisoned(bench: Bench, scene: Scene, folder: Path) -> Table:
             (d.plate, d.well) for _, drops, said in words for i, d in enumerate(drops) if said(i, d) is not d.truth
         }
         told = [f"{len(listed & wrong)} of {len(wrong)}", f"{len(listed - wrong)} of {len(some) - len(wrong)}"]
-        rows.append(_Poisoned(scene, lab).row(name, run["state"], run["tier"] or "", minutes) + told)
+        found_row = _Poisoned(scene, lab).row(name, run["state"], run["tier"] or "", minutes, _candidate(lab, run))
+        rows.append([*found_row, *told])
         bench.say(str(rows[-1]))
     columns = [*COLUMNS, "wrong labels listed", "right labels listed"]
     return Table("Poisoned labels", scene.about + f" {len(some)} labels each.", columns, rows)

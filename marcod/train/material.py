@@ -171,7 +171,15 @@ def gathered(
         return Material(wanted, pixels, ())
     good = np.array([i for i in range(len(wanted)) if i not in wrong], np.intp)
     unreadable = tuple(f"{wanted.files[i]}: {text}" for i, text in wrong.items())
-    return Material(wanted.only(good), pixels[good], unreadable)
+    return Material(wanted.only(good), _only(pixels, good, place.with_suffix(".good.npy")), unreadable)
+
+
+def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDArray[np.uint8]:
+    """Some of the pictures as a file of their own, since as an array they might not fit into memory."""
+    found = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=(len(kept), *pixels.shape[1:]))
+    for target, source in enumerate(kept):
+        found[target] = pixels[source]
+    return found
 
 
 def seen(
