@@ -170,13 +170,18 @@ class Registry:
         self._db.write(lambda connection: versions.promote(connection, first, actor="marcod", now=now))
         return first
 
-    def promote(self, version: versions.Version, *, actor: str, now: datetime) -> versions.Version:
+    def promote(
+        self, version: versions.Version, *, actor: str, now: datetime, instead_of: str | None = None
+    ) -> versions.Version:
         """Make a version champion that proves here that it can serve; scorers change over between two batches.
 
-        Raises BundleError or NotFoundError, and nothing has changed.
+        With ``instead_of``, a ``NAME:VERSION``, only in that one's place. Raises BundleError, NotFoundError, or
+        StoreError when another became champion meanwhile; then nothing has changed.
         """
         self.load(version, CHECK_BATCH)
-        self._db.write(lambda connection: versions.promote(connection, version, actor=actor, now=now))
+        self._db.write(
+            lambda connection: versions.promote(connection, version, actor=actor, now=now, instead_of=instead_of)
+        )
         return version
 
     def rollback(self, *, actor: str, now: datetime) -> tuple[versions.Version, versions.Version]:

@@ -1,13 +1,15 @@
 """Random draws of drops, to learn what a model misses: who was drawn with which probability, and what came of it.
 
 Hides how a drop is drawn by its rank among hundreds of thousands without reading them. Promises that a draw sees the
-drops of one moment, that it never depends on what people said of them, and that every draw is kept with its numbers.
+drops of one moment, that it never depends on what people said of them, that every draw is kept with its numbers, and
+that no answer counts out of turn: what was labelled for another reason would count as drawn at random.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -28,7 +30,7 @@ _LIFE: Final = drop_summary.c
 class Stratum:
     """Drops of similar score, and how many of them were drawn; ``low`` and ``high`` are their scores' ends.
 
-    ``again`` are items of an earlier draw that were drawn once more.
+    ``items`` are those drawn of it, in the random order in which they are asked and count.
     """
 
     flagged: bool
@@ -36,7 +38,7 @@ class Stratum:
     sample: int
     low: float | None = None
     high: float | None = None
-    again: tuple[int, ...] = ()
+    items: tuple[int, ...] = ()
 
     @property
     def inclusion(self) -> float:
@@ -60,25 +62,22 @@ class Round:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of one stratum in one or more draws."""
+    """What came of one stratum of a draw.
+
+    ``answered``, ``crystals`` and ``skipped`` are counted up to the first item that is ``open``; ``waiting`` are the
+    answers and skips behind it.
+    """
 
     flagged: bool
-    population: int = 0
-    sample: int = 0
+    population: int
+    sample: int
     answered: int = 0
     crystals: int = 0
     skipped: int = 0
+    open: int = 0
+    waiting: int = 0
     low: float | None = None
     high: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """Items of a stratum."""
-
-    round_id: int
-    stratum: int
-    item_ids: list[int] = field(default_factory=list)
 
 
 def alone(connection: Connection) -> None:
@@ -150,7 +149,7 @@ def _keep(
     drawn: list[tuple[Any, int, float]],
 ) -> None:
     values = {"model_version_id": version.id, "threshold": version.crystal_threshold, "seed": seed, "drawn_at": now}
-    made = sa.insert(review_round).values(**values, strata=[asdict(s) for s in strata]).returning(review_round.c.id)
+    made = sa.insert(review_round).values(**values, strata=[]).returning(review_round.c.id)
     round_id = int(connection.execute(made).scalar_one())
     proposals = [
         Proposal(
@@ -160,14 +159,15 @@ def _keep(
         for row, index, rank in drawn
     ]  # fmt: skip
     new = review.add(connection, Stream.AUDIT, version, proposals, now)
-    again = {(p.drop_id, p.inspection_id): p.stratum for p in proposals if (p.drop_id, p.inspection_id) not in new}
-    if again:
-        held: dict[int, list[int]] = {}
-        for item_id, subject in _audited(connection, {drop_id for drop_id, _ in again}):
-            if (index := again.get(subject)) is not None:
-                held.setdefault(index, []).append(item_id)
-        told = [asdict(s) | {"again": sorted(held.get(i, []))} for i, s in enumerate(strata)]
-        connection.execute(sa.update(review_round).where(review_round.c.id == round_id).values(strata=told))
+    review.propose_again(
+        connection, version, [p for p in proposals if (p.drop_id, p.inspection_id) not in new], Stream.AUDIT, now
+    )
+    ids = {subject: item_id for item_id, subject in _audited(connection, {p.drop_id for p in proposals})}
+    members: dict[int | None, list[int]] = {}
+    for p in sorted(proposals, key=lambda p: p.rank):
+        members.setdefault(p.stratum, []).append(ids[p.drop_id, p.inspection_id])
+    told = [asdict(s) | {"items": members.get(i, [])} for i, s in enumerate(strata)]
+    connection.execute(sa.update(review_round).where(review_round.c.id == round_id).values(strata=told))
 
 
 def _audited(connection: Connection, drop_ids: set[int]) -> list[tuple[int, tuple[int, int]]]:
@@ -190,15 +190,11 @@ def rounds(connection: Connection, version: Version) -> list[Round]:
         .where(review_round.c.model_version_id == version.id, review_round.c.threshold == version.crystal_threshold)
         .order_by(review_round.c.id.desc())
     )
-    return [
-        Round(
-            row.id,
-            row.threshold,
-            tuple(Stratum(**{**s, "again": tuple(s["again"])}) for s in row.strata),
-            row.drawn_at,
-        )
-        for row in rows
-    ]
+    return [Round(row.id, row.threshold, tuple(_stratum(s) for s in row.strata), row.drawn_at) for row in rows]
+
+
+def _stratum(kept: dict[str, Any]) -> Stratum:
+    return Stratum(**{**kept, "items": tuple(kept["items"])})
 
 
 def open_items(connection: Connection, version: Version) -> int:
@@ -211,44 +207,53 @@ def open_items(connection: Connection, version: Version) -> int:
     return int(connection.execute(sa.select(sa.func.count()).select_from(review_item).where(waiting)).scalar_one())
 
 
-def tallies(connection: Connection, chosen: Sequence[Round]) -> list[Tally]:
-    """What came of some draws of as many strata each, stratum by stratum, put together.
+def lost(connection: Connection, drawn: Round) -> bool:
+    """Whether items of a draw were removed, so that it can never be answered whole."""
+    return len(_known(connection, drawn)) < sum(len(stratum.items) for stratum in drawn.strata)
 
-    An answer is what people say of the drop at that inspection now, however and whenever they said it.
-    """
-    if not chosen:
-        return []
-    found = [Tally(s.flagged, low=s.low, high=s.high) for s in chosen[0].strata]
-    members = _members(connection, chosen)
-    answers = _answers(connection, [item_id for part in members for item_id in part.item_ids])
-    for each in chosen:
-        for tally, stratum in zip(found, each.strata, strict=True):
-            tally.population += stratum.population
-            tally.sample += stratum.sample
-    for part in members:
-        tally = found[part.stratum]
-        for item_id in part.item_ids:
-            answer = answers.get(item_id)
-            tally.skipped += answer == review.SKIPPED
-            tally.answered += answer not in (None, review.SKIPPED)
-            tally.crystals += answer == DropClass.CRYSTALS
+
+def _known(connection: Connection, drawn: Round) -> set[int]:
+    wanted = [item_id for stratum in drawn.strata for item_id in stratum.items]
+    found: set[int] = set()
+    for start in range(0, len(wanted), CHUNK):
+        of_chunk = review_item.c.id.in_(wanted[start : start + CHUNK])
+        found |= set(connection.execute(sa.select(review_item.c.id).where(of_chunk)).scalars())
     return found
 
 
-def _members(connection: Connection, chosen: Sequence[Round]) -> list[_Drawn]:
-    parts = {(r.id, i): _Drawn(r.id, i, list(s.again)) for r in chosen for i, s in enumerate(r.strata)}
-    rows = connection.execute(
-        sa.select(review_item.c.id, review_item.c.round_id, review_item.c.stratum).where(
-            review_item.c.round_id.in_([r.id for r in chosen])
-        )
+def tallies(connection: Connection, drawn: Round) -> list[Tally]:
+    """What came of a draw, stratum by stratum.
+
+    An answer is what people say of the drop at that inspection now, however and whenever they said it. Within a
+    stratum only what comes before the first open item counts.
+    """
+    answers = _answers(connection, [item_id for stratum in drawn.strata for item_id in stratum.items])
+    return [_tally(stratum, [answers.get(item_id) for item_id in stratum.items]) for stratum in drawn.strata]
+
+
+def _tally(stratum: Stratum, answers: list[str | None]) -> Tally:
+    told = list(takewhile(lambda answer: answer is not None, answers))
+    is_open = answers.count(None)
+    skipped = told.count(review.SKIPPED)
+    return Tally(
+        stratum.flagged,
+        stratum.population,
+        stratum.sample,
+        answered=len(told) - skipped,
+        crystals=told.count(DropClass.CRYSTALS),
+        skipped=skipped,
+        open=is_open,
+        waiting=len(answers) - len(told) - is_open,
+        low=stratum.low,
+        high=stratum.high,
     )
-    for item_id, round_id, stratum in rows:
-        parts[round_id, stratum].item_ids.append(item_id)
-    return list(parts.values())
 
 
 def _answers(connection: Connection, item_ids: Sequence[int]) -> dict[int, str]:
-    """What people say of these items now, or that they were skipped."""
+    """What people say of these items now, or that they were skipped; open ones are left out.
+
+    An item whose answer was taken back is asked of nobody again, and counts as skipped.
+    """
     found: dict[int, str] = {}
     wanted = sorted(set(item_ids))
     columns = (
@@ -264,6 +269,6 @@ def _answers(connection: Connection, item_ids: Sequence[int]) -> dict[int, str]:
             verdict = words.verdict({row.image_id: row.image_id not in words.of_images})
             if verdict is not None:
                 found[row.id] = str(verdict.label)
-            elif row.answer == review.SKIPPED:
+            elif row.answer is not None:
                 found[row.id] = review.SKIPPED
     return found

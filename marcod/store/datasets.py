@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import Modality, text_path
+from marcod.domain import Modality, Split, split_of, text_path
 from marcod.store import labels
 from marcod.store.engine import insert
 from marcod.store.labels import LabelledImage
@@ -157,15 +157,22 @@ class Stored:
 
 
 def sample(connection: Connection, modality: Modality, count: int, seed: int) -> list[Stored]:
-    """So many pictures in one light, labelled or not, as if drawn at random; the same ones for the same seed."""
+    """So many pictures in one light, labelled or not, as if drawn at random; the same ones for the same seed.
+
+    None of a test plate, which nothing that is trained may have seen.
+    """
     # A multiplicative hash of the id (Knuth, The Art of Computer Programming, vol. 3, 6.4); the seed is held down so
     # that PostgreSQL adds it within 32 bits and multiplies within 63.
     scattered = (image.c.id + seed % 1_000_000_000) * 2654435761 % 4294967296
     statement = (
-        sa.select(source.c.name, source.c.root, image.c.path)
+        sa.select(source.c.name, source.c.root, image.c.path, plate.c.key)
         .join(source, source.c.id == image.c.source_id)
+        .join(drop, drop.c.id == image.c.drop_id)
+        .join(plate, plate.c.id == drop.c.plate_id)
         .where(image.c.modality == str(modality))
         .order_by(scattered, image.c.id)
-        .limit(count)
+        # A fifth of the plates are test plates, of few plates more.
+        .limit(4 * count)
     )
-    return [Stored(name, text_path(root), text_path(path)) for name, root, path in connection.execute(statement)]
+    found = [row for row in connection.execute(statement) if split_of(row.name, text_path(row.key)) is not Split.TEST]
+    return [Stored(row.name, text_path(row.root), text_path(row.path)) for row in found[:count]]

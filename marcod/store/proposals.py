@@ -82,12 +82,14 @@ def _asked(stream: Stream | None = None) -> sa.ColumnElement[bool]:
 
 
 def _against_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
-    """Of the labelled drops the share to whose label the model gives least."""
+    """Of the labelled drops the share to whose label the model gives least, without those that an audit drew."""
     labelled = sa.and_(_of(version), _LIFE.label_person.is_not(None))
     count = connection.execute(sa.select(sa.func.count()).select_from(drop_summary).where(labelled)).scalar_one()
     given = sa.case({str(c): _LIFE[f"p_{c.lower()}"] for c in DropClass}, value=_LIFE.label, else_=None)
+    # Looked at again because the model disagrees, an audit's answers would turn towards the model.
+    asked = sa.or_(_asked(Stream.DISAGREEMENT), _asked(Stream.AUDIT))
     worst = (
-        sa.select(*_FOUND, _LIFE.label, given.label("given"), _asked(Stream.DISAGREEMENT).label("asked"))
+        sa.select(*_FOUND, _LIFE.label, given.label("given"), asked.label("asked"))
         .where(labelled)
         .order_by(given, _LIFE.drop_id)
         .limit(math.ceil(count * MOST_DISPUTED))

@@ -146,6 +146,20 @@ def _row(stream: Stream, version: Version, proposal: Proposal, now: datetime) ->
     }
 
 
+def propose_again(
+    connection: Connection, version: Version, proposals: Iterable[Proposal], stream: Stream, now: datetime
+) -> None:
+    """Make the open items of a stream with these drops and inspections this version's, as if proposed now."""
+    for proposal in proposals:
+        same = sa.and_(
+            review_item.c.drop_id == proposal.drop_id,
+            review_item.c.inspection_id == proposal.inspection_id,
+            review_item.c.stream == str(stream),
+            review_item.c.answered_at.is_(None),
+        )
+        connection.execute(sa.update(review_item).where(same).values(_row(stream, version, proposal, now)))
+
+
 def ask(connection: Connection, subject: Subject, version: Version, reason: str, now: datetime) -> bool:
     """Put a drop at an inspection into the queue by hand; one that was answered is asked again. True if it is new.
 
@@ -163,7 +177,7 @@ def ask(connection: Connection, subject: Subject, version: Version, reason: str,
         sa.select(image.c.id, score.c.p_crystals)
         .outerjoin(score, of_version)
         .where(*chosen)
-        .order_by(sa.func.coalesce(score.c.p_crystals, -1.0).desc(), image.c.modality == version.modality, image.c.id)
+        .order_by(sa.func.coalesce(score.c.p_crystals, -1.0).desc(), (image.c.modality == version.modality).desc(), image.c.id)
         .limit(1)
     ).one_or_none()
     if found is None:
@@ -267,7 +281,7 @@ def claim(
 
 
 def _askable(person: str, now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
-    """Whether a person may be asked: has no word on it, has not skipped it, and nobody else is looking at it."""
+    """Whether a person may be asked: has no word on it, has not skipped it, and nobody has it from another stream."""
     other = review_item.alias("other")
     same = sa.and_(
         other.c.drop_id == review_item.c.drop_id,
@@ -275,9 +289,7 @@ def _askable(person: str, now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
         other.c.id != review_item.c.id,
     )
     skipped = sa.exists().where(same, other.c.person == person, other.c.answer == SKIPPED)
-    held = sa.exists().where(
-        same, other.c.answered_at.is_(None), other.c.person != person, other.c.shown_at >= now - PATIENCE
-    )
+    held = sa.exists().where(same, other.c.answered_at.is_(None), other.c.shown_at >= now - PATIENCE)
     return sa.not_(has_word(person)), sa.not_(skipped), sa.not_(held)
 
 
@@ -390,17 +402,6 @@ def seen(connection: Connection, version: Version) -> dict[Stream, int]:
         sa.select(review_item.c.stream, sa.func.count()).where(looked, of_version).group_by(review_item.c.stream)
     )
     return {Stream(row[0]): int(row[1]) for row in rows}
-
-
-def supplied(connection: Connection, version: Version, stream: Stream) -> bool:
-    """Whether a stream still has an item of this version that nobody was shown."""
-    free = sa.and_(
-        review_item.c.stream == str(stream),
-        review_item.c.model_version_id == version.id,
-        review_item.c.answered_at.is_(None),
-        review_item.c.shown_at.is_(None),
-    )
-    return bool(connection.execute(sa.select(sa.exists().where(free))).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)

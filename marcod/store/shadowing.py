@@ -1,5 +1,6 @@
 """What a challenger and the champion said of the same new images, counted where the scores are."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,17 +29,6 @@ class Both:
     challenger_found: int
 
 
-def scored_by(connection: Connection, version: Version, since: datetime) -> int:
-    """How many images that came since a version has scored."""
-    statement = (
-        sa.select(sa.func.count())
-        .select_from(score)
-        .join(image, image.c.id == score.c.image_id)
-        .where(score.c.model_version_id == version.id, image.c.seen_at >= since)
-    )
-    return int(connection.execute(statement).scalar_one())
-
-
 def compare(connection: Connection, champion: Version, challenger: Version, since: datetime) -> Both:
     """Count what both said of the images that came since."""
     theirs, ours = score.alias("theirs"), score.alias("ours")
@@ -57,7 +47,7 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
     flags = [(r.drop_id, r.inspection_id, _hit(r.p_crystals, champion), _hit(r.new, challenger)) for r in rows]
     said = {
         (verdict.drop_id, verdict.inspection_id)
-        for verdict in labels.current(connection, drop_ids=sorted({row.drop_id for row in rows}))
+        for verdict in _said_of(connection, sorted({row.drop_id for row in rows}))
         if verdict.label is DropClass.CRYSTALS
     }
     crystals = [(old, new) for drop_id, inspection_id, old, new in flags if (drop_id, inspection_id) in said]
@@ -70,6 +60,12 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
         champion_found=sum(old for old, _ in crystals),
         challenger_found=sum(new for _, new in crystals),
     )
+
+
+def _said_of(connection: Connection, drop_ids: list[int]) -> Iterator[labels.Verdict]:
+    """What people say of drops; a statement takes no more than so many ids."""
+    for start in range(0, len(drop_ids), labels.CHUNK):
+        yield from labels.current(connection, drop_ids=drop_ids[start : start + labels.CHUNK])
 
 
 def _hit(p_crystals: float, version: Version) -> bool:

@@ -18,6 +18,9 @@ from marcod.store import queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
     audit,
+    drift_alarm,
+    drift_day,
+    drift_reference,
     drop_summary,
     hit,
     inspection,
@@ -25,6 +28,8 @@ from marcod.store.schema import (
     job,
     model_alias,
     model_version,
+    review_item,
+    review_round,
     score,
 )
 
@@ -178,8 +183,12 @@ def has_champion(connection: Connection) -> bool:
     return connection.execute(sa.select(sa.exists().where(model_alias.c.alias == CHAMPION))).scalar_one()
 
 
-def promote(connection: Connection, version: Version, *, actor: str, now: datetime) -> Version | None:
+def promote(
+    connection: Connection, version: Version, *, actor: str, now: datetime, instead_of: str | None = None
+) -> Version | None:
     """Make a version champion in one transaction. Returns the former one. Raises NotFoundError if it was removed.
+
+    With ``instead_of`` only in the place of that version; raises StoreError when another one is champion meanwhile.
 
     Waiting jobs of new images move to it, and plates that are still arriving are queued for it whole. A challenger
     that is promoted is challenger no more.
@@ -187,6 +196,8 @@ def promote(connection: Connection, version: Version, *, actor: str, now: dateti
     former = _lock_aliases(connection)
     if former is not None and former.id == version.id:
         return former
+    if instead_of is not None and str(former) != instead_of:
+        raise StoreError(f"{former} became champion meanwhile, instead of {instead_of}")
     _crown(connection, former, version, now)
     if former is not None:
         _set_alias(connection, PREVIOUS, former.id, now)
@@ -256,28 +267,36 @@ def _dismiss(connection: Connection, challenger: Version) -> int:
 def remove(connection: Connection, version: Version, *, force: bool, actor: str, now: datetime) -> bool:
     """Forget a version that has no scores; with ``force`` keep one's scores and row and say that its bundle is gone.
 
-    Returns whether scores stay. Its jobs go either way, also those in a worker's hands. Raises StoreError for the
-    champion, the challenger, and a version with scores unless forced; NotFoundError when it is gone already.
+    What people are or were asked about in the review keeps it as scores do. Returns whether the row stays. Its jobs go either way, also those in a worker's hands. Raises StoreError for the
+    champion, the challenger, and a version that stays unless forced; NotFoundError when it is gone already.
     """
     _lock_aliases(connection)
     held = model_version.c.id == version.id
     if connection.execute(sa.select(model_version.c.id).where(held).with_for_update()).one_or_none() is None:
         raise NotFoundError(f"{version} was removed already")
     _refuse_in_service(connection, version)
-    scored = connection.execute(sa.select(sa.exists().where(score.c.model_version_id == version.id))).scalar_one()
+    scored, reviewed = _has(connection, version, score), _has(connection, version, review_item, review_round)
     if scored and not force:
         raise StoreError(f"{version} has scored images; --force removes its bundle and keeps its scores and hits")
+    if reviewed and not force:
+        raise StoreError(f"{version} has items in the review; --force removes its bundle and keeps them")
     _drop_alias(connection, version.id, PREVIOUS)
     jobs = connection.execute(sa.delete(job).where(job.c.model_version_id == version.id)).rowcount
-    if scored:
+    if scored or reviewed:
         connection.execute(sa.update(model_version).where(held).values(removed_at=now))
     else:
-        for table in (hit, inspection_summary, drop_summary):
+        for table in (hit, inspection_summary, drop_summary, drift_alarm, drift_day, drift_reference):
             connection.execute(sa.delete(table).where(table.c.model_version_id == version.id))
         connection.execute(sa.delete(model_version).where(held))
     detail = {"digest": version.digest, "scores_kept": scored, "withdrawn": jobs}
     note(connection, actor, "remove", str(version), detail, now)
-    return bool(scored)
+    return scored or reviewed
+
+
+def _has(connection: Connection, version: Version, *tables: sa.Table) -> bool:
+    """Whether a table has rows of a version."""
+    rows = (sa.exists().where(table.c.model_version_id == version.id) for table in tables)
+    return bool(connection.execute(sa.select(sa.or_(*rows))).scalar_one())
 
 
 def _refuse_in_service(connection: Connection, version: Version) -> None:

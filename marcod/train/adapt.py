@@ -129,10 +129,10 @@ def _curve(history: Mapping[str, list[float]]) -> list[dict[str, float]]:
     return [{"epoch": i + 1, **point} for i, point in enumerate(points)]
 
 
-def first_head(weights: Mapping[str, Floats], classes: int) -> tuple[Floats, Floats]:
-    """Where the last layer begins: the network's own, or nothing where it tells other classes than the four."""
+def first_head(weights: Mapping[str, Floats], classes: int, *, own: bool) -> tuple[Floats, Floats]:
+    """Where the last layer begins: the network's ``own``, or nothing where it tells other classes than the four."""
     kernel, bias = network.head(weights)
-    if len(bias) == classes:
+    if own:
         return kernel, bias
     return np.zeros((len(kernel), classes), np.float32), np.zeros(classes, np.float32)
 

@@ -7,7 +7,7 @@ its side for ever, and that rendered ones come from their seeds.
 import csv
 import hashlib
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ import numpy as np
 from marcod import synthetic
 from marcod.bundle import BundleRecord
 from marcod.domain import Split, split_of
-from marcod.errors import MarcodError
+from marcod.errors import ConfigError, MarcodError
 from marcod.evaluate import labelled
 from marcod.evaluate.labelled import Labelled
 from marcod.settings import TrainSettings
@@ -57,6 +57,18 @@ def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
     return settings.base
 
 
+def about(settings: TrainSettings, parent: BundleRecord) -> str:
+    """Which base set a training uses, so that another list is known to be another one. Raises ConfigError."""
+    kind = wanted(settings, parent)
+    if kind == "folder":
+        assert settings.base_folder is not None
+        try:
+            return hashlib.sha256((settings.base_folder / LIST).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(f"train.base_folder: {settings.base_folder / LIST}: {error.strerror}") from error
+    return f"{kind}, {settings.base_images}"
+
+
 def gathered(
     settings: TrainSettings,
     parent: BundleRecord,
@@ -64,14 +76,21 @@ def gathered(
     progress: Callable[[str, int, int], None],
     stopped: Callable[[], bool],
     processes: int,
+    known: Collection[str] = (),
 ) -> Base:
-    """The base set as configured. Raises ConfigError for a list that cannot be read, InterruptedError when stopped."""
+    """The base set as configured, without files whose SHA-256 is among the lab's own labelled ones, ``known``.
+
+    Raises ConfigError for a list that cannot be read, InterruptedError when stopped.
+    """
     kind = wanted(settings, parent)
     if kind == "none":
         return NOTHING
     if kind == "folder":
         assert settings.base_folder is not None
-        return _listed(settings.base_folder, parent, settings)
+        found = _listed(settings.base_folder, parent, settings)
+        # The same file might stand on the lab's test side, and would be learned by heart.
+        other = tuple(p for p in found.pictures if hashlib.sha256(p.file.read_bytes()).hexdigest() not in known)
+        return replace(found, pictures=other)
     folder = settings.folder / "base" / f"rendered-{settings.base_images}"
     _render(folder, settings.base_images, progress, stopped, processes)
     found = _listed(folder, parent, settings)

@@ -153,17 +153,20 @@ def make(
     else:
         learned = _learned(work, tried, training, validation, tier)
     doubted = _doubts(work, training, validation)
-    judged = training.and_(validation) if tier == "recalibrate" else validation
-    logits = tried.logits(learned.weights, judged.pixels, "looking at the result")
+    # What a lab's own model learned from says nothing about how sure it may be.
+    fresh = tier == "recalibrate" and work.parent.name != work.settings.name
+    sides = (training, validation) if fresh else (validation,)
+    parts = [tried.logits(learned.weights, side.pixels, "looking at the result") for side in sides]
+    rows_judged, logits = (training.rows.and_(validation.rows) if fresh else validation.rows), np.concatenate(parts)
     natural = _natural(learned, tried, sample, validation)
     weights = learned.weights
     if learned.trained_with is not None:
-        shift = calibrated.natural_shift(learned.trained_with, natural, judged.rows)
+        shift = calibrated.natural_shift(learned.trained_with, natural, rows_judged)
         weights, logits = network.shifted(weights, shift), logits + shift
     parent = work.parent if learned.trained_with is None else None
     alarms = None if parent is not None else _champion_false_alarms(work, tried, validation)
     found = calibrated.calibrate(
-        logits, judged.rows, natural, parent, work.parent.threshold, work.settings.recall, alarms
+        logits, rows_judged, natural, parent, work.parent.threshold, work.settings.recall, alarms
     )
     return Candidate(
         tier, learned.architecture, weights, found, learned.measured | found.measured, doubted,
@@ -203,13 +206,16 @@ class _Network:
         self._model = network.build(replace(architecture, auxiliary=False))
         self._model.compile(jit_compile=backend.training_compiler())
 
-    def logits(self, weights: Weights, pixels: NDArray[np.uint8], what: str) -> NDArray[np.float32]:
-        """What the network says with these weights of kept pictures, float32 [n, own classes]."""
+    def logits(
+        self, weights: Weights, pixels: NDArray[np.uint8], what: str, chosen: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float32]:
+        """What the network says with these weights of kept pictures or the chosen ones, float32 [n, own classes]."""
         network.set_variables(self._model, weights)
         found = np.zeros((0, self._model.output_shape[1]), np.float32)
-        for start in range(0, len(pixels), BATCH):
-            self._work.goes_on(what, start, len(pixels))
-            part = pictures.prepared(pixels[start : start + BATCH], self._work.preprocessing)
+        wanted = np.arange(len(pixels)) if chosen is None else chosen
+        for start in range(0, len(wanted), BATCH):
+            self._work.goes_on(what, start, len(wanted))
+            part = pictures.prepared(pixels[wanted[start : start + BATCH]], self._work.preprocessing)
             # Filled up, so that there is one shape to compile.
             full = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.float32)])
             found = np.concatenate([found, np.asarray(self._model.predict_on_batch(full))[: len(part)]])
@@ -226,7 +232,7 @@ def _learned(work: Work, tried: _Network, training: Material, validation: Materi
     judges = None
     if len(validation.rows):
         judges = _balanced(validation, _seen(work, trunk, validation, "validation", material.UPRIGHT), 1)
-    start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES)))
+    start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES), own=work.own_classes))
     head = adapt.fit_head(features, start, work.settings.seed, judges)
     old = network.with_head(work.parent_weights, *start)
     new, curve = network.with_head(trunk, head.kernel, head.bias), head.curve
@@ -235,9 +241,10 @@ def _learned(work: Work, tried: _Network, training: Material, validation: Materi
         new, curve = fitted.weights, fitted.curve
     mix = _mix(work, tried, validation, old, new)
     learned = adapt.mixed(old, new, mix.share)
-    uniform = np.full(len(CLASSES), 1 / len(CLASSES))
+    rows = training.rows
+    trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.own))
     measured = {"mix": {"new": mix.share, "validation_loss": mix.losses}, "curve": curve}
-    return _Learned(tier, _four(work), learned, uniform, measured)
+    return _Learned(tier, _four(work), learned, trained_with, measured)
 
 
 def _at_home(work: Work, training: Material) -> Weights:
@@ -366,7 +373,7 @@ def _champion_false_alarms(work: Work, tried: _Network, validation: Material) ->
     if not len(others):
         return None
     champion = tried if work.own_classes else _Network(work, work.architecture)
-    logits = champion.logits(work.parent_weights, validation.pixels[others], "looking with the champion")
+    logits = champion.logits(work.parent_weights, validation.pixels, "looking with the champion", others)
     scores = metrics.softmax(logits / work.parent.temperature) @ bundle.folding(work.parent)
     return float((scores[:, _CRYSTALS] >= work.parent.threshold.crystal).mean())
 

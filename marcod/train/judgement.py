@@ -5,12 +5,10 @@ the bundle as it lies on disk, on the test side of the run's own frozen snapshot
 """
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from marcod import bundle, metrics, network
 from marcod.bundle import BundleRecord, Predictor
@@ -32,6 +30,7 @@ PARITY: Final = 1e-3
 FEWEST_WORDS: Final = 20
 """Judged words from which a person's swapped classes stop a promotion."""
 
+MOST_UNREADABLE: Final = 0.01
 BATCH: Final = 16
 
 
@@ -86,11 +85,12 @@ def _measured(work: Work, made: Candidate, snapshot: Snapshot, base: Base) -> di
     }
 
 
-def weights_digest(weights: Mapping[str, NDArray[np.float32]]) -> str:
-    """The SHA-256 of the weights alone, by which a model is known again under another name."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode() + b"\x00" + np.ascontiguousarray(weights[name], np.float32).tobytes())
+def model_digest(made: Candidate) -> str:
+    """The SHA-256 of weights, temperature and threshold, by which a model is known again under another name."""
+    told = (made.calibrated.temperature, made.calibrated.threshold.crystal)
+    digest = hashlib.sha256(repr(told).encode())
+    for name in sorted(made.weights):
+        digest.update(name.encode() + b"\x00" + np.ascontiguousarray(made.weights[name], np.float32).tobytes())
     return digest.hexdigest()
 
 
@@ -119,7 +119,15 @@ def judge(work: Work, champion: Predictor, path: Path, made: Candidate, snapshot
         return predict(pictures, predictor.record, lambda: predictor, threads=work.threads, done=done)
 
     before, after = said(champion, "champion"), said(candidate, "candidate")
+    extra += [_readable(len(pictures), max(len(before.unreadable), len(after.unreadable)))]
     return gate.judge((champion.record, before), (candidate.record, after), rules, extra=extra)
+
+
+def _readable(count: int, unreadable: int) -> Check:
+    """Whether the test side is there: an imager whose share went away would not be tested at all."""
+    sentence = f"{unreadable} of {count} test pictures could not be read, {MOST_UNREADABLE:.0%} may be"
+    numbers: dict[str, float | int | str | None] = {"pictures": count, "unreadable": unreadable}
+    return Check("readable pictures", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
 
 
 def _plain(check: Check) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from marcod.dataset import Item, Snapshot
 from marcod.domain import CLASSES, DropClass, Split
+from marcod.errors import MarcodError
 from marcod.evaluate.labelled import Labelled
 from marcod.network import Architecture
 from marcod.preprocess import Preprocessing
@@ -24,6 +25,11 @@ from marcod.train.recipes import LARGE
 
 KEPT_LARGE: Final = 1.2
 """Less is kept around the input of a large network: a kept picture of 719 pixels takes 1.5 MB."""
+
+MOST_UNREADABLE: Final = 0.05
+"""Share of pictures that were there when the labels were taken and may be gone now."""
+
+FEW_UNREADABLE: Final = 3
 
 ACTIVE: Final = frozenset({"threshold", "disagreement"})
 """Review streams that choose what to ask by what the model says; a recall measured on their drops is not the lab's."""
@@ -119,7 +125,10 @@ def file_of(item: Item, roots: Mapping[str, Path]) -> Path:
 
 
 def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[Labelled, ...]:
-    """The test side as the gate takes it."""
+    """The test side as the gate takes it, without drops that people were shown because of the champion's score.
+
+    On those the champion looks bad by choice, and any other model better than it is.
+    """
     own = [
         Labelled(
             file=file_of(item, roots),
@@ -129,10 +138,11 @@ def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[L
             imager=item.imager,
             drop=str(item.drop_id),
             inspection=str(item.inspection_id),
-            unit=f"drop {item.drop_id} at {item.inspection_id}",
+            unit=f"drop {item.drop_id} at {item.inspection_id}, {item.label}",
             group=f"{item.source}/{item.plate_key}",
         )
         for item in snapshot.side(Split.TEST)
+        if item.stream not in ACTIVE
     ]
     return (*own, *(replace(picture, own=None) for picture in base.side(Split.TEST)))
 
@@ -150,11 +160,6 @@ class Material:
     pixels: NDArray[np.uint8]
     unreadable: tuple[str, ...]
 
-    def and_(self, other: "Material") -> "Material":
-        """This side, then the other one."""
-        pixels = np.concatenate([self.pixels, other.pixels])
-        return Material(self.rows.and_(other.rows), pixels, self.unreadable + other.unreadable)
-
 
 def gathered(
     wanted: Rows, size: int, place: Path, *, threads: int, progress: Progress, stopped: Callable[[], bool], what: str
@@ -169,6 +174,13 @@ def gathered(
     )  # fmt: skip
     if not wrong:
         return Material(wanted, pixels, ())
+    if len(wrong) > max(FEW_UNREADABLE, MOST_UNREADABLE * len(wanted)):
+        place.unlink()
+        first = next(iter(wrong))
+        raise MarcodError(
+            f"{len(wrong)} of {len(wanted)} pictures cannot be read, such as {wanted.files[first]}: {wrong[first]}; "
+            "is a share away? The next `marcod retrain` begins anew"
+        )
     good = np.array([i for i in range(len(wanted)) if i not in wrong], np.intp)
     unreadable = tuple(f"{wanted.files[i]}: {text}" for i, text in wrong.items())
     return Material(wanted.only(good), _only(pixels, good, place.with_suffix(".good.npy")), unreadable)

@@ -89,12 +89,20 @@ def kept(
     return found, {int(index): text for index, text in lines}
 
 
+def kept_again(place: Path) -> Pixels:
+    """What :func:`kept` left at ``place``, without what could not be read."""
+    found = np.load(place, mmap_mode="r")
+    failures = place.with_suffix(".failures").read_text(encoding="utf-8").splitlines()
+    wrong = {int(line.split("\t", 1)[0]) for line in failures}
+    return np.asarray(found[[i for i in range(len(found)) if i not in wrong]])
+
+
 def _require_room(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise MarcodError(
             f"the pictures to train on take {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; "
-            "remove old run-* folders there, or choose another train.folder"
+            "make room there, or choose another train.folder"
         )
 
 
@@ -136,13 +144,14 @@ def shrunk(rgb: Pixels, side: int) -> Pixels:
 def patches(files: Sequence[Path], size: int) -> Rows:
     """Random patches of ``size`` of a picture's own pixels, read from its file each time: the paper's patches.
 
-    A picture with a shorter side is enlarged to it. One that cannot be read is black; it should have been left out.
+    A picture with a shorter side is enlarged to it. One that is damaged is black. Raises OSError when a file cannot be
+    read, as when its share went away.
     """
 
     def one(index: int, seed: int) -> Pixels:
         try:
             rgb = preprocess.decode(images.read(files[index]))
-        except (ImageError, OSError):
+        except ImageError:
             return np.zeros((size, size, 3), np.uint8)
         if min(rgb.shape[:2]) < size:
             return shrunk(rgb, size)

@@ -8,6 +8,7 @@ that a model which was rolled back is not made champion a second time.
 import hashlib
 import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ SAMPLE: Final = 400
 """Pictures from which the natural shares of the classes are estimated."""
 
 MANIFEST: Final = "manifest.jsonl"
+STARTS: Final = "starts"
 VERDICT: Final = "verdict.json"
 TRAINER: Final = "trainer"
 """Who promotes, in the audit."""
@@ -105,6 +107,7 @@ def retrain(place: Place, asked: Asked) -> Run:
             _count_start(folder)
             _Steps(replace(place, progress=progress), run, folder).take()
         except (InterruptedError, fitting.StoppedError) as error:
+            (folder / STARTS).unlink(missing_ok=True)
             raise InterruptedRunError from error
         except Exception as error:
             text = str(error) if isinstance(error, (MarcodError, OSError)) else repr(error)
@@ -137,7 +140,7 @@ def _own(place: Place, asked: Asked) -> Run:
 
 def _count_start(folder: Path) -> None:
     """A run that dies each time, of memory for example, must not be gone on with for ever."""
-    starts = folder / "starts"
+    starts = folder / STARTS
     with starts.open("a", encoding="utf-8") as stream:
         stream.write("started\n")
     if len(starts.read_text(encoding="utf-8").splitlines()) > MOST_STARTS:
@@ -217,12 +220,17 @@ class _Steps:
         self._note(tier=tier)
         base_set = base.gathered(
             self._settings, parent, progress=self._place.progress, stopped=self._place.stop.is_set,
-            processes=self._place.threads,
+            processes=self._place.threads, known={item.content_hash for item in snapshot.items},
         )  # fmt: skip
         work = self._work(parent)
         made = candidate.make(work, snapshot, base_set, tier, lambda: self._sample(work))
         self._judge(work, made, snapshot, base_set, same)
         return True
+
+    def _partly(self, snapshot: Snapshot) -> list[str]:
+        """Why a candidate that passed is only recommended: not all imagers that the champion serves were tested."""
+        chosen = [f"only labels of {', '.join(self._sources)} were used"] if self._sources else []
+        return [*snapshot.away, *chosen]
 
     def _parent(self) -> BundleRecord:
         name, version = str(self._run.parent).rsplit(":", 1)
@@ -246,10 +254,11 @@ class _Steps:
 
     def _material(self, snapshot: Snapshot, parent: BundleRecord, tier: str) -> str:
         """What decides a candidate, as one hash: the same again would give the same model again."""
+        base_set = base.about(self._settings, parent)
         rows = [(i.content_hash, i.label, i.shares, i.weight, i.side, i.source, i.plate_key) for i in snapshot.items]
         kept = {"folder", "schedule", "min_new_labels", "on_drift", "promotion", "shadow_images", "name"}
         options = {k: v for k, v in self._run.options["train"].items() if k not in kept}
-        told = json.dumps([sorted(map(str, rows)), parent.digest, tier, options], sort_keys=True)
+        told = json.dumps([sorted(map(str, rows)), parent.digest, tier, base_set, options], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def _earlier(self, same: str) -> str | None:
@@ -280,7 +289,9 @@ class _Steps:
 
     def _sample(self, work: Work) -> NDArray[np.uint8]:
         """Kept pictures of the lab as they come."""
-        place = self._place
+        place, kept = self._place, self._folder / "sample.npy"
+        if kept.exists():
+            return pictures.kept_again(kept)
         stored = place.db.read(
             lambda c: datasets.sample(c, Modality(work.parent.modality), SAMPLE, self._settings.seed)
         )
@@ -288,11 +299,11 @@ class _Steps:
         side = material.kept_side(work.architecture.input_size)
         if not files:
             return np.zeros((0, side, side, 3), np.uint8)
-        pixels, wrong = pictures.kept(
-            files, side, self._folder / "sample.npy", threads=place.threads,
+        pictures.kept(
+            files, side, kept, threads=place.threads,
             done=lambda count: place.progress("reading a sample", count, len(files)), stopped=place.stop.is_set,
         )  # fmt: skip
-        return pixels[[i for i in range(len(files)) if i not in wrong]]
+        return pictures.kept_again(kept)
 
     def _judge(self, work: Work, made: Candidate, snapshot: Snapshot, base_set: Base, same: str) -> None:
         path = self._written(work, made, snapshot, base_set)
@@ -304,7 +315,8 @@ class _Steps:
         numbers = {
             "gate": verdict.numbers,
             "material": same,
-            "weights": judgement.weights_digest(made.weights),
+            "model": judgement.model_digest(made),
+            "partly": self._partly(snapshot),
             "unreadable": list(made.unreadable),
             "base": base_set.about,
             "natural_shares": made.measured.get("natural_shares"),
@@ -320,8 +332,8 @@ class _Steps:
     def _written(self, work: Work, made: Candidate, snapshot: Snapshot, base_set: Base) -> Path:
         """The candidate's bundle in the run's folder; it comes to the others when it has passed."""
         place, models = self._place, self._folder / "candidate"
-        for path in models.glob("*/*/bundle.toml"):
-            return path.parent
+        # One that is there was written before a kill, by weights that may differ in the last bit.
+        shutil.rmtree(models, ignore_errors=True)
         runs = place.db.read(lambda connection: training.listed(connection, 1000))
         taken = [run.candidate for run in runs if run.candidate is not None]
         number = place.registry.next_number(self._settings.name, taken)
@@ -350,12 +362,17 @@ class _Steps:
             return "recommended", [
                 f"{champion} became champion meanwhile, and the gate compared with {self._run.parent}"
             ]
+        if partly := numbers.get("partly"):
+            return "recommended", partly
         if settings.promotion == "manual":
             return "recommended", ["train.promotion is manual"]
         if settings.shadow_images:
             place.registry.challenge(version, actor=TRAINER, now=place.clock())
             return "shadow", [f"it scores the next {settings.shadow_images} new images beside the champion first"]
-        place.registry.promote(version, actor=TRAINER, now=place.clock())
+        try:
+            place.registry.promote(version, actor=TRAINER, now=place.clock(), instead_of=self._run.parent)
+        except StoreError as error:
+            return "recommended", [str(error)]
         return "promoted", []
 
     def _rolled_back(self, version: Version, numbers: dict[str, Any]) -> str | None:
@@ -363,13 +380,13 @@ class _Steps:
         db = self._place.db
         same = [version.digest]
         for run in db.read(lambda connection: training.listed(connection, 1000)):
-            if run.candidate_digest and (run.numbers or {}).get("weights") == numbers["weights"]:
+            if run.candidate_digest and (run.numbers or {}).get("model") == numbers["model"]:
                 same.append(run.candidate_digest)
         for digest in same:
             note = db.read(lambda connection, d=digest: training.rolled_back(connection, d))  # type: ignore[misc]
             if note is not None:
                 return (
-                    f"the same weights were rolled back on {note.at:%Y-%m-%d} by {note.actor}; "
+                    f"the same model was rolled back on {note.at:%Y-%m-%d} by {note.actor}; "
                     f"`marcod model promote {version}` makes it champion all the same"
                 )
         return None
@@ -379,3 +396,6 @@ class _Steps:
 
     def _end(self, **outcome: Any) -> None:
         _end(self._place, self._run, **outcome)
+        for pattern in ("*.npy", "*.npz", "*.part"):
+            for file in self._folder.glob(pattern):
+                file.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ MOST_FAILED: Final = 0.01
 FLOOD: Final = 3.0
 """A challenger may flag so many times as many images as the champion, or :data:`FEW` of all, whichever is more."""
 
-FEW: Final = 0.15
+FEW: Final = 0.35
 
 
 def ripe(db: Database) -> bool:
@@ -33,9 +33,7 @@ def ripe(db: Database) -> bool:
         version = _candidate(db, run)
         if version is None or _challenger(db) != version:
             return True
-        since = _since(run)
-        count = db.read(lambda connection, v=version, s=since: shadowing.scored_by(connection, v, s))  # type: ignore[misc]
-        if count >= _wanted(run):
+        if _both(db, run, version).images >= _wanted(run):
             return True
     return False
 
@@ -51,7 +49,7 @@ def _settled(db: Database, registry: Registry, run: Run, actor: str, now: dateti
         promoted = version is not None and champion == version
         reason = f"{run.candidate} is challenger no more; a person decided" + (" for it" if promoted else "")
         return _ended(db, run, "promoted" if promoted else "refused", [reason], None, now)
-    both = db.read(lambda connection: shadowing.compare(connection, champion, version, _since(run)))
+    both = _both(db, run, version)
     if both.images < _wanted(run):
         return None
     settings = TrainSettings(**run.options["train"])
@@ -60,8 +58,9 @@ def _settled(db: Database, registry: Registry, run: Run, actor: str, now: dateti
         return _ended(db, run, "refused", problems, both, now)
     if str(champion) != run.parent:
         reason = f"{champion} became champion meanwhile; the gate compared with {run.parent}"
+        registry.challenge(None, actor=actor, now=now)
         return _ended(db, run, "recommended", [reason], both, now)
-    registry.promote(version, actor=actor, now=now)
+    registry.promote(version, actor=actor, now=now, instead_of=run.parent)
     return _ended(db, run, "promoted", [_sentence(both)], both, now)
 
 
@@ -96,6 +95,12 @@ def _ended(db: Database, run: Run, state: str, reasons: list[str], both: Both | 
     return db.read(lambda connection: training.get(connection, run.id))
 
 
+def _both(db: Database, run: Run, challenger: Version) -> Both:
+    """What the champion and a challenger said of what came since a run ended its training."""
+    since = run.ended_at or run.beat_at
+    return db.read(lambda c: shadowing.compare(c, versions.champion(c), challenger, since))
+
+
 def _candidate(db: Database, run: Run) -> Version | None:
     name, _, version = str(run.candidate).rpartition(":")
     try:
@@ -106,10 +111,6 @@ def _candidate(db: Database, run: Run) -> Version | None:
 
 def _challenger(db: Database) -> Version | None:
     return db.read(lambda connection: versions.aliased(connection, versions.CHALLENGER))
-
-
-def _since(run: Run) -> datetime:
-    return run.ended_at or run.beat_at
 
 
 def _wanted(run: Run) -> int:

@@ -92,13 +92,21 @@ class Trainer:
         """Look and train until ``stop`` is set. Raises what the database raises."""
         while not stop.is_set():
             alive()
-            if shadow.ripe(self._db):
-                self._call(["train", "settle"], stop, alive)
+            self._settle(stop, alive)
             reason = self.reason(self._clock())
             if reason is not None:
                 log.info("training begins", cause=reason.cause, why=reason.detail)
                 self._call(["retrain", "--cause", reason.cause], stop, alive)
             stop.wait(self._look_s)
+
+    def _settle(self, stop: Event, alive: Callable[[], None]) -> None:
+        """Have it decided about candidates in shadow; that it fails must not keep the lab from training."""
+        if not shadow.ripe(self._db):
+            return
+        try:
+            self._call(["train", "settle"], stop, alive)
+        except MarcodError as error:
+            log.error("a candidate in shadow cannot be decided about", error=str(error))
 
     def reason(self, now: datetime) -> Reason | None:
         """Why to train now, or None: a run that was killed, a new drift alarm, or new labels when it is time."""
@@ -149,7 +157,11 @@ class Trainer:
 
     def _call(self, arguments: Sequence[str], stop: Event, alive: Callable[[], None]) -> None:
         """One command in a process of its own, whose log lines are this process's."""
-        child = subprocess.Popen([*self._command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [*self._command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            # A signal to the whole group would reach the child twice, and the second one ends it at once.
+            start_new_session=True,
+        )  # fmt: skip
         try:
             while child.poll() is None and not stop.is_set():
                 alive()

@@ -116,11 +116,11 @@ def test_weights_and_soft_labels_decide_what_a_head_learns() -> None:
 
 
 def test_a_head_begins_with_the_network_s_own_where_it_tells_the_four(tiny_weights: Weights) -> None:
-    kernel, bias = adapt.first_head(tiny_weights, 4)
+    kernel, bias = adapt.first_head(tiny_weights, 4, own=True)
     assert np.array_equal(bias, tiny_weights["Inception/Logits/Conv2d_1c_1x1/biases"])
     six = network.with_head(tiny_weights, np.ones((len(kernel), 6)), np.ones(6))
-    assert [part.shape for part in adapt.first_head(six, 4)] == [(len(kernel), 4), (4,)]
-    assert not any(part.any() for part in adapt.first_head(six, 4))
+    assert [part.shape for part in adapt.first_head(six, 4, own=False)] == [(len(kernel), 4), (4,)]
+    assert not any(part.any() for part in adapt.first_head(six, 4, own=False))
 
 
 @pytest.mark.usefixtures("quickly")

@@ -129,8 +129,6 @@ def test_a_killed_run_finds_the_same_again_and_reads_nothing_twice(rows: Rows, t
     assert again.rows.drops == first.rows.drops
     assert np.array_equal(again.pixels, first.pixels)
     assert again.unreadable == first.unreadable
-    both = first.and_(again)
-    assert (len(both.rows), len(both.pixels), len(both.unreadable)) == (8, 8, 4)
 
 
 def test_less_is_kept_around_a_large_input() -> None:

@@ -244,7 +244,7 @@ def test_kept_pictures_are_read_once(files: list[Path], tmp_path: Path) -> None:
 
 
 def test_pictures_for_which_there_is_no_room_are_not_begun(files: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(MarcodError, match=r"pictures to train on take 1200000\.0 GB in .*remove old run-\* folders"):
+    with pytest.raises(MarcodError, match=r"pictures to train on take 1200000\.0 GB in .*make room there"):
         pictures.kept(files, 10**8 // 10, tmp_path / "kept.npy", threads=1)
     assert not list(tmp_path.glob("kept*"))
 
