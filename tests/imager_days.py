@@ -19,7 +19,7 @@ IMAGES = PLATES * WELLS
 def delivered(start: datetime, **more: object) -> list[Sighting]:
     """New plates of one day."""
     plates = (f"{start:%Y%m%d}-{number}" for number in range(PLATES))
-    return [file for plate in plates for file in factories.sightings(WELLS, plate, **more)]
+    return [file for plate in plates for file in factories.sightings(WELLS, plate, **{"captured_at": start} | more)]
 
 
 def scored(claim: queue.Claim, light: float, rng: random.Random) -> results.Scored:

@@ -1,7 +1,7 @@
 """`marcod review`: what people should look at, their answers, and what a random audit says of the model."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ import click
 
 from marcod import daemon, labelling
 from marcod import review as desk
-from marcod.cli import output, people
+from marcod.cli import output, people, places
 from marcod.daemon import Ready
 from marcod.domain import DropClass
 from marcod.review import Report, folder
@@ -50,11 +50,11 @@ def next_(settings: Settings, person: str | None, json_output: bool) -> None:
         if sys.stdin.isatty() and sys.stdout.isatty() and not json_output:
             _session(ready, settings, who)
             return
-        item = desk.next_item(ready.db, settings.review, who, datetime.now(UTC))
+        item, roots = desk.next_item(ready.db, settings.review, who, datetime.now(UTC)), places.roots(settings, ready)
     if json_output:
-        output.print_json(None if item is None else _record(item))
+        output.print_json(None if item is None else _record(item, roots))
     else:
-        click.echo(_nothing(who) if item is None else _text(item))
+        click.echo(_nothing(who) if item is None else _text(item, roots))
 
 
 def _nothing(person: str) -> str:
@@ -63,10 +63,10 @@ def _nothing(person: str) -> str:
 
 def _session(ready: Ready, settings: Settings, person: str) -> None:
     """Ask until nothing waits or the person ends it."""
-    done = 0
+    done, roots = 0, places.roots(settings, ready)
     desk.fill(ready.db, settings.review, datetime.now(UTC))
     while (item := desk.next_item(ready.db, settings.review, person, datetime.now(UTC))) is not None:
-        click.echo(_text(item))
+        click.echo(_text(item, roots))
         with _given_back(ready, item, person):
             key = _key()
             if key == QUIT:
@@ -111,20 +111,16 @@ def _place(item: Item) -> str:
     return f"{item.well}.{item.drop_number} of {item.barcode or item.plate_key}, inspection {item.inspection_key}"
 
 
-def _path(item: Item) -> Path:
-    return Path(item.root) / item.path
-
-
 def _scores(item: Item) -> str:
     names = ("crystals", "precipitate", "clear", "other")
     values = ((name, getattr(item, f"p_{name}")) for name in names)
     return ", ".join(f"{name} {p:.2f}" for name, p in values if p is not None)
 
 
-def _text(item: Item) -> str:
+def _text(item: Item, roots: Mapping[str, Path]) -> str:
     lines = [
         f"item {item.item_id} ({item.stream}): {_place(item)}, {item.source}",
-        f"  {_path(item)}",
+        f"  {folder.picture_file(item, roots)}",
         f"  {item.reason}",
     ]
     if scores := _scores(item):
@@ -132,8 +128,8 @@ def _text(item: Item) -> str:
     return "\n".join(output.printable(line) for line in lines)
 
 
-def _record(item: Item) -> dict[str, object]:
-    return {**asdict(item), "file": _path(item)}
+def _record(item: Item, roots: Mapping[str, Path]) -> dict[str, object]:
+    return {**asdict(item), "root": roots.get(item.source, item.root), "file": folder.picture_file(item, roots)}
 
 
 @review.command()
@@ -149,8 +145,9 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
     with daemon.opened(settings) as ready:
         filled = desk.fill(ready.db, settings.review, now, new_audit=new_audit)
         counts, items = desk.overview(ready.db, now, streams, limit)
+        roots = places.roots(settings, ready)
     if json_output:
-        output.print_json({"filled": filled, "counts": counts, "items": [_record(item) for item in items]})
+        output.print_json({"filled": filled, "counts": counts, "items": [_record(item, roots) for item in items]})
         return
     totals = [(s, n.open, n.shown, n.answered, n.skipped, filled.new[s]) for s, n in counts.items()]
     console = output.console()
@@ -201,11 +198,11 @@ def recall(settings: Settings, json_output: bool) -> None:
 
 
 def _print_strata(found: Report) -> None:
-    audits = "1 audit" if found.rounds == 1 else f"{found.rounds} audits"
+    waiting = f", {found.waiting} answered before their turn" if found.waiting else ""
     click.echo(
-        f"{audits} of {found.population} drops, {found.flagged} of them flagged: {found.answered} of {found.drawn} "
-        f"drawn ones answered, {found.skipped} skipped, {found.open} open; crystals in {found.crystals_flagged} "
-        f"flagged and {found.crystals_unflagged} unflagged ones"
+        f"An audit of {found.population} drops on {found.drawn_at:%Y-%m-%d}, {found.flagged} of them flagged: "
+        f"{found.answered} of {found.drawn} drawn ones answered, {found.skipped} skipped, {found.open} open{waiting}; "
+        f"crystals in {found.crystals_flagged} flagged and {found.crystals_unflagged} unflagged ones"
     )
     columns = ("scores", "flagged", "drops", "drawn", "answered", "crystals")
     rows = [
@@ -228,8 +225,8 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     Exits with 3 when pictures could not be read; they stay in the queue.
     """
     settings: Settings = ctx.obj
-    output.check_place(target, [source.root for source in settings.sources.values()])
     with daemon.opened(settings) as ready, output.progress("copying", None) as done:
+        output.check_place(target, places.closed(settings, ready))
         made = folder.export(
             ready.db,
             settings.review,
@@ -237,6 +234,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
             person or people.actor(),
             datetime.now(UTC),
             limit=limit,
+            roots=places.roots(settings, ready),
             done=done,
         )
     if json_output:

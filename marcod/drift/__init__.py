@@ -203,7 +203,7 @@ def _whole(day: date, at: datetime) -> bool:
 
 
 def _count(db: Database, version: Version, now: datetime) -> None:
-    """Write the rows of all days that are not known whole."""
+    """Write the rows of all days that are not known whole, also of those that have nothing any more."""
     today = now.date()
 
     def read(connection: Any) -> list[store.Day]:
@@ -211,7 +211,7 @@ def _count(db: Database, version: Version, now: datetime) -> None:
         start = _first_open(
             store.counted(connection, version, today - CATCH_UP), max(today - CATCH_UP, promoted), today
         )
-        found: dict[tuple[int, date], Ages] = {}
+        found: dict[tuple[int, date], Ages] = {key: {} for key in store.written(connection, version, start)}
         for look in store.looks(connection, version, _midnight(start), _midnight(today + timedelta(days=1))):
             statistics.take(found.setdefault((look.source_id, look.at.date()), {}), look)
         return [_row(source_id, day, ages) for (source_id, day), ages in found.items()]

@@ -31,8 +31,8 @@ WAITING: Final = 100
 ROUND_AGE: Final = timedelta(days=30)
 """After this, or when there are twice as many drops, an audit that was answered is followed by another."""
 
-POOLED: Final = timedelta(days=365)
-"""Audits not older than this before the latest are put together."""
+ENOUGH: Final = 0.5
+"""The share of an audit that is answered from which on it is believed before an older one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,23 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What audits say of the champion.
+    """What one audit says of the champion: the latest of which enough is answered, drawn at ``drawn_at``.
 
     ``recall`` with the ends of its interval is None where there is too little to say. ``population`` counts the drops
-    of all audits that are put together, ``drawn`` those drawn, of which ``open`` have no answer yet.
+    there were, ``drawn`` those drawn, of which ``open`` have no answer yet; ``waiting`` are answered before their turn
+    and count when those before them are.
     """
 
     model: str
     threshold: float
-    rounds: int
+    drawn_at: datetime | None
     population: int
     flagged: int
     drawn: int
     answered: int
     skipped: int
     open: int
+    waiting: int
     crystals_flagged: int
     crystals_unflagged: int
     recall: float | None
@@ -71,28 +73,49 @@ class Report:
 
 
 def fill(db: Database, settings: ReviewSettings, now: datetime, *, new_audit: bool = False) -> Filled:
-    """Propose what is worth a look, up to the shares of the settings, and draw an audit when one is due."""
+    """Propose what is worth a look, up to the shares of the settings, and draw an audit when one is due.
 
-    filled = db.write(lambda connection: _top_up(connection, settings, now))
-    if not settings.audit_share and not new_audit:
+    What takes long is only read, so that nobody who writes waits for it.
+    """
+    filled = _top_up(db, settings, now)
+    if not new_audit and not (settings.audit_share and db.read(lambda connection: _is_due(connection, now))):
         return filled
     drawn = db.write(lambda connection: _draw(connection, settings.audit_drops, now, forced=new_audit))
     closed = db.write(store.reconcile) if drawn else 0
     return Filled({**filled.new, Stream.AUDIT: drawn}, filled.closed + closed, filled.retired)
 
 
-def _top_up(connection: Any, settings: ReviewSettings, now: datetime) -> Filled:
-    champion = versions.champion(connection)
-    retired = store.retire(connection, champion)
-    closed = store.reconcile(connection)
-    shares, new = _shares(settings), dict.fromkeys(Stream, 0)
-    # Disagreement first: what is near the threshold as well is worth more for it.
-    found = _disagreements(connection, champion, round(WAITING * shares[Stream.DISAGREEMENT]))
-    new[Stream.DISAGREEMENT] = len(store.add(connection, Stream.DISAGREEMENT, champion, found, now))
-    want = round(WAITING * shares[Stream.THRESHOLD]) - store.counts(connection, now)[Stream.THRESHOLD].open
-    near = proposals.near_threshold(connection, champion, want) if want > 0 else []
-    new[Stream.THRESHOLD] = len(store.add(connection, Stream.THRESHOLD, champion, near, now))
-    return Filled(new, closed, retired)
+def _top_up(db: Database, settings: ReviewSettings, now: datetime) -> Filled:
+    def tidy(connection: Any) -> tuple[versions.Version, int, int]:
+        champion = versions.champion(connection)
+        return champion, store.retire(connection, champion), store.reconcile(connection)
+
+    def find(connection: Any) -> dict[Stream, list[store.Proposal]]:
+        # Disagreement first: what is near the threshold as well is worth more for it.
+        apart = _disagreements(connection, champion, round(WAITING * shares[Stream.DISAGREEMENT]))
+        want = _room(connection, shares, now)
+        taken = {(p.drop_id, p.inspection_id) for p in apart}
+        near = proposals.near_threshold(connection, champion, want + len(apart)) if want else []
+        free = [p for p in near if (p.drop_id, p.inspection_id) not in taken]
+        return {Stream.DISAGREEMENT: apart, Stream.THRESHOLD: free[:want]}
+
+    def keep(connection: Any) -> dict[Stream, int]:
+        if versions.champion(connection) != champion:
+            return {}
+        # Somebody else may have filled it meanwhile.
+        found[Stream.THRESHOLD] = found[Stream.THRESHOLD][: _room(connection, shares, now)]
+        return {s: len(store.add(connection, s, champion, each, now)) for s, each in found.items()}
+
+    shares = _shares(settings)
+    champion, retired, closed = db.write(tidy)
+    found = db.read(find)
+    new = db.write(keep) if any(found.values()) else {}
+    return Filled(dict.fromkeys(Stream, 0) | new, closed, retired)
+
+
+def _room(connection: Any, shares: dict[Stream, float], now: datetime) -> int:
+    """How many items near the threshold are missing."""
+    return max(0, round(WAITING * shares[Stream.THRESHOLD]) - store.counts(connection, now)[Stream.THRESHOLD].open)
 
 
 def _disagreements(connection: Any, champion: versions.Version, most: int) -> list[store.Proposal]:
@@ -126,9 +149,16 @@ def _draw(connection: Any, drops: int, now: datetime, *, forced: bool) -> int:
     return audit.draw(connection, champion, strata, secrets.randbits(62), now)
 
 
+def _is_due(connection: Any, now: datetime) -> bool:
+    champion = versions.champion(connection)
+    return _due(connection, champion, sum(audit.sides(connection, champion)), now)
+
+
 def _due(connection: Any, champion: versions.Version, population: int, now: datetime) -> bool:
     before = audit.rounds(connection, champion)
-    if not before:
+    if not population:
+        return False
+    if not before or audit.lost(connection, before[0]):
         return True
     grown = population >= 2 * before[0].population
     return (grown or now - before[0].drawn_at >= ROUND_AGE) and not audit.open_items(connection, champion)
@@ -138,18 +168,13 @@ def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime
     """The next thing for a person to look at, theirs for ``store.PATIENCE``; None where nothing waits for them.
 
     What they were shown and have not answered comes first, then what was put there by hand, then the stream that is
-    furthest behind its share.
+    furthest behind its share. The queue is filled only where it has nothing for them: that takes a pass over all drops.
     """
-    if not db.read(lambda connection: _supplied(connection, settings)):
-        fill(db, settings, now)
     taken = take(db, settings, person, now)
+    if not taken:
+        fill(db, settings, now)
+        taken = take(db, settings, person, now)
     return taken[0] if taken else None
-
-
-def _supplied(connection: Any, settings: ReviewSettings) -> bool:
-    """Whether the queue needs no filling: looking for proposals costs a pass over all drops, and some find none."""
-    wanted = [stream for stream, share in _shares(settings).items() if share]
-    return not wanted or store.supplied(connection, versions.champion(connection), wanted[0])
 
 
 def take(
@@ -227,30 +252,30 @@ def overview(
 
 
 def report(db: Database) -> Report:
-    """The champion's crystal recall at its threshold, as far as the audits tell."""
+    """The champion's crystal recall at its threshold, as far as an audit tells."""
 
-    def work(connection: Any) -> tuple[versions.Version, list[audit.Round], list[audit.Tally]]:
+    def work(connection: Any) -> tuple[versions.Version, list[tuple[audit.Round, list[audit.Tally]]]]:
         champion = versions.champion(connection)
-        found = audit.rounds(connection, champion)
-        chosen = [
-            r for r in found if r.drawn_at >= found[0].drawn_at - POOLED and len(r.strata) == len(found[0].strata)
-        ]
-        return champion, chosen, audit.tallies(connection, chosen)
+        return champion, [(r, audit.tallies(connection, r)) for r in audit.rounds(connection, champion)]
 
     db.write(store.reconcile)
-    champion, chosen, tallies = db.read(work)
-    found = recall.estimate([recall.Stratum(t.flagged, t.population, t.answered, t.crystals) for t in tallies])
-    drawn, answered, skipped = (sum(getattr(t, name) for t in tallies) for name in ("sample", "answered", "skipped"))
+    champion, rounds = db.read(work)
+    drawn_at, tallies, found = _telling(rounds)
+    total = {
+        name: sum(getattr(t, name) for t in tallies)
+        for name in ("population", "sample", "answered", "skipped", "open", "waiting")
+    }
     return Report(
         model=str(champion),
         threshold=champion.crystal_threshold,
-        rounds=len(chosen),
-        population=sum(t.population for t in tallies),
+        drawn_at=drawn_at,
+        population=total["population"],
         flagged=sum(t.population for t in tallies if t.flagged),
-        drawn=drawn,
-        answered=answered,
-        skipped=skipped,
-        open=drawn - answered - skipped,
+        drawn=total["sample"],
+        answered=total["answered"],
+        skipped=total["skipped"],
+        open=total["open"],
+        waiting=total["waiting"],
         crystals_flagged=sum(t.crystals for t in tallies if t.flagged),
         crystals_unflagged=sum(t.crystals for t in tallies if not t.flagged),
         recall=None if found is None else found.recall,
@@ -259,6 +284,28 @@ def report(db: Database) -> Report:
         sentence=_sentence(champion, tallies, found),
         strata=tallies,
     )
+
+
+def _telling(
+    rounds: list[tuple[audit.Round, list[audit.Tally]]],
+) -> tuple[datetime | None, list[audit.Tally], recall.Estimate | None]:
+    """The audit to believe: the latest with enough answers, else the latest that says anything, else the latest.
+
+    Never several: drops were drawn with other probabilities in each, and the model's scores were others.
+    """
+    telling = [(r.drawn_at, tallies, found) for r, tallies in rounds if (found := _estimate(tallies)) is not None]
+    enough = (each for each in telling if _answered(each[1]) >= ENOUGH)
+    latest = [(r.drawn_at, tallies, None) for r, tallies in rounds[:1]]
+    return next(enough, next(iter([*telling, *latest]), (None, [], None)))
+
+
+def _estimate(tallies: list[audit.Tally]) -> recall.Estimate | None:
+    return recall.estimate([recall.Stratum(t.flagged, t.population, t.answered, t.crystals) for t in tallies])
+
+
+def _answered(tallies: list[audit.Tally]) -> float:
+    """The share of the drawn drops that count as answered or skipped."""
+    return sum(t.answered + t.skipped for t in tallies) / max(1, sum(t.sample for t in tallies))
 
 
 def _sentence(champion: versions.Version, tallies: list[audit.Tally], found: recall.Estimate | None) -> str:

@@ -9,7 +9,7 @@ import io
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,11 +68,12 @@ def export(
     now: datetime,
     *,
     limit: int,
+    roots: Mapping[str, Path],
     done: Callable[[int], None] = lambda _: None,
 ) -> Exported:
     """Make a folder of up to ``limit`` items for a person. Raises ConfigError where the folder is there already.
 
-    Items whose pictures cannot be read go back into the queue.
+    ``roots`` says where each source is now. Items whose pictures cannot be read go back into the queue.
     """
     if folder.exists():
         raise ConfigError(f"{folder} is there already; name a new folder")
@@ -81,7 +82,7 @@ def export(
     desk.fill(db, settings, now)
     taken = _take(db, settings, person, now, limit)
     try:
-        copied, problems = _write(folder, taken, person, done)
+        copied, problems = _write(folder, taken, person, roots, done)
     except OSError as error:
         desk.release(db, taken, person)
         raise MarcodError(f"{folder} cannot be written: {error.strerror}") from error
@@ -100,7 +101,9 @@ def _take(db: Database, settings: ReviewSettings, person: str, now: datetime, li
     return list(taken.values())
 
 
-def _write(folder: Path, taken: Sequence[Item], person: str, done: Callable[[int], None]) -> tuple[set[int], list[str]]:
+def _write(
+    folder: Path, taken: Sequence[Item], person: str, roots: Mapping[str, Path], done: Callable[[int], None]
+) -> tuple[set[int], list[str]]:
     """The folder under its name when all is in it. Returns the items that are, and why the others are not."""
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}-", dir=folder.parent))
     try:
@@ -108,10 +111,12 @@ def _write(folder: Path, taken: Sequence[Item], person: str, done: Callable[[int
         for count, item in enumerate(taken, 1):
             name = file_name(item)
             try:
-                (scratch / name).write_bytes(_picture(item))
-                records.append(_record(item, name, person))
-            except (ImageError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                picture = _picture(item, roots)
+            except (ImageError, OSError) as error:
                 problems.append(f"item {item.item_id}: {item.path} of {item.source} cannot be read: {_why(error)}")
+            else:
+                (scratch / name).write_bytes(picture)
+                records.append(_record(item, name, person))
             done(count)
         (scratch / NAME).write_text(csv_text(COLUMNS, records), encoding="utf-8")
         scratch.chmod(0o755)
@@ -123,14 +128,19 @@ def _write(folder: Path, taken: Sequence[Item], person: str, done: Callable[[int
 
 
 def _why(error: Exception) -> str:
-    return str(error.strerror) if isinstance(error, OSError) else str(error)
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _picture(item: Item) -> bytes:
+def picture_file(item: Item, roots: Mapping[str, Path]) -> Path:
+    """The file of an item's picture: below where its source is now, else where it was when it was recorded."""
+    return roots.get(item.source, Path(item.root)) / item.path
+
+
+def _picture(item: Item, roots: Mapping[str, Path]) -> bytes:
     """The bytes of an item's picture. Raises ImageError for a path that leads out of its source, and OSError."""
     if ".." in Path(item.path).parts or Path(item.path).is_absolute():
         raise ImageError("its path leads out of its source", retryable=False)
-    return images.read(Path(item.root) / item.path)
+    return images.read(picture_file(item, roots))
 
 
 def file_name(item: Item) -> str:

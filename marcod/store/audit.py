@@ -30,7 +30,7 @@ _LIFE: Final = drop_summary.c
 class Stratum:
     """Drops of similar score, and how many of them were drawn; ``low`` and ``high`` are their scores' ends.
 
-    ``items`` are those drawn of it, in the random order in which they are asked and count.
+    ``subjects`` are the drops and inspections drawn of it, in the random order in which they are asked and count.
     """
 
     flagged: bool
@@ -38,7 +38,7 @@ class Stratum:
     sample: int
     low: float | None = None
     high: float | None = None
-    items: tuple[int, ...] = ()
+    subjects: tuple[tuple[int, int], ...] = ()
 
     @property
     def inclusion(self) -> float:
@@ -162,25 +162,12 @@ def _keep(
     review.propose_again(
         connection, version, [p for p in proposals if (p.drop_id, p.inspection_id) not in new], Stream.AUDIT, now
     )
-    ids = {subject: item_id for item_id, subject in _audited(connection, {p.drop_id for p in proposals})}
-    members: dict[int | None, list[int]] = {}
+    members: dict[int | None, list[tuple[int, int]]] = {}
     for p in sorted(proposals, key=lambda p: p.rank):
-        members.setdefault(p.stratum, []).append(ids[p.drop_id, p.inspection_id])
-    told = [asdict(s) | {"items": members.get(i, [])} for i, s in enumerate(strata)]
+        members.setdefault(p.stratum, []).append((p.drop_id, p.inspection_id))
+    # Not as ids of items: SQLite gives that of a removed one to another.
+    told = [asdict(s) | {"subjects": members.get(i, [])} for i, s in enumerate(strata)]
     connection.execute(sa.update(review_round).where(review_round.c.id == round_id).values(strata=told))
-
-
-def _audited(connection: Connection, drop_ids: set[int]) -> list[tuple[int, tuple[int, int]]]:
-    ids = sorted(drop_ids)
-    found: list[tuple[int, tuple[int, int]]] = []
-    for start in range(0, len(ids), CHUNK):
-        rows = connection.execute(
-            sa.select(review_item.c.id, review_item.c.drop_id, review_item.c.inspection_id).where(
-                review_item.c.drop_id.in_(ids[start : start + CHUNK]), review_item.c.stream == str(Stream.AUDIT)
-            )
-        )
-        found.extend((int(row[0]), (int(row[1]), int(row[2]))) for row in rows)
-    return found
 
 
 def rounds(connection: Connection, version: Version) -> list[Round]:
@@ -194,7 +181,8 @@ def rounds(connection: Connection, version: Version) -> list[Round]:
 
 
 def _stratum(kept: dict[str, Any]) -> Stratum:
-    return Stratum(**{**kept, "items": tuple(kept["items"])})
+    known = {name: kept[name] for name in ("flagged", "population", "sample", "low", "high")}
+    return Stratum(**known, subjects=tuple((int(d), int(i)) for d, i in kept.get("subjects", ())))
 
 
 def open_items(connection: Connection, version: Version) -> int:
@@ -209,15 +197,23 @@ def open_items(connection: Connection, version: Version) -> int:
 
 def lost(connection: Connection, drawn: Round) -> bool:
     """Whether items of a draw were removed, so that it can never be answered whole."""
-    return len(_known(connection, drawn)) < sum(len(stratum.items) for stratum in drawn.strata)
+    found = _items(connection, drawn)
+    return any(sum(subject in found for subject in stratum.subjects) < stratum.sample for stratum in drawn.strata)
 
 
-def _known(connection: Connection, drawn: Round) -> set[int]:
-    wanted = [item_id for stratum in drawn.strata for item_id in stratum.items]
-    found: set[int] = set()
-    for start in range(0, len(wanted), CHUNK):
-        of_chunk = review_item.c.id.in_(wanted[start : start + CHUNK])
-        found |= set(connection.execute(sa.select(review_item.c.id).where(of_chunk)).scalars())
+def _items(connection: Connection, drawn: Round) -> dict[tuple[int, int], Any]:
+    """The items of a draw that are there, by drop and inspection."""
+    columns = (
+        review_item.c.drop_id, review_item.c.inspection_id, review_item.c.image_id, review_item.c.answer,
+    )  # fmt: skip
+    ids = sorted({drop_id for stratum in drawn.strata for drop_id, _ in stratum.subjects})
+    found: dict[tuple[int, int], Any] = {}
+    for start in range(0, len(ids), CHUNK):
+        of_chunk = sa.and_(
+            review_item.c.drop_id.in_(ids[start : start + CHUNK]), review_item.c.stream == str(Stream.AUDIT)
+        )
+        rows = connection.execute(sa.select(*columns).where(of_chunk))
+        found |= {(int(row.drop_id), int(row.inspection_id)): row for row in rows}
     return found
 
 
@@ -227,8 +223,8 @@ def tallies(connection: Connection, drawn: Round) -> list[Tally]:
     An answer is what people say of the drop at that inspection now, however and whenever they said it. Within a
     stratum only what comes before the first open item counts.
     """
-    answers = _answers(connection, [item_id for stratum in drawn.strata for item_id in stratum.items])
-    return [_tally(stratum, [answers.get(item_id) for item_id in stratum.items]) for stratum in drawn.strata]
+    answers = _answers(connection, _items(connection, drawn))
+    return [_tally(stratum, [answers.get(subject) for subject in stratum.subjects]) for stratum in drawn.strata]
 
 
 def _tally(stratum: Stratum, answers: list[str | None]) -> Tally:
@@ -249,26 +245,21 @@ def _tally(stratum: Stratum, answers: list[str | None]) -> Tally:
     )
 
 
-def _answers(connection: Connection, item_ids: Sequence[int]) -> dict[int, str]:
+def _answers(connection: Connection, items: dict[tuple[int, int], Any]) -> dict[tuple[int, int], str]:
     """What people say of these items now, or that they were skipped; open ones are left out.
 
     An item whose answer was taken back is asked of nobody again, and counts as skipped.
     """
-    found: dict[int, str] = {}
-    wanted = sorted(set(item_ids))
-    columns = (
-        review_item.c.id, review_item.c.drop_id, review_item.c.inspection_id, review_item.c.image_id,
-        review_item.c.answer,
-    )  # fmt: skip
-    for start in range(0, len(wanted), CHUNK):
-        of_chunk = review_item.c.id.in_(wanted[start : start + CHUNK])
-        rows = connection.execute(sa.select(*columns).where(of_chunk)).all()
-        said = labels.words(connection, sorted({row.drop_id for row in rows}))
-        for row in rows:
-            words = said.get((row.drop_id, row.inspection_id), labels.NOTHING)
-            verdict = words.verdict({row.image_id: row.image_id not in words.of_images})
-            if verdict is not None:
-                found[row.id] = str(verdict.label)
-            elif row.answer is not None:
-                found[row.id] = review.SKIPPED
+    said: dict[tuple[int, int], labels.Words] = {}
+    ids = sorted({drop_id for drop_id, _ in items})
+    for start in range(0, len(ids), CHUNK):
+        said |= labels.words(connection, ids[start : start + CHUNK])
+    found: dict[tuple[int, int], str] = {}
+    for subject, row in items.items():
+        words = said.get(subject, labels.NOTHING)
+        verdict = words.verdict({row.image_id: row.image_id not in words.of_images})
+        if verdict is not None:
+            found[subject] = str(verdict.label)
+        elif row.answer is not None:
+            found[subject] = review.SKIPPED
     return found

@@ -7,7 +7,7 @@ beginning is found by halving the ids, and no index is needed. Promises that onl
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -33,7 +33,10 @@ SKEW: Final = timedelta(hours=1)
 """How far the clocks of two scoring hosts may differ."""
 
 ARCHIVED: Final = timedelta(days=14)
-"""What arrives this long after it was photographed is an archive that is taken in, not today's work."""
+"""What arrives this long after it was photographed is an archive that is taken in, not today's work.
+
+Where an imager's names carry no date, a picture is as old as its file.
+"""
 
 PART: Final = 5000
 PLATES: Final = 50
@@ -97,7 +100,7 @@ def looks(connection: Connection, version: Version, since: datetime, until: date
 
     New is what arrived after the version became champion and not long after it was photographed. A picture whose
     file changed counts with its present content; a file that vanished is not unreadable. Pictures that an older marcod
-    scored were not measured and do not count.
+    scored were not measured and do not count, nor do those that could not be read before the first measured one.
     """
     yield from _scored(connection, version, since, until)
     yield from _given_up(connection, version, since, until)
@@ -120,27 +123,46 @@ def _scored(connection: Connection, version: Version, since: datetime, until: da
         )
     )
     for row, age_d in _with_ages(connection, found):
-        yield Look(row[0], row[1], row[4], age_d, row[5], tuple(row[6:10]), *row[10:13])
+        yield Look(row[0], row[1], row[5], age_d, row[6], tuple(row[7:11]), *row[11:14])
 
 
 def _given_up(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
+    promoted = promoted_at(connection, version)
+    begun = _first_measured(connection, version, promoted)
+    if begun is None:
+        return
     found = (
         sa.select(*_PLACE, job.c.failed_at)
         .join(image, image.c.id == job.c.image_id)
         .join(inspection, inspection.c.id == image.c.inspection_id)
         .where(
-            job.c.failed_at >= since,
+            job.c.failed_at >= max(since, begun),
             job.c.failed_at < until,
             job.c.model_version_id == version.id,
             job.c.error != queue.GONE,
-            image.c.seen_at >= promoted_at(connection, version),
+            image.c.seen_at >= promoted,
         )
     )
     for row, age_d in _with_ages(connection, found):
-        yield Look(row[0], row[1], row[4], age_d)
+        yield Look(row[0], row[1], row[5], age_d)
 
 
-_PLACE: Final = (image.c.source_id, inspection.c.plate_id, image.c.captured_at, image.c.seen_at)
+def _first_measured(connection: Connection, version: Version, promoted: datetime) -> datetime | None:
+    """When a champion first scored a picture that was measured as well."""
+    found = sa.select(score.c.scored_at).where(
+        score.c.model_version_id == version.id,
+        score.c.id >= _first_since(connection, promoted - SKEW),
+        score.c.scored_at >= promoted,
+        score.c.focus.is_not(None),
+    )
+    return connection.execute(found.order_by(score.c.id).limit(1)).scalar_one_or_none()
+
+
+# A source that is to be read anew has all its files' times below zero: see catalog.
+_FILE_TIME: Final = sa.case((image.c.mtime_ns < 0, -image.c.mtime_ns - 1), else_=image.c.mtime_ns)
+_PLACE: Final = (
+    image.c.source_id, inspection.c.plate_id, image.c.captured_at, image.c.seen_at, _FILE_TIME.label("file_ns"),
+)  # fmt: skip
 
 
 def _with_ages(connection: Connection, found: sa.Select[Any]) -> Iterator[tuple[Any, float]]:
@@ -150,23 +172,36 @@ def _with_ages(connection: Connection, found: sa.Select[Any]) -> Iterator[tuple[
     for part in streamed.partitions(PART):
         _find_starts(connection, {row[1] for row in part} - starts.keys(), starts)
         for row in part:
-            taken, seen = row[2] or row[3], row[3]
-            if seen - taken <= ARCHIVED:
+            taken = row[2] or min(_file_time(row[4]), row[3])
+            if row[3] - taken <= ARCHIVED:
                 yield row, max(0.0, (taken - starts[row[1]]) / timedelta(days=1))
 
 
 def _find_starts(connection: Connection, plate_ids: Iterable[int], starts: dict[int, datetime]) -> None:
     """When each plate was first photographed."""
     ids = list(plate_ids)
-    taken = sa.func.min(sa.func.coalesce(image.c.captured_at, image.c.seen_at), type_=UtcDateTime())
+    undated = sa.case((image.c.captured_at.is_(None), _FILE_TIME))
+    firsts = (
+        sa.func.min(image.c.captured_at, type_=UtcDateTime()), sa.func.min(undated),
+        sa.func.min(image.c.seen_at, type_=UtcDateTime()),
+    )  # fmt: skip
     for place in range(0, len(ids), PLATES):
         found = (
-            sa.select(inspection.c.plate_id, taken)
+            sa.select(inspection.c.plate_id, *firsts)
             .join(image, image.c.inspection_id == inspection.c.id)
             .where(inspection.c.plate_id.in_(ids[place : place + PLATES]))
             .group_by(inspection.c.plate_id)
         )
-        starts.update((int(row[0]), row[1]) for row in connection.execute(found))
+        for plate_id, captured, file_ns, seen in connection.execute(found):
+            undated_at = [] if file_ns is None else [min(_file_time(file_ns), seen)]
+            starts[int(plate_id)] = min([*undated_at, *([] if captured is None else [captured])])
+
+
+def _file_time(file_ns: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=file_ns // 1000)
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _first_since(connection: Connection, since: datetime) -> int:
@@ -191,6 +226,13 @@ def counted(connection: Connection, version: Version, since: date) -> dict[date,
     made = sa.func.min(drift_day.c.made_at, type_=UtcDateTime())
     found = sa.select(drift_day.c.day, made).where(drift_day.c.model_version_id == version.id, drift_day.c.day >= since)
     return {row[0]: row[1] for row in connection.execute(found.group_by(drift_day.c.day))}
+
+
+def written(connection: Connection, version: Version, since: date) -> set[tuple[int, date]]:
+    """Sources and days from then on that have rows."""
+    found = sa.select(drift_day.c.source_id, drift_day.c.day)
+    found = found.where(drift_day.c.model_version_id == version.id, drift_day.c.day >= since)
+    return {(int(row[0]), row[1]) for row in connection.execute(found)}
 
 
 def put_days(connection: Connection, version: Version, days: Iterable[Day], now: datetime) -> None:

@@ -177,7 +177,9 @@ def ask(connection: Connection, subject: Subject, version: Version, reason: str,
         sa.select(image.c.id, score.c.p_crystals)
         .outerjoin(score, of_version)
         .where(*chosen)
-        .order_by(sa.func.coalesce(score.c.p_crystals, -1.0).desc(), (image.c.modality == version.modality).desc(), image.c.id)
+        .order_by(
+            sa.func.coalesce(score.c.p_crystals, -1.0).desc(), (image.c.modality == version.modality).desc(), image.c.id
+        )
         .limit(1)
     ).one_or_none()
     if found is None:

@@ -267,8 +267,9 @@ def _dismiss(connection: Connection, challenger: Version) -> int:
 def remove(connection: Connection, version: Version, *, force: bool, actor: str, now: datetime) -> bool:
     """Forget a version that has no scores; with ``force`` keep one's scores and row and say that its bundle is gone.
 
-    What people are or were asked about in the review keeps it as scores do. Returns whether the row stays. Its jobs go either way, also those in a worker's hands. Raises StoreError for the
-    champion, the challenger, and a version that stays unless forced; NotFoundError when it is gone already.
+    What people are or were asked about in the review keeps it as scores do. Returns whether the row stays. Its jobs
+    go either way, also those in a worker's hands. Raises StoreError for the champion, the challenger, and a version
+    that stays unless forced; NotFoundError when it is gone already.
     """
     _lock_aliases(connection)
     held = model_version.c.id == version.id

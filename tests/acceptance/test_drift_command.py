@@ -22,7 +22,7 @@ def dimmed(site: Site) -> Site:
     minstrel, other = (factories.register_source(db, name) for name in ("minstrel", "rock-imager"))
     for age, light in ((6, 1.0), (5, 1.0), (1, 0.7), (0, 0.7)):
         imager_days.day(db, minstrel, champion, now - timedelta(days=age, minutes=5), light=light)
-    factories.record(db, other, factories.sightings(5), now - timedelta(minutes=3))
+    factories.record(db, other, factories.sightings(5, captured_at=now), now - timedelta(minutes=3))
     imager_days.score_waiting(db, champion, now - timedelta(minutes=2))
     db.close()
     return site

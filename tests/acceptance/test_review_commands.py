@@ -154,6 +154,37 @@ def test_where_an_export_may_go(lab: Site) -> None:
     assert {path.name for path in lab.folder.iterdir() if path.name.startswith(".")} == set()
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_picture_that_cannot_be_read_is_left_out(lab: Site) -> None:
+    """A path that is a loop of links gives an error of its own, as a stale network share does."""
+    files = sorted((lab.folder / "plates").rglob("*.jpg"))
+    for path in files[:59]:
+        path.unlink()
+        path.symlink_to(path.name)
+    result = lab.call("review", "export", str(lab.folder / "some"), "--limit", "60", "--person", "ann")
+    assert result.exit_code == 3
+    assert result.stdout.count("cannot be read: Too many levels of symbolic links") == 59
+    assert len(list((lab.folder / "some").iterdir())) == 2
+    held = lab.rows("select count(*) from review_item where shown_at is not null and answered_at is null")
+    assert held[0][0] == 1
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_pictures_are_where_the_source_is_now(lab: Site) -> None:
+    """The source was moved; the database still knows its former place, where nothing is written either."""
+    (lab.folder / "plates").rename(lab.folder / "moved")
+    lab.lines.clear()
+    lab.add_source("imager", lab.folder / "moved", "rigaku")
+    lab.write(review={"audit_drops": 60})
+    first = shown(lab)
+    assert first["file"] == str(lab.folder / "moved" / first["path"])
+    assert str(lab.folder / "moved") in lab.ok("review", "next", "--person", "ann")
+    folder, rows = exported(lab)
+    assert {(folder / row["image"]).read_bytes() for row in rows} == {PICTURE}
+    before = lab.call("review", "export", str(lab.folder / "plates" / "review"))
+    assert (before.exit_code, "only the imager writes" in before.stderr) == (2, True)
+
+
 def test_recall_from_the_audit(lab: Site) -> None:
     assert "No audit of" in lab.ok("review", "recall")
     queue(lab)
@@ -170,7 +201,8 @@ def test_recall_from_the_audit(lab: Site) -> None:
     assert found["recall"] == found["low"] == found["high"] == pytest.approx(10 / 11)
     text = lab.ok("review", "recall")
     assert "finds 91% of the crystals" in text
-    assert "1 audit of 60 drops, 12 of them flagged" in text
+    assert "An audit of 60 drops on 20" in text
+    assert ", 12 of them flagged: 60 of 60 drawn ones answered, 0 skipped, 0 open; crystals in 10" in text
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

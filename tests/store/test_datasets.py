@@ -240,8 +240,10 @@ def test_nothing_changes_sides_while_a_lab_grows(lab: Lab) -> None:
 
 def test_a_sample_is_as_if_drawn_at_random_and_the_same_for_a_seed(lab: Lab) -> None:
     for name in ("cellar", "attic"):
-        lab.deliver(name, "P1", 96, range(96))
-        lab.deliver(name, "P1", 5, range(5), modality=Modality.UV)
+        sides = {split_of(name, f"P{i}"): f"P{i}" for i in range(100)}
+        lab.deliver(name, sides[Split.TRAIN], 96, range(96))
+        lab.deliver(name, sides[Split.TEST], 20, range(20))
+        lab.deliver(name, sides[Split.TRAIN], 5, range(5), modality=Modality.UV)
 
     def drawn(count: int, seed: int) -> list[Any]:
         return lab.db.read(lambda c: datasets.sample(c, Modality.VISIBLE, count, seed))
@@ -254,6 +256,7 @@ def test_a_sample_is_as_if_drawn_at_random_and_the_same_for_a_seed(lab: Lab) -> 
     assert len(set(first) & set(drawn(48, seed=10**12 + 7))) < 40
     assert {(one.source, one.root) for one in first} == {("cellar", "/plates/cellar"), ("attic", "/plates/attic")}
     assert all("/visible/" in one.path for one in first)
+    assert not any(split_of(one.source, one.path.split("/")[0]) is Split.TEST for one in drawn(1000, seed=1))
     in_rows = [sum(f"/{row}" in one.path for one in first) for row in "ABCDEFGH"]
     assert min(in_rows) >= 2
     assert len(drawn(1000, seed=3)) == 192

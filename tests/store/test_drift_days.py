@@ -1,7 +1,8 @@
 """Drift on both databases: what counts as new, when a reference freezes, and an alarm's life. All synthetic."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from threading import Barrier
 
 import factories
@@ -14,10 +15,10 @@ from imager_days import IMAGES, at, day, delivered, score_waiting
 from marcod import drift
 from marcod.errors import NotFoundError
 from marcod.settings import DriftSettings
+from marcod.store import catalog, queue, versions
 from marcod.store import drift as store
-from marcod.store import queue, versions
 from marcod.store.engine import Database
-from marcod.store.schema import drift_alarm, drift_day, drift_reference
+from marcod.store.schema import drift_alarm, drift_day, drift_reference, image
 from marcod.store.versions import Version
 
 SETTINGS = DriftSettings(reference_images=50, min_images=20, window_days=3)
@@ -91,7 +92,7 @@ def test_an_archive_is_no_drift(db: Database, source_id: int, champion: Version)
     day(db, source_id, champion, at(0), captured_at=at(-100))
     look(db, 0)
     assert counts(db) == []
-    record(db, source_id, sightings(2, "unmeasured"), at(0, hours=1))
+    record(db, source_id, sightings(2, "unmeasured", captured_at=at(0)), at(0, hours=1))
     factories.drain(db, champion, at(0, hours=1))
     look(db, 0)
     assert counts(db) == []
@@ -109,7 +110,7 @@ def test_an_archive_is_no_drift(db: Database, source_id: int, champion: Version)
 def test_a_plates_age_counts_from_its_first_picture(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(3, "old", "1", captured_at=at(-20)) + sightings(3, "old", "2", captured_at=at(0))
     record(db, source_id, files, at(0))
-    record(db, source_id, sightings(3, "new"), at(0))
+    record(db, source_id, sightings(3, "new", captured_at=at(0)), at(0))
     score_waiting(db, champion, at(0))
     found = db.read(lambda c: list(store.looks(c, champion, at(-1), at(1))))
     assert sorted(round(one.age_d) for one in found) == [0, 0, 0, 20, 20, 20]
@@ -126,6 +127,48 @@ def test_pictures_that_cannot_be_read_are_counted_and_vanished_ones_are_not(
     failures = next(f for f in report.imagers[0].findings if f.signal == "failures")
     assert failures.reference == 0
     assert failures.value == pytest.approx(8 / 104, abs=0.02)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_failures_count_from_the_first_measured_score(db: Database, source_id: int, champion: Version) -> None:
+    """Before, an older marcod scored, whose pictures do not count."""
+    day(db, source_id, champion, at(0), unreadable=lambda _: True)
+    look(db, 0)
+    assert counts(db) == []
+    day(db, source_id, champion, at(1), unreadable=lambda number: number % 7 == 0)
+    day(db, source_id, champion, at(2), unreadable=lambda _: True)
+    look(db, 2)
+    assert [row[1:] for row in counts(db)] == [(IMAGES - 8, 8), (0, IMAGES)]
+
+
+def test_names_without_a_date_are_as_old_as_their_files(db: Database, source_id: int, champion: Version) -> None:
+    def undated(plate: str, when: datetime) -> list[catalog.Sighting]:
+        ns = round(when.timestamp()) * 10**9
+        return [replace(file, mtime_ns=ns) for file in sightings(2, plate)]
+
+    record(db, source_id, undated("old", at(-100)) + undated("new", at(-3)) + undated("ahead", at(5)), at(0))
+    score_waiting(db, champion, at(0))
+
+    def ages() -> list[int]:
+        return [round(one.age_d) for one in db.read(lambda c: list(store.looks(c, champion, at(-1), at(1))))]
+
+    assert ages() == [0] * 4
+    record(db, source_id, sightings(1, "new", "2", captured_at=at(0)), at(0, hours=1))
+    score_waiting(db, champion, at(0, hours=1))
+    assert sorted(ages()) == [0] * 4 + [3]
+    # To be read anew, a source has its files' times below zero.
+    db.write(lambda c: c.execute(sa.update(image).values(mtime_ns=-image.c.mtime_ns - 1)))
+    assert sorted(ages()) == [0] * 4 + [3]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_day_that_has_nothing_any_more_is_written_empty(db: Database, source_id: int, champion: Version) -> None:
+    day(db, source_id, champion, at(0))
+    look(db, 0)
+    db.write(lambda c: c.execute(sa.update(image).values(content_hash="of what stands there now")))
+    look(db, 0, hours=3)
+    assert [row[1:] for row in counts(db)] == [(0, 0)]
+    assert drift.history(db, "imager", 1, at(0))[0].brightness is None
 
 
 def test_several_processes_at_once_raise_one_alarm(db: Database, source_id: int, champion: Version) -> None:

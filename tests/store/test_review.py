@@ -1,7 +1,7 @@
 """What people are asked to look at: which drops, in whose hands, and closed by which words. Synthetic."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from factories import utc
 
 from marcod import review as desk
-from marcod.domain import DropClass
-from marcod.errors import NotFoundError
+from marcod.domain import DropClass, Modality
+from marcod.errors import NotFoundError, StoreError
 from marcod.settings import ReviewSettings
 from marcod.store import audit, labelling, proposals, queue, versions
 from marcod.store import review as store
@@ -92,6 +92,10 @@ def draw(db: Database, version: Version, strata: list[audit.Stratum], seed: int,
         return audit.draw(connection, version, strata, seed, when)
 
     return db.write(work)
+
+
+def subjects(drawn: audit.Round) -> set[tuple[int, int]]:
+    return {subject for stratum in drawn.strata for subject in stratum.subjects}
 
 
 def test_the_drops_nearest_to_the_threshold_from_both_sides(db: Database, champion: Version, source_id: int) -> None:
@@ -234,8 +238,13 @@ def test_a_draw_keeps_who_could_be_drawn(db: Database, champion: Version, source
     ]  # fmt: skip
     # What people had said before the draw is an answer, because the draw did not look at it.
     assert db.write(store.reconcile) == 1
-    tallies = db.read(lambda c: audit.tallies(c, [first]))
-    assert [(t.answered, t.crystals) for t in tallies] == [(1, 1), (0, 0), (0, 0)]
+    # It counts when its turn comes.
+    tallies = db.read(lambda c: audit.tallies(c, first))
+    assert [t.answered + t.waiting for t in tallies] == [1, 0, 0]
+    for well, word in (("A02", "crystals"), ("A03", "clear")):
+        say(db, well, word, "ann", utc(hours=4))
+    tallies = db.read(lambda c: audit.tallies(c, first))
+    assert [(t.answered, t.crystals, t.open, t.waiting) for t in tallies] == [(3, 2, 0, 0), (0, 0, 5, 0), (0, 0, 4, 0)]
 
 
 def test_a_drop_that_is_drawn_again_is_not_asked_again(db: Database, champion: Version, source_id: int) -> None:
@@ -248,9 +257,146 @@ def test_a_drop_that_is_drawn_again_is_not_asked_again(db: Database, champion: V
     assert item is not None
     desk.answer(db, item, DropClass.CLEAR, "ann", utc(hours=6))
     found = db.read(lambda c: audit.rounds(c, champion))
-    assert [sum(len(s.again) for s in r.strata) for r in found] == [4, 0]
-    both = db.read(lambda c: audit.tallies(c, found))
-    assert (sum(t.population for t in both), sum(t.answered for t in both)) == (8, 2)
+    assert len(found) == 2
+    assert subjects(found[0]) == subjects(found[1])
+    for each in found:
+        tallies = db.read(lambda c, each=each: audit.tallies(c, each))
+        counted = [(t.population, t.answered + t.waiting + t.open) for t in tallies]
+        assert (counted, sum(t.open for t in tallies)) == ([(1, 1), (3, 3)], 3)
+
+
+def test_what_was_labelled_for_another_reason_counts_in_its_turn(
+    db: Database, champion: Version, source_id: int
+) -> None:
+    scored(db, source_id, champion, wells(0.9, *[i / 100 for i in range(20)]))
+    draw(db, champion, [audit.Stratum(True, 1, 1), audit.Stratum(False, 20, 8)], 3, utc(hours=2))
+    [drawn] = db.read(lambda c: audit.rounds(c, champion))
+    in_turn = [i for i in waiting(db) if (i.drop_id, i.inspection_id) in drawn.strata[1].subjects]
+    assert [(i.drop_id, i.inspection_id) for i in in_turn] == list(drawn.strata[1].subjects)
+    assert len(in_turn) == 8
+    for item in in_turn[3:]:
+        say(db, item.well, "crystals", "ann", utc(hours=3))
+    say(db, in_turn[0].well, "clear", "ann", utc(hours=3))
+    below = db.read(lambda c: audit.tallies(c, drawn))[1]
+    assert (below.answered, below.crystals, below.open, below.waiting) == (1, 0, 2, 5)
+    desk.skip(db, in_turn[1], "ann", utc(hours=4))
+    desk.answer(db, in_turn[2], DropClass.CLEAR, "ann", utc(hours=4))
+    below = db.read(lambda c: audit.tallies(c, drawn))[1]
+    assert (below.answered, below.crystals, below.skipped, below.open, below.waiting) == (7, 5, 1, 0, 0)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_recall_is_that_of_the_latest_answered_audit(db: Database, champion: Version, source_id: int) -> None:
+    """Two draws of other sizes are not put together, and one that nobody answered does not disturb."""
+    shares = [0.9 - i / 100 for i in range(10)] + [i / 100 for i in range(38)]
+    scored(db, source_id, champion, wells(*shares))
+    crystals = {f"A{n:02d}" for n in range(1, 9)} | {"A11", "A12"}
+    plans = ((10, 30), (10, 10))
+    for hour, (above, below) in enumerate(plans):
+        plan = [audit.Stratum(True, 10, above), audit.Stratum(False, 38, below)]
+        draw(db, champion, plan, hour, utc(hours=2 + hour))
+    newest, oldest = db.read(lambda c: audit.rounds(c, champion))
+    for item in [i for i in waiting(db) if (i.drop_id, i.inspection_id) in subjects(oldest)]:
+        word = DropClass.CRYSTALS if item.well in crystals else DropClass.CLEAR
+        desk.answer(db, item, word, "ann", utc(hours=5))
+    found = desk.report(db)
+    assert found.recall is not None
+    drawn_crystals = sum(t.crystals for t in found.strata if not t.flagged)
+    assert found.recall == pytest.approx(8 / (8 + 38 * drawn_crystals / 30))
+    assert (found.drawn_at, found.population, found.drawn, found.answered) == (oldest.drawn_at, 48, 40, 40)
+    assert newest.drawn_at > oldest.drawn_at
+    draw(db, champion, [audit.Stratum(True, 10, 10), audit.Stratum(False, 38, 38)], 9, utc(hours=6))
+    assert desk.report(db).drawn_at == oldest.drawn_at
+    for item in waiting(db, Stream.AUDIT):
+        word = DropClass.CRYSTALS if item.well in crystals else DropClass.CLEAR
+        desk.answer(db, item, word, "ann", utc(hours=7))
+    whole = desk.report(db)
+    assert (whole.drawn_at, whole.recall) == (utc(hours=6), pytest.approx(8 / 10))
+
+
+def test_items_of_the_present_audit_are_not_removed(db: Database, champion: Version, source_id: int) -> None:
+    """Drawn for a former champion, in somebody's hands then, and drawn again."""
+    scored(db, source_id, champion, wells(0.9, 0.1, 0.2, 0.3))
+    plan = [audit.Stratum(True, 1, 1), audit.Stratum(False, 3, 3)]
+    draw(db, champion, plan, 1, utc(hours=2))
+    [former] = db.read(lambda c: audit.rounds(c, champion))
+    held = claim(db, "ann", utc(hours=3), Stream.AUDIT)
+    assert held is not None
+    other = factories.register(db, version="2")
+    factories.promote(db, other, utc(hours=3))
+    db.write(lambda c: queue.enqueue_rescore(c, other.id, utc(hours=3)))
+    rescored(db, other, wells(0.9, 0.1, 0.2, 0.3), utc(hours=3))
+    assert db.write(lambda c: store.retire(c, other)) == 3
+    draw(db, other, plan, 2, utc(hours=4))
+    desk.release(db, [held], "ann")
+    assert db.write(lambda c: store.retire(c, other)) == 0
+    [present] = db.read(lambda c: audit.rounds(c, other))
+    assert (held.drop_id, held.inspection_id) in subjects(present)
+    assert {i.model for i in waiting(db)} == {"small:2"}
+    assert not db.read(lambda c: audit.lost(c, present))
+    # Back again, the former champion's own draw is not whole any more, and another is due.
+    db.write(lambda c: versions.rollback(c, champion, actor="test", now=utc(hours=5)))
+    assert db.write(lambda c: store.retire(c, champion)) == 4
+    assert db.read(lambda c: audit.lost(c, former))
+    assert [t.open for t in db.read(lambda c: audit.tallies(c, former))] == [1, 3]
+    assert desk.fill(db, SETTINGS, utc(hours=6)).new[Stream.AUDIT] == 4
+
+
+def test_one_person_gets_a_drop_once_from_several_streams(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.52, 0.45))
+    propose(db, Stream.THRESHOLD, champion)
+    draw(db, champion, [audit.Stratum(True, 1, 1), audit.Stratum(False, 1, 1)], 1, utc(hours=9))
+    taken: list[Item] = []
+    while found := desk.take(db, SETTINGS, "ann", utc(hours=10), hold=timedelta(days=7)):
+        taken += found
+    assert sorted(i.well for i in taken) == ["A01", "A02"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_by_hand_the_models_own_light_comes_first(db: Database, champion: Version, source_id: int) -> None:
+    for light in (Modality.UV, Modality.VISIBLE):
+        factories.record(db, source_id, factories.sightings(1, modality=light))
+    assert db.write(lambda c: store.ask(c, subject(db, "A01"), champion, "Look.", utc(hours=9)))
+    assert "visible" in waiting(db)[0].path
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_models_doubt_of_an_audited_drop_is_no_reason_to_ask(
+    db: Database, champion: Version, source_id: int
+) -> None:
+    scored(db, source_id, champion, wells(0.9, 0.1))
+    draw(db, champion, [audit.Stratum(True, 1, 1), audit.Stratum(False, 1, 0)], 1, utc(hours=2))
+    for well, word in (("A01", "clear"), ("A02", "crystals")):
+        say(db, well, word, "ann", utc(hours=3))
+    found = db.read(lambda c: proposals.with_people(c, champion, 10))
+    assert found == []
+    say(db, "A01", None, "ann", utc(hours=4))
+    assert [p.drop_id for p in db.read(lambda c: proposals.with_people(c, champion, 10))] == [
+        subject(db, "A02").drop_id
+    ]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_was_asked_keeps_its_version(db: Database, champion: Version, source_id: int) -> None:
+    factories.record(db, source_id, factories.sightings(1))
+    db.write(lambda c: store.ask(c, subject(db, "A01"), champion, "Look.", utc()))
+    factories.promote(db, factories.register(db, version="2"), utc(hours=1))
+    with pytest.raises(StoreError, match="small:1 has items in the review; --force removes its bundle"):
+        db.write(lambda c: versions.remove(c, champion, force=False, actor="test", now=utc(hours=2)))
+    assert db.write(lambda c: versions.remove(c, champion, force=True, actor="test", now=utc(hours=2)))
+    assert db.read(versions.listed)[0].removed_at == utc(hours=2)
+    assert [i.model for i in waiting(db)] == ["small:1"]
+
+
+def test_the_queue_is_filled_when_it_has_nothing(db: Database, champion: Version, source_id: int) -> None:
+    scored(db, source_id, champion, wells(0.52, 0.45, 0.3))
+    db.write(lambda c: store.ask(c, subject(db, "A03"), champion, "Look.", utc()))
+    by_hand = desk.next_item(db, SETTINGS, "ann", utc(hours=9))
+    assert by_hand is not None
+    assert [i.stream for i in waiting(db)] == [Stream.MANUAL]
+    desk.answer(db, by_hand, DropClass.CLEAR, "ann", utc(hours=9))
+    assert desk.next_item(db, SETTINGS, "ann", utc(hours=9)) is not None
+    assert {i.stream for i in waiting(db)} >= {Stream.THRESHOLD, Stream.AUDIT}
 
 
 def test_filling_twice_is_filling_once(db: Database, champion: Version, source_id: int) -> None:

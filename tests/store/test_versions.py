@@ -12,7 +12,7 @@ from factories import claimed, drain, finish, promote, record, register, rows, s
 
 from marcod.domain import Modality
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import catalog, queue, results, versions
+from marcod.store import catalog, drift, queue, results, versions
 from marcod.store.engine import Database
 from marcod.store.schema import audit, hit, image, job, model_alias, score
 from marcod.store.versions import Version
@@ -294,6 +294,7 @@ def test_a_version_without_scores_is_forgotten(db: Database, source_id: int, cha
     promote(db, newer, utc(1))
     record(db, source_id, sightings(3), utc(2))
     rollback(db, champion, 3)
+    db.write(lambda c: drift.put_days(c, newer, [drift.Day(source_id, utc().date(), 0, 3, {})], utc(3)))
     db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(4)))
     assert remove(db, newer, now=5) is False
     assert aliases(db) == {champion: ("champion",)}
