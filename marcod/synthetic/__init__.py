@@ -6,7 +6,7 @@ in which crystals appear, grow and sometimes dissolve. Nothing here was photogra
 photographs when a model is judged.
 """
 
-from marcod.synthetic.examples import SIZES, drop_jpeg
+from marcod.synthetic.examples import SIZES, drop_jpeg, drop_jpeg_of
 from marcod.synthetic.picture import render
 from marcod.synthetic.plates import PlannedFile, PlateSpec, drop_history, first_hit, plate_files, write_file
 from marcod.synthetic.sampling import random_scene
@@ -23,6 +23,7 @@ __all__ = [
     "at_age",
     "drop_history",
     "drop_jpeg",
+    "drop_jpeg_of",
     "first_hit",
     "plate_files",
     "random_scene",

@@ -14,6 +14,11 @@ SIZES: Final = ((330, 270), (330, 270), (330, 270), (330, 270), (660, 540))
 """Width and height by seed; imagers' pictures are larger, which would only take longer to draw."""
 
 
+def drop_jpeg_of(task: tuple[int, DropClass | None]) -> tuple[bytes, DropClass]:
+    """:func:`drop_jpeg` of a seed and a class in one, for pools of processes."""
+    return drop_jpeg(*task)
+
+
 def drop_jpeg(seed: int, label: DropClass | None = None) -> tuple[bytes, DropClass]:
     """One synthetic drop as an imager would write it, and its true class; drawn at its natural rate when not given."""
     scene = random_scene(seed, label)

@@ -55,25 +55,25 @@ def render_examples(
 
     More than one process are spawned, since a fork of a process that runs TensorFlow may hang.
     """
-    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None, side) for i in range(count)]
+    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None) for i in range(count)]
     pictures, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int32)
     with ExitStack() as stack:
-        drawn: Iterable[tuple[NDArray[np.uint8], int]] = map(_example, tasks)
+        drawn: Iterable[tuple[bytes, DropClass]] = map(synthetic.drop_jpeg_of, tasks)
         if processes > 1:
+            # They only draw; TensorFlow, which decodes, would take each of them seconds to load.
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
-            drawn = pool.imap(_example, tasks, chunksize=8)
-        for i, (picture, label) in enumerate(drawn):
-            pictures[i], labels[i] = picture, label
+            drawn = pool.imap(synthetic.drop_jpeg_of, tasks, chunksize=8)
+        for i, (data, label) in enumerate(drawn):
+            pictures[i], labels[i] = _prepared(data, side), CLASSES.index(label)
             if progress is not None:
                 progress("rendering", i + 1, count)
     return Examples(pictures, labels)
 
 
-def _example(task: tuple[int, DropClass | None, int]) -> tuple[NDArray[np.uint8], int]:
-    seed, wanted, side = task
-    data, label = synthetic.drop_jpeg(seed, wanted)
+def _prepared(data: bytes, side: int) -> NDArray[np.uint8]:
     ready = preprocess.prepare(preprocess.decode(data), replace(PREPROCESSING, size=side))
-    return np.rint((ready + 1) * 127.5).astype(np.uint8), CLASSES.index(label)
+    pixels: NDArray[np.uint8] = np.rint((ready + 1) * 127.5).astype(np.uint8)
+    return pixels
 
 
 def phases(epochs: int) -> list[Recipe]:

@@ -166,7 +166,7 @@ def test_completion_knows_the_commands(monkeypatch: pytest.MonkeyPatch, site: Si
     from marcod.cli import cli
 
     found = {item.value for item in BashComplete(cli, {}, "marcod", "_MARCOD_COMPLETE").get_completions([], "re")}
-    assert found == {"rescore"}
+    assert found == {"rescore", "retrain", "review"}
 
 
 def test_a_hostile_barcode_cannot_steer_the_terminal(site: Site) -> None:

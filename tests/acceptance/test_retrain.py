@@ -125,7 +125,7 @@ def test_a_better_model_is_promoted_and_can_be_taken_back_for_good(rewind: Rewin
     assert again.exit_code == 3
     refused = json.loads(again.stdout)
     assert refused["state"] == "refused"
-    assert "were rolled back" in refused["reasons"][0]
+    assert "was rolled back" in refused["reasons"][0]
     assert champion(site) == SHIPPED
 
 
@@ -175,7 +175,6 @@ def test_suspects_of_a_person_who_swaps(rewind: Rewind) -> None:
     swapped = {(row["plate_key"], row["well"]) for row in mixed_up}
     assert len(listed & swapped) > 0.6 * len(swapped)
     assert {p["person"]: p["swaps"] for p in told["people"]}["bob"] is not None
-    assert "bob" in site.ok("label", "suspects")
 
 
 @on_sqlite

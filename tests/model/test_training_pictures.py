@@ -201,8 +201,12 @@ def test_the_paper_s_patches_are_a_picture_s_own_pixels(tmp_path: Path) -> None:
     assert min(np.abs(through * 255 - way).max() for way in positions(rows(np.array([0]), 3)[0])[:4]) < 1e-3
 
 
-def test_a_file_that_is_gone_meanwhile_is_black(tmp_path: Path) -> None:
-    assert not pictures.patches([tmp_path / "gone.jpg"], SIZE)(np.array([0]), 1).any()
+def test_a_damaged_file_is_black_and_one_that_is_gone_ends_the_training(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"\xff\xd8\xff")
+    assert not pictures.patches([damaged], SIZE)(np.array([0]), 1).any()
+    with pytest.raises(FileNotFoundError):
+        pictures.patches([tmp_path / "gone.jpg"], SIZE)(np.array([0]), 1)
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_odd_bytes_in_the_name_of_a_root_survive(db: Database, champion: Version
 FILE_NAMES = st.binary(min_size=1, max_size=40).map(lambda b: os.fsdecode(b.replace(b"\0", b"0")))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(FILE_NAMES, min_size=1, max_size=8, unique=True))
 def test_any_bytes_a_file_system_gives_survive(db: Database, names: list[str]) -> None:
     if not rows(db, sa.select(source)):

@@ -56,7 +56,7 @@ def plate(drops: list[Verdict], name: str = "P1", grid: Grid | None = None, **pa
 
 
 def said(label: DropClass, person: str, votes: dict[DropClass, int] | None = None) -> Said:
-    return Said(1, 1, None, label, votes or {label: 1}, person, utc())
+    return Said(1, 1, None, label, votes or {label: 1}, person, utc(), {person: label})
 
 
 class Page(HTMLParser):
