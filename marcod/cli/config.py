@@ -26,12 +26,13 @@ def show(settings: Settings, json_output: bool) -> None:
     rows = [
         (key, _value_of(values, key), description)
         for key, description, _ in configuration.described()
-        if not key.startswith("sources.")
+        if key.split(".", 1)[0] not in configuration.NAMED
     ]
     rows += [
-        (f"sources.{name}.{key}", value, "")
-        for name, source in values["sources"].items()
-        for key, value in source.items()
+        (f"{section}.{name}.{key}", value, "")
+        for section in configuration.NAMED
+        for name, table in values[section].items()
+        for key, value in table.items()
     ]
     output.console().print(output.table("", ("key", "value", "meaning"), rows))
 

@@ -1,9 +1,10 @@
 """What all tables share: the naming of constraints, times that are aware and UTC, and ids that both databases count."""
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy import Column, ForeignKey
 from sqlalchemy.engine import Dialect
 
 metadata: Final = sa.MetaData(
@@ -38,3 +39,13 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
 
 BigId: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def key() -> Column[int]:
+    """A table's own number."""
+    return Column("id", BigId, primary_key=True, autoincrement=True)
+
+
+def ref(name: str, target: str, **more: Any) -> Column[int]:
+    """A row of another table, which must be there."""
+    return Column(name, BigId, ForeignKey(f"{target}.id"), nullable=False, **more)

@@ -4,28 +4,24 @@ Times are UTC. A path is text in the escaped form of ``domain.path_text``. Names
 convention, so that migrations can name what they change.
 """
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
 from marcod.store.columns import BigId as BigId
 from marcod.store.columns import UtcDateTime as UtcDateTime
+from marcod.store.columns import key, ref
 from marcod.store.columns import metadata as metadata
-
-
-def _id() -> Column[int]:
-    return Column("id", BigId, primary_key=True, autoincrement=True)
-
-
-def _ref(name: str, target: str, **more: Any) -> Column[int]:
-    return Column(name, BigId, ForeignKey(f"{target}.id"), nullable=False, **more)
-
+from marcod.store.service_tables import audit as audit
+from marcod.store.service_tables import delivery as delivery
+from marcod.store.service_tables import event as event
+from marcod.store.service_tables import schema_mark as schema_mark
+from marcod.store.service_tables import watch_state as watch_state
+from marcod.store.service_tables import worker as worker
 
 source = Table(
     "source",
     metadata,
-    _id(),
+    key(),
     Column("name", sa.Text, nullable=False, unique=True),
     Column("root", sa.Text, nullable=False),
     Column("layout", sa.Text, nullable=False),
@@ -37,8 +33,8 @@ source = Table(
 plate = Table(
     "plate",
     metadata,
-    _id(),
-    _ref("source_id", "source"),
+    key(),
+    ref("source_id", "source"),
     Column("key", sa.Text, nullable=False),
     Column("barcode", sa.Text, index=True),
     Column("first_seen_at", UtcDateTime, nullable=False),
@@ -53,8 +49,8 @@ plate = Table(
 drop = Table(
     "drop",
     metadata,
-    _id(),
-    _ref("plate_id", "plate"),
+    key(),
+    ref("plate_id", "plate"),
     Column("well", sa.Text, nullable=False),
     Column("well_row", sa.Integer, nullable=False),
     Column("well_column", sa.Integer, nullable=False),
@@ -65,8 +61,8 @@ drop = Table(
 inspection = Table(
     "inspection",
     metadata,
-    _id(),
-    _ref("plate_id", "plate"),
+    key(),
+    ref("plate_id", "plate"),
     Column("key", sa.Text, nullable=False),
     Column("ordinal", sa.Integer),
     Column("first_seen_at", UtcDateTime, nullable=False),
@@ -77,11 +73,11 @@ inspection = Table(
 image = Table(
     "image",
     metadata,
-    _id(),
-    _ref("source_id", "source"),
+    key(),
+    ref("source_id", "source"),
     Column("path", sa.Text, nullable=False),
-    _ref("drop_id", "drop", index=True),
-    _ref("inspection_id", "inspection", index=True),
+    ref("drop_id", "drop", index=True),
+    ref("inspection_id", "inspection", index=True),
     Column("modality", sa.Text, nullable=False),
     Column("profile", sa.Text),
     Column("region", sa.BigInteger),
@@ -96,7 +92,7 @@ image = Table(
 model_version = Table(
     "model_version",
     metadata,
-    _id(),
+    key(),
     Column("name", sa.Text, nullable=False),
     Column("version", sa.Text, nullable=False),
     Column("digest", sa.Text, nullable=False),
@@ -113,7 +109,7 @@ model_alias = Table(
     "model_alias",
     metadata,
     Column("alias", sa.Text, primary_key=True),
-    _ref("model_version_id", "model_version"),
+    ref("model_version_id", "model_version"),
     Column("set_at", UtcDateTime, nullable=False),
 )
 
@@ -123,13 +119,14 @@ _OPEN = sa.text("answered_at is null")
 job = Table(
     "job",
     metadata,
-    _id(),
-    _ref("image_id", "image"),
-    _ref("model_version_id", "model_version"),
+    key(),
+    ref("image_id", "image"),
+    ref("model_version_id", "model_version"),
     Column("priority", sa.Integer, nullable=False),
     Column("available_at", UtcDateTime, nullable=False),
     Column("attempts", sa.Integer, nullable=False),
     Column("lease", sa.Text),
+    Column("lapsed", sa.Boolean),
     Column("error", sa.Text),
     Column("failed_at", UtcDateTime),
     Column("enqueued_at", UtcDateTime, nullable=False),
@@ -161,9 +158,9 @@ job = Table(
 score = Table(
     "score",
     metadata,
-    _id(),
-    _ref("image_id", "image"),
-    _ref("model_version_id", "model_version"),
+    key(),
+    ref("image_id", "image"),
+    ref("model_version_id", "model_version"),
     Column("content_hash", sa.Text, nullable=False),
     Column("p_clear", sa.Float, nullable=False),
     Column("p_crystals", sa.Float, nullable=False),
@@ -182,9 +179,9 @@ score = Table(
 label = Table(
     "label",
     metadata,
-    _id(),
-    _ref("drop_id", "drop", index=True),
-    _ref("inspection_id", "inspection", index=True),
+    key(),
+    ref("drop_id", "drop", index=True),
+    ref("inspection_id", "inspection", index=True),
     Column("image_id", BigId, ForeignKey("image.id")),
     Column("label", sa.Text),
     Column("original", sa.Text, nullable=False),
@@ -233,8 +230,8 @@ drop_summary = Table(
     Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
     Column("inspections", sa.Integer, nullable=False),
     Column("scored_inspections", sa.Integer, nullable=False),
-    _ref("inspection_id", "inspection"),
-    _ref("image_id", "image"),
+    ref("inspection_id", "inspection"),
+    ref("image_id", "image"),
     Column("p_clear", sa.Float),
     Column("p_crystals", sa.Float),
     Column("p_other", sa.Float),
@@ -255,11 +252,11 @@ drop_summary = Table(
 hit = Table(
     "hit",
     metadata,
-    _id(),
-    _ref("drop_id", "drop"),
-    _ref("inspection_id", "inspection", index=True),
-    _ref("image_id", "image"),
-    _ref("model_version_id", "model_version"),
+    key(),
+    ref("drop_id", "drop"),
+    ref("inspection_id", "inspection", index=True),
+    ref("image_id", "image"),
+    ref("model_version_id", "model_version"),
     Column("p_crystals", sa.Float, nullable=False),
     Column("threshold", sa.Float, nullable=False),
     Column("found_at", UtcDateTime, nullable=False, index=True),
@@ -270,7 +267,7 @@ hit = Table(
 label_inbox = Table(
     "label_inbox",
     metadata,
-    _id(),
+    key(),
     Column("source", sa.Text),
     Column("plate", sa.Text),
     Column("well", sa.Text),
@@ -291,8 +288,8 @@ label_inbox = Table(
 review_round = Table(
     "review_round",
     metadata,
-    _id(),
-    _ref("model_version_id", "model_version"),
+    key(),
+    ref("model_version_id", "model_version"),
     Column("threshold", sa.Float, nullable=False),
     Column("strata", sa.JSON, nullable=False),
     Column("seed", sa.BigInteger, nullable=False),
@@ -303,13 +300,13 @@ review_round = Table(
 review_item = Table(
     "review_item",
     metadata,
-    _id(),
-    _ref("drop_id", "drop"),
-    _ref("inspection_id", "inspection"),
-    _ref("image_id", "image"),
+    key(),
+    ref("drop_id", "drop"),
+    ref("inspection_id", "inspection"),
+    ref("image_id", "image"),
     Column("stream", sa.Text, nullable=False),
     Column("reason", sa.Text, nullable=False),
-    _ref("model_version_id", "model_version"),
+    ref("model_version_id", "model_version"),
     Column("p_crystals", sa.Float),
     Column("round_id", BigId, ForeignKey("review_round.id"), index=True),
     Column("stratum", sa.Integer),
@@ -328,7 +325,7 @@ review_item = Table(
 dataset = Table(
     "dataset",
     metadata,
-    _id(),
+    key(),
     Column("digest", sa.Text, nullable=False, unique=True),
     Column("gate_digest", sa.Text, nullable=False, index=True),
     Column("last_label_id", BigId),
@@ -345,7 +342,7 @@ dataset = Table(
 training_run = Table(
     "training_run",
     metadata,
-    _id(),
+    key(),
     Column("active", sa.Boolean, unique=True),
     Column("state", sa.Text, nullable=False),
     Column("cause", sa.Text, nullable=False),
@@ -374,10 +371,10 @@ training_run = Table(
 drift_reference = Table(
     "drift_reference",
     metadata,
-    _id(),
-    _ref("source_id", "source"),
+    key(),
+    ref("source_id", "source"),
     Column("modality", sa.Text, nullable=False),
-    _ref("model_version_id", "model_version"),
+    ref("model_version_id", "model_version"),
     Column("images", sa.Integer, nullable=False),
     Column("statistics", sa.JSON, nullable=False),
     Column("first_at", UtcDateTime, nullable=False),
@@ -390,10 +387,10 @@ drift_reference = Table(
 drift_day = Table(
     "drift_day",
     metadata,
-    _id(),
-    _ref("source_id", "source"),
+    key(),
+    ref("source_id", "source"),
     Column("modality", sa.Text, nullable=False),
-    _ref("model_version_id", "model_version"),
+    ref("model_version_id", "model_version"),
     Column("day", sa.Date, nullable=False),
     Column("images", sa.Integer, nullable=False),
     Column("failures", sa.Integer, nullable=False),
@@ -405,10 +402,10 @@ drift_day = Table(
 drift_alarm = Table(
     "drift_alarm",
     metadata,
-    _id(),
-    _ref("source_id", "source"),
+    key(),
+    ref("source_id", "source"),
     Column("modality", sa.Text, nullable=False),
-    _ref("model_version_id", "model_version"),
+    ref("model_version_id", "model_version"),
     Column("signal", sa.Text, nullable=False),
     Column("day", sa.Date, nullable=False),
     Column("value", sa.Float),
@@ -420,26 +417,3 @@ drift_alarm = Table(
     UniqueConstraint("source_id", "modality", "model_version_id", "signal", "day"),
 )
 """What changed at an imager; open until it is as before, or somebody clears it."""
-
-worker = Table(
-    "worker",
-    metadata,
-    Column("name", sa.Text, primary_key=True),
-    Column("host", sa.Text, nullable=False),
-    Column("pid", sa.Integer, nullable=False),
-    Column("roles", sa.Text, nullable=False),
-    Column("marcod_version", sa.Text, nullable=False),
-    Column("started_at", UtcDateTime, nullable=False),
-    Column("seen_at", UtcDateTime, nullable=False, index=True),
-)
-
-audit = Table(
-    "audit",
-    metadata,
-    _id(),
-    Column("at", UtcDateTime, nullable=False, index=True),
-    Column("actor", sa.Text, nullable=False),
-    Column("action", sa.Text, nullable=False),
-    Column("subject", sa.Text, nullable=False),
-    Column("detail", sa.JSON),
-)

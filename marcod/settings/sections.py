@@ -1,96 +1,19 @@
-"""Typed configuration: hides where a value came from and promises that what loads is complete and sane.
+"""The tables of the configuration, one class each: every key with its type, its default and what it means."""
 
-Layers, strongest first: command line, ``MARCOD_SECTION__FIELD`` variables, systemd credentials of the same
-names, the TOML file, defaults. Nothing else in marcod reads the environment. An unknown key, an unknown
-``MARCOD_`` variable and a named file that is missing are errors, because a typo must not change what a lab
-believes it configured. What belongs to a model (input size, thresholds) is in its bundle, never here.
-"""
-
-import os
-import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    NestedSecretsSettingsSource,
-    PydanticBaseSettingsSource,
-    SecretsSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from marcod.domain import Modality
-from marcod.errors import ConfigError
-
-PREFIX: Final = "MARCOD_"
-OUTSIDE: Final = frozenset(
-    {
-        "MARCOD_CONFIG",
-        "MARCOD_TEST_POSTGRES_URL",
-        "MARCOD_REAL_PLATES",
-        "MARCOD_MARCO_GRAPH",
-        "MARCOD_MARCO_SAVED_MODEL",
-    }
-)
-"""Variables with the prefix that are not settings: which file to read, and what tests and benchmarks use."""
+from marcod.settings.surroundings import state_dir
 
 Role = Literal["watch", "score", "schedule", "trainer"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer")
 USUAL_ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
 """What `marcod run` does unless told; training has a process of its own."""
-
-
-def state_dir() -> Path:
-    """Where the embedded database and models live by default: systemd's StateDirectory, else the user's own."""
-    if systemd := os.environ.get("STATE_DIRECTORY"):
-        return Path(systemd.split(":")[0])
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "marcod"
-
-
-def notify_socket() -> str | None:
-    """Where systemd listens for sd_notify(3) messages, if it does."""
-    return os.environ.get("NOTIFY_SOCKET") or None
-
-
-def quiet_tensorflow() -> None:
-    """Keep TensorFlow's notes about missing graphics cards out of the log; it reads this when first imported."""
-    graphics = Path("/dev/nvidiactl").exists()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")
-
-
-def one_thread_an_operation() -> None:
-    """Let a process that only scores work on several parts of a batch at once, with one thread each on a CPU.
-
-    TensorFlow reads it when it starts; by default all threads share every operation and wait for one another.
-    """
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-
-
-def child_environment(**changes: str) -> dict[str, str]:
-    """The environment for a marcod of its own: this one's without its settings, with ``changes``."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return {**kept, **changes}
-
-
-def watchdog_s() -> float | None:
-    """How often systemd wants a sign of life (WatchdogSec), in seconds, if it does."""
-    usec = os.environ.get("WATCHDOG_USEC", "")
-    return int(usec) / 1e6 if usec.isdigit() and int(usec) > 0 else None
 
 
 def _expanded(value: object) -> object:
@@ -151,6 +74,12 @@ class ScoreSettings(Section):
 
 class DaemonSettings(Section):
     stop_s: float = Field(default=60.0, gt=0, description="After the first signal, all loops must have ended by then")
+    batch_limit_s: float = Field(
+        default=600.0, gt=0, description="A batch that takes longer hangs on its device, and the process ends"
+    )
+    restarts: int = Field(
+        default=10, ge=0, description="Failures of a loop within an hour that nobody foresaw and that it is begun again"
+    )
 
 
 class LogSettings(Section):
@@ -246,6 +175,74 @@ class DriftSettings(Section):
     p_value: float = Field(default=1e-4, gt=0, lt=1, description="Chance of a false alarm of one signal on one day")
 
 
+class MetricsSettings(Section):
+    port: int | None = Field(default=None, ge=1, le=65535, description="Port where Prometheus reads; none by default")
+    address: str = Field(default="127.0.0.1", description="Address that the port is bound to")
+    textfile: FolderPath | None = Field(
+        default=None, description="File for node-exporter's text collector, such as /var/lib/node_exporter/marcod.prom"
+    )
+    every_s: float = Field(default=15.0, gt=0, description="Pause between two looks at the database for metrics")
+
+
+EventKind = Literal["hits", "complete", "quarantine", "drift"]
+EVENT_KINDS: Final[tuple[EventKind, ...]] = ("hits", "complete", "quarantine", "drift")
+
+
+class NotifySettings(Section):
+    """One place that is told what happens: a webhook (``url``) or people's mailboxes (``to``)."""
+
+    url: SecretStr | None = Field(default=None, description="Webhook that gets a POST; https, or http on this host")
+    secret: SecretStr | None = Field(default=None, description="Key of the signature in X-Marcod-Signature")
+    to: list[str] = Field(default_factory=list, description="Addresses that get an e-mail, through [mail]")
+    events: list[EventKind] = Field(
+        default_factory=lambda: list(EVENT_KINDS), description="What is told: hits, complete, quarantine, drift"
+    )
+    sources: list[str] = Field(default_factory=list, description="Only of these sources; empty means all")
+    projects: list[str] = Field(default_factory=list, description="Only of plates of these projects; empty means all")
+    format: Literal["json", "text"] = Field(default="json", description="How the body of a webhook is written")
+    every_s: float = Field(default=30.0, ge=0, description="What happens within this time is told in one message")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "NotifySettings":
+        if (self.url is None) == (not self.to):
+            raise ValueError("give either url, for a webhook, or to, for e-mail")
+        if self.url is not None and not _guarded(self.url.get_secret_value()):
+            raise ValueError("url must begin with https://; plain http:// only reaches this host")
+        return self
+
+
+def _guarded(url: str) -> bool:
+    """Whether nobody between can read or change what is sent."""
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and local))
+
+
+class MailSettings(Section):
+    host: str | None = Field(default=None, description="Mail server; needed where [notify] names addresses")
+    port: int = Field(default=25, ge=1, le=65535, description="Its port: 25, 587 with starttls, 465 with tls")
+    security: Literal["none", "starttls", "tls"] = Field(default="none", description="How the connection is guarded")
+    user: str | None = Field(default=None, description="Who logs in; needs starttls or tls")
+    password: SecretStr | None = Field(default=None, description="The password of that user")
+    sender: str = Field(default="marcod@localhost", description="Address that e-mails come from")
+
+    @model_validator(mode="after")
+    def _no_password_in_the_open(self) -> "MailSettings":
+        if self.user is not None and self.security == "none":
+            raise ValueError("a login needs security = 'starttls' or 'tls'")
+        return self
+
+
+class RetentionSettings(Section):
+    scores_days: int | None = Field(
+        default=None, ge=1, description="Scores that a newer one replaced are kept so long; none: for ever"
+    )
+    audit_days: int | None = Field(
+        default=None, ge=30, description="Audit rows are kept so long, those of models and roles for ever; none: all"
+    )
+    events_days: int = Field(default=30, ge=1, description="Notifications that were sent are kept so long")
+
+
 class SourceSettings(Section):
     """One imager's export folder."""
 
@@ -280,144 +277,3 @@ class SourceSettings(Section):
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(f"{name!r} is not a time zone name such as Europe/Berlin") from error
         return name
-
-
-class Settings(BaseSettings):
-    """Everything an operator can choose. Get one with :func:`load`."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
-    )
-
-    store: StoreSettings = Field(default_factory=StoreSettings)
-    models: ModelSettings = Field(default_factory=ModelSettings)
-    watch: WatchSettings = Field(default_factory=WatchSettings)
-    score: ScoreSettings = Field(default_factory=ScoreSettings)
-    daemon: DaemonSettings = Field(default_factory=DaemonSettings)
-    log: LogSettings = Field(default_factory=LogSettings)
-    labels: LabelSettings = Field(default_factory=LabelSettings)
-    review: ReviewSettings = Field(default_factory=ReviewSettings)
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    drift: DriftSettings = Field(default_factory=DriftSettings)
-    sources: dict[str, SourceSettings] = Field(default_factory=dict)
-
-    @field_validator("sources")
-    @classmethod
-    def _source_names(cls, sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
-        for name in sources:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-                raise ValueError(f"source name {name!r}: use lower-case letters, digits, - and _")
-        return sources
-
-
-def config_file(named: Path | None = None) -> Path | None:
-    """The TOML file that :func:`load` reads: the named one, ``MARCOD_CONFIG``, or the first standard place.
-
-    Raises ConfigError when a named file does not exist.
-    """
-    if named is None and (variable := os.environ.get("MARCOD_CONFIG")):
-        named = Path(variable)
-    if named is not None:
-        if not named.is_file():
-            raise ConfigError(f"configuration file {named} does not exist; name another or leave it out")
-        return named
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "marcod" / "marcod.toml"
-    return next((path for path in (user, Path("/etc/marcod/marcod.toml")) if path.is_file()), None)
-
-
-def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The effective settings.
-
-    ``overrides`` is a nested mapping of what the command line set. Raises ConfigError with one sentence that
-    names the key, the value's trouble and where it came from.
-    """
-    path = config_file(config)
-    _refuse_unknown_variables()
-    layered = _layered(path)
-    try:
-        return layered(**dict(overrides or {}))
-    except ValidationError as error:
-        raise ConfigError(_sentence(error, path)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-    except SettingsError as error:
-        raise ConfigError(f"{error}; a variable sets one field, such as MARCOD_WATCH__SETTLE_S=5") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _layered(path: Path | None) -> type[Settings]:
-    """A Settings class that reads this file; pydantic-settings binds its sources to a class."""
-
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            sources = [init_settings, env_settings]
-            if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
-                plain = SecretsSettingsSource(settings_cls, secrets_dir=credentials)
-                sources.append(NestedSecretsSettingsSource(plain, secrets_nested_delimiter="__"))
-            if path is not None:
-                sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
-            return tuple(sources)
-
-    return Layered
-
-
-def _refuse_unknown_variables() -> None:
-    sections = {name.upper() for name in Settings.model_fields}
-    for variable in sorted(os.environ):
-        if not variable.startswith(PREFIX) or variable in OUTSIDE:
-            continue
-        section, _, field = variable.removeprefix(PREFIX).partition("__")
-        if section not in sections or not _has_field(section.lower(), field.lower()):
-            raise ConfigError(f"environment variable {variable} is not a setting; `marcod config show` lists them all")
-
-
-def _has_field(section: str, field: str) -> bool:
-    if section == "sources":
-        return True
-    table = Settings.model_fields[section].annotation
-    if not field:
-        return True
-    return isinstance(table, type) and issubclass(table, BaseModel) and field in table.model_fields
-
-
-def _sentence(error: ValidationError, path: Path | None) -> str:
-    where = f"{path}: " if path else ""
-    parts = []
-    for problem in error.errors():
-        key = ".".join(str(step) for step in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            parts.append(f"{key} is not a setting")
-        else:
-            parts.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
-    return where + "; ".join(parts) + ". See `marcod config show` for every key and its default"
-
-
-def described() -> list[tuple[str, str, object]]:
-    """Every key as (dotted name, description, default), for the documentation and `marcod config show`."""
-    rows: list[tuple[str, str, object]] = []
-    for section, info in Settings.model_fields.items():
-        table = SourceSettings if section == "sources" else info.annotation
-        prefix = "sources.NAME" if section == "sources" else section
-        assert isinstance(table, type)
-        assert issubclass(table, BaseModel)
-        for name, field in table.model_fields.items():
-            default = "(required)" if field.is_required() else field.get_default(call_default_factory=True)
-            rows.append((f"{prefix}.{name}", field.description or "", default))
-    return rows
-
-
-def redacted_url(settings: Settings) -> str:
-    """The database URL without its password, for logs and people."""
-    url = re.sub(r"(://[^:/@]+):.*@", r"\1:***@", settings.store.url.get_secret_value())
-    return re.sub(r"(password=)[^&]*", r"\1***", url)

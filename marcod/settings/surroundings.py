@@ -1,0 +1,49 @@
+"""What the surroundings of a process say that is no setting: systemd's folders and sockets, TensorFlow's switches.
+
+With ``load`` of this package the only code that reads the environment.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+PREFIX: Final = "MARCOD_"
+
+
+def state_dir() -> Path:
+    """Where the embedded database and models live by default: systemd's StateDirectory, else the user's own."""
+    if systemd := os.environ.get("STATE_DIRECTORY"):
+        return Path(systemd.split(":")[0])
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "marcod"
+
+
+def notify_socket() -> str | None:
+    """Where systemd listens for sd_notify(3) messages, if it does."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
+def quiet_tensorflow() -> None:
+    """Keep TensorFlow's notes about missing graphics cards out of the log; it reads this when first imported."""
+    graphics = Path("/dev/nvidiactl").exists()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")
+
+
+def one_thread_an_operation() -> None:
+    """Let a process that only scores work on several parts of a batch at once, with one thread each on a CPU.
+
+    TensorFlow reads it when it starts; by default all threads share every operation and wait for one another.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a marcod of its own: this one's without its settings, with ``changes``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**kept, **changes}
+
+
+def watchdog_s() -> float | None:
+    """How often systemd wants a sign of life (WatchdogSec), in seconds, if it does."""
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    return int(usec) / 1e6 if usec.isdigit() and int(usec) > 0 else None

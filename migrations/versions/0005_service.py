@@ -1,0 +1,108 @@
+"""What the service tells of itself: how watching stands, events and their deliveries, lapsed leases, who knows what.
+
+Everything is added: a marcod of the step before works on beside it.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+additive = True
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+TIME = sa.DateTime(timezone=True)
+UNTOLD = sa.text("dispatched_at is null")
+UNSENT = sa.text("sent_at is null and failed_at is null")
+TABLES = ("schema_mark", "watch_state", "event", "delivery")
+
+
+def upgrade() -> None:
+    op.add_column("job", sa.Column("lapsed", sa.Boolean()))
+    op.add_column("worker", sa.Column("revision", sa.Text()))
+    _schema_mark()
+    _watch_state()
+    _event()
+    _delivery()
+
+
+def downgrade() -> None:
+    for table in reversed(TABLES):
+        op.drop_table(table)
+    op.drop_column("worker", "revision")
+    op.drop_column("job", "lapsed")
+
+
+def _schema_mark() -> None:
+    mark = op.create_table(
+        "schema_mark",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("oldest_revision", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_schema_mark"),
+    )
+    op.bulk_insert(mark, [{"id": 1, "oldest_revision": revision}])
+
+
+def _watch_state() -> None:
+    op.create_table(
+        "watch_state",
+        sa.Column("source_id", BIG, nullable=False),
+        sa.Column("worker", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("root_there", sa.Boolean(), nullable=False),
+        sa.Column("observing", sa.Boolean(), nullable=False),
+        sa.Column("trouble", sa.Text()),
+        sa.Column("pending", sa.Integer(), nullable=False),
+        sa.Column("waiting", sa.Integer(), nullable=False),
+        sa.Column("walking", sa.Boolean(), nullable=False),
+        sa.Column("walked_files", sa.BigInteger(), nullable=False),
+        sa.Column("unreadable", sa.Integer(), nullable=False),
+        sa.Column("walked_at", TIME),
+        sa.Column("walked_whole_at", TIME),
+        sa.Column("round_at", TIME),
+        sa.Column("updated_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("source_id", name="pk_watch_state"),
+        sa.ForeignKeyConstraint(["source_id"], ["source.id"], name="fk_watch_state_source_id_source"),
+    )
+
+
+def _event() -> None:
+    op.create_table(
+        "event",
+        sa.Column("id", BIG, autoincrement=True, nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("source_id", BIG),
+        sa.Column("project", sa.Text()),
+        sa.Column("detail", sa.JSON(), nullable=False),
+        sa.Column("happened_at", TIME, nullable=False),
+        sa.Column("dispatched_at", TIME),
+        sa.PrimaryKeyConstraint("id", name="pk_event"),
+        sa.UniqueConstraint("subject", name="uq_event_subject"),
+        sa.ForeignKeyConstraint(["source_id"], ["source.id"], name="fk_event_source_id_source"),
+    )
+    op.create_index("ix_event_happened_at", "event", ["happened_at"])
+    op.create_index("ix_event_untold", "event", ["id"], sqlite_where=UNTOLD, postgresql_where=UNTOLD)
+
+
+def _delivery() -> None:
+    op.create_table(
+        "delivery",
+        sa.Column("id", BIG, autoincrement=True, nullable=False),
+        sa.Column("event_id", BIG, nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text()),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("available_at", TIME, nullable=False),
+        sa.Column("lease", sa.Text()),
+        sa.Column("sent_at", TIME),
+        sa.Column("failed_at", TIME),
+        sa.Column("error", sa.Text()),
+        sa.PrimaryKeyConstraint("id", name="pk_delivery"),
+        sa.UniqueConstraint("event_id", "target", name="uq_delivery_event_id_target"),
+        sa.ForeignKeyConstraint(["event_id"], ["event.id"], name="fk_delivery_event_id_event"),
+    )
+    op.create_index("ix_delivery_message", "delivery", ["message"])
+    op.create_index(
+        "ix_delivery_unsent", "delivery", ["target", "available_at"], sqlite_where=UNSENT, postgresql_where=UNSENT
+    )
