@@ -44,7 +44,6 @@ BATCH: Final = 16
 JUDGES: Final = 1000
 """Validation pictures that judge each epoch; of the published network's size they take 4.3 MB of memory each."""
 
-TIERS: Final[tuple[Tier, ...]] = ("recalibrate", "head", "all", "scratch")
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _FEWEST_JUDGED: Final = 20
 _FEWEST_NATURAL: Final = 50

@@ -38,13 +38,12 @@ class StoppedError(Exception):
 class Course:
     """How a training is watched and kept: ``place`` is its checkpoint's file, None keeps nothing.
 
-    ``alive`` is called after every step, ``progress`` with what is done, steps done and steps in all.
+    ``progress`` is called after every step with what is done, steps done and steps in all.
     """
 
     place: Path | None = None
     stop: Event | None = None
     progress: Progress = lambda what, done, total: None
-    alive: Callable[[], None] = lambda: None
     tensorboard: Path | None = None
     save_every_s: float = SAVE_EVERY_S
 
@@ -228,7 +227,6 @@ class Training:
         course, done = self._course, epoch * self.steps + step
         if not self.average or done % self._recipe.average_every == 0:
             self._average(done)
-        course.alive()
         course.progress(_words(self._curve[-1] if self._curve else {}), done, self._recipe.epochs * self.steps)
         stopped = course.stop is not None and course.stop.is_set()
         if stopped or time.monotonic() - self._saved_at >= course.save_every_s:

@@ -187,6 +187,10 @@ def _ours(place: Place, run: Run) -> bool:
 def _end(place: Place, run: Run, **outcome: Any) -> None:
     place.db.write(lambda c: training.end(c, run.id, run.token, now=place.clock(), **outcome))
     log.info("training run ended", run=run.id, state=outcome["state"], candidate=run.candidate)
+    # Pictures and checkpoints of gigabytes, which nobody needs after the end.
+    for pattern in ("*.npy", "*.npz", "*.part"):
+        for file in Path(run.folder).glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 class _Steps:
@@ -239,7 +243,11 @@ class _Steps:
     def _snapshot(self, parent: BundleRecord) -> Snapshot:
         place, manifest = self._place, self._folder / MANIFEST
         if manifest.exists():
-            return dataset.read(manifest, hashlib.sha256(manifest.read_bytes()).hexdigest())
+            # The run as it is now: the one begun with had no data set yet.
+            data_id = place.db.read(lambda connection: training.get(connection, self._run.id)).dataset_id
+            if data_id is None:
+                raise MarcodError(f"{manifest} is of no data set that the database knows; remove {self._folder}")
+            return dataset.read(manifest, place.db.read(lambda connection: training.data(connection, data_id)).digest)
         taken = dataset.take(
             place.db, modality=Modality(parent.modality), roots=place.roots, now=place.clock(), sources=self._sources,
             done=lambda count: place.progress("reading labelled images", count, count),
@@ -347,17 +355,18 @@ class _Steps:
         if not outcome["passed"]:
             self._end(state="refused", reasons=reasons, numbers=numbers)
             return
+        if (why := self._rolled_back(record, numbers)) is not None:
+            self._end(state="refused", reasons=[why, *reasons], numbers=numbers)
+            return
         bundle.install(path, self._place.models)
         version = self._place.registry.register(record.name, str(record.version), self._place.clock())
-        state, why = self._serve(version, numbers)
-        self._end(state=state, reasons=[*why, *reasons], numbers=numbers)
+        state, added = self._serve(version, numbers)
+        self._end(state=state, reasons=[*added, *reasons], numbers=numbers)
 
     def _serve(self, version: Version, numbers: dict[str, Any]) -> tuple[str, list[str]]:
         """Promote a candidate that passed, let it score in shadow, or only recommend it, and why."""
         place, settings = self._place, self._settings
         champion = str(place.db.read(versions.champion))
-        if (why := self._rolled_back(version, numbers)) is not None:
-            return "refused", [why]
         if champion not in (self._run.parent, str(version)):
             return "recommended", [
                 f"{champion} became champion meanwhile, and the gate compared with {self._run.parent}"
@@ -375,10 +384,10 @@ class _Steps:
             return "recommended", [str(error)]
         return "promoted", []
 
-    def _rolled_back(self, version: Version, numbers: dict[str, Any]) -> str | None:
+    def _rolled_back(self, record: BundleRecord, numbers: dict[str, Any]) -> str | None:
         """Whether this model, under this name or another, was champion and was rolled back."""
         db = self._place.db
-        same = [version.digest]
+        same = [record.digest]
         for run in db.read(lambda connection: training.listed(connection, 1000)):
             if run.candidate_digest and (run.numbers or {}).get("model") == numbers["model"]:
                 same.append(run.candidate_digest)
@@ -387,7 +396,7 @@ class _Steps:
             if note is not None:
                 return (
                     f"the same model was rolled back on {note.at:%Y-%m-%d} by {note.actor}; "
-                    f"`marcod model promote {version}` makes it champion all the same"
+                    f"a person may make it champion all the same, from {self._folder / 'candidate'}"
                 )
         return None
 
@@ -396,6 +405,3 @@ class _Steps:
 
     def _end(self, **outcome: Any) -> None:
         _end(self._place, self._run, **outcome)
-        for pattern in ("*.npy", "*.npz", "*.part"):
-            for file in self._folder.glob(pattern):
-                file.unlink(missing_ok=True)

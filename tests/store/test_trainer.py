@@ -103,8 +103,8 @@ def test_a_schedule_that_is_no_cron_expression() -> None:
 def test_the_child_is_stopped_in_order_and_its_failure_is_told(db: Database, tmp_path: Path) -> None:
     running(db, pid=2**22 + 1)
     stop, noted = threading.Event(), tmp_path / "noted"
-    told = f"import signal, sys, pathlib, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); \
-pathlib.Path({str(noted)!r}).write_text(' '.join(sys.argv[1:])); time.sleep(60)"
+    told = f"import signal, sys, pathlib; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); \
+pathlib.Path({str(noted)!r}).write_text(' '.join(sys.argv[1:])); signal.pause()"
 
     def alive() -> None:
         if noted.exists() and noted.read_text():
