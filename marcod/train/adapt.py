@@ -21,6 +21,7 @@ from marcod.network import Architecture
 from marcod.train.checkpoint import Weights
 
 Floats = NDArray[np.float32]
+_Given = tuple[Floats, Floats, Floats]
 
 MIXES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the new weights that are tried."""
@@ -102,7 +103,6 @@ class Head:
 
 def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Seen | None = None) -> Head:
     """Another last layer that fits what the network sees; held to ``start``, a kernel and a bias."""
-    keras.utils.set_random_seed(seed)
     # Each feature counts the same, however large a network makes it.
     mean, spread = seen.features.mean(axis=0), seen.features.std(axis=0) + 1e-3
     kernel, bias = start[0] * spread[:, None], start[1] + mean @ start[0]
@@ -114,19 +114,26 @@ def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Se
     layer.set_weights([kernel, bias])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(HEAD_RATE), loss=loss, weighted_metrics=[])
-    judges = validation and ((validation.features - mean) / spread, validation.targets, validation.weights)
-    history = model.fit(
-        (seen.features - mean) / spread, seen.targets, sample_weight=seen.weights, validation_data=judges,
-        batch_size=HEAD_BATCH, epochs=HEAD_EPOCHS, shuffle=True, verbose=0,
-    ).history  # fmt: skip
+
+    def given(side: Seen) -> _Given:
+        return (side.features - mean) / spread, side.targets, side.weights
+
+    judges = None if validation is None else given(validation)
+    learned, rng = given(seen), np.random.default_rng(seed)
+    curve = [{"epoch": i + 1, **_pass(model, learned, judges, rng)} for i in range(HEAD_EPOCHS)]
     found = np.asarray(layer.get_weights()[0], np.float32) / spread[:, None]
-    return Head(found, np.asarray(layer.get_weights()[1] - mean @ found, np.float32), _curve(history))
+    return Head(found, np.asarray(layer.get_weights()[1] - mean @ found, np.float32), curve)
 
 
-def _curve(history: Mapping[str, list[float]]) -> list[dict[str, float]]:
-    names = {"loss": "loss", "val_loss": "validation_loss"}
-    points = [{names[name]: float(v[i]) for name, v in history.items()} for i in range(HEAD_EPOCHS)]
-    return [{"epoch": i + 1, **point} for i, point in enumerate(points)]
+def _pass(model: Any, learned: _Given, judges: _Given | None, rng: np.random.Generator) -> dict[str, float]:
+    """One pass over the pictures, and its losses; ``model.fit`` takes longer to begin one than this for all of it."""
+    order = rng.permutation(len(learned[0]))
+    parts = [order[start : start + HEAD_BATCH] for start in range(0, len(order), HEAD_BATCH)]
+    losses = [model.train_on_batch(*(values[part] for values in learned), return_dict=True)["loss"] for part in parts]
+    found = {"loss": float(np.average(losses, weights=[len(part) for part in parts]))}
+    if judges is not None:
+        found["validation_loss"] = float(model.test_on_batch(*judges, return_dict=True)["loss"])
+    return found
 
 
 def first_head(weights: Mapping[str, Floats], classes: int, *, own: bool) -> tuple[Floats, Floats]:

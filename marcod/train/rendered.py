@@ -6,7 +6,7 @@ Temperature scaling is Guo et al., arXiv 1706.04599.
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import bundle, metrics, network, preprocess, synthetic
+from marcod import backend, bundle, metrics, network, preprocess, synthetic
 from marcod.domain import CLASSES, DropClass
 from marcod.network import MARCO_SMALL
 from marcod.preprocess import Preprocessing
@@ -37,6 +37,7 @@ NOTICE: Final = (
 # A million seeds for each purpose, so that no picture is ever in two sets.
 TRAINING, VALIDATION, TEST, GOLDEN = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
+_PART: Final = 16
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
@@ -130,7 +131,7 @@ def finish(
     ``recipe`` says in words how the weights came to be.
     """
     weights = _with_natural_shares(weights, validation.labels)
-    score = network.compiled(MARCO_SMALL, weights)
+    score = network.compiled(MARCO_SMALL, weights, batch_size=_PART)
     logits = {"validation": _logits(score, validation), "test": _logits(score, test)}
     temperature = metrics.fit_temperature(logits["validation"], validation.labels)
     crystals = metrics.softmax(logits["validation"] / temperature)[:, _CRYSTALS]
@@ -144,8 +145,7 @@ def finish(
         "validation": metrics.measure(logits["validation"], validation.labels, temperature, threshold),
         "test": metrics.measure(logits["test"], test.labels, temperature, threshold),
     }
-    predictor = bundle.Predictor(record, weights, batch_size=len(CLASSES))
-    return bundle.write(models, record, weights, measured, _golden(predictor))
+    return bundle.write(models, record, weights, measured, _golden(score, temperature))
 
 
 def _record(version: int, temperature: float, threshold: float, recipe: str, held_out: int) -> bundle.BundleRecord:
@@ -175,7 +175,7 @@ def _with_natural_shares(
     return network.shifted(weights, shift)
 
 
-def _logits(score: Callable[[NDArray[np.float32]], NDArray[np.float32]], examples: Examples) -> NDArray[np.float32]:
+def _logits(score: backend.Scoring, examples: Examples) -> NDArray[np.float32]:
     parts = [score(part.astype(np.float32) / np.float32(127.5) - 1) for part in _split(examples.pictures, 32)]
     return np.concatenate(parts)
 
@@ -184,11 +184,12 @@ def _split(pictures: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
     return [pictures[i : i + size] for i in range(0, len(pictures), size)]
 
 
-def _golden(predictor: bundle.Predictor) -> list[bundle.Golden]:
+def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:
     """One synthetic drop of each class with the scores it gets now."""
     found = []
     for index, label in enumerate(CLASSES):
         data, _ = synthetic.drop_jpeg(GOLDEN + len(synthetic.SIZES) * index, label)
-        scores = predictor.predict(predictor.prepare(data)[np.newaxis])[0]
+        picture = preprocess.prepare(preprocess.decode(data), PREPROCESSING)
+        scores = metrics.softmax(score(picture[np.newaxis]) / temperature)[0]
         found.append(bundle.Golden(f"synthetic-{label.value.lower()}.jpg", data, scores.tolist()))
     return found
