@@ -3,17 +3,21 @@
 SQLite runs in WAL mode with ``BEGIN IMMEDIATE`` for writers, because a transaction that reads first and writes
 later would otherwise fail at once when another writer came between. Work is passed in as a function, so that a
 passing fault (a dropped connection, a deadlock, a busy database) repeats the whole transaction and never a part.
+No call waits for ever, and no connection outlives what it was made for: one to a file that was replaced, or to a
+server that has become a standby, is made anew.
 """
 
 import sqlite3
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -30,8 +34,33 @@ PATIENCE_S: Final = 10.0
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available, and the server shutting down or starting."""
 
+_READ_ONLY: Final = "25006"
+"""PostgreSQL: this server or session only reads, as one does that was the primary before a failover."""
+
+_STALE: Final = ("readonly database", "disk i/o error")
+"""SQLite: what a connection may go on saying although the disk is well again."""
+
+_NETWORK: Final = {
+    "connect_timeout": 5,
+    "application_name": "marcod",
+    "keepalives": 1,
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 40_000,
+}
+"""A network that swallows packets ends a connection after 40 s. What the URL says instead goes before it."""
+
+_SESSION: Final = "set lock_timeout = '60s'; set idle_in_transaction_session_timeout = '5min'; select clock_timestamp()"
+"""Nobody waits for ever for a transaction that a person forgot to end, or that died with its host."""
+
+RECYCLE_S: Final = 3_600
+"""Age at which a connection is made anew, and with it what is known of the server's clock."""
 
 _NO_PRIVILEGE: Final = "42501"
+_BEYOND_LIMITS: Final = "54"
+"""PostgreSQL: the class of what is too long or too complex, such as a path of more than 2.7 kB that no index takes."""
+
 _OUR_FAULT: Final = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)
 """Errors of a statement, not of the database; they are raised as they are."""
 
@@ -47,12 +76,20 @@ class Database:
             self.url: URL = make_url(url)
         except (ValueError, sa.exc.ArgumentError) as error:
             raise StoreError("the database URL cannot be read; write postgresql://USER:PASSWORD@HOST/NAME") from error
+        # The rest of such a password would pass for the host, and be named in every error.
+        if "@" in (self.url.host or ""):
+            raise StoreError("the database URL has an @ in its password; write it %40")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience_s = patience_s
+        self._told: tuple[datetime, float] | None = None
         self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
+        event.listen(self.engine, "handle_error", _leave_stale)
+        if not self.is_sqlite:
+            event.listen(self.engine, "connect", self._greet)
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        hidden = {name: "***" if "pass" in name.lower() else value for name, value in self.url.query.items()}
+        return self.url.set(query=hidden).render_as_string(hide_password=True)
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction and commit it; repeat it whole after a passing fault."""
@@ -62,9 +99,30 @@ class Database:
         """Run ``work`` in a transaction that does not write, so that it never waits for writers."""
         return self._run(work, self.engine.execution_options(marcod_read_only=True))
 
+    def now(self) -> datetime:
+        """The time that all who share this database go by; asks nobody and never fails.
+
+        It is the server's, as told with the latest connection and counted on by a monotonic clock, so that a host
+        whose clock is wrong neither takes the leases of others nor holds its own for hours. With SQLite there is one
+        host, and this is its clock.
+        """
+        if self._told is None:
+            return datetime.now(UTC)
+        moment, counted = self._told
+        return moment + timedelta(seconds=time.monotonic() - counted)
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+    def _greet(self, connection: Any, _record: object) -> None:
+        """Set the session up and learn the server's time, in one round trip."""
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(_SESSION)
+            (moment,) = cursor.fetchone()
+        connection.autocommit = False
+        self._told = (moment.astimezone(UTC), time.monotonic())
 
     def _run(self, work: Callable[[Connection], T], engine: Engine) -> T:
         def once() -> T:
@@ -80,10 +138,17 @@ class Database:
         try:
             return attempts(once)
         except DBAPIError as error:
-            refused = getattr(error.orig, "pgcode", None) == _NO_PRIVILEGE
-            if isinstance(error, _OUR_FAULT) and not refused:
+            if _is_ours(error):
                 raise
             raise StoreError(f"database {self} cannot be used: {_first_line(error)}") from error
+        except sa.exc.TimeoutError as error:
+            raise StoreError(f"database {self} cannot be used: every connection to it is taken") from error
+
+
+def _is_ours(error: DBAPIError) -> bool:
+    """Whether it is the statement that is wrong, so that it may be right without a part of its rows."""
+    code = str(getattr(error.orig, "pgcode", None) or "")
+    return code.startswith(_BEYOND_LIMITS) or (isinstance(error, _OUR_FAULT) and code != _NO_PRIVILEGE)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -96,7 +161,8 @@ def is_passing(error: BaseException) -> bool:
         return "locked" in str(error.orig) or "busy" in str(error.orig)
     text = str(error.orig).lower()
     refused = "authentication" in text or "does not exist" in text
-    return isinstance(error, OperationalError) and "connect" in text and not refused
+    unreachable = "connect" in text or "translate host name" in text
+    return isinstance(error, OperationalError) and unreachable and not refused
 
 
 def insert(connection: Connection, table: sa.Table) -> Any:
@@ -104,22 +170,66 @@ def insert(connection: Connection, table: sa.Table) -> Any:
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
+def _leave_stale(context: ExceptionContext) -> None:
+    """Give up every connection of the pool when one of them can never be well again."""
+    error = context.original_exception
+    on_sqlite = isinstance(error, sqlite3.Error) and any(text in str(error).lower() for text in _STALE)
+    if on_sqlite or getattr(error, "pgcode", None) == _READ_ONLY:
+        context.is_disconnect = True
+
+
+class _File:
+    """The file of an SQLite database. A connection belongs to the file that it opened, not to the path.
+
+    Without this a daemon would go on writing into a file that was deleted, and lose everything at its end; and a
+    connection made while a backup is put in place would leave an empty database there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._was_there = False
+
+    def connecting(self, *_: object) -> None:
+        if self._was_there and self._identity() is None:
+            raise sqlite3.OperationalError(f"the file {self._path} is gone; put it back")
+
+    def connected(self, _connection: object, record: Any) -> None:
+        record.info["identity"] = identity = self._identity()
+        self._was_there = identity is not None
+
+    def taken(self, _connection: object, record: Any, _proxy: object) -> None:
+        if record.info.get("identity") != self._identity():
+            raise sa.exc.DisconnectionError("the database file is another one now")
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
 def _sqlite_engine(url: URL) -> Engine:
-    _check_sqlite_place(url)
+    file = _File(_sqlite_path(url))
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_S, "check_same_thread": False})
+    event.listen(engine, "do_connect", file.connecting)
     event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", file.connected)
+    event.listen(engine, "checkout", file.taken)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _check_sqlite_place(url: URL) -> None:
+def _sqlite_path(url: URL) -> Path:
     if not url.database or url.database == ":memory:":
         raise StoreError("an in-memory SQLite database forgets everything; give sqlite:/// a file path")
-    folder = Path(url.database).absolute().parent
+    path = Path(url.database).absolute()
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"the database folder {folder} cannot be made: {error.strerror}") from error
+    return path
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -144,7 +254,8 @@ def _postgres_engine(url: URL) -> Engine:
         executemany_mode="values_plus_batch",
         pool_size=5,
         max_overflow=5,
-        connect_args={"connect_timeout": 5, "application_name": "marcod"},
+        pool_recycle=RECYCLE_S,
+        connect_args={name: value for name, value in _NETWORK.items() if name not in url.query},
     )
 
 

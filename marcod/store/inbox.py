@@ -143,7 +143,8 @@ def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
         sa.and_(label_inbox.c.reason.startswith(NO_PLATE), label_inbox.c.plate.in_(known)),
     )
     # What this turn tried already is not tried again by its next transaction.
-    due = sa.or_(tried.is_(None), sa.and_(tried < now, again))
+    # A time that is still to come was written by a clock that was ahead.
+    due = sa.or_(tried.is_(None), sa.and_(tried < now, again), tried > now + timedelta(seconds=LONGEST_PAUSE_S))
     return (
         sa.select(label_inbox.c.id, *(_raw(connection, name) for name in _FIELDS))
         .where(label_inbox.c.state == State.WAITING, due)

@@ -31,6 +31,12 @@ GONE: Final = "the file is gone"
 
 LAPSES_BEFORE_ALONE: Final = 2
 
+LONGEST_PAUSE_S: Final = 86_400.0
+"""Between two tries of an image, however often it failed."""
+
+ASTRAY_S: Final = 3_600.0
+"""How much later than any lease or pause can end a job may be due before its time is held to be a mistake."""
+
 _JOB_COLUMNS: Final = (
     "image_id",
     "model_version_id",
@@ -43,7 +49,10 @@ _JOB_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One job in the hands of a worker; ``path`` is relative to the source's root."""
+    """One job in the hands of a worker; ``path`` is relative to the source's root.
+
+    ``lapsed`` tells that another worker had it before and its lease ran out.
+    """
 
     job_id: int
     image_id: int
@@ -53,6 +62,8 @@ class Claim:
     path: str
     attempts: int
     enqueued_at: datetime
+    priority: int = NEW
+    lapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,7 @@ def claim(
         "lease": token,
         "available_at": now + timedelta(seconds=lease_s),
         "attempts": job.c.attempts + 1,
+        "lapsed": job.c.lease.is_not(None),
     }
     steady = sa.and_(ready, sa.not_(lapsed))
     urgency, age = (job.c.priority, job.c.available_at, job.c.id), (job.c.available_at, job.c.id)
@@ -153,13 +165,15 @@ def _describe(connection: Connection, job_ids: list[int]) -> tuple[Claim, ...]:
             image.c.path,
             job.c.attempts,
             job.c.enqueued_at,
+            job.c.priority,
+            job.c.lapsed,
         )
         .join(image, image.c.id == job.c.image_id)
         .join(source, source.c.id == image.c.source_id)
         .where(job.c.id.in_(job_ids))
         .order_by(job.c.id)
     )
-    return tuple(Claim(r[0], r[1], r[2], r[3], text_path(r[4]), text_path(r[5]), r[6], r[7]) for r in rows)
+    return tuple(Claim(*r[:4], text_path(r[4]), text_path(r[5]), *r[6:9], bool(r[9])) for r in rows)
 
 
 def owned(connection: Connection, token: str, job_ids: Iterable[int]) -> set[int]:
@@ -190,7 +204,7 @@ def fail(
     """Return a failed job to wait, twice as long with every attempt, or quarantine it. True if quarantined."""
     attempts = failure.claim.attempts
     final = failure.counts and (not failure.retryable or attempts >= max_attempts)
-    wait_s = min(retry_s * 2 ** (attempts - 1), 86_400.0)
+    wait_s = _pause_s(attempts, retry_s)
     connection.execute(
         sa.update(job)
         .where(job.c.id == failure.claim.job_id, job.c.lease == token)
@@ -203,6 +217,26 @@ def fail(
         )
     )
     return final
+
+
+def _pause_s(attempts: int, retry_s: float) -> float:
+    return min(retry_s * 2.0 ** min(attempts - 1, 30), LONGEST_PAUSE_S)
+
+
+def bring_back(connection: Connection, *, now: datetime, lease_s: float, retry_s: float, max_attempts: int) -> int:
+    """Make due what waits for a time that no lease and no pause explains. Returns how many.
+
+    Such times are written while a clock is ahead; after it was set right, the jobs would wait for years. A worker that
+    still holds one of them loses nothing: it may finish as long as nobody else has claimed it.
+    """
+    longest_s = max(lease_s, _pause_s(max_attempts, retry_s)) + ASTRAY_S
+    # With the priority named, the index of waiting jobs leads straight to the few that are this late.
+    astray = sa.and_(
+        job.c.priority.in_((NEW, RESCORE)),
+        job.c.available_at > now + timedelta(seconds=longest_s),
+        job.c.failed_at.is_(None),
+    )
+    return connection.execute(sa.update(job).where(astray).values(available_at=now)).rowcount
 
 
 def _storable(text: str) -> str:
@@ -372,60 +406,3 @@ def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) ->
     )
     connection.execute(urgent)
     connection.execute(sa.delete(job).where(unfinished, job.c.lease.is_(None)))
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatus:
-    """How the queue stands."""
-
-    waiting: int
-    leased: int
-    retrying: int
-    failed: int
-    oldest_enqueued_at: datetime | None
-
-
-def status(connection: Connection, now: datetime) -> QueueStatus:
-    """Counts of jobs by state, and since when the oldest unfinished one waits."""
-    alive = job.c.failed_at.is_(None)
-    held = sa.and_(alive, job.c.lease.is_not(None), job.c.available_at > now)
-    later = sa.and_(alive, job.c.lease.is_(None), job.c.available_at > now)
-
-    def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-        return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
-
-    row = connection.execute(
-        sa.select(
-            count(sa.and_(alive, job.c.available_at <= now)),
-            count(held),
-            count(later),
-            count(job.c.failed_at.is_not(None)),
-            sa.func.min(sa.case((alive, job.c.enqueued_at), else_=None)),
-        )
-    ).one()
-    return QueueStatus(int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4])
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """One image that could not be scored, and why."""
-
-    image_id: int
-    source: str
-    path: str
-    attempts: int
-    error: str
-    failed_at: datetime
-
-
-def quarantined(connection: Connection, limit: int) -> list[Quarantined]:
-    """The latest quarantined images."""
-    rows = connection.execute(
-        sa.select(job.c.image_id, source.c.name, image.c.path, job.c.attempts, job.c.error, job.c.failed_at)
-        .join(image, image.c.id == job.c.image_id)
-        .join(source, source.c.id == image.c.source_id)
-        .where(job.c.failed_at.is_not(None))
-        .order_by(job.c.failed_at.desc(), job.c.id)
-        .limit(limit)
-    )
-    return [Quarantined(r[0], r[1], r[2], r[3], r[4] or "", r[5]) for r in rows]

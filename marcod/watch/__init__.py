@@ -9,13 +9,14 @@ No file of an imager is ever moved, renamed, deleted or opened for writing, and 
 """
 
 from marcod.watch.intake import Source, layout_of, open_sources, require_roots
-from marcod.watch.loop import Watcher
+from marcod.watch.loop import SourceStatus, Watcher
 from marcod.watch.scan import ScanProgress, ScanReport, scan_once
 
 __all__ = [
     "ScanProgress",
     "ScanReport",
     "Source",
+    "SourceStatus",
     "Watcher",
     "layout_of",
     "open_sources",

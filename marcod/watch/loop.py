@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from marcod import telemetry
@@ -46,7 +46,11 @@ log = telemetry.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How the watching of one source stands: whether its root and observer are there, and what is on its way."""
+    """How the watching of one source stands: whether its root and observer are there, and what is on its way.
+
+    ``walked_files`` is how far the walk under way is, or how far the last one came; ``unreadable`` are folders that
+    could not be listed. The times, None before, are of the last round, walk and full walk.
+    """
 
     name: str
     root_there: bool
@@ -55,6 +59,11 @@ class SourceStatus:
     pending: int
     waiting: int
     walking: bool
+    walked_files: int
+    unreadable: int
+    round_at: datetime | None
+    walked_at: datetime | None
+    walked_whole_at: datetime | None
 
 
 class Watcher:
@@ -73,6 +82,7 @@ class Watcher:
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._watched = [_Watched(db, source, settings) for source in sources]
+        self._db = db
         self._clock = clock
         self._beat = beat
 
@@ -80,7 +90,7 @@ class Watcher:
         """Watch until ``stop`` is set, then stop the observers. What is pending is found again at the next start."""
         try:
             while not stop.is_set():
-                busy = self.step(self._clock(), datetime.now(UTC))
+                busy = self.step(self._clock(), self._db.now())
                 self._beat()
                 stop.wait(0 if busy else TICK_S)
         finally:
@@ -174,11 +184,16 @@ class _Watched:
         self._away: bool | None = None
         self._unreadable = 0
         self._observers = 0
+        self._walked_files = 0
+        self._round_at: datetime | None = None
+        self._walked_at: datetime | None = None
+        self._walked_whole_at: datetime | None = None
         self.inbox = Inbox()
         self.sentry = Sentry(source.name, self._root, source.observer, source.poll_s, self.inbox)
 
     def round(self, now: float, now_utc: datetime) -> bool:
         """One bounded portion of everything; True when more can be done at once."""
+        self._round_at = now_utc
         try:
             if now >= self._guard_at:
                 self._guard(now)
@@ -212,6 +227,11 @@ class _Watched:
             pending=len(self._tracker),
             waiting=self._intake.waiting_count,
             walking=bool(self._walks or self._again or self._portion),
+            walked_files=self._walked_files,
+            unreadable=self._unreadable,
+            round_at=self._round_at,
+            walked_at=self._walked_at,
+            walked_whole_at=self._walked_whole_at,
         )
 
     def _guard(self, now: float) -> None:
@@ -263,6 +283,8 @@ class _Watched:
             return []
         walk = self._walks[0]
         found = walk.more(now, PORTION)
+        if walk.is_rescan:
+            self._walked_files = walk.counts.files
         if walk.done:
             self._walks.popleft()
             if walk.is_rescan:
@@ -271,6 +293,9 @@ class _Watched:
 
     def _ended(self, walk: Walk, now: float) -> None:
         self._schedule.ended(now, full=walk.full)
+        self._walked_at = self._round_at
+        if walk.full:
+            self._walked_whole_at = self._round_at
         counts = walk.counts
         if counts.unreadable != self._unreadable:
             self._unreadable = counts.unreadable

@@ -172,8 +172,9 @@ class Sentry:
         if self._closed:
             _stop(observer)
             return
-        self._observer = observer
+        # Counted first: who sees it watching must also see that nobody watched before.
         self.started += 1
+        self._observer = observer
         self._pause_s = 0.0
         self._tell(None)
         log.info("observer started", source=self._name, observer=self._kind)
@@ -182,9 +183,11 @@ class Sentry:
         self._pause_s = RETRY_S
         if error.errno in (errno.ENOSPC, errno.EMFILE):
             self._pause_s = LIMIT_RETRY_S
+            # One error stands for the user's limit and for the process's own, which is used up first where files leak.
             name = "max_user_watches" if error.errno == errno.ENOSPC else "max_user_instances"
+            own = "" if error.errno == errno.ENOSPC else " (or LimitNOFILE of the service)"
             self._tell(
-                f"the inotify limit is reached; raise fs.inotify.{name} with sysctl, or set observer = "
+                f"the inotify limit is reached; raise fs.inotify.{name} with sysctl{own}, or set observer = "
                 '"polling" for this source; until then the rescans alone find new files'
             )
         elif self._root.identity() is not None:

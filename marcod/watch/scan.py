@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from marcod.domain import Reason, path_text
@@ -84,6 +83,7 @@ class _Scan:
         self, db: Database, source: Source, settle_s: float, progress: Callable[[ScanProgress], None] | None
     ) -> None:
         self.walk = Walk(source.root)
+        self._db = db
         self._tracker = SettleTracker(settle_s, source.root.look)
         self._intake = Intake(db, source, self._tracker)
         self._progress = progress
@@ -99,7 +99,7 @@ class _Scan:
     def step(self, now: float) -> None:
         self._intake.nominate(self.walk.more(now, PORTION), now)
         if settled := self._tracker.due(now, PORTION):
-            self._recorded += self._intake.admit(settled, datetime.now(UTC))
+            self._recorded += self._intake.admit(settled, self._db.now())
         if self._progress is not None:
             done = self._recorded.new + self._recorded.changed + self._recorded.unchanged
             done += self._intake.tally.unchanged

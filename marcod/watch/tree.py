@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from marcod import enclosure
+from marcod.enclosure import OutsideError
 from marcod.errors import MarcodError
 from marcod.watch.settle import Standing
 
@@ -31,6 +33,9 @@ COMPANION_LIMIT: Final = 16 * 2**20
 """Bytes of a report or sidecar that are read, and one more, by which a layout can tell that there are too many."""
 
 EXAMPLES: Final = 5
+
+LATEST_NS: Final = 2**63 - 1
+"""In the year 2262."""
 
 _NOT_ENTERED: Final = frozenset({"@eadir", "~snapshot"})
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
@@ -72,18 +77,17 @@ class Root:
 
         Raises OSError when the file system cannot tell now.
         """
-        absolute = self.absolute(path)
         try:
-            found = os.lstat(absolute)
-            if stat.S_ISLNK(found.st_mode):
-                if not self._holds(absolute):
-                    return None
-                found = os.stat(absolute)  # noqa: PTH116
-        except _GONE:
+            with enclosure.held(self.absolute(path), self.path) as descriptor:
+                found = enclosure.regular(descriptor)
+        except (*_GONE, OutsideError):
             return None
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        return Standing(found.st_size, found.st_mtime_ns)
+        except OSError as error:
+            # A link that goes in circles leads nowhere, now and later.
+            if error.errno == errno.ELOOP:
+                return None
+            raise
+        return None if found is None else _standing(found)
 
     def companions(self) -> Callable[[str], bytes | None]:
         """A reader of small files by relative path that remembers what it read, to be used for one portion."""
@@ -99,25 +103,13 @@ class Root:
     def _read(self, path: str) -> bytes | None:
         if path.startswith("/") or ".." in path.split("/") or "\0" in path:
             return None
-        absolute = self.absolute(path)
         try:
-            if not self._holds(absolute):
-                return None
-            # Without O_NONBLOCK a named pipe would hold the loop until somebody writes into it.
-            with open(os.open(absolute, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            with enclosure.held(self.absolute(path), self.path) as descriptor:
+                if enclosure.regular(descriptor) is None:
                     return None
-                return file.read(COMPANION_LIMIT + 1)
+                return enclosure.content(descriptor, COMPANION_LIMIT + 1)
         except OSError:
             return None
-
-    def _holds(self, absolute: str) -> bool:
-        """Whether a path, all links followed, is still below the root. False for links that go in circles."""
-        try:
-            real = os.path.realpath(absolute, strict=True)
-        except OSError:
-            return False
-        return real.startswith(os.path.join(os.path.realpath(self.path), ""))  # noqa: PTH118
 
 
 class _Folder:
@@ -180,7 +172,7 @@ class Found:
             found = self.entry.stat(follow_symlinks=False)
         except _GONE:
             return None
-        return Standing(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+        return _standing(found) if stat.S_ISREG(found.st_mode) else None
 
 
 class Walk:
@@ -273,6 +265,11 @@ def outermost(folders: Iterable[str]) -> list[str]:
         if not kept or not (kept[-1] == "" or folder == kept[-1] or folder.startswith(f"{kept[-1]}/")):
             kept.append(folder)
     return kept
+
+
+def _standing(found: os.stat_result) -> Standing:
+    """Times that no database holds, from an imager whose clock is centuries wrong, are as good as the nearest one."""
+    return Standing(found.st_size, min(max(found.st_mtime_ns, 0), LATEST_NS))
 
 
 def _is_entered(path: str) -> bool:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from marcod.domain import DropImage, Modality, path_text
 from marcod.errors import ConfigError, StoreError
-from marcod.store import catalog, queue, versions
+from marcod.store import backlog, catalog, queue, versions
 from marcod.store.catalog import Recorded, Sighting
 from marcod.store.engine import Database
 from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, score, source
@@ -248,7 +248,7 @@ def test_a_promotion_gives_a_file_that_was_gone_another_chance(db: Database, sou
     newer = register(db, version="2")
     promote(db, newer, utc(1))
     assert record(db, source_id, [seen], utc(2)) == Recorded(unchanged=1)
-    status = db.read(lambda c: queue.status(c, utc(3)))
+    status = db.read(lambda c: backlog.status(c, utc(3)))
     assert (status.waiting, status.failed) == (1, 0)
 
 

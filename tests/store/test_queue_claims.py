@@ -26,7 +26,7 @@ from factories import (
     utc,
 )
 
-from marcod.store import queue
+from marcod.store import backlog, queue
 from marcod.store.engine import Database
 from marcod.store.schema import image, inspection_summary, job, plate, score
 from marcod.store.versions import Version
@@ -101,7 +101,7 @@ def test_processes_share_the_queue_and_no_job_is_lost_or_doubled(
 
 def test_nothing_waits_in_an_empty_queue(db: Database, champion: Version) -> None:
     assert claim(db) is None
-    assert db.read(lambda c: queue.status(c, utc())) == queue.QueueStatus(0, 0, 0, 0, None)
+    assert db.read(lambda c: backlog.status(c, utc())) == backlog.QueueStatus(0, 0, 0, 0, None)
 
 
 def test_a_claim_says_what_a_worker_needs(db: Database, source_id: int, champion: Version) -> None:

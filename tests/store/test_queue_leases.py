@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 from factories import MAX_ATTEMPTS, RETRY_S, claim, claimed, finish, record, rows, sightings, utc
 
-from marcod.store import queue
+from marcod.store import backlog, queue
 from marcod.store.engine import Database
 from marcod.store.schema import inspection_summary, job, score
 from marcod.store.versions import Version
@@ -87,7 +87,7 @@ def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_fre
     assert len(rows(db, sa.select(score))) == waiting - 1
     assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == [killer_image]
     assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == []
-    (entry,) = db.read(lambda c: queue.quarantined(c, 10))
+    (entry,) = db.read(lambda c: backlog.quarantined(c, 10))
     assert (entry.attempts, entry.failed_at) == (MAX_ATTEMPTS, now)
     assert "stopped before it had finished" in entry.error
 
@@ -128,14 +128,14 @@ def test_a_failed_image_waits_twice_as_long_each_time_and_then_rests_in_quaranti
         assert (done.failed, done.quarantined) == (1, 0)
         now_s += RETRY_S * 2 ** (attempt - 1)
         assert claim(db, utc(now_s - 0.001)) is None
-        assert db.read(lambda c, now=now_s: queue.status(c, utc(now - 0.001))).retrying == 1
+        assert db.read(lambda c, now=now_s: backlog.status(c, utc(now - 0.001))).retrying == 1
     lease = claimed(db, utc(now_s))
     done = finish(
         db, lease, champion, utc(now_s), failures=[queue.Failure(lease.claims[0], "truncated", retryable=True)]
     )
     assert (done.failed, done.quarantined) == (1, 1)
     assert claim(db, utc(days=400)) is None
-    (entry,) = db.read(lambda c: queue.quarantined(c, 10))
+    (entry,) = db.read(lambda c: backlog.quarantined(c, 10))
     assert (entry.error, entry.attempts) == ("truncated", MAX_ATTEMPTS)
 
 
@@ -163,7 +163,7 @@ def test_what_waiting_cannot_help_is_quarantined_at_once_and_can_be_retried(
     bad = lease.claims[2]
     done = finish(db, lease, champion, failures=[queue.Failure(bad, "a decompression bomb", retryable=False)])
     assert (done.scored, done.failed, done.quarantined, done.stale) == (waiting - 1, 1, 1, 0)
-    status = db.read(lambda c: queue.status(c, utc()))
+    status = db.read(lambda c: backlog.status(c, utc()))
     assert (status.waiting, status.leased, status.retrying, status.failed) == (0, 0, 0, 1)
     assert status.oldest_enqueued_at is None
     assert db.write(lambda c: queue.retry(c, utc(1), [bad.image_id + 1000])) == 0
@@ -177,7 +177,7 @@ def test_an_error_of_any_bytes_can_be_kept(db: Database, source_id: int, champio
     lease = claimed(db)
     failure = queue.Failure(lease.claims[0], "cannot read 'a\udcff.jpg': \x00\U0001f52c", retryable=False)
     assert finish(db, lease, champion, failures=[failure]).quarantined == 1
-    (entry,) = db.read(lambda c: queue.quarantined(c, 10))
+    (entry,) = db.read(lambda c: backlog.quarantined(c, 10))
     assert entry.error == "cannot read 'a\\udcff.jpg': \\x00\U0001f52c"
 
 
@@ -192,6 +192,6 @@ def test_status_counts_every_job_once(db: Database, source_id: int, champion: Ve
     db.write(
         lambda c: [queue.fail(c, lease.token, f, now=utc(5), retry_s=10, max_attempts=MAX_ATTEMPTS) for f in failures]
     )
-    status = db.read(lambda c: queue.status(c, utc(6)))
+    status = db.read(lambda c: backlog.status(c, utc(6)))
     assert (status.waiting, status.leased, status.retrying, status.failed) == (11, 2, 1, 1)
     assert status.oldest_enqueued_at == utc()

@@ -12,7 +12,7 @@ from factories import claimed, drain, finish, promote, record, register, rows, s
 
 from marcod.domain import Modality
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import catalog, drift, queue, results, versions
+from marcod.store import backlog, catalog, drift, queue, results, versions
 from marcod.store.engine import Database
 from marcod.store.schema import audit, hit, image, job, model_alias, score
 from marcod.store.versions import Version
@@ -136,7 +136,7 @@ def test_a_quarantined_image_gets_a_try_with_the_next_champion(db: Database, sou
     newer = register(db, version="2")
     promote(db, newer, utc(1))
     assert [version for _, version, _ in jobs(db)] == [newer.id, newer.id]
-    assert db.read(lambda c: queue.status(c, utc(1))).failed == 0
+    assert db.read(lambda c: backlog.status(c, utc(1))).failed == 0
 
 
 def test_a_new_image_that_already_waits_to_be_rescored_becomes_urgent(
