@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store import queue
+from marcod.store import announce, queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
     UtcDateTime,
@@ -307,7 +307,10 @@ def raise_alarm(
     said = {"value": value, "reference": reference, "p_value": p_value, "detail": detail, "raised_at": now}
     row = _key(source_id, version) | {"signal": signal, "day": day} | said
     made = insert(connection, drift_alarm).values(row).on_conflict_do_nothing().returning(drift_alarm.c.id)
-    return connection.execute(made).scalar_one_or_none()
+    alarm_id: int | None = connection.execute(made).scalar_one_or_none()
+    if alarm_id is not None:
+        announce.drift_raised(connection, alarm_id, now)
+    return alarm_id
 
 
 def clear(connection: Connection, alarm_ids: Iterable[int], now: datetime) -> int:

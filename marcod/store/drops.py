@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass
-from marcod.store import labels, versions
+from marcod.store import announce, labels, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, drop_summary, hit, image, inspection, model_version, score
 from marcod.store.versions import Version
@@ -237,8 +237,9 @@ def _record_hits(connection: Connection, rows: list[dict[str, Any]], version: Ve
     statement = insert(connection, hit)
     anew = {name: statement.excluded[name] for name in values[0] if name not in ("drop_id", "model_version_id")}
     statement = statement.on_conflict_do_update(index_elements=["drop_id", "model_version_id"], set_=anew)
-    statement = statement.returning(hit.c.inspection_id, hit.c.cause)
-    return Counter(int(row[0]) for row in connection.execute(statement, values) if row[1] != Cause.CONFIRMED)
+    recorded = connection.execute(statement.returning(hit.c.inspection_id, hit.c.cause, hit.c.id), values).all()
+    announce.hits_found(connection, [row.id for row in recorded if row.cause == Cause.NEW], now)
+    return Counter(int(row.inspection_id) for row in recorded if row.cause != Cause.CONFIRMED)
 
 
 @dataclass(frozen=True, slots=True)

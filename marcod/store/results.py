@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import CLASSES, DropClass
-from marcod.store import drops, queue, summaries
+from marcod.store import announce, drops, queue, summaries
 from marcod.store.engine import insert
 from marcod.store.schema import image, score
 from marcod.store.versions import Version
@@ -49,12 +49,17 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a call of :func:`finish` did; ``stale`` jobs were no longer held and changed nothing."""
+    """What a call of :func:`finish` did; ``stale`` jobs were no longer held and changed nothing.
+
+    ``held`` are the jobs that were, ``given_up`` those of them that were quarantined.
+    """
 
     scored: int
     failed: int
     quarantined: int
     stale: int
+    held: frozenset[int] = frozenset()
+    given_up: frozenset[int] = frozenset()
 
 
 def finish(
@@ -79,12 +84,15 @@ def finish(
     given_up = [
         f for f in broken if queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts)
     ]
+    announce.quarantined(connection, [f.claim.image_id for f in given_up], now)
     # An old score does not speak for a file whose present content could not be scored.
     _set_content(connection, [(f.claim.image_id, f.content_hash) for f in given_up if f.content_hash is not None])
     touched = {s.claim.inspection_id for s in mine} | {f.claim.inspection_id for f in broken}
     new_hits = drops.refresh(connection, _drops_of(connection, mine, given_up), version, now)
     summaries.refresh(connection, touched, version, now, new_hits)
-    return Finished(len(mine), len(broken), len(given_up), len(claims) - len(mine) - len(broken))
+    gone = frozenset(f.claim.job_id for f in given_up)
+    stale = len(claims) - len(mine) - len(broken)
+    return Finished(len(mine), len(broken), len(given_up), stale, frozenset(held), gone)
 
 
 def _drops_of(connection: Connection, scored: list[Scored], given_up: list[queue.Failure]) -> list[int]:

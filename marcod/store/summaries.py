@@ -109,6 +109,7 @@ def refresh(
     complete = {i: _refresh_one(connection, i, version, now, before.get(i)) for i in held}
     told = [i for i in held if i in new_hits or (complete[i] and i not in before)]
     announce.plates_scored(connection, {i: new_hits.get(i, 0) for i in told}, version.id)
+    announce.completed(connection, [i for i in held if complete[i] and i not in before], version.id, now)
     return complete
 
 
@@ -306,7 +307,9 @@ def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int
         .returning(inspection_summary.c.inspection_id, inspection_summary.c.model_version_id)
     ).all()
     for version_id, rows in groupby(sorted(completed, key=itemgetter(1)), key=itemgetter(1)):
-        announce.plates_scored(connection, {row[0]: 0 for row in rows}, version_id)
+        its = [row[0] for row in rows]
+        announce.plates_scored(connection, dict.fromkeys(its, 0), version_id)
+        announce.completed(connection, its, version_id, now)
     return len(completed)
 
 
@@ -348,6 +351,7 @@ def retry_failed(connection: Connection, now: datetime, image_ids: Iterable[int]
 def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetime) -> int:
     """Quarantine what its workers died with, and say so in the summaries. Returns how many."""
     images = queue.quarantine_exhausted(connection, max_attempts=max_attempts, now=now)
+    announce.quarantined(connection, images, now)
     touched = set(connection.execute(sa.select(image.c.inspection_id).where(image.c.id.in_(images))).scalars())
     refresh_all_versions(connection, touched, now)
     return len(images)

@@ -1,0 +1,116 @@
+"""`marcod notify`: who is told what, what did not arrive, and trying again."""
+
+from datetime import UTC, datetime
+
+import click
+
+from marcod import daemon
+from marcod import notify as notifications
+from marcod.cli import output
+from marcod.errors import ConfigError, MarcodError
+from marcod.settings import NotifySettings, Settings
+from marcod.store import outbox
+from marcod.store.outbox import Sending, Standing
+
+
+@click.group()
+def notify() -> None:
+    """Show and test notifications by webhook and e-mail."""
+
+
+@notify.command("list")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(0, 10_000), help="Messages listed")
+@output.as_json
+@click.pass_context
+def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
+    """List the targets with how they stand, and the latest messages.
+
+    The exit code is 3 while a message is given up or waits for a target that is not configured.
+    """
+    settings: Settings = ctx.obj
+    with daemon.opened(settings) as ready:
+        standings = ready.db.read(outbox.standings)
+        sendings = ready.db.read(lambda c: outbox.sendings(c, limit))
+    known = {standing.target: standing for standing in standings}
+    names = sorted({*settings.notify, *known})
+    shown = [(name, settings.notify.get(name), known.get(name) or _unused(name)) for name in names]
+    if json_output:
+        output.print_json({"targets": [_record(*row) for row in shown], "messages": sendings})
+    else:
+        _print(shown, sendings)
+    if any(standing.failed or (target is None and _open(standing)) for _, target, standing in shown):
+        ctx.exit(output.ATTENTION)
+
+
+def _unused(name: str) -> Standing:
+    return Standing(name, 0, 0, 0, 0, None, None)
+
+
+def _open(standing: Standing) -> int:
+    return standing.waiting + standing.retrying
+
+
+def _record(name: str, target: NotifySettings | None, standing: Standing) -> dict[str, object]:
+    about = {"way": _way(target), "events": list(target.events) if target else []}
+    counts = {key: getattr(standing, key) for key in ("waiting", "retrying", "failed", "sent", "last_sent_at", "error")}
+    return {"target": name} | about | counts
+
+
+def _way(target: NotifySettings | None) -> str:
+    """Never the url, which may hold a secret."""
+    if target is None:
+        return "not configured"
+    return "webhook" if target.url is not None else "e-mail"
+
+
+def _print(shown: list[tuple[str, NotifySettings | None, Standing]], sendings: list[Sending]) -> None:
+    if not shown:
+        click.echo("nobody is told anything; add a [notify.NAME] table with url or to")
+        return
+    rows = [
+        (name, _way(target), s.sent, s.waiting, s.retrying, s.failed, _time(s.last_sent_at), s.error)
+        for name, target, s in shown
+    ]
+    columns = ("target", "way", "sent", "waiting", "retrying", "failed", "last (UTC)", "trouble")
+    output.console().print(output.table("Targets, in events", columns, rows))
+    if sendings:
+        lines = [(s.message, s.target, s.events, s.attempts, _state(s), s.error) for s in sendings]
+        heads = ("message", "target", "events", "tries", "state (UTC)", "said")
+        output.console().print(output.table("Latest messages", heads, lines))
+    if any(standing.failed for _, _, standing in shown):
+        click.echo("`marcod notify retry` sends what failed again")
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _state(sending: Sending) -> str:
+    if sending.sent_at is not None:
+        return f"sent {_time(sending.sent_at)}"
+    if sending.failed_at is not None:
+        return f"given up {_time(sending.failed_at)}"
+    return f"again at {_time(sending.next_at)}"
+
+
+@notify.command()
+@click.argument("name")
+@click.pass_obj
+def test(settings: Settings, name: str) -> None:
+    """Send a test to the target NAME now and say what came of it."""
+    outcome = notifications.test(settings, name, datetime.now(UTC))
+    if not outcome.sent:
+        raise MarcodError(f"{name}: {outcome.error}")
+    click.echo(f"{name}: sent" + (f", but {outcome.error}" if outcome.error else ""))
+
+
+@notify.command()
+@click.argument("name", required=False)
+@click.pass_obj
+def retry(settings: Settings, name: str | None) -> None:
+    """Have what failed or waits for another try sent at once: of the target NAME, or of all."""
+    if name is not None and name not in settings.notify:
+        raise ConfigError(f"no target {name!r} is configured in [notify.NAME]")
+    with daemon.opened(settings) as ready:
+        count = ready.db.write(lambda c: outbox.retry(c, datetime.now(UTC), name))
+    click.echo(f"{count} events are to be sent again")

@@ -1,0 +1,155 @@
+"""One POST to a webhook: signed, over verified TLS, no redirects, within a limit of time.
+
+Promises that neither the URL's path nor the secret is in what it says, which names the host alone, and that nothing
+of the receiver's answer is kept but its status. Proxies of the environment are not used.
+"""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import http.client
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from marcod import __version__
+from marcod.notify.deadline import hung_up_after
+from marcod.notify.words import Letter
+from marcod.settings import NotifySettings
+from marcod.store.outbox import Outcome
+
+TIMEOUT_S: Final = 10.0
+"""For connecting, for each step of it, and for the exchange after it."""
+
+MOST_READ: Final = 65_536
+_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    retry_after: str | None
+
+
+def post(
+    target: NotifySettings,
+    letter: Letter,
+    message: str,
+    clock: Callable[[], datetime],
+    timeout_s: float = TIMEOUT_S,
+) -> Outcome:
+    """Send a message; ``message`` is its name. What can pass is to be tried again, a refusal is not."""
+    assert target.url is not None
+    url = urlsplit(target.url.get_secret_value())
+    host = url.hostname or "the receiver"
+    body = letter.document if target.format == "json" else letter.text.encode()
+    try:
+        answer = _exchange(url, _headers(target, url, body, message, clock()), body, timeout_s)
+    except TimeoutError:
+        return Outcome(False, f"{host} did not answer within {timeout_s:.0f} s")
+    except ssl.SSLCertVerificationError as error:
+        return Outcome(False, f"the certificate of {host} is not trusted: {error.verify_message}")
+    except (OSError, http.client.HTTPException) as error:
+        return Outcome(False, f"{host} cannot be reached: {_reason(error)}")
+    except ValueError:
+        return Outcome(False, f"the url for {host} cannot be used", final=True)
+    return _judged(answer, host, clock())
+
+
+def signature(secret: str, body: bytes, at: datetime) -> str:
+    """The value of X-Marcod-Signature: HMAC-SHA256 (RFC 2104) of the time in Unix seconds, a full stop, the body."""
+    stamp = str(int(at.timestamp()))
+    digest = hmac.new(secret.encode(), stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return f"t={stamp},v1={digest}"
+
+
+def _headers(target: NotifySettings, url: SplitResult, body: bytes, message: str, now: datetime) -> dict[str, str]:
+    kind = "application/json" if target.format == "json" else "text/plain; charset=utf-8"
+    headers = {
+        "Content-Type": kind,
+        "User-Agent": f"marcod/{__version__}",
+        "X-Marcod-Message": message,
+        "Idempotency-Key": message,
+        "Connection": "close",
+    }
+    if target.secret is not None:
+        headers["X-Marcod-Signature"] = signature(target.secret.get_secret_value(), body, now)
+    if url.username is not None:
+        login = f"{unquote(url.username)}:{unquote(url.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    return headers
+
+
+def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout_s: float) -> _Answer:
+    connection = _connection(url, timeout_s)
+    path = quote(url.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    query = "?" + quote(url.query, safe="/?%:@!$&'()*+,;=~-._[]") if url.query else ""
+    try:
+        connection.connect()
+        held = connection.sock
+        with hung_up_after(timeout_s, lambda: held):
+            connection.request("POST", path + query, body, dict(headers))
+            response = connection.getresponse()
+        answer = _Answer(response.status, response.headers.get("Retry-After"))
+        # Read to be polite; the status has said all.
+        with contextlib.suppress(OSError, http.client.HTTPException), hung_up_after(timeout_s, lambda: held):
+            response.read(MOST_READ)
+        return answer
+    finally:
+        connection.close()
+
+
+def _connection(url: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
+    host = url.hostname or ""
+    if url.scheme == "https":
+        return http.client.HTTPSConnection(host, url.port, timeout=timeout_s, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, url.port, timeout=timeout_s)
+
+
+def _judged(answer: _Answer, host: str, now: datetime) -> Outcome:
+    status = answer.status
+    if 200 <= status < 300:
+        return Outcome(True)
+    said = f"{host} answers {status} {_phrase(status)}".rstrip()
+    if 300 <= status < 400:
+        return Outcome(False, f"{said}, and redirects are not followed; configure the new address", final=True)
+    if status >= 500 or status in _PASSING:
+        return Outcome(False, said, wait_s=_retry_after_s(answer.retry_after, now))
+    return Outcome(False, said, final=True)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _retry_after_s(said: str | None, now: datetime) -> float:
+    """Seconds of a Retry-After header (RFC 9110, section 10.2.3), 0 without one that can be read."""
+    if said is None:
+        return 0.0
+    if said.strip().isascii() and said.strip().isdigit():
+        return float(said.strip()[:9])
+    try:
+        at = parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return max(0.0, (at - now).total_seconds())
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or "TLS failed").lower().replace("_", " ")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, (http.client.RemoteDisconnected, ConnectionError)):
+        return "it hung up"
+    return "its answer is not HTTP"

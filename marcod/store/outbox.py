@@ -1,0 +1,389 @@
+"""What people are told: events, written with what they tell of, and their deliveries to each target that wants them.
+
+Hides how an event becomes part of a message. Promises that an event is written once (its ``subject`` is unique) and
+in the transaction of its fact; that it becomes one delivery a target, whoever dispatches; that a delivery belongs to
+one message for ever; and that a message is in the hands of one notifier at a time, under a lease as in ``queue``. A
+message's name is committed before it is sent, so one that may have been sent before a crash is repeated under it.
+
+There is no flood: a message tells TOLD events and counts the rest, and the more it had to tell the longer the next
+one waits (see :func:`pause_s`). At most UNDER_WAY messages of a target are unfinished, so that one which its receiver
+chokes on holds up nobody, and a target that is away for a day gets few messages afterwards.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.store.engine import insert
+from marcod.store.schema import UtcDateTime, delivery, event, source
+
+PART: Final = 1_000
+"""Events that one call dispatches or forgets."""
+
+TOLD: Final = 200
+"""Events that one message tells in full."""
+
+MOST: Final = 100_000
+"""Events that one message tells or counts."""
+
+UNDER_WAY: Final = 4
+CALM: Final = 10
+"""Events in one message up to which the next may follow after the usual pause."""
+
+FIRST_PAUSE_S: Final = 30.0
+LONGEST_PAUSE_S: Final = 3_600.0
+ATTEMPTS: Final = 79
+"""Tries of a message, with doubling pauses of at most an hour: three days."""
+
+ORPHANED: Final = timedelta(days=4)
+"""What waits this long beyond the time events are kept waits for a target that is configured no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something to be told. ``subject`` names the fact and when it was, so that it is told once."""
+
+    kind: str
+    subject: str
+    source_id: int
+    project: str | None
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who wants which events. No ``sources`` or ``projects`` means all; an event of no plate has no project."""
+
+    name: str
+    kinds: Collection[str]
+    sources: Collection[str] = ()
+    projects: Collection[str] = ()
+    every_s: float = 0.0
+
+    def wants(self, kind: str, source_name: str | None, project: str | None) -> bool:
+        """Whether an event is for this target."""
+        here = not self.sources or source_name in self.sources
+        return kind in self.kinds and here and (not self.projects or project in self.projects)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as a message tells it; ``id`` is its subject."""
+
+    id: str
+    kind: str
+    at: datetime
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """Events of a message that are only counted."""
+
+    kind: str
+    source: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is to be sent to a target now; ``attempts`` counts this try. The same ``id`` has the same content."""
+
+    id: str
+    target: str
+    lease: str
+    attempts: int
+    events: tuple[Event, ...]
+    more: tuple[More, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a try: sent, to be tried again (after ``wait_s`` where the receiver said so), or not to be."""
+
+    sent: bool
+    error: str | None = None
+    final: bool = False
+    wait_s: float = 0.0
+
+
+def put(connection: Connection, news: Iterable[News], now: datetime) -> None:
+    """Write events in the caller's transaction; one whose subject is there already changes nothing."""
+    rows = [
+        {"kind": n.kind, "subject": n.subject, "source_id": n.source_id, "project": n.project, "detail": n.detail}
+        | {"happened_at": now}
+        for n in news
+    ]
+    if rows:
+        connection.execute(insert(connection, event).on_conflict_do_nothing(), rows)
+
+
+_UNTOLD: Final = event.c.dispatched_at.is_(None)
+
+
+def undispatched(connection: Connection) -> bool:
+    """Whether :func:`dispatch` has something to do."""
+    return bool(connection.execute(sa.select(sa.exists().where(_UNTOLD))).scalar_one())
+
+
+def dispatch(connection: Connection, targets: Iterable[Target], now: datetime) -> int:
+    """Turn the oldest events that nobody dispatched into deliveries. Returns how many events: PART means come again.
+
+    Without targets they are only marked, and a target that is configured later gets none of them.
+    """
+    oldest = (
+        sa.select(event.c.id, event.c.kind, source.c.name, event.c.project)
+        .outerjoin(source, source.c.id == event.c.source_id)
+        .where(_UNTOLD)
+        .order_by(event.c.id)
+        .limit(PART)
+        .with_for_update(skip_locked=True, of=event)
+    )
+    found = connection.execute(oldest).all()
+    if not found:
+        return 0
+    rows = [
+        {"event_id": key, "target": t.name, "attempts": 0, "available_at": now + timedelta(seconds=t.every_s)}
+        for t in targets
+        for key, kind, source_name, project in found
+        if t.wants(kind, source_name, project)
+    ]
+    if rows:
+        connection.execute(insert(connection, delivery).on_conflict_do_nothing(), rows)
+    keys = [row[0] for row in found]
+    connection.execute(sa.update(event).where(event.c.id.in_(keys)).values(dispatched_at=now))
+    return len(found)
+
+
+def _unsent(target: str) -> sa.ColumnElement[bool]:
+    return sa.and_(delivery.c.target == target, delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
+
+
+def due(connection: Connection, targets: Iterable[Target], now: datetime) -> list[Target]:
+    """The targets that have a message to be sent now."""
+    return [target for target in targets if _next(connection, target, now) is not None]
+
+
+def _next(connection: Connection, target: Target, now: datetime) -> str | None:
+    """The message to be tried now, empty for a new one, or None."""
+    waiting, named = _unsent(target.name), delivery.c.message.is_not(None)
+    again = sa.select(delivery.c.message).where(waiting, named, delivery.c.available_at <= now)
+    repeated = connection.execute(again.order_by(delivery.c.available_at).limit(1)).scalar_one_or_none()
+    if repeated is not None:
+        return str(repeated)
+    fresh = sa.exists().where(waiting, sa.not_(named), delivery.c.available_at <= now)
+    if not connection.execute(sa.select(fresh)).scalar_one():
+        return None
+    unfinished = sa.select(sa.func.count(delivery.c.message.distinct())).where(waiting)
+    if connection.execute(unfinished).scalar_one() >= UNDER_WAY or now < _quiet_until(connection, target, now):
+        return None
+    return ""
+
+
+def _quiet_until(connection: Connection, target: Target, now: datetime) -> datetime:
+    last = (
+        sa.select(delivery.c.message, delivery.c.sent_at)
+        .where(delivery.c.target == target.name, delivery.c.sent_at.is_not(None))
+        .order_by(delivery.c.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(last).one_or_none()
+    if row is None or row.sent_at > now:
+        return now
+    size = sa.select(sa.func.count()).where(delivery.c.message == row.message)
+    events = int(connection.execute(size).scalar_one())
+    return row.sent_at + timedelta(seconds=pause_s(target.every_s, events))  # type: ignore[no-any-return]
+
+
+def pause_s(every_s: float, events: int) -> float:
+    """Seconds from a message with so many events to the next new one: longer in a flood, up to an hour."""
+    return min(max(every_s, 1.0) * max(1.0, events / CALM), max(every_s, LONGEST_PAUSE_S)) if events else 0.0
+
+
+def claim(connection: Connection, target: Target, worker: str, *, now: datetime, lease_s: float) -> Message | None:
+    """Take the message of a target that is to be sent now, or None; without :func:`finish` it comes again later.
+
+    Commit before sending. Of messages to be repeated the longest due comes first, and before new ones.
+    """
+    name = _next(connection, target, now)
+    if name is None:
+        return None
+    named = delivery.c.message == name
+    chosen = sa.and_(named, delivery.c.available_at <= now) if name else _unnamed(target.name)
+    name, lease = name or uuid4().hex, f"{worker}/{uuid4()}"
+    values = {"message": name, "lease": lease, "available_at": now + timedelta(seconds=lease_s)}
+    take = sa.update(delivery).where(_unsent(target.name), chosen)
+    taken = connection.execute(take.values(**values, attempts=delivery.c.attempts + 1)).rowcount
+    if taken == 0:
+        return None
+    return _message(connection, name, target.name, lease, taken)
+
+
+def _unnamed(target: str) -> sa.ColumnElement[bool]:
+    """Said twice, so that of two who take at once the later finds nothing left."""
+    free = delivery.c.message.is_(None)
+    oldest = sa.select(delivery.c.id).where(_unsent(target), free).order_by(delivery.c.id).limit(MOST)
+    return sa.and_(free, delivery.c.id.in_(oldest))
+
+
+_RANK: Final = sa.case({"drift": 0, "hits": 1, "complete": 2}, value=event.c.kind, else_=3)
+"""What is told in full rather than counted when there is too much."""
+
+
+def _message(connection: Connection, name: str, target: str, lease: str, size: int) -> Message:
+    mine = sa.and_(delivery.c.message == name, delivery.c.event_id == event.c.id)
+    columns = (event.c.subject, event.c.kind, event.c.happened_at, event.c.detail, source.c.name, delivery.c.attempts)
+    told = (
+        sa.select(*columns)
+        .join(delivery, mine)
+        .outerjoin(source, source.c.id == event.c.source_id)
+        .order_by(_RANK, event.c.id)
+        .limit(TOLD)
+    )
+    rows = connection.execute(told).all()
+    more = _more(connection, mine, rows) if size > len(rows) else ()
+    return Message(name, target, lease, rows[0].attempts, tuple(Event(*row[:4]) for row in rows), more)
+
+
+def _more(connection: Connection, mine: sa.ColumnElement[bool], told: Sequence[Any]) -> tuple[More, ...]:
+    """Counts by kind and source of what is not told."""
+    counted = (
+        sa.select(event.c.kind, source.c.name, sa.func.count())
+        .join(delivery, mine)
+        .outerjoin(source, source.c.id == event.c.source_id)
+        .group_by(event.c.kind, source.c.name)
+        .order_by(event.c.kind, source.c.name)
+    )
+    rest = {(row[0], row[1]): int(row[2]) for row in connection.execute(counted)}
+    for row in told:
+        rest[row.kind, row.name] -= 1
+    return tuple(More(kind, name, count) for (kind, name), count in rest.items() if count)
+
+
+def finish(connection: Connection, message: Message, outcome: Outcome, now: datetime) -> bool:
+    """Write what came of a try. False where the lease had lapsed and somebody else has taken the message."""
+    values = {
+        "lease": None,
+        "sent_at": now if outcome.sent else None,
+        "failed_at": now if given_up(message, outcome) else None,
+        "error": outcome.error,
+        "available_at": now + timedelta(seconds=_wait_s(message.attempts, outcome)),
+    }
+    mine = sa.and_(delivery.c.message == message.id, delivery.c.lease == message.lease)
+    return connection.execute(sa.update(delivery).where(mine).values(values)).rowcount > 0
+
+
+def given_up(message: Message, outcome: Outcome) -> bool:
+    """Whether this try was the last."""
+    return not outcome.sent and (outcome.final or message.attempts >= ATTEMPTS)
+
+
+def _wait_s(attempts: int, outcome: Outcome) -> float:
+    doubled = FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 20)
+    return min(max(doubled, outcome.wait_s), LONGEST_PAUSE_S)
+
+
+def retry(connection: Connection, now: datetime, target: str | None = None) -> int:
+    """Have what failed or waits for another try sent now, under the names it had. Returns how many events."""
+    again = sa.and_(delivery.c.message.is_not(None), delivery.c.sent_at.is_(None), delivery.c.lease.is_(None))
+    if target is not None:
+        again = sa.and_(again, delivery.c.target == target)
+    values = {"failed_at": None, "attempts": 0, "available_at": now}
+    return connection.execute(sa.update(delivery).where(again).values(values)).rowcount
+
+
+def forget(connection: Connection, before: datetime) -> int:
+    """Remove events that happened before and are told, given up or wanted by nobody. Returns how many: PART at most.
+
+    What still waits is kept, unless its target is gone; see ORPHANED.
+    """
+    waits = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
+    kept = sa.exists().where(delivery.c.event_id == event.c.id, waits, event.c.happened_at >= before - ORPHANED)
+    old = sa.and_(event.c.happened_at < before, sa.not_(_UNTOLD), sa.not_(kept))
+    oldest = sa.select(event.c.id).where(old).order_by(event.c.happened_at).limit(PART)
+    keys = list(connection.execute(oldest).scalars())
+    if keys:
+        connection.execute(sa.delete(delivery).where(delivery.c.event_id.in_(keys)))
+        connection.execute(sa.delete(event).where(event.c.id.in_(keys)))
+    return len(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a target stands: events by state, and what the last failure said while something waits or failed."""
+
+    target: str
+    waiting: int
+    retrying: int
+    failed: int
+    sent: int
+    last_sent_at: datetime | None
+    error: str | None
+
+
+def standings(connection: Connection) -> list[Standing]:
+    """Every target that has deliveries, by name."""
+    waits = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
+    named = delivery.c.message.is_not(None)
+
+    def count(state: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.coalesce(sa.func.sum(sa.case((state, 1), else_=0)), 0)
+
+    found = sa.select(
+        delivery.c.target,
+        count(sa.and_(waits, sa.not_(named))),
+        count(sa.and_(waits, named)),
+        count(delivery.c.failed_at.is_not(None)),
+        count(delivery.c.sent_at.is_not(None)),
+        sa.func.max(delivery.c.sent_at, type_=UtcDateTime()),
+        sa.func.max(sa.case((delivery.c.sent_at.is_(None), delivery.c.error))),
+    ).group_by(delivery.c.target)
+    rows = connection.execute(found.order_by(delivery.c.target))
+    return [Standing(r[0], int(r[1]), int(r[2]), int(r[3]), int(r[4]), r[5], r[6]) for r in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A message as it stands; ``next_at`` is when it is tried again."""
+
+    message: str
+    target: str
+    events: int
+    attempts: int
+    sent_at: datetime | None
+    failed_at: datetime | None
+    next_at: datetime | None
+    error: str | None
+
+
+def sendings(connection: Connection, limit: int, target: str | None = None) -> list[Sending]:
+    """The latest messages."""
+    named = delivery.c.message.is_not(None)
+    kept = named if target is None else sa.and_(named, delivery.c.target == target)
+
+    def last(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+        return sa.func.max(column, type_=column.type)
+
+    times = (last(delivery.c.sent_at), last(delivery.c.failed_at), last(delivery.c.available_at))
+    found = (
+        sa.select(
+            delivery.c.message, delivery.c.target, sa.func.count(), last(delivery.c.attempts), *times,
+            last(delivery.c.error),
+        )
+        .where(kept)
+        .group_by(delivery.c.message, delivery.c.target)
+        .order_by(last(delivery.c.id).desc())
+        .limit(limit)
+    )  # fmt: skip
+    return [_sending(row) for row in connection.execute(found)]
+
+
+def _sending(row: Any) -> Sending:
+    name, target, events, attempts, sent_at, failed_at, next_at, error = row
+    over = sent_at is not None or failed_at is not None
+    return Sending(name, target, int(events), int(attempts), sent_at, failed_at, None if over else next_at, error)
