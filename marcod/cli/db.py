@@ -1,11 +1,11 @@
 """`marcod db`: the database's schema, and who may do what in it."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from marcod.cli import output, people
+from marcod.cli import output, people, upkeep
 from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
 from marcod.store import access, backfill, migrate, versions
@@ -14,21 +14,32 @@ from marcod.store.engine import Database
 
 @click.group()
 def db() -> None:
-    """Check and upgrade the database, and make its roles."""
+    """Check, upgrade, copy and thin the database, and make its roles."""
+
+
+for command in (upkeep.backup, upkeep.restore, upkeep.thin):
+    db.add_command(command)
+
+
+_SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in migrate.SchemaState} | {
+    migrate.SchemaState.COMPATIBLE: "the schema of {} is newer than this marcod, which can work on it all the same",
+}
 
 
 @db.command()
+@click.option("--force", is_flag=True, help="Although workers run that cannot work on the new schema; they will fail")
 @click.pass_obj
-def upgrade(settings: Settings) -> None:
+def upgrade(settings: Settings, force: bool) -> None:
     """Bring the schema up to date, and fill in what an older one did not keep; does nothing when all is there.
 
-    May be stopped and begun again. Roles made by `marcod db roles` keep their rights.
+    Refuses while workers run that need what a step changes. May be stopped and begun again. Roles made by
+    `marcod db roles` keep their rights.
     """
     database = Database(settings.store.url.get_secret_value())
-    migrate.upgrade(database)
+    found = migrate.upgrade(database, force=force)
     with output.stages() as report:
         filled = backfill.run(database, datetime.now(UTC), report)
-    click.echo(f"the schema of {database} is current")
+    click.echo(_SENTENCE[found].format(database))
     if filled.drops or filled.inspections:
         click.echo(f"{filled.drops} drops worked out, {filled.inspections} labelled inspections counted anew")
     database.close()
@@ -38,7 +49,7 @@ def upgrade(settings: Settings) -> None:
 @output.as_json
 @click.pass_context
 def check(ctx: click.Context, json_output: bool) -> None:
-    """Say how the schema stands to this marcod; exit code 1 unless it is current, 3 unless all is filled in."""
+    """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in."""
     settings: Settings = ctx.obj
     database = Database(settings.store.url.get_secret_value())
     state = migrate.state(database)
@@ -46,11 +57,11 @@ def check(ctx: click.Context, json_output: bool) -> None:
     if json_output:
         output.print_json({"database": str(database), "schema": state, "unfinished": unfinished})
     else:
-        click.echo(f"the schema of {database} is {state}")
+        click.echo(_SENTENCE[state].format(database))
     database.close()
     if state is migrate.SchemaState.UNKNOWN:
         raise SchemaError("install the marcod that made this schema")
-    if state is not migrate.SchemaState.CURRENT:
+    if state not in migrate.USABLE:
         raise SchemaError("run `marcod db upgrade`")
     if unfinished:
         click.echo("drops over time are not all worked out; run `marcod db upgrade` to finish", err=True)

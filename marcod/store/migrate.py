@@ -1,9 +1,13 @@
-"""Bringing the schema up to date: hides Alembic and promises that no process works on a schema it does not know.
+"""Bringing the schema up to date: hides Alembic and promises that no process works on a schema it cannot use.
 
-Steps live in ``migrations/``, beside the package in a checkout and inside it in an installation. A step and its
-version mark are one transaction on both databases.
+A step and its version mark are one transaction on both databases. A step that only adds may be applied while workers
+of the schema before run, and they work on; any other step waits until they are stopped. Which step a worker must know
+is a row of the database, so that an older marcod learns it without the steps it never saw.
+
+``scripts`` names another folder of steps than marcod's own, as a test of steps to come has one.
 """
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -12,85 +16,156 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
 from marcod.errors import SchemaError
-from marcod.store import access, contract
+from marcod.store import access, contract, steps, workers
 from marcod.store.engine import Database
+from marcod.store.schema import schema_mark
+from marcod.store.steps import folder as folder
 
 ADVISORY_LOCK: Final = 0x6D61_7263_6F64
 """PostgreSQL advisory lock held while migrating ("marcod" in ASCII), so that two hosts never migrate at once."""
 
+NAMED: Final = 10
+"""Workers that a refusal names."""
+
 
 class SchemaState(StrEnum):
-    """How the database's schema stands to this version of marcod."""
+    """How the database's schema stands to this version of marcod.
+
+    A compatible one is newer, and all that this version uses is still in its place.
+    """
 
     EMPTY = "empty"
     CURRENT = "current"
+    COMPATIBLE = "compatible"
     OLDER = "older"
     UNKNOWN = "unknown"
 
 
-def folder() -> Path:
-    """The folder of migrations: installed with the package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "_migrations"
-    return installed if installed.is_dir() else package.parent / "migrations"
+USABLE: Final = frozenset({SchemaState.CURRENT, SchemaState.COMPATIBLE})
 
 
-def state(db: Database) -> SchemaState:
-    """Compare the database with the newest step, without changing anything."""
-    return db.read(_state)
+def state(db: Database, scripts: Path | None = None) -> SchemaState:
+    """Compare the database with the steps, without changing anything."""
+    return db.read(lambda connection: state_of(connection, scripts))
 
 
-def _state(connection: Connection) -> SchemaState:
-    current = MigrationContext.configure(connection).get_current_revision()
+def state_of(connection: Connection, scripts: Path | None = None) -> SchemaState:
+    """Like :func:`state`, of a connection."""
+    current = _current(connection)
     if current is None:
         tables = sa.inspect(connection).get_table_names()
         return SchemaState.UNKNOWN if "image" in tables else SchemaState.EMPTY
-    script = ScriptDirectory(str(folder()))
-    if current == script.get_current_head():
+    known = steps.known(scripts)
+    if current == known.newest:
         return SchemaState.CURRENT
-    known = {step.revision for step in script.walk_revisions()}
-    return SchemaState.OLDER if current in known else SchemaState.UNKNOWN
+    if known.place(current):
+        return SchemaState.OLDER
+    return SchemaState.COMPATIBLE if known.place(_oldest_usable(connection)) else SchemaState.UNKNOWN
 
 
-def require_current(db: Database) -> None:
-    """Make the schema of an empty database; otherwise raise SchemaError unless it is current."""
-    found = state(db)
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _oldest_usable(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table(schema_mark.name):
+        return None
+    return connection.execute(sa.select(schema_mark.c.oldest_revision)).scalar_one_or_none()
+
+
+def require_current(db: Database, scripts: Path | None = None) -> None:
+    """Make the schema of an empty database; otherwise raise SchemaError unless this marcod can work on it."""
+    found = state(db, scripts)
     if found is SchemaState.EMPTY:
-        upgrade(db)
+        upgrade(db, scripts=scripts)
     elif found is SchemaState.OLDER:
         raise SchemaError(f"the schema of {db} is older than this marcod; run `marcod db upgrade` first")
     elif found is SchemaState.UNKNOWN:
-        raise SchemaError(f"the schema of {db} is newer than this marcod; install the marcod that made it")
+        raise SchemaError(_newer(db))
 
 
-def upgrade(db: Database, revision: str = "head") -> None:
-    """Apply all steps up to ``revision``. Raises SchemaError when the schema is newer than this marcod."""
-    db.write(lambda connection: _upgrade(connection, db, revision))
+def _newer(db: Database) -> str:
+    return f"the schema of {db} is newer than this marcod; install the marcod that made it"
 
 
-def _upgrade(connection: Connection, db: Database, revision: str) -> None:
+def upgrade(
+    db: Database,
+    revision: str = "head",
+    *,
+    now: datetime | None = None,
+    force: bool = False,
+    scripts: Path | None = None,
+) -> SchemaState:
+    """Apply all steps up to ``revision``; a compatible schema is left as it is. Returns how the schema stands then.
+
+    Raises SchemaError when the schema is newer than this marcod, and, unless forced, when a step does more than add
+    while workers that do not know it are alive at ``now``.
+    """
+    moment = now or datetime.now(UTC)
+    return db.write(lambda connection: _upgrade(connection, db, revision, None if force else moment, scripts))
+
+
+def _upgrade(
+    connection: Connection, db: Database, revision: str, alive_at: datetime | None, scripts: Path | None
+) -> SchemaState:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
-    if _state(connection) is SchemaState.UNKNOWN:
-        raise SchemaError(f"the schema of {db} is newer than this marcod; install the marcod that made it")
+    found = state_of(connection, scripts)
+    if found is SchemaState.UNKNOWN:
+        raise SchemaError(_newer(db))
+    if found is SchemaState.COMPATIBLE:
+        return found
+    if alive_at is not None:
+        _refuse_while_needed(connection, revision, alive_at, scripts)
     # A view defined anew has lost who may read it.
     roles = access.grantees(connection)
-    command.upgrade(_config(connection), revision)
-    contract.comment(connection, contract.read(folder()))
+    command.upgrade(_config(connection, scripts), revision)
+    _mark(connection, scripts)
+    contract.comment(connection, contract.read(scripts or folder()))
     access.grant(connection, roles)
+    return state_of(connection, scripts)
 
 
-def downgrade(db: Database, revision: str) -> None:
+def _refuse_while_needed(connection: Connection, revision: str, now: datetime, scripts: Path | None) -> None:
+    """Raises SchemaError when a step takes from living workers what they use."""
+    known, current = steps.known(scripts), _current(connection)
+    breaking = [step for step in known.between(current, revision) if step not in known.additive]
+    if current is None or not breaking:
+        return
+    old = [w for w in workers.needs(connection, now) if known.place(w.revision) < known.place(breaking[-1])]
+    if not old:
+        return
+    named = ", ".join(f"{w.name} on {w.host}" for w in old[:NAMED])
+    more = f" and {len(old) - NAMED} more" if len(old) > NAMED else ""
+    raise SchemaError(
+        f"step {breaking[-1]} of the schema changes what these running workers use: {named}{more}. Stop them"
+        " (`systemctl stop marcod.target` on their hosts), run `marcod db upgrade` again, and start the new marcod;"
+        f" one that was killed counts as running for {workers.ALIVE_S:.0f} s"
+    )
+
+
+def _mark(connection: Connection, scripts: Path | None) -> None:
+    """Write down which step a marcod must know from now on."""
+    current = _current(connection)
+    if current is not None and sa.inspect(connection).has_table(schema_mark.name):
+        connection.execute(sa.update(schema_mark).values(oldest_revision=steps.known(scripts).oldest_usable(current)))
+
+
+def downgrade(db: Database, revision: str, scripts: Path | None = None) -> None:
     """Undo steps down to ``revision``; ``base`` undoes all of them and their data."""
-    db.write(lambda connection: command.downgrade(_config(connection), revision))
+
+    def work(connection: Connection) -> None:
+        command.downgrade(_config(connection, scripts), revision)
+        _mark(connection, scripts)
+
+    db.write(work)
 
 
-def _config(connection: Connection) -> Config:
+def _config(connection: Connection, scripts: Path | None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(folder()).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts or folder()).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config

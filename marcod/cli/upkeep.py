@@ -1,0 +1,98 @@
+"""`marcod db backup`, `restore` and `thin`: what keeps a database that runs for years."""
+
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import click
+
+from marcod.cli import output, people
+from marcod.errors import ConfigError
+from marcod.settings import Settings
+from marcod.store import backup as backups
+from marcod.store import migrate, retention, versions
+from marcod.store.engine import Database
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--force", is_flag=True, help="Overwrite FILE, once the new copy is whole")
+@output.as_json
+@click.pass_obj
+def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> None:
+    """Copy an SQLite database into FILE while marcod works on; the copy is checked and readable to its owner alone.
+
+    PostgreSQL copies itself; the refusal says how. Model bundles and the training folder are files of their own.
+    """
+    output.check_place(file, (source.root for source in settings.sources.values()))
+    database = Database(settings.store.url.get_secret_value())
+    try:
+        with output.stages() as report:
+            made = backups.copy(database, file, overwrite=force, report=partial(report, "pages copied"))
+    finally:
+        database.close()
+    output.print_json(made) if json_output else click.echo(f"{made.path}: {made.bytes} bytes, checked")
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--force", is_flag=True, help="The present database is damaged, and no worker runs")
+@click.option("--yes", is_flag=True, help="Do not ask")
+@output.as_json
+@click.pass_obj
+def restore(settings: Settings, file: Path, force: bool, yes: bool, json_output: bool) -> None:
+    """Put FILE, a copy made by `marcod db backup`, in the place of the SQLite database, which is kept beside it.
+
+    Stop marcod first. Files that came after the copy was made are found and scored again by the full scan with which
+    `marcod run` begins; labels, answers and promotions since then are in the kept database alone.
+    """
+    database = Database(settings.store.url.get_secret_value())
+    path = backups.path_of(database)
+    if not yes:
+        click.confirm(f"Replace {path} by {file}?", abort=True, err=True)
+    with output.stages() as report:
+        done = backups.restore(
+            database, file, now=datetime.now(UTC), force=force, report=partial(report, "pages copied")
+        )
+    if json_output:
+        output.print_json(done)
+        return
+    click.echo(f"{done.path} is what {file} held")
+    if done.kept is not None:
+        click.echo(f"the database of before is {done.kept}; labels given since the copy are only there")
+    if done.schema not in migrate.USABLE:
+        click.echo("its schema is older than this marcod: run `marcod db upgrade`")
+    click.echo("start marcod: its first full scan finds what came since the copy and scores it again")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only count")
+@output.as_json
+@click.pass_obj
+def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
+    """Remove scores that the champion's own replaced, and old audit rows, as `retention` in the configuration says.
+
+    The daemon does the same by and by. No view but the score history changes; images are never touched.
+    """
+    chosen = settings.retention
+    if chosen.scores_days is None and chosen.audit_days is None:
+        raise ConfigError("nothing is to be thinned: set retention.scores_days or retention.audit_days, in days")
+    database = Database(settings.store.url.get_secret_value())
+    migrate.require_current(database)
+    now = datetime.now(UTC)
+    with output.stages() as report:
+        done = retention.run(database, chosen, now, dry=dry_run, report=partial(report, "scores looked at"))
+    counts = {"scores": done.scores, "contents": done.contents, "audit": done.audit}
+    if done.rows and not dry_run:
+        detail: dict[str, object] = dict(counts)
+        database.write(lambda c: versions.note(c, people.actor(), "thin", "retention", detail, now))
+    database.close()
+    if json_output:
+        output.print_json({"dry_run": dry_run, **counts})
+        return
+    click.echo(
+        f"{'would remove' if dry_run else 'removed'} {done.scores} scores of former model versions,"
+        f" {done.contents} of former contents of files, {done.audit} audit rows"
+    )

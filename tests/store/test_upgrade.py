@@ -1,0 +1,207 @@
+"""Upgrades beside running workers: a step that only adds lets them work on, any other waits for them.
+
+The steps to come are made here: 0006 adds, 0007 renames what the marcod of today uses. The worker of today is this
+code, which knows nothing of either.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+from factories import CRYSTALS, drain, promote, record, register, register_source, rows, sightings, utc
+
+from marcod.cli import cli
+from marcod.domain import DropClass
+from marcod.errors import SchemaError
+from marcod.store import drops, labels, migrate, steps, summaries, versions, workers
+from marcod.store.engine import Database
+from marcod.store.labels import Given
+from marcod.store.migrate import SchemaState
+from marcod.store.schema import drop_summary, hit, image, inspection_summary, schema_mark, score
+
+NEWEST = steps.known().newest
+ADDING, BREAKING, LAST = "9001", "9002", "9003"
+
+ADDS = f'''
+"""Adds a table, columns and an index, and shows one of them."""
+import sqlalchemy as sa
+from alembic import op
+from pathlib import Path
+
+revision, down_revision, additive = "{ADDING}", "{NEWEST}", True
+VIEW = Path(__file__).parent.parent / "views" / "lims_hit_v2.sql"
+
+def upgrade():
+    op.create_table("robot", sa.Column("id", sa.Integer(), primary_key=True))
+    op.add_column("score", sa.Column("sharpness", sa.Float()))
+    op.add_column("image", sa.Column("robot_id", sa.Integer()))
+    op.add_column("worker", sa.Column("gpu", sa.Text()))
+    op.add_column("job", sa.Column("weight", sa.Float(), nullable=False, server_default="1"))
+    op.create_index("ix_score_sharpness", "score", ["sharpness"])
+    op.execute(sa.text(VIEW.read_text(encoding="utf-8")))
+
+def downgrade():
+    op.execute(sa.text("drop view lims_hit_v2"))
+    op.drop_index("ix_score_sharpness", "score")
+    op.drop_table("robot")
+    for table, column in (("score", "sharpness"), ("image", "robot_id"), ("worker", "gpu"), ("job", "weight")):
+        op.drop_column(table, column)
+'''
+BREAKS = f'''
+"""Another name for what everybody uses."""
+from alembic import op
+
+revision, down_revision = "{BREAKING}", "{ADDING}"
+
+def upgrade():
+    op.alter_column("hit", "cause", new_column_name="reason")
+
+def downgrade():
+    op.alter_column("hit", "reason", new_column_name="cause")
+'''
+ADDS_MORE = f'''
+"""Adds once more."""
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, additive = "{LAST}", "{BREAKING}", True
+
+def upgrade():
+    op.add_column("plate", sa.Column("shelf", sa.Text()))
+
+def downgrade():
+    op.drop_column("plate", "shelf")
+'''
+
+
+@pytest.fixture(scope="module")
+def to_come(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The steps of a marcod to come."""
+    scripts = tmp_path_factory.mktemp("to come") / "migrations"
+    shutil.copytree(migrate.folder(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    for revision, text in ((ADDING, ADDS), (BREAKING, BREAKS), (LAST, ADDS_MORE)):
+        (scripts / "versions" / f"{revision}_to_come.py").write_text(text, encoding="utf-8")
+    view = "create view lims_hit_v2 as select hit.id as hit_id, score.sharpness as sharpness from hit"
+    joined = " join score on score.image_id = hit.image_id and score.model_version_id = hit.model_version_id"
+    (scripts / "views" / "lims_hit_v2.sql").write_text(view + joined, encoding="utf-8")
+    return scripts
+
+
+def mark(db: Database) -> str:
+    return str(rows(db, sa.select(schema_mark.c.oldest_revision))[0][0])
+
+
+def test_steps_know_their_order_and_which_only_add(to_come: Path) -> None:
+    known = steps.known(to_come)
+    assert known.newest == LAST
+    assert known.between(NEWEST, "head") == (ADDING, BREAKING, LAST)
+    assert known.between(None, "0002") == ("0001", "0002")
+    assert known.between(ADDING, NEWEST) == ()
+    assert (known.place(None), known.place("1234"), known.place("0002")) == (0, 0, 2)
+    at = {step: known.oldest_usable(step) for step in (steps.MARKED, ADDING, BREAKING, LAST)}
+    assert at[steps.MARKED] == steps.MARKED
+    assert at[ADDING] == known.oldest_usable(NEWEST)
+    assert (at[BREAKING], at[LAST]) == (BREAKING, BREAKING)
+
+
+def test_the_mark_follows_every_way_up_and_down(empty_db: Database, to_come: Path) -> None:
+    first = steps.known().oldest_usable(NEWEST)
+    migrate.upgrade(empty_db, now=utc())
+    assert mark(empty_db) == first
+    for revision, marked in ((ADDING, first), (BREAKING, BREAKING), (LAST, BREAKING)):
+        migrate.upgrade(empty_db, revision, now=utc(), scripts=to_come)
+        assert mark(empty_db) == marked
+    migrate.downgrade(empty_db, ADDING, to_come)
+    assert mark(empty_db) == first
+    migrate.upgrade(empty_db, now=utc(), scripts=to_come)
+    assert mark(empty_db) == BREAKING
+
+
+def work(db: Database, now_h: float) -> None:
+    """All that a worker does, and a person through it, on a plate of its own."""
+    now, name = utc(hours=now_h), f"P{now_h}"
+    version = db.read(versions.champion)
+    db.write(lambda c: workers.beat(c, "old", "host", 1, "watch,score", now))
+    source_id = db.read(lambda c: c.execute(sa.text("select min(id) from source")).scalar_one())
+    files = sightings(3, name, "1")
+    assert record(db, source_id, files, now).new == 3
+    assert drain(db, version, now, scores=lambda c: CRYSTALS) == 3
+    last = rows(db, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id.desc()).limit(1))[0]
+
+    def say(connection: sa.Connection) -> None:
+        labels.add(connection, [Given(last[0], last[1], DropClass.CLEAR, "ann", now, "test")], now)
+        new = drops.refresh_all_versions(connection, [last[0]], now)
+        summaries.refresh_all_versions(connection, [last[1]], now, new)
+
+    db.write(say)
+    seen = sa.select(inspection_summary.c.n_crystals, inspection_summary.c.labelled, inspection_summary.c.complete)
+    assert rows(db, seen.where(inspection_summary.c.inspection_id == last[1])) == [(2, 1, True)]
+
+
+def test_the_marcod_of_today_works_on_a_schema_to_which_something_was_added(
+    empty_db: Database, empty_db_url: str, to_come: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = empty_db
+    migrate.require_current(db)
+    promote(db, register(db))
+    register_source(db, expected_drops=3)
+    work(db, 1)
+    assert migrate.upgrade(db, ADDING, now=utc(hours=1), scripts=to_come) is SchemaState.OLDER
+    assert migrate.state(db) is SchemaState.COMPATIBLE
+    migrate.require_current(db)
+    work(db, 2)
+    counts = [rows(db, sa.select(sa.func.count()).select_from(t))[0][0] for t in (score, drop_summary, hit)]
+    assert counts == [6, 6, 6]
+    assert len(rows(db, sa.text("select * from lims_hit_v2"))) == 6
+    monkeypatch.setenv("MARCOD_STORE__URL", empty_db_url)
+    for command in ("check", "upgrade"):
+        done = CliRunner().invoke(cli, ["db", command])
+        assert (done.exit_code, "newer than this marcod, which can work on it" in done.stdout) == (0, True), done.output
+    assert migrate.state(db) is SchemaState.COMPATIBLE
+
+    # What takes something away waits for the worker; a minute after its last sign of life it is gone.
+    with pytest.raises(SchemaError, match=rf"step {BREAKING} .* these running workers use: old on host\. Stop them"):
+        migrate.upgrade(db, now=utc(hours=2), scripts=to_come)
+    assert migrate.state(db) is SchemaState.COMPATIBLE
+    migrate.upgrade(db, now=utc(hours=2, minutes=1), scripts=to_come)
+    assert migrate.state(db, to_come) is SchemaState.CURRENT
+    assert migrate.state(db) is SchemaState.UNKNOWN
+    with pytest.raises(SchemaError, match="is newer than this marcod"):
+        migrate.require_current(db)
+
+
+def beat_as(db: Database, revision: str | None) -> None:
+    db.write(lambda c: workers.beat(c, "w", "host", 1, "score", utc()))
+    db.write(lambda c: c.execute(sa.text("update worker set revision = :r"), {"r": revision}))
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_only_who_does_not_know_the_step_is_waited_for(db: Database, to_come: Path) -> None:
+    for revision in (None, "what nobody knows", NEWEST, ADDING):
+        beat_as(db, revision)
+        with pytest.raises(SchemaError, match="w on host"):
+            migrate.upgrade(db, now=utc(), scripts=to_come)
+    beat_as(db, BREAKING)
+    assert migrate.upgrade(db, now=utc(), scripts=to_come) is SchemaState.CURRENT
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_worker_whose_clock_is_ahead_is_forced(db: Database, to_come: Path) -> None:
+    beat_as(db, NEWEST)
+    assert migrate.upgrade(db, now=utc(), force=True, scripts=to_come) is SchemaState.CURRENT
+
+
+def test_workers_from_before_anybody_kept_what_they_know(empty_db: Database) -> None:
+    """0004 took nothing away, but nothing says so; from there to today every step says that it only adds."""
+    migrate.upgrade(empty_db, "0003", now=utc())
+    alive = "insert into worker values ('w', 'host', 1, 'score', '0', :now, :now)"
+    moment = utc().replace(tzinfo=None) if empty_db.is_sqlite else utc()
+    empty_db.write(lambda c: c.execute(sa.text(alive).bindparams(sa.bindparam("now", moment, sa.DateTime()))))
+    with pytest.raises(SchemaError, match=r"step 0004 .* w on host"):
+        migrate.upgrade(empty_db, now=utc())
+    assert migrate.state(empty_db) is SchemaState.OLDER
+    migrate.upgrade(empty_db, "0004", now=utc(), force=True)
+    migrate.upgrade(empty_db, steps.MARKED, now=utc())
+    assert empty_db.read(lambda c: workers.needs(c, utc())) == [workers.Needs("w", "host", None)]
