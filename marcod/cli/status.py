@@ -1,0 +1,287 @@
+"""`marcod status`: how everything stands, on one screen, and what of it needs a person."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from marcod import daemon
+from marcod.cli import output
+from marcod.errors import SchemaError, StoreError
+from marcod.settings import Settings
+from marcod.store import migrate, standing
+from marcod.store.engine import Database
+from marcod.store.standing import Jobs, Outbox, Serving, Standing
+from marcod.store.training import Run
+from marcod.store.watching import State
+
+EVERY_S: Final = 2.0
+"""Pause between two looks of ``--watch``."""
+
+LONG_QUEUED: Final = timedelta(minutes=30)
+"""A new image that could have been scored so long ago has nobody who scores it, or too few."""
+
+SILENT: Final = timedelta(minutes=1)
+"""A watcher writes every ten seconds how it stands."""
+
+HANGING: Final = timedelta(minutes=5)
+"""A watcher does something, or looks whether there is something to do, twice a second."""
+
+UNSCANNED: Final = timedelta(hours=1)
+"""Without a scan that ended well, nor one under way."""
+
+UNTOLD: Final = timedelta(hours=1)
+
+WELL, ODD, BAD = "green", "yellow", "bold red"
+
+Trouble = tuple[str, str]
+"""What needs a person, after how bad it is: ``ODD`` or ``BAD``."""
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Look again every two seconds until Ctrl-C")
+@output.as_json
+@click.pass_obj
+def status(settings: Settings, watch: bool, json_output: bool) -> None:
+    """Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training.
+
+    Answers from the database alone, so it may be asked anywhere and at any time. The exit code is 0 whatever it shows;
+    `marcod doctor` is the one whose exit code tells.
+    """
+    if watch and json_output:
+        raise click.UsageError("--watch is for people; programs ask again for --json")
+    # What is away is said at once, instead of being tried again for a while.
+    db = Database(settings.store.url.get_secret_value(), patience_s=0.0)
+    try:
+        if watch:
+            _watch(db)
+            return
+        _check(db)
+        seen = _look(db)
+    finally:
+        db.close()
+    if json_output:
+        output.print_json(_record(seen))
+    else:
+        output.console().print(_screen(seen, str(db)))
+
+
+def _check(db: Database) -> None:
+    """Raises SchemaError for a database that this marcod does not know; who only looks makes no schema."""
+    if migrate.state(db) is migrate.SchemaState.EMPTY:
+        raise SchemaError(f"{db} is empty; `marcod run` or `marcod db upgrade` sets it up")
+    migrate.require_current(db)
+
+
+def _look(db: Database) -> Standing:
+    now = db.now()
+    return db.read(lambda connection: standing.take(connection, now))
+
+
+def _watch(db: Database) -> None:
+    """Show it again and again until a signal comes, also while the database is away."""
+    seen: Standing | None = None
+    checked, away_at = False, None
+    with daemon.stopped_by_signals() as stop, _display() as show:
+        while True:
+            try:
+                if not checked:
+                    _check(db)
+                    checked = True
+                seen, away_at = _look(db), None
+                show(_screen(seen, str(db)))
+            except StoreError as error:
+                away_at = away_at or db.now()
+                show(_away(error, away_at, None if seen is None else _screen(seen, str(db))))
+            if stop.wait(EVERY_S):
+                return
+
+
+@contextmanager
+def _display() -> Iterator[Callable[[RenderableType], None]]:
+    """Yields what shows a screen: over the last one on a terminal, below it elsewhere."""
+    console = output.console()
+    if not console.is_terminal:
+        yield console.print
+        return
+    # Where a screen is drawn over the last one, lines that are too long would be cut.
+    console.soft_wrap = False
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda shown: live.update(shown, refresh=True)
+
+
+def _away(error: StoreError, since: datetime, last: RenderableType | None) -> RenderableType:
+    said = Text(f"since {since:%H:%M:%S} UTC, asking again: {output.printable(str(error))}", style=BAD)
+    return said if last is None else Group(said, Text("as it stood before:"), last)
+
+
+def _record(seen: Standing) -> dict[str, Any]:
+    """For programs; the key of a training run is nobody's business."""
+    values = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
+    values["training"] = None if seen.training is None else output.without_token(seen.training)
+    values["alarms"] = [dataclasses.asdict(alarm) | {"day": alarm.day.isoformat()} for alarm in seen.alarms]
+    return values | {"attention": [text for _, text in troubles(seen)]}
+
+
+def troubles(seen: Standing) -> list[Trouble]:
+    """What needs a person, the worst first."""
+    found = [*_unserved(seen), *_neglected(seen)]
+    for source in seen.watched:
+        found += [(style, f"source {source.source}: {text}") for style, text in _unwatched(source, seen.taken_at)]
+    return sorted(found, key=lambda trouble: trouble[0] != BAD)
+
+
+def _unserved(seen: Standing) -> Iterator[Trouble]:
+    """Why images may not be scored."""
+    alive, now = standing.roles(seen.workers), seen.taken_at
+    if seen.champion is None:
+        yield BAD, "no model is champion; `marcod model promote NAME:VERSION` makes one"
+    if not seen.workers:
+        yield BAD, "no marcod runs; `marcod run` starts one"
+    elif "score" not in alive and seen.new.waiting:
+        yield BAD, "images wait and no process has the role score"
+    elif seen.new.oldest_at is not None and now - seen.new.oldest_at > LONG_QUEUED:
+        yield BAD, f"a new image waits for {_age(seen.new.oldest_at, now)}; scoring is too slow or fails, see the log"
+    if seen.workers and "schedule" not in alive:
+        yield ODD, "no process has the role schedule: no plate is completed, no drift is seen, nobody is told"
+    if seen.failed:
+        yield ODD, f"{_many(seen.failed, 'image')} in quarantine; `marcod queue failed` says why"
+
+
+def _neglected(seen: Standing) -> Iterator[Trouble]:
+    """What goes wrong beside the scoring."""
+    now = seen.taken_at
+    for alarm in seen.alarms:
+        yield ODD, f"{output.printable(alarm.detail)}; see `marcod drift`"
+    for target, box in seen.outbox.items():
+        if box.oldest_at is not None and now - box.oldest_at > UNTOLD:
+            yield BAD, f"{target} is not told what happened {_age(box.oldest_at, now)} ago"
+        if box.given_up:
+            yield ODD, f"{_many(box.given_up, 'notification')} for {target} given up within {standing.TOLD.days} days"
+    if seen.training is not None and seen.training.state in ("failed", "abandoned"):
+        run = seen.training
+        yield ODD, f"training run {run.id} {run.state}; `marcod train show {run.id}` says why"
+
+
+def _unwatched(source: State, now: datetime) -> Iterator[Trouble]:
+    if source.updated_at is None or now - source.updated_at > SILENT:
+        yield BAD, f"nobody watches it; the last word came {_ago(source.updated_at, now)}"
+        return
+    if not source.root_there:
+        yield BAD, "its root is away"
+    elif source.round_at is not None and now - source.round_at > HANGING:
+        yield BAD, f"the watching hangs, its last sign of life came {_ago(source.round_at, now)}; is the share hung?"
+    elif not source.walking and (source.walked_at is None or now - source.walked_at > UNSCANNED):
+        yield BAD, f"the last scan that ended well was {_ago(source.walked_at, now)}"
+    if source.unreadable:
+        yield ODD, f"{_many(source.unreadable, 'folder')} cannot be listed"
+    if source.trouble:
+        yield ODD, output.printable(source.trouble)
+
+
+def _screen(seen: Standing, database: str) -> RenderableType:
+    found = troubles(seen)
+    head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {output.printable(database)}", style="bold")
+    verdict = Text("all is well", style=WELL) if not found else Text("needs attention", style=found[0][0])
+    lines: list[RenderableType] = [Text(f"  {output.printable(text)}", style=style) for style, text in found]
+    tables = [made(seen) for made, rows in ((_sources, seen.sources), (_workers, seen.workers)) if rows]
+    return Group(head, verdict, *lines, Text(), _facts(seen), *(Group(Text(), table) for table in tables))
+
+
+def _facts(seen: Standing) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    now = seen.taken_at
+    lines = [("queue", _jobs(seen.new, "new", now))]
+    if seen.rescore != Jobs(0, 0, 0, None):
+        lines.append(("", _jobs(seen.rescore, "to be scored again", now)))
+    lines += [("scores", f"{seen.last_minute:,} in the last minute, the last one {_ago(seen.last_scored_at, now)}")]
+    lines += [(alias, _version(v)) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v]
+    lines += [("training", _run(seen.training, now))] if seen.training else []
+    drifting = ", ".join(f"{alarm.signal} of {alarm.source}" for alarm in seen.alarms)
+    lines.append(("drift", drifting or "no alarm"))
+    lines += [("notify", f"{target}: {_box(box, now)}") for target, box in seen.outbox.items()]
+    lines += [("", f"{_many(seen.untold, 'event')} not handed on yet")] if seen.untold else []
+    for name, text in lines:
+        grid.add_row(Text(name, style="bold"), Text(output.printable(text)))
+    return grid
+
+
+def _jobs(jobs: Jobs, kind: str, now: datetime) -> str:
+    longest = "" if jobs.oldest_at is None else f" (longest {_age(jobs.oldest_at, now)})"
+    return f"{jobs.waiting:,} {kind}{longest}, {jobs.leased:,} being scored, {jobs.retrying:,} waiting for another try"
+
+
+def _version(serving: Serving) -> str:
+    made = ", trained on synthetic drops" if serving.synthetic else ""
+    return f"{serving.model} since {serving.since:%Y-%m-%d %H:%M} UTC{made}"
+
+
+def _run(run: Run, now: datetime) -> str:
+    if run.ended_at is None:
+        return f"run {run.id} {run.state} since {_age(run.started_at, now)}{f', {run.step}' if run.step else ''}"
+    return f"run {run.id} {run.state}{f' {run.candidate}' if run.candidate else ''}, {_ago(run.ended_at, now)}"
+
+
+def _box(box: Outbox, now: datetime) -> str:
+    oldest = "" if box.oldest_at is None else f", the oldest for {_age(box.oldest_at, now)}"
+    return f"{box.unsent:,} wait{oldest}, {box.given_up:,} given up"
+
+
+def _sources(seen: Standing) -> Table:
+    now, states = seen.taken_at, {state.source: state for state in seen.watched}
+    columns = ("source", "root", "found by", "host", "last scan", "whole scan", "settling", "incomplete", "failed")
+    rows = [(name, *_watching(states.get(name), now), seen.quarantined.get(name, 0)) for name in seen.sources]
+    made = output.table("Sources", columns, rows)
+    made.row_styles = [_style(states.get(name), seen) for name in seen.sources]
+    return made
+
+
+def _watching(state: State | None, now: datetime) -> tuple[object, ...]:
+    """From the root to what is on its way."""
+    if state is None:
+        return ("-", "nobody", *["-"] * 5)
+    how = ("there" if state.root_there else "AWAY", "events" if state.observing else "scans", state.host)
+    scan = f"now, {state.walked_files:,} files" if state.walking else _ago(state.walked_at, now)
+    return (*how, scan, _ago(state.walked_whole_at, now), f"{state.pending:,}", f"{state.waiting:,}")
+
+
+def _style(state: State | None, seen: Standing) -> str:
+    if state is None:
+        return "dim"
+    found = [style for style, _ in _unwatched(state, seen.taken_at)]
+    odd = state.source in seen.quarantined or any(alarm.source == state.source for alarm in seen.alarms)
+    return BAD if BAD in found else ODD if found or odd else WELL
+
+
+def _workers(seen: Standing) -> Table:
+    now = seen.taken_at
+    columns = ("host", "process", "roles", "runs for", "seen", "version")
+    rows = [
+        (w.host, str(w.pid), w.roles, _age(w.started_at, now), _ago(w.seen_at, now), w.marcod_version)
+        for w in seen.workers
+    ]
+    return output.table("Workers", columns, rows)
+
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def _age(at: datetime, now: datetime) -> str:
+    seconds = max(0, int((now - at).total_seconds()))
+    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 2 * size or size == 1)
+    return f"{seconds // size} {unit}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _ago(at: datetime | None, now: datetime) -> str:
+    return "never" if at is None else f"{_age(at, now)} ago"
