@@ -1,0 +1,48 @@
+"""`marcod install-systemd`: marcod as a service."""
+
+from pathlib import Path
+
+import click
+
+from marcod import units
+from marcod.cli import output
+
+
+@click.command("install-systemd")
+@click.option(
+    "--prefix",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/"),
+    show_default=True,
+    help="Folder that stands for the root of the file system, for packages and images",
+)
+@click.option(
+    "--exec",
+    "program",
+    type=click.Path(path_type=Path),
+    help="Program that the units start [default: the marcod of this environment]",
+)
+@click.option("--user", default=units.USER, show_default=True, help="User and group that the services run as")
+@click.option("--dry-run", is_flag=True, help="Only say what would be written")
+@output.as_json
+def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool, json_output: bool) -> None:
+    """Write marcod's systemd units and what they need; start nothing.
+
+    One service does everything on one host; the others are for several GPUs or hosts. A second run changes nothing, and
+    the configuration is never overwritten. The next steps are printed.
+    """
+    started = program or units.this_program()
+    files = units.install(prefix.absolute(), started, user, dry_run=dry_run)
+    steps = units.next_steps(Path("/") / units.CONFIGURATION)
+    if json_output:
+        output.print_json({"program": started, "user": user, "files": files, "next": steps})
+        return
+    verb = "would be written" if dry_run else "written"
+    count = sum(file.state in (units.State.NEW, units.State.CHANGED) for file in files)
+    rows = [(file.state, file.path) for file in files]
+    output.console().print(output.table(f"{count} of {len(files)} files {verb}", ("", "file"), rows))
+    click.echo("\nNext, as root, on the host itself:\n  " + "\n  ".join(steps))
+    click.echo(
+        "\nInstead of the last line, for several GPUs or hosts, those that this host needs:\n"
+        "  systemctl enable --now marcod-watch.service marcod-score@0.service marcod-trainer.service"
+    )
