@@ -4,15 +4,20 @@ Hides how each backend compiles and how a CPU is kept busy; promises the same nu
 """
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from shutil import which
 from typing import Any, Final
 
 import keras
 import numpy as np
 
+from marcod import telemetry
 from marcod.errors import BundleError
+
+log = telemetry.logger(__name__)
 
 Scoring = Callable[[np.ndarray], np.ndarray]
 Saliency = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -35,7 +40,7 @@ def scoring(model: Any, batch_size: int | None = None) -> Scoring:
         return _tensorflow_scoring(model, batch_size)
     # JAX has no other way to compile.
     model.compile(jit_compile=True)
-    return _filled(model.predict_on_batch, lambda n: batch_size or n)
+    return within_memory(model.predict_on_batch, batch_size)
 
 
 def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
@@ -53,7 +58,7 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
         return logits
 
     if tf.config.get_visible_devices("GPU"):
-        return _filled(score, lambda n: batch_size or n)
+        return within_memory(score, batch_size)
     part = min(max(1, PART_PIXELS // model.input_shape[1] ** 2), batch_size or PART_PIXELS)
     return _in_parts(_filled(score, lambda n: n if batch_size is None else part), part)
 
@@ -70,6 +75,39 @@ def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:
         return score(full)[: len(batch)]
 
     return score_filled
+
+
+def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
+    """The same function for a device whose memory is its own: a shape that it has no memory for is halved, for good.
+
+    Raises what the device raises when it has none for a single picture.
+    """
+    if batch_size is None:
+        return score
+    shape = batch_size
+
+    def score_halved(batch: np.ndarray) -> np.ndarray:
+        nonlocal shape
+        while True:
+            try:
+                return _of_shape(score, shape, batch)
+            except Exception as error:
+                if shape == 1 or not _is_out_of_memory(error):
+                    raise
+                shape = (shape + 1) // 2
+                log.warning("the device has too little memory, batches are halved", pictures=shape)
+
+    return score_halved
+
+
+def _of_shape(score: Scoring, shape: int, batch: np.ndarray) -> np.ndarray:
+    filled = _filled(score, lambda n: shape)
+    return np.concatenate([filled(batch[start : start + shape]) for start in range(0, len(batch), shape)])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """TensorFlow has a class of its own for it; XLA, and so JAX, only the words of its status."""
+    return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _in_parts(score: Scoring, part: int) -> Scoring:
@@ -131,6 +169,28 @@ def _jax_gradient(model: Any, score: Callable[[Any, Any], Any]) -> Saliency:
 
 
 _GRADIENTS: Final[dict[str, Callable[..., Saliency]]] = {"tensorflow": _tensorflow_gradient, "jax": _jax_gradient}
+
+
+def devices() -> list[tuple[str, int | None]]:
+    """What Keras computes on here: each device's name, and its memory in bytes where the backend tells."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return [(device.name, _gpu_memory(index)) for index, device in enumerate(found)]
+    import jax
+
+    statistics = [(str(device), device.memory_stats() or {}) for device in jax.devices()]
+    return [(name, known.get("bytes_limit")) for name, known in statistics]
+
+
+def _gpu_memory(index: int) -> int | None:
+    """All memory of a graphics card, which TensorFlow does not tell but its driver's program does."""
+    if (program := which("nvidia-smi")) is None:
+        return None
+    command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return int(said[index]) * 2**20 if index < len(said) and said[index].isdigit() else None
 
 
 def on_cpu() -> bool:

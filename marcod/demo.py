@@ -25,7 +25,7 @@ from uuid import uuid4
 from marcod import layouts, settings
 from marcod.domain import PLATE_FORMATS, Kind, path_text
 from marcod.errors import MarcodError
-from marcod.store import queue, reports
+from marcod.store import backlog, reports
 from marcod.store.engine import Database
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
 
@@ -164,7 +164,7 @@ def _prepare(folder: Path) -> Path:
 def running_daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The real service in its own process, from READY=1 until it has stopped in order. Raises MarcodError."""
     address = f"marcod-demo-{uuid4()}"
-    command = [sys.executable, "-m", "marcod.cli", "--config", str(config), "run"]
+    command = [sys.executable, "-m", "marcod", "--config", str(config), "run"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, log.open("wb") as output:
         channel.bind("\0" + address)
         environment = settings.child_environment(NOTIFY_SOCKET="@" + address)
@@ -233,7 +233,7 @@ def _wait_until_scored(
 
 
 def _open(db: Database) -> bool:
-    status = db.read(lambda connection: queue.status(connection, datetime.now(UTC)))
+    status = db.read(lambda connection: backlog.status(connection, db.now()))
     return bool(status.waiting or status.leased or status.retrying)
 
 

@@ -5,13 +5,14 @@ thread talks to the database (writes N-1, claims N+1). A bad picture fails alone
 first job that asks for it is claimed, so a promotion takes effect between two batches.
 """
 
+import errno
 import hashlib
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -27,6 +28,11 @@ from marcod.store import queue, results, versions
 from marcod.store.engine import Database
 
 log = telemetry.logger(__name__)
+
+_NOT_ITS_FAULT: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN}
+)
+"""What reading says when this host or the share is at fault, and not the file."""
 
 UNUSABLE_PAUSE: Final = timedelta(minutes=1)
 """A model version that cannot be loaded is asked for again after this long."""
@@ -45,11 +51,16 @@ class Prepared:
     pixels: NDArray[np.float32]
     content_hash: str
     looks: images.Appearance
+    decode_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One finished batch, for logs and progress bars; times in seconds."""
+    """One finished batch, for logs, progress bars and metrics; times in seconds.
+
+    ``outcomes`` counts images by source and what became of them, ``decode_s`` are the times to read and decode each,
+    ``delays_s`` those from being recorded to scored of new images; ``lapsed`` leases ran out before this batch.
+    """
 
     model: str
     scored: int
@@ -58,6 +69,10 @@ class BatchReport:
     stale: int
     wait_s: float
     predict_s: float
+    outcomes: Mapping[tuple[str, str], int]
+    decode_s: Sequence[float]
+    delays_s: Sequence[float]
+    lapsed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,15 @@ class Tally:
         )
 
 
-_Outcome = tuple[list[results.Scored], list[queue.Failure], float, float]
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the device made of a batch, and how long it took."""
+
+    scored: list[results.Scored]
+    failures: list[queue.Failure]
+    decode_s: list[float]
+    wait_s: float
+    predict_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +127,7 @@ class Scorer:
         worker: str,
         roots: Mapping[str, Path],
         on_batch: Callable[[BatchReport], None] = lambda report: None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._db = db
         self._load = load
@@ -112,7 +135,7 @@ class Scorer:
         self._worker = worker
         self._roots = roots
         self._on_batch = on_batch
-        self._clock = clock
+        self._clock = clock or db.now
         self._unusable: dict[int, datetime] = {}
         self._models: OrderedDict[int, tuple[versions.Version, Predictor]] = OrderedDict()
 
@@ -152,7 +175,7 @@ class Scorer:
                         continue
                     following = database.submit(self._claim, decoders, due)
                     outcome = self._predict_or_give_back(batch, following)
-                    report, written = written, database.submit(self._finish, batch, *outcome)
+                    report, written = written, database.submit(self._finish, batch, outcome)
                     # Looked at after the write is on its way: a claim that fails must not cost a finished batch.
                     ahead = following.result()
                     tally = tally if report is None else tally.plus(report.result())
@@ -213,12 +236,13 @@ class Scorer:
 
     def _prepare(self, predictor: Predictor, claim: queue.Claim) -> Prepared | queue.Failure:
         root = self._roots.get(claim.source, Path(claim.root))
-        content_hash = None
+        content_hash, start = None, time.perf_counter()
         try:
-            data = images.read(root / claim.path)
+            data = images.read(root / claim.path, root)
             content_hash = hashlib.sha256(data).hexdigest()
             pixels = predictor.prepare(data)
-            return Prepared(pixels, content_hash, images.appearance(pixels))
+            looks = images.appearance(pixels)
+            return Prepared(pixels, content_hash, looks, time.perf_counter() - start)
         except ImageError as error:
             return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
         except FileNotFoundError:
@@ -226,7 +250,8 @@ class Scorer:
                 return queue.Failure(claim, f"source {claim.source} is away", retryable=True, counts=False)
             return queue.Failure(claim, queue.GONE, retryable=True)
         except OSError as error:
-            return queue.Failure(claim, f"cannot be read: {error.strerror}", retryable=True, counts=not _is_away(root))
+            counts = not (_is_away(root) or error.errno in _NOT_ITS_FAULT)
+            return queue.Failure(claim, f"cannot be read: {error.strerror}", retryable=True, counts=counts)
         except MemoryError:
             return queue.Failure(claim, "not enough memory to decode it", retryable=True)
 
@@ -256,7 +281,8 @@ class Scorer:
             else:
                 error = "the model cannot score it" if vector is None else "the model gave no number for it"
                 failures.append(queue.Failure(claim, error, retryable=False, content_hash=prepared.content_hash))
-        return scored, failures, ready - start, time.perf_counter() - ready
+        decode_s = [prepared.decode_s for _, prepared in good]
+        return _Outcome(scored, failures, decode_s, ready - start, time.perf_counter() - ready)
 
     def _prepared(self, batch: _Batch) -> list[Prepared | queue.Failure]:
         """The images of a batch; one that cannot be read in time, as on a share that hangs, fails alone."""
@@ -270,31 +296,27 @@ class Scorer:
                 outcomes.append(queue.Failure(claim, "reading it takes too long", retryable=True, counts=False))
         return outcomes
 
-    def _finish(
-        self,
-        batch: _Batch,
-        scored: list[results.Scored],
-        failures: list[queue.Failure],
-        wait_s: float,
-        predict_s: float,
-    ) -> BatchReport:
+    def _finish(self, batch: _Batch, outcome: _Outcome) -> BatchReport:
         now = self._clock()
-        done = self._db.write(
-            lambda connection: results.finish(
-                connection,
-                batch.lease.token,
-                batch.version,
-                scored,
-                failures,
-                now=now,
-                retry_s=self._settings.retry_s,
-                max_attempts=self._settings.max_attempts,
+        try:
+            done = self._db.write(
+                lambda connection: results.finish(
+                    connection,
+                    batch.lease.token,
+                    batch.version,
+                    outcome.scored,
+                    outcome.failures,
+                    now=now,
+                    retry_s=self._settings.retry_s,
+                    max_attempts=self._settings.max_attempts,
+                )
             )
-        )
-        report = BatchReport(
-            str(batch.version), done.scored, done.failed, done.quarantined, done.stale, wait_s, predict_s
-        )
-        _log_batch(report, failures)
+        except BaseException:
+            # A disk that is full often takes claims still, and no scores; no image has to pay for that.
+            self._give_back(batch)
+            raise
+        report = _report(batch, outcome, done, now)
+        _log_batch(report, outcome.failures)
         self._on_batch(report)
         return report
 
@@ -341,6 +363,30 @@ def _scored(
     looks = prepared.looks
     folded = (clear, crystals, other, precipitate)
     return results.Scored(claim, prepared.content_hash, folded, own, looks.brightness, looks.contrast, looks.focus)
+
+
+def _report(batch: _Batch, outcome: _Outcome, done: results.Finished, now: datetime) -> BatchReport:
+    mine = [claim for claim in batch.lease.claims if claim.job_id in done.held]
+    given_up = {claim.job_id for claim in mine} & done.given_up
+    became = {failure.claim.job_id: "retried" for failure in outcome.failures} | dict.fromkeys(given_up, "quarantined")
+    stale = [(claim.source, "stale") for claim in batch.lease.claims if claim.job_id not in done.held]
+    return BatchReport(
+        model=str(batch.version),
+        scored=done.scored,
+        failed=done.failed,
+        quarantined=done.quarantined,
+        stale=done.stale,
+        wait_s=outcome.wait_s,
+        predict_s=outcome.predict_s,
+        outcomes=Counter([*((claim.source, became.get(claim.job_id, "scored")) for claim in mine), *stale]),
+        decode_s=outcome.decode_s,
+        delays_s=[
+            (now - claim.enqueued_at).total_seconds()
+            for claim in mine
+            if claim.priority == queue.NEW and claim.job_id not in became
+        ],
+        lapsed=sum(claim.lapsed for claim in batch.lease.claims),
+    )
 
 
 def _is_away(root: Path) -> bool:

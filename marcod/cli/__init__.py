@@ -4,6 +4,7 @@ Errors that marcod raises on purpose become one line and an exit code: 1 failed,
 that load TensorFlow are imported inside the commands that need them, so that the others answer at once.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,12 +15,16 @@ from marcod.cli import (
     config,
     db,
     demo,
+    doctor,
     drift,
     explain,
     heatmap,
     hits,
+    install,
     label,
     model,
+    notify,
+    output,
     plate,
     queue,
     rescore,
@@ -28,6 +33,7 @@ from marcod.cli import (
     run,
     scan,
     score,
+    status,
     suspects,
     train,
 )
@@ -41,7 +47,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except MarcodError as error:
-            click.echo(f"marcod: {error}", err=True)
+            click.echo(f"marcod: {output.harmless(str(error))}", err=True)
             ctx.exit(error.exit_code)
 
 
@@ -65,7 +71,7 @@ def cli(ctx: click.Context, config_path: Path | None, database: str | None, log_
         overrides["log"] = {"level": log_level}
     loaded = settings.load(config_path, overrides)
     telemetry.configure(loaded.log.level, loaded.log.format)
-    ctx.obj = loaded
+    ctx.obj, ctx.meta["overrides"] = loaded, overrides
 
 
 for command in (
@@ -74,7 +80,9 @@ for command in (
     scan.scan,
     explain.explain,
     score.score,
+    status.status,
     drift.drift,
+    doctor.doctor,
     rescore.rescore,
     retrain.retrain,
     hits.hits,
@@ -84,8 +92,10 @@ for command in (
     review.review,
     model.model,
     train.train,
+    notify.notify,
     db.db,
     config.config,
+    install.install_systemd,
 ):
     cli.add_command(command)
 
@@ -96,6 +106,8 @@ label.label.add_command(suspects.suspects)
 
 def main() -> None:
     """Run the command line."""
+    # What is written, from the database to a report, is its user's and, for reading, the group's; a tighter one stays.
+    os.umask(os.umask(0o077) | 0o027)
     try:
         cli(prog_name="marcod")
     except BrokenPipeError:

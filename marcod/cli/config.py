@@ -2,7 +2,7 @@
 
 import click
 
-from marcod import daemon, labelling
+from marcod import daemon, labelling, watch
 from marcod import settings as configuration
 from marcod.cli import output
 from marcod.settings import Settings
@@ -46,6 +46,7 @@ def _value_of(values: dict[str, dict[str, object]], key: str) -> object:
 @click.pass_obj
 def check(settings: Settings) -> None:
     """Check that the configuration can work: sources, their layouts, and the lab's own words for labels."""
+    watch.require_roots(settings)
     daemon.check_sources(settings)
     labelling.tables_of(settings)
     click.echo(f"configuration is fine: {len(settings.sources)} sources, {configuration.redacted_url(settings)}")

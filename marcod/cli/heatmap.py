@@ -2,14 +2,13 @@
 
 import hashlib
 import re
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import bundle, daemon
+from marcod import bundle, daemon, images
 from marcod.cli import output, places
 from marcod.cli import plate as plates_cli
 from marcod.domain import DropClass, parse_well
@@ -130,15 +129,14 @@ def _read(root: Path, found: reports.Located) -> bytes:
     """The very bytes that were scored. Raises MarcodError when the file is gone, unreadable or another by now."""
     path = root / found.path
     try:
-        # A pipe that somebody put there instead would let us wait for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise MarcodError(f"{path} is not a regular file any more")
-        data = path.read_bytes()
+        data = images.read(path, root)
     except FileNotFoundError as error:
         what = path if root.is_dir() else f"the folder {root} of its source"
         raise MarcodError(f"{what} is gone, so the heat map has no picture to be drawn on") from error
     except OSError as error:
         raise MarcodError(f"{path} cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise MarcodError(f"{path} cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != found.content_hash:
         raise MarcodError(
             f"{path} has changed since it was scored (SHA-256 differs); `marcod scan` takes the new picture in"

@@ -96,7 +96,7 @@ def _plain(value: object) -> object:
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     """A plain table; numbers are right-aligned."""
-    made = Table(title=Text(title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = Table(title=Text(harmless(title)), title_justify="left", header_style="bold", box=None, pad_edge=False)
     filled = [list(row) for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(filled) and all(isinstance(row[index], (int, float)) for row in filled)
@@ -109,6 +109,11 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 def printable(text: str) -> str:
     """Text from a file name or a database, without characters that would steer a terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def harmless(text: str) -> str:
+    """:func:`printable` text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def state_of(summary: Summary) -> str:

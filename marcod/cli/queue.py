@@ -1,14 +1,11 @@
 """`marcod queue`: what waits, what failed, and trying again."""
 
-from datetime import UTC, datetime
-
 import click
 
 from marcod import daemon
 from marcod.cli import output
 from marcod.settings import Settings
-from marcod.store import queue as jobs
-from marcod.store import summaries, workers
+from marcod.store import backlog, summaries, workers
 
 
 @click.group()
@@ -21,9 +18,9 @@ def queue() -> None:
 @click.pass_obj
 def status(settings: Settings, json_output: bool) -> None:
     """Count jobs by state and list the workers that are alive."""
-    now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
-        counts = ready.db.read(lambda connection: jobs.status(connection, now))
+        now = ready.db.now()
+        counts = ready.db.read(lambda connection: backlog.status(connection, now))
         alive = ready.db.read(lambda connection: workers.alive(connection, now))
     if json_output:
         output.print_json({"queue": counts, "workers": alive})
@@ -49,7 +46,7 @@ def status(settings: Settings, json_output: bool) -> None:
 def failed(settings: Settings, limit: int, json_output: bool) -> None:
     """List quarantined images with their errors, the latest first."""
     with daemon.opened(settings) as ready:
-        rows = ready.db.read(lambda connection: jobs.quarantined(connection, limit))
+        rows = ready.db.read(lambda connection: backlog.quarantined(connection, limit))
     if json_output:
         output.print_json(rows)
         return
@@ -65,7 +62,7 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
 @click.pass_obj
 def retry(settings: Settings, images: tuple[int, ...]) -> None:
     """Put failed images back into the queue: IMAGES by number, or all."""
-    now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
+        now = ready.db.now()
         count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))
     click.echo(f"{count} images are back in the queue")

@@ -40,4 +40,4 @@ def _program(given: dict[str, object]) -> list[str]:
     """What starts marcod as this process was started."""
     options = (("--config", "config_path"), ("--database", "database"), ("--log-level", "log_level"))
     chosen = [part for option, name in options if given[name] is not None for part in (option, str(given[name]))]
-    return [sys.executable, "-m", "marcod.cli", *chosen]
+    return [sys.executable, "-m", "marcod", *chosen]

@@ -34,6 +34,7 @@ def scan(
 ) -> None:
     """Look once at every file of ROOT, or of the configured sources, and queue what is new."""
     chosen = _chosen(settings, root, layout, name)
+    watch.require_roots(chosen)
     daemon.check_sources(chosen)
     wait_s = settings.watch.settle_s if settle_s is None else settle_s
     reports = {}

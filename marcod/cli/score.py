@@ -1,7 +1,6 @@
 """`marcod score`: work off the queue by hand."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 from marcod import daemon
 from marcod.cli import output
 from marcod.settings import Settings, one_thread_an_operation
-from marcod.store import queue
+from marcod.store import backlog
 
 if TYPE_CHECKING:
     from marcod.score import BatchReport, Tally
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 def score(settings: Settings, json_output: bool) -> None:
     """Score everything that waits in the queue, then end."""
     with daemon.opened(settings) as ready:
-        waiting = ready.db.read(lambda connection: queue.status(connection, datetime.now(UTC))).waiting
+        waiting = ready.db.read(lambda connection: backlog.status(connection, ready.db.now())).waiting
         with output.progress("scoring", waiting) as done, daemon.stopped_by_signals() as stop:
             tally = drain(settings, ready, stop, done)
         daemon.tend(ready.db, settings)
-        status = ready.db.read(lambda connection: queue.status(connection, datetime.now(UTC)))
+        status = ready.db.read(lambda connection: backlog.status(connection, ready.db.now()))
     if json_output:
         output.print_json({"tally": tally, "queue": status})
         return

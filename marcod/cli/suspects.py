@@ -108,7 +108,8 @@ def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
     ]
     console.print(output.table("", ("person", "labels", "judged", "doubted", ""), people))
     if found.unreadable:
-        click.echo(f"{len(found.unreadable)} images could not be read, the first: {found.unreadable[0]}", err=True)
+        first = output.printable(found.unreadable[0])
+        click.echo(f"{len(found.unreadable)} images could not be read, the first: {first}", err=True)
 
 
 def _swap(person: Any) -> str:

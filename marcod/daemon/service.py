@@ -1,43 +1,42 @@
-"""The service: builds the loops from settings, runs them as threads, and ends them in order.
+"""The loops of one process and their supervisor, which is the main thread and does nothing else.
 
-The main thread supervises and does nothing else. One event stops everything: nominating ends, the batch on the
-device is finished, unstarted claims go back, and all threads are joined against one deadline. A second signal
-exits at once; the leases bring the work back. A loop that raises is logged, waits and goes on.
+A loop that fails is logged, waits and goes on. One that fails again and again in a way that nobody foresaw, a loop
+whose thread is dead, and a batch that hangs on its device end the process with exit code 1, so that systemd begins it
+anew; a database or a share that is away never does, however long.
 """
 
+import faulthandler
 import os
-import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Final
-from uuid import uuid4
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
-from apscheduler.schedulers.background import BackgroundScheduler
-
-from marcod import drift, labelling, telemetry, watch
-from marcod.errors import ConfigError, MarcodError
-from marcod.registry import Registry
+from marcod import instruments, notify, telemetry, watch
+from marcod.daemon.duties import HEART, Duties
+from marcod.daemon.ground import Ready, roots, worker_name
+from marcod.errors import MarcodError
 from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
-from marcod.store import migrate, summaries, workers
-from marcod.store.engine import Database
+from marcod.store import watching
 from marcod.train import trainer
+
+if TYPE_CHECKING:
+    from marcod.score import BatchReport
 
 log = telemetry.logger(__name__)
 
 TICK_S: Final = 1.0
-HEARTBEAT_S: Final = 10
-TEND_S: Final = 30
-LABELS_S: Final = 30
-DRIFT_S: Final = 3600
-DRIFT_FIRST_S: Final = 60
-LOOP_SILENCE_S: Final = 300.0
-"""A loop that shows no life for this long keeps WATCHDOG=1 from being sent."""
+SILENCE_S: Final = 300.0
+"""A loop that shows no life for this long hangs; of a scoring loop the configuration decides."""
+
+BUDGET_S: Final = 3600.0
+"""Failures further back are forgiven."""
+
+GRACE_S: Final = 30.0
+"""Beyond the deadline of a stop, until systemd may lose patience."""
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
@@ -45,54 +44,19 @@ LONGEST_PAUSE_S: Final = 60.0
 Loop = Callable[[threading.Event, Callable[[], None]], None]
 
 
-def worker_name() -> str:
-    """A name that no other process ever has, and that tells where it runs."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+class Budget:
+    """How often something may fail: ``limit`` times within :data:`BUDGET_S` seconds. Thread-safe."""
 
+    def __init__(self, limit: int) -> None:
+        self._limit, self._failures, self._lock = limit, deque[float](), threading.Lock()
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What every composition root starts from: a checked database and a champion."""
-
-    db: Database
-    registry: Registry
-
-
-@contextmanager
-def opened(settings: Settings) -> Iterator[Ready]:
-    """The database with a current schema and a champion, closed at the end.
-
-    Raises StoreError, SchemaError or BundleError with one sentence before anything else is done.
-    """
-    db = Database(settings.store.url.get_secret_value())
-    try:
-        migrate.require_current(db)
-        registry = Registry(db, settings.models.folder)
-        registry.ensure_champion(datetime.now(UTC))
-        yield Ready(db, registry)
-    finally:
-        db.close()
-
-
-def run(settings: Settings, roles: Sequence[Role], program: Sequence[str] = ()) -> int:
-    """Run these roles until a signal comes. Returns the exit code.
-
-    ``program`` starts marcod with the same configuration, for work that has a process of its own. Everything that can
-    be wrong is found before READY=1: configuration, roots, schema, champion self-test.
-    """
-    if "watch" in roles:
-        if not settings.sources:
-            raise ConfigError(
-                "no source is configured; add a [sources.NAME] table with root and layout, or try `marcod demo`"
-            )
-        check_sources(settings)
-    if "schedule" in roles:
-        labelling.tables_of(settings)
-    if "trainer" in roles:
-        trainer.check(settings.train)
-    with stopped_by_signals() as stop, opened(settings) as ready:
-        service = Service(settings, ready, roles, stop, program)
-        return service.supervise(service.loops())
+    def spend(self, now: float) -> bool:
+        """Count one failure; False when there were too many."""
+        with self._lock:
+            self._failures.append(now)
+            while self._failures[0] < now - BUDGET_S:
+                self._failures.popleft()
+            return len(self._failures) <= self._limit
 
 
 class Service:
@@ -105,35 +69,72 @@ class Service:
         roles: Sequence[Role],
         stop: threading.Event,
         program: Sequence[str] = (),
+        *,
+        silence_s: float = SILENCE_S,
     ) -> None:
-        self._settings = settings
+        self._settings, self._silence_s = settings, silence_s
         self._program = program
         self._ready = ready
-        self._roles = roles
+        self._roles = tuple(roles)
         self._stop = stop
         self._hearts = telemetry.Heartbeats()
+        self._watchers: dict[str, watch.Watcher] = {}
+        self._budgets: dict[str, Budget] = {}
+        self._silent: list[str] = []
+        self._failed = threading.Event()
         self.worker = worker_name()
+        self._duties = Duties(settings, ready, self._roles, self.worker, self._hearts, self._states)
 
     def loops(self) -> dict[str, Loop]:
         """The loops of this process's roles, each built and self-tested."""
         loops: dict[str, Loop] = {}
+        now = self._ready.db.now()
         if "watch" in self._roles:
-            for source in watch.open_sources(self._ready.db, self._settings, datetime.now(UTC)):
+            for source in watch.open_sources(self._ready.db, self._settings, now):
                 loops[f"watch {source.name}"] = self._watch_loop(source)
         if "score" in self._roles:
             loops["score"] = self._score_loop()
         if "trainer" in self._roles:
-            now = datetime.now(UTC)
-            loops["trainer"] = trainer.Trainer(self._ready.db, self._settings.train, self._program, now=now).run
+            loops["trainer"] = trainer.Trainer(
+                self._ready.db, self._settings.train, self._program, now=now, clock=self._ready.db.now
+            ).run
+        if "schedule" in self._roles and self._settings.notify:
+            loops["notify"] = notify.Notifier(
+                self._ready.db, self._settings, worker=self.worker, clock=self._ready.db.now
+            ).run
         return loops
+
+    def supervise(self, loops: dict[str, Loop]) -> int:
+        """Run the loops until the stop event, then join them against one deadline. Returns the exit code."""
+        self._budgets = {name: Budget(self._settings.daemon.restarts) for name in loops}
+        threads = {name: self._thread(name, loop) for name, loop in loops.items()}
+        instruments.loops(loops)
+        self._duties.start()
+        for thread in threads.values():
+            thread.start()
+        telemetry.notify("READY=1")
+        log.info("running", roles=",".join(self._roles), database=str(self._ready.db), worker=self.worker)
+        while not self._stop.wait(TICK_S):
+            self._duties.follow_clock(time.time(), time.monotonic())
+            self._revive(threads, loops)
+            self._show_life()
+        patience_us = int((self._settings.daemon.stop_s + GRACE_S) * 1e6)
+        telemetry.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={patience_us}")
+        self._duties.stop()
+        return self._join(threads)
 
     def _watch_loop(self, source: watch.Source) -> Loop:
         """One thread a source, so that a slow share delays no other."""
 
         def loop(stop: threading.Event, alive: Callable[[], None]) -> None:
-            watch.Watcher(self._ready.db, [source], self._settings.watch, beat=alive).run(stop)
+            watcher = watch.Watcher(self._ready.db, [source], self._settings.watch, beat=alive)
+            self._watchers[source.name] = watcher
+            watcher.run(stop)
 
         return loop
+
+    def _states(self) -> list[watching.State]:
+        return [_state(status, self.worker) for watcher in list(self._watchers.values()) for status in watcher.status()]
 
     def _score_loop(self) -> Loop:
         one_thread_an_operation()
@@ -146,34 +147,18 @@ class Service:
             self._settings.score,
             worker=self.worker,
             roots=roots(self._settings),
+            on_batch=_count,
         )
         champion = scorer.warm()
         log.info("champion ready", model=str(champion), synthetic=champion.synthetic)
         return scorer.run
 
-    def supervise(self, loops: dict[str, Loop]) -> int:
-        """Run the loops until the stop event, then join them against one deadline. Returns the exit code."""
-        scheduler = self._scheduler()
-        threads = [
-            threading.Thread(target=self._guard, args=(name, loop), name=name, daemon=True)
-            for name, loop in loops.items()
-        ]
-        self._beat()
-        scheduler.start()
-        for thread in threads:
-            thread.start()
-        telemetry.notify("READY=1")
-        log.info("running", roles=",".join(self._roles), database=str(self._ready.db), worker=self.worker)
-        while not self._stop.wait(TICK_S):
-            self._show_life()
-        telemetry.notify("STOPPING=1")
-        scheduler.shutdown(wait=False)
-        return self._join(threads)
+    def _thread(self, name: str, loop: Loop) -> threading.Thread:
+        return threading.Thread(target=self._guard, args=(name, loop), name=name, daemon=True)
 
     def _guard(self, name: str, loop: Loop) -> None:
         """Keep one loop going: the boundary at which every exception ends."""
         pause_s = FIRST_PAUSE_S
-        failures = 0
 
         def alive() -> None:
             nonlocal pause_s
@@ -184,116 +169,98 @@ class Service:
             self._hearts.beat(name, time.monotonic())
             try:
                 loop(self._stop, alive)
-            except Exception as error:
-                failures += 1
-                expected = isinstance(error, MarcodError)
-                log.error("loop failed", loop=name, error=str(error), failures=failures, exc_info=not expected)
-                self._stop.wait(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            except MarcodError as error:
+                # Foreseen, such as a database that is away: waited out, for hours if need be.
+                instruments.loop_failed(name)
+                log.error("loop failed", loop=name, error=str(error), again_in_s=pause_s)
+            except Exception:
+                instruments.loop_failed(name)
+                log.exception("loop failed", loop=name, again_in_s=pause_s)
+                if not self._budgets[name].spend(time.monotonic()):
+                    self._give_up(name)
+            if self._stop.wait(pause_s):
+                break
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         self._hearts.forget(name)
 
+    def _revive(self, threads: dict[str, threading.Thread], loops: dict[str, Loop]) -> None:
+        """Begin loops anew whose threads died without a word."""
+        for name in [name for name, thread in threads.items() if not thread.is_alive() and not self._stop.is_set()]:
+            log.error("loop is dead", loop=name)
+            if not self._budgets[name].spend(time.monotonic()):
+                self._give_up(name)
+                return
+            threads[name] = self._thread(name, loops[name])
+            threads[name].start()
+
+    def _give_up(self, name: str) -> None:
+        """End in order, so that whoever started this process starts it anew."""
+        log.critical("loop fails again and again, the process ends to be begun anew", loop=name)
+        telemetry.notify(f"STATUS=loop {name} fails again and again")
+        self._failed.set()
+        self._stop.set()
+
     def _show_life(self) -> None:
-        stale = self._hearts.stale(time.monotonic(), LOOP_SILENCE_S)
-        if stale:
-            log.error("loop is silent", loops=",".join(stale))
+        silent = self._hearts.stale(time.monotonic(), self._limits(), self._silence_s)
+        if silent != self._silent:
+            self._silent = silent
+            log.error("loops are silent", loops=silent) if silent else log.info("all loops show life again")
+        # Whoever watches hangs on a share, which no new process can mend; the other sources must not suffer.
+        if hung := [name for name in silent if not name.startswith("watch ")]:
+            self._abandon(hung)
         elif watchdog_s() is not None:
             telemetry.notify("WATCHDOG=1")
 
-    def _scheduler(self) -> BackgroundScheduler:
-        scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
-        scheduler.add_job(lambda: self._guarded("heartbeat", self._beat), "interval", seconds=HEARTBEAT_S)
-        if "schedule" in self._roles:
-            scheduler.add_job(lambda: self._guarded("tend", self._tend), "interval", seconds=TEND_S)
-            scheduler.add_job(
-                lambda: self._guarded("labels", self._labels),
-                "interval",
-                seconds=LABELS_S,
-                next_run_time=datetime.now(UTC),
-            )
-        if "schedule" in self._roles and self._settings.drift.enabled:
-            scheduler.add_job(
-                lambda: self._guarded("drift", self._drift),
-                "interval",
-                seconds=DRIFT_S,
-                next_run_time=datetime.now(UTC) + timedelta(seconds=DRIFT_FIRST_S),
-            )
-        return scheduler
+    def _limits(self) -> dict[str, float]:
+        return {"score": self._settings.daemon.batch_limit_s, HEART: SILENCE_S}
 
-    def _beat(self) -> None:
-        now, host, pid, roles = datetime.now(UTC), socket.gethostname(), os.getpid(), ",".join(self._roles)
-        self._ready.db.write(lambda connection: workers.beat(connection, self.worker, host, pid, roles, now))
+    def _abandon(self, hung: list[str]) -> None:
+        """A thread that hangs in a device or a driver can neither be stopped nor waited for."""
+        log.critical("loops hang, the process ends; their leases will lapse", loops=hung)
+        telemetry.notify(f"STATUS={', '.join(hung)} hangs")
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
+        os._exit(1)
 
-    def _tend(self) -> None:
-        tend(self._ready.db, self._settings)
-
-    def _labels(self) -> None:
-        turn = labelling.resolve_inbox(self._ready.db, self._settings, datetime.now(UTC))
-        if turn.resolved or turn.refused:
-            log.info("inbox", resolved=turn.resolved, refused=turn.refused, waiting=turn.waiting)
-
-    def _drift(self) -> None:
-        drift.run(self._ready.db, self._settings.drift, datetime.now(UTC))
-
-    def _guarded(self, name: str, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except MarcodError as error:
-            log.warning("scheduled work failed", job=name, error=str(error))
-
-    def _join(self, threads: list[threading.Thread]) -> int:
+    def _join(self, threads: dict[str, threading.Thread]) -> int:
         deadline = time.monotonic() + self._settings.daemon.stop_s
-        for thread in threads:
+        for thread in threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
-        late = [thread.name for thread in threads if thread.is_alive()]
+        late = [name for name, thread in threads.items() if thread.is_alive()]
         if late:
             log.error("stopped with work unfinished; its leases will lapse", loops=",".join(late))
             # The interpreter would wait for threads that hang, on a dead share for ever.
             os._exit(1)
-        self._guarded("leave", lambda: self._ready.db.write(lambda connection: workers.leave(connection, self.worker)))
+        self._duties.leave()
         log.info("stopped")
-        return 0
+        return 1 if self._failed.is_set() else 0
 
 
-def tend(db: Database, settings: Settings) -> None:
-    """Quarantine what killed its workers, complete quiet inspections, forget workers that are long gone."""
-    now = datetime.now(UTC)
-    exhausted = db.write(
-        lambda connection: summaries.give_up_exhausted(connection, max_attempts=settings.score.max_attempts, now=now)
+def _count(report: "BatchReport") -> None:
+    instruments.batch(
+        model=report.model,
+        outcomes=report.outcomes,
+        wait_s=report.wait_s,
+        predict_s=report.predict_s,
+        decode_s=report.decode_s,
+        delays_s=report.delays_s,
+        lapsed=report.lapsed,
     )
-    completed = db.write(lambda connection: summaries.complete_quiet(connection, now, settings.watch.quiet_s))
-    db.write(lambda connection: workers.forget_gone(connection, now))
-    if exhausted or completed:
-        log.info("tended", quarantined=exhausted, completed=completed)
 
 
-def check_sources(settings: Settings) -> None:
-    """Raises ConfigError or LayoutError for the first source that cannot work, before anything is written."""
-    watch.require_roots(settings)
-    taken: dict[Path, str] = {}
-    for name, source in settings.sources.items():
-        watch.layout_of(name, source)
-        if taken.setdefault(source.root.resolve(), name) != name:
-            raise ConfigError(f"sources {taken[source.root.resolve()]!r} and {name!r} have one root; remove one")
-
-
-def roots(settings: Settings) -> dict[str, Path]:
-    """Where each configured source is on this host."""
-    return {name: source.root for name, source in settings.sources.items()}
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second exits at once. For the main thread only."""
-    stop = threading.Event()
-
-    def handle(number: int, _frame: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _state(status: watch.SourceStatus, worker: str) -> watching.State:
+    return watching.State(
+        source=status.name,
+        worker=worker,
+        host=socket.gethostname(),
+        root_there=status.root_there,
+        observing=status.watching,
+        trouble=status.trouble,
+        pending=status.pending,
+        waiting=status.waiting,
+        walking=status.walking,
+        walked_files=status.walked_files,
+        unreadable=status.unreadable,
+        walked_at=status.walked_at,
+        walked_whole_at=status.walked_whole_at,
+        round_at=status.round_at,
+    )

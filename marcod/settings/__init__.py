@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
@@ -142,11 +143,36 @@ def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+        raise ConfigError(f"{path or 'a credential'} is not UTF-8 text: {error}") from error
     except SettingsError as error:
         raise ConfigError(f"{error}; a variable sets one field, such as MARCOD_WATCH__SETTLE_S=5") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def origins(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Where each value of :func:`load` came from, by dotted key; what is at its default is left out."""
+    found: dict[str, str] = {}
+    if (path := config_file(config)) is not None:
+        found |= dict.fromkeys(_flat(TomlConfigSettingsSource(Settings, toml_file=path)()), str(path))
+    if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
+        found |= dict.fromkeys(_flat(_credentials(Settings, credentials)()), f"a credential in {credentials}")
+    for key in _flat(EnvSettingsSource(Settings)()):
+        found[key] = f"variable {PREFIX}{key.upper().replace('.', '__')}"
+    return found | dict.fromkeys(_flat(overrides or {}), "the command line")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in values.items():
+        below = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else []
+        keys += below or [f"{prefix}{name}"]
+    return keys
+
+
+def _credentials(settings_cls: type[BaseSettings], folder: str) -> NestedSecretsSettingsSource:
+    plain = SecretsSettingsSource(settings_cls, secrets_dir=folder)
+    return NestedSecretsSettingsSource(plain, secrets_nested_delimiter="__")
 
 
 def _layered(path: Path | None) -> type[Settings]:
@@ -164,8 +190,7 @@ def _layered(path: Path | None) -> type[Settings]:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             sources = [init_settings, env_settings]
             if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
-                plain = SecretsSettingsSource(settings_cls, secrets_dir=credentials)
-                sources.append(NestedSecretsSettingsSource(plain, secrets_nested_delimiter="__"))
+                sources.append(_credentials(settings_cls, credentials))
             if path is not None:
                 sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
             return tuple(sources)
@@ -219,6 +244,10 @@ def described() -> list[tuple[str, str, object]]:
 
 
 def redacted_url(settings: Settings) -> str:
-    """The database URL without its password, for logs and people."""
-    url = re.sub(r"(://[^:/@]+):.*@", r"\1:***@", settings.store.url.get_secret_value())
-    return re.sub(r"(password=)[^&]*", r"\1***", url)
+    """The database URL without its password, also where that holds what ends one or stands in the query."""
+    scheme, _, rest = settings.store.url.get_secret_value().partition("://")
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    place, mark, query = place.partition("?")
+    shown = "&".join(re.sub(r"(?i)^([^=]*(pass|%)[^=]*)=.*", r"\1=***", part) for part in query.split("&"))
+    return f"{scheme}://{user}{':***' if colon else ''}{at}{place}{mark}{shown}"

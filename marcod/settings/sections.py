@@ -5,7 +5,16 @@ from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from marcod.domain import Modality
 from marcod.settings.surroundings import state_dir
@@ -188,12 +197,21 @@ EventKind = Literal["hits", "complete", "quarantine", "drift"]
 EVENT_KINDS: Final[tuple[EventKind, ...]] = ("hits", "complete", "quarantine", "drift")
 
 
+def _mailbox(text: str) -> str:
+    if text.count("@") != 1 or not text.isprintable() or text != text.strip():
+        raise ValueError(f"{text!r} is no address such as lab@example.org")
+    return text
+
+
+Mailbox = Annotated[str, AfterValidator(_mailbox)]
+
+
 class NotifySettings(Section):
     """One place that is told what happens: a webhook (``url``) or people's mailboxes (``to``)."""
 
     url: SecretStr | None = Field(default=None, description="Webhook that gets a POST; https, or http on this host")
     secret: SecretStr | None = Field(default=None, description="Key of the signature in X-Marcod-Signature")
-    to: list[str] = Field(default_factory=list, description="Addresses that get an e-mail, through [mail]")
+    to: list[Mailbox] = Field(default_factory=list, description="Addresses that get an e-mail, through [mail]")
     events: list[EventKind] = Field(
         default_factory=lambda: list(EVENT_KINDS), description="What is told: hits, complete, quarantine, drift"
     )
@@ -224,7 +242,7 @@ class MailSettings(Section):
     security: Literal["none", "starttls", "tls"] = Field(default="none", description="How the connection is guarded")
     user: str | None = Field(default=None, description="Who logs in; needs starttls or tls")
     password: SecretStr | None = Field(default=None, description="The password of that user")
-    sender: str = Field(default="marcod@localhost", description="Address that e-mails come from")
+    sender: Mailbox = Field(default="marcod@localhost", description="Address that e-mails come from")
 
     @model_validator(mode="after")
     def _no_password_in_the_open(self) -> "MailSettings":

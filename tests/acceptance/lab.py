@@ -86,7 +86,7 @@ class Site:
     @contextmanager
     def daemon(self, roles: str = "watch,score,schedule") -> Iterator[subprocess.Popen[bytes]]:
         """The real service as its own process; killed at the end if it is still there."""
-        command = [sys.executable, "-m", "marcod.cli", "--config", str(self.config), "run", "--roles", roles]
+        command = [sys.executable, "-m", "marcod", "--config", str(self.config), "run", "--roles", roles]
         log = (self.folder / "marcod.log").open("ab")
         process = subprocess.Popen(command, stdout=log, stderr=log, env=settings.child_environment())
         try:

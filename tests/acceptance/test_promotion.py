@@ -250,7 +250,7 @@ def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: 
     db = Database(archive.url)
     db.write(lambda c: workers.beat(c, "elsewhere", "host", 1, "score", datetime.now(UTC)))
     db.close()
-    command = [sys.executable, "-m", "marcod.cli", "--config", str(archive.config), "rescore", "--all"]
+    command = [sys.executable, "-m", "marcod", "--config", str(archive.config), "rescore", "--all"]
     command += ["--model", "random:2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=settings.child_environment()) as process:
         wait_until(lambda: archive.count("job") == 6, "the images to be queued")

@@ -55,7 +55,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
 
 
 def retraining(site: Site) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "marcod.cli", "--config", str(site.config), "retrain"]
+    command = [sys.executable, "-m", "marcod", "--config", str(site.config), "retrain"]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, env=settings.child_environment(), stdout=quiet, stderr=quiet)
 

@@ -220,7 +220,7 @@ def test_a_session_of_keys_stops_and_goes_on(lab: Site) -> None:
 
 def session(lab: Site, *keys: str) -> str:
     """`marcod review next` on a terminal of its own, with keys typed at each question."""
-    command = [sys.executable, "-m", "marcod.cli", "--config", str(lab.config), "review", "next", "--person", "ann"]
+    command = [sys.executable, "-m", "marcod", "--config", str(lab.config), "review", "next", "--person", "ann"]
     ours, theirs = pty.openpty()
     environment = settings.child_environment()
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)

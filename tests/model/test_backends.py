@@ -9,6 +9,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
+import tensorflow as tf
 from tiny import TINY
 
 from marcod import backend, bundle, network
@@ -21,6 +23,44 @@ def test_without_an_accelerator_training_is_single_precision() -> None:
     assert backend.training_compiler() == (keras.backend.backend() != "tensorflow")
     with backend.data_parallel() as devices:
         assert devices == 1
+
+
+def test_a_device_with_too_little_memory_gets_half_batches() -> None:
+    seen: list[int] = []
+
+    def score(batch: np.ndarray) -> np.ndarray:
+        """A device with room for three pictures; beyond, it really asks for more memory than any machine has."""
+        seen.append(len(batch))
+        if len(batch) > 3:
+            tf.zeros([2**46])
+        return batch.sum(axis=(1, 2, 3))[:, np.newaxis]
+
+    scoring = backend.within_memory(score, 16)
+    pictures = np.random.default_rng(1).normal(size=(16, 2, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(scoring(pictures)[:, 0], pictures.sum(axis=(1, 2, 3)))
+    assert seen == [16, 8, 4, *[2] * 8]
+    # For good: a later batch does not try again what failed.
+    scoring(pictures[:5])
+    assert seen[11:] == [2, 2, 2]
+
+
+def test_a_device_without_memory_for_one_picture_says_so() -> None:
+    def score(batch: np.ndarray) -> np.ndarray:
+        return np.asarray(tf.zeros([2**46]))
+
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        backend.within_memory(score, 4)(np.zeros((4, 2, 2, 3), np.float32))
+
+
+def test_another_failure_of_the_device_is_not_taken_for_a_lack_of_memory() -> None:
+    def score(batch: np.ndarray) -> np.ndarray:
+        seen.append(len(batch))
+        raise ValueError("broken")
+
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="broken"):
+        backend.within_memory(score, 4)(np.zeros((4, 2, 2, 3), np.float32))
+    assert seen == [4]
 
 
 TWO_DEVICES = """

@@ -22,7 +22,7 @@ from marcod.errors import BundleError, StoreError
 from marcod.registry import Registry
 from marcod.score import BatchReport, Scorer
 from marcod.settings import ScoreSettings
-from marcod.store import catalog, queue, reports, versions
+from marcod.store import backlog, catalog, queue, reports, versions
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.schema import image, job, score
@@ -114,7 +114,7 @@ class Lab:
 
     def failed(self) -> dict[str, str]:
         """Quarantined errors by path."""
-        return {f.path: f.error for f in self.db.read(lambda c: queue.quarantined(c, 100))}
+        return {f.path: f.error for f in self.db.read(lambda c: backlog.quarantined(c, 100))}
 
     def waiting(self) -> dict[str, tuple[int, str]]:
         """Attempts and errors of unfinished jobs by path."""
@@ -267,7 +267,7 @@ def test_a_stopped_scorer_gives_back_what_it_did_not_start(lab: Lab) -> None:
         lab.deliver(f"{seed:02}.jpg", picture(seed))
     stop = threading.Event()
     lab.scorer(on_batch=lambda _: stop.set()).run(stop)
-    status = lab.db.read(lambda c: queue.status(c, utc(2)))
+    status = lab.db.read(lambda c: backlog.status(c, utc(2)))
     assert status.leased == 0
     assert status.waiting + len(lab.scores()) == 12
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}

@@ -28,8 +28,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_migrations_views_and_the_shipped_bundle_travel_inside(unpacked: Path) -> None:
-    for source, target in (("migrations", "_migrations"), ("models", "_models")):
+def test_migrations_units_and_the_shipped_bundle_travel_inside(unpacked: Path) -> None:
+    for source, target in (("migrations", "_migrations"), ("models", "_models"), ("systemd", "_systemd")):
         expected = {
             path.relative_to(ROOT / source).as_posix()
             for path in (ROOT / source).rglob("*")
@@ -46,7 +46,7 @@ def test_an_installation_makes_its_database_and_knows_its_model(unpacked: Path, 
             sys.executable,
             "-P",
             "-m",
-            "marcod.cli",
+            "marcod",
             "--database",
             f"sqlite:///{tmp_path}/marcod.sqlite",
             "model",

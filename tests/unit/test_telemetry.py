@@ -48,6 +48,7 @@ def test_silent_loops_are_found() -> None:
     hearts = telemetry.Heartbeats()
     hearts.beat("watch", 0.0)
     hearts.beat("score", 50.0)
-    assert hearts.stale(100.0, 60.0) == ["watch"]
+    assert hearts.stale(100.0, {}, 60.0) == ["watch"]
+    assert hearts.stale(100.0, {"watch": 100.0, "score": 40.0}, 60.0) == ["score"]
     hearts.forget("watch")
-    assert hearts.stale(1000.0, 60.0) == ["score"]
+    assert hearts.stale(1000.0, {}, 60.0) == ["score"]

@@ -1,0 +1,59 @@
+"""`marcod doctor`: is everything well, and what to do where it is not."""
+
+from collections import Counter
+from typing import Final
+
+import click
+from rich.text import Text
+
+from marcod import doctor as examination
+from marcod import settings as configuration
+from marcod.cli import output
+from marcod.doctor import Finding, Verdict
+from marcod.settings import Settings
+
+STYLES: Final = {Verdict.OK: "green", Verdict.ATTENTION: "yellow", Verdict.BROKEN: "bold red"}
+MARKS: Final = {Verdict.OK: "ok", Verdict.ATTENTION: "look", Verdict.BROKEN: "BROKEN"}
+
+
+@click.command()
+@click.option("--no-device", is_flag=True, help="Leave out loading the model and its test batch, which take seconds")
+@output.as_json
+@click.pass_context
+def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
+    """Examine configuration, database, sources, models, device, clock, disks and limits; changes nothing.
+
+    Exit code 0 when all is well, 3 when something needs attention.
+    """
+    settings: Settings = ctx.obj
+    root = ctx.find_root()
+    origins = configuration.origins(root.params["config_path"], root.meta["overrides"])
+    found = []
+    for finding in examination.examine(settings, origins, device=not no_device):
+        found.append(finding)
+        if not json_output:
+            _tell(finding, new_area=len(found) < 2 or found[-2].area != finding.area)
+    counts = Counter(finding.verdict for finding in found)
+    if json_output:
+        output.print_json({"findings": found, "counts": {verdict: counts[verdict] for verdict in Verdict}})
+    else:
+        click.echo(_verdict(counts))
+    ctx.exit(0 if counts[Verdict.OK] == len(found) else output.ATTENTION)
+
+
+def _tell(finding: Finding, *, new_area: bool) -> None:
+    line = Text(f"{MARKS[finding.verdict]:>6}  ", STYLES[finding.verdict])
+    line.append(f"{output.printable(finding.subject)}: ", "default")
+    line.append(output.printable(finding.text), "default")
+    console = output.console()
+    if new_area:
+        console.print(Text(finding.area, "bold"))
+    console.print(line)
+    if finding.advice and finding.verdict is not Verdict.OK:
+        console.print(Text(f"        {output.printable(finding.advice)}", "dim"))
+
+
+def _verdict(counts: "Counter[Verdict]") -> str:
+    if not counts[Verdict.ATTENTION] and not counts[Verdict.BROKEN]:
+        return "all is well"
+    return f"{counts[Verdict.BROKEN]} broken, {counts[Verdict.ATTENTION]} to look at, {counts[Verdict.OK]} well"

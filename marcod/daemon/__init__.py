@@ -1,0 +1,59 @@
+"""The service: builds the loops from settings, runs them as threads, and ends them in order.
+
+``ground`` is what every program stands on, ``service`` the loops and their supervisor, ``duties`` what is done again
+and again beside them. One event stops everything: nominating ends, the batch on the device is finished, unstarted
+claims go back, and all threads are joined against one deadline. A second signal exits at once; the leases bring the
+work back.
+"""
+
+from collections.abc import Sequence
+
+from marcod import labelling, telemetry
+from marcod.daemon.duties import tend
+from marcod.daemon.ground import (
+    Ready,
+    check_sources,
+    opened,
+    roots,
+    stopped_by_signals,
+    worker_name,
+)
+from marcod.daemon.service import Service
+from marcod.errors import ConfigError
+from marcod.settings import Role, Settings
+from marcod.train import trainer
+
+__all__ = ["Ready", "check_sources", "opened", "roots", "run", "stopped_by_signals", "tend", "worker_name"]
+
+log = telemetry.logger(__name__)
+
+
+def run(settings: Settings, roles: Sequence[Role], program: Sequence[str] = ()) -> int:
+    """Run these roles until a signal comes. Returns the exit code: 0, or 1 when it ended itself to be begun anew.
+
+    ``program`` starts marcod with the same configuration, for work that has a process of its own. Everything that can
+    be wrong is found before READY=1: configuration, schema, champion self-test.
+    """
+    check(settings, roles)
+    with stopped_by_signals() as stop, opened(settings) as ready:
+        service = Service(settings, ready, roles, stop, program)
+        loops = service.loops()
+        # Warming up takes a while, and somebody may have thought better of it.
+        return 0 if stop.is_set() else service.supervise(loops)
+
+
+def check(settings: Settings, roles: Sequence[Role]) -> None:
+    """Raises ConfigError or LayoutError for what these roles cannot work with, before anything is written.
+
+    A share that is not mounted yet is no such thing: its watcher waits for it.
+    """
+    if "watch" in roles:
+        if not settings.sources:
+            raise ConfigError(
+                "no source is configured; add a [sources.NAME] table with root and layout, or try `marcod demo`"
+            )
+        check_sources(settings)
+    if "schedule" in roles:
+        labelling.tables_of(settings)
+    if "trainer" in roles:
+        trainer.check(settings.train)

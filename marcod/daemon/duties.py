@@ -1,0 +1,186 @@
+"""What a running service does again and again beside its loops: heartbeats, tending, labels, drift, metrics, thinning.
+
+Each duty is short, runs alone, and fails alone: the next turn comes whatever happened to the last.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from marcod import drift, instruments, labelling, monitor, telemetry
+from marcod.daemon.ground import Ready
+from marcod.errors import MarcodError
+from marcod.settings import Role, Settings
+from marcod.store import outbox, queue, retention, standing, summaries, watching, workers
+from marcod.store.engine import Database
+
+log = telemetry.logger(__name__)
+
+HEART: Final = "schedule"
+"""The name under which the scheduler shows life."""
+
+HEARTBEAT_S: Final = 10
+TEND_S: Final = 30
+LABELS_S: Final = 30
+DRIFT_S: Final = 3600
+DRIFT_FIRST_S: Final = 60
+JOB_DEFAULTS: Final = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+"""A turn that comes late is not left out: of drift that would be an hour."""
+
+CLOCK_STEP_S: Final = 5.0
+"""A wall clock that moves this much beside a monotonic one was set."""
+
+THIN_S: Final = 3600
+THIN_FIRST_S: Final = 300
+THIN_ROUNDS: Final = 50
+"""Short transactions of thinning in one turn."""
+
+
+class Duties:
+    """The scheduled work of one process. ``states`` says how the watching of this process's sources stands."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ready: Ready,
+        roles: tuple[Role, ...],
+        worker: str,
+        hearts: telemetry.Heartbeats,
+        states: Callable[[], list[watching.State]],
+    ) -> None:
+        self._settings, self._db, self._roles, self._worker = settings, ready.db, roles, worker
+        self._hearts, self._states = hearts, states
+        self._monitor = monitor.Monitor(settings.metrics)
+        self._thinned_up_to = 0
+        self._ahead_s: float | None = None
+
+    def start(self) -> None:
+        """Show the first heartbeat, then begin. Raises ConfigError when the port of the metrics is taken."""
+        self._monitor.serve()
+        self._beat()
+        self._scheduler = self._planned()
+        self._scheduler.start()
+
+    def follow_clock(self, wall_s: float, counted_s: float) -> None:
+        """Do everything now when the clock was set: the scheduler goes by it, and would wait an hour if that is lost.
+
+        ``wall_s`` is the host's clock and ``counted_s`` a monotonic one, both in seconds.
+        """
+        before, self._ahead_s = self._ahead_s, wall_s - counted_s
+        if before is None or abs(self._ahead_s - before) <= CLOCK_STEP_S:
+            return
+        log.warning("the clock was set", by_s=round(self._ahead_s - before, 1))
+        for job in self._scheduler.get_jobs():
+            job.modify(next_run_time=datetime.now(UTC))
+
+    def stop(self) -> None:
+        """Begin nothing more; what is under way ends by itself."""
+        self._hearts.forget(HEART)
+        self._scheduler.shutdown(wait=False)
+        self._monitor.close()
+
+    def leave(self) -> None:
+        """Take this worker's row away."""
+        self._guarded("leave", lambda: self._db.write(lambda connection: workers.leave(connection, self._worker)))
+
+    def _planned(self) -> BackgroundScheduler:
+        scheduler = BackgroundScheduler(timezone="UTC", job_defaults=JOB_DEFAULTS)
+        now = datetime.now(UTC)
+
+        def every(seconds: float, name: str, work: Callable[[], None], first: datetime | None = None) -> None:
+            more = {} if first is None else {"next_run_time": first}
+            scheduler.add_job(lambda: self._guarded(name, work), "interval", seconds=seconds, id=name, **more)
+
+        every(HEARTBEAT_S, "heartbeat", self._beat)
+        if "schedule" in self._roles:
+            every(TEND_S, "tend", self._tend)
+            every(LABELS_S, "labels", self._labels, now)
+            every(self._settings.metrics.every_s, "metrics", self._measure, now)
+            every(THIN_S, "retention", self._thin, now + timedelta(seconds=THIN_FIRST_S))
+            if self._settings.drift.enabled:
+                every(DRIFT_S, "drift", self._drift, now + timedelta(seconds=DRIFT_FIRST_S))
+        return scheduler
+
+    def _guarded(self, name: str, work: Callable[[], None]) -> None:
+        """The boundary at which every exception of a duty ends."""
+        try:
+            work()
+        except MarcodError as error:
+            log.warning("scheduled work failed", job=name, error=str(error))
+        except Exception:
+            instruments.loop_failed(name)
+            log.exception("scheduled work failed", job=name)
+
+    def _beat(self) -> None:
+        # Before the database is asked: the scheduler lives, whether the database does or not.
+        self._hearts.beat(HEART, time.monotonic())
+        now, host, pid, roles = self._db.now(), socket.gethostname(), os.getpid(), ",".join(self._roles)
+        states = self._states()
+
+        def work(connection: Any) -> None:
+            workers.beat(connection, self._worker, host, pid, roles, now)
+            watching.write(connection, states, now)
+
+        self._db.write(work)
+
+    def _tend(self) -> None:
+        tend(self._db, self._settings)
+
+    def _labels(self) -> None:
+        turn = labelling.resolve_inbox(self._db, self._settings, self._db.now())
+        if turn.resolved or turn.refused:
+            log.info("inbox", resolved=turn.resolved, refused=turn.refused, waiting=turn.waiting)
+
+    def _drift(self) -> None:
+        drift.run(self._db, self._settings.drift, self._db.now())
+
+    def _measure(self) -> None:
+        now = self._db.now()
+        try:
+            self._monitor.update(self._db.read(lambda connection: standing.take(connection, now)), now)
+        finally:
+            # Also when the database is away, so that what is known no more leaves the file.
+            self._monitor.write_textfile()
+
+    def _thin(self) -> None:
+        now = self._db.now()
+        before = now - timedelta(days=self._settings.retention.events_days)
+        self._db.write(lambda connection: outbox.forget(connection, before))
+        thinned = retention.run(self._db, self._settings.retention, now, after=self._thinned_up_to, rounds=THIN_ROUNDS)
+        self._thinned_up_to = thinned.last or 0
+        if thinned.rows:
+            log.info("thinned", scores=thinned.scores, former_contents=thinned.contents, audit=thinned.audit)
+
+
+def tend(db: Database, settings: Settings) -> None:
+    """Quarantine what killed its workers, complete quiet inspections, forget who and what is long gone."""
+    now = db.now()
+    exhausted = db.write(
+        lambda connection: summaries.give_up_exhausted(connection, max_attempts=settings.score.max_attempts, now=now)
+    )
+    completed = db.write(lambda connection: summaries.complete_quiet(connection, now, settings.watch.quiet_s))
+    strays = db.write(
+        lambda connection: queue.bring_back(
+            connection,
+            now=now,
+            lease_s=settings.score.lease_s,
+            retry_s=settings.score.retry_s,
+            max_attempts=settings.score.max_attempts,
+        )
+    )
+    db.write(lambda connection: _forget(connection, settings, now))
+    if exhausted or completed or strays:
+        log.info("tended", quarantined=exhausted, completed=completed, brought_back=strays)
+
+
+def _forget(connection: Any, settings: Settings, now: datetime) -> None:
+    workers.forget_gone(connection, now)
+    watching.forget_gone(connection, now)
+    if not settings.notify:
+        # Nobody is to be told, now or later.
+        outbox.dispatch(connection, (), now)

@@ -1,0 +1,44 @@
+"""The doctor: looks at everything marcod needs on this host and says what is well, and what to do where it is not.
+
+``places`` looks at folders, shares and disks, ``machine`` at clock, limits and the device, ``service`` at the database,
+models, workers and work. Nothing is changed. What is found is told as findings; only a database that goes away in the
+middle raises StoreError.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from marcod.doctor import machine, places, service
+from marcod.doctor.finding import Finding, Verdict
+from marcod.settings import Settings
+from marcod.store.engine import Database
+
+__all__ = ["Finding", "Verdict", "examine"]
+
+
+def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[Finding]:
+    """Every finding, in the order in which a person would look; ``origins`` says where configured values came from.
+
+    With ``device`` the model is loaded, proves its golden pictures and scores a batch, which takes seconds.
+    """
+    yield from service.configuration(settings, origins)
+    with service.connected(settings) as (db, trouble):
+        if db is None:
+            advice = "start it, or correct store.url; `marcod run` makes a database of SQLite"
+            yield Finding("database", "connection", Verdict.BROKEN, trouble, advice)
+        else:
+            yield from service.database(db)
+            yield from machine.database_clock(db)
+            if service.usable(db):
+                yield from _inside(db, settings, device=device)
+    yield from places.disks(settings)
+    yield from machine.limits(settings)
+    yield from machine.clock()
+
+
+def _inside(db: Database, settings: Settings, *, device: bool) -> Iterator[Finding]:
+    """What only a database with its tables can tell."""
+    yield from places.sources(db, settings, db.now())
+    yield from service.models(db, settings)
+    if device:
+        yield from machine.device(db, settings)
+    yield from service.work(db, db.now())

@@ -1,0 +1,28 @@
+"""What the doctor says of one thing."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """How something is: well, worth a person's attention, or so that marcod cannot work."""
+
+    OK = "ok"
+    ATTENTION = "attention"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at, and what to do about it unless it is well."""
+
+    area: str
+    subject: str
+    verdict: Verdict
+    text: str
+    advice: str = ""
+
+
+def judged(area: str, subject: str, well: bool, text: str, advice: str, bad: Verdict = Verdict.ATTENTION) -> Finding:
+    """A finding that is well, or needs the advice."""
+    return Finding(area, subject, Verdict.OK, text) if well else Finding(area, subject, bad, text, advice)

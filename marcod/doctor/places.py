@@ -1,0 +1,156 @@
+"""Folders, shares and disks: is everything there, readable, watched in the way that works, and is there room."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from marcod import layouts
+from marcod.doctor.finding import Finding, Verdict, judged
+from marcod.domain import path_text
+from marcod.errors import MarcodError
+from marcod.settings import Settings, SourceSettings
+from marcod.store import health, watching
+from marcod.store.engine import Database
+from marcod.watch import layout_of
+
+NETWORKED: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "fuse.sshfs", "davfs"}
+)
+"""File systems on which inotify hears only of what this host writes, and SQLite's locks cannot be relied upon."""
+
+LITTLE_ROOM: Final = 2 * 2**30
+"""Bytes free below which a disk needs attention."""
+
+NO_ROOM: Final = 64 * 2**20
+SILENT: Final = timedelta(minutes=5)
+
+
+def sources(db: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Every configured source."""
+    states = {state.source: state for state in db.read(watching.read)}
+    if not settings.sources:
+        yield Finding("sources", "none", Verdict.ATTENTION, "no source is configured", "add a [sources.NAME] table")
+    for name, source in settings.sources.items():
+        yield _root(name, source)
+        yield from _layout(name, source)
+        yield _observer(name, source)
+        yield _watching(name, states.get(name), now)
+        seen = db.read(partial(health.last_file, source_name=name))
+        text = "no file was ever recorded" if seen is None else f"last file {seen[1]:%Y-%m-%d %H:%M} UTC, {seen[0]}"
+        yield judged(
+            "sources", f"{name}: last file", seen is not None, text, "see `marcod explain` with one of its files"
+        )
+
+
+def _root(name: str, source: SourceSettings) -> Finding:
+    subject, root = f"{name}: root", path_text(os.fspath(source.root))
+    try:
+        first = next(source.root.iterdir(), None)
+    except OSError as error:
+        text = f"{root} cannot be listed: {error.strerror}"
+        return Finding("sources", subject, Verdict.BROKEN, text, "mount it, or let this user read it")
+    mounted = file_system(source.root)
+    return judged(
+        "sources", subject, first is not None, f"{root} on {mounted}" + ("" if first else ", lists nothing"),
+        "an unmounted share looks like this; check the mount",
+    )  # fmt: skip
+
+
+def _layout(name: str, source: SourceSettings) -> Iterator[Finding]:
+    try:
+        layout_of(name, source)
+    except MarcodError as error:
+        yield Finding("sources", f"{name}: layout", Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
+
+
+def _observer(name: str, source: SourceSettings) -> Finding:
+    kind = file_system(source.root)
+    deaf = kind in NETWORKED and source.observer == "inotify"
+    text = f"{source.observer} on {kind}"
+    return judged(
+        "sources", f"{name}: observer", not deaf, text,
+        'inotify does not hear what others write to a share; set observer = "polling"',
+    )  # fmt: skip
+
+
+def _watching(name: str, state: watching.State | None, now: datetime) -> Finding:
+    subject = f"{name}: watching"
+    if state is None or state.updated_at is None:
+        return Finding("sources", subject, Verdict.ATTENTION, "nobody watches it", "start `marcod run`")
+    if now - state.updated_at > SILENT:
+        text = f"nobody has watched it since {state.updated_at:%Y-%m-%d %H:%M} UTC ({state.host})"
+        return Finding("sources", subject, Verdict.ATTENTION, text, "start `marcod run`")
+    text = _progress(state)
+    if not state.root_there:
+        return Finding("sources", subject, Verdict.ATTENTION, f"its root is away on {state.host}", "mount the share")
+    if state.round_at is not None and now - state.round_at > SILENT:
+        text = f"its thread on {state.host} hangs since {state.round_at:%H:%M} UTC"
+        return Finding("sources", subject, Verdict.ATTENTION, text, "the share does not answer; check the file server")
+    if state.trouble:
+        return Finding("sources", subject, Verdict.ATTENTION, f"{text}; {state.trouble}", "see the log")
+    return judged(
+        "sources", subject, state.unreadable == 0, text, f"{state.unreadable} folders cannot be read; see the log"
+    )
+
+
+def _progress(state: watching.State) -> str:
+    if state.walked_whole_at is None:
+        walk = f"first full scan under way, {state.walked_files} files so far"
+    else:
+        walk = f"fully scanned {state.walked_whole_at:%Y-%m-%d %H:%M} UTC"
+        walk += f", scanning again ({state.walked_files} files so far)" if state.walking else ""
+    return f"{walk}; {state.pending} files settle, {state.waiting} wait for another"
+
+
+def disks(settings: Settings) -> Iterator[Finding]:
+    """Room for what marcod writes."""
+    places = {"models": settings.models.folder, "training": settings.train.folder}
+    url = settings.store.url.get_secret_value()
+    if url.startswith("sqlite:///"):
+        places = {"database": Path(url.removeprefix("sqlite:///")).parent, **places}
+        yield _local(places["database"])
+    for name, folder in places.items():
+        yield _room(name, folder)
+
+
+def _local(folder: Path) -> Finding:
+    kind = file_system(folder)
+    return judged(
+        "disk", "database: file system", kind not in NETWORKED, f"SQLite on {kind}",
+        "SQLite loses rows on a share; move it to a local disk, or use PostgreSQL", Verdict.BROKEN,
+    )  # fmt: skip
+
+
+def _room(name: str, folder: Path) -> Finding:
+    there = _nearest(folder)
+    free = shutil.disk_usage(there).free
+    text = f"{free / 2**30:.1f} GiB free for {folder}"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding("disk", name, Verdict.BROKEN, f"{there} cannot be written by this user", "change its owner")
+    verdict = Verdict.BROKEN if free < NO_ROOM else Verdict.ATTENTION
+    return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it", verdict)
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first one above that is there."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that holds a path, such as ext4 or nfs4, as the kernel names it (proc(5))."""
+    wanted, best, found = _nearest(path).resolve(), "", "unknown"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return found
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
+        if wanted.is_relative_to(place) and len(place) >= len(best):
+            best, found = place, right.split()[0]
+    return found

@@ -1,0 +1,127 @@
+"""Configuration, database, models, workers and work."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from marcod.doctor.finding import Finding, Verdict, judged
+from marcod.errors import StoreError
+from marcod.registry import Registry
+from marcod.settings import Settings, redacted_url
+from marcod.store import backfill, health, migrate, standing
+from marcod.store.engine import Database
+from marcod.store.standing import Standing
+
+_ADVICE: Final = {
+    migrate.SchemaState.EMPTY: "`marcod run` makes the tables",
+    migrate.SchemaState.OLDER: "run `marcod db upgrade`",
+    migrate.SchemaState.UNKNOWN: "install the marcod that made it",
+}
+
+NEEDED_ROLES: Final = ("watch", "score", "schedule")
+LATE: Final = timedelta(hours=1)
+"""New images that wait longer than this need attention."""
+
+
+def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
+    """Where each value came from that is not a default."""
+    for key, origin in sorted(origins.items()):
+        yield Finding("configuration", key, Verdict.OK, f"from {origin}")
+    if not origins:
+        yield Finding("configuration", "defaults", Verdict.OK, "nothing is configured; every value is its default")
+    yield Finding("configuration", "database", Verdict.OK, redacted_url(settings))
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[tuple[Database | None, str]]:
+    """The database, or None and why it cannot be reached."""
+    url = settings.store.url.get_secret_value()
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        yield None, "it does not exist yet"
+        return
+    try:
+        db = Database(url, patience_s=0)
+    except StoreError as error:
+        yield None, str(error)
+        return
+    try:
+        db.read(health.version)
+    except StoreError as error:
+        yield None, str(error)
+    else:
+        yield db, ""
+    finally:
+        db.close()
+
+
+def database(db: Database) -> Iterator[Finding]:
+    """Version, schema and rights."""
+    yield Finding("database", "version", Verdict.OK, db.read(health.version))
+    found = migrate.state(db)
+    yield judged("database", "schema", found in migrate.USABLE, str(found), _ADVICE.get(found, ""), Verdict.BROKEN)
+    if found not in migrate.USABLE:
+        return
+    lacking = db.read(health.lacking_rights)
+    text = "rows may be read and changed" if not lacking else f"no right to {', '.join(lacking)}"
+    yield judged("database", "rights", not lacking, text, "run `marcod db roles` as the owner", Verdict.BROKEN)
+    if db.read(backfill.unfinished):
+        text = "drops over time are not all worked out"
+        yield Finding("database", "filled in", Verdict.ATTENTION, text, "run `marcod db upgrade` to finish")
+
+
+def models(db: Database, settings: Settings) -> Iterator[Finding]:
+    """Every version in use here: checksums and golden pictures."""
+    registry = Registry(db, settings.models.folder)
+    serving = [known for known in registry.known() if known.registered is not None and known.registered.aliases]
+    if not serving:
+        text = "no model is champion yet"
+        yield Finding("models", "champion", Verdict.ATTENTION, text, "`marcod run` makes the shipped one champion")
+    for known in serving:
+        assert known.registered is not None
+        aliases = ", ".join(known.registered.aliases)
+        fault = known.problem or registry.fault(known)
+        text = fault or f"{aliases}; checksums and golden pictures are right"
+        yield judged("models", known.name, fault is None, text, "restore its folder", Verdict.BROKEN)
+
+
+def work(db: Database, now: datetime) -> Iterator[Finding]:
+    """Who works, and how the work stands."""
+    found = db.read(lambda connection: standing.take(connection, now))
+    yield from _workers(found)
+    late = found.new.oldest_at is not None and now - found.new.oldest_at > LATE
+    text = f"{found.new.waiting} new images wait, {found.rescore.waiting} to be scored again"
+    if found.new.oldest_at is not None:
+        text += f", the oldest for {_span(now - found.new.oldest_at)}"
+    yield judged("work", "queue", not late, text, "is a scoring process running? is its device fast enough?")
+    yield judged("work", "quarantine", found.failed == 0, f"{found.failed} images", "`marcod queue failed` shows why")
+    yield judged(
+        "work", "drift", not found.alarms, f"{len(found.alarms)} open alarms", "`marcod drift` shows what changed"
+    )
+    lost = sum(box.given_up for box in found.outbox.values())
+    yield judged("work", "notifications", lost == 0, f"{lost} were given up", "`marcod notify list` shows why")
+    run = found.training
+    if run is not None:
+        text = f"run {run.id}: {run.state}" + (f", {run.error}" if run.error else "")
+        yield judged("work", "training", run.state != "failed", text, f"`marcod train show {run.id}` says more")
+
+
+def _workers(found: Standing) -> Iterator[Finding]:
+    for worker in found.workers:
+        text = f"{worker.roles}; marcod {worker.marcod_version}, since {worker.started_at:%Y-%m-%d %H:%M} UTC"
+        yield Finding("workers", worker.name, Verdict.OK, text)
+    there = standing.roles(found.workers)
+    for role in NEEDED_ROLES:
+        if not there.get(role):
+            yield Finding("workers", role, Verdict.ATTENTION, "nobody does it", "start `marcod run`, or its unit")
+
+
+def usable(db: Database) -> bool:
+    """Whether this marcod can work with the schema."""
+    return migrate.state(db) in migrate.USABLE
+
+
+def _span(time: timedelta) -> str:
+    hours, minutes = divmod(int(time.total_seconds()) // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

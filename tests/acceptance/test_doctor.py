@@ -1,0 +1,150 @@
+"""The doctor: well is well, and what is not is told with what to do; looking changes nothing."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from lab import Site, delivery
+
+from marcod.doctor import places
+from marcod.store import health, watching, workers
+from marcod.store.engine import Database
+from marcod.synthetic import Imager
+
+MACHINE = ("limits", "disk", "clock")
+"""Areas that speak of the machine a test runs on."""
+
+
+def found(site: Site, *options: str) -> tuple[int, dict[str, dict[str, str]]]:
+    """Exit code, and the findings by area and subject."""
+    result = site.call("doctor", "--json", *options)
+    findings = json.loads(result.stdout)["findings"]
+    return result.exit_code, {f"{f['area']}: {f['subject']}": f for f in findings}
+
+
+def watched(site: Site, **more: object) -> None:
+    """As if a daemon were at work."""
+    now = datetime.now(UTC)
+    db = Database(site.url)
+    values = {"root_there": True, "observing": True, "trouble": None, "pending": 3, "waiting": 0, "walking": False}
+    values |= {"walked_files": 9, "unreadable": 0, "walked_at": now, "walked_whole_at": now, "round_at": now} | more
+    state = watching.State("minstrel", "here:1:x", "here", **values)  # type: ignore[arg-type]
+    db.write(lambda c: workers.beat(c, "here:1:x", "here", 1, "watch,score,schedule", now))
+    db.write(lambda c: watching.write(c, [state], now))
+    db.close()
+
+
+@pytest.fixture
+def lab(site: Site) -> Site:
+    delivered = delivery("rigaku", Imager.RIGAKU, "CI030117", 2, filled=0.05)
+    delivered.write(site.folder / "in")
+    site.add_source("minstrel", site.folder / "in", "rigaku")
+    site.write(models={"folder": str(site.folder / "models")}, train={"folder": str(site.folder / "training")})
+    site.ok("scan")
+    return site
+
+
+def test_all_is_well(lab: Site) -> None:
+    watched(lab)
+    code, findings = found(lab)
+    wrong = {name: f for name, f in findings.items() if f["verdict"] != "ok"}
+    assert not [f for f in wrong.values() if f["area"] not in MACHINE]
+    assert code == (3 if wrong else 0)
+    assert findings["models: marco-small-synthetic:1"]["text"].startswith("champion; checksums and golden")
+    assert findings["device: test batch"]["text"].startswith("4 pictures in ")
+    assert "fully scanned" in findings["sources: minstrel: watching"]["text"]
+    assert findings["sources: minstrel: observer"]["text"].startswith("inotify on ")
+    assert findings["sources: minstrel: last file"]["text"].startswith("last file 20")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_is_wrong_is_told_with_what_to_do(lab: Site) -> None:
+    watched(lab, root_there=False)
+    (lab.folder / "in").rename(lab.folder / "unmounted")
+    db = Database(lab.url)
+    db.write(lambda c: c.execute(sa.text("update worker set roles = 'watch'")))
+    db.close()
+    code, findings = found(lab, "--no-device")
+    assert code == 3
+    root = findings["sources: minstrel: root"]
+    assert root["verdict"] == "broken"
+    assert "cannot be listed" in root["text"]
+    assert findings["sources: minstrel: watching"]["text"] == "its root is away on here"
+    assert findings["workers: score"]["advice"] == "start `marcod run`, or its unit"
+    assert "workers: watch" not in findings
+    shown = lab.call("doctor", "--no-device").stdout
+    assert "BROKEN  minstrel: root: " in shown
+    assert "mount it, or let this user read it" in shown
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_watcher_that_hangs_shows(lab: Site) -> None:
+    watched(lab, round_at=datetime(2026, 1, 1, tzinfo=UTC))
+    _, findings = found(lab, "--no-device")
+    assert "its thread on here hangs since 00:00 UTC" in findings["sources: minstrel: watching"]["text"]
+
+
+def test_a_database_without_tables_stays_so(empty_db_url: str, tmp_path: Path) -> None:
+    site = Site(tmp_path, empty_db_url)
+    site.write()
+    db = Database(empty_db_url)
+    db.read(lambda c: c.execute(sa.text("select 1")))
+    code, findings = found(site)
+    assert code == 3
+    assert findings["database: schema"]["advice"] == "`marcod run` makes the tables"
+    assert db.read(lambda c: sa.inspect(c).get_table_names()) == []
+    db.close()
+
+
+def test_a_database_that_is_not_there(tmp_path: Path) -> None:
+    site = Site(tmp_path, "postgresql://somebody:secret@127.0.0.1:1/marcod")
+    site.write()
+    code, findings = found(site)
+    assert code == 3
+    assert findings["database: connection"]["verdict"] == "broken"
+    assert "secret" not in json.dumps(findings)
+    site = Site(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite'}")
+    site.write()
+    assert found(site)[1]["database: connection"]["text"] == "it does not exist yet"
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_where_each_value_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite'}")
+    site.write()
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "MARCOD_MAIL__SENDER").write_text("lab@example.org")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    monkeypatch.setenv("MARCOD_SCORE__RETRY_S", "7")
+    result = site.call("--log-level", "error", "doctor", "--json")
+    origins = {f["subject"]: f["text"] for f in json.loads(result.stdout)["findings"] if f["area"] == "configuration"}
+    assert origins["watch.settle_s"] == f"from {site.config}"
+    assert origins["score.retry_s"] == "from variable MARCOD_SCORE__RETRY_S"
+    assert origins["mail.sender"] == f"from a credential in {credentials}"
+    assert origins["log.level"] == "from the command line"
+    assert "score.max_attempts" not in origins
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_rights_that_are_missing_are_named(db: Database) -> None:
+    role = f"marcod_nobody_{os.getpid()}"
+
+    def as_nobody(connection: sa.Connection) -> list[str]:
+        with connection.begin_nested() as inner:
+            connection.exec_driver_sql(f"create role {role}")
+            connection.exec_driver_sql(f"set local role {role}")
+            lacking = health.lacking_rights(connection)
+            inner.rollback()
+        return lacking
+
+    assert db.read(health.lacking_rights) == []
+    assert {"INSERT on score", "UPDATE on job"} <= set(db.write(as_nobody))
+
+
+def test_file_systems_are_known_by_name() -> None:
+    assert places.file_system(Path("/proc/self/status")) == "proc"
+    assert places.file_system(Path("/nowhere/at/all")) == places.file_system(Path("/"))
