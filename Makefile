@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-jax lint bench docs format clean
+.PHONY: demo test test-jax lint bench chaos audit docs format clean
 
 demo: $(VENV)/run.stamp  ## run the main job on rendered plates, under three minutes
 	$(BIN)/marcod demo
@@ -27,6 +27,12 @@ lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 bench: $(VENV)/test.stamp  ## measure; never part of the tests
 	$(BIN)/python -m benchmarks
 
+chaos: $(VENV)/test.stamp  ## kill, starve and mislead a whole lab for under ten minutes, then count everything
+	PYTHONPATH=tests $(BIN)/python -m chaos
+
+audit: $(VENV)/run.stamp $(VENV)/audit/bin/pip-audit  ## ask for known holes of every installed library; needs the internet
+	$(BIN)/pip freeze --exclude-editable | $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
+
 docs: $(VENV)/lint.stamp  ## write docs/reference.md and the views of docs/lims.md from the program
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/views.py
@@ -40,6 +46,10 @@ clean:
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/audit/bin/pip-audit: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable .

@@ -16,7 +16,22 @@ from benchmarks.bench import Bench
 from benchmarks.tables import Table
 from marcod import settings, telemetry
 
-NAMES = ("scan", "enqueue", "queue", "lims", "throughput", "latency", "marco", "recall", "scratch", "learning", "kills")
+NAMES = (
+    "scan",
+    "enqueue",
+    "queue",
+    "lims",
+    "throughput",
+    "latency",
+    "marco",
+    "recall",
+    "scratch",
+    "learning",
+    "kills",
+    "fuzz",
+)
+ON_REQUEST = ("soak", "stops")
+"""Too long to be run with the others."""
 
 
 def main() -> None:
@@ -40,12 +55,14 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure marcod on synthetic data.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} [default: all]")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} [default: all], {', '.join(ON_REQUEST)}"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(NAMES):
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if unknown := set(options.names) - {*NAMES, *ON_REQUEST}:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES + ON_REQUEST)}")
     options.names = options.names or NAMES
     return options
 

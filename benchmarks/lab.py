@@ -101,7 +101,7 @@ class Lab:
 
     def command(self, *arguments: str) -> list[str]:
         """What starts marcod with this lab's configuration."""
-        return [sys.executable, "-m", "marcod.cli", "--config", str(self.config), *arguments]
+        return [sys.executable, "-m", "marcod", "--config", str(self.config), *arguments]
 
     def environment(self) -> dict[str, str]:
         """Without the settings of whoever runs the benchmark."""

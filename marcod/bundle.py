@@ -13,11 +13,14 @@ import hashlib
 import importlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
+import tokenize
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,12 +41,23 @@ WEIGHTS_FILE: Final = "weights.npz"
 METRICS_FILE: Final = "metrics.json"
 EXPECTED_FILE: Final = "golden/expected.json"
 
+RECORD_BYTES: Final = 1 << 20
+WEIGHTS_BYTES: Final = 1 << 30
+"""Larger ones are not read. The published network has 46 MB of weights."""
+
 GOLDEN_TOLERANCE: Final = 5e-3
 """Largest difference allowed between a golden probability and its expectation.
 
 Float32 on another CPU differs by less than 1e-5. Rounding pictures and weights to the 10 bits of a GPU's TF32
 moves the shipped bundle's golden scores by 0.001; a wrong resize, channel order or scale moves one by 0.04 or more.
 """
+
+
+# What NumPy and the zip reader are known to raise on damaged bytes; NumPy parses a header as Python's literals.
+_DAMAGE: Final = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class _Table(BaseModel):
@@ -111,12 +125,15 @@ def read(path: Path) -> BundleRecord:
     """
     file = path / RECORD_FILE
     try:
-        raw = file.read_bytes()
-        table = tomllib.loads(raw.decode())
+        with file.open("rb") as stream:
+            raw = stream.read(RECORD_BYTES + 1)
+        table = tomllib.loads(raw.decode()) if len(raw) <= RECORD_BYTES else {}
     except OSError as error:
         raise BundleError(f"{path} is not a model bundle: cannot read {RECORD_FILE} ({error.strerror})") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BundleError(f"{file} is damaged: {error}") from error
+    if len(raw) > RECORD_BYTES:
+        raise BundleError(f"{file} is larger than {RECORD_BYTES:,} bytes; that is no record of a model")
     found = table.pop("format", None)
     if found != FORMAT:
         raise BundleError(f"{file} has bundle format {found!r}; this version of marcod reads format {FORMAT}")
@@ -138,6 +155,8 @@ def verify(path: Path) -> BundleRecord:
         raise BundleError(f"{path} is damaged: {missing[0]} is missing")
     if extra := sorted(present - record.files.keys()):
         raise BundleError(f"{path} is damaged: {extra[0]} does not belong to the bundle")
+    if odd := next((p for p in path.rglob("*") if p.is_symlink() or not (p.is_dir() or p.is_file())), None):
+        raise BundleError(f"{path} is no bundle: {odd.name} is a link or a special file")
     for name, expected in record.files.items():
         if hashlib.sha256((path / name).read_bytes()).hexdigest() != expected:
             raise BundleError(f"{path} is damaged: {name} has changed since it was written (SHA-256 differs)")
@@ -202,8 +221,8 @@ def load(path: Path, batch_size: int = 8) -> "Predictor":
     """
     record, weights = load_weights(path)
     try:
-        golden = _read_golden(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        golden = _read_golden(path, record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} cannot be loaded: {error}") from error
     predictor = Predictor(record, weights, batch_size)
     self_test(predictor, golden)
@@ -214,10 +233,26 @@ def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32
     """The record and the weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
     record = verify(path)
     try:
+        _refuse_large(path / WEIGHTS_FILE)
         with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
             return record, {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise BundleError(f"{path} cannot be loaded: {error}") from error
+
+
+def _refuse_large(file: Path) -> None:
+    """Raises ValueError for weights that promise more than they hold, or more than any network here has."""
+    with zipfile.ZipFile(file) as archive:
+        left = WEIGHTS_BYTES
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                np.lib.format.read_magic(stream)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            if dtype != np.float32 or math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} is not as many float32 numbers as it says")
+            left -= member.file_size
+            if left < 0:
+                raise ValueError(f"the weights are larger than {WEIGHTS_BYTES:,} bytes")
 
 
 class Predictor:
@@ -315,9 +350,12 @@ def new_record(**values: Any) -> BundleRecord:
     return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
 
 
-def _read_golden(path: Path) -> list[Golden]:
+def _read_golden(path: Path, record: BundleRecord) -> list[Golden]:
     expected = json.loads((path / EXPECTED_FILE).read_text())
-    return [Golden(name, (path / "golden" / name).read_bytes(), values) for name, values in expected.items()]
+    if strange := [name for name in expected if f"golden/{name}" not in record.files]:
+        raise ValueError(f"its golden picture {strange[0]!r} is not in the bundle")
+    read = ((name, (path / "golden" / name).read_bytes(), values) for name, values in expected.items())
+    return [Golden(name, data, [float(p) for p in values]) for name, data, values in read]
 
 
 def _contents(

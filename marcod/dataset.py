@@ -187,8 +187,10 @@ def _read_all(
     """The hash of each file by image, the pictures whose files are gone, and those that cannot be read."""
     hashes, gone, unreadable = {}, [], []
     with ThreadPoolExecutor(READERS, thread_name_prefix="hash") as pool:
-        files = [_root(p, roots) / p.path for p in pictures]
-        outcomes = pool.map(_content, files, [past[p.image_id].contents for p in pictures])
+        folders = [_root(p, roots) for p in pictures]
+        outcomes = pool.map(
+            _content, folders, [p.path for p in pictures], [past[p.image_id].contents for p in pictures]
+        )
         for count, (picture, outcome) in enumerate(zip(pictures, outcomes, strict=True), start=1):
             if outcome is None:
                 gone.append(picture)
@@ -200,10 +202,10 @@ def _read_all(
     return hashes, gone, unreadable
 
 
-def _content(file: Path, known: Mapping[str, datetime]) -> str | ImageError | None:
+def _content(root: Path, path: str, known: Mapping[str, datetime]) -> str | ImageError | None:
     """The hash of a picture that can be decoded, what is wrong with it, or None where there is no file."""
     try:
-        data = images.read(file)
+        data = images.read(root / path, root)
         content = hashlib.sha256(data).hexdigest()
         # What was ever scored has been decoded before.
         if content not in known:

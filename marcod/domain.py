@@ -191,15 +191,23 @@ def why_not_scored(image: DropImage) -> Reason | None:
 
 
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 def path_text(path: str) -> str:
     """A relative path as text that any database takes, from any bytes a file system gives.
 
-    Undecodable bytes (``surrogateescape``) and the backslash become ``\\xNN``; :func:`text_path` inverts it.
+    Undecodable bytes (``surrogateescape``), the backslash, and the bytes of characters that are not seen but steer a
+    terminal or turn the order of letters become ``\\xNN``; :func:`text_path` inverts it.
     """
+    if path.isascii() and path.isprintable() and "\\" not in path:
+        return path
     raw = path.encode("utf-8", "surrogateescape").replace(b"\\", rb"\x5c")
-    return raw.decode("utf-8", "backslashreplace")
+    return _STEERING.sub(_as_bytes, raw.decode("utf-8", "backslashreplace"))
+
+
+def _as_bytes(found: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in found[0].encode())
 
 
 def text_path(text: str) -> str:

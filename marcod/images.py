@@ -2,7 +2,8 @@
 
 Hides Pillow: its modes, its many exceptions and its guard against decompression bombs. Promises that
 nothing but JPEG, PNG, TIFF, BMP and GIF is ever parsed, that no picture above :data:`PIXEL_LIMIT` is
-decoded, and that whatever is wrong with the bytes comes out as one ImageError.
+decoded, that no file, however it was made, costs more than seconds and a few hundred megabytes, that nothing is
+read outside the folder it is looked for in, and that whatever is wrong with the bytes comes out as one ImageError.
 
 Choices a reader of scores should know: transparency is laid over white, because a drop is photographed
 against a bright field; of several frames the first counts; the EXIF orientation is not applied, as the
@@ -11,9 +12,8 @@ published graph does not apply it; embedded colour profiles are ignored for the 
 
 import io
 import math
-import os
-import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -26,13 +26,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from marcod import enclosure
 from marcod.errors import ImageError
 
-PIXEL_LIMIT: Final = 100_000_000
+PIXEL_LIMIT: Final = 50_000_000
 """Largest picture that is decoded, in pixels; the largest drop images known are 2560 x 1920, 4.9 million."""
 
-MAX_FILE_BYTES: Final = 512 * 2**20
+LARGE_PIXELS: Final = 12_000_000
+"""Pictures above are decoded one at a time, so that several bombs at once cost no more memory than one."""
+
+MAX_FILE_BYTES: Final = 256 * 2**20
 """Larger files are not drop images; reading one would only cost memory."""
+
+OPENING_READS: Final = 20_000
+DECODING_READS: Final = 200_000
+"""How often a parser may ask for the next bytes, before the pixels and among them.
+
+A picture needs some dozens and some hundreds. A file of a million empty chunks or filling bytes is short, and keeps
+a parser written in Python busy for minutes.
+"""
+
+SCAN_PIXELS: Final = 1_000_000_000
+"""Pixels times scans of a JPEG. A progressive one has ten scans; each of thousands takes few bytes and a whole pass."""
+
+PIECES: Final = 65_536
+TAGS: Final = 4_096
+"""Strips or tiles, and tags, of a TIFF. Parsing a list of millions of them takes more memory than any picture."""
 
 THUMBNAIL_QUALITY: Final = 75
 
@@ -49,6 +68,12 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 _NO_LIGHT: Final = 1e-4
 _NO_EDGE: Final = 1e-6
 
+_TIFF_LISTS: Final = frozenset((273, 279, 324, 325))
+_TILE_SIDES: Final = (322, 323)
+_SCAN: Final = b"\xff\xda"
+
+_one_large: Final = threading.Lock()
+
 _SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM", b"GIF8")
 
 # What Pillow's parsers are known to raise on damaged bytes. MemoryError and KeyboardInterrupt are not ours.
@@ -58,14 +83,15 @@ _DAMAGE: Final = (
 )  # fmt: skip
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a picture's file. Raises ImageError when it is no regular file or too large, and OSError."""
-    # Without waiting for the other end of a pipe that somebody put where an image was.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+def read(path: Path, root: Path | None = None) -> bytes:
+    """The bytes of a picture's file. Raises ImageError when it is no regular file or too large, and OSError.
+
+    With ``root``, the folder of its source, nothing outside that folder is read: see :mod:`marcod.enclosure`.
+    """
+    with enclosure.held(path, root) as descriptor:
+        if enclosure.regular(descriptor) is None:
             raise ImageError("not a regular file", retryable=False)
-        data = file.read(MAX_FILE_BYTES + 1)
+        data = enclosure.content(descriptor, MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"larger than {MAX_FILE_BYTES // 2**20} MiB; not a drop image", retryable=False)
     return data
@@ -99,8 +125,18 @@ def to_rgb(data: bytes) -> NDArray[np.uint8]:
     from 0 to 1 or to their largest value. Raises ImageError as :func:`inspect` does, and a retryable one for
     pixels that cannot be decoded.
     """
-    with _opened(data) as image:
+    with _opened(data) as image, room_for(image.width * image.height):
         return _rgb(image)
+
+
+@contextmanager
+def room_for(pixels: int) -> Iterator[None]:
+    """To be held while so many pixels are decoded; pictures above :data:`LARGE_PIXELS` wait for one another."""
+    if pixels <= LARGE_PIXELS:
+        yield
+        return
+    with _one_large:
+        yield
 
 
 def thumbnail(data: bytes, longest_px: int) -> bytes:
@@ -108,7 +144,7 @@ def thumbnail(data: bytes, longest_px: int) -> bytes:
 
     Raises ImageError as :func:`to_rgb` does.
     """
-    with _opened(data) as image:
+    with _opened(data) as image, room_for(image.width * image.height):
         # A JPEG is decoded at a fraction of its size at once, which makes a plate's sheet ten times faster.
         image.draft(None, (2 * longest_px, 2 * longest_px))
         small = Image.fromarray(_rgb(image))
@@ -148,7 +184,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         return _grey_to_rgb(np.asarray(image))
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         return np.array(_over_white(image))
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 @contextmanager
@@ -156,9 +192,13 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     """The picture, opened and not yet decoded; damage found inside the block becomes ImageError."""
     if not data:
         raise ImageError("the file is empty (0 bytes)", retryable=True)
+    _refuse_long_lists(data)
+    file = _Metered(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             _refuse_bomb(image.width * image.height)
+            _refuse_work(image, data, file.tell())
+            file.left = DECODING_READS
             yield image
     except ImageError:
         raise
@@ -167,8 +207,23 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except _DAMAGE as error:
-        detail = str(error) or type(error).__name__
+        # Some parsers put bytes of the file into what they say.
+        detail = "".join(c for c in str(error)[:200] if c.isprintable()) or type(error).__name__
         raise ImageError(f"the picture is truncated or damaged: {detail}", retryable=True) from error
+
+
+class _Metered(io.BytesIO):
+    """The bytes for a parser, which may ask for more of them only so often."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.left = OPENING_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ImageError("the picture's file is cut into more parts than any picture has", retryable=False)
+        return super().read(size)
 
 
 def _refuse_bomb(pixels: int) -> None:
@@ -176,6 +231,60 @@ def _refuse_bomb(pixels: int) -> None:
         raise ImageError(
             f"the picture has {pixels:,} pixels; more than {PIXEL_LIMIT:,} are not decoded", retryable=False
         )
+
+
+def _refuse_work(image: Image.Image, data: bytes, header_end: int) -> None:
+    """Raises ImageError for a file that has its pixels decoded again and again, or far more of them than it shows."""
+    pixels = image.width * image.height
+    if image.format in ("JPEG", "MPO") and pixels * _scans(image, data, header_end) > SCAN_PIXELS:
+        raise ImageError("the JPEG has more scans than any picture needs; it is not decoded", retryable=False)
+    if image.format == "TIFF":
+        _refuse_bomb(_tiled(image, *(image.tag_v2.get(side) for side in _TILE_SIDES)))  # type: ignore[attr-defined]
+    pieces = image.tile  # type: ignore[attr-defined]
+    covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in pieces)
+    # Up to four planes of one picture may lie one after the other.
+    _refuse_bomb(covered // 4)
+    if image.format == "TIFF" and covered < pixels:
+        raise ImageError("the picture is truncated or damaged: strips or tiles of it are missing", retryable=True)
+
+
+def _tiled(image: Image.Image, across: object, down: object) -> int:
+    """Pixels of all tiles of a TIFF, which may reach far beyond the picture; 0 when it has none."""
+    if across is None and down is None:
+        return 0
+    if not isinstance(across, int) or not isinstance(down, int) or min(across, down) < 1:
+        raise ImageError("the TIFF's tiles have no size", retryable=False)
+    return math.ceil(image.width / across) * across * math.ceil(image.height / down) * down
+
+
+def _scans(image: Image.Image, data: bytes, header_end: int) -> int:
+    """How often a decoder passes over a JPEG's pixels, at most: once when its first scan has all its components."""
+    if image.format == "JPEG" and not image.info.get("progressive"):
+        in_first = data[header_end + 2 : header_end + 3]
+        if in_first == bytes([image.layers]):  # type: ignore[attr-defined]
+            return 1
+    return data.count(_SCAN)
+
+
+def _refuse_long_lists(data: bytes) -> None:
+    """Raises ImageError for a TIFF whose lists are too long to be parsed; what is no TIFF, or cut off, passes."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or not {42, 43} & set(data[2:4]):
+        return
+    # As Pillow tells the two apart, since its parser is the one to protect.
+    start, many, entry, count = ("8xQ", "Q", "HHQ8x", 8) if data[2] == 43 else ("4xL", "H", "HHL4x", 2)
+    try:
+        (first,) = struct.unpack_from(order + start, data)
+        (tags,) = struct.unpack_from(order + many, data, first)
+        step = struct.calcsize(order + entry)
+        for index in range(min(tags, TAGS)):
+            tag, _, length = struct.unpack_from(order + entry, data, first + count + index * step)
+            if tag in _TIFF_LISTS and length > PIECES:
+                raise ImageError(f"the TIFF consists of {length:,} pieces; it is not decoded", retryable=False)
+    except (struct.error, OverflowError, IndexError):
+        return
+    if tags > TAGS:
+        raise ImageError(f"the TIFF has {tags:,} tags; it is not decoded", retryable=False)
 
 
 def _unidentified(data: bytes) -> ImageError:
@@ -199,10 +308,13 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _grey_to_rgb(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """uint8 [h, w, 3] from grey values of 16 or 32 bits; what is negative or not a number is black."""
-    grey = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    scale = _white(float(grey.max()), whole=values.dtype.kind != "f")
-    grey8 = (np.clip(grey / scale, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
-    return np.repeat(grey8[:, :, np.newaxis], 3, axis=2)
+    grey = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    # In place, because each copy of the largest picture would take 200 MB.
+    grey /= np.float32(_white(float(grey.max()), whole=values.dtype.kind != "f"))
+    np.clip(grey, 0.0, 1.0, out=grey)
+    grey *= np.float32(255)
+    grey += np.float32(0.5)
+    return np.repeat(grey.astype(np.uint8)[:, :, np.newaxis], 3, axis=2)
 
 
 def _white(top: float, *, whole: bool) -> float:

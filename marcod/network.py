@@ -25,6 +25,8 @@ _AUXILIARY: Final = f"{ROOT}/AuxLogits/"
 _HEAD: Final = "Logits/Conv2d_1c_1x1"
 _EPSILON: Final = 0.001
 _GRAIN: Final = 8
+_MOST: Final = 4096
+_WIDEST: Final = 2.0
 _NEVER: Final = -1e30
 """A logit that no sum of exponentials notices."""
 
@@ -53,11 +55,16 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
-        """The inverse of :meth:`to_dict`. Raises BundleError for a key that is missing or unknown."""
+        """The inverse of :meth:`to_dict`. Raises BundleError for a wrong key or too large a network."""
         try:
-            return cls(**values)
-        except TypeError as error:
+            made = cls(**values)
+            depths = [*made.limits.values(), *made.depths.values()]
+            small = max(made.input_size, made.classes, *depths, 0) <= _MOST and 0 < made.width <= _WIDEST
+        except (TypeError, AttributeError) as error:
             raise BundleError(f"the bundle's [architecture] cannot be used: {error}") from error
+        if not small:
+            raise BundleError("the bundle's [architecture] is too large for any network here")
+        return made
 
     def depth(self, layer: str, plain: int) -> int:
         """Filters of ``layer``, which has ``plain`` filters in Inception-v3."""

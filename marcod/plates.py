@@ -47,7 +47,7 @@ SYNTHETIC_NOTICE: Final = (
     "Scored by a model trained on synthetic drops: for trying the program, not for deciding about crystals."
 )
 
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,13 @@ def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, object]]) ->
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow({key: no_formula(value) for key, value in record.items()})
+        writer.writerow({key: _one_cell(no_formula(value)) for key, value in record.items()})
     return out.getvalue()
+
+
+def _one_cell(value: object) -> object:
+    """Python 3.11 does not quote a carriage return, behind which a spreadsheet begins a row."""
+    return value.replace("\r", " ") if isinstance(value, str) else value
 
 
 def no_formula(value: object) -> object:

@@ -63,7 +63,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     if header.format != "JPEG" or header.mode not in _DECODER_MODES:
         return images.to_rgb(data)
     try:
-        with tf.device("/CPU:0"):
+        with images.room_for(header.width * header.height), tf.device("/CPU:0"):
             return np.asarray(tf.io.decode_jpeg(data, channels=3))
     except tf.errors.InvalidArgumentError as error:
         raise ImageError("the JPEG is truncated or damaged and cannot be decoded", retryable=True) from error

@@ -8,7 +8,6 @@ everything. Letters, frames and brightness tell what the colours tell, for grey 
 import base64
 import math
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,6 @@ BEST: Final = 24
 """Hits that a plate's sheet shows large; two printed rows of six make a page with the map of a small plate."""
 
 CARD_PX: Final = 320
-FILE_LIMIT: Final = 256 * 2**20
-"""Bytes of a file that is still read for a thumbnail."""
 
 SAID: Final = "\N{PENCIL}"
 PAGE_MM: Final = (275.0, 150.0)
@@ -77,13 +74,8 @@ class Pictures:
         root = self.roots.get(source)
         if root is None or path is None:
             return None
-        file = root / text_path(path)
         try:
-            found = file.stat()
-            # A pipe that somebody put there instead would let us wait for ever.
-            if not stat.S_ISREG(found.st_mode) or found.st_size > FILE_LIMIT:
-                return None
-            small = images.thumbnail(file.read_bytes(), longest_px)
+            small = images.thumbnail(images.read(root / text_path(path), root), longest_px)
         except (OSError, ValueError, ImageError):
             return None
         return "data:image/jpeg;base64," + base64.b64encode(small).decode("ascii")

@@ -1,13 +1,16 @@
 """What the outside sees of a running marcod: log lines, systemd notifications, heartbeats of the loops.
 
 Lines go to standard error: key=value on a terminal, JSON elsewhere (systemd, containers), as the configuration
-wishes. Ids travel by context (:func:`bound`), so a call deep below logs its batch without being told.
+wishes. Ids travel by context (:func:`bound`), so a call deep below logs its batch without being told. No line can
+steer a terminal or look like several, whatever a file is called, and no traceback shows the values of variables,
+among which passwords are.
 """
 
 import logging
 import socket
 import sys
 import threading
+from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, cast
 
@@ -15,6 +18,9 @@ import structlog
 
 from marcod import settings
 
+_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -28,9 +34,11 @@ def configure(level: str, style: str) -> None:
         structlog.processors.UnicodeDecoder(),
     ]
     if json_lines:
-        shared += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        shared += [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
-        shared.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False))
+        plain = structlog.dev.plain_traceback
+        line = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, exception_formatter=plain)
+        shared += [structlog.processors.format_exc_info, _without_controls, line]
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -40,6 +48,18 @@ def configure(level: str, style: str) -> None:
     settings.quiet_tensorflow()
     for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def _without_controls(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a terminal would obey, written as escapes; JSON has its own."""
+    kept = {"exception": "\n", "stack": "\n"}
+    return {n: _escaped(v, kept.get(n, "")) if isinstance(v, str) else v for n, v in event.items()}
+
+
+def _escaped(text: str, kept: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def _to_standard_error(*_: object) -> structlog.PrintLogger:
@@ -89,7 +109,7 @@ class Heartbeats:
         with self._lock:
             self._last.pop(loop, None)
 
-    def stale(self, now: float, limit_s: float) -> list[str]:
-        """Loops that were silent for longer than the limit."""
+    def stale(self, now: float, limits_s: Mapping[str, float], usual_s: float) -> list[str]:
+        """Loops that were silent for longer than their limit, or than the usual one."""
         with self._lock:
-            return sorted(name for name, last in self._last.items() if now - last > limit_s)
+            return sorted(name for name, last in self._last.items() if now - last > limits_s.get(name, usual_s))

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
 from marcod import network
+from marcod.bundle import WEIGHTS_BYTES
 from marcod.convert.checkpoint import refuse_not_finite
 from marcod.errors import BundleError
 from marcod.network import Architecture
@@ -75,8 +77,23 @@ def _refuse_others(found: dict[str, int | None], ours: Sequence[Any]) -> None:
         raise BundleError(f"the Keras file is not our network: {len(found)} layers with weights, ours {len(wanted)}")
 
 
+def _refuse_large(file: Path) -> None:
+    """Raises ValueError for arrays that unpack to more than any network here has; a packed zero costs nothing."""
+    sizes: list[int] = []
+
+    def note(_name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset):
+            sizes.append(found.size * found.dtype.itemsize)
+
+    with h5py.File(file, "r") as opened:
+        opened.visititems(note)
+    if sum(sizes) > WEIGHTS_BYTES:
+        raise ValueError(f"they unpack to {sum(sizes):,} bytes; more than {WEIGHTS_BYTES:,} are not read")
+
+
 def _load(model: Any, file: Path) -> None:
     try:
+        _refuse_large(file)
         # Reads arrays alone, and refuses HDF5 links to other files of this computer (since Keras 3.15).
         model.load_weights(file)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:

@@ -6,6 +6,7 @@ claims go back, and all threads are joined against one deadline. A second signal
 work back.
 """
 
+import threading
 from collections.abc import Sequence
 
 from marcod import labelling, telemetry
@@ -35,11 +36,13 @@ def run(settings: Settings, roles: Sequence[Role], program: Sequence[str] = ()) 
     be wrong is found before READY=1: configuration, schema, champion self-test.
     """
     check(settings, roles)
-    with stopped_by_signals() as stop, opened(settings) as ready:
+    # While the model loads nothing is leased, and nobody should have to wait for it.
+    begun = threading.Event()
+    with stopped_by_signals(begun) as stop, opened(settings) as ready:
         service = Service(settings, ready, roles, stop, program)
         loops = service.loops()
-        # Warming up takes a while, and somebody may have thought better of it.
-        return 0 if stop.is_set() else service.supervise(loops)
+        begun.set()
+        return service.supervise(loops)
 
 
 def check(settings: Settings, roles: Sequence[Role]) -> None:

@@ -71,11 +71,16 @@ def roots(settings: Settings) -> dict[str, Path]:
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second exits at once. For the main thread only."""
+def stopped_by_signals(begun: threading.Event | None = None) -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or SIGINT sets; the second exits at once. For the main thread only.
+
+    Until ``begun`` is set, where it is given, there is nothing to end in order: the first signal exits with 0.
+    """
     stop = threading.Event()
 
     def handle(number: int, _frame: object) -> None:
+        if begun is not None and not begun.is_set():
+            os._exit(0)
         if stop.is_set():
             os._exit(128 + number)
         stop.set()

@@ -35,6 +35,9 @@ SILENCE_S: Final = 300.0
 BUDGET_S: Final = 3600.0
 """Failures further back are forgiven."""
 
+CHILD_SHARE: Final = 0.75
+"""Of the time for a stop, what a training has to leave its state behind."""
+
 GRACE_S: Final = 30.0
 """Beyond the deadline of a stop, until systemd may lose patience."""
 
@@ -95,9 +98,7 @@ class Service:
         if "score" in self._roles:
             loops["score"] = self._score_loop()
         if "trainer" in self._roles:
-            loops["trainer"] = trainer.Trainer(
-                self._ready.db, self._settings.train, self._program, now=now, clock=self._ready.db.now
-            ).run
+            loops["trainer"] = self._trainer_loop()
         if "schedule" in self._roles and self._settings.notify:
             loops["notify"] = notify.Notifier(
                 self._ready.db, self._settings, worker=self.worker, clock=self._ready.db.now
@@ -152,6 +153,12 @@ class Service:
         champion = scorer.warm()
         log.info("champion ready", model=str(champion), synthetic=champion.synthetic)
         return scorer.run
+
+    def _trainer_loop(self) -> Loop:
+        db, patience_s = self._ready.db, CHILD_SHARE * self._settings.daemon.stop_s
+        return trainer.Trainer(
+            db, self._settings.train, self._program, now=db.now(), clock=db.now, stop_s=patience_s
+        ).run
 
     def _thread(self, name: str, loop: Loop) -> threading.Thread:
         return threading.Thread(target=self._guard, args=(name, loop), name=name, daemon=True)

@@ -34,8 +34,9 @@ from marcod.train.recipes import ADAPT
 
 Tier = Literal["recalibrate", "head", "all", "scratch"]
 NORMALIZED: Final = 1024
+DRAWN_AGAIN: Final = 8
 NORMALIZED_BATCH: Final = 32
-"""Pictures from which the normalization's statistics are taken, and how many at a time."""
+"""Pictures from which the normalization's statistics are taken, how often each of fewer, and how many at a time."""
 
 DOUBTED: Final = 4000
 """Training pictures that are kept for doubting labels where training itself reads the files."""
@@ -255,11 +256,11 @@ def _at_home(work: Work, training: Material) -> Weights:
     rows = training.rows
     weights = adapt.balanced(rows.targets, rows.weights, rows.own).astype(np.float64)
     rng = np.random.default_rng(work.settings.seed)
-    drawn = rng.choice(len(rows), NORMALIZED, p=weights / weights.sum())
+    drawn = rng.choice(len(rows), min(NORMALIZED, DRAWN_AGAIN * len(rows)), p=weights / weights.sum())
 
     def batches() -> Iterator[NDArray[np.float32]]:
-        for start in range(0, NORMALIZED, NORMALIZED_BATCH):
-            work.goes_on("normalizing", start, NORMALIZED)
+        for start in range(0, len(drawn), NORMALIZED_BATCH):
+            work.goes_on("normalizing", start, len(drawn))
             chosen = drawn[start : start + NORMALIZED_BATCH]
             yield pictures.prepared(training.pixels[chosen], work.preprocessing)
 

@@ -83,9 +83,10 @@ class Trainer:
         now: datetime,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         look_s: float = LOOK_S,
+        stop_s: float = STOP_S,
     ) -> None:
         self._db, self._settings, self._command = db, settings, command
-        self._clock, self._look_s = clock, look_s
+        self._clock, self._look_s, self._stop_s = clock, look_s, stop_s
         self._next = self._after(now)
 
     def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
@@ -168,7 +169,7 @@ class Trainer:
                 stop.wait(1.0)
             if child.poll() is None:
                 child.terminate()
-                child.wait(STOP_S)
+                child.wait(self._stop_s)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

@@ -1,7 +1,10 @@
 """What the service tells of itself: how watching stands, events and their deliveries, lapsed leases, who knows what.
 
-Everything is added: a marcod of the step before works on beside it.
+Everything is added: a marcod of the step before works on beside it. Paths with characters that steer a terminal are
+written as such are from now on; few have any.
 """
+
+import re
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,6 +17,8 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
 UNTOLD = sa.text("dispatched_at is null")
 UNSENT = sa.text("sent_at is null and failed_at is null")
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+CHUNK = 10_000
 TABLES = ("schema_mark", "watch_state", "event", "delivery")
 
 
@@ -24,6 +29,8 @@ def upgrade() -> None:
     _watch_state()
     _event()
     _delivery()
+    _escape("image", "path")
+    _escape("source", "root")
 
 
 def downgrade() -> None:
@@ -31,6 +38,22 @@ def downgrade() -> None:
         op.drop_table(table)
     op.drop_column("worker", "revision")
     op.drop_column("job", "lapsed")
+
+
+def _escape(table: str, column: str) -> None:
+    """Write what steers a terminal as the bytes that it is; reading such a path gives the same bytes as before."""
+    rows = sa.table(table, sa.column("id"), sa.column(column))
+    connection, last = op.get_bind(), 0
+    while True:
+        found = sa.select(rows.c.id, rows.c[column]).where(rows.c.id > last).order_by(rows.c.id).limit(CHUNK)
+        part = connection.execute(found).all()
+        for number, path in part:
+            if STEERING.search(path):
+                written = STEERING.sub(lambda one: "".join(f"\\x{byte:02x}" for byte in one[0].encode()), path)
+                connection.execute(sa.update(rows).where(rows.c.id == number).values({column: written}))
+        if len(part) < CHUNK:
+            return
+        last = part[-1][0]
 
 
 def _schema_mark() -> None:

@@ -91,3 +91,14 @@ def test_a_stop_in_the_middle_leaves_nothing_leased(site: Site, deliveries: dict
     assert site.count("score") + site.count("job") <= total
     assert site.count("worker") == 0
     assert not _doubled(site)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_stop_while_the_model_loads_ends_at_once(site: Site, deliveries: dict[str, Delivery]) -> None:
+    _prepare(site, deliveries)
+    with site.daemon() as process:
+        # Sources are written just before the model is loaded.
+        wait_until(lambda: site.count("source") == len(deliveries), "the sources to be known")
+        assert terminate(process) == 0
+    assert "stopped" not in site.log
+    assert site.count("worker") == 0

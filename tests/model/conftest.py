@@ -1,8 +1,10 @@
 """A tiny member of the family with random weights, and a bundle of it, made once."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from tiny import TINY, jpeg, random_weights
@@ -51,3 +53,16 @@ def pristine_bundle(
 def tiny_bundle(pristine_bundle: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return Path(shutil.copytree(pristine_bundle, tmp_path / "tiny" / "3"))
+
+
+@pytest.fixture
+def eagerly() -> Iterator[None]:
+    """TensorFlow takes every step as it is written, which for one or two steps is much faster than compiling them."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

@@ -1,6 +1,5 @@
 """The training loop on the smallest network: what a kill costs, when it ends and what comes out of it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from tiny import TINY
-from training_pictures import HEADS, coloured, learnable, paper
+from training_pictures import HEADS, IN_TF_DATA, coloured, learnable, paper
 
 from marcod import network
 from marcod.errors import BundleError, MarcodError
@@ -27,9 +26,6 @@ def contrary() -> Validation:
     """Judges who want each colour called otherwise, so that training makes the loss worse."""
     pixels, labels = coloured(8, TINY.input_size, seed=5)
     return Validation(pixels.astype(np.float32) / 127.5 - 1, (labels + 1) % 4, np.ones(8, np.float32))
-
-
-IN_TF_DATA = "ignore:Even though the `tf.config:UserWarning"
 
 
 @dataclass
@@ -158,19 +154,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused(story: Story, tmp_path: Path)
     place.write_bytes(story.place.read_bytes()[:5000])
     with pytest.raises(MarcodError, match=r"the checkpoint .*fit\.npz is damaged: .*; remove it to begin again"):
         training.run()
-
-
-@pytest.fixture
-def eagerly() -> Iterator[None]:
-    """TensorFlow takes every step as it is written, which for one or two steps is much faster than compiling them."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.usefixtures("eagerly")

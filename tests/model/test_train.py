@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+from training_pictures import IN_TF_DATA
 
 from marcod import bundle
 from marcod.domain import CLASSES
@@ -23,6 +25,8 @@ def test_the_rate_starts_again_after_two_thirds_of_the_passes() -> None:
     assert [phase.epochs for phase in rendered.phases(1)] == [1]
 
 
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.filterwarnings(IN_TF_DATA)
 def test_a_whole_run_in_miniature_writes_a_bundle_that_says_what_it_is(tmp_path: Path) -> None:
     seen: list[str] = []
     path = rendered.train_synthetic(

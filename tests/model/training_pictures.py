@@ -11,6 +11,9 @@ from marcod.train import pictures, recipes
 from marcod.train.pictures import Pictures
 from marcod.train.recipes import Recipe
 
+IN_TF_DATA = "ignore:Even though the `tf.config:UserWarning"
+"""What TensorFlow says of its input pipeline, which it does not run eagerly."""
+
 COLOURS = np.array([[0, 0, 0], [200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
 HEADS = replace(TINY, auxiliary=True)
 """The smallest network with its training head."""

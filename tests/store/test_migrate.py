@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from marcod.domain import text_path
 from marcod.errors import SchemaError
 from marcod.store import migrate
 from marcod.store.engine import Database
@@ -178,3 +179,15 @@ def test_two_processes_may_upgrade_at_once(empty_db_url: str, empty_db: Database
         process.communicate(timeout=60)
         assert process.returncode == 0
     assert migrate.state(empty_db) is SchemaState.CURRENT
+
+
+def test_paths_that_steer_a_terminal_are_written_as_they_are_looked_up_now(empty_db: Database) -> None:
+    roots = ["/plain", "/line\nbreak", "/turned\u202eback", "/back\\x5cslash"]
+    migrate.upgrade(empty_db, "0004")
+    statement = "insert into source (name, root, layout, reading, created_at) values (:name, :root, 'hwi', '', :now)"
+    rows = [{"name": str(n), "root": root, "now": "2026-01-01 00:00:00"} for n, root in enumerate(roots)]
+    empty_db.write(lambda c: c.execute(sa.text(statement), rows))
+    migrate.upgrade(empty_db)
+    found = empty_db.read(lambda c: c.execute(sa.text("select root from source order by name")).scalars().all())
+    assert found == ["/plain", "/line\\x0abreak", "/turned\\xe2\\x80\\xaeback", "/back\\x5cslash"]
+    assert [text_path(root) for root in found] == ["/plain", "/line\nbreak", "/turned\u202eback", "/back\\slash"]

@@ -145,7 +145,7 @@ def test_a_jpeg_followed_by_another_is_a_jpeg() -> None:
     assert images.to_rgb(data).min() > 250
 
 
-@pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (20_000, 10_001), (2_000_000, 2_000_000)])
+@pytest.mark.parametrize(("width", "height"), [(10_001, 5_000), (10_000, 10_001), (2_000_000, 2_000_000)])
 def test_decompression_bombs_are_refused_for_good(width: int, height: int) -> None:
     for read in (images.inspect, images.to_rgb):
         with pytest.raises(ImageError, match=r"pixels|too large") as caught:
@@ -154,7 +154,7 @@ def test_decompression_bombs_are_refused_for_good(width: int, height: int) -> No
 
 
 def test_the_largest_picture_allowed_is_still_looked_at() -> None:
-    assert images.inspect(png_claiming(10_000, 10_000)).width == 10_000
+    assert images.inspect(png_claiming(10_000, 5_000)).width == 10_000
 
 
 @pytest.mark.parametrize(
