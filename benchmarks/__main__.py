@@ -12,7 +12,7 @@ import rich.table
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.bench import Bench
+from benchmarks.bench import KINDS, Bench
 from benchmarks.tables import Table
 from marcod import settings, telemetry
 
@@ -41,12 +41,12 @@ def main() -> None:
     telemetry.configure("error", "console")
     out, err = Console(width=None if Console().is_terminal else 160), Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="marcod-bench-") as folder:
-        bench = Bench(Path(folder), quick=options.quick, say=lambda text: err.print(text, style="dim"))
+        kinds = tuple(kind for kind in KINDS if options.database in (None, kind))
+        bench = Bench(Path(folder), quick=options.quick, say=lambda text: err.print(text, style="dim"), kinds=kinds)
         try:
             facts = machine.facts()
             if options.json:
-                tables = [{**table.plain(), "load average": load} for table, load in _tables(options.names, bench)]
-                print(json.dumps({"machine": _all(facts, bench), "tables": tables}, indent=2))
+                _print_json(options.names, bench, facts)
             else:
                 _print(out, options.names, bench, facts)
         finally:
@@ -60,10 +60,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--database", choices=KINDS, help=f"of {' and '.join(ON_REQUEST)} [default: both]")
     options = parser.parse_args()
     if unknown := set(options.names) - {*NAMES, *ON_REQUEST}:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES + ON_REQUEST)}")
     options.names = options.names or NAMES
+    if options.database and set(options.names) - set(ON_REQUEST):
+        parser.error(f"--database is for {' and '.join(ON_REQUEST)} alone")
     return options
 
 
@@ -83,6 +86,16 @@ def _print(out: Console, names: tuple[str, ...], bench: Bench, facts: dict[str, 
     for name, value in _all(facts, bench).items():
         shown.add_row(name, value)
     out.print(shown)
+
+
+def _print_json(names: tuple[str, ...], bench: Bench, facts: dict[str, str]) -> None:
+    tables: list[dict[str, Any]] = []
+    try:
+        for table, load in _tables(names, bench):
+            tables.append({**table.plain(), "load average": load})
+    finally:
+        # What was measured before one failed is printed all the same.
+        print(json.dumps({"machine": _all(facts, bench), "tables": tables}, indent=2))
 
 
 def _all(facts: dict[str, Any], bench: Bench) -> dict[str, Any]:

@@ -39,10 +39,16 @@ class Subject:
 
 
 class Bench:
-    """The surroundings of a run. ``quick`` asks for small sizes, to see that everything works."""
+    """The surroundings of a run. ``quick`` asks for small sizes, to see that everything works.
 
-    def __init__(self, folder: Path, *, quick: bool, say: Callable[[str], None]) -> None:
+    ``kinds`` are the databases of those that are run on request.
+    """
+
+    def __init__(
+        self, folder: Path, *, quick: bool, say: Callable[[str], None], kinds: tuple[Kind, ...] = KINDS
+    ) -> None:
         self.folder = folder
+        self.kinds = kinds
         self.quick = quick
         self.say = say
         self.postgresql = ""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from benchmarks import models, plates
-from benchmarks.bench import KINDS, Bench, Kind
+from benchmarks.bench import Bench, Kind
 from benchmarks.tables import Cell, Table
 from marcod import layouts
 from marcod.demo import running_daemon
@@ -40,10 +40,10 @@ _FRESH: Final = sa.text(
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """The whole time on each database, unless it is quick."""
+    """The whole time on each database that was asked for, unless it is quick."""
     with bench.place("models") as place:
         own, title = models.own_folder(place)
-        for kind in KINDS[:1] if bench.quick else KINDS:
+        for kind in bench.kinds[:1] if bench.quick else bench.kinds:
             rows = list(_soaked(bench, kind, own))
             about = (
                 f"{title}, {kind}. `marcod run` (watch, score, schedule in one process) with its default settings, but "

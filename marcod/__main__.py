@@ -12,7 +12,19 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from marcod import cli
 
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if "run" in sys.argv:
+            _end(ended.code)
+        raise
+
+
+def _end(code: object) -> None:
+    """End now: the service has stopped in order, and threads that hang on a share or a device are not waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

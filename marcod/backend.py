@@ -105,9 +105,12 @@ def _of_shape(score: Scoring, shape: int, batch: np.ndarray) -> np.ndarray:
     return np.concatenate([filled(batch[start : start + shape]) for start in range(0, len(batch), shape)])
 
 
+_NO_ROOM: Final = ("RESOURCE_EXHAUSTED", "Dst tensor is not initialized", "CUDNN_STATUS_ALLOC_FAILED")
+
+
 def _is_out_of_memory(error: Exception) -> bool:
-    """TensorFlow has a class of its own for it; XLA, and so JAX, only the words of its status."""
-    return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
+    """TensorFlow has a class of its own for it; XLA, and so JAX, copies and cuDNN only words."""
+    return type(error).__name__ == "ResourceExhaustedError" or any(words in str(error) for words in _NO_ROOM)
 
 
 def _in_parts(score: Scoring, part: int) -> Scoring:

@@ -202,8 +202,13 @@ def path_text(path: str) -> str:
     """
     if path.isascii() and path.isprintable() and "\\" not in path:
         return path
+    return _STEERING.sub(_as_bytes, _decodable(path))
+
+
+def _decodable(path: str) -> str:
+    """A path with nothing escaped but undecodable bytes and the backslash."""
     raw = path.encode("utf-8", "surrogateescape").replace(b"\\", rb"\x5c")
-    return _STEERING.sub(_as_bytes, raw.decode("utf-8", "backslashreplace"))
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _as_bytes(found: re.Match[str]) -> str:
@@ -222,7 +227,8 @@ def split_of(source: str, plate_key: str) -> Split:
     It follows from the plate's name alone, so that no growth of the labels moves a plate, and all drops and
     inspections of a plate are on one side.
     """
-    digest = hashlib.sha256(f"{path_text(source)}\x00{path_text(plate_key)}".encode()).digest()
+    # Not path_text: how names are written for people may change, the side of a plate may not.
+    digest = hashlib.sha256(f"{_decodable(source)}\x00{_decodable(plate_key)}".encode()).digest()
     share = int.from_bytes(digest[:8]) / 2**64
     if share < 0.20:
         return Split.TEST

@@ -32,7 +32,11 @@ def held(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> I
     descriptor = os.open(path, _HOLD)
     try:
         if root is not None and not _is_below(descriptor, root):
-            raise OutsideError
+            # A share that was mounted anew in between: what was held is of the former one.
+            os.close(descriptor)
+            descriptor = os.open(path, _HOLD)
+            if not _is_below(descriptor, root):
+                raise OutsideError
         yield descriptor
     finally:
         os.close(descriptor)

@@ -198,7 +198,9 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         with Image.open(file, formats=FORMATS) as image:
             _refuse_bomb(image.width * image.height)
             _refuse_work(image, data, file.tell())
-            file.left = DECODING_READS
+            # Of a compressed BMP every run is read by itself, and each has a pixel.
+            runs = 4 * image.width * image.height if image.format == "BMP" else 0
+            file.left = max(DECODING_READS, runs)
             yield image
     except ImageError:
         raise

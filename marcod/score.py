@@ -5,12 +5,11 @@ thread talks to the database (writes N-1, claims N+1). A bad picture fails alone
 first job that asks for it is claimed, so a promotion takes effect between two batches.
 """
 
-import errno
-import hashlib
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,19 +19,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import images, telemetry
+from marcod import telemetry
 from marcod.bundle import Predictor
-from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError, StoreError
+from marcod.decoding import Decoded, Decoders, Prepared
+from marcod.errors import MarcodError, StoreError
 from marcod.settings import ScoreSettings
 from marcod.store import queue, results, versions
 from marcod.store.engine import Database
 
 log = telemetry.logger(__name__)
-
-_NOT_ITS_FAULT: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN}
-)
-"""What reading says when this host or the share is at fault, and not the file."""
 
 UNUSABLE_PAUSE: Final = timedelta(minutes=1)
 """A model version that cannot be loaded is asked for again after this long."""
@@ -42,16 +37,6 @@ LOADED_MODELS: Final = 3
 
 One fewer, and jobs of all three that take turns would load a model with every batch.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """One image read and decoded: float32 pixels [size, size, 3], the SHA-256 of its bytes, and how it looks."""
-
-    pixels: NDArray[np.float32]
-    content_hash: str
-    looks: images.Appearance
-    decode_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +93,7 @@ class _Batch:
     lease: queue.Lease
     version: versions.Version
     predictor: Predictor
-    images: tuple[Future[Prepared | queue.Failure], ...]
+    images: tuple[Future[Decoded], ...]
 
 
 class Scorer:
@@ -134,6 +119,7 @@ class Scorer:
         self._settings = settings
         self._worker = worker
         self._roots = roots
+        self._decoders = Decoders(settings.decode_threads, roots)
         self._on_batch = on_batch
         self._clock = clock or db.now
         self._unusable: dict[int, datetime] = {}
@@ -156,15 +142,13 @@ class Scorer:
     def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> Tally:
         tally = Tally()
         due = self._clock() if drain else None
-        with (
-            ThreadPoolExecutor(self._settings.decode_threads, thread_name_prefix="decode") as decoders,
-            ThreadPoolExecutor(1, thread_name_prefix="database") as database,
-        ):
+        self._decoders = Decoders(self._settings.decode_threads, self._roots)
+        with closing(self._decoders), ThreadPoolExecutor(1, thread_name_prefix="database") as database:
             written: Future[BatchReport] | None = None
             ahead: _Batch | None = None
             try:
                 while not stop.is_set():
-                    batch, ahead = ahead or self._claim(decoders, due), None
+                    batch, ahead = ahead or self._claim(due), None
                     if batch is None:
                         if written is not None:
                             tally, written = tally.plus(written.result()), None
@@ -173,7 +157,7 @@ class Scorer:
                         alive()
                         stop.wait(self._settings.idle_s)
                         continue
-                    following = database.submit(self._claim, decoders, due)
+                    following = database.submit(self._claim, due)
                     outcome = self._predict_or_give_back(batch, following)
                     report, written = written, database.submit(self._finish, batch, outcome)
                     # Looked at after the write is on its way: a claim that fails must not cost a finished batch.
@@ -185,7 +169,7 @@ class Scorer:
                     self._give_back(ahead)
             return tally if written is None else tally.plus(written.result())
 
-    def _claim(self, decoders: ThreadPoolExecutor, due: datetime | None) -> _Batch | None:
+    def _claim(self, due: datetime | None) -> _Batch | None:
         """Claim the next batch and start to decode it. Jobs of a model that cannot be loaded here are passed over."""
         while True:
             now = self._clock()
@@ -195,11 +179,10 @@ class Scorer:
                 return None
             try:
                 version, predictor = self._model(lease.model_version_id)
-            except (BundleError, NotFoundError) as error:
+            except Exception as error:  # noqa: BLE001 - such as no room on the device; no image has to pay for it
                 self._pass_over(lease, error, now)
                 continue
-            images = tuple(decoders.submit(self._prepare, predictor, claim) for claim in lease.claims)
-            return _Batch(lease, version, predictor, images)
+            return _Batch(lease, version, predictor, self._decoders.begin(predictor, lease.claims))
 
     def _take(self, now: datetime, due: datetime | None) -> queue.Lease | None:
         without = tuple(self._unusable)
@@ -216,13 +199,14 @@ class Scorer:
             )
         )
 
-    def _pass_over(self, lease: queue.Lease, error: MarcodError, now: datetime) -> None:
+    def _pass_over(self, lease: queue.Lease, error: Exception, now: datetime) -> None:
         """Leave the jobs of this version to other hosts for a while. The champion must work, so its error is raised."""
         self._db.write(lambda connection: queue.release(connection, lease, now))
         if self._db.read(versions.champion).id == lease.model_version_id:
             raise error
         self._unusable[lease.model_version_id] = now + UNUSABLE_PAUSE
-        log.error("model cannot be used here, its jobs wait", error=str(error))
+        unforeseen = not isinstance(error, MarcodError)
+        log.error("model cannot be used here, its jobs wait", error=str(error), exc_info=unforeseen)
 
     def _model(self, version_id: int) -> tuple[versions.Version, Predictor]:
         if version_id not in self._models:
@@ -233,27 +217,6 @@ class Scorer:
             log.info("model loaded", model=str(version), synthetic=version.synthetic)
         self._models.move_to_end(version_id)
         return self._models[version_id]
-
-    def _prepare(self, predictor: Predictor, claim: queue.Claim) -> Prepared | queue.Failure:
-        root = self._roots.get(claim.source, Path(claim.root))
-        content_hash, start = None, time.perf_counter()
-        try:
-            data = images.read(root / claim.path, root)
-            content_hash = hashlib.sha256(data).hexdigest()
-            pixels = predictor.prepare(data)
-            looks = images.appearance(pixels)
-            return Prepared(pixels, content_hash, looks, time.perf_counter() - start)
-        except ImageError as error:
-            return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
-        except FileNotFoundError:
-            if _is_away(root):
-                return queue.Failure(claim, f"source {claim.source} is away", retryable=True, counts=False)
-            return queue.Failure(claim, queue.GONE, retryable=True)
-        except OSError as error:
-            counts = not (_is_away(root) or error.errno in _NOT_ITS_FAULT)
-            return queue.Failure(claim, f"cannot be read: {error.strerror}", retryable=True, counts=counts)
-        except MemoryError:
-            return queue.Failure(claim, "not enough memory to decode it", retryable=True)
 
     def _predict_or_give_back(self, batch: _Batch, following: Future[_Batch | None]) -> _Outcome:
         """Predict; when the device itself fails, nothing that was claimed has to pay for it."""
@@ -268,7 +231,7 @@ class Scorer:
 
     def _predict(self, batch: _Batch) -> _Outcome:
         start = time.perf_counter()
-        outcomes = self._prepared(batch)
+        outcomes = self._decoders.collect(batch.lease.claims, batch.images, self._settings.lease_s / 2)
         ready = time.perf_counter()
         pairs = zip(batch.lease.claims, outcomes, strict=True)
         good = [(claim, outcome) for claim, outcome in pairs if isinstance(outcome, Prepared)]
@@ -283,18 +246,6 @@ class Scorer:
                 failures.append(queue.Failure(claim, error, retryable=False, content_hash=prepared.content_hash))
         decode_s = [prepared.decode_s for _, prepared in good]
         return _Outcome(scored, failures, decode_s, ready - start, time.perf_counter() - ready)
-
-    def _prepared(self, batch: _Batch) -> list[Prepared | queue.Failure]:
-        """The images of a batch; one that cannot be read in time, as on a share that hangs, fails alone."""
-        deadline = time.monotonic() + self._settings.lease_s / 2
-        outcomes: list[Prepared | queue.Failure] = []
-        for claim, future in zip(batch.lease.claims, batch.images, strict=True):
-            try:
-                outcomes.append(future.result(max(0.0, deadline - time.monotonic())))
-            except TimeoutError:
-                future.cancel()
-                outcomes.append(queue.Failure(claim, "reading it takes too long", retryable=True, counts=False))
-        return outcomes
 
     def _finish(self, batch: _Batch, outcome: _Outcome) -> BatchReport:
         now = self._clock()
@@ -387,14 +338,6 @@ def _report(batch: _Batch, outcome: _Outcome, done: results.Finished, now: datet
         ],
         lapsed=sum(claim.lapsed for claim in batch.lease.claims),
     )
-
-
-def _is_away(root: Path) -> bool:
-    """Whether the whole source is gone or lists nothing, as an unmounted share does."""
-    try:
-        return next(root.iterdir(), None) is None
-    except OSError:
-        return True
 
 
 def _log_batch(report: BatchReport, failures: list[queue.Failure]) -> None:

@@ -142,10 +142,18 @@ def _write_all(files: list[tuple[Path, str, int]]) -> None:
             raise MarcodError(f"{path} cannot be written by this user; run it as root, or name another --prefix")
     for path, text, mode in files:
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _make(path.parent)
             _write(path, text, mode)
         except OSError as error:
             raise MarcodError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _make(folder: Path) -> None:
+    """The folder and those above it, which everybody may enter whatever the umask is."""
+    for place in reversed([folder, *folder.parents]):
+        if not place.exists():
+            place.mkdir()
+            place.chmod(0o755)
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -8,7 +8,7 @@ import click
 from marcod.cli import output, people, upkeep
 from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
-from marcod.store import access, backfill, migrate, versions
+from marcod.store import access, backfill, health, migrate, versions
 from marcod.store.engine import Database
 
 
@@ -51,6 +51,7 @@ def upgrade(settings: Settings, force: bool) -> None:
 def check(ctx: click.Context, json_output: bool) -> None:
     """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in."""
     settings: Settings = ctx.obj
+    health.require_file(settings.store.url.get_secret_value())
     database = Database(settings.store.url.get_secret_value())
     state = migrate.state(database)
     unfinished = state is migrate.SchemaState.CURRENT and database.read(backfill.unfinished)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from threading import Event
 
@@ -76,7 +76,7 @@ def rescore(
 def _version(ready: daemon.Ready, text: str | None) -> versions.Version:
     if text is None:
         return ready.db.read(versions.champion)
-    return ready.registry.take(text, datetime.now(UTC))
+    return ready.registry.take(text, ready.db.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _asked(ready: daemon.Ready, plates: Sequence[str], since: datetime | None, s
 
 def _queue(ready: daemon.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
     """Queue what was asked for. Returns how many images were not waiting yet."""
-    now = datetime.now(UTC)
+    now = ready.db.now()
     archive = asked.archive
     if archive is None:
         return ready.db.write(lambda connection: queue.enqueue_rescore(connection, version.id, now, asked.ids))
@@ -160,7 +160,7 @@ def _counted(ready: daemon.Ready, asked: _Asked, version: versions.Version) -> t
 
 
 def _others_score(ready: daemon.Ready) -> bool:
-    alive = ready.db.read(lambda connection: workers.alive(connection, datetime.now(UTC)))
+    alive = ready.db.read(lambda connection: workers.alive(connection, ready.db.now()))
     return any("score" in worker.roles.split(",") for worker in alive)
 
 

@@ -16,7 +16,7 @@ from marcod import daemon
 from marcod.cli import output
 from marcod.errors import SchemaError, StoreError
 from marcod.settings import Settings
-from marcod.store import migrate, standing
+from marcod.store import health, migrate, standing
 from marcod.store.engine import Database
 from marcod.store.standing import Jobs, Outbox, Serving, Standing
 from marcod.store.training import Run
@@ -57,6 +57,7 @@ def status(settings: Settings, watch: bool, json_output: bool) -> None:
     """
     if watch and json_output:
         raise click.UsageError("--watch is for people; programs ask again for --json")
+    health.require_file(settings.store.url.get_secret_value())
     # What is away is said at once, instead of being tried again for a while.
     db = Database(settings.store.url.get_secret_value(), patience_s=0.0)
     try:
@@ -207,7 +208,7 @@ def _facts(seen: Standing) -> Table:
     drifting = ", ".join(f"{alarm.signal} of {alarm.source}" for alarm in seen.alarms)
     lines.append(("drift", drifting or "no alarm"))
     lines += [("notify", f"{target}: {_box(box, now)}") for target, box in seen.outbox.items()]
-    lines += [("", f"{_many(seen.untold, 'event')} not handed on yet")] if seen.untold else []
+    lines += [("", f"{_many(seen.untold, 'event')} not handed on yet")] if seen.untold and seen.outbox else []
     for name, text in lines:
         grid.add_row(Text(name, style="bold"), Text(output.printable(text)))
     return grid

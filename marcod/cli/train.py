@@ -1,7 +1,7 @@
 """`marcod train`: what became of every attempt to make a better model, and why."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -197,7 +197,7 @@ def _number(value: object) -> str:
 def settle(settings: Settings, json_output: bool) -> None:
     """Decide about candidates that scored new images in shadow long enough. The trainer does this by itself."""
     with daemon.opened(settings) as ready:
-        ended = shadow.settle(ready.db, ready.registry, actor=people.actor(), now=datetime.now(UTC))
+        ended = shadow.settle(ready.db, ready.registry, actor=people.actor(), now=ready.db.now())
     if json_output:
         output.print_json([output.without_token(run) for run in ended])
         return

@@ -150,7 +150,7 @@ class Duties:
     def _thin(self) -> None:
         now = self._db.now()
         before = now - timedelta(days=self._settings.retention.events_days)
-        self._db.write(lambda connection: outbox.forget(connection, before))
+        outbox.sweep(self._db, before, THIN_ROUNDS)
         thinned = retention.run(self._db, self._settings.retention, now, after=self._thinned_up_to, rounds=THIN_ROUNDS)
         self._thinned_up_to = thinned.last or 0
         if thinned.rows:
@@ -173,14 +173,11 @@ def tend(db: Database, settings: Settings) -> None:
             max_attempts=settings.score.max_attempts,
         )
     )
-    db.write(lambda connection: _forget(connection, settings, now))
+    db.write(lambda connection: _forget(connection, now))
     if exhausted or completed or strays:
         log.info("tended", quarantined=exhausted, completed=completed, brought_back=strays)
 
 
-def _forget(connection: Any, settings: Settings, now: datetime) -> None:
+def _forget(connection: Any, now: datetime) -> None:
     workers.forget_gone(connection, now)
     watching.forget_gone(connection, now)
-    if not settings.notify:
-        # Nobody is to be told, now or later.
-        outbox.dispatch(connection, (), now)

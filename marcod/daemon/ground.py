@@ -76,14 +76,17 @@ def stopped_by_signals(begun: threading.Event | None = None) -> Iterator[threadi
 
     Until ``begun`` is set, where it is given, there is nothing to end in order: the first signal exits with 0.
     """
-    stop = threading.Event()
+    stop, asked = threading.Event(), False
 
     def handle(number: int, _frame: object) -> None:
+        nonlocal asked
         if begun is not None and not begun.is_set():
             os._exit(0)
-        if stop.is_set():
+        if asked:
             os._exit(128 + number)
-        stop.set()
+        asked = True
+        # Not here: the main thread may hold the event's lock at this very moment, and would wait for itself.
+        threading.Thread(target=stop.set, daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

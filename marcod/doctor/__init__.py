@@ -1,8 +1,8 @@
 """The doctor: looks at everything marcod needs on this host and says what is well, and what to do where it is not.
 
 ``places`` looks at folders, shares and disks, ``machine`` at clock, limits and the device, ``service`` at the database,
-models, workers and work. Nothing is changed. What is found is told as findings; only a database that goes away in the
-middle raises StoreError.
+models, workers and work. Nothing is changed or made. What is found is told as findings, also of what may not be read,
+fails or never answers; only a database that goes away in the middle raises StoreError.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,10 +21,9 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
     With ``device`` the model is loaded, proves its golden pictures and scores a batch, which takes seconds.
     """
     yield from service.configuration(settings, origins)
-    with service.connected(settings) as (db, trouble):
-        if db is None:
-            advice = "start it, or correct store.url; `marcod run` makes a database of SQLite"
-            yield Finding("database", "connection", Verdict.BROKEN, trouble, advice)
+    with service.connected(settings) as db:
+        if isinstance(db, Finding):
+            yield db
         else:
             yield from service.database(db)
             yield from machine.database_clock(db)
@@ -38,7 +37,10 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
 def _inside(db: Database, settings: Settings, *, device: bool) -> Iterator[Finding]:
     """What only a database with its tables can tell."""
     yield from places.sources(db, settings, db.now())
-    yield from service.models(db, settings)
-    if device:
-        yield from machine.device(db, settings)
+    if (closed := places.closed("models", "folder", settings.models.folder)) is not None:
+        yield closed
+    else:
+        yield from service.models(db, settings)
+        if device:
+            yield from machine.device(db, settings)
     yield from service.work(db, db.now())

@@ -23,6 +23,11 @@ class Finding:
     advice: str = ""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that a library may add to it."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def judged(area: str, subject: str, well: bool, text: str, advice: str, bad: Verdict = Verdict.ATTENTION) -> Finding:
     """A finding that is well, or needs the advice."""
     return Finding(area, subject, Verdict.OK, text) if well else Finding(area, subject, bad, text, advice)

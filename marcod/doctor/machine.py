@@ -9,8 +9,7 @@ from pathlib import Path
 from shutil import which
 from typing import Final
 
-from marcod.doctor.finding import Finding, Verdict, judged
-from marcod.errors import MarcodError
+from marcod.doctor.finding import Finding, Verdict, first_line, judged
 from marcod.registry import Registry
 from marcod.settings import Settings
 from marcod.store import health, versions
@@ -83,7 +82,15 @@ def database_clock(db: Database) -> Iterator[Finding]:
 
 
 def device(db: Database, settings: Settings) -> Iterator[Finding]:
-    """What Keras sees, and how long the champion takes for a batch there."""
+    """What Keras sees, and how long the champion takes for a batch there; or why it cannot."""
+    try:
+        yield from _tried(db, settings)
+    except Exception as error:  # noqa: BLE001 - drivers and libraries fail each in their own way
+        advice = "see `marcod model verify`; or does another process hold the memory of the device?"
+        yield Finding("device", "test batch", Verdict.BROKEN, first_line(error), advice)
+
+
+def _tried(db: Database, settings: Settings) -> Iterator[Finding]:
     import numpy as np
 
     from marcod import backend  # loads TensorFlow
@@ -91,17 +98,13 @@ def device(db: Database, settings: Settings) -> Iterator[Finding]:
     for name, memory in backend.devices():
         text = name if memory is None else f"{name}, {memory / 2**30:.1f} GiB"
         yield Finding("device", "found", Verdict.OK, text)
-    try:
-        champion = db.read(versions.champion)
-        predictor = Registry(db, settings.models.folder).load(champion, settings.score.batch_size)
-        size = int(predictor.record.preprocessing["size"])
-        batch = np.zeros((settings.score.batch_size, size, size, 3), np.float32)
-        predictor.predict(batch)
-        start = time.perf_counter()
-        predictor.predict(batch)
-    except MarcodError as error:
-        yield Finding("device", "test batch", Verdict.BROKEN, str(error), "see `marcod model verify`")
-        return
+    champion = db.read(versions.champion)
+    predictor = Registry(db, settings.models.folder).load(champion, settings.score.batch_size)
+    size = int(predictor.record.preprocessing["size"])
+    batch = np.zeros((settings.score.batch_size, size, size, 3), np.float32)
+    predictor.predict(batch)
+    start = time.perf_counter()
+    predictor.predict(batch)
     seconds = time.perf_counter() - start
     text = f"{len(batch)} pictures in {seconds:.2f} s ({len(batch) / seconds:.0f} a second)"
     quick = seconds < settings.score.lease_s / 4

@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from marcod import layouts
+from marcod.doctor.answer import ANSWER_S, SERVER, SilentError, within
 from marcod.doctor.finding import Finding, Verdict, judged
 from marcod.domain import path_text
 from marcod.errors import MarcodError
@@ -17,6 +18,8 @@ from marcod.settings import Settings, SourceSettings
 from marcod.store import health, watching
 from marcod.store.engine import Database
 from marcod.watch import layout_of
+
+T = TypeVar("T")
 
 NETWORKED: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "fuse.sshfs", "davfs"}
@@ -30,15 +33,31 @@ NO_ROOM: Final = 64 * 2**20
 SILENT: Final = timedelta(minutes=5)
 
 
-def sources(db: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Every configured source."""
+Seen = tuple[bool, str]
+"""Whether a root lists anything, and the type of its file system."""
+
+
+def look_at(root: Path) -> Seen:
+    """Look at a root. Raises OSError when it cannot be listed; never returns while its file server is gone."""
+    with os.scandir(root) as entries:
+        return next(entries, None) is not None, file_system(root)
+
+
+def sources(
+    db: Database,
+    settings: Settings,
+    now: datetime,
+    *,
+    limit_s: float = ANSWER_S,
+    look: Callable[[Path], Seen] = look_at,
+) -> Iterator[Finding]:
+    """Every configured source. ``look`` does what :func:`look_at` does, and is given up after ``limit_s`` seconds."""
     states = {state.source: state for state in db.read(watching.read)}
     if not settings.sources:
         yield Finding("sources", "none", Verdict.ATTENTION, "no source is configured", "add a [sources.NAME] table")
     for name, source in settings.sources.items():
-        yield _root(name, source)
+        yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
         yield from _layout(name, source)
-        yield _observer(name, source)
         yield _watching(name, states.get(name), now)
         seen = db.read(partial(health.last_file, source_name=name))
         text = "no file was ever recorded" if seen is None else f"last file {seen[1]:%Y-%m-%d %H:%M} UTC, {seen[0]}"
@@ -47,18 +66,23 @@ def sources(db: Database, settings: Settings, now: datetime) -> Iterator[Finding
         )
 
 
-def _root(name: str, source: SourceSettings) -> Finding:
+def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterator[Finding]:
+    """Whether it is there, and whether it is watched in the way that works."""
     subject, root = f"{name}: root", path_text(os.fspath(source.root))
     try:
-        first = next(source.root.iterdir(), None)
+        lists, kind = look()
+    except SilentError as error:
+        yield Finding("sources", subject, Verdict.BROKEN, f"{root} {error}", SERVER)
+        return
     except OSError as error:
         text = f"{root} cannot be listed: {error.strerror}"
-        return Finding("sources", subject, Verdict.BROKEN, text, "mount it, or let this user read it")
-    mounted = file_system(source.root)
-    return judged(
-        "sources", subject, first is not None, f"{root} on {mounted}" + ("" if first else ", lists nothing"),
+        yield Finding("sources", subject, Verdict.BROKEN, text, "mount it, or let this user read it")
+        return
+    yield judged(
+        "sources", subject, lists, f"{root} on {kind}" + ("" if lists else ", lists nothing"),
         "an unmounted share looks like this; check the mount",
     )  # fmt: skip
+    yield _observer(name, source, kind)
 
 
 def _layout(name: str, source: SourceSettings) -> Iterator[Finding]:
@@ -68,8 +92,7 @@ def _layout(name: str, source: SourceSettings) -> Iterator[Finding]:
         yield Finding("sources", f"{name}: layout", Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
 
 
-def _observer(name: str, source: SourceSettings) -> Finding:
-    kind = file_system(source.root)
+def _observer(name: str, source: SourceSettings, kind: str) -> Finding:
     deaf = kind in NETWORKED and source.observer == "inotify"
     text = f"{source.observer} on {kind}"
     return judged(
@@ -110,12 +133,31 @@ def _progress(state: watching.State) -> str:
 def disks(settings: Settings) -> Iterator[Finding]:
     """Room for what marcod writes."""
     places = {"models": settings.models.folder, "training": settings.train.folder}
-    url = settings.store.url.get_secret_value()
-    if url.startswith("sqlite:///"):
-        places = {"database": Path(url.removeprefix("sqlite:///")).parent, **places}
-        yield _local(places["database"])
+    if (file := health.sqlite_file(settings.store.url.get_secret_value())) is not None:
+        places = {"database": file.parent, **places}
+        yield _looked("disk", "database: file system", file.parent, partial(_local, file.parent))
     for name, folder in places.items():
-        yield _room(name, folder)
+        yield _looked("disk", name, folder, partial(_room, name, folder))
+
+
+def closed(area: str, subject: str, folder: Path) -> Finding | None:
+    """Why nothing in a folder can be looked at, unless it is well or is not there at all."""
+
+    def search() -> None:
+        (folder / "anything").exists()
+
+    return _looked(area, subject, folder, search)
+
+
+def _looked(area: str, subject: str, folder: Path, look: Callable[[], T]) -> T | Finding:
+    """What ``look`` finds, or why it could not look."""
+    try:
+        return within(ANSWER_S, look)
+    except SilentError as error:
+        return Finding(area, subject, Verdict.BROKEN, f"{folder} {error}", SERVER)
+    except OSError as error:
+        text = f"{folder} cannot be looked at: {error.strerror}"
+        return Finding(area, subject, Verdict.BROKEN, text, "let this user read and search it")
 
 
 def _local(folder: Path) -> Finding:
@@ -130,15 +172,22 @@ def _room(name: str, folder: Path) -> Finding:
     there = _nearest(folder)
     free = shutil.disk_usage(there).free
     text = f"{free / 2**30:.1f} GiB free for {folder}"
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         return Finding("disk", name, Verdict.BROKEN, f"{there} cannot be written by this user", "change its owner")
     verdict = Verdict.BROKEN if free < NO_ROOM else Verdict.ATTENTION
     return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it", verdict)
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the first one above that is there."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    """The folder, or the first one above that is there and that this user may reach."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if _reached(place))
+
+
+def _reached(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # below a folder that this user may not search
+        return False
 
 
 def file_system(path: Path) -> str:

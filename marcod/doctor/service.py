@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from stat import S_IROTH, S_IXOTH
 from typing import Final
 
-from marcod.doctor.finding import Finding, Verdict, judged
+from marcod.doctor.answer import ANSWER_S, SERVER, SilentError, within
+from marcod.doctor.finding import Finding, Verdict, first_line, judged
 from marcod.errors import StoreError
-from marcod.registry import Registry
+from marcod.registry import Known, Registry
 from marcod.settings import Settings, redacted_url
 from marcod.store import backfill, health, migrate, standing
 from marcod.store.engine import Database
@@ -19,6 +22,8 @@ _ADVICE: Final = {
     migrate.SchemaState.OLDER: "run `marcod db upgrade`",
     migrate.SchemaState.UNKNOWN: "install the marcod that made it",
 }
+
+_LET_WRITE: Final = "let this user write the file and its folder, or run this as their owner"
 
 NEEDED_ROLES: Final = ("watch", "score", "schedule")
 LATE: Final = timedelta(hours=1)
@@ -31,44 +36,62 @@ def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Fi
         yield Finding("configuration", key, Verdict.OK, f"from {origin}")
     if not origins:
         yield Finding("configuration", "defaults", Verdict.OK, "nothing is configured; every value is its default")
-    yield Finding("configuration", "database", Verdict.OK, redacted_url(settings))
+    shown = redacted_url(settings)
+    seen = origins.get("store.url") == "the command line" and shown != settings.store.url.get_secret_value()
+    text = f"{shown}, its password from the command line, which every user of this host may read" if seen else shown
+    yield judged("configuration", "database", not seen, text, "put it into a credential or MARCOD_STORE__URL")
 
 
 @contextmanager
-def connected(settings: Settings) -> Iterator[tuple[Database | None, str]]:
-    """The database, or None and why it cannot be reached."""
+def connected(settings: Settings) -> Iterator[Database | Finding]:
+    """The database, or why it cannot be used; none is made."""
     url = settings.store.url.get_secret_value()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        yield None, "it does not exist yet"
-        return
     try:
+        within(ANSWER_S, partial(health.require_file, url))
         db = Database(url, patience_s=0)
     except StoreError as error:
-        yield None, str(error)
+        yield _unusable(str(error), "correct store.url, or start `marcod run`")
+        return
+    except SilentError as error:
+        yield _unusable(f"the folder of {health.sqlite_file(url)} {error}", SERVER)
         return
     try:
         db.read(health.version)
     except StoreError as error:
-        yield None, str(error)
+        yield _unusable(str(error), _LET_WRITE if db.is_sqlite else "start it, or correct store.url")
     else:
-        yield db, ""
+        yield db
     finally:
         db.close()
 
 
+def _unusable(text: str, advice: str) -> Finding:
+    return Finding("database", "connection", Verdict.BROKEN, text, advice)
+
+
 def database(db: Database) -> Iterator[Finding]:
-    """Version, schema and rights."""
+    """Version, schema, rights, and who else may read it."""
     yield Finding("database", "version", Verdict.OK, db.read(health.version))
+    if db.is_sqlite and db.url.database and _open_to_all(file := Path(db.url.database).resolve()):
+        text = f"every user of this host may read {file}"
+        yield Finding("database", "file", Verdict.ATTENTION, text, f"chmod o= {file}")
     found = migrate.state(db)
-    yield judged("database", "schema", found in migrate.USABLE, str(found), _ADVICE.get(found, ""), Verdict.BROKEN)
+    text = f"{found}, step {db.read(migrate.revision_of) or 'none'}"
+    yield judged("database", "schema", found in migrate.USABLE, text, _ADVICE.get(found, ""), Verdict.BROKEN)
     if found not in migrate.USABLE:
         return
     lacking = db.read(health.lacking_rights)
     text = "rows may be read and changed" if not lacking else f"no right to {', '.join(lacking)}"
-    yield judged("database", "rights", not lacking, text, "run `marcod db roles` as the owner", Verdict.BROKEN)
+    advice = _LET_WRITE if db.is_sqlite else "run `marcod db roles` as the owner"
+    yield judged("database", "rights", not lacking, text, advice, Verdict.BROKEN)
     if db.read(backfill.unfinished):
         text = "drops over time are not all worked out"
         yield Finding("database", "filled in", Verdict.ATTENTION, text, "run `marcod db upgrade` to finish")
+
+
+def _open_to_all(file: Path) -> bool:
+    """Whether the modes of a file and of every folder above let everybody read it."""
+    return bool(file.stat().st_mode & S_IROTH) and all(above.stat().st_mode & S_IXOTH for above in file.parents)
 
 
 def models(db: Database, settings: Settings) -> Iterator[Finding]:
@@ -81,9 +104,16 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
     for known in serving:
         assert known.registered is not None
         aliases = ", ".join(known.registered.aliases)
-        fault = known.problem or registry.fault(known)
+        fault = known.problem or _fault(registry, known)
         text = fault or f"{aliases}; checksums and golden pictures are right"
         yield judged("models", known.name, fault is None, text, "restore its folder", Verdict.BROKEN)
+
+
+def _fault(registry: Registry, known: Known) -> str | None:
+    try:
+        return registry.fault(known)
+    except Exception as error:  # noqa: BLE001 - it runs on the device, which fails in its own ways
+        return first_line(error)
 
 
 def work(db: Database, now: datetime) -> Iterator[Finding]:

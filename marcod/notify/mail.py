@@ -6,7 +6,9 @@ message has the same Message-ID however often it is sent.
 
 import contextlib
 import smtplib
+import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from email.errors import MessageError
@@ -15,7 +17,7 @@ from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from typing import Final
 
-from marcod.notify.deadline import hung_up_after
+from marcod.notify.deadline import Line
 from marcod.notify.words import Letter
 from marcod.settings import MailSettings
 from marcod.store.outbox import Outcome
@@ -24,6 +26,10 @@ TIMEOUT_S: Final = 10.0
 """For connecting and for each step; a whole mail may take WHOLE of these, since some servers make senders wait."""
 
 WHOLE: Final = 3
+FAREWELL_S: Final = 1.0
+_REFUSALS: Final = range(550, 554)
+"""Of a sender or recipient (RFC 5321, section 4.2.3). The other 5xx may be a password that is being changed."""
+
 LONGEST_REPLY: Final = 200
 
 
@@ -35,7 +41,7 @@ def send(
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
 ) -> Outcome:
-    """Send one mail to all addresses; ``message`` is its name. Refused for good is what the server answers with 5xx."""
+    """Send one mail to all addresses; ``message`` is its name. Only a refused sender or recipient is final."""
     assert mail.host is not None
     try:
         written = _written(mail.sender, to, letter, message, clock())
@@ -45,12 +51,14 @@ def send(
     except ssl.SSLCertVerificationError as error:
         return Outcome(False, f"the certificate of {mail.host} is not trusted: {error.verify_message}")
     except smtplib.SMTPRecipientsRefused as error:
-        final = all(500 <= code < 600 for code, _ in error.recipients.values())
+        final = all(code in _REFUSALS for code, _ in error.recipients.values())
         return Outcome(False, f"{mail.host} refuses {_listed(error.recipients)}", final=final)
     except smtplib.SMTPResponseException as error:
         said = f"{mail.host} answers {error.smtp_code} {_reply(error.smtp_error)}"
-        return Outcome(False, said, final=500 <= error.smtp_code < 600)
+        return Outcome(False, said, final=error.smtp_code in _REFUSALS)
     except smtplib.SMTPException as error:
+        if isinstance(error.__context__, TimeoutError):
+            return Outcome(False, f"{mail.host} did not answer in time")
         return Outcome(False, f"{mail.host} does not do its part: {_reply(str(error) or type(error).__name__)}")
     except OSError as error:
         return Outcome(False, f"{mail.host} cannot be reached: {error.strerror or type(error).__name__}")
@@ -79,28 +87,33 @@ def _hand_over(
     mail: MailSettings, to: Sequence[str], written: EmailMessage, timeout_s: float
 ) -> dict[str, tuple[int, bytes]]:
     """The recipients that were refused where others were not."""
-    server = _server(mail, timeout_s)
-    try:
-        with hung_up_after(WHOLE * timeout_s, lambda: server.sock):
+    ends = time.monotonic() + WHOLE * timeout_s
+    with Line(mail.host or "", mail.port, timeout_s) as line, contextlib.ExitStack() as stack:
+        with line.hung_up_after(ends - time.monotonic()):
+            server = stack.enter_context(contextlib.closing(_Server(line, mail, timeout_s)))
             if mail.security == "starttls":
                 server.starttls(context=ssl.create_default_context())
             if mail.user is not None:
                 server.login(mail.user, mail.password.get_secret_value() if mail.password is not None else "")
             refused = server.send_message(written, to_addrs=[parseaddr(address)[1] for address in to])
         # It is the server's now, whatever it says to a farewell.
-        with contextlib.suppress(OSError, smtplib.SMTPException):
+        with contextlib.suppress(OSError, smtplib.SMTPException), line.hung_up_after(min(FAREWELL_S, timeout_s)):
             server.quit()
         return refused
-    finally:
-        server.close()
 
 
-def _server(mail: MailSettings, timeout_s: float) -> smtplib.SMTP:
-    """Connected."""
-    host = mail.host or ""
-    if mail.security == "tls":
-        return smtplib.SMTP_SSL(host, mail.port, timeout=timeout_s, context=ssl.create_default_context())
-    return smtplib.SMTP(host, mail.port, timeout=timeout_s)
+class _Server(smtplib.SMTP):
+    """Greets over a line that is there already: smtplib has no limit for all of connecting, TLS and the greeting."""
+
+    def __init__(self, line: Line, mail: MailSettings, timeout_s: float) -> None:
+        self._line, self._tls = line, mail.security == "tls"
+        # With the host's name here, which smtplib also verifies after STARTTLS.
+        super().__init__(mail.host or "", mail.port, timeout=timeout_s)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        if self._tls:
+            return ssl.create_default_context().wrap_socket(self._line.socket, server_hostname=host)
+        return self._line.socket
 
 
 def _listed(recipients: dict[str, tuple[int, bytes]]) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import http.client
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,16 +20,20 @@ from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from marcod import __version__
-from marcod.notify.deadline import hung_up_after
+from marcod.notify.deadline import Line
 from marcod.notify.words import Letter
 from marcod.settings import NotifySettings
 from marcod.store.outbox import Outcome
 
 TIMEOUT_S: Final = 10.0
-"""For connecting, for each step of it, and for the exchange after it."""
+"""From connecting to the answer's status, altogether."""
+
+POLITE_S: Final = 1.0
+"""For reading the rest of an answer, which is not needed."""
 
 MOST_READ: Final = 65_536
-_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_REFUSALS: Final = frozenset({400, 410, 413, 415, 422})
+"""What is about this message. Any other status may be a proxy that restarts or a password that is being changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ def post(
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
 ) -> Outcome:
-    """Send a message; ``message`` is its name. What can pass is to be tried again, a refusal is not."""
+    """Send a message; ``message`` is its name. What can pass is to be tried again, a refusal of it is not."""
     assert target.url is not None
     url = urlsplit(target.url.get_secret_value())
     host = url.hostname or "the receiver"
@@ -87,29 +92,27 @@ def _headers(target: NotifySettings, url: SplitResult, body: bytes, message: str
 
 
 def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout_s: float) -> _Answer:
-    connection = _connection(url, timeout_s)
+    ends = time.monotonic() + timeout_s
+    connection = _connection(url)
     path = quote(url.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = "?" + quote(url.query, safe="/?%:@!$&'()*+,;=~-._[]") if url.query else ""
-    try:
-        connection.connect()
-        held = connection.sock
-        with hung_up_after(timeout_s, lambda: held):
+    with Line(connection.host, connection.port, timeout_s) as line, contextlib.closing(connection):
+        with line.hung_up_after(ends - time.monotonic()):
+            connection.sock = line.socket
+            if url.scheme == "https":
+                connection.sock = ssl.create_default_context().wrap_socket(line.socket, server_hostname=connection.host)
             connection.request("POST", path + query, body, dict(headers))
             response = connection.getresponse()
-        answer = _Answer(response.status, response.headers.get("Retry-After"))
         # Read to be polite; the status has said all.
-        with contextlib.suppress(OSError, http.client.HTTPException), hung_up_after(timeout_s, lambda: held):
+        with contextlib.suppress(OSError, http.client.HTTPException), line.hung_up_after(min(POLITE_S, timeout_s)):
             response.read(MOST_READ)
-        return answer
-    finally:
-        connection.close()
+        return _Answer(response.status, response.headers.get("Retry-After"))
 
 
-def _connection(url: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
-    host = url.hostname or ""
-    if url.scheme == "https":
-        return http.client.HTTPSConnection(host, url.port, timeout=timeout_s, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, url.port, timeout=timeout_s)
+def _connection(url: SplitResult) -> http.client.HTTPConnection:
+    """Not connected; its class says which port is not named in the header Host."""
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    return kind(url.hostname or "", url.port or kind.default_port)
 
 
 def _judged(answer: _Answer, host: str, now: datetime) -> Outcome:
@@ -118,10 +121,10 @@ def _judged(answer: _Answer, host: str, now: datetime) -> Outcome:
         return Outcome(True)
     said = f"{host} answers {status} {_phrase(status)}".rstrip()
     if 300 <= status < 400:
-        return Outcome(False, f"{said}, and redirects are not followed; configure the new address", final=True)
-    if status >= 500 or status in _PASSING:
-        return Outcome(False, said, wait_s=_retry_after_s(answer.retry_after, now))
-    return Outcome(False, said, final=True)
+        said += ", and redirects are not followed; configure the new address"
+    if status in _REFUSALS:
+        return Outcome(False, said, final=True)
+    return Outcome(False, said, wait_s=_retry_after_s(answer.retry_after, now))
 
 
 def _phrase(status: int) -> str:

@@ -24,7 +24,12 @@ def notify_socket() -> str | None:
 
 
 def quiet_tensorflow() -> None:
-    """Keep TensorFlow's notes about missing graphics cards out of the log; it reads this when first imported."""
+    """Keep TensorFlow's notes about missing graphics cards out of the log, and let it share the card that there is.
+
+    By default it takes all memory of a card at its start, so that a command by hand would starve the scoring process
+    at work there, or fail beside it. It reads both when first imported.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     graphics = Path("/dev/nvidiactl").exists()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")
 

@@ -1,13 +1,38 @@
-"""How the database itself is, for the doctor: its version, its clock, and what this user may do in it."""
+"""How the database itself is, for who only looks: is it there, its version, its clock, what this user may do in it."""
 
+import sqlite3
+from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, make_url
 
+from marcod.errors import StoreError
 from marcod.store.schema import image, metadata, source
 
 _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for any other database, or a URL that names no file."""
+    try:
+        found = make_url(url)
+    except (ValueError, sa.exc.ArgumentError):
+        return None
+    named = found.database if found.get_backend_name() == "sqlite" else None
+    return Path(named) if named and named != ":memory:" and not named.startswith("file:") else None
+
+
+def require_file(url: str) -> None:
+    """Raises StoreError for an SQLite database that is not there, which opening it would make, folder and all."""
+    file = sqlite_file(url)
+    try:
+        missing = file is not None and not file.exists()
+    except OSError as error:
+        raise StoreError(f"the database {file} cannot be looked at: {error.strerror}") from error
+    if missing:
+        raise StoreError(f"there is no database {file}; `marcod run` or `marcod db upgrade` makes it")
 
 
 def version(connection: Connection) -> str:
@@ -26,8 +51,8 @@ def clock(connection: Connection) -> datetime:
 def lacking_rights(connection: Connection) -> list[str]:
     """What this user may not do with marcod's tables, such as ``INSERT on score``; nothing on a writable SQLite."""
     if connection.dialect.name == "sqlite":
-        read_only = connection.execute(sa.text("pragma query_only")).scalar_one()
-        return ["change anything"] if read_only else []
+        refusal = _refusal(Path(connection.engine.url.database or ""))
+        return [] if refusal is None else [f"change anything ({refusal})"]
     rows = connection.execute(
         sa.text(
             "select p.name, c.relname from pg_class c cross join unnest(cast(:rights as text[])) as p(name)"
@@ -37,6 +62,24 @@ def lacking_rights(connection: Connection) -> list[str]:
         {"rights": list(_RIGHTS), "tables": sorted(metadata.tables)},
     )
     return [f"{right} on {table}" for right, table in rows]
+
+
+def _refusal(file: Path) -> str | None:
+    """Why an SQLite file cannot be written; tried for a moment, and taken back.
+
+    ``begin immediate`` would not do: on a file that it may only read, SQLite lets it pass and begins to read.
+    """
+    try:
+        uri = f"{file.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as trial:
+            trial.execute("begin immediate")
+            (number,) = trial.execute("pragma user_version").fetchone()
+            trial.execute(f"pragma user_version = {number}")
+            trial.execute("rollback")
+    except sqlite3.OperationalError as error:
+        # Somebody writes just now, so it waits for the lock that only who may write waits for.
+        return None if error.sqlite_errorname.startswith("SQLITE_BUSY") else str(error)
+    return None
 
 
 def last_file(connection: Connection, source_name: str) -> tuple[str, datetime] | None:

@@ -7,7 +7,7 @@ is a row of the database, so that an older marcod learns it without the steps it
 ``scripts`` names another folder of steps than marcod's own, as a test of steps to come has one.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -54,7 +54,7 @@ def state(db: Database, scripts: Path | None = None) -> SchemaState:
 
 def state_of(connection: Connection, scripts: Path | None = None) -> SchemaState:
     """Like :func:`state`, of a connection."""
-    current = _current(connection)
+    current = revision_of(connection)
     if current is None:
         tables = sa.inspect(connection).get_table_names()
         return SchemaState.UNKNOWN if "image" in tables else SchemaState.EMPTY
@@ -66,7 +66,8 @@ def state_of(connection: Connection, scripts: Path | None = None) -> SchemaState
     return SchemaState.COMPATIBLE if known.place(_oldest_usable(connection)) else SchemaState.UNKNOWN
 
 
-def _current(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
+    """The newest step that a database has, None without any."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -102,10 +103,14 @@ def upgrade(
     """Apply all steps up to ``revision``; a compatible schema is left as it is. Returns how the schema stands then.
 
     Raises SchemaError when the schema is newer than this marcod, and, unless forced, when a step does more than add
-    while workers that do not know it are alive at ``now``.
+    while workers that do not know it are alive at ``now``, by default the time of ``db``.
     """
-    moment = now or datetime.now(UTC)
-    return db.write(lambda connection: _upgrade(connection, db, revision, None if force else moment, scripts))
+
+    def work(connection: Connection) -> SchemaState:
+        # Asked within the transaction: the server's clock is known from the first connection on, and no earlier.
+        return _upgrade(connection, db, revision, None if force else now or db.now(), scripts)
+
+    return db.write(work)
 
 
 def _upgrade(
@@ -131,7 +136,7 @@ def _upgrade(
 
 def _refuse_while_needed(connection: Connection, revision: str, now: datetime, scripts: Path | None) -> None:
     """Raises SchemaError when a step takes from living workers what they use."""
-    known, current = steps.known(scripts), _current(connection)
+    known, current = steps.known(scripts), revision_of(connection)
     breaking = [step for step in known.between(current, revision) if step not in known.additive]
     if current is None or not breaking:
         return
@@ -149,7 +154,7 @@ def _refuse_while_needed(connection: Connection, revision: str, now: datetime, s
 
 def _mark(connection: Connection, scripts: Path | None) -> None:
     """Write down which step a marcod must know from now on."""
-    current = _current(connection)
+    current = revision_of(connection)
     if current is not None and sa.inspect(connection).has_table(schema_mark.name):
         connection.execute(sa.update(schema_mark).values(oldest_revision=steps.known(scripts).oldest_usable(current)))
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store.engine import insert
+from marcod.store.engine import Database, insert
 from marcod.store.schema import UtcDateTime, delivery, event, source
 
 PART: Final = 1_000
@@ -40,8 +40,14 @@ LONGEST_PAUSE_S: Final = 3_600.0
 ATTEMPTS: Final = 79
 """Tries of a message, with doubling pauses of at most an hour: three days."""
 
+STALE: Final = timedelta(days=3)
+"""What nobody dispatched for so long is told to nobody; as long as a message is tried."""
+
 ORPHANED: Final = timedelta(days=4)
-"""What waits this long beyond the time events are kept waits for a target that is configured no more."""
+"""What waits this long beyond the time events are kept waits for a target that is configured no more, or nowhere.
+
+Longer than STALE, so that nothing is dispatched while it is forgotten.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +140,12 @@ def undispatched(connection: Connection) -> bool:
 def dispatch(connection: Connection, targets: Iterable[Target], now: datetime) -> int:
     """Turn the oldest events that nobody dispatched into deliveries. Returns how many events: PART means come again.
 
-    Without targets they are only marked, and a target that is configured later gets none of them.
+    Without targets they are only marked, and a target that is configured later gets none of them; so are those that
+    are STALE, or one that is the first to be configured would get weeks of them.
     """
+    fresh = event.c.happened_at >= now - STALE
     oldest = (
-        sa.select(event.c.id, event.c.kind, source.c.name, event.c.project)
+        sa.select(event.c.id, event.c.kind, source.c.name, event.c.project, fresh)
         .outerjoin(source, source.c.id == event.c.source_id)
         .where(_UNTOLD)
         .order_by(event.c.id)
@@ -150,8 +158,8 @@ def dispatch(connection: Connection, targets: Iterable[Target], now: datetime) -
     rows = [
         {"event_id": key, "target": t.name, "attempts": 0, "available_at": now + timedelta(seconds=t.every_s)}
         for t in targets
-        for key, kind, source_name, project in found
-        if t.wants(kind, source_name, project)
+        for key, kind, source_name, project, is_fresh in found
+        if is_fresh and t.wants(kind, source_name, project)
     ]
     if rows:
         connection.execute(insert(connection, delivery).on_conflict_do_nothing(), rows)
@@ -297,15 +305,26 @@ def retry(connection: Connection, now: datetime, target: str | None = None) -> i
     return connection.execute(sa.update(delivery).where(again).values(values)).rowcount
 
 
-def forget(connection: Connection, before: datetime) -> int:
-    """Remove events that happened before and are told, given up or wanted by nobody. Returns how many: PART at most.
+def sweep(db: Database, before: datetime, rounds: int, limit: int = PART) -> int:
+    """Call :func:`forget`, each time in a transaction of its own, until nothing is left or so many times."""
+    total = 0
+    for _ in range(rounds):
+        gone = db.write(lambda connection: forget(connection, before, limit))
+        total += gone
+        if gone < limit:
+            break
+    return total
 
-    What still waits is kept, unless its target is gone; see ORPHANED.
+
+def forget(connection: Connection, before: datetime, limit: int = PART) -> int:
+    """Remove events that happened before and are told, given up or wanted by nobody. Returns how many.
+
+    What still waits, for its target or to be dispatched, is kept until it is ORPHANED.
     """
-    waits = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
-    kept = sa.exists().where(delivery.c.event_id == event.c.id, waits, event.c.happened_at >= before - ORPHANED)
-    old = sa.and_(event.c.happened_at < before, sa.not_(_UNTOLD), sa.not_(kept))
-    oldest = sa.select(event.c.id).where(old).order_by(event.c.happened_at).limit(PART)
+    unsent = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
+    waits = sa.or_(_UNTOLD, sa.exists().where(delivery.c.event_id == event.c.id, unsent))
+    old = sa.and_(event.c.happened_at < before, sa.or_(event.c.happened_at < before - ORPHANED, sa.not_(waits)))
+    oldest = sa.select(event.c.id).where(old).order_by(event.c.happened_at).limit(limit)
     keys = list(connection.execute(oldest).scalars())
     if keys:
         connection.execute(sa.delete(delivery).where(delivery.c.event_id.in_(keys)))

@@ -106,8 +106,12 @@ def claim(
     Only jobs available at ``due`` (by default now) and not of the versions in ``without``.
 
     Jobs to be claimed alone come between new images and rescoring, so that neither has to wait for the other.
+
+    A job whose last attempt ended in order waits for another, so it is taken however many it had: where
+    ``max_attempts`` was lowered meanwhile, its next failure is its last.
     """
-    ready = sa.and_(job.c.failed_at.is_(None), job.c.available_at <= (due or now), job.c.attempts < max_attempts)
+    allowed = sa.or_(job.c.attempts < max_attempts, job.c.lease.is_(None))
+    ready = sa.and_(job.c.failed_at.is_(None), job.c.available_at <= (due or now), allowed)
     if without:
         ready = sa.and_(ready, job.c.model_version_id.not_in(list(without)))
     lapsed = sa.and_(job.c.lease.is_not(None), job.c.attempts >= LAPSES_BEFORE_ALONE)
@@ -270,11 +274,12 @@ def quarantine_exhausted(connection: Connection, *, max_attempts: int, now: date
 
 
 def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:
-    """Put quarantined jobs back into the queue, all or those of these images. Returns how many."""
+    """Put quarantined jobs back into the queue as if they came now, all or those of these images. Returns how many."""
     statement = sa.update(job).where(job.c.failed_at.is_not(None))
     if image_ids is not None:
         statement = statement.where(job.c.image_id.in_(list(image_ids)))
-    return connection.execute(statement.values(failed_at=None, lease=None, attempts=0, available_at=now)).rowcount
+    values = {"failed_at": None, "lease": None, "attempts": 0, "available_at": now, "enqueued_at": now}
+    return connection.execute(statement.values(values)).rowcount
 
 
 def start_over(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
@@ -282,7 +287,8 @@ def start_over(connection: Connection, image_ids: Iterable[int], now: datetime) 
 
     A worker that still has the old bytes is shut out; finishing last it would make an old score the current one.
     """
-    values = {"lease": None, "error": None, "failed_at": None, "attempts": 0, "available_at": now}
+    anew = {"available_at": now, "enqueued_at": now}
+    values = {"lease": None, "error": None, "failed_at": None, "attempts": 0, **anew}
     connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(values))
 
 
@@ -332,6 +338,7 @@ def enqueue(
         "error": None,
         "failed_at": None,
         "priority": priority,
+        "enqueued_at": now,
     }
     connection.execute(
         statement.on_conflict_do_update(index_elements=["image_id", "model_version_id"], set_=again), rows
@@ -383,7 +390,7 @@ def enqueue_rescore(
 
 
 def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) -> None:
-    """Give a new champion every unscored new image of the old one, the quarantined ones included.
+    """Give a new champion every unscored new image of the old one, the quarantined ones as if they came now.
 
     Jobs in a worker's hands run on for the old version too, which stays a true score of that version.
     """
@@ -397,7 +404,7 @@ def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) ->
         job.c.priority,
         sa.literal(now, job.c.available_at.type),
         sa.literal(0),
-        job.c.enqueued_at,
+        sa.case((job.c.failed_at.is_(None), job.c.enqueued_at), else_=sa.literal(now, job.c.enqueued_at.type)),
     ).where(unfinished)
     statement = insert(connection, job).from_select(_JOB_COLUMNS, moved)
     # What the new champion was to score again already waits for it, but behind everything.

@@ -1,7 +1,7 @@
 """What the service tells of itself: how watching stands, events and their deliveries, lapsed leases, who knows what.
 
-Everything is added: a marcod of the step before works on beside it. Paths with characters that steer a terminal are
-written as such are from now on; few have any.
+Names with characters that steer a terminal are written as such are from now on; few have any. A marcod of the step
+before would not find them and would record such plates and images a second time, so it must not work on beside this.
 """
 
 import re
@@ -11,7 +11,7 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-additive = True
+additive = False
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
@@ -20,6 +20,12 @@ UNSENT = sa.text("sent_at is null and failed_at is null")
 STEERING = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 CHUNK = 10_000
 TABLES = ("schema_mark", "watch_state", "event", "delivery")
+ESCAPED = (
+    ("source", ("root",)),
+    ("plate", ("key", "barcode")),
+    ("inspection", ("key", "order_key")),
+    ("image", ("path", "profile")),
+)
 
 
 def upgrade() -> None:
@@ -29,8 +35,8 @@ def upgrade() -> None:
     _watch_state()
     _event()
     _delivery()
-    _escape("image", "path")
-    _escape("source", "root")
+    for table, columns in ESCAPED:
+        _escape(table, columns)
 
 
 def downgrade() -> None:
@@ -40,20 +46,35 @@ def downgrade() -> None:
     op.drop_column("job", "lapsed")
 
 
-def _escape(table: str, column: str) -> None:
-    """Write what steers a terminal as the bytes that it is; reading such a path gives the same bytes as before."""
-    rows = sa.table(table, sa.column("id"), sa.column(column))
+def _escape(table: str, columns: tuple[str, ...]) -> None:
+    """Write what steers a terminal as the bytes that it is; reading such a name gives the same bytes as before.
+
+    Two names never become one, since a backslash of a name has been written as its byte all along.
+    """
+    rows = sa.table(table, *map(sa.column, ("id", *columns)))
     connection, last = op.get_bind(), 0
     while True:
-        found = sa.select(rows.c.id, rows.c[column]).where(rows.c.id > last).order_by(rows.c.id).limit(CHUNK)
+        found = sa.select(rows).where(rows.c.id > last).order_by(rows.c.id).limit(CHUNK)
         part = connection.execute(found).all()
-        for number, path in part:
-            if STEERING.search(path):
-                written = STEERING.sub(lambda one: "".join(f"\\x{byte:02x}" for byte in one[0].encode()), path)
-                connection.execute(sa.update(rows).where(rows.c.id == number).values({column: written}))
+        for number, *texts in part:
+            if written := _written(dict(zip(columns, texts, strict=True))):
+                connection.execute(sa.update(rows).where(rows.c.id == number).values(written))
         if len(part) < CHUNK:
             return
         last = part[-1][0]
+
+
+def _written(texts: dict[str, str | None]) -> dict[str, str]:
+    """Those columns of a row that are to be written otherwise."""
+    written = {
+        name: STEERING.sub(lambda one: "".join(f"\\x{byte:02x}" for byte in one[0].encode()), text)
+        for name, text in texts.items()
+        if text is not None and STEERING.search(text)
+    }
+    if "order_key" in written:
+        # It follows from the key, whose bytes now have digits that are read as numbers too.
+        written["order_key"] = re.sub(r"\d+", lambda digits: digits[0].zfill(20), written["key"])
+    return written
 
 
 def _schema_mark() -> None:

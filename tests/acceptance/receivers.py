@@ -1,17 +1,19 @@
 """What marcod notifies: a real web server and a real mail server on this host, which keep what they get."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import Any, ClassVar
 
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,18 @@ def web_server(context: ssl.SSLContext | None = None) -> Iterator[Hook]:
 
 @dataclass
 class Post:
-    """A mail server's handler; addresses in ``refused`` get that answer to RCPT."""
+    """A mail server's handler; addresses in ``refused`` get that answer to RCPT, or to MAIL."""
 
     mails: list[tuple[list[str], EmailMessage]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     answer: str = "250 OK"
     port: int = 0
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        envelope.mail_from = address
+        return self.refused.get(address, "250 OK")
 
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -132,14 +140,64 @@ class _AnyPort(Controller):
 
 
 @contextmanager
-def mail_server(context: ssl.SSLContext | None = None) -> Iterator[Post]:
-    """A running server, with STARTTLS where a context is given."""
+def mail_server(context: ssl.SSLContext | None = None, *, greets_over_tls: bool = False) -> Iterator[Post]:
+    """A running server, with TLS where a context is given: STARTTLS, or before the greeting. No password is right."""
     post = Post()
     more: dict[str, Any] = {} if context is None else {"tls_context": context, "require_starttls": True}
-    controller = _AnyPort(post, hostname="127.0.0.1", port=0, server_hostname="mail.test", **more)
+    if greets_over_tls:
+        more = {"ssl_context": context}
+    refuse = lambda *_: AuthResult(success=False, handled=False)  # noqa: E731
+    controller = _AnyPort(post, hostname="127.0.0.1", port=0, server_hostname="mail.test", authenticator=refuse, **more)
     controller.start()
     post.port = controller.port
     try:
         yield post
     finally:
         controller.stop()
+
+
+class _Dripping(StreamRequestHandler):
+    script: ClassVar[tuple[tuple[bytes, bytes], ...]]
+
+    def handle(self) -> None:
+        pause = threading.Event()
+        with suppress(OSError):
+            for awaited, reply in self.script:
+                self._await(awaited)
+                self.wfile.write(reply)
+            while True:
+                self.wfile.write(b"x")
+                pause.wait(0.02)
+
+    def _await(self, awaited: bytes) -> None:
+        came = b""
+        while not came.endswith(awaited):
+            came += self.rfile.read(1) or awaited
+
+
+@contextmanager
+def dripping_server(*script: tuple[bytes, bytes]) -> Iterator[int]:
+    """The port of a server that says its part, each after it got those bytes, then a byte now and then for ever."""
+
+    class Server(ThreadingTCPServer):
+        daemon_threads = True
+
+    handler = type("Dripping", (_Dripping,), {"script": script})
+    with Server(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def hung_host() -> Iterator[int]:
+    """The port of a server on 127.0.0.1 to which nobody can connect, because its queue is full."""
+    with socket.socket() as listening, socket.socket() as queued:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        queued.connect(listening.getsockname())
+        yield listening.getsockname()[1]

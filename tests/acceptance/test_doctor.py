@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,13 +11,18 @@ import pytest
 import sqlalchemy as sa
 from lab import Site, delivery
 
-from marcod.doctor import places
+from marcod import settings
+from marcod.doctor import Verdict, machine, places
+from marcod.registry import Registry
+from marcod.settings import ScoreSettings
 from marcod.store import health, watching, workers
 from marcod.store.engine import Database
 from marcod.synthetic import Imager
 
 MACHINE = ("limits", "disk", "clock")
 """Areas that speak of the machine a test runs on."""
+
+NOBODY = 65534
 
 
 def found(site: Site, *options: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -35,6 +42,27 @@ def watched(site: Site, **more: object) -> None:
     db.write(lambda c: workers.beat(c, "here:1:x", "here", 1, "watch,score,schedule", now))
     db.write(lambda c: watching.write(c, [state], now))
     db.close()
+
+
+@contextmanager
+def ordinary_user(folder: Path) -> Iterator[None]:
+    """Be somebody whom file modes bind (root is not, everybody else is already), in a folder that all may reach."""
+    # pytest makes its folders for their owner alone.
+    modes = {path: path.stat().st_mode for path in folder.parents if not path.stat().st_mode & 0o001}
+    for path, mode in modes.items():
+        path.chmod(mode | 0o011)
+    root = os.geteuid() == 0
+    if root:
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+            os.setegid(0)
+        for path, mode in modes.items():
+            path.chmod(mode)
 
 
 @pytest.fixture
@@ -108,7 +136,7 @@ def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     assert "secret" not in json.dumps(findings)
     site = Site(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite'}")
     site.write()
-    assert found(site)[1]["database: connection"]["text"] == "it does not exist yet"
+    assert "makes it" in found(site)[1]["database: connection"]["text"]
     assert not (tmp_path / "none.sqlite").exists()
 
 
@@ -143,6 +171,112 @@ def test_rights_that_are_missing_are_named(db: Database) -> None:
 
     assert db.read(health.lacking_rights) == []
     assert {"INSERT on score", "UPDATE on job"} <= set(db.write(as_nobody))
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_file_that_may_only_be_read(site: Site, db: Database) -> None:
+    site.write()
+    site.folder.chmod(0o755)
+    site.config.chmod(0o644)
+    file = site.folder.parent / "marcod.sqlite"
+    file.chmod(0o444)
+    db.read(health.version)
+    with ordinary_user(site.folder):
+        _, findings = found(site, "--no-device")
+    rights = findings["database: rights"]
+    assert rights["verdict"] == "broken"
+    assert "no right to change anything (attempt to write a readonly database)" in rights["text"]
+    assert findings["database: file"]["text"] == f"every user of this host may read {file}"
+
+    # Without somebody at work on it, it cannot even be read.
+    db.close()
+    file.parent.chmod(0o555)
+    with ordinary_user(site.folder):
+        _, findings = found(site, "--no-device")
+    file.parent.chmod(0o755)
+    assert findings["database: connection"]["verdict"] == "broken"
+    assert "let this user write the file and its folder" in findings["database: connection"]["advice"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_writer_at_work_is_no_lack_of_rights(db: Database) -> None:
+    def busy(_: sa.Connection) -> list[str]:
+        return db.read(health.lacking_rights)
+
+    assert db.write(busy) == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_folders_that_may_not_be_searched(site: Site) -> None:
+    closed = site.folder / "closed"
+    for name in ("in", "models", "training", "base"):
+        (closed / name).mkdir(parents=True)
+    site.add_source("minstrel", closed / "in", "rigaku")
+    site.write(models={"folder": str(closed / "models")}, train={"folder": str(closed / "training")})
+    for path in (site.folder, site.config, site.folder.parent, site.folder.parent / "marcod.sqlite"):
+        path.chmod(0o777)
+    closed.chmod(0o000)
+    with ordinary_user(site.folder):
+        assert places.file_system(closed / "in") == places.file_system(site.folder)
+        _, findings = found(site)
+        unreachable = site.call("--database", f"sqlite:///{closed}/base/marcod.sqlite", "doctor").stdout
+    closed.chmod(0o755)
+    assert "cannot be listed: Permission denied" in findings["sources: minstrel: root"]["text"]
+    assert findings["models: folder"]["text"] == f"{closed / 'models'} cannot be looked at: Permission denied"
+    assert findings["disk: training"]["text"] == f"{closed} cannot be written by this user"
+    assert f"the database {closed}/base/marcod.sqlite cannot be looked at: Permission denied" in unreachable
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_device_without_memory_is_told(db: Database, tmp_path: Path) -> None:
+    Registry(db, tmp_path).ensure_champion(datetime.now(UTC))
+    site = Site(tmp_path, str(db.url))
+    site.write()
+    endless = ScoreSettings.model_construct(batch_size=10**12)
+    *_, last = machine.device(db, settings.load(site.config).model_copy(update={"score": endless}))
+    assert (last.verdict, last.subject) == (Verdict.BROKEN, "test batch")
+    assert last.text.startswith("Unable to allocate ")
+    assert "\n" not in last.text
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_share_that_hangs_hangs_nobody(db: Database, tmp_path: Path) -> None:
+    """A pipe without a writer stands for it: who opens it waits in the kernel."""
+    share, well = tmp_path / "share", tmp_path / "well"
+    os.mkfifo(share)
+    well.mkdir()
+    (well / "plate").touch()
+    site = Site(tmp_path, str(db.url))
+    for root in (share, well):
+        site.add_source(root.name, root, "rigaku")
+    site.write()
+
+    def look(root: Path) -> places.Seen:
+        if root == share:
+            share.open("rb").close()
+        return places.look_at(root)
+
+    told = places.sources(db, settings.load(site.config), datetime.now(UTC), limit_s=1.0, look=look)
+    findings = {finding.subject: finding for finding in told}
+    (tmp_path / "share").open("wb").close()
+    assert findings["share: root"].verdict is Verdict.BROKEN
+    assert findings["share: root"].text == f"{share} does not answer within 1 s"
+    assert findings["share: root"].advice.startswith("check the file server")
+    assert "share: last file" in findings
+    assert findings["well: root"].verdict is Verdict.OK
+
+
+def test_a_password_on_the_command_line_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a command by hand leaves memory of the card to the daemon."""
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    url = "postgresql://somebody:secret@127.0.0.1:1/marcod"
+    site = Site(tmp_path, url)
+    site.write()
+    assert found(site)[1]["configuration: database"]["verdict"] == "ok"
+    shown = site.call("--database", url, "doctor")
+    assert "which every user of this host may read" in shown.stdout
+    assert "secret" not in shown.stdout
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
 
 def test_file_systems_are_known_by_name() -> None:

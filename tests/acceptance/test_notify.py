@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -21,11 +22,14 @@ import sqlalchemy as sa
 import trustme
 from factories import CLEAR, CRYSTALS, utc
 from lab import Site
-from receivers import Hook, Request, mail_server, web_server
+from pydantic import SecretStr
+from receivers import Hook, Request, dripping_server, hung_host, mail_server, web_server
 
 from marcod import settings
+from marcod.daemon import duties
 from marcod.errors import StoreError
 from marcod.notify import Notifier, Turn, mail, webhook, words
+from marcod.notify.deadline import Line
 from marcod.settings import MailSettings, NotifySettings
 from marcod.store import outbox
 from marcod.store.engine import Database
@@ -144,8 +148,10 @@ REDIRECT = "http://127.0.0.1:{port}/elsewhere"
         (429, {"Retry-After": "120"}, False, 120, "answers 429"),
         (503, {"Retry-After": "Thu, 01 Jan 2026 12:00:50 GMT"}, False, 50, "answers 503"),
         (503, {"Retry-After": "soon"}, False, 0, "answers 503"),
-        (404, {}, True, 0, "answers 404 Not Found"),
-        (307, {"Location": REDIRECT}, True, 0, "redirects are not followed"),
+        (404, {"Retry-After": "5"}, False, 5, "answers 404 Not Found"),
+        (307, {"Location": REDIRECT}, False, 0, "redirects are not followed"),
+        *((status, {}, False, 0, f"answers {status}") for status in (401, 403, 407, 423)),
+        *((status, {}, True, 0, f"answers {status}") for status in (400, 410, 413, 415, 422)),
         (799, {}, False, 0, "answers 799"),
     ],
 )
@@ -171,6 +177,56 @@ def test_a_receiver_that_dribbles_hangs_or_is_away_costs_little(hook: Hook) -> N
     away = NotifySettings.model_validate({"url": "http://127.0.0.1:1/"})
     outcome = webhook.post(away, LETTER, "m1", at_noon)
     assert (outcome.final, outcome.error) == (False, "127.0.0.1 cannot be reached: Connection refused")
+
+
+HANDSHAKE = b"\x16\x03\x03\x40\x00"
+"""The head of a record of TLS that is to have 16 kB (RFC 8446, section 5.1)."""
+STARTTLS = (
+    (b"", b"220 hi\r\n"),
+    (b"ehlo", b"250-hi\r\n250 STARTTLS\r\n"),
+    (b"STARTTLS\r\n", b"220 go\r\n"),
+    (HANDSHAKE[:1], HANDSHAKE),
+)
+
+
+@pytest.mark.parametrize(
+    ("security", "script"),
+    [("none", ()), ("none", ((b"", b"220 hi\r\n"),)), ("tls", ((b"", HANDSHAKE),)), ("starttls", STARTTLS)],
+)
+def test_a_mail_server_that_drips_is_left(security: str, script: tuple[tuple[bytes, bytes], ...]) -> None:
+    with dripping_server(*script) as port:
+        server = MailSettings.model_validate({"host": "127.0.0.1", "port": port, "security": security})
+        outcome = mail.send(server, ["ann@lab.test"], LETTER, "m1", at_noon, timeout_s=0.1)
+    assert outcome == Outcome(False, "127.0.0.1 did not answer in time")
+
+
+def test_a_web_server_that_drips_its_tls_is_left() -> None:
+    with dripping_server((b"", HANDSHAKE)) as port:
+        target = NotifySettings.model_validate({"url": f"https://127.0.0.1:{port}/"})
+        assert "did not answer" in str(webhook.post(target, LETTER, "m1", at_noon, timeout_s=0.2).error)
+
+
+def test_a_mail_that_was_taken_is_sent_however_long_the_farewell_is() -> None:
+    ok = b"250 OK\r\n"
+    script = [(b"", b"220 hi\r\n"), (b"ehlo", ok), (b"mail", ok), (b"rcpt", ok), (b"data", b"354 go\r\n")]
+    script.append((b"\r\n.\r\n", ok))
+    with dripping_server(*script) as port:
+        server = MailSettings(host="127.0.0.1", port=port)
+        assert mail.send(server, ["ann@lab.test"], LETTER, "m1", at_noon) == Outcome(True)
+
+
+def test_all_addresses_of_a_name_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolved(*hosts: str) -> None:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port)) for host in hosts]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    with hung_host() as port, socket.create_server(("127.0.0.2", port)):
+        resolved("127.0.0.1", "127.0.0.2")
+        with Line("many.test", port, 0.4) as line:
+            assert line.socket.getpeername() == ("127.0.0.2", port)
+        resolved(*["127.0.0.1"] * 1000)
+        with pytest.raises(TimeoutError):
+            Line("many.test", port, 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +275,14 @@ def test_mail(own_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, mo
         post.refused = {"bob@lab.test": "550 no such person"}
         assert send(people) == Outcome(True, "127.0.0.1 refused bob@lab.test (550 no such person)")
         assert send(["bob@lab.test"]).final
-        post.refused = {"bob@lab.test": "450 come again"}
-        outcome = send(["bob@lab.test"])
-        assert (outcome.sent, outcome.final) == (False, False)
+        for answer in ("450 come again", "554 not today"):
+            post.refused = {"bob@lab.test": answer}
+            outcome = send(["bob@lab.test"])
+            assert (outcome.sent, outcome.final) == (False, False)
+        for answer, final in (("530 log in first", False), ("454 come again", False), ("553 no such sender", True)):
+            post.refused = {"marcod@lab.test": answer}
+            assert send(people) == Outcome(False, f"127.0.0.1 answers {answer}", final=final)
+        post.refused = {}
         post.answer = "452 full"
         assert send(["ann@lab.test"]) == Outcome(False, "127.0.0.1 answers 452 full")
         assert len(post.mails) == 2
@@ -233,6 +294,17 @@ def test_mail(own_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, mo
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert mail.send(guarded, people, LETTER, "m1", at_noon).sent
+        misnamed = guarded.model_copy(update={"host": "127.0.0.1"})
+        assert "is not trusted" in str(mail.send(misnamed, people, LETTER, "m1", at_noon).error)
+        stranger = guarded.model_copy(update={"user": "marcod", "password": SecretStr("the former one")})
+        outcome = mail.send(stranger, people, LETTER, "m1", at_noon)
+        assert (outcome.final, "answers 535" in str(outcome.error)) == (False, True), "it is being changed"
+        assert len(post.mails) == 1
+    with mail_server(own_tls, greets_over_tls=True) as post:
+        guarded = MailSettings(host="localhost", port=post.port, security="tls")
+        assert mail.send(guarded, people, LETTER, "m1", at_noon).sent
+        misnamed = guarded.model_copy(update={"host": "127.0.0.1"})
+        assert "is not trusted" in str(mail.send(misnamed, people, LETTER, "m1", at_noon).error)
         assert len(post.mails) == 1
 
 
@@ -323,15 +395,15 @@ def test_people_see_what_did_not_arrive_and_send_it_again(site: Site, hook: Hook
     assert site.ok("notify", "test", "lims") == "lims: sent\n"
     [tested] = hook.requests
     assert json.loads(tested.body)["events"][0]["kind"] == "test"
-    hook.answers = [(403, {})] * 2
+    hook.answers = [(410, {})] * 2
     failed = site.call("notify", "test", "lims")
-    assert (failed.exit_code, "lims: 127.0.0.1 answers 403 Forbidden" in failed.stderr) == (1, True)
+    assert (failed.exit_code, "lims: 127.0.0.1 answers 410 Gone" in failed.stderr) == (1, True)
     with closing(Database(site.url)) as db:
         happen(db, "a")
         assert notifier(site, db, Clock()).turn() == Turn(dispatched=1, failed=1)
     shown = site.call("notify", "list")
     assert shown.exit_code == 3, "a person should look at this"
-    assert "127.0.0.1 answers 403 Forbidden" in shown.stdout
+    assert "127.0.0.1 answers 410 Gone" in shown.stdout
     assert TOKEN not in shown.output
     assert SECRET not in shown.output
     listed = json.loads(site.call("notify", "list", "--json").stdout)
@@ -364,6 +436,18 @@ def test_the_loop_sends_until_it_is_stopped(site: Site, hook: Hook) -> None:
         loop.join(60)
         assert not loop.is_alive()
         assert db.read(outbox.standings)[0].sent == 1
+
+
+@sqlite_alone
+def test_a_host_that_tells_nobody_leaves_events_to_those_that_do(site: Site, hook: Hook) -> None:
+    site.write()
+    with closing(Database(site.url)) as db:
+        happen(db, "a")
+        duties.tend(db, settings.load(site.config))
+        target(site, "lims", url=f"http://127.0.0.1:{hook.port}/")
+        site.write()
+        assert notifier(site, db, Clock(60.0)).turn() == Turn(dispatched=1, sent=1)
+    assert [told(request) for request in hook.requests] == [["a"]]
 
 
 @sqlite_alone

@@ -81,8 +81,20 @@ def test_a_healthy_lab_and_one_where_nothing_runs(site: Site, tmp_path: Path) ->
     assert json.loads(site.ok("status", "--json"))["attention"] == []
 
     assert site.call("status", "--watch", "--json").exit_code == 2
+    (tmp_path / "empty.sqlite").touch()
     empty = site.call("--database", f"sqlite:///{tmp_path / 'empty.sqlite'}", "status")
     assert (empty.exit_code, "is empty; `marcod run` or `marcod db upgrade` sets it up" in empty.stderr) == (1, True)
+
+
+def test_looking_makes_no_database(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "none.sqlite"
+    site = Site(tmp_path, f"sqlite:///{file}")
+    site.write()
+    sentence = f"marcod: there is no database {file}; `marcod run` or `marcod db upgrade` makes it\n"
+    for command in (["status"], ["status", "--watch"], ["db", "check"]):
+        result = site.call(*command)
+        assert (result.exit_code, result.stderr, result.stdout) == (1, sentence, "")
+    assert not file.parent.exists()
 
 
 class Screen:

@@ -6,5 +6,5 @@ and :mod:`chaos.reckoning` compares every file on the disk with the database. Ev
 
 ``quota`` is a disk that can be filled, ``stores`` the two databases, ``imagers`` the files and the truth about them,
 ``service`` marcod's processes, ``people`` what persons and their LIMS do, ``faults`` what goes wrong, ``lab`` all of
-them together, ``reckoning`` the comparison.
+them together, ``reckoning`` the comparison, ``conduct`` how the processes bore it.
 """

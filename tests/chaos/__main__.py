@@ -4,8 +4,9 @@ import argparse
 import dataclasses
 import json
 import random
+import signal
 import sys
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import rich.box
 from rich.console import Console
@@ -15,6 +16,13 @@ from chaos import run, stores
 from marcod import telemetry
 
 SHARES: Final[dict[stores.Kind, float]] = {"postgres": 2 / 3, "sqlite": 1 / 3}
+SECONDS: Final = 280.0
+WITHIN: Final = 570
+"""Seconds after which everything ends, whatever it is doing; what is left of ten minutes is for ending it."""
+
+
+class _OutOfTimeError(Exception):
+    """No OSError, which what is interrupted may take for its own."""
 
 
 def main() -> int:
@@ -22,6 +30,23 @@ def main() -> int:
     options = _options()
     telemetry.configure("error", "console")
     out, err = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
+    signal.signal(signal.SIGALRM, _end)
+    signal.alarm(options.within)
+    try:
+        found = _found(options, out, err)
+    except _OutOfTimeError:
+        err.print(f"not done within {options.within} s", style="bold red")
+        return 1
+    if options.json:
+        out.print_json(json.dumps(found))
+    return 0 if all(one["agrees"] for one in found) else 1
+
+
+def _end(*_: object) -> NoReturn:
+    raise _OutOfTimeError
+
+
+def _found(options: argparse.Namespace, out: Console, err: Console) -> list[dict[str, Any]]:
     found = []
     for kind in options.database or stores.KINDS:
         seconds = options.seconds * (1.0 if options.database else SHARES[kind])
@@ -31,21 +56,20 @@ def main() -> int:
         found.append(_plain(plan, outcome))
         if not options.json:
             _show(out, plan, outcome)
-    if options.json:
-        out.print_json(json.dumps(found))
-    return 0 if all(one["agrees"] for one in found) else 1
+    return found
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m chaos", description="Everything goes wrong; then everything adds up."
     )
-    parser.add_argument("--seconds", type=float, default=330.0, help="of chaos, over all databases [330]")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of chaos, over all databases [{SECONDS:g}]")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="decides every fault")
     parser.add_argument("--database", action="append", choices=stores.KINDS, help="[both, one after another]")
     parser.add_argument("--pace", type=float, default=2.5, help="mean seconds between two faults [2.5]")
     parser.add_argument("--rate", type=float, default=8.0, help="files a second of all imagers together [8]")
     parser.add_argument("--drain", type=float, default=run.DRAIN_S, help="seconds that the work may take afterwards")
+    parser.add_argument("--within", type=int, default=WITHIN, help=f"seconds after which everything ends [{WITHIN}]")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser.parse_args()
@@ -55,7 +79,7 @@ def _plain(plan: run.Plan, outcome: run.Outcome) -> dict[str, Any]:
     lines = [{**dataclasses.asdict(line), "agrees": line.agrees} for line in outcome.lines]
     asked = dataclasses.asdict(plan) | {"faults": [fault.__name__ for fault in plan.faults]}
     return {
-        "plan": asked, "faults": outcome.tally, "reconciliation": lines,
+        "plan": asked, "faults": outcome.tally, "kinds": outcome.done, "reconciliation": lines,
         "drained_s": round(outcome.drained_s, 1), "agrees": outcome.agrees,
     }  # fmt: skip
 
@@ -68,6 +92,8 @@ def _show(out: Console, plan: run.Plan, outcome: run.Outcome) -> None:
     for what, times in outcome.tally.items():
         faults.add_row(what, str(times))
     out.print(faults)
+    never = ", ".join(name for name, times in outcome.done.items() if not times)
+    out.print(f"Of {len(outcome.done)} kinds of fault these did not happen: {never or 'none'}.\n", highlight=False)
     books = Table(title=f"{plan.kind}: the reckoning, {outcome.drained_s:.0f} s after the last fault was taken back",
                   title_justify="left", box=rich.box.SIMPLE_HEAD)  # fmt: skip
     for column in ("what", "expected", "found", "", "examples"):

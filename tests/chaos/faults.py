@@ -1,10 +1,11 @@
 """What goes wrong. Each fault is a function that does it once and returns what it did; None when it cannot be now.
 
-:func:`deck` deals them like cards, so that every fault comes once before any comes twice.
+:class:`Deck` deals them like cards, so that every fault comes once before any comes twice.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Final
 
@@ -215,7 +216,38 @@ FAULTS: Final[tuple[Fault, ...]] = (
 )  # fmt: skip
 
 
-def deck(faults: Sequence[Fault], rng: random.Random) -> Iterator[Fault]:
-    """The faults in ever new orders."""
-    while True:
-        yield from rng.sample(faults, len(faults))
+_OF_THE_SERVER: Final = (crash_server, stop_server, drop_connections, kill_backend)
+
+
+def possible(lab: Lab, faults: Sequence[Fault]) -> list[Fault]:
+    """Those that this lab can have at all: SQLite has no server, and a disk that cannot be mounted is never filled."""
+    never: set[Fault] = set() if isinstance(lab.store, Postgres) else set(_OF_THE_SERVER)
+    never |= set() if lab.store.quota.limited else {fill_disk}
+    return [fault for fault in faults if fault not in never]
+
+
+class Deck:
+    """The faults in ever new orders: each comes once before any comes twice, but for those that cannot be just then.
+
+    ``done`` counts how often each happened, by its name.
+    """
+
+    def __init__(self, faults: Sequence[Fault], rng: random.Random) -> None:
+        self._faults, self._rng = faults, rng
+        self._hand: list[Fault] = []
+        self.done = Counter({fault.__name__: 0 for fault in faults})
+
+    @property
+    def missing(self) -> list[str]:
+        """Faults that did not happen yet."""
+        return [name for name, times in self.done.items() if not times]
+
+    def deal(self, lab: Lab) -> str | None:
+        """Do the next fault that is possible now. Returns what it did."""
+        self._hand = self._hand or self._rng.sample(self._faults, len(self._faults))
+        for fault in (*self._hand, *self._rng.sample(self._faults, len(self._faults))):
+            if (told := fault(lab)) is not None:
+                self._hand = [other for other in self._hand if other is not fault]
+                self.done[fault.__name__] += 1
+                return told
+        return None

@@ -10,6 +10,7 @@ import io
 import os
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ class Share:
         self.truth: dict[str, Truth] = {}
         self.held: set[str] = set()
         """Paths that are damaged for now and will be mended."""
+        self.disturbed: Counter[str] = Counter()
+        """How often something happened to a path for which it may be scored once more."""
         self._home = root
         self._lock = threading.RLock()
         self._copies = count(1)
@@ -114,6 +117,8 @@ class Share:
         """Write a picture in place, as imagers do; in two halves where the imager is slow."""
         data = marked(pictures()[picture], f"copy {next(self._copies)} of {picture}")
         with self.still() as home:
+            # The first of two halves may pass for a whole file where the machine is slow.
+            self.disturbed[path] += (path in self.truth) + halves
             self.truth[path] = Truth(state, picture, hashlib.sha256(data).hexdigest(), None, image)
             _put(home / path, data, halves)
 
@@ -150,6 +155,7 @@ class Share:
         with self.still() as home:
             whole = (home / path).read_bytes()
             self.held.add(path)
+            self.disturbed[path] += 2
             os.truncate(home / path, len(whole) // 3)
 
         def mend() -> None:
@@ -179,6 +185,7 @@ class Share:
     def touch(self, path: str) -> None:
         """Change a file's time alone."""
         with self.still() as home:
+            self.disturbed[path] += 1
             os.utime(home / path)
 
     def hide(self, path: str) -> Callable[[], None] | None:

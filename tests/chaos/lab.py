@@ -22,6 +22,9 @@ from marcod.store.engine import Database
 LEASE_S: Final = 5.0
 STOP_S: Final = 60.0
 PATIENCE_S: Final = 1.0
+LEAVE_S: Final = 30.0
+"""How long a command may take when nothing is wrong any more."""
+
 _SETTINGS: Final[dict[str, dict[str, Any]]] = {
     # The full walk finds what was rewritten in place while nobody watched; a lab has time to wait for it, a test not.
     "watch": {"settle_s": 0.4, "rescan_s": 2.0, "full_rescan_s": 10.0, "quiet_s": 20.0},
@@ -70,14 +73,25 @@ class Lab:
         return config
 
     def start(self, longest_s: float) -> None:
-        """Begin to work, and to write; returns when every process is at work, after ``longest_s`` at the latest."""
+        """Begin to work, and to write; returns when every process is at work.
+
+        Raises RuntimeError when that takes longer than ``longest_s``, or one of them ends meanwhile.
+        """
         self.tend()
         pictures()
         self._writing.start()
         tick, start = threading.Event(), time.monotonic()
-        while not all(p.is_at_work for p in self.processes) and time.monotonic() < start + longest_s:
-            self.tend()
+        while not self.is_at_work:
+            late = time.monotonic() >= start + longest_s
+            if late or not all(process.lives for process in self.processes):
+                idle = ", ".join(process.name for process in self.processes if not process.is_at_work)
+                raise RuntimeError(f"not at work {time.monotonic() - start:.0f} s after the start: {idle}")
             tick.wait(0.2)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether every process has said that it runs."""
+        return all(process.is_at_work for process in self.processes)
 
     def holds_lease(self, process: service.Process) -> bool:
         """Whether jobs are in this process's hands. False while the database cannot tell."""
@@ -115,7 +129,7 @@ class Lab:
         """Take every fault back, and let the imagers finish their plates."""
         self.take_back(all_of_it=True)
         self.store.mend()
-        self.people.leave()
+        self.people.leave(LEAVE_S)
         self._over.set()
         self._writing.join()
         for imager in self._imagers:
@@ -133,6 +147,7 @@ class Lab:
         self._over.set()
         if self._writing.is_alive():
             self._writing.join()
+        self.people.leave(0.0)
         for process in self.processes:
             process.kill()
         self.db.close()

@@ -4,6 +4,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,8 @@ class People:
     rng: random.Random
     said: set[datetime] = field(default_factory=set)
     """Times of the labels that the database has taken; each label has a time of its own."""
+    stuck: int = 0
+    """Commands that had to be killed."""
     _named: set[tuple[str, ...]] = field(default_factory=set)
     _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -81,7 +84,14 @@ class People:
                 )
             )  # fmt: skip
 
-    def leave(self) -> None:
-        """Wait for the commands that still run."""
+    def leave(self, longest_s: float) -> None:
+        """Wait for the commands that still run; what does not end in that time is killed and told as stuck."""
+        deadline = time.monotonic() + longest_s
         for command in self._running:
-            command.wait()
+            try:
+                command.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.stuck += 1
+                command.kill()
+                command.wait()
+        self._running.clear()

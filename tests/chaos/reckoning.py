@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from chaos.imagers import Share, State, Truth, pictures
 from chaos.lab import Lab
 from chaos.people import PERSON
+from chaos.stores import FINISHED
 from marcod.bundle import Predictor
 from marcod.domain import CLASSES, path_text
 from marcod.registry import Registry
@@ -30,6 +31,8 @@ from marcod.store.workers import ALIVE_S
 TOLERANCE: Final = 1e-4
 FORGOTTEN: Final = timedelta(days=1)
 SHOWN: Final = 3
+FORBIDDEN: Final = " (the database forbids it)"
+"""Of what a unique constraint keeps from happening: it cannot be found but where the constraint is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class _Books:
     champion: Version
     images: list[_Image]
     rows: dict[str, list[Any]]
+    finished: Counter[tuple[int, int]]
+    """How often a job of an image and a version was finished."""
 
 
 TABLES: Final = ("image", "score", "job", "label", "label_inbox", "inspection_summary", "drop_summary", "hit", "drop",
@@ -77,6 +82,7 @@ def reckon(lab: Lab) -> list[Line]:
         *_files(lab, books),
         *_scores(books),
         *_queue(books),
+        _double_work(lab, books),
         *_summaries(books),
         *_hits(books),
         *_labels(lab, books),
@@ -103,11 +109,12 @@ def _some(wrong: Iterable[object]) -> tuple[str, ...]:
 
 
 def _read(lab: Lab) -> _Books:
-    def work(connection: sa.Connection) -> tuple[Version, dict[str, list[Any]]]:
+    def work(connection: sa.Connection) -> tuple[Version, dict[str, list[Any]], Counter[tuple[int, int]]]:
         found = {n: list(connection.execute(sa.select(schema.metadata.tables[n]))) for n in (*TABLES, "source")}
-        return versions.champion(connection), found
+        finished = connection.execute(sa.text(f"select image_id, model_version_id from {FINISHED}"))
+        return versions.champion(connection), found, Counter((row[0], row[1]) for row in finished)
 
-    champion, rows = lab.db.read(work)
+    champion, rows, finished = lab.db.read(work)
     names = {row.id: row.name for row in rows["source"]}
     truths = {
         f"{share.name}/{path_text(path)}": truth for share in lab.shares for path, truth in list(share.truth.items())
@@ -123,7 +130,7 @@ def _read(lab: Lab) -> _Books:
     for row in rows["image"]:
         key = f"{names[row.source_id]}/{row.path}"
         images.append(_Image(key, truths.get(key), row, scores[row.id, row.content_hash], jobs.get(row.id)))
-    return _Books(champion, images, rows)
+    return _Books(champion, images, rows, finished)
 
 
 def _files(lab: Lab, books: _Books) -> list[Line]:
@@ -175,7 +182,7 @@ def _scores(books: _Books) -> list[Line]:
     return [
         Line("intact images with one score of the champion", len(intact), sum(len(i.scores) == 1 for i in intact)),
         Line("intact images lost", 0, len(lost), _some(lost)),
-        Line("intact images scored twice", 0, len(twice), _some(twice)),
+        Line(f"intact images scored twice{FORBIDDEN}", 0, len(twice), _some(twice)),
         Line("intact images in quarantine", 0, len(unfair), _some(unfair)),
         Line("broken images in quarantine with their reason", len(broken), len(broken) - len(wrong), _some(wrong)),
         Line("broken or unlit images scored", 0, len(scored), _some(scored)),
@@ -202,8 +209,23 @@ def _queue(books: _Books) -> list[Line]:
     return [
         Line("leases left", 0, sum(job.lease is not None for job in jobs)),
         Line("jobs left, of any model", 0, len(waiting), _some(waiting)),
-        Line("scores of any model that are there twice", 0, sum(n > 1 for n in repeated.values())),
+        Line(f"scores of any model that are there twice{FORBIDDEN}", 0, sum(n > 1 for n in repeated.values())),
     ]
+
+
+def _double_work(lab: Lab, books: _Books) -> Line:
+    """Jobs of the champion finished oftener than something happened to their file: no constraint forbids that.
+
+    A late finisher is none of them: its job is another's, so it finishes nothing.
+    """
+    reasons = {f"{share.name}/{path_text(path)}": n for share in lab.shares for path, n in share.disturbed.items()}
+    times = [(image.key, books.finished[image.row.id, books.champion.id]) for image in books.images]
+    allowed = {key: 1 + reasons.get(key, 0) for key, _ in times}
+    again = [f"{key}: {n} times, {allowed[key]} allowed" for key, n in times if n > allowed[key]]
+    unheld = [f"{i.key}: scored, but no job was finished" for i in books.images if i.scores and not
+              books.finished[i.row.id, books.champion.id]]  # fmt: skip
+    what = f"images scored again without a reason ({sum(n for _, n in times)} jobs finished)"
+    return Line(what, 0, len(again) + len(unheld), _some(again + unheld))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +288,7 @@ def _hits(books: _Books) -> list[Line]:
     return [
         Line("drops over time = drops with a verdict", len(known), len({row.drop_id for row in mine})),
         Line("hits that equal a recount", len(recount), len(over_time), _some(wrong + unrecorded)),
-        Line("hits recorded twice", 0, sum(n > 1 for n in rows.values())),
+        Line(f"hits recorded twice{FORBIDDEN}", 0, sum(n > 1 for n in rows.values())),
     ]
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,20 @@ RESTART_S: Final = 1.0
 
 _RUNNING: Final = b'"event": "running"'
 _STALE: Final = re.compile(rb'(?:"stale": |stale=)([1-9]\d*)')
+_AWAY: Final = re.compile(r"marcod: database \S+ cannot be used: .+")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a process ended that nobody had killed or asked to end: its exit code, and the last line of its log."""
+
+    code: int
+    said: str
+
+    @property
+    def is_in_order(self) -> bool:
+        """A database that is away as it starts is the one reason that it may have; a service manager begins it anew."""
+        return self.code == 1 and _AWAY.fullmatch(self.said) is not None
 
 
 class Process:
@@ -27,8 +42,8 @@ class Process:
         self.name, self.roles = name, roles
         self.log = config.with_name(f"{name}.log")
         self.starts = 0
-        self.ended: list[int] = []
-        """Exit codes of those that nobody had killed."""
+        self.ended: list[End] = []
+        """Ends of those that nobody had killed."""
         self._command = [sys.executable, "-m", "marcod", "--config", str(config), "run", "--roles", roles]
         self._child: subprocess.Popen[bytes] | None = None
         self._killed = self._paused = False
@@ -71,7 +86,7 @@ class Process:
         if self._child is not None and not self._start_at:
             self._start_at = time.monotonic() + RESTART_S
             if not self._killed:
-                self.ended.append(self._child.returncode)
+                self.ended.append(End(self._child.returncode, self._last_line()))
         if time.monotonic() >= self._start_at:
             self._begin()
 
@@ -86,7 +101,8 @@ class Process:
 
     def kill(self) -> None:
         """Kill it outright, and what it started, as a service manager clears the group of a dead service."""
-        self._killed = True
+        # One that was dead already was not killed here, unless it was killed before.
+        self._killed = self._killed or self.lives
         below = psutil.Process(self.pid).children(recursive=True) if self.lives else []
         self._signal(signal.SIGKILL)
         if self._child is not None:
@@ -119,6 +135,11 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             return -signal.SIGKILL
+
+    def _last_line(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self._log_from)
+            return (log.read().decode(errors="replace").strip().splitlines() or [""])[-1]
 
     def _signal(self, number: signal.Signals) -> None:
         if self._child is not None:

@@ -24,6 +24,9 @@ KINDS: Final[tuple[Kind, ...]] = ("sqlite", "postgres")
 
 SQLITE_MB: Final = 64
 POSTGRES_MB: Final = 320
+FINISHED: Final = "chaos_finished"
+"""Table of image and model version of every job that was finished, once for each time."""
+
 _OTHERS: Final = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'marcod'"
 _BACKENDS: Final = "select pid from pg_stat_activity where application_name = 'marcod' order by pid"
 
@@ -150,7 +153,21 @@ def make(kind: Kind, folder: Path) -> Store:
 def _migrate(url: str) -> None:
     database = Database(url)
     migrate.upgrade(database)
+    database.write(lambda connection: [connection.exec_driver_sql(text) for text in _witness(database)])
     database.close()
+
+
+def _witness(db: Database) -> tuple[str, ...]:
+    """A note of every job that leaves the queue, made in the transaction that writes its score, and made by no code
+    of marcod: what was scored once more for no reason leaves nothing else behind."""
+    note = f"insert into {FINISHED} values (old.image_id, old.model_version_id);"
+    table = f"create table {FINISHED} (image_id bigint not null, model_version_id bigint not null)"
+    if db.is_sqlite:
+        return table, f"create trigger {FINISHED} after delete on job begin {note} end"
+    body = f"begin {note} return null; end"
+    function = f"create function {FINISHED}() returns trigger language plpgsql as $${body}$$"
+    trigger = f"create trigger {FINISHED} after delete on job for each row execute function {FINISHED}()"
+    return table, function, trigger
 
 
 def _programs(folder: Path) -> tuple[Path, str | None]:

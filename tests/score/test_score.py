@@ -273,18 +273,22 @@ def test_a_stopped_scorer_gives_back_what_it_did_not_start(lab: Lab) -> None:
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
 
 
-def test_jobs_go_back_when_the_champion_cannot_be_loaded(lab: Lab) -> None:
+@pytest.mark.parametrize("kind", [BundleError, MemoryError, RuntimeError])
+def test_jobs_go_back_when_the_champion_cannot_be_loaded(lab: Lab, kind: type[Exception]) -> None:
     lab.deliver("a.jpg", picture(1))
 
     def refuse(version: Version) -> object:
-        raise BundleError(f"the bundle of {version} is damaged")
+        raise kind(f"the bundle of {version} is damaged")
 
-    with pytest.raises(BundleError, match="random:1 is damaged"):
+    with pytest.raises(kind, match="random:1 is damaged"):
         lab.scorer(load=refuse).drain(threading.Event())
     assert lab.waiting() == {"a.jpg": (0, None)}
 
 
-def test_a_rescoring_model_that_is_not_here_holds_up_nothing(lab: Lab, registry: Registry, second: Version) -> None:
+@pytest.mark.parametrize("error", [BundleError("not on this host"), MemoryError("no room on the device")])
+def test_a_rescoring_model_that_is_not_here_holds_up_nothing(
+    lab: Lab, registry: Registry, second: Version, error: Exception
+) -> None:
     for seed in range(6):
         lab.deliver(f"{seed}.jpg", picture(seed))
     lab.drain()
@@ -294,7 +298,7 @@ def test_a_rescoring_model_that_is_not_here_holds_up_nothing(lab: Lab, registry:
 
     def only_the_champion(version: Version) -> object:
         if version.id == second.id:
-            raise BundleError("not on this host")
+            raise error
         return registry.load(version, 4)
 
     lab.scorer(utc(4), load=only_the_champion).drain(threading.Event())

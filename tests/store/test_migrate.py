@@ -12,13 +12,15 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from factories import promote, record, register, rows, sightings, utc
 
 from marcod.domain import text_path
 from marcod.errors import SchemaError
 from marcod.store import migrate
-from marcod.store.engine import Database
+from marcod.store.catalog import Sighting
+from marcod.store.engine import Database, insert
 from marcod.store.migrate import SchemaState
-from marcod.store.schema import metadata, schema_mark
+from marcod.store.schema import drop, image, inspection, metadata, plate, schema_mark, source
 
 
 def names(db: Database) -> tuple[set[str], set[str]]:
@@ -191,3 +193,41 @@ def test_paths_that_steer_a_terminal_are_written_as_they_are_looked_up_now(empty
     found = empty_db.read(lambda c: c.execute(sa.text("select root from source order by name")).scalars().all())
     assert found == ["/plain", "/line\\x0abreak", "/turned\\xe2\\x80\\xaeback", "/back\\x5cslash"]
     assert [text_path(root) for root in found] == ["/plain", "/line\nbreak", "/turned\u202eback", "/back\\slash"]
+
+
+def as_step_0004_wrote_it(db: Database, seen: Sighting) -> None:
+    """A source 1 with a plate, an inspection, a drop and an image whose names stand as they are on the disk."""
+    name, now = seen.image, utc()
+    held = {"plate_id": 1, "drop_id": 1, "inspection_id": 1, "source_id": 1}
+    read = {"size": seen.size, "mtime_ns": seen.mtime_ns, "seen_at": now}
+    values: dict[sa.Table, dict[str, Any]] = {
+        source: {"name": "imager", "root": "/plates", "layout": "rigaku", "reading": "", "created_at": now},
+        plate: {"key": name.plate_key, "barcode": name.barcode, "first_seen_at": now},
+        inspection: {"key": name.inspection_key, "order_key": "day" + "0" * 19 + "1\x85" + "0" * 19 + "2"},
+        drop: {"well": name.well, "well_row": name.row, "well_column": name.column, "drop_number": name.drop},
+        image: {"path": seen.path, "modality": "visible", "profile": name.profile, **read},
+    }
+    values[inspection] |= {"first_seen_at": now}
+    for table, row in values.items():
+        whole = {column: value for column, value in held.items() if column in table.c} | row
+        db.write(lambda c, t=table, v=whole: c.execute(insert(c, t).values(v)))
+
+
+def test_a_plate_whose_name_steers_a_terminal_is_found_after_the_upgrade(empty_db: Database) -> None:
+    odd = {"plate": "P\n1", "inspection": "day1\x852", "barcode": "B\u202e1", "profile": "\x1b[31m"}
+    (seen,) = sightings(1, **odd)
+    migrate.upgrade(empty_db, "0004")
+    as_step_0004_wrote_it(empty_db, seen)
+    migrate.upgrade(empty_db)
+    promote(empty_db, register(empty_db))
+    done = record(empty_db, 1, [seen])
+    assert (done.new, done.changed) == (0, 0)
+    # What a name says with a backslash is another name, and so is every further inspection.
+    twin, next_one = sightings(1, **(odd | {"plate": "P\\x0a1"})), sightings(1, **(odd | {"inspection": "day1\x8510"}))
+    assert record(empty_db, 1, [seen, *twin, *next_one]).new == 2
+    keys = rows(empty_db, sa.select(plate.c.key, plate.c.barcode).order_by(plate.c.id))
+    assert keys == [("P\\x0a1", "B\\xe2\\x80\\xae1"), ("P\\x5cx0a1", "B\\xe2\\x80\\xae1")]
+    assert rows(empty_db, sa.select(image.c.profile).distinct()) == [("\\x1b[31m",)]
+    of_plate = sa.select(inspection.c.key).where(inspection.c.plate_id == 1)
+    ordered = [row[0] for row in rows(empty_db, of_plate.order_by(inspection.c.order_key))]
+    assert [text_path(key) for key in ordered] == ["day1\x852", "day1\x8510"]

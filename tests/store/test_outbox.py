@@ -27,7 +27,7 @@ from marcod.store.versions import Version
 
 LEASE_S = 60.0
 ALL = Target("all", EVENT_KINDS)
-SENT, AGAIN, REFUSED = Outcome(True), Outcome(False, "503"), Outcome(False, "404", final=True)
+SENT, AGAIN, REFUSED = Outcome(True), Outcome(False, "503"), Outcome(False, "410", final=True)
 
 
 def events(db: Database) -> list[Any]:
@@ -42,9 +42,11 @@ def kinds(db: Database) -> list[str]:
     return [row.kind for row in events(db)]
 
 
-def put(db: Database, *subjects: str, kind: str = "hits", source_id: int = 1, project: str | None = None) -> None:
+def put(
+    db: Database, *subjects: str, kind: str = "hits", source_id: int = 1, project: str | None = None, seconds: float = 0
+) -> None:
     news = [News(kind, subject, source_id, project, {"source": "imager"}) for subject in subjects]
-    db.write(lambda c: outbox.put(c, news, utc()))
+    db.write(lambda c: outbox.put(c, news, utc(seconds)))
 
 
 def dispatch(db: Database, *targets: Target, seconds: float = 0) -> int:
@@ -201,9 +203,9 @@ def test_a_message_keeps_its_name_until_it_is_sent(db: Database, source_id: int)
     assert done(db, third, REFUSED, 140)
     assert claim(db, 1e6) is None
     [failed, sent] = db.read(lambda c: outbox.sendings(c, 9))[::-1]
-    assert (failed.message, failed.error, failed.failed_at, sent.sent_at) == (first.id, "404", utc(140), utc(71))
+    assert (failed.message, failed.error, failed.failed_at, sent.sent_at) == (first.id, "410", utc(140), utc(71))
     [standing] = db.read(outbox.standings)
-    assert (standing.failed, standing.sent, standing.waiting, standing.error) == (2, 1, 0, "404")
+    assert (standing.failed, standing.sent, standing.waiting, standing.error) == (2, 1, 0, "410")
     assert db.write(lambda c: outbox.retry(c, utc(200), "nobody")) == 0
     assert db.write(lambda c: outbox.retry(c, utc(200))) == 2
     anew = must_claim(db, 200)
@@ -276,10 +278,26 @@ def test_what_is_done_is_forgotten_and_what_waits_is_not(db: Database, source_id
     put(db, "undispatched", source_id=source_id)
     forget = lambda days: db.write(lambda c: outbox.forget(c, utc(days=days)))  # noqa: E731
     assert (forget(-1), forget(1), forget(1)) == (0, 2, 0)
-    assert forget(5) == 1, "its target must be gone"
-    left = factories.rows(db, sa.select(event.c.subject))
-    assert [row.subject for row in left] == ["undispatched"]
+    left = factories.rows(db, sa.select(event.c.subject).order_by(event.c.id))
+    assert [row.subject for row in left] == ["waits", "undispatched"]
+    assert forget(5) == 2, "its target must be gone, and nobody tells the other"
     assert factories.rows(db, sa.select(delivery.c.id)) == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_much_is_forgotten_in_many_short_transactions(db: Database, source_id: int) -> None:
+    put(db, *"abcdefg", source_id=source_id)
+    dispatch(db)
+    sweep = lambda rounds: outbox.sweep(db, utc(days=1), rounds, limit=2)  # noqa: E731
+    assert (sweep(2), sweep(9), sweep(9)) == (4, 3, 0)
+
+
+def test_what_was_long_before_a_target_is_not_told(db: Database, source_id: int) -> None:
+    days_3 = outbox.STALE.total_seconds()
+    put(db, "old", source_id=source_id)
+    put(db, "young", source_id=source_id, seconds=1)
+    assert dispatch(db, ALL, seconds=days_3 + 1) == 2
+    assert subjects(claim(db, days_3 + 1)) == ["young"]
 
 
 def test_two_notifiers_share_the_work(db: Database, source_id: int) -> None:

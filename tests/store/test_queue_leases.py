@@ -2,7 +2,20 @@
 
 import pytest
 import sqlalchemy as sa
-from factories import MAX_ATTEMPTS, RETRY_S, claim, claimed, finish, record, rows, sightings, utc
+from factories import (
+    MAX_ATTEMPTS,
+    RETRY_S,
+    claim,
+    claimed,
+    finish,
+    promote,
+    record,
+    register,
+    rewritten,
+    rows,
+    sightings,
+    utc,
+)
 
 from marcod.store import backlog, queue
 from marcod.store.engine import Database
@@ -169,7 +182,41 @@ def test_what_waiting_cannot_help_is_quarantined_at_once_and_can_be_retried(
     assert db.write(lambda c: queue.retry(c, utc(1), [bad.image_id + 1000])) == 0
     assert db.write(lambda c: queue.retry(c, utc(1), [bad.image_id])) == 1
     again = claimed(db, utc(1))
-    assert [(c.image_id, c.attempts) for c in again.claims] == [(bad.image_id, 1)]
+    assert [(c.image_id, c.attempts, c.enqueued_at) for c in again.claims] == [(bad.image_id, 1, utc(1))]
+
+
+def test_where_fewer_attempts_are_allowed_now_the_next_failure_is_the_last(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    """Such a job must neither wait for ever nor go without the reason that people are told."""
+    record(db, source_id, sightings(1))
+
+    def fail(day: int, max_attempts: int) -> bool:
+        lease = claimed(db, utc(days=day), max_attempts=max_attempts)
+        torn = queue.Failure(lease.claims[0], f"torn on day {day}", retryable=True)
+        when = utc(days=day)
+        return db.write(
+            lambda c: queue.fail(c, lease.token, torn, now=when, retry_s=RETRY_S, max_attempts=max_attempts)
+        )
+
+    assert [fail(day, max_attempts) for day, max_attempts in enumerate((9, 9, 9, 2))] == [False, False, False, True]
+    assert claim(db, utc(days=400), max_attempts=2) is None
+    (entry,) = db.read(lambda c: backlog.quarantined(c, 10))
+    assert (entry.error, entry.attempts) == ("torn on day 3", 4)
+
+
+def test_what_starts_over_waits_since_then(db: Database, source_id: int, champion: Version) -> None:
+    files = sightings(3)
+    record(db, source_id, files)
+    bomb = queue.Failure(claimed(db, limit=1).claims[0], "a decompression bomb", retryable=False)
+    lease = sa.select(job.c.lease).where(job.c.id == bomb.claim.job_id)
+    token = str(rows(db, lease)[0][0])
+    db.write(lambda c: queue.fail(c, token, bomb, now=utc(), retry_s=RETRY_S, max_attempts=MAX_ATTEMPTS))
+    record(db, source_id, [rewritten(next(f for f in reversed(files) if f.path != bomb.claim.path))], utc(5))
+    since = sa.select(job.c.enqueued_at).order_by(job.c.enqueued_at)
+    assert rows(db, since) == [(utc(),), (utc(),), (utc(5),)]
+    promote(db, register(db, version="2"), utc(days=90))
+    assert rows(db, since) == [(utc(),), (utc(5),), (utc(days=90),)]
 
 
 def test_an_error_of_any_bytes_can_be_kept(db: Database, source_id: int, champion: Version) -> None:

@@ -52,7 +52,7 @@ class Job:
         self.enqueued_at = self.enqueued_at or self.available_at
 
     def start_over(self, now: datetime) -> None:
-        self.available_at, self.attempts, self.token, self.failed = now, 0, None, False
+        self.available_at, self.enqueued_at, self.attempts, self.token, self.failed = now, now, 0, None, False
 
     @property
     def lapsed(self) -> bool:
@@ -132,10 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.wanted[path] = self.champion
             for version in serving:
                 behind = version == self.challenger or path in touched
-                before = self.jobs.get((path, version))
-                queued = Job(queue.RESCORE if behind else queue.NEW, self.now)
-                queued.enqueued_at = before.enqueued_at if before else self.now
-                self.jobs[path, version] = queued
+                self.jobs[path, version] = Job(queue.RESCORE if behind else queue.NEW, self.now)
         if new | changed:
             if (self.summarised & self.promoted) - serving:
                 self._queue_what_lacks(self.champion)
@@ -277,7 +274,7 @@ class QueueMachine(RuleBasedStateMachine):
         for (path, version), j in list(self.jobs.items()):
             if version != old or j.priority != queue.NEW:
                 continue
-            moved = Job(queue.NEW, self.now, enqueued_at=j.enqueued_at)
+            moved = Job(queue.NEW, self.now, enqueued_at=self.now if j.failed else j.enqueued_at)
             self.jobs.setdefault((path, new), moved).priority = queue.NEW
             if self.wanted[path] == old:
                 self.wanted[path] = new

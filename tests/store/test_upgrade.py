@@ -5,6 +5,7 @@ code, which knows nothing of either.
 """
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from marcod.store import drops, labels, migrate, steps, summaries, versions, wor
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.migrate import SchemaState
-from marcod.store.schema import drop_summary, hit, image, inspection_summary, schema_mark, score
+from marcod.store.schema import audit, drop_summary, hit, image, inspection_summary, job, schema_mark, score
 
 NEWEST = steps.known().newest
 ADDING, BREAKING, LAST = "9001", "9002", "9003"
@@ -165,7 +166,7 @@ def test_the_marcod_of_today_works_on_a_schema_to_which_something_was_added(
     with pytest.raises(SchemaError, match=rf"step {BREAKING} .* these running workers use: old on host\. Stop them"):
         migrate.upgrade(db, now=utc(hours=2), scripts=to_come)
     assert migrate.state(db) is SchemaState.COMPATIBLE
-    migrate.upgrade(db, now=utc(hours=2, minutes=1), scripts=to_come)
+    migrate.upgrade(db, now=utc(1, hours=2, minutes=1), scripts=to_come)
     assert migrate.state(db, to_come) is SchemaState.CURRENT
     assert migrate.state(db) is SchemaState.UNKNOWN
     with pytest.raises(SchemaError, match="is newer than this marcod"):
@@ -187,21 +188,61 @@ def test_only_who_does_not_know_the_step_is_waited_for(db: Database, to_come: Pa
     assert migrate.upgrade(db, now=utc(), scripts=to_come) is SchemaState.CURRENT
 
 
+def years_ahead(db: Database) -> None:
+    """Set the server's clock, as new connections are told it, ten years ahead."""
+    later = "create function public.clock_timestamp() returns timestamptz language sql"
+    db.write(lambda c: c.exec_driver_sql(later + " as $$select pg_catalog.clock_timestamp() + interval '10 years'$$"))
+    name = db.url.database
+    db.write(lambda c: c.exec_driver_sql(f'alter database "{name}" set search_path = public, pg_catalog'))
+    db.close()
+    db.read(lambda c: None)
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_what_people_have_done_is_written_in_the_server_s_time(
+    db: Database, db_url: str, source_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(db, register(db, version="1"))
+    record(db, source_id, sightings(1))
+    shadow = register(db, version="2")
+    years_ahead(db)
+    db.write(lambda c: versions.challenge(c, shadow, actor="test", now=utc()))
+    db.write(lambda c: c.execute(sa.delete(job)))
+    monkeypatch.setenv("MARCOD_STORE__URL", db_url)
+    for command in (["rescore", "--all", "--no-wait"], ["model", "challenge", "--none"]):
+        done = CliRunner().invoke(cli, command)
+        assert done.exit_code == 0, done.output
+    last = sa.select(audit.c.at).order_by(audit.c.id.desc()).limit(1)
+    written = [row[0] for query in (sa.select(job.c.enqueued_at), last) for row in rows(db, query)]
+    assert [abs(moment - db.now()) < timedelta(minutes=5) for moment in written] == [True, True]
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_worker_whose_clock_is_ahead_is_forced(db: Database, to_come: Path) -> None:
     beat_as(db, NEWEST)
     assert migrate.upgrade(db, now=utc(), force=True, scripts=to_come) is SchemaState.CURRENT
 
 
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_who_is_alive_is_judged_by_the_clock_that_heartbeats_go_by(db: Database, db_url: str, to_come: Path) -> None:
+    """The server is ten years ahead of this host; the upgrade is the first that this process asks of it."""
+    years_ahead(db)
+    db.write(lambda c: workers.beat(c, "w", "host", 1, "score", db.now()))
+    fresh = Database(db_url)
+    with pytest.raises(SchemaError, match="w on host"):
+        migrate.upgrade(fresh, scripts=to_come)
+    fresh.close()
+
+
 def test_workers_from_before_anybody_kept_what_they_know(empty_db: Database) -> None:
-    """0004 took nothing away, but nothing says so; from there to today every step says that it only adds."""
+    """0004 took nothing away, but nothing says so; 0005 writes names in a way that only the new marcod looks up."""
     migrate.upgrade(empty_db, "0003", now=utc())
     alive = "insert into worker values ('w', 'host', 1, 'score', '0', :now, :now)"
     moment = utc().replace(tzinfo=None) if empty_db.is_sqlite else utc()
     empty_db.write(lambda c: c.execute(sa.text(alive).bindparams(sa.bindparam("now", moment, sa.DateTime()))))
-    with pytest.raises(SchemaError, match=r"step 0004 .* w on host"):
-        migrate.upgrade(empty_db, now=utc())
-    assert migrate.state(empty_db) is SchemaState.OLDER
-    migrate.upgrade(empty_db, "0004", now=utc(), force=True)
-    migrate.upgrade(empty_db, steps.MARKED, now=utc())
+    for step in ("0004", steps.MARKED):
+        with pytest.raises(SchemaError, match=rf"step {step} .* w on host"):
+            migrate.upgrade(empty_db, step, now=utc())
+        assert migrate.state(empty_db) is SchemaState.OLDER
+        migrate.upgrade(empty_db, step, now=utc(), force=True)
     assert empty_db.read(lambda c: workers.needs(c, utc())) == [workers.Needs("w", "host", None)]

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marcod.domain import PLATE_FORMATS, parse_well, path_text, row_letters, row_number, text_path, well_name
+from marcod.domain import (
+    PLATE_FORMATS,
+    Split,
+    parse_well,
+    path_text,
+    row_letters,
+    row_number,
+    split_of,
+    text_path,
+    well_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +63,20 @@ def test_any_bytes_survive_as_text(path: str) -> None:
 def test_ordinary_paths_stay_readable() -> None:
     assert path_text("Plätze/90j8_01A_1.jpg") == "Plätze/90j8_01A_1.jpg"
     assert path_text("a\\b\udcff") == r"a\x5cb\xff"
+
+
+@pytest.mark.parametrize(
+    ("plate_key", "side"),
+    [
+        ("P1", Split.TRAIN),
+        ("a\\b", Split.TRAIN),
+        ("\udcff7", Split.TRAIN),
+        ("P1\n7", Split.TRAIN),
+        ("P1\xadb", Split.TEST),
+        ("P1\u202e7", Split.VALIDATION),
+        ("P2\x1b[31mb", Split.TEST),
+    ],
+)
+def test_a_plate_keeps_its_side_for_ever(plate_key: str, side: Split) -> None:
+    """These sides were computed before control characters were escaped; models were trained and judged by them."""
+    assert split_of("imager", plate_key) is side

@@ -25,6 +25,7 @@ PACKAGE = Path(marcod.__file__).parent
 MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_bytes()) for path in PACKAGE.rglob("*.py")}
 
 COMPOSED = {
+    ("store/health.py", "_refusal"): "a number that SQLite itself just gave; a pragma takes no parameters",
     ("store/access.py", "_answer"): "questions written in this module, and names quoted by the dialect",
     ("store/access.py", "_do"): "grants: PostgreSQL binds no names; they are checked and quoted by the dialect",
     ("store/access.py", "grantees"): "two texts written there, handed to a function inside it",

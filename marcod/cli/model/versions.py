@@ -1,7 +1,7 @@
 """Which model versions there are, and which of them serve."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -192,8 +192,8 @@ def promote(settings: Settings, model_text: str) -> None:
     Running scorers change over between two batches. Waiting images move to it, and plates that are still arriving are
     scored by it whole. The former champion becomes previous.
     """
-    now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
+        now = ready.db.now()
         version = ready.registry.take(model_text, now)
         ready.registry.promote(version, actor=people.actor(), now=now)
     click.echo(f"{version} is champion")
@@ -207,7 +207,7 @@ def rollback(settings: Settings) -> None:
     What came since and only the version that is rolled back has seen is queued for it, behind new images.
     """
     with daemon.opened(settings) as ready:
-        former, version = ready.registry.rollback(actor=people.actor(), now=datetime.now(UTC))
+        former, version = ready.registry.rollback(actor=people.actor(), now=ready.db.now())
     click.echo(f"{version} is champion again, instead of {former}")
 
 
@@ -224,8 +224,8 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
     """
     if (model_text is None) != nobody:
         raise click.UsageError("name a model version, or give --none")
-    now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
+        now = ready.db.now()
         version = None if model_text is None else ready.registry.take(model_text, now)
         former = ready.registry.challenge(version, actor=people.actor(), now=now)
     if version is not None:
@@ -246,5 +246,5 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
     """
     with daemon.opened(settings) as ready:
         known = ready.registry.describe(model_text)
-        kept = ready.registry.remove(known, force=force, actor=people.actor(), now=datetime.now(UTC))
+        kept = ready.registry.remove(known, force=force, actor=people.actor(), now=ready.db.now())
     click.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))

@@ -1,0 +1,77 @@
+"""Decoding ahead: what hangs on one share holds up no other, and is tried again when the share answers."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories import utc
+from numpy.typing import NDArray
+from test_score import picture
+from watched_site import wait_until
+
+from marcod.decoding import Decoders, Prepared
+from marcod.store.queue import Claim, Failure
+
+HANGING = b"share that does not answer"
+
+
+class Waiting:
+    """A model that waits for a picture's bytes as a read from a hanging share does."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.waiting = 0
+
+    def prepare(self, data: bytes) -> NDArray[np.float32]:
+        if data == HANGING:
+            self.waiting += 1
+            self.answers.wait()
+            self.waiting -= 1
+        return np.zeros((8, 8, 3), np.float32)
+
+
+@pytest.fixture
+def model() -> Iterator[Waiting]:
+    made = Waiting()
+    yield made
+    made.answers.set()
+
+
+def claims(source: str, count: int) -> list[Claim]:
+    return [Claim(n, n, 1, source, "/nowhere", f"{n}.jpg", 1, utc()) for n in range(count)]
+
+
+def test_a_share_that_hangs_holds_up_no_other(tmp_path: Path, model: Waiting) -> None:
+    roots = {name: tmp_path / name for name in ("away", "there")}
+    for name, data in (("away", HANGING), ("there", picture(1))):
+        roots[name].mkdir()
+        for n in range(6):
+            (roots[name] / f"{n}.jpg").write_bytes(data)
+    decoders = Decoders(2, roots)
+    both = [*claims("away", 4), *claims("there", 2)]
+    begun = decoders.begin(model, both)  # type: ignore[arg-type]
+    wait_until(lambda: model.waiting == 2, "both threads to hang")
+    ahead = decoders.begin(model, claims("there", 1))  # type: ignore[arg-type]
+    first = decoders.collect(both, begun, 0.1)
+    assert all(isinstance(one, Failure) and one.retryable and not one.counts for one in first)
+    # What was begun behind them is tried again, too.
+    (late,) = decoders.collect(claims("there", 1), ahead, 0.1)
+    assert isinstance(late, Failure)
+    assert not late.counts
+    again = decoders.collect(both, decoders.begin(model, both), 30)  # type: ignore[arg-type]
+    assert [isinstance(one, Prepared) for one in again] == [False] * 4 + [True] * 2
+    assert isinstance(again[0], Failure)
+    assert again[0].error == "source away does not answer"
+    # However long it lasts, no further thread is lost to it.
+    assert model.waiting == 2
+    model.answers.set()
+    wait_until(lambda: model.waiting == 0, "the share to answer")
+
+    def answered() -> bool:
+        found = decoders.collect(claims("away", 1), decoders.begin(model, claims("away", 1)), 30)  # type: ignore[arg-type]
+        return isinstance(found[0], Prepared)
+
+    wait_until(answered, "its pictures to be read")
+    decoders.close()
