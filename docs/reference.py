@@ -13,7 +13,11 @@ from marcod.cli import cli
 
 PAGE = Path(__file__).with_name("reference.md")
 
-IN_STATE_FOLDER = {"store.url": "a file in the state folder", "models.folder": "`models` in the state folder"}
+IN_STATE_FOLDER = {
+    "store.url": "a file in the state folder",
+    "models.folder": "`models` in the state folder",
+    "train.folder": "`training` in the state folder",
+}
 """Defaults that differ from host to host."""
 
 
