@@ -32,8 +32,9 @@ LATE: Final = timedelta(hours=1)
 
 def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
     """Where each value came from that is not a default."""
-    for key, origin in sorted(origins.items()):
-        yield Finding("configuration", key, Verdict.OK, f"from {origin}")
+    for origin in dict.fromkeys(origins.values()):
+        keys = sorted(key for key, from_where in origins.items() if from_where == origin)
+        yield Finding("configuration", f"from {origin}", Verdict.OK, ", ".join(keys))
     if not origins:
         yield Finding("configuration", "defaults", Verdict.OK, "nothing is configured; every value is its default")
     shown = redacted_url(settings)

@@ -274,6 +274,14 @@ class _Watched:
             self._portion = self._next_portion(now)
         self._intake.nominate(self._portion, now)
         self._portion = []
+        if not self._walks:
+            self._tell_ignored()
+
+    def _tell_ignored(self) -> None:
+        """Also where nothing is recorded: a wrong layout or number of wells leaves out every file."""
+        if self._intake.tally.ignored and not len(self._tracker):
+            told = {str(reason): count for reason, count in sorted(self._intake.take_tally().ignored.items())}
+            log.info("files ignored", source=self._source.name, ignored=told)
 
     def _next_portion(self, now: float) -> list[Found]:
         if self._again:

@@ -149,7 +149,8 @@ def test_where_each_value_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     monkeypatch.setenv("MARCOD_SCORE__RETRY_S", "7")
     result = site.call("--log-level", "error", "doctor", "--json")
-    origins = {f["subject"]: f["text"] for f in json.loads(result.stdout)["findings"] if f["area"] == "configuration"}
+    findings = [f for f in json.loads(result.stdout)["findings"] if f["area"] == "configuration"]
+    origins = {key: f["subject"] for f in findings for key in f["text"].split(", ")}
     assert origins["watch.settle_s"] == f"from {site.config}"
     assert origins["score.retry_s"] == "from variable MARCOD_SCORE__RETRY_S"
     assert origins["mail.sender"] == f"from a credential in {credentials}"

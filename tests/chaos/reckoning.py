@@ -31,6 +31,7 @@ from marcod.store.workers import ALIVE_S
 TOLERANCE: Final = 1e-4
 FORGOTTEN: Final = timedelta(days=1)
 SHOWN: Final = 3
+UNFINISHED: Final = "training runs that nobody goes on with"
 FORBIDDEN: Final = " (the database forbids it)"
 """Of what a unique constraint keeps from happening: it cannot be found but where the constraint is gone."""
 
@@ -314,7 +315,7 @@ def _workers(lab: Lab, books: _Books) -> list[Line]:
     runs = [f"run {row.id}" for row in books.rows["training_run"] if row.state == "running" and row.pid not in _pids()]
     return [
         Line("rows of dead processes beyond their time", 0, len(undead) + len(late), _some(undead + late)),
-        Line("training runs that nobody goes on with", 0, len(runs), _some(runs)),
+        Line(UNFINISHED, 0, len(runs), _some(runs)),
     ]
 
 

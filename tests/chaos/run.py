@@ -142,7 +142,8 @@ def _drain(lab: Lab, longest_s: float) -> float:
 def _after(lab: Lab, stopped: dict[str, int]) -> list[Line]:
     """After everything was stopped in order, the same must hold, and nobody may be left in the books."""
     wrong = [f"{name} ended with {code}" for name, code in stopped.items() if code]
-    left = [line for line in reckoning.reckon(lab) if not line.agrees]
+    # A training that was stopped in order waits for the next start.
+    left = [line for line in reckoning.reckon(lab) if not line.agrees and line.what != reckoning.UNFINISHED]
     return [
         *conduct.lines(lab),
         Line("processes that stopped in order", len(stopped), len(stopped) - len(wrong), tuple(wrong)),

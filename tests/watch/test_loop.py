@@ -375,3 +375,14 @@ def test_a_file_that_came_between_the_first_walk_and_the_observer_is_found_at_on
     site.step()
     site.step(SETTLE_S)
     assert set(site.images()) == {well_image(1)}
+
+
+def test_files_that_no_layout_reads_are_told_though_nothing_is_recorded(make_site: MakeSite) -> None:
+    """A wrong layout leaves out every file, and nobody would know."""
+    site = make_site()
+    site.put("holiday/beach.jpg")
+    with structlog.testing.capture_logs() as lines:
+        site.settle()
+    (line,) = [line for line in lines if line["event"] == "files ignored"]
+    assert sum(line["ignored"].values()) == 1
+    assert site.images() == {}
