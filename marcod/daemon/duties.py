@@ -59,9 +59,12 @@ class Duties:
         self._thinned_up_to = 0
         self._ahead_s: float | None = None
 
-    def start(self) -> None:
-        """Show the first heartbeat, then begin. Raises ConfigError when the port of the metrics is taken."""
+    def serve(self) -> None:
+        """Show metrics where the configuration asks for a port. Raises ConfigError when it is taken."""
         self._monitor.serve()
+
+    def start(self) -> None:
+        """Show the first heartbeat, then begin."""
         self._beat()
         self._scheduler = self._planned()
         self._scheduler.start()

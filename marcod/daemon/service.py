@@ -90,6 +90,8 @@ class Service:
 
     def loops(self) -> dict[str, Loop]:
         """The loops of this process's roles, each built and self-tested."""
+        # Before the model, which takes long to load.
+        self._duties.serve()
         loops: dict[str, Loop] = {}
         now = self._ready.db.now()
         if "watch" in self._roles:

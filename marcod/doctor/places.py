@@ -138,6 +138,15 @@ def disks(settings: Settings) -> Iterator[Finding]:
         yield _looked("disk", "database: file system", file.parent, partial(_local, file.parent))
     for name, folder in places.items():
         yield _looked("disk", name, folder, partial(_room, name, folder))
+    if (file := settings.metrics.textfile) is not None:
+        yield _looked("disk", "metrics.textfile", file.parent, partial(_textfile, file.parent))
+
+
+def _textfile(folder: Path) -> Finding:
+    well = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+    text = f"{folder} can be written" if well else f"{folder} is not there, or not for this user to write"
+    advice = "make it, give it to the service's user, and name it in ReadWritePaths= of the unit"
+    return judged("disk", "metrics.textfile", well, text, advice)
 
 
 def closed(area: str, subject: str, folder: Path) -> Finding | None:

@@ -283,3 +283,11 @@ def test_a_password_on_the_command_line_shows(tmp_path: Path, monkeypatch: pytes
 def test_file_systems_are_known_by_name() -> None:
     assert places.file_system(Path("/proc/self/status")) == "proc"
     assert places.file_system(Path("/nowhere/at/all")) == places.file_system(Path("/"))
+
+
+def test_a_folder_for_metrics_that_is_not_there(tmp_path: Path) -> None:
+    site = Site(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite'}")
+    site.write(metrics={"textfile": str(tmp_path / "collector" / "marcod.prom")})
+    assert "ReadWritePaths=" in found(site)[1]["disk: metrics.textfile"]["advice"]
+    (tmp_path / "collector").mkdir()
+    assert found(site)[1]["disk: metrics.textfile"]["verdict"] == "ok"
