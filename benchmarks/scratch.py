@@ -22,7 +22,7 @@ from marcod.train.rendered import Examples
 
 IMAGES: Final = 8000
 HELD_OUT: Final = 2000
-EPOCHS: Final = 18
+EPOCHS: Final = 32
 BATCH: Final = 64
 STEPS: Final = 6
 
