@@ -33,6 +33,9 @@ from marcod.store.schema import (
     score,
 )
 
+ALIAS_LOCK: Final = 0x6D61_7263_6F65
+"""PostgreSQL advisory lock of whoever changes an alias; migrations hold the number before it."""
+
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"
@@ -311,6 +314,9 @@ def _refuse_in_service(connection: Connection, version: Version) -> None:
 
 def _lock_aliases(connection: Connection) -> Version | None:
     """Keep every alias from changing until this transaction ends. Returns the champion."""
+    if connection.dialect.name == "postgresql":
+        # A new database has no row to hold, and processes that begin together would wait for each other in a ring.
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ALIAS_LOCK)))
     row = connection.execute(
         sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == CHAMPION).with_for_update()
     ).one_or_none()

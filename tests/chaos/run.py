@@ -19,7 +19,7 @@ from marcod.errors import StoreError
 DRAIN_S: Final = 90.0
 """How long the work may take after the last fault was taken back."""
 
-START_S: Final = 60.0
+START_S: Final = 150.0
 """How long all processes may take until they are at work."""
 
 EACH_S: Final = 60.0

@@ -385,3 +385,19 @@ def test_a_removal_waits_for_scores_that_are_being_written(db: Database, source_
 
     with pytest.raises(StoreError, match="has scored images"):
         _while_held(db, write, lambda: remove(db, newer))
+
+
+def test_processes_that_begin_together_on_a_new_database_agree_on_a_champion(db: Database, db_url: str) -> None:
+    version, together = register(db), Barrier(6)
+
+    def begin(_: int) -> None:
+        own = Database(db_url, patience_s=0.0 if not db.is_sqlite else 10.0)
+        own.read(lambda c: c.execute(sa.select(1)))
+        together.wait(30)
+        own.write(lambda c: versions.promote(c, version, actor="test", now=utc()))
+        own.close()
+
+    with ThreadPoolExecutor(6) as processes:
+        list(processes.map(begin, range(6)))
+    assert db.read(versions.champion).id == version.id
+    assert len(rows(db, sa.select(audit.c.id).where(audit.c.action == "promote"))) == 1
