@@ -221,6 +221,11 @@ def text_path(text: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def names_stored(name: str) -> set[str]:
+    """How a name that a person gives may stand in the database: as it is, or escaped by :func:`path_text`."""
+    return {name, path_text(name)}
+
+
 def split_of(source: str, plate_key: str) -> Split:
     """The side of a plate for ever: 20 % of the plates test, 15 % validate, the others train.
 

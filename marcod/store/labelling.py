@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import DropClass, parse_well, path_text, well_name
+from marcod.domain import DropClass, names_stored, parse_well, well_name
 from marcod.errors import LabelError
 from marcod.store import drops, labels, summaries
 from marcod.store.labels import Given
@@ -130,7 +130,7 @@ class Finder:
         statement = (
             sa.select(plate.c.id, source.c.name)
             .join(source, source.c.id == plate.c.source_id)
-            .where(sa.or_(plate.c.key.in_(_stored(name)), plate.c.barcode.in_(_stored(name))))
+            .where(sa.or_(plate.c.key.in_(names_stored(name)), plate.c.barcode.in_(names_stored(name))))
             .order_by(plate.c.id)
         )
         if source_name is not None:
@@ -148,7 +148,7 @@ class Finder:
             sa.select(image.c.drop_id, image.c.inspection_id, image.c.id, drop.c.well_row, drop.c.well_column)
             .join(source, source.c.id == image.c.source_id)
             .join(drop, drop.c.id == image.c.drop_id)
-            .where(image.c.path.in_({path, *_stored(named.path or "")}))
+            .where(image.c.path.in_({path, *names_stored(named.path or "")}))
         )
         if named.source is not None:
             statement = statement.where(source.c.name == plain("source", named.source))
@@ -176,8 +176,8 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
     """The inspection named; else the last one taken when the label was given; else the last one."""
     if named.inspection is not None:
         text = plain("inspection", named.inspection)
-        numbers = (*_stored(text), text.lstrip("0"))
-        by_key = [look for look in looks if look.key in _stored(text)]
+        numbers = (*names_stored(text), text.lstrip("0"))
+        by_key = [look for look in looks if look.key in names_stored(text)]
         # A key is what the views show, so it goes before another inspection's number.
         for look in by_key or [look for look in looks if str(look.ordinal) in numbers]:
             return look
@@ -192,11 +192,6 @@ def _well(text: str) -> tuple[int, int]:
         return parse_well(plain("well", text))
     except ValueError as error:
         raise LabelError(f"{shown(text)} is not a well; write it like A1 or AF48") from error
-
-
-def _stored(text: str) -> set[str]:
-    """How a name may stand in the database: as it is, or escaped as file names are."""
-    return {text, path_text(text)}
 
 
 def plain(what: str, text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import path_text, text_path
+from marcod.domain import names_stored, text_path
 from marcod.errors import NotFoundError
 from marcod.store.drops import Cause
 from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
@@ -112,12 +112,12 @@ def located(connection: Connection, image_id: int) -> Located:
 
 
 def find_plates(connection: Connection, text: str, source_name: str | None = None) -> list[Plate]:
-    """Plates by key or barcode. Raises NotFoundError when there is none."""
-    wanted = path_text(text)
+    """Plates by key or barcode, given as it is or as marcod shows it. Raises NotFoundError when there is none."""
+    names = names_stored(text)
     statement = (
         sa.select(plate.c.id, source.c.name, plate.c.key, plate.c.barcode)
         .join(source, source.c.id == plate.c.source_id)
-        .where(sa.or_(plate.c.key == wanted, plate.c.barcode == wanted))
+        .where(sa.or_(plate.c.key.in_(names), plate.c.barcode.in_(names)))
         .order_by(source.c.name, plate.c.id)
     )
     if source_name is not None:

@@ -102,3 +102,16 @@ def test_a_stop_while_the_model_loads_ends_at_once(site: Site, deliveries: dict[
         assert terminate(process) == 0
     assert "stopped" not in site.log
     assert site.count("worker") == 0
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_share_that_comes_after_the_service_is_watched(site: Site, deliveries: dict[str, Delivery]) -> None:
+    name, delivered = next(iter(deliveries.items()))
+    site.add_source(name, site.folder / name, delivered.layout)
+    site.write()
+    with site.daemon("watch") as process:
+        site.wait_until_running(process)
+        assert not (site.folder / name).exists()
+        delivered.write(site.folder / name)
+        wait_until(lambda: site.count("image") >= len(delivered.composites()), "the images to be recorded")
+        assert terminate(process) == 0

@@ -19,8 +19,8 @@ def alive(db: Database, seconds: float) -> list[str]:
 def test_a_worker_is_alive_while_it_beats(db: Database) -> None:
     beat(db, "b", 0)
     beat(db, "a", 30)
-    assert alive(db, 59) == ["a", "b"]
-    assert alive(db, 60) == ["a"]
+    assert alive(db, 60) == ["a", "b"]
+    assert alive(db, 61) == ["a"]
     beat(db, "b", 61)
     assert alive(db, 62) == ["a", "b"]
     found = db.read(lambda c: workers.alive(c, utc(62)))[1]
@@ -40,5 +40,4 @@ def test_the_gone_are_forgotten_after_a_day(db: Database) -> None:
     beat(db, "old", 0)
     beat(db, "new", 3600)
     db.write(lambda c: workers.forget_gone(c, utc(days=1, hours=0.5)))
-    everybody = db.read(lambda c: workers.alive(c, utc(-3600)))
-    assert [w.name for w in everybody] == ["new"]
+    assert alive(db, 0) == ["new"]
