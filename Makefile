@@ -11,7 +11,7 @@ demo: $(VENV)/run.stamp  ## run the main job on rendered plates, under three min
 	$(BIN)/marcod demo
 
 test: $(VENV)/test.stamp  ## run the whole test suite on SQLite and PostgreSQL, two files at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, which is installed beside the rest
 	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache $(BIN)/pytest \

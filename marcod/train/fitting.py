@@ -143,6 +143,10 @@ class Training:
             )
         # With float16 Keras wraps it in one that scales the loss, whose variables a checkpoint holds too.
         self.model.optimizer.build(trained)
+        # The loss makes variables at its first call; within the first step, TensorFlow would trace that step twice.
+        blank = np.zeros((1, len(CLASSES)), np.float32)
+        blanks = blank if self._heads == 1 else [blank] * self._heads
+        self.model.compute_loss(y=blanks, y_pred=blanks)
 
     def run(self) -> Fitted:
         """All epochs that are left."""

@@ -22,7 +22,7 @@ from lab import Site, wait_until
 
 from marcod import cli as commands
 from marcod import settings, units
-from marcod.cli import install, run
+from marcod.cli import run
 from marcod.daemon import service
 from marcod.errors import ConfigError, MarcodError
 from marcod.settings import ROLES
@@ -81,7 +81,7 @@ def _roles(name: str) -> tuple[str, ...]:
     before, after = (_arguments(name)[:2], _arguments(name)[3:])
     with commands.cli.make_context("marcod", list(before)) as group:
         assert group.params["config_path"] == Path("/", units.CONFIGURATION)
-    with run.run.make_context("run", list(after)) as context:
+    with run.run.make_context("run", list(after), parent=group) as context:
         roles: tuple[str, ...] = context.params["roles"]
     return roles
 
@@ -243,17 +243,17 @@ def test_without_the_right_to_write_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_the_command_rehearses_writes_and_says_what_is_next(tmp_path: Path) -> None:
-    given = ["--prefix", str(tmp_path), "--exec", str(A_PROGRAM)]
-    rehearsed = CliRunner().invoke(install.install_systemd, [*given, "--dry-run", "--json"])
+    given = ["install-systemd", "--prefix", str(tmp_path), "--exec", str(A_PROGRAM)]
+    rehearsed = CliRunner().invoke(commands.cli, [*given, "--dry-run", "--json"])
     told = json.loads(rehearsed.stdout)
     assert list(tmp_path.iterdir()) == []
     assert told["next"][-1] == "systemctl enable --now marcod.service"
     assert {file["state"] for file in told["files"]} == {"new"}
-    written = CliRunner().invoke(install.install_systemd, given)
+    written = CliRunner().invoke(commands.cli, given)
     assert written.exit_code == 0
     assert f"{len(told['files'])} of {len(told['files'])} files written" in written.stdout
     assert {file["path"] for file in told["files"]} == {str(path) for path in tmp_path.rglob("*") if path.is_file()}
-    assert "0 of" in CliRunner().invoke(install.install_systemd, given).stdout
+    assert "0 of" in CliRunner().invoke(commands.cli, given).stdout
 
 
 class Manager:

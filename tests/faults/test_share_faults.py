@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_read_for_a_while(tmp_path: Path) -> None:
 @on_sqlite
 def test_no_file_left_to_open_loses_nothing(site: Site) -> None:
     """Every listing fails as it does on a share with a stale handle; the loop says so once and waits."""
-    site.step()
+    site.observe()
     paths = [well_image(well) for well in range(1, 4)]
     for path in paths:
         site.put(path)
