@@ -3,6 +3,7 @@
 import re
 import runpy
 import sqlite3
+import tomllib
 from contextlib import closing
 from pathlib import Path
 
@@ -77,3 +78,14 @@ def _links(page: Path) -> list[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     missing = [link for link in _links(page) if link and "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_the_readme_s_tour_of_the_layers_is_the_one_that_is_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    checked = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    tour = re.search(r"imports go downward only.*?: (`cli`.*?`errors`)", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tour is not None
+    told = [set(re.findall(r"`(\w+)`", layer)) for layer in tour[1].split(">")]
+    assert told == [set(layer.split(" | ")) for layer in checked if layer != "__main__"]
