@@ -227,7 +227,8 @@ def _recalibrated(work: Work) -> _Learned:
 
 
 def _learned(work: Work, tried: _Network, training: Material, validation: Material, tier: Tier) -> _Learned:
-    trunk = _at_home(work, training)
+    at_home = _at_home(work, training)
+    trunk = material.Trunk(work.architecture, at_home)
     features = _balanced(training, _seen(work, trunk, training, "train", material.FLIPS), len(material.FLIPS))
     judges = None
     if len(validation.rows):
@@ -235,7 +236,7 @@ def _learned(work: Work, tried: _Network, training: Material, validation: Materi
     start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES), own=work.own_classes))
     head = adapt.fit_head(features, start, work.settings.seed, judges)
     old = network.with_head(work.parent_weights, *start)
-    new, curve = network.with_head(trunk, head.kernel, head.bias), head.curve
+    new, curve = network.with_head(at_home, head.kernel, head.bias), head.curve
     if tier == "all":
         fitted = _fit_all(work, training, validation, new)
         new, curve = fitted.weights, fitted.curve
@@ -278,9 +279,9 @@ def _four(work: Work) -> Architecture:
     return replace(work.architecture, classes=len(CLASSES), auxiliary=False)
 
 
-def _seen(work: Work, trunk: Weights, side: Material, name: str, flips: material.Flips) -> Seen:
+def _seen(work: Work, trunk: material.Trunk, side: Material, name: str, flips: material.Flips) -> Seen:
     return material.seen(
-        side, work.architecture, trunk, work.preprocessing, work.folder / f"{name}-features.npz",
+        side, trunk, work.preprocessing, work.folder / f"{name}-features.npz",
         flips=flips, goes_on=work.goes_on,
     )  # fmt: skip
 
@@ -351,7 +352,8 @@ def _doubts(work: Work, training: Material, validation: Material) -> Suspicion |
     """Doubts about the labels of both sides, by what the network sees of the pictures as they are."""
     if not training.rows.own.any():
         return None
-    trunk, upright = _at_home(work, training), np.arange(len(training.rows))
+    trunk = material.Trunk(work.architecture, _at_home(work, training))
+    upright = np.arange(len(training.rows))
     parts = [
         _seen(work, trunk, training, "train", material.FLIPS).only(upright),
         _seen(work, trunk, validation, "validation", material.UPRIGHT),

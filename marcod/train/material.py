@@ -6,12 +6,14 @@ that the same run finds the same rows after a kill, and that a picture that cann
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from marcod import backend, network
 from marcod.dataset import Item, Snapshot
 from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import MarcodError
@@ -33,6 +35,9 @@ FEW_UNREADABLE: Final = 3
 
 ACTIVE: Final = frozenset({"threshold", "disagreement"})
 """Review streams that choose what to ask by what the model says; a recall measured on their drops is not the lab's."""
+
+SEEN_AT_ONCE: Final = 16
+"""Pictures whose features are taken at once."""
 
 Flips = tuple[tuple[int, int], ...]
 UPRIGHT: Final[Flips] = ((1, 1),)
@@ -194,17 +199,29 @@ def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDA
     return found
 
 
+class Trunk:
+    """A network without its last layer, built and compiled at its first picture, once for all it is shown."""
+
+    def __init__(self, architecture: Architecture, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        self._architecture, self._weights = architecture, weights
+        self.features = len(network.head(weights)[0])
+
+    @cached_property
+    def describe(self) -> backend.Scoring:
+        """What the last layer would see, as ``network.described`` gives it in batches of :data:`SEEN_AT_ONCE`."""
+        return network.described(self._architecture, self._weights, SEEN_AT_ONCE)
+
+
 def seen(
     material: Material,
-    architecture: Architecture,
-    weights: Mapping[str, NDArray[np.float32]],
+    trunk: Trunk,
     record: Preprocessing,
     place: Path,
     *,
     flips: Flips,
     goes_on: Progress,
 ) -> adapt.Seen:
-    """What a network sees of the pictures and their flips, one flip of all after another; kept at ``place``.
+    """What a trunk sees of the pictures and their flips, one flip of all after another; kept at ``place``.
 
     ``goes_on`` is told how far it is, and may raise to end it.
     """
@@ -213,16 +230,12 @@ def seen(
     if place.exists():
         with np.load(place, allow_pickle=False) as archive:
             return adapt.Seen(archive["features"], targets, given)
-    from marcod import network
-
-    batch = 16
-    describe = network.described(architecture, weights, batch)
     found: list[NDArray[np.float32]] = []
     for number, (down, across) in enumerate(flips):
-        for start in range(0, count, batch):
-            part = material.pixels[start : start + batch, ::down, ::across]
-            found.append(describe(pictures.prepared(part, record)))
+        for start in range(0, count, SEEN_AT_ONCE):
+            part = material.pixels[start : start + SEEN_AT_ONCE, ::down, ::across]
+            found.append(trunk.describe(pictures.prepared(part, record)))
             goes_on("looking at the pictures", number * count + start + len(part), len(flips) * count)
-    features = np.concatenate(found) if found else np.zeros((0, len(network.head(weights)[0])), np.float32)
+    features = np.concatenate(found) if found else np.zeros((0, trunk.features), np.float32)
     checkpoint.save_arrays(place, {"features": features})
     return adapt.Seen(features, targets, given)

@@ -146,7 +146,7 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
             raise InterruptedError
 
     def seen(weights: Weights) -> np.ndarray:
-        found = material.seen(given, TINY, weights, RECORD, place, flips=FLIPS, goes_on=goes_on)
+        found = material.seen(given, material.Trunk(TINY, weights), RECORD, place, flips=FLIPS, goes_on=goes_on)
         assert np.array_equal(found.targets, np.tile(given.rows.targets, (4, 1)))
         assert np.array_equal(found.weights, np.tile(given.rows.weights, 4))
         return found.features
@@ -172,7 +172,9 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
 def test_of_no_pictures_nothing_is_seen(tmp_path: Path, tiny_weights: Weights) -> None:
     none = gathered(material.rows(snapshot([]), base.NOTHING, Split.TRAIN, {}), tmp_path)
     place = tmp_path / "features.npz"
-    found = material.seen(none, TINY, tiny_weights, RECORD, place, flips=UPRIGHT, goes_on=lambda *step: None)
+    found = material.seen(
+        none, material.Trunk(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, goes_on=lambda *step: None
+    )
     assert found.features.shape == (0, len(network.head(tiny_weights)[0]))
 
 
