@@ -66,6 +66,11 @@ class Process:
         return self.lives and not self._paused
 
     @property
+    def is_held(self) -> bool:
+        """Whether :meth:`pause` holds it."""
+        return self._paused
+
+    @property
     def is_at_work(self) -> bool:
         """Whether it has said that it runs, and is not held."""
         if not self.can_be_harmed:
