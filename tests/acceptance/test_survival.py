@@ -1,7 +1,12 @@
-"""Stops and starts that are no faults: nothing is lost, doubled or left leased. Kills are in ``test_chaos``."""
+"""What a lab must never see: a lost image, a doubled score, a job that stays leased."""
+
+import random
+import threading
 
 import pytest
 from lab import Delivery, Site, terminate, wait_until
+
+from marcod.synthetic import write_file
 
 
 def _doubled(site: Site) -> list[object]:
@@ -15,6 +20,43 @@ def _prepare(site: Site, deliveries: dict[str, Delivery]) -> int:
         site.add_source(name, root, delivered.layout)
     site.write()
     return sum(len(delivered.composites()) for delivered in deliveries.values())
+
+
+def _deliver_slowly(site: Site, deliveries: dict[str, Delivery]) -> threading.Thread:
+    """The imagers go on writing, whatever happens to the daemon."""
+
+    def work() -> None:
+        pace = threading.Event()
+        for name, delivered in deliveries.items():
+            for file in delivered.files():
+                write_file(site.folder / name, file, (204, 171))
+                pace.wait(0.1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_killed_again_and_again_every_image_has_exactly_one_score(site: Site, deliveries: dict[str, Delivery]) -> None:
+    total = _prepare(site, deliveries)
+    imagers = _deliver_slowly(site, deliveries)
+    rng = random.Random(5)
+    for _ in range(3):
+        scored = site.count("score")
+        with site.daemon() as process:
+            enough = scored + rng.randint(1, 8)
+            wait_until(lambda enough=enough: site.count("score") >= min(enough, total), "some scores")
+            process.kill()
+            process.wait()
+    imagers.join()
+    with site.daemon() as process:
+        site.wait_until_running(process)
+        wait_until(lambda: site.count("score") >= total and site.count("job") == 0, "all scores")
+        assert terminate(process) == 0
+    assert site.count("image") == site.count("score") == total
+    assert not _doubled(site)
+    assert site.count("job") == 0
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
