@@ -15,6 +15,8 @@ from marcod.store.service_tables import audit as audit
 from marcod.store.service_tables import delivery as delivery
 from marcod.store.service_tables import event as event
 from marcod.store.service_tables import schema_mark as schema_mark
+from marcod.store.service_tables import source_finding as source_finding
+from marcod.store.service_tables import source_root as source_root
 from marcod.store.service_tables import watch_state as watch_state
 from marcod.store.service_tables import worker as worker
 
@@ -102,8 +104,10 @@ model_version = Table(
     Column("registered_at", UtcDateTime, nullable=False),
     Column("promoted_at", UtcDateTime),
     Column("removed_at", UtcDateTime),
+    Column("trained_on", sa.Text),
     UniqueConstraint("name", "version"),
 )
+"""One row per version; ``trained_on`` lists, with commas, what its weights learned from: published, rendered, lab."""
 
 model_alias = Table(
     "model_alias",

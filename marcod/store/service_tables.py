@@ -44,6 +44,30 @@ watch_state = Table(
 under way is, or the last one came; ``round_at`` is when its thread last showed life.
 """
 
+source_root = Table(
+    "source_root",
+    metadata,
+    Column("source_id", BigId, ForeignKey("source.id"), primary_key=True),
+    Column("host", sa.Text, primary_key=True),
+    Column("root", sa.Text, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Index("ix_source_root_host_root", "host", "root"),
+)
+"""Where a host finds the files of a source; a path means nothing on another host."""
+
+source_finding = Table(
+    "source_finding",
+    metadata,
+    Column("source_id", BigId, ForeignKey("source.id"), primary_key=True),
+    Column("kind", sa.Text, primary_key=True),
+    Column("reason", sa.Text, primary_key=True),
+    Column("files", sa.BigInteger, nullable=False),
+    Column("example", sa.Text, nullable=False),
+    Column("hint", sa.Text),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+"""Files of a source that its layout did not understand or warned of: one row per kind and reason, with an example."""
+
 _UNTOLD = sa.text("dispatched_at is null")
 _UNSENT = sa.text("sent_at is null and failed_at is null")
 
