@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-jax lint bench chaos audit docs format clean
+.PHONY: demo test test-jax lint wheel bench chaos audit docs format clean
 
 demo: $(VENV)/run.stamp  ## run the main job on rendered plates, under three minutes
 	$(BIN)/marcod demo
@@ -23,6 +23,9 @@ lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+wheel: | $(BIN)/python  ## build dist/marcod-VERSION-py3-none-any.whl, which installs away from this checkout
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 bench: $(VENV)/test.stamp  ## measure; never part of the tests
 	$(BIN)/python -m benchmarks

@@ -65,7 +65,7 @@ def this_program() -> Path:
     """The `marcod` of this environment. Raises ConfigError when there is none, or when services cannot see it."""
     program = Path(sys.executable).parent / "marcod"
     if not program.is_file():
-        raise ConfigError(f"there is no {program}; install marcod with pip, or name the program with --exec")
+        raise ConfigError(f"there is no {program}; install the wheel that `make wheel` builds, or name the program with --exec")
     for needed in (program, Path(sys.executable).resolve(), Path(__file__).resolve()):
         refuse_hidden(needed)
     return program
@@ -76,8 +76,8 @@ def refuse_hidden(path: Path) -> None:
     for place in HIDDEN:
         if path.is_relative_to(place):
             raise ConfigError(
-                f"{path} is below {place}, which services do not see; install marcod elsewhere, such as "
-                "python3 -m venv /opt/marcod && /opt/marcod/bin/pip install marcod"
+                f"{path} is below {place}, which services do not see; install marcod elsewhere: "
+                "python3 -m venv /opt/marcod && /opt/marcod/bin/pip install WHEEL, which `make wheel` builds"
             )
 
 
