@@ -65,7 +65,9 @@ def this_program() -> Path:
     """The `marcod` of this environment. Raises ConfigError when there is none, or when services cannot see it."""
     program = Path(sys.executable).parent / "marcod"
     if not program.is_file():
-        raise ConfigError(f"there is no {program}; install the wheel that `make wheel` builds, or name the program with --exec")
+        raise ConfigError(
+            f"there is no {program}; install the wheel that `make wheel` builds, or name the program with --exec"
+        )
     for needed in (program, Path(sys.executable).resolve(), Path(__file__).resolve()):
         refuse_hidden(needed)
     return program
