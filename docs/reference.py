@@ -10,6 +10,7 @@ import click
 
 from marcod import settings
 from marcod.cli import cli
+from marcod.cli.lazy import loaded
 
 PAGE = Path(__file__).with_name("reference.md")
 
@@ -46,7 +47,7 @@ def _settings() -> Iterator[str]:
 
 def _commands(group: click.Group, name: str) -> Iterator[str]:
     for word in sorted(group.commands):
-        command = group.commands[word]
+        command = loaded(group.commands[word])
         if isinstance(command, click.Group):
             yield from _commands(command, f"{name} {word}")
         else:

@@ -1,57 +1,96 @@
 """The command line: parses, calls one function, prints. One file per noun.
 
-Errors that marcod raises on purpose become one line and an exit code: 1 failed, 2 usage or configuration. Modules
-that load TensorFlow are imported inside the commands that need them, so that the others answer at once.
+Errors that marcod raises on purpose become one line and an exit code: 1 failed, 2 usage or configuration. A command is
+imported when it is called, and the settings are loaded when it needs them, so that all others answer at once. Modules
+that load TensorFlow are imported inside the commands that need them.
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
-from marcod import __version__, settings, telemetry
-from marcod.cli import (
-    config,
-    db,
-    demo,
-    doctor,
-    drift,
-    explain,
-    heatmap,
-    hits,
-    install,
-    label,
-    model,
-    notify,
-    output,
-    plate,
-    queue,
-    rescore,
-    retrain,
-    review,
-    run,
-    scan,
-    score,
-    status,
-    suspects,
-    train,
-)
+from marcod import __version__
+from marcod.cli.configured import Configured
+from marcod.cli.lazy import LazyGroup
 from marcod.errors import MarcodError
 
+COMMANDS: Final = {
+    "config": ("marcod.cli.config:config", "Show and check the configuration."),
+    "db": ("marcod.cli.db:db", "Check, upgrade, copy and thin the database, and make its roles."),
+    "demo": (
+        "marcod.cli.demo:demo",
+        "Let synthetic plates of three imagers arrive, score them with the real daemon, and show the results.",
+    ),
+    "doctor": (
+        "marcod.cli.doctor:doctor",
+        "Examine configuration, database, sources, models, device, clock, disks and limits; changes nothing.",
+    ),
+    "drift": ("marcod.cli.drift:drift", "Compare what each imager delivers with what it used to deliver."),
+    "explain": (
+        "marcod.cli.explain:explain",
+        "Show what each imager family reads from PATHS; no file needs to exist.",
+    ),
+    "hits": ("marcod.cli.hits:hits", "List the drops in which crystals are seen, over all plates, best first."),
+    "install-systemd": (
+        "marcod.cli.install:install_systemd",
+        "Write marcod's systemd units and what they need; start nothing.",
+    ),
+    "label": ("marcod.cli.label:label", "Say what drops are, take labels in, and look at them."),
+    "model": ("marcod.cli.model:model", "Import, judge, calibrate, promote and train model versions."),
+    "notify": ("marcod.cli.notify:notify", "Show and test notifications by webhook and e-mail."),
+    "plate": ("marcod.cli.plate:plate", "List, show and export plates."),
+    "queue": ("marcod.cli.queue:queue", "Show the queue and retry failed images."),
+    "rescore": (
+        "marcod.cli.rescore:rescore",
+        "Score again what a model version has not scored yet, behind all new images.",
+    ),
+    "retrain": (
+        "marcod.cli.retrain:retrain",
+        "Train on the labels, compare with the champion, and promote what passes the gate.",
+    ),
+    "review": (
+        "marcod.cli.review:review",
+        "Look at the drops from which most is learned, and measure what the model misses.",
+    ),
+    "run": ("marcod.cli.run:run", "Watch the configured sources and score what arrives, until stopped."),
+    "scan": (
+        "marcod.cli.scan:scan",
+        "Look once at every file of ROOT, or of the configured sources, and queue what is new.",
+    ),
+    "score": ("marcod.cli.score:score", "Score everything that waits in the queue, then end."),
+    "status": (
+        "marcod.cli.status:status",
+        "Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training.",
+    ),
+    "train": (
+        "marcod.cli.train:train",
+        "Show training runs: what each was made of, how the gate judged it, and why.",
+    ),
+}
+"""Every command: where it is, and the first sentence of its help (a test compares both)."""
 
-class _Commands(click.Group):
+
+class _Commands(LazyGroup):
     """Turns marcod's errors into one sentence, for every command below it."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except MarcodError as error:
+            from marcod.cli import output
+
             click.echo(f"marcod: {output.harmless(str(error))}", err=True)
             ctx.exit(error.exit_code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="marcod")
 @click.option(
     "--config",
@@ -69,39 +108,7 @@ def cli(ctx: click.Context, config_path: Path | None, database: str | None, log_
         overrides["store"] = {"url": database}
     if log_level:
         overrides["log"] = {"level": log_level}
-    loaded = settings.load(config_path, overrides)
-    telemetry.configure(loaded.log.level, loaded.log.format)
-    ctx.obj, ctx.meta["overrides"] = loaded, overrides
-
-
-for command in (
-    run.run,
-    demo.demo,
-    scan.scan,
-    explain.explain,
-    score.score,
-    status.status,
-    drift.drift,
-    doctor.doctor,
-    rescore.rescore,
-    retrain.retrain,
-    hits.hits,
-    plate.plate,
-    queue.queue,
-    label.label,
-    review.review,
-    model.model,
-    train.train,
-    notify.notify,
-    db.db,
-    config.config,
-    install.install_systemd,
-):
-    cli.add_command(command)
-
-
-plate.plate.add_command(heatmap.heatmap)
-label.label.add_command(suspects.suspects)
+    ctx.obj = Configured(config_path, overrides)
 
 
 def main() -> None:

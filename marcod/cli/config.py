@@ -5,6 +5,7 @@ import click
 from marcod import daemon, labelling, watch
 from marcod import settings as configuration
 from marcod.cli import output
+from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
 
 
@@ -15,7 +16,7 @@ def config() -> None:
 
 @config.command()
 @output.as_json
-@click.pass_obj
+@pass_settings
 def show(settings: Settings, json_output: bool) -> None:
     """Print every setting with its value; secrets are hidden."""
     values = settings.model_dump(mode="json")
@@ -43,7 +44,7 @@ def _value_of(values: dict[str, dict[str, object]], key: str) -> object:
 
 
 @config.command()
-@click.pass_obj
+@pass_settings
 def check(settings: Settings) -> None:
     """Check that the configuration can work: sources, their layouts, and the lab's own words for labels."""
     watch.require_roots(settings)

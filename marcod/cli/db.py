@@ -5,20 +5,37 @@ from typing import Any, Final
 
 import click
 
-from marcod.cli import output, people, upkeep
+from marcod.cli import output, people
+from marcod.cli.configured import configured, pass_settings
+from marcod.cli.lazy import LazyGroup
 from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
 from marcod.store import access, backfill, health, migrate, versions
 from marcod.store.engine import Database
 
 
-@click.group()
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "backup": (
+            "marcod.cli.upkeep:backup",
+            "Copy an SQLite database into FILE while marcod works on; "
+            "the copy is checked and readable to its owner alone.",
+        ),
+        "restore": (
+            "marcod.cli.upkeep:restore",
+            "Put FILE, a copy made by `marcod db backup`, in the place of the SQLite database, "
+            "which is kept beside it.",
+        ),
+        "thin": (
+            "marcod.cli.upkeep:thin",
+            "Remove scores that the champion's own replaced, and old audit rows, "
+            "as `retention` in the configuration says.",
+        ),
+    },
+)
 def db() -> None:
     """Check, upgrade, copy and thin the database, and make its roles."""
-
-
-for command in (upkeep.backup, upkeep.restore, upkeep.thin):
-    db.add_command(command)
 
 
 _SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in migrate.SchemaState} | {
@@ -28,7 +45,7 @@ _SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in migrate
 
 @db.command()
 @click.option("--force", is_flag=True, help="Although workers run that cannot work on the new schema; they will fail")
-@click.pass_obj
+@pass_settings
 def upgrade(settings: Settings, force: bool) -> None:
     """Bring the schema up to date, and fill in what an older one did not keep; does nothing when all is there.
 
@@ -50,7 +67,7 @@ def upgrade(settings: Settings, force: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context, json_output: bool) -> None:
     """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in."""
-    settings: Settings = ctx.obj
+    settings = configured(ctx).settings
     health.require_file(settings.store.url.get_secret_value())
     database = Database(settings.store.url.get_secret_value())
     state = migrate.state(database)
@@ -73,7 +90,7 @@ def check(ctx: click.Context, json_output: bool) -> None:
 @click.option("--lims", default="marcod_lims", show_default=True, help="Role that reads the views and fills the inbox")
 @click.option("--app", default="marcod_app", show_default=True, help="Role with all that `marcod run` needs")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
     """Make the roles of a LIMS and of the daemon on PostgreSQL, or set their rights anew.
 

@@ -9,8 +9,8 @@ from rich.text import Text
 from marcod import doctor as examination
 from marcod import settings as configuration
 from marcod.cli import output
+from marcod.cli.configured import configured
 from marcod.doctor import Finding, Verdict
-from marcod.settings import Settings
 
 STYLES: Final = {Verdict.OK: "green", Verdict.ATTENTION: "yellow", Verdict.BROKEN: "bold red"}
 MARKS: Final = {Verdict.OK: "ok", Verdict.ATTENTION: "look", Verdict.BROKEN: "BROKEN"}
@@ -25,11 +25,10 @@ def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
 
     Exit code 0 when all is well, 3 when something needs attention.
     """
-    settings: Settings = ctx.obj
-    root = ctx.find_root()
-    origins = configuration.origins(root.params["config_path"], root.meta["overrides"])
+    chosen = configured(ctx)
+    origins = configuration.origins(chosen.file, chosen.overrides)
     found = []
-    for finding in examination.examine(settings, origins, device=not no_device):
+    for finding in examination.examine(chosen.settings, origins, device=not no_device):
         found.append(finding)
         if not json_output:
             _tell(finding, new_area=len(found) < 2 or found[-2].area != finding.area)

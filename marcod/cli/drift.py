@@ -8,9 +8,9 @@ import click
 from marcod import daemon
 from marcod import drift as drifts
 from marcod.cli import output, people
+from marcod.cli.configured import configured
 from marcod.drift.judge import Finding
 from marcod.errors import NotFoundError
-from marcod.settings import Settings
 
 
 @click.command()
@@ -30,7 +30,7 @@ def drift(
     """
     if new_reference and cleared is None:
         raise click.UsageError("--new-reference goes with --clear NAME")
-    settings: Settings = ctx.obj
+    settings = configured(ctx).settings
     now = datetime.now(UTC)
     with daemon.opened(settings) as ready:
         if cleared is not None:

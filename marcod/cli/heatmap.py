@@ -11,6 +11,7 @@ import click
 from marcod import bundle, daemon, images
 from marcod.cli import output, places
 from marcod.cli import plate as plates_cli
+from marcod.cli.configured import pass_settings
 from marcod.domain import DropClass, parse_well
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
 from marcod.plates import PlateMap
@@ -52,7 +53,7 @@ def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Pat
     "--out", type=click.Path(path_type=Path, dir_okay=False), callback=_png, help="PNG file [default: one named here]"
 )
 @output.as_json
-@click.pass_obj
+@pass_settings
 def heatmap(
     settings: Settings,
     plate_text: str,

@@ -9,6 +9,7 @@ import click
 from marcod import daemon
 from marcod.cli import output, places
 from marcod.cli import since as since_option
+from marcod.cli.configured import pass_settings
 from marcod.plates import csv_text
 from marcod.settings import Settings
 from marcod.store import reports
@@ -41,7 +42,7 @@ def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> 
     help="Write them to FILE.csv, FILE.json or, with pictures, FILE.html",
 )  # fmt: skip
 @output.as_json
-@click.pass_obj
+@pass_settings
 def hits(
     settings: Settings,
     since: datetime | None,

@@ -11,6 +11,8 @@ import click
 from marcod import daemon, labelling, vocabularies
 from marcod.cli import output, people
 from marcod.cli import since as since_option
+from marcod.cli.configured import configured, pass_settings
+from marcod.cli.lazy import LazyGroup
 from marcod.errors import NotFoundError
 from marcod.settings import Settings
 from marcod.store import inbox as store_inbox
@@ -20,7 +22,15 @@ from marcod.store.labelling import Named
 SHOWN_PROBLEMS = 20
 
 
-@click.group()
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "suspects": (
+            "marcod.cli.suspects:suspects",
+            "List labels that look wrong, the most doubtful first, and how often each person's words are doubted.",
+        ),
+    },
+)
 def label() -> None:
     """Say what drops are, take labels in, and look at them."""
 
@@ -43,7 +53,7 @@ def _subject(command: output.Command) -> output.Command:
 @click.argument("word", metavar="LABEL")
 @_subject
 @click.option("--vocabulary", help="What LABEL is a word of [default: labels.vocabulary]")
-@click.pass_obj
+@pass_settings
 def add(
     settings: Settings,
     plate: str,
@@ -74,7 +84,7 @@ def add(
 @click.argument("plate", metavar="KEY_OR_BARCODE")
 @click.argument("well")
 @_subject
-@click.pass_obj
+@pass_settings
 def withdraw(
     settings: Settings,
     plate: str,
@@ -133,7 +143,7 @@ def import_(
 
     Exits with 3 when lines were left: what is wrong with them is listed, the rest is taken.
     """
-    settings: Settings = ctx.obj
+    settings = configured(ctx).settings
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
     choices = labelling.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
     with daemon.opened(settings) as ready, output.stages() as report:
@@ -178,7 +188,7 @@ def _print_import(done: labelling.Imported, dry_run: bool) -> None:
 @click.option("--disputed", is_flag=True, help="Only what persons disagree on now")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most this many")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def list_(
     settings: Settings,
     plate: str | None,
@@ -228,7 +238,7 @@ def _cells(row: labels.Said) -> tuple[object, ...]:
 @click.option("--retry", is_flag=True, help="Try all refused rows again now, such as after a vocabulary changed")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> None:
     """Show what the LIMS wrote and marcod could not take yet, with the reason."""
     with daemon.opened(settings) as ready:
@@ -257,7 +267,7 @@ def _short(text: str | None) -> str | None:
 @click.argument("name", required=False)
 @click.option("--toml", is_flag=True, help="Print the shipped tables as a file, to take from what a lab changes")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output: bool) -> None:
     """Show the vocabularies, or every word of one, with the lab's own changes."""
     if toml:

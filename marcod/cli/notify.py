@@ -7,6 +7,7 @@ import click
 from marcod import daemon
 from marcod import notify as notifications
 from marcod.cli import output
+from marcod.cli.configured import configured, pass_settings
 from marcod.errors import ConfigError, MarcodError
 from marcod.settings import NotifySettings, Settings
 from marcod.store import outbox
@@ -27,7 +28,7 @@ def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
 
     The exit code is 3 while a message is given up or waits for a target that is not configured.
     """
-    settings: Settings = ctx.obj
+    settings = configured(ctx).settings
     with daemon.opened(settings) as ready:
         standings = ready.db.read(outbox.standings)
         sendings = ready.db.read(lambda c: outbox.sendings(c, limit))
@@ -95,7 +96,7 @@ def _state(sending: Sending) -> str:
 
 @notify.command()
 @click.argument("name")
-@click.pass_obj
+@pass_settings
 def test(settings: Settings, name: str) -> None:
     """Send a test to the target NAME now and say what came of it."""
     outcome = notifications.test(settings, name, datetime.now(UTC))
@@ -106,7 +107,7 @@ def test(settings: Settings, name: str) -> None:
 
 @notify.command()
 @click.argument("name", required=False)
-@click.pass_obj
+@pass_settings
 def retry(settings: Settings, name: str | None) -> None:
     """Have what failed or waits for another try sent at once: of the target NAME, or of all."""
     if name is not None and name not in settings.notify:

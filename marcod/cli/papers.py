@@ -8,6 +8,7 @@ import click
 
 from marcod import daemon, plate_table, watch
 from marcod.cli import output, people
+from marcod.cli.configured import pass_settings
 from marcod.errors import MarcodError
 from marcod.settings import Settings
 from marcod.store import papers
@@ -35,7 +36,7 @@ def _mapping(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and change nothing")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def import_(
     settings: Settings,
     table: Path,

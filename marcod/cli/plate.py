@@ -7,13 +7,28 @@ from typing import Any
 import click
 
 from marcod import daemon, plates, registry
-from marcod.cli import output, papers, places
+from marcod.cli import output, places
+from marcod.cli.configured import pass_settings
+from marcod.cli.lazy import LazyGroup
 from marcod.settings import Settings
 from marcod.store import history, reports
 from marcod.store.engine import Database
 
 
-@click.group()
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "heatmap": (
+            "marcod.cli.heatmap:heatmap",
+            "Draw where the network looks in the drop of WELL, as a heat map over the grey picture (SmoothGrad).",
+        ),
+        "import": (
+            "marcod.cli.papers:import_",
+            "Take barcode, format, project and screen of plates from a CSV table, "
+            "before or after their pictures arrive.",
+        ),
+    },
+)
 def plate() -> None:
     """List, show and export plates."""
 
@@ -21,7 +36,7 @@ def plate() -> None:
 @plate.command("list")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List inspections, the latest first."""
     with daemon.opened(settings) as ready:
@@ -96,7 +111,7 @@ def load(
 @click.option("--history", "with_history", is_flag=True, help="Its drops through all inspections: those ever a hit")
 @click.option("--all-drops", is_flag=True, help="With --history: every drop")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def show(
     settings: Settings,
     plate_text: str,
@@ -154,7 +169,7 @@ def _past(shown: plates.PlateMap, past: history.PlateHistory) -> dict[str, Any]:
     "--out", "--output", "-o", "target", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="File, or - to print [default: print; html makes PLATE-INSPECTION.html here]",
 )  # fmt: skip
-@click.pass_obj
+@pass_settings
 def export(
     settings: Settings,
     plate_text: str,
@@ -189,6 +204,3 @@ def _exported(shown: plates.PlateMap, format_: str, roots: dict[str, Path]) -> t
     with output.progress("pictures", len(shown.drops)) as done:
         text = sheet.plate_sheet(shown, sheet.Pictures(roots), datetime.now(UTC), done)
     return text, sheet.file_name(shown)
-
-
-plate.add_command(papers.import_)

@@ -4,6 +4,7 @@ import click
 
 from marcod import daemon
 from marcod.cli import output
+from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
 from marcod.store import backlog, summaries, workers
 
@@ -15,7 +16,7 @@ def queue() -> None:
 
 @queue.command()
 @output.as_json
-@click.pass_obj
+@pass_settings
 def status(settings: Settings, json_output: bool) -> None:
     """Count jobs by state and list the workers that are alive."""
     with daemon.opened(settings) as ready:
@@ -42,7 +43,7 @@ def status(settings: Settings, json_output: bool) -> None:
 @queue.command()
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def failed(settings: Settings, limit: int, json_output: bool) -> None:
     """List quarantined images with their errors, the latest first."""
     with daemon.opened(settings) as ready:
@@ -59,7 +60,7 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
 
 @queue.command()
 @click.argument("images", nargs=-1, type=int)
-@click.pass_obj
+@pass_settings
 def retry(settings: Settings, images: tuple[int, ...]) -> None:
     """Put failed images back into the queue: IMAGES by number, or all."""
     with daemon.opened(settings) as ready:

@@ -12,6 +12,7 @@ import click
 from marcod import daemon
 from marcod.cli import output
 from marcod.cli import since as since_option
+from marcod.cli.configured import pass_settings
 from marcod.cli.score import drain
 from marcod.errors import MarcodError
 from marcod.settings import Settings
@@ -37,7 +38,7 @@ Report = Callable[[str, int, int], None]
 @click.option("--model", "model_text", metavar="NAME:VERSION", help="Model version or alias [default: the champion]")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until it is done")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def rescore(
     settings: Settings,
     plates: tuple[str, ...],

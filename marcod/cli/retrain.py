@@ -6,7 +6,8 @@ import click
 
 from marcod import daemon
 from marcod.cli import output, people, places
-from marcod.settings import Settings, TrainSettings
+from marcod.cli.configured import configured
+from marcod.settings import TrainSettings
 from marcod.store.training import Run
 
 CAUSES = ("person", "schedule", "labels", "drift")
@@ -45,7 +46,7 @@ def retrain(
     A run that was stopped or killed is gone on with, as it was asked for then. Ends with 3 when the candidate was
     refused or only recommended.
     """
-    settings: Settings = ctx.obj
+    settings = configured(ctx).settings
     with daemon.opened(settings) as ready, daemon.stopped_by_signals() as stop, output.stages() as report:
         from marcod.train import runs
 

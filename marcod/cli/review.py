@@ -13,6 +13,7 @@ import click
 from marcod import daemon, labelling
 from marcod import review as desk
 from marcod.cli import output, people, places
+from marcod.cli.configured import configured, pass_settings
 from marcod.daemon import Ready
 from marcod.domain import DropClass
 from marcod.review import Report, folder
@@ -39,7 +40,7 @@ def review() -> None:
 @review.command("next")
 @_PERSON
 @output.as_json
-@click.pass_obj
+@pass_settings
 def next_(settings: Settings, person: str | None, json_output: bool) -> None:
     """Show what to look at next. On a terminal a key answers: x crystals, p precipitate, c clear, o other.
 
@@ -137,7 +138,7 @@ def _record(item: Item, roots: Mapping[str, Path]) -> dict[str, object]:
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @click.option("--new-audit", is_flag=True, help="Draw another random audit now")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, json_output: bool) -> None:
     """Fill the queue and list what waits: near the threshold, in disagreement, drawn at random, put there by hand."""
     now = datetime.now(UTC)
@@ -165,7 +166,7 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
 @click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]")
 @click.option("--source", help="The plate of this source, when several have one of that name")
 @click.option("--reason", help="Why somebody should look")
-@click.pass_obj
+@pass_settings
 def add(
     settings: Settings,
     plate: str,
@@ -184,7 +185,7 @@ def add(
 
 @review.command()
 @output.as_json
-@click.pass_obj
+@pass_settings
 def recall(settings: Settings, json_output: bool) -> None:
     """Estimate how many of the crystals the champion finds at its threshold, from the random audits."""
     with daemon.opened(settings) as ready:
@@ -224,7 +225,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
 
     Exits with 3 when pictures could not be read; they stay in the queue.
     """
-    settings: Settings = ctx.obj
+    settings = configured(ctx).settings
     with daemon.opened(settings) as ready, output.progress("copying", None) as done:
         output.check_place(target, places.closed(settings, ready))
         made = folder.export(
@@ -252,7 +253,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
 @click.option("--vocabulary", help="What the labels are words of [default: labels.vocabulary]")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def import_(settings: Settings, place: Path, person: str | None, vocabulary: str | None, json_output: bool) -> None:
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
     with daemon.opened(settings) as ready:

@@ -6,8 +6,9 @@ from typing import get_args
 import click
 
 from marcod import daemon
+from marcod.cli.configured import configured
 from marcod.errors import ConfigError
-from marcod.settings import ROLES, USUAL_ROLES, Role, Settings
+from marcod.settings import ROLES, USUAL_ROLES, Role
 
 
 def _roles(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Role, ...]:
@@ -32,7 +33,7 @@ def run(ctx: click.Context, roles: tuple[Role, ...]) -> None:
 
     The first SIGTERM or Ctrl-C ends in order, the second at once; nothing is lost either way.
     """
-    settings: Settings = ctx.obj
+    settings = configured(ctx).settings
     ctx.exit(daemon.run(settings, roles, _program(ctx.find_root().params)))
 
 

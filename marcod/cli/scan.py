@@ -11,6 +11,7 @@ import click
 
 from marcod import daemon, layouts, watch
 from marcod.cli import output
+from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
 from marcod.store import catalog
@@ -23,7 +24,7 @@ from marcod.watch.tree import Root
 @click.option("--source", "name", help="Name of the source [default: made from ROOT, or all configured ones]")
 @click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def scan(
     settings: Settings,
     root: Path | None,

@@ -8,6 +8,7 @@ import click
 
 from marcod import daemon
 from marcod.cli import output
+from marcod.cli.configured import pass_settings
 from marcod.settings import Settings, one_thread_an_operation
 from marcod.store import backlog
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @output.as_json
-@click.pass_obj
+@pass_settings
 def score(settings: Settings, json_output: bool) -> None:
     """Score everything that waits in the queue, then end."""
     with daemon.opened(settings) as ready:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from marcod import daemon
 from marcod.cli import output
+from marcod.cli.configured import pass_settings
 from marcod.errors import SchemaError, StoreError
 from marcod.settings import Settings
 from marcod.store import health, migrate, standing
@@ -48,7 +49,7 @@ Trouble = tuple[str, str]
 @click.command()
 @click.option("--watch", is_flag=True, help="Look again every two seconds until Ctrl-C")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def status(settings: Settings, watch: bool, json_output: bool) -> None:
     """Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training.
 

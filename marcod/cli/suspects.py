@@ -7,6 +7,7 @@ import click
 
 from marcod import daemon, dataset
 from marcod.cli import output, places
+from marcod.cli.configured import pass_settings
 from marcod.domain import Modality
 from marcod.errors import MarcodError
 from marcod.settings import Settings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--person", help="Only drops of which this person says something")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, limit: int, json_output: bool) -> None:
     """List labels that look wrong, the most doubtful first, and how often each person's words are doubted.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from marcod import daemon
 from marcod.cli import output, people
+from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
 from marcod.store import training
 from marcod.store.training import Data, Run
@@ -47,7 +48,7 @@ def train() -> None:
 @train.command("list")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List training runs, the latest first."""
     with daemon.opened(settings) as ready:
@@ -90,7 +91,7 @@ def _why(run: Run) -> str:
 @train.command()
 @click.argument("run_id", metavar="RUN", type=int)
 @output.as_json
-@click.pass_obj
+@pass_settings
 def show(settings: Settings, run_id: int, json_output: bool) -> None:
     """Show everything about a training run: its data, every check of the gate with its numbers, and the reasons."""
     with daemon.opened(settings) as ready:
@@ -193,7 +194,7 @@ def _number(value: object) -> str:
 
 @train.command()
 @output.as_json
-@click.pass_obj
+@pass_settings
 def settle(settings: Settings, json_output: bool) -> None:
     """Decide about candidates that scored new images in shadow long enough. The trainer does this by itself."""
     with daemon.opened(settings) as ready:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from marcod.cli import output, people
+from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError
 from marcod.settings import Settings
 from marcod.store import backup as backups
@@ -20,7 +21,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("file", type=FILE)
 @click.option("--force", is_flag=True, help="Overwrite FILE, once the new copy is whole")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> None:
     """Copy an SQLite database into FILE while marcod works on; the copy is checked and readable to its owner alone.
 
@@ -41,7 +42,7 @@ def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> No
 @click.option("--force", is_flag=True, help="The present database is damaged, and no worker runs")
 @click.option("--yes", is_flag=True, help="Do not ask")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def restore(settings: Settings, file: Path, force: bool, yes: bool, json_output: bool) -> None:
     """Put FILE, a copy made by `marcod db backup`, in the place of the SQLite database, which is kept beside it.
 
@@ -70,7 +71,7 @@ def restore(settings: Settings, file: Path, force: bool, yes: bool, json_output:
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only count")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
     """Remove scores that the champion's own replaced, and old audit rows, as `retention` in the configuration says.
 

@@ -1,26 +1,54 @@
 """`marcod model`: bring model versions in, judge them, and choose which one serves. One file a kind of work."""
 
+from typing import Final
+
 import click
 
-from marcod.cli.model import importing, judging, training, versions
+from marcod.cli.lazy import LazyGroup
+
+_HERE: Final = "marcod.cli.model"
+COMMANDS: Final = {
+    "calibrate": (
+        f"{_HERE}.judging:calibrate",
+        "Derive a new version of MODEL (NAME:VERSION) that finds a wished share of crystals.",
+    ),
+    "challenge": (
+        f"{_HERE}.versions:challenge",
+        "Let a second version score every new image too, behind the champion.",
+    ),
+    "evaluate": (
+        f"{_HERE}.judging:evaluate",
+        "Judge MODEL (NAME:VERSION) on labelled images, with the MARCO paper's tables.",
+    ),
+    "import": (
+        f"{_HERE}.importing:import_",
+        "Make a bundle of the published MARCO SavedModel or of another model of its family.",
+    ),
+    "list": (f"{_HERE}.versions:list_", "List the model versions in the database and the bundles on this host."),
+    "promote": (
+        f"{_HERE}.versions:promote",
+        "Make a model version champion, once it has scored its golden pictures here.",
+    ),
+    "remove": (f"{_HERE}.versions:remove", "Remove a model version and its bundle from the lab's own folder."),
+    "rollback": (
+        f"{_HERE}.versions:rollback",
+        "Make the previous champion champion again; waiting images move as they do with promote.",
+    ),
+    "show": (
+        f"{_HERE}.versions:show",
+        "Show everything about a model version, also by its alias: champion, challenger or previous.",
+    ),
+    "train-synthetic": (
+        f"{_HERE}.training:train_synthetic",
+        "Train the small network on rendered drops and write its bundle below FOLDER.",
+    ),
+    "verify": (
+        f"{_HERE}.versions:verify",
+        "Check bundles: their checksums, their digests in the database, and their golden pictures.",
+    ),
+}
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 def model() -> None:
     """Import, judge, calibrate, promote and train model versions."""
-
-
-for command in (
-    versions.list_,
-    versions.show,
-    versions.verify,
-    versions.promote,
-    versions.rollback,
-    versions.challenge,
-    versions.remove,
-    importing.import_,
-    judging.evaluate,
-    judging.calibrate,
-    training.train_synthetic,
-):
-    model.add_command(command)

@@ -8,6 +8,7 @@ import click
 
 from marcod import daemon
 from marcod.cli import output
+from marcod.cli.configured import pass_settings
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError
 from marcod.settings import Settings
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--licence", help="Licence of the weights [default: Apache-2.0, the published model's]")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Crystal probability that makes a drop a hit")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def import_(
     settings: Settings,
     source: str,

@@ -14,6 +14,7 @@ from rich.text import Text
 from marcod import bundle, daemon
 from marcod.bundle import BundleRecord, Predictor
 from marcod.cli import output, places
+from marcod.cli.configured import pass_settings
 from marcod.domain import Split
 from marcod.evaluate import calibration, labelled, results, tables
 from marcod.evaluate.calibration import Fit
@@ -87,7 +88,7 @@ def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command
 @click.option("--html", "html_file", type=File, metavar="FILE", help="Write a page with plots, complete in itself")
 @click.option("--seed", default=1, show_default=True, help="The bootstrap intervals follow from it")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def evaluate(
     settings: Settings, /, model_text: str, html_file: Path | None, seed: int, json_output: bool, **wanted: Any
 ) -> None:
@@ -135,7 +136,7 @@ def evaluate(
     help="Promise it with this confidence, such as 0.95 [default: on average over new drops]",
 )
 @output.as_json
-@click.pass_obj
+@pass_settings
 def calibrate(
     settings: Settings, /, model_text: str, recall: float, confidence: float | None, json_output: bool, **wanted: Any
 ) -> None:

@@ -8,6 +8,7 @@ import click
 
 from marcod import daemon, registry
 from marcod.cli import output, people
+from marcod.cli.configured import pass_settings
 from marcod.errors import BundleError
 from marcod.settings import Settings
 from marcod.store import versions
@@ -20,7 +21,7 @@ MODEL = "NAME:VERSION"
 
 @click.command("list")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
     with daemon.opened(settings) as ready:
@@ -76,7 +77,7 @@ def _day(moment: datetime | None) -> str | None:
 @click.command()
 @click.argument("model_text", metavar=MODEL)
 @output.as_json
-@click.pass_obj
+@pass_settings
 def show(settings: Settings, model_text: str, json_output: bool) -> None:
     """Show everything about a model version, also by its alias: champion, challenger or previous."""
     with daemon.opened(settings) as ready:
@@ -156,7 +157,7 @@ def _detail(note: versions.Note) -> str:
 @click.argument("model_texts", metavar="[NAME:VERSION]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every bundle on this host, and whatever has an alias")
 @output.as_json
-@click.pass_obj
+@pass_settings
 def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, json_output: bool) -> None:
     """Check bundles: their checksums, their digests in the database, and their golden pictures.
 
@@ -185,7 +186,7 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
 
 @click.command()
 @click.argument("model_text", metavar=MODEL)
-@click.pass_obj
+@pass_settings
 def promote(settings: Settings, model_text: str) -> None:
     """Make a model version champion, once it has scored its golden pictures here.
 
@@ -200,7 +201,7 @@ def promote(settings: Settings, model_text: str) -> None:
 
 
 @click.command()
-@click.pass_obj
+@pass_settings
 def rollback(settings: Settings) -> None:
     """Make the previous champion champion again; waiting images move as they do with promote.
 
@@ -214,7 +215,7 @@ def rollback(settings: Settings) -> None:
 @click.command()
 @click.argument("model_text", metavar="[NAME:VERSION]", required=False)
 @click.option("--none", "nobody", is_flag=True, help="End it, and withdraw the waiting images of the challenger")
-@click.pass_obj
+@pass_settings
 def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
     """Let a second version score every new image too, behind the champion.
 
@@ -237,7 +238,7 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
 @click.command()
 @click.argument("model_text", metavar=MODEL)
 @click.option("--force", is_flag=True, help="Remove the bundle of a version that has scores; the scores stay")
-@click.pass_obj
+@pass_settings
 def remove(settings: Settings, model_text: str, force: bool) -> None:
     """Remove a model version and its bundle from the lab's own folder.
 

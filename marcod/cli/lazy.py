@@ -1,0 +1,46 @@
+"""Click groups that import a command when it is called, so that no command pays for the libraries of another."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+
+class LazyCommand(click.Command):
+    """Name and help of a command that is not imported yet: all that a list of commands and a completion show."""
+
+    def __init__(self, name: str, target: str, help_line: str) -> None:
+        super().__init__(name, help=help_line)
+        self._target = target
+
+    def load(self) -> click.Command:
+        """Import and return the command itself."""
+        module, _, attribute = self._target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command), f"{self._target} is not a command"
+        return command
+
+
+class LazyGroup(click.Group):
+    """A group whose ``lazy`` commands, by name (``module:attribute``, first sentence of the help), load when called.
+
+    Commands can be added in the usual ways too.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        for name, (target, help_line) in (lazy or {}).items():
+            self.add_command(LazyCommand(name, target, help_line))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with, and import it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if command is None else loaded(command), rest
+
+
+def loaded(command: click.Command) -> click.Command:
+    """Return the command itself for one that may not be imported yet."""
+    return command.load() if isinstance(command, LazyCommand) else command
