@@ -43,10 +43,6 @@ COLUMNS: Final = (
 ``label`` and ``hit`` are what counts: what people say, else the model, whose own word is ``model_label``.
 """
 
-SYNTHETIC_NOTICE: Final = (
-    "Scored by a model trained on synthetic drops: for trying the program, not for deciding about crystals."
-)
-
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 

@@ -21,9 +21,10 @@ import jinja2
 from marcod import __version__, images
 from marcod.domain import DropClass, row_letters, text_path
 from marcod.errors import ImageError
-from marcod.plates import SYNTHETIC_NOTICE, PlateMap, no_formula
+from marcod.plates import PlateMap, no_formula
 from marcod.store.reports import Hit
 from marcod.store.summaries import Verdict
+from marcod.store.versions import SYNTHETIC_NOTICE
 
 BEST: Final = 24
 """Hits that a plate's sheet shows large; two printed rows of six make a page with the map of a small plate."""

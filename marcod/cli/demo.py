@@ -45,7 +45,7 @@ def demo(folder: Path | None) -> None:
         f"from file to score {outcome.median_s:.1f} s (median), {outcome.percentile_95_s:.1f} s (95th percentile), "
         "of which 1 s is waiting for the file to stand still."
     )
-    console.print(output.SYNTHETIC_NOTICE, style="yellow")
+    output.warn_of_synthetic(scored=True)
     _show_next_steps(outcome)
 
 

@@ -16,7 +16,7 @@ from marcod.domain import DropClass, parse_well
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
 from marcod.plates import PlateMap
 from marcod.settings import Settings
-from marcod.store import reports
+from marcod.store import reports, versions
 from marcod.store.summaries import Verdict
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def heatmap(
     _compare(shown, drop, heat)
     facts = _facts(shown, drop, root / found.path, found, target, recipe)
     words = {f"marcod:{name}": str(value) for name, value in facts.items()}
-    notice = output.SYNTHETIC_NOTICE if shown.version.synthetic else ""
+    notice = versions.SYNTHETIC_NOTICE if shown.version.synthetic else ""
     caption = _caption(shown, drop, target, recipe)
     drawn = attribution.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words})
     output.save(out, drawn, closed)
@@ -218,5 +218,4 @@ def _print(facts: Mapping[str, Any], *, json_output: bool) -> None:
         return
     click.echo(f"{output.printable(facts['out'])}: where {facts['model']} looks in {facts['file']}")
     click.echo(f"{facts['class']} {facts['probability']:.3f}; labelled {facts['label']}")
-    if facts["model_synthetic"]:
-        output.console().print(output.SYNTHETIC_NOTICE, style="yellow")
+    output.warn_of_synthetic(scored=facts["model_synthetic"])

@@ -76,8 +76,7 @@ def hits(
         click.echo(f"{len(found)} hits written to {output.printable(str(target))}")
     else:
         output.console().print(output.hits_table(found))
-    if any(hit.model_synthetic for hit in found):
-        output.console().print(output.SYNTHETIC_NOTICE, style="yellow")
+    output.warn_of_synthetic(scored=any(hit.model_synthetic for hit in found))
 
 
 def _most(target: Path | None) -> int:

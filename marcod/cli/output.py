@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from marcod import plates
 from marcod.domain import DropClass, row_letters
 from marcod.errors import ConfigError, MarcodError
 from marcod.plates import PlateMap
+from marcod.store import versions
 from marcod.store.history import PlateHistory
 from marcod.store.reports import Hit, Summary
 from marcod.store.summaries import Verdict
@@ -45,7 +45,6 @@ LETTER_OF_CLASS: Final = {
 }
 WIDE: Final = 400
 LINE_EVERY_S: Final = 15.0
-SYNTHETIC_NOTICE: Final = plates.SYNTHETIC_NOTICE
 ATTENTION: Final = 3
 """Exit code: something was left for people to look at."""
 
@@ -63,6 +62,22 @@ def console(*, to_errors: bool = False) -> Console:
     stream = sys.stderr if to_errors else sys.stdout
     # Away from a terminal nothing is cut to fit a width nobody looks at.
     return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDE)
+
+
+def warn_of_synthetic(*, scored: bool, to_errors: bool = False) -> None:
+    """Print the notice where ``scored`` says that a model trained on rendered drops alone gave what was shown."""
+    if scored:
+        _warn(versions.SYNTHETIC_NOTICE, to_errors=to_errors)
+
+
+def warn_of_synthetic_champion(champion: Version, *, to_errors: bool = False) -> None:
+    """Say what a champion that learned from rendered drops alone is not for; nothing of any other."""
+    if champion.synthetic:
+        _warn(f"{champion} was {versions.RENDERED_ALONE}. {versions.REAL_MODEL}.", to_errors=to_errors)
+
+
+def _warn(text: str, *, to_errors: bool) -> None:
+    console(to_errors=to_errors).print(Text(text, "yellow"), soft_wrap=False)
 
 
 def without_token(run: Run) -> dict[str, Any]:

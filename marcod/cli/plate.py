@@ -45,8 +45,7 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
         output.print_json(rows)
         return
     output.console().print(output.table(f"{len(rows)} inspections", COLUMNS, [_row(r) for r in rows]))
-    if any(r.model_synthetic for r in rows):
-        output.console().print(output.SYNTHETIC_NOTICE, style="yellow")
+    output.warn_of_synthetic(scored=any(r.model_synthetic for r in rows))
 
 
 COLUMNS = (
@@ -138,8 +137,7 @@ def show(
         output.print_plate(console, shown)
     else:
         output.print_history(console, shown, past, all_drops=all_drops)
-    if shown.version.synthetic:
-        console.print(output.SYNTHETIC_NOTICE, style="yellow")
+    output.warn_of_synthetic(scored=shown.version.synthetic)
 
 
 def _record(shown: plates.PlateMap) -> dict[str, Any]:
@@ -188,9 +186,10 @@ def export(
         target = Path(name)
     if target is None or str(target) == "-":
         click.echo(text, nl=False)
-        return
-    output.save(target, text, closed)
-    click.echo(f"{len(shown.drops)} drops written to {output.printable(str(target))}")
+    else:
+        output.save(target, text, closed)
+        click.echo(f"{len(shown.drops)} drops written to {output.printable(str(target))}")
+    output.warn_of_synthetic(scored=shown.version.synthetic, to_errors=True)
 
 
 def _exported(shown: plates.PlateMap, format_: str, roots: dict[str, Path]) -> tuple[str, str | None]:

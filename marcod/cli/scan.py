@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
-from marcod.store import catalog
+from marcod.store import catalog, versions
 from marcod.watch.tree import Root
 
 
@@ -44,13 +44,12 @@ def scan(
         for source in watch.open_sources(ready.db, chosen, datetime.now(UTC)):
             with output.progress(f"scanning {source.name}", None) as done:
                 reports[source.name] = watch.scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
+        champion = ready.db.read(versions.champion)
     if json_output:
         output.print_json(reports)
-        return
-    for source_name, report in reports.items():
-        _print(source_name, report)
-    if any(report.new + report.changed for report in reports.values()):
-        click.echo("`marcod score` scores what is queued, unless `marcod run` is doing so already")
+    else:
+        _print_all(reports)
+    output.warn_of_synthetic_champion(champion, to_errors=json_output)
 
 
 def _show_found(done: Callable[[int], None], progress: watch.ScanProgress) -> None:
@@ -98,6 +97,13 @@ def _name_of(root: Path) -> str:
     resolved = root.resolve()
     slug = re.sub(r"[^a-z0-9]+", "-", resolved.name.lower()).strip("-") or "root"
     return f"{slug}-{hashlib.sha256(str(resolved).encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
+
+
+def _print_all(reports: Mapping[str, watch.ScanReport]) -> None:
+    for source_name, report in reports.items():
+        _print(source_name, report)
+    if any(report.new + report.changed for report in reports.values()):
+        click.echo("`marcod score` scores what is queued, unless `marcod run` is doing so already")
 
 
 def _print(source_name: str, report: watch.ScanReport) -> None:

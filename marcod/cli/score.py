@@ -10,7 +10,7 @@ from marcod import daemon
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings, one_thread_an_operation
-from marcod.store import backlog
+from marcod.store import backlog, versions
 
 if TYPE_CHECKING:
     from marcod.score import BatchReport, Tally
@@ -27,9 +27,15 @@ def score(settings: Settings, json_output: bool) -> None:
             tally = drain(settings, ready, stop, done)
         daemon.tend(ready.db, settings)
         status = ready.db.read(lambda connection: backlog.status(connection, ready.db.now()))
+        champion = ready.db.read(versions.champion)
     if json_output:
         output.print_json({"tally": tally, "queue": status})
-        return
+    else:
+        _print(tally, status)
+    output.warn_of_synthetic(scored=champion.synthetic and tally.scored > 0, to_errors=json_output)
+
+
+def _print(tally: "Tally", status: backlog.QueueStatus) -> None:
     click.echo(f"{tally.scored} scored, {tally.failed} failed, of these {tally.quarantined} quarantined")
     if status.retrying:
         click.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")

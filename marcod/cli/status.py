@@ -17,7 +17,7 @@ from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.errors import SchemaError, StoreError
 from marcod.settings import Settings
-from marcod.store import health, migrate, standing
+from marcod.store import health, migrate, standing, versions
 from marcod.store.engine import Database
 from marcod.store.standing import Jobs, Outbox, Serving, Standing
 from marcod.store.training import Run
@@ -145,6 +145,8 @@ def _unserved(seen: Standing) -> Iterator[Trouble]:
     alive, now = standing.roles(seen.workers), seen.taken_at
     if seen.champion is None:
         yield BAD, "no model is champion; `marcod model promote NAME:VERSION` makes one"
+    elif seen.scored_by_synthetic:
+        yield ODD, f"{seen.champion.model} was {versions.RENDERED_ALONE}; {versions.REAL_MODEL}"
     if not seen.workers:
         yield BAD, "no marcod runs; `marcod run` starts one"
     elif "score" not in alive and seen.new.waiting:
@@ -221,7 +223,7 @@ def _jobs(jobs: Jobs, kind: str, now: datetime) -> str:
 
 
 def _version(serving: Serving) -> str:
-    made = ", trained on synthetic drops" if serving.synthetic else ""
+    made = ", trained on rendered drops alone" if serving.synthetic else ""
     return f"{serving.model} since {serving.since:%Y-%m-%d %H:%M} UTC{made}"
 
 

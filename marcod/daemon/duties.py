@@ -16,7 +16,7 @@ from marcod import drift, instruments, labelling, monitor, telemetry
 from marcod.daemon.ground import Ready
 from marcod.errors import MarcodError
 from marcod.settings import Role, Settings
-from marcod.store import outbox, queue, retention, standing, summaries, watching, workers
+from marcod.store import outbox, queue, retention, standing, summaries, versions, watching, workers
 from marcod.store.engine import Database
 
 log = telemetry.logger(__name__)
@@ -58,6 +58,7 @@ class Duties:
         self._monitor = monitor.Monitor(settings.metrics)
         self._thinned_up_to = 0
         self._ahead_s: float | None = None
+        self._champion: versions.Version | None = None
 
     def serve(self) -> None:
         """Show metrics where the configuration asks for a port. Raises ConfigError when it is taken."""
@@ -100,6 +101,7 @@ class Duties:
             scheduler.add_job(lambda: self._guarded(name, work), "interval", seconds=seconds, id=name, **more)
 
         every(HEARTBEAT_S, "heartbeat", self._beat)
+        every(HEARTBEAT_S, "champion", self._warn_of_synthetic, now)
         if "schedule" in self._roles:
             every(TEND_S, "tend", self._tend)
             every(LABELS_S, "labels", self._labels, now)
@@ -130,6 +132,13 @@ class Duties:
             watching.write(connection, states, now)
 
         self._db.write(work)
+
+    def _warn_of_synthetic(self) -> None:
+        """Warn when a model trained on rendered drops alone is champion, once each time it becomes so."""
+        before, self._champion = self._champion, self._db.read(versions.champion)
+        if self._champion.synthetic and self._champion != before:
+            about = f"{versions.RENDERED_ALONE}; {versions.REAL_MODEL}"
+            log.warning("champion is synthetic", model=str(self._champion), about=about)
 
     def _tend(self) -> None:
         tend(self._db, self._settings)

@@ -13,7 +13,7 @@ from marcod.doctor.finding import Finding, Verdict, first_line, judged
 from marcod.errors import StoreError
 from marcod.registry import Known, Registry
 from marcod.settings import Settings, redacted_url
-from marcod.store import backfill, health, migrate, standing
+from marcod.store import backfill, health, migrate, standing, versions
 from marcod.store.engine import Database
 from marcod.store.standing import Standing
 
@@ -102,12 +102,22 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
     if not serving:
         text = "no model is champion yet"
         yield Finding("models", "champion", Verdict.ATTENTION, text, "`marcod run` makes the shipped one champion")
+    yield from _synthetic(db)
     for known in serving:
         assert known.registered is not None
         aliases = ", ".join(known.registered.aliases)
         fault = known.problem or _fault(registry, known)
         text = fault or f"{aliases}; checksums and golden pictures are right"
         yield judged("models", known.name, fault is None, text, "restore its folder", Verdict.BROKEN)
+
+
+def _synthetic(db: Database) -> Iterator[Finding]:
+    """Real images need a model that saw real images."""
+    now = db.now()
+    found = db.read(lambda connection: standing.take(connection, now))
+    if found.champion is not None and found.scored_by_synthetic:
+        text = f"{found.champion.model} was {versions.RENDERED_ALONE}"
+        yield Finding("models", "champion", Verdict.ATTENTION, text, versions.REAL_MODEL)
 
 
 def _fault(registry: Registry, known: Known) -> str | None:

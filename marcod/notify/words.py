@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from marcod.plates import SYNTHETIC_NOTICE
 from marcod.store.outbox import Event, Message
+from marcod.store.versions import SYNTHETIC_NOTICE
 
 LONGEST_NAME: Final = 200
 BEST: Final = 8

@@ -92,6 +92,11 @@ class Standing:
     untold: int
     training: training.Run | None
 
+    @property
+    def scored_by_synthetic(self) -> bool:
+        """A model trained on rendered drops alone scores the images of a source."""
+        return self.champion is not None and self.champion.synthetic and bool(self.sources)
+
 
 def take(connection: Connection, now: datetime) -> Standing:
     """Look how everything stands."""

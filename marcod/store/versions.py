@@ -41,10 +41,22 @@ CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"
 ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
 
+RENDERED_ALONE: Final = "trained on rendered drops alone: for trying the program, not for deciding about crystals"
+"""The limit of every version whose ``synthetic`` is true."""
+
+REAL_MODEL: Final = (
+    "`marcod model fetch marco` brings the published MARCO, `marcod rescore --all` scores again with it what is there"
+)
+SYNTHETIC_NOTICE: Final = f"Scored by a model {RENDERED_ALONE}. {REAL_MODEL}."
+"""Shown with every score of such a version."""
+
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A model version as the database knows it; ``digest`` names its exact weights and preprocessing."""
+    """A model version as the database knows it; ``digest`` names its exact weights and preprocessing.
+
+    ``synthetic`` is true for a version that learned from rendered drops alone.
+    """
 
     id: int
     name: str

@@ -44,6 +44,13 @@ def watched(site: Site, **more: object) -> None:
     db.close()
 
 
+def learned_from_photographs(site: Site) -> None:
+    """As if the shipped model had; one of rendered drops alone needs attention wherever it scores."""
+    db = Database(site.url)
+    db.write(lambda c: c.execute(sa.text("update model_version set synthetic = false")))
+    db.close()
+
+
 @contextmanager
 def ordinary_user(folder: Path) -> Iterator[None]:
     """Be somebody whom file modes bind (root is not, everybody else is already), in a folder that all may reach."""
@@ -77,6 +84,7 @@ def lab(site: Site) -> Site:
 
 def test_all_is_well(lab: Site) -> None:
     watched(lab)
+    learned_from_photographs(lab)
     code, findings = found(lab)
     wrong = {name: f for name, f in findings.items() if f["verdict"] != "ok"}
     assert not [f for f in wrong.values() if f["area"] not in MACHINE]

@@ -107,7 +107,7 @@ def test_a_sheet_of_a_plate(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     # Once on the map and once among the hits; what is broken or gone has a place.
     assert text.count('src="data:image/jpeg;base64,') == 2
     assert text.count("no picture") == 4
-    assert "trained on synthetic drops" in text
+    assert "trained on rendered drops alone" in text
     assert [path.name for path in desk.iterdir()] == ["P-3.html"]
     assert lab.ok("plate", "export", "P", "--format", "html", "--out", "-").startswith("<!doctype html>")
     assert lab.ok("plate", "export", "P", "--format", "json", "--out", "-").startswith("[")

@@ -126,7 +126,7 @@ def test_a_webhook_gets_each_event_once_signed(site: Site, hook: Hook) -> None:
     assert "minstrel: plate BC1, inspection 1 is complete: 3 of 3 drops are scored; 1 hit;" in document["text"]
     text = chat.body.decode()
     assert text.splitlines()[0] == sentence
-    assert "synthetic drops" in text
+    assert "rendered drops alone" in text
     assert "X-Marcod-Signature" not in chat.headers
 
     genuine, signature = documented_check(), lims.headers["X-Marcod-Signature"]

@@ -45,7 +45,7 @@ def test_everything_is_on_one_screen(site: Site) -> None:
         "8 to be scored again (longest 2 min), 0 being scored, 0 waiting for another try",
     ):
         assert line in shown
-    assert re.search(r"champion +marco:1 since .* UTC, trained on synthetic drops", shown)
+    assert re.search(r"champion +marco:1 since .* UTC, trained on rendered drops alone", shown)
     assert re.search(r"minstrel +there +events +imaging +4\d s ago +5 h ago +3 +1 +1\n", shown)
     assert re.search(r"rock-imager +AWAY +scans +imaging +9 h ago +5 h ago +0 +0 +0\n", shown)
     assert re.search(r"gpu +8 +score ", shown)
@@ -67,7 +67,7 @@ def test_a_healthy_lab_and_one_where_nothing_runs(site: Site, tmp_path: Path) ->
     assert "no marcod runs; `marcod run` starts one" in nothing
 
     db, now = Database(site.url), datetime.now(UTC)
-    factories.promote(db, factories.register(db), now)
+    factories.promote(db, factories.register(db, synthetic=False), now)
     for name in ("minstrel", "archive"):
         factories.register_source(db, name)
     walking = standings.state("minstrel", now, walking=True, walked_at=None)

@@ -70,6 +70,7 @@ def test_a_stop_in_the_middle_leaves_nothing_leased(site: Site, deliveries: dict
     assert site.rows("select count(*) from job where lease is not null")[0][0] == 0
     assert site.count("score") + site.count("job") <= total
     assert site.count("worker") == 0
+    assert site.log.count("champion is synthetic") == 1
     assert not _doubled(site)
 
 

@@ -132,7 +132,7 @@ def test_the_sheet_of_hits_is_harmless_too(tmp_path: Path) -> None:
     assert len(page.of("img")) == 1
     assert page.words.count("no picture") == 2
     assert "model, steady" in page.words
-    assert "trained on synthetic drops" in page.words
+    assert "trained on rendered drops alone" in page.words
 
 
 def test_a_picture_that_is_gone_or_broken_leaves_a_place(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
     with daemon.opened(settings) as ready:
         rows = [_listed(known) for known in ready.registry.known()]
+        champion = ready.db.read(versions.champion)
     if json_output:
         output.print_json(rows)
         return
@@ -43,6 +44,7 @@ def list_(settings: Settings, json_output: bool) -> None:
         for row in rows
     ]
     output.console().print(output.table("", columns, cells))
+    output.warn_of_synthetic_champion(champion)
 
 
 def _listed(known: registry.Known) -> dict[str, Any]:
