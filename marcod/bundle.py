@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from marcod.domain import CLASSES, DropClass, Modality
+from marcod.domain import CLASSES, DropClass, Modality, TrainedOn
 from marcod.errors import BundleError, ImageError
 from marcod.metrics import softmax
 
@@ -75,12 +75,22 @@ class Threshold(_Table):
     measured_on: str
 
 
+class Origin(_Table):
+    """The published file that the weights were taken from: distribution, version, file name and SHA-256."""
+
+    distribution: str
+    version: str
+    file: str
+    sha256: str
+
+
 class BundleRecord(_Table):
     """What ``bundle.toml`` says. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
 
     ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
     ``modality`` is the light it was trained for; pictures taken in another are not scored with it.
-    ``notice`` is shown wherever the model is: what a person must know before trusting a score.
+    ``trained_on`` says what the weights learned from, its parents' share included. ``synthetic`` follows from it:
+    rendered drops alone. ``notice`` is shown wherever the model is: what a person must know before trusting a score.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -90,7 +100,9 @@ class BundleRecord(_Table):
     temperature: float = Field(gt=0)
     training_data: str
     licence: str
+    citation: str | None = None
     synthetic: bool
+    trained_on: tuple[TrainedOn, ...] = Field(min_length=1)
     notice: str = ""
     parent: str | None = None
     created_at: AwareDatetime
@@ -98,15 +110,41 @@ class BundleRecord(_Table):
     preprocessing: dict[str, Any]
     folding: dict[str, DropClass]
     threshold: Threshold
+    origin: Origin | None = None
     libraries: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     digest: str = Field(default="", exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _state_what_it_learned_from(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Put ``trained_on`` in order, and derive from it whether the model is synthetic."""
+        given = values["trained_on"] if "trained_on" in values else _trained_on_of_old(values)
+        if not isinstance(given, (list, tuple)):
+            return values
+        ordered = tuple(kind for kind in TrainedOn if kind in given)
+        strange = [kind for kind in given if kind not in ordered]
+        return {**values, "trained_on": (*ordered, *strange), "synthetic": ordered == (TrainedOn.RENDERED,)}
 
     @model_validator(mode="after")
     def _classes_fold(self) -> "BundleRecord":
         if set(self.folding) != set(self.classes) or len(set(self.classes)) != len(self.classes):
             raise ValueError("folding must name each of the classes exactly once")
         return self
+
+
+def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
+    """Derive what a model learned from out of a record of before ``trained_on`` was written.
+
+    Such a record is synthetic if rendered drops took part. A training run of a lab wrote "data set ...; TIER" as the
+    training data: tier `recalibrate` left the weights as they were, and `scratch` did not begin with the parent's.
+    """
+    rendered, told = bool(values.get("synthetic")), str(values.get("training_data"))
+    own_run = told.startswith("data set ") and not told.endswith("; recalibrate")
+    begun = [TrainedOn.RENDERED] if rendered else [TrainedOn.PUBLISHED]
+    if own_run and told.endswith("; scratch") and not rendered:
+        begun = []
+    return [*begun, *([TrainedOn.LAB] if own_run else [])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,14 @@ class DropClass(StrEnum):
 CLASSES: Final = tuple(DropClass)
 
 
+class TrainedOn(StrEnum):
+    """Images that a model's weights learned from. A child keeps what its parent learned from."""
+
+    PUBLISHED = "published"
+    RENDERED = "rendered"
+    LAB = "lab"
+
+
 class Modality(StrEnum):
     """How the drop was lit. Models are made for one; the others are recorded and not scored."""
 

@@ -45,6 +45,10 @@ class BundleError(MarcodError):
     """The model bundle is damaged or does not fit."""
 
 
+class FetchError(MarcodError):
+    """The published model cannot be had."""
+
+
 class StoreError(MarcodError):
     """The database cannot be used."""
 

@@ -122,6 +122,7 @@ class Registry:
                 modality=str(record.modality),
                 crystal_threshold=record.threshold.crystal,
                 synthetic=record.synthetic,
+                trained_on=record.trained_on,
                 now=now,
             )
         )

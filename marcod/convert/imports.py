@@ -24,11 +24,11 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from marcod import bundle, images, metrics, network, synthetic
-from marcod.bundle import BundleRecord, Golden, Predictor, Threshold
+from marcod.bundle import BundleRecord, Golden, Origin, Predictor, Threshold
 from marcod.convert import keras_file, saved_model, sources
 from marcod.convert.checkpoint import Checkpoint
 from marcod.convert.sources import Kind, Limits, Progress, Source
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.errors import BundleError, ConfigError, ImageError
 from marcod.network import MARCO, MARCO_SMALL, Architecture
 from marcod.preprocess import Preprocessing
@@ -68,6 +68,17 @@ class Imported:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Facts about a published model that its files do not hold; ``classes`` are those its graph must name, in order."""
+
+    licence: str
+    citation: str
+    training_data: str
+    classes: tuple[str, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True)
 class _Model:
     """What a source holds. ``classes`` and ``graph`` are None where it does not bring any."""
 
@@ -97,6 +108,7 @@ def import_model(
     folding: Mapping[str, DropClass] | None = None,
     licence: str | None = None,
     threshold: float | None = None,
+    provenance: Provenance | None = None,
     taken: Collection[tuple[str, str]] = (),
     limits: Limits = Limits(),  # noqa: B008
     progress: Progress | None = None,
@@ -106,21 +118,21 @@ def import_model(
     A bundle keeps its own name and version unless others are given; anything else is called ``marco`` and gets the
     next free version. ``architecture`` gives the family member, whose number of classes and auxiliary head follow
     the source. Pictures are compared on rendered drops and on JPEGs below the folder ``pictures``. ``folding``
-    says what classes other than the four count as; ``taken`` are names and versions that stand for other bundles
-    elsewhere, such as in the database. Raises ConfigError for what the caller must change, BundleError
-    for what is wrong with the source.
+    says what classes other than the four count as; ``provenance`` goes into the record; ``taken`` are names and
+    versions that stand for other bundles elsewhere, such as in the database. Raises ConfigError for what the caller
+    must change, BundleError for what is wrong with the source.
     """
     _require_name(DEFAULT_NAME if name is None else name)
     photographs = [] if pictures is None else _photographs(pictures)
     with tempfile.TemporaryDirectory(prefix="marcod-import-") as scratch:
         found = sources.fetch(source, Path(scratch), limits, progress)
         if found.kind is Kind.BUNDLE:
-            if folding or licence is not None or threshold is not None:
+            if folding or licence is not None or threshold is not None or provenance is not None:
                 raise ConfigError("a bundle has its own classes, licence and threshold; import it without the options")
             return _import_bundle(found, models, name, version, taken)
         target = _free_target(models, name or DEFAULT_NAME, version, taken)
         model = _read(found, architecture, preprocessing)
-        record = _record(target, found, model, folding or {}, licence, threshold)
+        record = _record(target, found, model, folding or {}, licence, threshold, provenance)
         return _compare_and_write(models, record, found, model, _rendered(progress) + photographs, progress)
 
 
@@ -187,9 +199,11 @@ def _record(
     given: Mapping[str, DropClass],
     licence: str | None,
     threshold: float | None,
+    provenance: Provenance | None,
 ) -> BundleRecord:
     folding = _folding(model, given)
-    step = "" if model.global_step is None else f", step {model.global_step}"
+    if provenance is not None and tuple(folding) != provenance.classes:
+        raise BundleError(f"not imported: its classes are {', '.join(folding)}, not {', '.join(provenance.classes)}")
     try:
         return bundle.new_record(
             name=target[0],
@@ -198,9 +212,11 @@ def _record(
             folding=folding,
             temperature=1.0,
             threshold=_threshold(threshold, len(folding)),
-            training_data=f"imported from {source.kind} {source.name} (SHA-256 {source.sha256}){step}",
-            licence=licence or "Apache-2.0",
-            synthetic=False,
+            training_data=_training_data(source, model, provenance),
+            licence=licence or (provenance.licence if provenance else "Apache-2.0"),
+            citation=provenance and provenance.citation,
+            trained_on=(TrainedOn.PUBLISHED,),
+            origin=provenance and provenance.origin,
             architecture=model.architecture.to_dict(),
             preprocessing=model.preprocessing.to_dict(),
         )
@@ -208,6 +224,13 @@ def _record(
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"no bundle can be made with this {where}: {first['msg']}") from error
+
+
+def _training_data(source: Source, model: _Model, provenance: Provenance | None) -> str:
+    step = "" if model.global_step is None else f", step {model.global_step}"
+    if provenance is None:
+        return f"imported from {source.kind} {source.name} (SHA-256 {source.sha256}){step}"
+    return f"{provenance.training_data}{step}"
 
 
 def _threshold(given: float | None, classes: int) -> Threshold:

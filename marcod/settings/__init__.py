@@ -47,9 +47,11 @@ from marcod.settings.sections import StoreSettings as StoreSettings
 from marcod.settings.sections import TrainSettings as TrainSettings
 from marcod.settings.sections import WatchSettings as WatchSettings
 from marcod.settings.surroundings import PREFIX as PREFIX
+from marcod.settings.surroundings import cache_dir as cache_dir
 from marcod.settings.surroundings import child_environment as child_environment
 from marcod.settings.surroundings import notify_socket as notify_socket
 from marcod.settings.surroundings import one_thread_an_operation as one_thread_an_operation
+from marcod.settings.surroundings import published_wheel as published_wheel
 from marcod.settings.surroundings import quiet_tensorflow as quiet_tensorflow
 from marcod.settings.surroundings import state_dir as state_dir
 from marcod.settings.surroundings import watchdog_s as watchdog_s
@@ -57,13 +59,14 @@ from marcod.settings.surroundings import watchdog_s as watchdog_s
 OUTSIDE: Final = frozenset(
     {
         "MARCOD_CONFIG",
+        "MARCOD_PUBLISHED_WHEEL",
         "MARCOD_TEST_POSTGRES_URL",
         "MARCOD_REAL_PLATES",
         "MARCOD_MARCO_GRAPH",
         "MARCOD_MARCO_SAVED_MODEL",
     }
 )
-"""Variables with the prefix that are not settings: which file to read, and what tests and benchmarks use."""
+"""Variables with the prefix that are not settings: which files to read, and what tests and benchmarks use."""
 
 T = TypeVar("T")
 

@@ -147,7 +147,7 @@ class TrainSettings(Section):
     )
     base: Literal["auto", "rendered", "none"] = Field(
         default="auto",
-        description="Trained on beside labels: rendered drops, nothing, or rendered for a synthetic champion",
+        description="Trained on beside labels: rendered drops, nothing, or rendered for a champion made from them",
     )
     base_folder: FolderPath | None = Field(
         default=None, description="Folder with labelled images and labels.csv to train on beside the labels, instead"

@@ -18,6 +18,20 @@ def state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "marcod"
 
 
+def cache_dir() -> Path:
+    """Folder for what can be fetched again: systemd's CacheDirectory, else the user's own."""
+    if systemd := os.environ.get("CACHE_DIRECTORY"):
+        return Path(systemd.split(":")[0])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "marcod"
+
+
+def published_wheel() -> Path | None:
+    """File of a published model that is taken instead of a download, if one is named."""
+    named = os.environ.get("MARCOD_PUBLISHED_WHEEL")
+    return Path(named) if named else None
+
+
 def notify_socket() -> str | None:
     """Where systemd listens for sd_notify(3) messages, if it does."""
     return os.environ.get("NOTIFY_SOCKET") or None

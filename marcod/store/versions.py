@@ -6,6 +6,7 @@ Every change of an alias begins by locking the champion's row, which whoever rec
 image is queued for those who serve when it is recorded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.domain import TrainedOn
 from marcod.errors import BundleError, NotFoundError, StoreError
 from marcod.store import queue
 from marcod.store.engine import insert
@@ -55,7 +57,7 @@ SYNTHETIC_NOTICE: Final = f"Scored by a model {RENDERED_ALONE}. {REAL_MODEL}."
 class Version:
     """A model version as the database knows it; ``digest`` names its exact weights and preprocessing.
 
-    ``synthetic`` is true for a version that learned from rendered drops alone.
+    ``trained_on`` lists what its weights learned from, and ``synthetic`` is true for rendered drops alone.
     """
 
     id: int
@@ -65,6 +67,7 @@ class Version:
     modality: str
     crystal_threshold: float
     synthetic: bool
+    trained_on: tuple[TrainedOn, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"
@@ -106,8 +109,13 @@ def register(
     crystal_threshold: float,
     synthetic: bool,
     now: datetime,
+    trained_on: Sequence[TrainedOn] = (),
 ) -> Version:
-    """The row of a bundle, made if new; a version that was removed is back. Raises BundleError for other weights."""
+    """The row of a bundle, made if new; a version that was removed is back. Raises BundleError for other weights.
+
+    What the bundle says of its training replaces what a schema upgrade could only guess.
+    """
+    told = ",".join(trained_on) or None
     values = {
         "name": name,
         "version": version,
@@ -115,6 +123,7 @@ def register(
         "modality": modality,
         "crystal_threshold": crystal_threshold,
         "synthetic": synthetic,
+        "trained_on": told,
     }
     statement = insert(connection, model_version).values(**values, registered_at=now)
     connection.execute(statement.on_conflict_do_nothing())
@@ -126,7 +135,11 @@ def register(
         )
     removed = sa.and_(model_version.c.id == found.id, model_version.c.removed_at.is_not(None))
     connection.execute(sa.update(model_version).where(removed).values(removed_at=None))
-    return found
+    if told is None or (found.synthetic, found.trained_on) == (synthetic, tuple(trained_on)):
+        return found
+    same = model_version.c.id == found.id
+    connection.execute(sa.update(model_version).where(same).values(synthetic=synthetic, trained_on=told))
+    return get(connection, found.id)
 
 
 def find(connection: Connection, name: str, version: str) -> Version:
@@ -136,7 +149,7 @@ def find(connection: Connection, name: str, version: str) -> Version:
     ).one_or_none()
     if row is None:
         raise NotFoundError(f"model {name}:{version} is not registered; `marcod model list` shows what is")
-    return Version(*row)
+    return _version(row)
 
 
 def get(connection: Connection, version_id: int) -> Version:
@@ -144,7 +157,13 @@ def get(connection: Connection, version_id: int) -> Version:
     row = connection.execute(sa.select(*_COLUMNS).where(model_version.c.id == version_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"the model version with id {version_id} was removed")
-    return Version(*row)
+    return _version(row)
+
+
+def _version(row: Sequence[Any]) -> Version:
+    *facts, trained_on = row
+    facts.append(tuple(map(TrainedOn, trained_on.split(","))) if trained_on else ())
+    return Version(*facts)
 
 
 def listed(connection: Connection) -> list[Registered]:
@@ -159,7 +178,7 @@ def listed(connection: Connection) -> list[Registered]:
     has_scores = sa.exists().where(score.c.model_version_id == model_version.c.id)
     rows = connection.execute(sa.select(*columns, has_scores).order_by(model_version.c.name, model_version.c.id))
     return [
-        Registered(Version(*row[: len(_COLUMNS)]), tuple(aliases.get(row[0], ())), *row[len(_COLUMNS) :])
+        Registered(_version(row[: len(_COLUMNS)]), tuple(aliases.get(row[0], ())), *row[len(_COLUMNS) :])
         for row in rows
     ]
 
@@ -411,4 +430,5 @@ _COLUMNS: Final = (
     model_version.c.modality,
     model_version.c.crystal_threshold,
     model_version.c.synthetic,
+    model_version.c.trained_on,
 )

@@ -16,7 +16,7 @@ import numpy as np
 
 from marcod import synthetic
 from marcod.bundle import BundleRecord
-from marcod.domain import Split, split_of
+from marcod.domain import Split, TrainedOn, split_of
 from marcod.errors import ConfigError, MarcodError
 from marcod.evaluate import labelled
 from marcod.evaluate.labelled import Labelled
@@ -53,7 +53,7 @@ def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
     if settings.base_folder is not None:
         return "folder"
     if settings.base == "auto":
-        return "rendered" if parent.synthetic else "none"
+        return "rendered" if TrainedOn.RENDERED in parent.trained_on else "none"
     return settings.base
 
 

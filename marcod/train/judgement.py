@@ -13,7 +13,7 @@ import numpy as np
 from marcod import bundle, metrics, network
 from marcod.bundle import BundleRecord, Predictor
 from marcod.dataset import Snapshot
-from marcod.domain import Split
+from marcod.domain import Split, TrainedOn
 from marcod.errors import BundleError
 from marcod.evaluate import calibration, gate
 from marcod.evaluate.gate import Check, Rules, Verdict
@@ -47,7 +47,8 @@ def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: B
         threshold=made.calibrated.threshold,
         training_data=_told(made, snapshot, base),
         licence=work.parent.licence,
-        synthetic=base.synthetic if from_scratch else work.parent.synthetic or base.synthetic,
+        citation=None if from_scratch else work.parent.citation,
+        trained_on=_trained_on(work.parent, made, base),
         notice=_notice(work.parent, made, base),
         parent=f"{work.parent.name}:{work.parent.version}",
         architecture=made.architecture.to_dict(),
@@ -57,6 +58,15 @@ def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: B
     _, pictures = calibration.measured_and_golden(work.parent_folder)
     golden = calibration.expectations(predictor, pictures, record.temperature)
     return bundle.write(models, record, made.weights, _measured(work, made, snapshot, base), golden)
+
+
+def _trained_on(parent: BundleRecord, made: Candidate, base: Base) -> tuple[TrainedOn, ...]:
+    """List what the candidate's weights learned from. A new calibration leaves the weights as they were."""
+    if made.tier == "recalibrate":
+        return parent.trained_on
+    kept = () if made.tier == "scratch" else parent.trained_on
+    rendered = (TrainedOn.RENDERED,) if base.synthetic else ()
+    return (*kept, *rendered, TrainedOn.LAB)
 
 
 def _told(made: Candidate, snapshot: Snapshot, base: Base) -> str:
@@ -70,7 +80,8 @@ def _told(made: Candidate, snapshot: Snapshot, base: Base) -> str:
 def _notice(parent: BundleRecord, made: Candidate, base: Base) -> str:
     if made.tier == "recalibrate":
         return parent.notice
-    kept = ["Its first weights come from rendered drops."] if parent.synthetic and made.tier != "scratch" else []
+    from_rendered = made.tier != "scratch" and TrainedOn.RENDERED in parent.trained_on
+    kept = ["Its first weights come from rendered drops."] if from_rendered else []
     kept += ["Rendered drops were among what it learned from."] if base.synthetic else []
     return "\n".join(kept)
 

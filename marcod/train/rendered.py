@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod import backend, bundle, metrics, network, preprocess, synthetic
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.network import MARCO_SMALL
 from marcod.preprocess import Preprocessing
 from marcod.train import fitting, pictures
@@ -159,7 +159,7 @@ def _record(version: int, temperature: float, threshold: float, recipe: str, hel
         threshold=bundle.Threshold(crystal=threshold, recall=TARGET_RECALL, measured_on=measured_on),
         training_data=f"synthetic: {recipe}, drops from seed {TRAINING} on",
         licence="Apache-2.0",
-        synthetic=True,
+        trained_on=(TrainedOn.RENDERED,),
         notice=NOTICE,
         architecture=MARCO_SMALL.to_dict(),
         preprocessing=PREPROCESSING.to_dict(),

@@ -27,12 +27,16 @@ def downgrade() -> None:
 
 
 def _trained_on() -> None:
-    """A version that a training run of this lab made learned from the lab; of others the record told it."""
+    """A version whose weights a training run of this lab made learned from the lab; of others the record told it.
+
+    A run of the tier `recalibrate` leaves the weights as they were. Registering a bundle again corrects the guess.
+    """
     op.add_column("model_version", sa.Column("trained_on", sa.Text()))
     op.execute("update model_version set trained_on = case when synthetic then 'rendered' else 'published' end")
     op.execute(
         "update model_version set trained_on = trained_on || ',lab', synthetic = false"
-        " where digest in (select candidate_digest from training_run where candidate_digest is not null)"
+        " where digest in (select candidate_digest from training_run"
+        " where candidate_digest is not null and tier <> 'recalibrate')"
     )
 
 

@@ -20,6 +20,10 @@ COMMANDS: Final = {
         f"{_HERE}.judging:evaluate",
         "Judge MODEL (NAME:VERSION) on labelled images, with the MARCO paper's tables.",
     ),
+    "fetch": (
+        f"{_HERE}.fetching:fetch",
+        "Get a published model by name, prove it by checksum, and import it.",
+    ),
     "import": (
         f"{_HERE}.importing:import_",
         "Make a bundle of the published MARCO SavedModel or of another model of its family.",

@@ -1,0 +1,194 @@
+"""`marcod model fetch`: a published model becomes a bundle on this host, and champion over the shipped one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from marcod import bundle, daemon, published, registry
+from marcod.cli import output, people
+from marcod.cli.configured import pass_settings
+from marcod.daemon import Ready
+from marcod.domain import TrainedOn
+from marcod.errors import BundleError
+from marcod.published import Published
+from marcod.registry import Known
+from marcod.settings import Settings
+from marcod.store import versions
+from marcod.store.versions import Version
+
+if TYPE_CHECKING:
+    from marcod.convert import Imported
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--from",
+    "given",
+    type=click.Path(path_type=Path),
+    help="Take it from this wheel, zip or folder; nothing is downloaded",
+)
+@click.option("--no-promote", is_flag=True, help="Leave the champion as it is")
+@click.option("--list", "listing", is_flag=True, help="Show the published models that there are")
+@output.as_json
+@pass_settings
+def fetch(
+    settings: Settings, name: str | None, given: Path | None, no_promote: bool, listing: bool, json_output: bool
+) -> None:
+    """Get a published model by name, prove it by checksum, and import it.
+
+    It becomes champion in the place of the bundle that came with marcod; any other champion stays. The file is
+    downloaded by pip, so an index, a proxy and certificates that pip is configured with count here too, and it is kept
+    in the user's cache. On a host without a network give the file with --from.
+    """
+    if listing == (name is not None) or (listing and (given is not None or no_promote)):
+        raise click.UsageError("name one published model, or give --list alone")
+    if name is None:
+        _print_catalogue(json_output)
+        return
+    model = published.find(name)
+    with daemon.opened(settings) as ready:
+        known = ready.registry.known()
+    here = _copy_here(model, known)
+    imported = None if here else _imported(settings, model, given, known)
+    with daemon.opened(settings) as ready:
+        done = _promoted(ready, model, imported, promote=not no_promote)
+    _print(done, imported, json_output)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A published model on this host, the champion before and now, and whether scores of the former one stay."""
+
+    known: Known
+    model: Published
+    former: Version
+    champion: Version
+    former_has_scores: bool
+
+    @property
+    def promoted(self) -> bool:
+        return self.champion != self.former
+
+
+def _copy_here(model: Published, known: Sequence[Known]) -> Known | None:
+    """Return the oldest version that is this published model and can serve; one of another origin is none."""
+    copies = [k for k in known if k.problem is None and k.record is not None and published.is_copy(k.record, model)]
+    whole = (k for k in sorted(copies, key=lambda k: registry.parse(k.name)) if _is_whole(k))
+    return next(whole, None)
+
+
+def _is_whole(known: Known) -> bool:
+    try:
+        return known.folder is not None and bundle.verify(known.folder) == known.record
+    except BundleError:
+        return False
+
+
+def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[Known]) -> "Imported":
+    with output.stages() as report:
+        return published.import_published(
+            model,
+            settings.models.folder,
+            given=given,
+            taken=[registry.parse(k.name) for k in known],
+            progress=report,
+        )
+
+
+def _promoted(ready: Ready, model: Published, imported: "Imported | None", *, promote: bool) -> _Done:
+    """Make the model champion where the champion is the very bundle that came with the program."""
+    known = ready.registry.known()
+    here = _copy_here(model, known)
+    if here is None:
+        raise BundleError(f"{model.name} was removed meanwhile; run `marcod model fetch {model.name}` again")
+    former = ready.db.read(versions.champion)
+    scored = any(k.registered is not None and k.registered.has_scores for k in known if k.name == str(former))
+    if not (promote and _is_shipped(former)):
+        return _Done(here, model, former, former, scored)
+    now = ready.db.now()
+    version = ready.registry.take(here.name, now)
+    ready.registry.promote(version, actor=people.actor(), now=now, instead_of=str(former))
+    return _Done(here, model, former, version, scored)
+
+
+def _is_shipped(version: Version) -> bool:
+    return version.digest == bundle.read(registry.shipped_folder().joinpath(*registry.SHIPPED)).digest
+
+
+def _print(done: _Done, imported: "Imported | None", json_output: bool) -> None:
+    if json_output:
+        output.print_json(_facts(done, imported))
+        return
+    if imported is None:
+        click.echo(f"{done.known.name} is here already, in {done.known.folder}")
+    else:
+        parity = imported.report["parity"]
+        click.echo(f"wrote {imported.path}")
+        click.echo(
+            f"it scores as the original does: largest difference {parity['largest_difference']:.2g} over "
+            f"{parity['images']} rendered drops, allowed is {parity['tolerance']:g}"
+        )
+    click.echo(f"licence: {done.model.licence}")
+    click.echo(f"please cite: {done.model.citation}")
+    for line in _outcome(done):
+        click.echo(line)
+
+
+def _facts(done: _Done, imported: "Imported | None") -> dict[str, Any]:
+    record = done.known.record
+    assert record is not None
+    return {
+        "model": done.known.name,
+        "folder": done.known.folder,
+        "digest": record.digest,
+        "fetched": imported is not None,
+        "promoted": done.promoted,
+        "champion": str(done.champion),
+        "former_champion": str(done.former),
+        "licence": record.licence,
+        "citation": record.citation,
+        "origin": record.origin and record.origin.model_dump(),
+        "trained_on": record.trained_on,
+        "report": registry.metrics(done.known),
+        "outcome": list(_outcome(done)),
+    }
+
+
+def _outcome(done: _Done) -> Iterator[str]:
+    name = done.known.name
+    if done.promoted:
+        yield f"{name} is champion, instead of {done.former}"
+        if done.former_has_scores:
+            yield f"next: `marcod rescore --all` scores what {done.former} scored before"
+        return
+    if str(done.champion) == name:
+        yield f"{name} is champion"
+        return
+    learned = "; it learned from this lab's labels" if TrainedOn.LAB in done.champion.trained_on else ""
+    yield f"{done.champion} stays champion{learned}"
+    yield f"next: `marcod model challenge {name}` lets it score new images beside the champion, to compare"
+    if not learned:
+        yield f"or: `marcod model promote {name}` makes it champion"
+
+
+def _print_catalogue(json_output: bool) -> None:
+    models = published.catalogue()
+    if json_output:
+        output.print_json([model.model_dump(mode="json") for model in models.values()])
+        return
+    for model in models.values():
+        click.echo(f"{model.name}: {model.title}")
+        for what, text in (
+            ("distribution", f"{model.distribution} {model.version}"),
+            ("file", f"{model.file}, {model.size:,} bytes"),
+            ("SHA-256", model.sha256),
+            ("classes", ", ".join(model.classes)),
+            ("trained on", model.training_data),
+            ("licence", model.licence),
+            ("citation", model.citation),
+        ):
+            click.echo(f"  {what}: {text}")
