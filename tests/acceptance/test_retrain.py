@@ -104,7 +104,7 @@ def test_what_a_run_leaves_behind(judged: tuple[Site, Path], rewind: Rewind) -> 
     folder = Path(run_of(site, 1)["folder"])
     assert {"manifest.jsonl", "curve.png", "curve.json", "verdict.json"} <= {p.name for p in folder.iterdir()}
     record = bundle.verify(folder / "candidate" / "lab" / "1")
-    assert (record.parent, record.synthetic) == (SHIPPED, True)
+    assert (record.parent, record.synthetic, record.trained_on) == (SHIPPED, False, ("rendered", "lab"))
     assert json.loads((folder / "curve.json").read_text())["curve"]
     assert folder.stat().st_mode & 0o777
 
