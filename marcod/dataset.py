@@ -239,7 +239,7 @@ def assign(pictures: Iterable[LabelledImage], contents: Mapping[int, str], gathe
     present, changed = _unchanged(pictures, contents, gathered.past)
     items, elsewhere = [], []
     for picture in present:
-        content, side = contents[picture.image_id], split_of(picture.source, picture.plate_key)
+        content, side = contents[picture.image_id], picture.split
         if side is homes[content]:
             items.append(_item(picture, content, side, gathered))
         else:

@@ -80,7 +80,7 @@ def _register(ready: daemon.Ready, settings: Settings, missing: tuple[str, ...])
     """Make the rows of sources that are configured and that no scan has seen yet, as the daemon would."""
     if missing:
         chosen = settings.model_copy(update={"sources": {name: settings.sources[name] for name in missing}})
-        watch.open_sources(ready.db, chosen, datetime.now(UTC))
+        watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
 
 
 def _catch_up(ready: daemon.Ready) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from marcod import daemon
 from marcod.settings import Settings
-from marcod.store import history
+from marcod.store import sources
 
 
 def roots(settings: Settings, ready: daemon.Ready) -> dict[str, Path]:
@@ -18,4 +18,4 @@ def closed(settings: Settings, ready: daemon.Ready) -> list[Path]:
 
 
 def _recorded(ready: daemon.Ready) -> dict[str, Path]:
-    return {name: Path(root) for name, root in ready.db.read(history.roots).items()}
+    return {name: Path(root) for name, root in ready.db.read(sources.roots).items()}

@@ -14,8 +14,7 @@ from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
-from marcod.store import catalog, versions
-from marcod.watch.tree import Root
+from marcod.store import versions
 
 
 @click.command()
@@ -36,12 +35,12 @@ def scan(
     """Look once at every file of ROOT, or of the configured sources, and queue what is new."""
     chosen = _chosen(settings, root, layout, name)
     watch.require_roots(chosen)
-    daemon.check_sources(chosen)
+    daemon.check_sources(settings.model_copy(update={"sources": {**settings.sources, **chosen.sources}}))
     wait_s = settings.watch.settle_s if settle_s is None else settle_s
     reports = {}
     with daemon.opened(chosen) as ready:
         _refuse_to_rename(ready, settings, chosen)
-        for source in watch.open_sources(ready.db, chosen, datetime.now(UTC)):
+        for source in watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources):
             with output.progress(f"scanning {source.name}", None) as done:
                 reports[source.name] = watch.scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
         champion = ready.db.read(versions.champion)
@@ -84,11 +83,13 @@ def _adhoc(settings: Settings, root: Path, layout: str | None, name: str | None)
 
 def _refuse_to_rename(ready: daemon.Ready, settings: Settings, chosen: Settings) -> None:
     """A look by hand must not take a source over whose options stand in a configuration that was not read."""
-    for name, given in chosen.sources.items():
-        names = ready.db.read(partial(catalog.recorded_as, root=Root(given.root).path))
-        if names and name not in names and name not in settings.sources:
+    for name in chosen.sources.keys() - settings.sources.keys():
+        root = chosen.sources[name].root
+        names = [found for found in watch.recorded_names(ready.db, root) if found not in settings.sources]
+        if names and name not in names:
             raise ConfigError(
-                f"{given.root} is recorded as source {names[0]!r}; give the --config in which that source stands"
+                f"{root} is recorded as source {names[0]!r}; give the --config in which that source stands, or scan it "
+                f"as --source {names[0]}"
             )
 
 

@@ -4,7 +4,6 @@ Each duty is short, runs alone, and fails alone: the next turn comes whatever ha
 """
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -124,7 +123,7 @@ class Duties:
     def _beat(self) -> None:
         # Before the database is asked: the scheduler lives, whether the database does or not.
         self._hearts.beat(HEART, time.monotonic())
-        now, host, pid, roles = self._db.now(), socket.gethostname(), os.getpid(), ",".join(self._roles)
+        now, host, pid, roles = self._db.now(), self._db.host, os.getpid(), ",".join(self._roles)
         states = self._states()
 
         def work(connection: Any) -> None:

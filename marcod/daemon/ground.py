@@ -11,7 +11,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from marcod import watch
-from marcod.errors import ConfigError
 from marcod.registry import Registry
 from marcod.settings import Settings
 from marcod.store import migrate
@@ -49,20 +48,9 @@ def opened(settings: Settings) -> Iterator[Ready]:
 
 def check_sources(settings: Settings) -> None:
     """Raises ConfigError or LayoutError for the first source that cannot work, wherever its share is now."""
-    taken: dict[Path, str] = {}
     for name, source in settings.sources.items():
         watch.layout_of(name, source)
-        root = _resolved(source.root)
-        if taken.setdefault(root, name) != name:
-            raise ConfigError(f"sources {taken[root]!r} and {name!r} have one root; remove one")
-
-
-def _resolved(root: Path) -> Path:
-    """The root without links, as far as its share lets us see."""
-    try:
-        return root.resolve()
-    except (OSError, RuntimeError):
-        return root.absolute()
+    watch.require_apart(roots(settings))
 
 
 def roots(settings: Settings) -> dict[str, Path]:

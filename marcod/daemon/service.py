@@ -7,7 +7,6 @@ anew; a database or a share that is away never does, however long.
 
 import faulthandler
 import os
-import socket
 import sys
 import threading
 import time
@@ -137,7 +136,11 @@ class Service:
         return loop
 
     def _states(self) -> list[watching.State]:
-        return [_state(status, self.worker) for watcher in list(self._watchers.values()) for status in watcher.status()]
+        return [
+            _state(status, self.worker, self._ready.db.host)
+            for watcher in list(self._watchers.values())
+            for status in watcher.status()
+        ]
 
     def _score_loop(self) -> Loop:
         one_thread_an_operation()
@@ -256,11 +259,11 @@ def _count(report: "BatchReport") -> None:
     )
 
 
-def _state(status: watch.SourceStatus, worker: str) -> watching.State:
+def _state(status: watch.SourceStatus, worker: str, host: str) -> watching.State:
     return watching.State(
         source=status.name,
         worker=worker,
-        host=socket.gethostname(),
+        host=host,
         root_there=status.root_there,
         observing=status.watching,
         trouble=status.trouble,

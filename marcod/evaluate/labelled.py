@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from marcod.bundle import BundleRecord
-from marcod.domain import CLASSES, DropClass, Split, split_of
+from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import ConfigError, NotFoundError
 from marcod.store import labels
 from marcod.store.engine import Database
@@ -158,7 +158,7 @@ def from_database(
     A drop's inspections come in their order. Raises NotFoundError when nothing is labelled there.
     """
     found = db.read(lambda c: labels.labelled_images(c, version_id, None if source is None else [source]))
-    chosen = [image for image in found if split is None or split_of(image.source, image.plate_key) is split]
+    chosen = [image for image in found if split is None or image.split is split]
     side = "all plates" if split is None else f"the {split} plates"
     where = f"{side} of {source or 'all sources'}"
     if not chosen:

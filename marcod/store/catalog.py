@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import drops, queue, summaries, versions
+from marcod.store import drops, queue, sources, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, image, inspection, inspection_summary, job, model_version, plate, source
 
@@ -60,17 +60,20 @@ def register_source(
     expected_drops: int | None,
     now: datetime,
     reading: str = "",
+    former: int | None = None,
 ) -> int:
-    """The id of a source, made or brought up to date. Raises ConfigError when its layout would change.
+    """The id of a source, made or brought up to date, with its root on this host.
 
-    A root that was recorded under another name keeps its plates and takes the new name. ``reading`` is everything
-    that decides what a path means; when it changes, every image of the source is read anew at the next full scan.
+    ``reading`` is everything that decides what a path means; when it changes, every image of the source is read again
+    at the next full scan. ``former`` is the id of the source that the same folder was until now: it takes this name.
+
+    Raises:
+        ConfigError: the layout of the source would change.
     """
-    values = {"root": path_text(root), "expected_drops": expected_drops, "reading": reading}
+    values = {"expected_drops": expected_drops, "reading": reading}
+    if former is not None:
+        sources.rename(connection, former, name)
     row = connection.execute(sa.select(source).where(source.c.name == name)).one_or_none()
-    if row is None:
-        same = sa.and_(source.c.root == values["root"], source.c.layout == layout)
-        row = connection.execute(sa.select(source).where(same).order_by(source.c.id).limit(1)).one_or_none()
     if row is None:
         made = insert(connection, source).values(name=name, layout=layout, created_at=now, **values)
         connection.execute(made.on_conflict_do_nothing())
@@ -79,7 +82,8 @@ def register_source(
         raise ConfigError(
             f"source {name!r} was recorded with layout {row.layout}; give a new source name to read it as {layout}"
         )
-    connection.execute(sa.update(source).where(source.c.id == row.id).values(name=name, **values))
+    connection.execute(sa.update(source).where(source.c.id == row.id).values(**values))
+    sources.put_root(connection, int(row.id), root, now)
     if row.reading != reading:
         _read_again(connection, int(row.id))
     return int(row.id)
@@ -97,12 +101,6 @@ def find_source(connection: Connection, name: str) -> int:
     if name not in ids:
         raise NotFoundError(f"no source is recorded as {name!r}; there are: {', '.join(sorted(ids)) or 'none'}")
     return ids[name]
-
-
-def recorded_as(connection: Connection, root: str) -> list[str]:
-    """The names of the sources that were recorded with this root."""
-    names = sa.select(source.c.name).where(source.c.root == path_text(root)).order_by(source.c.id)
-    return list(connection.execute(names).scalars())
 
 
 def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, tuple[int, int]]:

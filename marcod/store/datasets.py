@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import Modality, Split, split_of, text_path
-from marcod.store import labels
+from marcod.store import labels, sources
 from marcod.store.engine import insert
 from marcod.store.labels import LabelledImage
 from marcod.store.schema import UtcDateTime, dataset, drop, image, label, plate, review_item, score, source
@@ -24,7 +24,8 @@ class Past:
     """What was ever known of a picture of which something was ever said.
 
     ``contents`` are the hashes that were ever scored in its place, with the first time; ``words`` are when a word that
-    names a class was given and when it was recorded. Both only grow. Keys are as on disk.
+    names a class was given and when it was recorded. Both only grow. ``source`` is the name that decides the side of
+    its plate. Keys are as on disk.
     """
 
     source: str
@@ -72,7 +73,7 @@ def _past(connection: Connection, modality: Modality) -> dict[int, Past]:
 def _words(connection: Connection, modality: Modality) -> dict[tuple[int, str, str], list[tuple[datetime, datetime]]]:
     """When the class of each picture, or of its drop then, was named and when that was recorded.
 
-    By the picture's id, its source and its plate's key as stored.
+    By the picture's id, the source that decides its side and its plate's key as stored.
     """
     found: dict[tuple[int, str, str], list[tuple[datetime, datetime]]] = defaultdict(list)
     of_image = sa.and_(
@@ -82,7 +83,7 @@ def _words(connection: Connection, modality: Modality) -> dict[tuple[int, str, s
         label.c.label.is_not(None),
     )
     statement = (
-        sa.select(image.c.id, source.c.name, plate.c.key, label.c.labelled_at, label.c.recorded_at)
+        sa.select(image.c.id, sources.SIDE_NAME, plate.c.key, label.c.labelled_at, label.c.recorded_at)
         .join(label, of_image)
         .join(drop, drop.c.id == image.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
@@ -165,7 +166,9 @@ def sample(connection: Connection, modality: Modality, count: int, seed: int) ->
     # that PostgreSQL adds it within 32 bits and multiplies within 63.
     scattered = (image.c.id + seed % 1_000_000_000) * 2654435761 % 4294967296
     statement = (
-        sa.select(source.c.name, source.c.root, image.c.path, plate.c.key)
+        sa.select(
+            source.c.name, sources.root_of(connection), image.c.path, plate.c.key, sources.SIDE_NAME.label("side_name")
+        )
         .join(source, source.c.id == image.c.source_id)
         .join(drop, drop.c.id == image.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
@@ -174,5 +177,7 @@ def sample(connection: Connection, modality: Modality, count: int, seed: int) ->
         # A fifth of the plates are test plates, of few plates more.
         .limit(4 * count)
     )
-    found = [row for row in connection.execute(statement) if split_of(row.name, text_path(row.key)) is not Split.TEST]
+    found = [
+        row for row in connection.execute(statement) if split_of(row.side_name, text_path(row.key)) is not Split.TEST
+    ]
     return [Stored(row.name, text_path(row.root), text_path(row.path)) for row in found[:count]]

@@ -7,6 +7,7 @@ No call waits for ever, and no connection outlives what it was made for: one to 
 server that has become a standby, is made anew.
 """
 
+import socket
 import sqlite3
 import time
 from collections.abc import Callable
@@ -66,12 +67,12 @@ _OUR_FAULT: Final = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.Data
 
 
 class Database:
-    """One database, shared by the threads of a process.
+    """One database, shared by the threads of a process on ``host``, by default this one.
 
     Raises StoreError from every call when the database cannot be used.
     """
 
-    def __init__(self, url: str, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: str, *, patience_s: float = PATIENCE_S, host: str | None = None) -> None:
         try:
             self.url: URL = make_url(url)
         except (ValueError, sa.exc.ArgumentError) as error:
@@ -83,6 +84,8 @@ class Database:
         self._patience_s = patience_s
         self._told: tuple[datetime, float] | None = None
         self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
+        self.host: Final = host or socket.gethostname()
+        self.engine.update_execution_options(marcod_host=self.host)
         event.listen(self.engine, "handle_error", _leave_stale)
         if not self.is_sqlite:
             event.listen(self.engine, "connect", self._greet)
@@ -163,6 +166,11 @@ def is_passing(error: BaseException) -> bool:
     refused = "authentication" in text or "does not exist" in text
     unreachable = "connect" in text or "translate host name" in text
     return isinstance(error, OperationalError) and unreachable and not refused
+
+
+def host_of(connection: Connection) -> str:
+    """The host whose :class:`Database` opened this connection; a path means something on one host alone."""
+    return str(connection.get_execution_options().get("marcod_host") or socket.gethostname())
 
 
 def insert(connection: Connection, table: sa.Table) -> Any:

@@ -1,4 +1,4 @@
-"""Reading one plate through all its inspections, and where its pictures lie. Nothing here writes.
+"""Reading one plate through all its inspections. Nothing here writes.
 
 Promises the inspections in order of time and the drops in plate order, each inspection as the plate map shows it.
 """
@@ -11,9 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import text_path
 from marcod.store import summaries
-from marcod.store.schema import UtcDateTime, drop_summary, image, inspection, source
+from marcod.store.schema import UtcDateTime, drop_summary, image, inspection
 from marcod.store.summaries import Verdict
 from marcod.store.versions import Version
 
@@ -104,8 +103,3 @@ def _lives(
 
 def _drop(looks: list[Verdict | None], life: tuple[Any, ...] | None) -> DropHistory:
     return DropHistory(tuple(looks), *(life or (False, None, None, None)))
-
-
-def roots(connection: Connection) -> dict[str, str]:
-    """Where each source's pictures lay when marcod last looked, as paths of the file system."""
-    return {name: text_path(root) for name, root in connection.execute(sa.select(source.c.name, source.c.root))}

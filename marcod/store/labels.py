@@ -18,9 +18,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import DropClass, Modality, text_path
+from marcod.domain import DropClass, Modality, Split, split_of, text_path
 from marcod.store.engine import insert
 from marcod.store.schema import drop, image, inspection, label, plate, score, source
+from marcod.store.sources import root_of
 from marcod.store.versions import get
 
 CHUNK: Final = 1000
@@ -87,7 +88,8 @@ class LabelledImage:
 
     ``path``, ``root`` and ``plate_key`` are as on disk. ``own`` tells that the label was given to the image itself,
     ``labelled_at`` when somebody last said so, ``persons`` what each of them says. ``probabilities`` are in the order
-    of ``domain.CLASSES``, ``vector`` is a model's own classes by name.
+    of ``domain.CLASSES``, ``vector`` is a model's own classes by name. ``split_source`` is the former source whose name
+    decides the plate's side.
     """
 
     image_id: int
@@ -109,6 +111,12 @@ class LabelledImage:
     own: bool
     probabilities: tuple[float, float, float, float] | None
     vector: dict[str, float] | None
+    split_source: str | None = None
+
+    @property
+    def split(self) -> Split:
+        """The side of its plate, which a source that is renamed or merged does not change."""
+        return split_of(self.split_source or self.source, self.plate_key)
 
 
 def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
@@ -242,7 +250,7 @@ def labelled_images(
     verdicts = {(v.drop_id, v.inspection_id, v.image_id): v for v in current(connection, sources=sources)}
     light = modality if version_id is None else get(connection, version_id).modality
     found = []
-    for row in connection.execute(_pictures(version_id, str(light), sources)):
+    for row in connection.execute(_pictures(connection, version_id, str(light), sources)):
         own = verdicts.get((row.drop_id, row.inspection_id, row.id))
         said = own or verdicts.get((row.drop_id, row.inspection_id, None))
         if said is not None:
@@ -272,10 +280,13 @@ def _labelled(row: Any, said: Verdict) -> LabelledImage:
         own=said.image_id is not None,
         probabilities=(row.p_clear, row.p_crystals, row.p_other, row.p_precipitate) if scored else None,
         vector=row.vector,
+        split_source=row.split_source,
     )
 
 
-def _pictures(version_id: int | None, modality: str, sources: Sequence[str] | None) -> sa.Select[Any]:
+def _pictures(
+    connection: Connection, version_id: int | None, modality: str, sources: Sequence[str] | None
+) -> sa.Select[Any]:
     """The pictures in one light of every subject of which anything was ever said."""
     said = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
     of_version = sa.and_(
@@ -286,8 +297,8 @@ def _pictures(version_id: int | None, modality: str, sources: Sequence[str] | No
     statement = (
         sa.select(
             image.c.id, image.c.path, image.c.drop_id, image.c.inspection_id, image.c.content_hash,
-            source.c.name, source.c.root, source.c.layout, plate.c.key.label("plate_key"), inspection.c.ordinal,
-            drop.c.well, drop.c.drop_number,
+            source.c.name, root_of(connection), plate.c.split_source, source.c.layout,
+            plate.c.key.label("plate_key"), inspection.c.ordinal, drop.c.well, drop.c.drop_number,
             score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate, score.c.vector,
         )
         .join(said, sa.and_(said.c.drop_id == image.c.drop_id, said.c.inspection_id == image.c.inspection_id))

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import text_path
+from marcod.store import sources
 from marcod.store.engine import insert
 from marcod.store.schema import image, inspection, job, model_version, score, source
 
@@ -159,25 +160,24 @@ def _take(
 
 
 def _describe(connection: Connection, job_ids: list[int]) -> tuple[Claim, ...]:
+    columns = (
+        job.c.id, job.c.image_id, image.c.inspection_id, source.c.name, sources.root_of(connection), image.c.path,
+        job.c.attempts, job.c.enqueued_at, job.c.priority, job.c.lapsed,
+    )  # fmt: skip
     rows = connection.execute(
-        sa.select(
-            job.c.id,
-            job.c.image_id,
-            image.c.inspection_id,
-            source.c.name,
-            source.c.root,
-            image.c.path,
-            job.c.attempts,
-            job.c.enqueued_at,
-            job.c.priority,
-            job.c.lapsed,
-        )
+        sa.select(*columns)
         .join(image, image.c.id == job.c.image_id)
         .join(source, source.c.id == image.c.source_id)
         .where(job.c.id.in_(job_ids))
         .order_by(job.c.id)
     )
-    return tuple(Claim(*r[:4], text_path(r[4]), text_path(r[5]), *r[6:9], bool(r[9])) for r in rows)
+    return tuple(_claim(row) for row in rows)
+
+
+def _claim(row: Any) -> Claim:
+    values: list[Any] = list(row)
+    values[4], values[5], values[9] = text_path(values[4]), text_path(values[5]), bool(values[9])
+    return Claim(*values)
 
 
 def owned(connection: Connection, token: str, job_ids: Iterable[int]) -> set[int]:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import names_stored, text_path
 from marcod.errors import NotFoundError
+from marcod.store import sources
 from marcod.store.drops import Cause
 from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
 
@@ -104,7 +105,7 @@ class Located:
 def located(connection: Connection, image_id: int) -> Located:
     """Where to find the file of an image, as paths of the file system."""
     root, path, content_hash = connection.execute(
-        sa.select(source.c.root, image.c.path, image.c.content_hash)
+        sa.select(sources.root_of(connection), image.c.path, image.c.content_hash)
         .join(source, source.c.id == image.c.source_id)
         .where(image.c.id == image_id)
     ).one()

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass, text_path
 from marcod.errors import NotFoundError
+from marcod.store import sources
 from marcod.store.engine import insert
 from marcod.store.labelling import Subject
 from marcod.store.schema import (
@@ -318,8 +319,9 @@ def _superseded(word: Any, later: Any) -> sa.ColumnElement[bool]:
 
 
 _MODEL: Final = model_version.c.name + ":" + model_version.c.version
+_PLACE: Final = (review_item.c.id, review_item.c.stream, review_item.c.reason, source.c.name)
 _SHOWN: Final = (
-    review_item.c.id, review_item.c.stream, review_item.c.reason, source.c.name, source.c.root, image.c.path,
+    image.c.path,
     plate.c.key, plate.c.barcode, inspection.c.key, inspection.c.ordinal, drop.c.well, drop.c.drop_number,
     review_item.c.drop_id, review_item.c.inspection_id, review_item.c.image_id, _MODEL,
     score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate,
@@ -329,14 +331,14 @@ _SHOWN: Final = (
 _PROBABILITIES: Final = slice(16, 20)
 
 
-def _items(*chosen: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _items(connection: Connection, *chosen: sa.ColumnElement[bool]) -> sa.Select[Any]:
     of_version = sa.and_(
         score.c.image_id == review_item.c.image_id,
         score.c.model_version_id == review_item.c.model_version_id,
         score.c.content_hash == image.c.content_hash,
     )
     return (
-        sa.select(*_SHOWN)
+        sa.select(*_PLACE, sources.root_of(connection), *_SHOWN)
         .select_from(review_item)
         .join(image, image.c.id == review_item.c.image_id)
         .join(source, source.c.id == image.c.source_id)
@@ -362,7 +364,7 @@ def items(connection: Connection, item_ids: Sequence[int]) -> list[Item]:
     """These items, in this order; one that does not exist is left out."""
     found: dict[int, Item] = {}
     for start in range(0, len(item_ids), CHUNK):
-        rows = connection.execute(_items(review_item.c.id.in_(list(item_ids[start : start + CHUNK]))))
+        rows = connection.execute(_items(connection, review_item.c.id.in_(list(item_ids[start : start + CHUNK]))))
         found |= {row[0]: _item(row) for row in rows}
     return [found[i] for i in item_ids if i in found]
 
@@ -371,7 +373,7 @@ def waiting(connection: Connection, streams: Sequence[Stream], limit: int) -> li
     """Open items of these streams, stream by stream in the order in which they are offered."""
     chosen = (review_item.c.answered_at.is_(None), review_item.c.stream.in_([str(s) for s in streams]))
     order = (review_item.c.stream, review_item.c.rank, review_item.c.id)
-    return [_item(row) for row in connection.execute(_items(*chosen).order_by(*order).limit(limit))]
+    return [_item(row) for row in connection.execute(_items(connection, *chosen).order_by(*order).limit(limit))]
 
 
 def counts(connection: Connection, now: datetime) -> dict[Stream, Counts]:

@@ -25,7 +25,6 @@ source = Table(
     metadata,
     key(),
     Column("name", sa.Text, nullable=False, unique=True),
-    Column("root", sa.Text, nullable=False),
     Column("layout", sa.Text, nullable=False),
     Column("reading", sa.Text, nullable=False),
     Column("expected_drops", sa.Integer),
@@ -45,8 +44,10 @@ plate = Table(
     Column("format_rows", sa.Integer),
     Column("format_columns", sa.Integer),
     Column("format_drops", sa.Integer),
+    Column("split_source", sa.Text),
     UniqueConstraint("source_id", "key"),
 )
+"""``split_source`` is the source whose name decides the plate's side of a data set, where it has another name now."""
 
 drop = Table(
     "drop",
@@ -186,7 +187,7 @@ label = Table(
     key(),
     ref("drop_id", "drop", index=True),
     ref("inspection_id", "inspection", index=True),
-    Column("image_id", BigId, ForeignKey("image.id")),
+    Column("image_id", BigId, ForeignKey("image.id"), index=True),
     Column("label", sa.Text),
     Column("original", sa.Text, nullable=False),
     Column("vocabulary", sa.Text, nullable=False),
@@ -234,8 +235,8 @@ drop_summary = Table(
     Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
     Column("inspections", sa.Integer, nullable=False),
     Column("scored_inspections", sa.Integer, nullable=False),
-    ref("inspection_id", "inspection"),
-    ref("image_id", "image"),
+    Column("inspection_id", BigId, nullable=False),
+    Column("image_id", BigId, nullable=False),
     Column("p_clear", sa.Float),
     Column("p_crystals", sa.Float),
     Column("p_other", sa.Float),
@@ -244,14 +245,17 @@ drop_summary = Table(
     Column("label_person", sa.Text),
     Column("label_disputed", sa.Boolean, nullable=False),
     Column("highest_p_crystals", sa.Float),
-    Column("best_image_id", BigId, ForeignKey("image.id")),
+    Column("best_image_id", BigId),
     Column("hit", sa.Boolean, nullable=False),
-    Column("first_hit_inspection_id", BigId, ForeignKey("inspection.id")),
-    Column("first_hit_image_id", BigId, ForeignKey("image.id")),
+    Column("first_hit_inspection_id", BigId),
+    Column("first_hit_image_id", BigId),
     Column("trend", sa.Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
-"""A drop through all its inspections, as one model version and the people who labelled it see it."""
+"""A drop through all its inspections, as one model version and the people who labelled it see it.
+
+Its images and inspections carry no constraint: each would need an index here, or removing one image would read all.
+"""
 
 hit = Table(
     "hit",
@@ -259,7 +263,7 @@ hit = Table(
     key(),
     ref("drop_id", "drop"),
     ref("inspection_id", "inspection", index=True),
-    ref("image_id", "image"),
+    ref("image_id", "image", index=True),
     ref("model_version_id", "model_version"),
     Column("p_crystals", sa.Float, nullable=False),
     Column("threshold", sa.Float, nullable=False),
@@ -306,8 +310,8 @@ review_item = Table(
     metadata,
     key(),
     ref("drop_id", "drop"),
-    ref("inspection_id", "inspection"),
-    ref("image_id", "image"),
+    ref("inspection_id", "inspection", index=True),
+    ref("image_id", "image", index=True),
     Column("stream", sa.Text, nullable=False),
     Column("reason", sa.Text, nullable=False),
     ref("model_version_id", "model_version"),

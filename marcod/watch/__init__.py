@@ -1,13 +1,15 @@
 """Watching the imagers' folders: hides events, polls and walks, and promises that every finished picture is recorded.
 
 ``tree`` knows the file system below one source root; ``settle`` decides when a file has arrived; ``observe`` keeps
-an operating-system observer alive; ``intake`` turns paths into rows; ``loop`` runs them for ever and ``scan`` once.
+an operating-system observer alive; ``intake`` turns paths into rows; ``folders`` decides which source a
+folder is; ``loop`` runs them for ever and ``scan`` once.
 
 Events, polls and walks only nominate paths, all through one door, :meth:`marcod.watch.settle.SettleTracker.offer`.
 Identity lives in the database: everything kept in memory here may be lost at any time and costs only a second look.
 No file of an imager is ever moved, renamed, deleted or opened for writing, and no picture is read here at all.
 """
 
+from marcod.watch.folders import recorded_names, require_apart
 from marcod.watch.intake import Source, layout_of, open_sources, require_roots
 from marcod.watch.loop import SourceStatus, Watcher
 from marcod.watch.scan import ScanProgress, ScanReport, scan_once
@@ -20,6 +22,8 @@ __all__ = [
     "Watcher",
     "layout_of",
     "open_sources",
+    "recorded_names",
+    "require_apart",
     "require_roots",
     "scan_once",
 ]

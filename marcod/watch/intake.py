@@ -6,12 +6,13 @@ turn into drop images (an image before its report.csv) wait here to be offered a
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from marcod import telemetry
 from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text, why_not_scored
 from marcod.errors import ConfigError, LayoutError
 from marcod.layouts import Companions, Layout, LayoutOptions, make
@@ -19,6 +20,7 @@ from marcod.settings import Settings, SourceSettings
 from marcod.store import catalog
 from marcod.store.catalog import Recorded, Sighting
 from marcod.store.engine import Database
+from marcod.watch import folders
 from marcod.watch.observe import ObserverKind
 from marcod.watch.settle import Settled, SettleTracker, Standing
 from marcod.watch.tree import Found, Root
@@ -30,6 +32,8 @@ COUNTED_LIMIT: Final = 50_000
 """Ignored paths remembered, so that several events of one file count once."""
 
 EXAMPLES: Final = 10
+
+log = telemetry.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +76,24 @@ def layout_of(name: str, settings: SourceSettings) -> Layout:
         raise LayoutError(f"source {name!r}: {error}") from error
 
 
-def open_sources(db: Database, settings: Settings, now: datetime) -> list[Source]:
-    """Every configured source, its row made or brought up to date; all of them or none.
+def open_sources(
+    db: Database, settings: Settings, now: datetime, configured: Collection[str] | None = None
+) -> list[Source]:
+    """Every source of the settings, its row made or brought up to date; all of them or none.
 
+    ``configured`` are the names in this host's configuration where ``settings`` hold only some of them.
     Raises LayoutError or ConfigError for a source that cannot be used as configured.
     """
+    names = settings.sources.keys() if configured is None else configured
     opened = [(name, given, Root(given.root), layout_of(name, given)) for name, given in settings.sources.items()]
 
     def register(name: str, given: SourceSettings, root: Root) -> Callable[..., int]:
+        known = folders.former(db, name, root.path, given.layout, names, db.now())
+        former = None if known is None else known.id
+        if known is not None:
+            log.info("source renamed", former=known.name, source=name, root=path_text(root.path))
         return lambda connection: catalog.register_source(
-            connection, name, root.path, given.layout, given.expected_drops, now, _reading(given)
+            connection, name, root.path, given.layout, given.expected_drops, now, _reading(given), former
         )
 
     work = [register(name, given, root) for name, given, root, _ in opened]

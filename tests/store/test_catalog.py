@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from marcod.domain import DropImage, Modality, path_text
 from marcod.errors import ConfigError, StoreError
-from marcod.store import backlog, catalog, queue, versions
+from marcod.store import backlog, catalog, queue, sources, versions
 from marcod.store.catalog import Recorded, Sighting
 from marcod.store.engine import Database
 from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, score, source
@@ -167,8 +167,9 @@ def test_a_source_keeps_its_layout_and_may_move(db: Database) -> None:
 
     first = again("/a", "rigaku", None)
     assert again("/b", "rigaku", 96) == first
-    (row,) = rows(db, sa.select(source.c.root, source.c.expected_drops, source.c.created_at))
-    assert tuple(row) == ("/b", 96, utc(9))
+    (row,) = rows(db, sa.select(source.c.expected_drops, source.c.created_at))
+    assert tuple(row) == (96, utc(9))
+    assert db.read(sources.roots) == {"s": "/b"}
     with pytest.raises(ConfigError, match="was recorded with layout rigaku; give a new source name"):
         again("/b", "formulatrix", 96)
 
@@ -292,19 +293,6 @@ def test_a_file_rewritten_at_its_size_while_its_source_was_corrected_is_scored_a
     db.write(lambda c: catalog.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
     later = [replace(files[0], mtime_ns=files[0].mtime_ns + 1), files[1]]
     assert record(db, source_id, later, utc(2)) == Recorded(changed=2, queued=1)
-
-
-def test_a_root_that_was_scanned_by_hand_keeps_its_plates_under_its_configured_name(
-    db: Database, champion: Version
-) -> None:
-    def register(name: str) -> int:
-        return db.write(lambda c: catalog.register_source(c, name, "/mnt/images", "rigaku", None, utc()))
-
-    by_hand = register("images-3fa2b1")
-    record(db, by_hand, sightings(3))
-    assert register("minstrel") == by_hand
-    assert record(db, by_hand, sightings(3), utc(1)) == Recorded(unchanged=3)
-    assert rows(db, sa.text("select name from source")) == [("minstrel",)]
 
 
 def test_a_touched_file_waits_behind_everything_new(db: Database, source_id: int, champion: Version) -> None:

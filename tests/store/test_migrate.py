@@ -190,7 +190,9 @@ def test_paths_that_steer_a_terminal_are_written_as_they_are_looked_up_now(empty
     rows = [{"name": str(n), "root": root, "now": "2026-01-01 00:00:00"} for n, root in enumerate(roots)]
     empty_db.write(lambda c: c.execute(sa.text(statement), rows))
     migrate.upgrade(empty_db)
-    found = empty_db.read(lambda c: c.execute(sa.text("select root from source order by name")).scalars().all())
+    found = empty_db.read(
+        lambda c: c.execute(sa.text("select root from source_root order by source_id")).scalars().all()
+    )
     assert found == ["/plain", "/line\\x0abreak", "/turned\\xe2\\x80\\xaeback", "/back\\x5cslash"]
     assert [text_path(root) for root in found] == ["/plain", "/line\nbreak", "/turned\u202eback", "/back\\slash"]
 
@@ -200,8 +202,9 @@ def as_step_0004_wrote_it(db: Database, seen: Sighting) -> None:
     name, now = seen.image, utc()
     held = {"plate_id": 1, "drop_id": 1, "inspection_id": 1, "source_id": 1}
     read = {"size": seen.size, "mtime_ns": seen.mtime_ns, "seen_at": now}
+    as_it_was = sa.Table("source", sa.MetaData(), *(sa.Column(c.name, c.type) for c in source.c), sa.Column("root"))
     values: dict[sa.Table, dict[str, Any]] = {
-        source: {"name": "imager", "root": "/plates", "layout": "rigaku", "reading": "", "created_at": now},
+        as_it_was: {"name": "imager", "root": "/plates", "layout": "rigaku", "reading": "", "created_at": now},
         plate: {"key": name.plate_key, "barcode": name.barcode, "first_seen_at": now},
         inspection: {"key": name.inspection_key, "order_key": "day" + "0" * 19 + "1\x85" + "0" * 19 + "2"},
         drop: {"well": name.well, "well_row": name.row, "well_column": name.column, "drop_number": name.drop},

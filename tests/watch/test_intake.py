@@ -10,6 +10,7 @@ from watched_site import put, set_time, settings_for, well_image
 from marcod.domain import Reason, text_path
 from marcod.errors import ConfigError, LayoutError
 from marcod.settings import Settings
+from marcod.store import sources
 from marcod.store.engine import Database
 from marcod.store.schema import image, source
 from marcod.store.versions import Version
@@ -50,7 +51,8 @@ def test_sources_are_registered_once(db: Database, tmp_path: Path) -> None:
     assert first.id == again.id
     assert (first.name, first.observer, first.layout.name) == ("imager", "inotify", "formulatrix")
     (row,) = factories.rows(db, sa.select(source))
-    assert (row.root, row.layout, row.expected_drops) == (str(tmp_path), "formulatrix", 288)
+    assert (row.layout, row.expected_drops) == ("formulatrix", 288)
+    assert db.read(sources.roots) == {"imager": str(tmp_path)}
 
 
 def test_options_of_the_settings_reach_the_layout(db: Database, tmp_path: Path) -> None:
