@@ -8,7 +8,7 @@ so that no pipe is waited for and no device started, and then asked where it lie
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -54,6 +54,31 @@ def content(descriptor: int, limit: int) -> bytes:
     wanted = min(limit, max(os.fstat(descriptor).st_size, _LEAST) + 1)
     with open(_name(descriptor), "rb") as file:  # noqa: PTH123 - no path, but this very file
         return file.read(wanted)
+
+
+def reader(root: str, limit: int) -> Callable[[str], bytes | None]:
+    """Make a reader of small files by path relative to ``root``, of at most ``limit`` bytes each.
+
+    It remembers what it read and gives None for what is no regular file below ``root`` or cannot be read.
+    """
+    read: dict[str, bytes | None] = {}
+
+    def read_once(path: str) -> bytes | None:
+        if path not in read:
+            read[path] = _beginning(root, path, limit)
+        return read[path]
+
+    return read_once
+
+
+def _beginning(root: str, path: str, limit: int) -> bytes | None:
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        return None
+    try:
+        with held(f"{root}/{path}", root) as descriptor:
+            return content(descriptor, limit) if regular(descriptor) is not None else None
+    except OSError:
+        return None
 
 
 def _is_below(descriptor: int, root: str | os.PathLike[str]) -> bool:

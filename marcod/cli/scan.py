@@ -12,6 +12,7 @@ import click
 from marcod import daemon, layouts, watch
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
+from marcod.cli.survey import source_of
 from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
 from marcod.store import versions
@@ -19,7 +20,9 @@ from marcod.store import versions
 
 @click.command()
 @click.argument("root", required=False, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--layout", type=click.Choice(layouts.NAMES), help="Path grammar of ROOT")
+@click.option(
+    "--layout", type=click.Choice(layouts.NAMES), help="Path grammar of ROOT [default: the one that reads it]"
+)
 @click.option("--source", "name", help="Name of the source [default: made from ROOT, or all configured ones]")
 @click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")
 @output.as_json
@@ -60,7 +63,9 @@ def _chosen(settings: Settings, root: Path | None, layout: str | None, name: str
         sources = settings.sources if name is None else {k: v for k, v in settings.sources.items() if k == name}
         if not sources:
             raise ConfigError(
-                f"source {name!r} is not configured" if name else "no source is configured; give ROOT and --layout"
+                f"source {name!r} is not configured"
+                if name
+                else "no source is configured; give ROOT, or `marcod setup`"
             )
     else:
         sources = _adhoc(settings, root.absolute(), layout, name)
@@ -72,13 +77,12 @@ def _adhoc(settings: Settings, root: Path, layout: str | None, name: str | None)
     same = {key: given for key, given in settings.sources.items() if given.root.resolve() == root.resolve()}
     if same and (layout is None or all(given.layout == layout for given in same.values())):
         return same
-    if layout is None:
-        raise ConfigError(f"say how {root} is laid out with --layout; `marcod explain` helps to find out")
     if name in settings.sources:
         raise ConfigError(
             f"source {name!r} is configured with root {settings.sources[name].root}; give another --source"
         )
-    return {name or _name_of(root): SourceSettings(root=root, layout=layout)}
+    source = source_of(root) if layout is None else SourceSettings(root=root, layout=layout)
+    return {name or _name_of(root): source}
 
 
 def _refuse_to_rename(ready: daemon.Ready, settings: Settings, chosen: Settings) -> None:

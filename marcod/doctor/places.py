@@ -1,7 +1,6 @@
 """Folders, shares and disks: is everything there, readable, watched in the way that works, and is there room."""
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -17,14 +16,10 @@ from marcod.errors import MarcodError
 from marcod.settings import Settings, SourceSettings
 from marcod.store import health, watching
 from marcod.store.engine import Database
+from marcod.survey.mounts import NETWORKED, file_system, nearest
 from marcod.watch import layout_of
 
 T = TypeVar("T")
-
-NETWORKED: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "fuse.sshfs", "davfs"}
-)
-"""File systems on which inotify hears only of what this host writes, and SQLite's locks cannot be relied upon."""
 
 LITTLE_ROOM: Final = 2 * 2**30
 """Bytes free below which a disk needs attention."""
@@ -178,37 +173,10 @@ def _local(folder: Path) -> Finding:
 
 
 def _room(name: str, folder: Path) -> Finding:
-    there = _nearest(folder)
+    there = nearest(folder)
     free = shutil.disk_usage(there).free
     text = f"{free / 2**30:.1f} GiB free for {folder}"
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         return Finding("disk", name, Verdict.BROKEN, f"{there} cannot be written by this user", "change its owner")
     verdict = Verdict.BROKEN if free < NO_ROOM else Verdict.ATTENTION
     return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it", verdict)
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or the first one above that is there and that this user may reach."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if _reached(place))
-
-
-def _reached(place: Path) -> bool:
-    try:
-        return place.exists()
-    except OSError:  # below a folder that this user may not search
-        return False
-
-
-def file_system(path: Path) -> str:
-    """The type of the file system that holds a path, such as ext4 or nfs4, as the kernel names it (proc(5))."""
-    wanted, best, found = _nearest(path).resolve(), "", "unknown"
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return found
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
-        if wanted.is_relative_to(place) and len(place) >= len(best):
-            best, found = place, right.split()[0]
-    return found

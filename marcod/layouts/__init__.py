@@ -26,14 +26,24 @@ from marcod.layouts.crims import Crims
 from marcod.layouts.formulatrix import Formulatrix
 from marcod.layouts.hwi import Hwi
 from marcod.layouts.oppf import Oppf
-from marcod.layouts.paths import normalise, set_aside
+from marcod.layouts.paths import has_image_extension, is_entered, normalise, set_aside
 from marcod.layouts.regex import UserRegex
 from marcod.layouts.rhombix import Rhombix
 from marcod.layouts.rigaku import Rigaku
 from marcod.layouts.rockmaker_export import RockMakerExport
 from marcod.layouts.xchem import XChem
 
-__all__ = ["NAMES", "Companions", "Layout", "LayoutOptions", "explain", "make", "no_companions"]
+__all__ = [
+    "NAMES",
+    "Companions",
+    "Layout",
+    "LayoutOptions",
+    "explain",
+    "has_image_extension",
+    "is_entered",
+    "make",
+    "no_companions",
+]
 
 _GRAMMARS: Final[tuple[type[Grammar], ...]] = (
     Formulatrix,
@@ -89,6 +99,16 @@ class Layout:
                 f"{shown(str(getattr(image, lost[0])))}; its paths would give {shown(str(getattr(back, lost[0])))}."
             )
         return path
+
+    def root_of(self, path: str, image: DropImage) -> str:
+        """The folder to name as the source's root for an image that was read at this path; "" where it begins."""
+        folders = normalise(path).split("/")[:-1]
+        return "/".join(folders[: max(0, len(folders) - self._grammar.own_folders(folders, image))])
+
+    def inspection_folder(self, path: str) -> str:
+        """The folder that holds all images of an image's inspection, often more; "" for the root."""
+        folders = normalise(path).split("/")[:-1]
+        return "/".join(folders[: max(0, len(folders) - self._grammar.below_inspection)])
 
     def sidecars(self, images: Iterable[DropImage]) -> dict[str, bytes]:
         """The small files, by relative path, that must lie beside these images for ``parse`` to read them."""

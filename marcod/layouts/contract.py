@@ -7,7 +7,7 @@ what its imager does differently.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import ClassVar, Final
@@ -73,6 +73,8 @@ class Grammar(ABC):
     """One imager family. Subclasses give ``name``, :meth:`read` and :meth:`write`."""
 
     name: ClassVar[str]
+    below_inspection: ClassVar[int] = 0
+    """Folders between the folder that holds an inspection and its images."""
 
     def __init__(self, options: LayoutOptions) -> None:
         self.options = options
@@ -84,6 +86,14 @@ class Grammar(ABC):
     @abstractmethod
     def write(self, image: DropImage) -> str:
         """A path that reads back as the image; fields the names do not carry are left out."""
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        """Count the folders at the end of an image's path that the imager made, from the plate's folder on.
+
+        A source's root lies above them. Zero when none of them is named like the plate.
+        """
+        named = [folder.casefold() == image.plate_key.casefold() for folder in reversed(folders[-4:])]
+        return named.index(True) + 1 if any(named) else 0
 
     def sidecars(self, images: Iterable[DropImage]) -> dict[str, bytes]:
         """Small files, by path, that must exist for these images' paths to be read."""

@@ -6,6 +6,7 @@ marquez-group-embl/AXIS and the MXCuBE harvester code.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, Modality
@@ -29,6 +30,7 @@ _NAME: Final = re.compile(
     r"_(?P<column>\d\d)_(?P<row>\d\d)_(?P<drop>\d\d)_\d\d_\d\d_(?P<light>Vis|UV)\.(?:jpe?g|png)",
     re.IGNORECASE | re.ASCII,
 )
+_YEAR: Final = re.compile(r"(?:19|20)\d\d", re.ASCII)
 _LIGHT: Final = {"vis": Modality.VISIBLE, "uv": Modality.UV}
 
 
@@ -70,6 +72,10 @@ class Crims(Grammar):
             f"_{image.inspection_key}_{date:%d-%m-%Y}_{image.column:02d}_{image.row:02d}_{image.drop:02d}"
             f"_00_99_{lights[image.modality]}.jpg"
         )
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        own = super().own_folders(folders, image)
+        return own + 1 if own and _YEAR.fullmatch("".join(folders[-own - 1 : -own])) else own
 
 
 def _contradictions(folders: str, barcode: str, inspection: int) -> tuple[str, ...]:

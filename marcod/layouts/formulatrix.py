@@ -9,6 +9,7 @@ xchem/formulatrix_pipe transfer_images.py.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, Kind, Modality, Reason
@@ -51,6 +52,7 @@ class Formulatrix(Grammar):
     """The native store. Two ``ef`` regions of one drop are one drop, told apart by ``region``."""
 
     name = "formulatrix"
+    below_inspection = 2
 
     def read(self, path: str, companions: Companions) -> DropImage:
         match = _PATH.search(path)
@@ -84,6 +86,9 @@ class Formulatrix(Grammar):
             f"/wellNum_{well}/profileID_{image.profile or 1}"
             f"/d{image.drop}_r{image.region or 0}_{_TYPES[image.kind]}.{extension}"
         )
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        return 6 if [folder.lower() for folder in folders[-6:-5]] == ["wellimages"] else 4
 
 
 def _kind(text: str) -> Kind:

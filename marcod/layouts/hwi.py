@@ -7,6 +7,7 @@ io_utils.py and __init__.py; ubccr/besra README; the row-major order was inferre
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
@@ -73,6 +74,9 @@ class Hwi(Grammar):
         if run is None:
             return f"{name}.jpg"
         return f"{image.plate_key}{run[1]}-{run[2] or 'jpg'}/{name}.{'jpg' if run[2] is None else 'png'}"
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        return int(bool(folders) and _FOLDER.fullmatch(folders[-1]) is not None)
 
 
 def _run(folders: str, plate: str, date: str) -> tuple[str, Modality, tuple[str, ...]]:

@@ -8,6 +8,7 @@ DiamondLightSource/VMXiImagerLink FileUtils.cs and ImageInfo.xsd, chrishmorris/P
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -44,6 +45,7 @@ _OLDER: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _OUTLINE: Final = re.compile(r"-R\d+(?:DR|OV|RI)P\d+-|-z-?\d\S*-\d+-(?:Drop|Overview|Region)", re.IGNORECASE)
+_STORES: Final = frozenset({"web", "archive"})
 _TYPES: Final = {
     Kind.COMPOSITE: "DRP{}-EF",
     Kind.SLICE: "DRP{}-FL1",
@@ -99,6 +101,12 @@ class Oppf(Grammar):
             f"-R{image.region or 0}{_TYPES[image.kind].format(image.profile or 1)}-zN"
             f"-{image.inspection_key}.{extension}"
         )
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        for own, folder in enumerate(reversed(folders[-3:])):
+            if folder.lower() in _STORES:
+                return own
+        return super().own_folders(folders, image)
 
 
 def _kind(area: str, image_type: str) -> Kind:

@@ -17,6 +17,7 @@ _SIDECARS: Final = frozenset(
     {"xml", "csv", "mso", "done", "txt", "json", "log", "ini", "db", "html", "htm", "md", "xls", "xlsx", "pdf"}
 )
 _TEMPORARY: Final = frozenset({"lock", "part", "partial", "tmp", "temp", "filepart", "crdownload", "swp", "bak"})
+_SNAPSHOTS: Final = frozenset({"@eadir", "~snapshot"})
 _PICTURES: Final = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "gif", "bmp"})
 _WORKING_FOLDERS: Final = ("processed/", "quarantine/", "@eadir/", "~snapshot/")
 
@@ -27,6 +28,16 @@ def normalise(path: str) -> str:
     if "//" in text or "./" in text or text.startswith("/"):
         text = "/".join(part for part in text.split("/") if part not in ("", "."))
     return text
+
+
+def is_entered(path: str) -> bool:
+    """Tell if a folder can hold images: hidden folders and snapshot folders of file servers are not entered."""
+    return not any(part.startswith(".") or part.lower() in _SNAPSHOTS for part in path.split("/"))
+
+
+def has_image_extension(name: str) -> bool:
+    """Tell if a file's name ends as an image's does, whatever the layout."""
+    return name[name.rfind(".") + 1 :].lower() in _PICTURES
 
 
 def split(path: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ whose 288 real names of plate CI022987 and one of CSIRO this grammar was made fr
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,6 +90,10 @@ class Rigaku(Grammar):
             f"_{int(image.inspection_key):03d}_{date:%y%m%d}_{image.column:02d}_{image.row:02d}_{image.drop:02d}"
             f"_{image.profile or 'HF'}_99_030_001_RDI{'_thumb' if image.kind is Kind.THUMBNAIL else ''}.jpg"
         )
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        own = super().own_folders(folders, image)
+        return own or int(bool(folders) and folders[-1].isascii() and folders[-1].isdigit())
 
 
 def _identity(folders: str, match: re.Match[str]) -> _Identity:

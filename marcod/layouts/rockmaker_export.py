@@ -59,6 +59,7 @@ class RockMakerExport(Grammar):
     """Only scored composites are ever exported; the batch is the inspection, or the day where there is none."""
 
     name = "rockmaker-export"
+    below_inspection = 1
 
     def read(self, path: str, companions: Companions) -> DropImage:
         folders, name = split(path)

@@ -6,6 +6,7 @@ xchembku.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, Modality, row_letters, row_number
@@ -69,6 +70,9 @@ class XChem(Grammar):
             f"SubwellImages/{image.plate_key}_{image.inspection_key}_RI1000-0001-{plate_type}"
             f"/{image.plate_key}_{image.column:02d}{row_letters(image.row)}_{image.drop}.jpg"
         )
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        return 1
 
 
 def _refusal(*, in_folder: bool, name: str) -> Aside:

@@ -126,8 +126,12 @@ def config_file(named: Path | None = None) -> Path | None:
         if not named.is_file():
             raise ConfigError(f"configuration file {named} does not exist; name another or leave it out")
         return named
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "marcod" / "marcod.toml"
-    return next((path for path in (user, Path("/etc/marcod/marcod.toml")) if path.is_file()), None)
+    return next((path for path in (user_file(), Path("/etc/marcod/marcod.toml")) if path.is_file()), None)
+
+
+def user_file() -> Path:
+    """The configuration file of this user, whether it is there or not."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "marcod" / "marcod.toml"
 
 
 def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

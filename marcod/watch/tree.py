@@ -20,6 +20,7 @@ from typing import Final
 from marcod import enclosure
 from marcod.enclosure import OutsideError
 from marcod.errors import MarcodError
+from marcod.layouts import is_entered
 from marcod.watch.settle import Standing
 
 GRACE_S: Final = 5.0
@@ -37,7 +38,6 @@ EXAMPLES: Final = 5
 LATEST_NS: Final = 2**63 - 1
 """In the year 2262."""
 
-_NOT_ENTERED: Final = frozenset({"@eadir", "~snapshot"})
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 
 
@@ -91,25 +91,7 @@ class Root:
 
     def companions(self) -> Callable[[str], bytes | None]:
         """A reader of small files by relative path that remembers what it read, to be used for one portion."""
-        read: dict[str, bytes | None] = {}
-
-        def companion(path: str) -> bytes | None:
-            if path not in read:
-                read[path] = self._read(path)
-            return read[path]
-
-        return companion
-
-    def _read(self, path: str) -> bytes | None:
-        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
-            return None
-        try:
-            with enclosure.held(self.absolute(path), self.path) as descriptor:
-                if enclosure.regular(descriptor) is None:
-                    return None
-                return enclosure.content(descriptor, COMPANION_LIMIT + 1)
-        except OSError:
-            return None
+        return enclosure.reader(self.path, COMPANION_LIMIT + 1)
 
 
 class _Folder:
@@ -190,7 +172,7 @@ class Walk:
         self.is_rescan: Final = memory is not None
         self.counts: Final = WalkCounts()
         self._root = root
-        self._stack = [(folder, memory.top if memory else _Folder()) for folder in folders if _is_entered(folder)]
+        self._stack = [(folder, memory.top if memory else _Folder()) for folder in folders if is_entered(folder)]
         self._found: list[Found] = []
 
     @property
@@ -241,7 +223,7 @@ class Walk:
         with os.scandir(self._root.absolute(path)) as listing:
             for entry in listing:
                 if entry.is_dir(follow_symlinks=False):
-                    if _is_entered(entry.name):
+                    if is_entered(entry.name):
                         names.append(entry.name)
                 else:
                     files.append(Found(prefix + entry.name, entry))
@@ -270,7 +252,3 @@ def outermost(folders: Iterable[str]) -> list[str]:
 def _standing(found: os.stat_result) -> Standing:
     """Times that no database holds, from an imager whose clock is centuries wrong, are as good as the nearest one."""
     return Standing(found.st_size, min(max(found.st_mtime_ns, 0), LATEST_NS))
-
-
-def _is_entered(path: str) -> bool:
-    return not any(part.startswith(".") or part.lower() in _NOT_ENTERED for part in path.split("/"))
