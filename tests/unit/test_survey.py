@@ -241,7 +241,7 @@ def test_a_folder_of_very_many_names_is_cut(tmp_path: Path) -> None:
     seen = look(tmp_path, Limits(entries=200, folders=20, names=100))
     assert seen.folders <= 1 + 2 * 20
     assert seen.files <= 200
-    assert len(seen.cut) == 1, seen.cut
+    assert "there are more folders than were entered" in seen.cut
     seen = look(wide.parent, Limits(entries=200, folders=20, names=100))
     assert seen.cut == ("a folder has more than 200 entries",)
 
