@@ -69,6 +69,36 @@ class Reason(StrEnum):
     NOT_THIS_LAYOUT = "not_this_layout"
 
 
+NOT_UNDERSTOOD: Final = frozenset(
+    {Reason.NOT_THIS_LAYOUT, Reason.UNREADABLE_NAME, Reason.OUT_OF_RANGE, Reason.NO_REPORT, Reason.UNKNOWN_KIND}
+)
+"""Reasons that need a person when the file is an image; the others are what imagers' folders are full of."""
+
+
+class WarningKind(StrEnum):
+    """Kinds of contradictions and losses that a layout warns of in an image it reads."""
+
+    BARCODE_DIFFERS = "barcode_differs"
+    INSPECTION_DIFFERS = "inspection_differs"
+    UNMAPPED_PROFILE = "unmapped_profile"
+    LIGHT_LOST = "light_lost"
+    UNKNOWN_LIGHT = "unknown_light"
+    DROP_NUMBER_LOST = "drop_number_lost"
+    SIDECAR_DIFFERS = "sidecar_differs"
+    SIDECAR_UNREADABLE = "sidecar_unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutWarning:
+    """A kind of warning, by which files are counted, and a sentence about one image."""
+
+    kind: WarningKind
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 REASON_OF_KIND: Final = {
     Kind.THUMBNAIL: Reason.THUMBNAIL,
     Kind.SLICE: Reason.SLICE,
@@ -108,7 +138,7 @@ class DropImage:
     captured_at: datetime | None = None
     profile: str | None = None
     region: int | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[LayoutWarning, ...] = field(default=())
 
     @property
     def well(self) -> str:

@@ -32,7 +32,9 @@ def explain(paths: tuple[str, ...], layout: str | None, pattern: str | None, jso
 
 def _fields(answer: DropImage | NotADrop) -> dict[str, object]:
     plain = {name: getattr(answer, name) for name in answer.__dataclass_fields__ if name != "layout"}
-    return {"well": answer.well, **plain} if isinstance(answer, DropImage) else plain
+    if not isinstance(answer, DropImage):
+        return plain
+    return {"well": answer.well, **plain, "warnings": tuple(map(str, answer.warnings))}
 
 
 def _print(path: str, rows: list[tuple[layouts.Layout, DropImage | NotADrop]], *, only: bool) -> None:

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import ClassVar, Final
 
-from marcod.domain import PLATE_FORMATS, DropImage, Modality, PlateFormat, Reason, well_name
+from marcod.domain import (
+    PLATE_FORMATS,
+    DropImage,
+    LayoutWarning,
+    Modality,
+    PlateFormat,
+    Reason,
+    WarningKind,
+    well_name,
+)
 from marcod.errors import LayoutError
 
 Companions = Callable[[str], bytes | None]
@@ -54,7 +63,7 @@ class LayoutOptions:
     date_format: str | None = None
     timezone: tzinfo = UTC
 
-    def lit_with(self, profile: int, name: str) -> tuple[Modality, tuple[str, ...]]:
+    def lit_with(self, profile: int, name: str) -> tuple[Modality, tuple[LayoutWarning, ...]]:
         """The modality of a capture profile and a warning where it is only guessed from the extension.
 
         Rock Maker writes UV profiles as .png and the rest as .jpg (Merck/polo polo/sql.py); nothing else in a
@@ -66,7 +75,7 @@ class LayoutOptions:
         if name[-4:].lower() != ".png":
             return Modality.VISIBLE, ()
         hint = f"profile {profile} is not mapped and its pictures are .png, which suggests UV; add it to profiles"
-        return Modality.UV, (hint,)
+        return Modality.UV, (LayoutWarning(WarningKind.UNMAPPED_PROFILE, hint),)
 
 
 class Grammar(ABC):
@@ -169,6 +178,11 @@ def modality_named(text: str) -> Modality:
     return Modality.UV if "uv" in word or "tpef" in word else Modality.VISIBLE
 
 
-def disagreement(what: str, folder: str, name: str, kept: str) -> str:
-    """A warning that a folder and a file name contradict each other, and which of the two was believed."""
-    return f"{what}: the folder says {shown(folder)}, the name {shown(name)}; the {kept} was believed"
+def disagreement(what: str, folder: str, name: str, kept: str) -> LayoutWarning:
+    """A warning that a folder and a file name contradict each other, and which of the two was believed.
+
+    ``what`` is "inspection", or a word for the plate.
+    """
+    kind = WarningKind.INSPECTION_DIFFERS if what == "inspection" else WarningKind.BARCODE_DIFFERS
+    text = f"{what}: the folder says {shown(folder)}, the name {shown(name)}; the {kept} was believed"
+    return LayoutWarning(kind, text)

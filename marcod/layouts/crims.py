@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from marcod.domain import DropImage, Modality
+from marcod.domain import DropImage, LayoutWarning, Modality
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     Aside,
@@ -78,11 +78,11 @@ class Crims(Grammar):
         return own + 1 if own and _YEAR.fullmatch("".join(folders[-own - 1 : -own])) else own
 
 
-def _contradictions(folders: str, barcode: str, inspection: int) -> tuple[str, ...]:
+def _contradictions(folders: str, barcode: str, inspection: int) -> tuple[LayoutWarning, ...]:
     further, last = folder_above(folders)
     if not (last.isascii() and last.isdigit() and len(last) <= 9):
         return ()
-    warnings: list[str] = []
+    warnings: list[LayoutWarning] = []
     if int(last) != inspection:
         warnings.append(disagreement("inspection", last, str(inspection), "name"))
     plate = folder_above(further)[1]

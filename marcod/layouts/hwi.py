@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from marcod.domain import PLATE_FORMATS, DropImage, Modality
+from marcod.domain import PLATE_FORMATS, DropImage, LayoutWarning, Modality, WarningKind
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     Aside,
@@ -79,19 +79,19 @@ class Hwi(Grammar):
         return int(bool(folders) and _FOLDER.fullmatch(folders[-1]) is not None)
 
 
-def _run(folders: str, plate: str, date: str) -> tuple[str, Modality, tuple[str, ...]]:
+def _run(folders: str, plate: str, date: str) -> tuple[str, Modality, tuple[LayoutWarning, ...]]:
     """The run's key, its modality and what is doubtful, from the folder right above the file."""
     folder = folder_above(folders)[1]
     match = _FOLDER.fullmatch(folder)
     if match is None:
         lost = "no dated folder above the file, and only that says how it was lit; taken as visible"
-        return date, Modality.VISIBLE, (lost,)
+        return date, Modality.VISIBLE, (LayoutWarning(WarningKind.LIGHT_LOST, lost),)
     mode = match[3].lower()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[LayoutWarning, ...] = ()
     if match[1].casefold() != plate.casefold():
         warnings = (disagreement("plate", match[1], plate, "name"),)
     if mode not in _MODES:
-        warnings += (f"the mode -{mode} of the folder is not known",)
+        warnings += (LayoutWarning(WarningKind.UNKNOWN_LIGHT, f"the mode -{mode} of the folder is not known"),)
     key = match[2] if mode == "jpg" else f"{match[2]}-{mode}"
     return key, _MODES.get(mode, Modality.UNKNOWN), warnings
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 from xml.parsers import expat
 
-from marcod.domain import DropImage, Kind, Modality, parse_well, row_letters, row_number
+from marcod.domain import DropImage, Kind, LayoutWarning, Modality, WarningKind, parse_well, row_letters, row_number
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     Aside,
@@ -127,20 +127,25 @@ def _with_sidecar(image: DropImage, content: bytes) -> DropImage:
     try:
         told = _leaves(content)
     except (expat.ExpatError, ValueError, LookupError) as error:
-        return replace(image, warnings=(*image.warnings, f"the XML sidecar was not used: {error}"))
+        unused = LayoutWarning(WarningKind.SIDECAR_UNREADABLE, f"the XML sidecar was not used: {error}")
+        return replace(image, warnings=(*image.warnings, unused))
     warnings = list(image.warnings)
     if (plate := told.get("PlateId")) and plate.casefold() != image.plate_key.casefold():
-        warnings.append(f"the XML sidecar is of plate {shown(plate)}; the name was believed")
+        warnings.append(_differs(f"is of plate {shown(plate)}"))
     if (drop := told.get("Drop")) and not _same_drop(drop, image):
-        warnings.append(f"the XML sidecar is of drop {shown(drop)}; the name was believed")
+        warnings.append(_differs(f"is of drop {shown(drop)}"))
     taken = image.captured_at
     if imaged_at := told.get("ImagedAt"):
         try:
             taken = _utc(imaged_at)
         except (ValueError, OverflowError):
-            warnings.append(f"the XML sidecar's time {shown(imaged_at)} cannot be read; the name was believed")
+            warnings.append(_differs(f"gives the time {shown(imaged_at)}, which cannot be read"))
     kind = Kind.SLICE if told.get("ImageType") == "S" else image.kind
     return replace(image, kind=kind, captured_at=taken, warnings=tuple(warnings))
+
+
+def _differs(how: str) -> LayoutWarning:
+    return LayoutWarning(WarningKind.SIDECAR_DIFFERS, f"the XML sidecar {how}; the name was believed")
 
 
 def _leaves(content: bytes) -> dict[str, str]:

@@ -8,7 +8,7 @@ extension may be missing. ``BRITE`` is bright field; no other light is known. Th
 import re
 from typing import Final
 
-from marcod.domain import DropImage, row_letters, row_number
+from marcod.domain import DropImage, LayoutWarning, row_letters, row_number
 from marcod.layouts.contract import (
     Aside,
     Companions,
@@ -70,7 +70,7 @@ class Rhombix(Grammar):
         )
 
 
-def _inspection(folders: str, barcode: str, date: str) -> tuple[str, tuple[str, ...]]:
+def _inspection(folders: str, barcode: str, date: str) -> tuple[str, tuple[LayoutWarning, ...]]:
     further, last = folder_above(folders)
     if _DATED.fullmatch(last) is None:
         return date, ()

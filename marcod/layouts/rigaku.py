@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from marcod.domain import DropImage, Kind, Modality, Reason
+from marcod.domain import DropImage, Kind, LayoutWarning, Modality, Reason
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     IMAGE,
@@ -44,7 +44,7 @@ _PADDED_TO: Final = 12
 class _Identity:
     barcode: str
     inspection: int
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[LayoutWarning, ...] = ()
 
 
 class Rigaku(Grammar):
@@ -102,14 +102,14 @@ def _identity(folders: str, match: re.Match[str]) -> _Identity:
     numbered = last.isascii() and last.isdigit() and len(last) <= 9
     if not numbered or (int(last) != inspection and _unpadded(padded, last)):
         return _Identity(padded.lstrip("0") or "0", inspection)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[LayoutWarning, ...] = ()
     if int(last) != inspection:
         warnings = (disagreement("inspection", last, match["inspection"], "folder"),)
     barcode, more = _barcode(folder_above(further)[1], match)
     return _Identity(barcode, int(last), warnings + more)
 
 
-def _barcode(folder: str, match: re.Match[str]) -> tuple[str, tuple[str, ...]]:
+def _barcode(folder: str, match: re.Match[str]) -> tuple[str, tuple[LayoutWarning, ...]]:
     padded = match["padded"]
     if not folder:
         return padded.lstrip("0") or "0", ()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from marcod.domain import DropImage, Reason, row_letters, row_number
+from marcod.domain import DropImage, LayoutWarning, Reason, WarningKind, row_letters, row_number
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     IMAGE,
@@ -147,14 +147,15 @@ def _rows(content: bytes) -> dict[str, _Row]:
     return rows
 
 
-def _drop(text: str) -> tuple[int, tuple[str, ...]]:
+def _drop(text: str) -> tuple[int, tuple[LayoutWarning, ...]]:
     if text.isascii() and text.isdigit() and len(text) <= 2:
         check_drop(int(text))
         return int(text), ()
-    return 1, (f"report.csv gives {shown(text)} instead of the drop's number; taken as drop 1",)
+    lost = f"report.csv gives {shown(text)} instead of the drop's number; taken as drop 1"
+    return 1, (LayoutWarning(WarningKind.DROP_NUMBER_LOST, lost),)
 
 
-def _contradiction(folders: str, barcode: str) -> tuple[str, ...]:
+def _contradiction(folders: str, barcode: str) -> tuple[LayoutWarning, ...]:
     further, last = folder_above(folders)
     plate = folder_above(further)[1]
     if not plate or barcode.casefold() in (plate.casefold(), last.casefold()):

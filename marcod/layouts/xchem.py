@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from marcod.domain import DropImage, Modality, row_letters, row_number
+from marcod.domain import DropImage, LayoutWarning, Modality, row_letters, row_number
 from marcod.layouts.contract import (
     Aside,
     Companions,
@@ -48,7 +48,7 @@ class XChem(Grammar):
         check_well(self.options.plate_format, row, column)
         check_drop(drop, _MOST_DROPS[folder["type"].lower()])
         date = folder["date"] or folder["older_date"]
-        warnings: tuple[str, ...] = ()
+        warnings: tuple[LayoutWarning, ...] = ()
         if folder["barcode"].casefold() != barcode.casefold():
             warnings = (disagreement("barcode", folder["barcode"], barcode, "name"),)
         return DropImage(

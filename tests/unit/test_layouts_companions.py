@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from marcod.domain import DropImage, Kind, Modality, NotADrop, Reason
+from marcod.domain import DropImage, Kind, Modality, NotADrop, Reason, WarningKind
 from marcod.layouts import LayoutOptions, make
 from marcod.layouts.oppf import LONGEST_SIDECAR
 from marcod.layouts.rockmaker_export import LONGEST_REPORT
@@ -51,7 +51,8 @@ def test_the_word_drop_is_taken_as_drop_one_and_says_so() -> None:
     image = export(PICTURE, ROW.format("Drop", IMAGED))
     assert isinstance(image, DropImage)
     assert image.drop == 1
-    assert "'Drop'" in image.warnings[0]
+    assert image.warnings[0].kind is WarningKind.DROP_NUMBER_LOST
+    assert "'Drop'" in image.warnings[0].text
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_an_xml_slice_is_a_slice() -> None:
 )
 def test_an_xml_that_disagrees_or_is_broken_is_a_warning(content: bytes, about: str) -> None:
     image = sidecar(content)
-    assert about in image.warnings[0]
+    assert about in image.warnings[0].text
     assert (image.plate_key, image.well, image.drop) == ("44131", "A01", 2)
     assert image.captured_at is not None
 

@@ -6,13 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop, Reason
+from marcod.domain import (
+    PLATE_FORMATS,
+    DropImage,
+    Kind,
+    LayoutWarning,
+    Modality,
+    NotADrop,
+    Reason,
+    WarningKind,
+)
 from marcod.layouts import LayoutOptions, explain, make
 
 VISIBLE, UV, SHG = Modality.VISIBLE, Modality.UV, Modality.SHG
 MINSTREL = "RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_{}_HF_99_030_001_RDI.jpg"
 C3 = "RMM3_01_328_ROBO_Test1_Clon1_MC_0000MC100341_004_100716_01_06_01_00_99_030_001_RDI.jpg"
-BARE = "no dated folder above the file, and only that says how it was lit; taken as visible"
+BARE = LayoutWarning(
+    WarningKind.LIGHT_LOST, "no dated folder above the file, and only that says how it was lit; taken as visible"
+)
 
 
 def day(text: str) -> datetime:
@@ -295,7 +306,9 @@ def test_profile_map_wins_over_the_extension(
     assert isinstance(image, DropImage)
     assert image.modality is modality
     assert bool(image.warnings) is warned
-    assert all("profile 2" in warning for warning in image.warnings)
+    assert all(
+        warning.kind is WarningKind.UNMAPPED_PROFILE and "profile 2" in warning.text for warning in image.warnings
+    )
 
 
 @pytest.mark.parametrize(
@@ -317,7 +330,7 @@ def test_minstrel_folders_and_names(path: str, plate: str, inspection: str, abou
     image = make("rigaku").parse(path)
     assert isinstance(image, DropImage)
     assert (image.plate_key, image.barcode, image.inspection_key) == (plate, plate, inspection)
-    assert [warning.partition(":")[0] for warning in image.warnings] == about
+    assert [warning.text.partition(":")[0] for warning in image.warnings] == about
 
 
 def test_minstrel_reservoir_is_only_known_from_the_configuration() -> None:
@@ -347,7 +360,7 @@ def test_elsewhere_the_name_is_believed(layout: str, path: str, about: list[str]
     image = make(layout).parse(path)
     assert isinstance(image, DropImage)
     assert image.plate_key in path.rpartition("/")[2]
-    assert [warning.partition(":")[0] for warning in image.warnings] == about
+    assert [warning.text.partition(":")[0] for warning in image.warnings] == about
 
 
 def test_a_rhombix_picture_outside_its_dated_folder_is_of_its_names_date() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop
+from marcod.domain import PLATE_FORMATS, DropImage, Kind, LayoutWarning, Modality, NotADrop
 from marcod.layouts import NAMES, LayoutOptions, make
 
 PROFILES = {1: Modality.VISIBLE, 2: Modality.UV, 3: Modality.SHG, 5: Modality.UNKNOWN}
@@ -27,7 +27,7 @@ days = moments.map(lambda taken: datetime.combine(taken.date(), time(), UTC))
 minutes = moments.map(lambda taken: taken.replace(second=0))
 
 
-def hint(profile: int) -> tuple[str, ...]:
+def hint(profile: int) -> tuple[LayoutWarning, ...]:
     path = f"plateID_1/batchID_1/wellNum_1/profileID_{profile}/d1_r1_ef.png"
     return getattr(LAYOUTS["formulatrix"].parse(path), "warnings", ())
 
@@ -219,7 +219,7 @@ def test_no_text_makes_any_family_raise(path: str, companion: bytes | None) -> N
         assert isinstance(verdict, DropImage | NotADrop)
         assert verdict.layout == layout.name
         if isinstance(verdict, DropImage):
-            assert f"{verdict.plate_key}{verdict.inspection_key}{''.join(verdict.warnings)}".isprintable()
+            assert f"{verdict.plate_key}{verdict.inspection_key}{''.join(map(str, verdict.warnings))}".isprintable()
             assert verdict.captured_at is None or verdict.captured_at.tzinfo is not None
             assert min(verdict.row, verdict.column, verdict.drop) >= 1
         else:
