@@ -31,6 +31,11 @@ class TrainedOn(StrEnum):
     LAB = "lab"
 
 
+def hit_rule(threshold: float) -> str:
+    """The rule by which a model's drop is a hit, as it stands wherever hits are counted: ``crystals >= 0.25``."""
+    return f"crystals >= {threshold:.4g}"
+
+
 class Modality(StrEnum):
     """How the drop was lit. Models are made for one; the others are recorded and not scored."""
 

@@ -1,6 +1,13 @@
-"""One plate as people look at it: finds the plate and the inspection meant, and exports what was found.
+"""One plate as people look at it: finds the plate and the inspection meant, counts its drops, and exports them.
 
-Hides how a key, a barcode or an inspection number leads to rows; promises plate order and one row a drop.
+Two words, the same everywhere: the *class* of a drop is the likeliest of the four, or a person's label, which wins. A
+*hit* is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it Crystals; a
+drop that a person labelled otherwise is not one.
+
+Guarantees:
+- Drops come in plate order, one record per drop, also where a drop has several images.
+- On a map and in a sentence of counts each drop counts once, by its :class:`Mark`: hits first, the others by class.
+- In a table the four class columns divide the drops, hits included; ``hits`` says how many of them to look at.
 """
 
 import csv
@@ -8,9 +15,11 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Final
 
-from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat
+from marcod import text
+from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
 from marcod.store import history, papers, reports, summaries, versions
 from marcod.store.engine import Database
@@ -46,6 +55,31 @@ COLUMNS: Final = (
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
+class Mark(StrEnum):
+    """The one mark of a drop on a map, in the order in which they are counted: a hit, else its class, else why none."""
+
+    HIT = "hit"
+    PRECIPITATE = "Precipitate"
+    CLEAR = "Clear"
+    OTHER = "Other"
+    CRYSTALS = "Crystals"
+    FAILED = "failed"
+    UNSCORED = "not scored"
+
+
+MARKS_OF_CLASS: Final = (Mark.PRECIPITATE, Mark.CLEAR, Mark.OTHER, Mark.CRYSTALS)
+"""The marks of drops that are not hits but have a class."""
+
+
+def mark_of(drop: summaries.Verdict, version: versions.Version) -> Mark:
+    """The mark by which a drop counts."""
+    if drop.hit(version):
+        return Mark.HIT
+    if drop.shown_label is None:
+        return Mark.FAILED if drop.failed else Mark.UNSCORED
+    return Mark(drop.shown_label)
+
+
 @dataclass(frozen=True, slots=True)
 class PlateMap:
     """One inspection of a plate: its summary, the model version that speaks, and every drop in plate order."""
@@ -66,8 +100,21 @@ class PlateMap:
         fitting = (f for f in PLATE_FORMATS.values() if f.wells >= 96 and f.rows >= rows and f.columns >= columns)
         return next(fitting, PlateFormat(rows, columns))
 
+    def counts(self) -> Counter[Mark]:
+        """How many drops have each mark."""
+        return Counter(mark_of(drop, self.version) for drop in self.drops)
+
+    def counted(self) -> str:
+        """The drops in a sentence in which each counts once, such as ``3 drops: 1 hit (crystals >= 0.25); ...``."""
+        counts = self.counts()
+        hits = f"{text.count(counts[Mark.HIT], 'hit')} ({hit_rule(self.version.crystal_threshold)})"
+        others = ", ".join(f"{counts[mark]} {mark}" for mark in MARKS_OF_CLASS if counts[mark])
+        rest = [f"{counts[mark]} {mark}" for mark in (Mark.FAILED, Mark.UNSCORED) if counts[mark]]
+        parts = [hits, *([f"others by likeliest class: {others}"] if others else []), *rest]
+        return f"{text.count(len(self.drops), 'drop')}: {'; '.join(parts)}"
+
     def records(self) -> Iterator[dict[str, Any]]:
-        """One plain record a drop, with the keys of :data:`COLUMNS`."""
+        """One plain record per drop, with the keys of :data:`COLUMNS`."""
         head = {
             "source": self.summary.source,
             "plate_key": self.summary.plate_key,
@@ -200,6 +247,7 @@ def _as_seen_by(
         model=version.name,
         model_version=version.version,
         model_synthetic=version.synthetic,
+        crystal_threshold=version.crystal_threshold,
         n_clear=counts[DropClass.CLEAR],
         n_crystals=counts[DropClass.CRYSTALS],
         n_other=counts[DropClass.OTHER],

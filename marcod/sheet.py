@@ -8,7 +8,6 @@ everything. Letters, frames and brightness tell what the colours tell, for grey 
 import base64
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,10 +17,11 @@ from typing import Final
 
 import jinja2
 
-from marcod import __version__, images
-from marcod.domain import DropClass, row_letters, text_path
+from marcod import __version__, images, text
+from marcod.domain import hit_rule, row_letters, text_path
 from marcod.errors import ImageError
-from marcod.plates import PlateMap, no_formula
+from marcod.plates import MARKS_OF_CLASS, Mark, PlateMap, mark_of, no_formula
+from marcod.store.drops import Trend
 from marcod.store.reports import Hit
 from marcod.store.summaries import Verdict
 from marcod.store.versions import SYNTHETIC_NOTICE
@@ -42,22 +42,21 @@ Done = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """How a sheet shows a verdict."""
+class Shown:
+    """How a sheet shows a mark: its letter, and the style of its colours."""
 
     letter: str
     style: str
-    meaning: str
 
 
-HIT: Final = Mark("X", "crystals hit", "hits")
-FAILED: Final = Mark("!", "failed", "failed")
-WAITING: Final = Mark("?", "waiting", "waiting")
-MARK_OF_CLASS: Final = {
-    DropClass.CRYSTALS: Mark("x", "crystals", "crystals, no hit"),
-    DropClass.PRECIPITATE: Mark("p", "precipitate", "precipitate"),
-    DropClass.CLEAR: Mark("\N{MIDDLE DOT}", "clear", "clear"),
-    DropClass.OTHER: Mark("o", "other", "other"),
+SHOWN: Final = {
+    Mark.HIT: Shown("X", "crystals hit"),
+    Mark.PRECIPITATE: Shown("p", "precipitate"),
+    Mark.CLEAR: Shown("\N{MIDDLE DOT}", "clear"),
+    Mark.OTHER: Shown("o", "other"),
+    Mark.CRYSTALS: Shown("x", "crystals"),
+    Mark.FAILED: Shown("!", "failed"),
+    Mark.UNSCORED: Shown("?", "waiting"),
 }
 
 
@@ -147,7 +146,7 @@ def _gap_mm(*, dense: bool) -> float:
 class Drop:
     """A drop as a sheet shows it."""
 
-    mark: Mark
+    mark: Shown
     hit: bool
     said: str
     p_crystals: float | None
@@ -213,21 +212,16 @@ def hits_sheet(
         cards.append(_card(hit, pictures.thumbnail(hit.source, hit.best_path, CARD_PX)))
         done(count)
     synthetic = any(hit.model_synthetic for hit in found)
-    return _render("hits.html.j2", made_at, hits=cards, chosen=chosen, synthetic=synthetic, disputed=False)
-
-
-def mark_of(verdict: Verdict, *, hit: bool) -> Mark:
-    """How a drop's verdict is shown."""
-    if hit:
-        return HIT
-    if verdict.shown_label is None:
-        return FAILED if verdict.failed else WAITING
-    return MARK_OF_CLASS[DropClass(verdict.shown_label)]
+    rules = {hit_rule(hit.threshold) for hit in found}
+    counted = text.count(len(found), "hit") + (f" ({rules.pop()})" if len(rules) == 1 else "")
+    return _render(
+        "hits.html.j2", made_at, hits=cards, counted=counted, chosen=chosen, synthetic=synthetic, disputed=False
+    )
 
 
 def _drop(shown: PlateMap, verdict: Verdict, uri: str | None) -> Drop:
     hit = verdict.hit(shown.version)
-    mark = mark_of(verdict, hit=hit)
+    mark = SHOWN[mark_of(verdict, shown.version)]
     said = verdict.said
     flag = "" if said is None else SAID + ("?" if said.disputed else "")
     place = f"{verdict.well}.{verdict.drop_number}"
@@ -264,26 +258,35 @@ def _facts(shown: PlateMap) -> list[tuple[str, str | None]]:
         ("arrived", " to ".join(days) or None),
         ("model", str(shown.version)),
         ("model digest", shown.version.digest[:16]),
-        ("a hit from", f"{shown.version.crystal_threshold:.2f}"),
+        ("hits", _hit_words(shown.version.crystal_threshold)),
     ]
+
+
+def _hit_words(threshold: float) -> str:
+    return f"{hit_rule(threshold)}, or labelled Crystals by a person"
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A line of the legend."""
+    """A line of the legend; ``before`` stands once in front of the classes."""
 
     letter: str
     style: str
     meaning: str
     count: int
+    before: str
 
 
 def _marks(shown: PlateMap) -> list[Counted]:
-    """The legend, with how often each mark stands on the map."""
-    counts = Counter(mark_of(d, hit=d.hit(shown.version)) for d in shown.drops)
-    always = (HIT, *MARK_OF_CLASS.values())
-    kept = [*always, *(mark for mark in (FAILED, WAITING) if counts[mark])]
-    return [Counted(mark.letter, mark.style, mark.meaning, counts[mark]) for mark in kept]
+    """The legend, with how often each mark stands on the map; each drop has one."""
+    counts = shown.counts()
+    kept = [mark for mark in Mark if mark in (Mark.HIT, *MARKS_OF_CLASS) or counts[mark]]
+    words = {Mark.HIT: f"hits ({hit_rule(shown.version.crystal_threshold)})"}
+    before = {MARKS_OF_CLASS[0]: "others by likeliest class:"}
+    return [
+        Counted(SHOWN[mark].letter, SHOWN[mark].style, words.get(mark, mark), counts[mark], before.get(mark, ""))
+        for mark in kept
+    ]
 
 
 def _state(shown: PlateMap) -> str:
@@ -302,7 +305,7 @@ class Card:
     """A hit as a sheet shows it."""
 
     hit: Hit
-    mark: Mark
+    mark: Shown
     said: str
     uri: str | None
     place: str
@@ -310,9 +313,10 @@ class Card:
 
 
 def _card(hit: Hit, uri: str | None) -> Card:
-    now = Mark("X", "crystals", "hit") if hit.label is None else MARK_OF_CLASS[DropClass(hit.label)]
-    if hit.label == DropClass.CRYSTALS:
-        now = Mark("X", "crystals", "hit")
+    # One that dissolved is not a hit now and has the mark of its class; any other is one, whatever its class.
+    now = Shown("X", "crystals")
+    if hit.trend == Trend.DISSOLVING and hit.label is not None:
+        now = SHOWN[Mark(hit.label)]
     words = [
         f"inspection {hit.first_hit_inspection_key}",
         "" if hit.cause == "new" else hit.cause,

@@ -33,7 +33,7 @@ COMMANDS: Final = {
         "marcod.cli.explain:explain",
         "Show what each imager family reads from PATHS; no file needs to exist.",
     ),
-    "hits": ("marcod.cli.hits:hits", "List the drops in which crystals are seen, over all plates, best first."),
+    "hits": ("marcod.cli.hits:hits", "List the hits over all plates, best first."),
     "install-systemd": (
         "marcod.cli.install:install_systemd",
         "Write marcod's systemd units and what they need; start nothing.",

@@ -11,7 +11,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from marcod import plates
-from marcod.cli import output
+from marcod.cli import hits, maps, output
 from marcod.store import reports
 from marcod.store.engine import Database
 
@@ -79,12 +79,12 @@ def _show_plates(db: Database) -> None:
     console = output.console()
     for summary in reversed(db.read(lambda connection: reports.summaries(connection))):
         shown = plates.load(db, summary.plate_key, inspection=summary.inspection_key)
-        output.print_plate(console, shown)
+        maps.print_plate(console, shown)
 
 
 def _show_hits(db: Database) -> None:
     found = db.read(lambda connection: reports.hits(connection, None, BEST))
-    output.console().print(output.hits_table(found))
+    output.console().print(hits.hits_table(found))
 
 
 _NEXT_STEPS = """

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from marcod import daemon
+from marcod import daemon, text
 from marcod.cli import output, places
 from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
+from marcod.domain import hit_rule
 from marcod.plates import csv_text
 from marcod.settings import Settings
 from marcod.store import reports
@@ -53,10 +54,12 @@ def hits(
     target: Path | None,
     json_output: bool,
 ) -> None:
-    """List the drops in which crystals are seen, over all plates, best first.
+    """List the hits over all plates, best first.
 
-    People's word counts before the champion's. The cause of a hit is `new` (a new picture), `model` (another model on a
-    picture that the former one had seen) or `confirmed` (a former model had found it too).
+    A hit is a drop to look at: the champion's crystal probability reaches its threshold, or a person labelled the drop
+    Crystals; a drop that a person labelled otherwise is not one. The class of a drop, a person's label or else the
+    likeliest of the four, may be another than Crystals. The cause of a hit is `new` (a new image), `model` (another
+    model on an image that the former one had seen) or `confirmed` (a former model had found it too).
     """
     most = limit or _most(target)
     with daemon.opened(settings) as ready:
@@ -73,10 +76,39 @@ def hits(
         output.print_json(found)
         return
     if target is not None:
-        click.echo(f"{len(found)} hits written to {output.printable(str(target))}")
+        click.echo(f"{text.count(len(found), 'hit')} written to {output.printable(str(target))}")
     else:
-        output.console().print(output.hits_table(found))
+        output.console().print(hits_table(found))
     output.warn_of_synthetic(scored=any(hit.model_synthetic for hit in found))
+
+
+def hits_table(found: list[reports.Hit]) -> output.Listing:
+    """Hits over all plates."""
+    rules = {hit_rule(h.threshold) for h in found}
+    rule = f" ({rules.pop()})" if len(rules) == 1 else ""
+    columns = ("p(crystals)", "threshold", "plate", "drop", "first in", "cause", "trend", "class", "project", "source")
+    rows = [
+        (
+            "" if h.p_crystals is None else f"{h.p_crystals:.3f}",
+            f"{h.threshold:.4g}",
+            h.barcode or h.plate_key,
+            f"{h.well}.{h.drop_number}",
+            h.first_hit_inspection_key,
+            h.cause,
+            h.trend,
+            h.label if h.label_person is None else f"{h.label} ({h.label_person})",
+            h.project,
+            h.source,
+        )
+        for h in found
+    ]
+    same = [place for place, name in enumerate(columns) if not (rule and name == "threshold")]
+    return output.table(
+        f"{text.count(len(found), 'hit')}{rule}, best first; class: the likeliest now, or a person's label",
+        [columns[place] for place in same],
+        [[row[place] for place in same] for row in rows],
+        spare=(("project",), ("cause",), ("source",), ("trend",)),
+    )
 
 
 def _most(target: Path | None) -> int:

@@ -4,52 +4,41 @@ import dataclasses
 import json
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from marcod.domain import DropClass, row_letters
 from marcod.errors import ConfigError, MarcodError
-from marcod.plates import PlateMap
 from marcod.store import versions
-from marcod.store.history import PlateHistory
-from marcod.store.reports import Hit, Summary
-from marcod.store.summaries import Verdict
+from marcod.store.reports import Summary
 from marcod.store.training import Run
 from marcod.store.versions import Version
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-STYLE_OF_HIT: Final = "bold white on dark_green"
-STYLE_OF_CLASS: Final = {
-    DropClass.CRYSTALS: "dark_green on pale_green1",
-    DropClass.PRECIPITATE: "black on dark_goldenrod",
-    DropClass.CLEAR: "black on light_cyan3",
-    DropClass.OTHER: "white on grey35",
-}
-LETTER_OF_CLASS: Final = {
-    DropClass.CRYSTALS: "x",
-    DropClass.PRECIPITATE: "p",
-    DropClass.CLEAR: ".",
-    DropClass.OTHER: "o",
-}
 WIDE: Final = 400
+GAP: Final = 2
+"""Characters between two columns."""
+
+LEAST_PROSE: Final = 30
+"""Width below which no column of sentences is folded."""
+
 LINE_EVERY_S: Final = 15.0
 ATTENTION: Final = 3
 """Exit code: something was left for people to look at."""
-
-SHORT_KEY: Final = 4
-"""Characters of an inspection's key up to which it heads its own column."""
 
 
 def as_json(command: Command) -> Command:
@@ -109,16 +98,113 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """A plain table; numbers are right-aligned."""
-    made = Table(title=Text(harmless(title)), title_justify="left", header_style="bold", box=None, pad_edge=False)
-    filled = [list(row) for row in rows]
-    for index, column in enumerate(columns):
-        numeric = bool(filled) and all(isinstance(row[index], (int, float)) for row in filled)
-        made.add_column(column, justify="right" if numeric else "left")
-    for row in filled:
-        made.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    return made
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table that never cuts a cell; numbers stand to the right.
+
+    On a terminal that is too narrow the groups of columns named in ``spare`` are left out, one after another, and the
+    last column is folded between its words when it is ``prose``. What is still too wide runs over, so that a key or a
+    path can be copied whole.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    spare: tuple[tuple[str, ...], ...]
+    prose: bool
+    styles: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        overflow: OverflowMethod = "ignore" if options.no_wrap else "fold"
+        for line in self._lines(options.max_width if console.is_terminal else None):
+            line.no_wrap, line.overflow = options.no_wrap, overflow
+            yield line
+
+    def _lines(self, room: int | None) -> Iterator[Text]:
+        """The lines for a width; None is any."""
+        kept = self._kept(room)
+        widths = [self._width(place) for place in kept]
+        if room is not None and self.prose:
+            widths[-1] = max(LEAST_PROSE, min(widths[-1], room - _total([*widths[:-1], 0])))
+        for line in harmless(self.title).split("\n") if self.title else ():
+            yield from (Text(part, style="italic") for part in _folded(line, room or WIDE))
+        if any(self.columns):
+            heads = [self.columns[place].split("\n") for place in kept]
+            for upper in range(-max(map(len, heads)), 0):
+                cells = [Text(head[upper] if len(head) >= -upper else "") for head in heads]
+                yield from self._row(cells, kept, widths, "bold")
+        for row, style in zip_longest(self.rows, self.styles, fillvalue=""):
+            yield from self._row([_cell(row[place]) for place in kept], kept, widths, style)
+        if left_out := [name.split("\n")[-1] for place, name in enumerate(self.columns) if place not in kept]:
+            yield Text(f"no room for: {', '.join(left_out)}; --json has them", style="dim")
+
+    def _kept(self, room: int | None) -> list[int]:
+        """The places of the columns that are shown."""
+        kept = list(range(len(self.columns)))
+        for group in self.spare:
+            widths = [self._width(place) for place in kept]
+            least = [*widths[:-1], min(widths[-1], LEAST_PROSE)] if self.prose else widths
+            if room is None or _total(least) <= room:
+                break
+            kept = [place for place in kept if self.columns[place] not in group]
+        return kept
+
+    def _width(self, place: int) -> int:
+        heads = self.columns[place].split("\n")
+        return max(0, *map(cell_len, heads), *(_cell(row[place]).cell_len for row in self.rows))
+
+    @property
+    def width(self) -> int:
+        """Characters that the widest line takes when nothing is left out or folded."""
+        return _total([self._width(place) for place in range(len(self.columns))])
+
+    def _row(self, cells: Sequence[Text], kept: Sequence[int], widths: Sequence[int], style: str) -> Iterator[Text]:
+        folded = [[cell] for cell in cells]
+        if self.prose and cells[-1].cell_len > widths[-1]:
+            folded[-1] = [Text(part) for part in _folded(cells[-1].plain, widths[-1])]
+        for parts in zip_longest(*folded, fillvalue=Text()):
+            line = Text(style=style)
+            for part, place, width in zip(parts, kept, widths, strict=True):
+                free = " " * (width - part.cell_len)
+                numeric = self._numeric(place)
+                line.append(free if numeric else "").append_text(part).append("" if numeric else free).append(" " * GAP)
+            line.rstrip()
+            yield line
+
+    def _numeric(self, place: int) -> bool:
+        return bool(self.rows) and all(isinstance(row[place], (int, float)) for row in self.rows)
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def table(
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[object]],
+    *,
+    spare: Iterable[Iterable[str]] = (),
+    prose: bool = False,
+    styles: Iterable[str] = (),
+) -> Listing:
+    """A plain table; see :class:`Listing`."""
+    groups = tuple(tuple(group) for group in spare)
+    return Listing(title, tuple(columns), tuple(tuple(row) for row in rows), groups, prose, tuple(styles))
+
+
+def _cell(value: object) -> Text:
+    return value if isinstance(value, Text) else Text("" if value is None else printable(str(value)))
+
+
+def _folded(sentence: str, width: int) -> list[str]:
+    """Lines of a sentence; a word that is longer, such as a path, stays whole."""
+    return textwrap.wrap(sentence, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def say(console: Console, sentence: str, style: str = "") -> None:
+    """Print a sentence, folded between its words where a terminal is narrow."""
+    console.print(Text(harmless(sentence)), style=style or None, soft_wrap=not console.is_terminal)
 
 
 def printable(text: str) -> str:
@@ -135,125 +221,7 @@ def state_of(summary: Summary) -> str:
     """How far an inspection is."""
     if summary.complete:
         return f"complete ({summary.complete_rule})" if summary.complete_rule else "complete"
-    return f"{summary.scored} of {summary.expected or summary.seen}"
-
-
-def plate_map(shown: PlateMap) -> Table:
-    """The plate as a grid: a letter a drop in its class's colour, bold where the probability makes it a hit."""
-    size = shown.format
-    grid = Table(box=None, pad_edge=False, padding=(0, 1 if size.columns <= 24 else 0), show_header=size.columns <= 24)
-    grid.add_column("")
-    for column in range(1, size.columns + 1):
-        grid.add_column(str(column), justify="center")
-    wells: dict[tuple[int, int], Text] = {}
-    for drop in shown.drops:
-        cell = wells.setdefault((drop.well_row, drop.well_column), Text())
-        cell.append(*_mark(drop, shown.version))
-    for row in range(1, size.rows + 1):
-        cells = [wells.get((row, column), Text(" ")) for column in range(1, size.columns + 1)]
-        grid.add_row(Text(row_letters(row), style="dim"), *cells)
-    return grid
-
-
-def _mark(drop: Verdict, version: Version) -> tuple[str, str]:
-    """The letter of a drop and its style; what a person said is underlined."""
-    letter, style = _letter(drop, version)
-    return letter, style if drop.said is None else f"underline {style}"
-
-
-def _letter(drop: Verdict, version: Version) -> tuple[str, str]:
-    if drop.hit(version):
-        return "X", STYLE_OF_HIT
-    if drop.shown_label is None:
-        return ("!", "bold white on red") if drop.failed else ("?", "dim")
-    drop_class = DropClass(drop.shown_label)
-    return LETTER_OF_CLASS[drop_class], STYLE_OF_CLASS[drop_class]
-
-
-def legend(drops: Iterable[Verdict | None]) -> Text:
-    """What the letters of a plate map mean; of what people said only where they said something."""
-    text = Text()
-    said = any(drop is not None and drop.said is not None for drop in drops)
-    for letter, style, meaning in (
-        ("X", STYLE_OF_HIT, "hit"),
-        ("x", STYLE_OF_CLASS[DropClass.CRYSTALS], "crystals, no hit"),
-        ("p", STYLE_OF_CLASS[DropClass.PRECIPITATE], "precipitate"),
-        (".", STYLE_OF_CLASS[DropClass.CLEAR], "clear"),
-        ("o", STYLE_OF_CLASS[DropClass.OTHER], "other"),
-        ("!", "bold white on red", "failed"),
-        ("?", "dim", "not scored"),
-        *([("a", "underline", "a person's word")] if said else []),
-    ):
-        text.append(letter, style).append(f" {meaning}   ")
-    return text
-
-
-def print_plate(console: Console, shown: PlateMap) -> None:
-    """A plate's map, summary and best wells."""
-    summary = shown.summary
-    _print_heading(console, shown, f"inspection {summary.inspection_key}")
-    console.print(plate_map(shown))
-    console.print(legend(shown.drops))
-    console.print(
-        f"{summary.hits} hits, {summary.n_crystals} crystals, {summary.n_precipitate} precipitate, "
-        f"{summary.n_clear} clear, {summary.n_other} other; {summary.failed} failed; {state_of(summary)}"
-        + (f"; {labelled} labelled by people" if (labelled := sum(d.said is not None for d in shown.drops)) else "")
-    )
-    best = sorted((d for d in shown.drops if d.p_crystals), key=lambda d: -(d.p_crystals or 0.0))[:8]
-    console.print("best: " + ", ".join(f"{d.well}.{d.drop_number} {d.p_crystals:.2f}" for d in best) + "\n")
-
-
-def _print_heading(console: Console, shown: PlateMap, what: str) -> None:
-    summary, papers = shown.summary, shown.papers
-    name = printable(summary.barcode or summary.plate_key)
-    told = [f"{word} {text}" for word, text in (("project", papers.project), ("screen", papers.screen)) if text]
-    parts = [f"Plate {name} of {summary.source}", *map(printable, told), what, str(shown.version)]
-    console.print(Text(", ".join(parts)), style="bold")
-
-
-def print_history(console: Console, shown: PlateMap, past: PlateHistory, *, all_drops: bool) -> None:
-    """The drops of a plate through its inspections: a line a drop, a mark an inspection in order of time."""
-    drops = past.drops if all_drops else past.ever_hit()
-    _print_heading(console, shown, f"{len(past.inspections)} inspections")
-    short = all(len(i.key) <= SHORT_KEY for i in past.inspections)
-    heads = [printable(i.key) if short else str(n) for n, i in enumerate(past.inspections, 1)]
-    grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    for head in ("drop", *heads, "trend", "first hit", "highest"):
-        grid.add_column(head, justify="center" if head in heads else "left")
-    for drop in drops:
-        marks = [Text(" ") if look is None else Text(*_mark(look, past.version)) for look in drop.looks]
-        highest = "" if drop.highest_p_crystals is None else f"{drop.highest_p_crystals:.3f}"
-        last = (drop.trend or "", printable(drop.first_hit or ""), highest)
-        grid.add_row(f"{drop.last.well}.{drop.last.drop_number}", *marks, *(Text(word) for word in last))
-    if drops:
-        console.print(grid)
-        console.print(legend(look for drop in drops for look in drop.looks))
-    if not short:
-        for number, seen in enumerate(past.inspections, 1):
-            day = f"{seen.first_image_at:%Y-%m-%d}" if seen.first_image_at else ""
-            console.print(Text(f"{number} = inspection {printable(seen.key)} {day}".rstrip()))
-    rest = "" if all_drops else "; --all-drops shows the others"
-    console.print(f"{len(past.ever_hit())} of {len(past.drops)} drops are or were hits{rest}\n")
-
-
-def hits_table(found: list[Hit]) -> Table:
-    """Hits over all plates."""
-    columns = ("crystals", "plate", "drop", "first in", "cause", "trend", "label", "project", "source")
-    rows = [
-        (
-            "" if h.p_crystals is None else f"{h.p_crystals:.3f}",
-            h.barcode or h.plate_key,
-            f"{h.well}.{h.drop_number}",
-            h.first_hit_inspection_key,
-            h.cause,
-            h.trend,
-            h.label if h.label_person is None else f"{h.label} ({h.label_person})",
-            h.project,
-            h.source,
-        )
-        for h in found
-    ]
-    return table(f"{len(found)} hits, best first", columns, rows)
+    return f"{summary.scored} of {summary.expected or summary.seen} scored"
 
 
 def check_place(target: Path, roots: Iterable[Path]) -> None:

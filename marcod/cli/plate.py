@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
-from marcod import daemon, plates, registry
-from marcod.cli import output, places
+from marcod import daemon, plates, registry, text
+from marcod.cli import maps, output, places
 from marcod.cli.configured import pass_settings
 from marcod.cli.lazy import LazyGroup
+from marcod.domain import hit_rule
 from marcod.settings import Settings
 from marcod.store import history, reports
 from marcod.store.engine import Database
@@ -44,43 +45,44 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
     if json_output:
         output.print_json(rows)
         return
-    output.console().print(output.table(f"{len(rows)} inspections", COLUMNS, [_row(r) for r in rows]))
+    output.console().print(_listing(rows))
     output.warn_of_synthetic(scored=any(r.model_synthetic for r in rows))
 
 
-COLUMNS = (
-    "plate",
-    "inspection",
-    "source",
-    "hits",
-    "crystals",
-    "precipitate",
-    "clear",
-    "other",
-    "seen",
-    "scored",
-    "failed",
-    "state",
-    "model",
-)
-
-
-def _row(r: reports.Summary) -> tuple[object, ...]:
-    return (
-        r.barcode or r.plate_key,
-        r.inspection_key,
-        r.source,
-        r.hits,
-        r.n_crystals,
-        r.n_precipitate,
-        r.n_clear,
-        r.n_other,
-        r.seen,
-        r.scored,
-        r.failed,
-        output.state_of(r),
-        f"{r.model}:{r.model_version}",
+def _listing(rows: list[reports.Summary]) -> output.Listing:
+    rules = {hit_rule(r.crystal_threshold) for r in rows}
+    rule = f"; hits: {rules.pop()}" if len(rules) == 1 else ""
+    cells = [_row(r) for r in rows]
+    if rule:
+        cells = [{name: value for name, value in row.items() if name != THRESHOLD} for row in cells]
+    columns = [name for name in COLUMNS if not (rule and name == THRESHOLD)]
+    return output.table(
+        f"{text.count(len(rows), 'inspection')}{rule}",
+        columns,
+        [row.values() for row in cells],
+        spare=(("model",), CLASSES, ("source",), ("failed",), (THRESHOLD,)),
     )
+
+
+THRESHOLD = "crystals\n>="
+CLASSES = ("likeliest\nprecipitate", "class\nclear", "\nother", "\ncrystals")
+COLUMNS = ("plate", "inspection", "hits", THRESHOLD, "drops", *CLASSES, "failed", "state", "source", "model")
+
+
+def _row(r: reports.Summary) -> dict[str, object]:
+    classes = zip(CLASSES, (r.n_precipitate, r.n_clear, r.n_other, r.n_crystals), strict=True)
+    return {
+        "plate": r.barcode or r.plate_key,
+        "inspection": r.inspection_key,
+        "hits": r.hits,
+        THRESHOLD: r.crystal_threshold,
+        "drops": r.seen,
+        **dict(classes),
+        "failed": r.failed,
+        "state": output.state_of(r),
+        "source": r.source,
+        "model": f"{r.model}:{r.model_version}",
+    }
 
 
 def choosing(command: output.Command) -> output.Command:
@@ -121,7 +123,11 @@ def show(
     all_drops: bool,
     json_output: bool,
 ) -> None:
-    """Show a plate as a coloured map with its summary, or its drops through its inspections."""
+    """Show a plate as a coloured map with its drops counted, or its drops through its inspections.
+
+    A hit (X) is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it
+    Crystals. The other drops are shown by class: a person's label, else the likeliest of the four.
+    """
     if all_drops and not with_history:
         raise click.UsageError("--all-drops goes with --history")
     if with_history and inspection is not None:
@@ -134,9 +140,9 @@ def show(
         return
     console = output.console()
     if past is None:
-        output.print_plate(console, shown)
+        maps.print_plate(console, shown)
     else:
-        output.print_history(console, shown, past, all_drops=all_drops)
+        maps.print_history(console, shown, past, all_drops=all_drops)
     output.warn_of_synthetic(scored=shown.version.synthetic)
 
 
@@ -181,14 +187,14 @@ def export(
     with daemon.opened(settings) as ready:
         shown = load(ready.db, plate_text, source, inspection, model_text)
         roots, closed = places.roots(settings, ready), places.closed(settings, ready)
-    text, name = _exported(shown, format_, roots)
+    content, name = _exported(shown, format_, roots)
     if target is None and name is not None:
         target = Path(name)
     if target is None or str(target) == "-":
-        click.echo(text, nl=False)
+        click.echo(content, nl=False)
     else:
-        output.save(target, text, closed)
-        click.echo(f"{len(shown.drops)} drops written to {output.printable(str(target))}")
+        output.save(target, content, closed)
+        click.echo(f"{text.count(len(shown.drops), 'drop')} written to {output.printable(str(target))}")
     output.warn_of_synthetic(scored=shown.version.synthetic, to_errors=True)
 
 
@@ -201,5 +207,5 @@ def _exported(shown: plates.PlateMap, format_: str, roots: dict[str, Path]) -> t
     from marcod import sheet  # loads the templates' engine, which no other answer needs
 
     with output.progress("pictures", len(shown.drops)) as done:
-        text = sheet.plate_sheet(shown, sheet.Pictures(roots), datetime.now(UTC), done)
-    return text, sheet.file_name(shown)
+        content = sheet.plate_sheet(shown, sheet.Pictures(roots), datetime.now(UTC), done)
+    return content, sheet.file_name(shown)

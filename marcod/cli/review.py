@@ -201,11 +201,12 @@ def recall(settings: Settings, json_output: bool) -> None:
 def _print_strata(found: Report) -> None:
     waiting = f", {found.waiting} answered before their turn" if found.waiting else ""
     click.echo(
-        f"An audit of {found.population} drops on {found.drawn_at:%Y-%m-%d}, {found.flagged} of them flagged: "
-        f"{found.answered} of {found.drawn} drawn ones answered, {found.skipped} skipped, {found.open} open{waiting}; "
-        f"crystals in {found.crystals_flagged} flagged and {found.crystals_unflagged} unflagged ones"
+        f"An audit of {found.population} drops on {found.drawn_at:%Y-%m-%d}, {found.flagged} of them hits at its "
+        f"threshold: {found.answered} of {found.drawn} drawn ones answered, {found.skipped} skipped, "
+        f"{found.open} open{waiting}; "
+        f"crystals in {found.crystals_flagged} of the hits and {found.crystals_unflagged} of the others"
     )
-    columns = ("scores", "flagged", "drops", "drawn", "answered", "crystals")
+    columns = ("p(crystals)", "hits", "drops", "drawn", "answered", "crystals")
     rows = [
         (f"{t.low:.4f} to {t.high:.4f}", "yes" if t.flagged else "no", t.population, t.sample, t.answered, t.crystals)
         for t in found.strata

@@ -238,13 +238,12 @@ def _box(box: Outbox, now: datetime) -> str:
     return f"{box.unsent:,} wait{oldest}, {box.given_up:,} given up"
 
 
-def _sources(seen: Standing) -> Table:
+def _sources(seen: Standing) -> output.Listing:
     now, states = seen.taken_at, {state.source: state for state in seen.watched}
     columns = ("source", "root", "found by", "host", "last scan", "whole scan", "settling", "incomplete", "failed")
     rows = [(name, *_watching(states.get(name), now), seen.quarantined.get(name, 0)) for name in seen.sources]
-    made = output.table("Sources", columns, rows)
-    made.row_styles = [_style(states.get(name), seen) for name in seen.sources]
-    return made
+    styles = [_style(states.get(name), seen) for name in seen.sources]
+    return output.table("Sources", columns, rows, styles=styles)
 
 
 def _watching(state: State | None, now: datetime) -> tuple[object, ...]:
@@ -264,7 +263,7 @@ def _style(state: State | None, seen: Standing) -> str:
     return BAD if BAD in found else ODD if found or odd else WELL
 
 
-def _workers(seen: Standing) -> Table:
+def _workers(seen: Standing) -> output.Listing:
     now = seen.taken_at
     columns = ("host", "process", "roles", "runs for", "seen", "version")
     rows = [

@@ -213,7 +213,7 @@ def _precision(own: Pair, rules: Rules) -> Check:
         "champion": was, "champion_at_same_recall": same, "candidate": now, "margin": rules.precision_margin,
     }  # fmt: skip
     if now is None or against is None:
-        why = _lacking(own) if reached is None else "the candidate flags no drop at all"
+        why = _lacking(own) if reached is None else "the candidate calls no drop a hit"
         return Check(name, False, f"{name} cannot be compared: {why}", numbers)
     sentence = (
         f"{name} at its own threshold is {_percent(now)}, the champion's {_percent(was)} at its own and "
@@ -241,8 +241,8 @@ def _false_alarms(own: Pair, rules: Rules) -> Check:
         return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
     limit = max(rules.most_false_alarms, was, wished or 0.0)
     sentence = (
-        f"{_percent(now)} of the drops without crystals are flagged, {_percent(was)} by the champion, which would flag "
-        f"{_percent(wished)} to find {_percent(rules.recall)} of the crystals; {_percent(limit)} may be"
+        f"{_percent(now)} of the drops without crystals are called hits, {_percent(was)} by the champion, which would "
+        f"call {_percent(wished)} hits to find {_percent(rules.recall)} of the crystals; {_percent(limit)} may be"
     )
     return Check(name, now <= limit + _ROUNDING, sentence, numbers)
 

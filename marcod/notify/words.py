@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from marcod import text
+from marcod.domain import hit_rule
+from marcod.plates import MARKS_OF_CLASS
 from marcod.store.outbox import Event, Message
 from marcod.store.versions import SYNTHETIC_NOTICE
 
@@ -40,14 +43,14 @@ def letter(message: Message) -> Letter:
     sentences = [sentence(event) for event in message.events]
     more = [f"Besides: {_counted(m.kind, m.count)} of {_clean(m.source or 'marcod')}." for m in message.more]
     synthetic = any(event.detail.get("synthetic") for event in message.events)
-    text = "\n".join([*sentences, *more, *([SYNTHETIC_NOTICE] if synthetic else [])])
+    body = "\n".join([*sentences, *more, *([SYNTHETIC_NOTICE] if synthetic else [])])
     document = {
         "id": message.id,
-        "text": text,
+        "text": body,
         "events": [_record(event, said) for event, said in zip(message.events, sentences, strict=True)],
         "more": [{"kind": m.kind, "source": m.source, "count": m.count} for m in message.more],
     }
-    return Letter(_summary(message), text + "\n", json.dumps(document).encode())
+    return Letter(_summary(message), body + "\n", json.dumps(document).encode())
 
 
 def _record(event: Event, said: str) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def _order(kind: str) -> int:
 
 def _counted(kind: str, count: int) -> str:
     one, many = _NOUNS.get(kind, (kind, kind))
-    return f"{count} {one if count == 1 else many}"
+    return text.count(count, one, many)
 
 
 def sentence(event: Event) -> str:
@@ -79,18 +82,18 @@ def sentence(event: Event) -> str:
 def _hits(detail: dict[str, Any]) -> str:
     count = detail["new_hits"]
     wells = _wells(detail["wells"], count)
-    return f"{_place(detail)}: {count} new {'hit' if count == 1 else 'hits'}: {wells}."
+    return f"{_place(detail)}: {text.count(count, 'new hit')}{_rule(detail)}: {wells}."
 
 
 def _complete(detail: dict[str, Any]) -> str:
     failed = f", {detail['failed']} could not be" if detail["failed"] else ""
-    classes = ", ".join(f"{detail[name]} {name}" for name in ("clear", "crystals", "other", "precipitate"))
+    classes = ", ".join(f"{detail[mark.lower()]} {mark}" for mark in MARKS_OF_CLASS)
     hits = [well for well in detail["best_wells"] if detail["hits"]][: detail["hits"]]
-    best = f"; best: {_wells(hits, len(hits))}" if hits else ""
+    best = f", best: {_wells(hits, len(hits))}" if hits else ""
     wanted = detail["expected"] or detail["seen"]
     return (
         f"{_place(detail)} is complete: {detail['scored']} of {wanted} drops are scored{failed}; "
-        f"{_number(detail['hits'], 'hit')}; {classes}{best}."
+        f"{text.count(detail['hits'], 'hit')}{_rule(detail)}{best}; by likeliest class: {classes}."
     )
 
 
@@ -123,8 +126,10 @@ def _wells(wells: Iterable[dict[str, Any]], count: int) -> str:
     return ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun if count == 1 else noun + 's'}"
+def _rule(detail: dict[str, Any]) -> str:
+    """The threshold of its hits; an event of an older marcod does not tell it."""
+    threshold = detail.get("crystal_threshold")
+    return "" if threshold is None else f" ({hit_rule(threshold)})"
 
 
 def _clean(name: object) -> str:

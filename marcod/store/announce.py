@@ -42,7 +42,7 @@ _MODEL: Final = (model_version.c.name + ":" + model_version.c.version).label("mo
 _PLACE: Final = (
     source.c.id.label("source_id"), source.c.name.label("source"), plate.c.project, plate.c.key.label("plate"),
     plate.c.barcode, inspection.c.id.label("inspection_id"), inspection.c.key.label("inspection"), _MODEL,
-    model_version.c.synthetic,
+    model_version.c.synthetic, model_version.c.crystal_threshold,
 )  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def _facts(inspection_ids: list[int], version_id: int) -> sa.Select[Any]:
             inspection.c.key.label("inspection"),
             inspection_summary.c.hits,
             inspection_summary.c.complete,
+            model_version.c.crystal_threshold,
             _MODEL,
         )
         .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)

@@ -52,6 +52,7 @@ class Summary:
     complete_rule: str | None
     first_image_at: datetime | None
     last_image_at: datetime | None
+    crystal_threshold: float
 
 
 _TYPES: Final[dict[str, Any]] = {

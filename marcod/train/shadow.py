@@ -70,7 +70,9 @@ def _problems(both: Both, settings: TrainSettings) -> list[str]:
     if both.failed > MOST_FAILED * both.images:
         found.append(f"it could not score {both.failed} images that the champion scored")
     if both.challenger_hits > max(FLOOD * both.champion_hits, FEW * both.images):
-        found.append(f"it flags {both.challenger_hits} of {both.images} new images, the champion {both.champion_hits}")
+        found.append(
+            f"it calls {both.challenger_hits} of {both.images} new images hits, the champion {both.champion_hits}"
+        )
     if both.crystals and both.challenger_found < both.champion_found - settings.recall_margin * both.crystals:
         found.append(
             f"it found {both.challenger_found} of the {both.crystals} drops that people called crystals meanwhile, "
@@ -81,9 +83,9 @@ def _problems(both: Both, settings: TrainSettings) -> list[str]:
 
 def _sentence(both: Both) -> str:
     return (
-        f"in shadow it flagged {both.challenger_hits} of {both.images} new images, the champion {both.champion_hits}; "
-        f"of {both.crystals} drops called crystals meanwhile it found {both.challenger_found}, "
-        f"the champion {both.champion_found}"
+        f"in shadow it called {both.challenger_hits} of {both.images} new images hits, "
+        f"the champion {both.champion_hits}; of {both.crystals} drops called crystals meanwhile it found "
+        f"{both.challenger_found}, the champion {both.champion_found}"
     )
 
 

@@ -6,6 +6,7 @@ Images and inspections can be removed from now on, so that every constraint on t
 """
 
 import socket
+from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,6 +31,8 @@ DROPPED = (
     ("first_hit_inspection_id", "inspection"),
     ("first_hit_image_id", "image"),
 )
+FOLDER = Path(__file__).resolve().parent.parent / "views"
+SUMMARY = "lims_plate_summary_v1"
 
 
 def upgrade() -> None:
@@ -40,9 +43,11 @@ def upgrade() -> None:
     _loosen_drop_summary()
     for name, table, column in INDEXES:
         op.create_index(name, table, [column])
+    _summary_view("0006")
 
 
 def downgrade() -> None:
+    _summary_view("0003")
     for name, table, _ in INDEXES:
         op.drop_index(name, table)
     _tighten_drop_summary()
@@ -51,6 +56,12 @@ def downgrade() -> None:
     _root_of_source()
     op.drop_table("source_root")
     op.drop_column("model_version", "trained_on")
+
+
+def _summary_view(revision_of_view: str) -> None:
+    """The view of plate summaries says from which probability its hits count."""
+    op.execute(sa.text(f"drop view {SUMMARY}"))
+    op.execute(sa.text((FOLDER / f"{SUMMARY}.{revision_of_view}.sql").read_text(encoding="utf-8")))
 
 
 def _trained_on() -> None:

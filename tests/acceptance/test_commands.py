@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import factories
 import pytest
@@ -45,7 +46,10 @@ def plate(site: Site) -> Site:
 def test_plate_list(plate: Site) -> None:
     rows = {row["plate_key"]: row for row in json.loads(plate.ok("plate", "list", "--json"))}
     assert (rows["P"]["hits"], rows["P"]["scored"], rows["P"]["failed"], rows["P"]["complete"]) == (2, 47, 1, True)
-    assert "complete (expected)" in plate.ok("plate", "list")
+    listed = plate.ok("plate", "list")
+    assert "3 inspections; hits: crystals >= 0.0433" in listed
+    assert re.search(r"likeliest +class\n", listed)
+    assert "complete (expected)" in listed
 
 
 def test_plate_show(plate: Site) -> None:
@@ -53,7 +57,10 @@ def test_plate_show(plate: Site) -> None:
     lines = {line.split()[0]: line for line in shown.splitlines() if line[:2].strip() in set("ABCDEFGH")}
     assert lines["B"].split()[1:].index("X") == 2
     assert "!" in lines["D"]
-    assert "2 hits, 2 crystals, 0 precipitate, 45 clear, 0 other; 1 failed; complete (expected)" in shown
+    counted = (
+        "48 drops: 2 hits (crystals >= 0.0433); others by likeliest class: 45 Clear; 1 failed; complete (expected)"
+    )
+    assert counted in shown
     assert len(json.loads(plate.ok("plate", "show", "P", "--json"))["drops"]) == 48
 
 

@@ -68,7 +68,7 @@ def test_a_plate_through_its_inspections(lab: Site) -> None:
         "A01.1": [".", "X", "X", "appearing", "2", "0.900"],
         "A02.1": [".", ".", "X", "appearing", "3", "0.900"],
     }
-    assert "2 of 4 drops are or were hits" in shown
+    assert "2 of 4 drops are or were hits (crystals >= 0.0433)" in shown
     assert "A04.1" in lab.ok("plate", "show", "P", "--history", "--all-drops")
     found = json.loads(lab.ok("plate", "show", "P", "--history", "--json"))
     assert [i["key"] for i in found["inspections"]] == ["1", "2", "3"]
@@ -88,8 +88,8 @@ def test_a_person_s_word_counts_everywhere(lab: Site) -> None:
     ]  # fmt: skip
     assert [w for w, row in rows.items() if row["hit"] == "True"] == ["A02", "A04"]
     shown = lab.ok("plate", "show", "P")
-    assert "2 hits, 2 crystals, 0 precipitate, 2 clear" in shown
-    assert "2 labelled by people" in shown
+    assert "4 drops: 2 hits (crystals >= 0.0433); others by likeliest class: 2 Clear" in shown
+    assert "labelled by people: A01.1 Clear (ann), A04.1 Crystals (ann)" in shown
     found = {hit["well"]: hit for hit in json.loads(lab.ok("hits", "--json"))}
     assert {well: (hit["trend"], hit["label_person"]) for well, hit in found.items()} == {
         "A01": ("dissolving", "ann"), "A02": ("appearing", None), "A04": ("appearing", "ann"),

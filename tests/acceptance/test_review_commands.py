@@ -202,7 +202,7 @@ def test_recall_from_the_audit(lab: Site) -> None:
     text = lab.ok("review", "recall")
     assert "finds 91% of the crystals" in text
     assert "An audit of 60 drops on 20" in text
-    assert ", 12 of them flagged: 60 of 60 drawn ones answered, 0 skipped, 0 open; crystals in 10" in text
+    assert ", 12 of them hits at its threshold: 60 of 60 drawn ones answered, 0 skipped, 0 open; crystals in 10" in text
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

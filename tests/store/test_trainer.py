@@ -122,7 +122,7 @@ pathlib.Path({str(noted)!r}).write_text(' '.join(sys.argv[1:])); signal.pause()"
     [
         (Both(200, 10, 12, 0, 4, 3, 4), None),
         (Both(200, 10, 12, 5, 0, 0, 0), "could not score 5 images"),
-        (Both(200, 10, 90, 0, 0, 0, 0), "flags 90 of 200 new images"),
+        (Both(200, 10, 90, 0, 0, 0, 0), "calls 90 of 200 new images hits"),
         (Both(200, 10, 12, 0, 10, 9, 7), "found 7 of the 10 drops that people called crystals"),
     ],
 )

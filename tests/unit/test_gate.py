@@ -152,7 +152,7 @@ def test_a_threshold_of_nearly_nothing_is_refused() -> None:
     champion = made.judged(1, 1.5, 1, recall=0.8)
     verdict = judge(champion, made.by(2, made.logits(3.5, 2), 0.0), RULES)
     assert "false alarms" in failed(verdict)
-    assert "100.0 % of the drops without crystals are flagged" in found(verdict, "false alarms").sentence
+    assert "100.0 % of the drops without crystals are called hits" in found(verdict, "false alarms").sentence
 
 
 def test_more_false_alarms_than_the_crystals_are_worth_are_refused() -> None:
@@ -166,7 +166,7 @@ def test_a_model_that_flags_nothing_is_refused() -> None:
     made = lab(1)
     verdict = judge(made.judged(1, 1.5, 1), made.by(2, made.logits(3.5, 2), 1.0), RULES)
     assert {"crystal recall", "crystal precision"} <= failed(verdict)
-    assert "flags no drop at all" in found(verdict, "crystal precision").sentence
+    assert "calls no drop a hit" in found(verdict, "crystal precision").sentence
 
 
 @pytest.mark.parametrize(
