@@ -123,7 +123,10 @@ def test_a_webhook_gets_each_event_once_signed(site: Site, hook: Hook) -> None:
     assert (complete["kind"], complete["scored"], complete["at"]) == ("complete", 3, utc(2).isoformat())
     sentence = "minstrel: plate BC1, inspection 1: 1 new hit (crystals >= 0.5): A02.1 0.90."
     assert hits["text"] == sentence
-    assert "minstrel: plate BC1, inspection 1 is complete: 3 of 3 drops are scored; 1 hit (crystals >= 0.5), best: " in document["text"]
+    assert (
+        "minstrel: plate BC1, inspection 1 is complete: 3 of 3 drops are scored; 1 hit (crystals >= 0.5), best: "
+        in document["text"]
+    )
     text = chat.body.decode()
     assert text.splitlines()[0] == sentence
     assert "rendered drops alone" in text
