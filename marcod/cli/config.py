@@ -1,12 +1,19 @@
-"""`marcod config`: what is configured, and whether it can work."""
+"""`marcod config`: what is configured, and whether it can work. Both commands answer for a broken configuration too."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import click
 
-from marcod import daemon, labelling, watch
 from marcod import settings as configuration
 from marcod.cli import output
-from marcod.cli.configured import pass_settings
-from marcod.settings import Settings
+from marcod.cli.configured import configured
+from marcod.errors import ConfigError, LayoutError
+from marcod.settings import Examined, Fault, Settings
+
+WRONG = ConfigError.exit_code
 
 
 @click.group()
@@ -16,38 +23,94 @@ def config() -> None:
 
 @config.command()
 @output.as_json
-@pass_settings
-def show(settings: Settings, json_output: bool) -> None:
-    """Print every setting with its value; secrets are hidden."""
-    values = settings.model_dump(mode="json")
-    values["store"]["url"] = configuration.redacted_url(settings)
+@click.pass_context
+def show(ctx: click.Context, json_output: bool) -> None:
+    """Print every setting with its value; secrets are hidden.
+
+    Of a broken configuration what is right is shown, then everything that is wrong, and the exit code is 2.
+    """
+    examined = configured(ctx).examined
+    values = examined.settings.model_dump(mode="json")
+    values["store"]["url"] = configuration.redacted_url(examined.settings)
     if json_output:
-        output.print_json(values)
-        return
-    rows = [
-        (key, _value_of(values, key), description)
-        for key, description, _ in configuration.described()
-        if key.split(".", 1)[0] not in configuration.NAMED
-    ]
-    rows += [
-        (f"{section}.{name}.{key}", value, "")
-        for section in configuration.NAMED
-        for name, table in values[section].items()
-        for key, value in table.items()
-    ]
-    output.console().print(output.table("", ("key", "value", "meaning"), rows))
+        faults = [asdict(fault) for fault in examined.faults]
+        output.print_json(values | ({"faults": faults} if faults else {}))
+    else:
+        output.console().print(output.table("", ("key", "value", "meaning"), list(_rows(values))))
+        _tell(examined.faults)
+    ctx.exit(WRONG if examined.faults else 0)
 
 
-def _value_of(values: dict[str, dict[str, object]], key: str) -> object:
-    section, field = key.split(".", 1)
-    return values[section][field]
+def _rows(values: dict[str, dict[str, Any]]) -> Iterator[tuple[str, object, str]]:
+    for key, description, _ in configuration.described():
+        section, name = key.split(".", 1)
+        if section not in configuration.NAMED:
+            yield key, values[section][name], description
+    for section in configuration.NAMED:
+        for name, table in values[section].items():
+            for key, value in table.items():
+                yield f"{section}.{name}.{key}", value, ""
 
 
 @config.command()
-@pass_settings
-def check(settings: Settings) -> None:
-    """Check that the configuration can work: sources, their layouts, and the lab's own words for labels."""
-    watch.require_roots(settings)
-    daemon.check_sources(settings)
-    labelling.tables_of(settings)
-    click.echo(f"configuration is fine: {len(settings.sources)} sources, {configuration.redacted_url(settings)}")
+@output.as_json
+@click.pass_context
+def check(ctx: click.Context, json_output: bool) -> None:
+    """Check that the configuration can work: sources, their layouts, and the lab's own words for labels.
+
+    Lists everything that is wrong, with file, line and an example of what is right; then the exit code is 2.
+    """
+    examined = configured(ctx).examined
+    settings = examined.settings
+    faults = configuration.in_order([*examined.faults, *_unworkable(examined)])
+    database = configuration.redacted_url(settings)
+    if json_output:
+        output.print_json({"sources": sorted(settings.sources), "database": database, "faults": list(faults)})
+    elif faults:
+        _tell(faults)
+    else:
+        click.echo(f"configuration is fine: {len(settings.sources)} sources, {database}")
+    ctx.exit(WRONG if faults else 0)
+
+
+def _tell(faults: tuple[Fault, ...]) -> None:
+    """Print each fault on one line, and below it an example of what would be right."""
+    for fault in faults:
+        click.echo(output.printable(str(fault)), err=True)
+        if fault.example is not None:
+            click.echo(f"    {output.printable(fault.example)}", err=True)
+
+
+def _unworkable(examined: Examined) -> Iterator[Fault]:
+    """Yield what is written well and cannot work: folders, layouts, vocabularies, times."""
+    from marcod import daemon, labelling, layouts, watch
+    from marcod.train import trainer
+
+    settings = examined.settings
+    found = []
+    for name, source in settings.sources.items():
+        found += _refusals(examined, ("sources", name, "root"), partial(watch.require_roots, settings, [name]))
+        if source.layout not in layouts.NAMES:
+            text = f"there is no layout {source.layout!r}; layouts are {', '.join(layouts.NAMES)}"
+            nearest = configuration.nearest(source.layout, layouts.NAMES)
+            found.append(examined.fault_at(("sources", name, "layout"), text, nearest))
+        else:
+            key = ("sources", name, "pattern" if source.pattern is not None else "layout")
+            found += _refusals(examined, key, partial(watch.layout_of, name, source))
+    yield from found
+    if not found:
+        yield from _refusals(examined, ("sources",), partial(daemon.check_sources, settings))
+    yield from _refusals(examined, _vocabulary_key(settings), partial(labelling.tables_of, settings))
+    yield from _refusals(examined, ("train", "schedule"), partial(trainer.check, settings.train))
+
+
+def _vocabulary_key(settings: Settings) -> tuple[str, str]:
+    return ("labels", "vocabulary" if settings.labels.vocabularies is None else "vocabularies")
+
+
+def _refusals(examined: Examined, key: tuple[str, ...], attempt: Callable[[], object]) -> list[Fault]:
+    try:
+        attempt()
+    except (ConfigError, LayoutError) as error:
+        return [examined.fault_at(key, str(error))]
+    return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from marcod.settings import Settings
+    from marcod.settings import Examined, Settings
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -23,11 +23,20 @@ class Configured:
     overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @cached_property
+    def examined(self) -> "Examined":
+        """The configuration as far as it is right, and everything that is wrong in it."""
+        from marcod import settings
+
+        return settings.examine(self.file, self.overrides)
+
+    @cached_property
     def settings(self) -> "Settings":
-        """Load the settings and set up the log by them. Raises ConfigError."""
+        """Load the settings and set up the log by them. Raises FaultsError."""
         from marcod import settings, telemetry
 
-        found = settings.load(self.file, self.overrides)
+        if self.examined.faults:
+            raise settings.FaultsError(self.examined.faults)
+        found = self.examined.settings
         telemetry.configure(found.log.level, found.log.format)
         return found
 

@@ -8,25 +8,21 @@ believes it configured. What belongs to a model (input size, thresholds) is in i
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NestedSecretsSettingsSource,
-    PydanticBaseSettingsSource,
-    SecretsSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
-
-from marcod.errors import ConfigError
+from marcod.settings import layers
+from marcod.settings.examined import Examined as Examined
+from marcod.settings.examined import examine as _examine
+from marcod.settings.faults import Fault as Fault
+from marcod.settings.faults import FaultsError as FaultsError
+from marcod.settings.faults import in_order as in_order
+from marcod.settings.keys import described as described
+from marcod.settings.keys import nearest as nearest
 from marcod.settings.sections import EVENT_KINDS as EVENT_KINDS
+from marcod.settings.sections import NAMED as NAMED
 from marcod.settings.sections import ROLES as ROLES
 from marcod.settings.sections import USUAL_ROLES as USUAL_ROLES
 from marcod.settings.sections import DaemonSettings as DaemonSettings
@@ -42,6 +38,7 @@ from marcod.settings.sections import RetentionSettings as RetentionSettings
 from marcod.settings.sections import ReviewSettings as ReviewSettings
 from marcod.settings.sections import Role as Role
 from marcod.settings.sections import ScoreSettings as ScoreSettings
+from marcod.settings.sections import Settings as Settings
 from marcod.settings.sections import SourceSettings as SourceSettings
 from marcod.settings.sections import StoreSettings as StoreSettings
 from marcod.settings.sections import TrainSettings as TrainSettings
@@ -56,198 +53,62 @@ from marcod.settings.surroundings import quiet_tensorflow as quiet_tensorflow
 from marcod.settings.surroundings import state_dir as state_dir
 from marcod.settings.surroundings import watchdog_s as watchdog_s
 
-OUTSIDE: Final = frozenset(
-    {
-        "MARCOD_CONFIG",
-        "MARCOD_PUBLISHED_WHEEL",
-        "MARCOD_TEST_POSTGRES_URL",
-        "MARCOD_REAL_PLATES",
-        "MARCOD_MARCO_GRAPH",
-        "MARCOD_MARCO_SAVED_MODEL",
-    }
-)
-"""Variables with the prefix that are not settings: which files to read, and what tests and benchmarks use."""
-
-T = TypeVar("T")
-
-NAMED: Final[dict[str, type[BaseModel]]] = {"sources": SourceSettings, "notify": NotifySettings}
-"""Sections of tables that an operator names."""
-
-
-class Settings(BaseSettings):
-    """Everything an operator can choose. Get one with :func:`load`."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
-    )
-
-    store: StoreSettings = Field(default_factory=StoreSettings)
-    models: ModelSettings = Field(default_factory=ModelSettings)
-    watch: WatchSettings = Field(default_factory=WatchSettings)
-    score: ScoreSettings = Field(default_factory=ScoreSettings)
-    daemon: DaemonSettings = Field(default_factory=DaemonSettings)
-    log: LogSettings = Field(default_factory=LogSettings)
-    labels: LabelSettings = Field(default_factory=LabelSettings)
-    review: ReviewSettings = Field(default_factory=ReviewSettings)
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    drift: DriftSettings = Field(default_factory=DriftSettings)
-    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
-    mail: MailSettings = Field(default_factory=MailSettings)
-    notify: dict[str, NotifySettings] = Field(default_factory=dict)
-    retention: RetentionSettings = Field(default_factory=RetentionSettings)
-    sources: dict[str, SourceSettings] = Field(default_factory=dict)
-
-    @field_validator("sources", "notify")
-    @classmethod
-    def _plain_names(cls, named: dict[str, T]) -> dict[str, T]:
-        for name in named:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-                raise ValueError(f"name {name!r}: use lower-case letters, digits, - and _")
-        return named
-
-    @model_validator(mode="after")
-    def _told(self) -> "Settings":
-        for name, target in self.notify.items():
-            if target.to and self.mail.host is None:
-                raise ValueError(f"notify.{name} sends e-mail, and mail.host is not set")
-            if unknown := sorted(set(target.sources) - set(self.sources)):
-                raise ValueError(f"notify.{name}: there is no source {unknown[0]}")
-        return self
-
 
 def config_file(named: Path | None = None) -> Path | None:
-    """The TOML file that :func:`load` reads: the named one, ``MARCOD_CONFIG``, or the first standard place.
+    """Return the TOML file that :func:`load` reads: the named one, ``MARCOD_CONFIG``, or the first standard place.
 
-    Raises ConfigError when a named file does not exist.
+    Raises FaultsError when a named file does not exist.
     """
+    place = "the command line"
     if named is None and (variable := os.environ.get("MARCOD_CONFIG")):
-        named = Path(variable)
-    if named is not None:
-        if not named.is_file():
-            raise ConfigError(f"configuration file {named} does not exist; name another or leave it out")
-        return named
-    return next((path for path in (user_file(), Path("/etc/marcod/marcod.toml")) if path.is_file()), None)
+        named, place = Path(variable), "variable MARCOD_CONFIG"
+    if named is None:
+        return next((path for path in (user_file(), Path("/etc/marcod/marcod.toml")) if path.is_file()), None)
+    if not named.is_file():
+        text = f"configuration file {named} does not exist; name another or leave it out"
+        raise FaultsError([Fault(place, None, text, word=str(named), nearest=_beside(named))])
+    return named
 
 
 def user_file() -> Path:
-    """The configuration file of this user, whether it is there or not."""
+    """Return the configuration file of this user, whether it is there or not."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "marcod" / "marcod.toml"
 
 
-def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The effective settings.
-
-    ``overrides`` is a nested mapping of what the command line set. Raises ConfigError with one sentence that
-    names the key, the value's trouble and where it came from.
-    """
-    path = config_file(config)
-    _refuse_unknown_variables()
-    layered = _layered(path)
+def _beside(missing: Path) -> str | None:
+    """Return the TOML file in the same folder whose name is most like that of one that is missing."""
     try:
-        return layered(**dict(overrides or {}))
-    except ValidationError as error:
-        raise ConfigError(_sentence(error, path)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path or 'a credential'} is not UTF-8 text: {error}") from error
-    except SettingsError as error:
-        raise ConfigError(f"{error}; a variable sets one field, such as MARCOD_WATCH__SETTLE_S=5") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        names = [path.name for path in missing.parent.glob("*.toml")]
+    except OSError:
+        return None
+    found = get_close_matches(missing.name, names, n=1)
+    return str(missing.with_name(found[0])) if found else None
+
+
+def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the effective settings. ``overrides`` is a nested mapping of what the command line set.
+
+    Raises FaultsError, whose ``faults`` name everything that is wrong: file, line, word, and what was meant.
+    """
+    found = examine(config, overrides)
+    if found.faults:
+        raise FaultsError(found.faults)
+    return found.settings
+
+
+def examine(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Examined:
+    """Return the settings as far as they are right, and everything that is wrong. Raises nothing."""
+    try:
+        return _examine(config_file(config), overrides or {})
+    except FaultsError as error:
+        found = _examine(None, overrides or {})
+        return Examined(found.settings, in_order([*error.faults, *found.faults]), found.layers)
 
 
 def origins(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Where each value of :func:`load` came from, by dotted key; what is at its default is left out."""
-    found: dict[str, str] = {}
-    if (path := config_file(config)) is not None:
-        found |= dict.fromkeys(_flat(TomlConfigSettingsSource(Settings, toml_file=path)()), str(path))
-    if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
-        found |= dict.fromkeys(_flat(_credentials(Settings, credentials)()), f"a credential in {credentials}")
-    for key in _flat(EnvSettingsSource(Settings)()):
-        found[key] = f"variable {PREFIX}{key.upper().replace('.', '__')}"
-    return found | dict.fromkeys(_flat(overrides or {}), "the command line")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, value in values.items():
-        below = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else []
-        keys += below or [f"{prefix}{name}"]
-    return keys
-
-
-def _credentials(settings_cls: type[BaseSettings], folder: str) -> NestedSecretsSettingsSource:
-    plain = SecretsSettingsSource(settings_cls, secrets_dir=folder)
-    return NestedSecretsSettingsSource(plain, secrets_nested_delimiter="__")
-
-
-def _layered(path: Path | None) -> type[Settings]:
-    """A Settings class that reads this file; pydantic-settings binds its sources to a class."""
-
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            sources = [init_settings, env_settings]
-            if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
-                sources.append(_credentials(settings_cls, credentials))
-            if path is not None:
-                sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
-            return tuple(sources)
-
-    return Layered
-
-
-def _refuse_unknown_variables() -> None:
-    sections = {name.upper() for name in Settings.model_fields}
-    for variable in sorted(os.environ):
-        if not variable.startswith(PREFIX) or variable in OUTSIDE:
-            continue
-        section, _, field = variable.removeprefix(PREFIX).partition("__")
-        if section not in sections or not _has_field(section.lower(), field.lower()):
-            raise ConfigError(f"environment variable {variable} is not a setting; `marcod config show` lists them all")
-
-
-def _has_field(section: str, field: str) -> bool:
-    return section in NAMED or not field or field in _table(section).model_fields
-
-
-def _table(section: str) -> type[BaseModel]:
-    """The class of a section, or of each table in a section of named ones."""
-    annotation = NAMED.get(section) or Settings.model_fields[section].annotation
-    assert isinstance(annotation, type)
-    assert issubclass(annotation, BaseModel)
-    return annotation
-
-
-def _sentence(error: ValidationError, path: Path | None) -> str:
-    where = f"{path}: " if path else ""
-    parts = []
-    for problem in error.errors():
-        key = ".".join(str(step) for step in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            parts.append(f"{key} is not a setting")
-        else:
-            parts.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
-    return where + "; ".join(parts) + ". See `marcod config show` for every key and its default"
-
-
-def described() -> list[tuple[str, str, object]]:
-    """Every key as (dotted name, description, default), for the documentation and `marcod config show`."""
-    rows: list[tuple[str, str, object]] = []
-    for section in Settings.model_fields:
-        prefix = f"{section}.NAME" if section in NAMED else section
-        for name, field in _table(section).model_fields.items():
-            default = "(required)" if field.is_required() else field.get_default(call_default_factory=True)
-            rows.append((f"{prefix}.{name}", field.description or "", default))
-    return rows
+    """Return where each value of :func:`load` came from, by dotted key; what is at its default is left out."""
+    found = layers.read(config_file(config), overrides or {})
+    return {".".join(key): place for key, place in found.places.items()}
 
 
 def redacted_url(settings: Settings) -> str:

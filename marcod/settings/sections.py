@@ -1,7 +1,8 @@
 """The tables of the configuration, one class each: every key with its type, its default and what it means."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -15,9 +16,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from marcod.domain import Modality
-from marcod.settings.surroundings import state_dir
+from marcod.settings.surroundings import PREFIX, state_dir
 
 Role = Literal["watch", "score", "schedule", "trainer"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer")
@@ -41,6 +44,7 @@ class Section(BaseModel):
 class StoreSettings(Section):
     url: SecretStr = Field(
         default_factory=lambda: SecretStr(f"sqlite:///{state_dir() / 'marcod.sqlite'}"),
+        examples=["postgresql://marcod@db.example.org/marcod"],
         description="Database: sqlite:///PATH (one host, local disk) or postgresql://USER:PASSWORD@HOST/NAME",
     )
 
@@ -100,7 +104,9 @@ class LogSettings(Section):
 
 class LabelSettings(Section):
     vocabularies: FolderPath | None = Field(
-        default=None, description="TOML file whose words add to and replace the shipped vocabularies"
+        default=None,
+        examples=["/etc/marcod/vocabularies.toml"],
+        description="TOML file whose words add to and replace the shipped vocabularies",
     )
     vocabulary: str = Field(
         default="marco", description="Vocabulary of labels that name none, from the inbox and from CSV"
@@ -150,7 +156,9 @@ class TrainSettings(Section):
         description="Trained on beside labels: rendered drops, nothing, or rendered for a champion made from them",
     )
     base_folder: FolderPath | None = Field(
-        default=None, description="Folder with labelled images and labels.csv to train on beside the labels, instead"
+        default=None,
+        examples=["/data/labelled"],
+        description="Folder with labelled images and labels.csv to train on beside the labels, instead",
     )
     base_images: int = Field(default=2000, ge=100, description="Images of the base set that are used")
     epochs: int = Field(default=6, ge=1, description="Passes over the images when the whole network is adapted")
@@ -185,10 +193,14 @@ class DriftSettings(Section):
 
 
 class MetricsSettings(Section):
-    port: int | None = Field(default=None, ge=1, le=65535, description="Port where Prometheus reads; none by default")
+    port: int | None = Field(
+        default=None, ge=1, le=65535, examples=[9112], description="Port where Prometheus reads; none by default"
+    )
     address: str = Field(default="127.0.0.1", description="Address that the port is bound to")
     textfile: FolderPath | None = Field(
-        default=None, description="File for node-exporter's text collector, such as /var/lib/node_exporter/marcod.prom"
+        default=None,
+        examples=["/var/lib/node_exporter/marcod.prom"],
+        description="File for node-exporter's text collector, such as /var/lib/node_exporter/marcod.prom",
     )
     every_s: float = Field(default=15.0, gt=0, description="Pause between two looks at the database for metrics")
 
@@ -209,14 +221,26 @@ Mailbox = Annotated[str, AfterValidator(_mailbox)]
 class NotifySettings(Section):
     """One place that is told what happens: a webhook (``url``) or people's mailboxes (``to``)."""
 
-    url: SecretStr | None = Field(default=None, description="Webhook that gets a POST; https, or http on this host")
-    secret: SecretStr | None = Field(default=None, description="Key of the signature in X-Marcod-Signature")
-    to: list[Mailbox] = Field(default_factory=list, description="Addresses that get an e-mail, through [mail]")
+    url: SecretStr | None = Field(
+        default=None,
+        examples=["https://lims.example.org/marcod"],
+        description="Webhook that gets a POST; https, or http on this host",
+    )
+    secret: SecretStr | None = Field(
+        default=None, examples=["CHANGE-ME"], description="Key of the signature in X-Marcod-Signature"
+    )
+    to: list[Mailbox] = Field(
+        default_factory=list, examples=[["lab@example.org"]], description="Addresses that get an e-mail, through [mail]"
+    )
     events: list[EventKind] = Field(
         default_factory=lambda: list(EVENT_KINDS), description="What is told: hits, complete, quarantine, drift"
     )
-    sources: list[str] = Field(default_factory=list, description="Only of these sources; empty means all")
-    projects: list[str] = Field(default_factory=list, description="Only of plates of these projects; empty means all")
+    sources: list[str] = Field(
+        default_factory=list, examples=[["minstrel"]], description="Only of these sources; empty means all"
+    )
+    projects: list[str] = Field(
+        default_factory=list, examples=[["lysozyme"]], description="Only of plates of these projects; empty means all"
+    )
     format: Literal["json", "text"] = Field(default="json", description="How the body of a webhook is written")
     every_s: float = Field(default=30.0, ge=0, description="What happens within this time is told in one message")
 
@@ -237,11 +261,13 @@ def _guarded(url: str) -> bool:
 
 
 class MailSettings(Section):
-    host: str | None = Field(default=None, description="Mail server; needed where [notify] names addresses")
+    host: str | None = Field(
+        default=None, examples=["mail.example.org"], description="Mail server; needed where [notify] names addresses"
+    )
     port: int = Field(default=25, ge=1, le=65535, description="Its port: 25, 587 with starttls, 465 with tls")
     security: Literal["none", "starttls", "tls"] = Field(default="none", description="How the connection is guarded")
-    user: str | None = Field(default=None, description="Who logs in; needs starttls or tls")
-    password: SecretStr | None = Field(default=None, description="The password of that user")
+    user: str | None = Field(default=None, examples=["marcod"], description="Who logs in; needs starttls or tls")
+    password: SecretStr | None = Field(default=None, examples=["CHANGE-ME"], description="The password of that user")
     sender: Mailbox = Field(default="marcod@localhost", description="Address that e-mails come from")
 
     @model_validator(mode="after")
@@ -253,10 +279,16 @@ class MailSettings(Section):
 
 class RetentionSettings(Section):
     scores_days: int | None = Field(
-        default=None, ge=1, description="Scores that a newer one replaced are kept so long; none: for ever"
+        default=None,
+        ge=1,
+        examples=[365],
+        description="Scores that a newer one replaced are kept so long; none: for ever",
     )
     audit_days: int | None = Field(
-        default=None, ge=30, description="Audit rows are kept so long, those of models and roles for ever; none: all"
+        default=None,
+        ge=30,
+        examples=[3650],
+        description="Audit rows are kept so long, those of models and roles for ever; none: all",
     )
     events_days: int = Field(default=30, ge=1, description="Notifications that were sent are kept so long")
 
@@ -264,26 +296,38 @@ class RetentionSettings(Section):
 class SourceSettings(Section):
     """One imager's export folder."""
 
-    root: FolderPath = Field(description="Folder that the imager writes to")
-    layout: str = Field(description="Path grammar, one of those `marcod explain` knows")
+    root: FolderPath = Field(examples=["/mnt/minstrel3/images"], description="Folder that the imager writes to")
+    layout: str = Field(examples=["rigaku"], description="Path grammar, one of those `marcod explain` knows")
     observer: Literal["inotify", "polling"] = Field(
         default="inotify", description="inotify for local disks; polling for SMB and NFS shares"
     )
     poll_s: float = Field(default=30.0, gt=0, description="Pause between two polls of a polling observer")
     wells: Literal[24, 48, 96, 384, 1536] = Field(default=96, description="Wells of a plate, to read well numbers")
     profiles: dict[int, Modality] = Field(
-        default_factory=dict, description="Formulatrix capture profile number to visible, uv, shg or unknown"
+        default_factory=dict,
+        examples=[{1: "visible", 2: "uv"}],
+        description="Formulatrix capture profile number to visible, uv, shg or unknown",
     )
     reservoir_subwells: list[int] = Field(
         default_factory=list,
+        examples=[[2]],
         description="Rigaku subwells that hold no drop, such as [2] on three-lens plates",
     )
-    pattern: str | None = Field(default=None, description="Regular expression with named groups, for layout regex")
-    date_format: str | None = Field(default=None, description="strptime format of the group `date`, for layout regex")
-    timezone: str = Field(default="UTC", description="Zone of the imager's clock, such as Europe/Berlin")
+    pattern: str | None = Field(
+        default=None,
+        examples=[r"(?P<plate>\w+)/(?P<well>[A-H]\d+)\.jpg"],
+        description="Regular expression with named groups, for layout regex",
+    )
+    date_format: str | None = Field(
+        default=None, examples=["%Y%m%d"], description="strptime format of the group `date`, for layout regex"
+    )
+    timezone: str = Field(
+        default="UTC", examples=["Europe/Berlin"], description="Zone of the imager's clock, such as Europe/Berlin"
+    )
     expected_drops: int | None = Field(
         default=None,
         ge=1,
+        examples=[288],
         description="Drops in one inspection of a plate; without it the quiet period decides",
     )
 
@@ -295,3 +339,73 @@ class SourceSettings(Section):
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(f"{name!r} is not a time zone name such as Europe/Berlin") from error
         return name
+
+
+NAMED: Final[dict[str, type[Section]]] = {"sources": SourceSettings, "notify": NotifySettings}
+"""Sections of tables that an operator names."""
+
+T = TypeVar("T")
+
+
+class Settings(BaseSettings):
+    """Everything an operator can choose. Get one with :func:`marcod.settings.load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    watch: WatchSettings = Field(default_factory=WatchSettings)
+    score: ScoreSettings = Field(default_factory=ScoreSettings)
+    daemon: DaemonSettings = Field(default_factory=DaemonSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    labels: LabelSettings = Field(default_factory=LabelSettings)
+    review: ReviewSettings = Field(default_factory=ReviewSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    mail: MailSettings = Field(default_factory=MailSettings)
+    notify: dict[str, NotifySettings] = Field(default_factory=dict)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+
+    @field_validator("sources", "notify")
+    @classmethod
+    def _plain_names(cls, named: dict[str, T]) -> dict[str, T]:
+        for name in named:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+                raise PydanticCustomError(
+                    "name",
+                    "{text}",
+                    {"key": (name,), "text": "write this name with lower-case letters, digits, - and _"},
+                )
+        return named
+
+    @model_validator(mode="after")
+    def _told(self) -> "Settings":
+        for name, target in self.notify.items():
+            if unknown := sorted(set(target.sources) - set(self.sources)):
+                text, needs = f"there is no source {unknown[0]!r}", ("sources", unknown[0])
+                raise _lacking(("notify", name, "sources"), text, needs)
+        for name, target in self.notify.items():
+            if target.to and self.mail.host is None:
+                raise _lacking(("notify", name, "to"), "addresses need mail.host, which is not set", ("mail", "host"))
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what is given: ``load`` puts the layers together, and knows where each value came from."""
+        return (init_settings,)
+
+
+def _lacking(key: tuple[str, ...], text: str, needs: tuple[str, ...]) -> PydanticCustomError:
+    """Make an error about a key that is wrong because of ``needs``, another key."""
+    return PydanticCustomError("needs", "{text}", {"text": text, "key": key, "needs": needs})

@@ -63,9 +63,9 @@ timezone = "Europe/Berlin"
     [
         ("[watch]\nsetle_s = 1\n", r"watch\.setle_s is not a setting"),
         ("wach = 1\n", "wach is not a setting"),
-        ("[watch]\nsettle_s = -1\n", r"watch\.settle_s: "),
+        ("[watch]\nsettle_s = -1\n", r"line 2: watch\.settle_s = -1: it must be greater"),
         ("[watch\n", "is not valid TOML"),
-        ('[sources.a]\nlayout = "rigaku"\n', r"sources\.a\.root: Field required"),
+        ('[sources.a]\nlayout = "rigaku"\n', r"sources\.a\.root is missing"),
         ('[sources.a]\nroot = "/"\nlayout = "rigaku"\ntimezone = "Mars"\n', "'Mars' is not a time zone name"),
         ('[sources."A b"]\nroot = "/"\nlayout = "rigaku"\n', "lower-case letters"),
         ('store.url = "mysql://x"\n', "start it with sqlite:/// or postgresql://"),
