@@ -108,7 +108,10 @@ def examine(config: Path | None = None, overrides: Mapping[str, Any] | None = No
 def origins(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return where each value of :func:`load` came from, by dotted key; what is at its default is left out."""
     found = layers.read(config_file(config), overrides or {})
-    return {".".join(key): place for key, place in found.places.items()}
+    folder = f"a credential in {os.environ.get('CREDENTIALS_DIRECTORY')}"
+    return {
+        ".".join(key): folder if place.startswith(layers.CREDENTIAL) else place for key, place in found.places.items()
+    }
 
 
 def redacted_url(settings: Settings) -> str:

@@ -31,6 +31,9 @@ OUTSIDE: Final = frozenset(
 )
 """Variables with the prefix that are not settings: which files to read, and what tests and benchmarks use."""
 
+CREDENTIAL: Final = "credential "
+"""Beginning of the place of a value that came from a credential."""
+
 CREDENTIAL_BYTES: Final = 2**20
 """Size above which a file is no credential."""
 
@@ -140,7 +143,7 @@ def _credential_files(folder: Path, layers: Layers) -> list[Path]:
 
 
 def _read_credential(layers: Layers, path: Path) -> None:
-    place = f"credential {path}"
+    place = f"{CREDENTIAL}{path}"
     try:
         if path.stat().st_size > CREDENTIAL_BYTES:
             layers.faults.append(Fault(place, None, "this file is too large for a credential"))
