@@ -247,6 +247,12 @@ def _watch(seen: Standing) -> Iterator[Metric]:
     yield one("source_report_timestamp_seconds", "When its watcher last wrote all this", "updated_at")
 
 
+def _findings(seen: Standing) -> Iterator[Metric]:
+    counts = [((f.source, f.kind, f.reason, str(f.attention).lower()), f.files) for f in seen.findings]
+    labels = ("source", "kind", "reason", "attention")
+    yield _gauge("source_files", "Images that a layout does not read (ignored) or warns of (warning)", counts, labels)
+
+
 def _notify(seen: Standing) -> Iterator[Metric]:
     boxes = seen.outbox.items()
     yield _gauge("notifications_unsent", "That wait to be sent", [((t,), b.unsent) for t, b in boxes], ("target",))
@@ -265,4 +271,4 @@ def _notify(seen: Standing) -> Iterator[Metric]:
     yield _gauge("events_untold", "Events not handed to their targets yet", [((), seen.untold)])
 
 
-_PARTS: Final = (_queue, _who, _drift, _watch, _notify)
+_PARTS: Final = (_queue, _who, _drift, _watch, _findings, _notify)

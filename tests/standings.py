@@ -5,7 +5,8 @@ from datetime import date, datetime, timedelta
 import sqlalchemy as sa
 from factories import claimed, finish, promote, record, register, register_source, sightings
 
-from marcod.store import drift, queue, training, versions, watching, workers
+from marcod.layouts.findings import SourceFinding
+from marcod.store import drift, findings, queue, training, versions, watching, workers
 from marcod.store.engine import Database
 from marcod.store.schema import delivery, event
 from marcod.store.watching import State
@@ -19,6 +20,11 @@ def state(source: str, now: datetime, **more: object) -> State:
         "walked_at": now - timedelta(seconds=40), "walked_whole_at": now - timedelta(hours=5), "round_at": now,
     }  # fmt: skip
     return State(**(values | more))  # type: ignore[arg-type]
+
+
+def finding(reason: str, files: int, **more: object) -> SourceFinding:
+    """Files of the rock imager that its layout does not read."""
+    return SourceFinding("rock-imager", "rigaku", "ignored", reason, files, 292, "a/b.jpg", **more)  # type: ignore[arg-type]
 
 
 def populate(db: Database, now: datetime) -> None:
@@ -44,6 +50,8 @@ def populate(db: Database, now: datetime) -> None:
         state("rock-imager", now, root_there=False, observing=False, walked_at=now - timedelta(hours=9)),
     ]
     db.write(lambda c: watching.write(c, seen, now))
+    read = [finding("not_this_layout", 288, hint="crims", hint_files=288, asked=288), finding("out_of_range", 2)]
+    db.write(lambda c: findings.replace(c, rock, read, now))
     db.write(lambda c: _raise_alarm(c, champion, minstrel, now))
     db.write(lambda c: _outbox(c, now))
     db.write(lambda c: _training(c, now))

@@ -27,7 +27,9 @@ from marcod.store import versions
 @click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")
 @output.as_json
 @pass_settings
+@click.pass_context
 def scan(
+    ctx: click.Context,
     settings: Settings,
     root: Path | None,
     layout: str | None,
@@ -35,7 +37,10 @@ def scan(
     settle_s: float | None,
     json_output: bool,
 ) -> None:
-    """Look once at every file of ROOT, or of the configured sources, and queue what is new."""
+    """Look once at every file of ROOT, or of the configured sources, and queue what is new.
+
+    Exit code 3 when images are not read, or read with a warning, and a person should look.
+    """
     chosen = _chosen(settings, root, layout, name)
     watch.require_roots(chosen)
     daemon.check_sources(settings.model_copy(update={"sources": {**settings.sources, **chosen.sources}}))
@@ -52,6 +57,8 @@ def scan(
     else:
         _print_all(reports)
     output.warn_of_synthetic_champion(champion, to_errors=json_output)
+    if any(one.attention for report in reports.values() for one in report.findings):
+        ctx.exit(output.ATTENTION)
 
 
 def _show_found(done: Callable[[int], None], progress: watch.ScanProgress) -> None:
@@ -122,3 +129,6 @@ def _print(source_name: str, report: watch.ScanReport) -> None:
         click.echo(f"    {output.printable(path)}")
     for folder in report.folders_unreadable:
         click.echo(f"  folder cannot be read: {output.printable(folder)}")
+    for one in report.findings:
+        click.echo(f"  {'needs attention: ' if one.attention else ''}{output.printable(one.text)}")
+        click.echo(f"    {output.printable(one.advice)}")

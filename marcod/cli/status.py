@@ -137,6 +137,7 @@ def troubles(seen: Standing) -> list[Trouble]:
     found = [*_unserved(seen), *_neglected(seen)]
     for source in seen.watched:
         found += [(style, f"source {source.source}: {text}") for style, text in _unwatched(source, seen.taken_at)]
+    found += [(ODD, f"source {one.source}: {one.text}; {one.advice}") for one in seen.findings if one.attention]
     return sorted(found, key=lambda trouble: trouble[0] != BAD)
 
 
@@ -208,6 +209,7 @@ def _facts(seen: Standing) -> Table:
     lines += [("scores", f"{seen.last_minute:,} in the last minute, the last one {_ago(seen.last_scored_at, now)}")]
     lines += [(alias, _version(v)) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v]
     lines += [("training", _run(seen.training, now))] if seen.training else []
+    lines += [("layouts", f"{one.source}: {one.text}") for one in seen.findings if not one.attention]
     drifting = ", ".join(f"{alarm.signal} of {alarm.source}" for alarm in seen.alarms)
     lines.append(("drift", drifting or "no alarm"))
     lines += [("notify", f"{target}: {_box(box, now)}") for target, box in seen.outbox.items()]
@@ -260,6 +262,7 @@ def _style(state: State | None, seen: Standing) -> str:
         return "dim"
     found = [style for style, _ in _unwatched(state, seen.taken_at)]
     odd = state.source in seen.quarantined or any(alarm.source == state.source for alarm in seen.alarms)
+    odd = odd or any(one.attention for one in seen.findings if one.source == state.source)
     return BAD if BAD in found else ODD if found or odd else WELL
 
 

@@ -15,7 +15,7 @@ from marcod import drift, instruments, labelling, monitor, telemetry
 from marcod.daemon.ground import Ready
 from marcod.errors import MarcodError
 from marcod.settings import Role, Settings
-from marcod.store import outbox, queue, retention, standing, summaries, versions, watching, workers
+from marcod.store import findings, outbox, queue, retention, standing, summaries, versions, watching, workers
 from marcod.store.engine import Database
 
 log = telemetry.logger(__name__)
@@ -192,3 +192,4 @@ def tend(db: Database, settings: Settings) -> None:
 def _forget(connection: Any, now: datetime) -> None:
     workers.forget_gone(connection, now)
     watching.forget_gone(connection, now)
+    findings.forget_gone(connection, now)

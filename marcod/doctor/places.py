@@ -13,8 +13,9 @@ from marcod.doctor.answer import ANSWER_S, SERVER, SilentError, within
 from marcod.doctor.finding import Finding, Verdict, judged
 from marcod.domain import path_text
 from marcod.errors import MarcodError
+from marcod.layouts.findings import SourceFinding
 from marcod.settings import Settings, SourceSettings
-from marcod.store import health, watching
+from marcod.store import findings, health, watching
 from marcod.store.engine import Database
 from marcod.survey.mounts import NETWORKED, file_system, nearest
 from marcod.watch import layout_of
@@ -48,12 +49,14 @@ def sources(
 ) -> Iterator[Finding]:
     """Every configured source. ``look`` does what :func:`look_at` does, and is given up after ``limit_s`` seconds."""
     states = {state.source: state for state in db.read(watching.read)}
+    found = db.read(findings.read)
     if not settings.sources:
         yield Finding("sources", "none", Verdict.ATTENTION, "no source is configured", "add a [sources.NAME] table")
     for name, source in settings.sources.items():
         yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
         yield from _layout(name, source)
         yield _watching(name, states.get(name), now)
+        yield from (_reading(one) for one in found if one.source == name)
         seen = db.read(partial(health.last_file, source_name=name))
         text = "no file was ever recorded" if seen is None else f"last file {seen[1]:%Y-%m-%d %H:%M} UTC, {seen[0]}"
         yield judged(
@@ -114,6 +117,10 @@ def _watching(name: str, state: watching.State | None, now: datetime) -> Finding
     return judged(
         "sources", subject, state.unreadable == 0, text, f"{state.unreadable} folders cannot be read; see the log"
     )
+
+
+def _reading(one: SourceFinding) -> Finding:
+    return judged("sources", f"{one.source}: {one.reason}", not one.attention, one.text, one.advice)
 
 
 def _progress(state: watching.State) -> str:

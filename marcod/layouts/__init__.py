@@ -8,9 +8,10 @@ hidden files and odd bytes are dealt with here, once.
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
-from marcod.domain import DropImage, NotADrop, Reason
+from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason
 from marcod.errors import LayoutError
 from marcod.layouts.ami import Ami
 from marcod.layouts.contract import (
@@ -43,6 +44,7 @@ __all__ = [
     "is_entered",
     "make",
     "no_companions",
+    "readers",
 ]
 
 _GRAMMARS: Final[tuple[type[Grammar], ...]] = (
@@ -129,6 +131,22 @@ def explain(
     """What each layout makes of a path: drop images first, then the near misses, then the rest."""
     verdicts = [(layout, layout.parse(path, companions)) for layout in layouts]
     return sorted(verdicts, key=lambda verdict: _distance(verdict[1]))
+
+
+def readers(path: str) -> tuple[str, ...]:
+    """Names of the families that read a path as one of their images, whatever its plate's format and what lies beside.
+
+    An image that waits for its report counts; the layout of a site's own cannot be asked.
+    """
+    verdicts = [(family.name, family.parse(path)) for family in _families()]
+    return tuple(name for name, seen in verdicts if isinstance(seen, DropImage) or (seen.may_change))
+
+
+@cache
+def _families() -> tuple[Layout, ...]:
+    """Every family but the site's own, reading wells of any plate."""
+    options = LayoutOptions(plate_format=PLATE_FORMATS[1536])
+    return tuple(make(name, options) for name in NAMES if name != UserRegex.name)
 
 
 def _distance(verdict: DropImage | NotADrop) -> int:

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from marcod.domain import Modality
+from marcod.domain import NOT_UNDERSTOOD, Modality, WarningKind
 from marcod.settings.surroundings import PREFIX, state_dir
 
 Role = Literal["watch", "score", "schedule", "trainer"]
@@ -330,6 +330,20 @@ class SourceSettings(Section):
         examples=[288],
         description="Drops in one inspection of a plate; without it the quiet period decides",
     )
+    accept: list[str] = Field(
+        default_factory=list,
+        description="Reasons and warnings of its files that the lab knows of, which are counted and need nobody",
+    )
+
+    @field_validator("accept")
+    @classmethod
+    def _known_causes(cls, words: list[str]) -> list[str]:
+        known = sorted((*NOT_UNDERSTOOD, *WarningKind))
+        if unknown := [word for word in words if word not in known]:
+            raise ValueError(
+                f"{unknown[0]!r} is no reason or warning that can be accepted; there are {', '.join(known)}"
+            )
+        return words
 
     @field_validator("timezone")
     @classmethod

@@ -7,14 +7,14 @@ records, jobs and summaries included, is one transaction.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import drops, queue, sources, summaries, versions
+from marcod.store import drops, findings, queue, sources, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, image, inspection, inspection_summary, job, model_version, plate, source
 
@@ -68,7 +68,7 @@ def register_source(
     at the next full scan. ``former`` is the id of the source that the same folder was until now: it takes this name.
 
     Raises:
-        ConfigError: the layout of the source would change.
+        ConfigError: the layout of the source would change, and images of it were recorded.
     """
     values = {"expected_drops": expected_drops, "reading": reading}
     if former is not None:
@@ -79,14 +79,21 @@ def register_source(
         connection.execute(made.on_conflict_do_nothing())
         row = connection.execute(sa.select(source).where(source.c.name == name)).one()
     if row.layout != layout:
-        raise ConfigError(
-            f"source {name!r} was recorded with layout {row.layout}; give a new source name to read it as {layout}"
-        )
-    connection.execute(sa.update(source).where(source.c.id == row.id).values(**values))
+        _require_empty(connection, int(row.id), name, row.layout, layout)
+        findings.clear(connection, int(row.id))
+    connection.execute(sa.update(source).where(source.c.id == row.id).values(layout=layout, **values))
     sources.put_root(connection, int(row.id), root, now)
     if row.reading != reading:
         _read_again(connection, int(row.id))
     return int(row.id)
+
+
+def _require_empty(connection: Connection, source_id: int, name: str, recorded: str, layout: str) -> None:
+    """Raises ConfigError for a source that has images; one of which nothing was read may be read otherwise."""
+    if connection.execute(sa.select(image.c.id).where(image.c.source_id == source_id).limit(1)).first():
+        raise ConfigError(
+            f"source {name!r} was recorded with layout {recorded}; give a new source name to read it as {layout}"
+        )
 
 
 def _read_again(connection: Connection, source_id: int) -> None:
@@ -103,23 +110,31 @@ def find_source(connection: Connection, name: str) -> int:
     return ids[name]
 
 
-def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Size and mtime_ns of those of the paths that are recorded, to leave unchanged files alone cheaply.
+class Known(NamedTuple):
+    """A recorded file as it stood; ``warnings`` are kinds of warning, parted by commas."""
+
+    size: int
+    mtime_ns: int
+    warnings: str | None = None
+
+
+def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, Known]:
+    """Those of the paths that are recorded, as they stood, to leave unchanged files alone cheaply.
 
     An image that was given up because its file was gone has an impossible stat, so that a file that came back
     is taken in again.
     """
     gone = sa.exists().where(job.c.image_id == image.c.id, job.c.failed_at.is_not(None), job.c.error == queue.GONE)
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, Known] = {}
     original = {path_text(path): path for path in paths}
     texts = list(original)
     for start in range(0, len(texts), CHUNK):
         rows = connection.execute(
-            sa.select(image.c.path, sa.case((gone, -1), else_=image.c.size), image.c.mtime_ns).where(
+            sa.select(image.c.path, sa.case((gone, -1), else_=image.c.size), image.c.mtime_ns, image.c.warnings).where(
                 image.c.source_id == source_id, image.c.path.in_(texts[start : start + CHUNK])
             )
         )
-        found.update({original[path]: (size, mtime_ns) for path, size, mtime_ns in rows})
+        found.update({original[path]: Known(size, mtime_ns, warnings) for path, size, mtime_ns, warnings in rows})
     return found
 
 
@@ -188,7 +203,7 @@ def _record_chunk(
     """What changed, the inspections touched, and the drops whose pictures belong elsewhere now."""
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
-    changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns)]
+    changed = [s for s in chunk.values() if s.path in before and before[s.path][:2] != (s.size, s.mtime_ns)]
     places = _places(connection, source_id, fresh + changed, now)
     inserted = _insert_images(connection, source_id, fresh, places, now)
     left = _stood(connection, source_id, changed)
@@ -275,6 +290,7 @@ def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
         "captured_at": sighting.image.captured_at,
         "size": sighting.size,
         "mtime_ns": sighting.mtime_ns,
+        "warnings": ",".join(dict.fromkeys(warning.kind for warning in sighting.image.warnings)) or None,
     }
 
 
@@ -306,16 +322,16 @@ def _stood(connection: Connection, source_id: int, changed: list[Sighting]) -> d
 
 
 def _update_image(
-    connection: Connection, source_id: int, sighting: Sighting, before: tuple[int, int], place: _Place, now: datetime
+    connection: Connection, source_id: int, sighting: Sighting, before: Known, place: _Place, now: datetime
 ) -> _Row:
-    arrived = {} if before[0] == sighting.size else {"seen_at": now}
+    arrived = {} if before.size == sighting.size else {"seen_at": now}
     row = connection.execute(
         sa.update(image)
         .where(image.c.source_id == source_id, image.c.path == path_text(sighting.path))
         .values(**_values(sighting, place), **arrived)
         .returning(image.c.id, image.c.inspection_id, image.c.modality, image.c.content_hash)
     ).one()
-    content = "new" if row.content_hash is None else _content(sighting, *before)
+    content = "new" if row.content_hash is None else _content(sighting, before.size, before.mtime_ns)
     return _Row(int(row.id), int(row.inspection_id), str(row.modality), content)
 
 

@@ -89,8 +89,10 @@ image = Table(
     Column("mtime_ns", sa.BigInteger, nullable=False),
     Column("content_hash", sa.Text),
     Column("seen_at", UtcDateTime, nullable=False),
+    Column("warnings", sa.Text),
     UniqueConstraint("source_id", "path"),
 )
+"""One row per file; ``warnings`` lists, with commas, the kinds of what its layout warned of when it was recorded."""
 
 model_version = Table(
     "model_version",

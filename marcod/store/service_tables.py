@@ -62,11 +62,18 @@ source_finding = Table(
     Column("kind", sa.Text, primary_key=True),
     Column("reason", sa.Text, primary_key=True),
     Column("files", sa.BigInteger, nullable=False),
+    Column("of_files", sa.BigInteger, nullable=False),
     Column("example", sa.Text, nullable=False),
     Column("hint", sa.Text),
+    Column("hint_files", sa.Integer, nullable=False),
+    Column("asked", sa.Integer, nullable=False),
+    Column("accepted", sa.Boolean, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
-"""Files of a source that its layout did not understand or warned of: one row per kind and reason, with an example."""
+"""Files of a source that its layout did not understand or warned of: one row per kind and reason, with an example.
+
+``of_files`` are all images of the source; ``hint`` is the family that reads ``hint_files`` of ``asked`` files.
+"""
 
 _UNTOLD = sa.text("dispatched_at is null")
 _UNSENT = sa.text("sent_at is null and failed_at is null")

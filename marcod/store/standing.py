@@ -14,7 +14,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store import drift, queue, training, watching, workers
+from marcod.layouts.findings import SourceFinding
+from marcod.store import drift, findings, queue, training, watching, workers
 from marcod.store.schema import UtcDateTime, delivery, event, image, job, model_alias, model_version, score, source
 
 MOST: Final = 100_000
@@ -70,6 +71,7 @@ class Standing:
     the waiting ones were held by a worker whose lease ran out. ``failed`` images are quarantined; ``quarantined`` says
     of which sources the latest :data:`QUARANTINED` are. ``last_minute`` counts scores written, to at most
     :data:`RECENT`. ``sources`` are all that ever delivered; ``watched`` those that somebody watches or watched lately.
+    ``findings`` are the files that layouts do not read or warn of.
     ``outbox`` has every target that something waits for, or was given up for within :data:`TOLD`; ``untold`` events
     are not handed to targets yet. ``training`` is the latest run.
     """
@@ -88,6 +90,7 @@ class Standing:
     alarms: tuple[drift.Alarm, ...]
     sources: tuple[str, ...]
     watched: tuple[watching.State, ...]
+    findings: tuple[SourceFinding, ...]
     outbox: Mapping[str, Outbox]
     untold: int
     training: training.Run | None
@@ -120,6 +123,7 @@ def take(connection: Connection, now: datetime) -> Standing:
         alarms=tuple(drift.open_alarms(connection)),
         sources=tuple(connection.execute(sa.select(source.c.name).order_by(source.c.name)).scalars()),
         watched=tuple(watching.read(connection)),
+        findings=tuple(findings.read(connection)),
         outbox=_outbox(connection, now),
         untold=_count(sa.select(event.c.id).where(event.c.dispatched_at.is_(None)), connection),
         training=next(iter(training.listed(connection, 1)), None),

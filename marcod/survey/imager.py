@@ -116,7 +116,7 @@ def describe(root: Path, wide: Layout, paths: list[str], rivals: tuple[str, ...]
         modalities=dict(Counter(image.modality.value for image in seen)),
         profiles=_profiles(composites),
         counted=_inspections(whole.values()),
-        warnings=tally((text, path) for path, image in images.items() for text in image.warnings),
+        warnings=tally((str(one), path) for path, image in images.items() for one in image.warnings),
         aside=tally((str(why), path) for path, image in images.items() if (why := why_not_scored(image)) is not None),
         not_understood=tally((verdict.detail, path) for path, verdict in refused),
         dated=any(image.captured_at is not None for image in seen),

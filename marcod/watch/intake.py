@@ -13,14 +13,15 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from marcod import telemetry
-from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text, why_not_scored
+from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, WarningKind, path_text, why_not_scored
 from marcod.errors import ConfigError, LayoutError
 from marcod.layouts import Companions, Layout, LayoutOptions, make
 from marcod.settings import Settings, SourceSettings
 from marcod.store import catalog
-from marcod.store.catalog import Recorded, Sighting
+from marcod.store.catalog import Known, Recorded, Sighting
 from marcod.store.engine import Database
 from marcod.watch import folders
+from marcod.watch.census import Census
 from marcod.watch.observe import ObserverKind
 from marcod.watch.settle import Settled, SettleTracker, Standing
 from marcod.watch.tree import Found, Root
@@ -46,6 +47,11 @@ class Source:
     layout: Layout
     observer: ObserverKind
     poll_s: float
+    accepted: frozenset[str] = frozenset()
+
+    def census(self, db: Database) -> Census:
+        """Counts of what this source's layout does not read or warns of, none so far."""
+        return Census(db, self.id, self.name, self.layout.name, self.accepted)
 
 
 def require_roots(settings: Settings, names: Iterable[str] | None = None) -> None:
@@ -99,7 +105,7 @@ def open_sources(
     work = [register(name, given, root) for name, given, root, _ in opened]
     ids = db.write(lambda connection: [one(connection) for one in work])
     return [
-        Source(source_id, name, root, layout, given.observer, given.poll_s)
+        Source(source_id, name, root, layout, given.observer, given.poll_s, frozenset(given.accept))
         for source_id, (name, given, root, layout) in zip(ids, opened, strict=True)
     ]
 
@@ -117,6 +123,17 @@ class Tally:
     unchanged: int = 0
     ignored: Counter[Reason] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A file as a walk saw it. ``open`` ones may be drop images; ``unsure`` ones only their companions can tell."""
+
+    file: Found
+    verdict: DropImage | NotADrop
+    standing: Standing | None = None
+    open: bool = True
+    unsure: bool = False
 
 
 class Intake:
@@ -152,18 +169,27 @@ class Intake:
             if self._read(path, companions) is not None:
                 self._tracker.offer(path, now)
 
-    def nominate(self, found: Sequence[Found], now: float) -> None:
+    def nominate(self, found: Sequence[Found], now: float, census: Census | None = None) -> None:
         """Nominate files that a walk came across, but those recorded as they stand.
 
-        Raises StoreError; then nothing was offered and the same files can be nominated again.
+        ``census`` counts them by how they are read. Raises StoreError; then nothing was offered or counted, and the
+        same files can be nominated again.
         """
-        candidates = self._candidates(found)
-        before = self._known([path for path, (standing, _) in candidates.items() if standing is not None])
+        looks = self._look_at(found)
+        before = self._known([look.file.path for look in looks if look.standing is not None])
         companions = self._source.root.companions()
-        for path, (standing, unsure) in candidates.items():
-            if standing is not None and before.get(path) == (standing.size, standing.mtime_ns):
+        for look in looks:
+            path, standing = look.file.path, look.standing
+            recorded = before.get(path)
+            if standing is not None and recorded is not None and recorded[:2] == (standing.size, standing.mtime_ns):
                 self.tally.unchanged += 1
-            elif not unsure or self._read(path, companions) is not None:
+                if census is not None:
+                    census.see_recorded(look.file, _warnings(look, recorded))
+                continue
+            verdict = self._source.layout.parse(path, companions) if look.unsure else look.verdict
+            if census is not None:
+                census.see(look.file, verdict)
+            if look.open and self._judge(path, verdict) is not None:
                 self._tracker.offer(path, now, standing, touched=False)
 
     def admit(self, settled: Sequence[Settled], now: datetime) -> Recorded:
@@ -177,28 +203,29 @@ class Intake:
             return Recorded()
         return self._db.write(lambda connection: catalog.record(connection, self._source.id, sightings, now))
 
-    def _candidates(self, found: Sequence[Found]) -> dict[str, tuple[Standing | None, bool]]:
-        """How each possible drop image stands, and whether only its companions can tell that it is one."""
+    def _look_at(self, found: Sequence[Found]) -> list[_Look]:
+        """How each file is read from its path alone and, where it may be a drop image, how it stands."""
         probe = _Probe()
-        candidates: dict[str, tuple[Standing | None, bool]] = {}
+        looks: list[_Look] = []
         for file in found:
             probe.asked = False
             verdict = self._source.layout.parse(file.path, probe)
             if not probe.asked and self._judge(file.path, verdict) is None:
+                looks.append(_Look(file, verdict, open=False))
                 continue
             try:
                 standing = file.standing(self._source.root)
             except OSError:
                 # Offered without a standing, it stays on the list until the file system answers again.
-                candidates[file.path] = None, probe.asked
+                looks.append(_Look(file, verdict, unsure=probe.asked))
             else:
                 if standing is not None:
-                    candidates[file.path] = standing, probe.asked
+                    looks.append(_Look(file, verdict, standing, unsure=probe.asked))
                 else:
                     self._waiting.pop(file.path, None)
-        return candidates
+        return looks
 
-    def _known(self, paths: list[str]) -> dict[str, tuple[int, int]]:
+    def _known(self, paths: list[str]) -> dict[str, Known]:
         if not paths:
             return {}
         return self._db.read(lambda connection: catalog.known(connection, self._source.id, paths))
@@ -233,6 +260,16 @@ class Intake:
         self.tally.ignored[reason] += 1
         if reason is Reason.UNREADABLE_NAME and len(self.tally.unreadable) < EXAMPLES:
             self.tally.unreadable.append(path_text(path))
+
+
+def _warnings(look: _Look, recorded: Known) -> list[WarningKind]:
+    """Kinds of warning of an image that stands as it was recorded.
+
+    Where a companion decides, they are those it was recorded with, since companions are not read again.
+    """
+    if look.unsure and recorded.warnings is not None:
+        return [WarningKind(kind) for kind in recorded.warnings.split(",")]
+    return list(dict.fromkeys(warning.kind for warning in getattr(look.verdict, "warnings", ())))
 
 
 class _Probe:

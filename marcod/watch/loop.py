@@ -17,9 +17,11 @@ from typing import Final
 from marcod import telemetry
 from marcod.domain import path_text
 from marcod.errors import MarcodError
+from marcod.layouts.findings import SourceFinding
 from marcod.settings import WatchSettings
 from marcod.store.catalog import Recorded
 from marcod.store.engine import Database
+from marcod.watch.census import Census
 from marcod.watch.intake import Intake, Source
 from marcod.watch.observe import Inbox, Sentry
 from marcod.watch.settle import SettleTracker
@@ -173,6 +175,10 @@ class _Watched:
         self._root = source.root
         self._tracker = SettleTracker(settings.settle_s, self._root.look)
         self._intake = Intake(db, source, self._tracker)
+        self._census = source.census(db)
+        self._counting: Census | None = None
+        self._to_conclude = False
+        self._attention: set[str] = set()
         self._memory = FolderMemory()
         self._schedule = _Schedule(settings)
         self._walks: deque[Walk] = deque()
@@ -203,7 +209,7 @@ class _Watched:
             self._take_events(now)
             if not self._backoff.over(now):
                 return False
-            self._walk(now)
+            self._walk(now, now_utc)
             self._admit(now, now_utc)
         except MarcodError as error:
             if isinstance(error, MissingRootError):
@@ -259,6 +265,7 @@ class _Watched:
         self._memory.forget()
         self._walks.clear()
         self._portion, self._again = [], []
+        self._to_conclude = False
         self._schedule.full_now()
 
     def _take_events(self, now: float) -> None:
@@ -266,16 +273,34 @@ class _Watched:
         if folders := self.inbox.take_folders():
             self._walks.appendleft(Walk(self._root, folders=outermost(folders)))
 
-    def _walk(self, now: float) -> None:
-        if not any(walk.is_rescan for walk in self._walks) and (full := self._schedule.next_walk(now)) is not None:
+    def _walk(self, now: float, now_utc: datetime) -> None:
+        walking = self._to_conclude or any(walk.is_rescan for walk in self._walks)
+        if not walking and (full := self._schedule.next_walk(now)) is not None:
             self._walks.append(Walk(self._root, self._memory, full=full))
+            self._census.begin(whole=full)
             self._again = [Found(path) for path in self._intake.waiting]
-        if not self._portion:
+        if not self._portion and not self._to_conclude:
             self._portion = self._next_portion(now)
-        self._intake.nominate(self._portion, now)
+        self._intake.nominate(self._portion, now, self._counting)
         self._portion = []
+        self._conclude(now_utc)
         if not self._walks:
             self._tell_ignored()
+
+    def _conclude(self, now_utc: datetime) -> None:
+        """Write what the walk over the source counted, once its last files are nominated."""
+        if self._to_conclude:
+            self._tell(self._census.end(self._memory, now_utc))
+            self._to_conclude = False
+        elif self._counting is not None:
+            self._census.write_along(now_utc)
+
+    def _tell(self, found: list[SourceFinding]) -> None:
+        """Log what needs attention now and did not after the walk before."""
+        before, self._attention = self._attention, {one.reason for one in found if one.attention}
+        for one in found:
+            if one.reason in self._attention - before:
+                log.warning("files need attention", source=self._source.name, found=one.text, example=one.example)
 
     def _tell_ignored(self) -> None:
         """Also where nothing is recorded: a wrong layout or number of wells leaves out every file."""
@@ -284,6 +309,7 @@ class _Watched:
             log.info("files ignored", source=self._source.name, ignored=told)
 
     def _next_portion(self, now: float) -> list[Found]:
+        self._counting = None
         if self._again:
             portion, self._again = self._again[:PORTION], self._again[PORTION:]
             return portion
@@ -292,6 +318,7 @@ class _Watched:
         walk = self._walks[0]
         found = walk.more(now, PORTION)
         if walk.is_rescan:
+            self._counting = self._census
             self._walked_files = walk.counts.files
         if walk.done:
             self._walks.popleft()
@@ -305,6 +332,8 @@ class _Watched:
         if walk.full:
             self._walked_whole_at = self._round_at
         counts = walk.counts
+        # A share that lists empty says nothing of what was there before.
+        self._to_conclude = bool(counts.files) or not walk.full
         if counts.unreadable != self._unreadable:
             self._unreadable = counts.unreadable
             examples = [path_text(path) for path in counts.unreadable_examples]

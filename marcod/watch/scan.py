@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from marcod.domain import Reason, path_text
+from marcod.layouts.findings import SourceFinding
 from marcod.store.catalog import Recorded
 from marcod.store.engine import Database
 from marcod.watch.intake import Intake, Source
@@ -33,7 +34,8 @@ class ScanReport:
     ``pending`` files were still changing or empty when the pass ended, ``gone`` ones vanished or are links that
     leave the root or no regular files. ``unscored`` are those of the new that no model here scores. ``unreadable``
     are examples of names that look like this imager's and cannot be read; ``folders_unreadable`` examples of
-    folders that could not be listed.
+    folders that could not be listed. ``findings`` are the files that the layout does not read or warns of; a pass that
+    was ended early has none.
     """
 
     found: int
@@ -46,6 +48,7 @@ class ScanReport:
     ignored: dict[Reason, int]
     unreadable: tuple[str, ...]
     folders_unreadable: tuple[str, ...]
+    findings: tuple[SourceFinding, ...]
 
 
 def scan_once(
@@ -65,6 +68,8 @@ def scan_once(
     stop = stop or threading.Event()
     while not scan.walk.done and not stop.is_set():
         scan.step(time.monotonic())
+    if scan.walk.done:
+        scan.conclude()
     end = time.monotonic() + settle_s
     while not stop.is_set():
         # Asked before the step, so that the last step comes after the time in which everything could settle.
@@ -88,6 +93,8 @@ class _Scan:
         self._intake = Intake(db, source, self._tracker)
         self._progress = progress
         self._recorded = Recorded()
+        self._census = source.census(db)
+        self._findings: list[SourceFinding] = []
 
     @property
     def pending(self) -> int:
@@ -97,13 +104,18 @@ class _Scan:
         return self._tracker.ripe(now)
 
     def step(self, now: float) -> None:
-        self._intake.nominate(self.walk.more(now, PORTION), now)
+        self._intake.nominate(self.walk.more(now, PORTION), now, self._census)
         if settled := self._tracker.due(now, PORTION):
             self._recorded += self._intake.admit(settled, self._db.now())
         if self._progress is not None:
             done = self._recorded.new + self._recorded.changed + self._recorded.unchanged
             done += self._intake.tally.unchanged
             self._progress(ScanProgress(self.walk.counts.files, self.pending, done))
+
+    def conclude(self) -> None:
+        """Write what the walk counted. A share that lists empty says nothing of what was there before."""
+        if self.walk.counts.files:
+            self._findings = self._census.end(None, self._db.now())
 
     def report(self) -> ScanReport:
         tally, recorded = self._intake.tally, self._recorded
@@ -120,4 +132,5 @@ class _Scan:
             ignored=dict(tally.ignored),
             unreadable=tuple(tally.unreadable),
             folders_unreadable=tuple(path_text(path) for path in self.walk.counts.unreadable_examples),
+            findings=tuple(self._findings),
         )

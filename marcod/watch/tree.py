@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +22,7 @@ from marcod import enclosure
 from marcod.enclosure import OutsideError
 from marcod.errors import MarcodError
 from marcod.layouts import is_entered
+from marcod.layouts.findings import Cause
 from marcod.watch.settle import Standing
 
 GRACE_S: Final = 5.0
@@ -94,24 +96,34 @@ class Root:
         return enclosure.reader(self.path, COMPANION_LIMIT + 1)
 
 
-class _Folder:
-    """What is remembered of one folder: its time, when that time was first seen, its sub-folders by name."""
+Counts = tuple[tuple[Cause | None, int], ...]
+"""Files of one folder by what they are counted under."""
 
-    __slots__ = ("believed", "children", "first_seen", "mtime_ns")
+
+class Folder:
+    """What is remembered of one folder: its time, when that time was first seen, its sub-folders by name.
+
+    ``counts`` are those of its files since the last listing, ``before`` those of the listing before.
+    """
+
+    __slots__ = ("before", "believed", "children", "counts", "first_seen", "mtime_ns")
 
     def __init__(self) -> None:
         self.mtime_ns = -1
         self.first_seen = 0.0
         self.believed = False
-        self.children: dict[str, _Folder] = {}
+        self.children: dict[str, Folder] = {}
+        self.counts: Counts = ()
+        self.before: Counts = ()
 
     def listed(self, mtime_ns: int, names: Iterable[str], now: float) -> None:
         if mtime_ns == self.mtime_ns:
             self.believed = now - self.first_seen >= GRACE_S
         else:
             self.mtime_ns, self.first_seen, self.believed = mtime_ns, now, False
+        self.before, self.counts = self.counts, ()
         before = self.children
-        self.children = {sys.intern(name): before.get(name) or _Folder() for name in names}
+        self.children = {sys.intern(name): before.get(name) or Folder() for name in names}
 
     def doubt(self) -> None:
         self.mtime_ns, self.believed = -1, False
@@ -121,11 +133,22 @@ class FolderMemory:
     """The folders of a root as the last walks saw them. Losing it costs one full walk."""
 
     def __init__(self) -> None:
-        self.top = _Folder()
+        self.top = Folder()
+
+    def counts(self) -> Counter[Cause | None]:
+        """The counts of all folders together, those that could not be listed lately included."""
+        total: Counter[Cause | None] = Counter()
+        stack = [self.top]
+        while stack:
+            folder = stack.pop()
+            stack.extend(folder.children.values())
+            for cause, files in folder.counts:
+                total[cause] += files
+        return total
 
     def forget(self) -> None:
         """Believe nothing any more: another file system may stand at the root."""
-        self.top = _Folder()
+        self.top = Folder()
 
 
 @dataclass(slots=True)
@@ -141,10 +164,11 @@ class WalkCounts:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A name in a listing that is no folder; without ``entry`` it is only known by its path."""
+    """A name in a listing that is no folder, and the folder; without ``entry`` it is only known by its path."""
 
     path: str
     entry: os.DirEntry[str] | None = None
+    folder: Folder | None = None
 
     def standing(self, root: Root) -> Standing | None:
         """As :meth:`Root.look`, from the listing where that is enough."""
@@ -172,7 +196,7 @@ class Walk:
         self.is_rescan: Final = memory is not None
         self.counts: Final = WalkCounts()
         self._root = root
-        self._stack = [(folder, memory.top if memory else _Folder()) for folder in folders if is_entered(folder)]
+        self._stack = [(folder, memory.top if memory else Folder()) for folder in folders if is_entered(folder)]
         self._found: list[Found] = []
 
     @property
@@ -192,7 +216,7 @@ class Walk:
         portion, self._found = self._found[:limit], self._found[limit:]
         return portion
 
-    def _visit(self, path: str, folder: _Folder, now: float) -> None:
+    def _visit(self, path: str, folder: Folder, now: float) -> None:
         """Ask the folder on top of the stack, which stays there when the root is away."""
         self.counts.folders += 1
         try:
@@ -216,7 +240,7 @@ class Walk:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         return found.st_mtime_ns
 
-    def _list(self, path: str, folder: _Folder, mtime_ns: int, now: float) -> None:
+    def _list(self, path: str, folder: Folder, mtime_ns: int, now: float) -> None:
         prefix = f"{path}/" if path else ""
         names: list[str] = []
         files: list[Found] = []
@@ -226,7 +250,7 @@ class Walk:
                     if is_entered(entry.name):
                         names.append(entry.name)
                 else:
-                    files.append(Found(prefix + entry.name, entry))
+                    files.append(Found(prefix + entry.name, entry, folder))
         folder.listed(mtime_ns, names, now)
         self.counts.listed += 1
         self.counts.files += len(files)

@@ -40,6 +40,7 @@ def upgrade() -> None:
     _source_root()
     _source_finding()
     op.add_column("plate", sa.Column("split_source", sa.Text()))
+    op.add_column("image", sa.Column("warnings", sa.Text()))
     _loosen_drop_summary()
     for name, table, column in INDEXES:
         op.create_index(name, table, [column])
@@ -51,6 +52,7 @@ def downgrade() -> None:
     for name, table, _ in INDEXES:
         op.drop_index(name, table)
     _tighten_drop_summary()
+    op.drop_column("image", "warnings")
     op.drop_column("plate", "split_source")
     op.drop_table("source_finding")
     _root_of_source()
@@ -173,8 +175,12 @@ def _source_finding() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("files", sa.BigInteger(), nullable=False),
+        sa.Column("of_files", sa.BigInteger(), nullable=False),
         sa.Column("example", sa.Text(), nullable=False),
         sa.Column("hint", sa.Text()),
+        sa.Column("hint_files", sa.Integer(), nullable=False),
+        sa.Column("asked", sa.Integer(), nullable=False),
+        sa.Column("accepted", sa.Boolean(), nullable=False),
         sa.Column("updated_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("source_id", "kind", "reason", name="pk_source_finding"),
         sa.ForeignKeyConstraint(["source_id"], ["source.id"], name="fk_source_finding_source_id_source"),

@@ -38,6 +38,9 @@ def test_everything_is_on_one_screen(site: Site) -> None:
         "a new image waits for 60 min; scoring is too slow or fails, see the log",
         "lims is not told what happened 90 min ago",
         "source rock-imager: its root is away",
+        "source rock-imager: 288 of 292 images not read (their paths are not those of layout rigaku); "
+        '288 look like crims; set layout = "crims"; an example: a/b.jpg',
+        "layouts     rock-imager: 2 of 292 images not read (a well, drop or date that cannot be)",
         "1 image in quarantine; `marcod queue failed` says why",
         "the pictures of minstrel are darker; look at its lamp; see `marcod drift`",
         "training run 1 failed; `marcod train show 1` says why",
@@ -56,6 +59,14 @@ def test_everything_is_on_one_screen(site: Site) -> None:
     assert [state["root_there"] for state in told["watched"]] == [True, False]
     assert told["alarms"][0]["day"] == "2026-01-01"
     assert "token" not in told["training"]
+    found = told["findings"][0]
+    assert (found["source"], found["reason"], found["files"], found["hint"]) == (
+        "rock-imager",
+        "not_this_layout",
+        288,
+        "crims",
+    )
+    assert [one["attention"] for one in told["findings"]] == [True, False]
     assert "source rock-imager: its root is away" in told["attention"]
 
 

@@ -66,7 +66,7 @@ def test_known_tells_the_size_and_time_of_recorded_paths(db: Database, source_id
     files = sightings(700)
     record(db, source_id, files)
     asked = [f.path for f in files] + ["P1/never/seen.jpg"]
-    expected = {f.path: (f.size, f.mtime_ns) for f in files}
+    expected = {f.path: (f.size, f.mtime_ns, None) for f in files}
     assert db.read(lambda c: catalog.known(c, source_id, asked)) == expected
     assert db.read(lambda c: catalog.known(c, source_id + 1, asked)) == {}
 
@@ -161,7 +161,7 @@ def test_without_a_champion_nothing_is_taken_in(db: Database, source_id: int) ->
     assert rows(db, sa.select(plate)) == []
 
 
-def test_a_source_keeps_its_layout_and_may_move(db: Database) -> None:
+def test_a_source_keeps_its_layout_and_may_move(db: Database, champion: Version) -> None:
     def again(root: str, layout: str, drops: int | None) -> int:
         return db.write(lambda c: catalog.register_source(c, "s", root, layout, drops, utc(9)))
 
@@ -170,6 +170,7 @@ def test_a_source_keeps_its_layout_and_may_move(db: Database) -> None:
     (row,) = rows(db, sa.select(source.c.expected_drops, source.c.created_at))
     assert tuple(row) == (96, utc(9))
     assert db.read(sources.roots) == {"s": "/b"}
+    record(db, first, sightings(1))
     with pytest.raises(ConfigError, match="was recorded with layout rigaku; give a new source name"):
         again("/b", "formulatrix", 96)
 

@@ -83,6 +83,9 @@ def test_the_figures_of_the_database(seen: standing.Standing) -> None:
     assert of(shown, "marcod_source_up", source="rock-imager") == 0
     assert of(shown, "marcod_source_backlog_files", source="minstrel", state="settling") == 3
     assert of(shown, "marcod_source_last_scan_timestamp_seconds", source="minstrel", scan="changed") == at - 40
+    not_read = {"source": "rock-imager", "kind": "ignored"}
+    assert of(shown, "marcod_source_files", **not_read, reason="not_this_layout", attention="true") == 288
+    assert of(shown, "marcod_source_files", **not_read, reason="out_of_range", attention="false") == 2
     assert of(shown, "marcod_notifications_unsent", target="lims") == 1
     assert of(shown, "marcod_training_run_info", run="1", state="failed") == 1
 

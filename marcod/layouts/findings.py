@@ -1,0 +1,118 @@
+"""Findings of a source: files that its layout does not read, or reads with a warning.
+
+One rule says which of them need a person, and one place puts them into words, so that scan, status, doctor, metrics
+and the log agree. A file is counted under its :data:`Cause`.
+"""
+
+import shlex
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal
+
+from marcod.domain import NOT_UNDERSTOOD, DropImage, NotADrop, Reason, WarningKind, why_not_scored
+from marcod.layouts.paths import has_image_extension
+
+Cause = Reason | WarningKind
+
+CAUSES: Final = tuple(sorted((*NOT_UNDERSTOOD, *WarningKind)))
+"""Every cause that a file can be counted under."""
+
+HANDFUL: Final = 20
+"""Files of one cause beyond which a source needs a person; a plate that is not read has more."""
+
+SHARE: Final = 0.05
+"""Share of the source's images from which fewer files need a person, too."""
+
+ALWAYS: Final = frozenset({WarningKind.UNMAPPED_PROFILE, WarningKind.LIGHT_LOST, WarningKind.UNKNOWN_LIGHT})
+"""Causes of which one file is enough: the light decides whether an image is scored, and by which model."""
+
+_WHY: Final = {
+    Reason.NOT_THIS_LAYOUT: "their paths are not those of layout {layout}",
+    Reason.UNREADABLE_NAME: "paths of layout {layout} that cannot be read",
+    Reason.OUT_OF_RANGE: "a well, drop or date that cannot be",
+    Reason.NO_REPORT: "no row for them in report.csv",
+    Reason.UNKNOWN_KIND: "an image type that is not known",
+    WarningKind.BARCODE_DIFFERS: "folder and name give different barcodes",
+    WarningKind.INSPECTION_DIFFERS: "folder and name give different inspections",
+    WarningKind.UNMAPPED_PROFILE: "a .png of a capture profile that is not mapped, taken as UV and not scored",
+    WarningKind.LIGHT_LOST: "no folder that says how the drop was lit, taken as visible light",
+    WarningKind.UNKNOWN_LIGHT: "the folder names a light that is not known, not scored",
+    WarningKind.DROP_NUMBER_LOST: "report.csv has no drop number, taken as drop 1",
+    WarningKind.SIDECAR_DIFFERS: "the XML file contradicts the name",
+    WarningKind.SIDECAR_UNREADABLE: "the XML file cannot be read",
+}
+_MEND: Final = {
+    Reason.OUT_OF_RANGE: "set `wells` of the source",
+    Reason.NO_REPORT: "copy report.csv into the folder of the barcode",
+    WarningKind.UNMAPPED_PROFILE: "add the profile to `profiles` of the source",
+    WarningKind.LIGHT_LOST: "keep the dated folders",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFinding:
+    """Files of one source and cause, counted at its last scan.
+
+    ``of_files`` is how many images the source has, read or not. ``example`` is one path in stored form. ``hint`` names
+    the family that reads ``hint_files`` of the ``asked`` files of a sample. ``accepted`` findings are known to the lab
+    and need nobody. ``attention`` follows from the others.
+    """
+
+    source: str
+    layout: str
+    kind: Literal["ignored", "warning"]
+    reason: str
+    files: int
+    of_files: int
+    example: str
+    hint: str | None = None
+    hint_files: int = 0
+    asked: int = 0
+    accepted: bool = False
+    updated_at: datetime | None = None
+    attention: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attention", _needs_a_person(self))
+
+    @property
+    def text(self) -> str:
+        """The finding in one clause, without the source's name."""
+        verb = "not read" if self.kind == "ignored" else "read with a warning"
+        why = _WHY.get(self.reason, self.reason).format(layout=self.layout)  # type: ignore[call-overload]
+        said = f"{self.files:,} of {self.of_files:,} image{'' if self.of_files == 1 else 's'} {verb} ({why})"
+        return f"{said}; {self._resemblance}" if self.hint else said
+
+    @property
+    def advice(self) -> str:
+        """The next step for a person, with the example."""
+        if self.hint:
+            return f'set layout = "{self.hint}"; an example: {self.example}'
+        if self.reason in _MEND:
+            return f"{_MEND[self.reason]}; an example: {self.example}"  # type: ignore[index]
+        if self.layout == "regex":
+            return f"correct `pattern` of the source; an example: {self.example}"
+        return f"see `marcod explain --layout {self.layout} {shlex.quote(self.example)}`"
+
+    @property
+    def _resemblance(self) -> str:
+        sample = "" if self.asked == self.files else f" of {self.asked:,} looked at"
+        return f"{self.hint_files:,}{sample} look like {self.hint}"
+
+
+def causes(path: str, verdict: DropImage | NotADrop) -> tuple[Cause | None, ...]:
+    """The causes to count a file under.
+
+    None stands for an image that is read, beside its kinds of warning. A file that is expected in an imager's folder
+    and not scored, such as a thumbnail or an XML file, has none.
+    """
+    if isinstance(verdict, DropImage):
+        read = why_not_scored(verdict) is None
+        return (None, *dict.fromkeys(warning.kind for warning in verdict.warnings)) if read else ()
+    return (verdict.reason,) if verdict.reason in NOT_UNDERSTOOD and has_image_extension(path) else ()
+
+
+def _needs_a_person(found: SourceFinding) -> bool:
+    if found.accepted or not found.files:
+        return False
+    return found.reason in ALWAYS or found.files > HANDFUL or found.files >= SHARE * found.of_files
