@@ -332,6 +332,7 @@ class SourceSettings(Section):
     )
     accept: list[str] = Field(
         default_factory=list,
+        examples=[["drop_number_lost"]],
         description="Reasons and warnings of its files that the lab knows of, which are counted and need nobody",
     )
 
