@@ -7,8 +7,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-jax lint wheel bench chaos audit docs format clean
 
-demo: $(VENV)/run.stamp  ## run the main job on rendered plates, under three minutes
-	$(BIN)/marcod demo
+demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
+	$(BIN)/marcod demo --models $(VENV)/models
 
 test: $(VENV)/test.stamp  ## run the whole test suite on SQLite and PostgreSQL, two files at a time
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -1,19 +1,21 @@
-"""The demonstration: synthetic exports of three imagers arrive while the real daemon runs.
+"""Demonstration: rendered exports of three imagers arrive while the real daemon runs.
 
-A composition root like the daemon's: it makes a folder with a configuration, starts ``marcod run`` as its own
-process, lets rendered plates arrive file by file, waits until every image is scored, and stops the daemon as
-systemd would. Everything it leaves behind can be looked at with the same commands as a real installation.
+A composition root like the daemon's: it makes a folder with a configuration, fetches the published MARCO with
+``marcod model fetch``, starts ``marcod run`` as its own process, lets rendered plates arrive file by file, waits until
+every image is scored, and stops the daemon as systemd would. Everything it leaves behind can be looked at with the same
+commands as a real installation.
 """
 
+import math
 import signal
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import zip_longest
@@ -23,7 +25,7 @@ from typing import Final
 from uuid import uuid4
 
 from marcod import layouts, settings
-from marcod.domain import PLATE_FORMATS, Kind, path_text
+from marcod.domain import PLATE_FORMATS, DropClass, Kind, path_text
 from marcod.errors import MarcodError
 from marcod.store import backlog, reports
 from marcod.store.engine import Database
@@ -32,12 +34,18 @@ from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_
 READY_S: Final = 120.0
 """How long the daemon may take to load its model and say READY=1."""
 
-FINISH_S: Final = 150.0
+FINISH_S: Final = 600.0
 """How long everything may take to arrive and be scored."""
 
 POLL_S: Final = 0.2
 PICTURE_SIZE: Final = (510, 428)
-"""Width and height of the rendered pictures; imagers' are larger, which would only take longer to draw."""
+"""Width and height of the rendered images; imagers' are larger, which would only take longer to draw."""
+
+MODEL: Final = "marco"
+"""Published model that the demonstration fetches."""
+
+Drawn = Mapping[tuple[str, str], DropClass]
+"""Class that the renderer drew, by source and path of the image as the database keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +61,33 @@ class Export:
         return list(plate_files(self.spec, layouts.make(self.layout)))
 
 
-def exports() -> list[Export]:
-    """The three plates: a Rock Imager store, a Minstrel share and an HWI delivery."""
-    spring = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
-    summer = datetime(2026, 3, 9, 9, 30, tzinfo=UTC)
-    return [
-        Export(
-            "rock-imager",
-            "formulatrix",
-            PlateSpec(
-                Imager.FORMULATRIX, "2041", (spring, summer), filled=0.75, seed=11, first_batch=8801, hit_rate=0.25
-            ),
-        ),
-        Export(
-            "minstrel", "rigaku", PlateSpec(Imager.RIGAKU, "CI030117", (summer,), drops=(1,), seed=12, hit_rate=0.3)
-        ),
-        Export(
-            "hwi",
-            "hwi",
-            PlateSpec(
-                Imager.HWI, "X000016042", (summer,), wells=PLATE_FORMATS[1536], filled=0.0625, seed=13, hit_rate=0.3
-            ),
-        ),
-    ]
+def exports(wells: int | None = None) -> list[Export]:
+    """Three plates: a Rock Imager store, a Minstrel share and an HWI delivery; each of at most ``wells`` wells."""
+    set_at, week_later = datetime(2026, 3, 2, 9, 30, tzinfo=UTC), datetime(2026, 3, 9, 9, 30, tzinfo=UTC)
+    rock = PlateSpec(
+        Imager.FORMULATRIX, "2041", (set_at, week_later), filled=0.75, seed=11, first_batch=8801, hit_rate=0.25
+    )
+    minstrel = PlateSpec(Imager.RIGAKU, "CI030117", (week_later,), seed=12, hit_rate=0.3, set_at=set_at)
+    hwi = PlateSpec(
+        Imager.HWI, "X000016042", (week_later,), PLATE_FORMATS[1536], filled=0.0625, seed=13, hit_rate=0.3,
+        set_at=set_at,
+    )  # fmt: skip
+    plates = (("rock-imager", "formulatrix", rock), ("minstrel", "rigaku", minstrel), ("hwi", "hwi", hwi))
+    return [Export(source, layout, _at_most(spec, wells or math.inf)) for source, layout, spec in plates]
+
+
+def _at_most(spec: PlateSpec, wells: float) -> PlateSpec:
+    return replace(spec, filled=min(spec.filled, wells / spec.wells.wells))
+
+
+def drawn(plates: Sequence[Export]) -> Drawn:
+    """Return what the renderer drew in each drop of these plates."""
+    return {
+        (plate.source, path_text(file.path)): file.label
+        for plate in plates
+        for file in plate.files()
+        if file.kind is Kind.COMPOSITE and file.label is not None
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +104,6 @@ class Step:
 class Outcome:
     """What was delivered and how long it took, in seconds from a file's last byte to its score."""
 
-    folder: Path
-    config: Path
     images: int
     other_files: int
     seconds: float
@@ -101,24 +111,46 @@ class Outcome:
     percentile_95_s: float
 
 
-def run(folder: Path, on_step: Callable[[Step], None]) -> Outcome:
-    """Run the whole demonstration in ``folder`` (made if missing, must be empty). Raises MarcodError."""
-    config = _prepare(folder)
-    planned = [export.files() for export in exports()]
+def fetch_model(config: Path, on_words: Callable[[str], None]) -> str | None:
+    """Make the published MARCO champion of the demonstration. Returns why it could not be had, None when it could.
+
+    ``on_words`` is called with each line that the command writes about its progress.
+    """
+    command = [sys.executable, "-m", "marcod", "--config", str(config), "model", "fetch", MODEL]
+    last = "it gave no reason"
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=settings.child_environment(),
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            last = line.strip() or last
+            on_words(last)
+    return None if process.returncode == 0 else last.removeprefix("marcod: ")
+
+
+def run(folder: Path, config: Path, plates: Sequence[Export], on_step: Callable[[Step], None]) -> Outcome:
+    """Deliver the plates to the daemon and wait for their scores. Raises MarcodError.
+
+    ``folder`` and ``config`` are those of :func:`prepare`.
+    """
+    planned = [plate.files() for plate in plates]
     total = sum(1 for files in planned for f in files if f.kind is Kind.COMPOSITE)
     start = time.monotonic()
     on_step(Step("the daemon loads its model", 0, 0, total))
     with running_daemon(config, folder / "marcod.log") as process:
         db = Database(database_url(folder))
-        delivered = _deliver(folder, planned, db, on_step, total)
+        delivered = _deliver(folder, plates, planned, db, on_step, total)
         _wait_until_scored(process, db, delivered, on_step, folder / "marcod.log")
     seconds = time.monotonic() - start
     latencies = sorted(_latencies(db, delivered))
     db.close()
     files = sum(len(files) for files in planned)
     return Outcome(
-        folder,
-        config,
         total,
         files - total,
         seconds,
@@ -132,27 +164,32 @@ def database_url(folder: Path) -> str:
     return f"sqlite:///{folder}/marcod.sqlite"
 
 
-def _prepare(folder: Path) -> Path:
+def prepare(folder: Path, models: Path, plates: Sequence[Export]) -> Path:
+    """Make the demonstration's configuration in ``folder`` (made if missing, must be empty). Returns its file.
+
+    ``models`` keeps the fetched model. Raises MarcodError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise MarcodError(f"{folder} is not empty; give another folder with --folder")
     lines = [
-        "# Made by `marcod demo`; everything in this folder is synthetic.",
+        "# Made by `marcod demo`; the images in this folder are rendered.",
         f'store.url = "{database_url(folder)}"',
+        f'models.folder = "{models}"',
         "watch.settle_s = 1.0",
         "watch.rescan_s = 5.0",
         "watch.quiet_s = 20.0",
         'log.format = "json"',
     ]
-    for export in exports():
-        root = folder / "exports" / export.source
+    for plate in plates:
+        root = folder / "exports" / plate.source
         root.mkdir(parents=True)
-        expected = len(export.spec.positions()) * len(export.spec.drops)
+        expected = len(plate.spec.positions()) * len(plate.spec.drops)
         lines += [
             "",
-            f"[sources.{export.source}]",
+            f"[sources.{plate.source}]",
             f'root = "{root}"',
-            f'layout = "{export.layout}"',
+            f'layout = "{plate.layout}"',
             f"expected_drops = {expected}",
         ]
     config = folder / "marcod.toml"
@@ -193,10 +230,15 @@ def _await_ready(channel: socket.socket, process: subprocess.Popen[bytes], log: 
 
 
 def _deliver(
-    folder: Path, planned: list[list[PlannedFile]], db: Database, on_step: Callable[[Step], None], total: int
+    folder: Path,
+    plates: Sequence[Export],
+    planned: list[list[PlannedFile]],
+    db: Database,
+    on_step: Callable[[Step], None],
+    total: int,
 ) -> dict[str, dict[str, float]]:
     """Write the files one by one, the imagers taking turns. Returns when each composite was written, by source."""
-    sources = [export.source for export in exports()]
+    sources = [plate.source for plate in plates]
     written: dict[str, dict[str, float]] = {source: {} for source in sources}
     for turn in zip_longest(*planned):
         for source, file in zip(sources, turn, strict=True):

@@ -1,24 +1,36 @@
-"""`marcod demo`: see it work, with nothing configured."""
+"""`marcod demo`: the program at work on rendered plates, with nothing configured."""
 
 import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
+from rich.console import Console
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from marcod import plates
-from marcod.cli import hits, maps, output
-from marcod.store import reports
+from marcod.cli import maps, output
+from marcod.domain import DropClass, hit_rule
+from marcod.plates import PlateMap
+from marcod.store import reports, versions
 from marcod.store.engine import Database
 
 if TYPE_CHECKING:
-    from marcod.demo import Outcome, Step
+    from marcod.demo import Drawn, Outcome, Step
 
-BEST = 10
+BEST: Final = 10
+PANEL: Final = 100
+"""Widest that a framed paragraph is, in characters."""
+
+CLASSES: Final = (DropClass.CRYSTALS, DropClass.PRECIPITATE, DropClass.CLEAR, DropClass.OTHER)
 
 
 @click.command()
@@ -27,26 +39,53 @@ BEST = 10
     type=click.Path(path_type=Path, file_okay=False),
     help="Where to make everything [default: a new temporary folder, which stays]",
 )
-def demo(folder: Path | None) -> None:
-    """Let synthetic plates of three imagers arrive, score them with the real daemon, and show the results."""
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the fetched model is kept for the next demonstration [default: in the demonstration's folder]",
+)
+@click.option("--wells", type=click.IntRange(min=1), help="Deliver at most this many wells of each plate")
+def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
+    """Let rendered plates of three imagers arrive, score them with the real daemon, and show the results.
+
+    The published MARCO is fetched first, as `marcod model fetch marco` does. Where it cannot be had, the small model
+    that ships with marcod scores instead.
+    """
     from marcod import demo as demonstration
 
     where = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="marcod-demo-"))
+    arriving = demonstration.exports(wells)
+    config = demonstration.prepare(where, models.absolute() if models else where / "models", arriving)
     console = output.console()
-    console.print(f"Synthetic exports of a Rock Imager, a Minstrel and HWI arrive in {where}\n", style="bold")
+    console.print(Text(f"Rendered plates of a Rock Imager, a Minstrel and HWI arrive in {where}\n", "bold"))
+    with _waiting("getting the published MARCO: 43 MB, once") as on_words:
+        missing = demonstration.fetch_model(config, on_words)
+    if missing is not None:
+        _print_missing(console, missing)
     with _Bars() as on_step:
-        outcome = demonstration.run(where, on_step)
+        outcome = demonstration.run(where, config, arriving, on_step)
     db = Database(demonstration.database_url(where))
-    _show_plates(db)
-    _show_hits(db)
-    db.close()
-    console.print(
-        f"\n{outcome.images} images of {outcome.images + outcome.other_files} files scored in {outcome.seconds:.0f} s; "
-        f"from file to score {outcome.median_s:.1f} s (median), {outcome.percentile_95_s:.1f} s (95th percentile), "
-        "of which 1 s is waiting for the file to stand still."
-    )
-    output.warn_of_synthetic(scored=True)
-    _show_next_steps(outcome)
+    try:
+        _print_results(console, db, demonstration.drawn(arriving))
+        champion = db.read(versions.champion)
+    finally:
+        db.close()
+    _print_outcome(console, outcome, champion)
+    if missing is not None:
+        _print_missing(console, missing)
+    _print_next_steps(where, config)
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Show that something is under way: a spinner with its latest words on a terminal, one line elsewhere."""
+    console = output.console(to_errors=True)
+    if not console.is_terminal:
+        click.echo(what, err=True)
+        yield lambda words: None
+        return
+    with console.status(what) as status:
+        yield lambda words: status.update(Text(f"{what}: {output.printable(words)}"[: console.width - 4]))
 
 
 class _Bars:
@@ -75,30 +114,99 @@ class _Bars:
             click.echo(f"{step.text}: {step.delivered} arrived, {step.scored} of {step.total} scored", err=True)
 
 
-def _show_plates(db: Database) -> None:
-    console = output.console()
+def _print_missing(console: Console, reason: str) -> None:
+    """Say loudly that another model scores than was promised."""
+    text = Text()
+    text.append("The published MARCO could not be had.\n", "bold red")
+    text.append(f"{output.printable(reason)}\n\n")
+    text.append(
+        "The demonstration goes on with the small model that ships with marcod. It learned from rendered drops alone, "
+        "such as these: here it looks better than it is, and it is not for deciding about crystals.\n"
+    )
+    text.append(f"{versions.REAL_MODEL}.")
+    width = min(console.width, PANEL)
+    console.print(Panel(text, border_style="bold red", width=width), width=width, soft_wrap=False)
+
+
+def _print_results(console: Console, db: Database, drawn: "Drawn") -> None:
     for summary in reversed(db.read(lambda connection: reports.summaries(connection))):
         shown = plates.load(db, summary.plate_key, inspection=summary.inspection_key)
         maps.print_plate(console, shown)
-
-
-def _show_hits(db: Database) -> None:
+        console.print(_comparison(shown, drawn), "")
     found = db.read(lambda connection: reports.hits(connection, None, BEST))
-    output.console().print(hits.hits_table(found))
+    console.print(_best(found, drawn))
 
 
-_NEXT_STEPS = """
-Look further:
+def _comparison(shown: PlateMap, drawn: "Drawn") -> output.Listing:
+    """One row per class that was drawn: its drops by likeliest class, and its hits."""
+    source = shown.summary.source
+    likeliest = Counter((drawn[source, drop.path], drop.label) for drop in shown.drops)
+    hits = Counter(drawn[source, drop.path] for drop in shown.drops if drop.hit(shown.version))
+    rows = []
+    for truth in CLASSES:
+        counts = [likeliest[truth, str(label)] for label in CLASSES]
+        rows.append((truth.lower(), sum(counts), *counts, hits[truth]))
+    columns = ("drawn as", "drops", *(label.lower() for label in CLASSES), "hits")
+    rule = hit_rule(shown.version.crystal_threshold)
+    return output.table(f"Drawn, and the likeliest class by {shown.version}; hit: {rule}", columns, rows)
+
+
+def _best(found: list[reports.Hit], drawn: "Drawn") -> output.Listing:
+    """The best hits with what was drawn there."""
+    rows = [
+        (
+            f"{hit.p_crystals or 0.0:.3f}",
+            drawn[hit.source, hit.best_path or ""].lower(),
+            hit.barcode or hit.plate_key,
+            f"{hit.well}.{hit.drop_number}",
+            hit.first_hit_inspection_key,
+            hit.source,
+        )
+        for hit in found
+    ]
+    columns = ("p(crystals)", "drawn as", "plate", "drop", "first in", "source")
+    return output.table(f"The {len(found)} best hits over all plates", columns, rows)
+
+
+def _print_outcome(console: Console, outcome: "Outcome", champion: versions.Version) -> None:
+    """Say how long it took, and what the scores are worth."""
+    files = outcome.images + outcome.other_files
+    output.say(
+        console,
+        f"\n{outcome.images} images of {files} files scored by {champion} in {outcome.seconds:.0f} s; from file to "
+        f"score {outcome.median_s:.1f} s (median), {outcome.percentile_95_s:.1f} s (95th percentile), of which 1 s is "
+        "waiting for the file to stand still.",
+    )
+    if not champion.synthetic:
+        output.say(
+            console,
+            f"These drops are rendered, and {champion} never saw such: it learned from photographs. Where it agrees "
+            "with what was drawn, and where not, shows that the program works and nothing about your plates.",
+            "yellow",
+        )
+
+
+_NEXT_STEPS: Final = """
+Look further at the demonstration:
+  export MARCOD_CONFIG={config}
+  {marcod} model list
   {marcod} plate show CI030117
-  {marcod} hits --since 1h
-  {marcod} queue status
-  {marcod} plate export X000016042 --format csv
-  sqlite3 {database} "select plate_key, inspection_key, hits, scored, complete from lims_plate_summary_v1"
-  sqlite3 {database} "select plate_key, well, p_crystals from lims_image_score_v1 order by p_crystals desc limit 9"
-The exports, the database, the configuration and the log are in {folder}."""
+  {marcod} hits
+  sqlite3 {folder}/marcod.sqlite \\
+    "select plate_key, inspection_key, hits, scored from lims_plate_summary_v1"
+Exports, database, configuration and log are in {folder}.
+
+On your own plates, which get a database of their own:
+  unset MARCOD_CONFIG
+  {marcod} model fetch marco   # the published MARCO becomes champion there
+  {marcod} setup FOLDER        # reads your imager's folder, writes marcod.toml
+  {marcod} scan                # queues the images that are there
+  {marcod} score               # scores them
+  {marcod} plate list          # then `plate show PLATE`
+  {marcod} hits                # the best drops over all plates
+  {marcod} run                 # watches, queues and scores from then on"""
 
 
-def _show_next_steps(outcome: "Outcome") -> None:
-    folder = outcome.folder
-    marcod = f"{'marcod' if shutil.which('marcod') else sys.argv[0]} --config {outcome.config}"
-    click.echo(_NEXT_STEPS.format(marcod=marcod, database=folder / "marcod.sqlite", folder=folder))
+def _print_next_steps(folder: Path, config: Path) -> None:
+    marcod = "marcod" if shutil.which("marcod") else sys.argv[0]
+    click.echo(_NEXT_STEPS.format(marcod=marcod, config=config, folder=folder))
