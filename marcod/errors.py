@@ -5,7 +5,18 @@ and exits with ``exit_code``: 1 for something that failed, 2 for a wrong invocat
 when all is well, and with 3 when the work was done but something was left for people to look at.
 """
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a disk answers that has no room left, for everybody or for this user."""
+
+
+def os_reason(error: OSError) -> str:
+    """Say in a few words why the system refused; a full disk is called one. For after "FILE cannot be written: "."""
+    if error.errno in FULL:
+        return "the disk is full; free some room there"
+    return error.strerror or type(error).__name__
 
 
 class MarcodError(Exception):

@@ -107,6 +107,23 @@ class Registry:
         """The version that a person means and whose bundle is here and whole; registered if it was not."""
         return self.register(*self.resolve(text), now)
 
+    def look_up(self, text: str) -> versions.Version:
+        """Like :meth:`take`, without registering: what the database does not know yet has the id 0."""
+        name, version = self.resolve(text)
+        path = self.path(name, version)
+        record = bundle.verify(path)
+        if problem := _misplaced(path, record):
+            raise BundleError(problem)
+        try:
+            found = self._db.read(lambda connection: versions.find(connection, name, version))
+        except NotFoundError:
+            return versions.Version(
+                0, name, version, record.digest, str(record.modality), record.threshold.crystal, record.synthetic
+            )
+        if found.digest != record.digest:
+            raise BundleError(f"{_not_registered(path, str(found))}; restore the original folder")
+        return found
+
     def register(self, name: str, version: str, now: datetime) -> versions.Version:
         """The row of a bundle that exists here, made if new. Raises BundleError when it is damaged."""
         path = self.path(name, version)

@@ -5,12 +5,13 @@ from typing import Any, Final
 
 import click
 
+from marcod import app
 from marcod.cli import output, people
 from marcod.cli.configured import configured, pass_settings
 from marcod.cli.lazy import LazyGroup
 from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
-from marcod.store import access, backfill, health, migrate, versions
+from marcod.store import access, backfill, migrate, versions
 from marcod.store.engine import Database
 
 
@@ -67,16 +68,13 @@ def upgrade(settings: Settings, force: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context, json_output: bool) -> None:
     """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in."""
-    settings = configured(ctx).settings
-    health.require_file(settings.store.url.get_secret_value())
-    database = Database(settings.store.url.get_secret_value())
-    state = migrate.state(database)
-    unfinished = state is migrate.SchemaState.CURRENT and database.read(backfill.unfinished)
+    with app.looked_at(configured(ctx).settings) as database:
+        state = migrate.state(database)
+        unfinished = state is migrate.SchemaState.CURRENT and database.read(backfill.unfinished)
     if json_output:
         output.print_json({"database": str(database), "schema": state, "unfinished": unfinished})
     else:
         click.echo(_SENTENCE[state].format(database))
-    database.close()
     if state is migrate.SchemaState.UNKNOWN:
         raise SchemaError("install the marcod that made this schema")
     if state not in migrate.USABLE:
@@ -87,7 +85,7 @@ def check(ctx: click.Context, json_output: bool) -> None:
 
 
 @db.command()
-@click.option("--lims", default="marcod_lims", show_default=True, help="Role that reads the views and fills the inbox")
+@click.option("--lims", default="marcod_lims", show_default=True, help="Role that reads, and fills the inbox")
 @click.option("--app", default="marcod_app", show_default=True, help="Role with all that `marcod run` needs")
 @output.as_json
 @pass_settings
@@ -120,7 +118,9 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
 def _tell(made: access.Made) -> None:
     for role in made.created:
         click.echo(f"made role {role}")
-    click.echo(f"{made.lims} reads {', '.join(made.views)}; inserts into {access.INBOX}; nothing else")
+    click.echo(f"{made.lims} reads {', '.join(made.views)}")
+    click.echo(f"{made.lims} reads {len(made.tables)} tables too, for the commands that only read")
+    click.echo(f"{made.lims} inserts into {access.INBOX}; it changes nothing else")
     click.echo(f"{made.app} reads and changes the rows of {len(made.tables)} tables; no schema")
     for right in made.taken:
         click.echo(f"taken from everybody: {right}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from marcod import daemon
+from marcod import app
 from marcod import drift as drifts
 from marcod.cli import output, people
 from marcod.cli.configured import configured
@@ -32,11 +32,14 @@ def drift(
         raise click.UsageError("--new-reference goes with --clear NAME")
     settings = configured(ctx).settings
     now = datetime.now(UTC)
-    with daemon.opened(settings) as ready:
-        if cleared is not None:
+    if cleared is not None:
+        with app.opened(settings) as ready:
+            # What was shown may not be recorded yet, where no process keeps the schedule.
+            drifts.run(ready.db, settings.drift, now)
             count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=people.actor(), now=now)
-            click.echo(f"{count} alarms of {output.printable(cleared)} cleared", err=json_output)
-        report = drifts.run(ready.db, settings.drift, now)
+        click.echo(f"{count} alarms of {output.printable(cleared)} cleared", err=json_output)
+    with app.reading(settings) as ready:
+        report = drifts.look(ready.db, settings.drift, now)
         chosen = [imager for imager in report.imagers if source in (None, imager.source)]
         if source is not None and not chosen:
             raise NotFoundError(f"{report.model} has scored nothing new of a source {source!r} yet")

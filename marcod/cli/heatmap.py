@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import bundle, daemon, images
+from marcod import app, bundle, images
 from marcod.cli import output, places
 from marcod.cli import plate as plates_cli
 from marcod.cli.configured import pass_settings
@@ -70,13 +70,13 @@ def heatmap(
     json_output: bool,
 ) -> None:
     """Draw where the network looks in the drop of WELL, as a heat map over the grey picture (SmoothGrad)."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         shown = plates_cli.load(ready.db, plate_text, source, inspection, model_text)
         drop = _drop(shown, well, number)
         found = ready.db.read(lambda connection: reports.located(connection, drop.image_id))
         folder = ready.registry.path(shown.version.name, shown.version.version)
         closed = places.closed(settings, ready)
-    root = daemon.roots(settings).get(shown.summary.source, Path(found.root))
+    root = app.roots(settings).get(shown.summary.source, Path(found.root))
     out = out or Path(_file_name(shown, drop, target))
     _check_place(out, closed)
     data = _read(root, found)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from marcod import daemon, text
+from marcod import app, text
 from marcod.cli import output, places
 from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
@@ -62,7 +62,7 @@ def hits(
     model on an image that the former one had seen) or `confirmed` (a former model had found it too).
     """
     most = limit or _most(target)
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         found = ready.db.read(
             lambda c: reports.hits(c, since, most + 1, new=new_only, project=project, source_name=source)
         )

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from marcod import daemon, labelling, vocabularies
+from marcod import app, labelling, vocabularies
 from marcod.cli import output, people
 from marcod.cli import since as since_option
 from marcod.cli.configured import configured, pass_settings
@@ -67,7 +67,7 @@ def add(
 ) -> None:
     """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:WORD such as hwi:90."""
     named = Named(plate, well, drop_number, inspection, source)
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         given = labelling.add(
             ready.db,
             labelling.tables_of(settings),
@@ -97,7 +97,7 @@ def withdraw(
     """Take back what a person says of one drop at one inspection; the model's score counts again."""
     named = Named(plate, well, drop_number, inspection, source)
     who = person or people.actor()
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         count = labelling.withdraw(ready.db, named, who, datetime.now(UTC))
     if count == 0:
         raise NotFoundError(
@@ -146,7 +146,7 @@ def import_(
     settings = configured(ctx).settings
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
     choices = labelling.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
-    with daemon.opened(settings) as ready, output.stages() as report:
+    with app.opened(settings) as ready, output.stages() as report:
         done = labelling.import_labels(
             ready.db,
             place,
@@ -200,7 +200,7 @@ def list_(
     json_output: bool,
 ) -> None:
     """List what was said, the latest recorded first; a star marks what counts now."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         plates = None
         if plate is not None:
             found = ready.db.read(lambda connection: reports.find_plates(connection, plate, source))
@@ -241,10 +241,11 @@ def _cells(row: labels.Said) -> tuple[object, ...]:
 @pass_settings
 def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> None:
     """Show what the LIMS wrote and marcod could not take yet, with the reason."""
-    with daemon.opened(settings) as ready:
-        if retry:
+    if retry:
+        with app.opened(settings) as ready:
             ready.db.write(store_inbox.retry)
             labelling.resolve_inbox(ready.db, settings, datetime.now(UTC))
+    with app.reading(settings) as ready:
         counts = ready.db.read(store_inbox.counts)
         states = (store_inbox.State.REFUSED, store_inbox.State.WAITING)
         rows = ready.db.read(lambda connection: store_inbox.listed(connection, states, limit))

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import click
 
-from marcod import daemon
+from marcod import app
 from marcod import notify as notifications
 from marcod.cli import output
 from marcod.cli.configured import configured, pass_settings
@@ -29,7 +29,7 @@ def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
     The exit code is 3 while a message is given up or waits for a target that is not configured.
     """
     settings = configured(ctx).settings
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         standings = ready.db.read(outbox.standings)
         sendings = ready.db.read(lambda c: outbox.sendings(c, limit))
     known = {standing.target: standing for standing in standings}
@@ -112,6 +112,6 @@ def retry(settings: Settings, name: str | None) -> None:
     """Have what failed or waits for another try sent at once: of the target NAME, or of all."""
     if name is not None and name not in settings.notify:
         raise ConfigError(f"no target {name!r} is configured in [notify.NAME]")
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         count = ready.db.write(lambda c: outbox.retry(c, datetime.now(UTC), name))
     click.echo(f"{count} events are to be sent again")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from marcod import daemon, plate_table, watch
+from marcod import app, plate_table, watch
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import MarcodError
@@ -51,7 +51,7 @@ def import_(
     96x2 or 8x12x2, or rows, columns and drops. An empty cell leaves what is known.
     """
     data = _read(table)
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         seen = ready.db.read(papers.sources)
         only = sorted({*seen, *settings.sources})
         try:
@@ -76,14 +76,14 @@ def _read(table: Path) -> bytes:
         raise MarcodError(f"{table} cannot be read: {error.strerror}") from error
 
 
-def _register(ready: daemon.Ready, settings: Settings, missing: tuple[str, ...]) -> None:
+def _register(ready: app.Ready, settings: Settings, missing: tuple[str, ...]) -> None:
     """Make the rows of sources that are configured and that no scan has seen yet, as the daemon would."""
     if missing:
         chosen = settings.model_copy(update={"sources": {name: settings.sources[name] for name in missing}})
         watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
 
 
-def _catch_up(ready: daemon.Ready) -> None:
+def _catch_up(ready: app.Ready) -> None:
     with output.progress("summaries", None) as done:
         total = 0
         while counted := ready.db.write(lambda connection: papers.catch_up(connection, datetime.now(UTC))):

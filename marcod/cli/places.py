@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from marcod import daemon
+from marcod import app
 from marcod.settings import Settings
 from marcod.store import sources
 
 
-def roots(settings: Settings, ready: daemon.Ready) -> dict[str, Path]:
+def roots(settings: Settings, ready: app.Ready) -> dict[str, Path]:
     """The folder of each source: where it is configured, else where marcod last looked."""
-    return _recorded(ready) | daemon.roots(settings)
+    return _recorded(ready) | app.roots(settings)
 
 
-def closed(settings: Settings, ready: daemon.Ready) -> list[Path]:
+def closed(settings: Settings, ready: app.Ready) -> list[Path]:
     """All folders where only imagers write, also those where a source was before it moved."""
-    return [*_recorded(ready).values(), *daemon.roots(settings).values()]
+    return [*_recorded(ready).values(), *app.roots(settings).values()]
 
 
-def _recorded(ready: daemon.Ready) -> dict[str, Path]:
+def _recorded(ready: app.Ready) -> dict[str, Path]:
     return {name: Path(root) for name, root in ready.db.read(sources.roots).items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from marcod import daemon, plates, registry, text
+from marcod import app, plates, registry, text
 from marcod.cli import maps, output, places
 from marcod.cli.configured import pass_settings
 from marcod.cli.lazy import LazyGroup
@@ -40,7 +40,7 @@ def plate() -> None:
 @pass_settings
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List inspections, the latest first."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         rows = ready.db.read(lambda connection: reports.summaries(connection, limit=limit))
     if json_output:
         output.print_json(rows)
@@ -132,7 +132,7 @@ def show(
         raise click.UsageError("--all-drops goes with --history")
     if with_history and inspection is not None:
         raise click.UsageError("--history shows all inspections; leave --inspection out")
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         shown = load(ready.db, plate_text, source, inspection, model_text)
         past = plates.history_of(ready.db, shown) if with_history else None
     if json_output:
@@ -184,7 +184,7 @@ def export(
     target: Path | None,
 ) -> None:
     """Write one row a drop as CSV or JSON, or a sheet with pictures to look at and to print as HTML."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         shown = load(ready.db, plate_text, source, inspection, model_text)
         roots, closed = places.roots(settings, ready), places.closed(settings, ready)
     content, name = _exported(shown, format_, roots)

@@ -2,7 +2,7 @@
 
 import click
 
-from marcod import daemon
+from marcod import app
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
@@ -19,7 +19,7 @@ def queue() -> None:
 @pass_settings
 def status(settings: Settings, json_output: bool) -> None:
     """Count jobs by state and list the workers that are alive."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         now = ready.db.now()
         counts = ready.db.read(lambda connection: backlog.status(connection, now))
         alive = ready.db.read(lambda connection: workers.alive(connection, now))
@@ -46,7 +46,7 @@ def status(settings: Settings, json_output: bool) -> None:
 @pass_settings
 def failed(settings: Settings, limit: int, json_output: bool) -> None:
     """List quarantined images with their errors, the latest first."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         rows = ready.db.read(lambda connection: backlog.quarantined(connection, limit))
     if json_output:
         output.print_json(rows)
@@ -63,7 +63,7 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
 @pass_settings
 def retry(settings: Settings, images: tuple[int, ...]) -> None:
     """Put failed images back into the queue: IMAGES by number, or all."""
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         now = ready.db.now()
         count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))
     click.echo(f"{count} images are back in the queue")

@@ -9,7 +9,7 @@ from threading import Event
 
 import click
 
-from marcod import daemon
+from marcod import app, daemon
 from marcod.cli import output
 from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
@@ -56,7 +56,7 @@ def rescore(
     """
     if (bool(plates), everything, since is not None).count(True) != 1:
         raise click.UsageError("give exactly one of --plate, --all and --since")
-    with daemon.opened(settings) as ready, daemon.stopped_by_signals() as stop:
+    with app.opened(settings) as ready, daemon.stopped_by_signals() as stop:
         asked = _asked(ready, plates, since, source)
         version = _version(ready, model_text)
         with output.stages() as report:
@@ -74,7 +74,7 @@ def rescore(
         raise MarcodError(f"{left} images could not be scored yet; they stay queued, `marcod queue status` tells more")
 
 
-def _version(ready: daemon.Ready, text: str | None) -> versions.Version:
+def _version(ready: app.Ready, text: str | None) -> versions.Version:
     if text is None:
         return ready.db.read(versions.champion)
     return ready.registry.take(text, ready.db.now())
@@ -98,7 +98,7 @@ class _Asked:
         return f"{'plate' if len(keys) == 1 else 'plates'} {', '.join(keys)}"
 
 
-def _asked(ready: daemon.Ready, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
+def _asked(ready: app.Ready, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
     if plates:
         lists = [ready.db.read(partial(reports.find_plates, text=text, source_name=source)) for text in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
@@ -106,7 +106,7 @@ def _asked(ready: daemon.Ready, plates: Sequence[str], since: datetime | None, s
     return _Asked((), rescoring.Archive(since, source_id))
 
 
-def _queue(ready: daemon.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
+def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
     """Queue what was asked for. Returns how many images were not waiting yet."""
     now = ready.db.now()
     archive = asked.archive
@@ -124,14 +124,14 @@ def _queue(ready: daemon.Ready, asked: _Asked, version: versions.Version, stop: 
     return queued
 
 
-def _unfinished(ready: daemon.Ready, asked: _Asked, version: versions.Version) -> int:
+def _unfinished(ready: app.Ready, asked: _Asked, version: versions.Version) -> int:
     if asked.archive is None:
         return ready.db.read(lambda connection: reports.unfinished(connection, version.id, asked.ids))
     return ready.db.read(lambda connection: rescoring.unfinished(connection, version.id))
 
 
 def _finish(
-    settings: Settings, ready: daemon.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report
+    settings: Settings, ready: app.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report
 ) -> int:
     """Watch other processes do it, and do here what they leave. Returns how many images are still to do."""
     left, pause_s = _counted(ready, asked, version)
@@ -153,14 +153,14 @@ def _finish(
     return left
 
 
-def _counted(ready: daemon.Ready, asked: _Asked, version: versions.Version) -> tuple[int, float]:
+def _counted(ready: app.Ready, asked: _Asked, version: versions.Version) -> tuple[int, float]:
     """How many images are left, and how long to wait before counting them again."""
     start = time.monotonic()
     left = _unfinished(ready, asked, version)
     return left, max(POLL_S, (time.monotonic() - start) / COUNT_SHARE)
 
 
-def _others_score(ready: daemon.Ready) -> bool:
+def _others_score(ready: app.Ready) -> bool:
     alive = ready.db.read(lambda connection: workers.alive(connection, ready.db.now()))
     return any("score" in worker.roles.split(",") for worker in alive)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from marcod import daemon
+from marcod import app, daemon
 from marcod.cli import output, people, places
 from marcod.cli.configured import configured
 from marcod.settings import TrainSettings
@@ -47,7 +47,7 @@ def retrain(
     refused or only recommended.
     """
     settings = configured(ctx).settings
-    with daemon.opened(settings) as ready, daemon.stopped_by_signals() as stop, output.stages() as report:
+    with app.opened(settings) as ready, daemon.stopped_by_signals() as stop, output.stages() as report:
         from marcod.train import runs
 
         asked = runs.Asked(

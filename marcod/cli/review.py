@@ -10,11 +10,11 @@ from typing import Final
 
 import click
 
-from marcod import daemon, labelling
+from marcod import app, labelling
 from marcod import review as desk
+from marcod.app import Ready
 from marcod.cli import output, people, places
 from marcod.cli.configured import configured, pass_settings
-from marcod.daemon import Ready
 from marcod.domain import DropClass
 from marcod.review import Report, folder
 from marcod.settings import Settings
@@ -47,7 +47,7 @@ def next_(settings: Settings, person: str | None, json_output: bool) -> None:
     s skips, q ends; ended at any moment, the session goes on where it was. Elsewhere one item is printed.
     """
     who = person or people.actor()
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         if sys.stdin.isatty() and sys.stdout.isatty() and not json_output:
             _session(ready, settings, who)
             return
@@ -143,7 +143,7 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
     """Fill the queue and list what waits: near the threshold, in disagreement, drawn at random, put there by hand."""
     now = datetime.now(UTC)
     streams = list(Stream) if stream is None else [Stream(stream)]
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         filled = desk.fill(ready.db, settings.review, now, new_audit=new_audit)
         counts, items = desk.overview(ready.db, now, streams, limit)
         roots = places.roots(settings, ready)
@@ -178,7 +178,7 @@ def add(
 ) -> None:
     """Put a drop into the queue by hand, before all others; one that was answered before is asked again."""
     why = reason or f"{people.actor()} asks for a look."
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
     click.echo(f"{well} of {plate} {'waits' if new else 'was waiting already'} for a look")
 
@@ -188,7 +188,7 @@ def add(
 @pass_settings
 def recall(settings: Settings, json_output: bool) -> None:
     """Estimate how many of the crystals the champion finds at its threshold, from the random audits."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         found = desk.report(ready.db)
     if json_output:
         output.print_json(found)
@@ -227,7 +227,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     Exits with 3 when pictures could not be read; they stay in the queue.
     """
     settings = configured(ctx).settings
-    with daemon.opened(settings) as ready, output.progress("copying", None) as done:
+    with app.opened(settings) as ready, output.progress("copying", None) as done:
         output.check_place(target, places.closed(settings, ready))
         made = folder.export(
             ready.db,
@@ -257,7 +257,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
 @pass_settings
 def import_(settings: Settings, place: Path, person: str | None, vocabulary: str | None, json_output: bool) -> None:
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         done = folder.take_in(
             ready.db,
             place,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from marcod import daemon, layouts, watch
+from marcod import app, daemon, layouts, watch
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.cli.survey import source_of
@@ -46,7 +46,7 @@ def scan(
     daemon.check_sources(settings.model_copy(update={"sources": {**settings.sources, **chosen.sources}}))
     wait_s = settings.watch.settle_s if settle_s is None else settle_s
     reports = {}
-    with daemon.opened(chosen) as ready:
+    with app.opened(chosen) as ready:
         _refuse_to_rename(ready, settings, chosen)
         for source in watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources):
             with output.progress(f"scanning {source.name}", None) as done:
@@ -92,7 +92,7 @@ def _adhoc(settings: Settings, root: Path, layout: str | None, name: str | None)
     return {name or _name_of(root): source}
 
 
-def _refuse_to_rename(ready: daemon.Ready, settings: Settings, chosen: Settings) -> None:
+def _refuse_to_rename(ready: app.Ready, settings: Settings, chosen: Settings) -> None:
     """A look by hand must not take a source over whose options stand in a configuration that was not read."""
     for name in chosen.sources.keys() - settings.sources.keys():
         root = chosen.sources[name].root

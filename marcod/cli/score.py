@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from marcod import daemon
+from marcod import app, daemon
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings, one_thread_an_operation
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @pass_settings
 def score(settings: Settings, json_output: bool) -> None:
     """Score everything that waits in the queue, then end."""
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         waiting = ready.db.read(lambda connection: backlog.status(connection, ready.db.now())).waiting
         with output.progress("scoring", waiting) as done, daemon.stopped_by_signals() as stop:
             tally = drain(settings, ready, stop, done)
@@ -41,7 +41,7 @@ def _print(tally: "Tally", status: backlog.QueueStatus) -> None:
         click.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")
 
 
-def drain(settings: Settings, ready: daemon.Ready, stop: Event, done: Callable[[int], None]) -> "Tally":
+def drain(settings: Settings, ready: app.Ready, stop: Event, done: Callable[[int], None]) -> "Tally":
     """Score what waits until nothing does or ``stop`` is set; ``done`` is called with how many images so far."""
     one_thread_an_operation()
     from marcod.score import Scorer, Tally
@@ -58,7 +58,7 @@ def drain(settings: Settings, ready: daemon.Ready, stop: Event, done: Callable[[
         lambda version: ready.registry.load(version, settings.score.batch_size),
         settings.score,
         worker=daemon.worker_name(),
-        roots=daemon.roots(settings),
+        roots=app.roots(settings),
         on_batch=report,
     )
     return scorer.drain(stop)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,13 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from marcod import daemon
+from marcod import app, daemon
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
-from marcod.errors import SchemaError, StoreError
+from marcod.errors import StoreError
 from marcod.settings import Settings
-from marcod.store import health, migrate, standing, versions
-from marcod.store.engine import Database
+from marcod.store import health, standing, steps, versions
+from marcod.store.engine import PERSON, Database
 from marcod.store.standing import Jobs, Outbox, Serving, Standing
 from marcod.store.training import Run
 from marcod.store.watching import State
@@ -58,28 +58,15 @@ def status(settings: Settings, watch: bool, json_output: bool) -> None:
     """
     if watch and json_output:
         raise click.UsageError("--watch is for people; programs ask again for --json")
-    health.require_file(settings.store.url.get_secret_value())
-    # What is away is said at once, instead of being tried again for a while.
-    db = Database(settings.store.url.get_secret_value(), patience_s=0.0)
-    try:
-        if watch:
-            _watch(db)
-            return
-        _check(db)
-        seen = _look(db)
-    finally:
-        db.close()
+    if watch:
+        _watch(settings.store.url.get_secret_value())
+        return
+    with app.reading(settings) as ready:
+        seen = _look(ready.db)
     if json_output:
         output.print_json(_record(seen))
     else:
-        output.console().print(_screen(seen, str(db)))
-
-
-def _check(db: Database) -> None:
-    """Raises SchemaError for a database that this marcod does not know; who only looks makes no schema."""
-    if migrate.state(db) is migrate.SchemaState.EMPTY:
-        raise SchemaError(f"{db} is empty; `marcod run` or `marcod db upgrade` sets it up")
-    migrate.require_current(db)
+        output.console().print(_screen(seen, str(ready.db)))
 
 
 def _look(db: Database) -> Standing:
@@ -87,15 +74,18 @@ def _look(db: Database) -> Standing:
     return db.read(lambda connection: standing.take(connection, now))
 
 
-def _watch(db: Database) -> None:
+def _watch(url: str) -> None:
     """Show it again and again until a signal comes, also while the database is away."""
+    health.require_file(url)
+    db = Database(url, patience=PERSON, read_only=True)
     seen: Standing | None = None
     checked, away_at = False, None
-    with daemon.stopped_by_signals() as stop, _display() as show:
+    with closing(db), daemon.stopped_by_signals() as stop, _display() as show:
         while True:
             try:
                 if not checked:
-                    _check(db)
+                    db.reach()
+                    steps.require_usable(db)
                     checked = True
                 seen, away_at = _look(db), None
                 show(_screen(seen, str(db)))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import daemon, dataset
+from marcod import app, dataset
 from marcod.cli import output, places
 from marcod.cli.configured import pass_settings
 from marcod.domain import Modality
@@ -29,7 +29,7 @@ def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, l
     Every label is compared with what a last layer says that learned from the labels of other plates. About half of
     such doubts are right, so a person looks again; nothing is changed.
     """
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         champion = ready.registry.find("champion")
         folder = ready.registry.path(champion.name, champion.version)
         roots = places.roots(settings, ready)

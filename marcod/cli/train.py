@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from marcod import daemon
+from marcod import app
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
@@ -51,7 +51,7 @@ def train() -> None:
 @pass_settings
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List training runs, the latest first."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         runs = ready.db.read(lambda connection: training.listed(connection, limit))
     if json_output:
         output.print_json([output.without_token(run) for run in runs])
@@ -94,7 +94,7 @@ def _why(run: Run) -> str:
 @pass_settings
 def show(settings: Settings, run_id: int, json_output: bool) -> None:
     """Show everything about a training run: its data, every check of the gate with its numbers, and the reasons."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         run = ready.db.read(lambda connection: training.get(connection, run_id))
         data, uses = None, 0
         if (data_id := run.dataset_id) is not None:
@@ -197,7 +197,7 @@ def _number(value: object) -> str:
 @pass_settings
 def settle(settings: Settings, json_output: bool) -> None:
     """Decide about candidates that scored new images in shadow long enough. The trainer does this by itself."""
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         ended = shadow.settle(ready.db, ready.registry, actor=people.actor(), now=ready.db.now())
     if json_output:
         output.print_json([output.without_token(run) for run in ended])

@@ -17,6 +17,7 @@ from marcod.daemon.ground import (
     opened,
     roots,
     stopped_by_signals,
+    waited_for,
     worker_name,
 )
 from marcod.daemon.service import Service
@@ -38,7 +39,7 @@ def run(settings: Settings, roles: Sequence[Role], program: Sequence[str] = ()) 
     check(settings, roles)
     # While the model loads nothing is leased, and nobody should have to wait for it.
     begun = threading.Event()
-    with stopped_by_signals(begun) as stop, opened(settings) as ready:
+    with stopped_by_signals(begun) as stop, waited_for(settings) as ready:
         service = Service(settings, ready, roles, stop, program)
         loops = service.loops()
         begun.set()

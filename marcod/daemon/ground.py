@@ -1,4 +1,4 @@
-"""What every program of marcod stands on: a checked database with a champion, sources that can work, and signals."""
+"""Start of every program of marcod: sources that can work, and signals; ``app`` opens the database."""
 
 import os
 import signal
@@ -6,15 +6,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
 from marcod import watch
-from marcod.registry import Registry
+from marcod.app import Ready as Ready
+from marcod.app import opened as opened
+from marcod.app import roots as roots
+from marcod.app import waited_for as waited_for
 from marcod.settings import Settings
-from marcod.store import migrate
-from marcod.store.engine import Database
 
 
 def worker_name() -> str:
@@ -22,40 +21,11 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What every composition root starts from: a checked database and a champion."""
-
-    db: Database
-    registry: Registry
-
-
-@contextmanager
-def opened(settings: Settings) -> Iterator[Ready]:
-    """The database with a current schema and a champion, closed at the end.
-
-    Raises StoreError, SchemaError or BundleError with one sentence before anything else is done.
-    """
-    db = Database(settings.store.url.get_secret_value())
-    try:
-        migrate.require_current(db)
-        registry = Registry(db, settings.models.folder)
-        registry.ensure_champion(db.now())
-        yield Ready(db, registry)
-    finally:
-        db.close()
-
-
 def check_sources(settings: Settings) -> None:
     """Raises ConfigError or LayoutError for the first source that cannot work, wherever its share is now."""
     for name, source in settings.sources.items():
         watch.layout_of(name, source)
     watch.require_apart(roots(settings))
-
-
-def roots(settings: Settings) -> dict[str, Path]:
-    """Where each configured source is on this host."""
-    return {name: source.root for name, source in settings.sources.items()}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from marcod import layouts
-from marcod.doctor.answer import ANSWER_S, SERVER, SilentError, within
+from marcod.answer import ANSWER_S, SERVER, SilentError, within
 from marcod.doctor.finding import Finding, Verdict, judged
 from marcod.domain import path_text
 from marcod.errors import MarcodError

@@ -8,13 +8,13 @@ from pathlib import Path
 from stat import S_IROTH, S_IXOTH
 from typing import Final
 
-from marcod.doctor.answer import ANSWER_S, SERVER, SilentError, within
+from marcod.answer import ANSWER_S, SERVER, SilentError, within
 from marcod.doctor.finding import Finding, Verdict, first_line, judged
 from marcod.errors import StoreError
 from marcod.registry import Known, Registry
 from marcod.settings import Settings, redacted_url
 from marcod.store import backfill, health, migrate, standing, versions
-from marcod.store.engine import Database
+from marcod.store.engine import PERSON, Database
 from marcod.store.standing import Standing
 
 _ADVICE: Final = {
@@ -23,7 +23,11 @@ _ADVICE: Final = {
     migrate.SchemaState.UNKNOWN: "install the marcod that made it",
 }
 
-_LET_WRITE: Final = "let this user write the file and its folder, or run this as their owner"
+_LET_WRITE: Final = {
+    True: "`marcod run` needs the right to write the file and its folder",
+    False: "`marcod run` needs an account of the role marcod_app",
+}
+"""Advice to an account that only reads, on SQLite and elsewhere."""
 
 NEEDED_ROLES: Final = ("watch", "score", "schedule")
 LATE: Final = timedelta(hours=1)
@@ -49,7 +53,7 @@ def connected(settings: Settings) -> Iterator[Database | Finding]:
     url = settings.store.url.get_secret_value()
     try:
         within(ANSWER_S, partial(health.require_file, url))
-        db = Database(url, patience_s=0)
+        db = Database(url, patience=PERSON, read_only=True)
     except StoreError as error:
         yield _unusable(str(error), "correct store.url, or start `marcod run`")
         return
@@ -57,9 +61,9 @@ def connected(settings: Settings) -> Iterator[Database | Finding]:
         yield _unusable(f"the folder of {health.sqlite_file(url)} {error}", SERVER)
         return
     try:
-        db.read(health.version)
+        db.reach()
     except StoreError as error:
-        yield _unusable(str(error), _LET_WRITE if db.is_sqlite else "start it, or correct store.url")
+        yield _unusable(str(error), "")
     else:
         yield db
     finally:
@@ -83,8 +87,10 @@ def database(db: Database) -> Iterator[Finding]:
         return
     lacking = db.read(health.lacking_rights)
     text = "rows may be read and changed" if not lacking else f"no right to {', '.join(lacking)}"
-    advice = _LET_WRITE if db.is_sqlite else "run `marcod db roles` as the owner"
-    yield judged("database", "rights", not lacking, text, advice, Verdict.BROKEN)
+    if lacking == [health.CHANGE_ANYTHING]:
+        yield judged("database", "rights", False, f"{text}, enough for who only looks", _LET_WRITE[db.is_sqlite])
+    else:
+        yield judged("database", "rights", not lacking, text, "run `marcod db roles` as the owner", Verdict.BROKEN)
     if db.read(backfill.unfinished):
         text = "drops over time are not all worked out"
         yield Finding("database", "filled in", Verdict.ATTENTION, text, "run `marcod db upgrade` to finish")

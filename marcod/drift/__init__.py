@@ -13,6 +13,7 @@ The *window* is the last ``window_days`` days and, so that a sudden fault is see
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import Any, Final
 
 from marcod import telemetry
@@ -129,13 +130,16 @@ def run(db: Database, settings: DriftSettings, now: datetime) -> Report:
     Raises StoreError when there is no champion.
     """
     now, version = now.astimezone(UTC), db.read(versions.champion)
-    _count(db, version, now)
+    rows = db.read(lambda c: _counted(c, version, now))
+    if rows:
+        db.write(lambda c: store.put_days(c, version, rows, now))
     db.write(lambda c: store.clear_others(c, version, now))
     found: list[tuple[_Case, list[Finding]]] = []
     opened: set[int] = set()
     for source_id, name in db.read(lambda c: store.imagers(c, version)):
-        case = _case(db, version, source_id, name, now)
-        _freeze(db, case, settings, now)
+        case = db.read(partial(_case, version=version, source_id=source_id, source=name, now=now))
+        if _freeze(case, settings, now):
+            db.write(partial(_keep_reference, case=case, now=now))
         findings = _findings(case, settings, now.date())
         opened |= _sound(db, case, findings, settings, now)
         found.append((case, findings))
@@ -144,6 +148,38 @@ def run(db: Database, settings: DriftSettings, now: datetime) -> Report:
     for alarm in new:
         log.warning("drift", source=alarm.source, signal=alarm.signal, day=str(alarm.day), detail=alarm.detail)
     return Report(str(version), [_imager(case, findings, alarms, settings) for case, findings in found], new)
+
+
+def look(db: Database, settings: DriftSettings, now: datetime) -> Report:
+    """Say the same as :func:`run` would, and write nothing; an alarm that it would open has the id 0.
+
+    Raises StoreError when there is no champion.
+    """
+    now = now.astimezone(UTC)
+
+    def work(connection: Any) -> tuple[Version, list[_Case], list[Alarm]]:
+        version = versions.champion(connection)
+        fresh = _counted(connection, version, now)
+        names = dict(store.imagers(connection, version))
+        names |= store.names(connection, {row.source_id for row in fresh} - names.keys())
+        cases = [
+            _case(connection, version, source_id, name, now, fresh)
+            for source_id, name in sorted(names.items(), key=lambda item: item[1])
+        ]
+        return version, cases, [alarm for alarm in store.open_alarms(connection) if alarm.model == str(version)]
+
+    version, cases, alarms = db.read(work)
+    imagers, new = [], []
+    for case in cases:
+        _freeze(case, settings, now)
+        findings = _findings(case, settings, now.date())
+        over = _over(case, _calm(case, findings, settings, now.date()), settings, now, alarms)
+        mine = [alarm for alarm in alarms if alarm.source == case.source and alarm.id not in over]
+        known = {alarm.signal for alarm in mine}
+        sounding = [_alarm(case, finding, now) for finding in findings if finding.alarm and finding.signal not in known]
+        imagers.append(_imager(case, findings, [*mine, *sounding], settings))
+        new += sounding
+    return Report(str(version), imagers, new)
 
 
 def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: datetime) -> int:
@@ -174,7 +210,8 @@ def history(db: Database, source: str, days: int, now: datetime) -> list[DayLine
 
     def work(connection: Any) -> list[store.Day]:
         version, source_id = versions.champion(connection), find_source(connection, source)
-        return store.days(connection, version, source_id, since)
+        fresh = _counted(connection, version, now.astimezone(UTC))
+        return _days(connection, version, source_id, since, fresh)
 
     return [_line(row) for row in db.read(work)]
 
@@ -202,23 +239,15 @@ def _whole(day: date, at: datetime) -> bool:
     return at >= _midnight(day + timedelta(days=1)) + LATE
 
 
-def _count(db: Database, version: Version, now: datetime) -> None:
-    """Write the rows of all days that are not known whole, also of those that have nothing any more."""
+def _counted(connection: Any, version: Version, now: datetime) -> list[store.Day]:
+    """Count the days that are not known whole, also those that have nothing any more."""
     today = now.date()
-
-    def read(connection: Any) -> list[store.Day]:
-        promoted = store.promoted_at(connection, version).date()
-        start = _first_open(
-            store.counted(connection, version, today - CATCH_UP), max(today - CATCH_UP, promoted), today
-        )
-        found: dict[tuple[int, date], Ages] = {key: {} for key in store.written(connection, version, start)}
-        for look in store.looks(connection, version, _midnight(start), _midnight(today + timedelta(days=1))):
-            statistics.take(found.setdefault((look.source_id, look.at.date()), {}), look)
-        return [_row(source_id, day, ages) for (source_id, day), ages in found.items()]
-
-    rows = db.read(read)
-    if rows:
-        db.write(lambda connection: store.put_days(connection, version, rows, now))
+    promoted = store.promoted_at(connection, version).date()
+    start = _first_open(store.counted(connection, version, today - CATCH_UP), max(today - CATCH_UP, promoted), today)
+    found: dict[tuple[int, date], Ages] = {key: {} for key in store.written(connection, version, start)}
+    for seen in store.looks(connection, version, _midnight(start), _midnight(today + timedelta(days=1))):
+        statistics.take(found.setdefault((seen.source_id, seen.at.date()), {}), seen)
+    return [_row(source_id, day, ages) for (source_id, day), ages in found.items()]
 
 
 def _first_open(counted: dict[date, datetime], first: date, today: date) -> date:
@@ -233,19 +262,27 @@ def _row(source_id: int, day: date, ages: Ages) -> store.Day:
     return store.Day(source_id, day, images, failures, statistics.to_json(ages))
 
 
-def _case(db: Database, version: Version, source_id: int, source: str, now: datetime) -> _Case:
-    def read(connection: Any) -> _Case:
-        rows = store.days(connection, version, source_id, now.date() - COLLECTED)
-        days = [(row.day, statistics.from_json(row.statistics)) for row in rows]
-        reference = _Reference.from_json(store.reference(connection, version, source_id))
-        cleared = store.last_cleared(connection, version, source_id)
-        return _Case(version, source_id, source, reference, days, cleared)
+def _case(
+    connection: Any, version: Version, source_id: int, source: str, now: datetime, fresh: Iterable[store.Day] = ()
+) -> _Case:
+    rows = _days(connection, version, source_id, now.date() - COLLECTED, fresh)
+    days = [(row.day, statistics.from_json(row.statistics)) for row in rows]
+    reference = _Reference.from_json(store.reference(connection, version, source_id))
+    cleared = store.last_cleared(connection, version, source_id)
+    return _Case(version, source_id, source, reference, days, cleared)
 
-    return db.read(read)
+
+def _days(
+    connection: Any, version: Version, source_id: int, since: date, fresh: Iterable[store.Day]
+) -> list[store.Day]:
+    """Days of an imager in order; what was counted just now stands instead of what is kept."""
+    kept = {row.day: row for row in store.days(connection, version, source_id, since)}
+    kept |= {row.day: row for row in fresh if row.source_id == source_id and row.day >= since}
+    return [kept[day] for day in sorted(kept)]
 
 
-def _freeze(db: Database, case: _Case, settings: DriftSettings, now: datetime) -> None:
-    """Freeze the reference of those ages of which there is enough by now."""
+def _freeze(case: _Case, settings: DriftSettings, now: datetime) -> bool:
+    """Freeze the reference of those ages of which there is enough by now. Returns whether there are such."""
     reference = case.reference
     missing = [age for age in range(len(AGE_NAMES)) if age not in reference.cells]
     grown = False
@@ -258,11 +295,15 @@ def _freeze(db: Database, case: _Case, settings: DriftSettings, now: datetime) -
             if _enough(cell, settings):
                 reference.cells[age], reference.until[age], grown = cell, day, True
                 break
-    if grown:
-        images = sum(cell.images for cell in reference.cells.values())
-        first = _midnight(max(reference.since, case.days[0][0]))
-        span = (first, _midnight(max(reference.until.values()) + timedelta(days=1)))
-        db.write(lambda c: store.put_reference(c, case.version, case.source_id, images, reference.to_json(), span, now))
+    return grown
+
+
+def _keep_reference(connection: Any, case: _Case, now: datetime) -> None:
+    reference = case.reference
+    images = sum(cell.images for cell in reference.cells.values())
+    first = _midnight(max(reference.since, case.days[0][0]))
+    span = (first, _midnight(max(reference.until.values()) + timedelta(days=1)))
+    store.put_reference(connection, case.version, case.source_id, images, reference.to_json(), span, now)
 
 
 def _enough(cell: Cell, settings: DriftSettings) -> bool:
@@ -319,16 +360,29 @@ def _sound(db: Database, case: _Case, findings: list[Finding], settings: DriftSe
     """Open and close alarms. Returns the ids of those opened."""
     loud = [finding for finding in findings if finding.alarm]
     calm = _calm(case, findings, settings, now.date())
-    since = now.date() - timedelta(days=settings.window_days)
 
     def write(connection: Any) -> set[int]:
         store.hold(connection, case.source_id)
-        mine = [alarm for alarm in store.open_alarms(connection) if alarm.source == case.source]
-        store.clear(connection, [a.id for a in mine if a.signal in calm and a.day <= since], now)
+        over = _over(case, calm, settings, now, store.open_alarms(connection))
+        store.clear(connection, over, now)
         ids = (_opened(connection, case, finding, now) for finding in loud)
         return {alarm_id for alarm_id in ids if alarm_id is not None}
 
     return db.write(write) if loud or calm else set()
+
+
+def _over(case: _Case, calm: set[str], settings: DriftSettings, now: datetime, alarms: list[Alarm]) -> list[int]:
+    """Ids of the imager's alarms that are to be closed: of what is calm again, and raised before the window."""
+    since = now.date() - timedelta(days=settings.window_days)
+    return [a.id for a in alarms if a.source == case.source and a.signal in calm and a.day <= since]
+
+
+def _alarm(case: _Case, finding: Finding, now: datetime) -> Alarm:
+    """Make the alarm that a finding would open."""
+    return Alarm(
+        0, case.source, case.version.modality, str(case.version), finding.signal, now.date(),
+        finding.value, finding.reference, finding.p_value, finding.detail, now,
+    )  # fmt: skip
 
 
 def _calm(case: _Case, findings: list[Finding], settings: DriftSettings, today: date) -> set[str]:

@@ -258,7 +258,6 @@ def report(db: Database) -> Report:
         champion = versions.champion(connection)
         return champion, [(r, audit.tallies(connection, r)) for r in audit.rounds(connection, champion)]
 
-    db.write(store.reconcile)
     champion, rounds = db.read(work)
     drawn_at, tallies, found = _telling(rounds)
     total = {

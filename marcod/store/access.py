@@ -1,8 +1,12 @@
-"""Who may do what on PostgreSQL: one role for a LIMS, one for the daemon.
+"""Rights on PostgreSQL: one role for a LIMS and for people who only look, one for the daemon.
 
-Hides grants and the rights that PostgreSQL gives to everybody by default. Promises that the LIMS's role reads the
-views, inserts into the input columns of the inbox and reaches nothing else of the database; that the daemon's role
-changes rows and no schema; and that both keep this when a new version of the schema brings new tables and views.
+Hides grants and the rights that PostgreSQL gives to everybody by default.
+
+Guarantees:
+    - The LIMS's role reads the views and, for marcod's reading commands, the tables. It inserts into the input columns
+      of the inbox and changes nothing else. No table holds a password or another secret.
+    - The daemon's role changes rows and no schema.
+    - Both keep this when a new version of the schema brings new tables and views.
 """
 
 from collections.abc import Iterable
@@ -14,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.errors import ConfigError, StoreError
 from marcod.store.schema import metadata
+from marcod.store.steps import VERSION_TABLE
 
 INBOX: Final = "lims_label_inbox_v1"
 INBOX_INPUTS: Final = ("source", "plate", "well", "drop_number", "inspection", "label", "person", "labelled_at")
@@ -92,7 +97,7 @@ def grant(connection: Connection, roles: Grantees) -> None:
     views, tables = _views(connection), _tables(connection)
     for role in roles.lims:
         _do(connection, _plain_rights(connection, role))
-        _do(connection, _lims_rights(connection, role, views))
+        _do(connection, _lims_rights(connection, role, views, tables))
     for role in roles.app:
         _do(connection, _plain_rights(connection, role))
         _do(connection, _app_rights(connection, role, views, tables))
@@ -174,9 +179,9 @@ def _plain_rights(connection: Connection, role: str) -> list[str]:
     ]
 
 
-def _lims_rights(connection: Connection, role: str, views: list[str]) -> list[str]:
+def _lims_rights(connection: Connection, role: str, views: list[str], tables: list[str]) -> list[str]:
     who = _quoted(connection, role)
-    rights = [f"grant select on {_quoted(connection, view)} to {who}" for view in views]
+    rights = [f"grant select on {_quoted(connection, name)} to {who}" for name in (*views, *tables, VERSION_TABLE)]
     if INBOX in views:
         rights += [
             f"grant insert ({', '.join(INBOX_INPUTS)}) on {INBOX} to {who}",
@@ -189,7 +194,7 @@ def _lims_rights(connection: Connection, role: str, views: list[str]) -> list[st
 def _app_rights(connection: Connection, role: str, views: list[str], tables: list[str]) -> list[str]:
     who, schema = _quoted(connection, role), _quoted(connection, _place(connection)[0])
     return [
-        *(f"grant select on {_quoted(connection, name)} to {who}" for name in (*views, "alembic_version")),
+        *(f"grant select on {_quoted(connection, name)} to {who}" for name in (*views, VERSION_TABLE)),
         *(f"grant select, insert, update, delete on {_quoted(connection, name)} to {who}" for name in tables),
         f"grant usage on all sequences in schema {schema} to {who}",
     ]
@@ -207,7 +212,8 @@ def _require_nothing_else(connection: Connection, role: str) -> None:
         ),
         {"role": role},
     )
-    allowed = {(view, "SELECT") for view in _views(connection)} | {(INBOX, "INSERT")}
+    readable = (*_views(connection), *_tables(connection), VERSION_TABLE)
+    allowed = {(name, "SELECT") for name in readable} | {(INBOX, "INSERT")}
     for name, right in rows:
         if (name, right) not in allowed:
             raise StoreError(
@@ -218,8 +224,8 @@ def _require_nothing_else(connection: Connection, role: str) -> None:
 
 def _may_grant(connection: Connection) -> bool:
     """Whether this user owns the schema's tables; nobody else has anything to give."""
-    query = "select pg_has_role(relowner, 'USAGE') from pg_class where oid = to_regclass('alembic_version')"
-    return bool(connection.execute(sa.text(query)).scalar_one_or_none())
+    query = "select pg_has_role(relowner, 'USAGE') from pg_class where oid = to_regclass(:name)"
+    return bool(connection.execute(sa.text(query), {"name": VERSION_TABLE}).scalar_one_or_none())
 
 
 def _views(connection: Connection) -> list[str]:

@@ -260,6 +260,11 @@ def imagers(connection: Connection, version: Version) -> list[tuple[int, str]]:
 _SOURCES: Final = sa.select(source.c.id, source.c.name)
 
 
+def names(connection: Connection, source_ids: Iterable[int]) -> dict[int, str]:
+    """Names of these sources."""
+    return {int(row[0]): row[1] for row in connection.execute(_SOURCES.where(source.c.id.in_(list(source_ids))))}
+
+
 def reference(connection: Connection, version: Version, source_id: int) -> dict[str, Any] | None:
     """What :func:`put_reference` kept, or None."""
     mine = _mine(drift_reference, source_id, version)

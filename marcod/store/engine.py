@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,7 +23,9 @@ from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_ur
 from sqlalchemy.exc import DBAPIError, OperationalError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from marcod.errors import StoreError
+from marcod.answer import SilentError, within
+from marcod.errors import StoreError, os_reason
+from marcod.store import file_reading, refusals
 
 T = TypeVar("T")
 
@@ -31,6 +34,26 @@ BUSY_S: Final = 30.0
 
 PATIENCE_S: Final = 10.0
 """How long passing faults are retried here; beyond it the caller's loop backs off and comes again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a process waits: for a connection, for the locks of others, and over passing faults.
+
+    A connection takes longer where a name stands for several addresses; :func:`reach` bounds that.
+    """
+
+    connect_s: int = 5
+    busy_s: float | None = None
+    lock_s: int = 60
+    retry_s: float = PATIENCE_S
+
+
+PERSON: Final = Patience(connect_s=2, busy_s=2.5, lock_s=3, retry_s=1.0)
+"""Patience of a person who waits for an answer. The default one is the daemon's."""
+
+REACH_S: Final = 3.0
+"""How long a database may take to say anything at all to a person, in seconds."""
 
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available, and the server shutting down or starting."""
@@ -42,7 +65,6 @@ _STALE: Final = ("readonly database", "disk i/o error")
 """SQLite: what a connection may go on saying although the disk is well again."""
 
 _NETWORK: Final = {
-    "connect_timeout": 5,
     "application_name": "marcod",
     "keepalives": 1,
     "keepalives_idle": 20,
@@ -52,13 +74,14 @@ _NETWORK: Final = {
 }
 """A network that swallows packets ends a connection after 40 s. What the URL says instead goes before it."""
 
-_SESSION: Final = "set lock_timeout = '60s'; set idle_in_transaction_session_timeout = '5min'; select clock_timestamp()"
+_SESSION: Final = (
+    "set lock_timeout = '{lock_s}s'; set idle_in_transaction_session_timeout = '5min';{more} select clock_timestamp()"
+)
 """Nobody waits for ever for a transaction that a person forgot to end, or that died with its host."""
 
 RECYCLE_S: Final = 3_600
 """Age at which a connection is made anew, and with it what is known of the server's clock."""
 
-_NO_PRIVILEGE: Final = "42501"
 _BEYOND_LIMITS: Final = "54"
 """PostgreSQL: the class of what is too long or too complex, such as a path of more than 2.7 kB that no index takes."""
 
@@ -69,10 +92,19 @@ _OUR_FAULT: Final = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.Data
 class Database:
     """One database, shared by the threads of a process on ``host``, by default this one.
 
+    One that is ``read_only`` makes no folder and no file, not even for a moment, and its server refuses to write.
     Raises StoreError from every call when the database cannot be used.
     """
 
-    def __init__(self, url: str, *, patience_s: float = PATIENCE_S, host: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience: Patience = Patience(),
+        patience_s: float | None = None,
+        read_only: bool = False,
+        host: str | None = None,
+    ) -> None:
         try:
             self.url: URL = make_url(url)
         except (ValueError, sa.exc.ArgumentError) as error:
@@ -81,9 +113,14 @@ class Database:
         if "@" in (self.url.host or ""):
             raise StoreError("the database URL has an @ in its password; write it %40")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._patience_s = patience_s
+        self.read_only = read_only
+        self._patience = patience
+        self._patience_s = patience.retry_s if patience_s is None else patience_s
         self._told: tuple[datetime, float] | None = None
-        self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgres_engine(self.url)
+        if self.is_sqlite:
+            self.engine = _sqlite_engine(self.url, BUSY_S if patience.busy_s is None else patience.busy_s, read_only)
+        else:
+            self.engine = _postgres_engine(self.url, patience.connect_s)
         self.host: Final = host or socket.gethostname()
         self.engine.update_execution_options(marcod_host=self.host)
         event.listen(self.engine, "handle_error", _leave_stale)
@@ -122,7 +159,8 @@ class Database:
         """Set the session up and learn the server's time, in one round trip."""
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(_SESSION)
+            more = " set default_transaction_read_only = on;" if self.read_only else ""
+            cursor.execute(_SESSION.format(lock_s=self._patience.lock_s, more=more))
             (moment,) = cursor.fetchone()
         connection.autocommit = False
         self._told = (moment.astimezone(UTC), time.monotonic())
@@ -143,15 +181,25 @@ class Database:
         except DBAPIError as error:
             if _is_ours(error):
                 raise
-            raise StoreError(f"database {self} cannot be used: {_first_line(error)}") from error
+            raise self._unusable(refusals.reason(error, self.url, read_only=self.read_only)) from error
         except sa.exc.TimeoutError as error:
-            raise StoreError(f"database {self} cannot be used: every connection to it is taken") from error
+            raise self._unusable("every connection to it is taken") from error
+
+    def _unusable(self, reason: str) -> StoreError:
+        return StoreError(f"database {self} cannot be used: {reason}")
+
+    def reach(self, limit_s: float = REACH_S) -> None:
+        """Connect for the first time, and give up after ``limit_s`` seconds whatever it is that does not answer."""
+        try:
+            within(limit_s, lambda: self.read(lambda connection: None))
+        except SilentError as error:
+            raise self._unusable(refusals.silence(self.url, limit_s)) from error
 
 
 def _is_ours(error: DBAPIError) -> bool:
     """Whether it is the statement that is wrong, so that it may be right without a part of its rows."""
     code = str(getattr(error.orig, "pgcode", None) or "")
-    return code.startswith(_BEYOND_LIMITS) or (isinstance(error, _OUR_FAULT) and code != _NO_PRIVILEGE)
+    return code.startswith(_BEYOND_LIMITS) or (isinstance(error, _OUR_FAULT) and code != refusals.NO_PRIVILEGE)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -217,9 +265,13 @@ class _File:
         return found.st_dev, found.st_ino
 
 
-def _sqlite_engine(url: URL) -> Engine:
-    file = _File(_sqlite_path(url))
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_S, "check_same_thread": False})
+def _sqlite_engine(url: URL, busy_s: float, read_only: bool) -> Engine:
+    path = _sqlite_path(url)
+    if read_only:
+        return file_reading.engine_of(url, path, busy_s)
+    _make_folder(path.parent)
+    file = _File(path)
+    engine = sa.create_engine(url, connect_args={"timeout": busy_s, "check_same_thread": False})
     event.listen(engine, "do_connect", file.connecting)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "connect", file.connected)
@@ -231,13 +283,14 @@ def _sqlite_engine(url: URL) -> Engine:
 def _sqlite_path(url: URL) -> Path:
     if not url.database or url.database == ":memory:":
         raise StoreError("an in-memory SQLite database forgets everything; give sqlite:/// a file path")
-    path = Path(url.database).absolute()
-    folder = path.parent
+    return Path(url.database).absolute()
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the database folder {folder} cannot be made: {error.strerror}") from error
-    return path
+        raise StoreError(f"the database folder {folder} cannot be made: {os_reason(error)}") from error
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -255,7 +308,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("begin" if read_only else "begin immediate")
 
 
-def _postgres_engine(url: URL) -> Engine:
+def _postgres_engine(url: URL, connect_s: int) -> Engine:
+    network = {"connect_timeout": connect_s, **_NETWORK}
     return sa.create_engine(
         url.set(drivername="postgresql+psycopg2"),
         pool_pre_ping=True,
@@ -263,9 +317,5 @@ def _postgres_engine(url: URL) -> Engine:
         pool_size=5,
         max_overflow=5,
         pool_recycle=RECYCLE_S,
-        connect_args={name: value for name, value in _NETWORK.items() if name not in url.query},
+        connect_args={name: value for name, value in network.items() if name not in url.query},
     )
-
-
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__

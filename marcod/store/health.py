@@ -1,17 +1,19 @@
 """How the database itself is, for who only looks: is it there, its version, its clock, what this user may do in it."""
 
-import sqlite3
-from contextlib import closing
+import os
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, make_url
 
-from marcod.errors import StoreError
+from marcod.errors import StoreError, os_reason
 from marcod.store.schema import image, metadata, source
 
-_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
+_RIGHTS: Final = ("SELECT", *_CHANGES)
+CHANGE_ANYTHING: Final = "change anything"
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -30,9 +32,9 @@ def require_file(url: str) -> None:
     try:
         missing = file is not None and not file.exists()
     except OSError as error:
-        raise StoreError(f"the database {file} cannot be looked at: {error.strerror}") from error
+        raise StoreError(f"the database {file} cannot be looked at: {os_reason(error)}") from error
     if missing:
-        raise StoreError(f"there is no database {file}; `marcod run` or `marcod db upgrade` makes it")
+        raise StoreError(f"there is no database {file}; `marcod scan` or `marcod run` makes it")
 
 
 def version(connection: Connection) -> str:
@@ -49,10 +51,12 @@ def clock(connection: Connection) -> datetime:
 
 
 def lacking_rights(connection: Connection) -> list[str]:
-    """What this user may not do with marcod's tables, such as ``INSERT on score``; nothing on a writable SQLite."""
+    """What this user may not do with marcod's tables, such as ``INSERT on score``; nothing on a writable SQLite.
+
+    Of who may read everything and change nothing it is :data:`CHANGE_ANYTHING` alone.
+    """
     if connection.dialect.name == "sqlite":
-        refusal = _refusal(Path(connection.engine.url.database or ""))
-        return [] if refusal is None else [f"change anything ({refusal})"]
+        return [] if _may_write(Path(connection.engine.url.database or "").absolute()) else [CHANGE_ANYTHING]
     rows = connection.execute(
         sa.text(
             "select p.name, c.relname from pg_class c cross join unnest(cast(:rights as text[])) as p(name)"
@@ -61,25 +65,16 @@ def lacking_rights(connection: Connection) -> list[str]:
         ),
         {"rights": list(_RIGHTS), "tables": sorted(metadata.tables)},
     )
-    return [f"{right} on {table}" for right, table in rows]
+    lacking = [(right, table) for right, table in rows]
+    if "SELECT" not in {right for right, _ in lacking} and len(lacking) == len(_CHANGES) * len(metadata.tables):
+        return [CHANGE_ANYTHING]
+    return [f"{right} on {table}" for right, table in lacking]
 
 
-def _refusal(file: Path) -> str | None:
-    """Why an SQLite file cannot be written; tried for a moment, and taken back.
-
-    ``begin immediate`` would not do: on a file that it may only read, SQLite lets it pass and begins to read.
-    """
-    try:
-        uri = f"{file.absolute().as_uri()}?mode=rw"
-        with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as trial:
-            trial.execute("begin immediate")
-            (number,) = trial.execute("pragma user_version").fetchone()
-            trial.execute(f"pragma user_version = {number}")
-            trial.execute("rollback")
-    except sqlite3.OperationalError as error:
-        # Somebody writes just now, so it waits for the lock that only who may write waits for.
-        return None if error.sqlite_errorname.startswith("SQLITE_BUSY") else str(error)
-    return None
+def _may_write(file: Path) -> bool:
+    """Whether this user may write the file, and make beside it what SQLite needs for that."""
+    places = ((file, os.W_OK), (file.parent, os.W_OK | os.X_OK))
+    return all(os.access(place, mode, effective_ids=True) for place, mode in places)
 
 
 def last_file(connection: Connection, source_name: str) -> tuple[str, datetime] | None:

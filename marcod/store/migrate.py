@@ -8,21 +8,24 @@ is a row of the database, so that an older marcod learns it without the steps it
 """
 
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection
 
 from marcod.errors import SchemaError
 from marcod.store import access, contract, steps, workers
 from marcod.store.engine import Database
 from marcod.store.schema import schema_mark
+from marcod.store.steps import USABLE as USABLE
+from marcod.store.steps import SchemaState as SchemaState
 from marcod.store.steps import folder as folder
+from marcod.store.steps import revision_of as revision_of
+from marcod.store.steps import state as state
+from marcod.store.steps import state_of as state_of
 
 ADVISORY_LOCK: Final = 0x6D61_7263_6F64
 """PostgreSQL advisory lock held while migrating ("marcod" in ASCII), so that two hosts never migrate at once."""
@@ -31,65 +34,12 @@ NAMED: Final = 10
 """Workers that a refusal names."""
 
 
-class SchemaState(StrEnum):
-    """How the database's schema stands to this version of marcod.
-
-    A compatible one is newer, and all that this version uses is still in its place.
-    """
-
-    EMPTY = "empty"
-    CURRENT = "current"
-    COMPATIBLE = "compatible"
-    OLDER = "older"
-    UNKNOWN = "unknown"
-
-
-USABLE: Final = frozenset({SchemaState.CURRENT, SchemaState.COMPATIBLE})
-
-
-def state(db: Database, scripts: Path | None = None) -> SchemaState:
-    """Compare the database with the steps, without changing anything."""
-    return db.read(lambda connection: state_of(connection, scripts))
-
-
-def state_of(connection: Connection, scripts: Path | None = None) -> SchemaState:
-    """Like :func:`state`, of a connection."""
-    current = revision_of(connection)
-    if current is None:
-        tables = sa.inspect(connection).get_table_names()
-        return SchemaState.UNKNOWN if "image" in tables else SchemaState.EMPTY
-    known = steps.known(scripts)
-    if current == known.newest:
-        return SchemaState.CURRENT
-    if known.place(current):
-        return SchemaState.OLDER
-    return SchemaState.COMPATIBLE if known.place(_oldest_usable(connection)) else SchemaState.UNKNOWN
-
-
-def revision_of(connection: Connection) -> str | None:
-    """The newest step that a database has, None without any."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _oldest_usable(connection: Connection) -> str | None:
-    if not sa.inspect(connection).has_table(schema_mark.name):
-        return None
-    return connection.execute(sa.select(schema_mark.c.oldest_revision)).scalar_one_or_none()
-
-
 def require_current(db: Database, scripts: Path | None = None) -> None:
     """Make the schema of an empty database; otherwise raise SchemaError unless this marcod can work on it."""
-    found = state(db, scripts)
-    if found is SchemaState.EMPTY:
+    if state(db, scripts) is SchemaState.EMPTY:
         upgrade(db, scripts=scripts)
-    elif found is SchemaState.OLDER:
-        raise SchemaError(f"the schema of {db} is older than this marcod; run `marcod db upgrade` first")
-    elif found is SchemaState.UNKNOWN:
-        raise SchemaError(_newer(db))
-
-
-def _newer(db: Database) -> str:
-    return f"the schema of {db} is newer than this marcod; install the marcod that made it"
+    else:
+        steps.require_usable(db, scripts)
 
 
 def upgrade(
@@ -120,7 +70,7 @@ def _upgrade(
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     found = state_of(connection, scripts)
     if found is SchemaState.UNKNOWN:
-        raise SchemaError(_newer(db))
+        raise SchemaError(steps.newer(db))
     if found is SchemaState.COMPATIBLE:
         return found
     if alive_at is not None:

@@ -60,6 +60,9 @@ def test_drift_is_told_and_cleared(dimmed: Site) -> None:
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_cannot_be_done_is_said(site: Site) -> None:
     site.write()
+    db = Database(site.url)
+    Registry(db).ensure_champion(datetime.now(UTC))
+    db.close()
     assert "has scored nothing new yet" in site.ok("drift")
     assert site.call("drift", "--new-reference").exit_code == 2
     unknown = site.call("drift", "--source", "nobody")

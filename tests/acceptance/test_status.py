@@ -101,7 +101,7 @@ def test_looking_makes_no_database(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "none.sqlite"
     site = Site(tmp_path, f"sqlite:///{file}")
     site.write()
-    sentence = f"marcod: there is no database {file}; `marcod run` or `marcod db upgrade` makes it\n"
+    sentence = f"marcod: there is no database {file}; `marcod scan` or `marcod run` makes it\n"
     for command in (["status"], ["status", "--watch"], ["db", "check"]):
         result = site.call(*command)
         assert (result.exit_code, result.stderr, result.stdout) == (1, sentence, "")

@@ -137,31 +137,33 @@ def test_a_lims_cannot_change_what_it_sent(reader: Database) -> None:
         "update lims_label_inbox_v1 set label = 'Clear'",
         "delete from lims_label_inbox_v1",
         "insert into lims_label_inbox_v1 values (9)",
-        f"{INSERT} on conflict do nothing returning (select lease from job limit 1)",
-        "select label_id from label_inbox",
+        f"{INSERT} on conflict do nothing returning (select setval('label_inbox_id_seq', 1))",
         "insert into label_inbox (label_id) values (1)",
     ):
         assert refused(reader, statement), statement
 
 
-def test_a_lims_reaches_no_table(reader: Database, lab: Database) -> None:
+def test_a_lims_reads_every_table_and_changes_none(reader: Database, lab: Database) -> None:
     first = {name: lab.read(lambda c, n=name: sa.inspect(c).get_columns(n)[0]["name"]) for name in TABLES}
     for table in TABLES:
+        run(reader, f'select * from "{table}"')
         for statement in (
-            f'select 1 from "{table}"',
-            f'select count("{first[table]}") from "{table}"',
             f'insert into "{table}" default values',
             f'update "{table}" set "{first[table]}" = null',
             f'delete from "{table}"',
             f'truncate "{table}"',
             f'lock table "{table}" in share mode',
-            f'copy "{table}" to stdout',
             f'drop table "{table}" cascade',
             f'alter table "{table}" add column x integer',
             f'create index on "{table}" ("{first[table]}")',
-            f'grant select on "{table}" to public',
         ):
             assert refused(reader, statement), statement
+        # PostgreSQL only warns of who may read and gives that on.
+        run(reader, f'grant select on "{table}" to public')
+    everybody = (
+        "select count(*) from information_schema.role_table_grants where grantee = 'PUBLIC' and table_name = any(%(t)s)"
+    )
+    assert lab.read(lambda c: c.exec_driver_sql(everybody, {"t": TABLES}).scalar_one()) == 0
 
 
 def test_a_lims_writes_to_no_other_view(reader: Database) -> None:
@@ -200,7 +202,7 @@ FORBIDDEN = (
     "select pg_terminate_backend(pid) from pg_stat_activity where usename <> current_user",
     "set role pg_monitor",
     "set session authorization pg_monitor",
-    "do $$ begin perform 1 from image; end $$",
+    "do $$ begin delete from image; end $$",
 )
 
 
@@ -265,7 +267,7 @@ def rights(db: Database, *roles: str) -> list[Any]:
 
 def test_again_changes_nothing_and_corrects_what_was_added(lab: Database, users: Users) -> None:
     before = rights(lab, users.lims, users.app)
-    run(lab, f"grant select on image to {quoted(users.lims)}")
+    run(lab, f"grant delete on image to {quoted(users.lims)}")
     run(lab, f"grant update (state) on lims_label_inbox_v1 to {quoted(users.lims)}")
     run(lab, f"grant truncate on image to {quoted(users.app)}")
     assert rights(lab, users.lims, users.app) != before
@@ -305,8 +307,8 @@ def test_a_role_that_could_do_more_is_refused(users: Users, db: Database, option
 
 
 def test_what_everybody_may_is_said(users: Users, db: Database) -> None:
-    run(db, "grant select on image to public")
-    with pytest.raises(StoreError, match="would still have SELECT on image"):
+    run(db, "grant update on image to public")
+    with pytest.raises(StoreError, match="would still have UPDATE on image"):
         db.write(lambda c: access.make_roles(c, users.lims, users.app))
 
 
@@ -338,7 +340,7 @@ def test_an_owner_who_is_no_superuser_makes_them(users: Users, empty_db: Databas
     run(owner, f"grant {quoted(users.lims)} to {quoted(users.reader)}")
     reader = as_user(empty_db, users.reader)
     run(reader, "insert into lims_label_inbox_v1 (plate) values ('P')")
-    assert refused(reader, "select 1 from image")
+    assert refused(reader, "delete from image")
     for database in (owner, reader):
         database.close()
     run(empty_db, f"reassign owned by {quoted(users.worker)} to current_user")

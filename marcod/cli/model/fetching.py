@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import bundle, daemon, published, registry
+from marcod import app, bundle, published, registry
+from marcod.app import Ready
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
-from marcod.daemon import Ready
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError
 from marcod.published import Published
@@ -50,11 +50,11 @@ def fetch(
         _print_catalogue(json_output)
         return
     model = published.find(name)
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         known = ready.registry.known()
     here = _copy_here(model, known)
     imported = None if here else _imported(settings, model, given, known)
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         done = _promoted(ready, model, imported, promote=not no_promote)
     _print(done, imported, json_output)
 

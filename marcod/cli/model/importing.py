@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from marcod import daemon
+from marcod import app
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.domain import CLASSES, DropClass
@@ -52,7 +52,7 @@ def import_(
     """
     folder = settings.models.folder
     folding = folding_of(classes)
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]
         taken += [(name, version) for name, version, _ in ready.registry.on_disk()]
     from marcod import convert

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from marcod import bundle, daemon
+from marcod import app, bundle
 from marcod.bundle import BundleRecord, Predictor
 from marcod.cli import output, places
 from marcod.cli.configured import pass_settings
@@ -52,13 +52,13 @@ class Wanted:
         if self.csv is not None and self.split is not None:
             raise click.UsageError("--split belongs to --from-database; all lines of a CSV file are used.")
 
-    def read(self, settings: Settings, ready: daemon.Ready, version: Version, record: BundleRecord) -> LabelledSet:
+    def read(self, settings: Settings, ready: app.Ready, version: Version, record: BundleRecord) -> LabelledSet:
         """The pictures. Raises ConfigError or NotFoundError."""
         if self.csv is not None:
             return labelled.from_csv(self.csv, self.root, record, skip_missing=self.skip_missing)
         side = None if self.split == ALL else Split(self.split or self.default)
         return labelled.from_database(
-            ready.db, record, version.id, split=side, source=self.source, roots=daemon.roots(settings)
+            ready.db, record, version.id, split=side, source=self.source, roots=app.roots(settings)
         )
 
 
@@ -99,7 +99,7 @@ def evaluate(
     if html_file is not None and not html_file.absolute().parent.is_dir():
         raise click.UsageError(f"The folder of {html_file} does not exist.")
     chosen = Wanted(Split.TEST, **wanted)
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         closed = places.closed(settings, ready)
         if html_file is not None:
             output.check_place(html_file, closed)
@@ -148,7 +148,7 @@ def calibrate(
     def check(given: LabelledSet) -> None:
         calibration.require_crystals(given.pictures, recall, confidence)
 
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         model, given, said = _predictions(settings, ready, model_text, Wanted(Split.VALIDATION, **wanted), check)
         fitted = calibration.fit(said, model.record, given.description, recall=recall, confidence=confidence)
         number = ready.registry.next_number(model.record.name)
@@ -174,13 +174,16 @@ class Model:
 
 def _predictions(
     settings: Settings,
-    ready: daemon.Ready,
+    ready: app.Ready,
     model_text: str,
     wanted: Wanted,
     check: Callable[[LabelledSet], object] = lambda given: None,
 ) -> tuple[Model, LabelledSet, Predictions]:
     """What a model says of the pictures wanted; ``check`` may refuse them before the work."""
-    version = ready.registry.take(model_text, datetime.now(UTC))
+    if ready.db.read_only:
+        version = ready.registry.look_up(model_text)
+    else:
+        version = ready.registry.take(model_text, datetime.now(UTC))
     folder = ready.registry.path(version.name, version.version)
     model = Model(
         version, folder, bundle.read(folder), cache(lambda: ready.registry.load(version, settings.score.batch_size))

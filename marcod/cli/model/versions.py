@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import daemon, registry
+from marcod import app, registry
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import BundleError
@@ -24,7 +24,7 @@ MODEL = "NAME:VERSION"
 @pass_settings
 def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         rows = [_listed(known) for known in ready.registry.known()]
         champion = ready.db.read(versions.champion)
     if json_output:
@@ -82,7 +82,7 @@ def _day(moment: datetime | None) -> str | None:
 @pass_settings
 def show(settings: Settings, model_text: str, json_output: bool) -> None:
     """Show everything about a model version, also by its alias: champion, challenger or previous."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         known = ready.registry.describe(model_text)
         history = ready.registry.history(known)
     metrics = registry.metrics(known)
@@ -167,7 +167,7 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
     """
     if bool(model_texts) == everything:
         raise click.UsageError("name model versions, or give --all")
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         chosen = [ready.registry.describe(text) for text in model_texts]
         if everything:
             chosen = [known for known in ready.registry.known() if known.folder is not None or known.problem]
@@ -195,7 +195,7 @@ def promote(settings: Settings, model_text: str) -> None:
     Running scorers change over between two batches. Waiting images move to it, and plates that are still arriving are
     scored by it whole. The former champion becomes previous.
     """
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         now = ready.db.now()
         version = ready.registry.take(model_text, now)
         ready.registry.promote(version, actor=people.actor(), now=now)
@@ -209,7 +209,7 @@ def rollback(settings: Settings) -> None:
 
     What came since and only the version that is rolled back has seen is queued for it, behind new images.
     """
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         former, version = ready.registry.rollback(actor=people.actor(), now=ready.db.now())
     click.echo(f"{version} is champion again, instead of {former}")
 
@@ -227,7 +227,7 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
     """
     if (model_text is None) != nobody:
         raise click.UsageError("name a model version, or give --none")
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         now = ready.db.now()
         version = None if model_text is None else ready.registry.take(model_text, now)
         former = ready.registry.challenge(version, actor=people.actor(), now=now)
@@ -247,7 +247,7 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
     A version that has scores is removed with --force only: its scores and hits stay, under its name and digest, and
     importing the very same bundle brings it back. The champion, the challenger and shipped bundles stay.
     """
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         known = ready.registry.describe(model_text)
         kept = ready.registry.remove(known, force=force, actor=people.actor(), now=ready.db.now())
     click.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))

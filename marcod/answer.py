@@ -1,4 +1,4 @@
-"""Looking at what may never answer, such as a share whose file server is gone."""
+"""Bounded waiting for what may never answer: a share whose file server is gone, a host that swallows packets."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -33,7 +33,7 @@ def within(limit_s: float, look: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
             answer.set_exception(error)
 
-    thread = Thread(target=ask, name="doctor", daemon=True)
+    thread = Thread(target=ask, name="within", daemon=True)
     thread.start()
     thread.join(limit_s)
     if not answer.done():

@@ -1,0 +1,96 @@
+"""The database that a command works on: opened to be changed, with a champion, or only to be read."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marcod.settings import Settings
+from marcod.store import health, steps
+from marcod.store.engine import PERSON, Database, Patience
+
+if TYPE_CHECKING:
+    from marcod.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A checked database and the folder of the lab's own bundles."""
+
+    db: Database
+    models: Path
+
+    @property
+    def registry(self) -> "Registry":
+        """Model versions of this database and of this host."""
+        from marcod.registry import Registry  # loads NumPy, which few answers need
+
+        return Registry(self.db, self.models)
+
+
+@contextmanager
+def opened(settings: Settings, patience: Patience | None = None) -> Iterator[Ready]:
+    """Open the database to be changed, with a current schema and a champion; both are made in a new one.
+
+    A database that refuses or does not answer is told of within five seconds. From then on it is waited for with
+    ``patience``, by default the daemon's.
+
+    Raises:
+        StoreError, SchemaError, BundleError: with one sentence, before anything else is done.
+    """
+    url = settings.store.url.get_secret_value()
+    with closing(Database(url, patience=PERSON)) as db:
+        db.reach()
+    with waited_for(settings, patience or Patience()) as ready:
+        yield ready
+
+
+@contextmanager
+def waited_for(settings: Settings, patience: Patience | None = None) -> Iterator[Ready]:
+    """Open the database as :func:`opened` does, and wait for it from the beginning, as the daemon does."""
+    from marcod.store import migrate  # loads Alembic, which nobody needs who only reads
+
+    db = Database(settings.store.url.get_secret_value(), patience=patience or Patience())
+    try:
+        migrate.require_current(db)
+        ready = Ready(db, settings.models.folder)
+        ready.registry.ensure_champion(db.now())
+        yield ready
+    finally:
+        db.close()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Ready]:
+    """Open the database to be read by somebody who need not be allowed to write.
+
+    Guarantees:
+        - No file, folder, schema or row is made or changed.
+        - A database that refuses or does not answer is told of within five seconds.
+
+    Raises:
+        StoreError: where there is no database, or it cannot be read.
+        SchemaError: where it is empty, or its schema is not one that this marcod can work on.
+    """
+    with looked_at(settings) as db:
+        steps.require_usable(db)
+        yield Ready(db, settings.models.folder)
+
+
+@contextmanager
+def looked_at(settings: Settings) -> Iterator[Database]:
+    """Open the database like :func:`reading`, whatever its schema is."""
+    url = settings.store.url.get_secret_value()
+    health.require_file(url)
+    db = Database(url, patience=PERSON, read_only=True)
+    try:
+        db.reach()
+        yield db
+    finally:
+        db.close()
+
+
+def roots(settings: Settings) -> dict[str, Path]:
+    """Return where each configured source is on this host."""
+    return {name: source.root for name, source in settings.sources.items()}
