@@ -9,6 +9,7 @@ The folder holds ``bundle.toml`` (everything that is not a weight, and the SHA-2
 small pictures with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
 """
 
+import fcntl
 import hashlib
 import importlib
 import io
@@ -22,6 +23,7 @@ import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,8 +218,8 @@ def write(
     if final.exists():
         raise BundleError(f"{final} exists; bundles never change, so write another version")
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{record.version}-", dir=final.parent) as scratch:
-        unfinished = Path(scratch) / "bundle"
+    with scratch_beside(final) as scratch:
+        unfinished = scratch / "bundle"
         _write_files(unfinished, record, _contents(weights, metrics, golden))
         try:
             unfinished.rename(final)
@@ -240,8 +242,8 @@ def install(path: Path, models: Path) -> Path:
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{record.version}-", dir=final.parent) as scratch:
-            copied = Path(scratch) / "bundle"
+        with scratch_beside(final) as scratch:
+            copied = scratch / "bundle"
             shutil.copytree(path, copied)
             for name in (*record.files, RECORD_FILE, "golden", "."):
                 _sync(copied / name)
@@ -250,6 +252,42 @@ def install(path: Path, models: Path) -> Path:
         raise BundleError(f"cannot put the bundle at {final}: {error.strerror}") from error
     _sync(final.parent)
     return final
+
+
+@contextmanager
+def scratch_beside(final: Path) -> Iterator[Path]:
+    """Yield a folder beside a bundle's, where bundles are not looked for; it is removed at the end.
+
+    Those that killed processes left there are removed too. Raises OSError.
+    """
+    with ExitStack() as stack:
+        # Whoever makes a folder or removes old ones holds the parent, so that a new one is locked before it is judged.
+        with _locked(final.parent, wait=True):
+            for left in final.parent.glob(".*-*"):
+                with suppress(OSError), _locked(left, wait=False):
+                    shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent)))
+            with suppress(OSError):
+                stack.enter_context(_locked(scratch, wait=False))
+        yield scratch
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder until the end, or until this process ends. Raises OSError when another one holds it.
+
+    Where the file system has no such locks, waiting for one does nothing, and not to wait fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path, batch_size: int = 8) -> "Predictor":

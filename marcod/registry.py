@@ -7,7 +7,6 @@ that no version becomes champion that cannot serve here.
 
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -295,8 +294,8 @@ def _not_registered(path: Path, name: str) -> str:
 def _discard(folder: Path) -> None:
     """Remove a bundle's folder: in one step from where bundles are looked for, then file by file."""
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            folder.rename(Path(scratch) / "bundle")
+        with bundle.scratch_beside(folder) as scratch:
+            folder.rename(scratch / "bundle")
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()
     except OSError as error:

@@ -394,8 +394,8 @@ def _import_bundle(
 
 def _copied(folder: Path, final: Path) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as scratch:
-        whole = Path(scratch) / "bundle"
+    with bundle.scratch_beside(final) as scratch:
+        whole = scratch / "bundle"
         shutil.copytree(folder, whole)
         bundle.verify(whole)
         whole.rename(final)

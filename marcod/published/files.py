@@ -150,7 +150,6 @@ def _download(model: Published, kept: Path, scratch: Path, silence_s: float, lim
         with found.open("rb") as stream:
             os.fsync(stream.fileno())
         found.replace(kept)
-        report("downloading, MB", total, total)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

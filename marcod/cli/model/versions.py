@@ -30,15 +30,15 @@ def list_(settings: Settings, json_output: bool) -> None:
     if json_output:
         output.print_json(rows)
         return
-    columns = ("model", "alias", "crystal threshold", "synthetic", "scores", "registered", "folder")
+    columns = ("model", "alias", "crystal threshold", "trained on", "licence", "scores", "folder")
     cells = [
         (
             row["model"],
             row["aliases"],
             row["crystal_threshold"],
-            row["synthetic"],
+            ", ".join(row["trained_on"]),
+            row["licence"],
             None if row["has_scores"] is None else ("yes" if row["has_scores"] else "no"),
-            _day(row["registered_at"]),
             _whereabouts(row),
         )
         for row in rows
@@ -55,6 +55,8 @@ def _listed(known: registry.Known) -> dict[str, Any]:
         "aliases": ", ".join(row.aliases) if row else "",
         "crystal_threshold": version.crystal_threshold if version else record.threshold.crystal if record else None,
         "synthetic": version.synthetic if version else record.synthetic if record else None,
+        "trained_on": record.trained_on if record else version.trained_on if version else (),
+        "licence": record.licence if record else None,
         "has_scores": row.has_scores if row else None,
         "registered_at": row.registered_at if row else None,
         "promoted_at": row.promoted_at if row else None,
@@ -125,9 +127,15 @@ def _record(record: "BundleRecord") -> Iterator[tuple[str, object]]:
     yield "temperature", record.temperature
     yield "crystal threshold", _threshold(record.threshold)
     yield "training data", record.training_data
+    yield "trained on", ", ".join(record.trained_on)
     yield "synthetic", "yes" if record.synthetic else "no"
     yield "parent", record.parent or "none"
+    if record.origin is not None:
+        origin = record.origin
+        yield "origin", f"{origin.file} of {origin.distribution} {origin.version} (SHA-256 {origin.sha256})"
     yield "licence", record.licence
+    if record.citation is not None:
+        yield "citation", record.citation
     yield "made", f"{record.created_at:%Y-%m-%d %H:%M %Z}"
     yield "libraries", _in_a_line(record.libraries)
     if record.notice:
