@@ -61,6 +61,10 @@ COMMANDS: Final = {
         "Look once at every file of ROOT, or of the configured sources, and queue what is new.",
     ),
     "score": ("marcod.cli.score:score", "Score everything that waits in the queue, then end."),
+    "setup": (
+        "marcod.cli.setup:setup",
+        "Look at the FOLDERS that imagers write to, and add them to the configuration.",
+    ),
     "status": (
         "marcod.cli.status:status",
         "Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training.",

@@ -1,10 +1,18 @@
-"""`marcod explain`: what marcod reads from a path."""
+"""`marcod explain`: what marcod reads from a path, and what lies in a folder."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
 
-from marcod import layouts
+from marcod import layouts, survey
 from marcod.cli import output
-from marcod.domain import DropImage, NotADrop
+from marcod.domain import DropImage, NotADrop, path_text
+from marcod.layouts import Layout
+
+Answers = list[tuple[Layout, DropImage | NotADrop]]
 
 
 @click.command()
@@ -13,21 +21,53 @@ from marcod.domain import DropImage, NotADrop
 @click.option("--pattern", help="Regular expression with named groups, for --layout regex")
 @output.as_json
 def explain(paths: tuple[str, ...], layout: str | None, pattern: str | None, json_output: bool) -> None:
-    """Show what each imager family reads from PATHS; no file needs to exist."""
+    """Show what each imager family reads from PATHS; no file needs to exist.
+
+    Of a whole path, as it is copied from a file manager, it also says which folder is to be named as the source's root.
+    A PATH that is a folder is looked at: a sample of its files tells which imager wrote them.
+    """
     options = layouts.LayoutOptions(pattern=pattern)
     names = [layout] if layout else [n for n in layouts.NAMES if n != "regex" or pattern]
     families = [layouts.make(name, options) for name in names]
-    answers = {path: layouts.explain(path, families) for path in paths}
+    answers: dict[str, Any] = {}
+    for path in dict.fromkeys(paths):
+        if Path(path).is_dir():
+            answers[path] = _survey(Path(path), layout, show=not json_output)
+            continue
+        root, relative = _split(path)
+        verdicts = layouts.explain(relative, families, survey.companions(Path(root)) if root else layouts.no_companions)
+        answers[path] = list(_rows(root, relative, verdicts))
+        if not json_output:
+            _print(path, root, relative, verdicts, only=layout is not None)
     if json_output:
-        output.print_json(
-            {
-                path: [{"layout": f.name, "drop_image": isinstance(a, DropImage), **_fields(a)} for f, a in rows]
-                for path, rows in answers.items()
-            }
-        )
-        return
-    for path, rows in answers.items():
-        _print(path, rows, only=layout is not None)
+        output.print_json(answers)
+
+
+def _survey(folder: Path, layout: str | None, *, show: bool) -> survey.Survey:
+    """Look at a folder and say what to do with it, and how many files a layout reads that was asked for."""
+    from marcod.cli import survey as screen
+
+    seen = screen.look_at(folder)
+    if show:
+        screen.show(seen)
+        if layout is not None:
+            read = sum(family.images for family in seen.families if family.layout == layout)
+            click.echo(f"  {layout} reads {read:,} of them; explain one of its files to see why it reads no more")
+        click.echo(screen.wrapped(screen.next_step(seen)))
+    return seen
+
+
+def _split(path: str) -> tuple[str, str]:
+    """A path as root and relative path where a root makes it readable; else no root, and the path as it is."""
+    whole = os.path.abspath(path) if os.path.lexists(path) else path  # noqa: PTH100 - a Path would lose "//"
+    root = survey.root_of(whole) if whole.startswith("/") else None
+    return (root, whole[len(root.rstrip("/")) + 1 :]) if root is not None else ("", path)
+
+
+def _rows(root: str, relative: str, verdicts: Answers) -> Iterator[dict[str, object]]:
+    for family, answer in verdicts:
+        found = {"layout": family.name, "drop_image": isinstance(answer, DropImage), **_fields(answer)}
+        yield found | ({"root": root, "path": relative} if root and isinstance(answer, DropImage) else {})
 
 
 def _fields(answer: DropImage | NotADrop) -> dict[str, object]:
@@ -37,7 +77,7 @@ def _fields(answer: DropImage | NotADrop) -> dict[str, object]:
     return {"well": answer.well, **plain, "warnings": tuple(map(str, answer.warnings))}
 
 
-def _print(path: str, rows: list[tuple[layouts.Layout, DropImage | NotADrop]], *, only: bool) -> None:
+def _print(path: str, root: str, relative: str, rows: Answers, *, only: bool) -> None:
     click.secho(output.printable(path), bold=True)
     matches = [(family, answer) for family, answer in rows if isinstance(answer, DropImage)]
     for family, answer in matches:
@@ -45,6 +85,9 @@ def _print(path: str, rows: list[tuple[layouts.Layout, DropImage | NotADrop]], *
         for name, value in _fields(answer).items():
             if value not in (None, ()):
                 click.echo(f"    {name:20} {output.printable(str(value))}")
+        if root:
+            click.echo(f"    {'root':20} {path_text(root)}")
+            click.echo(f"    {'path below it':20} {path_text(relative)}")
     if matches:
         return
     telling = [(f, a) for f, a in rows if not isinstance(a, DropImage) and (only or a.reason != "not_this_layout")]

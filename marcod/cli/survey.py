@@ -1,6 +1,8 @@
 """Surveys of folders on the screen, and the source that a survey is sure of."""
 
+import re
 import shlex
+import textwrap
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -57,7 +59,7 @@ def _how_to_scan(seen: Survey) -> str:
         folder, names = seen.conflicts[0].folder, " and ".join(seen.conflicts[0].layouts)
         return f"{folder} holds images of {names} side by side; choose one with --layout"
     if not commands:
-        return f"no layout reads {seen.folder}; {_advice(seen)}"
+        return f"no layout reads {seen.folder}; {advice(seen)}"
     if seen.imager_above is not None:
         return f"{seen.folder} is a part of an export, whose root is above it; say {commands[0]}"
     if len(commands) == 1:
@@ -65,12 +67,22 @@ def _how_to_scan(seen: Survey) -> str:
     return f"{seen.folder} holds {len(commands)} imagers' exports; say one of {', '.join(commands)}"
 
 
-def _advice(seen: Survey) -> str:
+def advice(seen: Survey) -> str:
+    """The next step where no layout reads a folder."""
+    if seen.conflicts:
+        return "let each imager write into a folder of its own, or choose one layout by hand"
     if not seen.files:
         return "it holds no files, as an unmounted share does"
     if seen.families:
         return "the names above come near; `marcod explain FILE` tells what is missing"
-    return "describe the names with a pattern of your own, layout regex (docs/imagers.md, Your own names)"
+    return "describe its names by a pattern: layout regex, docs/imagers.md, Your own names"
+
+
+def next_step(seen: Survey) -> str:
+    """What a person does next with the folder."""
+    if seen.imagers:
+        return f"`marcod setup {_word(seen.folder)}` adds it to the configuration"
+    return f"no layout reads it; {advice(seen)}" if not seen.conflicts else advice(seen)
 
 
 def show(seen: Survey, *, to_errors: bool = False) -> None:
@@ -83,12 +95,19 @@ def show(seen: Survey, *, to_errors: bool = False) -> None:
     if seen.imagers:
         say()
         console.print(output.table("", _COLUMNS, [_row(imager) for imager in seen.imagers]))
+    lines = [line for imager in seen.imagers for line in _about(imager, seen)] + list(_doubts(seen))
+    if seen.imagers and lines:
         say()
-    for imager in seen.imagers:
-        for line in _about(imager, seen):
-            say(f"  {line}")
-    for line in _doubts(seen):
-        say(f"  {line}")
+    for line in lines:
+        say(wrapped(line))
+
+
+def wrapped(line: str) -> str:
+    """An indented line for a screen of 80 columns; a path and a command between backquotes stay whole."""
+    indent = "  " + line[: len(line) - len(line.lstrip())]
+    whole = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\xa0"), line.strip())
+    lines = textwrap.wrap(whole, WIDTH - len(indent), break_long_words=False, break_on_hyphens=False)
+    return f"\n{indent}  ".join([indent + lines[0], *lines[1:]]).replace("\xa0", " ") if lines else ""
 
 
 def _head(seen: Survey) -> Iterator[str]:
@@ -125,7 +144,7 @@ def _about(imager: Imager, seen: Survey) -> Iterator[str]:
     for found in imager.aside:
         yield f"{found.count:,} set aside: {found.what}"
     for found in imager.warnings:
-        yield from _counted("warned of", found)
+        yield from _counted("with a warning", found)
     for found in imager.not_understood:
         yield from _counted("not understood", found)
 
@@ -139,7 +158,7 @@ def _doubts(seen: Survey) -> Iterator[str]:
     """Everything that keeps the survey from being sure."""
     for conflict in seen.conflicts:
         yield f"{path_text(str(conflict.folder))}: images of {' and '.join(conflict.layouts)} side by side"
-    if len(seen.families) > 1 or not seen.imagers:
+    if not seen.imagers or any(family.alone < family.images for family in seen.families):
         for family in seen.families:
             others = f", {family.images - family.alone:,} of them read by another layout too"
             yield f"{family.layout} reads {family.images:,}{others if family.alone < family.images else ''}"

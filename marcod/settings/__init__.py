@@ -43,6 +43,7 @@ from marcod.settings.sections import SourceSettings as SourceSettings
 from marcod.settings.sections import StoreSettings as StoreSettings
 from marcod.settings.sections import TrainSettings as TrainSettings
 from marcod.settings.sections import WatchSettings as WatchSettings
+from marcod.settings.sections import is_plain_name as is_plain_name
 from marcod.settings.surroundings import PREFIX as PREFIX
 from marcod.settings.surroundings import cache_dir as cache_dir
 from marcod.settings.surroundings import child_environment as child_environment

@@ -362,6 +362,11 @@ NAMED: Final[dict[str, type[Section]]] = {"sources": SourceSettings, "notify": N
 T = TypeVar("T")
 
 
+def is_plain_name(name: str) -> bool:
+    """Tell if a source or a notification may have this name."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is not None
+
+
 class Settings(BaseSettings):
     """Everything an operator can choose. Get one with :func:`marcod.settings.load`."""
 
@@ -389,7 +394,7 @@ class Settings(BaseSettings):
     @classmethod
     def _plain_names(cls, named: dict[str, T]) -> dict[str, T]:
         for name in named:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            if not is_plain_name(name):
                 raise PydanticCustomError(
                     "name",
                     "{text}",

@@ -27,47 +27,64 @@ def file_to_write(named: Path | None = None) -> Path:
     return config_file() or user_file()
 
 
-def add_tables(path: Path, tables: str, check: Callable[[Settings], None] = lambda settings: None) -> Settings:
-    """Add tables at the end of the file, or make the file; returns the settings that it gives now.
+class Addition:
+    """Tables to be added at the end of a configuration file; the text that is there stays as it is."""
 
-    The text that is there stays as it is. The new file is loaded and given to ``check`` before it takes its place.
-    Raises ConfigError when it would not load or does not pass, or changed meanwhile; MarcodError when it cannot be
-    written. Then nothing has changed.
-    """
-    target = Path(os.path.realpath(path))
-    before = target.read_bytes() if target.exists() else None
-    text = HEAD.encode() if before is None else before if before.endswith(b"\n") or not before else before + b"\n"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-            unfinished = Path(scratch) / target.name
-            _write(unfinished, text + b"\n" + tables.encode(), like=target)
-            loaded = _loaded(unfinished, path, check)
-            if (target.read_bytes() if target.exists() else None) != before:
-                raise ConfigError(f"{path} was changed by another program just now; run this again")
-            unfinished.replace(target)
-    except OSError as error:
-        raise MarcodError(f"{path} cannot be written: {error.strerror}") from error
-    return loaded
+    def __init__(self, path: Path, tables: str) -> None:
+        self.path: Final = path
+        self._target = Path(os.path.realpath(path))
+        self._before = self._content()
+        self._after = _ended(HEAD.encode() if self._before is None else self._before) + tables.encode()
+
+    def check(self, check: Callable[[Settings], None] = lambda settings: None) -> Settings:
+        """Load the file as it would be, and give the settings to ``check``. Raises ConfigError; changes nothing."""
+        with tempfile.TemporaryDirectory(prefix="marcod-setup-") as folder:
+            trial = Path(folder) / self.path.name
+            trial.write_bytes(self._after)
+            try:
+                loaded = load(trial)
+                check(loaded)
+            except MarcodError as error:
+                raise ConfigError(str(error).replace(str(trial), str(self.path))) from error
+        return loaded
+
+    def write(self) -> None:
+        """Put the file in its place, whole or not at all, with the mode and the owner that it had.
+
+        Raises ConfigError when the file changed meanwhile, and MarcodError when it cannot be written.
+        """
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{self._target.name}-", dir=self._target.parent) as scratch:
+                unfinished = Path(scratch) / self._target.name
+                _write(unfinished, self._after, like=self._target)
+                if self._content() != self._before:
+                    raise ConfigError(f"{self.path} was changed by another program just now; run this again")
+                unfinished.replace(self._target)
+        except OSError as error:
+            raise MarcodError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _content(self) -> bytes | None:
+        try:
+            return self._target.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
+
+
+def _ended(text: bytes) -> bytes:
+    """The text with its last line ended and an empty line after it."""
+    return text if not text else text.rstrip(b"\r\n") + b"\n\n"
 
 
 def _write(unfinished: Path, content: bytes, *, like: Path) -> None:
-    """Write to the disk, with the mode and the owner of the file that will be replaced."""
     with unfinished.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     if like.exists():
-        old = like.stat()
+        old, new = like.stat(), unfinished.stat()
         unfinished.chmod(old.st_mode & 0o7777)
-        if (old.st_uid, old.st_gid) != (unfinished.stat().st_uid, unfinished.stat().st_gid):
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
             os.chown(unfinished, old.st_uid, old.st_gid)
-
-
-def _loaded(unfinished: Path, path: Path, check: Callable[[Settings], None]) -> Settings:
-    try:
-        loaded = load(unfinished)
-        check(loaded)
-    except MarcodError as error:
-        raise ConfigError(str(error).replace(str(unfinished), str(path))) from error
-    return loaded

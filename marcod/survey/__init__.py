@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from marcod import enclosure, layouts
+from marcod import layouts
 from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text
 from marcod.layouts import Companions, Layout, LayoutOptions
-from marcod.survey.imager import LONGEST_COMPANION, companions, describe, tally
 from marcod.survey.imager import Counted as Counted
 from marcod.survey.imager import Imager as Imager
 from marcod.survey.imager import Inspection as Inspection
 from marcod.survey.imager import Profile as Profile
+from marcod.survey.imager import companions as companions
+from marcod.survey.imager import describe, tally
 from marcod.survey.sample import EXAMPLES, Sample, take_sample
 from marcod.survey.sample import Limits as Limits
 
@@ -148,18 +149,19 @@ def wide_layouts() -> dict[str, Layout]:
     return {name: layouts.make(name, options) for name in FAMILIES}
 
 
-def root_of(path: str) -> tuple[str, str] | None:
-    """The folder to name as root so that an absolute path is read, and the layout that reads it; None for no layout.
+def root_of(path: str) -> str | None:
+    """The folder to name as root so that a layout reads an absolute path; None where no layout does.
 
     A folder far above may be hidden, which no layout reads, so ever shorter ends of the path are tried.
     """
-    parts = path.split("/")
+    parts, wide = path.split("/"), wide_layouts()
     for start in range(1, len(parts)):
         above, below = "/".join(parts[:start]), "/".join(parts[start:])
-        for layout in wide_layouts().values():
-            image = layout.parse(below, enclosure.reader(above or "/", LONGEST_COMPANION))
+        ask = companions(Path(above or "/"))
+        for layout in wide.values():
+            image = layout.parse(below, ask)
             if isinstance(image, DropImage):
-                return f"{above}/{layout.root_of(below, image)}".rstrip("/") or "/", layout.name
+                return f"{above}/{layout.root_of(below, image)}".rstrip("/") or "/"
     return None
 
 

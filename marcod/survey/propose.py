@@ -190,7 +190,7 @@ def _expected(imager: Imager, known: Answers) -> Iterable[Line]:
     if may_have_reservoir(imager) and known.reservoir is None:
         return
     if count is not None:
-        each = "the counted inspection has as many" if counted == 1 else f"each of {counted} inspections has as many"
+        each = "as the inspection has that was counted" if counted == 1 else f"as {counted} counted inspections have"
         yield Line("expected_drops", count, each)
 
 

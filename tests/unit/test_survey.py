@@ -272,8 +272,8 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
 
 def test_the_root_of_a_path_that_a_person_pastes() -> None:
     name = "RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_01_02_03_HF_99_030_001_RDI.jpg"
-    assert root_of(f"/mnt/minstrel3/images/CI022987/3/{name}") == ("/mnt/minstrel3/images", "rigaku")
-    assert root_of(f"/home/me/.cache/CI022987/3/{name}") == ("/home/me/.cache", "rigaku")
+    assert root_of(f"/mnt/minstrel3/images/CI022987/3/{name}") == "/mnt/minstrel3/images"
+    assert root_of(f"/home/me/.cache/CI022987/3/{name}") == "/home/me/.cache"
     assert root_of("/home/me/holiday.jpg") is None
 
 
