@@ -132,9 +132,10 @@ class Census:
 
     def _findings(self, totals: Counter[Cause | None]) -> list[SourceFinding]:
         of_files = totals[None] + sum(files for cause, files in totals.items() if isinstance(cause, Reason))
-        counted = sorted((cause, files) for cause, files in totals.items() if cause is not None and files)
+        counted = [(cause, files) for cause, files in totals.items() if cause is not None and files]
         samples = self._best_samples()
-        return [self._finding(cause, files, of_files, samples[cause]) for cause, files in counted]
+        found = [self._finding(cause, files, of_files, samples[cause]) for cause, files in counted]
+        return sorted(found, key=lambda one: (one.kind, one.reason))
 
     def _best_samples(self) -> dict[Cause, _Sample]:
         """What a whole walk sampled is worth more than what a short one did."""

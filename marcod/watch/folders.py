@@ -108,9 +108,10 @@ def _judge(db: Database, other: RootHere, name: str, root: str, layout: str, now
             f"{root} is source {other.name!r}, which {watcher.host} watches; configure it under that name, or stop "
             f"marcod there and give it this one: {_mend(db, other.name, name)}"
         )
+    if not other.has_images:
+        # Nothing would be lost with its name, and its findings end with it; but a name can be taken once only.
+        return None if name in db.read(sources.roots) else other
     if other.layout != layout:
-        if not other.has_images:
-            return None
         raise ConfigError(
             f"{root} was recorded on this host as source {other.name!r} with layout {other.layout}; read it so under "
             f"that name, or remove what was recorded: `marcod source forget {other.name}`"
