@@ -22,7 +22,7 @@ COMMANDS: Final = {
     "db": ("marcod.cli.db:db", "Check, upgrade, copy and thin the database, and make its roles."),
     "demo": (
         "marcod.cli.demo:demo",
-        "Let synthetic plates of three imagers arrive, score them with the real daemon, and show the results.",
+        "Let rendered plates of three imagers arrive, score them with the real daemon, and show the results.",
     ),
     "doctor": (
         "marcod.cli.doctor:doctor",
