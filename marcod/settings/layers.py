@@ -9,9 +9,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic_settings import EnvSettingsSource, SettingsError
+from typing import Any, Final, cast
 
 from marcod.settings import keys
 from marcod.settings.faults import Fault
@@ -163,7 +161,14 @@ def _read_text(layers: Layers, name: str, text: str, place: str) -> None:
     if not _exists(key):
         layers.faults.append(_unknown(name, key, place))
         return
-    source = EnvSettingsSource(Settings)
+    from pydantic_settings import (
+        BaseSettings,
+        EnvSettingsSource,
+        SettingsError,
+    )  # only who sets a variable waits for it
+
+    kind = cast(type[BaseSettings], Settings)
+    source = EnvSettingsSource(kind, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
     source.env_vars = {name.lower(): text}
     try:
         layers.put(source(), place)

@@ -17,10 +17,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from marcod.domain import NOT_UNDERSTOOD, Modality, WarningKind
-from marcod.settings.surroundings import PREFIX, state_dir
+from marcod.settings.surroundings import state_dir
 
 Role = Literal["watch", "score", "schedule", "trainer"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer")
@@ -36,9 +35,12 @@ FolderPath = Annotated[Path, BeforeValidator(_expanded)]
 
 
 class Section(BaseModel):
-    """One table of the configuration file; frozen, and strict about its keys."""
+    """One table of the configuration file; frozen, and strict about its keys.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A table is built as a part of :class:`Settings`, and by itself only when somebody makes one alone.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class StoreSettings(Section):
@@ -367,12 +369,10 @@ def is_plain_name(name: str) -> bool:
     return re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is not None
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything an operator can choose. Get one with :func:`marcod.settings.load`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     store: StoreSettings = Field(default_factory=StoreSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
@@ -412,18 +412,6 @@ class Settings(BaseSettings):
             if target.to and self.mail.host is None:
                 raise _lacking(("notify", name, "to"), "addresses need mail.host, which is not set", ("mail", "host"))
         return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what is given: ``load`` puts the layers together, and knows where each value came from."""
-        return (init_settings,)
 
 
 def _lacking(key: tuple[str, ...], text: str, needs: tuple[str, ...]) -> PydanticCustomError:
