@@ -12,20 +12,33 @@ import sys
 import threading
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, cast
-
-import structlog
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from marcod import settings
 
-_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
-    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-)
+if TYPE_CHECKING:
+    from structlog import PrintLogger
+    from structlog.typing import FilteringBoundLogger
+
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+_chosen: tuple[str, str] | None = None
+"""Level and style that :func:`configure` was given and no line has asked for yet."""
 
 
 def configure(level: str, style: str) -> None:
     """Set up logging once per process. ``style`` is auto, console or json."""
+    global _chosen
+    _chosen = (level, style)
+    settings.quiet_tensorflow()
+    for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
+        logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def _set_up(level: str, style: str) -> None:
+    import structlog
+
     json_lines = style == "json" or (style == "auto" and not sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -34,10 +47,12 @@ def configure(level: str, style: str) -> None:
         structlog.processors.UnicodeDecoder(),
     ]
     if json_lines:
-        shared += [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        plain = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        shared += [structlog.processors.ExceptionRenderer(plain), structlog.processors.JSONRenderer()]
     else:
-        plain = structlog.dev.plain_traceback
-        line = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, exception_formatter=plain)
+        line = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+        )
         shared += [structlog.processors.format_exc_info, _without_controls, line]
     structlog.configure(
         processors=shared,
@@ -45,9 +60,6 @@ def configure(level: str, style: str) -> None:
         logger_factory=_to_standard_error,
         cache_logger_on_first_use=False,
     )
-    settings.quiet_tensorflow()
-    for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
-        logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
 
 
 def _without_controls(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -62,19 +74,40 @@ def _escaped(text: str, kept: str) -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
-def _to_standard_error(*_: object) -> structlog.PrintLogger:
+def _to_standard_error(*_: object) -> "PrintLogger":
     """Asked at each line, so that lines go where standard error is now."""
-    return structlog.PrintLogger(sys.stderr)
+    from structlog import PrintLogger
+
+    return PrintLogger(sys.stderr)
 
 
-def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+class _Logger:
+    """Logger of a module that imports structlog with its first line: commands that only answer write none."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        global _chosen
+        import structlog
+
+        # Two threads may both set it up, which is the same as once.
+        if (chosen := _chosen) is not None:
+            _set_up(*chosen)
+            _chosen = None
+        return getattr(structlog.get_logger(module=self._module), name)
+
+
+def logger(name: str) -> "FilteringBoundLogger":
     """The logger of a module; every event is one short phrase with its values beside it."""
-    return cast(structlog.typing.FilteringBoundLogger, structlog.get_logger(module=name.removeprefix("marcod.")))
+    return cast("FilteringBoundLogger", _Logger(name.removeprefix("marcod.")))
 
 
 def bound(**values: object) -> AbstractContextManager[None]:
     """Add values to every log line of this thread until the block ends."""
-    return cast(AbstractContextManager[None], structlog.contextvars.bound_contextvars(**values))
+    from structlog.contextvars import bound_contextvars
+
+    return cast(AbstractContextManager[None], bound_contextvars(**values))
 
 
 def notify(state: str) -> bool:

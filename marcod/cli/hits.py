@@ -11,7 +11,6 @@ from marcod.cli import output, places
 from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
 from marcod.domain import hit_rule
-from marcod.plates import csv_text
 from marcod.settings import Settings
 from marcod.store import reports
 
@@ -121,6 +120,8 @@ def _most(target: Path | None) -> int:
 def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen: str) -> str:
     kind = target.suffix.lower()
     if kind == ".csv":
+        from marcod.plates import csv_text
+
         return csv_text(_COLUMNS, (dataclasses.asdict(hit) for hit in found))
     if kind == ".json":
         return output.json_text(found) + "\n"

@@ -13,19 +13,21 @@ from datetime import datetime
 from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from marcod.errors import ConfigError, MarcodError
-from marcod.store import versions
-from marcod.store.reports import Summary
-from marcod.store.training import Run
-from marcod.store.versions import Version
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from marcod.store.reports import Summary
+    from marcod.store.training import Run
+    from marcod.store.versions import Version
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,12 +58,16 @@ def console(*, to_errors: bool = False) -> Console:
 def warn_of_synthetic(*, scored: bool, to_errors: bool = False) -> None:
     """Print the notice where ``scored`` says that a model trained on rendered drops alone gave what was shown."""
     if scored:
+        from marcod.store import versions
+
         _warn(versions.SYNTHETIC_NOTICE, to_errors=to_errors)
 
 
-def warn_of_synthetic_champion(champion: Version, *, to_errors: bool = False) -> None:
+def warn_of_synthetic_champion(champion: "Version", *, to_errors: bool = False) -> None:
     """Say what a champion that learned from rendered drops alone is not for; nothing of any other."""
     if champion.synthetic:
+        from marcod.store import versions
+
         _warn(f"{champion} was {versions.RENDERED_ALONE}. {versions.REAL_MODEL}.", to_errors=to_errors)
 
 
@@ -69,7 +75,7 @@ def _warn(text: str, *, to_errors: bool) -> None:
     console(to_errors=to_errors).print(Text(text, "yellow"), soft_wrap=False)
 
 
-def without_token(run: Run) -> dict[str, Any]:
+def without_token(run: "Run") -> dict[str, Any]:
     """A training run for programs; its token is nobody's business."""
     return {name: value for name, value in dataclasses.asdict(run).items() if name != "token"}
 
@@ -217,7 +223,7 @@ def harmless(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def state_of(summary: Summary) -> str:
+def state_of(summary: "Summary") -> str:
     """How far an inspection is."""
     if summary.complete:
         return f"complete ({summary.complete_rule})" if summary.complete_rule else "complete"
@@ -277,6 +283,8 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def _bar() -> Progress:
+def _bar() -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console(to_errors=True), disable=not sys.stderr.isatty())

@@ -2,18 +2,22 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, plates, registry, text
-from marcod.cli import maps, output, places
+from marcod import app, text
+from marcod.cli import output, places
 from marcod.cli.configured import pass_settings
 from marcod.cli.lazy import LazyGroup
 from marcod.domain import hit_rule
 from marcod.settings import Settings
-from marcod.store import history, reports
+from marcod.store import reports
 from marcod.store.engine import Database
+
+if TYPE_CHECKING:
+    from marcod.plates import PlateMap
+    from marcod.store.history import PlateHistory
 
 
 @click.group(
@@ -99,11 +103,12 @@ def choosing(command: output.Command) -> output.Command:
 
 def load(
     db: Database, plate_text: str, source: str | None, inspection: str | None, model_text: str | None
-) -> plates.PlateMap:
+) -> "PlateMap":
     """The plate map that :func:`choosing` asks for. Raises NotFoundError or ConfigError."""
-    version = None
-    if model_text is not None:
-        version = registry.Registry(db).find(model_text)
+    from marcod import plates
+    from marcod.registry import Registry
+
+    version = None if model_text is None else Registry(db).find(model_text)
     return plates.load(db, plate_text, source=source, inspection=inspection, model=version)
 
 
@@ -128,6 +133,9 @@ def show(
     A hit (X) is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it
     Crystals. The other drops are shown by class: a person's label, else the likeliest of the four.
     """
+    from marcod import plates
+    from marcod.cli import maps
+
     if all_drops and not with_history:
         raise click.UsageError("--all-drops goes with --history")
     if with_history and inspection is not None:
@@ -146,12 +154,14 @@ def show(
     output.warn_of_synthetic(scored=shown.version.synthetic)
 
 
-def _record(shown: plates.PlateMap) -> dict[str, Any]:
+def _record(shown: "PlateMap") -> dict[str, Any]:
     return {"summary": shown.summary, "papers": shown.papers, "drops": list(shown.records())}
 
 
-def _past(shown: plates.PlateMap, past: history.PlateHistory) -> dict[str, Any]:
+def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
     """A plate's history for programs."""
+    from marcod import plates
+
     summary = shown.summary
     return {
         "source": summary.source,
@@ -198,7 +208,7 @@ def export(
     output.warn_of_synthetic(scored=shown.version.synthetic, to_errors=True)
 
 
-def _exported(shown: plates.PlateMap, format_: str, roots: dict[str, Path]) -> tuple[str, str | None]:
+def _exported(shown: "PlateMap", format_: str, roots: dict[str, Path]) -> tuple[str, str | None]:
     """The text, and the name of its file where it is not for printing on a terminal."""
     if format_ == "csv":
         return shown.csv(), None

@@ -6,7 +6,7 @@ from marcod import app
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
-from marcod.store import backlog, summaries, workers
+from marcod.store import backlog, workers
 
 
 @click.group()
@@ -63,6 +63,8 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
 @pass_settings
 def retry(settings: Settings, images: tuple[int, ...]) -> None:
     """Put failed images back into the queue: IMAGES by number, or all."""
+    from marcod.store import summaries
+
     with app.opened(settings) as ready:
         now = ready.db.now()
         count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 import click
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from marcod import app, daemon
+from marcod import app
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.errors import StoreError
@@ -76,6 +75,8 @@ def _look(db: Database) -> Standing:
 
 def _watch(url: str) -> None:
     """Show it again and again until a signal comes, also while the database is away."""
+    from marcod import daemon
+
     health.require_file(url)
     db = Database(url, patience=PERSON, read_only=True)
     seen: Standing | None = None
@@ -105,6 +106,8 @@ def _display() -> Iterator[Callable[[RenderableType], None]]:
         return
     # Where a screen is drawn over the last one, lines that are too long would be cut.
     console.soft_wrap = False
+    from rich.live import Live
+
     with Live(console=console, auto_refresh=False) as live:
         yield lambda shown: live.update(shown, refresh=True)
 

@@ -9,11 +9,11 @@ hidden files and odd bytes are dealt with here, once.
 
 from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
 from typing import Final
 
 from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason
 from marcod.errors import LayoutError
-from marcod.layouts.ami import Ami
 from marcod.layouts.contract import (
     Aside,
     Companions,
@@ -23,16 +23,7 @@ from marcod.layouts.contract import (
     shown,
     unreadable,
 )
-from marcod.layouts.crims import Crims
-from marcod.layouts.formulatrix import Formulatrix
-from marcod.layouts.hwi import Hwi
-from marcod.layouts.oppf import Oppf
 from marcod.layouts.paths import has_image_extension, is_entered, normalise, set_aside
-from marcod.layouts.regex import UserRegex
-from marcod.layouts.rhombix import Rhombix
-from marcod.layouts.rigaku import Rigaku
-from marcod.layouts.rockmaker_export import RockMakerExport
-from marcod.layouts.xchem import XChem
 
 __all__ = [
     "NAMES",
@@ -47,19 +38,21 @@ __all__ = [
     "readers",
 ]
 
-_GRAMMARS: Final[tuple[type[Grammar], ...]] = (
-    Formulatrix,
-    RockMakerExport,
-    Oppf,
-    XChem,
-    Crims,
-    Rigaku,
-    Hwi,
-    Rhombix,
-    Ami,
-    UserRegex,
-)
-NAMES: Final = tuple(grammar.name for grammar in _GRAMMARS)
+_GRAMMARS: Final = {
+    "formulatrix": "formulatrix:Formulatrix",
+    "rockmaker-export": "rockmaker_export:RockMakerExport",
+    "oppf": "oppf:Oppf",
+    "xchem": "xchem:XChem",
+    "crims": "crims:Crims",
+    "rigaku": "rigaku:Rigaku",
+    "hwi": "hwi:Hwi",
+    "rhombix": "rhombix:Rhombix",
+    "ami": "ami:Ami",
+    "regex": "regex:UserRegex",
+}
+"""Module and class of each family, imported when it is asked for: what only names layouts compiles no pattern."""
+
+NAMES: Final = tuple(_GRAMMARS)
 
 _IDENTITY: Final = ("plate_key", "inspection_key", "row", "column", "drop", "modality", "kind")
 _IF_GIVEN: Final = ("barcode", "inspection_ordinal", "profile", "region")
@@ -119,10 +112,11 @@ class Layout:
 
 def make(name: str, options: LayoutOptions | None = None) -> Layout:
     """The layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
-    for grammar in _GRAMMARS:
-        if grammar.name == name:
-            return Layout(grammar(options or LayoutOptions()))
-    raise LayoutError(f"There is no layout {shown(name)}; layouts are {', '.join(NAMES)}.")
+    if name not in _GRAMMARS:
+        raise LayoutError(f"There is no layout {shown(name)}; layouts are {', '.join(NAMES)}.")
+    module, _, kind = _GRAMMARS[name].partition(":")
+    grammar: type[Grammar] = getattr(import_module(f"marcod.layouts.{module}"), kind)
+    return Layout(grammar(options or LayoutOptions()))
 
 
 def explain(
@@ -146,7 +140,7 @@ def readers(path: str) -> tuple[str, ...]:
 def _families() -> tuple[Layout, ...]:
     """Every family but the site's own, reading wells of any plate."""
     options = LayoutOptions(plate_format=PLATE_FORMATS[1536])
-    return tuple(make(name, options) for name in NAMES if name != UserRegex.name)
+    return tuple(make(name, options) for name in NAMES if name != "regex")
 
 
 def _distance(verdict: DropImage | NotADrop) -> int:

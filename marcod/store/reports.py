@@ -11,7 +11,6 @@ from sqlalchemy.engine import Connection
 from marcod.domain import names_stored, text_path
 from marcod.errors import NotFoundError
 from marcod.store import sources
-from marcod.store.drops import Cause
 from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
 
 
@@ -163,6 +162,8 @@ def hits(
     if since is not None:
         statement = statement.where(_HIT.c.found_at >= since)
     if new:
+        from marcod.store.drops import Cause  # with much that no other report needs
+
         statement = statement.where(_HIT.c.cause != str(Cause.CONFIRMED))
     if project is not None:
         statement = statement.where(_HIT.c.project == project)

@@ -1,0 +1,70 @@
+"""Commands that answer at once: they import no library that their answer does not need."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from marcod.settings import child_environment
+from marcod.store import migrate
+from marcod.store.engine import Database
+
+HEAVY: Final = frozenset(
+    {
+        "tensorflow", "keras", "jax", "apscheduler", "watchdog", "alembic", "matplotlib", "numpy", "PIL", "jinja2",
+        "prometheus_client", "structlog", "psycopg2",
+    }
+)  # fmt: skip
+READING: Final = (("queue", "status"), ("plate", "list"), ("hits",), ("status",))
+PROGRAM: Final = """
+import sys
+from marcod.__main__ import main
+try:
+    main()
+finally:
+    print("\\n".join(sys.modules), file=open(sys.argv[0], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty database with its schema, for those who only read."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('database') / 'marcod.sqlite'}"
+    db = Database(url)
+    migrate.upgrade(db)
+    db.close()
+    return url
+
+
+def _imported(folder: Path, *arguments: str, **variables: str) -> set[str]:
+    """Run a command in a process of its own. Returns the libraries and the modules of marcod that it imported."""
+    told = folder / "modules"
+    program = f"import sys; sys.argv[0] = {str(told)!r}" + PROGRAM
+    environment = {**child_environment(**variables), "HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    names = told.read_text().split()
+    return {name if name.startswith("marcod") else name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+def test_what_only_reads_imports_no_heavy_library(arguments: tuple[str, ...], database: str, tmp_path: Path) -> None:
+    imported = _imported(tmp_path, *arguments, MARCOD_STORE__URL=database)
+    assert "sqlalchemy" in imported
+    assert not imported & HEAVY
+    assert not {
+        name for name in imported if name.startswith(("marcod.daemon", "marcod.bundle", "marcod.layouts.rigaku"))
+    }
+
+
+@pytest.mark.parametrize("group", [(), ("model",)], ids=" ".join)
+def test_help_imports_no_library_but_click(group: tuple[str, ...], tmp_path: Path) -> None:
+    imported = _imported(tmp_path, *group, "--help")
+    assert "click" in imported
+    assert not imported & {*HEAVY, "sqlalchemy", "pydantic", "pydantic_settings", "rich"}
+    assert not {name for name in imported if name.startswith("marcod.cli.queue")}
