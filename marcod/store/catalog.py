@@ -14,12 +14,15 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import drops, findings, queue, sources, summaries, versions
+from marcod.store import drops, findings, merging, queue, source_changes, sources, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, image, inspection, inspection_summary, job, model_version, plate, source
 
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
+
+ACTOR: Final = "marcod"
+"""Who takes a source over, for the audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def register_source(
     """
     values = {"expected_drops": expected_drops, "reading": reading}
     if former is not None:
-        sources.rename(connection, former, name)
+        _take_over(connection, former, name, now)
     row = connection.execute(sa.select(source).where(source.c.name == name)).one_or_none()
     if row is None:
         made = insert(connection, source).values(name=name, layout=layout, created_at=now, **values)
@@ -88,12 +91,21 @@ def register_source(
     return int(row.id)
 
 
+<<<<<<< HEAD
 def _require_empty(connection: Connection, source_id: int, name: str, recorded: str, layout: str) -> None:
     """Raises ConfigError for a source that has images; one of which nothing was read may be read otherwise."""
     if connection.execute(sa.select(image.c.id).where(image.c.source_id == source_id).limit(1)).first():
         raise ConfigError(
             f"source {name!r} was recorded with layout {recorded}; give a new source name to read it as {layout}"
         )
+=======
+def _take_over(connection: Connection, former: int, name: str, now: datetime) -> None:
+    target = connection.execute(sa.select(source.c.id).where(source.c.name == name)).scalar_one_or_none()
+    if target is None:
+        source_changes.rename(connection, former, name, actor=ACTOR, now=now)
+    else:
+        merging.merge(connection, former, target, actor=ACTOR, now=now)
+>>>>>>> 616228d (Sources merge and are forgotten: one transaction, by natural keys)
 
 
 def _read_again(connection: Connection, source_id: int) -> None:
