@@ -65,6 +65,10 @@ COMMANDS: Final = {
         "marcod.cli.setup:setup",
         "Look at the FOLDERS that imagers write to, and add them to the configuration.",
     ),
+    "source": (
+        "marcod.cli.source:source",
+        "Show the recorded sources, and rename, merge or forget them; no image file is touched.",
+    ),
     "status": (
         "marcod.cli.status:status",
         "Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training.",

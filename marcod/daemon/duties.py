@@ -88,8 +88,13 @@ class Duties:
         self._monitor.close()
 
     def leave(self) -> None:
-        """Take this worker's row away."""
-        self._guarded("leave", lambda: self._db.write(lambda connection: workers.leave(connection, self._worker)))
+        """Take this worker's row away, and its name from what it watched."""
+
+        def work(connection: Any) -> None:
+            workers.leave(connection, self._worker)
+            watching.leave(connection, self._worker)
+
+        self._guarded("leave", lambda: self._db.write(work))
 
     def _planned(self) -> BackgroundScheduler:
         scheduler = BackgroundScheduler(timezone="UTC", job_defaults=JOB_DEFAULTS)

@@ -91,21 +91,20 @@ def register_source(
     return int(row.id)
 
 
-<<<<<<< HEAD
 def _require_empty(connection: Connection, source_id: int, name: str, recorded: str, layout: str) -> None:
     """Raises ConfigError for a source that has images; one of which nothing was read may be read otherwise."""
     if connection.execute(sa.select(image.c.id).where(image.c.source_id == source_id).limit(1)).first():
         raise ConfigError(
             f"source {name!r} was recorded with layout {recorded}; give a new source name to read it as {layout}"
         )
-=======
+
+
 def _take_over(connection: Connection, former: int, name: str, now: datetime) -> None:
     target = connection.execute(sa.select(source.c.id).where(source.c.name == name)).scalar_one_or_none()
     if target is None:
         source_changes.rename(connection, former, name, actor=ACTOR, now=now)
     else:
         merging.merge(connection, former, target, actor=ACTOR, now=now)
->>>>>>> 616228d (Sources merge and are forgotten: one transaction, by natural keys)
 
 
 def _read_again(connection: Connection, source_id: int) -> None:

@@ -347,6 +347,7 @@ def listed(
     since: datetime | None = None,
     person: str | None = None,
     disputed: bool = False,
+    source_name: str | None = None,
     limit: int = 100,
 ) -> list[Said]:
     """What was said, the latest recorded first; of some plates, since a time, by a person, or what is disputed."""
@@ -368,6 +369,7 @@ def listed(
     for chosen in (
         None if since is None else word.c.recorded_at >= since,
         None if person is None else word.c.person == person,
+        None if source_name is None else source.c.name == source_name,
         sa.and_(word.c.counts, word.c.lowest != word.c.highest) if disputed else None,
     ):
         statement = statement if chosen is None else statement.where(chosen)

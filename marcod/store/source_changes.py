@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.errors import ConfigError, StoreError
-from marcod.store import sources, versions
+from marcod.store import sources, versions, workers
 from marcod.store.schema import (
     delivery,
     drift_alarm,
@@ -130,14 +130,31 @@ def hold(connection: Connection, *source_ids: int) -> None:
 def rename(connection: Connection, source_id: int, name: str, *, actor: str, now: datetime) -> None:
     """Give a source another name. Raises ConfigError when there is a source of that name."""
     hold(connection, source_id)
-    rows = connection.execute(sa.select(source.c.name, source.c.id))
-    names = {row.id: row.name for row in rows}
+    old = require_free(connection, source_id, name)
+    sources.rename(connection, source_id, name)
+    versions.note(connection, actor, "source rename", old, {"to": name}, now)
+
+
+def require_free(connection: Connection, source_id: int, name: str) -> str:
+    """Return the present name of a source. Raises ConfigError when another source has the new one."""
+    names = {row.id: str(row.name) for row in connection.execute(sa.select(source.c.name, source.c.id))}
+    if not name.strip() or not name.isprintable():
+        raise ConfigError("the new name is empty or cannot be printed; give another")
     if name in names.values():
         raise ConfigError(
-            f"there is a source {name!r}; `marcod source merge {names[source_id]} {name}` puts one into it"
+            f"there is a source {name!r}; `marcod source merge {names[source_id]} {name}` puts the one into the other"
         )
-    sources.rename(connection, source_id, name)
-    versions.note(connection, actor, "source rename", names[source_id], {"to": name}, now)
+    return names[source_id]
+
+
+def require_unwatched(connection: Connection, source_id: int, now: datetime) -> None:
+    """Raises StoreError while a living process watches the source."""
+    name = connection.execute(sa.select(source.c.name).where(source.c.id == source_id)).scalar_one()
+    if watcher := sources.watcher(connection, source_id, now):
+        raise StoreError(
+            f"{watcher.host} watches source {name} now (worker {watcher.worker}); stop marcod there and repeat; one "
+            f"that was killed counts as running for {workers.ALIVE_S:.0f} s"
+        )
 
 
 def forget(connection: Connection, source_id: int, *, actor: str, now: datetime, report: Report = silent) -> Contents:

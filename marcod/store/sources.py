@@ -103,6 +103,50 @@ def sample(connection: Connection, source_id: int, count: int) -> list[RecordedF
 
 
 @dataclass(frozen=True, slots=True)
+class RootOnHost:
+    """Where a host finds a source, as a path of its file system, and when it last opened it."""
+
+    host: str
+    root: str
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A recorded source. ``root`` is that of this host, else the latest of any; ``roots`` are those of all hosts."""
+
+    id: int
+    name: str
+    layout: str
+    plates: int
+    images: int
+    root: str
+    watched_at: datetime | None
+    watched_by: str | None
+    roots: tuple[RootOnHost, ...]
+
+
+def listed(connection: Connection) -> list[Listed]:
+    """Every recorded source, by name."""
+    everywhere: dict[int, list[RootOnHost]] = {}
+    columns = (source_root.c.source_id, source_root.c.host, source_root.c.root, source_root.c.seen_at)
+    for source_id, host, root, seen_at in connection.execute(sa.select(*columns).order_by(source_root.c.host)):
+        everywhere.setdefault(source_id, []).append(RootOnHost(host, text_path(root), seen_at))
+    counts = [
+        sa.select(sa.func.count()).where(table.c.source_id == source.c.id).scalar_subquery() for table in (plate, image)
+    ]
+    rows = connection.execute(
+        sa.select(
+            source.c.id, source.c.name, source.c.layout, *counts, root_of(connection), watch_state.c.updated_at,
+            watch_state.c.host,
+        )
+        .outerjoin(watch_state, watch_state.c.source_id == source.c.id)
+        .order_by(source.c.name)
+    )  # fmt: skip
+    return [Listed(*row[:5], text_path(row[5]), row[6], row[7], tuple(everywhere.get(row[0], ()))) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Watcher:
     """A living process that watches a source."""
 

@@ -85,6 +85,11 @@ def read(connection: Connection) -> list[State]:
     return [State(*row) for row in connection.execute(found.join(source).order_by(source.c.name))]
 
 
+def leave(connection: Connection, worker: str) -> None:
+    """Say that a watcher ended in order, so that nobody waits for it to be gone."""
+    connection.execute(sa.update(watch_state).where(watch_state.c.worker == worker).values(worker=""))
+
+
 def forget_gone(connection: Connection, now: datetime) -> None:
     """Drop the rows of sources that nobody has watched for :data:`FORGOTTEN`."""
     connection.execute(sa.delete(watch_state).where(watch_state.c.updated_at < now - FORGOTTEN))

@@ -1,0 +1,235 @@
+"""`marcod source`: what is recorded of each imager's folder, and mending it: another name, merging, forgetting."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from marcod import daemon
+from marcod.cli import output, people, places
+from marcod.cli.configured import pass_settings
+from marcod.errors import ConfigError, StoreError
+from marcod.settings import Settings
+from marcod.store import catalog, labels, merging, source_changes, sources
+from marcod.store.engine import Database
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DRY = click.option("--dry-run", is_flag=True, help="Only count what would happen")
+YES = click.option("--yes", is_flag=True, help="Do not ask")
+EVERY_LABEL = 10_000_000
+
+
+@click.group()
+def source() -> None:
+    """Show the recorded sources, and rename, merge or forget them; no image file is touched."""
+
+
+@source.command("list")
+@output.as_json
+@pass_settings
+def list_(settings: Settings, json_output: bool) -> None:
+    """List every recorded source: its layout, how much is recorded, where it lies and when it was watched last."""
+    with daemon.opened(settings) as ready:
+        found = ready.db.read(sources.listed)
+    if json_output:
+        output.print_json(found)
+        return
+    rows = [(one.name, one.layout, one.plates, one.images, _watched(one), one.root) for one in found]
+    columns = ("source", "layout", "plates", "images", "watched (UTC)", "root")
+    output.console().print(output.table(output.counted(len(found), "source"), columns, rows))
+
+
+@source.command()
+@click.argument("name")
+@output.as_json
+@pass_settings
+def show(settings: Settings, name: str, json_output: bool) -> None:
+    """Show one source: what is recorded, and where each host finds its files."""
+    with daemon.opened(settings) as ready:
+        source_id = ready.db.read(lambda c: catalog.find_source(c, name))
+        (found,) = [one for one in ready.db.read(sources.listed) if one.id == source_id]
+        held = ready.db.read(lambda c: source_changes.contents(c, source_id))
+    if json_output:
+        output.print_json({"source": found, "contents": held})
+        return
+    configured = "configured here" if name in settings.sources else "not configured here"
+    click.echo(f"{output.printable(name)}: layout {found.layout}, {configured}")
+    click.echo(_amount(held))
+    click.echo(f"watched last: {_watched(found) or 'never'}")
+    rows = [(root.host, root.root, f"{root.seen_at:%Y-%m-%d %H:%M}") for root in found.roots]
+    output.console().print(output.table("Roots", ("host", "root", "opened (UTC)"), rows))
+
+
+def _watched(one: sources.Listed) -> str:
+    return "" if one.watched_at is None else f"{one.watched_at:%Y-%m-%d %H:%M} {one.watched_by}"
+
+
+def _amount(held: source_changes.Contents) -> str:
+    counts = (
+        (held.plates, "plate"), (held.images, "image"), (held.scores, "score"), (held.labels, "label"),
+    )  # fmt: skip
+    return ", ".join(output.counted(number, noun) for number, noun in counts)
+
+
+@source.command()
+@click.argument("old")
+@click.argument("new")
+@DRY
+@YES
+@output.as_json
+@pass_settings
+def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
+    """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
+    with daemon.opened(settings) as ready:
+        source_id, now = ready.db.read(lambda c: catalog.find_source(c, old)), ready.db.now()
+        ready.db.read(lambda c: source_changes.require_free(c, source_id, new))
+        _require_unwatched(ready.db, source_id)
+        held = ready.db.read(lambda c: source_changes.contents(c, source_id))
+        if not dry_run:
+            _ask(yes, f"Rename source {old} to {new} ({_amount(held)})?")
+            ready.db.write(lambda c: source_changes.rename(c, source_id, new, actor=people.actor(), now=now))
+    if json_output:
+        output.print_json({"dry_run": dry_run, "old": old, "new": new, "contents": held})
+        return
+    click.echo(f"source {old} {'would be' if dry_run else 'is'} {new}: {_amount(held)}")
+    if old in settings.sources:
+        click.echo(f"the configuration calls it {old}: write [sources.{new}] there before marcod starts again")
+
+
+@source.command()
+@click.argument("origin", metavar="FROM")
+@click.argument("into")
+@DRY
+@YES
+@output.as_json
+@pass_settings
+def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, json_output: bool) -> None:
+    """Put everything of source FROM into source INTO, and remove FROM.
+
+    For a folder that was recorded under two names. The same path is the same image: its scores and labels are kept
+    once. Plates, drops and inspections are joined by their keys; hits and completed plates are not told again.
+    """
+    with daemon.opened(settings) as ready:
+        one, other = (_id(ready.db, name) for name in (origin, into))
+        if one == other:
+            raise ConfigError(f"{origin} and {into} are one source; name two")
+        for each in (one, other):
+            _require_unwatched(ready.db, each)
+        planned = ready.db.read(lambda c: source_changes.plan(c, one, other))
+        if not dry_run:
+            _ask(yes, f"Put {_amount(planned.moved)} of {origin} into {into}? {_same(planned)}.")
+            planned = _merge(ready.db, one, other)
+    if json_output:
+        output.print_json({"dry_run": dry_run, "from": origin, "into": into, "plan": planned})
+        return
+    click.echo(f"{_amount(planned.moved)} of {origin} {'would be' if dry_run else 'are'} in {into}; {_same(planned)}")
+    if origin in settings.sources:
+        click.echo(f"the configuration has both: remove [sources.{origin}] there before marcod starts again")
+
+
+def _id(db: Database, name: str) -> int:
+    return db.read(lambda c: catalog.find_source(c, name))
+
+
+def _merge(db: Database, one: int, other: int) -> source_changes.Plan:
+    now, actor = db.now(), people.actor()
+    with output.stages() as report:
+        return db.write(
+            lambda c: merging.merge(
+                c, one, other, actor=actor, now=now, report=lambda done, total: report("plates joined", done, total)
+            )
+        )
+
+
+def _same(planned: source_changes.Plan) -> str:
+    counts = (
+        (planned.same_plates, "plate"), (planned.same_images, "image"), (planned.same_scores, "score"),
+    )  # fmt: skip
+    return "in both: " + ", ".join(output.counted(number, noun) for number, noun in counts)
+
+
+@source.command()
+@click.argument("name")
+@click.option("--with-labels", is_flag=True, help="Remove labels as well, which people gave")
+@click.option(
+    "--labels-to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="First write the labels that count into FILE, a CSV that `marcod label import` reads",
+)
+@DRY
+@YES
+@output.as_json
+@pass_settings
+def forget(
+    settings: Settings,
+    name: str,
+    with_labels: bool,
+    labels_to: Path | None,
+    dry_run: bool,
+    yes: bool,
+    json_output: bool,
+) -> None:
+    """Remove source NAME with all that was recorded of it. Image files stay; a later scan records them again."""
+    with daemon.opened(settings) as ready:
+        source_id = _id(ready.db, name)
+        _require_unwatched(ready.db, source_id)
+        held = ready.db.read(lambda c: source_changes.contents(c, source_id))
+        if not dry_run:
+            if held.labels and not (with_labels or labels_to):
+                raise StoreError(
+                    f"source {name} has {output.counted(held.labels, 'label')}, which people gave; write them to a "
+                    "file first with --labels-to FILE, or remove them with --with-labels"
+                )
+            _ask(yes, f"Remove source {name} with {_amount(held)}?", needed=True)
+            if labels_to is not None:
+                output.save(labels_to, _table_of_labels(ready.db, name), places.closed(settings, ready))
+            _forget(ready.db, source_id)
+    if json_output:
+        output.print_json({"dry_run": dry_run, "source": name, "contents": held})
+        return
+    click.echo(f"source {name} {'would be' if dry_run else 'is'} removed: {_amount(held)}")
+    if name in settings.sources and not dry_run:
+        click.echo(f"the configuration still has [sources.{name}]: marcod records it again when it starts")
+
+
+def _forget(db: Database, source_id: int) -> None:
+    now, actor = db.now(), people.actor()
+    with output.stages() as report:
+        db.write(
+            lambda c: source_changes.forget(
+                c, source_id, actor=actor, now=now, report=lambda done, total: report("plates removed", done, total)
+            )
+        )
+
+
+def _table_of_labels(db: Database, name: str) -> str:
+    """The labels of a source that count now, as a table that `marcod label import` reads."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("source", "plate", "well", "drop", "inspection", "path", "label", "person", "time"))
+    for said in reversed(db.read(lambda c: labels.listed(c, source_name=name, limit=EVERY_LABEL))):
+        if said.counts:
+            place = (said.plate_key, said.well, said.drop_number, said.inspection_key, said.path or "")
+            writer.writerow((name, *place, said.label, said.person, said.labelled_at.isoformat()))
+    return text.getvalue()
+
+
+def _require_unwatched(db: Database, source_id: int) -> None:
+    now = db.now()
+    db.read(lambda connection: source_changes.require_unwatched(connection, source_id, now))
+
+
+def _ask(yes: bool, question: str, *, needed: bool = False) -> None:
+    """Ask on a terminal. Elsewhere nobody can answer: what is ``needed`` must be given as --yes."""
+    if yes:
+        return
+    if sys.stdin.isatty():
+        click.confirm(question, abort=True, err=True)
+    elif needed:
+        raise ConfigError(f"{question} Nobody can be asked here: give --yes")
