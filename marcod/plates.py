@@ -215,9 +215,22 @@ def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
 def _find(db: Database, plate: str, source: str | None) -> reports.Plate:
     found = db.read(lambda connection: reports.find_plates(connection, plate, source))
     if len(found) > 1:
-        names = ", ".join(f"{p.source} (key {p.key})" for p in found)
-        raise NotFoundError(f"several plates answer to {plate!r}: {names}; name one with --source or by its key")
+        raise NotFoundError(f"several plates answer to {plate!r}: {_told_apart(found)}")
     return found[0]
+
+
+def _told_apart(found: list[reports.Plate]) -> str:
+    """Plates of one name, and the options that tell them apart; the end of a sentence."""
+    names = ", ".join(f"{p.source} (key {p.key})" for p in found)
+    first, second = found[0], found[1]
+    if len({p.key for p in found}) == len(found):
+        return f"{names}; give its key, such as {first.key}"
+    if first.key != second.key:
+        return f"{names}; give its key and --source"
+    return (
+        f"{names}; name one with --source {first.source}. If the sources are one folder under two names, "
+        f"`marcod source merge {first.source} {second.source}` makes them one"
+    )
 
 
 def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: versions.Version | None) -> PlateMap:

@@ -16,6 +16,7 @@ from marcod.errors import ConfigError, StoreError
 from marcod.settings import Settings
 from marcod.store import catalog, labels, merging, source_changes, sources
 from marcod.store.engine import Database
+from marcod.text import count as counted
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,7 +42,7 @@ def list_(settings: Settings, json_output: bool) -> None:
         return
     rows = [(one.name, one.layout, one.plates, one.images, _watched(one), one.root) for one in found]
     columns = ("source", "layout", "plates", "images", "watched (UTC)", "root")
-    output.console().print(output.table(output.counted(len(found), "source"), columns, rows))
+    output.console().print(output.table(counted(len(found), "source"), columns, rows))
 
 
 @source.command()
@@ -73,7 +74,7 @@ def _amount(held: source_changes.Contents) -> str:
     counts = (
         (held.plates, "plate"), (held.images, "image"), (held.scores, "score"), (held.labels, "label"),
     )  # fmt: skip
-    return ", ".join(output.counted(number, noun) for number, noun in counts)
+    return ", ".join(counted(number, noun) for number, noun in counts)
 
 
 @source.command()
@@ -150,7 +151,7 @@ def _same(planned: source_changes.Plan) -> str:
     counts = (
         (planned.same_plates, "plate"), (planned.same_images, "image"), (planned.same_scores, "score"),
     )  # fmt: skip
-    return "in both: " + ", ".join(output.counted(number, noun) for number, noun in counts)
+    return "in both: " + ", ".join(counted(number, noun) for number, noun in counts)
 
 
 @source.command()
@@ -183,7 +184,7 @@ def forget(
         if not dry_run:
             if held.labels and not (with_labels or labels_to):
                 raise StoreError(
-                    f"source {name} has {output.counted(held.labels, 'label')}, which people gave; write them to a "
+                    f"source {name} has {counted(held.labels, 'label')}, which people gave; write them to a "
                     "file first with --labels-to FILE, or remove them with --with-labels"
                 )
             _ask(yes, f"Remove source {name} with {_amount(held)}?", needed=True)

@@ -18,7 +18,7 @@ from marcod.settings import Settings, SourceSettings
 from marcod.store import findings, health, watching
 from marcod.store.engine import Database
 from marcod.survey.mounts import NETWORKED, file_system, nearest
-from marcod.watch import layout_of
+from marcod.watch import layout_of, recorded_twice, require_apart
 
 T = TypeVar("T")
 
@@ -52,7 +52,9 @@ def sources(
     found = db.read(findings.read)
     if not settings.sources:
         yield Finding("sources", "none", Verdict.ATTENTION, "no source is configured", "add a [sources.NAME] table")
+    yield from _apart(settings)
     for name, source in settings.sources.items():
+        yield from _once(db, settings, name, limit_s)
         yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
         yield from _layout(name, source)
         yield _watching(name, states.get(name), now)
@@ -81,6 +83,28 @@ def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterat
         "an unmounted share looks like this; check the mount",
     )  # fmt: skip
     yield _observer(name, source, kind)
+
+
+def _apart(settings: Settings) -> Iterator[Finding]:
+    try:
+        require_apart({name: source.root for name, source in settings.sources.items()})
+    except MarcodError as error:
+        yield Finding("sources", "roots", Verdict.BROKEN, str(error), "`marcod run` refuses to start with them")
+
+
+def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterator[Finding]:
+    """Sources of which this host recorded the same files under another name as well."""
+    try:
+        others = within(limit_s, partial(recorded_twice, db, name, settings.sources[name].root))
+    except SilentError:
+        return
+    for other in others:
+        if other not in settings.sources:
+            text = f"this host recorded the same folder, or one in or around it, as source {other!r} too"
+            yield Finding(
+                "sources", f"{name}: recorded twice", Verdict.ATTENTION, text,
+                f"`marcod source merge {other} {name}` where it is the same folder, else `marcod source forget {other}`",
+            )  # fmt: skip
 
 
 def _layout(name: str, source: SourceSettings) -> Iterator[Finding]:

@@ -103,8 +103,10 @@ def _take_over(connection: Connection, former: int, name: str, now: datetime) ->
     target = connection.execute(sa.select(source.c.id).where(source.c.name == name)).scalar_one_or_none()
     if target is None:
         source_changes.rename(connection, former, name, actor=ACTOR, now=now)
-    else:
+    elif source_changes.contents(connection, former).plates:
         merging.merge(connection, former, target, actor=ACTOR, now=now)
+    else:
+        source_changes.forget(connection, former, actor=ACTOR, now=now)
 
 
 def _read_again(connection: Connection, source_id: int) -> None:

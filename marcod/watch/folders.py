@@ -66,6 +66,20 @@ def recorded_names(db: Database, root: Path) -> list[str]:
     return [one.name for one in db.read(sources.roots_here) if resolved(Path(one.root)) == here]
 
 
+def recorded_twice(db: Database, name: str, root: Path) -> list[str]:
+    """Other sources with images that this host recorded from the folder of a source, or from one around or in it."""
+    here = resolved(root)
+    return [
+        one.name
+        for one in db.read(sources.roots_here)
+        if one.name != name and one.has_images and _overlaps(here, resolved(Path(one.root)))
+    ]
+
+
+def _overlaps(here: Path, there: Path) -> bool:
+    return here.is_relative_to(there) or there.is_relative_to(here)
+
+
 def former(
     db: Database, name: str, root: str, layout: str, configured: Collection[str], now: datetime
 ) -> RootHere | None:
@@ -87,17 +101,19 @@ def former(
         there = resolved(Path(other.root))
         if there == here:
             taken = _judge(db, other, name, root, layout, now) or taken
-        elif other.has_images and (here.is_relative_to(there) or there.is_relative_to(here)):
+        elif other.has_images and _overlaps(here, there):
             raise ConfigError(_overlap(name, here, other, there))
     return taken
 
 
 def _overlap(name: str, here: Path, other: RootHere, there: Path) -> str:
-    where = f"lies inside {there}" if here.is_relative_to(there) else f"holds {there}"
+    if here.is_relative_to(there):
+        where, instead = "lies inside", f"look at {there} instead"
+    else:
+        where, instead = "holds", f"remove what was recorded there first: `marcod source forget {other.name}`"
     return (
-        f"the root {here} of source {name!r} {where}, which this host recorded as source {other.name!r}, so its images "
-        f"would be there twice; leave it at {there}, or remove what was recorded there: `marcod source forget "
-        f"{other.name}`"
+        f"the root {here} of source {name!r} {where} {there}, which this host recorded as source {other.name!r}, so "
+        f"images would be there twice; {instead}"
     )
 
 
@@ -109,8 +125,7 @@ def _judge(db: Database, other: RootHere, name: str, root: str, layout: str, now
             f"marcod there and give it this one: {_mend(db, other.name, name)}"
         )
     if not other.has_images:
-        # Nothing would be lost with its name, and its findings end with it; but a name can be taken once only.
-        return None if name in db.read(sources.roots) else other
+        return other
     if other.layout != layout:
         raise ConfigError(
             f"{root} was recorded on this host as source {other.name!r} with layout {other.layout}; read it so under "

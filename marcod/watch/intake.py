@@ -97,7 +97,7 @@ def open_sources(
         known = folders.former(db, name, root.path, given.layout, names, db.now())
         former = None if known is None else known.id
         if known is not None:
-            log.info("source renamed", former=known.name, source=name, root=path_text(root.path))
+            log.info("source taken over", former=known.name, source=name, root=path_text(root.path))
         return lambda connection: catalog.register_source(
             connection, name, root.path, given.layout, given.expected_drops, now, _reading(given), former
         )
