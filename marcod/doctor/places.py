@@ -103,7 +103,7 @@ def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterat
             text = f"this host recorded the same folder, or one in or around it, as source {other!r} too"
             yield Finding(
                 "sources", f"{name}: recorded twice", Verdict.ATTENTION, text,
-                f"`marcod source merge {other} {name}` where it is the same folder, else `marcod source forget {other}`",
+                f"for the same folder `marcod source merge {other} {name}`, else `marcod source forget {other}`",
             )  # fmt: skip
 
 
