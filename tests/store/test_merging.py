@@ -11,14 +11,12 @@ import pytest
 import sqlalchemy as sa
 from factories import CLEAR, CRYSTALS, claim, drain, promote, record, register, register_source, rows, sightings, utc
 
-from marcod.domain import DropClass, Modality, Split, split_of
-from marcod.errors import ConfigError
-from marcod.store import catalog, drops, labelling, merging, queue, source_changes, summaries
+from marcod.domain import DropClass, Modality
+from marcod.store import drops, labelling, merging, queue, source_changes, summaries
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.schema import (
-    audit,
     drop,
     drop_summary,
     event,
@@ -28,14 +26,10 @@ from marcod.store.schema import (
     inspection_summary,
     job,
     label,
-    label_inbox,
     plate,
-    review_item,
     score,
     source,
-    watch_state,
 )
-from marcod.store.versions import Version
 
 COUNTED = tuple(c for c in inspection_summary.c if c.name not in ("updated_at", "first_image_at"))
 OVER_TIME = tuple(c for c in drop_summary.c if c.name != "updated_at")
