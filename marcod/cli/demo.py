@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from marcod import plates
+from marcod import plates, published
 from marcod.cli import maps, output
 from marcod.domain import DropClass, hit_rule
 from marcod.plates import PlateMap
@@ -57,7 +57,7 @@ def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
     arriving = demonstration.exports(wells)
     config = demonstration.prepare(where, models.absolute() if models else where / "models", arriving)
     console = output.console()
-    console.print(Text(f"Rendered plates of a Rock Imager, a Minstrel and HWI arrive in {where}\n", "bold"))
+    output.say(console, f"Rendered plates of a Rock Imager, a Minstrel and HWI arrive in {where}\n", "bold")
     with _waiting("getting the published MARCO: 43 MB, once") as on_words:
         missing = demonstration.fetch_model(config, on_words)
     if missing is not None:
@@ -73,7 +73,7 @@ def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
     _print_outcome(console, outcome, champion)
     if missing is not None:
         _print_missing(console, missing)
-    _print_next_steps(where, config)
+    _print_next_steps(console, where, config)
 
 
 @contextmanager
@@ -178,15 +178,20 @@ def _print_outcome(console: Console, outcome: "Outcome", champion: versions.Vers
         "waiting for the file to stand still.",
     )
     if not champion.synthetic:
+        model = published.find(champion.name)
+        output.say(
+            console, f"{champion} is {model.title} ({model.licence}); `marcod model show champion` says what to cite."
+        )
         output.say(
             console,
-            f"These drops are rendered, and {champion} never saw such: it learned from photographs. Where it agrees "
-            "with what was drawn, and where not, shows that the program works and nothing about your plates.",
+            f"These drops are rendered, and {champion} never saw such: it learned from photographs. How often it "
+            "agrees with what was drawn tells nothing about your plates; `marcod model evaluate` measures it there, "
+            "on labels.",
             "yellow",
         )
 
 
-_NEXT_STEPS: Final = """
+_LOOK_FURTHER: Final = """
 Look further at the demonstration:
   export MARCOD_CONFIG={config}
   {marcod} model list
@@ -194,19 +199,21 @@ Look further at the demonstration:
   {marcod} hits
   sqlite3 {folder}/marcod.sqlite \\
     "select plate_key, inspection_key, hits, scored from lims_plate_summary_v1"
-Exports, database, configuration and log are in {folder}.
-
-On your own plates, which get a database of their own:
+"""
+_OWN_PLATES: Final = """
+On your own plates, with a database of your own:
   unset MARCOD_CONFIG
-  {marcod} model fetch marco   # the published MARCO becomes champion there
-  {marcod} setup FOLDER        # reads your imager's folder, writes marcod.toml
-  {marcod} scan                # queues the images that are there
-  {marcod} score               # scores them
+  {marcod} model fetch marco   # MARCO becomes champion there
+  {marcod} setup FOLDER        # see which imager wrote it, configure it
+  {marcod} scan                # queue the images that are there
+  {marcod} score               # score them
   {marcod} plate list          # then `plate show PLATE`
   {marcod} hits                # the best drops over all plates
-  {marcod} run                 # watches, queues and scores from then on"""
+  {marcod} run                 # watch, queue and score from then on"""
 
 
-def _print_next_steps(folder: Path, config: Path) -> None:
+def _print_next_steps(console: Console, folder: Path, config: Path) -> None:
     marcod = "marcod" if shutil.which("marcod") else sys.argv[0]
-    click.echo(_NEXT_STEPS.format(marcod=marcod, config=config, folder=folder))
+    click.echo(_LOOK_FURTHER.format(marcod=marcod, config=config, folder=folder), nl=False)
+    output.say(console, f"Exports, database, configuration and log are in {folder}")
+    click.echo(_OWN_PLATES.format(marcod=marcod))
