@@ -58,13 +58,16 @@ def setup(
     if name is not None and not configuration.is_plain_name(name):
         raise ConfigError(f"--name {name!r}: use lower-case letters, digits, - and _")
     path = writer.file_to_write(configured(ctx).file)
-    sources = _sources(path)
+    sources, is_broken = _sources(path, dry_run=dry_run)
     if not folders:
         folders = tuple(_ask_for_folders()) if asks else ()
     if not folders:
         raise ConfigError(f"name the folders that imagers write to{_likely()}")
     found = _look_at_all(folders, sources, name, asks=asks, quiet=json_output)
-    written = _add(path, found.proposals, asks=asks, dry_run=dry_run, quiet=json_output)
+    if is_broken:
+        click.secho(f"{path} has faults; `marcod config check` lists them. Correct them first.", fg="yellow", err=True)
+    check = not is_broken
+    written = _add(path, found.proposals, asks=asks, dry_run=dry_run, check=check, quiet=json_output)
     if json_output:
         output.print_json(_for_programs(path, found, written=written))
     elif written:
@@ -73,13 +76,18 @@ def setup(
         ctx.exit(ConfigError.exit_code)
 
 
-def _sources(path: Path) -> dict[str, SourceSettings]:
-    """The sources that are configured now. Raises ConfigError for a file that has faults of its own."""
+def _sources(path: Path, *, dry_run: bool) -> tuple[Mapping[str, SourceSettings], bool]:
+    """The sources that are configured now, and whether the file has faults of its own.
+
+    Raises ConfigError for such a file, unless nothing is to be written.
+    """
     if not path.exists():
-        return {}
+        return {}, False
     try:
-        return configuration.load(path).sources
+        return configuration.load(path).sources, False
     except ConfigError as error:
+        if dry_run:
+            return configuration.examine(path).settings.sources, True
         raise ConfigError(f"{error}. Correct that first, or name another file with --config") from error
 
 
@@ -185,7 +193,7 @@ def _ask_zone() -> str | None:
             click.echo(f"  {output.printable(zone)} is not a time zone's name")
 
 
-def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, quiet: bool) -> bool:
+def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, check: bool, quiet: bool) -> bool:
     """Show the tables, check the file that they would make, and write it once a person agrees."""
     if not proposals:
         return False
@@ -193,7 +201,8 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, qu
 
     tables = "\n".join(proposal.text() for proposal in proposals)
     addition = writer.Addition(path, tables)
-    addition.check(daemon.check_sources)
+    if check:
+        addition.check(daemon.check_sources)
     if not quiet:
         for note in (note for proposal in proposals for note in proposal.notes):
             click.secho(f"Mind: {note}", fg="yellow")

@@ -60,6 +60,10 @@ def _how_to_scan(seen: Survey) -> str:
         return f"{folder} holds images of {names} side by side; choose one with --layout"
     if not commands:
         return f"no layout reads {seen.folder}; {advice(seen)}"
+    if len(seen.imagers) == 1 and (rivals := seen.imagers[0].rivals):
+        return (
+            f"{' and '.join(rivals)} would read the same files of {seen.folder}; choose: say {commands[0]} or another"
+        )
     if seen.imager_above is not None:
         return f"{seen.folder} is a part of an export, whose root is above it; say {commands[0]}"
     if len(commands) == 1:

@@ -58,7 +58,7 @@ class Survey:
 
     ``families`` are the layouts that read or almost read anything, the best first. ``not_understood`` counts names
     with an image's extension that no layout reads. ``cut`` says why the sample is not everything; then every number
-    is a lower bound. ``entry_links`` are links to folders, which are not followed.
+    is a lower bound. ``links`` are links to folders, which are not followed.
     """
 
     folder: Path
@@ -187,7 +187,7 @@ def _read(path: str, wide: dict[str, Layout], ask: Companions) -> _Reading:
         verdict = layout.parse(path, ask)
         if isinstance(verdict, DropImage):
             images[name] = verdict
-        elif verdict.reason in _NOBODYS:
+        elif verdict.reason in _NEVER_IMAGES:
             break
         elif verdict.reason is not Reason.NOT_THIS_LAYOUT:
             near[name] = verdict
@@ -197,7 +197,7 @@ def _read(path: str, wide: dict[str, Layout], ask: Companions) -> _Reading:
 _NOWHERE: Final = frozenset({Reason.TEMPORARY, Reason.WORKING_COPY})
 """Reasons for which no layout reads anything below a folder."""
 
-_NOBODYS: Final = frozenset({Reason.SIDECAR, Reason.ARCHIVE, Reason.TEMPORARY})
+_NEVER_IMAGES: Final = frozenset({Reason.SIDECAR, Reason.ARCHIVE, Reason.TEMPORARY})
 """Reasons for which no layout takes a file for an image."""
 
 

@@ -138,6 +138,14 @@ def test_a_configuration_that_would_not_work_is_left_alone(
     assert site.config.read_bytes() == before
 
 
+def test_a_broken_configuration_does_not_keep_anybody_from_looking(site: Site, share: Path) -> None:
+    site.config.write_text("[watch]\nsetle_s = 1\n[sources.left]\nroot = '/left'\nlayout = 'hwi'\n")
+    result = site.call("setup", str(share), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "[sources.minstrel]" in result.stdout
+    assert "`marcod config check`" in result.stderr
+
+
 def test_a_name_of_a_person_s_choice(site: Site, share: Path) -> None:
     site.ok("setup", str(share / "minstrel" / "images"), "--yes", "--name", "left")
     assert list(settings.load(site.config).sources) == ["left"]
