@@ -102,7 +102,7 @@ def _block(
 
 
 def _line(start: str, cells: Iterable[Text], columns: range, stacked: bool) -> Text:
-    line = Text(start, "dim")
+    line = Text().append(start, "dim")
     for column, cell in zip(columns, cells, strict=True):
         gap = "" if stacked and (column - columns.start + 1) % GROUP else " "
         line.append_text(cell).append(gap)
