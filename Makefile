@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
 
-test: $(VENV)/test.stamp  ## run the whole test suite on SQLite and PostgreSQL, two files at a time
+test: $(VENV)/test.stamp  ## run the whole test suite, with the published MARCO, on SQLite and PostgreSQL, two files at a time
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, which is installed beside the rest
