@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from marcod import demo, settings
+from marcod.cli import cli
 from marcod.domain import DropClass
 
 
@@ -24,13 +27,8 @@ def test_without_the_published_model_it_says_so_loudly_and_goes_on(tmp_path: Pat
     assert "8 images of 12 files scored by marco-small-synthetic:1" in shown
     assert shown.count("drawn as drops crystals precipitate clear other") == 4
     assert "setup FOLDER" in shown
-    again = subprocess.run(
-        [sys.executable, "-m", "marcod", "demo", "--folder", str(folder)], capture_output=True, text=True, check=False
-    )
-    assert (again.returncode, again.stderr) == (
-        1,
-        f"marcod: {folder} is not empty; give another folder with --folder\n",
-    )
+    again = CliRunner().invoke(cli, ["demo", "--folder", str(folder)])
+    assert (again.exit_code, again.stderr) == (1, f"marcod: {folder} is not empty; give another folder with --folder\n")
 
 
 def test_crystals_are_drawn_on_every_plate() -> None:
