@@ -47,7 +47,10 @@ def sources(
     limit_s: float = ANSWER_S,
     look: Callable[[Path], Seen] = look_at,
 ) -> Iterator[Finding]:
-    """Every configured source. ``look`` does what :func:`look_at` does, and is given up after ``limit_s`` seconds."""
+    """Every configured source, and what was not read of the others.
+
+    ``look`` does what :func:`look_at` does, and is given up after ``limit_s`` seconds.
+    """
     states = {state.source: state for state in db.read(watching.read)}
     found = db.read(findings.read)
     if not settings.sources:
@@ -64,6 +67,8 @@ def sources(
         yield judged(
             "sources", f"{name}: last file", seen is not None, text, "see `marcod explain` with one of its files"
         )
+    # What was scanned by hand has no configuration.
+    yield from (_reading(one) for one in found if one.source not in settings.sources)
 
 
 def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterator[Finding]:

@@ -107,8 +107,9 @@ def causes(path: str, verdict: DropImage | NotADrop) -> tuple[Cause | None, ...]
     and not scored, such as a thumbnail or an XML file, has none.
     """
     if isinstance(verdict, DropImage):
-        read = why_not_scored(verdict) is None
-        return (None, *dict.fromkeys(warning.kind for warning in verdict.warnings)) if read else ()
+        if why_not_scored(verdict) is not None:
+            return ()
+        return (None, *dict.fromkeys(warning.kind for warning in verdict.warnings)) if verdict.warnings else (None,)
     return (verdict.reason,) if verdict.reason in NOT_UNDERSTOOD and has_image_extension(path) else ()
 
 

@@ -41,9 +41,8 @@ class _Sample:
     families: Counter[str] = field(default_factory=Counter)
 
     def ask(self, path: str, layout: str) -> None:
-        if self.asked < ASKED:
-            self.asked += 1
-            self.families.update(name for name in layouts.readers(path) if name != layout)
+        self.asked += 1
+        self.families.update(name for name in layouts.readers(path) if name != layout)
 
     def hint(self) -> tuple[str | None, int]:
         """The family that reads at least half of the sample, and how many of it."""
@@ -86,15 +85,22 @@ class Census:
         self._count(file, (None, *warnings))
 
     def _count(self, file: Found, found: tuple[Cause | None, ...]) -> None:
+        if not found:
+            return
         if file.folder is not self._folder:
             self._leave_folder()
             self._folder = file.folder
         for cause in found:
             self._in_folder[cause] += 1
             if cause is not None:
-                sample = self._samples.setdefault(cause, _Sample(path_text(file.path)))
-                if isinstance(cause, Reason):
-                    sample.ask(file.path, self._layout)
+                self._take_sample(cause, file.path)
+
+    def _take_sample(self, cause: Cause, path: str) -> None:
+        sample = self._samples.get(cause)
+        if sample is None:
+            self._samples[cause] = sample = _Sample(path_text(path))
+        if sample.asked < ASKED and isinstance(cause, Reason):
+            sample.ask(path, self._layout)
 
     def _leave_folder(self) -> None:
         counts = self._in_folder

@@ -262,14 +262,15 @@ class Intake:
             self.tally.unreadable.append(path_text(path))
 
 
-def _warnings(look: _Look, recorded: Known) -> list[WarningKind]:
+def _warnings(look: _Look, recorded: Known) -> Iterable[WarningKind]:
     """Kinds of warning of an image that stands as it was recorded.
 
     Where a companion decides, they are those it was recorded with, since companions are not read again.
     """
     if look.unsure and recorded.warnings is not None:
         return [WarningKind(kind) for kind in recorded.warnings.split(",")]
-    return list(dict.fromkeys(warning.kind for warning in getattr(look.verdict, "warnings", ())))
+    warnings = look.verdict.warnings if isinstance(look.verdict, DropImage) else ()
+    return dict.fromkeys(warning.kind for warning in warnings) if warnings else ()
 
 
 class _Probe:

@@ -86,6 +86,8 @@ def test_a_wrong_layout_is_told_until_it_is_mended(site: Site, root: Path) -> No
 def test_a_wrong_layout_is_mended_under_another_name_too(site: Site, root: Path) -> None:
     site.write(models={"folder": str(site.folder / "models")})
     assert site.call("scan", str(root), "--layout", "xchem").exit_code == 3
+    # The doctor tells it although this source has no configuration.
+    assert Verdict.ATTENTION in {v for name, v in looked_at(site).items() if name.endswith(": not_this_layout")}
     configure(site, root, "rigaku", "robot")
     site.ok("scan")
     assert site.rows("select name, layout from source") == [("robot", "rigaku")]

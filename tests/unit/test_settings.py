@@ -67,6 +67,10 @@ timezone = "Europe/Berlin"
         ("[watch\n", "is not valid TOML"),
         ('[sources.a]\nlayout = "rigaku"\n', r"sources\.a\.root is missing"),
         ('[sources.a]\nroot = "/"\nlayout = "rigaku"\ntimezone = "Mars"\n', "'Mars' is not a time zone name"),
+        (
+            '[sources.a]\nroot = "/"\nlayout = "rigaku"\naccept = ["thumbnail"]\n',
+            "'thumbnail' is no reason or warning that can be accepted; there are barcode_differs, ",
+        ),
         ('[sources."A b"]\nroot = "/"\nlayout = "rigaku"\n', "lower-case letters"),
         ('store.url = "mysql://x"\n', "start it with sqlite:/// or postgresql://"),
     ],
