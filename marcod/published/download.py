@@ -36,7 +36,7 @@ class Patience:
     """Limits of a download: attempts, pause between two, seconds of silence, and seconds in all."""
 
     tries: int = 3
-    pause_s: float = 2.0
+    pause_s: float = 1.0
     silence_s: float = 15.0
     total_s: float = 1800.0
 

@@ -141,7 +141,8 @@ def _download(model: Published, kept: Path, scratch: Path, silence_s: float, lim
     total = model.size >> 20
 
     def received(size: int) -> None:
-        report("downloading, MB", min(size >> 20, total), total)
+        if size >> 20:
+            report("downloading, MB", min(size >> 20, total), total)
 
     try:
         found = download(model, scratch, silence_s=silence_s, limit_s=limit_s, received=received)

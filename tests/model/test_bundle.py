@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -271,3 +272,93 @@ def test_a_bundle_that_cannot_be_put_there_is_a_sentence(tiny_bundle: Path, tmp_
     (tmp_path / "models").touch()
     with pytest.raises(BundleError, match=r"cannot put the bundle at .*models/tiny/3: Not a directory"):
         bundle.install(tiny_bundle, tmp_path / "models")
+
+
+def rewritten(path: Path, **told: str) -> bundle.BundleRecord:
+    """The record of a bundle that was written before ``trained_on`` was, with other words in it."""
+    file = path / "bundle.toml"
+    lines = [line for line in file.read_text().splitlines() if line.partition(" =")[0] not in {"trained_on", *told}]
+    place = lines.index("[architecture]")
+    file.write_text("\n".join([*lines[:place], *(f"{k} = {v}" for k, v in told.items()), *lines[place:]]) + "\n")
+    return bundle.verify(path)
+
+
+LAB = '"data set 0123: 40 labelled images, 12 more for the test; beside them nothing; {}"'
+
+
+@pytest.mark.parametrize(
+    ("told", "trained_on"),
+    [
+        ({"synthetic": "true", "training_data": '"synthetic: seed 1"'}, ["rendered"]),
+        ({"synthetic": "false", "training_data": '"imported from SavedModel m.zip"'}, ["published"]),
+        ({"synthetic": "true", "training_data": LAB.format("head")}, ["rendered", "lab"]),
+        ({"synthetic": "false", "training_data": LAB.format("all")}, ["published", "lab"]),
+        ({"synthetic": "true", "training_data": LAB.format("recalibrate")}, ["rendered"]),
+        ({"synthetic": "true", "training_data": LAB.format("scratch")}, ["rendered", "lab"]),
+        ({"synthetic": "false", "training_data": LAB.format("scratch")}, ["lab"]),
+    ],
+)
+def test_what_an_old_bundle_learned_from_is_derived(
+    tiny_bundle: Path, told: dict[str, str], trained_on: list[str]
+) -> None:
+    record = rewritten(tiny_bundle, **told)
+    assert record.trained_on == tuple(trained_on)
+    assert record.synthetic == (trained_on == ["rendered"])
+    assert record.digest == hashlib.sha256((tiny_bundle / "bundle.toml").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("given", "trained_on", "synthetic"),
+    [
+        (["rendered"], ["rendered"], True),
+        (["lab", "published", "lab"], ["published", "lab"], False),
+        (["lab", "rendered"], ["rendered", "lab"], False),
+    ],
+)
+def test_synthetic_means_rendered_drops_alone(
+    tiny_predictor: Predictor, given: list[str], trained_on: list[str], synthetic: bool
+) -> None:
+    record = bundle.BundleRecord(**tiny_predictor.record.model_dump() | {"trained_on": given})
+    assert (record.trained_on, record.synthetic) == (tuple(trained_on), synthetic)
+
+
+@pytest.mark.parametrize("given", ["[]", '["photographs"]', '"lab"', "7"])
+def test_what_a_model_cannot_have_learned_from_is_refused(tiny_bundle: Path, given: str) -> None:
+    file = tiny_bundle / "bundle.toml"
+    file.write_text(re.sub(r"(?m)^trained_on = .*$", f"trained_on = {given}", file.read_text()))
+    with pytest.raises(BundleError, match="trained_on"):
+        bundle.read(tiny_bundle)
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from marcod import bundle
+with bundle.scratch_beside(Path(sys.argv[1])) as scratch:
+    (scratch / "half").write_text("half a bundle")
+    print(scratch, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(
+    tmp_path: Path, tiny_predictor: Predictor, tiny_weights: Weights
+) -> None:
+    """What another one is still writing stays."""
+    final = tmp_path / "tiny" / "4"
+    final.parent.mkdir()
+
+    def write(version: int) -> None:
+        record = tiny_predictor.record.model_copy(update={"version": version})
+        bundle.write(tmp_path, record, tiny_weights, {}, [])
+
+    command = [sys.executable, "-c", HOLDING, str(final)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        scratch = Path(process.stdout.readline().strip())
+        write(1)
+        assert (scratch / "half").read_text() == "half a bundle"
+        process.kill()
+    assert scratch.is_dir()
+    write(2)
+    assert sorted(p.name for p in final.parent.iterdir()) == ["1", "2"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -30,9 +29,6 @@ import_tiny = partial(
     convert.import_model, architecture=TINY, preprocessing=Preprocessing(TINY.input_size, "bilinear-tf1")
 )
 
-REAL = [Path(text) for text in [os.environ.get("MARCOD_MARCO_GRAPH", "")] if text]
-"""A folder with the published graph and the index of its variables, where there is one."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -43,16 +39,6 @@ class Case:
     done: Imported
 
 
-def published_graph(real: Path, folder: Path) -> Case:
-    """The published graph at its full size, with random weights."""
-    shapes = tf.train.load_checkpoint(str(real / "variables")).get_variable_to_shape_map()
-    variables = saved_models.random_variables({n: tuple(s) for n, s in sorted(shapes.items())}, seed=3)
-    source = folder / "published"
-    saved_models.write_checkpoint(source / "variables" / "variables", variables)
-    shutil.copy(real / "saved_model.pb", source)
-    return Case(source, variables, convert.import_model(str(source), folder / "models"))
-
-
 @pytest.fixture(scope="module")
 def tiny_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("tiny")
@@ -60,16 +46,8 @@ def tiny_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(source, saved_models.tiny_variables(), import_tiny(str(source), folder / "models"))
 
 
-@pytest.fixture(scope="module", params=["tiny", *REAL], ids=str)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    if request.param == "tiny":
-        made: Case = request.getfixturevalue("tiny_case")
-        return made
-    return published_graph(request.param, tmp_path_factory.mktemp("published"))
-
-
-def test_a_saved_model_becomes_a_bundle(case: Case) -> None:
-    path, record = case.done.path, case.done.record
+def test_a_saved_model_becomes_a_bundle(tiny_case: Case) -> None:
+    path, record = tiny_case.done.path, tiny_case.done.record
     assert path.parts[-3:] == ("models", "marco", "1")
     assert record == bundle.verify(path)
     assert (record.name, record.version, record.parent, record.synthetic) == ("marco", 1, None, False)
@@ -82,50 +60,50 @@ def test_a_saved_model_becomes_a_bundle(case: Case) -> None:
     assert record.preprocessing["resize"] == "bilinear-tf1"
 
 
-def test_the_bundle_holds_every_variable_bit_by_bit(case: Case) -> None:
-    with np.load(case.done.path / "weights.npz") as weights:
-        assert set(weights.files) == set(case.variables) - {network.GLOBAL_STEP}
-        assert all(np.array_equal(weights[name], case.variables[name]) for name in weights.files)
+def test_the_bundle_holds_every_variable_bit_by_bit(tiny_case: Case) -> None:
+    with np.load(tiny_case.done.path / "weights.npz") as weights:
+        assert set(weights.files) == set(tiny_case.variables) - {network.GLOBAL_STEP}
+        assert all(np.array_equal(weights[name], tiny_case.variables[name]) for name in weights.files)
 
 
-def test_the_bundle_scores_as_the_graph_does(case: Case) -> None:
+def test_the_bundle_scores_as_the_graph_does(tiny_case: Case) -> None:
     """Also pictures that the import did not compare: large, small, upright, grey."""
     pictures = [jpeg(1), jpeg(2, 701, 500), jpeg(3, 333, 640)]
-    predictor = bundle.load(case.done.path, batch_size=len(pictures))
+    predictor = bundle.load(tiny_case.done.path, batch_size=len(pictures))
     ours = predictor.predict(np.stack([predictor.prepare(p) for p in pictures]))
-    graph = saved_model.read(case.source)
-    original = saved_model.score(graph, case.variables, pictures)
-    assert graph.classes == case.done.record.classes
+    graph = saved_model.read(tiny_case.source)
+    original = saved_model.score(graph, tiny_case.variables, pictures)
+    assert graph.classes == tiny_case.done.record.classes
     assert np.abs(ours - original).max() < 1e-5
     assert len({tuple(np.argsort(row)) for row in original} | {tuple(np.round(row, 3)) for row in original}) > 1
 
 
-def test_the_report_is_kept(case: Case) -> None:
-    kept = json.loads((case.done.path / "metrics.json").read_text())
-    assert kept == case.done.report
+def test_the_report_is_kept(tiny_case: Case) -> None:
+    kept = json.loads((tiny_case.done.path / "metrics.json").read_text())
+    assert kept == tiny_case.done.report
     parity, source = kept["parity"], kept["source"]
     assert parity["images"] == len(parity["differences"]) == 8
-    assert parity["largest_difference"] == max(parity["differences"].values()) == case.done.largest_difference
+    assert parity["largest_difference"] == max(parity["differences"].values()) == tiny_case.done.largest_difference
     assert parity["largest_difference"] <= parity["tolerance"] == convert.TOLERANCE
     assert any("1224x1024" in name for name in parity["differences"])
     assert parity["tensorflow"] == tf.__version__
     assert source["kind"] == "SavedModel"
     assert source["global_step"] == saved_models.STEP
-    files = {p.relative_to(case.source).as_posix(): p for p in case.source.rglob("*") if p.is_file()}
+    files = {p.relative_to(tiny_case.source).as_posix(): p for p in tiny_case.source.rglob("*") if p.is_file()}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
     assert source["files"] == digests
     listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
     assert source["sha256"] == hashlib.sha256(listing.encode()).hexdigest()
-    assert source["sha256"] in case.done.record.training_data
-    assert str(saved_models.STEP) in case.done.record.training_data
+    assert source["sha256"] in tiny_case.done.record.training_data
+    assert str(saved_models.STEP) in tiny_case.done.record.training_data
 
 
-def test_the_golden_scores_are_the_original_s(case: Case) -> None:
-    expected = json.loads((case.done.path / "golden" / "expected.json").read_text())
+def test_the_golden_scores_are_the_original_s(tiny_case: Case) -> None:
+    expected = json.loads((tiny_case.done.path / "golden" / "expected.json").read_text())
     assert len(expected) == 4
-    pictures = [(case.done.path / "golden" / name).read_bytes() for name in expected]
+    pictures = [(tiny_case.done.path / "golden" / name).read_bytes() for name in expected]
     assert max(map(len, pictures)) < 300_000
-    original = saved_model.score(saved_model.read(case.source), case.variables, pictures)
+    original = saved_model.score(saved_model.read(tiny_case.source), tiny_case.variables, pictures)
     assert np.allclose(original, list(expected.values()), atol=1e-6)
     assert all(name.startswith("synthetic-") for name in expected)
 

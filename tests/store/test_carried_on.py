@@ -247,3 +247,43 @@ def test_filling_in_goes_on_where_it_was_stopped(empty_db: Database) -> None:
     assert backfill.run(empty_db, utc(), lambda *step: told.append(step), chunk=2) == backfill.Filled(2, 1)
     assert told[-1] == ("labelled inspections", 1, 1)
     assert backfill.run(empty_db, utc(), lambda *_: None, chunk=2) == backfill.Filled(0, 0)
+
+
+def test_what_a_model_learned_from_is_told_by_its_training_run(empty_db: Database) -> None:
+    """A run that only calibrated left the weights as they were; of others the record told before."""
+    migrate.upgrade(empty_db, "0005")
+    tables = reflected(empty_db)
+    version = {"modality": "visible", "crystal_threshold": 0.5, "registered_at": THEN, "version": "1"}
+    models = [
+        version | {"id": n, "name": name, "digest": name, "synthetic": synthetic}
+        for n, (name, synthetic) in enumerate(
+            (("shipped", True), ("marco", False), ("head", True), ("all", False), ("calibrated", True)), start=1
+        )
+    ]
+    run = {
+        "state": "promoted", "cause": "hand", "actor": "ann", "recipe": "adapt", "options": {}, "folder": "/f",
+        "host": "h", "pid": 1, "token": "t", "started_at": THEN, "beat_at": THEN,
+    }  # fmt: skip
+    runs = [
+        run | {"id": n, "tier": tier, "candidate_digest": digest}
+        for n, (tier, digest) in enumerate(
+            (("head", "head"), ("all", "all"), ("recalibrate", "calibrated"), ("head", None)), start=1
+        )
+    ]
+
+    def insert(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(tables["model_version"]), models)
+        connection.execute(sa.insert(tables["training_run"]), runs)
+
+    empty_db.write(insert)
+    migrate.upgrade(empty_db)
+    told = shown(empty_db, "select name, trained_on, synthetic from model_version order by id")
+    assert [(name, trained_on, bool(synthetic)) for name, trained_on, synthetic in told] == [
+        ("shipped", "rendered", True),
+        ("marco", "published", False),
+        ("head", "rendered,lab", False),
+        ("all", "published,lab", False),
+        ("calibrated", "rendered", True),
+    ]
+    migrate.downgrade(empty_db, "0005")
+    assert len(shown(empty_db, "select id from model_version")) == len(models)

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from factories import claimed, drain, finish, promote, record, register, rows, sightings, utc
 
-from marcod.domain import Modality
+from marcod.domain import Modality, TrainedOn
 from marcod.errors import BundleError, NotFoundError, StoreError
 from marcod.store import backlog, catalog, drift, queue, results, versions
 from marcod.store.engine import Database
@@ -49,6 +49,16 @@ def test_the_same_bundle_registered_twice_is_one_version(db: Database) -> None:
     assert str(first) == "small:1"
     assert db.read(lambda c: versions.find(c, "small", "1")) == first
     assert db.read(lambda c: versions.get(c, first.id)) == first
+
+
+def test_what_a_bundle_says_it_learned_from_replaces_a_guess(db: Database) -> None:
+    """A version of before the column has none, or what an upgrade took it for."""
+    first = register(db)
+    assert (first.trained_on, first.synthetic) == ((), True)
+    told = register(db, synthetic=False, trained_on=(TrainedOn.RENDERED, TrainedOn.LAB))
+    assert (told.trained_on, told.synthetic, told.id) == (("rendered", "lab"), False, first.id)
+    assert register(db, synthetic=False, trained_on=(TrainedOn.RENDERED, TrainedOn.LAB)) == told
+    assert [r.version for r in db.read(versions.listed)] == [told]
 
 
 def test_a_name_cannot_be_given_to_other_weights(db: Database) -> None:

@@ -52,6 +52,8 @@ def test_rendered_drops_are_for_a_model_that_never_saw_a_photograph(tmp_path: Pa
     auto, folder = TrainSettings(folder=tmp_path), TrainSettings(folder=tmp_path, base="none", base_folder=tmp_path)
     assert base.wanted(auto, parent()) == "rendered"
     assert base.wanted(auto, parent(made_up=False)) == "none"
+    child = BundleRecord(**parent().model_dump() | {"trained_on": ["rendered", "lab"]})
+    assert (child.synthetic, base.wanted(auto, child)) == (False, "rendered")
     assert base.wanted(TrainSettings(base="rendered"), parent(made_up=False)) == "rendered"
     assert base.wanted(folder, parent()) == "folder"
     assert gathered(auto, parent(made_up=False)) is base.NOTHING
