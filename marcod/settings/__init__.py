@@ -52,6 +52,7 @@ from marcod.settings.surroundings import one_thread_an_operation as one_thread_a
 from marcod.settings.surroundings import published_wheel as published_wheel
 from marcod.settings.surroundings import quiet_tensorflow as quiet_tensorflow
 from marcod.settings.surroundings import state_dir as state_dir
+from marcod.settings.surroundings import use_the_cpu_alone as use_the_cpu_alone
 from marcod.settings.surroundings import watchdog_s as watchdog_s
 
 

@@ -48,6 +48,14 @@ def quiet_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")
 
 
+def use_the_cpu_alone() -> None:
+    """Hide graphics cards from a process that compares scores to five decimals, which their precision does not give.
+
+    TensorFlow and JAX read it when they are first imported.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def one_thread_an_operation() -> None:
     """Let a process that only scores work on several parts of a batch at once, with one thread each on a CPU.
 

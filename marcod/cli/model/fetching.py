@@ -15,7 +15,7 @@ from marcod.domain import TrainedOn
 from marcod.errors import BundleError
 from marcod.published import Published
 from marcod.registry import Known
-from marcod.settings import Settings
+from marcod.settings import Settings, use_the_cpu_alone
 from marcod.store import versions
 from marcod.store.versions import Version
 
@@ -89,6 +89,7 @@ def _is_whole(known: Known) -> bool:
 
 
 def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[Known]) -> "Imported":
+    use_the_cpu_alone()
     with output.stages() as report:
         return published.import_published(
             model,

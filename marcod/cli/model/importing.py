@@ -11,7 +11,7 @@ from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError
-from marcod.settings import Settings
+from marcod.settings import Settings, use_the_cpu_alone
 from marcod.store import versions
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def import_(
     with app.opened(settings) as ready:
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]
         taken += [(name, version) for name, version, _ in ready.registry.on_disk()]
+    use_the_cpu_alone()
     from marcod import convert
 
     with output.stages() as report:
