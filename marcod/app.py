@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from marcod.settings import Settings
 from marcod.store import health, steps
-from marcod.store.engine import PERSON, Database, Patience
+from marcod.store.engine import DAEMON, PERSON, Database, Patience
 
 if TYPE_CHECKING:
     from marcod.registry import Registry
@@ -30,35 +30,45 @@ class Ready:
 
 
 @contextmanager
-def opened(settings: Settings, patience: Patience | None = None) -> Iterator[Ready]:
+def opened(settings: Settings, *, brief: bool = False) -> Iterator[Ready]:
     """Open the database to be changed, with a current schema and a champion; both are made in a new one.
 
-    A database that refuses or does not answer is told of within five seconds. From then on it is waited for with
-    ``patience``, by default the daemon's.
+    A database that refuses or does not answer is told of within five seconds. From then on it is waited for as the
+    daemon does; by a ``brief`` command, which a person waits for, no longer than a few seconds.
 
     Raises:
         StoreError, SchemaError, BundleError: with one sentence, before anything else is done.
     """
-    url = settings.store.url.get_secret_value()
-    with closing(Database(url, patience=PERSON)) as db:
-        db.reach()
-    with waited_for(settings, patience or Patience()) as ready:
+    _reach(settings.store.url.get_secret_value())
+    with waited_for(settings, PERSON if brief else DAEMON) as ready:
         yield ready
 
 
 @contextmanager
-def waited_for(settings: Settings, patience: Patience | None = None) -> Iterator[Ready]:
+def connected(settings: Settings) -> Iterator[Database]:
+    """Open the database like :func:`opened`, whatever its schema is; nothing is put into it."""
+    url = settings.store.url.get_secret_value()
+    _reach(url)
+    with closing(Database(url)) as db:
+        yield db
+
+
+def _reach(url: str) -> None:
+    """Raise StoreError for a database that refuses, before anybody waits for it."""
+    with closing(Database(url, patience=PERSON)) as db:
+        db.reach()
+
+
+@contextmanager
+def waited_for(settings: Settings, patience: Patience = DAEMON) -> Iterator[Ready]:
     """Open the database as :func:`opened` does, and wait for it from the beginning, as the daemon does."""
     from marcod.store import migrate  # loads Alembic, which nobody needs who only reads
 
-    db = Database(settings.store.url.get_secret_value(), patience=patience or Patience())
-    try:
+    with closing(Database(settings.store.url.get_secret_value(), patience=patience)) as db:
         migrate.require_current(db)
         ready = Ready(db, settings.models.folder)
         ready.registry.ensure_champion(db.now())
         yield ready
-    finally:
-        db.close()
 
 
 @contextmanager

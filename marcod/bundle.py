@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from marcod.domain import CLASSES, DropClass, Modality, TrainedOn
-from marcod.errors import BundleError, ImageError
+from marcod.errors import BundleError, ImageError, os_reason
 from marcod.metrics import softmax
 
 FORMAT: Final = 1
@@ -224,7 +224,7 @@ def write(
         try:
             unfinished.rename(final)
         except OSError as error:
-            raise BundleError(f"cannot put the bundle at {final}: {error.strerror}") from error
+            raise BundleError(f"cannot put the bundle at {final}: {os_reason(error)}") from error
     _sync(final.parent)
     return final
 
@@ -249,7 +249,7 @@ def install(path: Path, models: Path) -> Path:
                 _sync(copied / name)
             copied.rename(final)
     except OSError as error:
-        raise BundleError(f"cannot put the bundle at {final}: {error.strerror}") from error
+        raise BundleError(f"cannot put the bundle at {final}: {os_reason(error)}") from error
     _sync(final.parent)
     return final
 

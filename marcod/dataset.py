@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from marcod import images
 from marcod.domain import CLASSES, DropClass, Modality, Split, path_text, split_of
-from marcod.errors import ImageError, MarcodError
+from marcod.errors import ImageError, MarcodError, os_reason
 from marcod.store import datasets
 from marcod.store.datasets import Gathered, Past, Taken
 from marcod.store.engine import Database
@@ -377,7 +377,7 @@ def write(snapshot: Snapshot, path: Path) -> None:
         _sync(path.parent)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise MarcodError(f"the manifest {path} cannot be written: {error.strerror}") from error
+        raise MarcodError(f"the manifest {path} cannot be written: {os_reason(error)}") from error
 
 
 def _sync(folder: Path) -> None:

@@ -12,9 +12,14 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a disk answers that has no room left, for everybody or for this user."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether it is a disk that has no room left."""
+    return isinstance(error, OSError) and error.errno in FULL
+
+
 def os_reason(error: OSError) -> str:
     """Say in a few words why the system refused; a full disk is called one. For after "FILE cannot be written: "."""
-    if error.errno in FULL:
+    if is_full(error):
         return "the disk is full; free some room there"
     return error.strerror or type(error).__name__
 

@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from marcod import instruments
-from marcod.errors import ConfigError, MarcodError
+from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.settings import ROLES, MetricsSettings
 from marcod.store import standing
 from marcod.store.standing import Standing
@@ -136,7 +136,7 @@ def _write(target: Path, content: bytes) -> None:
         unfinished.replace(target)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise MarcodError(f"metrics.textfile: {target} cannot be written: {error.strerror}") from error
+        raise MarcodError(f"metrics.textfile: {target} cannot be written: {os_reason(error)}") from error
 
 
 class _Latest(Collector):

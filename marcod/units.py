@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from marcod.errors import ConfigError, MarcodError
+from marcod.errors import ConfigError, MarcodError, os_reason
 
 PROGRAM: Final = "/opt/marcod/bin/marcod"
 """The program that the files in ``systemd/`` start."""
@@ -147,7 +147,7 @@ def _write_all(files: list[tuple[Path, str, int]]) -> None:
             _make(path.parent)
             _write(path, text, mode)
         except OSError as error:
-            raise MarcodError(f"{path} cannot be written: {error.strerror}") from error
+            raise MarcodError(f"{path} cannot be written: {os_reason(error)}") from error
 
 
 def _make(folder: Path) -> None:

@@ -15,7 +15,7 @@ import click
 from marcod import __version__
 from marcod.cli.configured import Configured
 from marcod.cli.lazy import LazyGroup
-from marcod.errors import MarcodError
+from marcod.errors import MarcodError, is_full, os_reason
 
 COMMANDS: Final = {
     "config": ("marcod.cli.config:config", "Show and check the configuration."),
@@ -92,6 +92,14 @@ class _Commands(LazyGroup):
 
             click.echo(f"marcod: {output.harmless(str(error))}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            from marcod.cli import output
+
+            place = error.filename or output.full_place(ctx)
+            click.echo(f"marcod: {output.harmless(str(place))} cannot be written: {os_reason(error)}", err=True)
+            ctx.exit(1)
 
 
 @click.group(

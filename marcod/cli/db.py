@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from marcod import app
+from marcod.app import connected, looked_at
 from marcod.cli import output, people
 from marcod.cli.configured import configured, pass_settings
 from marcod.cli.lazy import LazyGroup
@@ -53,14 +53,12 @@ def upgrade(settings: Settings, force: bool) -> None:
     Refuses while workers run that need what a step changes. May be stopped and begun again. Roles made by
     `marcod db roles` keep their rights.
     """
-    database = Database(settings.store.url.get_secret_value())
-    found = migrate.upgrade(database, force=force)
-    with output.stages() as report:
+    with connected(settings) as database, output.stages() as report:
+        found = migrate.upgrade(database, force=force)
         filled = backfill.run(database, datetime.now(UTC), report)
     click.echo(_SENTENCE[found].format(database))
     if filled.drops or filled.inspections:
         click.echo(f"{filled.drops} drops worked out, {filled.inspections} labelled inspections counted anew")
-    database.close()
 
 
 @db.command()
@@ -68,7 +66,7 @@ def upgrade(settings: Settings, force: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context, json_output: bool) -> None:
     """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in."""
-    with app.looked_at(configured(ctx).settings) as database:
+    with looked_at(configured(ctx).settings) as database:
         state = migrate.state(database)
         unfinished = state is migrate.SchemaState.CURRENT and database.read(backfill.unfinished)
     if json_output:
@@ -96,13 +94,12 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
     marcod's tables and may create roles. What PostgreSQL lets everybody do in a database is taken away: creating
     temporary tables and, as a superuser, large objects.
     """
-    database = Database(settings.store.url.get_secret_value())
-    if database.is_sqlite:
+    named = Database(settings.store.url.get_secret_value(), read_only=True)
+    if named.is_sqlite:
         raise ConfigError(
             "SQLite has no roles; who may read the file may read it all, so let a LIMS open it read-only:"
-            f' sqlite3 "file:{database.url.database}?mode=ro"'
+            f' sqlite3 "file:{named.url.database}?mode=ro"'
         )
-    migrate.require_current(database)
 
     def work(connection: Any) -> access.Made:
         made = access.make_roles(connection, lims, app)
@@ -110,8 +107,9 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
         versions.note(connection, people.actor(), "roles", lims, detail, datetime.now(UTC))
         return made
 
-    made = database.write(work)
-    database.close()
+    with connected(settings) as database:
+        migrate.require_current(database)
+        made = database.write(work)
     output.print_json(made) if json_output else _tell(made)
 
 

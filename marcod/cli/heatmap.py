@@ -49,9 +49,7 @@ def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Pat
     "--noise", default=0.15, show_default=True, type=click.FloatRange(0, 1), help="As a share of the picture's range"
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the noise")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), callback=_png, help="PNG file [default: one named here]"
-)
+@click.option("--out", type=output.OutFile(), callback=_png, help="PNG file [default: one named here]")
 @output.as_json
 @pass_settings
 def heatmap(
@@ -207,8 +205,7 @@ def _file_name(shown: PlateMap, drop: Verdict, target: DropClass) -> str:
 
 def _check_place(out: Path, closed: Iterable[Path]) -> None:
     """Before the work, not after it. Raises MarcodError or ConfigError."""
-    if not out.resolve().parent.is_dir():
-        raise MarcodError(f"there is no folder {out.parent} to write {out.name} into")
+    output.check_writable(out)
     output.check_place(out, closed)
 
 

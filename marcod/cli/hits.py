@@ -38,7 +38,7 @@ def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> 
     help=f"At most this many  [default: {LISTED}; to a file {MOST}, with pictures {PICTURED}]",
 )  # fmt: skip
 @click.option(
-    "--export", "target", type=click.Path(path_type=Path, dir_okay=False), callback=_export, metavar="FILE",
+    "--export", "target", type=output.OutFile(), callback=_export, metavar="FILE",
     help="Write them to FILE.csv, FILE.json or, with pictures, FILE.html",
 )  # fmt: skip
 @output.as_json

@@ -67,7 +67,7 @@ def add(
 ) -> None:
     """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:WORD such as hwi:90."""
     named = Named(plate, well, drop_number, inspection, source)
-    with app.opened(settings) as ready:
+    with app.opened(settings, brief=True) as ready:
         given = labelling.add(
             ready.db,
             labelling.tables_of(settings),
@@ -97,7 +97,7 @@ def withdraw(
     """Take back what a person says of one drop at one inspection; the model's score counts again."""
     named = Named(plate, well, drop_number, inspection, source)
     who = person or people.actor()
-    with app.opened(settings) as ready:
+    with app.opened(settings, brief=True) as ready:
         count = labelling.withdraw(ready.db, named, who, datetime.now(UTC))
     if count == 0:
         raise NotFoundError(

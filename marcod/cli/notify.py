@@ -112,6 +112,6 @@ def retry(settings: Settings, name: str | None) -> None:
     """Have what failed or waits for another try sent at once: of the target NAME, or of all."""
     if name is not None and name not in settings.notify:
         raise ConfigError(f"no target {name!r} is configured in [notify.NAME]")
-    with app.opened(settings) as ready:
+    with app.opened(settings, brief=True) as ready:
         count = ready.db.write(lambda c: outbox.retry(c, datetime.now(UTC), name))
     click.echo(f"{count} events are to be sent again")

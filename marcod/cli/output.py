@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import sys
 import tempfile
 import textwrap
@@ -20,7 +22,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.text import Text
 
-from marcod.errors import ConfigError, MarcodError
+from marcod.cli.configured import configured
+from marcod.errors import ConfigError, MarcodError, os_reason
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,6 +42,9 @@ LEAST_PROSE: Final = 30
 """Width below which no column of sentences is folded."""
 
 LINE_EVERY_S: Final = 15.0
+NO_ROOM: Final = 2**20
+"""Bytes free below which a disk is called full."""
+
 ATTENTION: Final = 3
 """Exit code: something was left for people to look at."""
 
@@ -230,6 +236,49 @@ def state_of(summary: "Summary") -> str:
     return f"{summary.scored} of {summary.expected or summary.seen} scored"
 
 
+class OutFile(click.Path):
+    """A file that a command writes; where it cannot, the command is refused before any work."""
+
+    def __init__(self, *, dash: bool = False) -> None:
+        super().__init__(path_type=Path, allow_dash=dash)
+        self.name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path. Raises ConfigError."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not (self.allow_dash and str(path) == "-"):
+            check_writable(path)
+        return path
+
+
+def check_writable(target: Path) -> None:
+    """Raises ConfigError for a file that this user cannot write, because of its folder or of what is there already."""
+    folder = target.absolute().parent
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder; name a file")
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder} to write {target.name} into; make it, or name another")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(f"this user may not write into {folder}; name another folder")
+
+
+def check_tree(folder: Path) -> None:
+    """Raises ConfigError for a folder that this user can neither write into nor make."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ConfigError(f"{there} is no folder; name another")
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(f"this user may not write into {there}; name another folder")
+
+
+def full_place(ctx: click.Context) -> str:
+    """Where a command writes and no room is left; a write to an open file does not say which file it was."""
+    settings = configured(ctx).settings
+    places = [Path(tempfile.gettempdir()), Path.cwd(), settings.models.folder, settings.train.folder]
+    full = [str(place) for place in places if place.is_dir() and shutil.disk_usage(place).free < NO_ROOM]
+    return " or ".join(full) or "what this command writes"
+
+
 def check_place(target: Path, roots: Iterable[Path]) -> None:
     """Raises ConfigError for a place where only imagers write."""
     for root in roots:
@@ -252,7 +301,7 @@ def save(target: Path, data: str | bytes, roots: Iterable[Path]) -> None:
             unfinished.write_bytes(content)
             unfinished.replace(target)
     except OSError as error:
-        raise MarcodError(f"{target} cannot be written: {error.strerror}") from error
+        raise MarcodError(f"{target} cannot be written: {os_reason(error)}") from error
 
 
 @contextmanager

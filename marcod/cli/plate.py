@@ -180,7 +180,7 @@ def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
 @choosing
 @click.option("--format", "format_", type=click.Choice(["csv", "json", "html"]), default="csv", show_default=True)
 @click.option(
-    "--out", "--output", "-o", "target", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    "--out", "--output", "-o", "target", type=output.OutFile(dash=True),
     help="File, or - to print [default: print; html makes PLATE-INSPECTION.html here]",
 )  # fmt: skip
 @pass_settings
@@ -194,6 +194,8 @@ def export(
     target: Path | None,
 ) -> None:
     """Write one row a drop as CSV or JSON, or a sheet with pictures to look at and to print as HTML."""
+    if target is None and format_ == "html":
+        output.check_writable(Path("sheet.html"))
     with app.reading(settings) as ready:
         shown = load(ready.db, plate_text, source, inspection, model_text)
         roots, closed = places.roots(settings, ready), places.closed(settings, ready)

@@ -65,7 +65,7 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
     """Put failed images back into the queue: IMAGES by number, or all."""
     from marcod.store import summaries
 
-    with app.opened(settings) as ready:
+    with app.opened(settings, brief=True) as ready:
         now = ready.db.now()
         count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))
     click.echo(f"{count} images are back in the queue")

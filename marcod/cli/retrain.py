@@ -47,6 +47,8 @@ def retrain(
     refused or only recommended.
     """
     settings = configured(ctx).settings
+    for folder in (settings.models.folder, settings.train.folder):
+        output.check_tree(folder)
     with app.opened(settings) as ready, daemon.stopped_by_signals() as stop, output.stages() as report:
         from marcod.train import runs
 

@@ -47,7 +47,7 @@ def next_(settings: Settings, person: str | None, json_output: bool) -> None:
     s skips, q ends; ended at any moment, the session goes on where it was. Elsewhere one item is printed.
     """
     who = person or people.actor()
-    with app.opened(settings) as ready:
+    with app.opened(settings, brief=True) as ready:
         if sys.stdin.isatty() and sys.stdout.isatty() and not json_output:
             _session(ready, settings, who)
             return
@@ -178,7 +178,7 @@ def add(
 ) -> None:
     """Put a drop into the queue by hand, before all others; one that was answered before is asked again."""
     why = reason or f"{people.actor()} asks for a look."
-    with app.opened(settings) as ready:
+    with app.opened(settings, brief=True) as ready:
         new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
     click.echo(f"{well} of {plate} {'waits' if new else 'was waiting already'} for a look")
 
@@ -227,6 +227,8 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     Exits with 3 when pictures could not be read; they stay in the queue.
     """
     settings = configured(ctx).settings
+    if not target.exists():
+        output.check_writable(target)
     with app.opened(settings) as ready, output.progress("copying", None) as done:
         output.check_place(target, places.closed(settings, ready))
         made = folder.export(

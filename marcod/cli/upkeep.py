@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from marcod import app
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError
@@ -18,7 +19,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=output.OutFile())
 @click.option("--force", is_flag=True, help="Overwrite FILE, once the new copy is whole")
 @output.as_json
 @pass_settings
@@ -28,12 +29,9 @@ def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> No
     PostgreSQL copies itself; the refusal says how. Model bundles and the training folder are files of their own.
     """
     output.check_place(file, (source.root for source in settings.sources.values()))
-    database = Database(settings.store.url.get_secret_value())
-    try:
-        with output.stages() as report:
-            made = backups.copy(database, file, overwrite=force, report=partial(report, "pages copied"))
-    finally:
-        database.close()
+    database = Database(settings.store.url.get_secret_value(), read_only=True)
+    with output.stages() as report:
+        made = backups.copy(database, file, overwrite=force, report=partial(report, "pages copied"))
     output.print_json(made) if json_output else click.echo(f"{made.path}: {made.bytes} bytes, checked")
 
 
@@ -80,16 +78,14 @@ def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
     chosen = settings.retention
     if chosen.scores_days is None and chosen.audit_days is None:
         raise ConfigError("nothing is to be thinned: set retention.scores_days or retention.audit_days, in days")
-    database = Database(settings.store.url.get_secret_value())
-    migrate.require_current(database)
     now = datetime.now(UTC)
-    with output.stages() as report:
+    with app.connected(settings) as database, output.stages() as report:
+        migrate.require_current(database)
         done = retention.run(database, chosen, now, dry=dry_run, report=partial(report, "scores looked at"))
-    counts = {"scores": done.scores, "contents": done.contents, "audit": done.audit}
-    if done.rows and not dry_run:
-        detail: dict[str, object] = dict(counts)
-        database.write(lambda c: versions.note(c, people.actor(), "thin", "retention", detail, now))
-    database.close()
+        counts = {"scores": done.scores, "contents": done.contents, "audit": done.audit}
+        if done.rows and not dry_run:
+            detail: dict[str, object] = dict(counts)
+            database.write(lambda c: versions.note(c, people.actor(), "thin", "retention", detail, now))
     if json_output:
         output.print_json({"dry_run": dry_run, **counts})
         return

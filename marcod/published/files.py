@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from marcod.errors import ConfigError, FetchError
+from marcod.errors import ConfigError, FetchError, os_reason
 from marcod.published.catalogue import Content, Published
 from marcod.published.download import Patience, download, has_pip
 from marcod.settings import cache_dir, published_wheel
@@ -54,7 +54,7 @@ def proven_files(
             folder = room / SCRATCH / "model"
             _unpack(source, model, folder)
         except OSError as error:
-            raise FetchError(f"{model.name} is not fetched: {error.filename}: {error.strerror or error}") from error
+            raise FetchError(f"{model.name} is not fetched: {error.filename or room}: {os_reason(error)}") from error
         yield folder
 
 

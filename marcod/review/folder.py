@@ -18,7 +18,7 @@ from typing import Any, Final
 import marcod.review as desk
 from marcod import images
 from marcod.domain import DropClass
-from marcod.errors import ConfigError, ImageError, LabelError, MarcodError, UnmappedError
+from marcod.errors import ConfigError, ImageError, LabelError, MarcodError, UnmappedError, os_reason
 from marcod.plates import csv_text
 from marcod.settings import ReviewSettings
 from marcod.store import labelling
@@ -85,7 +85,7 @@ def export(
         copied, problems = _write(folder, taken, person, roots, done)
     except OSError as error:
         desk.release(db, taken, person)
-        raise MarcodError(f"{folder} cannot be written: {error.strerror}") from error
+        raise MarcodError(f"{folder} cannot be written: {os_reason(error)}") from error
     except BaseException:
         desk.release(db, taken, person)
         raise

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from marcod.errors import ConfigError, MarcodError
+from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.settings import Settings, config_file, load, user_file
 
 HEAD: Final = """\
@@ -62,7 +62,7 @@ class Addition:
                     raise ConfigError(f"{self.path} was changed by another program just now; run this again")
                 unfinished.replace(self._target)
         except OSError as error:
-            raise MarcodError(f"{self.path} cannot be written: {error.strerror}") from error
+            raise MarcodError(f"{self.path} cannot be written: {os_reason(error)}") from error
 
     def _content(self) -> bytes | None:
         try:

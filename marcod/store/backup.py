@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from marcod.errors import ConfigError, SchemaError, StoreError
-from marcod.store import migrate, workers
+from marcod.errors import ConfigError, SchemaError, StoreError, os_reason
+from marcod.store import migrate, refusals, workers
 from marcod.store.engine import Database
 from marcod.store.migrate import SchemaState
 
@@ -122,9 +122,9 @@ def _unfinished(target: Path) -> Iterator[Path]:
             scratch.touch(mode=0o600)
             yield scratch
     except OSError as error:
-        raise StoreError(f"{target} cannot be written: {error.strerror}") from error
+        raise StoreError(f"{target} cannot be written: {os_reason(error)}") from error
     except sqlite3.OperationalError as error:
-        raise StoreError(f"{target} cannot be written: {error}") from error
+        raise StoreError(f"{target} cannot be written: {refusals.of_file(error, target)}") from error
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -147,6 +147,8 @@ def _copy_pages(origin: Path, scratch: Path, report: Report) -> None:
             # Without a journal beside it the file can lie on a medium that cannot be written.
             made.execute("pragma journal_mode=delete")
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorname == "SQLITE_FULL":
+            raise  # it is the copy's disk that is full
         raise StoreError(f"{origin} cannot be copied: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{origin} is not a sound SQLite database: {error}") from error

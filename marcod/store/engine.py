@@ -48,8 +48,10 @@ class Patience:
     retry_s: float = PATIENCE_S
 
 
+DAEMON: Final = Patience()
+
 PERSON: Final = Patience(connect_s=2, busy_s=2.5, lock_s=3, retry_s=1.0)
-"""Patience of a person who waits for an answer. The default one is the daemon's."""
+"""Patience of a person who waits for an answer."""
 
 REACH_S: Final = 3.0
 """How long a database may take to say anything at all to a person, in seconds."""
@@ -99,7 +101,7 @@ class Database:
         self,
         url: str,
         *,
-        patience: Patience = Patience(),
+        patience: Patience = DAEMON,
         patience_s: float | None = None,
         read_only: bool = False,
         host: str | None = None,

@@ -39,7 +39,7 @@ def reason(error: DBAPIError, url: URL, *, read_only: bool) -> str:
     """Say why a database refused, and what to do; for after "cannot be used: "."""
     said = _first_line(error)
     if isinstance(error.orig, sqlite3.Error):
-        return _of_file(error.orig, said, Path(url.database or "").absolute())
+        return of_file(error.orig, Path(url.database or "").absolute())
     return _of_server(str(getattr(error.orig, "pgcode", None) or ""), said, url, read_only=read_only)
 
 
@@ -78,8 +78,10 @@ def _place(url: URL) -> str:
     return f"{host if isinstance(host, str) else 'localhost'}:{url.port or 5432}"
 
 
-def _of_file(error: sqlite3.Error, said: str, file: Path) -> str:
+def of_file(error: sqlite3.Error, file: Path) -> str:
+    """Say why SQLite refused a file, and what to do."""
     # Errors of our own, such as of a file that is gone, have no name.
+    said = str(error)
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _has_no_room(file)):
         return f"the disk of {file} is full ({said}); free some room there"

@@ -17,7 +17,7 @@ import numpy as np
 from marcod import synthetic
 from marcod.bundle import BundleRecord
 from marcod.domain import Split, TrainedOn, split_of
-from marcod.errors import ConfigError, MarcodError
+from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.evaluate import labelled
 from marcod.evaluate.labelled import Labelled
 from marcod.settings import TrainSettings
@@ -135,5 +135,5 @@ def _draw(task: tuple[Path, int]) -> tuple[str, str]:
         data, label = synthetic.drop_jpeg(FIRST_SEED + number)
         (folder / name).write_bytes(data)
     except OSError as error:
-        raise MarcodError(f"cannot write the base set to {folder}: {error.strerror}") from error
+        raise MarcodError(f"cannot write the base set to {folder}: {os_reason(error)}") from error
     return name, str(label)

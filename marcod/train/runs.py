@@ -26,7 +26,7 @@ from marcod import bundle, dataset, telemetry
 from marcod.bundle import BundleRecord
 from marcod.dataset import Snapshot
 from marcod.domain import Modality
-from marcod.errors import MarcodError, NotFoundError, StoreError
+from marcod.errors import MarcodError, NotFoundError, StoreError, is_full, os_reason
 from marcod.registry import Registry
 from marcod.settings import TrainSettings
 from marcod.store import datasets, training, versions
@@ -110,10 +110,17 @@ def retrain(place: Place, asked: Asked) -> Run:
             (folder / STARTS).unlink(missing_ok=True)
             raise InterruptedRunError from error
         except Exception as error:
-            text = str(error) if isinstance(error, (MarcodError, OSError)) else repr(error)
+            text = _told(error, folder)
             _end(place, run, state="failed", error=text)
             raise
     return place.db.read(lambda connection: training.get(connection, run.id))
+
+
+def _told(error: Exception, folder: Path) -> str:
+    """Text of an error for people; of a full disk, which a write to an open file does not name, with its place."""
+    if isinstance(error, OSError) and is_full(error):
+        return f"{error.filename or folder} cannot be written: {os_reason(error)}"
+    return str(error) if isinstance(error, (MarcodError, OSError)) else repr(error)
 
 
 def _own(place: Place, asked: Asked) -> Run:

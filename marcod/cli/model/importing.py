@@ -51,6 +51,7 @@ def import_(
     bundle. Nothing is written unless every compared picture scores as in the original. It serves once promoted.
     """
     folder = settings.models.folder
+    output.check_tree(folder)
     folding = folding_of(classes)
     with app.opened(settings) as ready:
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]

@@ -85,7 +85,9 @@ def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command
 @click.command()
 @click.argument("model_text", metavar="MODEL")
 @_wanted((*Split, ALL), Split.TEST)
-@click.option("--html", "html_file", type=File, metavar="FILE", help="Write a page with plots, complete in itself")
+@click.option(
+    "--html", "html_file", type=output.OutFile(), metavar="FILE", help="Write a page with plots, complete in itself"
+)
 @click.option("--seed", default=1, show_default=True, help="The bootstrap intervals follow from it")
 @output.as_json
 @pass_settings
@@ -96,8 +98,6 @@ def evaluate(
 
     Scores that the database has are used; the other images are scored now, and no score is written.
     """
-    if html_file is not None and not html_file.absolute().parent.is_dir():
-        raise click.UsageError(f"The folder of {html_file} does not exist.")
     chosen = Wanted(Split.TEST, **wanted)
     with app.reading(settings) as ready:
         closed = places.closed(settings, ready)
@@ -144,6 +144,8 @@ def calibrate(
 
     Its temperature and crystal threshold are fitted on labelled images; the weights stay. It is not promoted.
     """
+
+    output.check_tree(settings.models.folder)
 
     def check(given: LabelledSet) -> None:
         calibration.require_crystals(given.pictures, recall, confidence)

@@ -18,6 +18,7 @@ def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: 
 
     This is how the shipped bundle was made. It is for trying the program, not for deciding about crystals.
     """
+    output.check_tree(folder)
     from marcod.train import rendered
 
     with output.stages() as report:
