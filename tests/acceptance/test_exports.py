@@ -121,7 +121,7 @@ def test_nothing_is_written_where_imagers_write(lab: Site) -> None:
     assert "where only the imager writes" in result.stderr
     assert inside.read_bytes() == before
     result = lab.call("hits", "--export", str(lab.folder / "missing" / "hits.csv"))
-    assert (result.exit_code, "cannot be written" in result.stderr) == (1, True)
+    assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
 
 
 def test_hits_in_files(lab: Site) -> None:
