@@ -4,10 +4,9 @@ On PostgreSQL they log in as a member of the role that `marcod db roles` makes f
 the host who may write neither the file nor its folder.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,20 +16,16 @@ from uuid import uuid4
 import click
 import factories
 import pytest
-import sqlalchemy as sa
 from click.testing import Result
 from fault_tools import ordinary_user
-from lab import SIZE, Delivery, Site
+from lab import Site
 from sqlalchemy.engine import make_url
 
 from marcod.cli import cli
 from marcod.cli.lazy import loaded
-from marcod.domain import PLATE_FORMATS
-from marcod.errors import SchemaError
-from marcod.store import access, migrate, queue, training, versions
+from marcod.registry import Registry
+from marcod.store import access, queue, training
 from marcod.store.engine import Database
-from marcod.store.schema import schema_mark
-from marcod.synthetic import Imager, PlateSpec, write_file
 
 PLATES: Final = ("CI030117", "CI030118")
 PLATE: Final = PLATES[0]
@@ -47,10 +42,10 @@ READS: Final[dict[str, tuple[str, ...]]] = {
     "model evaluate": ("champion", "--from-database", "--split", "all"),
     "model list": (),
     "model show": ("champion",),
-    "model verify": ("champion",),
+    "model verify": ("gone:1",),
     "notify list": (),
     "plate export": (PLATE,),
-    "plate heatmap": (PLATE, "A1", "--drop", "1", "--samples", "1", "--out", "OUT.png"),
+    "plate heatmap": (PLATE, "A2", "--out", "OUT.png"),
     "plate list": (),
     "plate show": (PLATE, "--history", "--all-drops"),
     "queue failed": (),
@@ -62,15 +57,22 @@ READS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Commands that read a database, and what they are asked here."""
 
+MISSING: Final = {
+    "label suspects": "there is no labelled image to look at",
+    "model verify": "1 of 1 cannot serve: gone:1",
+    "plate heatmap": "is gone, so the heat map has no picture",
+}
+"""Ends, without files, of what would load a model after it has read everything; ``test_heatmap.py`` goes on to it."""
+
 WRITES: Final[dict[str, tuple[str, ...]]] = {
     "db backup": ("OUT.sqlite",),
     "db restore": ("OUT.sqlite", "--yes"),
     "db roles": (),
     "db thin": (),
     "db upgrade": (),
-    "label add": (PLATE, "A1", "Clear", "--drop", "1"),
+    "label add": (PLATE, "A1", "Clear"),
     "label import": ("labels.csv",),
-    "label withdraw": (PLATE, "A1", "--drop", "1"),
+    "label withdraw": (PLATE, "A1"),
     "model calibrate": ("champion", "--from-database", "--recall", "0.9"),
     "model challenge": ("--none",),
     "model fetch": ("marco",),
@@ -81,9 +83,9 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "notify retry": (),
     "plate import": ("plates.csv",),
     "queue retry": (),
-    "rescore": ("--all", "--yes"),
+    "rescore": ("--all",),
     "retrain": (),
-    "review add": (PLATE, "A1", "--drop", "1"),
+    "review add": (PLATE, "A3"),
     "review export": ("OUT",),
     "review import": ("OUT",),
     "review next": (),
@@ -96,11 +98,20 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
 """Commands that change a database or make a file of their own."""
 
 APART: Final = frozenset(
-    {"config check", "config show", "demo", "explain", "install-systemd", "model train-synthetic", "notify test", "setup"}
+    {
+        "config check",
+        "config show",
+        "demo",
+        "explain",
+        "install-systemd",
+        "model train-synthetic",
+        "notify test",
+        "setup",
+    }
 )
 """Commands that look into no database of the lab."""
 
-REFUSED: Final = ("label add", "queue retry", "review add", "review next", "rescore", "scan", "score", "train settle")
+REFUSED: Final = ("label add", "review next", "scan", "score")
 """Commands that would change the database in the first step they take on the lab of these tests."""
 
 
@@ -141,7 +152,7 @@ def asked(site: Site, name: str) -> list[str]:
 
 @pytest.fixture
 def lab(site: Site, backend: str, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """Two plates of three synthetic drops: scored, labelled, one image given up, one training run."""
+    """Two plates of four drops: scored, labelled, one image given up, one training run, one audit."""
     prepare(site)
     (site.folder.parent / "out").mkdir(mode=0o777)
     (site.folder.parent / "out").chmod(0o777)
@@ -152,30 +163,33 @@ def lab(site: Site, backend: str, request: pytest.FixtureRequest) -> Iterator[La
 
 
 def prepare(site: Site) -> None:
-    root = site.folder / "plates"
-    for number, plate in enumerate(PLATES):
-        taken = (datetime(2026, 4, 1, tzinfo=UTC),)
-        spec = PlateSpec(Imager.RIGAKU, plate, taken, PLATE_FORMATS[24], (1,), 2 + number)
-        for file in Delivery("rigaku", spec).composites()[:3]:
-            write_file(root, file, SIZE)
-    site.add_source("lab", root, "rigaku", wells=24)
+    """Score and label by hand; the files of the images are not there, which commands that load a model find last."""
+    site.add_source("lab", site.folder / "plates", "rigaku", wells=24)
     site.write(models={"folder": str(site.folder / "models")}, train={"folder": str(site.folder / "train")})
+    (site.folder / "plates").mkdir()
     (site.folder / "labels.csv").write_text("image,label\n")
     (site.folder / "plates.csv").write_text("plate,project\n")
-    site.ok("scan", "--settle", "0")
-    site.ok("score")
-    for plate in PLATES:
-        site.ok("label", "add", plate, "A1", "Crystals", "--drop", "1", "--person", "ann")
-        site.ok("label", "add", plate, "A2", "Clear", "--drop", "1", "--person", "bob")
-    db = Database(site.url)
-    begun = {"cause": "by hand", "actor": "ann", "recipe": "adapt", "options": {}, "parent": "small:1", "host": "here"}
-    db.write(lambda c: training.begin(c, **begun, folder=str(site.folder), pid=7, token="t", now=factories.utc()))
-    factories.record(db, factories.register_source(db, "other"), factories.sightings(1, "X"))
-    lease = factories.claimed(db)
-    factories.finish(db, lease, db.read(versions.champion), failures=[queue.Failure(lease.claims[0], "bad", retryable=False)])
-    insert = "insert into lims_label_inbox_v1 (plate, well, label, person) values ('X9', 'A01', 'Clear', 'cy')"
-    db.write(lambda c: c.exec_driver_sql(insert))
-    db.close()
+    with closing(Database(site.url)) as db:
+        now = datetime.now(UTC)
+        champion = Registry(db).ensure_champion(now)
+        factories.register(db, "gone")
+        source_id = factories.register_source(db, "lab")
+        for plate in PLATES:
+            factories.record(db, source_id, factories.sightings(4, plate, captured_at=now), now)
+        lease = factories.claimed(db, now)
+        bad = [queue.Failure(lease.claims[-1], "truncated", retryable=False)]
+        factories.finish(db, lease, champion, now, scores=scores, failures=bad)
+        begun = {"cause": "by hand", "actor": "ann", "recipe": "adapt", "options": {}, "parent": str(champion)}
+        place = {"host": "here", "folder": str(site.folder), "pid": 7, "token": "t", "now": now}
+        db.write(lambda c: training.begin(c, **begun, **place))
+        insert = "insert into lims_label_inbox_v1 (plate, well, label, person) values ('X9', 'A01', 'Clear', 'cy')"
+        db.write(lambda c: c.exec_driver_sql(insert))
+    site.ok("label", "add", PLATE, "A1", "Crystals", "--person", "ann")
+    site.ok("review", "queue", "--new-audit")
+
+
+def scores(claim: queue.Claim) -> tuple[float, float, float, float]:
+    return factories.CRYSTALS if "A02" in claim.path else factories.CLEAR
 
 
 def sqlite_lab(site: Site) -> Iterator[Lab]:
@@ -209,8 +223,9 @@ def postgres_lab(site: Site, server: Any) -> Iterator[Lab]:
     reader.folder.mkdir()
     reader.config.write_text(site.config.read_text().replace(repr(site.url), repr(url)))
     yield Lab(site, reader, nullcontext)
+    with closing(Database(site.url)) as db:
+        db.write(lambda c: c.exec_driver_sql(f"drop owned by {lims}, {app}"))
     for role in (person, lims, app):
-        server.do(f"drop owned by {role}") if role != person else None
         server.do(f"drop role {role}")
 
 
@@ -225,19 +240,19 @@ def told(result: Result, lab: Lab) -> tuple[int, str]:
     text = result.stdout
     for site in (lab.owner, lab.reader):
         text = text.replace(str(make_url(site.url)), "DATABASE").replace(str(site.config), "CONFIG")
-    return result.exit_code, re.sub(r"\d+(\.\d+)?", "#", text)
+    return result.exit_code, re.sub(r" +", " ", re.sub(r"\d+(\.\d+)?", "#", text))
 
 
 def test_who_may_only_read_gets_every_answer_of_the_owner(lab: Lab) -> None:
-    answers = {name: lab.owner.call(*asked(lab.owner, name)) for name in READS}
+    answers = {name: lab.owner.call(*asked(lab.owner, name)) for name in READS if name != "doctor"}
     before = files(lab.owner)
     for name, owner in answers.items():
         result = lab.ask(name)
-        assert owner.exit_code in (0, 3), (name, owner.output)
-        if name == "doctor":
-            assert re.search(r"change anything, enough for who only looks", result.stdout), result.output
-            continue
+        assert owner.exit_code in (0, 3) or MISSING.get(name, "?") in owner.stderr, (name, owner.output)
         assert told(result, lab) == told(owner, lab), (name, result.output, result.exception)
+    examined = lab.ask("doctor")
+    assert examined.exit_code == 3
+    assert "no right to change anything, enough for who only looks" in examined.stdout, examined.output
     assert files(lab.owner) == before
 
 
