@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from marcod import daemon
+from marcod import app
 from marcod.cli import output, people, places
 from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError, StoreError
@@ -35,7 +35,7 @@ def source() -> None:
 @pass_settings
 def list_(settings: Settings, json_output: bool) -> None:
     """List every recorded source: its layout, how much is recorded, where it lies and when it was watched last."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         found = ready.db.read(sources.listed)
     if json_output:
         output.print_json(found)
@@ -51,7 +51,7 @@ def list_(settings: Settings, json_output: bool) -> None:
 @pass_settings
 def show(settings: Settings, name: str, json_output: bool) -> None:
     """Show one source: what is recorded, and where each host finds its files."""
-    with daemon.opened(settings) as ready:
+    with app.reading(settings) as ready:
         source_id = ready.db.read(lambda c: catalog.find_source(c, name))
         (found,) = [one for one in ready.db.read(sources.listed) if one.id == source_id]
         held = ready.db.read(lambda c: source_changes.contents(c, source_id))
@@ -86,7 +86,7 @@ def _amount(held: source_changes.Contents) -> str:
 @pass_settings
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         source_id, now = ready.db.read(lambda c: catalog.find_source(c, old)), ready.db.now()
         ready.db.read(lambda c: source_changes.require_free(c, source_id, new))
         _require_unwatched(ready.db, source_id)
@@ -115,7 +115,7 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     For a folder that was recorded under two names. The same path is the same image: its scores and labels are kept
     once. Plates, drops and inspections are joined by their keys; hits and completed plates are not told again.
     """
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         one, other = (_id(ready.db, name) for name in (origin, into))
         if one == other:
             raise ConfigError(f"{origin} and {into} are one source; name two")
@@ -177,7 +177,7 @@ def forget(
     json_output: bool,
 ) -> None:
     """Remove source NAME with all that was recorded of it. Image files stay; a later scan records them again."""
-    with daemon.opened(settings) as ready:
+    with app.opened(settings) as ready:
         source_id = _id(ready.db, name)
         _require_unwatched(ready.db, source_id)
         held = ready.db.read(lambda c: source_changes.contents(c, source_id))

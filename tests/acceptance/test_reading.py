@@ -51,6 +51,8 @@ READS: Final[dict[str, tuple[str, ...]]] = {
     "queue failed": (),
     "queue status": (),
     "review recall": (),
+    "source list": (),
+    "source show": ("lab",),
     "status": (),
     "train list": (),
     "train show": ("1",),
@@ -93,6 +95,9 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "run": (),
     "scan": (),
     "score": (),
+    "source forget": ("lab", "--yes"),
+    "source merge": ("lab", "other", "--yes"),
+    "source rename": ("lab", "other", "--yes"),
     "train settle": (),
 }
 """Commands that change a database or make a file of their own."""
