@@ -31,7 +31,9 @@ import sqlalchemy as sa
 from alembic import op
 from pathlib import Path
 
-revision, down_revision, additive = "{ADDING}", "{NEWEST}", True
+revision = "{ADDING}"
+down_revision = "{NEWEST}"
+additive = True
 VIEW = Path(__file__).parent.parent / "views" / "lims_hit_v2.sql"
 
 def upgrade():
@@ -54,7 +56,8 @@ BREAKS = f'''
 """Another name for what everybody uses."""
 from alembic import op
 
-revision, down_revision = "{BREAKING}", "{ADDING}"
+revision = "{BREAKING}"
+down_revision = "{ADDING}"
 
 def upgrade():
     op.alter_column("hit", "cause", new_column_name="reason")
@@ -67,7 +70,9 @@ ADDS_MORE = f'''
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, additive = "{LAST}", "{BREAKING}", True
+revision = "{LAST}"
+down_revision = "{BREAKING}"
+additive = True
 
 def upgrade():
     op.add_column("plate", sa.Column("shelf", sa.Text()))
