@@ -126,6 +126,7 @@ def _kept(model: Published, room: Path, patience: Patience, report: Progress) ->
             time.sleep(patience.pause_s)
         if (left := end - time.monotonic()) <= 0:
             break
+        report("asking pip for it, attempt", attempt + 1, patience.tries)
         try:
             _download(model, kept, room / SCRATCH / f"download-{attempt}", patience.silence_s, left, report)
         except FetchError as error:
