@@ -19,9 +19,9 @@ from marcod import layouts, vocabularies
 from marcod.domain import PLATE_FORMATS, DropImage, well_name
 from marcod.errors import LabelError, UnmappedError
 from marcod.settings import Settings
-from marcod.store import inbox, labelling
+from marcod.store import inbox, labelling, offers
 from marcod.store.engine import Database
-from marcod.store.labelling import Named, plain, shown
+from marcod.store.labelling import Named, Subject, plain, shown
 from marcod.store.labels import Given
 from marcod.vocabularies import Vocabularies
 
@@ -401,6 +401,15 @@ def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem
         yield Row(number, Named(run[1], well_name(row, column), None, key), cells[-1], time=taken)
 
 
+def find(connection: Any, named: Named) -> Subject:
+    """The drop that a person names by hand. Raises LabelError, which offers the names there are."""
+    try:
+        return labelling.Finder(connection).find(named)
+    except LabelError as error:
+        offered = offers.meant(connection, named) if error.may_come else None
+        raise LabelError(f"{error}; {offered}" if offered else str(error), may_come=error.may_come) from error
+
+
 def add(
     db: Database, tables: Vocabularies, named: Named, word: str, person: str, now: datetime, *, vocabulary: str
 ) -> Given:
@@ -410,7 +419,7 @@ def add(
     meant = table.read(bare)
 
     def work(connection: Any) -> Given:
-        subject = labelling.Finder(connection).find(named)
+        subject = find(connection, named)
         where = (subject.drop_id, subject.inspection_id)
         given = Given(*where, meant, plain("person", person), now, "cli", spoken, table.name, subject.image_id)
         labelling.add(connection, [given], now)
@@ -423,7 +432,7 @@ def withdraw(db: Database, named: Named, person: str, now: datetime) -> int:
     """Take back what a person says of a drop at an inspection. Returns how many words. Raises LabelError."""
 
     def work(connection: Any) -> int:
-        subject = labelling.Finder(connection).find(named)
+        subject = find(connection, named)
         return labelling.withdraw(connection, subject, person=plain("person", person), origin="cli", now=now)
 
     return db.write(work)

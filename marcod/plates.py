@@ -21,7 +21,7 @@ from typing import Any, Final
 from marcod import text
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
-from marcod.store import history, papers, reports, summaries, versions
+from marcod.store import history, offers, papers, reports, summaries, versions
 from marcod.store.engine import Database
 
 COLUMNS: Final = (
@@ -240,7 +240,8 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
     if inspection is not None:
         rows = [r for r in rows if inspection in (r.inspection_key, str(r.inspection_ordinal))]
     if not rows:
-        raise NotFoundError(f"plate {plate.key} has no inspection {inspection!r}; `marcod plate list` shows them")
+        offered = offers.inspections(connection, plate.id, inspection or "")
+        raise NotFoundError(f"plate {plate.key} has no inspection {inspection!r}; {offered}")
     summary = rows[0]
     version = model or versions.find(connection, summary.model, summary.model_version)
     drops = tuple(summaries.verdicts(connection, summary.inspection_id, version))

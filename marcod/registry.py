@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from marcod import bundle
+from marcod import text as words
 from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError
 from marcod.store import versions
 from marcod.store.engine import Database
@@ -83,7 +84,10 @@ class Registry:
             if (folder / name / version / "bundle.toml").is_file():
                 return folder / name / version
         places = " or ".join(str(f) for f in self._folders)
-        raise NotFoundError(f"there is no bundle {name}:{version} in {places}; `marcod model list` shows what there is")
+        raise NotFoundError(f"there is no bundle {name}:{version} in {places}; {self._offered(f'{name}:{version}')}")
+
+    def _offered(self, name: str) -> str:
+        return words.offer(name, (f"{known}:{version}" for known, version, _ in self.on_disk()), "models here")
 
     def resolve(self, text: str) -> tuple[str, str]:
         """Name and version of what a person wrote: ``NAME:VERSION`` or an alias.
@@ -160,7 +164,7 @@ class Registry:
         for known in self.known():
             if known.name == wanted:
                 return known
-        raise NotFoundError(f"there is no model {wanted}; `marcod model list` shows what there is")
+        raise NotFoundError(f"there is no model {wanted}; {self._offered(wanted)}")
 
     def history(self, known: Known) -> list[versions.Note]:
         """What was done with a version, the latest first."""

@@ -10,8 +10,8 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from marcod import settings
@@ -34,6 +34,14 @@ def configure(level: str, style: str) -> None:
     settings.quiet_tensorflow()
     for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def _ensure_set_up() -> None:
+    """Do what was chosen, once; two threads may both do it, which is the same."""
+    global _chosen
+    if (chosen := _chosen) is not None:
+        _set_up(*chosen)
+        _chosen = None
 
 
 def _set_up(level: str, style: str) -> None:
@@ -62,6 +70,21 @@ def _set_up(level: str, style: str) -> None:
     )
 
 
+@contextmanager
+def warnings_alone() -> Iterator[None]:
+    """Leave out lines below warnings while a progress bar tells how work goes on; a log of level debug stays whole."""
+    import structlog
+
+    _ensure_set_up()
+    before = structlog.get_config()["wrapper_class"]
+    if before is not structlog.make_filtering_bound_logger(_LEVELS["debug"]):
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS["warning"]))
+    try:
+        yield
+    finally:
+        structlog.configure(wrapper_class=before)
+
+
 def _without_controls(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """What a terminal would obey, written as escapes; JSON has its own."""
     kept = {"exception": "\n", "stack": "\n"}
@@ -88,13 +111,9 @@ class _Logger:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
-        global _chosen
         import structlog
 
-        # Two threads may both set it up, which is the same as once.
-        if (chosen := _chosen) is not None:
-            _set_up(*chosen)
-            _chosen = None
+        _ensure_set_up()
         return getattr(structlog.get_logger(module=self._module), name)
 
 

@@ -1,6 +1,5 @@
 """Words in messages: counted nouns, and what a word that nobody knows could have been."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,6 +14,8 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """The known words, those that look most like ``word`` first and the others in their order."""
+    import difflib
+
     words = list(dict.fromkeys(known))
     folded = {name: name.casefold() for name in words}
     alike = difflib.get_close_matches(word.casefold(), folded.values(), n=3, cutoff=0.6)

@@ -27,8 +27,9 @@ class Seen:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of text, without colours."""
-        return STEERING.sub("", self.raw).replace("\r\n", "\n").split("\n")
+        """The lines of text as they stand in the end, without colours: a bar writes over itself."""
+        written = STEERING.sub("", self.raw).replace("\r\n", "\n").split("\n")
+        return [line.rstrip("\r").split("\r")[-1] for line in written]
 
     @property
     def text(self) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from marcod import __version__
+from marcod import __version__, quiet
 from marcod.cli.configured import Configured
 from marcod.cli.lazy import LazyGroup
 from marcod.errors import MarcodError, is_full, os_reason
@@ -131,6 +131,7 @@ def main() -> None:
     """Run the command line."""
     # What is written, from the database to a report, is its user's and, for reading, the group's; a tighter one stays.
     os.umask(os.umask(0o077) | 0o027)
+    quiet.own_standard_error()
     try:
         cli(prog_name="marcod")
     except BrokenPipeError:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from marcod import settings as configuration
+from marcod import text
 from marcod.cli import output
 from marcod.cli.configured import configured
 from marcod.errors import ConfigError, LayoutError
@@ -36,7 +37,7 @@ def show(ctx: click.Context, json_output: bool) -> None:
         faults = [asdict(fault) for fault in examined.faults]
         output.print_json(values | ({"faults": faults} if faults else {}))
     else:
-        output.console().print(output.table("", ("key", "value", "meaning"), list(_rows(values))))
+        output.console().print(output.table("", ("key", "value", "meaning"), list(_rows(values)), prose=True))
         _tell(examined.faults)
     ctx.exit(WRONG if examined.faults else 0)
 
@@ -45,11 +46,15 @@ def _rows(values: dict[str, dict[str, Any]]) -> Iterator[tuple[str, object, str]
     for key, description, _ in configuration.described():
         section, name = key.split(".", 1)
         if section not in configuration.NAMED:
-            yield key, values[section][name], description
+            yield key, _as_toml(values[section][name]), description
     for section in configuration.NAMED:
         for name, table in values[section].items():
             for key, value in table.items():
-                yield f"{section}.{name}.{key}", value, ""
+                yield f"{section}.{name}.{key}", _as_toml(value), ""
+
+
+def _as_toml(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 @config.command()
@@ -69,7 +74,7 @@ def check(ctx: click.Context, json_output: bool) -> None:
     elif faults:
         _tell(faults)
     else:
-        click.echo(f"configuration is fine: {len(settings.sources)} sources, {database}")
+        click.echo(f"configuration is fine: {text.count(len(settings.sources), 'source')}, {database}")
     ctx.exit(WRONG if faults else 0)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 
+from marcod import text
 from marcod.app import connected, looked_at
 from marcod.cli import output, people
 from marcod.cli.configured import configured, pass_settings
@@ -58,7 +59,8 @@ def upgrade(settings: Settings, force: bool) -> None:
         filled = backfill.run(database, datetime.now(UTC), report)
     click.echo(_SENTENCE[found].format(database))
     if filled.drops or filled.inspections:
-        click.echo(f"{filled.drops} drops worked out, {filled.inspections} labelled inspections counted anew")
+        labelled = text.count(filled.inspections, "labelled inspection")
+        click.echo(f"{text.count(filled.drops, 'drop')} worked out, {labelled} counted again")
 
 
 @db.command()
@@ -117,9 +119,9 @@ def _tell(made: access.Made) -> None:
     for role in made.created:
         click.echo(f"made role {role}")
     click.echo(f"{made.lims} reads {', '.join(made.views)}")
-    click.echo(f"{made.lims} reads {len(made.tables)} tables too, for the commands that only read")
+    click.echo(f"{made.lims} reads {text.count(len(made.tables), 'table')} too, for the commands that only read")
     click.echo(f"{made.lims} inserts into {access.INBOX}; it changes nothing else")
-    click.echo(f"{made.app} reads and changes the rows of {len(made.tables)} tables; no schema")
+    click.echo(f"{made.app} reads and changes the rows of {text.count(len(made.tables), 'table')}; no schema")
     for right in made.taken:
         click.echo(f"taken from everybody: {right}")
     for right in made.left:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from marcod import app
+from marcod import app, text
 from marcod import drift as drifts
 from marcod.cli import output, people
 from marcod.cli.configured import configured
@@ -37,12 +37,13 @@ def drift(
             # What was shown may not be recorded yet, where no process keeps the schedule.
             drifts.run(ready.db, settings.drift, now)
             count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=people.actor(), now=now)
-        click.echo(f"{count} alarms of {output.printable(cleared)} cleared", err=json_output)
+        click.echo(f"{text.count(count, 'alarm')} of {output.printable(cleared)} cleared", err=json_output)
     with app.reading(settings) as ready:
         report = drifts.look(ready.db, settings.drift, now)
         chosen = [imager for imager in report.imagers if source in (None, imager.source)]
         if source is not None and not chosen:
-            raise NotFoundError(f"{report.model} has scored nothing new of a source {source!r} yet")
+            offered = text.offer(source, (imager.source for imager in report.imagers), "sources with new images")
+            raise NotFoundError(f"{report.model} has scored nothing new of a source {source!r} yet; {offered}")
         past = {i.source: drifts.history(ready.db, i.source, days, now) for i in chosen} if days else {}
     if json_output:
         output.print_json({"model": report.model, "imagers": [_record(imager, past) for imager in chosen]})
@@ -76,9 +77,11 @@ def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], m
         for alarm in imager.alarms:
             click.echo(f"  {output.printable(alarm.detail)}, since {alarm.day}")
         if imager.findings:
-            console.print(output.table("", _COLUMNS, [_row(finding) for finding in imager.findings]))
+            console.print(
+                output.table("", _COLUMNS, [_row(f) for f in imager.findings], spare=(("days", "images"), ("p",)))
+            )
         if imager.source in past:
-            console.print(output.table("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]]))
+            console.print(output.table("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]], prose=True))
     if not enabled:
         click.echo("the schedule does not look at this, because drift.enabled is false")
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, bundle, images
+from marcod import app, bundle, images, text
 from marcod.cli import output, places
 from marcod.cli import plate as plates_cli
 from marcod.cli.configured import pass_settings
-from marcod.domain import DropClass, parse_well
+from marcod.domain import DropClass, parse_well, well_name
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
 from marcod.plates import PlateMap
 from marcod.settings import Settings
@@ -106,7 +106,8 @@ def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> Verdict
     plate = f"plate {shown.summary.plate_key}, inspection {shown.summary.inspection_key}"
     in_well = [d for d in shown.drops if (d.well_row, d.well_column) == well]
     if not in_well:
-        raise NotFoundError(f"{plate} has no picture of that well; `marcod plate show` shows which it has")
+        offered = text.offer(well_name(*well), (d.well for d in shown.drops), "wells with drops")
+        raise NotFoundError(f"{plate} has no image of well {well_name(*well)}; {offered}")
     there = ", ".join(str(d.drop_number) for d in in_well)
     name = in_well[0].well
     if number is None and len(in_well) > 1:

@@ -3,6 +3,7 @@
 import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,8 +12,9 @@ from marcod.cli import output, places
 from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
 from marcod.domain import hit_rule
+from marcod.errors import NotFoundError
 from marcod.settings import Settings
-from marcod.store import reports
+from marcod.store import offers, reports
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
 _KINDS = (".csv", ".json", ".html")
@@ -62,6 +64,7 @@ def hits(
     """
     most = limit or _most(target)
     with app.reading(settings) as ready:
+        ready.db.read(lambda connection: _require_known(connection, source, project))
         found = ready.db.read(
             lambda c: reports.hits(c, since, most + 1, new=new_only, project=project, source_name=source)
         )
@@ -70,7 +73,7 @@ def hits(
     if target is not None:
         output.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
         if more:
-            click.echo(f"there are more than these {most} hits; --limit writes more of them", err=True)
+            click.echo(f"there are more than {text.count(most, 'hit')}; --limit writes more of them", err=True)
     if json_output:
         output.print_json(found)
         return
@@ -79,6 +82,14 @@ def hits(
     else:
         output.console().print(hits_table(found))
     output.warn_of_synthetic(scored=any(hit.model_synthetic for hit in found))
+
+
+def _require_known(connection: Any, source: str | None, project: str | None) -> None:
+    """Raises NotFoundError for a source or a project that no plate has."""
+    if source is not None:
+        offers.require_source(connection, source)
+    if project is not None and (offered := offers.projects(connection, project)) is not None:
+        raise NotFoundError(f"no plate belongs to a project {project!r}; {offered}")
 
 
 def hits_table(found: list[reports.Hit]) -> output.Listing:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from marcod import units
+from marcod import text, units
 from marcod.cli import output
 
 
@@ -40,7 +40,7 @@ def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool
     verb = "would be written" if dry_run else "written"
     count = sum(file.state in (units.State.NEW, units.State.CHANGED) for file in files)
     rows = [(file.state, file.path) for file in files]
-    output.console().print(output.table(f"{count} of {len(files)} files {verb}", ("", "file"), rows))
+    output.console().print(output.table(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows))
     click.echo("\nNext, as root, on the host itself:\n  " + "\n  ".join(steps))
     click.echo(
         "\nInstead of the last line, for several GPUs or hosts, those that this host needs:\n"

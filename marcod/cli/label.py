@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from marcod import app, labelling, vocabularies
+from marcod import app, labelling, text, vocabularies
 from marcod.cli import output, people
 from marcod.cli import since as since_option
 from marcod.cli.configured import configured, pass_settings
@@ -103,7 +103,7 @@ def withdraw(
         raise NotFoundError(
             f"{who} says nothing of {well} of {plate} there; `marcod label list --plate {plate}` shows who says what"
         )
-    click.echo(f"{count} labels of {who} withdrawn")
+    click.echo(f"{text.count(count, 'label')} of {who} withdrawn")
 
 
 def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> Mapping[str, str]:
@@ -167,13 +167,14 @@ def import_(
 
 def _print_import(done: labelling.Imported, dry_run: bool) -> None:
     verb = "would be taken" if dry_run else "taken"
-    click.echo(f"{done.rows} lines in {done.files} files: {done.new} labels {verb}, {done.known} known before")
+    where = f"{text.count(done.rows, 'line')} in {text.count(done.files, 'file')}"
+    click.echo(f"{where}: {text.count(done.new, 'label')} {verb}, {done.known} known before")
     for sentence, count in sorted(done.unmapped.items(), key=lambda item: -item[1]):
-        click.echo(f"{count} times unmapped: {sentence}; then import again")
+        click.echo(f"{text.count(count, 'time')} unmapped: {sentence}; then import again")
     for problem in done.problems[:SHOWN_PROBLEMS]:
         click.echo(output.printable(f"{problem.file}, line {problem.line}: {problem.reason}"))
     if more := len(done.problems[SHOWN_PROBLEMS:]):
-        click.echo(f"and {more} more lines; --json lists them all")
+        click.echo(f"and {text.count(more, 'more line')}; --json lists them all")
     if any(problem.may_come for problem in done.problems):
         click.echo("what has not arrived yet can be imported again later")
 
@@ -214,7 +215,10 @@ def list_(
         output.print_json(rows)
         return
     columns = ("", "plate", "well", "drop", "inspection", "label", "as written", "person", "when (UTC)", "from")
-    output.console().print(output.table(f"{len(rows)} labels", columns, [_cells(row) for row in rows]))
+    spare = (("from",), ("as written",), ("when (UTC)",))
+    output.console().print(
+        output.table(text.count(len(rows), "label"), columns, [_cells(row) for row in rows], spare=spare)
+    )
 
 
 def _cells(row: labels.Said) -> tuple[object, ...]:
@@ -257,11 +261,12 @@ def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> Non
         (r.inbox_id, r.state, r.plate, r.well, r.drop_number, r.inspection, _short(r.label), _short(r.person), r.reason)
         for r in rows
     ]
-    output.console().print(output.table(", ".join(f"{n} {state}" for state, n in counts.items()), columns, cells))
+    said = ", ".join(f"{n} {state}" for state, n in counts.items()) or "nothing came by the inbox yet"
+    output.console().print(output.table(said, columns, cells, spare=(("person",), ("state",)), prose=True))
 
 
-def _short(text: str | None) -> str | None:
-    return text if text is None or len(text) <= 40 else f"{text[:37]}..."
+def _short(given: str | None) -> str | None:
+    return given if given is None or len(given) <= 40 else f"{given[:37]}..."
 
 
 @label.command("vocabularies")
@@ -281,7 +286,7 @@ def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output:
         return
     if name is None:
         overview = [(t.name, len(t.entries), sum(e.label is None for e in t.words), t.description) for t in chosen]
-        output.console().print(output.table("", ("vocabulary", "words", "unmapped", "what"), overview))
+        output.console().print(output.table("", ("vocabulary", "words", "unmapped", "what"), overview, prose=True))
         return
     words = [(e.code, e.name, e.label or vocabularies.UNMAPPED) for e in chosen[0].words]
     output.console().print(output.table(chosen[0].description, ("word", "name", "class"), words))

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import click
 
-from marcod import app
+from marcod import app, text
 from marcod import notify as notifications
 from marcod.cli import output
 from marcod.cli.configured import configured, pass_settings
-from marcod.errors import ConfigError, MarcodError
+from marcod.errors import MarcodError
 from marcod.settings import NotifySettings, Settings
 from marcod.store import outbox
 from marcod.store.outbox import Sending, Standing
@@ -73,11 +73,13 @@ def _print(shown: list[tuple[str, NotifySettings | None, Standing]], sendings: l
         for name, target, s in shown
     ]
     columns = ("target", "way", "sent", "waiting", "retrying", "failed", "last (UTC)", "trouble")
-    output.console().print(output.table("Targets, in events", columns, rows))
+    output.console().print(
+        output.table("Targets, in events", columns, rows, spare=(("last (UTC)",), ("way",)), prose=True)
+    )
     if sendings:
         lines = [(s.message, s.target, s.events, s.attempts, _state(s), s.error) for s in sendings]
         heads = ("message", "target", "events", "tries", "state (UTC)", "said")
-        output.console().print(output.table("Latest messages", heads, lines))
+        output.console().print(output.table("Latest messages", heads, lines, spare=(("tries",),), prose=True))
     if any(standing.failed for _, _, standing in shown):
         click.echo("`marcod notify retry` sends what failed again")
 
@@ -111,7 +113,7 @@ def test(settings: Settings, name: str) -> None:
 def retry(settings: Settings, name: str | None) -> None:
     """Have what failed or waits for another try sent at once: of the target NAME, or of all."""
     if name is not None and name not in settings.notify:
-        raise ConfigError(f"no target {name!r} is configured in [notify.NAME]")
+        raise notifications.unknown_target(settings, name)
     with app.opened(settings, brief=True) as ready:
         count = ready.db.write(lambda c: outbox.retry(c, datetime.now(UTC), name))
-    click.echo(f"{count} events are to be sent again")
+    click.echo(f"{text.count(count, 'event is', 'events are')} to be sent again")

@@ -7,8 +7,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,8 +25,6 @@ from marcod.cli.configured import configured
 from marcod.errors import ConfigError, MarcodError, os_reason
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from marcod.store.reports import Summary
     from marcod.store.training import Run
     from marcod.store.versions import Version
@@ -39,9 +36,10 @@ GAP: Final = 2
 """Characters between two columns."""
 
 LEAST_PROSE: Final = 30
-"""Width below which no column of sentences is folded."""
+"""Width below which a column of sentences is written below its row."""
 
-LINE_EVERY_S: Final = 15.0
+INDENT: Final = 4
+
 NO_ROOM: Final = 2**20
 """Bytes free below which a disk is called full."""
 
@@ -112,11 +110,11 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A table that never cuts a cell; numbers stand to the right.
+    """A table that never cuts a cell; numbers, or with ``right`` all but the first column, stand to the right.
 
-    On a terminal that is too narrow the groups of columns named in ``spare`` are left out, one after another, and the
-    last column is folded between its words when it is ``prose``. What is still too wide runs over, so that a key or a
-    path can be copied whole.
+    On a terminal that is too narrow the groups of columns named in ``spare`` are left out, one after another. The last
+    column is folded between its words when it is ``prose``, or written below its row where there is no room beside it.
+    What is still too wide runs over, so that a key or a path can be copied whole.
     """
 
     title: str
@@ -125,6 +123,7 @@ class Listing:
     spare: tuple[tuple[str, ...], ...]
     prose: bool
     styles: tuple[str, ...]
+    right: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         overflow: OverflowMethod = "ignore" if options.no_wrap else "fold"
@@ -132,21 +131,31 @@ class Listing:
             line.no_wrap, line.overflow = options.no_wrap, overflow
             yield line
 
+    @property
+    def width(self) -> int:
+        """Characters that the widest line takes when nothing is left out or folded."""
+        return _total([self._width(place) for place in range(len(self.columns))])
+
     def _lines(self, room: int | None) -> Iterator[Text]:
         """The lines for a width; None is any."""
-        kept = self._kept(room)
-        widths = [self._width(place) for place in kept]
-        if room is not None and self.prose:
-            widths[-1] = max(LEAST_PROSE, min(widths[-1], room - _total([*widths[:-1], 0])))
         for line in harmless(self.title).split("\n") if self.title else ():
             yield from (Text(part, style="italic") for part in _folded(line, room or WIDE))
+        if not self.rows:
+            return
+        kept = self._kept(room)
+        widths = [self._width(place) for place in kept]
+        below = 0
+        if room is not None and self.prose and _total(widths) > room:
+            beside = room - _total([*widths[:-1], 0])
+            below = 0 if beside >= LEAST_PROSE else room - INDENT
+            widths[-1] = beside if not below else 0
         if any(self.columns):
             heads = [self.columns[place].split("\n") for place in kept]
             for upper in range(-max(map(len, heads)), 0):
                 cells = [Text(head[upper] if len(head) >= -upper else "") for head in heads]
-                yield from self._row(cells, kept, widths, "bold")
+                yield from self._row(cells, kept, widths, "bold", below)
         for row, style in zip_longest(self.rows, self.styles, fillvalue=""):
-            yield from self._row([_cell(row[place]) for place in kept], kept, widths, style)
+            yield from self._row([_cell(row[place]) for place in kept], kept, widths, style, below)
         if left_out := [name.split("\n")[-1] for place, name in enumerate(self.columns) if place not in kept]:
             yield Text(f"no room for: {', '.join(left_out)}; --json has them", style="dim")
 
@@ -155,8 +164,7 @@ class Listing:
         kept = list(range(len(self.columns)))
         for group in self.spare:
             widths = [self._width(place) for place in kept]
-            least = [*widths[:-1], min(widths[-1], LEAST_PROSE)] if self.prose else widths
-            if room is None or _total(least) <= room:
+            if room is None or _total(widths[:-1] if self.prose else widths) <= room:
                 break
             kept = [place for place in kept if self.columns[place] not in group]
         return kept
@@ -165,15 +173,15 @@ class Listing:
         heads = self.columns[place].split("\n")
         return max(0, *map(cell_len, heads), *(_cell(row[place]).cell_len for row in self.rows))
 
-    @property
-    def width(self) -> int:
-        """Characters that the widest line takes when nothing is left out or folded."""
-        return _total([self._width(place) for place in range(len(self.columns))])
-
-    def _row(self, cells: Sequence[Text], kept: Sequence[int], widths: Sequence[int], style: str) -> Iterator[Text]:
+    def _row(
+        self, cells: Sequence[Text], kept: Sequence[int], widths: Sequence[int], style: str, below: int
+    ) -> Iterator[Text]:
+        """The lines of a row; ``below`` is the width of its prose where that stands below it."""
         folded = [[cell] for cell in cells]
-        if self.prose and cells[-1].cell_len > widths[-1]:
-            folded[-1] = [Text(part) for part in _folded(cells[-1].plain, widths[-1])]
+        if below:
+            folded[-1] = []
+        elif self.prose:
+            folded[-1] = [Text(part) for part in _folded(cells[-1].plain, widths[-1])] if widths[-1] else []
         for parts in zip_longest(*folded, fillvalue=Text()):
             line = Text(style=style)
             for part, place, width in zip(parts, kept, widths, strict=True):
@@ -182,9 +190,13 @@ class Listing:
                 line.append(free if numeric else "").append_text(part).append("" if numeric else free).append(" " * GAP)
             line.rstrip()
             yield line
+        for sentence in _folded(cells[-1].plain, below) if below and cells[-1] else []:
+            yield Text(" " * INDENT + sentence, style=style)
 
     def _numeric(self, place: int) -> bool:
-        return bool(self.rows) and all(isinstance(row[place], (int, float)) for row in self.rows)
+        return (self.right and place > 0) or (
+            bool(self.rows) and all(isinstance(row[place], (int, float)) for row in self.rows)
+        )
 
 
 def _total(widths: Sequence[int]) -> int:
@@ -199,14 +211,35 @@ def table(
     spare: Iterable[Iterable[str]] = (),
     prose: bool = False,
     styles: Iterable[str] = (),
+    right: bool = False,
 ) -> Listing:
     """A plain table; see :class:`Listing`."""
     groups = tuple(tuple(group) for group in spare)
-    return Listing(title, tuple(columns), tuple(tuple(row) for row in rows), groups, prose, tuple(styles))
+    return Listing(title, tuple(columns), tuple(tuple(row) for row in rows), groups, prose, tuple(styles), right)
 
 
 def _cell(value: object) -> Text:
-    return value if isinstance(value, Text) else Text("" if value is None else printable(str(value)))
+    if isinstance(value, Text):
+        return value
+    return Text(printable(" ".join(in_words(value).split("\n"))))
+
+
+def in_words(value: object) -> str:
+    """A value of JSON for people: lists and what names values without brackets and quotes; empty for None."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_nested(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        inner = any(isinstance(part, (list, tuple, Mapping)) for part in value)
+        return (" / " if inner else ", ").join(in_words(part) for part in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def _nested(value: object) -> str:
+    return f"({in_words(value)})" if isinstance(value, (Mapping, list, tuple)) and value else in_words(value) or "-"
 
 
 def _folded(sentence: str, width: int) -> list[str]:
@@ -306,34 +339,22 @@ def save(target: Path, data: str | bytes, roots: Iterable[Path]) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with time left on a terminal, nothing elsewhere (log lines tell there). Yields ``done(count)``."""
-    with _bar() as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.update(task, completed=count)
+    """A bar with time left on a terminal, a line now and then elsewhere. Yields ``done(count)``."""
+    from marcod.cli import bars
+
+    with bars.bar(console(to_errors=True), last_lines=False) as report:
+        if total != 0:
+            report(description, 0, total)
+        yield lambda count: report(description, count, total)
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """For work in several stages, none of which logs: a bar a stage on a terminal, a line now and then elsewhere.
+    """For work in several stages: a bar per stage on a terminal, a line now and then and one at its end elsewhere.
 
     Yields ``report(stage, done, total)``.
     """
-    last_line = 0.0
+    from marcod.cli import bars
 
-    def report(stage: str, done: int, total: int) -> None:
-        nonlocal last_line
-        bar.update(task, description=stage, completed=done, total=total)
-        if bar.disable and (done == total or time.monotonic() - last_line >= LINE_EVERY_S):
-            last_line = time.monotonic()
-            click.echo(f"{stage}: {done} of {total}", err=True)
-
-    with _bar() as bar:
-        task = bar.add_task("")
+    with bars.bar(console(to_errors=True), last_lines=True) as report:
         yield report
-
-
-def _bar() -> "Progress":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console(to_errors=True), disable=not sys.stderr.isatty())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from marcod import app, plate_table, watch
+from marcod import app, plate_table, text, watch
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import MarcodError
@@ -20,10 +20,10 @@ SHOWN = 20
 
 def _mapping(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for text in given:
-        column, sign, name = text.rpartition("=")
+    for pair in given:
+        column, sign, name = pair.rpartition("=")
         if not sign or not column.strip() or name.strip().lower() not in plate_table.FIELDS:
-            raise click.BadParameter(f"{text!r}: write COLUMN=FIELD, with one of {', '.join(plate_table.FIELDS)}")
+            raise click.BadParameter(f"{pair!r}: write COLUMN=FIELD, with one of {', '.join(plate_table.FIELDS)}")
         found[column] = name.strip().lower()
     return found
 
@@ -106,8 +106,8 @@ def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: b
         output.print_json({"dry_run": dry_run, "unused_columns": unused, **_record(plan)})
         return
     new = sum(change.new for change in plan.changes)
-    verb = "would be" if dry_run else "are"
-    click.echo(f"{new} plates {verb} new, {len(plan.changes) - new} {verb} changed, {plan.unchanged} unchanged")
+    kept = "; nothing is written" if dry_run else ""
+    click.echo(f"{text.count(new, 'new plate')}, {len(plan.changes) - new} changed, {plan.unchanged} unchanged{kept}")
     if unused:
         click.echo(
             output.printable(f"columns without a meaning here: {', '.join(unused)}; --map COLUMN=FIELD gives one")
@@ -115,7 +115,7 @@ def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: b
     for warning in plan.warnings[:SHOWN]:
         click.echo(output.printable(f"warning: {warning}"), err=True)
     if (more := len(plan.warnings) - SHOWN) > 0:
-        click.echo(f"and {more} more warnings", err=True)
+        click.echo(f"and {text.count(more, 'more warning')}", err=True)
 
 
 def _record(plan: Plan) -> dict[str, object]:

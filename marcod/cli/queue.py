@@ -2,9 +2,10 @@
 
 import click
 
-from marcod import app
+from marcod import app, text
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
+from marcod.errors import NotFoundError
 from marcod.settings import Settings
 from marcod.store import backlog, workers
 
@@ -35,7 +36,9 @@ def status(settings: Settings, json_output: bool) -> None:
         click.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
     rows = [(w.name, w.roles, w.started_at.strftime("%Y-%m-%d %H:%M"), w.marcod_version) for w in alive]
     if rows:
-        output.console().print(output.table("Workers", ("name", "roles", "since (UTC)", "version"), rows))
+        output.console().print(
+            output.table("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))
+        )
     else:
         click.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
 
@@ -53,7 +56,11 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
         return
     columns = ("image", "source", "path", "attempts", "error")
     cells = [(r.image_id, r.source, r.path, r.attempts, r.error) for r in rows]
-    output.console().print(output.table(f"{len(rows)} failed images", columns, cells))
+    output.console().print(
+        output.table(
+            text.count(len(rows), "failed image"), columns, cells, spare=(("attempts",), ("source",)), prose=True
+        )
+    )
     if rows:
         click.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
 
@@ -68,4 +75,6 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
     with app.opened(settings, brief=True) as ready:
         now = ready.db.now()
         count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))
-    click.echo(f"{count} images are back in the queue")
+    if images and not count:
+        raise NotFoundError("none of these images is in quarantine; `marcod queue failed` lists those that are")
+    click.echo(f"{text.count(count, 'image is', 'images are')} back in the queue")

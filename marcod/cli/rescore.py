@@ -9,14 +9,14 @@ from threading import Event
 
 import click
 
-from marcod import app, daemon
+from marcod import app, daemon, text
 from marcod.cli import output
 from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
 from marcod.cli.score import drain
 from marcod.errors import MarcodError
 from marcod.settings import Settings
-from marcod.store import catalog, queue, reports, rescoring, versions, workers
+from marcod.store import backlog, catalog, queue, reports, rescoring, versions, workers
 
 POLL_S = 1.0
 COUNT_SHARE = 0.05
@@ -62,22 +62,27 @@ def rescore(
         with output.stages() as report:
             queued = _queue(ready, asked, version, stop, report)
             if stop.is_set():
-                raise MarcodError(f"stopped with {queued} images queued, which stay so; the same call queues the rest")
+                images = text.count(queued, "image")
+                raise MarcodError(f"stopped with {images} queued, which stay so; the same call queues the rest")
             left = _unfinished(ready, asked, version)
             if wait and left:
                 left = _finish(settings, ready, asked, version, stop, report)
+        new = ready.db.read(backlog.new)
     if json_output:
-        output.print_json({"plates": asked.plates, "model": str(version), "queued": queued, "left": left})
+        output.print_json(
+            {"plates": asked.plates, "model": str(version), "queued": queued, "left": left, "new_before": new}
+        )
     else:
-        _print(asked, version, queued, left)
+        _print(asked, version, queued, left, new)
     if wait and left:
-        raise MarcodError(f"{left} images could not be scored yet; they stay queued, `marcod queue status` tells more")
+        images = text.count(left, "image")
+        raise MarcodError(f"{images} could not be scored yet and stay queued; `marcod queue status` tells more")
 
 
-def _version(ready: app.Ready, text: str | None) -> versions.Version:
-    if text is None:
+def _version(ready: app.Ready, named: str | None) -> versions.Version:
+    if named is None:
         return ready.db.read(versions.champion)
-    return ready.registry.take(text, ready.db.now())
+    return ready.registry.take(named, ready.db.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class _Asked:
 
 def _asked(ready: app.Ready, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
     if plates:
-        lists = [ready.db.read(partial(reports.find_plates, text=text, source_name=source)) for text in plates]
+        lists = [ready.db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
     source_id = ready.db.read(lambda c: catalog.find_source(c, source)) if source is not None else None
     return _Asked((), rescoring.Archive(since, source_id))
@@ -138,7 +143,7 @@ def _finish(
     total = left
 
     def show(done: int) -> None:
-        report(f"images scored by {version}", min(done, total), total)
+        report(f"images scored by {version}{_behind(ready.db.read(backlog.new))}", min(done, total), total)
 
     while left and not stop.is_set() and _others_score(ready):
         show(total - left)
@@ -165,8 +170,14 @@ def _others_score(ready: app.Ready) -> bool:
     return any("score" in worker.roles.split(",") for worker in alive)
 
 
-def _print(asked: _Asked, version: versions.Version, queued: int, left: int) -> None:
+def _behind(new: int) -> str:
+    """What comes first, in words."""
+    return f", behind {text.count(new, 'new image')}" if new else ""
+
+
+def _print(asked: _Asked, version: versions.Version, queued: int, left: int, new: int) -> None:
     if not queued and not left:
         click.echo(f"{version} has scored {asked} already")
     else:
-        click.echo(f"{queued} images of {asked} queued for {version}, {left} still to do")
+        images = text.count(queued, "image")
+        click.echo(f"{images} of {asked} queued for {version}, {left} still to do{_behind(new) if left else ''}")

@@ -1,5 +1,6 @@
 """`marcod review`: what people should look at, their answers, and what a random audit says of the model."""
 
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +11,13 @@ from typing import Final
 
 import click
 
-from marcod import app, labelling
+from marcod import app, labelling, text
 from marcod import review as desk
 from marcod.app import Ready
 from marcod.cli import output, people, places
 from marcod.cli.configured import configured, pass_settings
 from marcod.domain import DropClass
+from marcod.errors import MarcodError
 from marcod.review import Report, folder
 from marcod.settings import Settings
 from marcod.store.labelling import Named
@@ -28,7 +30,11 @@ KEYS: Final = {
     "o": DropClass.OTHER,
 }
 SKIP: Final = "s"
+UNDO: Final = "u"
 QUIT: Final = "q"
+OPENER: Final = "xdg-open"
+"""Program that shows a file in the viewer that a person has chosen for its kind."""
+
 _PERSON: Final = click.option("--person", help="Who looks [default: you]")
 
 
@@ -39,47 +45,88 @@ def review() -> None:
 
 @review.command("next")
 @_PERSON
+@click.option("--open", "opens", is_flag=True, help=f"Show each image in your viewer, by {OPENER}")
 @output.as_json
 @pass_settings
-def next_(settings: Settings, person: str | None, json_output: bool) -> None:
+def next_(settings: Settings, person: str | None, opens: bool, json_output: bool) -> None:
     """Show what to look at next. On a terminal a key answers: x crystals, p precipitate, c clear, o other.
 
-    s skips, q ends; ended at any moment, the session goes on where it was. Elsewhere one item is printed.
+    s skips, u takes the last answer back, q ends; ended at any moment, the session goes on where it was. Elsewhere one
+    item is printed, with the path of its image.
     """
     who = person or people.actor()
     with app.opened(settings, brief=True) as ready:
         if sys.stdin.isatty() and sys.stdout.isatty() and not json_output:
-            _session(ready, settings, who)
+            _session(ready, settings, who, opens=opens)
             return
         item, roots = desk.next_item(ready.db, settings.review, who, datetime.now(UTC)), places.roots(settings, ready)
+    if item is not None and opens:
+        _open(item, roots)
     if json_output:
         output.print_json(None if item is None else _record(item, roots))
     else:
         click.echo(_nothing(who) if item is None else _text(item, roots))
 
 
+def _open(item: Item, roots: Mapping[str, Path]) -> None:
+    """Show the image in the person's viewer. Raises MarcodError where there is no program for it."""
+    command = [OPENER, str(folder.picture_file(item, roots))]
+    quiet = subprocess.DEVNULL
+    try:
+        # It stays open while the next ones are looked at, so nobody waits for its end.
+        subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    except OSError as error:
+        raise MarcodError(
+            f"{OPENER} cannot be started ({error.strerror}); leave --open out and open the path"
+        ) from error
+
+
 def _nothing(person: str) -> str:
     return f"nothing waits for {person}"
 
 
-def _session(ready: Ready, settings: Settings, person: str) -> None:
+def _session(ready: Ready, settings: Settings, person: str, *, opens: bool) -> None:
     """Ask until nothing waits or the person ends it."""
-    done, roots = 0, places.roots(settings, ready)
+    done: list[tuple[Item, DropClass | None]] = []
+    roots = places.roots(settings, ready)
     desk.fill(ready.db, settings.review, datetime.now(UTC))
     while (item := desk.next_item(ready.db, settings.review, person, datetime.now(UTC))) is not None:
         click.echo(_text(item, roots))
+        if opens:
+            _open(item, roots)
         with _given_back(ready, item, person):
             key = _key()
             if key == QUIT:
                 break
-            now = datetime.now(UTC)
-            if key == SKIP:
-                desk.skip(ready.db, item, person, now)
-            else:
-                desk.answer(ready.db, item, KEYS[key], person, now)
-                _tell(ready, item, KEYS[key])
-        done += 1
-    click.echo(f"{done} answered or skipped" + (f"; {_nothing(person)}" if item is None else ""))
+            if key != UNDO:
+                done.append((item, KEYS.get(key)))
+                _keep(ready, *done[-1], person)
+                continue
+        _take_back(ready, done, person)
+    click.echo(f"{len(done)} answered or skipped" + (f"; {_nothing(person)}" if item is None else ""))
+
+
+def _keep(ready: Ready, item: Item, word: DropClass | None, person: str) -> None:
+    """Keep an answer, or with None a skip."""
+    now = datetime.now(UTC)
+    if word is None:
+        desk.skip(ready.db, item, person, now)
+    else:
+        desk.answer(ready.db, item, word, person, now)
+        _tell(ready, item, word)
+
+
+def _take_back(ready: Ready, done: list[tuple[Item, DropClass | None]], person: str) -> None:
+    """Undo the last answer of the session, which is asked again next."""
+    if not done:
+        click.echo("nothing to take back in this session; `marcod label withdraw` takes back an earlier label\n")
+        return
+    item, word = done.pop()
+    said = word or "the skip"
+    if desk.undo(ready.db, item, word, person, datetime.now(UTC)):
+        click.echo(f"{said} of {output.printable(_place(item))} is taken back\n")
+    else:
+        click.echo(f"{said} of {output.printable(_place(item))} was changed since and stays\n")
 
 
 @contextmanager
@@ -91,15 +138,20 @@ def _given_back(ready: Ready, item: Item, person: str) -> Iterator[None]:
         desk.release(ready.db, [item], person)
 
 
+PROMPT: Final = "x crystals, p precipitate, c clear, o other, s skip, u undo, q quit: "
+
+
 def _key() -> str:
-    """The next key that means something."""
-    click.echo("x crystals, p precipitate, c clear, o other, s skip, q quit: ", nl=False)
+    """The next key that means something; of another one it is said which do."""
+    click.echo(PROMPT, nl=False)
     while True:
         # Typed fast, several come at once.
         for key in click.getchar().lower():
-            if key in (*KEYS, SKIP, QUIT):
+            if key in (*KEYS, SKIP, UNDO, QUIT):
                 click.echo(key)
                 return key
+            if key.isprintable() and not key.isspace():
+                click.echo(f"{key} is not one of the keys\n{PROMPT}", nl=False)
 
 
 def _tell(ready: Ready, item: Item, word: DropClass) -> None:
@@ -154,9 +206,12 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
     console = output.console()
     console.print(output.table("Review", ("stream", "open", "being looked at", "answered", "skipped", "new"), totals))
     rows = [(i.item_id, i.stream, _place(i), i.person, i.reason) for i in items]
+    heads = ("item", "stream", "drop", "person", "reason")
     if rows:
         console.print()
-        console.print(output.table(f"{len(rows)} open items", ("item", "stream", "drop", "person", "reason"), rows))
+        console.print(
+            output.table(text.count(len(rows), "open item"), heads, rows, spare=(("person",), ("stream",)), prose=True)
+        )
 
 
 @review.command()
@@ -200,11 +255,13 @@ def recall(settings: Settings, json_output: bool) -> None:
 
 def _print_strata(found: Report) -> None:
     waiting = f", {found.waiting} answered before their turn" if found.waiting else ""
-    click.echo(
-        f"An audit of {found.population} drops on {found.drawn_at:%Y-%m-%d}, {found.flagged} of them hits at its "
-        f"threshold: {found.answered} of {found.drawn} drawn ones answered, {found.skipped} skipped, "
+    drops = text.count(found.population, "drop")
+    output.say(
+        output.console(),
+        f"An audit of {drops} on {found.drawn_at:%Y-%m-%d}, {found.flagged} of them hits at its threshold: "
+        f"{found.answered} of {found.drawn} drawn ones answered, {found.skipped} skipped, "
         f"{found.open} open{waiting}; "
-        f"crystals in {found.crystals_flagged} of the hits and {found.crystals_unflagged} of the others"
+        f"crystals in {found.crystals_flagged} of the hits and {found.crystals_unflagged} of the others",
     )
     columns = ("p(crystals)", "hits", "drops", "drawn", "answered", "crystals")
     rows = [
@@ -244,7 +301,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     if json_output:
         output.print_json(made)
     else:
-        click.echo(f"{made.items} drops to look at; fill in the column label of {made.csv}")
+        click.echo(f"{text.count(made.items, 'drop')} to look at; fill in the column label of {made.csv}")
         for problem in made.problems:
             click.echo(output.printable(problem))
     if made.problems:
@@ -271,4 +328,5 @@ def import_(settings: Settings, place: Path, person: str | None, vocabulary: str
     if json_output:
         output.print_json(done)
         return
-    click.echo(f"{done.new} answers taken, {done.skipped} skipped, {done.known} known before, {done.empty} still open")
+    taken = text.count(done.new, "answer")
+    click.echo(f"{taken} taken, {done.skipped} skipped, {done.known} known before, {done.empty} still open")

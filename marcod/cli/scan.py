@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from marcod import app, daemon, layouts, watch
+from marcod import app, daemon, layouts, text, watch
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.cli.survey import source_of
@@ -70,7 +70,7 @@ def _chosen(settings: Settings, root: Path | None, layout: str | None, name: str
         sources = settings.sources if name is None else {k: v for k, v in settings.sources.items() if k == name}
         if not sources:
             raise ConfigError(
-                f"source {name!r} is not configured"
+                f"source {name!r} is not configured; {text.offer(name, sorted(settings.sources), 'sources')}"
                 if name
                 else "no source is configured; give ROOT, or `marcod setup`"
             )
@@ -119,9 +119,11 @@ def _print_all(reports: Mapping[str, watch.ScanReport]) -> None:
 
 
 def _print(source_name: str, report: watch.ScanReport) -> None:
-    click.echo(
-        f"{source_name}: {report.found} files, {report.new} new, {report.changed} changed, "
-        f"{report.unchanged} unchanged, {report.unscored} of another modality, {report.pending} still arriving"
+    output.say(
+        output.console(),
+        f"{source_name}: {text.count(report.found, 'file')}, {report.new} new, "
+        f"{report.changed} changed, {report.unchanged} unchanged, {report.unscored} of another modality, "
+        f"{report.pending} still arriving",
     )
     for reason, count in sorted(report.ignored.items()):
         click.echo(f"  ignored {count}: {reason}")

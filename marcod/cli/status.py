@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from marcod import app
+from marcod import app, text
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.errors import StoreError
@@ -65,7 +65,8 @@ def status(settings: Settings, watch: bool, json_output: bool) -> None:
     if json_output:
         output.print_json(_record(seen))
     else:
-        output.console().print(_screen(seen, str(ready.db)))
+        console = output.console()
+        console.print(_screen(seen, str(ready.db)), soft_wrap=not console.is_terminal)
 
 
 def _look(db: Database) -> Standing:
@@ -150,7 +151,7 @@ def _unserved(seen: Standing) -> Iterator[Trouble]:
     if seen.workers and "schedule" not in alive:
         yield ODD, "no process has the role schedule: no plate is completed, no drift is seen, nobody is told"
     if seen.failed:
-        yield ODD, f"{_many(seen.failed, 'image')} in quarantine; `marcod queue failed` says why"
+        yield ODD, f"{text.count(seen.failed, 'image')} in quarantine; `marcod queue failed` says why"
 
 
 def _neglected(seen: Standing) -> Iterator[Trouble]:
@@ -162,7 +163,8 @@ def _neglected(seen: Standing) -> Iterator[Trouble]:
         if box.oldest_at is not None and now - box.oldest_at > UNTOLD:
             yield BAD, f"{target} is not told what happened {_age(box.oldest_at, now)} ago"
         if box.given_up:
-            yield ODD, f"{_many(box.given_up, 'notification')} for {target} given up within {standing.TOLD.days} days"
+            given_up = text.count(box.given_up, "notification")
+            yield ODD, f"{given_up} for {target} given up within {standing.TOLD.days} days"
     if seen.training is not None and seen.training.state in ("failed", "abandoned"):
         run = seen.training
         yield ODD, f"training run {run.id} {run.state}; `marcod train show {run.id}` says why"
@@ -179,7 +181,7 @@ def _unwatched(source: State, now: datetime) -> Iterator[Trouble]:
     elif not source.walking and (source.walked_at is None or now - source.walked_at > UNSCANNED):
         yield BAD, f"the last scan that ended well was {_ago(source.walked_at, now)}"
     if source.unreadable:
-        yield ODD, f"{_many(source.unreadable, 'folder')} cannot be listed"
+        yield ODD, f"{text.count(source.unreadable, 'folder')} cannot be listed"
     if source.trouble:
         yield ODD, output.printable(source.trouble)
 
@@ -188,7 +190,7 @@ def _screen(seen: Standing, database: str) -> RenderableType:
     found = troubles(seen)
     head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {output.printable(database)}", style="bold")
     verdict = Text("all is well", style=WELL) if not found else Text("needs attention", style=found[0][0])
-    lines: list[RenderableType] = [Text(f"  {output.printable(text)}", style=style) for style, text in found]
+    lines: list[RenderableType] = [Text(f"  {output.printable(said)}", style=style) for style, said in found]
     tables = [made(seen) for made, rows in ((_sources, seen.sources), (_workers, seen.workers)) if rows]
     return Group(head, verdict, *lines, Text(), _facts(seen), *(Group(Text(), table) for table in tables))
 
@@ -206,9 +208,9 @@ def _facts(seen: Standing) -> Table:
     drifting = ", ".join(f"{alarm.signal} of {alarm.source}" for alarm in seen.alarms)
     lines.append(("drift", drifting or "no alarm"))
     lines += [("notify", f"{target}: {_box(box, now)}") for target, box in seen.outbox.items()]
-    lines += [("", f"{_many(seen.untold, 'event')} not handed on yet")] if seen.untold and seen.outbox else []
-    for name, text in lines:
-        grid.add_row(Text(name, style="bold"), Text(output.printable(text)))
+    lines += [("", f"{text.count(seen.untold, 'event')} not handed on yet")] if seen.untold and seen.outbox else []
+    for name, said in lines:
+        grid.add_row(Text(name, style="bold"), Text(output.printable(said)))
     return grid
 
 
@@ -238,7 +240,8 @@ def _sources(seen: Standing) -> output.Listing:
     columns = ("source", "root", "found by", "host", "last scan", "whole scan", "settling", "incomplete", "failed")
     rows = [(name, *_watching(states.get(name), now), seen.quarantined.get(name, 0)) for name in seen.sources]
     styles = [_style(states.get(name), seen) for name in seen.sources]
-    return output.table("Sources", columns, rows, styles=styles)
+    spare = (("whole scan",), ("host",), ("found by",), ("settling",), ("root",))
+    return output.table("Sources", columns, rows, styles=styles, spare=spare)
 
 
 def _watching(state: State | None, now: datetime) -> tuple[object, ...]:
@@ -246,7 +249,7 @@ def _watching(state: State | None, now: datetime) -> tuple[object, ...]:
     if state is None:
         return ("-", "nobody", *["-"] * 5)
     how = ("there" if state.root_there else "AWAY", "events" if state.observing else "scans", state.host)
-    scan = f"now, {state.walked_files:,} files" if state.walking else _ago(state.walked_at, now)
+    scan = f"now, {text.count(state.walked_files, 'file')}" if state.walking else _ago(state.walked_at, now)
     return (*how, scan, _ago(state.walked_whole_at, now), f"{state.pending:,}", f"{state.waiting:,}")
 
 
@@ -266,7 +269,7 @@ def _workers(seen: Standing) -> output.Listing:
         (w.host, str(w.pid), w.roles, _age(w.started_at, now), _ago(w.seen_at, now), w.marcod_version)
         for w in seen.workers
     ]
-    return output.table("Workers", columns, rows)
+    return output.table("Workers", columns, rows, spare=(("version",), ("process",)))
 
 
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -276,10 +279,6 @@ def _age(at: datetime, now: datetime) -> str:
     seconds = max(0, int((now - at).total_seconds()))
     size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 2 * size or size == 1)
     return f"{seconds // size} {unit}"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _ago(at: datetime | None, now: datetime) -> str:

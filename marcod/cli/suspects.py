@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, dataset
+from marcod import app, dataset, text
 from marcod.cli import output, places
 from marcod.cli.configured import pass_settings
 from marcod.domain import Modality
@@ -101,8 +101,15 @@ def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
         )
         for row in rows[:limit]
     ]
-    title = f"{len(rows)} of {len(found.items)} labels look wrong; about half of such doubts are right"
-    console.print(output.table(title, ("margin", "plate", "drop", "label", "likely", "said by", "source"), cells))
+    title = f"{len(rows)} of {text.count(len(found.items), 'label')} look wrong; about half of such doubts are right"
+    console.print(
+        output.table(
+            title,
+            ("margin", "plate", "drop", "label", "likely", "said by", "source"),
+            cells,
+            spare=(("source",), ("margin",)),
+        )
+    )
     people = [
         (p.person, p.labels, p.judged, "" if p.share is None else f"{100 * p.share:.0f} %", _swap(p))
         for p in found.suspicion.by_person
@@ -110,7 +117,7 @@ def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
     console.print(output.table("", ("person", "labels", "judged", "doubted", ""), people))
     if found.unreadable:
         first = output.printable(found.unreadable[0])
-        click.echo(f"{len(found.unreadable)} images could not be read, the first: {first}", err=True)
+        click.echo(f"{text.count(len(found.unreadable), 'image')} could not be read, the first: {first}", err=True)
 
 
 def _swap(person: Any) -> str:

@@ -1,5 +1,6 @@
 """`marcod train`: what became of every attempt to make a better model, and why."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from marcod import app
+from marcod import app, text
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
@@ -64,7 +65,8 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
         (r.id, _minute(r.started_at), _took(r), r.state, r.cause, _recipe(r), r.parent, r.candidate, _why(r))
         for r in runs
     ]
-    output.console().print(output.table("", columns, cells))
+    spare = (("took",), ("cause",), ("recipe",), ("parent",))
+    output.console().print(output.table("", columns, cells, spare=spare, prose=True))
 
 
 def _minute(moment: datetime) -> str:
@@ -84,8 +86,7 @@ def _recipe(run: Run) -> str:
 def _why(run: Run) -> str:
     """The first thing to know of a run, in a line."""
     found = run.error or next(iter(run.reasons or ()), run.step or "")
-    line = " ".join(found.split())
-    return line if len(line) <= WIDEST_REASON else line[: WIDEST_REASON - 1] + "…"
+    return textwrap.shorten(found, WIDEST_REASON, placeholder=" …")
 
 
 @train.command()
@@ -106,17 +107,20 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
         output.print_json({**output.without_token(run), "data": data, "gate_uses": uses, "curves": curves})
         return
     console = output.console()
-    console.print(output.table(f"Training run {run.id}", ("", ""), [*_facts(run, curves), *_data(data, uses)]))
+    console.print(
+        output.table(f"Training run {run.id}", ("", ""), [*_facts(run, curves), *_data(data, uses)], prose=True)
+    )
     if run.numbers:
         _print_numbers(console, run.numbers)
     if run.reasons:
         click.echo(f"\nWhy {run.state}:")
         for reason in run.reasons:
-            click.echo(f"  - {output.printable(reason)}")
+            output.say(console, f"  - {reason}")
     if uses > training.USED_OFTEN:
-        click.echo(
-            f"\nThis test side has judged {uses} candidates, so one may pass it by luck: "
-            'label more plates, so that it grows, or decide yourself (train.promotion = "manual").'
+        output.say(
+            console,
+            f"\nThis test side has judged {text.count(uses, 'candidate')}, so one may pass it by luck: "
+            'label more plates, so that it grows, or decide yourself (train.promotion = "manual").',
         )
 
 
@@ -135,7 +139,7 @@ def _facts(run: Run, curves: list[Path]) -> Iterator[tuple[str, object]]:
     yield "cause", f"{run.cause}, by {run.actor}"
     yield "recipe", _recipe(run)
     if run.options:
-        yield "options", ", ".join(f"{name} {value}" for name, value in run.options.items())
+        yield "options", run.options
     yield "parent", run.parent or "none"
     yield "candidate", run.candidate or "none"
     yield "started", f"{_minute(run.started_at)} UTC on {run.host} as process {run.pid}"
@@ -151,23 +155,18 @@ def _data(data: Data | None, uses: int) -> Iterator[tuple[str, object]]:
     if data is None:
         yield "data", "none taken"
         return
-    yield "data", f"{data.images} images of {data.drops} drops, {data.crystals} with crystals, taken {_day(data)}"
+    counted = f"{text.count(data.images, 'image')} of {text.count(data.drops, 'drop')}"
+    yield "data", f"{counted}, {data.crystals} with crystals, taken {_day(data)}"
     if data.missing or data.changed:
-        yield "left out", f"{data.missing} files missing, {data.changed} changed since they were recorded"
+        yield "left out", f"{text.count(data.missing, 'file')} missing, {data.changed} changed since they were recorded"
     for side, counts in data.counts.items():
-        yield f"data, {side}", _in_words(counts)
+        yield f"data, {side}", counts
     yield "data digest", data.digest
-    yield "test side", f"digest {data.gate_digest}, has judged {uses} candidate{'' if uses == 1 else 's'}"
+    yield "test side", f"digest {data.gate_digest}, has judged {text.count(uses, 'candidate')}"
 
 
 def _day(data: Data) -> str:
     return f"{_minute(data.taken_at)} UTC"
-
-
-def _in_words(counts: object) -> str:
-    if not isinstance(counts, Mapping):
-        return str(counts)
-    return ", ".join(f"{name} {_number(value)}" for name, value in counts.items())
 
 
 def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
@@ -180,16 +179,14 @@ def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
         heads = [f"{name} {model}" for name, model in zip(SIDES, models, strict=True)]
         console.print(output.table("\nOn the test side", ("", *heads), rows))
     if checks := gate.get("checks"):
-        rows = [(c["name"], "passed" if c["passed"] else "refused", _in_words(c["numbers"])) for c in checks]
-        console.print(output.table("\nChecks", ("check", "", "numbers"), rows))
+        rows = [(c["name"], "passed" if c["passed"] else "refused", c["numbers"]) for c in checks]
+        console.print(output.table("\nChecks", ("check", "", "numbers"), rows, prose=True))
     if numbers is not gate and (rest := {k: v for k, v in numbers.items() if k != "gate"}):
-        console.print(output.table("\nFurther numbers", ("", ""), [(k, _in_words(v)) for k, v in rest.items()]))
+        console.print(output.table("\nFurther numbers", ("", ""), list(rest.items()), prose=True))
 
 
 def _number(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"({_in_words(value)})"
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else output.in_words(value) or "-"
 
 
 @train.command()

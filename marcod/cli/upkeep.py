@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from marcod import app
+from marcod import app, text
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError
@@ -32,7 +32,7 @@ def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> No
     database = Database(settings.store.url.get_secret_value(), read_only=True)
     with output.stages() as report:
         made = backups.copy(database, file, overwrite=force, report=partial(report, "pages copied"))
-    output.print_json(made) if json_output else click.echo(f"{made.path}: {made.bytes} bytes, checked")
+    output.print_json(made) if json_output else click.echo(f"{made.path}: {text.count(made.bytes, 'byte')}, checked")
 
 
 @click.command()
@@ -90,6 +90,6 @@ def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
         output.print_json({"dry_run": dry_run, **counts})
         return
     click.echo(
-        f"{'would remove' if dry_run else 'removed'} {done.scores} scores of former model versions,"
-        f" {done.contents} of former contents of files, {done.audit} audit rows"
+        f"{'would remove' if dry_run else 'removed'} {text.count(done.scores, 'score')} of former model versions,"
+        f" {done.contents} of former contents of files, {text.count(done.audit, 'audit row')}"
     )

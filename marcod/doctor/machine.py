@@ -14,6 +14,7 @@ from marcod.registry import Registry
 from marcod.settings import Settings
 from marcod.store import health, versions
 from marcod.store.engine import Database
+from marcod.text import count
 
 OPEN_FILES: Final = 1024
 WATCHES: Final = 65_536
@@ -106,6 +107,6 @@ def _tried(db: Database, settings: Settings) -> Iterator[Finding]:
     start = time.perf_counter()
     predictor.predict(batch)
     seconds = time.perf_counter() - start
-    text = f"{len(batch)} pictures in {seconds:.2f} s ({len(batch) / seconds:.0f} a second)"
+    text = f"{count(len(batch), 'image')} in {seconds:.2f} s ({len(batch) / seconds:.0f} a second)"
     quick = seconds < settings.score.lease_s / 4
     yield judged("device", "test batch", quick, text, "lower score.batch_size, or raise score.lease_s")

@@ -18,6 +18,7 @@ from marcod.settings import Settings, SourceSettings
 from marcod.store import findings, health, watching
 from marcod.store.engine import Database
 from marcod.survey.mounts import NETWORKED, file_system, nearest
+from marcod.text import count
 from marcod.watch import layout_of, recorded_twice, require_apart
 
 T = TypeVar("T")
@@ -144,7 +145,11 @@ def _watching(name: str, state: watching.State | None, now: datetime) -> Finding
     if state.trouble:
         return Finding("sources", subject, Verdict.ATTENTION, f"{text}; {state.trouble}", "see the log")
     return judged(
-        "sources", subject, state.unreadable == 0, text, f"{state.unreadable} folders cannot be read; see the log"
+        "sources",
+        subject,
+        state.unreadable == 0,
+        text,
+        f"{count(state.unreadable, 'folder')} cannot be read; see the log",
     )
 
 
@@ -154,11 +159,12 @@ def _reading(one: SourceFinding) -> Finding:
 
 def _progress(state: watching.State) -> str:
     if state.walked_whole_at is None:
-        walk = f"first full scan under way, {state.walked_files} files so far"
+        walk = f"first full scan under way, {count(state.walked_files, 'file')} so far"
     else:
         walk = f"fully scanned {state.walked_whole_at:%Y-%m-%d %H:%M} UTC"
-        walk += f", scanning again ({state.walked_files} files so far)" if state.walking else ""
-    return f"{walk}; {state.pending} files settle, {state.waiting} wait for another"
+        walk += f", scanning again ({count(state.walked_files, 'file')} so far)" if state.walking else ""
+    settling = count(state.pending, "file settles", "files settle")
+    return f"{walk}; {settling}, {count(state.waiting, 'waits', 'wait')} for another"
 
 
 def disks(settings: Settings) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from marcod.settings import Settings, redacted_url
 from marcod.store import backfill, health, migrate, standing, versions
 from marcod.store.engine import PERSON, Database
 from marcod.store.standing import Standing
+from marcod.text import count
 
 _ADVICE: Final = {
     migrate.SchemaState.EMPTY: "`marcod run` makes the tables",
@@ -138,16 +139,20 @@ def work(db: Database, now: datetime) -> Iterator[Finding]:
     found = db.read(lambda connection: standing.take(connection, now))
     yield from _workers(found)
     late = found.new.oldest_at is not None and now - found.new.oldest_at > LATE
-    text = f"{found.new.waiting} new images wait, {found.rescore.waiting} to be scored again"
+    text = (
+        f"{count(found.new.waiting, 'new image waits', 'new images wait')}, {found.rescore.waiting} to be scored again"
+    )
     if found.new.oldest_at is not None:
         text += f", the oldest for {_span(now - found.new.oldest_at)}"
     yield judged("work", "queue", not late, text, "is a scoring process running? is its device fast enough?")
-    yield judged("work", "quarantine", found.failed == 0, f"{found.failed} images", "`marcod queue failed` shows why")
     yield judged(
-        "work", "drift", not found.alarms, f"{len(found.alarms)} open alarms", "`marcod drift` shows what changed"
+        "work", "quarantine", found.failed == 0, count(found.failed, "image"), "`marcod queue failed` shows why"
+    )
+    yield judged(
+        "work", "drift", not found.alarms, count(len(found.alarms), "open alarm"), "`marcod drift` shows what changed"
     )
     lost = sum(box.given_up for box in found.outbox.values())
-    yield judged("work", "notifications", lost == 0, f"{lost} were given up", "`marcod notify list` shows why")
+    yield judged("work", "notifications", lost == 0, f"{lost} given up", "`marcod notify list` shows why")
     run = found.training
     if run is not None:
         text = f"run {run.id}: {run.state}" + (f", {run.error}" if run.error else "")

@@ -28,6 +28,7 @@ from marcod.store.catalog import find_source
 from marcod.store.drift import Alarm
 from marcod.store.engine import Database
 from marcod.store.versions import Version
+from marcod.text import count
 
 log = telemetry.logger(__name__)
 
@@ -421,7 +422,9 @@ def _state(case: _Case, findings: list[Finding], settings: DriftSettings) -> tup
         seen = statistics.total(ages for day, ages in case.days if day >= case.reference.since).values()
         images = max((cell.images for cell in seen), default=0)
         plates = max((len(cell.plates) for cell in seen), default=0)
-        wanted = f"{images} of {settings.reference_images} images, {plates} of {REFERENCE_PLATES} plates of one age"
+        wanted = (
+            f"{images} of {count(settings.reference_images, 'image')}, {plates} of {REFERENCE_PLATES} plates of one age"
+        )
         return COLLECTING, wanted
     ages = ", ".join(AGE_NAMES[age] for age in sorted(cells))
     compared = f"plates of {ages} days are compared"

@@ -27,6 +27,7 @@ from marcod.bundle import BundleRecord
 from marcod.evaluate import compared
 from marcod.evaluate.compared import Measure, Pair, Side
 from marcod.evaluate.predictions import Predictions
+from marcod.text import count
 
 AVERAGE_PRECISION: Final = "crystal_average_precision"
 LOG_LOSS: Final = "log_loss"
@@ -120,7 +121,8 @@ def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
     if share is None:
         sentence = "no label was compared with a model that had not seen it, so nobody knows whether labels are wrong"
     else:
-        sentence = f"{suspects} of {judged} labels look wrong ({_percent(share)}); {limit}"
+        look = "looks" if suspects == 1 else "look"
+        sentence = f"{suspects} of {count(judged, 'label')} {look} wrong ({_percent(share)}); {limit}"
         sentence += "" if share < rules.label_noise else "; `marcod label suspects` lists them"
     numbers: _Numbers = {"suspects": suspects, "labels": judged, "share": share, "limit": rules.label_noise}
     return Check("label noise", share is not None and share < rules.label_noise, sentence, numbers)
@@ -133,8 +135,9 @@ def _enough(own: Pair, rules: Rules) -> Check:
     found = _counts(own)
     needed = {"crystals": rules.min_crystals, "drops": rules.min_drops, "plates": rules.min_plates}
     sentence = (
-        f"the test side has {found['crystals']} drops with crystals, {found['drops']} drops and {found['plates']} "
-        f"plates; a promotion takes {needed['crystals']}, {needed['drops']} and {needed['plates']}"
+        f"the test side has {count(found['crystals'], 'drop')} with crystals, {count(found['drops'], 'drop')} and "
+        f"{count(found['plates'], 'plate')}; a promotion takes {needed['crystals']}, {needed['drops']} and "
+        f"{needed['plates']}"
     )
     if own.left_out:
         sentence += f"; pictures that could not be read and count for neither: {len(own.left_out)}"
@@ -280,7 +283,7 @@ def _loss(part: Pair, what: str, said: Sequence[NDArray[np.bool_]], among: NDArr
     chance = compared.chance_of_loss(lost, gained)
     values = {"champion": before, "candidate": after, "lost": lost, "gained": gained, "chance": chance}
     worse = before - after > rules.imager_margin + _ROUNDING and chance < 1 - rules.confidence
-    sentence = f"{what} {_percent(after)} after {_percent(before)} ({lost} drops lost, {gained} gained)"
+    sentence = f"{what} {_percent(after)} after {_percent(before)} ({count(lost, 'drop')} lost, {gained} gained)"
     return Check(what, not worse, sentence, {f"{what.replace(' ', '_')}_{key}": v for key, v in values.items()})
 
 

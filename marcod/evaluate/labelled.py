@@ -15,6 +15,7 @@ from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import ConfigError, NotFoundError
 from marcod.store import labels
 from marcod.store.engine import Database
+from marcod.text import count
 
 REQUIRED: Final = ("image", "label")
 FURTHER: Final = ("source", "imager", "plate", "drop", "inspection", "group")
@@ -79,14 +80,15 @@ def from_csv(file: Path, root: Path | None, record: BundleRecord, *, skip_missin
     there = tuple(picture for picture in pictures if picture.file not in absent)
     if not there:
         raise ConfigError(_missing_sentence(file, missing, len(pictures)))
-    return LabelledSet(f"{file.name}, {len(pictures)} labelled images", there, tuple(str(f) for f in absent))
+    return LabelledSet(f"{file.name}, {count(len(pictures), 'labelled image')}", there, tuple(str(f) for f in absent))
 
 
 def _missing_sentence(file: Path, missing: Sequence[Labelled], of: int) -> str:
     named = ", ".join(str(picture.file) for picture in missing[:SHOWN])
     more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    verb = "is" if len(missing) == 1 else "are"
     return (
-        f"{len(missing)} of the {of} images in {file} are not there: {named}{more}; "
+        f"{len(missing)} of the {count(of, 'image')} in {file} {verb} not there: {named}{more}; "
         "name their folder with --root, or leave them out with --skip-missing"
     )
 
@@ -163,11 +165,11 @@ def from_database(
     where = f"{side} of {source or 'all sources'}"
     if not chosen:
         raise NotFoundError(
-            f"no image of {where} is labelled, of {len(found)} labelled images in all; "
+            f"no image of {where} is labelled, of {count(len(found), 'labelled image')} in all; "
             "label some, or choose another side of the split"
         )
     return LabelledSet(
-        f"labels in the database, {where}, {len(chosen)} images",
+        f"labels in the database, {where}, {count(len(chosen), 'image')}",
         tuple(_from_image(image, record, roots) for image in chosen),
     )
 

@@ -18,6 +18,7 @@ from marcod.bundle import BundleRecord, Predictor
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ImageError, MarcodError
 from marcod.evaluate.labelled import Labelled
+from marcod.text import count
 
 _LEAST: Final = 1e-38
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
@@ -81,7 +82,7 @@ def predict(
                 logits.update(zip(pixels, predictor.logits(np.stack(list(pixels.values()))), strict=True))
             done(len(logits) + len(unreadable))
     if not logits:
-        raise MarcodError(f"none of the {len(pictures)} images can be read: {next(iter(unreadable.values()), '')}")
+        raise MarcodError(f"none of {count(len(pictures), 'image')} can be read: {next(iter(unreadable.values()), '')}")
     kept = sorted(logits)
     rows = np.array([logits[i] for i in kept], np.float64)
     return Predictions(tuple(pictures[i] for i in kept), rows, tuple(unreadable.values()))

@@ -20,6 +20,7 @@ from marcod.evaluate.results import (
     Part,
     Ranking,
 )
+from marcod.text import count
 
 DASH: Final = "-"
 
@@ -49,7 +50,8 @@ def all_tables(of: Evaluation) -> list[Shown]:
 def facts(of: Evaluation) -> list[tuple[str, str]]:
     """What was judged on what, as name and text."""
     model, data = of.model, of.data
-    counted = f"{data.counted} counted, of {data.drops} drops in {data.groups} groups (plates where known)"
+    groups = count(data.groups, "group")
+    counted = f"{data.counted} counted, of {count(data.drops, 'drop')} in {groups} (plates where known)"
     return [
         ("Model", f"{model.name}, digest {model.digest[:12]}"),
         ("Temperature", f"{model.temperature:g}"),
@@ -68,11 +70,14 @@ def warnings(of: Evaluation) -> list[str]:
         notice = " ".join(of.model.notice.split()) or "For trying the program, not for deciding about crystals."
         said.append(f"Synthetic model. {notice}")
     if of.data.unreadable:
-        said.append(_named(f"{len(of.data.unreadable)} images could not be read and count nowhere", of.data.unreadable))
+        images = count(len(of.data.unreadable), "image")
+        said.append(_named(f"{images} could not be read and counted nowhere", of.data.unreadable))
     if of.data.missing:
-        said.append(_named(f"{len(of.data.missing)} labelled files are not there and count nowhere", of.data.missing))
+        files = count(len(of.data.missing), "labelled file is", "labelled files are")
+        said.append(_named(f"{files} not there and counted nowhere", of.data.missing))
     if of.data.groups < 10:
-        said.append(f"Only {of.data.groups} groups (plates): intervals over groups are too narrow to be trusted.")
+        groups = count(of.data.groups, "group")
+        said.append(f"Only {groups} (plates): intervals over groups are too narrow to be trusted.")
     return said
 
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
 
-from marcod import telemetry
+from marcod import telemetry, text
 from marcod.errors import ConfigError
 from marcod.notify import mail, webhook, words
 from marcod.settings import NotifySettings, Settings
@@ -52,11 +52,16 @@ def deliver(settings: Settings, message: Message, clock: Callable[[], datetime])
     return mail.send(settings.mail, target.to, letter, message.id, clock)
 
 
+def unknown_target(settings: Settings, name: str) -> ConfigError:
+    """The answer to a target that is not configured."""
+    offered = text.offer(name, sorted(settings.notify), "targets")
+    return ConfigError(f"no target {name!r} is configured in [notify.NAME]; {offered}")
+
+
 def test(settings: Settings, name: str, now: datetime) -> Outcome:
     """Send a test to a target at once, beside the outbox. Raises ConfigError for a target that is not configured."""
     if name not in settings.notify:
-        known = ", ".join(sorted(settings.notify)) or "none is"
-        raise ConfigError(f"no target {name!r} is configured in [notify.NAME]; configured: {known}")
+        raise unknown_target(settings, name)
     ident = uuid4().hex
     event = Event(f"test:{ident}", "test", now, {"target": name})
     return deliver(settings, Message(ident, name, "", 1, (event,)), lambda: now)

@@ -13,14 +13,16 @@ from typing import Any, Final
 
 from marcod.domain import DropClass
 from marcod.errors import NotFoundError
+from marcod.labelling import find
 from marcod.review import recall
 from marcod.settings import ReviewSettings
 from marcod.store import audit, labelling, proposals, versions
 from marcod.store import review as store
 from marcod.store.engine import Database
-from marcod.store.labelling import Named
+from marcod.store.labelling import Named, Subject
 from marcod.store.labels import Given
 from marcod.store.review import Counts, Item, Stream
+from marcod.text import count
 
 ORIGIN: Final = "review"
 """How labels that were given here are marked."""
@@ -220,6 +222,20 @@ def skip(db: Database, item: Item, person: str, now: datetime) -> None:
     db.write(lambda connection: store.close(connection, item.item_id, person=person, answer=store.SKIPPED, now=now))
 
 
+def undo(db: Database, item: Item, word: DropClass | None, person: str, now: datetime) -> bool:
+    """Take an answer back, or with None a skip, and ask the person again. False where it was changed since."""
+
+    def work(connection: Any) -> bool:
+        if not store.reopen(connection, item, str(word or store.SKIPPED), person, now):
+            return False
+        if word is not None:
+            subject = Subject(item.drop_id, item.inspection_id)
+            labelling.withdraw(connection, subject, person=person, origin=ORIGIN, now=now)
+        return True
+
+    return db.write(work)
+
+
 def release(db: Database, items: Sequence[Item], person: str) -> None:
     """Give items back that a person does not answer now."""
     db.write(lambda connection: store.release(connection, [item.item_id for item in items], person))
@@ -230,7 +246,7 @@ def ask(db: Database, named: Named, reason: str, now: datetime) -> bool:
     told = labelling.plain("reason", reason)
 
     def work(connection: Any) -> bool:
-        subject = labelling.Finder(connection).find(named)
+        subject = find(connection, named)
         return store.ask(connection, subject, versions.champion(connection), told, now)
 
     return db.write(work)
@@ -310,14 +326,15 @@ def _answered(tallies: list[audit.Tally]) -> float:
 def _sentence(champion: versions.Version, tallies: list[audit.Tally], found: recall.Estimate | None) -> str:
     if found is not None:
         return (
-            f"{champion} finds {found.recall:.0%} of the crystals at its threshold of {champion.crystal_threshold:.2f} "
+            f"{champion} finds {found.recall:.0%} of the crystals at its threshold of {champion.crystal_threshold:.4g} "
             f"(95 % interval {found.low:.0%} to {found.high:.0%})."
         )
     if not tallies:
         return f"No audit of {champion} has been drawn yet; `marcod review queue` draws one once drops are scored."
     drawn, answered, crystals = (sum(getattr(t, name) for t in tallies) for name in ("sample", "answered", "crystals"))
+    seen = f"{answered} {'is' if answered == 1 else 'are'} answered, {crystals} with crystals"
     return (
-        f"Too little to say: of {drawn} drawn drops {answered} are answered and {crystals} have crystals. It takes "
+        f"Too little to say: of {count(drawn, 'drawn drop')} {seen}. It takes "
         f"{recall.LEAST_ANSWERS} answers, some in each stratum, and {recall.LEAST_CRYSTALS} crystals, one of them "
         "above the threshold; `marcod review next` asks, and `marcod review queue --new-audit` draws more."
     )

@@ -27,6 +27,7 @@ from marcod.store.engine import Database
 from marcod.store.labelling import plain, shown
 from marcod.store.labels import Given
 from marcod.store.review import Item
+from marcod.text import count
 from marcod.vocabularies import Vocabularies
 
 NAME: Final = "review.csv"
@@ -197,7 +198,7 @@ def take_in(
         except LabelError as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        more = [f"and {len(problems) - LISTED} more lines"] if len(problems) > LISTED else []
+        more = [f"and {count(len(problems) - LISTED, 'more line')}"] if len(problems) > LISTED else []
         told = "\n  ".join([*problems[:LISTED], *more])
         raise LabelError(f"{path}: nothing was taken, because of\n  {told}")
     return replace(db.write(lambda connection: _keep(connection, list(lines.values()), saved, now)), empty=empty)

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from marcod import quiet
+
 PREFIX: Final = "MARCOD_"
 
 
@@ -46,6 +48,7 @@ def quiet_tensorflow() -> None:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     graphics = Path("/dev/nvidiactl").exists()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")
+    quiet.import_tensorflow_quietly()
 
 
 def use_the_cpu_alone() -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.store import queue
 from marcod.store.schema import image, job, source
 
 
@@ -39,6 +40,12 @@ def status(connection: Connection, now: datetime) -> QueueStatus:
         )
     ).one()
     return QueueStatus(int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4])
+
+
+def new(connection: Connection) -> int:
+    """How many new images are scored before anything that is scored again; quarantined ones are not."""
+    waiting = sa.select(sa.func.count()).select_from(job)
+    return connection.execute(waiting.where(job.c.priority == queue.NEW, job.c.failed_at.is_(None))).scalar_one()
 
 
 @dataclass(frozen=True, slots=True)

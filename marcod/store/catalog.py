@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod import text
 from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError, NotFoundError
 from marcod.store import drops, findings, merging, queue, source_changes, sources, summaries, versions
@@ -119,7 +120,7 @@ def find_source(connection: Connection, name: str) -> int:
     """The id of a source by its name. Raises NotFoundError naming those there are."""
     ids = {row.name: int(row.id) for row in connection.execute(sa.select(source.c.name, source.c.id))}
     if name not in ids:
-        raise NotFoundError(f"no source is recorded as {name!r}; there are: {', '.join(sorted(ids)) or 'none'}")
+        raise NotFoundError(f"no source is recorded as {name!r}; {text.offer(name, sorted(ids), 'sources')}")
     return ids[name]
 
 

@@ -17,6 +17,7 @@ from marcod.errors import MarcodError
 from marcod.store import summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, inspection, inspection_summary, plate, source
+from marcod.text import count
 
 CHUNK: Final = 500
 TEXTS: Final = ("barcode", "project", "screen")
@@ -235,7 +236,7 @@ def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mappin
             if any(most > limit for most, limit in zip(seen, wanted, strict=True)):
                 problems.append(
                     f"line {paper.line}: plate {paper.plate} is said to be {paper.grid}, but its drops seen so far "
-                    f"take {seen[0]} rows, {seen[1]} columns and {seen[2]} drops a well"
+                    f"take {count(seen[0], 'row')}, {count(seen[1], 'column')} and {count(seen[2], 'drop')} per well"
                 )
     return problems
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import names_stored, text_path
 from marcod.errors import NotFoundError
-from marcod.store import sources
+from marcod.store import offers, sources
 from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
 
 
@@ -125,7 +125,8 @@ def find_plates(connection: Connection, text: str, source_name: str | None = Non
         statement = statement.where(source.c.name == source_name)
     plates = [Plate(*row) for row in connection.execute(statement)]
     if not plates:
-        raise NotFoundError(f"no plate has the key or barcode {text!r}; `marcod plate list` shows all plates")
+        offered = offers.plates(connection, text, source_name)
+        raise NotFoundError(f"no plate has the key or barcode {text!r}; {offered}; `marcod plate list` shows more")
     return plates
 
 

@@ -241,6 +241,22 @@ def close(connection: Connection, item_id: int, *, person: str, answer: str, now
     return connection.execute(sa.update(review_item).where(of_item).values(values)).rowcount > 0
 
 
+def reopen(connection: Connection, item: Item, answer: str, person: str, now: datetime) -> bool:
+    """Ask a person again what they answered. False where the item has another answer by now.
+
+    The item is theirs from now on. Others of the same drop and inspection that the answer closed are open again too.
+    """
+    theirs = sa.and_(review_item.c.person == person, review_item.c.answer == answer)
+    again = sa.update(review_item).values(answer=None, answered_at=None)
+    mine = again.where(review_item.c.id == item.item_id, theirs).values(shown_at=now)
+    if not connection.execute(mine).rowcount:
+        return False
+    same = sa.and_(review_item.c.drop_id == item.drop_id, review_item.c.inspection_id == item.inspection_id)
+    if answer != SKIPPED:
+        connection.execute(again.where(same, theirs).values(person=None, shown_at=None))
+    return True
+
+
 def release(connection: Connection, item_ids: Sequence[int], person: str) -> int:
     """Give items back that a person was shown and has not answered. Returns how many."""
     held = sa.and_(

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import queue
+from marcod.store import offers, queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
     audit,
@@ -148,7 +148,9 @@ def find(connection: Connection, name: str, version: str) -> Version:
         sa.select(*_COLUMNS).where(model_version.c.name == name, model_version.c.version == version)
     ).one_or_none()
     if row is None:
-        raise NotFoundError(f"model {name}:{version} is not registered; `marcod model list` shows what is")
+        raise NotFoundError(
+            f"model {name}:{version} is not registered; {offers.models(connection, f'{name}:{version}')}"
+        )
     return _version(row)
 
 

@@ -21,6 +21,7 @@ from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.evaluate import labelled
 from marcod.evaluate.labelled import Labelled
 from marcod.settings import TrainSettings
+from marcod.text import count
 
 IMAGER: Final = "base"
 SOURCE: Final = ""
@@ -94,7 +95,9 @@ def gathered(
     folder = settings.folder / "base" / f"rendered-{settings.base_images}"
     _render(folder, settings.base_images, progress, stopped, processes)
     found = _listed(folder, parent, settings)
-    return replace(found, about=f"{settings.base_images} rendered drops, seeds from {FIRST_SEED}", synthetic=True)
+    return replace(
+        found, about=f"{count(settings.base_images, 'rendered drop')}, seeds from {FIRST_SEED}", synthetic=True
+    )
 
 
 def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> Base:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from marcod import bundle, metrics, network
+from marcod import bundle, metrics, network, text
 from marcod.bundle import BundleRecord, Predictor
 from marcod.dataset import Snapshot
 from marcod.domain import Split, TrainedOn
@@ -72,8 +72,8 @@ def _trained_on(parent: BundleRecord, made: Candidate, base: Base) -> tuple[Trai
 def _told(made: Candidate, snapshot: Snapshot, base: Base) -> str:
     learned = len(snapshot.side(Split.TRAIN)) + len(snapshot.side(Split.VALIDATION))
     return (
-        f"data set {snapshot.digest[:12]}: {learned} labelled images, {len(snapshot.side(Split.TEST))} more for the "
-        f"test; beside them {base.about}; {made.tier}"
+        f"data set {snapshot.digest[:12]}: {text.count(learned, 'labelled image')}, "
+        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {base.about}; {made.tier}"
     )
 
 
@@ -136,7 +136,7 @@ def judge(work: Work, champion: Predictor, path: Path, made: Candidate, snapshot
 
 def _readable(count: int, unreadable: int) -> Check:
     """Whether the test side is there: an imager whose share went away would not be tested at all."""
-    sentence = f"{unreadable} of {count} test pictures could not be read, {MOST_UNREADABLE:.0%} may be"
+    sentence = f"{unreadable} of {text.count(count, 'test image')} could not be read, {MOST_UNREADABLE:.0%} may be"
     numbers: dict[str, float | int | str | None] = {"pictures": count, "unreadable": unreadable}
     return Check("readable pictures", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
 

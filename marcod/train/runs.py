@@ -33,6 +33,7 @@ from marcod.store import datasets, training, versions
 from marcod.store.engine import Database
 from marcod.store.training import Run
 from marcod.store.versions import Version
+from marcod.text import count
 from marcod.train import base, candidate, curves, fitting, judgement, material, pictures
 from marcod.train.base import Base
 from marcod.train.candidate import Candidate, Tier, Work
@@ -384,7 +385,9 @@ class _Steps:
             return "recommended", ["train.promotion is manual"]
         if settings.shadow_images:
             place.registry.challenge(version, actor=TRAINER, now=place.clock())
-            return "shadow", [f"it scores the next {settings.shadow_images} new images beside the champion first"]
+            return "shadow", [
+                f"it scores the next {count(settings.shadow_images, 'new image')} beside the champion first"
+            ]
         try:
             place.registry.promote(version, actor=TRAINER, now=place.clock(), instead_of=self._run.parent)
         except StoreError as error:

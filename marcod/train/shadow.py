@@ -17,6 +17,7 @@ from marcod.store.engine import Database
 from marcod.store.shadowing import Both
 from marcod.store.training import Run
 from marcod.store.versions import Version
+from marcod.text import count
 
 log = telemetry.logger(__name__)
 
@@ -68,23 +69,22 @@ def _problems(both: Both, settings: TrainSettings) -> list[str]:
     """Why a challenger must not become champion, in sentences."""
     found = []
     if both.failed > MOST_FAILED * both.images:
-        found.append(f"it could not score {both.failed} images that the champion scored")
+        found.append(f"it could not score {count(both.failed, 'image')} that the champion scored")
     if both.challenger_hits > max(FLOOD * both.champion_hits, FEW * both.images):
-        found.append(
-            f"it calls {both.challenger_hits} of {both.images} new images hits, the champion {both.champion_hits}"
-        )
+        images = count(both.images, "new image")
+        found.append(f"it calls {both.challenger_hits} of {images} hits, the champion {both.champion_hits}")
     if both.crystals and both.challenger_found < both.champion_found - settings.recall_margin * both.crystals:
         found.append(
-            f"it found {both.challenger_found} of the {both.crystals} drops that people called crystals meanwhile, "
-            f"the champion {both.champion_found}"
+            f"it found {both.challenger_found} of the {count(both.crystals, 'drop')} that people called crystals "
+            f"meanwhile, the champion {both.champion_found}"
         )
     return found
 
 
 def _sentence(both: Both) -> str:
     return (
-        f"in shadow it called {both.challenger_hits} of {both.images} new images hits, "
-        f"the champion {both.champion_hits}; of {both.crystals} drops called crystals meanwhile it found "
+        f"in shadow it called {both.challenger_hits} of {count(both.images, 'new image')} hits, "
+        f"the champion {both.champion_hits}; of {count(both.crystals, 'drop')} called crystals meanwhile it found "
         f"{both.challenger_found}, the champion {both.champion_found}"
     )
 

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from apscheduler.triggers.cron import CronTrigger
 
-from marcod import telemetry
+from marcod import telemetry, text
 from marcod.errors import ConfigError, MarcodError
 from marcod.settings import TrainSettings
 from marcod.store import drift, training
@@ -122,7 +122,7 @@ class Trainer:
             return None
         count = self._new_labels()
         if count >= self._settings.min_new_labels:
-            return Reason("labels", f"{count} new labels")
+            return Reason("labels", text.count(count, "new label"))
         log.info("no training", new_labels=count, needed=self._settings.min_new_labels)
         return None
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from marcod.domain import DropClass
 from marcod.errors import ConfigError, LabelError, UnmappedError
+from marcod.text import offer
 
 DEFAULTS: Final = Path(__file__).with_name("defaults.toml")
 UNMAPPED: Final = "unmapped"
@@ -57,7 +58,8 @@ class Vocabulary:
             return None
         entry = self._entry(word)
         if entry is None:
-            raise UnmappedError(f"{_shown(text)} is not in the vocabulary {self.name}; {_DECIDE}")
+            offered = offer(text, (each.code for each in self.words), "words")
+            raise UnmappedError(f"{_shown(text)} is not in the vocabulary {self.name}; {offered}; or {_DECIDE}")
         if entry.label is None:
             called = f" ({entry.name})" if entry.name else ""
             raise UnmappedError(f"{_shown(text)}{called} is left open in the vocabulary {self.name}; {_DECIDE}")
@@ -87,7 +89,8 @@ class Vocabularies:
     def named(self, name: str) -> Vocabulary:
         """Raises ConfigError when there is none."""
         if name not in self._tables:
-            raise ConfigError(f"there is no vocabulary {_shown(name)}; there are {', '.join(sorted(self._tables))}")
+            offered = offer(name, sorted(self._tables), "vocabularies")
+            raise ConfigError(f"there is no vocabulary {_shown(name)}; {offered}")
         return self._tables[name]
 
     def split(self, text: str, default: str) -> tuple[Vocabulary, str]:

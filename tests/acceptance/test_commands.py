@@ -91,7 +91,7 @@ def test_queue_failed_and_retry(plate: Site) -> None:
     [failed] = json.loads(plate.ok("queue", "failed", "--json"))
     assert (failed["path"], failed["error"]) == ("P/1/visible/D12.jpg", "truncated")
     assert "1 failed" in plate.ok("queue", "status")
-    assert "1 images are back" in plate.ok("queue", "retry", str(failed["image_id"]))
+    assert "1 image is back" in plate.ok("queue", "retry", str(failed["image_id"]))
     status = json.loads(plate.ok("queue", "status", "--json"))
     assert (status["queue"]["waiting"], status["queue"]["failed"]) == (1, 0)
     assert status["workers"] == []
@@ -109,6 +109,51 @@ def test_rescore_without_waiting_queues_what_a_version_has_not_seen(plate: Site)
     assert result.exit_code == 1
     assert "no bundle other:1" in result.stderr
     assert plate.rows("select count(*) from job where model_version_id = :id", id=other.id)[0][0] == 0
+
+
+def test_rescore_says_what_comes_before_it(plate: Site) -> None:
+    db = Database(plate.url)
+    factories.record(db, factories.register_source(db, "four"), factories.sightings(3, plate="N"))
+    db.close()
+    plate.ok("queue", "retry")
+    said = plate.ok("rescore", "--plate", "P", "--no-wait")
+    assert "behind 4 new images" in said
+    assert json.loads(plate.ok("rescore", "--plate", "P", "--no-wait", "--json"))["new_before"] == 4
+
+
+UNKNOWN = [
+    (
+        ("label", "add", "P", "B03", "Cristals"),
+        1,
+        "'Cristals' is not in the vocabulary marco; the words are Crystals, ",
+    ),
+    (("label", "add", "P", "B33", "Clear"), 1, "the wells with drops are B03, "),
+    (("label", "add", "Pp", "B03", "Clear", "--source", "imager"), 1, "the plates are =cmd()"),
+    (("label", "add", "P", "B03", "Clear", "--source", "imagar"), 1, "the sources are imager, three, two"),
+    (("label", "add", "P", "B03", "Clear", "--drop", "2"), 1, "the drops of that well are 1"),
+    (("label", "add", "P", "B03", "Clear", "--inspection", "7"), 1, "the inspections are 1"),
+    (("label", "add", "P", "B03", "Clear", "--vocabulary", "hwl"), 2, "the vocabularies are hwi, "),
+    (("review", "add", "P", "B33"), 1, "the wells with drops are B03, "),
+    (("plate", "show", "SAMA"), 1, "the plates are SAME, =cmd()"),
+    (("plate", "show", "P", "--source", "imagar"), 1, "the sources are imager, three, two"),
+    (("plate", "show", "P", "--inspection", "7"), 1, "the inspections are 1"),
+    (("plate", "show", "P", "--model", "marco-synthetic:1"), 1, "the models are marco-small-synthetic:1"),
+    (("model", "promote", "marco-synthetic:1"), 1, "the models here are marco-small-synthetic:1"),
+    (("rescore", "--plate", "Q", "--no-wait"), 1, "the plates are "),
+    (("hits", "--source", "imagar"), 1, "the sources are imager, three, two"),
+    (("hits", "--project", "kinase"), 1, "there are no projects"),
+    (("notify", "retry", "lims"), 2, "there are no targets"),
+    (("scan", "--source", "imagar"), 2, "there are no sources"),
+    (("queue", "retry", "4711"), 1, "none of these images is in quarantine"),
+]
+"""Commands with a word that nobody knows, the exit code, and the beginning of the words that are offered."""
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_an_unknown_word_is_answered_with_those_there_are(plate: Site) -> None:
+    for arguments, code, offered in UNKNOWN:
+        result = plate.call(*arguments)
+        assert (result.exit_code, offered in result.stderr) == (code, True), (arguments, result.stderr)
 
 
 def test_model_list_and_promote(plate: Site) -> None:

@@ -177,9 +177,9 @@ def test_papers_by_the_command(lab: Site) -> None:
     table = lab.folder / "plates.csv"
     table.write_text("Plate ID;source;barcode;format;project\nP;imager;=B1;8x12x1;PHIPA\nQ;later;=B1;;\n")
     arguments = ("plate", "import", str(table), "--map", "Plate ID=plate")
-    assert "1 plates would be new, 1 would be changed" in lab.ok(*arguments, "--dry-run")
+    assert "1 new plate, 1 changed, 0 unchanged; nothing is written" in lab.ok(*arguments, "--dry-run")
     assert (lab.count("plate"), lab.count("source")) == (1, 1)
-    assert "1 plates are new, 1 are changed" in lab.ok(*arguments)
+    assert "1 new plate, 1 changed, 0 unchanged" in lab.ok(*arguments)
     assert json.loads(lab.ok(*arguments, "--json"))["unchanged"] == 2
     recorded = "select s.name, r.root from source s join source_root r on r.source_id = s.id order by s.id"
     assert lab.rows(recorded)[-1] == ("later", str(lab.folder / "later"))

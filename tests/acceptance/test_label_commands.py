@@ -84,7 +84,7 @@ def overrides(lab: Site, kind: str) -> None:
     assert after[3][:6] == (2, 1, 0, 0, 1, 1)
     assert '"A01"' in after[3][6].split("}")[0]
     assert "0 labels taken, 1 known before" in lab.call(*imported).stdout
-    assert "1 labels of ann withdrawn" in lab.ok("label", "withdraw", plate, "A1", "--person", "ann")
+    assert "1 label of ann withdrawn" in lab.ok("label", "withdraw", plate, "A1", "--person", "ann")
     assert shown(lab) == before
 
 
@@ -128,7 +128,7 @@ def test_what_was_left_is_taken_after_the_tables_were_changed(lab: Site) -> None
     assert "'Sand' is not in the vocabulary rockmaker; give it a class in the file named by" in result.stdout
     own = written(lab, "own.toml", '[rockmaker.words]\nSand = "Precipitate"\n')
     lab.write(labels={"vocabularies": own})
-    assert "1 labels taken, 1 known before" in lab.ok("label", "import", path, "--person", "ann")
+    assert "1 label taken, 1 known before" in lab.ok("label", "import", path, "--person", "ann")
     assert [row[1] for row in shown(lab)[:3]] == ["Crystals", "Precipitate", "Clear"]
     assert lab.rows("select original, vocabulary, origin from label where label = 'Precipitate'") == [
         ("Sand", "rockmaker", "rockmaker report.csv")
@@ -143,7 +143,7 @@ def test_lines_that_cannot_be_taken_are_told_and_the_rest_is_taken(lab: Site) ->
     text = "plate,well,label,path\nP,A1,Crystals,\nP9,A1,Crystals,\nP,1A,Clear,\n,,Other,P/1/visible/A02.jpg\nP,A3,,\n"
     path = written(lab, "labels.csv", text)
     dry = lab.call("label", "import", str(lab.folder), "--format", "csv", "--dry-run")
-    assert "5 lines in 1 files: 2 labels would be taken, 0 known before" in dry.stdout
+    assert "5 lines in 1 file: 2 labels would be taken, 0 known before" in dry.stdout
     assert lab.count("label") == 0
     result = lab.call("label", "import", path, "--map", "label=label")
     assert result.exit_code == 3
@@ -236,7 +236,7 @@ def imports(lab: Site, path: str, *options: str) -> str:
 def test_a_line_without_a_time_is_taken_once_and_of_one_inspection(lab: Site) -> None:
     imaged(lab, "P")
     path = written(lab, "labels.csv", "plate,well,label\nP,A1,Crystals\n")
-    assert imports(lab, path) == "1 labels taken, 0 known before"
+    assert imports(lab, path) == "1 label taken, 0 known before"
     os.utime(path, (1_000_000_000, 1_000_000_000))
     assert imports(lab, path) == "0 labels taken, 1 known before"
     lab.ok("label", "withdraw", "P", "A1", "--person", "ann")
@@ -247,7 +247,7 @@ def test_a_line_without_a_time_is_taken_once_and_of_one_inspection(lab: Site) ->
     assert result.exit_code == 3
     assert "line 2: it names no inspection and no time, and its plate has several inspections" in result.stdout
     named = written(lab, "named.csv", "plate,well,label,inspection\nP,A1,Crystals,2\n")
-    assert imports(lab, named) == "1 labels taken, 0 known before"
+    assert imports(lab, named) == "1 label taken, 0 known before"
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -413,7 +413,7 @@ def test_people_see_what_did_not_arrive_and_send_it_again(site: Site, hook: Hook
     assert [(t["target"], t["way"], t["failed"]) for t in listed["targets"]] == [("lims", "webhook", 1)]
     [message] = listed["messages"]
     assert (message["attempts"], message["events"], message["next_at"]) == (1, 1, None)
-    assert "1 events are to be sent again" in site.ok("notify", "retry", "lims")
+    assert "1 event is to be sent again" in site.ok("notify", "retry", "lims")
     with closing(Database(site.url)) as db:
         now = datetime.now(tz=utc().tzinfo)
         assert Notifier(db, settings.load(site.config), worker="w", clock=lambda: now).turn() == Turn(sent=1)

@@ -209,6 +209,8 @@ def test_recall_from_the_audit(lab: Site) -> None:
 def test_a_session_of_keys_stops_and_goes_on(lab: Site) -> None:
     said = session(lab, "x", "?c", "s", "q")
     assert "3 answered or skipped" in said
+    assert "? is not one of the keys" in said
+    assert said.count("x crystals, p precipitate, c clear, o other, s skip, u undo, q quit: ") == 5
     assert [row[0] for row in lab.rows("select label from label order by id")] == ["Crystals", "Clear"]
     assert lab.rows("select count(*) from review_item where answer = 'skipped'")[0][0] == 1
     held = "select count(*) from review_item where shown_at is not null and answered_at is null"
@@ -218,11 +220,52 @@ def test_a_session_of_keys_stops_and_goes_on(lab: Site) -> None:
     assert lab.count("label") == 2
 
 
-def session(lab: Site, *keys: str) -> str:
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_answers_are_taken_back_and_images_opened(lab: Site) -> None:
+    viewer, opened = lab.folder / "bin" / "xdg-open", lab.folder / "opened"
+    viewer.parent.mkdir()
+    viewer.write_text(f'#!/bin/sh\necho "$1" >> "{opened}"\n')
+    viewer.chmod(0o755)
+    said = session(lab, "u", "x", "s", "u", "u", "p", "q", more=("--open",), path=viewer.parent)
+    assert "nothing to take back in this session" in said
+    items = [line.split(" (")[0] for line in said.splitlines() if line.startswith("item ")]
+    # The first twice, since nothing was to take back; the second, skipped and back; the first again, answered anew.
+    first, second = items[0], items[2]
+    assert items == [first, first, second, second, first, second]
+    assert f"the skip of {place(said, second)} is taken back" in said
+    assert f"Crystals of {place(said, first)} is taken back" in said
+    labels = [row[0] for row in lab.rows("select label from label order by id")]
+    assert labels == ["Crystals", None, "Precipitate"]
+    answered = lab.rows("select answer, count(*) from review_item where answered_at is not null group by answer")
+    # The label answers the drop in every stream, and nothing of the answer that was taken back is left.
+    assert {row[0] for row in answered} == {"Precipitate"}
+    paths = opened.read_text().splitlines()
+    assert len(paths) == len(items)
+    assert all(Path(path).read_bytes() == PICTURE and path in said for path in paths)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_without_a_viewer_the_path_is_enough(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(lab.folder))
+    result = lab.call("review", "next", "--person", "ann", "--open")
+    assert result.exit_code == 1
+    assert "xdg-open cannot be started" in result.stderr
+    assert str(lab.folder / "plates") in lab.ok("review", "next", "--person", "ann")
+
+
+def place(said: str, item: str) -> str:
+    """The drop that an item is about, as the session names it."""
+    line = next(line for line in said.splitlines() if line.startswith(f"{item} ("))
+    return line.split("): ")[1].removesuffix(", imager")
+
+
+def session(lab: Site, *keys: str, more: tuple[str, ...] = (), path: Path | None = None) -> str:
     """`marcod review next` on a terminal of its own, with keys typed at each question."""
-    command = [sys.executable, "-m", "marcod", "--config", str(lab.config), "review", "next", "--person", "ann"]
+    command = [sys.executable, "-m", "marcod", "--config", str(lab.config), "review", "next", "--person", "ann", *more]
     ours, theirs = pty.openpty()
     environment = settings.child_environment()
+    if path is not None:
+        environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     said, waiting = b"", list(keys)

@@ -87,7 +87,7 @@ def test_runs_are_listed_and_shown_with_their_reasons(trained: Trained) -> None:
     shown = lab.ok("train", "show", str(run))
     for words in (
         "the candidate did not pass the gate", "100 new labels, by trainer",
-        "400 images of 300 drops, 70 with crystals", "1 files missing, 2 changed", "Crystals 15",
+        "400 images of 300 drops, 70 with crystals", "1 file missing, 2 changed", "Crystals 15",
         "has judged 1 candidate", "candidate lab:1", "0.42", "bound -0.21, margin 0.02",
         f"- {REASON}", str(trained.folder / "curves.png"),
     ):  # fmt: skip

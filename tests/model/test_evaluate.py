@@ -153,7 +153,7 @@ def test_scores_come_in_batches_and_the_unreadable_are_named(tmp_path: Path, tin
     assert seen == [0, 4, 8, 11]
     alone = tiny_predictor.predict(tiny_predictor.prepare(jpeg(9))[np.newaxis])
     assert found.folded(tiny_predictor.record)[-1] == pytest.approx(alone[0], abs=1e-6)
-    with pytest.raises(MarcodError, match=r"none of the 1 images can be read: .*gone.jpg: No such file"):
+    with pytest.raises(MarcodError, match=r"none of 1 image can be read: .*gone.jpg: No such file"):
         predict(pictures[-1:], tiny_predictor.record, lambda: tiny_predictor, threads=1)
 
 

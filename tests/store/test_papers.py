@@ -184,7 +184,7 @@ def test_a_format_smaller_than_what_was_seen_is_refused_whole(db: Database, sour
     with pytest.raises(PapersError) as caught:
         take_in(db, "plate,format,project\nP9,96x1,new\nP1,1x12x1,PHIPA\n")
     assert caught.value.problems == (
-        "line 3: plate P1 is said to be 1x12x1, but its drops seen so far take 2 rows, 12 columns and 1 drops a well",
+        "line 3: plate P1 is said to be 1x12x1, but its drops seen so far take 2 rows, 12 columns and 1 drop per well",
     )
     assert rows(db, sa.select(plate.c.key, plate.c.project)) == [("P1", None)]
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from marcod import app, bundle
+from marcod import app, bundle, text
 from marcod.bundle import BundleRecord, Predictor
 from marcod.cli import output, places
 from marcod.cli.configured import pass_settings
@@ -199,41 +197,36 @@ def _predictions(
 
 def _print_evaluation(judged: results.Evaluation) -> None:
     console = output.console()
-    for name, text in tables.facts(judged):
-        console.print(f"{name + ':':<18} {output.printable(text)}", markup=False)
+    console.print(output.table("", ("", ""), [(f"{name}:", fact) for name, fact in tables.facts(judged)], prose=True))
     for warning in tables.warnings(judged):
-        console.print(output.printable(warning), style="yellow", markup=False)
+        output.say(console, warning, "yellow")
     for shown in tables.all_tables(judged):
         console.print()
         console.print(_table(shown))
         if shown.note:
-            console.print(shown.note, style="dim", markup=False)
+            output.say(console, shown.note, "dim")
 
 
-def _table(shown: tables.Shown) -> Table:
-    made = Table(title=Text(shown.title), title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for place, column in enumerate(shown.columns):
-        made.add_column(Text(column), justify="right" if place else "left", no_wrap=True)
-    for row in shown.rows:
-        made.add_row(*(Text(output.printable(cell)) for cell in row))
-    return made
+def _table(shown: tables.Shown) -> output.Listing:
+    return output.table(shown.title, shown.columns, shown.rows, right=True)
 
 
 def _print_calibration(fitted: Fit, unreadable: tuple[str, ...]) -> None:
     before, after = fitted.before, fitted.after
+    crystals = text.count(fitted.crystals, "drop with crystals", "drops with crystals")
     rows = [
         ("temperature", f"{before.temperature:g}", f"{after.temperature:g}"),
         ("crystal threshold", f"{before.threshold:g}", f"{after.threshold:g}"),
         ("expected calibration error", decimals(before.calibration_error), decimals(after.calibration_error)),
         ("log loss", decimals(before.log_loss), decimals(after.log_loss)),
-        (f"missed of {fitted.crystals} crystals", str(before.crystals_missed), str(after.crystals_missed)),
+        (f"missed, of {crystals}", str(before.crystals_missed), str(after.crystals_missed)),
         (f"called hits, of {fitted.counted}", tables.percent(before.flagged), tables.percent(after.flagged)),
     ]  # fmt: skip
     console = output.console()
     console.print(_table(tables.Shown("calibration", "Calibration", ("", "before", "after"), tuple(rows))))
-    console.print(output.printable(fitted.promise), markup=False)
+    output.say(console, fitted.promise)
     if unreadable:
         console.print(
-            output.printable(f"{len(unreadable)} images could not be read, the first: {unreadable[0]}"),
+            output.printable(f"{text.count(len(unreadable), 'image')} could not be read, the first: {unreadable[0]}"),
             style="yellow", markup=False,
         )  # fmt: skip

@@ -36,14 +36,16 @@ def list_(settings: Settings, json_output: bool) -> None:
             row["model"],
             row["aliases"],
             row["crystal_threshold"],
-            ", ".join(row["trained_on"]),
+            row["trained_on"],
             row["licence"],
-            None if row["has_scores"] is None else ("yes" if row["has_scores"] else "no"),
+            row["has_scores"],
             _whereabouts(row),
         )
         for row in rows
     ]
-    output.console().print(output.table("", columns, cells))
+    output.console().print(
+        output.table("", columns, cells, spare=(("folder",), ("registered", "scores"), ("synthetic",)))
+    )
     output.warn_of_synthetic_champion(champion)
 
 
@@ -95,13 +97,13 @@ def show(settings: Settings, model_text: str, json_output: bool) -> None:
         output.print_json({**_listed(known), **about})
         return
     console = output.console()
-    console.print(output.table(known.name, ("", ""), list(_facts(known))))
+    console.print(output.table(known.name, ("", ""), list(_facts(known)), prose=True))
     if metrics:
         rows = list(_flat("", metrics))
-        console.print(output.table("\nMetrics", ("metric", "value"), rows))
+        console.print(output.table("\nMetrics", ("metric", "value"), rows, prose=True))
     if history:
         acts = [(n.at.strftime("%Y-%m-%d %H:%M"), n.actor, n.action, n.subject, _detail(n)) for n in history]
-        console.print(output.table("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts))
+        console.print(output.table("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts, prose=True))
 
 
 def _facts(known: registry.Known) -> Iterator[tuple[str, object]]:
@@ -122,8 +124,8 @@ def _record(record: "BundleRecord") -> Iterator[tuple[str, object]]:
     folded = (c if c == str(f) else f"{c} (counts as {f})" for c, f in ((c, record.folding[c]) for c in record.classes))
     yield "classes", ", ".join(folded)
     yield "modality", record.modality
-    yield "architecture", _in_a_line(record.architecture)
-    yield "preprocessing", _in_a_line(record.preprocessing)
+    yield "architecture", record.architecture
+    yield "preprocessing", record.preprocessing
     yield "temperature", record.temperature
     yield "crystal threshold", _threshold(record.threshold)
     yield "training data", record.training_data
@@ -137,7 +139,7 @@ def _record(record: "BundleRecord") -> Iterator[tuple[str, object]]:
     if record.citation is not None:
         yield "citation", record.citation
     yield "made", f"{record.created_at:%Y-%m-%d %H:%M %Z}"
-    yield "libraries", _in_a_line(record.libraries)
+    yield "libraries", record.libraries
     if record.notice:
         yield "notice", record.notice
 
@@ -147,20 +149,16 @@ def _threshold(threshold: "Threshold") -> str:
     return f"{threshold.crystal:g}, {recall} ({threshold.measured_on})"
 
 
-def _in_a_line(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
-
-
-def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, object]]:
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(f"{prefix}{key}.", value)
         else:
-            yield f"{prefix}{key}", str(value)
+            yield f"{prefix}{key}", value
 
 
 def _detail(note: versions.Note) -> str:
-    return _in_a_line({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
+    return output.in_words({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
 
 
 @click.command()
