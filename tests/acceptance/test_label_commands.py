@@ -125,7 +125,8 @@ def test_what_was_left_is_taken_after_the_tables_were_changed(lab: Site) -> None
     path = written(lab, "P/report.csv", REPORT)
     result = lab.call("label", "import", path, "--person", "ann")
     assert result.exit_code == 3
-    assert "'Sand' is not in the vocabulary rockmaker; give it a class in the file named by" in result.stdout
+    assert "'Sand' is not in the vocabulary rockmaker; the words are " in result.stdout
+    assert "; or give it a class in the file named by labels.vocabularies" in result.stdout
     own = written(lab, "own.toml", '[rockmaker.words]\nSand = "Precipitate"\n')
     lab.write(labels={"vocabularies": own})
     assert "1 label taken, 1 known before" in lab.ok("label", "import", path, "--person", "ann")

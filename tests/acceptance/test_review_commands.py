@@ -229,9 +229,9 @@ def test_answers_are_taken_back_and_images_opened(lab: Site) -> None:
     said = session(lab, "u", "x", "s", "u", "u", "p", "q", more=("--open",), path=viewer.parent)
     assert "nothing to take back in this session" in said
     items = [line.split(" (")[0] for line in said.splitlines() if line.startswith("item ")]
-    # The first twice, since nothing was to take back; the second, skipped and back; the first again, answered anew.
-    first, second = items[0], items[2]
-    assert items == [first, first, second, second, first, second]
+    # The first twice, since nothing was to take back; the skipped second comes back after the third, then the first.
+    first, second, third = items[0], items[2], items[3]
+    assert items == [first, first, second, third, second, first, second]
     assert f"the skip of {place(said, second)} is taken back" in said
     assert f"Crystals of {place(said, first)} is taken back" in said
     labels = [row[0] for row in lab.rows("select label from label order by id")]

@@ -44,7 +44,7 @@ def list_(settings: Settings, json_output: bool) -> None:
         for row in rows
     ]
     output.console().print(
-        output.table("", columns, cells, spare=(("folder",), ("registered", "scores"), ("synthetic",)))
+        output.table("", columns, cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
     )
     output.warn_of_synthetic_champion(champion)
 
