@@ -64,11 +64,12 @@ def hits(
     """
     most = limit or _most(target)
     with app.reading(settings) as ready:
-        ready.db.read(lambda connection: _require_known(connection, source, project))
         found = ready.db.read(
             lambda c: reports.hits(c, since, most + 1, new=new_only, project=project, source_name=source)
         )
         roots, closed = places.roots(settings, ready), places.closed(settings, ready)
+        if not found and not json_output and target is None:
+            ready.db.read(lambda connection: _require_known(connection, source, project))
     more, found = len(found) > most, found[:most]
     if target is not None:
         output.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)

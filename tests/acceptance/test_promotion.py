@@ -241,7 +241,7 @@ def test_rescore_chooses_among_plates_sources_and_times(archive: Site) -> None:
     for wrong in ([], ["--all", "--since", "1d"], ["--plate", "A", "--all"], ["--since", "soon"]):
         assert archive.call("rescore", *wrong).exit_code == 2
     unknown = archive.call("rescore", "--all", "--source", "nowhere")
-    assert (unknown.exit_code, "there are: imager-a, imager-b" in unknown.stderr) == (1, True)
+    assert (unknown.exit_code, "the sources are imager-a, imager-b" in unknown.stderr) == (1, True)
 
 
 @on_sqlite
@@ -257,7 +257,7 @@ def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: 
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert b"6 images could not be scored yet; they stay queued" in told
+    assert b"6 images could not be scored yet and stay queued" in told
     assert archive.count("job") == 6
 
 

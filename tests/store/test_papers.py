@@ -198,7 +198,7 @@ def test_subwells_are_counted_and_not_read_as_numbers(db: Database, source_id: i
         ))  # fmt: skip
         record(db, source_id, [changed])
     take_in(db, "plate,format\nP1,8x12x3\n")
-    with pytest.raises(PapersError, match="3 drops a well"):
+    with pytest.raises(PapersError, match="3 drops per well"):
         take_in(db, "plate,format\nP1,8x12x2\n")
 
 

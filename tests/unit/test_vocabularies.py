@@ -149,5 +149,5 @@ def test_a_wrong_file_says_where(tmp_path: Path, text: str, complaint: str) -> N
 def test_a_missing_file_and_an_unknown_name(tmp_path: Path, tables: Vocabularies) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         vocabularies.load(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="there are ami, axis"):
+    with pytest.raises(ConfigError, match="the vocabularies are hwi, ami, axis"):
         tables.named("hawaii")
