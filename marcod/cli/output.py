@@ -291,7 +291,11 @@ def check_writable(target: Path) -> None:
         raise ConfigError(f"{target} is a folder; name a file")
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder} to write {target.name} into; make it, or name another")
-    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+    if target.exists() and not target.is_file():
+        # A device or a pipe is written where it is; a file is replaced by one made beside it.
+        if not os.access(target, os.W_OK, effective_ids=True):
+            raise ConfigError(f"this user may not write to {target}; name another file")
+    elif not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise ConfigError(f"this user may not write into {folder}; name another folder")
 
 

@@ -218,9 +218,9 @@ def _room(name: str, folder: Path) -> Finding:
     there = nearest(folder)
     free = shutil.disk_usage(there).free
     text = f"{free / 2**30:.1f} GiB free for {folder}"
-    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
-        return Finding("disk", name, Verdict.BROKEN, f"{there} cannot be written by this user", "change its owner")
     if free < NO_ROOM:
         text = f"the disk of {folder} is full: {free / 2**20:.0f} MiB free"
-    verdict = Verdict.BROKEN if free < NO_ROOM else Verdict.ATTENTION
-    return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it", verdict)
+        return Finding("disk", name, Verdict.BROKEN, text, "free some room, or move it")
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        return Finding("disk", name, Verdict.BROKEN, f"{there} cannot be written by this user", "change its owner")
+    return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it")

@@ -6,6 +6,7 @@ as one that does not change, and a transaction during which it did change after 
 ``-wal`` cannot be left out, so where it cannot be read the refusal says who can put it in order.
 """
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
@@ -54,8 +55,13 @@ class _Reader:
                 return self._open("mode=ro" if still is None else "mode=ro&immutable=1")
             except sqlite3.OperationalError as error:
                 # Whoever had the file open may have closed it in this very moment.
+                if (last or still == self._still()) and self._left_by_a_crash(error):
+                    raise sqlite3.OperationalError(
+                        f"{self._file}-wal holds what a marcod that crashed had not moved into the file yet, and this"
+                        " user cannot read it; let the owner of the file start marcod, or run `marcod status` once"
+                    ) from error
                 if last or still == self._still():
-                    raise sqlite3.OperationalError(self._why_not(error)) from error
+                    raise
         raise AssertionError
 
     def _open(self, way: str) -> sqlite3.Connection:
@@ -73,13 +79,9 @@ class _Reader:
             raise
         return opened
 
-    def _why_not(self, error: sqlite3.OperationalError) -> str:
-        if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) or not self._beside("-wal"):
-            return str(error)
-        return (
-            f"{self._file}-wal holds what a marcod that crashed had not moved into the file yet, and this user cannot"
-            f" read it; let the owner of the file start marcod, or run `marcod status` once"
-        )
+    def _left_by_a_crash(self, error: sqlite3.OperationalError) -> bool:
+        closed = error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
+        return closed and bool(self._beside("-wal")) and os.access(self._file, os.R_OK, effective_ids=True)
 
     def connected(self, _connection: object, record: Any) -> None:
         record.info["identity"] = self._state()[:2]

@@ -101,12 +101,14 @@ def of_file(error: sqlite3.Error, file: Path) -> str:
 def _closed(file: Path) -> str:
     """Say why a file cannot be opened."""
     try:
-        if not file.is_file():
+        if file.exists() and not file.is_file():
             return f"{file} is not a file; correct store.url"
         file.open("rb").close()
+    except FileNotFoundError:
+        return f"there is no {file}, and this user may not make it; correct store.url"
     except OSError as error:
         return f"{file}: {error.strerror}; let this user read it, or correct store.url"
-    return f"let this user write the folder {file.parent}, or run this as {_owner(file)}"
+    return f"this user may only read {file}; run this as {_owner(file)}, who owns it"
 
 
 def _owner(file: Path) -> str:

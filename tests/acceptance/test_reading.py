@@ -199,6 +199,8 @@ def scores(claim: queue.Claim) -> tuple[float, float, float, float]:
 
 def sqlite_lab(site: Site) -> Iterator[Lab]:
     base = site.folder.parent
+    # Libraries may be where that user cannot read them, and are loaded by then.
+    assert list(commands(cli))
     file = Path(str(make_url(site.url).database))
     for path in site.folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -245,7 +247,7 @@ def told(result: Result, lab: Lab) -> tuple[int, str]:
     text = result.stdout
     for site in (lab.owner, lab.reader):
         text = text.replace(str(make_url(site.url)), "DATABASE").replace(str(site.config), "CONFIG")
-    return result.exit_code, re.sub(r" +", " ", re.sub(r"\d+(\.\d+)?", "#", text))
+    return result.exit_code, re.sub(r" +", " ", re.sub(r"# (s|min|h)\b", "# s", re.sub(r"\d+(\.\d+)?", "#", text)))
 
 
 def test_who_may_only_read_gets_every_answer_of_the_owner(lab: Lab) -> None:
