@@ -87,7 +87,7 @@ def of_file(error: sqlite3.Error, file: Path) -> str:
         return f"the disk of {file} is full ({said}); free some room there"
     if name.startswith("SQLITE_READONLY"):
         return f"this user may only read {file} ({said}); run this as {_owner(file)}, who owns it"
-    if name.startswith("SQLITE_CANTOPEN"):
+    if name.startswith("SQLITE_CANTOPEN") or (name.startswith("SQLITE_IOERR") and file.is_dir()):
         return f"{said}; {_closed(file)}"
     if name.startswith("SQLITE_BUSY"):
         return f"{said}; another program writes to it for long: let it end, and try again"

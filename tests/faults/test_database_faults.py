@@ -218,7 +218,9 @@ def test_a_full_database_is_one_sentence_and_passes(impatient: Database) -> None
 
     with impatient.engine.connect() as connection:
         pages(1)(connection)
-    with pytest.raises(StoreError, match="database or disk is full"):
+    with pytest.raises(
+        StoreError, match=r"the disk of .*sqlite is full \(database or disk is full\); free some room there"
+    ):
         impatient.write(lambda c: [note(c, "test", "try", "x" * 4000, {}, utc()) for _ in range(99)])
     assert subjects(impatient) == ["before"]
     with impatient.engine.connect() as connection:
