@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from marcod import bundle
 from marcod import text as words
-from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError
+from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError, os_reason
 from marcod.store import versions
 from marcod.store.engine import Database
 
@@ -79,10 +79,14 @@ class Registry:
         return [(name, version, path) for (name, version), path in sorted(found.items())]
 
     def path(self, name: str, version: str) -> Path:
-        """The folder of a bundle. Raises NotFoundError naming where was looked."""
+        """The folder of a bundle. Raises NotFoundError naming where was looked, BundleError where one cannot look."""
         for folder in self._folders:
-            if (folder / name / version / "bundle.toml").is_file():
-                return folder / name / version
+            try:
+                if (folder / name / version / "bundle.toml").is_file():
+                    return folder / name / version
+            except OSError as error:
+                text = f"{folder} cannot be looked at: {os_reason(error)}"
+                raise BundleError(f"{text}; let this user read and search it (models.folder)") from error
         places = " or ".join(str(f) for f in self._folders)
         raise NotFoundError(f"there is no bundle {name}:{version} in {places}; {self._offered(f'{name}:{version}')}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from fault_tools import ordinary_user
 from lab import SIZE, Delivery, Site
 from PIL import Image
 
@@ -29,7 +30,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, list[str]]:
     for file in files:
         write_file(folder / "plates", file, SIZE)
     site.add_source("lab", folder / "plates", "rigaku", wells=24)
-    site.write()
+    site.write(models={"folder": str(folder / "models")})
     site.ok("db", "upgrade")
     site.ok("scan", "--settle", "0")
     site.ok("score")
@@ -77,6 +78,24 @@ def test_a_heat_map_says_what_it_shows_and_comes_out_the_same(scored: tuple[Site
     assert not [p for p in site.folder.iterdir() if p.name.startswith(".")]
 
 
+def test_who_may_only_read_everything_draws_one_too(scored: tuple[Site, list[str]], tmp_path: Path) -> None:
+    site, _ = scored
+    database = site.folder / "marcod.sqlite"
+    modes = {path: path.stat().st_mode for path in (database, *site.folder.rglob("*"), site.folder)}
+    names = sorted(site.folder.rglob("*"))
+    tmp_path.chmod(0o777)
+    for path in modes:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        with ordinary_user(tmp_path):
+            told = site.ok("plate", "heatmap", "CI030117", "A2", "--out", str(tmp_path / "mine.png"), *QUICK)
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+    assert "Crystals 0." in told
+    assert sorted(site.folder.rglob("*")) == names
+
+
 def test_another_class_and_a_well_of_one_drop(scored: tuple[Site, list[str]]) -> None:
     site, _ = scored
     out = site.folder / "clear.png"
@@ -97,7 +116,7 @@ def test_another_class_and_a_well_of_one_drop(scored: tuple[Site, list[str]]) ->
         (("CI030117", "A2", "--inspection", "9"), 1, "has no inspection '9'"),
         (("CI030117", "A2", "--model", "other:1"), 1, "model other:1 is not registered"),
         (("CI030117", "A2", "--out", "heat.jpg"), 2, "end the name with .png"),
-        (("CI030117", "A2", "--out", "/nowhere/heat.png"), 1, "there is no folder /nowhere"),
+        (("CI030117", "A2", "--out", "/nowhere/heat.png"), 2, "there is no folder /nowhere"),
     ],
 )
 def test_what_is_not_there_is_named(

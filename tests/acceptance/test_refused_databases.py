@@ -2,6 +2,8 @@
 
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -65,7 +67,7 @@ def test_no_server_at_all(away: Site) -> None:
     away.url = f"postgresql://lab:{PASSWORD}@127.0.0.1:1/marcod"
     assert "start the PostgreSQL server at 127.0.0.1:1, or correct store.url" in refused(away)
     away.url = f"postgresql://lab:{PASSWORD}@/marcod?host=/nowhere"
-    assert "start the PostgreSQL server at /nowhere:5432" in refused(away)
+    assert "start the PostgreSQL server at /nowhere:5432" in refused(away, SHORT[0])
 
 
 def test_a_host_that_nobody_knows(away: Site) -> None:
@@ -78,6 +80,17 @@ def test_a_host_that_swallows_packets(away: Site) -> None:
         port = silent.getsockname()[1]
         away.url = f"postgresql://lab:{PASSWORD}@127.0.0.1:{port}/marcod"
         assert f"is 127.0.0.1:{port} up, and does a firewall let its port through?" in refused(away)
+        process = [sys.executable, "-m", "marcod", "--database", away.url, "queue", "status"]
+        started = time.monotonic()
+        ended = subprocess.run(process, capture_output=True, text=True, timeout=60)
+        took = time.monotonic() - started
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
+    assert "firewall" in ended.stderr
+    # Of a busy machine the start of a process alone takes long.
+    process[4] = f"sqlite:///{away.folder}/none.sqlite"
+    started = time.monotonic()
+    assert subprocess.run(process, capture_output=True, timeout=60).returncode == 1
+    assert took - (time.monotonic() - started) < LIMIT_S - 1.0
 
 
 @on_postgres
