@@ -390,8 +390,9 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
 def _age(mine: Any, theirs: Any) -> int:
     """Above 0 where the source saw later bytes of an image than the target, 0 where both saw the same."""
     later = _time(mine.mtime_ns) - _time(theirs.mtime_ns)
-    # Of two sizes at one time the next look at the file decides; until then the target's counts.
-    return -1 if later == 0 and mine.size != theirs.size else later
+    hashes = {row.content_hash for row in (mine, theirs)} - {None}
+    # Of two sizes or contents at one time the next look at the file decides; until then the target's counts.
+    return -1 if later == 0 and (mine.size != theirs.size or len(hashes) > 1) else later
 
 
 def _time(mtime_ns: int) -> int:
@@ -545,20 +546,21 @@ def _keep_one(
     """Move rows to their places; of two with one key there the lower rank stays, the target's on a tie."""
     gone: list[int] = []
     moves: dict[int, dict[str, Any]] = {}
-    for row in mine:
-        place = places[row.id]
-        if (place.drop_id, place.inspection_id, place.image_id) == (row.drop_id, row.inspection_id, row.image_id):
-            continue
-        moved = key(_At(row, place))
-        other = theirs.get(moved)
+    moving = [row for row in mine if places[row.id] != _Place(row.drop_id, row.inspection_id, row.image_id)]
+    ids = {row.id for row in moving}
+    held = {where: row for where, row in theirs.items() if row.id not in ids}
+    held |= {key(row): row for row in mine if row.id not in ids}
+    for row in moving:
+        where = key(_At(row, places[row.id]))
+        other = held.get(where)
         if other is not None and rank(other) <= rank(row):
             gone.append(row.id)
             continue
         if other is not None:
             gone.append(other.id)
             moves.pop(other.id, None)
-        theirs[moved] = row
-        moves[row.id] = {"row_id": row.id, **asdict(place)}
+        held[where] = row
+        moves[row.id] = {"row_id": row.id, **asdict(places[row.id])}
     _delete(connection, table, table.c.id, gone)
     _update(connection, table, list(moves.values()))
 

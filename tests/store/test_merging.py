@@ -11,12 +11,14 @@ import pytest
 import sqlalchemy as sa
 from factories import CLEAR, CRYSTALS, claim, drain, promote, record, register, register_source, rows, sightings, utc
 
-from marcod.domain import DropClass, Modality
-from marcod.store import drops, labelling, merging, queue, source_changes, summaries
+from marcod.domain import DropClass, Modality, Split, split_of
+from marcod.errors import ConfigError
+from marcod.store import catalog, drops, labelling, merging, queue, source_changes, summaries
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.schema import (
+    audit,
     drop,
     drop_summary,
     event,
@@ -26,12 +28,18 @@ from marcod.store.schema import (
     inspection_summary,
     job,
     label,
+    label_inbox,
     plate,
+    review_item,
     score,
     source,
 )
+from marcod.store.versions import Version
 
-COUNTED = tuple(c for c in inspection_summary.c if c.name not in ("updated_at", "first_image_at"))
+BY_ORDER = ("updated_at", "first_image_at", "expected", "complete", "complete_rule")
+"""Columns that follow from the order of events too."""
+
+COUNTED = tuple(c for c in inspection_summary.c if c.name not in BY_ORDER)
 OVER_TIME = tuple(c for c in drop_summary.c if c.name != "updated_at")
 
 
@@ -172,6 +180,7 @@ def unscored(db: Database) -> list[str]:
 def check(story: Story, *, drained: bool) -> None:
     """Merge, and compare with what the two sources had."""
     db = story.db
+    worked_out_again(db)
     assert unscored(db) == []
     before, hits_told, completed = natural(db), told(db, "hits"), told(db, "complete")
     waiting = len(rows(db, sa.select(job.c.id)))
@@ -196,11 +205,175 @@ def check(story: Story, *, drained: bool) -> None:
     shown = derived(db)
     worked_out_again(db)
     assert derived(db) == shown
-    drain(db, story.versions[0], story.now, hashes=story._content, scores=_scores)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [1, 110, 120])
 def test_any_two_sources_are_one_afterwards(db: Database, seed: int) -> None:
     story = Story(db, seed)
     story.run(25)
     check(story, drained=False)
+
+
+def test_what_is_scored_and_told_is_neither_scored_nor_told_again(db: Database) -> None:
+    story = Story(db, 1)
+    story.run(25)
+    while (lease := claim(db, story.now)) is not None:
+        version = next(v for v in story.versions if v.id == lease.model_version_id)
+        factories.finish(db, lease, version, story.now, hashes=story._content, scores=_scores)
+    db.write(lambda c: summaries.complete_quiet(c, utc(days=2), 60.0))
+    assert told(db, "hits")
+    assert told(db, "complete")
+    check(story, drained=True)
+    assert rows(db, sa.select(job.c.id).where(job.c.failed_at.is_(None))) == []
+
+
+HAND, MINSTREL = "images-3fa2b1", "minstrel"
+
+
+@pytest.fixture
+def twice(db: Database, champion: Version) -> dict[str, int]:
+    """One folder under two names: plate P1 in both, P2 and P3 in one each; all scored, A01 crystals."""
+    ids = {name: register_source(db, name) for name in (HAND, MINSTREL)}
+    record(db, ids[HAND], sightings(3) + sightings(2, "P2"), utc(1))
+    record(db, ids[MINSTREL], sightings(3) + sightings(2, "P3"), utc(2))
+    drain(db, champion, utc(3), scores=lambda c: CRYSTALS if "A01" in c.path else CLEAR)
+    return ids
+
+
+def merge(db: Database, ids: dict[str, int], one: str = HAND, other: str = MINSTREL) -> source_changes.Plan:
+    return db.write(lambda c: merging.merge(c, ids[one], ids[other], actor="ann", now=utc(9)))
+
+
+def test_plates_are_there_once_and_the_audit_tells_what_happened(db: Database, twice: dict[str, int]) -> None:
+    expected = source_changes.Plan(source_changes.Contents(2, 5, 5, 0), 1, 3, 3)
+    assert db.read(lambda c: source_changes.plan(c, twice[HAND], twice[MINSTREL])) == expected
+    assert merge(db, twice) == expected
+    shown = rows(db, sa.text("select source, plate_key, seen, scored, hits from lims_plate_summary_v1 order by 2"))
+    assert shown == [(MINSTREL, "P1", 3, 3, 1), (MINSTREL, "P2", 2, 2, 1), (MINSTREL, "P3", 2, 2, 1)]
+    (note,) = rows(
+        db, sa.select(audit.c.actor, audit.c.subject, audit.c.detail).where(audit.c.action == "source merge")
+    )
+    assert (note.actor, note.subject, note.detail["into"]) == ("ann", HAND, MINSTREL)
+    assert note.detail["same_images"] == 3
+
+
+def test_sources_of_two_layouts_stay_apart(db: Database, twice: dict[str, int]) -> None:
+    other = db.write(lambda c: catalog.register_source(c, "hwi", "/hwi", "hwi", None, utc()))
+    with pytest.raises(ConfigError, match="'hwi' has hwi"):
+        merge(db, twice | {"hwi": other}, other="hwi")
+    assert len(rows(db, sa.select(source))) == 3
+
+
+def test_a_label_given_again_after_the_merge_is_the_same_label(db: Database, twice: dict[str, int]) -> None:
+    """With its original text and without, of a drop and of an image."""
+    found = sa.select(image.c.id, image.c.drop_id, image.c.inspection_id).where(image.c.path.like("P1/%A01%"))
+    words = (DropClass.OTHER, utc(4), "csv x"), (DropClass.CRYSTALS, utc(5), "cli")
+
+    def say(source_id: int) -> int:
+        (at,) = rows(db, found.where(image.c.source_id == source_id))
+        givens = [Given(at.drop_id, at.inspection_id, word, "ann", when, how) for word, when, how in words]
+        givens += [replace(givens[0], original="junk"), replace(givens[1], image_id=at.id)]
+        return db.write(lambda c: labelling.add(c, givens, utc(6)))
+
+    assert (say(twice[HAND]), say(twice[MINSTREL])) == (4, 4)
+    ids = sorted(row.id for row in rows(db, sa.select(label.c.id)))
+    db.write(lambda c: c.execute(sa.insert(label_inbox).values(plate="P1", state="resolved", label_id=ids[0])))
+    merge(db, twice)
+    assert say(twice[MINSTREL]) == 0
+    assert [row.id for row in rows(db, sa.select(label.c.id))] == ids[4:]
+    assert [row.label_id for row in rows(db, sa.select(label_inbox.c.label_id))] == [ids[4]]
+
+
+def test_an_answer_in_the_review_is_kept(db: Database, twice: dict[str, int], champion: Version) -> None:
+    """Asked in both sources and answered in one; asked in the other alone."""
+
+    def ask(connection: sa.Connection, source_id: int, well: str, answer: str | None) -> None:
+        at = connection.execute(
+            sa.select(image.c.id, image.c.drop_id, image.c.inspection_id)
+            .join(drop, drop.c.id == image.c.drop_id)
+            .where(image.c.source_id == source_id, drop.c.well == well, image.c.path.like("P1/%"))
+        ).one()
+        values = {"drop_id": at.drop_id, "inspection_id": at.inspection_id, "image_id": at.id, "stream": "audit"}
+        values |= {"reason": "r", "model_version_id": champion.id, "rank": 0.5, "proposed_at": utc()}
+        values |= {"answer": answer, "answered_at": None if answer is None else utc(5)}
+        connection.execute(sa.insert(review_item).values(values))
+
+    db.write(lambda c: ask(c, twice[MINSTREL], "A01", None))
+    db.write(lambda c: ask(c, twice[HAND], "A01", "Crystals"))
+    db.write(lambda c: ask(c, twice[HAND], "A02", None))
+    merge(db, twice)
+    found = sa.select(drop.c.well, review_item.c.answer).join(review_item).order_by(drop.c.well)
+    assert rows(db, found) == [("A01", "Crystals"), ("A02", None)]
+
+
+def test_a_plate_that_both_read_otherwise_keeps_its_labels(db: Database, champion: Version) -> None:
+    """The same paths, read as plate P1 by hand and as plate Q by the configured pattern."""
+    ids = {name: register_source(db, name) for name in (HAND, MINSTREL)}
+    files = sightings(3)
+    record(db, ids[HAND], files, utc(1))
+    record(db, ids[MINSTREL], [replace(f, image=replace(f.image, plate_key="Q", row=2)) for f in files], utc(2))
+    drain(db, champion, utc(3))
+    (at,) = rows(db, sa.select(image).where(image.c.source_id == ids[HAND], image.c.path.like("%A02%")))
+    given = Given(at.drop_id, at.inspection_id, DropClass.CRYSTALS, "ann", utc(4), "cli")
+    db.write(lambda c: labelling.add(c, [given], utc(4)))
+    merge(db, ids)
+    shown = "select plate_key, well, label, label_person from lims_drop_v1 order by well"
+    assert rows(db, sa.text(shown)) == [
+        ("Q", "B01", "Clear", None),
+        ("Q", "B02", "Crystals", "ann"),
+        ("Q", "B03", "Clear", None),
+    ]
+    assert [row.key for row in rows(db, sa.select(plate.c.key))] == ["Q"]
+
+
+def test_a_worker_that_holds_an_image_of_a_joined_plate_finishes_nothing(db: Database, champion: Version) -> None:
+    ids = {name: register_source(db, name) for name in (HAND, MINSTREL)}
+    record(db, ids[HAND], sightings(4), utc(1))
+    lease = factories.claimed(db, utc(1))
+    record(db, ids[MINSTREL], sightings(2), utc(2))
+    merge(db, ids)
+    assert factories.finish(db, lease, champion, utc(10)).scored == 0
+    assert drain(db, champion, utc(11)) == 4
+    (seen,) = rows(db, sa.text("select seen, scored from lims_plate_summary_v1"))
+    assert tuple(seen) == (4, 4)
+
+
+@pytest.mark.parametrize("labelled", [(), (HAND,), (MINSTREL,), (HAND, MINSTREL)])
+def test_what_a_model_learned_from_is_no_test_afterwards(
+    db: Database, champion: Version, labelled: tuple[str, ...]
+) -> None:
+    """Every plate that both have is on the side on which it was labelled; labelled on two, not on the test side."""
+    ids = {name: register_source(db, name) for name in (HAND, MINSTREL)}
+    keys = [f"CI{number:06d}" for number in range(12)]
+    for name, source_id in ids.items():
+        record(db, source_id, [file for key in keys for file in sightings(1, key)], utc(1))
+        if name in labelled:
+            say = sa.select(image.c.drop_id, image.c.inspection_id).where(image.c.source_id == source_id)
+            givens = [Given(*row, DropClass.CLEAR, "ann", utc(2), "cli") for row in rows(db, say)]
+            db.write(lambda c, g=givens: labelling.add(c, g, utc(2)))
+    merge(db, ids)
+    side_of = sa.select(plate.c.key, sa.func.coalesce(plate.c.split_source, MINSTREL))
+    order = (Split.TEST, Split.VALIDATION, Split.TRAIN)
+    for key, name in rows(db, side_of):
+        before = [split_of(each, key) for each in (labelled or (MINSTREL,))]
+        assert split_of(name, key) is max(before, key=order.index)
+
+
+def test_a_forgotten_source_leaves_nothing_and_the_other_as_it_was(db: Database, twice: dict[str, int]) -> None:
+    (at,) = rows(db, sa.select(image).where(image.c.source_id == twice[HAND], image.c.path.like("P1/%A01%")))
+    given = Given(at.drop_id, at.inspection_id, DropClass.CLEAR, "ann", utc(4), "lims", image_id=at.id)
+    db.write(lambda c: labelling.add(c, [given], utc(4)))
+    labels_of = sa.select(label.c.id).scalar_subquery()
+    db.write(lambda c: c.execute(sa.insert(label_inbox).values(plate="P1", state="resolved", label_id=labels_of)))
+    other = sa.text(f"select * from lims_drop_v1 where source = '{MINSTREL}' order by drop_id")
+    before = rows(db, other)
+    held = db.write(lambda c: source_changes.forget(c, twice[HAND], actor="ann", now=utc(9)))
+    assert held == source_changes.Contents(plates=2, images=5, scores=5, labels=1)
+    assert rows(db, other) == before
+    assert len(rows(db, sa.select(image))) == 5
+    assert {row.source_id for row in rows(db, sa.select(event.c.source_id))} == {twice[MINSTREL]}
+    (answer,) = rows(db, sa.text("select state, reason from lims_label_inbox_v1"))
+    assert answer.reason.startswith("its source was removed")
+    assert db.write(lambda c: source_changes.forget(c, twice[MINSTREL], actor="ann", now=utc(9))).plates == 2
+    for table in (source, plate, drop, inspection, image, score, label, hit, drop_summary, inspection_summary, event):
+        assert rows(db, sa.select(sa.func.count()).select_from(table)) == [(0,)], table.name
