@@ -22,7 +22,7 @@ REDEFINED = ("lims_drop_v1", "lims_hit_v1", "lims_plate_summary_v1", "lims_image
 BEFORE = {
     "lims_drop_v1": "lims_drop_v1",
     "lims_hit_v1": "lims_hit_v1",
-    "lims_plate_summary_v1": "lims_plate_summary_v1.0003",
+    "lims_plate_summary_v1": "lims_plate_summary_v1.0006",
     "lims_image_score_v1": "lims_image_score_v1.0003",
 }
 GONE = "the file is gone"

@@ -29,6 +29,7 @@ select
     inspection_summary.labelled as labelled,
     plate.project as project,
     plate.screen as screen,
+    model_version.crystal_threshold as crystal_threshold,
     inspection_summary.gone as gone
 from speaking_inspection
 join inspection_summary on inspection_summary.inspection_id = speaking_inspection.inspection_id
