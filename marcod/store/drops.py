@@ -77,6 +77,7 @@ def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version
             rows.append({"drop_id": drop_id, "model_version_id": version.id, "updated_at": now, **row})
             if first is not None:
                 first_hits[drop_id] = first
+    _end_hits(connection, set(drop_ids) - first_hits.keys(), version, now)
     new = _record_hits(connection, first_hits, {row["drop_id"]: row for row in rows}, version, now)
     _remove(connection, set(drop_ids) - {row["drop_id"] for row in rows}, version)
     if rows:
@@ -188,6 +189,14 @@ def _remove(connection: Connection, drop_ids: set[int], version: Version) -> Non
         )
 
 
+def _end_hits(connection: Connection, drop_ids: set[int], version: Version, now: datetime) -> None:
+    """Say of the version's hits in these drops, in which it sees none any more, that they ended."""
+    if drop_ids:
+        standing = sa.and_(hit.c.model_version_id == version.id, hit.c.ended_at.is_(None))
+        ended = sa.update(hit).where(standing, hit.c.drop_id.in_(sorted(drop_ids)))
+        connection.execute(ended.values(ended_at=now))
+
+
 def _record_hits(
     connection: Connection,
     first_hits: Mapping[int, DropVerdict],
@@ -210,6 +219,7 @@ def _record_hits(
             "found_at": now,
             "cause": str(before.cause(drop_id, first.image.inspection_id)),
             "score_version_id": first.image.score_version_id,
+            "ended_at": None,
         }
         for drop_id, first in first_hits.items()
         if drop_id not in before.own
@@ -239,19 +249,11 @@ class _Before:
 
 
 def _recorded(connection: Connection, drop_ids: list[int], version: Version) -> _Before:
-    """Hits that stand: one that was taken back, by a label or a rewritten file, is news when it returns."""
+    """Hits that have not ended: one that was taken back, by a label or a rewritten file, is news when it returns."""
     found = connection.execute(
         sa.select(hit.c.drop_id, hit.c.model_version_id, model_version.c.promoted_at.is_not(None))
         .join(model_version, model_version.c.id == hit.c.model_version_id)
-        .join(
-            drop_summary,
-            sa.and_(
-                drop_summary.c.drop_id == hit.c.drop_id,
-                drop_summary.c.model_version_id == hit.c.model_version_id,
-                drop_summary.c.first_hit_inspection_id.is_not(None),
-            ),
-        )
-        .where(hit.c.drop_id.in_(drop_ids))
+        .where(hit.c.drop_id.in_(drop_ids), hit.c.ended_at.is_(None))
     ).all()
     own = {row[0] for row in found if row[1] == version.id}
     former = {row[0] for row in found if row[1] != version.id and row[2]}

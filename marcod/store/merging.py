@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
-from marcod.store import derived, labels, sources, versions
+from marcod.store import copies, derived, labels, results, sources, versions
 from marcod.store.labels import Given
 from marcod.store.schema import (
     drift_alarm,
@@ -389,6 +389,19 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
         if any(getattr(one.pairs[old], name) != value for name, value in values.items())
     ]
     _update(connection, image, changed)
+    _join_copies(connection, one)
+    both_gone = [same.id for old, same in one.pairs.items() if mine[old].gone_at and same.gone_at]
+    results.mark_gone(connection, both_gone, now)
+
+
+def _join_copies(connection: Connection, one: _Plate) -> None:
+    """Let what stood for an image that is joined stand for the one that stays, and find what is the same there."""
+    for old, same in one.pairs.items():
+        pointing = sa.update(image).where(image.c.same_as_id == old, image.c.id != same.id)
+        connection.execute(pointing.values(same_as_id=same.id))
+    there = {one.pairs[row.id].id if row.id in one.pairs else row.id for row in one.images}
+    connection.execute(sa.update(image).where(image.c.id.in_(sorted(there))).values(same_as_id=None))
+    copies.find(connection, there)
 
 
 def _age(mine: Any, theirs: Any) -> int:
@@ -410,10 +423,14 @@ def _newest(mine: Any, theirs: Any) -> dict[str, Any]:
     newest = mine if age > 0 else theirs
     mtime_ns = _time(newest.mtime_ns)
     same = age == 0
+    read = theirs if theirs.content_hash is not None and not theirs.unread else mine
     return {
         "size": newest.size,
         "mtime_ns": -mtime_ns - 1 if theirs.mtime_ns < 0 else mtime_ns,
-        "content_hash": theirs.content_hash or mine.content_hash if same else newest.content_hash,
+        "content_hash": read.content_hash if same else newest.content_hash,
+        "unread": mine.unread and theirs.unread if same else newest.unread,
+        "gone_at": theirs.gone_at if mine.gone_at is not None else None,
+        "gone_score_id": None,
         "seen_at": min(mine.seen_at, theirs.seen_at) if same else newest.seen_at,
     }
 
@@ -510,7 +527,7 @@ def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[An
 
 
 def _join_hits(connection: Connection, one: _Plate) -> None:
-    """Of a drop and version the hit that was found first stays."""
+    """Of a drop and version a hit that has not ended stays, else the one that was found first."""
     mine = _leading_to(connection, hit, one)
     places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
     targets = {place.drop_id for place in places.values()}
@@ -521,7 +538,7 @@ def _join_hits(connection: Connection, one: _Plate) -> None:
 
 
 def _found_first(row: Any) -> Any:
-    return row.found_at
+    return row.ended_at is not None, row.found_at
 
 
 def _join_questions(connection: Connection, one: _Plate) -> None:

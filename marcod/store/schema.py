@@ -291,6 +291,7 @@ hit = Table(
     Column("found_at", UtcDateTime, nullable=False, index=True),
     Column("cause", sa.Text, nullable=False, server_default="new"),
     Column("score_version_id", BigId),
+    Column("ended_at", UtcDateTime),
     UniqueConstraint("drop_id", "model_version_id"),
 )
 

@@ -198,20 +198,19 @@ def _publish_hits(connection: Connection, version: Version, now: datetime) -> No
     connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
     if not first:
         return
-    other, standing = hit.alias(), drop_summary.alias()
+    other = hit.alias()
     promoted = sa.and_(model_version.c.promoted_at.is_not(None), model_version.c.id != version.id)
     by_former = sa.exists().where(
-        other.c.drop_id == hit.c.drop_id, other.c.model_version_id == model_version.c.id, promoted
+        other.c.drop_id == hit.c.drop_id,
+        other.c.ended_at.is_(None),
+        other.c.model_version_id == model_version.c.id,
+        promoted,
     )
     former_looked = sa.exists().where(
         drop_summary.c.drop_id == hit.c.drop_id, drop_summary.c.model_version_id == model_version.c.id, promoted
     )
     cause = sa.case((by_former, "confirmed"), (former_looked, "model"), else_="new")
-    stands = sa.exists().where(
-        standing.c.drop_id == hit.c.drop_id,
-        standing.c.model_version_id == version.id,
-        standing.c.first_hit_inspection_id.is_not(None),
-    )
+    stands = hit.c.ended_at.is_(None)
     published = sa.update(hit).where(hit.c.model_version_id == version.id, stands).values(found_at=now, cause=cause)
     rows = connection.execute(published.returning(hit.c.id, hit.c.cause)).all()
     announce.hits_found(connection, [row.id for row in rows if row.cause == "new"], now)

@@ -42,6 +42,7 @@ def upgrade() -> None:
         op.add_column("inspection_summary", sa.Column(column, sa.Integer(), nullable=False, server_default="0"))
     op.add_column("drop_summary", sa.Column("score_version_id", BIG))
     op.add_column("hit", sa.Column("score_version_id", BIG))
+    op.add_column("hit", sa.Column("ended_at", TIME))
     gone = sa.text("gone_at is not null")
     op.create_index("ix_image_gone_at", "image", ["gone_at"], sqlite_where=gone, postgresql_where=gone)
     same = sa.text("same_as_id is not null")
@@ -53,6 +54,7 @@ def upgrade() -> None:
     )  # fmt: skip
     _mark_gone()
     _count_waiting()
+    _end_hits()
     for view in (*RULES, *REDEFINED):
         file = FOLDER / (f"{view}.sql" if view in RULES else f"{view}.{revision}.sql")
         op.execute(sa.text(file.read_text(encoding="utf-8")))
@@ -68,6 +70,7 @@ def downgrade() -> None:
     )  # fmt: skip
     op.drop_index("ix_image_same_as_id", "image")
     op.drop_index("ix_image_gone_at", "image")
+    op.drop_column("hit", "ended_at")
     op.drop_column("hit", "score_version_id")
     op.drop_column("drop_summary", "score_version_id")
     for column in ("gone", "waiting"):
@@ -102,3 +105,10 @@ def _mark_gone() -> None:
 def _count_waiting() -> None:
     """Rows that are not complete are counted again by the periodic work; until then they count as waiting."""
     op.execute(sa.text("update inspection_summary set waiting = 1 where not complete and scored + failed < seen"))
+
+
+def _end_hits() -> None:
+    """A hit whose drop has no hit any more ended when its row was written last."""
+    row = "drop_summary.drop_id = hit.drop_id and drop_summary.model_version_id = hit.model_version_id"
+    over = f"select updated_at from drop_summary where {row} and drop_summary.first_hit_inspection_id is null"
+    op.execute(sa.text(f"update hit set ended_at = ({over})"))

@@ -242,7 +242,9 @@ def test_a_file_that_was_gone_and_came_back_is_taken_in_once(db: Database, sourc
     assert record(db, source_id, [seen], utc(4)) == Recorded(unchanged=1)
 
 
-def test_a_file_that_was_gone_is_scored_by_a_newer_champion_when_it_is_there_again(db: Database, source_id: int, champion: Version) -> None:
+def test_a_newer_champion_scores_a_file_that_was_gone_and_is_back(
+    db: Database, source_id: int, champion: Version
+) -> None:
     (seen,) = sightings(1)
     record(db, source_id, [seen])
     lease = claimed(db)

@@ -145,7 +145,7 @@ def natural(db: Database) -> dict[str, Counter[Any]]:
     return {name: Counter(tuple(row) for row in rows(db, statement)) for name, statement in asked.items()}
 
 
-def derived(db: Database) -> list[Any]:
+def derived_rows(db: Database) -> list[Any]:
     """Every summary of an inspection and of a drop."""
     return [
         sorted(map(tuple, rows(db, sa.select(*COUNTED))), key=repr),
@@ -202,9 +202,9 @@ def check(story: Story, *, drained: bool) -> None:
     assert len(rows(db, sa.select(job.c.id))) <= waiting
     if drained:
         assert told(db, "complete") == completed
-    shown = derived(db)
+    shown = derived_rows(db)
     worked_out_again(db)
-    assert derived(db) == shown
+    assert derived_rows(db) == shown
 
 
 @pytest.mark.parametrize("seed", [1, 110, 120])
