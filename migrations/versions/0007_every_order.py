@@ -109,6 +109,10 @@ def _count_waiting() -> None:
 
 def _end_hits() -> None:
     """A hit whose drop has no hit any more ended when its row was written last."""
-    row = "drop_summary.drop_id = hit.drop_id and drop_summary.model_version_id = hit.model_version_id"
-    over = f"select updated_at from drop_summary where {row} and drop_summary.first_hit_inspection_id is null"
-    op.execute(sa.text(f"update hit set ended_at = ({over})"))
+    op.execute(
+        sa.text(
+            "update hit set ended_at = (select updated_at from drop_summary where drop_summary.drop_id = hit.drop_id"
+            " and drop_summary.model_version_id = hit.model_version_id"
+            " and drop_summary.first_hit_inspection_id is null)"
+        )
+    )
