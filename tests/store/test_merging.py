@@ -13,7 +13,7 @@ from factories import CLEAR, CRYSTALS, claim, drain, promote, record, register, 
 
 from marcod.domain import DropClass, Modality, Split, split_of
 from marcod.errors import ConfigError
-from marcod.store import catalog, derived, labelling, merging, queue, source_changes
+from marcod.store import catalog, derived, labelling, merging, queue, source_changes, summaries
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.labels import Given
