@@ -95,7 +95,7 @@ def test_check_tells_all_faults_and_mending_them_is_enough(broken: Path) -> None
         lines[number - 1] = example
     lines[5] = f'root = "{broken.parent}"'
     broken.write_text("\n".join(lines))
-    assert _call(broken, "config", "check").stdout.startswith("configuration is fine: 1 sources")
+    assert _call(broken, "config", "check").stdout.startswith("configuration is fine: 1 source,")
 
 
 def test_check_tells_programs_too(broken: Path) -> None:
