@@ -288,7 +288,7 @@ class _Merge:
     def _refresh(self, touched: "_Touched", speaking: set[int]) -> None:
         if not versions.has_champion(self._connection):
             return
-        self._keep_quiet(touched.inspections)
+        self._keep_complete(touched.inspections)
         champion = versions.champion(self._connection).id
         new_hits: dict[int, int] = {}
         for version_id in sorted(speaking | {champion}):
@@ -298,8 +298,8 @@ class _Merge:
             new_hits = dict(found) if version_id == champion else new_hits
         summaries.refresh_all_versions(self._connection, touched.inspections, self._now, new_hits)
 
-    def _keep_quiet(self, inspection_ids: Iterable[int]) -> None:
-        """Let inspections stay complete that were so by quiet, although their last image may have another time now."""
+    def _keep_complete(self, inspection_ids: Iterable[int]) -> None:
+        """Let inspections stay complete, and told, that were so, although their last image may have another time now."""
         last = (
             sa.select(sa.func.max(image.c.seen_at))
             .join(model_version, model_version.c.modality == image.c.modality)
@@ -310,8 +310,8 @@ class _Merge:
             .scalar_subquery()
         )
         for part in _parts(inspection_ids):
-            quiet = sa.and_(inspection_summary.c.inspection_id.in_(part), inspection_summary.c.complete_rule == "quiet")
-            self._connection.execute(sa.update(inspection_summary).where(quiet).values(last_image_at=last))
+            complete = sa.and_(inspection_summary.c.inspection_id.in_(part), inspection_summary.c.complete)
+            self._connection.execute(sa.update(inspection_summary).where(complete).values(last_image_at=last))
 
     def _move_rest(self) -> None:
         """Move what the target has nothing of; it is read again where the target reads its paths differently."""
