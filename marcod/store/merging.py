@@ -163,7 +163,7 @@ class _Merge:
 
     def _hold_plate(self, one: _Plate) -> None:
         """Lock its jobs, inspections and drops and those of the target's plate, in the order of those who score."""
-        plates = [each for each in (one.id, one.target) if each is not None]
+        plates = [one.id] if one.target is None else [one.id, one.target]
         of_plates = sa.select(image.c.id).join(drop, drop.c.id == image.c.drop_id).where(drop.c.plate_id.in_(plates))
         held = sa.select(job.c.id).where(job.c.image_id.in_(of_plates)).order_by(job.c.id)
         self._connection.execute(held.with_for_update()).all()
@@ -299,7 +299,7 @@ class _Merge:
         summaries.refresh_all_versions(self._connection, touched.inspections, self._now, new_hits)
 
     def _keep_complete(self, inspection_ids: Iterable[int]) -> None:
-        """Let inspections stay complete, and told, that were so, although their last image may have another time now."""
+        """Let inspections stay complete, and told, that were so; their last image may have another time now."""
         last = (
             sa.select(sa.func.max(image.c.seen_at))
             .join(model_version, model_version.c.modality == image.c.modality)
