@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ def _amount(held: source_changes.Contents) -> str:
 @pass_settings
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
-    with app.opened(settings) as ready:
+    with _opened(settings, dry_run) as ready:
         source_id, now = ready.db.read(lambda c: catalog.find_source(c, old)), ready.db.now()
         ready.db.read(lambda c: source_changes.require_free(c, source_id, new))
         _require_unwatched(ready.db, source_id)
@@ -115,7 +116,7 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     For a folder that was recorded under two names. The same path is the same image: its scores and labels are kept
     once. Plates, drops and inspections are joined by their keys; hits and completed plates are not told again.
     """
-    with app.opened(settings) as ready:
+    with _opened(settings, dry_run) as ready:
         one, other = (_id(ready.db, name) for name in (origin, into))
         if one == other:
             raise ConfigError(f"{origin} and {into} are one source; name two")
@@ -131,6 +132,11 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     click.echo(f"{_amount(planned.moved)} of {origin} {'would be' if dry_run else 'are'} in {into}; {_same(planned)}")
     if origin in settings.sources:
         click.echo(f"the configuration has both: remove [sources.{origin}] there before marcod starts again")
+
+
+def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.Ready]:
+    """Open the database to be changed; one who only counts need not be allowed to."""
+    return app.reading(settings) if dry_run else app.opened(settings)
 
 
 def _id(db: Database, name: str) -> int:
@@ -177,7 +183,7 @@ def forget(
     json_output: bool,
 ) -> None:
     """Remove source NAME with all that was recorded of it. Image files stay; a later scan records them again."""
-    with app.opened(settings) as ready:
+    with _opened(settings, dry_run) as ready:
         source_id = _id(ready.db, name)
         _require_unwatched(ready.db, source_id)
         held = ready.db.read(lambda c: source_changes.contents(c, source_id))
