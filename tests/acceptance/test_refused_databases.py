@@ -234,6 +234,16 @@ def test_an_empty_database_stays_so(empty_db_url: str, tmp_path: Path) -> None:
         assert db.read(lambda c: sa.inspect(c).get_table_names()) == ["other"]
 
 
+def test_a_database_without_a_champion_is_listed_all_the_same(site: Site) -> None:
+    site.write()
+    for command in READING:
+        if command[-1] in ("list", "status", "inbox", "failed", "hits", "check"):
+            site.ok(*command)
+    site.ok("model", "show", "marco-small-synthetic:1")
+    assert "the first `marcod scan` or `marcod run` makes the shipped one champion" in refused(site, ("drift",))
+    assert site.count("model_alias") == site.count("model_version") == 0
+
+
 def test_an_older_schema_is_told_and_a_compatible_newer_one_works(site: Site) -> None:
     with closing(Database(site.url)) as db:
         number = sa.table(VERSION_TABLE, sa.column("version_num"))
