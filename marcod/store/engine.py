@@ -123,7 +123,9 @@ class Database:
         else:
             self.engine = _postgres_engine(self.url, patience.connect_s)
         self.host: Final = host or socket.gethostname()
-        self.engine.update_execution_options(marcod_host=self.host)
+        # An SQLite file has one host, whatever a container that opens it is called today.
+        named = host if self.is_sqlite else self.host
+        self.engine.update_execution_options(marcod_host=named)
         event.listen(self.engine, "handle_error", _leave_stale)
         if not self.is_sqlite:
             event.listen(self.engine, "connect", self._greet)
@@ -220,6 +222,11 @@ def is_passing(error: BaseException) -> bool:
 def host_of(connection: Connection) -> str:
     """The host whose :class:`Database` opened this connection; a path means something on one host alone."""
     return str(connection.get_execution_options().get("marcod_host") or socket.gethostname())
+
+
+def has_one_host(connection: Connection) -> bool:
+    """Whether all that was recorded by any host is of this one, as in an SQLite file."""
+    return connection.get_execution_options().get("marcod_host") is None
 
 
 def insert(connection: Connection, table: sa.Table) -> Any:
