@@ -113,7 +113,7 @@ def test_what_runs_and_what_cannot_be_known_is_said(trained: Trained) -> None:
     assert "data" in shown
     assert "none taken" in shown
     running = lab.ok("train", "show", str(trained.run("running")))
-    assert "running: runs" in running
+    assert "running: not over yet" in running
     assert "last seen" in running
     result = lab.call("train", "show", "999")
     assert result.exit_code == 1
