@@ -165,7 +165,7 @@ def _same(planned: source_changes.Plan) -> str:
 @click.option("--with-labels", is_flag=True, help="Remove labels as well, which people gave")
 @click.option(
     "--labels-to",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=output.OutFile(),
     metavar="FILE",
     help="First write the labels that count into FILE, a CSV that `marcod label import` reads",
 )

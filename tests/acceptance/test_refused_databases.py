@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import click
 import factories
 import pytest
 import sqlalchemy as sa
 from factories import utc
 from fault_tools import ordinary_user
-from lab import Site
+from lab import Site, commands
 from sqlalchemy.engine import URL, make_url
 
+from marcod.cli import cli, output
 from marcod.registry import Registry
 from marcod.store import migrate
 from marcod.store.engine import Database
@@ -300,9 +302,25 @@ def test_a_full_disk_in_doctor(site: Site) -> None:
     assert "the disk of /proc/models is full: 0 MiB free" in result.stdout
 
 
+INPUTS: Final = {
+    "demo": {"folder", "models"}, "install-systemd": {"prefix", "program"}, "label import": {"place"},
+    "model evaluate": {"csv", "root"}, "model calibrate": {"csv", "root"}, "model fetch": {"given"},
+    "model import": {"images"}, "model train-synthetic": {"folder"}, "plate import": {"table"}, "db restore": {"file"},
+    "review export": {"target"}, "review import": {"place"}, "scan": {"root"}, "setup": {"folders"},
+}  # fmt: skip
+"""Paths that are read, or are folders that are made; every other one is a file to be written."""
+
+
+def test_every_file_that_a_command_writes_is_looked_at_first() -> None:
+    for name, command in commands(cli).items():
+        paths = [p for p in command.params if isinstance(p.type, click.Path) and p.name not in INPUTS.get(name, ())]
+        assert all(isinstance(p.type, output.OutFile) for p in paths), (name, [p.name for p in paths])
+
+
 @pytest.mark.parametrize(
     "command",
     [
+        ("source", "forget", "lab", "--labels-to"),
         ("plate", "export", "P", "--out"), ("plate", "heatmap", "P", "A1", "--out"), ("hits", "--export"),
         ("model", "evaluate", "small:1", "--from-database", "--html"), ("db", "backup"), ("review", "export"),
     ],
