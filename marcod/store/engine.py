@@ -44,13 +44,13 @@ class Patience:
 
     connect_s: int = 5
     busy_s: float | None = None
-    lock_s: int = 60
+    lock_s: float = 60.0
     retry_s: float = PATIENCE_S
 
 
 DAEMON: Final = Patience()
 
-PERSON: Final = Patience(connect_s=2, busy_s=2.5, lock_s=3, retry_s=1.0)
+PERSON: Final = Patience(connect_s=2, busy_s=2.5, lock_s=3.0, retry_s=1.0)
 """Patience of a person who waits for an answer."""
 
 REACH_S: Final = 3.0
@@ -76,7 +76,7 @@ _NETWORK: Final = {
 """A network that swallows packets ends a connection after 40 s. What the URL says instead goes before it."""
 
 _SESSION: Final = (
-    "set lock_timeout = '{lock_s}s'; set idle_in_transaction_session_timeout = '5min';{more} select clock_timestamp()"
+    "set lock_timeout = {lock_ms}; set idle_in_transaction_session_timeout = '5min'; select clock_timestamp()"
 )
 """Nobody waits for ever for a transaction that a person forgot to end, or that died with its host."""
 
@@ -162,10 +162,12 @@ class Database:
         """Set the session up and learn the server's time, in one round trip."""
         connection.autocommit = True
         with connection.cursor() as cursor:
-            more = " set default_transaction_read_only = on;" if self.read_only else ""
-            cursor.execute(_SESSION.format(lock_s=self._patience.lock_s, more=more))
+            cursor.execute(_SESSION.format(lock_ms=round(1000 * self._patience.lock_s)))
             (moment,) = cursor.fetchone()
         connection.autocommit = False
+        if self.read_only:
+            # Said with every BEGIN: a setting of the session would stay with a pooler and meet whoever comes next.
+            connection.readonly = True
         self._told = (moment.astimezone(UTC), time.monotonic())
 
     def _run(self, work: Callable[[Connection], T], engine: Engine) -> T:
