@@ -93,6 +93,8 @@ def test_runs_are_listed_and_shown_with_their_reasons(trained: Trained) -> None:
     ):  # fmt: skip
         assert words in shown, words
     assert "by luck" not in shown
+    assert not set("{}[]") & set(shown), "values of Python"
+    assert "None" not in shown
     document = json.loads(lab.ok("train", "show", str(run), "--json"))
     assert document["numbers"] == NUMBERS
     assert document["data"]["crystals"] == 70
