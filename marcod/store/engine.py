@@ -54,7 +54,7 @@ PERSON: Final = Patience(connect_s=2, busy_s=2.5, lock_s=3.0, retry_s=1.0)
 """Patience of a person who waits for an answer."""
 
 REACH_S: Final = 3.0
-"""How long a database may take to say anything at all to a person, in seconds."""
+"""Seconds that a database may take for its first answer to a person."""
 
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available, and the server shutting down or starting."""

@@ -506,7 +506,7 @@ def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[An
 
 
 def _join_hits(connection: Connection, one: _Plate) -> None:
-    """Of a drop and version the hit that was found first stays."""
+    """Keep, per drop and version, the hit that was found first."""
     mine = _leading_to(connection, hit, one)
     places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
     targets = {place.drop_id for place in places.values()}
@@ -521,7 +521,7 @@ def _found_first(row: Any) -> Any:
 
 
 def _join_questions(connection: Connection, one: _Plate) -> None:
-    """Of the same question in the review the one that was answered stays."""
+    """Keep, of the same question in the review, the one that was answered."""
     chosen = sa.select(review_item)
     mine = _leading_to(connection, review_item, one)
     places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
