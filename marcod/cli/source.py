@@ -1,12 +1,10 @@
 """`marcod source`: what is recorded of each imager's folder, and mending it: another name, merging, forgetting."""
 
-import csv
-import io
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -215,16 +213,23 @@ def _forget(db: Database, source_id: int) -> None:
         )
 
 
+LABEL_COLUMNS: Final = ("source", "plate", "well", "drop", "inspection", "path", "label", "person", "time")
+
+
 def _table_of_labels(db: Database, name: str) -> str:
     """The labels of a source that count now, as a table that `marcod label import` reads."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("source", "plate", "well", "drop", "inspection", "path", "label", "person", "time"))
-    for said in reversed(db.read(lambda c: labels.listed(c, source_name=name, limit=EVERY_LABEL))):
-        if said.counts:
-            place = (said.plate_key, said.well, said.drop_number, said.inspection_key, said.path or "")
-            writer.writerow((name, *place, said.label, said.person, said.labelled_at.isoformat()))
-    return text.getvalue()
+    from marcod import plates
+
+    found = reversed(db.read(lambda c: labels.listed(c, source_name=name, limit=EVERY_LABEL)))
+    rows = (
+        (
+            name, said.plate_key, said.well, said.drop_number, said.inspection_key, said.path or "", said.label,
+            said.person, said.labelled_at.isoformat(),
+        )
+        for said in found
+        if said.counts
+    )  # fmt: skip
+    return plates.csv_text(LABEL_COLUMNS, (dict(zip(LABEL_COLUMNS, row, strict=True)) for row in rows))
 
 
 def _require_unwatched(db: Database, source_id: int) -> None:
