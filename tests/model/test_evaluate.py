@@ -385,7 +385,7 @@ def test_the_command_says_what_it_needs(db_url: str, tmp_path: Path) -> None:
     split = call(db_url, "champion", "--labels", "x.csv", "--split", "test")
     assert (split.exit_code, "--split belongs to --from-database" in split.stderr) == (2, True)
     nowhere = call(db_url, "champion", "--from-database", "--html", str(tmp_path / "no" / "page.html"))
-    assert (nowhere.exit_code, "does not exist" in nowhere.stderr) == (2, True)
+    assert (nowhere.exit_code, "there is no folder" in nowhere.stderr) == (2, True)
     unknown = call(db_url, "champion", "--labels", str(tmp_path / "gone.csv"))
     assert (unknown.exit_code, "gone.csv cannot be read" in unknown.stderr) == (2, True)
     nothing = call(db_url, "champion", "--from-database")
