@@ -238,7 +238,7 @@ def _require_unwatched(db: Database, source_id: int) -> None:
 
 
 def _ask(yes: bool, question: str, *, needed: bool = False) -> None:
-    """Ask on a terminal. Elsewhere nobody can answer: what is ``needed`` must be given as --yes."""
+    """Ask on a terminal. Elsewhere an answer that is ``needed`` must be given as --yes."""
     if yes:
         return
     if sys.stdin.isatty():
