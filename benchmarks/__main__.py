@@ -17,6 +17,7 @@ from benchmarks.tables import Table
 from marcod import settings, telemetry
 
 NAMES = (
+    "start",
     "scan",
     "enqueue",
     "queue",

@@ -62,7 +62,7 @@ def _reach(url: str) -> None:
 @contextmanager
 def waited_for(settings: Settings, patience: Patience = DAEMON) -> Iterator[Ready]:
     """Open the database as :func:`opened` does, and wait for it from the beginning, as the daemon does."""
-    from marcod.store import migrate  # loads Alembic, which nobody needs who only reads
+    from marcod.store import migrate  # imports Alembic, which a reader does not need
 
     with closing(Database(settings.store.url.get_secret_value(), patience=patience)) as db:
         migrate.require_current(db)

@@ -143,10 +143,10 @@ def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
     """
     rendered, told = bool(values.get("synthetic")), str(values.get("training_data"))
     own_run = told.startswith("data set ") and not told.endswith("; recalibrate")
-    begun = [TrainedOn.RENDERED] if rendered else [TrainedOn.PUBLISHED]
+    weights = [TrainedOn.RENDERED] if rendered else [TrainedOn.PUBLISHED]
     if own_run and told.endswith("; scratch") and not rendered:
-        begun = []
-    return [*begun, *([TrainedOn.LAB] if own_run else [])]
+        weights = []
+    return [*weights, *([TrainedOn.LAB] if own_run else [])]
 
 
 @dataclass(frozen=True, slots=True)

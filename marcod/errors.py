@@ -9,11 +9,11 @@ import errno
 from typing import ClassVar, Final
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What a disk answers that has no room left, for everybody or for this user."""
+"""Error numbers of a full disk, for everybody or for this user."""
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether it is a disk that has no room left."""
+    """Tell whether the error is a full disk."""
     return isinstance(error, OSError) and error.errno in FULL
 
 

@@ -101,7 +101,7 @@ class PlateMap:
         return next(fitting, PlateFormat(rows, columns))
 
     def counts(self) -> Counter[Mark]:
-        """How many drops have each mark."""
+        """Count the drops of each mark."""
         return Counter(mark_of(drop, self.version) for drop in self.drops)
 
     def counted(self) -> str:

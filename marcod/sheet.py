@@ -43,7 +43,7 @@ Done = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How a sheet shows a mark: its letter, and the style of its colours."""
+    """Look of a mark on a sheet: its letter, and the style of its colours."""
 
     letter: str
     style: str

@@ -1,5 +1,6 @@
 """Faults that a test can bring about and end again: a network that is cut, a resource limit, a user without rights."""
 
+import codecs
 import os
 import resource
 import select
@@ -104,6 +105,8 @@ def ordinary_user(*owned: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    # A zip asks for it, and Python remembers for good that this user could not read it.
+    codecs.lookup("cp437")
     for path in owned:
         os.chown(path, NOBODY, NOBODY)
     # pytest makes its folders for their owner alone.

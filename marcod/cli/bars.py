@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -45,7 +45,7 @@ def bar(console: Console, *, last_lines: bool) -> Iterator[Callable[[str, int, i
 
 
 class _Count(ProgressColumn):
-    """Done of all, or only what is done where nobody knows how much there is."""
+    """Show done of all, or only done where the total is unknown."""
 
     def render(self, task: Task) -> Text:
         total = "" if task.total is None else f"/{int(task.total):,}"

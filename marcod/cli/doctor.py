@@ -41,15 +41,14 @@ def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
 
 
 def _tell(finding: Finding, *, new_area: bool) -> None:
-    line = Text(f"{MARKS[finding.verdict]:>6}  ", STYLES[finding.verdict])
-    line.append(f"{output.printable(finding.subject)}: ", "default")
-    line.append(output.printable(finding.text), "default")
     console = output.console()
     if new_area:
         console.print(Text(finding.area, "bold"))
-    console.print(line)
+    mark = Text(f"{MARKS[finding.verdict]:>6}", STYLES[finding.verdict])
+    console.print(output.table("", ("", ""), [(mark, f"{finding.subject}: {finding.text}")], prose=True))
     if finding.advice and finding.verdict is not Verdict.OK:
-        console.print(Text(f"        {output.printable(finding.advice)}", "dim"))
+        blank = Text(" " * len(mark))
+        console.print(output.table("", ("", ""), [(blank, finding.advice)], prose=True, styles=("dim",)))
 
 
 def _verdict(counts: "Counter[Verdict]") -> str:

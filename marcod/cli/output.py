@@ -157,7 +157,8 @@ class Listing:
         for row, style in zip_longest(self.rows, self.styles, fillvalue=""):
             yield from self._row([_cell(row[place]) for place in kept], kept, widths, style, below)
         if left_out := [name.split("\n")[-1] for place, name in enumerate(self.columns) if place not in kept]:
-            yield Text(f"no room for: {', '.join(left_out)}; --json has them", style="dim")
+            sentence = f"no room for: {', '.join(left_out)}; --json has them"
+            yield from (Text(part, style="dim") for part in _folded(sentence, room or WIDE))
 
     def _kept(self, room: int | None) -> list[int]:
         """The places of the columns that are shown."""

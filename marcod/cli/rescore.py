@@ -171,7 +171,7 @@ def _others_score(ready: app.Ready) -> bool:
 
 
 def _behind(new: int) -> str:
-    """What comes first, in words."""
+    """Describe the work that comes first."""
     return f", behind {text.count(new, 'new image')}" if new else ""
 
 

@@ -8,14 +8,16 @@ import click
 from marcod import daemon
 from marcod.cli.configured import configured
 from marcod.errors import ConfigError
-from marcod.settings import ROLES, USUAL_ROLES, Role
+from marcod.settings import ROLES, USUAL_ROLES, Role, nearest
 
 
 def _roles(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Role, ...]:
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     unknown = sorted(set(wanted) - set(get_args(Role)))
     if unknown or not wanted:
-        raise ConfigError(f"role {', '.join(unknown) or text!r} is not one of {', '.join(ROLES)}")
+        meant = nearest(unknown[0], ROLES) if unknown else None
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise ConfigError(f"role {', '.join(unknown) or text!r} is not one of {', '.join(ROLES)}{hint}")
     return tuple(role for role in ROLES if role in wanted)
 
 

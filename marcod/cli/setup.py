@@ -182,7 +182,7 @@ def _ask_light(imager: Imager, name: str) -> Modality:
 
 
 def _ask_zone() -> str | None:
-    """Ask for a time zone until it is one; None when nobody knows."""
+    """Ask for a time zone until it is one; None when the person does not know."""
     while True:
         question = f"  Time zone of its clock, such as {propose.local_zone()} (Enter: UTC)"
         if not (zone := click.prompt(question, default="", show_default=False).strip()):

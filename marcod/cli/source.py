@@ -1,11 +1,10 @@
 """`marcod source`: what is recorded of each imager's folder, and mending it: another name, merging, forgetting."""
 
-import csv
-import io
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -86,7 +85,7 @@ def _amount(held: source_changes.Contents) -> str:
 @pass_settings
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
-    with app.opened(settings) as ready:
+    with _opened(settings, dry_run) as ready:
         source_id, now = ready.db.read(lambda c: catalog.find_source(c, old)), ready.db.now()
         ready.db.read(lambda c: source_changes.require_free(c, source_id, new))
         _require_unwatched(ready.db, source_id)
@@ -115,7 +114,7 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     For a folder that was recorded under two names. The same path is the same image: its scores and labels are kept
     once. Plates, drops and inspections are joined by their keys; hits and completed plates are not told again.
     """
-    with app.opened(settings) as ready:
+    with _opened(settings, dry_run) as ready:
         one, other = (_id(ready.db, name) for name in (origin, into))
         if one == other:
             raise ConfigError(f"{origin} and {into} are one source; name two")
@@ -131,6 +130,11 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     click.echo(f"{_amount(planned.moved)} of {origin} {'would be' if dry_run else 'are'} in {into}; {_same(planned)}")
     if origin in settings.sources:
         click.echo(f"the configuration has both: remove [sources.{origin}] there before marcod starts again")
+
+
+def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.Ready]:
+    """Open the database to be changed; one who only counts need not be allowed to."""
+    return app.reading(settings) if dry_run else app.opened(settings)
 
 
 def _id(db: Database, name: str) -> int:
@@ -159,7 +163,7 @@ def _same(planned: source_changes.Plan) -> str:
 @click.option("--with-labels", is_flag=True, help="Remove labels as well, which people gave")
 @click.option(
     "--labels-to",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=output.OutFile(),
     metavar="FILE",
     help="First write the labels that count into FILE, a CSV that `marcod label import` reads",
 )
@@ -177,7 +181,7 @@ def forget(
     json_output: bool,
 ) -> None:
     """Remove source NAME with all that was recorded of it. Image files stay; a later scan records them again."""
-    with app.opened(settings) as ready:
+    with _opened(settings, dry_run) as ready:
         source_id = _id(ready.db, name)
         _require_unwatched(ready.db, source_id)
         held = ready.db.read(lambda c: source_changes.contents(c, source_id))
@@ -209,16 +213,23 @@ def _forget(db: Database, source_id: int) -> None:
         )
 
 
+LABEL_COLUMNS: Final = ("source", "plate", "well", "drop", "inspection", "path", "label", "person", "time")
+
+
 def _table_of_labels(db: Database, name: str) -> str:
     """The labels of a source that count now, as a table that `marcod label import` reads."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("source", "plate", "well", "drop", "inspection", "path", "label", "person", "time"))
-    for said in reversed(db.read(lambda c: labels.listed(c, source_name=name, limit=EVERY_LABEL))):
-        if said.counts:
-            place = (said.plate_key, said.well, said.drop_number, said.inspection_key, said.path or "")
-            writer.writerow((name, *place, said.label, said.person, said.labelled_at.isoformat()))
-    return text.getvalue()
+    from marcod import plates
+
+    found = reversed(db.read(lambda c: labels.listed(c, source_name=name, limit=EVERY_LABEL)))
+    rows = (
+        (
+            name, said.plate_key, said.well, said.drop_number, said.inspection_key, said.path or "", said.label,
+            said.person, said.labelled_at.isoformat(),
+        )
+        for said in found
+        if said.counts
+    )  # fmt: skip
+    return plates.csv_text(LABEL_COLUMNS, (dict(zip(LABEL_COLUMNS, row, strict=True)) for row in rows))
 
 
 def _require_unwatched(db: Database, source_id: int) -> None:
@@ -227,7 +238,7 @@ def _require_unwatched(db: Database, source_id: int) -> None:
 
 
 def _ask(yes: bool, question: str, *, needed: bool = False) -> None:
-    """Ask on a terminal. Elsewhere nobody can answer: what is ``needed`` must be given as --yes."""
+    """Ask on a terminal. Elsewhere an answer that is ``needed`` must be given as --yes."""
     if yes:
         return
     if sys.stdin.isatty():

@@ -83,7 +83,7 @@ def advice(seen: Survey) -> str:
 
 
 def next_step(seen: Survey) -> str:
-    """What a person does next with the folder."""
+    """List the next steps with the folder."""
     if seen.imagers:
         return f"`marcod setup {_word(seen.folder)}` adds it to the configuration"
     return f"no layout reads it; {advice(seen)}" if not seen.conflicts else advice(seen)
@@ -142,7 +142,7 @@ def _row(imager: Imager) -> tuple[object, ...]:
 
 
 def _about(imager: Imager, seen: Survey) -> Iterator[str]:
-    """What is worth telling about one imager, beside the numbers of the table."""
+    """List remarks about one imager, beside the numbers of the table."""
     if imager.root != seen.folder:
         yield f"{imager.layout}: the root to name is {path_text(str(imager.root))}"
     for found in imager.aside:

@@ -18,7 +18,7 @@ from marcod.store.training import Data, Run
 from marcod.train import shadow
 
 MEANING: Final = {
-    "running": "runs",
+    "running": "not over yet",
     "promoted": "the candidate passed the gate and became champion",
     "recommended": "the candidate passed the gate; `marcod model promote {candidate}` makes it champion",
     "refused": "the candidate did not pass the gate; the champion stays",

@@ -36,11 +36,16 @@ def examine(file: Path | None, overrides: Mapping[str, Any]) -> Examined:
     """Read and check a whole configuration."""
     found = layers.read(file, overrides)
     try:
-        return Examined(Settings(**found.values), tuple(found.faults), found)
+        return Examined(_settings(found.values), tuple(found.faults), found)
     except ValidationError as error:
         layers.locate(found)
         settings, faults = _mend(found, error)
         return Examined(settings, in_order([*found.faults, *faults]), found)
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    """Validate all at once: a section that is left to its default would be built, and cost, by itself."""
+    return Settings(**{**{section: {} for section in keys.SECTIONS}, **values})
 
 
 def _mend(found: Layers, error: ValidationError) -> tuple[Settings, list[Fault]]:
@@ -58,7 +63,7 @@ def _mend(found: Layers, error: ValidationError) -> tuple[Settings, list[Fault]]
             values = _without(values, key)
         assert values != before, f"nothing to leave out: {error}"
         try:
-            return Settings(**values), faults
+            return _settings(values), faults
         except ValidationError as again:
             error = again
 

@@ -18,7 +18,7 @@ from marcod.settings.toml_lines import Key
 
 SECTIONS: Final = tuple(Settings.model_fields)
 NEAR: Final = 0.6
-"""How alike two words must be for one to be offered for the other, from 0 to 1."""
+"""Similarity, from 0 to 1, from which one word is offered for another."""
 
 
 def fields_of(section: str) -> Mapping[str, FieldInfo]:

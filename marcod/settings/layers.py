@@ -23,7 +23,6 @@ OUTSIDE: Final = frozenset(
         "MARCOD_PUBLISHED_WHEEL",
         "MARCOD_TEST_POSTGRES_URL",
         "MARCOD_REAL_PLATES",
-        "MARCOD_MARCO_GRAPH",
         "MARCOD_MARCO_SAVED_MODEL",
     }
 )

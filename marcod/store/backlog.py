@@ -43,7 +43,7 @@ def status(connection: Connection, now: datetime) -> QueueStatus:
 
 
 def new(connection: Connection) -> int:
-    """How many new images are scored before anything that is scored again; quarantined ones are not."""
+    """Count the new images that are scored before anything is scored again; quarantined ones are not."""
     waiting = sa.select(sa.func.count()).select_from(job)
     return connection.execute(waiting.where(job.c.priority == queue.NEW, job.c.failed_at.is_(None))).scalar_one()
 

@@ -23,7 +23,7 @@ CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
 
 ACTOR: Final = "marcod"
-"""Who takes a source over, for the audit."""
+"""Actor of a takeover of a source in the audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Known(NamedTuple):
 
 
 def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, Known]:
-    """Those of the paths that are recorded, as they stood, to leave unchanged files alone cheaply.
+    """Look up which paths are recorded, and their stat then, to leave unchanged files alone cheaply.
 
     An image whose file was gone has an impossible stat, so that a file that came back is taken in again.
     """

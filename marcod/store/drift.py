@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store import announce, queue
+from marcod.store import queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
     UtcDateTime,
@@ -314,6 +314,8 @@ def raise_alarm(
     made = insert(connection, drift_alarm).values(row).on_conflict_do_nothing().returning(drift_alarm.c.id)
     alarm_id: int | None = connection.execute(made).scalar_one_or_none()
     if alarm_id is not None:
+        from marcod.store import announce  # and with it the outbox, which nobody needs who only reads alarms
+
         announce.drift_raised(connection, alarm_id, now)
     return alarm_id
 

@@ -44,17 +44,17 @@ class Patience:
 
     connect_s: int = 5
     busy_s: float | None = None
-    lock_s: int = 60
+    lock_s: float = 60.0
     retry_s: float = PATIENCE_S
 
 
 DAEMON: Final = Patience()
 
-PERSON: Final = Patience(connect_s=2, busy_s=2.5, lock_s=3, retry_s=1.0)
+PERSON: Final = Patience(connect_s=2, busy_s=2.5, lock_s=3.0, retry_s=1.0)
 """Patience of a person who waits for an answer."""
 
 REACH_S: Final = 3.0
-"""How long a database may take to say anything at all to a person, in seconds."""
+"""Seconds that a database may take for its first answer to a person."""
 
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available, and the server shutting down or starting."""
@@ -76,7 +76,7 @@ _NETWORK: Final = {
 """A network that swallows packets ends a connection after 40 s. What the URL says instead goes before it."""
 
 _SESSION: Final = (
-    "set lock_timeout = '{lock_s}s'; set idle_in_transaction_session_timeout = '5min';{more} select clock_timestamp()"
+    "set lock_timeout = {lock_ms}; set idle_in_transaction_session_timeout = '5min'; select clock_timestamp()"
 )
 """Nobody waits for ever for a transaction that a person forgot to end, or that died with its host."""
 
@@ -123,7 +123,9 @@ class Database:
         else:
             self.engine = _postgres_engine(self.url, patience.connect_s)
         self.host: Final = host or socket.gethostname()
-        self.engine.update_execution_options(marcod_host=self.host)
+        # An SQLite file has one host, whatever a container that opens it is called today.
+        named = host if self.is_sqlite else self.host
+        self.engine.update_execution_options(marcod_host=named)
         event.listen(self.engine, "handle_error", _leave_stale)
         if not self.is_sqlite:
             event.listen(self.engine, "connect", self._greet)
@@ -170,10 +172,12 @@ class Database:
         """Set the session up and learn the server's time, in one round trip."""
         connection.autocommit = True
         with connection.cursor() as cursor:
-            more = " set default_transaction_read_only = on;" if self.read_only else ""
-            cursor.execute(_SESSION.format(lock_s=self._patience.lock_s, more=more))
+            cursor.execute(_SESSION.format(lock_ms=round(1000 * self._patience.lock_s)))
             (moment,) = cursor.fetchone()
         connection.autocommit = False
+        if self.read_only:
+            # Said with every BEGIN: a setting of the session would stay with a pooler and meet whoever comes next.
+            connection.readonly = True
         self._told = (moment.astimezone(UTC), time.monotonic())
 
     def _run(self, work: Callable[[Connection], T], engine: Engine) -> T:
@@ -230,6 +234,11 @@ def is_passing(error: BaseException) -> bool:
 def host_of(connection: Connection) -> str:
     """The host whose :class:`Database` opened this connection; a path means something on one host alone."""
     return str(connection.get_execution_options().get("marcod_host") or socket.gethostname())
+
+
+def has_one_host(connection: Connection) -> bool:
+    """Whether all that was recorded by any host is of this one, as in an SQLite file."""
+    return connection.get_execution_options().get("marcod_host") is None
 
 
 def insert(connection: Connection, table: sa.Table) -> Any:

@@ -51,7 +51,7 @@ def clock(connection: Connection) -> datetime:
 
 
 def lacking_rights(connection: Connection) -> list[str]:
-    """What this user may not do with marcod's tables, such as ``INSERT on score``; nothing on a writable SQLite.
+    """List what this user may not do with marcod's tables, such as ``INSERT on score``; nothing on a writable SQLite.
 
     Of who may read everything and change nothing it is :data:`CHANGE_ANYTHING` alone.
     """
@@ -72,7 +72,7 @@ def lacking_rights(connection: Connection) -> list[str]:
 
 
 def _may_write(file: Path) -> bool:
-    """Whether this user may write the file, and make beside it what SQLite needs for that."""
+    """Tell whether this user may write the file, and make beside it what SQLite needs for that."""
     places = ((file, os.W_OK), (file.parent, os.W_OK | os.X_OK))
     return all(os.access(place, mode, effective_ids=True) for place, mode in places)
 

@@ -9,10 +9,10 @@ Guarantees:
 * Memory is bounded by one plate, the rest is moved by single statements.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -21,6 +21,7 @@ from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
 from marcod.store import copies, derived, labels, results, sources, versions
 from marcod.store.labels import Given
+from marcod.store.rows import delete_in, parts, select_in, update_rows
 from marcod.store.schema import (
     drift_alarm,
     drift_day,
@@ -45,9 +46,6 @@ from marcod.store.schema import (
     watch_state,
 )
 from marcod.store.source_changes import Plan, Report, hold, plan, silent
-
-CHUNK: Final = 500
-"""Ids that one statement carries; below the parameter limits of both databases."""
 
 
 def merge(
@@ -163,7 +161,7 @@ class _Merge:
 
     def _hold_plate(self, one: _Plate) -> None:
         """Lock its jobs, inspections and drops and those of the target's plate, in the order of those who score."""
-        plates = [each for each in (one.id, one.target) if each is not None]
+        plates = [one.id] if one.target is None else [one.id, one.target]
         of_plates = sa.select(image.c.id).join(drop, drop.c.id == image.c.drop_id).where(drop.c.plate_id.in_(plates))
         held = sa.select(job.c.id).where(job.c.image_id.in_(of_plates)).order_by(job.c.id)
         self._connection.execute(held.with_for_update()).all()
@@ -182,10 +180,10 @@ class _Merge:
         moved = [new for old, new in one.drops.items() if old == new]
         mine = sa.select(image).where(image.c.source_id == self._source)
         found = list(self._connection.execute(mine.where(image.c.drop_id.in_(in_plate))))
-        found += _chunked(self._connection, mine, image.c.drop_id, moved)
+        found += select_in(self._connection, mine, image.c.drop_id, moved)
         one.images = sorted(found, key=lambda row: row.path)
         theirs = sa.select(image).where(image.c.source_id == self._target)
-        by_path = {row.path: row for row in _chunked(self._connection, theirs, image.c.path, [r.path for r in found])}
+        by_path = {row.path: row for row in select_in(self._connection, theirs, image.c.path, [r.path for r in found])}
         for row in one.images:
             if (same := by_path.get(row.path)) is not None:
                 one.pairs[row.id] = same
@@ -200,7 +198,7 @@ class _Merge:
         theirs = {tuple(row[2:]): int(row[0]) for row in rows if row[1] == one.target}
         mine = {int(row[0]): tuple(row[2:]) for row in rows if row[1] == one.id}
         alone = [number for number, key in mine.items() if key not in theirs]
-        for part in _parts(alone):
+        for part in parts(alone):
             self._connection.execute(sa.update(table).where(table.c.id.in_(part)).values(plate_id=one.target))
         return {number: theirs.get(key, number) for number, key in mine.items()}
 
@@ -251,9 +249,9 @@ class _Merge:
 
     def _remove(self, one: _Plate) -> None:
         """Remove what the target has already; where nothing of the plate is left, the plate as well."""
-        _delete(self._connection, image, image.c.id, one.pairs)
-        _delete(self._connection, drop, drop.c.id, [old for old, new in one.drops.items() if old != new])
-        _delete(self._connection, inspection, inspection.c.id, [o for o, n in one.inspections.items() if o != n])
+        delete_in(self._connection, image, image.c.id, one.pairs)
+        delete_in(self._connection, drop, drop.c.id, [old for old, new in one.drops.items() if old != new])
+        delete_in(self._connection, inspection, inspection.c.id, [o for o, n in one.inspections.items() if o != n])
         if one.target is not None:
             self._join_plate_rows(one, one.target)
         else:
@@ -290,8 +288,8 @@ class _Merge:
             empty = sa.and_(table.c.plate_id == one.id, *(sa.not_(each) for each in used))
             ids = list(self._connection.execute(sa.select(table.c.id).where(empty)).scalars())
             summary = drop_summary if table is drop else inspection_summary
-            _delete(self._connection, summary, summary.c[column], ids)
-            _delete(self._connection, table, table.c.id, ids)
+            delete_in(self._connection, summary, summary.c[column], ids)
+            delete_in(self._connection, table, table.c.id, ids)
         left = [sa.exists().where(table.c.plate_id == plate.c.id) for table in (drop, inspection)]
         empty = sa.and_(plate.c.id == one.id, plate.c.project.is_(None), *(sa.not_(each) for each in left))
         self._connection.execute(sa.delete(plate).where(empty))
@@ -299,11 +297,11 @@ class _Merge:
     def _refresh(self, touched: "_Touched") -> None:
         if not versions.has_champion(self._connection):
             return
-        self._keep_quiet(touched.inspections)
+        self._keep_complete(touched.inspections)
         derived.refresh(self._connection, touched.drops, touched.inspections, self._now)
 
-    def _keep_quiet(self, inspection_ids: Iterable[int]) -> None:
-        """Let inspections stay complete that were so by quiet, although their last image may have another time now."""
+    def _keep_complete(self, inspection_ids: Iterable[int]) -> None:
+        """Let inspections stay complete, and told, that were so; their last image may have another time now."""
         last = (
             sa.select(sa.func.max(image.c.seen_at))
             .join(model_version, model_version.c.modality == image.c.modality)
@@ -313,9 +311,9 @@ class _Merge:
             )
             .scalar_subquery()
         )
-        for part in _parts(inspection_ids):
-            quiet = sa.and_(inspection_summary.c.inspection_id.in_(part), inspection_summary.c.complete_rule == "quiet")
-            self._connection.execute(sa.update(inspection_summary).where(quiet).values(last_image_at=last))
+        for part in parts(inspection_ids):
+            complete = sa.and_(inspection_summary.c.inspection_id.in_(part), inspection_summary.c.complete)
+            self._connection.execute(sa.update(inspection_summary).where(complete).values(last_image_at=last))
 
     def _move_rest(self) -> None:
         """Move what the target has nothing of; it is read again where the target reads its paths differently."""
@@ -329,7 +327,7 @@ class _Merge:
         if not self._reads_alike:
             values["mtime_ns"] = sa.case((image.c.mtime_ns < 0, image.c.mtime_ns), else_=-image.c.mtime_ns - 1)
         self._connection.execute(sa.update(image).where(image.c.source_id == self._source).values(values))
-        for part in _parts(moved):
+        for part in parts(moved):
             found = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(part))
             derived.refresh(self._connection, (), self._connection.execute(found).scalars().all(), self._now)
 
@@ -374,9 +372,9 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
         place = one.place(row.drop_id, row.inspection_id, row.id)
         if row.id not in one.pairs and (place.drop_id, place.inspection_id) != (row.drop_id, row.inspection_id):
             moves.append({"row_id": row.id, "drop_id": place.drop_id, "inspection_id": place.inspection_id})
-    _update(connection, image, moves)
+    update_rows(connection, image, moves)
     # Whoever holds one of them would bring the summaries of an inspection up to date that is gone.
-    for part in _parts(row.id for row in one.images):
+    for part in parts(row.id for row in one.images):
         leased = sa.and_(job.c.image_id.in_(part), job.c.lease.is_not(None))
         connection.execute(sa.update(job).where(leased).values(lease=None, available_at=now))
     mine = {row.id: row for row in one.images if row.id in one.pairs}
@@ -388,7 +386,7 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
         for old, values in found.items()
         if any(getattr(one.pairs[old], name) != value for name, value in values.items())
     ]
-    _update(connection, image, changed)
+    update_rows(connection, image, changed)
     _join_copies(connection, one)
     both_gone = [same.id for old, same in one.pairs.items() if mine[old].gone_at and same.gone_at]
     results.mark_gone(connection, both_gone, now)
@@ -440,10 +438,10 @@ def _join_scores(connection: Connection, one: _Plate) -> None:
     columns = (score.c.id, score.c.image_id, score.c.model_version_id, score.c.content_hash, score.c.scored_at)
     theirs = {
         (row.image_id, row.model_version_id, row.content_hash): row
-        for row in _chunked(connection, sa.select(*columns), score.c.image_id, [s.id for s in one.pairs.values()])
+        for row in select_in(connection, sa.select(*columns), score.c.image_id, [s.id for s in one.pairs.values()])
     }
     gone, moves = [], []
-    for row in _chunked(connection, sa.select(*columns), score.c.image_id, one.pairs):
+    for row in select_in(connection, sa.select(*columns), score.c.image_id, one.pairs):
         target = one.pairs[row.image_id].id
         same = theirs.get((target, row.model_version_id, row.content_hash))
         if same is not None and same.scored_at <= row.scored_at:
@@ -451,8 +449,8 @@ def _join_scores(connection: Connection, one: _Plate) -> None:
             continue
         gone += [] if same is None else [same.id]
         moves.append({"row_id": row.id, "image_id": target})
-    _delete(connection, score, score.c.id, gone)
-    _update(connection, score, moves)
+    delete_in(connection, score, score.c.id, gone)
+    update_rows(connection, score, moves)
 
 
 def _join_jobs(connection: Connection, one: _Plate, mine: dict[int, Any]) -> None:
@@ -460,12 +458,12 @@ def _join_jobs(connection: Connection, one: _Plate, mine: dict[int, Any]) -> Non
     images = {**one.pairs, **{same.id: same for same in one.pairs.values()}}
     jobs: dict[tuple[int, int], list[Any]] = {}
     queued = set()
-    for row in _chunked(connection, sa.select(job), job.c.image_id, images):
+    for row in select_in(connection, sa.select(job), job.c.image_id, images):
         queued.add((row.image_id, row.model_version_id))
         jobs.setdefault((images[row.image_id].id, row.model_version_id), []).append(row)
     current = sa.and_(image.c.id == score.c.image_id, image.c.content_hash == score.c.content_hash)
     scored = sa.select(score.c.image_id, score.c.model_version_id).join(image, current)
-    done = {tuple(row) for row in _chunked(connection, scored, score.c.image_id, images)} - queued
+    done = {tuple(row) for row in select_in(connection, scored, score.c.image_id, images)} - queued
     sides = {}
     for old, same in one.pairs.items():
         age = _age(mine[old], same)
@@ -480,8 +478,8 @@ def _join_jobs(connection: Connection, one: _Plate, mine: dict[int, Any]) -> Non
         gone += [row.id for row in rows if row is not kept]
         if kept.image_id != image_id:
             moves.append({"row_id": kept.id, "image_id": image_id})
-    _delete(connection, job, job.c.id, gone)
-    _update(connection, job, moves)
+    delete_in(connection, job, job.c.id, gone)
+    update_rows(connection, job, moves)
 
 
 def _join_labels(connection: Connection, one: _Plate) -> None:
@@ -494,7 +492,7 @@ def _join_labels(connection: Connection, one: _Plate) -> None:
         if (place.drop_id, place.inspection_id, place.image_id) != (row.drop_id, row.inspection_id, row.image_id):
             rows.append((row, place, _key_at(row, place)))
     kept: dict[str, int] = {}
-    for part in _parts(key for _, _, key in rows):
+    for part in parts(key for _, _, key in rows):
         kept |= labels.key_ids(connection, part)
     for row, place, key in rows:
         if kept.setdefault(key, row.id) != row.id:
@@ -503,8 +501,8 @@ def _join_labels(connection: Connection, one: _Plate) -> None:
             moves.append({"row_id": row.id, "key": key, **asdict(place)})
     for old, new in gone.items():
         connection.execute(sa.update(label_inbox).where(label_inbox.c.label_id == old).values(label_id=new))
-    _delete(connection, label, label.c.id, gone)
-    _update(connection, label, moves)
+    delete_in(connection, label, label.c.id, gone)
+    update_rows(connection, label, moves)
 
 
 def _key_at(row: Any, place: _Place) -> str:
@@ -521,8 +519,8 @@ def _key_at(row: Any, place: _Place) -> str:
 
 def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[Any]:
     """The rows of a table that lead to a drop of the plate, or to an image that goes."""
-    rows = {row.id: row for row in _chunked(connection, sa.select(table), table.c.drop_id, one.drop_ids)}
-    rows |= {row.id: row for row in _chunked(connection, sa.select(table), table.c.image_id, one.pairs)}
+    rows = {row.id: row for row in select_in(connection, sa.select(table), table.c.drop_id, one.drop_ids)}
+    rows |= {row.id: row for row in select_in(connection, sa.select(table), table.c.image_id, one.pairs)}
     return [rows[number] for number in sorted(rows)]
 
 
@@ -532,7 +530,8 @@ def _join_hits(connection: Connection, one: _Plate) -> None:
     places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
     targets = {place.drop_id for place in places.values()}
     theirs = {
-        (row.drop_id, row.model_version_id): row for row in _chunked(connection, sa.select(hit), hit.c.drop_id, targets)
+        (row.drop_id, row.model_version_id): row
+        for row in select_in(connection, sa.select(hit), hit.c.drop_id, targets)
     }
     _keep_one(connection, hit, mine, places, theirs, lambda row: (row.drop_id, row.model_version_id), _found_first)
 
@@ -542,7 +541,7 @@ def _found_first(row: Any) -> Any:
 
 
 def _join_questions(connection: Connection, one: _Plate) -> None:
-    """Of the same question in the review the one that was answered stays."""
+    """Keep, of the same question in the review, the one that was answered."""
     chosen = sa.select(review_item)
     mine = _leading_to(connection, review_item, one)
     places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
@@ -551,7 +550,7 @@ def _join_questions(connection: Connection, one: _Plate) -> None:
     def key(row: Any) -> tuple[int, ...]:
         return row.drop_id, row.inspection_id, row.stream
 
-    theirs = {key(row): row for row in _chunked(connection, chosen, review_item.c.drop_id, targets)}
+    theirs = {key(row): row for row in select_in(connection, chosen, review_item.c.drop_id, targets)}
     _keep_one(connection, review_item, mine, places, theirs, key, lambda row: row.answered_at is None)
 
 
@@ -582,8 +581,8 @@ def _keep_one(
             moves.pop(other.id, None)
         held[where] = row
         moves[row.id] = {"row_id": row.id, **asdict(places[row.id])}
-    _delete(connection, table, table.c.id, gone)
-    _update(connection, table, list(moves.values()))
+    delete_in(connection, table, table.c.id, gone)
+    update_rows(connection, table, list(moves.values()))
 
 
 class _At:
@@ -594,33 +593,3 @@ class _At:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._place if name in _Place.__slots__ else self._row, name)
-
-
-def _parts(ids: Iterable[Any]) -> Iterator[list[Any]]:
-    every = list(ids)
-    for start in range(0, len(every), CHUNK):
-        yield every[start : start + CHUNK]
-
-
-def _chunked(
-    connection: Connection, statement: sa.Select[Any], column: sa.Column[Any], ids: Iterable[Any]
-) -> Iterator[Any]:
-    """The rows of a statement whose column is one of the ids."""
-    for part in _parts(dict.fromkeys(ids)):
-        yield from connection.execute(statement.where(column.in_(part))).all()
-
-
-def _delete(connection: Connection, table: sa.Table, column: sa.Column[Any], ids: Iterable[Any]) -> None:
-    for part in _parts(ids):
-        connection.execute(sa.delete(table).where(column.in_(part)))
-
-
-def _update(connection: Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Update rows by their ``row_id``; all have the same other columns."""
-    if not rows:
-        return
-    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in rows[0] if name != "row_id"}
-    statement = sa.update(table).where(table.c.id == sa.bindparam("row_id")).values(values)
-    connection.execute(
-        statement, [{name if name == "row_id" else f"new_{name}": value for name, value in row.items()} for row in rows]
-    )

@@ -32,7 +32,7 @@ def require_source(connection: Connection, name: str) -> None:
 
 
 def is_source(connection: Connection, name: str) -> bool:
-    """Whether a source of this name is recorded."""
+    """Tell whether a source of this name is recorded."""
     return connection.execute(sa.select(source.c.id).where(source.c.name == name)).first() is not None
 
 

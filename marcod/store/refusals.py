@@ -32,7 +32,7 @@ _STEPS: Final = (
     ("ssl negotiation|expected authentication", "what answers at {place} is no PostgreSQL server; correct store.url"),
     ("lock timeout", "somebody keeps a transaction open; end it, or try again"),
 )
-"""What PostgreSQL says, as a pattern, and the next step. The first that fits counts."""
+"""Patterns of PostgreSQL's messages, each with the next step. The first that fits counts."""
 
 
 def reason(error: DBAPIError, url: URL, *, read_only: bool) -> str:

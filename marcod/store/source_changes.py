@@ -47,7 +47,7 @@ def silent(_done: int, _total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """How much is recorded of a source."""
+    """Counts of the rows of a source."""
 
     plates: int
     images: int
@@ -72,7 +72,7 @@ def _count(connection: Connection, found: sa.Select[Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a merge does: all that moves, and how much of it the other source has already."""
+    """Plan of a merge: all that moves, and how much of it the other source has already."""
 
     moved: Contents
     same_plates: int

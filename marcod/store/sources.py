@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import path_text, text_path
 from marcod.store import workers
-from marcod.store.engine import host_of, insert
+from marcod.store.engine import has_one_host, host_of, insert
 from marcod.store.schema import image, label_inbox, plate, source, source_root, watch_state
 
 REMEMBERED: Final = timedelta(days=30)
@@ -75,10 +75,11 @@ def roots_here(connection: Connection) -> list[RootHere]:
     rows = connection.execute(
         sa.select(source.c.id, source.c.name, source.c.layout, source_root.c.root, has_images)
         .join(source_root, source_root.c.source_id == source.c.id)
-        .where(source_root.c.host == host_of(connection))
-        .order_by(source.c.name)
+        .where(sa.true() if has_one_host(connection) else source_root.c.host == host_of(connection))
+        .order_by(source.c.name, source_root.c.seen_at)
     )
-    return [RootHere(int(row[0]), row[1], row[2], text_path(row[3]), bool(row[4])) for row in rows]
+    latest = {row[0]: RootHere(int(row[0]), row[1], row[2], text_path(row[3]), bool(row[4])) for row in rows}
+    return list(latest.values())
 
 
 @dataclass(frozen=True, slots=True)

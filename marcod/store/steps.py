@@ -89,7 +89,7 @@ def _assigned(file: Path) -> dict[str, object]:
 
 
 class SchemaState(StrEnum):
-    """How the database's schema stands to this version of marcod.
+    """Relation of the database's schema to this version of marcod.
 
     A compatible one is newer, and all that this version uses is still in its place.
     """

@@ -189,7 +189,10 @@ def champion(connection: Connection, *, lock: bool = False) -> Version:
     # Locked alone, then looked up: a join would hold the version of before the promotion it waited for, and lose it.
     version_id = connection.execute(alias.with_for_update(read=True) if lock else alias).scalar_one_or_none()
     if version_id is None:
-        raise StoreError("no model is champion yet; `marcod model promote NAME:VERSION` makes one")
+        raise StoreError(
+            "no model is champion yet; the first `marcod scan` or `marcod run` makes the shipped one champion, and"
+            " `marcod model promote NAME:VERSION` any other"
+        )
     return get(connection, version_id)
 
 

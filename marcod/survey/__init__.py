@@ -54,7 +54,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a look at ``folder`` found.
+    """Result of looking at ``folder``.
 
     ``families`` are the layouts that read or almost read anything, the best first. ``not_understood`` counts names
     with an image's extension that no layout reads. ``cut`` says why the sample is not everything; then every number

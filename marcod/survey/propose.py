@@ -42,7 +42,7 @@ _COMMENT_AT: Final = 34
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a person told about an imager; None and missing profiles: nobody was asked or knew."""
+    """Answers of a person about an imager; None and missing profiles stay unknown."""
 
     reservoir: bool | None = None
     profiles: Mapping[str, Modality] = field(default_factory=dict)

@@ -26,7 +26,7 @@ EVERY: Final = timedelta(seconds=10)
 """Pause between two writes while a whole walk is under way."""
 
 CONFIRMED: Final = timedelta(hours=1)
-"""What did not change is written again after this long, so that it is not forgotten."""
+"""Unchanged counts are written again after this long, so that they are not forgotten."""
 
 _COMING: Final = frozenset({Reason.NO_REPORT})
 """Causes that a file still to come takes away; only a whole walk adds such files, or every delivery would."""
@@ -144,7 +144,7 @@ class Census:
         return sorted(found, key=lambda one: (one.kind, one.reason))
 
     def _best_samples(self) -> dict[Cause, _Sample]:
-        """What a whole walk sampled is worth more than what a short one did."""
+        """Rank the sample of a whole walk above that of a short one."""
         return self._former | self._samples if self._whole else self._samples | self._former
 
     def _finding(self, cause: Cause, files: int, of_files: int, sample: _Sample) -> SourceFinding:

@@ -153,7 +153,7 @@ def _mend(db: Database, old: str, new: str) -> str:
 
 
 class Verdict(StrEnum):
-    """What the files of a sample say of a folder; read as the end of a sentence."""
+    """Evidence of a sample of files about a folder; read as the end of a sentence."""
 
     SAME = "its files lie there"
     OTHER = "other files lie there"

@@ -204,7 +204,7 @@ class Intake:
         return self._db.write(lambda connection: catalog.record(connection, self._source.id, sightings, now))
 
     def _look_at(self, found: Sequence[Found]) -> list[_Look]:
-        """How each file is read from its path alone and, where it may be a drop image, how it stands."""
+        """Read each file from its path alone and, where it may be a drop image, take its stat."""
         probe = _Probe()
         looks: list[_Look] = []
         for file in found:

@@ -101,7 +101,7 @@ Counts = tuple[tuple[Cause | None, int], ...]
 
 
 class Folder:
-    """What is remembered of one folder: its time, when that time was first seen, its sub-folders by name.
+    """Memory of one folder: its time, when that time was first seen, its sub-folders by name.
 
     ``counts`` are those of its files since the last listing, ``before`` those of the listing before.
     """

@@ -15,12 +15,14 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import click
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from marcod import layouts, settings
 from marcod.cli import cli
+from marcod.cli.lazy import loaded
 from marcod.domain import PLATE_FORMATS, Kind, PlateFormat
 from marcod.store.engine import Database
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
@@ -120,6 +122,16 @@ class Site:
     @property
     def log(self) -> str:
         return (self.folder / "marcod.log").read_text()
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> dict[str, click.Command]:
+    """Every command by its full name."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        real = loaded(command)
+        here = (*path, name)
+        found |= commands(real, here) if isinstance(real, click.Group) else {" ".join(here): real}
+    return found
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_check_tells_all_faults_and_mending_them_is_enough(broken: Path) -> None
         lines[number - 1] = example
     lines[5] = f'root = "{broken.parent}"'
     broken.write_text("\n".join(lines))
-    assert _call(broken, "config", "check").stdout.startswith("configuration is fine: 1 sources")
+    assert _call(broken, "config", "check").stdout.startswith("configuration is fine: 1 source,")
 
 
 def test_check_tells_programs_too(broken: Path) -> None:
@@ -116,7 +116,7 @@ def test_show_prints_what_is_right_and_all_that_is_wrong(broken: Path) -> None:
     assert result.exit_code == 2
     shown = {line.split()[0]: line for line in result.stdout.splitlines()}
     assert "postgresql://lab:***@localhost:1/marcod" in shown["store.url"]
-    assert "10.0" in shown["watch.settle_s"]
+    assert shown["watch.settle_s"].split()[1] == "10"
     assert {key for key, _, _ in settings.described() if "NAME" not in key} <= set(shown)
     assert "rigakku" in shown["sources.minstrel.layout"]
     assert [line.split(": ")[1] for line in result.stderr.splitlines() if not line.startswith("  ")] == [
@@ -125,6 +125,7 @@ def test_show_prints_what_is_right_and_all_that_is_wrong(broken: Path) -> None:
     ]
     record = json.loads(_call(broken, "config", "show", "--json").stdout)
     assert [fault["line"] for fault in record["faults"]] == [4, 8]
+    assert record["watch"]["settle_s"] == 10.0
     assert SECRET not in result.output + json.dumps(record)
 
 
@@ -136,6 +137,12 @@ def test_a_file_that_is_not_there_is_said_and_the_defaults_shown(missing: Path) 
     assert _call(missing, "config", "check").exit_code == 2
     assert _call(missing, "queue", "status", "--help").exit_code == 0
     assert f"{missing} does not exist" in _call(missing, "queue", "status").stderr
+
+
+def test_an_unknown_role_names_the_nearest(broken: Path) -> None:
+    result = _call(broken, "run", "--roles", "watch,scor")
+    assert result.exit_code == 2
+    assert "role 'scor' is not one of watch, score, schedule, trainer; did you mean score?" in result.stderr
 
 
 def test_a_wrong_option_is_told_before_a_wrong_file(broken: Path) -> None:

@@ -149,7 +149,6 @@ UNKNOWN = [
 """Commands with a word that nobody knows, the exit code, and the beginning of the words that are offered."""
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_an_unknown_word_is_answered_with_those_there_are(plate: Site) -> None:
     for arguments, code, offered in UNKNOWN:
         result = plate.call(*arguments)

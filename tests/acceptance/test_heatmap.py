@@ -111,7 +111,7 @@ def test_another_class_and_a_well_of_one_drop(scored: tuple[Site, list[str]]) ->
         (("NONE", "A1"), 1, "no plate has the key or barcode 'NONE'"),
         (("CI030117", "A1"), 1, "well A01 has the drops 1, 3; choose one with --drop"),
         (("CI030117", "A1", "--drop", "2"), 1, "has no drop 2, only 1, 3"),
-        (("CI030117", "D6"), 1, "has no picture of that well"),
+        (("CI030117", "D6"), 1, "has no image of well D06; the wells with drops are"),
         (("CI030117", "well"), 2, "'well' is not a well; write it like A1"),
         (("CI030117", "A2", "--inspection", "9"), 1, "has no inspection '9'"),
         (("CI030117", "A2", "--model", "other:1"), 1, "model other:1 is not registered"),

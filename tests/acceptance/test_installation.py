@@ -90,7 +90,7 @@ def test_the_documented_roles_and_database_serve_the_daemon(
     monkeypatch.setenv("MARCOD_STORE__URL", daemon_url)
     done = CliRunner().invoke(cli, ["db", "check"])
     assert done.exit_code == 0, done.output
-    assert CliRunner().invoke(cli, ["model", "list"]).exit_code == 0
+    assert CliRunner().invoke(cli, ["queue", "retry"]).exit_code == 0
     db = Database(daemon_url)
     try:
         champion = db.read(lambda c: c.exec_driver_sql("select count(*) from model_alias").scalar_one())

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-import click
 import factories
 import pytest
 from click.testing import Result
 from fault_tools import ordinary_user
-from lab import Site
+from lab import Site, commands
 from sqlalchemy.engine import make_url
 
 from marcod.cli import cli
-from marcod.cli.lazy import loaded
 from marcod.registry import Registry
 from marcod.store import access, queue, training
 from marcod.store.engine import Database
@@ -118,16 +116,6 @@ APART: Final = frozenset(
 
 REFUSED: Final = ("label add", "review next", "scan", "score")
 """Commands that would change the database in the first step they take on the lab of these tests."""
-
-
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every command by its full name."""
-    for name, command in group.commands.items():
-        found = loaded(command)
-        if isinstance(found, click.Group):
-            yield from commands(found, (*path, name))
-        else:
-            yield " ".join((*path, name))
 
 
 def test_every_command_is_known_to_read_or_to_write() -> None:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import click
 import factories
 import pytest
 import sqlalchemy as sa
 from factories import utc
 from fault_tools import ordinary_user
-from lab import Site
+from lab import Site, commands
 from sqlalchemy.engine import URL, make_url
 
+from marcod.cli import cli, output
 from marcod.registry import Registry
 from marcod.store import migrate
 from marcod.store.engine import Database
@@ -234,6 +236,16 @@ def test_an_empty_database_stays_so(empty_db_url: str, tmp_path: Path) -> None:
         assert db.read(lambda c: sa.inspect(c).get_table_names()) == ["other"]
 
 
+def test_a_database_without_a_champion_is_listed_all_the_same(site: Site) -> None:
+    site.write()
+    for command in READING:
+        if command[-1] in ("list", "status", "inbox", "failed", "hits", "check"):
+            site.ok(*command)
+    site.ok("model", "show", "marco-small-synthetic:1")
+    assert "the first `marcod scan` or `marcod run` makes the shipped one champion" in refused(site, ("drift",))
+    assert site.count("model_alias") == site.count("model_version") == 0
+
+
 def test_an_older_schema_is_told_and_a_compatible_newer_one_works(site: Site) -> None:
     with closing(Database(site.url)) as db:
         number = sa.table(VERSION_TABLE, sa.column("version_num"))
@@ -290,9 +302,25 @@ def test_a_full_disk_in_doctor(site: Site) -> None:
     assert "the disk of /proc/models is full: 0 MiB free" in result.stdout
 
 
+INPUTS: Final = {
+    "demo": {"folder", "models"}, "install-systemd": {"prefix", "program"}, "label import": {"place"},
+    "model evaluate": {"csv", "root"}, "model calibrate": {"csv", "root"}, "model fetch": {"given"},
+    "model import": {"images"}, "model train-synthetic": {"folder"}, "plate import": {"table"}, "db restore": {"file"},
+    "review export": {"target"}, "review import": {"place"}, "scan": {"root"}, "setup": {"folders"},
+}  # fmt: skip
+"""Paths that are read, or are folders that are made; every other one is a file to be written."""
+
+
+def test_every_file_that_a_command_writes_is_looked_at_first() -> None:
+    for name, command in commands(cli).items():
+        paths = [p for p in command.params if isinstance(p.type, click.Path) and p.name not in INPUTS.get(name, ())]
+        assert all(isinstance(p.type, output.OutFile) for p in paths), (name, [p.name for p in paths])
+
+
 @pytest.mark.parametrize(
     "command",
     [
+        ("source", "forget", "lab", "--labels-to"),
         ("plate", "export", "P", "--out"), ("plate", "heatmap", "P", "A1", "--out"), ("hits", "--export"),
         ("model", "evaluate", "small:1", "--from-database", "--html"), ("db", "backup"), ("review", "export"),
     ],

@@ -181,6 +181,7 @@ def test_pictures_are_where_the_source_is_now(lab: Site) -> None:
     assert str(lab.folder / "moved") in lab.ok("review", "next", "--person", "ann")
     folder, rows = exported(lab)
     assert {(folder / row["image"]).read_bytes() for row in rows} == {PICTURE}
+    (lab.folder / "plates").mkdir()
     before = lab.call("review", "export", str(lab.folder / "plates" / "review"))
     assert (before.exit_code, "only the imager writes" in before.stderr) == (2, True)
 

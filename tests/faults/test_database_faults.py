@@ -109,15 +109,12 @@ def test_a_network_that_swallows_packets_is_given_up_after_40_seconds(network: N
     chosen.close()
 
 
-def test_a_row_that_somebody_holds_is_one_sentence(
-    server: Database, server_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_somebody_holds_is_one_sentence(server: Database, server_url: str) -> None:
     server.write(lambda c: workers.beat(c, "w", "host", 1, "score", utc()))
     change = sa.update(worker).values(pid=2)
     with server.engine.begin() as forgotten:
         forgotten.execute(change)
-        monkeypatch.setattr(engine, "_SESSION", engine._SESSION.replace("60s", "50ms"))
-        hurried = Database(server_url, patience_s=0.0)
+        hurried = Database(server_url, patience=engine.Patience(lock_s=0.05, retry_s=0.0))
         with pytest.raises(StoreError, match="canceling statement due to lock timeout"):
             hurried.write(lambda c: c.execute(change))
     hurried.write(lambda c: c.execute(change))

@@ -189,7 +189,7 @@ def test_the_command_makes_the_next_version_and_promotion_uses_its_threshold(
     assert [p.name for p in (tmp_path / "models" / "tiny").iterdir()] == ["3"]
     shown = call("calibrate", "tiny:3", *labels, "--recall", "0.7")
     assert shown.exit_code == 0, shown.output
-    assert "missed of 8 crystals" in shown.stdout
+    assert "missed, of 8 drops with crystals" in shown.stdout
     assert "then marcod model promote tiny:4" in shown.stdout
     record = bundle.verify(tmp_path / "models" / "tiny" / "4")
     assert call("promote", "tiny:4").exit_code == 0

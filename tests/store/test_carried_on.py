@@ -210,7 +210,7 @@ def test_an_upgrade_fills_in_what_the_old_schema_did_not_keep(
     first = CliRunner().invoke(cli, ["db", "upgrade"])
     assert first.exit_code == 0, first.output
     assert "drops of marco:1: 6 of 6" in first.stderr
-    assert "6 drops worked out, 1 labelled inspections counted anew" in first.stdout
+    assert "6 drops worked out, 1 labelled inspection counted again" in first.stdout
     assert CliRunner().invoke(cli, ["db", "check"]).exit_code == 0
     clear = ("Clear", None, "none", None, 2)
     assert shown(empty_db, DROPS) == [

@@ -232,3 +232,14 @@ def test_only_faults_of_the_database_are_passing() -> None:
 def test_times_without_a_zone_never_reach_the_database(db: Database) -> None:
     with pytest.raises(sa.exc.StatementError, match="a time without a zone"):
         db.write(lambda c: workers.beat(c, "w", "host", 1, "score", utc().replace(tzinfo=None)))
+
+
+@on_postgres
+def test_a_server_refuses_every_change_of_who_only_reads(db: Database, db_url: str) -> None:
+    reader = Database(db_url, read_only=True, patience_s=0.0)
+    assert reader.read(lambda c: c.execute(sa.text("show transaction_read_only")).scalar_one()) == "on"
+    assert reader.read(lambda c: c.execute(sa.text("show default_transaction_read_only")).scalar_one()) == "off"
+    with pytest.raises(StoreError, match="read-only transaction"):
+        reader.write(lambda c: note(c, "mine"))
+    assert subjects(reader) == []
+    reader.close()

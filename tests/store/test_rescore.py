@@ -107,7 +107,7 @@ def test_quarantined_images_are_not_waited_for(db: Database, archive: dict[str, 
 
 def test_a_source_is_found_by_its_name(db: Database, archive: dict[str, int]) -> None:
     assert db.read(lambda c: catalog.find_source(c, "new")) == archive["new"]
-    with pytest.raises(NotFoundError, match="no source is recorded as 'odl'; there are: new, old"):
+    with pytest.raises(NotFoundError, match="no source is recorded as 'odl'; the sources are old, new"):
         db.read(lambda c: catalog.find_source(c, "odl"))
 
 

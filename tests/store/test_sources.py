@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from factories import claimed, promote, record, register, register_source, rows, sightings, utc
+from populated import populate
 
 from marcod.domain import split_of
 from marcod.errors import ConfigError, StoreError
-from marcod.store import catalog, datasets, labels, reports, source_changes, sources, watching
+from marcod.store import catalog, datasets, labels, migrate, reports, source_changes, sources, watching
 from marcod.store.engine import Database
-from marcod.store.schema import audit, image, label_inbox, plate, source, source_root
+from marcod.store.schema import audit, drop_summary, image, label_inbox, plate, source, source_root
 from marcod.store.versions import Version
 from marcod.store.watching import State
 
@@ -79,6 +80,16 @@ def test_a_host_that_is_long_gone_is_forgotten_where_another_has_its_root(east: 
     assert [row.host for row in rows(east, sa.select(source_root))] == ["west"]
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_file_has_one_host_whatever_a_container_is_called(db: Database, db_url: str) -> None:
+    before = Database(db_url, host="3f2a9c")
+    open_source(before, "images-3fa2b1", "/mnt/a")
+    before.close()
+    assert [(one.name, one.root) for one in db.read(sources.roots_here)] == [("images-3fa2b1", "/mnt/a")]
+    open_source(db, "images-3fa2b1", "/mnt/b", 1)
+    assert [(one.name, one.root) for one in db.read(sources.roots_here)] == [("images-3fa2b1", "/mnt/b")]
+
+
 def test_plates_stay_on_their_sides_under_a_new_name(db: Database, champion: Version) -> None:
     source_id = register_source(db, "images-3fa2b1")
     keys = [f"CI{number:06d}" for number in range(30)]
@@ -123,3 +134,25 @@ def test_a_source_counts_as_watched_until_its_watcher_ends_or_is_silent(db: Data
     require(90)
     db.write(lambda c: watching.leave(c, "w"))
     require(30)
+
+
+def test_the_step_back_and_forth_keeps_roots_and_rows(empty_db: Database) -> None:
+    """On a server a root is that of the host which watched it; an SQLite file has one host."""
+    migrate.upgrade(empty_db)
+    populate(empty_db)
+    empty_db.write(lambda c: watching.write(c, [replace(STATE, source="minstrel")], utc(days=9)))
+    before = [tuple(row) for row in rows(empty_db, sa.select(drop_summary).order_by(*drop_summary.primary_key))]
+    assert before
+    migrate.downgrade(empty_db, "0005")
+    old = rows(empty_db, sa.text("select name, root from source order by name"))
+    assert old == [("minstrel", "/plates/minstrel"), ("rock-imager", "/plates/rock-imager")]
+    keys = empty_db.read(lambda c: sa.inspect(c).get_foreign_keys("drop_summary"))
+    assert len(keys) == 7
+    migrate.upgrade(empty_db)
+    assert [tuple(row) for row in rows(empty_db, sa.select(drop_summary).order_by(*drop_summary.primary_key))] == before
+    watched = empty_db.host if empty_db.is_sqlite else "east"
+    found = sa.select(source.c.name, source_root.c.host, source_root.c.root).join(source_root).order_by(source.c.name)
+    assert rows(empty_db, found) == [
+        ("minstrel", watched, "/plates/minstrel"),
+        ("rock-imager", empty_db.host, "/plates/rock-imager"),
+    ]

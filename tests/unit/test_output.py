@@ -84,6 +84,17 @@ def test_the_nearest_words_come_first_and_the_list_ends() -> None:
     assert text.offer("x", [], "plates") == "there are no plates"
 
 
+def test_long_work_writes_no_line_per_item(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.progress("pictures", 500) as done:
+        for count in range(501):
+            done(count)
+    assert capsys.readouterr().err == ""
+    with output.stages() as report:
+        for count in range(501):
+            report("pages copied", count, 500)
+    assert capsys.readouterr().err == "pages copied: 500 of 500\n"
+
+
 NOISY = """
 import os, sys
 os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")

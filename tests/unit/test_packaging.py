@@ -42,22 +42,15 @@ def test_migrations_units_and_the_shipped_bundle_travel_inside(unpacked: Path) -
 
 
 def test_an_installation_makes_its_database_and_knows_its_model(unpacked: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "marcod",
-            "--database",
-            f"sqlite:///{tmp_path}/marcod.sqlite",
-            "model",
-            "list",
-        ],
-        cwd=tmp_path,
-        env=child_environment(PYTHONPATH=str(unpacked)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    program = [sys.executable, "-P", "-m", "marcod", "--database", f"sqlite:///{tmp_path}/marcod.sqlite"]
+    for command in (("db", "upgrade"), ("model", "list")):
+        done = subprocess.run(
+            [*program, *command],
+            cwd=tmp_path,
+            env=child_environment(PYTHONPATH=str(unpacked)),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     assert "marco-small-synthetic:1" in done.stdout
     assert str(unpacked) in done.stdout

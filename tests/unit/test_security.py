@@ -25,7 +25,6 @@ PACKAGE = Path(marcod.__file__).parent
 MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_bytes()) for path in PACKAGE.rglob("*.py")}
 
 COMPOSED = {
-    ("store/health.py", "_refusal"): "a number that SQLite itself just gave; a pragma takes no parameters",
     ("store/access.py", "_answer"): "questions written in this module, and names quoted by the dialect",
     ("store/access.py", "_do"): "grants: PostgreSQL binds no names; they are checked and quoted by the dialect",
     ("store/access.py", "grantees"): "two texts written there, handed to a function inside it",
@@ -165,6 +164,7 @@ def run(tmp_path: Path, *words: str, umask: int = 0) -> subprocess.CompletedProc
 
 
 def test_what_is_written_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    assert run(tmp_path, "db", "upgrade", umask=0).returncode == 0
     done = run(tmp_path, "hits", "--export", str(tmp_path / "hits.csv"), umask=0)
     assert done.returncode == 0, done.stderr
     written = [tmp_path / "hits.csv", *(tmp_path / "state").rglob("*")]
@@ -174,6 +174,7 @@ def test_what_is_written_is_nobody_elses_to_read(tmp_path: Path) -> None:
 
 
 def test_an_error_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    assert run(tmp_path, "queue", "retry").returncode == 0
     done = run(tmp_path, "plate", "show", "\x1b[2J\u202eP1\nforged")
     assert done.returncode != 0
     assert "P1" in done.stderr

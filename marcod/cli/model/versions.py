@@ -26,7 +26,7 @@ def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
     with app.reading(settings) as ready:
         rows = [_listed(known) for known in ready.registry.known()]
-        champion = ready.db.read(versions.champion)
+        champion = ready.db.read(lambda connection: versions.aliased(connection, versions.CHAMPION))
     if json_output:
         output.print_json(rows)
         return
@@ -46,7 +46,8 @@ def list_(settings: Settings, json_output: bool) -> None:
     output.console().print(
         output.table("", columns, cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
     )
-    output.warn_of_synthetic_champion(champion)
+    if champion is not None:
+        output.warn_of_synthetic_champion(champion)
 
 
 def _listed(known: registry.Known) -> dict[str, Any]:
