@@ -85,7 +85,8 @@ class SourceFinding:
         verb = "not read" if self.kind == "ignored" else "read with a warning"
         why = _WHY.get(self.reason, self.reason).format(layout=self.layout)  # type: ignore[call-overload]
         said = f"{self.files:,} of {self.of_files:,} image{'' if self.of_files == 1 else 's'} {verb} ({why})"
-        return f"{said}; {self._resemblance}" if self.hint else said
+        known = ", accepted by the configuration" if self.accepted else ""
+        return f"{said}{known}; {self._resemblance}" if self.hint else f"{said}{known}"
 
     @property
     def advice(self) -> str:
