@@ -172,7 +172,7 @@ def test_a_source_keeps_its_layout_and_may_move(db: Database, champion: Version)
     assert db.read(sources.roots) == {"s": "/b"}
     record(db, first, sightings(1))
     with pytest.raises(
-        ConfigError, match="was recorded with layout rigaku and has images; give .* `marcod source forget s`"
+        ConfigError, match=r"was recorded with layout rigaku and has images; give .* `marcod source forget s`"
     ):
         again("/b", "formulatrix", 96)
 
