@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-jax lint wheel bench chaos audit docs format clean
+.PHONY: demo test test-stories test-jax lint wheel bench chaos audit docs format clean
 
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
 
-test: $(VENV)/test.stamp  ## run the whole test suite, with the published MARCO, on SQLite and PostgreSQL, two files at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/test.stamp  ## run the test suite, with the published MARCO, on SQLite and PostgreSQL, two files at a time
+	$(BIN)/pytest -m "not story" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-stories: $(VENV)/test.stamp  ## run the whole stories: labs under faults, real plates, trainings that are killed
+	$(BIN)/pytest -m story --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, which is installed beside the rest
 	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache $(BIN)/pytest \

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from marcod import telemetry
-from marcod.errors import BundleError
+from marcod.errors import BundleError, is_out_of_memory
 
 log = telemetry.logger(__name__)
 
@@ -92,7 +92,7 @@ def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
             try:
                 return _of_shape(score, shape, batch)
             except Exception as error:
-                if shape == 1 or not _is_out_of_memory(error):
+                if shape == 1 or not is_out_of_memory(error):
                     raise
                 shape = (shape + 1) // 2
                 log.warning("the device has too little memory, batches are halved", pictures=shape)
@@ -103,14 +103,6 @@ def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
 def _of_shape(score: Scoring, shape: int, batch: np.ndarray) -> np.ndarray:
     filled = _filled(score, lambda n: shape)
     return np.concatenate([filled(batch[start : start + shape]) for start in range(0, len(batch), shape)])
-
-
-_NO_ROOM: Final = ("RESOURCE_EXHAUSTED", "Dst tensor is not initialized", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """TensorFlow has a class of its own for it; XLA, and so JAX, copies and cuDNN only words."""
-    return type(error).__name__ == "ResourceExhaustedError" or any(words in str(error) for words in _NO_ROOM)
 
 
 def _in_parts(score: Scoring, part: int) -> Scoring:

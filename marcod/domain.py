@@ -81,7 +81,7 @@ NOT_UNDERSTOOD: Final = frozenset(
 
 
 class WarningKind(StrEnum):
-    """Kinds of contradictions and losses that a layout warns of in an image it reads."""
+    """Kinds of warnings about an image: what its layout finds in its path, and :data:`PIXEL_WARNINGS`."""
 
     BARCODE_DIFFERS = "barcode_differs"
     INSPECTION_DIFFERS = "inspection_differs"
@@ -91,6 +91,12 @@ class WarningKind(StrEnum):
     DROP_NUMBER_LOST = "drop_number_lost"
     SIDECAR_DIFFERS = "sidecar_differs"
     SIDECAR_UNREADABLE = "sidecar_unreadable"
+    BLANK = "blank"
+    NO_END_MARKER = "no_end_marker"
+
+
+PIXEL_WARNINGS: Final = frozenset({WarningKind.BLANK, WarningKind.NO_END_MARKER})
+"""Warnings that only reading an image's bytes can give."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,21 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in FULL
 
 
+_NO_MEMORY: Final = (
+    "RESOURCE_EXHAUSTED", "Dst tensor is not initialized", "CUDNN_STATUS_ALLOC_FAILED", "out of memory",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether the error is that this host or its device has too little memory.
+
+    TensorFlow has a class of its own for it; XLA, and so JAX, copies, cuDNN and Pillow only words.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return type(error).__name__ == "ResourceExhaustedError" or any(words in str(error) for words in _NO_MEMORY)
+
+
 def os_reason(error: OSError) -> str:
     """Say in a few words why the system refused; a full disk is called one. For after "FILE cannot be written: "."""
     if is_full(error):

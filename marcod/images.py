@@ -6,28 +6,33 @@ decoded, that no file, however it was made, costs more than seconds and a few hu
 read outside the folder it is looked for in, and that whatever is wrong with the bytes comes out as one ImageError.
 
 Choices a reader of scores should know: transparency is laid over white, because a drop is photographed
-against a bright field; of several frames the first counts; the EXIF orientation is not applied, as the
-published graph does not apply it; embedded colour profiles are ignored for the same reason.
+against a bright field, and an alpha channel of zeros is none; of several frames the first counts; the EXIF orientation
+is not applied, as the published graph does not apply it; embedded colour profiles are ignored for the same reason.
+Samples of more than 8 bits are scaled from the range that the image uses, see :func:`to_rgb`. A JPEG whose coded data
+does not fit its size is damaged, however much of it a decoder would show.
 """
 
 import io
 import math
+import re
 import struct
+import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from marcod import enclosure
-from marcod.errors import ImageError
+from marcod.domain import WarningKind
+from marcod.errors import ImageError, is_out_of_memory
 
 PIXEL_LIMIT: Final = 50_000_000
 """Largest picture that is decoded, in pixels; the largest drop images known are 2560 x 1920, 4.9 million."""
@@ -71,6 +76,40 @@ _NO_EDGE: Final = 1e-6
 _TIFF_LISTS: Final = frozenset((273, 279, 324, 325))
 _TILE_SIDES: Final = (322, 323)
 _SCAN: Final = b"\xff\xda"
+_END: Final = b"\xff\xd9"
+_RESTART_INTERVAL: Final = b"\xff\xdd"
+_HUFFMAN: Final = 0xC4
+_FIRST_RESTART: Final = 0xD0
+_MARKERS: Final = re.compile(rb"\xff[^\x00\xff]")
+
+_DEPTHS: Final = (8, 10, 12, 14, 16)
+"""Bits per sample of cameras, as their values lie in files of 16 bits."""
+
+_DARKEST: Final = 16
+"""A range that tags tell is not believed where the brightest sample is below this fraction of it."""
+
+_BITS_TAG: Final = 258
+_RANGE_TAGS: Final = (281, 341)
+_PHOTOMETRIC: Final = 262
+_PLANAR: Final = 284
+_PLANES: Final = tuple(f"{band};16" for band in "RGBA")
+_WITH_ALPHA: Final = ("LA", "PA", "La", "RGBA", "RGBa")
+_BYTE_ORDERS: Final = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+"""How Pillow's raw modes call the order of two bytes, and the order that takes the other byte of each sample."""
+
+SLACK: Final = 64
+"""Bytes by which the coded data of a JPEG may be longer than needed; some cameras append a few."""
+
+_ZEROS: Final = bytes(64)
+_PADS: Final = (bytes(SLACK), bytes(range(1, 200, 3))[:SLACK])
+
+_DARK: Final = 0.03
+_BRIGHT: Final = 0.97
+"""Brightness below which an image is black, and above which it is white."""
+
+_FLAT: Final = 0.02
+_EVEN: Final = 0.004
+"""Contrast below which a black or white image is blank, and below which any is."""
 
 _one_large: Final = threading.Lock()
 
@@ -120,13 +159,15 @@ def inspect(data: bytes) -> ImageHeader:
 def to_rgb(data: bytes) -> NDArray[np.uint8]:
     """The first frame of a picture as uint8 [height, width, 3], whatever its mode.
 
-    16-bit grey is scaled linearly from its full range, or from 12 bits when no value reaches 4096, since
-    cameras store 12-bit data so. 16-bit colour keeps its high bytes. Floating-point and 32-bit grey count
-    from 0 to 1 or to their largest value. Raises ImageError as :func:`inspect` does, and a retryable one for
-    pixels that cannot be decoded.
+    Grey and colour of 16 bits are scaled linearly from the range that the tags of a TIFF tell (bits per sample, largest
+    sample), where the samples fit it and are not all in its lowest sixteenth. Else the range is the smallest of
+    8, 10, 12, 14 and 16 bits that holds every sample, since cameras store fewer bits in files of 16. Floating-point
+    and 32-bit grey count from 0 to 1 or to their largest value. Raises ImageError as :func:`inspect` does, and a
+    retryable one for pixels that cannot be decoded.
     """
+    data = whole_jpeg(data)
     with _opened(data) as image, room_for(image.width * image.height):
-        return _rgb(image)
+        return _rgb(image, data)
 
 
 @contextmanager
@@ -144,10 +185,12 @@ def thumbnail(data: bytes, longest_px: int) -> bytes:
 
     Raises ImageError as :func:`to_rgb` does.
     """
+    if lacks_end(data):
+        data += _END
     with _opened(data) as image, room_for(image.width * image.height):
         # A JPEG is decoded at a fraction of its size at once, which makes a plate's sheet ten times faster.
         image.draft(None, (2 * longest_px, 2 * longest_px))
-        small = Image.fromarray(_rgb(image))
+        small = Image.fromarray(_rgb(image, data))
         small.thumbnail((longest_px, longest_px))
         out = io.BytesIO()
         small.save(out, "JPEG", quality=THUMBNAIL_QUALITY)
@@ -179,21 +222,120 @@ def appearance(pixels: NDArray[np.float32]) -> Appearance:
     return Appearance(brightness, float(grey.std()), math.log10(edges / (brightness**2 + _NO_LIGHT) + _NO_EDGE))
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def warnings_of(data: bytes, looks: Appearance) -> tuple[WarningKind, ...]:
+    """Kinds of what is odd about an image that can be decoded: it is uniform, or lacks its end marker."""
+    extreme = not _DARK <= looks.brightness <= _BRIGHT
+    blank = looks.contrast < (_FLAT if extreme else _EVEN)
+    found = ((blank, WarningKind.BLANK), (lacks_end(data), WarningKind.NO_END_MARKER))
+    return tuple(kind for is_so, kind in found if is_so)
+
+
+def lacks_end(data: bytes) -> bool:
+    """Tell whether the bytes are a JPEG that has a scan and no end marker after it."""
+    return data.startswith(_SIGNATURES[0]) and _SCAN in data and data.rfind(_END) < data.rfind(_SCAN)
+
+
+def whole_jpeg(data: bytes) -> bytes:
+    """Check that the coded data of a JPEG fits its size, and return the bytes with an end marker; others as they are.
+
+    Decoders fill up what is missing and skip what is left over, with a warning that nobody sees. Raises a retryable
+    ImageError for both.
+    """
+    if not data.startswith(_SIGNATURES[0]):
+        return data
+    # Without its index of further pictures behind the end, which would be looked for.
+    plain = data.replace(b"MPF\0", b"MPX\0", 1)
+    with _opened(plain) as image:
+        start = image.fp.tell()  # type: ignore[attr-defined]
+        pixels, one_scan = image.width * image.height, _scans(image, plain, start) == 1
+    end = plain.find(_END, start)
+    body = plain if end < 0 else plain[:end]
+    if end < 0 and not one_scan:
+        # Nothing tells how many scans there should be.
+        fault: str | None = "data is missing"
+    else:
+        fault = _fault_of_markers(body[:start], body[start:], one_scan=one_scan)
+    if fault is None:
+        with room_for(pixels):
+            fault = _fault_of_length(body, start, ended=end >= 0)
+    if fault is not None:
+        raise ImageError(f"the JPEG is truncated or damaged: {fault}", retryable=True)
+    return data if end >= 0 else data + _END
+
+
+def _fault_of_markers(header: bytes, coded: bytes, *, one_scan: bool) -> str | None:
+    """Damage that shows in the coded bytes; a decoder that finds the next restart marker or scan gets over it."""
+    tables = [body for marker, body in _segments(header) if marker == _HUFFMAN]
+    if _ZEROS in coded and not (one_scan and all(map(_codes_flat_as_zeros, tables))):
+        return "it has a block of zeros"
+    if not one_scan:
+        return None
+    found = [marker[-1] for marker in _MARKERS.findall(coded)]
+    restarts = _RESTART_INTERVAL in header
+    order = [_FIRST_RESTART + number % 8 for number in range(len(found))] if restarts else []
+    return None if found == order else "markers are missing, or stand where none can"
+
+
+def _segments(header: bytes) -> Iterator[tuple[int, bytes]]:
+    """The marker and the content of each segment before the first scan of a JPEG."""
+    at = 2
+    while at + 4 <= len(header):
+        length = int.from_bytes(header[at + 2 : at + 4], "big")
+        yield header[at + 1], header[at + 4 : at + 2 + length]
+        at += 2 + length
+
+
+def _codes_flat_as_zeros(tables: bytes) -> bool:
+    """Tell whether Huffman tables let a uniform area be coded as zeros: the shortest code is that of no change."""
+    at = 0
+    while at + 17 < len(tables):
+        if tables[at + 17] != 0:
+            return False
+        at += 17 + sum(tables[at + 1 : at + 17])
+    return True
+
+
+def _fault_of_length(body: bytes, start: int, *, ended: bool) -> str | None:
+    """Coded data that is longer or shorter than the size of the JPEG needs. ``body`` has no end marker."""
+    first, took_all = _glance(body + _END, max(start + SLACK, len(body) - SLACK))
+    if not took_all and len(body) - start > 3 * SLACK:
+        return "it has more data than its size needs"
+    # Where data is missing the last blocks are alike, and what follows is taken for more of it.
+    if ended and first.size > 1 and first[-1, -1] != first[-1, -2]:
+        return None
+    one, other = (_glance(body + pad + _END)[0] for pad in _PADS)
+    return None if np.array_equal(one, other) else "data is missing"
+
+
+def _glance(data: bytes, cut: int = 0) -> tuple[NDArray[np.uint8], bool]:
+    """The luma of a JPEG at an eighth of its size, and whether decoding it took the bytes from ``cut`` on."""
+    with _opened(data, cut) as image:
+        file: _Metered = image.fp  # type: ignore[attr-defined]
+        image.draft("L", (image.width // 8, image.height // 8))
+        luma = np.asarray(image.convert("L"))
+        return luma, file.passed
+
+
+def _rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey_to_rgb(np.asarray(image))
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        return _grey_to_rgb(np.asarray(image), _told_white(image), inverted=_tag(image, _PHOTOMETRIC) == 0)
+    if (order := _take_high_bytes(image)) is not None:
+        image = _in_its_range(image, order, data)
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         return np.array(_over_white(image))
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The picture, opened and not yet decoded; damage found inside the block becomes ImageError."""
+def _opened(data: bytes, cut: int = 0) -> Iterator[Image.Image]:
+    """The picture, opened and not yet decoded; damage found inside the block becomes ImageError.
+
+    A parser gets the bytes from ``cut`` on in a read of their own.
+    """
     if not data:
         raise ImageError("the file is empty (0 bytes)", retryable=True)
     _refuse_long_lists(data)
-    file = _Metered(data)
+    file = _Metered(data, cut)
     try:
         with Image.open(file, formats=FORMATS) as image:
             _refuse_bomb(image.width * image.height)
@@ -209,23 +351,31 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except _DAMAGE as error:
+        # A decoder without memory says so in an OSError, as it does of damaged bytes.
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         # Some parsers put bytes of the file into what they say.
         detail = "".join(c for c in str(error)[:200] if c.isprintable()) or type(error).__name__
         raise ImageError(f"the picture is truncated or damaged: {detail}", retryable=True) from error
 
 
 class _Metered(io.BytesIO):
-    """The bytes for a parser, which may ask for more of them only so often."""
+    """The bytes for a parser, asked for only so often; ``passed`` tells that a read went beyond ``cut``."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, cut: int = 0) -> None:
         super().__init__(data)
-        self.left = OPENING_READS
+        self.left, self.passed = OPENING_READS, False
+        self._cut = cut
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.left -= 1
         if self.left < 0:
             raise ImageError("the picture's file is cut into more parts than any picture has", retryable=False)
-        return super().read(size)
+        before = self._cut - self.tell()
+        if before <= 0:
+            self.passed = True
+            return super().read(size)
+        return super().read(before if size is None or size < 0 else min(size, before))
 
 
 def _refuse_bomb(pixels: int) -> None:
@@ -303,26 +453,102 @@ def _header(image: Image.Image) -> ImageHeader:
     return ImageHeader(name, image.mode, image.width, image.height)
 
 
+def _take_high_bytes(image: Image.Image) -> str | None:
+    """The order of bytes in which 16-bit colour is stored, the image set to keep the high ones; None for other images.
+
+    Pillow reads such samples that lie in planes as if they had 8 bits.
+    """
+    if image.format == "TIFF" and _tag(image, _PLANAR) == 2 and _tag(image, _BITS_TAG) == 16:
+        order = "L" if image.tag_v2.prefix == b"II" else "B"  # type: ignore[attr-defined]
+        _set_raw_modes(image, lambda mode: f"{mode};16{order}" if len(mode) == 1 else mode)
+    modes = {_mode_of(tile) for tile in image.tile}  # type: ignore[attr-defined]
+    orders = {mode[-1] for mode in modes if mode[:-1] in ("RGB;16", "RGBX;16", "RGBA;16", *_PLANES)}
+    return orders.pop() if len(orders) == 1 else None
+
+
+def _mode_of(tile: Any) -> str:
+    if isinstance(tile.args, str):
+        return tile.args
+    return str(tile.args[0]) if isinstance(tile.args, tuple) else ""
+
+
+def _set_raw_modes(image: Image.Image, change: Callable[[str], str]) -> None:
+    """Have every part of an image unpacked otherwise."""
+
+    def changed(tile: Any) -> Any:
+        mode = change(_mode_of(tile))
+        return tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+
+    image.tile = [changed(tile) for tile in image.tile]  # type: ignore[attr-defined]
+
+
+def _in_its_range(image: Image.Image, order: str, data: bytes) -> Image.Image:
+    """The 8-bit image of 16-bit colour, scaled from its range; Pillow keeps the high byte of each sample."""
+    told = _told_white(image)
+    high = np.asarray(image)
+    if high[:, :, :3].max(initial=0) >= 1 << (_DEPTHS[-2] - 8):
+        return image
+    with _opened(data) as again:
+        compressed = again.tile[0].codec_name == "libtiff"  # type: ignore[attr-defined]
+        if _take_high_bytes(again) != order or (_tag(again, _PLANAR) == 2 and compressed):
+            why = "a TIFF of 16-bit colour in compressed planes, of samples of fewer bits; export it otherwise"
+            raise ImageError(why, retryable=False)
+        _set_raw_modes(again, lambda mode: mode[:-1] + _BYTE_ORDERS[order])
+        values = np.asarray(again).astype(np.uint16)
+    values |= high.astype(np.uint16) << 8
+    out = np.empty(values.shape, np.uint8)
+    bands = [(slice(0, 3), told)] + ([(slice(3, 4), None)] if values.shape[2] == 4 else [])
+    for band, its_told in bands:
+        out[:, :, band] = _scaled(values[:, :, band], its_told)
+    return Image.fromarray(out)
+
+
 def _over_white(image: Image.Image) -> Image.Image:
     layer = image.convert("RGBA")
+    if image.mode in _WITH_ALPHA and layer.getchannel("A").getextrema()[1] <= 1:  # type: ignore[operator]
+        return layer.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _grey_to_rgb(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _grey_to_rgb(values: NDArray[np.generic], told: int | None, *, inverted: bool) -> NDArray[np.uint8]:
     """uint8 [h, w, 3] from grey values of 16 or 32 bits; what is negative or not a number is black."""
+    grey = _scaled(values, told)
+    if inverted:
+        np.subtract(255, grey, out=grey)
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+
+def _scaled(values: NDArray[np.generic], told: int | None) -> NDArray[np.uint8]:
+    """8-bit samples of the same shape; ``told`` is the white that the file's tags tell."""
     grey = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     # In place, because each copy of the largest picture would take 200 MB.
-    grey /= np.float32(_white(float(grey.max()), whole=values.dtype.kind != "f"))
+    grey /= np.float32(_white(float(grey.max(initial=0)), told, whole=values.dtype.kind != "f"))
     np.clip(grey, 0.0, 1.0, out=grey)
     grey *= np.float32(255)
     grey += np.float32(0.5)
-    return np.repeat(grey.astype(np.uint8)[:, :, np.newaxis], 3, axis=2)
+    return grey.astype(np.uint8)
 
 
-def _white(top: float, *, whole: bool) -> float:
+def _white(top: float, told: int | None, *, whole: bool) -> float:
     """The value that is shown white, given the largest one and whether the values are whole numbers."""
-    if whole and top < 4096:
-        return 4095.0
-    if whole and top < 65536:
-        return 65535.0
-    return max(top, 1.0)
+    if not whole or top >= 1 << _DEPTHS[-1]:
+        return max(top, 1.0)
+    if told is not None and told / _DARKEST < top <= told:
+        return told
+    return next((1 << bits) - 1 for bits in _DEPTHS if top < 1 << bits)
+
+
+def _told_white(image: Image.Image) -> int | None:
+    """The largest sample that a TIFF's tags allow, as a full number of bits; None where they say nothing new."""
+    bits = _tag(image, _BITS_TAG)
+    tops = [_tag(image, tag) for tag in _RANGE_TAGS]
+    depths = [bits, *(int(top).bit_length() for top in tops if top is not None and top >= 1)]
+    told = [depth for depth in depths if depth is not None and _DEPTHS[0] <= depth < _DEPTHS[-1]]
+    return (1 << int(min(told))) - 1 if told else None
+
+
+def _tag(image: Image.Image, tag: int) -> float | None:
+    """The first value of a TIFF's tag, where it is a number."""
+    found = image.tag_v2.get(tag) if image.format == "TIFF" else None  # type: ignore[attr-defined]
+    first = found[0] if isinstance(found, tuple) and found else found
+    return first if isinstance(first, int | float) else None

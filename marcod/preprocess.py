@@ -62,6 +62,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     header = images.inspect(data)
     if header.format != "JPEG" or header.mode not in _DECODER_MODES:
         return images.to_rgb(data)
+    data = images.whole_jpeg(data)
     try:
         with images.room_for(header.width * header.height), tf.device("/CPU:0"):
             return np.asarray(tf.io.decode_jpeg(data, channels=3))

@@ -1,22 +1,29 @@
-"""Silence for what TensorFlow writes by itself when it is imported, such as that there is no graphics card.
+"""Quiet imports of TensorFlow and Keras: no notes such as that there is no graphics card, and no files in the home.
 
-Hazard: it writes to file descriptor 2 from C++ before any of its switches counts, so the descriptor itself is held
-back meanwhile. What Python writes goes by a descriptor of its own, see :func:`own_standard_error`.
+Hazard: TensorFlow writes to file descriptor 2 from C++ before any of its switches counts, so the descriptor itself is
+held back meanwhile. What Python writes goes by a descriptor of its own, see :func:`own_standard_error`.
+
+Keras imports Matplotlib, which makes folders in the user's home, or writes that it cannot. Only Keras's drawing of
+images needs it there, which marcod does not use.
 """
 
 import importlib.util
 import io
+import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
-from typing import Final
+from typing import Any, Final, cast
 
-PACKAGE: Final = "tensorflow"
+TENSORFLOW: Final = "tensorflow"
+KERAS: Final = "keras"
+MATPLOTLIB: Final = "matplotlib"
 CHATTER: Final = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
     rb"|[IW]\d{4} \d\d:\d\d:[\d.]+ +\d+ \S+:\d+\]"
@@ -28,9 +35,13 @@ CHATTER: Final = re.compile(
 
 
 def import_tensorflow_quietly() -> None:
-    """Have TensorFlow imported without its chatter, by whoever imports it first; does nothing once it is there."""
-    if PACKAGE not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    """Make later imports of TensorFlow and Keras quiet; does nothing for what is imported already."""
+    # Their warnings are for programmers, such as of a function that is compiled for several models.
+    for name in (TENSORFLOW, MATPLOTLIB):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for finder in (_Finder(TENSORFLOW, _held_back), _Finder(KERAS, _without_matplotlib)):
+        if finder.package not in sys.modules and finder not in sys.meta_path:
+            sys.meta_path.insert(0, finder)
 
 
 def own_standard_error() -> None:
@@ -42,23 +53,46 @@ def own_standard_error() -> None:
     sys.stderr = os.fdopen(number, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
 
 
+@dataclass(frozen=True)
 class _Finder(MetaPathFinder):
-    """Finds the package as Python does, and has it imported quietly, whoever imports it."""
+    """Finder of one package, as Python finds it, that runs its first import within ``around``."""
+
+    package: str
+    around: Callable[[], AbstractContextManager[None]]
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != PACKAGE:
+        if name != self.package:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+            spec.loader = _Loader(spec.loader.name, spec.loader.path, self.around)
         return spec
 
 
 class _Loader(SourceFileLoader):
+    def __init__(self, name: str, path: str, around: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(name, path)
+        self._around = around
+
     def exec_module(self, module: ModuleType) -> None:
-        with _held_back():
+        with self._around():
             super().exec_module(module)
+
+
+@contextmanager
+def _without_matplotlib() -> Iterator[None]:
+    """Let Matplotlib look as if it were not installed, unless it is imported already."""
+    if MATPLOTLIB in sys.modules:
+        yield
+        return
+    # None makes its import fail as that of a missing package does.
+    modules = cast("dict[str, Any]", sys.modules)
+    modules[MATPLOTLIB] = None
+    try:
+        yield
+    finally:
+        del modules[MATPLOTLIB]
 
 
 @contextmanager

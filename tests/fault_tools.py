@@ -70,7 +70,8 @@ class Network:
 
 def _pump(near: socket.socket, far: socket.socket) -> None:
     other = {near: far, far: near}
-    with suppress(OSError), near, far:
+    # Selecting a socket that another thread has closed meanwhile is a ValueError.
+    with suppress(OSError, ValueError), near, far:
         while True:
             for end in select.select([near, far], [], [])[0]:
                 data = end.recv(65_536)

@@ -88,7 +88,8 @@ def _tell(faults: tuple[Fault, ...]) -> None:
 
 def _unworkable(examined: Examined) -> Iterator[Fault]:
     """Yield what is written well and cannot work: folders, layouts, vocabularies, times."""
-    from marcod import daemon, labelling, layouts, watch
+    from marcod import labelling, layouts, watch
+    from marcod.app import roots
     from marcod.train import trainer
 
     settings = examined.settings
@@ -103,8 +104,7 @@ def _unworkable(examined: Examined) -> Iterator[Fault]:
             key = ("sources", name, "pattern" if source.pattern is not None else "layout")
             found += _refusals(examined, key, partial(watch.layout_of, name, source))
     yield from found
-    if not found:
-        yield from _refusals(examined, ("sources",), partial(daemon.check_sources, settings))
+    yield from _refusals(examined, ("sources",), partial(watch.require_apart, roots(settings)))
     yield from _refusals(examined, _vocabulary_key(settings), partial(labelling.tables_of, settings))
     yield from _refusals(examined, ("train", "schedule"), partial(trainer.check, settings.train))
 

@@ -92,6 +92,8 @@ def _print(path: str, root: str, relative: str, rows: Answers, *, only: bool) ->
         return
     telling = [(f, a) for f, a in rows if not isinstance(a, DropImage) and (only or a.reason != "not_this_layout")]
     if not telling:
+        if not os.path.lexists(path):
+            click.echo("  there is no such file or folder here, so only the path itself was read")
         click.echo("  no family reads this as a drop image; --layout NAME tells why not for one of them")
     for family, refusal in telling:
         click.echo(f"  {family.name}: {refusal.reason}: {output.printable(refusal.detail)}")

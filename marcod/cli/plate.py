@@ -50,7 +50,7 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
         output.print_json(rows)
         return
     output.console().print(_listing(rows))
-    output.warn_of_synthetic(scored=any(r.model_synthetic for r in rows))
+    output.warn_of_synthetic(scored=any(r.model_synthetic and r.scored for r in rows))
 
 
 def _listing(rows: list[reports.Summary]) -> output.Listing:
@@ -151,7 +151,7 @@ def show(
         maps.print_plate(console, shown)
     else:
         maps.print_history(console, shown, past, all_drops=all_drops)
-    output.warn_of_synthetic(scored=shown.version.synthetic)
+    output.warn_of_synthetic(scored=shown.version.synthetic and shown.summary.scored > 0)
 
 
 def _record(shown: "PlateMap") -> dict[str, Any]:
@@ -207,7 +207,7 @@ def export(
     else:
         output.save(target, content, closed)
         click.echo(f"{text.count(len(shown.drops), 'drop')} written to {output.printable(str(target))}")
-    output.warn_of_synthetic(scored=shown.version.synthetic, to_errors=True)
+    output.warn_of_synthetic(scored=shown.version.synthetic and shown.summary.scored > 0, to_errors=True)
 
 
 def _exported(shown: "PlateMap", format_: str, roots: dict[str, Path]) -> tuple[str, str | None]:

@@ -29,7 +29,7 @@ from marcod.convert import keras_file, saved_model, sources
 from marcod.convert.checkpoint import Checkpoint
 from marcod.convert.sources import Kind, Limits, Progress, Source
 from marcod.domain import CLASSES, DropClass, TrainedOn
-from marcod.errors import BundleError, ConfigError, ImageError, os_reason
+from marcod.errors import BundleError, ConfigError, ImageError, is_full, os_reason
 from marcod.network import MARCO, MARCO_SMALL, Architecture
 from marcod.preprocess import Preprocessing
 
@@ -436,7 +436,8 @@ def _written(models: Path, write: Callable[[], Path]) -> Path:
     try:
         return write()
     except OSError as error:
-        raise ConfigError(f"cannot write below {models}: {os_reason(error)}") from error
+        kind = BundleError if is_full(error) else ConfigError
+        raise kind(f"cannot write below {models}: {os_reason(error)}") from error
     finally:
         for folder in set(models.glob("*")) - before:
             if folder.is_dir() and not any(folder.iterdir()):

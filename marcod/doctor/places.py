@@ -15,7 +15,7 @@ from marcod.domain import path_text
 from marcod.errors import MarcodError
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import Settings, SourceSettings
-from marcod.store import findings, health, watching
+from marcod.store import catalog, findings, health, watching
 from marcod.store.engine import Database
 from marcod.survey.mounts import NETWORKED, file_system, nearest
 from marcod.text import count
@@ -55,12 +55,15 @@ def sources(
     states = {state.source: state for state in db.read(watching.read)}
     found = db.read(findings.read)
     if not settings.sources:
-        yield Finding("sources", "none", Verdict.ATTENTION, "no source is configured", "add a [sources.NAME] table")
+        yield Finding(
+            "sources", "none", Verdict.ATTENTION, "no source is configured",
+            "`marcod setup FOLDER` adds the folder that an imager writes to",
+        )  # fmt: skip
     yield from _apart(settings)
     for name, source in settings.sources.items():
         yield from _once(db, settings, name, limit_s)
         yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
-        yield from _layout(name, source)
+        yield from _layout(db, name, source)
         yield _watching(name, states.get(name), now)
         yield from (_reading(one) for one in found if one.source == name)
         seen = db.read(partial(health.last_file, source_name=name))
@@ -113,11 +116,17 @@ def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterat
             )  # fmt: skip
 
 
-def _layout(name: str, source: SourceSettings) -> Iterator[Finding]:
+def _layout(db: Database, name: str, source: SourceSettings) -> Iterator[Finding]:
+    subject = f"{name}: layout"
     try:
         layout_of(name, source)
     except MarcodError as error:
-        yield Finding("sources", f"{name}: layout", Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
+        yield Finding("sources", subject, Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
+        return
+    try:
+        db.read(partial(catalog.require_layout, name=name, layout=source.layout))
+    except MarcodError as error:
+        yield Finding("sources", subject, Verdict.BROKEN, str(error), "`marcod run` refuses to start with it")
 
 
 def _observer(name: str, source: SourceSettings, kind: str) -> Finding:

@@ -40,12 +40,16 @@ _WHY: Final = {
     WarningKind.DROP_NUMBER_LOST: "report.csv has no drop number, taken as drop 1",
     WarningKind.SIDECAR_DIFFERS: "the XML file contradicts the name",
     WarningKind.SIDECAR_UNREADABLE: "the XML file cannot be read",
+    WarningKind.BLANK: "uniformly black, white or grey, so nothing of the drop is seen",
+    WarningKind.NO_END_MARKER: "JPEGs without their end marker, complete otherwise",
 }
 _MEND: Final = {
     Reason.OUT_OF_RANGE: "set `wells` of the source",
     Reason.NO_REPORT: "copy report.csv into the folder of the barcode",
     WarningKind.UNMAPPED_PROFILE: "add the profile to `profiles` of the source",
     WarningKind.LIGHT_LOST: "keep the dated folders",
+    WarningKind.BLANK: "look at lamp and shutter of the imager",
+    WarningKind.NO_END_MARKER: "look at how the images are copied",
 }
 
 
@@ -81,7 +85,8 @@ class SourceFinding:
         verb = "not read" if self.kind == "ignored" else "read with a warning"
         why = _WHY.get(self.reason, self.reason).format(layout=self.layout)  # type: ignore[call-overload]
         said = f"{self.files:,} of {self.of_files:,} image{'' if self.of_files == 1 else 's'} {verb} ({why})"
-        return f"{said}; {self._resemblance}" if self.hint else said
+        known = ", accepted by the configuration" if self.accepted else ""
+        return f"{said}{known}; {self._resemblance}" if self.hint else f"{said}{known}"
 
     @property
     def advice(self) -> str:

@@ -104,10 +104,10 @@ def _named(named: Path | None, model: Published) -> Path | None:
     path = named.expanduser()
     if not path.exists():
         raise ConfigError(f"there is no file or folder {path}")
-    if path.is_dir() or zipfile.is_zipfile(path):
-        fault = _fault(path, model.content) if path.suffix == ".whl" and path.is_file() else None
+    if path.suffix == ".whl" and path.is_file():
+        fault = _fault(path, model.content)
     else:
-        fault = "it is neither a wheel nor a zip nor a folder"
+        fault = None if path.is_dir() or zipfile.is_zipfile(path) else "it is neither a wheel nor a zip nor a folder"
     if fault is not None:
         raise FetchError(f"{path} is not {model.file} as it was published: {fault}")
     return path

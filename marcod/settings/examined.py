@@ -137,7 +137,10 @@ def _unknown(found: Layers, key: Key) -> Fault:
     meant = keys.nearest_key(key)
     beside = meant is not None and meant[:-1] == key[:-1]
     nearest = None if meant is None else meant[-1] if beside else ".".join(meant)
-    return _fault(found, key, f"{'.'.join(key)} is not a setting", word=key[-1], nearest=nearest, meant=meant)
+    text = f"{'.'.join(key)} is not a setting"
+    if nearest is None:
+        text += f"; {keys.words_beside(key)}"
+    return _fault(found, key, text, word=key[-1], nearest=nearest, meant=meant)
 
 
 def _fault(

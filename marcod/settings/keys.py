@@ -110,6 +110,13 @@ def _elsewhere(name: str) -> Key | None:
     return found[0] if found else None
 
 
+def words_beside(key: Key) -> str:
+    """List the sections, or the keys of a section, that there are where a key is unknown."""
+    if fields := fields_of(key[0]):
+        return f"keys of [{'.'.join(key[:-1])}] are {', '.join(fields)}"
+    return f"sections are {', '.join(SECTIONS)}"
+
+
 def variables() -> list[str]:
     """Return every variable that sets one field; those of named tables with NAME."""
     return [f"{PREFIX}{key.replace('.', '__').upper()}" for key, _, _ in described()]

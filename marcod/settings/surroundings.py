@@ -43,8 +43,11 @@ def quiet_tensorflow() -> None:
     """Keep TensorFlow's notes about missing graphics cards out of the log, and let it share the card that there is.
 
     By default it takes all memory of a card at its start, so that a command by hand would starve the scoring process
-    at work there, or fail beside it. It reads both when first imported.
+    at work there, or fail beside it. Keras writes its defaults into the user's home, where nothing else may be made.
+    Both read the environment when first imported.
     """
+    if not os.path.exists(os.path.expanduser("~/.keras/keras.json")):  # noqa: PTH110, PTH111 - there may be no home
+        os.environ.setdefault("KERAS_HOME", os.devnull)
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     graphics = Path("/dev/nvidiactl").exists()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if graphics else "3")

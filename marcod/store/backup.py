@@ -149,7 +149,7 @@ def _copy_pages(origin: Path, scratch: Path, report: Report) -> None:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname == "SQLITE_FULL":
             raise  # it is the copy's disk that is full
-        raise StoreError(f"{origin} cannot be copied: {error}") from error
+        raise StoreError(f"{origin} cannot be copied: {refusals.of_file(error, origin)}") from error
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{origin} is not a sound SQLite database: {error}") from error
 

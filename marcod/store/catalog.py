@@ -83,7 +83,7 @@ def register_source(
         connection.execute(made.on_conflict_do_nothing())
         row = connection.execute(sa.select(source).where(source.c.name == name)).one()
     if row.layout != layout:
-        _require_empty(connection, int(row.id), name, row.layout, layout)
+        require_layout(connection, name, layout)
         findings.clear(connection, int(row.id))
     connection.execute(sa.update(source).where(source.c.id == row.id).values(layout=layout, **values))
     sources.put_root(connection, int(row.id), root, now)
@@ -92,11 +92,18 @@ def register_source(
     return int(row.id)
 
 
-def _require_empty(connection: Connection, source_id: int, name: str, recorded: str, layout: str) -> None:
-    """Raises ConfigError for a source that has images; one of which nothing was read may be read otherwise."""
-    if connection.execute(sa.select(image.c.id).where(image.c.source_id == source_id).limit(1)).first():
+def require_layout(connection: Connection, name: str, layout: str) -> None:
+    """Check that a source can be read with a layout; one without images can be read with any.
+
+    Raises:
+        ConfigError: images of it were recorded with another layout.
+    """
+    images = sa.exists().where(image.c.source_id == source.c.id)
+    query = sa.select(source.c.layout).where(source.c.name == name, source.c.layout != layout, images)
+    if (recorded := connection.execute(query).scalar_one_or_none()) is not None:
         raise ConfigError(
-            f"source {name!r} was recorded with layout {recorded}; give a new source name to read it as {layout}"
+            f"source {name!r} was recorded with layout {recorded} and has images; give another folder a new source "
+            f"name; to read the same folder as {layout}, first run `marcod source forget {name}`"
         )
 
 

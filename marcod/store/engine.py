@@ -214,6 +214,9 @@ class Database:
 def _is_ours(error: DBAPIError) -> bool:
     """Whether it is the statement that is wrong, so that it may be right without a part of its rows."""
     code = str(getattr(error.orig, "pgcode", None) or "")
+    if isinstance(error, sa.exc.ProgrammingError) and error.statement is None and not code:
+        # The client refused the URL, such as an option that it does not know, before it asked a server.
+        return False
     return code.startswith(_BEYOND_LIMITS) or (isinstance(error, _OUR_FAULT) and code != refusals.NO_PRIVILEGE)
 
 

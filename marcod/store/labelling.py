@@ -122,8 +122,10 @@ class Finder:
             below = f" in source {shown(source_name)}" if source_name else ""
             raise LabelError(f"{NO_PLATE} has the key or barcode {shown(name)}{below} yet", may_come=True)
         if len(found) > 1:
-            sources = ", ".join(each for _, each in found)
-            raise LabelError(f"several plates answer to {shown(name)} ({sources}); name its source or its key")
+            sources = list(dict.fromkeys(each for _, each in found))
+            # In one source two plates can share a barcode, not a key.
+            which = "name the key" if len(sources) == 1 else "name the source, with --source or in the column source"
+            raise LabelError(f"several plates answer to {shown(name)} ({', '.join(sources)}); {which}")
         return found[0][0]
 
     def _look_plate_up(self, name: str, source_name: str | None) -> list[tuple[int, str]]:

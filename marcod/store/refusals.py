@@ -30,6 +30,7 @@ _STEPS: Final = (
     ("too many c|connection slots", "end some connections, or raise max_connections or the limit of {user}"),
     ("refused|no such file|could not connect", "start the PostgreSQL server at {place}, or correct store.url"),
     ("ssl negotiation|expected authentication", "what answers at {place} is no PostgreSQL server; correct store.url"),
+    ("invalid (dsn|port|connection option)|invalid .* value", "correct store.url"),
     ("lock timeout", "somebody keeps a transaction open; end it, or try again"),
 )
 """Patterns of PostgreSQL's messages, each with the next step. The first that fits counts."""

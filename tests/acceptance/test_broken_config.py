@@ -111,6 +111,17 @@ def test_check_tells_programs_too(broken: Path) -> None:
     assert all(fault["place"] == str(broken) and fault["example"] for fault in faults)
 
 
+def test_roots_in_one_another_are_told_beside_other_faults(tmp_path: Path) -> None:
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    tables = {"outer": (tmp_path / "in", "rigakku"), "inner": (tmp_path / "in" / "a", "xchem")}
+    lines = [f'[sources.{name}]\nroot = "{root}"\nlayout = "{layout}"\n' for name, (root, layout) in tables.items()]
+    config = tmp_path / "marcod.toml"
+    config.write_text("".join(lines))
+    told = _call(config, "config", "check").stderr
+    assert "there is no layout 'rigakku'" in told
+    assert f"the root {tmp_path}/in/a of source 'inner' lies inside {tmp_path}/in of source 'outer'" in told
+
+
 def test_show_prints_what_is_right_and_all_that_is_wrong(broken: Path) -> None:
     result = _call(broken, "config", "show")
     assert result.exit_code == 2

@@ -25,6 +25,7 @@ def _told(lines: list[Line]) -> str:
     return "\n".join(f"{line.what}: {line.found} of {line.expected} {line.wrong}" for line in lines if not line.agrees)
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("kind", stores.KINDS)
 def test_after_every_fault_each_intact_image_has_one_score_and_each_broken_one_a_reason(kind: stores.Kind) -> None:
     # Labels wait for the schedule, which has tests of its own.

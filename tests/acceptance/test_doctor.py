@@ -117,6 +117,19 @@ def test_what_is_wrong_is_told_with_what_to_do(lab: Site) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_layout_that_differs_from_the_recorded_one_is_broken_as_it_is_for_the_daemon(lab: Site) -> None:
+    lab.lines.clear()
+    lab.add_source("minstrel", lab.folder / "in", "xchem")
+    lab.write()
+    _, findings = found(lab, "--no-device")
+    assert findings["sources: minstrel: layout"]["verdict"] == "broken"
+    assert "recorded with layout rigaku" in findings["sources: minstrel: layout"]["text"]
+    refused = lab.call("scan")
+    assert refused.exit_code == 2
+    assert findings["sources: minstrel: layout"]["text"] in refused.stderr
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_watcher_that_hangs_shows(lab: Site) -> None:
     watched(lab, round_at=datetime(2026, 1, 1, tzinfo=UTC))
     _, findings = found(lab, "--no-device")

@@ -17,6 +17,8 @@ from marcod.domain import PLATE_FORMATS
 from marcod.store.engine import Database
 from marcod.synthetic import Imager, PlateSpec, write_file
 
+pytestmark = pytest.mark.story
+
 QUICK = ("--samples", "2")
 
 

@@ -117,6 +117,7 @@ def _changes(found: Registry, first: Version, second: Version) -> list[Callable[
     return [promote(second), rollback, promote(second), promote(first), rollback, promote(first), promote(second)]
 
 
+@pytest.mark.story
 def test_promoted_and_rolled_back_under_load_no_image_is_lost_or_scored_twice(
     lab: Site, deliveries: dict[str, Delivery]
 ) -> None:

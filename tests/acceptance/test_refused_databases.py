@@ -72,6 +72,14 @@ def test_no_server_at_all(away: Site) -> None:
     assert "start the PostgreSQL server at /nowhere:5432" in refused(away, SHORT[0])
 
 
+@pytest.mark.parametrize("option", ["sslmod=require", "sslmode=maybe", "connect_timeout=soon"])
+def test_an_option_of_the_url_that_no_client_knows(away: Site, option: str) -> None:
+    away.url = f"postgresql://lab:{PASSWORD}@127.0.0.1:1/marcod?{option}"
+    said = refused(away, SHORT[0])
+    assert option.partition("=")[0] in said
+    assert said.endswith("; correct store.url\n")
+
+
 def test_a_host_that_nobody_knows(away: Site) -> None:
     away.url = f"postgresql://lab:{PASSWORD}@no-such-host.invalid/marcod"
     assert "correct the host in store.url" in refused(away, SHORT[0])

@@ -23,6 +23,8 @@ from marcod import bundle, settings
 from marcod.store.engine import Database
 from marcod.store.schema import training_run
 
+pytestmark = pytest.mark.story
+
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 SWAP = {"Crystals": "Clear", "Clear": "Crystals"}
 SHIPPED = "marco-small-synthetic:1"

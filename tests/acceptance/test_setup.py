@@ -211,6 +211,11 @@ def test_explain_looks_into_a_folder(site: Site, share: Path) -> None:
     assert {imager["layout"] for imager in seen["imagers"]} == {"rigaku", "formulatrix"}
 
 
+def test_explain_of_a_path_that_is_not_here_says_so(site: Site, share: Path) -> None:
+    assert "there is no such file or folder here" in site.ok("explain", str(share / "minstrell"))
+    assert "there is no such" not in site.ok("explain", str(next(share.rglob("*.jpg"))))
+
+
 def test_explain_tells_the_root_of_a_whole_path(site: Site, share: Path) -> None:
     image = next((share / "minstrel").rglob("*.jpg"))
     shown = site.ok("explain", str(image))

@@ -37,6 +37,7 @@ def _deliver_slowly(site: Site, deliveries: dict[str, Delivery]) -> threading.Th
     return thread
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_killed_again_and_again_every_image_has_exactly_one_score(site: Site, deliveries: dict[str, Delivery]) -> None:
     total = _prepare(site, deliveries)

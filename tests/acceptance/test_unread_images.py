@@ -111,6 +111,7 @@ def test_a_profile_that_is_not_mapped_is_told(site: Site) -> None:
     accepted = site.ok("scan")
     assert "needs attention" not in accepted
     assert "1 of 1 image read with a warning" in accepted
+    assert "accepted by the configuration" in accepted
     assert looked_at(site)["minstrel: unmapped_profile"] is Verdict.OK
 
     site.lines[-1] = 'profiles = {3 = "uv"}'

@@ -100,6 +100,7 @@ print(json.dumps({"devices": devices, "one": one, "both": both, "apart": float(n
 """
 
 
+@pytest.mark.story
 def test_two_devices_train_as_one_does() -> None:
     """In a process of its own, since devices are made before TensorFlow begins."""
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}

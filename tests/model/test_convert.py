@@ -234,6 +234,7 @@ def test_a_bundle_under_another_name_names_its_parent(tmp_path: Path, pristine_b
 FIVE = ("skin", "Crystals", "needles", "Clear", "Precipitate")
 
 
+@pytest.mark.story
 def test_other_classes_need_a_folding(tmp_path: Path) -> None:
     source = str(saved_models.write(tmp_path / "five", classes=FIVE))
     with pytest.raises(ConfigError, match=r"--class NAME=FOLDED each: skin, needles$"):

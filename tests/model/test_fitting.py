@@ -86,6 +86,7 @@ def forget(training: Training) -> None:
     training.average = {name: np.full_like(value, 7) for name, value in training.average.items()}
 
 
+@pytest.mark.story
 def test_a_killed_training_goes_on_as_if_nothing_had_been(story: Story) -> None:
     assert story.kills == len(KILLED_AT)
     assert story.resumed.weights.keys() == story.whole.weights.keys()
@@ -100,6 +101,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(story: Story) -> None:
     assert losses[2:] == pytest.approx([point["loss"] for point in story.whole.curve[2:]], abs=1e-5)
 
 
+@pytest.mark.story
 def test_a_training_that_was_done_is_not_done_again(story: Story) -> None:
     seen: list[int] = []
     course = Course(story.place, progress=lambda *_: seen.append(1))
@@ -156,6 +158,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(story: Story, tmp_path: Path)
         training.run()
 
 
+@pytest.mark.story
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings(IN_TF_DATA)
 def test_half_precision_keeps_weights_and_logits_in_single(tiny_weights: Weights) -> None:

@@ -230,6 +230,7 @@ def _photographs() -> list[Path]:
     return [file for folder in REAL for file in sorted((folder / "photographs").glob("*.jpg"))]
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("folder", REAL, ids=lambda folder: "rigaku")
 def test_few_drops_of_a_real_plate_are_hits(folder: Path, predictor: Predictor) -> None:
     files = sorted((folder / "rigaku").rglob("*.jpg"))
@@ -238,6 +239,7 @@ def test_few_drops_of_a_real_plate_are_hits(folder: Path, predictor: Predictor) 
     assert (hits, len(files)) == (19, 288)
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("folder", REAL, ids=lambda folder: "photographs")
 def test_real_photographs_rank_as_with_the_original(folder: Path, predictor: Predictor) -> None:
     with (folder / "photographs" / "labels.csv").open(newline="") as stream:

@@ -25,6 +25,7 @@ def test_the_rate_starts_again_after_two_thirds_of_the_passes() -> None:
     assert [phase.epochs for phase in rendered.phases(1)] == [1]
 
 
+@pytest.mark.story
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings(IN_TF_DATA)
 def test_a_whole_run_in_miniature_writes_a_bundle_that_says_what_it_is(tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ def test_a_source_keeps_its_layout_and_may_move(db: Database, champion: Version)
     assert tuple(row) == (96, utc(9))
     assert db.read(sources.roots) == {"s": "/b"}
     record(db, first, sightings(1))
-    with pytest.raises(ConfigError, match="was recorded with layout rigaku; give a new source name"):
+    with pytest.raises(
+        ConfigError, match=r"was recorded with layout rigaku and has images; give .* `marcod source forget s`"
+    ):
         again("/b", "formulatrix", 96)
 
 

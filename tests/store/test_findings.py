@@ -74,7 +74,9 @@ def test_a_source_of_which_nothing_was_read_may_change_its_layout(db: Database, 
     assert rows(db, sa.select(source.c.layout)) == [("rigaku",)]
     assert rows(db, sa.select(source_finding)) == []
     record(db, first, sightings(1))
-    with pytest.raises(ConfigError, match="was recorded with layout rigaku; give a new source name"):
+    with pytest.raises(
+        ConfigError, match=r"was recorded with layout rigaku and has images; give .* `marcod source forget s`"
+    ):
         register(db, "xchem")
 
 

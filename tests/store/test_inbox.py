@@ -299,7 +299,9 @@ def test_a_plate_of_two_sources_needs_its_source(db: Database, plate: int) -> No
     write(db, **GOOD)
     write(db, **GOOD, source="second")
     assert turn(db) == Turn(resolved=1, refused=1)
-    assert states(db)[0][1] == "several plates answer to 'P1' (imager, second); name its source or its key"
+    assert states(db)[0][1] == (
+        "several plates answer to 'P1' (imager, second); name the source, with --source or in the column source"
+    )
 
 
 def subject(db: Database, **more: Any) -> labelling.Subject:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from marcod import images
+from marcod import images, preprocess
+from marcod.domain import WarningKind
 from marcod.errors import ImageError
 
 HEIGHT, WIDTH = 24, 32
@@ -94,11 +95,86 @@ def test_cmyk_is_converted_and_not_inverted() -> None:
     assert images.to_rgb(white).min() > 250
 
 
-@pytest.mark.parametrize(("top", "white"), [(4095, 4095), (4096, 65535), (65535, 65535), (1000, 4095)])
-def test_sixteen_bit_grey_is_read_from_12_or_16_bits(top: int, white: int) -> None:
+BY_HISTOGRAM = [(180, 255), (256, 1023), (1000, 1023), (4095, 4095), (4096, 16383), (11_520, 16383), (16_384, 65535)]
+
+
+def tiff16(values: np.ndarray, tags: dict[int, int] | None = None, planar: int = 1, *, zipped: bool = False) -> bytes:
+    """A little-endian TIFF of uint16 [h, w] or [h, w, 3], which Pillow does not write, with more tags where given."""
+    bands = 1 if values.ndim == 2 else 3
+    layers = list(values.transpose(2, 0, 1)) if planar == 2 else [values]
+    strips = [np.ascontiguousarray(layer).astype("<u2").tobytes() for layer in layers]
+    return tiff(values.shape[1], values.shape[0], bands, strips, {284: planar, **(tags or {})}, zipped=zipped)
+
+
+def tiff(
+    width: int, height: int, bands: int, strips: list[bytes], tags: dict[int, int], *, bits: int = 16, zipped: bool
+) -> bytes:
+    """A TIFF of these strips, one after the other behind the tags."""
+    strips = [zlib.compress(strip) if zipped else strip for strip in strips]
+    entries: dict[int, list[int]] = {
+        256: [width], 257: [height], 258: [bits] * bands, 259: [8 if zipped else 1], 262: [1 if bands == 1 else 2],
+        273: [0] * len(strips), 277: [bands], 278: [height], 279: [len(strip) for strip in strips],
+    } | {tag: [value] for tag, value in tags.items()}  # fmt: skip
+    lists = 8 + 2 + 12 * len(entries) + 4
+    pixels = lists + sum(4 * len(found) for found in entries.values() if len(found) > 1)
+    entries[273] = [pixels + sum(map(len, strips[:number])) for number in range(len(strips))]
+    table, more = b"", b""
+    for tag, found in sorted(entries.items()):
+        value = found[0] if len(found) == 1 else lists + len(more)
+        table += struct.pack("<HHII", tag, 4, len(found), value)
+        more += struct.pack(f"<{len(found)}I", *found) if len(found) > 1 else b""
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + more + b"".join(strips)
+
+
+def packed12(values: list[int]) -> bytes:
+    """A TIFF of one row of grey samples of 12 bits each, two in three bytes."""
+    bits = "".join(f"{value:012b}" for value in values)
+    return tiff(len(values), 1, 1, [int(bits, 2).to_bytes(len(bits) // 8, "big")], {}, bits=12, zipped=False)
+
+
+@pytest.mark.parametrize(("top", "white"), [*BY_HISTOGRAM, (65_535, 65_535)])
+@pytest.mark.parametrize("format_", ["TIFF", "PNG"])
+def test_sixteen_bit_grey_is_scaled_from_the_bits_that_it_uses(top: int, white: int, format_: str) -> None:
     values = np.array([[0, top // 2, top]], np.uint16)
     expected = np.rint(values / white * 255)
-    assert np.abs(images.to_rgb(grey16(values))[:, :, 0] - expected).max() <= 1
+    assert np.abs(images.to_rgb(grey16(values, format_))[:, :, 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("top", "white"), [*BY_HISTOGRAM, (65_535, 65_535)])
+@pytest.mark.parametrize("planar", [1, 2])
+def test_sixteen_bit_colour_is_scaled_from_the_bits_that_it_uses(top: int, white: int, planar: int) -> None:
+    values = np.array([[[0, top // 2, top], [top // 3, top, 0]]], np.uint16)
+    found = images.to_rgb(tiff16(values, planar=planar))
+    assert np.abs(found - np.rint(values / white * 255)).max() <= 1
+
+
+def test_compressed_sixteen_bit_colour_is_scaled_too() -> None:
+    values = COLOUR.astype(np.uint16) * 16
+    assert np.abs(images.to_rgb(tiff16(values, zipped=True)) - np.rint(values / 4095 * 255)).max() <= 1
+    with pytest.raises(ImageError, match="export it otherwise") as caught:
+        images.to_rgb(tiff16(values, planar=2, zipped=True))
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("tag", [281, 341])
+@pytest.mark.parametrize(
+    ("told", "top", "white"), [(12, 1000, 4095), (12, 5000, 16_383), (12, 180, 255), (14, 3000, 16_383)]
+)
+def test_tags_tell_the_range_where_the_samples_fit_it(tag: int, told: int, top: int, white: int) -> None:
+    values = np.array([[0, top // 2, top]], np.uint16)
+    found = images.to_rgb(tiff16(values, {tag: (1 << told) - 1}))
+    assert np.abs(found[:, :, 0] - np.rint(values / white * 255)).max() <= 1
+
+
+@pytest.mark.parametrize(("top", "white"), [(1000, 4095), (180, 255)])
+def test_packed_samples_have_as_many_bits_as_their_file_says(top: int, white: int) -> None:
+    found = images.to_rgb(packed12([0, top // 2, top, 0]))[0, :, 0]
+    assert np.abs(found - np.rint(np.array([0, top // 2, top, 0]) / white * 255)).max() <= 1
+
+
+def test_white_is_zero_where_the_tiff_says_so() -> None:
+    values = np.array([[0, 4095]], np.uint16)
+    assert images.to_rgb(tiff16(values, {262: 0}))[0, :, 0].tolist() == [255, 0]
 
 
 def test_big_endian_sixteen_bit_grey() -> None:
@@ -123,12 +199,107 @@ def test_sixteen_bit_colour_keeps_its_high_bytes() -> None:
 
 
 def test_transparency_is_laid_over_white() -> None:
-    clear = encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG")
-    assert images.to_rgb(clear).min() == 255
+    layer = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    layer.putpixel((0, 0), (0, 0, 0, 255))
+    assert images.to_rgb(encoded(layer, "PNG")).min(axis=2).ravel().tolist() == [0] + 15 * [255]
     half = encoded(Image.new("LA", (4, 4), (0, 128)), "PNG")
     assert images.to_rgb(half)[0, 0].tolist() == [127, 127, 127]
     keyed = encoded(Image.new("RGB", (4, 4), (10, 20, 30)), "PNG", transparency=(10, 20, 30))
     assert images.to_rgb(keyed).min() == 255
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+@pytest.mark.parametrize("alpha", [0, 1])
+def test_an_alpha_channel_of_zeros_is_none(format_: str, alpha: int) -> None:
+    for mode, shown in (("RGB", COLOUR), ("L", np.repeat(RAMP[:, :, np.newaxis], 3, axis=2))):
+        image = Image.fromarray(COLOUR if mode == "RGB" else RAMP)
+        image.putalpha(alpha)
+        assert np.array_equal(images.to_rgb(encoded(image, format_)), shown)
+
+
+def drop(size: tuple[int, int] = (330, 270), seed: int = 1, grey: bool = False) -> Image.Image:
+    """Grain over a gradient, which is no drop and is coded as one would be."""
+    rng = np.random.default_rng(seed)
+    values = np.linspace(60, 200, size[0])[np.newaxis] + rng.normal(0, 12, (size[1], size[0]))
+    found = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    return found if grey else found.convert("RGB")
+
+
+CODED = {
+    "plain": encoded(drop(), "JPEG"),
+    "grey": encoded(drop(grey=True), "JPEG"),
+    "optimised": encoded(drop(), "JPEG", optimize=True),
+    "coarse": encoded(drop(), "JPEG", quality=40),
+    "full colour": encoded(drop(), "JPEG", subsampling=0),
+    "restarts": encoded(drop(), "JPEG", restart_marker_rows=1),
+    "progressive": encoded(drop(), "JPEG", progressive=True),
+    "CMYK": encoded(drop().convert("CMYK"), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_a_jpeg_with_a_block_of_zeros_is_damaged(name: str) -> None:
+    data = CODED[name]
+    for read in (images.to_rgb, preprocess.decode):
+        assert read(data).std() > 10
+        for length in (64, 512):
+            for start in range(1000, len(data) - length - 100, len(data) // 5):
+                with pytest.raises(ImageError, match="damaged") as caught:
+                    read(data[:start] + bytes(length) + data[start + length :])
+                assert caught.value.retryable
+
+
+@pytest.mark.parametrize("name", [name for name in CODED if name != "progressive"])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read_with_a_warning(name: str) -> None:
+    data = CODED[name]
+    looks = images.Appearance(0.5, 0.2, -3)
+    assert images.warnings_of(data, looks) == ()
+    for lacking in (data[:-2], data[:-1]):
+        for read in (images.to_rgb, preprocess.decode):
+            assert np.array_equal(read(lacking), read(data))
+        assert images.warnings_of(lacking, looks) == (WarningKind.NO_END_MARKER,)
+    for short in (data[: len(data) // 2], data[:-200]):
+        with pytest.raises(ImageError, match="truncated") as caught:
+            preprocess.decode(short)
+        assert caught.value.retryable
+
+
+def test_of_a_progressive_jpeg_without_its_end_nobody_knows_whether_it_is_whole() -> None:
+    with pytest.raises(ImageError, match="truncated"):
+        images.to_rgb(CODED["progressive"][:-2])
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_what_follows_the_end_of_a_jpeg_does_not_count(name: str) -> None:
+    for more in (bytes(5000), CODED[name], b"trailer"):
+        assert np.array_equal(images.to_rgb(CODED[name] + more), images.to_rgb(CODED[name]))
+
+
+@pytest.mark.parametrize("value", [0, 9, 255])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_rows": 1}])
+def test_a_uniform_jpeg_is_whole_and_blank(value: int, options: dict[str, object]) -> None:
+    data = encoded(Image.new("RGB", (640, 480), (value,) * 3), "JPEG", **options)
+    assert np.abs(images.to_rgb(data).astype(int) - value).max() <= 1
+    pixels = preprocess.prepare(preprocess.decode(data), preprocess.Preprocessing(96, "area"))
+    assert images.warnings_of(data, images.appearance(pixels)) == (WarningKind.BLANK,)
+
+
+def test_grain_on_black_and_on_white_is_blank_and_a_drop_is_not() -> None:
+    rng = np.random.default_rng(4)
+    shape = preprocess.Preprocessing(96, "bilinear-tf1")
+
+    def warned(grey: np.ndarray) -> tuple[WarningKind, ...]:
+        rgb = np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, np.newaxis], 3, axis=2)
+        return images.warnings_of(b"", images.appearance(preprocess.prepare(rgb, shape)))
+
+    grain = rng.normal(0, 2, (270, 330))
+    assert warned(grain + 3) == warned(253 + grain) == (WarningKind.BLANK,)
+    assert warned(np.linspace(118, 124, 330)[np.newaxis] + grain) == ()
+
+
+def test_a_decoder_without_memory_is_not_damage() -> None:
+    with pytest.raises(MemoryError), images._opened(CODED["plain"]):
+        raise OSError("out of memory when reading image file")
 
 
 @pytest.mark.parametrize("format_", ["TIFF", "GIF"])

@@ -121,3 +121,18 @@ def test_tensorflow_is_imported_without_its_chatter(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stderr.splitlines() == ["a bar goes on", "E0000 00:00:1 2 gpu.cc:9] the driver is too old", "later"]
+
+
+def test_keras_leaves_nothing_in_the_home_and_matplotlib_serves_afterwards(tmp_path: Path) -> None:
+    program = (
+        "from marcod import settings; settings.quiet_tensorflow(); import sys, keras;"
+        "assert 'matplotlib' not in sys.modules;"
+        "import logging, pathlib; logging.getLogger('tensorflow').warning('traced again');"
+        "print(*pathlib.Path.home().rglob('*')); import matplotlib"
+    )
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "KERAS_HOME"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**surroundings, "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("\n", "")
