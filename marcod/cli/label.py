@@ -172,7 +172,8 @@ def _print_import(done: labelling.Imported, dry_run: bool) -> None:
     for sentence, count in sorted(done.unmapped.items(), key=lambda item: -item[1]):
         click.echo(f"{text.count(count, 'time')} unmapped: {sentence}; then import again")
     for problem in done.problems[:SHOWN_PROBLEMS]:
-        click.echo(output.printable(f"{problem.file}, line {problem.line}: {problem.reason}"))
+        line = f", line {problem.line}" if problem.line else ""
+        click.echo(output.printable(f"{problem.file}{line}: {problem.reason}"))
     if more := len(done.problems[SHOWN_PROBLEMS:]):
         click.echo(f"and {text.count(more, 'more line')}; --json lists them all")
     if any(problem.may_come for problem in done.problems):

@@ -4,8 +4,6 @@ Hides how pictures are named and how a filled CSV is checked. Promises that a fo
 a CSV is taken whole or not at all with a sentence for every wrong line, and that taking it twice changes nothing.
 """
 
-import csv
-import io
 import re
 import shutil
 import tempfile
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import marcod.review as desk
-from marcod import images
+from marcod import images, tabular
 from marcod.domain import DropClass
 from marcod.errors import ConfigError, ImageError, LabelError, MarcodError, UnmappedError, os_reason
 from marcod.plates import csv_text
@@ -24,7 +22,7 @@ from marcod.settings import ReviewSettings
 from marcod.store import labelling
 from marcod.store import review as store
 from marcod.store.engine import Database
-from marcod.store.labelling import plain, shown
+from marcod.store.labelling import person_named, plain, shown
 from marcod.store.labels import Given
 from marcod.store.review import Item
 from marcod.text import count
@@ -210,28 +208,23 @@ def _content(path: Path, now: datetime) -> tuple[str, datetime]:
         found = path.stat()
         if found.st_size > LARGEST:
             raise LabelError(f"{path} is larger than {LARGEST >> 20} MiB; it is no CSV of `marcod review export`")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = tabular.text_of(path.read_bytes())
     except OSError as error:
         raise LabelError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{path} is not UTF-8; save it as CSV UTF-8") from error
+    except tabular.TableError as error:
+        raise LabelError(f"{path}, {error}") from error
     return text, min(datetime.fromtimestamp(found.st_mtime, UTC), now)
 
 
 def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    heading = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count))
+    lines = tabular.lines_of(text)
     try:
-        columns = [cell.strip().lower() for cell in next(reader, [])]
+        columns = [cell.lower() for cell in next(lines, (1, []))[1]]
         if lost := {"item", "label"} - set(columns):
             raise LabelError(f"{path}, line 1: there is no column {sorted(lost)[0]!r}; fill in the CSV of the export")
-        return [
-            (reader.line_num, {name: cell.strip() for name, cell in zip(columns, cells, strict=False)})
-            for cells in reader
-            if any(cell.strip() for cell in cells)
-        ]
-    except csv.Error as error:
-        raise LabelError(f"{path}, line {reader.line_num}: is no CSV: {error}") from error
+        return [(line, dict(zip(columns, cells, strict=False))) for line, cells in lines]
+    except tabular.TableError as error:
+        raise LabelError(f"{path}, {error}") from error
 
 
 def _items(db: Database, rows: list[tuple[int, dict[str, str]]]) -> list[Item]:
@@ -255,7 +248,7 @@ def _line(
     label = cells.get("label", "").removeprefix("'")
     if not label:
         return None
-    who = plain("person", cells.get("person", "").removeprefix("'") or person)
+    who = person_named(cells.get("person", "").removeprefix("'") or person)
     if label.lower() in ("skip", store.SKIPPED):
         return _Line(number, item, None, who)
     try:
