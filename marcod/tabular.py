@@ -23,6 +23,7 @@ _MARKS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xf
 _BOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """First bytes of workbooks: .xlsx, .ods and .xls."""
 
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _SEPARATORS: Final = ",;\t"
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _TOLD_SEPARATOR: Final = re.compile(r"\"?sep=([,;\t])\"?\s*", re.IGNORECASE)
@@ -101,6 +102,8 @@ def _wide(data: bytes) -> str | None:
 
 def _one_byte(data: bytes) -> str:
     """Windows-1252, or Mac Roman where its letters or its line ends tell it. Raises TableError."""
+    if control := _CONTROL.search(data):
+        raise TableError(data.count(b"\n", 0, control.start()) + 1, f"this is not a table but another file; {SAVE_AS}")
     mac, old_mac = data.decode("mac_roman"), b"\r" in data and b"\n" not in data
     line = data.count(b"\n", 0, next(i for i, byte in enumerate(data) if byte > 127)) + 1
     unclear = TableError(line, f"its letters beyond ASCII are of an encoding that cannot be told; {SAVE_AS}")

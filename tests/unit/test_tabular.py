@@ -51,6 +51,7 @@ def test_words_of_mac_tables(word: str) -> None:
         ("plate,person\nP,König\n".encode("mac_roman"), 2, "cannot be told; save it as CSV UTF-8"),
         ("plate,person\nP,Müller\n".encode("cp850"), 2, "cannot be told; save it as CSV UTF-8"),
         (b"PK\x03\x04 a workbook", 1, "is a workbook, not a table; save it as CSV UTF-8"),
+        (b"\xff\xd8\xff\xe0\n\x10JFIF\x00", 2, "is not a table but another file; save it as CSV UTF-8"),
         (b"\xff\xfep\x00\x00\xd8", 1, "damaged utf-16 text; save it as CSV UTF-8"),
     ],
 )
