@@ -21,6 +21,7 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
     With ``device`` the model is loaded, proves its golden pictures and scores a batch, which takes seconds.
     """
     yield from service.configuration(settings, origins)
+    yield from places.apart(settings)
     with service.connected(settings) as db:
         if isinstance(db, Finding):
             yield db

@@ -156,8 +156,12 @@ def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     assert findings["database: connection"]["verdict"] == "broken"
     assert "secret" not in json.dumps(findings)
     site = Site(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite'}")
+    site.add_source("outer", tmp_path, "rigaku")
+    site.add_source("inner", tmp_path / "in", "rigaku")
     site.write()
-    assert "makes it" in found(site)[1]["database: connection"]["text"]
+    _, findings = found(site)
+    assert "makes it" in findings["database: connection"]["text"]
+    assert "lies inside" in findings["sources: roots"]["text"]
     assert not (tmp_path / "none.sqlite").exists()
 
 
