@@ -81,7 +81,11 @@ class WatchSettings(Section):
 class ScoreSettings(Section):
     batch_size: int = Field(default=16, ge=1, le=1024, description="Images the model sees at a time")
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and decode images ahead")
-    lease_s: float = Field(default=120.0, gt=0, description="A batch held longer than this returns to the queue")
+    lease_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Work of a process that died returns to the queue after this; one that lives renews it",
+    )
     max_attempts: int = Field(default=5, ge=1, description="Tries before an image is quarantined")
     retry_s: float = Field(default=30.0, ge=0, description="Pause before the second try; doubles with each further one")
     idle_s: float = Field(default=0.5, gt=0, description="Pause before asking an empty queue again")
