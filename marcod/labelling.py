@@ -372,7 +372,7 @@ def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Probl
     machine = next((column for column in heading if _spelled(column).startswith(_MACHINES)), None)
     unsigned: list[int] = []
     for line, cells in lines:
-        values = {name: cells[at] for name, at in places.items() if at < len(cells) and cells[at]}
+        values = {n: tabular.as_written(cells[at]) for n, at in places.items() if at < len(cells) and cells[at]}
         if machine is not None and "person" in places and "person" not in values:
             unsigned.append(line)
             continue

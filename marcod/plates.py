@@ -23,6 +23,7 @@ from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
 from marcod.store import history, offers, papers, reports, summaries, versions
 from marcod.store.engine import Database
+from marcod.tabular import no_formula
 
 COLUMNS: Final = (
     "source",
@@ -51,8 +52,6 @@ COLUMNS: Final = (
 
 ``label`` and ``hit`` are what counts: what people say, else the model, whose own word is ``model_label``.
 """
-
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Mark(StrEnum):
@@ -167,11 +166,6 @@ def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, object]]) ->
 def _one_cell(value: object) -> object:
     """Python 3.11 does not quote a carriage return, behind which a spreadsheet begins a row."""
     return value.replace("\r", " ") if isinstance(value, str) else value
-
-
-def no_formula(value: object) -> object:
-    """A value that no spreadsheet takes for a formula: such text begins with an apostrophe."""
-    return "'" + value if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
 def load(

@@ -153,6 +153,19 @@ def _is_odd(before: str, each: str, after: str) -> bool:
     return each not in _MARKS_IN_TEXT or before.isalpha() or follows.isalpha()
 
 
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def no_formula(value: object) -> object:
+    """Return a value that no spreadsheet takes for a formula: such text begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA_STARTS) else value
+
+
+def as_written(cell: str) -> str:
+    """Return the inverse of :func:`no_formula`."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS) else cell
+
+
 _EXPONENT: Final = re.compile(r"[+-]?\d(?:[.,]\d+)?E[+-]\d{2,3}", re.IGNORECASE | re.ASCII)
 _ERROR: Final = re.compile(r"##+|#(?:NAME\?|REF!|N/A|VALUE!|WERT!|BEZUG!|NV|DIV/0!|NUM!|ZAHL!|NULL!)")
 _ROUNDED: Final = re.compile(r"[1-9]\d{14}0+", re.ASCII)

@@ -11,6 +11,7 @@ import click
 from marcod import app, labelling, text, vocabularies
 from marcod.cli import output, people
 from marcod.cli import since as since_option
+from marcod.cli.choice import Choice
 from marcod.cli.configured import configured, pass_settings
 from marcod.cli.lazy import LazyGroup
 from marcod.errors import NotFoundError
@@ -118,7 +119,7 @@ def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...
 
 @label.command("import")
 @click.argument("place", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path))
-@click.option("--format", "format_", type=click.Choice(labelling.FORMATS), default="auto", show_default=True)
+@click.option("--format", "format_", type=Choice(labelling.FORMATS), default="auto", show_default=True)
 @click.option("--source", help="Plates and images of this source; its zone is that of times without one")
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
 @click.option("--vocabulary", help="What the words are of [default: the format's own, for CSV labels.vocabulary]")

@@ -24,6 +24,7 @@ from marcod.layouts.contract import (
     unreadable,
 )
 from marcod.layouts.paths import has_image_extension, is_entered, normalise, set_aside
+from marcod.text import offer
 
 __all__ = [
     "NAMES",
@@ -113,7 +114,7 @@ class Layout:
 def make(name: str, options: LayoutOptions | None = None) -> Layout:
     """The layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
     if name not in _GRAMMARS:
-        raise LayoutError(f"There is no layout {shown(name)}; layouts are {', '.join(NAMES)}.")
+        raise LayoutError(f"There is no layout {shown(name)}; {offer(name, NAMES, 'layouts')}.")
     module, _, kind = _GRAMMARS[name].partition(":")
     grammar: type[Grammar] = getattr(import_module(f"marcod.layouts.{module}"), kind)
     return Layout(grammar(options or LayoutOptions()))

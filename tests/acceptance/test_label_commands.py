@@ -379,3 +379,39 @@ def test_what_a_spreadsheet_damaged_is_told_with_the_remedy(lab: Site) -> None:
     for reason, word in zip(reasons, ("a power of ten", "'00441312' is there", "a date"), strict=True):
         assert word in reason
         assert reason.endswith("format the column as text, enter it again and save the table")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_labels_of_a_forgotten_source_come_back_under_their_names(lab: Site) -> None:
+    """A plate's name may begin as a formula does, or as a formula that was made harmless."""
+    names = ("=1+1", "'=1+1", "-2", "@x", "+y", "''-z", "'plain")
+    for name in names:
+        imaged(lab, name)
+        lab.ok("label", "add", "--person", f"={name}", "--", name, "A1", "Crystals")
+    given = "select plate_key, well, drop_number, inspection_key, label, person from lims_label_v1 order by plate_key"
+    before = lab.rows(given)
+    saved = str(lab.folder / "labels.csv")
+    lab.ok("source", "forget", "imager", "--yes", "--labels-to", saved)
+    assert lab.rows(given) == []
+    for name in names:
+        imaged(lab, name)
+    lab.ok("label", "import", saved)
+    assert lab.rows(given) == before
+    assert len(before) == len(names)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_labels_may_come_before_the_images(lab: Site) -> None:
+    imaged(lab, "other")
+    lab.ok("plate", "import", written(lab, "plates.csv", "plate,format\nP,96x1\n"), "--source", "imager")
+    path = written(lab, "labels.csv", "plate,well,label,person\nP,A1,Crystals,ann\nP,A13,Clear,ann\nP9,A1,Clear,ann\n")
+    early = json.loads(lab.call("label", "import", path, "--json").stdout)
+    assert [(problem["line"], problem["may_come"]) for problem in early["problems"]] == [
+        (2, True),
+        (3, False),
+        (4, True),
+    ]
+    assert early["problems"][1]["reason"] == "well A13 is outside the plate's 8 x 12 wells"
+    imaged(lab, "P")
+    later = json.loads(lab.call("label", "import", path, "--json").stdout)
+    assert (later["new"], [problem["line"] for problem in later["problems"]]) == (1, [3, 4])

@@ -168,6 +168,7 @@ def test_a_file_that_is_no_toml(tmp_path: Path, text: str | bytes, line: int, sa
     [fault] = _faults(tmp_path, text)
     assert fault.line == line
     assert said in fault.text
+    assert fault.text.endswith("shows once this is mended") is (said != "not UTF-8")
     assert SECRET not in repr(fault)
 
 

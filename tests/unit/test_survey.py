@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from marcod import layouts, survey
+from marcod.cli.survey import _doubts, _how_to_scan
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
 from marcod.survey import Imager, Limits, Survey, look, propose, root_of
 from marcod.survey.propose import Answers
@@ -302,3 +303,24 @@ def test_a_share_is_polled(imager: Imager) -> None:
     on_share = propose.propose(replace(imager, file_system="cifs"), "x")
     assert on_share.values["observer"] == "polling"
     assert "on cifs" in on_share.text()
+
+
+def test_no_export_is_read_by_two_layouts(exports: dict[str, Path]) -> None:
+    for name, folder in exports.items():
+        seen = look(folder)
+        assert [(f.layout, f.alone) for f in seen.families if f.images] == [(name, seen.families[0].images)]
+        assert only(seen).rivals == ()
+
+
+def test_layouts_that_read_the_same_files_are_named_and_not_chosen_between(exports: dict[str, Path]) -> None:
+    """Names of two shipped layouts never meet; the pattern of a lab's own may become a layout that does."""
+    seen = look(exports["rigaku"])
+    [imager], [family] = seen.imagers, seen.families
+    doubtful = replace(
+        seen, imagers=(replace(imager, rivals=("ami",)),), families=(replace(family, alone=family.images - 5),)
+    )
+    assert doubtful.clear is None
+    assert _how_to_scan(doubtful).startswith(
+        f"ami would read the same files of {seen.folder}; choose: say `marcod scan"
+    )
+    assert f"rigaku reads {family.images}, 5 of them read by another layout too" in list(_doubts(doubtful))

@@ -65,7 +65,9 @@ def test_options_of_the_settings_reach_the_layout(db: Database, tmp_path: Path) 
 def test_a_source_that_cannot_be_used_registers_none(db: Database, tmp_path: Path) -> None:
     good = {"root": tmp_path, "layout": "formulatrix"}
     settings = Settings.model_validate({"sources": {"good": good, "bad": {"root": tmp_path, "layout": "formulatix"}}})
-    with pytest.raises(LayoutError, match="source 'bad': There is no layout 'formulatix'"):
+    with pytest.raises(
+        LayoutError, match=r"source 'bad': There is no layout 'formulatix'; the layouts are formulatrix, "
+    ):
         open_sources(db, settings, factories.utc())
     assert factories.rows(db, sa.select(source)) == []
 
