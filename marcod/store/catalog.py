@@ -224,7 +224,7 @@ def _record_chunk(
     """What changed, the inspections touched, and the drops whose pictures belong elsewhere now."""
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
-    changed = [s for s in chunk.values() if s.path in before and before[s.path][:2] != (s.size, s.mtime_ns)]
+    changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns, _doubts(s))]
     places = _places(connection, source_id, fresh + changed, now)
     inserted = _insert_images(connection, source_id, fresh, places, now)
     left = _stood(connection, source_id, changed)
@@ -311,8 +311,13 @@ def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
         "captured_at": sighting.image.captured_at,
         "size": sighting.size,
         "mtime_ns": sighting.mtime_ns,
-        "warnings": ",".join(dict.fromkeys(warning.kind for warning in sighting.image.warnings)) or None,
+        "warnings": _doubts(sighting),
     }
+
+
+def _doubts(sighting: Sighting) -> str | None:
+    """The kinds of warning of an image, parted by commas."""
+    return ",".join(dict.fromkeys(warning.kind for warning in sighting.image.warnings)) or None
 
 
 def _insert_images(
@@ -360,7 +365,7 @@ def _content(sighting: Sighting, size: int, mtime_ns: int) -> Content:
     """What a file's present stat says of its bytes, against the recorded one; a negative time is to be read anew."""
     if size != sighting.size:
         return "new"
-    return "same" if -mtime_ns - 1 == sighting.mtime_ns else "touched"
+    return "same" if sighting.mtime_ns in (mtime_ns, -mtime_ns - 1) else "touched"
 
 
 def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], now: datetime) -> dict[str, int]:

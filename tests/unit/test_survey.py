@@ -222,9 +222,14 @@ def test_names_that_no_layout_reads(tmp_path: Path) -> None:
 def test_names_that_come_near_tell_what_is_missing(exports: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(exports["rockmaker-export"], tmp_path, dirs_exist_ok=True)
     (tmp_path / "CI030117" / "report.csv").unlink()
-    [family] = look(tmp_path).families
-    assert (family.layout, family.images) == ("rockmaker-export", 0)
-    assert "report.csv" in family.near_misses[0].what
+    older = tmp_path / "002s" / "Clear" / "002s_C6_ImagerDefaults_9.jpg"
+    older.parent.mkdir(parents=True)
+    older.touch()
+    seen = look(tmp_path)
+    [family] = seen.families
+    assert (family.layout, family.images) == ("rockmaker-export", 24)
+    assert ["report.csv" in near.what for near in family.near_misses] == [True]
+    assert "report.csv" in seen.imagers[0].warnings[0].what
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
