@@ -89,7 +89,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class OfPlate:
-    """What the papers say of one plate; ``grid`` None while nobody told its format."""
+    """Project, screen and format of one plate; ``grid`` is None while its format is not known."""
 
     project: str | None
     screen: str | None
@@ -156,9 +156,9 @@ def _alter(connection: Connection, source_id: int, change: Change, actor: str, n
 
 
 def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
-    """Count up to ``limit`` inspections anew whose plate's format asks for other numbers. Returns how many.
+    """Recount up to ``limit`` inspections whose plate's format asks for other numbers. Returns how many.
 
-    Apart from :func:`take_in`, because an archive has many inspections and nobody should wait for all of them.
+    Apart from :func:`take_in`, because an archive has many inspections, for which no import should wait.
     """
     expected = plate.c.format_rows * plate.c.format_columns * plate.c.format_drops
     behind = (
