@@ -8,8 +8,8 @@ import errno
 import hashlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,15 +19,18 @@ from numpy.typing import NDArray
 
 from marcod import images, telemetry
 from marcod.bundle import Predictor
-from marcod.errors import ImageError
+from marcod.errors import ImageError, is_out_of_memory
 from marcod.store import queue
 
 log = telemetry.logger(__name__)
 
 _NOT_ITS_FAULT: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN}
+    {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOSPC, errno.EDQUOT}
 )
 """What reading says when this host or the share is at fault, and not the file."""
+
+NO_MEMORY: Final = "this host has too little memory to read images"
+"""Error of an image that waits for memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,25 @@ class Decoders:
         with self._lock:
             return tuple(self._begin(predictor, claim) for claim in claims)
 
-    def collect(self, claims: Sequence[queue.Claim], begun: Sequence[Future[Decoded]], limit_s: float) -> list[Decoded]:
-        """What became of each. One that takes longer than ``limit_s`` fails without being counted."""
-        deadline = time.monotonic() + limit_s
-        found = [_awaited(claim, one, deadline) for claim, one in zip(claims, begun, strict=True)]
-        stuck = [(claim, one) for claim, one in zip(claims, begun, strict=True) if one.running()]
+    def collect(
+        self,
+        claims: Sequence[queue.Claim],
+        started: Sequence[Future[Decoded]],
+        limit_s: float,
+        progress: Callable[[], None] = lambda: None,
+    ) -> list[Decoded]:
+        """Return the outcome of each claim, in order. ``progress`` is called whenever some are ready.
+
+        When none is finished for ``limit_s``, those that are left fail without being counted.
+        """
+        left = set(started)
+        while left:
+            done, left = wait(left, limit_s, FIRST_COMPLETED)
+            if not done:
+                break
+            progress()
+        found = [_outcome(claim, one) for claim, one in zip(claims, started, strict=True)]
+        stuck = [(claim, one) for claim, one in zip(claims, started, strict=True) if one.running()]
         if stuck:
             self._leave(stuck)
         return found
@@ -98,11 +115,11 @@ class Decoders:
             self._pool = self._fresh()
 
 
-def _awaited(claim: queue.Claim, begun: Future[Decoded], deadline: float) -> Decoded:
+def _outcome(claim: queue.Claim, started: Future[Decoded]) -> Decoded:
     try:
-        return begun.result(max(0.0, deadline - time.monotonic()))
+        return started.result(0.0)
     except (TimeoutError, CancelledError):
-        begun.cancel()
+        started.cancel()
         return _uncounted(claim, "reading it takes too long")
 
 
@@ -125,11 +142,20 @@ def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
         if _is_away(root):
             return _uncounted(claim, f"source {claim.source} is away")
         return queue.Failure(claim, queue.GONE, retryable=True)
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - decoders fail in their own ways, and the next image must not pay
+        return _failure(claim, root, error, content_hash)
+
+
+def _failure(claim: queue.Claim, root: Path, error: Exception, content_hash: str | None) -> queue.Failure:
+    """Tell the trouble of this host or of the share, which no image pays for, from that of the image."""
+    if is_out_of_memory(error):
+        return _uncounted(claim, NO_MEMORY)
+    if isinstance(error, OSError):
         counts = not (_is_away(root) or error.errno in _NOT_ITS_FAULT)
         return queue.Failure(claim, f"cannot be read: {error.strerror}", retryable=True, counts=counts)
-    except MemoryError:
-        return queue.Failure(claim, "not enough memory to decode it", retryable=True)
+    log.error("decoder failed in an unforeseen way", path=claim.path, exc_info=error)
+    text = f"the decoder failed: {type(error).__name__}: {error}"
+    return queue.Failure(claim, text, retryable=True, content_hash=content_hash)
 
 
 def _is_away(root: Path) -> bool:

@@ -5,6 +5,7 @@ Everything here is a value: layouts produce it, the store keeps it, the views sh
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -89,6 +90,9 @@ class WarningKind(StrEnum):
     LIGHT_LOST = "light_lost"
     UNKNOWN_LIGHT = "unknown_light"
     DROP_NUMBER_LOST = "drop_number_lost"
+    REPORT_MISSING = "report_missing"
+    DATE_UNREADABLE = "date_unreadable"
+    FORMAT_INFERRED = "format_inferred"
     SIDECAR_DIFFERS = "sidecar_differs"
     SIDECAR_UNREADABLE = "sidecar_unreadable"
     BLANK = "blank"
@@ -97,6 +101,10 @@ class WarningKind(StrEnum):
 
 PIXEL_WARNINGS: Final = frozenset({WarningKind.BLANK, WarningKind.NO_END_MARKER})
 """Warnings that only reading an image's bytes can give."""
+
+
+MAY_END: Final = frozenset({WarningKind.REPORT_MISSING})
+"""Warnings that a file still to come takes away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,50 +135,6 @@ class Split(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class DropImage:
-    """What a path says about the picture it names.
-
-    ``plate_key`` and ``inspection_key`` identify within one source; ``barcode`` is given only where the path
-    carries it. ``row``, ``column`` and ``drop`` count from 1 (row 1 is A). ``captured_at`` is aware; imagers
-    write no time zone, so it is the imager's clock read in the source's configured zone.
-    ``warnings`` name what the path contradicts itself in.
-    """
-
-    layout: str
-    plate_key: str
-    inspection_key: str
-    row: int
-    column: int
-    drop: int
-    modality: Modality
-    kind: Kind = Kind.COMPOSITE
-    barcode: str | None = None
-    inspection_ordinal: int | None = None
-    captured_at: datetime | None = None
-    profile: str | None = None
-    region: int | None = None
-    warnings: tuple[LayoutWarning, ...] = field(default=())
-
-    @property
-    def well(self) -> str:
-        """The well as people write it, such as ``A01`` or ``AF48``."""
-        return well_name(self.row, self.column)
-
-
-@dataclass(frozen=True, slots=True)
-class NotADrop:
-    """Why a path is not a drop image of a layout; ``detail`` is a sentence for people.
-
-    ``may_change`` is true when a file that is still to come (such as report.csv) can turn it into one.
-    """
-
-    layout: str | None
-    reason: Reason
-    detail: str
-    may_change: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class PlateFormat:
     """The grid of a plate."""
 
@@ -192,6 +156,10 @@ class PlateFormat:
         """The inverse of :meth:`position`."""
         return (row - 1) * self.columns + column
 
+    def holds(self, row: int, column: int) -> bool:
+        """Tell if a well is on the plate."""
+        return 1 <= row <= self.rows and 1 <= column <= self.columns
+
 
 PLATE_FORMATS: Final = {
     24: PlateFormat(4, 6),
@@ -200,6 +168,78 @@ PLATE_FORMATS: Final = {
     384: PlateFormat(16, 24),
     1536: PlateFormat(32, 48),
 }
+
+MOST_WELLS: Final = 48
+"""Wells in a row or a column of a plate."""
+
+_GRID: Final = re.compile(r"([0-9]{1,2})\s*[xX×*]\s*([0-9]{1,2})")
+
+
+def grid_of(text: str) -> PlateFormat:
+    """The grid that is written as rows x columns, such as ``8x6``. Raises ValueError."""
+    match = _GRID.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not rows x columns; write it like 8x6")
+    grid = PlateFormat(int(match[1]), int(match[2]))
+    if not (1 <= grid.rows <= MOST_WELLS and 1 <= grid.columns <= MOST_WELLS):
+        raise ValueError(f"a plate has 1 to {MOST_WELLS} rows and columns, not {text}")
+    return grid
+
+
+@dataclass(frozen=True, slots=True)
+class PlateSetup:
+    """Grid and reservoirs of one plate, each None while unknown. An ``inferred`` grid is the smallest that fits."""
+
+    format: PlateFormat | None = None
+    reservoirs: frozenset[int] | None = None
+    inferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropImage:
+    """What a path says about the picture it names.
+
+    ``plate_key`` and ``inspection_key`` identify within one source; ``barcode`` is given only where the path
+    carries it. ``row``, ``column`` and ``drop`` count from 1 (row 1 is A). ``captured_at`` is aware; imagers
+    write no time zone, so it is the imager's clock read in the source's configured zone.
+    ``warnings`` name what the path contradicts itself in. ``inferred`` is the plate's grid where it follows
+    from the well's number alone.
+    """
+
+    layout: str
+    plate_key: str
+    inspection_key: str
+    row: int
+    column: int
+    drop: int
+    modality: Modality
+    kind: Kind = Kind.COMPOSITE
+    barcode: str | None = None
+    inspection_ordinal: int | None = None
+    captured_at: datetime | None = None
+    profile: str | None = None
+    region: int | None = None
+    warnings: tuple[LayoutWarning, ...] = field(default=())
+    inferred: PlateFormat | None = None
+
+    @property
+    def well(self) -> str:
+        """The well as people write it, such as ``A01`` or ``AF48``."""
+        return well_name(self.row, self.column)
+
+
+@dataclass(frozen=True, slots=True)
+class NotADrop:
+    """Why a path is not a drop image of a layout; ``detail`` is a sentence for people.
+
+    ``may_change`` is true when a file that is still to come (such as report.csv) can turn it into one.
+    """
+
+    layout: str | None
+    reason: Reason
+    detail: str
+    may_change: bool = False
+
 
 _WELL = re.compile(r"^([A-Za-z]{1,2})0*(\d{1,2})$")
 
@@ -268,6 +308,16 @@ def text_path(text: str) -> str:
     """The inverse of :func:`path_text`."""
     raw = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode("utf-8"))
     return raw.decode("utf-8", "surrogateescape")
+
+
+def composed(name: str) -> str:
+    """A plate's name in the one Unicode form that is kept (NFC); file systems give several of one name."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """The form in which names of plates are compared: without regard to case, in one Unicode form."""
+    return composed(composed(name).casefold())
 
 
 def names_stored(name: str) -> set[str]:

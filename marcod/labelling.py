@@ -1,28 +1,34 @@
 """Label files as people have them, and the way of their rows into the database.
 
 Hides the formats: CSV with any columns, Rock Maker's ``report.csv``, Hauptman-Woodward's ``.mso``, CrystalTrak, ISPyB
-and PiMS scores. Promises that importing twice changes nothing, that what cannot be taken is told by file and line while
-the rest is taken, and that a file which is not of its format is refused before anything of it is kept.
+and PiMS scores.
+
+Guarantees:
+- Importing twice changes nothing.
+- Lines that cannot be taken are listed by file and number; the rest is taken.
+- A file that is not of its format is refused before anything of it is kept. In a folder the other files are taken.
+- Of two lines that nothing tells apart neither overrides the other.
 """
 
 import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Final
 
-from marcod import layouts, vocabularies
-from marcod.domain import PLATE_FORMATS, DropImage, well_name
+from marcod import layouts, tabular, vocabularies
+from marcod.domain import PLATE_FORMATS, DropClass, DropImage, parse_well, well_name
 from marcod.errors import LabelError, UnmappedError
 from marcod.settings import Settings
 from marcod.store import inbox, labelling, offers
 from marcod.store.engine import Database
-from marcod.store.labelling import Named, Subject, plain, shown
+from marcod.store.labelling import Named, Subject, person_named, plain, shown
 from marcod.store.labels import Given
+from marcod.text import count
 from marcod.vocabularies import Vocabularies
 
 FORMATS: Final = ("auto", "csv", "rockmaker", "hwi", "sgc", "ispyb", "pims")
@@ -32,8 +38,8 @@ FIELDS: Final = (
 """What a column of a CSV can be; ``row`` and ``column`` are numbers from 1 and stand for a well."""
 
 REPORT: Final = "report.csv"
-DATED_BY_PICTURE: Final = ("rockmaker", "hwi")
-"""Formats whose times are the pictures', not the labels'."""
+DATED_BY_IMAGE: Final = ("rockmaker", "hwi")
+"""Formats whose times are the images', not the labels'."""
 
 LARGEST: Final = 64 * 2**20
 CHUNK: Final = 500
@@ -42,17 +48,33 @@ INBOX_TRANSACTIONS: Final = 8
 
 _ALIASES: Final = {
     "plate": ("plate", "barcode", "platekey", "plateid", "platebarcode"),
-    "well": ("well", "wellname", "welllocation", "position"),
+    "well": ("well", "wellname", "welllocation", "position", "wellnum", "wellnumber", "wellno"),
     "row": ("row", "rownumber"),
     "column": ("column", "col", "columnnumber"),
-    "drop": ("drop", "dropnumber", "subwell", "subwellnumber"),
+    "drop": ("drop", "dropnumber", "dropnum", "dropno", "subwell", "subwellnumber"),
     "inspection": ("inspection", "inspectionkey", "inspectionnumber", "inspectionid", "batch", "batchid"),
     "path": ("path", "imagepath", "image", "imagename"),
-    "label": ("label", "score", "class", "scorename", "classification"),
-    "person": ("person", "user", "who", "scoredby", "labelledby", "login", "username"),
+    "label": (
+        "label", "score", "class", "scorename", "classification", "call", "annotation",
+        *(f"{who}{what}" for who in ("manual", "human", "user") for what in ("call", "score", "class", "label")),
+        "manualclassification", "humanclassification", "userclassification",
+    ),
+    "person": (
+        "person", "user", "who", "scoredby", "labelledby", "login", "username", "disputedby",
+        "annotator", "annotatedby", "scorer", "labelperson",
+    ),
     "time": ("time", "labelledat", "scoredat", "date", "scoredate", "timestamp"),
     "source": ("source",),
-}
+}  # fmt: skip
+_OWN_NAME_WINS: Final = frozenset(FIELDS) - {"label", "person", "time"}
+"""Fields whose own name goes before other headings that could mean it."""
+
+_CLASS_HEADING: Final = "(?:label|class|classification|score|call|prediction|confidence|version)"
+_MACHINES: Final = re.compile(
+    rf"(?:marco|model|classifier){_CLASS_HEADING}?|(?:auto|automatic|machine|computer){_CLASS_HEADING}|predict[a-z]*"
+)
+"""Headings of columns in which a model's classes stand, as :func:`_spelled` writes them."""
+
 _ANY_PLATE: Final = layouts.LayoutOptions(plate_format=PLATE_FORMATS[1536])
 _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | re.ASCII)
 
@@ -61,7 +83,7 @@ _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | 
 class Row:
     """One line of a file: what is labelled, how, by whom and when, as far as the file says; ``time`` is aware.
 
-    ``standing`` tells that the time is the picture's, and that no later line of the import is of the same picture.
+    ``standing`` tells that the time is the image's, and that no later line of the import is of the same image.
     """
 
     line: int
@@ -74,12 +96,26 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A line that was not taken. ``may_come`` tells that its plate or images may still arrive."""
+    """One line that was not taken, or a file of several of which nothing was.
+
+    ``may_come`` tells that its plate or images may still arrive.
+    """
 
     file: str
     line: int
     reason: str
     may_come: bool = False
+    whole_file: bool = False
+
+
+class LabelFileError(LabelError):
+    """This file is not of its format. ``line`` counts from 1 and is 0 where no line is to blame."""
+
+    def __init__(self, path: Path, line: int, reason: str) -> None:
+        where = f"{path}, line {line}: " if line else f"{path} "
+        super().__init__(f"{where}{reason}")
+        self.line = line
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +132,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did. ``known`` labels had been kept before; ``unmapped`` counts each sentence on a word."""
+    """Counts of an import. ``known`` labels had been kept before; ``unmapped`` counts each sentence on a word."""
 
     files: int = 0
     rows: int = 0
@@ -140,26 +176,64 @@ def import_labels(
 ) -> Imported:
     """Take in a file or every label file of a folder. ``default`` is the vocabulary of a CSV that names none.
 
-    Raises LabelError for a file that is not of its format, and ConfigError for an unknown vocabulary, before anything
-    is kept. ``progress`` is told the rows done and their total.
+    A file of a folder that is not of its format is a problem, and the others are taken. Raises LabelError where
+    ``place`` is such a file, and ConfigError for an unknown vocabulary, before anything is kept. ``progress`` is given
+    the rows done and their total.
     """
-    found = _standing([read(path, kind, choices, default) for path, kind in files(place, choices.format)])
-    total, passed, done = sum(len(file.rows) for file in found), 0, Imported()
+    readable, refused = _read_all(place, choices, default)
+    found = _standing(readable)
     for file in found:
         tables.named(file.vocabulary)
+    total, passed, done = sum(len(file.rows) for file in found), 0, Imported(problems=tuple(refused))
+    for file in found:
         done += Imported(files=1, rows=len(file.rows) + len(file.problems), problems=tuple(file.problems))
-        rows = sorted(file.rows, key=lambda row: (row.named.plate or "", row.named.path or ""))
-        for start in range(0, len(rows), CHUNK):
-            chunk = replace(file, rows=rows[start : start + CHUNK])
-            done += _keep(db, chunk, tables, choices, now, dry_run=dry_run)
-            passed += len(chunk.rows)
+        for rows in _portions(file.rows):
+            done += _keep(db, replace(file, rows=rows), tables, choices, now, dry_run=dry_run)
+            passed += len(rows)
             progress(passed, total)
-    return replace(done, problems=tuple(sorted(done.problems, key=lambda problem: (problem.file, problem.line))))
+    order = sorted(done.problems, key=lambda problem: (not problem.whole_file, problem.file, problem.line))
+    return replace(done, problems=tuple(order))
+
+
+def _read_all(place: Path, choices: Choices, default: str) -> tuple[list[LabelFile], list[Problem]]:
+    """Read every file; of a folder also those that are not of their format, as problems."""
+    found, refused = [], []
+    for path, kind in files(place, choices.format):
+        try:
+            found.append(read(path, kind, choices, default))
+        except LabelFileError as error:
+            if not place.is_dir():
+                raise
+            reason = f"nothing of this file was taken: {error.reason}"
+            refused.append(Problem(str(path), error.line, reason, whole_file=True))
+    return found, refused
+
+
+def _portions(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows in portions of about CHUNK, those of one well together, so that lines at odds meet in one transaction."""
+    portion: list[Row] = []
+    before = None
+    for row in sorted(rows, key=lambda row: _well_of(row.named)):
+        if len(portion) >= CHUNK and _well_of(row.named) != before:
+            yield portion
+            portion = []
+        portion.append(row)
+        before = _well_of(row.named)
+    if portion:
+        yield portion
+
+
+def _well_of(named: Named) -> tuple[str, str, str]:
+    try:
+        well = well_name(*parse_well(named.well or ""))
+    except ValueError:
+        well = (named.well or "").strip().lstrip("0")
+    return (named.plate or "").casefold(), well, named.path or ""
 
 
 def _standing(found: list[LabelFile]) -> list[LabelFile]:
-    """With the last word on each picture marked, or old and new exports in one folder would take turns."""
-    dated = [(place, file) for place, file in enumerate(found) if file.format in DATED_BY_PICTURE]
+    """Mark the last label of each image, or old and new exports in one folder would take turns."""
+    dated = [(place, file) for place, file in enumerate(found) if file.format in DATED_BY_IMAGE]
     last = {(row.named, row.person): (place, row.line) for place, file in dated for row in file.rows if row.time}
     return [
         replace(file, rows=[replace(r, standing=last.get((r.named, r.person)) == (place, r.line)) for r in file.rows])
@@ -172,23 +246,22 @@ def _keep(
 ) -> Imported:
     def work(connection: Any) -> Imported:
         finder = labelling.Finder(connection)
-        givens: dict[str, Given] = {}
-        undated, standing = set(), set()
         unmapped: Counter[str] = Counter()
-        problems = []
+        problems, resolved = [], []
         for row in file.rows:
             try:
-                given = _given(finder, file, row, tables, choices, now)
-                # What is said twice counts where it is said last.
-                givens.pop(given.key, None)
-                givens[given.key] = given
-                undated |= {given.key} if row.time is None else set()
-                standing |= {given.key} if row.standing else set()
+                resolved.append((row, _given(finder, file, row, tables, choices, now)))
             except UnmappedError as error:
                 unmapped[str(error)] += 1
             except LabelError as error:
                 problems.append(Problem(str(file.path), row.line, str(error), error.may_come))
-        fresh = labelling.fresh(connection, list(givens.values()), undated, standing)
+        clear, unclear = _told_apart(file.path, resolved)
+        problems += unclear
+        # A label that stands twice counts where it stands last.
+        givens = {given.key: given for _, given in reversed(clear)}
+        undated = {given.key for row, given in clear if row.time is None}
+        standing = {given.key for row, given in clear if row.standing}
+        fresh = labelling.fresh(connection, list(reversed(givens.values())), undated, standing)
         if not dry_run:
             labelling.add(connection, fresh, now)
         return Imported(
@@ -198,13 +271,42 @@ def _keep(
     return db.read(work) if dry_run else db.write(work)
 
 
+def _told_apart(path: Path, resolved: list[tuple[Row, Given]]) -> tuple[list[tuple[Row, Given]], list[Problem]]:
+    """Leave out lines that give one drop different labels of one person at one time; Crystals among them stays."""
+    groups: dict[tuple[object, ...], list[tuple[Row, Given]]] = {}
+    for row, given in resolved:
+        subject = given.drop_id, given.inspection_id, given.image_id
+        groups.setdefault((*subject, given.person, given.labelled_at), []).append((row, given))
+    clear, problems = [], []
+    for group in groups.values():
+        if len({given.label for _, given in group}) > 1:
+            problems.append(_unclear(path, group))
+            group = [(row, given) for row, given in group if given.label is DropClass.CRYSTALS]
+        clear += group
+    return sorted(clear, key=lambda each: each[0].line), problems
+
+
+def _unclear(path: Path, group: list[tuple[Row, Given]]) -> Problem:
+    lines = sorted(row.line for row, _ in group)
+    meant = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
+    kept = "Crystals is kept" if str(DropClass.CRYSTALS) in meant else "none is kept"
+    by = f"by {shown(group[0][1].person)}, at one time"
+    reason = f"lines {_enumerated(map(str, lines))} give one drop {_enumerated(meant)} {by}"
+    return Problem(str(path), lines[0], f"{reason}; {kept}; name the drop, the inspection or the time of each")
+
+
+def _enumerated(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}"
+
+
 def _given(
     finder: labelling.Finder, file: LabelFile, row: Row, tables: Vocabularies, choices: Choices, now: datetime
 ) -> Given:
     word = plain("label", row.word)
     vocabulary, bare = tables.split(word, file.vocabulary)
     meant = vocabulary.read(bare)
-    person = plain("person", row.person or choices.person)
+    person = person_named(row.person or choices.person)
     at = row.time or min(datetime.fromtimestamp(file.path.stat().st_mtime, UTC), now)
     if at > now + timedelta(days=1):
         raise LabelError(f"the time {at:%Y-%m-%d %H:%M} lies in the future; correct it")
@@ -238,64 +340,99 @@ def _kind(path: Path) -> str | None:
 
 
 def read(path: Path, kind: str, choices: Choices, default: str) -> LabelFile:
-    """A file's lines. Raises LabelError where the whole cannot be read as its format."""
+    """Read a file's lines. Raises LabelFileError where the whole cannot be read as its format."""
     own = {"csv": default}.get(kind, kind)
     file = LabelFile(path, kind, choices.vocabulary or own, [], [])
     reader = {"rockmaker": _rockmaker, "hwi": _mso}.get(kind, _table)
     try:
         for found in reader(file, _content(path), choices):
             (file.problems if isinstance(found, Problem) else file.rows).append(found)  # type: ignore[arg-type]
+    except tabular.TableError as error:
+        raise LabelFileError(path, error.line, error.reason) from error
     except csv.Error as error:
-        raise LabelError(f"{path} cannot be read as text with columns: {error}") from error
+        raise LabelFileError(path, 0, f"cannot be read as text with columns: {error}") from error
     return file
 
 
 def _content(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST:
-            raise LabelError(f"{path} is larger than {LARGEST >> 20} MiB; split it")
+            raise LabelFileError(path, 0, f"is larger than {LARGEST >> 20} MiB; split it")
         content = path.read_bytes()
     except OSError as error:
-        raise LabelError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
+        raise LabelFileError(path, 0, f"cannot be read: {error.strerror}") from error
+    return tabular.text_of(content)
 
 
 def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
     """CSV, whatever its vocabulary: comma, semicolon or tab, with a heading line."""
-    heading = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=heading.count))
-    places = _places(file.path, next(reader, []), choices.columns)
-    for cells in reader:
-        values = {name: cells[at].strip() for name, at in places.items() if at < len(cells) and cells[at].strip()}
-        if not any(cell.strip() for cell in cells):
+    lines = tabular.lines_of(text)
+    first, heading = next(lines, (1, []))
+    try:
+        places = _places(heading, choices.columns)
+    except LabelError as error:
+        raise LabelFileError(file.path, first, str(error)) from error
+    machine = next((column for column in heading if _MACHINES.fullmatch(_spelled(column))), None)
+    unsigned: list[int] = []
+    for line, cells in lines:
+        values = {n: tabular.as_written(cells[at]) for n, at in places.items() if at < len(cells) and cells[at]}
+        if machine is not None and "person" in places and "person" not in values:
+            unsigned.append(line)
             continue
         try:
-            yield _row(reader.line_num, values, file.format, choices.zone)
+            yield _row(line, values, file.format, choices.zone)
         except LabelError as error:
-            yield Problem(str(file.path), reader.line_num, str(error))
+            yield Problem(str(file.path), line, str(error))
+    if machine is not None and unsigned:
+        yield Problem(str(file.path), unsigned[0], _unsigned(len(unsigned), machine))
 
 
-def _places(path: Path, heading: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
-    """Which column holds which field. Raises LabelError where no column can be the label or name the drop."""
-    columns = [cell.strip() for cell in heading]
+def _unsigned(number: int, machine: str) -> str:
+    lines = "this line names" if number == 1 else f"this and {count(number - 1, 'further line')} name"
+    reason = f"{lines} no person, and beside the column {shown(machine)} the label may be a model's"
+    return f"{reason}; fill in who labelled the drop"
+
+
+def _places(columns: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
+    """Find which column holds which field.
+
+    Raises LabelError where no column can be the label or name the drop, and where two columns can be the same.
+    """
     if lost := sorted(set(chosen) - set(columns)):
-        raise LabelError(f"{path}, line 1: there is no column {shown(lost[0])}; there are {_listed(columns)}")
+        raise LabelError(f"there is no column {shown(lost[0])}; there are {_listed(columns)}")
     places = {name: columns.index(column) for column, name in chosen.items()}
-    for place, column in enumerate(columns):
-        spelled = re.sub(r"[^a-z]", "", column.lower())
-        name = next((name for name, aliases in _ALIASES.items() if spelled in aliases), None)
-        if name is not None and column not in chosen:
-            places.setdefault(name, place)
+    if len(places) < len(chosen):
+        twice = next(name for name, number in Counter(chosen.values()).items() if number > 1)
+        raise LabelError(f"--map gives {twice} two columns; choose one")
+    free = [column for column in columns if column not in chosen]
+    found = {name: _meaning(name, free) for name in _ALIASES if name not in places}
+    if unclear := {name: meant for name, meant in found.items() if len(meant) > 1}:
+        raise LabelError(_unclear_columns(unclear))
+    places |= {name: columns.index(meant[0]) for name, meant in found.items() if meant}
     named = "path" in places or {"plate", "well"} <= places.keys() or {"plate", "row", "column"} <= places.keys()
     if "label" not in places or not named:
         raise LabelError(
-            f"{path}, line 1: needs columns label, plate and well, or label and path; there are {_listed(columns)}. "
+            f"needs columns label, plate and well, or label and path; there are {_listed(columns)}. "
             "Name others with --map COLUMN=FIELD"
         )
     return places
+
+
+def _meaning(name: str, columns: list[str]) -> list[str]:
+    """The columns whose heading means a field; a column of the field's own name goes before others."""
+    found = [column for column in columns if _spelled(column) in _ALIASES[name]]
+    own = [column for column in found if _spelled(column) == name and name in _OWN_NAME_WINS]
+    return own or found
+
+
+def _unclear_columns(unclear: Mapping[str, list[str]]) -> str:
+    fields = [f"{' and '.join(map(shown, columns))} could each be the {name}" for name, columns in unclear.items()]
+    choice = " ".join(f"--map {shown(f'{columns[-1]}={name}')}" for name, columns in unclear.items())
+    return f"the columns {', '.join(fields)}; choose with --map COLUMN=FIELD, such as {choice}"
+
+
+def _spelled(heading: str) -> str:
+    return re.sub(r"[^a-z]", "", heading.lower())
 
 
 def _listed(columns: list[str]) -> str:
@@ -348,7 +485,7 @@ def _time(text: str, zone: tzinfo) -> datetime:
 def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
     """``report.csv`` of Rock Maker's exporter: the path holds barcode, well and batch, the second field the score.
 
-    The date is the picture's. Source: roberto-formulatrix/RM_Image_export ImageAnalyzer/src/ImageExporter.cs.
+    The date is the image's. Source: roberto-formulatrix/RM_Image_export ImageAnalyzer/src/ImageExporter.cs.
     """
     layout = layouts.make("rockmaker-export", replace(_ANY_PLATE, timezone=choices.zone))
     content = text.encode()
@@ -360,7 +497,7 @@ def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | P
         parts = re.split(r"[\\/]+", cells[0].strip())[-3:]
         image = layout.parse("/".join(parts), {f"{parts[0]}/{REPORT}": content}.get)
         if len(cells) < 4 or not isinstance(image, DropImage):
-            expected = "path, score, drop and date of a picture such as 90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg"
+            expected = "path, score, drop and date of an image such as 90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg"
             yield Problem(str(file.path), reader.line_num, f"{shown(cells[0])}: expected {expected}")
             continue
         drop = int(cells[2]) if re.fullmatch(r"[1-9]\d?", cells[2].strip(), re.ASCII) else None
@@ -378,16 +515,17 @@ def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem
     lines = list(csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
     run = _RUN.search(lines[0][0] if lines and lines[0] else "") or _RUN.search(file.path.stem)
     if run is None or len(lines) < 2:
-        raise LabelError(
-            f"{file.path}, line 1: expected the run, such as X000015862202008111512-jpg.rar, and msoversion2; "
-            "name the file after its run"
+        raise LabelFileError(
+            file.path,
+            1,
+            "expected the run, such as X000015862202008111512-jpg.rar, and msoversion2; name the file after its run",
         )
     mode = run[3].lower()
     key = run[2] if mode == "jpg" else f"{run[2]}-{mode}"
     try:
         taken = _time(f"{run[2][:8]}T{run[2][8:]}", choices.zone)
     except LabelError as error:
-        raise LabelError(f"{file.path}, line 1: {error}") from error
+        raise LabelFileError(file.path, 1, str(error)) from error
     width = max(map(len, lines[2:]), default=0)
     for number, cells in enumerate(lines[2:], start=3):
         # A line without a code ends with its cocktail, which may look like a code.
@@ -421,7 +559,7 @@ def add(
     def work(connection: Any) -> Given:
         subject = find(connection, named)
         where = (subject.drop_id, subject.inspection_id)
-        given = Given(*where, meant, plain("person", person), now, "cli", spoken, table.name, subject.image_id)
+        given = Given(*where, meant, person_named(person), now, "cli", spoken, table.name, subject.image_id)
         labelling.add(connection, [given], now)
         return given
 
@@ -429,7 +567,7 @@ def add(
 
 
 def withdraw(db: Database, named: Named, person: str, now: datetime) -> int:
-    """Take back what a person says of a drop at an inspection. Returns how many words. Raises LabelError."""
+    """Withdraw a person's labels of a drop at an inspection. Returns how many. Raises LabelError."""
 
     def work(connection: Any) -> int:
         subject = find(connection, named)

@@ -3,14 +3,13 @@
 Promises a sentence for every wrong line, not only for the first one.
 """
 
-import csv
-import io
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from marcod import tabular
 from marcod.domain import PLATE_FORMATS, path_text
 from marcod.store.papers import TEXTS, Grid, Paper, PapersError
 
@@ -56,19 +55,16 @@ def _checked(grid: Grid) -> Grid:
 
 
 def read(data: bytes, columns: Mapping[str, str], source_name: str | None) -> Table:
-    """The lines of a CSV file in UTF-8, with a header and a comma, semicolon or tab between cells.
+    """Read the lines of a table in any form that :mod:`marcod.tabular` reads.
 
     ``columns`` maps headings to :data:`FIELDS`, where they do not bear a field's name; ``source_name`` is the source
     of lines that name none. Raises PapersError.
     """
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise PapersError([f"line {line}: is not UTF-8; save the table as CSV UTF-8"]) from error
-    head = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
-    return _Reading(columns, source_name).table(reader)
+        text = tabular.text_of(data)
+    except tabular.TableError as error:
+        raise PapersError([str(error)]) from error
+    return _Reading(columns, source_name).table(tabular.lines_of(text))
 
 
 @dataclass
@@ -79,20 +75,18 @@ class _Reading:
     source_name: str | None
     problems: list[str] = field(default_factory=list)
 
-    def table(self, reader: Any) -> Table:
+    def table(self, lines: Iterable[tuple[int, list[str]]]) -> Table:
         found: dict[tuple[str, str], Paper] = {}
         fields: list[str | None] | None = None
         unused: tuple[str, ...] = ()
         try:
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
+            for line, cells in lines:
                 if fields is None:
                     fields, unused = self._fields(cells)
-                elif (paper := self._paper(reader.line_num, fields, cells)) is not None:
+                elif (paper := self._paper(line, fields, cells)) is not None:
                     self._keep(found, paper)
-        except csv.Error as error:
-            self.problems.append(f"line {reader.line_num}: is no CSV: {error}")
+        except tabular.TableError as error:
+            self.problems.append(str(error))
         if not found and not self.problems:
             self.problems.append("the table has no line with a plate")
         if self.problems:
@@ -116,9 +110,9 @@ class _Reading:
 
     def _paper(self, line: int, fields: list[str | None], cells: list[str]) -> Paper | None:
         named = zip(fields, cells, strict=False)
-        given = {name: cell.strip() for name, cell in named if name is not None and cell.strip()}
+        given = {name: cell for name, cell in named if name is not None and cell}
         try:
-            if any(cell.strip() for cell in cells[len(fields) :]):
+            if any(cells[len(fields) :]):
                 raise ValueError(f"has {len(cells)} cells under {len(fields)} headings")
             for name, cell in given.items():
                 _check_text(name, cell)

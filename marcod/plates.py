@@ -23,6 +23,7 @@ from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
 from marcod.store import history, offers, papers, reports, summaries, versions
 from marcod.store.engine import Database
+from marcod.tabular import no_formula
 
 COLUMNS: Final = (
     "source",
@@ -51,8 +52,6 @@ COLUMNS: Final = (
 
 ``label`` and ``hit`` are what counts: what people say, else the model, whose own word is ``model_label``.
 """
-
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Mark(StrEnum):
@@ -169,11 +168,6 @@ def _one_cell(value: object) -> object:
     return value.replace("\r", " ") if isinstance(value, str) else value
 
 
-def no_formula(value: object) -> object:
-    """A value that no spreadsheet takes for a formula: such text begins with an apostrophe."""
-    return "'" + value if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
-
-
 def load(
     db: Database,
     plate: str,
@@ -196,7 +190,7 @@ def history_of(db: Database, shown: PlateMap) -> history.PlateHistory:
 
 
 def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
-    """One plain record a drop, with one record an inspection that has a picture of it."""
+    """One plain record per drop, with one record per inspection that has an image of it."""
     for drop in past.drops:
         looks = zip(past.inspections, drop.looks, strict=True)
         yield {
@@ -236,7 +230,7 @@ def _told_apart(found: list[reports.Plate]) -> str:
 def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: versions.Version | None) -> PlateMap:
     rows = reports.summaries(connection, [plate.id], limit=10_000)
     if not rows:
-        raise NotFoundError(f"no picture of plate {plate.key} has been taken in that a model can score")
+        raise NotFoundError(f"no image of plate {plate.key} has been recorded that a model can score")
     if inspection is not None:
         rows = [r for r in rows if inspection in (r.inspection_key, str(r.inspection_ordinal))]
     if not rows:

@@ -20,11 +20,12 @@ import jinja2
 from marcod import __version__, images, text
 from marcod.domain import hit_rule, row_letters, text_path
 from marcod.errors import ImageError
-from marcod.plates import MARKS_OF_CLASS, Mark, PlateMap, mark_of, no_formula
+from marcod.plates import MARKS_OF_CLASS, Mark, PlateMap, mark_of
 from marcod.store.drops import Trend
 from marcod.store.reports import Hit
 from marcod.store.summaries import Verdict
 from marcod.store.versions import SYNTHETIC_NOTICE
+from marcod.tabular import no_formula
 
 BEST: Final = 24
 """Hits that a plate's sheet shows large; two printed rows of six make a page with the map of a small plate."""

@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from marcod import __version__, quiet
+from marcod.cli.choice import Choice
 from marcod.cli.configured import Configured
 from marcod.cli.lazy import LazyGroup
 from marcod.errors import MarcodError, is_full, os_reason
@@ -115,7 +116,7 @@ class _Commands(LazyGroup):
     help="Configuration file [default: MARCOD_CONFIG, ~/.config/marcod/marcod.toml, /etc/marcod/marcod.toml]",
 )
 @click.option("--database", metavar="URL", help="Database for this call, instead of the configured one")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged")
+@click.option("--log-level", type=Choice(["debug", "info", "warning", "error"]), help="Lowest level logged")
 @click.pass_context
 def cli(ctx: click.Context, config_path: Path | None, database: str | None, log_level: str | None) -> None:
     """Score protein-crystallization drop images as the plate imagers deliver them."""

@@ -70,7 +70,11 @@ def _without_day(value: Any) -> dict[str, Any]:
 def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], model: str, *, enabled: bool) -> None:
     console = output.console()
     if not chosen:
-        click.echo(f"{model} has scored nothing new yet")
+        output.say(
+            console,
+            f"{model} has scored nothing new yet: no image that arrived soon after it was photographed, since this "
+            "model became champion",
+        )
     for imager in chosen:
         name = output.printable(imager.source)
         click.echo(f"{name}, {imager.modality}, {imager.model}: {imager.state}, {imager.note}")

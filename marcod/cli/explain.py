@@ -9,6 +9,7 @@ import click
 
 from marcod import layouts, survey
 from marcod.cli import output
+from marcod.cli.choice import Choice
 from marcod.domain import DropImage, NotADrop, path_text
 from marcod.layouts import Layout
 
@@ -17,7 +18,7 @@ Answers = list[tuple[Layout, DropImage | NotADrop]]
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--layout", type=click.Choice(layouts.NAMES), help="Only this family [default: all]")
+@click.option("--layout", type=Choice(layouts.NAMES), help="Only this family [default: all]")
 @click.option("--pattern", help="Regular expression with named groups, for --layout regex")
 @output.as_json
 def explain(paths: tuple[str, ...], layout: str | None, pattern: str | None, json_output: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from marcod import app, bundle, images, text
 from marcod.cli import output, places
 from marcod.cli import plate as plates_cli
+from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
 from marcod.domain import DropClass, parse_well, well_name
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
@@ -41,7 +42,7 @@ def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Pat
 @click.argument("well", callback=_well)
 @click.option("--drop", "number", type=click.IntRange(1), help="Which drop, where the well has several")
 @click.option(
-    "--class", "target", type=click.Choice(list(DropClass), case_sensitive=False), default=DropClass.CRYSTALS,
+    "--class", "target", type=Choice(list(DropClass), case_sensitive=False), default=DropClass.CRYSTALS,
     show_default=True, help="Whose score is explained",
 )  # fmt: skip
 @click.option("--samples", default=32, show_default=True, type=click.IntRange(1, 1024), help="Noisy copies")

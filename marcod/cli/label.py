@@ -11,6 +11,7 @@ import click
 from marcod import app, labelling, text, vocabularies
 from marcod.cli import output, people
 from marcod.cli import since as since_option
+from marcod.cli.choice import Choice
 from marcod.cli.configured import configured, pass_settings
 from marcod.cli.lazy import LazyGroup
 from marcod.errors import NotFoundError
@@ -118,7 +119,7 @@ def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...
 
 @label.command("import")
 @click.argument("place", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path))
-@click.option("--format", "format_", type=click.Choice(labelling.FORMATS), default="auto", show_default=True)
+@click.option("--format", "format_", type=Choice(labelling.FORMATS), default="auto", show_default=True)
 @click.option("--source", help="Plates and images of this source; its zone is that of times without one")
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
 @click.option("--vocabulary", help="What the words are of [default: the format's own, for CSV labels.vocabulary]")
@@ -172,7 +173,8 @@ def _print_import(done: labelling.Imported, dry_run: bool) -> None:
     for sentence, count in sorted(done.unmapped.items(), key=lambda item: -item[1]):
         click.echo(f"{text.count(count, 'time')} unmapped: {sentence}; then import again")
     for problem in done.problems[:SHOWN_PROBLEMS]:
-        click.echo(output.printable(f"{problem.file}, line {problem.line}: {problem.reason}"))
+        line = f", line {problem.line}" if problem.line else ""
+        click.echo(output.printable(f"{problem.file}{line}: {problem.reason}"))
     if more := len(done.problems[SHOWN_PROBLEMS:]):
         click.echo(f"and {text.count(more, 'more line')}; --json lists them all")
     if any(problem.may_come for problem in done.problems):

@@ -8,6 +8,7 @@ import click
 
 from marcod import app, text
 from marcod.cli import output, places
+from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
 from marcod.cli.lazy import LazyGroup
 from marcod.domain import hit_rule
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
         ),
         "import": (
             "marcod.cli.papers:import_",
-            "Take barcode, format, project and screen of plates from a CSV table, "
-            "before or after their pictures arrive.",
+            "Take barcode, format, project and screen of plates from a CSV table, before or after their images arrive.",
         ),
     },
 )
@@ -178,7 +178,7 @@ def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
 
 @plate.command()
 @choosing
-@click.option("--format", "format_", type=click.Choice(["csv", "json", "html"]), default="csv", show_default=True)
+@click.option("--format", "format_", type=Choice(["csv", "json", "html"]), default="csv", show_default=True)
 @click.option(
     "--out", "--output", "-o", "target", type=output.OutFile(dash=True),
     help="File, or - to print [default: print; html makes PLATE-INSPECTION.html here]",

@@ -6,6 +6,7 @@ import click
 
 from marcod import app, daemon
 from marcod.cli import output, people, places
+from marcod.cli.choice import Choice
 from marcod.cli.configured import configured
 from marcod.settings import TrainSettings
 from marcod.store.training import Run
@@ -17,17 +18,15 @@ ATTENTION = ("refused", "recommended")
 
 
 @click.command()
-@click.option("--recipe", type=click.Choice(["adapt", "scratch"]), help="How to train  [default: as configured]")
-@click.option("--tier", type=click.Choice(TIERS), help="How much is trained  [default: by the labelled crystals]")
+@click.option("--recipe", type=Choice(["adapt", "scratch"]), help="How to train  [default: as configured]")
+@click.option("--tier", type=Choice(TIERS), help="How much is trained  [default: by the labelled crystals]")
 @click.option("--source", "sources", multiple=True, help="Learn from this source's labels only; may be given again")
-@click.option(
-    "--promotion", type=click.Choice(["gated", "manual"]), help="What passing means  [default: as configured]"
-)
+@click.option("--promotion", type=Choice(["gated", "manual"]), help="What passing means  [default: as configured]")
 @click.option("--seed", type=click.IntRange(0), help="Everything drawn at random follows from it")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images  [default: as configured]")
 @click.option("--again", is_flag=True, help="Train although nothing changed since an earlier run")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs into the run's folder")
-@click.option("--cause", type=click.Choice(CAUSES), default="person", hidden=True)
+@click.option("--cause", type=Choice(CAUSES), default="person", hidden=True)
 @output.as_json
 @click.pass_context
 def retrain(

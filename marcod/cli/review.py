@@ -15,6 +15,7 @@ from marcod import app, labelling, text
 from marcod import review as desk
 from marcod.app import Ready
 from marcod.cli import output, people, places
+from marcod.cli.choice import Choice
 from marcod.cli.configured import configured, pass_settings
 from marcod.domain import DropClass
 from marcod.errors import MarcodError
@@ -186,7 +187,7 @@ def _record(item: Item, roots: Mapping[str, Path]) -> dict[str, object]:
 
 
 @review.command()
-@click.option("--stream", type=click.Choice([str(s) for s in Stream]), help="List only this stream")
+@click.option("--stream", type=Choice([str(s) for s in Stream]), help="List only this stream")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @click.option("--new-audit", is_flag=True, help="Draw another random audit now")
 @output.as_json

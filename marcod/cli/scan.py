@@ -11,6 +11,7 @@ import click
 
 from marcod import app, daemon, layouts, text, watch
 from marcod.cli import output
+from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
 from marcod.cli.survey import source_of
 from marcod.errors import ConfigError
@@ -20,9 +21,7 @@ from marcod.store import versions
 
 @click.command()
 @click.argument("root", required=False, type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--layout", type=click.Choice(layouts.NAMES), help="Path grammar of ROOT [default: the one that reads it]"
-)
+@click.option("--layout", type=Choice(layouts.NAMES), help="Path grammar of ROOT [default: the one that reads it]")
 @click.option("--source", "name", help="Name of the source [default: made from ROOT, or all configured ones]")
 @click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")
 @output.as_json

@@ -12,6 +12,7 @@ import click
 from marcod import settings as configuration
 from marcod.cli import output
 from marcod.cli import survey as screen
+from marcod.cli.choice import Choice
 from marcod.cli.configured import configured
 from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError, MarcodError
@@ -176,7 +177,7 @@ def _ask_about(imager: Imager) -> Answers:
 
 def _ask_light(imager: Imager, name: str) -> Modality:
     [profile] = [profile for profile in imager.profiles if profile.name == name]
-    lights = click.Choice([light.value for light in Modality])
+    lights = Choice([light.value for light in Modality])
     question = f"  Light of profile {name} ({profile.images:,} {' '.join(profile.extensions)})"
     return Modality(click.prompt(question, type=lights, default=profile.modality.value))
 

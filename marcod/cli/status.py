@@ -39,6 +39,9 @@ UNSCANNED: Final = timedelta(hours=1)
 
 UNTOLD: Final = timedelta(hours=1)
 
+MOST_CAUSES: Final = 5
+"""Causes that hold images up of which the screen tells."""
+
 WELL, ODD, BAD = "green", "yellow", "bold red"
 
 Trouble = tuple[str, str]
@@ -150,6 +153,8 @@ def _unserved(seen: Standing) -> Iterator[Trouble]:
         yield BAD, f"a new image waits for {_age(seen.new.oldest_at, now)}; scoring is too slow or fails, see the log"
     if seen.workers and "schedule" not in alive:
         yield ODD, "no process has the role schedule: no plate is completed, no drift is seen, nobody is told"
+    for held_up in seen.held_up[:MOST_CAUSES]:
+        yield BAD, f"{text.count(held_up.images, 'image waits', 'images wait')}: {output.printable(held_up.error)}"
     if seen.failed:
         yield ODD, f"{text.count(seen.failed, 'image')} in quarantine; `marcod queue failed` says why"
 

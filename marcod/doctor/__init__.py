@@ -18,9 +18,10 @@ __all__ = ["Finding", "Verdict", "examine"]
 def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[Finding]:
     """Every finding, in the order in which a person would look; ``origins`` says where configured values came from.
 
-    With ``device`` the model is loaded, proves its golden pictures and scores a batch, which takes seconds.
+    With ``device`` the model is loaded, proves its golden images and scores a batch, which takes seconds.
     """
     yield from service.configuration(settings, origins)
+    yield from places.apart(settings)
     with service.connected(settings) as db:
         if isinstance(db, Finding):
             yield db
@@ -36,11 +37,13 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
 
 def _inside(db: Database, settings: Settings, *, device: bool) -> Iterator[Finding]:
     """What only a database with its tables can tell."""
-    yield from places.sources(db, settings, db.now())
+    # Asked once: loading the model takes so long on a busy host that a heartbeat read before it would look old after.
+    now = db.now()
+    yield from places.sources(db, settings, now)
     if (closed := places.closed("models", "folder", settings.models.folder)) is not None:
         yield closed
     else:
         yield from service.models(db, settings)
         if device:
             yield from machine.device(db, settings)
-    yield from service.work(db, db.now())
+    yield from service.work(db, now)

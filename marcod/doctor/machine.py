@@ -108,5 +108,5 @@ def _tried(db: Database, settings: Settings) -> Iterator[Finding]:
     predictor.predict(batch)
     seconds = time.perf_counter() - start
     text = f"{count(len(batch), 'image')} in {seconds:.2f} s ({len(batch) / seconds:.0f} a second)"
-    quick = seconds < settings.score.lease_s / 4
-    yield judged("device", "test batch", quick, text, "lower score.batch_size, or raise score.lease_s")
+    quick = seconds < settings.daemon.batch_limit_s / 4
+    yield judged("device", "test batch", quick, text, "lower score.batch_size, or raise daemon.batch_limit_s")

@@ -59,7 +59,6 @@ def sources(
             "sources", "none", Verdict.ATTENTION, "no source is configured",
             "`marcod setup FOLDER` adds the folder that an imager writes to",
         )  # fmt: skip
-    yield from _apart(settings)
     for name, source in settings.sources.items():
         yield from _once(db, settings, name, limit_s)
         yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
@@ -94,7 +93,8 @@ def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterat
     yield _observer(name, source, kind)
 
 
-def _apart(settings: Settings) -> Iterator[Finding]:
+def apart(settings: Settings) -> Iterator[Finding]:
+    """Check that no source's root lies inside another's; this needs no database."""
     try:
         require_apart({name: source.root for name, source in settings.sources.items()})
     except MarcodError as error:

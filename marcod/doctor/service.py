@@ -145,6 +145,9 @@ def work(db: Database, now: datetime) -> Iterator[Finding]:
     if found.new.oldest_at is not None:
         text += f", the oldest for {_span(now - found.new.oldest_at)}"
     yield judged("work", "queue", not late, text, "is a scoring process running? is its device fast enough?")
+    for held_up in found.held_up:
+        text = f"{count(held_up.images, 'image waits', 'images wait')}: {held_up.error}"
+        yield Finding("work", "held up", Verdict.ATTENTION, text, "mend that; the images are tried again by themselves")
     yield judged(
         "work", "quarantine", found.failed == 0, count(found.failed, "image"), "`marcod queue failed` shows why"
     )

@@ -1,15 +1,15 @@
-"""Labelled sets: pictures and what they truly show, from a CSV file or from the labels in the database.
+"""Labelled sets: images and the classes that people gave them, from a table or from the labels in the database.
 
-Hides where labels come from. Promises one form for both, in which a picture knows its file, its drop, its group (the
+Hides where labels come from. Promises one form for both, in which an image knows its file, its drop, its group (the
 plate, when known) and the unit that counts once; and that nothing is dropped without being named.
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from marcod import tabular
 from marcod.bundle import BundleRecord
 from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import ConfigError, NotFoundError
@@ -27,9 +27,9 @@ SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One picture and the class people give it.
+    """One image and the class people give it.
 
-    ``own`` is the index of the label among the model's own classes, None when it was given in the four. Pictures of
+    ``own`` is the index of the label among the model's own classes, None when it was given in the four. Images of
     one ``unit`` (one drop at one inspection, with one label) count once; drops of one ``group`` resemble one another.
     ``stored`` are probabilities from the database in the order of the model's own classes.
     """
@@ -48,7 +48,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """Labelled pictures, a sentence that says which, and the files that are not there."""
+    """Labelled images, a sentence that says which, and the files that are not there."""
 
     description: str
     pictures: tuple[Labelled, ...]
@@ -56,7 +56,7 @@ class LabelledSet:
 
 
 def from_csv(file: Path, root: Path | None, record: BundleRecord, *, skip_missing: bool = False) -> LabelledSet:
-    """The set in a CSV file with the columns image and label; images are relative to ``root`` or the file's folder.
+    """Read the set in a table with the columns image and label; images are relative to ``root`` or the file's folder.
 
     Raises ConfigError naming the line for anything that cannot be read, and for missing files unless
     ``skip_missing``.
@@ -94,27 +94,30 @@ def _missing_sentence(file: Path, missing: Sequence[Labelled], of: int) -> str:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file by column, empty lines left out, each with the number of the line it ends on."""
+    """Yield the rows of a table by column, each with the number of the line it ends on."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restval="")
-            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-            if lacking := [name for name in REQUIRED if name not in reader.fieldnames]:
-                raise ConfigError(
-                    f"{file} has no column {lacking[0]!r}; its first line must name the columns, separated by commas: "
-                    f"{', '.join(REQUIRED)} and, if known, {', '.join(FURTHER)}"
-                )
-            for row in reader:
-                yield reader.line_num, {name: (row.get(name) or "").strip() for name in (*REQUIRED, *FURTHER)}
+        lines = tabular.lines_of(tabular.text_of(file.read_bytes()))
+        columns = [name.lower() for name in next(lines, (1, []))[1]]
+        if lacking := [name for name in REQUIRED if name not in columns]:
+            raise ConfigError(
+                f"{file} has no column {lacking[0]!r}; its first line must name the columns, separated by commas: "
+                f"{', '.join(REQUIRED)} and, if known, {', '.join(FURTHER)}"
+            )
+        for line, cells in lines:
+            row = dict(zip(columns, cells, strict=False))
+            yield line, {name: row.get(name, "") for name in (*REQUIRED, *FURTHER)}
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{file} is not CSV in UTF-8: {error}") from error
+    except tabular.TableError as error:
+        raise ConfigError(f"{file}, {error}") from error
 
 
 def _from_row(row: Mapping[str, str], root: Path, record: BundleRecord, where: str) -> Labelled:
     if not row["image"]:
         raise ConfigError(f"{where}: the image is not named; fill in its path or take the line out")
+    for name in ("plate", "group"):
+        if damage := tabular.damage(row[name]):
+            raise ConfigError(f"{where}: {name} {row[name]!r}: {damage}")
     label, own = _label(row["label"], record, where)
     image, source = row["image"], row["source"]
     plate = f"{source}/{row['plate']}" if row["plate"] else ""

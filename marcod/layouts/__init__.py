@@ -8,33 +8,39 @@ hidden files and odd bytes are dealt with here, once.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Final
 
-from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason
+from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, composed
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     Aside,
     Companions,
     Grammar,
     LayoutOptions,
+    Plates,
     no_companions,
+    no_plates,
     shown,
     unreadable,
 )
 from marcod.layouts.paths import has_image_extension, is_entered, normalise, set_aside
+from marcod.text import offer
 
 __all__ = [
     "NAMES",
     "Companions",
     "Layout",
     "LayoutOptions",
+    "Plates",
     "explain",
     "has_image_extension",
     "is_entered",
     "make",
     "no_companions",
+    "no_plates",
     "readers",
 ]
 
@@ -70,11 +76,17 @@ class Layout:
         text = normalise(path)
         try:
             set_aside(text)
+            self._skip(text)
             image = self._grammar.read(text, companions)
             _check_keys(image, text)
         except Aside as aside:
             return NotADrop(self.name, aside.reason, aside.detail, aside.may_change)
-        return image
+        return _composed(image)
+
+    def _skip(self, path: str) -> None:
+        """Raises Aside for a path below a folder that only this family's tools make."""
+        if self._grammar.skipped and (found := self._grammar.skipped.intersection(path.lower().split("/")[:-1])):
+            raise Aside(Reason.WORKING_COPY, f"a working copy below {min(found)}, not what the imager delivered")
 
     def format(self, image: DropImage) -> str:
         """The canonical relative path of such an image.
@@ -95,6 +107,16 @@ class Layout:
             )
         return path
 
+    @property
+    def numbers_wells(self) -> bool:
+        """Whether a path can number wells through, so that they depend on the plate's grid."""
+        return self._grammar.numbers_wells
+
+    @property
+    def revision(self) -> int:
+        """Counts the meanings that this family's paths have had; recorded images are read again when it grows."""
+        return self._grammar.revision
+
     def root_of(self, path: str, image: DropImage) -> str:
         """The folder to name as the source's root for an image that was read at this path; "" where it begins."""
         folders = normalise(path).split("/")[:-1]
@@ -113,7 +135,7 @@ class Layout:
 def make(name: str, options: LayoutOptions | None = None) -> Layout:
     """The layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
     if name not in _GRAMMARS:
-        raise LayoutError(f"There is no layout {shown(name)}; layouts are {', '.join(NAMES)}.")
+        raise LayoutError(f"There is no layout {shown(name)}; {offer(name, NAMES, 'layouts')}.")
     module, _, kind = _GRAMMARS[name].partition(":")
     grammar: type[Grammar] = getattr(import_module(f"marcod.layouts.{module}"), kind)
     return Layout(grammar(options or LayoutOptions()))
@@ -147,6 +169,13 @@ def _distance(verdict: DropImage | NotADrop) -> int:
     if isinstance(verdict, DropImage):
         return 0
     return 2 if verdict.reason is Reason.NOT_THIS_LAYOUT else 1
+
+
+def _composed(image: DropImage) -> DropImage:
+    """The image with its plate's names in the one Unicode form that is kept; its path stays byte for byte."""
+    if image.plate_key.isascii() and (image.barcode or "").isascii():
+        return image
+    return replace(image, plate_key=composed(image.plate_key), barcode=image.barcode and composed(image.barcode))
 
 
 def _check_keys(image: DropImage, path: str) -> None:

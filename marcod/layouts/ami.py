@@ -1,18 +1,21 @@
-"""AMi, the open-source imager: ``{plate}/{YYYYMMDD_HHMMSS}/A1a.jpg``, one stacked picture a drop.
+"""AMi, the open-source imager: ``images/[{project}/]{target}/{plate}/{YYYYMMDD_HHMMSS}/A1a.jpg``, one image per drop.
+
+A plate's name is given by a person and is one of its own only within its project and target, so all three make the key.
 
 The name alone (``A1.jpg``) would fit anything, so the dated folder is required. ``rawimages/`` and ``cropped/``
 hold AMi's own working copies. Source: LP-CDF/AMi_Image_Analysis README.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, Kind, Modality, Reason, row_letters, row_number
-from marcod.layouts.contract import Aside, Companions, Grammar, check_well, moment, not_mine, unreadable
+from marcod.layouts.contract import Aside, Companions, Grammar, moment, not_mine, place, unreadable
 from marcod.layouts.paths import split
 
 _FOLDERS: Final = re.compile(
-    r"(?:.*/)?(?P<plate>[^/]+)/(?P<stamp>(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d))(?P<working>/(?:rawimages|cropped)(?:/.*)?)?",
+    r"(?P<above>.*[^/])/(?P<stamp>(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d))(?P<working>/(?:rawimages|cropped)(?:/.*)?)?",
     re.IGNORECASE | re.ASCII | re.DOTALL,
 )
 _NAME: Final = re.compile(
@@ -21,10 +24,16 @@ _NAME: Final = re.compile(
 )
 
 
+_STORE: Final = "images"
+_LEVELS: Final = 3
+"""Project, target and plate."""
+
+
 class Ami(Grammar):
-    """The plate's folder is its barcode; subwells a, b, c are drops 1, 2, 3."""
+    """The folders down to the plate are its key; subwells a, b, c are drops 1, 2, 3."""
 
     name = "ami"
+    revision = 2
 
     def read(self, path: str, companions: Companions) -> DropImage:
         folders, name = split(path)
@@ -36,18 +45,21 @@ class Ami(Grammar):
         if match is None:
             raise unreadable(name, "a well and perhaps a subwell, such as A1.jpg or A1a.jpg")
         row, column = row_number(match["row"]), int(match["column"])
-        check_well(self.options.plate_format, row, column)
+        plate = _levels(folder["above"].split("/"))
+        key = "/".join(plate)
+        where = place(self.options, key, row, column)
         return DropImage(
             layout=self.name,
-            plate_key=folder["plate"],
+            plate_key=key,
             inspection_key=folder["stamp"],
             row=row,
             column=column,
             drop="abc".index((match["drop"] or "a").lower()) + 1,
-            modality=Modality.VISIBLE,
+            modality=self.options.light or Modality.VISIBLE,
             kind=Kind.SLICE if match["slice"] else Kind.COMPOSITE,
-            barcode=folder["plate"],
+            barcode=key if len(plate) == 1 else None,
             captured_at=moment(self.options.timezone, *folder.groups()[2:8]),
+            warnings=where.warnings,
         )
 
     def write(self, image: DropImage) -> str:
@@ -55,3 +67,17 @@ class Ami(Grammar):
         plane = "_1" if image.kind is Kind.SLICE else ""
         well = f"{row_letters(image.row)}{image.column}"
         return f"{image.plate_key}/{image.inspection_key}/{well}{subwell}{plane}.jpg"
+
+    def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
+        above = folders[:-1]
+        named = [folder.lower() == _STORE for folder in reversed(above[-_LEVELS - 1 : -1])]
+        return named.index(True) + 2 if any(named) else 2
+
+
+def _levels(above: Sequence[str]) -> Sequence[str]:
+    """The folders that name a plate: those below ``images``, at most three."""
+    last = list(above[-_LEVELS:])
+    for at in range(len(last) - 2, -1, -1):
+        if last[at].lower() == _STORE:
+            return last[at + 1 :]
+    return last

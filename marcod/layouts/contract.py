@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from marcod.domain import (
     PLATE_FORMATS,
@@ -18,8 +18,10 @@ from marcod.domain import (
     LayoutWarning,
     Modality,
     PlateFormat,
+    PlateSetup,
     Reason,
     WarningKind,
+    folded,
     well_name,
 )
 from marcod.errors import LayoutError
@@ -46,36 +48,69 @@ class Aside(Exception):  # noqa: N818 - an outcome of reading, not an error of a
         self.may_change = may_change
 
 
+Plates = Callable[[str], PlateSetup | None]
+"""Looks up what is known of a plate of the source by its key; None while nothing is."""
+
+
+def no_plates(plate_key: str) -> PlateSetup | None:
+    """The plates of a path looked at alone: nothing is known of any."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class LayoutOptions:
-    """What a site must tell because its imager's paths do not.
+    """Settings of a source that its imager's paths leave open.
 
-    ``plate_format`` turns well numbers into rows and columns and bounds every well (HWI plates are always
-    1536). ``profiles`` maps a Formulatrix capture profile to what it was lit with. ``reservoir_subwells`` are
-    Rigaku subwells without a drop. ``pattern`` and ``date_format`` belong to the regex layout. ``timezone`` is
-    the zone of the imager's clock.
+    ``plate_format`` is the grid of plates that ``plates`` does not know: it turns well numbers into rows and columns
+    (HWI plates are always 1536). ``profiles`` maps a capture profile, by its number or its name in either case, to its
+    light; ``light`` is that of images whose paths name none. ``reservoir_subwells`` are Rigaku subwells without a
+    drop. ``pattern`` and ``date_format`` belong to the regex layout. ``timezone`` is the zone of the imager's clock.
     """
 
     plate_format: PlateFormat = PLATE_FORMATS[96]
-    profiles: Mapping[int, Modality] = field(default_factory=dict)
+    profiles: Mapping[Any, Modality] = field(default_factory=dict)
     reservoir_subwells: frozenset[int] = frozenset()
     pattern: str | None = None
     date_format: str | None = None
     timezone: tzinfo = UTC
+    light: Modality | None = None
+    plates: Plates = no_plates
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "profiles", {str(name).lower(): light for name, light in self.profiles.items()})
+
+    def reservoirs_of(self, plate_key: str) -> frozenset[int]:
+        """The subwells of a plate that hold no drop."""
+        setup = self.plates(plate_key)
+        return self.reservoir_subwells if setup is None or setup.reservoirs is None else setup.reservoirs
 
     def lit_with(self, profile: int, name: str) -> tuple[Modality, tuple[LayoutWarning, ...]]:
-        """The modality of a capture profile and a warning where it is only guessed from the extension.
+        """The modality of a numbered capture profile and a warning where it is only guessed from the extension.
 
         Rock Maker writes UV profiles as .png and the rest as .jpg (Merck/polo polo/sql.py); nothing else in a
         path tells them apart, so an unmapped .png must not reach a model made for visible light.
         """
-        known = self.profiles.get(profile)
+        known = self.profiles.get(str(profile))
         if known is not None:
             return known, ()
         if name[-4:].lower() != ".png":
             return Modality.VISIBLE, ()
         hint = f"profile {profile} is not mapped and its pictures are .png, which suggests UV; add it to profiles"
         return Modality.UV, (LayoutWarning(WarningKind.UNMAPPED_PROFILE, hint),)
+
+    def light_named(self, word: str) -> Modality:
+        """The light of a profile by its name: as ``profiles`` says, else as :func:`modality_named`."""
+        return self.profiles.get(word.lower()) or modality_named(word)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A well on its plate; ``inferred`` and ``warnings`` where the plate's grid follows from the well alone."""
+
+    row: int
+    column: int
+    warnings: tuple[LayoutWarning, ...] = ()
+    inferred: PlateFormat | None = None
 
 
 class Grammar(ABC):
@@ -84,6 +119,12 @@ class Grammar(ABC):
     name: ClassVar[str]
     below_inspection: ClassVar[int] = 0
     """Folders between the folder that holds an inspection and its images."""
+    numbers_wells: ClassVar[bool] = False
+    """Whether wells may be counted through, so that another grid makes another well of the same path."""
+    skipped: ClassVar[frozenset[str]] = frozenset()
+    """Folders, in lower case, in which only this imager's tools keep working copies."""
+    revision: ClassVar[int] = 1
+    """Counts the meanings that the same path has had; recorded images are read again when it grows."""
 
     def __init__(self, options: LayoutOptions) -> None:
         self.options = options
@@ -101,7 +142,7 @@ class Grammar(ABC):
 
         A source's root lies above them. Zero when none of them is named like the plate.
         """
-        named = [folder.casefold() == image.plate_key.casefold() for folder in reversed(folders[-4:])]
+        named = [same_name(folder, image.plate_key) for folder in reversed(folders[-4:])]
         return named.index(True) + 1 if any(named) else 0
 
     def sidecars(self, images: Iterable[DropImage]) -> dict[str, bytes]:
@@ -124,20 +165,55 @@ def unreadable(name: str, what: str) -> Aside:
     return Aside(Reason.UNREADABLE_NAME, f"cannot read the name {shown(name)}; expected {what}")
 
 
-def check_well(plate: PlateFormat, row: int, column: int) -> None:
-    """Raises Aside when the well is not on the plate."""
-    if not (1 <= row <= plate.rows and 1 <= column <= plate.columns):
+def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Place:
+    """A well given by row and column. Raises Aside when it is not on the plate.
+
+    A plate of no told format may be larger than the source's usual ones, up to 1536 wells.
+    """
+    setup = options.plates(plate_key)
+    told = setup.format if setup is not None and not setup.inferred else None
+    usual = told or options.plate_format
+    if usual.holds(row, column):
+        return Place(row, column)
+    larger = None if told else next((grid for grid in PLATE_FORMATS.values() if grid.holds(row, column)), None)
+    if larger is None:
         well = well_name(row, column) if row > 0 and column > 0 else f"row {row}, column {column}"
-        size = f"a plate of {plate.rows} rows and {plate.columns} columns"
-        raise Aside(Reason.OUT_OF_RANGE, f"{well} is not on {size}; set the source's number of wells")
+        raise _off_plate(f"{well} is not on a plate of {usual.rows} rows and {usual.columns} columns", told is not None)
+    return Place(row, column, (_inferred(well_name(row, column), usual, larger),))
 
 
-def well_at(plate: PlateFormat, number: int) -> tuple[int, int]:
-    """Row and column of a row-major well number from 1. Raises Aside when it is not on the plate."""
+def place_numbered(options: LayoutOptions, plate_key: str, number: int) -> Place:
+    """A well given by its row-major number from 1. Raises Aside when it is not on the plate.
+
+    A number beyond the grid makes a plate of no told format the next larger usual one. All images of the plate have to
+    be read with one grid, so this is done only where ``plates`` keeps the inferred grid, and knows the plate.
+    """
+    setup = options.plates(plate_key)
+    grid = (setup and setup.format) or options.plate_format
+    told = setup is not None and setup.format is not None and not setup.inferred
+    if setup is not None and not told:
+        larger = (each for each in PLATE_FORMATS.values() if each.wells > grid.wells)
+        grid = next((each for each in (grid, *larger) if number <= each.wells), grid)
     try:
-        return plate.position(number)
+        row, column = grid.position(number)
     except ValueError as error:
-        raise Aside(Reason.OUT_OF_RANGE, f"{error}; set the source's number of wells") from error
+        raise _off_plate(str(error), told) from error
+    if grid == options.plate_format or told:
+        return Place(row, column)
+    return Place(row, column, (_inferred(f"well {number}", options.plate_format, grid),), grid)
+
+
+def _off_plate(what: str, told: bool) -> Aside:
+    mend = "correct the plate's format with `marcod plate import`" if told else "set `wells` or `grid` of the source"
+    return Aside(Reason.OUT_OF_RANGE, f"{what}; {mend}")
+
+
+def _inferred(well: str, usual: PlateFormat, grid: PlateFormat) -> LayoutWarning:
+    text = (
+        f"{well}: the plate is taken for one of {grid.rows}x{grid.columns} wells, not {usual.rows}x{usual.columns}; "
+        "set `wells` or `grid` of the source"
+    )
+    return LayoutWarning(WarningKind.FORMAT_INFERRED, text)
 
 
 def check_drop(drop: int, most: int = 99) -> None:
@@ -170,12 +246,28 @@ def clock_time(image: DropImage, zone: tzinfo) -> datetime:
     return image.captured_at.astimezone(zone)
 
 
+_UNLIKE: Final = ("fluor", "sonicc")
+"""Parts of names of lights that are neither visible nor one of those that marcod tells apart."""
+
+
 def modality_named(text: str) -> Modality:
     """What a light or profile called ``text`` is: UV and SHG say so in their names, everything else is visible."""
     word = text.lower()
+    if any(part in word for part in _UNLIKE):
+        return Modality.UNKNOWN
     if "shg" in word:
         return Modality.SHG
     return Modality.UV if "uv" in word or "tpef" in word else Modality.VISIBLE
+
+
+def unknown_light(word: str) -> LayoutWarning:
+    """A warning that the word by which a path names its light is not known."""
+    return LayoutWarning(WarningKind.UNKNOWN_LIGHT, f"the light {shown(word)} is not known; not scored")
+
+
+def same_name(one: str, other: str) -> bool:
+    """Tell if two names of a plate are the same but for case and Unicode form."""
+    return folded(one) == folded(other)
 
 
 def disagreement(what: str, folder: str, name: str, kept: str) -> LayoutWarning:

@@ -1,7 +1,8 @@
 """EMBL HTX lab, CRIMS: ``rawimages/{year}/{barcode}/{inspection}/FORMULATRIX_..._Vis.jpg``.
 
 ``{maker}_{barcode}_{inspection}_{DD-MM-YYYY}_{column}_{row}_{drop}_00_99_{Vis|UV}.jpg``: **column before row,
-day first**; the visible and the UV picture of a drop differ in the last field only. Sources:
+day first**. The barcode may hold underscores, since all
+that follows it has a fixed form. The visible and the UV picture of a drop differ in the last field only. Sources:
 marquez-group-embl/AXIS and the MXCuBE harvester code.
 """
 
@@ -16,17 +17,18 @@ from marcod.layouts.contract import (
     Companions,
     Grammar,
     check_drop,
-    check_well,
     clock_time,
     disagreement,
     moment,
     not_mine,
+    place,
+    same_name,
     unreadable,
 )
 from marcod.layouts.paths import folder_above, split
 
 _NAME: Final = re.compile(
-    r"[A-Z]+_(?P<barcode>[^_/]+)_(?P<inspection>\d{1,9})_(?P<day>\d\d)-(?P<month>\d\d)-(?P<year>\d{4})"
+    r"[A-Z]+_(?P<barcode>[^/]+)_(?P<inspection>\d{1,9})_(?P<day>\d\d)-(?P<month>\d\d)-(?P<year>\d{4})"
     r"_(?P<column>\d\d)_(?P<row>\d\d)_(?P<drop>\d\d)_\d\d_\d\d_(?P<light>Vis|UV)\.(?:jpe?g|png)",
     re.IGNORECASE | re.ASCII,
 )
@@ -45,7 +47,7 @@ class Crims(Grammar):
         if match is None:
             raise _refusal(name)
         row, column, drop = int(match["row"]), int(match["column"]), int(match["drop"])
-        check_well(self.options.plate_format, row, column)
+        where = place(self.options, match["barcode"], row, column)
         check_drop(drop)
         inspection = int(match["inspection"])
         return DropImage(
@@ -59,7 +61,7 @@ class Crims(Grammar):
             barcode=match["barcode"],
             inspection_ordinal=inspection,
             captured_at=moment(self.options.timezone, match["year"], match["month"], match["day"]),
-            warnings=_contradictions(folders, match["barcode"], inspection),
+            warnings=_contradictions(folders, match["barcode"], inspection) + where.warnings,
         )
 
     def write(self, image: DropImage) -> str:
@@ -86,7 +88,7 @@ def _contradictions(folders: str, barcode: str, inspection: int) -> tuple[Layout
     if int(last) != inspection:
         warnings.append(disagreement("inspection", last, str(inspection), "name"))
     plate = folder_above(further)[1]
-    if plate and plate.casefold() != barcode.casefold():
+    if plate and not same_name(plate, barcode):
         warnings.append(disagreement("barcode", plate, barcode, "name"))
     return tuple(warnings)
 

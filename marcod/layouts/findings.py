@@ -23,8 +23,13 @@ HANDFUL: Final = 20
 SHARE: Final = 0.05
 """Share of the source's images from which fewer files need a person, too."""
 
-ALWAYS: Final = frozenset({WarningKind.UNMAPPED_PROFILE, WarningKind.LIGHT_LOST, WarningKind.UNKNOWN_LIGHT})
-"""Causes of which one file is enough: the light decides whether an image is scored, and by which model."""
+ALWAYS: Final = frozenset(
+    {
+        WarningKind.UNMAPPED_PROFILE, WarningKind.LIGHT_LOST, WarningKind.UNKNOWN_LIGHT,
+        WarningKind.FORMAT_INFERRED,
+    }
+)  # fmt: skip
+"""Causes of which one is enough: the light decides whether an image is scored, and the grid which well it shows."""
 
 _WHY: Final = {
     Reason.NOT_THIS_LAYOUT: "their paths are not those of layout {layout}",
@@ -35,19 +40,25 @@ _WHY: Final = {
     WarningKind.BARCODE_DIFFERS: "folder and name give different barcodes",
     WarningKind.INSPECTION_DIFFERS: "folder and name give different inspections",
     WarningKind.UNMAPPED_PROFILE: "a .png of a capture profile that is not mapped, taken as UV and not scored",
-    WarningKind.LIGHT_LOST: "no folder that says how the drop was lit, taken as visible light",
-    WarningKind.UNKNOWN_LIGHT: "the folder names a light that is not known, not scored",
+    WarningKind.LIGHT_LOST: "no folder that says how the drop was lit, not scored",
+    WarningKind.UNKNOWN_LIGHT: "the path names a light that is not known, not scored",
     WarningKind.DROP_NUMBER_LOST: "report.csv has no drop number, taken as drop 1",
+    WarningKind.REPORT_MISSING: "no row for them in report.csv, so their date is not known",
+    WarningKind.DATE_UNREADABLE: "report.csv gives a date that cannot be read",
+    WarningKind.FORMAT_INFERRED: "wells beyond the source's plates, so the plate is taken for a larger one",
     WarningKind.SIDECAR_DIFFERS: "the XML file contradicts the name",
     WarningKind.SIDECAR_UNREADABLE: "the XML file cannot be read",
     WarningKind.BLANK: "uniformly black, white or grey, so nothing of the drop is seen",
     WarningKind.NO_END_MARKER: "JPEGs without their end marker, complete otherwise",
 }
 _MEND: Final = {
-    Reason.OUT_OF_RANGE: "set `wells` of the source",
+    Reason.OUT_OF_RANGE: "set `wells` or `grid` of the source",
     Reason.NO_REPORT: "copy report.csv into the folder of the barcode",
     WarningKind.UNMAPPED_PROFILE: "add the profile to `profiles` of the source",
-    WarningKind.LIGHT_LOST: "keep the dated folders",
+    WarningKind.LIGHT_LOST: "keep the dated folders, or set `light` of the source",
+    WarningKind.UNKNOWN_LIGHT: "add the light to `profiles` of the source",
+    WarningKind.REPORT_MISSING: "copy report.csv into the folder of the barcode",
+    WarningKind.FORMAT_INFERRED: "set `wells` or `grid` of the source",
     WarningKind.BLANK: "look at lamp and shutter of the imager",
     WarningKind.NO_END_MARKER: "look at how the images are copied",
 }

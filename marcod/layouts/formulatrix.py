@@ -21,9 +21,9 @@ from marcod.layouts.contract import (
     Grammar,
     check_drop,
     not_mine,
+    place_numbered,
     shown,
     unreadable,
-    well_at,
 )
 from marcod.layouts.paths import split
 
@@ -53,33 +53,37 @@ class Formulatrix(Grammar):
 
     name = "formulatrix"
     below_inspection = 2
+    numbers_wells = True
 
     def read(self, path: str, companions: Companions) -> DropImage:
         match = _PATH.search(path)
         if match is None:
             raise _refusal(path)
         plate, batch, well, profile, drop, region, kind = match.groups()
-        row, column = well_at(self.options.plate_format, int(well))
+        where = place_numbered(self.options, str(int(plate)), int(well))
         check_drop(int(drop))
         modality, warnings = self.options.lit_with(int(profile), path)
         return DropImage(
             layout=self.name,
             plate_key=str(int(plate)),
             inspection_key=str(int(batch)),
-            row=row,
-            column=column,
+            row=where.row,
+            column=where.column,
             drop=int(drop),
             modality=modality,
             kind=_kind(kind.lower()),
             profile=str(int(profile)),
             region=int(region),
-            warnings=warnings,
+            warnings=warnings + where.warnings,
+            inferred=where.inferred,
         )
 
     def write(self, image: DropImage) -> str:
         if not image.plate_key.isdecimal() or image.kind not in _TYPES:
             raise LayoutError(f"The Formulatrix store has no {image.kind} of a plate {shown(image.plate_key)}.")
-        well = self.options.plate_format.number(image.row, image.column)
+        setup = self.options.plates(image.plate_key)
+        grid = image.inferred or (setup and setup.format) or self.options.plate_format
+        well = grid.number(image.row, image.column)
         extension = "png" if image.modality is Modality.UV else "jpg"
         return (
             f"WellImages/{int(image.plate_key) % 1000}/plateID_{image.plate_key}/batchID_{image.inspection_key}"

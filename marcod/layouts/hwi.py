@@ -2,7 +2,8 @@
 
 The plate id is 10 characters, the well 4 digits counted row by row over 32 rows (A to AF) of 48 columns, one
 drop a well. The folder ``{plate}{YYYYMMDDHHMM}-{jpg|uvt|shg}`` is one run in one light; there is no inspection
-number, and a file outside its folder has lost what it was lit with. Sources: Hauptman-Woodward/Marco_Polo
+number. Only this folder says how the drops were lit: of a file in a renamed folder the light is not known, unless the
+source's `light` is. Sources: Hauptman-Woodward/Marco_Polo
 io_utils.py and __init__.py; ubccr/besra README; the row-major order was inferred from Polo's cocktail lists.
 """
 
@@ -10,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from marcod.domain import PLATE_FORMATS, DropImage, LayoutWarning, Modality, WarningKind
+from marcod.domain import PLATE_FORMATS, DropImage, LayoutWarning, Modality, Reason, WarningKind
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     Aside,
@@ -20,9 +21,8 @@ from marcod.layouts.contract import (
     moment,
     not_mine,
     unreadable,
-    well_at,
 )
-from marcod.layouts.paths import folder_above, split
+from marcod.layouts.paths import split
 
 PLATE: Final = PLATE_FORMATS[1536]
 
@@ -38,6 +38,7 @@ class Hwi(Grammar):
     """One picture a well. The run is the folder's stamp; the modes of one plate are runs of their own."""
 
     name = "hwi"
+    revision = 2
 
     def read(self, path: str, companions: Companions) -> DropImage:
         folders, name = split(path)
@@ -45,9 +46,9 @@ class Hwi(Grammar):
         if match is None:
             raise _refusal(folders, name)
         plate, well, year, month, day, hour, minute = match.groups()
-        row, column = well_at(PLATE, int(well))
+        row, column = _position(int(well))
         taken = moment(self.options.timezone, year, month, day, hour, minute)
-        key, modality, warnings = _run(folders, plate, year + month + day)
+        key, modality, warnings = _run(folders, plate, year + month + day, self.options.light)
         return DropImage(
             layout=self.name,
             plate_key=plate,
@@ -76,16 +77,27 @@ class Hwi(Grammar):
         return f"{image.plate_key}{run[1]}-{run[2] or 'jpg'}/{name}.{'jpg' if run[2] is None else 'png'}"
 
     def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
-        return int(bool(folders) and _FOLDER.fullmatch(folders[-1]) is not None)
+        dated = [_FOLDER.fullmatch(folder) is not None for folder in reversed(folders)]
+        return dated.index(True) + 1 if any(dated) else 0
 
 
-def _run(folders: str, plate: str, date: str) -> tuple[str, Modality, tuple[LayoutWarning, ...]]:
-    """The run's key, its modality and what is doubtful, from the folder right above the file."""
-    folder = folder_above(folders)[1]
-    match = _FOLDER.fullmatch(folder)
+def _position(well: int) -> tuple[int, int]:
+    try:
+        return PLATE.position(well)
+    except ValueError as error:
+        raise Aside(Reason.OUT_OF_RANGE, str(error)) from error
+
+
+def _run(
+    folders: str, plate: str, date: str, light: Modality | None
+) -> tuple[str, Modality, tuple[LayoutWarning, ...]]:
+    """The run's key, its modality and what is doubtful, from the nearest folder above the file that is a run's."""
+    match = _dated_folder(folders)
     if match is None:
-        lost = "no dated folder above the file, and only that says how it was lit; taken as visible"
-        return date, Modality.VISIBLE, (LayoutWarning(WarningKind.LIGHT_LOST, lost),)
+        if light is not None:
+            return date, light, ()
+        lost = "no dated folder above the file, and only that says how it was lit; not scored"
+        return date, Modality.UNKNOWN, (LayoutWarning(WarningKind.LIGHT_LOST, lost),)
     mode = match[3].lower()
     warnings: tuple[LayoutWarning, ...] = ()
     if match[1].casefold() != plate.casefold():
@@ -96,8 +108,12 @@ def _run(folders: str, plate: str, date: str) -> tuple[str, Modality, tuple[Layo
     return key, _MODES.get(mode, Modality.UNKNOWN), warnings
 
 
+def _dated_folder(folders: str) -> re.Match[str] | None:
+    return next((found for folder in reversed(folders.split("/")) if (found := _FOLDER.fullmatch(folder))), None)
+
+
 def _refusal(folders: str, name: str) -> Aside:
     expected = "10 characters of plate, 4 digits of well, 12 of date and time, such as X0000051270868200506241635.jpg"
-    if _FOLDER.fullmatch(folder_above(folders)[1]):
+    if _dated_folder(folders):
         return unreadable(name, expected)
     return not_mine(expected)

@@ -21,9 +21,10 @@ from marcod.layouts.contract import (
     Companions,
     Grammar,
     check_drop,
-    check_well,
     moment,
     not_mine,
+    place,
+    same_name,
     shown,
     unreadable,
 )
@@ -58,6 +59,7 @@ class Oppf(Grammar):
     """A region of interest in extended focus is a composite like the whole drop's, told apart by ``region``."""
 
     name = "oppf"
+    skipped = frozenset({"processed", "quarantine"})
 
     def read(self, path: str, companions: Companions) -> DropImage:
         name = split(path)[1]
@@ -73,7 +75,7 @@ class Oppf(Grammar):
 
     def _from_name(self, match: re.Match[str], name: str) -> DropImage:
         row, column, drop = row_number(match["row"]), int(match["column"]), int(match["drop"])
-        check_well(self.options.plate_format, row, column)
+        where = place(self.options, match["barcode"], row, column)
         check_drop(drop)
         modality, warnings = self.options.lit_with(int(match["profile"]), name)
         return DropImage(
@@ -89,7 +91,7 @@ class Oppf(Grammar):
             captured_at=moment(self.options.timezone, *match.groups()[-6:]),
             profile=str(int(match["profile"])),
             region=int(match["region"]),
-            warnings=warnings,
+            warnings=warnings + where.warnings,
         )
 
     def write(self, image: DropImage) -> str:
@@ -130,7 +132,7 @@ def _with_sidecar(image: DropImage, content: bytes) -> DropImage:
         unused = LayoutWarning(WarningKind.SIDECAR_UNREADABLE, f"the XML sidecar was not used: {error}")
         return replace(image, warnings=(*image.warnings, unused))
     warnings = list(image.warnings)
-    if (plate := told.get("PlateId")) and plate.casefold() != image.plate_key.casefold():
+    if (plate := told.get("PlateId")) and not same_name(plate, image.plate_key):
         warnings.append(_differs(f"is of plate {shown(plate)}"))
     if (drop := told.get("Drop")) and not _same_drop(drop, image):
         warnings.append(_differs(f"is of drop {shown(drop)}"))

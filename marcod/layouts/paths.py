@@ -4,6 +4,7 @@ Paths come from Windows and Linux, from shares and from CSV files: :func:`normal
 no other module looks at separators. :func:`set_aside` knows what every imager folder collects besides pictures.
 """
 
+import re
 from typing import Final
 
 from marcod.domain import Reason
@@ -17,9 +18,21 @@ _SIDECARS: Final = frozenset(
     {"xml", "csv", "mso", "done", "txt", "json", "log", "ini", "db", "html", "htm", "md", "xls", "xlsx", "pdf"}
 )
 _TEMPORARY: Final = frozenset({"lock", "part", "partial", "tmp", "temp", "filepart", "crdownload", "swp", "bak"})
-_SNAPSHOTS: Final = frozenset({"@eadir", "~snapshot"})
 _PICTURES: Final = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "gif", "bmp"})
-_WORKING_FOLDERS: Final = ("processed/", "quarantine/", "@eadir/", "~snapshot/")
+
+KEPT_BACK: Final = (
+    "#recycle", "#snapshot", "@eaDir", "@sharesnap", "@tmp",
+    "@Recycle", "@Recently-Snapshot", "Network Trash Folder",
+    "$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information",
+    "~snapshot", "~latest", "~checkpoint", "lost+found",
+)  # fmt: skip
+"""Folders in which Synology, QNAP, Windows, NetApp, Hitachi and ext4 keep deleted and replaced files, and snapshots."""
+
+_KEPT_BACK: Final = re.compile(
+    # Previous versions of a Windows share are @GMT-2024.03.02-01.00.01, what chkdsk found is FOUND.000.
+    "|".join([*(re.escape(name.lower()) for name in KEPT_BACK), r"@gmt-[^/]*", r"found\.\d{3}"])
+)
+_IN_KEPT_BACK: Final = re.compile(rf"(?:^|/)({_KEPT_BACK.pattern})/")
 
 
 def normalise(path: str) -> str:
@@ -31,8 +44,13 @@ def normalise(path: str) -> str:
 
 
 def is_entered(path: str) -> bool:
-    """Tell if a folder can hold images: hidden folders and snapshot folders of file servers are not entered."""
-    return not any(part.startswith(".") or part.lower() in _SNAPSHOTS for part in path.split("/"))
+    """Tell if a folder can hold images: hidden folders, bins and snapshots of file servers are not entered."""
+    return not any(part.startswith(".") or is_kept_back(part) for part in path.split("/"))
+
+
+def is_kept_back(name: str) -> bool:
+    """Tell if a folder of this name holds what a file server keeps of deleted and replaced files."""
+    return _KEPT_BACK.fullmatch(name.lower()) is not None
 
 
 def has_image_extension(name: str) -> bool:
@@ -71,9 +89,8 @@ def set_aside(path: str) -> None:
         _set_aside_hidden(lower)
     if lower.rpartition("/")[2].startswith("~"):
         raise Aside(Reason.TEMPORARY, "a temporary file; it is read under its final name")
-    for folder in _WORKING_FOLDERS:
-        if folder in lower and f"/{folder}" in f"/{lower}":
-            raise Aside(Reason.WORKING_COPY, f"a working copy below {folder}, not what the imager delivered")
+    if (found := _IN_KEPT_BACK.search(lower)) is not None:
+        raise Aside(Reason.WORKING_COPY, f"below {found[1]}, where a file server keeps deleted files or snapshots")
 
 
 def _set_aside_by_suffix(suffix: str, lower: str) -> None:

@@ -16,12 +16,12 @@ from marcod.layouts.contract import (
     Companions,
     Grammar,
     LayoutOptions,
+    Place,
     check_drop,
-    check_well,
-    modality_named,
     not_mine,
+    place,
+    place_numbered,
     shown,
-    well_at,
 )
 
 _GROUPS: Final = ("plate", "barcode", "well", "row", "col", "drop", "inspection", "date", "modality")
@@ -33,6 +33,7 @@ class UserRegex(Grammar):
     """Raises LayoutError at once for a pattern or a date format that cannot work."""
 
     name = "regex"
+    numbers_wells = True
 
     def __init__(self, options: LayoutOptions) -> None:
         super().__init__(options)
@@ -47,7 +48,7 @@ class UserRegex(Grammar):
         plate = found.get("plate") or found.get("barcode")
         if plate is None:
             raise _unusable("plate or barcode", "")
-        row, column = self._well(found)
+        where = self._place(plate, found)
         drop = _drop(found.get("drop", "1"))
         taken = self._date(found.get("date"))
         key, ordinal = _inspection(found, taken)
@@ -55,23 +56,24 @@ class UserRegex(Grammar):
             layout=self.name,
             plate_key=plate,
             inspection_key=key,
-            row=row,
-            column=column,
+            row=where.row,
+            column=where.column,
             drop=drop,
-            modality=self._modality(found.get("modality", "")),
+            modality=self._modality(found.get("modality")),
             barcode=found.get("barcode"),
             inspection_ordinal=ordinal,
             captured_at=taken,
+            warnings=where.warnings,
+            inferred=where.inferred,
         )
 
     def write(self, image: DropImage) -> str:
         raise LayoutError("A regular expression can be read but not written; use another layout to write paths.")
 
-    def _well(self, found: dict[str, str]) -> tuple[int, int]:
-        plate = self.options.plate_format
+    def _place(self, plate: str, found: dict[str, str]) -> Place:
         well = found.get("well")
         if well is not None and well.isascii() and well.isdigit():
-            return well_at(plate, _number(well, "well"))
+            return place_numbered(self.options, plate, _number(well, "well"))
         if well is not None:
             try:
                 row, column = parse_well(well)
@@ -81,8 +83,7 @@ class UserRegex(Grammar):
             row, column = _row(found["row"]), _number(found["col"], "col")
         else:
             raise _unusable("well, or row and col", "")
-        check_well(plate, row, column)
-        return row, column
+        return place(self.options, plate, row, column)
 
     def _date(self, text: str | None) -> datetime | None:
         if text is None:
@@ -96,10 +97,10 @@ class UserRegex(Grammar):
             raise Aside(Reason.OUT_OF_RANGE, f"the date {shown(text)} cannot be: {shown(str(error))}") from error
         return taken.replace(tzinfo=self.options.timezone) if taken.tzinfo is None else taken
 
-    def _modality(self, text: str) -> Modality:
-        if text.isascii() and text.isdigit() and len(text) <= 9:
-            return self.options.profiles.get(int(text), Modality.VISIBLE)
-        return modality_named(text)
+    def _modality(self, text: str | None) -> Modality:
+        if text is None:
+            return self.options.light or Modality.VISIBLE
+        return self.options.light_named(str(int(text)) if text.isascii() and text.isdigit() else text)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str]:

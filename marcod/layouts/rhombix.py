@@ -1,25 +1,27 @@
 r"""Thermo Rhombix: ``{barcode}/{YYMMDD}/{barcode}_{A01}-{drop}_{light}_{YYMMDD}_{HHMMSS}_{n}.jpg``.
 
 Known from chrishmorris/PiMS' tests alone (Rhombix_Impl ImporterTest.java). The barcode may hold dashes, the
-extension may be missing. ``BRITE`` is bright field; no other light is known. The short names of 2006
+extension may be missing. ``BRITE`` is bright field; no other light is known, so others
+are not scored until the source's ``profiles`` names them. The short names of 2006
 (``ZZA00123_A01-1_BRITE_110.jpg``) carry no date and cannot be placed.
 """
 
 import re
 from typing import Final
 
-from marcod.domain import DropImage, LayoutWarning, row_letters, row_number
+from marcod.domain import DropImage, LayoutWarning, Modality, row_letters, row_number
 from marcod.layouts.contract import (
     Aside,
     Companions,
     Grammar,
     check_drop,
-    check_well,
     clock_time,
     disagreement,
-    modality_named,
     moment,
     not_mine,
+    place,
+    same_name,
+    unknown_light,
     unreadable,
 )
 from marcod.layouts.paths import folder_above, split
@@ -30,6 +32,7 @@ _NAME: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _OUTLINE: Final = re.compile(r"[^/]+_[A-Z]{1,2}\d\d-\d+_[A-Z]+_.*", re.IGNORECASE | re.ASCII)
+_VISIBLE: Final = frozenset({"brite", "dark"})
 _DATED: Final = re.compile(r"\d{6}", re.ASCII)
 
 
@@ -37,6 +40,7 @@ class Rhombix(Grammar):
     """The inspection is the dated folder, else the name's date: a run may last past midnight."""
 
     name = "rhombix"
+    revision = 2
 
     def read(self, path: str, companions: Companions) -> DropImage:
         folders, name = split(path)
@@ -44,9 +48,10 @@ class Rhombix(Grammar):
         if match is None:
             raise _refusal(name)
         row, column, drop = row_number(match["row"]), int(match["column"]), int(match["drop"])
-        check_well(self.options.plate_format, row, column)
+        where = place(self.options, match["barcode"], row, column)
         check_drop(drop)
         date_and_time = match.groups()[-6:]
+        modality, doubt = self._light(match["light"])
         key, warnings = _inspection(folders, match["barcode"], "".join(date_and_time[:3]))
         return DropImage(
             layout=self.name,
@@ -55,12 +60,19 @@ class Rhombix(Grammar):
             row=row,
             column=column,
             drop=drop,
-            modality=modality_named(match["light"]),
+            modality=modality,
             barcode=match["barcode"],
             captured_at=moment(self.options.timezone, *date_and_time),
             profile=match["light"],
-            warnings=warnings,
+            warnings=warnings + doubt + where.warnings,
         )
+
+    def _light(self, word: str) -> tuple[Modality, tuple[LayoutWarning, ...]]:
+        """Light by its word in the name; bright and dark field and what says UV or SHG are known."""
+        modality = self.options.light_named(word)
+        if modality is Modality.VISIBLE and word.lower() not in {*_VISIBLE, *self.options.profiles}:
+            return Modality.UNKNOWN, (unknown_light(word),)
+        return modality, ()
 
     def write(self, image: DropImage) -> str:
         taken = clock_time(image, self.options.timezone)
@@ -75,7 +87,7 @@ def _inspection(folders: str, barcode: str, date: str) -> tuple[str, tuple[Layou
     if _DATED.fullmatch(last) is None:
         return date, ()
     plate = folder_above(further)[1]
-    if plate and plate.casefold() != barcode.casefold():
+    if plate and not same_name(plate, barcode):
         return last, (disagreement("barcode", plate, barcode, "name"),)
     return last, ()
 

@@ -2,8 +2,9 @@
 
 ``RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_01_02_03_HF_99_030_001_RDI.jpg``: machine, free text,
 barcode letters, barcode padded with zeros to 12, inspection, date, **column before row**, subwell, image type.
-The free text may hold more underscores, so a name is read from both ends. What fields 2 and 14 to 18 mean is
-not known. The folders win over the name, because that is where CrystalTrak looks. Source: CMD-Oxford/TeXRank,
+The free text and the barcode may hold more underscores, so a name is read from both ends, and the barcode's folder is
+a witness. What fields 2 and 14 to 18 mean is not known; the image type (14) may stand for a light, as the source's
+``profiles`` say. The folders win over the name, because that is where CrystalTrak looks. Source: CMD-Oxford/TeXRank,
 whose 288 real names of plate CI022987 and one of CSIRO this grammar was made from.
 """
 
@@ -20,17 +21,18 @@ from marcod.layouts.contract import (
     Companions,
     Grammar,
     check_drop,
-    check_well,
     clock_time,
     disagreement,
     moment,
     not_mine,
+    place,
+    same_name,
     unreadable,
 )
 from marcod.layouts.paths import folder_above, split
 
 _NAME: Final = re.compile(
-    r"[A-Z0-9]+_\d+_\d+_[^/]+_(?P<letters>[A-Z]+)_(?P<padded>[^_/]+)_(?P<inspection>\d{3,9})"
+    r"[A-Z0-9]+_\d+_\d+_(?P<text>[^/]+_(?P<letters>[A-Z]+)_(?P<padded>[^_/]+)|[^/]+)_(?P<inspection>\d{3,9})"
     r"_(?P<year>\d\d)(?P<month>\d\d)(?P<day>\d\d)_(?P<column>\d\d)_(?P<row>\d\d)_(?P<subwell>\d\d)"
     rf"_(?P<type>[A-Z0-9]{{2}})_\d+_\d+_\d+_[A-Z]+(?P<thumb>_thumb)?{IMAGE}",
     re.IGNORECASE | re.ASCII,
@@ -57,12 +59,12 @@ class Rigaku(Grammar):
         match = _NAME.fullmatch(name)
         if match is None:
             raise _refusal(path, name)
-        identity = _identity(folders, match)
+        identity = _identity(folders, name, match)
         row, column, subwell = int(match["row"]), int(match["column"]), int(match["subwell"])
-        check_well(self.options.plate_format, row, column)
+        where = place(self.options, identity.barcode, row, column)
         check_drop(subwell)
-        if subwell in self.options.reservoir_subwells:
-            raise Aside(Reason.RESERVOIR, f"subwell {subwell} is the reservoir on this source's plates")
+        if subwell in self.options.reservoirs_of(identity.barcode):
+            raise Aside(Reason.RESERVOIR, f"subwell {subwell} is the reservoir on this plate")
         return DropImage(
             layout=self.name,
             plate_key=identity.barcode,
@@ -70,14 +72,19 @@ class Rigaku(Grammar):
             row=row,
             column=column,
             drop=subwell,
-            modality=Modality.VISIBLE,
+            modality=self._light(match["type"]),
             kind=Kind.THUMBNAIL if match["thumb"] else Kind.COMPOSITE,
             barcode=identity.barcode,
             inspection_ordinal=identity.inspection,
             captured_at=moment(self.options.timezone, match["year"], match["month"], match["day"]),
             profile=match["type"],
-            warnings=identity.warnings,
+            warnings=identity.warnings + where.warnings,
         )
+
+    def _light(self, image_type: str) -> Modality:
+        if self.options.light is None or image_type.lower() in self.options.profiles:
+            return self.options.light_named(image_type)
+        return self.options.light
 
     def write(self, image: DropImage) -> str:
         if not image.inspection_key.isdecimal():
@@ -96,17 +103,27 @@ class Rigaku(Grammar):
         return own or int(bool(folders) and folders[-1].isascii() and folders[-1].isdigit())
 
 
-def _identity(folders: str, match: re.Match[str]) -> _Identity:
+def _identity(folders: str, name: str, match: re.Match[str]) -> _Identity:
     further, last = folder_above(folders)
+    plate = folder_above(further)[1]
     padded, inspection = match["padded"], int(match["inspection"])
     numbered = last.isascii() and last.isdigit() and len(last) <= 9
-    if not numbered or (int(last) != inspection and _unpadded(padded, last)):
+    same = _at_end(match["text"], plate) if numbered else None
+    if same is None and padded is None:
+        raise unreadable(name, "the barcode, which the folder above the inspection gives as well")
+    if not numbered or (same is None and int(last) != inspection and _unpadded(padded, last)):
         return _Identity(padded.lstrip("0") or "0", inspection)
     warnings: tuple[LayoutWarning, ...] = ()
     if int(last) != inspection:
         warnings = (disagreement("inspection", last, match["inspection"], "folder"),)
-    barcode, more = _barcode(folder_above(further)[1], match)
+    barcode, more = _barcode(plate, match) if same is None else (same, ())
     return _Identity(barcode, int(last), warnings + more)
+
+
+def _at_end(text: str, folder: str) -> str | None:
+    """The end of the name's text when it is the folder's barcode, which has an underscore, padded with zeros."""
+    end = text[-len(folder) :] if "_" in folder else ""
+    return end if end and same_name(end, folder) and text[: -len(end)].rstrip("0").endswith("_") else None
 
 
 def _barcode(folder: str, match: re.Match[str]) -> tuple[str, tuple[LayoutWarning, ...]]:

@@ -15,21 +15,22 @@ from marcod.layouts.contract import (
     Companions,
     Grammar,
     check_drop,
-    check_well,
     disagreement,
     moment,
     not_mine,
+    place,
+    same_name,
     unreadable,
 )
 from marcod.layouts.paths import folder_above, split
 
 _DATE: Final = r"(?P<{}>\d{{4}}-\d\d-\d\d)"
 _FOLDER: Final = re.compile(
-    rf"(?P<barcode>[^_/]+)_(?:{_DATE.format('date')}_RI\d+-\d+|RI\d+-\d+_{_DATE.format('older_date')})"
+    rf"(?P<barcode>[^/]+)_(?:{_DATE.format('date')}_RI\d+-\d+|RI\d+-\d+_{_DATE.format('older_date')})"
     r"[-_](?P<type>2drop|3drop|mitegen)",
     re.IGNORECASE | re.ASCII,
 )
-_NAME: Final = re.compile(r"([A-Z0-9]{4,})_(\d\d)([A-P])_(\d)\.jpe?g", re.IGNORECASE | re.ASCII)
+_NAME: Final = re.compile(r"([^/]+)_(\d\d)([A-Z]{1,2})_(\d)\.jpe?g", re.IGNORECASE | re.ASCII)
 _MOST_DROPS: Final = {"2drop": 2, "3drop": 3, "mitegen": 9}
 
 
@@ -45,11 +46,11 @@ class XChem(Grammar):
         if folder is None or match is None:
             raise _refusal(in_folder=folder is not None, name=name)
         barcode, column, row, drop = match[1], int(match[2]), row_number(match[3]), int(match[4])
-        check_well(self.options.plate_format, row, column)
+        where = place(self.options, barcode, row, column)
         check_drop(drop, _MOST_DROPS[folder["type"].lower()])
         date = folder["date"] or folder["older_date"]
         warnings: tuple[LayoutWarning, ...] = ()
-        if folder["barcode"].casefold() != barcode.casefold():
+        if not same_name(folder["barcode"], barcode):
             warnings = (disagreement("barcode", folder["barcode"], barcode, "name"),)
         return DropImage(
             layout=self.name,
@@ -58,10 +59,10 @@ class XChem(Grammar):
             row=row,
             column=column,
             drop=drop,
-            modality=Modality.VISIBLE,
+            modality=self.options.light or Modality.VISIBLE,
             barcode=barcode,
             captured_at=moment(self.options.timezone, *date.split("-")),
-            warnings=warnings,
+            warnings=warnings + where.warnings,
         )
 
     def write(self, image: DropImage) -> str:

@@ -1,11 +1,9 @@
-"""The review away from the terminal: a folder of pictures with a CSV to fill in, and the way of the answers back.
+"""The review away from the terminal: a folder of images with a CSV to fill in, and the way of the answers back.
 
-Hides how pictures are named and how a filled CSV is checked. Promises that a folder is there whole or not at all, that
+Hides how images are named and how a filled CSV is checked. Promises that a folder is there whole or not at all, that
 a CSV is taken whole or not at all with a sentence for every wrong line, and that taking it twice changes nothing.
 """
 
-import csv
-import io
 import re
 import shutil
 import tempfile
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import marcod.review as desk
-from marcod import images
+from marcod import images, tabular
 from marcod.domain import DropClass
 from marcod.errors import ConfigError, ImageError, LabelError, MarcodError, UnmappedError, os_reason
 from marcod.plates import csv_text
@@ -24,7 +22,7 @@ from marcod.settings import ReviewSettings
 from marcod.store import labelling
 from marcod.store import review as store
 from marcod.store.engine import Database
-from marcod.store.labelling import plain, shown
+from marcod.store.labelling import person_named, plain, shown
 from marcod.store.labels import Given
 from marcod.store.review import Item
 from marcod.text import count
@@ -44,7 +42,7 @@ _SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export made: the CSV, how many items it has, and the sentences on pictures that could not be copied."""
+    """Result of an export: the CSV, how many items it has, and the sentences on images that could not be copied."""
 
     csv: Path
     items: int
@@ -74,7 +72,7 @@ def export(
 ) -> Exported:
     """Make a folder of up to ``limit`` items for a person. Raises ConfigError where the folder is there already.
 
-    ``roots`` says where each source is now. Items whose pictures cannot be read go back into the queue.
+    ``roots`` says where each source is now. Items whose images cannot be read go back into the queue.
     """
     if folder.exists():
         raise ConfigError(f"{folder} is there already; name a new folder")
@@ -134,12 +132,12 @@ def _why(error: Exception) -> str:
 
 
 def picture_file(item: Item, roots: Mapping[str, Path]) -> Path:
-    """The file of an item's picture: below where its source is now, else where it was when it was recorded."""
+    """The file of an item's image: below where its source is now, else where it was when it was recorded."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
 def _picture(item: Item, roots: Mapping[str, Path]) -> bytes:
-    """The bytes of an item's picture. Raises ImageError for a path that leads out of its source, and OSError."""
+    """The bytes of an item's image. Raises ImageError for a path that leads out of its source, and OSError."""
     return images.read(picture_file(item, roots), roots.get(item.source, Path(item.root)))
 
 
@@ -210,28 +208,23 @@ def _content(path: Path, now: datetime) -> tuple[str, datetime]:
         found = path.stat()
         if found.st_size > LARGEST:
             raise LabelError(f"{path} is larger than {LARGEST >> 20} MiB; it is no CSV of `marcod review export`")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = tabular.text_of(path.read_bytes())
     except OSError as error:
         raise LabelError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{path} is not UTF-8; save it as CSV UTF-8") from error
+    except tabular.TableError as error:
+        raise LabelError(f"{path}, {error}") from error
     return text, min(datetime.fromtimestamp(found.st_mtime, UTC), now)
 
 
 def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    heading = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count))
+    lines = tabular.lines_of(text)
     try:
-        columns = [cell.strip().lower() for cell in next(reader, [])]
+        columns = [cell.lower() for cell in next(lines, (1, []))[1]]
         if lost := {"item", "label"} - set(columns):
             raise LabelError(f"{path}, line 1: there is no column {sorted(lost)[0]!r}; fill in the CSV of the export")
-        return [
-            (reader.line_num, {name: cell.strip() for name, cell in zip(columns, cells, strict=False)})
-            for cells in reader
-            if any(cell.strip() for cell in cells)
-        ]
-    except csv.Error as error:
-        raise LabelError(f"{path}, line {reader.line_num}: is no CSV: {error}") from error
+        return [(line, dict(zip(columns, cells, strict=False))) for line, cells in lines]
+    except tabular.TableError as error:
+        raise LabelError(f"{path}, {error}") from error
 
 
 def _items(db: Database, rows: list[tuple[int, dict[str, str]]]) -> list[Item]:
@@ -255,7 +248,7 @@ def _line(
     label = cells.get("label", "").removeprefix("'")
     if not label:
         return None
-    who = plain("person", cells.get("person", "").removeprefix("'") or person)
+    who = person_named(cells.get("person", "").removeprefix("'") or person)
     if label.lower() in ("skip", store.SKIPPED):
         return _Line(number, item, None, who)
     try:
@@ -272,7 +265,7 @@ def _check_subject(cells: dict[str, str], item: Item) -> None:
     """Raises LabelError for a line of another database, or one whose number was changed."""
     own = {"well": item.well, "plate": item.barcode or item.plate_key}
     told = {column: cells.get(column, text) for column, text in own.items()}
-    # A spreadsheet may take a barcode for a number; the picture's name holds it as well.
+    # A spreadsheet may take a barcode for a number; the image's name holds it as well.
     same_plate = told["plate"].lstrip("'0") == own["plate"].lstrip("'0") or cells.get("image") == file_name(item)
     if told["well"] != own["well"] or not same_plate:
         raise LabelError(

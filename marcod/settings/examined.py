@@ -107,6 +107,9 @@ def _fault_of(found: Layers, key: Key, problem: ErrorDetails) -> Fault:
         return _unknown(found, key)
     if problem["type"] == "missing":
         return _fault(found, key, f"{'.'.join(key)} is missing")
+    if problem["type"] == "unused":
+        place, line = found.place(key)
+        return Fault(place, line, f"{'.'.join(key)}: {problem['msg']}", key[-1])
     if problem["type"] == "needs":
         return _lacking(found, key, problem["msg"], problem["ctx"]["needs"])
     value = _shown(problem["input"], key)

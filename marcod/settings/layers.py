@@ -35,6 +35,7 @@ CREDENTIAL_BYTES: Final = 2**20
 """Size above which a file is no credential."""
 
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_MORE_LATER: Final = "what else is wrong in the file shows once this is mended"
 _NOT_JSON: Final = "this takes several values or a table, as JSON"
 
 
@@ -120,7 +121,7 @@ def _not_toml(file: Path, text: str, said: str) -> Fault:
     column = f", column {found[2]}" if found and found[2] else ""
     reason = _PLACE.sub("", said)
     example = 'root = "/mnt/minstrel3/images"  # a key, =, and a text in quotes or a number; [sources.NAME] is a table'
-    return Fault(str(file), line, f"this is not valid TOML{column}: {reason}", example=example)
+    return Fault(str(file), line, f"this is not valid TOML{column}: {reason}; {_MORE_LATER}", example=example)
 
 
 def locate(layers: Layers) -> None:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from marcod.domain import NOT_UNDERSTOOD, Modality, WarningKind
+from marcod.domain import NOT_UNDERSTOOD, PLATE_FORMATS, Modality, PlateFormat, WarningKind, grid_of
 from marcod.settings.surroundings import state_dir
 
 Role = Literal["watch", "score", "schedule", "trainer"]
@@ -81,7 +81,11 @@ class WatchSettings(Section):
 class ScoreSettings(Section):
     batch_size: int = Field(default=16, ge=1, le=1024, description="Images the model sees at a time")
     decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and decode images ahead")
-    lease_s: float = Field(default=120.0, gt=0, description="A batch held longer than this returns to the queue")
+    lease_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Work of a process that died returns to the queue after this; one that lives renews it",
+    )
     max_attempts: int = Field(default=5, ge=1, description="Tries before an image is quarantined")
     retry_s: float = Field(default=30.0, ge=0, description="Pause before the second try; doubles with each further one")
     idle_s: float = Field(default=0.5, gt=0, description="Pause before asking an empty queue again")
@@ -295,6 +299,29 @@ class RetentionSettings(Section):
     events_days: int = Field(default=30, ge=1, description="Notifications that were sent are kept so long")
 
 
+_ANY_GRID: Final = frozenset(
+    {"formulatrix", "rockmaker-export", "oppf", "xchem", "crims", "rigaku", "rhombix", "ami", "regex"}
+)
+USED_BY: Final = {
+    "wells": _ANY_GRID,
+    "grid": _ANY_GRID,
+    "profiles": frozenset({"formulatrix", "oppf", "rockmaker-export", "rigaku", "rhombix", "regex"}),
+    "light": frozenset({"rigaku", "hwi", "xchem", "ami", "regex"}),
+    "reservoir_subwells": frozenset({"rigaku"}),
+    "pattern": frozenset({"regex"}),
+    "date_format": frozenset({"regex"}),
+}
+"""Layouts that use a setting of a source; every layout uses those that are not here."""
+
+
+def _plain_number(name: object) -> object:
+    """The number that a profile's name is; 00 is a name."""
+    return int(name) if isinstance(name, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", name) else name
+
+
+ProfileName = Annotated[int | str, BeforeValidator(_plain_number)]
+
+
 class SourceSettings(Section):
     """One imager's export folder."""
 
@@ -305,10 +332,20 @@ class SourceSettings(Section):
     )
     poll_s: float = Field(default=30.0, gt=0, description="Pause between two polls of a polling observer")
     wells: Literal[24, 48, 96, 384, 1536] = Field(default=96, description="Wells of a plate, to read well numbers")
-    profiles: dict[int, Modality] = Field(
+    grid: str | None = Field(
+        default=None,
+        examples=["8x6"],
+        description="Rows x columns of a plate in place of wells, up to 48x48",
+    )
+    profiles: dict[ProfileName, Modality] = Field(
         default_factory=dict,
         examples=[{1: "visible", 2: "uv"}],
-        description="Formulatrix capture profile number to visible, uv, shg or unknown",
+        description="Capture profile (number or name; Rigaku: image type) to visible, uv, shg or unknown",
+    )
+    light: Modality | None = Field(
+        default=None,
+        examples=["uv"],
+        description="Light of images whose path names none; without it visible, of HWI images unknown",
     )
     reservoir_subwells: list[int] = Field(
         default_factory=list,
@@ -347,6 +384,30 @@ class SourceSettings(Section):
                 f"{unknown[0]!r} is no reason or warning that can be accepted; there are {', '.join(known)}"
             )
         return words
+
+    @field_validator("grid")
+    @classmethod
+    def _possible_grid(cls, text: str | None) -> str | None:
+        if text is not None:
+            grid_of(text)
+        return text
+
+    @property
+    def plate_format(self) -> PlateFormat:
+        """The grid of the source's plates."""
+        return PLATE_FORMATS[self.wells] if self.grid is None else grid_of(self.grid)
+
+    @model_validator(mode="after")
+    def _used_by_the_layout(self) -> "SourceSettings":
+        known = frozenset().union(*USED_BY.values())
+        for name in sorted(self.model_fields_set & USED_BY.keys()):
+            if self.layout in known and self.layout not in USED_BY[name]:
+                raise PydanticCustomError(
+                    "unused",
+                    "{text}",
+                    {"text": f"layout {self.layout} does not use it; remove it", "key": (name,)},
+                )
+        return self
 
     @field_validator("timezone")
     @classmethod

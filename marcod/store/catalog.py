@@ -219,7 +219,7 @@ def _record_chunk(
     """What changed, the inspections touched, and the drops whose images belong elsewhere now or were gone."""
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
-    changed = [s for s in chunk.values() if s.path in before and before[s.path][:2] != (s.size, s.mtime_ns)]
+    changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns, _doubts(s))]
     places = _places(connection, source_id, fresh + changed, now)
     inserted = _insert_images(connection, source_id, fresh, places, now)
     former = _former(connection, source_id, changed)
@@ -342,8 +342,13 @@ def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
         "captured_at": sighting.image.captured_at,
         "size": sighting.size,
         "mtime_ns": sighting.mtime_ns,
-        "warnings": ",".join(dict.fromkeys(warning.kind for warning in sighting.image.warnings)) or None,
+        "warnings": _doubts(sighting),
     }
+
+
+def _doubts(sighting: Sighting) -> str | None:
+    """The kinds of warning of an image, parted by commas."""
+    return ",".join(dict.fromkeys(warning.kind for warning in sighting.image.warnings)) or None
 
 
 def _insert_images(

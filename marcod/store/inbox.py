@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.errors import LabelError
 from marcod.store import labels
-from marcod.store.labelling import NO_PLATE, Finder, Named, following, plain, shown
+from marcod.store.labelling import NO_PLATE, Finder, Named, following, person_named, plain, shown
 from marcod.store.labels import Given
 from marcod.store.schema import inspection, inspection_summary, label_inbox, plate
 from marcod.vocabularies import LONGEST, Vocabularies
@@ -125,7 +125,7 @@ def _guarded(connection: Connection, outcome: dict[str, Any]) -> Iterator[None]:
     except sa.exc.StatementError as error:
         if isinstance(error, sa.exc.DBAPIError) and not isinstance(error, sa.exc.DataError):
             raise
-        outcome |= {"state": State.REFUSED, "reason": "the database cannot take this row's values; write it anew"}
+        outcome |= {"state": State.REFUSED, "reason": "the database cannot take this row's values; write it again"}
 
 
 def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
@@ -183,7 +183,7 @@ def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, n
     at = _said_at(texts["labelled_at"], now) or min(_time("received_at", texts["received_at"]) or now, now)
     vocabulary, bare = vocabularies.split(word, default)
     meant = vocabulary.read(bare)
-    person = plain("person", texts["person"] or "")
+    person = person_named(texts["person"] or "")
     subject = finder.find(
         Named(texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at)
     )
@@ -201,7 +201,7 @@ def _text(name: str, value: bytes | str | None) -> str | None:
     try:
         text = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
-        raise LabelError(f"{name} is no UTF-8 text: {shown(repr(value)[2:-1])}; write it anew") from error
+        raise LabelError(f"{name} is no UTF-8 text: {shown(repr(value)[2:-1])}; write it again") from error
     return text if text.strip() else None
 
 

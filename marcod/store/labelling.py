@@ -4,6 +4,8 @@ The only way labels are written: hides how plate, well, drop and inspection lead
 and summaries a label changes are changed in the same transaction. The cost is bounded by the inspections touched.
 """
 
+import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +15,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import DropClass, names_stored, parse_well, well_name
+from marcod import tabular
+from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, grid_of, names_stored, parse_well, well_name
 from marcod.errors import LabelError
 from marcod.store import derived, labels
 from marcod.store.labels import Given
@@ -22,13 +25,26 @@ from marcod.store.schema import UtcDateTime, drop, image, inspection, label, pla
 LONGEST: Final = 1000
 """Characters of a natural key or a person's name."""
 
+LARGEST_GRID: Final = PLATE_FORMATS[1536]
+ONE_GRID: Final = {"hwi": PLATE_FORMATS[1536]}
+"""Grids of the layouts whose plates all have the same one."""
+NUMBERS_WELLS: Final = frozenset({"formulatrix", "regex"})
+"""Layouts whose paths can number wells; those numbers were read on the grid of the source."""
+
+_MACHINE: Final = re.compile(
+    r"(?:marco|model|classifier|autoscorer?)[\s_:/.-]*(?:v(?:ersion)?[\s.]*)?\d[\w.]*"
+    r"|autoscorer?|automatic|machine|model|classifier|algorithm",
+    re.IGNORECASE | re.ASCII,
+)
+"""Names that no person has: a model's, which some tables write where others write who labelled."""
+
 NO_PLATE: Final = "no plate"
 """How the reason begins where the plate is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a label is said of, in the words of those who say it; ``at`` is when, and aware.
+    """Natural keys of a labelled drop or image, as they were written; ``at`` is the label's time, and aware.
 
     ``plate`` is a key or a barcode, ``inspection`` a key or a number, ``path`` an image's below its source's root.
     Either a path or a plate and a well are needed.
@@ -90,6 +106,7 @@ class Finder:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._plates: dict[tuple[str, str | None], list[tuple[int, str]]] = {}
+        self._grids: dict[int, _Grid] = {}
 
     def find(self, named: Named) -> Subject:
         """Raises LabelError, whose ``may_come`` tells that the plate or its images may still arrive."""
@@ -97,13 +114,14 @@ class Finder:
             return self._image(named)
         if named.plate is None or named.well is None:
             raise LabelError("it names no plate and well, and no image; give plate and well")
-        row, column = _well(named.well)
+        written = _well(named.well)
         source_name = None if named.source is None else plain("source", named.source)
         plate_id = self._plate(plain("plate", named.plate), source_name)
+        row, column = self._position(plate_id, written)
         where = f"{well_name(row, column)} of plate {shown(named.plate)}"
         looks = self._looks(plate_id, row, column)
         if not looks:
-            raise LabelError(f"no picture of well {where} has arrived yet", may_come=True)
+            raise LabelError(f"no image of well {where} has arrived yet", may_come=True)
         chosen = _at(_of_drop(looks, named.drop, where), named, where)
         return Subject(chosen.drop_id, chosen.inspection_id)
 
@@ -119,14 +137,46 @@ class Finder:
             self._plates[name, source_name] = self._look_plate_up(name, source_name)
         found = self._plates[name, source_name]
         if not found:
-            below = f" in source {shown(source_name)}" if source_name else ""
-            raise LabelError(f"{NO_PLATE} has the key or barcode {shown(name)}{below} yet", may_come=True)
+            raise self._no_plate(name, source_name)
         if len(found) > 1:
             sources = list(dict.fromkeys(each for _, each in found))
             # In one source two plates can share a barcode, not a key.
             which = "name the key" if len(sources) == 1 else "name the source, with --source or in the column source"
             raise LabelError(f"several plates answer to {shown(name)} ({', '.join(sources)}); {which}")
         return found[0][0]
+
+    def _no_plate(self, name: str, source_name: str | None) -> LabelError:
+        """Make the error for a plate that is not recorded, with what a spreadsheet has done to its name."""
+        below = f" in source {shown(source_name)}" if source_name else ""
+        if damage := tabular.damage(name):
+            return LabelError(f"{NO_PLATE} is called {shown(name)}{below}: {damage}")
+        text = f"{NO_PLATE} has the key or barcode {shown(name)}{below} yet"
+        if before := tabular.before_zeros_were_lost(name):
+            whole = next((each for each in before if self._look_plate_up(each, source_name)), None)
+            if whole is not None:
+                text += f", but {shown(whole)} is there: a spreadsheet takes leading zeros away; {tabular.AS_TEXT}"
+        return LabelError(text, may_come=True)
+
+    def _position(self, plate_id: int, written: tuple[int, int] | int) -> tuple[int, int]:
+        """Row and column of a well, or of a well's number, on the plate. Raises LabelError outside the plate."""
+        if plate_id not in self._grids:
+            self._grids[plate_id] = self._grid(plate_id)
+        grid = self._grids[plate_id]
+        if isinstance(written, int):
+            return grid.position(written)
+        if grid.told is not None and not grid.told.holds(*written):
+            raise LabelError(f"well {well_name(*written)} is outside the plate's {grid.size} wells")
+        return written
+
+    def _grid(self, plate_id: int) -> "_Grid":
+        told = plate.c.format_rows, plate.c.format_columns, source.c.layout, source.c.reading
+        statement = sa.select(*told).join(source, source.c.id == plate.c.source_id).where(plate.c.id == plate_id)
+        rows, columns, layout, reading = self._connection.execute(statement).one()
+        return _Grid(
+            None if rows is None else PlateFormat(int(rows), int(columns)),
+            ONE_GRID.get(layout) or _grid_read(reading),
+            layout in NUMBERS_WELLS,
+        )
 
     def _look_plate_up(self, name: str, source_name: str | None) -> list[tuple[int, str]]:
         statement = (
@@ -147,7 +197,9 @@ class Finder:
     def _image(self, named: Named) -> Subject:
         path = plain("path", named.path or "").replace("\\", "/").removeprefix("./")
         statement = (
-            sa.select(image.c.drop_id, image.c.inspection_id, image.c.id, drop.c.well_row, drop.c.well_column)
+            sa.select(
+                image.c.drop_id, image.c.inspection_id, image.c.id, drop.c.well_row, drop.c.well_column, drop.c.plate_id
+            )
             .join(source, source.c.id == image.c.source_id)
             .join(drop, drop.c.id == image.c.drop_id)
             .where(image.c.path.in_({path, *names_stored(named.path or "")}))
@@ -159,9 +211,10 @@ class Finder:
             raise LabelError(f"no image {shown(path)} has arrived yet", may_come=True)
         if len(found) > 1:
             raise LabelError(f"several sources have an image {shown(path)}; name the source")
-        if named.well is not None and _well(named.well) != (found[0][3], found[0][4]):
+        drop_id, inspection_id, image_id, row, column, plate_id = found[0]
+        if named.well is not None and self._position(plate_id, _well(named.well)) != (row, column):
             raise LabelError(f"image {shown(path)} shows another well than {shown(named.well)}; correct one of them")
-        return Subject(*found[0][:3])
+        return Subject(drop_id, inspection_id, image_id)
 
 
 def _of_drop(looks: list[_Look], number: int | None, where: str) -> list[_Look]:
@@ -170,7 +223,7 @@ def _of_drop(looks: list[_Look], number: int | None, where: str) -> list[_Look]:
         raise LabelError(f"well {where} has drops {', '.join(map(str, numbers))}; say which")
     chosen = [look for look in looks if number in (None, look.drop_number)]
     if not chosen:
-        raise LabelError(f"no picture of drop {number} in well {where} has arrived yet", may_come=True)
+        raise LabelError(f"no image of drop {number} in well {where} has arrived yet", may_come=True)
     return chosen
 
 
@@ -183,17 +236,77 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
         # A key is what the views show, so it goes before another inspection's number.
         for look in by_key or [look for look in looks if str(look.ordinal) in numbers]:
             return look
-        raise LabelError(f"no picture of well {where} at inspection {shown(text)} has arrived yet", may_come=True)
+        if damage := tabular.damage(text):
+            raise LabelError(f"no inspection is called {shown(text)}: {damage}")
+        raise LabelError(f"no image of well {where} at inspection {shown(text)} has arrived yet", may_come=True)
     at = named.at
     before = [look for look in looks if at is not None and look.taken_at <= at]
     return (before or looks)[-1]
 
 
-def _well(text: str) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The wells of a plate as its table told them, and as its source reads the numbers in paths."""
+
+    told: PlateFormat | None
+    read: PlateFormat
+    numbered: bool
+
+    @property
+    def size(self) -> str:
+        grid = self.told or self.read
+        return f"{grid.rows} x {grid.columns}"
+
+    def position(self, number: int) -> tuple[int, int]:
+        """Row and column of a well's number. Raises LabelError."""
+        grid = self.told or self.read
+        if not 1 <= number <= grid.wells:
+            raise LabelError(
+                f"well number {number} is outside the plate's {self.size} wells; correct it, or "
+                "give the plate's format with `marcod plate import`"
+            )
+        if self.numbered and grid != self.read:
+            raise LabelError(
+                f"well number {number} is unclear: the plate was told to have {self.size} wells, and its source reads "
+                f"numbers on {self.read.rows} x {self.read.columns}; name the well like A1"
+            )
+        return grid.position(number)
+
+
+def _grid_read(reading: str) -> PlateFormat:
+    """The grid by which a source's paths are read."""
     try:
-        return parse_well(plain("well", text))
+        options = json.loads(reading)
+        return grid_of(options["grid"]) if options.get("grid") else PLATE_FORMATS[options["wells"]]
+    except (ValueError, TypeError, LookupError):
+        return PLATE_FORMATS[96]
+
+
+_NUMBER: Final = re.compile(r"\d{1,4}(?:\.0+)?", re.ASCII)
+
+
+def _well(text: str) -> tuple[int, int] | int:
+    """Row and column of a well such as A1, or the number of a well, row by row from 1. Raises LabelError."""
+    well = plain("well", text)
+    if _NUMBER.fullmatch(well):
+        return int(well.partition(".")[0])
+    if damage := tabular.damage(well):
+        raise LabelError(f"{shown(text)} is not a well: {damage}")
+    try:
+        row, column = parse_well(well)
     except ValueError as error:
-        raise LabelError(f"{shown(text)} is not a well; write it like A1 or AF48") from error
+        raise LabelError(f"{shown(text)} is not a well; write it like A1 or AF48, or as its number") from error
+    if row > LARGEST_GRID.rows or column > LARGEST_GRID.columns:
+        raise LabelError(f"{shown(text)} is not a well of any plate; correct it")
+    return row, column
+
+
+def person_named(text: str) -> str:
+    """Return a person's name without surrounding blanks. Raises LabelError for a model's, whose class is no label."""
+    person = plain("person", text)
+    if _MACHINE.fullmatch(person):
+        raise LabelError(f"{shown(person)} is a model and not a person; name who labelled the drop")
+    return person
 
 
 def plain(what: str, text: str) -> str:
@@ -238,11 +351,11 @@ def following(connection: Connection, now: datetime) -> Iterator[Any]:
 def fresh(
     connection: Connection, givens: Sequence[Given], undated: Collection[str], standing: Collection[str]
 ) -> list[Given]:
-    """Those of the words that are to be kept, some of them dated later; the others have been kept before.
+    """Choose the labels that are new, some of them dated later; the others have been kept before.
 
-    ``undated`` are the keys of words that came without a time: they are kept unless the person ever said that word of
-    that subject. ``standing`` are the keys of words dated by their picture, which are what their way says now: such a
-    word comes after the person's former ones that came the same way, and may come back after one of another class.
+    ``undated`` are the keys of labels without a time: they are kept unless the person ever gave that label to that
+    subject. ``standing`` are the keys of labels dated by their image, which are the last of their file: such a label
+    comes after the person's former ones of the same format, and may come back after one of another class.
     """
     kept = labels.key_ids(connection, [given.key for given in givens])
     said = _said(connection, {given.drop_id for given in givens})
@@ -259,8 +372,8 @@ def fresh(
         else:
             new = given.key not in kept
         if new:
-            dated_anew = given.key in undated or given.key in standing
-            found.append(_after(given, latest) if dated_anew and latest is not None else given)
+            dated_later = given.key in undated or given.key in standing
+            found.append(_after(given, latest) if dated_later and latest is not None else given)
             before.append(found[-1])
             before.sort(key=lambda each: each.labelled_at)
     return found
@@ -305,7 +418,7 @@ def _after(given: Given, latest: Given) -> Given:
 
 
 def withdraw(connection: Connection, subject: Subject, *, person: str, origin: str, now: datetime) -> int:
-    """Take back all that a person says of a drop at an inspection, or of one image. Returns how many words."""
+    """Withdraw all labels of a person of a drop at an inspection, or of one image. Returns how many."""
     of_subject = sa.and_(
         label.c.drop_id == subject.drop_id,
         label.c.inspection_id == subject.inspection_id,

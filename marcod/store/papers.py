@@ -17,6 +17,7 @@ from marcod.errors import MarcodError
 from marcod.store import derived, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, inspection, inspection_summary, plate, source
+from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
 from marcod.text import count
 
 CHUNK: Final = 500
@@ -88,7 +89,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class OfPlate:
-    """What the papers say of one plate; ``grid`` None while nobody told its format."""
+    """Project, screen and format of one plate; ``grid`` is None while its format is not known."""
 
     project: str | None
     screen: str | None
@@ -102,6 +103,7 @@ def plan(connection: Connection, papers: Sequence[Paper], configured: Iterable[s
     problems = _unknown_sources(papers, missing - set(configured), {*ids, *configured})
     known = _plates(connection, papers, ids)
     changes = [c for paper in papers if (c := _change(paper, known.get((paper.source, paper.plate))))]
+    problems += _damaged(connection, papers, known, ids)
     problems += _contradicted(connection, papers, known)
     if problems:
         raise PapersError(problems)
@@ -154,9 +156,9 @@ def _alter(connection: Connection, source_id: int, change: Change, actor: str, n
 
 
 def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
-    """Count up to ``limit`` inspections again whose plate or source expects other numbers by now. Returns how many.
+    """Recount up to ``limit`` inspections whose plate or source asks for other numbers. Returns how many.
 
-    Apart from :func:`take_in`, because an archive has many inspections and nobody should wait for all of them.
+    Apart from :func:`take_in`, because an archive has many inspections, for which no import should wait.
     """
     expected = sa.func.coalesce(summaries.expected_drops(), -1)
     behind = (
@@ -211,6 +213,45 @@ def _plates(connection: Connection, papers: Sequence[Paper], ids: Mapping[str, i
             of_source = sa.and_(plate.c.source_id == ids[name], plate.c.key.in_(wanted[start : start + CHUNK]))
             for row in connection.execute(sa.select(plate).where(of_source)):
                 found[name, str(row.key)] = row
+    return found
+
+
+def _damaged(
+    connection: Connection,
+    papers: Iterable[Paper],
+    known: Mapping[tuple[str, str], Any],
+    ids: Mapping[str, int],
+) -> list[str]:
+    """Make a sentence for every key and barcode that a spreadsheet has damaged; what a plate has already is sound."""
+    problems = []
+    new = [paper for paper in papers if (paper.source, paper.plate) not in known]
+    whole = _with_zeros(connection, new, ids)
+    for paper in papers:
+        row = known.get((paper.source, paper.plate))
+        checks = [] if row is not None else [("plate", paper.plate, whole.get((paper.source, paper.plate)))]
+        if paper.barcode is not None and (row is None or row.barcode != paper.barcode):
+            former = row.barcode if row is not None and row.barcode in before_zeros_were_lost(paper.barcode) else None
+            checks.append(("barcode", paper.barcode, former))
+        for name, text, before in checks:
+            lost = f"{before!r} has lost its leading zeros in a spreadsheet; {AS_TEXT}" if before else None
+            if reason := damage(text) or lost:
+                problems.append(f"line {paper.line}: {name} {text!r}: {reason}")
+    return problems
+
+
+def _with_zeros(connection: Connection, papers: Iterable[Paper], ids: Mapping[str, int]) -> dict[tuple[str, str], str]:
+    """Find the known keys that are keys of these papers with zeros before them."""
+    found = {}
+    numbers = [p for p in papers if p.source in ids and p.plate.isascii() and p.plate.isdigit() and p.plate[0] != "0"]
+    for start in range(0, len(numbers), CHUNK):
+        part = {(ids[p.source], p.plate): p for p in numbers[start : start + CHUNK]}
+        bare = sa.func.ltrim(plate.c.key, "0")
+        rows = sa.select(plate.c.source_id, plate.c.key, bare).where(
+            plate.c.source_id.in_({source_id for source_id, _ in part}), bare.in_({key for _, key in part})
+        )
+        for source_id, key, without in connection.execute(rows):
+            if (paper := part.get((source_id, without))) is not None:
+                found[paper.source, paper.plate] = str(key)
     return found
 
 

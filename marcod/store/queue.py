@@ -1,10 +1,10 @@
 """The queue: the only place where the state of a job changes, one statement a change.
 
 A job is one image to be scored by one model version. It waits until ``available_at``; claiming it moves that
-time behind the lease, so a worker that dies gives its jobs back by doing nothing. The lease is a token made new
-at every claim: whoever finishes with an old token finds no job and changes nothing. Attempts are counted at the
-claim, so an image that kills its worker is counted too; from its second lapse on such a job is claimed alone,
-and its neighbours in the batch go free.
+time behind the lease, so a worker that dies gives its jobs back by doing nothing. A worker that is slow renews its
+lease. The lease is a token made new at every claim: whoever finishes with an old token finds no job and changes
+nothing. Attempts are counted at the claim, so an image that kills its worker is counted too; from its second lapse on
+such a job is claimed alone, and its neighbours in the batch go free.
 """
 
 from collections.abc import Collection, Iterable
@@ -80,8 +80,8 @@ class Lease:
 class Failure:
     """What went wrong with one claim; a retryable one is tried again later.
 
-    One that does not count (its whole source is away) is tried again for ever. ``content_hash`` is that of the
-    bytes that could not be scored, where they could be read.
+    One that does not count (its source is away, its host has no memory) is tried again for ever. ``content_hash`` is
+    that of the bytes that could not be scored, where they could be read.
     """
 
     claim: Claim
@@ -248,12 +248,27 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
 
 
-def release(connection: Connection, lease: Lease, now: datetime) -> int:
-    """Give back claims that were not started, as if they had never been taken. Returns how many were ours."""
+def renew(connection: Connection, leases: Iterable[Lease], *, now: datetime, lease_s: float) -> int:
+    """Have these leases end ``lease_s`` from now, because their worker still works. Returns how many jobs are ours.
+
+    The jobs are held in order first, as by whoever finishes them at the same time.
+    """
+    until = now + timedelta(seconds=lease_s)
+    ours = sorted(i for lease in leases for i in owned(connection, lease.token, [c.job_id for c in lease.claims]))
+    connection.execute(sa.update(job).where(job.c.id.in_(ours)).values(available_at=until))
+    return len(ours)
+
+
+def release(connection: Connection, lease: Lease, now: datetime, error: str | None = None) -> int:
+    """Give back claims, as if they had never been taken. Returns how many were ours.
+
+    ``error`` says what held them up, for people; without one the jobs keep theirs.
+    """
+    more = {} if error is None else {"error": _storable(error)}
     return connection.execute(
         sa.update(job)
         .where(job.c.id.in_([c.job_id for c in lease.claims]), job.c.lease == lease.token)
-        .values(lease=None, available_at=now, attempts=job.c.attempts - 1)
+        .values(lease=None, available_at=now, attempts=job.c.attempts - 1, **more)
     ).rowcount
 
 

@@ -6,6 +6,7 @@ looked at. What is left out for that: how many images, scores and hits there are
 list`` and the views tell), and the age of a job beyond when it could last have been taken.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,9 @@ QUARANTINED: Final = 10_000
 RECENT: Final = 10_000
 """Of so many scores, the latest, the times are looked at."""
 
+HELD_UP: Final = 1_000
+"""Of so many waiting jobs of one kind, those due last, the errors are looked at."""
+
 TOLD: Final = timedelta(days=7)
 """Notifications of this age or less are asked whether they were given up."""
 
@@ -43,6 +47,14 @@ class Jobs:
     leased: int
     retrying: int
     oldest_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """Images that wait because of something that is no image's fault, and what that is."""
+
+    error: str
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +81,10 @@ class Standing:
 
     ``new`` are images that just arrived, ``rescore`` those that are scored again or by a challenger too. ``lapsed`` of
     the waiting ones were held by a worker whose lease ran out. ``failed`` images are quarantined; ``quarantined`` says
-    of which sources the latest :data:`QUARANTINED` are. ``last_minute`` counts scores written, to at most
-    :data:`RECENT`. ``sources`` are all that ever delivered; ``watched`` those that somebody watches or watched lately.
+    of which sources the latest :data:`QUARANTINED` are. ``held_up`` says what images wait for that is no fault of
+    theirs, such as memory or a share that is away, among the :data:`HELD_UP` jobs due last; most images first.
+    ``last_minute`` counts scores written, to at most :data:`RECENT`. ``sources`` are all that ever delivered;
+    ``watched`` those that somebody watches or watched lately.
     ``findings`` are the files that layouts do not read or warn of.
     ``outbox`` has every target that something waits for, or was given up for within :data:`TOLD`; ``untold`` events
     are not handed to targets yet. ``training`` is the latest run.
@@ -82,6 +96,7 @@ class Standing:
     lapsed: int
     failed: int
     quarantined: Mapping[str, int]
+    held_up: tuple[HeldUp, ...]
     last_scored_at: datetime | None
     last_minute: int
     workers: tuple[workers.Worker, ...]
@@ -115,6 +130,7 @@ def take(connection: Connection, now: datetime) -> Standing:
         lapsed=depth.lapsed,
         failed=depth.failed,
         quarantined=_quarantined(connection),
+        held_up=_held_up(connection),
         last_scored_at=_last_scored_at(connection),
         last_minute=_last_minute(connection, now),
         workers=tuple(workers.alive(connection, now)),
@@ -186,6 +202,18 @@ def _quarantined(connection: Connection) -> dict[str, int]:
         .order_by(source.c.name)
     )
     return {row[0]: int(row[1]) for row in connection.execute(found)}
+
+
+def _held_up(connection: Connection) -> tuple[HeldUp, ...]:
+    """Errors of jobs that lost no attempt: they were put off for no fault of their images."""
+    found: Counter[str] = Counter()
+    for priority in (queue.NEW, queue.RESCORE):
+        mine = sa.and_(_ALIVE, job.c.priority == priority)
+        columns = (job.c.error, job.c.attempts, job.c.lease)
+        latest = sa.select(*columns).where(mine).order_by(job.c.available_at.desc()).limit(HELD_UP)
+        waiting = [row for row in connection.execute(latest) if row.lease is None and row.attempts == 0]
+        found.update(row.error for row in waiting if row.error is not None)
+    return tuple(HeldUp(error, images) for error, images in found.most_common())
 
 
 def _last_scored_at(connection: Connection) -> datetime | None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from marcod import layouts
-from marcod.domain import DropImage, NotADrop, Reason, path_text
+from marcod.domain import MAY_END, DropImage, NotADrop, Reason, path_text
 from marcod.layouts.findings import Cause, SourceFinding, causes
 from marcod.store import findings
 from marcod.store.engine import Database
@@ -28,7 +28,7 @@ EVERY: Final = timedelta(seconds=10)
 CONFIRMED: Final = timedelta(hours=1)
 """Unchanged counts are written again after this long, so that they are not forgotten."""
 
-_COMING: Final = frozenset({Reason.NO_REPORT})
+_COMING: Final[frozenset[Cause]] = frozenset({Reason.NO_REPORT, *MAY_END})
 """Causes that a file still to come takes away; only a whole walk adds such files, or every delivery would."""
 
 
@@ -59,7 +59,7 @@ class Census:
         self._db = db
         self._id, self._name, self._layout = source_id, name, layout
         self._accepted = frozenset(accepted)
-        self._whole = True
+        self.whole = True
         self._seen: Counter[Cause | None] = Counter()
         self._samples: dict[Cause, _Sample] = {}
         self._former: dict[Cause, _Sample] = {}
@@ -70,7 +70,7 @@ class Census:
 
     def begin(self, *, whole: bool) -> None:
         """Start to count what a walk finds; a walk that is not ``whole`` lists only folders that changed."""
-        self._whole = whole
+        self.whole = whole
         self._seen.clear()
         self._samples = {}
         self._folder = None
@@ -105,7 +105,7 @@ class Census:
     def _leave_folder(self) -> None:
         counts = self._in_folder
         if self._folder is not None:
-            if not self._whole:
+            if not self.whole:
                 before = dict(self._folder.before)
                 for cause in _COMING & counts.keys():
                     counts[cause] = min(counts[cause], before.get(cause, 0))
@@ -145,7 +145,7 @@ class Census:
 
     def _best_samples(self) -> dict[Cause, _Sample]:
         """Rank the sample of a whole walk above that of a short one."""
-        return self._former | self._samples if self._whole else self._samples | self._former
+        return self._former | self._samples if self.whole else self._samples | self._former
 
     def _finding(self, cause: Cause, files: int, of_files: int, sample: _Sample) -> SourceFinding:
         hint, hint_files = sample.hint()

@@ -13,9 +13,9 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from marcod import telemetry
-from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, WarningKind, path_text, why_not_scored
+from marcod.domain import MAY_END, DropImage, NotADrop, Reason, WarningKind, path_text, why_not_scored
 from marcod.errors import ConfigError, LayoutError
-from marcod.layouts import Companions, Layout, LayoutOptions, make
+from marcod.layouts import Companions, Layout, LayoutOptions, has_image_extension, make
 from marcod.settings import Settings, SourceSettings
 from marcod.store import catalog
 from marcod.store.catalog import Known, Recorded, Sighting
@@ -69,8 +69,9 @@ def require_roots(settings: Settings, names: Iterable[str] | None = None) -> Non
 def layout_of(name: str, settings: SourceSettings) -> Layout:
     """The path grammar of a configured source. Raises LayoutError naming the source."""
     options = LayoutOptions(
-        plate_format=PLATE_FORMATS[settings.wells],
+        plate_format=settings.plate_format,
         profiles=settings.profiles,
+        light=settings.light,
         reservoir_subwells=frozenset(settings.reservoir_subwells),
         pattern=settings.pattern,
         date_format=settings.date_format,
@@ -93,16 +94,16 @@ def open_sources(
     names = settings.sources.keys() if configured is None else configured
     opened = [(name, given, Root(given.root), layout_of(name, given)) for name, given in settings.sources.items()]
 
-    def register(name: str, given: SourceSettings, root: Root) -> Callable[..., int]:
+    def register(name: str, given: SourceSettings, root: Root, layout: Layout) -> Callable[..., int]:
         known = folders.former(db, name, root.path, given.layout, names, db.now())
         former = None if known is None else known.id
         if known is not None:
             log.info("source taken over", former=known.name, source=name, root=path_text(root.path))
         return lambda connection: catalog.register_source(
-            connection, name, root.path, given.layout, given.expected_drops, now, _reading(given), former
+            connection, name, root.path, given.layout, given.expected_drops, now, _reading(given, layout), former
         )
 
-    work = [register(name, given, root) for name, given, root, _ in opened]
+    work = [register(*one) for one in opened]
     ids = db.write(lambda connection: [one(connection) for one in work])
     return [
         Source(source_id, name, root, layout, given.observer, given.poll_s, frozenset(given.accept))
@@ -110,10 +111,13 @@ def open_sources(
     ]
 
 
-def _reading(given: SourceSettings) -> str:
+def _reading(given: SourceSettings, layout: Layout) -> str:
     """Everything of a source that decides what its paths mean, in one comparable text."""
     options = {"wells", "profiles", "reservoir_subwells", "pattern", "date_format", "timezone"}
-    return given.model_dump_json(include=options)
+    options |= given.model_fields_set & {"grid", "light"}
+    text = given.model_dump_json(include=options)
+    # What a source without the newer settings was read with has no other text, or every image would be read again.
+    return text if layout.revision == 1 else f'{text[:-1]},"revision":{layout.revision}}}'
 
 
 @dataclass(slots=True)
@@ -145,6 +149,7 @@ class Intake:
         self._tracker = tracker
         self._counted: dict[str, None] = {}
         self._waiting: dict[str, None] = {}
+        self._unreported = _Unreported()
         self.tally = Tally()
 
     @property
@@ -168,6 +173,13 @@ class Intake:
         for path in paths:
             if self._read(path, companions) is not None:
                 self._tracker.offer(path, now)
+            self._offer_below(path, now)
+
+    def _offer_below(self, path: str, now: float) -> None:
+        """Nominate images that miss a report, where this path is a file that lies beside or above them."""
+        if len(self._unreported) and not has_image_extension(path):
+            for image in self._unreported.below(path.rpartition("/")[0]):
+                self._tracker.offer(image, now)
 
     def nominate(self, found: Sequence[Found], now: float, census: Census | None = None) -> None:
         """Nominate files that a walk came across, but those recorded as they stand.
@@ -180,8 +192,10 @@ class Intake:
         companions = self._source.root.companions()
         for look in looks:
             path, standing = look.file.path, look.standing
+            if census is None or not census.whole:
+                self._offer_below(path, now)
             recorded = before.get(path)
-            if standing is not None and recorded is not None and recorded[:2] == (standing.size, standing.mtime_ns):
+            if standing is not None and recorded is not None and self._stands(look, recorded, companions):
                 self.tally.unchanged += 1
                 if census is not None:
                     census.see_recorded(look.file, _warnings(look, recorded))
@@ -191,6 +205,17 @@ class Intake:
                 census.see(look.file, verdict)
             if look.open and self._judge(path, verdict) is not None:
                 self._tracker.offer(path, now, standing, touched=False)
+
+    def _stands(self, look: _Look, recorded: Known, companions: Companions) -> bool:
+        """Whether a file is as it was recorded, and no report came that says more of it."""
+        if look.standing is None or recorded[:2] != (look.standing.size, look.standing.mtime_ns):
+            return False
+        missed = MAY_END & set((recorded.warnings or "").split(","))
+        if not missed:
+            return True
+        self._unreported.put(look.file.path, missed=True)
+        verdict = self._source.layout.parse(look.file.path, companions)
+        return not isinstance(verdict, DropImage) or missed <= {warning.kind for warning in verdict.warnings}
 
     def admit(self, settled: Sequence[Settled], now: datetime) -> Recorded:
         """Record settled files in one transaction. Raises StoreError; then nothing was recorded."""
@@ -240,6 +265,7 @@ class Intake:
             if reason is None:
                 self._waiting.pop(path, None)
                 self._counted.pop(path, None)
+                self._unreported.put(path, missed=any(warning.kind in MAY_END for warning in verdict.warnings))
                 return verdict
         else:
             reason = verdict.reason
@@ -267,10 +293,38 @@ def _warnings(look: _Look, recorded: Known) -> Iterable[WarningKind]:
 
     Where a companion decides, they are those it was recorded with, since companions are not read again.
     """
-    if look.unsure and recorded.warnings is not None:
-        return [WarningKind(kind) for kind in recorded.warnings.split(",")]
+    if look.unsure:
+        return [WarningKind(kind) for kind in recorded.warnings.split(",")] if recorded.warnings else ()
     warnings = look.verdict.warnings if isinstance(look.verdict, DropImage) else ()
     return dict.fromkeys(warning.kind for warning in warnings) if warnings else ()
+
+
+class _Unreported:
+    """Paths of images that miss a row of a report, by folder, so that those beside a new report are found."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, set[str]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, path: str, *, missed: bool) -> None:
+        """Note whether an image misses its row; beyond the limit the full walk finds it."""
+        folder = path.rpartition("/")[0]
+        there = path in self._folders.get(folder, ())
+        if missed and not there and self._count < WAITING_LIMIT:
+            self._folders.setdefault(folder, set()).add(path)
+            self._count += 1
+        elif there and not missed:
+            self._folders[folder].discard(path)
+            self._count -= 1
+
+    def below(self, folder: str) -> list[str]:
+        """The images in a folder and in the folders below it."""
+        inside = f"{folder}/" if folder else ""
+        found = [paths for name, paths in self._folders.items() if name == folder or name.startswith(inside)]
+        return sorted(path for paths in found for path in paths)
 
 
 class _Probe:

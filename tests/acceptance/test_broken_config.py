@@ -156,6 +156,23 @@ def test_an_unknown_role_names_the_nearest(broken: Path) -> None:
     assert "role 'scor' is not one of watch, score, schedule, trainer; did you mean score?" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["scan", "explain"])
+def test_an_unknown_layout_on_the_command_line_names_the_nearest_first(broken: Path, command: str) -> None:
+    result = _call(broken, command, str(broken.parent), "--layout", "rigakku")
+    assert result.exit_code == 2
+    assert "'rigakku' is not one of 'rigaku', 'formulatrix', " in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "scan"])
+def test_an_unknown_layout_in_the_configuration_names_the_nearest_first(tmp_path: Path, command: str) -> None:
+    config = tmp_path / "marcod.toml"
+    text = f'[store]\nurl = "sqlite:///{tmp_path}/x.db"\n[sources.a]\nroot = "{tmp_path}"\nlayout = "rigakku"\n'
+    config.write_text(f'{text}[models]\nfolder = "{tmp_path}/models"\n')
+    result = _call(config, command)
+    assert result.exit_code == 2
+    assert "source 'a': There is no layout 'rigakku'; the layouts are rigaku, formulatrix, " in result.stderr
+
+
 def test_a_wrong_option_is_told_before_a_wrong_file(broken: Path) -> None:
     result = _call(broken, "queue", "status", "--jsn")
     assert result.exit_code == 2

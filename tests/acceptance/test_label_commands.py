@@ -174,7 +174,7 @@ def test_characters_that_cannot_be_printed_are_told(lab: Site) -> None:
         (("add", "P9", "A1", "Clear"), 1, "no plate has the key or barcode 'P9' yet"),
         (("add", "P", "A1", "clearish"), 1, "is not in the vocabulary marco"),
         (("add", "P", "A1", "Clear", "--vocabulary", "mine"), 2, "there is no vocabulary 'mine'"),
-        (("add", "P", "A1", "Clear", "--drop", "4"), 1, "no picture of drop 4"),
+        (("add", "P", "A1", "Clear", "--drop", "4"), 1, "no image of drop 4"),
         (("import", "nowhere.csv"), 1, "nowhere.csv does not exist"),
         (("import", "x.csv", "--map", "a=b"), 2, "write COLUMN=FIELD"),
         (("list", "--plate", "P9"), 1, "no plate"),
@@ -280,8 +280,8 @@ def test_labels_dated_by_their_picture_follow_the_file_imported_last(lab: Site) 
 def test_old_and_new_exports_in_one_folder_do_not_take_turns(lab: Site) -> None:
     imaged(lab, "P")
     lines = REPORT.splitlines(keepends=True)
-    both = "".join([*lines[:2], lines[1].replace('"Crystals"', '"Clear"')])
-    for name, text in (("x", "".join(lines[:2])), ("y", both)):
+    newer = "".join([lines[0], lines[1].replace('"Crystals"', '"Clear"')])
+    for name, text in (("x", "".join(lines[:2])), ("y", newer)):
         (lab.folder / "exports" / name).mkdir(parents=True)
         written(lab, f"exports/{name}/report.csv", text)
     folder = str(lab.folder / "exports")
@@ -300,3 +300,118 @@ def test_a_user_without_a_name_may_label(lab: Site, monkeypatch: pytest.MonkeyPa
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 987_654)
     assert "says uid 987654" in lab.ok("label", "add", "P", "A1", "Clear")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_lines_that_nothing_tells_apart_are_told_and_crystals_stays(lab: Site) -> None:
+    imaged(lab, "P")
+    text = (
+        "plate,well,drop,label,person\nP,A1,,Crystals,ann\nP,A1,1,Clear,ann\n"
+        "P,A2,,Clear,ann\nP,A2,,Other,ann\nP,A3,,Clear,ann\nP,A3,,Clear,bob\nP,a03,,Clear,ann\n"
+    )
+    path = written(lab, "labels.csv", text)
+    for new, known in ((3, 0), (0, 3)):
+        result = lab.call("label", "import", path, "--json")
+        done = json.loads(result.stdout)
+        assert (result.exit_code, done["new"], done["known"]) == (3, new, known)
+        assert [(problem["line"], problem["reason"]) for problem in done["problems"]] == [
+            (2, "lines 2 and 3 give one drop Clear and Crystals by 'ann', at one time; Crystals is kept; "
+             "name the drop, the inspection or the time of each"),
+            (4, "lines 4 and 5 give one drop Clear and Other by 'ann', at one time; none is kept; "
+             "name the drop, the inspection or the time of each"),
+        ]  # fmt: skip
+    assert [row[1:4] for row in shown(lab)[:3]] == [
+        ("Crystals", "ann", True), ("Clear", None, False), ("Clear", "ann", False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_lines_at_odds_of_a_report_are_told(lab: Site) -> None:
+    imaged(lab, "P")
+    lines = REPORT.splitlines(keepends=True)
+    both = "".join([*lines[:2], lines[1].replace("Crystals", "Clear").replace("_9_1", "_1_1")])
+    result = lab.call("label", "import", written(lab, "P/report.csv", both), "--person", "ann")
+    assert result.exit_code == 3
+    assert "lines 2 and 3 give one drop Clear and Crystals" in result.stdout
+    assert shown(lab)[0][:4] == ("A01", "Crystals", "ann", True)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_one_bad_file_of_a_folder_is_told_and_the_others_are_taken(lab: Site) -> None:
+    imaged(lab, "P")
+    written(lab, "in/0.csv", "Cocktail,Conc\n1,2\n")
+    written(lab, "in/1.csv", "plate,well,label,person\nP,A1,Crystals,ann\nP9,A1,Clear,ann\n")
+    written(lab, "in/2.mso", "no run\n")
+    written(lab, "in/3.csv", 'plate,well,label,person\nP,A2,Clear,"ann\nP,A3,Clear,ann\n')
+    for new, known in ((1, 0), (0, 1)):
+        result = lab.call("label", "import", str(lab.folder / "in"), "--json")
+        done = json.loads(result.stdout)
+        assert (result.exit_code, done["files"], done["new"], done["known"]) == (3, 1, new, known)
+        told = [(problem["file"][-5:], problem["line"], problem["whole_file"]) for problem in done["problems"]]
+        assert told == [("0.csv", 1, True), ("2.mso", 1, True), ("3.csv", 3, True), ("1.csv", 3, False)]
+    assert shown(lab)[0][:3] == ("A01", "Crystals", "ann")
+    alone = lab.call("label", "import", str(lab.folder / "in" / "0.csv"))
+    assert (alone.exit_code, alone.stdout) == (1, "")
+    assert "line 1: needs columns label, plate and well" in alone.stderr
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_an_archive_of_labels_keeps_lines_of_one_well_together(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marcod.labelling.CHUNK", 2)
+    imaged(lab, "P")
+    wells = [("A1", "Crystals"), ("A2", "Clear"), ("A3", "Clear"), ("a01", "Clear")]
+    text = "".join(f"P,{well},{word},ann\n" for well, word in wells)
+    result = lab.call("label", "import", written(lab, "labels.csv", f"plate,well,label,person\n{text}"))
+    assert result.exit_code == 3
+    assert "give one drop Clear and Crystals by 'ann'" in result.stdout
+    assert [row[1] for row in shown(lab)[:3]] == ["Crystals", "Clear", "Clear"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_a_spreadsheet_damaged_is_told_with_the_remedy(lab: Site) -> None:
+    imaged(lab, "00441312")
+    lines = ["4.41312E+11,A1", "441312,A1", "00441312,01-Dec", "00441312,A1"]
+    text = "plate,well,label,person\n" + "".join(f"{line},Crystals,ann\n" for line in lines)
+    result = lab.call("label", "import", written(lab, "labels.csv", text), "--json")
+    done = json.loads(result.stdout)
+    reasons = [problem["reason"] for problem in done["problems"]]
+    assert (result.exit_code, done["new"]) == (3, 1)
+    for reason, word in zip(reasons, ("a power of ten", "'00441312' is there", "a date"), strict=True):
+        assert word in reason
+        assert reason.endswith("format the column as text, enter it again and save the table")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_labels_of_a_forgotten_source_come_back_under_their_names(lab: Site) -> None:
+    """A plate's name may begin as a formula does, or as a formula that was made harmless."""
+    names = ("=1+1", "'=1+1", "-2", "@x", "+y", "''-z", "'plain")
+    for name in names:
+        imaged(lab, name)
+        lab.ok("label", "add", "--person", f"={name}", "--", name, "A1", "Crystals")
+    given = "select plate_key, well, drop_number, inspection_key, label, person from lims_label_v1 order by plate_key"
+    before = lab.rows(given)
+    saved = str(lab.folder / "labels.csv")
+    lab.ok("source", "forget", "imager", "--yes", "--labels-to", saved)
+    assert lab.rows(given) == []
+    for name in names:
+        imaged(lab, name)
+    lab.ok("label", "import", saved)
+    assert lab.rows(given) == before
+    assert len(before) == len(names)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_labels_may_come_before_the_images(lab: Site) -> None:
+    imaged(lab, "other")
+    lab.ok("plate", "import", written(lab, "plates.csv", "plate,format\nP,96x1\n"), "--source", "imager")
+    path = written(lab, "labels.csv", "plate,well,label,person\nP,A1,Crystals,ann\nP,A13,Clear,ann\nP9,A1,Clear,ann\n")
+    early = json.loads(lab.call("label", "import", path, "--json").stdout)
+    assert [(problem["line"], problem["may_come"]) for problem in early["problems"]] == [
+        (2, True),
+        (3, False),
+        (4, True),
+    ]
+    assert early["problems"][1]["reason"] == "well A13 is outside the plate's 8 x 12 wells"
+    imaged(lab, "P")
+    later = json.loads(lab.call("label", "import", path, "--json").stdout)
+    assert (later["new"], [problem["line"] for problem in later["problems"]]) == (1, [3, 4])

@@ -22,7 +22,7 @@ from lab import Site, wait_until
 from sqlalchemy.engine import make_url
 
 from marcod import settings
-from marcod.store import watching, workers
+from marcod.store import queue, watching, workers
 from marcod.store.engine import Database
 
 
@@ -90,6 +90,19 @@ def test_a_healthy_lab_and_one_where_nothing_runs(site: Site, tmp_path: Path) ->
     assert re.search(r"minstrel +there +events +imaging +now, 1,200 files +5 h ago", well)
     assert re.search(r"archive +- +nobody", well)
     assert json.loads(site.ok("status", "--json"))["attention"] == []
+
+    db = Database(site.url)
+    source_id = factories.register_source(db, "minstrel")
+    factories.record(db, source_id, factories.sightings(3), now)
+    lease = factories.claimed(db, now, limit=2)
+    db.write(lambda c: queue.release(c, lease, now, "this host has too little memory"))
+    db.close()
+    told = "2 images wait: this host has too little memory"
+    assert told in site.ok("status")
+    assert json.loads(site.ok("status", "--json"))["held_up"] == [
+        {"error": "this host has too little memory", "images": 2}
+    ]
+    assert told in site.call("doctor", "--no-device").output
 
     assert site.call("status", "--watch", "--json").exit_code == 2
     (tmp_path / "empty.sqlite").touch()

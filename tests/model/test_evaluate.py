@@ -104,11 +104,16 @@ def test_labels_may_be_the_models_own_classes(sheet: Callable[..., Path]) -> Non
         ([",Clear"], "image,label", r"line 2: the image is not named"),
         (["a.jpg,Clear", "b.jpg,Clear", "a.jpg,Other"], "image,label", r"line 4: a.jpg is in line 2 already"),
         (
-            ["a.jpg;Clear"],
-            "image;label",
+            ["a.jpg|Clear"],
+            "image|label",
             r"no column 'image'; its first line must name the columns, separated by commas",
         ),
         (["a.jpg"], "image", r"no column 'label'"),
+        (
+            ["a.jpg;Clear;4,41312E+11"],
+            "image;label;plate",
+            r"line 2: plate '4,41312E\+11': a spreadsheet has rounded it",
+        ),
         ([], "image,label", r"has no labelled image below its header"),
     ],
 )
@@ -123,7 +128,9 @@ def test_a_file_that_is_no_csv(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone.csv cannot be read: No such file"):
         from_csv(tmp_path / "gone.csv", None, record())
     (tmp_path / "picture.csv").write_bytes(jpeg(1))
-    with pytest.raises(ConfigError, match=r"picture.csv is not CSV in UTF-8"):
+    with pytest.raises(
+        ConfigError, match=r"picture.csv, line 1: this is not a table but another file; save it as CSV UTF-8"
+    ):
         from_csv(tmp_path / "picture.csv", None, record())
 
 

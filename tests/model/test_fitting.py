@@ -111,6 +111,7 @@ def test_a_training_that_was_done_is_not_done_again(story: Story) -> None:
     assert all(np.array_equal(found.weights[name], value) for name, value in story.resumed.weights.items())
 
 
+@pytest.mark.story
 def test_what_comes_out_is_the_average_of_the_best_pass(story: Story) -> None:
     judged = [point["validation_loss"] for point in story.whole.curve]
     best = int(np.argmin(judged))
@@ -120,6 +121,7 @@ def test_what_comes_out_is_the_average_of_the_best_pass(story: Story) -> None:
     assert all(np.array_equal(value, expected[name]) for name, value in story.whole.weights.items())
 
 
+@pytest.mark.story
 def test_the_average_follows_the_weights_whatever_the_length_of_a_pass(story: Story) -> None:
     expected = story.weights[0]
     for done, now in enumerate(story.weights, start=1):
@@ -130,6 +132,7 @@ def test_the_average_follows_the_weights_whatever_the_length_of_a_pass(story: St
             np.testing.assert_allclose(average, expected[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.story
 def test_with_the_paper_s_recipe_the_loss_of_the_first_steps_falls(story: Story) -> None:
     losses = [point["loss"] for point in story.whole.curve]
     assert losses[-1] < 0.9 * losses[0]
@@ -137,6 +140,7 @@ def test_with_the_paper_s_recipe_the_loss_of_the_first_steps_falls(story: Story)
     assert rates[:3] == pytest.approx([RECIPE.rate, RECIPE.rate * 0.94, RECIPE.rate * 0.94])
 
 
+@pytest.mark.story
 def test_the_training_head_is_trained_beside_the_other(story: Story) -> None:
     assert set(story.whole.weights) == set(story.begin)
     heads = [name for name in story.begin if name.endswith("biases")]
@@ -145,6 +149,7 @@ def test_the_training_head_is_trained_beside_the_other(story: Story) -> None:
     assert all(np.abs(story.whole.weights[name] - story.begin[name]).max() > 1e-5 for name in heads)
 
 
+@pytest.mark.story
 def test_a_checkpoint_that_does_not_fit_is_refused(story: Story, tmp_path: Path) -> None:
     place = tmp_path / "fit.npz"
     place.write_bytes(story.place.read_bytes())

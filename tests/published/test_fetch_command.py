@@ -62,6 +62,13 @@ def test_what_is_typed_wrong_is_said(
     assert not (config.parent / "models").exists()
 
 
+def test_a_models_folder_that_cannot_be_written_is_refused_before_any_download(config: Path) -> None:
+    (config.parent / "models").write_text("a file")
+    result = call(config, "marco")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"marcod: {config.parent / 'models'} is no folder; name another\n"
+
+
 def test_with_the_network_cut_one_sentence_says_what_to_bring(config: Path) -> None:
     """A real process, with nothing of this host's own pip."""
     environment = child_environment(

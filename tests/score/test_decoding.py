@@ -1,17 +1,21 @@
 """Decoding ahead: what hangs on one share holds up no other, and is tried again when the share answers."""
 
+import errno
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from factories import utc
 from numpy.typing import NDArray
 from test_score import picture
 from watched_site import wait_until
 
-from marcod.decoding import Decoders, Prepared
+from marcod import decoding
+from marcod.decoding import NO_MEMORY, Decoders, Prepared
 from marcod.store.queue import Claim, Failure
 
 HANGING = b"share that does not answer"
@@ -75,3 +79,68 @@ def test_a_share_that_hangs_holds_up_no_other(tmp_path: Path, model: Waiting) ->
 
     wait_until(answered, "its pictures to be read")
     decoders.close()
+
+
+class Slow:
+    """A model that takes each picture when it is told, and says so."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Semaphore(0)
+
+    def prepare(self, data: bytes) -> NDArray[np.float32]:
+        self.turn.acquire()
+        return np.zeros((8, 8, 3), np.float32)
+
+
+def test_a_slow_disk_loses_no_image(tmp_path: Path) -> None:
+    """The limit is of one image without another, not of the batch."""
+    for n in range(5):
+        (tmp_path / f"{n}.jpg").write_bytes(picture(1))
+    model, came = Slow(), []
+    decoders = Decoders(1, {"slow": tmp_path})
+    batch = claims("slow", 5)
+    begun = decoders.begin(model, batch)  # type: ignore[arg-type]
+
+    def progress() -> None:
+        came.append(time.monotonic())
+        threading.Timer(0.15, model.turn.release).start()
+
+    model.turn.release()
+    found = decoders.collect(batch, begun, 0.6, progress)
+    assert all(isinstance(one, Prepared) for one in found)
+    assert came[-1] - came[0] > 0.5
+    decoders.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), NO_MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), NO_MEMORY),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), NO_MEMORY),
+        (OSError("out of memory when reading image file"), NO_MEMORY),
+        (OSError(errno.EMFILE, "Too many open files"), "cannot be read: Too many open files"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be read: No space left on device"),
+    ],
+)
+def test_the_trouble_of_this_host_is_not_the_image_s(tmp_path: Path, error: Exception, text: str) -> None:
+    class Poor:
+        def prepare(self, data: bytes) -> NDArray[np.float32]:
+            raise error
+
+    (tmp_path / "0.jpg").write_bytes(picture(1))
+    found = decoding.prepare(Poor(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
+    assert isinstance(found, Failure)
+    assert (found.error, found.counts, found.retryable) == (text, False, True)
+
+
+def test_a_decoder_that_fails_in_an_unforeseen_way_costs_its_own_image_alone(tmp_path: Path) -> None:
+    class Odd:
+        def prepare(self, data: bytes) -> NDArray[np.float32]:
+            raise KeyError("frame")
+
+    (tmp_path / "0.jpg").write_bytes(picture(1))
+    found = decoding.prepare(Odd(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
+    assert isinstance(found, Failure)
+    assert (found.counts, found.retryable) == (True, True)
+    assert found.error == "the decoder failed: KeyError: 'frame'"

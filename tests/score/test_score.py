@@ -20,7 +20,7 @@ from marcod import bundle
 from marcod.domain import DropClass, DropImage, Modality
 from marcod.errors import BundleError, StoreError
 from marcod.registry import Registry
-from marcod.score import BatchReport, Scorer
+from marcod.score import BatchReport, Scorer, ShortOfMemoryError
 from marcod.settings import ScoreSettings
 from marcod.store import backlog, catalog, queue, reports, versions
 from marcod.store.catalog import Sighting
@@ -273,8 +273,17 @@ def test_a_stopped_scorer_gives_back_what_it_did_not_start(lab: Lab) -> None:
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
 
 
-@pytest.mark.parametrize("kind", [BundleError, MemoryError, RuntimeError])
-def test_jobs_go_back_when_the_champion_cannot_be_loaded(lab: Lab, kind: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (BundleError, "the bundle of random:1 is damaged"),
+        (MemoryError, str(ShortOfMemoryError())),
+        (RuntimeError, "RuntimeError: the bundle of random:1 is damaged"),
+    ],
+)
+def test_jobs_go_back_with_the_cause_when_the_champion_cannot_be_loaded(
+    lab: Lab, kind: type[Exception], told: str
+) -> None:
     lab.deliver("a.jpg", picture(1))
 
     def refuse(version: Version) -> object:
@@ -282,12 +291,15 @@ def test_jobs_go_back_when_the_champion_cannot_be_loaded(lab: Lab, kind: type[Ex
 
     with pytest.raises(kind, match="random:1 is damaged"):
         lab.scorer(load=refuse).drain(threading.Event())
-    assert lab.waiting() == {"a.jpg": (0, None)}
+    assert lab.waiting() == {"a.jpg": (0, told)}
 
 
-@pytest.mark.parametrize("error", [BundleError("not on this host"), MemoryError("no room on the device")])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(BundleError("not on this host"), "not on this host"), (MemoryError("no room"), str(ShortOfMemoryError()))],
+)
 def test_a_rescoring_model_that_is_not_here_holds_up_nothing(
-    lab: Lab, registry: Registry, second: Version, error: Exception
+    lab: Lab, registry: Registry, second: Version, error: Exception, told: str
 ) -> None:
     for seed in range(6):
         lab.deliver(f"{seed}.jpg", picture(seed))
@@ -303,7 +315,7 @@ def test_a_rescoring_model_that_is_not_here_holds_up_nothing(
 
     lab.scorer(utc(4), load=only_the_champion).drain(threading.Event())
     assert {path: len(labels) for path, labels in lab.scores().items()} == {f"{n}.jpg": 1 for n in range(12)}
-    assert set(lab.waiting().values()) == {(0, None)}
+    assert set(lab.waiting().values()) == {(0, told), (0, None)}
     lab.drain(utc(minutes=10))
     assert not lab.waiting()
 
@@ -335,7 +347,7 @@ def test_a_device_that_fails_costs_no_image_an_attempt(lab: Lab) -> None:
     for attempt in range(5):
         with pytest.raises(RuntimeError, match="device fault"):
             lab.scorer(utc(hours=attempt), load=lambda _: broken).drain(threading.Event())
-    assert set(lab.waiting().values()) == {(0, None)}
+    assert set(lab.waiting().values()) == {(0, "RuntimeError: device fault")}
     assert not lab.failed()
     lab.drain(utc(days=1))
     assert len(lab.scores()) == 9

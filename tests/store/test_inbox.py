@@ -104,9 +104,9 @@ def test_without_an_inspection_the_one_seen_when_it_was_said(db: Database, plate
 MAY_COME: list[tuple[dict[str, Any], str]] = [
     ({"plate": "P9"}, "no plate has the key or barcode 'P9' yet"),
     ({"source": "other"}, "no plate has the key or barcode 'P1' in source 'other' yet"),
-    ({"well": "H12"}, "no picture of well H12 of plate 'P1' has arrived yet"),
-    ({"drop_number": 3}, "no picture of drop 3 in well A01 of plate 'P1' has arrived yet"),
-    ({"inspection": "7"}, "no picture of well A01 of plate 'P1' at inspection '7' has arrived yet"),
+    ({"well": "H12"}, "no image of well H12 of plate 'P1' has arrived yet"),
+    ({"drop_number": 3}, "no image of drop 3 in well A01 of plate 'P1' has arrived yet"),
+    ({"inspection": "7"}, "no image of well A01 of plate 'P1' at inspection '7' has arrived yet"),
 ]
 
 
@@ -170,7 +170,7 @@ HOSTILE = [
     ("plate", "zeroblob(1048576)"),
     ("plate", "cast(x'ff' as text)"),
     ("well", "hex(zeroblob(1048576))"),
-    ("well", "1"),
+    ("well", "0"),
     ("inspection", "char(0)"),
     ("source", "cast(x'fe' as text)"),
 ]
@@ -363,3 +363,50 @@ def test_a_key_goes_before_the_number_of_another_inspection(db: Database, source
     found = db.read(lambda c: labelling.Finder(c).find(labelling.Named("P9", "A1", inspection="1")))
     key = sa.select(inspection.c.key).where(inspection.c.id == found.inspection_id)
     assert [row[0] for row in rows(db, key)] == ["1"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_a_spreadsheet_damaged_is_refused_and_a_model_says_nothing(db: Database, plate: int) -> None:
+    for more in ({"plate": "4.41312E+11"}, {"inspection": "2.02008E+11"}, {"well": "01-Dec"}, {"person": "MARCO v1"}):
+        write(db, **(GOOD | more))
+    assert turn(db) == Turn(refused=4)
+    reasons = [str(reason) for _, reason in states(db)]
+    assert [word in reason for word, reason in zip(("ten", "ten", "date", "model"), reasons, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_number_is_a_well_of_the_plates_grid(db: Database, champion: Version) -> None:
+    numbers = {"plain": 13, "wide": 25, "hwi": 49, "told": 7, "odd": 7}
+    for name, number in numbers.items():
+        record(db, register_source(db, name), sightings(13, plate=name), utc())
+        write(db, **(GOOD | {"plate": name, "well": str(number)}))
+    for statement in (
+        "update source set reading = '{\"wells\": 384}' where name = 'wide'",
+        "update source set layout = 'hwi' where name = 'hwi'",
+        'update source set reading = \'{"wells": 96, "grid": "8x6"}\' where name = \'odd\'',
+        "update plate set format_rows = 4, format_columns = 6, format_drops = 1 where key = 'told'",
+    ):
+        db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
+    assert turn(db) == Turn(resolved=5)
+    assert rows(db, sa.text("select distinct well from lims_label_v1")) == [("B01",)]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_number_is_refused_where_the_images_were_filed_on_another_grid(db: Database, champion: Version) -> None:
+    # Well 7 of an 8x6 plate is B01, and its images were filed under A07.
+    record(db, register_source(db, "store"), sightings(13, plate="told"), utc())
+    db.write(lambda c: c.exec_driver_sql("update source set layout = 'formulatrix'"))
+    db.write(lambda c: c.exec_driver_sql("update plate set format_rows = 8, format_columns = 6, format_drops = 1"))
+    write(db, **(GOOD | {"plate": "told", "well": "7"}))
+    assert turn(db) == Turn(refused=1)
+    assert "reads numbers on 8 x 12; name the well like A1" in str(states(db)[0][1])
+    assert rows(db, sa.text("select * from lims_label_v1")) == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_wells_outside_the_plate_never_come(db: Database, plate: int) -> None:
+    db.write(lambda c: c.exec_driver_sql("update plate set format_rows = 8, format_columns = 12"))
+    for well in ("97", "0", "I1", "A13", "ZZ99"):
+        write(db, **(GOOD | {"well": well}))
+    assert turn(db) == Turn(refused=5)
+    assert all("outside the plate's 8 x 12" in str(reason) or "of any plate" in str(reason) for _, reason in states(db))

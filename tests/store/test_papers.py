@@ -97,7 +97,7 @@ def test_every_wrong_line_is_named() -> None:
         ("plate,Plate\nA,B\n", "two columns say 'plate'"),
         ("plate\nA\x00B\n", "cannot be printed"),
         ("plate\n" + "A" * 301 + "\n", "301 characters"),
-        ('plate\n"A\n', "is no CSV"),
+        ('plate\n"A\n', "a quotation mark before the end of the file is never closed"),
         ("plate,drops\nA,two\n", "without rows and columns"),
         ("plate,rows,columns,drops\nA,8,12,two\n", "drops 'two' is no number"),
         ("plate,rows,columns,drops\nA,8,1200,1\n", "1 to 99 columns, not 1200"),
@@ -108,8 +108,10 @@ def test_a_wrong_table_says_what_is_wrong(text: str, sentence: str) -> None:
 
 
 def test_a_table_in_another_encoding_names_the_line() -> None:
-    with pytest.raises(PapersError, match="line 3: is not UTF-8"):
-        read("plate,project\nA,x\nB,Müller\n".encode("latin-1"), {}, "imager")
+    (_, paper) = read("plate,project\nA,x\nB,Müller\n".encode("cp1252"), {}, "imager").papers
+    assert paper.project == "Müller"
+    with pytest.raises(PapersError, match=r"line 3: its letters .* cannot be told; save it as CSV UTF-8"):
+        read("plate,project\nA,x\nB,Müller\n".encode("cp850"), {}, "imager")
 
 
 def test_columns_are_mapped() -> None:
@@ -214,3 +216,21 @@ def test_a_barcode_of_the_path_fills_in_where_papers_say_none(db: Database, sour
     record(db, source_id, sightings(1, plate="P1", barcode="path"))
     record(db, source_id, sightings(1, plate="P2", barcode="path"))
     assert (of(db, "P1")["barcode"], of(db, "P2")["barcode"]) == ("path", "B2")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_a_spreadsheet_damaged_is_refused(db: Database, source_id: int) -> None:
+    take_in(db, "plate,barcode\n0045,0012\n01-Mar-x,B2\n")
+    with pytest.raises(PapersError) as caught:
+        take_in(db, 'plate,barcode\n45,\n"4,41312E+11",\nNew,01-Mar\n0045,12\n01-Mar-x,4.41312E+11\nFine,7\n')
+    words = ["line 2: plate '45': '0045' has lost", "line 3: plate '4,41312E+11': a spreadsheet has rounded"]
+    words += ["line 4: barcode '01-Mar': a spreadsheet has made a date", "line 5: barcode '12': '0012' has lost"]
+    words += ["line 6: barcode '4.41312E+11': a spreadsheet has rounded"]
+    assert [problem.startswith(word) for problem, word in zip(caught.value.problems, words, strict=True)] == [True] * 5
+    assert of(db, "0045")["barcode"] == "0012"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_name_that_a_plate_really_has_is_sound(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1, plate="01-Mar"), utc())
+    assert len(take_in(db, "plate,project\n01-Mar,x\n").changes) == 1

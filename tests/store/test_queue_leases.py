@@ -3,6 +3,7 @@
 import pytest
 import sqlalchemy as sa
 from factories import (
+    LEASE_S,
     MAX_ATTEMPTS,
     RETRY_S,
     claim,
@@ -17,7 +18,7 @@ from factories import (
     utc,
 )
 
-from marcod.store import backlog, queue
+from marcod.store import backlog, queue, standing, summaries
 from marcod.store.engine import Database
 from marcod.store.schema import inspection_summary, job, score
 from marcod.store.versions import Version
@@ -37,6 +38,42 @@ def test_nothing_is_ready_while_the_lease_runs_and_all_is_after_it(db: Database,
     assert {c.job_id for c in second.claims} == {c.job_id for c in first.claims}
     assert [c.attempts for c in second.claims] == [2] * waiting
     assert second.token != first.token
+
+
+def renewed(db: Database, leases: list[queue.Lease], now: float) -> int:
+    return db.write(lambda c: queue.renew(c, leases, now=utc(now), lease_s=LEASE_S))
+
+
+def test_a_renewed_lease_lasts_from_then_on(db: Database, waiting: int, champion: Version) -> None:
+    lease = claimed(db, utc(0), limit=4)
+    ahead = claimed(db, utc(0))
+    assert renewed(db, [lease, ahead], 40) == waiting
+    assert claim(db, utc(99)) is None
+    assert db.write(lambda c: summaries.give_up_exhausted(c, max_attempts=1, now=utc(99))) == 0
+    assert finish(db, lease, champion, utc(99)).scored == 4
+    # A worker that died renews no more, and what it held comes back after one lease.
+    assert [c.job_id for c in claimed(db, utc(100)).claims] == [c.job_id for c in ahead.claims]
+    assert renewed(db, [lease, ahead], 101) == 0
+
+
+def test_what_was_begun_anew_or_taken_over_is_not_renewed(db: Database, source_id: int, waiting: int) -> None:
+    lease = claimed(db)
+    record(db, source_id, [rewritten(sightings(6)[0])], utc(1))
+    assert renewed(db, [lease], 2) == waiting - 1
+    over = claimed(db, utc(62))
+    assert renewed(db, [lease], 63) == 0
+    assert renewed(db, [over], 63) == waiting
+
+
+def test_a_claim_that_is_given_back_says_what_held_it_up(db: Database, waiting: int) -> None:
+    lease = claimed(db, limit=2)
+    db.write(lambda c: queue.release(c, lease, utc(1), "no memory"))
+    assert rows(db, sa.select(job.c.error, job.c.attempts).order_by(job.c.id))[:3] == [
+        ("no memory", 0), ("no memory", 0), (None, 0),
+    ]  # fmt: skip
+    assert db.read(lambda c: standing.take(c, utc(1))).held_up == (standing.HeldUp("no memory", 2),)
+    claimed(db, utc(2))
+    assert db.read(lambda c: standing.take(c, utc(2))).held_up == ()
 
 
 def test_a_late_finisher_changes_nothing(db: Database, waiting: int, champion: Version) -> None:

@@ -10,7 +10,10 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from marcod import settings
+from marcod.domain import PlateFormat
+from marcod.layouts import NAMES
 from marcod.settings import Fault, FaultsError, keys
+from marcod.settings.sections import USED_BY
 
 SECRET = "hunter2"
 
@@ -40,7 +43,7 @@ sources = ["minstrell"]
 root = "/"
 timezone = "berlin"
 observer = "Polling "
-profiles = {{ 1 = "visble", x = "uv" }}
+profiles = {{ 1 = "visble", x = "vu" }}
 [sources."Rock Imager"]
 root = "/"
 layout = "formulatrix"
@@ -168,6 +171,7 @@ def test_a_file_that_is_no_toml(tmp_path: Path, text: str | bytes, line: int, sa
     [fault] = _faults(tmp_path, text)
     assert fault.line == line
     assert said in fault.text
+    assert fault.text.endswith("shows once this is mended") is (said != "not UTF-8")
     assert SECRET not in repr(fault)
 
 
@@ -236,8 +240,9 @@ def test_every_key_has_an_example_that_works(key: str, tmp_path: Path) -> None:
     example = keys.example(name)
     assert example is not None
     given = tomllib.loads(example)[field]
+    layout = min(USED_BY.get(field, {"xchem"}))
     named = {
-        "sources": {"lab": {"root": "/", "layout": "xchem"}, "minstrel": {"root": "/", "layout": "xchem"}},
+        "sources": {"lab": {"root": "/", "layout": layout}, "minstrel": {"root": "/", "layout": "xchem"}},
         "notify": {"lab": {"to": ["lab@example.org"]}},
         "mail": {"host": "mail.example.org", "security": "tls"},
     }
@@ -246,6 +251,44 @@ def test_every_key_has_an_example_that_works(key: str, tmp_path: Path) -> None:
     table = named.setdefault(section, {})
     (table["lab"] if names else table)[field] = given
     assert settings.examine(None, named).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("layout", "line"),
+    [
+        ("formulatrix", "reservoir_subwells = [2]"),
+        ("formulatrix", 'light = "uv"'),
+        ("rigaku", "pattern = '(?P<plate>.)'"),
+        ("rigaku", 'date_format = "%Y"'),
+        ("hwi", "wells = 96"),
+        ("hwi", 'grid = "8x6"'),
+        ("ami", 'profiles = { 1 = "uv" }'),
+    ],
+)
+def test_a_setting_that_the_layout_does_not_use_is_refused(layout: str, line: str, tmp_path: Path) -> None:
+    text = f'[sources.lab]\nroot = "/"\nlayout = "{layout}"\n{line}\n'
+    (fault,) = _faults(tmp_path, text)
+    word = line.partition(" ")[0]
+    assert (fault.place, fault.line, fault.word) == (str(tmp_path / "marcod.toml"), 4, word)
+    assert fault.text == f"sources.lab.{word}: layout {layout} does not use it; remove it"
+
+
+def test_every_layout_that_settings_know_exists() -> None:
+    assert frozenset().union(*USED_BY.values()) == set(NAMES)
+
+
+@pytest.mark.parametrize(("grid", "rows", "columns"), [("8x6", 8, 6), ("32x48", 32, 48), ("48X32", 48, 32)])
+def test_a_source_may_have_plates_of_any_grid(grid: str, rows: int, columns: int, tmp_path: Path) -> None:
+    text = f'[sources.lab]\nroot = "/"\nlayout = "formulatrix"\ngrid = "{grid}"\n'
+    assert settings.load(_file(tmp_path, text)).sources["lab"].plate_format == PlateFormat(rows, columns)
+    (fault,) = _faults(tmp_path, text.replace(grid, "8x60"))
+    assert "1 to 48 rows and columns, not 8x60" in fault.text
+
+
+def test_a_profile_is_named_by_its_number_or_its_word(tmp_path: Path) -> None:
+    text = '[sources.lab]\nroot = "/"\nlayout = "rigaku"\nprofiles = { 1 = "uv", "00" = "visible", HF = "shg" }\n'
+    profiles = settings.load(_file(tmp_path, text)).sources["lab"].profiles
+    assert profiles == {1: "uv", "00": "visible", "HF": "shg"}
 
 
 RIGHT = f"""\

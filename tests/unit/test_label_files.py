@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from marcod import labelling
 from marcod.errors import LabelError
 from marcod.labelling import Choices, Problem, Row
-from marcod.store.labelling import Named
+from marcod.store.labelling import Named, person_named
 
 
 def read(path: Path, kind: str, **choices: object) -> tuple[list[Row], list[Problem]]:
@@ -185,3 +185,68 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     os.truncate(path, labelling.LARGEST + 1)
     with pytest.raises(LabelError, match="larger than"):
         read(path, "csv")
+
+
+@pytest.mark.parametrize(
+    ("heading", "complaint"),
+    [
+        (
+            "plate,well,classification,manual_call",
+            "the columns 'classification' and 'manual_call' could each be the label",
+        ),
+        (
+            "plate,well,classification,manual_call,scored_by,disputed_by",
+            "label, 'scored_by' and 'disputed_by' could each be the person; choose with --map COLUMN=FIELD, "
+            "such as --map 'manual_call=label' --map 'disputed_by=person'",
+        ),
+        ("plate_key,barcode,well,label", "'plate_key' and 'barcode' could each be the plate"),
+        ("plate,well,label,date,time", "'date' and 'time' could each be the time"),
+        ("plate,well,prediction", "needs columns label"),
+        ("plate,well,model_label", "needs columns label"),
+    ],
+)
+def test_two_columns_that_could_be_one_field(tmp_path: Path, heading: str, complaint: str) -> None:
+    path = written(tmp_path, f"{heading}\nP,A1,Clear,Crystals,a,b\n")
+    with pytest.raises(LabelError, match="line 1: ") as raised:
+        read(path, "csv")
+    assert complaint in str(raised.value)
+
+
+def test_a_column_of_the_fields_own_name_goes_first(tmp_path: Path) -> None:
+    path = written(tmp_path, "barcode,plate,well,position,label,call sign\nB,P,A1,9,Clear,x\n")
+    assert read(path, "csv")[0] == [Row(2, Named("P", "A1"), "Clear")]
+
+
+def test_beside_a_models_column_a_line_needs_its_person(tmp_path: Path) -> None:
+    text = "plate,well,label,model_label,label_person\nP,A1,Clear,Clear,\nP,A2,Crystals,Clear,ann\nP,A3,Clear,Clear,\n"
+    rows, [problem] = read(written(tmp_path, text), "csv")
+    assert rows == [Row(3, Named("P", "A2"), "Crystals", "ann")]
+    assert problem.reason.startswith("this and 1 further line name no person, and beside the column 'model_label'")
+
+
+def test_a_table_of_polo(tmp_path: Path) -> None:
+    text = "plate_id,well_number,human_class,machine_class,scored_by\n61,13,Crystals,Clear,kim\n61,14,Clear,Other,\n"
+    rows, [problem] = read(written(tmp_path, text), "csv")
+    assert rows == [Row(2, Named("61", "13"), "Crystals", "kim")]
+    assert problem.reason.startswith("this line names no person, and beside the column 'machine_class'")
+    imagers = "plate,well,label,person,machine\nP,A1,Clear,,RI-1000\n"
+    assert read(written(tmp_path, imagers), "csv") == ([Row(2, Named("P", "A1"), "Clear")], [])
+
+
+@pytest.mark.parametrize("person", ["MARCO v1", "marco:2", "Marco_1.0", "autoscorer", "model 3"])
+def test_a_model_is_no_person(person: str) -> None:
+    with pytest.raises(LabelError, match="is a model and not a person"):
+        person_named(person)
+
+
+@pytest.mark.parametrize("person", ["Marco", "MARCO", "kim", "Modelski", "Marco Rossi 2", "m.auto"])
+def test_people_are_persons(person: str) -> None:
+    assert person_named(person) == person
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "mac_roman"])
+def test_tables_of_excel(tmp_path: Path, encoding: str) -> None:
+    end = "\r" if encoding == "mac_roman" else "\r\n"
+    path = tmp_path / "labels.csv"
+    path.write_bytes(end.join(["plate;well;label;person", "P;A1;Clear;Jörg", ""]).encode(encoding))
+    assert read(path, "csv")[0] == [Row(2, Named("P", "A1"), "Clear", "Jörg")]

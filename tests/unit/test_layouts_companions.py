@@ -77,32 +77,64 @@ def test_the_last_row_of_a_picture_exported_again_counts() -> None:
     assert image.drop == 2
 
 
+def missing(verdict: DropImage | NotADrop) -> bool:
+    """Whether the image was read without a row of its report."""
+    assert isinstance(verdict, DropImage)
+    assert verdict.captured_at is None
+    return (verdict.drop, [one.kind for one in verdict.warnings]) == (1, [WarningKind.REPORT_MISSING])
+
+
 @pytest.mark.parametrize(
-    ("rows", "about"),
+    "rows",
     [
-        ([], "no row"),
-        (['"D:\\out\\90j8\\Crystals\\other_D12_Visible_9_3552.jpg","Crystals",1,' + IMAGED], "no row"),
-        (["garbage", '"unclosed'], "no row"),
-        (["x" * 200_000], "cannot be read"),
+        [],
+        ['"D:\\out\\90j8\\Crystals\\other_D12_Visible_9_3552.jpg","Crystals",1,' + IMAGED],
+        ["garbage", '"unclosed'],
+        ["x" * 200_000],
     ],
 )
-def test_a_report_without_the_picture_may_still_get_it(rows: list[str], about: str) -> None:
-    verdict = export(PICTURE, *rows)
-    assert isinstance(verdict, NotADrop)
-    assert (verdict.reason, verdict.may_change) == (Reason.NO_REPORT, True)
-    assert about in verdict.detail
+def test_an_image_with_a_batch_does_not_wait_for_its_report(rows: list[str]) -> None:
+    assert missing(make("rockmaker-export").parse(PICTURE))
+    assert missing(export(PICTURE, *rows))
 
 
 def test_a_report_out_of_all_proportion_is_not_read() -> None:
-    verdict = make("rockmaker-export").parse(PICTURE, {"90j8/report.csv": bytes(LONGEST_REPORT + 1)}.get)
-    assert isinstance(verdict, NotADrop)
-    assert "MiB" in verdict.detail
+    assert missing(make("rockmaker-export").parse(PICTURE, {"90j8/report.csv": bytes(LONGEST_REPORT + 1)}.get))
 
 
 def test_a_grown_report_is_read_again() -> None:
-    first, second = export(PICTURE), export(PICTURE, ROW.format(1, IMAGED))
-    assert isinstance(first, NotADrop)
-    assert isinstance(second, DropImage)
+    assert missing(export(PICTURE))
+    grown = export(PICTURE, ROW.format(1, IMAGED))
+    assert isinstance(grown, DropImage)
+    assert grown.warnings == ()
+
+
+def test_a_score_with_a_slash_makes_a_folder_more() -> None:
+    path = "90j8/Crystals/Needles/90j8_D12_Visible_9_3552.jpg"
+    image = export(
+        path, f'"E:\\out\\90j8\\Crystals/Needles\\90j8_D12_Visible_9_3552.jpg","Crystals/Needles",2,{IMAGED}'
+    )
+    assert isinstance(image, DropImage)
+    assert (image.plate_key, image.drop, image.warnings) == ("90j8", 2, ())
+    assert image.captured_at == taken(2010, 3, 17, 9, 0, 5)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_report_that_a_spreadsheet_saved_keeps_its_rows(encoding: str, delimiter: str) -> None:
+    lines = [f"16.03.2010 08:36{delimiter * 3}", delimiter.join([PICTURE, "N\u00e9ant", "2", "17.03.2010 09:00"])]
+    content = "\r\n".join(lines).encode(encoding)
+    image = make("rockmaker-export").parse(PICTURE, {"90j8/report.csv": content}.get)
+    assert isinstance(image, DropImage)
+    # Nobody can tell day and month apart in what a spreadsheet wrote.
+    assert (image.drop, image.captured_at) == (2, None)
+    assert [one.kind for one in image.warnings] == [WarningKind.DATE_UNREADABLE]
+
+
+def test_a_date_that_cannot_be_leaves_the_image() -> None:
+    image = export(PICTURE, ROW.format(1, "17.03.2010 09:00:05"))
+    assert isinstance(image, DropImage)
+    assert [one.kind for one in image.warnings] == [WarningKind.DATE_UNREADABLE]
 
 
 def test_the_older_name_takes_its_day_as_inspection() -> None:

@@ -1,6 +1,7 @@
 """Every name that public programs, manuals and data sets show, with what it says."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,16 +14,19 @@ from marcod.domain import (
     LayoutWarning,
     Modality,
     NotADrop,
+    PlateFormat,
+    PlateSetup,
     Reason,
     WarningKind,
 )
-from marcod.layouts import LayoutOptions, explain, make
+from marcod.layouts import LayoutOptions, explain, is_entered, make
+from marcod.layouts.paths import KEPT_BACK
 
-VISIBLE, UV, SHG = Modality.VISIBLE, Modality.UV, Modality.SHG
+VISIBLE, UV, SHG, UNKNOWN = Modality.VISIBLE, Modality.UV, Modality.SHG, Modality.UNKNOWN
 MINSTREL = "RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_{}_HF_99_030_001_RDI.jpg"
 C3 = "RMM3_01_328_ROBO_Test1_Clon1_MC_0000MC100341_004_100716_01_06_01_00_99_030_001_RDI.jpg"
 BARE = LayoutWarning(
-    WarningKind.LIGHT_LOST, "no dated folder above the file, and only that says how it was lit; taken as visible"
+    WarningKind.LIGHT_LOST, "no dated folder above the file, and only that says how it was lit; not scored"
 )
 
 
@@ -173,31 +177,31 @@ EXAMPLES = [
     # HWI: ubccr/besra and ubccr/terf READMEs, Marco_Polo's folders
     (
         "X0000051270868200506241635.png",
-        hwi("X000005127", "20050624", (19, 4), "2005-06-24 16:35", warnings=(BARE,)),
+        hwi("X000005127", "20050624", (19, 4), "2005-06-24 16:35", modality=UNKNOWN, warnings=(BARE,)),
     ),
     (
         "X0000049750501200505270943.png",
-        hwi("X000004975", "20050527", (11, 21), "2005-05-27 09:43", warnings=(BARE,)),
+        hwi("X000004975", "20050527", (11, 21), "2005-05-27 09:43", modality=UNKNOWN, warnings=(BARE,)),
     ),
     (
         "X0000049151305200506061345.png",
-        hwi("X000004915", "20050606", (28, 9), "2005-06-06 13:45", warnings=(BARE,)),
+        hwi("X000004915", "20050606", (28, 9), "2005-06-06 13:45", modality=UNKNOWN, warnings=(BARE,)),
     ),
     (
         "X0000050511419200507041505.png",
-        hwi("X000005051", "20050704", (30, 27), "2005-07-04 15:05", warnings=(BARE,)),
+        hwi("X000005051", "20050704", (30, 27), "2005-07-04 15:05", modality=UNKNOWN, warnings=(BARE,)),
     ),
     (
         "X0000051830553200507012227.png",
-        hwi("X000005183", "20050701", (12, 25), "2005-07-01 22:27", warnings=(BARE,)),
+        hwi("X000005183", "20050701", (12, 25), "2005-07-01 22:27", modality=UNKNOWN, warnings=(BARE,)),
     ),
     (
         "X0000050611108200507051159.png",
-        hwi("X000005061", "20050705", (24, 4), "2005-07-05 11:59", warnings=(BARE,)),
+        hwi("X000005061", "20050705", (24, 4), "2005-07-05 11:59", modality=UNKNOWN, warnings=(BARE,)),
     ),
     (
         "X0000056450155200509052032.png",
-        hwi("X000005645", "20050905", (4, 11), "2005-09-05 20:32", warnings=(BARE,)),
+        hwi("X000005645", "20050905", (4, 11), "2005-09-05 20:32", modality=UNKNOWN, warnings=(BARE,)),
     ),
     (
         "X000015804202004011136-jpg/X0000158041536202004011140.jpg",
@@ -231,13 +235,12 @@ EXAMPLES = [
         "images/lysozyme/plate7/20240131_093000/B2c.jpg",
         DropImage(
             "ami",
-            "plate7",
+            "lysozyme/plate7",
             "20240131_093000",
             2,
             2,
             3,
             VISIBLE,
-            barcode="plate7",
             captured_at=day("2024-01-31 09:30:00"),
         ),
     ),
@@ -395,3 +398,227 @@ def test_real_plates_are_read_without_a_warning() -> None:
     ]
     verdicts = [layouts[name].parse(path) for name, path in pictures]
     assert [v for v in verdicts if not isinstance(v, DropImage) or v.warnings] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "plate", "well", "inspection"),
+    [
+        # The name alone could be read in several ways; the folder of the barcode tells.
+        ("TRY_12/Crystals/TRY_12_C3_Visible_9_502.jpg", "TRY_12", "C03", "502"),
+        ("7jk1/Clear/7jk1_C3_Vis_HR_1_503.jpg", "7jk1", "C03", "503"),
+        ("AB_C4/Clear/AB_C4_E8_Zoom_1_77.jpg", "AB_C4", "E08", "77"),
+        ("AB/Clear/AB_C4_E8_Zoom_1_77.jpg", "AB", "C04", "77"),
+        ("AB/Clear/AB_C4_E8_1_77.jpg", "AB", "C04", "77"),
+        ("ab_c4/Crystal/Micro/AB_C4_E8_Zoom_A1_1_77.jpg", "AB_C4", "E08", "77"),
+        ("loose/TRY_12_C3_Visible_9_502.jpg", "TRY_12", "C03", "502"),
+    ],
+)
+def test_names_of_the_export_tool_are_read_from_both_ends(path: str, plate: str, well: str, inspection: str) -> None:
+    image = make("rockmaker-export").parse(path)
+    assert isinstance(image, DropImage)
+    assert (image.plate_key, image.well, image.inspection_key) == (plate, well, inspection)
+
+
+def test_an_older_name_whose_barcode_ends_like_a_well_is_no_batch() -> None:
+    path = "AB_C4/Clear/AB_C4_E8_ImagerDefaults_1.jpg"
+    report = f'x\n"{path}","Clear",Drop,05/14/23 09:12:44\n'.encode()
+    image = make("rockmaker-export").parse(path, {"AB_C4/report.csv": report}.get)
+    assert isinstance(image, DropImage)
+    assert (image.plate_key, image.well, image.inspection_key) == ("AB_C4", "E08", "2023-05-14")
+
+
+@pytest.mark.parametrize("path", ["loose/AB_C4_E8_Zoom_1_77.jpg", "AB_C4_E8_ImagerDefaults_1.jpg"])
+def test_a_name_that_two_plates_could_bear_is_not_guessed(path: str) -> None:
+    verdict = make("rockmaker-export").parse(path)
+    assert isinstance(verdict, NotADrop)
+    assert verdict.reason is Reason.UNREADABLE_NAME
+    assert "'AB' or 'AB_C4'" in verdict.detail
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "plate", "well"),
+    [
+        ("crims", "CD_1/3/FORMULATRIX_CD_1_3_04-12-2025_02_03_01_00_99_Vis.jpg", "CD_1", "C02"),
+        ("xchem", "TRY_12_2021-09-14_RI1000-0276-3drop/TRY_12_02C_1.jpg", "TRY_12", "C02"),
+        ("xchem", "TRY_12_RI1000-0276_2021-09-14_3drop/TRY_12_02C_1.jpg", "TRY_12", "C02"),
+        (
+            "rigaku",
+            f"TRY_12/3/{MINSTREL.format('02_03_01').replace('CI_0000CI022987', 'T_000000TRY_12')}",
+            "TRY_12",
+            "C02",
+        ),
+        ("rhombix", "TRY_12/110629/TRY_12_C02-1_BRITE_110629_200901_1.jpg", "TRY_12", "C02"),
+    ],
+)
+def test_a_barcode_may_hold_an_underscore(layout: str, path: str, plate: str, well: str) -> None:
+    image = make(layout).parse(path)
+    assert isinstance(image, DropImage)
+    assert (image.plate_key, image.well, image.warnings) == (plate, well, ())
+
+
+@pytest.mark.parametrize(
+    ("path", "plate"),
+    [
+        ("images/kinase/hit2/tray1/20240131_093000/A1.jpg", "kinase/hit2/tray1"),
+        ("images/hit2/tray1/20240131_093000/A1.jpg", "hit2/tray1"),
+        ("kinase/hit2/tray1/20240131_093000/A1.jpg", "kinase/hit2/tray1"),
+        ("data/images/kinase/hit2/tray1/20240131_093000/A1.jpg", "kinase/hit2/tray1"),
+        ("tray1/20240131_093000/A1.jpg", "tray1"),
+        ("images/20240131_093000/A1.jpg", "images"),
+    ],
+)
+def test_a_plate_of_ami_is_one_of_its_project_and_target(path: str, plate: str) -> None:
+    image = make("ami").parse(path)
+    assert isinstance(image, DropImage)
+    assert (image.plate_key, image.barcode) == (plate, None if "/" in plate else plate)
+    assert make("ami").format(image).startswith(plate)
+
+
+@pytest.mark.parametrize("folder", ["X000015862202008111512-uvt (2)", "Copy of X000015862202008111512-uvt", "uv", ""])
+def test_light_that_only_a_folder_told_is_unknown_once_it_is_renamed(folder: str) -> None:
+    image = make("hwi").parse(f"{folder}/X0000158620868202008111635.png")
+    assert isinstance(image, DropImage)
+    assert (image.modality, image.warnings) == (Modality.UNKNOWN, (BARE,))
+    told = make("hwi", LayoutOptions(light=UV)).parse(f"{folder}/X0000158620868202008111635.png")
+    assert isinstance(told, DropImage)
+    assert (told.modality, told.warnings) == (UV, ())
+
+
+def test_a_folder_in_the_dated_folder_keeps_the_light() -> None:
+    image = make("hwi").parse("X000015862202008111512-uvt/sorted/X0000158620868202008111635.png")
+    assert isinstance(image, DropImage)
+    assert (image.modality, image.inspection_key, image.warnings) == (UV, "202008111512-uvt", ())
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "light"),
+    [
+        (LayoutOptions(), "HF", VISIBLE),
+        (LayoutOptions(profiles={"F2": UV}), "f2", UV),
+        (LayoutOptions(profiles={"F2": UV}), "HF", VISIBLE),
+        (LayoutOptions(profiles={"00": VISIBLE}, light=UV), "00", VISIBLE),
+        (LayoutOptions(light=UV), "HF", UV),
+    ],
+)
+def test_the_light_of_minstrel_images_can_be_configured(options: LayoutOptions, kind: str, light: Modality) -> None:
+    path = f"CI022987/3/{MINSTREL.format('01_01_01').replace('_HF_', f'_{kind}_')}"
+    image = make("rigaku", options).parse(path)
+    assert isinstance(image, DropImage)
+    assert image.modality is light
+
+
+def test_a_light_of_rhombix_that_is_not_known_is_not_scored() -> None:
+    path = "TG-20/110629/TG-20_A01-1_{}_110629_200901_1.jpg"
+    image = make("rhombix").parse(path.format("LASER"))
+    assert isinstance(image, DropImage)
+    assert (image.modality, image.warnings[0].kind) == (UNKNOWN, WarningKind.UNKNOWN_LIGHT)
+    told = make("rhombix", LayoutOptions(profiles={"laser": VISIBLE})).parse(path.format("LASER"))
+    assert isinstance(told, DropImage)
+    assert (told.modality, told.warnings) == (VISIBLE, ())
+
+
+NUMBERED = "plateID_9/batchID_2/wellNum_{}/profileID_1/d1_r1_ef.jpg"
+
+
+@pytest.mark.parametrize(
+    ("setup", "number", "well"),
+    [
+        (PlateSetup(PlateFormat(8, 6)), 7, "B01"),
+        (PlateSetup(PlateFormat(8, 6)), 48, "H06"),
+        (PlateSetup(PLATE_FORMATS[384]), 97, "E01"),
+        (PlateSetup(PlateFormat(16, 3)), 4, "B01"),
+        (PlateSetup(PLATE_FORMATS[384], inferred=True), 25, "B01"),
+        (PlateSetup(PlateFormat(48, 32)), 1536, "AV32"),
+        (PlateSetup(), 13, "B01"),
+        (None, 13, "B01"),
+    ],
+)
+def test_a_well_number_is_read_on_the_grid_of_its_plate(setup: PlateSetup | None, number: int, well: str) -> None:
+    image = make("formulatrix", LayoutOptions(plates={"9": setup}.get)).parse(NUMBERED.format(number))
+    assert isinstance(image, DropImage)
+    assert image.well == well
+    inferred = setup is not None and setup.inferred
+    assert [one.kind for one in image.warnings] == ([WarningKind.FORMAT_INFERRED] if inferred else [])
+
+
+def test_a_number_beyond_the_plate_makes_it_the_next_larger_one_unless_it_was_told() -> None:
+    known = LayoutOptions(plates=lambda key: PlateSetup())
+    image = make("formulatrix", known).parse(NUMBERED.format(97))
+    assert isinstance(image, DropImage)
+    assert (image.well, image.inferred, image.warnings[0].kind) == ("E01", PLATE_FORMATS[384], "format_inferred")
+    small = make("formulatrix", replace(known, plate_format=PlateFormat(8, 6))).parse(NUMBERED.format(49))
+    assert isinstance(small, DropImage)
+    assert (small.well, small.inferred) == ("E01", PLATE_FORMATS[96])
+    told = make("formulatrix", LayoutOptions(plates=lambda key: PlateSetup(PLATE_FORMATS[96]))).parse(
+        NUMBERED.format(97)
+    )
+    assert isinstance(told, NotADrop)
+    assert (told.reason, "plate import" in told.detail) == (Reason.OUT_OF_RANGE, True)
+
+
+def test_a_number_beyond_the_source_s_grid_is_refused_where_the_plate_s_grid_is_kept_nowhere() -> None:
+    # Read on a larger grid it would lie beside lower numbers of the same plate that were read on the smaller one.
+    verdict = make("formulatrix").parse(NUMBERED.format(97))
+    assert isinstance(verdict, NotADrop)
+    assert (verdict.reason, "`grid` of the source" in verdict.detail) == (Reason.OUT_OF_RANGE, True)
+
+
+def test_the_reservoir_is_that_of_the_plate() -> None:
+    known = {"CI022987": PlateSetup(reservoirs=frozenset({4}))}
+    options = LayoutOptions(reservoir_subwells=frozenset({2}), plates=known.get)
+    read = {
+        (plate, subwell): isinstance(
+            make("rigaku", options).parse(
+                f"{plate}/3/{MINSTREL.format(f'01_01_0{subwell}').replace('CI022987', plate)}"
+            ),
+            DropImage,
+        )
+        for plate in ("CI022987", "CI022988")
+        for subwell in (1, 2, 4)
+    }
+    assert [key for key, is_drop in read.items() if not is_drop] == [("CI022987", 4), ("CI022988", 2)]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *KEPT_BACK,
+        "@GMT-2024.03.02-01.00.01",
+        "found.001",
+        "#RECYCLE",
+        ".zfs",
+        ".snapshot",
+    ],
+)
+def test_bins_and_snapshots_are_not_entered(folder: str) -> None:
+    path = f"{folder}/old/{NUMBERED.format(1)}"
+    assert not is_entered(folder)
+    assert isinstance(make("formulatrix").parse(path), NotADrop)
+    assert isinstance(make("formulatrix").parse(f"share/{path}"), NotADrop)
+
+
+@pytest.mark.parametrize("folder", ["#3 plates", "@home", "snapshots of lysozyme", "$", "recycled protein", "GMT"])
+def test_other_folders_are_entered(folder: str) -> None:
+    assert is_entered(folder)
+    assert isinstance(make("formulatrix").parse(f"{folder}/{NUMBERED.format(1)}"), DropImage)
+
+
+def test_working_folders_of_one_imagers_tools_are_others_plain_folders() -> None:
+    for folder in ("Processed", "Quarantine"):
+        assert isinstance(make("ami").parse(f"{folder}/tray1/20240131_093000/A1.jpg"), DropImage)
+        assert isinstance(make("formulatrix").parse(f"{folder}/{NUMBERED.format(1)}"), DropImage)
+        name = "44131-A01-2-R0DRP1-EF-z20-20100316-083621.jpg"
+        refused = make("oppf").parse(f"{folder}/{name}")
+        assert isinstance(refused, NotADrop)
+        assert refused.reason is Reason.WORKING_COPY
+
+
+def test_a_plates_name_is_kept_in_one_unicode_form() -> None:
+    composed, decomposed = "Caf\u00e9_1", "Cafe\u0301_1"
+    for spelling in (composed, decomposed):
+        image = make("rockmaker-export").parse(f"{spelling}/Clear/{spelling}_D2_Visible_1_7.jpg")
+        assert isinstance(image, DropImage)
+        assert (image.plate_key, image.barcode) == (composed, composed)
+    mixed = make("rockmaker-export").parse(f"{decomposed}/Clear/{composed}_D2_Visible_1_7.jpg")
+    assert isinstance(mixed, DropImage)
+    assert [one.kind for one in mixed.warnings] == [WarningKind.REPORT_MISSING]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from marcod.domain import DropImage, Kind, Modality, NotADrop, Reason
+from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop, PlateSetup, Reason
 from marcod.errors import LayoutError
 from marcod.layouts import NAMES, LayoutOptions, explain, make
 
@@ -76,7 +76,7 @@ CASES = [
     ("oppf", "441312000010-A01-2-R0DRP1-EF-z20-20100316-250000.jpg", Reason.OUT_OF_RANGE),
     ("rhombix", "TG_A01-1_BRITE_110631_200901_1.jpg", Reason.OUT_OF_RANGE),
     ("ami", "plate7/20240131_093000/H13.jpg", Reason.OUT_OF_RANGE),
-    ("rockmaker-export", "90j8/Crystals/90j8_D12_Visible_9_3552.jpg", Reason.NO_REPORT),
+    ("rockmaker-export", "002s/Clear/002s_C6_ImagerDefaults_9.jpg", Reason.NO_REPORT),
     ("rockmaker-export", "90j8/Crystals/90j8_I12_Visible_9_3552.jpg", Reason.OUT_OF_RANGE),
     ("hwi", "../X0000051270868200506241635.png", Reason.NOT_THIS_LAYOUT),
     ("xchem", "somewhere/90j8_01A_1.jpg", Reason.NOT_THIS_LAYOUT),
@@ -87,7 +87,7 @@ CASES = [
 
 @pytest.mark.parametrize(("layout", "path", "reason"), CASES)
 def test_reason(layout: str, path: str, reason: Reason) -> None:
-    verdict = make(layout).parse(path)
+    verdict = make(layout, LayoutOptions(plates=lambda key: PlateSetup(PLATE_FORMATS[96]))).parse(path)
     assert isinstance(verdict, NotADrop)
     assert (verdict.layout, verdict.reason) == (layout, reason)
     assert verdict.detail
@@ -145,8 +145,8 @@ def test_digits_of_other_scripts_are_not_digits() -> None:
     assert isinstance(verdict, NotADrop)
 
 
-def test_unknown_layout_is_told_the_known_ones() -> None:
-    with pytest.raises(LayoutError, match="formulatrix, rockmaker-export, oppf"):
+def test_unknown_layout_is_told_the_known_ones_nearest_first() -> None:
+    with pytest.raises(LayoutError, match="rockmaker-export, formulatrix, oppf"):
         make("rockimager")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from marcod import layouts, survey
+from marcod.cli.survey import _doubts, _how_to_scan
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
 from marcod.survey import Imager, Limits, Survey, look, propose, root_of
 from marcod.survey.propose import Answers
@@ -221,9 +222,14 @@ def test_names_that_no_layout_reads(tmp_path: Path) -> None:
 def test_names_that_come_near_tell_what_is_missing(exports: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(exports["rockmaker-export"], tmp_path, dirs_exist_ok=True)
     (tmp_path / "CI030117" / "report.csv").unlink()
-    [family] = look(tmp_path).families
-    assert (family.layout, family.images) == ("rockmaker-export", 0)
-    assert "report.csv" in family.near_misses[0].what
+    older = tmp_path / "002s" / "Clear" / "002s_C6_ImagerDefaults_9.jpg"
+    older.parent.mkdir(parents=True)
+    older.touch()
+    seen = look(tmp_path)
+    [family] = seen.families
+    assert (family.layout, family.images) == ("rockmaker-export", 24)
+    assert ["report.csv" in near.what for near in family.near_misses] == [True]
+    assert "report.csv" in seen.imagers[0].warnings[0].what
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
@@ -302,3 +308,24 @@ def test_a_share_is_polled(imager: Imager) -> None:
     on_share = propose.propose(replace(imager, file_system="cifs"), "x")
     assert on_share.values["observer"] == "polling"
     assert "on cifs" in on_share.text()
+
+
+def test_no_export_is_read_by_two_layouts(exports: dict[str, Path]) -> None:
+    for name, folder in exports.items():
+        seen = look(folder)
+        assert [(f.layout, f.alone) for f in seen.families if f.images] == [(name, seen.families[0].images)]
+        assert only(seen).rivals == ()
+
+
+def test_layouts_that_read_the_same_files_are_named_and_not_chosen_between(exports: dict[str, Path]) -> None:
+    """Names of two shipped layouts never meet; the pattern of a lab's own may become a layout that does."""
+    seen = look(exports["rigaku"])
+    [imager], [family] = seen.imagers, seen.families
+    doubtful = replace(
+        seen, imagers=(replace(imager, rivals=("ami",)),), families=(replace(family, alone=family.images - 5),)
+    )
+    assert doubtful.clear is None
+    assert _how_to_scan(doubtful).startswith(
+        f"ami would read the same files of {seen.folder}; choose: say `marcod scan"
+    )
+    assert f"rigaku reads {family.images}, 5 of them read by another layout too" in list(_doubts(doubtful))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import factories
 import pytest
+import sqlalchemy as sa
 from watched_site import SETTLE_S, Site, put, settings_for, well_image
 
 from marcod.domain import Reason, WarningKind
@@ -13,6 +14,7 @@ from marcod.layouts import make
 from marcod.layouts.findings import SourceFinding
 from marcod.store import findings
 from marcod.store.engine import Database
+from marcod.store.schema import drop, image
 from marcod.store.versions import Version
 from marcod.watch.census import CONFIRMED, Census
 from marcod.watch.intake import open_sources
@@ -23,6 +25,7 @@ MINSTREL = "CI022987/{}/RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_00{}_121121
 DROPS = "WellImages/70/plateID_1070/batchID_5/wellNum_{}/profileID_1/"
 UNMAPPED = "WellImages/70/plateID_1070/batchID_5/wellNum_{}/profileID_7/d1_r1_ef.png"
 EXPORTED = "90j8/Crystals/90j8_{}_Visible_9_3552.jpg"
+OLDER = "90j8/Crystals/90j8_{}_ImagerDefaults_9.jpg"
 
 
 def found(db: Database) -> dict[str, SourceFinding]:
@@ -31,6 +34,12 @@ def found(db: Database) -> dict[str, SourceFinding]:
 
 def counted(db: Database) -> dict[str, int]:
     return {reason: one.files for reason, one in found(db).items()}
+
+
+def placed(db: Database) -> list[dict[str, object]]:
+    """Path and drop number of every image."""
+    joined = sa.select(image.c.path, drop.c.drop_number).join(drop, drop.c.id == image.c.drop_id)
+    return [dict(row._mapping) for row in factories.rows(db, joined)]
 
 
 @pytest.fixture
@@ -135,22 +144,22 @@ def test_what_does_not_change_is_confirmed_now_and_then(quiet: Site) -> None:
 
 def test_images_that_wait_for_a_report_are_counted_by_whole_walks(make_site: Callable[..., Site]) -> None:
     site = make_site(observer="polling", poll_s=3600.0, layout="rockmaker-export", watch={"full_rescan_s": 1000.0})
-    site.put(EXPORTED.format("A1"))
+    site.put(OLDER.format("A1"))
     site.step()
     assert counted(site.db) == {"no_report": 1}
     assert found(site.db)["no_report"].hint is None
     # A delivery half way: its images come before their report.
-    site.put(EXPORTED.format("A2"))
+    site.put(OLDER.format("A2"))
     site.step(61.0)
     assert counted(site.db) == {"no_report": 1}
     site.step(1000.0)
     assert counted(site.db) == {"no_report": 2}
     lines = "".join(
-        f'"D:\\90j8\\Crystals\\90j8_{well}_Visible_9_3552.jpg","Crystals",Drop,03/17/10 09:00:00\r\n'
+        f'"D:\\90j8\\Crystals\\90j8_{well}_ImagerDefaults_9.jpg","Crystals",Drop,03/17/10 09:00:00\r\n'
         for well in ("A1", "A2")
     )
     site.put("90j8/report.csv", lines.encode())
-    site.put(EXPORTED.format("A3"))
+    site.put(OLDER.format("A3"))
     site.step(61.0)
     site.step(SETTLE_S)
     site.step(1000.0)
@@ -160,6 +169,27 @@ def test_images_that_wait_for_a_report_are_counted_by_whole_walks(make_site: Cal
     (site.root / "90j8/report.csv").unlink()
     site.step(1000.0)
     assert counted(site.db) == {"no_report": 1, "drop_number_lost": 2}
+
+
+def test_images_that_miss_a_report_are_counted_by_whole_walks_until_it_comes(make_site: Callable[..., Site]) -> None:
+    site = make_site(observer="polling", poll_s=3600.0, layout="rockmaker-export", watch={"full_rescan_s": 1000.0})
+    site.put(EXPORTED.format("A1"))
+    site.settle()
+    assert counted(site.db) == {"report_missing": 1}
+    site.put(EXPORTED.format("A2"))
+    site.step(61.0)
+    site.step(SETTLE_S)
+    # A delivery half way: the new image was taken, and its report may be on its way.
+    assert (counted(site.db), len(site.images())) == ({"report_missing": 1}, 2)
+    site.put("90j8/report.csv", f'"D:\\{EXPORTED.format("A2")}","Crystals",2,03/17/10 09:00:00\r\n'.encode())
+    site.step(61.0)
+    site.step(SETTLE_S)
+    site.step(1000.0)
+    assert counted(site.db) == {"report_missing": 1}
+    assert {row["path"]: row["drop_number"] for row in placed(site.db)} == {
+        EXPORTED.format("A1"): 1,
+        EXPORTED.format("A2"): 2,
+    }
 
 
 def test_nothing_is_counted_twice_while_the_database_is_away(quiet: Site) -> None:

@@ -167,7 +167,7 @@ def test_a_folder_in_or_around_a_recorded_one_is_refused(db: Database, folder: P
     both = Settings.model_validate(
         {"sources": {"wide": {"root": folder.parent, "layout": "rigaku"}, HAND: {"root": folder, "layout": "rigaku"}}}
     )
-    (told,) = findings(db, both, "roots")
+    (told,) = places.apart(both)
     assert (told.verdict, f"of source '{HAND}' lies inside" in told.text) == (Verdict.BROKEN, True)
     assert findings(db, both, "wide: recorded twice") == []
 

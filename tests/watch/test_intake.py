@@ -58,14 +58,16 @@ def test_sources_are_registered_once(db: Database, tmp_path: Path) -> None:
 def test_options_of_the_settings_reach_the_layout(db: Database, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, wells=24, profiles={1: "uv"})
     (opened,) = open_sources(db, settings, factories.utc())
-    assert opened.layout.parse(well_image(25)).reason is Reason.OUT_OF_RANGE  # type: ignore[union-attr]
+    assert opened.layout.parse(well_image(24)).well == "D06"  # type: ignore[union-attr]
     assert opened.layout.parse(well_image(24)).modality == "uv"  # type: ignore[union-attr]
 
 
 def test_a_source_that_cannot_be_used_registers_none(db: Database, tmp_path: Path) -> None:
     good = {"root": tmp_path, "layout": "formulatrix"}
     settings = Settings.model_validate({"sources": {"good": good, "bad": {"root": tmp_path, "layout": "formulatix"}}})
-    with pytest.raises(LayoutError, match="source 'bad': There is no layout 'formulatix'"):
+    with pytest.raises(
+        LayoutError, match=r"source 'bad': There is no layout 'formulatix'; the layouts are formulatrix, "
+    ):
         open_sources(db, settings, factories.utc())
     assert factories.rows(db, sa.select(source)) == []
 
@@ -87,7 +89,7 @@ def test_what_is_no_drop_is_counted_by_reason_and_not_offered(bench: Bench) -> N
     for path in (well_image(1), well_image(1, kind="th"), well_image(2, kind="th"), well_image(1, kind="dl")):
         put(bench.root, path)
     put(bench.root, "WellImages/70/plateID_1070/batchID_5/wellNum_3/profileID_1/drop.jpg")
-    put(bench.root, "WellImages/70/plateID_1070/batchID_5/wellNum_97/profileID_1/d1_r1_ef.jpg")
+    put(bench.root, "WellImages/70/plateID_1070/batchID_5/wellNum_1537/profileID_1/d1_r1_ef.jpg")
     put(bench.root, "notes.txt")
     bench.walk(0.0)
     assert bench.intake.tally.ignored == {
@@ -133,11 +135,11 @@ def test_names_that_are_no_text_are_recorded(bench: Bench, db: Database) -> None
     assert (bench.intake.tally.unchanged, len(bench.tracker)) == (1, 0)
 
 
-PICTURE = "90j8/Crystals/90j8_D12_Visible_9_3552.jpg"
-REPORT = b'"D:\\90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg","Crystals",2,03/17/10 09:00:00\r\n'
+PICTURE = "90j8/Crystals/90j8_D12_ImagerDefaults_9.jpg"
+REPORT = b'"D:\\90j8\\Crystals\\90j8_D12_ImagerDefaults_9.jpg","Crystals",2,03/17/10 09:00:00\r\n'
 
 
-def test_a_picture_waits_for_its_report(db: Database, champion: Version, tmp_path: Path) -> None:
+def test_an_image_without_a_batch_waits_for_its_report(db: Database, champion: Version, tmp_path: Path) -> None:
     bench = Bench(db, tmp_path / "plates", layout="rockmaker-export")
     put(bench.root, PICTURE)
     bench.walk(0.0)

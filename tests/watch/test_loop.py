@@ -3,13 +3,17 @@
 import shutil
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import factories
 import pytest
+import sqlalchemy as sa
 import structlog
 from watched_site import NEVER_S, SETTLE_S, Site, put, set_time, wait_until, well_image
 
+from marcod.store.engine import Database
+from marcod.store.schema import drop, image
 from marcod.watch.loop import GUARD_S, LONGEST_PAUSE_S, REFUSED_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
@@ -22,6 +26,12 @@ MakeSite = Callable[..., Site]
 
 def wells(numbers: range) -> list[str]:
     return [well_image(number) for number in numbers]
+
+
+def placed(db: Database) -> list[tuple[str, int, datetime | None]]:
+    """Well, drop number and time of every image."""
+    columns = (drop.c.well, drop.c.drop_number, image.c.captured_at)
+    return [tuple(row) for row in factories.rows(db, sa.select(*columns).join(drop, drop.c.id == image.c.drop_id))]
 
 
 # What walks find
@@ -89,16 +99,33 @@ def test_more_files_than_one_round_takes(make_site: MakeSite, monkeypatch: pytes
 
 def test_pictures_are_recorded_once_their_report_comes(make_site: MakeSite) -> None:
     site = make_site(layout="rockmaker-export", observer="polling", poll_s=NEVER_S)
-    picture = "90j8/Crystals/90j8_D12_Visible_9_3552.jpg"
+    picture = "90j8/Crystals/90j8_D12_ImagerDefaults_9.jpg"
     site.put(picture)
     site.settle()
     for _ in range(3):
         site.step(60.0)
     assert (site.status.waiting, site.images()) == (1, {})
-    site.put("90j8/report.csv", b'"D:\\90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg","Crystals",2,03/17/10 09:00:00\r\n')
+    site.put(
+        "90j8/report.csv", b'"D:\\90j8\\Crystals\\90j8_D12_ImagerDefaults_9.jpg","Crystals",2,03/17/10 09:00:00\r\n'
+    )
     site.step(60.0)
     site.step(SETTLE_S)
     assert (site.status.waiting, list(site.images())) == (0, [picture])
+
+
+@pytest.mark.parametrize("observer", ["inotify", "polling"])
+def test_a_report_that_comes_late_is_read_for_images_taken_without_it(make_site: MakeSite, observer: str) -> None:
+    site = make_site(layout="rockmaker-export", observer=observer, watch=EVENTS_ALONE)
+    site.observe()
+    path = "90j8/Crystals/Needles/90j8_D12_Visible_9_3552.jpg"
+    site.put(path)
+    site.recorded_by_events(path)
+    assert (site.status.waiting, placed(site.db)) == (0, [("D12", 1, None)])
+    site.put(
+        "90j8/report.csv", b'"D:\\90j8\\Crystals/Needles\\90j8_D12_Visible_9_3552.jpg","x",2,03/17/10 09:00:00\r\n'
+    )
+    site.step_until(lambda: placed(site.db) == [("D12", 2, datetime(2010, 3, 17, 9, tzinfo=UTC))], each_s=SETTLE_S)
+    assert len(site.images()) == 1
 
 
 # What events find

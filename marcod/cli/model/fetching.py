@@ -89,6 +89,7 @@ def _is_whole(known: Known) -> bool:
 
 
 def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[Known]) -> "Imported":
+    output.check_tree(settings.models.folder)
     use_the_cpu_alone()
     with output.stages() as report:
         return published.import_published(

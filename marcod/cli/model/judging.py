@@ -12,6 +12,7 @@ import click
 from marcod import app, bundle, text
 from marcod.bundle import BundleRecord, Predictor
 from marcod.cli import output, places
+from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
 from marcod.domain import Split
 from marcod.evaluate import calibration, labelled, results, tables
@@ -68,7 +69,7 @@ def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command
         click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Where the images in CSV are"),
         click.option("--skip-missing", is_flag=True, help="Leave out labelled files that are not there"),
         click.option("--from-database", is_flag=True, help="The labels in the database"),
-        click.option("--split", type=click.Choice(names), help=f"Which plates of the database  [default: {default}]"),
+        click.option("--split", type=Choice(names), help=f"Which plates of the database  [default: {default}]"),
         click.option("--source", help="Only this source of the database"),
     )  # fmt: skip
 

@@ -1,0 +1,215 @@
+"""Tables as spreadsheets and programs save them: encodings, separators, line ends, and cells that were damaged.
+
+A table is a heading and lines of cells. It may be UTF-8 with or without a mark, UTF-16, Windows-1252 or Mac Roman, with
+commas, semicolons or tabs, and line ends of any system.
+
+Guarantees:
+- An encoding that cannot be told is refused, never guessed.
+- A quotation mark that is never closed is refused, so no line is swallowed by another.
+"""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Final
+
+from marcod.errors import MarcodError
+
+SAVE_AS: Final = "save it as CSV UTF-8"
+
+_MARKS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_BOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""First bytes of workbooks: .xlsx, .ods and .xls."""
+
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_SEPARATORS: Final = ",;\t"
+_QUOTED: Final = re.compile(r'"[^"]*"')
+_TOLD_SEPARATOR: Final = re.compile(r"\"?sep=([,;\t])\"?\s*", re.IGNORECASE)
+
+
+class TableError(MarcodError):
+    """This table cannot be read. ``line`` counts from 1, ``reason`` says what is wrong there."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+        self.line = line
+        self.reason = reason
+
+
+def lines_of(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines of a table that are not blank, each with its number in the file and its stripped cells.
+
+    ``text`` is as :func:`text_of` returns it. Raises TableError.
+    """
+    first, rest = text.partition("\n")[::2]
+    told = _TOLD_SEPARATOR.fullmatch(first)
+    skipped = 1 if told else 0
+    separator = told[1] if told else separator_of(text)
+    reader = csv.reader(io.StringIO(rest if told else text, newline=""), delimiter=separator, strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num + skipped, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise TableError(max(1, reader.line_num + skipped), _broken(str(error))) from error
+
+
+def separator_of(text: str) -> str:
+    """Return the separator that the heading has most of, outside quotation marks."""
+    heading = next((line for line in text.split("\n") if line.strip(f" {_SEPARATORS}")), "")
+    return max(_SEPARATORS, key=_QUOTED.sub("", heading).count)
+
+
+def _broken(said: str) -> str:
+    if "unexpected end" in said:
+        return "a quotation mark before the end of the file is never closed; correct it"
+    if "expected after" in said:
+        return "a cell goes on after its closing quotation mark; correct it"
+    return f"it cannot be read as text with columns: {said}; {SAVE_AS}"
+
+
+def text_of(data: bytes) -> str:
+    """Return a file's text with ``\\n`` at the end of every line. Raises TableError."""
+    return _decoded(data).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(data: bytes) -> str:
+    if data.startswith(_BOOKS):
+        raise TableError(1, f"this is a workbook, not a table; {SAVE_AS}")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _wide(data) or "utf-8"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding == "utf-8":
+            return _one_byte(data)
+        raise TableError(
+            data.count(b"\n", 0, error.start) + 1, f"this is damaged {encoding} text; {SAVE_AS}"
+        ) from error
+
+
+def _wide(data: bytes) -> str | None:
+    """UTF-16 without a mark: Latin letters leave every other byte of the heading zero."""
+    start = data[:64]
+    if len(start) < 4 or len(data) % 2:
+        return None
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if max(even, odd) * 4 < len(start):
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _one_byte(data: bytes) -> str:
+    """Windows-1252, or Mac Roman where its letters or its line ends tell it. Raises TableError."""
+    if control := _CONTROL.search(data):
+        raise TableError(data.count(b"\n", 0, control.start()) + 1, f"this is not a table but another file; {SAVE_AS}")
+    mac, old_mac = data.decode("mac_roman"), b"\r" in data and b"\n" not in data
+    line = data.count(b"\n", 0, next(i for i, byte in enumerate(data) if byte > 127)) + 1
+    unclear = TableError(line, f"its letters beyond ASCII are of an encoding that cannot be told; {SAVE_AS}")
+    try:
+        windows = data.decode("cp1252")
+    except UnicodeDecodeError:
+        if _odd_characters(mac) and not old_mac:
+            raise unclear from None
+        return mac
+    odd, odd_as_mac = _odd_characters(windows), _odd_characters(mac)
+    if odd < odd_as_mac or windows == mac:
+        return windows
+    if old_mac or odd_as_mac == 0 < odd:
+        return mac
+    # Both readings are possible words. Typographic marks are common in Windows' tables, these Mac letters are not.
+    if odd == 0 and not any(each.isalpha() for each, other in zip(windows, mac, strict=True) if each != other):
+        return windows
+    raise unclear
+
+
+_LETTERS: Final = frozenset("ŒœŠšŽžß") | {chr(code) for code in range(0xC0, 0xFF)} - {"×", "÷"}
+_MARKS_IN_TEXT: Final = frozenset("°µ±²³§€™®©“”„‘’–—…•·«»×½¼¾£¥\u00a0")
+_MAY_TOUCH: Final = frozenset("°µ²³™®©\u00a0")
+_ENGLISH_ENDS: Final = re.compile(r"(?:s|t|m|d|ll|re|ve)(?![a-z])", re.IGNORECASE)
+
+
+def _odd_characters(text: str) -> int:
+    """Count the characters beyond ASCII that no West European writes where they stand."""
+    padded = f" {text}  "
+    return sum(
+        _is_odd(padded[at - 1], each, padded[at + 1 :][:3]) for at, each in enumerate(padded) if not each.isascii()
+    )
+
+
+def _is_odd(before: str, each: str, after: str) -> bool:
+    follows = after[0]
+    if each in _LETTERS:
+        alone = not before.isalpha() and not follows.isalpha()
+        risen = each.isupper() and (before.islower() or (before.isupper() and follows.islower()))
+        return alone or risen or (each.islower() and follows.isupper())
+    if each == "’" and before.isalpha() and follows.isalpha():
+        return not (_ENGLISH_ENDS.match(after) or before in "OodDlL")
+    if each == "’" or each in _MAY_TOUCH:
+        return False
+    if each in "“„‘«”»…":
+        return before.isalpha() and follows.isalpha()
+    return each not in _MARKS_IN_TEXT or before.isalpha() or follows.isalpha()
+
+
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def no_formula(value: object) -> object:
+    """Return a value that no spreadsheet takes for a formula: such text begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA_STARTS) else value
+
+
+def as_written(cell: str) -> str:
+    """Return the inverse of :func:`no_formula`."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS) else cell
+
+
+_EXPONENT: Final = re.compile(r"[+-]?\d(?:[.,]\d+)?E[+-]\d{2,3}", re.IGNORECASE | re.ASCII)
+_ERROR: Final = re.compile(r"##+|#(?:NAME\?|REF!|N/A|VALUE!|WERT!|BEZUG!|NV|DIV/0!|NUM!|ZAHL!|NULL!)")
+_ROUNDED: Final = re.compile(r"[1-9]\d{14}0+", re.ASCII)
+_DECIMAL: Final = re.compile(r"\d+[.,]0+", re.ASCII)
+_MONTHS: Final = (
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    "mär", "mrz", "mai", "okt", "dez",
+    "janv", "févr", "fév", "mars", "avr", "juin", "juil", "août", "sept", "déc",
+    "ene", "abr", "ago", "dic", "gen", "mag", "giu", "lug", "set", "ott",
+)  # fmt: skip
+"""Short names of months in English, German, French, Spanish and Italian."""
+
+_MONTH: Final = "(?:" + "|".join(f"[{m[0].upper()}{m[0]}]{m[1:]}" for m in sorted(_MONTHS, key=len, reverse=True)) + ")"
+_DATE: Final = re.compile(
+    rf"\d{{1,2}}\.?[-/ ]{_MONTH}\.?(?:[-/ ](?:\d\d|\d{{4}}))?|{_MONTH}\.?[-/ ](?:\d\d|\d{{4}})"
+    r"|\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d\d)(?: 0?0:00(?::00)?)?"
+    r"|\d{4}-\d\d-\d\d 0?0:00(?::00)?",
+    re.ASCII,
+)
+AS_TEXT: Final = "format the column as text, enter it again and save the table"
+
+
+def damage(cell: str) -> str | None:
+    """Say what a spreadsheet has done to a barcode, a plate's name or a well, and what to do; None for a sound cell."""
+    cell = unicodedata.normalize("NFC", cell)
+    if _EXPONENT.fullmatch(cell):
+        return f"a spreadsheet has rounded it to a power of ten; {AS_TEXT}"
+    if _DATE.fullmatch(cell):
+        return f"a spreadsheet has made a date of it; {AS_TEXT}"
+    if _ERROR.fullmatch(cell):
+        return f"a spreadsheet shows an error in its place; {AS_TEXT}"
+    if _ROUNDED.fullmatch(cell):
+        return f"a spreadsheet keeps 15 digits and has set the others to zero; {AS_TEXT}"
+    if _DECIMAL.fullmatch(cell):
+        return f"a spreadsheet has made a decimal number of it; {AS_TEXT}"
+    return None
+
+
+ZEROS: Final = 20
+"""Leading zeros that a name may have lost."""
+
+
+def before_zeros_were_lost(cell: str) -> tuple[str, ...]:
+    """List what a number may have been before a spreadsheet took its leading zeros; nothing for other texts."""
+    if not (cell.isascii() and cell.isdigit()):
+        return ()
+    return tuple("0" * more + cell for more in range(1, ZEROS))
