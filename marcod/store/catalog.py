@@ -119,7 +119,9 @@ def _take_over(connection: Connection, former: int, name: str, now: datetime) ->
 
 def _read_again(connection: Connection, source_id: int) -> None:
     """Give every image an impossible time, from which the true one can still be told: see :func:`_content`."""
-    reading = sa.update(image).where(image.c.source_id == source_id, image.c.mtime_ns >= 0)
+    # By id, as everybody holds images; an update alone would take them as they lie.
+    its = sa.select(image.c.id).where(image.c.source_id == source_id, image.c.mtime_ns >= 0).order_by(image.c.id)
+    reading = sa.update(image).where(image.c.id.in_(its.with_for_update(key_share=True)))
     connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
 
 
@@ -176,22 +178,28 @@ def record(connection: Connection, source_id: int, sightings: Sequence[Sighting]
     champion = versions.champion(connection, lock=True)
     serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
     total = Recorded()
-    touched, moved = set[int](), set[int]()
+    touched, moved, behind = set[int](), set[int](), set[int]()
     ordered = sorted(sightings, key=lambda s: s.path)  # two who record the same files hold them in one order
     for start in range(0, len(ordered), CHUNK):
         chunk = {path_text(s.path): s for s in ordered[start : start + CHUNK]}
-        recorded, inspections, drop_ids = _record_chunk(connection, source_id, chunk, serving, now)
-        total += recorded
-        touched |= inspections
-        moved |= drop_ids
-    _catch_up(connection, touched, serving, now)
+        part = _record_chunk(connection, source_id, chunk, serving, now)
+        total += part.recorded
+        touched |= part.touched
+        moved |= part.moved
+        behind |= part.behind
+    if behind:
+        # The champion sees what a former one did: the rest of the plate, and so its drops over time.
+        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
     if touched:
         derived.refresh(connection, moved, touched, now, serving=list(serving))
     return total
 
 
-def _catch_up(connection: Connection, touched: set[int], serving: _Serving, now: datetime) -> None:
-    """Where a former champion saw any of a plate, the champion sees it now: the inspection, and its drops over time."""
+def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set[int]:
+    """Plates of these inspections that a former champion saw in part; held, since their other images get jobs too.
+
+    Two who record the same plate would otherwise wait for each other's jobs in a ring.
+    """
     plates_touched = sa.select(inspection.c.plate_id).where(inspection.c.id.in_(touched))
     former = sa.and_(
         inspection.c.plate_id.in_(plates_touched),
@@ -205,8 +213,19 @@ def _catch_up(connection: Connection, touched: set[int], serving: _Serving, now:
         .where(former)
         .distinct()
     ).scalars()
-    if behind := list(plates):
-        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
+    found = {int(plate_id) for plate_id in plates}
+    queue.hold_plates(connection, found)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One chunk: what changed, the inspections touched, drops whose images moved or came back, plates to catch up."""
+
+    recorded: Recorded
+    touched: set[int]
+    moved: set[int]
+    behind: set[int]
 
 
 def _record_chunk(
@@ -215,8 +234,7 @@ def _record_chunk(
     chunk: dict[str, Sighting],
     serving: _Serving,
     now: datetime,
-) -> tuple[Recorded, set[int], set[int]]:
-    """What changed, the inspections touched, and the drops whose images belong elsewhere now or were gone."""
+) -> _Part:
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
     changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns, _doubts(s))]
@@ -227,9 +245,10 @@ def _record_chunk(
     other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
     _move_labels(connection, former.values(), altered)
+    touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
+    behind = _behind(connection, touched, serving) if touched else set()
     queued = _queue(connection, inserted, altered, serving, now)
     unscored = sum(1 for row in inserted if row.modality != serving.champion.modality)
-    touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
     moved = {
         drop_id
         for old, new in _pairs(former, altered)
@@ -239,7 +258,7 @@ def _record_chunk(
     # A drop that is known from before has one inspection more.
     moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
     recorded = Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored)
-    return recorded, touched, moved
+    return _Part(recorded, touched, moved, behind)
 
 
 def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:
