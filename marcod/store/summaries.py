@@ -52,9 +52,9 @@ class Verdict:
     label: str | None
     failed: bool
     seen_at: datetime
-    said: labels.Verdict | None
-    model_hit: bool
-    gone: bool
+    said: labels.Verdict | None = None
+    model_hit: bool = False
+    gone: bool = False
 
     @property
     def shown_label(self) -> str | None:
