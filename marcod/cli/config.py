@@ -104,7 +104,8 @@ def _unworkable(examined: Examined) -> Iterator[Fault]:
             key = ("sources", name, "pattern" if source.pattern is not None else "layout")
             found += _refusals(examined, key, partial(watch.layout_of, name, source))
     yield from found
-    yield from _refusals(examined, ("sources",), partial(watch.require_apart, roots(settings)))
+    for name, reason in watch.not_apart(roots(settings)):
+        yield examined.fault_at(("sources", name, "root"), reason)
     yield from _refusals(examined, _vocabulary_key(settings), partial(labelling.tables_of, settings))
     yield from _refusals(examined, ("train", "schedule"), partial(trainer.check, settings.train))
 
