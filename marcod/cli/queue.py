@@ -27,20 +27,20 @@ def status(settings: Settings, json_output: bool) -> None:
     if json_output:
         output.print_json({"queue": counts, "workers": alive})
         return
-    click.echo(
+    output.echo(
         f"{counts.waiting} waiting, {counts.leased} being scored, {counts.retrying} waiting for another try, "
         f"{counts.failed} failed"
     )
     if counts.oldest_enqueued_at is not None:
         age_s = (now - counts.oldest_enqueued_at).total_seconds()
-        click.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
+        output.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
     rows = [(w.name, w.roles, w.started_at.strftime("%Y-%m-%d %H:%M"), w.marcod_version) for w in alive]
     if rows:
         output.console().print(
             output.table("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))
         )
     else:
-        click.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
+        output.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
 
 
 @queue.command()
@@ -61,7 +61,7 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
     title = output.counted(len(rows), total, "failed image")
     output.console().print(output.table(title, columns, cells, spare=(("attempts",), ("source",)), prose=True))
     if rows:
-        click.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
+        output.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
 
 
 @queue.command()
@@ -76,4 +76,4 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
         count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))
     if images and not count:
         raise NotFoundError("none of these images is in quarantine; `marcod queue failed` lists those that are")
-    click.echo(f"{text.count(count, 'image is', 'images are')} back in the queue")
+    output.echo(f"{text.count(count, 'image is', 'images are')} back in the queue")
