@@ -91,7 +91,7 @@ class _Commands(LazyGroup):
         except MarcodError as error:
             from marcod.cli import output
 
-            click.echo(f"marcod: {output.harmless(str(error))}", err=True)
+            output.echo(f"marcod: {output.harmless(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
             if not is_full(error):
@@ -99,7 +99,7 @@ class _Commands(LazyGroup):
             from marcod.cli import output
 
             place = error.filename or output.full_place(ctx)
-            click.echo(f"marcod: {output.harmless(str(place))} cannot be written: {os_reason(error)}", err=True)
+            output.echo(f"marcod: {output.harmless(str(place))} cannot be written: {os_reason(error)}", err=True)
             ctx.exit(1)
 
 
