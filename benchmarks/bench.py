@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from benchmarks import machine
-from marcod.store import catalog, migrate, versions
+from marcod.store import catalog, migrate, serving, versions
 from marcod.store.engine import Database
 from marcod.store.versions import Version
 
@@ -86,7 +86,7 @@ class Bench:
         """A new database with a source in the Formulatrix layout and a champion that has no bundle."""
         with self.database(kind) as db:
             champion = register(db, "bench", "2")
-            db.write(lambda c: versions.promote(c, champion, actor="bench", now=utc_now()))
+            db.write(lambda c: serving.promote(c, champion, actor="bench", now=utc_now()))
             source_id = db.write(lambda c: catalog.register_source(c, "bench", "/", "formulatrix", None, utc_now()))
             yield Subject(db, source_id, champion)
 

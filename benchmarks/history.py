@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from benchmarks.bench import Subject, register, utc_now
 from benchmarks.plates import DROPS, INSPECTIONS_A_PLATE
 from marcod.domain import PLATE_FORMATS, well_name
-from marcod.store import queue, versions
+from marcod.store import queue, serving
 from marcod.store.engine import Database
 from marcod.store.schema import (
     drop,
@@ -81,7 +81,7 @@ def fill(subject: Subject, size: Size) -> None:
     """Fill an empty database; the newest images get a job for the champion."""
     former = register(subject.db, "bench", "1")
     for version in (former, subject.champion):
-        subject.db.write(partial(versions.promote, version=version, actor="bench", now=utc_now()))
+        subject.db.write(partial(serving.promote, version=version, actor="bench", now=utc_now()))
     subject.db.write(lambda c: _fill(c, subject.source_id, size, former, subject.champion))
     enqueue_newest(subject, size.waiting)
     settle(subject.db)

@@ -29,7 +29,7 @@ from marcod.domain import CLASSES
 from marcod.registry import Registry
 from marcod.score import Scorer
 from marcod.settings import ScoreSettings
-from marcod.store import catalog, versions
+from marcod.store import catalog, serving
 from marcod.store.engine import Database
 from marcod.watch.tree import Root
 
@@ -142,7 +142,7 @@ def _marcod(bench: Bench, scorer: ProcessPoolExecutor, kind: Kind, place: Path, 
     with bench.database(kind) as db:
         registry = Registry(db, place / "models")
         version = registry.register(bundle_path.parent.name, bundle_path.name, utc_now())
-        db.write(lambda c: versions.promote(c, version, actor="bench", now=utc_now()))
+        db.write(lambda c: serving.promote(c, version, actor="bench", now=utc_now()))
         _take_in(db, place / "plates")
         done = scorer.submit(
             _drain, db.url.render_as_string(hide_password=False), bundle_path, place / "plates"

@@ -72,7 +72,7 @@ MARKS_OF_CLASS: Final = (Mark.PRECIPITATE, Mark.CLEAR, Mark.OTHER, Mark.CRYSTALS
 
 def mark_of(drop: summaries.Verdict, version: versions.Version) -> Mark:
     """The mark by which a drop counts."""
-    if drop.hit(version):
+    if drop.hit:
         return Mark.HIT
     if drop.shown_label is None:
         return Mark.FAILED if drop.failed else Mark.UNSCORED
@@ -144,7 +144,7 @@ def _verdict(drop: summaries.Verdict, version: versions.Version) -> dict[str, An
         "p_crystals": drop.p_crystals,
         "p_other": drop.p_other,
         "p_precipitate": drop.p_precipitate,
-        "hit": drop.hit(version),
+        "hit": drop.hit,
         "failed": drop.failed,
         "path": drop.path,
         "model_label": drop.label,
@@ -260,7 +260,7 @@ def _as_seen_by(
         n_crystals=counts[DropClass.CRYSTALS],
         n_other=counts[DropClass.OTHER],
         n_precipitate=counts[DropClass.PRECIPITATE],
-        hits=sum(drop.hit(version) for drop in drops),
+        hits=sum(drop.hit for drop in drops),
         best_wells=summaries.best_wells(drops),
         seen=len(drops),
         scored=scored,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from marcod import bundle
 from marcod import text as words
 from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError, os_reason
-from marcod.store import versions
+from marcod.store import serving, versions
 from marcod.store.engine import Database
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Registry:
             return self._db.read(versions.champion)
         first = self.register(*SHIPPED, now)
         # Not loaded here: whoever scores does that first, and whoever only looks must not wait for it.
-        self._db.write(lambda connection: versions.promote(connection, first, actor="marcod", now=now))
+        self._db.write(lambda connection: serving.promote(connection, first, actor="marcod", now=now))
         return first
 
     def promote(
@@ -205,7 +205,7 @@ class Registry:
         """
         self.load(version, CHECK_BATCH)
         self._db.write(
-            lambda connection: versions.promote(connection, version, actor=actor, now=now, instead_of=instead_of)
+            lambda connection: serving.promote(connection, version, actor=actor, now=now, instead_of=instead_of)
         )
         return version
 
@@ -216,7 +216,7 @@ class Registry:
         """
         version = self._db.read(versions.previous)
         self.load(version, CHECK_BATCH)
-        former = self._db.write(lambda connection: versions.rollback(connection, version, actor=actor, now=now))
+        former = self._db.write(lambda connection: serving.rollback(connection, version, actor=actor, now=now))
         return former, version
 
     def challenge(self, version: versions.Version | None, *, actor: str, now: datetime) -> versions.Version | None:
@@ -226,12 +226,12 @@ class Registry:
         """
         if version is not None:
             self.load(version, CHECK_BATCH)
-        return self._db.write(lambda connection: versions.challenge(connection, version, actor=actor, now=now))
+        return self._db.write(lambda connection: serving.challenge(connection, version, actor=actor, now=now))
 
     def remove(self, known: Known, *, force: bool, actor: str, now: datetime) -> bool:
         """Remove a version: its bundle from the lab's own folder, and its rows unless it has scores, which stay.
 
-        Returns whether scores stay. Raises BundleError for a shipped bundle, and as :func:`versions.remove`.
+        Returns whether scores stay. Raises BundleError for a shipped bundle, and as :func:`serving.remove`.
         """
         name, version = parse(known.name)
         if (shipped_folder() / name / version).is_dir():
@@ -247,7 +247,7 @@ class Registry:
             if row is None or unregistered:
                 versions.note(connection, actor, "remove", known.name, {"folder": str(known.folder)}, now)
                 return row is not None
-            return versions.remove(connection, row.version, force=force, actor=actor, now=now)
+            return serving.remove(connection, row.version, force=force, actor=actor, now=now)
 
         # The database first: when this ends here, a folder that nobody uses is left, which the same command removes.
         # The other way round a version would have work and no bundle.

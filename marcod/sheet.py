@@ -182,7 +182,7 @@ def plate_sheet(shown: PlateMap, pictures: Pictures, made_at: datetime, done: Do
         Row(row_letters(row), tuple(_well(drops, row, c, numbers) for c in range(1, size.columns + 1)))
         for row in range(1, size.rows + 1)
     ]
-    found = [d for d in shown.drops if d.hit(shown.version)]
+    found = [d for d in shown.drops if d.hit]
     best = sorted(found, key=lambda d: -(d.p_crystals or 0.0))[:BEST]
     summary = shown.summary
     return _render(
@@ -221,7 +221,7 @@ def hits_sheet(
 
 
 def _drop(shown: PlateMap, verdict: Verdict, uri: str | None) -> Drop:
-    hit = verdict.hit(shown.version)
+    hit = verdict.hit
     mark = SHOWN[mark_of(verdict, shown.version)]
     said = verdict.said
     flag = "" if said is None else SAID + ("?" if said.disputed else "")

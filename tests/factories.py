@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
-from marcod.store import catalog, queue, results, versions
+from marcod.store import catalog, queue, results, serving, versions
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.versions import Version
@@ -43,7 +43,7 @@ def register(db: Database, name: str = "small", version: str = "1", **more: Any)
 
 def promote(db: Database, version: Version, now: datetime | None = None) -> Version | None:
     """Make a version champion."""
-    return db.write(lambda c: versions.promote(c, version, actor="test", now=now or utc()))
+    return db.write(lambda c: serving.promote(c, version, actor="test", now=now or utc()))
 
 
 def register_source(db: Database, name: str = "imager", expected_drops: int | None = None) -> int:

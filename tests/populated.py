@@ -16,7 +16,7 @@ from factories import (
 )
 
 from marcod.domain import DropClass
-from marcod.store import drops, labels, queue, summaries, versions
+from marcod.store import derived, labels, queue, versions
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.schema import drop, image, inspection, label_inbox, plate
@@ -73,8 +73,7 @@ def _labels(db: Database) -> None:
         of_image = connection.execute(picture).scalar_one()
         givens.append(Given(of_well["A01"], where, DropClass.CRYSTALS, "bob", utc(days=1), "test", image_id=of_image))
         labels.add(connection, givens, utc(days=1))
-        new_hits = drops.refresh_all_versions(connection, of_well.values(), utc(days=1))
-        summaries.refresh_all_versions(connection, [where], utc(days=1), new_hits)
+        derived.refresh(connection, list(of_well.values()), [where], utc(days=1))
 
     db.write(work)
 

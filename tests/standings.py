@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from factories import claimed, finish, promote, record, register, register_source, sightings
 
 from marcod.layouts.findings import SourceFinding
-from marcod.store import drift, findings, queue, training, versions, watching, workers
+from marcod.store import drift, findings, queue, serving, training, versions, watching, workers
 from marcod.store.engine import Database
 from marcod.store.schema import delivery, event
 from marcod.store.watching import State
@@ -40,7 +40,7 @@ def populate(db: Database, now: datetime) -> None:
     claimed(db, now - timedelta(seconds=1), limit=1)
     record(db, rock, sightings(2, "R1"), now - timedelta(minutes=1))
     challenger = register(db, name="lab", version="2")
-    db.write(lambda c: versions.challenge(c, challenger, actor="ann", now=now))
+    db.write(lambda c: serving.challenge(c, challenger, actor="ann", now=now))
     db.write(lambda c: queue.enqueue_rescore(c, challenger.id, now - timedelta(minutes=2)))
     for name, roles in (("imaging:7:a", "watch,schedule"), ("gpu:8:b", "score")):
         host, pid, _ = name.split(":")

@@ -141,7 +141,7 @@ def _comparison(shown: PlateMap, drawn: "Drawn") -> output.Listing:
     """One row per class that was drawn: its drops by likeliest class, and its hits."""
     source = shown.summary.source
     likeliest = Counter((drawn[source, drop.path], drop.label) for drop in shown.drops)
-    hits = Counter(drawn[source, drop.path] for drop in shown.drops if drop.hit(shown.version))
+    hits = Counter(drawn[source, drop.path] for drop in shown.drops if drop.hit)
     rows = []
     for truth in CLASSES:
         counts = [likeliest[truth, str(label)] for label in CLASSES]

@@ -1,5 +1,7 @@
 """`marcod queue`: what waits, what failed, and trying again."""
 
+from functools import partial
+
 import click
 
 from marcod import app, text
@@ -70,11 +72,11 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
 @pass_settings
 def retry(settings: Settings, images: tuple[int, ...]) -> None:
     """Put failed images back into the queue: IMAGES by number, or all."""
-    from marcod.store import summaries
+    from marcod.store import results
 
     with app.opened(settings, brief=True) as ready:
         now = ready.db.now()
-        count = ready.db.write(lambda connection: summaries.retry_failed(connection, now, images or None))
+        count = ready.db.write_portions(partial(results.retry_failed, now=now, image_ids=images or None))
     if images and not count:
         raise NotFoundError("none of these images is in quarantine; `marcod queue failed` lists those that are")
     click.echo(f"{text.count(count, 'image is', 'images are')} back in the queue")

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -15,7 +16,19 @@ from marcod import drift, instruments, labelling, monitor, telemetry
 from marcod.daemon.ground import Ready
 from marcod.errors import MarcodError
 from marcod.settings import Role, Settings
-from marcod.store import findings, outbox, queue, retention, standing, summaries, versions, watching, workers
+from marcod.store import (
+    findings,
+    outbox,
+    papers,
+    queue,
+    results,
+    retention,
+    standing,
+    summaries,
+    versions,
+    watching,
+    workers,
+)
 from marcod.store.engine import Database
 
 log = telemetry.logger(__name__)
@@ -176,10 +189,10 @@ class Duties:
 def tend(db: Database, settings: Settings) -> None:
     """Quarantine what killed its workers, complete quiet inspections, forget who and what is long gone."""
     now = db.now()
-    exhausted = db.write(
-        lambda connection: summaries.give_up_exhausted(connection, max_attempts=settings.score.max_attempts, now=now)
-    )
-    completed = db.write(lambda connection: summaries.complete_quiet(connection, now, settings.watch.quiet_s))
+    attempts, quiet_s = settings.score.max_attempts, settings.watch.quiet_s
+    exhausted = db.write_portions(partial(results.give_up_exhausted, max_attempts=attempts, now=now))
+    db.write_portions(partial(papers.catch_up, now=now))
+    completed = db.write_portions(partial(summaries.complete_quiet, now=now, quiet_s=quiet_s))
     strays = db.write(
         lambda connection: queue.bring_back(
             connection,

@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store import drops, labels, summaries, versions
+from marcod.store import derived, drops, labels, versions
 from marcod.store.engine import Database
 from marcod.store.schema import drop, drop_summary, image, inspection_summary, label, model_version, score
 from marcod.store.versions import Version
@@ -75,7 +75,7 @@ def _count_labels(db: Database, now: datetime, report: Report, chunk: int) -> in
     wanted = db.read(_uncounted)
     for start in range(0, len(wanted), chunk):
         ids = wanted[start : start + chunk]
-        db.write(partial(summaries.refresh_all_versions, inspection_ids=ids, now=now))
+        db.write(partial(derived.refresh, drop_ids=(), inspection_ids=ids, now=now))
         report("labelled inspections", start + len(ids), len(wanted))
     return len(wanted)
 

@@ -4,7 +4,7 @@ A path seen twice changes nothing; a path whose size or time changed is queued a
 records, jobs and summaries included, is one transaction.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection
 from marcod import text
 from marcod.domain import DropImage, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import drops, findings, merging, queue, source_changes, sources, summaries, versions
+from marcod.store import copies, derived, drops, findings, merging, queue, source_changes, sources, versions
 from marcod.store.engine import insert
-from marcod.store.schema import drop, image, inspection, inspection_summary, job, model_version, plate, source
+from marcod.store.schema import drop, image, inspection, inspection_summary, label, model_version, plate, source
 
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
@@ -142,10 +142,9 @@ class Known(NamedTuple):
 def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, Known]:
     """Look up which paths are recorded, and their stat then, to leave unchanged files alone cheaply.
 
-    An image that was given up because its file was gone has an impossible stat, so that a file that came back
-    is taken in again.
+    An image whose file was gone has an impossible stat, so that a file that came back is taken in again.
     """
-    gone = sa.exists().where(job.c.image_id == image.c.id, job.c.failed_at.is_not(None), job.c.error == queue.GONE)
+    gone = image.c.gone_at.is_not(None)
     found: dict[str, Known] = {}
     original = {path_text(path): path for path in paths}
     texts = list(original)
@@ -173,25 +172,21 @@ class _Serving:
 
 
 def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
-    """Insert what is new, queue what must be scored, refresh the summaries touched. Counts the champion's work."""
+    """Insert what is new, queue what must be scored, refresh every row that follows. Counts the champion's work."""
     champion = versions.champion(connection, lock=True)
     serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
     total = Recorded()
-    touched: set[int] = set()
-    moved: set[int] = set()
-    for start in range(0, len(sightings), CHUNK):
-        chunk = {path_text(s.path): s for s in sightings[start : start + CHUNK]}
+    touched, moved = set[int](), set[int]()
+    ordered = sorted(sightings, key=lambda s: s.path)  # two who record the same files hold them in one order
+    for start in range(0, len(ordered), CHUNK):
+        chunk = {path_text(s.path): s for s in ordered[start : start + CHUNK]}
         recorded, inspections, drop_ids = _record_chunk(connection, source_id, chunk, serving, now)
         total += recorded
         touched |= inspections
         moved |= drop_ids
     _catch_up(connection, touched, serving, now)
-    if moved:
-        summaries.lock(connection, touched)
-        new_hits = drops.refresh_all_versions(connection, moved, now)
-        summaries.refresh_all_versions(connection, touched, now, new_hits)
-    for version in serving:
-        summaries.refresh(connection, touched, version, now)
+    if touched:
+        derived.refresh(connection, moved, touched, now, serving=list(serving))
     return total
 
 
@@ -221,23 +216,55 @@ def _record_chunk(
     serving: _Serving,
     now: datetime,
 ) -> tuple[Recorded, set[int], set[int]]:
-    """What changed, the inspections touched, and the drops whose pictures belong elsewhere now."""
+    """What changed, the inspections touched, and the drops whose images belong elsewhere now or were gone."""
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
     changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns, _doubts(s))]
     places = _places(connection, source_id, fresh + changed, now)
     inserted = _insert_images(connection, source_id, fresh, places, now)
-    left = _stood(connection, source_id, changed)
-    altered = [_update_image(connection, source_id, s, before[s.path], places[s.path], now) for s in changed]
+    former = _former(connection, source_id, changed)
+    altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
+    other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
+    copies.release(connection, [row.image_id for row in other], now)
+    _move_labels(connection, former.values(), altered)
     queued = _queue(connection, inserted, altered, serving, now)
     unscored = sum(1 for row in inserted if row.modality != serving.champion.modality)
-    touched = {place.inspection_id for place, _ in left.values()} | {row.inspection_id for row in inserted + altered}
-    moved: set[int] = set()
-    for sighting in changed:
-        old, now_at = left[path_text(sighting.path)], (places[sighting.path], str(sighting.image.modality))
-        moved |= {old[0].drop_id, now_at[0].drop_id} if old != now_at else set()
+    touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
+    moved = {
+        drop_id
+        for old, new in _pairs(former, altered)
+        if _elsewhere(old, new) or old.gone_at is not None or old.same_as_id is not None or new in other
+        for drop_id in (old.drop_id, new.drop_id)
+    }
+    # A drop that is known from before has one inspection more.
+    moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
     recorded = Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored)
     return recorded, touched, moved
+
+
+def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:
+    """Each altered image as it was and as it is."""
+    before = {row.id: row for row in former.values()}
+    return [(before[row.image_id], row) for row in altered]
+
+
+def _elsewhere(old: Any, new: "_Row") -> bool:
+    """Whether an image shows another drop, inspection or light than it was recorded with."""
+    return (old.drop_id, old.inspection_id, old.modality) != (new.drop_id, new.inspection_id, new.modality)
+
+
+def _move_labels(connection: Connection, former: Iterable[Any], altered: list["_Row"]) -> None:
+    """Labels given to an image go with it when it turns out to show another drop or inspection."""
+    before = {row.id: (row.drop_id, row.inspection_id) for row in former}
+    moved = [
+        {"image_key": row.image_id, "new_drop": row.drop_id, "new_inspection": row.inspection_id}
+        for row in altered
+        if before[row.image_id] != (row.drop_id, row.inspection_id)
+    ]
+    if moved:
+        statement = sa.update(label).where(label.c.image_id == sa.bindparam("image_key"))
+        there: dict[str, Any] = {"drop_id": sa.bindparam("new_drop"), "inspection_id": sa.bindparam("new_inspection")}
+        connection.execute(statement.values(there), moved)
 
 
 Content = Literal["new", "touched", "same"]
@@ -248,6 +275,7 @@ class _Row:
     """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored."""
 
     image_id: int
+    drop_id: int
     inspection_id: int
     modality: str
     content: Content
@@ -257,6 +285,7 @@ def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], se
     """Queue what may have to be scored; a file that was only touched waits behind everything new, as shadows do."""
     queue.start_over(connection, [row.image_id for row in altered if row.content != "same"], now)
     queue.withdraw(connection, [row.image_id for row in altered])
+    reread = [row.image_id for row in altered if row.content == "same"]
     fresh, touched = (
         {
             v: [r.image_id for r in inserted + altered if (r.content, r.modality) == (content, v.modality)]
@@ -268,7 +297,9 @@ def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], se
     queued += queue.enqueue(connection, touched[serving.champion], serving.champion.id, now, priority=queue.RESCORE)
     if shadow := serving.challenger:
         queue.enqueue(connection, fresh[shadow] + touched[shadow], shadow.id, now, priority=queue.RESCORE)
-    return queued
+    # Read anew in another light, an image may be owed that nobody had to score before.
+    owed = [queue.enqueue_rescore(connection, version.id, now, image_ids=reread) for version in serving if reread]
+    return queued + sum(owed[:1])
 
 
 def _text(found: str | None) -> str | None:
@@ -331,41 +362,38 @@ def _insert_images(
     statement = (
         insert(connection, image)
         .on_conflict_do_nothing()
-        .returning(image.c.id, image.c.inspection_id, image.c.modality)
+        .returning(image.c.id, image.c.drop_id, image.c.inspection_id, image.c.modality)
     )
-    return [_Row(int(r[0]), int(r[1]), str(r[2]), "new") for r in connection.execute(statement, rows)]
+    return [_Row(int(r[0]), int(r[1]), int(r[2]), str(r[3]), "new") for r in connection.execute(statement, rows)]
 
 
-def _stood(connection: Connection, source_id: int, changed: list[Sighting]) -> dict[str, tuple[_Place, str]]:
-    """Place and light of these images until now, by path as stored; read anew they may belong elsewhere."""
+def _former(connection: Connection, source_id: int, changed: list[Sighting]) -> dict[str, Any]:
+    """The rows of these images until now, by path as stored, held before they change as who scores holds them."""
+    if not changed:
+        return {}
     paths = [path_text(s.path) for s in changed]
-    rows = connection.execute(
-        sa.select(image.c.path, image.c.drop_id, image.c.inspection_id, image.c.modality).where(
-            image.c.source_id == source_id, image.c.path.in_(paths)
-        )
-    )
-    return {row[0]: (_Place(row[1], row[2]), row[3]) for row in rows}
+    wanted = sa.select(image).where(image.c.source_id == source_id, image.c.path.in_(paths)).order_by(image.c.id)
+    return {row.path: row for row in connection.execute(wanted.with_for_update(key_share=True))}
 
 
-def _update_image(
-    connection: Connection, source_id: int, sighting: Sighting, before: Known, place: _Place, now: datetime
-) -> _Row:
-    arrived = {} if before.size == sighting.size else {"seen_at": now}
-    row = connection.execute(
-        sa.update(image)
-        .where(image.c.source_id == source_id, image.c.path == path_text(sighting.path))
-        .values(**_values(sighting, place), **arrived)
-        .returning(image.c.id, image.c.inspection_id, image.c.modality, image.c.content_hash)
-    ).one()
-    content = "new" if row.content_hash is None else _content(sighting, before.size, before.mtime_ns)
-    return _Row(int(row.id), int(row.inspection_id), str(row.modality), content)
+def _update_image(connection: Connection, sighting: Sighting, former: Any, place: _Place, now: datetime) -> _Row:
+    content = _content(sighting, former)
+    arrived = {} if former.size == sighting.size and former.gone_at is None else {"seen_at": now}
+    unread = former.unread or content != "same"
+    here = {"gone_at": None, "gone_score_id": None, "gone_accepted": None}
+    values = {**_values(sighting, place), **arrived, **here, "unread": unread}
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
+    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
 
 
-def _content(sighting: Sighting, size: int, mtime_ns: int) -> Content:
-    """What a file's present stat says of its bytes, against the recorded one; a negative time is to be read anew."""
-    if size != sighting.size:
+def _content(sighting: Sighting, former: Any) -> Content:
+    """What a file's present stat says of its bytes, against the recorded row; a negative time is to be read anew."""
+    if former.content_hash is None or former.gone_at is not None or former.size != sighting.size:
         return "new"
-    return "same" if sighting.mtime_ns in (mtime_ns, -mtime_ns - 1) else "touched"
+    if sighting.mtime_ns not in (former.mtime_ns, -former.mtime_ns - 1):
+        return "touched"
+    # It changed while nobody had to score it, so its bytes are still to be read.
+    return "touched" if former.unread else "same"
 
 
 def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], now: datetime) -> dict[str, int]:

@@ -138,6 +138,16 @@ class Database:
         """Run ``work`` in one transaction and commit it; repeat it whole after a passing fault."""
         return self._run(work, self.engine)
 
+    def write_portions(self, work: Callable[[Connection], int]) -> int:
+        """Repeat bounded ``work``, one transaction each, until it returns 0. Returns the sum.
+
+        Others write between two portions, so a large clean-up never holds SQLite's write lock for long.
+        """
+        total = 0
+        while done := self.write(work):
+            total += done
+        return total
+
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction that does not write, so that it never waits for writers."""
         return self._run(work, self.engine.execution_options(marcod_read_only=True))

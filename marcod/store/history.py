@@ -57,7 +57,7 @@ class PlateHistory:
 
     def ever_hit(self) -> tuple[DropHistory, ...]:
         """The drops that are or were a hit at any inspection."""
-        return tuple(d for d in self.drops if any(look is not None and look.hit(self.version) for look in d.looks))
+        return tuple(d for d in self.drops if any(look is not None and look.hit for look in d.looks))
 
 
 def of_plate(connection: Connection, plate_id: int, version: Version) -> PlateHistory:

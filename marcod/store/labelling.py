@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from marcod import tabular
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, names_stored, parse_well, well_name
 from marcod.errors import LabelError
-from marcod.store import drops, labels, summaries
+from marcod.store import derived, labels
 from marcod.store.labels import Given
 from marcod.store.schema import UtcDateTime, drop, image, inspection, label, plate, source
 
@@ -316,11 +316,7 @@ def following(connection: Connection, now: datetime) -> Iterator[Any]:
 
     yield said
     if new:
-        inspections = {given.inspection_id for given in new}
-        # Locked in the order of those who score, or the two would wait for each other.
-        summaries.lock(connection, inspections)
-        hits = drops.refresh_all_versions(connection, {given.drop_id for given in new}, now)
-        summaries.refresh_all_versions(connection, inspections, now, hits)
+        derived.refresh(connection, {given.drop_id for given in new}, {given.inspection_id for given in new}, now)
 
 
 def fresh(

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
-from marcod.store import drops, labels, sources, summaries, versions
+from marcod.store import copies, derived, labels, results, sources, versions
 from marcod.store.labels import Given
 from marcod.store.rows import delete_in, parts, select_in, update_rows
 from marcod.store.schema import (
@@ -151,13 +151,13 @@ class _Merge:
             touched.add(place.drop_id, place.inspection_id)
         for place in one.placed.values():
             touched.add(place.drop_id, place.inspection_id)
-        speaking = self._take_summaries(one, touched)
+        self._take_summaries(one)
         _join_images(self._connection, one, self._now)
         _join_labels(self._connection, one)
         _join_hits(self._connection, one)
         _join_questions(self._connection, one)
         self._remove(one)
-        self._refresh(touched, speaking)
+        self._refresh(touched)
 
     def _hold_plate(self, one: _Plate) -> None:
         """Lock its jobs, inspections and drops and those of the target's plate, in the order of those who score."""
@@ -202,15 +202,14 @@ class _Merge:
             self._connection.execute(sa.update(table).where(table.c.id.in_(part)).values(plate_id=one.target))
         return {number: theirs.get(key, number) for number, key in mine.items()}
 
-    def _take_summaries(self, one: _Plate, touched: "_Touched") -> set[int]:
-        """Remove the rows of these drops over time, move those of inspections. Returns the versions that had any.
+    def _take_summaries(self, one: _Plate) -> None:
+        """Move the rows of drops over time and of inspections to where their images go.
 
-        With no row of a drop left, a hit that is kept counts as told.
+        A hit counts as told where the row of its drop has one, so of two rows the one with a hit is kept.
         """
-        drop_ids = touched.drops | one.drop_ids
-        found = sa.select(drop_summary.c.model_version_id).distinct()
-        speaking = {row[0] for row in select_in(self._connection, found, drop_summary.c.drop_id, drop_ids)}
-        delete_in(self._connection, drop_summary, drop_summary.c.drop_id, drop_ids)
+        for old, new in one.drops.items():
+            if old != new:
+                self._take_drop_summaries(old, new)
         staying = {row.inspection_id for row in one.images if row.id not in one.pairs}
         leads = {
             row.inspection_id: one.pairs[row.id].inspection_id for row in one.images if row.inspection_id not in staying
@@ -218,7 +217,19 @@ class _Merge:
         for old, new in (leads | one.inspections).items():
             if old != new:
                 self._take_inspection_summary(old, new)
-        return speaking
+
+    def _take_drop_summaries(self, old: int, new: int) -> None:
+        other = drop_summary.alias()
+        same_version = other.c.model_version_id == drop_summary.c.model_version_id
+        hit_there = sa.exists().where(
+            other.c.drop_id == old, same_version, other.c.first_hit_inspection_id.is_not(None)
+        )
+        poorer = sa.and_(drop_summary.c.drop_id == new, drop_summary.c.first_hit_inspection_id.is_(None), hit_there)
+        self._connection.execute(sa.delete(drop_summary).where(poorer))
+        there = sa.exists().where(other.c.drop_id == new, same_version)
+        alone = sa.and_(drop_summary.c.drop_id == old, sa.not_(there))
+        self._connection.execute(sa.update(drop_summary).where(alone).values(drop_id=new))
+        self._connection.execute(sa.delete(drop_summary).where(drop_summary.c.drop_id == old))
 
     def _take_inspection_summary(self, old: int, new: int) -> None:
         """Let the target's inspection have the rows of versions that had not seen it there."""
@@ -283,18 +294,11 @@ class _Merge:
         empty = sa.and_(plate.c.id == one.id, plate.c.project.is_(None), *(sa.not_(each) for each in left))
         self._connection.execute(sa.delete(plate).where(empty))
 
-    def _refresh(self, touched: "_Touched", speaking: set[int]) -> None:
+    def _refresh(self, touched: "_Touched") -> None:
         if not versions.has_champion(self._connection):
             return
         self._keep_complete(touched.inspections)
-        champion = versions.champion(self._connection).id
-        new_hits: dict[int, int] = {}
-        for version_id in sorted(speaking | {champion}):
-            found = drops.refresh(
-                self._connection, touched.drops, versions.get(self._connection, version_id), self._now
-            )
-            new_hits = dict(found) if version_id == champion else new_hits
-        summaries.refresh_all_versions(self._connection, touched.inspections, self._now, new_hits)
+        derived.refresh(self._connection, touched.drops, touched.inspections, self._now)
 
     def _keep_complete(self, inspection_ids: Iterable[int]) -> None:
         """Let inspections stay complete, and told, that were so; their last image may have another time now."""
@@ -325,7 +329,7 @@ class _Merge:
         self._connection.execute(sa.update(image).where(image.c.source_id == self._source).values(values))
         for part in parts(moved):
             found = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(part))
-            summaries.refresh_all_versions(self._connection, self._connection.execute(found).scalars().all(), self._now)
+            derived.refresh(self._connection, (), self._connection.execute(found).scalars().all(), self._now)
 
     def _move_satellites(self) -> None:
         """Drift, events, roots and the inbox follow; what the watcher wrote of the source is gone with it."""
@@ -383,6 +387,19 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
         if any(getattr(one.pairs[old], name) != value for name, value in values.items())
     ]
     update_rows(connection, image, changed)
+    _join_copies(connection, one)
+    both_gone = [same.id for old, same in one.pairs.items() if mine[old].gone_at and same.gone_at]
+    results.mark_gone(connection, both_gone, now)
+
+
+def _join_copies(connection: Connection, one: _Plate) -> None:
+    """Let what stood for an image that is joined stand for the one that stays, and find what is the same there."""
+    for old, same in one.pairs.items():
+        pointing = sa.update(image).where(image.c.same_as_id == old, image.c.id != same.id)
+        connection.execute(pointing.values(same_as_id=same.id))
+    there = {one.pairs[row.id].id if row.id in one.pairs else row.id for row in one.images}
+    connection.execute(sa.update(image).where(image.c.id.in_(sorted(there))).values(same_as_id=None))
+    copies.find(connection, there)
 
 
 def _age(mine: Any, theirs: Any) -> int:
@@ -404,10 +421,14 @@ def _newest(mine: Any, theirs: Any) -> dict[str, Any]:
     newest = mine if age > 0 else theirs
     mtime_ns = _time(newest.mtime_ns)
     same = age == 0
+    read = theirs if theirs.content_hash is not None and not theirs.unread else mine
     return {
         "size": newest.size,
         "mtime_ns": -mtime_ns - 1 if theirs.mtime_ns < 0 else mtime_ns,
-        "content_hash": theirs.content_hash or mine.content_hash if same else newest.content_hash,
+        "content_hash": read.content_hash if same else newest.content_hash,
+        "unread": mine.unread and theirs.unread if same else newest.unread,
+        "gone_at": theirs.gone_at if mine.gone_at is not None else None,
+        "gone_score_id": None,
         "seen_at": min(mine.seen_at, theirs.seen_at) if same else newest.seen_at,
     }
 
@@ -504,7 +525,7 @@ def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[An
 
 
 def _join_hits(connection: Connection, one: _Plate) -> None:
-    """Keep, per drop and version, the hit that was found first."""
+    """Of a drop and version a hit that has not ended stays, else the one that was found first."""
     mine = _leading_to(connection, hit, one)
     places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
     targets = {place.drop_id for place in places.values()}
@@ -516,7 +537,7 @@ def _join_hits(connection: Connection, one: _Plate) -> None:
 
 
 def _found_first(row: Any) -> Any:
-    return row.found_at
+    return row.ended_at is not None, row.found_at
 
 
 def _join_questions(connection: Connection, one: _Plate) -> None:

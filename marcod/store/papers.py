@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.errors import MarcodError
-from marcod.store import summaries, versions
+from marcod.store import derived, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, inspection, inspection_summary, plate, source
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
@@ -156,23 +156,23 @@ def _alter(connection: Connection, source_id: int, change: Change, actor: str, n
 
 
 def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
-    """Count up to ``limit`` inspections anew whose plate's format asks for other numbers. Returns how many.
+    """Count up to ``limit`` inspections again whose plate or source expects other numbers by now. Returns how many.
 
     Apart from :func:`take_in`, because an archive has many inspections and nobody should wait for all of them.
     """
-    expected = plate.c.format_rows * plate.c.format_columns * plate.c.format_drops
+    expected = sa.func.coalesce(summaries.expected_drops(), -1)
     behind = (
         sa.select(inspection_summary.c.inspection_id)
         .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)
         .join(plate, plate.c.id == inspection.c.plate_id)
-        .where(expected.is_not(None), sa.func.coalesce(inspection_summary.c.expected, -1) != expected)
+        .join(source, source.c.id == plate.c.source_id)
+        .where(sa.func.coalesce(inspection_summary.c.expected, -1) != expected)
         .distinct()
         .order_by(inspection_summary.c.inspection_id)
         .limit(limit)
     )
     ids = [int(row[0]) for row in connection.execute(behind)]
-    for inspection_id in ids:
-        summaries.refresh_all_versions(connection, [inspection_id], now)
+    derived.refresh(connection, (), ids, now)
     return len(ids)
 
 

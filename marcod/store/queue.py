@@ -272,20 +272,32 @@ def release(connection: Connection, lease: Lease, now: datetime, error: str | No
     ).rowcount
 
 
-def quarantine_exhausted(connection: Connection, *, max_attempts: int, now: datetime) -> list[int]:
-    """Quarantine jobs whose worker died with them on the last allowed attempt. Returns their images."""
+def exhausted(connection: Connection, *, max_attempts: int, now: datetime, limit: int) -> list[int]:
+    """Up to ``limit`` images with a job whose worker died with it on the last allowed attempt, by id."""
+    found = sa.select(job.c.image_id).where(_exhausted(max_attempts, now)).order_by(job.c.available_at).limit(limit)
+    return sorted(set(connection.execute(found).scalars()))
+
+
+def quarantine_exhausted(
+    connection: Connection, image_ids: Iterable[int], *, max_attempts: int, now: datetime
+) -> list[int]:
+    """Quarantine the exhausted jobs of these images. Returns the images that had one."""
     rows = connection.execute(
         sa.update(job)
-        .where(
-            job.c.lease.is_not(None),
-            job.c.available_at <= now,
-            job.c.attempts >= max_attempts,
-            job.c.failed_at.is_(None),
-        )
+        .where(job.c.image_id.in_(list(image_ids)), _exhausted(max_attempts, now))
         .values(lease=None, failed_at=now, error="every worker that took this image stopped before it had finished")
         .returning(job.c.image_id)
     )
-    return [int(row[0]) for row in rows]
+    return sorted({int(row[0]) for row in rows})
+
+
+def _exhausted(max_attempts: int, now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        job.c.lease.is_not(None),
+        job.c.available_at <= now,
+        job.c.attempts >= max_attempts,
+        job.c.failed_at.is_(None),
+    )
 
 
 def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:
@@ -368,18 +380,13 @@ def enqueue_rescore(
     plate_ids: Iterable[int] | None = None,
     *,
     inspection_ids: Iterable[int] | None = None,
+    image_ids: Iterable[int] | None = None,
     since: datetime | None = None,
 ) -> int:
-    """Queue, behind new images, what this version has not scored yet. Safe to repeat. Returns how many.
+    """Queue, behind new images, what this version owes. Safe to repeat. Returns how many.
 
-    Of these plates, of these inspections, seen since then: None means no restriction.
+    Of these plates, of these inspections, of these images, seen since then: None means no restriction.
     """
-    scored = sa.exists().where(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == version_id,
-        score.c.content_hash == image.c.content_hash,
-    )
-    modality = sa.select(model_version.c.modality).where(model_version.c.id == version_id).scalar_subquery()
     wanted = (
         sa.select(
             image.c.id,
@@ -390,7 +397,7 @@ def enqueue_rescore(
             sa.literal(now, job.c.enqueued_at.type),
         )
         .join(inspection, inspection.c.id == image.c.inspection_id)
-        .where(sa.not_(scored), image.c.modality == modality)
+        .where(owed(version_id))
         # A batch of one inspection refreshes one summary, a batch of forty inspections forty.
         .order_by(image.c.inspection_id, image.c.id)
     )
@@ -398,14 +405,30 @@ def enqueue_rescore(
         wanted = wanted.where(inspection.c.plate_id.in_(list(plate_ids)))
     if inspection_ids is not None:
         wanted = wanted.where(inspection.c.id.in_(list(inspection_ids)))
+    if image_ids is not None:
+        wanted = wanted.where(image.c.id.in_(list(image_ids)))
     if since is not None:
         wanted = wanted.where(image.c.seen_at >= since)
     statement = insert(connection, job).from_select(_JOB_COLUMNS, wanted).on_conflict_do_nothing()
     return connection.execute(statement).rowcount
 
 
-def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) -> None:
+def owed(version_id: int) -> sa.ColumnElement[bool]:
+    """Images that a version should score: in its light, not gone, no copy, without its score of the present bytes."""
+    scored = sa.exists().where(
+        score.c.image_id == image.c.id,
+        score.c.model_version_id == version_id,
+        score.c.content_hash == image.c.content_hash,
+    )
+    modality = sa.select(model_version.c.modality).where(model_version.c.id == version_id).scalar_subquery()
+    there = sa.and_(image.c.gone_at.is_(None), image.c.same_as_id.is_(None))
+    return sa.and_(image.c.modality == modality, there, sa.or_(image.c.unread, sa.not_(scored)))
+
+
+def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) -> list[int]:
     """Give a new champion every unscored new image of the old one, the quarantined ones as if they came now.
+
+    Returns the images that the old one had failed at.
 
     Jobs in a worker's hands run on for the old version too, which stays a true score of that version.
     """
@@ -427,4 +450,5 @@ def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) ->
         index_elements=["image_id", "model_version_id"], set_={"priority": statement.excluded.priority}
     )
     connection.execute(urgent)
-    connection.execute(sa.delete(job).where(unfinished, job.c.lease.is_(None)))
+    left = sa.delete(job).where(unfinished, job.c.lease.is_(None)).returning(job.c.image_id, job.c.failed_at)
+    return [int(row.image_id) for row in connection.execute(left) if row.failed_at is not None]

@@ -1,17 +1,17 @@
-"""Writing what a batch gave: scores, finished jobs, summaries and hits in one transaction or not at all."""
+"""Results of scoring: scores, finished and failed jobs and all that follows, in one transaction or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import CLASSES, DropClass
-from marcod.store import announce, drops, queue, summaries
+from marcod.store import announce, copies, derived, queue, summaries
 from marcod.store.engine import insert
-from marcod.store.schema import image, score
+from marcod.store.schema import image, job, model_version, score
 from marcod.store.versions import Version
 
 COLUMN_OF_CLASS: Final = {
@@ -73,38 +73,134 @@ def finish(
     retry_s: float,
     max_attempts: int,
 ) -> Finished:
-    """Write a batch: scores inserted, jobs removed or sent back, summaries and hits brought up to date."""
+    """Write a batch: scores inserted, jobs removed or sent back, and every derived row brought up to date."""
     claims = [s.claim for s in scored] + [f.claim for f in failures]
+    before = _hold_images(connection, [c.image_id for c in claims])
     held = queue.owned(connection, token, (c.job_id for c in claims))
     mine = [s for s in scored if s.claim.job_id in held]
     broken = [f for f in failures if f.claim.job_id in held]
-    summaries.lock(connection, {c.inspection_id for c in claims})
-    _insert_scores(connection, version, mine, now)
+    # An image may have moved to another inspection since it was claimed, so its row is asked and not the claim.
+    touched = [before[c.image_id] for c in claims if c.job_id in held]
+    inspection_ids = {row.inspection_id for row in touched}
+    summaries.lock(connection, inspection_ids)
+    changed = _insert_scores(connection, version, mine, before, now)
     queue.delete(connection, [s.claim.job_id for s in mine])
     given_up = [
         f for f in broken if queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts)
     ]
-    announce.quarantined(connection, [f.claim.image_id for f in given_up], now)
-    # An old score does not speak for a file whose present content could not be scored.
-    _set_content(connection, [(f.claim.image_id, f.content_hash) for f in given_up if f.content_hash is not None])
-    touched = {s.claim.inspection_id for s in mine} | {f.claim.inspection_id for f in broken}
-    new_hits = drops.refresh(connection, _drops_of(connection, mine, given_up), version, now)
-    summaries.refresh(connection, touched, version, now, new_hits)
+    announce.quarantined(connection, [f.claim.image_id for f in given_up if f.error != queue.GONE], now)
+    changed |= give_up(connection, given_up, before, now)
+    drop_ids = {before[c.image_id].drop_id for c in (*(s.claim for s in mine), *(f.claim for f in given_up))}
+    if changed:
+        derived.refresh(connection, drop_ids, inspection_ids, now, serving=[version])
+    else:
+        derived.refresh_version(connection, version, drop_ids, inspection_ids, now)
     gone = frozenset(f.claim.job_id for f in given_up)
     stale = len(claims) - len(mine) - len(broken)
     return Finished(len(mine), len(broken), len(given_up), stale, frozenset(held), gone)
 
 
-def _drops_of(connection: Connection, scored: list[Scored], given_up: list[queue.Failure]) -> list[int]:
-    """The drops whose verdict may be another now."""
-    images = [s.claim.image_id for s in scored] + [f.claim.image_id for f in given_up]
-    found = connection.execute(sa.select(image.c.drop_id).where(image.c.id.in_(images)).distinct())
-    return [int(row[0]) for row in found]
+def _hold_images(connection: Connection, image_ids: Collection[int]) -> dict[int, Any]:
+    """The rows of these images, held before their jobs as whoever records a rewritten file holds them."""
+    columns = (
+        image.c.id, image.c.drop_id, image.c.inspection_id, image.c.content_hash, image.c.unread, image.c.gone_at,
+    )  # fmt: skip
+    wanted = sa.select(*columns).where(image.c.id.in_(sorted(set(image_ids)))).order_by(image.c.id)
+    return {row.id: row for row in connection.execute(wanted.with_for_update(key_share=True))}
 
 
-def _insert_scores(connection: Connection, version: Version, scored: list[Scored], now: datetime) -> None:
-    if not scored:
+def give_up(
+    connection: Connection, given_up: Sequence[queue.Failure], before: Mapping[int, Any], now: datetime
+) -> bool:
+    """Say of images that nobody could score what is known of their bytes. Returns whether any version is concerned.
+
+    A score of former bytes does not count for a file whose present bytes could not be scored: where they were read
+    their hash is kept, where the file changed unread nothing is known of it. A file that is gone did not change.
+    """
+    gone = [f.claim.image_id for f in given_up if f.error == queue.GONE]
+    read = {f.claim.image_id: f.content_hash for f in given_up if f.content_hash is not None and f.error != queue.GONE}
+    unknown = [
+        f.claim.image_id
+        for f in given_up
+        if f.claim.image_id not in read and f.error != queue.GONE and before[f.claim.image_id].unread
+    ]
+    _set_content(connection, read)
+    if unknown:
+        connection.execute(sa.update(image).where(image.c.id.in_(unknown)).values(content_hash=None, unread=False))
+    mark_gone(connection, gone, now)
+    return bool(gone or unknown) or any(before[i].content_hash != found for i, found in read.items())
+
+
+def mark_gone(connection: Connection, image_ids: Sequence[int], now: datetime) -> None:
+    """Say that these images' files are gone for good; the last champion's score of each goes on counting.
+
+    Nobody can score them any more, so their jobs go, those in a worker's hands too.
+    """
+    if not image_ids:
         return
+    latest = (
+        sa.select(score.c.id)
+        .join(model_version, model_version.c.id == score.c.model_version_id)
+        .where(
+            score.c.image_id == image.c.id,
+            score.c.content_hash == image.c.content_hash,
+            model_version.c.modality == image.c.modality,
+            model_version.c.promoted_at.is_not(None),
+        )
+        .order_by(model_version.c.promoted_at.desc(), score.c.id.desc())
+        .limit(1)
+        .correlate(image)
+        .scalar_subquery()
+    )
+    marked = sa.update(image).where(image.c.id.in_(list(image_ids)))
+    connection.execute(marked.values(gone_at=now, gone_score_id=latest, gone_accepted=None))
+    connection.execute(sa.delete(job).where(job.c.image_id.in_(list(image_ids))))
+    copies.replace_gone(connection, image_ids, now)
+
+
+def retry_failed(
+    connection: Connection, now: datetime, image_ids: Iterable[int] | None = None, limit: int = summaries.CHUNK
+) -> int:
+    """Put quarantined images back into the queue and say so in the derived rows. Returns how many jobs.
+
+    At most ``limit`` images, so that the transaction stays short; call it again until it returns 0.
+    """
+    failed = sa.select(job.c.image_id).where(job.c.failed_at.is_not(None))
+    if image_ids is not None:
+        failed = failed.where(job.c.image_id.in_(list(image_ids)))
+    found = sorted(set(connection.execute(failed.order_by(job.c.failed_at, job.c.id).limit(limit)).scalars()))
+    if not found:
+        return 0
+    _hold_images(connection, found)
+    count = queue.retry(connection, now, found)
+    derived.refresh_images(connection, found, now)
+    return count
+
+
+def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetime, limit: int = summaries.CHUNK) -> int:
+    """Quarantine what its workers died with, and say so in the derived rows. Returns how many.
+
+    At most ``limit`` images, so that the transaction stays short; call it again until it returns 0.
+    """
+    found = queue.exhausted(connection, max_attempts=max_attempts, now=now, limit=limit)
+    if not found:
+        return 0
+    before = _hold_images(connection, found)
+    images = queue.quarantine_exhausted(connection, found, max_attempts=max_attempts, now=now)
+    unknown = [i for i in images if before[i].unread]
+    if unknown:
+        connection.execute(sa.update(image).where(image.c.id.in_(unknown)).values(content_hash=None, unread=False))
+    announce.quarantined(connection, images, now)
+    derived.refresh_images(connection, images, now)
+    return len(images)
+
+
+def _insert_scores(
+    connection: Connection, version: Version, scored: list[Scored], before: Mapping[int, Any], now: datetime
+) -> bool:
+    """Write scores and say which bytes their images consist of. Returns whether those are others than before."""
+    if not scored:
+        return False
     rows = [
         {
             "image_id": s.claim.image_id,
@@ -121,15 +217,26 @@ def _insert_scores(connection: Connection, version: Version, scored: list[Scored
         for s in scored
     ]
     connection.execute(insert(connection, score).on_conflict_do_nothing(), rows)
-    _set_content(connection, [(s.claim.image_id, s.content_hash) for s in scored])
+    _set_content(connection, {s.claim.image_id: s.content_hash for s in scored})
+    fresh = [s.claim.image_id for s in scored if before[s.claim.image_id].content_hash != s.content_hash]
+    released = copies.release(connection, fresh, now)
+    same = copies.find(connection, fresh)
+    return bool(released or same) or any(_changes(before[s.claim.image_id], s.content_hash) for s in scored)
 
 
-def _set_content(connection: Connection, hashes: list[tuple[int, str]]) -> None:
-    """Say which bytes these images consist of now."""
+def _changes(before: Any, content_hash: str) -> bool:
+    """Whether other versions' rows are stale: their scores are of former bytes, or the file came back."""
+    former = before.content_hash
+    return before.gone_at is not None or (former is not None and former != content_hash)
+
+
+def _set_content(connection: Connection, hashes: Mapping[int, str]) -> None:
+    """Say which bytes these images consist of now; whoever read them knows that the file is there."""
     if not hashes:
         return
     statement = sa.update(image).where(image.c.id == sa.bindparam("image_key"))
+    here = {"unread": False, "gone_at": None, "gone_score_id": None, "gone_accepted": None}
     connection.execute(
-        statement.values(content_hash=sa.bindparam("new_hash")),
-        [{"image_key": image_id, "new_hash": content_hash} for image_id, content_hash in hashes],
+        statement.values(content_hash=sa.bindparam("new_hash"), **here),
+        [{"image_key": image_id, "new_hash": content_hash} for image_id, content_hash in sorted(hashes.items())],
     )

@@ -34,6 +34,7 @@ from marcod.store.schema import (
     inspection_summary,
     label,
     model_alias,
+    model_version,
     review_item,
     score,
 )
@@ -290,7 +291,29 @@ def _delete(
 
 def _delete_scores(connection: Connection, score_ids: list[int]) -> None:
     for start in range(0, len(score_ids), PART):
-        connection.execute(sa.delete(score).where(score.c.id.in_(score_ids[start : start + PART])))
+        part = score_ids[start : start + PART]
+        _keep_another(connection, part)
+        connection.execute(sa.delete(score).where(score.c.id.in_(part)))
+
+
+def _keep_another(connection: Connection, score_ids: list[int]) -> None:
+    """Where one of these scores goes on counting for a file that is gone, let another champion's do so."""
+    kept_by_another = (
+        sa.select(score.c.id)
+        .join(model_version, model_version.c.id == score.c.model_version_id)
+        .where(
+            score.c.image_id == image.c.id,
+            score.c.content_hash == image.c.content_hash,
+            score.c.id.not_in(score_ids),
+            model_version.c.promoted_at.is_not(None),
+        )
+        .order_by(model_version.c.promoted_at.desc(), score.c.id.desc())
+        .limit(1)
+        .correlate(image)
+        .scalar_subquery()
+    )
+    concerned = sa.and_(image.c.gone_at.is_not(None), image.c.gone_score_id.in_(score_ids))
+    connection.execute(sa.update(image).where(concerned).values(gone_score_id=kept_by_another))
 
 
 def _thin_audit(connection: Connection, days: int | None, now: datetime, limit: int, dry: bool) -> int:

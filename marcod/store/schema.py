@@ -20,6 +20,9 @@ from marcod.store.service_tables import source_root as source_root
 from marcod.store.service_tables import watch_state as watch_state
 from marcod.store.service_tables import worker as worker
 
+_GONE = sa.text("gone_at is not null")
+_SAME = sa.text("same_as_id is not null")
+
 source = Table(
     "source",
     metadata,
@@ -90,9 +93,22 @@ image = Table(
     Column("content_hash", sa.Text),
     Column("seen_at", UtcDateTime, nullable=False),
     Column("warnings", sa.Text),
+    Column("unread", sa.Boolean, nullable=False, server_default=sa.false()),
+    Column("gone_at", UtcDateTime),
+    Column("gone_score_id", BigId),
+    Column("gone_accepted", sa.Boolean),
+    Column("same_as_id", BigId),
     UniqueConstraint("source_id", "path"),
+    Index("ix_image_gone_at", "gone_at", sqlite_where=_GONE, postgresql_where=_GONE),
+    Index("ix_image_same_as_id", "same_as_id", sqlite_where=_SAME, postgresql_where=_SAME),
 )
-"""One row per file; ``warnings`` lists, with commas, the kinds of what its layout warned of when it was recorded."""
+"""One row per file. ``content_hash`` names the bytes that were read last; ``unread`` says that the file changed since.
+
+``gone_at`` is when the file was found gone for good; ``gone_score_id`` is the score that goes on counting for it, and
+``gone_accepted`` says that somebody has let it be. ``same_as_id`` names the image that counts instead, where a file of
+the same bytes shows the same drop at the same inspection: a file that was moved, or a copy.
+``warnings`` lists, with commas, the kinds of what its layout warned of when it was recorded.
+"""
 
 model_version = Table(
     "model_version",
@@ -201,6 +217,8 @@ label = Table(
 )
 """Append-only. A null ``label`` withdraws what its person said before; ``key`` makes repeats harmless."""
 
+_DUE = sa.text("not complete and waiting = 0")
+
 inspection_summary = Table(
     "inspection_summary",
     metadata,
@@ -222,13 +240,12 @@ inspection_summary = Table(
     Column("last_image_at", UtcDateTime, index=True),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("labelled", sa.Integer, nullable=False, server_default="0"),
-    Index(
-        "ix_inspection_summary_open",
-        "last_image_at",
-        sqlite_where=sa.text("not complete"),
-        postgresql_where=sa.text("not complete"),
-    ),
+    Column("waiting", sa.Integer, nullable=False, server_default="0"),
+    Column("gone", sa.Integer, nullable=False, server_default="0"),
+    Index("ix_inspection_summary_open", "last_image_at", sqlite_where=_DUE, postgresql_where=_DUE),
 )
+"""One row per inspection and version. ``waiting`` images are still to be scored; the drops counted as ``gone`` were
+never scored and their files are gone."""
 
 drop_summary = Table(
     "drop_summary",
@@ -253,10 +270,12 @@ drop_summary = Table(
     Column("first_hit_image_id", BigId),
     Column("trend", sa.Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("score_version_id", BigId),
 )
 """A drop through all its inspections, as one model version and the people who labelled it see it.
 
 Its images and inspections carry no constraint: each would need an index here, or removing one image would read all.
+``score_version_id`` is set where the probabilities are another version's, because the file is gone.
 """
 
 hit = Table(
@@ -271,6 +290,8 @@ hit = Table(
     Column("threshold", sa.Float, nullable=False),
     Column("found_at", UtcDateTime, nullable=False, index=True),
     Column("cause", sa.Text, nullable=False, server_default="new"),
+    Column("score_version_id", BigId),
+    Column("ended_at", UtcDateTime),
     UniqueConstraint("drop_id", "model_version_id"),
 )
 

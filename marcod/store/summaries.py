@@ -1,14 +1,13 @@
-"""The verdict on a plate: one summary row per inspection and model version.
+"""Plate summaries: one row per inspection and model version, counted from the verdicts on its drops.
 
-Kept current inside the transaction that records images, scores or labels. The cost is bounded by the inspection.
-A drop's verdict in an inspection is what people say of it, else that of its picture with the highest crystal
-probability, because a lab would rather look twice than miss one.
+Refreshed by ``derived`` inside the transaction that changes images, scores or labels. The cost is bounded by the
+inspection.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
@@ -19,29 +18,24 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass
-from marcod.store import announce, labels, queue
+from marcod.store import announce, labels
 from marcod.store.engine import insert
-from marcod.store.schema import (
-    drop,
-    image,
-    inspection,
-    inspection_summary,
-    job,
-    plate,
-    score,
-    source,
-)
-from marcod.store.versions import Version, get
+from marcod.store.schema import inspection, inspection_summary, plate, source
+from marcod.store.verdicts import DropVerdict, ImageState, ImageVerdict, by_drop, of_inspection
+from marcod.store.versions import Version
 
 BEST_WELLS: Final = 12
 """How many wells ``best_wells`` names."""
 
+CHUNK: Final = 500
+"""Rows that one statement or one portion of periodic work carries; below the variable limit of every SQLite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one picture, or the best of several, says about a drop; None while it is not scored.
+    """A drop of an inspection as the plate map shows it; the probabilities are None while no image of it is scored.
 
-    ``label`` is the model's, ``said`` that of people, which wins.
+    ``label`` is the model's, ``said`` that of people, which wins. ``failed`` and ``gone`` say why there is no score.
     """
 
     drop_id: int
@@ -58,25 +52,42 @@ class Verdict:
     label: str | None
     failed: bool
     seen_at: datetime
-    said: labels.Verdict | None = None
+    said: labels.Verdict | None
+    model_hit: bool
+    gone: bool
 
     @property
     def shown_label(self) -> str | None:
         """The class that counts."""
         return self.label if self.said is None else self.said.label
 
-    def hit(self, version: Version) -> bool:
+    @property
+    def hit(self) -> bool:
         """Whether people, else the model, see crystals."""
-        if self.said is not None:
-            return self.said.label == DropClass.CRYSTALS
-        return self.p_crystals is not None and self.p_crystals >= version.crystal_threshold
+        return self.model_hit if self.said is None else self.said.label is DropClass.CRYSTALS
 
 
 def verdicts(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
     """Every drop of an inspection as one model version sees it, in plate order."""
-    pictures = _pictures(connection, inspection_id, version)
-    best = _verdicts(pictures, labels.of_inspection(connection, inspection_id), version)
-    return sorted(best, key=lambda v: (v.well_row, v.well_column, v.drop_number))
+    found = _verdicts(connection, inspection_id, version)[1]
+    return sorted(map(_shown, found), key=lambda v: (v.well_row, v.well_column, v.drop_number))
+
+
+def _verdicts(
+    connection: Connection, inspection_id: int, version: Version
+) -> tuple[list[ImageVerdict], list[DropVerdict]]:
+    images = of_inspection(connection, inspection_id, version)
+    return images, by_drop(images, labels.of_inspection(connection, inspection_id)) if images else []
+
+
+def _shown(verdict: DropVerdict) -> Verdict:
+    image = verdict.image
+    return Verdict(
+        image.drop_id, image.image_id, image.path, image.well, image.well_row, image.well_column, image.drop_number,
+        image.p_clear, image.p_crystals, image.p_other, image.p_precipitate, image.label,
+        image.state is ImageState.FAILED, image.seen_at, verdict.said, verdict.model_hit,
+        image.state is ImageState.GONE,
+    )  # fmt: skip
 
 
 def lock(connection: Connection, inspection_ids: Iterable[int]) -> list[int]:
@@ -84,13 +95,13 @@ def lock(connection: Connection, inspection_ids: Iterable[int]) -> list[int]:
 
     The lock lets others add images meanwhile: two that have both added some would wait for each other for ever.
     """
-    rows = connection.execute(
-        sa.select(inspection.c.id)
-        .where(inspection.c.id.in_(list(inspection_ids)))
-        .order_by(inspection.c.id)
-        .with_for_update(key_share=True)
-    )
-    return [int(row[0]) for row in rows]
+    ids = sorted(set(inspection_ids))
+    held: list[int] = []
+    for start in range(0, len(ids), CHUNK):
+        part = sa.select(inspection.c.id).where(inspection.c.id.in_(ids[start : start + CHUNK]))
+        rows = connection.execute(part.order_by(inspection.c.id).with_for_update(key_share=True))
+        held += [int(row[0]) for row in rows]
+    return held
 
 
 def refresh(
@@ -100,17 +111,29 @@ def refresh(
     now: datetime,
     new_hits: Mapping[int, int] = MappingProxyType({}),
 ) -> dict[int, bool]:
-    """Count these inspections anew for one model version. Returns which of them are complete.
+    """Count these inspections again for one model version. Returns which of them are complete.
 
     What has become complete is announced, and so are ``new_hits``, the drops newly recorded as hits by inspection.
     """
-    held = lock(connection, {*inspection_ids, *new_hits})
+    held = lock(connection, inspection_ids)
     before = _completed(connection, held, version)
     complete = {i: _refresh_one(connection, i, version, now, before.get(i)) for i in held}
-    told = [i for i in held if i in new_hits or (complete[i] and i not in before)]
-    announce.plates_scored(connection, {i: new_hits.get(i, 0) for i in told}, version.id)
-    announce.completed(connection, [i for i in held if complete[i] and i not in before], version.id, now)
+    finished = [i for i in held if complete[i] and i not in before]
+    announce.plates_scored(connection, {i: new_hits.get(i, 0) for i in sorted({*finished, *new_hits})}, version.id)
+    announce.completed(connection, finished, version.id, now)
     return complete
+
+
+def existing(connection: Connection, inspection_ids: Iterable[int]) -> dict[int, list[int]]:
+    """Inspections that have a row, by model version; for callers that hold the inspections."""
+    ids = sorted(set(inspection_ids))
+    found: dict[int, list[int]] = {}
+    columns = (inspection_summary.c.model_version_id, inspection_summary.c.inspection_id)
+    for start in range(0, len(ids), CHUNK):
+        part = sa.select(*columns).where(inspection_summary.c.inspection_id.in_(ids[start : start + CHUNK]))
+        for version_id, inspection_id in connection.execute(part.order_by(*columns)):
+            found.setdefault(int(version_id), []).append(int(inspection_id))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,32 +145,37 @@ class _Completed:
 
 
 def _completed(connection: Connection, inspection_ids: list[int], version: Version) -> dict[int, _Completed]:
+    found: dict[int, _Completed] = {}
     summary = inspection_summary.c
-    found = sa.select(summary.inspection_id, summary.complete_rule, summary.last_image_at).where(
-        summary.inspection_id.in_(inspection_ids), summary.model_version_id == version.id, summary.complete
-    )
-    return {int(row[0]): _Completed(row[1], row[2]) for row in connection.execute(found)}
+    columns = (summary.inspection_id, summary.complete_rule, summary.last_image_at)
+    for start in range(0, len(inspection_ids), CHUNK):
+        part = sa.select(*columns).where(
+            summary.inspection_id.in_(inspection_ids[start : start + CHUNK]),
+            summary.model_version_id == version.id,
+            summary.complete,
+        )
+        found |= {int(row[0]): _Completed(row[1], row[2]) for row in connection.execute(part)}
+    return found
 
 
 def _refresh_one(
     connection: Connection, inspection_id: int, version: Version, now: datetime, before: _Completed | None
 ) -> bool:
-    pictures = _pictures(connection, inspection_id, version)
-    if not pictures:
+    images, found = _verdicts(connection, inspection_id, version)
+    if not images:
         _remove(connection, inspection_id, version)
         return False
-    found = _verdicts(pictures, labels.of_inspection(connection, inspection_id), version)
-    scored = [p for p in found if p.p_crystals is not None]
+    states = Counter(image.state for image in images)
+    unscored = Counter(d.image.state for d in found)
     expected = _expected(connection, inspection_id)
-    failed = sum(1 for p in found if p.p_crystals is None and p.failed)
-    waiting = any(p.p_crystals is None and not p.failed for p in pictures)
-    last_image_at = max(p.seen_at for p in pictures)
+    last_image_at = max(image.seen_at for image in images)
     rule = None
-    if not waiting and expected is not None and len(found) >= expected:
+    if states[ImageState.WAITING] == 0 and expected is not None and len(found) >= expected:
         rule = "expected"
-    elif not waiting and before == _Completed("quiet", last_image_at):
+    elif states[ImageState.WAITING] == 0 and before is not None and before.last_image_at == last_image_at:
+        # What was told complete stays so until something new comes, whatever is expected by now.
         rule = "quiet"
-    counts = Counter(p.shown_label for p in found)
+    counts = Counter(d.label for d in found)
     _write(
         connection,
         {"inspection_id": inspection_id, "model_version_id": version.id},
@@ -156,16 +184,18 @@ def _refresh_one(
             "n_crystals": counts[DropClass.CRYSTALS],
             "n_other": counts[DropClass.OTHER],
             "n_precipitate": counts[DropClass.PRECIPITATE],
-            "hits": sum(1 for p in found if p.hit(version)),
-            "best_wells": best_wells(scored),
-            "labelled": sum(1 for p in found if p.said is not None),
+            "hits": sum(d.hit for d in found),
+            "best_wells": best_wells(map(_shown, found)),
+            "labelled": sum(d.said is not None for d in found),
             "expected": expected,
             "seen": len(found),
-            "scored": len(scored),
-            "failed": failed,
+            "scored": unscored[ImageState.SCORED],
+            "failed": unscored[ImageState.FAILED],
+            "gone": unscored[ImageState.GONE],
+            "waiting": states[ImageState.WAITING],
             "complete": rule is not None,
             "complete_rule": rule,
-            "first_image_at": min(p.seen_at for p in pictures),
+            "first_image_at": min(image.seen_at for image in images),
             "last_image_at": last_image_at,
             "updated_at": now,
         },
@@ -173,68 +203,12 @@ def _refresh_one(
     return rule is not None
 
 
-def _pictures(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
-    of_version = sa.and_(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == version.id,
-        score.c.content_hash == image.c.content_hash,
-    )
-    own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == version.id)
-    pictures: sa.Select[Any] = (
-        sa.select(
-            image.c.drop_id,
-            image.c.id,
-            image.c.path,
-            drop.c.well,
-            drop.c.well_row,
-            drop.c.well_column,
-            drop.c.drop_number,
-            score.c.p_clear,
-            score.c.p_crystals,
-            score.c.p_other,
-            score.c.p_precipitate,
-            score.c.label,
-            job.c.failed_at.is_not(None),
-            image.c.seen_at,
-        )
-        .join(inspection, inspection.c.id == image.c.inspection_id)
-        # The plate is said twice so that PostgreSQL looks the drops up instead of reading all there are.
-        .join(drop, sa.and_(drop.c.id == image.c.drop_id, drop.c.plate_id == inspection.c.plate_id))
-        .outerjoin(score, of_version)
-        .outerjoin(job, own_job)
-        .where(image.c.inspection_id == inspection_id, image.c.modality == version.modality)
-        # Of two pictures that are equally crystalline the same one counts, whichever came first.
-        .order_by(image.c.path)
-    )
-    return [Verdict(*row) for row in connection.execute(pictures)]
-
-
-def _verdicts(pictures: list[Verdict], said: Mapping[int, labels.Words], version: Version) -> list[Verdict]:
-    """For every drop its picture with the highest crystal probability, else one that waits, else a failed one."""
-    best: dict[int, Verdict] = {}
-    hits: dict[int, dict[int, bool]] = {}
-    for picture in pictures:
-        hits.setdefault(picture.drop_id, {})[picture.image_id] = picture.hit(version)
-        held = best.get(picture.drop_id)
-        if held is None or _rank(picture) > _rank(held):
-            best[picture.drop_id] = picture
-    return [
-        replace(picture, said=said.get(drop_id, labels.NOTHING).verdict(hits[drop_id]))
-        for drop_id, picture in best.items()
-    ]
-
-
-def _rank(picture: Verdict) -> float:
-    if picture.p_crystals is not None:
-        return picture.p_crystals
-    return -2.0 if picture.failed else -1.0
-
-
 def best_wells(found: Iterable[Verdict]) -> str:
     """The column ``best_wells``: JSON; drops that people call crystals, then by probability, then what they deny."""
     scored = [d for d in found if d.p_crystals is not None]
-    order = sorted(scored, key=lambda d: (-_denied(d), -_rank(d), d.well, d.drop_number))[:BEST_WELLS]
-    return json.dumps([{"well": d.well, "drop": d.drop_number, "p_crystals": round(_rank(d), 4)} for d in order])
+    order = sorted(scored, key=lambda d: (-_denied(d), -(d.p_crystals or 0.0), d.well, d.drop_number))[:BEST_WELLS]
+    shown = [{"well": d.well, "drop": d.drop_number, "p_crystals": round(d.p_crystals or 0.0, 4)} for d in order]
+    return json.dumps(shown)
 
 
 def _denied(verdict: Verdict) -> int:
@@ -245,26 +219,23 @@ def _denied(verdict: Verdict) -> int:
 
 
 def _expected(connection: Connection, inspection_id: int) -> int | None:
-    """Expected drops: the plate's own format, else as configured for its source, else as an earlier inspection had."""
-    of_format = plate.c.format_rows * plate.c.format_columns * plate.c.format_drops
-    configured, plate_id = connection.execute(
-        sa.select(sa.func.coalesce(of_format, source.c.expected_drops), plate.c.id)
-        .join(plate, plate.c.source_id == source.c.id)
-        .join(inspection, inspection.c.plate_id == plate.c.id)
+    """Expected drops: by the plate's own format, else as configured for its source, else unknown.
+
+    What another inspection of the plate had says nothing: a lab images 8 wells one day and 96 the next.
+    """
+    return connection.execute(
+        sa.select(expected_drops())
+        .select_from(inspection)
+        .join(plate, inspection.c.plate_id == plate.c.id)
+        .join(source, plate.c.source_id == source.c.id)
         .where(inspection.c.id == inspection_id)
-    ).one()
-    if configured is not None:
-        return int(configured)
-    earlier = connection.execute(
-        sa.select(sa.func.max(inspection_summary.c.seen))
-        .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)
-        .where(
-            inspection.c.plate_id == plate_id,
-            inspection.c.id < inspection_id,
-            inspection_summary.c.complete,
-        )
     ).scalar_one()
-    return None if earlier is None else int(earlier)
+
+
+def expected_drops() -> sa.ColumnElement[int | None]:
+    """Drops that an inspection of a plate must have, from the rows of ``plate`` and ``source``."""
+    of_format = plate.c.format_rows * plate.c.format_columns * plate.c.format_drops
+    return sa.func.coalesce(of_format, source.c.expected_drops)
 
 
 def _write(connection: Connection, key: dict[str, int], values: dict[str, Any]) -> None:
@@ -282,76 +253,30 @@ def _remove(connection: Connection, inspection_id: int, version: Version) -> Non
     )
 
 
-def complete_quiet(connection: Connection, now: datetime, quiet_s: float) -> int:
-    """Complete the inspections whose known drops are all done and to which nothing new came. Returns how many."""
-    done = inspection_summary.c.scored + inspection_summary.c.failed >= inspection_summary.c.seen
-    waiting = sa.exists().where(
-        image.c.inspection_id == inspection_summary.c.inspection_id,
-        job.c.image_id == image.c.id,
-        job.c.model_version_id == inspection_summary.c.model_version_id,
-        job.c.failed_at.is_(None),
-    )
+def complete_quiet(connection: Connection, now: datetime, quiet_s: float, limit: int = CHUNK) -> int:
+    """Complete inspections whose images are all done and to which nothing new came. Returns how many.
+
+    At most ``limit`` rows, so that the transaction stays short; call it again until it returns 0.
+    """
+    summary = inspection_summary.c
     quiet = sa.and_(
-        sa.not_(inspection_summary.c.complete),
-        inspection_summary.c.last_image_at <= now - timedelta(seconds=quiet_s),
-        done,
-        sa.not_(waiting),
+        sa.not_(summary.complete), summary.waiting == 0, summary.last_image_at <= now - timedelta(seconds=quiet_s)
     )
-    candidates = connection.execute(sa.select(inspection_summary.c.inspection_id).where(quiet).distinct()).scalars()
+    due = sa.select(summary.inspection_id, summary.model_version_id).where(quiet)
+    rows = connection.execute(due.order_by(summary.last_image_at).limit(limit)).all()
     # Held before they change, as everybody does; what changed meanwhile is seen by the same condition again.
-    ids = lock(connection, candidates)
-    completed = connection.execute(
-        sa.update(inspection_summary)
-        .where(inspection_summary.c.inspection_id.in_(ids), quiet)
-        .values(complete=True, complete_rule="quiet", updated_at=now)
-        .returning(inspection_summary.c.inspection_id, inspection_summary.c.model_version_id)
-    ).all()
-    for version_id, rows in groupby(sorted(completed, key=itemgetter(1)), key=itemgetter(1)):
-        its = [row[0] for row in rows]
+    lock(connection, {row[0] for row in rows})
+    completed = 0
+    for version_id, found in groupby(sorted(rows, key=itemgetter(1, 0)), key=itemgetter(1)):
+        ids = [row[0] for row in found]
+        changed = (
+            sa.update(inspection_summary)
+            .where(summary.inspection_id.in_(ids), summary.model_version_id == version_id, quiet)
+            .values(complete=True, complete_rule="quiet", updated_at=now)
+            .returning(summary.inspection_id)
+        )
+        its = sorted(int(row[0]) for row in connection.execute(changed))
         announce.plates_scored(connection, dict.fromkeys(its, 0), version_id)
         announce.completed(connection, its, version_id, now)
-    return len(completed)
-
-
-def refresh_all_versions(
-    connection: Connection,
-    inspection_ids: Iterable[int],
-    now: datetime,
-    new_hits: Mapping[int, int] = MappingProxyType({}),
-) -> None:
-    """Refresh every version's existing row of these inspections, after jobs or labels changed outside the scorer.
-
-    ``new_hits`` are the champion's, as :func:`drops.refresh_all_versions` returns them.
-    """
-    ids = lock(connection, {*inspection_ids, *new_hits})
-    rows = connection.execute(
-        sa.select(inspection_summary.c.model_version_id, inspection_summary.c.inspection_id)
-        .where(inspection_summary.c.inspection_id.in_(ids))
-        .order_by(inspection_summary.c.model_version_id, inspection_summary.c.inspection_id)
-    ).all()
-    for version_id, seen in groupby(rows, key=itemgetter(0)):
-        its = [row[1] for row in seen]
-        of_these = {where: count for where, count in new_hits.items() if where in its}
-        refresh(connection, its, get(connection, version_id), now, of_these)
-
-
-def retry_failed(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:
-    """Put quarantined images back into the queue and say so in their summaries. Returns how many."""
-    failed = (
-        sa.select(image.c.inspection_id).join(job, job.c.image_id == image.c.id).where(job.c.failed_at.is_not(None))
-    )
-    if image_ids is not None:
-        failed = failed.where(image.c.id.in_(list(image_ids)))
-    touched = set(connection.execute(failed).scalars())
-    count = queue.retry(connection, now, image_ids)
-    refresh_all_versions(connection, touched, now)
-    return count
-
-
-def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetime) -> int:
-    """Quarantine what its workers died with, and say so in the summaries. Returns how many."""
-    images = queue.quarantine_exhausted(connection, max_attempts=max_attempts, now=now)
-    announce.quarantined(connection, images, now)
-    touched = set(connection.execute(sa.select(image.c.inspection_id).where(image.c.id.in_(images))).scalars())
-    refresh_all_versions(connection, touched, now)
-    return len(images)
+        completed += len(its)
+    return completed

@@ -13,7 +13,7 @@ from PIL import Image
 
 from marcod.domain import DropClass
 from marcod.registry import Registry
-from marcod.store import drops, labels, queue, summaries
+from marcod.store import derived, labels, queue
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 
@@ -56,8 +56,7 @@ def say(site: Site, well: str, inspection: str, word: DropClass) -> None:
     [(drop_id, inspection_id)] = site.rows(ids, w=well, i=inspection)
     db = Database(site.url)
     db.write(lambda c: labels.add(c, [Given(drop_id, inspection_id, word, "ann", utc(), "test")], utc()))
-    db.write(lambda c: drops.refresh_all_versions(c, [drop_id], utc()))
-    db.write(lambda c: summaries.refresh_all_versions(c, [inspection_id], utc()))
+    db.write(lambda c: derived.refresh(c, [drop_id], [inspection_id], utc()))
     db.close()
 
 

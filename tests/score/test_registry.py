@@ -11,7 +11,7 @@ from factories import record, register_source, rows, sightings, utc
 from marcod import registry
 from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError
 from marcod.registry import SHIPPED, Registry
-from marcod.store import queue, versions
+from marcod.store import queue, serving, versions
 from marcod.store.engine import Database
 from marcod.store.schema import audit, job, model_version
 
@@ -30,7 +30,7 @@ def lab(db: Database, own: Path) -> Registry:
     """Bundles that are checked whenever they load; random:1 is champion."""
     found = Registry(db, own)
     first = found.register("random", "1", utc())
-    db.write(lambda c: versions.promote(c, first, actor="test", now=utc()))
+    db.write(lambda c: serving.promote(c, first, actor="test", now=utc()))
     return found
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_serve_does_not_become_champion(lab: Registry, db: Database,
 @on_sqlite
 def test_a_rollback_to_a_damaged_bundle_is_refused(lab: Registry, db: Database, own: Path) -> None:
     second = lab.take("random:2", utc())
-    db.write(lambda c: versions.promote(c, second, actor="test", now=utc(1)))
+    db.write(lambda c: serving.promote(c, second, actor="test", now=utc(1)))
     before = snapshot(db)
     damage(own / "random" / "1")
     with pytest.raises(BundleError, match=r"weights\.npz has changed"):
@@ -123,7 +123,7 @@ def test_a_version_without_scores_goes_with_its_folder(lab: Registry, db: Databa
 def test_a_removal_that_was_cut_short_is_finished_by_the_next(lab: Registry, db: Database, own: Path) -> None:
     """The database is done, the folder is still there: the bundle is one that nobody registered yet."""
     second = lab.take("random:2", utc())
-    db.write(lambda c: versions.remove(c, second, force=False, actor="test", now=utc(1)))
+    db.write(lambda c: serving.remove(c, second, force=False, actor="test", now=utc(1)))
     left = lab.describe("random:2")
     assert (left.registered, left.problem) == (None, None)
     lab.remove(left, force=False, actor="test", now=utc(2))
@@ -139,7 +139,7 @@ def test_the_very_same_bundle_brings_a_removed_version_back(lab: Registry, db: D
     second = lab.take("random:2", utc())
     kept = own.parent / "kept"
     shutil.copytree(own / "random" / "2", kept)
-    db.write(lambda c: versions.promote(c, second, actor="test", now=utc(1)))
+    db.write(lambda c: serving.promote(c, second, actor="test", now=utc(1)))
     record(db, register_source(db), sightings(2))
     finish(db, claimed(db, utc(2)), second)
     lab.rollback(actor="test", now=utc(3))

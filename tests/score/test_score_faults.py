@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from factories import LEASE_S, MAX_ATTEMPTS, utc
 from test_score import GOOD, Lab, lab  # noqa: F401 - the fixture
 
-from marcod.store import summaries
+from marcod.store import results
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -21,7 +21,7 @@ def test_a_database_that_takes_no_scores_costs_no_image_an_attempt(lab: Lab) -> 
         now = utc(turn * 3 * LEASE_S)
         with suppress(sa.exc.IntegrityError):
             lab.scorer(now).run(threading.Event())
-        lab.db.write(lambda c, now=now: summaries.give_up_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now))
+        lab.db.write(lambda c, now=now: results.give_up_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now))
     assert lab.failed() == {}
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
     lab.db.write(lambda c: c.exec_driver_sql("drop trigger full"))

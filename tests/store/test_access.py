@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from marcod import vocabularies
 from marcod.errors import ConfigError, StoreError
-from marcod.store import access, backfill, inbox, migrate, queue, reports, summaries, versions, workers
+from marcod.store import access, backfill, inbox, migrate, queue, reports, results, summaries, versions, workers
 from marcod.store.engine import Database
 from marcod.store.schema import metadata
 
@@ -221,9 +221,9 @@ def test_the_daemon_works_as_its_role(worker: Database, lab: Database) -> None:
     champion = worker.read(versions.champion)
     factories.finish(worker, lease, champion, utc(2), failures=[queue.Failure(lease.claims[0], "bad", retryable=False)])
     assert factories.drain(worker, champion, utc(3)) == 2
-    assert worker.write(lambda c: summaries.retry_failed(c, utc(4))) == 1
+    assert worker.write(lambda c: results.retry_failed(c, utc(4))) == 1
     assert factories.drain(worker, champion, utc(5), scores=lambda c: factories.CRYSTALS) == 1
-    worker.write(lambda c: summaries.give_up_exhausted(c, max_attempts=1, now=utc(6)))
+    worker.write(lambda c: results.give_up_exhausted(c, max_attempts=1, now=utc(6)))
     worker.write(lambda c: summaries.complete_quiet(c, utc(days=9), 60.0))
     worker.write(lambda c: workers.beat(c, "w", "host", 1, "score", utc(6)))
     worker.write(lambda c: workers.leave(c, "w"))

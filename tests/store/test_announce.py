@@ -21,7 +21,7 @@ from factories import (
 )
 
 from marcod.domain import DropClass
-from marcod.store import announce, labelling, queue, summaries
+from marcod.store import announce, derived, labelling, queue, summaries
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.schema import drop, inspection, plate
@@ -91,7 +91,7 @@ def test_complete_and_new_hits_are_told_once(db: Database, three: int, champion:
     key = db.read(lambda c: c.execute(sa.select(inspection.c.id)).scalar_one())
     assert {t["inspection_id"] for t in told} == {key}
     db.write(lambda c: summaries.refresh(c, [key], champion, utc(3)))
-    db.write(lambda c: summaries.refresh_all_versions(c, [key], utc(3)))
+    db.write(lambda c: derived.refresh(c, (), [key], utc(3)))
     assert lims.heard() == []
 
 

@@ -244,14 +244,16 @@ def test_a_file_that_was_gone_and_came_back_is_taken_in_once(db: Database, sourc
     assert record(db, source_id, [seen], utc(4)) == Recorded(unchanged=1)
 
 
-def test_a_promotion_gives_a_file_that_was_gone_another_chance(db: Database, source_id: int, champion: Version) -> None:
+def test_a_newer_champion_scores_a_file_that_was_gone_and_is_back(
+    db: Database, source_id: int, champion: Version
+) -> None:
     (seen,) = sightings(1)
     record(db, source_id, [seen])
     lease = claimed(db)
     finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], queue.GONE, retryable=False)])
     newer = register(db, version="2")
     promote(db, newer, utc(1))
-    assert record(db, source_id, [seen], utc(2)) == Recorded(unchanged=1)
+    assert record(db, source_id, [seen], utc(2)) == Recorded(changed=1, queued=1)
     status = db.read(lambda c: backlog.status(c, utc(3)))
     assert (status.waiting, status.failed) == (1, 0)
 

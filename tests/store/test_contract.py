@@ -14,7 +14,8 @@ PINNED = {view.name: view for view in VIEWS}
 def test_every_view_has_a_contract(db: Database) -> None:
     found = db.read(lambda c: sa.inspect(c).get_view_names())
     files = {path.name.split(".")[0] for path in (migrate.folder() / "views").glob("*.sql")}
-    assert sorted(found) == sorted(PINNED) == sorted(files)
+    inner = {"speaking_version", "speaking_drop", "speaking_inspection"}
+    assert sorted(found) == sorted(inner | PINNED.keys()) == sorted(files)
 
 
 def test_every_column_says_what_it_means() -> None:

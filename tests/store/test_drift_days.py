@@ -15,7 +15,7 @@ from imager_days import IMAGES, at, day, delivered, score_waiting
 from marcod import drift
 from marcod.errors import NotFoundError
 from marcod.settings import DriftSettings
-from marcod.store import catalog, queue, versions
+from marcod.store import catalog, queue, serving, versions
 from marcod.store import drift as store
 from marcod.store.engine import Database
 from marcod.store.schema import drift_alarm, drift_day, drift_reference, image
@@ -67,7 +67,7 @@ def test_the_life_of_an_alarm(db: Database, source_id: int, champion: Version) -
 def test_missed_days_are_caught_up_and_give_the_same(db: Database, source_id: int, champion: Version) -> None:
     """A second version scores everything too. A day is found among the scores by their time alone."""
     other = register(db, version="2")
-    db.write(lambda c: versions.challenge(c, other, actor="test", now=utc()))
+    db.write(lambda c: serving.challenge(c, other, actor="test", now=utc()))
     for number in range(3):
         day(db, source_id, champion, at(number))
         score_waiting(db, other, at(number, hours=1), light=0.2)
@@ -223,7 +223,7 @@ def test_a_new_champion_begins_anew_and_one_that_returns_has_its_reference(
     assert db.read(store.open_alarms) == []
     day(db, source_id, newer, at(2), light=0.7)
     assert states(look(db, 2)) == {"imager": drift.COLLECTING}
-    db.write(lambda c: versions.rollback(c, champion, actor="test", now=at(3)))
+    db.write(lambda c: serving.rollback(c, champion, actor="test", now=at(3)))
     day(db, source_id, champion, at(3, hours=1), light=0.7)
     report = look(db, 3, hours=3)
     assert states(report) == {"imager": drift.ALARM}

@@ -13,7 +13,7 @@ from factories import CLEAR, CRYSTALS, claim, drain, promote, record, register, 
 
 from marcod.domain import DropClass, Modality, Split, split_of
 from marcod.errors import ConfigError
-from marcod.store import catalog, drops, labelling, merging, queue, source_changes, summaries
+from marcod.store import catalog, derived, labelling, merging, queue, source_changes, summaries
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.labels import Given
@@ -145,7 +145,7 @@ def natural(db: Database) -> dict[str, Counter[Any]]:
     return {name: Counter(tuple(row) for row in rows(db, statement)) for name, statement in asked.items()}
 
 
-def derived(db: Database) -> list[Any]:
+def derived_rows(db: Database) -> list[Any]:
     """Every summary of an inspection and of a drop."""
     return [
         sorted(map(tuple, rows(db, sa.select(*COUNTED))), key=repr),
@@ -155,9 +155,9 @@ def derived(db: Database) -> list[Any]:
 
 def worked_out_again(db: Database) -> None:
     def work(connection: sa.Connection) -> None:
-        drops.refresh_all_versions(connection, connection.execute(sa.select(drop.c.id)).scalars().all(), utc(days=1))
+        drop_ids = connection.execute(sa.select(drop.c.id)).scalars().all()
         ids = connection.execute(sa.select(inspection.c.id)).scalars().all()
-        summaries.refresh_all_versions(connection, ids, utc(days=1))
+        derived.refresh(connection, drop_ids, ids, utc(days=1))
 
     db.write(work)
 
@@ -202,9 +202,9 @@ def check(story: Story, *, drained: bool) -> None:
     assert len(rows(db, sa.select(job.c.id))) <= waiting
     if drained:
         assert told(db, "complete") == completed
-    shown = derived(db)
+    shown = derived_rows(db)
     worked_out_again(db)
-    assert derived(db) == shown
+    assert derived_rows(db) == shown
 
 
 @pytest.mark.parametrize("seed", [1, 110, 120])

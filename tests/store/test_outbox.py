@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from marcod.domain import DropClass
 from marcod.notify import words
 from marcod.settings import EVENT_KINDS
-from marcod.store import drift, labelling, outbox, queue, summaries
+from marcod.store import drift, labelling, outbox, queue, results, summaries
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.outbox import News, Outcome, Target
@@ -95,7 +95,7 @@ def test_each_fact_of_a_champion_is_written_once(db: Database, champion: Version
 
     key = db.read(lambda c: c.execute(sa.select(inspection.c.id)).scalar_one())
     db.write(lambda c: summaries.refresh(c, [key], champion, utc(3)))
-    db.write(lambda c: summaries.retry_failed(c, utc(3)))
+    db.write(lambda c: results.retry_failed(c, utc(3)))
     drain(db, champion, utc(4))
     assert kinds(db) == [], "it was complete before, and has no new images"
 
@@ -132,7 +132,7 @@ def test_people_silence_and_dead_workers_make_events_too(db: Database, source_id
     record(db, source_id, sightings(3)[2:], utc(300))
     claimed(db, utc(301))
     db.write(lambda c: c.execute(sa.update(job).values(attempts=9)))
-    db.write(lambda c: summaries.give_up_exhausted(c, max_attempts=9, now=utc(1000)))
+    db.write(lambda c: results.give_up_exhausted(c, max_attempts=9, now=utc(1000)))
     [lost] = events(db)
     assert (lost.kind, lost.detail["well"], lost.detail["attempts"]) == ("quarantine", "A03", 9)
     assert "stopped before it had finished" in lost.detail["reason"]

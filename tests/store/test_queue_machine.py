@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from marcod.errors import StoreError
-from marcod.store import queue, results, summaries, versions
+from marcod.store import queue, results, serving, versions
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.schema import image, job, model_alias, score
@@ -234,7 +234,7 @@ class QueueMachine(RuleBasedStateMachine):
         ]
         for j in ended:
             j.token, j.failed = None, True
-        done = self.db.write(lambda c: summaries.give_up_exhausted(c, max_attempts=MAX_ATTEMPTS, now=self.now))
+        done = self.db.write(lambda c: results.give_up_exhausted(c, max_attempts=MAX_ATTEMPTS, now=self.now))
         assert done == len(ended)
 
     @rule()
@@ -242,7 +242,7 @@ class QueueMachine(RuleBasedStateMachine):
         failed = [j for j in self.jobs.values() if j.failed]
         for j in failed:
             j.start_over(self.now)
-        assert self.db.write(lambda c: summaries.retry_failed(c, self.now)) == len(failed)
+        assert self.db.write(lambda c: results.retry_failed(c, self.now)) == len(failed)
 
     @rule(data=st.data())
     def another_version_is_promoted(self, data: st.DataObject) -> None:
@@ -261,7 +261,7 @@ class QueueMachine(RuleBasedStateMachine):
         old, new = self.champion, self.previous
         found = self.db.read(versions.previous)
         assert found == self.versions[new]
-        self.db.write(lambda c: versions.rollback(c, found, actor="test", now=self.now))
+        self.db.write(lambda c: serving.rollback(c, found, actor="test", now=self.now))
         self.previous = None
         self._crown(old, new)
 
@@ -287,7 +287,7 @@ class QueueMachine(RuleBasedStateMachine):
     def the_challenger_changes(self, data: st.DataObject) -> None:
         new = data.draw(st.sampled_from([None, *sorted(self.versions.keys() - {self.champion})]), label="challenger")
         version = None if new is None else self.versions[new]
-        self.db.write(lambda c: versions.challenge(c, version, actor="test", now=self.now))
+        self.db.write(lambda c: serving.challenge(c, version, actor="test", now=self.now))
         if new == self.challenger:
             return
         for (path, of), j in list(self.jobs.items()):

@@ -6,7 +6,7 @@ from factories import claimed, drain, finish, record, register, register_source,
 
 from marcod.domain import Modality
 from marcod.errors import NotFoundError
-from marcod.store import catalog, queue, rescoring, versions
+from marcod.store import catalog, queue, rescoring, serving
 from marcod.store.engine import Database
 from marcod.store.rescoring import Archive
 from marcod.store.schema import image, job
@@ -92,7 +92,7 @@ def test_new_images_come_first(db: Database, archive: dict[str, int], champion: 
 def test_nothing_is_queued_for_a_version_that_was_removed_meanwhile(
     db: Database, archive: dict[str, int], second: Version
 ) -> None:
-    db.write(lambda c: versions.remove(c, second, force=False, actor="test", now=utc()))
+    db.write(lambda c: serving.remove(c, second, force=False, actor="test", now=utc()))
     with pytest.raises(NotFoundError, match="was removed meanwhile"):
         parts(db, second, Archive())
     assert waiting(db) == []

@@ -30,7 +30,7 @@ from populated import PLATE, populate
 from marcod.cli import cli
 from marcod.domain import DropClass
 from marcod.settings import RetentionSettings
-from marcod.store import backfill, drops, labels, queue, retention, summaries, training, versions
+from marcod.store import backfill, derived, labels, queue, retention, serving, summaries, training, versions
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.retention import Thinned
@@ -63,8 +63,8 @@ def count_anew(db: Database, now: datetime) -> None:
     """Work every drop and every inspection out anew, as every version that has a row of it sees it."""
 
     def work(connection: sa.Connection) -> None:
-        drops.refresh_all_versions(connection, connection.execute(sa.select(drop.c.id)).scalars(), now)
-        summaries.refresh_all_versions(connection, connection.execute(sa.select(inspection.c.id)).scalars(), now)
+        drop_ids = connection.execute(sa.select(drop.c.id)).scalars().all()
+        derived.refresh(connection, drop_ids, connection.execute(sa.select(inspection.c.id)).scalars().all(), now)
 
     db.write(work)
 
@@ -151,12 +151,12 @@ def test_what_serves_or_may_be_gone_back_to_stays(db: Database, two: tuple[Versi
     for version in (second, third):
         all_scored(db, version, utc(hours=5))
     challenger = register(db, version="4")
-    db.write(lambda c: versions.challenge(c, challenger, actor="ann", now=utc(hours=6)))
+    db.write(lambda c: serving.challenge(c, challenger, actor="ann", now=utc(hours=6)))
     all_scored(db, challenger, utc(hours=6))
     assert kept(db, first, second, third, challenger) == [8, 8, 8, 8]
     assert retention.run(db, SETTINGS, LATER) == Thinned(scores=8)
     assert kept(db, first, second, third, challenger) == [0, 8, 8, 8]
-    back = db.write(lambda c: versions.rollback(c, versions.previous(c), actor="ann", now=utc(hours=7)))
+    back = db.write(lambda c: serving.rollback(c, versions.previous(c), actor="ann", now=utc(hours=7)))
     assert back == third
     assert {row[0] for row in rows(db, sa.text("select model_version from lims_drop_v1"))} == {"2"}
 
@@ -250,7 +250,7 @@ def test_a_version_that_comes_back_scores_again_and_its_hits_are_no_news(
 @sqlite_only
 def test_the_audit_keeps_what_rollbacks_and_people_need(db: Database, two: tuple[Version, Version, Version]) -> None:
     _, second, third = two
-    db.write(lambda c: versions.rollback(c, second, actor="ann", now=utc(hours=5)))
+    db.write(lambda c: serving.rollback(c, second, actor="ann", now=utc(hours=5)))
 
     def note(connection: sa.Connection) -> None:
         for action in ("drift-clear", "plate barcode", "roles", "something new"):
@@ -316,9 +316,9 @@ def lived(db: Database, chance: random.Random) -> None:
         elif what == "say":
             say(db, chance, now)
         elif what == "challenge" and model != db.read(versions.champion):
-            db.write(lambda c, m=model, t=now: versions.challenge(c, m, actor="ann", now=t))
+            db.write(lambda c, m=model, t=now: serving.challenge(c, m, actor="ann", now=t))
         elif what == "back" and (former := db.read(lambda c: versions.aliased(c, versions.PREVIOUS))) is not None:
-            db.write(lambda c, f=former, t=now: versions.rollback(c, f, actor="ann", now=t))
+            db.write(lambda c, f=former, t=now: serving.rollback(c, f, actor="ann", now=t))
         work_some(db, chance, now)
     if chance.random() < 0.8:
         all_scored(db, db.read(versions.champion), utc(hours=16), scores=lambda c: chance.choice([CLEAR, CRYSTALS]))
@@ -335,8 +335,7 @@ def say(db: Database, chance: random.Random, now: datetime) -> None:
 
     def work(connection: sa.Connection) -> None:
         labels.add(connection, [word], now)
-        new_hits = drops.refresh_all_versions(connection, [drop_id], now)
-        summaries.refresh_all_versions(connection, [inspection_id], now, new_hits)
+        derived.refresh(connection, [drop_id], [inspection_id], now)
 
     db.write(work)
 

@@ -14,7 +14,7 @@ from marcod import review as desk
 from marcod.domain import DropClass, Modality
 from marcod.errors import NotFoundError, StoreError
 from marcod.settings import ReviewSettings
-from marcod.store import audit, labelling, proposals, queue, versions
+from marcod.store import audit, labelling, proposals, queue, serving, versions
 from marcod.store import review as store
 from marcod.store.engine import Database
 from marcod.store.labelling import Subject
@@ -116,7 +116,7 @@ def test_disagreement_of_every_kind(db: Database, champion: Version, source_id: 
     for person, word in (("ann", "crystals"), ("bob", "clear")):
         say(db, "A02", word, person, utc(hours=5), "3")
     say(db, "A03", "crystals", "ann", utc(hours=5), "3")
-    db.write(lambda c: versions.challenge(c, challenger, actor="test", now=utc(hours=6)))
+    db.write(lambda c: serving.challenge(c, challenger, actor="test", now=utc(hours=6)))
     db.write(lambda c: queue.enqueue_rescore(c, challenger.id, utc(hours=6)))
     rescored(db, challenger, wells(0.9, 0.1, 0.05, 0.7), utc(hours=7))
     propose(db, Stream.DISAGREEMENT, champion)
@@ -335,7 +335,7 @@ def test_items_of_the_present_audit_are_not_removed(db: Database, champion: Vers
     assert {i.model for i in waiting(db)} == {"small:2"}
     assert not db.read(lambda c: audit.lost(c, present))
     # Back again, the former champion's own draw is not whole any more, and another is due.
-    db.write(lambda c: versions.rollback(c, champion, actor="test", now=utc(hours=5)))
+    db.write(lambda c: serving.rollback(c, champion, actor="test", now=utc(hours=5)))
     assert db.write(lambda c: store.retire(c, champion)) == 4
     assert db.read(lambda c: audit.lost(c, former))
     assert [t.open for t in db.read(lambda c: audit.tallies(c, former))] == [1, 3]
@@ -382,8 +382,8 @@ def test_what_was_asked_keeps_its_version(db: Database, champion: Version, sourc
     db.write(lambda c: store.ask(c, subject(db, "A01"), champion, "Look.", utc()))
     factories.promote(db, factories.register(db, version="2"), utc(hours=1))
     with pytest.raises(StoreError, match="small:1 has items in the review; --force removes its bundle"):
-        db.write(lambda c: versions.remove(c, champion, force=False, actor="test", now=utc(hours=2)))
-    assert db.write(lambda c: versions.remove(c, champion, force=True, actor="test", now=utc(hours=2)))
+        db.write(lambda c: serving.remove(c, champion, force=False, actor="test", now=utc(hours=2)))
+    assert db.write(lambda c: serving.remove(c, champion, force=True, actor="test", now=utc(hours=2)))
     assert db.read(versions.listed)[0].removed_at == utc(hours=2)
     assert [i.model for i in waiting(db)] == ["small:1"]
 

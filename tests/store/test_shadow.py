@@ -20,7 +20,7 @@ from factories import (
 
 from marcod.domain import Modality
 from marcod.errors import StoreError
-from marcod.store import queue, reports, versions
+from marcod.store import queue, reports, serving, versions
 from marcod.store.engine import Database
 from marcod.store.schema import audit, image, job, score
 from marcod.store.versions import Version
@@ -30,7 +30,7 @@ CURRENT = "select distinct model_version from lims_image_score_v1 where is_curre
 
 
 def challenge(db: Database, version: Version | None, now: float = 0) -> Version | None:
-    return db.write(lambda c: versions.challenge(c, version, actor="test", now=utc(now)))
+    return db.write(lambda c: serving.challenge(c, version, actor="test", now=utc(now)))
 
 
 def jobs(db: Database) -> list[tuple[str, str, int]]:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass
 from marcod.errors import NotFoundError, StoreError
-from marcod.store import labels, training, versions
+from marcod.store import labels, serving, training, versions
 from marcod.store.engine import Database
 from marcod.store.schema import dataset, image, label, training_run
 
@@ -249,7 +249,7 @@ def test_what_was_rolled_back_is_known_by_name_and_by_digest(db: Database) -> No
     promote(db, bad, utc(2))
     names = ("lab:1", "weights", "bundle digest")
     assert [db.read(lambda c, n=name: training.rolled_back(c, n)) for name in names] == [None] * 3
-    db.write(lambda c: versions.rollback(c, old, actor="eve", now=utc(3)))
+    db.write(lambda c: serving.rollback(c, old, actor="eve", now=utc(3)))
     again = begin(db, "u")
     db.write(lambda c: training.note(c, again.id, again.token, candidate="lab:2", candidate_digest="weights"))
     for name in (*names, "lab:2"):

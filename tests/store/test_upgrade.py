@@ -16,7 +16,7 @@ from factories import CRYSTALS, drain, promote, record, register, register_sourc
 from marcod.cli import cli
 from marcod.domain import DropClass
 from marcod.errors import SchemaError
-from marcod.store import drops, labels, migrate, steps, summaries, versions, workers
+from marcod.store import derived, labels, migrate, serving, steps, versions, workers
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.migrate import SchemaState
@@ -138,8 +138,7 @@ def work(db: Database, now_h: float) -> None:
 
     def say(connection: sa.Connection) -> None:
         labels.add(connection, [Given(last[0], last[1], DropClass.CLEAR, "ann", now, "test")], now)
-        new = drops.refresh_all_versions(connection, [last[0]], now)
-        summaries.refresh_all_versions(connection, [last[1]], now, new)
+        derived.refresh(connection, [last[0]], [last[1]], now)
 
     db.write(say)
     seen = sa.select(inspection_summary.c.n_crystals, inspection_summary.c.labelled, inspection_summary.c.complete)
@@ -211,7 +210,7 @@ def test_what_people_have_done_is_written_in_the_server_s_time(
     record(db, source_id, sightings(1))
     shadow = register(db, version="2")
     years_ahead(db)
-    db.write(lambda c: versions.challenge(c, shadow, actor="test", now=utc()))
+    db.write(lambda c: serving.challenge(c, shadow, actor="test", now=utc()))
     db.write(lambda c: c.execute(sa.delete(job)))
     monkeypatch.setenv("MARCOD_STORE__URL", db_url)
     for command in (["rescore", "--all", "--no-wait"], ["model", "challenge", "--none"]):

@@ -12,7 +12,7 @@ from factories import claimed, drain, finish, promote, record, register, rows, s
 
 from marcod.domain import Modality, TrainedOn
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import backlog, catalog, drift, queue, results, versions
+from marcod.store import backlog, catalog, drift, queue, results, serving, versions
 from marcod.store.engine import Database
 from marcod.store.schema import audit, hit, image, job, model_alias, score
 from marcod.store.versions import Version
@@ -102,7 +102,7 @@ def test_a_failed_promotion_leaves_everything(db: Database, source_id: int, cham
     before = [rows(db, sa.select(table)) for table in (job, model_alias, audit)]
 
     def halfway(connection: sa.Connection) -> None:
-        versions.promote(connection, newer, actor="test", now=utc(1))
+        serving.promote(connection, newer, actor="test", now=utc(1))
         raise NotFoundError
 
     with pytest.raises(NotFoundError):
@@ -217,7 +217,7 @@ def test_recording_waits_for_a_promotion_and_queues_for_the_winner(
     newer = register(db, version="2")
     done = _while_held(
         db,
-        lambda c: versions.promote(c, newer, actor="test", now=utc(1)),
+        lambda c: serving.promote(c, newer, actor="test", now=utc(1)),
         lambda: record(db, source_id, sightings(4), utc(2)),
     )
     assert done.queued == 4
@@ -243,7 +243,7 @@ def test_two_promotions_follow_one_another(db: Database, source_id: int, champio
     two, three = register(db, version="2"), register(db, version="3")
     record(db, source_id, sightings(4))
     former = _while_held(
-        db, lambda c: versions.promote(c, two, actor="test", now=utc(1)), lambda: promote(db, three, utc(2))
+        db, lambda c: serving.promote(c, two, actor="test", now=utc(1)), lambda: promote(db, three, utc(2))
     )
     assert former == two
     assert {version for _, version, _ in jobs(db)} == {three.id}
@@ -263,11 +263,11 @@ def test_a_plate_that_is_still_arriving_is_queued_whole_for_the_new_champion(
 
 
 def rollback(db: Database, version: Version, now: float = 0) -> Version:
-    return db.write(lambda c: versions.rollback(c, version, actor="test", now=utc(now)))
+    return db.write(lambda c: serving.rollback(c, version, actor="test", now=utc(now)))
 
 
 def remove(db: Database, version: Version, *, force: bool = False, now: float = 0) -> bool:
-    return db.write(lambda c: versions.remove(c, version, force=force, actor="test", now=utc(now)))
+    return db.write(lambda c: serving.remove(c, version, force=force, actor="test", now=utc(now)))
 
 
 def last_note(db: Database) -> tuple[str, str, dict[str, Any]]:
@@ -330,7 +330,7 @@ def test_a_version_with_scores_keeps_them(db: Database, source_id: int, champion
     assert (gone.version, gone.aliases, gone.removed_at, gone.has_scores) == (champion, (), utc(3), True)
     kept = {table.name: rows(db, sa.select(sa.func.count()).select_from(table))[0][0] for table in (score, hit)}
     assert kept == {"score": 3, "hit": 3}
-    for attempt in (promote, lambda db, v: db.write(lambda c: versions.challenge(c, v, actor="test", now=utc()))):
+    for attempt in (promote, lambda db, v: db.write(lambda c: serving.challenge(c, v, actor="test", now=utc()))):
         with pytest.raises(NotFoundError, match="was removed meanwhile"):
             attempt(db, champion)
     with pytest.raises(BundleError, match="differs from the one that scored under this name"):
@@ -366,7 +366,7 @@ def test_a_worker_with_images_of_a_removed_version_changes_nothing(
 @pytest.mark.parametrize("force", [False, True])
 def test_who_serves_cannot_be_removed(db: Database, champion: Version, force: bool) -> None:
     newer = register(db, version="2")
-    db.write(lambda c: versions.challenge(c, newer, actor="test", now=utc()))
+    db.write(lambda c: serving.challenge(c, newer, actor="test", now=utc()))
     with pytest.raises(StoreError, match="small:1 is champion and cannot be removed; `marcod model promote`"):
         remove(db, champion, force=force)
     with pytest.raises(StoreError, match=r"small:2 is challenger .*; `marcod model challenge --none`"):
@@ -404,7 +404,7 @@ def test_processes_that_begin_together_on_a_new_database_agree_on_a_champion(db:
         own = Database(db_url, patience_s=0.0 if not db.is_sqlite else 10.0)
         own.read(lambda c: c.execute(sa.select(1)))
         together.wait(30)
-        own.write(lambda c: versions.promote(c, version, actor="test", now=utc()))
+        own.write(lambda c: serving.promote(c, version, actor="test", now=utc()))
         own.close()
 
     with ThreadPoolExecutor(6) as processes:

@@ -1,0 +1,79 @@
+"""Files of the same bytes that show the same drop at the same inspection: one image counts, the others do not.
+
+A folder that is moved within its source gives every image a second path, and a copy gives it two for good. The image
+that was read last counts; when it changes, moves or is gone, another of the same bytes takes its place.
+"""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.store import queue, versions
+from marcod.store.schema import image, job
+
+
+def find(connection: Connection, image_ids: Collection[int]) -> bool:
+    """Let these images, whose new bytes were just read, count for all of the same bytes. Returns whether there are any.
+
+    Copies are held after the images of the batch; where two workers meet here PostgreSQL ends one, which tries again.
+    """
+    if not image_ids:
+        return False
+    groups: dict[tuple[Any, ...], set[int]] = {}
+    for image_id, other_id, *group in connection.execute(_alike(sorted(image_ids))):
+        groups.setdefault(tuple(group), set()).update((image_id, other_id))
+    for members in groups.values():
+        _let_count(connection, max(members & set(image_ids)), members)
+    return bool(groups)
+
+
+def release(connection: Connection, image_ids: Collection[int], now: datetime) -> list[int]:
+    """Let these images stand for no others, because they change, move or are gone. Returns those that count instead."""
+    if not image_ids:
+        return []
+    copies = sa.select(image.c.same_as_id, image.c.id).where(image.c.same_as_id.in_(sorted(image_ids)))
+    of_each: dict[int, list[int]] = {}
+    for counted, copy in connection.execute(copies.where(image.c.gone_at.is_(None)).order_by(image.c.id)):
+        of_each.setdefault(int(counted), []).append(int(copy))
+    connection.execute(sa.update(image).where(image.c.id.in_(sorted(image_ids))).values(same_as_id=None))
+    for members in of_each.values():
+        _let_count(connection, members[-1], members)
+    released = sorted(members[-1] for members in of_each.values())
+    for alias in (versions.CHAMPION, versions.CHALLENGER):
+        # A version that was promoted meanwhile has not scored what did not count.
+        if released and (version := versions.aliased(connection, alias)) is not None:
+            queue.enqueue_rescore(connection, version.id, now, image_ids=released)
+    return released
+
+
+def replace_gone(connection: Connection, image_ids: Collection[int], now: datetime) -> None:
+    """Let copies that are still there count instead of images whose files are gone."""
+    copies = sa.select(image.c.same_as_id, sa.func.max(image.c.id)).where(
+        image.c.same_as_id.in_(sorted(image_ids)), image.c.gone_at.is_(None)
+    )
+    there = connection.execute(copies.group_by(image.c.same_as_id)).all()
+    if there:
+        release(connection, [row[0] for row in there], now)
+    for gone, copy in there:
+        connection.execute(sa.update(image).where(image.c.id == gone).values(same_as_id=copy))
+
+
+def _alike(image_ids: list[int]) -> sa.Select[Any]:
+    """Pairs of an image and another of the same bytes, with what both have in common."""
+    other = image.alias()
+    common = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
+    alike = sa.and_(
+        *(other.c[name] == image.c[name] for name in common), sa.not_(other.c.unread), other.c.id != image.c.id
+    )
+    columns = (image.c.id, other.c.id, *(image.c[name] for name in common))
+    return sa.select(*columns).join(other, alike).where(image.c.id.in_(image_ids))
+
+
+def _let_count(connection: Connection, counting: int, members: Iterable[int]) -> None:
+    others = sorted(set(members) - {counting})
+    connection.execute(sa.update(image).where(image.c.id.in_(others)).values(same_as_id=counting))
+    connection.execute(sa.update(image).where(image.c.id == counting).values(same_as_id=None))
+    connection.execute(sa.delete(job).where(job.c.image_id.in_(others)))

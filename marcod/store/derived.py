@@ -1,0 +1,84 @@
+"""Derived rows kept true: plate summaries, drops over time and hits follow every change of what they are made from.
+
+A caller names the drops and inspections that a change of an image (bytes, reading, light, place, absence) or of a label
+touches; this module knows which versions' rows that makes stale and refreshes exactly those, in the same transaction.
+
+Guarantees:
+
+* A row that exists is right, for every model version: champion, former champion, challenger or any other.
+* Rows are held in one order everywhere: images, jobs, inspections, drops, each by id. Two writers never wait in a ring,
+  and none computes from what the other is about to change.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.store import drops, summaries, versions
+from marcod.store.schema import image
+from marcod.store.versions import Version
+
+
+def refresh(
+    connection: Connection,
+    drop_ids: Collection[int],
+    inspection_ids: Collection[int],
+    now: datetime,
+    *,
+    serving: Collection[Version] = (),
+) -> None:
+    """Refresh every version's rows of these drops and inspections, after images or labels changed.
+
+    ``serving`` versions get a row of each inspection even where they had none. The champion gets a row of each drop
+    that is known, since a label alone makes a drop known.
+    """
+    held = summaries.lock(connection, inspection_ids)
+    drops.lock(connection, drop_ids)
+    # Asked while both are held: a row that another transaction was making is there by now.
+    rows = summaries.existing(connection, held)
+    champion = versions.champion(connection)
+    # An image that comes back into a version's light, or from another drop, brings its scores with it.
+    made = {*(v.id for v in serving), *drops.scored_by(connection, drop_ids)}
+    wanted = {champion.id, *made, *rows, *drops.existing(connection, drop_ids)}
+    # The champion first: what it still finds of a hit that a former champion told is no news.
+    for version_id in sorted(wanted, key=lambda v: (v != champion.id, v)):
+        version = versions.get(connection, version_id)
+        its = held if version_id in made else rows.get(version_id, [])
+        _refresh(connection, version, drop_ids, its, now)
+
+
+def refresh_version(
+    connection: Connection, version: Version, drop_ids: Collection[int], inspection_ids: Collection[int], now: datetime
+) -> None:
+    """Refresh one version's rows, after nothing but its own scores or jobs of these drops and inspections changed."""
+    held = summaries.lock(connection, inspection_ids)
+    drops.lock(connection, drop_ids)
+    _refresh(connection, version, drop_ids, held, now)
+
+
+def _refresh(
+    connection: Connection, version: Version, drop_ids: Collection[int], inspection_ids: list[int], now: datetime
+) -> None:
+    new_hits = drops.refresh(connection, drop_ids, version, now) if drop_ids else Counter[int]()
+    summaries.refresh(connection, inspection_ids, version, now, new_hits)
+
+
+def refresh_images(connection: Connection, image_ids: Collection[int], now: datetime) -> None:
+    """Refresh what follows from these images, for every version."""
+    drop_ids, inspection_ids = places_of(connection, image_ids)
+    refresh(connection, drop_ids, inspection_ids, now)
+
+
+def places_of(connection: Connection, image_ids: Collection[int]) -> tuple[set[int], set[int]]:
+    """The drops and the inspections that these images show now."""
+    ids = sorted(image_ids)
+    drop_ids, inspection_ids = set[int](), set[int]()
+    for start in range(0, len(ids), summaries.CHUNK):
+        part = image.c.id.in_(ids[start : start + summaries.CHUNK])
+        for drop_id, inspection_id in connection.execute(sa.select(image.c.drop_id, image.c.inspection_id).where(part)):
+            drop_ids.add(int(drop_id))
+            inspection_ids.add(int(inspection_id))
+    return drop_ids, inspection_ids

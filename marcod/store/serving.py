@@ -1,0 +1,254 @@
+"""Model versions in service: promotion, rollback, challenge and removal, each one transaction with an audit row.
+
+Every change of an alias begins by locking the champion's row, which whoever records images locks too, so that an image
+is queued for those who serve when it is recorded. The work that waits for one version moves to the next, and the
+derived rows of both follow.
+"""
+
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.errors import NotFoundError, StoreError
+from marcod.store import announce, derived, queue
+from marcod.store.engine import insert
+from marcod.store.schema import (
+    drift_alarm,
+    drift_day,
+    drift_reference,
+    drop_summary,
+    hit,
+    image,
+    inspection,
+    inspection_summary,
+    job,
+    model_alias,
+    model_version,
+    review_item,
+    review_round,
+    score,
+)
+from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, note, previous
+
+ALIAS_LOCK: Final = 0x6D61_7263_6F65
+"""PostgreSQL advisory lock of whoever changes an alias; migrations hold the number before it."""
+
+
+def promote(
+    connection: Connection, version: Version, *, actor: str, now: datetime, instead_of: str | None = None
+) -> Version | None:
+    """Make a version champion in one transaction. Returns the former one. Raises NotFoundError if it was removed.
+
+    With ``instead_of`` only in the place of that version; raises StoreError when another one is champion meanwhile.
+
+    Waiting jobs of new images move to it, and plates that are still arriving are queued for it whole. A challenger
+    that is promoted is challenger no more.
+    """
+    former = _lock_aliases(connection)
+    if former is not None and former.id == version.id:
+        return former
+    if instead_of is not None and str(former) != instead_of:
+        raise StoreError(f"{former} became champion meanwhile, instead of {instead_of}")
+    _crown(connection, former, version, now)
+    if former is not None:
+        _set_alias(connection, PREVIOUS, former.id, now)
+    note(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
+    return former
+
+
+def rollback(connection: Connection, version: Version, *, actor: str, now: datetime) -> Version:
+    """Make the previous version champion again, in one transaction, as :func:`promote` does. Returns the former one.
+
+    ``version`` is what :func:`previous` said; raises StoreError when that is not so any more. Afterwards there is no
+    previous version, because the one that was rolled back is not one to go back to.
+    """
+    former = _lock_aliases(connection)
+    if former is None or previous(connection).id != version.id:
+        raise StoreError(f"{version} is not the previous champion any more; somebody promoted another meanwhile")
+    _drop_alias(connection, version.id, PREVIOUS)
+    promoted = sa.select(model_version.c.promoted_at).where(model_version.c.id == former.id)
+    since = connection.execute(promoted).scalar_one()
+    _crown(connection, former, version, now)
+    # What only the one that was rolled back has seen, or it would go on speaking of it.
+    queue.enqueue_rescore(connection, version.id, now, since=since)
+    note(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
+    return former
+
+
+def challenge(connection: Connection, version: Version | None, *, actor: str, now: datetime) -> Version | None:
+    """Let a version score every new image beside the champion, or with None nobody any more. Returns the former one.
+
+    What was queued behind new images for the former challenger while it was one, and nobody holds, is withdrawn; a
+    rescore with it too. Raises StoreError when the version is champion, NotFoundError when it was removed.
+    """
+    serving = _lock_aliases(connection)
+    if serving is None:
+        raise StoreError("no model is champion yet, so there is nobody to challenge")
+    if version is not None and version.id == serving.id:
+        raise StoreError(f"{version} is champion; a challenger is another version")
+    former = aliased(connection, CHALLENGER)
+    if former == version:
+        return former
+    withdrawn = 0 if former is None else _dismiss(connection, former)
+    if version is not None:
+        _hold(connection, version)
+        _set_alias(connection, CHALLENGER, version.id, now)
+    left = str(former) if former else None
+    note(connection, actor, "challenge", str(version or "none"), {"from": left, "withdrawn": withdrawn}, now)
+    return former
+
+
+def _dismiss(connection: Connection, challenger: Version) -> int:
+    """Take the alias and the waiting work from a challenger. Returns how many jobs that were."""
+    since = connection.execute(sa.select(model_alias.c.set_at).where(model_alias.c.alias == CHALLENGER)).scalar_one()
+    _drop_alias(connection, challenger.id, CHALLENGER)
+    return queue.withdraw_again(connection, challenger.id, since)
+
+
+def remove(connection: Connection, version: Version, *, force: bool, actor: str, now: datetime) -> bool:
+    """Forget a version that has no scores; with ``force`` keep one's scores and row and say that its bundle is gone.
+
+    What people are or were asked about in the review keeps it as scores do. Returns whether the row stays. Its jobs
+    go either way, also those in a worker's hands. Raises StoreError for the champion, the challenger, and a version
+    that stays unless forced; NotFoundError when it is gone already.
+    """
+    _lock_aliases(connection)
+    held = model_version.c.id == version.id
+    if connection.execute(sa.select(model_version.c.id).where(held).with_for_update()).one_or_none() is None:
+        raise NotFoundError(f"{version} was removed already")
+    _refuse_in_service(connection, version)
+    scored, reviewed = _has(connection, version, score), _has(connection, version, review_item, review_round)
+    if scored and not force:
+        raise StoreError(f"{version} has scored images; --force removes its bundle and keeps its scores and hits")
+    if reviewed and not force:
+        raise StoreError(f"{version} has items in the review; --force removes its bundle and keeps them")
+    _drop_alias(connection, version.id, PREVIOUS)
+    jobs, failed = _delete_jobs(connection, version)
+    if scored or reviewed:
+        connection.execute(sa.update(model_version).where(held).values(removed_at=now))
+        _forget_failures(connection, version, failed, now)
+    else:
+        for table in (hit, inspection_summary, drop_summary, drift_alarm, drift_day, drift_reference):
+            connection.execute(sa.delete(table).where(table.c.model_version_id == version.id))
+        connection.execute(sa.delete(model_version).where(held))
+    detail = {"digest": version.digest, "scores_kept": scored, "withdrawn": jobs}
+    note(connection, actor, "remove", str(version), detail, now)
+    return scored or reviewed
+
+
+def _delete_jobs(connection: Connection, version: Version) -> tuple[int, list[int]]:
+    """Delete a version's jobs. Returns how many, and the images that it had failed at."""
+    deleted = sa.delete(job).where(job.c.model_version_id == version.id).returning(job.c.image_id, job.c.failed_at)
+    rows = connection.execute(deleted).all()
+    return len(rows), [int(row.image_id) for row in rows if row.failed_at is not None]
+
+
+def _has(connection: Connection, version: Version, *tables: sa.Table) -> bool:
+    """Whether a table has rows of a version."""
+    rows = (sa.exists().where(table.c.model_version_id == version.id) for table in tables)
+    return bool(connection.execute(sa.select(sa.or_(*rows))).scalar_one())
+
+
+def _refuse_in_service(connection: Connection, version: Version) -> None:
+    for alias, way_out in (
+        (CHAMPION, "`marcod model promote` another version first"),
+        (CHALLENGER, "`marcod model challenge --none` ends that"),
+    ):
+        if aliased(connection, alias) == version:
+            raise StoreError(f"{version} is {alias} and cannot be removed; {way_out}")
+
+
+def _lock_aliases(connection: Connection) -> Version | None:
+    """Keep every alias from changing until this transaction ends. Returns the champion."""
+    if connection.dialect.name == "postgresql":
+        # A new database has no row to hold, and processes that begin together would wait for each other in a ring.
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ALIAS_LOCK)))
+    row = connection.execute(
+        sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == CHAMPION).with_for_update()
+    ).one_or_none()
+    return get(connection, row[0]) if row else None
+
+
+def _crown(connection: Connection, former: Version | None, version: Version, now: datetime) -> None:
+    """Make a version champion and give it the work that waits for the former one."""
+    _hold(connection, version)
+    _drop_alias(connection, version.id, CHALLENGER)
+    _set_alias(connection, CHAMPION, version.id, now)
+    # Jobs before hits, as who finishes a batch holds them.
+    if former is not None:
+        failed = queue.move_new(connection, former.id, version.id, now)
+        _forget_failures(connection, former, failed, now)
+        queue.enqueue_rescore(connection, version.id, now, _plates_to_do(connection, former, version))
+    _publish_hits(connection, version, now)
+
+
+def _forget_failures(connection: Connection, version: Version, image_ids: list[int], now: datetime) -> None:
+    """Count what a version failed at as waiting for it, now that its failed jobs are gone."""
+    _, inspection_ids = derived.places_of(connection, image_ids)
+    if inspection_ids:
+        derived.refresh_version(connection, version, (), inspection_ids, now)
+
+
+def _publish_hits(connection: Connection, version: Version, now: datetime) -> None:
+    """Make the version one that speaks; hits that it found before it ever was champion are news from now on."""
+    spoke = sa.select(model_version.c.promoted_at).where(model_version.c.id == version.id)
+    first = connection.execute(spoke).scalar_one() is None
+    connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
+    if not first:
+        return
+    other = hit.alias()
+    promoted = sa.and_(model_version.c.promoted_at.is_not(None), model_version.c.id != version.id)
+    by_former = sa.exists().where(
+        other.c.drop_id == hit.c.drop_id,
+        other.c.ended_at.is_(None),
+        other.c.model_version_id == model_version.c.id,
+        promoted,
+    )
+    former_looked = sa.exists().where(
+        drop_summary.c.drop_id == hit.c.drop_id, drop_summary.c.model_version_id == model_version.c.id, promoted
+    )
+    cause = sa.case((by_former, "confirmed"), (former_looked, "model"), else_="new")
+    stands = hit.c.ended_at.is_(None)
+    published = sa.update(hit).where(hit.c.model_version_id == version.id, stands).values(found_at=now, cause=cause)
+    rows = connection.execute(published.returning(hit.c.id, hit.c.cause)).all()
+    announce.hits_found(connection, [row.id for row in rows if row.cause == "new"], now)
+
+
+def _hold(connection: Connection, version: Version) -> None:
+    """Keep a version from being removed until this transaction ends. Raises NotFoundError when it was removed."""
+    there = sa.select(model_version.c.id).where(model_version.c.id == version.id, model_version.c.removed_at.is_(None))
+    if connection.execute(there.with_for_update(read=True)).one_or_none() is None:
+        raise NotFoundError(f"{version} was removed meanwhile")
+
+
+def _plates_to_do(connection: Connection, former: Version, version: Version) -> list[int]:
+    """Plates that the next champion does whole: those with new images waiting for it, or that either has begun."""
+    open_rows = (
+        sa.select(inspection.c.plate_id)
+        .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
+        .where(
+            inspection_summary.c.model_version_id.in_([former.id, version.id]), sa.not_(inspection_summary.c.complete)
+        )
+    )
+    waiting = (
+        sa.select(inspection.c.plate_id)
+        .join(image, image.c.inspection_id == inspection.c.id)
+        .join(job, job.c.image_id == image.c.id)
+        .where(job.c.model_version_id == version.id, job.c.priority == queue.NEW)
+    )
+    return sorted(connection.execute(sa.union(open_rows, waiting)).scalars())
+
+
+def _set_alias(connection: Connection, alias: str, version_id: int, now: datetime) -> None:
+    values = {"model_version_id": version_id, "set_at": now}
+    statement = insert(connection, model_alias).values(alias=alias, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["alias"], set_=values))
+
+
+def _drop_alias(connection: Connection, version_id: int, alias: str) -> None:
+    """Take an alias from a version, if it has it."""
+    connection.execute(
+        sa.delete(model_alias).where(model_alias.c.alias == alias, model_alias.c.model_version_id == version_id)
+    )

@@ -1,0 +1,207 @@
+"""The verdict on a drop at an inspection, as one model version and the people who labelled it give it.
+
+The one place that knows which score counts for an image, which image counts for a drop, and when people's labels win.
+A version's own score of the present bytes counts. For a file that is gone for good and that the version never scored,
+the score kept with the image counts, under the threshold of the version that gave it. Of a drop's images the one with
+the highest crystal probability counts, because a lab would rather look twice than miss a crystal.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import DropClass
+from marcod.store import labels
+from marcod.store.schema import drop, image, inspection, job, model_version, score
+from marcod.store.versions import Version
+
+
+class ImageState(StrEnum):
+    """What a version knows of an image: its score, that it cannot be scored and why, or that the score is to come."""
+
+    SCORED = "scored"
+    FAILED = "failed"
+    GONE = "gone"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageVerdict:
+    """One image as a version sees it; probabilities are None unless ``state`` is scored.
+
+    ``score_version_id`` is set where the score is another version's, because the file is gone.
+    """
+
+    image_id: int
+    drop_id: int
+    inspection_id: int
+    path: str
+    well: str
+    well_row: int
+    well_column: int
+    drop_number: int
+    seen_at: datetime
+    in_light: bool
+    state: ImageState
+    p_clear: float | None
+    p_crystals: float | None
+    p_other: float | None
+    p_precipitate: float | None
+    label: str | None
+    threshold: float
+    score_version_id: int | None
+
+    @property
+    def hit(self) -> bool:
+        """Whether the score reaches the threshold of the version that gave it."""
+        return self.p_crystals is not None and self.p_crystals >= self.threshold
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The image with the greatest counts for its drop: by light, then crystals, then waiting before failed."""
+        if self.p_crystals is not None:
+            return self.in_light, self.p_crystals
+        return self.in_light, -1.0 if self.state is ImageState.WAITING else -2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DropVerdict:
+    """A drop at one inspection: the image that counts, and what people say, which wins."""
+
+    image: ImageVerdict
+    said: labels.Verdict | None
+    model_hit: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether people or the model say anything."""
+        return self.said is not None or self.image.p_crystals is not None
+
+    @property
+    def label(self) -> str | None:
+        """The class that counts."""
+        return self.image.label if self.said is None else str(self.said.label)
+
+    @property
+    def hit(self) -> bool:
+        """Whether people, else the model, see crystals."""
+        return self.model_hit if self.said is None else self.said.label is DropClass.CRYSTALS
+
+
+def of_inspection(connection: Connection, inspection_id: int, version: Version) -> list[ImageVerdict]:
+    """The images of an inspection in the version's light, by path."""
+    of_it = sa.and_(image.c.inspection_id == inspection_id, image.c.modality == version.modality)
+    return _read(connection, _images(version).where(of_it).order_by(image.c.path))
+
+
+def of_drops(
+    connection: Connection, drop_ids: Collection[int], version: Version, labelled: Collection[tuple[int, int]]
+) -> list[ImageVerdict]:
+    """The images of drops, by drop and in order of time: in the version's light, and where people labelled, in any.
+
+    ``labelled`` are drops and inspections, since people may judge by an image of another light.
+    """
+    anywhere = sorted({inspection_id for _, inspection_id in labelled})
+    wanted = sa.and_(
+        image.c.drop_id.in_(list(drop_ids)),
+        sa.or_(image.c.modality == version.modality, image.c.inspection_id.in_(anywhere)),
+    )
+    order = (image.c.drop_id, inspection.c.order_key, inspection.c.id, image.c.path)
+    found = _read(connection, _images(version).where(wanted).order_by(*order))
+    return [i for i in found if i.in_light or (i.drop_id, i.inspection_id) in labelled]
+
+
+def of_drop(images: Iterable[ImageVerdict], words: labels.Words) -> DropVerdict:
+    """The verdict on one drop at one inspection from all of its images there, which must be at least one."""
+    shown = list(images)
+    hits = {i.image_id: i.hit for i in shown}
+    # Of two images that are equally crystalline the first by path counts, whichever came first.
+    return DropVerdict(max(shown, key=lambda i: i.rank), words.verdict(hits), any(hits.values()))
+
+
+def by_drop(images: Iterable[ImageVerdict], words: Mapping[int, labels.Words]) -> list[DropVerdict]:
+    """The verdicts on all drops of one inspection."""
+    of_each: dict[int, list[ImageVerdict]] = {}
+    for found in images:
+        of_each.setdefault(found.drop_id, []).append(found)
+    return [of_drop(its, words.get(drop_id, labels.NOTHING)) for drop_id, its in of_each.items()]
+
+
+_KEPT = score.alias("kept")
+_KEPT_VERSION = model_version.alias("kept_version")
+_PROBABILITIES = ("p_clear", "p_crystals", "p_other", "p_precipitate")
+
+
+def _images(version: Version) -> sa.Select[Any]:
+    own = sa.and_(
+        score.c.image_id == image.c.id,
+        score.c.model_version_id == version.id,
+        score.c.content_hash == image.c.content_hash,
+    )
+    own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == version.id)
+    mine = score.c.id.is_not(None)
+    return (
+        sa.select(
+            image.c.id,
+            image.c.drop_id,
+            image.c.inspection_id,
+            image.c.path,
+            drop.c.well,
+            drop.c.well_row,
+            drop.c.well_column,
+            drop.c.drop_number,
+            image.c.seen_at,
+            (image.c.modality == version.modality).label("in_light"),
+            image.c.gone_at.is_not(None).label("gone"),
+            job.c.failed_at.is_not(None).label("failed"),
+            *(sa.case((mine, score.c[p]), else_=_KEPT.c[p]).label(p) for p in (*_PROBABILITIES, "label")),
+            sa.case((mine, version.crystal_threshold), else_=_KEPT_VERSION.c.crystal_threshold).label("threshold"),
+            sa.case((mine, None), else_=_KEPT.c.model_version_id).label("score_version_id"),
+        )
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        # The plate is named twice so that PostgreSQL looks the drops up instead of reading all there are.
+        .join(drop, sa.and_(drop.c.id == image.c.drop_id, drop.c.plate_id == inspection.c.plate_id))
+        .outerjoin(score, own)
+        .outerjoin(job, own_job)
+        .outerjoin(_KEPT, _KEPT.c.id == image.c.gone_score_id)
+        .outerjoin(_KEPT_VERSION, _KEPT_VERSION.c.id == _KEPT.c.model_version_id)
+        .where(image.c.same_as_id.is_(None))
+    )
+
+
+def _read(connection: Connection, wanted: sa.Select[Any]) -> list[ImageVerdict]:
+    return [_verdict(row) for row in connection.execute(wanted)]
+
+
+def _verdict(row: Any) -> ImageVerdict:
+    if row.p_crystals is not None:
+        state = ImageState.SCORED
+    elif row.gone:
+        state = ImageState.GONE
+    else:
+        state = ImageState.FAILED if row.failed else ImageState.WAITING
+    return ImageVerdict(
+        image_id=row.id,
+        drop_id=row.drop_id,
+        inspection_id=row.inspection_id,
+        path=row.path,
+        well=row.well,
+        well_row=row.well_row,
+        well_column=row.well_column,
+        drop_number=row.drop_number,
+        seen_at=row.seen_at,
+        in_light=bool(row.in_light),
+        state=state,
+        p_clear=row.p_clear,
+        p_crystals=row.p_crystals,
+        p_other=row.p_other,
+        p_precipitate=row.p_precipitate,
+        label=row.label,
+        threshold=1.0 if row.threshold is None else row.threshold,
+        score_version_id=row.score_version_id,
+    )
