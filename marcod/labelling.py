@@ -38,8 +38,8 @@ FIELDS: Final = (
 """What a column of a CSV can be; ``row`` and ``column`` are numbers from 1 and stand for a well."""
 
 REPORT: Final = "report.csv"
-DATED_BY_PICTURE: Final = ("rockmaker", "hwi")
-"""Formats whose times are the pictures', not the labels'."""
+DATED_BY_IMAGE: Final = ("rockmaker", "hwi")
+"""Formats whose times are the images', not the labels'."""
 
 LARGEST: Final = 64 * 2**20
 CHUNK: Final = 500
@@ -69,8 +69,11 @@ _ALIASES: Final = {
 _OWN_NAME_WINS: Final = frozenset(FIELDS) - {"label", "person", "time"}
 """Fields whose own name goes before other headings that could mean it."""
 
-_MACHINES: Final = ("marco", "model", "predict", "auto", "machine", "computer", "algorithm", "classifier")
-"""Beginnings of headings below which a model's classes stand."""
+_CLASS_HEADING: Final = "(?:label|class|classification|score|call|prediction|confidence|version)"
+_MACHINES: Final = re.compile(
+    rf"(?:marco|model|classifier){_CLASS_HEADING}?|(?:auto|automatic|machine|computer){_CLASS_HEADING}|predict[a-z]*"
+)
+"""Headings of columns in which a model's classes stand, as :func:`_spelled` writes them."""
 
 _ANY_PLATE: Final = layouts.LayoutOptions(plate_format=PLATE_FORMATS[1536])
 _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | re.ASCII)
@@ -80,7 +83,7 @@ _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | 
 class Row:
     """One line of a file: what is labelled, how, by whom and when, as far as the file says; ``time`` is aware.
 
-    ``standing`` tells that the time is the picture's, and that no later line of the import is of the same picture.
+    ``standing`` tells that the time is the image's, and that no later line of the import is of the same image.
     """
 
     line: int
@@ -129,7 +132,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did. ``known`` labels had been kept before; ``unmapped`` counts each sentence on a word."""
+    """Counts of an import. ``known`` labels had been kept before; ``unmapped`` counts each sentence on a word."""
 
     files: int = 0
     rows: int = 0
@@ -229,8 +232,8 @@ def _well_of(named: Named) -> tuple[str, str, str]:
 
 
 def _standing(found: list[LabelFile]) -> list[LabelFile]:
-    """With the last word on each picture marked, or old and new exports in one folder would take turns."""
-    dated = [(place, file) for place, file in enumerate(found) if file.format in DATED_BY_PICTURE]
+    """Mark the last label of each image, or old and new exports in one folder would take turns."""
+    dated = [(place, file) for place, file in enumerate(found) if file.format in DATED_BY_IMAGE]
     last = {(row.named, row.person): (place, row.line) for place, file in dated for row in file.rows if row.time}
     return [
         replace(file, rows=[replace(r, standing=last.get((r.named, r.person)) == (place, r.line)) for r in file.rows])
@@ -369,7 +372,7 @@ def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Probl
         places = _places(heading, choices.columns)
     except LabelError as error:
         raise LabelFileError(file.path, first, str(error)) from error
-    machine = next((column for column in heading if _spelled(column).startswith(_MACHINES)), None)
+    machine = next((column for column in heading if _MACHINES.fullmatch(_spelled(column))), None)
     unsigned: list[int] = []
     for line, cells in lines:
         values = {n: tabular.as_written(cells[at]) for n, at in places.items() if at < len(cells) and cells[at]}
@@ -482,7 +485,7 @@ def _time(text: str, zone: tzinfo) -> datetime:
 def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
     """``report.csv`` of Rock Maker's exporter: the path holds barcode, well and batch, the second field the score.
 
-    The date is the picture's. Source: roberto-formulatrix/RM_Image_export ImageAnalyzer/src/ImageExporter.cs.
+    The date is the image's. Source: roberto-formulatrix/RM_Image_export ImageAnalyzer/src/ImageExporter.cs.
     """
     layout = layouts.make("rockmaker-export", replace(_ANY_PLATE, timezone=choices.zone))
     content = text.encode()
@@ -494,7 +497,7 @@ def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | P
         parts = re.split(r"[\\/]+", cells[0].strip())[-3:]
         image = layout.parse("/".join(parts), {f"{parts[0]}/{REPORT}": content}.get)
         if len(cells) < 4 or not isinstance(image, DropImage):
-            expected = "path, score, drop and date of a picture such as 90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg"
+            expected = "path, score, drop and date of an image such as 90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg"
             yield Problem(str(file.path), reader.line_num, f"{shown(cells[0])}: expected {expected}")
             continue
         drop = int(cells[2]) if re.fullmatch(r"[1-9]\d?", cells[2].strip(), re.ASCII) else None
@@ -564,7 +567,7 @@ def add(
 
 
 def withdraw(db: Database, named: Named, person: str, now: datetime) -> int:
-    """Take back what a person says of a drop at an inspection. Returns how many words. Raises LabelError."""
+    """Withdraw a person's labels of a drop at an inspection. Returns how many. Raises LabelError."""
 
     def work(connection: Any) -> int:
         subject = find(connection, named)

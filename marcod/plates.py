@@ -190,7 +190,7 @@ def history_of(db: Database, shown: PlateMap) -> history.PlateHistory:
 
 
 def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
-    """One plain record a drop, with one record an inspection that has a picture of it."""
+    """One plain record per drop, with one record per inspection that has an image of it."""
     for drop in past.drops:
         looks = zip(past.inspections, drop.looks, strict=True)
         yield {
@@ -230,7 +230,7 @@ def _told_apart(found: list[reports.Plate]) -> str:
 def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: versions.Version | None) -> PlateMap:
     rows = reports.summaries(connection, [plate.id], limit=10_000)
     if not rows:
-        raise NotFoundError(f"no picture of plate {plate.key} has been taken in that a model can score")
+        raise NotFoundError(f"no image of plate {plate.key} has been recorded that a model can score")
     if inspection is not None:
         rows = [r for r in rows if inspection in (r.inspection_key, str(r.inspection_ordinal))]
     if not rows:

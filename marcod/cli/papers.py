@@ -45,7 +45,7 @@ def import_(
     dry_run: bool,
     json_output: bool,
 ) -> None:
-    """Take barcode, format, project and screen of plates from a CSV table, before or after their pictures arrive.
+    """Take barcode, format, project and screen of plates from a CSV table, before or after their images arrive.
 
     Columns are found by name: plate (its key within its source), source, barcode, project, screen, and format, such as
     96x2 or 8x12x2, or rows, columns and drops. An empty cell leaves what is known.

@@ -244,4 +244,4 @@ def _ask(yes: bool, question: str, *, needed: bool = False) -> None:
     if sys.stdin.isatty():
         click.confirm(question, abort=True, err=True)
     elif needed:
-        raise ConfigError(f"{question} Nobody can be asked here: give --yes")
+        raise ConfigError(f"{question} There is no terminal to ask on: give --yes")

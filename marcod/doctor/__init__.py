@@ -18,7 +18,7 @@ __all__ = ["Finding", "Verdict", "examine"]
 def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[Finding]:
     """Every finding, in the order in which a person would look; ``origins`` says where configured values came from.
 
-    With ``device`` the model is loaded, proves its golden pictures and scores a batch, which takes seconds.
+    With ``device`` the model is loaded, proves its golden images and scores a batch, which takes seconds.
     """
     yield from service.configuration(settings, origins)
     yield from places.apart(settings)

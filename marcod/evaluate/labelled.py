@@ -1,6 +1,6 @@
-"""Labelled sets: pictures and what they truly show, from a CSV file or from the labels in the database.
+"""Labelled sets: images and the classes that people gave them, from a table or from the labels in the database.
 
-Hides where labels come from. Promises one form for both, in which a picture knows its file, its drop, its group (the
+Hides where labels come from. Promises one form for both, in which an image knows its file, its drop, its group (the
 plate, when known) and the unit that counts once; and that nothing is dropped without being named.
 """
 
@@ -27,9 +27,9 @@ SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One picture and the class people give it.
+    """One image and the class people give it.
 
-    ``own`` is the index of the label among the model's own classes, None when it was given in the four. Pictures of
+    ``own`` is the index of the label among the model's own classes, None when it was given in the four. Images of
     one ``unit`` (one drop at one inspection, with one label) count once; drops of one ``group`` resemble one another.
     ``stored`` are probabilities from the database in the order of the model's own classes.
     """
@@ -48,7 +48,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """Labelled pictures, a sentence that says which, and the files that are not there."""
+    """Labelled images, a sentence that says which, and the files that are not there."""
 
     description: str
     pictures: tuple[Labelled, ...]
@@ -56,7 +56,7 @@ class LabelledSet:
 
 
 def from_csv(file: Path, root: Path | None, record: BundleRecord, *, skip_missing: bool = False) -> LabelledSet:
-    """The set in a CSV file with the columns image and label; images are relative to ``root`` or the file's folder.
+    """Read the set in a table with the columns image and label; images are relative to ``root`` or the file's folder.
 
     Raises ConfigError naming the line for anything that cannot be read, and for missing files unless
     ``skip_missing``.

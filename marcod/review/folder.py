@@ -1,6 +1,6 @@
-"""The review away from the terminal: a folder of pictures with a CSV to fill in, and the way of the answers back.
+"""The review away from the terminal: a folder of images with a CSV to fill in, and the way of the answers back.
 
-Hides how pictures are named and how a filled CSV is checked. Promises that a folder is there whole or not at all, that
+Hides how images are named and how a filled CSV is checked. Promises that a folder is there whole or not at all, that
 a CSV is taken whole or not at all with a sentence for every wrong line, and that taking it twice changes nothing.
 """
 
@@ -42,7 +42,7 @@ _SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export made: the CSV, how many items it has, and the sentences on pictures that could not be copied."""
+    """Result of an export: the CSV, how many items it has, and the sentences on images that could not be copied."""
 
     csv: Path
     items: int
@@ -72,7 +72,7 @@ def export(
 ) -> Exported:
     """Make a folder of up to ``limit`` items for a person. Raises ConfigError where the folder is there already.
 
-    ``roots`` says where each source is now. Items whose pictures cannot be read go back into the queue.
+    ``roots`` says where each source is now. Items whose images cannot be read go back into the queue.
     """
     if folder.exists():
         raise ConfigError(f"{folder} is there already; name a new folder")
@@ -132,12 +132,12 @@ def _why(error: Exception) -> str:
 
 
 def picture_file(item: Item, roots: Mapping[str, Path]) -> Path:
-    """The file of an item's picture: below where its source is now, else where it was when it was recorded."""
+    """The file of an item's image: below where its source is now, else where it was when it was recorded."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
 def _picture(item: Item, roots: Mapping[str, Path]) -> bytes:
-    """The bytes of an item's picture. Raises ImageError for a path that leads out of its source, and OSError."""
+    """The bytes of an item's image. Raises ImageError for a path that leads out of its source, and OSError."""
     return images.read(picture_file(item, roots), roots.get(item.source, Path(item.root)))
 
 
@@ -265,7 +265,7 @@ def _check_subject(cells: dict[str, str], item: Item) -> None:
     """Raises LabelError for a line of another database, or one whose number was changed."""
     own = {"well": item.well, "plate": item.barcode or item.plate_key}
     told = {column: cells.get(column, text) for column, text in own.items()}
-    # A spreadsheet may take a barcode for a number; the picture's name holds it as well.
+    # A spreadsheet may take a barcode for a number; the image's name holds it as well.
     same_plate = told["plate"].lstrip("'0") == own["plate"].lstrip("'0") or cells.get("image") == file_name(item)
     if told["well"] != own["well"] or not same_plate:
         raise LabelError(

@@ -125,7 +125,7 @@ def _guarded(connection: Connection, outcome: dict[str, Any]) -> Iterator[None]:
     except sa.exc.StatementError as error:
         if isinstance(error, sa.exc.DBAPIError) and not isinstance(error, sa.exc.DataError):
             raise
-        outcome |= {"state": State.REFUSED, "reason": "the database cannot take this row's values; write it anew"}
+        outcome |= {"state": State.REFUSED, "reason": "the database cannot take this row's values; write it again"}
 
 
 def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
@@ -201,7 +201,7 @@ def _text(name: str, value: bytes | str | None) -> str | None:
     try:
         text = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
-        raise LabelError(f"{name} is no UTF-8 text: {shown(repr(value)[2:-1])}; write it anew") from error
+        raise LabelError(f"{name} is no UTF-8 text: {shown(repr(value)[2:-1])}; write it again") from error
     return text if text.strip() else None
 
 

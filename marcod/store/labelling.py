@@ -42,7 +42,7 @@ NO_PLATE: Final = "no plate"
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a label is said of, in the words of those who say it; ``at`` is when, and aware.
+    """Natural keys of a labelled drop or image, as they were written; ``at`` is the label's time, and aware.
 
     ``plate`` is a key or a barcode, ``inspection`` a key or a number, ``path`` an image's below its source's root.
     Either a path or a plate and a well are needed.
@@ -322,11 +322,11 @@ def following(connection: Connection, now: datetime) -> Iterator[Any]:
 def fresh(
     connection: Connection, givens: Sequence[Given], undated: Collection[str], standing: Collection[str]
 ) -> list[Given]:
-    """Those of the words that are to be kept, some of them dated later; the others have been kept before.
+    """Choose the labels that are new, some of them dated later; the others have been kept before.
 
-    ``undated`` are the keys of words that came without a time: they are kept unless the person ever said that word of
-    that subject. ``standing`` are the keys of words dated by their picture, which are what their way says now: such a
-    word comes after the person's former ones that came the same way, and may come back after one of another class.
+    ``undated`` are the keys of labels without a time: they are kept unless the person ever gave that label to that
+    subject. ``standing`` are the keys of labels dated by their image, which are the last of their file: such a label
+    comes after the person's former ones of the same format, and may come back after one of another class.
     """
     kept = labels.key_ids(connection, [given.key for given in givens])
     said = _said(connection, {given.drop_id for given in givens})
@@ -343,8 +343,8 @@ def fresh(
         else:
             new = given.key not in kept
         if new:
-            dated_anew = given.key in undated or given.key in standing
-            found.append(_after(given, latest) if dated_anew and latest is not None else given)
+            dated_later = given.key in undated or given.key in standing
+            found.append(_after(given, latest) if dated_later and latest is not None else given)
             before.append(found[-1])
             before.sort(key=lambda each: each.labelled_at)
     return found
@@ -389,7 +389,7 @@ def _after(given: Given, latest: Given) -> Given:
 
 
 def withdraw(connection: Connection, subject: Subject, *, person: str, origin: str, now: datetime) -> int:
-    """Take back all that a person says of a drop at an inspection, or of one image. Returns how many words."""
+    """Withdraw all labels of a person of a drop at an inspection, or of one image. Returns how many."""
     of_subject = sa.and_(
         label.c.drop_id == subject.drop_id,
         label.c.inspection_id == subject.inspection_id,

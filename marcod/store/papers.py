@@ -89,7 +89,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class OfPlate:
-    """What the papers say of one plate; ``grid`` None while nobody told its format."""
+    """Project, screen and format of one plate; ``grid`` is None while its format is not known."""
 
     project: str | None
     screen: str | None
@@ -158,7 +158,7 @@ def _alter(connection: Connection, source_id: int, change: Change, actor: str, n
 def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
     """Count up to ``limit`` inspections again whose plate or source expects other numbers by now. Returns how many.
 
-    Apart from :func:`take_in`, because an archive has many inspections and nobody should wait for all of them.
+    Apart from :func:`take_in`, because an archive has many inspections, for which no import should wait.
     """
     expected = sa.func.coalesce(summaries.expected_drops(), -1)
     behind = (

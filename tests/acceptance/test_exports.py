@@ -188,7 +188,7 @@ def test_papers_by_the_command(lab: Site) -> None:
     ]
     assert "project PHIPA" in lab.ok("plate", "show", "=B1", "--source", "imager")
     result = lab.call("plate", "show", "Q")
-    assert (result.exit_code, "no picture of plate Q" in result.stderr) == (1, True)
+    assert (result.exit_code, "no image of plate Q" in result.stderr) == (1, True)
 
 
 def test_wrong_papers_change_nothing(lab: Site) -> None:

@@ -224,6 +224,15 @@ def test_beside_a_models_column_a_line_needs_its_person(tmp_path: Path) -> None:
     assert problem.reason.startswith("this and 1 further line name no person, and beside the column 'model_label'")
 
 
+def test_a_table_of_polo(tmp_path: Path) -> None:
+    text = "plate_id,well_number,human_class,machine_class,scored_by\n61,13,Crystals,Clear,kim\n61,14,Clear,Other,\n"
+    rows, [problem] = read(written(tmp_path, text), "csv")
+    assert rows == [Row(2, Named("61", "13"), "Crystals", "kim")]
+    assert problem.reason.startswith("this line names no person, and beside the column 'machine_class'")
+    imagers = "plate,well,label,person,machine\nP,A1,Clear,,RI-1000\n"
+    assert read(written(tmp_path, imagers), "csv") == ([Row(2, Named("P", "A1"), "Clear")], [])
+
+
 @pytest.mark.parametrize("person", ["MARCO v1", "marco:2", "Marco_1.0", "autoscorer", "model 3"])
 def test_a_model_is_no_person(person: str) -> None:
     with pytest.raises(LabelError, match="is a model and not a person"):
