@@ -7,13 +7,15 @@ beside a picture (report.csv, an XML file) is asked for through ``companions``. 
 hidden files and odd bytes are dealt with here, once.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Final
+from zoneinfo import ZoneInfo
 
-from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, composed
+from marcod.domain import PLATE_FORMATS, DropImage, Modality, NotADrop, Reason, composed, grid_of
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     Aside,
@@ -41,6 +43,7 @@ __all__ = [
     "make",
     "no_companions",
     "no_plates",
+    "options_of",
     "readers",
 ]
 
@@ -139,6 +142,26 @@ def make(name: str, options: LayoutOptions | None = None) -> Layout:
     module, _, kind = _GRAMMARS[name].partition(":")
     grammar: type[Grammar] = getattr(import_module(f"marcod.layouts.{module}"), kind)
     return Layout(grammar(options or LayoutOptions()))
+
+
+def options_of(reading: str, plates: Plates = no_plates) -> LayoutOptions:
+    """The options that a source's recorded reading names, which is JSON of its settings; the defaults for the rest."""
+    try:
+        given = json.loads(reading)
+        wells = PLATE_FORMATS[given["wells"]]
+    except (ValueError, TypeError, LookupError):
+        return LayoutOptions(plates=plates)
+    light = given.get("light")
+    return LayoutOptions(
+        plate_format=grid_of(given["grid"]) if given.get("grid") else wells,
+        profiles={name: Modality(lit) for name, lit in given.get("profiles", {}).items()},
+        reservoir_subwells=frozenset(given.get("reservoir_subwells", ())),
+        pattern=given.get("pattern"),
+        date_format=given.get("date_format"),
+        timezone=ZoneInfo(given.get("timezone", "UTC")),
+        light=light and Modality(light),
+        plates=plates,
+    )
 
 
 def explain(

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod import text
-from marcod.domain import DropImage, path_text
+from marcod.domain import DropImage, folded, path_text
 from marcod.errors import ConfigError, NotFoundError
 from marcod.store import copies, derived, drops, findings, merging, queue, source_changes, sources, versions
 from marcod.store.engine import insert
@@ -396,25 +396,40 @@ def _content(sighting: Sighting, former: Any) -> Content:
     return "touched" if former.unread else "same"
 
 
-def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], now: datetime) -> dict[str, int]:
-    barcodes = {path_text(s.image.plate_key): s.image.barcode for s in fresh}
-    rows = [
-        {"source_id": source_id, "key": key, "barcode": _text(barcode), "first_seen_at": now}
-        for key, barcode in sorted(barcodes.items())
-    ]
-    connection.execute(insert(connection, plate).on_conflict_do_nothing(), rows)
+def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], now: datetime) -> dict[str, int]:
+    """Plates by their keys as read; keys that differ in case alone are one plate, under the spelling it came with."""
+    barcodes = {path_text(s.image.plate_key): _text(s.image.barcode) for s in seen}
+    there = _plate_ids(connection, source_id, barcodes)
+    new = {folded(key): key for key in sorted(barcodes, reverse=True) if folded(key) not in there}
+    rows = [{"source_id": source_id, "key": key, "barcode": barcodes[key], "first_seen_at": now} for key in new.values()]
+    if rows:
+        made = insert(connection, plate).on_conflict_do_nothing()
+        connection.execute(made, sorted(rows, key=lambda row: str(row["key"])))
+        there = _plate_ids(connection, source_id, barcodes)
     # Papers that came first may have said nothing of the barcode; where they did, they win. An upsert would do both,
     # but it holds every plate it meets against those who record the same plate at the same time.
-    silent = sa.update(plate).where(
-        plate.c.source_id == source_id, plate.c.key == sa.bindparam("plate_key"), plate.c.barcode.is_(None)
-    )
-    told = [{"plate_key": row["key"], "told": row["barcode"]} for row in rows if row["barcode"] is not None]
+    silent = sa.update(plate).where(plate.c.id == sa.bindparam("plate_id"), plate.c.barcode.is_(None))
+    told = [
+        {"plate_id": there[folded(key)][0], "told": barcode, "told_folded": folded(barcode)}
+        for key, barcode in sorted(barcodes.items())
+        if barcode is not None and there[folded(key)][1] is None
+    ]
     if told:
-        connection.execute(silent.values(barcode=sa.bindparam("told")), told)
-    found = connection.execute(
-        sa.select(plate.c.key, plate.c.id).where(plate.c.source_id == source_id, plate.c.key.in_(barcodes))
+        names = {"barcode": sa.bindparam("told"), "barcode_folded": sa.bindparam("told_folded")}
+        connection.execute(silent.values(names), told)
+    return {key: there[folded(key)][0] for key in barcodes}
+
+
+def _plate_ids(
+    connection: Connection, source_id: int, keys: Iterable[str]
+) -> dict[str, tuple[int, str | None]]:
+    """Number and barcode of the plates there are, by folded key; the first where a former marcod made several."""
+    columns = (plate.c.key_folded, plate.c.id, plate.c.barcode)
+    wanted = plate.c.key_folded.in_({folded(key) for key in keys})
+    rows = connection.execute(
+        sa.select(*columns).where(plate.c.source_id == source_id, wanted).order_by(plate.c.id.desc())
     )
-    return {key: int(plate_id) for key, plate_id in found}
+    return {name: (int(plate_id), barcode) for name, plate_id, barcode in rows}
 
 
 def _inspections(

@@ -4,7 +4,6 @@ The only way labels are written: hides how plate, well, drop and inspection lead
 and summaries a label changes are changed in the same transaction. The cost is bounded by the inspections touched.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod import tabular
+from marcod import layouts, tabular
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, names_stored, parse_well, well_name
 from marcod.errors import LabelError
-from marcod.store import derived, labels
+from marcod.store import derived, labels, plate_names
 from marcod.store.labels import Given
 from marcod.store.schema import UtcDateTime, drop, image, inspection, label, plate, source
 
@@ -183,12 +182,11 @@ class Finder:
         statement = (
             sa.select(plate.c.id, source.c.name)
             .join(source, source.c.id == plate.c.source_id)
-            .where(sa.or_(plate.c.key.in_(names_stored(name)), plate.c.barcode.in_(names_stored(name))))
             .order_by(plate.c.id)
         )
         if source_name is not None:
             statement = statement.where(source.c.name == source_name)
-        return [(int(row[0]), str(row[1])) for row in self._connection.execute(statement)]
+        return [(int(row[0]), str(row[1])) for row in plate_names.select_named(self._connection, statement, name)]
 
     def _looks(self, plate_id: int, row: int, column: int) -> list[_Look]:
         """The drops of a well at their inspections, in the inspections' order."""
@@ -247,10 +245,7 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
 
 def _grid_read(reading: str) -> PlateFormat:
     """The grid by which a source's paths are read."""
-    try:
-        return PLATE_FORMATS[json.loads(reading)["wells"]]
-    except (ValueError, TypeError, LookupError):
-        return PLATE_FORMATS[96]
+    return layouts.options_of(reading).plate_format
 
 
 _NUMBER: Final = re.compile(r"\d{1,4}(?:\.0+)?", re.ASCII)

@@ -1,0 +1,29 @@
+"""Names of plates, compared without regard to case and in one Unicode form.
+
+A plate answers to its key and to its barcode. The last level of a key with several, such as ``plate1`` of
+``kinase/hit2/plate1``, is enough where no plate answers to the name as it is.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.domain import composed, folded, names_stored
+from marcod.store.schema import plate
+
+
+def forms(names: Iterable[str]) -> set[str]:
+    """The names as the database compares them, given as they are or as marcod shows them."""
+    return {folded(form) for name in names for form in names_stored(composed(name))}
+
+
+def select_named(connection: Connection, statement: sa.Select[Any], name: str) -> list[Any]:
+    """The rows of a statement on plates that answer to a name."""
+    wanted = forms([name])
+    exact = sa.or_(plate.c.key_folded.in_(wanted), plate.c.barcode_folded.in_(wanted))
+    if found := list(connection.execute(statement.where(exact))):
+        return found
+    ends = [plate.c.key_folded.endswith(f"/{form}", autoescape=True) for form in wanted]
+    return list(connection.execute(statement.where(sa.or_(*ends))))
