@@ -65,22 +65,22 @@ class Decoders:
     def collect(
         self,
         claims: Sequence[queue.Claim],
-        begun: Sequence[Future[Decoded]],
+        started: Sequence[Future[Decoded]],
         limit_s: float,
         progress: Callable[[], None] = lambda: None,
     ) -> list[Decoded]:
-        """What became of each. ``progress`` is called as they come.
+        """Return the outcome of each claim, in order. ``progress`` is called whenever some are ready.
 
         When none is finished for ``limit_s``, those that are left fail without being counted.
         """
-        left = set(begun)
+        left = set(started)
         while left:
             done, left = wait(left, limit_s, FIRST_COMPLETED)
             if not done:
                 break
             progress()
-        found = [_awaited(claim, one) for claim, one in zip(claims, begun, strict=True)]
-        stuck = [(claim, one) for claim, one in zip(claims, begun, strict=True) if one.running()]
+        found = [_outcome(claim, one) for claim, one in zip(claims, started, strict=True)]
+        stuck = [(claim, one) for claim, one in zip(claims, started, strict=True) if one.running()]
         if stuck:
             self._leave(stuck)
         return found
@@ -115,11 +115,11 @@ class Decoders:
             self._pool = self._fresh()
 
 
-def _awaited(claim: queue.Claim, begun: Future[Decoded]) -> Decoded:
+def _outcome(claim: queue.Claim, started: Future[Decoded]) -> Decoded:
     try:
-        return begun.result(0.0)
+        return started.result(0.0)
     except (TimeoutError, CancelledError):
-        begun.cancel()
+        started.cancel()
         return _uncounted(claim, "reading it takes too long")
 
 

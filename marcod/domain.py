@@ -93,7 +93,6 @@ class WarningKind(StrEnum):
     REPORT_MISSING = "report_missing"
     DATE_UNREADABLE = "date_unreadable"
     FORMAT_INFERRED = "format_inferred"
-    BARCODE_REUSED = "barcode_reused"
     SIDECAR_DIFFERS = "sidecar_differs"
     SIDECAR_UNREADABLE = "sidecar_unreadable"
     BLANK = "blank"
@@ -189,7 +188,7 @@ def grid_of(text: str) -> PlateFormat:
 
 @dataclass(frozen=True, slots=True)
 class PlateSetup:
-    """Grid and reservoirs of one plate; None where nobody told. An ``inferred`` grid is the smallest that fits."""
+    """Grid and reservoirs of one plate, each None while unknown. An ``inferred`` grid is the smallest that fits."""
 
     format: PlateFormat | None = None
     reservoirs: frozenset[int] | None = None
@@ -203,8 +202,8 @@ class DropImage:
     ``plate_key`` and ``inspection_key`` identify within one source; ``barcode`` is given only where the path
     carries it. ``row``, ``column`` and ``drop`` count from 1 (row 1 is A). ``captured_at`` is aware; imagers
     write no time zone, so it is the imager's clock read in the source's configured zone.
-    ``warnings`` name what the path contradicts itself in. ``inferred`` is the plate's grid where its well numbers
-    told it and nobody else did.
+    ``warnings`` name what the path contradicts itself in. ``inferred`` is the plate's grid where it follows
+    from the well's number alone.
     """
 
     layout: str

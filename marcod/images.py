@@ -95,7 +95,7 @@ _PLANAR: Final = 284
 _PLANES: Final = tuple(f"{band};16" for band in "RGBA")
 _WITH_ALPHA: Final = ("LA", "PA", "La", "RGBA", "RGBa")
 _BYTE_ORDERS: Final = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-"""How Pillow's raw modes call the order of two bytes, and the order that takes the other byte of each sample."""
+"""Byte orders in Pillow's raw modes, each with the one that unpacks the other byte of a 16-bit sample."""
 
 SLACK: Final = 64
 """Bytes by which the coded data of a JPEG may be longer than needed; some cameras append a few."""
@@ -238,8 +238,8 @@ def lacks_end(data: bytes) -> bool:
 def whole_jpeg(data: bytes) -> bytes:
     """Check that the coded data of a JPEG fits its size, and return the bytes with an end marker; others as they are.
 
-    Decoders fill up what is missing and skip what is left over, with a warning that nobody sees. Raises a retryable
-    ImageError for both.
+    Decoders invent data that is missing and skip data that is left over, and tell only a log of their own. Raises a
+    retryable ImageError for both.
     """
     if not data.startswith(_SIGNATURES[0]):
         return data

@@ -1,5 +1,6 @@
 """Click groups that import a command when it is called, so that no command pays for the libraries of another."""
 
+import gc
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +39,12 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that the arguments begin with, and import it."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, None if command is None else loaded(command), rest
+        found = None if command is None else loaded(command)
+        if not gc.isenabled():
+            # As the program began; from here on there is garbage.
+            gc.freeze()
+            gc.enable()
+        return name, found, rest
 
 
 def loaded(command: click.Command) -> click.Command:

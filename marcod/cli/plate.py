@@ -30,8 +30,7 @@ if TYPE_CHECKING:
         ),
         "import": (
             "marcod.cli.papers:import_",
-            "Take barcode, format, project and screen of plates from a CSV table, "
-            "before or after their pictures arrive.",
+            "Take barcode, format, project and screen of plates from a CSV table, before or after their images arrive.",
         ),
     },
 )

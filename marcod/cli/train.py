@@ -119,8 +119,8 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
     if uses > training.USED_OFTEN:
         output.say(
             console,
-            f"\nThis test side has judged {text.count(uses, 'candidate')}, so one may pass it by luck: "
-            'label more plates, so that it grows, or decide yourself (train.promotion = "manual").',
+            f"\nThis test side has judged {text.count(uses, 'candidate')}, and the gate asks more of each further one: "
+            "label more plates, so that it grows; twice as many drops with crystals count as a new one.",
         )
 
 

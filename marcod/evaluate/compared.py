@@ -13,6 +13,7 @@ of the two counts.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +34,7 @@ BASE: Final = "base"
 
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _LEAST: Final = 1e-12
+_FEW: Final = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -234,8 +236,20 @@ class Difference:
         return min((float(np.quantile(r, 1 - confidence)) for r in self.resampled if len(r)), default=None)
 
     def above_zero(self) -> float:
-        """The share of resamples with more, the least of the kinds; equal is not more."""
-        return min((float((r > 0).mean()) for r in self.resampled if len(r)), default=0.0)
+        """The share of resamples with more, the least of the kinds; equal is not more.
+
+        Where fewer than :data:`_FEW` resamples have no more, their number says too little, and a normal distribution of
+        the resamples' mean and spread counts where it gives less.
+        """
+        return min((_share_above_zero(r) for r in self.resampled if len(r)), default=0.0)
+
+
+def _share_above_zero(resampled: NDArray[np.float64]) -> float:
+    share = float((resampled > 0).mean())
+    spread = float(resampled.std())
+    if (1 - share) * len(resampled) >= _FEW or spread == 0.0:
+        return share
+    return min(share, NormalDist().cdf(float(resampled.mean()) / spread))
 
 
 def difference(pair: Pair, measure: Measure, resamples: int, seed: int) -> Difference:

@@ -13,9 +13,13 @@ person's habit, are wrong on the test side too, and a candidate that learned the
 against that: the base set, whose labels are not the lab's and which counts as an imager of its own; the golden pictures
 of the candidate's bundle; and the share of labels that look wrong to a model that did not see them
 (:func:`labels_trusted`). A small and consistent error of everybody who labels passes all three, and a person has to
-find it. A test side that was used often fits the models that passed it; ``store.training.gate_uses`` counts.
+find it.
+
+A test side that is asked again and again lets a worse candidate through by chance. So what all looks together may let
+through is shared among them, see :attr:`Rules.needed`; ``store.training.gate_uses`` counts looks.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -32,6 +36,9 @@ from marcod.text import count
 AVERAGE_PRECISION: Final = "crystal_average_precision"
 LOG_LOSS: Final = "log_loss"
 
+MOST_LOOKS: Final = 30
+"""Candidates that one test side may judge."""
+
 _MEASURES: Final[dict[str, tuple[str, Measure, float]]] = {
     AVERAGE_PRECISION: ("average precision of crystals", compared.average_precision, 1.0),
     LOG_LOSS: ("log loss", compared.log_loss, -1.0),
@@ -44,7 +51,8 @@ class Rules:
     """What a promotion takes; shares from 0 to 1.
 
     ``primary`` must get better: the ranking of crystals, or the log loss where only temperature and threshold were
-    changed, which leaves the ranking as it was. ``confidence`` is one-sided. ``most_false_alarms`` is the share of
+    changed, which leaves the ranking as it was. ``confidence`` is one-sided; ``looks`` is how many candidates this test
+    side has judged before. ``most_false_alarms`` is the share of
     drops without crystals that may be flagged at most, unless the champion flags more, or would for ``recall``.
     """
 
@@ -61,6 +69,19 @@ class Rules:
     confidence: float = 0.9
     resamples: int = 2000
     seed: int = 1
+    looks: int = 0
+
+    @property
+    def needed(self) -> float:
+        """How sure it must be that the primary measure got better; 1 after :data:`MOST_LOOKS`, when nothing passes.
+
+        The first look spends half of the risk 1 - ``confidence``. Look number k spends a part of the other half that is
+        as 1 to k, so that :data:`MOST_LOOKS` of them together spend the whole.
+        """
+        look = self.looks + 1
+        rest = sum(1 / number for number in range(2, MOST_LOOKS + 1))
+        part = 1.0 if look == 1 else 1 / (look * rest)
+        return 1.0 if look > MOST_LOOKS else 1 - (1 - self.confidence) / 2 * part
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +209,20 @@ def _primary(own: Pair, rules: Rules) -> Check:
     was, now = (None if v is None else sign * v for v in (found.champion, found.candidate))
     numbers: _Numbers = {
         "champion": was, "candidate": now, "improvement": found.value,
-        "better_in": sure, "needed": rules.confidence,
+        "better_in": sure, "needed": rules.needed, "looks": rules.looks,
     }  # fmt: skip
     if was is None or now is None or found.value is None:
         return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
     sentence = (
-        f"{name} is {now:.3f}, the champion's {was:.3f}; it is better in {_percent(sure)} of the resampled test sides, "
-        f"and {_percent(rules.confidence)} are needed"
+        f"{name} is {now:.3f}, the champion's {was:.3f}; it is better in {_finely(sure)} of the resampled test sides, "
+        f"and {_finely(rules.needed)} are needed"
     )
-    return Check(name, found.value > 0 and sure >= rules.confidence, sentence, numbers)
+    if rules.looks:
+        sentence += f", because this test side has judged {count(rules.looks, 'candidate')} before"
+    spent = rules.looks >= MOST_LOOKS
+    if spent:
+        sentence += "; label more plates, so that it grows"
+    return Check(name, not spent and found.value > 0 and sure >= rules.needed, sentence, numbers)
 
 
 def _precision(own: Pair, rules: Rules) -> Check:
@@ -336,6 +362,14 @@ _ROUNDING: Final = 1e-9
 
 def _percent(share: float | None) -> str:
     return "undefined" if share is None else f"{100 * share:.1f} %"
+
+
+def _finely(share: float) -> str:
+    """A share that may be close to all, with as many digits as that takes, rounded down."""
+    digits = 1
+    while digits < 6 and 0 < 100 * (1 - share) < 10 ** (1 - digits):
+        digits += 1
+    return f"{math.floor(share * 10 ** (2 + digits) + _ROUNDING) / 10**digits:.{digits}f} %"
 
 
 def _points(share: float) -> str:

@@ -168,7 +168,7 @@ def unreadable(name: str, what: str) -> Aside:
 def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Place:
     """A well given by row and column. Raises Aside when it is not on the plate.
 
-    A plate whose grid nobody told may be larger than the source's usual ones, up to 1536 wells.
+    A plate of no told format may be larger than the source's usual ones, up to 1536 wells.
     """
     setup = options.plates(plate_key)
     told = setup.format if setup is not None and not setup.inferred else None
@@ -178,38 +178,40 @@ def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Plac
     larger = None if told else next((grid for grid in PLATE_FORMATS.values() if grid.holds(row, column)), None)
     if larger is None:
         well = well_name(row, column) if row > 0 and column > 0 else f"row {row}, column {column}"
-        raise _off_plate(f"{well} is not on a plate of {usual.rows} rows and {usual.columns} columns")
+        raise _off_plate(f"{well} is not on a plate of {usual.rows} rows and {usual.columns} columns", told is not None)
     return Place(row, column, (_inferred(well_name(row, column), usual, larger),))
 
 
 def place_numbered(options: LayoutOptions, plate_key: str, number: int) -> Place:
     """A well given by its row-major number from 1. Raises Aside when it is not on the plate.
 
-    A number beyond the grid of a plate that nobody told makes it the next larger usual one. All images of the plate
-    have to be read with one grid, so whoever records ``inferred`` reads the others again.
+    A number beyond the grid makes a plate of no told format the next larger usual one. All images of the plate have to
+    be read with one grid, so this is done only where ``plates`` keeps the inferred grid, and knows the plate.
     """
-    setup = options.plates(plate_key) or PlateSetup()
-    grid = setup.format or options.plate_format
-    if setup.format is None or setup.inferred:
+    setup = options.plates(plate_key)
+    grid = (setup and setup.format) or options.plate_format
+    told = setup is not None and setup.format is not None and not setup.inferred
+    if setup is not None and not told:
         larger = (each for each in PLATE_FORMATS.values() if each.wells > grid.wells)
         grid = next((each for each in (grid, *larger) if number <= each.wells), grid)
     try:
         row, column = grid.position(number)
     except ValueError as error:
-        raise _off_plate(str(error)) from error
-    if grid == options.plate_format or (setup.format is not None and not setup.inferred):
+        raise _off_plate(str(error), told) from error
+    if grid == options.plate_format or told:
         return Place(row, column)
     return Place(row, column, (_inferred(f"well {number}", options.plate_format, grid),), grid)
 
 
-def _off_plate(what: str) -> Aside:
-    return Aside(Reason.OUT_OF_RANGE, f"{what}; give the plate's format with `marcod plate import`")
+def _off_plate(what: str, told: bool) -> Aside:
+    mend = "correct the plate's format with `marcod plate import`" if told else "set `wells` or `grid` of the source"
+    return Aside(Reason.OUT_OF_RANGE, f"{what}; {mend}")
 
 
 def _inferred(well: str, usual: PlateFormat, grid: PlateFormat) -> LayoutWarning:
     text = (
         f"{well}: the plate is taken for one of {grid.rows}x{grid.columns} wells, not {usual.rows}x{usual.columns}; "
-        "give its format with `marcod plate import`"
+        "set `wells` or `grid` of the source"
     )
     return LayoutWarning(WarningKind.FORMAT_INFERRED, text)
 

@@ -22,6 +22,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
+from marcod import tabular
 from marcod.domain import DropImage, LayoutWarning, Reason, WarningKind, row_letters, row_number
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
@@ -213,12 +214,13 @@ def _rows(content: bytes) -> dict[str, _Row]:
 
 
 def _decoded(content: bytes) -> str:
-    """The text of a report, which Excel may have saved in another encoding."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", "replace")
+    """The text of a report, which Excel may have saved in another encoding.
+
+    Where the encoding cannot be told Latin-1 will do: names, scores and dates are ASCII.
+    """
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        return tabular.text_of(content)
+    except tabular.TableError:
         return content.decode("latin-1")
 
 

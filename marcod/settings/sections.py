@@ -331,9 +331,7 @@ class SourceSettings(Section):
         default="inotify", description="inotify for local disks; polling for SMB and NFS shares"
     )
     poll_s: float = Field(default=30.0, gt=0, description="Pause between two polls of a polling observer")
-    wells: Literal[24, 48, 96, 384, 1536] = Field(
-        default=96, description="Wells of a plate, where `marcod plate import` gave it no format of its own"
-    )
+    wells: Literal[24, 48, 96, 384, 1536] = Field(default=96, description="Wells of a plate, to read well numbers")
     grid: str | None = Field(
         default=None,
         examples=["8x6"],
@@ -352,7 +350,7 @@ class SourceSettings(Section):
     reservoir_subwells: list[int] = Field(
         default_factory=list,
         examples=[[2]],
-        description="Rigaku subwells that hold no drop, such as [2], where the plate's table names none",
+        description="Rigaku subwells that hold no drop, such as [2] on three-lens plates",
     )
     pattern: str | None = Field(
         default=None,
@@ -396,7 +394,7 @@ class SourceSettings(Section):
 
     @property
     def plate_format(self) -> PlateFormat:
-        """The grid of plates that have no format of their own."""
+        """The grid of the source's plates."""
         return PLATE_FORMATS[self.wells] if self.grid is None else grid_of(self.grid)
 
     @model_validator(mode="after")

@@ -27,6 +27,8 @@ LONGEST: Final = 1000
 LARGEST_GRID: Final = PLATE_FORMATS[1536]
 ONE_GRID: Final = {"hwi": PLATE_FORMATS[1536]}
 """Grids of the layouts whose plates all have the same one."""
+NUMBERS_WELLS: Final = frozenset({"formulatrix", "regex"})
+"""Layouts whose paths can number wells; those numbers were read on the grid of the source."""
 
 _MACHINE: Final = re.compile(
     r"(?:marco|model|classifier|autoscorer?)[\s_:/.-]*(?:v(?:ersion)?[\s.]*)?\d[\w.]*"
@@ -103,7 +105,7 @@ class Finder:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._plates: dict[tuple[str, str | None], list[tuple[int, str]]] = {}
-        self._grids: dict[int, tuple[PlateFormat, bool]] = {}
+        self._grids: dict[int, _Grid] = {}
 
     def find(self, named: Named) -> Subject:
         """Raises LabelError, whose ``may_come`` tells that the plate or its images may still arrive."""
@@ -156,27 +158,24 @@ class Finder:
 
     def _position(self, plate_id: int, written: tuple[int, int] | int) -> tuple[int, int]:
         """Row and column of a well, or of a well's number, on the plate. Raises LabelError outside the plate."""
-        grid, told = self._grid(plate_id)
+        if plate_id not in self._grids:
+            self._grids[plate_id] = self._grid(plate_id)
+        grid = self._grids[plate_id]
         if isinstance(written, int):
-            if not 1 <= written <= grid.wells:
-                raise LabelError(
-                    f"well number {written} is outside the plate's {grid.rows} x {grid.columns} wells; correct it, or "
-                    "give the plate's format with `marcod plate import`"
-                )
             return grid.position(written)
-        if told and (written[0] > grid.rows or written[1] > grid.columns):
-            raise LabelError(f"well {well_name(*written)} is outside the plate's {grid.rows} x {grid.columns} wells")
+        if grid.told is not None and not grid.told.holds(*written):
+            raise LabelError(f"well {well_name(*written)} is outside the plate's {grid.size} wells")
         return written
 
-    def _grid(self, plate_id: int) -> tuple[PlateFormat, bool]:
-        """The wells of a plate, and whether somebody told them; else its source reads well numbers by them."""
-        if plate_id not in self._grids:
-            told = plate.c.format_rows, plate.c.format_columns, source.c.layout, source.c.reading
-            statement = sa.select(*told).join(source, source.c.id == plate.c.source_id).where(plate.c.id == plate_id)
-            rows, columns, layout, reading = self._connection.execute(statement).one()
-            grid = None if rows is None else PlateFormat(int(rows), int(columns))
-            self._grids[plate_id] = grid or ONE_GRID.get(layout) or _grid_read(reading), grid is not None
-        return self._grids[plate_id]
+    def _grid(self, plate_id: int) -> "_Grid":
+        told = plate.c.format_rows, plate.c.format_columns, source.c.layout, source.c.reading
+        statement = sa.select(*told).join(source, source.c.id == plate.c.source_id).where(plate.c.id == plate_id)
+        rows, columns, layout, reading = self._connection.execute(statement).one()
+        return _Grid(
+            None if rows is None else PlateFormat(int(rows), int(columns)),
+            ONE_GRID.get(layout) or _grid_read(reading),
+            layout in NUMBERS_WELLS,
+        )
 
     def _look_plate_up(self, name: str, source_name: str | None) -> list[tuple[int, str]]:
         statement = (
@@ -241,6 +240,35 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
     at = named.at
     before = [look for look in looks if at is not None and look.taken_at <= at]
     return (before or looks)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The wells of a plate as its table told them, and as its source reads the numbers in paths."""
+
+    told: PlateFormat | None
+    read: PlateFormat
+    numbered: bool
+
+    @property
+    def size(self) -> str:
+        grid = self.told or self.read
+        return f"{grid.rows} x {grid.columns}"
+
+    def position(self, number: int) -> tuple[int, int]:
+        """Row and column of a well's number. Raises LabelError."""
+        grid = self.told or self.read
+        if not 1 <= number <= grid.wells:
+            raise LabelError(
+                f"well number {number} is outside the plate's {self.size} wells; correct it, or "
+                "give the plate's format with `marcod plate import`"
+            )
+        if self.numbered and grid != self.read:
+            raise LabelError(
+                f"well number {number} is unclear: the plate was told to have {self.size} wells, and its source reads "
+                f"numbers on {self.read.rows} x {self.read.columns}; name the well like A1"
+            )
+        return grid.position(number)
 
 
 def _grid_read(reading: str) -> PlateFormat:

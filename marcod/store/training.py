@@ -13,6 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.domain import Split
 from marcod.errors import NotFoundError, StoreError
 from marcod.store.engine import insert
 from marcod.store.schema import audit, dataset, label, model_version, training_run
@@ -27,7 +28,7 @@ FINISHED: Final = (*JUDGED, "unchanged")
 """States of a run that used its labels up; one that failed or was abandoned has not."""
 
 USED_OFTEN: Final = 10
-"""After so many verdicts on one test side a model may pass because it fits that side by luck."""
+"""After so many verdicts on one test side the gate asks so much that only a far better model passes."""
 
 ENDED: Final = (*FINISHED, "failed", "abandoned")
 
@@ -270,14 +271,33 @@ def new_labels(connection: Connection, since_label_id: int | None) -> int:
 
 
 def gate_uses(connection: Connection, gate_digest: str) -> int:
-    """How many runs were judged on this frozen test side; a set used often is known too well to judge by."""
+    """Count the runs that were judged on this test side, up to when it was frozen last.
+
+    A test side grows with every labelled plate, so one that makes up more than half of this side, by drops with
+    crystals, counts as the same. Only runs of the same modality count. 0 for an unknown test side.
+    """
+    columns = (dataset.c.id, dataset.c.crystals, dataset.c.counts)
+    mine = sa.select(*columns).where(dataset.c.gate_digest == gate_digest).order_by(dataset.c.id.desc()).limit(1)
+    this = connection.execute(mine).one_or_none()
+    if this is None:
+        return 0
+    parent = model_version.c.name + ":" + model_version.c.version
     judged = (
-        sa.select(sa.func.count())
-        .select_from(training_run)
-        .join(dataset, dataset.c.id == training_run.c.dataset_id)
-        .where(dataset.c.gate_digest == gate_digest, training_run.c.state.in_(JUDGED))
+        sa.select(*columns, model_version.c.modality)
+        .join(training_run, training_run.c.dataset_id == dataset.c.id)
+        .outerjoin(model_version, parent == training_run.c.parent)
     )
-    return int(connection.execute(judged).scalar_one())
+    light = connection.execute(
+        judged.where(dataset.c.id == this.id).order_by(training_run.c.id.desc()).limit(1)
+    ).one_or_none()
+    found = connection.execute(judged.where(dataset.c.id <= this.id, training_run.c.state.in_(JUDGED)))
+    same = [row for row in found if light is None or row.modality == light.modality]
+    return sum(2 * _test_crystals(row) > _test_crystals(this) for row in same)
+
+
+def _test_crystals(row: Any) -> int:
+    """Drops with crystals on the test side of a data set; of one that does not say, all it has."""
+    return int(row.counts.get(str(Split.TEST), {}).get("crystals", row.crystals))
 
 
 def rolled_back(connection: Connection, digest_or_name: str) -> Note | None:

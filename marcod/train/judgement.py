@@ -105,9 +105,11 @@ def model_digest(made: Candidate) -> str:
     return digest.hexdigest()
 
 
-def judge(work: Work, champion: Predictor, path: Path, made: Candidate, snapshot: Snapshot, base: Base) -> Verdict:
-    """The gate's verdict on the bundle at ``path``."""
-    rules = rules_of(work.settings, made.tier)
+def judge(
+    work: Work, champion: Predictor, path: Path, made: Candidate, snapshot: Snapshot, base: Base, looks: int
+) -> Verdict:
+    """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
+    rules = rules_of(work.settings, made.tier, looks)
     pictures = material.tested(snapshot, base, work.roots)
     extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
     try:
@@ -145,7 +147,7 @@ def _plain(check: Check) -> dict[str, Any]:
     return {"name": check.name, "passed": check.passed, "sentence": check.sentence, "numbers": check.numbers}
 
 
-def rules_of(settings: TrainSettings, tier: str) -> Rules:
+def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
     """The gate's rules as configured; where only the calibration changed the ranking cannot get better."""
     return Rules(
         recall_margin=settings.recall_margin,
@@ -157,6 +159,7 @@ def rules_of(settings: TrainSettings, tier: str) -> Rules:
         recall=settings.recall,
         primary=gate.LOG_LOSS if tier == "recalibrate" else gate.AVERAGE_PRECISION,
         seed=settings.seed,
+        looks=looks,
     )
 
 

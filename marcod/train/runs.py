@@ -325,7 +325,8 @@ class _Steps:
         path = self._written(work, made, snapshot, base_set)
         version = self._place.registry.find(str(self._run.parent))
         champion = self._place.registry.load(version, judgement.BATCH)
-        verdict = judgement.judge(work, champion, path, made, snapshot, base_set)
+        looks = self._place.db.read(lambda connection: training.gate_uses(connection, snapshot.gate_digest))
+        verdict = judgement.judge(work, champion, path, made, snapshot, base_set, looks)
         title = f"{path.parent.name}:{path.name}, {made.tier}"
         curves.write(self._folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
         numbers = {

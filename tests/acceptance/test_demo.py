@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from marcod import demo, settings
 from marcod.cli import cli
 from marcod.domain import DropClass
+
+pytestmark = pytest.mark.story
 
 
 def test_without_the_published_model_it_says_so_loudly_and_goes_on(tmp_path: Path) -> None:

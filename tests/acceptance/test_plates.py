@@ -14,6 +14,8 @@ from lab import Delivery, Site, real_plates
 
 from marcod import bundle, registry
 
+pytestmark = pytest.mark.story
+
 
 @dataclass(frozen=True)
 class Plate:

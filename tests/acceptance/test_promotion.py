@@ -27,6 +27,8 @@ from marcod.store.engine import Database
 from marcod.store.versions import Version
 from marcod.synthetic import write_file
 
+pytestmark = pytest.mark.story
+
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
@@ -117,7 +119,6 @@ def _changes(found: Registry, first: Version, second: Version) -> list[Callable[
     return [promote(second), rollback, promote(second), promote(first), rollback, promote(first), promote(second)]
 
 
-@pytest.mark.story
 def test_promoted_and_rolled_back_under_load_no_image_is_lost_or_scored_twice(
     lab: Site, deliveries: dict[str, Delivery]
 ) -> None:

@@ -27,6 +27,8 @@ from marcod.store.engine import Database
 from marcod.store.schema import schema_mark
 from marcod.store.steps import VERSION_TABLE
 
+pytestmark = pytest.mark.story
+
 LIMIT_S: Final = 5.0
 PASSWORD: Final = "hunter2"
 SHORT: Final = (("queue", "status"), ("label", "add", "P1", "A01", "Clear"))

@@ -11,6 +11,8 @@ from lab import Site, delivery, wait_until
 
 from marcod.synthetic import Imager
 
+pytestmark = pytest.mark.story
+
 
 @pytest.fixture
 def scanned(site: Site) -> Path:

@@ -8,6 +8,8 @@ from lab import Delivery, Site, terminate, wait_until
 
 from marcod.synthetic import write_file
 
+pytestmark = pytest.mark.story
+
 
 def _doubled(site: Site) -> list[object]:
     return site.rows("select image_id, model_version_id, count(*) from score group by 1, 2 having count(*) > 1")
@@ -37,7 +39,6 @@ def _deliver_slowly(site: Site, deliveries: dict[str, Delivery]) -> threading.Th
     return thread
 
 
-@pytest.mark.story
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_killed_again_and_again_every_image_has_exactly_one_score(site: Site, deliveries: dict[str, Delivery]) -> None:
     total = _prepare(site, deliveries)

@@ -31,6 +31,8 @@ from marcod.store.versions import Version
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, drop_history, first_hit, plate_files, scene_label
 from marcod.watch import open_sources, scan_once
 
+pytestmark = pytest.mark.story
+
 # Half a minute to midnight, over the turn of the year: the date in a name is not always the inspection's.
 FIRST = datetime(2025, 12, 1, 23, 59, 30, tzinfo=UTC)
 TIMES = tuple(FIRST + timedelta(days=d) for d in (0, 1, 2, 4, 7, 11, 18, 28, 45, 70))

@@ -12,7 +12,7 @@ from marcod.registry import Registry
 from marcod.store import queue
 from marcod.store.engine import Database
 
-pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.story, pytest.mark.parametrize("backend", ["sqlite"], indirect=True)]
 
 PLATE = "90j8_2018-04-11_RI1000-0081-2drop"
 INSPECTION = "2018-04-11_afternoon"

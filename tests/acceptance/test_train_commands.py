@@ -92,7 +92,7 @@ def test_runs_are_listed_and_shown_with_their_reasons(trained: Trained) -> None:
         f"- {REASON}", str(trained.folder / "curves.png"),
     ):  # fmt: skip
         assert words in shown, words
-    assert "by luck" not in shown
+    assert "asks more" not in shown
     assert not set("{}[]") & set(shown), "values of Python"
     assert "None" not in shown
     document = json.loads(lab.ok("train", "show", str(run), "--json"))
@@ -107,7 +107,9 @@ def test_what_runs_and_what_cannot_be_known_is_said(trained: Trained) -> None:
     lab, data_id = trained.lab, trained.dataset()
     for _ in range(11):
         last = trained.run("refused", noted={"dataset_id": data_id})
-    assert "This test side has judged 11 candidates, so one may pass it by luck" in lab.ok("train", "show", str(last))
+    assert "This test side has judged 11 candidates, and the gate asks more of each further one" in lab.ok(
+        "train", "show", str(last)
+    )
     passed = trained.run("recommended", numbers={"gate": NUMBERS, "seconds": 12.5}, noted={"candidate": "lab:9"})
     shown = lab.ok("train", "show", str(passed))
     assert "`marcod model promote lab:9` makes it champion" in shown

@@ -13,6 +13,8 @@ from marcod.doctor import Verdict, places
 from marcod.store.engine import Database
 from marcod.synthetic import Imager
 
+pytestmark = pytest.mark.story
+
 UNMAPPED = "WellImages/70/plateID_1070/batchID_3/wellNum_1/profileID_3/d1_r7_ef.png"
 
 

@@ -25,6 +25,8 @@ from marcod.errors import ConfigError
 from marcod.network import MARCO
 from marcod.preprocess import Preprocessing
 
+pytestmark = pytest.mark.story
+
 import_tiny = partial(
     convert.import_model, architecture=TINY, preprocessing=Preprocessing(TINY.input_size, "bilinear-tf1")
 )
@@ -234,7 +236,6 @@ def test_a_bundle_under_another_name_names_its_parent(tmp_path: Path, pristine_b
 FIVE = ("skin", "Crystals", "needles", "Clear", "Precipitate")
 
 
-@pytest.mark.story
 def test_other_classes_need_a_folding(tmp_path: Path) -> None:
     source = str(saved_models.write(tmp_path / "five", classes=FIVE))
     with pytest.raises(ConfigError, match=r"--class NAME=FOLDED each: skin, needles$"):

@@ -27,6 +27,8 @@ from marcod.convert import Limits, saved_model, sources
 from marcod.convert.checkpoint import Checkpoint, refuse_misfits
 from marcod.errors import BundleError, ConfigError, MarcodError
 
+pytestmark = pytest.mark.story
+
 Variables = dict[str, np.ndarray]
 Refused = Callable[..., str]
 

@@ -1,7 +1,7 @@
 """The published MARCO, with its real weights: fetched as a person fetches it, and scoring as its own graph scores.
 
-It comes from the file named by MARCOD_PUBLISHED_WHEEL, the user's cache, or pip. Where it cannot be had, the first test
-fails with the reason, and the others, which have nothing to look at then, point to it.
+It comes from the file named by MARCOD_PUBLISHED_WHEEL, the user's cache, or pip. Where it cannot be had, every test
+fails with the reason.
 """
 
 import csv
@@ -94,17 +94,11 @@ def fetched(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> 
     return Marco(Path(said["folder"]), said, config)
 
 
-TOLD: list[str] = []
-
-
 @pytest.fixture
 def marco(fetched: Marco | str) -> Marco:
     if isinstance(fetched, Marco):
         return fetched
-    if not TOLD:
-        TOLD.append(fetched)
-        pytest.fail(f"the published MARCO cannot be had: {fetched}", pytrace=False)
-    return pytest.skip("the published MARCO cannot be had; the first test that asked for it failed with the reason")
+    return pytest.fail(f"the published MARCO cannot be had: {fetched}", pytrace=False)
 
 
 def test_the_published_marco_can_be_had(marco: Marco) -> None:

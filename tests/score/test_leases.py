@@ -25,7 +25,8 @@ from marcod.store.engine import Database
 from marcod.store.schema import job
 from marcod.store.versions import Version
 
-LEASE_S = 0.6
+LEASE_S = 3.0
+"""Long enough that a busy machine does not hold up the renewing thread for three quarters of it."""
 ONE_DATABASE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 """What is the device's business, whatever the database."""
 

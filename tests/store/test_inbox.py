@@ -376,18 +376,31 @@ def test_what_a_spreadsheet_damaged_is_refused_and_a_model_says_nothing(db: Data
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_number_is_a_well_of_the_plates_grid(db: Database, champion: Version) -> None:
-    numbers = {"plain": 13, "wide": 25, "hwi": 49, "told": 7}
+    numbers = {"plain": 13, "wide": 25, "hwi": 49, "told": 7, "odd": 7}
     for name, number in numbers.items():
         record(db, register_source(db, name), sightings(13, plate=name), utc())
         write(db, **(GOOD | {"plate": name, "well": str(number)}))
     for statement in (
         "update source set reading = '{\"wells\": 384}' where name = 'wide'",
         "update source set layout = 'hwi' where name = 'hwi'",
+        'update source set reading = \'{"wells": 96, "grid": "8x6"}\' where name = \'odd\'',
         "update plate set format_rows = 4, format_columns = 6, format_drops = 1 where key = 'told'",
     ):
         db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
-    assert turn(db) == Turn(resolved=4)
+    assert turn(db) == Turn(resolved=5)
     assert rows(db, sa.text("select distinct well from lims_label_v1")) == [("B01",)]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_number_is_refused_where_the_images_were_filed_on_another_grid(db: Database, champion: Version) -> None:
+    # Well 7 of an 8x6 plate is B01, and its images were filed under A07.
+    record(db, register_source(db, "store"), sightings(13, plate="told"), utc())
+    db.write(lambda c: c.exec_driver_sql("update source set layout = 'formulatrix'"))
+    db.write(lambda c: c.exec_driver_sql("update plate set format_rows = 8, format_columns = 6, format_drops = 1"))
+    write(db, **(GOOD | {"plate": "told", "well": "7"}))
+    assert turn(db) == Turn(refused=1)
+    assert "reads numbers on 8 x 12; name the well like A1" in str(states(db)[0][1])
+    assert rows(db, sa.text("select * from lims_label_v1")) == []
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

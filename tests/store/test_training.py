@@ -218,6 +218,36 @@ def test_uses_of_a_test_side_are_counted(db: Database) -> None:
     assert db.read(lambda c: training.gate_uses(c, "nothing")) == 0
 
 
+def look(db: Database, digest: str, crystals: int, parent: str = "lab:1") -> int:
+    """Looks at a test side with so many crystals, counted before and with a run that it refused."""
+    counts = {"test": {"crystals": crystals}}
+    values = {
+        "digest": digest, "gate_digest": f"gate of {digest}", "images": 40, "drops": 30, "crystals": 99, "missing": 0,
+        "changed": 0, "counts": counts, "taken_at": utc(),
+    }  # fmt: skip
+    data_id = db.write(
+        lambda c: int(c.execute(sa.insert(dataset).values(**values).returning(dataset.c.id)).scalar_one())
+    )
+    run = begin(db, digest, parent=parent)
+    db.write(lambda c: training.note(c, run.id, run.token, dataset_id=data_id))
+    before = db.read(lambda c: training.gate_uses(c, f"gate of {digest}"))
+    end(db, run, "refused")
+    assert db.read(lambda c: training.gate_uses(c, f"gate of {digest}")) == before + 1
+    return before
+
+
+def test_a_test_side_that_grows_is_the_same_until_it_has_doubled(db: Database) -> None:
+    sizes = (20, 21, 22, 30, 39, 40, 44, 80)
+    assert [look(db, str(number), crystals) for number, crystals in enumerate(sizes)] == [0, 1, 2, 3, 4, 4, 3, 1]
+
+
+def test_models_for_another_light_are_judged_on_another_test_side(db: Database) -> None:
+    for name, modality in (("lab", "visible"), ("uv", "uv")):
+        register(db, name=name, version="1", modality=modality)
+    found = [look(db, str(n), 20, parent) for n, parent in enumerate(("lab:1", "uv:1", "lab:1", "uv:1"))]
+    assert found == [0, 0, 1, 1]
+
+
 def test_new_labels_are_counted_by_what_they_speak_of(db: Database, source_id: int, champion: versions.Version) -> None:
     record(db, source_id, sightings(3))
     images = rows(db, sa.select(image.c.id, image.c.drop_id, image.c.inspection_id).order_by(image.c.id))

@@ -16,7 +16,7 @@ from marcod.bundle import BundleRecord, Threshold
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import MarcodError
 from marcod.evaluate import compared
-from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, Check, Rules, Verdict, judge, labels_trusted
+from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, MOST_LOOKS, Check, Rules, Verdict, judge, labels_trusted
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
 
@@ -136,7 +136,7 @@ def test_the_same_model_is_not_better() -> None:
     champion = made.judged(1, 2.0, 1)
     verdict = judge(champion, (record(2, champion[0].threshold.crystal), champion[1]), RULES)
     assert failed(verdict) == {"average precision of crystals"}
-    assert "better in 0.0 % of the resampled test sides, and 90.0 % are needed" in verdict.reasons[0]
+    assert "better in 0.0 % of the resampled test sides, and 95.0 % are needed" in verdict.reasons[0]
 
 
 def test_lost_crystals_are_not_made_up_for_by_a_better_ranking() -> None:
@@ -359,6 +359,41 @@ def test_in_simulated_labs_worse_is_not_promoted_and_clearly_better_is(plates: i
     assert passed["equal"] <= 0.12 * labs
     assert passed["better"] > 0.8 * labs
     assert mistaken < 0.05 * labs
+
+
+def test_all_looks_together_spend_the_risk_of_one() -> None:
+    spent = [1 - Rules(looks=before).needed for before in range(MOST_LOOKS)]
+    assert sum(spent) == pytest.approx(0.1)
+    assert spent[0] == pytest.approx(0.05)
+    assert spent[9] == pytest.approx(spent[1] / 5)
+    assert sorted(spent, reverse=True) == spent
+    assert Rules(looks=MOST_LOOKS).needed == 1.0
+
+
+def test_a_worse_candidate_does_not_become_champion_by_being_made_again_and_again() -> None:
+    by_chance = by_rule = better = 0
+    for seed in (4, 6, 9):
+        made = lab(1000 + seed)
+        champion = made.judged(1, 2.0, 1000 * seed + 1)
+        candidates = [made.judged(2, 1.9, 1000 * seed + 10 + look) for look in range(MOST_LOOKS)]
+        rules = [Rules(resamples=80, looks=look) for look in range(MOST_LOOKS)]
+        by_chance += any(judge(champion, one, replace(rules[0], confidence=0.8)).passed for one in candidates)
+        by_rule += any(judge(champion, one, rule).passed for one, rule in zip(candidates, rules, strict=True))
+        better += judge(champion, made.judged(2, 4.0, seed, recall=0.99), rules[1]).passed
+    assert (by_chance, by_rule, better) == (3, 0, 3)
+
+
+def test_every_further_look_asks_more_and_says_why() -> None:
+    made = lab(7, plates=12)
+    sides = made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99)
+    first, tenth, last = (judge(*sides, replace(RULES, looks=before)) for before in (0, 9, MOST_LOOKS))
+    checks = [found(verdict, "average precision of crystals") for verdict in (first, tenth, last)]
+    assert [check.passed for check in checks] == [True, True, False]
+    assert "95.0 % are needed" in checks[0].sentence
+    assert checks[0].sentence.endswith("are needed")
+    assert checks[1].sentence.endswith("99.83 % are needed, because this test side has judged 9 candidates before")
+    assert checks[2].sentence.endswith("has judged 30 candidates before; label more plates, so that it grows")
+    assert [check.numbers["looks"] for check in checks] == [0, 9, 30]
 
 
 def test_half_of_the_false_alarms_that_are_saved_is_spent_on_finding_more() -> None:

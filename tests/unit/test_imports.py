@@ -68,3 +68,15 @@ def test_help_imports_no_library_but_click(group: tuple[str, ...], tmp_path: Pat
     assert "click" in imported
     assert not imported & {*HEAVY, "sqlalchemy", "pydantic", "pydantic_settings", "rich"}
     assert not {name for name in imported if name.startswith("marcod.cli.queue")}
+
+
+def test_a_command_that_works_has_its_garbage_collected(database: str, tmp_path: Path) -> None:
+    """Nothing is collected while libraries load; what a daemon leaves behind afterwards is."""
+    program = PROGRAM.replace(
+        "sys.modules)", "[str(__import__('gc').isenabled()), str(__import__('gc').get_freeze_count() > 0)])"
+    )
+    told = tmp_path / "told"
+    environment = {**child_environment(MARCOD_STORE__URL=database), "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", f"import sys; sys.argv[0] = {str(told)!r}" + program, "queue", "status"]
+    subprocess.run(command, capture_output=True, timeout=120, check=True, env=environment)
+    assert told.read_text().split() == ["True", "True"]

@@ -1,6 +1,7 @@
 """Every name that public programs, manuals and data sets show, with what it says."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -272,11 +273,12 @@ def test_well_numbers_need_the_plate_format() -> None:
     }
     assert [image.well for image in wells.values() if isinstance(image, DropImage)] == [
         "D01",
-        "D01",
         "C01",
         "B01",
         "A25",
     ]
+    assert isinstance(wells[24], NotADrop)
+    assert wells[24].reason is Reason.OUT_OF_RANGE
 
 
 def test_two_regions_of_one_drop_differ_in_region_alone() -> None:
@@ -540,10 +542,11 @@ def test_a_well_number_is_read_on_the_grid_of_its_plate(setup: PlateSetup | None
 
 
 def test_a_number_beyond_the_plate_makes_it_the_next_larger_one_unless_it_was_told() -> None:
-    image = make("formulatrix").parse(NUMBERED.format(97))
+    known = LayoutOptions(plates=lambda key: PlateSetup())
+    image = make("formulatrix", known).parse(NUMBERED.format(97))
     assert isinstance(image, DropImage)
     assert (image.well, image.inferred, image.warnings[0].kind) == ("E01", PLATE_FORMATS[384], "format_inferred")
-    small = make("formulatrix", LayoutOptions(plate_format=PlateFormat(8, 6))).parse(NUMBERED.format(49))
+    small = make("formulatrix", replace(known, plate_format=PlateFormat(8, 6))).parse(NUMBERED.format(49))
     assert isinstance(small, DropImage)
     assert (small.well, small.inferred) == ("E01", PLATE_FORMATS[96])
     told = make("formulatrix", LayoutOptions(plates=lambda key: PlateSetup(PLATE_FORMATS[96]))).parse(
@@ -551,6 +554,13 @@ def test_a_number_beyond_the_plate_makes_it_the_next_larger_one_unless_it_was_to
     )
     assert isinstance(told, NotADrop)
     assert (told.reason, "plate import" in told.detail) == (Reason.OUT_OF_RANGE, True)
+
+
+def test_a_number_beyond_the_source_s_grid_is_refused_where_the_plate_s_grid_is_kept_nowhere() -> None:
+    # Read on a larger grid it would lie beside lower numbers of the same plate that were read on the smaller one.
+    verdict = make("formulatrix").parse(NUMBERED.format(97))
+    assert isinstance(verdict, NotADrop)
+    assert (verdict.reason, "`grid` of the source" in verdict.detail) == (Reason.OUT_OF_RANGE, True)
 
 
 def test_the_reservoir_is_that_of_the_plate() -> None:

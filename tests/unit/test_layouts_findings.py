@@ -68,7 +68,7 @@ def test_every_cause_has_words(cause: Cause) -> None:
         (STORE.format(1, 1, "ef.png"), (None, WarningKind.UNMAPPED_PROFILE)),
         (STORE.format(1, 1, "th.png"), ()),
         (STORE.format(1, 1, "zz.jpg"), (Reason.UNKNOWN_KIND,)),
-        (STORE.format(97, 1, "ef.jpg"), (None, WarningKind.FORMAT_INFERRED)),
+        (STORE.format(97, 1, "ef.jpg"), (Reason.OUT_OF_RANGE,)),
         (STORE.format(1537, 1, "ef.jpg"), (Reason.OUT_OF_RANGE,)),
         (STORE.format(1, 1, "ef.JPEG").replace("d1_r1", "d1"), (Reason.UNREADABLE_NAME,)),
         (STORE.format(1, 1, "drop.dat"), ()),

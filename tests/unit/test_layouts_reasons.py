@@ -145,8 +145,8 @@ def test_digits_of_other_scripts_are_not_digits() -> None:
     assert isinstance(verdict, NotADrop)
 
 
-def test_unknown_layout_is_told_the_known_ones() -> None:
-    with pytest.raises(LayoutError, match="formulatrix, rockmaker-export, oppf"):
+def test_unknown_layout_is_told_the_known_ones_nearest_first() -> None:
+    with pytest.raises(LayoutError, match="rockmaker-export, formulatrix, oppf"):
         make("rockimager")
 
 
