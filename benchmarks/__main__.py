@@ -31,7 +31,7 @@ NAMES = (
     "kills",
     "fuzz",
 )
-ON_REQUEST = ("soak", "stops")
+ON_REQUEST = ("soak", "stops", "stories")
 """Too long to be run with the others."""
 
 

@@ -186,6 +186,7 @@ def _queue(seen: Standing) -> Iterator[Metric]:
     )
     yield _gauge("queue_lapsed_jobs", "Waiting images whose worker let its lease run out", [((), seen.lapsed)])
     yield _gauge("failed_images", "Images in quarantine", [((), seen.failed)])
+    yield _gauge("gone_images", "Images whose files went before anything scored them", [((), seen.gone)])
     yield _gauge(
         "quarantined_images",
         f"The latest {standing.QUARANTINED} images in quarantine, by source",

@@ -64,17 +64,39 @@ def upgrade(settings: Settings, force: bool) -> None:
 
 
 @db.command()
+@click.option("--deep", is_flag=True, help="Recount summaries, drops and hits from images, scores and labels")
+@click.option(
+    "--plate", "plates", multiple=True, metavar="PLATE", help="With --deep: this plate alone; may be repeated"
+)
+@click.option("--source", help="With --deep: plates of this source alone")
+@click.option("--fix", is_flag=True, help="With --deep: keep what was recounted; the audit says what differed")
 @output.as_json
 @click.pass_context
-def check(ctx: click.Context, json_output: bool) -> None:
-    """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in."""
+def check(
+    ctx: click.Context, deep: bool, plates: tuple[str, ...], source: str | None, fix: bool, json_output: bool
+) -> None:
+    """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in.
+
+    With --deep every row that follows from others is recounted, in short portions beside a running service; exit
+    code 3 where one differs and was not mended.
+    """
+    if not deep and (plates or source or fix):
+        raise click.UsageError("--plate, --source and --fix go with --deep")
+    _check_schema(ctx, json_output=json_output and not deep, quiet=deep)
+    if deep:
+        from marcod.cli import upkeep
+
+        upkeep.check_deep(ctx, configured(ctx).settings, plates, source, fix=fix, json_output=json_output)
+
+
+def _check_schema(ctx: click.Context, *, json_output: bool, quiet: bool) -> None:
     with looked_at(configured(ctx).settings) as database:
         state = migrate.state(database)
         unfinished = state is migrate.SchemaState.CURRENT and database.read(backfill.unfinished)
     if json_output:
         output.print_json({"database": str(database), "schema": state, "unfinished": unfinished})
-    else:
-        click.echo(_SENTENCE[state].format(database))
+    elif not quiet or state not in migrate.USABLE:
+        click.echo(_SENTENCE[state].format(database), err=quiet)
     if state is migrate.SchemaState.UNKNOWN:
         raise SchemaError("install the marcod that made this schema")
     if state not in migrate.USABLE:

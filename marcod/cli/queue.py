@@ -1,11 +1,11 @@
-"""`marcod queue`: what waits, what failed, and trying again."""
+"""`marcod queue`: the images that wait, failed or are gone, and trying again."""
 
 from functools import partial
 
 import click
 
 from marcod import app, text
-from marcod.cli import output
+from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import NotFoundError
 from marcod.settings import Settings
@@ -14,7 +14,7 @@ from marcod.store import backlog, workers
 
 @click.group()
 def queue() -> None:
-    """Show the queue and retry failed images."""
+    """Show the queue, retry failed images, and let be what is gone."""
 
 
 @queue.command()
@@ -80,3 +80,51 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
     if images and not count:
         raise NotFoundError("none of these images is in quarantine; `marcod queue failed` lists those that are")
     click.echo(f"{text.count(count, 'image is', 'images are')} back in the queue")
+
+
+@queue.command()
+@click.option("--all", "every", is_flag=True, help="Also images that were scored before they went, or were let be")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
+@output.as_json
+@pass_settings
+def gone(settings: Settings, every: bool, limit: int, json_output: bool) -> None:
+    """List images whose files are gone before anything scored them, the latest first.
+
+    A score given before goes on counting. A file that comes back is scored.
+    """
+    with app.reading(settings) as ready:
+        rows = ready.db.read(lambda connection: backlog.gone(connection, limit, every=every))
+    if json_output:
+        output.print_json(rows)
+        return
+    columns = ("image", "source", "path", "gone (UTC)", "state")
+    cells = [(r.image_id, r.source, r.path, f"{r.gone_at:%Y-%m-%d %H:%M}", _state(r)) for r in rows]
+    title = text.count(len(rows), "image whose file is gone", "images whose files are gone")
+    output.console().print(output.table(title, columns, cells, spare=(("gone (UTC)",), ("source",)), prose=True))
+    if any(not (r.scored or r.accepted) for r in rows):
+        click.echo("`marcod queue accept IMAGE...` lets some be, `marcod queue accept --all` all of them")
+
+
+def _state(row: backlog.Gone) -> str:
+    if row.scored:
+        return "its score counts"
+    return "let be" if row.accepted else "never scored"
+
+
+@queue.command()
+@click.argument("images", nargs=-1, type=int)
+@click.option("--all", "every", is_flag=True, help="Every image that `marcod queue gone` lists")
+@pass_settings
+def accept(settings: Settings, images: tuple[int, ...], every: bool) -> None:
+    """Let images be whose files went before they were scored: IMAGES by number, or --all.
+
+    `status`, `doctor` and the metrics tell of them no more. `score.accept_gone = true` does so by itself.
+    """
+    if bool(images) == every:
+        raise click.UsageError("name images, or --all for every one that `marcod queue gone` lists")
+    with app.opened(settings, brief=True) as ready:
+        work = partial(backlog.accept_gone, image_ids=images or None, actor=people.actor(), now=ready.db.now())
+        count = ready.db.write_portions(work)
+    if images and not count:
+        raise NotFoundError("none of these images is gone unscored; `marcod queue gone` lists those that are")
+    click.echo(f"{text.count(count, 'image is', 'images are')} let be")

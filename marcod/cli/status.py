@@ -157,6 +157,8 @@ def _unserved(seen: Standing) -> Iterator[Trouble]:
         yield BAD, f"{text.count(held_up.images, 'image waits', 'images wait')}: {output.printable(held_up.error)}"
     if seen.failed:
         yield ODD, f"{text.count(seen.failed, 'image')} in quarantine; `marcod queue failed` says why"
+    if seen.gone:
+        yield ODD, f"{text.count(seen.gone, 'image')} went before anything scored them; `marcod queue gone` lists them"
 
 
 def _neglected(seen: Standing) -> Iterator[Trouble]:

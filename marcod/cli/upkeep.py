@@ -1,8 +1,10 @@
 """`marcod db backup`, `restore` and `thin`: what keeps a database that runs for years."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -12,8 +14,11 @@ from marcod.cli.configured import pass_settings
 from marcod.errors import ConfigError
 from marcod.settings import Settings
 from marcod.store import backup as backups
-from marcod.store import migrate, retention, versions
+from marcod.store import migrate, recounting, reports, retention, versions
 from marcod.store.engine import Database
+
+DIFFERENCES: Final = 50
+"""Differences that are told one by one."""
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -93,3 +98,49 @@ def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
         f"{'would remove' if dry_run else 'removed'} {text.count(done.scores, 'score')} of former model versions,"
         f" {done.contents} of former contents of files, {text.count(done.audit, 'audit row')}"
     )
+
+
+def check_deep(
+    ctx: click.Context, settings: Settings, plates: Sequence[str], source: str | None, *, fix: bool, json_output: bool
+) -> None:
+    """Recount plates and tell what differs. Ends with exit code 3 where something does and is not mended."""
+    with app.opened(settings, brief=True) as ready:
+        chosen = _chosen(ready.db, plates, source)
+        found = _recount(ready.db, chosen, fix=fix)
+    if json_output:
+        output.print_json({"plates": len(chosen), "differences": found, "fixed": fix and bool(found)})
+    else:
+        _tell_differences(len(chosen), found, fix=fix)
+    if found and not fix:
+        ctx.exit(output.ATTENTION)
+
+
+def _chosen(db: Database, plates: Sequence[str], source: str | None) -> list[int]:
+    if not plates:
+        return db.read(partial(recounting.plate_ids, source_name=source))
+    lists = [db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
+    return sorted({plate.id for found in lists for plate in found})
+
+
+def _recount(db: Database, plate_ids: Sequence[int], *, fix: bool) -> list[recounting.Difference]:
+    found = []
+    with output.progress("plates recounted", len(plate_ids)) as report:
+        for number, plate_id in enumerate(plate_ids, 1):
+            for portion in db.read(partial(recounting.portions, plate_id=plate_id)):
+                work = partial(recounting.recount, portion=portion, now=db.now(), fix=fix, actor=people.actor())
+                found += db.write(work)
+            report(number)
+    return found
+
+
+def _tell_differences(plates: int, found: Sequence[recounting.Difference], *, fix: bool) -> None:
+    looked = f"{text.count(plates, 'plate')} recounted"
+    if not found:
+        click.echo(f"{looked}; every row is as it should be")
+        return
+    for difference in found[:DIFFERENCES]:
+        click.echo(output.printable(str(difference)))
+    if len(found) > DIFFERENCES:
+        click.echo(f"and {len(found) - DIFFERENCES} more; --json lists all")
+    rows = text.count(len(found), "difference")
+    click.echo(f"{looked}; {rows}, mended" if fix else f"{looked}; {rows}; --fix mends them")

@@ -17,6 +17,7 @@ from marcod.daemon.ground import Ready
 from marcod.errors import MarcodError
 from marcod.settings import Role, Settings
 from marcod.store import (
+    backlog,
     findings,
     outbox,
     papers,
@@ -203,6 +204,8 @@ def tend(db: Database, settings: Settings) -> None:
         )
     )
     db.write(lambda connection: _forget(connection, now))
+    if settings.score.accept_gone:
+        db.write_portions(partial(backlog.accept_gone, image_ids=None, actor="score.accept_gone", now=now))
     if exhausted or completed or strays:
         log.info("tended", quarantined=exhausted, completed=completed, brought_back=strays)
 

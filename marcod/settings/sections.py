@@ -89,6 +89,10 @@ class ScoreSettings(Section):
     max_attempts: int = Field(default=5, ge=1, description="Tries before an image is quarantined")
     retry_s: float = Field(default=30.0, ge=0, description="Pause before the second try; doubles with each further one")
     idle_s: float = Field(default=0.5, gt=0, description="Pause before asking an empty queue again")
+    accept_gone: bool = Field(
+        default=False,
+        description="Do not tell of images whose files go before they are scored, as a clean-up makes them",
+    )
 
 
 class DaemonSettings(Section):

@@ -1,13 +1,18 @@
 """What the queue holds, for people: how many jobs are in which state, and what was given up and why."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store import queue
+from marcod.store import queue, versions
 from marcod.store.schema import image, job, source
+
+PORTION: Final = 500
+"""Images that one transaction lets be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +76,53 @@ def quarantined(connection: Connection, limit: int) -> list[Quarantined]:
         .limit(limit)
     )
     return [Quarantined(r[0], r[1], r[2], r[3], r[4] or "", r[5]) for r in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """One image whose file is gone for good; ``scored`` says that a champion's score of it goes on counting."""
+
+    image_id: int
+    source: str
+    path: str
+    gone_at: datetime
+    scored: bool
+    accepted: bool
+
+
+def unseen() -> sa.ColumnElement[bool]:
+    """Images whose file went before any champion scored it, that no copy stands for and that nobody has let be."""
+    accepted = sa.func.coalesce(image.c.gone_accepted, sa.false())
+    lost = sa.and_(image.c.gone_score_id.is_(None), image.c.same_as_id.is_(None))
+    return sa.and_(image.c.gone_at.is_not(None), lost, sa.not_(accepted))
+
+
+def gone(connection: Connection, limit: int, *, every: bool = False) -> list[Gone]:
+    """The latest images that are gone and nobody has let be; with ``every`` also those that are scored or let be."""
+    wanted = image.c.gone_at.is_not(None) if every else unseen()
+    rows = connection.execute(
+        sa.select(
+            image.c.id, source.c.name, image.c.path, image.c.gone_at, image.c.gone_score_id, image.c.gone_accepted
+        )
+        .join(source, source.c.id == image.c.source_id)
+        .where(wanted)
+        .order_by(image.c.gone_at.desc(), image.c.id)
+        .limit(limit)
+    )
+    return [Gone(r[0], r[1], r[2], r[3], r[4] is not None, bool(r[5])) for r in rows]
+
+
+def accept_gone(connection: Connection, image_ids: Collection[int] | None, actor: str, now: datetime) -> int:
+    """Let images be whose files went before they were scored, these or all: nobody is told of them any more.
+
+    At most :data:`PORTION` images, so that the transaction stays short; call it again until it returns 0. Their rows
+    stay, and a file that comes back is scored. Returns how many.
+    """
+    found = sa.select(image.c.id).where(unseen())
+    if image_ids is not None:
+        found = found.where(image.c.id.in_(sorted(image_ids)))
+    ids = sorted(connection.execute(found.limit(PORTION)).scalars())
+    if ids:
+        connection.execute(sa.update(image).where(image.c.id.in_(ids)).values(gone_accepted=True))
+        versions.note(connection, actor, "accept gone", f"{len(ids)} images", {"first": ids[:20]}, now)
+    return len(ids)

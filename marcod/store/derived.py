@@ -35,6 +35,8 @@ def refresh(
     ``serving`` versions get a row of each inspection even where they had none. The champion gets a row of each drop
     that is known, since a label alone makes a drop known.
     """
+    if not drop_ids and not inspection_ids:
+        return
     held = summaries.lock(connection, inspection_ids)
     drops.lock(connection, drop_ids)
     # Asked while both are held: a row that another transaction was making is there by now.

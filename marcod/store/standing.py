@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.layouts.findings import SourceFinding
-from marcod.store import drift, findings, queue, training, watching, workers
+from marcod.store import backlog, drift, findings, queue, training, watching, workers
 from marcod.store.schema import UtcDateTime, delivery, event, image, job, model_alias, model_version, score, source
 
 MOST: Final = 100_000
@@ -81,7 +81,8 @@ class Standing:
 
     ``new`` are images that just arrived, ``rescore`` those that are scored again or by a challenger too. ``lapsed`` of
     the waiting ones were held by a worker whose lease ran out. ``failed`` images are quarantined; ``quarantined`` says
-    of which sources the latest :data:`QUARANTINED` are. ``held_up`` says what images wait for that is no fault of
+    of which sources the latest :data:`QUARANTINED` are. ``gone`` images went before anything scored them.
+    ``held_up`` says what images wait for that is no fault of
     theirs, such as memory or a share that is away, among the :data:`HELD_UP` jobs due last; most images first.
     ``last_minute`` counts scores written, to at most :data:`RECENT`. ``sources`` are all that ever delivered;
     ``watched`` those that somebody watches or watched lately.
@@ -96,6 +97,7 @@ class Standing:
     lapsed: int
     failed: int
     quarantined: Mapping[str, int]
+    gone: int
     held_up: tuple[HeldUp, ...]
     last_scored_at: datetime | None
     last_minute: int
@@ -130,6 +132,7 @@ def take(connection: Connection, now: datetime) -> Standing:
         lapsed=depth.lapsed,
         failed=depth.failed,
         quarantined=_quarantined(connection),
+        gone=_count(sa.select(image.c.id).where(backlog.unseen()), connection),
         held_up=_held_up(connection),
         last_scored_at=_last_scored_at(connection),
         last_minute=_last_minute(connection, now),

@@ -19,7 +19,7 @@ from marcod.store.schema import metadata
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
 PASSWORD = "one-way-in"
-VIEWS = sorted({path.name.split(".")[0] for path in (migrate.folder() / "views").glob("*.sql")})
+VIEWS = sorted({path.name.split(".")[0] for path in (migrate.folder() / "views").glob("lims_*.sql")})
 TABLES = sorted([*metadata.tables, "alembic_version"])
 
 

@@ -1,5 +1,7 @@
 """Leases: what lapses comes back, who comes late changes nothing, what kills workers is set apart."""
 
+from datetime import datetime
+
 import pytest
 import sqlalchemy as sa
 from factories import (
@@ -18,7 +20,7 @@ from factories import (
     utc,
 )
 
-from marcod.store import backlog, queue, standing, summaries
+from marcod.store import backlog, queue, results, standing
 from marcod.store.engine import Database
 from marcod.store.schema import inspection_summary, job, score
 from marcod.store.versions import Version
@@ -49,7 +51,7 @@ def test_a_renewed_lease_lasts_from_then_on(db: Database, waiting: int, champion
     ahead = claimed(db, utc(0))
     assert renewed(db, [lease, ahead], 40) == waiting
     assert claim(db, utc(99)) is None
-    assert db.write(lambda c: summaries.give_up_exhausted(c, max_attempts=1, now=utc(99))) == 0
+    assert db.write(lambda c: results.give_up_exhausted(c, max_attempts=1, now=utc(99))) == 0
     assert finish(db, lease, champion, utc(99)).scored == 4
     # A worker that died renews no more, and what it held comes back after one lease.
     assert [c.job_id for c in claimed(db, utc(100)).claims] == [c.job_id for c in ahead.claims]
@@ -120,6 +122,16 @@ def test_after_two_lapses_a_job_is_claimed_alone_and_behind_the_others(
     assert claim(db, utc(122)) is None
 
 
+def swept(db: Database, now: datetime, max_attempts: int = MAX_ATTEMPTS) -> list[int]:
+    """The images whose exhausted jobs are quarantined now."""
+
+    def work(connection: sa.Connection) -> list[int]:
+        found = queue.exhausted(connection, max_attempts=max_attempts, now=now, limit=100)
+        return queue.quarantine_exhausted(connection, found, max_attempts=max_attempts, now=now)
+
+    return db.write(work)
+
+
 def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_free(
     db: Database, waiting: int, champion: Version
 ) -> None:
@@ -135,8 +147,8 @@ def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_fre
         now = now.replace(minute=now.minute + 2)
     assert deaths == MAX_ATTEMPTS
     assert len(rows(db, sa.select(score))) == waiting - 1
-    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == [killer_image]
-    assert db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=MAX_ATTEMPTS, now=now)) == []
+    assert swept(db, now) == [killer_image]
+    assert swept(db, now) == []
     (entry,) = db.read(lambda c: backlog.quarantined(c, 10))
     assert (entry.attempts, entry.failed_at) == (MAX_ATTEMPTS, now)
     assert "stopped before it had finished" in entry.error
@@ -144,10 +156,9 @@ def test_the_one_that_kills_its_workers_is_quarantined_and_its_neighbours_go_fre
 
 def test_an_exhausted_job_stays_with_the_worker_that_still_holds_it(db: Database, waiting: int) -> None:
     claim(db, max_attempts=1)
-    sweep = lambda now: db.write(lambda c: queue.quarantine_exhausted(c, max_attempts=1, now=now))  # noqa: E731
-    assert sweep(utc(59)) == []
+    assert swept(db, utc(59), max_attempts=1) == []
     assert claim(db, utc(60), max_attempts=1) is None
-    assert len(sweep(utc(60))) == waiting
+    assert len(swept(db, utc(60), max_attempts=1)) == waiting
 
 
 def test_release_gives_the_attempts_back(db: Database, waiting: int, champion: Version) -> None:

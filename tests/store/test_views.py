@@ -20,6 +20,7 @@ PLATE_SUMMARY = """
 inspection_id source layout plate_key barcode inspection_key inspection_ordinal model model_version
 model_synthetic n_clear n_crystals n_other n_precipitate hits best_wells expected seen scored failed complete
 complete_rule first_image_at last_image_at updated_at labelled project screen crystal_threshold
+gone
 """
 
 

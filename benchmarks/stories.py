@@ -1,0 +1,119 @@
+"""Random stories of labs: deliveries, rewrites, leases, labels and promotions in any order, then a recount of it all.
+
+The stories and the recount are those of the tests (``tests/store/stories.py``, ``tests/store/oracle.py``); they are
+told by the thousand here. Then rules are broken by hand, and stories are told until one finds each.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from benchmarks.bench import Bench, Kind
+from benchmarks.tables import Cell, Table
+from marcod.store import migrate
+from marcod.store.engine import Database
+
+STORIES: Final = 2_000
+MOST: Final = 200
+"""Stories told to find a broken rule."""
+
+FAILING: Final = 10
+"""Stories that fail before the rest of a database is left out."""
+
+TESTS: Final = Path(__file__).resolve().parent.parent / "tests"
+
+
+def run(bench: Bench) -> Iterator[Table]:
+    """Tell the stories, then break the rules. Raises RuntimeError, after its table, where a story or a rule fails."""
+    # The stories are the tests' own: a second set would be another truth.
+    sys.path[:0] = [str(TESTS / "store"), str(TESTS)]
+    stories = bench.size(STORIES, 40)
+    rows, failing = [], []
+    for kind in bench.kinds:
+        started, bad, told = time.monotonic(), 0, 0
+        with _lab(bench, kind) as lab:
+            for seed in range(stories):
+                told += 1
+                if faults := _told(lab, seed):
+                    bad += 1
+                    failing.append(f"{kind}, seed {seed}: {faults[0]}")
+                if bad == FAILING:
+                    break
+                if told % 100 == 0:
+                    bench.say(f"{kind}: {told} of {stories} stories, {bad} failed")
+        rows.append((kind, told, bad, (time.monotonic() - started) / told * 1000))
+    about = "Each of 40 events and a drain, compared with a recount from the facts. " + "; ".join(failing)
+    yield Table("Stories", about, ("database", "stories", "failed", "ms each"), rows)
+    found = list(_broken(bench))
+    yield Table("Rules broken by hand", "SQLite; stories until one fails.", ("rule", "stories until found"), found)
+    missed = [rule for rule, told in found if told == "never"]
+    if failing or missed:
+        raise RuntimeError(f"stories failed: {failing}; broken rules never found: {missed}")
+
+
+def _broken(bench: Bench) -> Iterator[tuple[str, Cell]]:
+    import mutations
+
+    with _lab(bench, "SQLite") as lab:
+        for rule in mutations.MUTATIONS:
+            with mutations.broken(rule):
+                first = next((seed + 1 for seed in range(MOST) if _told(lab, seed)), None)
+            bench.say(f"{rule}: {first or 'never'}")
+            yield rule, str(first or "never")
+
+
+def _told(lab: "_Lab", seed: int) -> list[str]:
+    """The faults of one story; an error of the database or of a rule that is broken is one, too."""
+    import stories
+
+    with lab.fresh() as db:
+        try:
+            return stories.Story(db, seed).run()
+        except Exception as error:  # noqa: BLE001 - whatever ends a story is what it tells
+            return [f"{type(error).__name__}: {error}"]
+
+
+class _Lab:
+    """A database that is as new for each story."""
+
+    def __init__(self, db: Database, folder: Path) -> None:
+        import reuse
+
+        self._db, self._folder, self._count = db, folder, count()
+        self._new: Any = None if db.is_sqlite else reuse.look(db.url)
+        if db.is_sqlite:
+            with db.engine.connect() as connection:
+                connection.execute(sa.text("vacuum into :file"), {"file": str(folder / "new.sqlite")})
+
+    @contextmanager
+    def fresh(self) -> Iterator[Database]:
+        import reuse
+
+        if self._new is not None:
+            yield self._db
+            self._db.close()
+            if not reuse.empty(self._db.url, self._new):
+                raise RuntimeError("the database could not be emptied after a story")
+            return
+        file = self._folder / f"{next(self._count)}.sqlite"
+        file.write_bytes((self._folder / "new.sqlite").read_bytes())
+        db = Database(f"sqlite:///{file}")
+        try:
+            yield db
+        finally:
+            db.close()
+            for left in self._folder.glob(f"{file.name}*"):
+                left.unlink()
+
+
+@contextmanager
+def _lab(bench: Bench, kind: Kind) -> Iterator[_Lab]:
+    with bench.database(kind) as db, bench.place("stories") as folder:
+        migrate.require_current(db)
+        yield _Lab(db, folder)
