@@ -23,6 +23,7 @@ from marcod.layouts.contract import (
     Grammar,
     LayoutOptions,
     Plates,
+    any_plates,
     no_companions,
     no_plates,
     shown,
@@ -37,12 +38,14 @@ __all__ = [
     "Layout",
     "LayoutOptions",
     "Plates",
+    "any_plates",
     "explain",
     "has_image_extension",
     "is_entered",
     "make",
     "no_companions",
     "no_plates",
+    "numbers_wells",
     "options_of",
     "readers",
 ]
@@ -111,11 +114,6 @@ class Layout:
         return path
 
     @property
-    def numbers_wells(self) -> bool:
-        """Whether a path can number wells through, so that they depend on the plate's grid."""
-        return self._grammar.numbers_wells
-
-    @property
     def revision(self) -> int:
         """Counts the meanings that this family's paths have had; recorded images are read again when it grows."""
         return self._grammar.revision
@@ -139,9 +137,18 @@ def make(name: str, options: LayoutOptions | None = None) -> Layout:
     """The layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
     if name not in _GRAMMARS:
         raise LayoutError(f"There is no layout {shown(name)}; {offer(name, NAMES, 'layouts')}.")
+    return Layout(_grammar(name)(options or LayoutOptions()))
+
+
+def numbers_wells(name: str) -> bool:
+    """Whether the paths of a layout can number wells through, so that they depend on the plate's grid."""
+    return _grammar(name).numbers_wells
+
+
+def _grammar(name: str) -> type[Grammar]:
     module, _, kind = _GRAMMARS[name].partition(":")
     grammar: type[Grammar] = getattr(import_module(f"marcod.layouts.{module}"), kind)
-    return Layout(grammar(options or LayoutOptions()))
+    return grammar
 
 
 def options_of(reading: str, plates: Plates = no_plates) -> LayoutOptions:

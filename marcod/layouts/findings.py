@@ -52,13 +52,13 @@ _WHY: Final = {
     WarningKind.NO_END_MARKER: "JPEGs without their end marker, complete otherwise",
 }
 _MEND: Final = {
-    Reason.OUT_OF_RANGE: "set `wells` or `grid` of the source",
+    Reason.OUT_OF_RANGE: "give the plate's format with `marcod plate import`, or `wells` or `grid` of the source",
     Reason.NO_REPORT: "copy report.csv into the folder of the barcode",
     WarningKind.UNMAPPED_PROFILE: "add the profile to `profiles` of the source",
     WarningKind.LIGHT_LOST: "keep the dated folders, or set `light` of the source",
     WarningKind.UNKNOWN_LIGHT: "add the light to `profiles` of the source",
     WarningKind.REPORT_MISSING: "copy report.csv into the folder of the barcode",
-    WarningKind.FORMAT_INFERRED: "set `wells` or `grid` of the source",
+    WarningKind.FORMAT_INFERRED: "give the plates' formats with `marcod plate import`, or set `wells` of the source",
     WarningKind.BLANK: "look at lamp and shutter of the imager",
     WarningKind.NO_END_MARKER: "look at how the images are copied",
 }

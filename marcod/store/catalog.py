@@ -4,7 +4,7 @@ A path seen twice changes nothing; a path whose size or time changed is queued a
 records, jobs and summaries included, is one transaction.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
@@ -17,6 +17,7 @@ from marcod.domain import DropImage, folded, path_text
 from marcod.errors import ConfigError, NotFoundError
 from marcod.store import copies, derived, drops, findings, merging, queue, source_changes, sources, versions
 from marcod.store.engine import insert
+from marcod.store.rows import parts
 from marcod.store.schema import drop, image, inspection, inspection_summary, label, model_version, plate, source
 
 CHUNK: Final = 500
@@ -88,7 +89,7 @@ def register_source(
     connection.execute(sa.update(source).where(source.c.id == row.id).values(layout=layout, **values))
     sources.put_root(connection, int(row.id), root, now)
     if row.reading != reading:
-        _read_again(connection, int(row.id))
+        read_again(connection, int(row.id))
     return int(row.id)
 
 
@@ -117,10 +118,17 @@ def _take_over(connection: Connection, former: int, name: str, now: datetime) ->
         source_changes.forget(connection, former, actor=ACTOR, now=now)
 
 
-def _read_again(connection: Connection, source_id: int) -> None:
-    """Give every image an impossible time, from which the true one can still be told: see :func:`_content`."""
+def read_again(connection: Connection, source_id: int, image_ids: Collection[int] | None = None) -> None:
+    """Let the next full scan read these images of a source, or all, again.
+
+    They get an impossible time, from which the true one can still be told: see :func:`_content`.
+    """
     reading = sa.update(image).where(image.c.source_id == source_id, image.c.mtime_ns >= 0)
-    connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
+    if image_ids is None:
+        connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
+        return
+    for part in parts(image_ids):
+        connection.execute(reading.where(image.c.id.in_(part)).values(mtime_ns=-image.c.mtime_ns - 1))
 
 
 def find_source(connection: Connection, name: str) -> int:
@@ -173,6 +181,32 @@ class _Serving:
 
 def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
     """Insert what is new, queue what must be scored, refresh every row that follows. Counts the champion's work."""
+    return _take_in(connection, source_id, sightings, now, _record_chunk)
+
+
+def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
+    """Let recorded images show what their paths are read as now, with every row that follows.
+
+    Nobody looked at the files: images that are gone stay gone, and the others are as they were.
+    """
+    return _take_in(connection, source_id, sightings, now, _reread_chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a chunk changed: the inspections touched, and the drops whose images belong elsewhere or were gone."""
+
+    recorded: Recorded
+    inspections: set[int]
+    drops: set[int]
+
+
+_Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _Taken]
+
+
+def _take_in(
+    connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime, take: _Chunk
+) -> Recorded:
     champion = versions.champion(connection, lock=True)
     serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
     total = Recorded()
@@ -180,10 +214,10 @@ def record(connection: Connection, source_id: int, sightings: Sequence[Sighting]
     ordered = sorted(sightings, key=lambda s: s.path)  # two who record the same files hold them in one order
     for start in range(0, len(ordered), CHUNK):
         chunk = {path_text(s.path): s for s in ordered[start : start + CHUNK]}
-        recorded, inspections, drop_ids = _record_chunk(connection, source_id, chunk, serving, now)
-        total += recorded
-        touched |= inspections
-        moved |= drop_ids
+        taken = take(connection, source_id, chunk, serving, now)
+        total += taken.recorded
+        touched |= taken.inspections
+        moved |= taken.drops
     _catch_up(connection, touched, serving, now)
     if touched:
         derived.refresh(connection, moved, touched, now, serving=list(serving))
@@ -210,13 +244,8 @@ def _catch_up(connection: Connection, touched: set[int], serving: _Serving, now:
 
 
 def _record_chunk(
-    connection: Connection,
-    source_id: int,
-    chunk: dict[str, Sighting],
-    serving: _Serving,
-    now: datetime,
-) -> tuple[Recorded, set[int], set[int]]:
-    """What changed, the inspections touched, and the drops whose images belong elsewhere now or were gone."""
+    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
+) -> _Taken:
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
     changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns, _doubts(s))]
@@ -224,6 +253,36 @@ def _record_chunk(
     inserted = _insert_images(connection, source_id, fresh, places, now)
     former = _former(connection, source_id, changed)
     altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
+    return _follow(connection, len(chunk), inserted, former, altered, serving, now)
+
+
+def _reread_chunk(
+    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
+) -> _Taken:
+    former = _former(connection, source_id, list(chunk.values()))
+    there = [s for path, s in chunk.items() if path in former]
+    places = _places(connection, source_id, there, now)
+    changed = [s for s in there if _reads_otherwise(s, former[path_text(s.path)], places[s.path])]
+    former = {path_text(s.path): former[path_text(s.path)] for s in changed}
+    altered = [_reread_image(connection, s, former[path_text(s.path)], places[s.path]) for s in changed]
+    return _follow(connection, len(chunk), [], former, altered, serving, now)
+
+
+def _reads_otherwise(sighting: Sighting, former: Any, place: "_Place") -> bool:
+    new = _values(sighting, place)
+    return any(getattr(former, name) != value for name, value in new.items())
+
+
+def _follow(
+    connection: Connection,
+    seen: int,
+    inserted: list["_Row"],
+    former: dict[str, Any],
+    altered: list["_Row"],
+    serving: _Serving,
+    now: datetime,
+) -> _Taken:
+    """Bring labels, copies and the queue after images that were inserted, or altered from their former rows."""
     other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
     _move_labels(connection, former.values(), altered)
@@ -238,8 +297,8 @@ def _record_chunk(
     }
     # A drop that is known from before has one inspection more.
     moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
-    recorded = Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored)
-    return recorded, touched, moved
+    unchanged = seen - len(inserted) - len(altered)
+    return _Taken(Recorded(len(inserted), len(altered), unchanged, queued, unscored), touched, moved)
 
 
 def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:
@@ -386,6 +445,13 @@ def _update_image(connection: Connection, sighting: Sighting, former: Any, place
     return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
 
 
+def _reread_image(connection: Connection, sighting: Sighting, former: Any, place: _Place) -> _Row:
+    """Update an image whose file nobody looked at."""
+    content: Content = "same" if former.gone_at is not None else _content(sighting, former)
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(_values(sighting, place)))
+    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
+
+
 def _content(sighting: Sighting, former: Any) -> Content:
     """What a file's present stat says of its bytes, against the recorded row; a negative time is to be read anew."""
     if former.content_hash is None or former.gone_at is not None or former.size != sighting.size:
@@ -401,7 +467,9 @@ def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], no
     barcodes = {path_text(s.image.plate_key): _text(s.image.barcode) for s in seen}
     there = _plate_ids(connection, source_id, barcodes)
     new = {folded(key): key for key in sorted(barcodes, reverse=True) if folded(key) not in there}
-    rows = [{"source_id": source_id, "key": key, "barcode": barcodes[key], "first_seen_at": now} for key in new.values()]
+    rows = [
+        {"source_id": source_id, "key": key, "barcode": barcodes[key], "first_seen_at": now} for key in new.values()
+    ]
     if rows:
         made = insert(connection, plate).on_conflict_do_nothing()
         connection.execute(made, sorted(rows, key=lambda row: str(row["key"])))
@@ -415,14 +483,12 @@ def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], no
         if barcode is not None and there[folded(key)][1] is None
     ]
     if told:
-        names = {"barcode": sa.bindparam("told"), "barcode_folded": sa.bindparam("told_folded")}
+        names: dict[str, Any] = {"barcode": sa.bindparam("told"), "barcode_folded": sa.bindparam("told_folded")}
         connection.execute(silent.values(names), told)
     return {key: there[folded(key)][0] for key in barcodes}
 
 
-def _plate_ids(
-    connection: Connection, source_id: int, keys: Iterable[str]
-) -> dict[str, tuple[int, str | None]]:
+def _plate_ids(connection: Connection, source_id: int, keys: Iterable[str]) -> dict[str, tuple[int, str | None]]:
     """Number and barcode of the plates there are, by folded key; the first where a former marcod made several."""
     columns = (plate.c.key_folded, plate.c.id, plate.c.barcode)
     wanted = plate.c.key_folded.in_({folded(key) for key in keys})

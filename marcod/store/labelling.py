@@ -179,9 +179,7 @@ class Finder:
 
     def _look_plate_up(self, name: str, source_name: str | None) -> list[tuple[int, str]]:
         statement = (
-            sa.select(plate.c.id, source.c.name)
-            .join(source, source.c.id == plate.c.source_id)
-            .order_by(plate.c.id)
+            sa.select(plate.c.id, source.c.name).join(source, source.c.id == plate.c.source_id).order_by(plate.c.id)
         )
         if source_name is not None:
             statement = statement.where(source.c.name == source_name)

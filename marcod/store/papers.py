@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
-from marcod.store import derived, plate_setups, summaries, versions
+from marcod.store import derived, plate_setups, source_changes, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, inspection, inspection_summary, plate, source
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
@@ -23,7 +23,7 @@ from marcod.text import count
 
 CHUNK: Final = 500
 TEXTS: Final = ("barcode", "project", "screen")
-READ_BY: Final = ("format_rows", "format_columns", "reservoirs")
+READ_BY: Final = ("format_rows", "format_columns", "format_drops", "reservoirs")
 """Columns that decide what the paths of a plate's images mean."""
 
 
@@ -126,10 +126,11 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
     """Write the papers, with an audit row for every barcode of a plate known before that is another now.
 
     Every source must have its row. Raises PapersError as :func:`plan` does, before anything is written. The
-    summaries follow by :func:`catch_up`.
+    summaries follow by :func:`catch_up`, and what the paths of images mean by :func:`rereading.catch_up`.
     """
-    planned = plan(connection, papers, ())
     ids = _source_ids(connection)
+    source_changes.hold(connection, *{ids[paper.source] for paper in papers if paper.source in ids})
+    planned = plan(connection, papers, ())
     fresh = [
         {"source_id": ids[c.source], "key": c.plate, "first_seen_at": now, **_after(c)}
         for c in planned.changes
@@ -166,6 +167,8 @@ def _after(change: Change) -> dict[str, Any]:
 def _alter(connection: Connection, source_id: int, change: Change, actor: str, now: datetime) -> None:
     where = sa.and_(plate.c.source_id == source_id, plate.c.key == change.plate)
     values = _after(change)
+    if change.rereads:
+        values["reread_after"] = 0
     if "barcode" in values:
         values["barcode_folded"] = folded(values["barcode"])
     connection.execute(sa.update(plate).where(where).values(**values))
@@ -245,10 +248,10 @@ def _damaged(
 ) -> list[str]:
     """Make a sentence for every key and barcode that a spreadsheet has damaged; what a plate has already is sound."""
     problems = []
-    new = [paper for paper in papers if (paper.source, paper.plate) not in known]
+    new = [paper for paper in papers if _place(paper) not in known]
     whole = _with_zeros(connection, new, ids)
     for paper in papers:
-        row = known.get((paper.source, paper.plate))
+        row = known.get(_place(paper))
         checks = [] if row is not None else [("plate", paper.plate, whole.get((paper.source, paper.plate)))]
         if paper.barcode is not None and (row is None or row.barcode != paper.barcode):
             former = row.barcode if row is not None and row.barcode in before_zeros_were_lost(paper.barcode) else None
@@ -288,16 +291,14 @@ def _change(paper: Paper, row: Any) -> Change | None:
 def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mapping[tuple[str, str], Any]) -> list[str]:
     """A sentence for every format smaller than what was seen; subwells are numbered with gaps, so they are counted."""
     given = {known[_place(p)].id: p for p in papers if p.grid is not None and _place(p) in known}
-    regridded = {
-        row.id for row in known.values() if (p := given.get(row.id)) is not None and _alters_grid(p, row)
-    }
+    regridded = {row.id for row in known.values() if (p := given.get(row.id)) is not None and _alters_grid(p, row)}
     numbered = plate_setups.numbered(connection, regridded)
     problems = [
         f"line {given[plate_id].line}: plate {given[plate_id].plate} is said to be {given[plate_id].grid}, but {why}"
-        for plate_id, layout in sorted(numbered.items())
-        if (why := _off_grid(connection, plate_id, layout, given[plate_id])) is not None
+        for plate_id in sorted(numbered)
+        if (why := _off_grid(connection, plate_id, given[plate_id])) is not None
     ]
-    ids = sorted(given.keys() - numbered.keys())
+    ids = sorted(given.keys() - numbered)
     for start in range(0, len(ids), CHUNK):
         for plate_id, *seen in connection.execute(_extent(ids[start : start + CHUNK])):
             paper = given[plate_id]
@@ -316,7 +317,7 @@ def _alters_grid(paper: Paper, row: Any) -> bool:
     return (row.format_rows, row.format_columns) != (paper.grid.rows, paper.grid.columns)
 
 
-def _off_grid(connection: Connection, plate_id: int, layout: str, paper: Paper) -> str | None:
+def _off_grid(connection: Connection, plate_id: int, paper: Paper) -> str | None:
     """What the paths of a plate with numbered wells say against a format; None where all fit."""
     assert paper.grid is not None
     told = PlateSetup(PlateFormat(paper.grid.rows, paper.grid.columns), paper.reservoirs)

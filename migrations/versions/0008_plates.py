@@ -1,7 +1,8 @@
 """Plates are found by their names without regard to case and Unicode form; each may have reservoirs of its own.
 
 ``plate.key_folded`` and ``plate.barcode_folded`` are the names as they are compared. ``plate.reservoirs`` lists, with
-commas, the subwells without a drop; null where nobody told. A marcod of the step before leaves them empty.
+commas, the subwells without a drop; null where nobody told. ``plate.reread_after`` is the last image that was read
+again after those or the grid changed; null where none is left. A marcod of the step before leaves them empty.
 """
 
 import unicodedata
@@ -13,12 +14,16 @@ revision = "0008"
 down_revision = "0007"
 additive = False
 
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+LEFT = sa.text("reread_after is not null")
 PORTION = 1_000
 
 
 def upgrade() -> None:
     for name in ("key_folded", "barcode_folded", "reservoirs"):
         op.add_column("plate", sa.Column(name, sa.Text()))
+    op.add_column("plate", sa.Column("reread_after", BIG))
+    op.create_index("ix_plate_reread_after", "plate", ["reread_after"], sqlite_where=LEFT, postgresql_where=LEFT)
     op.create_index("ix_plate_key_folded", "plate", ["key_folded"])
     op.create_index("ix_plate_barcode_folded", "plate", ["barcode_folded"])
     _fold()
@@ -27,7 +32,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_plate_barcode_folded", "plate")
     op.drop_index("ix_plate_key_folded", "plate")
-    for name in ("reservoirs", "barcode_folded", "key_folded"):
+    op.drop_index("ix_plate_reread_after", "plate")
+    for name in ("reread_after", "reservoirs", "barcode_folded", "key_folded"):
         op.drop_column("plate", name)
 
 

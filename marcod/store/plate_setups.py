@@ -1,0 +1,137 @@
+"""Grid and reservoirs of each plate: told by a table of plates, or inferred from the wells of its images.
+
+A layout asks for them by :class:`Lookup` before it reads a path. What changes them marks the plate's images to be read
+again, which :mod:`marcod.store.rereading` does in bounded portions.
+
+Guarantees:
+
+* Images are recorded with the setup that their plate has then: :meth:`Lookup.hold` lets nobody change one meanwhile.
+* A grid that was told is never inferred otherwise, and an inferred one only grows.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod import layouts
+from marcod.domain import DropImage, NotADrop, PlateFormat, PlateSetup, composed, folded, path_text, text_path
+from marcod.store import catalog, source_changes, versions
+from marcod.store.catalog import Recorded, Sighting
+from marcod.store.engine import Database, insert
+from marcod.store.rows import select_in
+from marcod.store.schema import image, inspection, plate, source
+
+UNKNOWN: Final = PlateSetup()
+"""The setup of a plate of which nothing is known yet."""
+
+COLUMNS: Final = (plate.c.format_rows, plate.c.format_columns, plate.c.format_drops, plate.c.reservoirs)
+"""What decides the setup of a plate."""
+
+
+def setup_of(row: Any) -> PlateSetup:
+    """The setup that the columns of a plate's row give."""
+    grid = None if row.format_rows is None else PlateFormat(int(row.format_rows), int(row.format_columns))
+    reservoirs = None
+    if row.reservoirs is not None:
+        reservoirs = frozenset(int(number) for number in row.reservoirs.split(",") if number)
+    return PlateSetup(grid, reservoirs, inferred=grid is not None and row.format_drops is None)
+
+
+class Lookup:
+    """Setups of the plates of one source, each asked for once until :meth:`forget`. Not thread-safe."""
+
+    def __init__(self, db: Database, source_id: int) -> None:
+        self._db = db
+        self.source_id = source_id
+        self._known: dict[str, PlateSetup] = {}
+
+    def __call__(self, plate_key: str) -> PlateSetup:
+        """Look a plate up by its key. Raises StoreError."""
+        name = folded(path_text(plate_key))
+        if name not in self._known:
+            found = self._db.read(lambda connection: _setups(connection, self.source_id, [name]))
+            self._known[name] = found.get(name, UNKNOWN)
+        return self._known[name]
+
+    def forget(self) -> None:
+        """Ask for every plate again."""
+        self._known = {}
+
+    def hold(self, connection: Connection) -> bool:
+        """Let nobody change setups until the transaction ends. Returns whether all are still as they were asked for.
+
+        Taken after the champion and before anything else of the source, as those who change setups do.
+        """
+        versions.champion(connection, lock=True)
+        held = sa.select(source.c.id).where(source.c.id == self.source_id).with_for_update(read=True, key_share=True)
+        connection.execute(held).all()
+        found = _setups(connection, self.source_id, self._known)
+        return all(found.get(name, UNKNOWN) == setup for name, setup in self._known.items())
+
+
+def _setups(connection: Connection, source_id: int, names: Iterable[str]) -> dict[str, PlateSetup]:
+    """The setups of plates that have a row, by folded key; of the first where a former marcod made several."""
+    wanted = sa.select(plate.c.key_folded, *COLUMNS).where(plate.c.source_id == source_id).order_by(plate.c.id.desc())
+    return {str(row.key_folded): setup_of(row) for row in select_in(connection, wanted, plate.c.key_folded, names)}
+
+
+def record(connection: Connection, plates: Lookup, sightings: Sequence[Sighting], now: datetime) -> Recorded | None:
+    """Record images that were read with these setups. Returns None where their paths have to be read again first.
+
+    That is so where a setup is another by now, and where their wells ask for another grid, which is kept.
+    """
+    if not sightings:
+        return Recorded()
+    if not plates.hold(connection):
+        return None
+    if new := {key: grid for key, grid in _grids(sightings).items() if plates(key).format != grid}:
+        infer(connection, plates.source_id, new, now)
+        return None
+    return catalog.record(connection, plates.source_id, sightings, now)
+
+
+def _grids(sightings: Iterable[Sighting]) -> dict[str, PlateFormat]:
+    """The largest grid that the wells of each plate ask for, by its key."""
+    found: dict[str, PlateFormat] = {}
+    for sighting in sightings:
+        grid, key = sighting.image.inferred, sighting.image.plate_key
+        if grid is not None and (key not in found or found[key].wells < grid.wells):
+            found[key] = grid
+    return found
+
+
+def infer(connection: Connection, source_id: int, grids: Mapping[str, PlateFormat], now: datetime) -> None:
+    """Keep the grids that the wells of plates ask for, by key; their earlier images are to be read again."""
+    source_changes.hold(connection, source_id)
+    keys = {folded(key): key for key in (composed(path_text(key)) for key in grids)}
+    there = select_in(connection, sa.select(plate.c.key_folded, plate.c.source_id), plate.c.key_folded, keys)
+    known = {str(row.key_folded) for row in there if row.source_id == source_id}
+    new = [{"source_id": source_id, "key": keys[name], "first_seen_at": now} for name in keys.keys() - known]
+    if new:
+        connection.execute(insert(connection, plate), sorted(new, key=lambda row: str(row["key"])))
+    for key, grid in sorted(grids.items()):
+        name = folded(composed(path_text(key)))
+        smaller = sa.or_(plate.c.format_rows.is_(None), plate.c.format_rows * plate.c.format_columns < grid.wells)
+        where = (plate.c.source_id == source_id, plate.c.key_folded == name, plate.c.format_drops.is_(None), smaller)
+        values = {"format_rows": grid.rows, "format_columns": grid.columns, "reread_after": 0}
+        connection.execute(sa.update(plate).where(*where).values(values))
+
+
+def numbered(connection: Connection, plate_ids: Collection[int]) -> set[int]:
+    """Choose the plates whose wells may be numbered, so that their grid decides what their paths mean."""
+    wanted = sa.select(plate.c.id, source.c.layout).join(source, source.c.id == plate.c.source_id)
+    rows = select_in(connection, wanted, plate.c.id, plate_ids)
+    return {int(row.id) for row in rows if layouts.numbers_wells(row.layout)}
+
+
+def read_as(connection: Connection, plate_id: int, told: PlateSetup) -> Iterator[tuple[str, DropImage | NotADrop]]:
+    """Read the paths of a plate's images as if it had that setup. Raises LayoutError for settings of no layout."""
+    of_source = sa.select(source.c.layout, source.c.reading).join(plate, plate.c.source_id == source.c.id)
+    row = connection.execute(of_source.where(plate.c.id == plate_id)).one()
+    layout = layouts.make(row.layout, layouts.options_of(row.reading, lambda _: told))
+    of_plate = sa.select(image.c.path).join(inspection, inspection.c.id == image.c.inspection_id)
+    for (path,) in connection.execute(of_plate.where(inspection.c.plate_id == plate_id).order_by(image.c.id)):
+        yield str(path), layout.parse(text_path(path))
