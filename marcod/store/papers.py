@@ -348,6 +348,7 @@ def _shared_barcodes(connection: Connection, papers: Iterable[Paper], ids: Mappi
     """Plates of one source that would have one barcode; imagers do give one to two plates, so this only warns."""
     holders: dict[tuple[str, str], set[str]] = {}
     decided = {_place(p) for p in papers if p.barcode is not None}
+    spelt = {folded(p.barcode): p.barcode for p in papers if p.barcode is not None}
     for paper in papers:
         if paper.barcode is not None:
             holders.setdefault((paper.source, folded(paper.barcode)), set()).add(paper.plate)
@@ -361,7 +362,7 @@ def _shared_barcodes(connection: Connection, papers: Iterable[Paper], ids: Mappi
             if place in holders and (place[0], folded(str(key))) not in decided:
                 holders[place].add(str(key))
     return [
-        f"source {name}: barcode {barcode} is that of plates {', '.join(sorted(keys))}"
+        f"source {name}: barcode {spelt[barcode]} is that of plates {', '.join(sorted(keys))}"
         for (name, barcode), keys in sorted(holders.items())
         if len(keys) > 1
     ]

@@ -9,7 +9,7 @@ Guarantees:
 * A grid that was told is never inferred otherwise, and an inferred one only grows.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,8 +18,7 @@ from sqlalchemy.engine import Connection
 
 from marcod import layouts
 from marcod.domain import DropImage, NotADrop, PlateFormat, PlateSetup, composed, folded, path_text, text_path
-from marcod.store import catalog, source_changes, versions
-from marcod.store.catalog import Recorded, Sighting
+from marcod.store import source_changes, versions
 from marcod.store.engine import Database, insert
 from marcod.store.rows import select_in
 from marcod.store.schema import image, inspection, plate, source
@@ -38,6 +37,18 @@ def setup_of(row: Any) -> PlateSetup:
     if row.reservoirs is not None:
         reservoirs = frozenset(int(number) for number in row.reservoirs.split(",") if number)
     return PlateSetup(grid, reservoirs, inferred=grid is not None and row.format_drops is None)
+
+
+def joined(mine: Any, theirs: Any) -> dict[str, Any]:
+    """The columns of a plate that is put into the same one of another source: what is told, theirs first."""
+    told = theirs if theirs.format_drops is not None or mine.format_rows is None else mine
+    if told is mine and mine.format_drops is None and theirs.format_rows is not None:
+        told = max(mine, theirs, key=lambda row: row.format_rows * row.format_columns)
+    values = {name: getattr(told, name) for name in ("format_rows", "format_columns", "format_drops")}
+    values["reservoirs"] = mine.reservoirs if theirs.reservoirs is None else theirs.reservoirs
+    pending = mine.reread_after is not None or theirs.reread_after is not None
+    values["reread_after"] = 0 if pending or setup_of(mine) != setup_of(theirs) else None
+    return values
 
 
 class Lookup:
@@ -76,31 +87,6 @@ def _setups(connection: Connection, source_id: int, names: Iterable[str]) -> dic
     """The setups of plates that have a row, by folded key; of the first where a former marcod made several."""
     wanted = sa.select(plate.c.key_folded, *COLUMNS).where(plate.c.source_id == source_id).order_by(plate.c.id.desc())
     return {str(row.key_folded): setup_of(row) for row in select_in(connection, wanted, plate.c.key_folded, names)}
-
-
-def record(connection: Connection, plates: Lookup, sightings: Sequence[Sighting], now: datetime) -> Recorded | None:
-    """Record images that were read with these setups. Returns None where their paths have to be read again first.
-
-    That is so where a setup is another by now, and where their wells ask for another grid, which is kept.
-    """
-    if not sightings:
-        return Recorded()
-    if not plates.hold(connection):
-        return None
-    if new := {key: grid for key, grid in _grids(sightings).items() if plates(key).format != grid}:
-        infer(connection, plates.source_id, new, now)
-        return None
-    return catalog.record(connection, plates.source_id, sightings, now)
-
-
-def _grids(sightings: Iterable[Sighting]) -> dict[str, PlateFormat]:
-    """The largest grid that the wells of each plate ask for, by its key."""
-    found: dict[str, PlateFormat] = {}
-    for sighting in sightings:
-        grid, key = sighting.image.inferred, sighting.image.plate_key
-        if grid is not None and (key not in found or found[key].wells < grid.wells):
-            found[key] = grid
-    return found
 
 
 def infer(connection: Connection, source_id: int, grids: Mapping[str, PlateFormat], now: datetime) -> None:

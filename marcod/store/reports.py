@@ -113,7 +113,10 @@ def located(connection: Connection, image_id: int) -> Located:
 
 
 def find_plates(connection: Connection, text: str, source_name: str | None = None) -> list[Plate]:
-    """Plates by key or barcode, given as it is or as marcod shows it. Raises NotFoundError when there is none."""
+    """Find plates by key or barcode, in any case, given as it is or as marcod shows it.
+
+    Raises NotFoundError when there is none, and when the end of a key is that of several.
+    """
     statement = (
         sa.select(plate.c.id, source.c.name, plate.c.key, plate.c.barcode)
         .join(source, source.c.id == plate.c.source_id)
@@ -125,6 +128,8 @@ def find_plates(connection: Connection, text: str, source_name: str | None = Non
     if not plates:
         offered = offers.plates(connection, text, source_name)
         raise NotFoundError(f"no plate has the key or barcode {text!r}; {offered}; `marcod plate list` shows more")
+    if len(plates) > 1 and (keys := plate_names.whole_keys(text, [found.key for found in plates])) is not None:
+        raise NotFoundError(f"several plates answer to {text!r}; give the key of one of them: {keys}")
     return plates
 
 

@@ -1,10 +1,10 @@
-"""Recorded images read again after what is known of their plate changed, portion by portion.
+"""Images recorded with what is known of their plates, and read again, portion by portion, after that changed.
 
-Paths are read by the settings that their source was recorded with, so no file is looked at and any host can do it. An
-image that needs a report beside it to be read is marked instead, for the next walk over its folder.
+Recorded paths are read by the settings that their source was recorded with, so no file is looked at and any host can do
+it. An image that needs a report beside it to be read is marked instead, for the next walk over its folder.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -13,15 +13,42 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod import layouts
-from marcod.domain import DropImage, Modality, NotADrop, PlateSetup, Reason, text_path
+from marcod.domain import DropImage, Modality, NotADrop, PlateFormat, PlateSetup, Reason, text_path
 from marcod.errors import LayoutError
 from marcod.layouts import Layout
 from marcod.store import catalog, plate_setups, versions
-from marcod.store.catalog import Sighting
+from marcod.store.catalog import Recorded, Sighting
+from marcod.store.plate_setups import Lookup
 from marcod.store.schema import image, inspection, plate, source
 
 PORTION: Final = 500
 """Images that one transaction reads again."""
+
+
+def record(connection: Connection, plates: Lookup, sightings: Sequence[Sighting], now: datetime) -> Recorded | None:
+    """Record images that were read with these setups. Returns None where their paths have to be read again first.
+
+    That is so where a setup is another by now, and where their wells ask for another grid, which is kept.
+    """
+    if not sightings:
+        return Recorded()
+    # Before setups are held: two who hold them and then change one would wait for each other.
+    if new := {key: grid for key, grid in _grids(sightings).items() if plates(key).format != grid}:
+        plate_setups.infer(connection, plates.source_id, new, now)
+        return None
+    if not plates.hold(connection):
+        return None
+    return catalog.record(connection, plates.source_id, sightings, now)
+
+
+def _grids(sightings: Iterable[Sighting]) -> dict[str, PlateFormat]:
+    """The largest grid that the wells of each plate ask for, by its key."""
+    found: dict[str, PlateFormat] = {}
+    for sighting in sightings:
+        grid, key = sighting.image.inferred, sighting.image.plate_key
+        if grid is not None and (key not in found or found[key].wells < grid.wells):
+            found[key] = grid
+    return found
 
 
 def catch_up(connection: Connection, now: datetime, limit: int = PORTION, source_id: int | None = None) -> int:

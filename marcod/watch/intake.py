@@ -27,7 +27,7 @@ from marcod.layouts import (
     no_plates,
 )
 from marcod.settings import Settings, SourceSettings
-from marcod.store import catalog, plate_setups, rereading
+from marcod.store import catalog, rereading
 from marcod.store.catalog import Known, Recorded, Sighting
 from marcod.store.engine import Database
 from marcod.store.plate_setups import Lookup
@@ -260,7 +260,7 @@ class Intake:
         plates = self._source.plates
         for attempt in range(ATTEMPTS):
             plates.forget()
-            work = partial(plate_setups.record, plates=plates, sightings=self._sightings(settled), now=now)
+            work = partial(rereading.record, plates=plates, sightings=self._sightings(settled), now=now)
             recorded = self._db.write(work)
             if recorded is None:
                 continue
