@@ -13,9 +13,20 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod import text
-from marcod.domain import DropImage, folded, path_text
+from marcod.domain import RECORDED_WARNINGS, DropImage, folded, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import copies, derived, drops, findings, merging, queue, source_changes, sources, versions
+from marcod.store import (
+    barcode_reuse,
+    copies,
+    derived,
+    drops,
+    findings,
+    merging,
+    queue,
+    source_changes,
+    sources,
+    versions,
+)
 from marcod.store.engine import insert
 from marcod.store.rows import parts
 from marcod.store.schema import drop, image, inspection, inspection_summary, label, model_version, plate, source
@@ -39,13 +50,18 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What one call of :func:`record` changed. ``unscored`` are new images of another modality."""
+    """What one call of :func:`record` changed.
+
+    ``unscored`` are new images of another modality, ``reused`` those whose barcode may be that of another plate by now.
+    """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     queued: int = 0
     unscored: int = 0
+    reused: int = 0
+    reused_example: str | None = None
 
     def __add__(self, other: "Recorded") -> "Recorded":
         return Recorded(
@@ -54,6 +70,8 @@ class Recorded:
             self.unchanged + other.unchanged,
             self.queued + other.queued,
             self.unscored + other.unscored,
+            self.reused + other.reused,
+            self.reused_example or other.reused_example,
         )
 
 
@@ -248,12 +266,17 @@ def _record_chunk(
 ) -> _Taken:
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
-    changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns, _doubts(s))]
+    changed = [s for s in chunk.values() if s.path in before and _is_changed(s, before[s.path])]
     places = _places(connection, source_id, fresh + changed, now)
     inserted = _insert_images(connection, source_id, fresh, places, now)
     former = _former(connection, source_id, changed)
     altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
     return _follow(connection, len(chunk), inserted, former, altered, serving, now)
+
+
+def _is_changed(sighting: Sighting, before: Known) -> bool:
+    said = _warned(kind for kind in _kinds(before.warnings) if kind not in RECORDED_WARNINGS)
+    return (before.size, before.mtime_ns, said) != (sighting.size, sighting.mtime_ns, _doubts(sighting))
 
 
 def _reread_chunk(
@@ -269,7 +292,7 @@ def _reread_chunk(
 
 
 def _reads_otherwise(sighting: Sighting, former: Any, place: "_Place") -> bool:
-    new = _values(sighting, place)
+    new = _values(sighting, place, former)
     return any(getattr(former, name) != value for name, value in new.items())
 
 
@@ -297,8 +320,11 @@ def _follow(
     }
     # A drop that is known from before has one inspection more.
     moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
+    new = [row.image_id for row in inserted]
+    barcode_reuse.warn(connection, new, {row.inspection_id for row in inserted})
     unchanged = seen - len(inserted) - len(altered)
-    return _Taken(Recorded(len(inserted), len(altered), unchanged, queued, unscored), touched, moved)
+    counts = len(inserted), len(altered), unchanged, queued, unscored
+    return _Taken(Recorded(*counts, *barcode_reuse.count(connection, new)), touched, moved)
 
 
 def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:
@@ -390,8 +416,9 @@ def _places(connection: Connection, source_id: int, seen: list[Sighting], now: d
     return places
 
 
-def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
-    """The columns that a path and a stat decide."""
+def _values(sighting: Sighting, place: _Place, former: Any = None) -> dict[str, Any]:
+    """The columns that a path and a stat decide, and of the former row's warnings those that no path tells."""
+    kept = [] if former is None else [kind for kind in _kinds(former.warnings) if kind in RECORDED_WARNINGS]
     return {
         "drop_id": place.drop_id,
         "inspection_id": place.inspection_id,
@@ -401,13 +428,21 @@ def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
         "captured_at": sighting.image.captured_at,
         "size": sighting.size,
         "mtime_ns": sighting.mtime_ns,
-        "warnings": _doubts(sighting),
+        "warnings": _warned([*_kinds(_doubts(sighting)), *kept]),
     }
 
 
 def _doubts(sighting: Sighting) -> str | None:
-    """The kinds of warning of an image, parted by commas."""
-    return ",".join(dict.fromkeys(warning.kind for warning in sighting.image.warnings)) or None
+    """The kinds of warning that an image's path gives, parted by commas."""
+    return _warned(dict.fromkeys(warning.kind for warning in sighting.image.warnings))
+
+
+def _kinds(warnings: str | None) -> list[str]:
+    return warnings.split(",") if warnings else []
+
+
+def _warned(kinds: Iterable[str]) -> str | None:
+    return ",".join(kinds) or None
 
 
 def _insert_images(
@@ -440,7 +475,7 @@ def _update_image(connection: Connection, sighting: Sighting, former: Any, place
     arrived = {} if former.size == sighting.size and former.gone_at is None else {"seen_at": now}
     unread = former.unread or content != "same"
     here = {"gone_at": None, "gone_score_id": None, "gone_accepted": None}
-    values = {**_values(sighting, place), **arrived, **here, "unread": unread}
+    values = {**_values(sighting, place, former), **arrived, **here, "unread": unread}
     connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
     return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
 
@@ -448,7 +483,7 @@ def _update_image(connection: Connection, sighting: Sighting, former: Any, place
 def _reread_image(connection: Connection, sighting: Sighting, former: Any, place: _Place) -> _Row:
     """Update an image whose file nobody looked at."""
     content: Content = "same" if former.gone_at is not None else _content(sighting, former)
-    connection.execute(sa.update(image).where(image.c.id == former.id).values(_values(sighting, place)))
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(_values(sighting, place, former)))
     return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
 
 

@@ -14,7 +14,16 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from marcod import telemetry
-from marcod.domain import MAY_END, DropImage, NotADrop, Reason, WarningKind, path_text, why_not_scored
+from marcod.domain import (
+    MAY_END,
+    RECORDED_WARNINGS,
+    DropImage,
+    NotADrop,
+    Reason,
+    WarningKind,
+    path_text,
+    why_not_scored,
+)
 from marcod.errors import ConfigError, LayoutError, StoreError
 from marcod.layouts import (
     Companions,
@@ -340,12 +349,17 @@ class Intake:
 def _warnings(look: _Look, recorded: Known) -> Iterable[WarningKind]:
     """Kinds of warning of an image that stands as it was recorded.
 
-    Where a companion decides, they are those it was recorded with, since companions are not read again.
+    Where a companion decides, they are those it was recorded with, since companions are not read again; others of those
+    are what no path tells.
     """
+    before = [WarningKind(kind) for kind in recorded.warnings.split(",")] if recorded.warnings else []
     if look.unsure:
-        return [WarningKind(kind) for kind in recorded.warnings.split(",")] if recorded.warnings else ()
-    warnings = look.verdict.warnings if isinstance(look.verdict, DropImage) else ()
-    return dict.fromkeys(warning.kind for warning in warnings) if warnings else ()
+        return before
+    now = look.verdict.warnings if isinstance(look.verdict, DropImage) else ()
+    if not (now or before):
+        return ()
+    kept = (kind for kind in before if kind in RECORDED_WARNINGS)
+    return dict.fromkeys((*(warning.kind for warning in now), *kept))
 
 
 class _Unreported:

@@ -106,11 +106,17 @@ class _Scan:
     def step(self, now: float) -> None:
         self._intake.nominate(self.walk.more(now, PORTION), now, self._census)
         if settled := self._tracker.due(now, PORTION):
-            self._recorded += self._intake.admit(settled, self._db.now())
+            recorded = self._intake.admit(settled, self._db.now())
+            self._recorded += recorded
+            self._warn_of_reuse(recorded)
         if self._progress is not None:
             done = self._recorded.new + self._recorded.changed + self._recorded.unchanged
             done += self._intake.tally.unchanged
             self._progress(ScanProgress(self.walk.counts.files, self.pending, done))
+
+    def _warn_of_reuse(self, recorded: Recorded) -> None:
+        if (found := self._census.see_reused(recorded, self._db.now())) is not None:
+            self._findings = [*(one for one in self._findings if one.reason != found.reason), found]
 
     def conclude(self) -> None:
         """Write what the walk counted. A share that lists empty says nothing of what was there before."""
