@@ -5,7 +5,7 @@ nothing else happens: only a person can tell. Dates are those of the paths; imag
 follows from all dates of the plate, so that the order in which an archive arrives does not matter.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Final
@@ -14,34 +14,54 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import WarningKind
-from marcod.store.rows import parts, select_in, update_rows
+from marcod.store import copies
+from marcod.store.rows import select_in, update_rows
 from marcod.store.schema import UtcDateTime, image, inspection, plate
 
 PAUSE: Final = timedelta(days=2 * 365)
 """Time between two inspections after which a plate may be another one."""
 
 
-def warn(connection: Connection, image_ids: Collection[int], inspection_ids: Collection[int]) -> None:
-    """Warn of images that were just inserted, and of others whose neighbours in time are others by them."""
-    new = _new_inspections(connection, image_ids, inspection_ids)
-    of_plates = sa.select(inspection.c.plate_id).join(plate, plate.c.id == inspection.c.plate_id)
-    dated = of_plates.where(plate.c.barcode.is_not(None))
-    for plate_id in sorted({int(row[0]) for row in select_in(connection, dated, inspection.c.id, new)}):
-        _judge(connection, plate_id)
-    _follow_the_first(connection, image_ids, set(inspection_ids) - new)
+_MARKED: Final = image.c.warnings.contains(WarningKind.BARCODE_REUSED)
+_COLUMNS: Final = sa.select(image.c.id, image.c.warnings, image.c.path)
 
 
-def _new_inspections(connection: Connection, image_ids: Collection[int], inspection_ids: Collection[int]) -> set[int]:
+def warn(connection: Connection, inserted: Mapping[int, int]) -> tuple[int, str | None]:
+    """Warn of images that were just inserted, by their inspections, and of others that are far from one before by them.
+
+    Returns how many of the inserted are warned of, and the path of one.
+    """
+    if not inserted:
+        return 0, None
+    inspection_ids = set(inserted.values())
+    new = _new_inspections(connection, inserted)
+    of_plates = sa.select(inspection.c.plate_id, inspection.c.id).join(plate, plate.c.id == inspection.c.plate_id)
+    named = select_in(connection, of_plates.where(plate.c.barcode.is_not(None)), inspection.c.id, new)
+    late: set[int] = set()
+    for plate_id in sorted({int(row.plate_id) for row in named}):
+        late |= _judge(connection, plate_id)
+    late |= _warned(connection, inspection_ids - new)
+    marked = [image_id for image_id, inspection_id in inserted.items() if inspection_id in late]
+    rows = list(select_in(connection, _COLUMNS, image.c.id, marked))
+    _mark(connection, rows, reused=True)
+    return len(rows), min((str(row.path) for row in rows), default=None)
+
+
+def _new_inspections(connection: Connection, inserted: Mapping[int, int]) -> set[int]:
     """Choose the inspections that have no images but these."""
     first = sa.select(image.c.inspection_id, sa.func.min(image.c.id)).group_by(image.c.inspection_id)
-    inserted = set(image_ids)
-    return {
-        int(row[0]) for row in select_in(connection, first, image.c.inspection_id, inspection_ids) if row[1] in inserted
-    }
+    rows = select_in(connection, first, image.c.inspection_id, inserted.values())
+    return {int(row[0]) for row in rows if row[1] in inserted}
 
 
-def _judge(connection: Connection, plate_id: int) -> None:
-    """Warn of the inspections of a plate that follow a long pause, and of no others."""
+def _warned(connection: Connection, inspection_ids: Collection[int]) -> set[int]:
+    """Choose the inspections that are warned of already."""
+    known = sa.select(image.c.inspection_id).where(_MARKED).distinct()
+    return {int(row[0]) for row in select_in(connection, known, image.c.inspection_id, inspection_ids)}
+
+
+def _judge(connection: Connection, plate_id: int) -> set[int]:
+    """Warn of the inspections of a plate that follow a long pause, and of no others. Returns the former."""
     taken = sa.func.min(image.c.captured_at, type_=UtcDateTime()).label("taken")
     dates = (
         sa.select(inspection.c.id, taken)
@@ -52,42 +72,19 @@ def _judge(connection: Connection, plate_id: int) -> None:
     )
     ordered = [(int(row[0]), row[1]) for row in connection.execute(dates)]
     late = {number for (_, before), (number, at) in pairwise(ordered) if at - before > PAUSE}
-    marked = image.c.warnings.contains(WarningKind.BARCODE_REUSED)
-    columns = sa.select(image.c.id, image.c.warnings)
-    fresh = select_in(
-        connection, columns.where(sa.or_(image.c.warnings.is_(None), sa.not_(marked))), image.c.inspection_id, late
-    )
-    _mark(connection, fresh, reused=True)
+    unmarked = _COLUMNS.where(sa.or_(image.c.warnings.is_(None), sa.not_(_MARKED)))
+    _mark(connection, select_in(connection, unmarked, image.c.inspection_id, late), reused=True)
     others = [number for number, _ in ordered if number not in late]
-    _mark(connection, select_in(connection, columns.where(marked), image.c.inspection_id, others), reused=False)
-
-
-def _follow_the_first(connection: Connection, image_ids: Collection[int], inspection_ids: Collection[int]) -> None:
-    """Let further images of an inspection have the warning that those before have."""
-    marked = image.c.warnings.contains(WarningKind.BARCODE_REUSED)
-    known = sa.select(image.c.inspection_id).where(marked).distinct()
-    warned = {int(row[0]) for row in select_in(connection, known, image.c.inspection_id, inspection_ids)}
-    if warned:
-        columns = sa.select(image.c.id, image.c.warnings, image.c.inspection_id)
-        rows = select_in(connection, columns, image.c.id, image_ids)
-        _mark(connection, [row for row in rows if row.inspection_id in warned], reused=True)
+    _mark(connection, select_in(connection, _COLUMNS.where(_MARKED), image.c.inspection_id, others), reused=False)
+    return late
 
 
 def _mark(connection: Connection, rows: Iterable[Any], *, reused: bool) -> None:
-    kinds = {row.id: [kind for kind in (row.warnings or "").split(",") if kind] for row in rows}
+    kinds = {int(row.id): [kind for kind in (row.warnings or "").split(",") if kind] for row in rows}
+    copies.hold(connection, kinds)
     changed = []
     for image_id, before in kinds.items():
         after = [kind for kind in before if kind != WarningKind.BARCODE_REUSED]
         after += [WarningKind.BARCODE_REUSED] if reused else []
         changed.append({"row_id": image_id, "warnings": ",".join(after) or None})
     update_rows(connection, image, changed)
-
-
-def count(connection: Connection, image_ids: Iterable[int]) -> tuple[int, str | None]:
-    """Count those of the images that have the warning. Returns one of their paths as well."""
-    total, example = 0, None
-    for part in parts(image_ids):
-        marked = sa.and_(image.c.id.in_(part), image.c.warnings.contains(WarningKind.BARCODE_REUSED))
-        found, path = connection.execute(sa.select(sa.func.count(), sa.func.min(image.c.path)).where(marked)).one()
-        total, example = total + int(found), example or path
-    return total, example

@@ -141,12 +141,12 @@ def read_again(connection: Connection, source_id: int, image_ids: Collection[int
 
     They get an impossible time, from which the true one can still be told: see :func:`_content`.
     """
-    reading = sa.update(image).where(image.c.source_id == source_id, image.c.mtime_ns >= 0)
-    if image_ids is None:
+    its = sa.select(image.c.id).where(image.c.source_id == source_id, image.c.mtime_ns >= 0).order_by(image.c.id)
+    chosen = [its] if image_ids is None else [its.where(image.c.id.in_(part)) for part in parts(sorted(image_ids))]
+    for part in chosen:
+        # By id, as everybody holds images; an update alone would take them as they lie.
+        reading = sa.update(image).where(image.c.id.in_(part.with_for_update(key_share=True)))
         connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
-        return
-    for part in parts(image_ids):
-        connection.execute(reading.where(image.c.id.in_(part)).values(mtime_ns=-image.c.mtime_ns - 1))
 
 
 def find_source(connection: Connection, name: str) -> int:
@@ -211,15 +211,16 @@ def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting]
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """What a chunk changed: the inspections touched, and the drops whose images belong elsewhere or were gone."""
+class _Part:
+    """One chunk: what changed, the inspections touched, drops whose images moved or came back, plates to catch up."""
 
     recorded: Recorded
-    inspections: set[int]
-    drops: set[int]
+    touched: set[int]
+    moved: set[int]
+    behind: set[int]
 
 
-_Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _Taken]
+_Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _Part]
 
 
 def _take_in(
@@ -228,22 +229,28 @@ def _take_in(
     champion = versions.champion(connection, lock=True)
     serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
     total = Recorded()
-    touched, moved = set[int](), set[int]()
+    touched, moved, behind = set[int](), set[int](), set[int]()
     ordered = sorted(sightings, key=lambda s: s.path)  # two who record the same files hold them in one order
     for start in range(0, len(ordered), CHUNK):
         chunk = {path_text(s.path): s for s in ordered[start : start + CHUNK]}
         taken = take(connection, source_id, chunk, serving, now)
         total += taken.recorded
-        touched |= taken.inspections
-        moved |= taken.drops
-    _catch_up(connection, touched, serving, now)
+        touched |= taken.touched
+        moved |= taken.moved
+        behind |= taken.behind
+    if behind:
+        # The champion sees what a former one did: the rest of the plate, and so its drops over time.
+        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
     if touched:
         derived.refresh(connection, moved, touched, now, serving=list(serving))
     return total
 
 
-def _catch_up(connection: Connection, touched: set[int], serving: _Serving, now: datetime) -> None:
-    """Where a former champion saw any of a plate, the champion sees it now: the inspection, and its drops over time."""
+def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set[int]:
+    """Plates of these inspections that a former champion saw in part; held, since their other images get jobs too.
+
+    Two who record the same plate would otherwise wait for each other's jobs in a ring.
+    """
     plates_touched = sa.select(inspection.c.plate_id).where(inspection.c.id.in_(touched))
     former = sa.and_(
         inspection.c.plate_id.in_(plates_touched),
@@ -257,13 +264,14 @@ def _catch_up(connection: Connection, touched: set[int], serving: _Serving, now:
         .where(former)
         .distinct()
     ).scalars()
-    if behind := list(plates):
-        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
+    found = {int(plate_id) for plate_id in plates}
+    queue.hold_plates(connection, found)
+    return found
 
 
 def _record_chunk(
     connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
-) -> _Taken:
+) -> _Part:
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
     changed = [s for s in chunk.values() if s.path in before and _is_changed(s, before[s.path])]
@@ -281,7 +289,7 @@ def _is_changed(sighting: Sighting, before: Known) -> bool:
 
 def _reread_chunk(
     connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
-) -> _Taken:
+) -> _Part:
     former = _former(connection, source_id, list(chunk.values()))
     there = [s for path, s in chunk.items() if path in former]
     places = _places(connection, source_id, there, now)
@@ -304,14 +312,15 @@ def _follow(
     altered: list["_Row"],
     serving: _Serving,
     now: datetime,
-) -> _Taken:
+) -> _Part:
     """Bring labels, copies and the queue after images that were inserted, or altered from their former rows."""
     other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
     _move_labels(connection, former.values(), altered)
+    touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
+    behind = _behind(connection, touched, serving) if touched else set()
     queued = _queue(connection, inserted, altered, serving, now)
     unscored = sum(1 for row in inserted if row.modality != serving.champion.modality)
-    touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
     moved = {
         drop_id
         for old, new in _pairs(former, altered)
@@ -320,11 +329,10 @@ def _follow(
     }
     # A drop that is known from before has one inspection more.
     moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
-    new = [row.image_id for row in inserted]
-    barcode_reuse.warn(connection, new, {row.inspection_id for row in inserted})
+    reused = barcode_reuse.warn(connection, {row.image_id: row.inspection_id for row in inserted})
     unchanged = seen - len(inserted) - len(altered)
     counts = len(inserted), len(altered), unchanged, queued, unscored
-    return _Taken(Recorded(*counts, *barcode_reuse.count(connection, new)), touched, moved)
+    return _Part(Recorded(*counts, *reused), touched, moved, behind)
 
 
 def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:
@@ -514,7 +522,7 @@ def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], no
     silent = sa.update(plate).where(plate.c.id == sa.bindparam("plate_id"), plate.c.barcode.is_(None))
     told = [
         {"plate_id": there[folded(key)][0], "told": barcode, "told_folded": folded(barcode)}
-        for key, barcode in sorted(barcodes.items())
+        for key, barcode in sorted(barcodes.items(), key=lambda item: there[folded(item[0])][0])
         if barcode is not None and there[folded(key)][1] is None
     ]
     if told:

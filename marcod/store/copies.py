@@ -16,15 +16,13 @@ from marcod.store.schema import image, job
 
 
 def find(connection: Connection, image_ids: Collection[int]) -> bool:
-    """Let these images, whose new bytes were just read, count for all of the same bytes. Returns whether there are any.
-
-    Copies are held after the images of the batch; where two workers meet here PostgreSQL ends one, which tries again.
-    """
+    """Let these images, whose new bytes were just read, count for all copies of them. Returns whether there are any."""
     if not image_ids:
         return False
     groups: dict[tuple[Any, ...], set[int]] = {}
     for image_id, other_id, *group in connection.execute(_alike(sorted(image_ids))):
         groups.setdefault(tuple(group), set()).update((image_id, other_id))
+    hold(connection, {image_id for members in groups.values() for image_id in members})
     for members in groups.values():
         _let_count(connection, max(members & set(image_ids)), members)
     return bool(groups)
@@ -38,6 +36,7 @@ def release(connection: Connection, image_ids: Collection[int], now: datetime) -
     of_each: dict[int, list[int]] = {}
     for counted, copy in connection.execute(copies.where(image.c.gone_at.is_(None)).order_by(image.c.id)):
         of_each.setdefault(int(counted), []).append(int(copy))
+    hold(connection, {*image_ids, *(copy for members in of_each.values() for copy in members)})
     connection.execute(sa.update(image).where(image.c.id.in_(sorted(image_ids))).values(same_as_id=None))
     for members in of_each.values():
         _let_count(connection, members[-1], members)
@@ -56,9 +55,21 @@ def replace_gone(connection: Connection, image_ids: Collection[int], now: dateti
     )
     there = connection.execute(copies.group_by(image.c.same_as_id)).all()
     if there:
+        hold(connection, {number for row in there for number in row})
         release(connection, [row[0] for row in there], now)
     for gone, copy in there:
         connection.execute(sa.update(image).where(image.c.id == gone).values(same_as_id=copy))
+
+
+def hold(connection: Connection, image_ids: Collection[int]) -> None:
+    """Hold images beside those of the batch, which are held already.
+
+    They come out of the order in which everybody holds images, so PostgreSQL is not to wait for them: where another
+    transaction has one, this one is repeated whole, after the other.
+    """
+    if image_ids:
+        wanted = sa.select(image.c.id).where(image.c.id.in_(sorted(image_ids))).order_by(image.c.id)
+        connection.execute(wanted.with_for_update(key_share=True, nowait=True)).all()
 
 
 def _alike(image_ids: list[int]) -> sa.Select[Any]:

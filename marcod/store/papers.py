@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
-from marcod.store import derived, plate_setups, source_changes, summaries, versions
+from marcod.store import derived, plate_setups, queue, source_changes, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, inspection, inspection_summary, plate, source
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
@@ -130,6 +130,7 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
     """
     ids = _source_ids(connection)
     source_changes.hold(connection, *{ids[paper.source] for paper in papers if paper.source in ids})
+    queue.hold_plates(connection, [int(row.id) for row in _plates(connection, papers, ids).values()])
     planned = plan(connection, papers, ())
     fresh = [
         {"source_id": ids[c.source], "key": c.plate, "first_seen_at": now, **_after(c)}

@@ -92,18 +92,25 @@ def _setups(connection: Connection, source_id: int, names: Iterable[str]) -> dic
 def infer(connection: Connection, source_id: int, grids: Mapping[str, PlateFormat], now: datetime) -> None:
     """Keep the grids that the wells of plates ask for, by key; their earlier images are to be read again."""
     source_changes.hold(connection, source_id)
-    keys = {folded(key): key for key in (composed(path_text(key)) for key in grids)}
-    there = select_in(connection, sa.select(plate.c.key_folded, plate.c.source_id), plate.c.key_folded, keys)
-    known = {str(row.key_folded) for row in there if row.source_id == source_id}
-    new = [{"source_id": source_id, "key": keys[name], "first_seen_at": now} for name in keys.keys() - known]
-    if new:
-        connection.execute(insert(connection, plate), sorted(new, key=lambda row: str(row["key"])))
-    for key, grid in sorted(grids.items()):
-        name = folded(composed(path_text(key)))
+    wanted = {folded(key): (key, grid) for key, grid in ((composed(path_text(k)), g) for k, g in grids.items())}
+    new = wanted.keys() - _ids(connection, source_id, wanted).keys()
+    rows = [{"source_id": source_id, "key": wanted[name][0], "first_seen_at": now} for name in sorted(new)]
+    if rows:
+        connection.execute(insert(connection, plate), rows)
+    ids = _ids(connection, source_id, wanted)
+    for name, plate_id in sorted(ids.items(), key=lambda item: item[1]):
+        grid = wanted[name][1]
         smaller = sa.or_(plate.c.format_rows.is_(None), plate.c.format_rows * plate.c.format_columns < grid.wells)
-        where = (plate.c.source_id == source_id, plate.c.key_folded == name, plate.c.format_drops.is_(None), smaller)
+        where = (plate.c.id == plate_id, plate.c.format_drops.is_(None), smaller)
         values = {"format_rows": grid.rows, "format_columns": grid.columns, "reread_after": 0}
         connection.execute(sa.update(plate).where(*where).values(values))
+
+
+def _ids(connection: Connection, source_id: int, names: Iterable[str]) -> dict[str, int]:
+    """Plates by folded key; the first where a former marcod made several."""
+    wanted = sa.select(plate.c.key_folded, plate.c.id).where(plate.c.source_id == source_id)
+    rows = select_in(connection, wanted.order_by(plate.c.id.desc()), plate.c.key_folded, names)
+    return {str(row.key_folded): int(row.id) for row in rows}
 
 
 def numbered(connection: Connection, plate_ids: Collection[int]) -> set[int]:

@@ -16,7 +16,7 @@ from marcod import layouts
 from marcod.domain import DropImage, Modality, NotADrop, PlateFormat, PlateSetup, Reason, text_path
 from marcod.errors import LayoutError
 from marcod.layouts import Layout
-from marcod.store import catalog, plate_setups, versions
+from marcod.store import catalog, plate_setups, queue, versions
 from marcod.store.catalog import Recorded, Sighting
 from marcod.store.plate_setups import Lookup
 from marcod.store.schema import image, inspection, plate, source
@@ -80,6 +80,7 @@ def _next_plate(connection: Connection, source_id: int | None) -> Any:
     connection.execute(held).all()
     columns = (plate.c.id, plate.c.source_id, plate.c.reread_after, *plate_setups.COLUMNS)
     whole = sa.select(*columns, source.c.layout, source.c.reading).join(source, source.c.id == plate.c.source_id)
+    queue.hold_plates(connection, [int(first.id)])
     # Another process may have read it to its end meanwhile.
     still = whole.where(plate.c.id == first.id, plate.c.reread_after.is_not(None))
     return connection.execute(still).first()

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.errors import NotFoundError
-from marcod.store import queue
+from marcod.store import queue, versions
 from marcod.store.schema import inspection, job, model_version, plate
 
 PART: Final = 100
@@ -42,11 +42,15 @@ def enqueue(
 
     As :func:`queue.enqueue_rescore` does it; begin with 0. Raises NotFoundError when the version was removed.
     """
+    # As whoever records and whoever promotes, who queue as well.
+    versions.champion(connection, lock=True)
     _hold(connection, version_id)
     following = _inspections(archive).where(inspection.c.id > after).order_by(inspection.c.id).limit(limit)
     ids = [int(row[0]) for row in connection.execute(following)]
     if not ids:
         return None
+    of_these = sa.select(inspection.c.plate_id).where(inspection.c.id.in_(ids))
+    queue.hold_plates(connection, connection.execute(of_these).scalars())
     queued = queue.enqueue_rescore(connection, version_id, now, inspection_ids=ids, since=archive.since)
     return Part(len(ids), queued, ids[-1])
 

@@ -77,14 +77,22 @@ class Story:
 
     def run(self) -> list[str]:
         """Tell the story, drain it, and return the oracle's faults."""
-        actions = [action for action, weight in self._actions() for _ in range(weight)]
+        actions = self.weighted()
         for _ in range(STEPS):
-            self.now += self.rng.choice([timedelta(seconds=1), timedelta(seconds=30), timedelta(minutes=15)])
-            action = self.rng.choice(actions)
-            self.log.append(action.__name__)
-            action()
-        self._drain()
+            self.live(actions)
+        self.settle()
         return oracle.faults(self.db)
+
+    def weighted(self) -> list[Callable[[], None]]:
+        """Every event, as often as it is likely."""
+        return [action for action, weight in self._actions() for _ in range(weight)]
+
+    def live(self, actions: list[Callable[[], None]]) -> None:
+        """Let some time pass and one event happen."""
+        self.now += self.rng.choice([timedelta(seconds=1), timedelta(seconds=30), timedelta(minutes=15)])
+        action = self.rng.choice(actions)
+        self.log.append(action.__name__)
+        action()
 
     def _actions(self) -> Iterator[tuple[Callable[[], None], int]]:
         yield self.deliver, 5
@@ -303,7 +311,7 @@ class Story:
     def _record(self, files: list[File]) -> None:
         factories.record(self.db, self.source, [f.sighting() for f in files if f.there], self.now)
 
-    def _drain(self) -> None:
+    def settle(self) -> None:
         """All settles: a full scan, leases lapse, everything queued ends one way or the other, and time passes."""
         self.held.clear()
         self.now += timedelta(hours=1)

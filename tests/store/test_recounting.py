@@ -1,0 +1,106 @@
+"""`marcod db check --deep`: rows that were damaged behind marcod's back are found, told, and mended on request."""
+
+import json
+from typing import Any
+
+import oracle
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner, Result
+from factories import CRYSTALS, drain, promote, record, register, register_source, rows, sightings, utc
+
+from marcod.cli import cli
+from marcod.store import labelling
+from marcod.store.engine import Database
+from marcod.store.labels import Given
+from marcod.store.schema import audit, drop_summary, event, hit, image, inspection_summary, job
+
+
+@pytest.fixture
+def lab(db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Two plates of three drops, scored as crystals; one drop is labelled, one image came too late to be scored."""
+    monkeypatch.setenv("MARCOD_STORE__URL", db_url)
+    version = register(db)
+    promote(db, version)
+    source_id = register_source(db)
+    for plate in ("P1", "P2"):
+        record(db, source_id, sightings(3, plate=plate))
+    drain(db, version, utc(1), scores=lambda c: CRYSTALS)
+    first = rows(db, sa.select(image).order_by(image.c.id))[0]
+    given = Given(first.drop_id, first.inspection_id, None, "ann", utc(2), "test", image_id=None)
+    db.write(lambda c: labelling.add(c, [given], utc(2)))
+    record(db, source_id, sightings(4, plate="P1"), utc(3))
+    return db
+
+
+def damage(db: Database, *statements: Any) -> None:
+    db.write(lambda c: [c.execute(statement) for statement in statements])
+
+
+DAMAGE = (
+    sa.update(inspection_summary).values(hits=7, complete=False),
+    sa.delete(drop_summary).where(
+        drop_summary.c.drop_id == sa.select(sa.func.min(drop_summary.c.drop_id)).scalar_subquery()
+    ),
+    sa.update(hit)
+    .where(hit.c.drop_id == sa.select(sa.func.max(hit.c.drop_id)).scalar_subquery())
+    .values(ended_at=utc(4)),
+    sa.delete(job),
+)
+
+
+def check(*options: str) -> Result:
+    return CliRunner().invoke(cli, ["db", "check", "--deep", *options])
+
+
+def test_a_sound_database_has_no_difference(lab: Database) -> None:
+    before = oracle.World.read(lab)
+    done = check()
+    assert (done.exit_code, done.stdout) == (0, "2 plates recounted; every row is as it should be\n")
+    assert oracle.World.read(lab).rows == before.rows
+
+
+def test_what_differs_is_told_and_left(lab: Database) -> None:
+    damage(lab, *DAMAGE)
+    before = oracle.World.read(lab)
+    done = check()
+    assert done.exit_code == 3
+    for told in (
+        "plate P1, inspection 1 by marco:1: hits is 7, counted 3",
+        "plate P2, inspection 1 by marco:1: hits is 7, counted 3",
+        "plate P1, drop A01 1 by marco:1: is missing",
+        "plate P2, hit A03 1 by marco:1: is missing",
+        "plate P1, work for 1 images by marco:1: is missing",
+    ):
+        assert told in done.stdout
+    assert done.stdout.endswith("; --fix mends them\n")
+    # A recount that is not kept leaves nothing: no row, no job, no event for anybody to be told of.
+    assert oracle.World.read(lab).rows == before.rows
+
+
+def test_one_plate_alone_is_recounted(lab: Database) -> None:
+    damage(lab, *DAMAGE)
+    told = json.loads(check("--plate", "P2", "--json").stdout)
+    assert told["plates"] == 1
+    assert {found["plate"] for found in told["differences"]} == {"P2"}
+    assert (told["fixed"], check("--plate", "P9").exit_code) == (False, 1)
+
+
+def test_a_mend_puts_it_right_once_and_notes_it(lab: Database) -> None:
+    damage(lab, *DAMAGE)
+    told = len(rows(lab, sa.select(event)))
+    done = check("--fix")
+    assert done.exit_code == 0
+    assert done.stdout.endswith("mended\n")
+    assert oracle.faults(lab) == []
+    assert check().stdout == "2 plates recounted; every row is as it should be\n"
+    noted = rows(lab, sa.select(audit).where(audit.c.action == "recount"))
+    assert {row.subject for row in noted} == {"P1", "P2"}
+    assert all(row.detail["differences"] for row in noted)
+    assert len(rows(lab, sa.select(event))) >= told
+
+
+def test_its_options_go_with_it(lab: Database) -> None:
+    done = CliRunner().invoke(cli, ["db", "check", "--fix"])
+    assert done.exit_code == 2
+    assert "go with --deep" in done.stderr
