@@ -2,11 +2,13 @@
 
 import json
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from factories import CRYSTALS, claim, drain, finish, rows, utc
+from watched_site import wait_until
 
 from marcod import layouts
 from marcod.domain import DropImage, Modality, PlateFormat, PlateSetup, WarningKind
@@ -187,3 +189,23 @@ def test_a_reservoir_that_is_no_subwell_is_refused(text: str) -> None:
 def test_reservoirs_are_read_as_people_write_them() -> None:
     table = read(b"plate;reservoir\nP1;2\nP2;2, 4\nP3;none\nP4;\n", {}, "imager")
     assert [paper.reservoirs for paper in table.papers] == [{2}, {2, 4}, set(), None]
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_a_table_waits_for_images_that_are_being_recorded_and_has_them_read_again(store: Store) -> None:
+    store.take(well(1))
+    (seen,) = [Sighting(well(7), 1000, 5, found) for found in [store.parse(well(7))] if found is not None]
+    told = Thread(target=lambda: store.tell("plate,format\n2001,8x6x1\n"))
+
+    def record(connection: sa.Connection) -> catalog.Recorded | None:
+        done = rereading.record(connection, store.plates, [seen], utc())
+        told.start()
+        waiting = sa.text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+        wait_until(lambda: store.db.read(lambda c: c.execute(waiting).scalar_one()), "the table to wait")
+        return done
+
+    recorded = store.db.write(record)
+    told.join(30)
+    assert recorded is not None
+    assert recorded.new == 1
+    assert store.wells() == {"wellNum_1": "A01", "wellNum_7": "B01"}
