@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -18,10 +18,14 @@ from benchmarks.bench import Bench, Kind
 from benchmarks.tables import Cell, Table
 from marcod.store import migrate
 from marcod.store.engine import Database
+from marcod.store.schema import metadata
 
 STORIES: Final = 2_000
 MOST: Final = 200
 """Stories told to find a broken rule."""
+
+WORKERS: Final = 6
+CROWD_S: Final = 600
 
 FAILING: Final = 10
 """Stories that fail before the rest of a database is left out."""
@@ -50,11 +54,29 @@ def run(bench: Bench) -> Iterator[Table]:
         rows.append((kind, told, bad, (time.monotonic() - started) / told * 1000))
     about = "Each of 40 events and a drain, compared with a recount from the facts. " + "; ".join(failing)
     yield Table("Stories", about, ("database", "stories", "failed", "ms each"), rows)
+    if "PostgreSQL" in bench.kinds:
+        crowd = _crowd(bench)
+        yield crowd
+        failing += [str(crowd.rows[0])] if any(crowd.rows[0][2:4]) else []
     found = list(_broken(bench))
     yield Table("Rules broken by hand", "SQLite; stories until one fails.", ("rule", "stories until found"), found)
     missed = [rule for rule, told in found if told == "never"]
     if failing or missed:
         raise RuntimeError(f"stories failed: {failing}; broken rules never found: {missed}")
+
+
+def _crowd(bench: Bench) -> Table:
+    """Workers that do everything at once, as PostgreSQL alone allows; it counts the deadlocks itself."""
+    import crowd
+
+    seconds = bench.size(CROWD_S, 10)
+    with bench.database("PostgreSQL") as db:
+        faults, events = crowd.tell(db, seed=1, workers=WORKERS, seconds=seconds)
+        asked = sa.text("select deadlocks from pg_stat_database where datname = current_database()")
+        deadlocks = db.read(lambda c: int(c.execute(asked).scalar_one()))
+    about = "All on one PostgreSQL database, then a drain and a recount. " + "; ".join(faults[:FAILING])
+    columns = ("workers", "events", "deadlocks", "faults", "s")
+    return Table("Workers at once", about, columns, [(WORKERS, events, deadlocks, len(faults), seconds)])
 
 
 def _broken(bench: Bench) -> Iterator[tuple[str, Cell]]:
@@ -83,23 +105,18 @@ class _Lab:
     """A database that is as new for each story."""
 
     def __init__(self, db: Database, folder: Path) -> None:
-        import reuse
-
         self._db, self._folder, self._count = db, folder, count()
-        self._new: Any = None if db.is_sqlite else reuse.look(db.url)
         if db.is_sqlite:
-            with db.engine.connect() as connection:
-                connection.execute(sa.text("vacuum into :file"), {"file": str(folder / "new.sqlite")})
+            new = Database(f"sqlite:///{folder / 'new.sqlite'}")
+            migrate.upgrade(new)
+            new.close()
 
     @contextmanager
     def fresh(self) -> Iterator[Database]:
-        import reuse
-
-        if self._new is not None:
+        if not self._db.is_sqlite:
+            tables = ", ".join(metadata.tables)
+            self._db.write(lambda c: c.execute(sa.text(f"truncate {tables} restart identity cascade")))
             yield self._db
-            self._db.close()
-            if not reuse.empty(self._db.url, self._new):
-                raise RuntimeError("the database could not be emptied after a story")
             return
         file = self._folder / f"{next(self._count)}.sqlite"
         file.write_bytes((self._folder / "new.sqlite").read_bytes())
@@ -115,5 +132,4 @@ class _Lab:
 @contextmanager
 def _lab(bench: Bench, kind: Kind) -> Iterator[_Lab]:
     with bench.database(kind) as db, bench.place("stories") as folder:
-        migrate.require_current(db)
         yield _Lab(db, folder)

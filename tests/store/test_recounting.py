@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from factories import CRYSTALS, drain, promote, record, register, register_source, rows, sightings, utc
 
 from marcod.cli import cli
-from marcod.store import labelling
+from marcod.store import labelling, summaries
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.schema import audit, drop_summary, event, hit, image, inspection_summary, job
@@ -66,11 +66,11 @@ def test_what_differs_is_told_and_left(lab: Database) -> None:
     done = check()
     assert done.exit_code == 3
     for told in (
-        "plate P1, inspection 1 by marco:1: hits is 7, counted 3",
-        "plate P2, inspection 1 by marco:1: hits is 7, counted 3",
-        "plate P1, drop A01 1 by marco:1: is missing",
-        "plate P2, hit A03 1 by marco:1: is missing",
-        "plate P1, work for 1 images by marco:1: is missing",
+        "plate P1, inspection 1 by small:1: hits is 7, counted 3",
+        "plate P2, inspection 1 by small:1: hits is 7, counted 3",
+        "plate P1, drop A01 1 by small:1: is missing",
+        "plate P2, hit A03 1 by small:1: is missing",
+        "plate P1, work for 1 images by small:1: is missing",
     ):
         assert told in done.stdout
     assert done.stdout.endswith("; --fix mends them\n")
@@ -92,6 +92,7 @@ def test_a_mend_puts_it_right_once_and_notes_it(lab: Database) -> None:
     done = check("--fix")
     assert done.exit_code == 0
     assert done.stdout.endswith("mended\n")
+    lab.write(lambda c: summaries.complete_quiet(c, utc(days=1), 60.0))
     assert oracle.faults(lab) == []
     assert check().stdout == "2 plates recounted; every row is as it should be\n"
     noted = rows(lab, sa.select(audit).where(audit.c.action == "recount"))
