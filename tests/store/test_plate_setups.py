@@ -5,6 +5,7 @@ from functools import partial
 from threading import Thread
 from typing import Any
 
+import oracle
 import pytest
 import sqlalchemy as sa
 from factories import CRYSTALS, claim, drain, finish, rows, utc
@@ -13,7 +14,7 @@ from watched_site import wait_until
 from marcod import layouts
 from marcod.domain import DropImage, Modality, PlateFormat, PlateSetup, WarningKind
 from marcod.plate_table import read
-from marcod.store import catalog, papers, plate_setups, rereading
+from marcod.store import catalog, papers, plate_setups, rereading, summaries
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.papers import PapersError
@@ -76,6 +77,13 @@ def well(number: int, plate_id: int = 2001) -> str:
     return f"WellImages/1/plateID_{plate_id}/batchID_10/wellNum_{number}/profileID_1/d1_r7_ef.jpg"
 
 
+def faults(db: Database) -> list[str]:
+    """What is not as a plain recomputation has it, long after the last image."""
+    db.write_portions(lambda c: papers.catch_up(c, utc(days=2)))
+    db.write_portions(lambda c: summaries.complete_quiet(c, utc(days=2), 60.0))
+    return oracle.faults(db)
+
+
 @pytest.fixture
 def store(db: Database, champion: Version) -> Store:
     return Store(db, "formulatrix")
@@ -100,6 +108,7 @@ def test_a_table_after_the_images_has_them_read_again_with_all_that_follows(stor
     assert rows(store.db, sa.text("select seen, scored, expected from lims_plate_summary_v1")) == [(3, 3, 48)]
     assert rows(store.db, sa.select(job)) == []
     assert rows(store.db, sa.select(plate.c.reread_after)) == [(None,)]
+    assert faults(store.db) == []
 
 
 def test_a_number_beyond_the_grid_makes_the_plate_a_larger_one(store: Store, champion: Version) -> None:
@@ -118,6 +127,8 @@ def test_a_number_beyond_the_grid_makes_the_plate_a_larger_one(store: Store, cha
     store.tell("plate,format\n2001,32x48x1\n")
     assert rows(store.db, sa.select(image.c.warnings).distinct()) == [(None,)]
     assert store.read(well(1537)) is None
+    drain(store.db, champion)
+    assert faults(store.db) == []
 
 
 def test_a_plate_that_begins_beyond_the_grid_is_made_with_its_own(store: Store) -> None:
@@ -168,8 +179,10 @@ def test_reservoirs_belong_to_the_plate_and_stop_counting(db: Database, champion
     store.tell("plate,reservoir\nCI022987,3\n")
     assert store.read(MINSTREL.format(3)) is None
     assert rows(db, sa.text("select seen, scored from lims_plate_summary_v1")) == [(2, 2)]
+    assert faults(db) == []
     store.tell("plate,reservoir\nCI022987,none\n")
     assert rows(db, sa.text("select seen, scored from lims_plate_summary_v1")) == [(3, 3)]
+    assert faults(db) == []
 
 
 def test_an_image_that_needs_a_report_is_left_to_the_next_walk(db: Database, champion: Version) -> None:
