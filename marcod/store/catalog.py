@@ -108,6 +108,7 @@ def register_source(
     sources.put_root(connection, int(row.id), root, now)
     if row.reading != reading:
         read_again(connection, int(row.id))
+        plate_setups.follow_reading(connection, int(row.id), row.reading, reading)
     return int(row.id)
 
 

@@ -113,6 +113,13 @@ def _ids(connection: Connection, source_id: int, names: Iterable[str]) -> dict[s
     return {str(row.key_folded): int(row.id) for row in rows}
 
 
+def follow_reading(connection: Connection, source_id: int, former: str, reading: str) -> None:
+    """Let the images of a source be read again where other subwells are reservoirs now, since no scan takes those in."""
+    before, after = (layouts.options_of(text).reservoir_subwells for text in (former, reading))
+    if before != after:
+        connection.execute(sa.update(plate).where(plate.c.source_id == source_id).values(reread_after=0))
+
+
 def numbered(connection: Connection, plate_ids: Collection[int]) -> set[int]:
     """Choose the plates whose wells may be numbered, so that their grid decides what their paths mean."""
     wanted = sa.select(plate.c.id, source.c.layout).join(source, source.c.id == plate.c.source_id)

@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from marcod.domain import Reason, path_text
 from marcod.layouts.findings import SourceFinding
+from marcod.store import rereading
 from marcod.store.catalog import Recorded
 from marcod.store.engine import Database
 from marcod.watch.intake import Intake, Source
@@ -64,6 +66,8 @@ def scan_once(
     Files that still change are reported as pending and not waited for. Raises StoreError or MissingRootError; what
     was recorded until then stays. ``stop`` ends the pass early.
     """
+    # What an import of plates or other settings left to be done.
+    db.write_portions(partial(rereading.catch_up, now=db.now(), source_id=source.id))
     scan = _Scan(db, source, settle_s, progress)
     stop = stop or threading.Event()
     while not scan.walk.done and not stop.is_set():

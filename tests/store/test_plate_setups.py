@@ -185,6 +185,16 @@ def test_reservoirs_belong_to_the_plate_and_stop_counting(db: Database, champion
     assert faults(db) == []
 
 
+def test_a_reservoir_of_the_source_that_is_told_later_stops_counting(db: Database, champion: Version) -> None:
+    store = Store(db, "rigaku")
+    store.take(*(MINSTREL.format(subwell) for subwell in (1, 2)))
+    drain(db, champion)
+    Store(db, "rigaku", reservoir_subwells=[2])
+    assert db.write_portions(partial(rereading.catch_up, now=utc())) == 2
+    assert rows(db, sa.text("select seen, scored from lims_plate_summary_v1")) == [(1, 1)]
+    assert faults(db) == []
+
+
 def test_an_image_that_needs_a_report_is_left_to_the_next_walk(db: Database, champion: Version) -> None:
     store = Store(db, "rockmaker-export")
     seen = DropImage("rockmaker-export", "P", "1", 9, 13, 1, Modality.VISIBLE)
