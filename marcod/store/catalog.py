@@ -22,6 +22,7 @@ from marcod.store import (
     drops,
     findings,
     merging,
+    plate_setups,
     queue,
     source_changes,
     sources,

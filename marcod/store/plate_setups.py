@@ -114,7 +114,7 @@ def _ids(connection: Connection, source_id: int, names: Iterable[str]) -> dict[s
 
 
 def follow_reading(connection: Connection, source_id: int, former: str, reading: str) -> None:
-    """Let the images of a source be read again where other subwells are reservoirs now, since no scan takes those in."""
+    """Let the images of a source be read again where other subwells are reservoirs now; no scan takes those in."""
     before, after = (layouts.options_of(text).reservoir_subwells for text in (former, reading))
     if before != after:
         connection.execute(sa.update(plate).where(plate.c.source_id == source_id).values(reread_after=0))
