@@ -50,6 +50,7 @@ def test_a_table_names_plates_in_any_case(db: Database, source_id: int, champion
     assert [(change.plate, change.new) for change in planned.changes] == [("Ab1", False), ("new", True)]
     assert keys(db) == ["Ab1", "new"]
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, "CODE1"))] == ["Ab1"]
+    assert [found.key for found in db.read(lambda c: reports.find_plates(c, "n1"))] == ["new"]
     record(db, source_id, sightings(1, plate="NEW"))
     assert keys(db) == ["Ab1", "new"]
     with pytest.raises(papers.PapersError, match="line 3: says other things of plate P than line 2"):
