@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ _COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
 _KINDS = (".csv", ".json", ".html")
 LISTED, PICTURED, MOST = 25, 500, 100_000
 """How many hits are printed, and written with and without pictures, unless ``--limit`` says so."""
+
+MEANING = """
+p(crystals): the highest of all inspections; class: the likeliest now, or a person's label"""
 
 
 def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
@@ -64,25 +68,29 @@ def hits(
     """
     most = limit or _most(target)
     with app.reading(settings) as ready:
-        found = ready.db.read(
-            lambda c: reports.hits(c, since, most + 1, new=new_only, project=project, source_name=source)
-        )
+        found, total = ready.db.read(partial(_read, since, most, new=new_only, project=project, source_name=source))
         roots, closed = places.roots(settings, ready), places.closed(settings, ready)
         if not found and not json_output and target is None:
             ready.db.read(lambda connection: _require_known(connection, source, project))
-    more, found = len(found) > most, found[:most]
     if target is not None:
         output.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
-        if more:
-            click.echo(f"there are more than {text.count(most, 'hit')}; --limit writes more of them", err=True)
+        if total > len(found):
+            click.echo(f"{len(found):,} of {text.count(total, 'hit')} written; --limit writes more", err=True)
     if json_output:
         output.print_json(found)
         return
     if target is not None:
         click.echo(f"{text.count(len(found), 'hit')} written to {output.printable(str(target))}")
     else:
-        output.console().print(hits_table(found))
+        output.console().print(hits_table(found, total))
     output.warn_of_synthetic(scored=any(hit.model_synthetic for hit in found))
+
+
+def _read(since: datetime | None, most: int, connection: Any, **chosen: Any) -> tuple[list[reports.Hit], int]:
+    """Read the best hits, and how many there are."""
+    found = reports.hits(connection, since, most + 1, **chosen)
+    total = reports.count_hits(connection, since, **chosen) if len(found) > most else len(found)
+    return found[:most], total
 
 
 def _require_known(connection: Any, source: str | None, project: str | None) -> None:
@@ -93,8 +101,8 @@ def _require_known(connection: Any, source: str | None, project: str | None) -> 
         raise NotFoundError(f"no plate belongs to a project {project!r}; {offered}")
 
 
-def hits_table(found: list[reports.Hit]) -> output.Listing:
-    """Hits over all plates."""
+def hits_table(found: list[reports.Hit], total: int | None = None) -> output.Listing:
+    """Hits over all plates; ``total`` is how many there are."""
     rules = {hit_rule(h.threshold) for h in found}
     rule = f" ({rules.pop()})" if len(rules) == 1 else ""
     columns = ("p(crystals)", "threshold", "plate", "drop", "first in", "cause", "trend", "class", "project", "source")
@@ -115,7 +123,8 @@ def hits_table(found: list[reports.Hit]) -> output.Listing:
     ]
     same = [place for place, name in enumerate(columns) if not (rule and name == "threshold")]
     return output.table(
-        f"{text.count(len(found), 'hit')}{rule}, best first; class: the likeliest now, or a person's label",
+        output.counted(len(found), len(found) if total is None else total, "hit", f"{rule}, best first")
+        + (MEANING if found else ""),
         [columns[place] for place in same],
         [[row[place] for place in same] for row in rows],
         spare=(("project",), ("cause",), ("source",), ("trend",)),

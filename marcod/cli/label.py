@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
@@ -208,19 +209,20 @@ def list_(
         if plate is not None:
             found = ready.db.read(lambda connection: reports.find_plates(connection, plate, source))
             plates = [each.id for each in found]
-        rows = ready.db.read(
-            lambda connection: labels.listed(
-                connection, plate_ids=plates, since=since, person=person, disputed=disputed, limit=limit
-            )
-        )
+        chosen: dict[str, Any] = {"plate_ids": plates, "since": since, "person": person, "disputed": disputed}
+        rows = ready.db.read(lambda connection: labels.listed(connection, **chosen, limit=limit))
+        total, counting = ready.db.read(lambda connection: labels.count_listed(connection, **chosen))
     if json_output:
         output.print_json(rows)
         return
     columns = ("", "plate", "well", "drop", "inspection", "label", "as written", "person", "when (UTC)", "from")
     spare = (("from",), ("as written",), ("when (UTC)",))
-    output.console().print(
-        output.table(text.count(len(rows), "label"), columns, [_cells(row) for row in rows], spare=spare)
-    )
+    title = text.count(counting, "label")
+    if not len(rows) == total == counting:
+        # What counts no more is listed too: former labels of the same person, and withdrawals.
+        title += " that count" if counting != 1 else " that counts"
+        title += f"; {output.counted(len(rows), total, 'entry', ', the latest first', plural='entries')}"
+    output.console().print(output.table(title, columns, [_cells(row) for row in rows], spare=spare))
 
 
 def _cells(row: labels.Said) -> tuple[object, ...]:

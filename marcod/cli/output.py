@@ -21,6 +21,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.text import Text
 
+from marcod import text
 from marcod.cli.configured import configured
 from marcod.errors import ConfigError, MarcodError, os_reason
 
@@ -261,6 +262,13 @@ def printable(text: str) -> str:
 def harmless(text: str) -> str:
     """:func:`printable` text of several lines."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def counted(shown: int, total: int, noun: str, rest: str = "", *, plural: str | None = None) -> str:
+    """The title of a list: how many it shows, and of how many where ``--limit`` leaves some out."""
+    if shown >= total:
+        return text.count(shown, noun, plural) + rest
+    return f"{shown:,} of {text.count(total, noun, plural)}{rest}; --limit shows more"
 
 
 def state_of(summary: "Summary") -> str:

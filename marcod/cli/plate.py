@@ -46,14 +46,15 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List inspections, the latest first."""
     with app.reading(settings) as ready:
         rows = ready.db.read(lambda connection: reports.summaries(connection, limit=limit))
+        total = len(rows) if len(rows) < limit else ready.db.read(reports.count_summaries)
     if json_output:
         output.print_json(rows)
         return
-    output.console().print(_listing(rows))
+    output.console().print(_listing(rows, total))
     output.warn_of_synthetic(scored=any(r.model_synthetic and r.scored for r in rows))
 
 
-def _listing(rows: list[reports.Summary]) -> output.Listing:
+def _listing(rows: list[reports.Summary], total: int) -> output.Listing:
     rules = {hit_rule(r.crystal_threshold) for r in rows}
     rule = f"; hits: {rules.pop()}" if len(rules) == 1 else ""
     cells = [_row(r) for r in rows]
@@ -61,7 +62,7 @@ def _listing(rows: list[reports.Summary]) -> output.Listing:
         cells = [{name: value for name, value in row.items() if name != THRESHOLD} for row in cells]
     columns = [name for name in COLUMNS if not (rule and name == THRESHOLD)]
     return output.table(
-        f"{text.count(len(rows), 'inspection')}{rule}",
+        output.counted(len(rows), total, "inspection", rule),
         columns,
         [row.values() for row in cells],
         spare=(("model",), CLASSES, ("source",), ("failed",), (THRESHOLD,)),

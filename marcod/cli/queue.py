@@ -52,17 +52,16 @@ def status(settings: Settings, json_output: bool) -> None:
 def failed(settings: Settings, limit: int, json_output: bool) -> None:
     """List quarantined images with their errors, the latest first."""
     with app.reading(settings) as ready:
+        now = ready.db.now()
         rows = ready.db.read(lambda connection: backlog.quarantined(connection, limit))
+        total = len(rows) if len(rows) < limit else ready.db.read(lambda c: backlog.status(c, now)).failed
     if json_output:
         output.print_json(rows)
         return
     columns = ("image", "source", "path", "attempts", "error")
     cells = [(r.image_id, r.source, r.path, r.attempts, r.error) for r in rows]
-    output.console().print(
-        output.table(
-            text.count(len(rows), "failed image"), columns, cells, spare=(("attempts",), ("source",)), prose=True
-        )
-    )
+    title = output.counted(len(rows), total, "failed image")
+    output.console().print(output.table(title, columns, cells, spare=(("attempts",), ("source",)), prose=True))
     if rows:
         click.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
 

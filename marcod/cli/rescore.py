@@ -68,12 +68,16 @@ def rescore(
             if wait and left:
                 left = _finish(settings, ready, asked, version, stop, report)
         new = ready.db.read(backlog.new)
+        there = ready.db.read(lambda connection: rescoring.has_images(connection, asked.archive, asked.ids))
     if json_output:
         output.print_json(
             {"plates": asked.plates, "model": str(version), "queued": queued, "left": left, "new_before": new}
         )
-    else:
+    elif there:
         _print(asked, version, queued, left, new)
+    else:
+        what = f"of {asked} " if asked.archive is None else ""
+        click.echo(f"no image {what}has arrived that could be scored; `marcod scan` takes in what lies there")
     if wait and left:
         images = text.count(left, "image")
         raise MarcodError(f"{images} could not be scored yet and stay queued; `marcod queue status` tells more")

@@ -210,9 +210,8 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
     heads = ("item", "stream", "drop", "person", "reason")
     if rows:
         console.print()
-        console.print(
-            output.table(text.count(len(rows), "open item"), heads, rows, spare=(("person",), ("stream",)), prose=True)
-        )
+        title = output.counted(len(rows), sum(counts[each].open for each in streams), "open item")
+        console.print(output.table(title, heads, rows, spare=(("person",), ("stream",)), prose=True))
 
 
 @review.command()

@@ -132,8 +132,10 @@ def _record(seen: Standing) -> dict[str, Any]:
 def troubles(seen: Standing) -> list[Trouble]:
     """What needs a person, the worst first."""
     found = [*_unserved(seen), *_neglected(seen)]
+    awaited = _awaited(seen)
     for source in seen.watched:
-        found += [(style, f"source {source.source}: {text}") for style, text in _unwatched(source, seen.taken_at)]
+        if source.source not in awaited:
+            found += [(style, f"source {source.source}: {text}") for style, text in _unwatched(source, seen.taken_at)]
     found += [(ODD, f"source {one.source}: {one.text}; {one.advice}") for one in seen.findings if one.attention]
     return sorted(found, key=lambda trouble: trouble[0] != BAD)
 
@@ -177,8 +179,20 @@ def _neglected(seen: Standing) -> Iterator[Trouble]:
         yield ODD, f"training run {run.id} {run.state}; `marcod train show {run.id}` says why"
 
 
+def _awaited(seen: Standing) -> list[str]:
+    """Sources of which a process that began to watch less than :data:`SILENT` ago may still say something."""
+    starting = any("watch" in w.roles.split(",") and seen.taken_at - w.started_at < SILENT for w in seen.workers)
+    watched = {state.source for state in seen.watched if _is_watched(state, seen.taken_at)}
+    return [name for name in seen.sources if name not in watched] if starting else []
+
+
+def _is_watched(source: State, now: datetime) -> bool:
+    """Tell if a process watches a source: one that ended in order took its name away."""
+    return bool(source.worker) and source.updated_at is not None and now - source.updated_at <= SILENT
+
+
 def _unwatched(source: State, now: datetime) -> Iterator[Trouble]:
-    if source.updated_at is None or now - source.updated_at > SILENT:
+    if not _is_watched(source, now):
         yield BAD, f"nobody watches it; the last word came {_ago(source.updated_at, now)}"
         return
     if not source.root_there:
@@ -196,10 +210,16 @@ def _unwatched(source: State, now: datetime) -> Iterator[Trouble]:
 def _screen(seen: Standing, database: str) -> RenderableType:
     found = troubles(seen)
     head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {output.printable(database)}", style="bold")
-    verdict = Text("all is well", style=WELL) if not found else Text("needs attention", style=found[0][0])
+    verdict = Text("needs attention", style=found[0][0]) if found else _all_well(seen)
     lines: list[RenderableType] = [Text(f"  {output.printable(said)}", style=style) for style, said in found]
     tables = [made(seen) for made, rows in ((_sources, seen.sources), (_workers, seen.workers)) if rows]
     return Group(head, verdict, *lines, Text(), _facts(seen), *(Group(Text(), table) for table in tables))
+
+
+def _all_well(seen: Standing) -> Text:
+    if awaited := _awaited(seen):
+        return Text(f"starting; nothing is known yet of {output.printable(', '.join(awaited))}", style=ODD)
+    return Text("all is well", style=WELL)
 
 
 def _facts(seen: Standing) -> Table:
@@ -255,9 +275,14 @@ def _watching(state: State | None, now: datetime) -> tuple[object, ...]:
     """From the root to what is on its way."""
     if state is None:
         return ("-", "nobody", *["-"] * 5)
-    how = ("there" if state.root_there else "AWAY", "events" if state.observing else "scans", state.host)
-    scan = f"now, {text.count(state.walked_files, 'file')}" if state.walking else _ago(state.walked_at, now)
-    return (*how, scan, _ago(state.walked_whole_at, now), f"{state.pending:,}", f"{state.waiting:,}")
+    root = "there" if state.root_there else "AWAY"
+    scan, whole = _ago(state.walked_at, now), _ago(state.walked_whole_at, now)
+    if not _is_watched(state, now):
+        return (f"was {root}", "nobody", state.host, scan, whole, "-", "-")
+    if state.walking:
+        scan = f"now, {text.count(state.walked_files, 'file')}"
+    how = "events" if state.observing else "scans"
+    return (root, how, state.host, scan, whole, f"{state.pending:,}", f"{state.waiting:,}")
 
 
 def _style(state: State | None, seen: Standing) -> str:

@@ -101,7 +101,8 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if lacking := [name for name in REQUIRED if name not in columns]:
             raise ConfigError(
                 f"{file} has no column {lacking[0]!r}; its first line must name the columns, separated by commas: "
-                f"{', '.join(REQUIRED)} and, if known, {', '.join(FURTHER)}"
+                f"{', '.join(REQUIRED)} and, if known, {', '.join(FURTHER)}; "
+                "labels that `marcod label` took in need no file: --from-database uses them"
             )
         for line, cells in lines:
             row = dict(zip(columns, cells, strict=False))

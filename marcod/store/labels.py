@@ -352,20 +352,50 @@ def listed(
 ) -> list[Said]:
     """What was said, the latest recorded first; of some plates, since a time, by a person, or what is disputed."""
     word = _counted(plate_ids).subquery()
+    columns = (
+        word.c.id, source.c.name, plate.c.key, plate.c.barcode, inspection.c.key, drop.c.well, drop.c.drop_number,
+        image.c.path, word.c.label, word.c.original, word.c.vocabulary, word.c.person, word.c.origin,
+        word.c.labelled_at, word.c.recorded_at, word.c.counts, word.c.lowest != word.c.highest,
+    )  # fmt: skip
+    statement = _among(word, columns, since, person, source_name, disputed=disputed)
+    latest = statement.order_by(word.c.recorded_at.desc(), word.c.id.desc()).limit(limit)
+    return [_said(row) for row in connection.execute(latest)]
+
+
+def count_listed(
+    connection: Connection,
+    *,
+    plate_ids: Sequence[int] | None = None,
+    since: datetime | None = None,
+    person: str | None = None,
+    disputed: bool = False,
+) -> tuple[int, int]:
+    """Count what :func:`listed` gives without a limit: all of it, and the labels among it that count now."""
+    word = _counted(plate_ids).subquery()
+    columns = (sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((word.c.counts, 1), else_=0)), 0))
+    total, counting = connection.execute(_among(word, columns, since, person, None, disputed=disputed)).one()
+    return int(total), int(counting)
+
+
+def _among(
+    word: Any,
+    columns: Sequence[Any],
+    since: datetime | None,
+    person: str | None,
+    source_name: str | None,
+    *,
+    disputed: bool,
+) -> sa.Select[Any]:
+    """Select columns of chosen words and of the places that they are about."""
     statement: sa.Select[Any] = (
-        sa.select(
-            word.c.id, source.c.name, plate.c.key, plate.c.barcode, inspection.c.key, drop.c.well, drop.c.drop_number,
-            image.c.path, word.c.label, word.c.original, word.c.vocabulary, word.c.person, word.c.origin,
-            word.c.labelled_at, word.c.recorded_at, word.c.counts, word.c.lowest != word.c.highest,
-        )
+        sa.select(*columns)
+        .select_from(word)
         .join(drop, drop.c.id == word.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
         .join(source, source.c.id == plate.c.source_id)
         .join(inspection, inspection.c.id == word.c.inspection_id)
         .outerjoin(image, image.c.id == word.c.image_id)
-        .order_by(word.c.recorded_at.desc(), word.c.id.desc())
-        .limit(limit)
-    )  # fmt: skip
+    )
     for chosen in (
         None if since is None else word.c.recorded_at >= since,
         None if person is None else word.c.person == person,
@@ -373,7 +403,7 @@ def listed(
         sa.and_(word.c.counts, word.c.lowest != word.c.highest) if disputed else None,
     ):
         statement = statement if chosen is None else statement.where(chosen)
-    return [_said(row) for row in connection.execute(statement)]
+    return statement
 
 
 def _said(row: Any) -> Said:

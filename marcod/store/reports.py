@@ -149,6 +149,11 @@ def summaries(connection: Connection, plate_ids: Sequence[int] | None = None, li
     return [Summary(*row) for row in connection.execute(statement.limit(limit))]
 
 
+def count_summaries(connection: Connection) -> int:
+    """Count the inspections of all plates that :func:`summaries` lists without a limit."""
+    return int(connection.execute(sa.select(sa.func.count()).select_from(_SUMMARY)).scalar_one())
+
+
 def hits(
     connection: Connection,
     since: datetime | None,
@@ -162,18 +167,40 @@ def hits(
 
     ``since`` looks at when they were seen first. ``new`` leaves out what a former champion had found before.
     """
-    statement = sa.select(*_HIT.c).order_by(_HIT.c.p_crystals.desc().nulls_last(), _HIT.c.hit_id).limit(limit)
+    chosen = _chosen(since, new=new, project=project, source_name=source_name)
+    order = (_HIT.c.p_crystals.desc().nulls_last(), _HIT.c.hit_id)
+    statement = sa.select(*_HIT.c).where(*chosen).order_by(*order).limit(limit)
+    return [Hit(*row) for row in connection.execute(statement)]
+
+
+def count_hits(
+    connection: Connection,
+    since: datetime | None = None,
+    *,
+    new: bool = False,
+    project: str | None = None,
+    source_name: str | None = None,
+) -> int:
+    """Count what :func:`hits` lists without a limit."""
+    chosen = _chosen(since, new=new, project=project, source_name=source_name)
+    return int(connection.execute(sa.select(sa.func.count()).select_from(_HIT).where(*chosen)).scalar_one())
+
+
+def _chosen(
+    since: datetime | None, *, new: bool, project: str | None, source_name: str | None
+) -> list[sa.ColumnElement[bool]]:
+    conditions = []
     if since is not None:
-        statement = statement.where(_HIT.c.found_at >= since)
+        conditions.append(_HIT.c.found_at >= since)
     if new:
         from marcod.store.drops import Cause  # with much that no other report needs
 
-        statement = statement.where(_HIT.c.cause != str(Cause.CONFIRMED))
+        conditions.append(_HIT.c.cause != str(Cause.CONFIRMED))
     if project is not None:
-        statement = statement.where(_HIT.c.project == project)
+        conditions.append(_HIT.c.project == project)
     if source_name is not None:
-        statement = statement.where(_HIT.c.source == source_name)
-    return [Hit(*row) for row in connection.execute(statement)]
+        conditions.append(_HIT.c.source == source_name)
+    return conditions
 
 
 def unfinished(connection: Connection, version_id: int, plate_ids: Sequence[int]) -> int:

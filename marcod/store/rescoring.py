@@ -3,6 +3,7 @@
 Each part is one short transaction and may be repeated, so an interruption leaves the rest to the next call.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.errors import NotFoundError
 from marcod.store import queue, versions
-from marcod.store.schema import inspection, job, model_version, plate
+from marcod.store.schema import image, inspection, job, model_version, plate
 
 PART: Final = 100
 """Inspections that one transaction looks at: ten thousand images and more, a fraction of a second."""
@@ -58,6 +59,18 @@ def enqueue(
 def inspections(connection: Connection, archive: Archive) -> int:
     """How many inspections :func:`enqueue` will look at."""
     return connection.execute(sa.select(sa.func.count()).select_from(_inspections(archive).subquery())).scalar_one()
+
+
+def has_images(connection: Connection, archive: Archive | None, plate_ids: Collection[int]) -> bool:
+    """Tell if there is any image of an archive, or where that is None, of these plates."""
+    found = sa.select(image.c.id).join(inspection, inspection.c.id == image.c.inspection_id)
+    if archive is None:
+        found = found.where(inspection.c.plate_id.in_(list(plate_ids)))
+    elif archive.source_id is not None:
+        found = found.where(image.c.source_id == archive.source_id)
+    if archive is not None and archive.since is not None:
+        found = found.where(image.c.seen_at >= archive.since)
+    return connection.execute(found.limit(1)).first() is not None
 
 
 def unfinished(connection: Connection, version_id: int) -> int:

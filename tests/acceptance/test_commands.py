@@ -111,6 +111,21 @@ def test_rescore_without_waiting_queues_what_a_version_has_not_seen(plate: Site)
     assert plate.rows("select count(*) from job where model_version_id = :id", id=other.id)[0][0] == 0
 
 
+def test_rescore_without_an_image_says_so(site: Site) -> None:
+    site.write()
+    table = site.folder / "plates.csv"
+    table.write_text("plate,source,project\nNOPE,imager,PHIPA\n")
+    db = Database(site.url)
+    factories.register_source(db)
+    Registry(db).ensure_champion(utc())
+    db.close()
+    site.ok("plate", "import", str(table))
+    said = "has arrived that could be scored; `marcod scan` takes in what lies there\n"
+    assert site.ok("rescore", "--plate", "NOPE") == f"no image of plate NOPE {said}"
+    assert site.ok("rescore", "--all") == site.ok("rescore", "--since", "1h") == f"no image {said}"
+    assert json.loads(site.ok("rescore", "--all", "--json"))["queued"] == 0
+
+
 def test_rescore_says_what_comes_before_it(plate: Site) -> None:
     db = Database(plate.url)
     factories.record(db, factories.register_source(db, "four"), factories.sightings(3, plate="N"))

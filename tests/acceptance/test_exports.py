@@ -145,11 +145,24 @@ def test_a_file_holds_all_hits_or_says_that_it_does_not(site: Site) -> None:
     assert len(json.loads(site.ok("hits", "--json"))) == 25
     target = str(site.folder / "hits.csv")
     full = site.call("hits", "--export", target)
-    assert ("501 hits written" in full.stdout, "more than" in full.output) == (True, False)
+    assert ("501 hits written" in full.stdout, "--limit" in full.output) == (True, False)
     cut = site.call("hits", "--export", target, "--limit", "30")
-    assert ("30 hits written" in cut.stdout, "there are more than 30 hits" in cut.stderr) == (True, True)
+    assert ("30 hits written" in cut.stdout, "30 of 501 hits written; --limit writes more" in cut.stderr) == (
+        True,
+        True,
+    )
     pictures = site.call("hits", "--export", str(site.folder / "hits.html"))
-    assert ("500 hits written" in pictures.stdout, "there are more than 500 hits" in pictures.stderr) == (True, True)
+    assert ("500 hits written" in pictures.stdout, "500 of 501 hits written" in pictures.stderr) == (True, True)
+    assert "25 of 501 hits (crystals >= 0.0433), best first; --limit shows more\n" in site.ok("hits")
+    assert "501 hits (crystals >= 0.0433), best first\n" in site.ok("hits", "--limit", "501")
+
+
+def test_a_list_says_how_many_there_are(lab: Site) -> None:
+    assert "2 of 3 inspections; hits: crystals >= 0.0433; --limit shows more\n" in lab.ok(
+        "plate", "list", "--limit", "2"
+    )
+    assert "1 of 2 hits (crystals >= 0.0433), best first; --limit shows more" in lab.ok("hits", "--limit", "1")
+    assert "1 of 2 hits" in lab.ok("hits", "--limit", "1", "--source", "imager")
 
 
 def test_hits_are_chosen(lab: Site) -> None:

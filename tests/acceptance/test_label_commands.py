@@ -119,6 +119,19 @@ def test_one_label_by_hand_and_by_the_lims(lab: Site) -> None:
     assert "ann says nothing of A2 of P there" in result.stderr
 
 
+def test_labels_that_count_are_counted(lab: Site) -> None:
+    imaged(lab, "P")
+    for well, person in (("A1", "ann"), ("A2", "ann"), ("A1", "ann"), ("A2", "bob")):
+        lab.ok("label", "add", "P", well, "Crystals", "--person", person)
+    lab.ok("label", "withdraw", "P", "A2", "--person", "bob")
+    assert lab.ok("label", "list").startswith("2 labels that count; 5 entries, the latest first\n")
+    limited = lab.ok("label", "list", "--limit", "3")
+    assert limited.startswith("2 labels that count; 3 of 5 entries, the latest first; --limit shows more\n")
+    assert lab.ok("label", "list", "--person", "bob").startswith("0 labels that count; 2 entries")
+    lab.ok("label", "add", "P", "A3", "Clear", "--person", "eve")
+    assert lab.ok("label", "list", "--person", "eve").startswith("1 label\n")
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_was_left_is_taken_after_the_tables_were_changed(lab: Site) -> None:
     imaged(lab, "P")

@@ -78,6 +78,8 @@ def test_next_and_what_comes_otherwise(lab: Site) -> None:
     assert shown(lab)["item_id"] == first["item_id"]
     assert shown(lab, "bob")["item_id"] != first["item_id"]
     text = lab.ok("review", "next", "--person", "ann")
+    total = len(queue(lab)["items"])
+    assert f"7 of {total} open items; --limit shows more\n" in lab.ok("review", "queue", "--limit", "7")
     assert f"item {first['item_id']}" in text
     assert first["reason"] in text
     # A label that is given in another way answers it.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -83,7 +83,8 @@ def test_a_healthy_lab_and_one_where_nothing_runs(site: Site, tmp_path: Path) ->
         factories.register_source(db, name)
     walking = standings.state("minstrel", now, walking=True, walked_at=None)
     db.write(lambda c: watching.write(c, [walking], now))
-    db.write(lambda c: workers.beat(c, "host:1:a", "host", 1, "watch,score,schedule", now))
+    for seen_at in (now - timedelta(minutes=2), now):
+        db.write(lambda c, at=seen_at: workers.beat(c, "host:1:a", "host", 1, "watch,score,schedule", at))
     db.close()
     well = site.ok("status")
     assert "all is well" in well
@@ -108,6 +109,28 @@ def test_a_healthy_lab_and_one_where_nothing_runs(site: Site, tmp_path: Path) ->
     (tmp_path / "empty.sqlite").touch()
     empty = site.call("--database", f"sqlite:///{tmp_path / 'empty.sqlite'}", "status")
     assert (empty.exit_code, "is empty; `marcod run` or `marcod db upgrade` sets it up" in empty.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_source_is_watched_from_its_watchers_first_word_to_its_last(site: Site) -> None:
+    site.write()
+    db, now = Database(site.url), datetime.now(UTC)
+    factories.promote(db, factories.register(db, synthetic=False), now)
+    factories.register_source(db, "minstrel")
+    db.write(lambda c: workers.beat(c, "w", "host", 1, "watch,score,schedule", now))
+    starting = site.ok("status")
+    assert "starting; nothing is known yet of minstrel" in starting
+    assert "all is well" not in starting
+
+    db.write(lambda c: watching.write(c, [standings.state("minstrel", now)], now))
+    assert "all is well" in site.ok("status")
+
+    db.write(lambda c: watching.leave(c, "w"))
+    db.write(lambda c: workers.leave(c, "w"))
+    db.close()
+    ended = site.ok("status")
+    assert re.search(r"source minstrel: nobody watches it; the last word came \d+ s ago", ended)
+    assert re.search(r"minstrel +was there +nobody +imaging +4\d s ago +5 h ago +- +- +0\n", ended)
 
 
 def test_looking_makes_no_database(tmp_path: Path) -> None:
