@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from shutil import which
 from typing import Any, Final
 
@@ -53,8 +54,13 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
     def run(batch: Any) -> Any:
         return model.stateless_call(constants, [], batch, training=False)[0]
 
+    # Called by its name TensorFlow takes all models for one function, and warns that it is compiled again and again.
+    @cache
+    def compiled(shape: tuple[int, ...]) -> Any:
+        return run.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+
     def score(batch: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = run(tf.constant(batch)).numpy()
+        logits: np.ndarray = compiled(batch.shape)(tf.constant(batch, tf.float32)).numpy()
         return logits
 
     if tf.config.get_visible_devices("GPU"):

@@ -75,7 +75,7 @@ def mark_of(drop: summaries.Verdict, version: versions.Version) -> Mark:
     if drop.hit:
         return Mark.HIT
     if drop.shown_label is None:
-        return Mark.FAILED if drop.failed else Mark.UNSCORED
+        return Mark.FAILED if drop.failed or drop.gone else Mark.UNSCORED
     return Mark(drop.shown_label)
 
 

@@ -43,7 +43,7 @@ COMMANDS: Final = {
     "model": ("marcod.cli.model:model", "Import, judge, calibrate, promote and train model versions."),
     "notify": ("marcod.cli.notify:notify", "Show and test notifications by webhook and e-mail."),
     "plate": ("marcod.cli.plate:plate", "List, show and export plates."),
-    "queue": ("marcod.cli.queue:queue", "Show the queue and retry failed images."),
+    "queue": ("marcod.cli.queue:queue", "Show the queue, retry failed images, and let be what is gone."),
     "rescore": (
         "marcod.cli.rescore:rescore",
         "Score again what a model version has not scored yet, behind all new images.",
@@ -91,7 +91,7 @@ class _Commands(LazyGroup):
         except MarcodError as error:
             from marcod.cli import output
 
-            click.echo(f"marcod: {output.harmless(str(error))}", err=True)
+            output.echo(f"marcod: {output.harmless(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
             if not is_full(error):
@@ -99,7 +99,7 @@ class _Commands(LazyGroup):
             from marcod.cli import output
 
             place = error.filename or output.full_place(ctx)
-            click.echo(f"marcod: {output.harmless(str(place))} cannot be written: {os_reason(error)}", err=True)
+            output.echo(f"marcod: {output.harmless(str(place))} cannot be written: {os_reason(error)}", err=True)
             ctx.exit(1)
 
 

@@ -74,16 +74,27 @@ def check(ctx: click.Context, json_output: bool) -> None:
     elif faults:
         _tell(faults)
     else:
-        click.echo(f"configuration is fine: {text.count(len(settings.sources), 'source')}, {database}")
+        output.echo(f"configuration is fine: {text.count(len(settings.sources), 'source')}, {database}")
     ctx.exit(WRONG if faults else 0)
 
 
 def _tell(faults: tuple[Fault, ...]) -> None:
     """Print each fault on one line, and below it an example of what would be right."""
     for fault in faults:
-        click.echo(output.printable(str(fault)), err=True)
+        output.echo(output.printable(str(fault)), err=True)
         if fault.example is not None:
-            click.echo(f"    {output.printable(fault.example)}", err=True)
+            _print_example(output.printable(fault.example))
+
+
+def _print_example(example: str) -> None:
+    """Print a line that is right as one to copy; where it has no room, its comment stands above it."""
+    console = output.console(to_errors=True)
+    line, mark, comment = example.partition("  # ")
+    if console.is_terminal and mark and len(example) + 4 > console.width:
+        for part in output.folded(comment, console.width - 6):
+            click.echo(f"    # {part}", err=True)
+        example = line
+    click.echo(f"    {example}", err=True)
 
 
 def _unworkable(examined: Examined) -> Iterator[Fault]:
@@ -104,7 +115,8 @@ def _unworkable(examined: Examined) -> Iterator[Fault]:
             key = ("sources", name, "pattern" if source.pattern is not None else "layout")
             found += _refusals(examined, key, partial(watch.layout_of, name, source))
     yield from found
-    yield from _refusals(examined, ("sources",), partial(watch.require_apart, roots(settings)))
+    for name, reason in watch.not_apart(roots(settings)):
+        yield examined.fault_at(("sources", name, "root"), reason)
     yield from _refusals(examined, _vocabulary_key(settings), partial(labelling.tables_of, settings))
     yield from _refusals(examined, ("train", "schedule"), partial(trainer.check, settings.train))
 

@@ -57,10 +57,10 @@ def upgrade(settings: Settings, force: bool) -> None:
     with connected(settings) as database, output.stages() as report:
         found = migrate.upgrade(database, force=force)
         filled = backfill.run(database, datetime.now(UTC), report)
-    click.echo(_SENTENCE[found].format(database))
+    output.echo(_SENTENCE[found].format(database))
     if filled.drops or filled.inspections:
         labelled = text.count(filled.inspections, "labelled inspection")
-        click.echo(f"{text.count(filled.drops, 'drop')} worked out, {labelled} counted again")
+        output.echo(f"{text.count(filled.drops, 'drop')} worked out, {labelled} counted again")
 
 
 @db.command()
@@ -96,13 +96,13 @@ def _check_schema(ctx: click.Context, *, json_output: bool, quiet: bool) -> None
     if json_output:
         output.print_json({"database": str(database), "schema": state, "unfinished": unfinished})
     elif not quiet or state not in migrate.USABLE:
-        click.echo(_SENTENCE[state].format(database), err=quiet)
+        output.echo(_SENTENCE[state].format(database), err=quiet)
     if state is migrate.SchemaState.UNKNOWN:
         raise SchemaError("install the marcod that made this schema")
     if state not in migrate.USABLE:
         raise SchemaError("run `marcod db upgrade`")
     if unfinished and not quiet:
-        click.echo("drops over time are not all worked out; run `marcod db upgrade` to finish", err=True)
+        output.echo("drops over time are not all worked out; run `marcod db upgrade` to finish", err=True)
         ctx.exit(output.ATTENTION)
 
 
@@ -139,12 +139,12 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
 
 def _tell(made: access.Made) -> None:
     for role in made.created:
-        click.echo(f"made role {role}")
-    click.echo(f"{made.lims} reads {', '.join(made.views)}")
-    click.echo(f"{made.lims} reads {text.count(len(made.tables), 'table')} too, for the commands that only read")
-    click.echo(f"{made.lims} inserts into {access.INBOX}; it changes nothing else")
-    click.echo(f"{made.app} reads and changes the rows of {text.count(len(made.tables), 'table')}; no schema")
+        output.echo(f"made role {role}")
+    output.echo(f"{made.lims} reads {', '.join(made.views)}")
+    output.echo(f"{made.lims} reads {text.count(len(made.tables), 'table')} too, for the commands that only read")
+    output.echo(f"{made.lims} inserts into {access.INBOX}; it changes nothing else")
+    output.echo(f"{made.app} reads and changes the rows of {text.count(len(made.tables), 'table')}; no schema")
     for right in made.taken:
-        click.echo(f"taken from everybody: {right}")
+        output.echo(f"taken from everybody: {right}")
     for right in made.left:
-        click.echo(f"everybody still has: {right}; run this as a superuser to take it away")
+        output.echo(f"everybody still has: {right}; run this as a superuser to take it away")

@@ -81,7 +81,7 @@ def _waiting(what: str) -> Iterator[Callable[[str], None]]:
     """Show that something is under way: a spinner with its latest words on a terminal, one line elsewhere."""
     console = output.console(to_errors=True)
     if not console.is_terminal:
-        click.echo(what, err=True)
+        output.echo(what, err=True)
         yield lambda words: None
         return
     with console.status(what) as status:
@@ -111,7 +111,7 @@ class _Bars:
         self._bars.update(self._scored, completed=step.scored, total=step.total, description=step.text)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= 5:
             self._last_line = time.monotonic()
-            click.echo(f"{step.text}: {step.delivered} arrived, {step.scored} of {step.total} scored", err=True)
+            output.echo(f"{step.text}: {step.delivered} arrived, {step.scored} of {step.total} scored", err=True)
 
 
 def _print_missing(console: Console, reason: str) -> None:

@@ -36,7 +36,7 @@ def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
     if json_output:
         output.print_json({"findings": found, "counts": {verdict: counts[verdict] for verdict in Verdict}})
     else:
-        click.echo(_verdict(counts))
+        output.echo(_verdict(counts))
     ctx.exit(0 if counts[Verdict.OK] == len(found) else output.ATTENTION)
 
 

@@ -37,7 +37,7 @@ def drift(
             # What was shown may not be recorded yet, where no process keeps the schedule.
             drifts.run(ready.db, settings.drift, now)
             count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=people.actor(), now=now)
-        click.echo(f"{text.count(count, 'alarm')} of {output.printable(cleared)} cleared", err=json_output)
+        output.echo(f"{text.count(count, 'alarm')} of {output.printable(cleared)} cleared", err=json_output)
     with app.reading(settings) as ready:
         report = drifts.look(ready.db, settings.drift, now)
         chosen = [imager for imager in report.imagers if source in (None, imager.source)]
@@ -77,9 +77,9 @@ def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], m
         )
     for imager in chosen:
         name = output.printable(imager.source)
-        click.echo(f"{name}, {imager.modality}, {imager.model}: {imager.state}, {imager.note}")
+        output.echo(f"{name}, {imager.modality}, {imager.model}: {imager.state}, {imager.note}")
         for alarm in imager.alarms:
-            click.echo(f"  {output.printable(alarm.detail)}, since {alarm.day}")
+            output.echo(f"  {output.printable(alarm.detail)}, since {alarm.day}")
         if imager.findings:
             console.print(
                 output.table("", _COLUMNS, [_row(f) for f in imager.findings], spare=(("days", "images"), ("p",)))
@@ -87,7 +87,7 @@ def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], m
         if imager.source in past:
             console.print(output.table("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]], prose=True))
     if not enabled:
-        click.echo("the schedule does not look at this, because drift.enabled is false")
+        output.echo("the schedule does not look at this, because drift.enabled is false")
 
 
 _COLUMNS = ("signal", "now", "was", "p", "shift", "alarm from", "plates", "images", "days", "")

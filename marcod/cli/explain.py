@@ -53,8 +53,8 @@ def _survey(folder: Path, layout: str | None, *, show: bool) -> survey.Survey:
         screen.show(seen)
         if layout is not None:
             read = sum(family.images for family in seen.families if family.layout == layout)
-            click.echo(f"  {layout} reads {read:,} of them; explain one of its files to see why it reads no more")
-        click.echo(screen.wrapped(screen.next_step(seen)))
+            output.echo(f"  {layout} reads {read:,} of them; explain one of its files to see why it reads no more")
+        output.echo(f"  {screen.next_step(seen)}")
     return seen
 
 
@@ -79,22 +79,22 @@ def _fields(answer: DropImage | NotADrop) -> dict[str, object]:
 
 
 def _print(path: str, root: str, relative: str, rows: Answers, *, only: bool) -> None:
-    click.secho(output.printable(path), bold=True)
+    output.echo(output.printable(path), style="bold")
     matches = [(family, answer) for family, answer in rows if isinstance(answer, DropImage)]
     for family, answer in matches:
-        click.echo(f"  {family.name}")
+        output.echo(f"  {family.name}")
         for name, value in _fields(answer).items():
             if value not in (None, ()):
-                click.echo(f"    {name:20} {output.printable(str(value))}")
+                output.echo(f"    {name:20} {output.printable(str(value))}")
         if root:
-            click.echo(f"    {'root':20} {path_text(root)}")
-            click.echo(f"    {'path below it':20} {path_text(relative)}")
+            output.echo(f"    {'root':20} {path_text(root)}")
+            output.echo(f"    {'path below it':20} {path_text(relative)}")
     if matches:
         return
     telling = [(f, a) for f, a in rows if not isinstance(a, DropImage) and (only or a.reason != "not_this_layout")]
     if not telling:
         if not os.path.lexists(path):
-            click.echo("  there is no such file or folder here, so only the path itself was read")
-        click.echo("  no family reads this as a drop image; --layout NAME tells why not for one of them")
+            output.echo("  there is no such file or folder here, so only the path itself was read")
+        output.echo("  no family reads this as a drop image; --layout NAME tells why not for one of them")
     for family, refusal in telling:
-        click.echo(f"  {family.name}: {refusal.reason}: {output.printable(refusal.detail)}")
+        output.echo(f"  {family.name}: {refusal.reason}: {output.printable(refusal.detail)}")

@@ -215,6 +215,6 @@ def _print(facts: Mapping[str, Any], *, json_output: bool) -> None:
     if json_output:
         output.print_json(facts)
         return
-    click.echo(f"{output.printable(facts['out'])}: where {facts['model']} looks in {facts['file']}")
-    click.echo(f"{facts['class']} {facts['probability']:.3f}; likeliest class {facts['label']}")
+    output.echo(f"{output.printable(facts['out'])}: where {facts['model']} looks in {facts['file']}")
+    output.echo(f"{facts['class']} {facts['probability']:.3f}; likeliest class {facts['label']}")
     output.warn_of_synthetic(scored=facts["model_synthetic"])

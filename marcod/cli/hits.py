@@ -75,12 +75,12 @@ def hits(
     if target is not None:
         output.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
         if total > len(found):
-            click.echo(f"{len(found):,} of {text.count(total, 'hit')} written; --limit writes more", err=True)
+            output.echo(f"{len(found):,} of {text.count(total, 'hit')} written; --limit writes more", err=True)
     if json_output:
         output.print_json(found)
         return
     if target is not None:
-        click.echo(f"{text.count(len(found), 'hit')} written to {output.printable(str(target))}")
+        output.echo(f"{text.count(len(found), 'hit')} written to {output.printable(str(target))}")
     else:
         output.console().print(hits_table(found, total))
     output.warn_of_synthetic(scored=any(hit.model_synthetic for hit in found))

@@ -42,7 +42,7 @@ def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool
     rows = [(file.state, file.path) for file in files]
     output.console().print(output.table(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows))
     click.echo("\nNext, as root, on the host itself:\n  " + "\n  ".join(steps))
-    click.echo(
+    output.echo(
         "\nInstead of the last line, for several GPUs or hosts, those that this host needs:\n"
         "  systemctl enable --now marcod-watch.service marcod-score@0.service marcod-trainer.service"
     )

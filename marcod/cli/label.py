@@ -79,7 +79,7 @@ def add(
             datetime.now(UTC),
             vocabulary=vocabulary or settings.labels.vocabulary,
         )
-    click.echo(f"{well} of {plate} is {given.label or 'no longer labelled'}, says {given.person}")
+    output.echo(f"{well} of {plate} is {given.label or 'no longer labelled'}, says {given.person}")
 
 
 @label.command()
@@ -105,7 +105,7 @@ def withdraw(
         raise NotFoundError(
             f"{who} says nothing of {well} of {plate} there; `marcod label list --plate {plate}` shows who says what"
         )
-    click.echo(f"{text.count(count, 'label')} of {who} withdrawn")
+    output.echo(f"{text.count(count, 'label')} of {who} withdrawn")
 
 
 def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> Mapping[str, str]:
@@ -170,16 +170,16 @@ def import_(
 def _print_import(done: labelling.Imported, dry_run: bool) -> None:
     verb = "would be taken" if dry_run else "taken"
     where = f"{text.count(done.rows, 'line')} in {text.count(done.files, 'file')}"
-    click.echo(f"{where}: {text.count(done.new, 'label')} {verb}, {done.known} known before")
+    output.echo(f"{where}: {text.count(done.new, 'label')} {verb}, {done.known} known before")
     for sentence, count in sorted(done.unmapped.items(), key=lambda item: -item[1]):
-        click.echo(f"{text.count(count, 'time')} unmapped: {sentence}; then import again")
+        output.echo(f"{text.count(count, 'time')} unmapped: {sentence}; then import again")
     for problem in done.problems[:SHOWN_PROBLEMS]:
         line = f", line {problem.line}" if problem.line else ""
-        click.echo(output.printable(f"{problem.file}{line}: {problem.reason}"))
+        output.echo(output.printable(f"{problem.file}{line}: {problem.reason}"))
     if more := len(done.problems[SHOWN_PROBLEMS:]):
-        click.echo(f"and {text.count(more, 'more line')}; --json lists them all")
+        output.echo(f"and {text.count(more, 'more line')}; --json lists them all")
     if any(problem.may_come for problem in done.problems):
-        click.echo("what has not arrived yet can be imported again later")
+        output.echo("what has not arrived yet can be imported again later")
 
 
 @label.command("list")

@@ -66,7 +66,7 @@ def _way(target: NotifySettings | None) -> str:
 
 def _print(shown: list[tuple[str, NotifySettings | None, Standing]], sendings: list[Sending]) -> None:
     if not shown:
-        click.echo("nobody is told anything; add a [notify.NAME] table with url or to")
+        output.echo("nobody is told anything; add a [notify.NAME] table with url or to")
         return
     rows = [
         (name, _way(target), s.sent, s.waiting, s.retrying, s.failed, _time(s.last_sent_at), s.error)
@@ -81,7 +81,7 @@ def _print(shown: list[tuple[str, NotifySettings | None, Standing]], sendings: l
         heads = ("message", "target", "events", "tries", "state (UTC)", "said")
         output.console().print(output.table("Latest messages", heads, lines, spare=(("tries",),), prose=True))
     if any(standing.failed for _, _, standing in shown):
-        click.echo("`marcod notify retry` sends what failed again")
+        output.echo("`marcod notify retry` sends what failed again")
 
 
 def _time(moment: datetime | None) -> str:
@@ -104,7 +104,7 @@ def test(settings: Settings, name: str) -> None:
     outcome = notifications.test(settings, name, datetime.now(UTC))
     if not outcome.sent:
         raise MarcodError(f"{name}: {outcome.error}")
-    click.echo(f"{name}: sent" + (f", but {outcome.error}" if outcome.error else ""))
+    output.echo(f"{name}: sent" + (f", but {outcome.error}" if outcome.error else ""))
 
 
 @notify.command()
@@ -116,4 +116,4 @@ def retry(settings: Settings, name: str | None) -> None:
         raise notifications.unknown_target(settings, name)
     with app.opened(settings, brief=True) as ready:
         count = ready.db.write(lambda c: outbox.retry(c, datetime.now(UTC), name))
-    click.echo(f"{text.count(count, 'event is', 'events are')} to be sent again")
+    output.echo(f"{text.count(count, 'event is', 'events are')} to be sent again")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -43,6 +44,9 @@ INDENT: Final = 4
 
 NO_ROOM: Final = 2**20
 """Bytes free below which a disk is called full."""
+
+_DASH: Final = "- "
+_COMMAND: Final = re.compile(r"`[^`]*`")
 
 ATTENTION: Final = 3
 """Exit code: something was left for people to look at."""
@@ -140,7 +144,7 @@ class Listing:
     def _lines(self, room: int | None) -> Iterator[Text]:
         """The lines for a width; None is any."""
         for line in harmless(self.title).split("\n") if self.title else ():
-            yield from (Text(part, style="italic") for part in _folded(line, room or WIDE))
+            yield from (Text(part, style="italic") for part in folded(line, room or WIDE))
         if not self.rows:
             return
         kept = self._kept(room)
@@ -159,7 +163,7 @@ class Listing:
             yield from self._row([_cell(row[place]) for place in kept], kept, widths, style, below)
         if left_out := [name.split("\n")[-1] for place, name in enumerate(self.columns) if place not in kept]:
             sentence = f"no room for: {', '.join(left_out)}; --json has them"
-            yield from (Text(part, style="dim") for part in _folded(sentence, room or WIDE))
+            yield from (Text(part, style="dim") for part in folded(sentence, room or WIDE))
 
     def _kept(self, room: int | None) -> list[int]:
         """The places of the columns that are shown."""
@@ -179,12 +183,12 @@ class Listing:
         self, cells: Sequence[Text], kept: Sequence[int], widths: Sequence[int], style: str, below: int
     ) -> Iterator[Text]:
         """The lines of a row; ``below`` is the width of its prose where that stands below it."""
-        folded = [[cell] for cell in cells]
+        parts_of = [[cell] for cell in cells]
         if below:
-            folded[-1] = []
+            parts_of[-1] = []
         elif self.prose:
-            folded[-1] = [Text(part) for part in _folded(cells[-1].plain, widths[-1])] if widths[-1] else []
-        for parts in zip_longest(*folded, fillvalue=Text()):
+            parts_of[-1] = [Text(part) for part in folded(cells[-1].plain, widths[-1])] if widths[-1] else []
+        for parts in zip_longest(*parts_of, fillvalue=Text()):
             line = Text(style=style)
             for part, place, width in zip(parts, kept, widths, strict=True):
                 free = " " * (width - part.cell_len)
@@ -192,7 +196,7 @@ class Listing:
                 line.append(free if numeric else "").append_text(part).append("" if numeric else free).append(" " * GAP)
             line.rstrip()
             yield line
-        for sentence in _folded(cells[-1].plain, below) if below and cells[-1] else []:
+        for sentence in folded(cells[-1].plain, below) if below and cells[-1] else []:
             yield Text(" " * INDENT + sentence, style=style)
 
     def _numeric(self, place: int) -> bool:
@@ -244,14 +248,35 @@ def _nested(value: object) -> str:
     return f"({in_words(value)})" if isinstance(value, (Mapping, list, tuple)) and value else in_words(value) or "-"
 
 
-def _folded(sentence: str, width: int) -> list[str]:
-    """Lines of a sentence; a word that is longer, such as a path, stays whole."""
-    return textwrap.wrap(sentence, width, break_long_words=False, break_on_hyphens=False) or [""]
+def folded(sentence: str, width: int) -> list[str]:
+    """Lines of a sentence that are indented as it is; a word that is longer, such as a path, stays whole.
+
+    So does a command between backquotes where there is room for it.
+    """
+    body = sentence.lstrip(" ")
+    indent = sentence[: len(sentence) - len(body)]
+    further = indent + (" " * len(_DASH) if body.startswith(_DASH) else "")
+    room = width - len(further)
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", "\xa0") if len(found[0]) <= room else found[0], body)
+    lines = textwrap.wrap(
+        whole, width, initial_indent=indent, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+    )
+    return [line.replace("\xa0", " ") for line in lines] or [""]
 
 
 def say(console: Console, sentence: str, style: str = "") -> None:
-    """Print a sentence, folded between its words where a terminal is narrow."""
-    console.print(Text(harmless(sentence)), style=style or None, soft_wrap=not console.is_terminal)
+    """Print a sentence; on a terminal it is folded between its words."""
+    for line in harmless(sentence).split("\n"):
+        for part in folded(line, console.width) if console.is_terminal else [line]:
+            console.print(Text(part), style=style or None, soft_wrap=True)
+
+
+def echo(sentence: str = "", *, err: bool = False, style: str = "") -> None:
+    """Print a sentence on standard output or standard error as :func:`say` does; the one way to tell people anything.
+
+    What must reach them letter by letter, such as a file's content or a table to copy, goes by ``click.echo``.
+    """
+    say(console(to_errors=err), sentence, style)
 
 
 def printable(text: str) -> str:

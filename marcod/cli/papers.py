@@ -101,9 +101,9 @@ def _refused(table: Path, error: PapersError, *, json_output: bool) -> MarcodErr
     if json_output:
         output.print_json({"problems": error.problems})
     for problem in error.problems[:SHOWN]:
-        click.echo(output.printable(problem), err=True)
+        output.echo(output.printable(problem), err=True)
     if (more := len(error.problems) - SHOWN) > 0:
-        click.echo(f"and {more} more", err=True)
+        output.echo(f"and {more} more", err=True)
     return MarcodError(f"{table}: nothing was imported, correct the lines named above")
 
 
@@ -113,15 +113,15 @@ def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: b
         return
     new = sum(change.new for change in plan.changes)
     kept = "; nothing is written" if dry_run else ""
-    click.echo(f"{text.count(new, 'new plate')}, {len(plan.changes) - new} changed, {plan.unchanged} unchanged{kept}")
+    output.echo(f"{text.count(new, 'new plate')}, {len(plan.changes) - new} changed, {plan.unchanged} unchanged{kept}")
     if unused:
-        click.echo(
+        output.echo(
             output.printable(f"columns without a meaning here: {', '.join(unused)}; --map COLUMN=FIELD gives one")
         )
     for warning in plan.warnings[:SHOWN]:
-        click.echo(output.printable(f"warning: {warning}"), err=True)
+        output.echo(output.printable(f"warning: {warning}"), err=True)
     if (more := len(plan.warnings) - SHOWN) > 0:
-        click.echo(f"and {text.count(more, 'more warning')}", err=True)
+        output.echo(f"and {text.count(more, 'more warning')}", err=True)
 
 
 def _record(plan: Plan) -> dict[str, object]:

@@ -207,7 +207,7 @@ def export(
         click.echo(content, nl=False)
     else:
         output.save(target, content, closed)
-        click.echo(f"{text.count(len(shown.drops), 'drop')} written to {output.printable(str(target))}")
+        output.echo(f"{text.count(len(shown.drops), 'drop')} written to {output.printable(str(target))}")
     output.warn_of_synthetic(scored=shown.version.synthetic and shown.summary.scored > 0, to_errors=True)
 
 

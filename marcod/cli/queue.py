@@ -29,20 +29,20 @@ def status(settings: Settings, json_output: bool) -> None:
     if json_output:
         output.print_json({"queue": counts, "workers": alive})
         return
-    click.echo(
+    output.echo(
         f"{counts.waiting} waiting, {counts.leased} being scored, {counts.retrying} waiting for another try, "
         f"{counts.failed} failed"
     )
     if counts.oldest_enqueued_at is not None:
         age_s = (now - counts.oldest_enqueued_at).total_seconds()
-        click.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
+        output.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
     rows = [(w.name, w.roles, w.started_at.strftime("%Y-%m-%d %H:%M"), w.marcod_version) for w in alive]
     if rows:
         output.console().print(
             output.table("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))
         )
     else:
-        click.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
+        output.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
 
 
 @queue.command()
@@ -63,7 +63,7 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
     title = output.counted(len(rows), total, "failed image")
     output.console().print(output.table(title, columns, cells, spare=(("attempts",), ("source",)), prose=True))
     if rows:
-        click.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
+        output.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
 
 
 @queue.command()
@@ -78,7 +78,7 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
         count = ready.db.write_portions(partial(results.retry_failed, now=now, image_ids=images or None))
     if images and not count:
         raise NotFoundError("none of these images is in quarantine; `marcod queue failed` lists those that are")
-    click.echo(f"{text.count(count, 'image is', 'images are')} back in the queue")
+    output.echo(f"{text.count(count, 'image is', 'images are')} back in the queue")
 
 
 @queue.command()
@@ -101,7 +101,7 @@ def gone(settings: Settings, every: bool, limit: int, json_output: bool) -> None
     title = text.count(len(rows), "image whose file is gone", "images whose files are gone")
     output.console().print(output.table(title, columns, cells, spare=(("gone (UTC)",), ("source",)), prose=True))
     if any(not (r.scored or r.accepted) for r in rows):
-        click.echo("`marcod queue accept IMAGE...` lets some be, `marcod queue accept --all` all of them")
+        output.echo("`marcod queue accept IMAGE...` lets some be, `marcod queue accept --all` all of them")
 
 
 def _state(row: backlog.Gone) -> str:
@@ -126,4 +126,4 @@ def accept(settings: Settings, images: tuple[int, ...], every: bool) -> None:
         count = ready.db.write_portions(work)
     if images and not count:
         raise NotFoundError("none of these images is gone unscored; `marcod queue gone` lists those that are")
-    click.echo(f"{text.count(count, 'image is', 'images are')} let be")
+    output.echo(f"{text.count(count, 'image is', 'images are')} let be")

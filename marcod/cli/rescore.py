@@ -77,7 +77,7 @@ def rescore(
         _print(asked, version, queued, left, new)
     else:
         what = f"of {asked} " if asked.archive is None else ""
-        click.echo(f"no image {what}has arrived that could be scored; `marcod scan` takes in what lies there")
+        output.echo(f"no image {what}has arrived that could be scored; `marcod scan` takes in what lies there")
     if wait and left:
         images = text.count(left, "image")
         raise MarcodError(f"{images} could not be scored yet and stay queued; `marcod queue status` tells more")
@@ -181,7 +181,7 @@ def _behind(new: int) -> str:
 
 def _print(asked: _Asked, version: versions.Version, queued: int, left: int, new: int) -> None:
     if not queued and not left:
-        click.echo(f"{version} has scored {asked} already")
+        output.echo(f"{version} has scored {asked} already")
     else:
         images = text.count(queued, "image")
-        click.echo(f"{images} of {asked} queued for {version}, {left} still to do{_behind(new) if left else ''}")
+        output.echo(f"{images} of {asked} queued for {version}, {left} still to do{_behind(new) if left else ''}")

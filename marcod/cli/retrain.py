@@ -88,7 +88,7 @@ def _with(train: TrainSettings, chosen: dict[str, Any]) -> TrainSettings:
 
 def _print(run: Run) -> None:
     candidate = f", candidate {run.candidate}" if run.candidate else ""
-    click.echo(f"training run {run.id} ended {run.state}{candidate}")
+    output.echo(f"training run {run.id} ended {run.state}{candidate}")
     for reason in run.reasons or ():
-        click.echo(f"  - {output.printable(reason)}")
-    click.echo(f"next: marcod train show {run.id}")
+        output.echo(f"  - {output.printable(reason)}")
+    output.echo(f"next: marcod train show {run.id}")

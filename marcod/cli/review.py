@@ -66,7 +66,7 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
     if json_output:
         output.print_json(None if item is None else _record(item, roots))
     else:
-        click.echo(_nothing(who) if item is None else _text(item, roots))
+        output.echo(_nothing(who) if item is None else _text(item, roots))
 
 
 def _open(item: Item, roots: Mapping[str, Path]) -> None:
@@ -92,7 +92,7 @@ def _session(ready: Ready, settings: Settings, person: str, *, opens: bool) -> N
     roots = places.roots(settings, ready)
     desk.fill(ready.db, settings.review, datetime.now(UTC))
     while (item := desk.next_item(ready.db, settings.review, person, datetime.now(UTC))) is not None:
-        click.echo(_text(item, roots))
+        output.echo(_text(item, roots))
         if opens:
             _open(item, roots)
         with _given_back(ready, item, person):
@@ -104,7 +104,7 @@ def _session(ready: Ready, settings: Settings, person: str, *, opens: bool) -> N
                 _keep(ready, *done[-1], person)
                 continue
         _take_back(ready, done, person)
-    click.echo(f"{len(done)} answered or skipped" + (f"; {_nothing(person)}" if item is None else ""))
+    output.echo(f"{len(done)} answered or skipped" + (f"; {_nothing(person)}" if item is None else ""))
 
 
 def _keep(ready: Ready, item: Item, word: DropClass | None, person: str) -> None:
@@ -120,14 +120,14 @@ def _keep(ready: Ready, item: Item, word: DropClass | None, person: str) -> None
 def _take_back(ready: Ready, done: list[tuple[Item, DropClass | None]], person: str) -> None:
     """Undo the last answer of the session, which is asked again next."""
     if not done:
-        click.echo("nothing to take back in this session; `marcod label withdraw` takes back an earlier label\n")
+        output.echo("nothing to take back in this session; `marcod label withdraw` takes back an earlier label\n")
         return
     item, word = done.pop()
     said = word or "the skip"
     if desk.undo(ready.db, item, word, person, datetime.now(UTC)):
-        click.echo(f"{said} of {output.printable(_place(item))} is taken back\n")
+        output.echo(f"{said} of {output.printable(_place(item))} is taken back\n")
     else:
-        click.echo(f"{said} of {output.printable(_place(item))} was changed since and stays\n")
+        output.echo(f"{said} of {output.printable(_place(item))} was changed since and stays\n")
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def _key() -> str:
 def _tell(ready: Ready, item: Item, word: DropClass) -> None:
     """What the model thought, now that it cannot sway who looks."""
     thought = _scores(desk.one(ready.db, item.item_id))
-    click.echo(f"{word}; {item.model}: {thought}\n" if thought else f"{word}\n")
+    output.echo(f"{word}; {item.model}: {thought}\n" if thought else f"{word}\n")
 
 
 def _place(item: Item) -> str:
@@ -235,7 +235,7 @@ def add(
     why = reason or f"{people.actor()} asks for a look."
     with app.opened(settings, brief=True) as ready:
         new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
-    click.echo(f"{well} of {plate} {'waits' if new else 'was waiting already'} for a look")
+    output.echo(f"{well} of {plate} {'waits' if new else 'was waiting already'} for a look")
 
 
 @review.command()
@@ -248,7 +248,7 @@ def recall(settings: Settings, json_output: bool) -> None:
     if json_output:
         output.print_json(found)
         return
-    click.echo(found.sentence)
+    output.echo(found.sentence)
     if found.strata:
         _print_strata(found)
 
@@ -301,9 +301,9 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     if json_output:
         output.print_json(made)
     else:
-        click.echo(f"{text.count(made.items, 'drop')} to look at; fill in the column label of {made.csv}")
+        output.echo(f"{text.count(made.items, 'drop')} to look at; fill in the column label of {made.csv}")
         for problem in made.problems:
-            click.echo(output.printable(problem))
+            output.echo(output.printable(problem))
     if made.problems:
         ctx.exit(output.ATTENTION)
 
@@ -329,4 +329,4 @@ def import_(settings: Settings, place: Path, person: str | None, vocabulary: str
         output.print_json(done)
         return
     taken = text.count(done.new, "answer")
-    click.echo(f"{taken} taken, {done.skipped} skipped, {done.known} known before, {done.empty} still open")
+    output.echo(f"{taken} taken, {done.skipped} skipped, {done.known} known before, {done.empty} still open")

@@ -114,7 +114,7 @@ def _print_all(reports: Mapping[str, watch.ScanReport]) -> None:
     for source_name, report in reports.items():
         _print(source_name, report)
     if any(report.new + report.changed for report in reports.values()):
-        click.echo("`marcod score` scores what is queued, unless `marcod run` is doing so already")
+        output.echo("`marcod score` scores what is queued, unless `marcod run` is doing so already")
 
 
 def _print(source_name: str, report: watch.ScanReport) -> None:
@@ -125,11 +125,11 @@ def _print(source_name: str, report: watch.ScanReport) -> None:
         f"{report.pending} still arriving",
     )
     for reason, count in sorted(report.ignored.items()):
-        click.echo(f"  ignored {count}: {reason}")
+        output.echo(f"  ignored {count}: {reason}")
     for path in report.unreadable:
-        click.echo(f"    {output.printable(path)}")
+        output.echo(f"    {output.printable(path)}")
     for folder in report.folders_unreadable:
-        click.echo(f"  folder cannot be read: {output.printable(folder)}")
+        output.echo(f"  folder cannot be read: {output.printable(folder)}")
     for one in report.findings:
-        click.echo(f"  {'needs attention: ' if one.attention else ''}{output.printable(one.text)}")
-        click.echo(f"    {output.printable(one.advice)}")
+        output.echo(f"  {'needs attention: ' if one.attention else ''}{output.printable(one.text)}")
+        output.echo(f"    {output.printable(one.advice)}")

@@ -36,9 +36,9 @@ def score(settings: Settings, json_output: bool) -> None:
 
 
 def _print(tally: "Tally", status: backlog.QueueStatus) -> None:
-    click.echo(f"{tally.scored} scored, {tally.failed} failed, of these {tally.quarantined} quarantined")
+    output.echo(f"{tally.scored} scored, {tally.failed} failed, of these {tally.quarantined} quarantined")
     if status.retrying:
-        click.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")
+        output.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")
 
 
 def drain(settings: Settings, ready: app.Ready, stop: Event, done: Callable[[int], None]) -> "Tally":

@@ -66,7 +66,9 @@ def setup(
         raise ConfigError(f"name the folders that imagers write to{_likely()}")
     found = _look_at_all(folders, sources, name, asks=asks, quiet=json_output)
     if is_broken:
-        click.secho(f"{path} has faults; `marcod config check` lists them. Correct them first.", fg="yellow", err=True)
+        output.echo(
+            f"{path} has faults; `marcod config check` lists them. Correct them first.", style="yellow", err=True
+        )
     check = not is_broken
     written = _add(path, found.proposals, asks=asks, dry_run=dry_run, check=check, quiet=json_output)
     if json_output:
@@ -100,7 +102,7 @@ def _likely() -> str:
 def _ask_for_folders() -> Iterator[Path]:
     """Ask for folders until an empty line, after showing where they may be."""
     for place, kind in mounts.likely_folders():
-        click.echo(f"  {path_text(str(place))} ({kind})")
+        output.echo(f"  {path_text(str(place))} ({kind})")
     text = click.prompt("Folder that an imager writes to", type=str)
     while text:
         yield Path(text).expanduser()
@@ -132,13 +134,13 @@ def _survey(folder: Path, *, quiet: bool) -> Survey:
     seen = screen.look_at(folder)
     if (above := seen.imager_above) is not None:
         if not quiet:
-            click.echo(f"{path_text(str(folder))} is a part of an export; its root is above it")
+            output.echo(f"{path_text(str(folder))} is a part of an export; its root is above it")
         seen = screen.look_at(above.root)
     if not quiet:
         screen.show(seen)
         if not seen.imagers:
-            click.echo(screen.wrapped(f"no source can be made of it: {screen.advice(seen)}"))
-        click.echo()
+            output.echo(f"  no source can be made of it: {screen.advice(seen)}")
+        output.echo()
     return seen
 
 
@@ -153,7 +155,9 @@ def _say_known(name: str, given: SourceSettings, imager: Imager, *, quiet: bool)
             f"correct sources.{name}.layout"
         )
     if not quiet:
-        click.echo(f"{path_text(str(imager.root))} is configured already, as source {name!r} (layout {given.layout})\n")
+        output.echo(
+            f"{path_text(str(imager.root))} is configured already, as source {name!r} (layout {given.layout})\n"
+        )
 
 
 def _proposal(imager: Imager, name: str | None, taken: list[str], *, sampled: bool, asks: bool) -> Proposal:
@@ -166,7 +170,7 @@ def _proposal(imager: Imager, name: str | None, taken: list[str], *, sampled: bo
 
 def _ask_about(imager: Imager) -> Answers:
     """Ask what no path tells and the survey makes doubtful."""
-    click.secho(f"{path_text(str(imager.root))} ({propose.TITLES[imager.layout]})", bold=True)
+    output.echo(f"{path_text(str(imager.root))} ({propose.TITLES[imager.layout]})", style="bold")
     profiles = {name: _ask_light(imager, name) for name in propose.unmapped(imager)}
     reservoir = None
     if propose.may_have_reservoir(imager):
@@ -191,7 +195,7 @@ def _ask_zone() -> str | None:
         try:
             return ZoneInfo(zone).key
         except (ValueError, OSError, KeyError):
-            click.echo(f"  {output.printable(zone)} is not a time zone's name")
+            output.echo(f"  {output.printable(zone)} is not a time zone's name")
 
 
 def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, check: bool, quiet: bool) -> bool:
@@ -206,7 +210,7 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, ch
         addition.check(daemon.check_sources)
     if not quiet:
         for note in (note for proposal in proposals for note in proposal.notes):
-            click.secho(f"Mind: {note}", fg="yellow")
+            output.echo(f"Mind: {note}", style="yellow")
         click.echo(f"{'This would be' if asks or dry_run else 'This is'} added to {path}:\n\n{tables}")
     if dry_run:
         return False
@@ -214,16 +218,14 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, ch
         raise MarcodError("nothing was written")
     addition.write()
     if not quiet:
-        click.echo(f"{path} is written\n")
+        output.echo(f"{path} is written\n")
     return True
 
 
 def _say_what_is_next(path: Path) -> None:
     fetched = not _is_scored_by_synthetic(configuration.load(path))
-    click.echo("Next:")
-    for command, meaning in _NEXT:
-        if not (fetched and "fetch" in command):
-            click.echo(f"  {command:26} {meaning}")
+    steps = [(f"  {command}", meaning) for command, meaning in _NEXT if not (fetched and "fetch" in command)]
+    output.console().print(output.table("Next:", ("", ""), steps, prose=True))
 
 
 def _is_scored_by_synthetic(settings: Settings) -> bool:

@@ -58,9 +58,9 @@ def show(settings: Settings, name: str, json_output: bool) -> None:
         output.print_json({"source": found, "contents": held})
         return
     configured = "configured here" if name in settings.sources else "not configured here"
-    click.echo(f"{output.printable(name)}: layout {found.layout}, {configured}")
-    click.echo(_amount(held))
-    click.echo(f"watched last: {_watched(found) or 'never'}")
+    output.echo(f"{output.printable(name)}: layout {found.layout}, {configured}")
+    output.echo(_amount(held))
+    output.echo(f"watched last: {_watched(found) or 'never'}")
     rows = [(root.host, root.root, f"{root.seen_at:%Y-%m-%d %H:%M}") for root in found.roots]
     output.console().print(output.table("Roots", ("host", "root", "opened (UTC)"), rows))
 
@@ -96,9 +96,9 @@ def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, jso
     if json_output:
         output.print_json({"dry_run": dry_run, "old": old, "new": new, "contents": held})
         return
-    click.echo(f"source {old} {'would be' if dry_run else 'is'} {new}: {_amount(held)}")
+    output.echo(f"source {old} {'would be' if dry_run else 'is'} {new}: {_amount(held)}")
     if old in settings.sources:
-        click.echo(f"the configuration calls it {old}: write [sources.{new}] there before marcod starts again")
+        output.echo(f"the configuration calls it {old}: write [sources.{new}] there before marcod starts again")
 
 
 @source.command()
@@ -127,9 +127,9 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     if json_output:
         output.print_json({"dry_run": dry_run, "from": origin, "into": into, "plan": planned})
         return
-    click.echo(f"{_amount(planned.moved)} of {origin} {'would be' if dry_run else 'are'} in {into}; {_same(planned)}")
+    output.echo(f"{_amount(planned.moved)} of {origin} {'would be' if dry_run else 'are'} in {into}; {_same(planned)}")
     if origin in settings.sources:
-        click.echo(f"the configuration has both: remove [sources.{origin}] there before marcod starts again")
+        output.echo(f"the configuration has both: remove [sources.{origin}] there before marcod starts again")
 
 
 def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.Ready]:
@@ -198,9 +198,9 @@ def forget(
     if json_output:
         output.print_json({"dry_run": dry_run, "source": name, "contents": held})
         return
-    click.echo(f"source {name} {'would be' if dry_run else 'is'} removed: {_amount(held)}")
+    output.echo(f"source {name} {'would be' if dry_run else 'is'} removed: {_amount(held)}")
     if name in settings.sources and not dry_run:
-        click.echo(f"the configuration still has [sources.{name}]: marcod records it again when it starts")
+        output.echo(f"the configuration still has [sources.{name}]: marcod records it again when it starts")
 
 
 def _forget(db: Database, source_id: int) -> None:

@@ -1,14 +1,10 @@
 """Surveys of folders on the screen, and the source that a survey is sure of."""
 
-import re
 import shlex
-import textwrap
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
-
-import click
 
 from marcod import survey
 from marcod.cli import output
@@ -49,7 +45,7 @@ def source_of(root: Path) -> SourceSettings:
         raise ConfigError(_how_to_scan(seen))
     proposal = propose.propose(imager, "scanned")
     chosen = ", ".join(f"{key} = {propose.toml(value)}" for key, value in proposal.values.items() if key != "root")
-    click.echo(f"{path_text(str(root))} looks like {propose.TITLES[imager.layout]}: {chosen}", err=True)
+    output.echo(f"{path_text(str(root))} looks like {propose.TITLES[imager.layout]}: {chosen}", err=True)
     return SourceSettings.model_validate(proposal.values)
 
 
@@ -92,8 +88,8 @@ def next_step(seen: Survey) -> str:
 def show(seen: Survey, *, to_errors: bool = False) -> None:
     """Print a survey, readable at 80 columns."""
     console = output.console(to_errors=to_errors)
-    say = partial(click.echo, err=to_errors)
-    click.secho(path_text(str(seen.folder)), bold=True, err=to_errors)
+    say = partial(output.echo, err=to_errors)
+    say(path_text(str(seen.folder)), style="bold")
     for line in _head(seen):
         say(f"  {line}")
     if seen.imagers:
@@ -103,15 +99,7 @@ def show(seen: Survey, *, to_errors: bool = False) -> None:
     if seen.imagers and lines:
         say()
     for line in lines:
-        say(wrapped(line))
-
-
-def wrapped(line: str) -> str:
-    """An indented line for a screen of 80 columns; a path and a command between backquotes stay whole."""
-    indent = "  " + line[: len(line) - len(line.lstrip())]
-    whole = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\xa0"), line.strip())
-    lines = textwrap.wrap(whole, WIDTH - len(indent), break_long_words=False, break_on_hyphens=False)
-    return f"\n{indent}  ".join([indent + lines[0], *lines[1:]]).replace("\xa0", " ") if lines else ""
+        say(f"  {line}")
 
 
 def _head(seen: Survey) -> Iterator[str]:

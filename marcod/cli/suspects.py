@@ -117,7 +117,7 @@ def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
     console.print(output.table("", ("person", "labels", "judged", "doubted", ""), people))
     if found.unreadable:
         first = output.printable(found.unreadable[0])
-        click.echo(f"{text.count(len(found.unreadable), 'image')} could not be read, the first: {first}", err=True)
+        output.echo(f"{text.count(len(found.unreadable), 'image')} could not be read, the first: {first}", err=True)
 
 
 def _swap(person: Any) -> str:

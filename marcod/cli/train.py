@@ -58,7 +58,7 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
         output.print_json([output.without_token(run) for run in runs])
         return
     if not runs:
-        click.echo("there is no training run yet; `marcod retrain` makes one")
+        output.echo("there is no training run yet; `marcod retrain` makes one")
         return
     columns = ("run", "started (UTC)", "took", "state", "cause", "recipe", "parent", "candidate", "why")
     cells = [
@@ -113,7 +113,7 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
     if run.numbers:
         _print_numbers(console, run.numbers)
     if run.reasons:
-        click.echo(f"\nWhy {run.state}:")
+        output.echo(f"\nWhy {run.state}:")
         for reason in run.reasons:
             output.say(console, f"  - {reason}")
     if uses > training.USED_OFTEN:
@@ -200,6 +200,6 @@ def settle(settings: Settings, json_output: bool) -> None:
         output.print_json([output.without_token(run) for run in ended])
         return
     for run in ended:
-        click.echo(f"training run {run.id}: {run.candidate} {run.state}: {output.printable((run.reasons or [''])[0])}")
+        output.echo(f"training run {run.id}: {run.candidate} {run.state}: {output.printable((run.reasons or [''])[0])}")
     if not ended:
-        click.echo("no candidate's time in shadow is over")
+        output.echo("no candidate's time in shadow is over")

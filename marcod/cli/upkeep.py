@@ -37,7 +37,7 @@ def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> No
     database = Database(settings.store.url.get_secret_value(), read_only=True)
     with output.stages() as report:
         made = backups.copy(database, file, overwrite=force, report=partial(report, "pages copied"))
-    output.print_json(made) if json_output else click.echo(f"{made.path}: {text.count(made.bytes, 'byte')}, checked")
+    output.print_json(made) if json_output else output.echo(f"{made.path}: {text.count(made.bytes, 'byte')}, checked")
 
 
 @click.command()
@@ -63,12 +63,12 @@ def restore(settings: Settings, file: Path, force: bool, yes: bool, json_output:
     if json_output:
         output.print_json(done)
         return
-    click.echo(f"{done.path} is what {file} held")
+    output.echo(f"{done.path} is what {file} held")
     if done.kept is not None:
-        click.echo(f"the database of before is {done.kept}; labels given since the copy are only there")
+        output.echo(f"the database of before is {done.kept}; labels given since the copy are only there")
     if done.schema not in migrate.USABLE:
-        click.echo("its schema is older than this marcod: run `marcod db upgrade`")
-    click.echo("start marcod: its first full scan finds what came since the copy and scores it again")
+        output.echo("its schema is older than this marcod: run `marcod db upgrade`")
+    output.echo("start marcod: its first full scan finds what came since the copy and scores it again")
 
 
 @click.command()
@@ -94,7 +94,7 @@ def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
     if json_output:
         output.print_json({"dry_run": dry_run, **counts})
         return
-    click.echo(
+    output.echo(
         f"{'would remove' if dry_run else 'removed'} {text.count(done.scores, 'score')} of former model versions,"
         f" {done.contents} of former contents of files, {text.count(done.audit, 'audit row')}"
     )
@@ -136,11 +136,11 @@ def _recount(db: Database, plate_ids: Sequence[int], *, fix: bool) -> list[recou
 def _tell_differences(plates: int, found: Sequence[recounting.Difference], *, fix: bool) -> None:
     looked = f"{text.count(plates, 'plate')} recounted"
     if not found:
-        click.echo(f"{looked}; every row is as it should be")
+        output.echo(f"{looked}; every row is as it should be")
         return
     for difference in found[:DIFFERENCES]:
-        click.echo(output.printable(str(difference)))
+        output.echo(output.printable(str(difference)))
     if len(found) > DIFFERENCES:
-        click.echo(f"and {len(found) - DIFFERENCES} more; --json lists all")
+        output.echo(f"and {len(found) - DIFFERENCES} more; --json lists all")
     rows = text.count(len(found), "difference")
-    click.echo(f"{looked}; {rows}, mended" if fix else f"{looked}; {rows}; --fix mends them")
+    output.echo(f"{looked}; {rows}, mended" if fix else f"{looked}; {rows}; --fix mends them")

@@ -184,6 +184,7 @@ class Duties:
         outbox.sweep(self._db, before, THIN_ROUNDS)
         thinned = retention.run(self._db, self._settings.retention, now, after=self._thinned_up_to, rounds=THIN_ROUNDS)
         self._thinned_up_to = thinned.last or 0
+        self._db.refresh_statistics()
         if thinned.rows:
             log.info("thinned", scores=thinned.scores, former_contents=thinned.contents, audit=thinned.audit)
 

@@ -36,6 +36,6 @@ class FaultsError(ConfigError):
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
-        more = len(self.faults) - 1
-        others = f"and {more} {'fault' if more == 1 else 'faults'} more; " if more else ""
-        super().__init__(f"{self.faults[0]} ({others}`marcod config check` shows {'all' if more else 'an example'})")
+        # How many there are is left to the check, which finds more than was looked for here, such as missing folders.
+        more = "there are more faults; `marcod config check` shows all" if len(self.faults) > 1 else ""
+        super().__init__(f"{self.faults[0]} ({more or '`marcod config check` shows an example'})")

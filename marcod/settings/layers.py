@@ -35,6 +35,7 @@ CREDENTIAL_BYTES: Final = 2**20
 """Size above which a file is no credential."""
 
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_UNCLOSED: Final = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\s*(?:#.*)?")
 _MORE_LATER: Final = "what else is wrong in the file shows once this is mended"
 _NOT_JSON: Final = "this takes several values or a table, as JSON"
 
@@ -120,8 +121,18 @@ def _not_toml(file: Path, text: str, said: str) -> Fault:
     line = int(found[1]) if found and found[1] else text.count("\n") + 1
     column = f", column {found[2]}" if found and found[2] else ""
     reason = _PLACE.sub("", said)
-    example = 'root = "/mnt/minstrel3/images"  # a key, =, and a text in quotes or a number; [sources.NAME] is a table'
+    example = (
+        _closed(text, line)
+        or 'root = "/mnt/minstrel3/images"  # a key, =, and a text in quotes or a number; [sources.NAME] is a table'
+    )
     return Fault(str(file), line, f"this is not valid TOML{column}: {reason}; {_MORE_LATER}", example=example)
+
+
+def _closed(text: str, line: int) -> str | None:
+    """Return the heading of a table that lacks its closing bracket; such names are not secret."""
+    lines = text.split("\n")
+    found = _UNCLOSED.fullmatch(lines[line - 1]) if line <= len(lines) else None
+    return f"[{found[1]}]" if found else None
 
 
 def locate(layers: Layers) -> None:

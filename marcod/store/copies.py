@@ -6,7 +6,7 @@ that was read last counts; when it changes, moves or is gone, another of the sam
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -14,13 +14,43 @@ from sqlalchemy.engine import Connection
 from marcod.store import queue, versions
 from marcod.store.schema import image, job
 
+_COMMON: Final = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
+"""What images of the same bytes at one place have in common."""
+
+_OTHER: Final = image.alias("other")
+_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("image_ids", expanding=True)
+
+_ALIKE: Final = (
+    sa.select(image.c.id, _OTHER.c.id, *(image.c[name] for name in _COMMON))
+    .join(
+        _OTHER,
+        sa.and_(
+            *(_OTHER.c[name] == image.c[name] for name in _COMMON), sa.not_(_OTHER.c.unread), _OTHER.c.id != image.c.id
+        ),
+    )
+    .where(image.c.id.in_(_IDS))
+)
+"""Pairs of an image and another of the same bytes; put together once, because every batch asks."""
+
+_CONCERNED: Final = (
+    sa.select(image.c.same_as_id, image.c.id, image.c.gone_at)
+    .where(
+        sa.or_(
+            sa.and_(image.c.same_as_id.in_(_IDS), image.c.gone_at.is_(None)),
+            sa.and_(image.c.id.in_(_IDS), image.c.same_as_id.is_not(None)),
+        )
+    )
+    .order_by(image.c.id)
+)
+"""Copies that are there of some images, and those of the images that are copies themselves."""
+
 
 def find(connection: Connection, image_ids: Collection[int]) -> bool:
     """Let these images, whose new bytes were just read, count for all copies of them. Returns whether there are any."""
     if not image_ids:
         return False
     groups: dict[tuple[Any, ...], set[int]] = {}
-    for image_id, other_id, *group in connection.execute(_alike(sorted(image_ids))):
+    for image_id, other_id, *group in connection.execute(_ALIKE, {"image_ids": sorted(image_ids)}):
         groups.setdefault(tuple(group), set()).update((image_id, other_id))
     hold(connection, {image_id for members in groups.values() for image_id in members})
     for members in groups.values():
@@ -32,12 +62,16 @@ def release(connection: Connection, image_ids: Collection[int], now: datetime) -
     """Let these images stand for no others, because they change, move or are gone. Returns those that count instead."""
     if not image_ids:
         return []
-    copies = sa.select(image.c.same_as_id, image.c.id).where(image.c.same_as_id.in_(sorted(image_ids)))
+    ids = sorted(image_ids)
+    concerned = connection.execute(_CONCERNED, {"image_ids": ids}).all()
+    if not concerned:
+        return []
     of_each: dict[int, list[int]] = {}
-    for counted, copy in connection.execute(copies.where(image.c.gone_at.is_(None)).order_by(image.c.id)):
-        of_each.setdefault(int(counted), []).append(int(copy))
-    hold(connection, {*image_ids, *(copy for members in of_each.values() for copy in members)})
-    connection.execute(sa.update(image).where(image.c.id.in_(sorted(image_ids))).values(same_as_id=None))
+    for counted, copy, gone_at in concerned:
+        if gone_at is None and counted in image_ids:
+            of_each.setdefault(int(counted), []).append(int(copy))
+    hold(connection, {*ids, *(copy for members in of_each.values() for copy in members)})
+    connection.execute(sa.update(image).where(image.c.id.in_(ids)).values(same_as_id=None))
     for members in of_each.values():
         _let_count(connection, members[-1], members)
     released = sorted(members[-1] for members in of_each.values())
@@ -70,17 +104,6 @@ def hold(connection: Connection, image_ids: Collection[int]) -> None:
     if image_ids:
         wanted = sa.select(image.c.id).where(image.c.id.in_(sorted(image_ids))).order_by(image.c.id)
         connection.execute(wanted.with_for_update(key_share=True, nowait=True)).all()
-
-
-def _alike(image_ids: list[int]) -> sa.Select[Any]:
-    """Pairs of an image and another of the same bytes, with what both have in common."""
-    other = image.alias()
-    common = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
-    alike = sa.and_(
-        *(other.c[name] == image.c[name] for name in common), sa.not_(other.c.unread), other.c.id != image.c.id
-    )
-    columns = (image.c.id, other.c.id, *(image.c[name] for name in common))
-    return sa.select(*columns).join(other, alike).where(image.c.id.in_(image_ids))
 
 
 def _let_count(connection: Connection, counting: int, members: Iterable[int]) -> None:

@@ -54,9 +54,10 @@ def order_key(key: str, ordinal: int | None) -> str:
 
 
 def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, now: datetime) -> Counter[int]:
-    """Work these drops out anew for one version, and record the hits among them that were none before.
+    """Work these drops out again for one version, and record the hits among them that were none before.
 
-    Returns how many of those each inspection has, without the ones that only confirm a former champion.
+    For callers that hold the drops. Returns how many of those each inspection has, without the ones that only confirm
+    a former champion.
     """
     wanted = sorted(set(drop_ids))
     new: Counter[int] = Counter()
@@ -66,7 +67,6 @@ def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, n
 
 
 def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> Counter[int]:
-    lock(connection, drop_ids)
     said = labels.words(connection, drop_ids)
     images = of_drops(connection, drop_ids, version, said.keys())
     rows, first_hits = [], {}
@@ -284,5 +284,6 @@ def refresh_missing(connection: Connection, version: Version, now: datetime, *, 
     have = sa.select(drop_summary.c.drop_id).where(
         drop_summary.c.drop_id.in_(ids), drop_summary.c.model_version_id == version.id
     )
+    lock(connection, ids)
     refresh(connection, set(ids) - set(connection.execute(have).scalars()), version, now)
     return int(ids[-1])

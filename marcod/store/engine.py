@@ -152,6 +152,17 @@ class Database:
         """Run ``work`` in a transaction that does not write, so that it never waits for writers."""
         return self._run(work, self.engine.execution_options(marcod_read_only=True))
 
+    def refresh_statistics(self) -> None:
+        """Let SQLite look at samples of its tables, by which it chooses indexes; PostgreSQL does so by itself."""
+        if self.is_sqlite:
+
+            def work(connection: Connection) -> None:
+                # Rows of each index; without a limit it would read all of them, with the write lock held.
+                connection.exec_driver_sql("pragma analysis_limit=1000")
+                connection.exec_driver_sql("analyze")
+
+            self.write(work)
+
     def now(self) -> datetime:
         """The time that all who share this database go by; asks nobody and never fails.
 

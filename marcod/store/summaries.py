@@ -52,9 +52,9 @@ class Verdict:
     label: str | None
     failed: bool
     seen_at: datetime
-    said: labels.Verdict | None
-    model_hit: bool
-    gone: bool
+    said: labels.Verdict | None = None
+    model_hit: bool = False
+    gone: bool = False
 
     @property
     def shown_label(self) -> str | None:
@@ -85,8 +85,8 @@ def _shown(verdict: DropVerdict) -> Verdict:
     return Verdict(
         image.drop_id, image.image_id, image.path, image.well, image.well_row, image.well_column, image.drop_number,
         image.p_clear, image.p_crystals, image.p_other, image.p_precipitate, image.label,
-        image.state is ImageState.FAILED, image.seen_at, verdict.said, verdict.model_hit,
-        image.state is ImageState.GONE,
+        image.state == ImageState.FAILED, image.seen_at, verdict.said, verdict.model_hit,
+        image.state == ImageState.GONE,
     )  # fmt: skip
 
 
@@ -113,9 +113,10 @@ def refresh(
 ) -> dict[int, bool]:
     """Count these inspections again for one model version. Returns which of them are complete.
 
-    What has become complete is announced, and so are ``new_hits``, the drops newly recorded as hits by inspection.
+    For callers that hold the inspections. What has become complete is announced, and so are ``new_hits``, the drops
+    newly recorded as hits by inspection.
     """
-    held = lock(connection, inspection_ids)
+    held = sorted(set(inspection_ids))
     before = _completed(connection, held, version)
     complete = {i: _refresh_one(connection, i, version, now, before.get(i)) for i in held}
     finished = [i for i in held if complete[i] and i not in before]

@@ -7,10 +7,9 @@ the highest crystal probability counts, because a lab would rather look twice th
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -30,11 +29,11 @@ class ImageState(StrEnum):
     WAITING = "waiting"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageVerdict:
+class ImageVerdict(NamedTuple):
     """One image as a version sees it; probabilities are None unless ``state`` is scored.
 
-    ``score_version_id`` is set where the score is another version's, because the file is gone.
+    ``score_version_id`` is set where the score is another version's, because the file is gone. The fields are the
+    columns of :data:`_IMAGES`, in its order: a batch reads hundreds of rows, and one is as quick to make as a tuple.
     """
 
     image_id: int
@@ -47,7 +46,7 @@ class ImageVerdict:
     drop_number: int
     seen_at: datetime
     in_light: bool
-    state: ImageState
+    state: str
     p_clear: float | None
     p_crystals: float | None
     p_other: float | None
@@ -66,11 +65,10 @@ class ImageVerdict:
         """The image with the greatest counts for its drop: by light, then crystals, then waiting before failed."""
         if self.p_crystals is not None:
             return self.in_light, self.p_crystals
-        return self.in_light, -1.0 if self.state is ImageState.WAITING else -2.0
+        return self.in_light, -1.0 if self.state == ImageState.WAITING else -2.0
 
 
-@dataclass(frozen=True, slots=True)
-class DropVerdict:
+class DropVerdict(NamedTuple):
     """A drop at one inspection: the image that counts, and what people say, which wins."""
 
     image: ImageVerdict
@@ -95,8 +93,7 @@ class DropVerdict:
 
 def of_inspection(connection: Connection, inspection_id: int, version: Version) -> list[ImageVerdict]:
     """The images of an inspection in the version's light, by path."""
-    of_it = sa.and_(image.c.inspection_id == inspection_id, image.c.modality == version.modality)
-    return _read(connection, _images(version).where(of_it).order_by(image.c.path))
+    return _read(connection, _OF_INSPECTION, version, inspection_key=inspection_id)
 
 
 def of_drops(
@@ -107,21 +104,17 @@ def of_drops(
     ``labelled`` are drops and inspections, since people may judge by an image of another light.
     """
     anywhere = sorted({inspection_id for _, inspection_id in labelled})
-    wanted = sa.and_(
-        image.c.drop_id.in_(list(drop_ids)),
-        sa.or_(image.c.modality == version.modality, image.c.inspection_id.in_(anywhere)),
-    )
-    order = (image.c.drop_id, inspection.c.order_key, inspection.c.id, image.c.path)
-    found = _read(connection, _images(version).where(wanted).order_by(*order))
+    found = _read(connection, _OF_DROPS, version, drop_keys=list(drop_ids), anywhere=anywhere)
     return [i for i in found if i.in_light or (i.drop_id, i.inspection_id) in labelled]
 
 
 def of_drop(images: Iterable[ImageVerdict], words: labels.Words) -> DropVerdict:
     """The verdict on one drop at one inspection from all of its images there, which must be at least one."""
     shown = list(images)
-    hits = {i.image_id: i.hit for i in shown}
     # Of two images that are equally crystalline the first by path counts, whichever came first.
-    return DropVerdict(max(shown, key=lambda i: i.rank), words.verdict(hits), any(hits.values()))
+    best = shown[0] if len(shown) == 1 else max(shown, key=lambda i: i.rank)
+    hits = {i.image_id: i.hit for i in shown}
+    return DropVerdict(best, None if words is labels.NOTHING else words.verdict(hits), any(hits.values()))
 
 
 def by_drop(images: Iterable[ImageVerdict], words: Mapping[int, labels.Words]) -> list[DropVerdict]:
@@ -134,17 +127,31 @@ def by_drop(images: Iterable[ImageVerdict], words: Mapping[int, labels.Words]) -
 
 _KEPT = score.alias("kept")
 _KEPT_VERSION = model_version.alias("kept_version")
-_PROBABILITIES = ("p_clear", "p_crystals", "p_other", "p_precipitate")
+_VERSION: Final = sa.bindparam("version_id", type_=sa.BigInteger)
+_LIGHT: Final = sa.bindparam("light", type_=sa.Text)
+_THRESHOLD: Final = sa.bindparam("own_threshold", type_=sa.Float)
 
 
-def _images(version: Version) -> sa.Select[Any]:
+def _images() -> sa.Select[Any]:
     own = sa.and_(
         score.c.image_id == image.c.id,
-        score.c.model_version_id == version.id,
+        score.c.model_version_id == _VERSION,
         score.c.content_hash == image.c.content_hash,
     )
-    own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == version.id)
+    own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == _VERSION)
     mine = score.c.id.is_not(None)
+    scored = sa.or_(mine, _KEPT.c.id.is_not(None))
+    state = sa.case(
+        (scored, str(ImageState.SCORED)),
+        (image.c.gone_at.is_not(None), str(ImageState.GONE)),
+        (job.c.failed_at.is_not(None), str(ImageState.FAILED)),
+        else_=str(ImageState.WAITING),
+    )
+    kept_threshold = sa.func.coalesce(_KEPT_VERSION.c.crystal_threshold, 1.0)
+
+    def counting(name: str) -> sa.ColumnElement[Any]:
+        return sa.case((mine, score.c[name]), else_=_KEPT.c[name])
+
     return (
         sa.select(
             image.c.id,
@@ -156,11 +163,10 @@ def _images(version: Version) -> sa.Select[Any]:
             drop.c.well_column,
             drop.c.drop_number,
             image.c.seen_at,
-            (image.c.modality == version.modality).label("in_light"),
-            image.c.gone_at.is_not(None).label("gone"),
-            job.c.failed_at.is_not(None).label("failed"),
-            *(sa.case((mine, score.c[p]), else_=_KEPT.c[p]).label(p) for p in (*_PROBABILITIES, "label")),
-            sa.case((mine, version.crystal_threshold), else_=_KEPT_VERSION.c.crystal_threshold).label("threshold"),
+            (image.c.modality == _LIGHT).label("in_light"),
+            state.label("state"),
+            *(counting(name) for name in ("p_clear", "p_crystals", "p_other", "p_precipitate", "label")),
+            sa.case((mine, _THRESHOLD), else_=kept_threshold).label("threshold"),
             sa.case((mine, None), else_=_KEPT.c.model_version_id).label("score_version_id"),
         )
         .join(inspection, inspection.c.id == image.c.inspection_id)
@@ -174,34 +180,18 @@ def _images(version: Version) -> sa.Select[Any]:
     )
 
 
-def _read(connection: Connection, wanted: sa.Select[Any]) -> list[ImageVerdict]:
-    return [_verdict(row) for row in connection.execute(wanted)]
+_IMAGES: Final = _images()
+"""Images as a version sees them; put together once, because that takes longer than to read a batch's."""
+
+_OF_INSPECTION: Final = _IMAGES.where(
+    image.c.inspection_id == sa.bindparam("inspection_key"), image.c.modality == _LIGHT
+).order_by(image.c.path)
+_OF_DROPS: Final = _IMAGES.where(
+    image.c.drop_id.in_(sa.bindparam("drop_keys", expanding=True)),
+    sa.or_(image.c.modality == _LIGHT, image.c.inspection_id.in_(sa.bindparam("anywhere", expanding=True))),
+).order_by(image.c.drop_id, inspection.c.order_key, inspection.c.id, image.c.path)
 
 
-def _verdict(row: Any) -> ImageVerdict:
-    if row.p_crystals is not None:
-        state = ImageState.SCORED
-    elif row.gone:
-        state = ImageState.GONE
-    else:
-        state = ImageState.FAILED if row.failed else ImageState.WAITING
-    return ImageVerdict(
-        image_id=row.id,
-        drop_id=row.drop_id,
-        inspection_id=row.inspection_id,
-        path=row.path,
-        well=row.well,
-        well_row=row.well_row,
-        well_column=row.well_column,
-        drop_number=row.drop_number,
-        seen_at=row.seen_at,
-        in_light=bool(row.in_light),
-        state=state,
-        p_clear=row.p_clear,
-        p_crystals=row.p_crystals,
-        p_other=row.p_other,
-        p_precipitate=row.p_precipitate,
-        label=row.label,
-        threshold=1.0 if row.threshold is None else row.threshold,
-        score_version_id=row.score_version_id,
-    )
+def _read(connection: Connection, wanted: sa.Select[Any], version: Version, **keys: Any) -> list[ImageVerdict]:
+    own = {"version_id": version.id, "light": version.modality, "own_threshold": version.crystal_threshold}
+    return [ImageVerdict._make(row) for row in connection.execute(wanted, own | keys)]

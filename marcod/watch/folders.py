@@ -4,7 +4,7 @@ A folder that was scanned by hand and is configured later keeps its plates under
 the files that were recorded lie there, because the same path may be another folder on another day.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -41,15 +41,21 @@ def require_apart(roots: Mapping[str, Path]) -> None:
     Raises:
         ConfigError: the first two that do.
     """
+    for _, reason in not_apart(roots):
+        raise ConfigError(reason)
+
+
+def not_apart(roots: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """Yield each source whose folder is, or lies inside, that of another, and a sentence about both."""
     found = {name: resolved(root) for name, root in roots.items()}
     # In the order of paths a folder is followed by what is in it.
     taken: list[tuple[Path, str]] = []
     for root, name in sorted((root, name) for name, root in found.items()):
-        for outer, other in taken:
-            if root == outer:
-                raise ConfigError(f"sources {other!r} and {name!r} have one root, {root}; remove one")
-            if root.is_relative_to(outer):
-                raise ConfigError(_inside(name, root, other, outer))
+        around = next(((outer, other) for outer, other in taken if root.is_relative_to(outer)), None)
+        if around is not None:
+            outer, other = around
+            same = f"sources {other!r} and {name!r} have one root, {root}; remove one"
+            yield name, same if root == outer else _inside(name, root, other, outer)
         taken.append((root, name))
 
 

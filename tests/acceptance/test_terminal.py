@@ -85,3 +85,13 @@ def test_a_bar_alone_while_images_are_scored(site: Site, deliveries: dict[str, D
     # Not even what the bar wrote over.
     assert not CHATTER.search(scored.raw.replace(str(site.folder), "")), scored.raw
     assert all(len(line) <= 80 for line in scored.lines)
+
+
+def test_refusals_and_examples_fit_and_can_be_copied(site: Site) -> None:
+    site.config.write_text('[watch]\nsetle_s = 5\n[sources.a]\nroot = "/nowhere"\nlayout = "rigaku"\n')
+    refused, checked = run(site, "queue", "status"), run(site, "config", "check")
+    assert (refused.exit_code, checked.exit_code) == (2, 2)
+    lines = [line for shown in (refused, checked) for line in shown.lines if str(site.config) not in line]
+    assert all(len(line) <= 80 for line in lines)
+    assert "did you mean settle_s?" in " ".join(refused.text.split())
+    assert "    settle_s = 10.0" in checked.lines

@@ -25,6 +25,17 @@ def test_without_an_accelerator_training_is_single_precision() -> None:
         assert devices == 1
 
 
+def test_several_models_in_one_process_are_no_reason_for_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    """One of them too many: TensorFlow warns from the fifth on of functions that it takes for one."""
+    image = keras.Input((2, 2, 3))
+    model = keras.Model(image, keras.layers.Flatten()(image))
+    pictures = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
+    with caplog.at_level("WARNING", logger="tensorflow"):
+        for _ in range(8):
+            np.testing.assert_array_equal(backend.scoring(model)(pictures), pictures.reshape(2, 12))
+    assert "retracing" not in caplog.text
+
+
 def test_a_device_with_too_little_memory_gets_half_batches() -> None:
     seen: list[int] = []
 

@@ -8,12 +8,13 @@ from threading import Barrier, Event
 
 import pytest
 import sqlalchemy as sa
-from factories import rows, utc
+from factories import record, rows, sightings, utc
 
 from marcod.errors import MarcodError, NotFoundError, StoreError
 from marcod.store import versions, workers
 from marcod.store.engine import Database, is_passing
 from marcod.store.schema import audit, worker
+from marcod.store.versions import Version
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -243,3 +244,11 @@ def test_a_server_refuses_every_change_of_who_only_reads(db: Database, db_url: s
         reader.write(lambda c: note(c, "mine"))
     assert subjects(reader) == []
     reader.close()
+
+
+@on_sqlite
+def test_sqlite_knows_how_large_its_tables_are(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(50))
+    db.refresh_statistics()
+    counted = dict(rows(db, sa.text("select tbl, max(cast(stat as integer)) from sqlite_stat1 group by tbl")))
+    assert counted["image"] == counted["job"] == 50

@@ -31,6 +31,7 @@ def drop(row: int, column: int, p_crystals: float | None, number: int = 1, **mor
         "label": None if p_crystals is None else str(DropClass.CRYSTALS if p_crystals > 0.5 else DropClass.CLEAR),
         "failed": False,
         "seen_at": utc(),
+        "model_hit": p_crystals is not None and p_crystals >= VERSION.crystal_threshold,
     }
     return Verdict(**(values | more))
 

@@ -153,7 +153,7 @@ layout = "xchem"
         settings.load(tmp_path / "marcod.toml")
     assert caught.value.faults == found.faults
     assert "line 3: watch.quiet_s" in str(caught.value)
-    assert "and 1 fault more; `marcod config check` shows all" in str(caught.value)
+    assert "there are more faults; `marcod config check` shows all" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,11 @@ def test_a_file_that_is_no_toml(tmp_path: Path, text: str | bytes, line: int, sa
     assert said in fault.text
     assert fault.text.endswith("shows once this is mended") is (said != "not UTF-8")
     assert SECRET not in repr(fault)
+
+
+def test_a_heading_without_its_bracket_is_shown_with_it(tmp_path: Path) -> None:
+    [fault] = _faults(tmp_path, '[watch]\n[sources.rigaku\nroot = "/a"\n')
+    assert (fault.line, fault.example) == (2, "[sources.rigaku]")
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,23 @@ def test_a_table_without_rows_is_its_title() -> None:
     assert shown(failed(()), 80) == ["1 failed image"]
 
 
+def said(sentence: str, *, terminal: bool = True) -> list[str]:
+    """The lines of a sentence on a terminal of 40 columns."""
+    file = io.StringIO()
+    output.say(Console(file=file, width=40, force_terminal=terminal, color_system=None, highlight=False), sentence)
+    return file.getvalue().removesuffix("\n").split("\n")
+
+
+def test_a_sentence_is_folded_between_its_words() -> None:
+    assert said("  - the drops of plate CI022987 are read with `marcod plate show CI022987`\nand more") == [
+        "  - the drops of plate CI022987 are read",
+        "    with `marcod plate show CI022987`",
+        "and more",
+    ]
+    assert said(f"see {PATH} there") == ["see", PATH, "there"]
+    assert said(f"see {PATH} there", terminal=False) == [f"see {PATH} there"]
+
+
 def test_values_are_words_and_no_python() -> None:
     numbers = {"lost": 2, "share": 0.25, "by": {"ann": None, "bob": [1, 2]}, "passed": True}
     assert output.in_words(numbers) == "lost 2, share 0.25, by (ann -, bob (1, 2)), passed yes"

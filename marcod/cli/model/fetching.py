@@ -126,18 +126,18 @@ def _print(done: _Done, imported: "Imported | None", json_output: bool) -> None:
         output.print_json(_facts(done, imported))
         return
     if imported is None:
-        click.echo(f"{done.known.name} is here already, in {done.known.folder}")
+        output.echo(f"{done.known.name} is here already, in {done.known.folder}")
     else:
         parity = imported.report["parity"]
-        click.echo(f"wrote {imported.path}")
-        click.echo(
+        output.echo(f"wrote {imported.path}")
+        output.echo(
             f"it scores as the original does: largest difference {parity['largest_difference']:.2g} over "
             f"{parity['images']} rendered drops, allowed is {parity['tolerance']:g}"
         )
-    click.echo(f"licence: {done.model.licence}")
-    click.echo(f"please cite: {done.model.citation}")
+    output.echo(f"licence: {done.model.licence}")
+    output.echo(f"please cite: {done.model.citation}")
     for line in _outcome(done):
-        click.echo(line)
+        output.echo(line)
 
 
 def _facts(done: _Done, imported: "Imported | None") -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _print_catalogue(json_output: bool) -> None:
         output.print_json([model.model_dump(mode="json") for model in models.values()])
         return
     for model in models.values():
-        click.echo(f"{model.name}: {model.title}")
+        output.echo(f"{model.name}: {model.title}")
         for what, text in (
             ("distribution", f"{model.distribution} {model.version}"),
             ("file", f"{model.file}, {model.size:,} bytes"),
@@ -193,4 +193,4 @@ def _print_catalogue(json_output: bool) -> None:
             ("licence", model.licence),
             ("citation", model.citation),
         ):
-            click.echo(f"  {what}: {text}")
+            output.echo(f"  {what}: {text}")

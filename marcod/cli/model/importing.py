@@ -93,13 +93,13 @@ def _print(done: "Imported", json_output: bool) -> None:
     if json_output:
         output.print_json({"model": model, "folder": done.path, "digest": record.digest, "report": done.report})
         return
-    click.echo(f"wrote {done.path}")
+    output.echo(f"wrote {done.path}")
     parity = done.report.get("parity")
     if parity is not None:
-        click.echo(
+        output.echo(
             f"largest difference from the original: {parity['largest_difference']:.2g} over {parity['images']} "
             f"images, allowed is {parity['tolerance']:g}"
         )
     elif "parity_missing" in done.report:
-        click.echo(f"not compared with an original: {done.report['parity_missing']}")
-    click.echo(f"next: marcod model promote {model}")
+        output.echo(f"not compared with an original: {done.report['parity_missing']}")
+    output.echo(f"next: marcod model promote {model}")

@@ -115,7 +115,7 @@ def evaluate(
         return
     _print_evaluation(judged)
     if html_file is not None:
-        click.echo(f"wrote {html_file}")
+        output.echo(f"wrote {html_file}")
 
 
 @click.command()
@@ -159,7 +159,7 @@ def calibrate(
         output.print_json({"model": derived, "parent": str(model.version), "folder": path, "calibration": fitted})
         return
     _print_calibration(fitted, said.unreadable)
-    click.echo(f"wrote {derived} to {path}\nnext: marcod model evaluate {derived} on data not used here, "
+    output.echo(f"wrote {derived} to {path}\nnext: marcod model evaluate {derived} on data not used here, "
                f"then marcod model promote {derived}")  # fmt: skip
 
 

@@ -25,4 +25,4 @@ def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: 
         path = rendered.train_synthetic(
             folder, version=version, seed=seed, images=images, epochs=epochs, progress=report
         )
-    click.echo(f"wrote {path}")
+    output.echo(f"wrote {path}")

@@ -188,7 +188,7 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
         output.print_json(found)
     else:
         for row in found:
-            click.echo(f"{row['model']}: {output.printable(str(row['problem'] or 'whole'))}")
+            output.echo(f"{row['model']}: {output.printable(str(row['problem'] or 'whole'))}")
     if damaged:
         raise BundleError(f"{len(damaged)} of {len(found)} cannot serve: {', '.join(str(r['model']) for r in damaged)}")
 
@@ -206,7 +206,7 @@ def promote(settings: Settings, model_text: str) -> None:
         now = ready.db.now()
         version = ready.registry.take(model_text, now)
         ready.registry.promote(version, actor=people.actor(), now=now)
-    click.echo(f"{version} is champion")
+    output.echo(f"{version} is champion")
 
 
 @click.command()
@@ -218,7 +218,7 @@ def rollback(settings: Settings) -> None:
     """
     with app.opened(settings) as ready:
         former, version = ready.registry.rollback(actor=people.actor(), now=ready.db.now())
-    click.echo(f"{version} is champion again, instead of {former}")
+    output.echo(f"{version} is champion again, instead of {former}")
 
 
 @click.command()
@@ -239,9 +239,9 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
         version = None if model_text is None else ready.registry.take(model_text, now)
         former = ready.registry.challenge(version, actor=people.actor(), now=now)
     if version is not None:
-        click.echo(f"{version} is challenger" + (f" instead of {former}" if former not in (None, version) else ""))
+        output.echo(f"{version} is challenger" + (f" instead of {former}" if former not in (None, version) else ""))
     else:
-        click.echo("there was no challenger" if former is None else f"{former} is challenger no more")
+        output.echo("there was no challenger" if former is None else f"{former} is challenger no more")
 
 
 @click.command()
@@ -257,4 +257,4 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
     with app.opened(settings) as ready:
         known = ready.registry.describe(model_text)
         kept = ready.registry.remove(known, force=force, actor=people.actor(), now=ready.db.now())
-    click.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))
+    output.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))
