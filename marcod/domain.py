@@ -82,7 +82,7 @@ NOT_UNDERSTOOD: Final = frozenset(
 
 
 class WarningKind(StrEnum):
-    """Kinds of warnings about an image: what its layout finds in its path, and :data:`PIXEL_WARNINGS`."""
+    """Kinds of warnings about an image: what its layout finds in its path, and :data:`RECORDED_WARNINGS`."""
 
     BARCODE_DIFFERS = "barcode_differs"
     INSPECTION_DIFFERS = "inspection_differs"
@@ -95,12 +95,17 @@ class WarningKind(StrEnum):
     FORMAT_INFERRED = "format_inferred"
     SIDECAR_DIFFERS = "sidecar_differs"
     SIDECAR_UNREADABLE = "sidecar_unreadable"
+    BARCODE_REUSED = "barcode_reused"
     BLANK = "blank"
     NO_END_MARKER = "no_end_marker"
 
 
 PIXEL_WARNINGS: Final = frozenset({WarningKind.BLANK, WarningKind.NO_END_MARKER})
 """Warnings that only reading an image's bytes can give."""
+
+
+RECORDED_WARNINGS: Final = PIXEL_WARNINGS | {WarningKind.BARCODE_REUSED}
+"""Warnings that no path tells, so that they are kept with the image however often its path is read."""
 
 
 MAY_END: Final = frozenset({WarningKind.REPORT_MISSING})

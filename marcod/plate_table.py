@@ -10,15 +10,22 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from marcod import tabular
-from marcod.domain import PLATE_FORMATS, path_text
+from marcod.domain import PLATE_FORMATS, composed, folded, path_text
 from marcod.store.papers import TEXTS, Grid, Paper, PapersError
 
 TEXT_LIMIT: Final = 300
 """Characters of a name."""
 
 GRID: Final = ("rows", "columns", "drops")
-FIELDS: Final = ("source", "plate", *TEXTS, "format", *GRID)
-"""What a column can say. ``plate`` is the plate's key within its source; a format is ``96x2`` or three columns."""
+FIELDS: Final = ("source", "plate", *TEXTS, "format", *GRID, "reservoir")
+"""What a column can say.
+
+``plate`` is the plate's key within its source; a format is ``96x2`` or three columns; ``reservoir`` is a subwell
+without a drop, several of them, or ``none``.
+"""
+
+NO_RESERVOIR: Final = frozenset({"0", "-", "no", "none"})
+"""Words for a plate all of whose subwells hold drops."""
 
 _MOST: Final = 99
 _GRID_TEXT: Final = re.compile(r"([0-9]{1,4})\s*[xX×*]\s*([0-9]{1,2})(?:\s*[xX×*]\s*([0-9]{1,2}))?")
@@ -121,18 +128,40 @@ class _Reading:
             place = given.get("source") or self.source_name
             if place is None:
                 raise ValueError("names no source; add a column 'source' or give --source")
-            texts = {name: given[name] for name in TEXTS if name in given}
-            if "barcode" in texts:
-                texts["barcode"] = path_text(texts["barcode"])
-            return Paper(line, place, path_text(given["plate"]), **texts, grid=_grid(given))
+            return _paper_of(line, place, given)
         except ValueError as error:
             self.problems.append(f"line {line}: {error}")
             return None
 
     def _keep(self, found: dict[tuple[str, str], Paper], paper: Paper) -> None:
-        before = found.setdefault((paper.source, paper.plate), paper)
+        before = found.setdefault((paper.source, folded(paper.plate)), paper)
         if before.values() != paper.values():
             self.problems.append(f"line {paper.line}: says other things of plate {paper.plate} than line {before.line}")
+
+
+def _paper_of(line: int, place: str, given: Mapping[str, str]) -> Paper:
+    """What a line says of its plate, with names as layouts give them. Raises ValueError."""
+    barcode = path_text(composed(given["barcode"])) if "barcode" in given else None
+    return Paper(
+        line,
+        place,
+        path_text(composed(given["plate"])),
+        barcode=barcode,
+        project=given.get("project"),
+        screen=given.get("screen"),
+        grid=_grid(given),
+        reservoirs=_reservoirs(given["reservoir"]) if "reservoir" in given else None,
+    )
+
+
+def _reservoirs(text: str) -> frozenset[int]:
+    """The subwells without a drop, written as numbers with anything that parts them. Raises ValueError."""
+    if text.strip().lower() in NO_RESERVOIR:
+        return frozenset()
+    numbers = re.split(r"[\s,;+/]+", text.strip())
+    if not all(re.fullmatch(r"[1-9][0-9]?", number) for number in numbers):
+        raise ValueError(f"reservoir {text!r} is no subwell; write its number, several as 2;4, or none")
+    return frozenset(map(int, numbers))
 
 
 def _folded(heading: str) -> str:

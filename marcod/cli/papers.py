@@ -11,7 +11,7 @@ from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import MarcodError
 from marcod.settings import Settings
-from marcod.store import papers
+from marcod.store import papers, rereading
 from marcod.store.papers import PapersError, Plan
 
 SHOWN = 20
@@ -47,8 +47,9 @@ def import_(
 ) -> None:
     """Take barcode, format, project and screen of plates from a CSV table, before or after their images arrive.
 
-    Columns are found by name: plate (its key within its source), source, barcode, project, screen, and format, such as
-    96x2 or 8x12x2, or rows, columns and drops. An empty cell leaves what is known.
+    Columns are found by name: plate (its key within its source), source, barcode, project, screen, format, such as 96x2
+    or 8x12x2, or rows, columns and drops, and reservoir, the subwell without a drop or none. An empty cell leaves what
+    is known. Where wells or reservoirs are others now, the images of the plate are read again.
     """
     data = _read(table)
     with app.opened(settings) as ready:
@@ -84,6 +85,11 @@ def _register(ready: app.Ready, settings: Settings, missing: tuple[str, ...]) ->
 
 
 def _catch_up(ready: app.Ready) -> None:
+    with output.progress("images read again", None) as done:
+        total = 0
+        while read := ready.db.write(lambda connection: rereading.catch_up(connection, ready.db.now())):
+            total += read
+            done(total)
     with output.progress("summaries", None) as done:
         total = 0
         while counted := ready.db.write(lambda connection: papers.catch_up(connection, datetime.now(UTC))):

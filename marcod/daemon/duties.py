@@ -22,6 +22,7 @@ from marcod.store import (
     outbox,
     papers,
     queue,
+    rereading,
     results,
     retention,
     standing,
@@ -193,6 +194,7 @@ def tend(db: Database, settings: Settings) -> None:
     now = db.now()
     attempts, quiet_s = settings.score.max_attempts, settings.watch.quiet_s
     exhausted = db.write_portions(partial(results.give_up_exhausted, max_attempts=attempts, now=now))
+    db.write_portions(partial(rereading.catch_up, now=now))
     db.write_portions(partial(papers.catch_up, now=now))
     completed = db.write_portions(partial(summaries.complete_quiet, now=now, quiet_s=quiet_s))
     strays = db.write(

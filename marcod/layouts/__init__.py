@@ -7,13 +7,15 @@ beside a picture (report.csv, an XML file) is asked for through ``companions``. 
 hidden files and odd bytes are dealt with here, once.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Final
+from zoneinfo import ZoneInfo
 
-from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, composed
+from marcod.domain import PLATE_FORMATS, DropImage, Modality, NotADrop, Reason, composed, grid_of
 from marcod.errors import LayoutError
 from marcod.layouts.contract import (
     Aside,
@@ -21,6 +23,7 @@ from marcod.layouts.contract import (
     Grammar,
     LayoutOptions,
     Plates,
+    any_plates,
     no_companions,
     no_plates,
     shown,
@@ -35,12 +38,15 @@ __all__ = [
     "Layout",
     "LayoutOptions",
     "Plates",
+    "any_plates",
     "explain",
     "has_image_extension",
     "is_entered",
     "make",
     "no_companions",
     "no_plates",
+    "numbers_wells",
+    "options_of",
     "readers",
 ]
 
@@ -108,11 +114,6 @@ class Layout:
         return path
 
     @property
-    def numbers_wells(self) -> bool:
-        """Whether a path can number wells through, so that they depend on the plate's grid."""
-        return self._grammar.numbers_wells
-
-    @property
     def revision(self) -> int:
         """Counts the meanings that this family's paths have had; recorded images are read again when it grows."""
         return self._grammar.revision
@@ -136,9 +137,38 @@ def make(name: str, options: LayoutOptions | None = None) -> Layout:
     """The layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
     if name not in _GRAMMARS:
         raise LayoutError(f"There is no layout {shown(name)}; {offer(name, NAMES, 'layouts')}.")
+    return Layout(_grammar(name)(options or LayoutOptions()))
+
+
+def numbers_wells(name: str) -> bool:
+    """Whether the paths of a layout can number wells through, so that they depend on the plate's grid."""
+    return _grammar(name).numbers_wells
+
+
+def _grammar(name: str) -> type[Grammar]:
     module, _, kind = _GRAMMARS[name].partition(":")
     grammar: type[Grammar] = getattr(import_module(f"marcod.layouts.{module}"), kind)
-    return Layout(grammar(options or LayoutOptions()))
+    return grammar
+
+
+def options_of(reading: str, plates: Plates = no_plates) -> LayoutOptions:
+    """The options that a source's recorded reading names, which is JSON of its settings; the defaults for the rest."""
+    try:
+        given = json.loads(reading)
+        wells = PLATE_FORMATS[given["wells"]]
+    except (ValueError, TypeError, LookupError):
+        return LayoutOptions(plates=plates)
+    light = given.get("light")
+    return LayoutOptions(
+        plate_format=grid_of(given["grid"]) if given.get("grid") else wells,
+        profiles={name: Modality(lit) for name, lit in given.get("profiles", {}).items()},
+        reservoir_subwells=frozenset(given.get("reservoir_subwells", ())),
+        pattern=given.get("pattern"),
+        date_format=given.get("date_format"),
+        timezone=ZoneInfo(given.get("timezone", "UTC")),
+        light=light and Modality(light),
+        plates=plates,
+    )
 
 
 def explain(

@@ -49,12 +49,17 @@ class Aside(Exception):  # noqa: N818 - an outcome of reading, not an error of a
 
 
 Plates = Callable[[str], PlateSetup | None]
-"""Looks up what is known of a plate of the source by its key; None while nothing is."""
+"""Looks up what is known of a plate of the source by its key; None where nobody keeps what is known."""
 
 
 def no_plates(plate_key: str) -> PlateSetup | None:
-    """The plates of a path looked at alone: nothing is known of any."""
+    """The plates of a path looked at alone: nothing is known of any, and nothing can be kept."""
     return None
+
+
+def any_plates(plate_key: str) -> PlateSetup | None:
+    """The plates of a path that is only nominated: each may be as large as its wells ask for, without a reservoir."""
+    return PlateSetup(reservoirs=frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,14 @@ class LayoutOptions:
         """The subwells of a plate that hold no drop."""
         setup = self.plates(plate_key)
         return self.reservoir_subwells if setup is None or setup.reservoirs is None else setup.reservoirs
+
+    def grid_of(self, plate_key: str) -> PlateFormat:
+        """The grid on which a plate's well numbers are read: its own, where it has one and that is not outgrown."""
+        setup = self.plates(plate_key)
+        own = None if setup is None else setup.format
+        if own is None or setup is None:
+            return self.plate_format
+        return max(self.plate_format, own, key=lambda grid: grid.wells) if setup.inferred else own
 
     def lit_with(self, profile: int, name: str) -> tuple[Modality, tuple[LayoutWarning, ...]]:
         """The modality of a numbered capture profile and a warning where it is only guessed from the extension.
@@ -186,10 +199,10 @@ def place_numbered(options: LayoutOptions, plate_key: str, number: int) -> Place
     """A well given by its row-major number from 1. Raises Aside when it is not on the plate.
 
     A number beyond the grid makes a plate of no told format the next larger usual one. All images of the plate have to
-    be read with one grid, so this is done only where ``plates`` keeps the inferred grid, and knows the plate.
+    be read with one grid, so this is done only where ``plates`` keeps the inferred grid.
     """
     setup = options.plates(plate_key)
-    grid = (setup and setup.format) or options.plate_format
+    grid = options.grid_of(plate_key)
     told = setup is not None and setup.format is not None and not setup.inferred
     if setup is not None and not told:
         larger = (each for each in PLATE_FORMATS.values() if each.wells > grid.wells)
@@ -204,14 +217,15 @@ def place_numbered(options: LayoutOptions, plate_key: str, number: int) -> Place
 
 
 def _off_plate(what: str, told: bool) -> Aside:
-    mend = "correct the plate's format with `marcod plate import`" if told else "set `wells` or `grid` of the source"
-    return Aside(Reason.OUT_OF_RANGE, f"{what}; {mend}")
+    mend = "correct" if told else "give"
+    more = "" if told else ", or set `wells` or `grid` of the source where all its plates are so"
+    return Aside(Reason.OUT_OF_RANGE, f"{what}; {mend} the plate's format with `marcod plate import`{more}")
 
 
 def _inferred(well: str, usual: PlateFormat, grid: PlateFormat) -> LayoutWarning:
     text = (
         f"{well}: the plate is taken for one of {grid.rows}x{grid.columns} wells, not {usual.rows}x{usual.columns}; "
-        "set `wells` or `grid` of the source"
+        "give its format with `marcod plate import`"
     )
     return LayoutWarning(WarningKind.FORMAT_INFERRED, text)
 

@@ -26,10 +26,13 @@ SHARE: Final = 0.05
 ALWAYS: Final = frozenset(
     {
         WarningKind.UNMAPPED_PROFILE, WarningKind.LIGHT_LOST, WarningKind.UNKNOWN_LIGHT,
-        WarningKind.FORMAT_INFERRED,
+        WarningKind.FORMAT_INFERRED, WarningKind.BARCODE_REUSED,
     }
 )  # fmt: skip
-"""Causes of which one is enough: the light decides whether an image is scored, and the grid which well it shows."""
+"""Causes of which one is enough.
+
+The light decides whether an image is scored, the grid which well it shows, and the barcode of which plate.
+"""
 
 _WHY: Final = {
     Reason.NOT_THIS_LAYOUT: "their paths are not those of layout {layout}",
@@ -48,17 +51,19 @@ _WHY: Final = {
     WarningKind.FORMAT_INFERRED: "wells beyond the source's plates, so the plate is taken for a larger one",
     WarningKind.SIDECAR_DIFFERS: "the XML file contradicts the name",
     WarningKind.SIDECAR_UNREADABLE: "the XML file cannot be read",
+    WarningKind.BARCODE_REUSED: "years after the inspection before, so the plate may be another one of that barcode",
     WarningKind.BLANK: "uniformly black, white or grey, so nothing of the drop is seen",
     WarningKind.NO_END_MARKER: "JPEGs without their end marker, complete otherwise",
 }
 _MEND: Final = {
-    Reason.OUT_OF_RANGE: "set `wells` or `grid` of the source",
+    Reason.OUT_OF_RANGE: "give the plate's format with `marcod plate import`, or `wells` or `grid` of the source",
     Reason.NO_REPORT: "copy report.csv into the folder of the barcode",
     WarningKind.UNMAPPED_PROFILE: "add the profile to `profiles` of the source",
     WarningKind.LIGHT_LOST: "keep the dated folders, or set `light` of the source",
     WarningKind.UNKNOWN_LIGHT: "add the light to `profiles` of the source",
     WarningKind.REPORT_MISSING: "copy report.csv into the folder of the barcode",
-    WarningKind.FORMAT_INFERRED: "set `wells` or `grid` of the source",
+    WarningKind.FORMAT_INFERRED: "give the plates' formats with `marcod plate import`, or set `wells` of the source",
+    WarningKind.BARCODE_REUSED: "look at the plate; its history is of two plates if the barcode was used again",
     WarningKind.BLANK: "look at lamp and shutter of the imager",
     WarningKind.NO_END_MARKER: "look at how the images are copied",
 }

@@ -81,8 +81,7 @@ class Formulatrix(Grammar):
     def write(self, image: DropImage) -> str:
         if not image.plate_key.isdecimal() or image.kind not in _TYPES:
             raise LayoutError(f"The Formulatrix store has no {image.kind} of a plate {shown(image.plate_key)}.")
-        setup = self.options.plates(image.plate_key)
-        grid = image.inferred or (setup and setup.format) or self.options.plate_format
+        grid = image.inferred or self.options.grid_of(image.plate_key)
         well = grid.number(image.row, image.column)
         extension = "png" if image.modality is Modality.UV else "jpg"
         return (

@@ -335,11 +335,13 @@ class SourceSettings(Section):
         default="inotify", description="inotify for local disks; polling for SMB and NFS shares"
     )
     poll_s: float = Field(default=30.0, gt=0, description="Pause between two polls of a polling observer")
-    wells: Literal[24, 48, 96, 384, 1536] = Field(default=96, description="Wells of a plate, to read well numbers")
+    wells: Literal[24, 48, 96, 384, 1536] = Field(
+        default=96, description="Wells of a plate, to read well numbers; a plate's own format wins"
+    )
     grid: str | None = Field(
         default=None,
         examples=["8x6"],
-        description="Rows x columns of a plate in place of wells, up to 48x48",
+        description="Rows x columns of a plate in place of wells, up to 48x48; a plate's own format wins",
     )
     profiles: dict[ProfileName, Modality] = Field(
         default_factory=dict,
@@ -354,7 +356,7 @@ class SourceSettings(Section):
     reservoir_subwells: list[int] = Field(
         default_factory=list,
         examples=[[2]],
-        description="Rigaku subwells that hold no drop, such as [2] on three-lens plates",
+        description="Rigaku subwells that hold no drop, such as [2] on three-lens plates; a plate's own reservoir wins",
     )
     pattern: str | None = Field(
         default=None,

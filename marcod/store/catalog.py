@@ -4,7 +4,7 @@ A path seen twice changes nothing; a path whose size or time changed is queued a
 records, jobs and summaries included, is one transaction.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
@@ -13,10 +13,23 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod import text
-from marcod.domain import DropImage, path_text
+from marcod.domain import RECORDED_WARNINGS, DropImage, folded, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import copies, derived, drops, findings, merging, queue, source_changes, sources, versions
+from marcod.store import (
+    barcode_reuse,
+    copies,
+    derived,
+    drops,
+    findings,
+    merging,
+    plate_setups,
+    queue,
+    source_changes,
+    sources,
+    versions,
+)
 from marcod.store.engine import insert
+from marcod.store.rows import parts
 from marcod.store.schema import drop, image, inspection, inspection_summary, label, model_version, plate, source
 
 CHUNK: Final = 500
@@ -38,13 +51,18 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What one call of :func:`record` changed. ``unscored`` are new images of another modality."""
+    """What one call of :func:`record` changed.
+
+    ``unscored`` are new images of another modality, ``reused`` those whose barcode may be that of another plate by now.
+    """
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
     queued: int = 0
     unscored: int = 0
+    reused: int = 0
+    reused_example: str | None = None
 
     def __add__(self, other: "Recorded") -> "Recorded":
         return Recorded(
@@ -53,6 +71,8 @@ class Recorded:
             self.unchanged + other.unchanged,
             self.queued + other.queued,
             self.unscored + other.unscored,
+            self.reused + other.reused,
+            self.reused_example or other.reused_example,
         )
 
 
@@ -88,7 +108,8 @@ def register_source(
     connection.execute(sa.update(source).where(source.c.id == row.id).values(layout=layout, **values))
     sources.put_root(connection, int(row.id), root, now)
     if row.reading != reading:
-        _read_again(connection, int(row.id))
+        read_again(connection, int(row.id))
+        plate_setups.follow_reading(connection, int(row.id), row.reading, reading)
     return int(row.id)
 
 
@@ -117,12 +138,17 @@ def _take_over(connection: Connection, former: int, name: str, now: datetime) ->
         source_changes.forget(connection, former, actor=ACTOR, now=now)
 
 
-def _read_again(connection: Connection, source_id: int) -> None:
-    """Give every image an impossible time, from which the true one can still be told: see :func:`_content`."""
-    # By id, as everybody holds images; an update alone would take them as they lie.
+def read_again(connection: Connection, source_id: int, image_ids: Collection[int] | None = None) -> None:
+    """Let the next full scan read these images of a source, or all, again.
+
+    They get an impossible time, from which the true one can still be told: see :func:`_content`.
+    """
     its = sa.select(image.c.id).where(image.c.source_id == source_id, image.c.mtime_ns >= 0).order_by(image.c.id)
-    reading = sa.update(image).where(image.c.id.in_(its.with_for_update(key_share=True)))
-    connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
+    chosen = [its] if image_ids is None else [its.where(image.c.id.in_(part)) for part in parts(sorted(image_ids))]
+    for part in chosen:
+        # By id, as everybody holds images; an update alone would take them as they lie.
+        reading = sa.update(image).where(image.c.id.in_(part.with_for_update(key_share=True)))
+        connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
 
 
 def find_source(connection: Connection, name: str) -> int:
@@ -175,6 +201,33 @@ class _Serving:
 
 def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
     """Insert what is new, queue what must be scored, refresh every row that follows. Counts the champion's work."""
+    return _take_in(connection, source_id, sightings, now, _record_chunk)
+
+
+def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
+    """Let recorded images show what their paths are read as now, with every row that follows.
+
+    Nobody looked at the files: images that are gone stay gone, and the others are as they were.
+    """
+    return _take_in(connection, source_id, sightings, now, _reread_chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One chunk: what changed, the inspections touched, drops whose images moved or came back, plates to catch up."""
+
+    recorded: Recorded
+    touched: set[int]
+    moved: set[int]
+    behind: set[int]
+
+
+_Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _Part]
+
+
+def _take_in(
+    connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime, take: _Chunk
+) -> Recorded:
     champion = versions.champion(connection, lock=True)
     serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
     total = Recorded()
@@ -182,11 +235,11 @@ def record(connection: Connection, source_id: int, sightings: Sequence[Sighting]
     ordered = sorted(sightings, key=lambda s: s.path)  # two who record the same files hold them in one order
     for start in range(0, len(ordered), CHUNK):
         chunk = {path_text(s.path): s for s in ordered[start : start + CHUNK]}
-        part = _record_chunk(connection, source_id, chunk, serving, now)
-        total += part.recorded
-        touched |= part.touched
-        moved |= part.moved
-        behind |= part.behind
+        taken = take(connection, source_id, chunk, serving, now)
+        total += taken.recorded
+        touched |= taken.touched
+        moved |= taken.moved
+        behind |= taken.behind
     if behind:
         # The champion sees what a former one did: the rest of the plate, and so its drops over time.
         queue.enqueue_rescore(connection, serving.champion.id, now, behind)
@@ -218,30 +271,51 @@ def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One chunk: what changed, the inspections touched, drops whose images moved or came back, plates to catch up."""
-
-    recorded: Recorded
-    touched: set[int]
-    moved: set[int]
-    behind: set[int]
-
-
 def _record_chunk(
-    connection: Connection,
-    source_id: int,
-    chunk: dict[str, Sighting],
-    serving: _Serving,
-    now: datetime,
+    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
 ) -> _Part:
     before = known(connection, source_id, [s.path for s in chunk.values()])
     fresh = [s for s in chunk.values() if s.path not in before]
-    changed = [s for s in chunk.values() if s.path in before and before[s.path] != (s.size, s.mtime_ns, _doubts(s))]
+    changed = [s for s in chunk.values() if s.path in before and _is_changed(s, before[s.path])]
     places = _places(connection, source_id, fresh + changed, now)
     inserted = _insert_images(connection, source_id, fresh, places, now)
     former = _former(connection, source_id, changed)
     altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
+    return _follow(connection, len(chunk), inserted, former, altered, serving, now)
+
+
+def _is_changed(sighting: Sighting, before: Known) -> bool:
+    said = _warned(kind for kind in _kinds(before.warnings) if kind not in RECORDED_WARNINGS)
+    return (before.size, before.mtime_ns, said) != (sighting.size, sighting.mtime_ns, _doubts(sighting))
+
+
+def _reread_chunk(
+    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
+) -> _Part:
+    former = _former(connection, source_id, list(chunk.values()))
+    there = [s for path, s in chunk.items() if path in former]
+    places = _places(connection, source_id, there, now)
+    changed = [s for s in there if _reads_otherwise(s, former[path_text(s.path)], places[s.path])]
+    former = {path_text(s.path): former[path_text(s.path)] for s in changed}
+    altered = [_reread_image(connection, s, former[path_text(s.path)], places[s.path]) for s in changed]
+    return _follow(connection, len(chunk), [], former, altered, serving, now)
+
+
+def _reads_otherwise(sighting: Sighting, former: Any, place: "_Place") -> bool:
+    new = _values(sighting, place, former)
+    return any(getattr(former, name) != value for name, value in new.items())
+
+
+def _follow(
+    connection: Connection,
+    seen: int,
+    inserted: list["_Row"],
+    former: dict[str, Any],
+    altered: list["_Row"],
+    serving: _Serving,
+    now: datetime,
+) -> _Part:
+    """Bring labels, copies and the queue after images that were inserted, or altered from their former rows."""
     other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
     _move_labels(connection, former.values(), altered)
@@ -257,8 +331,10 @@ def _record_chunk(
     }
     # A drop that is known from before has one inspection more.
     moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
-    recorded = Recorded(len(inserted), len(altered), len(chunk) - len(inserted) - len(altered), queued, unscored)
-    return _Part(recorded, touched, moved, behind)
+    reused = barcode_reuse.warn(connection, {row.image_id: row.inspection_id for row in inserted})
+    unchanged = seen - len(inserted) - len(altered)
+    counts = len(inserted), len(altered), unchanged, queued, unscored
+    return _Part(Recorded(*counts, *reused), touched, moved, behind)
 
 
 def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:
@@ -350,8 +426,9 @@ def _places(connection: Connection, source_id: int, seen: list[Sighting], now: d
     return places
 
 
-def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
-    """The columns that a path and a stat decide."""
+def _values(sighting: Sighting, place: _Place, former: Any = None) -> dict[str, Any]:
+    """The columns that a path and a stat decide, and of the former row's warnings those that no path tells."""
+    kept = [] if former is None else [kind for kind in _kinds(former.warnings) if kind in RECORDED_WARNINGS]
     return {
         "drop_id": place.drop_id,
         "inspection_id": place.inspection_id,
@@ -361,13 +438,21 @@ def _values(sighting: Sighting, place: _Place) -> dict[str, Any]:
         "captured_at": sighting.image.captured_at,
         "size": sighting.size,
         "mtime_ns": sighting.mtime_ns,
-        "warnings": _doubts(sighting),
+        "warnings": _warned([*_kinds(_doubts(sighting)), *kept]),
     }
 
 
 def _doubts(sighting: Sighting) -> str | None:
-    """The kinds of warning of an image, parted by commas."""
-    return ",".join(dict.fromkeys(warning.kind for warning in sighting.image.warnings)) or None
+    """The kinds of warning that an image's path gives, parted by commas."""
+    return _warned(dict.fromkeys(warning.kind for warning in sighting.image.warnings))
+
+
+def _kinds(warnings: str | None) -> list[str]:
+    return warnings.split(",") if warnings else []
+
+
+def _warned(kinds: Iterable[str]) -> str | None:
+    return ",".join(kinds) or None
 
 
 def _insert_images(
@@ -400,8 +485,15 @@ def _update_image(connection: Connection, sighting: Sighting, former: Any, place
     arrived = {} if former.size == sighting.size and former.gone_at is None else {"seen_at": now}
     unread = former.unread or content != "same"
     here = {"gone_at": None, "gone_score_id": None, "gone_accepted": None}
-    values = {**_values(sighting, place), **arrived, **here, "unread": unread}
+    values = {**_values(sighting, place, former), **arrived, **here, "unread": unread}
     connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
+    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
+
+
+def _reread_image(connection: Connection, sighting: Sighting, former: Any, place: _Place) -> _Row:
+    """Update an image whose file nobody looked at."""
+    content: Content = "same" if former.gone_at is not None else _content(sighting, former)
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(_values(sighting, place, former)))
     return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
 
 
@@ -415,25 +507,40 @@ def _content(sighting: Sighting, former: Any) -> Content:
     return "touched" if former.unread else "same"
 
 
-def _plates(connection: Connection, source_id: int, fresh: Iterable[Sighting], now: datetime) -> dict[str, int]:
-    barcodes = {path_text(s.image.plate_key): s.image.barcode for s in fresh}
+def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], now: datetime) -> dict[str, int]:
+    """Plates by their keys as read; keys that differ in case alone are one plate, under the spelling it came with."""
+    barcodes = {path_text(s.image.plate_key): _text(s.image.barcode) for s in seen}
+    there = _plate_ids(connection, source_id, barcodes)
+    new = {folded(key): key for key in sorted(barcodes, reverse=True) if folded(key) not in there}
     rows = [
-        {"source_id": source_id, "key": key, "barcode": _text(barcode), "first_seen_at": now}
-        for key, barcode in sorted(barcodes.items())
+        {"source_id": source_id, "key": key, "barcode": barcodes[key], "first_seen_at": now} for key in new.values()
     ]
-    connection.execute(insert(connection, plate).on_conflict_do_nothing(), rows)
+    if rows:
+        made = insert(connection, plate).on_conflict_do_nothing()
+        connection.execute(made, sorted(rows, key=lambda row: str(row["key"])))
+        there = _plate_ids(connection, source_id, barcodes)
     # Papers that came first may have said nothing of the barcode; where they did, they win. An upsert would do both,
     # but it holds every plate it meets against those who record the same plate at the same time.
-    silent = sa.update(plate).where(
-        plate.c.source_id == source_id, plate.c.key == sa.bindparam("plate_key"), plate.c.barcode.is_(None)
-    )
-    told = [{"plate_key": row["key"], "told": row["barcode"]} for row in rows if row["barcode"] is not None]
+    silent = sa.update(plate).where(plate.c.id == sa.bindparam("plate_id"), plate.c.barcode.is_(None))
+    told = [
+        {"plate_id": there[folded(key)][0], "told": barcode, "told_folded": folded(barcode)}
+        for key, barcode in sorted(barcodes.items(), key=lambda item: there[folded(item[0])][0])
+        if barcode is not None and there[folded(key)][1] is None
+    ]
     if told:
-        connection.execute(silent.values(barcode=sa.bindparam("told")), told)
-    found = connection.execute(
-        sa.select(plate.c.key, plate.c.id).where(plate.c.source_id == source_id, plate.c.key.in_(barcodes))
+        names: dict[str, Any] = {"barcode": sa.bindparam("told"), "barcode_folded": sa.bindparam("told_folded")}
+        connection.execute(silent.values(names), told)
+    return {key: there[folded(key)][0] for key in barcodes}
+
+
+def _plate_ids(connection: Connection, source_id: int, keys: Iterable[str]) -> dict[str, tuple[int, str | None]]:
+    """Number and barcode of the plates there are, by folded key; the first where a former marcod made several."""
+    columns = (plate.c.key_folded, plate.c.id, plate.c.barcode)
+    wanted = plate.c.key_folded.in_({folded(key) for key in keys})
+    rows = connection.execute(
+        sa.select(*columns).where(plate.c.source_id == source_id, wanted).order_by(plate.c.id.desc())
     )
-    return {key: int(plate_id) for key, plate_id in found}
+    return {name: (int(plate_id), barcode) for name, plate_id, barcode in rows}
 
 
 def _inspections(

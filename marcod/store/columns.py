@@ -1,11 +1,14 @@
 """What all tables share: the naming of constraints, times that are aware and UTC, and ids that both databases count."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey
 from sqlalchemy.engine import Dialect
+
+from marcod.domain import folded
 
 metadata: Final = sa.MetaData(
     naming_convention={
@@ -44,6 +47,16 @@ BigId: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def key() -> Column[int]:
     """A table's own number."""
     return Column("id", BigId, primary_key=True, autoincrement=True)
+
+
+def folded_from(name: str) -> Callable[[Any], str | None]:
+    """A default for a new row: a column's name of a plate as it is compared."""
+
+    def default(context: Any) -> str | None:
+        found = context.get_current_parameters().get(name)
+        return None if found is None else folded(found)
+
+    return default
 
 
 def ref(name: str, target: str, **more: Any) -> Column[int]:

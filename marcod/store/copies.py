@@ -52,7 +52,7 @@ def find(connection: Connection, image_ids: Collection[int]) -> bool:
     groups: dict[tuple[Any, ...], set[int]] = {}
     for image_id, other_id, *group in connection.execute(_ALIKE, {"image_ids": sorted(image_ids)}):
         groups.setdefault(tuple(group), set()).update((image_id, other_id))
-    _hold(connection, {image_id for members in groups.values() for image_id in members})
+    hold(connection, {image_id for members in groups.values() for image_id in members})
     for members in groups.values():
         _let_count(connection, max(members & set(image_ids)), members)
     return bool(groups)
@@ -70,7 +70,7 @@ def release(connection: Connection, image_ids: Collection[int], now: datetime) -
     for counted, copy, gone_at in concerned:
         if gone_at is None and counted in image_ids:
             of_each.setdefault(int(counted), []).append(int(copy))
-    _hold(connection, {*ids, *(copy for members in of_each.values() for copy in members)})
+    hold(connection, {*ids, *(copy for members in of_each.values() for copy in members)})
     connection.execute(sa.update(image).where(image.c.id.in_(ids)).values(same_as_id=None))
     for members in of_each.values():
         _let_count(connection, members[-1], members)
@@ -89,13 +89,13 @@ def replace_gone(connection: Connection, image_ids: Collection[int], now: dateti
     )
     there = connection.execute(copies.group_by(image.c.same_as_id)).all()
     if there:
-        _hold(connection, {number for row in there for number in row})
+        hold(connection, {number for row in there for number in row})
         release(connection, [row[0] for row in there], now)
     for gone, copy in there:
         connection.execute(sa.update(image).where(image.c.id == gone).values(same_as_id=copy))
 
 
-def _hold(connection: Connection, image_ids: Collection[int]) -> None:
+def hold(connection: Connection, image_ids: Collection[int]) -> None:
     """Hold images beside those of the batch, which are held already.
 
     They come out of the order in which everybody holds images, so PostgreSQL is not to wait for them: where another

@@ -135,12 +135,15 @@ def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
         sa.and_(received > now - timedelta(seconds=age_s), tried <= now - timedelta(seconds=pause_s))
         for age_s, pause_s in PAUSES_S
     ]
-    known = sa.select(plate.c.key).union(sa.select(plate.c.barcode).where(plate.c.barcode.is_not(None)))
+    folded_keys = sa.select(plate.c.key_folded)
+    known = folded_keys.union(sa.select(plate.c.barcode_folded).where(plate.c.barcode_folded.is_not(None)))
+    # The databases fold ASCII letters alone; what has others is tried again after its pause.
+    named = sa.func.lower(label_inbox.c.plate)
     again = sa.or_(
         *pauses,
         tried <= now - timedelta(seconds=LONGEST_PAUSE_S),
-        label_inbox.c.plate.in_(_arrived(now)),
-        sa.and_(label_inbox.c.reason.startswith(NO_PLATE), label_inbox.c.plate.in_(known)),
+        named.in_(_arrived(now)),
+        sa.and_(label_inbox.c.reason.startswith(NO_PLATE), named.in_(known)),
     )
     # What this turn tried already is not tried again by its next transaction.
     # A time that is still to come was written by a clock that was ahead.
@@ -165,7 +168,7 @@ def _arrived(now: datetime) -> sa.CompoundSelect[Any]:
             .where(recent, column.is_not(None))
         )
 
-    return names(plate.c.key).union(names(plate.c.barcode))
+    return names(plate.c.key_folded).union(names(plate.c.barcode_folded))
 
 
 def _raw(connection: Connection, name: str) -> sa.ColumnElement[Any]:

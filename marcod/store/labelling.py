@@ -4,21 +4,20 @@ The only way labels are written: hides how plate, well, drop and inspection lead
 and summaries a label changes are changed in the same transaction. The cost is bounded by the inspections touched.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod import tabular
-from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, grid_of, names_stored, parse_well, well_name
+from marcod import layouts, tabular
+from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, names_stored, parse_well, well_name
 from marcod.errors import LabelError
-from marcod.store import derived, labels
+from marcod.store import derived, labels, plate_names, plate_setups
 from marcod.store.labels import Given
 from marcod.store.schema import UtcDateTime, drop, image, inspection, label, plate, source
 
@@ -28,8 +27,6 @@ LONGEST: Final = 1000
 LARGEST_GRID: Final = PLATE_FORMATS[1536]
 ONE_GRID: Final = {"hwi": PLATE_FORMATS[1536]}
 """Grids of the layouts whose plates all have the same one."""
-NUMBERS_WELLS: Final = frozenset({"formulatrix", "regex"})
-"""Layouts whose paths can number wells; those numbers were read on the grid of the source."""
 
 _MACHINE: Final = re.compile(
     r"(?:marco|model|classifier|autoscorer?)[\s_:/.-]*(?:v(?:ersion)?[\s.]*)?\d[\w.]*"
@@ -78,6 +75,14 @@ class _Look:
     taken_at: datetime
 
 
+class _PlateFound(NamedTuple):
+    """A plate that answers to a name."""
+
+    id: int
+    key: str
+    source: str
+
+
 _LOOKS: Final = (
     sa.select(
         drop.c.id,
@@ -105,7 +110,7 @@ class Finder:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._plates: dict[tuple[str, str | None], list[tuple[int, str]]] = {}
+        self._plates: dict[tuple[str, str | None], list[_PlateFound]] = {}
         self._grids: dict[int, _Grid] = {}
 
     def find(self, named: Named) -> Subject:
@@ -139,11 +144,8 @@ class Finder:
         if not found:
             raise self._no_plate(name, source_name)
         if len(found) > 1:
-            sources = list(dict.fromkeys(each for _, each in found))
-            # In one source two plates can share a barcode, not a key.
-            which = "name the key" if len(sources) == 1 else "name the source, with --source or in the column source"
-            raise LabelError(f"several plates answer to {shown(name)} ({', '.join(sources)}); {which}")
-        return found[0][0]
+            raise LabelError(f"several plates answer to {shown(name)} ({_told_apart(name, found)}")
+        return found[0].id
 
     def _no_plate(self, name: str, source_name: str | None) -> LabelError:
         """Make the error for a plate that is not recorded, with what a spreadsheet has done to its name."""
@@ -169,25 +171,20 @@ class Finder:
         return written
 
     def _grid(self, plate_id: int) -> "_Grid":
-        told = plate.c.format_rows, plate.c.format_columns, source.c.layout, source.c.reading
-        statement = sa.select(*told).join(source, source.c.id == plate.c.source_id).where(plate.c.id == plate_id)
-        rows, columns, layout, reading = self._connection.execute(statement).one()
-        return _Grid(
-            None if rows is None else PlateFormat(int(rows), int(columns)),
-            ONE_GRID.get(layout) or _grid_read(reading),
-            layout in NUMBERS_WELLS,
-        )
+        columns = (*plate_setups.COLUMNS, source.c.layout, source.c.reading)
+        statement = sa.select(*columns).join(source, source.c.id == plate.c.source_id).where(plate.c.id == plate_id)
+        row = self._connection.execute(statement).one()
+        setup = plate_setups.setup_of(row)
+        told = None if setup.inferred else setup.format
+        read = layouts.options_of(row.reading, lambda _: setup).grid_of("")
+        return _Grid(told, told or ONE_GRID.get(row.layout) or read)
 
-    def _look_plate_up(self, name: str, source_name: str | None) -> list[tuple[int, str]]:
-        statement = (
-            sa.select(plate.c.id, source.c.name)
-            .join(source, source.c.id == plate.c.source_id)
-            .where(sa.or_(plate.c.key.in_(names_stored(name)), plate.c.barcode.in_(names_stored(name))))
-            .order_by(plate.c.id)
-        )
+    def _look_plate_up(self, name: str, source_name: str | None) -> list["_PlateFound"]:
+        columns = (plate.c.id, plate.c.key, source.c.name)
+        statement = sa.select(*columns).join(source, source.c.id == plate.c.source_id).order_by(plate.c.id)
         if source_name is not None:
             statement = statement.where(source.c.name == source_name)
-        return [(int(row[0]), str(row[1])) for row in self._connection.execute(statement)]
+        return [_PlateFound(*row) for row in plate_names.select_named(self._connection, statement, name)]
 
     def _looks(self, plate_id: int, row: int, column: int) -> list[_Look]:
         """The drops of a well at their inspections, in the inspections' order."""
@@ -215,6 +212,16 @@ class Finder:
         if named.well is not None and self._position(plate_id, _well(named.well)) != (row, column):
             raise LabelError(f"image {shown(path)} shows another well than {shown(named.well)}; correct one of them")
         return Subject(drop_id, inspection_id, image_id)
+
+
+def _told_apart(name: str, found: Sequence[_PlateFound]) -> str:
+    """What tells plates of one name apart, and what to do about it; the end of a sentence with one bracket open."""
+    if (keys := plate_names.whole_keys(name, [each.key for each in found])) is not None:
+        return f"{keys}); name the key"
+    sources = list(dict.fromkeys(each.source for each in found))
+    # In one source two plates can share a barcode, not a key.
+    which = "name the key" if len(sources) == 1 else "name the source, with --source or in the column source"
+    return f"{', '.join(sources)}); {which}"
 
 
 def _of_drop(looks: list[_Look], number: int | None, where: str) -> list[_Look]:
@@ -246,40 +253,23 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """The wells of a plate as its table told them, and as its source reads the numbers in paths."""
+    """The wells of a plate as its table told them, and the grid on which its well numbers are read."""
 
     told: PlateFormat | None
     read: PlateFormat
-    numbered: bool
 
     @property
     def size(self) -> str:
-        grid = self.told or self.read
-        return f"{grid.rows} x {grid.columns}"
+        return f"{self.read.rows} x {self.read.columns}"
 
     def position(self, number: int) -> tuple[int, int]:
         """Row and column of a well's number. Raises LabelError."""
-        grid = self.told or self.read
-        if not 1 <= number <= grid.wells:
+        if not 1 <= number <= self.read.wells:
             raise LabelError(
                 f"well number {number} is outside the plate's {self.size} wells; correct it, or "
                 "give the plate's format with `marcod plate import`"
             )
-        if self.numbered and grid != self.read:
-            raise LabelError(
-                f"well number {number} is unclear: the plate was told to have {self.size} wells, and its source reads "
-                f"numbers on {self.read.rows} x {self.read.columns}; name the well like A1"
-            )
-        return grid.position(number)
-
-
-def _grid_read(reading: str) -> PlateFormat:
-    """The grid by which a source's paths are read."""
-    try:
-        options = json.loads(reading)
-        return grid_of(options["grid"]) if options.get("grid") else PLATE_FORMATS[options["wells"]]
-    except (ValueError, TypeError, LookupError):
-        return PLATE_FORMATS[96]
+        return self.read.position(number)
 
 
 _NUMBER: Final = re.compile(r"\d{1,4}(?:\.0+)?", re.ASCII)

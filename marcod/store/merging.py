@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
-from marcod.store import copies, derived, labels, results, sources, versions
+from marcod.store import copies, derived, labels, plate_setups, results, sources, versions
 from marcod.store.labels import Given
 from marcod.store.rows import delete_in, parts, select_in, update_rows
 from marcod.store.schema import (
@@ -134,9 +134,10 @@ class _Merge:
             .exists()
         )
         rows = self._connection.execute(
-            sa.select(plate.c.id, theirs.c.id)
-            .outerjoin(theirs, sa.and_(theirs.c.key == plate.c.key, theirs.c.source_id == self._target))
+            sa.select(plate.c.id, sa.func.min(theirs.c.id))
+            .outerjoin(theirs, sa.and_(theirs.c.key_folded == plate.c.key_folded, theirs.c.source_id == self._target))
             .where(plate.c.source_id == self._source, sa.or_(theirs.c.id.is_not(None), same_path))
+            .group_by(plate.c.id)
             .order_by(plate.c.id)
         )
         return [(int(row[0]), None if row[1] is None else int(row[1])) for row in rows]
@@ -262,8 +263,9 @@ class _Merge:
         both = sa.select(plate).where(plate.c.id.in_((one.id, target)))
         rows = {row.id: row for row in self._connection.execute(both)}
         mine, theirs = rows[one.id], rows[target]
-        papers = ("barcode", "project", "screen", "format_rows", "format_columns", "format_drops")
+        papers = ("barcode", "barcode_folded", "project", "screen")
         values = {name: getattr(mine, name) for name in papers if getattr(theirs, name) is None}
+        values |= plate_setups.joined(mine, theirs)
         values["first_seen_at"] = min(mine.first_seen_at, theirs.first_seen_at)
         values["split_source"] = self._side(mine, theirs) if one.id in one.labelled else theirs.split_source
         if target not in one.labelled and one.id in one.labelled:

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod import text
-from marcod.domain import names_stored, parse_well
+from marcod.domain import parse_well
 from marcod.errors import NotFoundError
+from marcod.store import plate_names
 from marcod.store.schema import drop, image, inspection, model_version, plate, source
 
 if TYPE_CHECKING:
@@ -83,12 +84,11 @@ def meant(connection: Connection, named: "Named") -> str | None:
 
 
 def _plate_id(connection: Connection, named: "Named") -> int | None:
-    names = names_stored(named.plate or "")
     statement = sa.select(plate.c.id).join(source, source.c.id == plate.c.source_id)
-    statement = statement.where(sa.or_(plate.c.key.in_(names), plate.c.barcode.in_(names)))
     if named.source is not None:
         statement = statement.where(source.c.name == named.source)
-    return connection.execute(statement.order_by(plate.c.id).limit(1)).scalar()
+    found = plate_names.select_named(connection, statement.order_by(plate.c.id).limit(1), named.plate or "")
+    return int(found[0].id) if found else None
 
 
 def _drops(connection: Connection, plate_id: int, well: str) -> set[int]:

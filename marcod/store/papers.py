@@ -13,8 +13,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
-from marcod.store import derived, summaries, versions
+from marcod.store import derived, plate_setups, queue, source_changes, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, inspection, inspection_summary, plate, source
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
@@ -22,6 +23,8 @@ from marcod.text import count
 
 CHUNK: Final = 500
 TEXTS: Final = ("barcode", "project", "screen")
+READ_BY: Final = ("format_rows", "format_columns", "format_drops", "reservoirs")
+"""Columns that decide what the paths of a plate's images mean."""
 
 
 class PapersError(MarcodError):
@@ -59,10 +62,13 @@ class Paper:
     project: str | None = None
     screen: str | None = None
     grid: Grid | None = None
+    reservoirs: frozenset[int] | None = None
 
     def values(self) -> dict[str, Any]:
         """The columns of the plate's row that this line decides."""
         texts = {name: getattr(self, name) for name in TEXTS if getattr(self, name) is not None}
+        if self.reservoirs is not None:
+            texts["reservoirs"] = ",".join(map(str, sorted(self.reservoirs)))
         return texts | (self.grid.columns_of_plate() if self.grid else {})
 
 
@@ -75,6 +81,11 @@ class Change:
     plate: str
     new: bool
     values: dict[str, tuple[Any, Any]]
+
+    @property
+    def rereads(self) -> bool:
+        """Whether images of the plate that are there may show other wells, or none, by this change."""
+        return not self.new and not self.values.keys().isdisjoint(READ_BY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +113,7 @@ def plan(connection: Connection, papers: Sequence[Paper], configured: Iterable[s
     missing = {p.source for p in papers if p.source not in ids}
     problems = _unknown_sources(papers, missing - set(configured), {*ids, *configured})
     known = _plates(connection, papers, ids)
-    changes = [c for paper in papers if (c := _change(paper, known.get((paper.source, paper.plate))))]
+    changes = [c for paper in papers if (c := _change(paper, known.get(_place(paper))))]
     problems += _damaged(connection, papers, known, ids)
     problems += _contradicted(connection, papers, known)
     if problems:
@@ -115,10 +126,12 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
     """Write the papers, with an audit row for every barcode of a plate known before that is another now.
 
     Every source must have its row. Raises PapersError as :func:`plan` does, before anything is written. The
-    summaries follow by :func:`catch_up`.
+    summaries follow by :func:`catch_up`, and what the paths of images mean by :func:`rereading.catch_up`.
     """
-    planned = plan(connection, papers, ())
     ids = _source_ids(connection)
+    source_changes.hold(connection, *{ids[paper.source] for paper in papers if paper.source in ids})
+    queue.hold_plates(connection, [int(row.id) for row in _plates(connection, papers, ids).values()])
+    planned = plan(connection, papers, ())
     fresh = [
         {"source_id": ids[c.source], "key": c.plate, "first_seen_at": now, **_after(c)}
         for c in planned.changes
@@ -129,7 +142,8 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
         rows = [{name: row.get(name) for name in _INSERTED} for row in fresh[start : start + CHUNK]]
         statement = insert(connection, plate)
         # A watcher may have recorded the plate since it was looked up.
-        said = {name: sa.func.coalesce(statement.excluded[name], plate.c[name]) for name in _INSERTED[3:]}
+        names = (*_INSERTED[3:], "barcode_folded")
+        said = {name: sa.func.coalesce(statement.excluded[name], plate.c[name]) for name in names}
         connection.execute(statement.on_conflict_do_update(index_elements=["source_id", "key"], set_=said), rows)
     for change in planned.changes:
         if not change.new:
@@ -138,8 +152,13 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
 
 
 _INSERTED: Final = (
-    "source_id", "key", "first_seen_at", *TEXTS, "format_rows", "format_columns", "format_drops",
+    "source_id", "key", "first_seen_at", *TEXTS, "format_rows", "format_columns", "format_drops", "reservoirs",
 )  # fmt: skip
+
+
+def _place(paper: Paper) -> tuple[str, str]:
+    """What makes two lines say something of one plate."""
+    return paper.source, folded(paper.plate)
 
 
 def _after(change: Change) -> dict[str, Any]:
@@ -148,7 +167,12 @@ def _after(change: Change) -> dict[str, Any]:
 
 def _alter(connection: Connection, source_id: int, change: Change, actor: str, now: datetime) -> None:
     where = sa.and_(plate.c.source_id == source_id, plate.c.key == change.plate)
-    connection.execute(sa.update(plate).where(where).values(**_after(change)))
+    values = _after(change)
+    if change.rereads:
+        values["reread_after"] = 0
+    if "barcode" in values:
+        values["barcode_folded"] = folded(values["barcode"])
+    connection.execute(sa.update(plate).where(where).values(**values))
     if "barcode" in change.values:
         before, after = change.values["barcode"]
         subject = f"{change.source} {change.plate}"
@@ -156,7 +180,7 @@ def _alter(connection: Connection, source_id: int, change: Change, actor: str, n
 
 
 def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
-    """Recount up to ``limit`` inspections whose plate or source asks for other numbers. Returns how many.
+    """Count up to ``limit`` inspections again whose plate or source expects other numbers by now. Returns how many.
 
     Apart from :func:`take_in`, because an archive has many inspections, for which no import should wait.
     """
@@ -179,7 +203,7 @@ def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
 def of_plate(connection: Connection, plate_id: int) -> OfPlate:
     """What the papers say of a plate."""
     row = connection.execute(sa.select(plate).where(plate.c.id == plate_id)).one()
-    grid = None if row.format_rows is None else Grid(row.format_rows, row.format_columns, row.format_drops)
+    grid = None if row.format_drops is None else Grid(row.format_rows, row.format_columns, row.format_drops)
     return OfPlate(row.project, row.screen, grid)
 
 
@@ -210,9 +234,10 @@ def _plates(connection: Connection, papers: Sequence[Paper], ids: Mapping[str, i
     found = {}
     for name, wanted in keys.items():
         for start in range(0, len(wanted), CHUNK):
-            of_source = sa.and_(plate.c.source_id == ids[name], plate.c.key.in_(wanted[start : start + CHUNK]))
-            for row in connection.execute(sa.select(plate).where(of_source)):
-                found[name, str(row.key)] = row
+            keys_folded = {folded(key) for key in wanted[start : start + CHUNK]}
+            of_source = sa.and_(plate.c.source_id == ids[name], plate.c.key_folded.in_(keys_folded))
+            for row in connection.execute(sa.select(plate).where(of_source).order_by(plate.c.id.desc())):
+                found[name, str(row.key_folded)] = row
     return found
 
 
@@ -224,10 +249,10 @@ def _damaged(
 ) -> list[str]:
     """Make a sentence for every key and barcode that a spreadsheet has damaged; what a plate has already is sound."""
     problems = []
-    new = [paper for paper in papers if (paper.source, paper.plate) not in known]
+    new = [paper for paper in papers if _place(paper) not in known]
     whole = _with_zeros(connection, new, ids)
     for paper in papers:
-        row = known.get((paper.source, paper.plate))
+        row = known.get(_place(paper))
         checks = [] if row is not None else [("plate", paper.plate, whole.get((paper.source, paper.plate)))]
         if paper.barcode is not None and (row is None or row.barcode != paper.barcode):
             former = row.barcode if row is not None and row.barcode in before_zeros_were_lost(paper.barcode) else None
@@ -261,14 +286,20 @@ def _change(paper: Paper, row: Any) -> Change | None:
         return Change(paper.line, paper.source, paper.plate, True, values)
     before = {name: getattr(row, name) for name in paper.values()}
     values = {name: (before[name], value) for name, value in paper.values().items() if before[name] != value}
-    return Change(paper.line, paper.source, paper.plate, False, values) if values else None
+    return Change(paper.line, paper.source, str(row.key), False, values) if values else None
 
 
 def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mapping[tuple[str, str], Any]) -> list[str]:
     """A sentence for every format smaller than what was seen; subwells are numbered with gaps, so they are counted."""
-    given = {known[p.source, p.plate].id: p for p in papers if p.grid is not None and (p.source, p.plate) in known}
-    ids = sorted(given)
-    problems = []
+    given = {known[_place(p)].id: p for p in papers if p.grid is not None and _place(p) in known}
+    regridded = {row.id for row in known.values() if (p := given.get(row.id)) is not None and _alters_grid(p, row)}
+    numbered = plate_setups.numbered(connection, regridded)
+    problems = [
+        f"line {given[plate_id].line}: plate {given[plate_id].plate} is said to be {given[plate_id].grid}, but {why}"
+        for plate_id in sorted(numbered)
+        if (why := _off_grid(connection, plate_id, given[plate_id])) is not None
+    ]
+    ids = sorted(given.keys() - numbered)
     for start in range(0, len(ids), CHUNK):
         for plate_id, *seen in connection.execute(_extent(ids[start : start + CHUNK])):
             paper = given[plate_id]
@@ -280,6 +311,25 @@ def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mappin
                     f"take {count(seen[0], 'row')}, {count(seen[1], 'column')} and {count(seen[2], 'drop')} per well"
                 )
     return problems
+
+
+def _alters_grid(paper: Paper, row: Any) -> bool:
+    assert paper.grid is not None
+    return (row.format_rows, row.format_columns) != (paper.grid.rows, paper.grid.columns)
+
+
+def _off_grid(connection: Connection, plate_id: int, paper: Paper) -> str | None:
+    """What the paths of a plate with numbered wells say against a format; None where all fit."""
+    assert paper.grid is not None
+    told = PlateSetup(PlateFormat(paper.grid.rows, paper.grid.columns), paper.reservoirs)
+    drops: dict[tuple[int, int], set[int]] = {}
+    for path, verdict in plate_setups.read_as(connection, plate_id, told):
+        if isinstance(verdict, DropImage):
+            drops.setdefault((verdict.row, verdict.column), set()).add(verdict.drop)
+        elif verdict.reason is Reason.OUT_OF_RANGE:
+            return f"{path} does not fit: {verdict.detail.partition(';')[0]}"
+    most = max((len(found) for found in drops.values()), default=0)
+    return None if most <= paper.grid.drops else f"its drops seen so far take {count(most, 'drop')} per well"
 
 
 def _extent(plate_ids: Sequence[int]) -> sa.Select[Any]:
@@ -298,20 +348,22 @@ def _extent(plate_ids: Sequence[int]) -> sa.Select[Any]:
 def _shared_barcodes(connection: Connection, papers: Iterable[Paper], ids: Mapping[str, int]) -> list[str]:
     """Plates of one source that would have one barcode; imagers do give one to two plates, so this only warns."""
     holders: dict[tuple[str, str], set[str]] = {}
-    decided = {(p.source, p.plate) for p in papers if p.barcode is not None}
+    decided = {_place(p) for p in papers if p.barcode is not None}
+    spelt = {folded(p.barcode): p.barcode for p in papers if p.barcode is not None}
     for paper in papers:
         if paper.barcode is not None:
-            holders.setdefault((paper.source, paper.barcode), set()).add(paper.plate)
+            holders.setdefault((paper.source, folded(paper.barcode)), set()).add(paper.plate)
     names = {number: name for name, number in ids.items()}
     barcodes = sorted({barcode for _, barcode in holders})
     for start in range(0, len(barcodes), CHUNK):
-        rows = sa.select(plate.c.source_id, plate.c.key, plate.c.barcode)
-        for source_id, key, barcode in connection.execute(rows.where(plate.c.barcode.in_(barcodes[start:][:CHUNK]))):
+        rows = sa.select(plate.c.source_id, plate.c.key, plate.c.barcode_folded)
+        shared = plate.c.barcode_folded.in_(barcodes[start:][:CHUNK])
+        for source_id, key, barcode in connection.execute(rows.where(shared)):
             place = names[source_id], str(barcode)
-            if place in holders and (place[0], key) not in decided:
+            if place in holders and (place[0], folded(str(key))) not in decided:
                 holders[place].add(str(key))
     return [
-        f"source {name}: barcode {barcode} is that of plates {', '.join(sorted(keys))}"
+        f"source {name}: barcode {spelt[barcode]} is that of plates {', '.join(sorted(keys))}"
         for (name, barcode), keys in sorted(holders.items())
         if len(keys) > 1
     ]

@@ -8,9 +8,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.domain import names_stored, text_path
+from marcod.domain import text_path
 from marcod.errors import NotFoundError
-from marcod.store import offers, sources
+from marcod.store import offers, plate_names, sources
 from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
 
 
@@ -113,20 +113,23 @@ def located(connection: Connection, image_id: int) -> Located:
 
 
 def find_plates(connection: Connection, text: str, source_name: str | None = None) -> list[Plate]:
-    """Plates by key or barcode, given as it is or as marcod shows it. Raises NotFoundError when there is none."""
-    names = names_stored(text)
+    """Find plates by key or barcode, in any case, given as it is or as marcod shows it.
+
+    Raises NotFoundError when there is none, and when the end of a key is that of several.
+    """
     statement = (
         sa.select(plate.c.id, source.c.name, plate.c.key, plate.c.barcode)
         .join(source, source.c.id == plate.c.source_id)
-        .where(sa.or_(plate.c.key.in_(names), plate.c.barcode.in_(names)))
         .order_by(source.c.name, plate.c.id)
     )
     if source_name is not None:
         statement = statement.where(source.c.name == source_name)
-    plates = [Plate(*row) for row in connection.execute(statement)]
+    plates = [Plate(*row) for row in plate_names.select_named(connection, statement, text)]
     if not plates:
         offered = offers.plates(connection, text, source_name)
         raise NotFoundError(f"no plate has the key or barcode {text!r}; {offered}; `marcod plate list` shows more")
+    if len(plates) > 1 and (keys := plate_names.whole_keys(text, [found.key for found in plates])) is not None:
+        raise NotFoundError(f"several plates answer to {text!r}; give the key of one of them: {keys}")
     return plates
 
 

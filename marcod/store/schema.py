@@ -9,7 +9,7 @@ from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
 from marcod.store.columns import BigId as BigId
 from marcod.store.columns import UtcDateTime as UtcDateTime
-from marcod.store.columns import key, ref
+from marcod.store.columns import folded_from, key, ref
 from marcod.store.columns import metadata as metadata
 from marcod.store.service_tables import audit as audit
 from marcod.store.service_tables import delivery as delivery
@@ -21,6 +21,7 @@ from marcod.store.service_tables import watch_state as watch_state
 from marcod.store.service_tables import worker as worker
 
 _GONE = sa.text("gone_at is not null")
+_LEFT = sa.text("reread_after is not null")
 _SAME = sa.text("same_as_id is not null")
 
 source = Table(
@@ -48,9 +49,21 @@ plate = Table(
     Column("format_columns", sa.Integer),
     Column("format_drops", sa.Integer),
     Column("split_source", sa.Text),
+    Column("key_folded", sa.Text, index=True, default=folded_from("key")),
+    Column("barcode_folded", sa.Text, index=True, default=folded_from("barcode")),
+    Column("reservoirs", sa.Text),
+    Column("reread_after", BigId),
     UniqueConstraint("source_id", "key"),
+    Index("ix_plate_reread_after", "reread_after", sqlite_where=_LEFT, postgresql_where=_LEFT),
 )
-"""``split_source`` is the source whose name decides the plate's side of a data set, where it has another name now."""
+"""A plate of a source, by its key.
+
+Rows and columns were told with the drops of a well; without ``format_drops`` they are inferred from well numbers.
+``reservoirs`` lists, with commas, the subwells without a drop. After both changed, the plate's images are read again;
+``reread_after`` is the last one that was, and null when none is left. The folded names are those by which plates are
+found; who changes a barcode changes both. ``split_source`` is the source whose name decides the plate's side of a data
+set, where it has another name now.
+"""
 
 drop = Table(
     "drop",

@@ -85,7 +85,7 @@ def plan(connection: Connection, source_id: int, target_id: int) -> Plan:
     _require_one_layout(connection, source_id, target_id)
     theirs, other_image, other_score = plate.alias(), image.alias(), score.alias()
     of_other = sa.and_(other_image.c.path == image.c.path, other_image.c.source_id == target_id)
-    same_plates = sa.select(plate.c.id).join(theirs, theirs.c.key == plate.c.key)
+    same_plates = sa.select(plate.c.id).join(theirs, theirs.c.key_folded == plate.c.key_folded)
     same_images = sa.select(image.c.id).join(other_image, of_other).where(image.c.source_id == source_id)
     same_scores = (
         sa.select(score.c.id)

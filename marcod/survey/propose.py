@@ -164,6 +164,9 @@ def _observer(imager: Imager) -> Iterable[Line]:
 
 def _wells(imager: Imager) -> Iterable[Line]:
     size = imager.sizes[-1] if imager.sizes else 96
+    if imager.numbered and len(imager.sizes) > 1:
+        # A larger plate is told apart by its well numbers, a smaller one by nothing.
+        size = 96 if 96 in imager.sizes else imager.sizes[0]
     if size != 96 and imager.layout != "hwi":
         yield Line("wells", size, f"the last well seen is {imager.last_well}")
 
@@ -210,7 +213,10 @@ def _seen(imager: Imager, *, sampled: bool) -> str:
 def _notes(imager: Imager) -> Iterable[str]:
     if imager.numbered and len(imager.sizes) > 1:
         sizes = " and ".join(map(str, imager.sizes))
-        yield f"plates of {sizes} wells lie here: a well number is another well on each, and a source has one size"
+        yield (
+            f"plates of {sizes} wells lie here, and a well number is another well on each; give their formats with "
+            "`marcod plate import`"
+        )
     if imager.rivals:
         yield f"{' and '.join(imager.rivals)} would read the same paths; give --layout to `marcod scan` to choose"
 

@@ -13,9 +13,10 @@ from functools import lru_cache
 from typing import Final
 
 from marcod import layouts
-from marcod.domain import MAY_END, DropImage, NotADrop, Reason, path_text
+from marcod.domain import MAY_END, DropImage, NotADrop, Reason, WarningKind, path_text
 from marcod.layouts.findings import Cause, SourceFinding, causes
 from marcod.store import findings
+from marcod.store.catalog import Recorded
 from marcod.store.engine import Database
 from marcod.watch.tree import Counts, Folder, FolderMemory, Found
 
@@ -61,8 +62,10 @@ class Census:
         self._accepted = frozenset(accepted)
         self.whole = True
         self._seen: Counter[Cause | None] = Counter()
+        self._totals = self._seen
         self._samples: dict[Cause, _Sample] = {}
         self._former: dict[Cause, _Sample] = {}
+        self._reused: Counter[str] = Counter()
         self._folder: Folder | None = None
         self._in_folder: Counter[Cause | None] = Counter()
         self._written: tuple[list[SourceFinding], datetime] | None = None
@@ -71,6 +74,8 @@ class Census:
     def begin(self, *, whole: bool) -> None:
         """Start to count what a walk finds; a walk that is not ``whole`` lists only folders that changed."""
         self.whole = whole
+        if whole:
+            self._reused.clear()
         self._seen.clear()
         self._samples = {}
         self._folder = None
@@ -83,6 +88,18 @@ class Census:
     def see_recorded(self, file: Found, warnings: Iterable[Cause]) -> None:
         """Count an image that stands as it was recorded, with the kinds of warning it was recorded with."""
         self._count(file, (None, *warnings))
+
+    def see_reused(self, recorded: Recorded, now: datetime) -> SourceFinding | None:
+        """Count new images under a barcode that may be another plate's by now, until a whole walk sees them again.
+
+        Raises StoreError.
+        """
+        if not recorded.reused:
+            return None
+        self._reused[recorded.reused_example or ""] += recorded.reused
+        (found,) = [one for one in self._findings(self._totals) if one.reason == WarningKind.BARCODE_REUSED]
+        self._db.write(lambda connection: findings.add(connection, self._id, [found], now))
+        return found
 
     def _count(self, file: Found, found: tuple[Cause | None, ...]) -> None:
         if not found:
@@ -128,7 +145,8 @@ class Census:
         ``memory`` has the folders that this walk did not list; without one, the walk has to be whole.
         """
         self._leave_folder()
-        found = self._findings(self._seen if memory is None else memory.counts())
+        self._totals = self._seen if memory is None else memory.counts()
+        found = self._findings(self._totals)
         former = self._written
         if former is None or former[0] != found or now - former[1] >= CONFIRMED:
             self._db.write(lambda connection: findings.replace(connection, self._id, found, now))
@@ -137,6 +155,10 @@ class Census:
         return found
 
     def _findings(self, totals: Counter[Cause | None]) -> list[SourceFinding]:
+        if self._reused:
+            totals = totals.copy()
+            totals[WarningKind.BARCODE_REUSED] += self._reused.total()
+            self._samples.setdefault(WarningKind.BARCODE_REUSED, _Sample(min(self._reused)))
         of_files = totals[None] + sum(files for cause, files in totals.items() if isinstance(cause, Reason))
         counted = [(cause, files) for cause, files in totals.items() if cause is not None and files]
         samples = self._best_samples()

@@ -9,17 +9,37 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from marcod import telemetry
-from marcod.domain import MAY_END, DropImage, NotADrop, Reason, WarningKind, path_text, why_not_scored
-from marcod.errors import ConfigError, LayoutError
-from marcod.layouts import Companions, Layout, LayoutOptions, has_image_extension, make
+from marcod.domain import (
+    MAY_END,
+    RECORDED_WARNINGS,
+    DropImage,
+    NotADrop,
+    Reason,
+    WarningKind,
+    path_text,
+    why_not_scored,
+)
+from marcod.errors import ConfigError, LayoutError, StoreError
+from marcod.layouts import (
+    Companions,
+    Layout,
+    LayoutOptions,
+    Plates,
+    any_plates,
+    has_image_extension,
+    make,
+    no_plates,
+)
 from marcod.settings import Settings, SourceSettings
-from marcod.store import catalog
+from marcod.store import catalog, rereading
 from marcod.store.catalog import Known, Recorded, Sighting
 from marcod.store.engine import Database
+from marcod.store.plate_setups import Lookup
 from marcod.watch import folders
 from marcod.watch.census import Census
 from marcod.watch.observe import ObserverKind
@@ -34,17 +54,25 @@ COUNTED_LIMIT: Final = 50_000
 
 EXAMPLES: Final = 10
 
+ATTEMPTS: Final = 20
+"""How often settled files are read before they are left for later, where their plates' setups keep changing."""
+
 log = telemetry.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One imager's folder, registered in the database."""
+    """One imager's folder, registered in the database.
+
+    ``layout`` reads by what ``plates`` knows of each plate; ``nominating`` reads every path that any plate can have.
+    """
 
     id: int
     name: str
     root: Root
     layout: Layout
+    nominating: Layout
+    plates: Lookup
     observer: ObserverKind
     poll_s: float
     accepted: frozenset[str] = frozenset()
@@ -66,7 +94,7 @@ def require_roots(settings: Settings, names: Iterable[str] | None = None) -> Non
             raise ConfigError(f"the root {root} of source {name!r} {what}; mount it or correct sources.{name}.root")
 
 
-def layout_of(name: str, settings: SourceSettings) -> Layout:
+def layout_of(name: str, settings: SourceSettings, plates: Plates = no_plates) -> Layout:
     """The path grammar of a configured source. Raises LayoutError naming the source."""
     options = LayoutOptions(
         plate_format=settings.plate_format,
@@ -76,6 +104,7 @@ def layout_of(name: str, settings: SourceSettings) -> Layout:
         pattern=settings.pattern,
         date_format=settings.date_format,
         timezone=ZoneInfo(settings.timezone),
+        plates=plates,
     )
     try:
         return make(settings.layout, options)
@@ -106,9 +135,23 @@ def open_sources(
     work = [register(*one) for one in opened]
     ids = db.write(lambda connection: [one(connection) for one in work])
     return [
-        Source(source_id, name, root, layout, given.observer, given.poll_s, frozenset(given.accept))
-        for source_id, (name, given, root, layout) in zip(ids, opened, strict=True)
+        _opened(db, source_id, name, given, root) for source_id, (name, given, root, _) in zip(ids, opened, strict=True)
     ]
+
+
+def _opened(db: Database, source_id: int, name: str, given: SourceSettings, root: Root) -> Source:
+    plates = Lookup(db, source_id)
+    return Source(
+        id=source_id,
+        name=name,
+        root=root,
+        layout=layout_of(name, given, plates),
+        nominating=layout_of(name, given, any_plates),
+        plates=plates,
+        observer=given.observer,
+        poll_s=given.poll_s,
+        accepted=frozenset(given.accept),
+    )
 
 
 def _reading(given: SourceSettings, layout: Layout) -> str:
@@ -171,7 +214,7 @@ class Intake:
         """Nominate paths that something happened to. Asks no database, so nothing is lost without one."""
         companions = self._source.root.companions()
         for path in paths:
-            if self._read(path, companions) is not None:
+            if self._judge(path, self._source.nominating.parse(path, companions)) is not None:
                 self._tracker.offer(path, now)
             self._offer_below(path, now)
 
@@ -187,6 +230,7 @@ class Intake:
         ``census`` counts them by how they are read. Raises StoreError; then nothing was offered or counted, and the
         same files can be nominated again.
         """
+        self._source.plates.forget()
         looks = self._look_at(found)
         before = self._known([look.file.path for look in looks if look.standing is not None])
         companions = self._source.root.companions()
@@ -218,15 +262,29 @@ class Intake:
         return not isinstance(verdict, DropImage) or missed <= {warning.kind for warning in verdict.warnings}
 
     def admit(self, settled: Sequence[Settled], now: datetime) -> Recorded:
-        """Record settled files in one transaction. Raises StoreError; then nothing was recorded."""
+        """Record settled files in one transaction. Raises StoreError; then nothing was recorded.
+
+        A plate whose wells ask for another grid gets it first, and its earlier images are read again.
+        """
+        plates = self._source.plates
+        for attempt in range(ATTEMPTS):
+            plates.forget()
+            work = partial(rereading.record, plates=plates, sightings=self._sightings(settled), now=now)
+            recorded = self._db.write(work)
+            if recorded is None:
+                continue
+            if attempt:
+                self._db.write_portions(partial(rereading.catch_up, now=now, source_id=self._source.id))
+            return recorded
+        raise StoreError(f"what is told of the plates of source {self._source.name} changes again and again")
+
+    def _sightings(self, settled: Sequence[Settled]) -> list[Sighting]:
         companions = self._source.root.companions()
-        sightings = []
+        found = []
         for file in settled:
             if (image := self._read(file.path, companions)) is not None:
-                sightings.append(Sighting(file.path, file.standing.size, file.standing.mtime_ns, image))
-        if not sightings:
-            return Recorded()
-        return self._db.write(lambda connection: catalog.record(connection, self._source.id, sightings, now))
+                found.append(Sighting(file.path, file.standing.size, file.standing.mtime_ns, image))
+        return found
 
     def _look_at(self, found: Sequence[Found]) -> list[_Look]:
         """Read each file from its path alone and, where it may be a drop image, take its stat."""
@@ -291,12 +349,17 @@ class Intake:
 def _warnings(look: _Look, recorded: Known) -> Iterable[WarningKind]:
     """Kinds of warning of an image that stands as it was recorded.
 
-    Where a companion decides, they are those it was recorded with, since companions are not read again.
+    Where a companion decides, they are those it was recorded with, since companions are not read again; others of those
+    are what no path tells.
     """
+    before = [WarningKind(kind) for kind in recorded.warnings.split(",")] if recorded.warnings else []
     if look.unsure:
-        return [WarningKind(kind) for kind in recorded.warnings.split(",")] if recorded.warnings else ()
-    warnings = look.verdict.warnings if isinstance(look.verdict, DropImage) else ()
-    return dict.fromkeys(warning.kind for warning in warnings) if warnings else ()
+        return before
+    now = look.verdict.warnings if isinstance(look.verdict, DropImage) else ()
+    if not (now or before):
+        return ()
+    kept = (kind for kind in before if kind in RECORDED_WARNINGS)
+    return dict.fromkeys((*(warning.kind for warning in now), *kept))
 
 
 class _Unreported:

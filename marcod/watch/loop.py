@@ -359,7 +359,9 @@ class _Watched:
         while parts:
             part = parts.pop()
             try:
-                self._log(self._intake.admit(part, now_utc))
+                recorded = self._intake.admit(part, now_utc)
+                self._log(recorded)
+                self._warn_of_reuse(recorded, now_utc)
             except MarcodError:
                 for unrecorded in (part, *parts):
                     self._tracker.put_back(unrecorded, now)
@@ -383,6 +385,13 @@ class _Watched:
             unscored=recorded.unscored,
             ignored={str(reason): count for reason, count in sorted(tally.ignored.items())},
         )
+
+    def _warn_of_reuse(self, recorded: Recorded, now_utc: datetime) -> None:
+        if (found := self._census.see_reused(recorded, now_utc)) is None:
+            return
+        if found.attention and found.reason not in self._attention:
+            self._attention.add(found.reason)
+            log.warning("files need attention", source=self._source.name, found=found.text, example=found.example)
 
     def _failed(self, error: MarcodError, now: float) -> None:
         if not self._backoff.failing:

@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from marcod.domain import Reason, path_text
 from marcod.layouts.findings import SourceFinding
+from marcod.store import rereading
 from marcod.store.catalog import Recorded
 from marcod.store.engine import Database
 from marcod.watch.intake import Intake, Source
@@ -64,6 +66,8 @@ def scan_once(
     Files that still change are reported as pending and not waited for. Raises StoreError or MissingRootError; what
     was recorded until then stays. ``stop`` ends the pass early.
     """
+    # What an import of plates or other settings left to be done.
+    db.write_portions(partial(rereading.catch_up, now=db.now(), source_id=source.id))
     scan = _Scan(db, source, settle_s, progress)
     stop = stop or threading.Event()
     while not scan.walk.done and not stop.is_set():
@@ -106,11 +110,17 @@ class _Scan:
     def step(self, now: float) -> None:
         self._intake.nominate(self.walk.more(now, PORTION), now, self._census)
         if settled := self._tracker.due(now, PORTION):
-            self._recorded += self._intake.admit(settled, self._db.now())
+            recorded = self._intake.admit(settled, self._db.now())
+            self._recorded += recorded
+            self._warn_of_reuse(recorded)
         if self._progress is not None:
             done = self._recorded.new + self._recorded.changed + self._recorded.unchanged
             done += self._intake.tally.unchanged
             self._progress(ScanProgress(self.walk.counts.files, self.pending, done))
+
+    def _warn_of_reuse(self, recorded: Recorded) -> None:
+        if (found := self._census.see_reused(recorded, self._db.now())) is not None:
+            self._findings = [*(one for one in self._findings if one.reason != found.reason), found]
 
     def conclude(self) -> None:
         """Write what the walk counted. A share that lists empty says nothing of what was there before."""

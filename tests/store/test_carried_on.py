@@ -287,3 +287,27 @@ def test_what_a_model_learned_from_is_told_by_its_training_run(empty_db: Databas
     ]
     migrate.downgrade(empty_db, "0005")
     assert len(shown(empty_db, "select id from model_version")) == len(models)
+
+
+def test_names_of_plates_are_found_in_any_case_after_the_upgrade(empty_db: Database) -> None:
+    migrate.upgrade(empty_db, "0007")
+    tables = reflected(empty_db)
+    before = [("CI0229", "Bar-Code"), ("Pru\u0308f", None), ("STRASSE", "Stra\u00dfe")]
+    values = {"source_id": 1, "first_seen_at": THEN}
+    plates = [values | {"id": n, "key": key, "barcode": barcode} for n, (key, barcode) in enumerate(before, start=1)]
+    held = {"id": 1, "name": "s", "layout": "rigaku", "reading": "", "created_at": THEN}
+
+    def insert(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(tables["source"]), held)
+        connection.execute(sa.insert(tables["plate"]), plates)
+
+    empty_db.write(insert)
+    migrate.upgrade(empty_db)
+    told = shown(empty_db, "select key, barcode, key_folded, barcode_folded, reservoirs from plate order by id")
+    assert told == [
+        ("CI0229", "Bar-Code", "ci0229", "bar-code", None),
+        ("Pru\u0308f", None, "pr\u00fcf", None, None),
+        ("STRASSE", "Stra\u00dfe", "strasse", "strasse", None),
+    ]
+    migrate.downgrade(empty_db, "0007")
+    assert shown(empty_db, "select key, barcode from plate order by id") == before

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from marcod import vocabularies
 from marcod.domain import DropClass
-from marcod.store import inbox, labelling, labels
+from marcod.store import inbox, labelling, labels, papers
 from marcod.store.engine import Database
 from marcod.store.inbox import State, Turn
+from marcod.store.papers import Paper
 from marcod.store.schema import inspection, inspection_summary, label, label_inbox
 from marcod.store.versions import Version
 
@@ -246,7 +247,7 @@ def test_a_plate_that_gets_its_barcode_later(db: Database, plate: int) -> None:
     [(received,)] = rows(db, sa.select(label_inbox.c.received_at))
     hours = [received + (utc(hours=n) - utc()) for n in (30, 30.1, 30.2)]
     assert [turn(db, now) for now in hours[:2]] == [Turn(waiting=1), Turn()]
-    db.write(lambda c: c.execute(sa.text("update plate set barcode = 'late'")))
+    db.write(lambda c: papers.take_in(c, [Paper(1, "imager", "P1", barcode="Late")], "ann", utc()))
     assert turn(db, hours[2]) == Turn(resolved=1)
 
 
@@ -392,20 +393,21 @@ def test_a_number_is_a_well_of_the_plates_grid(db: Database, champion: Version) 
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_number_is_refused_where_the_images_were_filed_on_another_grid(db: Database, champion: Version) -> None:
-    # Well 7 of an 8x6 plate is B01, and its images were filed under A07.
-    record(db, register_source(db, "store"), sightings(13, plate="told"), utc())
+def test_a_number_follows_the_plates_own_grid_told_or_inferred(db: Database, champion: Version) -> None:
+    for name, wells in (("told", 7), ("inferred", 25)):
+        record(db, register_source(db, name), sightings(13, plate=name), utc())
+        write(db, **(GOOD | {"plate": name, "well": str(wells)}))
     db.write(lambda c: c.exec_driver_sql("update source set layout = 'formulatrix'"))
-    db.write(lambda c: c.exec_driver_sql("update plate set format_rows = 8, format_columns = 6, format_drops = 1"))
-    write(db, **(GOOD | {"plate": "told", "well": "7"}))
-    assert turn(db) == Turn(refused=1)
-    assert "reads numbers on 8 x 12; name the well like A1" in str(states(db)[0][1])
-    assert rows(db, sa.text("select * from lims_label_v1")) == []
+    for key, grid in (("told", "8, format_columns = 6, format_drops = 1"), ("inferred", "16, format_columns = 24")):
+        statement = f"update plate set format_rows = {grid} where key = '{key}'"
+        db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
+    assert turn(db) == Turn(resolved=2)
+    assert rows(db, sa.text("select distinct well from lims_label_v1")) == [("B01",)]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_wells_outside_the_plate_never_come(db: Database, plate: int) -> None:
-    db.write(lambda c: c.exec_driver_sql("update plate set format_rows = 8, format_columns = 12"))
+    db.write(lambda c: c.exec_driver_sql("update plate set format_rows = 8, format_columns = 12, format_drops = 1"))
     for well in ("97", "0", "I1", "A13", "ZZ99"):
         write(db, **(GOOD | {"well": well}))
     assert turn(db) == Turn(refused=5)

@@ -203,9 +203,10 @@ def as_step_0004_wrote_it(db: Database, seen: Sighting) -> None:
     held = {"plate_id": 1, "drop_id": 1, "inspection_id": 1, "source_id": 1}
     read = {"size": seen.size, "mtime_ns": seen.mtime_ns, "seen_at": now}
     as_it_was = sa.Table("source", sa.MetaData(), *(sa.Column(c.name, c.type) for c in source.c), sa.Column("root"))
+    plate_then = sa.Table("plate", sa.MetaData(), *(sa.Column(c.name, c.type) for c in plate.c))
     values: dict[sa.Table, dict[str, Any]] = {
         as_it_was: {"name": "imager", "root": "/plates", "layout": "rigaku", "reading": "", "created_at": now},
-        plate: {"key": name.plate_key, "barcode": name.barcode, "first_seen_at": now},
+        plate_then: {"key": name.plate_key, "barcode": name.barcode, "first_seen_at": now},
         inspection: {"key": name.inspection_key, "order_key": "day" + "0" * 19 + "1\x85" + "0" * 19 + "2"},
         drop: {"well": name.well, "well_row": name.row, "well_column": name.column, "drop_number": name.drop},
         image: {"path": seen.path, "modality": "visible", "profile": name.profile, **read},

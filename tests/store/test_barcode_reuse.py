@@ -1,0 +1,76 @@
+"""A barcode that is used again years later is noticed, in whatever order the images arrive."""
+
+from datetime import timedelta
+from itertools import permutations
+
+import pytest
+import sqlalchemy as sa
+from factories import record, register_source, rewritten, rows, sightings, utc
+
+from marcod.domain import WarningKind
+from marcod.store import barcode_reuse
+from marcod.store.catalog import Sighting
+from marcod.store.engine import Database
+from marcod.store.schema import image, inspection
+from marcod.store.versions import Version
+
+FIRST = utc()
+YEARS = timedelta(days=900)
+
+
+def taken(inspection_key: str, after: timedelta, wells: int = 2, **more: object) -> list[Sighting]:
+    values = {"barcode": "B1", "captured_at": FIRST + after} | more
+    return sightings(wells, inspection=inspection_key, **values)  # type: ignore[arg-type]
+
+
+def warned(db: Database) -> dict[str, set[str | None]]:
+    """The warnings of the images of each inspection."""
+    found: dict[str, set[str | None]] = {}
+    for key, warning in rows(
+        db, sa.select(inspection.c.key, image.c.warnings).join(image, image.c.inspection_id == inspection.c.id)
+    ):
+        found.setdefault(key, set()).add(warning)
+    return found
+
+
+def test_an_inspection_years_later_is_warned_of(db: Database, source_id: int, champion: Version) -> None:
+    assert record(db, source_id, taken("1", timedelta())).reused == 0
+    assert record(db, source_id, taken("2", timedelta(days=90))).reused == 0
+    done = record(db, source_id, taken("3", YEARS)[:1])
+    assert (done.reused, done.reused_example) == (1, taken("3", YEARS)[0].path)
+    # Its further images, and what is read again of it, keep the warning; so does one that is unchanged.
+    assert record(db, source_id, taken("3", YEARS)).reused == 1
+    assert record(db, source_id, taken("3", YEARS)).unchanged == 2
+    assert record(db, source_id, [rewritten(taken("3", YEARS)[0])]).changed == 1
+    kind = WarningKind.BARCODE_REUSED
+    assert warned(db) == {"1": {None}, "2": {None}, "3": {kind}}
+    assert record(db, source_id, taken("4", YEARS + timedelta(days=7))).reused == 0
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("order", list(permutations((0, 1, 2))))
+def test_the_order_of_arrival_does_not_matter(
+    db: Database, source_id: int, champion: Version, order: tuple[int, ...]
+) -> None:
+    deliveries = [taken("1", timedelta()), taken("2", YEARS), taken("3", YEARS + timedelta(days=30))]
+    for number in order:
+        record(db, source_id, deliveries[number])
+    assert warned(db) == {"1": {None}, "2": {WarningKind.BARCODE_REUSED}, "3": {None}}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_an_inspection_between_the_two_takes_the_warning_back(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, taken("1", timedelta()))
+    record(db, source_id, taken("3", barcode_reuse.PAUSE + timedelta(days=1)))
+    record(db, source_id, taken("2", timedelta(days=300)))
+    assert warned(db) == {"1": {None}, "2": {None}, "3": {None}}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_without_dates_or_a_barcode_nothing_is_said(db: Database, champion: Version) -> None:
+    undated = register_source(db, "undated")
+    for key, after in (("1", timedelta()), ("2", YEARS)):
+        assert record(db, undated, taken(key, after, captured_at=None)).reused == 0
+    unnamed = register_source(db, "unnamed")
+    for key, after in (("1", timedelta()), ("2", YEARS)):
+        assert record(db, unnamed, taken(key, after, barcode=None)).reused == 0
