@@ -8,18 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from marcod.store import catalog, copies, drops, queue, results, serving, summaries
-from marcod.store.schema import image, model_version, score
-
-
-def _owed_but_for_unread(version_id: int) -> sa.ColumnElement[bool]:
-    scored = sa.exists().where(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == version_id,
-        score.c.content_hash == image.c.content_hash,
-    )
-    modality = sa.select(model_version.c.modality).where(model_version.c.id == version_id).scalar_subquery()
-    there = sa.and_(image.c.gone_at.is_(None), image.c.same_as_id.is_(None))
-    return sa.and_(image.c.modality == modality, there, sa.not_(scored))
+from marcod.store.schema import model_version
 
 
 def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datetime) -> bool:
@@ -40,7 +29,6 @@ def _only_queued(connection: sa.Connection, now: datetime, image_ids: Any = None
 MUTATIONS: Final[dict[str, tuple[Any, str, Any]]] = {
     "drops follow for the champion alone": (drops, "existing", lambda *_: set()),
     "summaries follow for who scores alone": (summaries, "existing", lambda *_: {}),
-    "bytes that changed unread are not owed": (queue, "owed", _owed_but_for_unread),
     "a score of former bytes counts for bytes that failed": (results, "give_up", _only_gone),
     "a copy counts beside its original": (copies, "find", lambda *_: False),
     "what a copy stood for is forgotten": (copies, "release", lambda *_: []),
