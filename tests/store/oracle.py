@@ -306,7 +306,10 @@ def _owed(world: World) -> list[str]:
         plate_id = world.inspections[image.inspection_id].plate_id
         if plate_id not in begun or image.modality != champion.modality:
             continue
-        if image.gone_at is not None or image.same_as_id is not None or (image.id, champion.id) in world.jobs:
+        job = world.jobs.get((image.id, champion.id))
+        if job is not None and job.failed_at is not None and image.unread:
+            found.append(f"image {image.id} was given up, and a score of former bytes counts for it")
+        if image.gone_at is not None or image.same_as_id is not None or job is not None:
             continue
         if image.unread or (image.id, champion.id, image.content_hash) not in world.own:
             found.append(f"the champion owes image {image.id} and nothing is queued")

@@ -81,7 +81,17 @@ class Story:
         for _ in range(STEPS):
             self.live(actions)
         self.settle()
-        return oracle.faults(self.db)
+        return oracle.faults(self.db) + self.lies()
+
+    def lies(self) -> list[str]:
+        """Images that are said to consist of bytes that their files do not have."""
+        rows = {row.path: row for row in factories.rows(self.db, sa.select(schema.image))}
+        seen = [(file, rows[file.path]) for file in self.files if file.there and file.path in rows]
+        return [
+            f"image {row.id} is {file.content} and said to be {row.content_hash}"
+            for file, row in seen
+            if row.gone_at is None and not row.unread and row.content_hash not in (None, file.content)
+        ]
 
     def weighted(self) -> list[Callable[[], None]]:
         """Every event, as often as it is likely."""
