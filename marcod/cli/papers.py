@@ -1,6 +1,6 @@
 """`marcod plate import`: what a lab's own table says of its plates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def import_(
     or 8x12x2, or rows, columns and drops, and reservoir, the subwell without a drop or none. An empty cell leaves what
     is known. Where wells or reservoirs are others now, the images of the plate are read again.
     """
+    output.check_there(table, "a table of plates")
     data = _read(table)
     with app.opened(settings) as ready:
         seen = ready.db.read(papers.sources)
@@ -85,14 +86,17 @@ def _register(ready: app.Ready, settings: Settings, missing: tuple[str, ...]) ->
 
 
 def _catch_up(ready: app.Ready) -> None:
-    with output.progress("images read again", None) as done:
-        total = 0
-        while read := ready.db.write(lambda connection: rereading.catch_up(connection, ready.db.now())):
-            total += read
-            done(total)
-    with output.progress("summaries", None) as done:
-        total = 0
-        while counted := ready.db.write(lambda connection: papers.catch_up(connection, datetime.now(UTC))):
+    _repeat("images read again", lambda: ready.db.write(lambda c: rereading.catch_up(c, ready.db.now())))
+    _repeat("inspections counted again", lambda: ready.db.write(lambda c: papers.catch_up(c, datetime.now(UTC))))
+
+
+def _repeat(what: str, part: Callable[[], int]) -> None:
+    """Do parts of a work until one does nothing, with progress where there is any."""
+    if not (total := part()):
+        return
+    with output.progress(what, None) as done:
+        done(total)
+        while counted := part():
             total += counted
             done(total)
 

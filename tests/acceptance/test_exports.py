@@ -13,7 +13,7 @@ from PIL import Image
 
 from marcod.domain import DropClass
 from marcod.registry import Registry
-from marcod.store import derived, labels, queue
+from marcod.store import derived, labels, queue, versions
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 
@@ -129,7 +129,9 @@ def test_hits_in_files(lab: Site) -> None:
     rows = list(csv.DictReader((lab.folder / "hits.csv").open()))
     assert [(row["well"], row["first_hit_inspection_key"]) for row in rows] == [("A01", "2"), ("A02", "3")]
     assert [hit["cause"] for hit in json.loads((lab.folder / "hits.json").read_text())] == ["new", "new"]
-    assert "<h1>2 hits" in (lab.folder / "hits.html").read_text()
+    page = (lab.folder / "hits.html").read_text()
+    assert "<h1>2 hits" in page
+    assert "likeliest Crystals, imager" in page
     assert lab.call("hits", "--export", "hits.xlsx").exit_code == 2
 
 
@@ -163,6 +165,17 @@ def test_a_list_says_how_many_there_are(lab: Site) -> None:
     )
     assert "1 of 2 hits (crystals >= 0.0433), best first; --limit shows more" in lab.ok("hits", "--limit", "1")
     assert "1 of 2 hits" in lab.ok("hits", "--limit", "1", "--source", "imager")
+
+
+def test_one_inspection_has_no_trend(lab: Site) -> None:
+    db = Database(lab.url)
+    record(db, factories.register_source(db), sightings(1, plate="ONCE"), utc(days=4))
+    factories.drain(db, db.read(versions.champion), utc(days=4), scores=lambda claim: CRYSTALS)
+    db.close()
+    trends = {line.split()[1]: line.split()[5] for line in lab.ok("hits").splitlines() if " A01.1 " in line}
+    assert trends == {"ONCE": "-", "P": "appearing"}
+    assert [hit["trend"] for hit in json.loads(lab.ok("hits", "--json")) if hit["plate_key"] == "ONCE"] == ["steady"]
+    assert "A01.1  X  -" in lab.ok("plate", "show", "ONCE", "--history")
 
 
 def test_hits_are_chosen(lab: Site) -> None:
