@@ -229,4 +229,4 @@ def test_wrong_papers_change_nothing(lab: Site) -> None:
     result = lab.call("plate", "import", str(table), "--json")
     assert len(json.loads(result.stdout)["problems"]) == 2
     assert lab.call("plate", "import", str(table), "--map", "format=size").exit_code == 2
-    assert lab.call("plate", "import", str(Path("nowhere.csv"))).exit_code == 1
+    assert lab.call("plate", "import", str(Path("nowhere.csv"))).exit_code == 2
