@@ -217,6 +217,22 @@ def test_papers_by_the_command(lab: Site) -> None:
     assert (result.exit_code, "no image of plate Q" in result.stderr) == (1, True)
 
 
+def test_a_line_without_a_source_finds_the_plate_that_is_there(lab: Site) -> None:
+    db = Database(lab.url)
+    record(db, factories.register_source(db, "later"), sightings(1, plate="Q", barcode="BC7"), utc(days=4))
+    db.close()
+    table = lab.folder / "plates.csv"
+    table.write_text("plate,project\nP,PHIPA\nBC7,lysozyme\n")
+    assert "0 new plates, 2 changed" in lab.ok("plate", "import", str(table))
+    assert lab.rows("select key, project from plate order by key") == [("P", "PHIPA"), ("Q", "lysozyme")]
+    table.write_text("plate,format\nNEW,96x1\nP,1x3x1\nQ,96xx\n")
+    wrong = lab.call("plate", "import", str(table))
+    assert wrong.exit_code == 1
+    assert "line 2: names no source, and no plate NEW is there yet" in wrong.stderr
+    assert "line 3: plate P is said to be 1x3x1" in wrong.stderr
+    assert "line 4: " in wrong.stderr
+
+
 def test_wrong_papers_change_nothing(lab: Site) -> None:
     table = lab.folder / "plates.csv"
     table.write_text("plate,source,format\nNEW,imager,96x1\nP,imager,1x3x1\nX,nowhere,96x1\n")
