@@ -26,7 +26,7 @@ from uuid import uuid4
 
 from marcod import layouts, settings
 from marcod.domain import PLATE_FORMATS, DropClass, Kind, path_text
-from marcod.errors import MarcodError
+from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.store import backlog, reports
 from marcod.store.engine import Database
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
@@ -172,7 +172,10 @@ def prepare(folder: Path, models: Path, plates: Sequence[Export]) -> Path:
 
     ``models`` keeps the fetched model. Raises MarcodError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {os_reason(error)}; give another folder with --folder") from error
     if any(folder.iterdir()):
         raise MarcodError(f"{folder} is not empty; give another folder with --folder")
     lines = [

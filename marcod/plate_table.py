@@ -5,8 +5,8 @@ Promises a sentence for every wrong line, not only for the first one.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from marcod import tabular
@@ -61,17 +61,32 @@ def _checked(grid: Grid) -> Grid:
     return grid
 
 
-def read(data: bytes, columns: Mapping[str, str], source_name: str | None) -> Table:
+class WrongLinesError(PapersError):
+    """Lines that cannot be read; ``papers`` are the others, which may be wrong in another way."""
+
+    def __init__(self, problems: Sequence[str], papers: Sequence[Paper]) -> None:
+        super().__init__(problems)
+        self.papers = tuple(papers)
+
+
+Known = Callable[[str], Collection[tuple[str, str]]]
+"""Source and key of each plate that answers to a key or a barcode."""
+
+
+def read(data: bytes, columns: Mapping[str, str], source_name: str | None, known: Known = lambda name: ()) -> Table:
     """Read the lines of a table in any form that :mod:`marcod.tabular` reads.
 
     ``columns`` maps headings to :data:`FIELDS`, where they do not bear a field's name; ``source_name`` is the source
-    of lines that name none. Raises PapersError.
+    of lines that name none. Without it they mean the one plate that is ``known`` by their key or barcode.
+
+    Raises:
+        PapersError: the table cannot be read; :class:`WrongLinesError` where only lines are wrong.
     """
     try:
         text = tabular.text_of(data)
     except tabular.TableError as error:
         raise PapersError([str(error)]) from error
-    return _Reading(columns, source_name).table(tabular.lines_of(text))
+    return _Reading(columns, source_name, known).table(tabular.lines_of(text))
 
 
 @dataclass
@@ -80,6 +95,7 @@ class _Reading:
 
     columns: Mapping[str, str]
     source_name: str | None
+    known: Known
     problems: list[str] = field(default_factory=list)
 
     def table(self, lines: Iterable[tuple[int, list[str]]]) -> Table:
@@ -97,7 +113,7 @@ class _Reading:
         if not found and not self.problems:
             self.problems.append("the table has no line with a plate")
         if self.problems:
-            raise PapersError(self.problems)
+            raise WrongLinesError(self.problems, tuple(found.values()))
         return Table(tuple(found.values()), unused)
 
     def _fields(self, heading: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
@@ -112,7 +128,10 @@ class _Reading:
         if twice:
             raise PapersError([f"line 1: two columns say {twice[0]!r}"])
         if "plate" not in fields:
-            raise PapersError(["line 1: no column is called 'plate'; name the one that is with --map COLUMN=plate"])
+            problems = ["line 1: no column is called 'plate'; name the one that is with --map COLUMN=plate"]
+            if "source" not in fields and self.source_name is None:
+                problems.append("line 1: no column is called 'source'; name one, or give --source, for new plates")
+            raise PapersError(problems)
         return fields, tuple(h.strip() for h, f in zip(heading, fields, strict=True) if f is None and h.strip())
 
     def _paper(self, line: int, fields: list[str | None], cells: list[str]) -> Paper | None:
@@ -126,12 +145,25 @@ class _Reading:
             if "plate" not in given:
                 raise ValueError("names no plate")
             place = given.get("source") or self.source_name
-            if place is None:
-                raise ValueError("names no source; add a column 'source' or give --source")
-            return _paper_of(line, place, given)
+            if place is not None:
+                return _paper_of(line, place, given)
+            place, key = self._only_known(given["plate"])
+            return replace(_paper_of(line, place, given), plate=key)
         except ValueError as error:
             self.problems.append(f"line {line}: {error}")
             return None
+
+    def _only_known(self, name: str) -> tuple[str, str]:
+        """Return source and key of the only plate that answers to a name. Raises ValueError."""
+        plates = self.known(name)
+        if len(plates) == 1:
+            return next(iter(plates))
+        if not plates:
+            raise ValueError(
+                f"names no source, and no plate {name} is there yet; add a column 'source' or give --source"
+            )
+        there = " and ".join(f"{key} of {place}" for place, key in plates)
+        raise ValueError(f"names no source, and {name} may be {there}; add a column 'source' or give --source")
 
     def _keep(self, found: dict[tuple[str, str], Paper], paper: Paper) -> None:
         before = found.setdefault((paper.source, folded(paper.plate)), paper)

@@ -311,6 +311,7 @@ class Card:
     uri: str | None
     place: str
     words: str
+    title: str
 
 
 def _card(hit: Hit, uri: str | None) -> Card:
@@ -322,12 +323,23 @@ def _card(hit: Hit, uri: str | None) -> Card:
         f"inspection {hit.first_hit_inspection_key}",
         "" if hit.cause == "new" else hit.cause,
         hit.trend,
-        "" if hit.label_person is None else f"{hit.label} says {hit.label_person}",
+        _class_of(hit),
         hit.project or "",
         hit.source,
     ]
     flag = "" if hit.label_person is None else SAID
-    return Card(hit, now, flag, uri, hit.barcode or hit.plate_key, ", ".join(word for word in words if word))
+    plate = hit.barcode or hit.plate_key
+    crystals = "" if hit.p_crystals is None else f"crystals {hit.p_crystals:.2f}"
+    drop = f"plate {plate}, {hit.well}.{hit.drop_number} {now.letter}"
+    title = "; ".join(part for part in (drop, _class_of(hit), crystals) if part)
+    return Card(hit, now, flag, uri, plate, ", ".join(word for word in words if word), title)
+
+
+def _class_of(hit: Hit) -> str:
+    """Name the class of a hit's drop, and whose word it is; empty where there is none."""
+    if hit.label_person is not None:
+        return f"{hit.label} says {hit.label_person}"
+    return "" if hit.label is None else f"likeliest {hit.label}"
 
 
 def file_name(shown: PlateMap) -> str:

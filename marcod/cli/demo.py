@@ -30,6 +30,8 @@ BEST: Final = 10
 PANEL: Final = 100
 """Widest that a framed paragraph is, in characters."""
 
+ARRIVE: Final = "images arrive"
+
 CLASSES: Final = (DropClass.CRYSTALS, DropClass.PRECIPITATE, DropClass.CLEAR, DropClass.OTHER)
 
 
@@ -53,6 +55,9 @@ def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
     """
     from marcod import demo as demonstration
 
+    for given in (folder, models):
+        if given is not None:
+            output.check_tree(given)
     where = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="marcod-demo-"))
     arriving = demonstration.exports(wells)
     config = demonstration.prepare(where, models.absolute() if models else where / "models", arriving)
@@ -99,16 +104,17 @@ class _Bars:
 
     def __enter__(self) -> "_Bars":
         self._bars.start()
-        self._arrived = self._bars.add_task("files arrive")
-        self._scored = self._bars.add_task("images scored")
+        self._arrived = self._bars.add_task(ARRIVE, total=None)
+        self._scored = self._bars.add_task("images are scored", total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def __call__(self, step: "Step") -> None:
-        self._bars.update(self._arrived, completed=step.delivered, total=step.total)
-        self._bars.update(self._scored, completed=step.scored, total=step.total, description=step.text)
+        first = ARRIVE if step.delivered else step.text
+        self._bars.update(self._arrived, completed=step.delivered, total=step.total, description=first)
+        self._bars.update(self._scored, completed=step.scored, total=step.total)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= 5:
             self._last_line = time.monotonic()
             output.echo(f"{step.text}: {step.delivered} arrived, {step.scored} of {step.total} scored", err=True)
@@ -173,7 +179,8 @@ def _print_outcome(console: Console, outcome: "Outcome", champion: versions.Vers
     files = outcome.images + outcome.other_files
     output.say(
         console,
-        f"\n{outcome.images} images of {files} files scored by {champion} in {outcome.seconds:.0f} s; from file to "
+        f"\n{outcome.images} images of {files} files scored by {champion} in {outcome.seconds:.0f} s (the other "
+        f"{outcome.other_files} are small copies, `_th`, that a Rock Imager writes beside its images); from file to "
         f"score {outcome.median_s:.1f} s (median), {outcome.percentile_95_s:.1f} s (95th percentile), of which 1 s is "
         "waiting for the file to stand still.",
     )

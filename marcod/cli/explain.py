@@ -10,7 +10,8 @@ import click
 from marcod import layouts, survey
 from marcod.cli import output
 from marcod.cli.choice import Choice
-from marcod.domain import DropImage, NotADrop, path_text
+from marcod.domain import DropImage, NotADrop, Reason, path_text
+from marcod.errors import ConfigError
 from marcod.layouts import Layout
 
 Answers = list[tuple[Layout, DropImage | NotADrop]]
@@ -21,27 +22,35 @@ Answers = list[tuple[Layout, DropImage | NotADrop]]
 @click.option("--layout", type=Choice(layouts.NAMES), help="Only this family [default: all]")
 @click.option("--pattern", help="Regular expression with named groups, for --layout regex")
 @output.as_json
-def explain(paths: tuple[str, ...], layout: str | None, pattern: str | None, json_output: bool) -> None:
+@click.pass_context
+def explain(
+    ctx: click.Context, paths: tuple[str, ...], layout: str | None, pattern: str | None, json_output: bool
+) -> None:
     """Show what each imager family reads from PATHS; no file needs to exist.
 
     Of a whole path, as it is copied from a file manager, it also says which folder is to be named as the source's root.
-    A PATH that is a folder is looked at: a sample of its files tells which imager wrote them.
+    A PATH that is a folder is looked at: a sample of its files tells which imager wrote them. The exit code is 2 where
+    no family knows one of PATHS, as that of `marcod scan` is.
     """
     options = layouts.LayoutOptions(pattern=pattern)
     names = [layout] if layout else [n for n in layouts.NAMES if n != "regex" or pattern]
     families = [layouts.make(name, options) for name in names]
     answers: dict[str, Any] = {}
+    unread = False
     for path in dict.fromkeys(paths):
         if Path(path).is_dir():
-            answers[path] = _survey(Path(path), layout, show=not json_output)
+            seen = answers[path] = _survey(Path(path), layout, show=not json_output)
+            unread |= not any(layout in (None, imager.layout) for imager in seen.imagers)
             continue
         root, relative = _split(path)
         verdicts = layouts.explain(relative, families, survey.companions(Path(root)) if root else layouts.no_companions)
         answers[path] = list(_rows(root, relative, verdicts))
+        unread |= all(isinstance(a, NotADrop) and a.reason is Reason.NOT_THIS_LAYOUT for _, a in verdicts)
         if not json_output:
             _print(path, root, relative, verdicts, only=layout is not None)
     if json_output:
         output.print_json(answers)
+    ctx.exit(ConfigError.exit_code if unread else 0)
 
 
 def _survey(folder: Path, layout: str | None, *, show: bool) -> survey.Survey:

@@ -1,6 +1,7 @@
 """`marcod hits`: the crystals over all plates."""
 
 import dataclasses
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,8 @@ def hits(
     with app.reading(settings) as ready:
         found, total = ready.db.read(partial(_read, since, most, new=new_only, project=project, source_name=source))
         roots, closed = places.roots(settings, ready), places.closed(settings, ready)
+        listed = found if target is None and not json_output else []
+        once = ready.db.read(lambda connection: reports.inspected_once(connection, listed))
         if not found and not json_output and target is None:
             ready.db.read(lambda connection: _require_known(connection, source, project))
     if target is not None:
@@ -82,7 +85,7 @@ def hits(
     if target is not None:
         output.echo(f"{text.count(len(found), 'hit')} written to {output.printable(str(target))}")
     else:
-        output.console().print(hits_table(found, total))
+        output.console().print(hits_table(found, total, once))
     output.warn_of_synthetic(scored=any(hit.model_synthetic for hit in found))
 
 
@@ -101,8 +104,8 @@ def _require_known(connection: Any, source: str | None, project: str | None) -> 
         raise NotFoundError(f"no plate belongs to a project {project!r}; {offered}")
 
 
-def hits_table(found: list[reports.Hit], total: int | None = None) -> output.Listing:
-    """Hits over all plates; ``total`` is how many there are."""
+def hits_table(found: list[reports.Hit], total: int, once: Collection[tuple[str, str]]) -> output.Listing:
+    """Hits over all plates, of ``total`` ones; ``once`` are source and key of plates with one inspection."""
     rules = {hit_rule(h.threshold) for h in found}
     rule = f" ({rules.pop()})" if len(rules) == 1 else ""
     columns = ("p(crystals)", "threshold", "plate", "drop", "first in", "cause", "trend", "class", "project", "source")
@@ -114,7 +117,7 @@ def hits_table(found: list[reports.Hit], total: int | None = None) -> output.Lis
             f"{h.well}.{h.drop_number}",
             h.first_hit_inspection_key,
             h.cause,
-            h.trend,
+            "-" if (h.source, h.plate_key) in once else h.trend,
             h.label if h.label_person is None else f"{h.label} ({h.label_person})",
             h.project,
             h.source,
@@ -123,8 +126,7 @@ def hits_table(found: list[reports.Hit], total: int | None = None) -> output.Lis
     ]
     same = [place for place, name in enumerate(columns) if not (rule and name == "threshold")]
     return output.table(
-        output.counted(len(found), len(found) if total is None else total, "hit", f"{rule}, best first")
-        + (MEANING if found else ""),
+        output.counted(len(found), total, "hit", f"{rule}, best first") + (MEANING if found else ""),
         [columns[place] for place in same],
         [[row[place] for place in same] for row in rows],
         spare=(("project",), ("cause",), ("source",), ("trend",)),

@@ -79,7 +79,9 @@ def add(
             datetime.now(UTC),
             vocabulary=vocabulary or settings.labels.vocabulary,
         )
-    output.echo(f"{well} of {plate} is {given.label or 'no longer labelled'}, says {given.person}")
+    output.echo(
+        f"{output.place(well, drop_number)} of {plate} is {given.label or 'no longer labelled'}, says {given.person}"
+    )
 
 
 @label.command()
@@ -103,7 +105,8 @@ def withdraw(
         count = labelling.withdraw(ready.db, named, who, datetime.now(UTC))
     if count == 0:
         raise NotFoundError(
-            f"{who} says nothing of {well} of {plate} there; `marcod label list --plate {plate}` shows who says what"
+            f"{who} says nothing of {output.place(well, drop_number)} of {plate} there; "
+            f"`marcod label list --plate {plate}` shows who says what"
         )
     output.echo(f"{text.count(count, 'label')} of {who} withdrawn")
 
@@ -146,6 +149,7 @@ def import_(
     Exits with 3 when lines were left: what is wrong with them is listed, the rest is taken.
     """
     settings = configured(ctx).settings
+    output.check_there(place, "a file or a folder of label files")
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
     choices = labelling.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
     with app.opened(settings) as ready, output.stages() as report:

@@ -225,7 +225,7 @@ def _grid(past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str]
         looks = [drop.looks[place] for place in part]
         marks = [Text() if look is None else _look(look, past.version) for look in looks]
         highest = "" if drop.highest_p_crystals is None else f"{drop.highest_p_crystals:.3f}"
-        words = [drop.trend, drop.first_hit, highest] if last else []
+        words = [drop.trend if len(past.inspections) > 1 else "-", drop.first_hit, highest] if last else []
         rows.append([_place(drop.last), *marks, *words])
     columns = ["drop", *(heads[place] for place in part), *(["trend", "first hit", "highest"] if last else [])]
     return output.table("", columns, rows)

@@ -289,6 +289,11 @@ def harmless(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def place(well: str, drop: int | None) -> str:
+    """A drop as lists name it, such as ``A01.2``; the well alone where its only drop is meant."""
+    return well if drop is None else f"{well}.{drop}"
+
+
 def counted(shown: int, total: int, noun: str, rest: str = "", *, plural: str | None = None) -> str:
     """The title of a list: how many it shows, and of how many where ``--limit`` leaves some out."""
     if shown >= total:
@@ -316,6 +321,12 @@ class OutFile(click.Path):
         if not (self.allow_dash and str(path) == "-"):
             check_writable(path)
         return path
+
+
+def check_there(path: Path, what: str) -> None:
+    """Raises ConfigError for a file or folder to be read that is not there; ``what`` is asked for instead."""
+    if str(path) != "-" and not os.path.lexists(path):
+        raise ConfigError(f"{path} does not exist; name {what}")
 
 
 def check_writable(target: Path) -> None:

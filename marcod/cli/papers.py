@@ -1,7 +1,8 @@
 """`marcod plate import`: what a lab's own table says of its plates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -9,10 +10,11 @@ import click
 from marcod import app, plate_table, text, watch
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
-from marcod.errors import MarcodError
+from marcod.errors import MarcodError, NotFoundError
+from marcod.plate_table import Table, WrongLinesError
 from marcod.settings import Settings
-from marcod.store import papers, rereading
-from marcod.store.papers import PapersError, Plan
+from marcod.store import papers, reports, rereading
+from marcod.store.papers import Paper, PapersError, Plan
 
 SHOWN = 20
 """Wrong lines and warnings that are printed."""
@@ -30,7 +32,7 @@ def _mapping(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...
 
 @click.command("import")
 @click.argument("table", metavar="CSV", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
-@click.option("--source", help="The source of lines that name none [default: the only source there is]")
+@click.option("--source", help="The source of lines that name none [default: that of the plate]")
 @click.option(
     "--map", "columns", multiple=True, callback=_mapping, metavar="COLUMN=FIELD", help="What a column says; repeatable"
 )
@@ -51,13 +53,14 @@ def import_(
     or 8x12x2, or rows, columns and drops, and reservoir, the subwell without a drop or none. An empty cell leaves what
     is known. Where wells or reservoirs are others now, the images of the plate are read again.
     """
+    output.check_there(table, "a table of plates")
     data = _read(table)
     with app.opened(settings) as ready:
         seen = ready.db.read(papers.sources)
         only = sorted({*seen, *settings.sources})
         try:
-            read = plate_table.read(data, columns, source or (only[0] if len(only) == 1 else None))
-            plan = ready.db.read(lambda connection: papers.plan(connection, read.papers, settings.sources))
+            place = source or (only[0] if len(only) == 1 else None)
+            read, plan = _planned(ready, settings, partial(plate_table.read, data, columns, place))
             if not dry_run:
                 _register(ready, settings, plan.missing)
                 now = datetime.now(UTC)
@@ -67,6 +70,31 @@ def import_(
         if not dry_run:
             _catch_up(ready)
     _print(plan, read.unused, dry_run=dry_run, json_output=json_output)
+
+
+def _planned(ready: app.Ready, settings: Settings, read: Callable[[plate_table.Known], Table]) -> tuple[Table, Plan]:
+    """Read a table and plan what it changes. Raises PapersError for all that is wrong."""
+
+    @cache
+    def known(name: str) -> tuple[tuple[str, str], ...]:
+        try:
+            found = ready.db.read(lambda connection: reports.find_plates(connection, name))
+        except NotFoundError:
+            return ()
+        return tuple((plate.source, plate.key) for plate in found)
+
+    def plan(lines: Sequence[Paper]) -> Plan:
+        return ready.db.read(lambda connection: papers.plan(connection, lines, settings.sources))
+
+    try:
+        table = read(known)
+    except WrongLinesError as wrong:
+        try:
+            plan(wrong.papers)
+        except PapersError as more:
+            raise PapersError([*wrong.problems, *more.problems]) from more
+        raise
+    return table, plan(table.papers)
 
 
 def _read(table: Path) -> bytes:
@@ -85,14 +113,17 @@ def _register(ready: app.Ready, settings: Settings, missing: tuple[str, ...]) ->
 
 
 def _catch_up(ready: app.Ready) -> None:
-    with output.progress("images read again", None) as done:
-        total = 0
-        while read := ready.db.write(lambda connection: rereading.catch_up(connection, ready.db.now())):
-            total += read
-            done(total)
-    with output.progress("summaries", None) as done:
-        total = 0
-        while counted := ready.db.write(lambda connection: papers.catch_up(connection, datetime.now(UTC))):
+    _repeat("images read again", lambda: ready.db.write(lambda c: rereading.catch_up(c, ready.db.now())))
+    _repeat("inspections counted again", lambda: ready.db.write(lambda c: papers.catch_up(c, datetime.now(UTC))))
+
+
+def _repeat(what: str, part: Callable[[], int]) -> None:
+    """Do parts of a work until one does nothing, with progress where there is any."""
+    if not (total := part()):
+        return
+    with output.progress(what, None) as done:
+        done(total)
+        while counted := part():
             total += counted
             done(total)
 

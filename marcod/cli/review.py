@@ -235,7 +235,8 @@ def add(
     why = reason or f"{people.actor()} asks for a look."
     with app.opened(settings, brief=True) as ready:
         new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
-    output.echo(f"{well} of {plate} {'waits' if new else 'was waiting already'} for a look")
+    waits = "waits" if new else "was waiting already"
+    output.echo(f"{output.place(well, drop_number)} of {plate} {waits} for a look")
 
 
 @review.command()
@@ -316,6 +317,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
 @pass_settings
 def import_(settings: Settings, place: Path, person: str | None, vocabulary: str | None, json_output: bool) -> None:
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
+    output.check_there(place, "a folder that `marcod review export` made, or its review.csv")
     with app.opened(settings) as ready:
         done = folder.take_in(
             ready.db,

@@ -5,19 +5,20 @@ from typing import get_args
 
 import click
 
-from marcod import daemon
+from marcod import __version__, daemon, text
+from marcod.cli import output
 from marcod.cli.configured import configured
 from marcod.errors import ConfigError
 from marcod.settings import ROLES, USUAL_ROLES, Role, nearest
 
 
-def _roles(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Role, ...]:
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
+def _roles(_ctx: click.Context, _param: click.Parameter, given: str) -> tuple[Role, ...]:
+    wanted = [part.strip() for part in given.split(",") if part.strip()]
     unknown = sorted(set(wanted) - set(get_args(Role)))
     if unknown or not wanted:
         meant = nearest(unknown[0], ROLES) if unknown else None
         hint = f"; did you mean {meant}?" if meant else ""
-        raise ConfigError(f"role {', '.join(unknown) or text!r} is not one of {', '.join(ROLES)}{hint}")
+        raise ConfigError(f"role {', '.join(unknown) or given!r} is not one of {', '.join(ROLES)}{hint}")
     return tuple(role for role in ROLES if role in wanted)
 
 
@@ -36,6 +37,11 @@ def run(ctx: click.Context, roles: tuple[Role, ...]) -> None:
     The first SIGTERM or Ctrl-C ends in order, the second at once; nothing is lost either way.
     """
     settings = configured(ctx).settings
+    if sys.stderr.isatty() and settings.sources:
+        # Loading the model takes seconds in which nothing else is said.
+        sources = text.count(len(settings.sources), "source")
+        doing = "loading the model" if "score" in roles else "starting"
+        output.echo(f"marcod {__version__}: {sources}, {doing}", err=True)
     ctx.exit(daemon.run(settings, roles, _program(ctx.find_root().params)))
 
 

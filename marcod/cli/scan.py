@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from marcod import app, daemon, layouts, text, watch
+from marcod import app, daemon, layouts, telemetry, text, watch
 from marcod.cli import output
 from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
@@ -47,7 +47,7 @@ def scan(
     reports = {}
     with app.opened(chosen) as ready:
         _refuse_to_rename(ready, settings, chosen)
-        for source in watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources):
+        for source in _opened(ready, settings, chosen, quiet=json_output):
             with output.progress(f"scanning {source.name}", None) as done:
                 reports[source.name] = watch.scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
         champion = ready.db.read(versions.champion)
@@ -58,6 +58,19 @@ def scan(
     output.warn_of_synthetic_champion(champion, to_errors=json_output)
     if any(one.attention for report in reports.values() for one in report.findings):
         ctx.exit(output.ATTENTION)
+
+
+def _opened(ready: app.Ready, settings: Settings, chosen: Settings, *, quiet: bool) -> list[watch.Source]:
+    """Register the sources, and say of each that had another name until now."""
+    before = {name: watch.recorded_names(ready.db, given.root) for name, given in chosen.sources.items()}
+    with telemetry.warnings_alone():
+        sources = watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
+    for name, former in before.items():
+        now = watch.recorded_names(ready.db, chosen.sources[name].root)
+        for gone in former if name in now and not quiet else ():
+            if gone not in now:
+                output.echo(f"{name}: what was recorded as source {gone} belongs to it now")
+    return sources
 
 
 def _show_found(done: Callable[[int], None], progress: watch.ScanProgress) -> None:

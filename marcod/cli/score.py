@@ -10,7 +10,7 @@ from marcod import app, daemon
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings, one_thread_an_operation
-from marcod.store import backlog, versions
+from marcod.store import backlog, sources, versions
 
 if TYPE_CHECKING:
     from marcod.score import BatchReport, Tally
@@ -28,10 +28,15 @@ def score(settings: Settings, json_output: bool) -> None:
         daemon.tend(ready.db, settings)
         status = ready.db.read(lambda connection: backlog.status(connection, ready.db.now()))
         champion = ready.db.read(versions.champion)
+        recorded = ready.db.read(sources.roots)
     if json_output:
         output.print_json({"tally": tally, "queue": status})
     else:
         _print(tally, status)
+        if not recorded:
+            output.echo(
+                "nothing was taken in yet; `marcod setup FOLDER` configures a source, and `marcod scan` takes it in"
+            )
     output.warn_of_synthetic(scored=champion.synthetic and tally.scored > 0, to_errors=json_output)
 
 

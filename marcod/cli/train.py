@@ -38,6 +38,19 @@ HEADLINE: Final = {
     "crystal_average_precision": "average precision of crystals",
     "log_loss": "log loss",
 }
+FURTHER: Final = {
+    "partly": "not tested",
+    "unreadable": "images that could not be read",
+    "base": "base set",
+    "natural_shares": "shares of the classes as images come",
+    "mix": "share of the new weights",
+    "label_noise": "share of labels that look wrong",
+    "doubted_labels": "labels that look wrong",
+}
+INTERNAL: Final = ("gate", "material", "model")
+"""What a run keeps for marcod itself; --json has it."""
+
+NEEDED: Final = "_needed"
 WIDEST_REASON: Final = 100
 
 
@@ -174,15 +187,29 @@ def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
     gate = numbers.get("gate", numbers)
     sides = [gate.get(side) or {} for side in SIDES]
     if any(sides):
-        rows = [(words, *(_number(side.get(key)) for side in sides)) for key, words in HEADLINE.items()]
+        known = [(words, [side.get(key) for side in sides]) for key, words in HEADLINE.items()]
+        rows = [(words, *map(_number, values)) for words, values in known if any(v is not None for v in values)]
         models = [str(side.get("model", name)) for side, name in zip(sides, SIDES, strict=True)]
         heads = [f"{name} {model}" for name, model in zip(SIDES, models, strict=True)]
         console.print(output.table("\nOn the test side", ("", *heads), rows))
     if checks := gate.get("checks"):
-        rows = [(c["name"], "passed" if c["passed"] else "refused", c["numbers"]) for c in checks]
+        rows = [(c["name"], "passed" if c["passed"] else "refused", _in_words(c["numbers"])) for c in checks]
         console.print(output.table("\nChecks", ("check", "", "numbers"), rows, prose=True))
-    if numbers is not gate and (rest := {k: v for k, v in numbers.items() if k != "gate"}):
-        console.print(output.table("\nFurther numbers", ("", ""), list(rest.items()), prose=True))
+    further = {k: v for k, v in numbers.items() if k not in INTERNAL} if numbers is not gate else {}
+    if rows := [(FURTHER.get(k, k.replace("_", " ")), v) for k, v in further.items() if v not in (None, "", [], {})]:
+        console.print(output.table("\nFurther numbers", ("", ""), rows, prose=True))
+
+
+def _in_words(numbers: Mapping[str, Any]) -> str:
+    """Write the numbers of a check: counts against what is needed, and nothing of what has no value."""
+    words = []
+    for name, value in numbers.items():
+        needed = numbers.get(f"{name}{NEEDED}")
+        if needed is not None:
+            words.append(f"{_number(value)} of {_number(needed)} {name}")
+        elif value is not None and not name.endswith(NEEDED):
+            words.append(f"{name.replace('_', ' ')} {output.in_words(value)}")
+    return ", ".join(words)
 
 
 def _number(value: object) -> str:

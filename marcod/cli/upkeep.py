@@ -52,6 +52,7 @@ def restore(settings: Settings, file: Path, force: bool, yes: bool, json_output:
     Stop marcod first. Files that came after the copy was made are found and scored again by the full scan with which
     `marcod run` begins; labels, answers and promotions since then are in the kept database alone.
     """
+    output.check_there(file, "a copy that `marcod db backup` made")
     database = Database(settings.store.url.get_secret_value())
     path = backups.path_of(database)
     if not yes:

@@ -54,7 +54,8 @@ def check(settings: Settings, roles: Sequence[Role]) -> None:
     if "watch" in roles:
         if not settings.sources:
             raise ConfigError(
-                "no source is configured; add a [sources.NAME] table with root and layout, or try `marcod demo`"
+                "no source is configured; `marcod setup FOLDER` adds what an imager writes to, and `marcod demo` shows "
+                "marcod at work without"
             )
         check_sources(settings)
     if "schedule" in roles:

@@ -66,7 +66,7 @@ def sources(
         yield _watching(name, states.get(name), now)
         yield from (_reading(one) for one in found if one.source == name)
         seen = db.read(partial(health.last_file, source_name=name))
-        text = "no file was ever recorded" if seen is None else f"last file {seen[1]:%Y-%m-%d %H:%M} UTC, {seen[0]}"
+        text = "no file was ever recorded" if seen is None else f"{seen[1]:%Y-%m-%d %H:%M} UTC, {seen[0]}"
         yield judged(
             "sources", f"{name}: last file", seen is not None, text, "see `marcod explain` with one of its files"
         )

@@ -20,8 +20,8 @@ through is shared among them, see :attr:`Rules.needed`; ``store.training.gate_us
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -153,15 +153,21 @@ _Numbers = dict[str, float | int | str | None]
 
 
 def _enough(own: Pair, rules: Rules) -> Check:
-    found = _counts(own)
+    check = enough(_counts(own), rules)
+    if not own.left_out:
+        return check
+    unreadable = f"pictures that could not be read and count for neither: {len(own.left_out)}"
+    return replace(check, sentence=f"{check.sentence}; {unreadable}")
+
+
+def enough(found: Mapping[str, int], rules: Rules) -> Check:
+    """Check that a test side has enough ``drops``, ``plates`` and drops with ``crystals``; labels alone decide it."""
     needed = {"crystals": rules.min_crystals, "drops": rules.min_drops, "plates": rules.min_plates}
     sentence = (
         f"the test side has {count(found['crystals'], 'drop')} with crystals, {count(found['drops'], 'drop')} and "
         f"{count(found['plates'], 'plate')}; a promotion takes {needed['crystals']}, {needed['drops']} and "
         f"{needed['plates']}"
     )
-    if own.left_out:
-        sentence += f"; pictures that could not be read and count for neither: {len(own.left_out)}"
     numbers: _Numbers = {**found, **{f"{name}_needed": count for name, count in needed.items()}}
     return Check("enough drops", all(found[name] >= count for name, count in needed.items()), sentence, numbers)
 

@@ -58,10 +58,7 @@ def _of_server(code: str, said: str, url: URL, *, read_only: bool) -> str:
     if code == NO_PRIVILEGE and read_only:
         return f"{said}; let the owner of the tables run `marcod db roles`, and give {_user(url)} a role of it"
     if code == NO_PRIVILEGE:
-        return (
-            f"{said}, so {_user(url)} may only read or do a part; use an account of the role marcod_app, and for"
-            " `marcod db` one that owns the tables"
-        )
+        return f"{said}; use an account of the role marcod_app, for `marcod db` the owner of the tables"
     if code == _READ_ONLY and not read_only:
         return f"{said}; it may be a standby: give store.url the server that takes changes"
     step = next((step for pattern, step in _STEPS if re.search(pattern, said, re.IGNORECASE)), None)

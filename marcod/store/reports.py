@@ -13,6 +13,9 @@ from marcod.errors import NotFoundError
 from marcod.store import offers, plate_names, sources
 from marcod.store.schema import UtcDateTime, image, inspection, job, plate, score, source
 
+CHUNK: Final = 500
+"""Keys that one statement carries."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plate:
@@ -127,7 +130,8 @@ def find_plates(connection: Connection, text: str, source_name: str | None = Non
     plates = [Plate(*row) for row in plate_names.select_named(connection, statement, text)]
     if not plates:
         offered = offers.plates(connection, text, source_name)
-        raise NotFoundError(f"no plate has the key or barcode {text!r}; {offered}; `marcod plate list` shows more")
+        more = "; `marcod plate list` shows more" if offered.endswith(" more") else ""
+        raise NotFoundError(f"no plate has the key or barcode {text!r}; {offered}{more}")
     if len(plates) > 1 and (keys := plate_names.whole_keys(text, [found.key for found in plates])) is not None:
         raise NotFoundError(f"several plates answer to {text!r}; give the key of one of them: {keys}")
     return plates
@@ -171,6 +175,23 @@ def hits(
     order = (_HIT.c.p_crystals.desc().nulls_last(), _HIT.c.hit_id)
     statement = sa.select(*_HIT.c).where(*chosen).order_by(*order).limit(limit)
     return [Hit(*row) for row in connection.execute(statement)]
+
+
+def inspected_once(connection: Connection, found: Sequence[Hit]) -> set[tuple[str, str]]:
+    """Return source and key of those plates of the hits that have one inspection alone, of which no trend is known."""
+    keys = sorted({hit.plate_key for hit in found})
+    once: set[tuple[str, str]] = set()
+    for start in range(0, len(keys), CHUNK):
+        statement = (
+            sa.select(source.c.name, plate.c.key)
+            .join(source, source.c.id == plate.c.source_id)
+            .join(inspection, inspection.c.plate_id == plate.c.id)
+            .where(plate.c.key.in_(keys[start : start + CHUNK]))
+            .group_by(source.c.name, plate.c.key)
+            .having(sa.func.count() == 1)
+        )
+        once |= {(row[0], row[1]) for row in connection.execute(statement)}
+    return once
 
 
 def count_hits(

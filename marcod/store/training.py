@@ -274,7 +274,8 @@ def gate_uses(connection: Connection, gate_digest: str) -> int:
     """Count the runs that were judged on this test side, up to when it was frozen last.
 
     A test side grows with every labelled plate, so one that makes up more than half of this side, by drops with
-    crystals, counts as the same. Only runs of the same modality count. 0 for an unknown test side.
+    crystals, counts as the same. Only runs of the same modality that made a candidate count. 0 for an unknown
+    test side.
     """
     columns = (dataset.c.id, dataset.c.crystals, dataset.c.counts)
     mine = sa.select(*columns).where(dataset.c.gate_digest == gate_digest).order_by(dataset.c.id.desc()).limit(1)
@@ -290,7 +291,8 @@ def gate_uses(connection: Connection, gate_digest: str) -> int:
     light = connection.execute(
         judged.where(dataset.c.id == this.id).order_by(training_run.c.id.desc()).limit(1)
     ).one_or_none()
-    found = connection.execute(judged.where(dataset.c.id <= this.id, training_run.c.state.in_(JUDGED)))
+    made = training_run.c.candidate.is_not(None)
+    found = connection.execute(judged.where(dataset.c.id <= this.id, training_run.c.state.in_(JUDGED), made))
     same = [row for row in found if light is None or row.modality == light.modality]
     return sum(2 * _test_crystals(row) > _test_crystals(this) for row in same)
 

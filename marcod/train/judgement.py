@@ -13,7 +13,7 @@ import numpy as np
 from marcod import bundle, metrics, network, text
 from marcod.bundle import BundleRecord, Predictor
 from marcod.dataset import Snapshot
-from marcod.domain import Split, TrainedOn
+from marcod.domain import DropClass, Split, TrainedOn
 from marcod.errors import BundleError
 from marcod.evaluate import calibration, gate
 from marcod.evaluate.gate import Check, Rules, Verdict
@@ -134,6 +134,17 @@ def judge(
     before, after = said(champion, "champion"), said(candidate, "candidate")
     extra += [_readable(len(pictures), max(len(before.unreadable), len(after.unreadable)))]
     return gate.judge((champion.record, before), (candidate.record, after), rules, extra=extra)
+
+
+def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
+    """Check what the labels decide before anything is trained: whether the test side is large enough for the gate."""
+    tested = material.own_tested(snapshot)
+    found = {
+        "crystals": len({item.drop_id for item in tested if item.label is DropClass.CRYSTALS}),
+        "drops": len({item.drop_id for item in tested}),
+        "plates": len({(item.source, item.plate_key) for item in tested}),
+    }
+    return gate.enough(found, rules_of(settings, "head"))
 
 
 def _readable(count: int, unreadable: int) -> Check:

@@ -134,22 +134,27 @@ def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[L
 
     On those the champion looks bad by choice, and any other model better than it is.
     """
-    own = [
-        Labelled(
-            file=file_of(item, roots),
-            label=item.label,
-            own=None,
-            source=item.source,
-            imager=item.imager,
-            drop=str(item.drop_id),
-            inspection=str(item.inspection_id),
-            unit=f"drop {item.drop_id} at {item.inspection_id}, {item.label}",
-            group=f"{item.source}/{item.plate_key}",
-        )
-        for item in snapshot.side(Split.TEST)
-        if item.stream not in ACTIVE
-    ]
+    own = [_tested(item, roots) for item in own_tested(snapshot)]
     return (*own, *(replace(picture, own=None) for picture in base.side(Split.TEST)))
+
+
+def own_tested(snapshot: Snapshot) -> tuple[Item, ...]:
+    """Return the lab's own pictures of :func:`tested`."""
+    return tuple(item for item in snapshot.side(Split.TEST) if item.stream not in ACTIVE)
+
+
+def _tested(item: Item, roots: Mapping[str, Path]) -> Labelled:
+    return Labelled(
+        file=file_of(item, roots),
+        label=item.label,
+        own=None,
+        source=item.source,
+        imager=item.imager,
+        drop=str(item.drop_id),
+        inspection=str(item.inspection_id),
+        unit=f"drop {item.drop_id} at {item.inspection_id}, {item.label}",
+        group=f"{item.source}/{item.plate_key}",
+    )
 
 
 def kept_side(size: int) -> int:

@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -50,6 +50,7 @@ SAMPLE: Final = 400
 MANIFEST: Final = "manifest.jsonl"
 STARTS: Final = "starts"
 VERDICT: Final = "verdict.json"
+UNTRAINED: Final = "nothing was trained, because no candidate could pass; label drops with crystals on more plates"
 TRAINER: Final = "trainer"
 """Who promotes, in the audit."""
 
@@ -223,6 +224,10 @@ class _Steps:
         snapshot = self._snapshot(parent)
         if not snapshot.items:
             self._end(state="unchanged", reasons=["no labelled image can be read; label drops first", *snapshot.away])
+            return False
+        if not (check := judgement.enough(snapshot, self._settings)).passed:
+            numbers = {"gate": {"checks": [asdict(check)]}}
+            self._end(state="refused", reasons=[check.sentence, UNTRAINED], numbers=numbers)
             return False
         tier = self._run.options["tier"] or candidate.tier_for(snapshot, self._settings)
         same = self._material(snapshot, parent, tier)

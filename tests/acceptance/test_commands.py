@@ -198,7 +198,10 @@ def test_explain(plate: Site) -> None:
     assert "thumbnail" in plate.ok(
         "explain", "WellImages/1/plateID_1/batchID_2/wellNum_1/profileID_1/d1_r1_th.jpg", "--layout", "formulatrix"
     )
-    assert "no family" in plate.ok("explain", "holiday.jpg")
+    for more in ((), ("--json",)):
+        unknown = plate.call("explain", path, "holiday.jpg", *more)
+        assert (unknown.exit_code, "no family" in unknown.stdout) == (2, not more)
+    assert plate.call("explain", path, "--layout", "hwi").exit_code == 2
 
 
 def test_a_look_by_hand_does_not_take_over_a_configured_source(site: Site) -> None:
@@ -215,6 +218,21 @@ def test_a_look_by_hand_does_not_take_over_a_configured_source(site: Site) -> No
     assert result.exit_code == 2
     assert "'rock-imager'" in result.stderr
     assert site.rows("select name, reading, expected_drops from source") == before
+
+
+@pytest.mark.parametrize("command", ["plate import", "review import", "label import", "db restore --yes"])
+def test_what_is_to_be_read_and_is_not_there(site: Site, command: str) -> None:
+    site.write()
+    result = site.call(*command.split(), "nowhere.csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("marcod: nowhere.csv does not exist; name a")
+
+
+def test_without_a_source_the_next_step_is_said(site: Site) -> None:
+    site.write()
+    assert "nothing was taken in yet; `marcod setup FOLDER` configures a source" in site.ok("score")
+    run = site.call("run")
+    assert (run.exit_code, "`marcod setup FOLDER` adds what an imager writes to" in run.stderr) == (2, True)
 
 
 def test_a_folder_looked_at_by_hand_twice_is_one_source(site: Site) -> None:

@@ -94,7 +94,7 @@ def test_all_is_well(lab: Site) -> None:
     assert findings["device: test batch"]["text"].startswith("4 images in ")
     assert "fully scanned" in findings["sources: minstrel: watching"]["text"]
     assert findings["sources: minstrel: observer"]["text"].startswith("inotify on ")
-    assert findings["sources: minstrel: last file"]["text"].startswith("last file 20")
+    assert findings["sources: minstrel: last file"]["text"].startswith("20")
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

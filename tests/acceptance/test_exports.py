@@ -13,7 +13,7 @@ from PIL import Image
 
 from marcod.domain import DropClass
 from marcod.registry import Registry
-from marcod.store import derived, labels, queue
+from marcod.store import derived, labels, queue, versions
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 
@@ -129,7 +129,9 @@ def test_hits_in_files(lab: Site) -> None:
     rows = list(csv.DictReader((lab.folder / "hits.csv").open()))
     assert [(row["well"], row["first_hit_inspection_key"]) for row in rows] == [("A01", "2"), ("A02", "3")]
     assert [hit["cause"] for hit in json.loads((lab.folder / "hits.json").read_text())] == ["new", "new"]
-    assert "<h1>2 hits" in (lab.folder / "hits.html").read_text()
+    page = (lab.folder / "hits.html").read_text()
+    assert "<h1>2 hits" in page
+    assert "likeliest Crystals, imager" in page
     assert lab.call("hits", "--export", "hits.xlsx").exit_code == 2
 
 
@@ -163,6 +165,17 @@ def test_a_list_says_how_many_there_are(lab: Site) -> None:
     )
     assert "1 of 2 hits (crystals >= 0.0433), best first; --limit shows more" in lab.ok("hits", "--limit", "1")
     assert "1 of 2 hits" in lab.ok("hits", "--limit", "1", "--source", "imager")
+
+
+def test_one_inspection_has_no_trend(lab: Site) -> None:
+    db = Database(lab.url)
+    record(db, factories.register_source(db), sightings(1, plate="ONCE"), utc(days=4))
+    factories.drain(db, db.read(versions.champion), utc(days=4), scores=lambda claim: CRYSTALS)
+    db.close()
+    trends = {line.split()[1]: line.split()[5] for line in lab.ok("hits").splitlines() if " A01.1 " in line}
+    assert trends == {"ONCE": "-", "P": "appearing"}
+    assert [hit["trend"] for hit in json.loads(lab.ok("hits", "--json")) if hit["plate_key"] == "ONCE"] == ["steady"]
+    assert "A01.1  X  -" in lab.ok("plate", "show", "ONCE", "--history")
 
 
 def test_hits_are_chosen(lab: Site) -> None:
@@ -204,6 +217,22 @@ def test_papers_by_the_command(lab: Site) -> None:
     assert (result.exit_code, "no image of plate Q" in result.stderr) == (1, True)
 
 
+def test_a_line_without_a_source_finds_the_plate_that_is_there(lab: Site) -> None:
+    db = Database(lab.url)
+    record(db, factories.register_source(db, "later"), sightings(1, plate="Q", barcode="BC7"), utc(days=4))
+    db.close()
+    table = lab.folder / "plates.csv"
+    table.write_text("plate,project\nP,PHIPA\nBC7,lysozyme\n")
+    assert "0 new plates, 2 changed" in lab.ok("plate", "import", str(table))
+    assert lab.rows("select key, project from plate order by key") == [("P", "PHIPA"), ("Q", "lysozyme")]
+    table.write_text("plate,format\nNEW,96x1\nP,1x3x1\nQ,96xx\n")
+    wrong = lab.call("plate", "import", str(table))
+    assert wrong.exit_code == 1
+    assert "line 2: names no source, and no plate NEW is there yet" in wrong.stderr
+    assert "line 3: plate P is said to be 1x3x1" in wrong.stderr
+    assert "line 4: " in wrong.stderr
+
+
 def test_wrong_papers_change_nothing(lab: Site) -> None:
     table = lab.folder / "plates.csv"
     table.write_text("plate,source,format\nNEW,imager,96x1\nP,imager,1x3x1\nX,nowhere,96x1\n")
@@ -216,4 +245,4 @@ def test_wrong_papers_change_nothing(lab: Site) -> None:
     result = lab.call("plate", "import", str(table), "--json")
     assert len(json.loads(result.stdout)["problems"]) == 2
     assert lab.call("plate", "import", str(table), "--map", "format=size").exit_code == 2
-    assert lab.call("plate", "import", str(Path("nowhere.csv"))).exit_code == 1
+    assert lab.call("plate", "import", str(Path("nowhere.csv"))).exit_code == 2

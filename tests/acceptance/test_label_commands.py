@@ -188,7 +188,7 @@ def test_characters_that_cannot_be_printed_are_told(lab: Site) -> None:
         (("add", "P", "A1", "clearish"), 1, "is not in the vocabulary marco"),
         (("add", "P", "A1", "Clear", "--vocabulary", "mine"), 2, "there is no vocabulary 'mine'"),
         (("add", "P", "A1", "Clear", "--drop", "4"), 1, "no image of drop 4"),
-        (("import", "nowhere.csv"), 1, "nowhere.csv does not exist"),
+        (("import", "nowhere.csv"), 2, "nowhere.csv does not exist"),
         (("import", "x.csv", "--map", "a=b"), 2, "write COLUMN=FIELD"),
         (("list", "--plate", "P9"), 1, "no plate"),
     ],

@@ -168,6 +168,18 @@ def test_too_many_connections(site: Site, role: str, postgres: Any) -> None:
 
 
 @on_postgres
+def test_no_model_is_fetched_for_a_database_that_may_not_be_changed(site: Site, role: str) -> None:
+    lab(site)
+    with closing(Database(site.url)) as db:
+        db.write(lambda c: c.exec_driver_sql(f"grant select on all tables in schema public to {role}"))
+        site.url = text_of(make_url(site.url).set(username=role, password=PASSWORD))
+        said = refused(site, ("model", "fetch", "marco", "--from", "/no/such/file.whl"))
+        db.write(lambda c: c.exec_driver_sql(f"revoke all on all tables in schema public from {role}"))
+    assert "this user has no right to change anything in the database postgresql" in said
+    assert f"://{role}:***@" in said
+
+
+@on_postgres
 def test_a_user_without_any_right(site: Site, role: str) -> None:
     site.url = text_of(make_url(site.url).set(username=role, password=PASSWORD))
     assert f"let the owner of the tables run `marcod db roles`, and give {role} a role" in refused(site, SHORT[0])

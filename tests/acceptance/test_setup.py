@@ -212,7 +212,11 @@ def test_explain_looks_into_a_folder(site: Site, share: Path) -> None:
 
 
 def test_explain_of_a_path_that_is_not_here_says_so(site: Site, share: Path) -> None:
-    assert "there is no such file or folder here" in site.ok("explain", str(share / "minstrell"))
+    nowhere = site.call("explain", str(share / "minstrell"))
+    assert (nowhere.exit_code, "there is no such file or folder here" in nowhere.stdout) == (2, True)
+    (share / "empty").mkdir()
+    empty = site.call("explain", str(share / "empty"))
+    assert (empty.exit_code, "it holds no files, as an unmounted share does" in empty.stdout) == (2, True)
     assert "there is no such" not in site.ok("explain", str(next(share.rglob("*.jpg"))))
 
 

@@ -49,7 +49,10 @@ def test_a_folder_scanned_by_hand_and_configured_later_has_its_plates_once(
     (by_hand,) = listed(site).keys() - {"minstrel"}
     site.add_source("minstrel", scanned, "rigaku")
     site.write()
-    assert "0 new" in site.ok("scan")
+    looked = site.call("scan")
+    assert (looked.exit_code, "0 new" in looked.stdout) == (0, True)
+    assert looked.stdout.startswith(f"minstrel: what was recorded as source {by_hand} belongs to it now\n")
+    assert "former=" not in looked.output
     assert (site.count("image"), list(listed(site))) == (images, ["minstrel"])
     assert site.rows("select subject from audit where action = 'source merge'") == [(by_hand,)]
     assert json.loads(site.ok("plate", "list", "--json"))[0]["source"] == "minstrel"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import learner
 import pytest
 import sqlalchemy as sa
 from factories import utc
@@ -22,7 +23,12 @@ NUMBERS: dict[str, Any] = {
     "candidate": {"model": "lab:1", "threshold": 0.42, "crystal_recall": 0.8, "log_loss": None},
     "checks": [
         {"name": "crystal recall", "passed": False, "sentence": REASON, "numbers": {"bound": -0.21, "margin": 0.02}},
-        {"name": "enough drops", "passed": True, "sentence": "enough", "numbers": {"crystals": 40}},
+        {
+            "name": "enough drops",
+            "passed": True,
+            "sentence": "enough",
+            "numbers": {"crystals": 40, "drops": 90, "left": None, "crystals_needed": 15, "drops_needed": 30},
+        },
     ],
 }
 
@@ -89,12 +95,15 @@ def test_runs_are_listed_and_shown_with_their_reasons(trained: Trained) -> None:
         "the candidate did not pass the gate", "100 new labels, by trainer",
         "400 images of 300 drops, 70 with crystals", "1 file missing, 2 changed", "Crystals 15",
         "has judged 1 candidate", "candidate lab:1", "0.42", "bound -0.21, margin 0.02",
+        "passed   40 of 15 crystals, 90 of 30 drops\n",
         f"- {REASON}", str(trained.folder / "curves.png"),
     ):  # fmt: skip
         assert words in shown, words
     assert "asks more" not in shown
     assert not set("{}[]") & set(shown), "values of Python"
     assert "None" not in shown
+    assert "false alarms" not in shown
+    assert "called hits, of all" not in shown
     document = json.loads(lab.ok("train", "show", str(run), "--json"))
     assert document["numbers"] == NUMBERS
     assert document["data"]["crystals"] == 70
@@ -106,14 +115,19 @@ def test_runs_are_listed_and_shown_with_their_reasons(trained: Trained) -> None:
 def test_what_runs_and_what_cannot_be_known_is_said(trained: Trained) -> None:
     lab, data_id = trained.lab, trained.dataset()
     for _ in range(11):
-        last = trained.run("refused", noted={"dataset_id": data_id})
+        last = trained.run("refused", noted={"dataset_id": data_id, "candidate": "lab:1"})
     assert "This test side has judged 11 candidates, and the gate asks more of each further one" in lab.ok(
         "train", "show", str(last)
     )
-    passed = trained.run("recommended", numbers={"gate": NUMBERS, "seconds": 12.5}, noted={"candidate": "lab:9"})
+    kept = {"gate": NUMBERS, "seconds": 12.5, "material": "52de", "partly": [], "label_noise": 0.04, "mix": None}
+    passed = trained.run("recommended", numbers=kept, noted={"candidate": "lab:9"})
     shown = lab.ok("train", "show", str(passed))
     assert "`marcod model promote lab:9` makes it champion" in shown
-    assert "Further numbers" in shown
+    further = [line.split("  ", 1) for line in shown.split("Further numbers\n")[1].splitlines()]
+    assert [(name, value.strip()) for name, value in further] == [
+        ("seconds", "12.5"),
+        ("share of labels that look wrong", "0.04"),
+    ]
     assert "data" in shown
     assert "none taken" in shown
     running = lab.ok("train", "show", str(trained.run("running")))
@@ -122,3 +136,17 @@ def test_what_runs_and_what_cannot_be_known_is_said(trained: Trained) -> None:
     result = lab.call("train", "show", "999")
     assert result.exit_code == 1
     assert "there is no training run 999; `marcod train list` shows them" in result.stderr
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_labels_that_no_candidate_can_be_judged_on_are_refused_untrained(site: Site) -> None:
+    learner.teach(site, learner.make(site, 1)[:4])
+    refused = site.call("retrain", "--json")
+    assert refused.exit_code == 3
+    run = json.loads(refused.stdout)
+    assert (run["state"], run["candidate"], run["tier"]) == ("refused", None, None)
+    sentence, untrained = run["reasons"]
+    assert sentence == "the test side has 0 drops with crystals, 0 drops and 0 plates; a promotion takes 5, 10 and 2"
+    assert "nothing was trained" in untrained
+    shown = json.loads(site.ok("train", "show", str(run["id"]), "--json"))
+    assert (shown["reasons"], shown["gate_uses"]) == (run["reasons"], 0)

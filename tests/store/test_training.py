@@ -212,8 +212,13 @@ def test_uses_of_a_test_side_are_counted(db: Database) -> None:
         [(first, "refused"), (second, "promoted"), (other, "refused"), (first, "failed"), (first, "shadow")]
     ):
         run = begin(db, str(number))
-        db.write(lambda c, run=run, data_id=data_id: training.note(c, run.id, run.token, dataset_id=data_id))
+        noted = {"dataset_id": data_id, "candidate": "lab:2"}
+        db.write(lambda c, run=run, noted=noted: training.note(c, run.id, run.token, **noted))
         end(db, run, state)
+    assert db.read(lambda c: training.gate_uses(c, "g")) == 3
+    untrained = begin(db, "9")
+    db.write(lambda c: training.note(c, untrained.id, untrained.token, dataset_id=first))
+    end(db, untrained)
     assert db.read(lambda c: training.gate_uses(c, "g")) == 3
     assert db.read(lambda c: training.gate_uses(c, "nothing")) == 0
 
@@ -229,7 +234,7 @@ def look(db: Database, digest: str, crystals: int, parent: str = "lab:1") -> int
         lambda c: int(c.execute(sa.insert(dataset).values(**values).returning(dataset.c.id)).scalar_one())
     )
     run = begin(db, digest, parent=parent)
-    db.write(lambda c: training.note(c, run.id, run.token, dataset_id=data_id))
+    db.write(lambda c: training.note(c, run.id, run.token, dataset_id=data_id, candidate="lab:2"))
     before = db.read(lambda c: training.gate_uses(c, f"gate of {digest}"))
     end(db, run, "refused")
     assert db.read(lambda c: training.gate_uses(c, f"gate of {digest}")) == before + 1

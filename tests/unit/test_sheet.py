@@ -99,6 +99,17 @@ def test_the_sheet_of_hits_is_harmless_too(tmp_path: Path) -> None:
     assert "trained on rendered drops alone" in page.words
 
 
+def test_a_hit_on_a_sheet_is_told_in_words_too(tmp_path: Path) -> None:
+    picture(tmp_path / "A01.jpg")
+    for found, alt in (
+        (hit(barcode="BC7"), "plate BC7, A01.1 X; likeliest Crystals; crystals 0.90"),
+        (hit(label="Clear", label_person="ann", p_crystals=None), "plate P1, A01.1 X; Clear says ann"),
+    ):
+        page = Page(hits_sheet([found], Pictures({"imager": tmp_path}), "", utc()))
+        assert [image["alt"] for image in page.of("img")] == [alt]
+        assert alt.split("; ")[1] in page.words
+
+
 def test_a_picture_that_is_gone_or_broken_leaves_a_place(tmp_path: Path) -> None:
     picture(tmp_path / "A01.jpg")
     (tmp_path / "A02.jpg").write_bytes(b"no picture")

@@ -12,11 +12,11 @@ from marcod.app import Ready
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.domain import TrainedOn
-from marcod.errors import BundleError
+from marcod.errors import BundleError, StoreError
 from marcod.published import Published
 from marcod.registry import Known
 from marcod.settings import Settings, use_the_cpu_alone
-from marcod.store import versions
+from marcod.store import health, versions
 from marcod.store.versions import Version
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ def fetch(
         return
     model = published.find(name)
     with app.opened(settings) as ready:
+        if lacking := ready.db.read(health.lacking_rights):
+            raise StoreError(
+                f"this user has no right to {', '.join(lacking[:3])} in the database {ready.db}, where the model is "
+                "registered; use an account that may write"
+            )
         known = ready.registry.known()
     here = _copy_here(model, known)
     imported = None if here else _imported(settings, model, given, known)

@@ -146,6 +146,8 @@ def _record(record: "BundleRecord") -> Iterator[tuple[str, object]]:
 
 
 def _threshold(threshold: "Threshold") -> str:
+    if threshold.recall is None and threshold.measured_on.startswith("not measured"):
+        return f"{threshold.crystal:g}, recall {threshold.measured_on}"
     recall = "recall not measured" if threshold.recall is None else f"recall {threshold.recall:g}"
     return f"{threshold.crystal:g}, {recall} ({threshold.measured_on})"
 
