@@ -318,6 +318,8 @@ def _follow(
     """Bring labels, copies and the queue after images that were inserted, or altered from their former rows."""
     other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
+    # Bytes that are known may have a copy where the image is now.
+    copies.find(connection, [new.image_id for old, new in _pairs(former, altered) if new in other and not new.unread])
     _move_labels(connection, former.values(), altered)
     touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
     behind = _behind(connection, touched, serving) if touched else set()
@@ -367,13 +369,17 @@ Content = Literal["new", "touched", "same"]
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored."""
+    """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored.
+
+    ``unread`` images may not consist of the bytes that were read last.
+    """
 
     image_id: int
     drop_id: int
     inspection_id: int
     modality: str
     content: Content
+    unread: bool = True
 
 
 def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], serving: _Serving, now: datetime) -> int:
@@ -487,14 +493,15 @@ def _update_image(connection: Connection, sighting: Sighting, former: Any, place
     here = {"gone_at": None, "gone_score_id": None, "gone_accepted": None}
     values = {**_values(sighting, place, former), **arrived, **here, "unread": unread}
     connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
-    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
+    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content, unread)
 
 
 def _reread_image(connection: Connection, sighting: Sighting, former: Any, place: _Place) -> _Row:
     """Update an image whose file nobody looked at."""
     content: Content = "same" if former.gone_at is not None else _content(sighting, former)
     connection.execute(sa.update(image).where(image.c.id == former.id).values(_values(sighting, place, former)))
-    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
+    unknown = bool(former.unread) or former.gone_at is not None
+    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content, unknown)
 
 
 def _content(sighting: Sighting, former: Any) -> Content:

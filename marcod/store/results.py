@@ -218,10 +218,15 @@ def _insert_scores(
     ]
     connection.execute(insert(connection, score).on_conflict_do_nothing(), rows)
     _set_content(connection, {s.claim.image_id: s.content_hash for s in scored})
-    fresh = [s.claim.image_id for s in scored if before[s.claim.image_id].content_hash != s.content_hash]
+    fresh = [s.claim.image_id for s in scored if _is_fresh(before[s.claim.image_id], s.content_hash)]
     released = copies.release(connection, fresh, now)
     same = copies.find(connection, fresh)
     return bool(released or same) or any(_changes(before[s.claim.image_id], s.content_hash) for s in scored)
+
+
+def _is_fresh(before: Any, content_hash: str) -> bool:
+    """Whether copies must be looked for: the bytes are others, or were known from before the file changed."""
+    return bool(before.unread) or before.content_hash != content_hash
 
 
 def _changes(before: Any, content_hash: str) -> bool:

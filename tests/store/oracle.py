@@ -224,8 +224,8 @@ def faults(db: Database) -> list[str]:
     """Every way in which the derived rows and views of a drained database are not what the base rows say."""
     world = World.read(db)
     return [
-        *_summaries(world), *_drops(world), *_hits(world), *_owed(world), *_copies(world), *_views(db, world),
-        *_events(world),
+        *_summaries(world), *_drops(world), *_hits(world), *_owed(world), *_copies(world), *_labels(world),
+        *_views(db, world), *_events(world),
     ]  # fmt: skip
 
 
@@ -323,12 +323,26 @@ def _copies(world: World) -> list[str]:
         if image.content_hash is not None and not image.unread and image.gone_at is None:
             key = (image.source_id, image.drop_id, image.inspection_id, image.modality, image.content_hash)
             groups[key].append(image)
-    found = [f"{len(its)} images of the same bytes, none counts: {key}" for key, its in groups.items() if
-             all(i.same_as_id is not None for i in its)]  # fmt: skip
+    found = []
+    for key, its in groups.items():
+        counting = sum(image.same_as_id is None for image in its)
+        if counting != 1:
+            found.append(f"{len(its)} images of the same bytes, {counting} count: {key}")
     for image in world.images.values():
         if image.same_as_id is not None and world.images[image.same_as_id].same_as_id is not None:
             found.append(f"image {image.id} is a copy of a copy")
     return found
+
+
+def _labels(world: World) -> list[str]:
+    """A label given to an image stands where the image is."""
+    images = world.images
+    return [
+        f"label {row.id} of image {row.image_id} stays where the image was"
+        for row in world.rows["label"]
+        if row.image_id is not None
+        and (row.drop_id, row.inspection_id) != (images[row.image_id].drop_id, images[row.image_id].inspection_id)
+    ]
 
 
 def _views(db: Database, world: World) -> list[str]:
