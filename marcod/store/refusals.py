@@ -58,7 +58,7 @@ def _of_server(code: str, said: str, url: URL, *, read_only: bool) -> str:
     if code == NO_PRIVILEGE and read_only:
         return f"{said}; let the owner of the tables run `marcod db roles`, and give {_user(url)} a role of it"
     if code == NO_PRIVILEGE:
-        return f"{said}; use an account of the role marcod_app, for `marcod db` the owner of the tables"
+        return f"{said}: {_user(url)} may only read; use an account of marcod_app, for `marcod db` the tables' owner"
     if code == _READ_ONLY and not read_only:
         return f"{said}; it may be a standby: give store.url the server that takes changes"
     step = next((step for pattern, step in _STEPS if re.search(pattern, said, re.IGNORECASE)), None)

@@ -124,6 +124,6 @@ def test_a_damaged_bundle(site: Site) -> None:
 
 def test_an_unknown_plate_and_model(site: Site) -> None:
     site.write()
-    _one_sentence(site.call("plate", "show", "nothing"), 1, "no plate", "marcod plate list")
+    _one_sentence(site.call("plate", "show", "nothing"), 1, "no plate", "there are no plates")
     _one_sentence(site.call("rescore", "--plate", "x", "--model", "nonsense"), 1, "no plate")
     _one_sentence(site.call("plate", "show", "x", "--model", "nonsense"), 2, "NAME:VERSION")
