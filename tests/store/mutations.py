@@ -1,14 +1,13 @@
 """Rules of the derived rows, each broken by hand as somebody might break it, to see that the stories find it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from marcod.store import catalog, copies, drops, queue, results, serving, summaries
-from marcod.store.schema import model_version
+from marcod.store import announce, catalog, copies, drops, labels, queue, results, serving, summaries, verdicts
 
 
 def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datetime) -> bool:
@@ -17,13 +16,8 @@ def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datet
     return bool(gone)
 
 
-def _only_crowned(connection: sa.Connection, version: Any, now: datetime) -> None:
-    connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
-
-
-def _only_queued(connection: sa.Connection, now: datetime, image_ids: Any = None, limit: int = 500) -> int:
-    queue.retry(connection, now, image_ids)
-    return 0
+def _first_image_alone(images: Iterable[verdicts.ImageVerdict], words: labels.Words) -> verdicts.DropVerdict:
+    return verdicts.of_drop(list(images)[:1], words)
 
 
 MUTATIONS: Final[dict[str, tuple[Any, str, Any]]] = {
@@ -34,9 +28,10 @@ MUTATIONS: Final[dict[str, tuple[Any, str, Any]]] = {
     "what a copy stood for is forgotten": (copies, "release", lambda *_: []),
     "labels stay where an image was": (catalog, "_move_labels", lambda *_: None),
     "a promotion queues nothing that the former champion began": (serving, "_plates_to_do", lambda *_: []),
-    "hits of a challenger are never told": (serving, "_publish_hits", _only_crowned),
-    "completion is forgotten and told again": (summaries, "_completed", lambda *_: {}),
-    "a retry leaves the counts as they are": (results, "retry_failed", _only_queued),
+    "failures of a former champion go on counting": (serving, "_forget_failures", lambda *_: None),
+    "completion is told to nobody": (announce, "completed", lambda *_: None),
+    "summaries know nothing of labels": (labels, "of_inspection", lambda *_: {}),
+    "the first image of a drop counts": (drops, "of_drop", _first_image_alone),
     "a hit never ends": (drops, "_end_hits", lambda *_: None),
 }
 """By what is broken: module, function, and what stands in its place."""
