@@ -319,7 +319,9 @@ def _follow(
     other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
     # Bytes that are known may have a copy where the image is now.
-    copies.find(connection, [new.image_id for old, new in _pairs(former, altered) if new in other and not new.unread])
+    copies.find_again(
+        connection, [row.image_id for row in other], {r.id for r in former.values() if r.same_as_id is None}
+    )
     _move_labels(connection, former.values(), altered)
     touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
     behind = _behind(connection, touched, serving) if touched else set()
@@ -369,17 +371,13 @@ Content = Literal["new", "touched", "same"]
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored.
-
-    ``unread`` images may not consist of the bytes that were read last.
-    """
+    """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored."""
 
     image_id: int
     drop_id: int
     inspection_id: int
     modality: str
     content: Content
-    unread: bool = True
 
 
 def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], serving: _Serving, now: datetime) -> int:
@@ -493,15 +491,14 @@ def _update_image(connection: Connection, sighting: Sighting, former: Any, place
     here = {"gone_at": None, "gone_score_id": None, "gone_accepted": None}
     values = {**_values(sighting, place, former), **arrived, **here, "unread": unread}
     connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
-    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content, unread)
+    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
 
 
 def _reread_image(connection: Connection, sighting: Sighting, former: Any, place: _Place) -> _Row:
     """Update an image whose file nobody looked at."""
     content: Content = "same" if former.gone_at is not None else _content(sighting, former)
     connection.execute(sa.update(image).where(image.c.id == former.id).values(_values(sighting, place, former)))
-    unknown = bool(former.unread) or former.gone_at is not None
-    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content, unknown)
+    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
 
 
 def _content(sighting: Sighting, former: Any) -> Content:

@@ -1,10 +1,11 @@
 """Files of the same bytes that show the same drop at the same inspection: one image counts, the others do not.
 
 A folder that is moved within its source gives every image a second path, and a copy gives it two for good. The image
-that was read last counts; when it changes, moves or is gone, another of the same bytes takes its place.
+that was read last counts; when it changes, moves or is gone, another of the same bytes takes its place. One that is
+gone counts for none that is there.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.store import queue, versions
+from marcod.store.rows import parts, select_in
 from marcod.store.schema import image, job
 
 _COMMON: Final = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
@@ -21,7 +23,10 @@ _OTHER: Final = image.alias("other")
 _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("image_ids", expanding=True)
 
 _ALIKE: Final = (
-    sa.select(image.c.id, _OTHER.c.id, *(image.c[name] for name in _COMMON))
+    sa.select(
+        *(image.c.id, image.c.gone_at, _OTHER.c.id, _OTHER.c.gone_at, _OTHER.c.same_as_id),
+        *(image.c[name] for name in _COMMON),
+    )
     .join(
         _OTHER,
         sa.and_(
@@ -47,14 +52,31 @@ _CONCERNED: Final = (
 
 def find(connection: Connection, image_ids: Collection[int]) -> bool:
     """Let these images, whose new bytes were just read, count for all copies of them. Returns whether there are any."""
-    if not image_ids:
-        return False
-    groups: dict[tuple[Any, ...], set[int]] = {}
-    for image_id, other_id, *group in connection.execute(_ALIKE, {"image_ids": sorted(image_ids)}):
-        groups.setdefault(tuple(group), set()).update((image_id, other_id))
+    return _find(connection, dict.fromkeys(image_ids, 1)) if image_ids else False
+
+
+def find_again(connection: Connection, image_ids: Collection[int], counted: Collection[int]) -> None:
+    """Find the copies of images that came to other places as they were; those that counted before go on counting."""
+    known = sa.select(image.c.id).where(image.c.content_hash.is_not(None), sa.not_(image.c.unread))
+    for part in parts(row.id for row in select_in(connection, known, image.c.id, image_ids)):
+        _find(connection, {image_id: 1 if image_id in counted else -1 for image_id in part})
+
+
+def _find(connection: Connection, ranks: Mapping[int, int]) -> bool:
+    """Let of the copies of some images one count: one that is there, of the highest rank, that came last.
+
+    Of the copies that are not named one that counts has rank 0.
+    """
+    groups: dict[tuple[Any, ...], dict[int, tuple[bool, int, int]]] = {}
+    rows = connection.execute(_ALIKE, {"image_ids": sorted(ranks)})
+    for image_id, gone_at, other_id, other_gone_at, other_same_as, *group in rows:
+        members = groups.setdefault(tuple(group), {})
+        members[image_id] = gone_at is None, ranks[image_id], image_id
+        rank = ranks.get(other_id, 0 if other_same_as is None else -2)
+        members[other_id] = other_gone_at is None, rank, other_id
     hold(connection, {image_id for members in groups.values() for image_id in members})
     for members in groups.values():
-        _let_count(connection, max(members & set(image_ids)), members)
+        _let_count(connection, max(members, key=members.__getitem__), members)
     return bool(groups)
 
 

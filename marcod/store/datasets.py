@@ -76,14 +76,17 @@ def _words(connection: Connection, modality: Modality) -> dict[tuple[int, str, s
     By the picture's id, the source that decides its side and its plate's key as stored.
     """
     found: dict[tuple[int, str, str], list[tuple[datetime, datetime]]] = defaultdict(list)
+    copy = image.alias("copy")
+    copies = sa.select(copy.c.id).where(copy.c.same_as_id == image.c.id).correlate(image)
     of_image = sa.and_(
         label.c.drop_id == image.c.drop_id,
         label.c.inspection_id == image.c.inspection_id,
-        sa.or_(label.c.image_id.is_(None), label.c.image_id == image.c.id),
+        sa.or_(label.c.image_id.is_(None), label.c.image_id == image.c.id, label.c.image_id.in_(copies)),
         label.c.label.is_not(None),
     )
     statement = (
         sa.select(image.c.id, sources.SIDE_NAME, plate.c.key, label.c.labelled_at, label.c.recorded_at)
+        .select_from(image)
         .join(label, of_image)
         .join(drop, drop.c.id == image.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)

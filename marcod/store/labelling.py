@@ -414,11 +414,13 @@ def withdraw(connection: Connection, subject: Subject, *, person: str, origin: s
         label.c.inspection_id == subject.inspection_id,
         label.c.person == person,
     )
+    words = sa.select(label).outerjoin(image, image.c.id == label.c.image_id).where(of_subject)
+    if subject.image_id is not None:
+        counting = sa.select(labels.COUNTING).where(image.c.id == subject.image_id)
+        words = words.where(connection.execute(counting).scalar_one() == labels.COUNTING)
     latest: dict[int | None, Any] = {}
-    rows = connection.execute(sa.select(label).where(of_subject).order_by(label.c.labelled_at, label.c.id))
-    for row in rows:
-        if subject.image_id in (None, row.image_id):
-            latest[row.image_id] = row
+    for row in connection.execute(words.order_by(label.c.labelled_at, label.c.id)):
+        latest[row.image_id] = row
     nothing = Given(subject.drop_id, subject.inspection_id, None, person, now, origin)
     # A word dated after now, by another clock, must not outlive its being taken back.
     back = [

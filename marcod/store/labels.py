@@ -4,7 +4,7 @@ Hides that the table only grows. Promises that repeating an import changes nothi
 they said, and one verdict a subject: the majority of the persons' latest words, the latest word on a tie.
 
 A subject is a drop at an inspection, or one image of it. What is said of an image wins, for that image, over what is
-said of its drop.
+said of its drop. What was said of one of several files with the same bytes is said of the image that counts for them.
 """
 
 import hashlib
@@ -27,6 +27,9 @@ from marcod.store.versions import get
 CHUNK: Final = 1000
 FOUR: Final = "marco"
 """The vocabulary of the four classes themselves."""
+
+COUNTING: Final = sa.func.coalesce(image.c.same_as_id, image.c.id)
+"""The image that counts instead of an image, or itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +217,12 @@ def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> Verdict:
 def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa.Select[Any]:
     """Each person's latest word on each subject, unless it took the former back; the oldest first."""
     newest = sa.func.row_number().over(
-        partition_by=(label.c.drop_id, label.c.inspection_id, sa.func.coalesce(label.c.image_id, 0), label.c.person),
+        partition_by=(label.c.drop_id, label.c.inspection_id, sa.func.coalesce(COUNTING, 0), label.c.person),
         order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
     )
-    words = sa.select(label, newest.label("age"))
+    columns = (column for column in label.c if column is not label.c.image_id)
+    words = sa.select(*columns, COUNTING.label("image_id"), newest.label("age"))
+    words = words.outerjoin(image, image.c.id == label.c.image_id)
     if drop_ids is not None:
         words = words.where(label.c.drop_id.in_(list(drop_ids)))
     if sources is not None:
@@ -421,18 +426,20 @@ def _said(row: Any) -> Said:
 
 def _counted(plate_ids: Sequence[int] | None) -> sa.Select[Any]:
     """Every word with ``counts``, and the least and greatest of the classes that count for its subject."""
-    subject = (label.c.drop_id, label.c.inspection_id, sa.func.coalesce(label.c.image_id, 0))
+    shown = sa.func.coalesce(COUNTING, 0)
     newest = sa.func.row_number().over(
-        partition_by=(*subject, label.c.person), order_by=(label.c.labelled_at.desc(), label.c.id.desc())
+        partition_by=(label.c.drop_id, label.c.inspection_id, shown, label.c.person),
+        order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
     )
-    words = sa.select(label, newest.label("age"))
+    words = sa.select(label, shown.label("shown"), newest.label("age"))
+    words = words.outerjoin(image, image.c.id == label.c.image_id)
     if plate_ids is not None:
         of_plates = sa.select(drop.c.id).where(drop.c.plate_id.in_(list(plate_ids)))
         words = words.where(label.c.drop_id.in_(of_plates))
     word = words.subquery()
     counts = sa.and_(word.c.age == 1, word.c.label.is_not(None))
     counted = sa.case((counts, word.c.label))
-    of_subject = (word.c.drop_id, word.c.inspection_id, sa.func.coalesce(word.c.image_id, 0))
+    of_subject = (word.c.drop_id, word.c.inspection_id, word.c.shown)
     return sa.select(
         word,
         counts.label("counts"),

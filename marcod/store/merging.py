@@ -6,7 +6,7 @@ Guarantees:
 * An image is the same in both sources when its path is, a plate when its key is. Scores, labels, hits and questions of
   the same image or drop are kept once by their natural keys, and none is lost.
 * Nothing is scored again that one of the two had scored, and no hit or completed plate is told a second time.
-* Memory is bounded by one plate, the rest is moved by single statements.
+* Memory is bounded by one plate.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -153,6 +153,8 @@ class _Merge:
         for place in one.placed.values():
             touched.add(place.drop_id, place.inspection_id)
         self._take_summaries(one)
+        for part in parts({row.id for row in one.images} - one.pairs.keys()):
+            self._connection.execute(sa.update(image).where(image.c.id.in_(part)).values(self._image_values()))
         _join_images(self._connection, one, self._now)
         _join_labels(self._connection, one)
         _join_hits(self._connection, one)
@@ -227,8 +229,7 @@ class _Merge:
         )
         poorer = sa.and_(drop_summary.c.drop_id == new, drop_summary.c.first_hit_inspection_id.is_(None), hit_there)
         self._connection.execute(sa.delete(drop_summary).where(poorer))
-        there = sa.exists().where(other.c.drop_id == new, same_version)
-        alone = sa.and_(drop_summary.c.drop_id == old, sa.not_(there))
+        alone = sa.and_(drop_summary.c.drop_id == old, ~sa.exists().where(other.c.drop_id == new, same_version))
         self._connection.execute(sa.update(drop_summary).where(alone).values(drop_id=new))
         self._connection.execute(sa.delete(drop_summary).where(drop_summary.c.drop_id == old))
 
@@ -321,17 +322,18 @@ class _Merge:
         """Move what the target has nothing of; it is read again where the target reads its paths differently."""
         rest = plate.c.source_id == self._source
         sources.keep_sides(self._connection, rest, self.name)
-        moved = (
-            [] if self._expects_alike else list(self._connection.execute(sa.select(plate.c.id).where(rest)).scalars())
-        )
+        its = sa.select(plate.c.id).where(rest)
+        moved = [] if self._expects_alike else list(self._connection.execute(its).scalars())
         self._connection.execute(sa.update(plate).where(rest).values(source_id=self._target))
-        values: dict[str, Any] = {"source_id": self._target}
-        if not self._reads_alike:
-            values["mtime_ns"] = sa.case((image.c.mtime_ns < 0, image.c.mtime_ns), else_=-image.c.mtime_ns - 1)
-        self._connection.execute(sa.update(image).where(image.c.source_id == self._source).values(values))
+        self._connection.execute(sa.update(image).where(image.c.source_id == self._source).values(self._image_values()))
         for part in parts(moved):
             found = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(part))
             derived.refresh(self._connection, (), self._connection.execute(found).scalars().all(), self._now)
+
+    def _image_values(self) -> dict[str, Any]:
+        """The columns of an image that moves to the target."""
+        again = {"mtime_ns": sa.case((image.c.mtime_ns < 0, image.c.mtime_ns), else_=-image.c.mtime_ns - 1)}
+        return {"source_id": self._target, **({} if self._reads_alike else again)}
 
     def _move_satellites(self) -> None:
         """Drift, events, roots and the inbox follow; what the watcher wrote of the source is gone with it."""
@@ -397,11 +399,11 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
 def _join_copies(connection: Connection, one: _Plate) -> None:
     """Let what stood for an image that is joined stand for the one that stays, and find what is the same there."""
     for old, same in one.pairs.items():
-        pointing = sa.update(image).where(image.c.same_as_id == old, image.c.id != same.id)
-        connection.execute(pointing.values(same_as_id=same.id))
-    there = {one.pairs[row.id].id if row.id in one.pairs else row.id for row in one.images}
-    connection.execute(sa.update(image).where(image.c.id.in_(sorted(there))).values(same_as_id=None))
-    copies.find(connection, there)
+        pointing = (image.c.same_as_id == old, image.c.id != same.id)
+        connection.execute(sa.update(image).where(*pointing).values(same_as_id=same.id))
+    there = {staying.id: staying for staying in (one.pairs.get(row.id, row) for row in one.images)}
+    update_rows(connection, image, [{"row_id": number, "same_as_id": None} for number in there])
+    copies.find_again(connection, there, {number for number, row in there.items() if row.same_as_id is None})
 
 
 def _age(mine: Any, theirs: Any) -> int:

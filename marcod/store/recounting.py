@@ -105,7 +105,33 @@ def _recounted(connection: Connection, portion: Portion, name: str, now: datetim
     before = _rows(connection, portion)
     serving = [versions.get(connection, v) for v in _spoke(connection, portion.inspection_ids)]
     derived.refresh(connection, portion.drop_ids, portion.inspection_ids, now, serving=serving)
-    return list(_differences(name, before, _rows(connection, portion)))
+    after = _rows(connection, portion)
+    if portion.drop_ids:
+        due = _due(connection, portion.drop_ids, before, after)
+        before, after = ({key: row for key, row in rows.items() if _subject(row) in due} for rows in (before, after))
+    return list(_differences(name, before, after))
+
+
+def _due(
+    connection: Connection, drop_ids: Sequence[int], before: "dict[Key, Row]", after: "dict[Key, Row]"
+) -> set[tuple[int, int]]:
+    """Drops and versions that have a row or must have one, because the version scored the drop or people spoke of it.
+
+    The others may lack it: a version that knows but the score kept with a file that is gone, or one that was thinned,
+    whose hits stay as its history.
+    """
+    scored = (
+        sa.select(image.c.drop_id, score.c.model_version_id)
+        .join(score, sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash))
+        .where(image.c.drop_id.in_(drop_ids))
+    )
+    pairs = {(int(drop_id), int(version_id)) for drop_id, version_id in connection.execute(scored.distinct())}
+    pairs |= {_subject(row) for row in before.values() if "label_person" in row}
+    return pairs | {_subject(row) for row in after.values() if row.get("label_person") is not None}
+
+
+def _subject(row: "Row") -> tuple[int, int]:
+    return int(row["drop_id"]), int(row["model_version_id"])
 
 
 def _owed(connection: Connection, plate_id: int, name: str, now: datetime) -> list[Difference]:

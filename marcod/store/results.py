@@ -221,7 +221,9 @@ def _insert_scores(
     fresh = [s.claim.image_id for s in scored if _is_fresh(before[s.claim.image_id], s.content_hash)]
     released = copies.release(connection, fresh, now)
     same = copies.find(connection, fresh)
-    return bool(released or same) or any(_changes(before[s.claim.image_id], s.content_hash) for s in scored)
+    if released or same or any(_changes(before[s.claim.image_id], s.content_hash) for s in scored):
+        return True
+    return _known_to_others(connection, version, [i for i in fresh if before[i].content_hash is None])
 
 
 def _is_fresh(before: Any, content_hash: str) -> bool:
@@ -233,6 +235,13 @@ def _changes(before: Any, content_hash: str) -> bool:
     """Whether other versions' rows are stale: their scores are of former bytes, or the file came back."""
     former = before.content_hash
     return before.gone_at is not None or (former is not None and former != content_hash)
+
+
+def _known_to_others(connection: Connection, version: Version, image_ids: list[int]) -> bool:
+    """Whether others scored these bytes before, of which nothing was known: a file was broken and is whole again."""
+    present = sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash)
+    theirs = sa.select(score.c.id).join(image, present).where(score.c.model_version_id != version.id)
+    return bool(image_ids) and connection.execute(theirs.where(image.c.id.in_(image_ids)).limit(1)).first() is not None
 
 
 def _set_content(connection: Connection, hashes: Mapping[int, str]) -> None:

@@ -6,7 +6,8 @@ neither an image's row nor its file is ever touched.
 
 A former version's scores of a drop go together, with its summary of the drop and of the inspections, when the champion
 has scored all that it has and the champion's inspections are complete. A drop of which people said anything, or were
-asked, keeps every score: data sets are made from them. A score of bytes that a file does not hold any more goes when
+asked, keeps every score: data sets are made from them. So does one with a file that is gone for good and whose score
+goes on counting. A score of bytes that a file does not hold any more goes when
 there is one of the present bytes; a label that somebody brings later, dated before such a rewriting, is then taken to
 be of the present bytes.
 
@@ -14,7 +15,7 @@ Everything is done in parts that walk the scores by their ids, so that no call r
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,6 +27,7 @@ from sqlalchemy.engine import Connection
 from marcod.settings import RetentionSettings
 from marcod.store import summaries, versions
 from marcod.store.engine import Database
+from marcod.store.rows import delete_in, select_in
 from marcod.store.schema import (
     audit,
     drop,
@@ -34,7 +36,6 @@ from marcod.store.schema import (
     inspection_summary,
     label,
     model_alias,
-    model_version,
     review_item,
     score,
 )
@@ -128,7 +129,7 @@ def thin(
     scores = sum(len(group.score_ids) for group in groups)
     if not dry:
         _delete_scores(connection, contents)
-        _delete_groups(connection, groups)
+        _delete_groups(connection, groups, now)
     ended = len(part) < limit or all(row.scored_at >= before + SKEW for row in part)
     return Thinned(scores, len(contents), old_notes, None if ended else part[-1].id)
 
@@ -212,14 +213,18 @@ def _groups(
 ) -> list[_Group]:
     """Drops of which all that a version says is old, met here first, and said by the champion too.
 
-    The champion's inspections of them are complete, so that it speaks for their plates.
+    The champion's inspections of them are complete, so that it speaks for their plates. No score of them goes on
+    counting for a file that is gone.
     """
     champions = score.alias("champions")
     of_champion = sa.and_(
         inspection_summary.c.inspection_id == image.c.inspection_id,
         inspection_summary.c.model_version_id == champion_id,
     )
-    replaced = sa.and_(champions.c.id.is_not(None), sa.func.coalesce(inspection_summary.c.complete, sa.false()))
+    # What goes on counting for a file that is gone counts for every version that never scored it.
+    counts_on = sa.func.coalesce(image.c.gone_score_id == score.c.id, sa.false())
+    complete = sa.func.coalesce(inspection_summary.c.complete, sa.false())
+    replaced = sa.and_(champions.c.id.is_not(None), complete, sa.not_(counts_on))
     # Outer joins make both databases begin with the few images, not with all that a version ever scored.
     statement = (
         sa.select(image.c.drop_id, image.c.inspection_id, score.c.id, score.c.scored_at, replaced)
@@ -265,7 +270,7 @@ def _scored_inspections(connection: Connection, version_id: int, groups: list[_G
     return {int(row[0]): int(row[1]) for row in rows}
 
 
-def _delete_groups(connection: Connection, groups: list[_Group]) -> None:
+def _delete_groups(connection: Connection, groups: list[_Group], now: datetime) -> None:
     """Delete scores and what was counted from them, held in the order in which those who score hold them."""
     of_version: dict[int, list[_Group]] = defaultdict(list)
     for group in groups:
@@ -278,7 +283,15 @@ def _delete_groups(connection: Connection, groups: list[_Group]) -> None:
         _delete_scores(connection, [score_id for group in its for score_id in group.score_ids])
         _delete(connection, drop_summary, drop_summary.c.drop_id, drop_ids, version_id)
         inspections = {i for group in its for i in group.inspection_ids}
-        _delete(connection, inspection_summary, inspection_summary.c.inspection_id, inspections, version_id)
+        left = _still_scored(connection, version_id, inspections)
+        _delete(connection, inspection_summary, inspection_summary.c.inspection_id, inspections - left, version_id)
+        summaries.refresh(connection, left, versions.get(connection, version_id), now)
+
+
+def _still_scored(connection: Connection, version_id: int, inspection_ids: Collection[int]) -> set[int]:
+    """Those of the inspections of which a version keeps a score, of a drop that stays."""
+    wanted = sa.select(image.c.inspection_id).join(score, _of(score, version_id)).distinct()
+    return {int(row.inspection_id) for row in select_in(connection, wanted, image.c.inspection_id, inspection_ids)}
 
 
 def _delete(
@@ -290,30 +303,7 @@ def _delete(
 
 
 def _delete_scores(connection: Connection, score_ids: list[int]) -> None:
-    for start in range(0, len(score_ids), PART):
-        part = score_ids[start : start + PART]
-        _keep_another(connection, part)
-        connection.execute(sa.delete(score).where(score.c.id.in_(part)))
-
-
-def _keep_another(connection: Connection, score_ids: list[int]) -> None:
-    """Where one of these scores goes on counting for a file that is gone, let another champion's do so."""
-    kept_by_another = (
-        sa.select(score.c.id)
-        .join(model_version, model_version.c.id == score.c.model_version_id)
-        .where(
-            score.c.image_id == image.c.id,
-            score.c.content_hash == image.c.content_hash,
-            score.c.id.not_in(score_ids),
-            model_version.c.promoted_at.is_not(None),
-        )
-        .order_by(model_version.c.promoted_at.desc(), score.c.id.desc())
-        .limit(1)
-        .correlate(image)
-        .scalar_subquery()
-    )
-    concerned = sa.and_(image.c.gone_at.is_not(None), image.c.gone_score_id.in_(score_ids))
-    connection.execute(sa.update(image).where(concerned).values(gone_score_id=kept_by_another))
+    delete_in(connection, score, score.c.id, score_ids)
 
 
 def _thin_audit(connection: Connection, days: int | None, now: datetime, limit: int, dry: bool) -> int:

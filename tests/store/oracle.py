@@ -88,7 +88,7 @@ class World:
         """Each person's latest label of each subject, unless it was withdrawn."""
         latest: dict[tuple[Any, ...], Any] = {}
         for row in sorted(self.rows["label"], key=lambda r: (r.labelled_at, r.id)):
-            latest[row.drop_id, row.inspection_id, row.image_id, row.person] = row
+            latest[row.drop_id, row.inspection_id, self.counting(row.image_id), row.person] = row
         found: dict[tuple[int, int], list[Any]] = defaultdict(list)
         for (drop_id, inspection_id, _, _), row in latest.items():
             if row.label is not None:
@@ -123,12 +123,15 @@ class World:
         person, label, disputed = said
         return Verdict(best, person, label, label == "Crystals", disputed)
 
-    @staticmethod
-    def _said(labels: list[Any], looks: list[Look]) -> tuple[str, str, bool] | None:
+    def counting(self, image_id: int | None) -> int | None:
+        """The image that counts for the files of the same bytes."""
+        return image_id if image_id is None else self.images[image_id].same_as_id or image_id
+
+    def _said(self, labels: list[Any], looks: list[Look]) -> tuple[str, str, bool] | None:
         """People's class of a drop: by subject the majority, over subjects crystals, else the latest."""
         subjects: dict[int | None, list[Any]] = defaultdict(list)
         for row in labels:
-            subjects[row.image_id].append(row)
+            subjects[self.counting(row.image_id)].append(row)
         if not subjects:
             return None
         verdicts = []
@@ -326,14 +329,16 @@ def _copies(world: World) -> list[str]:
     """Of images of the same bytes at one place exactly one counts."""
     groups: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for image in world.images.values():
-        if image.content_hash is not None and not image.unread and image.gone_at is None:
+        if image.content_hash is not None and not image.unread:
             key = (image.source_id, image.drop_id, image.inspection_id, image.modality, image.content_hash)
             groups[key].append(image)
     found = []
     for key, its in groups.items():
-        counting = sum(image.same_as_id is None for image in its)
-        if counting != 1:
-            found.append(f"{len(its)} images of the same bytes, {counting} count: {key}")
+        counting = [i for i in its if i.same_as_id is None]
+        if len(counting) != 1:
+            found.append(f"of {len(its)} images of the same bytes {len(counting)} count: {key}")
+        elif counting[0].gone_at is not None and any(i.gone_at is None for i in its):
+            found.append(f"image {counting[0].id} is gone and counts for one that is there")
     for image in world.images.values():
         if image.same_as_id is not None and world.images[image.same_as_id].same_as_id is not None:
             found.append(f"image {image.id} is a copy of a copy")

@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
+import oracle
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -30,7 +31,19 @@ from populated import PLATE, populate
 from marcod.cli import cli
 from marcod.domain import DropClass
 from marcod.settings import RetentionSettings
-from marcod.store import backfill, derived, labels, queue, retention, serving, summaries, training, versions
+from marcod.store import (
+    backfill,
+    derived,
+    labels,
+    queue,
+    recounting,
+    results,
+    retention,
+    serving,
+    summaries,
+    training,
+    versions,
+)
 from marcod.store.engine import Database
 from marcod.store.labels import Given
 from marcod.store.retention import Thinned
@@ -202,6 +215,44 @@ def test_young_scores_stay_and_none_goes_unless_asked(db: Database, two: tuple[V
     half = utc(days=365, hours=1.5)
     assert retention.run(db, SETTINGS, half) == Thinned()
     assert retention.run(db, SETTINGS, utc(days=365, hours=2.5)) == Thinned(scores=8)
+
+
+@sqlite_only
+def test_what_stays_of_a_version_is_counted_right(db: Database, two: tuple[Version, Version, Version]) -> None:
+    """One drop is labelled, and of one the file is gone, its former score counting for versions that never saw it."""
+    third = two[2]
+    images = rows(db, sa.select(image).order_by(image.c.inspection_id, image.c.id))
+    db.write(lambda c: results.mark_gone(c, [images[0].id], utc(hours=1)))
+    given = Given(images[1].drop_id, images[1].inspection_id, DropClass.CLEAR, "ann", utc(hours=1), "cli")
+    db.write(lambda c: labels.add(c, [given], utc(hours=1)))
+    count_anew(db, utc(hours=1))
+    all_scored(db, third, utc(hours=5))
+    db.write(lambda c: summaries.complete_quiet(c, utc(days=2), 1.0))
+    before, kept_score = said(db), rows(db, sa.select(image.c.gone_score_id).where(image.c.id == images[0].id))
+    assert retention.run(db, SETTINGS, LATER).scores == 4
+    assert said(db) == before
+    assert rows(db, sa.select(image.c.gone_score_id).where(image.c.id == images[0].id)) == kept_score
+    assert [fault for fault in oracle.faults(db) if "told" not in fault] == []
+    every = db.read(lambda c: [portion for p in recounting.plate_ids(c) for portion in recounting.portions(c, p)])
+    for portion in every:
+        assert db.write(lambda c, p=portion: recounting.recount(c, p, LATER, fix=False, actor="ann")) == []
+
+
+@sqlite_only
+def test_a_score_that_counts_for_a_file_that_is_gone_stays(db: Database, source_id: int, champion: Version) -> None:
+    """A champion between saw nothing of the file but that score; the one that serves had scored it before."""
+    record(db, source_id, sightings(2), utc())
+    drain(db, champion, utc(), scores=lambda c: CRYSTALS)
+    last, between = register(db, version="2"), register(db, version="3")
+    all_scored(db, last, utc(1))
+    gone = rows(db, sa.select(image.c.id))[0].id
+    db.write(lambda c: (results.mark_gone(c, [gone], utc(2)), derived.refresh_images(c, [gone], utc(2))))
+    for version in (between, last):
+        promote(db, version, utc(3))
+        all_scored(db, version, utc(4))
+    db.write(lambda c: summaries.complete_quiet(c, utc(days=2), 1.0))
+    assert retention.run(db, SETTINGS, LATER) == Thinned(scores=1)
+    assert [fault for fault in oracle.faults(db) if "told" not in fault] == []
 
 
 @sqlite_only

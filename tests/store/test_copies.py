@@ -1,0 +1,140 @@
+"""Files of the same bytes at one place: one counts through touches, re-readings, losses and merges, with its labels."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from factories import CRYSTALS, claimed, drain, finish, promote, record, register, register_source, rows, sightings, utc
+
+from marcod.domain import DropClass, Modality
+from marcod.store import catalog, datasets, derived, labelling, labels, merging, queue, results
+from marcod.store.catalog import Sighting
+from marcod.store.engine import Database
+from marcod.store.labels import Given
+from marcod.store.schema import image
+from marcod.store.versions import Version
+
+FILE = sightings(1)[0]
+COPY = replace(FILE, path="copy/A01.jpg")
+
+
+def score(db: Database, version: Version, seconds: float) -> None:
+    drain(db, version, utc(seconds), hashes=lambda c: "the bytes", scores=lambda c: CRYSTALS)
+
+
+def counting(db: Database) -> list[str]:
+    """Paths of the images that count."""
+    return [row.path for row in rows(db, sa.select(image.c.path).where(image.c.same_as_id.is_(None)))]
+
+
+def hits(db: Database) -> list[bool]:
+    return [bool(row.hit) for row in rows(db, sa.text("select hit from lims_drop_v1"))]
+
+
+def say_clear(db: Database, file: Sighting) -> None:
+    def work(connection: sa.Connection) -> None:
+        row = connection.execute(sa.select(image).where(image.c.path == file.path)).one()
+        given = Given(row.drop_id, row.inspection_id, DropClass.CLEAR, "ann", utc(5), "cli", image_id=row.id)
+        labels.add(connection, [given], utc(5))
+        derived.refresh_images(connection, [row.id], utc(5))
+
+    db.write(work)
+
+
+def lose(db: Database, version: Version, seconds: float) -> None:
+    """Give up all that waits because the files are gone."""
+    lease = claimed(db, utc(seconds))
+    finish(db, lease, version, utc(seconds), failures=[queue.Failure(c, queue.GONE, False) for c in lease.claims])
+
+
+@pytest.fixture
+def copied(db: Database, source_id: int, champion: Version) -> Database:
+    """A file and, later, its copy, which counts."""
+    for seconds, file in ((1, FILE), (2, COPY)):
+        record(db, source_id, [file], utc(seconds))
+        score(db, champion, seconds)
+    assert counting(db) == [COPY.path]
+    return db
+
+
+@pytest.mark.parametrize("touched", [FILE, COPY])
+def test_a_copy_that_is_touched_stays_one(
+    copied: Database, source_id: int, champion: Version, touched: Sighting
+) -> None:
+    say_clear(copied, COPY)
+    assert hits(copied) == [False]
+    record(copied, source_id, [replace(touched, mtime_ns=touched.mtime_ns + 1)], utc(10))
+    score(copied, champion, 11)
+    assert (counting(copied), hits(copied)) == ([touched.path], [False])
+
+
+def test_copies_that_are_read_anew_together_stay_copies(copied: Database, source_id: int, champion: Version) -> None:
+    elsewhere = [replace(file, image=replace(file.image, row=2)) for file in (FILE, COPY)]
+    copied.write(lambda c: catalog.reread(c, source_id, elsewhere, utc(10)))
+    assert counting(copied) == [COPY.path]
+    assert queue_length(copied) == 0
+
+
+def queue_length(db: Database) -> Any:
+    return rows(db, sa.text("select count(*) from job"))[0][0]
+
+
+def test_a_copy_that_was_gone_and_comes_back_counts_alone(copied: Database, source_id: int) -> None:
+    newer = register(copied, version="2")
+    promote(copied, newer, utc(10))
+    copied.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(10)))
+    lose(copied, newer, 11)
+    assert counting(copied) == [FILE.path]
+    record(copied, source_id, [COPY], utc(12))
+    score(copied, newer, 13)
+    assert counting(copied) == [COPY.path]
+
+
+def test_what_was_said_of_a_moved_image_is_said_of_it_still(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, [FILE])
+    score(db, champion, 1)
+    say_clear(db, FILE)
+    record(db, source_id, [COPY], utc(10))
+    score(db, champion, 11)
+    assert (counting(db), hits(db)) == ([COPY.path], [False])
+    gathered = db.read(lambda c: datasets.gather(c, Modality.VISIBLE))
+    assert [picture.path for picture in gathered.pictures] == [COPY.path]
+    assert gathered.past[gathered.pictures[0].image_id].words == ((utc(5), utc(5)),)
+    subject = labelling.Subject(gathered.pictures[0].drop_id, gathered.pictures[0].inspection_id, image_id_of(db, COPY))
+    assert db.write(lambda c: labelling.withdraw(c, subject, person="ann", origin="cli", now=utc(20))) == 1
+    assert not any(said.counts for said in db.read(lambda c: labels.listed(c)))
+
+
+def image_id_of(db: Database, file: Sighting) -> int:
+    return int(rows(db, sa.select(image.c.id).where(image.c.path == file.path))[0][0])
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_copies_of_two_sources_that_are_merged_are_found(
+    db: Database, source_id: int, champion: Version, gone: bool
+) -> None:
+    other = register_source(db, "other")
+    record(db, source_id, [FILE])
+    record(db, other, [COPY])
+    score(db, champion, 1)
+    if gone:
+        lost = image_id_of(db, COPY)
+        db.write(lambda c: results.mark_gone(c, [lost], utc(3)))
+    db.write(lambda c: merging.merge(c, other, source_id, actor="ann", now=utc(9)))
+    assert len(counting(db)) == 1
+    assert not gone or counting(db) == [FILE.path]
+
+
+def test_a_file_that_is_whole_again_has_its_former_scores(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, [FILE])
+    score(db, champion, 1)
+    record(db, source_id, [replace(FILE, size=1)], utc(10))
+    lease = claimed(db, utc(11))
+    finish(db, lease, champion, utc(11), failures=[queue.Failure(c, "cannot be read", False) for c in lease.claims])
+    newer = register(db, version="2")
+    promote(db, newer, utc(12))
+    record(db, source_id, [replace(FILE, mtime_ns=FILE.mtime_ns + 1)], utc(20))
+    score(db, newer, 21)
+    counted = "select model_version_id, scored, failed, waiting, hits from inspection_summary order by 1"
+    assert [tuple(row) for row in rows(db, sa.text(counted))] == [(v.id, 1, 0, 0, 1) for v in (champion, newer)]
