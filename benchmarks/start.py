@@ -14,8 +14,7 @@ from marcod import settings
 REPEATS: Final = 5
 COMMANDS: Final = (("--help",), ("queue", "status"), ("plate", "list"), ("hits",), ("status",))
 ALL: Final = (
-    "click, pydantic_settings, rich.console, rich.table, sqlalchemy.dialects.postgresql, sqlalchemy.dialects.sqlite,"
-    " tenacity"
+    "click, pydantic, rich.console, rich.table, sqlalchemy.dialects.postgresql, sqlalchemy.dialects.sqlite, tenacity"
 )
 """The schema names options of both dialects, so SQLAlchemy imports both whatever the database."""
 

@@ -16,6 +16,8 @@ from marcod.settings import DriftSettings
 from marcod.store import drift as store
 from marcod.store.engine import Database
 
+pytestmark = pytest.mark.story
+
 
 @pytest.fixture
 def dimmed(site: Site) -> Site:

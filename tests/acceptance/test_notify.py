@@ -35,6 +35,8 @@ from marcod.store import outbox
 from marcod.store.engine import Database
 from marcod.store.outbox import Event, Message, More, News, Outcome
 
+pytestmark = pytest.mark.story
+
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a shared secret"
 TOKEN = "token-in-the-path"

@@ -20,6 +20,8 @@ from marcod.errors import StoreError
 from marcod.settings import DaemonSettings, ModelSettings, Settings, StoreSettings, child_environment
 from marcod.store import workers
 
+pytestmark = pytest.mark.story
+
 
 def configured(folder: Path, **values: Any) -> Settings:
     return Settings(

@@ -9,6 +9,8 @@ from lab import Site, delivery
 from marcod.store.engine import Database
 from marcod.synthetic import Imager
 
+pytestmark = pytest.mark.story
+
 REMEDY = "`marcod model fetch marco` brings the published MARCO"
 
 

@@ -17,6 +17,8 @@ from marcod.store import training
 from marcod.store.engine import Database
 from marcod.store.schema import dataset
 
+pytestmark = pytest.mark.story
+
 REASON = "crystal recall at its own threshold is 80.0 %, the champion's 95.0 %"
 NUMBERS: dict[str, Any] = {
     "champion": {"model": "small:1", "threshold": 0.31, "crystal_recall": 0.95, "log_loss": 0.5},

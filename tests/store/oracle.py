@@ -290,14 +290,16 @@ def _drops(world: World) -> list[str]:
 def _hits(world: World) -> list[str]:
     """A hit stands for as long as the version sees crystals in any inspection of the drop."""
     standing = {(h.drop_id, h.model_version_id) for h in world.rows["hit"] if h.ended_at is None}
+    # A version that was thinned has hits alone.
+    known = {(r.drop_id, r.model_version_id) for r in world.rows["drop_summary"]}
     seen = {
         (r.drop_id, r.model_version_id) for r in world.rows["drop_summary"] if r.first_hit_inspection_id is not None
     }
     return [
         *(f"no hit of drop {drop_id} by version {version_id}" for drop_id, version_id in sorted(seen - standing)),
         *(
-            f"the hit of drop {drop_id} by version {version_id} has ended"
-            for drop_id, version_id in sorted(standing - seen)
+            f"the hit of drop {drop_id} by version {version_id} stands, and it sees none"
+            for drop_id, version_id in sorted((standing & known) - seen)
         ),
     ]
 

@@ -32,14 +32,18 @@ def hits(db: Database) -> list[bool]:
     return [bool(row.hit) for row in rows(db, sa.text("select hit from lims_drop_v1"))]
 
 
-def say_clear(db: Database, file: Sighting) -> None:
+def say(db: Database, file: Sighting, label: DropClass, seconds: float) -> None:
     def work(connection: sa.Connection) -> None:
         row = connection.execute(sa.select(image).where(image.c.path == file.path)).one()
-        given = Given(row.drop_id, row.inspection_id, DropClass.CLEAR, "ann", utc(5), "cli", image_id=row.id)
-        labels.add(connection, [given], utc(5))
-        derived.refresh_images(connection, [row.id], utc(5))
+        given = Given(row.drop_id, row.inspection_id, label, "ann", utc(seconds), "cli", image_id=row.id)
+        labels.add(connection, [given], utc(seconds))
+        derived.refresh_images(connection, [row.id], utc(seconds))
 
     db.write(work)
+
+
+def say_clear(db: Database, file: Sighting) -> None:
+    say(db, file, DropClass.CLEAR, 5)
 
 
 def lose(db: Database, version: Version, seconds: float) -> None:
@@ -108,6 +112,17 @@ def test_what_was_said_of_a_moved_image_is_said_of_it_still(db: Database, source
 
 def image_id_of(db: Database, file: Sighting) -> int:
     return int(rows(db, sa.select(image.c.id).where(image.c.path == file.path))[0][0])
+
+
+def test_the_latest_label_of_an_image_and_its_copy_counts_in_the_view(copied: Database) -> None:
+    counts = "select label, counts from lims_label_v1 order by label_id"
+    say_clear(copied, FILE)
+    assert [(row.label, bool(row.counts)) for row in rows(copied, sa.text(counts))] == [("Clear", True)]
+    say(copied, COPY, DropClass.OTHER, 6)
+    assert [(row.label, bool(row.counts)) for row in rows(copied, sa.text(counts))] == [
+        ("Clear", False),
+        ("Other", True),
+    ]
 
 
 @pytest.mark.parametrize("gone", [False, True])
