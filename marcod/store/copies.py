@@ -16,8 +16,10 @@ from marcod.store import queue, versions
 from marcod.store.rows import parts, select_in
 from marcod.store.schema import image, job
 
-_COMMON: Final = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
-"""What images of the same bytes at one place have in common."""
+_PLACE: Final = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
+_ASPECT: Final = ("profile", "region")
+_COMMON: Final = (*_PLACE, *_ASPECT)
+"""What copies have in common. The same bytes in another region or profile, either of which may be null, are no copy."""
 
 _OTHER: Final = image.alias("other")
 _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("image_ids", expanding=True)
@@ -30,7 +32,10 @@ _ALIKE: Final = (
     .join(
         _OTHER,
         sa.and_(
-            *(_OTHER.c[name] == image.c[name] for name in _COMMON), sa.not_(_OTHER.c.unread), _OTHER.c.id != image.c.id
+            *(_OTHER.c[name] == image.c[name] for name in _PLACE),
+            *(_OTHER.c[name].is_not_distinct_from(image.c[name]) for name in _ASPECT),
+            sa.not_(_OTHER.c.unread),
+            _OTHER.c.id != image.c.id,
         ),
     )
     .where(image.c.id.in_(_IDS))

@@ -332,7 +332,10 @@ def _copies(world: World) -> list[str]:
     groups: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for image in world.images.values():
         if image.content_hash is not None and not image.unread:
-            key = (image.source_id, image.drop_id, image.inspection_id, image.modality, image.content_hash)
+            key = (
+                image.source_id, image.drop_id, image.inspection_id, image.modality, image.content_hash, image.profile,
+                image.region,
+            )  # fmt: skip
             groups[key].append(image)
     found = []
     for key, its in groups.items():
