@@ -18,7 +18,7 @@ TEXT_LIMIT: Final = 300
 
 GRID: Final = ("rows", "columns", "drops")
 FIELDS: Final = ("source", "plate", *TEXTS, "format", *GRID, "reservoir")
-"""What a column can say.
+"""Columns of a table of plates.
 
 ``plate`` is the plate's key within its source; a format is ``96x2`` or three columns; ``reservoir`` is a subwell
 without a drop, several of them, or ``none``.
@@ -172,7 +172,7 @@ class _Reading:
 
 
 def _paper_of(line: int, place: str, given: Mapping[str, str]) -> Paper:
-    """What a line says of its plate, with names as layouts give them. Raises ValueError."""
+    """Read what a line tells of its plate, with names as layouts give them. Raises ValueError."""
     barcode = path_text(composed(given["barcode"])) if "barcode" in given else None
     return Paper(
         line,

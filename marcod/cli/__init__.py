@@ -43,7 +43,7 @@ COMMANDS: Final = {
     "model": ("marcod.cli.model:model", "Import, judge, calibrate, promote and train model versions."),
     "notify": ("marcod.cli.notify:notify", "Show and test notifications by webhook and e-mail."),
     "plate": ("marcod.cli.plate:plate", "List, show and export plates."),
-    "queue": ("marcod.cli.queue:queue", "Show the queue, retry failed images, and let be what is gone."),
+    "queue": ("marcod.cli.queue:queue", "Show the queue, retry failed images, and accept that images are gone."),
     "rescore": (
         "marcod.cli.rescore:rescore",
         "Score again what a model version has not scored yet, behind all new images.",

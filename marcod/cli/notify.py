@@ -66,7 +66,7 @@ def _way(target: NotifySettings | None) -> str:
 
 def _print(shown: list[tuple[str, NotifySettings | None, Standing]], sendings: list[Sending]) -> None:
     if not shown:
-        output.echo("nobody is told anything; add a [notify.NAME] table with url or to")
+        output.echo("no target is configured; add a [notify.NAME] table with `url` or `to`")
         return
     rows = [
         (name, _way(target), s.sent, s.waiting, s.retrying, s.failed, _time(s.last_sent_at), s.error)

@@ -14,7 +14,7 @@ from marcod.store import backlog, workers
 
 @click.group()
 def queue() -> None:
-    """Show the queue, retry failed images, and let be what is gone."""
+    """Show the queue, retry failed images, and accept that images are gone."""
 
 
 @queue.command()
@@ -82,7 +82,7 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
 
 
 @queue.command()
-@click.option("--all", "every", is_flag=True, help="Also images that were scored before they went, or were let be")
+@click.option("--all", "every", is_flag=True, help="Also images with a score, and those accepted as gone")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @output.as_json
 @pass_settings
@@ -101,13 +101,13 @@ def gone(settings: Settings, every: bool, limit: int, json_output: bool) -> None
     title = text.count(len(rows), "image whose file is gone", "images whose files are gone")
     output.console().print(output.table(title, columns, cells, spare=(("gone (UTC)",), ("source",)), prose=True))
     if any(not (r.scored or r.accepted) for r in rows):
-        output.echo("`marcod queue accept IMAGE...` lets some be, `marcod queue accept --all` all of them")
+        output.echo("`marcod queue accept IMAGE...` accepts that some are gone, `--all` that all are")
 
 
 def _state(row: backlog.Gone) -> str:
     if row.scored:
         return "its score counts"
-    return "let be" if row.accepted else "never scored"
+    return "accepted" if row.accepted else "never scored"
 
 
 @queue.command()
@@ -115,9 +115,9 @@ def _state(row: backlog.Gone) -> str:
 @click.option("--all", "every", is_flag=True, help="Every image that `marcod queue gone` lists")
 @pass_settings
 def accept(settings: Settings, images: tuple[int, ...], every: bool) -> None:
-    """Let images be whose files went before they were scored: IMAGES by number, or --all.
+    """Accept that images are gone that nothing ever scored: IMAGES by number, or --all.
 
-    `status`, `doctor` and the metrics tell of them no more. `score.accept_gone = true` does so by itself.
+    `status`, `doctor` and the metrics leave them out from then on. `score.accept_gone = true` accepts all by itself.
     """
     if bool(images) == every:
         raise click.UsageError("name images, or --all for every one that `marcod queue gone` lists")
@@ -126,4 +126,4 @@ def accept(settings: Settings, images: tuple[int, ...], every: bool) -> None:
         count = ready.db.write_portions(work)
     if images and not count:
         raise NotFoundError("none of these images is gone unscored; `marcod queue gone` lists those that are")
-    output.echo(f"{text.count(count, 'image is', 'images are')} let be")
+    output.echo(f"{text.count(count, 'image is', 'images are')} accepted as gone")

@@ -48,7 +48,7 @@ FURTHER: Final = {
     "doubted_labels": "labels that look wrong",
 }
 INTERNAL: Final = ("gate", "material", "model")
-"""What a run keeps for marcod itself; --json has it."""
+"""Numbers that marcod itself goes by; only --json shows them."""
 
 NEEDED: Final = "_needed"
 WIDEST_REASON: Final = 100

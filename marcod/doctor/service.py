@@ -152,7 +152,7 @@ def work(db: Database, now: datetime) -> Iterator[Finding]:
         "work", "quarantine", found.failed == 0, count(found.failed, "image"), "`marcod queue failed` shows why"
     )
     text = f"{count(found.gone, 'image')} went before anything scored them"
-    yield judged("work", "gone", found.gone == 0, text, "`marcod queue gone` lists them, `queue accept` lets them be")
+    yield judged("work", "gone", found.gone == 0, text, "`marcod queue gone` lists them, `queue accept` accepts that")
     yield judged(
         "work", "drift", not found.alarms, count(len(found.alarms), "open alarm"), "`marcod drift` shows what changed"
     )

@@ -141,7 +141,7 @@ def make(name: str, options: LayoutOptions | None = None) -> Layout:
 
 
 def numbers_wells(name: str) -> bool:
-    """Whether the paths of a layout can number wells through, so that they depend on the plate's grid."""
+    """Tell if paths of a layout may number their wells, so that the plate's grid decides what they mean."""
     return _grammar(name).numbers_wells
 
 

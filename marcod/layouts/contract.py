@@ -49,7 +49,7 @@ class Aside(Exception):  # noqa: N818 - an outcome of reading, not an error of a
 
 
 Plates = Callable[[str], PlateSetup | None]
-"""Looks up what is known of a plate of the source by its key; None where nobody keeps what is known."""
+"""A look-up of a plate's setup by its key; None where no database keeps setups."""
 
 
 def no_plates(plate_key: str) -> PlateSetup | None:

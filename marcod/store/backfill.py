@@ -15,7 +15,16 @@ from sqlalchemy.engine import Connection
 
 from marcod.store import derived, drops, labels, versions
 from marcod.store.engine import Database
-from marcod.store.schema import drop, drop_summary, image, inspection_summary, label, model_version, score
+from marcod.store.schema import (
+    OF_PRESENT_BYTES,
+    drop,
+    drop_summary,
+    image,
+    inspection_summary,
+    label,
+    model_version,
+    score,
+)
 from marcod.store.versions import Version
 
 CHUNK: Final = 500
@@ -52,9 +61,8 @@ def _left(version: Version) -> sa.Select[tuple[int]]:
     scored = sa.exists().where(
         image.c.drop_id == drop.c.id,
         image.c.modality == version.modality,
-        score.c.image_id == image.c.id,
+        OF_PRESENT_BYTES,
         score.c.model_version_id == version.id,
-        score.c.content_hash == image.c.content_hash,
         score.c.p_crystals.is_not(None),
     )
     return sa.select(drop.c.id).where(~made, scored)

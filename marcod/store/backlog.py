@@ -12,7 +12,7 @@ from marcod.store import queue, versions
 from marcod.store.schema import image, job, source
 
 PORTION: Final = 500
-"""Images that one transaction lets be."""
+"""Images that one transaction accepts as gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +91,14 @@ class Gone:
 
 
 def unseen() -> sa.ColumnElement[bool]:
-    """Images whose file went before any champion scored it, that no copy stands for and that nobody has let be."""
+    """Choose images that are gone without a champion's score, have no copy, and are not accepted as gone."""
     accepted = sa.func.coalesce(image.c.gone_accepted, sa.false())
     lost = sa.and_(image.c.gone_score_id.is_(None), image.c.same_as_id.is_(None))
     return sa.and_(image.c.gone_at.is_not(None), lost, sa.not_(accepted))
 
 
 def gone(connection: Connection, limit: int, *, every: bool = False) -> list[Gone]:
-    """The latest images that are gone and nobody has let be; with ``every`` also those that are scored or let be."""
+    """List the latest images that are gone unscored; with ``every`` also those with a score and the accepted ones."""
     wanted = image.c.gone_at.is_not(None) if every else unseen()
     rows = connection.execute(
         sa.select(
@@ -113,7 +113,7 @@ def gone(connection: Connection, limit: int, *, every: bool = False) -> list[Gon
 
 
 def accept_gone(connection: Connection, image_ids: Collection[int] | None, actor: str, now: datetime) -> int:
-    """Let images be whose files went before they were scored, these or all: nobody is told of them any more.
+    """Accept that images are gone unscored, these or all, so that no report counts them.
 
     At most :data:`PORTION` images, so that the transaction stays short; call it again until it returns 0. Their rows
     stay, and a file that comes back is scored. Returns how many.

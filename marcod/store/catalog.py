@@ -22,6 +22,7 @@ from marcod.store import (
     drops,
     findings,
     merging,
+    plate_names,
     plate_setups,
     queue,
     source_changes,
@@ -514,7 +515,7 @@ def _content(sighting: Sighting, former: Any) -> Content:
 def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], now: datetime) -> dict[str, int]:
     """Plates by their keys as read; keys that differ in case alone are one plate, under the spelling it came with."""
     barcodes = {path_text(s.image.plate_key): _text(s.image.barcode) for s in seen}
-    there = _plate_ids(connection, source_id, barcodes)
+    there = plate_names.by_key(connection, source_id, barcodes)
     new = {folded(key): key for key in sorted(barcodes, reverse=True) if folded(key) not in there}
     rows = [
         {"source_id": source_id, "key": key, "barcode": barcodes[key], "first_seen_at": now} for key in new.values()
@@ -522,29 +523,19 @@ def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], no
     if rows:
         made = insert(connection, plate).on_conflict_do_nothing()
         connection.execute(made, sorted(rows, key=lambda row: str(row["key"])))
-        there = _plate_ids(connection, source_id, barcodes)
+        there = plate_names.by_key(connection, source_id, barcodes)
     # Papers that came first may have said nothing of the barcode; where they did, they win. An upsert would do both,
     # but it holds every plate it meets against those who record the same plate at the same time.
     silent = sa.update(plate).where(plate.c.id == sa.bindparam("plate_id"), plate.c.barcode.is_(None))
     told = [
-        {"plate_id": there[folded(key)][0], "told": barcode, "told_folded": folded(barcode)}
-        for key, barcode in sorted(barcodes.items(), key=lambda item: there[folded(item[0])][0])
-        if barcode is not None and there[folded(key)][1] is None
+        {"plate_id": there[folded(key)].id, "told": barcode, "told_folded": folded(barcode)}
+        for key, barcode in sorted(barcodes.items(), key=lambda item: int(there[folded(item[0])].id))
+        if barcode is not None and there[folded(key)].barcode is None
     ]
     if told:
         names: dict[str, Any] = {"barcode": sa.bindparam("told"), "barcode_folded": sa.bindparam("told_folded")}
         connection.execute(silent.values(names), told)
-    return {key: there[folded(key)][0] for key in barcodes}
-
-
-def _plate_ids(connection: Connection, source_id: int, keys: Iterable[str]) -> dict[str, tuple[int, str | None]]:
-    """Number and barcode of the plates there are, by folded key; the first where a former marcod made several."""
-    columns = (plate.c.key_folded, plate.c.id, plate.c.barcode)
-    wanted = plate.c.key_folded.in_({folded(key) for key in keys})
-    rows = connection.execute(
-        sa.select(*columns).where(plate.c.source_id == source_id, wanted).order_by(plate.c.id.desc())
-    )
-    return {name: (int(plate_id), barcode) for name, plate_id, barcode in rows}
+    return {key: int(there[folded(key)].id) for key in barcodes}
 
 
 def _inspections(

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from marcod.store import queue
 from marcod.store.engine import insert
 from marcod.store.schema import (
+    OF_PRESENT_BYTES,
     UtcDateTime,
     drift_alarm,
     drift_day,
@@ -111,7 +112,7 @@ def _scored(connection: Connection, version: Version, since: datetime, until: da
     measures = (score.c.brightness, score.c.contrast, score.c.focus)
     found = (
         sa.select(*_PLACE, score.c.scored_at, score.c.label, *probabilities, *measures)
-        .join(image, sa.and_(image.c.id == score.c.image_id, image.c.content_hash == score.c.content_hash))
+        .join(image, OF_PRESENT_BYTES)
         .join(inspection, inspection.c.id == image.c.inspection_id)
         .where(
             score.c.id >= _first_since(connection, since - SKEW),

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.store import announce, labels
 from marcod.store.engine import insert
-from marcod.store.schema import drop, drop_summary, hit, image, model_version, score
+from marcod.store.schema import OF_PRESENT_BYTES, drop, drop_summary, hit, image, model_version, score
 from marcod.store.verdicts import DropVerdict, ImageVerdict, of_drop, of_drops
 from marcod.store.versions import Version
 
@@ -119,9 +119,8 @@ def scored_by(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
     """Model versions that have a score of the present bytes of an image of these drops."""
     ids = sorted(set(drop_ids))
     found: set[int] = set()
-    present = sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash)
     for start in range(0, len(ids), CHUNK):
-        part = sa.select(score.c.model_version_id).join(image, present).distinct()
+        part = sa.select(score.c.model_version_id).join(image, OF_PRESENT_BYTES).distinct()
         of_these = image.c.drop_id.in_(ids[start : start + CHUNK])
         found |= set(connection.execute(part.where(of_these)).scalars())
     return found
@@ -259,7 +258,7 @@ def _recorded(connection: Connection, drop_ids: list[int], version: Version) -> 
     former = {row[0] for row in found if row[1] != version.id and row[2]}
     others = (
         sa.select(image.c.drop_id, image.c.inspection_id)
-        .join(score, sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash))
+        .join(score, OF_PRESENT_BYTES)
         .join(model_version, model_version.c.id == score.c.model_version_id)
         .where(
             image.c.drop_id.in_(sorted(set(drop_ids) - own)),

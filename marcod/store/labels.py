@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass, Modality, Split, split_of, text_path
 from marcod.store.engine import insert
-from marcod.store.schema import drop, image, inspection, label, plate, score, source
+from marcod.store.schema import OF_PRESENT_BYTES, drop, image, inspection, label, plate, score, source
 from marcod.store.sources import root_of
 from marcod.store.versions import get
 
@@ -294,11 +294,7 @@ def _pictures(
 ) -> sa.Select[Any]:
     """The pictures in one light of every subject of which anything was ever said."""
     said = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
-    of_version = sa.and_(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == version_id,
-        score.c.content_hash == image.c.content_hash,
-    )
+    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version_id)
     statement = (
         sa.select(
             image.c.id, image.c.path, image.c.drop_id, image.c.inspection_id, image.c.content_hash,

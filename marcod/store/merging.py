@@ -23,6 +23,7 @@ from marcod.store import copies, derived, labels, plate_setups, results, sources
 from marcod.store.labels import Given
 from marcod.store.rows import delete_in, parts, select_in, update_rows
 from marcod.store.schema import (
+    OF_PRESENT_BYTES,
     drift_alarm,
     drift_day,
     drift_reference,
@@ -465,8 +466,7 @@ def _join_jobs(connection: Connection, one: _Plate, mine: dict[int, Any]) -> Non
     for row in select_in(connection, sa.select(job), job.c.image_id, images):
         queued.add((row.image_id, row.model_version_id))
         jobs.setdefault((images[row.image_id].id, row.model_version_id), []).append(row)
-    current = sa.and_(image.c.id == score.c.image_id, image.c.content_hash == score.c.content_hash)
-    scored = sa.select(score.c.image_id, score.c.model_version_id).join(image, current)
+    scored = sa.select(score.c.image_id, score.c.model_version_id).join(image, OF_PRESENT_BYTES)
     done = {tuple(row) for row in select_in(connection, scored, score.c.image_id, images)} - queued
     sides = {}
     for old, same in one.pairs.items():

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
-from marcod.store import derived, plate_setups, queue, source_changes, summaries, versions
+from marcod.store import derived, plate_names, plate_setups, queue, source_changes, summaries, versions
 from marcod.store.engine import insert
 from marcod.store.schema import drop, inspection, inspection_summary, plate, source
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
@@ -231,13 +231,10 @@ def _plates(connection: Connection, papers: Sequence[Paper], ids: Mapping[str, i
     for paper in papers:
         if paper.source in ids:
             keys.setdefault(paper.source, []).append(paper.plate)
-    found = {}
+    found: dict[tuple[str, str], Any] = {}
     for name, wanted in keys.items():
-        for start in range(0, len(wanted), CHUNK):
-            keys_folded = {folded(key) for key in wanted[start : start + CHUNK]}
-            of_source = sa.and_(plate.c.source_id == ids[name], plate.c.key_folded.in_(keys_folded))
-            for row in connection.execute(sa.select(plate).where(of_source).order_by(plate.c.id.desc())):
-                found[name, str(row.key_folded)] = row
+        of_source = plate_names.by_key(connection, ids[name], wanted)
+        found |= {(name, key): row for key, row in of_source.items()}
     return found
 
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.domain import composed, folded, names_stored
+from marcod.store.rows import select_in
 from marcod.store.schema import plate, source
 
 LEVELLED: Final = ("ami", "regex")
@@ -34,6 +35,13 @@ def select_named(connection: Connection, statement: sa.Select[Any], name: str) -
     levelled = plate.c.source_id.in_(sa.select(source.c.id).where(source.c.layout.in_(LEVELLED)))
     ends = [plate.c.key_folded.endswith(f"/{form}", autoescape=True) for form in wanted]
     return list(connection.execute(statement.where(levelled, sa.or_(*ends))))
+
+
+def by_key(connection: Connection, source_id: int, keys: Iterable[str]) -> dict[str, Any]:
+    """Rows of a source's plates by folded key; the first one where a former marcod made several of one key."""
+    wanted = sa.select(plate).where(plate.c.source_id == source_id).order_by(plate.c.id.desc())
+    rows = select_in(connection, wanted, plate.c.key_folded, {folded(key) for key in keys})
+    return {str(row.key_folded): row for row in rows}
 
 
 def whole_keys(name: str, keys: Iterable[str]) -> str | None:

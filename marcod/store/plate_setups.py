@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from marcod import layouts
 from marcod.domain import DropImage, NotADrop, PlateFormat, PlateSetup, composed, folded, path_text, text_path
-from marcod.store import source_changes, versions
+from marcod.store import plate_names, source_changes, versions
 from marcod.store.engine import Database, insert
 from marcod.store.rows import select_in
 from marcod.store.schema import image, inspection, plate, source
@@ -51,6 +51,16 @@ def joined(mine: Any, theirs: Any) -> dict[str, Any]:
     return values
 
 
+def hold(connection: Connection, source_id: int) -> None:
+    """Let nobody change the setups of a source's plates until the transaction ends.
+
+    Taken after the champion and before anything else of the source, as those who change setups do.
+    """
+    versions.champion(connection, lock=True)
+    held = sa.select(source.c.id).where(source.c.id == source_id).with_for_update(read=True, key_share=True)
+    connection.execute(held).all()
+
+
 class Lookup:
     """Setups of the plates of one source, each asked for once until :meth:`forget`. Not thread-safe."""
 
@@ -74,43 +84,32 @@ class Lookup:
     def hold(self, connection: Connection) -> bool:
         """Let nobody change setups until the transaction ends. Returns whether all are still as they were asked for.
 
-        Taken after the champion and before anything else of the source, as those who change setups do.
+        Called before anything else of the source is held.
         """
-        versions.champion(connection, lock=True)
-        held = sa.select(source.c.id).where(source.c.id == self.source_id).with_for_update(read=True, key_share=True)
-        connection.execute(held).all()
+        hold(connection, self.source_id)
         found = _setups(connection, self.source_id, self._known)
         return all(found.get(name, UNKNOWN) == setup for name, setup in self._known.items())
 
 
 def _setups(connection: Connection, source_id: int, names: Iterable[str]) -> dict[str, PlateSetup]:
-    """The setups of plates that have a row, by folded key; of the first where a former marcod made several."""
-    wanted = sa.select(plate.c.key_folded, *COLUMNS).where(plate.c.source_id == source_id).order_by(plate.c.id.desc())
-    return {str(row.key_folded): setup_of(row) for row in select_in(connection, wanted, plate.c.key_folded, names)}
+    return {name: setup_of(row) for name, row in plate_names.by_key(connection, source_id, names).items()}
 
 
 def infer(connection: Connection, source_id: int, grids: Mapping[str, PlateFormat], now: datetime) -> None:
     """Keep the grids that the wells of plates ask for, by key; their earlier images are to be read again."""
     source_changes.hold(connection, source_id)
     wanted = {folded(key): (key, grid) for key, grid in ((composed(path_text(k)), g) for k, g in grids.items())}
-    new = wanted.keys() - _ids(connection, source_id, wanted).keys()
+    new = wanted.keys() - plate_names.by_key(connection, source_id, wanted).keys()
     rows = [{"source_id": source_id, "key": wanted[name][0], "first_seen_at": now} for name in sorted(new)]
     if rows:
         connection.execute(insert(connection, plate), rows)
-    ids = _ids(connection, source_id, wanted)
-    for name, plate_id in sorted(ids.items(), key=lambda item: item[1]):
+    there = plate_names.by_key(connection, source_id, wanted)
+    for name, row in sorted(there.items(), key=lambda item: item[1].id):
         grid = wanted[name][1]
         smaller = sa.or_(plate.c.format_rows.is_(None), plate.c.format_rows * plate.c.format_columns < grid.wells)
-        where = (plate.c.id == plate_id, plate.c.format_drops.is_(None), smaller)
+        where = (plate.c.id == row.id, plate.c.format_drops.is_(None), smaller)
         values = {"format_rows": grid.rows, "format_columns": grid.columns, "reread_after": 0}
         connection.execute(sa.update(plate).where(*where).values(values))
-
-
-def _ids(connection: Connection, source_id: int, names: Iterable[str]) -> dict[str, int]:
-    """Plates by folded key; the first where a former marcod made several."""
-    wanted = sa.select(plate.c.key_folded, plate.c.id).where(plate.c.source_id == source_id)
-    rows = select_in(connection, wanted.order_by(plate.c.id.desc()), plate.c.key_folded, names)
-    return {str(row.key_folded): int(row.id) for row in rows}
 
 
 def follow_reading(connection: Connection, source_id: int, former: str, reading: str) -> None:

@@ -18,7 +18,7 @@ from marcod.domain import DropClass
 from marcod.store import labels
 from marcod.store.drops import Trend
 from marcod.store.review import Proposal, Stream
-from marcod.store.schema import drop_summary, image, inspection, label, review_item, score
+from marcod.store.schema import OF_PRESENT_BYTES, drop_summary, image, inspection, label, review_item, score
 from marcod.store.versions import Version
 
 MOST_DISPUTED: Final = 0.05
@@ -188,11 +188,7 @@ def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
         .limit(RECENT)
     )
     drop_ids = list(connection.execute(recent).scalars())
-    of_version = sa.and_(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == version.id,
-        score.c.content_hash == image.c.content_hash,
-    )
+    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version.id)
     rows = connection.execute(
         sa.select(image.c.drop_id, image.c.inspection_id, image.c.id, score.c.p_crystals, inspection.c.key)
         .join(inspection, inspection.c.id == image.c.inspection_id)

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from marcod.domain import text_path
 from marcod.store import sources
 from marcod.store.engine import insert
-from marcod.store.schema import image, inspection, job, model_version, plate, score, source
+from marcod.store.schema import OF_PRESENT_BYTES, image, inspection, job, model_version, plate, score, source
 
 NEW: Final = 0
 """Priority of images that just arrived."""
@@ -425,11 +425,7 @@ def hold_plates(connection: Connection, plate_ids: Iterable[int]) -> None:
 
 def owed(version_id: int) -> sa.ColumnElement[bool]:
     """Images that a version should score: in its light, not gone, no copy, without its score of the present bytes."""
-    scored = sa.exists().where(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == version_id,
-        score.c.content_hash == image.c.content_hash,
-    )
+    scored = sa.exists().where(OF_PRESENT_BYTES, score.c.model_version_id == version_id)
     modality = sa.select(model_version.c.modality).where(model_version.c.id == version_id).scalar_subquery()
     there = sa.and_(image.c.gone_at.is_(None), image.c.same_as_id.is_(None))
     return sa.and_(image.c.modality == modality, there, sa.or_(image.c.unread, sa.not_(scored)))

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.store import derived, queue, versions
 from marcod.store.schema import (
+    OF_PRESENT_BYTES,
     drop,
     drop_summary,
     hit,
@@ -122,7 +123,7 @@ def _due(
     """
     scored = (
         sa.select(image.c.drop_id, score.c.model_version_id)
-        .join(score, sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash))
+        .join(score, OF_PRESENT_BYTES)
         .where(image.c.drop_id.in_(drop_ids))
     )
     pairs = {(int(drop_id), int(version_id)) for drop_id, version_id in connection.execute(scored.distinct())}
@@ -154,7 +155,7 @@ def _spoke(connection: Connection, inspection_ids: Sequence[int]) -> list[int]:
         return []
     wanted = (
         sa.select(score.c.model_version_id)
-        .join(image, sa.and_(image.c.id == score.c.image_id, image.c.content_hash == score.c.content_hash))
+        .join(image, OF_PRESENT_BYTES)
         .join(model_version, model_version.c.id == score.c.model_version_id)
         .where(image.c.inspection_id.in_(inspection_ids), model_version.c.promoted_at.is_not(None))
     )

@@ -16,7 +16,7 @@ from marcod import layouts
 from marcod.domain import DropImage, Modality, NotADrop, PlateFormat, PlateSetup, Reason, text_path
 from marcod.errors import LayoutError
 from marcod.layouts import Layout
-from marcod.store import catalog, plate_setups, queue, versions
+from marcod.store import catalog, plate_setups, queue
 from marcod.store.catalog import Recorded, Sighting
 from marcod.store.plate_setups import Lookup
 from marcod.store.schema import image, inspection, plate, source
@@ -75,9 +75,7 @@ def _next_plate(connection: Connection, source_id: int | None) -> Any:
     first = connection.execute(waiting.limit(1)).first()
     if first is None:
         return None
-    versions.champion(connection, lock=True)
-    held = sa.select(source.c.id).where(source.c.id == first.source_id).with_for_update(read=True, key_share=True)
-    connection.execute(held).all()
+    plate_setups.hold(connection, int(first.source_id))
     columns = (plate.c.id, plate.c.source_id, plate.c.reread_after, *plate_setups.COLUMNS)
     whole = sa.select(*columns, source.c.layout, source.c.reading).join(source, source.c.id == plate.c.source_id)
     queue.hold_plates(connection, [int(first.id)])

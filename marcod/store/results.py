@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from marcod.domain import CLASSES, DropClass
 from marcod.store import announce, copies, derived, queue, summaries
 from marcod.store.engine import insert
-from marcod.store.schema import image, job, model_version, score
+from marcod.store.schema import OF_PRESENT_BYTES, image, job, model_version, score
 from marcod.store.versions import Version
 
 COLUMN_OF_CLASS: Final = {
@@ -125,10 +125,15 @@ def give_up(
         if f.claim.image_id not in read and f.error != queue.GONE and before[f.claim.image_id].unread
     ]
     _set_content(connection, read)
-    if unknown:
-        connection.execute(sa.update(image).where(image.c.id.in_(unknown)).values(content_hash=None, unread=False))
+    _forget_bytes(connection, unknown)
     mark_gone(connection, gone, now)
     return bool(gone or unknown) or any(before[i].content_hash != found for i, found in read.items())
+
+
+def _forget_bytes(connection: Connection, image_ids: Sequence[int]) -> None:
+    """Say that nothing is known of these images' bytes: they changed, and nobody could read them since."""
+    if image_ids:
+        connection.execute(sa.update(image).where(image.c.id.in_(image_ids)).values(content_hash=None, unread=False))
 
 
 def mark_gone(connection: Connection, image_ids: Sequence[int], now: datetime) -> None:
@@ -142,8 +147,7 @@ def mark_gone(connection: Connection, image_ids: Sequence[int], now: datetime) -
         sa.select(score.c.id)
         .join(model_version, model_version.c.id == score.c.model_version_id)
         .where(
-            score.c.image_id == image.c.id,
-            score.c.content_hash == image.c.content_hash,
+            OF_PRESENT_BYTES,
             model_version.c.modality == image.c.modality,
             model_version.c.promoted_at.is_not(None),
         )
@@ -187,9 +191,7 @@ def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetim
         return 0
     before = _hold_images(connection, found)
     images = queue.quarantine_exhausted(connection, found, max_attempts=max_attempts, now=now)
-    unknown = [i for i in images if before[i].unread]
-    if unknown:
-        connection.execute(sa.update(image).where(image.c.id.in_(unknown)).values(content_hash=None, unread=False))
+    _forget_bytes(connection, [i for i in images if before[i].unread])
     announce.quarantined(connection, images, now)
     derived.refresh_images(connection, images, now)
     return len(images)
@@ -239,8 +241,7 @@ def _changes(before: Any, content_hash: str) -> bool:
 
 def _known_to_others(connection: Connection, version: Version, image_ids: list[int]) -> bool:
     """Whether others scored these bytes before, of which nothing was known: a file was broken and is whole again."""
-    present = sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash)
-    theirs = sa.select(score.c.id).join(image, present).where(score.c.model_version_id != version.id)
+    theirs = sa.select(score.c.id).join(image, OF_PRESENT_BYTES).where(score.c.model_version_id != version.id)
     return bool(image_ids) and connection.execute(theirs.where(image.c.id.in_(image_ids)).limit(1)).first() is not None
 
 

@@ -21,6 +21,7 @@ from marcod.store import sources
 from marcod.store.engine import insert
 from marcod.store.labelling import Subject
 from marcod.store.schema import (
+    OF_PRESENT_BYTES,
     drop,
     image,
     inspection,
@@ -166,11 +167,7 @@ def ask(connection: Connection, subject: Subject, version: Version, reason: str,
 
     Raises NotFoundError where the drop has no picture there.
     """
-    of_version = sa.and_(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == version.id,
-        score.c.content_hash == image.c.content_hash,
-    )
+    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version.id)
     chosen = [image.c.drop_id == subject.drop_id, image.c.inspection_id == subject.inspection_id]
     if subject.image_id is not None:
         chosen.append(image.c.id == subject.image_id)

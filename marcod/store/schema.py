@@ -4,6 +4,8 @@ Times are UTC. A path is text in the escaped form of ``domain.path_text``. Names
 convention, so that migrations can name what they change.
 """
 
+from typing import Final
+
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
@@ -118,8 +120,8 @@ image = Table(
 """One row per file. ``content_hash`` names the bytes that were read last; ``unread`` says that the file changed since.
 
 ``gone_at`` is when the file was found gone for good; ``gone_score_id`` is the score that goes on counting for it, and
-``gone_accepted`` says that somebody has let it be. ``same_as_id`` names the image that counts instead, where a file of
-the same bytes shows the same drop at the same inspection: a file that was moved, or a copy.
+``gone_accepted`` says that a person or a setting accepted that. ``same_as_id`` names the image that counts instead,
+where a file of the same bytes shows the same drop at the same inspection: a file that was moved, or a copy.
 ``warnings`` lists, with commas, the kinds of what its layout warned of when it was recorded.
 """
 
@@ -307,6 +309,9 @@ hit = Table(
     Column("ended_at", UtcDateTime),
     UniqueConstraint("drop_id", "model_version_id"),
 )
+
+OF_PRESENT_BYTES: Final = sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash)
+"""A score and its image, where the score is of the bytes that were read last."""
 
 label_inbox = Table(
     "label_inbox",

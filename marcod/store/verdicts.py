@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.domain import DropClass
 from marcod.store import labels
-from marcod.store.schema import drop, image, inspection, job, model_version, score
+from marcod.store.schema import OF_PRESENT_BYTES, drop, image, inspection, job, model_version, score
 from marcod.store.versions import Version
 
 
@@ -133,11 +133,7 @@ _THRESHOLD: Final = sa.bindparam("own_threshold", type_=sa.Float)
 
 
 def _images() -> sa.Select[Any]:
-    own = sa.and_(
-        score.c.image_id == image.c.id,
-        score.c.model_version_id == _VERSION,
-        score.c.content_hash == image.c.content_hash,
-    )
+    own = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == _VERSION)
     own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == _VERSION)
     mine = score.c.id.is_not(None)
     scored = sa.or_(mine, _KEPT.c.id.is_not(None))

@@ -139,7 +139,7 @@ def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[L
 
 
 def own_tested(snapshot: Snapshot) -> tuple[Item, ...]:
-    """Return the lab's own pictures of :func:`tested`."""
+    """Return the lab's own images of :func:`tested`."""
     return tuple(item for item in snapshot.side(Split.TEST) if item.stream not in ACTIVE)
 
 

@@ -394,7 +394,7 @@ def test_an_acknowledgement_outlives_a_database_that_is_away(site: Site, hook: H
 @sqlite_alone
 def test_people_see_what_did_not_arrive_and_send_it_again(site: Site, hook: Hook) -> None:
     site.write()
-    assert "nobody is told anything" in site.ok("notify", "list")
+    assert "no target is configured" in site.ok("notify", "list")
     target(site, "lims", url=f"http://127.0.0.1:{hook.port}/{TOKEN}", secret=SECRET)
     site.write()
     assert site.ok("notify", "test", "lims") == "lims: sent\n"

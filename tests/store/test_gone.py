@@ -1,4 +1,4 @@
-"""Images whose files are gone for good: their scores count, and those never scored are told until somebody lets be."""
+"""Images whose files are gone for good: their scores count, and those never scored are told until accepted."""
 
 import json
 
@@ -81,7 +81,7 @@ def test_what_went_unscored_is_listed_until_somebody_lets_it_be(lab: Database) -
         (True, False),
     ]
     done = call("accept", str(told["image_id"]))
-    assert (done.exit_code, done.stdout) == (0, "1 image is let be\n")
+    assert (done.exit_code, done.stdout) == (0, "1 image is accepted as gone\n")
     assert (unseen(lab), json.loads(call("gone", "--json").stdout)) == (0, [])
     again = call("accept", str(told["image_id"]))
     assert again.exit_code == 1
@@ -95,8 +95,8 @@ def test_which_ones_are_let_be_must_be_said(lab: Database) -> None:
         done = call(*words)
         assert done.exit_code == 2
         assert "name images, or --all" in done.stderr
-    assert call("accept", "--all").stdout == "1 image is let be\n"
-    assert call("accept", "--all").stdout == "0 images are let be\n"
+    assert call("accept", "--all").stdout == "1 image is accepted as gone\n"
+    assert call("accept", "--all").stdout == "0 images are accepted as gone\n"
 
 
 def test_a_setting_lets_all_be(lab: Database) -> None:
