@@ -52,7 +52,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What one call of :func:`record` changed.
+    """Counts of the changes of one call of :func:`record`.
 
     ``unscored`` are new images of another modality, ``reused`` those whose barcode may be that of another plate by now.
     """
@@ -349,7 +349,7 @@ def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, 
 
 
 def _elsewhere(old: Any, new: "_Row") -> bool:
-    """Whether an image shows another drop, inspection or light than it was recorded with."""
+    """Tell if an image shows another drop, inspection or light than it was recorded with."""
     return (old.drop_id, old.inspection_id, old.modality) != (new.drop_id, new.inspection_id, new.modality)
 
 
@@ -503,7 +503,7 @@ def _reread_image(connection: Connection, sighting: Sighting, former: Any, place
 
 
 def _content(sighting: Sighting, former: Any) -> Content:
-    """What a file's present stat says of its bytes, against the recorded row; a negative time is to be read anew."""
+    """Compare a file's present stat with the recorded row; a negative time stands for an image to be read again."""
     if former.content_hash is None or former.gone_at is not None or former.size != sighting.size:
         return "new"
     if sighting.mtime_ns not in (former.mtime_ns, -former.mtime_ns - 1):

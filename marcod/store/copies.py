@@ -19,7 +19,7 @@ from marcod.store.schema import image, job
 _PLACE: Final = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
 _ASPECT: Final = ("profile", "region")
 _COMMON: Final = (*_PLACE, *_ASPECT)
-"""What copies have in common. The same bytes in another region or profile, either of which may be null, are no copy."""
+"""Columns that copies have in common. The same bytes in another region or profile, which may be null, are no copy."""
 
 _OTHER: Final = image.alias("other")
 _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("image_ids", expanding=True)

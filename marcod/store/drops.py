@@ -106,7 +106,7 @@ def existing(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
 
 
 def with_rows(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
-    """Those of the drops that have a row of any version."""
+    """Choose the drops that have a row of any version."""
     ids = sorted(set(drop_ids))
     found: set[int] = set()
     for start in range(0, len(ids), CHUNK):

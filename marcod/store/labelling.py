@@ -215,7 +215,7 @@ class Finder:
 
 
 def _told_apart(name: str, found: Sequence[_PlateFound]) -> str:
-    """What tells plates of one name apart, and what to do about it; the end of a sentence with one bracket open."""
+    """Tell plates of one name apart, with the next step; the end of a sentence with one bracket open."""
     if (keys := plate_names.whole_keys(name, [each.key for each in found])) is not None:
         return f"{keys}); name the key"
     sources = list(dict.fromkeys(each.source for each in found))

@@ -529,7 +529,7 @@ def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[An
 
 
 def _join_hits(connection: Connection, one: _Plate) -> None:
-    """Of a drop and version a hit that has not ended stays, else the one that was found first."""
+    """Keep one hit per drop and version: one that has not ended, else the one that was found first."""
     mine = _leading_to(connection, hit, one)
     places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
     targets = {place.drop_id for place in places.values()}

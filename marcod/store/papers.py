@@ -84,7 +84,7 @@ class Change:
 
     @property
     def rereads(self) -> bool:
-        """Whether images of the plate that are there may show other wells, or none, by this change."""
+        """Tell if images of the plate that are there may show other wells, or none, by this change."""
         return not self.new and not self.values.keys().isdisjoint(READ_BY)
 
 
@@ -157,7 +157,7 @@ _INSERTED: Final = (
 
 
 def _place(paper: Paper) -> tuple[str, str]:
-    """What makes two lines say something of one plate."""
+    """The source and plate of a line, by which two lines are of one plate."""
     return paper.source, folded(paper.plate)
 
 
@@ -316,7 +316,7 @@ def _alters_grid(paper: Paper, row: Any) -> bool:
 
 
 def _off_grid(connection: Connection, plate_id: int, paper: Paper) -> str | None:
-    """What the paths of a plate with numbered wells say against a format; None where all fit."""
+    """Find a path of a plate with numbered wells that does not fit a format; None where all fit."""
     assert paper.grid is not None
     told = PlateSetup(PlateFormat(paper.grid.rows, paper.grid.columns), paper.reservoirs)
     drops: dict[tuple[int, int], set[int]] = {}

@@ -27,7 +27,7 @@ UNKNOWN: Final = PlateSetup()
 """The setup of a plate of which nothing is known yet."""
 
 COLUMNS: Final = (plate.c.format_rows, plate.c.format_columns, plate.c.format_drops, plate.c.reservoirs)
-"""What decides the setup of a plate."""
+"""Columns that decide the setup of a plate."""
 
 
 def setup_of(row: Any) -> PlateSetup:

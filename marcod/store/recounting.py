@@ -39,7 +39,7 @@ _ASIDE: Final = frozenset({"updated_at", "named_model", "named_version", "named_
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """What one transaction looks at: inspections or drops of one plate, by id; without either, the work it is owed."""
+    """A part of a plate that one transaction recounts: inspections or drops by id; with neither, the work it is owed."""
 
     plate_id: int
     inspection_ids: tuple[int, ...] = ()

@@ -229,18 +229,18 @@ def _insert_scores(
 
 
 def _is_fresh(before: Any, content_hash: str) -> bool:
-    """Whether copies must be looked for: the bytes are others, or were known from before the file changed."""
+    """Tell if copies must be looked for: the bytes are others, or were known from before the file changed."""
     return bool(before.unread) or before.content_hash != content_hash
 
 
 def _changes(before: Any, content_hash: str) -> bool:
-    """Whether other versions' rows are stale: their scores are of former bytes, or the file came back."""
+    """Tell if other versions' rows are stale: their scores are of former bytes, or the file came back."""
     former = before.content_hash
     return before.gone_at is not None or (former is not None and former != content_hash)
 
 
 def _known_to_others(connection: Connection, version: Version, image_ids: list[int]) -> bool:
-    """Whether others scored these bytes before, of which nothing was known: a file was broken and is whole again."""
+    """Tell if others scored bytes before of which nothing was known: a file was broken and is whole again."""
     theirs = sa.select(score.c.id).join(image, OF_PRESENT_BYTES).where(score.c.model_version_id != version.id)
     return bool(image_ids) and connection.execute(theirs.where(image.c.id.in_(image_ids)).limit(1)).first() is not None
 

@@ -289,7 +289,7 @@ def _delete_groups(connection: Connection, groups: list[_Group], now: datetime) 
 
 
 def _still_scored(connection: Connection, version_id: int, inspection_ids: Collection[int]) -> set[int]:
-    """Those of the inspections of which a version keeps a score, of a drop that stays."""
+    """Choose the inspections of which a version keeps a score, since one of their drops stays."""
     wanted = sa.select(image.c.inspection_id).join(score, _of(score, version_id)).distinct()
     return {int(row.inspection_id) for row in select_in(connection, wanted, image.c.inspection_id, inspection_ids)}
 

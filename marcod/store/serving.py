@@ -146,7 +146,7 @@ def _delete_jobs(connection: Connection, version: Version) -> tuple[int, list[in
 
 
 def _has(connection: Connection, version: Version, *tables: sa.Table) -> bool:
-    """Whether a table has rows of a version."""
+    """Tell if one of the tables has rows of a version."""
     rows = (sa.exists().where(table.c.model_version_id == version.id) for table in tables)
     return bool(connection.execute(sa.select(sa.or_(*rows))).scalar_one())
 

@@ -63,7 +63,7 @@ class Verdict:
 
     @property
     def hit(self) -> bool:
-        """Whether people, else the model, see crystals."""
+        """Tell if people, else the model, see crystals."""
         return self.model_hit if self.said is None else self.said.label is DropClass.CRYSTALS
 
 

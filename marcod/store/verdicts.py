@@ -21,7 +21,7 @@ from marcod.store.versions import Version
 
 
 class ImageState(StrEnum):
-    """What a version knows of an image: its score, that it cannot be scored and why, or that the score is to come."""
+    """A version's knowledge of an image: its score, that it cannot be scored and why, or that the score is to come."""
 
     SCORED = "scored"
     FAILED = "failed"
@@ -57,7 +57,7 @@ class ImageVerdict(NamedTuple):
 
     @property
     def hit(self) -> bool:
-        """Whether the score reaches the threshold of the version that gave it."""
+        """Tell if the score reaches the threshold of the version that gave it."""
         return self.p_crystals is not None and self.p_crystals >= self.threshold
 
     @property
@@ -77,7 +77,7 @@ class DropVerdict(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether people or the model say anything."""
+        """Tell if there is a label or a score."""
         return self.said is not None or self.image.p_crystals is not None
 
     @property
@@ -87,7 +87,7 @@ class DropVerdict(NamedTuple):
 
     @property
     def hit(self) -> bool:
-        """Whether people, else the model, see crystals."""
+        """Tell if people, else the model, see crystals."""
         return self.model_hit if self.said is None else self.said.label is DropClass.CRYSTALS
 
 

@@ -55,7 +55,7 @@ COUNTED_LIMIT: Final = 50_000
 EXAMPLES: Final = 10
 
 ATTEMPTS: Final = 20
-"""How often settled files are read before they are left for later, where their plates' setups keep changing."""
+"""Readings of settled files before they are left for later, where their plates' setups keep changing."""
 
 log = telemetry.logger(__name__)
 

@@ -11,8 +11,8 @@ from stories import Story
 
 from marcod.store.engine import Database
 
-PAUSE_S: Final = 60.0
-"""How long a worker may take for its last event."""
+LIFE_S: Final = 60.0
+"""Seconds for which the workers live, unless told otherwise."""
 
 
 class Member(Story):
@@ -33,7 +33,7 @@ class Member(Story):
 
 
 def tell(
-    db: Database, seed: int, workers: int, events: int = 1_000_000, seconds: float = PAUSE_S
+    db: Database, seed: int, workers: int, events: int = 1_000_000, seconds: float = LIFE_S
 ) -> tuple[list[str], int]:
     """Let ``workers`` live for so many events or seconds, then drain. Returns the faults, and the number of events."""
     lab = Story(db, seed)

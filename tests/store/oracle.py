@@ -22,7 +22,7 @@ COUNTS = {"Clear": "n_clear", "Crystals": "n_crystals", "Other": "n_other", "Pre
 
 @dataclass(frozen=True)
 class Look:
-    """What a version knows of one image."""
+    """One image as a version knows it."""
 
     image: Any
     in_light: bool
@@ -305,7 +305,7 @@ def _hits(world: World) -> list[str]:
 
 
 def _owed(world: World) -> list[str]:
-    """Where the champion has begun an inspection's plate, each image has its score or a visible reason."""
+    """List images of plates that the champion has begun without a score or a visible reason."""
     champion = world.versions[world.alias["champion"]]
     begun = {
         world.inspections[row.inspection_id].plate_id
@@ -328,7 +328,7 @@ def _owed(world: World) -> list[str]:
 
 
 def _copies(world: World) -> list[str]:
-    """Of images of the same bytes at one place exactly one counts."""
+    """List images of the same bytes at one place of which not exactly one counts."""
     groups: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for image in world.images.values():
         if image.content_hash is not None and not image.unread:

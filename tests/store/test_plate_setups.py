@@ -49,7 +49,7 @@ class Store:
         raise AssertionError("never recorded")
 
     def read(self, path: str) -> DropImage | None:
-        """What a path says by the setups as they are now."""
+        """Read a path by the setups as they are now."""
         self.plates.forget()
         return self.parse(path)
 
@@ -78,7 +78,7 @@ def well(number: int, plate_id: int = 2001) -> str:
 
 
 def faults(db: Database) -> list[str]:
-    """What is not as a plain recomputation has it, long after the last image."""
+    """List all that is not as a plain recomputation has it, long after the last image."""
     db.write_portions(lambda c: papers.catch_up(c, utc(days=2)))
     db.write_portions(lambda c: summaries.complete_quiet(c, utc(days=2), 60.0))
     return oracle.faults(db)
