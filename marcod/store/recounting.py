@@ -39,7 +39,7 @@ _ASIDE: Final = frozenset({"updated_at", "named_model", "named_version", "named_
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """A part of a plate that one transaction recounts: inspections or drops by id; with neither, the work it is owed."""
+    """A part of a plate that one transaction recounts: inspections, drops, or with neither the work that is owed."""
 
     plate_id: int
     inspection_ids: tuple[int, ...] = ()
