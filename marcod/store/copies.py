@@ -16,9 +16,9 @@ from marcod.store import queue, versions
 from marcod.store.rows import parts, select_in
 from marcod.store.schema import image, job
 
-_PLACE: Final = ("source_id", "drop_id", "inspection_id", "modality", "content_hash")
+_PLACE: Final = ("source_id", "drop_id", "modality", "content_hash")
 _ASPECT: Final = ("profile", "region")
-_COMMON: Final = (*_PLACE, *_ASPECT)
+_COMMON: Final = ("inspection_id", *_PLACE, *_ASPECT)
 """Columns that copies have in common. The same bytes in another region or profile, which may be null, are no copy."""
 
 _OTHER: Final = image.alias("other")
@@ -33,6 +33,8 @@ _ALIKE: Final = (
         _OTHER,
         sa.and_(
             *(_OTHER.c[name] == image.c[name] for name in _PLACE),
+            # A sum has no index: both databases would else read the inspection's images instead of the drop's few.
+            _OTHER.c.inspection_id + 0 == image.c.inspection_id,
             *(_OTHER.c[name].is_not_distinct_from(image.c[name]) for name in _ASPECT),
             sa.not_(_OTHER.c.unread),
             _OTHER.c.id != image.c.id,

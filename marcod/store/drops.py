@@ -9,7 +9,7 @@ grow in a drop somebody once called clear are not missed.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -77,8 +77,9 @@ def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version
             rows.append({"drop_id": drop_id, "model_version_id": version.id, "updated_at": now, **row})
             if first is not None:
                 first_hits[drop_id] = first
-    _end_hits(connection, set(drop_ids) - first_hits.keys(), version, now)
-    new = _record_hits(connection, first_hits, {row["drop_id"]: row for row in rows}, version, now)
+    before = _recorded(connection, drop_ids, first_hits, version)
+    _end_hits(connection, before.own - first_hits.keys(), version, now)
+    new = _record_hits(connection, before, first_hits, {row["drop_id"]: row for row in rows}, version, now)
     _remove(connection, set(drop_ids) - {row["drop_id"] for row in rows}, version)
     if rows:
         _write(connection, rows)
@@ -191,22 +192,19 @@ def _remove(connection: Connection, drop_ids: set[int], version: Version) -> Non
 def _end_hits(connection: Connection, drop_ids: set[int], version: Version, now: datetime) -> None:
     """Say of the version's hits in these drops, in which it sees none any more, that they ended."""
     if drop_ids:
-        standing = sa.and_(hit.c.model_version_id == version.id, hit.c.ended_at.is_(None))
-        ended = sa.update(hit).where(standing, hit.c.drop_id.in_(sorted(drop_ids)))
+        ended = sa.update(hit).where(hit.c.model_version_id == version.id, hit.c.drop_id.in_(sorted(drop_ids)))
         connection.execute(ended.values(ended_at=now))
 
 
 def _record_hits(
     connection: Connection,
+    before: "_Before",
     first_hits: Mapping[int, DropVerdict],
     rows: Mapping[int, dict[str, Any]],
     version: Version,
     now: datetime,
 ) -> Counter[int]:
     """Record one hit per drop and version, with what is new about it. A hit that ended and returned is new again."""
-    if not first_hits:
-        return Counter()
-    before = _recorded(connection, sorted(first_hits), version)
     values = [
         {
             "drop_id": drop_id,
@@ -247,8 +245,11 @@ class _Before:
         return Cause.MODEL if (drop_id, inspection_id) in self.looked else Cause.NEW
 
 
-def _recorded(connection: Connection, drop_ids: list[int], version: Version) -> _Before:
-    """Hits that have not ended: one that was taken back, by a label or a rewritten file, is news when it returns."""
+def _recorded(connection: Connection, drop_ids: list[int], hits: Collection[int], version: Version) -> _Before:
+    """Hits that have not ended: one that was taken back, by a label or a rewritten file, is news when it returns.
+
+    ``hits`` are the drops that are hits now; the question who looked before is asked for those alone.
+    """
     found = connection.execute(
         sa.select(hit.c.drop_id, hit.c.model_version_id, model_version.c.promoted_at.is_not(None))
         .join(model_version, model_version.c.id == hit.c.model_version_id)
@@ -256,12 +257,15 @@ def _recorded(connection: Connection, drop_ids: list[int], version: Version) -> 
     ).all()
     own = {row[0] for row in found if row[1] == version.id}
     former = {row[0] for row in found if row[1] != version.id and row[2]}
+    unheard = sorted(set(hits) - own)
+    if not unheard:
+        return _Before(own, former, set())
     others = (
         sa.select(image.c.drop_id, image.c.inspection_id)
         .join(score, OF_PRESENT_BYTES)
         .join(model_version, model_version.c.id == score.c.model_version_id)
         .where(
-            image.c.drop_id.in_(sorted(set(drop_ids) - own)),
+            image.c.drop_id.in_(unheard),
             score.c.model_version_id != version.id,
             model_version.c.promoted_at.is_not(None),
         )

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -31,8 +31,7 @@ CHUNK: Final = 500
 """Rows that one statement or one portion of periodic work carries; below the variable limit of every SQLite."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """A drop of an inspection as the plate map shows it; the probabilities are None while no image of it is scored.
 
     ``label`` is the model's, ``said`` that of people, which wins. ``failed`` and ``gone`` say why there is no score.
@@ -51,7 +50,6 @@ class Verdict:
     p_precipitate: float | None
     label: str | None
     failed: bool
-    seen_at: datetime
     said: labels.Verdict | None = None
     model_hit: bool = False
     gone: bool = False
@@ -85,7 +83,7 @@ def _shown(verdict: DropVerdict) -> Verdict:
     return Verdict(
         image.drop_id, image.image_id, image.path, image.well, image.well_row, image.well_column, image.drop_number,
         image.p_clear, image.p_crystals, image.p_other, image.p_precipitate, image.label,
-        image.state == ImageState.FAILED, image.seen_at, verdict.said, verdict.model_hit,
+        image.state == ImageState.FAILED, verdict.said, verdict.model_hit,
         image.state == ImageState.GONE,
     )  # fmt: skip
 
@@ -169,7 +167,8 @@ def _refresh_one(
     states = Counter(image.state for image in images)
     unscored = Counter(d.image.state for d in found)
     expected = _expected(connection, inspection_id)
-    last_image_at = max(image.seen_at for image in images)
+    times = [image.seen_at for image in images if image.seen_at is not None]
+    last_image_at = max(times)
     rule = None
     if states[ImageState.WAITING] == 0 and expected is not None and len(found) >= expected:
         rule = "expected"
@@ -196,7 +195,7 @@ def _refresh_one(
             "waiting": states[ImageState.WAITING],
             "complete": rule is not None,
             "complete_rule": rule,
-            "first_image_at": min(image.seen_at for image in images),
+            "first_image_at": min(times),
             "last_image_at": last_image_at,
             "updated_at": now,
         },
