@@ -317,7 +317,7 @@ def _follow(
     now: datetime,
 ) -> _Part:
     """Bring labels, copies and the queue after images that were inserted, or altered from their former rows."""
-    other = [new for old, new in _pairs(former, altered) if new.content != "same" or _elsewhere(old, new)]
+    other = [new for old, new in _pairs(former, altered) if new.content != "same" or _shows_other(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
     # Bytes that are known may have a copy where the image is now.
     copies.find_again(
@@ -346,6 +346,11 @@ def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, 
     """Each altered image as it was and as it is."""
     before = {row.id: row for row in former.values()}
     return [(before[row.image_id], row) for row in altered]
+
+
+def _shows_other(old: Any, new: "_Row") -> bool:
+    """Tell if an image is read as another than it was, in anything that its copies have in common with it."""
+    return _elsewhere(old, new) or (old.profile, old.region) != (new.profile, new.region)
 
 
 def _elsewhere(old: Any, new: "_Row") -> bool:
@@ -378,6 +383,8 @@ class _Row:
     drop_id: int
     inspection_id: int
     modality: str
+    profile: str | None
+    region: int | None
     content: Content
 
 
@@ -471,9 +478,11 @@ def _insert_images(
     statement = (
         insert(connection, image)
         .on_conflict_do_nothing()
-        .returning(image.c.id, image.c.drop_id, image.c.inspection_id, image.c.modality)
+        .returning(
+            image.c.id, image.c.drop_id, image.c.inspection_id, image.c.modality, image.c.profile, image.c.region
+        )
     )
-    return [_Row(int(r[0]), int(r[1]), int(r[2]), str(r[3]), "new") for r in connection.execute(statement, rows)]
+    return [_row(row.id, row._mapping, "new") for row in connection.execute(statement, rows)]
 
 
 def _former(connection: Connection, source_id: int, changed: list[Sighting]) -> dict[str, Any]:
@@ -490,16 +499,23 @@ def _update_image(connection: Connection, sighting: Sighting, former: Any, place
     arrived = {} if former.size == sighting.size and former.gone_at is None else {"seen_at": now}
     unread = former.unread or content != "same"
     here = {"gone_at": None, "gone_score_id": None, "gone_accepted": None}
-    values = {**_values(sighting, place, former), **arrived, **here, "unread": unread}
-    connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
-    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
+    values = _values(sighting, place, former)
+    changes = {**values, **arrived, **here, "unread": unread}
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(changes))
+    return _row(former.id, values, content)
 
 
 def _reread_image(connection: Connection, sighting: Sighting, former: Any, place: _Place) -> _Row:
     """Update an image whose file nobody looked at."""
     content: Content = "same" if former.gone_at is not None else _content(sighting, former)
-    connection.execute(sa.update(image).where(image.c.id == former.id).values(_values(sighting, place, former)))
-    return _Row(int(former.id), place.drop_id, place.inspection_id, str(sighting.image.modality), content)
+    values = _values(sighting, place, former)
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
+    return _row(former.id, values, content)
+
+
+def _row(image_id: int, values: Mapping[Any, Any], content: Content) -> _Row:
+    shown = {name: values[name] for name in ("drop_id", "inspection_id", "modality", "profile", "region")}
+    return _Row(image_id=image_id, content=content, **shown)
 
 
 def _content(sighting: Sighting, former: Any) -> Content:

@@ -7,6 +7,8 @@ and looks at what changed. Without a mend it is taken back whole, so that nothin
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -87,30 +89,44 @@ def recount(connection: Connection, portion: Portion, now: datetime, *, fix: boo
     name = str(connection.execute(sa.select(plate.c.key).where(plate.c.id == portion.plate_id)).scalar_one())
     trial = connection.begin_nested()
     try:
-        found = _recounted(connection, portion, name, now)
+        found, due = _recounted(connection, portion, name, now)
     except BaseException:
         trial.rollback()
         raise
     if not (fix and found):
         trial.rollback()
         return found
-    trial.commit()
+    if portion.drop_ids:
+        # The trial recounted what may be missing, too; a thinned version's hits would have ended with it.
+        trial.rollback()
+        champion_id = versions.champion(connection).id
+        # The champion first: what it still finds of a hit that a former champion told is no news.
+        in_turn = sorted(due, key=lambda pair: (pair[1] != champion_id, pair[1], pair[0]))
+        for version_id, pairs in groupby(in_turn, key=itemgetter(1)):
+            version = versions.get(connection, version_id)
+            derived.refresh_version(connection, version, [drop_id for drop_id, _ in pairs], (), now)
+    else:
+        trial.commit()
     detail: dict[str, object] = {"differences": len(found), "first": [str(difference) for difference in found[:SHOWN]]}
     versions.note(connection, actor, "recount", name, detail, now)
     return found
 
 
-def _recounted(connection: Connection, portion: Portion, name: str, now: datetime) -> list[Difference]:
+def _recounted(
+    connection: Connection, portion: Portion, name: str, now: datetime
+) -> tuple[list[Difference], set[tuple[int, int]]]:
+    """Return what differs after a recount, and the drops and versions that have a row or must have one."""
     if not portion.inspection_ids and not portion.drop_ids:
-        return _owed(connection, portion.plate_id, name, now)
+        return _owed(connection, portion.plate_id, name, now), set()
     before = _rows(connection, portion)
     serving = [versions.get(connection, v) for v in _spoke(connection, portion.inspection_ids)]
     derived.refresh(connection, portion.drop_ids, portion.inspection_ids, now, serving=serving)
     after = _rows(connection, portion)
+    due = set[tuple[int, int]]()
     if portion.drop_ids:
         due = _due(connection, portion.drop_ids, before, after)
         before, after = ({key: row for key, row in rows.items() if _subject(row) in due} for rows in (before, after))
-    return list(_differences(name, before, after))
+    return list(_differences(name, before, after)), due
 
 
 def _due(

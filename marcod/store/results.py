@@ -124,10 +124,13 @@ def give_up(
         for f in given_up
         if f.claim.image_id not in read and f.error != queue.GONE and before[f.claim.image_id].unread
     ]
+    others = [i for i, found in read.items() if before[i].content_hash != found]
     _set_content(connection, read)
     _forget_bytes(connection, unknown)
+    # The file may have changed under an unchanged stat, so nobody said so of its copies when it was recorded.
+    copies.release(connection, others, now)
     mark_gone(connection, gone, now)
-    return bool(gone or unknown) or any(before[i].content_hash != found for i, found in read.items())
+    return bool(gone or unknown or others)
 
 
 def _forget_bytes(connection: Connection, image_ids: Sequence[int]) -> None:

@@ -211,10 +211,16 @@ def reconcile(connection: Connection) -> int:
     """Close the open items on which people have spoken by any way. Returns how many.
 
     A word recorded after the item was proposed closes it; in an audit an older one does too, because the draw did
-    not look at it. A word on another picture of the drop closes it only where it says crystals.
+    not look at it. A word on another picture of the drop closes it only where it says crystals; a copy of the item's
+    image, as a moved file is, is no other picture.
     """
     word, later = label.alias("word"), label.alias("later")
-    item = review_item.c
+    item, asked, judged = review_item.c, image.alias("asked"), image.alias("judged")
+    same_image = sa.exists().where(
+        asked.c.id == item.image_id,
+        judged.c.id == word.c.image_id,
+        sa.func.coalesce(asked.c.same_as_id, asked.c.id) == sa.func.coalesce(judged.c.same_as_id, judged.c.id),
+    )
     rows = connection.execute(
         sa.select(item.id, word.c.label, word.c.person, word.c.recorded_at)
         .join(word, sa.and_(word.c.drop_id == item.drop_id, word.c.inspection_id == item.inspection_id))
@@ -222,7 +228,7 @@ def reconcile(connection: Connection) -> int:
             item.answered_at.is_(None),
             word.c.label.is_not(None),
             sa.or_(word.c.recorded_at > item.proposed_at, item.stream == str(Stream.AUDIT)),
-            sa.or_(word.c.image_id.is_(None), word.c.image_id == item.image_id, word.c.label == DropClass.CRYSTALS),
+            sa.or_(word.c.image_id.is_(None), same_image, word.c.label == DropClass.CRYSTALS),
             sa.not_(_superseded(word, later)),
         )
         .order_by(item.id, word.c.labelled_at, word.c.id)

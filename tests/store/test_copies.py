@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from factories import CRYSTALS, claimed, drain, finish, promote, record, register, register_source, rows, sightings, utc
 
 from marcod.domain import DropClass, Modality
-from marcod.store import catalog, datasets, derived, labelling, labels, merging, queue, results
+from marcod.store import catalog, datasets, derived, labelling, labels, merging, queue, results, review
 from marcod.store.catalog import Sighting
 from marcod.store.engine import Database
 from marcod.store.labels import Given
@@ -25,7 +25,7 @@ def score(db: Database, version: Version, seconds: float) -> None:
 
 def counting(db: Database) -> list[str]:
     """Paths of the images that count."""
-    return [row.path for row in rows(db, sa.select(image.c.path).where(image.c.same_as_id.is_(None)))]
+    return [row.path for row in rows(db, sa.select(image.c.path).where(image.c.same_as_id.is_(None)).order_by(image.c.id))]
 
 
 def hits(db: Database) -> list[bool]:
@@ -153,3 +153,34 @@ def test_a_file_that_is_whole_again_has_its_former_scores(db: Database, source_i
     score(db, newer, 21)
     counted = "select model_version_id, scored, failed, waiting, hits from inspection_summary order by 1"
     assert [tuple(row) for row in rows(db, sa.text(counted))] == [(v.id, 1, 0, 0, 1) for v in (champion, newer)]
+
+
+def test_copies_that_are_read_as_other_regions_count_each(copied: Database, source_id: int) -> None:
+    as_region = replace(COPY, image=replace(COPY.image, region=1))
+    copied.write(lambda c: catalog.reread(c, source_id, [as_region], utc(10)))
+    assert counting(copied) == [FILE.path, COPY.path]
+    copied.write(lambda c: catalog.reread(c, source_id, [replace(COPY, image=FILE.image)], utc(11)))
+    assert counting(copied) == [COPY.path]
+
+
+def test_bytes_that_broke_under_an_unchanged_stat_stand_for_no_copy(
+    copied: Database, source_id: int, champion: Version
+) -> None:
+    newer = register(copied, version="2")
+    promote(copied, newer, utc(10))
+    copied.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(10)))
+    lease = claimed(copied, utc(11))
+    failures = [queue.Failure(c, "damaged", False, content_hash="other bytes") for c in lease.claims]
+    finish(copied, lease, newer, utc(11), failures=failures)
+    assert counting(copied) == [FILE.path, COPY.path]
+    score(copied, newer, 12)
+    assert hits(copied) == [True]
+
+
+def test_a_question_of_an_image_is_answered_by_a_label_of_its_copy(copied: Database, champion: Version) -> None:
+    first = image_id_of(copied, FILE)
+    row = rows(copied, sa.select(image.c.drop_id, image.c.inspection_id))[0]
+    asked = labelling.Subject(row.drop_id, row.inspection_id, first)
+    copied.write(lambda c: review.ask(c, asked, champion, "Look.", utc(4)))
+    say_clear(copied, COPY)
+    assert copied.write(review.reconcile) == 1

@@ -10,10 +10,10 @@ from click.testing import CliRunner, Result
 from factories import CRYSTALS, drain, promote, record, register, register_source, rows, sightings, utc
 
 from marcod.cli import cli
-from marcod.store import labelling, summaries
+from marcod.store import labelling, queue, summaries
 from marcod.store.engine import Database
 from marcod.store.labels import Given
-from marcod.store.schema import audit, drop_summary, event, hit, image, inspection_summary, job
+from marcod.store.schema import audit, drop_summary, event, hit, image, inspection_summary, job, score
 
 
 @pytest.fixture
@@ -99,6 +99,25 @@ def test_a_mend_puts_it_right_once_and_notes_it(lab: Database) -> None:
     assert {row.subject for row in noted} == {"P1", "P2"}
     assert all(row.detail["differences"] for row in noted)
     assert len(rows(lab, sa.select(event))) >= told
+
+
+def test_a_mend_leaves_the_hits_of_a_thinned_version(lab: Database) -> None:
+    newer = register(lab, version="2")
+    promote(lab, newer, utc(5))
+    lab.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(5)))
+    drain(lab, newer, utc(6), scores=lambda c: CRYSTALS)
+    of_first = score.c.model_version_id != newer.id
+    damage(
+        lab,
+        sa.delete(score).where(of_first),
+        sa.delete(drop_summary).where(drop_summary.c.model_version_id != newer.id),
+        sa.update(drop_summary).values(hit=False),
+    )
+    standing = sa.select(hit.c.drop_id, hit.c.model_version_id).where(hit.c.ended_at.is_(None)).order_by(hit.c.id)
+    before = rows(lab, standing)
+    assert check("--fix").exit_code == 0
+    assert rows(lab, standing) == before
+    assert check().exit_code == 0
 
 
 def test_its_options_go_with_it(lab: Database) -> None:
