@@ -25,7 +25,9 @@ def score(db: Database, version: Version, seconds: float) -> None:
 
 def counting(db: Database) -> list[str]:
     """Paths of the images that count."""
-    return [row.path for row in rows(db, sa.select(image.c.path).where(image.c.same_as_id.is_(None)).order_by(image.c.id))]
+    return [
+        row.path for row in rows(db, sa.select(image.c.path).where(image.c.same_as_id.is_(None)).order_by(image.c.id))
+    ]
 
 
 def hits(db: Database) -> list[bool]:
