@@ -20,8 +20,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from benchmarks import machine
-from marcod.store import catalog, migrate, serving, versions
-from marcod.store.engine import Database
+from marcod.catalog import deliveries
+from marcod.database import migrate
+from marcod.database.engine import Database
+from marcod.store import serving, versions
 from marcod.store.versions import Version
 
 T = TypeVar("T")
@@ -87,7 +89,7 @@ class Bench:
         with self.database(kind) as db:
             champion = register(db, "bench", "2")
             db.write(lambda c: serving.promote(c, champion, actor="bench", now=utc_now()))
-            source_id = db.write(lambda c: catalog.register_source(c, "bench", "/", "formulatrix", None, utc_now()))
+            source_id = db.write(lambda c: deliveries.register_source(c, "bench", "/", "formulatrix", None, utc_now()))
             yield Subject(db, source_id, champion)
 
     @contextmanager

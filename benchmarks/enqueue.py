@@ -6,8 +6,8 @@ from itertools import islice
 from benchmarks import plates
 from benchmarks.bench import KINDS, Bench, Subject, timed, utc_now
 from benchmarks.tables import Spread, Table
-from marcod.store import catalog
-from marcod.store.catalog import Recorded, Sighting
+from marcod.catalog import deliveries
+from marcod.catalog.deliveries import Recorded, Sighting
 
 
 def run(bench: Bench) -> Iterator[Table]:
@@ -33,7 +33,7 @@ def _record(subject: Subject, together: int, calls: int) -> Spread:
 
 
 def _one(subject: Subject, files: list[Sighting]) -> Recorded:
-    return subject.db.write(lambda c: catalog.record(c, subject.source_id, files, utc_now()))
+    return subject.db.write(lambda c: deliveries.record(c, subject.source_id, files, utc_now()))
 
 
 def _ms(took: Spread) -> Spread:

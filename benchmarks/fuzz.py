@@ -25,11 +25,12 @@ from typing import IO, Any, Final
 from benchmarks import mutations
 from benchmarks.bench import Bench
 from benchmarks.tables import Cell, Table
-from marcod import images, layouts, settings, watch
+from marcod import images, layouts, settings
+from marcod.database.engine import Database
 from marcod.domain import DropImage, path_text, text_path
 from marcod.errors import ImageError
-from marcod.store.engine import Database
-from marcod.watch.intake import Intake
+from marcod.watch.ingest import Intake, Source
+from marcod.watch.scan import scan_once
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Root
 
@@ -190,7 +191,7 @@ def _tried(try_one: Callable[[int], list[str]], number: int, found: Found) -> No
 
 def _pictures() -> Callable[[int], list[str]]:
     """Loads TensorFlow, and lets every library allocate what it keeps before memory is limited."""
-    from marcod import preprocess
+    from marcod.model import preprocess
 
     record = preprocess.Preprocessing(SCALE_SIDE, "bilinear-tf1")
     for _, data in mutations.pictures():
@@ -224,7 +225,7 @@ def _outcome(data: bytes) -> str:
 def _paths(folder: Path) -> Callable[[int], list[str]]:
     place = Path(tempfile.mkdtemp(dir=folder))
     root = Root(_baited(place))
-    sources = [watch.Source(1, name, root, layout, "inotify", 30.0) for name, layout in mutations.LAYOUTS.items()]
+    sources = [Source(1, name, root, layout, "inotify", 30.0) for name, layout in mutations.LAYOUTS.items()]
     # Nothing is recorded here: what is nominated and has settled asks no database.
     idle = Database(f"sqlite:///{place / 'idle.sqlite'}")
 
@@ -246,7 +247,7 @@ def _paths(folder: Path) -> Callable[[int], list[str]]:
     return try_one
 
 
-def _refuse_outside(idle: Database, source: watch.Source, text: str) -> None:
+def _refuse_outside(idle: Database, source: Source, text: str) -> None:
     """The intake nominates the path, and the tracker must not report it settled outside the root."""
     tracker = SettleTracker(0.0, source.root.look)
     with contextlib.suppress(ValueError):  # a NUL, which no file system can deliver
@@ -255,7 +256,7 @@ def _refuse_outside(idle: Database, source: watch.Source, text: str) -> None:
             raise AssertionError(f"settled outside the root: {text!r}")
 
 
-def _is_taken(source: watch.Source, text: str) -> bool:
+def _is_taken(source: Source, text: str) -> bool:
     """Whether a layout takes the path for a drop image, which must then be fit for a database."""
     verdict = source.layout.parse(text, source.root.companions())
     if not isinstance(verdict, DropImage):
@@ -300,11 +301,11 @@ def _on_disk(db: Database, source_id: int, folder: Path, wanted: int) -> Table:
     """Hostile names as real files: one scan must see each and record none that it could not find again."""
     root = _baited(folder)
     made = sum(_made(root, mutations.path(SEED, number)) for number in range(wanted))
-    source = watch.Source(source_id, "bench", Root(root), layouts.make("formulatrix"), "inotify", poll_s=30.0)
+    source = Source(source_id, "bench", Root(root), layouts.make("formulatrix"), "inotify", poll_s=30.0)
     out = io.StringIO()
     start = time.perf_counter()
     with contextlib.redirect_stdout(out):
-        report = watch.scan_once(db, source, 0.0)
+        report = scan_once(db, source, 0.0)
     took = time.perf_counter() - start
     rows: list[list[Cell]] = [
         ["files with hostile names made", made], ["found by the scan", report.found], ["recorded", report.new],

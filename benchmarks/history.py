@@ -14,20 +14,10 @@ from sqlalchemy.engine import Connection
 
 from benchmarks.bench import Subject, register, utc_now
 from benchmarks.plates import DROPS, INSPECTIONS_A_PLATE
+from marcod.database.engine import Database
+from marcod.database.schema import drop, drop_summary, hit, image, inspection, inspection_summary, label, plate, score
 from marcod.domain import PLATE_FORMATS, well_name
 from marcod.store import queue, serving
-from marcod.store.engine import Database
-from marcod.store.schema import (
-    drop,
-    drop_summary,
-    hit,
-    image,
-    inspection,
-    inspection_summary,
-    label,
-    plate,
-    score,
-)
 from marcod.store.versions import Version
 
 Columns = dict[str, Any]

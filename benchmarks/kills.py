@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from benchmarks.bench import Bench
 from benchmarks.lab import Drop, Lab, as_people_label
 from benchmarks.tables import Cell, Table
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 
 KILLS: Final = 10
 SEED: Final = 7

@@ -12,10 +12,10 @@ from typing import Final
 from benchmarks import models, plates
 from benchmarks.bench import KINDS, Bench, Kind
 from benchmarks.tables import Cell, Table
+from marcod.database.engine import Database
 from marcod.demo import running_daemon
 from marcod.domain import path_text
-from marcod.store import reports
-from marcod.store.engine import Database
+from marcod.plates import reports
 
 SETTLE_S: Final = 1.0
 PACE: Final = 4

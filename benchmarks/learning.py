@@ -12,10 +12,10 @@ from typing import Any, Final
 from benchmarks.bench import Bench
 from benchmarks.lab import Drop, Lab, as_people_label, shares
 from benchmarks.tables import Cell, Table
-from marcod import bundle
 from marcod.domain import CLASSES, DropClass
+from marcod.model import bundle
 from marcod.synthetic import drop_jpeg
-from marcod.train.rendered import TEST
+from marcod.training.shipped_model import TEST
 
 SEED: Final = 1
 PLATES: Final = 25

@@ -18,9 +18,10 @@ from benchmarks.history import FIRST_INSPECTION, FIRST_PLATE, Size
 from benchmarks.plates import INSPECTIONS_A_PLATE
 from benchmarks.queue import Costs, once
 from benchmarks.tables import Cell, Spread, Table
-from marcod import plates as plate_maps
-from marcod.store import catalog, reports
-from marcod.store.schema import UtcDateTime
+from marcod.catalog import deliveries
+from marcod.database.schema import UtcDateTime
+from marcod.plates import plate_map as plate_maps
+from marcod.plates import reports
 
 DROPS: Final = (1, 2)
 PLATES: Final[dict[Kind, int]] = {"SQLite": 105, "PostgreSQL": 1_042}
@@ -188,7 +189,7 @@ def _bring(archive: Archive) -> None:
     first = archive.size.plates * INSPECTIONS_A_PLATE
     files = list(islice(plates.sightings(DROPS, first), 96 * len(DROPS)))
     db, source_id = archive.subject.db, archive.subject.source_id
-    db.write(lambda c: catalog.record(c, source_id, files, utc_now() - timedelta(days=1)))
+    db.write(lambda c: deliveries.record(c, source_id, files, utc_now() - timedelta(days=1)))
 
 
 def _compare(kind: Kind, what: str, small: Archive, large: Archive) -> list[Cell]:

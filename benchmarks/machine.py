@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from marcod import __version__
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 
 
 def facts() -> dict[str, str]:

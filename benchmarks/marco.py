@@ -23,14 +23,18 @@ from numpy.typing import NDArray
 from benchmarks import plates
 from benchmarks.bench import Bench, Kind, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
-from marcod import bundle, convert, layouts, settings, telemetry, watch
-from marcod.bundle import Predictor
+from marcod import layouts, settings, telemetry
+from marcod.catalog import deliveries
+from marcod.database.engine import Database
 from marcod.domain import CLASSES
-from marcod.registry import Registry
-from marcod.score import Scorer
+from marcod.model import bundle, convert
+from marcod.model.bundle import Predictor
+from marcod.model.registry import Registry
+from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
-from marcod.store import catalog, serving
-from marcod.store.engine import Database
+from marcod.store import serving
+from marcod.watch.ingest import Source
+from marcod.watch.scan import scan_once
 from marcod.watch.tree import Root
 
 SAVED_MODEL: Final = "MARCOD_MARCO_SAVED_MODEL"
@@ -175,9 +179,9 @@ def _drain(url: str, bundle_path: Path, folder: Path) -> Pass:
 
 
 def _take_in(db: Database, folder: Path) -> None:
-    source_id = db.write(lambda c: catalog.register_source(c, "bench", str(folder), "formulatrix", None, utc_now()))
-    source = watch.Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
-    watch.scan_once(db, source, 0.0)
+    source_id = db.write(lambda c: deliveries.register_source(c, "bench", str(folder), "formulatrix", None, utc_now()))
+    source = Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
+    scan_once(db, source, 0.0)
 
 
 def _stored(db: Database, folder: Path) -> Scores:

@@ -3,11 +3,11 @@
 from datetime import datetime
 from pathlib import Path
 
-from marcod import bundle, registry
-from marcod.bundle import Predictor
+from marcod.database.engine import Database
 from marcod.domain import CLASSES
-from marcod.registry import Registry
-from marcod.store.engine import Database
+from marcod.model import bundle, registry
+from marcod.model.bundle import Predictor
+from marcod.model.registry import Registry
 from marcod.store.versions import Version
 
 MARCO_SIZE = ("marco-size-random", "1")
@@ -18,7 +18,7 @@ def own_folder(place: Path) -> tuple[Path | None, str]:
     name = ":".join(registry.SHIPPED)
     if (registry.shipped_folder() / registry.SHIPPED[0] / registry.SHIPPED[1] / bundle.RECORD_FILE).is_file():
         return None, f"{name} (shipped)"
-    from marcod import network
+    from marcod.model import network
 
     folder = place / "models"
     if not folder.exists():
@@ -28,7 +28,7 @@ def own_folder(place: Path) -> tuple[Path | None, str]:
 
 def marco_size(place: Path) -> Path:
     """A folder with the published network's architecture and preprocessing, its weights as initialised."""
-    from marcod import network
+    from marcod.model import network
 
     folder = place / "marco"
     if not folder.exists():
@@ -55,7 +55,7 @@ def loaded(found: Registry, version: Version, batch_size: int) -> Predictor:
 def _write_random(folder: Path, name: str, version: str, architecture: object, resize: str) -> None:
     import keras
 
-    from marcod import network
+    from marcod.model import network
 
     assert isinstance(architecture, network.Architecture)
     keras.utils.set_random_seed(1)

@@ -10,8 +10,8 @@ from typing import Final
 from PIL import Image
 
 from marcod import layouts
+from marcod.catalog.deliveries import Sighting
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
-from marcod.store.catalog import Sighting
 from marcod.synthetic import Imager, random_scene, render
 
 SIZE: Final = (1224, 1024)

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from benchmarks import history
 from benchmarks.bench import KINDS, Bench, Kind, Subject, register, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
+from marcod.database.engine import Database
+from marcod.database.schema import job
 from marcod.settings import ScoreSettings
 from marcod.store import queue, results, versions
-from marcod.store.engine import Database
 from marcod.store.results import Scored
-from marcod.store.schema import job
 from marcod.store.versions import Version
 
 BATCHES = {16: 20, 64: 10}

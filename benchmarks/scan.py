@@ -10,9 +10,10 @@ from typing import Final
 from benchmarks import plates
 from benchmarks.bench import KINDS, Bench, Kind, Subject, timed
 from benchmarks.tables import Spread, Table
-from marcod import layouts, watch
-from marcod.store.engine import Database
-from marcod.watch.intake import Intake
+from marcod import layouts
+from marcod.database.engine import Database
+from marcod.watch.ingest import Intake, Source
+from marcod.watch.scan import ScanReport, scan_once
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import FolderMemory, Root, Walk
 
@@ -65,12 +66,12 @@ def _scans(bench: Bench, kind: Kind, folder: Path, repeat: int) -> tuple[Spread,
     return Spread.of(first), Spread.of(full)
 
 
-def _scan(subject: Subject, folder: Path) -> watch.ScanReport:
-    return watch.scan_once(subject.db, _source(subject, folder), 0.0)
+def _scan(subject: Subject, folder: Path) -> ScanReport:
+    return scan_once(subject.db, _source(subject, folder), 0.0)
 
 
-def _source(subject: Subject, folder: Path) -> watch.Source:
-    return watch.Source(subject.source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
+def _source(subject: Subject, folder: Path) -> Source:
+    return Source(subject.source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
 
 
 def _rescans(subject: Subject, folder: Path, repeat: int) -> Spread:
@@ -80,7 +81,7 @@ def _rescans(subject: Subject, folder: Path, repeat: int) -> Spread:
     return Spread.of(times[2:])
 
 
-def _walk(db: Database, source: watch.Source, memory: FolderMemory, now: float) -> None:
+def _walk(db: Database, source: Source, memory: FolderMemory, now: float) -> None:
     """What the watching loop does for one rescan."""
     intake = Intake(db, source, SettleTracker(0.0, source.root.look))
     walk = Walk(source.root, memory, full=False)

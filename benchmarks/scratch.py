@@ -13,12 +13,15 @@ import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.tables import Cell, Table
-from marcod import metrics, network, registry, settings
+from marcod import settings
 from marcod.domain import CLASSES
-from marcod.network import MARCO, MARCO_SMALL
-from marcod.train import fitting, pictures, recipes, rendered
-from marcod.train.fitting import Course, Validation
-from marcod.train.rendered import Examples
+from marcod.evaluate import metrics
+from marcod.fitting import batches, fit, recipes
+from marcod.fitting.fit import Course, Validation
+from marcod.model import network, registry
+from marcod.model.network import MARCO, MARCO_SMALL
+from marcod.training import shipped_model
+from marcod.training.shipped_model import Examples
 
 IMAGES: Final = 8000
 HELD_OUT: Final = 2000
@@ -31,9 +34,11 @@ def run(bench: Bench) -> Iterator[Table]:
     """Both tables."""
     images, held_out, epochs = bench.size(IMAGES, 256), bench.size(HELD_OUT, 64), bench.size(EPOCHS, 1)
     bench.say(f"rendering {images + 2 * held_out} drops")
-    examples = rendered.render_examples(rendered.TRAINING, images, rendered.KEPT, balanced=True)
-    validation = rendered.render_examples(rendered.VALIDATION, held_out, MARCO_SMALL.input_size, balanced=False)
-    test = rendered.render_examples(rendered.TEST, held_out, MARCO_SMALL.input_size, balanced=False)
+    examples = shipped_model.render_examples(shipped_model.TRAINING, images, shipped_model.KEPT, balanced=True)
+    validation = shipped_model.render_examples(
+        shipped_model.VALIDATION, held_out, MARCO_SMALL.input_size, balanced=False
+    )
+    test = shipped_model.render_examples(shipped_model.TEST, held_out, MARCO_SMALL.input_size, balanced=False)
     yield small(bench, examples, validation, test, epochs)
     yield full(bench)
 
@@ -47,8 +52,8 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
         if done % 125 == 0:
             bench.say(f"{what}, step {done} of {total}")
 
-    fitted = fitting.fit(
-        replace(MARCO_SMALL, auxiliary=True), recipe, rendered.as_pictures(examples),
+    fitted = fit.fit(
+        replace(MARCO_SMALL, auxiliary=True), recipe, shipped_model.as_pictures(examples),
         seed=1, validation=_judges(validation), course=Course(progress=progress),
     )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -60,7 +65,8 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
         ["the shipped bundle", *_cells(shipped["test"])],
     ]
     about = (
-        f"Test: {len(test.labels)} rendered drops, those of the shipped bundle's test (seeds from {rendered.TEST}). "
+        f"Test: {len(test.labels)} rendered drops, those of the shipped bundle's test (seeds from "
+        f"{shipped_model.TEST}). "
         f"Trained for {len(fitted.curve)} epochs on the {len(examples.labels)} rendered drops that it was trained on: "
         f"RMSProp, rate {recipe.rate:.4f} times 0.94 every two epochs, momentum and decay 0.9, epsilon 0.1, batch "
         f"{BATCH}, all distortions of the paper, auxiliary head, seed 1; {seconds / 60:.0f} minutes."
@@ -114,12 +120,16 @@ def full(bench: Bench) -> Table:
 
 
 def _steps(batch: int, steps: int) -> dict[str, Any]:
-    examples = rendered.render_examples(rendered.TRAINING, batch, MARCO.input_size, balanced=True, processes=1)
+    examples = shipped_model.render_examples(
+        shipped_model.TRAINING, batch, MARCO.input_size, balanced=True, processes=1
+    )
     losses: list[float] = []
     seconds: list[float] = []
     x = examples.pictures.astype(np.float32) / 127.5 - 1
-    y = pictures.one_hot(examples.labels, len(CLASSES))
-    training = fitting.Training(MARCO, replace(recipes.PAPER, batch_size=batch), rendered.as_pictures(examples), seed=1)
+    y = batches.one_hot(examples.labels, len(CLASSES))
+    training = fit.Training(
+        MARCO, replace(recipes.PAPER, batch_size=batch), shipped_model.as_pictures(examples), seed=1
+    )
     for _ in range(steps):
         start = time.perf_counter()
         losses.append(float(training.model.train_on_batch(x, (y, y))[0]))

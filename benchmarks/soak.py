@@ -17,10 +17,10 @@ from benchmarks import models, plates
 from benchmarks.bench import Bench, Kind
 from benchmarks.tables import Cell, Table
 from marcod import layouts
+from marcod.database.column_types import UtcDateTime
+from marcod.database.engine import Database
 from marcod.demo import running_daemon
 from marcod.domain import PLATE_FORMATS, DropImage, Modality, path_text
-from marcod.store.columns import UtcDateTime
-from marcod.store.engine import Database
 
 SECONDS: Final = 1800
 QUICK_S: Final = 30

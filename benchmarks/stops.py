@@ -25,7 +25,7 @@ from benchmarks import models, plates
 from benchmarks.bench import Bench, Kind
 from benchmarks.tables import Cell, Table
 from marcod import settings
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 
 STOPS: Final = 50
 SEED: Final = 11

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from benchmarks.bench import Bench, Kind
 from benchmarks.tables import Cell, Table
-from marcod.store import migrate
-from marcod.store.engine import Database
-from marcod.store.schema import metadata
+from marcod.database import migrate
+from marcod.database.engine import Database
+from marcod.database.schema import metadata
 
 STORIES: Final = 2_000
 MOST: Final = 200

@@ -17,13 +17,16 @@ from benchmarks import models, plates
 from benchmarks import queue as queue_bench
 from benchmarks.bench import Bench, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
-from marcod import layouts, preprocess, registry, watch
-from marcod.bundle import Predictor
-from marcod.score import Scorer
+from marcod import layouts
+from marcod.catalog import deliveries
+from marcod.database.engine import Database
+from marcod.model import preprocess, registry
+from marcod.model.bundle import Predictor
+from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
-from marcod.store import catalog
-from marcod.store.engine import Database
 from marcod.store.versions import Version
+from marcod.watch.ingest import Source
+from marcod.watch.scan import scan_once
 from marcod.watch.tree import Root
 
 SETTINGS: Final = ScoreSettings()
@@ -108,9 +111,9 @@ def _drain(bench: Bench, model: Model, folder: Path, predictor: Predictor) -> Ra
 
 def _take_in(db: Database, model: Model, folder: Path) -> Version:
     _, version = models.champion(db, model.folder, model.name, utc_now())
-    source_id = db.write(lambda c: catalog.register_source(c, "bench", str(folder), "formulatrix", None, utc_now()))
-    source = watch.Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
-    report = watch.scan_once(db, source, 0.0)
+    source_id = db.write(lambda c: deliveries.register_source(c, "bench", str(folder), "formulatrix", None, utc_now()))
+    source = Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
+    report = scan_once(db, source, 0.0)
     assert report.new == model.images
     return version
 

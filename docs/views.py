@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from marcod.store import contract, migrate
+from marcod.database import migrate, views
 
 PAGE = Path(__file__).with_name("lims.md")
 MARK = "<!-- Made from migrations/views/contract.toml by `make docs`; do not edit below. -->\n"
@@ -13,10 +13,10 @@ MARK = "<!-- Made from migrations/views/contract.toml by `make docs`; do not edi
 
 def page(before: str) -> str:
     """The whole page: what is written by hand, and the views."""
-    return before.split(MARK)[0] + MARK + "\n" + "\n\n".join(_view(v) for v in contract.read(migrate.folder())) + "\n"
+    return before.split(MARK)[0] + MARK + "\n" + "\n\n".join(_view(v) for v in views.read(migrate.folder())) + "\n"
 
 
-def _view(view: contract.View) -> str:
+def _view(view: views.View) -> str:
     rows = [
         f"| `{column.name}` | {column.postgresql} | {column.sqlite} | {column.unit} | {column.about} |"
         for column in view.columns

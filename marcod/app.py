@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marcod.database import probe, revisions
+from marcod.database.engine import DAEMON, PERSON, Database, Patience
 from marcod.settings import Settings
-from marcod.store import health, steps
-from marcod.store.engine import DAEMON, PERSON, Database, Patience
 
 if TYPE_CHECKING:
-    from marcod.registry import Registry
+    from marcod.model.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Ready:
     @property
     def registry(self) -> "Registry":
         """Model versions of this database and of this host."""
-        from marcod.registry import Registry  # loads NumPy, which few answers need
+        from marcod.model.registry import Registry  # loads NumPy, which few answers need
 
         return Registry(self.db, self.models)
 
@@ -62,7 +62,7 @@ def _reach(url: str) -> None:
 @contextmanager
 def waited_for(settings: Settings, patience: Patience = DAEMON) -> Iterator[Ready]:
     """Open the database as :func:`opened` does, and wait for it from the beginning, as the daemon does."""
-    from marcod.store import migrate  # imports Alembic, which a reader does not need
+    from marcod.database import migrate  # imports Alembic, which a reader does not need
 
     with closing(Database(settings.store.url.get_secret_value(), patience=patience)) as db:
         migrate.require_current(db)
@@ -84,7 +84,7 @@ def reading(settings: Settings) -> Iterator[Ready]:
         SchemaError: where it is empty, or its schema is not one that this marcod can work on.
     """
     with looked_at(settings) as db:
-        steps.require_usable(db)
+        revisions.require_usable(db)
         yield Ready(db, settings.models.folder)
 
 
@@ -92,7 +92,7 @@ def reading(settings: Settings) -> Iterator[Ready]:
 def looked_at(settings: Settings) -> Iterator[Database]:
     """Open the database like :func:`reading`, whatever its schema is."""
     url = settings.store.url.get_secret_value()
-    health.require_file(url)
+    probe.require_file(url)
     db = Database(url, patience=PERSON, read_only=True)
     try:
         db.reach()

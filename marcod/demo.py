@@ -25,10 +25,11 @@ from typing import Final
 from uuid import uuid4
 
 from marcod import layouts, settings
+from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, Kind, path_text
 from marcod.errors import ConfigError, MarcodError, os_reason
-from marcod.store import backlog, reports
-from marcod.store.engine import Database
+from marcod.plates import reports
+from marcod.store import backlog
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
 
 READY_S: Final = 120.0

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from marcod import enclosure
+from marcod import files
 from marcod.domain import WarningKind
 from marcod.errors import ImageError, is_out_of_memory
 
@@ -125,12 +125,12 @@ _DAMAGE: Final = (
 def read(path: Path, root: Path | None = None) -> bytes:
     """The bytes of a picture's file. Raises ImageError when it is no regular file or too large, and OSError.
 
-    With ``root``, the folder of its source, nothing outside that folder is read: see :mod:`marcod.enclosure`.
+    With ``root``, the folder of its source, nothing outside that folder is read: see :mod:`marcod.files`.
     """
-    with enclosure.held(path, root) as descriptor:
-        if enclosure.regular(descriptor) is None:
+    with files.held(path, root) as descriptor:
+        if files.regular(descriptor) is None:
             raise ImageError("not a regular file", retryable=False)
-        data = enclosure.content(descriptor, MAX_FILE_BYTES + 1)
+        data = files.content(descriptor, MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"larger than {MAX_FILE_BYTES // 2**20} MiB; not a drop image", retryable=False)
     return data

@@ -18,8 +18,8 @@ import reuse
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from marcod.store import migrate
-from marcod.store.engine import Database
+from marcod.database import migrate
+from marcod.database.engine import Database
 from marcod.store.versions import Version
 
 SETTINGS: Final = ("fsync = off", "full_page_writes = off", "autovacuum = off", "deadlock_timeout = '100ms'")

@@ -10,10 +10,11 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from marcod.catalog import deliveries
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
-from marcod.store import catalog, queue, results, serving, versions
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
+from marcod.store import queue, results, serving, versions
 from marcod.store.versions import Version
 
 LEASE_S = 60.0
@@ -48,7 +49,7 @@ def promote(db: Database, version: Version, now: datetime | None = None) -> Vers
 
 def register_source(db: Database, name: str = "imager", expected_drops: int | None = None) -> int:
     """A source row; returns its id."""
-    return db.write(lambda c: catalog.register_source(c, name, f"/plates/{name}", "rigaku", expected_drops, utc()))
+    return db.write(lambda c: deliveries.register_source(c, name, f"/plates/{name}", "rigaku", expected_drops, utc()))
 
 
 def sightings(
@@ -73,10 +74,10 @@ def rewritten(sighting: Sighting, by: int = 1) -> Sighting:
     return replace(sighting, size=sighting.size + by, mtime_ns=sighting.mtime_ns + by)
 
 
-def record(db: Database, source_id: int, files: Iterable[Sighting], now: datetime | None = None) -> catalog.Recorded:
+def record(db: Database, source_id: int, files: Iterable[Sighting], now: datetime | None = None) -> deliveries.Recorded:
     """Take sightings in."""
     found = list(files)
-    return db.write(lambda c: catalog.record(c, source_id, found, now or utc()))
+    return db.write(lambda c: deliveries.record(c, source_id, found, now or utc()))
 
 
 def claim(

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 import factories
 from factories import claimed, utc
 
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
 from marcod.store import queue, results
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
 from marcod.store.versions import Version
 
 PLATES, WELLS = 8, 7

@@ -15,11 +15,11 @@ from factories import (
     utc,
 )
 
+from marcod.database.engine import Database
+from marcod.database.schema import drop, image, inspection, label_inbox, plate
 from marcod.domain import DropClass
-from marcod.store import derived, labels, queue, versions
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.schema import drop, image, inspection, label_inbox, plate
+from marcod.store import derived, queue, versions, votes
+from marcod.store.votes import Given
 
 PLATE, UNFINISHED = "CI022987", "CI022988"
 
@@ -72,7 +72,7 @@ def _labels(db: Database) -> None:
         picture = sa.select(image.c.id).where(image.c.drop_id == of_well["A01"], image.c.inspection_id == where)
         of_image = connection.execute(picture).scalar_one()
         givens.append(Given(of_well["A01"], where, DropClass.CRYSTALS, "bob", utc(days=1), "test", image_id=of_image))
-        labels.add(connection, givens, utc(days=1))
+        votes.add(connection, givens, utc(days=1))
         derived.refresh(connection, list(of_well.values()), [where], utc(days=1))
 
     db.write(work)

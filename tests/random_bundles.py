@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from marcod import bundle, network
-from marcod.bundle import Predictor
 from marcod.domain import CLASSES
-from marcod.preprocess import Preprocessing
-from marcod.registry import Registry
+from marcod.model import bundle, network
+from marcod.model.bundle import Predictor
+from marcod.model.preprocess import Preprocessing
+from marcod.model.registry import Registry
 from marcod.store.versions import Version
 
 ARCHITECTURE = network.Architecture(input_size=75, classes=4, entry=False, width=0.1, auxiliary=False)

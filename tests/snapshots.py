@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from marcod.dataset import Item
 from marcod.domain import Split, split_of
+from marcod.training.snapshot import Item
 
 Items = Sequence[Item]
 

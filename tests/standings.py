@@ -5,11 +5,16 @@ from datetime import date, datetime, timedelta
 import sqlalchemy as sa
 from factories import claimed, finish, promote, record, register, register_source, sightings
 
+from marcod.catalog import findings
+from marcod.database import workers
+from marcod.database.engine import Database
+from marcod.database.schema import delivery, event
+from marcod.drift import days
 from marcod.layouts.findings import SourceFinding
-from marcod.store import drift, findings, queue, serving, training, versions, watching, workers
-from marcod.store.engine import Database
-from marcod.store.schema import delivery, event
-from marcod.store.watching import State
+from marcod.store import queue, serving, versions
+from marcod.training import run_rows
+from marcod.watch import status
+from marcod.watch.status import State
 
 
 def state(source: str, now: datetime, **more: object) -> State:
@@ -49,7 +54,7 @@ def populate(db: Database, now: datetime) -> None:
         state("minstrel", now, pending=3, waiting=1, trouble="no inotify watches left"),
         state("rock-imager", now, root_there=False, observing=False, walked_at=now - timedelta(hours=9)),
     ]
-    db.write(lambda c: watching.write(c, seen, now))
+    db.write(lambda c: status.write(c, seen, now))
     read = [finding("not_this_layout", 288, hint="crims", hint_files=288, asked=288), finding("out_of_range", 2)]
     db.write(lambda c: findings.replace(c, rock, read, now))
     db.write(lambda c: _raise_alarm(c, champion, minstrel, now))
@@ -58,7 +63,7 @@ def populate(db: Database, now: datetime) -> None:
 
 
 def _raise_alarm(connection: sa.Connection, version: versions.Version, source_id: int, now: datetime) -> None:
-    drift.raise_alarm(
+    days.raise_alarm(
         connection, version, source_id, signal="brightness", day=date(2026, 1, 1), value=0.4, reference=0.6,
         p_value=1e-9, detail="the pictures of minstrel are darker; look at its lamp", now=now,
     )  # fmt: skip
@@ -78,8 +83,8 @@ def _outbox(connection: sa.Connection, now: datetime) -> None:
 
 
 def _training(connection: sa.Connection, now: datetime) -> None:
-    run = training.begin(
+    run = run_rows.begin(
         connection, cause="schedule", actor="trainer", recipe="adapt", options={}, parent="marco:1", folder="/runs/1",
         host="gpu", pid=9, token="t", now=now - timedelta(hours=4),
     )  # fmt: skip
-    training.end(connection, run.id, "t", state="failed", error="out of memory", now=now - timedelta(hours=3))
+    run_rows.end(connection, run.id, "t", state="failed", error="out of memory", now=now - timedelta(hours=3))

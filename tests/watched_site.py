@@ -10,11 +10,11 @@ from typing import Any
 import factories
 import sqlalchemy as sa
 
+from marcod.database.engine import Database
+from marcod.database.schema import image, job
 from marcod.domain import text_path
 from marcod.settings import Settings
-from marcod.store.engine import Database
-from marcod.store.schema import image, job
-from marcod.watch.intake import Source, open_sources
+from marcod.watch.ingest import Source, open_sources
 from marcod.watch.loop import SourceStatus, Watcher
 
 DEADLINE_S = 30.0

@@ -13,6 +13,8 @@ from marcod.cli import output
 from marcod.cli.configured import configured
 from marcod.errors import ConfigError, LayoutError
 from marcod.settings import Examined, Fault, Settings
+from marcod.watch.folders import not_apart
+from marcod.watch.ingest import layout_of, require_roots
 
 WRONG = ConfigError.exit_code
 
@@ -99,25 +101,26 @@ def _print_example(example: str) -> None:
 
 def _unworkable(examined: Examined) -> Iterator[Fault]:
     """Yield what is written well and cannot work: folders, layouts, vocabularies, times."""
-    from marcod import labelling, layouts, watch
+    from marcod import layouts
     from marcod.app import roots
-    from marcod.train import trainer
+    from marcod.labels import files
+    from marcod.training import trainer
 
     settings = examined.settings
     found = []
     for name, source in settings.sources.items():
-        found += _refusals(examined, ("sources", name, "root"), partial(watch.require_roots, settings, [name]))
+        found += _refusals(examined, ("sources", name, "root"), partial(require_roots, settings, [name]))
         if source.layout not in layouts.NAMES:
             text = f"there is no layout {source.layout!r}; layouts are {', '.join(layouts.NAMES)}"
             nearest = configuration.nearest(source.layout, layouts.NAMES)
             found.append(examined.fault_at(("sources", name, "layout"), text, nearest))
         else:
             key = ("sources", name, "pattern" if source.pattern is not None else "layout")
-            found += _refusals(examined, key, partial(watch.layout_of, name, source))
+            found += _refusals(examined, key, partial(layout_of, name, source))
     yield from found
-    for name, reason in watch.not_apart(roots(settings)):
+    for name, reason in not_apart(roots(settings)):
         yield examined.fault_at(("sources", name, "root"), reason)
-    yield from _refusals(examined, _vocabulary_key(settings), partial(labelling.tables_of, settings))
+    yield from _refusals(examined, _vocabulary_key(settings), partial(files.tables_of, settings))
     yield from _refusals(examined, ("train", "schedule"), partial(trainer.check, settings.train))
 
 

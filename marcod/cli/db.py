@@ -10,10 +10,12 @@ from marcod.app import connected, looked_at
 from marcod.cli import output, people
 from marcod.cli.configured import configured, pass_settings
 from marcod.cli.lazy import LazyGroup
+from marcod.database import migrate
+from marcod.database import roles as database_roles
+from marcod.database.engine import Database
 from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
-from marcod.store import access, backfill, migrate, versions
-from marcod.store.engine import Database
+from marcod.store import backfill, versions
 
 
 @click.group(
@@ -125,8 +127,8 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
             f' sqlite3 "file:{named.url.database}?mode=ro"'
         )
 
-    def work(connection: Any) -> access.Made:
-        made = access.make_roles(connection, lims, app)
+    def work(connection: Any) -> database_roles.Made:
+        made = database_roles.make_roles(connection, lims, app)
         detail: dict[str, object] = {"lims": lims, "app": app, "taken_from_everybody": list(made.taken)}
         versions.note(connection, people.actor(), "roles", lims, detail, datetime.now(UTC))
         return made
@@ -137,12 +139,12 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
     output.print_json(made) if json_output else _tell(made)
 
 
-def _tell(made: access.Made) -> None:
+def _tell(made: database_roles.Made) -> None:
     for role in made.created:
         output.echo(f"made role {role}")
     output.echo(f"{made.lims} reads {', '.join(made.views)}")
     output.echo(f"{made.lims} reads {text.count(len(made.tables), 'table')} too, for the commands that only read")
-    output.echo(f"{made.lims} inserts into {access.INBOX}; it changes nothing else")
+    output.echo(f"{made.lims} inserts into {database_roles.INBOX}; it changes nothing else")
     output.echo(f"{made.app} reads and changes the rows of {text.count(len(made.tables), 'table')}; no schema")
     for right in made.taken:
         output.echo(f"taken from everybody: {right}")

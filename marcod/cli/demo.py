@@ -16,12 +16,13 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from marcod import plates, published
 from marcod.cli import maps, output
+from marcod.database.engine import Database
 from marcod.domain import DropClass, hit_rule
-from marcod.plates import PlateMap
-from marcod.store import reports, versions
-from marcod.store.engine import Database
+from marcod.model import published
+from marcod.plates import plate_map, reports
+from marcod.plates.plate_map import PlateMap
+from marcod.store import versions
 
 if TYPE_CHECKING:
     from marcod.demo import Drawn, Outcome, Step
@@ -136,7 +137,7 @@ def _print_missing(console: Console, reason: str) -> None:
 
 def _print_results(console: Console, db: Database, drawn: "Drawn") -> None:
     for summary in reversed(db.read(lambda connection: reports.summaries(connection))):
-        shown = plates.load(db, summary.plate_key, inspection=summary.inspection_key)
+        shown = plate_map.load(db, summary.plate_key, inspection=summary.inspection_key)
         maps.print_plate(console, shown)
         console.print(_comparison(shown, drawn), "")
     found = db.read(lambda connection: reports.hits(connection, None, BEST))

@@ -6,11 +6,11 @@ from typing import Final
 import click
 from rich.text import Text
 
-from marcod import doctor as examination
 from marcod import settings as configuration
 from marcod.cli import output
 from marcod.cli.configured import configured
-from marcod.doctor import Finding, Verdict
+from marcod.health import doctor as examination
+from marcod.health.doctor import Finding, Verdict
 
 STYLES: Final = {Verdict.OK: "green", Verdict.ATTENTION: "yellow", Verdict.BROKEN: "bold red"}
 MARKS: Final = {Verdict.OK: "ok", Verdict.ATTENTION: "look", Verdict.BROKEN: "BROKEN"}

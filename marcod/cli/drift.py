@@ -6,10 +6,10 @@ from typing import Any
 import click
 
 from marcod import app, text
-from marcod import drift as drifts
 from marcod.cli import output, people
 from marcod.cli.configured import configured
-from marcod.drift.judge import Finding
+from marcod.drift import monitor as drifts
+from marcod.drift.comparison import Finding
 from marcod.errors import NotFoundError
 
 

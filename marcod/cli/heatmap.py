@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, bundle, images, text
+from marcod import app, images, text
 from marcod.cli import output, places
 from marcod.cli import plate as plates_cli
 from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
 from marcod.domain import DropClass, parse_well, well_name
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
-from marcod.plates import PlateMap
+from marcod.model import bundle
+from marcod.plates import reports
+from marcod.plates.plate_map import PlateMap
 from marcod.settings import Settings
-from marcod.store import reports, versions
+from marcod.store import versions
 from marcod.store.summaries import Verdict
 
 if TYPE_CHECKING:
-    from marcod.attribution import Heat, Recipe
+    from marcod.model.heatmap import Heat, Recipe
 
 
 def _well(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int, int]:
@@ -83,21 +85,21 @@ def heatmap(
     if record.digest != shown.version.digest:
         raise BundleError(f"the bundle in {folder} is not the one registered as {shown.version}; restore it")
 
-    from marcod import attribution, preprocess  # they load TensorFlow
+    from marcod.model import heatmap, preprocess  # they load TensorFlow
 
-    recipe = attribution.Recipe(samples, noise, seed)
+    recipe = heatmap.Recipe(samples, noise, seed)
     try:
         rgb = preprocess.decode(data)
     except ImageError as error:
         raise MarcodError(f"{root / found.path} cannot be read: {error}") from error
     with output.progress("heat map", samples) as done:
-        heat = attribution.Attribution(record, weights).heat(rgb, target, recipe, done)
+        heat = heatmap.Attribution(record, weights).heat(rgb, target, recipe, done)
     _compare(shown, drop, heat)
     facts = _facts(shown, drop, root / found.path, found, target, recipe)
     words = {f"marcod:{name}": str(value) for name, value in facts.items()}
     notice = versions.SYNTHETIC_NOTICE if shown.version.synthetic else ""
     caption = _caption(shown, drop, target, recipe)
-    drawn = attribution.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words})
+    drawn = heatmap.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words})
     output.save(out, drawn, closed)
     _print({"out": str(out.resolve()), **facts}, json_output=json_output)
 

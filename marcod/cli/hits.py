@@ -15,8 +15,9 @@ from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
 from marcod.domain import hit_rule
 from marcod.errors import NotFoundError
+from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import offers, reports
+from marcod.store import known_names
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
 _KINDS = (".csv", ".json", ".html")
@@ -99,8 +100,8 @@ def _read(since: datetime | None, most: int, connection: Any, **chosen: Any) -> 
 def _require_known(connection: Any, source: str | None, project: str | None) -> None:
     """Raises NotFoundError for a source or a project that no plate has."""
     if source is not None:
-        offers.require_source(connection, source)
-    if project is not None and (offered := offers.projects(connection, project)) is not None:
+        known_names.require_source(connection, source)
+    if project is not None and (offered := known_names.projects(connection, project)) is not None:
         raise NotFoundError(f"no plate belongs to a project {project!r}; {offered}")
 
 
@@ -143,15 +144,15 @@ def _most(target: Path | None) -> int:
 def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen: str) -> str:
     kind = target.suffix.lower()
     if kind == ".csv":
-        from marcod.plates import csv_text
+        from marcod.plates.plate_map import csv_text
 
         return csv_text(_COLUMNS, (dataclasses.asdict(hit) for hit in found))
     if kind == ".json":
         return output.json_text(found) + "\n"
-    from marcod import sheet  # loads the templates' engine, which no other answer needs
+    from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
     with output.progress("pictures", len(found)) as done:
-        return sheet.hits_sheet(found, sheet.Pictures(roots), chosen, datetime.now(UTC), done)
+        return html_report.hits_sheet(found, html_report.Pictures(roots), chosen, datetime.now(UTC), done)
 
 
 def _chosen(since: datetime | None, new_only: bool, project: str | None, source: str | None) -> str:

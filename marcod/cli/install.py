@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from marcod import text, units
+from marcod import text
 from marcod.cli import output
+from marcod.service import systemd_units
 
 
 @click.command("install-systemd")
@@ -22,7 +23,7 @@ from marcod.cli import output
     type=click.Path(path_type=Path),
     help="Program that the units start [default: the marcod of this environment]",
 )
-@click.option("--user", default=units.USER, show_default=True, help="User and group that the services run as")
+@click.option("--user", default=systemd_units.USER, show_default=True, help="User and group that the services run as")
 @click.option("--dry-run", is_flag=True, help="Only say what would be written")
 @output.as_json
 def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool, json_output: bool) -> None:
@@ -31,14 +32,14 @@ def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool
     One service does everything on one host; the others are for several GPUs or hosts. A second run changes nothing, and
     the configuration is never overwritten. The next steps are printed.
     """
-    started = program or units.this_program()
-    files = units.install(prefix.absolute(), started, user, dry_run=dry_run)
-    steps = units.next_steps(Path("/") / units.CONFIGURATION)
+    started = program or systemd_units.this_program()
+    files = systemd_units.install(prefix.absolute(), started, user, dry_run=dry_run)
+    steps = systemd_units.next_steps(Path("/") / systemd_units.CONFIGURATION)
     if json_output:
         output.print_json({"program": started, "user": user, "files": files, "next": steps})
         return
     verb = "would be written" if dry_run else "written"
-    count = sum(file.state in (units.State.NEW, units.State.CHANGED) for file in files)
+    count = sum(file.state in (systemd_units.State.NEW, systemd_units.State.CHANGED) for file in files)
     rows = [(file.state, file.path) for file in files]
     output.console().print(output.table(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows))
     click.echo("\nNext, as root, on the host itself:\n  " + "\n  ".join(steps))

@@ -9,17 +9,19 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from marcod import app, labelling, text, vocabularies
+from marcod import app, text
 from marcod.cli import output, people
 from marcod.cli import since as since_option
 from marcod.cli.choice import Choice
 from marcod.cli.configured import configured, pass_settings
 from marcod.cli.lazy import LazyGroup
 from marcod.errors import NotFoundError
+from marcod.labels import files, vocabularies
+from marcod.labels import inbox as store_inbox
+from marcod.labels.recorder import Named
+from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import inbox as store_inbox
-from marcod.store import labels, reports
-from marcod.store.labelling import Named
+from marcod.store import votes
 
 SHOWN_PROBLEMS = 20
 
@@ -70,9 +72,9 @@ def add(
     """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:WORD such as hwi:90."""
     named = Named(plate, well, drop_number, inspection, source)
     with app.opened(settings, brief=True) as ready:
-        given = labelling.add(
+        given = files.add(
             ready.db,
-            labelling.tables_of(settings),
+            files.tables_of(settings),
             named,
             word,
             person or people.actor(),
@@ -102,7 +104,7 @@ def withdraw(
     named = Named(plate, well, drop_number, inspection, source)
     who = person or people.actor()
     with app.opened(settings, brief=True) as ready:
-        count = labelling.withdraw(ready.db, named, who, datetime.now(UTC))
+        count = files.withdraw(ready.db, named, who, datetime.now(UTC))
     if count == 0:
         raise NotFoundError(
             f"{who} says nothing of {output.place(well, drop_number)} of {plate} there; "
@@ -115,15 +117,15 @@ def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...
     chosen = {}
     for pair in pairs:
         column, equals, name = pair.rpartition("=")
-        if not equals or name not in labelling.FIELDS:
-            raise click.BadParameter(f"write COLUMN=FIELD with a field of {', '.join(labelling.FIELDS)}")
+        if not equals or name not in files.FIELDS:
+            raise click.BadParameter(f"write COLUMN=FIELD with a field of {', '.join(files.FIELDS)}")
         chosen[column.strip()] = name
     return chosen
 
 
 @label.command("import")
 @click.argument("place", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path))
-@click.option("--format", "format_", type=Choice(labelling.FORMATS), default="auto", show_default=True)
+@click.option("--format", "format_", type=Choice(files.FORMATS), default="auto", show_default=True)
 @click.option("--source", help="Plates and images of this source; its zone is that of times without one")
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
 @click.option("--vocabulary", help="What the words are of [default: the format's own, for CSV labels.vocabulary]")
@@ -151,12 +153,12 @@ def import_(
     settings = configured(ctx).settings
     output.check_there(place, "a file or a folder of label files")
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
-    choices = labelling.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
+    choices = files.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
     with app.opened(settings) as ready, output.stages() as report:
-        done = labelling.import_labels(
+        done = files.import_labels(
             ready.db,
             place,
-            labelling.tables_of(settings),
+            files.tables_of(settings),
             choices,
             default=settings.labels.vocabulary,
             now=datetime.now(UTC),
@@ -171,7 +173,7 @@ def import_(
         ctx.exit(output.ATTENTION)
 
 
-def _print_import(done: labelling.Imported, dry_run: bool) -> None:
+def _print_import(done: files.Imported, dry_run: bool) -> None:
     verb = "would be taken" if dry_run else "taken"
     where = f"{text.count(done.rows, 'line')} in {text.count(done.files, 'file')}"
     output.echo(f"{where}: {text.count(done.new, 'label')} {verb}, {done.known} known before")
@@ -214,8 +216,8 @@ def list_(
             found = ready.db.read(lambda connection: reports.find_plates(connection, plate, source))
             plates = [each.id for each in found]
         chosen: dict[str, Any] = {"plate_ids": plates, "since": since, "person": person, "disputed": disputed}
-        rows = ready.db.read(lambda connection: labels.listed(connection, **chosen, limit=limit))
-        total, counting = ready.db.read(lambda connection: labels.count_listed(connection, **chosen))
+        rows = ready.db.read(lambda connection: votes.listed(connection, **chosen, limit=limit))
+        total, counting = ready.db.read(lambda connection: votes.count_listed(connection, **chosen))
     if json_output:
         output.print_json(rows)
         return
@@ -229,7 +231,7 @@ def list_(
     output.console().print(output.table(title, columns, [_cells(row) for row in rows], spare=spare))
 
 
-def _cells(row: labels.Said) -> tuple[object, ...]:
+def _cells(row: votes.Said) -> tuple[object, ...]:
     mark = "!" if row.disputed else "*" if row.counts else ""
     word = f"{row.vocabulary}:{row.original}"
     return (
@@ -256,7 +258,7 @@ def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> Non
     if retry:
         with app.opened(settings) as ready:
             ready.db.write(store_inbox.retry)
-            labelling.resolve_inbox(ready.db, settings, datetime.now(UTC))
+            files.resolve_inbox(ready.db, settings, datetime.now(UTC))
     with app.reading(settings) as ready:
         counts = ready.db.read(store_inbox.counts)
         states = (store_inbox.State.REFUSED, store_inbox.State.WAITING)
@@ -287,7 +289,7 @@ def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output:
     if toml:
         click.echo(vocabularies.DEFAULTS.read_text(encoding="utf-8"), nl=False)
         return
-    tables = labelling.tables_of(settings)
+    tables = files.tables_of(settings)
     chosen = list(tables) if name is None else [tables.named(name)]
     if json_output:
         output.print_json({t.name: {e.code: e.label or vocabularies.UNMAPPED for e in t.words} for t in chosen})

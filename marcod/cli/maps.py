@@ -12,8 +12,8 @@ from rich.text import Text
 from marcod import text
 from marcod.cli import output
 from marcod.domain import hit_rule, row_letters
-from marcod.plates import MARKS_OF_CLASS, Mark, PlateMap, mark_of
-from marcod.store.history import DropHistory, PlateHistory
+from marcod.plates.history import DropHistory, PlateHistory
+from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
 from marcod.store.summaries import Verdict
 from marcod.store.versions import Version
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import click
 
 from marcod import app, text
-from marcod import notify as notifications
 from marcod.cli import output
 from marcod.cli.configured import configured, pass_settings
 from marcod.errors import MarcodError
+from marcod.notify import notifier as notifications
 from marcod.settings import NotifySettings, Settings
 from marcod.store import outbox
 from marcod.store.outbox import Sending, Standing

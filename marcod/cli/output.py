@@ -27,9 +27,9 @@ from marcod.cli.configured import configured
 from marcod.errors import ConfigError, MarcodError, os_reason
 
 if TYPE_CHECKING:
-    from marcod.store.reports import Summary
-    from marcod.store.training import Run
+    from marcod.plates.reports import Summary
     from marcod.store.versions import Version
+    from marcod.training.run_rows import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

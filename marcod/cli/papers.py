@@ -7,14 +7,16 @@ from pathlib import Path
 
 import click
 
-from marcod import app, plate_table, text, watch
+from marcod import app, text
+from marcod.catalog import rereading
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import MarcodError, NotFoundError
-from marcod.plate_table import Table, WrongLinesError
+from marcod.plates import metadata, metadata_csv, reports
+from marcod.plates.metadata import Paper, PapersError, Plan
+from marcod.plates.metadata_csv import Table, WrongLinesError
 from marcod.settings import Settings
-from marcod.store import papers, reports, rereading
-from marcod.store.papers import Paper, PapersError, Plan
+from marcod.watch.ingest import open_sources
 
 SHOWN = 20
 """Wrong lines and warnings that are printed."""
@@ -24,8 +26,8 @@ def _mapping(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...
     found: dict[str, str] = {}
     for pair in given:
         column, sign, name = pair.rpartition("=")
-        if not sign or not column.strip() or name.strip().lower() not in plate_table.FIELDS:
-            raise click.BadParameter(f"{pair!r}: write COLUMN=FIELD, with one of {', '.join(plate_table.FIELDS)}")
+        if not sign or not column.strip() or name.strip().lower() not in metadata_csv.FIELDS:
+            raise click.BadParameter(f"{pair!r}: write COLUMN=FIELD, with one of {', '.join(metadata_csv.FIELDS)}")
         found[column] = name.strip().lower()
     return found
 
@@ -56,15 +58,15 @@ def import_(
     output.check_there(table, "a table of plates")
     data = _read(table)
     with app.opened(settings) as ready:
-        seen = ready.db.read(papers.sources)
+        seen = ready.db.read(metadata.sources)
         only = sorted({*seen, *settings.sources})
         try:
             place = source or (only[0] if len(only) == 1 else None)
-            read, plan = _planned(ready, settings, partial(plate_table.read, data, columns, place))
+            read, plan = _planned(ready, settings, partial(metadata_csv.read, data, columns, place))
             if not dry_run:
                 _register(ready, settings, plan.missing)
                 now = datetime.now(UTC)
-                plan = ready.db.write(lambda c: papers.take_in(c, read.papers, people.actor(), now))
+                plan = ready.db.write(lambda c: metadata.take_in(c, read.papers, people.actor(), now))
         except PapersError as error:
             raise _refused(table, error, json_output=json_output) from error
         if not dry_run:
@@ -72,7 +74,7 @@ def import_(
     _print(plan, read.unused, dry_run=dry_run, json_output=json_output)
 
 
-def _planned(ready: app.Ready, settings: Settings, read: Callable[[plate_table.Known], Table]) -> tuple[Table, Plan]:
+def _planned(ready: app.Ready, settings: Settings, read: Callable[[metadata_csv.Known], Table]) -> tuple[Table, Plan]:
     """Read a table and plan what it changes. Raises PapersError for all that is wrong."""
 
     @cache
@@ -84,7 +86,7 @@ def _planned(ready: app.Ready, settings: Settings, read: Callable[[plate_table.K
         return tuple((plate.source, plate.key) for plate in found)
 
     def plan(lines: Sequence[Paper]) -> Plan:
-        return ready.db.read(lambda connection: papers.plan(connection, lines, settings.sources))
+        return ready.db.read(lambda connection: metadata.plan(connection, lines, settings.sources))
 
     try:
         table = read(known)
@@ -109,12 +111,12 @@ def _register(ready: app.Ready, settings: Settings, missing: tuple[str, ...]) ->
     """Make the rows of sources that are configured and that no scan has seen yet, as the daemon would."""
     if missing:
         chosen = settings.model_copy(update={"sources": {name: settings.sources[name] for name in missing}})
-        watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
+        open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
 
 
 def _catch_up(ready: app.Ready) -> None:
     _repeat("images read again", lambda: ready.db.write(lambda c: rereading.catch_up(c, ready.db.now())))
-    _repeat("inspections counted again", lambda: ready.db.write(lambda c: papers.catch_up(c, datetime.now(UTC))))
+    _repeat("inspections counted again", lambda: ready.db.write(lambda c: metadata.catch_up(c, datetime.now(UTC))))
 
 
 def _repeat(what: str, part: Callable[[], int]) -> None:

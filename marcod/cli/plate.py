@@ -11,14 +11,14 @@ from marcod.cli import output, places
 from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
 from marcod.cli.lazy import LazyGroup
+from marcod.database.engine import Database
 from marcod.domain import hit_rule
+from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import reports
-from marcod.store.engine import Database
 
 if TYPE_CHECKING:
-    from marcod.plates import PlateMap
-    from marcod.store.history import PlateHistory
+    from marcod.plates.history import PlateHistory
+    from marcod.plates.plate_map import PlateMap
 
 
 @click.group(
@@ -106,11 +106,11 @@ def load(
     db: Database, plate_text: str, source: str | None, inspection: str | None, model_text: str | None
 ) -> "PlateMap":
     """The plate map that :func:`choosing` asks for. Raises NotFoundError or ConfigError."""
-    from marcod import plates
-    from marcod.registry import Registry
+    from marcod.model.registry import Registry
+    from marcod.plates import plate_map
 
     version = None if model_text is None else Registry(db).find(model_text)
-    return plates.load(db, plate_text, source=source, inspection=inspection, model=version)
+    return plate_map.load(db, plate_text, source=source, inspection=inspection, model=version)
 
 
 @plate.command()
@@ -134,8 +134,8 @@ def show(
     A hit (X) is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it
     Crystals. The other drops are shown by class: a person's label, else the likeliest of the four.
     """
-    from marcod import plates
     from marcod.cli import maps
+    from marcod.plates import plate_map
 
     if all_drops and not with_history:
         raise click.UsageError("--all-drops goes with --history")
@@ -143,7 +143,7 @@ def show(
         raise click.UsageError("--history shows all inspections; leave --inspection out")
     with app.reading(settings) as ready:
         shown = load(ready.db, plate_text, source, inspection, model_text)
-        past = plates.history_of(ready.db, shown) if with_history else None
+        past = plate_map.history_of(ready.db, shown) if with_history else None
     if json_output:
         output.print_json(_record(shown) if past is None else _past(shown, past))
         return
@@ -161,7 +161,7 @@ def _record(shown: "PlateMap") -> dict[str, Any]:
 
 def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
     """A plate's history for programs."""
-    from marcod import plates
+    from marcod.plates import plate_map
 
     summary = shown.summary
     return {
@@ -173,7 +173,7 @@ def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
         "model": str(past.version),
         "model_synthetic": past.version.synthetic,
         "inspections": past.inspections,
-        "drops": list(plates.history_records(past)),
+        "drops": list(plate_map.history_records(past)),
     }
 
 
@@ -217,8 +217,8 @@ def _exported(shown: "PlateMap", format_: str, roots: dict[str, Path]) -> tuple[
         return shown.csv(), None
     if format_ == "json":
         return output.json_text(list(shown.records())) + "\n", None
-    from marcod import sheet  # loads the templates' engine, which no other answer needs
+    from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
     with output.progress("pictures", len(shown.drops)) as done:
-        content = sheet.plate_sheet(shown, sheet.Pictures(roots), datetime.now(UTC), done)
-    return content, sheet.file_name(shown)
+        content = html_report.plate_sheet(shown, html_report.Pictures(roots), datetime.now(UTC), done)
+    return content, html_report.file_name(shown)

@@ -7,9 +7,10 @@ import click
 from marcod import app, text
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
+from marcod.database import workers
 from marcod.errors import NotFoundError
 from marcod.settings import Settings
-from marcod.store import backlog, workers
+from marcod.store import backlog
 
 
 @click.group()

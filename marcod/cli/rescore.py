@@ -9,14 +9,17 @@ from threading import Event
 
 import click
 
-from marcod import app, daemon, text
+from marcod import app, service, text
+from marcod.catalog import deliveries
 from marcod.cli import output
 from marcod.cli import since as since_option
 from marcod.cli.configured import pass_settings
 from marcod.cli.score import drain
+from marcod.database import workers
 from marcod.errors import MarcodError
+from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import backlog, catalog, queue, reports, rescoring, versions, workers
+from marcod.store import backlog, queue, rescoring, versions
 
 POLL_S = 1.0
 COUNT_SHARE = 0.05
@@ -56,7 +59,7 @@ def rescore(
     """
     if (bool(plates), everything, since is not None).count(True) != 1:
         raise click.UsageError("give exactly one of --plate, --all and --since")
-    with app.opened(settings) as ready, daemon.stopped_by_signals() as stop:
+    with app.opened(settings) as ready, service.stopped_by_signals() as stop:
         asked = _asked(ready, plates, since, source)
         version = _version(ready, model_text)
         with output.stages() as report:
@@ -111,7 +114,7 @@ def _asked(ready: app.Ready, plates: Sequence[str], since: datetime | None, sour
     if plates:
         lists = [ready.db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
-    source_id = ready.db.read(lambda c: catalog.find_source(c, source)) if source is not None else None
+    source_id = ready.db.read(lambda c: deliveries.find_source(c, source)) if source is not None else None
     return _Asked((), rescoring.Archive(since, source_id))
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import click
 
-from marcod import app, daemon
+from marcod import app, service
 from marcod.cli import output, people, places
 from marcod.cli.choice import Choice
 from marcod.cli.configured import configured
 from marcod.settings import TrainSettings
-from marcod.store.training import Run
+from marcod.training.run_rows import Run
 
 CAUSES = ("person", "schedule", "labels", "drift")
 TIERS = ("recalibrate", "head", "all", "scratch")
@@ -48,8 +48,8 @@ def retrain(
     settings = configured(ctx).settings
     for folder in (settings.models.folder, settings.train.folder):
         output.check_tree(folder)
-    with app.opened(settings) as ready, daemon.stopped_by_signals() as stop, output.stages() as report:
-        from marcod.train import runs
+    with app.opened(settings) as ready, service.stopped_by_signals() as stop, output.stages() as report:
+        from marcod.training import runs
 
         asked = runs.Asked(
             cause=cause,  # type: ignore[arg-type]

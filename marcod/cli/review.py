@@ -11,18 +11,19 @@ from typing import Final
 
 import click
 
-from marcod import app, labelling, text
-from marcod import review as desk
+from marcod import app, text
 from marcod.app import Ready
 from marcod.cli import output, people, places
 from marcod.cli.choice import Choice
 from marcod.cli.configured import configured, pass_settings
 from marcod.domain import DropClass
 from marcod.errors import MarcodError
-from marcod.review import Report, folder
+from marcod.labels import files
+from marcod.labels.recorder import Named
+from marcod.review import desk, folder
+from marcod.review.desk import Report
+from marcod.review.queue import Item, Stream
 from marcod.settings import Settings
-from marcod.store.labelling import Named
-from marcod.store.review import Item, Stream
 
 KEYS: Final = {
     "x": DropClass.CRYSTALS,
@@ -322,7 +323,7 @@ def import_(settings: Settings, place: Path, person: str | None, vocabulary: str
         done = folder.take_in(
             ready.db,
             place,
-            labelling.tables_of(settings),
+            files.tables_of(settings),
             person or people.actor(),
             datetime.now(UTC),
             vocabulary=vocabulary or settings.labels.vocabulary,

@@ -5,7 +5,7 @@ from typing import get_args
 
 import click
 
-from marcod import __version__, daemon, text
+from marcod import __version__, service, text
 from marcod.cli import output
 from marcod.cli.configured import configured
 from marcod.errors import ConfigError
@@ -42,7 +42,7 @@ def run(ctx: click.Context, roles: tuple[Role, ...]) -> None:
         sources = text.count(len(settings.sources), "source")
         doing = "loading the model" if "score" in roles else "starting"
         output.echo(f"marcod {__version__}: {sources}, {doing}", err=True)
-    ctx.exit(daemon.run(settings, roles, _program(ctx.find_root().params)))
+    ctx.exit(service.run(settings, roles, _program(ctx.find_root().params)))
 
 
 def _program(given: dict[str, object]) -> list[str]:

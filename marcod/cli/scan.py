@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from marcod import app, daemon, layouts, telemetry, text, watch
+from marcod import app, layouts, service, telemetry, text
 from marcod.cli import output
 from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
@@ -17,6 +17,9 @@ from marcod.cli.survey import source_of
 from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
 from marcod.store import versions
+from marcod.watch.folders import recorded_names
+from marcod.watch.ingest import Source, open_sources, require_roots
+from marcod.watch.scan import ScanProgress, ScanReport, scan_once
 
 
 @click.command()
@@ -41,15 +44,15 @@ def scan(
     Exit code 3 when images are not read, or read with a warning, and a person should look.
     """
     chosen = _chosen(settings, root, layout, name)
-    watch.require_roots(chosen)
-    daemon.check_sources(settings.model_copy(update={"sources": {**settings.sources, **chosen.sources}}))
+    require_roots(chosen)
+    service.check_sources(settings.model_copy(update={"sources": {**settings.sources, **chosen.sources}}))
     wait_s = settings.watch.settle_s if settle_s is None else settle_s
     reports = {}
     with app.opened(chosen) as ready:
         _refuse_to_rename(ready, settings, chosen)
         for source in _opened(ready, settings, chosen, quiet=json_output):
             with output.progress(f"scanning {source.name}", None) as done:
-                reports[source.name] = watch.scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
+                reports[source.name] = scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
         champion = ready.db.read(versions.champion)
     if json_output:
         output.print_json(reports)
@@ -60,20 +63,20 @@ def scan(
         ctx.exit(output.ATTENTION)
 
 
-def _opened(ready: app.Ready, settings: Settings, chosen: Settings, *, quiet: bool) -> list[watch.Source]:
+def _opened(ready: app.Ready, settings: Settings, chosen: Settings, *, quiet: bool) -> list[Source]:
     """Register the sources, and say of each that had another name until now."""
-    before = {name: watch.recorded_names(ready.db, given.root) for name, given in chosen.sources.items()}
+    before = {name: recorded_names(ready.db, given.root) for name, given in chosen.sources.items()}
     with telemetry.warnings_alone():
-        sources = watch.open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
+        sources = open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
     for name, former in before.items():
-        now = watch.recorded_names(ready.db, chosen.sources[name].root)
+        now = recorded_names(ready.db, chosen.sources[name].root)
         for gone in former if name in now and not quiet else ():
             if gone not in now:
                 output.echo(f"{name}: what was recorded as source {gone} belongs to it now")
     return sources
 
 
-def _show_found(done: Callable[[int], None], progress: watch.ScanProgress) -> None:
+def _show_found(done: Callable[[int], None], progress: ScanProgress) -> None:
     done(progress.found)
 
 
@@ -108,7 +111,7 @@ def _refuse_to_rename(ready: app.Ready, settings: Settings, chosen: Settings) ->
     """A look by hand must not take a source over whose options stand in a configuration that was not read."""
     for name in chosen.sources.keys() - settings.sources.keys():
         root = chosen.sources[name].root
-        names = [found for found in watch.recorded_names(ready.db, root) if found not in settings.sources]
+        names = [found for found in recorded_names(ready.db, root) if found not in settings.sources]
         if names and name not in names:
             raise ConfigError(
                 f"{root} is recorded as source {names[0]!r}; give the --config in which that source stands, or scan it "
@@ -123,14 +126,14 @@ def _name_of(root: Path) -> str:
     return f"{slug}-{hashlib.sha256(str(resolved).encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
 
 
-def _print_all(reports: Mapping[str, watch.ScanReport]) -> None:
+def _print_all(reports: Mapping[str, ScanReport]) -> None:
     for source_name, report in reports.items():
         _print(source_name, report)
     if any(report.new + report.changed for report in reports.values()):
         output.echo("`marcod score` scores what is queued, unless `marcod run` is doing so already")
 
 
-def _print(source_name: str, report: watch.ScanReport) -> None:
+def _print(source_name: str, report: ScanReport) -> None:
     output.say(
         output.console(),
         f"{source_name}: {text.count(report.found, 'file')}, {report.new} new, "

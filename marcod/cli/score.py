@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from marcod import app, daemon
+from marcod import app, service
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings, one_thread_an_operation
 from marcod.store import backlog, sources, versions
 
 if TYPE_CHECKING:
-    from marcod.score import BatchReport, Tally
+    from marcod.scoring.scorer import BatchReport, Tally
 
 
 @click.command()
@@ -23,9 +23,9 @@ def score(settings: Settings, json_output: bool) -> None:
     """Score everything that waits in the queue, then end."""
     with app.opened(settings) as ready:
         waiting = ready.db.read(lambda connection: backlog.status(connection, ready.db.now())).waiting
-        with output.progress("scoring", waiting) as done, daemon.stopped_by_signals() as stop:
+        with output.progress("scoring", waiting) as done, service.stopped_by_signals() as stop:
             tally = drain(settings, ready, stop, done)
-        daemon.tend(ready.db, settings)
+        service.tend(ready.db, settings)
         status = ready.db.read(lambda connection: backlog.status(connection, ready.db.now()))
         champion = ready.db.read(versions.champion)
         recorded = ready.db.read(sources.roots)
@@ -49,7 +49,7 @@ def _print(tally: "Tally", status: backlog.QueueStatus) -> None:
 def drain(settings: Settings, ready: app.Ready, stop: Event, done: Callable[[int], None]) -> "Tally":
     """Score what waits until nothing does or ``stop`` is set; ``done`` is called with how many images so far."""
     one_thread_an_operation()
-    from marcod.score import Scorer, Tally
+    from marcod.scoring.scorer import Scorer, Tally
 
     total = Tally()
 
@@ -62,7 +62,7 @@ def drain(settings: Settings, ready: app.Ready, stop: Event, done: Callable[[int
         ready.db,
         lambda version: ready.registry.load(version, settings.score.batch_size),
         settings.score,
-        worker=daemon.worker_name(),
+        worker=service.worker_name(),
         roots=app.roots(settings),
         on_batch=report,
     )

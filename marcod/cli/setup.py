@@ -202,12 +202,12 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, ch
     """Show the tables, check the file that they would make, and write it once a person agrees."""
     if not proposals:
         return False
-    from marcod import daemon
+    from marcod import service
 
     tables = "\n".join(proposal.text() for proposal in proposals)
     addition = writer.Addition(path, tables)
     if check:
-        addition.check(daemon.check_sources)
+        addition.check(service.check_sources)
     if not quiet:
         for note in (note for proposal in proposals for note in proposal.notes):
             output.echo(f"Mind: {note}", style="yellow")
@@ -230,11 +230,12 @@ def _say_what_is_next(path: Path) -> None:
 
 def _is_scored_by_synthetic(settings: Settings) -> bool:
     """Tell if the champion is the model for trying, as on a new host; a database that is not there yet stays so."""
-    from marcod.store import health, versions
-    from marcod.store.engine import Database
+    from marcod.database import probe
+    from marcod.database.engine import Database
+    from marcod.store import versions
 
     url = settings.store.url.get_secret_value()
-    if (file := health.sqlite_file(url)) is not None and not file.exists():
+    if (file := probe.sqlite_file(url)) is not None and not file.exists():
         return True
     try:
         db = Database(url)

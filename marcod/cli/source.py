@@ -9,12 +9,13 @@ from typing import Any, Final, TypeVar
 import click
 
 from marcod import app
+from marcod.catalog import deliveries, merging, source_changes
 from marcod.cli import output, people, places
 from marcod.cli.configured import pass_settings
+from marcod.database.engine import Database
 from marcod.errors import ConfigError, StoreError
 from marcod.settings import Settings
-from marcod.store import catalog, labels, merging, source_changes, sources
-from marcod.store.engine import Database
+from marcod.store import sources, votes
 from marcod.text import count as counted
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,7 +52,7 @@ def list_(settings: Settings, json_output: bool) -> None:
 def show(settings: Settings, name: str, json_output: bool) -> None:
     """Show one source: what is recorded, and where each host finds its files."""
     with app.reading(settings) as ready:
-        source_id = ready.db.read(lambda c: catalog.find_source(c, name))
+        source_id = ready.db.read(lambda c: deliveries.find_source(c, name))
         (found,) = [one for one in ready.db.read(sources.listed) if one.id == source_id]
         held = ready.db.read(lambda c: source_changes.contents(c, source_id))
     if json_output:
@@ -86,7 +87,7 @@ def _amount(held: source_changes.Contents) -> str:
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
     with _opened(settings, dry_run) as ready:
-        source_id, now = ready.db.read(lambda c: catalog.find_source(c, old)), ready.db.now()
+        source_id, now = ready.db.read(lambda c: deliveries.find_source(c, old)), ready.db.now()
         ready.db.read(lambda c: source_changes.require_free(c, source_id, new))
         _require_unwatched(ready.db, source_id)
         held = ready.db.read(lambda c: source_changes.contents(c, source_id))
@@ -138,7 +139,7 @@ def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.Rea
 
 
 def _id(db: Database, name: str) -> int:
-    return db.read(lambda c: catalog.find_source(c, name))
+    return db.read(lambda c: deliveries.find_source(c, name))
 
 
 def _merge(db: Database, one: int, other: int) -> source_changes.Plan:
@@ -218,9 +219,9 @@ LABEL_COLUMNS: Final = ("source", "plate", "well", "drop", "inspection", "path",
 
 def _table_of_labels(db: Database, name: str) -> str:
     """The labels of a source that count now, as a table that `marcod label import` reads."""
-    from marcod import plates
+    from marcod.plates import plate_map
 
-    found = reversed(db.read(lambda c: labels.listed(c, source_name=name, limit=EVERY_LABEL)))
+    found = reversed(db.read(lambda c: votes.listed(c, source_name=name, limit=EVERY_LABEL)))
     rows = (
         (
             name, said.plate_key, said.well, said.drop_number, said.inspection_key, said.path or "", said.label,
@@ -229,7 +230,7 @@ def _table_of_labels(db: Database, name: str) -> str:
         for said in found
         if said.counts
     )  # fmt: skip
-    return plates.csv_text(LABEL_COLUMNS, (dict(zip(LABEL_COLUMNS, row, strict=True)) for row in rows))
+    return plate_map.csv_text(LABEL_COLUMNS, (dict(zip(LABEL_COLUMNS, row, strict=True)) for row in rows))
 
 
 def _require_unwatched(db: Database, source_id: int) -> None:

@@ -14,13 +14,15 @@ from rich.text import Text
 from marcod import app, text
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
+from marcod.database import probe, revisions
+from marcod.database.engine import PERSON, Database
 from marcod.errors import StoreError
+from marcod.health import snapshot
+from marcod.health.snapshot import Jobs, Outbox, Serving, Standing
 from marcod.settings import Settings
-from marcod.store import health, standing, steps, versions
-from marcod.store.engine import PERSON, Database
-from marcod.store.standing import Jobs, Outbox, Serving, Standing
-from marcod.store.training import Run
-from marcod.store.watching import State
+from marcod.store import versions
+from marcod.training.run_rows import Run
+from marcod.watch.status import State
 
 EVERY_S: Final = 2.0
 """Pause between two looks of ``--watch``."""
@@ -74,23 +76,23 @@ def status(settings: Settings, watch: bool, json_output: bool) -> None:
 
 def _look(db: Database) -> Standing:
     now = db.now()
-    return db.read(lambda connection: standing.take(connection, now))
+    return db.read(lambda connection: snapshot.take(connection, now))
 
 
 def _watch(url: str) -> None:
     """Show it again and again until a signal comes, also while the database is away."""
-    from marcod import daemon
+    from marcod import service
 
-    health.require_file(url)
+    probe.require_file(url)
     db = Database(url, patience=PERSON, read_only=True)
     seen: Standing | None = None
     checked, away_at = False, None
-    with closing(db), daemon.stopped_by_signals() as stop, _display() as show:
+    with closing(db), service.stopped_by_signals() as stop, _display() as show:
         while True:
             try:
                 if not checked:
                     db.reach()
-                    steps.require_usable(db)
+                    revisions.require_usable(db)
                     checked = True
                 seen, away_at = _look(db), None
                 show(_screen(seen, str(db)))
@@ -142,7 +144,7 @@ def troubles(seen: Standing) -> list[Trouble]:
 
 def _unserved(seen: Standing) -> Iterator[Trouble]:
     """Why images may not be scored."""
-    alive, now = standing.roles(seen.workers), seen.taken_at
+    alive, now = snapshot.roles(seen.workers), seen.taken_at
     if seen.champion is None:
         yield BAD, "no model is champion; `marcod model promote NAME:VERSION` makes one"
     elif seen.scored_by_synthetic:
@@ -173,7 +175,7 @@ def _neglected(seen: Standing) -> Iterator[Trouble]:
             yield BAD, f"{target} is not told what happened {_age(box.oldest_at, now)} ago"
         if box.given_up:
             given_up = text.count(box.given_up, "notification")
-            yield ODD, f"{given_up} for {target} given up within {standing.TOLD.days} days"
+            yield ODD, f"{given_up} for {target} given up within {snapshot.TOLD.days} days"
     if seen.training is not None and seen.training.state in ("failed", "abandoned"):
         run = seen.training
         yield ODD, f"training run {run.id} {run.state}; `marcod train show {run.id}` says why"

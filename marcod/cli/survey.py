@@ -22,7 +22,7 @@ _COLUMNS: Final = ("layout", "images", "plates", "inspections", "last well", "dr
 
 def look_at(folder: Path) -> Survey:
     """Look at a folder, with progress on a terminal. Raises ConfigError when it cannot be listed or never answers."""
-    from marcod.answer import SERVER, SilentError, within
+    from marcod.deadline import SERVER, SilentError, within
 
     with output.progress(f"looking at {path_text(str(folder))}", None) as done:
         try:

@@ -5,16 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, dataset, text
+from marcod import app, text
 from marcod.cli import output, places
 from marcod.cli.configured import pass_settings
 from marcod.domain import Modality
 from marcod.errors import MarcodError
 from marcod.settings import Settings
+from marcod.training import snapshot
 
 if TYPE_CHECKING:
-    from marcod.evaluate.suspects import Suspicion
-    from marcod.train.doubts import Doubts
+    from marcod.evaluate.label_issues import Suspicion
+    from marcod.training.out_of_fold import Doubts
 
 
 @click.command()
@@ -33,15 +34,16 @@ def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, l
         champion = ready.registry.find("champion")
         folder = ready.registry.path(champion.name, champion.version)
         roots = places.roots(settings, ready)
-        taken = dataset.take(
+        taken = snapshot.take(
             ready.db, modality=Modality(champion.modality), roots=roots, now=datetime.now(UTC), sources=sources or None
         )
         if not taken.items:
             raise MarcodError("there is no labelled image to look at; `marcod label import` takes labels in")
-        from marcod.train import doubts
+
+        from marcod.training import out_of_fold  # loads TensorFlow
 
         with output.progress("looking at labelled images", len(taken.items)) as done:
-            found = doubts.find(
+            found = out_of_fold.find(
                 taken, folder, roots, threads=settings.score.decode_threads, seed=settings.train.seed, done=done
             )
     rows = [row for row in _rows(found) if person is None or person in row["persons"]]

@@ -13,9 +13,8 @@ from marcod import app, text
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.settings import Settings
-from marcod.store import training
-from marcod.store.training import Data, Run
-from marcod.train import shadow
+from marcod.training import run_rows, shadow
+from marcod.training.run_rows import Data, Run
 
 MEANING: Final = {
     "running": "not over yet",
@@ -66,7 +65,7 @@ def train() -> None:
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List training runs, the latest first."""
     with app.reading(settings) as ready:
-        runs = ready.db.read(lambda connection: training.listed(connection, limit))
+        runs = ready.db.read(lambda connection: run_rows.listed(connection, limit))
     if json_output:
         output.print_json([output.without_token(run) for run in runs])
         return
@@ -109,11 +108,11 @@ def _why(run: Run) -> str:
 def show(settings: Settings, run_id: int, json_output: bool) -> None:
     """Show everything about a training run: its data, every check of the gate with its numbers, and the reasons."""
     with app.reading(settings) as ready:
-        run = ready.db.read(lambda connection: training.get(connection, run_id))
+        run = ready.db.read(lambda connection: run_rows.get(connection, run_id))
         data, uses = None, 0
         if (data_id := run.dataset_id) is not None:
-            found = ready.db.read(lambda connection: training.data(connection, data_id))
-            uses = ready.db.read(lambda connection: training.gate_uses(connection, found.gate_digest))
+            found = ready.db.read(lambda connection: run_rows.data(connection, data_id))
+            uses = ready.db.read(lambda connection: run_rows.gate_uses(connection, found.gate_digest))
             data = found
     curves = _curves(run)
     if json_output:
@@ -129,7 +128,7 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
         output.echo(f"\nWhy {run.state}:")
         for reason in run.reasons:
             output.say(console, f"  - {reason}")
-    if uses > training.USED_OFTEN:
+    if uses > run_rows.USED_OFTEN:
         output.say(
             console,
             f"\nThis test side has judged {text.count(uses, 'candidate')}, and the gate asks more of each further one: "

@@ -11,11 +11,14 @@ import click
 from marcod import app, text
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
+from marcod.database import migrate
+from marcod.database.engine import Database
 from marcod.errors import ConfigError
+from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import backup as backups
-from marcod.store import migrate, recounting, reports, retention, versions
-from marcod.store.engine import Database
+from marcod.store import versions
+from marcod.upkeep import backup as backups
+from marcod.upkeep import recounting, retention
 
 DIFFERENCES: Final = 50
 """Differences that are told one by one."""

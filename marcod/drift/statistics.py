@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from marcod.domain import CLASSES, DropClass
-from marcod.store.drift import Look
+from marcod.drift.days import Look
 
 AGE_STARTS: Final = (0, 1, 3, 8, 31)
 """First day of each span of ages; ages are told apart by the index into this."""

@@ -15,13 +15,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import bundle, metrics
-from marcod.bundle import BundleRecord, Golden, Predictor, Threshold
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import MarcodError
+from marcod.evaluate import metrics
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
 from marcod.evaluate.results import calibration
+from marcod.model import bundle, probabilities
+from marcod.model.bundle import BundleRecord, Golden, Predictor, Threshold
 
 DECIMALS: Final = 6
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
@@ -200,5 +201,5 @@ def expectations(predictor: Predictor, pictures: Mapping[str, bytes], temperatur
     found = []
     for name, data in pictures.items():
         logits = predictor.logits(predictor.prepare(data)[np.newaxis])
-        found.append(Golden(name, data, metrics.softmax(logits / temperature)[0].tolist()))
+        found.append(Golden(name, data, probabilities.softmax(logits / temperature)[0].tolist()))
     return found

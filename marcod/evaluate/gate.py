@@ -27,10 +27,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.bundle import BundleRecord
-from marcod.evaluate import compared
-from marcod.evaluate.compared import Measure, Pair, Side
+from marcod.evaluate import paired
+from marcod.evaluate.paired import Measure, Pair, Side
 from marcod.evaluate.predictions import Predictions
+from marcod.model.bundle import BundleRecord
 from marcod.text import count
 
 AVERAGE_PRECISION: Final = "crystal_average_precision"
@@ -40,8 +40,8 @@ MOST_LOOKS: Final = 30
 """Candidates that one test side may judge."""
 
 _MEASURES: Final[dict[str, tuple[str, Measure, float]]] = {
-    AVERAGE_PRECISION: ("average precision of crystals", compared.average_precision, 1.0),
-    LOG_LOSS: ("log loss", compared.log_loss, -1.0),
+    AVERAGE_PRECISION: ("average precision of crystals", paired.average_precision, 1.0),
+    LOG_LOSS: ("log loss", paired.log_loss, -1.0),
 }
 """What it is called, and whether more (1) or less (-1) is better."""
 
@@ -120,7 +120,7 @@ def judge(
     Pictures of the base set (source "", imager "base") count as an imager, not in the lab's own numbers. Raises
     MarcodError when the two were asked about different pictures, ValueError for an unknown ``primary``.
     """
-    everything = compared.pair(champion, candidate)
+    everything = paired.pair(champion, candidate)
     own = everything.only(everything.own)
     checks = (
         _enough(own, rules),
@@ -184,7 +184,7 @@ def _counts(own: Pair) -> dict[str, int]:
 def _recall(own: Pair, rules: Rules) -> Check:
     """Not inferior: with confidence the loss is within the margin."""
     name = "crystal recall"
-    found = compared.difference(own, compared.recall, rules.resamples, rules.seed)
+    found = paired.difference(own, paired.recall, rules.resamples, rules.seed)
     bound = found.at_least(rules.confidence)
     numbers: _Numbers = {
         "champion": found.champion, "candidate": found.candidate, "difference": found.value,
@@ -210,7 +210,7 @@ def _primary(own: Pair, rules: Rules) -> Check:
     def gain(pair: Pair, side: Side, weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         return sign * measure(pair, side, weights)
 
-    found = compared.difference(own, gain, rules.resamples, rules.seed)
+    found = paired.difference(own, gain, rules.resamples, rules.seed)
     sure = found.above_zero()
     was, now = (None if v is None else sign * v for v in (found.champion, found.candidate))
     numbers: _Numbers = {
@@ -239,10 +239,10 @@ def _precision(own: Pair, rules: Rules) -> Check:
     name = "crystal precision"
     once = own.weights[np.newaxis]
     was, now = (
-        compared.value_of(compared.share(own.is_crystal, side.flagged, once)) for side in (own.champion, own.candidate)
+        paired.value_of(paired.share(own.is_crystal, side.flagged, once)) for side in (own.champion, own.candidate)
     )
-    reached = compared.value_of(compared.recall(own, own.candidate, once))
-    same = None if reached is None else compared.precision_at(own, own.champion, reached)
+    reached = paired.value_of(paired.recall(own, own.candidate, once))
+    same = None if reached is None else paired.precision_at(own, own.champion, reached)
     against = min((p for p in (was, same) if p is not None), default=None)
     numbers: _Numbers = {
         "champion": was, "champion_at_same_recall": same, "candidate": now, "margin": rules.precision_margin,
@@ -266,9 +266,9 @@ def _false_alarms(own: Pair, rules: Rules) -> Check:
     name = "false alarms"
     once = own.weights[np.newaxis]
     was, now = (
-        compared.value_of(compared.share(side.flagged, ~own.is_crystal, once)) for side in (own.champion, own.candidate)
+        paired.value_of(paired.share(side.flagged, ~own.is_crystal, once)) for side in (own.champion, own.candidate)
     )
-    wished = compared.false_alarms_at(own, own.champion, rules.recall)
+    wished = paired.false_alarms_at(own, own.champion, rules.recall)
     numbers: _Numbers = {
         "champion": was, "champion_at_wished_recall": wished, "candidate": now, "limit": rules.most_false_alarms,
     }  # fmt: skip
@@ -310,9 +310,9 @@ def _imager(name: str, part: Pair, rules: Rules) -> Check:
 def _loss(part: Pair, what: str, said: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules) -> Check:
     """Whether one loss is within the margin or may be chance; ``said`` is where champion and candidate are right."""
     once = part.weights[np.newaxis]
-    before, after = (float(compared.share(right, among, once)[0]) for right in said)
-    lost, gained = compared.lost_and_gained(part, said[0], said[1], among)
-    chance = compared.chance_of_loss(lost, gained)
+    before, after = (float(paired.share(right, among, once)[0]) for right in said)
+    lost, gained = paired.lost_and_gained(part, said[0], said[1], among)
+    chance = paired.chance_of_loss(lost, gained)
     values = {"champion": before, "candidate": after, "lost": lost, "gained": gained, "chance": chance}
     worse = before - after > rules.imager_margin + _ROUNDING and chance < 1 - rules.confidence
     sentence = f"{what} {_percent(after)} after {_percent(before)} ({count(lost, 'drop')} lost, {gained} gained)"
@@ -351,15 +351,15 @@ def _of_side(own: Pair, side: Side) -> dict[str, Any]:
     every = np.ones(len(crystal), np.bool_)
     right = side.scores.argmax(axis=1) == own.labels
     values = {
-        "accuracy": compared.share(right, every, once),
-        "crystal_recall": compared.recall(own, side, once),
-        "crystal_precision": compared.share(crystal, side.flagged, once),
-        "false_alarms": compared.share(side.flagged, ~crystal, once),
-        "flagged": compared.share(side.flagged, every, once),
-        AVERAGE_PRECISION: compared.average_precision(own, side, once),
-        LOG_LOSS: compared.log_loss(own, side, once),
+        "accuracy": paired.share(right, every, once),
+        "crystal_recall": paired.recall(own, side, once),
+        "crystal_precision": paired.share(crystal, side.flagged, once),
+        "false_alarms": paired.share(side.flagged, ~crystal, once),
+        "flagged": paired.share(side.flagged, every, once),
+        AVERAGE_PRECISION: paired.average_precision(own, side, once),
+        LOG_LOSS: paired.log_loss(own, side, once),
     }
-    return about | {name: compared.value_of(value) for name, value in values.items()}
+    return about | {name: paired.value_of(value) for name, value in values.items()}
 
 
 _ROUNDING: Final = 1e-9

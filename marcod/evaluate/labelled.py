@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from marcod import tabular
-from marcod.bundle import BundleRecord
+from marcod.database.engine import Database
 from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import labels
-from marcod.store.engine import Database
+from marcod.model.bundle import BundleRecord
+from marcod.store import votes
 from marcod.text import count
 
 REQUIRED: Final = ("image", "label")
@@ -163,7 +163,7 @@ def from_database(
 
     A drop's inspections come in their order. Raises NotFoundError when nothing is labelled there.
     """
-    found = db.read(lambda c: labels.labelled_images(c, version_id, None if source is None else [source]))
+    found = db.read(lambda c: votes.labelled_images(c, version_id, None if source is None else [source]))
     chosen = [image for image in found if split is None or image.split is split]
     side = "all plates" if split is None else f"the {split} plates"
     where = f"{side} of {source or 'all sources'}"
@@ -178,7 +178,7 @@ def from_database(
     )
 
 
-def _from_image(image: labels.LabelledImage, record: BundleRecord, roots: Mapping[str, Path]) -> Labelled:
+def _from_image(image: votes.LabelledImage, record: BundleRecord, roots: Mapping[str, Path]) -> Labelled:
     unit = f"image {image.image_id}" if image.own else f"drop {image.drop_id} at {image.inspection_id}"
     stored: tuple[float, ...] | None = image.probabilities
     if image.vector is not None:

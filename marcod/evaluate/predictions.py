@@ -13,11 +13,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import bundle, images, metrics
-from marcod.bundle import BundleRecord, Predictor
+from marcod import images
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ImageError, MarcodError
 from marcod.evaluate.labelled import Labelled
+from marcod.model import bundle, probabilities
+from marcod.model.bundle import BundleRecord, Predictor
 from marcod.text import count
 
 _LEAST: Final = 1e-38
@@ -34,9 +35,9 @@ class Predictions:
 
     def folded(self, record: BundleRecord, temperature: float | None = None) -> NDArray[np.float32]:
         """Probabilities float32 [n, 4] in the order of domain.CLASSES; at the record's temperature unless told."""
-        own = metrics.softmax(self.logits / (record.temperature if temperature is None else temperature))
-        probabilities: NDArray[np.float32] = own @ bundle.folding(record)
-        return probabilities
+        own = probabilities.softmax(self.logits / (record.temperature if temperature is None else temperature))
+        folded: NDArray[np.float32] = own @ bundle.folding(record)
+        return folded
 
     @property
     def labels(self) -> NDArray[np.intp]:

@@ -14,11 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import metrics
-from marcod.bundle import BundleRecord
 from marcod.domain import CLASSES, DropClass
+from marcod.evaluate import metrics
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
+from marcod.model.bundle import BundleRecord
 
 ORDER: Final = (DropClass.CRYSTALS, DropClass.PRECIPITATE, DropClass.CLEAR, DropClass.OTHER)
 """The paper's order of rows and columns."""

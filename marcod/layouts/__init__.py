@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from marcod.domain import PLATE_FORMATS, DropImage, Modality, NotADrop, Reason, composed, grid_of
 from marcod.errors import LayoutError
-from marcod.layouts.contract import (
+from marcod.layouts.base import (
     Aside,
     Companions,
     Grammar,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, Kind, Modality, Reason, row_letters, row_number
-from marcod.layouts.contract import Aside, Companions, Grammar, moment, not_mine, place, unreadable
+from marcod.layouts.base import Aside, Companions, Grammar, moment, not_mine, place, unreadable
 from marcod.layouts.paths import split
 
 _FOLDERS: Final = re.compile(

@@ -12,7 +12,7 @@ from typing import Final
 
 from marcod.domain import DropImage, LayoutWarning, Modality
 from marcod.errors import LayoutError
-from marcod.layouts.contract import (
+from marcod.layouts.base import (
     Aside,
     Companions,
     Grammar,

@@ -13,15 +13,7 @@ from typing import Final
 
 from marcod.domain import PLATE_FORMATS, DropImage, LayoutWarning, Modality, Reason, WarningKind
 from marcod.errors import LayoutError
-from marcod.layouts.contract import (
-    Aside,
-    Companions,
-    Grammar,
-    disagreement,
-    moment,
-    not_mine,
-    unreadable,
-)
+from marcod.layouts.base import Aside, Companions, Grammar, disagreement, moment, not_mine, unreadable
 from marcod.layouts.paths import split
 
 PLATE: Final = PLATE_FORMATS[1536]

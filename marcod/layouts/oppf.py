@@ -16,7 +16,7 @@ from xml.parsers import expat
 
 from marcod.domain import DropImage, Kind, LayoutWarning, Modality, WarningKind, parse_well, row_letters, row_number
 from marcod.errors import LayoutError
-from marcod.layouts.contract import (
+from marcod.layouts.base import (
     Aside,
     Companions,
     Grammar,

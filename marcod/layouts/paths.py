@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 from marcod.domain import Reason
-from marcod.layouts.contract import Aside, shown
+from marcod.layouts.base import Aside, shown
 
 LONGEST: Final = 4096
 """Linux's PATH_MAX; the grammars' running time is only bounded together with the path's length."""

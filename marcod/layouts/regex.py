@@ -11,7 +11,7 @@ from typing import Final
 
 from marcod.domain import DropImage, Modality, Reason, parse_well, row_number
 from marcod.errors import LayoutError
-from marcod.layouts.contract import (
+from marcod.layouts.base import (
     Aside,
     Companions,
     Grammar,

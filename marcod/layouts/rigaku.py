@@ -15,7 +15,7 @@ from typing import Final
 
 from marcod.domain import DropImage, Kind, LayoutWarning, Modality, Reason
 from marcod.errors import LayoutError
-from marcod.layouts.contract import (
+from marcod.layouts.base import (
     IMAGE,
     Aside,
     Companions,

@@ -25,7 +25,7 @@ from typing import Final
 from marcod import tabular
 from marcod.domain import DropImage, LayoutWarning, Reason, WarningKind, row_letters, row_number
 from marcod.errors import LayoutError
-from marcod.layouts.contract import (
+from marcod.layouts.base import (
     IMAGE,
     Aside,
     Companions,

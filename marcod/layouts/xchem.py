@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, LayoutWarning, Modality, row_letters, row_number
-from marcod.layouts.contract import (
+from marcod.layouts.base import (
     Aside,
     Companions,
     Grammar,

@@ -17,8 +17,8 @@ from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from typing import Final
 
-from marcod.notify.deadline import Line
-from marcod.notify.words import Letter
+from marcod.notify.connection import Line
+from marcod.notify.render import Letter
 from marcod.settings import MailSettings
 from marcod.store.outbox import Outcome
 

@@ -20,8 +20,8 @@ from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from marcod import __version__
-from marcod.notify.deadline import Line
-from marcod.notify.words import Letter
+from marcod.notify.connection import Line
+from marcod.notify.render import Letter
 from marcod.settings import NotifySettings
 from marcod.store.outbox import Outcome
 

@@ -13,20 +13,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import marcod.review as desk
 from marcod import images, tabular
+from marcod.database.engine import Database
 from marcod.domain import DropClass
 from marcod.errors import ConfigError, ImageError, LabelError, MarcodError, UnmappedError, os_reason
-from marcod.plates import csv_text
+from marcod.labels import recorder
+from marcod.labels.recorder import person_named, plain, shown
+from marcod.labels.vocabularies import Vocabularies
+from marcod.plates.plate_map import csv_text
+from marcod.review import desk
+from marcod.review import queue as store
+from marcod.review.queue import Item
 from marcod.settings import ReviewSettings
-from marcod.store import labelling
-from marcod.store import review as store
-from marcod.store.engine import Database
-from marcod.store.labelling import person_named, plain, shown
-from marcod.store.labels import Given
-from marcod.store.review import Item
+from marcod.store.votes import Given
 from marcod.text import count
-from marcod.vocabularies import Vocabularies
 
 NAME: Final = "review.csv"
 COLUMNS: Final = ("item", "image", "plate", "well", "drop", "inspection", "label", "person", "comment")
@@ -280,7 +280,7 @@ def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -
     givens = [
         Given(line.item.drop_id, line.item.inspection_id, line.word, line.person, saved, desk.ORIGIN) for line in fresh
     ]
-    labelling.add(connection, givens, now)
+    recorder.add(connection, givens, now)
     skipped = 0
     for line in lines:
         answer = store.SKIPPED if line.word is None else str(line.word)

@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from marcod.settings import layers
+from marcod.settings.environment import PREFIX as PREFIX
+from marcod.settings.environment import cache_dir as cache_dir
+from marcod.settings.environment import child_environment as child_environment
+from marcod.settings.environment import notify_socket as notify_socket
+from marcod.settings.environment import one_thread_an_operation as one_thread_an_operation
+from marcod.settings.environment import published_wheel as published_wheel
+from marcod.settings.environment import quiet_tensorflow as quiet_tensorflow
+from marcod.settings.environment import state_dir as state_dir
+from marcod.settings.environment import use_the_cpu_alone as use_the_cpu_alone
+from marcod.settings.environment import watchdog_s as watchdog_s
 from marcod.settings.examined import Examined as Examined
 from marcod.settings.examined import examine as _examine
 from marcod.settings.faults import Fault as Fault
@@ -44,16 +54,6 @@ from marcod.settings.sections import StoreSettings as StoreSettings
 from marcod.settings.sections import TrainSettings as TrainSettings
 from marcod.settings.sections import WatchSettings as WatchSettings
 from marcod.settings.sections import is_plain_name as is_plain_name
-from marcod.settings.surroundings import PREFIX as PREFIX
-from marcod.settings.surroundings import cache_dir as cache_dir
-from marcod.settings.surroundings import child_environment as child_environment
-from marcod.settings.surroundings import notify_socket as notify_socket
-from marcod.settings.surroundings import one_thread_an_operation as one_thread_an_operation
-from marcod.settings.surroundings import published_wheel as published_wheel
-from marcod.settings.surroundings import quiet_tensorflow as quiet_tensorflow
-from marcod.settings.surroundings import state_dir as state_dir
-from marcod.settings.surroundings import use_the_cpu_alone as use_the_cpu_alone
-from marcod.settings.surroundings import watchdog_s as watchdog_s
 
 
 def config_file(named: Path | None = None) -> Path | None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from marcod.settings import keys
+from marcod.settings.environment import PREFIX
 from marcod.settings.faults import Fault
 from marcod.settings.sections import NAMED, Settings
-from marcod.settings.surroundings import PREFIX
 from marcod.settings.toml_lines import Key, key_lines
 
 OUTSIDE: Final = frozenset(

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from marcod.domain import NOT_UNDERSTOOD, PLATE_FORMATS, Modality, PlateFormat, WarningKind, grid_of
-from marcod.settings.surroundings import state_dir
+from marcod.settings.environment import state_dir
 
 Role = Literal["watch", "score", "schedule", "trainer"]
 ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer")

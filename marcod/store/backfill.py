@@ -13,9 +13,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store import derived, drops, labels, versions
-from marcod.store.engine import Database
-from marcod.store.schema import (
+from marcod.database.engine import Database
+from marcod.database.schema import (
     OF_PRESENT_BYTES,
     drop,
     drop_summary,
@@ -25,6 +24,7 @@ from marcod.store.schema import (
     model_version,
     score,
 )
+from marcod.store import derived, drops, versions, votes
 from marcod.store.versions import Version
 
 CHUNK: Final = 500
@@ -97,7 +97,7 @@ def _uncounted(connection: Connection) -> list[int]:
         .distinct()
         .order_by(label.c.inspection_id)
     )
-    return [int(i) for i in connection.execute(candidates).scalars() if labels.of_inspection(connection, int(i))]
+    return [int(i) for i in connection.execute(candidates).scalars() if votes.of_inspection(connection, int(i))]
 
 
 def _count(connection: Connection, table: sa.Table) -> int:

@@ -8,8 +8,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.schema import image, job, source
 from marcod.store import queue, versions
-from marcod.store.schema import image, job, source
 
 PORTION: Final = 500
 """Images that one transaction accepts as gone."""

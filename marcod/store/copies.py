@@ -12,9 +12,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.rows import parts, select_in
+from marcod.database.schema import image, job
 from marcod.store import queue, versions
-from marcod.store.rows import parts, select_in
-from marcod.store.schema import image, job
 
 _PLACE: Final = ("source_id", "drop_id", "modality", "content_hash")
 _ASPECT: Final = ("profile", "region")

@@ -17,8 +17,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.schema import image
 from marcod.store import drops, summaries, versions
-from marcod.store.schema import image
 from marcod.store.versions import Version
 
 

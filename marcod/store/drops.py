@@ -20,9 +20,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store import announce, labels
-from marcod.store.engine import insert
-from marcod.store.schema import OF_PRESENT_BYTES, drop, drop_summary, hit, image, model_version, score
+from marcod.database.engine import insert
+from marcod.database.schema import OF_PRESENT_BYTES, drop, drop_summary, hit, image, model_version, score
+from marcod.store import events, votes
 from marcod.store.verdicts import DropVerdict, ImageVerdict, of_drop, of_drops
 from marcod.store.versions import Version
 
@@ -67,7 +67,7 @@ def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, n
 
 
 def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> Counter[int]:
-    said = labels.words(connection, drop_ids)
+    said = votes.words(connection, drop_ids)
     images = of_drops(connection, drop_ids, version, said.keys())
     rows, first_hits = [], {}
     for drop_id, its in groupby(images, key=attrgetter("drop_id")):
@@ -127,10 +127,10 @@ def scored_by(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
     return found
 
 
-def _course(images: Iterable[ImageVerdict], said: dict[tuple[int, int], labels.Words]) -> list[DropVerdict]:
+def _course(images: Iterable[ImageVerdict], said: dict[tuple[int, int], votes.Words]) -> list[DropVerdict]:
     """The verdicts on one drop, one per inspection, in order of time."""
     at_each = groupby(images, key=lambda i: (i.drop_id, i.inspection_id))
-    return [of_drop(shown, said.get(subject, labels.NOTHING)) for subject, shown in at_each]
+    return [of_drop(shown, said.get(subject, votes.NOTHING)) for subject, shown in at_each]
 
 
 def _summary(course: list[DropVerdict]) -> tuple[dict[str, Any], DropVerdict | None]:
@@ -227,7 +227,7 @@ def _record_hits(
     again = {name: statement.excluded[name] for name in values[0] if name not in ("drop_id", "model_version_id")}
     statement = statement.on_conflict_do_update(index_elements=["drop_id", "model_version_id"], set_=again)
     recorded = connection.execute(statement.returning(hit.c.inspection_id, hit.c.cause, hit.c.id), values).all()
-    announce.hits_found(connection, [row.id for row in recorded if row.cause == Cause.NEW], now)
+    events.hits_found(connection, [row.id for row in recorded if row.cause == Cause.NEW], now)
     return Counter(int(row.inspection_id) for row in recorded if row.cause != Cause.CONFIRMED)
 
 

@@ -19,8 +19,8 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.store.engine import Database, insert
-from marcod.store.schema import UtcDateTime, delivery, event, source
+from marcod.database.engine import Database, insert
+from marcod.database.schema import UtcDateTime, delivery, event, source
 
 PART: Final = 1_000
 """Events that one call dispatches or forgets."""

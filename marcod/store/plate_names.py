@@ -10,9 +10,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.rows import select_in
+from marcod.database.schema import plate, source
 from marcod.domain import composed, folded, names_stored
-from marcod.store.rows import select_in
-from marcod.store.schema import plate, source
 
 LEVELLED: Final = ("ami", "regex")
 """Layouts whose keys may have several levels."""

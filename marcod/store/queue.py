@@ -16,10 +16,10 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.engine import insert
+from marcod.database.schema import OF_PRESENT_BYTES, image, inspection, job, model_version, plate, score, source
 from marcod.domain import text_path
 from marcod.store import sources
-from marcod.store.engine import insert
-from marcod.store.schema import OF_PRESENT_BYTES, image, inspection, job, model_version, plate, score, source
 
 NEW: Final = 0
 """Priority of images that just arrived."""

@@ -11,9 +11,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.schema import image, inspection, job, model_version, plate
 from marcod.errors import NotFoundError
 from marcod.store import queue, versions
-from marcod.store.schema import image, inspection, job, model_version, plate
 
 PART: Final = 100
 """Inspections that one transaction looks at: ten thousand images and more, a fraction of a second."""

@@ -8,10 +8,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.engine import insert
+from marcod.database.schema import OF_PRESENT_BYTES, image, job, model_version, score
 from marcod.domain import CLASSES, DropClass
-from marcod.store import announce, copies, derived, queue, summaries
-from marcod.store.engine import insert
-from marcod.store.schema import OF_PRESENT_BYTES, image, job, model_version, score
+from marcod.store import copies, derived, events, queue, summaries
 from marcod.store.versions import Version
 
 COLUMN_OF_CLASS: Final = {
@@ -88,7 +88,7 @@ def finish(
     given_up = [
         f for f in broken if queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts)
     ]
-    announce.quarantined(connection, [f.claim.image_id for f in given_up if f.error != queue.GONE], now)
+    events.quarantined(connection, [f.claim.image_id for f in given_up if f.error != queue.GONE], now)
     changed |= give_up(connection, given_up, before, now)
     drop_ids = {before[c.image_id].drop_id for c in (*(s.claim for s in mine), *(f.claim for f in given_up))}
     if changed:
@@ -195,7 +195,7 @@ def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetim
     before = _hold_images(connection, found)
     images = queue.quarantine_exhausted(connection, found, max_attempts=max_attempts, now=now)
     _forget_bytes(connection, [i for i in images if before[i].unread])
-    announce.quarantined(connection, images, now)
+    events.quarantined(connection, images, now)
     derived.refresh_images(connection, images, now)
     return len(images)
 

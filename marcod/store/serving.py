@@ -11,10 +11,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.errors import NotFoundError, StoreError
-from marcod.store import announce, derived, queue
-from marcod.store.engine import insert
-from marcod.store.schema import (
+from marcod.database.engine import insert
+from marcod.database.schema import (
     drift_alarm,
     drift_day,
     drift_reference,
@@ -30,6 +28,8 @@ from marcod.store.schema import (
     review_round,
     score,
 )
+from marcod.errors import NotFoundError, StoreError
+from marcod.store import derived, events, queue
 from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, note, previous
 
 ALIAS_LOCK: Final = 0x6D61_7263_6F65
@@ -213,7 +213,7 @@ def _publish_hits(connection: Connection, version: Version, now: datetime) -> No
     stands = hit.c.ended_at.is_(None)
     published = sa.update(hit).where(hit.c.model_version_id == version.id, stands).values(found_at=now, cause=cause)
     rows = connection.execute(published.returning(hit.c.id, hit.c.cause)).all()
-    announce.hits_found(connection, [row.id for row in rows if row.cause == "new"], now)
+    events.hits_found(connection, [row.id for row in rows if row.cause == "new"], now)
 
 
 def _hold(connection: Connection, version: Version) -> None:

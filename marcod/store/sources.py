@@ -11,10 +11,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database import workers
+from marcod.database.engine import has_one_host, host_of, insert
+from marcod.database.schema import image, label_inbox, plate, source, source_root, watch_state
 from marcod.domain import path_text, text_path
-from marcod.store import workers
-from marcod.store.engine import has_one_host, host_of, insert
-from marcod.store.schema import image, label_inbox, plate, source, source_root, watch_state
 
 REMEMBERED: Final = timedelta(days=30)
 """A root that another host has too is forgotten after this, or containers with ever new names would fill the table."""

@@ -17,10 +17,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.engine import insert
+from marcod.database.schema import inspection, inspection_summary, plate, source
 from marcod.domain import DropClass
-from marcod.store import announce, labels
-from marcod.store.engine import insert
-from marcod.store.schema import inspection, inspection_summary, plate, source
+from marcod.store import events, votes
 from marcod.store.verdicts import DropVerdict, ImageState, ImageVerdict, by_drop, of_inspection
 from marcod.store.versions import Version
 
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
     p_precipitate: float | None
     label: str | None
     failed: bool
-    said: labels.Verdict | None = None
+    said: votes.Verdict | None = None
     model_hit: bool = False
     gone: bool = False
 
@@ -75,7 +75,7 @@ def _verdicts(
     connection: Connection, inspection_id: int, version: Version
 ) -> tuple[list[ImageVerdict], list[DropVerdict]]:
     images = of_inspection(connection, inspection_id, version)
-    return images, by_drop(images, labels.of_inspection(connection, inspection_id)) if images else []
+    return images, by_drop(images, votes.of_inspection(connection, inspection_id)) if images else []
 
 
 def _shown(verdict: DropVerdict) -> Verdict:
@@ -118,8 +118,8 @@ def refresh(
     before = _completed(connection, held, version)
     complete = {i: _refresh_one(connection, i, version, now, before.get(i)) for i in held}
     finished = [i for i in held if complete[i] and i not in before]
-    announce.plates_scored(connection, {i: new_hits.get(i, 0) for i in sorted({*finished, *new_hits})}, version.id)
-    announce.completed(connection, finished, version.id, now)
+    events.plates_scored(connection, {i: new_hits.get(i, 0) for i in sorted({*finished, *new_hits})}, version.id)
+    events.completed(connection, finished, version.id, now)
     return complete
 
 
@@ -276,7 +276,7 @@ def complete_quiet(connection: Connection, now: datetime, quiet_s: float, limit:
             .returning(summary.inspection_id)
         )
         its = sorted(int(row[0]) for row in connection.execute(changed))
-        announce.plates_scored(connection, dict.fromkeys(its, 0), version_id)
-        announce.completed(connection, its, version_id, now)
+        events.plates_scored(connection, dict.fromkeys(its, 0), version_id)
+        events.completed(connection, its, version_id, now)
         completed += len(its)
     return completed

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.schema import OF_PRESENT_BYTES, drop, image, inspection, job, model_version, score
 from marcod.domain import DropClass
-from marcod.store import labels
-from marcod.store.schema import OF_PRESENT_BYTES, drop, image, inspection, job, model_version, score
+from marcod.store import votes
 from marcod.store.versions import Version
 
 
@@ -73,7 +73,7 @@ class DropVerdict(NamedTuple):
     """A drop at one inspection: the image that counts, and what people say, which wins."""
 
     image: ImageVerdict
-    said: labels.Verdict | None
+    said: votes.Verdict | None
     model_hit: bool
 
     @property
@@ -109,21 +109,21 @@ def of_drops(
     return [i for i in found if i.in_light or (i.drop_id, i.inspection_id) in labelled]
 
 
-def of_drop(images: Iterable[ImageVerdict], words: labels.Words) -> DropVerdict:
+def of_drop(images: Iterable[ImageVerdict], words: votes.Words) -> DropVerdict:
     """The verdict on one drop at one inspection from all of its images there, which must be at least one."""
     shown = list(images)
     # Of two images that are equally crystalline the first by path counts, whichever came first.
     best = shown[0] if len(shown) == 1 else max(shown, key=lambda i: i.rank)
     hits = {i.image_id: i.hit for i in shown}
-    return DropVerdict(best, None if words is labels.NOTHING else words.verdict(hits), any(hits.values()))
+    return DropVerdict(best, None if words is votes.NOTHING else words.verdict(hits), any(hits.values()))
 
 
-def by_drop(images: Iterable[ImageVerdict], words: Mapping[int, labels.Words]) -> list[DropVerdict]:
+def by_drop(images: Iterable[ImageVerdict], words: Mapping[int, votes.Words]) -> list[DropVerdict]:
     """The verdicts on all drops of one inspection."""
     of_each: dict[int, list[ImageVerdict]] = {}
     for found in images:
         of_each.setdefault(found.drop_id, []).append(found)
-    return [of_drop(its, words.get(drop_id, labels.NOTHING)) for drop_id, its in of_each.items()]
+    return [of_drop(its, words.get(drop_id, votes.NOTHING)) for drop_id, its in of_each.items()]
 
 
 _KEPT = score.alias("kept")

@@ -14,16 +14,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.engine import insert
+from marcod.database.schema import audit, model_alias, model_version, score
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import offers
-from marcod.store.engine import insert
-from marcod.store.schema import (
-    audit,
-    model_alias,
-    model_version,
-    score,
-)
+from marcod.store import known_names
 
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
@@ -136,7 +131,7 @@ def find(connection: Connection, name: str, version: str) -> Version:
     ).one_or_none()
     if row is None:
         raise NotFoundError(
-            f"model {name}:{version} is not registered; {offers.models(connection, f'{name}:{version}')}"
+            f"model {name}:{version} is not registered; {known_names.models(connection, f'{name}:{version}')}"
         )
     return _version(row)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 from zlib import crc32
 
-from marcod import enclosure
+from marcod import files
 from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop, path_text, well_name, why_not_scored
 from marcod.layouts import Companions, Layout, make
 from marcod.survey.mounts import file_system
@@ -126,7 +126,7 @@ def describe(root: Path, wide: Layout, paths: list[str], rivals: tuple[str, ...]
 
 def companions(root: Path) -> Companions:
     """A reader of the reports and sidecars below a root that answers None once it was asked for very many."""
-    read = enclosure.reader(os.fspath(root), LONGEST_COMPANION + 1)
+    read = files.reader(os.fspath(root), LONGEST_COMPANION + 1)
     asked: set[str] = set()
 
     def ask(path: str) -> bytes | None:

@@ -8,24 +8,3 @@ Events, polls and walks only nominate paths, all through one door, :meth:`marcod
 Identity lives in the database: everything kept in memory here may be lost at any time and costs only a second look.
 No file of an imager is ever moved, renamed, deleted or opened for writing, and no picture is read here at all.
 """
-
-from marcod.watch.folders import not_apart, recorded_names, recorded_twice, require_apart
-from marcod.watch.intake import Source, layout_of, open_sources, require_roots
-from marcod.watch.loop import SourceStatus, Watcher
-from marcod.watch.scan import ScanProgress, ScanReport, scan_once
-
-__all__ = [
-    "ScanProgress",
-    "ScanReport",
-    "Source",
-    "SourceStatus",
-    "Watcher",
-    "layout_of",
-    "not_apart",
-    "open_sources",
-    "recorded_names",
-    "recorded_twice",
-    "require_apart",
-    "require_roots",
-    "scan_once",
-]

@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import Final
 
 from marcod import layouts
+from marcod.catalog import findings
+from marcod.catalog.deliveries import Recorded
+from marcod.database.engine import Database
 from marcod.domain import MAY_END, DropImage, NotADrop, Reason, WarningKind, path_text
 from marcod.layouts.findings import Cause, SourceFinding, causes
-from marcod.store import findings
-from marcod.store.catalog import Recorded
-from marcod.store.engine import Database
 from marcod.watch.tree import Counts, Folder, FolderMemory, Found
 
 ASKED: Final = 1_000

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from marcod import telemetry
+from marcod.database.engine import Database
 from marcod.errors import ConfigError
 from marcod.store import sources
-from marcod.store.engine import Database
 from marcod.store.sources import RecordedFile, RootHere
 from marcod.watch.tree import Root
 

@@ -15,14 +15,14 @@ from datetime import datetime
 from typing import Final
 
 from marcod import telemetry
+from marcod.catalog.deliveries import Recorded
+from marcod.database.engine import Database
 from marcod.domain import path_text
 from marcod.errors import MarcodError
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import WatchSettings
-from marcod.store.catalog import Recorded
-from marcod.store.engine import Database
 from marcod.watch.census import Census
-from marcod.watch.intake import Intake, Source
+from marcod.watch.ingest import Intake, Source
 from marcod.watch.observe import Inbox, Sentry
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import FolderMemory, Found, Identity, MissingRootError, Walk, outermost

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from marcod.catalog import rereading
+from marcod.catalog.deliveries import Recorded
+from marcod.database.engine import Database
 from marcod.domain import Reason, path_text
 from marcod.layouts.findings import SourceFinding
-from marcod.store import rereading
-from marcod.store.catalog import Recorded
-from marcod.store.engine import Database
-from marcod.watch.intake import Intake, Source
+from marcod.watch.ingest import Intake, Source
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Walk
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from marcod import enclosure
-from marcod.enclosure import OutsideError
+from marcod import files as marcod_files
 from marcod.errors import MarcodError
+from marcod.files import OutsideError
 from marcod.layouts import is_entered
 from marcod.layouts.findings import Cause
 from marcod.watch.settle import Standing
@@ -80,8 +80,8 @@ class Root:
         Raises OSError when the file system cannot tell now.
         """
         try:
-            with enclosure.held(self.absolute(path), self.path) as descriptor:
-                found = enclosure.regular(descriptor)
+            with marcod_files.held(self.absolute(path), self.path) as descriptor:
+                found = marcod_files.regular(descriptor)
         except (*_GONE, OutsideError):
             return None
         except OSError as error:
@@ -93,7 +93,7 @@ class Root:
 
     def companions(self) -> Callable[[str], bytes | None]:
         """A reader of small files by relative path that remembers what it read, to be used for one portion."""
-        return enclosure.reader(self.path, COMPANION_LIMIT + 1)
+        return marcod_files.reader(self.path, COMPANION_LIMIT + 1)
 
 
 Counts = tuple[tuple[Cause | None, int], ...]

@@ -23,8 +23,8 @@ from click.testing import CliRunner, Result
 from marcod import layouts, settings
 from marcod.cli import cli
 from marcod.cli.lazy import loaded
+from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, Kind, PlateFormat
-from marcod.store.engine import Database
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
 
 SIZE = (204, 171)

@@ -10,10 +10,10 @@ import pytest
 from factories import utc
 from lab import Site
 
+from marcod.database.engine import Database
 from marcod.domain import path_text
-from marcod.registry import Registry
+from marcod.model.registry import Registry
 from marcod.store import queue, versions
-from marcod.store.engine import Database
 
 CRYSTALS_IN = {"P/1/visible/B03.jpg", "P/1/visible/C07.jpg"}
 CRYSTALS = (0.0, 1.0, 0.0, 0.0)

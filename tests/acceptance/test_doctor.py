@@ -12,12 +12,14 @@ import sqlalchemy as sa
 from lab import Site, delivery
 
 from marcod import settings
-from marcod.doctor import Verdict, machine, places
-from marcod.registry import Registry
+from marcod.database import probe, workers
+from marcod.database.engine import Database
+from marcod.health import machine, places
+from marcod.health.doctor import Verdict
+from marcod.model.registry import Registry
 from marcod.settings import ScoreSettings
-from marcod.store import health, watching, workers
-from marcod.store.engine import Database
 from marcod.synthetic import Imager
+from marcod.watch import status
 
 MACHINE = ("limits", "disk", "clock")
 """Areas that speak of the machine a test runs on."""
@@ -38,9 +40,9 @@ def watched(site: Site, *, ahead: timedelta = timedelta(0), **more: object) -> N
     db = Database(site.url)
     values = {"root_there": True, "observing": True, "trouble": None, "pending": 3, "waiting": 0, "walking": False}
     values |= {"walked_files": 9, "unreadable": 0, "walked_at": now, "walked_whole_at": now, "round_at": now} | more
-    state = watching.State("minstrel", "here:1:x", "here", **values)  # type: ignore[arg-type]
+    state = status.State("minstrel", "here:1:x", "here", **values)  # type: ignore[arg-type]
     db.write(lambda c: workers.beat(c, "here:1:x", "here", 1, "watch,score,schedule", now))
-    db.write(lambda c: watching.write(c, [state], now))
+    db.write(lambda c: status.write(c, [state], now))
     db.close()
 
 
@@ -192,11 +194,11 @@ def test_rights_that_are_missing_are_named(db: Database) -> None:
         with connection.begin_nested() as inner:
             connection.exec_driver_sql(f"create role {role}")
             connection.exec_driver_sql(f"set local role {role}")
-            lacking = health.lacking_rights(connection)
+            lacking = probe.lacking_rights(connection)
             inner.rollback()
         return lacking
 
-    assert db.read(health.lacking_rights) == []
+    assert db.read(probe.lacking_rights) == []
     assert {"INSERT on score", "UPDATE on job"} <= set(db.write(as_nobody))
 
 
@@ -207,7 +209,7 @@ def test_a_file_that_may_only_be_read(site: Site, db: Database) -> None:
     site.config.chmod(0o644)
     file = site.folder.parent / "marcod.sqlite"
     file.chmod(0o444)
-    db.read(health.version)
+    db.read(probe.version)
     # Libraries may be where that user cannot read them, and are loaded by then.
     found(site, "--no-device")
     with ordinary_user(site.folder):
@@ -233,7 +235,7 @@ def test_a_file_that_may_only_be_read(site: Site, db: Database) -> None:
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_writer_at_work_is_no_lack_of_rights(db: Database) -> None:
     def busy(_: sa.Connection) -> list[str]:
-        return db.read(health.lacking_rights)
+        return db.read(probe.lacking_rights)
 
     assert db.write(busy) == []
 

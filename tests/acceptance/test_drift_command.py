@@ -10,11 +10,11 @@ import imager_days
 import pytest
 from lab import Site
 
-from marcod import drift
-from marcod.registry import Registry
+from marcod.database.engine import Database
+from marcod.drift import days as store
+from marcod.drift import monitor
+from marcod.model.registry import Registry
 from marcod.settings import DriftSettings
-from marcod.store import drift as store
-from marcod.store.engine import Database
 
 pytestmark = pytest.mark.story
 
@@ -67,18 +67,18 @@ def test_drift_is_told_and_cleared(dimmed: Site) -> None:
 def test_looking_says_what_the_schedule_records(dimmed: Site) -> None:
     now, settings = datetime.now(UTC), DriftSettings(reference_images=50, min_images=20, window_days=2)
     with closing(Database(dimmed.url, read_only=True)) as db:
-        looked, days = drift.look(db, settings, now), drift.history(db, "minstrel", 9, now)
+        looked, days = monitor.look(db, settings, now), monitor.history(db, "minstrel", 9, now)
     with closing(Database(dimmed.url)) as db:
         assert db.read(store.open_alarms) == []
-        recorded = drift.run(db, settings, now)
-        assert (days, len(looked.new)) == (drift.history(db, "minstrel", 9, now), len(recorded.new))
+        recorded = monitor.run(db, settings, now)
+        assert (days, len(looked.new)) == (monitor.history(db, "minstrel", 9, now), len(recorded.new))
     assert [_without_ids(imager) for imager in looked.imagers] == [_without_ids(imager) for imager in recorded.imagers]
     with closing(Database(dimmed.url, read_only=True)) as db:
-        again = drift.look(db, settings, now + timedelta(minutes=1))
+        again = monitor.look(db, settings, now + timedelta(minutes=1))
     assert (again.imagers, again.new) == (recorded.imagers, [])
 
 
-def _without_ids(imager: drift.Imager) -> drift.Imager:
+def _without_ids(imager: monitor.Imager) -> monitor.Imager:
     return replace(imager, alarms=[replace(alarm, id=0) for alarm in imager.alarms])
 
 

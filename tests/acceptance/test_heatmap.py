@@ -13,8 +13,8 @@ from fault_tools import ordinary_user
 from lab import SIZE, Delivery, Site
 from PIL import Image
 
+from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS
-from marcod.store.engine import Database
 from marcod.synthetic import Imager, PlateSpec, write_file
 
 pytestmark = pytest.mark.story

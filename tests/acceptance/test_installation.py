@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from marcod.cli import cli
+from marcod.database.engine import Database
 from marcod.errors import StoreError
-from marcod.store.engine import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ import pytest
 from factories import utc
 from lab import Site, terminate, wait_until
 
-from marcod.registry import Registry
-from marcod.store.engine import Database
+from marcod.database.engine import Database
+from marcod.model.registry import Registry
 
 REPORT = (
     "03/16/10 08:36:21\n"
@@ -370,7 +370,7 @@ def test_one_bad_file_of_a_folder_is_told_and_the_others_are_taken(lab: Site) ->
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_an_archive_of_labels_keeps_lines_of_one_well_together(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marcod.labelling.CHUNK", 2)
+    monkeypatch.setattr("marcod.labels.files.CHUNK", 2)
     imaged(lab, "P")
     wells = [("A1", "Crystals"), ("A2", "Clear"), ("A3", "Clear"), ("a01", "Clear")]
     text = "".join(f"P,{well},{word},ann\n" for well, word in wells)

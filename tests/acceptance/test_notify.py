@@ -26,13 +26,14 @@ from pydantic import SecretStr
 from receivers import Hook, Request, dripping_server, hung_host, mail_server, web_server
 
 from marcod import settings
-from marcod.daemon import duties
+from marcod.database.engine import Database
 from marcod.errors import StoreError
-from marcod.notify import Notifier, Turn, mail, webhook, words
-from marcod.notify.deadline import Line
+from marcod.notify import mail, render, webhook
+from marcod.notify.connection import Line
+from marcod.notify.notifier import Notifier, Turn
+from marcod.service import periodic
 from marcod.settings import MailSettings, NotifySettings
 from marcod.store import outbox
-from marcod.store.engine import Database
 from marcod.store.outbox import Event, Message, More, News, Outcome
 
 pytestmark = pytest.mark.story
@@ -41,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a shared secret"
 TOKEN = "token-in-the-path"
 sqlite_alone = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-LETTER = words.letter(Message("m1", "hook", "", 1, (Event("test:1", "test", utc(), {"target": "hook"}),)))
+LETTER = render.letter(Message("m1", "hook", "", 1, (Event("test:1", "test", utc(), {"target": "hook"}),)))
 
 
 @dataclass
@@ -332,7 +333,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from marcod import notify, settings
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 configured = settings.load(Path(sys.argv[1]))
 now = datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(seconds=float(sys.argv[2]))
 notify.Notifier(Database(configured.store.url.get_secret_value()), configured, worker="child", clock=lambda: now).turn()
@@ -448,7 +449,7 @@ def test_a_host_that_tells_nobody_leaves_events_to_those_that_do(site: Site, hoo
     site.write()
     with closing(Database(site.url)) as db:
         happen(db, "a")
-        duties.tend(db, settings.load(site.config))
+        periodic.tend(db, settings.load(site.config))
         target(site, "lims", url=f"http://127.0.0.1:{hook.port}/")
         site.write()
         assert notifier(site, db, Clock(60.0)).turn() == Turn(dispatched=1, sent=1)
@@ -480,7 +481,7 @@ def test_one_that_is_away_holds_up_nobody(site: Site, hook: Hook) -> None:
 def test_what_is_only_counted_is_said() -> None:
     more = (More("complete", "minstrel", 1001), More("quarantine", "hwi", 1))
     event = Event("test:1", "test", utc(), {"target": "hook"})
-    letter = words.letter(Message("m1", "hook", "", 1, (event,), more))
+    letter = render.letter(Message("m1", "hook", "", 1, (event,), more))
     assert letter.subject == "marcod: 1,001 inspections complete, 1 image not readable, 1 test"
     assert letter.text.splitlines()[1:] == [
         "Besides: 1,001 inspections complete of minstrel.",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from lab import Delivery, Site, real_plates
 
-from marcod import bundle, registry
+from marcod.model import bundle, registry
 
 pytestmark = pytest.mark.story
 

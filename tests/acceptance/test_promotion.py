@@ -20,10 +20,12 @@ import sqlalchemy as sa
 from factories import utc
 from lab import SIZE, Delivery, Site, terminate, wait_until
 
-from marcod import registry, settings
-from marcod.registry import Registry
-from marcod.store import versions, workers
-from marcod.store.engine import Database
+from marcod import settings
+from marcod.database import workers
+from marcod.database.engine import Database
+from marcod.model import registry
+from marcod.model.registry import Registry
+from marcod.store import versions
 from marcod.store.versions import Version
 from marcod.synthetic import write_file
 

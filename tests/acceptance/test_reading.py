@@ -21,9 +21,11 @@ from lab import Site, commands
 from sqlalchemy.engine import make_url
 
 from marcod.cli import cli
-from marcod.registry import Registry
-from marcod.store import access, queue, training
-from marcod.store.engine import Database
+from marcod.database import roles
+from marcod.database.engine import Database
+from marcod.model.registry import Registry
+from marcod.store import queue
+from marcod.training import run_rows
 
 PLATES: Final = ("CI030117", "CI030118")
 PLATE: Final = PLATES[0]
@@ -176,7 +178,7 @@ def prepare(site: Site) -> None:
         factories.finish(db, lease, champion, now, scores=scores, failures=bad)
         begun = {"cause": "by hand", "actor": "ann", "recipe": "adapt", "options": {}, "parent": str(champion)}
         place = {"host": "here", "folder": str(site.folder), "pid": 7, "token": "t", "now": now}
-        db.write(lambda c: training.begin(c, **begun, **place))
+        db.write(lambda c: run_rows.begin(c, **begun, **place))
         insert = "insert into lims_label_inbox_v1 (plate, well, label, person) values ('X9', 'A01', 'Clear', 'cy')"
         db.write(lambda c: c.exec_driver_sql(insert))
     site.ok("label", "add", PLATE, "A1", "Crystals", "--person", "ann")
@@ -211,7 +213,7 @@ def postgres_lab(site: Site, server: Any) -> Iterator[Lab]:
     tag = uuid4().hex[:8]
     lims, app, person = f"lims_{tag}", f"app_{tag}", f"person_{tag}"
     db = Database(site.url)
-    db.write(lambda c: access.make_roles(c, lims, app))
+    db.write(lambda c: roles.make_roles(c, lims, app))
     db.close()
     server.do(f"create role {person} login password 'p'")
     server.do(f"grant {lims} to {person}")

@@ -7,7 +7,7 @@ import pytest
 from click.testing import Result
 from lab import Site
 
-from marcod import registry
+from marcod.model import registry
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -99,7 +99,7 @@ def test_a_server_that_does_not_answer(fresh: Site) -> None:
 
 def test_a_newer_schema(site: Site) -> None:
     site.write()
-    from marcod.store.engine import Database
+    from marcod.database.engine import Database
 
     db = Database(site.url)
     db.write(lambda c: c.exec_driver_sql("update alembic_version set version_num = '9999'"))

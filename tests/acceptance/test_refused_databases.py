@@ -21,11 +21,11 @@ from lab import Site, commands
 from sqlalchemy.engine import URL, make_url
 
 from marcod.cli import cli, output
-from marcod.registry import Registry
-from marcod.store import migrate
-from marcod.store.engine import Database
-from marcod.store.schema import schema_mark
-from marcod.store.steps import VERSION_TABLE
+from marcod.database import migrate
+from marcod.database.engine import Database
+from marcod.database.revisions import VERSION_TABLE
+from marcod.database.schema import schema_mark
+from marcod.model.registry import Registry
 
 pytestmark = pytest.mark.story
 

@@ -19,9 +19,10 @@ import pytest
 import sqlalchemy as sa
 from lab import Site, terminate, wait_until
 
-from marcod import bundle, settings
-from marcod.store.engine import Database
-from marcod.store.schema import training_run
+from marcod import settings
+from marcod.database.engine import Database
+from marcod.database.schema import training_run
+from marcod.model import bundle
 
 pytestmark = pytest.mark.story
 

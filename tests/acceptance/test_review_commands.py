@@ -17,9 +17,9 @@ from factories import utc
 from lab import Site
 
 from marcod import settings
-from marcod.registry import Registry
-from marcod.store import catalog
-from marcod.store.engine import Database
+from marcod.catalog import deliveries
+from marcod.database.engine import Database
+from marcod.model.registry import Registry
 
 PICTURE = b"\xff\xd8\xff\xe0 a picture"
 
@@ -32,7 +32,7 @@ def lab(site: Site) -> Site:
     site.write(review={"audit_drops": 60})
     db = Database(site.url)
     champion = Registry(db).ensure_champion(utc())
-    source_id = db.write(lambda c: catalog.register_source(c, "imager", str(root), "rigaku", None, utc()))
+    source_id = db.write(lambda c: deliveries.register_source(c, "imager", str(root), "rigaku", None, utc()))
     files = factories.sightings(60, plate="=P1")
     factories.record(db, source_id, files)
     for file in files:

@@ -22,8 +22,10 @@ from lab import Site, wait_until
 from sqlalchemy.engine import make_url
 
 from marcod import settings
-from marcod.store import queue, watching, workers
-from marcod.store.engine import Database
+from marcod.database import workers
+from marcod.database.engine import Database
+from marcod.store import queue
+from marcod.watch import status
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -82,7 +84,7 @@ def test_a_healthy_lab_and_one_where_nothing_runs(site: Site, tmp_path: Path) ->
     for name in ("minstrel", "archive"):
         factories.register_source(db, name)
     walking = standings.state("minstrel", now, walking=True, walked_at=None)
-    db.write(lambda c: watching.write(c, [walking], now))
+    db.write(lambda c: status.write(c, [walking], now))
     for seen_at in (now - timedelta(minutes=2), now):
         db.write(lambda c, at=seen_at: workers.beat(c, "host:1:a", "host", 1, "watch,score,schedule", at))
     db.close()
@@ -122,10 +124,10 @@ def test_a_source_is_watched_from_its_watchers_first_word_to_its_last(site: Site
     assert "starting; nothing is known yet of minstrel" in starting
     assert "all is well" not in starting
 
-    db.write(lambda c: watching.write(c, [standings.state("minstrel", now)], now))
+    db.write(lambda c: status.write(c, [standings.state("minstrel", now)], now))
     assert "all is well" in site.ok("status")
 
-    db.write(lambda c: watching.leave(c, "w"))
+    db.write(lambda c: status.leave(c, "w"))
     db.write(lambda c: workers.leave(c, "w"))
     db.close()
     ended = site.ok("status")

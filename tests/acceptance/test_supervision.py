@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from lab import wait_until
 
-from marcod import daemon, telemetry
-from marcod.daemon.duties import Duties
-from marcod.daemon.service import Budget, Service
+from marcod import service as marcod_service
+from marcod import telemetry
+from marcod.database import workers
 from marcod.errors import StoreError
+from marcod.service.periodic import Duties
+from marcod.service.supervisor import Budget, Service
 from marcod.settings import DaemonSettings, ModelSettings, Settings, StoreSettings, child_environment
-from marcod.store import workers
 
 pytestmark = pytest.mark.story
 
@@ -35,7 +36,7 @@ def configured(folder: Path, **values: Any) -> Settings:
 def supervised(folder: Path, silence_s: float = 60.0, **values: Any) -> Iterator[tuple[Service, threading.Event]]:
     """A service without roles of its own, which is given its loops."""
     settings, stop = configured(folder, **values), threading.Event()
-    with daemon.opened(settings) as ready:
+    with marcod_service.opened(settings) as ready:
         yield Service(settings, ready, (), stop, silence_s=silence_s), stop
 
 
@@ -129,7 +130,7 @@ def test_a_share_that_hangs_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_duties_go_on_when_the_clock_is_set_back(tmp_path: Path) -> None:
     settings = configured(tmp_path)
-    with daemon.opened(settings) as ready:
+    with marcod_service.opened(settings) as ready:
 
         def alive() -> bool:
             return bool(ready.db.read(lambda c: workers.alive(c, ready.db.now())))

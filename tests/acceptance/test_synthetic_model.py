@@ -6,7 +6,7 @@ import factories
 import pytest
 from lab import Site, delivery
 
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 from marcod.synthetic import Imager
 
 pytestmark = pytest.mark.story

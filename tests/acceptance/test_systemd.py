@@ -21,12 +21,12 @@ from click.testing import CliRunner
 from lab import Site, wait_until
 
 from marcod import cli as commands
-from marcod import settings, units
+from marcod import settings
 from marcod.cli import run
-from marcod.daemon import service
 from marcod.errors import ConfigError, MarcodError
+from marcod.service import supervisor, systemd_units
 from marcod.settings import ROLES
-from marcod.train import trainer
+from marcod.training import trainer
 
 SERVICES = ("marcod.service", "marcod-watch.service", "marcod-score@.service", "marcod-trainer.service")
 SPLIT = SERVICES[1:]
@@ -48,13 +48,13 @@ A_PROGRAM = Path("/bin/sh")
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prefix")
-    units.install(folder, A_PROGRAM)
+    systemd_units.install(folder, A_PROGRAM)
     return folder
 
 
 def _unit(name: str) -> list[tuple[str, str]]:
     """The keys and values of a unit file as it is shipped, in order."""
-    lines = (units.folder() / name).read_text().splitlines()
+    lines = (systemd_units.folder() / name).read_text().splitlines()
     told = [line for line in lines if line and not line.startswith(("#", "["))]
     return [(key, value) for key, _, value in (line.partition("=") for line in told)]
 
@@ -72,7 +72,7 @@ def _seconds(span: str) -> float:
 
 def _arguments(name: str) -> list[str]:
     program, *rest = _only(name, "ExecStart").split()
-    assert program == units.PROGRAM
+    assert program == systemd_units.PROGRAM
     return rest
 
 
@@ -80,7 +80,7 @@ def _roles(name: str) -> tuple[str, ...]:
     """The roles of a unit's command line, taken apart by the command line itself."""
     before, after = (_arguments(name)[:2], _arguments(name)[3:])
     with commands.cli.make_context("marcod", list(before)) as group:
-        assert group.params["config_path"] == Path("/", units.CONFIGURATION)
+        assert group.params["config_path"] == Path("/", systemd_units.CONFIGURATION)
     with run.run.make_context("run", list(after), parent=group) as context:
         roles: tuple[str, ...] = context.params["roles"]
     return roles
@@ -97,7 +97,7 @@ def test_the_times_of_a_unit_agree_with_those_of_the_code(name: str) -> None:
     assert _seconds(_only(name, "TimeoutStopSec")) > chosen.stop_s + 15
     assert chosen.stop_s > trainer.STOP_S
     assert _seconds(_only(name, "TimeoutStartSec")) > chosen.batch_limit_s
-    assert _seconds(_only(name, "WatchdogSec")) >= 10 * service.TICK_S
+    assert _seconds(_only(name, "WatchdogSec")) >= 10 * supervisor.TICK_S
     assert _only(name, "StartLimitIntervalSec") == "0"
     assert int(_only(name, "RestartPreventExitStatus")) == ConfigError.exit_code
     assert MarcodError.exit_code != ConfigError.exit_code
@@ -124,12 +124,12 @@ def test_only_who_loads_no_tensorflow_is_kept_from_writing_code_and_from_devices
 
 
 def test_every_file_says_what_it_is_for() -> None:
-    for file in units.folder().iterdir():
+    for file in systemd_units.folder().iterdir():
         assert file.name in {"STORE__URL"} or file.read_text().startswith("# "), file.name
 
 
 def test_systemd_takes_the_units(prefix: Path) -> None:
-    folder = prefix / units.UNITS
+    folder = prefix / systemd_units.UNITS
     names = {file.name for file in folder.iterdir()}
     assert names == {*SERVICES, "marcod.target"}
     analyze = shutil.which("systemd-analyze")
@@ -152,7 +152,7 @@ def test_a_unit_is_hardly_exposed(name: str, prefix: Path) -> None:
     if analyze is None:
         return
     told = subprocess.run(
-        [analyze, "security", "--no-pager", "--offline=true", str(prefix / units.UNITS / name)],
+        [analyze, "security", "--no-pager", "--offline=true", str(prefix / systemd_units.UNITS / name)],
         capture_output=True,
         text=True,
         check=True,
@@ -163,8 +163,8 @@ def test_a_unit_is_hardly_exposed(name: str, prefix: Path) -> None:
 
 
 def test_the_user_and_the_folders_are_made_as_the_units_need_them(tmp_path: Path) -> None:
-    units.install(tmp_path, A_PROGRAM)
-    users, folders = (tmp_path / units.PLACES[name] for name in ("marcod.sysusers", "marcod.tmpfiles"))
+    systemd_units.install(tmp_path, A_PROGRAM)
+    users, folders = (tmp_path / systemd_units.PLACES[name] for name in ("marcod.sysusers", "marcod.tmpfiles"))
     assert [line for line in users.read_text().splitlines() if line.startswith("u marcod - ")]
     assert "d /etc/marcod/credentials 0700 root root -" in folders.read_text().splitlines()
     sysusers, tmpfiles = shutil.which("systemd-sysusers"), shutil.which("systemd-tmpfiles")
@@ -182,31 +182,36 @@ def test_the_user_and_the_folders_are_made_as_the_units_need_them(tmp_path: Path
         assert modes == _MODES
 
 
-_MODES = {"var/lib/marcod": 0o750, "etc/marcod": 0o755, "etc/marcod/credentials": 0o700, units.CONFIGURATION: 0o640}
+_MODES = {
+    "var/lib/marcod": 0o750,
+    "etc/marcod": 0o755,
+    "etc/marcod/credentials": 0o700,
+    systemd_units.CONFIGURATION: 0o640,
+}
 
 
 def test_a_second_run_changes_nothing_and_never_the_configuration(tmp_path: Path) -> None:
-    first = units.install(tmp_path, A_PROGRAM)
-    assert {file.state for file in first} == {units.State.NEW}
+    first = systemd_units.install(tmp_path, A_PROGRAM)
+    assert {file.state for file in first} == {systemd_units.State.NEW}
     assert {file.path for file in first} == {path for path in tmp_path.rglob("*") if path.is_file()}
-    own = tmp_path / units.CONFIGURATION
+    own = tmp_path / systemd_units.CONFIGURATION
     own.write_text("# ours\n")
     before = {file.path: file.path.stat().st_ino for file in first}
-    second = units.install(tmp_path, A_PROGRAM)
-    assert {file.state for file in second if file.path != own} == {units.State.SAME}
+    second = systemd_units.install(tmp_path, A_PROGRAM)
+    assert {file.state for file in second if file.path != own} == {systemd_units.State.SAME}
     assert before == {file.path: file.path.stat().st_ino for file in second}
     assert own.read_text() == "# ours\n"
 
 
 def test_another_program_and_another_user_are_written_everywhere(tmp_path: Path) -> None:
-    units.install(tmp_path, Path("/usr/lib/marcod-2/bin/marcod"), "imaging")
+    systemd_units.install(tmp_path, Path("/usr/lib/marcod-2/bin/marcod"), "imaging")
     for name in SERVICES:
-        text = (tmp_path / units.UNITS / name).read_text()
+        text = (tmp_path / systemd_units.UNITS / name).read_text()
         assert "\nExecStart=/usr/lib/marcod-2/bin/marcod --config /etc/marcod/marcod.toml run" in text
         assert "\nUser=imaging\nGroup=imaging\n" in text
-        assert units.PROGRAM not in text
-    assert '\nu imaging - "' in (tmp_path / units.PLACES["marcod.sysusers"]).read_text()
-    folders = (tmp_path / units.PLACES["marcod.tmpfiles"]).read_text()
+        assert systemd_units.PROGRAM not in text
+    assert '\nu imaging - "' in (tmp_path / systemd_units.PLACES["marcod.sysusers"]).read_text()
+    folders = (tmp_path / systemd_units.PLACES["marcod.tmpfiles"]).read_text()
     assert "\nd /var/lib/marcod 0750 imaging imaging -\n" in folders
     assert "\nz /etc/marcod/marcod.toml 0640 root imaging -\n" in folders
 
@@ -226,19 +231,19 @@ def test_what_cannot_be_in_a_unit_is_refused_before_anything_is_written(
     program: str, user: str, reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        units.install(tmp_path, Path(program), user)
+        systemd_units.install(tmp_path, Path(program), user)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_on_the_host_itself_the_program_must_be_there() -> None:
     with pytest.raises(ConfigError, match="is no program; name the installed marcod with --exec"):
-        units.install(Path("/"), Path("/opt/not-there/marcod"), dry_run=True)
+        systemd_units.install(Path("/"), Path("/opt/not-there/marcod"), dry_run=True)
 
 
 def test_without_the_right_to_write_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "etc").write_text("in the way")
     with pytest.raises(MarcodError, match=r"cannot be written by this user; run it as root, or name another --prefix"):
-        units.install(tmp_path, A_PROGRAM)
+        systemd_units.install(tmp_path, A_PROGRAM)
     assert [path.name for path in tmp_path.iterdir()] == ["etc"]
 
 
@@ -313,7 +318,7 @@ def test_a_unit_runs_as_systemd_starts_it_with_its_configuration_and_its_credent
         folder.mkdir()
     site = Site(tmp_path, f"sqlite:///{state / 'named-in-the-credential.sqlite'}")
     (credentials / "MARCOD_STORE__URL").write_text(site.url + "\n")
-    example = (units.folder() / "marcod.toml").read_text()
+    example = (systemd_units.folder() / "marcod.toml").read_text()
     site.config.write_text(example + f"\n[sources.minstrel]\nroot = {str(root)!r}\nlayout = 'rigaku'\n")
     with _started(site, "marcod-watch.service", credentials, state) as (manager, process):
         wait_until(lambda: manager.has_heard("READY=1"), "READY=1" + site.log)
@@ -328,7 +333,7 @@ def test_a_unit_runs_as_systemd_starts_it_with_its_configuration_and_its_credent
 
 
 def test_the_example_of_a_credential_is_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "MARCOD_STORE__URL").write_bytes((units.folder() / "STORE__URL").read_bytes())
+    (tmp_path / "MARCOD_STORE__URL").write_bytes((systemd_units.folder() / "STORE__URL").read_bytes())
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    loaded = settings.load(units.folder() / "marcod.toml")
+    loaded = settings.load(systemd_units.folder() / "marcod.toml")
     assert settings.redacted_url(loaded) == "postgresql://marcod_daemon:***@db.example.org/marcod"

@@ -21,15 +21,17 @@ import sqlalchemy as sa
 from factories import utc
 
 from marcod import layouts
+from marcod.catalog import deliveries
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
 from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, Kind, Modality, NotADrop, why_not_scored
 from marcod.layouts import Layout, LayoutOptions
 from marcod.settings import Settings
-from marcod.store import catalog, queue, summaries
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
+from marcod.store import queue, summaries
 from marcod.store.versions import Version
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, drop_history, first_hit, plate_files, scene_label
-from marcod.watch import open_sources, scan_once
+from marcod.watch.ingest import open_sources
+from marcod.watch.scan import scan_once
 
 pytestmark = pytest.mark.story
 
@@ -291,7 +293,7 @@ class Share:
         self._waiting: list[str] = []
         self._minutes = 0
         self._source_id = db.write(
-            lambda c: catalog.register_source(c, name, f"/{name}", plate.layout, len(plate.truth), utc())
+            lambda c: deliveries.register_source(c, name, f"/{name}", plate.layout, len(plate.truth), utc())
         )
 
     def deliver(self, coming: list[Arrival], chance: random.Random) -> None:

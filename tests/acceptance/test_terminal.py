@@ -8,9 +8,9 @@ from factories import utc
 from lab import Delivery, Site
 from terminal import Seen, on_terminal
 
-from marcod.registry import Registry
+from marcod.database.engine import Database
+from marcod.model.registry import Registry
 from marcod.store import queue
-from marcod.store.engine import Database
 
 pytestmark = [pytest.mark.story, pytest.mark.parametrize("backend", ["sqlite"], indirect=True)]
 

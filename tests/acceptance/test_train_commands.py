@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from factories import utc
 from lab import Site
 
-from marcod.registry import Registry
-from marcod.store import training
-from marcod.store.engine import Database
-from marcod.store.schema import dataset
+from marcod.database.engine import Database
+from marcod.database.schema import dataset
+from marcod.model.registry import Registry
+from marcod.training import run_rows
 
 pytestmark = pytest.mark.story
 
@@ -48,13 +48,13 @@ class Trained:
         token = state
 
         def work(connection: sa.Connection) -> int:
-            made = training.begin(
+            made = run_rows.begin(
                 connection, cause="100 new labels", actor="trainer", recipe="adapt", options={"epochs": 6},
                 parent="small:1", folder=str(self.folder), host="here", pid=7, token=token, now=utc(),
             )  # fmt: skip
-            training.note(connection, made.id, token, tier="head", **more.pop("noted", {}))
-            if state != training.RUNNING:
-                training.end(connection, made.id, token, state=state, now=utc(hours=1, minutes=2), **more)
+            run_rows.note(connection, made.id, token, tier="head", **more.pop("noted", {}))
+            if state != run_rows.RUNNING:
+                run_rows.end(connection, made.id, token, state=state, now=utc(hours=1, minutes=2), **more)
             return made.id
 
         return self.db.write(work)

@@ -9,8 +9,9 @@ import pytest
 from lab import Site, delivery, wait_until
 
 from marcod import settings
-from marcod.doctor import Verdict, places
-from marcod.store.engine import Database
+from marcod.database.engine import Database
+from marcod.health import places
+from marcod.health.doctor import Verdict
 from marcod.synthetic import Imager
 
 pytestmark = pytest.mark.story

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from chaos import people, service, stores
 from chaos.imagers import LAYOUTS, Imager, Share, pictures
+from marcod.database.engine import Database
 from marcod.errors import StoreError
-from marcod.store.engine import Database
 
 LEASE_S: Final = 5.0
 STOP_S: Final = 60.0

@@ -13,10 +13,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from chaos.imagers import Share
-from marcod import registry, settings
+from marcod import settings
+from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.errors import StoreError
-from marcod.store.engine import Database
+from marcod.model import registry
 
 PERSON: Final = "chaos"
 OTHER: Final = "other"

@@ -21,12 +21,13 @@ from chaos.imagers import Share, State, Truth, pictures
 from chaos.lab import Lab
 from chaos.people import PERSON
 from chaos.stores import FINISHED
-from marcod.bundle import Predictor
+from marcod.database import schema
+from marcod.database.workers import ALIVE_S
 from marcod.domain import CLASSES, path_text
-from marcod.registry import Registry
-from marcod.store import schema, versions
+from marcod.model.bundle import Predictor
+from marcod.model.registry import Registry
+from marcod.store import versions
 from marcod.store.versions import Version
-from marcod.store.workers import ALIVE_S
 
 TOLERANCE: Final = 1e-4
 FORGOTTEN: Final = timedelta(days=1)

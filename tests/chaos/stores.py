@@ -16,8 +16,8 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from chaos.quota import Quota
-from marcod.store import migrate
-from marcod.store.engine import Database
+from marcod.database import migrate
+from marcod.database.engine import Database
 
 Kind = Literal["sqlite", "postgres"]
 KINDS: Final[tuple[Kind, ...]] = ("sqlite", "postgres")

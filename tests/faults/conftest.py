@@ -9,7 +9,7 @@ from fault_tools import Network
 from sqlalchemy.engine import URL
 from watched_site import Site
 
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 from marcod.store.versions import Version
 
 

@@ -19,10 +19,10 @@ from factories import (
 )
 from watched_site import Site, set_time, well_image
 
-from marcod import vocabularies
-from marcod.store import inbox, queue
-from marcod.store.engine import Database
-from marcod.store.schema import job, score
+from marcod.database.engine import Database
+from marcod.database.schema import job, score
+from marcod.labels import inbox, vocabularies
+from marcod.store import queue
 from marcod.store.versions import Version
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

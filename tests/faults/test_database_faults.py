@@ -15,10 +15,10 @@ from factories import rows, utc
 from fault_tools import Network, limited, no_file_left_to_open, ordinary_user
 from watched_site import Site, well_image
 
+from marcod.database import engine, workers
+from marcod.database.engine import Database
+from marcod.database.schema import audit, worker
 from marcod.errors import StoreError
-from marcod.store import engine, workers
-from marcod.store.engine import Database
-from marcod.store.schema import audit, worker
 from marcod.store.versions import note
 from marcod.watch.loop import LONGEST_PAUSE_S
 

@@ -14,7 +14,7 @@ from fault_tools import no_file_left_to_open, ordinary_user
 from watched_site import SETTLE_S, Site, wait_until, well_image
 
 from marcod import images
-from marcod.store.schema import image
+from marcod.database.schema import image
 from marcod.watch.loop import LONGEST_PAUSE_S
 from marcod.watch.observe import Inbox, Sentry
 from marcod.watch.tree import Root, Walk

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tiny import TINY, jpeg, random_weights
 
-from marcod.bundle import Golden, Predictor, Threshold, new_record, write
 from marcod.domain import CLASSES
-from marcod.preprocess import Preprocessing
+from marcod.model.bundle import Golden, Predictor, Threshold, new_record, write
+from marcod.model.preprocess import Preprocessing
 
 
 @pytest.fixture(scope="session")

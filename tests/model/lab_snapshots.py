@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 from training_pictures import coloured
 
-from marcod.dataset import Item, Snapshot
 from marcod.domain import CLASSES, Split
+from marcod.training.snapshot import Item, Snapshot
 
 
 def item(number: int, root: Path, **more: object) -> Item:

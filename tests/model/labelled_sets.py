@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from marcod.bundle import BundleRecord, Threshold
 from marcod.domain import CLASSES, DropClass
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
+from marcod.model.bundle import BundleRecord, Threshold
 
 FOUR = tuple(c.value for c in CLASSES)
 SIX = {"clear": 0, "crystals": 1, "skin": 2, "light": 3, "dry": 0, "needles": 1}

@@ -15,8 +15,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tiny import TINY
 
-from marcod import network
 from marcod.domain import CLASSES
+from marcod.model import network
 
 FOUR = tuple(c.value for c in CLASSES)
 STEP = 1_700_000

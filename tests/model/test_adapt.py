@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from tiny import TINY
 from training_pictures import coloured
 
-from marcod import metrics, network
-from marcod.train import adapt, pictures
-from marcod.train.adapt import Seen
-from marcod.train.checkpoint import Weights
+from marcod.fitting import adapt, batches
+from marcod.fitting.adapt import Seen
+from marcod.fitting.checkpoint import Weights
+from marcod.model import network, probabilities
 
 NOTHING = np.zeros((12, 4), np.float32), np.zeros(4, np.float32)
 
@@ -30,7 +30,7 @@ def clouds(count: int, seed: int = 0, features: int = 12, apart: float = 3.0) ->
 
 def seen(count: int, seed: int = 0) -> tuple[Seen, NDArray[np.intp]]:
     features, labels = clouds(count, seed)
-    return Seen(features, pictures.one_hot(labels, 4), np.ones(count, np.float32)), labels
+    return Seen(features, batches.one_hot(labels, 4), np.ones(count, np.float32)), labels
 
 
 @given(st.data())
@@ -39,7 +39,7 @@ def test_every_group_counts_the_same_and_in_it_every_class(data: st.DataObject) 
     labels = data.draw(arrays.arrays(np.intp, count, elements=st.integers(0, 3)))
     groups = data.draw(arrays.arrays(np.bool_, count))
     weights = data.draw(arrays.arrays(np.float32, count, elements=st.floats(0.125, 1, width=32)))
-    found = adapt.balanced(pictures.one_hot(labels, 4), weights, groups)
+    found = adapt.balanced(batches.one_hot(labels, 4), weights, groups)
     assert found.mean() == pytest.approx(1, rel=1e-4)
     assert (found > 0).all()
     in_group = [found[groups == group].sum() for group in np.unique(groups)]
@@ -58,17 +58,17 @@ def test_every_group_counts_the_same_and_in_it_every_class(data: st.DataObject) 
 
 def test_a_very_rare_class_is_not_boosted_without_end() -> None:
     labels = np.array([1] + [0] * 999)
-    found = adapt.balanced(pictures.one_hot(labels, 4), np.ones(1000, np.float32), np.ones(1000, bool))
+    found = adapt.balanced(batches.one_hot(labels, 4), np.ones(1000, np.float32), np.ones(1000, bool))
     assert found[0] / found[1] == pytest.approx(adapt.LARGEST_BOOST * 0.999, rel=1e-4)
 
 
 def test_a_centred_head_predicts_every_class_as_often_as_it_weighs() -> None:
     rng = np.random.default_rng(3)
     features, labels = clouds(400, apart=0.7)
-    given = Seen(features, pictures.one_hot(labels, 4), rng.uniform(0.2, 2, 400).astype(np.float32))
+    given = Seen(features, batches.one_hot(labels, 4), rng.uniform(0.2, 2, 400).astype(np.float32))
     before = rng.normal(0, 0.4, (12, 4)).astype(np.float32), np.array([3, 0, -2, 0], np.float32)
     kernel, bias = adapt.centred(given, before)
-    predicted = np.average(metrics.softmax(features @ kernel + bias), axis=0, weights=given.weights)
+    predicted = np.average(probabilities.softmax(features @ kernel + bias), axis=0, weights=given.weights)
     assert np.array_equal(kernel, before[0])
     assert predicted == pytest.approx(adapt.shares(given.targets, given.weights), abs=0.01)
 
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_head(monkeypatch: pytest.MonkeyPatch) -> N
 def test_weights_and_soft_labels_decide_what_a_head_learns() -> None:
     """Every picture is there twice, the second time with another label: once heavier, once lighter."""
     given, labels = seen(256)
-    other = pictures.one_hot((labels + 1) % 4, 4)
+    other = batches.one_hot((labels + 1) % 4, 4)
     half = np.where(labels < 2, 0.9, 0.1).astype(np.float32)[:, np.newaxis]
     soft = Seen(given.features, half * given.targets + (1 - half) * other, given.weights)
     heavy = Seen(given.features, other, np.full(256, 1e-4, np.float32))
@@ -138,7 +138,7 @@ def test_a_fold_is_judged_by_a_head_that_never_saw_it() -> None:
     given_away[lab, of_fold[lab] * 4 + labels[lab]] = 20
     both = np.concatenate([features, given_away], axis=1)
     start = np.zeros((both.shape[1], 4), np.float32), np.zeros(4, np.float32)
-    known = Seen(both, pictures.one_hot(labels, 4), np.ones(count, np.float32))
+    known = Seen(both, batches.one_hot(labels, 4), np.ones(count, np.float32))
     memorised = adapt.fit_head(known, start, seed=1).logits(both).argmax(axis=1)
     assert (memorised == labels)[lab].mean() > 0.9
     scores = adapt.out_of_fold(known, of_fold, start, seed=1)
@@ -239,7 +239,7 @@ def test_natural_shares_are_found_again(true: tuple[float, ...]) -> None:
     labels = rng.choice(4, 4000, p=true)
     values = np.eye(4)[labels] * 2.0 + rng.normal(0, 1, (4000, 4))
     # Of normal clouds of unit variance at 2 along their own axis these are the exact probabilities.
-    scores = metrics.softmax(2.0 * values).astype(np.float64)
+    scores = probabilities.softmax(2.0 * values).astype(np.float64)
     found = adapt.natural_shares(scores, np.full(4, 0.25))
     assert found == pytest.approx(true, abs=0.03)
     assert found.sum() == pytest.approx(1)

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from tiny import TINY, random_weights
 
-from marcod import attribution, backend, network, preprocess
-from marcod.attribution import Attribution, Heat, Recipe
-from marcod.bundle import BundleRecord, Predictor, softmax
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
+from marcod.model import backend, heatmap, network, preprocess
+from marcod.model.bundle import BundleRecord, Predictor, softmax
+from marcod.model.heatmap import Attribution, Heat, Recipe
 
 Weights = dict[str, np.ndarray]
 
@@ -92,7 +92,7 @@ def test_heat_covers_the_centre_square_and_comes_with_the_folded_score(
 
 def test_the_same_seed_gives_the_same_bytes(looking: Attribution) -> None:
     def png(recipe: Recipe) -> bytes:
-        return attribution.draw(drop(), looking.heat(drop(), DropClass.CRYSTALS, recipe), ["A01"], text={})
+        return heatmap.draw(drop(), looking.heat(drop(), DropClass.CRYSTALS, recipe), ["A01"], text={})
 
     assert png(QUICK) == png(QUICK)
     assert png(QUICK) != png(Recipe(samples=5, noise=0.1, seed=8))
@@ -156,7 +156,7 @@ def drawn(width: int, height: int, caption: list[str], text: Mapping[str, str], 
     values = np.zeros((75, 75), np.float32)
     values[:30] = 1
     heat = Heat(values, np.full(4, 0.25, np.float32))
-    return Image.open(io.BytesIO(attribution.draw(rgb, heat, caption, notice=notice, text=text)))
+    return Image.open(io.BytesIO(heatmap.draw(rgb, heat, caption, notice=notice, text=text)))
 
 
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (60, 60), (1, 1)])

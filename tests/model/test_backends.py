@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from tiny import TINY
 
-from marcod import backend, bundle, network
-from marcod.bundle import Predictor
+from marcod.model import backend, bundle, network
+from marcod.model.bundle import Predictor
 
 
 def test_without_an_accelerator_training_is_single_precision() -> None:
@@ -88,8 +88,8 @@ sys.path.insert(0, sys.argv[1])
 import keras
 from training_pictures import learnable
 from marcod import backend
-from marcod.train.pictures import batches
-from marcod.train.recipes import GENTLE
+from marcod.fitting.batches import batches
+from marcod.fitting.recipes import GENTLE
 
 
 def trained():

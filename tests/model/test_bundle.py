@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import jpeg
 
-from marcod import bundle
-from marcod.bundle import Golden, Predictor
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError, ImageError
+from marcod.model import bundle
+from marcod.model.bundle import Golden, Predictor
 
 Weights = dict[str, np.ndarray]
 

@@ -15,12 +15,12 @@ from labelled_sets import SIX, labelled, record, said
 from scipy.stats import binom, binomtest
 from tiny import jpeg
 
-from marcod import bundle, metrics
 from marcod.cli import cli
 from marcod.domain import CLASSES
 from marcod.errors import BundleError, MarcodError
-from marcod.evaluate import calibration
+from marcod.evaluate import calibration, metrics
 from marcod.evaluate.predictions import Predictions
+from marcod.model import bundle
 
 CLEAR, CRYSTALS, _, _ = CLASSES
 

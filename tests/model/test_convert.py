@@ -16,14 +16,14 @@ import saved_models
 import tensorflow as tf
 from tiny import TINY, jpeg
 
-from marcod import bundle, convert, network
-from marcod.convert import Imported, saved_model, sources
-from marcod.convert.keras_file import read as read_keras
-from marcod.convert.sources import Kind
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError
-from marcod.network import MARCO
-from marcod.preprocess import Preprocessing
+from marcod.model import bundle, convert, network
+from marcod.model.convert import Imported, saved_model, sources
+from marcod.model.convert.keras_file import read as read_keras
+from marcod.model.convert.sources import Kind
+from marcod.model.network import MARCO
+from marcod.model.preprocess import Preprocessing
 
 pytestmark = pytest.mark.story
 

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from marcod.cli import cli
+from marcod.database.engine import Database
 from marcod.store import versions
-from marcod.store.engine import Database
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 

@@ -23,9 +23,9 @@ import tensorflow as tf
 from saved_models import add_operation
 from test_convert import import_tiny, keras_file, tree
 
-from marcod.convert import Limits, saved_model, sources
-from marcod.convert.checkpoint import Checkpoint, refuse_misfits
 from marcod.errors import BundleError, ConfigError, MarcodError
+from marcod.model.convert import Limits, saved_model, sources
+from marcod.model.convert.checkpoint import Checkpoint, refuse_misfits
 
 pytestmark = pytest.mark.story
 

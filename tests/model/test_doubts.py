@@ -8,7 +8,8 @@ from lab_snapshots import item, snapshot, written
 
 from marcod.domain import CLASSES, Split
 from marcod.errors import MarcodError
-from marcod.train import adapt, doubts
+from marcod.fitting import adapt
+from marcod.training import out_of_fold
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 FLIPPED, DAMAGED = 21, 30
@@ -27,7 +28,7 @@ def test_a_label_that_no_other_plate_bears_out_is_doubted(pristine_bundle: Path,
     items[FLIPPED] = replace(items[FLIPPED], label=PRECIPITATE, shares=(0, 0, 0, 1), persons={"bob": PRECIPITATE})
     (tmp_path / items[DAMAGED].path).write_bytes(b"no picture")
     seen: list[int] = []
-    found = doubts.find(snapshot(items), pristine_bundle, {}, threads=2, seed=1, done=seen.append)
+    found = out_of_fold.find(snapshot(items), pristine_bundle, {}, threads=2, seed=1, done=seen.append)
     worst = found.suspicion.suspects[0]
     assert found.items[worst.index] == items[FLIPPED]
     assert (worst.given, worst.likely) == (PRECIPITATE, CRYSTALS)
@@ -42,4 +43,4 @@ def test_a_label_that_no_other_plate_bears_out_is_doubted(pristine_bundle: Path,
 def test_labels_on_one_plate_cannot_be_compared(pristine_bundle: Path, tmp_path: Path) -> None:
     items = [written(item(number, tmp_path)) for number in range(6)]
     with pytest.raises(MarcodError, match="labels on one plate cannot be compared with others"):
-        doubts.find(snapshot(items), pristine_bundle, {}, threads=1, seed=1)
+        out_of_fold.find(snapshot(items), pristine_bundle, {}, threads=1, seed=1)

@@ -18,19 +18,20 @@ from labelled_sets import SIX, labelled, record, said
 from sklearn import metrics as reference
 from tiny import jpeg
 
-from marcod import metrics
-from marcod.bundle import Predictor, folding
+from marcod.catalog import deliveries
 from marcod.cli import cli
 from marcod.cli.output import json_text
+from marcod.database.engine import Database
+from marcod.database.schema import image
 from marcod.domain import CLASSES, DropClass, Split, split_of
 from marcod.errors import ConfigError, MarcodError, NotFoundError
 from marcod.evaluate import page, results, tables
 from marcod.evaluate.labelled import from_csv, from_database
 from marcod.evaluate.predictions import Predictions, predict
-from marcod.registry import Registry
-from marcod.store import catalog, labels, versions
-from marcod.store.engine import Database
-from marcod.store.schema import image
+from marcod.model import probabilities
+from marcod.model.bundle import Predictor, folding
+from marcod.model.registry import Registry
+from marcod.store import versions, votes
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -168,12 +169,12 @@ def test_scores_come_in_batches_and_the_unreadable_are_named(tmp_path: Path, tin
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.5])
 def test_a_stored_score_is_taken_back_as_it_is(temperature: float) -> None:
     model = record(temperature=temperature)
-    scores = metrics.softmax(np.random.default_rng(1).normal(0, 3, (50, 4)))
+    scores = probabilities.softmax(np.random.default_rng(1).normal(0, 3, (50, 4)))
     scores[0] = (0, 1, 0, 0)
     pictures = [labelled(CLEAR, str(i), stored=tuple(row.tolist())) for i, row in enumerate(scores)]
     found = predict(pictures, model, lambda: pytest.fail("nothing has to be loaded"), threads=1)
     assert found.folded(model) == pytest.approx(scores, abs=2e-7)
-    own_temperature = metrics.softmax(np.log(scores[1:]) * temperature)
+    own_temperature = probabilities.softmax(np.log(scores[1:]) * temperature)
     assert found.folded(model, 1.0)[1:] == pytest.approx(own_temperature, abs=1e-5)
 
 
@@ -290,8 +291,8 @@ def test_a_model_with_own_classes_is_judged_in_the_four_and_in_its_own() -> None
         np.array(found.own.counts).tolist()
         == reference.confusion_matrix(own, predictions.logits.argmax(axis=1)).tolist()
     )
-    scores = metrics.softmax(predictions.logits) @ folding(model)
-    assert scores[:, 1] == pytest.approx(metrics.softmax(predictions.logits)[:, [1, 5]].sum(axis=1))
+    scores = probabilities.softmax(predictions.logits) @ folding(model)
+    assert scores[:, 1] == pytest.approx(probabilities.softmax(predictions.logits)[:, [1, 5]].sum(axis=1))
     assert found.accuracy.value == pytest.approx((scores.argmax(axis=1) == predictions.labels).mean())
     assert tables.all_tables(found)[-1].rows[5][0] == "6 needles"
     mixed = Predictions((labelled(CLEAR, "new"), *predictions.pictures[1:]), predictions.logits, ())
@@ -325,11 +326,11 @@ def lab(db: Database, tmp_path: Path) -> Database:
     factories.drain(db, champion, scores=lambda claim: factories.CRYSTALS if rng.random() < 0.3 else factories.CLEAR)
     drops = factories.rows(db, sa.select(image.c.drop_id, image.c.inspection_id).distinct().order_by(image.c.drop_id))
     words = [
-        labels.Given(drop, inspection, CRYSTALS if drop % 3 == 0 else CLEAR, person, utc(), "test")
+        votes.Given(drop, inspection, CRYSTALS if drop % 3 == 0 else CLEAR, person, utc(), "test")
         for drop, inspection in drops
         for person in ("ada", "bob")
     ]
-    db.write(lambda c: labels.add(c, words, utc()))
+    db.write(lambda c: votes.add(c, words, utc()))
     return db
 
 
@@ -378,7 +379,7 @@ def test_the_command_judges_stored_scores_as_table_json_and_page(lab: Database, 
     assert sum(map(sum, found["confusion"]["counts"])) == 96
     plates = tmp_path / "plates"
     plates.mkdir()
-    lab.write(lambda c: catalog.register_source(c, "here", str(plates), "rigaku", None, utc()))
+    lab.write(lambda c: deliveries.register_source(c, "here", str(plates), "rigaku", None, utc()))
     inside = call(db_url, "champion", "--from-database", "--html", str(plates / "page.html"))
     assert (inside.exit_code, "where only the imager writes" in inside.stderr) == (2, True)
 

@@ -10,11 +10,11 @@ import pytest
 from tiny import TINY
 from training_pictures import HEADS, IN_TF_DATA, coloured, learnable, paper
 
-from marcod import network
 from marcod.errors import BundleError, MarcodError
-from marcod.train import checkpoint, fitting
-from marcod.train.checkpoint import State, Weights
-from marcod.train.fitting import Course, Fitted, StoppedError, Training, Validation
+from marcod.fitting import checkpoint, fit
+from marcod.fitting.checkpoint import State, Weights
+from marcod.fitting.fit import Course, Fitted, StoppedError, Training, Validation
+from marcod.model import network
 
 STEPS, PATIENCE = 4, 2
 RECIPE = replace(paper(epochs=9), average_every=3, average_share=0.4, patience=PATIENCE)
@@ -105,7 +105,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(story: Story) -> None:
 def test_a_training_that_was_done_is_not_done_again(story: Story) -> None:
     seen: list[int] = []
     course = Course(story.place, progress=lambda *_: seen.append(1))
-    found = fitting.fit(HEADS, RECIPE, learnable(8 * STEPS), seed=9, validation=contrary(), course=course)
+    found = fit.fit(HEADS, RECIPE, learnable(8 * STEPS), seed=9, validation=contrary(), course=course)
     assert seen == []
     assert found.curve == story.resumed.curve
     assert all(np.array_equal(found.weights[name], value) for name, value in story.resumed.weights.items())
@@ -170,7 +170,7 @@ def test_half_precision_keeps_weights_and_logits_in_single(tiny_weights: Weights
     """And a training head that the weights lack begins at random."""
     before = keras.config.dtype_policy()
     recipe = paper(epochs=1)
-    found = fitting.fit(HEADS, recipe, learnable(8), seed=1, weights=tiny_weights, precision="mixed_bfloat16")
+    found = fit.fit(HEADS, recipe, learnable(8), seed=1, weights=tiny_weights, precision="mixed_bfloat16")
     assert keras.config.dtype_policy() is before
     assert {value.dtype for value in found.weights.values()} == {np.dtype(np.float32)}
     assert set(found.weights) - set(tiny_weights) == {name for name in found.weights if network.is_auxiliary(name)}
@@ -190,7 +190,7 @@ def test_half_precision_keeps_weights_and_logits_in_single(tiny_weights: Weights
 def test_a_training_that_diverges_says_so() -> None:
     beyond = replace(learnable(8), weights=np.full(8, 1e38, np.float32))
     with pytest.raises(MarcodError, match="its loss is no number any more in pass 1"):
-        fitting.fit(TINY, replace(paper(epochs=1), auxiliary=0), beyond, seed=1)
+        fit.fit(TINY, replace(paper(epochs=1), auxiliary=0), beyond, seed=1)
 
 
 def test_a_training_that_scales_its_loss_goes_on_too(tmp_path: Path) -> None:
@@ -215,4 +215,4 @@ def test_weights_of_another_architecture_are_refused(tiny_weights: Weights) -> N
     name = "Inception/Logits/Conv2d_1c_1x1/biases"
     lacking = {other: value for other, value in tiny_weights.items() if other != name}
     with pytest.raises(BundleError, match=f"lack {name}"):
-        fitting.fit(TINY, replace(paper(epochs=1), auxiliary=0), learnable(8), seed=1, weights=lacking)
+        fit.fit(TINY, replace(paper(epochs=1), auxiliary=0), learnable(8), seed=1, weights=lacking)

@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from marcod import bundle
-from marcod.convert import keras_file
 from marcod.errors import BundleError
-from marcod.network import Architecture
+from marcod.model import bundle
+from marcod.model.convert import keras_file
+from marcod.model.network import Architecture
 
 
 def rewrite(folder: Path, name: str, data: bytes) -> None:

@@ -9,13 +9,13 @@ from lab_snapshots import item, snapshot, written
 from labelled_sets import labelled
 from tiny import TINY
 
-from marcod import network, preprocess
 from marcod.domain import CLASSES, Split
-from marcod.preprocess import Preprocessing
-from marcod.train import base, material
-from marcod.train.base import Base
-from marcod.train.checkpoint import Weights
-from marcod.train.material import FLIPS, UPRIGHT, Material, Rows
+from marcod.fitting.checkpoint import Weights
+from marcod.model import network, preprocess
+from marcod.model.preprocess import Preprocessing
+from marcod.training import data, rehearsal
+from marcod.training.data import FLIPS, UPRIGHT, Material, Rows
+from marcod.training.rehearsal import Base
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 RECORD = Preprocessing(TINY.input_size, "area")
@@ -23,7 +23,9 @@ RECORD = Preprocessing(TINY.input_size, "area")
 
 def base_set(count: int = 60) -> Base:
     """Pictures that stand on all sides."""
-    pictures = [labelled(CLASSES[i % 4], f"b{i}", source=base.SOURCE, imager=base.IMAGER) for i in range(count)]
+    pictures = [
+        labelled(CLASSES[i % 4], f"b{i}", source=rehearsal.SOURCE, imager=rehearsal.IMAGER) for i in range(count)
+    ]
     return Base("made", True, tuple(pictures))
 
 
@@ -38,7 +40,7 @@ def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
         item(5, tmp_path, side=Split.TEST),
     ]
     others = base_set()
-    found = material.rows(snapshot(items), others, Split.TRAIN, {"base": tmp_path / "here"})
+    found = data.rows(snapshot(items), others, Split.TRAIN, {"base": tmp_path / "here"})
     expected = others.side(Split.TRAIN)
     assert len(found) == 3 + len(expected) > 10
     assert found.own.tolist() == [True] * 3 + [False] * len(expected)
@@ -52,15 +54,15 @@ def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
     assert found.plates[:4] == ("cellar/P0", "base/P0", "cellar/P0", expected[0].group)
     assert found.drops[:4] == ("1001", "1002", "1003", expected[0].drop)
     assert found.persons[:4] == (said, {"ada": OTHER}, {"ada": PRECIPITATE}, {})
-    assert found.domains == ("cellar", "base", "cellar", *(base.SOURCE for _ in expected))
+    assert found.domains == ("cellar", "base", "cellar", *(rehearsal.SOURCE for _ in expected))
 
 
 @pytest.mark.parametrize("with_base", [True, False])
 def test_every_picture_is_on_one_side_and_the_test_side_is_the_gate_s(tmp_path: Path, with_base: bool) -> None:
     items = [item(number, tmp_path, side=list(Split)[number % 3]) for number in range(12)]
-    lab, others = snapshot(items), base_set() if with_base else base.NOTHING
-    sides = {side: material.rows(lab, others, side, {}).files for side in Split}
-    tested = material.tested(lab, others, {})
+    lab, others = snapshot(items), base_set() if with_base else rehearsal.NOTHING
+    sides = {side: data.rows(lab, others, side, {}).files for side in Split}
+    tested = data.tested(lab, others, {})
     assert {picture.file for picture in tested} == set(sides[Split.TEST])
     assert sum(map(len, sides.values())) == len({file for files in sides.values() for file in files})
     assert sum(map(len, sides.values())) == 12 + len(others.pictures)
@@ -69,20 +71,20 @@ def test_every_picture_is_on_one_side_and_the_test_side_is_the_gate_s(tmp_path: 
 
 
 def test_no_rows_are_no_pictures(tmp_path: Path) -> None:
-    none = material.rows(snapshot([]), base.NOTHING, Split.TRAIN, {})
+    none = data.rows(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {})
     assert (none.targets.shape, none.own.shape) == ((0, 4), (0,))
     assert len(gathered(none, tmp_path).pixels) == 0
 
 
 def test_rows_are_chosen_and_joined_field_by_field(tmp_path: Path) -> None:
-    rows = material.rows(snapshot([item(n, tmp_path) for n in range(6)]), base.NOTHING, Split.TRAIN, {})
+    rows = data.rows(snapshot([item(n, tmp_path) for n in range(6)]), rehearsal.NOTHING, Split.TRAIN, {})
     back = rows.only(np.array([0, 1, 2])).and_(rows.only(np.array([3, 4, 5])))
     for name in Rows.__dataclass_fields__:
         assert list(map(str, getattr(back, name))) == list(map(str, getattr(rows, name)))
 
 
 def test_some_rows_are_the_same_ones_each_time(tmp_path: Path) -> None:
-    rows = material.rows(snapshot([item(n, tmp_path) for n in range(40)]), base.NOTHING, Split.TRAIN, {})
+    rows = data.rows(snapshot([item(n, tmp_path) for n in range(40)]), rehearsal.NOTHING, Split.TRAIN, {})
     some = rows.some(10, seed=1)
     assert some.drops == rows.some(10, seed=1).drops != rows.some(10, seed=2).drops
     assert len(set(some.drops)) == 10
@@ -92,7 +94,7 @@ def test_some_rows_are_the_same_ones_each_time(tmp_path: Path) -> None:
 
 def gathered(rows: Rows, folder: Path, **more: object) -> Material:
     values: dict[str, object] = {"threads": 2, "progress": lambda *step: None, "stopped": lambda: False, "what": "r"}
-    return material.gathered(rows, TINY.input_size, folder / "train.npy", **(values | more))  # type: ignore[arg-type]
+    return data.gathered(rows, TINY.input_size, folder / "train.npy", **(values | more))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def rows(tmp_path: Path) -> Rows:
     files = [tmp_path / "plates" / one.path for one in items]
     files[2].write_bytes(files[2].read_bytes()[:60])
     files[4].unlink()
-    return material.rows(snapshot(items), base.NOTHING, Split.TRAIN, {})
+    return data.rows(snapshot(items), rehearsal.NOTHING, Split.TRAIN, {})
 
 
 def test_what_cannot_be_read_is_named_and_left_out(rows: Rows, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_what_cannot_be_read_is_named_and_left_out(rows: Rows, tmp_path: Path) -
     found = gathered(rows, tmp_path, progress=lambda *step: steps.append(step), what="reading")
     assert steps == [("reading", done, 6) for done in range(1, 7)]
     assert found.rows.drops == ("1000", "1001", "1003", "1005")
-    side = material.kept_side(TINY.input_size)
+    side = data.kept_side(TINY.input_size)
     assert found.pixels.shape == (4, side, side, 3)
     brightest = found.pixels.mean(axis=(1, 2)).argmax(axis=1)
     assert brightest[1:].tolist() == [0, 2, 0]
@@ -132,8 +134,8 @@ def test_a_killed_run_finds_the_same_again_and_reads_nothing_twice(rows: Rows, t
 
 
 def test_less_is_kept_around_a_large_input() -> None:
-    assert material.kept_side(160) == 256
-    assert material.kept_side(599) == 719
+    assert data.kept_side(160) == 256
+    assert data.kept_side(599) == 719
 
 
 def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_path: Path, tiny_weights: Weights) -> None:
@@ -146,7 +148,7 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
             raise InterruptedError
 
     def seen(weights: Weights) -> np.ndarray:
-        found = material.seen(given, material.Trunk(TINY, weights), RECORD, place, flips=FLIPS, goes_on=goes_on)
+        found = data.seen(given, data.Trunk(TINY, weights), RECORD, place, flips=FLIPS, goes_on=goes_on)
         assert np.array_equal(found.targets, np.tile(given.rows.targets, (4, 1)))
         assert np.array_equal(found.weights, np.tile(given.rows.weights, 4))
         return found.features
@@ -170,11 +172,9 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
 
 
 def test_of_no_pictures_nothing_is_seen(tmp_path: Path, tiny_weights: Weights) -> None:
-    none = gathered(material.rows(snapshot([]), base.NOTHING, Split.TRAIN, {}), tmp_path)
+    none = gathered(data.rows(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {}), tmp_path)
     place = tmp_path / "features.npz"
-    found = material.seen(
-        none, material.Trunk(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, goes_on=lambda *step: None
-    )
+    found = data.seen(none, data.Trunk(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, goes_on=lambda *step: None)
     assert found.features.shape == (0, len(network.head(tiny_weights)[0]))
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as reference
 
-from marcod import metrics
+from marcod.evaluate import metrics
+from marcod.model import probabilities
 
 PAIRS = st.lists(st.tuples(st.integers(0, 20).map(lambda n: n / 20), st.booleans()), min_size=2, max_size=40)
 BOTH = PAIRS.filter(lambda pairs: len({p for _, p in pairs}) == 2)
@@ -23,7 +24,7 @@ def scored(count: int = 500, seed: int = 1, classes: int = 4) -> tuple[np.ndarra
     """Probabilities that are often right, and the truth."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
-    return metrics.softmax(rng.normal(0, 1, (count, classes)) + 1.5 * np.eye(classes)[labels]), labels
+    return probabilities.softmax(rng.normal(0, 1, (count, classes)) + 1.5 * np.eye(classes)[labels]), labels
 
 
 @settings(max_examples=40)
@@ -184,7 +185,7 @@ def test_no_crystals_no_threshold() -> None:
 def test_the_temperature_is_found_again(true_temperature: float, fold: np.ndarray | None) -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, (5_000, 4 if fold is None else 6)).astype(np.float32)
-    shares = metrics.softmax(logits)
+    shares = probabilities.softmax(logits)
     odds = (shares if fold is None else shares @ fold).cumsum(axis=1)
     labels = (rng.random((len(logits), 1)) > odds).sum(axis=1).clip(0, 3)
     found = metrics.fit_temperature(logits * true_temperature, labels, fold)
@@ -211,10 +212,12 @@ def test_weights_are_how_often_a_row_is_there(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     logits, labels = rng.normal(0, 2, (count, 4)), rng.integers(0, 4, count)
     repeated = np.repeat(np.arange(count), times)
-    weighted = metrics.log_loss(metrics.softmax(logits), labels, times / 7)
-    assert weighted == pytest.approx(metrics.log_loss(metrics.softmax(logits[repeated]), labels[repeated]), rel=1e-6)
+    weighted = metrics.log_loss(probabilities.softmax(logits), labels, times / 7)
+    assert weighted == pytest.approx(
+        metrics.log_loss(probabilities.softmax(logits[repeated]), labels[repeated]), rel=1e-6
+    )
     loss_at = [
-        metrics.log_loss(metrics.softmax(logits[repeated] / t), labels[repeated])
+        metrics.log_loss(probabilities.softmax(logits[repeated] / t), labels[repeated])
         for t in (
             metrics.fit_temperature(logits, labels, weights=times * 3.0),
             metrics.fit_temperature(logits[repeated], labels[repeated]),

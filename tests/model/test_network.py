@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from marcod import network
 from marcod.errors import BundleError
-from marcod.network import MARCO, MARCO_SMALL, Architecture
+from marcod.model import network
+from marcod.model.network import MARCO, MARCO_SMALL, Architecture
 
 Weights = dict[str, np.ndarray]
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import jpeg
 
-from marcod import images, preprocess
+from marcod import images
 from marcod.errors import BundleError, ImageError
-from marcod.preprocess import Preprocessing
+from marcod.model import preprocess
+from marcod.model.preprocess import Preprocessing
 
 SIZE = 59
 

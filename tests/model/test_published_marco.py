@@ -23,15 +23,16 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tiny import jpeg
 
-from marcod import bundle, convert, metrics, network, published
-from marcod.bundle import Predictor
 from marcod.cli import cli
-from marcod.convert import saved_model
-from marcod.convert.checkpoint import Checkpoint
+from marcod.database.engine import Database
 from marcod.domain import CLASSES, DropClass, TrainedOn
-from marcod.network import MARCO
+from marcod.evaluate import metrics
+from marcod.model import bundle, convert, network, published
+from marcod.model.bundle import Predictor
+from marcod.model.convert import saved_model
+from marcod.model.convert.checkpoint import Checkpoint
+from marcod.model.network import MARCO
 from marcod.store import versions
-from marcod.store.engine import Database
 
 pytestmark = pytest.mark.timeout(900)
 

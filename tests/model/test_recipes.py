@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from marcod.train import recipes
-from marcod.train.recipes import ADAPT, GENTLE, PAPER, Cosine, Recipe, Staircase
+from marcod.fitting import recipes
+from marcod.fitting.recipes import ADAPT, GENTLE, PAPER, Cosine, Recipe, Staircase
 
 
 def test_the_paper_s_recipe() -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marcod import bundle, synthetic
-from marcod.bundle import Predictor
+from marcod import synthetic
 from marcod.domain import CLASSES
-from marcod.network import MARCO_SMALL
-from marcod.train.rendered import NOTICE
+from marcod.model import bundle
+from marcod.model.bundle import Predictor
+from marcod.model.network import MARCO_SMALL
+from marcod.training.shipped_model import NOTICE
 
 SHIPPED = Path(__file__).parents[2] / "models" / "marco-small-synthetic" / "1"
 

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 from training_pictures import IN_TF_DATA
 
-from marcod import bundle
 from marcod.domain import CLASSES
-from marcod.train import rendered
-from marcod.train.recipes import SHIPPED
+from marcod.fitting.recipes import SHIPPED
+from marcod.model import bundle
+from marcod.training import shipped_model
 
 
 def test_processes_draw_the_same_drops() -> None:
-    one, two = (rendered.render_examples(50, 4, 32, balanced=True, processes=n) for n in (1, 2))
+    one, two = (shipped_model.render_examples(50, 4, 32, balanced=True, processes=n) for n in (1, 2))
     assert np.array_equal(one.pictures, two.pictures)
     assert one.labels.tolist() == two.labels.tolist() == [0, 1, 2, 3]
 
 
 def test_the_rate_starts_again_after_two_thirds_of_the_passes() -> None:
-    first, second = rendered.phases(18)
+    first, second = shipped_model.phases(18)
     assert (first.epochs, second.epochs, first.rate, second.rate) == (12, 6, SHIPPED.rate, 1.5e-3)
-    assert [phase.epochs for phase in rendered.phases(1)] == [1]
+    assert [phase.epochs for phase in shipped_model.phases(1)] == [1]
 
 
 @pytest.mark.story
@@ -30,7 +30,7 @@ def test_the_rate_starts_again_after_two_thirds_of_the_passes() -> None:
 @pytest.mark.filterwarnings(IN_TF_DATA)
 def test_a_whole_run_in_miniature_writes_a_bundle_that_says_what_it_is(tmp_path: Path) -> None:
     seen: list[str] = []
-    path = rendered.train_synthetic(
+    path = shipped_model.train_synthetic(
         tmp_path, version=7, seed=3, images=32, epochs=1, held_out=12, processes=1,
         progress=lambda what, _, __: seen.append(what),
     )  # fmt: skip

@@ -13,11 +13,11 @@ from PIL import Image
 from tiny import jpeg
 from training_pictures import coloured
 
-from marcod import preprocess
 from marcod.errors import MarcodError
-from marcod.train import pictures
-from marcod.train.pictures import Pictures, augment, batches
-from marcod.train.recipes import GENTLE, PAPER, Augmentation
+from marcod.fitting import batches as fitting_batches
+from marcod.fitting.batches import Pictures, augment, batches
+from marcod.fitting.recipes import GENTLE, PAPER, Augmentation
+from marcod.model import preprocess
 
 SIZE = 16
 PLAIN = Augmentation(
@@ -113,7 +113,7 @@ def numbered(count: int, side: int = 20) -> Pictures:
     """Pictures of one grey each, their number, so that a batch tells which they are."""
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, side, side, 3))
     weights = np.linspace(0.5, 1.5, count).astype(np.float32)
-    return pictures.in_memory(pixels, pictures.one_hot(np.arange(count) % 4, 4), weights)
+    return fitting_batches.in_memory(pixels, fitting_batches.one_hot(np.arange(count) % 4, 4), weights)
 
 
 def drawn(given: Pictures, epoch: int = 0, seed: int = 1, how: Augmentation = PLAIN, **more: int) -> list[tuple]:
@@ -184,7 +184,7 @@ def png(pixels: NDArray[np.uint8], path: Path) -> Path:
 
 def test_the_paper_s_patches_are_a_picture_s_own_pixels(tmp_path: Path) -> None:
     whole = np.random.default_rng(2).integers(0, 256, (40, 60, 3), np.uint8)
-    rows = pictures.patches([png(whole, tmp_path / "a.png"), png(whole[:8, :12], tmp_path / "small.png")], SIZE)
+    rows = fitting_batches.patches([png(whole, tmp_path / "a.png"), png(whole[:8, :12], tmp_path / "small.png")], SIZE)
     windows = np.lib.stride_tricks.sliding_window_view(whole, (SIZE, SIZE), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
     places = set()
     for seed in range(60):
@@ -204,9 +204,9 @@ def test_the_paper_s_patches_are_a_picture_s_own_pixels(tmp_path: Path) -> None:
 def test_a_damaged_file_is_black_and_one_that_is_gone_ends_the_training(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.jpg"
     damaged.write_bytes(b"\xff\xd8\xff")
-    assert not pictures.patches([damaged], SIZE)(np.array([0]), 1).any()
+    assert not fitting_batches.patches([damaged], SIZE)(np.array([0]), 1).any()
     with pytest.raises(FileNotFoundError):
-        pictures.patches([tmp_path / "gone.jpg"], SIZE)(np.array([0]), 1)
+        fitting_batches.patches([tmp_path / "gone.jpg"], SIZE)(np.array([0]), 1)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_kept_pictures_are_centre_squares_and_what_cannot_be_read_is_named(files: list[Path], tmp_path: Path) -> None:
     done: list[int] = []
-    pixels, wrong = pictures.kept(files, 24, tmp_path / "kept.npy", threads=2, done=done.append)
+    pixels, wrong = fitting_batches.kept(files, 24, tmp_path / "kept.npy", threads=2, done=done.append)
     assert pixels.shape == (4, 24, 24, 3)
     assert done == [1, 2, 3, 4]
     assert set(wrong) == {1, 2}
@@ -237,35 +237,35 @@ def test_kept_pictures_are_centre_squares_and_what_cannot_be_read_is_named(files
 
 def test_kept_pictures_are_read_once(files: list[Path], tmp_path: Path) -> None:
     place = tmp_path / "kept.npy"
-    first, wrong = pictures.kept(files, 24, place, threads=1)
+    first, wrong = fitting_batches.kept(files, 24, place, threads=1)
     for file in files:
         file.unlink(missing_ok=True)
-    again, still = pictures.kept(files, 24, place, threads=1)
+    again, still = fitting_batches.kept(files, 24, place, threads=1)
     assert np.array_equal(first, again)
     assert still == wrong
     with pytest.raises(MarcodError, match=r"kept\.npy holds other pictures than this run's; remove it"):
-        pictures.kept(files[:2], 24, place, threads=1)
+        fitting_batches.kept(files[:2], 24, place, threads=1)
 
 
 def test_pictures_for_which_there_is_no_room_are_not_begun(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(MarcodError, match=r"pictures to train on take 1200000\.0 GB in .*make room there"):
-        pictures.kept(files, 10**8 // 10, tmp_path / "kept.npy", threads=1)
+        fitting_batches.kept(files, 10**8 // 10, tmp_path / "kept.npy", threads=1)
     assert not list(tmp_path.glob("kept*"))
 
 
 def test_a_stop_while_reading_leaves_nothing_that_looks_whole(files: list[Path], tmp_path: Path) -> None:
     place = tmp_path / "kept.npy"
     with pytest.raises(InterruptedError):
-        pictures.kept(files, 24, place, threads=1, stopped=lambda: True)
+        fitting_batches.kept(files, 24, place, threads=1, stopped=lambda: True)
     assert not place.exists()
-    pixels, _ = pictures.kept(files, 24, place, threads=1)
+    pixels, _ = fitting_batches.kept(files, 24, place, threads=1)
     assert pixels[0].any()
 
 
 def test_kept_pictures_are_prepared_as_for_scoring() -> None:
     pixels, _ = coloured(2, 24)
     record = preprocess.Preprocessing(SIZE, "area")
-    found = pictures.prepared(pixels, record)
+    found = fitting_batches.prepared(pixels, record)
     assert found.dtype == np.float32
     for one, expected in zip(found, pixels, strict=True):
         assert np.array_equal(one, preprocess.prepare(expected, record))

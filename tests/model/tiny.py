@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from marcod import network
-from marcod.network import Architecture
+from marcod.model import network
+from marcod.model.network import Architecture
 
 TINY = Architecture(input_size=75, classes=4, entry=False, width=0.05, auxiliary=False)
 

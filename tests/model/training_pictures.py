@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from tiny import TINY
 
 from marcod.domain import CLASSES
-from marcod.train import pictures, recipes
-from marcod.train.pictures import Pictures
-from marcod.train.recipes import Recipe
+from marcod.fitting import batches, recipes
+from marcod.fitting.batches import Pictures
+from marcod.fitting.recipes import Recipe
 
 IN_TF_DATA = "ignore:Even though the `tf.config:UserWarning"
 """What TensorFlow says of its input pipeline, which it does not run eagerly."""
@@ -29,7 +29,7 @@ def coloured(count: int, side: int, seed: int = 0) -> tuple[NDArray[np.uint8], N
 def learnable(count: int) -> Pictures:
     """The same as training takes them."""
     pixels, labels = coloured(count, 90)
-    return pictures.in_memory(pixels, pictures.one_hot(labels, len(CLASSES)))
+    return batches.in_memory(pixels, batches.one_hot(labels, len(CLASSES)))
 
 
 def paper(*, epochs: int, batch_size: int = 8) -> Recipe:

@@ -9,7 +9,7 @@ import pytest
 import stand_in
 from stand_in import FILE, Index
 
-from marcod.published import Published
+from marcod.model.published import Published
 
 PAGE = f'<!DOCTYPE html><html><body><a href="/files/{FILE}">{FILE}</a></body></html>'.encode()
 

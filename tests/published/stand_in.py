@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marcod.published import Published
-from marcod.published.catalogue import Content
+from marcod.model.published import Published
+from marcod.model.published.catalogue import Content
 
 NAME = "stand-in"
 FILE = "stand_in-1.0-py3-none-any.whl"

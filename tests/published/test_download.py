@@ -13,7 +13,7 @@ import pytest
 from stand_in import FILE, Index
 
 from marcod.errors import FetchError
-from marcod.published import Patience, Published, proven_files
+from marcod.model.published import Patience, Published, proven_files
 from marcod.settings import child_environment
 
 ONCE = Patience(tries=1, pause_s=0, silence_s=1, total_s=60)
@@ -21,7 +21,7 @@ ONCE = Patience(tries=1, pause_s=0, silence_s=1, total_s=60)
 FETCHING = """
 import sys
 from pathlib import Path
-from marcod.published import Published, proven_files
+from marcod.model.published import Published, proven_files
 model = Published.model_validate_json(sys.argv[1])
 with proven_files(model, cache=Path(sys.argv[2])) as folder:
     print("here", flush=True)

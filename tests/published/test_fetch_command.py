@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from marcod import published
 from marcod.cli import cli
+from marcod.model import published
 from marcod.settings import child_environment
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

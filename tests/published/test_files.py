@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from marcod import published
 from marcod.errors import ConfigError, FetchError
-from marcod.published import Patience, Published, proven_files
+from marcod.model import published
+from marcod.model.published import Patience, Published, proven_files
 
 FILES = ("saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index")
 

@@ -7,8 +7,8 @@ import random_bundles
 from factories import utc
 from random_bundles import LoadOnce
 
-from marcod.registry import Registry
-from marcod.store.engine import Database
+from marcod.database.engine import Database
+from marcod.model.registry import Registry
 from marcod.store.versions import Version
 
 

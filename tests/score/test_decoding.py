@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from test_score import picture
 from watched_site import wait_until
 
-from marcod import decoding
-from marcod.decoding import NO_MEMORY, Decoders, Prepared
+from marcod.scoring import decode
+from marcod.scoring.decode import NO_MEMORY, Decoders, Prepared
 from marcod.store.queue import Claim, Failure
 
 HANGING = b"share that does not answer"
@@ -129,7 +129,7 @@ def test_the_trouble_of_this_host_is_not_the_image_s(tmp_path: Path, error: Exce
             raise error
 
     (tmp_path / "0.jpg").write_bytes(picture(1))
-    found = decoding.prepare(Poor(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
+    found = decode.prepare(Poor(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
     assert isinstance(found, Failure)
     assert (found.error, found.counts, found.retryable) == (text, False, True)
 
@@ -140,7 +140,7 @@ def test_a_decoder_that_fails_in_an_unforeseen_way_costs_its_own_image_alone(tmp
             raise KeyError("frame")
 
     (tmp_path / "0.jpg").write_bytes(picture(1))
-    found = decoding.prepare(Odd(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
+    found = decode.prepare(Odd(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
     assert isinstance(found, Failure)
     assert (found.counts, found.retryable) == (True, True)
     assert found.error == "the decoder failed: KeyError: 'frame'"

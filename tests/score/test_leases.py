@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from test_score import SETTINGS, Lab, lab, picture  # noqa: F401 - the fixture
 from watched_site import wait_until
 
-from marcod import bundle
-from marcod.decoding import NO_MEMORY
+from marcod.database.engine import Database
+from marcod.database.schema import job
 from marcod.errors import StoreError
-from marcod.leases import Leases
-from marcod.score import ModelFaultError, Scorer, ShortOfMemoryError
+from marcod.health import snapshot
+from marcod.model import bundle
+from marcod.scoring.decode import NO_MEMORY
+from marcod.scoring.leases import Leases
+from marcod.scoring.scorer import ModelFaultError, Scorer, ShortOfMemoryError
 from marcod.settings import ScoreSettings
-from marcod.store import queue, standing, summaries, versions
-from marcod.store.engine import Database
-from marcod.store.schema import job
+from marcod.store import queue, summaries, versions
 from marcod.store.versions import Version
 
 LEASE_S = 3.0
@@ -150,7 +151,7 @@ def test_a_host_without_memory_halves_its_batches_and_then_says_so_and_waits(lab
     assert taken == [4, 2, 1, 1, 1]
     assert not lab.failed()
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
-    held_up = lab.db.read(lambda c: standing.take(c, now[0])).held_up
+    held_up = lab.db.read(lambda c: snapshot.take(c, now[0])).held_up
     assert {one.error for one in held_up} == {NO_MEMORY}
     lab.drain(utc(days=1))
     assert len(lab.scores()) == 8
@@ -201,7 +202,7 @@ def test_a_model_that_fails_on_every_image_quarantines_none(lab: Lab, fault: str
             lab.scorer(utc(hours=hour), load=lambda _: broken).drain(threading.Event())
     assert not lab.failed()
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
-    [held_up] = lab.db.read(lambda c: standing.take(c, utc(1))).held_up
+    [held_up] = lab.db.read(lambda c: snapshot.take(c, utc(1))).held_up
     assert held_up.error.startswith("random:1 fails on every image: the model")
     lab.drain(utc(days=1))
     assert len(lab.scores()) == 4

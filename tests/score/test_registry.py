@@ -8,12 +8,12 @@ import random_bundles
 import sqlalchemy as sa
 from factories import record, register_source, rows, sightings, utc
 
-from marcod import registry
+from marcod.database.engine import Database
+from marcod.database.schema import audit, job, model_version
 from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError
-from marcod.registry import SHIPPED, Registry
+from marcod.model import registry
+from marcod.model.registry import SHIPPED, Registry
 from marcod.store import queue, serving, versions
-from marcod.store.engine import Database
-from marcod.store.schema import audit, job, model_version
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 

@@ -16,16 +16,18 @@ import sqlalchemy as sa
 from factories import utc
 from PIL import Image
 
-from marcod import bundle
+from marcod.catalog import deliveries
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import image, job, score
 from marcod.domain import DropClass, DropImage, Modality
 from marcod.errors import BundleError, StoreError
-from marcod.registry import Registry
-from marcod.score import BatchReport, Scorer, ShortOfMemoryError
+from marcod.model import bundle
+from marcod.model.registry import Registry
+from marcod.plates import reports
+from marcod.scoring.scorer import BatchReport, Scorer, ShortOfMemoryError
 from marcod.settings import ScoreSettings
-from marcod.store import backlog, catalog, queue, reports, versions
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.schema import image, job, score
+from marcod.store import backlog, queue, versions
 from marcod.store.versions import Version
 
 SETTINGS = ScoreSettings(batch_size=4, decode_threads=2, lease_s=60, max_attempts=3, retry_s=10, idle_s=0.01)
@@ -67,7 +69,7 @@ class Lab:
         self.registry = registry
         self.root = root
         root.mkdir()
-        self.source_id = db.write(lambda c: catalog.register_source(c, "imager", str(root), "rigaku", None, utc()))
+        self.source_id = db.write(lambda c: deliveries.register_source(c, "imager", str(root), "rigaku", None, utc()))
         self.reports: list[BatchReport] = []
         self._wells = 0
 
@@ -223,7 +225,7 @@ def test_a_vanished_file_is_gone_and_scored_when_it_returns(lab: Lab) -> None:
     assert [image.path for image in lab.db.read(lambda c: backlog.gone(c, 10))] == ["gone.jpg"]
     (lab.root.parent / "gone.jpg").rename(lab.root / "gone.jpg")
     stat = (lab.root / "gone.jpg").stat()
-    known = lab.db.read(lambda c: catalog.known(c, lab.source_id, ["gone.jpg", "stays.jpg"]))
+    known = lab.db.read(lambda c: deliveries.known(c, lab.source_id, ["gone.jpg", "stays.jpg"]))
     assert known["gone.jpg"][:2] != (stat.st_size, stat.st_mtime_ns)
     lab.record("gone.jpg", utc(hours=9))
     lab.drain(utc(hours=9))

@@ -9,8 +9,8 @@ from itertools import count
 
 from factories import CRYSTALS, drain, record, sightings, utc
 
+from marcod.database.engine import Database
 from marcod.store import versions
-from marcod.store.engine import Database
 
 
 def main(url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import oracle
 from stories import Story
 
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 
 LIFE_S: Final = 60.0
 """Seconds for which the workers live, unless told otherwise."""

@@ -8,8 +8,8 @@ import sys
 
 from factories import finish, leases
 
+from marcod.database.engine import Database
 from marcod.store import versions
-from marcod.store.engine import Database
 
 
 def main(url: str, worker: str, limit: str, version_id: str) -> None:

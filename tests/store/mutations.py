@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from marcod.store import announce, catalog, copies, drops, labels, queue, results, serving, summaries, verdicts
+from marcod.catalog import deliveries
+from marcod.store import copies, drops, events, queue, results, serving, summaries, verdicts, votes
 
 
 def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datetime) -> bool:
@@ -16,7 +17,7 @@ def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datet
     return bool(gone)
 
 
-def _first_image_alone(images: Iterable[verdicts.ImageVerdict], words: labels.Words) -> verdicts.DropVerdict:
+def _first_image_alone(images: Iterable[verdicts.ImageVerdict], words: votes.Words) -> verdicts.DropVerdict:
     return verdicts.of_drop(list(images)[:1], words)
 
 
@@ -26,11 +27,11 @@ MUTATIONS: Final[dict[str, tuple[Any, str, Any]]] = {
     "a score of former bytes counts for bytes that failed": (results, "give_up", _only_gone),
     "a copy counts beside its original": (copies, "find", lambda *_: False),
     "what a copy stood for is forgotten": (copies, "release", lambda *_: []),
-    "labels stay where an image was": (catalog, "_move_labels", lambda *_: None),
+    "labels stay where an image was": (deliveries, "_move_labels", lambda *_: None),
     "a promotion queues nothing that the former champion began": (serving, "_plates_to_do", lambda *_: []),
     "failures of a former champion go on counting": (serving, "_forget_failures", lambda *_: None),
-    "completion is told to nobody": (announce, "completed", lambda *_: None),
-    "summaries know nothing of labels": (labels, "of_inspection", lambda *_: {}),
+    "completion is told to nobody": (events, "completed", lambda *_: None),
+    "summaries know nothing of labels": (votes, "of_inspection", lambda *_: {}),
     "the first image of a drop counts": (drops, "of_drop", _first_image_alone),
     "a hit never ends": (drops, "_end_hits", lambda *_: None),
 }

@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from marcod.store import schema
-from marcod.store.engine import Database
+from marcod.database import schema
+from marcod.database.engine import Database
 
 TABLES = (
     "source", "plate", "drop", "inspection", "image", "model_version", "model_alias", "job", "score", "label",

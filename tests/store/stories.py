@@ -15,13 +15,17 @@ import oracle
 import sqlalchemy as sa
 from factories import utc
 
+from marcod.catalog import deliveries
+from marcod.catalog.deliveries import Sighting
+from marcod.database import schema
+from marcod.database.engine import Database
 from marcod.domain import DropClass, DropImage, Modality
 from marcod.errors import StoreError
-from marcod.store import catalog, labelling, papers, queue, rescoring, results, schema, serving, summaries, versions
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.labels import Given
+from marcod.labels import recorder
+from marcod.plates import metadata
+from marcod.store import queue, rescoring, results, serving, summaries, versions
 from marcod.store.versions import Version
+from marcod.store.votes import Given
 
 STEPS: Final = 40
 PEOPLE: Final = ("ann", "bob")
@@ -255,7 +259,7 @@ class Story:
         given = Given(
             image.drop_id, image.inspection_id, label, self.rng.choice(PEOPLE), self.now, "story", image_id=own
         )
-        self.db.write(lambda c: labelling.add(c, [given], self.now))
+        self.db.write(lambda c: recorder.add(c, [given], self.now))
 
     def promote(self) -> None:
         version = self.rng.choice(self.versions)
@@ -278,7 +282,7 @@ class Story:
     def tend(self) -> None:
         exhausted = {"max_attempts": factories.MAX_ATTEMPTS, "now": self.now}
         self.db.write_portions(lambda c: results.give_up_exhausted(c, **exhausted))
-        self.db.write_portions(lambda c: papers.catch_up(c, self.now))
+        self.db.write_portions(lambda c: metadata.catch_up(c, self.now))
         self.db.write_portions(lambda c: summaries.complete_quiet(c, self.now, QUIET_S))
 
     def retry(self) -> None:
@@ -306,7 +310,7 @@ class Story:
     def _register(self) -> None:
         def work(connection: sa.Connection) -> int:
             row = connection.execute(sa.select(schema.source)).one()
-            return catalog.register_source(
+            return deliveries.register_source(
                 connection,
                 row.name,
                 "/plates/imager",

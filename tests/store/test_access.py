@@ -10,11 +10,14 @@ import sqlalchemy as sa
 from factories import utc
 from sqlalchemy.engine import make_url
 
-from marcod import vocabularies
+from marcod.database import migrate, workers
+from marcod.database import roles as database_roles
+from marcod.database.engine import Database
+from marcod.database.schema import metadata
 from marcod.errors import ConfigError, StoreError
-from marcod.store import access, backfill, inbox, migrate, queue, reports, results, summaries, versions, workers
-from marcod.store.engine import Database
-from marcod.store.schema import metadata
+from marcod.labels import inbox, vocabularies
+from marcod.plates import reports
+from marcod.store import backfill, queue, results, summaries, versions
 
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
@@ -56,7 +59,7 @@ def users(postgres: Any) -> Iterator[Users]:
 @pytest.fixture
 def lab(users: Users, db: Database, postgres: Any) -> Database:
     """A database with both roles and their users, and a scored plate."""
-    db.write(lambda c: access.make_roles(c, users.lims, users.app))
+    db.write(lambda c: database_roles.make_roles(c, users.lims, users.app))
     for user, role in ((users.reader, users.lims), (users.worker, users.app)):
         users.add(user)
         postgres.do(f"grant {quoted(role)} to {quoted(user)}")
@@ -271,7 +274,7 @@ def test_again_changes_nothing_and_corrects_what_was_added(lab: Database, users:
     run(lab, f"grant update (state) on lims_label_inbox_v1 to {quoted(users.lims)}")
     run(lab, f"grant truncate on image to {quoted(users.app)}")
     assert rights(lab, users.lims, users.app) != before
-    made = lab.write(lambda c: access.make_roles(c, users.lims, users.app))
+    made = lab.write(lambda c: database_roles.make_roles(c, users.lims, users.app))
     assert (made.created, made.taken, made.views) == ((), (), tuple(VIEWS))
     assert rights(lab, users.lims, users.app) == before
 
@@ -302,14 +305,14 @@ def test_an_upgrade_grants_to_nobody_else(users: Users, db: Database) -> None:
 def test_a_role_that_could_do_more_is_refused(users: Users, db: Database, options: str, reason: str) -> None:
     users.add(users.lims, options)
     with pytest.raises(StoreError, match=reason):
-        db.write(lambda c: access.make_roles(c, users.lims, users.app))
+        db.write(lambda c: database_roles.make_roles(c, users.lims, users.app))
     assert rights(db, users.lims, users.app) == []
 
 
 def test_what_everybody_may_is_said(users: Users, db: Database) -> None:
     run(db, "grant update on image to public")
     with pytest.raises(StoreError, match="would still have UPDATE on image"):
-        db.write(lambda c: access.make_roles(c, users.lims, users.app))
+        db.write(lambda c: database_roles.make_roles(c, users.lims, users.app))
 
 
 @pytest.mark.parametrize(
@@ -319,12 +322,12 @@ def test_what_everybody_may_is_said(users: Users, db: Database) -> None:
 )  # fmt: skip
 def test_names_that_cannot_be_are_refused(db: Database, lims: str, app: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        db.write(lambda c: access.make_roles(c, lims, app))
+        db.write(lambda c: database_roles.make_roles(c, lims, app))
 
 
 def test_who_may_not_create_roles_is_told(users: Users, db: Database, worker: Database) -> None:
     with pytest.raises(StoreError, match="may not create roles; let an administrator run"):
-        worker.write(lambda c: access.make_roles(c, f"{users.lims}x", users.app))
+        worker.write(lambda c: database_roles.make_roles(c, f"{users.lims}x", users.app))
 
 
 def test_an_owner_who_is_no_superuser_makes_them(users: Users, empty_db: Database, postgres: Any) -> None:
@@ -332,7 +335,7 @@ def test_an_owner_who_is_no_superuser_makes_them(users: Users, empty_db: Databas
     postgres.do(f"alter database {empty_db.url.database} owner to {users.worker}")
     owner = as_user(empty_db, users.worker)
     migrate.require_current(owner)
-    made = owner.write(lambda c: access.make_roles(c, users.lims, users.app))
+    made = owner.write(lambda c: database_roles.make_roles(c, users.lims, users.app))
     assert made.created == (users.lims, users.app)
     assert "temporary" in {right.split(" on ")[0] for right in made.taken}
     assert "execute" in {right.split(" on ")[0] for right in made.left}

@@ -20,12 +20,13 @@ from factories import (
     utc,
 )
 
+from marcod.database.engine import Database
+from marcod.database.schema import drop, inspection, plate
 from marcod.domain import DropClass
-from marcod.store import announce, derived, labelling, queue, summaries
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.schema import drop, inspection, plate
+from marcod.labels import recorder
+from marcod.store import derived, events, queue, summaries
 from marcod.store.versions import Version
+from marcod.store.votes import Given
 
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
@@ -125,7 +126,7 @@ def test_what_is_undone_was_never_told(db: Database, three: int, champion: Versi
     key = db.read(lambda c: c.execute(sa.select(inspection.c.id)).scalar_one())
 
     def work(connection: sa.Connection) -> None:
-        announce.plates_scored(connection, {key: 1}, champion.id)
+        events.plates_scored(connection, {key: 1}, champion.id)
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -158,7 +159,7 @@ def test_a_person_finds_a_hit(db: Database, three: int, champion: Version, lims:
     def work(connection: sa.Connection) -> int:
         key = connection.execute(sa.select(inspection.c.id)).scalar_one()
         well = connection.execute(sa.select(drop.c.id).where(drop.c.well == "A02")).scalar_one()
-        return labelling.add(connection, [Given(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
+        return recorder.add(connection, [Given(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
 
     assert (db.write(work), db.write(work)) == (1, 0)
     assert brief(lims.heard()) == [("1", 1, 1, True)]
@@ -171,6 +172,6 @@ def test_names_that_do_not_fit_are_left_out(db: Database, three: int, champion: 
     (told,) = lims.heard()
     assert told["barcode"] == "ü" * 3900
     db.write(lambda c: c.execute(sa.update(plate).values(barcode="ü" * 4000)))
-    db.write(lambda c: announce.plates_scored(c, {told["inspection_id"]: 0}, champion.id))
+    db.write(lambda c: events.plates_scored(c, {told["inspection_id"]: 0}, champion.id))
     (cut,) = lims.heard()
     assert cut == told | dict.fromkeys(("source", "plate", "barcode", "inspection", "model"))

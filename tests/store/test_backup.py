@@ -21,12 +21,14 @@ from populated import populate
 from watched_site import Site, well_image
 
 from marcod.cli import cli
+from marcod.database import migrate, workers
+from marcod.database.engine import Database
+from marcod.database.migrate import SchemaState
+from marcod.database.schema import image, inspection, job, metadata, plate, score
 from marcod.errors import SchemaError, StoreError
-from marcod.store import backup, migrate, versions, workers
-from marcod.store.engine import Database
-from marcod.store.migrate import SchemaState
-from marcod.store.schema import image, inspection, job, metadata, plate, score
+from marcod.store import versions
 from marcod.store.versions import Version
+from marcod.upkeep import backup
 
 sqlite_only = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 NOW = utc(hours=1)

@@ -7,11 +7,11 @@ import pytest
 import sqlalchemy as sa
 from factories import record, register_source, rewritten, rows, sightings, utc
 
+from marcod.catalog import barcode_reuse
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import image, inspection
 from marcod.domain import WarningKind
-from marcod.store import barcode_reuse
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.schema import image, inspection
 from marcod.store.versions import Version
 
 FIRST = utc()

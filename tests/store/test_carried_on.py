@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from factories import utc
 
 from marcod.cli import cli
-from marcod.store import backfill, migrate, sources
-from marcod.store.engine import Database
+from marcod.database import migrate
+from marcod.database.engine import Database
+from marcod.store import backfill, sources
 
 THEN = datetime(2025, 5, 1, 8, 30, tzinfo=UTC)
 WELLS = 6

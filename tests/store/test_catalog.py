@@ -23,12 +23,13 @@ from factories import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from marcod.catalog import deliveries
+from marcod.catalog.deliveries import Recorded, Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import drop, image, inspection, inspection_summary, job, plate, score, source
 from marcod.domain import DropImage, Modality, folded, path_text
 from marcod.errors import ConfigError, StoreError
-from marcod.store import backlog, catalog, queue, sources, versions
-from marcod.store.catalog import Recorded, Sighting
-from marcod.store.engine import Database
-from marcod.store.schema import drop, image, inspection, inspection_summary, job, plate, score, source
+from marcod.store import backlog, queue, sources, versions
 from marcod.store.versions import Version
 
 TABLES = (source, plate, drop, inspection, image, job, score)
@@ -67,8 +68,8 @@ def test_known_tells_the_size_and_time_of_recorded_paths(db: Database, source_id
     record(db, source_id, files)
     asked = [f.path for f in files] + ["P1/never/seen.jpg"]
     expected = {f.path: (f.size, f.mtime_ns, None) for f in files}
-    assert db.read(lambda c: catalog.known(c, source_id, asked)) == expected
-    assert db.read(lambda c: catalog.known(c, source_id + 1, asked)) == {}
+    assert db.read(lambda c: deliveries.known(c, source_id, asked)) == expected
+    assert db.read(lambda c: deliveries.known(c, source_id + 1, asked)) == {}
 
 
 def test_a_rewritten_file_is_scored_again_and_its_old_score_stays(
@@ -163,7 +164,7 @@ def test_without_a_champion_nothing_is_taken_in(db: Database, source_id: int) ->
 
 def test_a_source_keeps_its_layout_and_may_move(db: Database, champion: Version) -> None:
     def again(root: str, layout: str, drops: int | None) -> int:
-        return db.write(lambda c: catalog.register_source(c, "s", root, layout, drops, utc(9)))
+        return db.write(lambda c: deliveries.register_source(c, "s", root, layout, drops, utc(9)))
 
     first = again("/a", "rigaku", None)
     assert again("/b", "rigaku", 96) == first
@@ -194,7 +195,7 @@ def test_odd_names_survive(db: Database, source_id: int, champion: Version, odd:
     files = [Sighting(f"{odd}/{number}/{odd}.jpg", 5, 5, replace(seen, drop=number)) for number in (1, 2)]
     assert record(db, source_id, files) == Recorded(new=2, queued=2)
     assert record(db, source_id, files) == Recorded(unchanged=2)
-    assert db.read(lambda c: catalog.known(c, source_id, [f.path for f in files])).keys() == {f.path for f in files}
+    assert db.read(lambda c: deliveries.known(c, source_id, [f.path for f in files])).keys() == {f.path for f in files}
     lease = claimed(db)
     assert [c.path for c in lease.claims] == [f.path for f in files]
     finish(db, lease, champion, hashes=lambda c: "h")
@@ -207,8 +208,8 @@ def test_odd_names_survive(db: Database, source_id: int, champion: Version, odd:
 
 def test_odd_bytes_in_the_name_of_a_root_survive(db: Database, champion: Version) -> None:
     root = os.fsdecode(b"/plates/\xff\\")
-    where = db.write(lambda c: catalog.register_source(c, "odd", root, "rigaku", None, utc()))
-    assert db.write(lambda c: catalog.register_source(c, "odd", root, "rigaku", None, utc())) == where
+    where = db.write(lambda c: deliveries.register_source(c, "odd", root, "rigaku", None, utc()))
+    assert db.write(lambda c: deliveries.register_source(c, "odd", root, "rigaku", None, utc())) == where
     record(db, where, sightings(1))
     assert claimed(db).claims[0].root == root
 
@@ -264,7 +265,7 @@ def test_a_source_that_reads_its_paths_otherwise_has_its_images_read_anew(db: Da
     """A profile was taken for UV; the lab corrects it, and the images are scored at last."""
 
     def register(reading: str, seconds: float) -> int:
-        return db.write(lambda c: catalog.register_source(c, "s", "/s", "rigaku", None, utc(seconds), reading))
+        return db.write(lambda c: deliveries.register_source(c, "s", "/s", "rigaku", None, utc(seconds), reading))
 
     source_id = register("uv", 0)
     wrong = sightings(3, modality=Modality.UV)
@@ -284,7 +285,7 @@ def test_images_read_anew_move_to_their_wells_and_are_not_scored_again(
     files = sightings(4)
     record(db, source_id, files)
     drain(db, champion)
-    db.write(lambda c: catalog.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
+    db.write(lambda c: deliveries.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
     moved = [replace(s, image=replace(s.image, inspection_key="2", column=s.image.column + 1)) for s in files]
     assert record(db, source_id, moved, utc(2)) == Recorded(changed=4, queued=0)
     found = rows(db, sa.text("select inspection_key, seen, scored from lims_plate_summary_v1"))
@@ -297,7 +298,7 @@ def test_a_file_rewritten_at_its_size_while_its_source_was_corrected_is_scored_a
     files = sightings(2)
     record(db, source_id, files)
     drain(db, champion)
-    db.write(lambda c: catalog.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
+    db.write(lambda c: deliveries.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
     later = [replace(files[0], mtime_ns=files[0].mtime_ns + 1), files[1]]
     assert record(db, source_id, later, utc(2)) == Recorded(changed=2, queued=1)
 
@@ -319,7 +320,7 @@ def test_an_inspection_in_uv_light_alone_has_no_summary(db: Database, source_id:
 def test_a_late_image_of_a_plate_that_a_former_champion_completed_brings_the_plate_to_the_new_one(
     db: Database, champion: Version
 ) -> None:
-    source_id = db.write(lambda c: catalog.register_source(c, "s", "/s", "rigaku", 4, utc()))
+    source_id = db.write(lambda c: deliveries.register_source(c, "s", "/s", "rigaku", 4, utc()))
     files = sightings(5)
     record(db, source_id, files[:4])
     drain(db, champion)

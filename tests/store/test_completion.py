@@ -21,10 +21,11 @@ from factories import (
     utc,
 )
 
-from marcod.store import papers, queue, results, summaries
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.schema import event, inspection, inspection_summary, source
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import event, inspection, inspection_summary, source
+from marcod.plates import metadata
+from marcod.store import queue, results, summaries
 from marcod.store.versions import Version
 
 QUIET_S = 600.0
@@ -56,7 +57,7 @@ class Lab:
 
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
-        self.db.write_portions(lambda c: papers.catch_up(c, self.now))
+        self.db.write_portions(lambda c: metadata.catch_up(c, self.now))
         self.db.write_portions(lambda c: summaries.complete_quiet(c, self.now, QUIET_S))
 
     def standing(self, inspection_key: str = "1", version: Version | None = None) -> Any:

@@ -4,10 +4,10 @@ import pytest
 import sqlalchemy as sa
 from populated import populate
 
-from marcod.store import contract, migrate
-from marcod.store.engine import Database
+from marcod.database import migrate, views
+from marcod.database.engine import Database
 
-VIEWS = contract.read(migrate.folder())
+VIEWS = views.read(migrate.folder())
 PINNED = {view.name: view for view in VIEWS}
 
 
@@ -64,8 +64,8 @@ def test_postgresql_carries_every_comment(db: Database) -> None:
 
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 def test_an_upgrade_corrects_comments_and_writes_no_more(db: Database) -> None:
-    assert db.write(lambda c: contract.comment(c, VIEWS)) == 0
+    assert db.write(lambda c: views.comment(c, VIEWS)) == 0
     db.write(lambda c: c.exec_driver_sql("comment on view lims_hit_v1 is 'something else'"))
     db.write(lambda c: c.exec_driver_sql("comment on column lims_hit_v1.well is null"))
     migrate.upgrade(db)
-    assert db.write(lambda c: contract.comment(c, VIEWS)) == 0
+    assert db.write(lambda c: views.comment(c, VIEWS)) == 0

@@ -7,13 +7,17 @@ import pytest
 import sqlalchemy as sa
 from factories import CRYSTALS, claimed, drain, finish, promote, record, register, register_source, rows, sightings, utc
 
+from marcod.catalog import deliveries, merging
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import image
 from marcod.domain import DropClass, Modality
-from marcod.store import catalog, datasets, derived, labelling, labels, merging, queue, results, review
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.schema import image
+from marcod.labels import recorder
+from marcod.review import queue as review_queue
+from marcod.store import derived, queue, results, votes
 from marcod.store.versions import Version
+from marcod.store.votes import Given
+from marcod.training import snapshot_rows
 
 FILE = sightings(1)[0]
 COPY = replace(FILE, path="copy/A01.jpg")
@@ -38,7 +42,7 @@ def say(db: Database, file: Sighting, label: DropClass, seconds: float) -> None:
     def work(connection: sa.Connection) -> None:
         row = connection.execute(sa.select(image).where(image.c.path == file.path)).one()
         given = Given(row.drop_id, row.inspection_id, label, "ann", utc(seconds), "cli", image_id=row.id)
-        labels.add(connection, [given], utc(seconds))
+        votes.add(connection, [given], utc(seconds))
         derived.refresh_images(connection, [row.id], utc(seconds))
 
     db.write(work)
@@ -77,7 +81,7 @@ def test_a_copy_that_is_touched_stays_one(
 
 def test_copies_that_are_read_anew_together_stay_copies(copied: Database, source_id: int, champion: Version) -> None:
     elsewhere = [replace(file, image=replace(file.image, row=2)) for file in (FILE, COPY)]
-    copied.write(lambda c: catalog.reread(c, source_id, elsewhere, utc(10)))
+    copied.write(lambda c: deliveries.reread(c, source_id, elsewhere, utc(10)))
     assert counting(copied) == [COPY.path]
     assert queue_length(copied) == 0
 
@@ -104,12 +108,12 @@ def test_what_was_said_of_a_moved_image_is_said_of_it_still(db: Database, source
     record(db, source_id, [COPY], utc(10))
     score(db, champion, 11)
     assert (counting(db), hits(db)) == ([COPY.path], [False])
-    gathered = db.read(lambda c: datasets.gather(c, Modality.VISIBLE))
+    gathered = db.read(lambda c: snapshot_rows.gather(c, Modality.VISIBLE))
     assert [picture.path for picture in gathered.pictures] == [COPY.path]
     assert gathered.past[gathered.pictures[0].image_id].words == ((utc(5), utc(5)),)
-    subject = labelling.Subject(gathered.pictures[0].drop_id, gathered.pictures[0].inspection_id, image_id_of(db, COPY))
-    assert db.write(lambda c: labelling.withdraw(c, subject, person="ann", origin="cli", now=utc(20))) == 1
-    assert not any(said.counts for said in db.read(lambda c: labels.listed(c)))
+    subject = recorder.Subject(gathered.pictures[0].drop_id, gathered.pictures[0].inspection_id, image_id_of(db, COPY))
+    assert db.write(lambda c: recorder.withdraw(c, subject, person="ann", origin="cli", now=utc(20))) == 1
+    assert not any(said.counts for said in db.read(lambda c: votes.listed(c)))
 
 
 def image_id_of(db: Database, file: Sighting) -> int:
@@ -159,9 +163,9 @@ def test_a_file_that_is_whole_again_has_its_former_scores(db: Database, source_i
 
 def test_copies_that_are_read_as_other_regions_count_each(copied: Database, source_id: int) -> None:
     as_region = replace(COPY, image=replace(COPY.image, region=1))
-    copied.write(lambda c: catalog.reread(c, source_id, [as_region], utc(10)))
+    copied.write(lambda c: deliveries.reread(c, source_id, [as_region], utc(10)))
     assert counting(copied) == [FILE.path, COPY.path]
-    copied.write(lambda c: catalog.reread(c, source_id, [replace(COPY, image=FILE.image)], utc(11)))
+    copied.write(lambda c: deliveries.reread(c, source_id, [replace(COPY, image=FILE.image)], utc(11)))
     assert counting(copied) == [COPY.path]
 
 
@@ -182,7 +186,7 @@ def test_bytes_that_broke_under_an_unchanged_stat_stand_for_no_copy(
 def test_a_question_of_an_image_is_answered_by_a_label_of_its_copy(copied: Database, champion: Version) -> None:
     first = image_id_of(copied, FILE)
     row = rows(copied, sa.select(image.c.drop_id, image.c.inspection_id))[0]
-    asked = labelling.Subject(row.drop_id, row.inspection_id, first)
-    copied.write(lambda c: review.ask(c, asked, champion, "Look.", utc(4)))
+    asked = recorder.Subject(row.drop_id, row.inspection_id, first)
+    copied.write(lambda c: review_queue.ask(c, asked, champion, "Look.", utc(4)))
     say_clear(copied, COPY)
-    assert copied.write(review.reconcile) == 1
+    assert copied.write(review_queue.reconcile) == 1

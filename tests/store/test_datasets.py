@@ -14,16 +14,17 @@ from PIL import Image
 from snapshots import check_growth, check_weights
 from sqlalchemy import event
 
-from marcod import dataset
-from marcod.dataset import Snapshot
+from marcod.database.engine import Database
+from marcod.database.schema import dataset as dataset_table
+from marcod.database.schema import image, review_item, source
 from marcod.domain import CLASSES, DropClass, Modality, Split, split_of
-from marcod.store import datasets, labels
-from marcod.store.engine import Database
-from marcod.store.labels import Given
+from marcod.store import votes
 from marcod.store.queue import Claim
-from marcod.store.schema import dataset as dataset_table
-from marcod.store.schema import image, review_item, source
 from marcod.store.versions import Version
+from marcod.store.votes import Given
+from marcod.training import snapshot as training_snapshot
+from marcod.training import snapshot_rows
+from marcod.training.snapshot import Snapshot
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 
@@ -81,10 +82,10 @@ class Lab:
     def say(self, row: Any, word: DropClass | None, person: str = "ada", *, own: bool = False) -> None:
         now = self.now()
         said = Given(row.drop_id, row.inspection_id, word, person, now, "test", image_id=row.id if own else None)
-        self.db.write(lambda c: labels.add(c, [said], now))
+        self.db.write(lambda c: votes.add(c, [said], now))
 
     def take(self, **more: Any) -> Snapshot:
-        return dataset.take(self.db, modality=Modality.VISIBLE, roots=self.roots, now=self.now(), **more)
+        return training_snapshot.take(self.db, modality=Modality.VISIBLE, roots=self.roots, now=self.now(), **more)
 
 
 @pytest.fixture
@@ -136,11 +137,11 @@ def test_a_set_says_what_is_labelled_by_whom_and_who_asked(lab: Lab, tmp_path: P
 
 def check_kept(db: Database, snapshot: Snapshot, file: Path) -> None:
     """The manifest and the row tell of the same set, which is kept once."""
-    dataset.write(snapshot, file)
-    again = dataset.read(file, snapshot.digest)
+    training_snapshot.write(snapshot, file)
+    again = training_snapshot.read(file, snapshot.digest)
     assert again == snapshot
-    kept = dataset.register(db, snapshot)
-    assert dataset.register(db, again) == kept
+    kept = training_snapshot.register(db, snapshot)
+    assert training_snapshot.register(db, again) == kept
     [row] = rows(db, sa.select(dataset_table))
     assert (row.id, row.digest, row.gate_digest) == (kept, snapshot.digest, snapshot.gate_digest)
     assert (row.images, row.drops, row.crystals, row.missing, row.changed) == (3, 2, 1, 0, 0)
@@ -208,7 +209,7 @@ def test_a_set_is_of_one_moment(lab: Lab) -> None:
         if "max(label.id)" in statement and (row := next(meanwhile, None)) is not None:
             lab.say(row, CRYSTALS)
 
-    held = lab.db.read(lambda c: datasets.gather(c, Modality.VISIBLE))
+    held = lab.db.read(lambda c: snapshot_rows.gather(c, Modality.VISIBLE))
     assert (held.last_label_id, [p.image_id for p in held.pictures], list(held.past)) == (1, [first.id], [first.id])
     assert lab.take().last_label_id == 2
 
@@ -234,7 +235,7 @@ def test_nothing_changes_sides_while_a_lab_grows(lab: Lab) -> None:
     for snapshot in taken:
         check_weights(snapshot.items)
     left_out = [*taken[-1].missing, *taken[-1].changed, *taken[-1].excluded]
-    carried = lab.db.read(lambda c: labels.labelled_images(c, None))
+    carried = lab.db.read(lambda c: votes.labelled_images(c, None))
     assert len(taken[-1].items) + len(left_out) == len(carried)
 
 
@@ -246,7 +247,7 @@ def test_a_sample_is_as_if_drawn_at_random_and_the_same_for_a_seed(lab: Lab) -> 
         lab.deliver(name, sides[Split.TRAIN], 5, range(5), modality=Modality.UV)
 
     def drawn(count: int, seed: int) -> list[Any]:
-        return lab.db.read(lambda c: datasets.sample(c, Modality.VISIBLE, count, seed))
+        return lab.db.read(lambda c: snapshot_rows.sample(c, Modality.VISIBLE, count, seed))
 
     first = drawn(48, seed=1)
     assert first == drawn(48, seed=1)

@@ -12,23 +12,24 @@ import sqlalchemy as sa
 from factories import promote, record, register, register_source, rows, sightings, utc
 from imager_days import IMAGES, at, day, delivered, score_waiting
 
-from marcod import drift
+from marcod.catalog import deliveries
+from marcod.database.engine import Database
+from marcod.database.schema import drift_alarm, drift_day, drift_reference, image
+from marcod.drift import days as store
+from marcod.drift import monitor
 from marcod.errors import NotFoundError
 from marcod.settings import DriftSettings
-from marcod.store import catalog, queue, serving, versions
-from marcod.store import drift as store
-from marcod.store.engine import Database
-from marcod.store.schema import drift_alarm, drift_day, drift_reference, image
+from marcod.store import queue, serving, versions
 from marcod.store.versions import Version
 
 SETTINGS = DriftSettings(reference_images=50, min_images=20, window_days=3)
 
 
-def look(db: Database, number: int, hours: float = 2.0) -> drift.Report:
-    return drift.run(db, SETTINGS, at(number, hours))
+def look(db: Database, number: int, hours: float = 2.0) -> monitor.Report:
+    return monitor.run(db, SETTINGS, at(number, hours))
 
 
-def states(report: drift.Report) -> dict[str, str]:
+def states(report: monitor.Report) -> dict[str, str]:
     return {imager.source: imager.state for imager in report.imagers}
 
 
@@ -41,16 +42,16 @@ def test_the_life_of_an_alarm(db: Database, source_id: int, champion: Version) -
     assert look(db, 0).imagers == []
     day(db, source_id, champion, at(0))
     collecting = look(db, 0)
-    assert states(collecting) == {"imager": drift.COLLECTING}
+    assert states(collecting) == {"imager": monitor.COLLECTING}
     assert "56 of 50 images, 8 of 8 plates" in collecting.imagers[0].note
     day(db, source_id, champion, at(1))
-    assert states(look(db, 1)) == {"imager": drift.QUIET}
+    assert states(look(db, 1)) == {"imager": monitor.QUIET}
     day(db, source_id, champion, at(2), light=0.7)
     first = look(db, 2)
     assert "brightness" in {alarm.signal for alarm in first.new}
     assert any("the pictures of imager are darker" in alarm.detail for alarm in first.new)
     again = look(db, 2, hours=3)
-    assert (again.new, states(again)) == ([], {"imager": drift.ALARM})
+    assert (again.new, states(again)) == ([], {"imager": monitor.ALARM})
     day(db, source_id, champion, at(3), light=0.7)
     opened = {alarm.signal for alarm in db.read(store.open_alarms)}
     assert {alarm.signal for alarm in look(db, 3).new}.isdisjoint(opened)
@@ -59,7 +60,7 @@ def test_the_life_of_an_alarm(db: Database, source_id: int, champion: Version) -
         look(db, number)
     assert "brightness" in {alarm.signal for alarm in db.read(store.open_alarms)}
     day(db, source_id, champion, at(6))
-    assert states(look(db, 6)) == {"imager": drift.QUIET}
+    assert states(look(db, 6)) == {"imager": monitor.QUIET}
     assert db.read(store.open_alarms) == []
     assert len(rows(db, sa.select(drift_alarm).where(drift_alarm.c.signal == "brightness"))) == 1
 
@@ -142,7 +143,7 @@ def test_failures_count_from_the_first_measured_score(db: Database, source_id: i
 
 
 def test_names_without_a_date_are_as_old_as_their_files(db: Database, source_id: int, champion: Version) -> None:
-    def undated(plate: str, when: datetime) -> list[catalog.Sighting]:
+    def undated(plate: str, when: datetime) -> list[deliveries.Sighting]:
         ns = round(when.timestamp()) * 10**9
         return [replace(file, mtime_ns=ns) for file in sightings(2, plate)]
 
@@ -168,7 +169,7 @@ def test_a_day_that_has_nothing_any_more_is_written_empty(db: Database, source_i
     db.write(lambda c: c.execute(sa.update(image).values(content_hash="of what stands there now")))
     look(db, 0, hours=3)
     assert [row[1:] for row in counts(db)] == [(0, 0)]
-    assert drift.history(db, "imager", 1, at(0))[0].brightness is None
+    assert monitor.history(db, "imager", 1, at(0))[0].brightness is None
 
 
 def test_several_processes_at_once_raise_one_alarm(db: Database, source_id: int, champion: Version) -> None:
@@ -192,22 +193,22 @@ def test_a_cleared_alarm_stays_away_and_a_new_normal_is_learnt(db: Database, sou
     day(db, source_id, champion, at(1), light=0.7)
     raised = len(look(db, 1).new)
     assert raised
-    assert drift.clear(db, "imager", new_reference=False, actor="ann", now=at(1, 3)) == raised
-    assert states(look(db, 1, hours=4)) == {"imager": drift.QUIET}
+    assert monitor.clear(db, "imager", new_reference=False, actor="ann", now=at(1, 3)) == raised
+    assert states(look(db, 1, hours=4)) == {"imager": monitor.QUIET}
     day(db, source_id, champion, at(2), light=0.7)
     assert look(db, 2).new
-    drift.clear(db, "imager", new_reference=True, actor="ann", now=at(2, 3))
-    assert states(look(db, 2, hours=4)) == {"imager": drift.COLLECTING}
+    monitor.clear(db, "imager", new_reference=True, actor="ann", now=at(2, 3))
+    assert states(look(db, 2, hours=4)) == {"imager": monitor.COLLECTING}
     for number in (3, 4):
         day(db, source_id, champion, at(number), light=0.7)
-    assert states(look(db, 4)) == {"imager": drift.QUIET}
+    assert states(look(db, 4)) == {"imager": monitor.QUIET}
     notes = db.read(lambda c: versions.history(c, "imager"))
     assert [(n.actor, n.action, n.detail["new_reference"]) for n in notes if n.detail] == [
         ("ann", "drift-clear", True),
         ("ann", "drift-clear", False),
     ]
     with pytest.raises(NotFoundError, match="no source is recorded as 'nobody'"):
-        drift.clear(db, "nobody", new_reference=False, actor="ann", now=at(4))
+        monitor.clear(db, "nobody", new_reference=False, actor="ann", now=at(4))
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -222,11 +223,11 @@ def test_a_new_champion_begins_anew_and_one_that_returns_has_its_reference(
     assert look(db, 1, hours=4).imagers == []
     assert db.read(store.open_alarms) == []
     day(db, source_id, newer, at(2), light=0.7)
-    assert states(look(db, 2)) == {"imager": drift.COLLECTING}
+    assert states(look(db, 2)) == {"imager": monitor.COLLECTING}
     db.write(lambda c: serving.rollback(c, champion, actor="test", now=at(3)))
     day(db, source_id, champion, at(3, hours=1), light=0.7)
     report = look(db, 3, hours=3)
-    assert states(report) == {"imager": drift.ALARM}
+    assert states(report) == {"imager": monitor.ALARM}
     assert len(rows(db, sa.select(drift_reference))) == 1
 
 
@@ -238,8 +239,8 @@ def test_imagers_are_apart_and_days_can_be_read(db: Database, source_id: int, ch
         day(db, source_id, champion, at(number), light=1.0)
     day(db, second, champion, at(2), light=0.5)
     report = look(db, 2)
-    assert states(report) == {"imager": drift.QUIET, "second": drift.ALARM}
-    lines = drift.history(db, "second", 2, at(2))
+    assert states(report) == {"imager": monitor.QUIET, "second": monitor.ALARM}
+    lines = monitor.history(db, "second", 2, at(2))
     assert [line.day for line in lines] == [at(1).date(), at(2).date()]
     assert lines[1].brightness == pytest.approx(lines[0].brightness * 0.5, rel=0.1)
     assert (lines[1].images, lines[1].plates, lines[1].classes["Clear"]) == (IMAGES, imager_days.PLATES, IMAGES)

@@ -21,13 +21,14 @@ from factories import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from marcod.database.engine import Database
+from marcod.database.schema import drop, drop_summary, hit, image, inspection, inspection_summary, metadata
 from marcod.domain import DropClass, Modality
-from marcod.store import derived, drops, labels, queue, reports, serving
+from marcod.plates import reports
+from marcod.store import derived, drops, queue, serving, votes
 from marcod.store.drops import Cause, Trend, order_key
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.schema import drop, drop_summary, hit, image, inspection, inspection_summary, metadata
 from marcod.store.versions import Version
+from marcod.store.votes import Given
 
 HIT, NONE = (0.05, 0.9, 0.03, 0.02), (0.9, 0.05, 0.03, 0.02)
 
@@ -56,7 +57,7 @@ def say(
         named = sa.select(image.c.id).where(image.c.path == (path or ""))
         image_id = connection.execute(named).scalar_one_or_none()
         given_ = Given(drop_id, where, word, person, utc(minutes=minute), "test", image_id=image_id)
-        labels.add(connection, [given_], utc())
+        votes.add(connection, [given_], utc())
         derived.refresh(connection, [drop_id], [where], utc(minutes=minute))
 
     db.write(work)

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 from factories import CLEAR, CRYSTALS, LEASE_S, claimed, record, sightings, utc
 
+from marcod.database.engine import Database
 from marcod.store import results
-from marcod.store.engine import Database
 from marcod.store.versions import Version
 
 

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from factories import record, rows, sightings, utc
 
+from marcod.database import workers
+from marcod.database.engine import Database, is_passing
+from marcod.database.schema import audit, worker
 from marcod.errors import MarcodError, NotFoundError, StoreError
-from marcod.store import versions, workers
-from marcod.store.engine import Database, is_passing
-from marcod.store.schema import audit, worker
+from marcod.store import versions
 from marcod.store.versions import Version
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from factories import rows, utc
 from fault_tools import ordinary_user
 
+from marcod.database.engine import PERSON, Database
+from marcod.database.schema import audit
 from marcod.errors import StoreError
 from marcod.store import versions
-from marcod.store.engine import PERSON, Database
-from marcod.store.schema import audit
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 

@@ -6,13 +6,14 @@ import pytest
 import sqlalchemy as sa
 from factories import record, register_source, rows, sightings, utc
 
+from marcod.catalog import deliveries, findings
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import image, source, source_finding
 from marcod.domain import LayoutWarning, WarningKind
 from marcod.errors import ConfigError
+from marcod.health import snapshot
 from marcod.layouts.findings import SourceFinding
-from marcod.store import catalog, findings, standing
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.schema import image, source, source_finding
 from marcod.store.versions import Version
 
 
@@ -33,7 +34,7 @@ def test_a_whole_count_replaces_what_was_there(db: Database) -> None:
     seen = db.read(findings.read)
     assert seen[:2] == [replace(one, updated_at=utc(1)) for one in first]
     assert [(one.source, one.attention) for one in seen] == [("imager", True), ("imager", False), ("other", False)]
-    assert db.read(lambda c: standing.take(c, utc(2))).findings == tuple(seen)
+    assert db.read(lambda c: snapshot.take(c, utc(2))).findings == tuple(seen)
 
     fewer = ignored(2, "out_of_range", example="b.jpg")
     db.write(lambda c: findings.replace(c, imager, [fewer], utc(3)))
@@ -62,7 +63,7 @@ def test_what_no_scan_confirms_is_forgotten(db: Database) -> None:
 
 
 def register(db: Database, layout: str) -> int:
-    return db.write(lambda c: catalog.register_source(c, "s", "/a", layout, None, utc(9)))
+    return db.write(lambda c: deliveries.register_source(c, "s", "/a", layout, None, utc(9)))
 
 
 def test_a_source_of_which_nothing_was_read_may_change_its_layout(db: Database, champion: Version) -> None:
@@ -93,7 +94,7 @@ def test_an_image_keeps_the_kinds_of_its_warnings(db: Database, champion: Versio
         (None,),
         ("drop_number_lost,barcode_differs",),
     ]
-    known = db.read(lambda c: catalog.known(c, source_id, [plain.path, odd.path]))
+    known = db.read(lambda c: deliveries.known(c, source_id, [plain.path, odd.path]))
     assert [known[file.path].warnings for file in (plain, odd)] == [None, "drop_number_lost,barcode_differs"]
     record(db, source_id, [replace(odd, mtime_ns=odd.mtime_ns + 1)])
     assert rows(db, sa.select(image.c.warnings).order_by(image.c.id)) == [(None,), (None,)]

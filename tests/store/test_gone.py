@@ -22,11 +22,12 @@ from factories import (
 )  # fmt: skip
 
 from marcod.cli import cli
-from marcod.daemon import duties
+from marcod.database.engine import Database
+from marcod.database.schema import audit, image, inspection_summary
+from marcod.health import snapshot
+from marcod.service import periodic
 from marcod.settings import Settings
-from marcod.store import queue, standing
-from marcod.store.engine import Database
-from marcod.store.schema import audit, image, inspection_summary
+from marcod.store import queue
 from marcod.store.versions import Version
 
 
@@ -55,7 +56,7 @@ def call(*words: str) -> Result:
 
 
 def unseen(db: Database) -> int:
-    return db.read(lambda c: standing.take(c, utc(days=30))).gone
+    return db.read(lambda c: snapshot.take(c, utc(days=30))).gone
 
 
 def test_the_score_of_a_file_that_is_gone_goes_on_counting(lab: Database, champion: Version) -> None:
@@ -100,9 +101,9 @@ def test_which_ones_are_let_be_must_be_said(lab: Database) -> None:
 
 
 def test_a_setting_lets_all_be(lab: Database) -> None:
-    duties.tend(lab, Settings.model_validate({"score": {"accept_gone": False}}))
+    periodic.tend(lab, Settings.model_validate({"score": {"accept_gone": False}}))
     assert unseen(lab) == 1
-    duties.tend(lab, Settings.model_validate({"score": {"accept_gone": True}}))
+    periodic.tend(lab, Settings.model_validate({"score": {"accept_gone": True}}))
     assert unseen(lab) == 0
 
 

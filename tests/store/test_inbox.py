@@ -10,13 +10,14 @@ from factories import drain, record, register_source, rows, sightings, utc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from marcod import vocabularies
+from marcod.database.engine import Database
+from marcod.database.schema import inspection, inspection_summary, label, label_inbox
 from marcod.domain import DropClass
-from marcod.store import inbox, labelling, labels, papers
-from marcod.store.engine import Database
-from marcod.store.inbox import State, Turn
-from marcod.store.papers import Paper
-from marcod.store.schema import inspection, inspection_summary, label, label_inbox
+from marcod.labels import inbox, recorder, vocabularies
+from marcod.labels.inbox import State, Turn
+from marcod.plates import metadata
+from marcod.plates.metadata import Paper
+from marcod.store import votes
 from marcod.store.versions import Version
 
 TABLES = vocabularies.load()
@@ -247,7 +248,7 @@ def test_a_plate_that_gets_its_barcode_later(db: Database, plate: int) -> None:
     [(received,)] = rows(db, sa.select(label_inbox.c.received_at))
     hours = [received + (utc(hours=n) - utc()) for n in (30, 30.1, 30.2)]
     assert [turn(db, now) for now in hours[:2]] == [Turn(waiting=1), Turn()]
-    db.write(lambda c: papers.take_in(c, [Paper(1, "imager", "P1", barcode="Late")], "ann", utc()))
+    db.write(lambda c: metadata.take_in(c, [Paper(1, "imager", "P1", barcode="Late")], "ann", utc()))
     assert turn(db, hours[2]) == Turn(resolved=1)
 
 
@@ -305,19 +306,19 @@ def test_a_plate_of_two_sources_needs_its_source(db: Database, plate: int) -> No
     )
 
 
-def subject(db: Database, **more: Any) -> labelling.Subject:
-    return db.read(lambda c: labelling.Finder(c).find(labelling.Named("P1", "A1", **more)))
+def subject(db: Database, **more: Any) -> recorder.Subject:
+    return db.read(lambda c: recorder.Finder(c).find(recorder.Named("P1", "A1", **more)))
 
 
 def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int) -> None:
     where = subject(db)
     later = utc(days=2)
-    word = labels.Given(where.drop_id, where.inspection_id, DropClass.CRYSTALS, "ann", later, "test")
+    word = votes.Given(where.drop_id, where.inspection_id, DropClass.CRYSTALS, "ann", later, "test")
 
     def back(person: str) -> Callable[[sa.Connection], int]:
-        return lambda c: labelling.withdraw(c, where, person=person, origin="test", now=utc())
+        return lambda c: recorder.withdraw(c, where, person=person, origin="test", now=utc())
 
-    db.write(lambda c: labelling.add(c, [word], utc()))
+    db.write(lambda c: recorder.add(c, [word], utc()))
     assert db.write(back("bob")) == 0
     assert db.write(back("ann")) == 1
     assert db.write(back("ann")) == 0
@@ -325,14 +326,14 @@ def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int
 
 
 def test_withdrawing_takes_back_what_was_said_of_images_too(db: Database, plate: int) -> None:
-    picture = db.read(lambda c: labelling.Finder(c).find(labelling.Named(path="P1/2/visible/A01.jpg")))
+    picture = db.read(lambda c: recorder.Finder(c).find(recorder.Named(path="P1/2/visible/A01.jpg")))
     assert picture.image_id is not None
-    word = labels.Given(
+    word = votes.Given(
         picture.drop_id, picture.inspection_id, DropClass.CRYSTALS, "ann", utc(), "test", image_id=picture.image_id
     )
-    assert db.write(lambda c: labelling.add(c, [word], utc())) == 1
+    assert db.write(lambda c: recorder.add(c, [word], utc())) == 1
     assert tuple(shown(db)[0]) == ("Crystals", "ann", True)
-    assert db.write(lambda c: labelling.withdraw(c, subject(db), person="ann", origin="test", now=utc(9))) == 1
+    assert db.write(lambda c: recorder.withdraw(c, subject(db), person="ann", origin="test", now=utc(9))) == 1
     assert tuple(shown(db)[0]) == ("Clear", None, False)
 
 
@@ -340,11 +341,11 @@ def test_the_list_tells_what_counts_and_what_is_disputed(db: Database, plate: in
     where = subject(db)
     for minute, (person, word) in enumerate([("ann", "CLEAR"), ("ann", "CRYSTALS"), ("bob", "OTHER"), ("cat", None)]):
         meant = DropClass[word] if word else None
-        given = labels.Given(where.drop_id, where.inspection_id, meant, person, utc(minutes=minute), "test")
-        db.write(lambda c, given=given, minute=minute: labelling.add(c, [given], utc(minutes=minute)))
+        given = votes.Given(where.drop_id, where.inspection_id, meant, person, utc(minutes=minute), "test")
+        db.write(lambda c, given=given, minute=minute: recorder.add(c, [given], utc(minutes=minute)))
 
     def listed(**more: Any) -> list[tuple[str, str | None, bool, bool]]:
-        found = db.read(lambda c: labels.listed(c, **more))
+        found = db.read(lambda c: votes.listed(c, **more))
         return [(s.person, s.label, s.counts, s.disputed) for s in found]
 
     assert listed() == [
@@ -361,7 +362,7 @@ def test_the_list_tells_what_counts_and_what_is_disputed(db: Database, plate: in
 def test_a_key_goes_before_the_number_of_another_inspection(db: Database, source_id: int, champion: Version) -> None:
     for key, ordinal in (("5", 1), ("1", 2)):
         record(db, source_id, sightings(1, plate="P9", inspection=key, inspection_ordinal=ordinal))
-    found = db.read(lambda c: labelling.Finder(c).find(labelling.Named("P9", "A1", inspection="1")))
+    found = db.read(lambda c: recorder.Finder(c).find(recorder.Named("P9", "A1", inspection="1")))
     key = sa.select(inspection.c.key).where(inspection.c.id == found.inspection_id)
     assert [row[0] for row in rows(db, key)] == ["1"]
 

@@ -8,12 +8,13 @@ import pytest
 import sqlalchemy as sa
 from factories import CRYSTALS, drain, record, register, rows, sightings, utc
 
+from marcod.database.engine import Database
+from marcod.database.schema import image, label, source
 from marcod.domain import CLASSES, DropClass, Modality
-from marcod.store import labelling, labels
-from marcod.store.engine import Database
-from marcod.store.labels import Given, Verdict
-from marcod.store.schema import image, label, source
+from marcod.labels import recorder
+from marcod.store import votes as store_votes
 from marcod.store.versions import Version
+from marcod.store.votes import Given, Verdict
 
 CLEAR, CRYSTAL, OTHER, PRECIPITATE = CLASSES
 
@@ -36,16 +37,16 @@ def said(
 
 
 def add(db: Database, *givens: Given) -> int:
-    return db.write(lambda c: labels.add(c, givens, utc(hours=1)))
+    return db.write(lambda c: store_votes.add(c, givens, utc(hours=1)))
 
 
 def current(db: Database) -> list[Verdict]:
-    return db.read(labels.current)
+    return db.read(store_votes.current)
 
 
 def carried(db: Database, version: Version | None = None) -> dict[int, DropClass]:
     """Image id to label."""
-    found = db.read(lambda c: labels.labelled_images(c, None if version is None else version.id))
+    found = db.read(lambda c: store_votes.labelled_images(c, None if version is None else version.id))
     return {i.image_id: i.label for i in found}
 
 
@@ -60,7 +61,7 @@ def test_an_import_repeated_changes_nothing(db: Database, pictures: list[Any]) -
 
 
 def test_many_at_once(db: Database, pictures: list[Any]) -> None:
-    words = [said(pictures[0], CRYSTAL, f"person {n}") for n in range(2 * labels.CHUNK + 1)]
+    words = [said(pictures[0], CRYSTAL, f"person {n}") for n in range(2 * store_votes.CHUNK + 1)]
     assert add(db, *words) == len(words)
     assert current(db)[0].votes == {CRYSTAL: len(words)}
 
@@ -94,10 +95,10 @@ def test_the_majority_decides_and_the_latest_breaks_a_tie(db: Database, pictures
 
 def test_what_is_withdrawn_counts_no_more_and_is_still_there(db: Database, pictures: list[Any]) -> None:
     add(db, said(pictures[0], CRYSTAL, "ada", utc(1)), said(pictures[0], CLEAR, "bob", utc(2)))
-    where = labelling.Subject(pictures[0].drop_id, pictures[0].inspection_id)
+    where = recorder.Subject(pictures[0].drop_id, pictures[0].inspection_id)
 
     def withdraw(person: str) -> int:
-        return db.write(lambda c: labelling.withdraw(c, where, person=person, origin="test", now=utc(3)))
+        return db.write(lambda c: recorder.withdraw(c, where, person=person, origin="test", now=utc(3)))
 
     assert withdraw("bob") == 1
     assert withdraw("bob") == 0
@@ -124,7 +125,7 @@ def test_scores_come_along_while_they_are_of_the_present_content(
     other = register(db, version="2")
 
     def scores(version: Version) -> list[Any]:
-        return [i.probabilities for i in db.read(lambda c: labels.labelled_images(c, version.id))]
+        return [i.probabilities for i in db.read(lambda c: store_votes.labelled_images(c, version.id))]
 
     assert scores(champion) == [CRYSTALS, CRYSTALS]
     assert scores(other) == [None, None]
@@ -135,7 +136,7 @@ def test_scores_come_along_while_they_are_of_the_present_content(
 
 def test_a_picture_says_where_it_is(db: Database, pictures: list[Any]) -> None:
     add(db, said(pictures[0], CRYSTAL, "ada"), said(pictures[0], OTHER, "bob"))
-    found = db.read(lambda c: labels.labelled_images(c, None, ["imager"]))[0]
+    found = db.read(lambda c: store_votes.labelled_images(c, None, ["imager"]))[0]
     assert (found.source, found.layout, found.root, found.path) == (
         "imager",
         "rigaku",
@@ -144,16 +145,16 @@ def test_a_picture_says_where_it_is(db: Database, pictures: list[Any]) -> None:
     )
     assert (found.plate_key, found.well, found.drop_number, found.own) == ("P1", "A01", 1, False)
     assert found.votes == {CRYSTAL: 1, OTHER: 1}
-    assert db.read(lambda c: labels.labelled_images(c, None, ["elsewhere"])) == []
-    assert len(db.read(lambda c: labels.labelled_images(c, None, modality=Modality.UV))) == 1
+    assert db.read(lambda c: store_votes.labelled_images(c, None, ["elsewhere"])) == []
+    assert len(db.read(lambda c: store_votes.labelled_images(c, None, modality=Modality.UV))) == 1
 
 
 def test_current_can_be_asked_for_some(db: Database, pictures: list[Any]) -> None:
     add(db, said(pictures[0], CRYSTAL), said(pictures[2], CLEAR))
     assert rows(db, sa.select(source.c.name)) == [("imager",)]
-    assert [v.label for v in db.read(lambda c: labels.current(c, drop_ids=[pictures[2].drop_id]))] == [CLEAR]
-    assert len(db.read(lambda c: labels.current(c, sources=["imager"]))) == 2
-    assert db.read(lambda c: labels.current(c, sources=["elsewhere"])) == []
+    assert [v.label for v in db.read(lambda c: store_votes.current(c, drop_ids=[pictures[2].drop_id]))] == [CLEAR]
+    assert len(db.read(lambda c: store_votes.current(c, sources=["imager"]))) == 2
+    assert db.read(lambda c: store_votes.current(c, sources=["elsewhere"])) == []
 
 
 def test_any_sequence_of_words_has_the_verdict_of_the_rule(db: Database, pictures: list[Any]) -> None:

@@ -11,13 +11,10 @@ import pytest
 import sqlalchemy as sa
 from factories import CLEAR, CRYSTALS, claim, drain, promote, record, register, register_source, rows, sightings, utc
 
-from marcod.domain import DropClass, Modality, Split, split_of
-from marcod.errors import ConfigError
-from marcod.store import catalog, derived, labelling, merging, queue, source_changes, summaries
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.schema import (
+from marcod.catalog import deliveries, merging, source_changes
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import (
     audit,
     drop,
     drop_summary,
@@ -34,7 +31,12 @@ from marcod.store.schema import (
     score,
     source,
 )
+from marcod.domain import DropClass, Modality, Split, split_of
+from marcod.errors import ConfigError
+from marcod.labels import recorder
+from marcod.store import derived, queue, summaries
 from marcod.store.versions import Version
+from marcod.store.votes import Given
 
 BY_ORDER = ("updated_at", "first_image_at", "expected", "complete", "complete_rule")
 """Columns that follow from the order of events too."""
@@ -108,7 +110,7 @@ class Story:
         given = Given(drop_id, inspection_id, word, self.random.choice(("ann", "bob")), at, "test")
         given = replace(given, image_id=image_id) if self.random.random() < 0.3 else given
         given = replace(given, original="xtals") if self.random.random() < 0.3 else given
-        self.db.write(lambda c: labelling.add(c, [given], self.now))
+        self.db.write(lambda c: recorder.add(c, [given], self.now))
 
     def promote(self) -> None:
         if self.random.random() < 0.2:
@@ -258,7 +260,7 @@ def test_plates_are_there_once_and_the_audit_tells_what_happened(db: Database, t
 
 
 def test_sources_of_two_layouts_stay_apart(db: Database, twice: dict[str, int]) -> None:
-    other = db.write(lambda c: catalog.register_source(c, "hwi", "/hwi", "hwi", None, utc()))
+    other = db.write(lambda c: deliveries.register_source(c, "hwi", "/hwi", "hwi", None, utc()))
     with pytest.raises(ConfigError, match="'hwi' has hwi"):
         merge(db, twice | {"hwi": other}, other="hwi")
     assert len(rows(db, sa.select(source))) == 3
@@ -273,7 +275,7 @@ def test_a_label_given_again_after_the_merge_is_the_same_label(db: Database, twi
         (at,) = rows(db, found.where(image.c.source_id == source_id))
         givens = [Given(at.drop_id, at.inspection_id, word, "ann", when, how) for word, when, how in words]
         givens += [replace(givens[0], original="junk"), replace(givens[1], image_id=at.id)]
-        return db.write(lambda c: labelling.add(c, givens, utc(6)))
+        return db.write(lambda c: recorder.add(c, givens, utc(6)))
 
     assert (say(twice[HAND]), say(twice[MINSTREL])) == (4, 4)
     ids = sorted(row.id for row in rows(db, sa.select(label.c.id)))
@@ -315,7 +317,7 @@ def test_a_plate_that_both_read_otherwise_keeps_its_labels(db: Database, champio
     drain(db, champion, utc(3))
     (at,) = rows(db, sa.select(image).where(image.c.source_id == ids[HAND], image.c.path.like("%A02%")))
     given = Given(at.drop_id, at.inspection_id, DropClass.CRYSTALS, "ann", utc(4), "cli")
-    db.write(lambda c: labelling.add(c, [given], utc(4)))
+    db.write(lambda c: recorder.add(c, [given], utc(4)))
     merge(db, ids)
     shown = "select plate_key, well, label, label_person from lims_drop_v1 order by well"
     assert rows(db, sa.text(shown)) == [
@@ -350,7 +352,7 @@ def test_what_a_model_learned_from_is_no_test_afterwards(
         if name in labelled:
             say = sa.select(image.c.drop_id, image.c.inspection_id).where(image.c.source_id == source_id)
             givens = [Given(*row, DropClass.CLEAR, "ann", utc(2), "cli") for row in rows(db, say)]
-            db.write(lambda c, g=givens: labelling.add(c, g, utc(2)))
+            db.write(lambda c, g=givens: recorder.add(c, g, utc(2)))
     merge(db, ids)
     side_of = sa.select(plate.c.key, sa.func.coalesce(plate.c.split_source, MINSTREL))
     order = (Split.TEST, Split.VALIDATION, Split.TRAIN)
@@ -362,7 +364,7 @@ def test_what_a_model_learned_from_is_no_test_afterwards(
 def test_a_forgotten_source_leaves_nothing_and_the_other_as_it_was(db: Database, twice: dict[str, int]) -> None:
     (at,) = rows(db, sa.select(image).where(image.c.source_id == twice[HAND], image.c.path.like("P1/%A01%")))
     given = Given(at.drop_id, at.inspection_id, DropClass.CLEAR, "ann", utc(4), "lims", image_id=at.id)
-    db.write(lambda c: labelling.add(c, [given], utc(4)))
+    db.write(lambda c: recorder.add(c, [given], utc(4)))
     labels_of = sa.select(label.c.id).scalar_subquery()
     db.write(lambda c: c.execute(sa.insert(label_inbox).values(plate="P1", state="resolved", label_id=labels_of)))
     other = sa.text(f"select * from lims_drop_v1 where source = '{MINSTREL}' order by drop_id")

@@ -14,13 +14,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from factories import promote, record, register, rows, sightings, utc
 
+from marcod.catalog.deliveries import Sighting
+from marcod.database import migrate
+from marcod.database.engine import Database, insert
+from marcod.database.migrate import SchemaState
+from marcod.database.schema import drop, image, inspection, metadata, plate, schema_mark, source
 from marcod.domain import text_path
 from marcod.errors import SchemaError
-from marcod.store import migrate
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database, insert
-from marcod.store.migrate import SchemaState
-from marcod.store.schema import drop, image, inspection, metadata, plate, schema_mark, source
 
 
 def names(db: Database) -> tuple[set[str], set[str]]:
@@ -157,7 +157,7 @@ def test_two_threads_may_upgrade_at_once(empty_db_url: str) -> None:
 
 def test_two_processes_may_upgrade_at_once(empty_db_url: str, empty_db: Database) -> None:
     code = (
-        "import sys; from marcod.store import migrate; from marcod.store.engine import Database\n"
+        "import sys; from marcod.store import migrate; from marcod.database.engine import Database\n"
         "db = Database(sys.argv[1]); print('ready', flush=True); sys.stdin.readline(); migrate.upgrade(db); db.close()"
     )
     both = [

@@ -15,15 +15,17 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from marcod.database.engine import Database
+from marcod.database.schema import delivery, drop, event, inspection, job, plate
 from marcod.domain import DropClass
-from marcod.notify import words
+from marcod.drift import days as drift_days
+from marcod.labels import recorder
+from marcod.notify import render
 from marcod.settings import EVENT_KINDS
-from marcod.store import drift, labelling, outbox, queue, results, summaries
-from marcod.store.engine import Database
-from marcod.store.labels import Given
+from marcod.store import outbox, queue, results, summaries
 from marcod.store.outbox import News, Outcome, Target
-from marcod.store.schema import delivery, drop, event, inspection, job, plate
 from marcod.store.versions import Version
+from marcod.store.votes import Given
 
 LEASE_S = 60.0
 ALL = Target("all", EVENT_KINDS)
@@ -125,7 +127,7 @@ def test_people_silence_and_dead_workers_make_events_too(db: Database, source_id
     def name_crystals(connection: sa.Connection) -> int:
         key = connection.execute(sa.select(inspection.c.id)).scalar_one()
         well = connection.execute(sa.select(drop.c.id).where(drop.c.well == "A02")).scalar_one()
-        return labelling.add(connection, [Given(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
+        return recorder.add(connection, [Given(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
 
     db.write(name_crystals)
     assert kinds(db) == ["hits"]
@@ -139,7 +141,7 @@ def test_people_silence_and_dead_workers_make_events_too(db: Database, source_id
 
     def alarm(connection: sa.Connection) -> int | None:
         told: dict[str, Any] = {"value": 0.2, "reference": 0.4, "p_value": 1e-9, "detail": "imager is darker"}
-        return drift.raise_alarm(
+        return drift_days.raise_alarm(
             connection, champion, source_id, signal="brightness", day=utc().date(), now=utc(400), **told
         )
 
@@ -147,7 +149,7 @@ def test_people_silence_and_dead_workers_make_events_too(db: Database, source_id
     assert db.write(alarm) is None
     [row] = events(db)
     assert (row.kind, row.detail["signal"], row.detail["reason"]) == ("drift", "brightness", "imager is darker")
-    said = words.sentence(outbox.Event("id", row.kind, utc(400), row.detail))
+    said = render.sentence(outbox.Event("id", row.kind, utc(400), row.detail))
     assert said == "imager: drift since 2026-01-01: imager is darker."
 
 

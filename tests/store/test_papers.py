@@ -10,19 +10,20 @@ from factories import drain, record, register_source, rows, sightings, utc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marcod.plate_table import grid_of, read
-from marcod.store import papers, summaries
-from marcod.store.engine import Database
-from marcod.store.papers import Grid, PapersError, Plan
-from marcod.store.schema import audit, inspection_summary, plate
+from marcod.database.engine import Database
+from marcod.database.schema import audit, inspection_summary, plate
+from marcod.plates import metadata
+from marcod.plates.metadata import Grid, PapersError, Plan
+from marcod.plates.metadata_csv import grid_of, read
+from marcod.store import summaries
 from marcod.store.versions import Version
 
 
 def take_in(db: Database, text: str, **columns: str) -> Plan:
     """A table, through the parts that the command uses."""
     table = read(text.encode(), columns, "imager")
-    plan = db.write(lambda c: papers.take_in(c, table.papers, "ann", utc()))
-    while db.write(lambda c: papers.catch_up(c, utc(), limit=2)):
+    plan = db.write(lambda c: metadata.take_in(c, table.papers, "ann", utc()))
+    while db.write(lambda c: metadata.catch_up(c, utc(), limit=2)):
         pass
     return plan
 
@@ -207,8 +208,8 @@ def test_subwells_are_counted_and_not_read_as_numbers(db: Database, source_id: i
 def test_an_unknown_source_is_named_and_a_configured_one_is_left_to_be_made(db: Database, source_id: int) -> None:
     table = read(b"plate,source\nP1,elsewhere\nP2,imager\n", {}, None)
     with pytest.raises(PapersError, match="line 2: there is no source 'elsewhere'; configured or seen: imager"):
-        db.read(lambda c: papers.plan(c, table.papers, ()))
-    assert db.read(lambda c: papers.plan(c, table.papers, ["elsewhere"])).missing == ("elsewhere",)
+        db.read(lambda c: metadata.plan(c, table.papers, ()))
+    assert db.read(lambda c: metadata.plan(c, table.papers, ["elsewhere"])).missing == ("elsewhere",)
 
 
 def test_a_barcode_of_the_path_fills_in_where_papers_say_none(db: Database, source_id: int, champion: Version) -> None:

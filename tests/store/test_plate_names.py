@@ -6,12 +6,14 @@ import pytest
 import sqlalchemy as sa
 from factories import record, register_source, rows, sightings, utc
 
+from marcod.catalog import deliveries, merging
+from marcod.database.engine import Database, insert
+from marcod.database.schema import plate
 from marcod.errors import LabelError, NotFoundError
-from marcod.plate_table import read
-from marcod.store import catalog, merging, offers, papers, plate_names, reports
-from marcod.store.engine import Database, insert
-from marcod.store.labelling import Finder, Named
-from marcod.store.schema import plate
+from marcod.labels.recorder import Finder, Named
+from marcod.plates import metadata, reports
+from marcod.plates.metadata_csv import read
+from marcod.store import known_names, plate_names
 from marcod.store.versions import Version
 
 COMPOSED = unicodedata.normalize("NFC", "Prüf1")
@@ -27,7 +29,7 @@ def test_a_plate_is_found_in_any_case(db: Database, source_id: int, champion: Ve
     record(db, source_id, sightings(1, plate="Ci0229", barcode="bar-code"))
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, name))] == ["Ci0229"]
     assert db.read(lambda c: Finder(c).find(Named(name, "A1"))).drop_id == 1
-    assert db.read(lambda c: offers.meant(c, Named(name, "A1"))) is None
+    assert db.read(lambda c: known_names.meant(c, Named(name, "A1"))) is None
 
 
 @pytest.mark.parametrize("name", [COMPOSED, DECOMPOSED, COMPOSED.upper(), DECOMPOSED.lower()])
@@ -46,14 +48,14 @@ def test_keys_that_differ_in_case_are_one_plate(db: Database, source_id: int, ch
 def test_a_table_names_plates_in_any_case(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1, plate="Ab1"))
     table = read(b"plate,barcode\naB1,Code1\nnew,N1\n", {}, "imager")
-    planned = db.write(lambda c: papers.take_in(c, table.papers, "ann", utc()))
+    planned = db.write(lambda c: metadata.take_in(c, table.papers, "ann", utc()))
     assert [(change.plate, change.new) for change in planned.changes] == [("Ab1", False), ("new", True)]
     assert keys(db) == ["Ab1", "new"]
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, "CODE1"))] == ["Ab1"]
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, "n1"))] == ["new"]
     record(db, source_id, sightings(1, plate="NEW"))
     assert keys(db) == ["Ab1", "new"]
-    with pytest.raises(papers.PapersError, match="line 3: says other things of plate P than line 2"):
+    with pytest.raises(metadata.PapersError, match="line 3: says other things of plate P than line 2"):
         read(b"plate,barcode\np,1A\nP,2A\n", {}, "imager")
 
 
@@ -78,7 +80,7 @@ def test_sources_are_merged_by_names_in_any_case(db: Database, champion: Version
 
 
 def test_the_end_of_a_key_is_enough_where_it_is_of_one_plate(db: Database, champion: Version) -> None:
-    source = db.write(lambda c: catalog.register_source(c, "ami", "/p", "ami", None, utc()))
+    source = db.write(lambda c: deliveries.register_source(c, "ami", "/p", "ami", None, utc()))
     for key in ("kinase/hit2/plate1", "lysozyme/plate1", "lysozyme/Plate_2"):
         record(db, source, sightings(1, plate=key))
     found = db.read(lambda c: reports.find_plates(c, "plate_2"))

@@ -12,15 +12,17 @@ from factories import CRYSTALS, claim, drain, finish, rows, utc
 from watched_site import wait_until
 
 from marcod import layouts
+from marcod.catalog import deliveries, plate_setups, rereading
+from marcod.catalog.deliveries import Sighting
+from marcod.catalog.plate_setups import Lookup
+from marcod.database.engine import Database
+from marcod.database.schema import drop, image, job, plate
 from marcod.domain import DropImage, Modality, PlateFormat, PlateSetup, WarningKind
-from marcod.plate_table import read
-from marcod.store import catalog, papers, plate_setups, rereading, summaries
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.papers import PapersError
-from marcod.store.plate_setups import Lookup
+from marcod.plates import metadata
+from marcod.plates.metadata import PapersError
+from marcod.plates.metadata_csv import read
+from marcod.store import summaries
 from marcod.store.queue import Failure
-from marcod.store.schema import drop, image, job, plate
 from marcod.store.versions import Version
 
 MINSTREL = "CI022987/3/RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_01_01_{:02}_HF_99_030_001_RDI.jpg"
@@ -32,12 +34,12 @@ class Store:
     def __init__(self, db: Database, layout: str, **reading: Any) -> None:
         self.db = db
         text = json.dumps({"wells": 96, **reading})
-        register = partial(catalog.register_source, layout=layout, expected_drops=None, now=utc(), reading=text)
+        register = partial(deliveries.register_source, layout=layout, expected_drops=None, now=utc(), reading=text)
         self.id = db.write(lambda c: register(c, "imager", "/plates"))
         self.plates = Lookup(db, self.id)
         self.layout = layouts.make(layout, layouts.options_of(text, self.plates))
 
-    def take(self, *paths: str) -> catalog.Recorded:
+    def take(self, *paths: str) -> deliveries.Recorded:
         """Record what the layout reads, as long as the setups change."""
         self.plates.forget()
         for _ in range(5):
@@ -60,7 +62,7 @@ class Store:
     def tell(self, text: str, limit: int = 2) -> None:
         """Import a table of plates and read again what it changes, in small portions."""
         table = read(text.encode(), {}, "imager")
-        self.db.write(lambda c: papers.take_in(c, table.papers, "ann", utc()))
+        self.db.write(lambda c: metadata.take_in(c, table.papers, "ann", utc()))
         self.db.write_portions(partial(rereading.catch_up, now=utc(), limit=limit))
 
     def wells(self) -> dict[str, str]:
@@ -79,7 +81,7 @@ def well(number: int, plate_id: int = 2001) -> str:
 
 def faults(db: Database) -> list[str]:
     """List all that is not as a plain recomputation has it, long after the last image."""
-    db.write_portions(lambda c: papers.catch_up(c, utc(days=2)))
+    db.write_portions(lambda c: metadata.catch_up(c, utc(days=2)))
     db.write_portions(lambda c: summaries.complete_quiet(c, utc(days=2), 60.0))
     return oracle.faults(db)
 
@@ -198,7 +200,7 @@ def test_a_reservoir_of_the_source_that_is_told_later_stops_counting(db: Databas
 def test_an_image_that_needs_a_report_is_left_to_the_next_walk(db: Database, champion: Version) -> None:
     store = Store(db, "rockmaker-export")
     seen = DropImage("rockmaker-export", "P", "1", 9, 13, 1, Modality.VISIBLE)
-    db.write(lambda c: catalog.record(c, store.id, [Sighting("P/odd/I13_1.jpg", 10, 5, seen)], utc()))
+    db.write(lambda c: deliveries.record(c, store.id, [Sighting("P/odd/I13_1.jpg", 10, 5, seen)], utc()))
     store.tell("plate,format\nP,384x1\n")
     assert rows(db, sa.select(image.c.mtime_ns)) == [(-6,)]
 
@@ -220,7 +222,7 @@ def test_a_table_waits_for_images_that_are_being_recorded_and_has_them_read_agai
     (seen,) = [Sighting(well(7), 1000, 5, found) for found in [store.parse(well(7))] if found is not None]
     told = Thread(target=lambda: store.tell("plate,format\n2001,8x6x1\n"))
 
-    def record(connection: sa.Connection) -> catalog.Recorded | None:
+    def record(connection: sa.Connection) -> deliveries.Recorded | None:
         done = rereading.record(connection, store.plates, [seen], utc())
         told.start()
         waiting = sa.text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")

@@ -26,9 +26,9 @@ from factories import (
     utc,
 )
 
+from marcod.database.engine import Database
+from marcod.database.schema import image, inspection_summary, job, plate, score
 from marcod.store import backlog, queue
-from marcod.store.engine import Database
-from marcod.store.schema import image, inspection_summary, job, plate, score
 from marcod.store.versions import Version
 
 JOBS = 1200

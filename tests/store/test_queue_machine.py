@@ -27,11 +27,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from marcod.catalog.deliveries import Sighting
+from marcod.database.engine import Database
+from marcod.database.schema import image, job, model_alias, score
 from marcod.errors import StoreError
 from marcod.store import queue, results, serving, versions
-from marcod.store.catalog import Sighting
-from marcod.store.engine import Database
-from marcod.store.schema import image, job, model_alias, score
 from marcod.store.versions import Version
 
 FILES = sightings(8)

@@ -10,10 +10,11 @@ from click.testing import CliRunner, Result
 from factories import CRYSTALS, drain, promote, record, register, register_source, rows, sightings, utc
 
 from marcod.cli import cli
-from marcod.store import labelling, queue, summaries
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.schema import audit, drop_summary, event, hit, image, inspection_summary, job, score
+from marcod.database.engine import Database
+from marcod.database.schema import audit, drop_summary, event, hit, image, inspection_summary, job, score
+from marcod.labels import recorder
+from marcod.store import queue, summaries
+from marcod.store.votes import Given
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def lab(db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
     drain(db, version, utc(1), scores=lambda c: CRYSTALS)
     first = rows(db, sa.select(image).order_by(image.c.id))[0]
     given = Given(first.drop_id, first.inspection_id, None, "ann", utc(2), "test", image_id=None)
-    db.write(lambda c: labelling.add(c, [given], utc(2)))
+    db.write(lambda c: recorder.add(c, [given], utc(2)))
     record(db, source_id, sightings(4, plate="P1"), utc(3))
     return db
 

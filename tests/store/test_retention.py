@@ -29,26 +29,25 @@ from factories import (
 from populated import PLATE, populate
 
 from marcod.cli import cli
+from marcod.database.engine import Database
+from marcod.database.schema import (
+    audit,
+    drop,
+    drop_summary,
+    image,
+    inspection,
+    inspection_summary,
+    model_version,
+    score,
+)
 from marcod.domain import DropClass
 from marcod.settings import RetentionSettings
-from marcod.store import (
-    backfill,
-    derived,
-    labels,
-    queue,
-    recounting,
-    results,
-    retention,
-    serving,
-    summaries,
-    training,
-    versions,
-)
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.retention import Thinned
-from marcod.store.schema import audit, drop, drop_summary, image, inspection, inspection_summary, model_version, score
+from marcod.store import backfill, derived, queue, results, serving, summaries, versions, votes
 from marcod.store.versions import Version
+from marcod.store.votes import Given
+from marcod.training import run_rows
+from marcod.upkeep import recounting, retention
+from marcod.upkeep.retention import Thinned
 
 HISTORY = "lims_image_score_v1"
 SETTINGS = RetentionSettings(scores_days=365, audit_days=365)
@@ -224,7 +223,7 @@ def test_what_stays_of_a_version_is_counted_right(db: Database, two: tuple[Versi
     images = rows(db, sa.select(image).order_by(image.c.inspection_id, image.c.id))
     db.write(lambda c: results.mark_gone(c, [images[0].id], utc(hours=1)))
     given = Given(images[1].drop_id, images[1].inspection_id, DropClass.CLEAR, "ann", utc(hours=1), "cli")
-    db.write(lambda c: labels.add(c, [given], utc(hours=1)))
+    db.write(lambda c: votes.add(c, [given], utc(hours=1)))
     count_anew(db, utc(hours=1))
     all_scored(db, third, utc(hours=5))
     db.write(lambda c: summaries.complete_quiet(c, utc(days=2), 1.0))
@@ -265,7 +264,7 @@ def test_scores_of_former_contents_go_when_there_is_one_of_the_present(db: Datab
     drain(db, champion, utc(minutes=5), hashes=lambda c: f"anew {c.path}")
     where = rows(db, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id))
     word = Given(where[0][0], where[0][1], DropClass.CLEAR, "ann", utc(minutes=2), "test")
-    db.write(lambda c: labels.add(c, [word], utc(minutes=2)))
+    db.write(lambda c: votes.add(c, [word], utc(minutes=2)))
     count_anew(db, utc(minutes=6))
     before = said(db)
     assert retention.run(db, SETTINGS, LATER) == Thinned(contents=2)
@@ -309,13 +308,13 @@ def test_the_audit_keeps_what_rollbacks_and_people_need(db: Database, two: tuple
             versions.note(connection, "ann", action, "y", {}, LATER)
 
     db.write(note)
-    before = db.read(lambda c: training.rolled_back(c, str(third)))
+    before = db.read(lambda c: run_rows.rolled_back(c, str(third)))
     history = db.read(lambda c: versions.history(c, str(third)))
     assert before is not None
     only = RetentionSettings(audit_days=365)
     assert retention.run(db, only, LATER, limit=1, dry=True) == Thinned(audit=2)
     assert retention.run(db, only, LATER, limit=1) == Thinned(audit=2)
-    assert db.read(lambda c: training.rolled_back(c, str(third))) == before
+    assert db.read(lambda c: run_rows.rolled_back(c, str(third))) == before
     assert db.read(lambda c: versions.history(c, str(third))) == history
     left = Counter(row[0] for row in rows(db, sa.select(audit.c.action)))
     assert left == {"promote": 3, "rollback": 1, "roles": 2, "something new": 2, "drift-clear": 1, "plate barcode": 1}
@@ -385,7 +384,7 @@ def say(db: Database, chance: random.Random, now: datetime) -> None:
     word = Given(drop_id, inspection_id, chance.choice(list(DropClass)), "ann", now, "test")
 
     def work(connection: sa.Connection) -> None:
-        labels.add(connection, [word], now)
+        votes.add(connection, [word], now)
         derived.refresh(connection, [drop_id], [inspection_id], now)
 
     db.write(work)

@@ -6,7 +6,7 @@ import reuse
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 

@@ -10,18 +10,19 @@ import pytest
 import sqlalchemy as sa
 from factories import utc
 
-from marcod import review as desk
+from marcod.database.engine import Database
+from marcod.database.schema import drop, inspection, review_item
 from marcod.domain import DropClass, Modality
 from marcod.errors import NotFoundError, StoreError
+from marcod.labels import recorder
+from marcod.labels.recorder import Subject
+from marcod.review import desk, sampling, strategies
+from marcod.review import queue as store
+from marcod.review.queue import Item, Stream
 from marcod.settings import ReviewSettings
-from marcod.store import audit, labelling, proposals, queue, serving, versions
-from marcod.store import review as store
-from marcod.store.engine import Database
-from marcod.store.labelling import Subject
-from marcod.store.labels import Given
-from marcod.store.review import Item, Stream
-from marcod.store.schema import drop, inspection, review_item
+from marcod.store import queue, serving, versions
 from marcod.store.versions import Version
+from marcod.store.votes import Given
 
 SETTINGS = ReviewSettings(audit_drops=12)
 WORDS = {str(c).lower(): c for c in DropClass}
@@ -60,18 +61,18 @@ def subject(db: Database, well: str, at: str = "1") -> Subject:
 def say(db: Database, well: str, word: str | None, person: str, when: datetime, at: str = "1") -> None:
     of = subject(db, well, at)
     given = Given(of.drop_id, of.inspection_id, word and WORDS[word], person, when, "test")  # type: ignore[arg-type]
-    db.write(lambda c: labelling.add(c, [given], when))
+    db.write(lambda c: recorder.add(c, [given], when))
 
 
 def propose(db: Database, stream: Stream, version: Version, limit: int = 100, when: datetime | None = None) -> None:
-    find = proposals.near_threshold if stream is Stream.THRESHOLD else _disagreements
+    find = strategies.near_threshold if stream is Stream.THRESHOLD else _disagreements
     db.write(lambda c: store.add(c, stream, version, find(c, version, limit), when or utc(hours=9)))
 
 
 def _disagreements(connection: sa.Connection, version: Version, limit: int) -> list[store.Proposal]:
     other = versions.aliased(connection, versions.CHALLENGER)
-    among = proposals.among_models(connection, version, other, limit)
-    return among + proposals.with_people(connection, version, limit)
+    among = strategies.among_models(connection, version, other, limit)
+    return among + strategies.with_people(connection, version, limit)
 
 
 def waiting(db: Database, *streams: Stream) -> list[Item]:
@@ -86,15 +87,15 @@ def claim(db: Database, person: str, when: datetime, *streams: Stream) -> Item |
     return found[0] if found else None
 
 
-def draw(db: Database, version: Version, strata: list[audit.Stratum], seed: int, when: datetime) -> int:
+def draw(db: Database, version: Version, strata: list[sampling.Stratum], seed: int, when: datetime) -> int:
     def work(connection: sa.Connection) -> int:
-        audit.alone(connection)
-        return audit.draw(connection, version, strata, seed, when)
+        sampling.alone(connection)
+        return sampling.draw(connection, version, strata, seed, when)
 
     return db.write(work)
 
 
-def subjects(drawn: audit.Round) -> set[tuple[int, int]]:
+def subjects(drawn: sampling.Round) -> set[tuple[int, int]]:
     return {subject for stratum in drawn.strata for subject in stratum.subjects}
 
 
@@ -224,43 +225,43 @@ def test_by_hand_and_once_more(db: Database, champion: Version, source_id: int) 
 def test_a_draw_keeps_who_could_be_drawn(db: Database, champion: Version, source_id: int) -> None:
     shares = [0.9, 0.8, 0.7, *[i / 100 for i in range(30)]]
     scored(db, source_id, champion, wells(*shares))
-    assert db.read(lambda c: audit.sides(c, champion)) == (3, 30)
+    assert db.read(lambda c: sampling.sides(c, champion)) == (3, 30)
     say(db, "A01", "crystals", "ann", utc(hours=2))
-    plan = [audit.Stratum(True, 3, 3), audit.Stratum(False, 10, 5), audit.Stratum(False, 20, 4)]
+    plan = [sampling.Stratum(True, 3, 3), sampling.Stratum(False, 10, 5), sampling.Stratum(False, 20, 4)]
     assert draw(db, champion, plan, 7, utc(hours=3)) == 12
     rows = factories.rows(db, sa.select(review_item))
     assert {(r.stratum, round(r.inclusion, 3)) for r in rows} == {(0, 1.0), (1, 0.5), (2, 0.2)}
     assert all(0.20 <= r.p_crystals < 0.5 for r in rows if r.stratum == 1)
     assert all(r.p_crystals < 0.20 for r in rows if r.stratum == 2)
-    first = db.read(lambda c: audit.rounds(c, champion))[0]
+    first = db.read(lambda c: sampling.rounds(c, champion))[0]
     assert [(s.low, s.high, s.population, s.sample) for s in first.strata] == [
         (0.7, 0.9, 3, 3), (0.2, 0.29, 10, 5), (0.0, 0.19, 20, 4),
     ]  # fmt: skip
     # What people had said before the draw is an answer, because the draw did not look at it.
     assert db.write(store.reconcile) == 1
     # It counts when its turn comes.
-    tallies = db.read(lambda c: audit.tallies(c, first))
+    tallies = db.read(lambda c: sampling.tallies(c, first))
     assert [t.answered + t.waiting for t in tallies] == [1, 0, 0]
     for well, word in (("A02", "crystals"), ("A03", "clear")):
         say(db, well, word, "ann", utc(hours=4))
-    tallies = db.read(lambda c: audit.tallies(c, first))
+    tallies = db.read(lambda c: sampling.tallies(c, first))
     assert [(t.answered, t.crystals, t.open, t.waiting) for t in tallies] == [(3, 2, 0, 0), (0, 0, 5, 0), (0, 0, 4, 0)]
 
 
 def test_a_drop_that_is_drawn_again_is_not_asked_again(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(0.9, 0.1, 0.2, 0.3))
-    plan = [audit.Stratum(True, 1, 1), audit.Stratum(False, 3, 3)]
+    plan = [sampling.Stratum(True, 1, 1), sampling.Stratum(False, 3, 3)]
     for seed in (1, 2):
         draw(db, champion, plan, seed, utc(hours=2 + seed))
     assert len(waiting(db)) == 4
     item = claim(db, "ann", utc(hours=6))
     assert item is not None
     desk.answer(db, item, DropClass.CLEAR, "ann", utc(hours=6))
-    found = db.read(lambda c: audit.rounds(c, champion))
+    found = db.read(lambda c: sampling.rounds(c, champion))
     assert len(found) == 2
     assert subjects(found[0]) == subjects(found[1])
     for each in found:
-        tallies = db.read(lambda c, each=each: audit.tallies(c, each))
+        tallies = db.read(lambda c, each=each: sampling.tallies(c, each))
         counted = [(t.population, t.answered + t.waiting + t.open) for t in tallies]
         assert (counted, sum(t.open for t in tallies)) == ([(1, 1), (3, 3)], 3)
 
@@ -269,19 +270,19 @@ def test_what_was_labelled_for_another_reason_counts_in_its_turn(
     db: Database, champion: Version, source_id: int
 ) -> None:
     scored(db, source_id, champion, wells(0.9, *[i / 100 for i in range(20)]))
-    draw(db, champion, [audit.Stratum(True, 1, 1), audit.Stratum(False, 20, 8)], 3, utc(hours=2))
-    [drawn] = db.read(lambda c: audit.rounds(c, champion))
+    draw(db, champion, [sampling.Stratum(True, 1, 1), sampling.Stratum(False, 20, 8)], 3, utc(hours=2))
+    [drawn] = db.read(lambda c: sampling.rounds(c, champion))
     in_turn = [i for i in waiting(db) if (i.drop_id, i.inspection_id) in drawn.strata[1].subjects]
     assert [(i.drop_id, i.inspection_id) for i in in_turn] == list(drawn.strata[1].subjects)
     assert len(in_turn) == 8
     for item in in_turn[3:]:
         say(db, item.well, "crystals", "ann", utc(hours=3))
     say(db, in_turn[0].well, "clear", "ann", utc(hours=3))
-    below = db.read(lambda c: audit.tallies(c, drawn))[1]
+    below = db.read(lambda c: sampling.tallies(c, drawn))[1]
     assert (below.answered, below.crystals, below.open, below.waiting) == (1, 0, 2, 5)
     desk.skip(db, in_turn[1], "ann", utc(hours=4))
     desk.answer(db, in_turn[2], DropClass.CLEAR, "ann", utc(hours=4))
-    below = db.read(lambda c: audit.tallies(c, drawn))[1]
+    below = db.read(lambda c: sampling.tallies(c, drawn))[1]
     assert (below.answered, below.crystals, below.skipped, below.open, below.waiting) == (7, 5, 1, 0, 0)
 
 
@@ -293,9 +294,9 @@ def test_the_recall_is_that_of_the_latest_answered_audit(db: Database, champion:
     crystals = {f"A{n:02d}" for n in range(1, 9)} | {"A11", "A12"}
     plans = ((10, 30), (10, 10))
     for hour, (above, below) in enumerate(plans):
-        plan = [audit.Stratum(True, 10, above), audit.Stratum(False, 38, below)]
+        plan = [sampling.Stratum(True, 10, above), sampling.Stratum(False, 38, below)]
         draw(db, champion, plan, hour, utc(hours=2 + hour))
-    newest, oldest = db.read(lambda c: audit.rounds(c, champion))
+    newest, oldest = db.read(lambda c: sampling.rounds(c, champion))
     for item in [i for i in waiting(db) if (i.drop_id, i.inspection_id) in subjects(oldest)]:
         word = DropClass.CRYSTALS if item.well in crystals else DropClass.CLEAR
         desk.answer(db, item, word, "ann", utc(hours=5))
@@ -305,7 +306,7 @@ def test_the_recall_is_that_of_the_latest_answered_audit(db: Database, champion:
     assert found.recall == pytest.approx(8 / (8 + 38 * drawn_crystals / 30))
     assert (found.drawn_at, found.population, found.drawn, found.answered) == (oldest.drawn_at, 48, 40, 40)
     assert newest.drawn_at > oldest.drawn_at
-    draw(db, champion, [audit.Stratum(True, 10, 10), audit.Stratum(False, 38, 38)], 9, utc(hours=6))
+    draw(db, champion, [sampling.Stratum(True, 10, 10), sampling.Stratum(False, 38, 38)], 9, utc(hours=6))
     assert desk.report(db).drawn_at == oldest.drawn_at
     for item in waiting(db, Stream.AUDIT):
         word = DropClass.CRYSTALS if item.well in crystals else DropClass.CLEAR
@@ -317,9 +318,9 @@ def test_the_recall_is_that_of_the_latest_answered_audit(db: Database, champion:
 def test_items_of_the_present_audit_are_not_removed(db: Database, champion: Version, source_id: int) -> None:
     """Drawn for a former champion, in somebody's hands then, and drawn again."""
     scored(db, source_id, champion, wells(0.9, 0.1, 0.2, 0.3))
-    plan = [audit.Stratum(True, 1, 1), audit.Stratum(False, 3, 3)]
+    plan = [sampling.Stratum(True, 1, 1), sampling.Stratum(False, 3, 3)]
     draw(db, champion, plan, 1, utc(hours=2))
-    [former] = db.read(lambda c: audit.rounds(c, champion))
+    [former] = db.read(lambda c: sampling.rounds(c, champion))
     held = claim(db, "ann", utc(hours=3), Stream.AUDIT)
     assert held is not None
     other = factories.register(db, version="2")
@@ -330,22 +331,22 @@ def test_items_of_the_present_audit_are_not_removed(db: Database, champion: Vers
     draw(db, other, plan, 2, utc(hours=4))
     desk.release(db, [held], "ann")
     assert db.write(lambda c: store.retire(c, other)) == 0
-    [present] = db.read(lambda c: audit.rounds(c, other))
+    [present] = db.read(lambda c: sampling.rounds(c, other))
     assert (held.drop_id, held.inspection_id) in subjects(present)
     assert {i.model for i in waiting(db)} == {"small:2"}
-    assert not db.read(lambda c: audit.lost(c, present))
+    assert not db.read(lambda c: sampling.lost(c, present))
     # Back again, the former champion's own draw is not whole any more, and another is due.
     db.write(lambda c: serving.rollback(c, champion, actor="test", now=utc(hours=5)))
     assert db.write(lambda c: store.retire(c, champion)) == 4
-    assert db.read(lambda c: audit.lost(c, former))
-    assert [t.open for t in db.read(lambda c: audit.tallies(c, former))] == [1, 3]
+    assert db.read(lambda c: sampling.lost(c, former))
+    assert [t.open for t in db.read(lambda c: sampling.tallies(c, former))] == [1, 3]
     assert desk.fill(db, SETTINGS, utc(hours=6)).new[Stream.AUDIT] == 4
 
 
 def test_one_person_gets_a_drop_once_from_several_streams(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(0.52, 0.45))
     propose(db, Stream.THRESHOLD, champion)
-    draw(db, champion, [audit.Stratum(True, 1, 1), audit.Stratum(False, 1, 1)], 1, utc(hours=9))
+    draw(db, champion, [sampling.Stratum(True, 1, 1), sampling.Stratum(False, 1, 1)], 1, utc(hours=9))
     taken: list[Item] = []
     while found := desk.take(db, SETTINGS, "ann", utc(hours=10), hold=timedelta(days=7)):
         taken += found
@@ -365,13 +366,13 @@ def test_the_models_doubt_of_an_audited_drop_is_no_reason_to_ask(
     db: Database, champion: Version, source_id: int
 ) -> None:
     scored(db, source_id, champion, wells(0.9, 0.1))
-    draw(db, champion, [audit.Stratum(True, 1, 1), audit.Stratum(False, 1, 0)], 1, utc(hours=2))
+    draw(db, champion, [sampling.Stratum(True, 1, 1), sampling.Stratum(False, 1, 0)], 1, utc(hours=2))
     for well, word in (("A01", "clear"), ("A02", "crystals")):
         say(db, well, word, "ann", utc(hours=3))
-    found = db.read(lambda c: proposals.with_people(c, champion, 10))
+    found = db.read(lambda c: strategies.with_people(c, champion, 10))
     assert found == []
     say(db, "A01", None, "ann", utc(hours=4))
-    assert [p.drop_id for p in db.read(lambda c: proposals.with_people(c, champion, 10))] == [
+    assert [p.drop_id for p in db.read(lambda c: strategies.with_people(c, champion, 10))] == [
         subject(db, "A02").drop_id
     ]
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from marcod.cli import cli
-from marcod.store.engine import Database
-from marcod.store.schema import audit
+from marcod.database.engine import Database
+from marcod.database.schema import audit
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from factories import (
     utc,
 )
 
+from marcod.database.engine import Database
+from marcod.database.schema import audit, image, job, score
 from marcod.domain import Modality
 from marcod.errors import StoreError
-from marcod.store import queue, reports, serving, versions
-from marcod.store.engine import Database
-from marcod.store.schema import audit, image, job, score
+from marcod.plates import reports
+from marcod.store import queue, serving, versions
 from marcod.store.versions import Version
 
 SUMMARY = "select inspection_key, model_version, n_crystals, hits, scored from lims_plate_summary_v1 order by 1"

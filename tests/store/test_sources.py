@@ -8,13 +8,18 @@ import sqlalchemy as sa
 from factories import claimed, promote, record, register, register_source, rows, sightings, utc
 from populated import populate
 
+from marcod.catalog import deliveries, source_changes
+from marcod.database import migrate
+from marcod.database.engine import Database
+from marcod.database.schema import audit, drop_summary, image, label_inbox, plate, source, source_root
 from marcod.domain import split_of
 from marcod.errors import ConfigError, StoreError
-from marcod.store import catalog, datasets, labels, migrate, reports, source_changes, sources, watching
-from marcod.store.engine import Database
-from marcod.store.schema import audit, drop_summary, image, label_inbox, plate, source, source_root
+from marcod.plates import reports
+from marcod.store import sources, votes
 from marcod.store.versions import Version
-from marcod.store.watching import State
+from marcod.training import snapshot_rows
+from marcod.watch import status
+from marcod.watch.status import State
 
 STATE = State("imager", "w", "east", True, True, None, 0, 0, False, 0, 0, None, None, None)
 
@@ -36,7 +41,7 @@ def west(db_url: str) -> Iterator[Database]:
 
 
 def open_source(db: Database, name: str, root: str, seconds: float = 0.0) -> int:
-    return db.write(lambda c: catalog.register_source(c, name, root, "rigaku", None, utc(seconds)))
+    return db.write(lambda c: deliveries.register_source(c, name, root, "rigaku", None, utc(seconds)))
 
 
 def test_each_host_finds_a_source_at_its_own_root(east: Database, west: Database, db_url: str) -> None:
@@ -48,7 +53,7 @@ def test_each_host_finds_a_source_at_its_own_root(east: Database, west: Database
     (image_id, *_) = [row.id for row in rows(east, sa.select(image.c.id))]
     for db, root in ((east, "/mnt/a"), (west, "/srv/b")):
         assert db.read(lambda c: reports.located(c, image_id)).root == root
-        assert {one.root for one in db.read(lambda c: datasets.sample(c, "visible", 9, 1))} <= {root}
+        assert {one.root for one in db.read(lambda c: snapshot_rows.sample(c, "visible", 9, 1))} <= {root}
     assert claimed(west, limit=1).claims[0].root == "/srv/b"
     assert claimed(east, limit=1).claims[0].root == "/mnt/a"
     elsewhere = Database(db_url, host="north")
@@ -72,10 +77,10 @@ def test_a_host_that_is_long_gone_is_forgotten_where_another_has_its_root(east: 
     source_id = open_source(east, "imager", "/mnt/a")
     west.write(lambda c: sources.put_root(c, source_id, "/mnt/a", utc(days=29)))
     assert len(rows(east, sa.select(source_root))) == 2
-    east.write(lambda c: watching.write(c, [STATE], utc()))
+    east.write(lambda c: status.write(c, [STATE], utc()))
     west.write(lambda c: sources.put_root(c, source_id, "/mnt/a", utc(days=31)))
     assert len(rows(east, sa.select(source_root))) == 2, "its watcher may run for months"
-    east.write(lambda c: watching.write(c, [replace(STATE, host="west")], utc()))
+    east.write(lambda c: status.write(c, [replace(STATE, host="west")], utc()))
     west.write(lambda c: sources.put_root(c, source_id, "/mnt/a", utc(days=32)))
     assert [row.host for row in rows(east, sa.select(source_root))] == ["west"]
 
@@ -99,11 +104,11 @@ def test_plates_stay_on_their_sides_under_a_new_name(db: Database, champion: Ver
     for name in ("minstrel", "minstrel-3"):
         db.write(lambda c, n=name: source_changes.rename(c, source_id, n, actor="ann", now=utc(1)))
     say = sa.select(image.c.drop_id, image.c.inspection_id)
-    givens = [labels.Given(*row, "Clear", "ann", utc(2), "cli") for row in rows(db, say)]
-    db.write(lambda c: labels.add(c, givens, utc(2)))
-    found = db.read(lambda c: labels.labelled_images(c, None))
+    givens = [votes.Given(*row, "Clear", "ann", utc(2), "cli") for row in rows(db, say)]
+    db.write(lambda c: votes.add(c, givens, utc(2)))
+    found = db.read(lambda c: votes.labelled_images(c, None))
     assert {one.plate_key: one.split for one in found} == before
-    gathered = db.read(lambda c: datasets.gather(c, "visible"))
+    gathered = db.read(lambda c: snapshot_rows.gather(c, "visible"))
     assert {one.plate_key: split_of(one.source, one.plate_key) for one in gathered.past.values()} == before
     record(db, source_id, sightings(1, "NEW"))
     later = rows(db, sa.select(plate.c.split_source).where(plate.c.key == "NEW"))
@@ -124,7 +129,7 @@ def test_a_name_that_is_taken_says_how_to_merge(db: Database) -> None:
 
 def test_a_source_counts_as_watched_until_its_watcher_ends_or_is_silent(db: Database) -> None:
     source_id = register_source(db, "imager")
-    db.write(lambda c: watching.write(c, [STATE], utc()))
+    db.write(lambda c: status.write(c, [STATE], utc()))
 
     def require(seconds: float) -> None:
         db.read(lambda c: source_changes.require_unwatched(c, source_id, utc(seconds)))
@@ -132,7 +137,7 @@ def test_a_source_counts_as_watched_until_its_watcher_ends_or_is_silent(db: Data
     with pytest.raises(StoreError, match="east watches source imager now"):
         require(30)
     require(90)
-    db.write(lambda c: watching.leave(c, "w"))
+    db.write(lambda c: status.leave(c, "w"))
     require(30)
 
 
@@ -140,7 +145,7 @@ def test_the_step_back_and_forth_keeps_roots_and_rows(empty_db: Database) -> Non
     """On a server a root is that of the host which watched it; an SQLite file has one host."""
     migrate.upgrade(empty_db)
     populate(empty_db)
-    empty_db.write(lambda c: watching.write(c, [replace(STATE, source="minstrel")], utc(days=9)))
+    empty_db.write(lambda c: status.write(c, [replace(STATE, source="minstrel")], utc(days=9)))
     before = [tuple(row) for row in rows(empty_db, sa.select(drop_summary).order_by(*drop_summary.primary_key))]
     assert before
     migrate.downgrade(empty_db, "0005")

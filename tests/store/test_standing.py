@@ -9,17 +9,19 @@ import sqlalchemy as sa
 import standings
 from factories import utc
 
+from marcod.database.engine import Database
 from marcod.errors import NotFoundError
-from marcod.store import queue, standing, watching
-from marcod.store.engine import Database
-from marcod.store.standing import Jobs, Outbox, Serving, Standing
+from marcod.health import snapshot
+from marcod.health.snapshot import Jobs, Outbox, Serving, Standing
+from marcod.store import queue
 from marcod.store.versions import Version
+from marcod.watch import status
 
 NOW = utc(days=1)
 
 
 def take(db: Database, seconds: float = 0.0) -> Standing:
-    return db.read(lambda c: standing.take(c, NOW + timedelta(seconds=seconds)))
+    return db.read(lambda c: snapshot.take(c, NOW + timedelta(seconds=seconds)))
 
 
 def test_everything_is_seen(db: Database) -> None:
@@ -32,7 +34,7 @@ def test_everything_is_seen(db: Database) -> None:
     assert (seen.failed, seen.quarantined, seen.lapsed) == (1, {"minstrel": 1}, 0)
     assert (seen.last_scored_at, seen.last_minute) == (NOW - timedelta(seconds=2), 2)
     assert [w.host for w in seen.workers] == ["gpu", "imaging"]
-    assert standing.roles(seen.workers) == {"score": 1, "watch": 1, "schedule": 1}
+    assert snapshot.roles(seen.workers) == {"score": 1, "watch": 1, "schedule": 1}
     assert seen.champion == Serving("marco:1", True, NOW - timedelta(days=4))
     assert seen.challenger == Serving("lab:2", True, NOW)
     assert [(a.source, a.signal) for a in seen.alarms] == [("minstrel", "brightness")]
@@ -68,7 +70,7 @@ def test_a_long_queue_is_counted_by_what_is_left(
     db: Database, champion: Version, source_id: int, monkeypatch: pytest.MonkeyPatch, new: int, rescore: int
 ) -> None:
     """Beyond MOST of one kind the size of the table tells; beyond MOST of both only the sum is right."""
-    monkeypatch.setattr(standing, "MOST", 5)
+    monkeypatch.setattr(snapshot, "MOST", 5)
     factories.record(db, source_id, factories.sightings(new + rescore + 2), NOW)
     lease = factories.claimed(db, NOW, limit=1)
     unreadable = queue.Failure(lease.claims[0], "truncated", retryable=False)
@@ -87,13 +89,13 @@ def test_a_long_queue_is_counted_by_what_is_left(
 def test_a_watcher_that_begins_keeps_when_the_last_one_saw_everything(db: Database) -> None:
     factories.register_source(db, "minstrel")
     first = standings.state("minstrel", NOW, pending=5, trouble="no \udcff\x00 folder")
-    db.write(lambda c: watching.write(c, [first], NOW))
-    [seen] = db.read(watching.read)
+    db.write(lambda c: status.write(c, [first], NOW))
+    [seen] = db.read(status.read)
     assert seen == replace(first, trouble="no \\udcff\\x00 folder", updated_at=NOW)
 
     begun = standings.state("minstrel", utc(days=2), walked_at=None, walked_whole_at=None, round_at=None, walking=True)
-    db.write(lambda c: watching.write(c, [begun], utc(days=2)))
-    [seen] = db.read(watching.read)
+    db.write(lambda c: status.write(c, [begun], utc(days=2)))
+    [seen] = db.read(status.read)
     kept = replace(begun, walked_at=first.walked_at, walked_whole_at=first.walked_whole_at, updated_at=utc(days=2))
     assert seen == kept
 
@@ -101,12 +103,12 @@ def test_a_watcher_that_begins_keeps_when_the_last_one_saw_everything(db: Databa
 def test_states_are_written_for_sources_that_there_are(db: Database) -> None:
     for name in ("b", "a"):
         factories.register_source(db, name)
-    db.write(lambda c: watching.write(c, [], NOW))
-    db.write(lambda c: watching.write(c, [standings.state(name, NOW) for name in ("b", "a")], NOW))
-    assert [seen.source for seen in db.read(watching.read)] == ["a", "b"]
+    db.write(lambda c: status.write(c, [], NOW))
+    db.write(lambda c: status.write(c, [standings.state(name, NOW) for name in ("b", "a")], NOW))
+    assert [seen.source for seen in db.read(status.read)] == ["a", "b"]
     with pytest.raises(NotFoundError, match="'nobody'"):
-        db.write(lambda c: watching.write(c, [standings.state("nobody", NOW)], NOW))
+        db.write(lambda c: status.write(c, [standings.state("nobody", NOW)], NOW))
 
-    db.write(lambda c: watching.write(c, [standings.state("a", NOW)], NOW + timedelta(days=5)))
-    db.write(lambda c: watching.forget_gone(c, NOW + timedelta(days=8)))
-    assert [seen.source for seen in db.read(watching.read)] == ["a"]
+    db.write(lambda c: status.write(c, [standings.state("a", NOW)], NOW + timedelta(days=5)))
+    db.write(lambda c: status.forget_gone(c, NOW + timedelta(days=8)))
+    assert [seen.source for seen in db.read(status.read)] == ["a"]

@@ -6,7 +6,7 @@
 import pytest
 import stories
 
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 
 SEEDS = range(8)
 KEPT = ()

@@ -26,10 +26,10 @@ from factories import (
     utc,
 )
 
+from marcod.database.engine import Database
+from marcod.database.schema import hit, image, inspection_summary
 from marcod.domain import Modality
 from marcod.store import queue, results, summaries
-from marcod.store.engine import Database
-from marcod.store.schema import hit, image, inspection_summary
 from marcod.store.versions import Version
 
 Probabilities = tuple[float, float, float, float]
@@ -240,7 +240,7 @@ def test_each_version_has_its_own_summary(db: Database, source_id: int, champion
 
 
 def test_models_with_other_classes_keep_their_vector(db: Database, source_id: int, champion: Version) -> None:
-    from marcod.store.schema import score
+    from marcod.database.schema import score
 
     record(db, source_id, sightings(1))
     lease = claimed(db)
@@ -283,9 +283,9 @@ def test_two_recorders_of_one_inspection_wait_for_each_other_without_deadlock(
     together = Barrier(2)
     deadlocks: list[BaseException] = []
     sa.event.listen(db.engine, "handle_error", lambda context: deadlocks.append(context.original_exception))
-    from marcod.store import catalog
+    from marcod.catalog import deliveries
 
-    def take_in(part: int) -> catalog.Recorded:
+    def take_in(part: int) -> deliveries.Recorded:
         met = False
 
         def meet(conn, cursor, statement, parameters, context, executemany):  # type: ignore[no-untyped-def]
@@ -294,10 +294,10 @@ def test_two_recorders_of_one_inspection_wait_for_each_other_without_deadlock(
                 met = True
                 together.wait(timeout=20)
 
-        def work(connection: sa.Connection) -> catalog.Recorded:
+        def work(connection: sa.Connection) -> deliveries.Recorded:
             nonlocal mine
             mine = connection
-            return catalog.record(connection, source_id, files[1 + part :: 2], utc())
+            return deliveries.record(connection, source_id, files[1 + part :: 2], utc())
 
         mine: sa.Connection | None = None
         sa.event.listen(db.engine, "before_cursor_execute", meet)

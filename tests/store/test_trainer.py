@@ -11,18 +11,18 @@ import pytest
 import sqlalchemy as sa
 from factories import record, sightings, utc
 
+from marcod.database.engine import Database
+from marcod.database.schema import drift_alarm, drop, inspection, training_run
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError, MarcodError
-from marcod.evaluate.suspects import PersonNoise, Suspicion
+from marcod.evaluate.label_issues import PersonNoise, Suspicion
 from marcod.settings import TrainSettings
-from marcod.store import labels
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.schema import drift_alarm, drop, inspection, training_run
-from marcod.store.shadowing import Both
+from marcod.store import votes
 from marcod.store.versions import Version
-from marcod.train import shadow, trainer
-from marcod.train.trainer import Trainer
+from marcod.store.votes import Given
+from marcod.training import shadow, trainer
+from marcod.training.shadow_counts import Both
+from marcod.training.trainer import Trainer
 
 NIGHTLY = TrainSettings(schedule="0 2 * * *", min_new_labels=2)
 EVENING = datetime(2026, 5, 1, 20, 0, tzinfo=UTC)
@@ -33,7 +33,7 @@ def say(db: Database, count: int, person: str = "ann") -> None:
     def work(connection: sa.Connection) -> None:
         drops = connection.execute(sa.select(drop.c.id).order_by(drop.c.id).limit(count)).scalars().all()
         where = connection.execute(sa.select(inspection.c.id)).scalar_one()
-        labels.add(connection, [Given(d, where, DropClass.CLEAR, person, utc(1), "test") for d in drops], utc(1))
+        votes.add(connection, [Given(d, where, DropClass.CLEAR, person, utc(1), "test") for d in drops], utc(1))
 
     db.write(work)
 
@@ -132,7 +132,7 @@ def test_what_a_shadow_must_not_show(both: Both, problem: str | None) -> None:
 
 
 def test_a_person_who_swaps_two_classes_fails_the_gate() -> None:
-    from marcod.train import judgement
+    from marcod.training import assess
 
     swapped = ((2, 20, 0, 0), (18, 1, 0, 0), (0, 0, 3, 0), (0, 0, 0, 30))
     fine = ((20, 2, 0, 0), (1, 18, 0, 0), (0, 0, 3, 0), (0, 0, 0, 30))
@@ -140,8 +140,8 @@ def test_a_person_who_swaps_two_classes_fails_the_gate() -> None:
         PersonNoise(name, 74, 74, share, (0.0, 1.0), table)
         for name, share, table in (("ann", 0.04, fine), ("bob", 0.5, swapped))
     )
-    (check,) = judgement.people_checks(Suspicion((), 148, 0.2, people))
+    (check,) = assess.people_checks(Suspicion((), 148, 0.2, people))
     assert not check.passed
     assert "bob seems to say" in check.sentence
     assert {str(CLASSES[0]), str(CLASSES[1])} <= set(check.sentence.split())
-    assert judgement.people_checks(None) == []
+    assert assess.people_checks(None) == []

@@ -12,24 +12,25 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy.engine import Connection
 
+from marcod.database.engine import Database
+from marcod.database.schema import dataset, image, label, training_run
 from marcod.domain import DropClass
 from marcod.errors import NotFoundError, StoreError
-from marcod.store import labels, serving, training, versions
-from marcod.store.engine import Database
-from marcod.store.schema import dataset, image, label, training_run
+from marcod.store import serving, versions, votes
+from marcod.training import run_rows
 
 HOST = "here"
 
 
 def begin(
     db: Database, token: str = "t", *, pid: int = 11, host: str = HOST, now: float = 0, **more: Any
-) -> training.Run:
+) -> run_rows.Run:
     """A run by hand."""
     values: dict[str, Any] = {
         "cause": "by hand", "actor": "ann", "recipe": "adapt", "options": {"epochs": 2}, "parent": "small:1",
         "folder": "/runs/1", "host": host, "pid": pid, "token": token, "now": utc(now),
     }  # fmt: skip
-    return db.write(lambda c: training.begin(c, **(values | more)))
+    return db.write(lambda c: run_rows.begin(c, **(values | more)))
 
 
 def take_over(
@@ -40,15 +41,15 @@ def take_over(
     host: str = HOST,
     now: float = 1,
     alive: Callable[[int], bool] = lambda pid: False,
-) -> training.Run | None:
-    def work(connection: Connection) -> training.Run | None:
-        return training.take_over(connection, host=host, pid=pid, token=token, now=utc(now), silence_s=300, alive=alive)
+) -> run_rows.Run | None:
+    def work(connection: Connection) -> run_rows.Run | None:
+        return run_rows.take_over(connection, host=host, pid=pid, token=token, now=utc(now), silence_s=300, alive=alive)
 
     return db.write(work)
 
 
-def end(db: Database, run: training.Run, state: str = "refused", now: float = 9, **more: Any) -> None:
-    db.write(lambda c: training.end(c, run.id, run.token, state=state, now=utc(now), **more))
+def end(db: Database, run: run_rows.Run, state: str = "refused", now: float = 9, **more: Any) -> None:
+    db.write(lambda c: run_rows.end(c, run.id, run.token, state=state, now=utc(now), **more))
 
 
 def add_dataset(db: Database, digest: str = "d", gate_digest: str = "g", last_label_id: int | None = 5) -> int:
@@ -62,23 +63,23 @@ def add_dataset(db: Database, digest: str = "d", gate_digest: str = "g", last_la
 def test_the_life_of_a_run(db: Database) -> None:
     run = begin(db)
     assert (run.state, run.reasons, run.numbers, run.ended_at) == ("running", None, None, None)
-    assert db.read(training.active) == run
+    assert db.read(run_rows.active) == run
     data_id = add_dataset(db)
-    db.write(lambda c: training.beat(c, run.id, "t", step="epoch 1 of 2", now=utc(5)))
-    db.write(lambda c: training.note(c, run.id, "t", dataset_id=data_id, tier="head"))
-    db.write(lambda c: training.note(c, run.id, "t", candidate="lab:1", candidate_digest="cd"))
-    db.write(lambda c: training.note(c, run.id, "t"))
-    half = db.read(lambda c: training.get(c, run.id))
+    db.write(lambda c: run_rows.beat(c, run.id, "t", step="epoch 1 of 2", now=utc(5)))
+    db.write(lambda c: run_rows.note(c, run.id, "t", dataset_id=data_id, tier="head"))
+    db.write(lambda c: run_rows.note(c, run.id, "t", candidate="lab:1", candidate_digest="cd"))
+    db.write(lambda c: run_rows.note(c, run.id, "t"))
+    half = db.read(lambda c: run_rows.get(c, run.id))
     assert (half.step, half.beat_at, half.tier, half.candidate, half.dataset_id) == (
         "epoch 1 of 2", utc(5), "head", "lab:1", data_id,
     )  # fmt: skip
     end(db, run, "refused", reasons=("too few",), numbers={"checks": []})
-    done = db.read(lambda c: training.get(c, run.id))
+    done = db.read(lambda c: run_rows.get(c, run.id))
     assert (done.state, done.reasons, done.numbers, done.ended_at, done.step) == (
         "refused", ["too few"], {"checks": []}, utc(9), None,
     )  # fmt: skip
-    assert db.read(training.active) is None
-    assert db.read(lambda c: training.data(c, data_id)).counts == {"test": {"Crystals": 3}}
+    assert db.read(run_rows.active) is None
+    assert db.read(lambda c: run_rows.data(c, data_id)).counts == {"test": {"Crystals": 3}}
 
 
 def test_a_second_run_is_refused_by_naming_the_first(db: Database) -> None:
@@ -87,8 +88,8 @@ def test_a_second_run_is_refused_by_naming_the_first(db: Database) -> None:
         begin(db, "u")
     end(db, first)
     second = begin(db, "u")
-    assert [run.id for run in db.read(lambda c: training.listed(c, 10))] == [second.id, first.id]
-    assert [run.id for run in db.read(lambda c: training.listed(c, 1))] == [second.id]
+    assert [run.id for run in db.read(lambda c: run_rows.listed(c, 10))] == [second.id, first.id]
+    assert [run.id for run in db.read(lambda c: run_rows.listed(c, 1))] == [second.id]
 
 
 def test_of_two_that_begin_together_one_does(db: Database) -> None:
@@ -122,7 +123,7 @@ def test_of_two_that_take_over_together_one_does(db: Database) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(take, ("aa", "b")))
-    held = db.read(training.active)
+    held = db.read(run_rows.active)
     assert held is not None
     assert found.count(held.token) == 1
     assert any("is active" in text or "taken over" in text for text in found)
@@ -137,9 +138,9 @@ def test_a_dead_workers_run_goes_on_and_the_dead_can_write_no_more(db: Database)
     assert taken is not None
     assert (taken.id, taken.token, taken.pid, taken.beat_at, taken.started_at) == (run.id, "t2", 12, utc(2), utc())
     for work in (
-        lambda c: training.beat(c, run.id, "t", step=None, now=utc(3)),
-        lambda c: training.note(c, run.id, "t", tier="all"),
-        lambda c: training.end(c, run.id, "t", state="promoted", now=utc(3)),
+        lambda c: run_rows.beat(c, run.id, "t", step=None, now=utc(3)),
+        lambda c: run_rows.note(c, run.id, "t", tier="all"),
+        lambda c: run_rows.end(c, run.id, "t", state="promoted", now=utc(3)),
     ):
         with pytest.raises(StoreError, match=f"training run {run.id} was taken over"):
             db.write(work)
@@ -163,20 +164,20 @@ def test_whom_a_run_is_taken_from(db: Database, host: str, pid: int, now: float,
 
 def test_a_run_in_shadow_is_settled_once_and_lets_others_begin(db: Database) -> None:
     run = begin(db)
-    end(db, run, training.SHADOW, reasons=["all well"], numbers={"a": 1})
+    end(db, run, run_rows.SHADOW, reasons=["all well"], numbers={"a": 1})
     other = begin(db, "u")
-    assert [r.id for r in db.read(training.shadows)] == [run.id]
+    assert [r.id for r in db.read(run_rows.shadows)] == [run.id]
 
     def settle(connection: Connection) -> None:
-        training.settle(connection, run.id, state="promoted", reasons=["still well"], numbers={"a": 2}, now=utc(50))
+        run_rows.settle(connection, run.id, state="promoted", reasons=["still well"], numbers={"a": 2}, now=utc(50))
 
     db.write(settle)
-    done = db.read(lambda c: training.get(c, run.id))
+    done = db.read(lambda c: run_rows.get(c, run.id))
     assert (done.state, done.reasons, done.numbers, done.ended_at) == ("promoted", ["still well"], {"a": 2}, utc(50))
-    assert db.read(training.shadows) == []
+    assert db.read(run_rows.shadows) == []
     with pytest.raises(StoreError, match=f"training run {run.id} is not in shadow"):
         db.write(settle)
-    assert db.read(training.active) == other
+    assert db.read(run_rows.active) == other
 
 
 def test_no_run_ends_in_a_state_that_is_none(db: Database) -> None:
@@ -184,13 +185,13 @@ def test_no_run_ends_in_a_state_that_is_none(db: Database) -> None:
     with pytest.raises(ValueError, match="cannot end as 'running'"):
         end(db, run, "running")
     with pytest.raises(ValueError, match="cannot be settled as 'shadow'"):
-        db.write(lambda c: training.settle(c, run.id, state="shadow", reasons=[], numbers={}, now=utc()))
+        db.write(lambda c: run_rows.settle(c, run.id, state="shadow", reasons=[], numbers={}, now=utc()))
     with pytest.raises(NotFoundError, match="there is no training run 99"):
-        db.read(lambda c: training.get(c, 99))
+        db.read(lambda c: run_rows.get(c, 99))
 
 
 def test_the_last_run_is_one_that_used_its_labels_up(db: Database) -> None:
-    assert db.read(training.last) is None
+    assert db.read(run_rows.last) is None
     data_id = add_dataset(db)
     runs = []
     for token, state, used in (
@@ -198,10 +199,10 @@ def test_the_last_run_is_one_that_used_its_labels_up(db: Database) -> None:
     ):  # fmt: skip
         run = begin(db, token)
         if used:
-            db.write(lambda c, run=run: training.note(c, run.id, run.token, dataset_id=data_id))
+            db.write(lambda c, run=run: run_rows.note(c, run.id, run.token, dataset_id=data_id))
         end(db, run, state, error="no memory" if state == "failed" else None)
         runs.append(run)
-    found = db.read(training.last)
+    found = db.read(run_rows.last)
     assert found is not None
     assert found.id == runs[1].id
 
@@ -213,14 +214,14 @@ def test_uses_of_a_test_side_are_counted(db: Database) -> None:
     ):
         run = begin(db, str(number))
         noted = {"dataset_id": data_id, "candidate": "lab:2"}
-        db.write(lambda c, run=run, noted=noted: training.note(c, run.id, run.token, **noted))
+        db.write(lambda c, run=run, noted=noted: run_rows.note(c, run.id, run.token, **noted))
         end(db, run, state)
-    assert db.read(lambda c: training.gate_uses(c, "g")) == 3
+    assert db.read(lambda c: run_rows.gate_uses(c, "g")) == 3
     untrained = begin(db, "9")
-    db.write(lambda c: training.note(c, untrained.id, untrained.token, dataset_id=first))
+    db.write(lambda c: run_rows.note(c, untrained.id, untrained.token, dataset_id=first))
     end(db, untrained)
-    assert db.read(lambda c: training.gate_uses(c, "g")) == 3
-    assert db.read(lambda c: training.gate_uses(c, "nothing")) == 0
+    assert db.read(lambda c: run_rows.gate_uses(c, "g")) == 3
+    assert db.read(lambda c: run_rows.gate_uses(c, "nothing")) == 0
 
 
 def look(db: Database, digest: str, crystals: int, parent: str = "lab:1") -> int:
@@ -234,10 +235,10 @@ def look(db: Database, digest: str, crystals: int, parent: str = "lab:1") -> int
         lambda c: int(c.execute(sa.insert(dataset).values(**values).returning(dataset.c.id)).scalar_one())
     )
     run = begin(db, digest, parent=parent)
-    db.write(lambda c: training.note(c, run.id, run.token, dataset_id=data_id, candidate="lab:2"))
-    before = db.read(lambda c: training.gate_uses(c, f"gate of {digest}"))
+    db.write(lambda c: run_rows.note(c, run.id, run.token, dataset_id=data_id, candidate="lab:2"))
+    before = db.read(lambda c: run_rows.gate_uses(c, f"gate of {digest}"))
     end(db, run, "refused")
-    assert db.read(lambda c: training.gate_uses(c, f"gate of {digest}")) == before + 1
+    assert db.read(lambda c: run_rows.gate_uses(c, f"gate of {digest}")) == before + 1
     return before
 
 
@@ -259,40 +260,40 @@ def test_new_labels_are_counted_by_what_they_speak_of(db: Database, source_id: i
 
     def say(which: int, person: str, of_image: bool = False) -> None:
         image_id, drop_id, inspection_id = images[which]
-        word = labels.Given(
+        word = votes.Given(
             drop_id, inspection_id, DropClass.CRYSTALS, person, utc(), "cli", image_id=image_id if of_image else None
         )
-        db.write(lambda c: labels.add(c, [word], utc()))
+        db.write(lambda c: votes.add(c, [word], utc()))
 
-    assert db.read(lambda c: training.new_labels(c, None)) == 0
+    assert db.read(lambda c: run_rows.new_labels(c, None)) == 0
     say(0, "ann")
     before = rows(db, sa.select(sa.func.max(label.c.id)))[0][0]
     say(0, "bob")
     say(0, "cy")
     say(1, "ann")
     say(1, "ann", of_image=True)
-    assert db.read(lambda c: training.new_labels(c, before)) == 3
-    assert db.read(lambda c: training.new_labels(c, None)) == 3
+    assert db.read(lambda c: run_rows.new_labels(c, before)) == 3
+    assert db.read(lambda c: run_rows.new_labels(c, None)) == 3
 
 
 def test_what_was_rolled_back_is_known_by_name_and_by_digest(db: Database) -> None:
     old, bad = register(db), register(db, "lab", "1", digest="bundle digest")
     run = begin(db)
-    db.write(lambda c: training.note(c, run.id, run.token, candidate="lab:1", candidate_digest="weights"))
+    db.write(lambda c: run_rows.note(c, run.id, run.token, candidate="lab:1", candidate_digest="weights"))
     end(db, run, "promoted")
     promote(db, old, utc(1))
     promote(db, bad, utc(2))
     names = ("lab:1", "weights", "bundle digest")
-    assert [db.read(lambda c, n=name: training.rolled_back(c, n)) for name in names] == [None] * 3
+    assert [db.read(lambda c, n=name: run_rows.rolled_back(c, n)) for name in names] == [None] * 3
     db.write(lambda c: serving.rollback(c, old, actor="eve", now=utc(3)))
     again = begin(db, "u")
-    db.write(lambda c: training.note(c, again.id, again.token, candidate="lab:2", candidate_digest="weights"))
+    db.write(lambda c: run_rows.note(c, again.id, again.token, candidate="lab:2", candidate_digest="weights"))
     for name in (*names, "lab:2"):
-        found = db.read(lambda c, n=name: training.rolled_back(c, n))
+        found = db.read(lambda c, n=name: run_rows.rolled_back(c, n))
         assert found is not None
         assert (found.actor, found.at, found.detail) == ("eve", utc(3), {"from": "lab:1", "to": "small:1"})
     for name in ("small:1", "other", "lab:10"):
-        assert db.read(lambda c, n=name: training.rolled_back(c, n)) is None
+        assert db.read(lambda c, n=name: run_rows.rolled_back(c, n)) is None
 
 
 def test_nothing_known_is_kept_as_nothing(db: Database) -> None:
@@ -310,8 +311,8 @@ class Workers(RuleBasedStateMachine):
         super().__init__()
         self.db.write(lambda c: c.execute(sa.delete(training_run)))
         self.made = 0
-        self.owner: training.Run | None = None
-        self.lost: list[training.Run] = []
+        self.owner: run_rows.Run | None = None
+        self.lost: list[run_rows.Run] = []
         self.dead = False
 
     def _token(self) -> str:
@@ -358,11 +359,11 @@ class Workers(RuleBasedStateMachine):
     def ghosts_write_nothing(self) -> None:
         ghost = self.lost[-1]
         with pytest.raises(StoreError):
-            self.db.write(lambda c: training.beat(c, ghost.id, ghost.token, step="ghost", now=utc(1)))
+            self.db.write(lambda c: run_rows.beat(c, ghost.id, ghost.token, step="ghost", now=utc(1)))
 
     @invariant()
     def one_at_most_is_active(self) -> None:
-        held = self.db.read(training.active)
+        held = self.db.read(run_rows.active)
         assert (held and held.token) == (self.owner and self.owner.token)
 
 

@@ -14,15 +14,16 @@ from click.testing import CliRunner
 from factories import CRYSTALS, drain, promote, record, register, register_source, rows, sightings, utc
 
 from marcod.cli import cli
+from marcod.database import migrate, revisions, workers
+from marcod.database.engine import Database
+from marcod.database.migrate import SchemaState
+from marcod.database.schema import audit, drop_summary, hit, image, inspection_summary, job, schema_mark, score
 from marcod.domain import DropClass
 from marcod.errors import SchemaError
-from marcod.store import derived, labels, migrate, serving, steps, versions, workers
-from marcod.store.engine import Database
-from marcod.store.labels import Given
-from marcod.store.migrate import SchemaState
-from marcod.store.schema import audit, drop_summary, hit, image, inspection_summary, job, schema_mark, score
+from marcod.store import derived, serving, versions, votes
+from marcod.store.votes import Given
 
-NEWEST = steps.known().newest
+NEWEST = revisions.known().newest
 ADDING, BREAKING, LAST = "9001", "9002", "9003"
 
 ADDS = f'''
@@ -100,20 +101,20 @@ def mark(db: Database) -> str:
 
 
 def test_steps_know_their_order_and_which_only_add(to_come: Path) -> None:
-    known = steps.known(to_come)
+    known = revisions.known(to_come)
     assert known.newest == LAST
     assert known.between(NEWEST, "head") == (ADDING, BREAKING, LAST)
     assert known.between(None, "0002") == ("0001", "0002")
     assert known.between(ADDING, NEWEST) == ()
     assert (known.place(None), known.place("1234"), known.place("0002")) == (0, 0, 2)
-    at = {step: known.oldest_usable(step) for step in (steps.MARKED, ADDING, BREAKING, LAST)}
-    assert at[steps.MARKED] == steps.MARKED
+    at = {step: known.oldest_usable(step) for step in (revisions.MARKED, ADDING, BREAKING, LAST)}
+    assert at[revisions.MARKED] == revisions.MARKED
     assert at[ADDING] == known.oldest_usable(NEWEST)
     assert (at[BREAKING], at[LAST]) == (BREAKING, BREAKING)
 
 
 def test_the_mark_follows_every_way_up_and_down(empty_db: Database, to_come: Path) -> None:
-    first = steps.known().oldest_usable(NEWEST)
+    first = revisions.known().oldest_usable(NEWEST)
     migrate.upgrade(empty_db, now=utc())
     assert mark(empty_db) == first
     for revision, marked in ((ADDING, first), (BREAKING, BREAKING), (LAST, BREAKING)):
@@ -137,7 +138,7 @@ def work(db: Database, now_h: float) -> None:
     last = rows(db, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id.desc()).limit(1))[0]
 
     def say(connection: sa.Connection) -> None:
-        labels.add(connection, [Given(last[0], last[1], DropClass.CLEAR, "ann", now, "test")], now)
+        votes.add(connection, [Given(last[0], last[1], DropClass.CLEAR, "ann", now, "test")], now)
         derived.refresh(connection, [last[0]], [last[1]], now)
 
     db.write(say)
@@ -244,7 +245,7 @@ def test_workers_from_before_anybody_kept_what_they_know(empty_db: Database) -> 
     alive = "insert into worker values ('w', 'host', 1, 'score', '0', :now, :now)"
     moment = utc().replace(tzinfo=None) if empty_db.is_sqlite else utc()
     empty_db.write(lambda c: c.execute(sa.text(alive).bindparams(sa.bindparam("now", moment, sa.DateTime()))))
-    for step in ("0004", steps.MARKED):
+    for step in ("0004", revisions.MARKED):
         with pytest.raises(SchemaError, match=rf"step {step} .* w on host"):
             migrate.upgrade(empty_db, step, now=utc())
         assert migrate.state(empty_db) is SchemaState.OLDER

@@ -10,11 +10,13 @@ import pytest
 import sqlalchemy as sa
 from factories import claimed, drain, finish, promote, record, register, rows, sightings, utc
 
+from marcod.catalog import deliveries
+from marcod.database.engine import Database
+from marcod.database.schema import audit, hit, image, job, model_alias, score
 from marcod.domain import Modality, TrainedOn
+from marcod.drift import days
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import backlog, catalog, drift, queue, results, serving, versions
-from marcod.store.engine import Database
-from marcod.store.schema import audit, hit, image, job, model_alias, score
+from marcod.store import backlog, queue, results, serving, versions
 from marcod.store.versions import Version
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -231,7 +233,7 @@ def test_a_promotion_waits_for_recording_and_moves_what_it_queued(
     newer = register(db, version="2")
     former = _while_held(
         db,
-        lambda c: catalog.record(c, source_id, sightings(4), utc(1)),
+        lambda c: deliveries.record(c, source_id, sightings(4), utc(1)),
         lambda: promote(db, newer, utc(2)),
     )
     assert former == champion
@@ -304,7 +306,7 @@ def test_a_version_without_scores_is_forgotten(db: Database, source_id: int, cha
     promote(db, newer, utc(1))
     record(db, source_id, sightings(3), utc(2))
     rollback(db, champion, 3)
-    db.write(lambda c: drift.put_days(c, newer, [drift.Day(source_id, utc().date(), 0, 3, {})], utc(3)))
+    db.write(lambda c: days.put_days(c, newer, [days.Day(source_id, utc().date(), 0, 3, {})], utc(3)))
     db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(4)))
     assert remove(db, newer, now=5) is False
     assert aliases(db) == {champion: ("champion",)}

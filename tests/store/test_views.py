@@ -5,9 +5,9 @@ from typing import Any
 import sqlalchemy as sa
 from factories import CRYSTALS, drain, promote, record, register, register_source, rewritten, rows, sightings, utc
 
+from marcod.database.engine import Database
+from marcod.database.schema import UtcDateTime
 from marcod.store import queue
-from marcod.store.engine import Database
-from marcod.store.schema import UtcDateTime
 from marcod.store.versions import Version
 
 IMAGE_SCORE = """

@@ -3,9 +3,9 @@
 from factories import utc
 
 from marcod import __version__
-from marcod.store import steps, workers
-from marcod.store.engine import Database
-from marcod.store.workers import Needs, Worker
+from marcod.database import revisions, workers
+from marcod.database.engine import Database
+from marcod.database.workers import Needs, Worker
 
 
 def beat(db: Database, name: str, seconds: float) -> None:
@@ -24,7 +24,7 @@ def test_a_worker_is_alive_while_it_beats(db: Database) -> None:
     beat(db, "b", 61)
     assert alive(db, 62) == ["a", "b"]
     found = db.read(lambda c: workers.alive(c, utc(62)))[1]
-    assert found == Worker("b", "host", 42, "watch,score", __version__, utc(0), utc(61), steps.known().newest)
+    assert found == Worker("b", "host", 42, "watch,score", __version__, utc(0), utc(61), revisions.known().newest)
     assert db.read(lambda c: workers.needs(c, utc(62)))[1] == Needs("b", "host", found.revision)
 
 

@@ -5,12 +5,12 @@ from typing import Any
 from factories import utc
 
 from marcod.domain import DropClass, well_name
-from marcod.plates import PlateMap
-from marcod.store.labels import Verdict as Said
-from marcod.store.papers import Grid, OfPlate
-from marcod.store.reports import Summary
+from marcod.plates.metadata import Grid, OfPlate
+from marcod.plates.plate_map import PlateMap
+from marcod.plates.reports import Summary
 from marcod.store.summaries import Verdict
 from marcod.store.versions import Version
+from marcod.store.votes import Verdict as Said
 
 VERSION = Version(1, "small", "1", "d" * 64, "visible", 0.5, True)
 
@@ -30,7 +30,6 @@ def drop(row: int, column: int, p_crystals: float | None, number: int = 1, **mor
         "p_precipitate": None if p_crystals is None else 0.0,
         "label": None if p_crystals is None else str(DropClass.CRYSTALS if p_crystals > 0.5 else DropClass.CLEAR),
         "failed": False,
-        "seen_at": utc(),
         "model_hit": p_crystals is not None and p_crystals >= VERSION.crystal_threshold,
     }
     return Verdict(**(values | more))

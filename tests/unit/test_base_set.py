@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from marcod import synthetic
-from marcod.bundle import BundleRecord, Threshold
 from marcod.domain import CLASSES, Split
 from marcod.errors import ConfigError
+from marcod.model.bundle import BundleRecord, Threshold
 from marcod.settings import TrainSettings
-from marcod.train import base
-from marcod.train.base import Base
+from marcod.training import rehearsal
+from marcod.training.rehearsal import Base
 
 
 def parent(*, made_up: bool = True) -> BundleRecord:
@@ -40,7 +40,7 @@ def gathered(
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Base:
-    return base.gathered(settings, record or parent(), progress=progress, stopped=stopped, processes=1)
+    return rehearsal.gathered(settings, record or parent(), progress=progress, stopped=stopped, processes=1)
 
 
 def settings(folder: Path, *, images: int = 100, **more: object) -> TrainSettings:
@@ -50,14 +50,14 @@ def settings(folder: Path, *, images: int = 100, **more: object) -> TrainSetting
 
 def test_rendered_drops_are_for_a_model_that_never_saw_a_photograph(tmp_path: Path) -> None:
     auto, folder = TrainSettings(folder=tmp_path), TrainSettings(folder=tmp_path, base="none", base_folder=tmp_path)
-    assert base.wanted(auto, parent()) == "rendered"
-    assert base.wanted(auto, parent(made_up=False)) == "none"
+    assert rehearsal.wanted(auto, parent()) == "rendered"
+    assert rehearsal.wanted(auto, parent(made_up=False)) == "none"
     child = BundleRecord(**parent().model_dump() | {"trained_on": ["rendered", "lab"]})
-    assert (child.synthetic, base.wanted(auto, child)) == (False, "rendered")
-    assert base.wanted(TrainSettings(base="rendered"), parent(made_up=False)) == "rendered"
-    assert base.wanted(folder, parent()) == "folder"
-    assert gathered(auto, parent(made_up=False)) is base.NOTHING
-    assert base.NOTHING.side(Split.TRAIN) == ()
+    assert (child.synthetic, rehearsal.wanted(auto, child)) == (False, "rendered")
+    assert rehearsal.wanted(TrainSettings(base="rendered"), parent(made_up=False)) == "rendered"
+    assert rehearsal.wanted(folder, parent()) == "folder"
+    assert gathered(auto, parent(made_up=False)) is rehearsal.NOTHING
+    assert rehearsal.NOTHING.side(Split.TRAIN) == ()
 
 
 def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Path) -> None:
@@ -65,14 +65,14 @@ def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Pat
     folder = tmp_path / "base" / "rendered-9"
     with pytest.raises(InterruptedError):
         gathered(lab, stopped=lambda: len(list(folder.glob("*.jpg"))) > 0)
-    assert not (folder / base.LIST).exists()
+    assert not (folder / rehearsal.LIST).exists()
     first = gathered(lab, progress=lambda *step: shown.append(step))
     assert shown == [("rendering the base set", done, 9) for done in range(1, 10)]
     assert len(first.pictures) == 9
     for picture in first.pictures:
-        data, label = synthetic.drop_jpeg(base.FIRST_SEED + int(picture.file.stem.rpartition("-")[2]))
+        data, label = synthetic.drop_jpeg(rehearsal.FIRST_SEED + int(picture.file.stem.rpartition("-")[2]))
         assert (picture.file.read_bytes(), picture.label) == (data, label)
-        assert (picture.source, picture.imager) == (base.SOURCE, base.IMAGER)
+        assert (picture.source, picture.imager) == (rehearsal.SOURCE, rehearsal.IMAGER)
     assert first.synthetic
     assert "9 rendered drops" in first.about
     shown.clear()
@@ -83,7 +83,7 @@ def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Pat
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
     """A lab's folder: 240 pictures of 60 plates, most of which are no pictures at all, since nobody reads them here."""
-    with (tmp_path / base.LIST).open("w", newline="") as stream:
+    with (tmp_path / rehearsal.LIST).open("w", newline="") as stream:
         rows = [(f"{i}.jpg", CLASSES[i % 4], f"P{i % 60}") for i in range(240)]
         csv.writer(stream).writerows([("image", "label", "plate"), *rows])
     for i in range(240):
@@ -112,10 +112,10 @@ def test_a_part_of_a_folder_is_the_same_each_time_and_stays_on_its_sides(listed:
 
 def test_another_list_is_another_set(listed: Path, tmp_path: Path) -> None:
     before = gathered(settings(tmp_path, base_folder=listed)).about
-    with (listed / base.LIST).open("a") as stream:
+    with (listed / rehearsal.LIST).open("a") as stream:
         stream.write("0b.jpg,Clear,P0\n")
     (listed / "0b.jpg").touch()
     assert gathered(settings(tmp_path, base_folder=listed)).about != before
-    (listed / base.LIST).unlink()
+    (listed / rehearsal.LIST).unlink()
     with pytest.raises(ConfigError, match=r"labels\.csv cannot be read"):
         gathered(settings(tmp_path, base_folder=listed))

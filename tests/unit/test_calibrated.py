@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from marcod import metrics
-from marcod.bundle import BundleRecord, Threshold
 from marcod.domain import CLASSES
 from marcod.evaluate import calibration
-from marcod.train import adapt, calibrated
-from marcod.train.calibrated import Calibrated
-from marcod.train.material import Rows
-from marcod.train.pictures import one_hot
+from marcod.fitting import adapt
+from marcod.fitting.batches import one_hot
+from marcod.model import probabilities
+from marcod.model.bundle import BundleRecord, Threshold
+from marcod.training import calibrate
+from marcod.training.calibrate import Calibrated
+from marcod.training.data import Rows
 
 CRYSTALS = 1
 FORMER = Threshold(crystal=0.31, recall=0.9, measured_on="former drops")
@@ -52,11 +53,11 @@ def said(labels: NDArray[np.intp], seed: int = 1, clear: float = 2.0) -> NDArray
 def found(
     logits: NDArray[np.float32], given: Rows, natural: NDArray[np.float64] | None = None, recall: float = 0.9
 ) -> Calibrated:
-    return calibrated.calibrate(logits, given, natural, None, FORMER, recall)
+    return calibrate.calibrate(logits, given, natural, None, FORMER, recall)
 
 
 def crystal_scores(logits: NDArray[np.float32], made: Calibrated) -> NDArray[np.float32]:
-    return metrics.softmax(logits / made.temperature)[:, CRYSTALS]
+    return probabilities.softmax(logits / made.temperature)[:, CRYSTALS]
 
 
 def test_the_threshold_keeps_the_recall_on_all_and_on_each_large_domain() -> None:
@@ -126,11 +127,11 @@ def test_weights_bring_the_labels_to_natural_shares() -> None:
     labels = np.array([0] * 10 + [1] * 30 + [3] * 60)
     given = np.random.default_rng(1).uniform(0.2, 1, 100).astype(np.float32)
     natural = np.array([0.5, 0.05, 0.05, 0.4])
-    weights = calibrated.natural_weights(labels, given, natural)
+    weights = calibrate.natural_weights(labels, given, natural)
     share = np.bincount(labels, weights=weights, minlength=4) / weights.sum()
     assert share == pytest.approx(np.array([0.5, 0.05, 0, 0.4]) / 0.95, abs=1e-5)
     assert weights[:10] / given[:10] == pytest.approx(weights[0] / given[0])
-    assert calibrated.natural_weights(labels, given, None) is given
+    assert calibrate.natural_weights(labels, given, None) is given
 
 
 def test_a_shift_to_natural_shares_makes_probabilities_of_a_lab_s_pictures_right() -> None:
@@ -138,22 +139,22 @@ def test_a_shift_to_natural_shares_makes_probabilities_of_a_lab_s_pictures_right
     natural = np.array([0.6, 0.05, 0.05, 0.3])
     labels = np.random.default_rng(3).choice(4, 6000, p=natural)
     logits, equal = said(labels), np.full(4, 0.25)
-    shift = calibrated.natural_shift(equal, natural, rows(labels[:0]))
-    shares = metrics.softmax(logits + shift).mean(axis=0)
+    shift = calibrate.natural_shift(equal, natural, rows(labels[:0]))
+    shares = probabilities.softmax(logits + shift).mean(axis=0)
     assert shares == pytest.approx(natural, abs=0.01)
-    assert metrics.softmax(logits).mean(axis=0) != pytest.approx(natural, abs=0.01)
+    assert probabilities.softmax(logits).mean(axis=0) != pytest.approx(natural, abs=0.01)
     made = found(logits + shift, rows(labels), natural)
     assert made.temperature == pytest.approx(1, abs=0.1)
     assert made.measured["natural_shares"] == natural.tolist()
-    of_labels = calibrated.natural_shift(equal, None, rows(labels))
+    of_labels = calibrate.natural_shift(equal, None, rows(labels))
     assert of_labels == pytest.approx(np.log(adapt.shares(one_hot(labels, 4), np.ones(6000)) / equal), abs=1e-5)
-    assert not calibrated.natural_shift(equal, None, rows(labels[:0])).any()
+    assert not calibrate.natural_shift(equal, None, rows(labels[:0])).any()
 
 
 def test_a_temperature_is_found_again_at_natural_shares() -> None:
     natural = np.array([0.6, 0.05, 0.05, 0.3])
     labels = np.tile(np.arange(4), 1500)
-    logits = (said(labels) + calibrated.natural_shift(np.full(4, 0.25), natural, rows(labels[:0]))) * 2
+    logits = (said(labels) + calibrate.natural_shift(np.full(4, 0.25), natural, rows(labels[:0]))) * 2
     assert found(logits, rows(labels), natural).temperature == pytest.approx(2, rel=0.1)
 
 
@@ -176,11 +177,11 @@ def test_weights_that_did_not_change_keep_their_classes() -> None:
     own = np.tile(np.arange(5), 80)
     logits = 3 * np.eye(5, dtype=np.float32)[own] + np.random.default_rng(1).normal(0, 1, (400, 5)).astype(np.float32)
     labels = np.array([0, 1, 1, 2, 3])[own]
-    made = calibrated.calibrate(logits, rows(labels), None, parent, FORMER, 0.9)
+    made = calibrate.calibrate(logits, rows(labels), None, parent, FORMER, 0.9)
     assert (made.classes, made.folding) == (names, parent.folding)
-    scores = metrics.softmax(logits / made.temperature)[:, [1, 2]].sum(axis=1)
+    scores = probabilities.softmax(logits / made.temperature)[:, [1, 2]].sum(axis=1)
     assert (scores[labels == CRYSTALS] < made.threshold.crystal).sum() == calibration.allowed_misses(160, 0.9, None)
-    nothing = calibrated.calibrate(logits[:0], rows(labels[:0]), None, parent, FORMER, 0.9)
+    nothing = calibrate.calibrate(logits[:0], rows(labels[:0]), None, parent, FORMER, 0.9)
     assert (nothing.temperature, nothing.threshold.crystal) == (1.7, FORMER.crystal)
 
 
@@ -190,11 +191,11 @@ def test_half_of_the_false_alarms_that_are_saved_go_into_recall() -> None:
     plain = found(logits, rows(labels))
     others = crystal_scores(logits, plain)[labels != CRYSTALS]
     now = float((others >= plain.threshold.crystal).mean())
-    spent = calibrated.calibrate(logits, rows(labels), None, None, FORMER, 0.9, min(1.0, now + 0.2))
+    spent = calibrate.calibrate(logits, rows(labels), None, None, FORMER, 0.9, min(1.0, now + 0.2))
     assert spent.threshold.crystal < plain.threshold.crystal
     assert spent.threshold.recall is not None
     assert plain.threshold.recall is not None
     assert spent.threshold.recall > plain.threshold.recall
     assert now < (others >= spent.threshold.crystal).mean() < now + 0.2
-    stricter = calibrated.calibrate(logits, rows(labels), None, None, FORMER, 0.9, 0.0)
+    stricter = calibrate.calibrate(logits, rows(labels), None, None, FORMER, 0.9, 0.0)
     assert stricter.threshold.crystal <= plain.threshold.crystal

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marcod.errors import MarcodError
-from marcod.train import checkpoint
-from marcod.train.checkpoint import State
+from marcod.fitting import checkpoint
+from marcod.fitting.checkpoint import State
 
 WEIGHTS = {"Inception/a/weights": np.arange(6, dtype=np.float32).reshape(2, 3), "Inception/b": np.ones(2, np.float32)}
 STATE = State(

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshots import Items, check_growth, check_weights
 
-from marcod.dataset import Assigned, Item, Snapshot, assign, read, write
 from marcod.domain import CLASSES, DropClass, Split, split_of
 from marcod.errors import MarcodError
-from marcod.store.datasets import Gathered, Past
-from marcod.store.labels import LabelledImage
+from marcod.store.votes import LabelledImage
+from marcod.training.snapshot import Assigned, Item, Snapshot, assign, read, write
+from marcod.training.snapshot_rows import Gathered, Past
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 SOURCES = ("cellar", "attic")

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from populated import populate
 
 from marcod import layouts
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -80,12 +80,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_the_readme_s_tour_of_the_layers_is_the_one_that_is_checked() -> None:
+def test_the_developers_tour_of_the_layers_is_the_one_that_is_checked() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
     checked = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    tour = re.search(r"imports go downward only.*?: (`cli`.*?`errors`)", (ROOT / "README.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "developing.md").read_text(encoding="utf-8")
+    tour = re.search(r"Imports go downward only.*?: (`cli`.*?`errors`)", page, re.DOTALL)
     assert tour is not None
     told = [set(re.findall(r"`(\w+)`", layer)) for layer in tour[1].split(">")]
     assert told == [set(layer.split(" | ")) for layer in checked if layer != "__main__"]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from marcod import images
 from marcod.domain import CLASSES
-from marcod.drift import judge, statistics
+from marcod.drift import comparison, statistics
+from marcod.drift.days import Look
 from marcod.drift.statistics import Ages
-from marcod.store.drift import Look
 
 INSPECTED = (0, 1, 3, 7, 14)
 SPREAD = {"brightness": (0.40, 0.02, 0.05), "contrast": (0.18, 0.015, 0.04), "focus": (-2.1, 0.1, 0.3)}
@@ -74,8 +74,8 @@ class Plate:
         return Look(1, self._id, utc(), age + 0.2, str(CLASSES[label]), scores, *measures)
 
 
-def findings(reference: Ages, window: Ages, days: int = 7) -> dict[str, judge.Finding]:
-    found = judge.judge(reference, window, source="minstrel", days=days, tests=2, least_images=100, level=1e-4)
+def findings(reference: Ages, window: Ages, days: int = 7) -> dict[str, comparison.Finding]:
+    found = comparison.judge(reference, window, source="minstrel", days=days, tests=2, least_images=100, level=1e-4)
     return {finding.signal: finding for finding in found}
 
 
@@ -140,7 +140,7 @@ def test_two_hundred_quiet_weeks_raise_no_alarm_and_chance_is_not_overrated() ->
         reference = lab.days(0, 6, rng)
         for week in range(10):
             found = findings(reference, lab.days(100 + 20 * week, 7, rng))
-            assert len(found) == len({signal.name for signal in judge.SIGNALS})
+            assert len(found) == len({signal.name for signal in comparison.SIGNALS})
             assert not any(finding.alarm for finding in found.values())
             unlikely += sum(found[name].p_value < 0.05 for name in SPREAD)
     assert unlikely <= 0.05 * 200 * len(SPREAD)
@@ -236,8 +236,8 @@ def test_ages_of_plates() -> None:
     [(0.0, 5, 1.0), (2.228139, 10, 0.05), (12.706205, 1, 0.05), (-3.169273, 10, 0.01), (4.587, 10, 0.001)],
 )
 def test_students_t_as_in_the_tables(t: float, freedom: int, p: float) -> None:
-    assert judge.t_test(t, freedom) == pytest.approx(p, rel=1e-3)
-    assert judge.t_test(t, 10**7) == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), rel=1e-3)
+    assert comparison.t_test(t, freedom) == pytest.approx(p, rel=1e-3)
+    assert comparison.t_test(t, 10**7) == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), rel=1e-3)
 
 
 def _picture(seed: int) -> np.ndarray:

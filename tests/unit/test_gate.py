@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from marcod import metrics
-from marcod.bundle import BundleRecord, Threshold
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import MarcodError
-from marcod.evaluate import compared
+from marcod.evaluate import metrics, paired
 from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, MOST_LOOKS, Check, Rules, Verdict, judge, labels_trusted
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
+from marcod.model import probabilities
+from marcod.model.bundle import BundleRecord, Threshold
 
 CRYSTALS = CLASSES.index(DropClass.CRYSTALS)
 RULES = Rules(resamples=300)
@@ -53,8 +53,8 @@ def picture(number: int, label: int, plate: str, source: str = "rock", **more: s
         file=Path(f"/{source}/{number}.jpg"),
         label=CLASSES[label],
         own=None,
-        source="" if source == compared.BASE else source,
-        imager=compared.BASE if source == compared.BASE else "rigaku",
+        source="" if source == paired.BASE else source,
+        imager=paired.BASE if source == paired.BASE else "rigaku",
         group=plate,
         **values,
     )
@@ -107,7 +107,7 @@ def threshold_of(skill: float, recall: float) -> float:
     """What validation on many other drops would choose."""
     rng = np.random.default_rng(99)
     logits = skill * np.eye(4)[[CRYSTALS] * 4000] + rng.normal(0, 1, (4000, 4))
-    return metrics.recall_threshold(metrics.softmax(logits)[:, CRYSTALS], recall)
+    return metrics.recall_threshold(probabilities.softmax(logits)[:, CRYSTALS], recall)
 
 
 def failed(verdict: Verdict) -> set[str]:
@@ -200,14 +200,14 @@ def test_a_drop_weighs_the_same_however_often_it_was_imaged() -> None:
     logits = np.full((11, 4), 0.0)
     logits[:10, CRYSTALS] = 9.0
     side = (record(1, 0.9), Predictions(pictures, logits, ()))
-    pair = compared.pair(side, side)
-    assert compared.recall(pair, pair.champion, pair.weights[np.newaxis])[0] == pytest.approx(0.5)
+    pair = paired.pair(side, side)
+    assert paired.recall(pair, pair.champion, pair.weights[np.newaxis])[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("what", ["no crystals", "only crystals", "no drops", "only base"])
 def test_what_the_data_cannot_answer_is_refused(what: str) -> None:
     labels = {"no crystals": [0] * 40, "only crystals": [CRYSTALS] * 40, "no drops": [], "only base": [0, 1] * 20}[what]
-    source = compared.BASE if what == "only base" else "rock"
+    source = paired.BASE if what == "only base" else "rock"
     pictures = tuple(picture(i, label, f"p{i % 4}", source) for i, label in enumerate(labels))
     made = Lab(pictures, np.array(labels, np.intp), np.zeros((len(labels), 4)))
     verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), RULES)
@@ -220,21 +220,21 @@ def test_what_the_data_cannot_answer_is_refused(what: str) -> None:
     assert expected in words
 
 
-@pytest.mark.parametrize("sources", [("rock", "mini"), ("rock", compared.BASE)])
+@pytest.mark.parametrize("sources", [("rock", "mini"), ("rock", paired.BASE)])
 def test_a_loss_on_one_imager_is_refused_by_name(sources: tuple[str, str]) -> None:
     made = lab(2, sources=sources)
     other = np.array([p.source != "rock" for p in made.pictures])
     champion = made.by(1, made.logits(np.where(other, 3.5, 1.0), 1), 0.2)
     candidate = made.by(2, made.logits(np.where(other, 1.2, 3.5), 2), 0.2)
     verdict = judge(champion, candidate, RULES)
-    name = "imager base" if compared.BASE in sources else "imager mini rigaku"
+    name = "imager base" if paired.BASE in sources else "imager mini rigaku"
     assert name in failed(verdict)
     assert found(verdict, "imager rock rigaku").passed
     assert "5.0 points may be lost, and chance does not explain so many" in found(verdict, name).sentence
 
 
 def test_the_base_set_is_not_the_labs_own() -> None:
-    made = lab(2, sources=("rock", compared.BASE))
+    made = lab(2, sources=("rock", paired.BASE))
     other = np.array([p.source != "rock" for p in made.pictures])
     champion = made.judged(1, 2.0, 1)
     candidate = made.judged(2, np.where(other, 6.0, 2.0), 1)
@@ -333,8 +333,7 @@ def test_the_same_seed_gives_the_same_verdict() -> None:
 @settings(max_examples=40, deadline=None)
 def test_nothing_small_crashes_or_passes(drops: list[tuple[int, int, bool]], seed: int) -> None:
     pictures = tuple(
-        picture(i, label, f"p{plate}", compared.BASE if base else "rock")
-        for i, (label, plate, base) in enumerate(drops)
+        picture(i, label, f"p{plate}", paired.BASE if base else "rock") for i, (label, plate, base) in enumerate(drops)
     )
     rng = np.random.default_rng(seed)
     sides = [(record(v, 0.3), Predictions(pictures, rng.normal(0, 2, (len(drops), 4)), ())) for v in (1, 2)]
@@ -401,12 +400,12 @@ def test_half_of_the_false_alarms_that_are_saved_is_spent_on_finding_more() -> N
     scores = np.where(is_crystal, np.linspace(0.0, 0.99, 300) * 3, np.linspace(0.0, 0.8, 300))
     wanted = metrics.recall_threshold(scores[is_crystal], 0.5)
     flagged = (scores[~is_crystal] >= wanted).sum()
-    threshold = compared.crystal_threshold(scores, is_crystal, 0.5, (flagged + 20) / 200)
+    threshold = paired.crystal_threshold(scores, is_crystal, 0.5, (flagged + 20) / 200)
     assert (scores[~is_crystal] >= threshold).sum() == flagged + 10
     for few in (0.0, flagged / 200):
-        assert compared.crystal_threshold(scores, is_crystal, 0.5, few) == wanted
-    assert compared.crystal_threshold(scores, np.zeros(300, np.bool_), 0.5, 0.1) == 0.0
-    assert compared.crystal_threshold(scores[:100], is_crystal[:100], 0.5, 0.1) == wanted
+        assert paired.crystal_threshold(scores, is_crystal, 0.5, few) == wanted
+    assert paired.crystal_threshold(scores, np.zeros(300, np.bool_), 0.5, 0.1) == 0.0
+    assert paired.crystal_threshold(scores[:100], is_crystal[:100], 0.5, 0.1) == wanted
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30), st.floats(0, 1))
@@ -414,7 +413,7 @@ def test_a_lower_threshold_flags_no_more_than_the_champion(
     drops: list[tuple[float, bool]], false_alarms: float
 ) -> None:
     scores, crystal = np.array([s for s, _ in drops]), np.array([c for _, c in drops], np.bool_)
-    threshold = compared.crystal_threshold(scores, crystal, 0.9, false_alarms)
+    threshold = paired.crystal_threshold(scores, crystal, 0.9, false_alarms)
     wanted = metrics.recall_threshold(scores[crystal], 0.9)
     assert threshold <= wanted
     if threshold < wanted:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from marcod import images
-from marcod.enclosure import OutsideError
 from marcod.errors import ImageError
+from marcod.files import OutsideError
 
 SMALL = Image.new("L", (8, 8), 128)
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from marcod import images, preprocess
+from marcod import images
 from marcod.domain import WarningKind
 from marcod.errors import ImageError
+from marcod.model import preprocess
 
 HEIGHT, WIDTH = 24, 32
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(HEIGHT, WIDTH)

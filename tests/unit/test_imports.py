@@ -8,9 +8,9 @@ from typing import Final
 
 import pytest
 
+from marcod.database import migrate
+from marcod.database.engine import Database
 from marcod.settings import child_environment
-from marcod.store import migrate
-from marcod.store.engine import Database
 
 HEAVY: Final = frozenset(
     {
@@ -58,7 +58,7 @@ def test_what_only_reads_imports_no_heavy_library(arguments: tuple[str, ...], da
     assert "sqlalchemy" in imported
     assert not imported & HEAVY
     assert not {
-        name for name in imported if name.startswith(("marcod.daemon", "marcod.bundle", "marcod.layouts.rigaku"))
+        name for name in imported if name.startswith(("marcod.service", "marcod.model.bundle", "marcod.layouts.rigaku"))
     }
 
 

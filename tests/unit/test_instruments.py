@@ -2,18 +2,18 @@
 
 from prometheus_client import generate_latest
 
-from marcod import __version__, instruments
+from marcod import __version__, counters
 
 
 def value(name: str, **labels: str) -> float:
-    found = instruments.REGISTRY.get_sample_value(name, labels)
+    found = counters.REGISTRY.get_sample_value(name, labels)
     assert found is not None, f"{name} {labels} is not there"
     return found
 
 
 def test_a_batch_is_counted() -> None:
     def batch() -> None:
-        instruments.batch(
+        counters.batch(
             model="counted:1",
             outcomes={("north", "scored"): 3, ("north", "retried"): 1, ("south", "scored"): 2},
             wait_s=0.3,
@@ -41,13 +41,13 @@ def test_a_batch_is_counted() -> None:
 
 
 def test_failures_of_a_loop_are_counted_from_zero() -> None:
-    instruments.loops(["a loop", "another"])
-    instruments.loop_failed("a loop")
+    counters.loops(["a loop", "another"])
+    counters.loop_failed("a loop")
     assert value("marcod_loop_failures_total", loop="a loop") == 1
     assert value("marcod_loop_failures_total", loop="another") == 0
 
 
 def test_the_process_and_its_version_are_told() -> None:
     assert value("marcod_build_info", version=__version__) == 1
-    assert "process_resident_memory_bytes" in generate_latest(instruments.PROCESS).decode()
-    assert "_created" not in generate_latest(instruments.REGISTRY).decode()
+    assert "process_resident_memory_bytes" in generate_latest(counters.PROCESS).decode()
+    assert "_created" not in generate_latest(counters.REGISTRY).decode()

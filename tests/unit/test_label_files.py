@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from marcod import labelling
 from marcod.errors import LabelError
-from marcod.labelling import Choices, Problem, Row
-from marcod.store.labelling import Named, person_named
+from marcod.labels import files
+from marcod.labels.files import Choices, Problem, Row
+from marcod.labels.recorder import Named, person_named
 
 
 def read(path: Path, kind: str, **choices: object) -> tuple[list[Row], list[Problem]]:
-    file = labelling.read(path, kind, Choices(**choices), "marco")  # type: ignore[arg-type]
+    file = files.read(path, kind, Choices(**choices), "marco")  # type: ignore[arg-type]
     return file.rows, file.problems
 
 
@@ -157,7 +157,7 @@ def test_hwi_mso_by_its_own_name(tmp_path: Path) -> None:
 def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any"
     path.write_bytes(content)
-    for kind in labelling.FORMATS[1:]:
+    for kind in files.FORMATS[1:]:
         with suppress(LabelError):
             read(path, kind)
 
@@ -167,22 +167,22 @@ def test_a_folder_holds_files_of_several_formats(tmp_path: Path) -> None:
         written(tmp_path, "", name)
 
     def found(wanted: str) -> list[tuple[str, str]]:
-        return [(path.relative_to(tmp_path).as_posix(), kind) for path, kind in labelling.files(tmp_path, wanted)]
+        return [(path.relative_to(tmp_path).as_posix(), kind) for path, kind in files.files(tmp_path, wanted)]
 
     assert found("auto") == [("a/report.csv", "rockmaker"), ("b/run.mso", "hwi"), ("c.csv", "csv")]
     assert found("hwi") == [("b/run.mso", "hwi")]
     assert found("ispyb") == [("c.csv", "ispyb")]
-    assert labelling.files(tmp_path / "c.csv", "pims") == [(tmp_path / "c.csv", "pims")]
-    assert labelling.files(tmp_path / "d/readme.txt", "auto") == [(tmp_path / "d/readme.txt", "csv")]
+    assert files.files(tmp_path / "c.csv", "pims") == [(tmp_path / "c.csv", "pims")]
+    assert files.files(tmp_path / "d/readme.txt", "auto") == [(tmp_path / "d/readme.txt", "csv")]
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="does not exist"):
-        labelling.files(tmp_path / "none", "auto")
+        files.files(tmp_path / "none", "auto")
     with pytest.raises(LabelError, match="holds no label file"):
-        labelling.files(tmp_path, "auto")
+        files.files(tmp_path, "auto")
     path = written(tmp_path, "")
-    os.truncate(path, labelling.LARGEST + 1)
+    os.truncate(path, files.LARGEST + 1)
     with pytest.raises(LabelError, match="larger than"):
         read(path, "csv")
 

@@ -9,7 +9,7 @@ from shown import drop, plate, said
 
 from marcod.cli import maps
 from marcod.domain import PLATE_FORMATS, DropClass, row_letters
-from marcod.store.papers import Grid
+from marcod.plates.metadata import Grid
 
 WIDTH = 80
 MARKS = "Xp.ox!?"

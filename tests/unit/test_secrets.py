@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from marcod import settings, telemetry
+from marcod.database.engine import Database
 from marcod.errors import StoreError
 from marcod.settings import Settings, StoreSettings
-from marcod.store.engine import Database
 
 SECRET = "hunter2"
 URLS = [

@@ -16,9 +16,9 @@ from shown import drop, plate, said
 from marcod import images
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat
 from marcod.errors import ImageError
-from marcod.sheet import PAGE_MM, Pictures, file_name, hits_sheet, look, plate_sheet
-from marcod.store.papers import Grid
-from marcod.store.reports import Hit
+from marcod.plates.html_report import PAGE_MM, Pictures, file_name, hits_sheet, look, plate_sheet
+from marcod.plates.metadata import Grid
+from marcod.plates.reports import Hit
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&\x1b[31m\u202e"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from marcod.domain import CLASSES, DropClass
-from marcod.evaluate.suspects import Suspicion, find, folds
+from marcod.evaluate.label_issues import Suspicion, find, folds
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 PREVALENCE = (0.45, 0.15, 0.10, 0.30)

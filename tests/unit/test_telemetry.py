@@ -12,8 +12,8 @@ from marcod import telemetry
 def test_lines_are_json_away_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure("info", "auto")
     with telemetry.bound(batch=7):
-        telemetry.logger("marcod.score").info("batch scored", scored=16)
-    telemetry.logger("marcod.score").debug("not shown")
+        telemetry.logger("marcod.scoring.scorer").info("batch scored", scored=16)
+    telemetry.logger("marcod.scoring.scorer").debug("not shown")
     [line] = capsys.readouterr().err.splitlines()
     written = json.loads(line)
     assert written["event"] == "batch scored"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marcod import vocabularies
 from marcod.domain import DropClass
 from marcod.errors import ConfigError, LabelError, UnmappedError
-from marcod.vocabularies import Vocabularies
+from marcod.labels import vocabularies
+from marcod.labels.vocabularies import Vocabularies
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = DropClass
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from watched_site import Site
 
-from marcod.store.engine import Database
+from marcod.database.engine import Database
 from marcod.store.versions import Version
 
 

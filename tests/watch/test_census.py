@@ -9,15 +9,15 @@ import pytest
 import sqlalchemy as sa
 from watched_site import SETTLE_S, Site, put, settings_for, well_image
 
+from marcod.catalog import findings
+from marcod.database.engine import Database
+from marcod.database.schema import drop, image
 from marcod.domain import Reason, WarningKind
 from marcod.layouts import make
 from marcod.layouts.findings import SourceFinding
-from marcod.store import findings
-from marcod.store.engine import Database
-from marcod.store.schema import drop, image
 from marcod.store.versions import Version
 from marcod.watch.census import CONFIRMED, Census
-from marcod.watch.intake import open_sources
+from marcod.watch.ingest import open_sources
 from marcod.watch.scan import scan_once
 from marcod.watch.tree import Folder, Found
 

@@ -10,17 +10,20 @@ import sqlalchemy as sa
 from factories import rows
 from watched_site import put, well_image
 
-from marcod.doctor import places
-from marcod.doctor.finding import Finding, Verdict
+from marcod.catalog import deliveries
+from marcod.database.engine import Database
+from marcod.database.schema import audit, image, source
 from marcod.errors import ConfigError
+from marcod.health import places
+from marcod.health.finding import Finding, Verdict
 from marcod.settings import Settings
-from marcod.store import catalog, sources, watching
-from marcod.store.engine import Database
-from marcod.store.schema import audit, image, source
+from marcod.store import sources
 from marcod.store.versions import Version
-from marcod.store.watching import State
-from marcod.watch import open_sources, require_apart, scan_once
-from marcod.watch.folders import SAMPLE, recorded_twice
+from marcod.watch import status
+from marcod.watch.folders import SAMPLE, recorded_twice, require_apart
+from marcod.watch.ingest import open_sources
+from marcod.watch.scan import scan_once
+from marcod.watch.status import State
 
 WELLS = range(1, 7)
 HAND = "images-3fa2b1"
@@ -134,10 +137,10 @@ def test_what_is_configured_or_watched_or_read_otherwise_keeps_its_name(
     with pytest.raises(ConfigError, match=f"{HAND}' with layout formulatrix.*`marcod source forget {HAND}`"):
         open_sources(db, settings_for("rigaku", minstrel=folder), factories.utc())
     state = State(HAND, "w", "east", True, True, None, 0, 0, False, 0, 0, None, None, None)
-    db.write(lambda c: watching.write(c, [state], db.now()))
+    db.write(lambda c: status.write(c, [state], db.now()))
     with pytest.raises(ConfigError, match="which east watches"):
         open_sources(db, settings_for(minstrel=folder), factories.utc())
-    db.write(lambda c: watching.leave(c, "w"))
+    db.write(lambda c: status.leave(c, "w"))
     # It has moved: what is at its former place is another source.
     moved = {HAND: {"root": tmp_path / "new", "layout": "formulatrix"}}
     both = Settings.model_validate({"sources": moved | {"minstrel": {"root": folder, "layout": "formulatrix"}}})
@@ -158,7 +161,7 @@ def test_a_folder_in_or_around_a_recorded_one_is_refused(db: Database, folder: P
         with pytest.raises(ConfigError, match=f"{where} {folder}.*'{HAND}'"):
             open_sources(db, settings_for(minstrel=root), factories.utc())
     assert names(db) == {HAND: 6}
-    db.write(lambda c: catalog.register_source(c, "wide", str(folder.parent), "formulatrix", None, factories.utc()))
+    db.write(lambda c: deliveries.register_source(c, "wide", str(folder.parent), "formulatrix", None, factories.utc()))
     open_sources(db, settings_for(wide=folder.parent), factories.utc())
     assert recorded_twice(db, "wide", folder.parent) == [HAND]
     assert recorded_twice(db, HAND, folder) == []

@@ -7,14 +7,14 @@ import pytest
 import sqlalchemy as sa
 from watched_site import put, set_time, settings_for, well_image
 
+from marcod.database.engine import Database
+from marcod.database.schema import image, source
 from marcod.domain import Reason, text_path
 from marcod.errors import ConfigError, LayoutError
 from marcod.settings import Settings
 from marcod.store import sources
-from marcod.store.engine import Database
-from marcod.store.schema import image, source
 from marcod.store.versions import Version
-from marcod.watch.intake import Intake, open_sources, require_roots
+from marcod.watch.ingest import Intake, open_sources, require_roots
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Walk
 

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 import structlog
 from watched_site import NEVER_S, SETTLE_S, Site, put, set_time, wait_until, well_image
 
-from marcod.store.engine import Database
-from marcod.store.schema import drop, image
+from marcod.database.engine import Database
+from marcod.database.schema import drop, image
 from marcod.watch.loop import GUARD_S, LONGEST_PAUSE_S, REFUSED_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")

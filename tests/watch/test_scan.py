@@ -8,10 +8,10 @@ import factories
 import pytest
 from watched_site import put, settings_for, well_image
 
+from marcod.database.engine import Database
 from marcod.domain import Reason
-from marcod.store.engine import Database
 from marcod.store.versions import Version
-from marcod.watch.intake import Source, open_sources
+from marcod.watch.ingest import Source, open_sources
 from marcod.watch.scan import ScanProgress, ScanReport, scan_once
 from marcod.watch.tree import MissingRootError
 

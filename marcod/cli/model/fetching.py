@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, bundle, published, registry
+from marcod import app
 from marcod.app import Ready
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
+from marcod.database import probe
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError, StoreError
-from marcod.published import Published
-from marcod.registry import Known
+from marcod.model import bundle, published, registry
+from marcod.model.published import Published
+from marcod.model.registry import Known
 from marcod.settings import Settings, use_the_cpu_alone
-from marcod.store import health, versions
+from marcod.store import versions
 from marcod.store.versions import Version
 
 if TYPE_CHECKING:
-    from marcod.convert import Imported
+    from marcod.model.convert import Imported
 
 
 @click.command()
@@ -51,7 +53,7 @@ def fetch(
         return
     model = published.find(name)
     with app.opened(settings) as ready:
-        if lacking := ready.db.read(health.lacking_rights):
+        if lacking := ready.db.read(probe.lacking_rights):
             raise StoreError(
                 f"this user has no right to {', '.join(lacking[:3])} in the database {ready.db}, where the model is "
                 "registered; use an account that may write"

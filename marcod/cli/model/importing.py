@@ -15,7 +15,7 @@ from marcod.settings import Settings, use_the_cpu_alone
 from marcod.store import versions
 
 if TYPE_CHECKING:
-    from marcod.convert import Imported
+    from marcod.model.convert import Imported
 
 
 @click.command("import")
@@ -57,7 +57,7 @@ def import_(
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]
         taken += [(name, version) for name, version, _ in ready.registry.on_disk()]
     use_the_cpu_alone()
-    from marcod import convert
+    from marcod.model import convert
 
     with output.stages() as report:
         done = convert.import_model(

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from marcod import app, bundle, text
-from marcod.bundle import BundleRecord, Predictor
+from marcod import app, text
 from marcod.cli import output, places
 from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
@@ -20,6 +19,8 @@ from marcod.evaluate.calibration import Fit
 from marcod.evaluate.labelled import LabelledSet
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.evaluate.tables import decimals
+from marcod.model import bundle
+from marcod.model.bundle import BundleRecord, Predictor
 from marcod.settings import Settings
 from marcod.store.versions import Version
 

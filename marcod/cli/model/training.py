@@ -19,10 +19,10 @@ def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: 
     This is how the shipped bundle was made. It is for trying the program, not for deciding about crystals.
     """
     output.check_tree(folder)
-    from marcod.train import rendered
+    from marcod.training import shipped_model
 
     with output.stages() as report:
-        path = rendered.train_synthetic(
+        path = shipped_model.train_synthetic(
             folder, version=version, seed=seed, images=images, epochs=epochs, progress=report
         )
     output.echo(f"wrote {path}")

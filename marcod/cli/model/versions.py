@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, registry
+from marcod import app
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.errors import BundleError
+from marcod.model import registry
 from marcod.settings import Settings
 from marcod.store import versions
 
 if TYPE_CHECKING:
-    from marcod.bundle import BundleRecord, Threshold
+    from marcod.model.bundle import BundleRecord, Threshold
 
 MODEL = "NAME:VERSION"
 

@@ -1,0 +1,593 @@
+"""Taking in what the imagers delivered: plates, drops, inspections and images by their natural keys.
+
+A path seen twice changes nothing; a path whose size or time changed is queued again. Everything one call
+records, jobs and summaries included, is one transaction.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod import text
+from marcod.catalog import barcode_reuse, findings, merging, plate_setups, source_changes
+from marcod.database.engine import insert
+from marcod.database.rows import parts
+from marcod.database.schema import drop, image, inspection, inspection_summary, label, model_version, plate, source
+from marcod.domain import RECORDED_WARNINGS, DropImage, folded, path_text
+from marcod.errors import ConfigError, NotFoundError
+from marcod.store import copies, derived, drops, plate_names, queue, sources, versions
+
+CHUNK: Final = 500
+"""Rows a statement carries; below the parameter limits of both databases."""
+
+ACTOR: Final = "marcod"
+"""Actor of a takeover of a source in the audit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One settled file: its path relative to the source's root, its stat, and what the path says."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    image: DropImage
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Counts of the changes of one call of :func:`record`.
+
+    ``unscored`` are new images of another modality, ``reused`` those whose barcode may be that of another plate by now.
+    """
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    queued: int = 0
+    unscored: int = 0
+    reused: int = 0
+    reused_example: str | None = None
+
+    def __add__(self, other: "Recorded") -> "Recorded":
+        return Recorded(
+            self.new + other.new,
+            self.changed + other.changed,
+            self.unchanged + other.unchanged,
+            self.queued + other.queued,
+            self.unscored + other.unscored,
+            self.reused + other.reused,
+            self.reused_example or other.reused_example,
+        )
+
+
+def register_source(
+    connection: Connection,
+    name: str,
+    root: str,
+    layout: str,
+    expected_drops: int | None,
+    now: datetime,
+    reading: str = "",
+    former: int | None = None,
+) -> int:
+    """The id of a source, made or brought up to date, with its root on this host.
+
+    ``reading`` is everything that decides what a path means; when it changes, every image of the source is read again
+    at the next full scan. ``former`` is the id of the source that the same folder was until now: it takes this name.
+
+    Raises:
+        ConfigError: the layout of the source would change, and images of it were recorded.
+    """
+    values = {"expected_drops": expected_drops, "reading": reading}
+    if former is not None:
+        _take_over(connection, former, name, now)
+    row = connection.execute(sa.select(source).where(source.c.name == name)).one_or_none()
+    if row is None:
+        made = insert(connection, source).values(name=name, layout=layout, created_at=now, **values)
+        connection.execute(made.on_conflict_do_nothing())
+        row = connection.execute(sa.select(source).where(source.c.name == name)).one()
+    if row.layout != layout:
+        require_layout(connection, name, layout)
+        findings.clear(connection, int(row.id))
+    connection.execute(sa.update(source).where(source.c.id == row.id).values(layout=layout, **values))
+    sources.put_root(connection, int(row.id), root, now)
+    if row.reading != reading:
+        read_again(connection, int(row.id))
+        plate_setups.follow_reading(connection, int(row.id), row.reading, reading)
+    return int(row.id)
+
+
+def require_layout(connection: Connection, name: str, layout: str) -> None:
+    """Check that a source can be read with a layout; one without images can be read with any.
+
+    Raises:
+        ConfigError: images of it were recorded with another layout.
+    """
+    images = sa.exists().where(image.c.source_id == source.c.id)
+    query = sa.select(source.c.layout).where(source.c.name == name, source.c.layout != layout, images)
+    if (recorded := connection.execute(query).scalar_one_or_none()) is not None:
+        raise ConfigError(
+            f"source {name!r} was recorded with layout {recorded} and has images; give another folder a new source "
+            f"name; to read the same folder as {layout}, first run `marcod source forget {name}`"
+        )
+
+
+def _take_over(connection: Connection, former: int, name: str, now: datetime) -> None:
+    target = connection.execute(sa.select(source.c.id).where(source.c.name == name)).scalar_one_or_none()
+    if target is None:
+        source_changes.rename(connection, former, name, actor=ACTOR, now=now)
+    elif source_changes.contents(connection, former).plates:
+        merging.merge(connection, former, target, actor=ACTOR, now=now)
+    else:
+        source_changes.forget(connection, former, actor=ACTOR, now=now)
+
+
+def read_again(connection: Connection, source_id: int, image_ids: Collection[int] | None = None) -> None:
+    """Let the next full scan read these images of a source, or all, again.
+
+    They get an impossible time, from which the true one can still be told: see :func:`_content`.
+    """
+    its = sa.select(image.c.id).where(image.c.source_id == source_id, image.c.mtime_ns >= 0).order_by(image.c.id)
+    chosen = [its] if image_ids is None else [its.where(image.c.id.in_(part)) for part in parts(sorted(image_ids))]
+    for part in chosen:
+        # By id, as everybody holds images; an update alone would take them as they lie.
+        reading = sa.update(image).where(image.c.id.in_(part.with_for_update(key_share=True)))
+        connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
+
+
+def find_source(connection: Connection, name: str) -> int:
+    """The id of a source by its name. Raises NotFoundError naming those there are."""
+    ids = {row.name: int(row.id) for row in connection.execute(sa.select(source.c.name, source.c.id))}
+    if name not in ids:
+        raise NotFoundError(f"no source is recorded as {name!r}; {text.offer(name, sorted(ids), 'sources')}")
+    return ids[name]
+
+
+class Known(NamedTuple):
+    """A recorded file as it stood; ``warnings`` are kinds of warning, parted by commas."""
+
+    size: int
+    mtime_ns: int
+    warnings: str | None = None
+
+
+def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, Known]:
+    """Look up which paths are recorded, and their stat then, to leave unchanged files alone cheaply.
+
+    An image whose file was gone has an impossible stat, so that a file that came back is taken in again.
+    """
+    gone = image.c.gone_at.is_not(None)
+    found: dict[str, Known] = {}
+    original = {path_text(path): path for path in paths}
+    texts = list(original)
+    for start in range(0, len(texts), CHUNK):
+        rows = connection.execute(
+            sa.select(image.c.path, sa.case((gone, -1), else_=image.c.size), image.c.mtime_ns, image.c.warnings).where(
+                image.c.source_id == source_id, image.c.path.in_(texts[start : start + CHUNK])
+            )
+        )
+        found.update({original[path]: Known(size, mtime_ns, warnings) for path, size, mtime_ns, warnings in rows})
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """Who scores what is recorded now: the champion, and behind it the challenger where there is one."""
+
+    champion: versions.Version
+    challenger: versions.Version | None
+
+    def __iter__(self) -> Iterator[versions.Version]:
+        yield self.champion
+        if self.challenger is not None:
+            yield self.challenger
+
+
+def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
+    """Insert what is new, queue what must be scored, refresh every row that follows. Counts the champion's work."""
+    return _take_in(connection, source_id, sightings, now, _record_chunk)
+
+
+def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
+    """Let recorded images show what their paths are read as now, with every row that follows.
+
+    Nobody looked at the files: images that are gone stay gone, and the others are as they were.
+    """
+    return _take_in(connection, source_id, sightings, now, _reread_chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One chunk: what changed, the inspections touched, drops whose images moved or came back, plates to catch up."""
+
+    recorded: Recorded
+    touched: set[int]
+    moved: set[int]
+    behind: set[int]
+
+
+_Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _Part]
+
+
+def _take_in(
+    connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime, take: _Chunk
+) -> Recorded:
+    champion = versions.champion(connection, lock=True)
+    serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
+    total = Recorded()
+    touched, moved, behind = set[int](), set[int](), set[int]()
+    ordered = sorted(sightings, key=lambda s: s.path)  # two who record the same files hold them in one order
+    for start in range(0, len(ordered), CHUNK):
+        chunk = {path_text(s.path): s for s in ordered[start : start + CHUNK]}
+        taken = take(connection, source_id, chunk, serving, now)
+        total += taken.recorded
+        touched |= taken.touched
+        moved |= taken.moved
+        behind |= taken.behind
+    if behind:
+        # The champion sees what a former one did: the rest of the plate, and so its drops over time.
+        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
+    if touched:
+        derived.refresh(connection, moved, touched, now, serving=list(serving))
+    return total
+
+
+def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set[int]:
+    """Plates of these inspections that a former champion saw in part; held, since their other images get jobs too.
+
+    Two who record the same plate would otherwise wait for each other's jobs in a ring.
+    """
+    plates_touched = sa.select(inspection.c.plate_id).where(inspection.c.id.in_(touched))
+    former = sa.and_(
+        inspection.c.plate_id.in_(plates_touched),
+        inspection_summary.c.model_version_id.not_in([version.id for version in serving]),
+        model_version.c.promoted_at.is_not(None),
+    )
+    plates = connection.execute(
+        sa.select(inspection.c.plate_id)
+        .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
+        .join(model_version, model_version.c.id == inspection_summary.c.model_version_id)
+        .where(former)
+        .distinct()
+    ).scalars()
+    found = {int(plate_id) for plate_id in plates}
+    queue.hold_plates(connection, found)
+    return found
+
+
+def _record_chunk(
+    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
+) -> _Part:
+    before = known(connection, source_id, [s.path for s in chunk.values()])
+    fresh = [s for s in chunk.values() if s.path not in before]
+    changed = [s for s in chunk.values() if s.path in before and _is_changed(s, before[s.path])]
+    places = _places(connection, source_id, fresh + changed, now)
+    inserted = _insert_images(connection, source_id, fresh, places, now)
+    former = _former(connection, source_id, changed)
+    altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
+    return _follow(connection, len(chunk), inserted, former, altered, serving, now)
+
+
+def _is_changed(sighting: Sighting, before: Known) -> bool:
+    said = _warned(kind for kind in _kinds(before.warnings) if kind not in RECORDED_WARNINGS)
+    return (before.size, before.mtime_ns, said) != (sighting.size, sighting.mtime_ns, _doubts(sighting))
+
+
+def _reread_chunk(
+    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
+) -> _Part:
+    former = _former(connection, source_id, list(chunk.values()))
+    there = [s for path, s in chunk.items() if path in former]
+    places = _places(connection, source_id, there, now)
+    changed = [s for s in there if _reads_otherwise(s, former[path_text(s.path)], places[s.path])]
+    former = {path_text(s.path): former[path_text(s.path)] for s in changed}
+    altered = [_reread_image(connection, s, former[path_text(s.path)], places[s.path]) for s in changed]
+    return _follow(connection, len(chunk), [], former, altered, serving, now)
+
+
+def _reads_otherwise(sighting: Sighting, former: Any, place: "_Place") -> bool:
+    new = _values(sighting, place, former)
+    return any(getattr(former, name) != value for name, value in new.items())
+
+
+def _follow(
+    connection: Connection,
+    seen: int,
+    inserted: list["_Row"],
+    former: dict[str, Any],
+    altered: list["_Row"],
+    serving: _Serving,
+    now: datetime,
+) -> _Part:
+    """Bring labels, copies and the queue after images that were inserted, or altered from their former rows."""
+    other = [new for old, new in _pairs(former, altered) if new.content != "same" or _shows_other(old, new)]
+    copies.release(connection, [row.image_id for row in other], now)
+    # Bytes that are known may have a copy where the image is now.
+    copies.find_again(
+        connection, [row.image_id for row in other], {r.id for r in former.values() if r.same_as_id is None}
+    )
+    _move_labels(connection, former.values(), altered)
+    touched = {row.inspection_id for row in (*former.values(), *inserted, *altered)}
+    behind = _behind(connection, touched, serving) if touched else set()
+    queued = _queue(connection, inserted, altered, serving, now)
+    unscored = sum(1 for row in inserted if row.modality != serving.champion.modality)
+    moved = {
+        drop_id
+        for old, new in _pairs(former, altered)
+        if _elsewhere(old, new) or old.gone_at is not None or old.same_as_id is not None or new in other
+        for drop_id in (old.drop_id, new.drop_id)
+    }
+    # A drop that is known from before has one inspection more.
+    moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
+    reused = barcode_reuse.warn(connection, {row.image_id: row.inspection_id for row in inserted})
+    unchanged = seen - len(inserted) - len(altered)
+    counts = len(inserted), len(altered), unchanged, queued, unscored
+    return _Part(Recorded(*counts, *reused), touched, moved, behind)
+
+
+def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:
+    """Each altered image as it was and as it is."""
+    before = {row.id: row for row in former.values()}
+    return [(before[row.image_id], row) for row in altered]
+
+
+def _shows_other(old: Any, new: "_Row") -> bool:
+    """Tell if an image is read as another than it was, in anything that its copies have in common with it."""
+    return _elsewhere(old, new) or (old.profile, old.region) != (new.profile, new.region)
+
+
+def _elsewhere(old: Any, new: "_Row") -> bool:
+    """Tell if an image shows another drop, inspection or light than it was recorded with."""
+    return (old.drop_id, old.inspection_id, old.modality) != (new.drop_id, new.inspection_id, new.modality)
+
+
+def _move_labels(connection: Connection, former: Iterable[Any], altered: list["_Row"]) -> None:
+    """Labels given to an image go with it when it turns out to show another drop or inspection."""
+    before = {row.id: (row.drop_id, row.inspection_id) for row in former}
+    moved = [
+        {"image_key": row.image_id, "new_drop": row.drop_id, "new_inspection": row.inspection_id}
+        for row in altered
+        if before[row.image_id] != (row.drop_id, row.inspection_id)
+    ]
+    if moved:
+        statement = sa.update(label).where(label.c.image_id == sa.bindparam("image_key"))
+        there: dict[str, Any] = {"drop_id": sa.bindparam("new_drop"), "inspection_id": sa.bindparam("new_inspection")}
+        connection.execute(statement.values(there), moved)
+
+
+Content = Literal["new", "touched", "same"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An image that was inserted or updated. ``content`` tells whether its bytes may be others than those scored."""
+
+    image_id: int
+    drop_id: int
+    inspection_id: int
+    modality: str
+    profile: str | None
+    region: int | None
+    content: Content
+
+
+def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], serving: _Serving, now: datetime) -> int:
+    """Queue what may have to be scored; a file that was only touched waits behind everything new, as shadows do."""
+    queue.start_over(connection, [row.image_id for row in altered if row.content != "same"], now)
+    queue.withdraw(connection, [row.image_id for row in altered])
+    reread = [row.image_id for row in altered if row.content == "same"]
+    fresh, touched = (
+        {
+            v: [r.image_id for r in inserted + altered if (r.content, r.modality) == (content, v.modality)]
+            for v in serving
+        }
+        for content in ("new", "touched")
+    )
+    queued = queue.enqueue(connection, fresh[serving.champion], serving.champion.id, now)
+    queued += queue.enqueue(connection, touched[serving.champion], serving.champion.id, now, priority=queue.RESCORE)
+    if shadow := serving.challenger:
+        queue.enqueue(connection, fresh[shadow] + touched[shadow], shadow.id, now, priority=queue.RESCORE)
+    # Read anew in another light, an image may be owed that nobody had to score before.
+    owed = [queue.enqueue_rescore(connection, version.id, now, image_ids=reread) for version in serving if reread]
+    return queued + sum(owed[:1])
+
+
+def _text(found: str | None) -> str | None:
+    """A part of a path may hold any bytes, as the path itself."""
+    return None if found is None else path_text(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    drop_id: int
+    inspection_id: int
+
+
+def _places(connection: Connection, source_id: int, seen: list[Sighting], now: datetime) -> dict[str, _Place]:
+    """Drop and inspection of every sighting, by its path; plates, inspections and drops are made where new."""
+    if not seen:
+        return {}
+    plates = _plates(connection, source_id, seen, now)
+    inspections = _inspections(connection, plates, seen, now)
+    drops = _drops(connection, plates, seen)
+    places = {}
+    for sighting in seen:
+        found = sighting.image
+        plate_id = plates[path_text(found.plate_key)]
+        places[sighting.path] = _Place(
+            drops[plate_id, found.row, found.column, found.drop],
+            inspections[plate_id, path_text(found.inspection_key)],
+        )
+    return places
+
+
+def _values(sighting: Sighting, place: _Place, former: Any = None) -> dict[str, Any]:
+    """The columns that a path and a stat decide, and of the former row's warnings those that no path tells."""
+    kept = [] if former is None else [kind for kind in _kinds(former.warnings) if kind in RECORDED_WARNINGS]
+    return {
+        "drop_id": place.drop_id,
+        "inspection_id": place.inspection_id,
+        "modality": str(sighting.image.modality),
+        "profile": _text(sighting.image.profile),
+        "region": sighting.image.region,
+        "captured_at": sighting.image.captured_at,
+        "size": sighting.size,
+        "mtime_ns": sighting.mtime_ns,
+        "warnings": _warned([*_kinds(_doubts(sighting)), *kept]),
+    }
+
+
+def _doubts(sighting: Sighting) -> str | None:
+    """The kinds of warning that an image's path gives, parted by commas."""
+    return _warned(dict.fromkeys(warning.kind for warning in sighting.image.warnings))
+
+
+def _kinds(warnings: str | None) -> list[str]:
+    return warnings.split(",") if warnings else []
+
+
+def _warned(kinds: Iterable[str]) -> str | None:
+    return ",".join(kinds) or None
+
+
+def _insert_images(
+    connection: Connection, source_id: int, fresh: list[Sighting], places: dict[str, _Place], now: datetime
+) -> list[_Row]:
+    if not fresh:
+        return []
+    rows = [
+        {"source_id": source_id, "path": path_text(s.path), "seen_at": now, **_values(s, places[s.path])} for s in fresh
+    ]
+    statement = (
+        insert(connection, image)
+        .on_conflict_do_nothing()
+        .returning(
+            image.c.id, image.c.drop_id, image.c.inspection_id, image.c.modality, image.c.profile, image.c.region
+        )
+    )
+    return [_row(row.id, row._mapping, "new") for row in connection.execute(statement, rows)]
+
+
+def _former(connection: Connection, source_id: int, changed: list[Sighting]) -> dict[str, Any]:
+    """The rows of these images until now, by path as stored, held before they change as who scores holds them."""
+    if not changed:
+        return {}
+    paths = [path_text(s.path) for s in changed]
+    wanted = sa.select(image).where(image.c.source_id == source_id, image.c.path.in_(paths)).order_by(image.c.id)
+    return {row.path: row for row in connection.execute(wanted.with_for_update(key_share=True))}
+
+
+def _update_image(connection: Connection, sighting: Sighting, former: Any, place: _Place, now: datetime) -> _Row:
+    content = _content(sighting, former)
+    arrived = {} if former.size == sighting.size and former.gone_at is None else {"seen_at": now}
+    unread = former.unread or content != "same"
+    here = {"gone_at": None, "gone_score_id": None, "gone_accepted": None}
+    values = _values(sighting, place, former)
+    changes = {**values, **arrived, **here, "unread": unread}
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(changes))
+    return _row(former.id, values, content)
+
+
+def _reread_image(connection: Connection, sighting: Sighting, former: Any, place: _Place) -> _Row:
+    """Update an image whose file nobody looked at."""
+    content: Content = "same" if former.gone_at is not None else _content(sighting, former)
+    values = _values(sighting, place, former)
+    connection.execute(sa.update(image).where(image.c.id == former.id).values(values))
+    return _row(former.id, values, content)
+
+
+def _row(image_id: int, values: Mapping[Any, Any], content: Content) -> _Row:
+    shown = {name: values[name] for name in ("drop_id", "inspection_id", "modality", "profile", "region")}
+    return _Row(image_id=image_id, content=content, **shown)
+
+
+def _content(sighting: Sighting, former: Any) -> Content:
+    """Compare a file's present stat with the recorded row; a negative time stands for an image to be read again."""
+    if former.content_hash is None or former.gone_at is not None or former.size != sighting.size:
+        return "new"
+    if sighting.mtime_ns not in (former.mtime_ns, -former.mtime_ns - 1):
+        return "touched"
+    # It changed while nobody had to score it, so its bytes are still to be read.
+    return "touched" if former.unread else "same"
+
+
+def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], now: datetime) -> dict[str, int]:
+    """Plates by their keys as read; keys that differ in case alone are one plate, under the spelling it came with."""
+    barcodes = {path_text(s.image.plate_key): _text(s.image.barcode) for s in seen}
+    there = plate_names.by_key(connection, source_id, barcodes)
+    new = {folded(key): key for key in sorted(barcodes, reverse=True) if folded(key) not in there}
+    rows = [
+        {"source_id": source_id, "key": key, "barcode": barcodes[key], "first_seen_at": now} for key in new.values()
+    ]
+    if rows:
+        made = insert(connection, plate).on_conflict_do_nothing()
+        connection.execute(made, sorted(rows, key=lambda row: str(row["key"])))
+        there = plate_names.by_key(connection, source_id, barcodes)
+    # Papers that came first may have said nothing of the barcode; where they did, they win. An upsert would do both,
+    # but it holds every plate it meets against those who record the same plate at the same time.
+    silent = sa.update(plate).where(plate.c.id == sa.bindparam("plate_id"), plate.c.barcode.is_(None))
+    told = [
+        {"plate_id": there[folded(key)].id, "told": barcode, "told_folded": folded(barcode)}
+        for key, barcode in sorted(barcodes.items(), key=lambda item: int(there[folded(item[0])].id))
+        if barcode is not None and there[folded(key)].barcode is None
+    ]
+    if told:
+        names: dict[str, Any] = {"barcode": sa.bindparam("told"), "barcode_folded": sa.bindparam("told_folded")}
+        connection.execute(silent.values(names), told)
+    return {key: int(there[folded(key)].id) for key in barcodes}
+
+
+def _inspections(
+    connection: Connection, plates: dict[str, int], fresh: Iterable[Sighting], now: datetime
+) -> dict[tuple[int, str], int]:
+    wanted = {
+        (plates[path_text(s.image.plate_key)], path_text(s.image.inspection_key)): s.image.inspection_ordinal
+        for s in fresh
+    }
+    rows = [
+        {
+            "plate_id": plate_id,
+            "key": key,
+            "ordinal": ordinal,
+            "order_key": drops.order_key(key, ordinal),
+            "first_seen_at": now,
+        }
+        for (plate_id, key), ordinal in sorted(wanted.items(), key=lambda item: item[0])
+    ]
+    connection.execute(insert(connection, inspection).on_conflict_do_nothing(), rows)
+    found = connection.execute(
+        sa.select(inspection.c.plate_id, inspection.c.key, inspection.c.id).where(
+            inspection.c.plate_id.in_({plate_id for plate_id, _ in wanted}),
+            inspection.c.key.in_({key for _, key in wanted}),
+        )
+    )
+    return {(int(r[0]), str(r[1])): int(r[2]) for r in found}
+
+
+def _drops(
+    connection: Connection, plates: dict[str, int], fresh: Iterable[Sighting]
+) -> dict[tuple[int, int, int, int], int]:
+    wanted: dict[tuple[int, int, int, int], dict[str, Any]] = {}
+    for sighting in fresh:
+        seen = sighting.image
+        plate_id = plates[path_text(seen.plate_key)]
+        wanted[plate_id, seen.row, seen.column, seen.drop] = {
+            "plate_id": plate_id,
+            "well": seen.well,
+            "well_row": seen.row,
+            "well_column": seen.column,
+            "drop_number": seen.drop,
+        }
+    connection.execute(insert(connection, drop).on_conflict_do_nothing(), [wanted[key] for key in sorted(wanted)])
+    found = connection.execute(
+        sa.select(drop.c.plate_id, drop.c.well_row, drop.c.well_column, drop.c.drop_number, drop.c.id).where(
+            drop.c.plate_id.in_({key[0] for key in wanted}),
+            drop.c.well.in_({row["well"] for row in wanted.values()}),
+        )
+    )
+    return {(int(r[0]), int(r[1]), int(r[2]), int(r[3])): int(r[4]) for r in found}

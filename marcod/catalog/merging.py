@@ -1,0 +1,600 @@
+"""All of one source put into another, as where one folder was recorded under two names.
+
+Hides which rows lead to a source and by which keys they are the same in two. No image file is touched.
+
+Guarantees:
+* An image is the same in both sources when its path is, a plate when its key is. Scores, labels, hits and questions of
+  the same image or drop are kept once by their natural keys, and none is lost.
+* Nothing is scored again that one of the two had scored, and no hit or completed plate is told a second time.
+* Memory is bounded by one plate.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.catalog import plate_setups
+from marcod.catalog.source_changes import Plan, Report, hold, plan, silent
+from marcod.database.rows import delete_in, parts, select_in, update_rows
+from marcod.database.schema import (
+    OF_PRESENT_BYTES,
+    drift_alarm,
+    drift_day,
+    drift_reference,
+    drop,
+    drop_summary,
+    event,
+    hit,
+    image,
+    inspection,
+    inspection_summary,
+    job,
+    label,
+    label_inbox,
+    model_version,
+    plate,
+    review_item,
+    score,
+    source,
+    source_finding,
+    source_root,
+    watch_state,
+)
+from marcod.domain import DropClass, split_of, text_path
+from marcod.domain import Split as Side
+from marcod.store import copies, derived, results, sources, versions, votes
+from marcod.store.votes import Given
+
+
+def merge(
+    connection: Connection, source_id: int, target_id: int, *, actor: str, now: datetime, report: Report = silent
+) -> Plan:
+    """Put everything of one source into another and remove the first.
+
+    Returns what :func:`plan` had counted. Raises ConfigError when the two have different layouts.
+    """
+    hold(connection, source_id, target_id)
+    planned = plan(connection, source_id, target_id)
+    merging = _Merge(connection, source_id, target_id, now)
+    merging.run(report)
+    detail: dict[str, object] = {"into": merging.target_name, **asdict(planned)}
+    versions.note(connection, actor, "source merge", merging.name, detail, now)
+    return planned
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    drop_id: int
+    inspection_id: int
+    image_id: int | None = None
+
+
+@dataclass(slots=True)
+class _Plate:
+    """One plate of the source, and where its rows belong in the target.
+
+    ``pairs`` leads from an image to the same one of the target, ``placed`` from a drop at an inspection to where the
+    target has one of its images; it may read the path differently. ``labelled`` are those of the two plates of which
+    somebody labelled anything.
+    """
+
+    id: int
+    target: int | None
+    drops: dict[int, int] = field(default_factory=dict)
+    inspections: dict[int, int] = field(default_factory=dict)
+    pairs: dict[int, Any] = field(default_factory=dict)
+    placed: dict[tuple[int, int], _Place] = field(default_factory=dict)
+    images: list[Any] = field(default_factory=list)
+    labelled: set[int] = field(default_factory=set)
+
+    @property
+    def drop_ids(self) -> set[int]:
+        """Its drops that lead to the target or have images."""
+        return {*self.drops, *(row.drop_id for row in self.images)}
+
+    def place(self, drop_id: int, inspection_id: int, image_id: int | None = None) -> _Place:
+        """The drop, inspection and image that these are in the target."""
+        if image_id in self.pairs:
+            found = self.pairs[image_id]
+            return _Place(found.drop_id, found.inspection_id, found.id)
+        if (drop_id, inspection_id) in self.placed and image_id is None:
+            return self.placed[drop_id, inspection_id]
+        return _Place(self.drops.get(drop_id, drop_id), self.inspections.get(inspection_id, inspection_id), image_id)
+
+
+class _Merge:
+    """One merge under way."""
+
+    def __init__(self, connection: Connection, source_id: int, target_id: int, now: datetime) -> None:
+        self._connection, self._source, self._target, self._now = connection, source_id, target_id, now
+        rows = {row.id: row for row in connection.execute(sa.select(source))}
+        self.name, self.target_name = str(rows[source_id].name), str(rows[target_id].name)
+        self._reads_alike = rows[source_id].reading == rows[target_id].reading
+        self._expects_alike = rows[source_id].expected_drops == rows[target_id].expected_drops
+
+    def run(self, report: Report) -> None:
+        shared = self._shared()
+        for done, (plate_id, target) in enumerate(shared, start=1):
+            self._join(_Plate(plate_id, target))
+            report(done, len(shared))
+        self._move_rest()
+        self._move_satellites()
+        self._connection.execute(sa.delete(source).where(source.c.id == self._source))
+
+    def _shared(self) -> list[tuple[int, int | None]]:
+        """Plates that both sources have, by key or by an image, each with the target's of that key."""
+        theirs, other = plate.alias(), image.alias()
+        same_path = (
+            sa.select(image.c.id)
+            .join(drop, drop.c.id == image.c.drop_id)
+            .join(other, sa.and_(other.c.source_id == self._target, other.c.path == image.c.path))
+            .where(drop.c.plate_id == plate.c.id)
+            .exists()
+        )
+        rows = self._connection.execute(
+            sa.select(plate.c.id, sa.func.min(theirs.c.id))
+            .outerjoin(theirs, sa.and_(theirs.c.key_folded == plate.c.key_folded, theirs.c.source_id == self._target))
+            .where(plate.c.source_id == self._source, sa.or_(theirs.c.id.is_not(None), same_path))
+            .group_by(plate.c.id)
+            .order_by(plate.c.id)
+        )
+        return [(int(row[0]), None if row[1] is None else int(row[1])) for row in rows]
+
+    def _join(self, one: _Plate) -> None:
+        """Put one plate into the target's plate of its key, and its images into the same images there."""
+        self._hold_plate(one)
+        self._find_places(one)
+        touched = _Touched(set(one.drops.values()), set(one.inspections.values()))
+        for row in one.images:
+            place = one.place(row.drop_id, row.inspection_id, row.id)
+            touched.add(place.drop_id, place.inspection_id)
+        for place in one.placed.values():
+            touched.add(place.drop_id, place.inspection_id)
+        self._take_summaries(one)
+        for part in parts({row.id for row in one.images} - one.pairs.keys()):
+            self._connection.execute(sa.update(image).where(image.c.id.in_(part)).values(self._image_values()))
+        _join_images(self._connection, one, self._now)
+        _join_labels(self._connection, one)
+        _join_hits(self._connection, one)
+        _join_questions(self._connection, one)
+        self._remove(one)
+        self._refresh(touched)
+
+    def _hold_plate(self, one: _Plate) -> None:
+        """Lock its jobs, inspections and drops and those of the target's plate, in the order of those who score."""
+        plates = [one.id] if one.target is None else [one.id, one.target]
+        of_plates = sa.select(image.c.id).join(drop, drop.c.id == image.c.drop_id).where(drop.c.plate_id.in_(plates))
+        held = sa.select(job.c.id).where(job.c.image_id.in_(of_plates)).order_by(job.c.id)
+        self._connection.execute(held.with_for_update()).all()
+        spoken_of = sa.select(drop.c.plate_id).join(label, label.c.drop_id == drop.c.id)
+        one.labelled = set(self._connection.execute(spoken_of.where(drop.c.plate_id.in_(plates)).distinct()).scalars())
+        for table in (inspection, drop):
+            held = sa.select(table.c.id).where(table.c.plate_id.in_(plates)).order_by(table.c.id)
+            self._connection.execute(held.with_for_update()).all()
+
+    def _find_places(self, one: _Plate) -> None:
+        if one.target is not None:
+            keys = (drop.c.well_row, drop.c.well_column, drop.c.drop_number)
+            one.drops = self._move_children(one, drop, keys)
+            one.inspections = self._move_children(one, inspection, (inspection.c.key,))
+        in_plate = sa.select(drop.c.id).where(drop.c.plate_id == one.id)
+        moved = [new for old, new in one.drops.items() if old == new]
+        mine = sa.select(image).where(image.c.source_id == self._source)
+        found = list(self._connection.execute(mine.where(image.c.drop_id.in_(in_plate))))
+        found += select_in(self._connection, mine, image.c.drop_id, moved)
+        one.images = sorted(found, key=lambda row: row.path)
+        theirs = sa.select(image).where(image.c.source_id == self._target)
+        by_path = {row.path: row for row in select_in(self._connection, theirs, image.c.path, [r.path for r in found])}
+        for row in one.images:
+            if (same := by_path.get(row.path)) is not None:
+                one.pairs[row.id] = same
+                place = _Place(same.drop_id, same.inspection_id)
+                one.placed.setdefault((row.drop_id, row.inspection_id), place)
+
+    def _move_children(self, one: _Plate, table: sa.Table, keys: Sequence[sa.Column[Any]]) -> dict[int, int]:
+        """Lead each drop or inspection to the one of its key in the target's plate; those without one move there."""
+        rows = self._connection.execute(
+            sa.select(table.c.id, table.c.plate_id, *keys).where(table.c.plate_id.in_((one.id, one.target)))
+        ).all()
+        theirs = {tuple(row[2:]): int(row[0]) for row in rows if row[1] == one.target}
+        mine = {int(row[0]): tuple(row[2:]) for row in rows if row[1] == one.id}
+        alone = [number for number, key in mine.items() if key not in theirs]
+        for part in parts(alone):
+            self._connection.execute(sa.update(table).where(table.c.id.in_(part)).values(plate_id=one.target))
+        return {number: theirs.get(key, number) for number, key in mine.items()}
+
+    def _take_summaries(self, one: _Plate) -> None:
+        """Move the rows of drops over time and of inspections to where their images go.
+
+        A hit counts as told where the row of its drop has one, so of two rows the one with a hit is kept.
+        """
+        for old, new in one.drops.items():
+            if old != new:
+                self._take_drop_summaries(old, new)
+        staying = {row.inspection_id for row in one.images if row.id not in one.pairs}
+        leads = {
+            row.inspection_id: one.pairs[row.id].inspection_id for row in one.images if row.inspection_id not in staying
+        }
+        for old, new in (leads | one.inspections).items():
+            if old != new:
+                self._take_inspection_summary(old, new)
+
+    def _take_drop_summaries(self, old: int, new: int) -> None:
+        other = drop_summary.alias()
+        same_version = other.c.model_version_id == drop_summary.c.model_version_id
+        hit_there = sa.exists().where(
+            other.c.drop_id == old, same_version, other.c.first_hit_inspection_id.is_not(None)
+        )
+        poorer = sa.and_(drop_summary.c.drop_id == new, drop_summary.c.first_hit_inspection_id.is_(None), hit_there)
+        self._connection.execute(sa.delete(drop_summary).where(poorer))
+        alone = sa.and_(drop_summary.c.drop_id == old, ~sa.exists().where(other.c.drop_id == new, same_version))
+        self._connection.execute(sa.update(drop_summary).where(alone).values(drop_id=new))
+        self._connection.execute(sa.delete(drop_summary).where(drop_summary.c.drop_id == old))
+
+    def _take_inspection_summary(self, old: int, new: int) -> None:
+        """Let the target's inspection have the rows of versions that had not seen it there."""
+        theirs = sa.select(inspection_summary.c.model_version_id).where(inspection_summary.c.inspection_id == new)
+        mine = inspection_summary.c.inspection_id == old
+        absent = sa.and_(mine, inspection_summary.c.model_version_id.not_in(theirs))
+        # What was complete in one source is told already.
+        completed = sa.select(inspection_summary.c.model_version_id).where(mine, inspection_summary.c.complete)
+        unfinished = sa.and_(
+            inspection_summary.c.inspection_id == new,
+            sa.not_(inspection_summary.c.complete),
+            inspection_summary.c.model_version_id.in_(list(self._connection.execute(completed).scalars())),
+        )
+        self._connection.execute(sa.delete(inspection_summary).where(unfinished))
+        self._connection.execute(sa.update(inspection_summary).where(absent).values(inspection_id=new))
+        self._connection.execute(sa.delete(inspection_summary).where(mine))
+
+    def _remove(self, one: _Plate) -> None:
+        """Remove what the target has already; where nothing of the plate is left, the plate as well."""
+        delete_in(self._connection, image, image.c.id, one.pairs)
+        delete_in(self._connection, drop, drop.c.id, [old for old, new in one.drops.items() if old != new])
+        delete_in(self._connection, inspection, inspection.c.id, [o for o, n in one.inspections.items() if o != n])
+        if one.target is not None:
+            self._join_plate_rows(one, one.target)
+        else:
+            self._remove_empty(one)
+
+    def _join_plate_rows(self, one: _Plate, target: int) -> None:
+        """Keep what is known of the plate in either source, the target's first, and the side on which it must stand."""
+        both = sa.select(plate).where(plate.c.id.in_((one.id, target)))
+        rows = {row.id: row for row in self._connection.execute(both)}
+        mine, theirs = rows[one.id], rows[target]
+        papers = ("barcode", "barcode_folded", "project", "screen")
+        values = {name: getattr(mine, name) for name in papers if getattr(theirs, name) is None}
+        values |= plate_setups.joined(mine, theirs)
+        values["first_seen_at"] = min(mine.first_seen_at, theirs.first_seen_at)
+        values["split_source"] = self._side(mine, theirs) if one.id in one.labelled else theirs.split_source
+        if target not in one.labelled and one.id in one.labelled:
+            values["split_source"] = mine.split_source or self.name
+        self._connection.execute(sa.update(plate).where(plate.c.id == target).values(values))
+        self._connection.execute(sa.delete(plate).where(plate.c.id == one.id))
+
+    def _side(self, mine: Any, theirs: Any) -> str | None:
+        """The name that decides the side of a plate labelled in both sources: what was learned from is never a test."""
+        names = [row.split_source or name for row, name in ((mine, self.name), (theirs, self.target_name))]
+        sides = [split_of(name, text_path(theirs.key)) for name in names]
+        order = (Side.TEST, Side.VALIDATION, Side.TRAIN)
+        return names[0] if order.index(sides[0]) > order.index(sides[1]) else theirs.split_source
+
+    def _remove_empty(self, one: _Plate) -> None:
+        """Remove drops and inspections of which the target has every image and nobody said anything else."""
+        for table, column, used_by in (
+            (drop, "drop_id", (image, label, hit, review_item)),
+            (inspection, "inspection_id", (image, label, hit, review_item)),
+        ):
+            used = [sa.exists().where(other.c[column] == table.c.id) for other in used_by]
+            empty = sa.and_(table.c.plate_id == one.id, *(sa.not_(each) for each in used))
+            ids = list(self._connection.execute(sa.select(table.c.id).where(empty)).scalars())
+            summary = drop_summary if table is drop else inspection_summary
+            delete_in(self._connection, summary, summary.c[column], ids)
+            delete_in(self._connection, table, table.c.id, ids)
+        left = [sa.exists().where(table.c.plate_id == plate.c.id) for table in (drop, inspection)]
+        empty = sa.and_(plate.c.id == one.id, plate.c.project.is_(None), *(sa.not_(each) for each in left))
+        self._connection.execute(sa.delete(plate).where(empty))
+
+    def _refresh(self, touched: "_Touched") -> None:
+        if not versions.has_champion(self._connection):
+            return
+        self._keep_complete(touched.inspections)
+        derived.refresh(self._connection, touched.drops, touched.inspections, self._now)
+
+    def _keep_complete(self, inspection_ids: Iterable[int]) -> None:
+        """Let inspections stay complete, and told, that were so; their last image may have another time now."""
+        last = (
+            sa.select(sa.func.max(image.c.seen_at))
+            .join(model_version, model_version.c.modality == image.c.modality)
+            .where(
+                image.c.inspection_id == inspection_summary.c.inspection_id,
+                model_version.c.id == inspection_summary.c.model_version_id,
+            )
+            .scalar_subquery()
+        )
+        for part in parts(inspection_ids):
+            complete = sa.and_(inspection_summary.c.inspection_id.in_(part), inspection_summary.c.complete)
+            self._connection.execute(sa.update(inspection_summary).where(complete).values(last_image_at=last))
+
+    def _move_rest(self) -> None:
+        """Move what the target has nothing of; it is read again where the target reads its paths differently."""
+        rest = plate.c.source_id == self._source
+        sources.keep_sides(self._connection, rest, self.name)
+        its = sa.select(plate.c.id).where(rest)
+        moved = [] if self._expects_alike else list(self._connection.execute(its).scalars())
+        self._connection.execute(sa.update(plate).where(rest).values(source_id=self._target))
+        self._connection.execute(sa.update(image).where(image.c.source_id == self._source).values(self._image_values()))
+        for part in parts(moved):
+            found = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(part))
+            derived.refresh(self._connection, (), self._connection.execute(found).scalars().all(), self._now)
+
+    def _image_values(self) -> dict[str, Any]:
+        """The columns of an image that moves to the target."""
+        again = {"mtime_ns": sa.case((image.c.mtime_ns < 0, image.c.mtime_ns), else_=-image.c.mtime_ns - 1)}
+        return {"source_id": self._target, **({} if self._reads_alike else again)}
+
+    def _move_satellites(self) -> None:
+        """Drift, events, roots and the inbox follow; what the watcher wrote of the source is gone with it."""
+        mine, connection = self._source, self._connection
+        for table, keys in (
+            (drift_reference, ("modality", "model_version_id")),
+            (drift_day, ("modality", "model_version_id", "day")),
+            (drift_alarm, ("modality", "model_version_id", "signal", "day")),
+            (source_root, ("host",)),
+        ):
+            theirs = table.alias()
+            same = [theirs.c[key] == table.c[key] for key in keys]
+            known = sa.exists().where(theirs.c.source_id == self._target, *same)
+            connection.execute(
+                sa.update(table).where(table.c.source_id == mine, sa.not_(known)).values(source_id=self._target)
+            )
+            connection.execute(sa.delete(table).where(table.c.source_id == mine))
+        connection.execute(sa.update(event).where(event.c.source_id == mine).values(source_id=self._target))
+        for table in (watch_state, source_finding):
+            connection.execute(sa.delete(table).where(table.c.source_id == mine))
+        sources.follow_in_inbox(connection, self.name, self.target_name)
+
+
+@dataclass(slots=True)
+class _Touched:
+    """Rows of the target whose verdicts may be others now."""
+
+    drops: set[int]
+    inspections: set[int]
+
+    def add(self, drop_id: int, inspection_id: int) -> None:
+        self.drops.add(drop_id)
+        self.inspections.add(inspection_id)
+
+
+def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
+    """Move images to their drops and inspections in the target; of the same image its scores, job and newest bytes."""
+    moves = []
+    for row in one.images:
+        place = one.place(row.drop_id, row.inspection_id, row.id)
+        if row.id not in one.pairs and (place.drop_id, place.inspection_id) != (row.drop_id, row.inspection_id):
+            moves.append({"row_id": row.id, "drop_id": place.drop_id, "inspection_id": place.inspection_id})
+    update_rows(connection, image, moves)
+    # Whoever holds one of them would bring the summaries of an inspection up to date that is gone.
+    for part in parts(row.id for row in one.images):
+        leased = sa.and_(job.c.image_id.in_(part), job.c.lease.is_not(None))
+        connection.execute(sa.update(job).where(leased).values(lease=None, available_at=now))
+    mine = {row.id: row for row in one.images if row.id in one.pairs}
+    _join_jobs(connection, one, mine)
+    _join_scores(connection, one)
+    found = {old: _newest(mine[old], same) for old, same in one.pairs.items()}
+    changed = [
+        {"row_id": one.pairs[old].id, **values}
+        for old, values in found.items()
+        if any(getattr(one.pairs[old], name) != value for name, value in values.items())
+    ]
+    update_rows(connection, image, changed)
+    _join_copies(connection, one)
+    both_gone = [same.id for old, same in one.pairs.items() if mine[old].gone_at and same.gone_at]
+    results.mark_gone(connection, both_gone, now)
+
+
+def _join_copies(connection: Connection, one: _Plate) -> None:
+    """Let what stood for an image that is joined stand for the one that stays, and find what is the same there."""
+    for old, same in one.pairs.items():
+        pointing = (image.c.same_as_id == old, image.c.id != same.id)
+        connection.execute(sa.update(image).where(*pointing).values(same_as_id=same.id))
+    there = {staying.id: staying for staying in (one.pairs.get(row.id, row) for row in one.images)}
+    update_rows(connection, image, [{"row_id": number, "same_as_id": None} for number in there])
+    copies.find_again(connection, there, {number for number, row in there.items() if row.same_as_id is None})
+
+
+def _age(mine: Any, theirs: Any) -> int:
+    """Above 0 where the source saw later bytes of an image than the target, 0 where both saw the same."""
+    later = _time(mine.mtime_ns) - _time(theirs.mtime_ns)
+    hashes = {row.content_hash for row in (mine, theirs)} - {None}
+    # Of two sizes or contents at one time the next look at the file decides; until then the target's counts.
+    return -1 if later == 0 and (mine.size != theirs.size or len(hashes) > 1) else later
+
+
+def _time(mtime_ns: int) -> int:
+    """A time of modification; one that is to be read again is stored below zero, see ``catalog``."""
+    return -mtime_ns - 1 if mtime_ns < 0 else mtime_ns
+
+
+def _newest(mine: Any, theirs: Any) -> dict[str, Any]:
+    """Size, time and content of an image that both sources have: what the one that saw it last saw."""
+    age = _age(mine, theirs)
+    newest = mine if age > 0 else theirs
+    mtime_ns = _time(newest.mtime_ns)
+    same = age == 0
+    read = theirs if theirs.content_hash is not None and not theirs.unread else mine
+    return {
+        "size": newest.size,
+        "mtime_ns": -mtime_ns - 1 if theirs.mtime_ns < 0 else mtime_ns,
+        "content_hash": read.content_hash if same else newest.content_hash,
+        "unread": mine.unread and theirs.unread if same else newest.unread,
+        "gone_at": theirs.gone_at if mine.gone_at is not None else None,
+        "gone_score_id": None,
+        "seen_at": min(mine.seen_at, theirs.seen_at) if same else newest.seen_at,
+    }
+
+
+def _join_scores(connection: Connection, one: _Plate) -> None:
+    """Keep a score of the same image, version and content once: the first that was made."""
+    columns = (score.c.id, score.c.image_id, score.c.model_version_id, score.c.content_hash, score.c.scored_at)
+    theirs = {
+        (row.image_id, row.model_version_id, row.content_hash): row
+        for row in select_in(connection, sa.select(*columns), score.c.image_id, [s.id for s in one.pairs.values()])
+    }
+    gone, moves = [], []
+    for row in select_in(connection, sa.select(*columns), score.c.image_id, one.pairs):
+        target = one.pairs[row.image_id].id
+        same = theirs.get((target, row.model_version_id, row.content_hash))
+        if same is not None and same.scored_at <= row.scored_at:
+            gone.append(row.id)
+            continue
+        gone += [] if same is None else [same.id]
+        moves.append({"row_id": row.id, "image_id": target})
+    delete_in(connection, score, score.c.id, gone)
+    update_rows(connection, score, moves)
+
+
+def _join_jobs(connection: Connection, one: _Plate, mine: dict[int, Any]) -> None:
+    """Keep one job per image and version, unless those who saw the present bytes have scored them."""
+    images = {**one.pairs, **{same.id: same for same in one.pairs.values()}}
+    jobs: dict[tuple[int, int], list[Any]] = {}
+    queued = set()
+    for row in select_in(connection, sa.select(job), job.c.image_id, images):
+        queued.add((row.image_id, row.model_version_id))
+        jobs.setdefault((images[row.image_id].id, row.model_version_id), []).append(row)
+    scored = sa.select(score.c.image_id, score.c.model_version_id).join(image, OF_PRESENT_BYTES)
+    done = {tuple(row) for row in select_in(connection, scored, score.c.image_id, images)} - queued
+    sides = {}
+    for old, same in one.pairs.items():
+        age = _age(mine[old], same)
+        sides[same.id] = [old] * (age >= 0) + [same.id] * (age <= 0)
+    gone, moves = [], []
+    for (image_id, version_id), rows in jobs.items():
+        if any((side, version_id) in done for side in sides[image_id]):
+            gone += [row.id for row in rows]
+            continue
+        # One that gave up yields to one that waits.
+        kept = min(rows, key=lambda row: (row.failed_at is not None, row.image_id not in sides[image_id]))
+        gone += [row.id for row in rows if row is not kept]
+        if kept.image_id != image_id:
+            moves.append({"row_id": kept.id, "image_id": image_id})
+    delete_in(connection, job, job.c.id, gone)
+    update_rows(connection, job, moves)
+
+
+def _join_labels(connection: Connection, one: _Plate) -> None:
+    """Move labels to their places in the target; the same label of the same person and time is kept once."""
+    moves: list[dict[str, Any]] = []
+    gone: dict[int, int] = {}
+    rows = []
+    for row in _leading_to(connection, label, one):
+        place = one.place(row.drop_id, row.inspection_id, row.image_id)
+        if (place.drop_id, place.inspection_id, place.image_id) != (row.drop_id, row.inspection_id, row.image_id):
+            rows.append((row, place, _key_at(row, place)))
+    kept: dict[str, int] = {}
+    for part in parts(key for _, _, key in rows):
+        kept |= votes.key_ids(connection, part)
+    for row, place, key in rows:
+        if kept.setdefault(key, row.id) != row.id:
+            gone[row.id] = kept[key]
+        else:
+            moves.append({"row_id": row.id, "key": key, **asdict(place)})
+    for old, new in gone.items():
+        connection.execute(sa.update(label_inbox).where(label_inbox.c.label_id == old).values(label_id=new))
+    delete_in(connection, label, label.c.id, gone)
+    update_rows(connection, label, moves)
+
+
+def _key_at(row: Any, place: _Place) -> str:
+    """The key that the label would have had, had it been given to its place in the target."""
+    given = Given(
+        row.drop_id, row.inspection_id, row.label and DropClass(row.label), row.person, row.labelled_at, row.origin,
+        row.original, row.vocabulary, row.image_id,
+    )  # fmt: skip
+    # A label in the words of the four classes may have been given without its original text.
+    short = replace(given, original="")
+    written = short if short.key == row.key else given
+    return replace(written, **asdict(place)).key
+
+
+def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[Any]:
+    """The rows of a table that lead to a drop of the plate, or to an image that goes."""
+    rows = {row.id: row for row in select_in(connection, sa.select(table), table.c.drop_id, one.drop_ids)}
+    rows |= {row.id: row for row in select_in(connection, sa.select(table), table.c.image_id, one.pairs)}
+    return [rows[number] for number in sorted(rows)]
+
+
+def _join_hits(connection: Connection, one: _Plate) -> None:
+    """Keep one hit per drop and version: one that has not ended, else the one that was found first."""
+    mine = _leading_to(connection, hit, one)
+    places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
+    targets = {place.drop_id for place in places.values()}
+    theirs = {
+        (row.drop_id, row.model_version_id): row
+        for row in select_in(connection, sa.select(hit), hit.c.drop_id, targets)
+    }
+    _keep_one(connection, hit, mine, places, theirs, lambda row: (row.drop_id, row.model_version_id), _found_first)
+
+
+def _found_first(row: Any) -> Any:
+    return row.ended_at is not None, row.found_at
+
+
+def _join_questions(connection: Connection, one: _Plate) -> None:
+    """Keep, of the same question in the review, the one that was answered."""
+    chosen = sa.select(review_item)
+    mine = _leading_to(connection, review_item, one)
+    places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
+    targets = {place.drop_id for place in places.values()}
+
+    def key(row: Any) -> tuple[int, ...]:
+        return row.drop_id, row.inspection_id, row.stream
+
+    theirs = {key(row): row for row in select_in(connection, chosen, review_item.c.drop_id, targets)}
+    _keep_one(connection, review_item, mine, places, theirs, key, lambda row: row.answered_at is None)
+
+
+def _keep_one(
+    connection: Connection,
+    table: sa.Table,
+    mine: Sequence[Any],
+    places: dict[int, _Place],
+    theirs: dict[Any, Any],
+    key: Callable[[Any], Any],
+    rank: Callable[[Any], Any],
+) -> None:
+    """Move rows to their places; of two with one key there the lower rank stays, the target's on a tie."""
+    gone: list[int] = []
+    moves: dict[int, dict[str, Any]] = {}
+    moving = [row for row in mine if places[row.id] != _Place(row.drop_id, row.inspection_id, row.image_id)]
+    ids = {row.id for row in moving}
+    held = {where: row for where, row in theirs.items() if row.id not in ids}
+    held |= {key(row): row for row in mine if row.id not in ids}
+    for row in moving:
+        where = key(_At(row, places[row.id]))
+        other = held.get(where)
+        if other is not None and rank(other) <= rank(row):
+            gone.append(row.id)
+            continue
+        if other is not None:
+            gone.append(other.id)
+            moves.pop(other.id, None)
+        held[where] = row
+        moves[row.id] = {"row_id": row.id, **asdict(places[row.id])}
+    delete_in(connection, table, table.c.id, gone)
+    update_rows(connection, table, list(moves.values()))
+
+
+class _At:
+    """A row as it would be at another place."""
+
+    def __init__(self, row: Any, place: _Place) -> None:
+        self._row, self._place = row, place
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._place if name in _Place.__slots__ else self._row, name)

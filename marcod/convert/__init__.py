@@ -1,6 +1,0 @@
-"""Models as others publish them, turned into bundles that score exactly as the original does."""
-
-from marcod.convert.imports import TOLERANCE, Imported, Provenance, import_model
-from marcod.convert.sources import Limits
-
-__all__ = ["TOLERANCE", "Imported", "Limits", "Provenance", "import_model"]

@@ -1,0 +1,1 @@
+"""Database access for SQLite and PostgreSQL: connections, tables, migrations, rights, views. No feature lives here."""

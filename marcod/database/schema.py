@@ -1,0 +1,468 @@
+"""The tables, as the code sees them. The migrations create them; a test compares the two.
+
+Times are UTC. A path is text in the escaped form of ``domain.path_text``. Names of constraints follow one
+convention, so that migrations can name what they change.
+"""
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
+
+from marcod.database.column_types import BigId as BigId
+from marcod.database.column_types import UtcDateTime as UtcDateTime
+from marcod.database.column_types import folded_from, key, ref
+from marcod.database.column_types import metadata as metadata
+from marcod.database.service_tables import audit as audit
+from marcod.database.service_tables import delivery as delivery
+from marcod.database.service_tables import event as event
+from marcod.database.service_tables import schema_mark as schema_mark
+from marcod.database.service_tables import source_finding as source_finding
+from marcod.database.service_tables import source_root as source_root
+from marcod.database.service_tables import watch_state as watch_state
+from marcod.database.service_tables import worker as worker
+
+_GONE = sa.text("gone_at is not null")
+_LEFT = sa.text("reread_after is not null")
+_SAME = sa.text("same_as_id is not null")
+
+source = Table(
+    "source",
+    metadata,
+    key(),
+    Column("name", sa.Text, nullable=False, unique=True),
+    Column("layout", sa.Text, nullable=False),
+    Column("reading", sa.Text, nullable=False),
+    Column("expected_drops", sa.Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+plate = Table(
+    "plate",
+    metadata,
+    key(),
+    ref("source_id", "source"),
+    Column("key", sa.Text, nullable=False),
+    Column("barcode", sa.Text, index=True),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("project", sa.Text),
+    Column("screen", sa.Text),
+    Column("format_rows", sa.Integer),
+    Column("format_columns", sa.Integer),
+    Column("format_drops", sa.Integer),
+    Column("split_source", sa.Text),
+    Column("key_folded", sa.Text, index=True, default=folded_from("key")),
+    Column("barcode_folded", sa.Text, index=True, default=folded_from("barcode")),
+    Column("reservoirs", sa.Text),
+    Column("reread_after", BigId),
+    UniqueConstraint("source_id", "key"),
+    Index("ix_plate_reread_after", "reread_after", sqlite_where=_LEFT, postgresql_where=_LEFT),
+)
+"""A plate of a source, by its key.
+
+Rows and columns were told with the drops of a well; without ``format_drops`` they are inferred from well numbers.
+``reservoirs`` lists, with commas, the subwells without a drop. After both changed, the plate's images are read again;
+``reread_after`` is the last one that was, and null when none is left. The folded names are those by which plates are
+found; who changes a barcode changes both. ``split_source`` is the source whose name decides the plate's side of a data
+set, where it has another name now.
+"""
+
+drop = Table(
+    "drop",
+    metadata,
+    key(),
+    ref("plate_id", "plate"),
+    Column("well", sa.Text, nullable=False),
+    Column("well_row", sa.Integer, nullable=False),
+    Column("well_column", sa.Integer, nullable=False),
+    Column("drop_number", sa.Integer, nullable=False),
+    UniqueConstraint("plate_id", "well_row", "well_column", "drop_number"),
+)
+
+inspection = Table(
+    "inspection",
+    metadata,
+    key(),
+    ref("plate_id", "plate"),
+    Column("key", sa.Text, nullable=False),
+    Column("ordinal", sa.Integer),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("order_key", sa.Text),
+    UniqueConstraint("plate_id", "key"),
+)
+
+image = Table(
+    "image",
+    metadata,
+    key(),
+    ref("source_id", "source"),
+    Column("path", sa.Text, nullable=False),
+    ref("drop_id", "drop", index=True),
+    ref("inspection_id", "inspection", index=True),
+    Column("modality", sa.Text, nullable=False),
+    Column("profile", sa.Text),
+    Column("region", sa.BigInteger),
+    Column("captured_at", UtcDateTime),
+    Column("size", sa.BigInteger, nullable=False),
+    Column("mtime_ns", sa.BigInteger, nullable=False),
+    Column("content_hash", sa.Text),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("warnings", sa.Text),
+    Column("unread", sa.Boolean, nullable=False, server_default=sa.false()),
+    Column("gone_at", UtcDateTime),
+    Column("gone_score_id", BigId),
+    Column("gone_accepted", sa.Boolean),
+    Column("same_as_id", BigId),
+    UniqueConstraint("source_id", "path"),
+    Index("ix_image_gone_at", "gone_at", sqlite_where=_GONE, postgresql_where=_GONE),
+    Index("ix_image_same_as_id", "same_as_id", sqlite_where=_SAME, postgresql_where=_SAME),
+)
+"""One row per file. ``content_hash`` names the bytes that were read last; ``unread`` says that the file changed since.
+
+``gone_at`` is when the file was found gone for good; ``gone_score_id`` is the score that goes on counting for it, and
+``gone_accepted`` says that a person or a setting accepted that. ``same_as_id`` names the image that counts instead,
+where a file of the same bytes shows the same drop at the same inspection: a file that was moved, or a copy.
+``warnings`` lists, with commas, the kinds of what its layout warned of when it was recorded.
+"""
+
+model_version = Table(
+    "model_version",
+    metadata,
+    key(),
+    Column("name", sa.Text, nullable=False),
+    Column("version", sa.Text, nullable=False),
+    Column("digest", sa.Text, nullable=False),
+    Column("modality", sa.Text, nullable=False),
+    Column("crystal_threshold", sa.Float, nullable=False),
+    Column("synthetic", sa.Boolean, nullable=False),
+    Column("registered_at", UtcDateTime, nullable=False),
+    Column("promoted_at", UtcDateTime),
+    Column("removed_at", UtcDateTime),
+    Column("trained_on", sa.Text),
+    UniqueConstraint("name", "version"),
+)
+"""One row per version; ``trained_on`` lists, with commas, what its weights learned from: published, rendered, lab."""
+
+model_alias = Table(
+    "model_alias",
+    metadata,
+    Column("alias", sa.Text, primary_key=True),
+    ref("model_version_id", "model_version"),
+    Column("set_at", UtcDateTime, nullable=False),
+)
+
+_WAITING = sa.text("failed_at is null")
+_OPEN = sa.text("answered_at is null")
+
+job = Table(
+    "job",
+    metadata,
+    key(),
+    ref("image_id", "image"),
+    ref("model_version_id", "model_version"),
+    Column("priority", sa.Integer, nullable=False),
+    Column("available_at", UtcDateTime, nullable=False),
+    Column("attempts", sa.Integer, nullable=False),
+    Column("lease", sa.Text),
+    Column("lapsed", sa.Boolean),
+    Column("error", sa.Text),
+    Column("failed_at", UtcDateTime),
+    Column("enqueued_at", UtcDateTime, nullable=False),
+    UniqueConstraint("image_id", "model_version_id"),
+    Index("ix_job_next", "priority", "available_at", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
+    Index(
+        "ix_job_next_of_version",
+        "model_version_id",
+        "priority",
+        "available_at",
+        "id",
+        sqlite_where=_WAITING,
+        postgresql_where=_WAITING,
+    ),
+    Index(
+        "ix_job_leased",
+        "available_at",
+        sqlite_where=sa.text("lease is not null"),
+        postgresql_where=sa.text("lease is not null"),
+    ),
+    Index(
+        "ix_job_failed",
+        "failed_at",
+        sqlite_where=sa.text("failed_at is not null"),
+        postgresql_where=sa.text("failed_at is not null"),
+    ),
+)
+
+score = Table(
+    "score",
+    metadata,
+    key(),
+    ref("image_id", "image"),
+    ref("model_version_id", "model_version"),
+    Column("content_hash", sa.Text, nullable=False),
+    Column("p_clear", sa.Float, nullable=False),
+    Column("p_crystals", sa.Float, nullable=False),
+    Column("p_other", sa.Float, nullable=False),
+    Column("p_precipitate", sa.Float, nullable=False),
+    Column("label", sa.Text, nullable=False),
+    Column("vector", sa.JSON),
+    Column("scored_at", UtcDateTime, nullable=False),
+    Column("brightness", sa.Float),
+    Column("contrast", sa.Float),
+    Column("focus", sa.Float),
+    UniqueConstraint("image_id", "model_version_id", "content_hash"),
+    Index("ix_score_model_version_id", "model_version_id", "id"),
+)
+
+label = Table(
+    "label",
+    metadata,
+    key(),
+    ref("drop_id", "drop", index=True),
+    ref("inspection_id", "inspection", index=True),
+    Column("image_id", BigId, ForeignKey("image.id"), index=True),
+    Column("label", sa.Text),
+    Column("original", sa.Text, nullable=False),
+    Column("vocabulary", sa.Text, nullable=False),
+    Column("person", sa.Text, nullable=False),
+    Column("origin", sa.Text, nullable=False),
+    Column("labelled_at", UtcDateTime, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False, index=True),
+    Column("key", sa.Text, nullable=False, unique=True),
+)
+"""Append-only. A null ``label`` withdraws what its person said before; ``key`` makes repeats harmless."""
+
+_DUE = sa.text("not complete and waiting = 0")
+
+inspection_summary = Table(
+    "inspection_summary",
+    metadata,
+    Column("inspection_id", BigId, ForeignKey("inspection.id"), primary_key=True),
+    Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
+    Column("n_clear", sa.Integer, nullable=False),
+    Column("n_crystals", sa.Integer, nullable=False),
+    Column("n_other", sa.Integer, nullable=False),
+    Column("n_precipitate", sa.Integer, nullable=False),
+    Column("hits", sa.Integer, nullable=False),
+    Column("best_wells", sa.Text, nullable=False),
+    Column("expected", sa.Integer),
+    Column("seen", sa.Integer, nullable=False),
+    Column("scored", sa.Integer, nullable=False),
+    Column("failed", sa.Integer, nullable=False),
+    Column("complete", sa.Boolean, nullable=False),
+    Column("complete_rule", sa.Text),
+    Column("first_image_at", UtcDateTime),
+    Column("last_image_at", UtcDateTime, index=True),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("labelled", sa.Integer, nullable=False, server_default="0"),
+    Column("waiting", sa.Integer, nullable=False, server_default="0"),
+    Column("gone", sa.Integer, nullable=False, server_default="0"),
+    Index("ix_inspection_summary_open", "last_image_at", sqlite_where=_DUE, postgresql_where=_DUE),
+)
+"""One row per inspection and version. ``waiting`` images are still to be scored; the drops counted as ``gone`` were
+never scored and their files are gone."""
+
+drop_summary = Table(
+    "drop_summary",
+    metadata,
+    Column("drop_id", BigId, ForeignKey("drop.id"), primary_key=True),
+    Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
+    Column("inspections", sa.Integer, nullable=False),
+    Column("scored_inspections", sa.Integer, nullable=False),
+    Column("inspection_id", BigId, nullable=False),
+    Column("image_id", BigId, nullable=False),
+    Column("p_clear", sa.Float),
+    Column("p_crystals", sa.Float),
+    Column("p_other", sa.Float),
+    Column("p_precipitate", sa.Float),
+    Column("label", sa.Text),
+    Column("label_person", sa.Text),
+    Column("label_disputed", sa.Boolean, nullable=False),
+    Column("highest_p_crystals", sa.Float),
+    Column("best_image_id", BigId),
+    Column("hit", sa.Boolean, nullable=False),
+    Column("first_hit_inspection_id", BigId),
+    Column("first_hit_image_id", BigId),
+    Column("trend", sa.Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("score_version_id", BigId),
+)
+"""A drop through all its inspections, as one model version and the people who labelled it see it.
+
+Its images and inspections carry no constraint: each would need an index here, or removing one image would read all.
+``score_version_id`` is set where the probabilities are another version's, because the file is gone.
+"""
+
+hit = Table(
+    "hit",
+    metadata,
+    key(),
+    ref("drop_id", "drop"),
+    ref("inspection_id", "inspection", index=True),
+    ref("image_id", "image", index=True),
+    ref("model_version_id", "model_version"),
+    Column("p_crystals", sa.Float, nullable=False),
+    Column("threshold", sa.Float, nullable=False),
+    Column("found_at", UtcDateTime, nullable=False, index=True),
+    Column("cause", sa.Text, nullable=False, server_default="new"),
+    Column("score_version_id", BigId),
+    Column("ended_at", UtcDateTime),
+    UniqueConstraint("drop_id", "model_version_id"),
+)
+
+OF_PRESENT_BYTES: Final = sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash)
+"""A score and its image, where the score is of the bytes that were read last."""
+
+label_inbox = Table(
+    "label_inbox",
+    metadata,
+    key(),
+    Column("source", sa.Text),
+    Column("plate", sa.Text),
+    Column("well", sa.Text),
+    Column("drop_number", sa.Integer),
+    Column("inspection", sa.Text),
+    Column("label", sa.Text),
+    Column("person", sa.Text),
+    Column("labelled_at", UtcDateTime),
+    Column("received_at", UtcDateTime, nullable=False, server_default=sa.func.current_timestamp()),
+    Column("state", sa.Text, nullable=False, server_default="waiting"),
+    Column("reason", sa.Text),
+    Column("tried_at", UtcDateTime),
+    Column("label_id", BigId, ForeignKey("label.id")),
+    Index("ix_label_inbox_state_tried_at", "state", "tried_at"),
+)
+"""What a LIMS wrote through ``lims_label_inbox_v1``: natural keys, not yet checked against anything."""
+
+review_round = Table(
+    "review_round",
+    metadata,
+    key(),
+    ref("model_version_id", "model_version"),
+    Column("threshold", sa.Float, nullable=False),
+    Column("strata", sa.JSON, nullable=False),
+    Column("seed", sa.BigInteger, nullable=False),
+    Column("drawn_at", UtcDateTime, nullable=False),
+)
+"""A random draw of drops for an audit; ``strata`` says of how many drops each kind was drawn and how many."""
+
+review_item = Table(
+    "review_item",
+    metadata,
+    key(),
+    ref("drop_id", "drop"),
+    ref("inspection_id", "inspection", index=True),
+    ref("image_id", "image", index=True),
+    Column("stream", sa.Text, nullable=False),
+    Column("reason", sa.Text, nullable=False),
+    ref("model_version_id", "model_version"),
+    Column("p_crystals", sa.Float),
+    Column("round_id", BigId, ForeignKey("review_round.id"), index=True),
+    Column("stratum", sa.Integer),
+    Column("inclusion", sa.Float),
+    Column("rank", sa.Float, nullable=False),
+    Column("proposed_at", UtcDateTime, nullable=False),
+    Column("person", sa.Text),
+    Column("shown_at", UtcDateTime),
+    Column("answer", sa.Text),
+    Column("answered_at", UtcDateTime),
+    UniqueConstraint("drop_id", "inspection_id", "stream"),
+    Index("ix_review_item_open", "stream", "rank", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+)
+"""What somebody should look at, and why; ``inclusion`` is the probability with which an audit drew it."""
+
+dataset = Table(
+    "dataset",
+    metadata,
+    key(),
+    Column("digest", sa.Text, nullable=False, unique=True),
+    Column("gate_digest", sa.Text, nullable=False, index=True),
+    Column("last_label_id", BigId),
+    Column("images", sa.Integer, nullable=False),
+    Column("drops", sa.Integer, nullable=False),
+    Column("crystals", sa.Integer, nullable=False),
+    Column("missing", sa.Integer, nullable=False),
+    Column("changed", sa.Integer, nullable=False),
+    Column("counts", sa.JSON, nullable=False),
+    Column("taken_at", UtcDateTime, nullable=False),
+)
+"""A frozen set of labelled images; ``digest`` is the SHA-256 of its manifest, ``gate_digest`` that of its test side."""
+
+training_run = Table(
+    "training_run",
+    metadata,
+    key(),
+    Column("active", sa.Boolean, unique=True),
+    Column("state", sa.Text, nullable=False),
+    Column("cause", sa.Text, nullable=False),
+    Column("actor", sa.Text, nullable=False),
+    Column("recipe", sa.Text, nullable=False),
+    Column("options", sa.JSON, nullable=False),
+    Column("parent", sa.Text),
+    Column("dataset_id", BigId, ForeignKey("dataset.id"), index=True),
+    Column("tier", sa.Text),
+    Column("candidate", sa.Text),
+    Column("candidate_digest", sa.Text, index=True),
+    Column("folder", sa.Text, nullable=False),
+    Column("host", sa.Text, nullable=False),
+    Column("pid", sa.Integer, nullable=False),
+    Column("token", sa.Text, nullable=False),
+    Column("step", sa.Text),
+    Column("reasons", sa.JSON),
+    Column("numbers", sa.JSON),
+    Column("error", sa.Text),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("beat_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+)
+"""One attempt to make a better model. ``active`` is true for the one that runs and null for all others."""
+
+drift_reference = Table(
+    "drift_reference",
+    metadata,
+    key(),
+    ref("source_id", "source"),
+    Column("modality", sa.Text, nullable=False),
+    ref("model_version_id", "model_version"),
+    Column("images", sa.Integer, nullable=False),
+    Column("statistics", sa.JSON, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("made_at", UtcDateTime, nullable=False),
+    UniqueConstraint("source_id", "modality", "model_version_id"),
+)
+"""How the images of an imager looked, to a model version, when it began to score them."""
+
+drift_day = Table(
+    "drift_day",
+    metadata,
+    key(),
+    ref("source_id", "source"),
+    Column("modality", sa.Text, nullable=False),
+    ref("model_version_id", "model_version"),
+    Column("day", sa.Date, nullable=False),
+    Column("images", sa.Integer, nullable=False),
+    Column("failures", sa.Integer, nullable=False),
+    Column("statistics", sa.JSON, nullable=False),
+    Column("made_at", UtcDateTime, nullable=False),
+    UniqueConstraint("source_id", "modality", "model_version_id", "day"),
+)
+
+drift_alarm = Table(
+    "drift_alarm",
+    metadata,
+    key(),
+    ref("source_id", "source"),
+    Column("modality", sa.Text, nullable=False),
+    ref("model_version_id", "model_version"),
+    Column("signal", sa.Text, nullable=False),
+    Column("day", sa.Date, nullable=False),
+    Column("value", sa.Float),
+    Column("reference", sa.Float),
+    Column("p_value", sa.Float, nullable=False),
+    Column("detail", sa.Text, nullable=False),
+    Column("raised_at", UtcDateTime, nullable=False),
+    Column("cleared_at", UtcDateTime),
+    UniqueConstraint("source_id", "modality", "model_version_id", "signal", "day"),
+)
+"""What changed at an imager; open until it is as before, or somebody clears it."""

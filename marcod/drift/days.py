@@ -1,0 +1,372 @@
+"""What a day's pictures looked like and what the champion said of them; references, days and alarms as they are kept.
+
+Hides how a day is found among millions of scores: ids follow the time at which their rows were written, so its
+beginning is found by halving the ids, and no index is needed. Promises that only new pictures count (see
+:func:`looks`), so that scoring an archive again is no drift.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.engine import insert
+from marcod.database.schema import (
+    OF_PRESENT_BYTES,
+    UtcDateTime,
+    drift_alarm,
+    drift_day,
+    drift_reference,
+    image,
+    inspection,
+    job,
+    model_version,
+    score,
+    source,
+)
+from marcod.store import queue
+from marcod.store.versions import Version
+
+SKEW: Final = timedelta(hours=1)
+"""How far the clocks of two scoring hosts may differ."""
+
+ARCHIVED: Final = timedelta(days=14)
+"""What arrives this long after it was photographed is an archive that is taken in, not today's work.
+
+Where an imager's names carry no date, a picture is as old as its file.
+"""
+
+PART: Final = 5000
+PLATES: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One picture that the champion scored, or with ``label`` None one that it could not read.
+
+    ``age_d`` are the days since the plate was first photographed; ``probabilities`` are as domain.CLASSES.
+    """
+
+    source_id: int
+    plate_id: int
+    at: datetime
+    age_d: float
+    label: str | None = None
+    probabilities: tuple[float, ...] = ()
+    brightness: float = 0.0
+    contrast: float = 0.0
+    focus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """The row of one imager and UTC day; ``statistics`` is what ``marcod.drift.monitor`` makes of it."""
+
+    source_id: int
+    day: date
+    images: int
+    failures: int
+    statistics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What changed at an imager on ``day``, from ``reference`` to ``value``; open until it is cleared."""
+
+    id: int
+    source: str
+    modality: str
+    model: str
+    signal: str
+    day: date
+    value: float | None
+    reference: float | None
+    p_value: float
+    detail: str
+    raised_at: datetime
+
+
+def promoted_at(connection: Connection, version: Version) -> datetime:
+    """Since when a champion is champion."""
+    since = sa.func.coalesce(model_version.c.promoted_at, model_version.c.registered_at, type_=UtcDateTime())
+    found: datetime = connection.execute(sa.select(since).where(model_version.c.id == version.id)).scalar_one()
+    return found
+
+
+def looks(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
+    """The new pictures that this champion scored, or gave up as unreadable, from ``since`` to before ``until``.
+
+    New is what arrived after the version became champion and not long after it was photographed. A picture whose
+    file changed counts with its present content; a file that vanished is not unreadable. Pictures that an older marcod
+    scored were not measured and do not count, nor do those that could not be read before the first measured one.
+    """
+    yield from _scored(connection, version, since, until)
+    yield from _given_up(connection, version, since, until)
+
+
+def _scored(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
+    probabilities = (score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate)
+    measures = (score.c.brightness, score.c.contrast, score.c.focus)
+    found = (
+        sa.select(*_PLACE, score.c.scored_at, score.c.label, *probabilities, *measures)
+        .join(image, OF_PRESENT_BYTES)
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        .where(
+            score.c.id >= _first_since(connection, since - SKEW),
+            score.c.model_version_id == version.id,
+            score.c.scored_at >= since,
+            score.c.scored_at < until,
+            score.c.focus.is_not(None),
+            image.c.seen_at >= promoted_at(connection, version),
+        )
+    )
+    for row, age_d in _with_ages(connection, found):
+        yield Look(row[0], row[1], row[5], age_d, row[6], tuple(row[7:11]), *row[11:14])
+
+
+def _given_up(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
+    promoted = promoted_at(connection, version)
+    begun = _first_measured(connection, version, promoted)
+    if begun is None:
+        return
+    found = (
+        sa.select(*_PLACE, job.c.failed_at)
+        .join(image, image.c.id == job.c.image_id)
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        .where(
+            job.c.failed_at >= max(since, begun),
+            job.c.failed_at < until,
+            job.c.model_version_id == version.id,
+            job.c.error != queue.GONE,
+            image.c.seen_at >= promoted,
+        )
+    )
+    for row, age_d in _with_ages(connection, found):
+        yield Look(row[0], row[1], row[5], age_d)
+
+
+def _first_measured(connection: Connection, version: Version, promoted: datetime) -> datetime | None:
+    """When a champion first scored a picture that was measured as well."""
+    found = sa.select(score.c.scored_at).where(
+        score.c.model_version_id == version.id,
+        score.c.id >= _first_since(connection, promoted - SKEW),
+        score.c.scored_at >= promoted,
+        score.c.focus.is_not(None),
+    )
+    return connection.execute(found.order_by(score.c.id).limit(1)).scalar_one_or_none()
+
+
+# A source that is to be read anew has all its files' times below zero: see catalog.
+_FILE_TIME: Final = sa.case((image.c.mtime_ns < 0, -image.c.mtime_ns - 1), else_=image.c.mtime_ns)
+_PLACE: Final = (
+    image.c.source_id, inspection.c.plate_id, image.c.captured_at, image.c.seen_at, _FILE_TIME.label("file_ns"),
+)  # fmt: skip
+
+
+def _with_ages(connection: Connection, found: sa.Select[Any]) -> Iterator[tuple[Any, float]]:
+    """The rows, which begin as ``_PLACE``, with the ages of their plates; archives are left out."""
+    starts: dict[int, datetime] = {}
+    streamed = connection.execution_options(stream_results=True).execute(found)
+    for part in streamed.partitions(PART):
+        _find_starts(connection, {row[1] for row in part} - starts.keys(), starts)
+        for row in part:
+            taken = row[2] or min(_file_time(row[4]), row[3])
+            if row[3] - taken <= ARCHIVED:
+                yield row, max(0.0, (taken - starts[row[1]]) / timedelta(days=1))
+
+
+def _find_starts(connection: Connection, plate_ids: Iterable[int], starts: dict[int, datetime]) -> None:
+    """When each plate was first photographed."""
+    ids = list(plate_ids)
+    undated = sa.case((image.c.captured_at.is_(None), _FILE_TIME))
+    firsts = (
+        sa.func.min(image.c.captured_at, type_=UtcDateTime()), sa.func.min(undated),
+        sa.func.min(image.c.seen_at, type_=UtcDateTime()),
+    )  # fmt: skip
+    for place in range(0, len(ids), PLATES):
+        found = (
+            sa.select(inspection.c.plate_id, *firsts)
+            .join(image, image.c.inspection_id == inspection.c.id)
+            .where(inspection.c.plate_id.in_(ids[place : place + PLATES]))
+            .group_by(inspection.c.plate_id)
+        )
+        for plate_id, captured, file_ns, seen in connection.execute(found):
+            undated_at = [] if file_ns is None else [min(_file_time(file_ns), seen)]
+            starts[int(plate_id)] = min([*undated_at, *([] if captured is None else [captured])])
+
+
+def _file_time(file_ns: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=file_ns // 1000)
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _first_since(connection: Connection, since: datetime) -> int:
+    """The lowest id of a score of that time or later, or one above all ids."""
+    low, high = connection.execute(
+        sa.select(sa.func.coalesce(sa.func.min(score.c.id), 0), sa.func.coalesce(sa.func.max(score.c.id), 0))
+    ).one()
+    high += 1
+    while low < high:
+        middle = (low + high) // 2
+        following = sa.select(score.c.id, score.c.scored_at).where(score.c.id >= middle).order_by(score.c.id).limit(1)
+        row = connection.execute(following).one_or_none()
+        if row is None or row.scored_at >= since:
+            high = middle
+        else:
+            low = int(row.id) + 1
+    return int(low)
+
+
+def counted(connection: Connection, version: Version, since: date) -> dict[date, datetime]:
+    """The days from then on that have rows, with the time at which the oldest of their rows was written."""
+    made = sa.func.min(drift_day.c.made_at, type_=UtcDateTime())
+    found = sa.select(drift_day.c.day, made).where(drift_day.c.model_version_id == version.id, drift_day.c.day >= since)
+    return {row[0]: row[1] for row in connection.execute(found.group_by(drift_day.c.day))}
+
+
+def written(connection: Connection, version: Version, since: date) -> set[tuple[int, date]]:
+    """Sources and days from then on that have rows."""
+    found = sa.select(drift_day.c.source_id, drift_day.c.day)
+    found = found.where(drift_day.c.model_version_id == version.id, drift_day.c.day >= since)
+    return {(int(row[0]), row[1]) for row in connection.execute(found)}
+
+
+def put_days(connection: Connection, version: Version, days: Iterable[Day], now: datetime) -> None:
+    """Write days, over what was written of them before."""
+    for row in sorted(days, key=lambda d: (d.source_id, d.day)):
+        key = _key(row.source_id, version) | {"day": row.day}
+        values = {"images": row.images, "failures": row.failures, "statistics": row.statistics, "made_at": now}
+        _upsert(connection, drift_day, key, values)
+
+
+def days(connection: Connection, version: Version, source_id: int, since: date) -> list[Day]:
+    """The rows of an imager from a day on, in order."""
+    columns = (drift_day.c.source_id, drift_day.c.day, drift_day.c.images, drift_day.c.failures, drift_day.c.statistics)
+    mine = _mine(drift_day, source_id, version)
+    found = sa.select(*columns).where(mine, drift_day.c.day >= since).order_by(drift_day.c.day)
+    return [Day(*row) for row in connection.execute(found)]
+
+
+def imagers(connection: Connection, version: Version) -> list[tuple[int, str]]:
+    """Ids and names of the sources of which this version has days, by name."""
+    seen = sa.exists().where(drift_day.c.source_id == source.c.id, drift_day.c.model_version_id == version.id)
+    return [(int(row[0]), row[1]) for row in connection.execute(_SOURCES.where(seen).order_by(source.c.name))]
+
+
+_SOURCES: Final = sa.select(source.c.id, source.c.name)
+
+
+def names(connection: Connection, source_ids: Iterable[int]) -> dict[int, str]:
+    """Names of these sources."""
+    return {int(row[0]): row[1] for row in connection.execute(_SOURCES.where(source.c.id.in_(list(source_ids))))}
+
+
+def reference(connection: Connection, version: Version, source_id: int) -> dict[str, Any] | None:
+    """What :func:`put_reference` kept, or None."""
+    mine = _mine(drift_reference, source_id, version)
+    return connection.execute(sa.select(drift_reference.c.statistics).where(mine)).scalar_one_or_none()
+
+
+def put_reference(
+    connection: Connection,
+    version: Version,
+    source_id: int,
+    images: int,
+    statistics: dict[str, Any],
+    span: tuple[datetime, datetime],
+    now: datetime,
+) -> None:
+    """Keep a reference, over a former one; ``span`` is from when to when its images were scored."""
+    values = {
+        "images": images, "statistics": statistics, "first_at": span[0], "last_at": span[1], "made_at": now
+    }  # fmt: skip
+    _upsert(connection, drift_reference, _key(source_id, version), values)
+
+
+def hold(connection: Connection, source_id: int) -> None:
+    """Let nobody else raise or clear an alarm of this imager until the transaction ends."""
+    connection.execute(sa.select(source.c.id).where(source.c.id == source_id).with_for_update(key_share=True))
+
+
+def raise_alarm(
+    connection: Connection,
+    version: Version,
+    source_id: int,
+    *,
+    signal: str,
+    day: date,
+    value: float,
+    reference: float,
+    p_value: float,
+    detail: str,
+    now: datetime,
+) -> int | None:
+    """Open an alarm unless one is open or was raised that day. Its id if it is new. Call :func:`hold` before."""
+    same = sa.and_(_mine(drift_alarm, source_id, version), drift_alarm.c.signal == signal)
+    if connection.execute(sa.select(sa.exists().where(same, drift_alarm.c.cleared_at.is_(None)))).scalar_one():
+        return None
+    said = {"value": value, "reference": reference, "p_value": p_value, "detail": detail, "raised_at": now}
+    row = _key(source_id, version) | {"signal": signal, "day": day} | said
+    made = insert(connection, drift_alarm).values(row).on_conflict_do_nothing().returning(drift_alarm.c.id)
+    alarm_id: int | None = connection.execute(made).scalar_one_or_none()
+    if alarm_id is not None:
+        from marcod.store import events  # and with it the outbox, which nobody needs who only reads alarms
+
+        events.drift_raised(connection, alarm_id, now)
+    return alarm_id
+
+
+def clear(connection: Connection, alarm_ids: Iterable[int], now: datetime) -> int:
+    """Close these alarms. Returns how many were open."""
+    still = sa.and_(drift_alarm.c.id.in_(list(alarm_ids)), drift_alarm.c.cleared_at.is_(None))
+    return connection.execute(sa.update(drift_alarm).where(still).values(cleared_at=now)).rowcount
+
+
+def clear_others(connection: Connection, version: Version, now: datetime) -> None:
+    """Close what was raised for versions that are champion no more."""
+    others = sa.and_(drift_alarm.c.model_version_id != version.id, drift_alarm.c.cleared_at.is_(None))
+    connection.execute(sa.update(drift_alarm).where(others).values(cleared_at=now))
+
+
+def last_cleared(connection: Connection, version: Version, source_id: int) -> dict[str, date]:
+    """The UTC day on which each signal's alarm was last cleared."""
+    latest = sa.func.max(drift_alarm.c.cleared_at, type_=UtcDateTime())
+    mine = sa.and_(_mine(drift_alarm, source_id, version), drift_alarm.c.cleared_at.is_not(None))
+    found = sa.select(drift_alarm.c.signal, latest).where(mine).group_by(drift_alarm.c.signal)
+    return {row[0]: row[1].date() for row in connection.execute(found)}
+
+
+def open_alarms(connection: Connection) -> list[Alarm]:
+    """Every open alarm, by imager and age."""
+    model = model_version.c.name + ":" + model_version.c.version
+    columns = (
+        drift_alarm.c.id, source.c.name, drift_alarm.c.modality, model, drift_alarm.c.signal, drift_alarm.c.day,
+        drift_alarm.c.value, drift_alarm.c.reference, drift_alarm.c.p_value, drift_alarm.c.detail,
+        drift_alarm.c.raised_at,
+    )  # fmt: skip
+    found = (
+        sa.select(*columns)
+        .join(source, source.c.id == drift_alarm.c.source_id)
+        .join(model_version, model_version.c.id == drift_alarm.c.model_version_id)
+        .where(drift_alarm.c.cleared_at.is_(None))
+        .order_by(source.c.name, drift_alarm.c.id)
+    )
+    return [Alarm(*row) for row in connection.execute(found)]
+
+
+def _key(source_id: int, version: Version) -> dict[str, Any]:
+    return {"source_id": source_id, "modality": version.modality, "model_version_id": version.id}
+
+
+def _mine(table: sa.Table, source_id: int, version: Version) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[name] == value for name, value in _key(source_id, version).items()))
+
+
+def _upsert(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
+    statement = insert(connection, table).values(**key, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))

@@ -1,0 +1,185 @@
+"""Labels worth a second look: confident learning (Northcutt, Jiang and Chuang, arXiv 1911.00068), without any input.
+
+Hides thresholds and the confident joint. Promises that nothing is judged but by what a model says that has not seen
+the label, which is the caller's part: the probabilities must be out of fold, with the folds of :func:`folds`.
+
+A model is confident of a class where its probability is at least the mean probability that the rows with that label
+have, so a timid model and a rare class are judged by their own measure. A row whose label is another than the class the
+model is confident of is a suspect. About half of such suspects proved wrong in ten published test sets (Northcutt,
+Athalye and Mueller, arXiv 2103.14749): a person has to look, and nothing is changed here.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.domain import CLASSES, DropClass, path_text
+from marcod.evaluate.metrics import clopper_pearson
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+
+_UNSURE: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A row whose label a model doubts; ``index`` is its place in what was given.
+
+    ``probabilities`` are in the order of ``domain.CLASSES``. ``margin`` is the label's probability less the highest of
+    the others, from -1, the worst, to 1.
+    """
+
+    index: int
+    given: DropClass
+    likely: DropClass
+    probabilities: tuple[float, float, float, float]
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class PersonNoise:
+    """How one person's words stand against the model.
+
+    ``labels`` counts the words, ``judged`` those where the model is confident of a class. ``table`` counts the judged
+    words; rows are what the person said, columns what is likely, both in the order of ``domain.CLASSES``.
+    ``interval`` holds the share of doubted words with 95 % confidence (Clopper and Pearson), as if every word were of
+    another drop; None where nothing was judged, as is ``share``.
+    """
+
+    person: str
+    labels: int
+    judged: int
+    share: float | None
+    interval: tuple[float, float] | None
+    table: tuple[tuple[int, ...], ...]
+
+    @property
+    def confused(self) -> tuple[DropClass, DropClass] | None:
+        """The two classes that stand for one another most often, first the one said more often than it is likely."""
+        counts = np.array(self.table)
+        np.fill_diagonal(counts, 0)
+        if not counts.any():
+            return None
+        said, likely = np.unravel_index(int((counts + counts.T).argmax()), counts.shape)
+        if counts[likely, said] > counts[said, likely]:
+            said, likely = likely, said
+        return CLASSES[said], CLASSES[likely]
+
+    @property
+    def swapped(self) -> bool:
+        """Whether most words of either class of the pair are likely the other: more than a habit, a mix-up."""
+        if self.confused is None:
+            return False
+        one, other = (CLASSES.index(word) for word in self.confused)
+        counts = np.array(self.table)
+        return all(2 * counts[a, b] > counts[a].sum() for a, b in ((one, other), (other, one)))
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """The rows to look at, the most doubtful first; of how many rows the model was confident; and how noisy labels are.
+
+    ``noise`` is the estimated share of wrong labels among all rows, also those of which the model is not confident.
+    """
+
+    suspects: tuple[Suspect, ...]
+    judged: int
+    noise: float
+    by_person: tuple[PersonNoise, ...]
+
+
+def folds(plates: Sequence[str], k: int) -> NDArray[np.intp]:
+    """The fold, from 0 to k - 1, of each row by its plate, int [n].
+
+    The same plates always get the same folds, whatever their order; no fold is empty while there are k plates.
+    """
+    order = sorted(set(plates), key=lambda plate: hashlib.sha256(f"fold\x00{path_text(plate)}".encode()).digest())
+    of_plate = {plate: rank % k for rank, plate in enumerate(order)}
+    return np.array([of_plate[plate] for plate in plates], np.intp)
+
+
+def find(
+    probabilities: Floats,
+    labels: Ints,
+    persons: Sequence[Mapping[str, DropClass]],
+    weights: Floats | None = None,
+) -> Suspicion:
+    """Doubt labels by out-of-fold probabilities.
+
+    ``probabilities`` are float [n, 4] in the order of ``domain.CLASSES``, ``labels`` indices into it, int [n],
+    ``persons`` who says what of each row, and ``weights`` what each row counts for, float [n]; n is at least 1.
+    """
+    counted = np.ones(len(labels)) if weights is None else weights
+    confident = _confident(probabilities, labels, counted)
+    doubted = np.flatnonzero((confident != _UNSURE) & (confident != labels))
+    margins = _margins(probabilities, labels)
+    order = doubted[np.argsort(margins[doubted], kind="stable")]
+    return Suspicion(
+        suspects=tuple(_suspect(i, probabilities, labels, confident, margins) for i in order.tolist()),
+        judged=int((confident != _UNSURE).sum()),
+        noise=_noise(labels, confident, counted),
+        by_person=tuple(_person(name, persons, confident) for name in sorted({p for row in persons for p in row})),
+    )
+
+
+def _confident(probabilities: Floats, labels: Ints, weights: Floats) -> NDArray[np.intp]:
+    """The likeliest of the classes that reach their thresholds, int [n]; -1 where none does."""
+    thresholds = np.full(len(CLASSES), np.inf)
+    for c in range(len(CLASSES)):
+        of_class = labels == c
+        if weights[of_class].sum() > 0:
+            thresholds[c] = np.average(probabilities[of_class, c], weights=weights[of_class])
+    reached = probabilities >= thresholds
+    likeliest = np.where(reached, probabilities, -1.0).argmax(axis=1)
+    return np.where(reached.any(axis=1), likeliest, _UNSURE)
+
+
+def _margins(probabilities: Floats, labels: Ints) -> Floats:
+    """The label's probability less the highest of the others, float [n]."""
+    rows = np.arange(len(labels))
+    others = probabilities.astype(np.float64)
+    others[rows, labels] = -np.inf
+    margins: Floats = probabilities[rows, labels] - others.max(axis=1)
+    return margins
+
+
+def _noise(labels: Ints, confident: Ints, weights: Floats) -> float:
+    """The share of wrong labels in the confident joint, each label's row scaled to how often the label was given."""
+    wrong = 0.0
+    for c in range(len(CLASSES)):
+        given = labels == c
+        judged = given & (confident != _UNSURE)
+        if weights[judged].sum() > 0:
+            wrong += weights[given].sum() * weights[judged & (confident != c)].sum() / weights[judged].sum()
+    return float(wrong / weights.sum())
+
+
+def _suspect(i: int, probabilities: Floats, labels: Ints, confident: Ints, margins: Floats) -> Suspect:
+    clear, crystals, other, precipitate = map(float, probabilities[i])
+    shown = (clear, crystals, other, precipitate)
+    return Suspect(i, CLASSES[labels[i]], CLASSES[confident[i]], shown, float(margins[i]))
+
+
+def _person(name: str, persons: Sequence[Mapping[str, DropClass]], confident: Ints) -> PersonNoise:
+    table = np.zeros((len(CLASSES), len(CLASSES)), np.intp)
+    words = [
+        (CLASSES.index(row[name]), int(likely)) for row, likely in zip(persons, confident, strict=True) if name in row
+    ]
+    for said, likely in words:
+        if likely != _UNSURE:
+            table[said, likely] += 1
+    judged = int(table.sum())
+    wrong = judged - int(table.trace())
+    return PersonNoise(
+        person=name,
+        labels=len(words),
+        judged=judged,
+        share=wrong / judged if judged else None,
+        interval=clopper_pearson(wrong, judged),
+        table=tuple(tuple(map(int, row)) for row in table),
+    )

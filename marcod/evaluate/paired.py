@@ -1,0 +1,345 @@
+"""Two models on the same labelled pictures: what each says of every drop, and how sure a difference is.
+
+Hides how pictures are matched, how often a drop counts, and resampling. Promises that both sides are judged on the same
+drops with the same weights, that a drop counts once a class however often it was imaged, and that the same seed gives
+the same numbers.
+
+The bootstrap is paired (Efron & Tibshirani, An Introduction to the Bootstrap, 1993): every resample draws the same
+drops for both. Plates are drawn whole, since their drops resemble one another. Of a few plates a bootstrap says too
+little (two plates both happen to be better one time in four), so drops are drawn singly as well, and the more careful
+of the two counts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.domain import CLASSES, DropClass
+from marcod.errors import MarcodError
+from marcod.evaluate import metrics
+from marcod.evaluate.labelled import Labelled
+from marcod.evaluate.predictions import Predictions
+from marcod.model.bundle import BundleRecord
+
+Floats = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
+
+BASE: Final = "base"
+"""The imager of pictures that are not the lab's own; their source is empty."""
+
+_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+_LEAST: Final = 1e-12
+_FEW: Final = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """What one model says of n units: probabilities float32 [n, 4], and its own crystal threshold."""
+
+    name: str
+    digest: str
+    threshold: float
+    scores: NDArray[np.float32]
+
+    @property
+    def crystals(self) -> Floats:
+        """Crystal probabilities [n]."""
+        return self.scores[:, _CRYSTALS]
+
+    @property
+    def flagged(self) -> Mask:
+        """Whether each unit is a hit at the model's own threshold, bool [n]."""
+        return self.crystals >= self.threshold
+
+    def only(self, chosen: Mask) -> "Side":
+        """The same of some units."""
+        return Side(self.name, self.digest, self.threshold, self.scores[chosen])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """n units (a drop at an inspection, or an image) of which both models said something.
+
+    ``pictures`` holds one picture a unit, ``labels`` int [n] are classes. ``weights`` float [n] let a drop count once a
+    class: they are 1 over the units of the same drop with the same label.
+    """
+
+    pictures: tuple[Labelled, ...]
+    labels: NDArray[np.intp]
+    weights: NDArray[np.float64]
+    champion: Side
+    candidate: Side
+    left_out: tuple[str, ...]
+
+    @property
+    def is_crystal(self) -> Mask:
+        """Whether people say crystals, bool [n]."""
+        crystals: Mask = self.labels == _CRYSTALS
+        return crystals
+
+    @property
+    def own(self) -> Mask:
+        """Whether a unit is the lab's own, not the base set's, bool [n]."""
+        return np.array([not (p.imager == BASE and p.source == "") for p in self.pictures], np.bool_)
+
+    @property
+    def imagers(self) -> list[str]:
+        """The imager of each unit: its source, and what else tells it from others."""
+        return [imager_of(picture) for picture in self.pictures]
+
+    @property
+    def drops(self) -> list[tuple[str, str]]:
+        """The drop of each unit."""
+        return [(p.source, p.drop) for p in self.pictures]
+
+    @property
+    def plates(self) -> list[tuple[str, str]]:
+        """The plate (group) of each unit."""
+        return [(p.source, p.group) for p in self.pictures]
+
+    def only(self, chosen: Mask) -> "Pair":
+        """Some of the units, bool [n]."""
+        pictures = tuple(p for p, kept in zip(self.pictures, chosen, strict=True) if kept)
+        sides = (self.champion.only(chosen), self.candidate.only(chosen))
+        return Pair(pictures, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
+
+
+def imager_of(picture: Labelled) -> str:
+    """What an imager is called."""
+    parts = [part for part in (picture.source, picture.imager) if part]
+    return " ".join(dict.fromkeys(parts)) or "unnamed"
+
+
+def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleRecord, Predictions]) -> Pair:
+    """Match what two models say of the same pictures; what one of them could not read is left out of both and named.
+
+    Raises MarcodError when a picture is on one side only, or carries another label, plate or drop there.
+    """
+    former, latter = _by_file(champion[1]), _by_file(candidate[1])
+    _check_asked(former, latter, candidate[1], "candidate")
+    _check_asked(latter, former, champion[1], "champion")
+    common = [file for file in former if file in latter]
+    for file in common:
+        _check_same(champion[1].pictures[former[file]], candidate[1].pictures[latter[file]])
+    said = [
+        _by_unit(record, predictions.only([index[file] for file in common]))
+        for (record, predictions), index in ((champion, former), (candidate, latter))
+    ]
+    units = list(said[0])
+    pictures = tuple(said[0][unit][0] for unit in units)
+    return Pair(
+        pictures,
+        np.array([CLASSES.index(picture.label) for picture in pictures], np.intp),
+        _weights(pictures),
+        _side(champion[0], [said[0][unit][1] for unit in units]),
+        _side(candidate[0], [said[1][unit][1] for unit in units]),
+        tuple(dict.fromkeys((*champion[1].unreadable, *candidate[1].unreadable))),
+    )
+
+
+def _by_file(predictions: Predictions) -> dict[str, int]:
+    return {str(picture.file): index for index, picture in enumerate(predictions.pictures)}
+
+
+def _check_asked(there: dict[str, int], here: dict[str, int], of: Predictions, who: str) -> None:
+    """Raises MarcodError for a picture of one side that the other was never asked about."""
+    for file in there:
+        if file not in here and not any(text.startswith(f"{file}: ") for text in of.unreadable):
+            raise MarcodError(
+                f"champion and candidate must be judged on the same pictures, but the {who} was not asked about {file}"
+            )
+
+
+def _check_same(one: Labelled, other: Labelled) -> None:
+    for what in ("label", "source", "imager", "drop", "unit", "group"):
+        if getattr(one, what) != getattr(other, what):
+            raise MarcodError(
+                f"champion and candidate must be judged on the same pictures, but {one.file} has {what} "
+                f"{getattr(one, what)!r} for one and {getattr(other, what)!r} for the other"
+            )
+
+
+def _by_unit(record: BundleRecord, predictions: Predictions) -> dict[str, tuple[Labelled, NDArray[np.float32]]]:
+    """The picture and the probabilities that count, by unit."""
+    if not predictions.pictures:
+        return {}
+    labels: dict[str, DropClass] = {}
+    for picture in predictions.pictures:
+        if labels.setdefault(picture.unit, picture.label) is not picture.label:
+            raise MarcodError(f"the pictures of {picture.unit!r} count as one but carry two labels")
+    counted = predictions.counted(record)
+    return {p.unit: (p, row) for p, row in zip(counted.pictures, counted.folded(record), strict=True)}
+
+
+def _side(record: BundleRecord, rows: Sequence[NDArray[np.float32]]) -> Side:
+    scores = np.array(rows, np.float32).reshape(len(rows), len(CLASSES))
+    return Side(f"{record.name}:{record.version}", record.digest, record.threshold.crystal, scores)
+
+
+def _weights(pictures: Sequence[Labelled]) -> NDArray[np.float64]:
+    of_drop = [(p.source, p.drop, p.label) for p in pictures]
+    counts = Counter(of_drop)
+    return np.array([1 / counts[key] for key in of_drop], np.float64)
+
+
+def share(of: Mask, among: Mask, weights: Floats) -> NDArray[np.float64]:
+    """The weighted share of ``among`` [n] that is also ``of`` [n], for weights [m, n]: float [m], NaN where none is."""
+    total = weights @ among.astype(np.float64)
+    part = weights @ (of & among).astype(np.float64)
+    shares: NDArray[np.float64] = np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)
+    return shares
+
+
+def recall(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
+    """Crystal recall at the model's own threshold, float [m]."""
+    return share(side.flagged, pair.is_crystal, weights)
+
+
+def average_precision(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
+    """Average precision of crystals, float [m]."""
+    return np.asarray(metrics.Ranks.of(side.crystals, pair.is_crystal).areas(weights)[1], np.float64)
+
+
+def log_loss(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
+    """Mean negative log probability of the class people gave, float [m]."""
+    given = side.scores[np.arange(len(pair.labels)), pair.labels].astype(np.float64)
+    losses: NDArray[np.float64] = weights @ -np.log(np.maximum(given, _LEAST)) / weights.sum(axis=1)
+    return losses
+
+
+Measure = Callable[[Pair, Side, Floats], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Difference:
+    """Candidate minus champion: the values as they are, and the differences in each kind of resample.
+
+    A value is None where the data does not define it.
+    """
+
+    champion: float | None
+    candidate: float | None
+    resampled: tuple[NDArray[np.float64], ...]
+
+    @property
+    def value(self) -> float | None:
+        """How much more the candidate has."""
+        return None if self.champion is None or self.candidate is None else self.candidate - self.champion
+
+    def at_least(self, confidence: float) -> float | None:
+        """The one-sided bound that the true difference is above with this confidence."""
+        return min((float(np.quantile(r, 1 - confidence)) for r in self.resampled if len(r)), default=None)
+
+    def above_zero(self) -> float:
+        """The share of resamples with more, the least of the kinds; equal is not more.
+
+        Where fewer than :data:`_FEW` resamples have no more, their number says too little, and a normal distribution of
+        the resamples' mean and spread counts where it gives less.
+        """
+        return min((_share_above_zero(r) for r in self.resampled if len(r)), default=0.0)
+
+
+def _share_above_zero(resampled: NDArray[np.float64]) -> float:
+    share = float((resampled > 0).mean())
+    spread = float(resampled.std())
+    if (1 - share) * len(resampled) >= _FEW or spread == 0.0:
+        return share
+    return min(share, NormalDist().cdf(float(resampled.mean()) / spread))
+
+
+def difference(pair: Pair, measure: Measure, resamples: int, seed: int) -> Difference:
+    """Compare by one measure, resampling plates and, for want of plates, drops."""
+    if not len(pair.labels):
+        return Difference(None, None, ())
+    once = pair.weights[np.newaxis]
+    was, now = (value_of(measure(pair, side, once)) for side in (pair.champion, pair.candidate))
+    kinds = [numbered(names) for names in (pair.plates, pair.drops)]
+    return Difference(was, now, tuple(_resampled(pair, measure, k, resamples, seed) for k in kinds if k.max() > 0))
+
+
+def _resampled(
+    pair: Pair, measure: Measure, groups: NDArray[np.intp], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    parts = []
+    for times in metrics.resamples(groups, resamples, seed):
+        weights = times * pair.weights
+        parts.append(measure(pair, pair.candidate, weights) - measure(pair, pair.champion, weights))
+    found = np.concatenate(parts)
+    return found[~np.isnan(found)]
+
+
+def value_of(shares: NDArray[np.float64]) -> float | None:
+    """The one number in float [1], None for NaN."""
+    return None if np.isnan(shares[0]) else float(shares[0])
+
+
+def numbered(names: Sequence[object]) -> NDArray[np.intp]:
+    """Numbers from 0 without gaps for names, int [n]."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
+
+
+def precision_at(pair: Pair, side: Side, wanted: float) -> float | None:
+    """Crystal precision at the highest threshold at which the model finds this share of crystals; None without any."""
+    if not pair.is_crystal.any():
+        return None
+    ranks = metrics.Ranks.of(side.crystals, pair.is_crystal)
+    ranked = pair.weights[ranks.order]
+    seen, found = (np.cumsum(part)[ranks.ends] for part in (ranked, ranked * ranks.positive))
+    first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
+    return float(found[first] / seen[first])
+
+
+def false_alarms_at(pair: Pair, side: Side, wanted: float) -> float | None:
+    """The share of drops without crystals flagged at the highest threshold that finds this share of the crystals.
+
+    None without crystals, or without drops that have none.
+    """
+    if not pair.is_crystal.any() or pair.is_crystal.all():
+        return None
+    ranks = metrics.Ranks.of(side.crystals, pair.is_crystal)
+    ranked = pair.weights[ranks.order]
+    found, alarms = (np.cumsum(ranked * part)[ranks.ends] for part in (ranks.positive, ~ranks.positive))
+    first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
+    return float(alarms[first] / alarms[-1])
+
+
+def lost_and_gained(pair: Pair, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:
+    """How many drops only the champion is right about, and how many only the candidate; bool [n] each."""
+    balance: Counter[tuple[str, str]] = Counter()
+    drops = pair.drops
+    for index in np.flatnonzero(among & (champion != candidate)):
+        balance[drops[index]] += 1 if candidate[index] else -1
+    return sum(b < 0 for b in balance.values()), sum(b > 0 for b in balance.values())
+
+
+def chance_of_loss(lost: int, gained: int) -> float:
+    """How likely so many losses are by chance: McNemar's test, one-sided, exact, with the mid-p correction.
+
+    Fagerland, Lydersen & Laake, BMC Medical Research Methodology 2013, 13:91. Few drops can thus not block.
+    """
+    n = lost + gained
+    exactly = metrics.binomial_at_most(gained, n, 0.5) - metrics.binomial_at_most(gained - 1, n, 0.5)
+    return metrics.binomial_at_most(gained - 1, n, 0.5) + exactly / 2
+
+
+def crystal_threshold(scores: Floats, is_crystal: Mask, recall: float, false_alarms: float) -> float:
+    """A candidate's threshold from validation drops: what finds ``recall`` of the crystals, or lower.
+
+    ``false_alarms`` is the share of the drops without crystals that the champion flags there. Half of what the
+    candidate saves of them is spent on a lower threshold. Without that two models tuned to one recall lose other
+    crystals each, and a few hundred test drops cannot show that the better one does not lose more. Crystal
+    probabilities [n], mask [n]; 0 without crystals.
+    """
+    wanted = metrics.recall_threshold(scores[is_crystal], recall)
+    others = np.sort(scores[~is_crystal])[::-1]
+    flagged = int((others >= wanted).sum())
+    allowed = (flagged + int(np.floor(false_alarms * len(others) + 1e-9))) // 2
+    if allowed <= flagged:
+        return wanted
+    return min(wanted, float(np.nextafter(others[allowed], np.inf)))

@@ -1,0 +1,289 @@
+"""The training loop: hides Keras, averaging, early stopping, precision, devices and checkpoints.
+
+Promises that a training killed at any point goes on from its last checkpoint with the batches it would have had, that
+what comes out is the running average of the weights, and that the progress of the loss is kept.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any, Final
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.domain import CLASSES, DropClass
+from marcod.errors import MarcodError
+from marcod.evaluate import metrics
+from marcod.fitting import checkpoint
+from marcod.fitting.batches import Pictures, batches
+from marcod.fitting.checkpoint import State, Weights
+from marcod.fitting.recipes import Recipe
+from marcod.model import backend, network, probabilities
+from marcod.model.network import Architecture
+
+Progress = Callable[[str, int, int], None]
+SAVE_EVERY_S: Final = 120.0
+_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+
+
+class StoppedError(Exception):
+    """The stop event was set; what was done so far is in the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a training is watched and kept: ``place`` is its checkpoint's file, None keeps nothing.
+
+    ``progress`` is called after every step with what is done, steps done and steps in all.
+    """
+
+    place: Path | None = None
+    stop: Event | None = None
+    progress: Progress = lambda what, done, total: None
+    tensorboard: Path | None = None
+    save_every_s: float = SAVE_EVERY_S
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What each epoch is judged on: float32 [n, size, size, 3] in -1..1, class indices int [n], a weight each [n]."""
+
+    pictures: NDArray[np.float32]
+    labels: NDArray[np.intp]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The new weights, and what was measured at the end of each epoch."""
+
+    weights: Weights
+    curve: list[dict[str, float]]
+
+
+def fit(
+    architecture: Architecture,
+    recipe: Recipe,
+    pictures: Pictures,
+    *,
+    seed: int,
+    weights: Mapping[str, NDArray[np.float32]] | None = None,
+    validation: Validation | None = None,
+    precision: str = "float32",
+    course: Course | None = None,
+) -> Fitted:
+    """Train from ``weights``, or from random ones, as the recipe says.
+
+    ``precision`` is a Keras dtype policy. Raises :class:`StoppedError` when the course's event was set, BundleError
+    when weights and architecture do not fit, MarcodError for a damaged checkpoint.
+    """
+    keras.utils.set_random_seed(seed)
+    with _policy(precision), backend.data_parallel():
+        training = Training(architecture, recipe, pictures, seed=seed, validation=validation, course=course)
+        if weights:
+            network.set_variables(training.model, _with_heads(weights, training.model))
+        return training.run()
+
+
+@contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _with_heads(weights: Mapping[str, NDArray[np.float32]], model: Any) -> dict[str, NDArray[np.float32]]:
+    """The weights, and the model's own for an auxiliary head that they lack."""
+    lacking = {name: value for name, value in network.variables(model).items() if name not in weights}
+    return {**{name: value for name, value in lacking.items() if network.is_auxiliary(name)}, **weights}
+
+
+class Training:
+    """One training's state, epoch by epoch; ``model`` is the compiled network."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        recipe: Recipe,
+        pictures: Pictures,
+        *,
+        seed: int,
+        validation: Validation | None = None,
+        course: Course | None = None,
+    ) -> None:
+        self._recipe, self._pictures, self._seed = recipe, pictures, seed
+        self._validation, self._course = validation, course or Course()
+        self._size, self._heads = architecture.input_size, 2 if recipe.auxiliary else 1
+        self.steps = max(1, len(pictures) // recipe.batch_size)
+        self.model = network.build(architecture, auxiliary=recipe.auxiliary > 0)
+        self._compile()
+        self.average: Weights = {}
+        self._best: Weights = {}
+        self._best_loss: float | None = None
+        self._curve: list[dict[str, float]] = []
+        self._saved_at = time.monotonic()
+
+    def _compile(self) -> None:
+        trained = self.model.trainable_variables
+        optimizer = self._recipe.make_optimizer(self.steps, trained)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        jit = backend.training_compiler()
+        if self._heads == 1:
+            self.model.compile(optimizer=optimizer, loss=loss, jit_compile=jit)
+        else:
+            self.model.compile(
+                optimizer=optimizer, loss=[loss, loss], loss_weights=[1.0, self._recipe.auxiliary], jit_compile=jit
+            )
+        # With float16 Keras wraps it in one that scales the loss, whose variables a checkpoint holds too.
+        self.model.optimizer.build(trained)
+        # The loss makes variables at its first call; within the first step, TensorFlow would trace that step twice.
+        blank = np.zeros((1, len(CLASSES)), np.float32)
+        blanks = blank if self._heads == 1 else [blank] * self._heads
+        self.model.compute_loss(y=blanks, y_pred=blanks)
+
+    def run(self) -> Fitted:
+        """All epochs that are left."""
+        epoch, step = self._restore()
+        while epoch < self._recipe.epochs and not self._patience_is_over():
+            self._epoch(epoch, step)
+            epoch, step = epoch + 1, 0
+            self._save(epoch, step)
+        return Fitted(self._best or self.average, self._curve)
+
+    def _restore(self) -> tuple[int, int]:
+        place = self._course.place
+        state = None if place is None else checkpoint.load(place)
+        if state is None:
+            return 0, 0
+        if len(state.optimizer) != len(self.model.optimizer.variables):
+            raise MarcodError(f"the checkpoint {place} is of another kind of training; remove it to begin again")
+        self.average, self._best = state.average, state.best
+        network.set_variables(self.model, state.weights)
+        for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):
+            variable.assign(value)
+        self._best_loss, self._curve = state.best_loss, list(state.curve)
+        return state.epoch, state.step
+
+    def _save(self, epoch: int, step: int) -> None:
+        if self._course.place is None:
+            return
+        optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
+        now = network.variables(self.model)
+        state = State(epoch, step, now, self.average, self._best, optimizer, self._best_loss, self._curve)
+        checkpoint.save(self._course.place, state)
+        self._saved_at = time.monotonic()
+
+    def _patience_is_over(self) -> bool:
+        if self._recipe.patience is None or not self._curve:
+            return False
+        losses = [point["validation_loss"] for point in self._curve if "validation_loss" in point]
+        return len(losses) - 1 - int(np.argmin(losses)) >= self._recipe.patience if losses else False
+
+    def _epoch(self, epoch: int, skip: int) -> None:
+        data, left = batches(
+            self._pictures, self._recipe.augmentation, self._size,
+            batch_size=self._recipe.batch_size, heads=self._heads, seed=self._seed, epoch=epoch, skip=skip,
+        )  # fmt: skip
+        start, losses = time.perf_counter(), _Losses(self, epoch, skip)
+        if left:
+            self.model.fit(data, steps_per_epoch=left, epochs=1, shuffle=False, verbose=0, callbacks=[losses])
+            if not np.isfinite(losses.mean):
+                raise MarcodError(
+                    f"the training failed: its loss is no number any more in pass {epoch + 1}; "
+                    "try another train.seed or train.batch_size"
+                )
+        point = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - start, 2)}
+        # Unknown where the training was stopped between the last step of a pass and its end.
+        point |= {"loss": losses.mean} if left else {}
+        point["rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self._curve.append(point | self._validate())
+        self._course.progress(_words(self._curve[-1]), (epoch + 1) * self.steps, self._recipe.epochs * self.steps)
+        if self._course.tensorboard is not None:
+            _log_scalars(self._course.tensorboard, epoch + 1, self._curve[-1])
+
+    def _validate(self) -> dict[str, float]:
+        """The average's loss on validation pictures; the best average is kept."""
+        if self._validation is None:
+            return {}
+        now = network.variables(self.model)
+        network.set_variables(self.model, self.average)
+        found = measured(self._logits(), self._validation)
+        network.set_variables(self.model, now)
+        if self._best_loss is None or found["validation_loss"] < self._best_loss:
+            self._best_loss, self._best = found["validation_loss"], self.average
+        return found
+
+    def _logits(self) -> NDArray[np.float32]:
+        assert self._validation is not None
+        pictures, size = self._validation.pictures, self._recipe.batch_size
+        parts = [self.model.predict_on_batch(pictures[i : i + size]) for i in range(0, len(pictures), size)]
+        return np.concatenate([part[0] if self._heads == 2 else part for part in parts])
+
+    def after_step(self, epoch: int, step: int) -> None:
+        """Average, save now and then, and stop when asked."""
+        course, done = self._course, epoch * self.steps + step
+        if not self.average or done % self._recipe.average_every == 0:
+            self._average(done)
+        course.progress(_words(self._curve[-1] if self._curve else {}), done, self._recipe.epochs * self.steps)
+        stopped = course.stop is not None and course.stop.is_set()
+        if stopped or time.monotonic() - self._saved_at >= course.save_every_s:
+            self._save(epoch, step)
+        if stopped:
+            raise StoppedError
+
+    def _average(self, done: int) -> None:
+        """Move the average: while it is young to the plain mean, or a short training would be held to its beginning."""
+        now, old = network.variables(self.model), self.average
+        share = np.float32(max(self._recipe.average_share, 1 / (1 + done // self._recipe.average_every)))
+        self.average = {name: old[name] + share * (now[name] - old[name]) for name in old} or now
+
+
+class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
+    """Hands every finished step to the training, and keeps the mean of the losses."""
+
+    def __init__(self, training: Training, epoch: int, skip: int) -> None:
+        super().__init__()
+        self._training, self._epoch, self._skip = training, epoch, skip
+        self.mean = float("nan")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.mean = float((logs or {}).get("loss", self.mean))
+        # With JAX the weights come back into the model when a callback asks for it, and not before.
+        assert self.model is self._training.model
+        self._training.after_step(self._epoch, self._skip + batch + 1)
+
+
+def measured(logits: NDArray[Any], validation: Validation) -> dict[str, float]:
+    """Weighted log loss and accuracy, and the crystals' average precision where that is defined."""
+    scores, labels = probabilities.softmax(logits), validation.labels
+    share = validation.weights / validation.weights.sum()
+    right = scores[np.arange(len(labels)), labels]
+    found = {
+        "validation_loss": float(-(np.log(np.maximum(right, 1e-12)) * share).sum()),
+        "validation_accuracy": float(((scores.argmax(axis=1) == labels) * share).sum()),
+    }
+    precision = metrics.average_precision(scores[:, _CRYSTALS], labels == _CRYSTALS)
+    return found if precision is None else found | {"validation_crystal_average_precision": precision}
+
+
+def _words(point: Mapping[str, float]) -> str:
+    shown = {"loss": "loss", "validation_loss": "validation"}
+    return ", ".join(["training", *(f"{word} {point[name]:.3f}" for name, word in shown.items() if name in point)])
+
+
+def _log_scalars(folder: Path, epoch: int, point: Mapping[str, float]) -> None:
+    import tensorflow as tf
+
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(step=epoch):
+        for name, value in point.items():
+            tf.summary.scalar(name, value)
+    writer.close()

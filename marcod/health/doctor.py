@@ -1,0 +1,49 @@
+"""The doctor: looks at everything marcod needs on this host and says what is well, and what to do where it is not.
+
+``places`` looks at folders, shares and disks, ``machine`` at clock, limits and the device, ``service`` at the database,
+models, workers and work. Nothing is changed or made. What is found is told as findings, also of what may not be read,
+fails or never answers; only a database that goes away in the middle raises StoreError.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from marcod.database.engine import Database
+from marcod.health import machine, places, service
+from marcod.health.finding import Finding, Verdict
+from marcod.settings import Settings
+
+__all__ = ["Finding", "Verdict", "examine"]
+
+
+def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[Finding]:
+    """Every finding, in the order in which a person would look; ``origins`` says where configured values came from.
+
+    With ``device`` the model is loaded, proves its golden images and scores a batch, which takes seconds.
+    """
+    yield from service.configuration(settings, origins)
+    yield from places.apart(settings)
+    with service.connected(settings) as db:
+        if isinstance(db, Finding):
+            yield db
+        else:
+            yield from service.database(db)
+            yield from machine.database_clock(db)
+            if service.usable(db):
+                yield from _inside(db, settings, device=device)
+    yield from places.disks(settings)
+    yield from machine.limits(settings)
+    yield from machine.clock()
+
+
+def _inside(db: Database, settings: Settings, *, device: bool) -> Iterator[Finding]:
+    """What only a database with its tables can tell."""
+    # Asked once: loading the model takes so long on a busy host that a heartbeat read before it would look old after.
+    now = db.now()
+    yield from places.sources(db, settings, now)
+    if (closed := places.closed("models", "folder", settings.models.folder)) is not None:
+        yield closed
+    else:
+        yield from service.models(db, settings)
+        if device:
+            yield from machine.device(db, settings)
+    yield from service.work(db, now)

@@ -1,0 +1,238 @@
+"""Folders, shares and disks: is everything there, readable, watched in the way that works, and is there room."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from marcod import layouts
+from marcod.catalog import deliveries, findings
+from marcod.database import probe
+from marcod.database.engine import Database
+from marcod.deadline import ANSWER_S, SERVER, SilentError, within
+from marcod.domain import path_text
+from marcod.errors import MarcodError
+from marcod.health.finding import Finding, Verdict, judged
+from marcod.layouts.findings import SourceFinding
+from marcod.settings import Settings, SourceSettings
+from marcod.survey.mounts import NETWORKED, file_system, nearest
+from marcod.text import count
+from marcod.watch import status
+from marcod.watch.folders import recorded_twice, require_apart
+from marcod.watch.ingest import layout_of
+
+T = TypeVar("T")
+
+LITTLE_ROOM: Final = 2 * 2**30
+"""Bytes free below which a disk needs attention."""
+
+NO_ROOM: Final = 64 * 2**20
+SILENT: Final = timedelta(minutes=5)
+
+
+Seen = tuple[bool, str]
+"""Whether a root lists anything, and the type of its file system."""
+
+
+def look_at(root: Path) -> Seen:
+    """Look at a root. Raises OSError when it cannot be listed; never returns while its file server is gone."""
+    with os.scandir(root) as entries:
+        return next(entries, None) is not None, file_system(root)
+
+
+def sources(
+    db: Database,
+    settings: Settings,
+    now: datetime,
+    *,
+    limit_s: float = ANSWER_S,
+    look: Callable[[Path], Seen] = look_at,
+) -> Iterator[Finding]:
+    """Every configured source, and what was not read of the others.
+
+    ``look`` does what :func:`look_at` does, and is given up after ``limit_s`` seconds.
+    """
+    states = {state.source: state for state in db.read(status.read)}
+    found = db.read(findings.read)
+    if not settings.sources:
+        yield Finding(
+            "sources", "none", Verdict.ATTENTION, "no source is configured",
+            "`marcod setup FOLDER` adds the folder that an imager writes to",
+        )  # fmt: skip
+    for name, source in settings.sources.items():
+        yield from _once(db, settings, name, limit_s)
+        yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
+        yield from _layout(db, name, source)
+        yield _watching(name, states.get(name), now)
+        yield from (_reading(one) for one in found if one.source == name)
+        seen = db.read(partial(probe.last_file, source_name=name))
+        text = "no file was ever recorded" if seen is None else f"{seen[1]:%Y-%m-%d %H:%M} UTC, {seen[0]}"
+        yield judged(
+            "sources", f"{name}: last file", seen is not None, text, "see `marcod explain` with one of its files"
+        )
+    # What was scanned by hand has no configuration.
+    yield from (_reading(one) for one in found if one.source not in settings.sources)
+
+
+def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterator[Finding]:
+    """Whether it is there, and whether it is watched in the way that works."""
+    subject, root = f"{name}: root", path_text(os.fspath(source.root))
+    try:
+        lists, kind = look()
+    except SilentError as error:
+        yield Finding("sources", subject, Verdict.BROKEN, f"{root} {error}", SERVER)
+        return
+    except OSError as error:
+        text = f"{root} cannot be listed: {error.strerror}"
+        yield Finding("sources", subject, Verdict.BROKEN, text, "mount it, or let this user read it")
+        return
+    yield judged(
+        "sources", subject, lists, f"{root} on {kind}" + ("" if lists else ", lists nothing"),
+        "an unmounted share looks like this; check the mount",
+    )  # fmt: skip
+    yield _observer(name, source, kind)
+
+
+def apart(settings: Settings) -> Iterator[Finding]:
+    """Check that no source's root lies inside another's; this needs no database."""
+    try:
+        require_apart({name: source.root for name, source in settings.sources.items()})
+    except MarcodError as error:
+        yield Finding("sources", "roots", Verdict.BROKEN, str(error), "`marcod run` refuses to start with them")
+
+
+def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterator[Finding]:
+    """Sources of which this host recorded the same files under another name as well."""
+    try:
+        others = within(limit_s, partial(recorded_twice, db, name, settings.sources[name].root))
+    except SilentError:
+        return
+    for other in others:
+        if other not in settings.sources:
+            text = f"this host recorded the same folder, or one in or around it, as source {other!r} too"
+            yield Finding(
+                "sources", f"{name}: recorded twice", Verdict.ATTENTION, text,
+                f"for the same folder `marcod source merge {other} {name}`, else `marcod source forget {other}`",
+            )  # fmt: skip
+
+
+def _layout(db: Database, name: str, source: SourceSettings) -> Iterator[Finding]:
+    subject = f"{name}: layout"
+    try:
+        layout_of(name, source)
+    except MarcodError as error:
+        yield Finding("sources", subject, Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
+        return
+    try:
+        db.read(partial(deliveries.require_layout, name=name, layout=source.layout))
+    except MarcodError as error:
+        yield Finding("sources", subject, Verdict.BROKEN, str(error), "`marcod run` refuses to start with it")
+
+
+def _observer(name: str, source: SourceSettings, kind: str) -> Finding:
+    deaf = kind in NETWORKED and source.observer == "inotify"
+    text = f"{source.observer} on {kind}"
+    return judged(
+        "sources", f"{name}: observer", not deaf, text,
+        'inotify does not hear what others write to a share; set observer = "polling"',
+    )  # fmt: skip
+
+
+def _watching(name: str, state: status.State | None, now: datetime) -> Finding:
+    subject = f"{name}: watching"
+    if state is None or state.updated_at is None:
+        return Finding("sources", subject, Verdict.ATTENTION, "nobody watches it", "start `marcod run`")
+    if now - state.updated_at > SILENT:
+        text = f"nobody has watched it since {state.updated_at:%Y-%m-%d %H:%M} UTC ({state.host})"
+        return Finding("sources", subject, Verdict.ATTENTION, text, "start `marcod run`")
+    text = _progress(state)
+    if not state.root_there:
+        return Finding("sources", subject, Verdict.ATTENTION, f"its root is away on {state.host}", "mount the share")
+    if state.round_at is not None and now - state.round_at > SILENT:
+        text = f"its thread on {state.host} hangs since {state.round_at:%H:%M} UTC"
+        return Finding("sources", subject, Verdict.ATTENTION, text, "the share does not answer; check the file server")
+    if state.trouble:
+        return Finding("sources", subject, Verdict.ATTENTION, f"{text}; {state.trouble}", "see the log")
+    return judged(
+        "sources",
+        subject,
+        state.unreadable == 0,
+        text,
+        f"{count(state.unreadable, 'folder')} cannot be read; see the log",
+    )
+
+
+def _reading(one: SourceFinding) -> Finding:
+    return judged("sources", f"{one.source}: {one.reason}", not one.attention, one.text, one.advice)
+
+
+def _progress(state: status.State) -> str:
+    if state.walked_whole_at is None:
+        walk = f"first full scan under way, {count(state.walked_files, 'file')} so far"
+    else:
+        walk = f"fully scanned {state.walked_whole_at:%Y-%m-%d %H:%M} UTC"
+        walk += f", scanning again ({count(state.walked_files, 'file')} so far)" if state.walking else ""
+    settling = count(state.pending, "file settles", "files settle")
+    return f"{walk}; {settling}, {count(state.waiting, 'waits', 'wait')} for another"
+
+
+def disks(settings: Settings) -> Iterator[Finding]:
+    """Room for what marcod writes."""
+    places = {"models": settings.models.folder, "training": settings.train.folder}
+    if (file := probe.sqlite_file(settings.store.url.get_secret_value())) is not None:
+        places = {"database": file.parent, **places}
+        yield _looked("disk", "database: file system", file.parent, partial(_local, file.parent))
+    for name, folder in places.items():
+        yield _looked("disk", name, folder, partial(_room, name, folder))
+    if (file := settings.metrics.textfile) is not None:
+        yield _looked("disk", "metrics.textfile", file.parent, partial(_textfile, file.parent))
+
+
+def _textfile(folder: Path) -> Finding:
+    well = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+    text = f"{folder} can be written" if well else f"{folder} is not there, or not for this user to write"
+    advice = "make it, give it to the service's user, and name it in ReadWritePaths= of the unit"
+    return judged("disk", "metrics.textfile", well, text, advice)
+
+
+def closed(area: str, subject: str, folder: Path) -> Finding | None:
+    """Why nothing in a folder can be looked at, unless it is well or is not there at all."""
+
+    def search() -> None:
+        (folder / "anything").exists()
+
+    return _looked(area, subject, folder, search)
+
+
+def _looked(area: str, subject: str, folder: Path, look: Callable[[], T]) -> T | Finding:
+    """What ``look`` finds, or why it could not look."""
+    try:
+        return within(ANSWER_S, look)
+    except SilentError as error:
+        return Finding(area, subject, Verdict.BROKEN, f"{folder} {error}", SERVER)
+    except OSError as error:
+        text = f"{folder} cannot be looked at: {error.strerror}"
+        return Finding(area, subject, Verdict.BROKEN, text, "let this user read and search it")
+
+
+def _local(folder: Path) -> Finding:
+    kind = file_system(folder)
+    return judged(
+        "disk", "database: file system", kind not in NETWORKED, f"SQLite on {kind}",
+        "SQLite loses rows on a share; move it to a local disk, or use PostgreSQL", Verdict.BROKEN,
+    )  # fmt: skip
+
+
+def _room(name: str, folder: Path) -> Finding:
+    there = nearest(folder)
+    free = shutil.disk_usage(there).free
+    text = f"{free / 2**30:.1f} GiB free for {folder}"
+    if free < NO_ROOM:
+        text = f"the disk of {folder} is full: {free / 2**20:.0f} MiB free"
+        return Finding("disk", name, Verdict.BROKEN, text, "free some room, or move it")
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        return Finding("disk", name, Verdict.BROKEN, f"{there} cannot be written by this user", "change its owner")
+    return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it")

@@ -1,0 +1,275 @@
+"""What Prometheus reads of marcod: this process's own counts, and how the database says that everything stands.
+
+Hides the endpoint, the text file and the age of what was last seen. A scrape asks the database nothing: it gets the
+latest look that :meth:`Monitor.update` was given, and no look older than ten times ``metrics.every_s``, because old
+figures that seem fresh are worse than none. Figures of the database are given by whichever processes look at it; more
+than one may, and what is made of them (``docs/monitoring``) takes that into account.
+"""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
+from threading import Thread
+from typing import Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from marcod import counters
+from marcod.errors import ConfigError, MarcodError, os_reason
+from marcod.health import snapshot
+from marcod.health.snapshot import Standing
+from marcod.settings import ROLES, MetricsSettings
+
+LOOKS: Final = 10
+"""A look at the database is shown until it is this many pauses between looks old."""
+
+CLIENT_S: Final = 10.0
+"""A client that says nothing for this long is hung up on."""
+
+
+class Monitor:
+    """What one process shows. ``clock`` is monotonic, in seconds; it tells how old a look at the database is."""
+
+    def __init__(self, settings: MetricsSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._latest = _Latest(LOOKS * settings.every_s, clock)
+        self._ours = _registry(counters.REGISTRY, self._latest)
+        self._all = _registry(counters.REGISTRY, counters.PROCESS, self._latest)
+        self._server: WSGIServer | None = None
+
+    def update(self, seen: Standing, now: datetime) -> None:
+        """Show this look at the database, taken at ``now``, from here on."""
+        self._latest.put(seen, now)
+
+    def text(self) -> str:
+        """Everything that this process shows, in Prometheus's text format."""
+        return generate_latest(self._all).decode()
+
+    def serve(self) -> None:
+        """Answer Prometheus on a thread of its own, where a port is set. Raises ConfigError when it cannot be had."""
+        if self._settings.port is None or self._server is not None:
+            return
+        address, port = self._settings.address, self._settings.port
+        kind = _Server6 if ":" in address else _Server
+        try:
+            self._server = make_server(address, port, make_wsgi_app(self._all), kind, _Handler)
+        except OSError as error:
+            raise ConfigError(_refused(address, port, error)) from error
+        Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+
+    def write_textfile(self) -> None:
+        """Write the file for node-exporter whole or not at all, where one is set. Raises MarcodError.
+
+        Without ``process_`` figures, because node-exporter has its own of those names.
+        """
+        if self._settings.textfile is not None:
+            _write(self._settings.textfile, generate_latest(self._ours))
+
+    def close(self) -> None:
+        """Answer nobody any more. The text file stays; its time tells that nobody writes it."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+def _registry(*collectors: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without looking the name of the address up, which takes long where names are not answered."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, *_: object) -> None:
+        """A client that goes away, or says nothing, is its own trouble."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    """Logs nothing, and lets nobody hold a thread by saying nothing."""
+
+    timeout = CLIENT_S
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def _refused(address: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"metrics.port: {port} on {address} is in use; give each process on a host its own, "
+            "such as MARCOD_METRICS__PORT in its unit"
+        )
+    key = "port" if error.errno == errno.EACCES else "address"
+    return f"metrics.{key}: {address}:{port} cannot be listened on: {error.strerror}"
+
+
+def _write(target: Path, content: bytes) -> None:
+    # Node-exporter reads every *.prom, so the unfinished file is called otherwise.
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, 0o644)
+            stream.write(content)
+        unfinished.replace(target)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise MarcodError(f"metrics.textfile: {target} cannot be written: {os_reason(error)}") from error
+
+
+class _Latest(Collector):
+    """The latest look at the database, as figures; its parts are replaced at once, so that scrapes need no lock."""
+
+    def __init__(self, fresh_s: float, clock: Callable[[], float]) -> None:
+        self._fresh_s = fresh_s
+        self._clock = clock
+        self._seen: tuple[Standing, datetime, float] | None = None
+
+    def put(self, seen: Standing, now: datetime) -> None:
+        self._seen = (seen, now, self._clock())
+
+    def collect(self) -> Iterable[Metric]:
+        if self._seen is None:
+            return
+        seen, now, at = self._seen
+        yield _gauge("snapshot_timestamp_seconds", "When the database was last looked at", [((), now.timestamp())])
+        if self._clock() - at <= self._fresh_s:
+            for part in _PARTS:
+                yield from part(seen)
+
+
+Samples = Iterable[tuple[tuple[str, ...], float | datetime | None]]
+
+
+def _gauge(name: str, help_text: str, samples: Samples, labels: tuple[str, ...] = ()) -> Metric:
+    """A gauge of marcod's; times become seconds since 1970, and what is None is left out."""
+    family = GaugeMetricFamily(f"marcod_{name}", help_text, labels=labels)
+    for values, figure in samples:
+        if figure is not None:
+            family.add_metric(values, figure.timestamp() if isinstance(figure, datetime) else float(figure))
+    return family
+
+
+def _queue(seen: Standing) -> Iterator[Metric]:
+    kinds = (("new", seen.new), ("rescore", seen.rescore))
+    counts = [
+        ((kind, state), getattr(jobs, state)) for kind, jobs in kinds for state in ("waiting", "leased", "retrying")
+    ]
+    yield _gauge("queue_jobs", "Images in the queue", counts, ("kind", "state"))
+    yield _gauge(
+        "queue_oldest_timestamp_seconds",
+        "Since when the longest waiting image could have been scored; none when none waits",
+        [((kind,), jobs.oldest_at) for kind, jobs in kinds],
+        ("kind",),
+    )
+    yield _gauge("queue_lapsed_jobs", "Waiting images whose worker let its lease run out", [((), seen.lapsed)])
+    yield _gauge("failed_images", "Images in quarantine", [((), seen.failed)])
+    yield _gauge("gone_images", "Images whose files went before anything scored them", [((), seen.gone)])
+    yield _gauge(
+        "quarantined_images",
+        f"The latest {snapshot.QUARANTINED} images in quarantine, by source",
+        [((source,), seen.quarantined.get(source, 0)) for source in seen.sources],
+        ("source",),
+    )
+    yield _gauge("last_score_timestamp_seconds", "When the latest score was written", [((), seen.last_scored_at)])
+
+
+def _who(seen: Standing) -> Iterator[Metric]:
+    roles = dict.fromkeys(ROLES, 0) | snapshot.roles(seen.workers)
+    yield _gauge("workers", "Processes that are alive", [((role,), count) for role, count in roles.items()], ("role",))
+    serving = [(alias, v) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v]
+    yield _gauge(
+        "model_info",
+        "The model versions that score new images",
+        [((alias, version.model, str(version.synthetic).lower()), 1) for alias, version in serving],
+        ("alias", "model", "synthetic"),
+    )
+    yield _gauge(
+        "model_since_timestamp_seconds",
+        "Since when they do",
+        [((alias,), version.since) for alias, version in serving],
+        ("alias",),
+    )
+    if seen.training is not None:
+        run = seen.training
+        labels = (str(run.id), run.state)
+        yield _gauge("training_run_info", "The latest training run", [(labels, 1)], ("run", "state"))
+        times = [(("started",), run.started_at), (("beat",), run.beat_at), (("ended",), run.ended_at)]
+        yield _gauge("training_run_timestamp_seconds", "When it began, showed life, ended", times, ("event",))
+
+
+def _drift(seen: Standing) -> Iterator[Metric]:
+    open_alarms = [((a.source, a.modality, a.signal), 1) for a in seen.alarms]
+    labels = ("source", "modality", "signal")
+    # One line a set of labels: a former champion's alarm may still be open beside the present one's.
+    yield _gauge("drift_alarm", "Open drift alarms; see marcod drift", sorted(set(open_alarms)), labels)
+
+
+def _watch(seen: Standing) -> Iterator[Metric]:
+    def one(name: str, help_text: str, attribute: str) -> Metric:
+        return _gauge(name, help_text, [((s.source,), getattr(s, attribute)) for s in seen.watched], ("source",))
+
+    def each(name: str, help_text: str, label: str, attributes: Mapping[str, str]) -> Metric:
+        found = [((s.source, value), getattr(s, name)) for s in seen.watched for value, name in attributes.items()]
+        return _gauge(name, help_text, found, ("source", label))
+
+    yield one("source_up", "Whether the root of a source is there", "root_there")
+    yield one("source_observer_up", "Whether its observer works; without, files are found by scans", "observing")
+    backlog = {"settling": "pending", "incomplete": "waiting"}
+    yield each("source_backlog_files", "Files seen and not yet queued", "state", backlog)
+    yield one("source_walking", "Whether a scan is under way", "walking")
+    yield one("source_walked_files", "How far the scan under way is, or how far the last one came", "walked_files")
+    yield one("source_unreadable_folders", "Folders that the last scan could not list", "unreadable")
+    scans = {"changed": "walked_at", "whole": "walked_whole_at"}
+    yield each("source_last_scan_timestamp_seconds", "When a scan of this scope last ended well", "scan", scans)
+    yield one("source_round_timestamp_seconds", "When its watching thread last showed life", "round_at")
+    yield one("source_report_timestamp_seconds", "When its watcher last wrote all this", "updated_at")
+
+
+def _findings(seen: Standing) -> Iterator[Metric]:
+    counts = [((f.source, f.kind, f.reason, str(f.attention).lower()), f.files) for f in seen.findings]
+    labels = ("source", "kind", "reason", "attention")
+    yield _gauge("source_files", "Images that a layout does not read (ignored) or warns of (warning)", counts, labels)
+
+
+def _notify(seen: Standing) -> Iterator[Metric]:
+    boxes = seen.outbox.items()
+    yield _gauge("notifications_unsent", "That wait to be sent", [((t,), b.unsent) for t, b in boxes], ("target",))
+    yield _gauge(
+        "notifications_oldest_timestamp_seconds",
+        "When the oldest event happened that waits to be told",
+        [((target,), box.oldest_at) for target, box in boxes],
+        ("target",),
+    )
+    yield _gauge(
+        "notifications_given_up",
+        f"Given up, of the events of the last {snapshot.TOLD.days} days",
+        [((target,), box.given_up) for target, box in boxes],
+        ("target",),
+    )
+    yield _gauge("events_untold", "Events not handed to their targets yet", [((), seen.untold)])
+
+
+_PARTS: Final = (_queue, _who, _drift, _watch, _findings, _notify)

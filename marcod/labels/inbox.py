@@ -1,0 +1,275 @@
+"""What a LIMS wrote into ``lims_label_inbox_v1``: each row becomes a label, waits for its plate, or is refused.
+
+Hides that the rows are anybody's: SQLite keeps any type in any column, and text that is no text. Promises that no row
+keeps the others from being read, and that every row says what became of it. A turn looks at ``limit`` rows: new ones
+first, then those tried longest ago; who waits long is tried less often, until something of its plate arrives.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.schema import inspection, inspection_summary, label_inbox, plate
+from marcod.errors import LabelError
+from marcod.labels.recorder import NO_PLATE, Finder, Named, following, person_named, plain, shown
+from marcod.labels.vocabularies import LONGEST, Vocabularies
+from marcod.store import votes
+from marcod.store.votes import Given
+
+ORIGIN: Final = "inbox"
+ARRIVED_S: Final = 600.0
+"""A plate of which something arrived this recently has its labels tried at every turn."""
+
+PAUSES_S: Final = ((3600.0, 0.0), (86_400.0, 300.0))
+"""Pause between two tries by the age of a row, in seconds; older rows wait ``LONGEST_PAUSE_S``."""
+
+LONGEST_PAUSE_S: Final = 3600.0
+AHEAD: Final = timedelta(days=1)
+"""How far a LIMS's clock may be ahead."""
+
+EARLIEST: Final = datetime(1980, 1, 1, tzinfo=UTC)
+_BYTES: Final = 4 * LONGEST
+_TEXTS: Final = ("source", "plate", "well", "inspection", "label", "person")
+_OUTCOME: Final = ("state", "reason", "label_id", "tried_at")
+_FIELDS: Final = (*_TEXTS, "drop_number", "labelled_at", "received_at")
+
+
+class State(StrEnum):
+    """What became of a row."""
+
+    WAITING = "waiting"
+    RESOLVED = "resolved"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one turn did."""
+
+    resolved: int = 0
+    refused: int = 0
+    waiting: int = 0
+
+    @property
+    def looked(self) -> int:
+        """Rows looked at."""
+        return self.resolved + self.refused + self.waiting
+
+    def __add__(self, other: "Turn") -> "Turn":
+        return Turn(self.resolved + other.resolved, self.refused + other.refused, self.waiting + other.waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row as people are shown it; what is no text stands in it as text."""
+
+    inbox_id: int
+    source: str | None
+    plate: str | None
+    well: str | None
+    drop_number: str | None
+    inspection: str | None
+    label: str | None
+    person: str | None
+    labelled_at: str | None
+    received_at: str | None
+    state: str
+    reason: str | None
+
+
+def resolve(connection: Connection, vocabularies: Vocabularies, vocabulary: str, now: datetime, *, limit: int) -> Turn:
+    """One turn, in this transaction. ``vocabulary`` is that of words that name none."""
+    rows = connection.execute(_due(connection, now).limit(limit)).all()
+    finder = Finder(connection)
+    outcomes = []
+    with following(connection, now) as said:
+        for row in rows:
+            outcome = {"id": int(row.id), "state": State.REFUSED, "reason": None, "key": None, "tried_at": now}
+            with _guarded(connection, outcome):
+                given = _given(finder, row, vocabularies, vocabulary, now)
+                said([given])
+                outcome |= {"state": State.RESOLVED, "key": given.key}
+            outcomes.append(outcome)
+    _mark(connection, outcomes)
+    states = [outcome["state"] for outcome in outcomes]
+    return Turn(*(states.count(state) for state in (State.RESOLVED, State.REFUSED, State.WAITING)))
+
+
+def _mark(connection: Connection, outcomes: list[dict[str, Any]]) -> None:
+    """Write down what became of the rows."""
+    if not outcomes:
+        return
+    kept = votes.key_ids(connection, [each["key"] for each in outcomes if each["key"]])
+    for each in outcomes:
+        each["label_id"] = kept.get(each["key"])
+    columns: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in _OUTCOME}
+    statement = sa.update(label_inbox).where(label_inbox.c.id == sa.bindparam("row")).values(columns)
+    values = [{"row": each["id"], **{f"new_{name}": each[name] for name in _OUTCOME}} for each in outcomes]
+    connection.execute(statement, values)
+
+
+@contextmanager
+def _guarded(connection: Connection, outcome: dict[str, Any]) -> Iterator[None]:
+    """One row's own savepoint: whatever is wrong with the row is written down and stays its own."""
+    try:
+        with connection.begin_nested():
+            yield
+    except LabelError as error:
+        outcome |= {"state": State.WAITING if error.may_come else State.REFUSED, "reason": str(error)}
+    except sa.exc.StatementError as error:
+        if isinstance(error, sa.exc.DBAPIError) and not isinstance(error, sa.exc.DataError):
+            raise
+        outcome |= {"state": State.REFUSED, "reason": "the database cannot take this row's values; write it again"}
+
+
+def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
+    """Waiting rows to be looked at now, every field as bytes (SQLite) or text (PostgreSQL), none very long."""
+    tried, received = label_inbox.c.tried_at, label_inbox.c.received_at
+    pauses = [
+        sa.and_(received > now - timedelta(seconds=age_s), tried <= now - timedelta(seconds=pause_s))
+        for age_s, pause_s in PAUSES_S
+    ]
+    folded_keys = sa.select(plate.c.key_folded)
+    known = folded_keys.union(sa.select(plate.c.barcode_folded).where(plate.c.barcode_folded.is_not(None)))
+    # The databases fold ASCII letters alone; what has others is tried again after its pause.
+    named = sa.func.lower(label_inbox.c.plate)
+    again = sa.or_(
+        *pauses,
+        tried <= now - timedelta(seconds=LONGEST_PAUSE_S),
+        named.in_(_arrived(now)),
+        sa.and_(label_inbox.c.reason.startswith(NO_PLATE), named.in_(known)),
+    )
+    # What this turn tried already is not tried again by its next transaction.
+    # A time that is still to come was written by a clock that was ahead.
+    due = sa.or_(tried.is_(None), sa.and_(tried < now, again), tried > now + timedelta(seconds=LONGEST_PAUSE_S))
+    return (
+        sa.select(label_inbox.c.id, *(_raw(connection, name) for name in _FIELDS))
+        .where(label_inbox.c.state == State.WAITING, due)
+        .order_by(tried.nulls_first(), label_inbox.c.id)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _arrived(now: datetime) -> sa.CompoundSelect[Any]:
+    """Keys and barcodes of the plates of which an image arrived just now."""
+    recent = inspection_summary.c.last_image_at > now - timedelta(seconds=ARRIVED_S)
+
+    def names(column: sa.Column[Any]) -> sa.Select[Any]:
+        return (
+            sa.select(column)
+            .join(inspection, inspection.c.plate_id == plate.c.id)
+            .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
+            .where(recent, column.is_not(None))
+        )
+
+    return names(plate.c.key_folded).union(names(plate.c.barcode_folded))
+
+
+def _raw(connection: Connection, name: str) -> sa.ColumnElement[Any]:
+    """A column as it truly is: what a driver would make of hostile values must not fail the whole statement."""
+    kind = sa.LargeBinary() if connection.dialect.name == "sqlite" else sa.Text()
+    return sa.func.substr(sa.cast(label_inbox.c[name], kind), 1, _BYTES + 1).label(name)
+
+
+def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, now: datetime) -> Given:
+    texts = {name: _text(name, getattr(row, name)) for name in _FIELDS}
+    for name in ("plate", "well", "label", "person"):
+        if texts[name] is None:
+            raise LabelError(f"{name} is missing; fill it in")
+    word = plain("label", texts["label"] or "")
+    at = _said_at(texts["labelled_at"], now) or min(_time("received_at", texts["received_at"]) or now, now)
+    vocabulary, bare = vocabularies.split(word, default)
+    meant = vocabulary.read(bare)
+    person = person_named(texts["person"] or "")
+    subject = finder.find(
+        Named(texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at)
+    )
+    return Given(
+        subject.drop_id, subject.inspection_id, meant, person, at, ORIGIN, original=word, vocabulary=vocabulary.name
+    )
+
+
+def _text(name: str, value: bytes | str | None) -> str | None:
+    """A field's text; blank is the same as null."""
+    if value is None:
+        return None
+    if len(value) > _BYTES:
+        raise LabelError(f"{name} has more than {LONGEST} characters; shorten it")
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise LabelError(f"{name} is no UTF-8 text: {shown(repr(value)[2:-1])}; write it again") from error
+    return text if text.strip() else None
+
+
+def _number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text[:4]) >= 1 and len(text) <= 4):
+        raise LabelError(f"drop_number {shown(text)} is no drop; write a number such as 1, or nothing")
+    return int(text)
+
+
+def _said_at(text: str | None, now: datetime) -> datetime | None:
+    moment = _time("labelled_at", text)
+    if moment is not None and not EARLIEST <= moment <= now + AHEAD:
+        raise LabelError(f"labelled_at {shown(text or '')} is before 1980 or in the future; correct it")
+    return moment
+
+
+def _time(name: str, text: str | None) -> datetime | None:
+    """An aware time; UTC where it names no zone."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise LabelError(f"{name} {shown(text)} is no time; write it like 2026-03-09 14:30:00") from error
+
+
+def retry(connection: Connection) -> int:
+    """Put refused rows back, after a vocabulary changed. Returns how many."""
+    refused = sa.update(label_inbox).where(label_inbox.c.state == State.REFUSED)
+    return connection.execute(refused.values(state=State.WAITING, tried_at=None)).rowcount
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """How many rows there are by state."""
+    rows = connection.execute(sa.select(label_inbox.c.state, sa.func.count()).group_by(label_inbox.c.state))
+    return {state: count for state, count in rows if state in set(State)}
+
+
+def listed(connection: Connection, states: Sequence[State], limit: int) -> list[Entry]:
+    """Rows in these states, the latest first."""
+    rows = connection.execute(
+        sa.select(
+            label_inbox.c.id,
+            *(_raw(connection, name) for name in _FIELDS),
+            label_inbox.c.state,
+            label_inbox.c.reason,
+        )
+        .where(label_inbox.c.state.in_(list(states)))
+        .order_by(label_inbox.c.id.desc())
+        .limit(limit)
+    )
+    return [
+        Entry(
+            inbox_id=int(row.id),
+            state=row.state,
+            reason=row.reason,
+            **{name: _printed(getattr(row, name)) for name in _FIELDS},
+        )
+        for row in rows
+    ]
+
+
+def _printed(value: bytes | str | None) -> str | None:
+    text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+    return text if text is None or len(text) <= LONGEST else f"{text[:LONGEST]}..."

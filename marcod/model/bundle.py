@@ -1,0 +1,511 @@
+"""A model on disk: an immutable folder ``<name>/<version>/`` that proves itself before it may serve.
+
+Hides the folder's files, their checksums, and how weights become scores. Promises that a bundle is either
+whole or refused with one sentence, that nothing in it is code, and that :func:`read` and :func:`verify`
+answer without importing TensorFlow.
+
+The folder holds ``bundle.toml`` (everything that is not a weight, and the SHA-256 of every other file),
+``weights.npz`` (float32, keyed by the names of the published checkpoint), ``metrics.json``, and ``golden/``:
+small pictures with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
+"""
+
+import fcntl
+import hashlib
+import importlib
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+import tokenize
+import tomllib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from marcod.domain import CLASSES, DropClass, Modality, TrainedOn
+from marcod.errors import BundleError, ImageError, os_reason
+from marcod.model.probabilities import softmax
+
+FORMAT: Final = 1
+RECORD_FILE: Final = "bundle.toml"
+WEIGHTS_FILE: Final = "weights.npz"
+METRICS_FILE: Final = "metrics.json"
+EXPECTED_FILE: Final = "golden/expected.json"
+
+RECORD_BYTES: Final = 1 << 20
+WEIGHTS_BYTES: Final = 1 << 30
+"""Larger ones are not read. The published network has 46 MB of weights."""
+
+GOLDEN_TOLERANCE: Final = 5e-3
+"""Largest difference allowed between a golden probability and its expectation.
+
+Float32 on another CPU differs by less than 1e-5. Rounding pictures and weights to the 10 bits of a GPU's TF32
+moves the shipped bundle's golden scores by 0.001; a wrong resize, channel order or scale moves one by 0.04 or more.
+"""
+
+
+# What NumPy and the zip reader are known to raise on damaged bytes; NumPy parses a header as Python's literals.
+_DAMAGE: Final = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Threshold(_Table):
+    """At or above ``crystal``, a folded crystal probability is called a hit.
+
+    ``recall`` is the share of crystals found so on the data named by ``measured_on``; None while nobody measured it.
+    """
+
+    crystal: float = Field(ge=0, le=1)
+    recall: float | None = Field(default=None, ge=0, le=1)
+    measured_on: str
+
+
+class Origin(_Table):
+    """The published file that the weights were taken from: distribution, version, file name and SHA-256."""
+
+    distribution: str
+    version: str
+    file: str
+    sha256: str
+
+
+class BundleRecord(_Table):
+    """What ``bundle.toml`` says. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
+
+    ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
+    ``modality`` is the light it was trained for; pictures taken in another are not scored with it.
+    ``trained_on`` says what the weights learned from, its parents' share included. ``synthetic`` follows from it:
+    rendered drops alone. ``notice`` is shown wherever the model is: what a person must know before trusting a score.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: int = Field(ge=1)
+    modality: Modality = Modality.VISIBLE
+    classes: tuple[str, ...] = Field(min_length=2)
+    temperature: float = Field(gt=0)
+    training_data: str
+    licence: str
+    citation: str | None = None
+    synthetic: bool
+    trained_on: tuple[TrainedOn, ...] = Field(min_length=1)
+    notice: str = ""
+    parent: str | None = None
+    created_at: AwareDatetime
+    architecture: dict[str, Any]
+    preprocessing: dict[str, Any]
+    folding: dict[str, DropClass]
+    threshold: Threshold
+    origin: Origin | None = None
+    libraries: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    digest: str = Field(default="", exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _state_what_it_learned_from(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Put ``trained_on`` in order, and derive from it whether the model is synthetic."""
+        given = values["trained_on"] if "trained_on" in values else _trained_on_of_old(values)
+        if not isinstance(given, (list, tuple)):
+            return values
+        ordered = tuple(kind for kind in TrainedOn if kind in given)
+        strange = [kind for kind in given if kind not in ordered]
+        return {**values, "trained_on": (*ordered, *strange), "synthetic": ordered == (TrainedOn.RENDERED,)}
+
+    @model_validator(mode="after")
+    def _classes_fold(self) -> "BundleRecord":
+        if set(self.folding) != set(self.classes) or len(set(self.classes)) != len(self.classes):
+            raise ValueError("folding must name each of the classes exactly once")
+        return self
+
+
+def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
+    """Derive what a model learned from out of a record of before ``trained_on`` was written.
+
+    Such a record is synthetic if rendered drops took part. A training run of a lab wrote "data set ...; TIER" as the
+    training data: tier `recalibrate` left the weights as they were, and `scratch` did not begin with the parent's.
+    """
+    rendered, told = bool(values.get("synthetic")), str(values.get("training_data"))
+    own_run = told.startswith("data set ") and not told.endswith("; recalibrate")
+    weights = [TrainedOn.RENDERED] if rendered else [TrainedOn.PUBLISHED]
+    if own_run and told.endswith("; scratch") and not rendered:
+        weights = []
+    return [*weights, *([TrainedOn.LAB] if own_run else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A small picture and the probabilities, in the order of the record's classes, that it must get."""
+
+    name: str
+    data: bytes
+    probabilities: Sequence[float]
+
+
+def read(path: Path) -> BundleRecord:
+    """The record of the bundle in folder ``path``; fast, and without looking at the other files.
+
+    Raises BundleError when it is missing, not TOML, of another format, or incomplete.
+    """
+    file = path / RECORD_FILE
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(RECORD_BYTES + 1)
+        table = tomllib.loads(raw.decode()) if len(raw) <= RECORD_BYTES else {}
+    except OSError as error:
+        raise BundleError(f"{path} is not a model bundle: cannot read {RECORD_FILE} ({error.strerror})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BundleError(f"{file} is damaged: {error}") from error
+    if len(raw) > RECORD_BYTES:
+        raise BundleError(f"{file} is larger than {RECORD_BYTES:,} bytes; that is no record of a model")
+    found = table.pop("format", None)
+    if found != FORMAT:
+        raise BundleError(f"{file} has bundle format {found!r}; this version of marcod reads format {FORMAT}")
+    try:
+        return BundleRecord(**table, digest=hashlib.sha256(raw).hexdigest())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        raise BundleError(f"{file}: {where}: {first['msg']}") from error
+    except TypeError as error:
+        raise BundleError(f"{file}: {error}") from error
+
+
+def verify(path: Path) -> BundleRecord:
+    """:func:`read`, and compare every file with its checksum. Raises BundleError naming the first that differs."""
+    record = read(path)
+    present = {name for name in _files_under(path) if name != RECORD_FILE}
+    if missing := sorted(record.files.keys() - present):
+        raise BundleError(f"{path} is damaged: {missing[0]} is missing")
+    if extra := sorted(present - record.files.keys()):
+        raise BundleError(f"{path} is damaged: {extra[0]} does not belong to the bundle")
+    if odd := next((p for p in path.rglob("*") if p.is_symlink() or not (p.is_dir() or p.is_file())), None):
+        raise BundleError(f"{path} is no bundle: {odd.name} is a link or a special file")
+    for name, expected in record.files.items():
+        if hashlib.sha256((path / name).read_bytes()).hexdigest() != expected:
+            raise BundleError(f"{path} is damaged: {name} has changed since it was written (SHA-256 differs)")
+    return record
+
+
+def write(
+    models: Path,
+    record: BundleRecord,
+    weights: Mapping[str, NDArray[np.float32]],
+    metrics: Mapping[str, Any],
+    golden: Sequence[Golden],
+) -> Path:
+    """Write a new bundle below ``models`` and return its folder ``<name>/<version>``.
+
+    It appears whole or not at all. Raises BundleError when the version exists already, as bundles never change.
+    """
+    final = models / record.name / str(record.version)
+    if final.exists():
+        raise BundleError(f"{final} exists; bundles never change, so write another version")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_beside(final) as scratch:
+        unfinished = scratch / "bundle"
+        _write_files(unfinished, record, _contents(weights, metrics, golden))
+        try:
+            unfinished.rename(final)
+        except OSError as error:
+            raise BundleError(f"cannot put the bundle at {final}: {os_reason(error)}") from error
+    _sync(final.parent)
+    return final
+
+
+def install(path: Path, models: Path) -> Path:
+    """Copy a bundle from elsewhere below ``models``, whole or not at all, and return its folder there.
+
+    One that is there already stays. Raises BundleError when it is another one, or when it cannot be written.
+    """
+    record = verify(path)
+    final = models / record.name / str(record.version)
+    if final.exists():
+        if read(final).digest != record.digest:
+            raise BundleError(f"{final} holds another bundle; bundles never change, so remove one of them")
+        return final
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_beside(final) as scratch:
+            copied = scratch / "bundle"
+            shutil.copytree(path, copied)
+            for name in (*record.files, RECORD_FILE, "golden", "."):
+                _sync(copied / name)
+            copied.rename(final)
+    except OSError as error:
+        raise BundleError(f"cannot put the bundle at {final}: {os_reason(error)}") from error
+    _sync(final.parent)
+    return final
+
+
+@contextmanager
+def scratch_beside(final: Path) -> Iterator[Path]:
+    """Yield a folder beside a bundle's, where bundles are not looked for; it is removed at the end.
+
+    Those that killed processes left there are removed too. Raises OSError.
+    """
+    with ExitStack() as stack:
+        # Whoever makes a folder or removes old ones holds the parent, so that a new one is locked before it is judged.
+        with _locked(final.parent, wait=True):
+            for left in final.parent.glob(".*-*"):
+                with suppress(OSError), _locked(left, wait=False):
+                    shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent)))
+            with suppress(OSError):
+                stack.enter_context(_locked(scratch, wait=False))
+        yield scratch
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder until the end, or until this process ends. Raises OSError when another one holds it.
+
+    Where the file system has no such locks, waiting for one does nothing, and not to wait fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def load(path: Path, batch_size: int = 8) -> "Predictor":
+    """A predictor that has passed the bundle's checksums and golden pictures.
+
+    Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
+    """
+    record, weights = load_weights(path)
+    try:
+        golden = _read_golden(path, record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be loaded: {error}") from error
+    predictor = Predictor(record, weights, batch_size)
+    self_test(predictor, golden)
+    return predictor
+
+
+def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32]]]:
+    """The record and the weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
+    record = verify(path)
+    try:
+        _refuse_large(path / WEIGHTS_FILE)
+        with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
+            return record, {name: archive[name] for name in archive.files}
+    except _DAMAGE as error:
+        raise BundleError(f"{path} cannot be loaded: {error}") from error
+
+
+def _refuse_large(file: Path) -> None:
+    """Raises ValueError for weights that promise more than they hold, or more than any network here has."""
+    with zipfile.ZipFile(file) as archive:
+        left = WEIGHTS_BYTES
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                np.lib.format.read_magic(stream)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            if dtype != np.float32 or math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} is not as many float32 numbers as it says")
+            left -= member.file_size
+            if left < 0:
+                raise ValueError(f"the weights are larger than {WEIGHTS_BYTES:,} bytes")
+
+
+class Predictor:
+    """Scores pictures with one model, in batches of one shape.
+
+    :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
+    """
+
+    def __init__(self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int = 8) -> None:
+        # Here, not above: reading a record must not cost the seconds that importing TensorFlow takes.
+        from marcod.model import network, preprocess
+
+        architecture = network.Architecture.from_dict(record.architecture)
+        self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
+        if architecture.classes != len(record.classes) or architecture.input_size != self._preprocessing.size:
+            raise BundleError(
+                f"bundle {record.name} contradicts itself: {architecture.classes} outputs at {architecture.input_size} "
+                f"pixels, but {len(record.classes)} classes and pictures of {self._preprocessing.size} pixels"
+            )
+        self.record = record
+        self.batch_size = batch_size
+        self._pixels = (architecture.input_size, architecture.input_size, 3)
+        self._decode, self._shape = preprocess.decode, preprocess.prepare
+        self._logits = network.compiled(architecture, weights, batch_size)
+        self._fold = folding(record)
+
+    @property
+    def threshold(self) -> float:
+        """The folded crystal probability from which a drop is called a hit."""
+        return self.record.threshold.crystal
+
+    def prepare(self, data: bytes) -> NDArray[np.float32]:
+        """A picture's bytes as the network takes them, float32 [size, size, 3]. Raises ImageError."""
+        prepared: NDArray[np.float32] = self._shape(self._decode(data), self._preprocessing)
+        return prepared
+
+    def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities float32 [n, classes] of prepared pictures [n, size, size, 3], n up to ``batch_size``.
+
+        The network is compiled for one shape, whatever n is. Raises ValueError on other shapes.
+        """
+        return softmax(self.logits(batch) / self.record.temperature)
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What :meth:`predict` makes probabilities of, before the temperature: float32 [n, classes]."""
+        if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
+            raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
+        return self._logits(batch)
+
+    def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of the model's own classes [n, classes] as the four of domain.CLASSES, float32 [n, 4]."""
+        folded: NDArray[np.float32] = probabilities @ self._fold
+        return folded
+
+
+def folding(record: BundleRecord) -> NDArray[np.float32]:
+    """What each of the model's own classes counts as: float32 [own classes, 4], the columns as domain.CLASSES."""
+    return np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
+
+
+def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:
+    """Score the golden pictures from their bytes. Raises BundleError when one differs by :data:`GOLDEN_TOLERANCE`."""
+    name = f"{predictor.record.name} version {predictor.record.version}"
+    for picture, scores in zip(golden, _scores(predictor, golden, name), strict=True):
+        expected = np.asarray(picture.probabilities, np.float32)
+        if expected.shape != scores.shape:
+            raise BundleError(f"{name}: golden picture {picture.name} expects {expected.size} probabilities")
+        difference = float(np.abs(scores - expected).max())
+        if not difference <= GOLDEN_TOLERANCE:
+            raise BundleError(
+                f"{name} does not score its golden picture {picture.name} as it must: a probability "
+                f"differs by {difference:.4f}, allowed are {GOLDEN_TOLERANCE}"
+            )
+
+
+def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(golden), predictor.batch_size):
+        prepared = []
+        for picture in golden[start : start + predictor.batch_size]:
+            try:
+                prepared.append(predictor.prepare(picture.data))
+            except ImageError as error:
+                raise BundleError(f"{name}: golden picture {picture.name} cannot be read: {error}") from error
+        yield from predictor.predict(np.stack(prepared))
+
+
+def new_record(**values: Any) -> BundleRecord:
+    """A record made now, with this process's library versions, those of Keras' backend included."""
+    import keras
+
+    backend = keras.backend.backend()
+    # TensorFlow always, since it decodes pictures for every backend.
+    modules = {"keras": "keras", "numpy": "numpy", "pillow": "PIL", "tensorflow": "tensorflow", backend: backend}
+    libraries = {name: importlib.import_module(module).__version__ for name, module in sorted(modules.items())}
+    return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
+
+
+def _read_golden(path: Path, record: BundleRecord) -> list[Golden]:
+    expected = json.loads((path / EXPECTED_FILE).read_text())
+    if strange := [name for name in expected if f"golden/{name}" not in record.files]:
+        raise ValueError(f"its golden picture {strange[0]!r} is not in the bundle")
+    read = ((name, (path / "golden" / name).read_bytes(), values) for name, values in expected.items())
+    return [Golden(name, data, [float(p) for p in values]) for name, data, values in read]
+
+
+def _contents(
+    weights: Mapping[str, NDArray[np.float32]], metrics: Mapping[str, Any], golden: Sequence[Golden]
+) -> dict[str, bytes]:
+    archive = io.BytesIO()
+    np.savez(archive, **{name: np.asarray(value, np.float32) for name, value in weights.items()})  # type: ignore[arg-type]
+    expected = {g.name: [round(float(p), 7) for p in g.probabilities] for g in golden}
+    return {
+        WEIGHTS_FILE: archive.getvalue(),
+        METRICS_FILE: _json(metrics),
+        EXPECTED_FILE: _json(expected),
+        **{f"golden/{g.name}": g.data for g in golden},
+    }
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _write_files(folder: Path, record: BundleRecord, contents: Mapping[str, bytes]) -> None:
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    table = {"format": FORMAT, **record.model_copy(update={"files": hashes}).model_dump()}
+    for name, data in {**contents, RECORD_FILE: to_toml(table, comment=record.notice).encode()}.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    _sync(folder / "golden")
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Make the names in a folder, or what a file holds, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files_under(path: Path) -> Iterator[str]:
+    return (p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())
+
+
+def to_toml(table: Mapping[str, Any], *, comment: str = "") -> str:
+    """The subset of TOML that a record needs: plain values and lists, then tables. None is left out."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    _toml_table(lines, table, ())
+    return "\n".join(lines) + "\n"
+
+
+def _toml_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    for key, value in table.items():
+        if value is not None and not isinstance(value, Mapping):
+            lines.append(f"{_toml_key(key)} = {_toml_value(value)}")
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines.extend(["", f"[{'.'.join(_toml_key(k) for k in (*path, key))}]"])
+            _toml_table(lines, value, (*path, key))
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "a").replace("-", "a").isalnum() and key.isascii() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, str):
+        # A JSON string is a TOML string, except that TOML wants DEL escaped.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return f"[{', '.join(_toml_value(v) for v in value)}]"

@@ -1,0 +1,204 @@
+"""Where the network looks: a heat map of the pixels that move a class's score.
+
+Hides noise, batches and normalization, and how the picture is drawn; promises the same bytes for the same picture,
+model and recipe on the same machine, and memory bounded by one batch. The method is SmoothGrad (Smilkov et al.,
+arXiv 1706.03825), which the MARCO paper used: the mean gradient of the score over noisy copies of the picture.
+
+The score is the class's logit, not its probability: where a network is sure the softmax is flat, its gradient
+vanishes, and what is left says what speaks against the other classes. Where several of a model's own classes fold into
+one of the four, it is the log-sum-exp of their logits, which is that one class's logit up to what all classes share.
+The sign is dropped and colour channels are summed, as the authors do for colour pictures. Heat shows what matters to
+the score, for or against it, and not that something is a crystal.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from marcod.domain import CLASSES, DropClass
+from marcod.errors import BundleError
+from marcod.model import network, preprocess, probabilities
+from marcod.model.bundle import BundleRecord
+
+BATCH_PIXELS: Final = 1_500_000
+"""Pixels of one batch, four pictures of 599; the gradients of the published network then take 0.4 GB on a CPU."""
+
+LARGEST_BATCH: Final = 16
+PERCENTILE: Final = 99.0
+"""The share of pixels, in percent, below full heat, as in the authors' own pictures."""
+
+BLUR: Final = 0.01
+"""Standard deviation of the smoothing for the eye, as a share of the side; 6 pixels of 599."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """``samples`` noisy copies with noise of ``noise`` times the picture's range, drawn from ``seed``."""
+
+    samples: int = 32
+    noise: float = 0.15
+    seed: int = 0
+
+
+_USUAL: Final = Recipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """``values``, float32 [size, size] from 0 to 1 over the centre square; the ``probabilities`` of the four, [4]."""
+
+    values: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+class Attribution:
+    """Heat maps of one model. One object compiles once, at the first :meth:`heat`."""
+
+    def __init__(
+        self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int | None = None
+    ) -> None:
+        architecture = network.Architecture.from_dict(record.architecture)
+        self.record = record
+        self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
+        self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
+        self._gradient = network.saliency(architecture, weights, record.temperature)
+
+    def heat(
+        self,
+        rgb: NDArray[np.uint8],
+        target: DropClass,
+        recipe: Recipe = _USUAL,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Heat:
+        """The heat for ``target`` in a picture uint8 [height, width, 3]. ``progress`` hears how many copies are done.
+
+        Raises BundleError when none of the model's own classes counts as ``target``.
+        """
+        members = self._members(target)
+        if not members.any():
+            own = ", ".join(self.record.classes)
+            raise BundleError(f"no class of {self.record.name} counts as {target.value}; its classes are {own}")
+        clean = preprocess.prepare(rgb, self._preprocessing)
+        total = np.zeros(clean.shape, np.float64)
+        logits = np.empty((1, len(members)), np.float32)
+        # The picture itself goes in front for its score; the mean is over its noisy copies alone.
+        for start in range(-1, recipe.samples, self.batch_size):
+            numbers = range(start, min(start + self.batch_size, recipe.samples))
+            batch = np.zeros((self.batch_size, *clean.shape), np.float32)
+            batch[: len(numbers)] = [_copy(clean, recipe, number) for number in numbers]
+            found, slopes = self._gradient(batch, members)
+            logits = found[:1] if start < 0 else logits
+            total += slopes[1 if start < 0 else 0 : len(numbers)].sum(axis=0, dtype=np.float64)
+            progress(numbers.stop)
+        strength = np.abs(total / recipe.samples).sum(axis=2)
+        return Heat(_normalized(strength), self._folded(logits))
+
+    def _folded(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        own = probabilities.softmax(logits / self.record.temperature)[0]
+        return np.array([own[self._members(c)].sum() for c in CLASSES], np.float32)
+
+    def _members(self, target: DropClass) -> NDArray[np.bool_]:
+        return np.array([self.record.folding[name] == target for name in self.record.classes])
+
+
+def _copy(clean: NDArray[np.float32], recipe: Recipe, number: int) -> NDArray[np.float32]:
+    """Noisy copy ``number``, or the picture itself for -1; each from a seed of its own, whatever the batches are."""
+    if number < 0:
+        return clean
+    draw = np.random.default_rng((recipe.seed, number)).standard_normal(clean.shape, np.float32)
+    return clean + draw * np.float32(recipe.noise * np.ptp(clean))
+
+
+def _normalized(strength: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Smoothed for the eye, then 0 to 1 with full heat at :data:`PERCENTILE`; all 0 where nothing matters."""
+    side = len(strength)
+    distance = np.subtract.outer(np.arange(side), np.arange(side)) / max(1.0, BLUR * side)
+    blur = np.exp(-(distance**2) / 2)
+    blur /= blur.sum(axis=1, keepdims=True)
+    smooth = blur @ strength @ blur.T
+    top = np.percentile(smooth, PERCENTILE)
+    return np.clip(smooth / top if top > 0 else np.zeros_like(smooth), 0, 1).astype(np.float32)
+
+
+_PAPER, _INK, _FAINT, _WARNING = (18, 18, 22), (238, 238, 238), (160, 160, 168), (255, 196, 0)
+_COLOURS: Final = np.array([(48, 8, 96), (150, 20, 110), (230, 70, 50), (255, 160, 20), (255, 250, 150)], np.float64)
+"""From the least heat to the most; lightness rises all the way, so that it also reads in print."""
+
+
+def draw(
+    rgb: NDArray[np.uint8], heat: Heat, caption: Sequence[str], *, notice: str = "", text: Mapping[str, str]
+) -> bytes:
+    """A PNG: the heat over the grey centre square of the picture uint8 [height, width, 3], and a strip of words below.
+
+    The first line of ``caption`` is the title; ``notice`` is drawn as a warning; ``text`` goes into the file's text
+    chunks. Nothing in the file tells the time, so the same arguments give the same bytes.
+    """
+    picture = Image.fromarray(_overlay(preprocess.centre_square(rgb), heat.values))
+    strip = _strip(picture.width, caption, notice)
+    whole = Image.new("RGB", (picture.width, picture.height + strip.height))
+    whole.paste(picture, (0, 0))
+    whole.paste(strip, (0, picture.height))
+    chunks = PngInfo()
+    for name, value in text.items():
+        chunks.add_text(name, value)
+    buffer = io.BytesIO()
+    whole.save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def _overlay(square: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    side = len(square)
+    grey = np.asarray(Image.fromarray(square).convert("L"), np.float32)[:, :, np.newaxis]
+    fitted = np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
+    return _heated(grey, fitted)
+
+
+def _heated(grey: NDArray[np.float32], values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Heat [h, w] from 0 to 1 over grey [h, w, 1]; what is little covers little, so that the drop stays to be seen."""
+    shades, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(_COLOURS))
+    opacity = 0.75 * shades[:, np.newaxis] ** 2
+    colours = np.stack([np.interp(shades, steps, channel) for channel in _COLOURS.T], axis=-1)
+    index = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    painted = grey * (1 - opacity).astype(np.float32)[index] + (colours * opacity).astype(np.float32)[index]
+    return np.asarray(np.rint(painted), np.uint8)
+
+
+def _strip(width: int, caption: Sequence[str], notice: str) -> Image.Image:
+    size = max(11, width // 46)
+    margin, step = size * 2 // 3, size * 3 // 2
+    title, font = ImageFont.load_default(size * 5 / 4), ImageFont.load_default(size)
+    rows = [(title, _INK, row) for row in _wrapped(caption[0], title, width - 2 * margin)]
+    for colour, line in [*((_FAINT, line) for line in caption[1:]), *((_WARNING, n) for n in notice.splitlines())]:
+        rows += [(font, colour, row) for row in _wrapped(line, font, width - 2 * margin)]
+    strip = Image.new("RGB", (width, 2 * margin + step * (len(rows) + 1)), _PAPER)
+    pen = ImageDraw.Draw(strip)
+    for number, (face, colour, row) in enumerate(rows):
+        pen.text((margin, margin + step * number), row, colour, face)
+    _legend(strip, margin, margin + step * len(rows), size)
+    return strip
+
+
+def _legend(strip: Image.Image, left: int, top: int, size: int) -> None:
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size)
+    pen.text((left, top), "heat: none", _FAINT, font)
+    bar_left = left + int(font.getlength("heat: none ")) + size // 3
+    shades = np.tile(np.linspace(0, 1, size * 8), (size, 1))
+    strip.paste(Image.fromarray(_heated(np.full((1, 1, 1), 128, np.float32), shades)), (bar_left, top + size // 6))
+    pen.text((bar_left + size * 8 + size // 2, top), "most", _FAINT, font)
+
+
+def _wrapped(line: str, font: Any, width: int) -> list[str]:
+    """The line in rows that fit; a single word that does not is left to be cut."""
+    rows: list[str] = []
+    for word in line.split():
+        if rows and font.getlength(f"{rows[-1]} {word}") <= width:
+            rows[-1] += f" {word}"
+        else:
+            rows.append(word)
+    return rows

@@ -1,0 +1,311 @@
+"""Model versions: brings the bundles on this host and the versions in the database together.
+
+The database says which version is champion; folders only say what exists here. Promises that a version's scores
+always come from the very bundle that was registered under its name (the digest is compared before it serves), and
+that no version becomes champion that cannot serve here.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from marcod import files
+from marcod import text as words
+from marcod.database.engine import Database
+from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError, os_reason
+from marcod.model import bundle
+from marcod.store import serving, versions
+
+if TYPE_CHECKING:
+    from marcod.model.bundle import BundleRecord, Predictor
+
+SHIPPED: Final = ("marco-small-synthetic", "1")
+"""The version that serves until a lab promotes another."""
+
+CHECK_BATCH: Final = 4
+"""Pictures a model sees at a time while it only proves that it can serve."""
+
+
+def shipped_folder() -> Path:
+    """Bundles that came with the project: inside the installed package, else beside it in a checkout."""
+    return files.shipped("models")
+
+
+def parse(text: str) -> tuple[str, str]:
+    """Name and version of ``NAME:VERSION``. Raises ConfigError."""
+    match = re.fullmatch(r"([a-z0-9][a-z0-9._-]*):([0-9]+)", text)
+    if match is None:
+        raise ConfigError(
+            f"{text!r} does not name a model; write NAME:VERSION, as `marcod model list` shows them, "
+            f"or {', '.join(versions.ALIASES[:-1])} or {versions.ALIASES[-1]}"
+        )
+    return match[1], match[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A model version as far as it is known: registered in the database, or a bundle on this host, or both.
+
+    ``problem`` says why it cannot serve here although it should; :meth:`Registry.fault` looks closer.
+    """
+
+    name: str
+    registered: versions.Registered | None
+    folder: Path | None
+    record: "BundleRecord | None"
+    problem: str | None
+
+
+class Registry:
+    """The bundles of this host, own folder first, and their rows in one database."""
+
+    def __init__(self, db: Database, own_folder: Path | None = None) -> None:
+        self._db = db
+        self._own = own_folder
+        self._folders: Sequence[Path] = [f for f in (own_folder, shipped_folder()) if f is not None]
+
+    def on_disk(self) -> list[tuple[str, str, Path]]:
+        """Every bundle folder here as (name, version, path), whether registered or not."""
+        found = {
+            (path.parent.parent.name, path.parent.name): path.parent
+            for folder in reversed(self._folders)
+            for path in sorted(folder.glob("*/*/bundle.toml"))
+        }
+        return [(name, version, path) for (name, version), path in sorted(found.items())]
+
+    def path(self, name: str, version: str) -> Path:
+        """The folder of a bundle. Raises NotFoundError naming where was looked, BundleError where one cannot look."""
+        for folder in self._folders:
+            try:
+                if (folder / name / version / "bundle.toml").is_file():
+                    return folder / name / version
+            except OSError as error:
+                text = f"{folder} cannot be looked at: {os_reason(error)}"
+                raise BundleError(f"{text}; let this user read and search it (models.folder)") from error
+        places = " or ".join(str(f) for f in self._folders)
+        raise NotFoundError(f"there is no bundle {name}:{version} in {places}; {self._offered(f'{name}:{version}')}")
+
+    def _offered(self, name: str) -> str:
+        return words.offer(name, (f"{known}:{version}" for known, version, _ in self.on_disk()), "models here")
+
+    def resolve(self, text: str) -> tuple[str, str]:
+        """Name and version of what a person wrote: ``NAME:VERSION`` or an alias.
+
+        Raises ConfigError when it is neither, NotFoundError when nobody has that alias.
+        """
+        if text not in versions.ALIASES:
+            return parse(text)
+        found = self._db.read(lambda connection: versions.aliased(connection, text))
+        if found is None:
+            raise NotFoundError(f"no model is {text}; `marcod model list` shows the models and their aliases")
+        return found.name, found.version
+
+    def find(self, text: str) -> versions.Version:
+        """The registered version that a person means, whether its bundle is here or not. Raises as :meth:`resolve`."""
+        name, version = self.resolve(text)
+        return self._db.read(lambda connection: versions.find(connection, name, version))
+
+    def take(self, text: str, now: datetime) -> versions.Version:
+        """The version that a person means and whose bundle is here and whole; registered if it was not."""
+        return self.register(*self.resolve(text), now)
+
+    def look_up(self, text: str) -> versions.Version:
+        """Like :meth:`take`, without registering: what the database does not know yet has the id 0."""
+        name, version = self.resolve(text)
+        path = self.path(name, version)
+        record = bundle.verify(path)
+        if problem := _misplaced(path, record):
+            raise BundleError(problem)
+        try:
+            found = self._db.read(lambda connection: versions.find(connection, name, version))
+        except NotFoundError:
+            return versions.Version(
+                0, name, version, record.digest, str(record.modality), record.threshold.crystal, record.synthetic
+            )
+        if found.digest != record.digest:
+            raise BundleError(f"{_not_registered(path, str(found))}; restore the original folder")
+        return found
+
+    def register(self, name: str, version: str, now: datetime) -> versions.Version:
+        """The row of a bundle that exists here, made if new. Raises BundleError when it is damaged."""
+        path = self.path(name, version)
+        record = bundle.verify(path)
+        if problem := _misplaced(path, record):
+            raise BundleError(problem)
+        return self._db.write(
+            lambda connection: versions.register(
+                connection,
+                name=record.name,
+                version=str(record.version),
+                digest=record.digest,
+                modality=str(record.modality),
+                crystal_threshold=record.threshold.crystal,
+                synthetic=record.synthetic,
+                trained_on=record.trained_on,
+                now=now,
+            )
+        )
+
+    def known(self) -> list[Known]:
+        """Every version in the database or on this host. What cannot be read is in it too, with its problem."""
+        rows = {str(r.version): r for r in self._db.read(versions.listed)}
+        folders = {f"{name}:{version}": path for name, version, path in self.on_disk()}
+        return [_known(name, rows.get(name), folders.get(name)) for name in sorted({*rows, *folders})]
+
+    def next_number(self, name: str, taken: Sequence[str] = ()) -> int:
+        """The version number after all that a name ever had, here, in the database or among ``taken``."""
+        named = [(n, v) for n, _, v in (full.rpartition(":") for full in (*(k.name for k in self.known()), *taken))]
+        return 1 + max((int(number) for known, number in named if known == name and number.isdigit()), default=0)
+
+    def describe(self, text: str) -> Known:
+        """One of :meth:`known`. Raises ConfigError or NotFoundError."""
+        wanted = ":".join(self.resolve(text))
+        for known in self.known():
+            if known.name == wanted:
+                return known
+        raise NotFoundError(f"there is no model {wanted}; {self._offered(wanted)}")
+
+    def history(self, known: Known) -> list[versions.Note]:
+        """What was done with a version, the latest first."""
+        return self._db.read(lambda connection: versions.history(connection, known.name))
+
+    def fault(self, known: Known) -> str | None:
+        """Why a version cannot serve here, by its registered digest, checksums and golden pictures; None if it can."""
+        if known.problem is not None or known.folder is None:
+            return known.problem or f"{known.name} is not on this host"
+        try:
+            bundle.load(known.folder, CHECK_BATCH)
+        except BundleError as error:
+            return str(error)
+        except OSError as error:
+            return f"{known.folder} cannot be read: {error.strerror}"
+        return None
+
+    def ensure_champion(self, now: datetime) -> versions.Version:
+        """The champion; in a new database the shipped bundle becomes it."""
+        if self._db.read(versions.has_champion):
+            return self._db.read(versions.champion)
+        first = self.register(*SHIPPED, now)
+        # Not loaded here: whoever scores does that first, and whoever only looks must not wait for it.
+        self._db.write(lambda connection: serving.promote(connection, first, actor="marcod", now=now))
+        return first
+
+    def promote(
+        self, version: versions.Version, *, actor: str, now: datetime, instead_of: str | None = None
+    ) -> versions.Version:
+        """Make a version champion that proves here that it can serve; scorers change over between two batches.
+
+        With ``instead_of``, a ``NAME:VERSION``, only in that one's place. Raises BundleError, NotFoundError, or
+        StoreError when another became champion meanwhile; then nothing has changed.
+        """
+        self.load(version, CHECK_BATCH)
+        self._db.write(
+            lambda connection: serving.promote(connection, version, actor=actor, now=now, instead_of=instead_of)
+        )
+        return version
+
+    def rollback(self, *, actor: str, now: datetime) -> tuple[versions.Version, versions.Version]:
+        """Make the previous champion champion again. Returns the former one and the new one.
+
+        Raises StoreError when there is none, BundleError or NotFoundError when it cannot serve here.
+        """
+        version = self._db.read(versions.previous)
+        self.load(version, CHECK_BATCH)
+        former = self._db.write(lambda connection: serving.rollback(connection, version, actor=actor, now=now))
+        return former, version
+
+    def challenge(self, version: versions.Version | None, *, actor: str, now: datetime) -> versions.Version | None:
+        """Let a version that can serve here score every new image beside the champion; None ends it.
+
+        Returns the former challenger. Raises as :meth:`promote`, and StoreError for the champion itself.
+        """
+        if version is not None:
+            self.load(version, CHECK_BATCH)
+        return self._db.write(lambda connection: serving.challenge(connection, version, actor=actor, now=now))
+
+    def remove(self, known: Known, *, force: bool, actor: str, now: datetime) -> bool:
+        """Remove a version: its bundle from the lab's own folder, and its rows unless it has scores, which stay.
+
+        Returns whether scores stay. Raises BundleError for a shipped bundle, and as :func:`serving.remove`.
+        """
+        name, version = parse(known.name)
+        if (shipped_folder() / name / version).is_dir():
+            raise BundleError(
+                f"{known.name} came with marcod in {shipped_folder()}; only a lab's own bundles are removed"
+            )
+        row = known.registered
+        unregistered = row is None or row.removed_at is not None
+        if unregistered and known.folder is None:
+            raise StoreError(f"{known.name} was removed already")
+
+        def forget(connection: Any) -> bool:
+            if row is None or unregistered:
+                versions.note(connection, actor, "remove", known.name, {"folder": str(known.folder)}, now)
+                return row is not None
+            return serving.remove(connection, row.version, force=force, actor=actor, now=now)
+
+        # The database first: when this ends here, a folder that nobody uses is left, which the same command removes.
+        # The other way round a version would have work and no bundle.
+        kept = self._db.write(forget)
+        if known.folder is not None:
+            _discard(known.folder)
+        return kept
+
+    def load(self, version: versions.Version, batch_size: int) -> "Predictor":
+        """A predictor for a registered version. Raises BundleError when the bundle here is another one."""
+        path = self.path(version.name, version.version)
+        if bundle.read(path).digest != version.digest:
+            raise BundleError(f"{_not_registered(path, str(version))}; restore the original folder")
+        return bundle.load(path, batch_size)
+
+
+def metrics(known: Known) -> dict[str, Any] | None:
+    """What a bundle's ``metrics.json`` says; None where it cannot be read."""
+    if known.folder is None:
+        return None
+    try:
+        found = json.loads((known.folder / bundle.METRICS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _known(name: str, row: versions.Registered | None, folder: Path | None) -> Known:
+    if folder is None:
+        serves = row is not None and row.aliases
+        return Known(name, row, None, None, f"{name} is not on this host" if serves else None)
+    try:
+        record = bundle.read(folder)
+    except BundleError as error:
+        return Known(name, row, folder, None, str(error))
+    problem = _misplaced(folder, record)
+    if problem is None and row is not None and row.version.digest != record.digest:
+        problem = _not_registered(folder, name)
+    return Known(name, row, folder, record, problem)
+
+
+def _misplaced(folder: Path, record: "BundleRecord") -> str | None:
+    if (record.name, str(record.version)) == (folder.parent.name, folder.name):
+        return None
+    return f"the bundle in {folder} calls itself {record.name}:{record.version}; a bundle's folder has its name"
+
+
+def _not_registered(path: Path, name: str) -> str:
+    return f"the bundle in {path} is not the one registered as {name}"
+
+
+def _discard(folder: Path) -> None:
+    """Remove a bundle's folder: in one step from where bundles are looked for, then file by file."""
+    try:
+        with bundle.scratch_beside(folder) as scratch:
+            folder.rename(scratch / "bundle")
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+    except OSError as error:
+        raise BundleError(
+            f"the database has let go of it, but {folder} cannot be removed: {error.strerror}; delete it by hand"
+        ) from error

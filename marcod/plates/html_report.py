@@ -1,0 +1,382 @@
+"""Sheets for people and printers: one HTML file with everything in it, no script and nothing to load.
+
+Hides how a plate of any format fits on a landscape A4 page, and that pictures may be gone or broken by now: such a
+drop keeps its place and its verdict. All text that comes from elsewhere is escaped, by a template that escapes
+everything. Letters, frames and brightness tell what the colours tell, for grey printers and colour-blind people.
+"""
+
+import base64
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from marcod import __version__, images, text
+from marcod.domain import hit_rule, row_letters, text_path
+from marcod.errors import ImageError
+from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
+from marcod.plates.reports import Hit
+from marcod.store.drops import Trend
+from marcod.store.summaries import Verdict
+from marcod.store.versions import SYNTHETIC_NOTICE
+from marcod.tabular import no_formula
+
+BEST: Final = 24
+"""Hits that a plate's sheet shows large; two printed rows of six make a page with the map of a small plate."""
+
+CARD_PX: Final = 320
+
+SAID: Final = "\N{PENCIL}"
+PAGE_MM: Final = (275.0, 150.0)
+"""Width and height that a landscape A4 page leaves for the wells, below the heading."""
+
+DENSE_MM: Final = 7.0
+"""A drop that is given less than this width has no room for its probability."""
+
+Done = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Look of a mark on a sheet: its letter, and the style of its colours."""
+
+    letter: str
+    style: str
+
+
+SHOWN: Final = {
+    Mark.HIT: Shown("X", "crystals hit"),
+    Mark.PRECIPITATE: Shown("p", "precipitate"),
+    Mark.CLEAR: Shown("\N{MIDDLE DOT}", "clear"),
+    Mark.OTHER: Shown("o", "other"),
+    Mark.CRYSTALS: Shown("x", "crystals"),
+    Mark.FAILED: Shown("!", "failed"),
+    Mark.UNSCORED: Shown("?", "waiting"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Where the pictures of each source lie on this host."""
+
+    roots: Mapping[str, Path]
+
+    def thumbnail(self, source: str, path: str | None, longest_px: int) -> str | None:
+        """A small picture as a ``data:`` address, or None when the file is gone or cannot be read as a picture.
+
+        ``path`` is as the database keeps it.
+        """
+        root = self.roots.get(source)
+        if root is None or path is None:
+            return None
+        try:
+            small = images.thumbnail(images.read(root / text_path(path), root), longest_px)
+        except (OSError, ValueError, ImageError):
+            return None
+        return "data:image/jpeg;base64," + base64.b64encode(small).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How big everything of a plate's map is; ``across`` drops of a well stand side by side.
+
+    On a ``dense`` plate there is no room for probabilities, and the letter stands on the picture.
+    """
+
+    across: int
+    slot_mm: float
+    image_mm: float
+    well_mm: float
+    font_pt: float
+    dense: bool
+
+    @property
+    def gap_mm(self) -> float:
+        """Between two wells."""
+        return _gap_mm(dense=self.dense)
+
+    @property
+    def thumbnail_px(self) -> int:
+        return max(48, min(200, round(self.slot_mm * 9)))
+
+    @property
+    def font_px(self) -> int:
+        return 8 if self.dense else 11
+
+    @property
+    def screen_px(self) -> int:
+        """Below this width the map scrolls sideways."""
+        return round(PAGE_MM[0] / self.slot_mm * (24 if self.dense else 44))
+
+    @property
+    def frame_mm(self) -> float:
+        """Around a hit."""
+        return 0.4 if self.dense else 0.7
+
+
+def look(rows: int, columns: int, drops: int) -> Look:
+    """The sizes by which a plate of these rows and columns, with this many drops a well, fits on a page."""
+    width, height = PAGE_MM[0] / columns, PAGE_MM[1] / rows
+    choices = [_look(width, height, across, math.ceil(drops / across)) for across in range(1, drops + 1)]
+    return max(choices, key=lambda choice: min(choice.slot_mm, choice.image_mm * 4 / 3))
+
+
+def _look(width: float, height: float, across: int, down: int) -> Look:
+    dense = width / across < DENSE_MM
+    gap = _gap_mm(dense=dense)
+    slot = (width - gap) / across - 0.3
+    font_pt = max(3.0, min(7.0, slot / 1.6))
+    caption_mm = 0.0 if dense else font_pt * 0.43
+    # Never higher than the picture is: four to three is what every imager known here takes.
+    image = max(1.0, min((height - gap) / down - caption_mm - 0.3, slot * 0.75))
+    well = down * (image + caption_mm + 0.3)
+    return Look(across, round(slot, 2), round(image, 2), round(well, 2), round(font_pt, 1), dense)
+
+
+def _gap_mm(*, dense: bool) -> float:
+    return 0.3 if dense else 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A drop as a sheet shows it."""
+
+    mark: Shown
+    hit: bool
+    said: str
+    p_crystals: float | None
+    uri: str | None
+    place: str
+    words: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of wells; a well has a place for every drop of the plate, None where it has none."""
+
+    letters: str
+    wells: tuple[tuple[Drop | None, ...], ...]
+
+
+def plate_sheet(shown: PlateMap, pictures: Pictures, made_at: datetime, done: Done = lambda _: None) -> str:
+    """The sheet of one inspection: its facts, a map of thumbnails, and its hits in large.
+
+    ``done`` is told how many pictures were read.
+    """
+    size = shown.format
+    numbers = sorted({d.drop_number for d in shown.drops})
+    sizes = look(size.rows, size.columns, max(len(numbers), 1))
+    drops = {}
+    for count, verdict in enumerate(shown.drops, 1):
+        uri = pictures.thumbnail(shown.summary.source, verdict.path, sizes.thumbnail_px)
+        drops[verdict.well_row, verdict.well_column, verdict.drop_number] = _drop(shown, verdict, uri)
+        done(count)
+    rows = [
+        Row(row_letters(row), tuple(_well(drops, row, c, numbers) for c in range(1, size.columns + 1)))
+        for row in range(1, size.rows + 1)
+    ]
+    found = [d for d in shown.drops if d.hit]
+    best = sorted(found, key=lambda d: -(d.p_crystals or 0.0))[:BEST]
+    summary = shown.summary
+    return _render(
+        "plate.html.j2",
+        made_at,
+        name=summary.barcode or summary.plate_key,
+        summary=summary,
+        facts=_facts(shown),
+        marks=_marks(shown),
+        state=_state(shown),
+        synthetic=shown.version.synthetic,
+        look=sizes,
+        columns=range(1, size.columns + 1),
+        numbers=numbers,
+        rows=rows,
+        best=[_drop(shown, d, pictures.thumbnail(summary.source, d.path, CARD_PX)) for d in best],
+        more=len(found) - len(best),
+        disputed=any(d.said is not None and d.said.disputed for d in shown.drops),
+    )
+
+
+def hits_sheet(
+    found: Sequence[Hit], pictures: Pictures, chosen: str, made_at: datetime, done: Done = lambda _: None
+) -> str:
+    """The sheet of hits over all plates; ``chosen`` says in words which were asked for."""
+    cards = []
+    for count, hit in enumerate(found, 1):
+        cards.append(_card(hit, pictures.thumbnail(hit.source, hit.best_path, CARD_PX)))
+        done(count)
+    synthetic = any(hit.model_synthetic for hit in found)
+    rules = {hit_rule(hit.threshold) for hit in found}
+    counted = text.count(len(found), "hit") + (f" ({rules.pop()})" if len(rules) == 1 else "")
+    return _render(
+        "hits.html.j2", made_at, hits=cards, counted=counted, chosen=chosen, synthetic=synthetic, disputed=False
+    )
+
+
+def _drop(shown: PlateMap, verdict: Verdict, uri: str | None) -> Drop:
+    hit = verdict.hit
+    mark = SHOWN[mark_of(verdict, shown.version)]
+    said = verdict.said
+    flag = "" if said is None else SAID + ("?" if said.disputed else "")
+    place = f"{verdict.well}.{verdict.drop_number}"
+    words = "" if said is None else f"{said.label} says {said.person}"
+    scores = (
+        ("crystals", verdict.p_crystals),
+        ("clear", verdict.p_clear),
+        ("precipitate", verdict.p_precipitate),
+        ("other", verdict.p_other),
+    )
+    numbers = ", ".join(f"{name} {p:.2f}" for name, p in scores if p is not None)
+    title = "; ".join(part for part in (f"{place} {mark.letter}", words, numbers) if part)
+    return Drop(mark, hit, flag, verdict.p_crystals, uri, place, words, title)
+
+
+def _well(
+    drops: Mapping[tuple[int, int, int], Drop], row: int, column: int, numbers: Iterable[int]
+) -> tuple[Drop | None, ...]:
+    """The drops of a well, each where its number stands on the whole plate; empty for an empty well."""
+    slots = tuple(drops.get((row, column, number)) for number in numbers)
+    return slots if any(slots) else ()
+
+
+def _facts(shown: PlateMap) -> list[tuple[str, str | None]]:
+    summary = shown.summary
+    times = [t for t in (summary.first_image_at, summary.last_image_at) if t is not None]
+    days = sorted({f"{time:%Y-%m-%d %H:%M} UTC" for time in times})
+    return [
+        ("key", summary.plate_key if summary.barcode not in (None, summary.plate_key) else None),
+        ("project", shown.papers.project),
+        ("screen", shown.papers.screen),
+        ("source", summary.source),
+        ("inspection", summary.inspection_key),
+        ("arrived", " to ".join(days) or None),
+        ("model", str(shown.version)),
+        ("model digest", shown.version.digest[:16]),
+        ("hits", _hit_words(shown.version.crystal_threshold)),
+    ]
+
+
+def _hit_words(threshold: float) -> str:
+    return f"{hit_rule(threshold)}, or labelled Crystals by a person"
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A line of the legend; ``before`` stands once in front of the classes."""
+
+    letter: str
+    style: str
+    meaning: str
+    count: int
+    before: str
+
+
+def _marks(shown: PlateMap) -> list[Counted]:
+    """The legend, with how often each mark stands on the map; each drop has one."""
+    counts = shown.counts()
+    kept = [mark for mark in Mark if mark in (Mark.HIT, *MARKS_OF_CLASS) or counts[mark]]
+    words = {Mark.HIT: f"hits ({hit_rule(shown.version.crystal_threshold)})"}
+    before = {MARKS_OF_CLASS[0]: "others by likeliest class:"}
+    return [
+        Counted(SHOWN[mark].letter, SHOWN[mark].style, words.get(mark, mark), counts[mark], before.get(mark, ""))
+        for mark in kept
+    ]
+
+
+def _state(shown: PlateMap) -> str:
+    summary = shown.summary
+    labelled = sum(d.said is not None for d in shown.drops)
+    words = [f"{summary.scored} of {summary.expected or summary.seen} drops scored"]
+    if labelled:
+        words.append(f"{labelled} labelled by people")
+    if not summary.complete:
+        words.append("still arriving")
+    return "; ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A hit as a sheet shows it."""
+
+    hit: Hit
+    mark: Shown
+    said: str
+    uri: str | None
+    place: str
+    words: str
+    title: str
+
+
+def _card(hit: Hit, uri: str | None) -> Card:
+    # One that dissolved is not a hit now and has the mark of its class; any other is one, whatever its class.
+    now = Shown("X", "crystals")
+    if hit.trend == Trend.DISSOLVING and hit.label is not None:
+        now = SHOWN[Mark(hit.label)]
+    words = [
+        f"inspection {hit.first_hit_inspection_key}",
+        "" if hit.cause == "new" else hit.cause,
+        hit.trend,
+        _class_of(hit),
+        hit.project or "",
+        hit.source,
+    ]
+    flag = "" if hit.label_person is None else SAID
+    plate = hit.barcode or hit.plate_key
+    crystals = "" if hit.p_crystals is None else f"crystals {hit.p_crystals:.2f}"
+    drop = f"plate {plate}, {hit.well}.{hit.drop_number} {now.letter}"
+    title = "; ".join(part for part in (drop, _class_of(hit), crystals) if part)
+    return Card(hit, now, flag, uri, plate, ", ".join(word for word in words if word), title)
+
+
+def _class_of(hit: Hit) -> str:
+    """Name the class of a hit's drop, and whose word it is; empty where there is none."""
+    if hit.label_person is not None:
+        return f"{hit.label} says {hit.label_person}"
+    return "" if hit.label is None else f"likeliest {hit.label}"
+
+
+def file_name(shown: PlateMap) -> str:
+    """A name for the sheet's file that any file system takes, such as ``P1-3.html``."""
+    summary = shown.summary
+    parts = (summary.barcode or summary.plate_key, summary.inspection_key)
+    safe = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part)[:60].strip(".-") or "plate" for part in parts)
+    return f"{safe}.html"
+
+
+def _text(value: object) -> str:
+    """Foreign text without characters that steer a display, and nothing a spreadsheet takes for a formula."""
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return str(no_formula(printable))
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    made.filters["text"] = _text
+    return made
+
+
+def _render(template: str, made_at: datetime, **values: object) -> str:
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            version=__version__,
+            made_at=f"{made_at:%Y-%m-%d %H:%M} UTC",
+            mark=SAID,
+            notice=SYNTHETIC_NOTICE,
+            **values,
+        )
+    )

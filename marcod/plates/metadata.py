@@ -1,0 +1,367 @@
+"""The papers of plates: the barcode, format, project and screen that a lab gives to plates by their keys.
+
+Hides which plates have a row already. Promises that papers are taken in whole or not at all, that taking them in twice
+changes nothing, and one sentence for every line that is wrong. What a paper does not say stays as it is. A barcode
+of the papers wins over one that the path carries; papers may come before the plate's first image.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.catalog import plate_setups, source_changes
+from marcod.database.engine import insert
+from marcod.database.schema import drop, inspection, inspection_summary, plate, source
+from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
+from marcod.errors import MarcodError
+from marcod.store import derived, plate_names, queue, summaries, versions
+from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
+from marcod.text import count
+
+CHUNK: Final = 500
+TEXTS: Final = ("barcode", "project", "screen")
+READ_BY: Final = ("format_rows", "format_columns", "format_drops", "reservoirs")
+"""Columns that decide what the paths of a plate's images mean."""
+
+
+class PapersError(MarcodError):
+    """What is said of the plates is wrong. ``problems`` has a sentence for every wrong line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Wells in rows and columns, and the drops in each."""
+
+    rows: int
+    columns: int
+    drops: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}x{self.drops}"
+
+    def columns_of_plate(self) -> dict[str, int]:
+        """The values of the plate's row."""
+        return {"format_rows": self.rows, "format_columns": self.columns, "format_drops": self.drops}
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """What one line says of one plate; None where it says nothing. Texts are as the database keeps them."""
+
+    line: int
+    source: str
+    plate: str
+    barcode: str | None = None
+    project: str | None = None
+    screen: str | None = None
+    grid: Grid | None = None
+    reservoirs: frozenset[int] | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The columns of the plate's row that this line decides."""
+        texts = {name: getattr(self, name) for name in TEXTS if getattr(self, name) is not None}
+        if self.reservoirs is not None:
+            texts["reservoirs"] = ",".join(map(str, sorted(self.reservoirs)))
+        return texts | (self.grid.columns_of_plate() if self.grid else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a line changes of a plate, as ``(before, after)`` by column; ``new`` when the plate had no row."""
+
+    line: int
+    source: str
+    plate: str
+    new: bool
+    values: dict[str, tuple[Any, Any]]
+
+    @property
+    def rereads(self) -> bool:
+        """Tell if images of the plate that are there may show other wells, or none, by this change."""
+        return not self.new and not self.values.keys().isdisjoint(READ_BY)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What taking in papers would do. ``missing`` names the sources that have no row yet."""
+
+    changes: tuple[Change, ...]
+    unchanged: int
+    warnings: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfPlate:
+    """Project, screen and format of one plate; ``grid`` is None while its format is not known."""
+
+    project: str | None
+    screen: str | None
+    grid: Grid | None
+
+
+def plan(connection: Connection, papers: Sequence[Paper], configured: Iterable[str]) -> Plan:
+    """What the papers would change. Raises PapersError for unknown sources and formats that the drops contradict."""
+    ids = _source_ids(connection)
+    missing = {p.source for p in papers if p.source not in ids}
+    problems = _unknown_sources(papers, missing - set(configured), {*ids, *configured})
+    known = _plates(connection, papers, ids)
+    changes = [c for paper in papers if (c := _change(paper, known.get(_place(paper))))]
+    problems += _damaged(connection, papers, known, ids)
+    problems += _contradicted(connection, papers, known)
+    if problems:
+        raise PapersError(problems)
+    warnings = _shared_barcodes(connection, papers, ids)
+    return Plan(tuple(changes), len(papers) - len(changes), tuple(warnings), tuple(sorted(missing)))
+
+
+def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: datetime) -> Plan:
+    """Write the papers, with an audit row for every barcode of a plate known before that is another now.
+
+    Every source must have its row. Raises PapersError as :func:`plan` does, before anything is written. The
+    summaries follow by :func:`catch_up`, and what the paths of images mean by :func:`rereading.catch_up`.
+    """
+    ids = _source_ids(connection)
+    source_changes.hold(connection, *{ids[paper.source] for paper in papers if paper.source in ids})
+    queue.hold_plates(connection, [int(row.id) for row in _plates(connection, papers, ids).values()])
+    planned = plan(connection, papers, ())
+    fresh = [
+        {"source_id": ids[c.source], "key": c.plate, "first_seen_at": now, **_after(c)}
+        for c in planned.changes
+        if c.new
+    ]
+    # Rows of one statement have the same columns.
+    for start in range(0, len(fresh), CHUNK):
+        rows = [{name: row.get(name) for name in _INSERTED} for row in fresh[start : start + CHUNK]]
+        statement = insert(connection, plate)
+        # A watcher may have recorded the plate since it was looked up.
+        names = (*_INSERTED[3:], "barcode_folded")
+        said = {name: sa.func.coalesce(statement.excluded[name], plate.c[name]) for name in names}
+        connection.execute(statement.on_conflict_do_update(index_elements=["source_id", "key"], set_=said), rows)
+    for change in planned.changes:
+        if not change.new:
+            _alter(connection, ids[change.source], change, actor, now)
+    return planned
+
+
+_INSERTED: Final = (
+    "source_id", "key", "first_seen_at", *TEXTS, "format_rows", "format_columns", "format_drops", "reservoirs",
+)  # fmt: skip
+
+
+def _place(paper: Paper) -> tuple[str, str]:
+    """The source and plate of a line, by which two lines are of one plate."""
+    return paper.source, folded(paper.plate)
+
+
+def _after(change: Change) -> dict[str, Any]:
+    return {name: after for name, (_, after) in change.values.items()}
+
+
+def _alter(connection: Connection, source_id: int, change: Change, actor: str, now: datetime) -> None:
+    where = sa.and_(plate.c.source_id == source_id, plate.c.key == change.plate)
+    values = _after(change)
+    if change.rereads:
+        values["reread_after"] = 0
+    if "barcode" in values:
+        values["barcode_folded"] = folded(values["barcode"])
+    connection.execute(sa.update(plate).where(where).values(**values))
+    if "barcode" in change.values:
+        before, after = change.values["barcode"]
+        subject = f"{change.source} {change.plate}"
+        versions.note(connection, actor, "plate barcode", subject, {"from": before, "to": after}, now)
+
+
+def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
+    """Count up to ``limit`` inspections again whose plate or source expects other numbers by now. Returns how many.
+
+    Apart from :func:`take_in`, because an archive has many inspections, for which no import should wait.
+    """
+    expected = sa.func.coalesce(summaries.expected_drops(), -1)
+    behind = (
+        sa.select(inspection_summary.c.inspection_id)
+        .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)
+        .join(plate, plate.c.id == inspection.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+        .where(sa.func.coalesce(inspection_summary.c.expected, -1) != expected)
+        .distinct()
+        .order_by(inspection_summary.c.inspection_id)
+        .limit(limit)
+    )
+    ids = [int(row[0]) for row in connection.execute(behind)]
+    derived.refresh(connection, (), ids, now)
+    return len(ids)
+
+
+def of_plate(connection: Connection, plate_id: int) -> OfPlate:
+    """What the papers say of a plate."""
+    row = connection.execute(sa.select(plate).where(plate.c.id == plate_id)).one()
+    grid = None if row.format_drops is None else Grid(row.format_rows, row.format_columns, row.format_drops)
+    return OfPlate(row.project, row.screen, grid)
+
+
+def sources(connection: Connection) -> list[str]:
+    """The names of the sources that have a row."""
+    return sorted(_source_ids(connection))
+
+
+def _source_ids(connection: Connection) -> dict[str, int]:
+    return {name: int(number) for name, number in connection.execute(sa.select(source.c.name, source.c.id))}
+
+
+def _unknown_sources(papers: Iterable[Paper], unknown: set[str], known: set[str]) -> list[str]:
+    there = ", ".join(sorted(known)) or "none yet"
+    return [
+        f"line {p.line}: there is no source {p.source!r}; configured or seen: {there}"
+        for p in papers
+        if p.source in unknown
+    ]
+
+
+def _plates(connection: Connection, papers: Sequence[Paper], ids: Mapping[str, int]) -> dict[tuple[str, str], Any]:
+    """The rows of those plates that have one, by source and key."""
+    keys: dict[str, list[str]] = {}
+    for paper in papers:
+        if paper.source in ids:
+            keys.setdefault(paper.source, []).append(paper.plate)
+    found: dict[tuple[str, str], Any] = {}
+    for name, wanted in keys.items():
+        of_source = plate_names.by_key(connection, ids[name], wanted)
+        found |= {(name, key): row for key, row in of_source.items()}
+    return found
+
+
+def _damaged(
+    connection: Connection,
+    papers: Iterable[Paper],
+    known: Mapping[tuple[str, str], Any],
+    ids: Mapping[str, int],
+) -> list[str]:
+    """Make a sentence for every key and barcode that a spreadsheet has damaged; what a plate has already is sound."""
+    problems = []
+    new = [paper for paper in papers if _place(paper) not in known]
+    whole = _with_zeros(connection, new, ids)
+    for paper in papers:
+        row = known.get(_place(paper))
+        checks = [] if row is not None else [("plate", paper.plate, whole.get((paper.source, paper.plate)))]
+        if paper.barcode is not None and (row is None or row.barcode != paper.barcode):
+            former = row.barcode if row is not None and row.barcode in before_zeros_were_lost(paper.barcode) else None
+            checks.append(("barcode", paper.barcode, former))
+        for name, text, before in checks:
+            lost = f"{before!r} has lost its leading zeros in a spreadsheet; {AS_TEXT}" if before else None
+            if reason := damage(text) or lost:
+                problems.append(f"line {paper.line}: {name} {text!r}: {reason}")
+    return problems
+
+
+def _with_zeros(connection: Connection, papers: Iterable[Paper], ids: Mapping[str, int]) -> dict[tuple[str, str], str]:
+    """Find the known keys that are keys of these papers with zeros before them."""
+    found = {}
+    numbers = [p for p in papers if p.source in ids and p.plate.isascii() and p.plate.isdigit() and p.plate[0] != "0"]
+    for start in range(0, len(numbers), CHUNK):
+        part = {(ids[p.source], p.plate): p for p in numbers[start : start + CHUNK]}
+        bare = sa.func.ltrim(plate.c.key, "0")
+        rows = sa.select(plate.c.source_id, plate.c.key, bare).where(
+            plate.c.source_id.in_({source_id for source_id, _ in part}), bare.in_({key for _, key in part})
+        )
+        for source_id, key, without in connection.execute(rows):
+            if (paper := part.get((source_id, without))) is not None:
+                found[paper.source, paper.plate] = str(key)
+    return found
+
+
+def _change(paper: Paper, row: Any) -> Change | None:
+    if row is None:
+        values = {name: (None, value) for name, value in paper.values().items()}
+        return Change(paper.line, paper.source, paper.plate, True, values)
+    before = {name: getattr(row, name) for name in paper.values()}
+    values = {name: (before[name], value) for name, value in paper.values().items() if before[name] != value}
+    return Change(paper.line, paper.source, str(row.key), False, values) if values else None
+
+
+def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mapping[tuple[str, str], Any]) -> list[str]:
+    """A sentence for every format smaller than what was seen; subwells are numbered with gaps, so they are counted."""
+    given = {known[_place(p)].id: p for p in papers if p.grid is not None and _place(p) in known}
+    regridded = {row.id for row in known.values() if (p := given.get(row.id)) is not None and _alters_grid(p, row)}
+    numbered = plate_setups.numbered(connection, regridded)
+    problems = [
+        f"line {given[plate_id].line}: plate {given[plate_id].plate} is said to be {given[plate_id].grid}, but {why}"
+        for plate_id in sorted(numbered)
+        if (why := _off_grid(connection, plate_id, given[plate_id])) is not None
+    ]
+    ids = sorted(given.keys() - numbered)
+    for start in range(0, len(ids), CHUNK):
+        for plate_id, *seen in connection.execute(_extent(ids[start : start + CHUNK])):
+            paper = given[plate_id]
+            assert paper.grid is not None
+            wanted = (paper.grid.rows, paper.grid.columns, paper.grid.drops)
+            if any(most > limit for most, limit in zip(seen, wanted, strict=True)):
+                problems.append(
+                    f"line {paper.line}: plate {paper.plate} is said to be {paper.grid}, but its drops seen so far "
+                    f"take {count(seen[0], 'row')}, {count(seen[1], 'column')} and {count(seen[2], 'drop')} per well"
+                )
+    return problems
+
+
+def _alters_grid(paper: Paper, row: Any) -> bool:
+    assert paper.grid is not None
+    return (row.format_rows, row.format_columns) != (paper.grid.rows, paper.grid.columns)
+
+
+def _off_grid(connection: Connection, plate_id: int, paper: Paper) -> str | None:
+    """Find a path of a plate with numbered wells that does not fit a format; None where all fit."""
+    assert paper.grid is not None
+    told = PlateSetup(PlateFormat(paper.grid.rows, paper.grid.columns), paper.reservoirs)
+    drops: dict[tuple[int, int], set[int]] = {}
+    for path, verdict in plate_setups.read_as(connection, plate_id, told):
+        if isinstance(verdict, DropImage):
+            drops.setdefault((verdict.row, verdict.column), set()).add(verdict.drop)
+        elif verdict.reason is Reason.OUT_OF_RANGE:
+            return f"{path} does not fit: {verdict.detail.partition(';')[0]}"
+    most = max((len(found) for found in drops.values()), default=0)
+    return None if most <= paper.grid.drops else f"its drops seen so far take {count(most, 'drop')} per well"
+
+
+def _extent(plate_ids: Sequence[int]) -> sa.Select[Any]:
+    """The last row, the last column and the most drops of a well, by plate."""
+    wells = (
+        sa.select(drop.c.plate_id, drop.c.well_row, drop.c.well_column, sa.func.count().label("drops"))
+        .where(drop.c.plate_id.in_(plate_ids))
+        .group_by(drop.c.plate_id, drop.c.well_row, drop.c.well_column)
+        .subquery()
+    )
+    return sa.select(
+        wells.c.plate_id, sa.func.max(wells.c.well_row), sa.func.max(wells.c.well_column), sa.func.max(wells.c.drops)
+    ).group_by(wells.c.plate_id)
+
+
+def _shared_barcodes(connection: Connection, papers: Iterable[Paper], ids: Mapping[str, int]) -> list[str]:
+    """Plates of one source that would have one barcode; imagers do give one to two plates, so this only warns."""
+    holders: dict[tuple[str, str], set[str]] = {}
+    decided = {_place(p) for p in papers if p.barcode is not None}
+    spelt = {folded(p.barcode): p.barcode for p in papers if p.barcode is not None}
+    for paper in papers:
+        if paper.barcode is not None:
+            holders.setdefault((paper.source, folded(paper.barcode)), set()).add(paper.plate)
+    names = {number: name for name, number in ids.items()}
+    barcodes = sorted({barcode for _, barcode in holders})
+    for start in range(0, len(barcodes), CHUNK):
+        rows = sa.select(plate.c.source_id, plate.c.key, plate.c.barcode_folded)
+        shared = plate.c.barcode_folded.in_(barcodes[start:][:CHUNK])
+        for source_id, key, barcode in connection.execute(rows.where(shared)):
+            place = names[source_id], str(barcode)
+            if place in holders and (place[0], folded(str(key))) not in decided:
+                holders[place].add(str(key))
+    return [
+        f"source {name}: barcode {spelt[barcode]} is that of plates {', '.join(sorted(keys))}"
+        for (name, barcode), keys in sorted(holders.items())
+        if len(keys) > 1
+    ]

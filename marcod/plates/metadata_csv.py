@@ -1,0 +1,223 @@
+"""A lab's own table of plates, as CSV: hides delimiters, headings and spellings of a plate's format.
+
+Promises a sentence for every wrong line, not only for the first one.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from marcod import tabular
+from marcod.domain import PLATE_FORMATS, composed, folded, path_text
+from marcod.plates.metadata import TEXTS, Grid, Paper, PapersError
+
+TEXT_LIMIT: Final = 300
+"""Characters of a name."""
+
+GRID: Final = ("rows", "columns", "drops")
+FIELDS: Final = ("source", "plate", *TEXTS, "format", *GRID, "reservoir")
+"""Columns of a table of plates.
+
+``plate`` is the plate's key within its source; a format is ``96x2`` or three columns; ``reservoir`` is a subwell
+without a drop, several of them, or ``none``.
+"""
+
+NO_RESERVOIR: Final = frozenset({"0", "-", "no", "none"})
+"""Words for a plate all of whose subwells hold drops."""
+
+_MOST: Final = 99
+_GRID_TEXT: Final = re.compile(r"([0-9]{1,4})\s*[xX×*]\s*([0-9]{1,2})(?:\s*[xX×*]\s*([0-9]{1,2}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as read: its lines, and the columns that say nothing marcod keeps."""
+
+    papers: tuple[Paper, ...]
+    unused: tuple[str, ...]
+
+
+def grid_of(text: str) -> Grid:
+    """The format written as wells x drops (``96x2``) or rows x columns x drops (``8x12x3``). Raises ValueError."""
+    match = _GRID_TEXT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a plate format; write wells x drops, as 96x2, or 8x12x2")
+    first, second = int(match[1]), int(match[2])
+    if match[3] is not None:
+        return _checked(Grid(first, second, int(match[3])))
+    wells = PLATE_FORMATS.get(first)
+    if wells is None:
+        known = ", ".join(map(str, PLATE_FORMATS))
+        raise ValueError(f"{text!r} is not clear: {first} is none of {known} wells; write rows x columns x drops")
+    return _checked(Grid(wells.rows, wells.columns, second))
+
+
+def _checked(grid: Grid) -> Grid:
+    for name in GRID:
+        if not 1 <= getattr(grid, name) <= _MOST:
+            raise ValueError(f"a plate has 1 to {_MOST} {name}, not {getattr(grid, name)}")
+    return grid
+
+
+class WrongLinesError(PapersError):
+    """Lines that cannot be read; ``papers`` are the others, which may be wrong in another way."""
+
+    def __init__(self, problems: Sequence[str], papers: Sequence[Paper]) -> None:
+        super().__init__(problems)
+        self.papers = tuple(papers)
+
+
+Known = Callable[[str], Collection[tuple[str, str]]]
+"""Source and key of each plate that answers to a key or a barcode."""
+
+
+def read(data: bytes, columns: Mapping[str, str], source_name: str | None, known: Known = lambda name: ()) -> Table:
+    """Read the lines of a table in any form that :mod:`marcod.tabular` reads.
+
+    ``columns`` maps headings to :data:`FIELDS`, where they do not bear a field's name; ``source_name`` is the source
+    of lines that name none. Without it they mean the one plate that is ``known`` by their key or barcode.
+
+    Raises:
+        PapersError: the table cannot be read; :class:`WrongLinesError` where only lines are wrong.
+    """
+    try:
+        text = tabular.text_of(data)
+    except tabular.TableError as error:
+        raise PapersError([str(error)]) from error
+    return _Reading(columns, source_name, known).table(tabular.lines_of(text))
+
+
+@dataclass
+class _Reading:
+    """One pass over a table, which goes on after a wrong line to tell of all of them."""
+
+    columns: Mapping[str, str]
+    source_name: str | None
+    known: Known
+    problems: list[str] = field(default_factory=list)
+
+    def table(self, lines: Iterable[tuple[int, list[str]]]) -> Table:
+        found: dict[tuple[str, str], Paper] = {}
+        fields: list[str | None] | None = None
+        unused: tuple[str, ...] = ()
+        try:
+            for line, cells in lines:
+                if fields is None:
+                    fields, unused = self._fields(cells)
+                elif (paper := self._paper(line, fields, cells)) is not None:
+                    self._keep(found, paper)
+        except tabular.TableError as error:
+            self.problems.append(str(error))
+        if not found and not self.problems:
+            self.problems.append("the table has no line with a plate")
+        if self.problems:
+            raise WrongLinesError(self.problems, tuple(found.values()))
+        return Table(tuple(found.values()), unused)
+
+    def _fields(self, heading: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
+        mapped = {_folded(column): field_name for column, field_name in self.columns.items()}
+        if absent := [c for c in self.columns if _folded(c) not in {_folded(h) for h in heading}]:
+            there = ", ".join(repr(h.strip()) for h in heading)
+            raise PapersError([f"line 1: there is no column {absent[0]!r}, only {there}"])
+        # A field that was mapped is no longer meant by the column that bears its name.
+        free = set(FIELDS) - set(mapped.values())
+        fields = [mapped.get(_folded(h)) or (_folded(h) if _folded(h) in free else None) for h in heading]
+        twice = [name for name, count in Counter(f for f in fields if f).items() if count > 1]
+        if twice:
+            raise PapersError([f"line 1: two columns say {twice[0]!r}"])
+        if "plate" not in fields:
+            problems = ["line 1: no column is called 'plate'; name the one that is with --map COLUMN=plate"]
+            if "source" not in fields and self.source_name is None:
+                problems.append("line 1: no column is called 'source'; name one, or give --source, for new plates")
+            raise PapersError(problems)
+        return fields, tuple(h.strip() for h, f in zip(heading, fields, strict=True) if f is None and h.strip())
+
+    def _paper(self, line: int, fields: list[str | None], cells: list[str]) -> Paper | None:
+        named = zip(fields, cells, strict=False)
+        given = {name: cell for name, cell in named if name is not None and cell}
+        try:
+            if any(cells[len(fields) :]):
+                raise ValueError(f"has {len(cells)} cells under {len(fields)} headings")
+            for name, cell in given.items():
+                _check_text(name, cell)
+            if "plate" not in given:
+                raise ValueError("names no plate")
+            place = given.get("source") or self.source_name
+            if place is not None:
+                return _paper_of(line, place, given)
+            place, key = self._only_known(given["plate"])
+            return replace(_paper_of(line, place, given), plate=key)
+        except ValueError as error:
+            self.problems.append(f"line {line}: {error}")
+            return None
+
+    def _only_known(self, name: str) -> tuple[str, str]:
+        """Return source and key of the only plate that answers to a name. Raises ValueError."""
+        plates = self.known(name)
+        if len(plates) == 1:
+            return next(iter(plates))
+        if not plates:
+            raise ValueError(
+                f"names no source, and no plate {name} is there yet; add a column 'source' or give --source"
+            )
+        there = " and ".join(f"{key} of {place}" for place, key in plates)
+        raise ValueError(f"names no source, and {name} may be {there}; add a column 'source' or give --source")
+
+    def _keep(self, found: dict[tuple[str, str], Paper], paper: Paper) -> None:
+        before = found.setdefault((paper.source, folded(paper.plate)), paper)
+        if before.values() != paper.values():
+            self.problems.append(f"line {paper.line}: says other things of plate {paper.plate} than line {before.line}")
+
+
+def _paper_of(line: int, place: str, given: Mapping[str, str]) -> Paper:
+    """Read what a line tells of its plate, with names as layouts give them. Raises ValueError."""
+    barcode = path_text(composed(given["barcode"])) if "barcode" in given else None
+    return Paper(
+        line,
+        place,
+        path_text(composed(given["plate"])),
+        barcode=barcode,
+        project=given.get("project"),
+        screen=given.get("screen"),
+        grid=_grid(given),
+        reservoirs=_reservoirs(given["reservoir"]) if "reservoir" in given else None,
+    )
+
+
+def _reservoirs(text: str) -> frozenset[int]:
+    """The subwells without a drop, written as numbers with anything that parts them. Raises ValueError."""
+    if text.strip().lower() in NO_RESERVOIR:
+        return frozenset()
+    numbers = re.split(r"[\s,;+/]+", text.strip())
+    if not all(re.fullmatch(r"[1-9][0-9]?", number) for number in numbers):
+        raise ValueError(f"reservoir {text!r} is no subwell; write its number, several as 2;4, or none")
+    return frozenset(map(int, numbers))
+
+
+def _folded(heading: str) -> str:
+    return heading.strip().lower()
+
+
+def _check_text(name: str, cell: str) -> None:
+    if len(cell) > TEXT_LIMIT:
+        raise ValueError(f"{name} has {len(cell)} characters; {TEXT_LIMIT} are the most")
+    if not cell.isprintable():
+        raise ValueError(f"{name} {cell!r} has a character that cannot be printed")
+
+
+def _grid(given: Mapping[str, str]) -> Grid | None:
+    """The format of a line. Raises ValueError."""
+    written = grid_of(given["format"]) if "format" in given else None
+    parts = {name: given[name] for name in GRID if name in given}
+    if not parts:
+        return written
+    if len(parts) < len(GRID):
+        raise ValueError(f"gives {' and '.join(parts)} without {' and '.join(n for n in GRID if n not in parts)}")
+    if wrong := [name for name, number in parts.items() if not re.fullmatch(r"\d{1,4}", number, re.ASCII)]:
+        raise ValueError(f"{wrong[0]} {parts[wrong[0]]!r} is no number")
+    counted = _checked(Grid(*(int(parts[name]) for name in GRID)))
+    if written is not None and written != counted:
+        raise ValueError(f"format {given['format']} contradicts {counted} in its other columns")
+    return counted

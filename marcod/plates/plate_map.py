@@ -1,0 +1,271 @@
+"""One plate as people look at it: finds the plate and the inspection meant, counts its drops, and exports them.
+
+Two words, the same everywhere: the *class* of a drop is the likeliest of the four, or a person's label, which wins. A
+*hit* is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it Crystals; a
+drop that a person labelled otherwise is not one.
+
+Guarantees:
+- Drops come in plate order, one record per drop, also where a drop has several images.
+- On a map and in a sentence of counts each drop counts once, by its :class:`Mark`: hits first, the others by class.
+- In a table the four class columns divide the drops, hits included; ``hits`` says how many of them to look at.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from marcod import text
+from marcod.database.engine import Database
+from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
+from marcod.errors import NotFoundError
+from marcod.plates import history, metadata, reports
+from marcod.store import known_names, summaries, versions
+from marcod.tabular import no_formula
+
+COLUMNS: Final = (
+    "source",
+    "plate_key",
+    "barcode",
+    "inspection_key",
+    "well",
+    "drop_number",
+    "label",
+    "p_clear",
+    "p_crystals",
+    "p_other",
+    "p_precipitate",
+    "hit",
+    "failed",
+    "model",
+    "model_synthetic",
+    "path",
+    "model_label",
+    "label_person",
+    "label_disputed",
+    "project",
+    "screen",
+)
+"""Columns of an export, in order; probabilities are between 0 and 1, empty while not scored.
+
+``label`` and ``hit`` are what counts: what people say, else the model, whose own word is ``model_label``.
+"""
+
+
+class Mark(StrEnum):
+    """The one mark of a drop on a map, in the order in which they are counted: a hit, else its class, else why none."""
+
+    HIT = "hit"
+    PRECIPITATE = "Precipitate"
+    CLEAR = "Clear"
+    OTHER = "Other"
+    CRYSTALS = "Crystals"
+    FAILED = "failed"
+    UNSCORED = "not scored"
+
+
+MARKS_OF_CLASS: Final = (Mark.PRECIPITATE, Mark.CLEAR, Mark.OTHER, Mark.CRYSTALS)
+"""The marks of drops that are not hits but have a class."""
+
+
+def mark_of(drop: summaries.Verdict, version: versions.Version) -> Mark:
+    """The mark by which a drop counts."""
+    if drop.hit:
+        return Mark.HIT
+    if drop.shown_label is None:
+        return Mark.FAILED if drop.failed or drop.gone else Mark.UNSCORED
+    return Mark(drop.shown_label)
+
+
+@dataclass(frozen=True, slots=True)
+class PlateMap:
+    """One inspection of a plate: its summary, the model version that speaks, and every drop in plate order."""
+
+    plate_id: int
+    summary: reports.Summary
+    version: versions.Version
+    drops: tuple[summaries.Verdict, ...]
+    papers: metadata.OfPlate
+
+    @property
+    def format(self) -> PlateFormat:
+        """The plate's format as told, else the smallest standard plate; it holds every well seen."""
+        rows = max((d.well_row for d in self.drops), default=8)
+        columns = max((d.well_column for d in self.drops), default=12)
+        if (grid := self.papers.grid) is not None:
+            return PlateFormat(max(rows, grid.rows), max(columns, grid.columns))
+        fitting = (f for f in PLATE_FORMATS.values() if f.wells >= 96 and f.rows >= rows and f.columns >= columns)
+        return next(fitting, PlateFormat(rows, columns))
+
+    def counts(self) -> Counter[Mark]:
+        """Count the drops of each mark."""
+        return Counter(mark_of(drop, self.version) for drop in self.drops)
+
+    def counted(self) -> str:
+        """The drops in a sentence in which each counts once, such as ``3 drops: 1 hit (crystals >= 0.25); ...``."""
+        counts = self.counts()
+        hits = f"{text.count(counts[Mark.HIT], 'hit')} ({hit_rule(self.version.crystal_threshold)})"
+        others = ", ".join(f"{counts[mark]} {mark}" for mark in MARKS_OF_CLASS if counts[mark])
+        rest = [f"{counts[mark]} {mark}" for mark in (Mark.FAILED, Mark.UNSCORED) if counts[mark]]
+        parts = [hits, *([f"others by likeliest class: {others}"] if others else []), *rest]
+        return f"{text.count(len(self.drops), 'drop')}: {'; '.join(parts)}"
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """One plain record per drop, with the keys of :data:`COLUMNS`."""
+        head = {
+            "source": self.summary.source,
+            "plate_key": self.summary.plate_key,
+            "barcode": self.summary.barcode,
+            "inspection_key": self.summary.inspection_key,
+        }
+        for drop in self.drops:
+            yield {
+                **head,
+                "well": drop.well,
+                "drop_number": drop.drop_number,
+                "model": str(self.version),
+                "model_synthetic": self.version.synthetic,
+                **_verdict(drop, self.version),
+                "project": self.papers.project,
+                "screen": self.papers.screen,
+            }
+
+    def csv(self) -> str:
+        """The records as CSV; see :func:`csv_text`."""
+        return csv_text(COLUMNS, self.records())
+
+
+def _verdict(drop: summaries.Verdict, version: versions.Version) -> dict[str, Any]:
+    return {
+        "label": drop.shown_label,
+        "p_clear": drop.p_clear,
+        "p_crystals": drop.p_crystals,
+        "p_other": drop.p_other,
+        "p_precipitate": drop.p_precipitate,
+        "hit": drop.hit,
+        "failed": drop.failed,
+        "path": drop.path,
+        "model_label": drop.label,
+        "label_person": None if drop.said is None else drop.said.person,
+        "label_disputed": drop.said is not None and drop.said.disputed,
+    }
+
+
+def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, object]]) -> str:
+    """Records as CSV; text that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: _one_cell(no_formula(value)) for key, value in record.items()})
+    return out.getvalue()
+
+
+def _one_cell(value: object) -> object:
+    """Python 3.11 does not quote a carriage return, behind which a spreadsheet begins a row."""
+    return value.replace("\r", " ") if isinstance(value, str) else value
+
+
+def load(
+    db: Database,
+    plate: str,
+    *,
+    source: str | None = None,
+    inspection: str | None = None,
+    model: versions.Version | None = None,
+) -> PlateMap:
+    """The map of a plate, by key or barcode; the latest inspection and the model of its summary unless told.
+
+    Raises NotFoundError when there is no such plate or inspection, or when several plates answer to the name.
+    """
+    found = _find(db, plate, source)
+    return db.read(lambda connection: _load(connection, found, inspection, model))
+
+
+def history_of(db: Database, shown: PlateMap) -> history.PlateHistory:
+    """The plate's drops through all its inspections, as the map's model version sees them."""
+    return db.read(lambda connection: history.of_plate(connection, shown.plate_id, shown.version))
+
+
+def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
+    """One plain record per drop, with one record per inspection that has an image of it."""
+    for drop in past.drops:
+        looks = zip(past.inspections, drop.looks, strict=True)
+        yield {
+            "well": drop.last.well,
+            "drop_number": drop.last.drop_number,
+            "hit": drop.hit,
+            "trend": drop.trend,
+            "first_hit_inspection_key": drop.first_hit,
+            "highest_p_crystals": drop.highest_p_crystals,
+            "inspections": [
+                {"inspection_key": seen.key, **_verdict(look, past.version)} for seen, look in looks if look is not None
+            ],
+        }
+
+
+def _find(db: Database, plate: str, source: str | None) -> reports.Plate:
+    found = db.read(lambda connection: reports.find_plates(connection, plate, source))
+    if len(found) > 1:
+        raise NotFoundError(f"several plates answer to {plate!r}: {_told_apart(found)}")
+    return found[0]
+
+
+def _told_apart(found: list[reports.Plate]) -> str:
+    """Plates of one name, and the options that tell them apart; the end of a sentence."""
+    names = ", ".join(f"{p.source} (key {p.key})" for p in found)
+    first, second = found[0], found[1]
+    if len({p.key for p in found}) == len(found):
+        return f"{names}; give its key, such as {first.key}"
+    if first.key != second.key:
+        return f"{names}; give its key and --source"
+    return (
+        f"{names}; name one with --source {first.source}. If the sources are one folder under two names, "
+        f"`marcod source merge {first.source} {second.source}` makes them one"
+    )
+
+
+def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: versions.Version | None) -> PlateMap:
+    rows = reports.summaries(connection, [plate.id], limit=10_000)
+    if not rows:
+        raise NotFoundError(f"no image of plate {plate.key} has been recorded that a model can score")
+    if inspection is not None:
+        rows = [r for r in rows if inspection in (r.inspection_key, str(r.inspection_ordinal))]
+    if not rows:
+        offered = known_names.inspections(connection, plate.id, inspection or "")
+        raise NotFoundError(f"plate {plate.key} has no inspection {inspection!r}; {offered}")
+    summary = rows[0]
+    version = model or versions.find(connection, summary.model, summary.model_version)
+    drops = tuple(summaries.verdicts(connection, summary.inspection_id, version))
+    of_plate = metadata.of_plate(connection, plate.id)
+    seen = summary if model is None else _as_seen_by(version, summary, drops)
+    return PlateMap(plate.id, seen, version, drops, of_plate)
+
+
+def _as_seen_by(
+    version: versions.Version, summary: reports.Summary, drops: tuple[summaries.Verdict, ...]
+) -> reports.Summary:
+    """The summary with the counts of another model version than the one that speaks for the inspection."""
+    counts = Counter(drop.shown_label for drop in drops)
+    scored = sum(drop.p_crystals is not None for drop in drops)
+    return replace(
+        summary,
+        model=version.name,
+        model_version=version.version,
+        model_synthetic=version.synthetic,
+        crystal_threshold=version.crystal_threshold,
+        n_clear=counts[DropClass.CLEAR],
+        n_crystals=counts[DropClass.CRYSTALS],
+        n_other=counts[DropClass.OTHER],
+        n_precipitate=counts[DropClass.PRECIPITATE],
+        hits=sum(drop.hit for drop in drops),
+        best_wells=summaries.best_wells(drops),
+        seen=len(drops),
+        scored=scored,
+        failed=sum(drop.failed for drop in drops if drop.p_crystals is None),
+        complete=bool(drops) and scored == len(drops),
+        complete_rule=None,
+    )

@@ -1,0 +1,266 @@
+"""Random draws of drops, to learn what a model misses: who was drawn with which probability, and what came of it.
+
+Hides how a drop is drawn by its rank among hundreds of thousands without reading them. Promises that a draw sees the
+drops of one moment, that it never depends on what people said of them, that every draw is kept with its numbers, and
+that no answer counts out of turn: what was labelled for another reason would count as drawn at random.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import takewhile
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.schema import drop_summary, review_item, review_round
+from marcod.domain import DropClass
+from marcod.review import queue
+from marcod.review.queue import Proposal, Stream
+from marcod.store import votes
+from marcod.store.versions import Version
+
+REASON: Final = "It was drawn at random, to measure how many crystals the model misses."
+CHUNK: Final = 1000
+_LIFE: Final = drop_summary.c
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Drops of similar score, and how many of them were drawn; ``low`` and ``high`` are their scores' ends.
+
+    ``subjects`` are the drops and inspections drawn of it, in the random order in which they are asked and count.
+    """
+
+    flagged: bool
+    population: int
+    sample: int
+    low: float | None = None
+    high: float | None = None
+    subjects: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def inclusion(self) -> float:
+        """The probability with which each of its drops was drawn."""
+        return self.sample / self.population if self.population else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One draw, with its strata from the highest score down."""
+
+    id: int
+    threshold: float
+    strata: tuple[Stratum, ...]
+    drawn_at: datetime
+
+    @property
+    def population(self) -> int:
+        return sum(stratum.population for stratum in self.strata)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of one stratum of a draw.
+
+    ``answered``, ``crystals`` and ``skipped`` are counted up to the first item that is ``open``; ``waiting`` are the
+    answers and skips behind it.
+    """
+
+    flagged: bool
+    population: int
+    sample: int
+    answered: int = 0
+    crystals: int = 0
+    skipped: int = 0
+    open: int = 0
+    waiting: int = 0
+    low: float | None = None
+    high: float | None = None
+
+
+def alone(connection: Connection) -> None:
+    """Begin a draw: nobody else draws meanwhile, and all that follows sees one moment. First in its transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("set transaction isolation level repeatable read"))
+        connection.execute(sa.text("lock table review_round in share row exclusive mode"))
+
+
+def sides(connection: Connection, version: Version) -> tuple[int, int]:
+    """How many drops have a latest score at or above the version's threshold, and how many below.
+
+    A drop counts once, by its last inspection of which anything is known; without a present score there, not at all.
+    """
+    flagged = sa.func.sum(sa.case((_LIFE.p_crystals >= version.crystal_threshold, 1), else_=0))
+    row = connection.execute(sa.select(sa.func.count(), flagged).where(_of(version))).one()
+    above = int(row[1] or 0)
+    return above, int(row[0]) - above
+
+
+def _of(version: Version) -> sa.ColumnElement[bool]:
+    return sa.and_(_LIFE.model_version_id == version.id, _LIFE.p_crystals.is_not(None))
+
+
+def draw(connection: Connection, version: Version, strata: Sequence[Stratum], seed: int, now: datetime) -> int:
+    """Draw from the drops in falling order of score; ``strata`` say how many each has, and how many are drawn of it.
+
+    Together they must have all drops that :func:`sides` counts. Returns how many drops were drawn.
+    """
+    rng = random.Random(seed)
+    chosen: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    start = 1
+    for index, stratum in enumerate(strata):
+        ranks = range(start, start + stratum.population)
+        chosen |= dict.fromkeys(rng.sample(ranks, stratum.sample), index)
+        ends |= dict.fromkeys((*ranks[:1], *ranks[-1:]), index)
+        start += stratum.population
+    found = _at_ranks(connection, version, sorted({*chosen, *ends}))
+    scores: dict[int, list[float]] = {}
+    for rank, index in ends.items():
+        scores.setdefault(index, []).append(found[rank].p_crystals)
+    known = [
+        Stratum(s.flagged, s.population, s.sample, min(scores.get(i, [0.0])), max(scores.get(i, [0.0])))
+        for i, s in enumerate(strata)
+    ]
+    drawn = {rank: found[rank] for rank in chosen}
+    _keep(connection, version, known, seed, now, [(drawn[rank], index, rng.random()) for rank, index in chosen.items()])
+    return len(chosen)
+
+
+def _at_ranks(connection: Connection, version: Version, ranks: list[int]) -> dict[int, Any]:
+    """The drops at these places, counted from 1, in falling order of score; in one pass over all."""
+    rank = (
+        sa.func.row_number(type_=sa.BigInteger()).over(order_by=(_LIFE.p_crystals.desc(), _LIFE.drop_id)).label("rank")
+    )
+    columns = (_LIFE.drop_id, _LIFE.inspection_id, _LIFE.image_id, _LIFE.p_crystals)
+    ranked = sa.select(*columns, rank).where(_of(version)).subquery()
+    wanted = ranked.c.rank.in_(sa.bindparam("ranks", expanding=True, literal_execute=True))
+    return {row.rank: row for row in connection.execute(sa.select(ranked).where(wanted), {"ranks": ranks})}
+
+
+def _keep(
+    connection: Connection,
+    version: Version,
+    strata: list[Stratum],
+    seed: int,
+    now: datetime,
+    drawn: list[tuple[Any, int, float]],
+) -> None:
+    values = {"model_version_id": version.id, "threshold": version.crystal_threshold, "seed": seed, "drawn_at": now}
+    made = sa.insert(review_round).values(**values, strata=[]).returning(review_round.c.id)
+    round_id = int(connection.execute(made).scalar_one())
+    proposals = [
+        Proposal(
+            row.drop_id, row.inspection_id, row.image_id, row.p_crystals, REASON, rank,
+            round_id=round_id, stratum=index, inclusion=strata[index].inclusion,
+        )
+        for row, index, rank in drawn
+    ]  # fmt: skip
+    new = queue.add(connection, Stream.AUDIT, version, proposals, now)
+    queue.propose_again(
+        connection, version, [p for p in proposals if (p.drop_id, p.inspection_id) not in new], Stream.AUDIT, now
+    )
+    members: dict[int | None, list[tuple[int, int]]] = {}
+    for p in sorted(proposals, key=lambda p: p.rank):
+        members.setdefault(p.stratum, []).append((p.drop_id, p.inspection_id))
+    # Not as ids of items: SQLite gives that of a removed one to another.
+    told = [asdict(s) | {"subjects": members.get(i, [])} for i, s in enumerate(strata)]
+    connection.execute(sa.update(review_round).where(review_round.c.id == round_id).values(strata=told))
+
+
+def rounds(connection: Connection, version: Version) -> list[Round]:
+    """The draws for a version at its threshold, the latest first."""
+    rows = connection.execute(
+        sa.select(review_round)
+        .where(review_round.c.model_version_id == version.id, review_round.c.threshold == version.crystal_threshold)
+        .order_by(review_round.c.id.desc())
+    )
+    return [Round(row.id, row.threshold, tuple(_stratum(s) for s in row.strata), row.drawn_at) for row in rows]
+
+
+def _stratum(kept: dict[str, Any]) -> Stratum:
+    known = {name: kept[name] for name in ("flagged", "population", "sample", "low", "high")}
+    return Stratum(**known, subjects=tuple((int(d), int(i)) for d, i in kept.get("subjects", ())))
+
+
+def open_items(connection: Connection, version: Version) -> int:
+    """How many drawn drops of a version wait for an answer."""
+    waiting = sa.and_(
+        review_item.c.answered_at.is_(None),
+        review_item.c.stream == str(Stream.AUDIT),
+        review_item.c.model_version_id == version.id,
+    )
+    return int(connection.execute(sa.select(sa.func.count()).select_from(review_item).where(waiting)).scalar_one())
+
+
+def lost(connection: Connection, drawn: Round) -> bool:
+    """Whether items of a draw were removed, so that it can never be answered whole."""
+    found = _items(connection, drawn)
+    return any(sum(subject in found for subject in stratum.subjects) < stratum.sample for stratum in drawn.strata)
+
+
+def _items(connection: Connection, drawn: Round) -> dict[tuple[int, int], Any]:
+    """The items of a draw that are there, by drop and inspection."""
+    columns = (
+        review_item.c.drop_id, review_item.c.inspection_id, review_item.c.image_id, review_item.c.answer,
+    )  # fmt: skip
+    ids = sorted({drop_id for stratum in drawn.strata for drop_id, _ in stratum.subjects})
+    found: dict[tuple[int, int], Any] = {}
+    for start in range(0, len(ids), CHUNK):
+        of_chunk = sa.and_(
+            review_item.c.drop_id.in_(ids[start : start + CHUNK]), review_item.c.stream == str(Stream.AUDIT)
+        )
+        rows = connection.execute(sa.select(*columns).where(of_chunk))
+        found |= {(int(row.drop_id), int(row.inspection_id)): row for row in rows}
+    return found
+
+
+def tallies(connection: Connection, drawn: Round) -> list[Tally]:
+    """What came of a draw, stratum by stratum.
+
+    An answer is what people say of the drop at that inspection now, however and whenever they said it. Within a
+    stratum only what comes before the first open item counts.
+    """
+    answers = _answers(connection, _items(connection, drawn))
+    return [_tally(stratum, [answers.get(subject) for subject in stratum.subjects]) for stratum in drawn.strata]
+
+
+def _tally(stratum: Stratum, answers: list[str | None]) -> Tally:
+    told = list(takewhile(lambda answer: answer is not None, answers))
+    is_open = answers.count(None)
+    skipped = told.count(queue.SKIPPED)
+    return Tally(
+        stratum.flagged,
+        stratum.population,
+        stratum.sample,
+        answered=len(told) - skipped,
+        crystals=told.count(DropClass.CRYSTALS),
+        skipped=skipped,
+        open=is_open,
+        waiting=len(answers) - len(told) - is_open,
+        low=stratum.low,
+        high=stratum.high,
+    )
+
+
+def _answers(connection: Connection, items: dict[tuple[int, int], Any]) -> dict[tuple[int, int], str]:
+    """What people say of these items now, or that they were skipped; open ones are left out.
+
+    An item whose answer was taken back is asked of nobody again, and counts as skipped.
+    """
+    said: dict[tuple[int, int], votes.Words] = {}
+    ids = sorted({drop_id for drop_id, _ in items})
+    for start in range(0, len(ids), CHUNK):
+        said |= votes.words(connection, ids[start : start + CHUNK])
+    found: dict[tuple[int, int], str] = {}
+    for subject, row in items.items():
+        words = said.get(subject, votes.NOTHING)
+        verdict = words.verdict({row.image_id: row.image_id not in words.of_images})
+        if verdict is not None:
+            found[subject] = str(verdict.label)
+        elif row.answer is not None:
+            found[subject] = queue.SKIPPED
+    return found

@@ -1,0 +1,209 @@
+"""Which drops are worth a look: near the threshold, or where models, people and inspections disagree.
+
+Hides the queries. Promises bounded results in the order of their worth, found by the database; drops whose inspection
+anybody was ever asked about are left out, except where people's own words are the matter.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
+from operator import attrgetter
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.schema import OF_PRESENT_BYTES, drop_summary, image, inspection, label, review_item, score
+from marcod.domain import DropClass
+from marcod.review.queue import Proposal, Stream
+from marcod.store import votes as store_votes
+from marcod.store.drops import Trend
+from marcod.store.versions import Version
+
+MOST_DISPUTED: Final = 0.05
+"""The share of the labelled drops that is looked at again (Bruno et al., PLoS ONE 13(6): e0198883, 2018)."""
+
+SURE: Final = 0.5
+"""A class with at least this probability does not disagree with a label of that class."""
+
+RECENT: Final = 500
+"""Drops, the latest changed first, in which an inspection that differs from its neighbours is looked for."""
+
+_LIFE: Final = drop_summary.c
+_FOUND: Final = (_LIFE.drop_id, _LIFE.inspection_id, _LIFE.image_id, _LIFE.p_crystals)
+
+
+def near_threshold(connection: Connection, version: Version, limit: int) -> list[Proposal]:
+    """Drops nobody has labelled whose latest score is nearest to the crystal threshold, from both sides in turn."""
+    t = version.crystal_threshold
+    unsaid = sa.select(*_FOUND).where(_of(version), _LIFE.label_person.is_(None), ~_asked()).limit(limit)
+    above = unsaid.where(_LIFE.p_crystals >= t).order_by(_LIFE.p_crystals, _LIFE.drop_id)
+    below = unsaid.where(_LIFE.p_crystals < t).order_by(_LIFE.p_crystals.desc(), _LIFE.drop_id)
+    sides = (connection.execute(above).all(), connection.execute(below).all())
+    mixed = [row for pair in zip_longest(*sides) for row in pair if row is not None][:limit]
+    return [
+        _proposal(row, f"Its crystal probability of {row[3]:.2f} is near the threshold of {t:.2f}.", abs(row[3] - t))
+        for row in mixed
+    ]
+
+
+def among_models(connection: Connection, version: Version, challenger: Version | None, limit: int) -> list[Proposal]:
+    """Drops nobody has labelled on which two models or two inspections disagree; of both kinds the worst, by turns."""
+    against = [] if challenger is None else _against_challenger(connection, version, challenger, limit)
+    return _mixed((against, _against_time(connection, version, limit)), limit)
+
+
+def with_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
+    """Labelled drops on which people disagree with the model or with one another; the worst of both, by turns."""
+    return _mixed((_against_people(connection, version, limit), _among_people(connection, version, limit)), limit)
+
+
+def _mixed(kinds: Iterable[list[Proposal]], limit: int) -> list[Proposal]:
+    found: dict[tuple[int, int], Proposal] = {}
+    for proposal in (each for turn in zip_longest(*kinds) for each in turn if each is not None):
+        found.setdefault((proposal.drop_id, proposal.inspection_id), proposal)
+    return list(found.values())[:limit]
+
+
+def _proposal(row: Any, reason: str, rank: float) -> Proposal:
+    """Of a row that begins with the columns of ``_FOUND``."""
+    return Proposal(int(row[0]), int(row[1]), int(row[2]), row[3], reason, rank)
+
+
+def _of(version: Version) -> sa.ColumnElement[bool]:
+    return sa.and_(_LIFE.model_version_id == version.id, _LIFE.p_crystals.is_not(None))
+
+
+def _asked(stream: Stream | None = None) -> sa.ColumnElement[bool]:
+    """Whether the inspection of a drop's row is, or was, an item; of one stream, or of any."""
+    same = [review_item.c.drop_id == _LIFE.drop_id, review_item.c.inspection_id == _LIFE.inspection_id]
+    return sa.exists().where(*same, *([] if stream is None else [review_item.c.stream == str(stream)]))
+
+
+def _against_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
+    """Of the labelled drops the share to whose label the model gives least, without those that an audit drew."""
+    labelled = sa.and_(_of(version), _LIFE.label_person.is_not(None))
+    count = connection.execute(sa.select(sa.func.count()).select_from(drop_summary).where(labelled)).scalar_one()
+    given = sa.case({str(c): _LIFE[f"p_{c.lower()}"] for c in DropClass}, value=_LIFE.label, else_=None)
+    # Looked at again because the model disagrees, an audit's answers would turn towards the model.
+    asked = sa.or_(_asked(Stream.DISAGREEMENT), _asked(Stream.AUDIT))
+    worst = (
+        sa.select(*_FOUND, _LIFE.label, given.label("given"), asked.label("asked"))
+        .where(labelled)
+        .order_by(given, _LIFE.drop_id)
+        .limit(math.ceil(count * MOST_DISPUTED))
+        .subquery()
+    )
+    statement = sa.select(worst).where(~worst.c.asked, worst.c.given < SURE).order_by(worst.c.given).limit(limit)
+    return [
+        _proposal(row, f"It is labelled {row[4]}, to which {version} gives {row[5]:.2f}.", row[5])
+        for row in connection.execute(statement)
+    ]
+
+
+def _against_challenger(connection: Connection, version: Version, other: Version, limit: int) -> list[Proposal]:
+    """Drops that one of two models takes for a hit and the other does not; both scored the present pictures."""
+    theirs = drop_summary.alias("theirs")
+    apart = sa.func.abs(_LIFE.p_crystals - theirs.c.p_crystals)
+    one, two = _LIFE.p_crystals >= version.crystal_threshold, theirs.c.p_crystals >= other.crystal_threshold
+    statement = (
+        sa.select(*_FOUND, theirs.c.p_crystals)
+        .join(theirs, sa.and_(theirs.c.drop_id == _LIFE.drop_id, theirs.c.inspection_id == _LIFE.inspection_id))
+        .where(_of(version), theirs.c.model_version_id == other.id, _LIFE.label_person.is_(None), ~_asked())
+        .where(sa.or_(sa.and_(one, ~two), sa.and_(two, ~one)))
+        .order_by(apart.desc(), _LIFE.drop_id)
+        .limit(limit)
+    )
+    return [
+        _proposal(
+            row,
+            f"For crystals {version} gives {row[3]:.2f} and {other} gives {row[4]:.2f}.",
+            1 - abs(row[3] - row[4]),
+        )
+        for row in connection.execute(statement)
+    ]
+
+
+def _among_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
+    """Drops on which persons disagree now."""
+    disputed = sa.and_(_LIFE.model_version_id == version.id, _LIFE.label_disputed, ~_asked(Stream.DISAGREEMENT))
+    rows = connection.execute(
+        sa.select(*_FOUND).where(disputed).order_by(_LIFE.updated_at.desc(), _LIFE.drop_id).limit(limit)
+    ).all()
+    said = store_votes.words(connection, [row[0] for row in rows])
+    found = []
+    for row in rows:
+        verdict = said.get((row[0], row[1]), store_votes.NOTHING).verdict({})
+        votes = {} if verdict is None else verdict.votes
+        told = " and ".join(f"{n} for {c}" for c, n in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])))
+        found.append(_proposal(row, f"Persons disagree: {told}." if told else "Persons disagree.", 0.5))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A drop's most crystalline picture at one inspection."""
+
+    drop_id: int
+    inspection_id: int
+    image_id: int
+    p_crystals: float
+    key: str
+
+
+def _against_time(connection: Connection, version: Version, limit: int) -> list[Proposal]:
+    """Inspections between two that both say otherwise, as crystals, clear, crystals do."""
+    found: list[Proposal] = []
+    for _, group in groupby(_looks(connection, version), key=attrgetter("drop_id")):
+        looks = list(group)
+        found.extend(_flickers(looks, version))
+    subjects = [(p.drop_id, p.inspection_id) for p in found]
+    known = _known(connection, {drop_id for drop_id, _ in subjects})
+    fresh = [p for p, subject in zip(found, subjects, strict=True) if subject not in known]
+    return sorted(fresh, key=lambda p: (p.rank, p.drop_id))[:limit]
+
+
+def _flickers(looks: list[_Look], version: Version) -> Iterator[Proposal]:
+    t = version.crystal_threshold
+    for before, look, after in zip(looks, looks[1:], looks[2:], strict=False):
+        here, there = look.p_crystals >= t, before.p_crystals >= t
+        if here == there or there != (after.p_crystals >= t):
+            continue
+        apart = min(abs(look.p_crystals - each.p_crystals) for each in (before, after))
+        reason = (
+            f"Its crystal probability of {look.p_crystals:.2f} stands between {before.p_crystals:.2f} at inspection "
+            f"{before.key} and {after.p_crystals:.2f} at inspection {after.key}."
+        )
+        yield Proposal(look.drop_id, look.inspection_id, look.image_id, look.p_crystals, reason, 1 - apart)
+
+
+def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
+    """The looks of drops that changed lately and are not the same through all their inspections, in order of time."""
+    changing = _LIFE.trend.in_([str(Trend.APPEARING), str(Trend.DISSOLVING)])
+    recent = (
+        sa.select(_LIFE.drop_id)
+        .where(_LIFE.model_version_id == version.id, changing, _LIFE.scored_inspections >= 3)
+        .order_by(_LIFE.updated_at.desc(), _LIFE.drop_id)
+        .limit(RECENT)
+    )
+    drop_ids = list(connection.execute(recent).scalars())
+    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version.id)
+    rows = connection.execute(
+        sa.select(image.c.drop_id, image.c.inspection_id, image.c.id, score.c.p_crystals, inspection.c.key)
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        .join(score, of_version)
+        .where(image.c.drop_id.in_(drop_ids))
+        .order_by(image.c.drop_id, inspection.c.order_key, inspection.c.id, image.c.id)
+    )
+    pictures = (_Look(*row) for row in rows)
+    for _, group in groupby(pictures, key=lambda look: (look.drop_id, look.inspection_id)):
+        yield max(group, key=attrgetter("p_crystals"))
+
+
+def _known(connection: Connection, drop_ids: Iterable[int]) -> set[tuple[int, int]]:
+    """Drops at inspections of which somebody spoke or was asked."""
+    ids = sorted(drop_ids)
+    said: sa.Select[Any] = sa.select(label.c.drop_id, label.c.inspection_id).where(label.c.drop_id.in_(ids))
+    asked = sa.select(review_item.c.drop_id, review_item.c.inspection_id).where(review_item.c.drop_id.in_(ids))
+    return {(int(row[0]), int(row[1])) for row in connection.execute(said.union(asked))}

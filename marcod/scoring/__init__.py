@@ -1,0 +1,1 @@
+"""Scoring of queued images: leases, decoding ahead of the device, and writing the results."""

@@ -1,0 +1,166 @@
+"""Reading and decoding pictures ahead of the device: hides threads, and what a file or its share can do to them.
+
+Promises that a share that hangs costs its own images time and nobody else's: a thread that waits for it is left to it,
+and until it answers no further one is sent there. Nothing is asked of the database here.
+"""
+
+import errno
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod import images, telemetry
+from marcod.errors import ImageError, is_out_of_memory
+from marcod.model.bundle import Predictor
+from marcod.store import queue
+
+log = telemetry.logger(__name__)
+
+_NOT_ITS_FAULT: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOSPC, errno.EDQUOT}
+)
+"""What reading says when this host or the share is at fault, and not the file."""
+
+NO_MEMORY: Final = "this host has too little memory to read images"
+"""Error of an image that waits for memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One image read and decoded: float32 pixels [size, size, 3], the SHA-256 of its bytes, and how it looks."""
+
+    pixels: NDArray[np.float32]
+    content_hash: str
+    looks: images.Appearance
+    decode_s: float
+
+
+Decoded = Prepared | queue.Failure
+
+
+class Decoders:
+    """Threads that decode. ``roots`` maps source names to folders on this host, else the database's root counts.
+
+    One thread may begin while another collects.
+    """
+
+    def __init__(self, threads: int, roots: Mapping[str, Path]) -> None:
+        self._threads, self._roots = threads, roots
+        self._pool, self._lock = self._fresh(), threading.Lock()
+        self._hung: dict[str, list[Future[Decoded]]] = {}
+
+    def begin(self, predictor: Predictor, claims: Sequence[queue.Claim]) -> tuple[Future[Decoded], ...]:
+        """Begin to decode these; the answers of a source that hangs are failures at once."""
+        with self._lock:
+            return tuple(self._begin(predictor, claim) for claim in claims)
+
+    def collect(
+        self,
+        claims: Sequence[queue.Claim],
+        started: Sequence[Future[Decoded]],
+        limit_s: float,
+        progress: Callable[[], None] = lambda: None,
+    ) -> list[Decoded]:
+        """Return the outcome of each claim, in order. ``progress`` is called whenever some are ready.
+
+        When none is finished for ``limit_s``, those that are left fail without being counted.
+        """
+        left = set(started)
+        while left:
+            done, left = wait(left, limit_s, FIRST_COMPLETED)
+            if not done:
+                break
+            progress()
+        found = [_outcome(claim, one) for claim, one in zip(claims, started, strict=True)]
+        stuck = [(claim, one) for claim, one in zip(claims, started, strict=True) if one.running()]
+        if stuck:
+            self._leave(stuck)
+        return found
+
+    def close(self) -> None:
+        """Begin nothing more; threads that hang are left alone."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fresh(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+
+    def _begin(self, predictor: Predictor, claim: queue.Claim) -> Future[Decoded]:
+        if self._hangs(claim.source):
+            refused: Future[Decoded] = Future()
+            refused.set_result(_uncounted(claim, f"source {claim.source} does not answer"))
+            return refused
+        return self._pool.submit(prepare, predictor, claim, self._roots.get(claim.source, Path(claim.root)))
+
+    def _hangs(self, source: str) -> bool:
+        left = [one for one in self._hung.get(source, []) if not one.done()]
+        if not left and self._hung.pop(source, []):
+            log.info("source answers again", source=source)
+        return bool(left)
+
+    def _leave(self, stuck: Sequence[tuple[queue.Claim, Future[Decoded]]]) -> None:
+        """Leave the threads that hang to what they wait for, and go on with fresh ones."""
+        log.error("sources do not answer, their images wait", sources=sorted({claim.source for claim, _ in stuck}))
+        with self._lock:
+            for claim, one in stuck:
+                self._hung.setdefault(claim.source, []).append(one)
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = self._fresh()
+
+
+def _outcome(claim: queue.Claim, started: Future[Decoded]) -> Decoded:
+    try:
+        return started.result(0.0)
+    except (TimeoutError, CancelledError):
+        started.cancel()
+        return _uncounted(claim, "reading it takes too long")
+
+
+def _uncounted(claim: queue.Claim, error: str) -> queue.Failure:
+    return queue.Failure(claim, error, retryable=True, counts=False)
+
+
+def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
+    """Read and decode one image below ``root``, or say why not."""
+    content_hash, start = None, time.perf_counter()
+    try:
+        data = images.read(root / claim.path, root)
+        content_hash = hashlib.sha256(data).hexdigest()
+        pixels = predictor.prepare(data)
+        looks = images.appearance(pixels)
+        return Prepared(pixels, content_hash, looks, time.perf_counter() - start)
+    except ImageError as error:
+        return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
+    except FileNotFoundError:
+        if _is_away(root):
+            return _uncounted(claim, f"source {claim.source} is away")
+        return queue.Failure(claim, queue.GONE, retryable=True)
+    except Exception as error:  # noqa: BLE001 - decoders fail in their own ways, and the next image must not pay
+        return _failure(claim, root, error, content_hash)
+
+
+def _failure(claim: queue.Claim, root: Path, error: Exception, content_hash: str | None) -> queue.Failure:
+    """Tell the trouble of this host or of the share, which no image pays for, from that of the image."""
+    if is_out_of_memory(error):
+        return _uncounted(claim, NO_MEMORY)
+    if isinstance(error, OSError):
+        counts = not (_is_away(root) or error.errno in _NOT_ITS_FAULT)
+        return queue.Failure(claim, f"cannot be read: {error.strerror}", retryable=True, counts=counts)
+    log.error("decoder failed in an unforeseen way", path=claim.path, exc_info=error)
+    text = f"the decoder failed: {type(error).__name__}: {error}"
+    return queue.Failure(claim, text, retryable=True, content_hash=content_hash)
+
+
+def _is_away(root: Path) -> bool:
+    """Whether the whole source is gone or lists nothing, as an unmounted share does."""
+    try:
+        return next(root.iterdir(), None) is None
+    except OSError:
+        return True

@@ -1,0 +1,117 @@
+"""Leases that one worker holds: renewed while it works on them, and given back when it cannot.
+
+A thread of its own renews them, so a batch may take longer than its lease, and a worker that died is still noticed:
+its thread died with it. What the database does not take back at once is given back later, before anything more is
+claimed, so that no image loses an attempt to a disk that is full.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+
+from marcod import telemetry
+from marcod.database.engine import Database
+from marcod.errors import StoreError
+from marcod.store import queue
+
+log = telemetry.logger(__name__)
+
+TURNS: Final = 4
+"""Turns of the renewing thread per lease. So one that fails leaves time for another."""
+
+LONGEST_S: Final = 3600.0
+"""A batch in hand for longer hangs; its lease is left to lapse."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease with the monotonic times at which it was claimed and renewed last."""
+
+    lease: queue.Lease
+    since: float
+    renewed: float
+    owed: bool = False
+    error: str | None = None
+
+
+class Leases:
+    """The leases in hand. A context: within it they are renewed. Thread-safe."""
+
+    def __init__(self, db: Database, lease_s: float, clock: Callable[[], datetime]) -> None:
+        self._db, self._lease_s, self._clock = db, lease_s, clock
+        self._held: dict[str, _Held] = {}
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._renew_in_turns, name="leases", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def hold(self, lease: queue.Lease) -> None:
+        """Renew this lease from now on."""
+        now = time.monotonic()
+        with self._lock:
+            self._held[lease.token] = _Held(lease, now, now)
+
+    def drop(self, lease: queue.Lease) -> None:
+        """Leave a lease alone, whose batch is finished."""
+        with self._lock:
+            self._held.pop(lease.token, None)
+
+    def give_back(self, lease: queue.Lease, error: str | None = None) -> None:
+        """Return the claims of a lease as if they had never been taken, with ``error`` as what held them up.
+
+        Raises nothing: where the database does not take them, :meth:`settle` tries again.
+        """
+        now = time.monotonic()
+        with self._lock:
+            held = self._held.setdefault(lease.token, _Held(lease, now, now))
+            held.owed, held.error = True, error
+        try:
+            self._release(held)
+        except StoreError as failure:
+            log.warning("claims not given back yet", error=str(failure))
+
+    def settle(self) -> None:
+        """Give back what is still owed. Raises StoreError; then nothing more should be claimed."""
+        for held in self._listed():
+            if held.owed:
+                self._release(held)
+
+    def _listed(self) -> list[_Held]:
+        with self._lock:
+            return list(self._held.values())
+
+    def _release(self, held: _Held) -> None:
+        now = self._clock()
+        self._db.write(lambda connection: queue.release(connection, held.lease, now, held.error))
+        self.drop(held.lease)
+
+    def _renew_in_turns(self) -> None:
+        while not self._over.wait(self._lease_s / TURNS):
+            try:
+                self._renew(time.monotonic())
+            except Exception as error:  # noqa: BLE001 - a thread that ended would cost every later batch its lease
+                log.warning("leases not renewed, trying again", error=str(error))
+
+    def _renew(self, now: float) -> None:
+        """Renew what is held for a turn or longer, so that quick batches cost no write."""
+        due = [held for held in self._listed() if now - held.renewed >= self._lease_s / TURNS]
+        lasting = [held for held in due if now - held.since < LONGEST_S]
+        if not lasting:
+            return
+        leases, at = [held.lease for held in lasting], self._clock()
+        renewed = self._db.write(lambda connection: queue.renew(connection, leases, now=at, lease_s=self._lease_s))
+        log.debug("leases renewed", images=renewed)
+        for held in lasting:
+            held.renewed = now

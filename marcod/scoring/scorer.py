@@ -1,0 +1,468 @@
+"""The scoring loop: hides leases, reading ahead and failures, and promises one score an image, model and content.
+
+Three things go on at once: the device predicts batch N, a pool of threads reads and decodes batch N+1, and one
+thread talks to the database (writes N-1, claims N+1). A bad picture fails alone; a model version loads when the
+first job that asks for it is claimed, so a promotion takes effect between two batches.
+
+No image pays for what its host or its model lacks. Batches are halved where memory is short; a batch of
+which not one image can be scored for that, or for the model, is an error, and its images wait with the cause.
+"""
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Event
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod import telemetry
+from marcod.database.engine import Database
+from marcod.errors import MarcodError, is_out_of_memory
+from marcod.model.bundle import Predictor
+from marcod.scoring.decode import NO_MEMORY, Decoded, Decoders, Prepared
+from marcod.scoring.leases import Leases
+from marcod.settings import ScoreSettings
+from marcod.store import queue, results, versions
+
+log = telemetry.logger(__name__)
+
+UNUSABLE_PAUSE: Final = timedelta(minutes=1)
+"""A model version that cannot be loaded is asked for again after this long."""
+
+LOADED_MODELS: Final = 3
+"""Models kept ready: the champion, the challenger, and the one that a rescore asks for.
+
+One fewer, and jobs of all three that take turns would load a model with every batch.
+"""
+
+CALM_BATCHES: Final = 20
+"""Batches without a shortage of memory after which twice as many images are tried."""
+
+
+class ShortOfMemoryError(MarcodError):
+    """This host, or its device, has too little memory to score images; they wait until it has more."""
+
+
+class ModelFaultError(MarcodError):
+    """The model fails on every image."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One finished batch, for logs, progress bars and metrics; times in seconds.
+
+    ``outcomes`` counts images by source and what became of them, ``decode_s`` are the times to read and decode each,
+    ``delays_s`` those from being recorded to scored of new images; ``lapsed`` leases ran out before this batch.
+    """
+
+    model: str
+    scored: int
+    failed: int
+    quarantined: int
+    stale: int
+    wait_s: float
+    predict_s: float
+    outcomes: Mapping[tuple[str, str], int]
+    decode_s: Sequence[float]
+    delays_s: Sequence[float]
+    lapsed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums over batches."""
+
+    scored: int = 0
+    failed: int = 0
+    quarantined: int = 0
+
+    def plus(self, report: BatchReport) -> "Tally":
+        return replace(
+            self,
+            scored=self.scored + report.scored,
+            failed=self.failed + report.failed,
+            quarantined=self.quarantined + report.quarantined,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the device made of a batch, and how long it took; ``short`` says that memory was."""
+
+    scored: list[results.Scored]
+    failures: list[queue.Failure]
+    decode_s: list[float]
+    wait_s: float
+    predict_s: float
+    short: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    lease: queue.Lease
+    version: versions.Version
+    predictor: Predictor
+    images: tuple[Future[Decoded], ...]
+
+
+class _Portion:
+    """How many images a batch takes: half as many with every shortage of memory, more again after a calm time."""
+
+    def __init__(self, most: int) -> None:
+        self.images, self._most, self._calm = most, most, 0
+
+    def note(self, *, short: bool) -> None:
+        """Learn from a batch."""
+        if short:
+            self._calm, self.images = 0, max(1, self.images // 2)
+            log.warning("memory is short, batches are halved", images=self.images)
+            return
+        self._calm += 1
+        if self.images < self._most and self._calm >= CALM_BATCHES:
+            self._calm, self.images = 0, min(self._most, 2 * self.images)
+
+
+class Scorer:
+    """Scores what the queue holds. One object, one device, one thread that calls :meth:`run` or :meth:`drain`.
+
+    ``roots`` maps source names to where their folders are on this host; a source that is not in it is read
+    from the root the database knows. ``load`` turns a version into a predictor and raises BundleError.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        load: Callable[[versions.Version], Predictor],
+        settings: ScoreSettings,
+        *,
+        worker: str,
+        roots: Mapping[str, Path],
+        on_batch: Callable[[BatchReport], None] = lambda report: None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._db = db
+        self._load = load
+        self._settings = settings
+        self._worker = worker
+        self._roots = roots
+        self._decoders = Decoders(settings.decode_threads, roots)
+        self._on_batch = on_batch
+        self._clock = clock or db.now
+        self._unusable: dict[int, datetime] = {}
+        self._models: OrderedDict[int, tuple[versions.Version, Predictor]] = OrderedDict()
+        self._proven: dict[int, NDArray[np.float32]] = {}
+        self._portion = _Portion(settings.batch_size)
+        self._leases = Leases(db, settings.lease_s, self._clock)
+
+    def warm(self) -> versions.Version:
+        """Load the champion, golden images included, before the first job. Raises BundleError."""
+        champion = self._db.read(versions.champion)
+        self._model(champion.id)
+        return champion
+
+    def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
+        """Score until ``stop`` is set; ``alive`` is called with every turn. Raises what the database raises."""
+        self._work(stop, alive, drain=False)
+
+    def drain(self, stop: Event, alive: Callable[[], None] = lambda: None) -> Tally:
+        """Score until nothing waits any more; jobs that wait for a retry are left to their time."""
+        return self._work(stop, alive, drain=True)
+
+    def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> Tally:
+        tally = Tally()
+        due = self._clock() if drain else None
+        self._decoders = Decoders(self._settings.decode_threads, self._roots)
+        self._leases = Leases(self._db, self._settings.lease_s, self._clock)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="database")
+        with self._leases, closing(self._decoders), pool as database:
+            written: Future[BatchReport] | None = None
+            ahead: _Batch | None = None
+            try:
+                while not stop.is_set():
+                    batch, ahead = ahead or self._claim(due), None
+                    if batch is None:
+                        if written is not None:
+                            tally, written = tally.plus(written.result()), None
+                        if drain:
+                            break
+                        alive()
+                        stop.wait(self._settings.idle_s)
+                        continue
+                    following = database.submit(self._claim, due)
+                    outcome = self._predict_or_give_back(batch, following, alive)
+                    self._portion.note(short=outcome is not None and outcome.short)
+                    if outcome is None:
+                        ahead = following.result()
+                        continue
+                    report, written = written, database.submit(self._finish, batch, outcome)
+                    # Looked at after the write is on its way: a claim that fails must not cost a finished batch.
+                    ahead = following.result()
+                    tally = tally if report is None else tally.plus(report.result())
+                    if outcome.short and not outcome.scored:
+                        written.result()
+                        raise ShortOfMemoryError
+                    alive()
+            finally:
+                if ahead is not None:
+                    self._give_back(ahead)
+            return tally if written is None else tally.plus(written.result())
+
+    def _claim(self, due: datetime | None) -> _Batch | None:
+        """Claim the next batch and start to decode it. Jobs of a model that cannot be loaded here are passed over."""
+        self._leases.settle()
+        while True:
+            now = self._clock()
+            self._unusable = {version: until for version, until in self._unusable.items() if until > now}
+            lease = self._take(now, due)
+            if lease is None:
+                return None
+            self._leases.hold(lease)
+            try:
+                version, predictor = self._model(lease.model_version_id)
+                return _Batch(lease, version, predictor, self._decoders.begin(predictor, lease.claims))
+            except Exception as error:  # noqa: BLE001 - such as no room on the device; no image has to pay for it
+                self._pass_over(lease, error)
+
+    def _take(self, now: datetime, due: datetime | None) -> queue.Lease | None:
+        without = tuple(self._unusable)
+        return self._db.write(
+            lambda connection: queue.claim(
+                connection,
+                self._worker,
+                limit=self._portion.images,
+                lease_s=self._settings.lease_s,
+                max_attempts=self._settings.max_attempts,
+                now=now,
+                due=due,
+                without=without,
+            )
+        )
+
+    def _pass_over(self, lease: queue.Lease, error: Exception) -> None:
+        """Leave the jobs of this version to other hosts for a while. The champion must work, so its error is raised."""
+        self._leases.give_back(lease, _told(error))
+        if self._db.read(versions.champion).id == lease.model_version_id:
+            raise error
+        self._unusable[lease.model_version_id] = self._clock() + UNUSABLE_PAUSE
+        unforeseen = not isinstance(error, MarcodError)
+        log.error("model cannot be used here, its jobs wait", error=str(error), exc_info=unforeseen)
+
+    def _model(self, version_id: int) -> tuple[versions.Version, Predictor]:
+        if version_id not in self._models:
+            version = self._db.read(lambda connection: versions.get(connection, version_id))
+            while len(self._models) >= LOADED_MODELS:
+                self._models.popitem(last=False)
+            self._models[version_id] = (version, self._load(version))
+            log.info("model loaded", model=str(version), synthetic=version.synthetic)
+        self._models.move_to_end(version_id)
+        return self._models[version_id]
+
+    def _predict_or_give_back(
+        self, batch: _Batch, following: Future[_Batch | None], alive: Callable[[], None]
+    ) -> _Outcome | None:
+        """Predict. When the device or the model itself fails, nothing that was claimed has to pay for it.
+
+        Returns None for a version that is passed over.
+        """
+        try:
+            try:
+                return self._predict(batch, alive)
+            except ModelFaultError as error:
+                self._pass_over(batch.lease, error)
+                return None
+        except BaseException as error:
+            cause = _told(error) if isinstance(error, Exception) else None
+            self._give_back(batch, cause)
+            ahead = following.result()
+            if ahead is not None:
+                self._give_back(ahead, cause)
+            raise
+
+    def _predict(self, batch: _Batch, alive: Callable[[], None]) -> _Outcome:
+        start = time.perf_counter()
+        outcomes = self._decoders.collect(batch.lease.claims, batch.images, self._settings.lease_s / 2, alive)
+        ready = time.perf_counter()
+        pairs = zip(batch.lease.claims, outcomes, strict=True)
+        good = [(claim, outcome) for claim, outcome in pairs if isinstance(outcome, Prepared)]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, queue.Failure)]
+        short = any(failure.error == NO_MEMORY for failure in failures)
+        vectors, halved = _vectors(batch.predictor, [prepared.pixels for _, prepared in good])
+        scored: list[results.Scored] = []
+        failed: list[queue.Failure] = []
+        for (claim, prepared), vector in zip(good, vectors, strict=True):
+            if vector is not None and np.isfinite(vector).all():
+                scored.append(_scored(batch.predictor, claim, prepared, vector))
+                self._proven[batch.version.id] = prepared.pixels
+            else:
+                error = "the model cannot score it" if vector is None else "the model gave no number for it"
+                failed.append(queue.Failure(claim, error, retryable=False, content_hash=prepared.content_hash))
+        if failed and not scored:
+            failed = self._blamed(batch, failed)
+        decode_s = [prepared.decode_s for _, prepared in good]
+        times = ready - start, time.perf_counter() - ready
+        return _Outcome(scored, [*failures, *failed], decode_s, *times, short or halved)
+
+    def _blamed(self, batch: _Batch, failed: list[queue.Failure]) -> list[queue.Failure]:
+        """Blame the images for a batch of which not one was scored, if the model scores what it scored before.
+
+        A single image may be odd even where nothing was scored before; it is tried again. Raises ModelFaultError.
+        """
+        proof = self._proven.get(batch.version.id)
+        if proof is not None and _works(batch.predictor, proof):
+            return failed
+        if proof is None and len(failed) == 1:
+            return [replace(failed[0], retryable=True)]
+        raise ModelFaultError(f"{batch.version} fails on every image: {failed[0].error}")
+
+    def _finish(self, batch: _Batch, outcome: _Outcome) -> BatchReport:
+        now = self._clock()
+        try:
+            done = self._db.write(
+                lambda connection: results.finish(
+                    connection,
+                    batch.lease.token,
+                    batch.version,
+                    outcome.scored,
+                    outcome.failures,
+                    now=now,
+                    retry_s=self._settings.retry_s,
+                    max_attempts=self._settings.max_attempts,
+                )
+            )
+        except BaseException as error:
+            # A disk that is full often takes claims still, and no scores; no image has to pay for that.
+            self._give_back(batch, _told(error) if isinstance(error, Exception) else None)
+            raise
+        self._leases.drop(batch.lease)
+        report = _report(batch, outcome, done, now)
+        _log_batch(report, outcome.failures)
+        self._on_batch(report)
+        return report
+
+    def _give_back(self, batch: _Batch, cause: str | None = None) -> None:
+        for future in batch.images:
+            future.cancel()
+        self._leases.give_back(batch.lease, cause)
+
+
+def _told(error: Exception) -> str:
+    """What held images up, in one sentence for people."""
+    if is_out_of_memory(error):
+        return str(ShortOfMemoryError())
+    return str(error) if isinstance(error, MarcodError) else f"{type(error).__name__}: {error}"
+
+
+_Vectors = Sequence[NDArray[np.float32] | None]
+
+
+def _vectors(predictor: Predictor, pixels: list[NDArray[np.float32]]) -> tuple[_Vectors, bool]:
+    """The model's output for each picture, and whether memory was too short for all of them at once.
+
+    When the batch fails, each is tried alone and None stands for a failure. Raises what the device raises when it
+    cannot even predict a black picture, and ShortOfMemoryError where there is no memory for one.
+    """
+    if not pixels:
+        return [], False
+    try:
+        return list(predictor.predict(np.stack(pixels))), False
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _halved(predictor, pixels, error), True
+        log.exception("batch failed on the device")
+    _black(predictor, pixels[0])
+    return [_vector_alone(predictor, picture) for picture in pixels], False
+
+
+def _halved(predictor: Predictor, pixels: list[NDArray[np.float32]], error: Exception) -> _Vectors:
+    if len(pixels) == 1:
+        raise ShortOfMemoryError from error
+    middle = len(pixels) // 2
+    return [vector for half in (pixels[:middle], pixels[middle:]) for vector in _vectors(predictor, half)[0]]
+
+
+def _black(predictor: Predictor, like: NDArray[np.float32]) -> None:
+    """Predict a black picture. Raises what the device raises."""
+    try:
+        predictor.predict(np.zeros_like(like)[np.newaxis])
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ShortOfMemoryError from error
+        raise
+
+
+def _vector_alone(predictor: Predictor, pixels: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    try:
+        vector: NDArray[np.float32] = predictor.predict(pixels[np.newaxis])[0]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ShortOfMemoryError from error
+        log.exception("image failed on the device")
+        return None
+    return vector
+
+
+def _works(predictor: Predictor, pixels: NDArray[np.float32]) -> bool:
+    """Whether the model still scores a picture that it has scored before."""
+    vector = _vector_alone(predictor, pixels)
+    return vector is not None and bool(np.isfinite(vector).all())
+
+
+def _scored(
+    predictor: Predictor, claim: queue.Claim, prepared: Prepared, vector: NDArray[np.float32]
+) -> results.Scored:
+    clear, crystals, other, precipitate = (float(p) for p in predictor.fold(vector[None, :])[0])
+    own = None
+    if len(vector) != 4 or tuple(predictor.record.classes) != results.CLASS_NAMES:
+        own = {name: float(p) for name, p in zip(predictor.record.classes, vector, strict=True)}
+    looks = prepared.looks
+    folded = (clear, crystals, other, precipitate)
+    return results.Scored(claim, prepared.content_hash, folded, own, looks.brightness, looks.contrast, looks.focus)
+
+
+def _report(batch: _Batch, outcome: _Outcome, done: results.Finished, now: datetime) -> BatchReport:
+    mine = [claim for claim in batch.lease.claims if claim.job_id in done.held]
+    given_up = {claim.job_id for claim in mine} & done.given_up
+    became = {failure.claim.job_id: "retried" for failure in outcome.failures} | dict.fromkeys(given_up, "quarantined")
+    stale = [(claim.source, "stale") for claim in batch.lease.claims if claim.job_id not in done.held]
+    return BatchReport(
+        model=str(batch.version),
+        scored=done.scored,
+        failed=done.failed,
+        quarantined=done.quarantined,
+        stale=done.stale,
+        wait_s=outcome.wait_s,
+        predict_s=outcome.predict_s,
+        outcomes=Counter([*((claim.source, became.get(claim.job_id, "scored")) for claim in mine), *stale]),
+        decode_s=outcome.decode_s,
+        delays_s=[
+            (now - claim.enqueued_at).total_seconds()
+            for claim in mine
+            if claim.priority == queue.NEW and claim.job_id not in became
+        ],
+        lapsed=sum(claim.lapsed for claim in batch.lease.claims),
+    )
+
+
+def _log_batch(report: BatchReport, failures: list[queue.Failure]) -> None:
+    log.info(
+        "batch scored",
+        model=report.model,
+        scored=report.scored,
+        failed=report.failed,
+        stale=report.stale,
+        wait_s=round(report.wait_s, 3),
+        predict_s=round(report.predict_s, 3),
+    )
+    away = [failure for failure in failures if not failure.counts]
+    if away:
+        log.warning("images wait", images=len(away), error=away[0].error)
+    for failure in failures:
+        if failure.counts:
+            log.warning("image failed", path=failure.claim.path, attempt=failure.claim.attempts, error=failure.error)

@@ -1,0 +1,281 @@
+"""The loops of one process and their supervisor, which is the main thread and does nothing else.
+
+A loop that fails is logged, waits and goes on. One that fails again and again in a way that nobody foresaw, a loop
+whose thread is dead, and a batch that hangs on its device end the process with exit code 1, so that systemd begins it
+anew; a database or a share that is away never does, however long.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from marcod import counters, telemetry
+from marcod.errors import MarcodError
+from marcod.notify import notifier
+from marcod.service.periodic import HEART, Duties
+from marcod.service.start import Ready, roots, worker_name
+from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
+from marcod.training import trainer
+from marcod.watch import status as watch_status
+from marcod.watch.ingest import Source, open_sources
+from marcod.watch.loop import SourceStatus, Watcher
+
+if TYPE_CHECKING:
+    from marcod.scoring.scorer import BatchReport
+
+log = telemetry.logger(__name__)
+
+TICK_S: Final = 1.0
+SILENCE_S: Final = 300.0
+"""A loop that shows no life for this long hangs; of a scoring loop the configuration decides."""
+
+BUDGET_S: Final = 3600.0
+"""Failures further back are forgiven."""
+
+CHILD_SHARE: Final = 0.75
+"""Of the time for a stop, what a training has to leave its state behind."""
+
+GRACE_S: Final = 30.0
+"""Beyond the deadline of a stop, until systemd may lose patience."""
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+
+Loop = Callable[[threading.Event, Callable[[], None]], None]
+
+
+class Budget:
+    """How often something may fail: ``limit`` times within :data:`BUDGET_S` seconds. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._failures, self._lock = limit, deque[float](), threading.Lock()
+
+    def spend(self, now: float) -> bool:
+        """Count one failure; False when there were too many."""
+        with self._lock:
+            self._failures.append(now)
+            while self._failures[0] < now - BUDGET_S:
+                self._failures.popleft()
+            return len(self._failures) <= self._limit
+
+
+class Service:
+    """The loops of one process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ready: Ready,
+        roles: Sequence[Role],
+        stop: threading.Event,
+        program: Sequence[str] = (),
+        *,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._settings, self._silence_s = settings, silence_s
+        self._program = program
+        self._ready = ready
+        self._roles = tuple(roles)
+        self._stop = stop
+        self._hearts = telemetry.Heartbeats()
+        self._watchers: dict[str, Watcher] = {}
+        self._budgets: dict[str, Budget] = {}
+        self._silent: list[str] = []
+        self._failed = threading.Event()
+        self.worker = worker_name()
+        self._duties = Duties(settings, ready, self._roles, self.worker, self._hearts, self._states)
+
+    def loops(self) -> dict[str, Loop]:
+        """The loops of this process's roles, each built and self-tested."""
+        # Before the model, which takes long to load.
+        self._duties.serve()
+        loops: dict[str, Loop] = {}
+        now = self._ready.db.now()
+        if "watch" in self._roles:
+            for source in open_sources(self._ready.db, self._settings, now):
+                loops[f"watch {source.name}"] = self._watch_loop(source)
+        if "score" in self._roles:
+            loops["score"] = self._score_loop()
+        if "trainer" in self._roles:
+            loops["trainer"] = self._trainer_loop()
+        if "schedule" in self._roles and self._settings.notify:
+            loops["notify"] = notifier.Notifier(
+                self._ready.db, self._settings, worker=self.worker, clock=self._ready.db.now
+            ).run
+        return loops
+
+    def supervise(self, loops: dict[str, Loop]) -> int:
+        """Run the loops until the stop event, then join them against one deadline. Returns the exit code."""
+        self._budgets = {name: Budget(self._settings.daemon.restarts) for name in loops}
+        threads = {name: self._thread(name, loop) for name, loop in loops.items()}
+        counters.loops(loops)
+        self._duties.start()
+        for thread in threads.values():
+            thread.start()
+        telemetry.notify("READY=1")
+        log.info("running", roles=",".join(self._roles), database=str(self._ready.db), worker=self.worker)
+        while not self._stop.wait(TICK_S):
+            self._duties.follow_clock(time.time(), time.monotonic())
+            self._revive(threads, loops)
+            self._show_life()
+        patience_us = int((self._settings.daemon.stop_s + GRACE_S) * 1e6)
+        telemetry.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={patience_us}")
+        self._duties.stop()
+        return self._join(threads)
+
+    def _watch_loop(self, source: Source) -> Loop:
+        """One thread a source, so that a slow share delays no other."""
+
+        def loop(stop: threading.Event, alive: Callable[[], None]) -> None:
+            watcher = Watcher(self._ready.db, [source], self._settings.watch, beat=alive)
+            self._watchers[source.name] = watcher
+            watcher.run(stop)
+
+        return loop
+
+    def _states(self) -> list[watch_status.State]:
+        return [
+            _state(status, self.worker, self._ready.db.host)
+            for watcher in list(self._watchers.values())
+            for status in watcher.status()
+        ]
+
+    def _score_loop(self) -> Loop:
+        one_thread_an_operation()
+        from marcod.scoring.scorer import Scorer  # loads TensorFlow, which a watching host need not have in memory
+
+        batch_size = self._settings.score.batch_size
+        scorer = Scorer(
+            self._ready.db,
+            lambda version: self._ready.registry.load(version, batch_size),
+            self._settings.score,
+            worker=self.worker,
+            roots=roots(self._settings),
+            on_batch=_count,
+        )
+        champion = scorer.warm()
+        log.info("champion ready", model=str(champion), synthetic=champion.synthetic)
+        return scorer.run
+
+    def _trainer_loop(self) -> Loop:
+        db, patience_s = self._ready.db, CHILD_SHARE * self._settings.daemon.stop_s
+        return trainer.Trainer(
+            db, self._settings.train, self._program, now=db.now(), clock=db.now, stop_s=patience_s
+        ).run
+
+    def _thread(self, name: str, loop: Loop) -> threading.Thread:
+        return threading.Thread(target=self._guard, args=(name, loop), name=name, daemon=True)
+
+    def _guard(self, name: str, loop: Loop) -> None:
+        """Keep one loop going: the boundary at which every exception ends."""
+        pause_s = FIRST_PAUSE_S
+
+        def alive() -> None:
+            nonlocal pause_s
+            pause_s = FIRST_PAUSE_S
+            self._hearts.beat(name, time.monotonic())
+
+        while not self._stop.is_set():
+            self._hearts.beat(name, time.monotonic())
+            try:
+                loop(self._stop, alive)
+            except MarcodError as error:
+                # Foreseen, such as a database that is away: waited out, for hours if need be.
+                counters.loop_failed(name)
+                log.error("loop failed", loop=name, error=str(error), again_in_s=pause_s)
+            except Exception:
+                counters.loop_failed(name)
+                log.exception("loop failed", loop=name, again_in_s=pause_s)
+                if not self._budgets[name].spend(time.monotonic()):
+                    self._give_up(name)
+            if self._stop.wait(pause_s):
+                break
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        self._hearts.forget(name)
+
+    def _revive(self, threads: dict[str, threading.Thread], loops: dict[str, Loop]) -> None:
+        """Begin loops anew whose threads died without a word."""
+        for name in [name for name, thread in threads.items() if not thread.is_alive() and not self._stop.is_set()]:
+            log.error("loop is dead", loop=name)
+            if not self._budgets[name].spend(time.monotonic()):
+                self._give_up(name)
+                return
+            threads[name] = self._thread(name, loops[name])
+            threads[name].start()
+
+    def _give_up(self, name: str) -> None:
+        """End in order, so that whoever started this process starts it anew."""
+        log.critical("loop fails again and again, the process ends to be begun anew", loop=name)
+        telemetry.notify(f"STATUS=loop {name} fails again and again")
+        self._failed.set()
+        self._stop.set()
+
+    def _show_life(self) -> None:
+        silent = self._hearts.stale(time.monotonic(), self._limits(), self._silence_s)
+        if silent != self._silent:
+            self._silent = silent
+            log.error("loops are silent", loops=silent) if silent else log.info("all loops show life again")
+        # Whoever watches hangs on a share, which no new process can mend; the other sources must not suffer.
+        if hung := [name for name in silent if not name.startswith("watch ")]:
+            self._abandon(hung)
+        elif watchdog_s() is not None:
+            telemetry.notify("WATCHDOG=1")
+
+    def _limits(self) -> dict[str, float]:
+        return {"score": self._settings.daemon.batch_limit_s, HEART: SILENCE_S}
+
+    def _abandon(self, hung: list[str]) -> None:
+        """A thread that hangs in a device or a driver can neither be stopped nor waited for."""
+        log.critical("loops hang, the process ends; their leases will lapse", loops=hung)
+        telemetry.notify(f"STATUS={', '.join(hung)} hangs")
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
+        os._exit(1)
+
+    def _join(self, threads: dict[str, threading.Thread]) -> int:
+        deadline = time.monotonic() + self._settings.daemon.stop_s
+        for thread in threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        late = [name for name, thread in threads.items() if thread.is_alive()]
+        if late:
+            log.error("stopped with work unfinished; its leases will lapse", loops=",".join(late))
+            # The interpreter would wait for threads that hang, on a dead share for ever.
+            os._exit(1)
+        self._duties.leave()
+        log.info("stopped")
+        return 1 if self._failed.is_set() else 0
+
+
+def _count(report: "BatchReport") -> None:
+    counters.batch(
+        model=report.model,
+        outcomes=report.outcomes,
+        wait_s=report.wait_s,
+        predict_s=report.predict_s,
+        decode_s=report.decode_s,
+        delays_s=report.delays_s,
+        lapsed=report.lapsed,
+    )
+
+
+def _state(status: SourceStatus, worker: str, host: str) -> watch_status.State:
+    return watch_status.State(
+        source=status.name,
+        worker=worker,
+        host=host,
+        root_there=status.root_there,
+        observing=status.watching,
+        trouble=status.trouble,
+        pending=status.pending,
+        waiting=status.waiting,
+        walking=status.walking,
+        walked_files=status.walked_files,
+        unreadable=status.unreadable,
+        walked_at=status.walked_at,
+        walked_whole_at=status.walked_whole_at,
+        round_at=status.round_at,
+    )

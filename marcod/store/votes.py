@@ -1,0 +1,450 @@
+"""What people say of drops: every word is kept, and who said what last decides.
+
+Hides that the table only grows. Promises that repeating an import changes nothing, that a person can take back what
+they said, and one verdict a subject: the majority of the persons' latest words, the latest word on a tie.
+
+A subject is a drop at an inspection, or one image of it. What is said of an image wins, for that image, over what is
+said of its drop. What was said of one of several files with the same bytes is said of the image that counts for them.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.engine import insert
+from marcod.database.schema import OF_PRESENT_BYTES, drop, image, inspection, label, plate, score, source
+from marcod.domain import DropClass, Modality, Split, split_of, text_path
+from marcod.store.sources import root_of
+from marcod.store.versions import get
+
+CHUNK: Final = 1000
+FOUR: Final = "marco"
+"""The vocabulary of the four classes themselves."""
+
+COUNTING: Final = sa.func.coalesce(image.c.same_as_id, image.c.id)
+"""The image that counts instead of an image, or itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one person says of a drop at an inspection, or of its image ``image_id``; None takes back what they said.
+
+    The drop, the inspection and the image must be of one another. ``original`` is the word as written, in its
+    ``vocabulary``; ``origin`` is the way it came, such as ``cli`` or ``csv NAME``. ``labelled_at`` is aware.
+    """
+
+    drop_id: int
+    inspection_id: int
+    label: DropClass | None
+    person: str
+    labelled_at: datetime
+    origin: str
+    original: str = ""
+    vocabulary: str = FOUR
+    image_id: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for the same word of the same person at the same time, however it comes."""
+        parts = (
+            self.drop_id,
+            self.inspection_id,
+            self.image_id,
+            self.label,
+            self.original,
+            self.vocabulary,
+            self.person,
+            self.labelled_at.astimezone(UTC).isoformat(),
+        )
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What counts of a subject now: the majority, who said it last and when, and what each person says."""
+
+    drop_id: int
+    inspection_id: int
+    image_id: int | None
+    label: DropClass
+    votes: dict[DropClass, int]
+    person: str
+    labelled_at: datetime
+    persons: dict[str, DropClass]
+
+    @property
+    def disputed(self) -> bool:
+        """Whether persons disagree."""
+        return len(self.votes) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """A picture with what people say of it, and with a model's current score if that was asked for and is there.
+
+    ``path``, ``root`` and ``plate_key`` are as on disk. ``own`` tells that the label was given to the image itself,
+    ``labelled_at`` when somebody last said so, ``persons`` what each of them says. ``probabilities`` are in the order
+    of ``domain.CLASSES``, ``vector`` is a model's own classes by name. ``split_source`` is the former source whose name
+    decides the plate's side.
+    """
+
+    image_id: int
+    source: str
+    layout: str
+    root: str
+    path: str
+    plate_key: str
+    inspection_id: int
+    inspection_ordinal: int | None
+    drop_id: int
+    well: str
+    drop_number: int
+    content_hash: str | None
+    label: DropClass
+    votes: dict[DropClass, int]
+    persons: dict[str, DropClass]
+    labelled_at: datetime
+    own: bool
+    probabilities: tuple[float, float, float, float] | None
+    vector: dict[str, float] | None
+    split_source: str | None = None
+
+    @property
+    def split(self) -> Split:
+        """The side of its plate, which a source that is renamed or merged does not change."""
+        return split_of(self.split_source or self.source, self.plate_key)
+
+
+def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
+    """Keep what was said. Returns how much of it is new."""
+    rows = [
+        {
+            "drop_id": given.drop_id,
+            "inspection_id": given.inspection_id,
+            "image_id": given.image_id,
+            "label": given.label and str(given.label),
+            "original": given.original or str(given.label or ""),
+            "vocabulary": given.vocabulary,
+            "person": given.person,
+            "origin": given.origin,
+            "labelled_at": given.labelled_at,
+            "recorded_at": now,
+            "key": given.key,
+        }
+        for given in {g.key: g for g in givens}.values()
+    ]
+    statement = insert(connection, label).on_conflict_do_nothing(index_elements=["key"]).returning(label.c.id)
+    chunks = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
+    return sum(len(connection.execute(statement, chunk).all()) for chunk in chunks)
+
+
+def current(
+    connection: Connection, *, drop_ids: Sequence[int] | None = None, sources: Sequence[str] | None = None
+) -> list[Verdict]:
+    """The verdict on every subject of which somebody still says something, by drop, inspection and image."""
+    subjects: dict[tuple[int, int, int | None], list[Any]] = {}
+    for row in connection.execute(_latest(drop_ids, sources)):
+        subjects.setdefault((row.drop_id, row.inspection_id, row.image_id), []).append(row)
+    verdicts = [_verdict(subject, rows) for subject, rows in subjects.items()]
+    return sorted(verdicts, key=lambda v: (v.drop_id, v.inspection_id, v.image_id or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is said of one drop at one inspection: of the drop, and of single images of it."""
+
+    of_drop: Verdict | None
+    of_images: dict[int, Verdict]
+
+    def verdict(self, hits: Mapping[int, bool]) -> Verdict | None:
+        """What counts of the drop; ``hits`` tells by image whether the model sees crystals there.
+
+        Whoever says crystals, of the drop or of one image, wins, because a lab would rather look twice than miss one.
+        A word on one image says nothing of another in which the model sees crystals. ``votes`` are of all words.
+        """
+        said = [v for v in (self.of_drop, *self.of_images.values()) if v is not None]
+        crystals = [v for v in said if v.label is DropClass.CRYSTALS]
+        unspoken = self.of_drop is None and any(hit for image_id, hit in hits.items() if image_id not in self.of_images)
+        if not said or (unspoken and not crystals):
+            return None
+        votes = sum((Counter(v.votes) for v in said), Counter[DropClass]())
+        return replace(max(crystals or said, key=lambda v: v.labelled_at), votes=dict(votes))
+
+
+NOTHING: Final = Words(None, {})
+"""Where nobody said anything."""
+
+
+def words(connection: Connection, drop_ids: Sequence[int]) -> dict[tuple[int, int], Words]:
+    """What counts of these drops, by drop and inspection."""
+    found: dict[tuple[int, int], Words] = {}
+    for verdict in current(connection, drop_ids=drop_ids):
+        subject = (verdict.drop_id, verdict.inspection_id)
+        held = found.get(subject, NOTHING)
+        if verdict.image_id is None:
+            found[subject] = Words(verdict, held.of_images)
+        else:
+            found[subject] = Words(held.of_drop, {**held.of_images, verdict.image_id: verdict})
+    return found
+
+
+def of_inspection(connection: Connection, inspection_id: int) -> dict[int, Words]:
+    """What counts of the drops of one inspection, by drop."""
+    of_this = sa.select(label.c.drop_id).where(label.c.inspection_id == inspection_id).distinct()
+    drop_ids = list(connection.execute(of_this).scalars())
+    if not drop_ids:
+        return {}
+    return {drop_id: said for (drop_id, where), said in words(connection, drop_ids).items() if where == inspection_id}
+
+
+def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> Verdict:
+    """Of one subject, from its persons' latest words, the oldest first."""
+    votes = Counter(DropClass(row.label) for row in rows)
+    last = {DropClass(row.label): (place, row) for place, row in enumerate(rows)}
+    winner = max(votes, key=lambda word: (votes[word], last[word][0]))
+    said = last[winner][1]
+    persons = {row.person: DropClass(row.label) for row in rows}
+    return Verdict(*subject, winner, dict(votes), said.person, said.labelled_at, persons)
+
+
+def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa.Select[Any]:
+    """Each person's latest word on each subject, unless it took the former back; the oldest first."""
+    newest = sa.func.row_number().over(
+        partition_by=(label.c.drop_id, label.c.inspection_id, sa.func.coalesce(COUNTING, 0), label.c.person),
+        order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
+    )
+    columns = (column for column in label.c if column is not label.c.image_id)
+    words = sa.select(*columns, COUNTING.label("image_id"), newest.label("age"))
+    words = words.outerjoin(image, image.c.id == label.c.image_id)
+    if drop_ids is not None:
+        words = words.where(label.c.drop_id.in_(list(drop_ids)))
+    if sources is not None:
+        words = words.where(label.c.drop_id.in_(_drops_of(sources)))
+    word = words.subquery()
+    return sa.select(word).where(word.c.age == 1, word.c.label.is_not(None)).order_by(word.c.labelled_at, word.c.id)
+
+
+def _drops_of(sources: Sequence[str]) -> sa.Select[Any]:
+    return (
+        sa.select(drop.c.id)
+        .join(plate, plate.c.id == drop.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+        .where(source.c.name.in_(list(sources)))
+    )
+
+
+def labelled_images(
+    connection: Connection,
+    version_id: int | None,
+    sources: Sequence[str] | None = None,
+    *,
+    modality: Modality = Modality.VISIBLE,
+) -> list[LabelledImage]:
+    """Every picture that carries a label, a drop's inspections in their order.
+
+    With a version the pictures in its light, and its score where it is of the present content; else those in
+    ``modality``, without scores. A drop's label is carried by all such pictures of it at that inspection.
+    """
+    verdicts = {(v.drop_id, v.inspection_id, v.image_id): v for v in current(connection, sources=sources)}
+    light = modality if version_id is None else get(connection, version_id).modality
+    found = []
+    for row in connection.execute(_pictures(connection, version_id, str(light), sources)):
+        own = verdicts.get((row.drop_id, row.inspection_id, row.id))
+        said = own or verdicts.get((row.drop_id, row.inspection_id, None))
+        if said is not None:
+            found.append(_labelled(row, said))
+    return found
+
+
+def _labelled(row: Any, said: Verdict) -> LabelledImage:
+    scored = row.p_crystals is not None
+    return LabelledImage(
+        image_id=row.id,
+        source=row.name,
+        layout=row.layout,
+        root=text_path(row.root),
+        path=text_path(row.path),
+        plate_key=text_path(row.plate_key),
+        inspection_id=row.inspection_id,
+        inspection_ordinal=row.ordinal,
+        drop_id=row.drop_id,
+        well=row.well,
+        drop_number=row.drop_number,
+        content_hash=row.content_hash,
+        label=said.label,
+        votes=said.votes,
+        persons=said.persons,
+        labelled_at=said.labelled_at,
+        own=said.image_id is not None,
+        probabilities=(row.p_clear, row.p_crystals, row.p_other, row.p_precipitate) if scored else None,
+        vector=row.vector,
+        split_source=row.split_source,
+    )
+
+
+def _pictures(
+    connection: Connection, version_id: int | None, modality: str, sources: Sequence[str] | None
+) -> sa.Select[Any]:
+    """The pictures in one light of every subject of which anything was ever said."""
+    said = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
+    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version_id)
+    statement = (
+        sa.select(
+            image.c.id, image.c.path, image.c.drop_id, image.c.inspection_id, image.c.content_hash,
+            source.c.name, root_of(connection), plate.c.split_source, source.c.layout,
+            plate.c.key.label("plate_key"), inspection.c.ordinal, drop.c.well, drop.c.drop_number,
+            score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate, score.c.vector,
+        )
+        .join(said, sa.and_(said.c.drop_id == image.c.drop_id, said.c.inspection_id == image.c.inspection_id))
+        .join(source, source.c.id == image.c.source_id)
+        .join(inspection, inspection.c.id == image.c.inspection_id)
+        .join(plate, plate.c.id == inspection.c.plate_id)
+        .join(drop, drop.c.id == image.c.drop_id)
+        .outerjoin(score, of_version)
+        .where(image.c.modality == modality)
+        .order_by(image.c.drop_id, inspection.c.order_key, image.c.inspection_id, image.c.id)
+    )  # fmt: skip
+    return statement if sources is None else statement.where(source.c.name.in_(list(sources)))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One thing that a person said; ``label`` is None where it took the former back.
+
+    ``counts`` tells that it is this person's latest word on its subject, ``disputed`` that persons disagree on it now.
+    Keys and path are as stored.
+    """
+
+    label_id: int
+    source: str
+    plate_key: str
+    barcode: str | None
+    inspection_key: str
+    well: str
+    drop_number: int
+    path: str | None
+    label: DropClass | None
+    original: str
+    vocabulary: str
+    person: str
+    origin: str
+    labelled_at: datetime
+    recorded_at: datetime
+    counts: bool
+    disputed: bool
+
+
+def listed(
+    connection: Connection,
+    *,
+    plate_ids: Sequence[int] | None = None,
+    since: datetime | None = None,
+    person: str | None = None,
+    disputed: bool = False,
+    source_name: str | None = None,
+    limit: int = 100,
+) -> list[Said]:
+    """What was said, the latest recorded first; of some plates, since a time, by a person, or what is disputed."""
+    word = _counted(plate_ids).subquery()
+    columns = (
+        word.c.id, source.c.name, plate.c.key, plate.c.barcode, inspection.c.key, drop.c.well, drop.c.drop_number,
+        image.c.path, word.c.label, word.c.original, word.c.vocabulary, word.c.person, word.c.origin,
+        word.c.labelled_at, word.c.recorded_at, word.c.counts, word.c.lowest != word.c.highest,
+    )  # fmt: skip
+    statement = _among(word, columns, since, person, source_name, disputed=disputed)
+    latest = statement.order_by(word.c.recorded_at.desc(), word.c.id.desc()).limit(limit)
+    return [_said(row) for row in connection.execute(latest)]
+
+
+def count_listed(
+    connection: Connection,
+    *,
+    plate_ids: Sequence[int] | None = None,
+    since: datetime | None = None,
+    person: str | None = None,
+    disputed: bool = False,
+) -> tuple[int, int]:
+    """Count what :func:`listed` gives without a limit: all of it, and the labels among it that count now."""
+    word = _counted(plate_ids).subquery()
+    columns = (sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((word.c.counts, 1), else_=0)), 0))
+    total, counting = connection.execute(_among(word, columns, since, person, None, disputed=disputed)).one()
+    return int(total), int(counting)
+
+
+def _among(
+    word: Any,
+    columns: Sequence[Any],
+    since: datetime | None,
+    person: str | None,
+    source_name: str | None,
+    *,
+    disputed: bool,
+) -> sa.Select[Any]:
+    """Select columns of chosen words and of the places that they are about."""
+    statement: sa.Select[Any] = (
+        sa.select(*columns)
+        .select_from(word)
+        .join(drop, drop.c.id == word.c.drop_id)
+        .join(plate, plate.c.id == drop.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+        .join(inspection, inspection.c.id == word.c.inspection_id)
+        .outerjoin(image, image.c.id == word.c.image_id)
+    )
+    for chosen in (
+        None if since is None else word.c.recorded_at >= since,
+        None if person is None else word.c.person == person,
+        None if source_name is None else source.c.name == source_name,
+        sa.and_(word.c.counts, word.c.lowest != word.c.highest) if disputed else None,
+    ):
+        statement = statement if chosen is None else statement.where(chosen)
+    return statement
+
+
+def _said(row: Any) -> Said:
+    values = dict(zip((field.name for field in fields(Said)), row, strict=True))
+    counts = bool(values["counts"])
+    return Said(
+        **values
+        | {
+            "label": None if values["label"] is None else DropClass(values["label"]),
+            "counts": counts,
+            "disputed": counts and bool(values["disputed"]),
+        }
+    )
+
+
+def _counted(plate_ids: Sequence[int] | None) -> sa.Select[Any]:
+    """Every word with ``counts``, and the least and greatest of the classes that count for its subject."""
+    shown = sa.func.coalesce(COUNTING, 0)
+    newest = sa.func.row_number().over(
+        partition_by=(label.c.drop_id, label.c.inspection_id, shown, label.c.person),
+        order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
+    )
+    words = sa.select(label, shown.label("shown"), newest.label("age"))
+    words = words.outerjoin(image, image.c.id == label.c.image_id)
+    if plate_ids is not None:
+        of_plates = sa.select(drop.c.id).where(drop.c.plate_id.in_(list(plate_ids)))
+        words = words.where(label.c.drop_id.in_(of_plates))
+    word = words.subquery()
+    counts = sa.and_(word.c.age == 1, word.c.label.is_not(None))
+    counted = sa.case((counts, word.c.label))
+    of_subject = (word.c.drop_id, word.c.inspection_id, word.c.shown)
+    return sa.select(
+        word,
+        counts.label("counts"),
+        sa.func.min(counted).over(partition_by=of_subject).label("lowest"),
+        sa.func.max(counted).over(partition_by=of_subject).label("highest"),
+    )
+
+
+def key_ids(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+    """The ids of those of the labels that are kept, by their keys."""
+    rows = connection.execute(sa.select(label.c.key, label.c.id).where(label.c.key.in_(list(keys))))
+    return {str(row[0]): int(row[1]) for row in rows}

@@ -1,0 +1,212 @@
+"""A candidate becomes a bundle and stands before the gate.
+
+Hides the record's wording, the golden pictures and the checks that need the network. Promises that what is judged is
+the bundle as it lies on disk, on the test side of the run's own frozen snapshot, which no training has seen.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from marcod import text
+from marcod.domain import DropClass, Split, TrainedOn
+from marcod.errors import BundleError
+from marcod.evaluate import calibration, gate
+from marcod.evaluate.gate import Check, Rules, Verdict
+from marcod.evaluate.label_issues import Suspicion
+from marcod.evaluate.predictions import Predictions, predict
+from marcod.model import bundle, network, probabilities
+from marcod.model.bundle import BundleRecord, Predictor
+from marcod.settings import TrainSettings
+from marcod.training import data
+from marcod.training.candidate import Candidate, Work
+from marcod.training.rehearsal import Base
+from marcod.training.snapshot import Snapshot
+
+PARITY: Final = 1e-3
+"""Largest difference of a probability between the network as it was trained and the bundle that serves."""
+
+FEWEST_WORDS: Final = 20
+"""Judged words from which a person's swapped classes stop a promotion."""
+
+MOST_UNREADABLE: Final = 0.01
+BATCH: Final = 16
+
+
+def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: Base, version: int) -> Path:
+    """Write the candidate as bundle ``NAME:version`` below ``models``. Raises BundleError."""
+    from_scratch = made.tier == "scratch"
+    record = bundle.new_record(
+        name=work.settings.name,
+        version=version,
+        modality=work.parent.modality,
+        classes=made.calibrated.classes,
+        folding=made.calibrated.folding,
+        temperature=made.calibrated.temperature,
+        threshold=made.calibrated.threshold,
+        training_data=_told(made, snapshot, base),
+        licence=work.parent.licence,
+        citation=None if from_scratch else work.parent.citation,
+        trained_on=_trained_on(work.parent, made, base),
+        notice=_notice(work.parent, made, base),
+        parent=f"{work.parent.name}:{work.parent.version}",
+        architecture=made.architecture.to_dict(),
+        preprocessing=dict(work.parent.preprocessing),
+    )
+    predictor = Predictor(record, made.weights, BATCH)
+    _, pictures = calibration.measured_and_golden(work.parent_folder)
+    golden = calibration.expectations(predictor, pictures, record.temperature)
+    return bundle.write(models, record, made.weights, _measured(work, made, snapshot, base), golden)
+
+
+def _trained_on(parent: BundleRecord, made: Candidate, base: Base) -> tuple[TrainedOn, ...]:
+    """List what the candidate's weights learned from. A new calibration leaves the weights as they were."""
+    if made.tier == "recalibrate":
+        return parent.trained_on
+    kept = () if made.tier == "scratch" else parent.trained_on
+    rendered = (TrainedOn.RENDERED,) if base.synthetic else ()
+    return (*kept, *rendered, TrainedOn.LAB)
+
+
+def _told(made: Candidate, snapshot: Snapshot, base: Base) -> str:
+    learned = len(snapshot.side(Split.TRAIN)) + len(snapshot.side(Split.VALIDATION))
+    return (
+        f"data set {snapshot.digest[:12]}: {text.count(learned, 'labelled image')}, "
+        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {base.about}; {made.tier}"
+    )
+
+
+def _notice(parent: BundleRecord, made: Candidate, base: Base) -> str:
+    if made.tier == "recalibrate":
+        return parent.notice
+    from_rendered = made.tier != "scratch" and TrainedOn.RENDERED in parent.trained_on
+    kept = ["Its first weights come from rendered drops."] if from_rendered else []
+    kept += ["Rendered drops were among what it learned from."] if base.synthetic else []
+    return "\n".join(kept)
+
+
+def _measured(work: Work, made: Candidate, snapshot: Snapshot, base: Base) -> dict[str, Any]:
+    return {
+        "tier": made.tier,
+        "seed": work.settings.seed,
+        "dataset": {"digest": snapshot.digest, "gate_digest": snapshot.gate_digest, "counts": snapshot.counts()},
+        "base": base.about,
+        **made.measured,
+    }
+
+
+def model_digest(made: Candidate) -> str:
+    """The SHA-256 of weights, temperature and threshold, by which a model is known again under another name."""
+    told = (made.calibrated.temperature, made.calibrated.threshold.crystal)
+    digest = hashlib.sha256(repr(told).encode())
+    for name in sorted(made.weights):
+        digest.update(name.encode() + b"\x00" + np.ascontiguousarray(made.weights[name], np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def judge(
+    work: Work, champion: Predictor, path: Path, made: Candidate, snapshot: Snapshot, base: Base, looks: int
+) -> Verdict:
+    """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
+    rules = rules_of(work.settings, made.tier, looks)
+    pictures = data.tested(snapshot, base, work.roots)
+    extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
+    try:
+        candidate = bundle.load(path, BATCH)
+    except BundleError as error:
+        broken = Check("golden pictures", False, str(error), {})
+        return Verdict(False, (*extra, broken), {"checks": [_plain(check) for check in (*extra, broken)]})
+    extra += [Check("golden pictures", True, "the bundle on disk scores its golden pictures as it must", {})]
+    extra += [_parity(work, made, candidate)]
+    if not pictures:
+        none = Check("enough drops", False, "no labelled plate stands on the test side; label drops on more plates", {})
+        return Verdict(False, (none, *extra), {"checks": [_plain(check) for check in (none, *extra)]})
+
+    def said(predictor: Predictor, name: str) -> Predictions:
+        def done(count: int) -> None:
+            work.progress(f"testing the {name}", count, len(pictures))
+            if work.stopped():
+                raise InterruptedError
+
+        return predict(pictures, predictor.record, lambda: predictor, threads=work.threads, done=done)
+
+    before, after = said(champion, "champion"), said(candidate, "candidate")
+    extra += [_readable(len(pictures), max(len(before.unreadable), len(after.unreadable)))]
+    return gate.judge((champion.record, before), (candidate.record, after), rules, extra=extra)
+
+
+def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
+    """Check what the labels decide before anything is trained: whether the test side is large enough for the gate."""
+    tested = data.own_tested(snapshot)
+    found = {
+        "crystals": len({item.drop_id for item in tested if item.label is DropClass.CRYSTALS}),
+        "drops": len({item.drop_id for item in tested}),
+        "plates": len({(item.source, item.plate_key) for item in tested}),
+    }
+    return gate.enough(found, rules_of(settings, "head"))
+
+
+def _readable(count: int, unreadable: int) -> Check:
+    """Whether the test side is there: an imager whose share went away would not be tested at all."""
+    sentence = f"{unreadable} of {text.count(count, 'test image')} could not be read, {MOST_UNREADABLE:.0%} may be"
+    numbers: dict[str, float | int | str | None] = {"pictures": count, "unreadable": unreadable}
+    return Check("readable pictures", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    return {"name": check.name, "passed": check.passed, "sentence": check.sentence, "numbers": check.numbers}
+
+
+def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
+    """The gate's rules as configured; where only the calibration changed the ranking cannot get better."""
+    return Rules(
+        recall_margin=settings.recall_margin,
+        imager_margin=settings.imager_margin,
+        min_crystals=settings.min_test_crystals,
+        min_drops=settings.min_test_drops,
+        min_plates=settings.min_test_plates,
+        label_noise=settings.label_noise,
+        recall=settings.recall,
+        primary=gate.LOG_LOSS if tier == "recalibrate" else gate.AVERAGE_PRECISION,
+        seed=settings.seed,
+        looks=looks,
+    )
+
+
+def labels_check(suspicion: Suspicion | None, rules: Rules) -> Check:
+    """Whether few enough labels look wrong."""
+    if suspicion is None:
+        return gate.labels_trusted(0, 0, rules)
+    return gate.labels_trusted(len(suspicion.suspects), suspicion.judged, rules)
+
+
+def people_checks(suspicion: Suspicion | None) -> list[Check]:
+    """A failed check for each person who seems to swap two classes."""
+    found = []
+    for person in suspicion.by_person if suspicion is not None else ():
+        if person.confused is not None and person.swapped and person.judged >= FEWEST_WORDS:
+            said, likely = person.confused
+            sentence = (
+                f"{person.person} seems to say {said} where it is {likely} and the other way round; "
+                "`marcod label suspects` lists the labels"
+            )
+            numbers: dict[str, float | int | str | None] = {"judged": person.judged, "share": person.share}
+            found.append(Check(f"labels of {person.person}", False, sentence, numbers))
+    return found
+
+
+def _parity(work: Work, made: Candidate, candidate: Predictor) -> Check:
+    """Whether the bundle that serves, folded and compiled, says what the plain network with its weights says."""
+    model = network.build(made.architecture)
+    network.set_variables(model, made.weights)
+    size = made.architecture.input_size
+    rng = np.random.default_rng(work.settings.seed)
+    pictures = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
+    pictures = np.ascontiguousarray(pictures[:, :size, :size])
+    plain, served = np.asarray(model(pictures, training=False)), candidate.logits(pictures)
+    difference = float(np.abs(probabilities.softmax(plain) - probabilities.softmax(served)).max())
+    passed = bool(np.isfinite(served).all()) and difference <= PARITY
+    sentence = f"probabilities of the bundle and of the network as trained differ by {difference:.1e} at most"
+    return Check("parity", passed, f"{sentence}; allowed are {PARITY:g}", {"difference": difference, "limit": PARITY})

@@ -1,0 +1,401 @@
+"""From labelled pictures to a new model: weights, temperature and threshold, none of which saw the test side.
+
+Hides the tiers and the order of steps. Every step leaves its result in the run's folder, so that a run that was killed
+begins at the step it was in.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.domain import CLASSES, DropClass, Split
+from marcod.errors import MarcodError
+from marcod.evaluate import label_issues
+from marcod.evaluate.label_issues import Suspicion
+from marcod.fitting import adapt, checkpoint, fit, recipes
+from marcod.fitting import batches as fitting_batches
+from marcod.fitting.adapt import Seen
+from marcod.fitting.checkpoint import Weights
+from marcod.fitting.fit import Course, Progress, Validation
+from marcod.fitting.recipes import ADAPT
+from marcod.model import backend, bundle, network, probabilities
+from marcod.model.bundle import BundleRecord
+from marcod.model.network import Architecture
+from marcod.model.preprocess import Preprocessing
+from marcod.settings import TrainSettings
+from marcod.training import calibrate, data, out_of_fold
+from marcod.training.calibrate import Calibrated
+from marcod.training.data import Material
+from marcod.training.rehearsal import Base
+from marcod.training.snapshot import Snapshot
+
+Tier = Literal["recalibrate", "head", "all", "scratch"]
+NORMALIZED: Final = 1024
+DRAWN_AGAIN: Final = 8
+NORMALIZED_BATCH: Final = 32
+"""Pictures from which the normalization's statistics are taken, how often each of fewer, and how many at a time."""
+
+DOUBTED: Final = 4000
+"""Training pictures that are kept for doubting labels where training itself reads the files."""
+
+BATCH: Final = 16
+JUDGES: Final = 1000
+"""Validation pictures that judge each epoch; of the published network's size they take 4.3 MB of memory each."""
+
+_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+_FEWEST_JUDGED: Final = 20
+_FEWEST_NATURAL: Final = 50
+"""Pictures below which the lab's own shares are not estimated from them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run starts from and where it leaves its results."""
+
+    settings: TrainSettings
+    folder: Path
+    roots: Mapping[str, Path]
+    parent: BundleRecord
+    parent_folder: Path
+    parent_weights: Weights
+    threads: int
+    stop: Event
+    progress: Progress
+    tensorboard: Path | None = None
+
+    def stopped(self) -> bool:
+        """Whether the run was asked to end."""
+        return self.stop.is_set()
+
+    def goes_on(self, what: str, done: int, total: int) -> None:
+        """Tell how far a step is. Raises InterruptedError when the run was asked to end."""
+        if self.stopped():
+            raise InterruptedError
+        self.progress(what, done, total)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The parent's."""
+        return Architecture.from_dict(self.parent.architecture)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The parent's."""
+        return Preprocessing.from_dict(self.parent.preprocessing)
+
+    @property
+    def own_classes(self) -> bool:
+        """Whether the parent tells exactly the four classes, in their order."""
+        return self.parent.classes == tuple(c.value for c in CLASSES)
+
+    def course(self, name: str) -> Course:
+        """How a training of this run is kept and watched."""
+        return Course(self.folder / f"{name}.npz", self.stop, self.progress, tensorboard=self.tensorboard)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A new model, not yet written.
+
+    ``measured`` goes to ``metrics.json``. ``doubts`` are on the labels of the training and validation sides, by last
+    layers that had not seen the plate; ``judged`` are the candidate's own, on the lab's validation labels.
+    """
+
+    tier: Tier
+    architecture: Architecture
+    weights: Weights
+    calibrated: Calibrated
+    measured: dict[str, Any]
+    doubts: Suspicion | None
+    judged: Suspicion | None
+    unreadable: tuple[str, ...]
+
+
+def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
+    """What the labelled drops carry, by how many with crystals there are beside the test side's."""
+    if not snapshot.side(Split.TRAIN):
+        return "recalibrate"
+    if settings.recipe == "scratch":
+        return "scratch"
+    own = (*snapshot.side(Split.TRAIN), *snapshot.side(Split.VALIDATION))
+    crystals = len({item.drop_id for item in own if item.label is DropClass.CRYSTALS})
+    if crystals < settings.head_crystals:
+        return "recalibrate"
+    return "head" if crystals < settings.all_crystals else "all"
+
+
+def make(
+    work: Work,
+    snapshot: Snapshot,
+    base: Base,
+    tier: Tier,
+    sample: Callable[[], NDArray[np.uint8]],
+) -> Candidate:
+    """A candidate of a tier. ``sample`` gives kept pictures of the lab as they come, labelled or not.
+
+    Raises InterruptedError or :class:`fitting.StoppedError` when the run was stopped; calling it again goes on.
+    """
+    if tier != "recalibrate" and not snapshot.side(Split.TRAIN):
+        raise MarcodError("no labelled plate stands on the training side; label drops on more plates")
+    rows = data.rows(snapshot, base, Split.TRAIN, work.roots)
+    # The paper's patches come from the files themselves, of any number; only as many are kept as doubts need.
+    by_patch = tier == "scratch" and work.architecture.input_size > recipes.LARGE
+    training = _material(work, rows.some(DOUBTED, work.settings.seed) if by_patch else rows, Split.TRAIN)
+    validation = _material(work, data.rows(snapshot, base, Split.VALIDATION, work.roots), Split.VALIDATION)
+    tried = _Network(work, work.architecture if tier == "recalibrate" else _four(work))
+    if tier == "recalibrate":
+        learned = _recalibrated(work)
+    elif tier == "scratch":
+        learned = _from_scratch(work, rows if by_patch else training.rows, training, validation)
+    else:
+        learned = _learned(work, tried, training, validation, tier)
+    doubted = _doubts(work, training, validation)
+    # What a lab's own model learned from says nothing about how sure it may be.
+    fresh = tier == "recalibrate" and work.parent.name != work.settings.name
+    sides = (training, validation) if fresh else (validation,)
+    parts = [tried.logits(learned.weights, side.pixels, "looking at the result") for side in sides]
+    rows_judged, logits = (training.rows.and_(validation.rows) if fresh else validation.rows), np.concatenate(parts)
+    natural = _natural(learned, tried, sample, validation)
+    weights = learned.weights
+    if learned.trained_with is not None:
+        shift = calibrate.natural_shift(learned.trained_with, natural, rows_judged)
+        weights, logits = network.shifted(weights, shift), logits + shift
+    parent = work.parent if learned.trained_with is None else None
+    alarms = None if parent is not None else _champion_false_alarms(work, tried, validation)
+    found = calibrate.calibrate(
+        logits, rows_judged, natural, parent, work.parent.threshold, work.settings.recall, alarms
+    )
+    return Candidate(
+        tier, learned.architecture, weights, found, learned.measured | found.measured, doubted,
+        None if parent is not None else _judged(validation.rows, probabilities.softmax(logits / found.temperature)),
+        (*training.unreadable, *validation.unreadable),
+    )  # fmt: skip
+
+
+def _material(work: Work, rows: data.Rows, side: Split) -> Material:
+    return data.gathered(
+        rows,
+        work.architecture.input_size,
+        work.folder / f"{side}.npy",
+        threads=work.threads,
+        progress=work.progress,
+        stopped=work.stopped,
+        what=f"reading the {side} side",
+    )
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """Weights whose logits are as if the classes had the shares ``trained_with`` [classes]; None if nobody knows."""
+
+    tier: Tier
+    architecture: Architecture
+    weights: Weights
+    trained_with: NDArray[np.float64] | None
+    measured: dict[str, Any]
+
+
+class _Network:
+    """One network whose weights are exchanged, so that it is compiled once for all that a run tries."""
+
+    def __init__(self, work: Work, architecture: Architecture) -> None:
+        self._work = work
+        self._model = network.build(replace(architecture, auxiliary=False))
+        self._model.compile(jit_compile=backend.training_compiler())
+
+    def logits(
+        self, weights: Weights, pixels: NDArray[np.uint8], what: str, chosen: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float32]:
+        """What the network says with these weights of kept pictures or the chosen ones, float32 [n, own classes]."""
+        network.set_variables(self._model, weights)
+        found = np.zeros((0, self._model.output_shape[1]), np.float32)
+        wanted = np.arange(len(pixels)) if chosen is None else chosen
+        for start in range(0, len(wanted), BATCH):
+            self._work.goes_on(what, start, len(wanted))
+            part = fitting_batches.prepared(pixels[wanted[start : start + BATCH]], self._work.preprocessing)
+            # Filled up, so that there is one shape to compile.
+            full = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.float32)])
+            found = np.concatenate([found, np.asarray(self._model.predict_on_batch(full))[: len(part)]])
+        return found
+
+
+def _recalibrated(work: Work) -> _Learned:
+    return _Learned("recalibrate", work.architecture, work.parent_weights, None, {})
+
+
+def _learned(work: Work, tried: _Network, training: Material, validation: Material, tier: Tier) -> _Learned:
+    at_home = _at_home(work, training)
+    trunk = data.Trunk(work.architecture, at_home)
+    features = _balanced(training, _seen(work, trunk, training, "train", data.FLIPS), len(data.FLIPS))
+    judges = None
+    if len(validation.rows):
+        judges = _balanced(validation, _seen(work, trunk, validation, "validation", data.UPRIGHT), 1)
+    start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES), own=work.own_classes))
+    head = adapt.fit_head(features, start, work.settings.seed, judges)
+    old = network.with_head(work.parent_weights, *start)
+    new, curve = network.with_head(at_home, head.kernel, head.bias), head.curve
+    if tier == "all":
+        fitted = _fit_all(work, training, validation, new)
+        new, curve = fitted.weights, fitted.curve
+    mix = _mix(work, tried, validation, old, new)
+    learned = adapt.mixed(old, new, mix.share)
+    rows = training.rows
+    trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.own))
+    measured = {"mix": {"new": mix.share, "validation_loss": mix.losses}, "curve": curve}
+    return _Learned(tier, _four(work), learned, trained_with, measured)
+
+
+def _at_home(work: Work, training: Material) -> Weights:
+    """The parent with its normalization at home in the lab's pictures and the base set's, both counting the same."""
+    place = work.folder / "trunk.npz"
+    if place.exists():
+        with np.load(place, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    rows = training.rows
+    weights = adapt.balanced(rows.targets, rows.weights, rows.own).astype(np.float64)
+    rng = np.random.default_rng(work.settings.seed)
+    drawn = rng.choice(len(rows), min(NORMALIZED, DRAWN_AGAIN * len(rows)), p=weights / weights.sum())
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(drawn), NORMALIZED_BATCH):
+            work.goes_on("normalizing", start, len(drawn))
+            chosen = drawn[start : start + NORMALIZED_BATCH]
+            yield fitting_batches.prepared(training.pixels[chosen], work.preprocessing)
+
+    found = adapt.normalized(work.architecture, work.parent_weights, batches())
+    checkpoint.save_arrays(place, found)
+    return found
+
+
+def _balanced(side: Material, found: Seen, views: int) -> Seen:
+    return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, views)))
+
+
+def _four(work: Work) -> Architecture:
+    """The parent's architecture for the four classes, without a training head."""
+    return replace(work.architecture, classes=len(CLASSES), auxiliary=False)
+
+
+def _seen(work: Work, trunk: data.Trunk, side: Material, name: str, flips: data.Flips) -> Seen:
+    return data.seen(
+        side, trunk, work.preprocessing, work.folder / f"{name}-features.npz",
+        flips=flips, goes_on=work.goes_on,
+    )  # fmt: skip
+
+
+def _fit_all(work: Work, training: Material, validation: Material, start: Weights) -> fit.Fitted:
+    rows = training.rows
+    weights = adapt.balanced(rows.targets, rows.weights, rows.own)
+    given = fitting_batches.Pictures(
+        rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True
+    )
+    settings = work.settings
+    recipe = ADAPT.of(
+        epochs=settings.epochs, batch_size=min(settings.batch_size, 32), quarter_turns=settings.quarter_turns
+    )
+    return fit.fit(
+        _four(work), recipe, given,
+        seed=settings.seed, weights=start, validation=_judges(work, validation), precision=_precision(settings),
+        course=work.course("fit"),
+    )  # fmt: skip
+
+
+def _from_scratch(work: Work, rows: data.Rows, training: Material, validation: Material) -> _Learned:
+    settings, size = work.settings, work.architecture.input_size
+    recipe = recipes.scratch(
+        size, epochs=settings.scratch_epochs, batch_size=settings.batch_size, quarter_turns=settings.quarter_turns
+    )
+    by_patch = recipe.augmentation.patch is None
+    source = fitting_batches.patches(rows.files, size) if by_patch else lambda chosen, _seed: training.pixels[chosen]
+    given = fitting_batches.Pictures(rows.targets, rows.weights / rows.weights.mean(), source)
+    architecture = replace(work.architecture, classes=len(CLASSES), auxiliary=True)
+    fitted = fit.fit(
+        architecture, recipe, given,
+        seed=settings.seed, validation=_judges(work, validation), precision=_precision(settings),
+        course=work.course("fit"),
+    )  # fmt: skip
+    weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
+    trained_with = adapt.shares(rows.targets, rows.weights)
+    return _Learned("scratch", _four(work), weights, trained_with, {"curve": fitted.curve})
+
+
+def _precision(settings: TrainSettings) -> str:
+    return backend.half_precision() if settings.precision == "auto" else "float32"
+
+
+def _judges(work: Work, side: Material) -> Validation | None:
+    """What each epoch is judged on: the lab's pictures and the base set's, which count the same together."""
+    if not len(side.rows):
+        return None
+    chosen = np.sort(np.random.default_rng(work.settings.seed).permutation(len(side.rows))[:JUDGES])
+    rows = side.rows.only(chosen)
+    weights = adapt.balanced(rows.targets, rows.weights, rows.own)
+    return Validation(fitting_batches.prepared(side.pixels[chosen], work.preprocessing), rows.labels, weights)
+
+
+def _mix(work: Work, tried: _Network, validation: Material, old: Weights, new: Weights) -> adapt.Mix:
+    if not work.own_classes:
+        return adapt.Mix(1.0, {})
+    if not len(validation.rows):
+        return adapt.Mix(0.5, {})
+
+    def logits_of(share: float) -> NDArray[np.float32]:
+        what = f"trying {100 * share:.0f} % of the new weights"
+        return tried.logits(adapt.mixed(old, new, share), validation.pixels, what)
+
+    rows, margin = validation.rows, work.settings.imager_margin / 2
+    return adapt.choose_mix(logits_of, rows.labels, rows.domains, adapt.MIXES, margin)
+
+
+def _doubts(work: Work, training: Material, validation: Material) -> Suspicion | None:
+    """Doubts about the labels of both sides, by what the network sees of the pictures as they are."""
+    if not training.rows.own.any():
+        return None
+    trunk = data.Trunk(work.architecture, _at_home(work, training))
+    upright = np.arange(len(training.rows))
+    parts = [
+        _seen(work, trunk, training, "train", data.FLIPS).only(upright),
+        _seen(work, trunk, validation, "validation", data.UPRIGHT),
+    ]
+    return out_of_fold.about(training.rows.and_(validation.rows), adapt.joined(parts), work.settings.seed)
+
+
+def _judged(rows: data.Rows, scores: NDArray[np.float32]) -> Suspicion | None:
+    """What a candidate doubts of the lab's validation labels, which it did not learn from; None where there are few."""
+    lab = np.flatnonzero(rows.own)
+    if len(lab) < _FEWEST_JUDGED:
+        return None
+    return label_issues.find(scores[lab], rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
+
+
+def _champion_false_alarms(work: Work, tried: _Network, validation: Material) -> float | None:
+    """The share of the lab's validation drops without crystals that the champion flags; None where there are none."""
+    others = np.flatnonzero(validation.rows.own & (validation.rows.labels != _CRYSTALS))
+    if not len(others):
+        return None
+    champion = tried if work.own_classes else _Network(work, work.architecture)
+    logits = champion.logits(work.parent_weights, validation.pixels, "looking with the champion", others)
+    scores = probabilities.softmax(logits / work.parent.temperature) @ bundle.folding(work.parent)
+    return float((scores[:, _CRYSTALS] >= work.parent.threshold.crystal).mean())
+
+
+def _natural(
+    learned: _Learned, tried: _Network, sample: Callable[[], NDArray[np.uint8]], validation: Material
+) -> NDArray[np.float64] | None:
+    """The shares of the four classes among the lab's pictures as they come and in the base set, half each."""
+    if learned.trained_with is None:
+        return None
+    found = sample()
+    if len(found) < _FEWEST_NATURAL:
+        return None
+    scores = probabilities.softmax(tried.logits(learned.weights, found, "looking at a sample"))
+    natural = adapt.natural_shares(scores.astype(np.float64), learned.trained_with)
+    base = np.flatnonzero(~validation.rows.own)
+    if not len(base):
+        return natural
+    return (natural + adapt.shares(validation.rows.targets[base], validation.rows.weights[base])) / 2

@@ -1,0 +1,246 @@
+"""What one training learns from: the lab's labelled pictures and the base set, side by side, ready for a network.
+
+Hides files, kept pixels and features. Promises that only the training and the validation side are ever touched here,
+that the same run finds the same rows after a kill, and that a picture that cannot be read is named and left out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.domain import CLASSES, DropClass, Split
+from marcod.errors import MarcodError
+from marcod.evaluate.labelled import Labelled
+from marcod.fitting import adapt, batches, checkpoint
+from marcod.fitting.fit import Progress
+from marcod.fitting.recipes import LARGE
+from marcod.model import backend, network
+from marcod.model.network import Architecture
+from marcod.model.preprocess import Preprocessing
+from marcod.training.rehearsal import SOURCE, Base
+from marcod.training.snapshot import Item, Snapshot
+
+KEPT_LARGE: Final = 1.2
+"""Less is kept around the input of a large network: a kept picture of 719 pixels takes 1.5 MB."""
+
+MOST_UNREADABLE: Final = 0.05
+"""Share of pictures that were there when the labels were taken and may be gone now."""
+
+FEW_UNREADABLE: Final = 3
+
+ACTIVE: Final = frozenset({"threshold", "disagreement"})
+"""Review streams that choose what to ask by what the model says; a recall measured on their drops is not the lab's."""
+
+SEEN_AT_ONCE: Final = 16
+"""Pictures whose features are taken at once."""
+
+Flips = tuple[tuple[int, int], ...]
+UPRIGHT: Final[Flips] = ((1, 1),)
+FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pictures on one side, an entry each: file, class index, soft label, weight, domain (source or base) and plate.
+
+    ``own`` tells the lab's pictures from the base set, ``chosen`` those that the model's own scores made people look
+    at; ``persons`` is who says what.
+    """
+
+    files: tuple[Path, ...]
+    labels: NDArray[np.intp]
+    targets: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    domains: tuple[str, ...]
+    plates: tuple[str, ...]
+    drops: tuple[str, ...]
+    chosen: NDArray[np.bool_]
+    persons: tuple[Mapping[str, DropClass], ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """Which rows are the lab's, bool [n]."""
+        return np.array([domain != SOURCE for domain in self.domains], bool)
+
+    def only(self, kept: NDArray[Any]) -> "Rows":
+        """Some of the rows, by index."""
+        return Rows(
+            files=tuple(self.files[i] for i in kept),
+            labels=self.labels[kept],
+            targets=self.targets[kept],
+            weights=self.weights[kept],
+            domains=tuple(self.domains[i] for i in kept),
+            plates=tuple(self.plates[i] for i in kept),
+            drops=tuple(self.drops[i] for i in kept),
+            chosen=self.chosen[kept],
+            persons=tuple(self.persons[i] for i in kept),
+        )
+
+    def some(self, count: int, seed: int) -> "Rows":
+        """So many of the rows, drawn at random, in their order."""
+        if len(self) <= count:
+            return self
+        return self.only(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+
+    def and_(self, other: "Rows") -> "Rows":
+        """These rows, then the other ones."""
+        return Rows(
+            files=self.files + other.files,
+            labels=np.concatenate([self.labels, other.labels]),
+            targets=np.concatenate([self.targets, other.targets]),
+            weights=np.concatenate([self.weights, other.weights]),
+            domains=self.domains + other.domains,
+            plates=self.plates + other.plates,
+            drops=self.drops + other.drops,
+            chosen=np.concatenate([self.chosen, other.chosen]),
+            persons=self.persons + other.persons,
+        )
+
+
+def rows(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path]) -> Rows:
+    """The lab's pictures of a side, then the base set's."""
+    own, others = snapshot.side(side), base.side(side)
+    classes = [CLASSES.index(label) for label in (*(i.label for i in own), *(p.label for p in others))]
+    certain = batches.one_hot(np.array(classes[len(own) :], np.intp), len(CLASSES))
+    soft = np.array([item.shares for item in own], np.float32).reshape(-1, len(CLASSES))
+    return Rows(
+        files=(*(file_of(item, roots) for item in own), *(picture.file for picture in others)),
+        labels=np.array(classes, np.intp),
+        targets=np.concatenate([soft, certain]),
+        weights=np.array([item.weight for item in own] + [1.0] * len(others), np.float32),
+        domains=(*(item.source for item in own), *(SOURCE for _ in others)),
+        plates=(*(f"{item.source}/{item.plate_key}" for item in own), *(p.group for p in others)),
+        drops=(*(str(item.drop_id) for item in own), *(p.drop for p in others)),
+        chosen=np.array([item.stream in ACTIVE for item in own] + [False] * len(others), bool),
+        persons=(*(item.persons for item in own), *({} for _ in others)),
+    )
+
+
+def file_of(item: Item, roots: Mapping[str, Path]) -> Path:
+    """Where a picture of a snapshot is on this host."""
+    return roots.get(item.source, Path(item.root)) / item.path
+
+
+def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[Labelled, ...]:
+    """The test side as the gate takes it, without drops that people were shown because of the champion's score.
+
+    On those the champion looks bad by choice, and any other model better than it is.
+    """
+    own = [_tested(item, roots) for item in own_tested(snapshot)]
+    return (*own, *(replace(picture, own=None) for picture in base.side(Split.TEST)))
+
+
+def own_tested(snapshot: Snapshot) -> tuple[Item, ...]:
+    """Return the lab's own images of :func:`tested`."""
+    return tuple(item for item in snapshot.side(Split.TEST) if item.stream not in ACTIVE)
+
+
+def _tested(item: Item, roots: Mapping[str, Path]) -> Labelled:
+    return Labelled(
+        file=file_of(item, roots),
+        label=item.label,
+        own=None,
+        source=item.source,
+        imager=item.imager,
+        drop=str(item.drop_id),
+        inspection=str(item.inspection_id),
+        unit=f"drop {item.drop_id} at {item.inspection_id}, {item.label}",
+        group=f"{item.source}/{item.plate_key}",
+    )
+
+
+def kept_side(size: int) -> int:
+    """The side of kept pictures for a network that takes ``size`` pixels."""
+    return round(size * (batches.KEPT_SHARE if size <= LARGE else KEPT_LARGE))
+
+
+@dataclass(frozen=True)
+class Material:
+    """One side's rows that can be read, with their kept pixels uint8 [n, side, side, 3]."""
+
+    rows: Rows
+    pixels: NDArray[np.uint8]
+    unreadable: tuple[str, ...]
+
+
+def gathered(
+    wanted: Rows, size: int, place: Path, *, threads: int, progress: Progress, stopped: Callable[[], bool], what: str
+) -> Material:
+    """Read the pictures of a side once and keep them. Raises InterruptedError when stopped."""
+    if not len(wanted):
+        side = kept_side(size)
+        return Material(wanted, np.zeros((0, side, side, 3), np.uint8), ())
+    pixels, wrong = batches.kept(
+        wanted.files, kept_side(size), place,
+        threads=threads, done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
+    )  # fmt: skip
+    if not wrong:
+        return Material(wanted, pixels, ())
+    if len(wrong) > max(FEW_UNREADABLE, MOST_UNREADABLE * len(wanted)):
+        place.unlink()
+        first = next(iter(wrong))
+        raise MarcodError(
+            f"{len(wrong)} of {len(wanted)} pictures cannot be read, such as {wanted.files[first]}: {wrong[first]}; "
+            "is a share away? The next `marcod retrain` begins anew"
+        )
+    good = np.array([i for i in range(len(wanted)) if i not in wrong], np.intp)
+    unreadable = tuple(f"{wanted.files[i]}: {text}" for i, text in wrong.items())
+    return Material(wanted.only(good), _only(pixels, good, place.with_suffix(".good.npy")), unreadable)
+
+
+def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDArray[np.uint8]:
+    """Some of the pictures as a file of their own, since as an array they might not fit into memory."""
+    found = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=(len(kept), *pixels.shape[1:]))
+    for target, source in enumerate(kept):
+        found[target] = pixels[source]
+    return found
+
+
+class Trunk:
+    """A network without its last layer, built and compiled at its first picture, once for all it is shown."""
+
+    def __init__(self, architecture: Architecture, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        self._architecture, self._weights = architecture, weights
+        self.features = len(network.head(weights)[0])
+
+    @cached_property
+    def describe(self) -> backend.Scoring:
+        """What the last layer would see, as ``network.described`` gives it in batches of :data:`SEEN_AT_ONCE`."""
+        return network.described(self._architecture, self._weights, SEEN_AT_ONCE)
+
+
+def seen(
+    material: Material,
+    trunk: Trunk,
+    record: Preprocessing,
+    place: Path,
+    *,
+    flips: Flips,
+    goes_on: Progress,
+) -> adapt.Seen:
+    """What a trunk sees of the pictures and their flips, one flip of all after another; kept at ``place``.
+
+    ``goes_on`` is told how far it is, and may raise to end it.
+    """
+    count = len(material.rows)
+    targets, given = np.tile(material.rows.targets, (len(flips), 1)), np.tile(material.rows.weights, len(flips))
+    if place.exists():
+        with np.load(place, allow_pickle=False) as archive:
+            return adapt.Seen(archive["features"], targets, given)
+    found: list[NDArray[np.float32]] = []
+    for number, (down, across) in enumerate(flips):
+        for start in range(0, count, SEEN_AT_ONCE):
+            part = material.pixels[start : start + SEEN_AT_ONCE, ::down, ::across]
+            found.append(trunk.describe(batches.prepared(part, record)))
+            goes_on("looking at the pictures", number * count + start + len(part), len(flips) * count)
+    features = np.concatenate(found) if found else np.zeros((0, trunk.features), np.float32)
+    checkpoint.save_arrays(place, {"features": features})
+    return adapt.Seen(features, targets, given)

@@ -1,0 +1,326 @@
+"""Training runs: one at a time over all hosts, each with a row that says what became of it and why.
+
+Hides how a run is owned. Promises that two runs are never active at once, that of two processes only one takes over
+from a dead worker, and that a worker that lost its run can write nothing to it any more: every write names the run's
+token, which a takeover replaces.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.engine import insert
+from marcod.database.schema import audit, dataset, label, model_version, training_run
+from marcod.domain import Split
+from marcod.errors import NotFoundError, StoreError
+from marcod.store.versions import Note
+
+RUNNING: Final = "running"
+SHADOW: Final = "shadow"
+JUDGED: Final = ("promoted", "recommended", "refused", SHADOW)
+"""States of a run whose candidate met the gate."""
+
+FINISHED: Final = (*JUDGED, "unchanged")
+"""States of a run that used its labels up; one that failed or was abandoned has not."""
+
+USED_OFTEN: Final = 10
+"""After so many verdicts on one test side the gate asks so much that only a far better model passes."""
+
+ENDED: Final = (*FINISHED, "failed", "abandoned")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt to make a better model.
+
+    ``parent`` and ``candidate`` are ``NAME:VERSION``. ``ended_at`` is None while it runs; a run in shadow has ended its
+    training and waits for :func:`settle`. ``reasons`` and ``numbers`` are the gate's.
+    """
+
+    id: int
+    state: str
+    cause: str
+    actor: str
+    recipe: str
+    options: dict[str, Any]
+    parent: str | None
+    dataset_id: int | None
+    tier: str | None
+    candidate: str | None
+    candidate_digest: str | None
+    folder: str
+    host: str
+    pid: int
+    token: str
+    step: str | None
+    reasons: list[str] | None
+    numbers: dict[str, Any] | None
+    error: str | None
+    started_at: datetime
+    beat_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The counts of a frozen set of labels; ``gate_digest`` names its test side."""
+
+    id: int
+    digest: str
+    gate_digest: str
+    images: int
+    drops: int
+    crystals: int
+    missing: int
+    changed: int
+    counts: dict[str, Any]
+    taken_at: datetime
+
+
+def begin(
+    connection: Connection,
+    *,
+    cause: str,
+    actor: str,
+    recipe: str,
+    options: dict[str, Any],
+    parent: str | None,
+    folder: str,
+    host: str,
+    pid: int,
+    token: str,
+    now: datetime,
+) -> Run:
+    """The row of a new run, active from now on. Raises StoreError naming the one that is active already."""
+    values = {
+        "active": True, "state": RUNNING, "cause": cause, "actor": actor, "recipe": recipe, "options": options,
+        "parent": parent, "folder": folder, "host": host, "pid": pid, "token": token, "started_at": now, "beat_at": now,
+    }  # fmt: skip
+    statement = insert(connection, training_run).values(**values).on_conflict_do_nothing(index_elements=["active"])
+    run_id = connection.execute(statement.returning(training_run.c.id)).scalar_one_or_none()
+    if run_id is None:
+        held = active(connection)
+        raise StoreError("another training run began at the same moment" if held is None else _held(held))
+    return get(connection, run_id)
+
+
+def _held(run: Run) -> str:
+    return (
+        f"training run {run.id} is active: {run.cause}, since {run.started_at:%Y-%m-%d %H:%M} UTC on {run.host} "
+        f"as process {run.pid}, last seen {run.beat_at:%Y-%m-%d %H:%M:%S} UTC; wait for it, or end that process"
+    )
+
+
+def active(connection: Connection) -> Run | None:
+    """The run that is active, if one is."""
+    row = connection.execute(sa.select(*_COLUMNS).where(training_run.c.active.is_(True))).one_or_none()
+    return None if row is None else Run(*row)
+
+
+def take_over(
+    connection: Connection,
+    *,
+    host: str,
+    pid: int,
+    token: str,
+    now: datetime,
+    silence_s: float,
+    alive: Callable[[int], bool],
+) -> Run | None:
+    """The active run, ours from now on, if its worker is dead; None when no run is active.
+
+    Dead is a process of this host that is not alive, and any that gave no sign for ``silence_s`` seconds. A run under
+    our own process id is a dead namesake's, as in a container, where ids repeat: call this before any run of one's
+    own. Raises StoreError when the worker lives, or when another process was quicker.
+    """
+    run = active(connection)
+    if run is None:
+        return None
+    gone = run.host == host and (run.pid == pid or not alive(run.pid))
+    if not gone and run.beat_at > now - timedelta(seconds=silence_s):
+        raise StoreError(_held(run))
+    _write(connection, run.id, run.token, {"host": host, "pid": pid, "token": token, "beat_at": now})
+    return get(connection, run.id)
+
+
+def beat(connection: Connection, run_id: int, token: str, *, step: str | None, now: datetime) -> None:
+    """Say that the run's worker lives and what it does. Raises StoreError when the run was taken over."""
+    _write(connection, run_id, token, {"step": step, "beat_at": now})
+
+
+def note(
+    connection: Connection,
+    run_id: int,
+    token: str,
+    *,
+    dataset_id: int | None = None,
+    tier: str | None = None,
+    candidate: str | None = None,
+    candidate_digest: str | None = None,
+) -> None:
+    """Add what became known of a run; what is None stays. Raises StoreError when it was taken over."""
+    values = {"dataset_id": dataset_id, "tier": tier, "candidate": candidate, "candidate_digest": candidate_digest}
+    known = {name: value for name, value in values.items() if value is not None}
+    if known:
+        _write(connection, run_id, token, known)
+
+
+def end(
+    connection: Connection,
+    run_id: int,
+    token: str,
+    *,
+    state: str,
+    reasons: Sequence[str] | None = None,
+    numbers: dict[str, Any] | None = None,
+    error: str | None = None,
+    now: datetime,
+) -> None:
+    """End a run in one of :data:`ENDED`, so that another may begin. Raises StoreError when it was taken over."""
+    if state not in ENDED:
+        raise ValueError(f"a training run cannot end as {state!r}")
+    values = {"state": state, "active": None, "error": error, "beat_at": now, "ended_at": now, "step": None}
+    _write(connection, run_id, token, values | _verdict(reasons, numbers))
+
+
+def settle(
+    connection: Connection,
+    run_id: int,
+    *,
+    state: str,
+    reasons: Sequence[str],
+    numbers: dict[str, Any],
+    now: datetime,
+) -> None:
+    """Decide about a run in shadow. Raises StoreError when it is not in shadow (any more)."""
+    if state not in JUDGED or state == SHADOW:
+        raise ValueError(f"a training run in shadow cannot be settled as {state!r}")
+    waiting = sa.and_(training_run.c.id == run_id, training_run.c.state == SHADOW)
+    values = {"state": state, "ended_at": now, **_verdict(reasons, numbers)}
+    if not connection.execute(sa.update(training_run).where(waiting).values(values)).rowcount:
+        raise StoreError(f"training run {run_id} is not in shadow; somebody decided about it meanwhile")
+
+
+def _verdict(reasons: Sequence[str] | None, numbers: dict[str, Any] | None) -> dict[str, Any]:
+    # A plain None would be stored as the JSON text null, which is not null to SQL.
+    return {
+        "reasons": sa.null() if reasons is None else list(reasons),
+        "numbers": sa.null() if numbers is None else numbers,
+    }
+
+
+def _write(connection: Connection, run_id: int, token: str, values: dict[str, Any]) -> None:
+    """Change a run that is active and still has this token, in one guarded statement."""
+    ours = sa.and_(training_run.c.id == run_id, training_run.c.token == token, training_run.c.active.is_(True))
+    if not connection.execute(sa.update(training_run).where(ours).values(values)).rowcount:
+        raise StoreError(f"training run {run_id} was taken over by another process, or has ended")
+
+
+def get(connection: Connection, run_id: int) -> Run:
+    """A run by its number. Raises NotFoundError."""
+    row = connection.execute(sa.select(*_COLUMNS).where(training_run.c.id == run_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no training run {run_id}; `marcod train list` shows them")
+    return Run(*row)
+
+
+def listed(connection: Connection, limit: int) -> list[Run]:
+    """Runs, the latest first."""
+    rows = connection.execute(sa.select(*_COLUMNS).order_by(training_run.c.id.desc()).limit(limit))
+    return [Run(*row) for row in rows]
+
+
+def last(connection: Connection) -> Run | None:
+    """The latest run that took a set of labels and used it up: it ended and neither failed nor was abandoned."""
+    used = sa.and_(training_run.c.dataset_id.is_not(None), training_run.c.state.in_(FINISHED))
+    row = connection.execute(sa.select(*_COLUMNS).where(used).order_by(training_run.c.id.desc()).limit(1))
+    found = row.one_or_none()
+    return None if found is None else Run(*found)
+
+
+def shadows(connection: Connection) -> list[Run]:
+    """Runs whose candidates score in shadow, the oldest first."""
+    rows = connection.execute(sa.select(*_COLUMNS).where(training_run.c.state == SHADOW).order_by(training_run.c.id))
+    return [Run(*row) for row in rows]
+
+
+def data(connection: Connection, dataset_id: int) -> Data:
+    """The set of labels a run was trained on. Raises NotFoundError."""
+    columns = [dataset.c[name] for name in Data.__dataclass_fields__]
+    row = connection.execute(sa.select(*columns).where(dataset.c.id == dataset_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no data set {dataset_id}")
+    return Data(*row)
+
+
+def last_label(connection: Connection, dataset_id: int) -> int | None:
+    """The newest row of labels that a data set saw."""
+    found = connection.execute(sa.select(dataset.c.last_label_id).where(dataset.c.id == dataset_id))
+    return found.scalar_one_or_none()
+
+
+def new_labels(connection: Connection, since_label_id: int | None) -> int:
+    """Of how many subjects (a drop at an inspection, or an image) something was said after that row of labels."""
+    subject = sa.select(label.c.drop_id, label.c.inspection_id, label.c.image_id).distinct()
+    newer = subject if since_label_id is None else subject.where(label.c.id > since_label_id)
+    return int(connection.execute(sa.select(sa.func.count()).select_from(newer.subquery())).scalar_one())
+
+
+def gate_uses(connection: Connection, gate_digest: str) -> int:
+    """Count the runs that were judged on this test side, up to when it was frozen last.
+
+    A test side grows with every labelled plate, so one that makes up more than half of this side, by drops with
+    crystals, counts as the same. Only runs of the same modality that made a candidate count. 0 for an unknown
+    test side.
+    """
+    columns = (dataset.c.id, dataset.c.crystals, dataset.c.counts)
+    mine = sa.select(*columns).where(dataset.c.gate_digest == gate_digest).order_by(dataset.c.id.desc()).limit(1)
+    this = connection.execute(mine).one_or_none()
+    if this is None:
+        return 0
+    parent = model_version.c.name + ":" + model_version.c.version
+    judged = (
+        sa.select(*columns, model_version.c.modality)
+        .join(training_run, training_run.c.dataset_id == dataset.c.id)
+        .outerjoin(model_version, parent == training_run.c.parent)
+    )
+    light = connection.execute(
+        judged.where(dataset.c.id == this.id).order_by(training_run.c.id.desc()).limit(1)
+    ).one_or_none()
+    made = training_run.c.candidate.is_not(None)
+    found = connection.execute(judged.where(dataset.c.id <= this.id, training_run.c.state.in_(JUDGED), made))
+    same = [row for row in found if light is None or row.modality == light.modality]
+    return sum(2 * _test_crystals(row) > _test_crystals(this) for row in same)
+
+
+def _test_crystals(row: Any) -> int:
+    """Drops with crystals on the test side of a data set; of one that does not say, all it has."""
+    return int(row.counts.get(str(Split.TEST), {}).get("crystals", row.crystals))
+
+
+def rolled_back(connection: Connection, digest_or_name: str) -> Note | None:
+    """The latest rollback from this version, by ``NAME:VERSION`` or digest, or from one with the same digest."""
+    run, version = training_run.c, model_version.c
+    version_name = version.name + ":" + version.version
+    known = sa.union(
+        sa.select(run.candidate_digest.label("digest"), run.candidate.label("name")),
+        sa.select(version.digest.label("digest"), version_name.label("name")),
+    ).subquery()
+    digests = sa.select(known.c.digest).where(known.c.name == digest_or_name)
+    same = sa.or_(known.c.digest == digest_or_name, known.c.digest.in_(digests))
+    names = sa.select(known.c.name).where(same, known.c.name.is_not(None))
+    former = audit.c.detail["from"].as_string()
+    row = connection.execute(
+        sa.select(audit.c.at, audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail)
+        .where(audit.c.action == "rollback", sa.or_(former == digest_or_name, former.in_(names)))
+        .order_by(audit.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else Note(*row)
+
+
+_COLUMNS: Final = tuple(training_run.c[name] for name in Run.__dataclass_fields__)

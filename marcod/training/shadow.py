@@ -1,0 +1,120 @@
+"""A candidate that scores new images beside the champion before it is decided about.
+
+Hides when that time is over and what is compared. Promises that a challenger becomes champion only if it scored what
+the champion scored, flags no flood of drops, and misses no more of the crystals that people named meanwhile. Nothing
+here loads TensorFlow until a model is promoted.
+"""
+
+from datetime import datetime
+from typing import Final
+
+from marcod import telemetry
+from marcod.database.engine import Database
+from marcod.errors import NotFoundError
+from marcod.model.registry import Registry
+from marcod.settings import TrainSettings
+from marcod.store import versions
+from marcod.store.versions import Version
+from marcod.text import count
+from marcod.training import run_rows, shadow_counts
+from marcod.training.run_rows import Run
+from marcod.training.shadow_counts import Both
+
+log = telemetry.logger(__name__)
+
+MOST_FAILED: Final = 0.01
+FLOOD: Final = 3.0
+"""A challenger may flag so many times as many images as the champion, or :data:`FEW` of all, whichever is more."""
+
+FEW: Final = 0.35
+
+
+def ripe(db: Database) -> bool:
+    """Whether a run in shadow can be decided about: its images are scored, or it is challenger no more."""
+    for run in db.read(run_rows.shadows):
+        version = _candidate(db, run)
+        if version is None or _challenger(db) != version:
+            return True
+        if _both(db, run, version).images >= _wanted(run):
+            return True
+    return False
+
+
+def settle(db: Database, registry: Registry, *, actor: str, now: datetime) -> list[Run]:
+    """Decide about every run in shadow whose time is over. Returns them as they ended."""
+    return [done for run in db.read(run_rows.shadows) if (done := _settled(db, registry, run, actor, now)) is not None]
+
+
+def _settled(db: Database, registry: Registry, run: Run, actor: str, now: datetime) -> Run | None:
+    version, champion = _candidate(db, run), db.read(versions.champion)
+    if version is None or _challenger(db) != version:
+        promoted = version is not None and champion == version
+        reason = f"{run.candidate} is challenger no more; a person decided" + (" for it" if promoted else "")
+        return _ended(db, run, "promoted" if promoted else "refused", [reason], None, now)
+    both = _both(db, run, version)
+    if both.images < _wanted(run):
+        return None
+    settings = TrainSettings(**run.options["train"])
+    if problems := _problems(both, settings):
+        registry.challenge(None, actor=actor, now=now)
+        return _ended(db, run, "refused", problems, both, now)
+    if str(champion) != run.parent:
+        reason = f"{champion} became champion meanwhile; the gate compared with {run.parent}"
+        registry.challenge(None, actor=actor, now=now)
+        return _ended(db, run, "recommended", [reason], both, now)
+    registry.promote(version, actor=actor, now=now, instead_of=run.parent)
+    return _ended(db, run, "promoted", [_sentence(both)], both, now)
+
+
+def _problems(both: Both, settings: TrainSettings) -> list[str]:
+    """Why a challenger must not become champion, in sentences."""
+    found = []
+    if both.failed > MOST_FAILED * both.images:
+        found.append(f"it could not score {count(both.failed, 'image')} that the champion scored")
+    if both.challenger_hits > max(FLOOD * both.champion_hits, FEW * both.images):
+        images = count(both.images, "new image")
+        found.append(f"it calls {both.challenger_hits} of {images} hits, the champion {both.champion_hits}")
+    if both.crystals and both.challenger_found < both.champion_found - settings.recall_margin * both.crystals:
+        found.append(
+            f"it found {both.challenger_found} of the {count(both.crystals, 'drop')} that people called crystals "
+            f"meanwhile, the champion {both.champion_found}"
+        )
+    return found
+
+
+def _sentence(both: Both) -> str:
+    return (
+        f"in shadow it called {both.challenger_hits} of {count(both.images, 'new image')} hits, "
+        f"the champion {both.champion_hits}; of {count(both.crystals, 'drop')} called crystals meanwhile it found "
+        f"{both.challenger_found}, the champion {both.champion_found}"
+    )
+
+
+def _ended(db: Database, run: Run, state: str, reasons: list[str], both: Both | None, now: datetime) -> Run:
+    told = {} if both is None else {"shadow": {name: getattr(both, name) for name in Both.__dataclass_fields__}}
+    numbers, said = (run.numbers or {}) | told, [*reasons, *(run.reasons or [])]
+    db.write(lambda c: run_rows.settle(c, run.id, state=state, reasons=said, numbers=numbers, now=now))
+    log.info("shadow ended", run=run.id, candidate=run.candidate, state=state, why=reasons[0])
+    return db.read(lambda connection: run_rows.get(connection, run.id))
+
+
+def _both(db: Database, run: Run, challenger: Version) -> Both:
+    """What the champion and a challenger said of what came since a run ended its training."""
+    since = run.ended_at or run.beat_at
+    return db.read(lambda c: shadow_counts.compare(c, versions.champion(c), challenger, since))
+
+
+def _candidate(db: Database, run: Run) -> Version | None:
+    name, _, version = str(run.candidate).rpartition(":")
+    try:
+        return db.read(lambda connection: versions.find(connection, name, version))
+    except NotFoundError:
+        return None
+
+
+def _challenger(db: Database) -> Version | None:
+    return db.read(lambda connection: versions.aliased(connection, versions.CHALLENGER))
+
+
+def _wanted(run: Run) -> int:
+    return int(run.options["train"]["shadow_images"])

@@ -1,0 +1,87 @@
+"""What a challenger and the champion said of the same new images, counted where the scores are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.schema import image, job, score
+from marcod.domain import DropClass
+from marcod.store import votes
+from marcod.store.versions import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """Counts of images that both versions scored; ``failed`` are those that only the challenger could not score.
+
+    Of the drops that people called crystals since, ``crystals`` says how many, and who of the two flagged them.
+    """
+
+    images: int
+    champion_hits: int
+    challenger_hits: int
+    failed: int
+    crystals: int
+    champion_found: int
+    challenger_found: int
+
+
+def compare(connection: Connection, champion: Version, challenger: Version, since: datetime) -> Both:
+    """Count what both said of the images that came since."""
+    theirs, ours = score.alias("theirs"), score.alias("ours")
+    same = sa.and_(
+        ours.c.image_id == theirs.c.image_id,
+        ours.c.content_hash == theirs.c.content_hash,
+        ours.c.model_version_id == champion.id,
+    )
+    rows = connection.execute(
+        sa.select(image.c.drop_id, image.c.inspection_id, ours.c.p_crystals, theirs.c.p_crystals.label("new"))
+        .select_from(theirs)
+        .join(image, image.c.id == theirs.c.image_id)
+        .join(ours, same)
+        .where(theirs.c.model_version_id == challenger.id, image.c.seen_at >= since)
+    ).all()
+    flags = [(r.drop_id, r.inspection_id, _hit(r.p_crystals, champion), _hit(r.new, challenger)) for r in rows]
+    said = {
+        (verdict.drop_id, verdict.inspection_id)
+        for verdict in _said_of(connection, sorted({row.drop_id for row in rows}))
+        if verdict.label is DropClass.CRYSTALS
+    }
+    crystals = [(old, new) for drop_id, inspection_id, old, new in flags if (drop_id, inspection_id) in said]
+    return Both(
+        images=len(flags),
+        champion_hits=sum(old for _, _, old, _ in flags),
+        challenger_hits=sum(new for _, _, _, new in flags),
+        failed=_failed(connection, champion, challenger, since),
+        crystals=len(crystals),
+        champion_found=sum(old for old, _ in crystals),
+        challenger_found=sum(new for _, new in crystals),
+    )
+
+
+def _said_of(connection: Connection, drop_ids: list[int]) -> Iterator[votes.Verdict]:
+    """What people say of drops; a statement takes no more than so many ids."""
+    for start in range(0, len(drop_ids), votes.CHUNK):
+        yield from votes.current(connection, drop_ids=drop_ids[start : start + votes.CHUNK])
+
+
+def _hit(p_crystals: float, version: Version) -> bool:
+    return p_crystals >= version.crystal_threshold
+
+
+def _failed(connection: Connection, champion: Version, challenger: Version, since: datetime) -> int:
+    by_champion = sa.exists().where(score.c.image_id == job.c.image_id, score.c.model_version_id == champion.id)
+    statement = (
+        sa.select(sa.func.count())
+        .select_from(job)
+        .where(
+            job.c.model_version_id == challenger.id,
+            job.c.failed_at.is_not(None),
+            job.c.enqueued_at >= since,
+            by_champion,
+        )
+    )
+    return int(connection.execute(statement).scalar_one())

@@ -1,0 +1,197 @@
+"""Training from scratch on rendered drops: how the bundle that ships with the project was made.
+
+Hides rendering, calibration and the measuring of the result. Promises that every picture comes from a seed, that
+training, validation and test seeds never meet, and that the bundle says loudly that it has never seen a photograph.
+Temperature scaling is Guo et al., arXiv 1706.04599.
+"""
+
+import multiprocessing
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod import synthetic
+from marcod.domain import CLASSES, DropClass, TrainedOn
+from marcod.evaluate import metrics
+from marcod.fitting import batches, fit
+from marcod.fitting.fit import Course, Progress
+from marcod.fitting.recipes import SHIPPED, Recipe
+from marcod.model import backend, bundle, network, preprocess, probabilities
+from marcod.model.network import MARCO_SMALL
+from marcod.model.preprocess import Preprocessing
+
+PREPROCESSING: Final = Preprocessing(MARCO_SMALL.input_size, "area")
+KEPT: Final = round(batches.KEPT_SHARE * MARCO_SMALL.input_size)
+"""Side of the pictures kept for training."""
+
+TARGET_RECALL: Final = 0.95
+NOTICE: Final = (
+    "Trained on rendered drops only: this model has never seen a photograph.\n"
+    "It is for trying the program. Do not decide about crystals with it."
+)
+
+# A million seeds for each purpose, so that no picture is ever in two sets.
+TRAINING, VALIDATION, TEST, GOLDEN = 1_000_000, 2_000_000, 3_000_000, 4_000_000
+
+_PART: Final = 16
+_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rendered drops: uint8 [n, size, size, 3], and class indices int32 [n] in the order of domain.CLASSES."""
+
+    pictures: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+
+
+def render_examples(
+    first_seed: int, count: int, side: int, *, balanced: bool, processes: int = 2, progress: Progress | None = None
+) -> Examples:
+    """``count`` drops from the seeds following ``first_seed``, each class equally often or as often as in nature.
+
+    More than one process are spawned, since a fork of a process that runs TensorFlow may hang.
+    """
+    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None) for i in range(count)]
+    pictures, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int32)
+    with ExitStack() as stack:
+        drawn: Iterable[tuple[bytes, DropClass]] = map(synthetic.drop_jpeg_of, tasks)
+        if processes > 1:
+            # They only draw; TensorFlow, which decodes, would take each of them seconds to load.
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
+            drawn = pool.imap(synthetic.drop_jpeg_of, tasks, chunksize=8)
+        for i, (data, label) in enumerate(drawn):
+            pictures[i], labels[i] = _prepared(data, side), CLASSES.index(label)
+            if progress is not None:
+                progress("rendering", i + 1, count)
+    return Examples(pictures, labels)
+
+
+def _prepared(data: bytes, side: int) -> NDArray[np.uint8]:
+    ready = preprocess.prepare(preprocess.decode(data), replace(PREPROCESSING, size=side))
+    pixels: NDArray[np.uint8] = np.rint((ready + 1) * 127.5).astype(np.uint8)
+    return pixels
+
+
+def phases(epochs: int) -> list[Recipe]:
+    """The recipe of the shipped bundle: the rate falls and starts again after two thirds of the epochs."""
+    first = epochs * 2 // 3
+    parts = (replace(SHIPPED, epochs=first), replace(SHIPPED, epochs=epochs - first, rate=1.5e-3))
+    return [part for part in parts if part.epochs > 0]
+
+
+def as_pictures(examples: Examples) -> batches.Pictures:
+    """Examples as training takes them."""
+    return batches.in_memory(examples.pictures, batches.one_hot(examples.labels, len(CLASSES)))
+
+
+def train_synthetic(
+    models: Path,
+    *,
+    version: int = 1,
+    seed: int = 1,
+    images: int = 8000,
+    epochs: int = 18,
+    held_out: int = 2000,
+    processes: int = 2,
+    progress: Progress | None = None,
+) -> Path:
+    """Render, train, calibrate and measure a small network, and write it as bundle ``marco-small-synthetic``.
+
+    ``images`` are rendered for training and ``held_out`` each for validation and for the test. Takes the
+    better part of an hour on two cores with the defaults. Raises BundleError when the version exists.
+    """
+    render = partial(render_examples, processes=processes, progress=progress)
+    examples = render(TRAINING, images, KEPT, balanced=True)
+    validation = render(VALIDATION, held_out, PREPROCESSING.size, balanced=False)
+    test = render(TEST, held_out, PREPROCESSING.size, balanced=False)
+    weights: dict[str, NDArray[np.float32]] = {}
+    course, given = Course() if progress is None else Course(progress=progress), as_pictures(examples)
+    for number, phase in enumerate(phases(epochs)):
+        weights = fit.fit(MARCO_SMALL, phase, given, seed=seed + number, weights=weights, course=course).weights
+    recipe = f"seed {seed}, {epochs} epochs over {images} rendered drops"
+    return finish(models, weights, validation, test, version=version, recipe=recipe)
+
+
+def finish(
+    models: Path,
+    weights: Mapping[str, NDArray[np.float32]],
+    validation: Examples,
+    test: Examples,
+    *,
+    version: int,
+    recipe: str,
+) -> Path:
+    """Calibrate ``weights`` on validation drops, measure them on test drops, and write the bundle.
+
+    ``recipe`` says in words how the weights came to be.
+    """
+    weights = _with_natural_shares(weights, validation.labels)
+    score = network.compiled(MARCO_SMALL, weights, batch_size=_PART)
+    logits = {"validation": _logits(score, validation), "test": _logits(score, test)}
+    temperature = metrics.fit_temperature(logits["validation"], validation.labels)
+    crystals = probabilities.softmax(logits["validation"] / temperature)[:, _CRYSTALS]
+    threshold = metrics.recall_threshold(crystals[validation.labels == _CRYSTALS], TARGET_RECALL)
+    record = _record(version, temperature, threshold, recipe, len(validation.labels))
+    measured = {
+        "notice": NOTICE,
+        "synthetic": True,
+        "recipe": recipe,
+        "first_seeds": {"training": TRAINING, "validation": VALIDATION, "test": TEST, "golden": GOLDEN},
+        "validation": metrics.measure(logits["validation"], validation.labels, temperature, threshold),
+        "test": metrics.measure(logits["test"], test.labels, temperature, threshold),
+    }
+    return bundle.write(models, record, weights, measured, _golden(score, temperature))
+
+
+def _record(version: int, temperature: float, threshold: float, recipe: str, held_out: int) -> bundle.BundleRecord:
+    measured_on = f"{held_out} synthetic validation drops, seeds from {VALIDATION}; not photographs"
+    return bundle.new_record(
+        name="marco-small-synthetic",
+        version=version,
+        classes=[c.value for c in CLASSES],
+        folding={c.value: c for c in CLASSES},
+        temperature=temperature,
+        threshold=bundle.Threshold(crystal=threshold, recall=TARGET_RECALL, measured_on=measured_on),
+        training_data=f"synthetic: {recipe}, drops from seed {TRAINING} on",
+        licence="Apache-2.0",
+        trained_on=(TrainedOn.RENDERED,),
+        notice=NOTICE,
+        architecture=MARCO_SMALL.to_dict(),
+        preprocessing=PREPROCESSING.to_dict(),
+    )
+
+
+def _with_natural_shares(
+    weights: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int32]
+) -> dict[str, NDArray[np.float32]]:
+    """Shift the last bias from the equal shares of training to the shares of ``labels``, so scores are calibrated."""
+    shares = np.maximum(np.bincount(labels, minlength=len(CLASSES)), 1) / len(labels)
+    shift = np.log(shares * len(CLASSES)).astype(np.float32)
+    return network.shifted(weights, shift)
+
+
+def _logits(score: backend.Scoring, examples: Examples) -> NDArray[np.float32]:
+    parts = [score(part.astype(np.float32) / np.float32(127.5) - 1) for part in _split(examples.pictures, 32)]
+    return np.concatenate(parts)
+
+
+def _split(pictures: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    return [pictures[i : i + size] for i in range(0, len(pictures), size)]
+
+
+def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:
+    """One synthetic drop of each class with the scores it gets now."""
+    found = []
+    for index, label in enumerate(CLASSES):
+        data, _ = synthetic.drop_jpeg(GOLDEN + len(synthetic.SIZES) * index, label)
+        picture = preprocess.prepare(preprocess.decode(data), PREPROCESSING)
+        scores = probabilities.softmax(score(picture[np.newaxis]) / temperature)[0]
+        found.append(bundle.Golden(f"synthetic-{label.value.lower()}.jpg", data, scores.tolist()))
+    return found

@@ -1,0 +1,448 @@
+"""A frozen set of labelled pictures: which labels, which bytes, which side.
+
+Hides where labels and files come from, and who decides where a picture stands. Promises that a plate and a picture's
+bytes stand on one side for ever, however the labels grow; that every picture of a snapshot is on disk, can be decoded
+and is the one that people labelled; and that what is left out is named.
+
+The manifest is a file of JSON lines, a header and one line a picture, known by the SHA-256 of its bytes.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from marcod import images
+from marcod.database.engine import Database
+from marcod.domain import CLASSES, DropClass, Modality, Split, path_text, split_of
+from marcod.errors import ImageError, MarcodError, os_reason
+from marcod.store.votes import LabelledImage
+from marcod.training import snapshot_rows
+from marcod.training.snapshot_rows import Gathered, Past, Taken
+
+FORMAT: Final = "marcod dataset 1"
+READERS: Final = 8
+"""Threads that read files; a file server answers many at once sooner than one after another."""
+
+_ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+_STRICTEST: Final = (Split.TEST, Split.VALIDATION, Split.TRAIN)
+"""The side that wins where the same file was labelled on several at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled picture of a snapshot.
+
+    ``imager`` is the layout's name; ``plate_key``, ``path`` (relative to the source's root) and ``root`` (as the
+    database knows it) are as on disk. ``content_hash`` is the SHA-256 of the file when the snapshot was taken.
+    ``shares`` are the persons' shares for each class in the order of ``domain.CLASSES``, and sum to 1.
+    ``weight`` is what the picture counts for: one drop counts 1 for a label, copies of one file count as one.
+    ``stream`` is the review stream whose question the label answers and ``inclusion`` the probability with which an
+    audit drew it; None where nobody asked, and where no probability is known.
+    """
+
+    image_id: int
+    drop_id: int
+    inspection_id: int
+    source: str
+    imager: str
+    plate_key: str
+    well: str
+    drop_number: int
+    path: str
+    root: str
+    content_hash: str
+    label: DropClass
+    shares: tuple[float, float, float, float]
+    persons: dict[str, DropClass]
+    side: Split
+    weight: float
+    stream: str | None
+    inclusion: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A set of labelled pictures as of a moment, and sentences on what is not in it.
+
+    ``missing`` are files that are gone, ``changed`` those that are no longer what was labelled, ``excluded`` those
+    left out for another reason, one sentence a picture each. ``away`` says once of every source whose whole folder is
+    not there how many pictures that costs; they are in ``missing`` as well. ``digest`` is the SHA-256 of the manifest,
+    ``gate_digest`` follows from the test side's pictures and labels alone.
+    """
+
+    taken_at: datetime
+    last_label_id: int | None
+    modality: str
+    items: tuple[Item, ...]
+    missing: tuple[str, ...]
+    changed: tuple[str, ...]
+    excluded: tuple[str, ...]
+    digest: str
+    gate_digest: str
+    away: tuple[str, ...] = ()
+
+    def side(self, split: Split) -> tuple[Item, ...]:
+        """The pictures of one side."""
+        return tuple(item for item in self.items if item.side is split)
+
+    def counts(self) -> dict[str, Any]:
+        """What stands on each side, ready for JSON: images, drops, plates, drops with crystals, drops by class
+        and the same by source."""
+        return {str(side): _counts(self.side(side)) for side in Split}
+
+
+def _counts(items: Sequence[Item]) -> dict[str, Any]:
+    sources = sorted({item.source for item in items})
+    return {
+        **_numbers(items),
+        "classes": {str(c): len({i.drop_id for i in items if i.label is c}) for c in CLASSES},
+        "sources": {name: _numbers([item for item in items if item.source == name]) for name in sources},
+    }
+
+
+def _numbers(items: Sequence[Item]) -> dict[str, int]:
+    return {
+        "images": len(items),
+        "drops": len({item.drop_id for item in items}),
+        "plates": len({(item.source, item.plate_key) for item in items}),
+        "crystals": len({item.drop_id for item in items if item.label is DropClass.CRYSTALS}),
+    }
+
+
+def take(
+    db: Database,
+    *,
+    modality: Modality,
+    roots: Mapping[str, Path],
+    now: datetime,
+    sources: Sequence[str] | None = None,
+    done: Callable[[int], None] = lambda count: None,
+) -> Snapshot:
+    """The labels as they are now with the files as they are now; ``roots`` are the sources' folders here.
+
+    ``done`` is called with how many files have been read. Raises StoreError.
+    """
+    gathered = db.read(lambda c: snapshot_rows.gather(c, modality))
+    chosen = [p for p in gathered.pictures if sources is None or p.source in sources]
+    rest = [p for p in gathered.pictures if sources is not None and p.source not in sources]
+    contents, gone, unreadable = _read_all(chosen, gathered.past, roots, done)
+    # What was never scored is known by its file alone, and its copies in another source must find their side.
+    others, _, _ = _read_all([p for p in rest if not gathered.past[p.image_id].contents], gathered.past, roots)
+    assigned = assign([p for p in chosen if p.image_id in contents], contents | others, gathered)
+    snapshot = Snapshot(
+        taken_at=now,
+        last_label_id=gathered.last_label_id,
+        modality=str(modality),
+        items=assigned.items,
+        missing=_sentences((p, _GONE) for p in gone),
+        changed=_sentences(assigned.changed),
+        excluded=_sentences([*unreadable, *assigned.elsewhere]),
+        digest="",
+        gate_digest=_gate_digest(assigned.items),
+        away=_away(chosen, gone, roots),
+    )
+    return replace(snapshot, digest=hashlib.sha256(_manifest(snapshot)).hexdigest())
+
+
+_Remark = tuple[LabelledImage, str]
+_GONE: Final = "is gone; bring it back, or take its label back"
+
+
+def _sentences(remarks: Iterable[_Remark]) -> tuple[str, ...]:
+    return tuple(sorted(f"{p.source}: {path_text(p.path)} {text}" for p, text in remarks))
+
+
+def _away(
+    chosen: Iterable[LabelledImage], missing: Iterable[LabelledImage], roots: Mapping[str, Path]
+) -> tuple[str, ...]:
+    """A sentence for each source of which not one picture is there: more likely its folder is away than all files."""
+    wanted = Counter(p.source for p in chosen)
+    gone = Counter(p.source for p in missing)
+    folder = {p.source: path_text(str(_root(p, roots))) for p in missing}
+    return tuple(
+        f"source {name}: none of its {count:,} labelled images is under {folder[name]}; is the folder mounted?"
+        for name, count in sorted(wanted.items())
+        if gone[name] == count
+    )
+
+
+def _root(picture: LabelledImage, roots: Mapping[str, Path]) -> Path:
+    return roots.get(picture.source, Path(picture.root))
+
+
+def _read_all(
+    pictures: Sequence[LabelledImage],
+    past: Mapping[int, Past],
+    roots: Mapping[str, Path],
+    done: Callable[[int], None] = lambda count: None,
+) -> tuple[dict[int, str], list[LabelledImage], list[_Remark]]:
+    """The hash of each file by image, the pictures whose files are gone, and those that cannot be read."""
+    hashes, gone, unreadable = {}, [], []
+    with ThreadPoolExecutor(READERS, thread_name_prefix="hash") as pool:
+        folders = [_root(p, roots) for p in pictures]
+        outcomes = pool.map(
+            _content, folders, [p.path for p in pictures], [past[p.image_id].contents for p in pictures]
+        )
+        for count, (picture, outcome) in enumerate(zip(pictures, outcomes, strict=True), start=1):
+            if outcome is None:
+                gone.append(picture)
+            elif isinstance(outcome, ImageError):
+                unreadable.append((picture, f"cannot be read: {outcome}"))
+            else:
+                hashes[picture.image_id] = outcome
+            done(count)
+    return hashes, gone, unreadable
+
+
+def _content(root: Path, path: str, known: Mapping[str, datetime]) -> str | ImageError | None:
+    """The hash of a picture that can be decoded, what is wrong with it, or None where there is no file."""
+    try:
+        data = images.read(root / path, root)
+        content = hashlib.sha256(data).hexdigest()
+        # What was ever scored has been decoded before.
+        if content not in known:
+            images.to_rgb(data)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return ImageError(error.strerror)
+    except ImageError as error:
+        return error
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Pictures on their sides and weighed; those whose file is another than people named, and those whose file
+    stands on another side, each with the end of a sentence."""
+
+    items: tuple[Item, ...]
+    changed: tuple[_Remark, ...]
+    elsewhere: tuple[_Remark, ...]
+
+
+def assign(pictures: Iterable[LabelledImage], contents: Mapping[int, str], gathered: Gathered) -> Assigned:
+    """Decide on every picture; ``contents`` are the hashes of the files by image.
+
+    A plate's side follows from its name. Where one file was labelled on plates of several sides, it stays where it was
+    labelled first: what a model has seen in training never becomes a test later, nor the other way round.
+    """
+    homes = _homes(gathered.past, contents)
+    present, changed = _unchanged(pictures, contents, gathered.past)
+    items, elsewhere = [], []
+    for picture in present:
+        content, side = contents[picture.image_id], picture.split
+        if side is homes[content]:
+            items.append(_item(picture, content, side, gathered))
+        else:
+            elsewhere.append((picture, f"is the same file as one on a {homes[content]} plate, and stays on that side"))
+    return Assigned(_weighed(sorted(items, key=_place)), tuple(changed), tuple(elsewhere))
+
+
+def _unchanged(
+    pictures: Iterable[LabelledImage], contents: Mapping[int, str], past: Mapping[int, Past]
+) -> tuple[list[LabelledImage], list[_Remark]]:
+    """The pictures whose files are what people named, and what speaks against the others.
+
+    The database knows a file's former contents by their scores. One that was never scored is taken as it is.
+    """
+    kept, changed = [], []
+    for picture in pictures:
+        content, known = contents[picture.image_id], past[picture.image_id]
+        if picture.content_hash is not None and content != picture.content_hash:
+            changed.append((picture, "is not the file that was scored last; label it again when it has been scored"))
+        elif picture.labelled_at < _since(content, known):
+            changed.append((picture, "was rewritten after it was labelled; label it again"))
+        else:
+            kept.append(picture)
+    return kept, changed
+
+
+def _since(content: str, known: Past) -> datetime:
+    """From when on a picture has this content, as far as is known: always, unless another one was scored before."""
+    if not known.contents or content == min(known.contents, key=lambda other: (known.contents[other], other)):
+        return _ALWAYS
+    return known.contents.get(content, _NEVER)
+
+
+def _homes(past: Mapping[int, Past], contents: Mapping[int, str]) -> dict[str, Split]:
+    """The side of each content: that of the plate on which it was labelled first, labelled still or not.
+
+    Scores and words only grow and carry the time of their coming, so what is first now stays first for ever.
+    """
+    claims: dict[str, tuple[datetime, int]] = {}
+    for image_id, known in past.items():
+        rank = _STRICTEST.index(split_of(known.source, known.plate_key))
+        unscored = [contents[image_id]] if image_id in contents else []
+        for content in known.contents or unscored:
+            start = _since(content, known)
+            recorded = [recorded_at for labelled_at, recorded_at in known.words if labelled_at >= start]
+            if recorded:
+                claim = max(start, min(recorded)), rank
+                claims[content] = min(claim, claims.get(content, claim))
+    return {content: _STRICTEST[rank] for content, (_, rank) in claims.items()}
+
+
+def _item(picture: LabelledImage, content: str, side: Split, gathered: Gathered) -> Item:
+    votes = [picture.votes.get(word, 0) for word in CLASSES]
+    clear, crystals, other, precipitate = (count / sum(votes) for count in votes)
+    stream, inclusion = gathered.asked.get((picture.drop_id, picture.inspection_id), (None, None))
+    return Item(
+        image_id=picture.image_id,
+        drop_id=picture.drop_id,
+        inspection_id=picture.inspection_id,
+        source=picture.source,
+        imager=picture.layout,
+        plate_key=picture.plate_key,
+        well=picture.well,
+        drop_number=picture.drop_number,
+        path=picture.path,
+        root=picture.root,
+        content_hash=content,
+        label=picture.label,
+        shares=(clear, crystals, other, precipitate),
+        persons=picture.persons,
+        side=side,
+        weight=1.0,
+        stream=stream,
+        inclusion=inclusion,
+    )
+
+
+def _place(item: Item) -> tuple[str, str, str, int, int, str]:
+    return item.source, item.plate_key, item.well, item.drop_number, item.inspection_id, item.path
+
+
+def _weighed(items: Sequence[Item]) -> tuple[Item, ...]:
+    """One drop counts 1 for a label, however often it was inspected, and a file counts once, however often it lies."""
+    of_drop: dict[tuple[int, DropClass], set[str]] = defaultdict(set)
+    for item in items:
+        of_drop[item.drop_id, item.label].add(item.content_hash)
+    copies = Counter(item.content_hash for item in items)
+    return tuple(
+        replace(item, weight=1.0 / (len(of_drop[item.drop_id, item.label]) * copies[item.content_hash]))
+        for item in items
+    )
+
+
+def _manifest(snapshot: Snapshot) -> bytes:
+    """The manifest: a header and one line a picture. Equal snapshots give equal bytes."""
+    header = {
+        "format": FORMAT,
+        "taken_at": snapshot.taken_at.astimezone(UTC).isoformat(),
+        "last_label_id": snapshot.last_label_id,
+        "modality": snapshot.modality,
+        "images": len(snapshot.items),
+        "gate_digest": snapshot.gate_digest,
+        "away": snapshot.away,
+        "missing": snapshot.missing,
+        "changed": snapshot.changed,
+        "excluded": snapshot.excluded,
+    }
+    return b"".join(_line(row) for row in (header, *map(asdict, snapshot.items)))
+
+
+def _line(row: Any) -> bytes:
+    # Escaped to ASCII, because a path may hold bytes that are no text at all.
+    return json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+
+
+def _gate_digest(items: Iterable[Item]) -> str:
+    """The SHA-256 of what a model is tested on: drops, files, labels and weights, and nothing of one database alone."""
+    rows = sorted(
+        _line([i.source, i.plate_key, i.well, i.drop_number, i.content_hash, str(i.label), list(i.shares), i.weight])
+        for i in items
+        if i.side is Split.TEST
+    )
+    return hashlib.sha256(b"".join(rows)).hexdigest()
+
+
+def write(snapshot: Snapshot, path: Path) -> None:
+    """Write the manifest; whoever looks sees all of it or nothing. Raises MarcodError."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with unfinished.open("wb") as stream:
+            stream.write(_manifest(snapshot))
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise MarcodError(f"the manifest {path} cannot be written: {os_reason(error)}") from error
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path, digest: str) -> Snapshot:
+    """The snapshot in a manifest. Raises MarcodError when it cannot be read or its bytes have another hash."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MarcodError(f"the manifest {path} cannot be read: {error.strerror}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise MarcodError(
+            f"the manifest {path} is not the one that was taken: its SHA-256 is {found}, not {digest}; take a new one"
+        )
+    header, *rows = map(json.loads, data.splitlines())
+    if header["format"] != FORMAT:
+        raise MarcodError(f"the manifest {path} is a {header['format']!r}, and this marcod reads {FORMAT!r} only")
+    return Snapshot(
+        taken_at=datetime.fromisoformat(header["taken_at"]),
+        last_label_id=header["last_label_id"],
+        modality=header["modality"],
+        items=tuple(map(_read_item, rows)),
+        missing=tuple(header["missing"]),
+        changed=tuple(header["changed"]),
+        excluded=tuple(header["excluded"]),
+        digest=digest,
+        gate_digest=header["gate_digest"],
+        away=tuple(header["away"]),
+    )
+
+
+def _read_item(row: dict[str, Any]) -> Item:
+    clear, crystals, other, precipitate = row["shares"]
+    typed = {
+        "label": DropClass(row["label"]),
+        "shares": (clear, crystals, other, precipitate),
+        "persons": {person: DropClass(word) for person, word in row["persons"].items()},
+        "side": Split(row["side"]),
+    }
+    return Item(**(row | typed))
+
+
+def register(db: Database, snapshot: Snapshot) -> int:
+    """The id of the snapshot's row in the database; it is made where there is none."""
+    taken = Taken(
+        digest=snapshot.digest,
+        gate_digest=snapshot.gate_digest,
+        last_label_id=snapshot.last_label_id,
+        **_totals(snapshot.items),
+        missing=len(snapshot.missing),
+        changed=len(snapshot.changed),
+        counts=snapshot.counts(),
+        taken_at=snapshot.taken_at,
+    )
+    return db.write(lambda c: snapshot_rows.register(c, taken))
+
+
+def _totals(items: Sequence[Item]) -> dict[str, int]:
+    numbers = _numbers(items)
+    return {name: numbers[name] for name in ("images", "drops", "crystals")}
