@@ -129,6 +129,8 @@ def give_up(
     _forget_bytes(connection, unknown)
     # The file may have changed under an unchanged stat, so nobody said so of its copies when it was recorded.
     copies.release(connection, others, now)
+    # Where another image has the same bytes that one goes on counting, for it may have a score.
+    copies.find_again(connection, others, ())
     mark_gone(connection, gone, now)
     return bool(gone or unknown or others)
 

@@ -9,7 +9,7 @@ import stories
 from marcod.database.engine import Database
 
 SEEDS = range(8)
-KEPT = ()
+KEPT = (158,)
 """Stories that failed once."""
 
 
