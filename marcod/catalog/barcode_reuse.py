@@ -6,7 +6,7 @@ follows from all dates of the plate, so that the order in which an archive arriv
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
@@ -26,15 +26,19 @@ _MARKED: Final = image.c.warnings.contains(WarningKind.BARCODE_REUSED)
 _COLUMNS: Final = sa.select(image.c.id, image.c.warnings, image.c.path)
 
 
-def warn(connection: Connection, inserted: Mapping[int, int]) -> tuple[int, str | None]:
+def warn(
+    connection: Connection, inserted: Mapping[int, int], altered: Iterable[tuple[Any, Any]] = ()
+) -> tuple[int, str | None]:
     """Warn of images that were just inserted, by their inspections, and of others that are far from one before by them.
 
-    Returns how many of the inserted are warned of, and the path of one.
+    ``altered`` are images as they were and as they are, which may be dated otherwise now. Returns how many of the
+    inserted are warned of, and the path of one.
     """
-    if not inserted:
+    redated = {row.inspection_id for pair in altered if _dated(pair[0]) != _dated(pair[1]) for row in pair}
+    if not inserted and not redated:
         return 0, None
     inspection_ids = set(inserted.values())
-    new = _new_inspections(connection, inserted)
+    new = _dated_first(connection, inserted) | redated
     of_plates = sa.select(inspection.c.plate_id, inspection.c.id).join(plate, plate.c.id == inspection.c.plate_id)
     named = select_in(connection, of_plates.where(plate.c.barcode.is_not(None)), inspection.c.id, new)
     late: set[int] = set()
@@ -47,9 +51,15 @@ def warn(connection: Connection, inserted: Mapping[int, int]) -> tuple[int, str 
     return len(rows), min((str(row.path) for row in rows), default=None)
 
 
-def _new_inspections(connection: Connection, inserted: Mapping[int, int]) -> set[int]:
-    """Choose the inspections that have no images but these."""
+def _dated(row: Any) -> tuple[int, datetime | None]:
+    """The inspection and date of an image."""
+    return row.inspection_id, row.captured_at
+
+
+def _dated_first(connection: Connection, inserted: Mapping[int, int]) -> set[int]:
+    """Choose the inspections that have no images with a date but these."""
     first = sa.select(image.c.inspection_id, sa.func.min(image.c.id)).group_by(image.c.inspection_id)
+    first = first.where(image.c.captured_at.is_not(None))
     rows = select_in(connection, first, image.c.inspection_id, inserted.values())
     return {int(row[0]) for row in rows if row[1] in inserted}
 

@@ -19,7 +19,7 @@ from marcod.database.rows import parts
 from marcod.database.schema import drop, image, inspection, inspection_summary, label, model_version, plate, source
 from marcod.domain import RECORDED_WARNINGS, DropImage, folded, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import copies, derived, drops, plate_names, queue, sources, versions
+from marcod.store import copies, derived, drops, plate_names, queue, results, sources, versions
 
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
@@ -287,6 +287,8 @@ def _reread_chunk(
     changed = [s for s in there if _reads_otherwise(s, former[path_text(s.path)], places[s.path])]
     former = {path_text(s.path): former[path_text(s.path)] for s in changed}
     altered = [_reread_image(connection, s, former[path_text(s.path)], places[s.path]) for s in changed]
+    relit = [new.image_id for old, new in _pairs(former, altered) if old.modality != new.modality]
+    results.keep_score(connection, relit)
     return _follow(connection, len(chunk), [], former, altered, serving, now)
 
 
@@ -324,7 +326,8 @@ def _follow(
     }
     # A drop that is known from before has one inspection more.
     moved |= drops.with_rows(connection, {row.drop_id for row in inserted})
-    reused = barcode_reuse.warn(connection, {row.image_id: row.inspection_id for row in inserted})
+    here = {row.image_id: row.inspection_id for row in inserted}
+    reused = barcode_reuse.warn(connection, here, _pairs(former, altered))
     unchanged = seen - len(inserted) - len(altered)
     counts = len(inserted), len(altered), unchanged, queued, unscored
     return _Part(Recorded(*counts, *reused), touched, moved, behind)
@@ -373,6 +376,7 @@ class _Row:
     modality: str
     profile: str | None
     region: int | None
+    captured_at: datetime | None
     content: Content
 
 
@@ -464,11 +468,7 @@ def _insert_images(
         {"source_id": source_id, "path": path_text(s.path), "seen_at": now, **_values(s, places[s.path])} for s in fresh
     ]
     statement = (
-        insert(connection, image)
-        .on_conflict_do_nothing()
-        .returning(
-            image.c.id, image.c.drop_id, image.c.inspection_id, image.c.modality, image.c.profile, image.c.region
-        )
+        insert(connection, image).on_conflict_do_nothing().returning(image.c.id, *(image.c[name] for name in _SHOWN))
     )
     return [_row(row.id, row._mapping, "new") for row in connection.execute(statement, rows)]
 
@@ -502,8 +502,10 @@ def _reread_image(connection: Connection, sighting: Sighting, former: Any, place
 
 
 def _row(image_id: int, values: Mapping[Any, Any], content: Content) -> _Row:
-    shown = {name: values[name] for name in ("drop_id", "inspection_id", "modality", "profile", "region")}
-    return _Row(image_id=image_id, content=content, **shown)
+    return _Row(image_id=image_id, content=content, **{name: values[name] for name in _SHOWN})
+
+
+_SHOWN: Final = ("drop_id", "inspection_id", "modality", "profile", "region", "captured_at")
 
 
 def _content(sighting: Sighting, former: Any) -> Content:

@@ -394,8 +394,10 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
     ]
     update_rows(connection, image, changed)
     _join_copies(connection, one)
-    both_gone = [same.id for old, same in one.pairs.items() if mine[old].gone_at and same.gone_at]
-    results.mark_gone(connection, both_gone, now)
+    both_gone = {same.id: (mine[old], same) for old, same in one.pairs.items() if mine[old].gone_at and same.gone_at}
+    results.mark_gone(connection, list(both_gone), now)
+    let_be = [number for number, rows in both_gone.items() if any(row.gone_accepted for row in rows)]
+    update_rows(connection, image, [{"row_id": number, "gone_accepted": True} for number in let_be])
 
 
 def _join_copies(connection: Connection, one: _Plate) -> None:

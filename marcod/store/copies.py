@@ -138,5 +138,7 @@ def hold(connection: Connection, image_ids: Collection[int]) -> None:
 def _let_count(connection: Connection, counting: int, members: Iterable[int]) -> None:
     others = sorted(set(members) - {counting})
     connection.execute(sa.update(image).where(image.c.id.in_(others)).values(same_as_id=counting))
-    connection.execute(sa.update(image).where(image.c.id == counting).values(same_as_id=None))
+    # A folder that was moved or copied brings nothing new: what it shows was seen when its first file was.
+    first = sa.select(sa.func.min(_OTHER.c.seen_at)).where(_OTHER.c.id.in_([counting, *others])).scalar_subquery()
+    connection.execute(sa.update(image).where(image.c.id == counting).values(same_as_id=None, seen_at=first))
     connection.execute(sa.delete(job).where(job.c.image_id.in_(others)))

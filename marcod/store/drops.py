@@ -250,13 +250,26 @@ def _recorded(connection: Connection, drop_ids: list[int], hits: Collection[int]
 
     ``hits`` are the drops that are hits now; the question who looked before is asked for those alone.
     """
+    still_says = sa.exists().where(
+        drop_summary.c.drop_id == hit.c.drop_id, drop_summary.c.model_version_id == hit.c.model_version_id
+    )
     found = connection.execute(
-        sa.select(hit.c.drop_id, hit.c.model_version_id, model_version.c.promoted_at.is_not(None))
+        sa.select(
+            hit.c.drop_id,
+            hit.c.model_version_id.label("version_id"),
+            hit.c.ended_at,
+            model_version.c.promoted_at,
+            still_says.label("still_says"),
+        )
         .join(model_version, model_version.c.id == hit.c.model_version_id)
-        .where(hit.c.drop_id.in_(drop_ids), hit.c.ended_at.is_(None))
+        .where(hit.c.drop_id.in_(drop_ids))
     ).all()
-    own = {row[0] for row in found if row[1] == version.id}
-    former = {row[0] for row in found if row[1] != version.id and row[2]}
+    standing = [row for row in found if row.ended_at is None]
+    own = {row.drop_id for row in standing if row.version_id == version.id}
+    # A version that was thinned has hits alone, which do not end; they confirm until one of another version ends.
+    ended = {row.drop_id for row in found if row.ended_at is not None and row.promoted_at is not None}
+    spoke = [row for row in standing if row.version_id != version.id and row.promoted_at is not None]
+    former = {row.drop_id for row in spoke if row.still_says or row.drop_id not in ended}
     unheard = sorted(set(hits) - own)
     if not unheard:
         return _Before(own, former, set())
@@ -269,7 +282,9 @@ def _recorded(connection: Connection, drop_ids: list[int], hits: Collection[int]
             score.c.model_version_id != version.id,
             model_version.c.promoted_at.is_not(None),
         )
-        .distinct()
+        .group_by(image.c.drop_id, image.c.inspection_id, model_version.c.id)
+        # Whoever saw crystals there has a hit that people's labels or a lost file ended, and that returns now.
+        .having(sa.func.max(score.c.p_crystals) < sa.func.coalesce(model_version.c.crystal_threshold, 1.0))
     )
     looked = {(int(r[0]), int(r[1])) for r in connection.execute(others)}
     return _Before(own, former, looked)

@@ -124,7 +124,7 @@ def give_up(
         for f in given_up
         if f.claim.image_id not in read and f.error != queue.GONE and before[f.claim.image_id].unread
     ]
-    others = [i for i, found in read.items() if before[i].content_hash != found]
+    others = [i for i, found in read.items() if _is_fresh(before[i], found)]
     _set_content(connection, read)
     _forget_bytes(connection, unknown)
     # The file may have changed under an unchanged stat, so nobody said so of its copies when it was recorded.
@@ -148,23 +148,33 @@ def mark_gone(connection: Connection, image_ids: Sequence[int], now: datetime) -
     """
     if not image_ids:
         return
-    latest = (
-        sa.select(score.c.id)
-        .join(model_version, model_version.c.id == score.c.model_version_id)
-        .where(
-            OF_PRESENT_BYTES,
-            model_version.c.modality == image.c.modality,
-            model_version.c.promoted_at.is_not(None),
-        )
-        .order_by(model_version.c.promoted_at.desc(), score.c.id.desc())
-        .limit(1)
-        .correlate(image)
-        .scalar_subquery()
-    )
     marked = sa.update(image).where(image.c.id.in_(list(image_ids)))
-    connection.execute(marked.values(gone_at=now, gone_score_id=latest, gone_accepted=None))
+    connection.execute(marked.values(gone_at=now, gone_score_id=_LAST_CHAMPIONS, gone_accepted=None))
     connection.execute(sa.delete(job).where(job.c.image_id.in_(list(image_ids))))
     copies.replace_gone(connection, image_ids, now)
+
+
+def keep_score(connection: Connection, image_ids: Collection[int]) -> None:
+    """Let images that are gone and were read in another light keep a score that was given in that light."""
+    if image_ids:
+        lit = sa.update(image).where(image.c.id.in_(list(image_ids)), image.c.gone_at.is_not(None))
+        connection.execute(lit.values(gone_score_id=_LAST_CHAMPIONS))
+
+
+_LAST_CHAMPIONS: Final = (
+    sa.select(score.c.id)
+    .join(model_version, model_version.c.id == score.c.model_version_id)
+    .where(
+        OF_PRESENT_BYTES,
+        model_version.c.modality == image.c.modality,
+        model_version.c.promoted_at.is_not(None),
+    )
+    .order_by(model_version.c.promoted_at.desc(), score.c.id.desc())
+    .limit(1)
+    .correlate(image)
+    .scalar_subquery()
+)
+"""The score of an image's present bytes, in its light, by the version that was champion last."""
 
 
 def retry_failed(

@@ -5,7 +5,7 @@ is queued for those who serve when it is recorded. The work that waits for one v
 derived rows of both follow.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
@@ -31,6 +31,9 @@ from marcod.database.schema import (
 from marcod.errors import NotFoundError, StoreError
 from marcod.store import derived, events, queue
 from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, note, previous
+
+SKEW: Final = timedelta(hours=1)
+"""An image recorded after a promotion may bear an earlier time, by as much as two hosts' clocks differ."""
 
 ALIAS_LOCK: Final = 0x6D61_7263_6F65
 """PostgreSQL advisory lock of whoever changes an alias; migrations hold the number before it."""
@@ -72,7 +75,7 @@ def rollback(connection: Connection, version: Version, *, actor: str, now: datet
     since = connection.execute(promoted).scalar_one()
     _crown(connection, former, version, now)
     # What only the one that was rolled back has seen, or it would go on speaking of it.
-    queue.enqueue_rescore(connection, version.id, now, since=since)
+    queue.enqueue_rescore(connection, version.id, now, since=since - SKEW)
     note(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
     return former
 

@@ -142,6 +142,10 @@ class _Completed:
     rule: str
     last_image_at: datetime | None
 
+    def holds(self, last_image_at: datetime) -> bool:
+        """Tell if nothing came since; the last image may be an earlier one now, where the last is gone or moved."""
+        return self.last_image_at is not None and last_image_at <= self.last_image_at
+
 
 def _completed(connection: Connection, inspection_ids: list[int], version: Version) -> dict[int, _Completed]:
     found: dict[int, _Completed] = {}
@@ -172,7 +176,7 @@ def _refresh_one(
     rule = None
     if states[ImageState.WAITING] == 0 and expected is not None and len(found) >= expected:
         rule = "expected"
-    elif states[ImageState.WAITING] == 0 and before is not None and before.last_image_at == last_image_at:
+    elif states[ImageState.WAITING] == 0 and before is not None and before.holds(last_image_at):
         # What was told complete stays so until something new comes, whatever is expected by now.
         rule = "quiet"
     counts = Counter(d.label for d in found)

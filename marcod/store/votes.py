@@ -308,7 +308,7 @@ def _pictures(
         .join(plate, plate.c.id == inspection.c.plate_id)
         .join(drop, drop.c.id == image.c.drop_id)
         .outerjoin(score, of_version)
-        .where(image.c.modality == modality)
+        .where(image.c.modality == modality, image.c.same_as_id.is_(None))
         .order_by(image.c.drop_id, inspection.c.order_key, image.c.inspection_id, image.c.id)
     )  # fmt: skip
     return statement if sources is None else statement.where(source.c.name.in_(list(sources)))

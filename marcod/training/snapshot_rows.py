@@ -175,7 +175,7 @@ def sample(connection: Connection, modality: Modality, count: int, seed: int) ->
         .join(source, source.c.id == image.c.source_id)
         .join(drop, drop.c.id == image.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
-        .where(image.c.modality == str(modality))
+        .where(image.c.modality == str(modality), image.c.same_as_id.is_(None))
         .order_by(scattered, image.c.id)
         # A fifth of the plates are test plates, of few plates more.
         .limit(4 * count)

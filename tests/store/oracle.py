@@ -149,7 +149,7 @@ class World:
 
     def expected(self, inspection_id: int) -> int | None:
         plate = self.plates[self.inspections[inspection_id].plate_id]
-        if plate.format_rows is not None:
+        if plate.format_drops is not None:
             return int(plate.format_rows * plate.format_columns * plate.format_drops)
         return self.sources[plate.source_id].expected_drops  # type: ignore[no-any-return]
 
@@ -340,12 +340,14 @@ def _copies(world: World) -> list[str]:
     found = []
     for key, its in groups.items():
         counting = [i for i in its if i.same_as_id is None]
-        if len(counting) != 1:
+        # What is gone and was a copy stays one when the image that counts for it holds other bytes.
+        if len(counting) > 1 or (not counting and any(i.gone_at is None for i in its)):
             found.append(f"of {len(its)} images of the same bytes {len(counting)} count: {key}")
-        elif counting[0].gone_at is not None and any(i.gone_at is None for i in its):
+        elif counting and counting[0].gone_at is not None and any(i.gone_at is None for i in its):
             found.append(f"image {counting[0].id} is gone and counts for one that is there")
     for image in world.images.values():
-        if image.same_as_id is not None and world.images[image.same_as_id].same_as_id is not None:
+        there = image.same_as_id is not None and image.gone_at is None
+        if there and world.images[image.same_as_id].same_as_id is not None:
             found.append(f"image {image.id} is a copy of a copy")
     return found
 

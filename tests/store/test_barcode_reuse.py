@@ -1,5 +1,6 @@
 """A barcode that is used again years later is noticed, in whatever order the images arrive."""
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
 
@@ -7,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from factories import record, register_source, rewritten, rows, sightings, utc
 
-from marcod.catalog import barcode_reuse
+from marcod.catalog import barcode_reuse, deliveries
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import image, inspection
@@ -74,3 +75,23 @@ def test_without_dates_or_a_barcode_nothing_is_said(db: Database, champion: Vers
     unnamed = register_source(db, "unnamed")
     for key, after in (("1", timedelta()), ("2", YEARS)):
         assert record(db, unnamed, taken(key, after, barcode=None)).reused == 0
+
+
+def undated(file: Sighting) -> Sighting:
+    return replace(file, image=replace(file.image, captured_at=None))
+
+
+def test_dates_that_are_known_later_count(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, taken("1", timedelta()))
+    first, second = taken("2", YEARS)
+    record(db, source_id, [undated(first)])
+    assert record(db, source_id, [second]).reused == 1
+    third = taken("3", 2 * YEARS, wells=1)[0]
+    record(db, source_id, [undated(third)])
+    db.write(lambda c: deliveries.read_again(c, source_id))
+    record(db, source_id, [third])
+    kind = WarningKind.BARCODE_REUSED
+    assert warned(db) == {"1": {None}, "2": {kind}, "3": {kind}}
+    db.write(lambda c: deliveries.read_again(c, source_id))
+    record(db, source_id, [replace(third, image=taken("2", YEARS + timedelta(days=1))[0].image)])
+    assert warned(db) == {"1": {None}, "2": {kind}}

@@ -1,6 +1,6 @@
 """Completion of an inspection: each case of docs/derived.md is a test of when it is complete and when that is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -206,3 +206,17 @@ def test_a_larger_expected_number_leaves_it_complete(told_lab: Lab) -> None:
     told_lab.wait(1)
     found = told_lab.standing()
     assert (found.expected, found.complete_rule, told_lab.told()) == (192, "quiet", 1)
+
+
+def test_an_image_that_shows_another_inspection_leaves_the_former_complete(lab: Lab) -> None:
+    files = sightings(8)
+    lab.deliver(files[:7])
+    lab.now += timedelta(seconds=60)
+    lab.deliver(files[7:])
+    lab.score()
+    lab.wait(QUIET_S)
+    told = lab.told()
+    lab.deliver([replace(again(files[7], 0), image=sightings(8, inspection="2")[7].image)])
+    lab.score()
+    lab.wait(QUIET_S)
+    assert (lab.complete(), lab.told()) == (True, told + 1)

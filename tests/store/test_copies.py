@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import oracle
 import pytest
 import sqlalchemy as sa
 from factories import CRYSTALS, claimed, drain, finish, promote, record, register, register_source, rows, sightings, utc
@@ -10,11 +11,11 @@ from factories import CRYSTALS, claimed, drain, finish, promote, record, registe
 from marcod.catalog import deliveries, merging
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
-from marcod.database.schema import image
+from marcod.database.schema import event, image, job
 from marcod.domain import DropClass, Modality
 from marcod.labels import recorder
 from marcod.review import queue as review_queue
-from marcod.store import derived, queue, results, votes
+from marcod.store import derived, queue, results, summaries, votes
 from marcod.store.versions import Version
 from marcod.store.votes import Given
 from marcod.training import snapshot_rows
@@ -190,3 +191,70 @@ def test_a_question_of_an_image_is_answered_by_a_label_of_its_copy(copied: Datab
     copied.write(lambda c: review_queue.ask(c, asked, champion, "Look.", utc(4)))
     say_clear(copied, COPY)
     assert copied.write(review_queue.reconcile) == 1
+
+
+def damage(db: Database, version: Version, seconds: float) -> None:
+    lease = claimed(db, utc(seconds))
+    failures = [queue.Failure(c, "damaged", False, content_hash="the bytes") for c in lease.claims]
+    finish(db, lease, version, utc(seconds), failures=failures)
+
+
+def test_of_damaged_copies_one_counts(db: Database, source_id: int, champion: Version) -> None:
+    touched = replace(COPY, mtime_ns=COPY.mtime_ns + 1)
+    for seconds, file in ((1, FILE), (2, COPY), (3, touched)):
+        record(db, source_id, [file], utc(seconds))
+        damage(db, champion, seconds)
+        assert counting(db) == [FILE.path]
+        assert rows(db, sa.select(job.c.image_id)) == [(image_id_of(db, FILE),)]
+    assert oracle.faults(completed(db)) == []
+
+
+def completed(db: Database) -> Database:
+    """The lab a day later, when all that is done is complete."""
+    db.write(lambda c: summaries.complete_quiet(c, utc(days=1), 60.0))
+    return db
+
+
+def completions(db: Database) -> int:
+    return len(rows(completed(db), sa.select(event.c.id).where(event.c.kind == "complete")))
+
+
+def test_a_folder_that_is_moved_is_complete_as_before(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, [FILE])
+    score(db, champion, 1)
+    assert completions(db) == 1
+    record(db, source_id, [COPY], utc(hours=1))
+    score(db, champion, 3601)
+    assert (completions(db), oracle.faults(db)) == (1, [])
+
+
+def test_a_copy_that_goes_leaves_it_complete(copied: Database, champion: Version) -> None:
+    assert completions(copied) == 1
+    newer = register(copied, version="2")
+    promote(copied, newer, utc(10))
+    copied.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(10)))
+    lose(copied, newer, 11)
+    score(copied, newer, 12)
+    assert (counting(copied), completions(copied), oracle.faults(copied)) == ([FILE.path], 1, [])
+
+
+def test_a_copy_that_is_gone_stays_one_when_the_other_is_rewritten(
+    copied: Database, source_id: int, champion: Version
+) -> None:
+    newer = register(copied, version="2")
+    promote(copied, newer, utc(10))
+    copied.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(10)))
+    lose(copied, newer, 11)
+    record(copied, source_id, [replace(FILE, size=1)], utc(20))
+    drain(copied, newer, utc(21), hashes=lambda c: "other bytes")
+    assert (counting(copied), hits(copied)) == ([FILE.path], [False])
+    assert oracle.faults(completed(copied)) == []
+
+
+def test_what_is_learned_from_and_measured_has_every_image_once(copied: Database, champion: Version) -> None:
+    row = rows(copied, sa.select(image))[0]
+    given = Given(row.drop_id, row.inspection_id, DropClass.CLEAR, "ann", utc(5), "cli")
+    copied.write(lambda c: recorder.add(c, [given], utc(5)))
+    labelled = copied.read(lambda c: votes.labelled_images(c, champion.id))
+    sampled = copied.read(lambda c: snapshot_rows.sample(c, Modality.VISIBLE, 5, 1))
+    assert [found.path for found in labelled] == [found.path for found in sampled] == [COPY.path]

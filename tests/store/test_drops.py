@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marcod.database.engine import Database
-from marcod.database.schema import drop, drop_summary, hit, image, inspection, inspection_summary, metadata
+from marcod.database.schema import drop, drop_summary, event, hit, image, inspection, inspection_summary, metadata
 from marcod.domain import DropClass, Modality
 from marcod.plates import reports
-from marcod.store import derived, drops, queue, serving, votes
+from marcod.store import derived, drops, queue, serving, summaries, votes
 from marcod.store.drops import Cause, Trend, order_key
 from marcod.store.versions import Version
 from marcod.store.votes import Given
@@ -329,6 +329,19 @@ def test_a_hit_that_ended_and_is_there_again_is_news(db: Database, source_id: in
     assert rows(db, sa.select(hit.c.found_at))[0][0] == utc(days=9)
 
 
+def test_it_is_news_whoever_scored_it_before(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    drain(db, champion, utc(1), scores=lambda c: HIT)
+    second = register(db, version="2")
+    promote(db, second, utc(2))
+    db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(2)))
+    drain(db, second, utc(3), scores=lambda c: HIT)
+    say(db, "A01", "1", DropClass.CLEAR, "ann", 4)
+    say(db, "A01", "1", None, "ann", 5)
+    assert hits_shown(db) == [("A01", "2", "new")]
+    assert len(rows(db, sa.select(event.c.id).where(event.c.kind == "hits"))) == 2
+
+
 def test_hits_of_a_challenger_are_news_when_it_is_promoted(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(2))
     drain(db, champion, utc(1), scores=lambda c: HIT if "A01" in c.path else NONE)
@@ -351,6 +364,16 @@ def test_what_a_rolled_back_version_saw_alone_is_queued_again(db: Database, sour
     db.write(lambda c: serving.rollback(c, champion, actor="test", now=utc(13)))
     assert drain(db, champion, utc(14)) == 1
     assert {row["model_version"] for row in shown(db)} == {"1"}
+
+
+def test_what_bears_a_time_before_the_promotion_is_queued_too(db: Database, source_id: int, champion: Version) -> None:
+    second = register(db, version="2")
+    promote(db, second, utc(100))
+    record(db, source_id, sightings(1), utc(95))
+    drain(db, second, utc(101))
+    db.write(lambda c: summaries.complete_quiet(c, utc(hours=1), 60.0))
+    db.write(lambda c: serving.rollback(c, champion, actor="test", now=utc(hours=2)))
+    assert drain(db, champion, utc(hours=2)) == 1
 
 
 def test_the_latest_inspection_is_the_last_in_time(db: Database, source_id: int, champion: Version) -> None:

@@ -1,6 +1,7 @@
 """Images whose files are gone for good: their scores count, and those never scored are told until accepted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -21,9 +22,11 @@ from factories import (
     utc,
 )  # fmt: skip
 
+from marcod.catalog import deliveries
 from marcod.cli import cli
 from marcod.database.engine import Database
 from marcod.database.schema import audit, image, inspection_summary
+from marcod.domain import Modality
 from marcod.health import snapshot
 from marcod.service import periodic
 from marcod.settings import Settings
@@ -112,3 +115,13 @@ def test_a_file_that_comes_back_is_scored(lab: Database, source_id: int, champio
     record(lab, source_id, sightings(3), utc(days=3))
     assert drain(lab, champion, utc(days=3), hashes=lambda c: f"again {c.path}") == 2
     assert rows(lab, sa.select(image.c.id).where(image.c.gone_at.is_not(None))) == []
+
+
+def test_a_score_counts_in_its_own_light_alone(lab: Database, source_id: int, champion: Version) -> None:
+    (lost,) = rows(lab, sa.select(image).where(image.c.gone_score_id.is_not(None)))
+    seen = replace(sightings(3)[0], size=lost.size, mtime_ns=lost.mtime_ns)
+    in_uv = replace(seen, image=replace(seen.image, modality=Modality.UV))
+    for file, kept in ((in_uv, None), (seen, lost.gone_score_id)):
+        lab.write(lambda c, file=file: deliveries.reread(c, source_id, [file], utc(days=1)))  # type: ignore[misc]
+        (read,) = rows(lab, sa.select(image).where(image.c.id == lost.id))
+        assert (read.gone_at, read.gone_score_id) == (lost.gone_at, kept)

@@ -34,7 +34,7 @@ from marcod.database.schema import (
 from marcod.domain import DropClass, Modality, Split, split_of
 from marcod.errors import ConfigError
 from marcod.labels import recorder
-from marcod.store import derived, queue, summaries
+from marcod.store import derived, queue, results, summaries
 from marcod.store.versions import Version
 from marcod.store.votes import Given
 
@@ -379,3 +379,14 @@ def test_a_forgotten_source_leaves_nothing_and_the_other_as_it_was(db: Database,
     assert db.write(lambda c: source_changes.forget(c, twice[MINSTREL], actor="ann", now=utc(9))).plates == 2
     for table in (source, plate, drop, inspection, image, score, label, hit, drop_summary, inspection_summary, event):
         assert rows(db, sa.select(sa.func.count()).select_from(table)) == [(0,)], table.name
+
+
+def test_what_was_accepted_as_gone_stays_so(db: Database, champion: Version) -> None:
+    ids = {name: register_source(db, name) for name in (HAND, MINSTREL)}
+    for source_id in ids.values():
+        record(db, source_id, sightings(1))
+    lost = [int(row.id) for row in rows(db, sa.select(image.c.id))]
+    db.write(lambda c: results.mark_gone(c, lost, utc(1)))
+    db.write(lambda c: c.execute(sa.update(image).where(image.c.id == lost[0]).values(gone_accepted=True)))
+    merge(db, ids)
+    assert [row.gone_accepted for row in rows(db, sa.select(image.c.gone_accepted))] == [True]

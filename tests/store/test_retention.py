@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import oracle
@@ -34,6 +34,7 @@ from marcod.database.schema import (
     audit,
     drop,
     drop_summary,
+    event,
     image,
     inspection,
     inspection_summary,
@@ -421,3 +422,21 @@ def test_whatever_happened_no_view_changes(db: Database, seed: int) -> None:
     assert said(db) == before
     assert db.read(backfill.unfinished) == unfinished
     assert retention.run(db, SETTINGS, now, limit=limit) == Thinned()
+
+
+def test_a_hit_that_ended_after_thinning_is_news_again(db: Database, source_id: int, champion: Version) -> None:
+    (file,) = sightings(1)
+    record(db, source_id, [file])
+    drain(db, champion, utc(1), scores=lambda c: CRYSTALS)
+    for number in (2, 3):
+        newer = register(db, version=str(number))
+        promote(db, newer, utc(hours=number))
+        all_scored(db, newer, utc(hours=number), scores=lambda c: CRYSTALS)
+        db.write(lambda c, number=number: summaries.complete_quiet(c, utc(hours=number + 1), 60.0))  # type: ignore[misc]
+    assert retention.run(db, SETTINGS, LATER).scores == 1
+    for change, seen in ((1, CLEAR), (2, CRYSTALS)):
+        now = LATER + timedelta(hours=change)
+        record(db, source_id, [rewritten(file, change)], now)
+        bytes_of = f"bytes {change}"
+        drain(db, newer, now, hashes=lambda c, found=bytes_of: found, scores=lambda c, seen=seen: seen)
+    assert len(rows(db, sa.select(event.c.id).where(event.c.kind == "hits"))) == 2
