@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-stories test-jax lint wheel bench chaos audit docs format clean
+.PHONY: demo test test-stories test-jax lint wheel bench chaos audit docs keys format clean
 
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
@@ -42,6 +42,9 @@ audit: $(VENV)/run.stamp $(VENV)/audit/bin/pip-audit  ## ask for known holes of 
 docs: $(VENV)/lint.stamp  ## write docs/reference.md and the views of docs/lims.md from the program
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/views.py
+
+keys: $(VENV)/test.stamp  ## write the keys of all JSON that programs read again; a key that goes away breaks somebody
+	PYTHONPATH=tests $(BIN)/python tests/acceptance/json_keys.py
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff format .
