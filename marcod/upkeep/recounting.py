@@ -132,10 +132,10 @@ def _recounted(
 def _due(
     connection: Connection, drop_ids: Sequence[int], before: "dict[Key, Row]", after: "dict[Key, Row]"
 ) -> set[tuple[int, int]]:
-    """Drops and versions that have a row or must have one, because the version scored the drop or people spoke of it.
+    """Drops and versions that have a row or must have one, because the version scored the drop.
 
-    The others may lack it: a version that knows but the score kept with a file that is gone, or one that was thinned,
-    whose hits stay as its history.
+    A drop that people alone spoke of must have one row of a version that speaks. The others may lack it: a version
+    that knows but the score kept with a file that is gone, or one that was thinned, whose hits stay as its history.
     """
     scored = (
         sa.select(image.c.drop_id, score.c.model_version_id)
@@ -143,8 +143,14 @@ def _due(
         .where(image.c.drop_id.in_(drop_ids))
     )
     pairs = {(int(drop_id), int(version_id)) for drop_id, version_id in connection.execute(scored.distinct())}
-    pairs |= {_subject(row) for row in before.values() if "label_person" in row}
-    return pairs | {_subject(row) for row in after.values() if row.get("label_person") is not None}
+    kept = {_subject(row) for row in before.values() if "label_person" in row}
+    spoke = set(
+        connection.execute(sa.select(model_version.c.id).where(model_version.c.promoted_at.is_not(None))).scalars()
+    )
+    known = {drop_id for drop_id, version_id in kept if version_id in spoke}
+    labelled = {_subject(row) for row in after.values() if row.get("label_person") is not None}
+    champion_id = versions.champion(connection).id
+    return pairs | kept | {pair for pair in labelled if pair[0] not in known and pair[1] == champion_id}
 
 
 def _subject(row: "Row") -> tuple[int, int]:

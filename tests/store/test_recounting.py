@@ -12,8 +12,9 @@ from factories import CRYSTALS, drain, promote, record, register, register_sourc
 from marcod.cli import cli
 from marcod.database.engine import Database
 from marcod.database.schema import audit, drop_summary, event, hit, image, inspection_summary, job, score
+from marcod.domain import DropClass
 from marcod.labels import recorder
-from marcod.store import queue, summaries
+from marcod.store import queue, summaries, versions
 from marcod.store.votes import Given
 
 
@@ -125,3 +126,21 @@ def test_its_options_go_with_it(lab: Database) -> None:
     done = CliRunner().invoke(cli, ["db", "check", "--fix"])
     assert done.exit_code == 2
     assert "go with --deep" in done.stderr
+
+
+def test_what_people_alone_spoke_of_needs_one_row(lab: Database) -> None:
+    drain(lab, lab.read(versions.champion), utc(4))
+    second = register(lab, version="2")
+    lab.write(lambda c: queue.enqueue_rescore(c, second.id, utc(5)))
+    drain(lab, second, utc(6), scores=lambda c: CRYSTALS)
+    record(lab, 1, sightings(5, plate="P1"), utc(7))
+    drop_id, inspection_id = rows(lab, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id.desc()))[0]
+    given = Given(drop_id, inspection_id, DropClass.CRYSTALS, "ann", utc(8), "test")
+    lab.write(lambda c: recorder.add(c, [given], utc(8)))
+    assert check().exit_code == 0
+    promote(lab, second, utc(9))
+    assert check().exit_code == 0
+    of_drop = drop_summary.c.drop_id == drop_id
+    damage(lab, sa.delete(drop_summary).where(of_drop), sa.delete(hit).where(hit.c.drop_id == drop_id))
+    assert f"by {second}: is missing" in check("--fix").stdout
+    assert rows(lab, sa.select(drop_summary.c.model_version_id).where(of_drop)) == [(second.id,)]
