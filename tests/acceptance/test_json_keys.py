@@ -47,7 +47,7 @@ def test_every_command_with_json_is_pinned(quick: dict[str, Keys]) -> None:
 
 
 def test_the_keys_are_those_that_programs_know(quick: dict[str, Keys]) -> None:
-    assert differences(quick) == [], AGAIN
+    assert (found := differences(quick)) == [], "\n".join([AGAIN, *found])
 
 
 def test_no_list_was_empty(quick: dict[str, Keys]) -> None:
@@ -60,7 +60,7 @@ def test_no_list_was_empty(quick: dict[str, Keys]) -> None:
 def test_the_keys_of_what_is_trained_are_those_that_programs_know(
     quick: dict[str, Keys], slow: dict[str, Keys]
 ) -> None:
-    assert differences(slow) == [], AGAIN
+    assert (found := differences(slow)) == [], "\n".join([AGAIN, *found])
     assert quick.keys() | slow.keys() == json_keys.golden().keys()
     assert unseen(slow) == declared(slow)
 
