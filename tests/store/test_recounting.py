@@ -133,7 +133,7 @@ def test_what_people_alone_spoke_of_needs_one_row(lab: Database) -> None:
     second = register(lab, version="2")
     lab.write(lambda c: queue.enqueue_rescore(c, second.id, utc(5)))
     drain(lab, second, utc(6), scores=lambda c: CRYSTALS)
-    record(lab, 1, sightings(5, plate="P1"), utc(7))
+    record(lab, 1, sightings(5, plate="P1", inspection="2")[4:], utc(7))
     drop_id, inspection_id = rows(lab, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id.desc()))[0]
     given = Given(drop_id, inspection_id, DropClass.CRYSTALS, "ann", utc(8), "test")
     lab.write(lambda c: recorder.add(c, [given], utc(8)))
