@@ -1,4 +1,4 @@
-"""Hostile input by the hundred thousand: damaged pictures and paths that nobody should ever have written.
+"""Hostile input by the hundred thousand: damaged images and paths that nobody should ever have written.
 
 A thing is fed to the code that meets it in the service. Anything but a result or an error of ours, a second too much of
 the processor's time, too much memory, or a byte read from outside the root is counted as a failure and named with its
@@ -76,8 +76,8 @@ class Found:
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Pictures, then paths, then hostile names that really lie on a disk."""
-    for what, about in (("pictures", _PICTURES), ("paths", _PATHS)):
+    """Images, then paths, then hostile names that really lie on a disk."""
+    for what, about in (("images", _IMAGES), ("paths", _PATHS)):
         items = bench.size(ITEMS, 2_000)
         start = time.perf_counter()
         found = _worked_off(bench, what, items)
@@ -86,7 +86,7 @@ def run(bench: Bench) -> Iterator[Table]:
         yield _on_disk(subject.db, subject.source_id, folder, bench.size(REAL_FILES, 300))
 
 
-_PICTURES: Final = (
+_IMAGES: Final = (
     f"Rendered drops of {mutations.SIZE[0]} x {mutations.SIZE[1]} pixels in every format and mode, with flipped bits, "
     "cuts, splices, other numbers, and edited chunks, segments, tags and sizes (seed "
     f"{SEED}); through images.inspect and images.to_rgb, what is a JPEG also through TensorFlow, every tenth to the "
@@ -150,7 +150,7 @@ def _work(what: str, first: int, end: int, folder: Path) -> None:
     """What a worker does: tell now and then how far it is and what it met since."""
     os.nice(NICE)
     settings.quiet_tensorflow()
-    try_one = _pictures() if what == "pictures" else _paths(folder)
+    try_one = _images() if what == "images" else _paths(folder)
     signal.signal(signal.SIGPROF, _too_long)
     _limit_memory()
     found = Found()
@@ -189,16 +189,16 @@ def _tried(try_one: Callable[[int], list[str]], number: int, found: Found) -> No
     found.grown_mb = max(found.grown_mb, grown)
 
 
-def _pictures() -> Callable[[int], list[str]]:
+def _images() -> Callable[[int], list[str]]:
     """Loads TensorFlow, and lets every library allocate what it keeps before memory is limited."""
     from marcod.model import preprocess
 
     record = preprocess.Preprocessing(SCALE_SIDE, "bilinear-tf1")
-    for _, data in mutations.pictures():
+    for _, data in mutations.images():
         preprocess.prepare(preprocess.decode(data), record)
 
     def try_one(number: int) -> list[str]:
-        name, data = mutations.picture(SEED, number)
+        name, data = mutations.image(SEED, number)
         outcome = _outcome(data)
         if data.startswith(b"\xff\xd8") or number % 10 == 0:
             # The service decodes once, so each way has the whole time.
@@ -211,7 +211,7 @@ def _pictures() -> Callable[[int], list[str]]:
 
 
 def _outcome(data: bytes) -> str:
-    """What becomes of a damaged picture with Pillow."""
+    """What becomes of a damaged image with Pillow."""
     try:
         header = images.inspect(data)
         rgb = images.to_rgb(data)

@@ -1,6 +1,6 @@
 """A lab whose imager no shipped model has seen, with the truth about every drop: for benchmarks of the learning loop.
 
-Everything in it is synthetic: :func:`marcod.synthetic.another_imager` says how its pictures differ.
+Everything in it is synthetic: :func:`marcod.synthetic.another_imager` says how its images differ.
 """
 
 import csv
@@ -31,7 +31,7 @@ _NEVER_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """One drop of the lab: its plate, its well, its picture below the source's root, and what it truly shows."""
+    """One drop of the lab: its plate, its well, its image below the source's root, and what it truly shows."""
 
     plate: str
     well: str

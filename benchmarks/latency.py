@@ -19,7 +19,7 @@ from marcod.plates import reports
 
 SETTLE_S: Final = 1.0
 PACE: Final = 4
-"""Files a second in the stream, as fast as an imager takes pictures."""
+"""Files a second in the stream, as fast as an imager takes images."""
 
 BURST: Final = 96
 RENDERED: Final = 24

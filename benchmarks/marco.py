@@ -61,7 +61,7 @@ def run(bench: Bench) -> Iterator[Table]:
         bench.say(f"marco: nothing measured; {SAVED_MODEL} must name the folder of the published SavedModel")
         return
     with bench.place("marco") as place:
-        paths, title = _pictures(bench, place / "plates")
+        paths, title = _images(bench, place / "plates")
         bench.say(f"importing {folder}")
         imported = convert.import_model(folder, place / "models", name="marco")
         with ExitStack() as stack:
@@ -74,7 +74,7 @@ def run(bench: Bench) -> Iterator[Table]:
     yield _table(passes, len(paths), title)
 
 
-def _pictures(bench: Bench, folder: Path) -> tuple[list[Path], str]:
+def _images(bench: Bench, folder: Path) -> tuple[list[Path], str]:
     """The files to be scored, in a tree that a layout reads, and what they are."""
     real = os.environ.get("MARCOD_REAL_PLATES")
     found = sorted(Path(real).rglob("*.jpg")) if real else []

@@ -1,4 +1,4 @@
-"""Damaged pictures and hostile names, each made from a seed and a number alone, so that any can be made again."""
+"""Damaged images and hostile names, each made from a seed and a number alone, so that any can be made again."""
 
 import io
 import random
@@ -38,7 +38,7 @@ LAYOUTS: Final = {name: make(name, OPTIONS) for name in NAMES}
 
 
 @cache
-def pictures() -> tuple[tuple[str, bytes], ...]:
+def images() -> tuple[tuple[str, bytes], ...]:
     """Small rendered drops in every format and mode that is read, with the format's name."""
     pixels = np.asarray(synthetic.render(synthetic.random_scene(1), SIZE))
     colour = Image.fromarray(pixels)
@@ -66,10 +66,10 @@ def _encoded(image: Image.Image, name: str, options: dict[str, object]) -> bytes
     return buffer.getvalue()
 
 
-def picture(seed: int, number: int) -> tuple[str, bytes]:
-    """One damaged picture and the format that it was."""
+def image(seed: int, number: int) -> tuple[str, bytes]:
+    """One damaged image and the format that it was."""
     chance = random.Random(f"{seed} {number}")
-    name, data = chance.choice(pictures())
+    name, data = chance.choice(images())
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         data = chance.choice((*_ANYWHERE, *_WITHIN.get(name, ()) * 2))(data, chance)
     return name, data
@@ -112,7 +112,7 @@ def _insert(data: bytes, chance: random.Random) -> bytes:
 
 
 def _splice(data: bytes, chance: random.Random) -> bytes:
-    _, other = chance.choice(pictures())
+    _, other = chance.choice(images())
     return data[: chance.randrange(len(data) + 1)] + other[chance.randrange(len(other)) :]
 
 

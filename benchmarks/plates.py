@@ -24,7 +24,7 @@ _LAYOUT: Final = layouts.make("formulatrix")
 
 
 def composites(drops: tuple[int, ...] = DROPS, first: int = 0) -> Iterator[tuple[str, DropImage]]:
-    """Path and meaning of one picture after another, for ever: drops, wells, inspections from the first, plates."""
+    """Path and meaning of one image after another, for ever: drops, wells, inspections from the first, plates."""
     grid = PLATE_FORMATS[96]
     for inspection in count(first):
         plate = 2000 + inspection // INSPECTIONS_A_PLATE
@@ -57,7 +57,7 @@ def _jpeg(seed: int) -> bytes:
 
 
 def marked(jpeg: bytes, name: str) -> bytes:
-    """The same picture as a file of other content: a comment with the name stands behind the first marker."""
+    """The same image as a file of other content: a comment with the name stands behind the first marker."""
     comment = f"synthetic, copy {name}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 

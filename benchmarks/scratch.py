@@ -53,7 +53,7 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
             bench.say(f"{what}, step {done} of {total}")
 
     fitted = fit.fit(
-        replace(MARCO_SMALL, auxiliary=True), recipe, shipped_model.as_pictures(examples),
+        replace(MARCO_SMALL, auxiliary=True), recipe, shipped_model.as_images(examples),
         seed=1, validation=_judges(validation), course=Course(progress=progress),
     )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -77,7 +77,7 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
 
 
 def _judges(drops: Examples) -> Validation:
-    ready = drops.pictures.astype(np.float32) / 127.5 - 1
+    ready = drops.images.astype(np.float32) / 127.5 - 1
     return Validation(ready, drops.labels.astype(np.intp), np.ones(len(drops.labels), np.float32))
 
 
@@ -86,14 +86,14 @@ def _measured(weights: dict[str, Any], validation: Examples, test: Examples) -> 
     natural = np.bincount(validation.labels, minlength=len(CLASSES)) / len(validation.labels)
     weights = network.shifted(weights, np.log(natural * len(CLASSES)).astype(np.float32))
     score = network.compiled(MARCO_SMALL, weights, BATCH)
-    logits = [np.concatenate([score(_judges(part).pictures) for part in _parts(drops)]) for drops in (validation, test)]
+    logits = [np.concatenate([score(_judges(part).images) for part in _parts(drops)]) for drops in (validation, test)]
     temperature = metrics.fit_temperature(logits[0], validation.labels)
     return metrics.measure(logits[1], test.labels, temperature, 0.5)
 
 
 def _parts(drops: Examples) -> Iterator[Examples]:
     for start in range(0, len(drops.labels), BATCH):
-        yield Examples(drops.pictures[start : start + BATCH], drops.labels[start : start + BATCH])
+        yield Examples(drops.images[start : start + BATCH], drops.labels[start : start + BATCH])
 
 
 def _cells(found: dict[str, Any]) -> list[Cell]:
@@ -103,7 +103,7 @@ def _cells(found: dict[str, Any]) -> list[Cell]:
 def full(bench: Bench) -> Table:
     """The first steps of the published network on one batch, in a process of its own so that its memory is its own."""
     batch, steps = bench.size(BATCH, 2), bench.size(STEPS, 2)
-    bench.say(f"{steps} steps of the published network on {batch} pictures")
+    bench.say(f"{steps} steps of the published network on {batch} images")
     command = [sys.executable, "-m", "benchmarks.scratch", str(batch), str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings.child_environment())
     found = json.loads(done.stdout.splitlines()[-1])
@@ -125,11 +125,9 @@ def _steps(batch: int, steps: int) -> dict[str, Any]:
     )
     losses: list[float] = []
     seconds: list[float] = []
-    x = examples.pictures.astype(np.float32) / 127.5 - 1
+    x = examples.images.astype(np.float32) / 127.5 - 1
     y = batches.one_hot(examples.labels, len(CLASSES))
-    training = fit.Training(
-        MARCO, replace(recipes.PAPER, batch_size=batch), shipped_model.as_pictures(examples), seed=1
-    )
+    training = fit.Training(MARCO, replace(recipes.PAPER, batch_size=batch), shipped_model.as_images(examples), seed=1)
     for _ in range(steps):
         start = time.perf_counter()
         losses.append(float(training.model.train_on_batch(x, (y, y))[0]))

@@ -47,8 +47,8 @@ def run(bench: Bench) -> Iterator[Table]:
             rows = list(_soaked(bench, kind, own))
             about = (
                 f"{title}, {kind}. `marcod run` (watch, score, schedule in one process) with its default settings, but "
-                f"settle_s = {SETTLE_S:g}. New plates of 96 pictures of {plates.SIZE[0]} x {plates.SIZE[1]} arrive as "
-                f"fast as they are scored, {AHEAD} ahead; their files are hard links to {RENDERED} rendered pictures. "
+                f"settle_s = {SETTLE_S:g}. New plates of 96 images of {plates.SIZE[0]} x {plates.SIZE[1]} arrive as "
+                f"fast as they are scored, {AHEAD} ahead; their files are hard links to {RENDERED} rendered images. "
                 "Latency is from a file's appearance to scored_at, so it holds the settle time and the wait behind "
                 "those ahead."
             )
@@ -104,7 +104,7 @@ class _Stream:
 
 
 def _names() -> Iterator[str]:
-    """Pictures of one plate after another, a folder a plate as Minstrels write them."""
+    """Images of one plate after another, a folder a plate as Minstrels write them."""
     grid = PLATE_FORMATS[96]
     for plate in count(1):
         for well in range(1, grid.wells + 1):

@@ -126,7 +126,7 @@ class _Lab:
         self._config.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def deliver(self, images: int) -> None:
-        """New pictures; rendered ones under new names and with bytes of their own."""
+        """New images; rendered ones under new names and with bytes of their own."""
         pool = plates.rendered(SMALL)
         for name, _ in islice(self._names, images):
             plates.write(self.root / name, plates.marked(pool[self.delivered % len(pool)], name))

@@ -1,4 +1,4 @@
-"""Images per second from files to score rows, against the same predictor fed with prepared pictures from memory."""
+"""Images per second from files to score rows, against the same predictor fed with prepared images from memory."""
 
 import hashlib
 import time
@@ -76,15 +76,15 @@ def run(bench: Bench) -> Iterator[Table]:
 
 def _measure(bench: Bench, model: Model) -> Iterator[Table]:
     with bench.place("plates") as folder:
-        bench.say(f"rendering and writing {model.images} pictures")
+        bench.say(f"rendering and writing {model.images} images")
         paths = _write(folder, model.images, bench.size(RENDERED, 4))
         with bench.database("SQLite") as db:
             found, version = models.champion(db, model.folder, model.name, utc_now())
             bench.say(f"loading {version}")
             predictor = models.loaded(found, version, BATCH)
-        pictures = [predictor.prepare(path.read_bytes()) for path in paths]
-        batches = [np.stack(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
-        del pictures
+        images = [predictor.prepare(path.read_bytes()) for path in paths]
+        batches = [np.stack(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+        del images
         bench.say("scoring")
         pairs = [(_drain(bench, model, folder, predictor), _memory(predictor, batches)) for _ in range(model.repeat)]
         yield _comparison(model, pairs)
@@ -119,7 +119,7 @@ def _take_in(db: Database, model: Model, folder: Path) -> Version:
 
 
 def _memory(predictor: Predictor, batches: Batches) -> Rate:
-    """The same predictor in a loop over pictures that are ready."""
+    """The same predictor in a loop over images that are ready."""
     images = sum(len(batch) for batch in batches)
     return _rated(lambda: [predictor.predict(batch) for batch in batches], images)[0]
 

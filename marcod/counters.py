@@ -1,4 +1,4 @@
-"""What this process counts about itself, for Prometheus: pictures by outcome, batches, delays, lapses, failed loops.
+"""What this process counts about itself, for Prometheus: images by outcome, batches, delays, lapses, failed loops.
 
 Hides the client library from the loops, which report plain values. Counts begin at zero with the process and are
 never written to the database; how the queue and the watching stand is read from there, by ``marcod.health.prometheus``.
@@ -25,7 +25,7 @@ PROCESS: Final = CollectorRegistry()
 """Memory, processor time and open files of this process, under the names that every exporter uses for its own."""
 
 OUTCOMES: Final = ("scored", "retried", "quarantined", "stale")
-"""What becomes of a claimed picture; a stale one was no longer ours when it was finished."""
+"""What becomes of a claimed image; a stale one was no longer ours when it was finished."""
 
 BATCH_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 DECODE_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -34,17 +34,17 @@ DELAY_S: Final = (0.5, 1, 2, 5, 10, 15, 20, 30, 45, 60, 120, 300, 600, 1800, 360
 # Every counter would have a second series with the time at which it began, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_images = Counter("marcod_images", "Pictures that this process finished", ("source", "outcome"), registry=REGISTRY)
+_images = Counter("marcod_images", "Images that this process finished", ("source", "outcome"), registry=REGISTRY)
 _batch = Histogram(
-    "marcod_batch_seconds", "Time of a batch: waiting for its pictures to be read and decoded, and on the device",
+    "marcod_batch_seconds", "Time of a batch: waiting for its images to be read and decoded, and on the device",
     ("model", "stage"), buckets=BATCH_S, registry=REGISTRY,
 )  # fmt: skip
-_decode = Histogram("marcod_decode_seconds", "Time to read and decode one picture", buckets=DECODE_S, registry=REGISTRY)
+_decode = Histogram("marcod_decode_seconds", "Time to read and decode one image", buckets=DECODE_S, registry=REGISTRY)
 _delay = Histogram(
-    "marcod_file_to_score_seconds", "From a new picture's file to its score in the database", buckets=DELAY_S,
+    "marcod_file_to_score_seconds", "From a new image's file to its score in the database", buckets=DELAY_S,
     registry=REGISTRY,
 )  # fmt: skip
-_lapses = Counter("marcod_lease_lapses", "Pictures taken over from a worker whose lease had lapsed", registry=REGISTRY)
+_lapses = Counter("marcod_lease_lapses", "Images taken over from a worker whose lease had lapsed", registry=REGISTRY)
 _failures = Counter("marcod_loop_failures", "Failures after which a loop began again", ("loop",), registry=REGISTRY)
 _build = Gauge("marcod_build_info", "The marcod that runs", ("version",), registry=REGISTRY)
 _build.labels(__version__).set(1)
@@ -63,7 +63,7 @@ def batch(
 ) -> None:
     """Count a finished batch; times in seconds.
 
-    ``outcomes`` counts pictures by source and one of :data:`OUTCOMES`; ``decode_s`` has a time for every picture that
+    ``outcomes`` counts images by source and one of :data:`OUTCOMES`; ``decode_s`` has a time for every image that
     was read, ``delays_s`` the time from file to score of every new one, which clocks that differ may make negative;
     ``lapsed`` says how many were taken over from a worker whose lease had lapsed.
     """

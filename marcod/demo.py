@@ -39,7 +39,7 @@ FINISH_S: Final = 600.0
 """How long everything may take to arrive and be scored."""
 
 POLL_S: Final = 0.2
-PICTURE_SIZE: Final = (510, 428)
+IMAGE_SIZE: Final = (510, 428)
 """Width and height of the rendered images; imagers' are larger, which would only take longer to draw."""
 
 MODEL: Final = "marco"
@@ -251,7 +251,7 @@ def _deliver(
         for source, file in zip(sources, turn, strict=True):
             if file is None:
                 continue
-            write_file(folder / "exports" / source, file, PICTURE_SIZE)
+            write_file(folder / "exports" / source, file, IMAGE_SIZE)
             if file.kind is Kind.COMPOSITE:
                 written[source][path_text(file.path)] = time.time()
         delivered = sum(len(paths) for paths in written.values())

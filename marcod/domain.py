@@ -47,7 +47,7 @@ class Modality(StrEnum):
 
 
 class Kind(StrEnum):
-    """What sort of picture a file is. Only a composite is a photograph of the whole drop to be scored."""
+    """What sort of image a file is. Only a composite is a photograph of the whole drop to be scored."""
 
     COMPOSITE = "composite"
     THUMBNAIL = "thumbnail"
@@ -202,7 +202,7 @@ class PlateSetup:
 
 @dataclass(frozen=True, slots=True)
 class DropImage:
-    """What a path says about the picture it names.
+    """What a path says about the image it names.
 
     ``plate_key`` and ``inspection_key`` identify within one source; ``barcode`` is given only where the path
     carries it. ``row``, ``column`` and ``drop`` count from 1 (row 1 is A). ``captured_at`` is aware; imagers
@@ -280,7 +280,7 @@ def parse_well(text: str) -> tuple[int, int]:
 
 
 def why_not_scored(image: DropImage) -> Reason | None:
-    """The reason a parsed picture is never scored, or None for a composite."""
+    """The reason a parsed image is never scored, or None for a composite."""
     return REASON_OF_KIND.get(image.kind)
 
 

@@ -61,7 +61,7 @@ class LayoutError(MarcodError):
 
 
 class ImageError(MarcodError):
-    """The file cannot be read as a picture.
+    """The file cannot be read as an image.
 
     ``retryable`` tells whether waiting may help: a truncated file may still be arriving, a decompression
     bomb will not get better.

@@ -1,7 +1,7 @@
-"""Reading picture bytes safely into 8-bit RGB, without TensorFlow.
+"""Reading image bytes safely into 8-bit RGB, without TensorFlow.
 
 Hides Pillow: its modes, its many exceptions and its guard against decompression bombs. Promises that
-nothing but JPEG, PNG, TIFF, BMP and GIF is ever parsed, that no picture above :data:`PIXEL_LIMIT` is
+nothing but JPEG, PNG, TIFF, BMP and GIF is ever parsed, that no image above :data:`PIXEL_LIMIT` is
 decoded, that no file, however it was made, costs more than seconds and a few hundred megabytes, that nothing is
 read outside the folder it is looked for in, and that whatever is wrong with the bytes comes out as one ImageError.
 
@@ -35,10 +35,10 @@ from marcod.domain import WarningKind
 from marcod.errors import ImageError, is_out_of_memory
 
 PIXEL_LIMIT: Final = 50_000_000
-"""Largest picture that is decoded, in pixels; the largest drop images known are 2560 x 1920, 4.9 million."""
+"""Largest image that is decoded, in pixels; the largest drop images known are 2560 x 1920, 4.9 million."""
 
 LARGE_PIXELS: Final = 12_000_000
-"""Pictures above are decoded one at a time, so that several bombs at once cost no more memory than one."""
+"""Images above are decoded one at a time, so that several bombs at once cost no more memory than one."""
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 """Larger files are not drop images; reading one would only cost memory."""
@@ -47,7 +47,7 @@ OPENING_READS: Final = 20_000
 DECODING_READS: Final = 200_000
 """How often a parser may ask for the next bytes, before the pixels and among them.
 
-A picture needs some dozens and some hundreds. A file of a million empty chunks or filling bytes is short, and keeps
+An image needs some dozens and some hundreds. A file of a million empty chunks or filling bytes is short, and keeps
 a parser written in Python busy for minutes.
 """
 
@@ -56,13 +56,13 @@ SCAN_PIXELS: Final = 1_000_000_000
 
 PIECES: Final = 65_536
 TAGS: Final = 4_096
-"""Strips or tiles, and tags, of a TIFF. Parsing a list of millions of them takes more memory than any picture."""
+"""Strips or tiles, and tags, of a TIFF. Parsing a list of millions of them takes more memory than any image."""
 
 THUMBNAIL_QUALITY: Final = 75
 
 FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "GIF")
 
-# Pillow also warns about damaged metadata; pixels decide here whether a picture is damaged.
+# Pillow also warns about damaged metadata; pixels decide here whether an image is damaged.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Pillow only warns between once and twice its limit. As an error the warning makes the guard one sharp line.
@@ -123,7 +123,7 @@ _DAMAGE: Final = (
 
 
 def read(path: Path, root: Path | None = None) -> bytes:
-    """The bytes of a picture's file. Raises ImageError when it is no regular file or too large, and OSError.
+    """The bytes of an image's file. Raises ImageError when it is no regular file or too large, and OSError.
 
     With ``root``, the folder of its source, nothing outside that folder is read: see :mod:`marcod.files`.
     """
@@ -138,7 +138,7 @@ def read(path: Path, root: Path | None = None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What the first bytes of a picture say: format and mode in Pillow's words, width and height in pixels."""
+    """What the first bytes of an image say: format and mode in Pillow's words, width and height in pixels."""
 
     format: str
     mode: str
@@ -147,17 +147,17 @@ class ImageHeader:
 
 
 def inspect(data: bytes) -> ImageHeader:
-    """The header of a picture, without decoding its pixels.
+    """The header of an image, without decoding its pixels.
 
-    Raises ImageError: not retryable when it is no picture of a known format or larger than
-    :data:`PIXEL_LIMIT`, retryable when it is empty or looks like the beginning of a picture.
+    Raises ImageError: not retryable when it is no image of a known format or larger than
+    :data:`PIXEL_LIMIT`, retryable when it is empty or looks like the beginning of an image.
     """
     with _opened(data) as image:
         return _header(image)
 
 
 def to_rgb(data: bytes) -> NDArray[np.uint8]:
-    """The first frame of a picture as uint8 [height, width, 3], whatever its mode.
+    """The first frame of an image as uint8 [height, width, 3], whatever its mode.
 
     Grey and colour of 16 bits are scaled linearly from the range that the tags of a TIFF tell (bits per sample, largest
     sample), where the samples fit it and are not all in its lowest sixteenth. Else the range is the smallest of
@@ -172,7 +172,7 @@ def to_rgb(data: bytes) -> NDArray[np.uint8]:
 
 @contextmanager
 def room_for(pixels: int) -> Iterator[None]:
-    """To be held while so many pixels are decoded; pictures above :data:`LARGE_PIXELS` wait for one another."""
+    """To be held while so many pixels are decoded; images above :data:`LARGE_PIXELS` wait for one another."""
     if pixels <= LARGE_PIXELS:
         yield
         return
@@ -181,7 +181,7 @@ def room_for(pixels: int) -> Iterator[None]:
 
 
 def thumbnail(data: bytes, longest_px: int) -> bytes:
-    """The first frame of a picture as a small JPEG, its longer side at most ``longest_px``, for people to look at.
+    """The first frame of an image as a small JPEG, its longer side at most ``longest_px``, for people to look at.
 
     Raises ImageError as :func:`to_rgb` does.
     """
@@ -199,10 +199,10 @@ def thumbnail(data: bytes, longest_px: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """How a picture looks, whatever is in it: its mean grey and the grey's standard deviation, both of a white of 1.
+    """How an image looks, whatever is in it: its mean grey and the grey's standard deviation, both of a white of 1.
 
     ``focus`` is the common logarithm of the mean squared gradient over the squared mean grey (Tenenbaum's measure,
-    normalised): another exposure leaves it as it is, and every blur lowers it. A picture without an edge has -6.
+    normalised): another exposure leaves it as it is, and every blur lowers it. An image without an edge has -6.
     """
 
     brightness: float
@@ -211,7 +211,7 @@ class Appearance:
 
 
 def appearance(pixels: NDArray[np.float32]) -> Appearance:
-    """How a prepared picture looks, float32 [size, size, 3] in -1..1.
+    """How a prepared image looks, float32 [size, size, 3] in -1..1.
 
     Measured on what the model sees, so that imagers with sensors of different sizes compare.
     """
@@ -243,7 +243,7 @@ def whole_jpeg(data: bytes) -> bytes:
     """
     if not data.startswith(_SIGNATURES[0]):
         return data
-    # Without its index of further pictures behind the end, which would be looked for.
+    # Without its index of further images behind the end, which would be looked for.
     plain = data.replace(b"MPF\0", b"MPX\0", 1)
     with _opened(plain) as image:
         start = image.fp.tell()  # type: ignore[attr-defined]
@@ -328,7 +328,7 @@ def _rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(data: bytes, cut: int = 0) -> Iterator[Image.Image]:
-    """The picture, opened and not yet decoded; damage found inside the block becomes ImageError.
+    """The image, opened and not yet decoded; damage found inside the block becomes ImageError.
 
     A parser gets the bytes from ``cut`` on in a read of their own.
     """
@@ -347,7 +347,7 @@ def _opened(data: bytes, cut: int = 0) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"the picture is too large: {error}", retryable=False) from error
+        raise ImageError(f"the image is too large: {error}", retryable=False) from error
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except _DAMAGE as error:
@@ -356,7 +356,7 @@ def _opened(data: bytes, cut: int = 0) -> Iterator[Image.Image]:
             raise MemoryError(str(error)) from error
         # Some parsers put bytes of the file into what they say.
         detail = "".join(c for c in str(error)[:200] if c.isprintable()) or type(error).__name__
-        raise ImageError(f"the picture is truncated or damaged: {detail}", retryable=True) from error
+        raise ImageError(f"the image is truncated or damaged: {detail}", retryable=True) from error
 
 
 class _Metered(io.BytesIO):
@@ -370,7 +370,7 @@ class _Metered(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.left -= 1
         if self.left < 0:
-            raise ImageError("the picture's file is cut into more parts than any picture has", retryable=False)
+            raise ImageError("the image's file is cut into more parts than any image has", retryable=False)
         before = self._cut - self.tell()
         if before <= 0:
             self.passed = True
@@ -380,28 +380,26 @@ class _Metered(io.BytesIO):
 
 def _refuse_bomb(pixels: int) -> None:
     if pixels > PIXEL_LIMIT:
-        raise ImageError(
-            f"the picture has {pixels:,} pixels; more than {PIXEL_LIMIT:,} are not decoded", retryable=False
-        )
+        raise ImageError(f"the image has {pixels:,} pixels; more than {PIXEL_LIMIT:,} are not decoded", retryable=False)
 
 
 def _refuse_work(image: Image.Image, data: bytes, header_end: int) -> None:
     """Raises ImageError for a file that has its pixels decoded again and again, or far more of them than it shows."""
     pixels = image.width * image.height
     if image.format in ("JPEG", "MPO") and pixels * _scans(image, data, header_end) > SCAN_PIXELS:
-        raise ImageError("the JPEG has more scans than any picture needs; it is not decoded", retryable=False)
+        raise ImageError("the JPEG has more scans than any image needs; it is not decoded", retryable=False)
     if image.format == "TIFF":
         _refuse_bomb(_tiled(image, *(image.tag_v2.get(side) for side in _TILE_SIDES)))  # type: ignore[attr-defined]
     pieces = image.tile  # type: ignore[attr-defined]
     covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in pieces)
-    # Up to four planes of one picture may lie one after the other.
+    # Up to four planes of one image may lie one after the other.
     _refuse_bomb(covered // 4)
     if image.format == "TIFF" and covered < pixels:
-        raise ImageError("the picture is truncated or damaged: strips or tiles of it are missing", retryable=True)
+        raise ImageError("the image is truncated or damaged: strips or tiles of it are missing", retryable=True)
 
 
 def _tiled(image: Image.Image, across: object, down: object) -> int:
-    """Pixels of all tiles of a TIFF, which may reach far beyond the picture; 0 when it has none."""
+    """Pixels of all tiles of a TIFF, which may reach far beyond the image; 0 when it has none."""
     if across is None and down is None:
         return 0
     if not isinstance(across, int) or not isinstance(down, int) or min(across, down) < 1:
@@ -440,15 +438,15 @@ def _refuse_long_lists(data: bytes) -> None:
 
 
 def _unidentified(data: bytes) -> ImageError:
-    """Bytes that begin like a picture, or that a file server has reserved as zeros, may still be arriving."""
+    """Bytes that begin like an image, or that a file server has reserved as zeros, may still be arriving."""
     head = data[:16]
     if not head.strip(b"\0") or any(head.startswith(s[: len(head)]) for s in _SIGNATURES):
-        return ImageError(f"the picture's header is incomplete or damaged ({len(data)} bytes)", retryable=True)
-    return ImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture", retryable=False)
+        return ImageError(f"the image's header is incomplete or damaged ({len(data)} bytes)", retryable=True)
+    return ImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image", retryable=False)
 
 
 def _header(image: Image.Image) -> ImageHeader:
-    # Pillow calls a JPEG with more pictures behind the first one MPO; the first is an ordinary JPEG.
+    # Pillow calls a JPEG with more images behind the first one MPO; the first is an ordinary JPEG.
     name = "JPEG" if image.format == "MPO" else str(image.format)
     return ImageHeader(name, image.mode, image.width, image.height)
 
@@ -521,7 +519,7 @@ def _grey_to_rgb(values: NDArray[np.generic], told: int | None, *, inverted: boo
 def _scaled(values: NDArray[np.generic], told: int | None) -> NDArray[np.uint8]:
     """8-bit samples of the same shape; ``told`` is the white that the file's tags tell."""
     grey = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    # In place, because each copy of the largest picture would take 200 MB.
+    # In place, because each copy of the largest image would take 200 MB.
     grey /= np.float32(_white(float(grey.max(initial=0)), told, whole=values.dtype.kind != "f"))
     np.clip(grey, 0.0, 1.0, out=grey)
     grey *= np.float32(255)

@@ -37,10 +37,10 @@ def day(
     when: datetime,
     light: float = 1.0,
     unreadable: Callable[[int], bool] = lambda number: False,
-    error: str = "the picture is truncated",
+    error: str = "the image is truncated",
     **more: object,
 ) -> None:
-    """All of one day: its plates arrive, and each picture is scored or given up."""
+    """All of one day: its plates arrive, and each image is scored or given up."""
     factories.record(db, source_id, delivered(when, **more), when)
     score_waiting(db, version, when + timedelta(minutes=1), light, unreadable, error)
 
@@ -51,7 +51,7 @@ def score_waiting(
     when: datetime,
     light: float = 1.0,
     unreadable: Callable[[int], bool] = lambda number: False,
-    error: str = "the picture is truncated",
+    error: str = "the image is truncated",
 ) -> None:
     """Score what waits, as ``version``."""
     lease = claimed(db, when)

@@ -69,8 +69,8 @@ def _labels(db: Database) -> None:
         of_well = {row.well: row.id for row in connection.execute(sa.select(drop.c.well, drop.c.id).where(_OF_PLATE))}
         givens = [Given(of_well[w], where, word, who, utc(days=1, minutes=at), "test") for w, word, who, at in said]
         givens.append(Given(of_well["A03"], where, None, "ann", utc(days=1, minutes=3), "test"))
-        picture = sa.select(image.c.id).where(image.c.drop_id == of_well["A01"], image.c.inspection_id == where)
-        of_image = connection.execute(picture).scalar_one()
+        photograph = sa.select(image.c.id).where(image.c.drop_id == of_well["A01"], image.c.inspection_id == where)
+        of_image = connection.execute(photograph).scalar_one()
         givens.append(Given(of_well["A01"], where, DropClass.CRYSTALS, "bob", utc(days=1), "test", image_id=of_image))
         votes.add(connection, givens, utc(days=1))
         derived.refresh(connection, list(of_well.values()), [where], utc(days=1))

@@ -20,7 +20,7 @@ FOUR = tuple(str(c) for c in CLASSES)
 def write(
     models: Path, name: str, version: int, seed: int, classes: tuple[str, ...] = FOUR, threshold: float = 0.5
 ) -> Path:
-    """A bundle ``name:version`` below ``models``, without golden pictures."""
+    """A bundle ``name:version`` below ``models``, without golden images."""
     architecture = network.Architecture(**{**ARCHITECTURE.to_dict(), "classes": len(classes)})
     rng = np.random.default_rng(seed)
     shapes = network.variable_shapes(network.build(architecture))

@@ -65,7 +65,7 @@ def populate(db: Database, now: datetime) -> None:
 def _raise_alarm(connection: sa.Connection, version: versions.Version, source_id: int, now: datetime) -> None:
     days.raise_alarm(
         connection, version, source_id, signal="brightness", day=date(2026, 1, 1), value=0.4, reference=0.6,
-        p_value=1e-9, detail="the pictures of minstrel are darker; look at its lamp", now=now,
+        p_value=1e-9, detail="the images of minstrel are darker; look at its lamp", now=now,
     )  # fmt: skip
 
 

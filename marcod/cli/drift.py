@@ -1,4 +1,4 @@
-"""`marcod drift`: whether the imagers' pictures are as they were."""
+"""`marcod drift`: whether the imagers' images are as they were."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from marcod.errors import NotFoundError
 @click.command()
 @click.option("--source", metavar="NAME", help="Only this imager")
 @click.option("--days", type=click.IntRange(0, 90), default=0, help="Also list this many last days")
-@click.option("--clear", "cleared", metavar="NAME", help="Close this imager's alarms; today's pictures count no more")
+@click.option("--clear", "cleared", metavar="NAME", help="Close this imager's alarms; today's images count no more")
 @click.option("--new-reference", is_flag=True, help="With --clear: what comes from tomorrow on is the new normal")
 @output.as_json
 @click.pass_context
@@ -25,7 +25,7 @@ def drift(
 ) -> None:
     """Compare what each imager delivers with what it used to deliver.
 
-    Brightness, contrast and focus of the pictures, empty and unreadable ones, and what the champion says of them, for
+    Brightness, contrast and focus of the images, empty and unreadable ones, and what the champion says of them, for
     plates of the same age. The exit code is 3 while an alarm is open.
     """
     if new_reference and cleared is None:

@@ -49,7 +49,7 @@ def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Pat
 )  # fmt: skip
 @click.option("--samples", default=32, show_default=True, type=click.IntRange(1, 1024), help="Noisy copies")
 @click.option(
-    "--noise", default=0.15, show_default=True, type=click.FloatRange(0, 1), help="As a share of the picture's range"
+    "--noise", default=0.15, show_default=True, type=click.FloatRange(0, 1), help="As a share of the image's range"
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the noise")
 @click.option("--out", type=output.OutFile(), callback=_png, help="PNG file [default: one named here]")
@@ -70,7 +70,7 @@ def heatmap(
     out: Path | None,
     json_output: bool,
 ) -> None:
-    """Draw where the network looks in the drop of WELL, as a heat map over the grey picture (SmoothGrad)."""
+    """Draw where the network looks in the drop of WELL, as a heat map over the grey image (SmoothGrad)."""
     with app.reading(settings) as ready:
         shown = plates_cli.load(ready.db, plate_text, source, inspection, model_text)
         drop = _drop(shown, well, number)
@@ -119,7 +119,7 @@ def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> Verdict
     if not chosen:
         raise NotFoundError(f"well {name} of {plate} has no drop {number}, only {there}")
     if chosen[0].failed and chosen[0].label is None:
-        raise MarcodError(f"the picture {chosen[0].path} could not be scored; `marcod queue failed` tells why")
+        raise MarcodError(f"the image {chosen[0].path} could not be scored; `marcod queue failed` tells why")
     if chosen[0].label is None:
         raise MarcodError(
             f"{shown.version} has not scored well {name} yet; "
@@ -135,14 +135,14 @@ def _read(root: Path, found: reports.Located) -> bytes:
         data = images.read(path, root)
     except FileNotFoundError as error:
         what = path if root.is_dir() else f"the folder {root} of its source"
-        raise MarcodError(f"{what} is gone, so the heat map has no picture to be drawn on") from error
+        raise MarcodError(f"{what} is gone, so the heat map has no image to be drawn on") from error
     except OSError as error:
         raise MarcodError(f"{path} cannot be read: {error.strerror}") from error
     except ImageError as error:
         raise MarcodError(f"{path} cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != found.content_hash:
         raise MarcodError(
-            f"{path} has changed since it was scored (SHA-256 differs); `marcod scan` takes the new picture in"
+            f"{path} has changed since it was scored (SHA-256 differs); `marcod scan` takes the new image in"
         )
     return data
 
@@ -170,7 +170,7 @@ def _probability(drop: Verdict, target: DropClass) -> float:
 def _facts(
     shown: PlateMap, drop: Verdict, path: Path, found: reports.Located, target: DropClass, recipe: "Recipe"
 ) -> dict[str, Any]:
-    """All that is needed to make the picture again, for people, programs and the PNG itself."""
+    """All that is needed to make the image again, for people, programs and the PNG itself."""
     return {
         "source": shown.summary.source,
         "plate_key": shown.summary.plate_key,

@@ -21,8 +21,8 @@ from marcod.store import known_names
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
 _KINDS = (".csv", ".json", ".html")
-LISTED, PICTURED, MOST = 25, 500, 100_000
-"""How many hits are printed, and written with and without pictures, unless ``--limit`` says so."""
+LISTED, IMAGED, MOST = 25, 500, 100_000
+"""How many hits are printed, and written with and without images, unless ``--limit`` says so."""
 
 MEANING = """
 p(crystals): the highest of all inspections; class: the likeliest now, or a person's label"""
@@ -43,11 +43,11 @@ def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> 
 @click.option("--source", help="Only plates of this source")
 @click.option(
     "--limit", type=click.IntRange(1, MOST),
-    help=f"At most this many  [default: {LISTED}; to a file {MOST}, with pictures {PICTURED}]",
+    help=f"At most this many  [default: {LISTED}; to a file {MOST}, with images {IMAGED}]",
 )  # fmt: skip
 @click.option(
     "--export", "target", type=output.OutFile(), callback=_export, metavar="FILE",
-    help="Write them to FILE.csv, FILE.json or, with pictures, FILE.html",
+    help="Write them to FILE.csv, FILE.json or, with images, FILE.html",
 )  # fmt: skip
 @output.as_json
 @pass_settings
@@ -138,7 +138,7 @@ def _most(target: Path | None) -> int:
     """How many hits are meant where nobody says."""
     if target is None:
         return LISTED
-    return PICTURED if target.suffix.lower() == ".html" else MOST
+    return IMAGED if target.suffix.lower() == ".html" else MOST
 
 
 def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen: str) -> str:
@@ -151,8 +151,8 @@ def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen
         return output.json_text(found) + "\n"
     from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
-    with output.progress("pictures", len(found)) as done:
-        return html_report.hits_sheet(found, html_report.Pictures(roots), chosen, datetime.now(UTC), done)
+    with output.progress("images", len(found)) as done:
+        return html_report.hits_sheet(found, html_report.Images(roots), chosen, datetime.now(UTC), done)
 
 
 def _chosen(since: datetime | None, new_only: bool, project: str | None, source: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Where pictures are, and so where nothing may be written."""
+"""Where images are, and so where nothing may be written."""
 
 from pathlib import Path
 

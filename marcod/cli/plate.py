@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     lazy={
         "heatmap": (
             "marcod.cli.heatmap:heatmap",
-            "Draw where the network looks in the drop of WELL, as a heat map over the grey picture (SmoothGrad).",
+            "Draw where the network looks in the drop of WELL, as a heat map over the grey image (SmoothGrad).",
         ),
         "import": (
             "marcod.cli.papers:import_",
@@ -194,7 +194,7 @@ def export(
     format_: str,
     target: Path | None,
 ) -> None:
-    """Write one row a drop as CSV or JSON, or a sheet with pictures to look at and to print as HTML."""
+    """Write one row a drop as CSV or JSON, or a sheet with images to look at and to print as HTML."""
     if target is None and format_ == "html":
         output.check_writable(Path("sheet.html"))
     with app.reading(settings) as ready:
@@ -219,6 +219,6 @@ def _exported(shown: "PlateMap", format_: str, roots: dict[str, Path]) -> tuple[
         return output.json_text(list(shown.records())) + "\n", None
     from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
-    with output.progress("pictures", len(shown.drops)) as done:
-        content = html_report.plate_sheet(shown, html_report.Pictures(roots), datetime.now(UTC), done)
+    with output.progress("images", len(shown.drops)) as done:
+        content = html_report.plate_sheet(shown, html_report.Images(roots), datetime.now(UTC), done)
     return content, html_report.file_name(shown)

@@ -72,7 +72,7 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
 
 def _open(item: Item, roots: Mapping[str, Path]) -> None:
     """Show the image in the person's viewer. Raises MarcodError where there is no program for it."""
-    command = [OPENER, str(folder.picture_file(item, roots))]
+    command = [OPENER, str(folder.image_file(item, roots))]
     quiet = subprocess.DEVNULL
     try:
         # It stays open while the next ones are looked at, so nobody waits for its end.
@@ -175,7 +175,7 @@ def _scores(item: Item) -> str:
 def _text(item: Item, roots: Mapping[str, Path]) -> str:
     lines = [
         f"item {item.item_id} ({item.stream}): {_place(item)}, {item.source}",
-        f"  {folder.picture_file(item, roots)}",
+        f"  {folder.image_file(item, roots)}",
         f"  {item.reason}",
     ]
     if scores := _scores(item):
@@ -184,7 +184,7 @@ def _text(item: Item, roots: Mapping[str, Path]) -> str:
 
 
 def _record(item: Item, roots: Mapping[str, Path]) -> dict[str, object]:
-    return {**asdict(item), "root": roots.get(item.source, item.root), "file": folder.picture_file(item, roots)}
+    return {**asdict(item), "root": roots.get(item.source, item.root), "file": folder.image_file(item, roots)}
 
 
 @review.command()
@@ -281,9 +281,9 @@ def _print_strata(found: Report) -> None:
 @output.as_json
 @click.pass_context
 def export(ctx: click.Context, target: Path, person: str | None, limit: int, json_output: bool) -> None:
-    """Make a new folder with pictures and review.csv to fill in; its drops are kept for the person for a week.
+    """Make a new folder with images and review.csv to fill in; its drops are kept for the person for a week.
 
-    Exits with 3 when pictures could not be read; they stay in the queue.
+    Exits with 3 when images could not be read; they stay in the queue.
     """
     settings = configured(ctx).settings
     if not target.exists():

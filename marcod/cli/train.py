@@ -137,7 +137,7 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
 
 
 def _curves(run: Run) -> list[Path]:
-    """The pictures of the curves, where the run's folder is on this host."""
+    """The images of the curves, where the run's folder is on this host."""
     folder = Path(run.folder)
     return sorted(folder.glob("*.png")) if folder.is_dir() else []
 

@@ -1,9 +1,9 @@
-"""Whether an imager's pictures are others than before: the test, and what counts as more than a trifle.
+"""Whether an imager's images are others than before: the test, and what counts as more than a trifle.
 
 Hides the statistics. Each signal is a mean or a share over a plate's drops. A plate's *deviation* is the mean, over
 the ages at which it was seen, of the difference between it and the reference's plates of the same age. The window's
 deviations are compared with the reference's by Student's t-test, the plate being the unit: drops of a plate are
-alike, so ten thousand pictures of thirty plates are thirty observations. Comparing within ages is what Rabanser et al.
+alike, so ten thousand images of thirty plates are thirty observations. Comparing within ages is what Rabanser et al.
 (arXiv 1810.11953) leave to the reader: old plates hold more crystals, and that is no drift. As there, every signal has
 a test of its own at a level that is small enough for all together. A signal sounds only when the shift is also as large
 as is worth a look: for measured values the Kolmogorov-Smirnov distance of the drops' distributions, for
@@ -27,12 +27,12 @@ WINDOW_PLATES: Final = 3
 """Plates that a window takes."""
 
 EMPTY_SHARE: Final = 0.01
-"""Share of the reference's pictures, those of the least contrast for their brightness, that are called empty."""
+"""Share of the reference's images, those of the least contrast for their brightness, that are called empty."""
 
 LEAST_P: Final = 1e-99
 
 Reading = tuple[float, float]
-"""A sum and the number of pictures it is over."""
+"""A sum and the number of images it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Signal:
     part: str = ""
 
 
-def _pictured(name: str) -> Callable[[PlateSums, int], Reading]:
-    place = statistics.PICTURED.index(name)
-    return lambda plate, empty_below: (plate.pictured[place], plate.images)
+def _imaged(name: str) -> Callable[[PlateSums, int], Reading]:
+    place = statistics.IMAGED.index(name)
+    return lambda plate, empty_below: (plate.imaged[place], plate.images)
 
 
 def _modelled(name: str) -> Callable[[PlateSums, int], Reading]:
@@ -76,34 +76,34 @@ def _failures(plate: PlateSums, empty_below: int) -> Reading:
 
 SIGNALS: Final = (
     Signal(
-        "brightness", _pictured(statistics.BRIGHTNESS), 0.2, statistics.BRIGHTNESS,
-        "the pictures of {source} are brighter; look at its lamp and exposure",
-        "the pictures of {source} are darker; look at its lamp, exposure and shutter",
+        "brightness", _imaged(statistics.BRIGHTNESS), 0.2, statistics.BRIGHTNESS,
+        "the images of {source} are brighter; look at its lamp and exposure",
+        "the images of {source} are darker; look at its lamp, exposure and shutter",
     ),
     Signal(
-        "contrast", _pictured(statistics.CONTRAST), 0.2, statistics.CONTRAST,
-        "the pictures of {source} have more contrast; look at its lamp and exposure",
-        "the pictures of {source} have less contrast; look at its lamp, focus and optics",
+        "contrast", _imaged(statistics.CONTRAST), 0.2, statistics.CONTRAST,
+        "the images of {source} have more contrast; look at its lamp and exposure",
+        "the images of {source} have less contrast; look at its lamp, focus and optics",
     ),
     Signal(
-        "focus", _pictured(statistics.FOCUS), 0.2, statistics.FOCUS,
-        "the pictures of {source} are sharper or noisier; look at its camera's gain and compression",
-        "the pictures of {source} are less sharp; look at its focus and optics",
+        "focus", _imaged(statistics.FOCUS), 0.2, statistics.FOCUS,
+        "the images of {source} are sharper or noisier; look at its camera's gain and compression",
+        "the images of {source} are less sharp; look at its focus and optics",
     ),
     Signal(
         "empty", _empty, 0.03, None,
-        "{source} shows more pictures without any contrast; look at its lamp and shutter, and at the dispenser",
-        "{source} shows fewer pictures without any contrast",
+        "{source} shows more images without any contrast; look at its lamp and shutter, and at the dispenser",
+        "{source} shows fewer images without any contrast",
     ),
     Signal(
         "failures", _failures, 0.02, None,
-        "more pictures of {source} cannot be read; `marcod queue failed` shows why",
-        "fewer pictures of {source} are unreadable",
+        "more images of {source} cannot be read; `marcod queue failed` shows why",
+        "fewer images of {source} are unreadable",
     ),
     Signal(
         "confidence", _modelled(statistics.CONFIDENCE), 0.2, statistics.CONFIDENCE,
-        "the model is surer of the pictures of {source} than it was",
-        "the model is less sure of the pictures of {source}; review some of them and label them",
+        "the model is surer of the images of {source} than it was",
+        "the model is less sure of the images of {source}; review some of them and label them",
     ),
     Signal(
         "crystals", _modelled(statistics.CRYSTALS), 0.15, statistics.CRYSTALS,
@@ -163,7 +163,7 @@ def judge(
 
 
 def _emptiest(reference: Ages) -> int:
-    """The bin of RELIEF below which the emptiest hundredth of the reference's pictures lies."""
+    """The bin of RELIEF below which the emptiest hundredth of the reference's images lies."""
     counts = [0] * statistics.RELIEF.bins
     for cell in reference.values():
         for plate in cell.plates.values():

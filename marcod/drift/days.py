@@ -1,7 +1,7 @@
-"""What a day's pictures looked like and what the champion said of them; references, days and alarms as they are kept.
+"""What a day's images looked like and what the champion said of them; references, days and alarms as they are kept.
 
 Hides how a day is found among millions of scores: ids follow the time at which their rows were written, so its
-beginning is found by halving the ids, and no index is needed. Promises that only new pictures count (see
+beginning is found by halving the ids, and no index is needed. Promises that only new images count (see
 :func:`looks`), so that scoring an archive again is no drift.
 """
 
@@ -36,7 +36,7 @@ SKEW: Final = timedelta(hours=1)
 ARCHIVED: Final = timedelta(days=14)
 """What arrives this long after it was photographed is an archive that is taken in, not today's work.
 
-Where an imager's names carry no date, a picture is as old as its file.
+Where an imager's names carry no date, an image is as old as its file.
 """
 
 PART: Final = 5000
@@ -45,7 +45,7 @@ PLATES: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One picture that the champion scored, or with ``label`` None one that it could not read.
+    """One image that the champion scored, or with ``label`` None one that it could not read.
 
     ``age_d`` are the days since the plate was first photographed; ``probabilities`` are as domain.CLASSES.
     """
@@ -97,10 +97,10 @@ def promoted_at(connection: Connection, version: Version) -> datetime:
 
 
 def looks(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
-    """The new pictures that this champion scored, or gave up as unreadable, from ``since`` to before ``until``.
+    """The new images that this champion scored, or gave up as unreadable, from ``since`` to before ``until``.
 
-    New is what arrived after the version became champion and not long after it was photographed. A picture whose
-    file changed counts with its present content; a file that vanished is not unreadable. Pictures that an older marcod
+    New is what arrived after the version became champion and not long after it was photographed. An image whose
+    file changed counts with its present content; a file that vanished is not unreadable. Images that an older marcod
     scored were not measured and do not count, nor do those that could not be read before the first measured one.
     """
     yield from _scored(connection, version, since, until)
@@ -149,7 +149,7 @@ def _given_up(connection: Connection, version: Version, since: datetime, until: 
 
 
 def _first_measured(connection: Connection, version: Version, promoted: datetime) -> datetime | None:
-    """When a champion first scored a picture that was measured as well."""
+    """When a champion first scored an image that was measured as well."""
     found = sa.select(score.c.scored_at).where(
         score.c.model_version_id == version.id,
         score.c.id >= _first_since(connection, promoted - SKEW),

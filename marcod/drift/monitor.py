@@ -1,10 +1,10 @@
-"""Whether an imager's pictures, and what the champion says of them, are as they were: per imager and champion.
+"""Whether an imager's images, and what the champion says of them, are as they were: per imager and champion.
 
-Hides which pictures are a day's, what they are compared with and when an alarm opens and closes. Promises that
+Hides which images are a day's, what they are compared with and when an alarm opens and closes. Promises that
 :func:`run` may be called as often and by as many processes as one likes: it writes the same days again, an alarm is
-opened once, and the cost is that of the pictures since the last whole day.
+opened once, and the cost is that of the images since the last whole day.
 
-The *reference* of a plate age are the first ``reference_images`` new pictures of that age, and of
+The *reference* of a plate age are the first ``reference_images`` new images of that age, and of
 REFERENCE_PLATES plates, that a champion scored, in whole days; then it is frozen. A new champion begins a new one,
 since what another model said of the same drops is no measure for it; one that returns by a rollback has its old one.
 The *window* is the last ``window_days`` days and, so that a sudden fault is seen at once, the last one and three.
@@ -36,7 +36,7 @@ CATCH_UP: Final = timedelta(days=30)
 """Days that were missed longer ago than this are not counted any more."""
 
 COLLECTED: Final = timedelta(days=90)
-"""A reference is made of pictures of at most this many days."""
+"""A reference is made of images of at most this many days."""
 
 LATE: Final = timedelta(hours=1)
 """A day is whole this long after its end: by then every batch that was under way has been written."""
@@ -55,7 +55,7 @@ ALARM: Final = "ALARM"
 
 @dataclass(frozen=True, slots=True)
 class DayLine:
-    """One day of an imager; means over its pictures, None where nothing was measured. ``failures`` were unreadable."""
+    """One day of an imager; means over its images, None where nothing was measured. ``failures`` were unreadable."""
 
     day: date
     images: int
@@ -184,9 +184,9 @@ def look(db: Database, settings: DriftSettings, now: datetime) -> Report:
 
 
 def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: datetime) -> int:
-    """Close an imager's alarms; pictures of today and before raise none any more. Returns how many were open.
+    """Close an imager's alarms; images of today and before raise none any more. Returns how many were open.
 
-    With ``new_reference`` what comes from tomorrow on is what later pictures are compared with. Raises NotFoundError.
+    With ``new_reference`` what comes from tomorrow on is what later images are compared with. Raises NotFoundError.
     """
     now, version = now.astimezone(UTC), db.read(versions.champion)
     source_id = db.read(lambda c: find_source(c, source))
@@ -225,7 +225,7 @@ def _line(row: store.Day) -> DayLine:
         return round(sum(values) / row.images, 4) if row.images else None
 
     classes = {str(c): sum(plate.classes[i] for plate in plates) for i, c in enumerate(CLASSES)}
-    brightness, contrast, focus = (mean(plate.pictured[i] for plate in plates) for i in range(3))
+    brightness, contrast, focus = (mean(plate.imaged[i] for plate in plates) for i in range(3))
     confidence = mean(plate.modelled[0] for plate in plates)
     names = {plate_id for cell in cells for plate_id in cell.plates}
     return DayLine(row.day, row.images, row.failures, len(names), brightness, contrast, focus, confidence, classes)
@@ -312,7 +312,7 @@ def _enough(cell: Cell, settings: DriftSettings) -> bool:
 
 
 def _window(case: _Case, first: date, last: date) -> Ages:
-    """The pictures from one day to another, without those that are in the reference themselves."""
+    """The images from one day to another, without those that are in the reference themselves."""
     later = (
         {age: cell for age, cell in ages.items() if day > case.reference.until.get(age, day)}
         for day, ages in case.days

@@ -1,4 +1,4 @@
-"""What is kept of a day's pictures: sums a plate and histograms, by the age of the plates.
+"""What is kept of a day's images: sums a plate and histograms, by the age of the plates.
 
 Hides how they are counted and written as JSON, a few kilobytes a day. Promises that days add up, so that a window or a
 reference is a sum of days. The plate is the unit: its drops share light, screen and lid, and only from plate to
@@ -25,8 +25,8 @@ FOCUS: Final = "focus"
 CONFIDENCE: Final = "confidence"
 CRYSTALS: Final = "p_crystals"
 
-PICTURED: Final = (BRIGHTNESS, CONTRAST, FOCUS)
-"""What is measured on the picture."""
+IMAGED: Final = (BRIGHTNESS, CONTRAST, FOCUS)
+"""What is measured on the image."""
 
 MODELLED: Final = (CONFIDENCE, CRYSTALS)
 """What the model says: the highest of its four probabilities, and that of crystals."""
@@ -59,48 +59,48 @@ RELIEF: Final = Scale(0.0, 1.0, 100)
 """Contrast over brightness, so that another lamp makes no drop look empty."""
 
 DARK: Final = 0.05
-"""A picture darker than this shows nothing; its noise over its little light would look like contrast."""
+"""An image darker than this shows nothing; its noise over its little light would look like contrast."""
 
 
 @dataclass(slots=True)
 class PlateSums:
-    """The pictures of one plate at one age.
+    """The images of one plate at one age.
 
-    ``pictured`` and ``modelled`` are sums over the ``images``; ``failed`` more could not be read. ``reliefs`` counts
+    ``imaged`` and ``modelled`` are sums over the ``images``; ``failed`` more could not be read. ``reliefs`` counts
     by bin of RELIEF, for the share of empty drops, whose measure is known only later.
     """
 
     images: int = 0
     failed: int = 0
-    pictured: list[float] = field(default_factory=lambda: [0.0] * len(PICTURED))
+    imaged: list[float] = field(default_factory=lambda: [0.0] * len(IMAGED))
     modelled: list[float] = field(default_factory=lambda: [0.0] * len(MODELLED))
     classes: list[int] = field(default_factory=lambda: [0] * len(CLASSES))
     reliefs: dict[int, int] = field(default_factory=dict)
 
     def add(self, other: "PlateSums") -> None:
-        """Count the other's pictures too."""
+        """Count the other's images too."""
         self.images += other.images
         self.failed += other.failed
-        self.pictured = [a + b for a, b in zip(self.pictured, other.pictured, strict=True)]
+        self.imaged = [a + b for a, b in zip(self.imaged, other.imaged, strict=True)]
         self.modelled = [a + b for a, b in zip(self.modelled, other.modelled, strict=True)]
         self.classes = [a + b for a, b in zip(self.classes, other.classes, strict=True)]
         for place, count in other.reliefs.items():
             self.reliefs[place] = self.reliefs.get(place, 0) + count
 
     def to_json(self) -> list[Any]:
-        sums = [[round(v, 4) for v in self.pictured], [round(v, 4) for v in self.modelled]]
+        sums = [[round(v, 4) for v in self.imaged], [round(v, 4) for v in self.modelled]]
         reliefs = sorted(self.reliefs.items())
         return [self.images, self.failed, *sums, self.classes, [list(pair) for pair in reliefs]]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> "PlateSums":
-        images, failed, pictured, modelled, classes, reliefs = values
-        return cls(images, failed, pictured, modelled, classes, dict(reliefs))
+        images, failed, imaged, modelled, classes, reliefs = values
+        return cls(images, failed, imaged, modelled, classes, dict(reliefs))
 
 
 @dataclass(slots=True)
 class Cell:
-    """The pictures of plates of one age: sums by plate, and a histogram of each of SCALES over all of them."""
+    """The images of plates of one age: sums by plate, and a histogram of each of SCALES over all of them."""
 
     plates: dict[int, PlateSums] = field(default_factory=dict)
     histograms: dict[str, list[int]] = field(default_factory=lambda: {n: [0] * s.bins for n, s in SCALES.items()})
@@ -114,7 +114,7 @@ class Cell:
         return sum(plate.failed for plate in self.plates.values())
 
     def take(self, look: Look) -> None:
-        """Count one picture."""
+        """Count one image."""
         plate = self.plates.setdefault(look.plate_id, PlateSums())
         if look.label is None:
             plate.failed += 1
@@ -122,7 +122,7 @@ class Cell:
         plate.images += 1
         plate.classes[CLASSES.index(DropClass(look.label))] += 1
         self._sum(plate.modelled, MODELLED, (max(look.probabilities), look.probabilities[_CRYSTALS_AT]))
-        self._sum(plate.pictured, PICTURED, (look.brightness, look.contrast, look.focus))
+        self._sum(plate.imaged, IMAGED, (look.brightness, look.contrast, look.focus))
         place = RELIEF.bin_of(look.contrast / max(look.brightness, DARK))
         plate.reliefs[place] = plate.reliefs.get(place, 0) + 1
 
@@ -132,7 +132,7 @@ class Cell:
             self.histograms[name][SCALES[name].bin_of(value)] += 1
 
     def add(self, other: "Cell") -> None:
-        """Count the other's pictures too."""
+        """Count the other's images too."""
         for plate_id, sums in other.plates.items():
             self.plates.setdefault(plate_id, PlateSums()).add(sums)
         for name, counts in other.histograms.items():
@@ -151,7 +151,7 @@ class Cell:
 
 
 Ages = dict[int, Cell]
-"""Pictures by the age of their plates, the index into AGE_STARTS."""
+"""Images by the age of their plates, the index into AGE_STARTS."""
 
 
 def age_of(age_d: float) -> int:
@@ -160,7 +160,7 @@ def age_of(age_d: float) -> int:
 
 
 def take(ages: Ages, look: Look) -> None:
-    """Count one picture at its age."""
+    """Count one image at its age."""
     ages.setdefault(age_of(look.age_d), Cell()).take(look)
 
 

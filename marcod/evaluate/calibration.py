@@ -1,6 +1,6 @@
 """Another temperature and crystal threshold for the same weights, with a promise that the data can carry.
 
-Hides the fit and the writing of the new version. Promises that weights and golden pictures stay the same, and that a
+Hides the fit and the writing of the new version. Promises that weights and golden images stay the same, and that a
 recall is promised only when finite samples allow it. Sources: temperature scaling, Guo et al., arXiv 1706.04599;
 conformal risk control, Angelopoulos et al., arXiv 2208.02814; tolerance limits by the binomial tail (Clopper-Pearson).
 """
@@ -102,7 +102,7 @@ def fit(
 
     Raises as :func:`require_crystals`.
     """
-    misses = require_crystals(predictions.pictures, recall, confidence)
+    misses = require_crystals(predictions.images, recall, confidence)
     counted, crystals = predictions.counted(record), _one_a_drop(predictions, record)
     temperature = metrics.fit_temperature(counted.logits, counted.labels, bundle.folding(record))
     threshold = metrics.threshold_missing(_crystal_scores(crystals, record, temperature), misses, DECIMALS)
@@ -113,22 +113,22 @@ def fit(
     return Fit(
         recall,
         confidence,
-        len(crystals.pictures),
+        len(crystals.images),
         after.crystals_missed,
         misses,
         data,
-        len(counted.pictures),
+        len(counted.images),
         before,
         after,
     )
 
 
-def require_crystals(pictures: Iterable[Labelled], recall: float, confidence: float | None) -> int:
+def require_crystals(images: Iterable[Labelled], recall: float, confidence: float | None) -> int:
     """How many of the labelled drops with crystals a promise lets go; known before anything is scored.
 
     Raises MarcodError when there are too few of them, saying how many it takes.
     """
-    found = len({picture.drop for picture in pictures if picture.label is DropClass.CRYSTALS})
+    found = len({image.drop for image in images if image.label is DropClass.CRYSTALS})
     misses = allowed_misses(found, recall, confidence)
     if misses < 0:
         promise = _percent(recall) + ("" if confidence is None else f" with {_percent(confidence)} confidence")
@@ -140,17 +140,17 @@ def require_crystals(pictures: Iterable[Labelled], recall: float, confidence: fl
 
 
 def _one_a_drop(predictions: Predictions, record: BundleRecord) -> Predictions:
-    """The drops with crystals: of each, the most crystalline picture at the first inspection that shows crystals."""
-    crystals = predictions.only([i for i, p in enumerate(predictions.pictures) if p.label is DropClass.CRYSTALS])
+    """The drops with crystals: of each, the most crystalline image at the first inspection that shows crystals."""
+    crystals = predictions.only([i for i, p in enumerate(predictions.images) if p.label is DropClass.CRYSTALS])
     first: dict[str, str] = {}
-    for picture in crystals.pictures:
-        first.setdefault(picture.drop, picture.inspection)
+    for image in crystals.images:
+        first.setdefault(image.drop, image.inspection)
     scores = _crystal_scores(crystals, record, record.temperature)
     best: dict[str, int] = {}
-    for index, picture in enumerate(crystals.pictures):
-        held = best.get(picture.drop)
-        if picture.inspection == first[picture.drop] and (held is None or scores[index] > scores[held]):
-            best[picture.drop] = index
+    for index, image in enumerate(crystals.images):
+        held = best.get(image.drop)
+        if image.inspection == first[image.drop] and (held is None or scores[index] > scores[held]):
+            best[image.drop] = index
     return crystals.only(list(best.values()))
 
 
@@ -171,7 +171,7 @@ def _state(
 def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted: Fit) -> Path:
     """Write the bundle in ``parent``, which is loaded as ``predictor``, anew with another version number.
 
-    Weights and golden pictures stay, their expectations follow the temperature, and metrics.json gains
+    Weights and golden images stay, their expectations follow the temperature, and metrics.json gains
     ``calibration``. Raises BundleError when the version exists.
     """
     old, (_, weights) = predictor.record, bundle.load_weights(parent)
@@ -190,16 +190,16 @@ def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted
 
 
 def measured_and_golden(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """metrics.json and the golden pictures of a bundle that has been verified."""
+    """metrics.json and the golden images of a bundle that has been verified."""
     expected: Mapping[str, Any] = json.loads((path / bundle.EXPECTED_FILE).read_text(encoding="utf-8"))
     golden = {name: (path / "golden" / name).read_bytes() for name in expected}
     return json.loads((path / bundle.METRICS_FILE).read_text(encoding="utf-8")), golden
 
 
-def expectations(predictor: Predictor, pictures: Mapping[str, bytes], temperature: float) -> list[Golden]:
-    """Pictures by name with the probabilities that a model gives them at a temperature."""
+def expectations(predictor: Predictor, images: Mapping[str, bytes], temperature: float) -> list[Golden]:
+    """Images by name with the probabilities that a model gives them at a temperature."""
     found = []
-    for name, data in pictures.items():
+    for name, data in images.items():
         logits = predictor.logits(predictor.prepare(data)[np.newaxis])
         found.append(Golden(name, data, probabilities.softmax(logits / temperature)[0].tolist()))
     return found

@@ -10,7 +10,7 @@ recall is taken at each model's own threshold, because that is what a lab loses 
 What the gate cannot see: it believes the labels of the test side. Labels that are wrong at random blur both models
 alike, so a better candidate is refused rather than a worse one promoted. Labels that are wrong on purpose, or one
 person's habit, are wrong on the test side too, and a candidate that learned them looks better there. Three things stand
-against that: the base set, whose labels are not the lab's and which counts as an imager of its own; the golden pictures
+against that: the base set, whose labels are not the lab's and which counts as an imager of its own; the golden images
 of the candidate's bundle; and the share of labels that look wrong to a model that did not see them
 (:func:`labels_trusted`). A small and consistent error of everybody who labels passes all three, and a person has to
 find it.
@@ -115,10 +115,10 @@ def judge(
     *,
     extra: Sequence[Check] = (),
 ) -> Verdict:
-    """Judge by what both said of the same pictures; it passes when every check does, the ``extra`` ones too.
+    """Judge by what both said of the same images; it passes when every check does, the ``extra`` ones too.
 
-    Pictures of the base set (source "", imager "base") count as an imager, not in the lab's own numbers. Raises
-    MarcodError when the two were asked about different pictures, ValueError for an unknown ``primary``.
+    Images of the base set (source "", imager "base") count as an imager, not in the lab's own numbers. Raises
+    MarcodError when the two were asked about different images, ValueError for an unknown ``primary``.
     """
     everything = paired.pair(champion, candidate)
     own = everything.only(everything.own)
@@ -156,7 +156,7 @@ def _enough(own: Pair, rules: Rules) -> Check:
     check = enough(_counts(own), rules)
     if not own.left_out:
         return check
-    unreadable = f"pictures that could not be read and count for neither: {len(own.left_out)}"
+    unreadable = f"images that could not be read and count for neither: {len(own.left_out)}"
     return replace(check, sentence=f"{check.sentence}; {unreadable}")
 
 

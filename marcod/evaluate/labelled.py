@@ -51,7 +51,7 @@ class LabelledSet:
     """Labelled images, a sentence that says which, and the files that are not there."""
 
     description: str
-    pictures: tuple[Labelled, ...]
+    images: tuple[Labelled, ...]
     missing: tuple[str, ...] = ()
 
 
@@ -61,30 +61,30 @@ def from_csv(file: Path, root: Path | None, record: BundleRecord, *, skip_missin
     Raises ConfigError naming the line for anything that cannot be read, and for missing files unless
     ``skip_missing``.
     """
-    pictures: list[Labelled] = []
+    images: list[Labelled] = []
     lines: dict[Path, int] = {}
     for line, row in _rows(file):
-        picture = _from_row(row, root or file.parent, record, f"{file}, line {line}")
-        if picture.file in lines:
+        image = _from_row(row, root or file.parent, record, f"{file}, line {line}")
+        if image.file in lines:
             raise ConfigError(
-                f"{file}, line {line}: {row['image']} is in line {lines[picture.file]} already; leave one of them"
+                f"{file}, line {line}: {row['image']} is in line {lines[image.file]} already; leave one of them"
             )
-        lines[picture.file] = line
-        pictures.append(picture)
-    if not pictures:
+        lines[image.file] = line
+        images.append(image)
+    if not images:
         raise ConfigError(f"{file} has no labelled image below its header")
-    missing = [picture for picture in pictures if not picture.file.is_file()]
+    missing = [image for image in images if not image.file.is_file()]
     if missing and not skip_missing:
-        raise ConfigError(_missing_sentence(file, missing, len(pictures)))
-    absent = {picture.file for picture in missing}
-    there = tuple(picture for picture in pictures if picture.file not in absent)
+        raise ConfigError(_missing_sentence(file, missing, len(images)))
+    absent = {image.file for image in missing}
+    there = tuple(image for image in images if image.file not in absent)
     if not there:
-        raise ConfigError(_missing_sentence(file, missing, len(pictures)))
-    return LabelledSet(f"{file.name}, {count(len(pictures), 'labelled image')}", there, tuple(str(f) for f in absent))
+        raise ConfigError(_missing_sentence(file, missing, len(images)))
+    return LabelledSet(f"{file.name}, {count(len(images), 'labelled image')}", there, tuple(str(f) for f in absent))
 
 
 def _missing_sentence(file: Path, missing: Sequence[Labelled], of: int) -> str:
-    named = ", ".join(str(picture.file) for picture in missing[:SHOWN])
+    named = ", ".join(str(image.file) for image in missing[:SHOWN])
     more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     verb = "is" if len(missing) == 1 else "are"
     return (

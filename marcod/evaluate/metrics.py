@@ -53,7 +53,7 @@ def brier(scores: Floats, labels: Ints) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pictures whose highest probability lies in (low, high]; ``sure`` is its mean, ``right`` the share right."""
+    """Images whose highest probability lies in (low, high]; ``sure`` is its mean, ``right`` the share right."""
 
     low: float
     high: float
@@ -205,9 +205,9 @@ def _falling(function: Callable[[float], float], value: float) -> float:
 
 
 def resamples(groups: Ints, count: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Bootstrap weights: how often each picture is drawn, float [part, n], parts adding up to ``count`` rows.
+    """Bootstrap weights: how often each image is drawn, float [part, n], parts adding up to ``count`` rows.
 
-    Whole groups (int [n], from 0 without gaps) are drawn with replacement, as many as there are, since the pictures
+    Whole groups (int [n], from 0 without gaps) are drawn with replacement, as many as there are, since the images
     of a group resemble one another.
     """
     rng, number = np.random.default_rng(seed), int(groups.max()) + 1

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing else: tables, and plots as pictures inside the page.
+"""An evaluation as one HTML page that needs nothing else: tables, and plots as images inside the page.
 
 Hides Matplotlib and the template. Promises no script, no outside resource, every text escaped, and the same page for
 the same evaluation.
@@ -33,7 +33,7 @@ _STYLE: Final[Any] = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    # Without it every page would carry other names inside its pictures.
+    # Without it every page would carry other names inside its images.
     "svg.hashsalt": "marcod",
 }
 
@@ -60,7 +60,7 @@ def html(of: Evaluation) -> str:
 
 
 def _plot(draw: Callable[[Axes], None], width: float, height: float) -> str:
-    """A picture, width and height in inches, as an address that holds it."""
+    """An image, width and height in inches, as an address that holds it."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())

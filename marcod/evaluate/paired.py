@@ -1,6 +1,6 @@
-"""Two models on the same labelled pictures: what each says of every drop, and how sure a difference is.
+"""Two models on the same labelled images: what each says of every drop, and how sure a difference is.
 
-Hides how pictures are matched, how often a drop counts, and resampling. Promises that both sides are judged on the same
+Hides how images are matched, how often a drop counts, and resampling. Promises that both sides are judged on the same
 drops with the same weights, that a drop counts once a class however often it was imaged, and that the same seed gives
 the same numbers.
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 BASE: Final = "base"
-"""The imager of pictures that are not the lab's own; their source is empty."""
+"""The imager of images that are not the lab's own; their source is empty."""
 
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _LEAST: Final = 1e-12
@@ -65,11 +65,11 @@ class Side:
 class Pair:
     """n units (a drop at an inspection, or an image) of which both models said something.
 
-    ``pictures`` holds one picture a unit, ``labels`` int [n] are classes. ``weights`` float [n] let a drop count once a
+    ``images`` holds one image a unit, ``labels`` int [n] are classes. ``weights`` float [n] let a drop count once a
     class: they are 1 over the units of the same drop with the same label.
     """
 
-    pictures: tuple[Labelled, ...]
+    images: tuple[Labelled, ...]
     labels: NDArray[np.intp]
     weights: NDArray[np.float64]
     champion: Side
@@ -85,57 +85,57 @@ class Pair:
     @property
     def own(self) -> Mask:
         """Whether a unit is the lab's own, not the base set's, bool [n]."""
-        return np.array([not (p.imager == BASE and p.source == "") for p in self.pictures], np.bool_)
+        return np.array([not (p.imager == BASE and p.source == "") for p in self.images], np.bool_)
 
     @property
     def imagers(self) -> list[str]:
         """The imager of each unit: its source, and what else tells it from others."""
-        return [imager_of(picture) for picture in self.pictures]
+        return [imager_of(image) for image in self.images]
 
     @property
     def drops(self) -> list[tuple[str, str]]:
         """The drop of each unit."""
-        return [(p.source, p.drop) for p in self.pictures]
+        return [(p.source, p.drop) for p in self.images]
 
     @property
     def plates(self) -> list[tuple[str, str]]:
         """The plate (group) of each unit."""
-        return [(p.source, p.group) for p in self.pictures]
+        return [(p.source, p.group) for p in self.images]
 
     def only(self, chosen: Mask) -> "Pair":
         """Some of the units, bool [n]."""
-        pictures = tuple(p for p, kept in zip(self.pictures, chosen, strict=True) if kept)
+        images = tuple(p for p, kept in zip(self.images, chosen, strict=True) if kept)
         sides = (self.champion.only(chosen), self.candidate.only(chosen))
-        return Pair(pictures, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
+        return Pair(images, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
 
 
-def imager_of(picture: Labelled) -> str:
+def imager_of(image: Labelled) -> str:
     """What an imager is called."""
-    parts = [part for part in (picture.source, picture.imager) if part]
+    parts = [part for part in (image.source, image.imager) if part]
     return " ".join(dict.fromkeys(parts)) or "unnamed"
 
 
 def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleRecord, Predictions]) -> Pair:
-    """Match what two models say of the same pictures; what one of them could not read is left out of both and named.
+    """Match what two models say of the same images; what one of them could not read is left out of both and named.
 
-    Raises MarcodError when a picture is on one side only, or carries another label, plate or drop there.
+    Raises MarcodError when an image is on one side only, or carries another label, plate or drop there.
     """
     former, latter = _by_file(champion[1]), _by_file(candidate[1])
     _check_asked(former, latter, candidate[1], "candidate")
     _check_asked(latter, former, champion[1], "champion")
     common = [file for file in former if file in latter]
     for file in common:
-        _check_same(champion[1].pictures[former[file]], candidate[1].pictures[latter[file]])
+        _check_same(champion[1].images[former[file]], candidate[1].images[latter[file]])
     said = [
         _by_unit(record, predictions.only([index[file] for file in common]))
         for (record, predictions), index in ((champion, former), (candidate, latter))
     ]
     units = list(said[0])
-    pictures = tuple(said[0][unit][0] for unit in units)
+    images = tuple(said[0][unit][0] for unit in units)
     return Pair(
-        pictures,
-        np.array([CLASSES.index(picture.label) for picture in pictures], np.intp),
-        _weights(pictures),
+        images,
+        np.array([CLASSES.index(image.label) for image in images], np.intp),
+        _weights(images),
         _side(champion[0], [said[0][unit][1] for unit in units]),
         _side(candidate[0], [said[1][unit][1] for unit in units]),
         tuple(dict.fromkeys((*champion[1].unreadable, *candidate[1].unreadable))),
@@ -143,15 +143,15 @@ def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleReco
 
 
 def _by_file(predictions: Predictions) -> dict[str, int]:
-    return {str(picture.file): index for index, picture in enumerate(predictions.pictures)}
+    return {str(image.file): index for index, image in enumerate(predictions.images)}
 
 
 def _check_asked(there: dict[str, int], here: dict[str, int], of: Predictions, who: str) -> None:
-    """Raises MarcodError for a picture of one side that the other was never asked about."""
+    """Raises MarcodError for an image of one side that the other was never asked about."""
     for file in there:
         if file not in here and not any(text.startswith(f"{file}: ") for text in of.unreadable):
             raise MarcodError(
-                f"champion and candidate must be judged on the same pictures, but the {who} was not asked about {file}"
+                f"champion and candidate must be judged on the same images, but the {who} was not asked about {file}"
             )
 
 
@@ -159,21 +159,21 @@ def _check_same(one: Labelled, other: Labelled) -> None:
     for what in ("label", "source", "imager", "drop", "unit", "group"):
         if getattr(one, what) != getattr(other, what):
             raise MarcodError(
-                f"champion and candidate must be judged on the same pictures, but {one.file} has {what} "
+                f"champion and candidate must be judged on the same images, but {one.file} has {what} "
                 f"{getattr(one, what)!r} for one and {getattr(other, what)!r} for the other"
             )
 
 
 def _by_unit(record: BundleRecord, predictions: Predictions) -> dict[str, tuple[Labelled, NDArray[np.float32]]]:
-    """The picture and the probabilities that count, by unit."""
-    if not predictions.pictures:
+    """The image and the probabilities that count, by unit."""
+    if not predictions.images:
         return {}
     labels: dict[str, DropClass] = {}
-    for picture in predictions.pictures:
-        if labels.setdefault(picture.unit, picture.label) is not picture.label:
-            raise MarcodError(f"the pictures of {picture.unit!r} count as one but carry two labels")
+    for image in predictions.images:
+        if labels.setdefault(image.unit, image.label) is not image.label:
+            raise MarcodError(f"the images of {image.unit!r} count as one but carry two labels")
     counted = predictions.counted(record)
-    return {p.unit: (p, row) for p, row in zip(counted.pictures, counted.folded(record), strict=True)}
+    return {p.unit: (p, row) for p, row in zip(counted.images, counted.folded(record), strict=True)}
 
 
 def _side(record: BundleRecord, rows: Sequence[NDArray[np.float32]]) -> Side:
@@ -181,8 +181,8 @@ def _side(record: BundleRecord, rows: Sequence[NDArray[np.float32]]) -> Side:
     return Side(f"{record.name}:{record.version}", record.digest, record.threshold.crystal, scores)
 
 
-def _weights(pictures: Sequence[Labelled]) -> NDArray[np.float64]:
-    of_drop = [(p.source, p.drop, p.label) for p in pictures]
+def _weights(images: Sequence[Labelled]) -> NDArray[np.float64]:
+    of_drop = [(p.source, p.drop, p.label) for p in images]
     counts = Counter(of_drop)
     return np.array([1 / counts[key] for key in of_drop], np.float64)
 

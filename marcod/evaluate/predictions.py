@@ -1,6 +1,6 @@
 """What a model says of a labelled set: stored scores where there are, the files scored now where not.
 
-Hides batches, decoding threads and pictures that cannot be read; those are named, never dropped silently.
+Hides batches, decoding threads and images that cannot be read; those are named, never dropped silently.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,9 +27,9 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """``logits`` float64 [n, own classes], before any temperature, of ``pictures``; and what could not be read."""
+    """``logits`` float64 [n, own classes], before any temperature, of ``images``; and what could not be read."""
 
-    pictures: tuple[Labelled, ...]
+    images: tuple[Labelled, ...]
     logits: NDArray[np.float64]
     unreadable: tuple[str, ...]
 
@@ -42,51 +42,51 @@ class Predictions:
     @property
     def labels(self) -> NDArray[np.intp]:
         """True classes as indices into domain.CLASSES, int [n]."""
-        return np.array([CLASSES.index(picture.label) for picture in self.pictures], np.intp)
+        return np.array([CLASSES.index(image.label) for image in self.images], np.intp)
 
     def counted(self, record: BundleRecord) -> "Predictions":
-        """Every unit once, by its most crystalline picture, as the verdict on a drop is found."""
+        """Every unit once, by its most crystalline image, as the verdict on a drop is found."""
         crystals = self.folded(record)[:, _CRYSTALS]
         best: dict[str, int] = {}
-        for index, picture in enumerate(self.pictures):
-            held = best.setdefault(picture.unit, index)
+        for index, image in enumerate(self.images):
+            held = best.setdefault(image.unit, index)
             if crystals[index] > crystals[held]:
-                best[picture.unit] = index
+                best[image.unit] = index
         return self.only(list(best.values()))
 
     def only(self, indices: Sequence[int]) -> "Predictions":
-        """Some of the pictures, in that order."""
-        return Predictions(tuple(self.pictures[i] for i in indices), self.logits[list(indices)], self.unreadable)
+        """Some of the images, in that order."""
+        return Predictions(tuple(self.images[i] for i in indices), self.logits[list(indices)], self.unreadable)
 
 
 def predict(
-    pictures: Sequence[Labelled],
+    images: Sequence[Labelled],
     record: BundleRecord,
     load: Callable[[], Predictor],
     *,
     threads: int,
     done: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
-    """Score pictures; ``load`` is called only when one has no stored score, ``done`` with how many are finished.
+    """Score images; ``load`` is called only when one has no stored score, ``done`` with how many are finished.
 
     Raises MarcodError when not one of them can be read, and what ``load`` raises.
     """
-    logits = {i: _logits_of(p.stored, record.temperature) for i, p in enumerate(pictures) if p.stored is not None}
+    logits = {i: _logits_of(p.stored, record.temperature) for i, p in enumerate(images) if p.stored is not None}
     unreadable: dict[int, str] = {}
     done(len(logits))
-    if waiting := [i for i in range(len(pictures)) if i not in logits]:
+    if waiting := [i for i in range(len(images)) if i not in logits]:
         predictor = load()
-        for batch in prepared([p.file for p in pictures], waiting, predictor, threads):
+        for batch in prepared([p.file for p in images], waiting, predictor, threads):
             pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
-            unreadable |= {i: f"{pictures[i].file}: {text}" for i, text in batch.items() if isinstance(text, str)}
+            unreadable |= {i: f"{images[i].file}: {text}" for i, text in batch.items() if isinstance(text, str)}
             if pixels:
                 logits.update(zip(pixels, predictor.logits(np.stack(list(pixels.values()))), strict=True))
             done(len(logits) + len(unreadable))
     if not logits:
-        raise MarcodError(f"none of {count(len(pictures), 'image')} can be read: {next(iter(unreadable.values()), '')}")
+        raise MarcodError(f"none of {count(len(images), 'image')} can be read: {next(iter(unreadable.values()), '')}")
     kept = sorted(logits)
     rows = np.array([logits[i] for i in kept], np.float64)
-    return Predictions(tuple(pictures[i] for i in kept), rows, tuple(unreadable.values()))
+    return Predictions(tuple(images[i] for i in kept), rows, tuple(unreadable.values()))
 
 
 def _logits_of(probabilities: Sequence[float], temperature: float) -> NDArray[np.float64]:
@@ -100,7 +100,7 @@ Outcome = NDArray[np.float32] | str
 def prepared(
     files: Sequence[Path], waiting: Iterable[int], predictor: Predictor, threads: int
 ) -> Iterator[dict[int, Outcome]]:
-    """Batches of pixels, or of what is wrong with a picture, by index; the next batch is decoded meanwhile."""
+    """Batches of pixels, or of what is wrong with an image, by index; the next batch is decoded meanwhile."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
         def batches() -> Iterator[dict[int, Future[Outcome]]]:

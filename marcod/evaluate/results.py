@@ -25,7 +25,7 @@ ORDER: Final = (DropClass.CRYSTALS, DropClass.PRECIPITATE, DropClass.CLEAR, Drop
 
 RESAMPLES: Final = 1000
 FEWEST: Final = 10
-"""A source counts for a row of the deviations with at least so many pictures of that class."""
+"""A source counts for a row of the deviations with at least so many images of that class."""
 
 PAPER_ACCURACY: Final = 94.5
 PAPER_PERCENT: Final = (
@@ -63,7 +63,7 @@ class Estimate:
 class Confusion:
     """Counts and percentages of rows, rows the true class; ``deviation`` is the paper's Table 5, in percent points.
 
-    A row's deviations are sample standard deviations over those ``sources`` that have :data:`FEWEST` pictures of it.
+    A row's deviations are sample standard deviations over those ``sources`` that have :data:`FEWEST` images of it.
     """
 
     classes: tuple[str, ...]
@@ -197,11 +197,11 @@ def evaluate(
     seed: int,
     now: datetime,
 ) -> Evaluation:
-    """Judge a model by what it said of labelled pictures; 1,000 bootstrap resamples follow from ``seed``."""
+    """Judge a model by what it said of labelled images; 1,000 bootstrap resamples follow from ``seed``."""
     counted = predictions.counted(record)
     scores, labels = counted.folded(record), counted.labels
     predicted = scores.argmax(axis=1)
-    groups = _numbered([p.group for p in counted.pictures])
+    groups = _numbered([p.group for p in counted.images])
     ranks = {c: metrics.Ranks.of(scores[:, CLASSES.index(c)], labels == CLASSES.index(c)) for c in PAPER_AUC}
     spread = _bootstrap(predicted == labels, ranks, groups, seed)
     return Evaluation(
@@ -211,13 +211,13 @@ def evaluate(
         seed=seed,
         accuracy=_share(int((predicted == labels).sum()), len(labels)),
         accuracy_over_groups=Estimate(float((predicted == labels).mean()), *(spread["accuracy"] or (None, None))),
-        confusion=_confusion(labels, predicted, [p.source for p in counted.pictures]),
+        confusion=_confusion(labels, predicted, [p.source for p in counted.images]),
         own=_own_confusion(counted, record),
         crystals=_ranking(DropClass.CRYSTALS, scores, labels, spread),
         precipitate=_ranking(DropClass.PRECIPITATE, scores, labels, spread),
         detection=_detections(scores, labels, record.threshold.crystal),
         calibration=calibration(scores, labels),
-        imagers=_imagers(counted.pictures, scores, labels, record.threshold.crystal),
+        imagers=_imagers(counted.images, scores, labels, record.threshold.crystal),
     )
 
 
@@ -237,11 +237,11 @@ def _model(record: BundleRecord) -> Model:
 def _data(predictions: Predictions, counted: Predictions, description: str, missing: Sequence[str]) -> Data:
     return Data(
         description=description,
-        images=len(predictions.pictures),
-        counted=len(counted.pictures),
-        drops=len({p.drop for p in counted.pictures}),
-        groups=len({p.group for p in counted.pictures}),
-        sources=tuple(sorted({p.source for p in counted.pictures} - {""})),
+        images=len(predictions.images),
+        counted=len(counted.images),
+        drops=len({p.drop for p in counted.images}),
+        groups=len({p.group for p in counted.images}),
+        sources=tuple(sorted({p.source for p in counted.images} - {""})),
         unreadable=predictions.unreadable,
         missing=tuple(missing),
     )
@@ -295,7 +295,7 @@ def _confusion(labels: NDArray[np.intp], predicted: NDArray[np.intp], sources: S
 
 
 def _own_confusion(counted: Predictions, record: BundleRecord) -> Confusion | None:
-    own = [picture.own for picture in counted.pictures]
+    own = [image.own for image in counted.images]
     if len(record.classes) == len(CLASSES) and all(record.folding[c].value == c for c in record.classes):
         return None
     labels = np.array([-1 if index is None else index for index in own], np.intp)
@@ -384,9 +384,9 @@ def calibration(scores: NDArray[Any], labels: NDArray[np.intp]) -> Calibration:
 
 
 def _imagers(
-    pictures: Sequence[Labelled], scores: NDArray[Any], labels: NDArray[np.intp], threshold: float
+    images: Sequence[Labelled], scores: NDArray[Any], labels: NDArray[np.intp], threshold: float
 ) -> tuple[Part, ...]:
-    names = np.array([picture.imager for picture in pictures])
+    names = np.array([image.imager for image in images])
     return tuple(_part(str(n), scores[names == n], labels[names == n], threshold) for n in sorted(set(names)))
 
 

@@ -176,7 +176,7 @@ def _deviation(of: Confusion) -> Shown:
         "Standard deviation across sources, in percent points (the paper's Table 5)",
         ("true \\ predicted", *of.classes, "sources"),
         tuple(rows),
-        f"Sample standard deviation of each cell over the sources with at least {FEWEST} pictures of the row's class.",
+        f"Sample standard deviation of each cell over the sources with at least {FEWEST} images of the row's class.",
     )
 
 

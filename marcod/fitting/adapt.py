@@ -1,6 +1,6 @@
-"""Adapting a network to a lab's own pictures: the last layer, weights old and new together, and natural shares.
+"""Adapting a network to a lab's own images: the last layer, weights old and new together, and natural shares.
 
-Hides features, balancing and averaging. Promises small steps: normalization gets used to the lab's pictures, the last
+Hides features, balancing and averaging. Promises small steps: normalization gets used to the lab's images, the last
 layer is trained on what the network then sees, new weights are mixed with the old ones as validation drops like it, and
 probabilities are brought back to the shares that occur in the lab. Adaptive batch normalization: arXiv 1603.04779. Head
 first, then all: LP-FT, arXiv 2202.10054. Averaging: WiSE-FT, arXiv 2109.01903. Shares: Saerens, Latinne and
@@ -36,18 +36,18 @@ LARGEST_BOOST: Final = 20.0
 """A rare class counts at most so many times as much as its share would have it."""
 
 FEWEST_OF_DOMAIN: Final = 8
-"""Validation pictures from which a source is a domain of its own when weights are mixed."""
+"""Validation images from which a source is a domain of its own when weights are mixed."""
 
 FEWEST_TO_GUARD: Final = 50
-"""Validation pictures from which a loss of accuracy on a domain rules a mix out."""
+"""Validation images from which a loss of accuracy on a domain rules a mix out."""
 
 LEAST_SHARE: Final = 0.02
-"""No class is taken to be rarer in the lab; a few hundred pictures cannot tell, and it would never be predicted."""
+"""No class is taken to be rarer in the lab; a few hundred images cannot tell, and it would never be predicted."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Pictures as the old network sees them: features float32 [n, f], soft labels [n, 4], weights [n]."""
+    """Images as the old network sees them: features float32 [n, f], soft labels [n, 4], weights [n]."""
 
     features: Floats
     targets: Floats
@@ -66,7 +66,7 @@ def joined(parts: Sequence[Seen]) -> Seen:
 def balanced(targets: Floats, weights: Floats, groups: NDArray[Any]) -> Floats:
     """Weights with which every group counts the same, and in a group every class; their mean is 1.
 
-    ``groups`` [n] tells the lab's own pictures from the base set. Inverse frequency, up to :data:`LARGEST_BOOST`.
+    ``groups`` [n] tells the lab's own images from the base set. Inverse frequency, up to :data:`LARGEST_BOOST`.
     """
     found = np.zeros(len(targets), np.float64)
     labels = targets.argmax(axis=1)
@@ -90,7 +90,7 @@ def shares(targets: Floats, weights: Floats) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Head:
-    """A last layer, float32 [f, classes] and [classes], and its loss after each pass over the pictures."""
+    """A last layer, float32 [f, classes] and [classes], and its loss after each pass over the images."""
 
     kernel: Floats
     bias: Floats
@@ -126,7 +126,7 @@ def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Se
 
 
 def _pass(model: Any, learned: _Given, judges: _Given | None, rng: np.random.Generator) -> dict[str, float]:
-    """One pass over the pictures, and its losses; ``model.fit`` takes longer to begin one than this for all of it."""
+    """One pass over the images, and its losses; ``model.fit`` takes longer to begin one than this for all of it."""
     order = rng.permutation(len(learned[0]))
     parts = [order[start : start + HEAD_BATCH] for start in range(0, len(order), HEAD_BATCH)]
     losses = [model.train_on_batch(*(values[part] for values in learned), return_dict=True)["loss"] for part in parts]
@@ -169,7 +169,7 @@ def out_of_fold(seen: Seen, of_fold: NDArray[np.intp], start: tuple[Floats, Floa
 
 
 def normalized(architecture: Architecture, weights: Mapping[str, Floats], batches: Iterable[Floats]) -> Weights:
-    """The same weights with batch normalization's means and variances taken from other pictures; needs no labels.
+    """The same weights with batch normalization's means and variances taken from other images; needs no labels.
 
     ``batches`` are float32 [n, size, size, 3] of about one size; each counts the same. Raises BundleError when weights
     and architecture do not fit.
@@ -208,7 +208,7 @@ def choose_mix(
     """The share with the least log loss, averaged over domains and in each over classes.
 
     Shares that lose more than ``margin`` of the accuracy on a domain are left out; the first of ``tried`` is what they
-    are compared with. ``logits_of(share)`` are the logits [n, classes] of the validation pictures.
+    are compared with. ``logits_of(share)`` are the logits [n, classes] of the validation images.
     """
     names, counts = np.unique(domains, return_counts=True)
     of_name = {str(name): np.array(domains) == name for name in names}
@@ -246,7 +246,7 @@ def standardized(features: Floats, domains: Sequence[str]) -> Floats:
 
 
 def natural_shares(scores: Floats, trained_with: NDArray[np.float64], rounds: int = 200) -> NDArray[np.float64]:
-    """The shares of the classes [classes] among pictures, from their probabilities [n, classes] by a model.
+    """The shares of the classes [classes] among images, from their probabilities [n, classes] by a model.
 
     ``trained_with`` are the shares that the model was trained with. Saerens' EM; at least :data:`LEAST_SHARE` each.
     """

@@ -1,8 +1,8 @@
-"""Pictures for training: from files or rendered drops to endless differing batches, with tf.data on the CPU.
+"""Images for training: from files or rendered drops to endless differing batches, with tf.data on the CPU.
 
-Hides decoding, shrinking, keeping and augmenting. Promises that a picture is decoded as it is for scoring, that the
+Hides decoding, shrinking, keeping and augmenting. Promises that an image is decoded as it is for scoring, that the
 same seed, epoch and step give the same batch, so that a training goes on where it was killed, and that imagers' shares
-are read once: pictures are kept beside the run, shrunk to little more than the network takes.
+are read once: images are kept beside the run, shrunk to little more than the network takes.
 """
 
 import shutil
@@ -24,18 +24,18 @@ from marcod.model import preprocess
 from marcod.model.preprocess import Preprocessing
 
 KEPT_SHARE: Final = 1.6
-"""Side of a kept picture over the network's, so that a patch of it still has the detail the network sees."""
+"""Side of a kept image over the network's, so that a patch of it still has the detail the network sees."""
 
 Pixels = NDArray[np.uint8]
 Rows = Callable[[NDArray[np.int64], int], Pixels]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What is trained on: soft labels float32 [n, classes], a weight each float32 [n], and where the pixels come from.
 
-    ``rows(indices, seed)`` gives uint8 [k, side, side, 3]. With ``by_weight`` a picture is drawn as often as it weighs
-    and then counts 1; otherwise every picture comes once an epoch and counts what it weighs.
+    ``rows(indices, seed)`` gives uint8 [k, side, side, 3]. With ``by_weight`` an image is drawn as often as it weighs
+    and then counts 1; otherwise every image comes once an epoch and counts what it weighs.
     """
 
     targets: NDArray[np.float32]
@@ -47,10 +47,10 @@ class Pictures:
         return len(self.targets)
 
 
-def in_memory(pixels: Pixels, targets: NDArray[np.float32], weights: NDArray[np.float32] | None = None) -> Pictures:
-    """Pictures uint8 [n, side, side, 3] that are there already."""
+def in_memory(pixels: Pixels, targets: NDArray[np.float32], weights: NDArray[np.float32] | None = None) -> Images:
+    """Images uint8 [n, side, side, 3] that are there already."""
     given = np.ones(len(targets), np.float32) if weights is None else weights
-    return Pictures(targets, given, lambda chosen, _seed: pixels[chosen])
+    return Images(targets, given, lambda chosen, _seed: pixels[chosen])
 
 
 def one_hot(labels: NDArray[Any], classes: int) -> NDArray[np.float32]:
@@ -68,7 +68,7 @@ def kept(
     done: Callable[[int], None] = lambda count: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Pixels, dict[int, str]]:
-    """The centre squares of picture files, shrunk to ``side``, as a file at ``place`` mapped into memory.
+    """The centre squares of image files, shrunk to ``side``, as a file at ``place`` mapped into memory.
 
     Returns uint8 [n, side, side, 3] and what could not be read, by index; those rows are black. What a killed run left
     whole is used again. Raises InterruptedError when ``stopped``.
@@ -85,7 +85,7 @@ def kept(
         unfinished.rename(place)
     found = np.load(place, mmap_mode="r")
     if found.shape != shape:
-        raise MarcodError(f"{place} holds other pictures than this run's; remove it")
+        raise MarcodError(f"{place} holds other images than this run's; remove it")
     lines = (line.split("\t", 1) for line in failures.read_text(encoding="utf-8").splitlines())
     return found, {int(index): text for index, text in lines}
 
@@ -102,7 +102,7 @@ def _require_room(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise MarcodError(
-            f"the pictures to train on take {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; "
+            f"the images to train on take {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; "
             "make room there, or choose another train.folder"
         )
 
@@ -143,9 +143,9 @@ def shrunk(rgb: Pixels, side: int) -> Pixels:
 
 
 def patches(files: Sequence[Path], size: int) -> Rows:
-    """Random patches of ``size`` of a picture's own pixels, read from its file each time: the paper's patches.
+    """Random patches of ``size`` of an image's own pixels, read from its file each time: the paper's patches.
 
-    A picture with a shorter side is enlarged to it. One that is damaged is black. Raises OSError when a file cannot be
+    An image with a shorter side is enlarged to it. One that is damaged is black. Raises OSError when a file cannot be
     read, as when its share went away.
     """
 
@@ -164,12 +164,12 @@ def patches(files: Sequence[Path], size: int) -> Rows:
 
 
 def prepared(pixels: Pixels, record: Preprocessing) -> NDArray[np.float32]:
-    """Kept pictures uint8 [n, side, side, 3] as the network takes them for scoring, float32 [n, size, size, 3]."""
-    return np.stack([preprocess.prepare(picture, record) for picture in pixels])
+    """Kept images uint8 [n, side, side, 3] as the network takes them for scoring, float32 [n, size, size, 3]."""
+    return np.stack([preprocess.prepare(image, record) for image in pixels])
 
 
 def batches(
-    pictures: Pictures,
+    images: Images,
     augmentation: Augmentation,
     size: int,
     *,
@@ -181,21 +181,21 @@ def batches(
 ) -> tuple[Any, int]:
     """The rest of an epoch's batches after ``skip`` of them, and how many those are.
 
-    Of each batch: pictures float32 [b, size, size, 3] in -1..1, soft labels and weights, both once for every head.
+    Of each batch: images float32 [b, size, size, 3] in -1..1, soft labels and weights, both once for every head.
     """
-    count = max(1, len(pictures) // batch_size)
-    order, counts = _drawn(pictures, count * batch_size, seed, epoch)
+    count = max(1, len(images) // batch_size)
+    order, counts = _drawn(images, count * batch_size, seed, epoch)
     numbered = tf.data.Dataset.range(skip, count)
     epoch_seed = int(np.random.default_rng((seed, epoch, 1)).integers(2**31))
 
     def read(step: Any) -> tuple[Pixels, NDArray[np.float32], NDArray[np.float32]]:
         chosen = order[int(step) * batch_size : (int(step) + 1) * batch_size]
-        return pictures.rows(chosen, epoch_seed), pictures.targets[chosen], counts[chosen]
+        return images.rows(chosen, epoch_seed), images.targets[chosen], counts[chosen]
 
     def batch(step: Any) -> Any:
         pixels, targets, weights = tf.numpy_function(read, [step], (tf.uint8, tf.float32, tf.float32), stateful=False)
         pixels.set_shape([None, None, None, 3])
-        targets.set_shape([None, pictures.targets.shape[1]])
+        targets.set_shape([None, images.targets.shape[1]])
         weights.set_shape([None])
         x = augment(pixels, augmentation, size, tf.stack([tf.cast(epoch_seed, tf.int64), step]))
         return (x, targets, weights) if heads == 1 else (x, (targets,) * heads, (weights,) * heads)
@@ -206,18 +206,18 @@ def batches(
     return made.prefetch(2), count - skip
 
 
-def _drawn(pictures: Pictures, size: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The pictures of an epoch in their order, and what each picture counts for."""
+def _drawn(images: Images, size: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The images of an epoch in their order, and what each image counts for."""
     rng = np.random.default_rng((seed, epoch))
-    if not pictures.by_weight:
-        return rng.permutation(len(pictures))[:size], pictures.weights
-    chance = pictures.weights.astype(np.float64) / pictures.weights.sum(dtype=np.float64)
-    return rng.choice(len(pictures), size, p=chance), np.ones(len(pictures), np.float32)
+    if not images.by_weight:
+        return rng.permutation(len(images))[:size], images.weights
+    chance = images.weights.astype(np.float64) / images.weights.sum(dtype=np.float64)
+    return rng.choice(len(images), size, p=chance), np.ones(len(images), np.float32)
 
 
-def augment(pictures: Any, how: Augmentation, size: int, seed: Any) -> Any:
+def augment(images: Any, how: Augmentation, size: int, seed: Any) -> Any:
     """Augment a batch, uint8 [b, side, side, 3] to float32 [b, size, size, 3] in -1..1: patch, flips, turns, colour."""
-    count = tf.shape(pictures)[0]
+    count = tf.shape(images)[0]
     seeds = iter(tf.unstack(tf.random.split(seed, 12)))
 
     def draw(low: float, high: float, *shape: int) -> Any:
@@ -225,7 +225,7 @@ def augment(pictures: Any, how: Augmentation, size: int, seed: Any) -> Any:
 
     patch = (1.0, 1.0) if how.patch is None else how.patch
     boxes = _boxes(draw, patch)
-    x = tf.image.crop_and_resize(tf.cast(pictures, tf.float32) / 255.0, boxes, tf.range(count), (size, size))
+    x = tf.image.crop_and_resize(tf.cast(images, tf.float32) / 255.0, boxes, tf.range(count), (size, size))
     if how.quarter_turns:
         # With the flips of the boxes a transposition makes all eight positions equally likely.
         x = tf.where(draw(0, 1, 1, 1, 1) < 0.5, tf.transpose(x, [0, 2, 1, 3]), x)
@@ -237,7 +237,7 @@ def augment(pictures: Any, how: Augmentation, size: int, seed: Any) -> Any:
 
 
 def _coloured(x: Any, draw: Callable[..., Any], how: Augmentation) -> Any:
-    """Other hue and saturation, as ``tf.image.adjust_hue`` and ``adjust_saturation``, drawn for each picture."""
+    """Other hue and saturation, as ``tf.image.adjust_hue`` and ``adjust_saturation``, drawn for each image."""
     hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(x), axis=3)
     hue = tf.math.floormod(hue + draw(-how.hue, how.hue, 1, 1), 1.0)
     saturation = tf.clip_by_value(saturation * draw(*how.saturation, 1, 1), 0.0, 1.0)

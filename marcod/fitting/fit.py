@@ -20,7 +20,7 @@ from marcod.domain import CLASSES, DropClass
 from marcod.errors import MarcodError
 from marcod.evaluate import metrics
 from marcod.fitting import checkpoint
-from marcod.fitting.batches import Pictures, batches
+from marcod.fitting.batches import Images, batches
 from marcod.fitting.checkpoint import State, Weights
 from marcod.fitting.recipes import Recipe
 from marcod.model import backend, network, probabilities
@@ -53,7 +53,7 @@ class Course:
 class Validation:
     """What each epoch is judged on: float32 [n, size, size, 3] in -1..1, class indices int [n], a weight each [n]."""
 
-    pictures: NDArray[np.float32]
+    images: NDArray[np.float32]
     labels: NDArray[np.intp]
     weights: NDArray[np.float32]
 
@@ -69,7 +69,7 @@ class Fitted:
 def fit(
     architecture: Architecture,
     recipe: Recipe,
-    pictures: Pictures,
+    images: Images,
     *,
     seed: int,
     weights: Mapping[str, NDArray[np.float32]] | None = None,
@@ -84,7 +84,7 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     with _policy(precision), backend.data_parallel():
-        training = Training(architecture, recipe, pictures, seed=seed, validation=validation, course=course)
+        training = Training(architecture, recipe, images, seed=seed, validation=validation, course=course)
         if weights:
             network.set_variables(training.model, _with_heads(weights, training.model))
         return training.run()
@@ -113,16 +113,16 @@ class Training:
         self,
         architecture: Architecture,
         recipe: Recipe,
-        pictures: Pictures,
+        images: Images,
         *,
         seed: int,
         validation: Validation | None = None,
         course: Course | None = None,
     ) -> None:
-        self._recipe, self._pictures, self._seed = recipe, pictures, seed
+        self._recipe, self._images, self._seed = recipe, images, seed
         self._validation, self._course = validation, course or Course()
         self._size, self._heads = architecture.input_size, 2 if recipe.auxiliary else 1
-        self.steps = max(1, len(pictures) // recipe.batch_size)
+        self.steps = max(1, len(images) // recipe.batch_size)
         self.model = network.build(architecture, auxiliary=recipe.auxiliary > 0)
         self._compile()
         self.average: Weights = {}
@@ -189,7 +189,7 @@ class Training:
 
     def _epoch(self, epoch: int, skip: int) -> None:
         data, left = batches(
-            self._pictures, self._recipe.augmentation, self._size,
+            self._images, self._recipe.augmentation, self._size,
             batch_size=self._recipe.batch_size, heads=self._heads, seed=self._seed, epoch=epoch, skip=skip,
         )  # fmt: skip
         start, losses = time.perf_counter(), _Losses(self, epoch, skip)
@@ -210,7 +210,7 @@ class Training:
             _log_scalars(self._course.tensorboard, epoch + 1, self._curve[-1])
 
     def _validate(self) -> dict[str, float]:
-        """The average's loss on validation pictures; the best average is kept."""
+        """The average's loss on validation images; the best average is kept."""
         if self._validation is None:
             return {}
         now = network.variables(self.model)
@@ -223,8 +223,8 @@ class Training:
 
     def _logits(self) -> NDArray[np.float32]:
         assert self._validation is not None
-        pictures, size = self._validation.pictures, self._recipe.batch_size
-        parts = [self.model.predict_on_batch(pictures[i : i + size]) for i in range(0, len(pictures), size)]
+        images, size = self._validation.images, self._recipe.batch_size
+        parts = [self.model.predict_on_batch(images[i : i + size]) for i in range(0, len(images), size)]
         return np.concatenate([part[0] if self._heads == 2 else part for part in parts])
 
     def after_step(self, epoch: int, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The course of a training as a picture and as JSON."""
+"""The course of a training as an image and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def write(folder: Path, curve: Sequence[dict[str, float]], title: str, about: di
 def _dress(panels: dict[str, Any], title: str) -> None:
     panels["loss"].set_title(title, loc="left", fontsize=10)
     for name, panel in panels.items():
-        panel.set_xlabel("passes over the pictures")
+        panel.set_xlabel("passes over the images")
         panel.set_ylabel("log loss" if name == "loss" else "share of validation drops")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)

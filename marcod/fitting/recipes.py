@@ -1,4 +1,4 @@
-"""How a network is trained, as values: what is done to pictures, how fast the weights follow, when it ends.
+"""How a network is trained, as values: what is done to images, how fast the weights follow, when it ends.
 
 Hides every number of the recipes. :data:`PAPER` is the MARCO paper's, complete (Bruno et al., PLOS ONE 2018, arXiv
 1803.10342, section "Model training"); :data:`SHIPPED` made the bundle that comes with the project; :data:`ADAPT`
@@ -16,10 +16,10 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What is done at random to each picture, beside both flips; ranges are uniform.
+    """What is done at random to each image, beside both flips; ranges are uniform.
 
-    ``patch`` is the side of a random square patch as a share of the picture's shorter side; None is the paper's: as
-    many of the picture's own pixels as the network takes. ``brightness`` is added (1 is white), ``hue`` is in turns.
+    ``patch`` is the side of a random square patch as a share of the image's shorter side; None is the paper's: as
+    many of the image's own pixels as the network takes. ``brightness`` is added (1 is white), ``hue`` is in turns.
     """
 
     patch: Range | None
@@ -132,7 +132,7 @@ PAPER: Final = Recipe(
     patience=20,
 )
 
-# Half as wide as the paper's or less, since so short a training does not learn its pictures by heart.
+# Half as wide as the paper's or less, since so short a training does not learn its images by heart.
 GENTLE: Final = Augmentation(
     patch=(0.85, 1.0),
     brightness=16 / 255,
@@ -164,7 +164,7 @@ ADAPT: Final = Recipe(
 
 
 LARGE: Final = 320
-"""Side of a network's input from which the paper's patches, of a picture's own pixels, show a drop."""
+"""Side of a network's input from which the paper's patches, of an image's own pixels, show a drop."""
 
 
 def scratch(size: int, *, epochs: int, batch_size: int, quarter_turns: bool) -> Recipe:

@@ -105,7 +105,7 @@ def _open_to_all(file: Path) -> bool:
 
 
 def models(db: Database, settings: Settings) -> Iterator[Finding]:
-    """Every version in use here: checksums and golden pictures."""
+    """Every version in use here: checksums and golden images."""
     registry = Registry(db, settings.models.folder)
     serving = [known for known in registry.known() if known.registered is not None and known.registered.aliases]
     if not serving:
@@ -116,7 +116,7 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
         assert known.registered is not None
         aliases = ", ".join(known.registered.aliases)
         fault = known.problem or _fault(registry, known)
-        text = fault or f"{aliases}; checksums and golden pictures are right"
+        text = fault or f"{aliases}; checksums and golden images are right"
         yield judged("models", known.name, fault is None, text, "restore its folder", Verdict.BROKEN)
 
 

@@ -2,7 +2,7 @@
 
 :func:`make` gives the layout of a source by name. ``parse`` never raises and never touches a disk: it turns any
 text into a :class:`~marcod.domain.DropImage` or a :class:`~marcod.domain.NotADrop` with a reason; what lies
-beside a picture (report.csv, an XML file) is asked for through ``companions``. ``format`` is its inverse.
+beside an image (report.csv, an XML file) is asked for through ``companions``. ``format`` is its inverse.
 :func:`explain` shows what every family makes of one path. One module holds one imager family; separators, case,
 hidden files and odd bytes are dealt with here, once.
 """

@@ -41,7 +41,7 @@ class Ami(Grammar):
         if folder is None:
             raise not_mine("a plate's dated folder and a well, such as plate7/20240131_093000/A1a.jpg")
         if folder["working"]:
-            raise Aside(Reason.WORKING_COPY, "a working copy of AMi, not the stacked picture")
+            raise Aside(Reason.WORKING_COPY, "a working copy of AMi, not the stacked image")
         if match is None:
             raise unreadable(name, "a well and perhaps a subwell, such as A1.jpg or A1a.jpg")
         row, column = row_number(match["row"]), int(match["column"])

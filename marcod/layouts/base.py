@@ -2,7 +2,7 @@
 
 A family is one :class:`Grammar`: it reads a normalised path into a :class:`~marcod.domain.DropImage` or raises
 :class:`Aside`, and writes the canonical path of an image. Everything common to all of them (normalising,
-files that are never pictures, checking what was written) is in :mod:`marcod.layouts`, so a grammar holds only
+files that are never images, checking what was written) is in :mod:`marcod.layouts`, so a grammar holds only
 what its imager does differently.
 """
 
@@ -30,7 +30,7 @@ Companions = Callable[[str], bytes | None]
 """Reads a small file by its path relative to the source root; None when there is none."""
 
 IMAGE: Final = r"\.(?:jpe?g|png|tiff?|gif|bmp)"
-"""The extensions a picture may have, as a piece of a regular expression."""
+"""The extensions an image may have, as a piece of a regular expression."""
 
 
 def no_companions(path: str) -> bytes | None:
@@ -108,7 +108,7 @@ class LayoutOptions:
             return known, ()
         if name[-4:].lower() != ".png":
             return Modality.VISIBLE, ()
-        hint = f"profile {profile} is not mapped and its pictures are .png, which suggests UV; add it to profiles"
+        hint = f"profile {profile} is not mapped and its images are .png, which suggests UV; add it to profiles"
         return Modality.UV, (LayoutWarning(WarningKind.UNMAPPED_PROFILE, hint),)
 
     def light_named(self, word: str) -> Modality:
@@ -246,7 +246,7 @@ def moment(
     full_year = int(year) + 2000 if len(year) == 2 else int(year)
     try:
         if not 1980 <= full_year <= 2100:
-            raise ValueError("no imager took pictures in that year")
+            raise ValueError("no imager took images in that year")
         return datetime(full_year, int(month), int(day), int(hour), int(minute), int(second), tzinfo=zone)
     except ValueError as error:
         date = f"{year}-{month}-{day} {hour}:{minute}:{second}"

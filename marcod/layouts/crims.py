@@ -2,7 +2,7 @@
 
 ``{maker}_{barcode}_{inspection}_{DD-MM-YYYY}_{column}_{row}_{drop}_00_99_{Vis|UV}.jpg``: **column before row,
 day first**. The barcode may hold underscores, since all
-that follows it has a fixed form. The visible and the UV picture of a drop differ in the last field only. Sources:
+that follows it has a fixed form. The visible and the UV image of a drop differ in the last field only. Sources:
 marquez-group-embl/AXIS and the MXCuBE harvester code.
 """
 

@@ -27,7 +27,7 @@ _MODES: Final = {"jpg": Modality.VISIBLE, "uvt": Modality.UV, "shg": Modality.SH
 
 
 class Hwi(Grammar):
-    """One picture a well. The run is the folder's stamp; the modes of one plate are runs of their own."""
+    """One image a well. The run is the folder's stamp; the modes of one plate are runs of their own."""
 
     name = "hwi"
     revision = 2

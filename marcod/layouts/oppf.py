@@ -3,7 +3,7 @@
 ``{barcode}-{A01}-{drop}-R{region}{DR|OV|RI}P{profile}-{BF|DL|EF|FLn}-z{Z|N}-{YYYYMMDD}-{HHMMSS}.jpg``, and the
 older ``{barcode}-{A01}-{drop}-z{Z}-{region}-{Drop|...}-{profile}-{ExtendedFocus|...}-{date}-{time}.jpeg``. Z may be
 negative and the barcode may hold dashes. The stamp is the imaging session's: it is the inspection. The XML, with
-the picture's stem, exists for EF images only and knows the UTC time. Sources:
+the image's stem, exists for EF images only and knows the UTC time. Sources:
 DiamondLightSource/VMXiImagerLink FileUtils.cs and ImageInfo.xsd, chrishmorris/PiMS.
 """
 
@@ -188,5 +188,5 @@ def _same_drop(text: str, image: DropImage) -> bool:
 def _utc(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if not 1980 <= time.year <= 2100:
-        raise ValueError("no imager took pictures in that year")
+        raise ValueError("no imager took images in that year")
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -1,7 +1,7 @@
-"""One reading of a relative path for all families, and the files that are never pictures of drops.
+"""One reading of a relative path for all families, and the files that are never images of drops.
 
 Paths come from Windows and Linux, from shares and from CSV files: :func:`normalise` makes them one form, and
-no other module looks at separators. :func:`set_aside` knows what every imager folder collects besides pictures.
+no other module looks at separators. :func:`set_aside` knows what every imager folder collects besides images.
 """
 
 import re
@@ -18,7 +18,7 @@ _SIDECARS: Final = frozenset(
     {"xml", "csv", "mso", "done", "txt", "json", "log", "ini", "db", "html", "htm", "md", "xls", "xlsx", "pdf"}
 )
 _TEMPORARY: Final = frozenset({"lock", "part", "partial", "tmp", "temp", "filepart", "crdownload", "swp", "bak"})
-_PICTURES: Final = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "gif", "bmp"})
+_IMAGES: Final = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "gif", "bmp"})
 
 KEPT_BACK: Final = (
     "#recycle", "#snapshot", "@eaDir", "@sharesnap", "@tmp",
@@ -55,7 +55,7 @@ def is_kept_back(name: str) -> bool:
 
 def has_image_extension(name: str) -> bool:
     """Tell if a file's name ends as an image's does, whatever the layout."""
-    return name[name.rfind(".") + 1 :].lower() in _PICTURES
+    return name[name.rfind(".") + 1 :].lower() in _IMAGES
 
 
 def split(path: str) -> tuple[str, str]:
@@ -76,14 +76,14 @@ def stem(name: str) -> str:
 
 
 def set_aside(path: str) -> None:
-    """Raises Aside for a normalised path that is no picture in any family: hidden, temporary, packed, sidecar."""
+    """Raises Aside for a normalised path that is no image in any family: hidden, temporary, packed, sidecar."""
     if len(path) > LONGEST:
         raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {shown(path)}")
     if ".." in path and ".." in path.split("/"):
         raise Aside(Reason.NOT_THIS_LAYOUT, "the path leads out of its source")
     lower = path.lower()
     suffix = lower[lower.rfind(".") + 1 :]
-    if suffix not in _PICTURES:
+    if suffix not in _IMAGES:
         _set_aside_by_suffix(suffix, lower)
     if lower.startswith(".") or "/." in lower:
         _set_aside_hidden(lower)
@@ -99,7 +99,7 @@ def _set_aside_by_suffix(suffix: str, lower: str) -> None:
     if suffix in _ARCHIVES:
         raise Aside(Reason.ARCHIVE, "a packed archive; unpack it into a folder of the same name")
     if suffix in _SIDECARS:
-        raise Aside(Reason.SIDECAR, f"a .{suffix} file that lies beside the pictures")
+        raise Aside(Reason.SIDECAR, f"a .{suffix} file that lies beside the images")
 
 
 def _set_aside_hidden(lower: str) -> None:

@@ -92,7 +92,7 @@ class UserRegex(Grammar):
         try:
             taken = datetime.strptime(text, shape) if shape else datetime.fromisoformat(text)  # noqa: DTZ007
             if not 1980 <= taken.year <= 2100:
-                raise ValueError("no imager took pictures in that year")
+                raise ValueError("no imager took images in that year")
         except ValueError as error:
             raise Aside(Reason.OUT_OF_RANGE, f"the date {shown(text)} cannot be: {shown(str(error))}") from error
         return taken.replace(tzinfo=self.options.timezone) if taken.tzinfo is None else taken

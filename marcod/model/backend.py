@@ -24,10 +24,10 @@ Scoring = Callable[[np.ndarray], np.ndarray]
 Saliency = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 PART_PIXELS: Final = 2 * 599 * 599
-"""Pixels that one thread on a CPU takes at a time: 2 pictures of the published network.
+"""Pixels that one thread on a CPU takes at a time: 2 images of the published network.
 
 Larger parts leave its caches, and one call for all leaves cores idle between operations: on two cores, parts in two
-threads predict a third more a second than 8 or 16 pictures in one call (docs/benchmarks.md).
+threads predict a third more a second than 8 or 16 images in one call (docs/benchmarks.md).
 """
 
 
@@ -35,7 +35,7 @@ def scoring(model: Any, batch_size: int | None = None) -> Scoring:
     """``model`` as a function from float32 [n, size, size, 3] to logits [n, classes].
 
     Compiled at its first call for some shape. With ``batch_size`` one shape is used, whatever n up to it is, so that a
-    picture's neighbours change no bit of its score: that size on a GPU and with JAX, parts of it on a CPU.
+    image's neighbours change no bit of its score: that size on a GPU and with JAX, parts of it on a CPU.
     """
     if keras.backend.backend() == "tensorflow":
         return _tensorflow_scoring(model, batch_size)
@@ -70,7 +70,7 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
 
 
 def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:
-    """The same function, given batches that are filled up with black pictures to ``shape(n)``."""
+    """The same function, given batches that are filled up with black images to ``shape(n)``."""
 
     def score_filled(batch: np.ndarray) -> np.ndarray:
         wanted = shape(len(batch))
@@ -86,7 +86,7 @@ def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:
 def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
     """The same function for a device whose memory is its own: a shape that it has no memory for is halved, for good.
 
-    Raises what the device raises when it has none for a single picture.
+    Raises what the device raises when it has none for a single image.
     """
     if batch_size is None:
         return score
@@ -101,7 +101,7 @@ def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
                 if shape == 1 or not is_out_of_memory(error):
                     raise
                 shape = (shape + 1) // 2
-                log.warning("the device has too little memory, batches are halved", pictures=shape)
+                log.warning("the device has too little memory, batches are halved", images=shape)
 
     return score_halved
 

@@ -6,7 +6,7 @@ answer without importing TensorFlow.
 
 The folder holds ``bundle.toml`` (everything that is not a weight, and the SHA-256 of every other file),
 ``weights.npz`` (float32, keyed by the names of the published checkpoint), ``metrics.json``, and ``golden/``:
-small pictures with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
+small images with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
 """
 
 import fcntl
@@ -50,7 +50,7 @@ WEIGHTS_BYTES: Final = 1 << 30
 GOLDEN_TOLERANCE: Final = 5e-3
 """Largest difference allowed between a golden probability and its expectation.
 
-Float32 on another CPU differs by less than 1e-5. Rounding pictures and weights to the 10 bits of a GPU's TF32
+Float32 on another CPU differs by less than 1e-5. Rounding images and weights to the 10 bits of a GPU's TF32
 moves the shipped bundle's golden scores by 0.001; a wrong resize, channel order or scale moves one by 0.04 or more.
 """
 
@@ -90,7 +90,7 @@ class BundleRecord(_Table):
     """What ``bundle.toml`` says. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
 
     ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
-    ``modality`` is the light it was trained for; pictures taken in another are not scored with it.
+    ``modality`` is the light it was trained for; images taken in another are not scored with it.
     ``trained_on`` says what the weights learned from, its parents' share included. ``synthetic`` follows from it:
     rendered drops alone. ``notice`` is shown wherever the model is: what a person must know before trusting a score.
     """
@@ -151,7 +151,7 @@ def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A small picture and the probabilities, in the order of the record's classes, that it must get."""
+    """A small image and the probabilities, in the order of the record's classes, that it must get."""
 
     name: str
     data: bytes
@@ -291,7 +291,7 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[None]:
 
 
 def load(path: Path, batch_size: int = 8) -> "Predictor":
-    """A predictor that has passed the bundle's checksums and golden pictures.
+    """A predictor that has passed the bundle's checksums and golden images.
 
     Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
     """
@@ -332,7 +332,7 @@ def _refuse_large(file: Path) -> None:
 
 
 class Predictor:
-    """Scores pictures with one model, in batches of one shape.
+    """Scores images with one model, in batches of one shape.
 
     :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
     """
@@ -346,7 +346,7 @@ class Predictor:
         if architecture.classes != len(record.classes) or architecture.input_size != self._preprocessing.size:
             raise BundleError(
                 f"bundle {record.name} contradicts itself: {architecture.classes} outputs at {architecture.input_size} "
-                f"pixels, but {len(record.classes)} classes and pictures of {self._preprocessing.size} pixels"
+                f"pixels, but {len(record.classes)} classes and images of {self._preprocessing.size} pixels"
             )
         self.record = record
         self.batch_size = batch_size
@@ -361,12 +361,12 @@ class Predictor:
         return self.record.threshold.crystal
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
-        """A picture's bytes as the network takes them, float32 [size, size, 3]. Raises ImageError."""
+        """An image's bytes as the network takes them, float32 [size, size, 3]. Raises ImageError."""
         prepared: NDArray[np.float32] = self._shape(self._decode(data), self._preprocessing)
         return prepared
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities float32 [n, classes] of prepared pictures [n, size, size, 3], n up to ``batch_size``.
+        """Probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
 
         The network is compiled for one shape, whatever n is. Raises ValueError on other shapes.
         """
@@ -390,16 +390,16 @@ def folding(record: BundleRecord) -> NDArray[np.float32]:
 
 
 def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:
-    """Score the golden pictures from their bytes. Raises BundleError when one differs by :data:`GOLDEN_TOLERANCE`."""
+    """Score the golden images from their bytes. Raises BundleError when one differs by :data:`GOLDEN_TOLERANCE`."""
     name = f"{predictor.record.name} version {predictor.record.version}"
-    for picture, scores in zip(golden, _scores(predictor, golden, name), strict=True):
-        expected = np.asarray(picture.probabilities, np.float32)
+    for image, scores in zip(golden, _scores(predictor, golden, name), strict=True):
+        expected = np.asarray(image.probabilities, np.float32)
         if expected.shape != scores.shape:
-            raise BundleError(f"{name}: golden picture {picture.name} expects {expected.size} probabilities")
+            raise BundleError(f"{name}: golden image {image.name} expects {expected.size} probabilities")
         difference = float(np.abs(scores - expected).max())
         if not difference <= GOLDEN_TOLERANCE:
             raise BundleError(
-                f"{name} does not score its golden picture {picture.name} as it must: a probability "
+                f"{name} does not score its golden image {image.name} as it must: a probability "
                 f"differs by {difference:.4f}, allowed are {GOLDEN_TOLERANCE}"
             )
 
@@ -407,11 +407,11 @@ def self_test(predictor: Predictor, golden: Sequence[Golden]) -> None:
 def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterator[NDArray[np.float32]]:
     for start in range(0, len(golden), predictor.batch_size):
         prepared = []
-        for picture in golden[start : start + predictor.batch_size]:
+        for image in golden[start : start + predictor.batch_size]:
             try:
-                prepared.append(predictor.prepare(picture.data))
+                prepared.append(predictor.prepare(image.data))
             except ImageError as error:
-                raise BundleError(f"{name}: golden picture {picture.name} cannot be read: {error}") from error
+                raise BundleError(f"{name}: golden image {image.name} cannot be read: {error}") from error
         yield from predictor.predict(np.stack(prepared))
 
 
@@ -420,7 +420,7 @@ def new_record(**values: Any) -> BundleRecord:
     import keras
 
     backend = keras.backend.backend()
-    # TensorFlow always, since it decodes pictures for every backend.
+    # TensorFlow always, since it decodes images for every backend.
     modules = {"keras": "keras", "numpy": "numpy", "pillow": "PIL", "tensorflow": "tensorflow", backend: backend}
     libraries = {name: importlib.import_module(module).__version__ for name, module in sorted(modules.items())}
     return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
@@ -429,7 +429,7 @@ def new_record(**values: Any) -> BundleRecord:
 def _read_golden(path: Path, record: BundleRecord) -> list[Golden]:
     expected = json.loads((path / EXPECTED_FILE).read_text())
     if strange := [name for name in expected if f"golden/{name}" not in record.files]:
-        raise ValueError(f"its golden picture {strange[0]!r} is not in the bundle")
+        raise ValueError(f"its golden image {strange[0]!r} is not in the bundle")
     read = ((name, (path / "golden" / name).read_bytes(), values) for name, values in expected.items())
     return [Golden(name, data, [float(p) for p in values]) for name, data, values in read]
 

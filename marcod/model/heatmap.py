@@ -1,13 +1,13 @@
 """Where the network looks: a heat map of the pixels that move a class's score.
 
-Hides noise, batches and normalization, and how the picture is drawn; promises the same bytes for the same picture,
+Hides noise, batches and normalization, and how the image is drawn; promises the same bytes for the same image,
 model and recipe on the same machine, and memory bounded by one batch. The method is SmoothGrad (Smilkov et al.,
-arXiv 1706.03825), which the MARCO paper used: the mean gradient of the score over noisy copies of the picture.
+arXiv 1706.03825), which the MARCO paper used: the mean gradient of the score over noisy copies of the image.
 
 The score is the class's logit, not its probability: where a network is sure the softmax is flat, its gradient
 vanishes, and what is left says what speaks against the other classes. Where several of a model's own classes fold into
 one of the four, it is the log-sum-exp of their logits, which is that one class's logit up to what all classes share.
-The sign is dropped and colour channels are summed, as the authors do for colour pictures. Heat shows what matters to
+The sign is dropped and colour channels are summed, as the authors do for colour images. Heat shows what matters to
 the score, for or against it, and not that something is a crystal.
 """
 
@@ -27,11 +27,11 @@ from marcod.model import network, preprocess, probabilities
 from marcod.model.bundle import BundleRecord
 
 BATCH_PIXELS: Final = 1_500_000
-"""Pixels of one batch, four pictures of 599; the gradients of the published network then take 0.4 GB on a CPU."""
+"""Pixels of one batch, four images of 599; the gradients of the published network then take 0.4 GB on a CPU."""
 
 LARGEST_BATCH: Final = 16
 PERCENTILE: Final = 99.0
-"""The share of pixels, in percent, below full heat, as in the authors' own pictures."""
+"""The share of pixels, in percent, below full heat, as in the authors' own images."""
 
 BLUR: Final = 0.01
 """Standard deviation of the smoothing for the eye, as a share of the side; 6 pixels of 599."""
@@ -39,7 +39,7 @@ BLUR: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``samples`` noisy copies with noise of ``noise`` times the picture's range, drawn from ``seed``."""
+    """``samples`` noisy copies with noise of ``noise`` times the image's range, drawn from ``seed``."""
 
     samples: int = 32
     noise: float = 0.15
@@ -76,7 +76,7 @@ class Attribution:
         recipe: Recipe = _USUAL,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Heat:
-        """The heat for ``target`` in a picture uint8 [height, width, 3]. ``progress`` hears how many copies are done.
+        """The heat for ``target`` in an image uint8 [height, width, 3]. ``progress`` hears how many copies are done.
 
         Raises BundleError when none of the model's own classes counts as ``target``.
         """
@@ -87,7 +87,7 @@ class Attribution:
         clean = preprocess.prepare(rgb, self._preprocessing)
         total = np.zeros(clean.shape, np.float64)
         logits = np.empty((1, len(members)), np.float32)
-        # The picture itself goes in front for its score; the mean is over its noisy copies alone.
+        # The image itself goes in front for its score; the mean is over its noisy copies alone.
         for start in range(-1, recipe.samples, self.batch_size):
             numbers = range(start, min(start + self.batch_size, recipe.samples))
             batch = np.zeros((self.batch_size, *clean.shape), np.float32)
@@ -108,7 +108,7 @@ class Attribution:
 
 
 def _copy(clean: NDArray[np.float32], recipe: Recipe, number: int) -> NDArray[np.float32]:
-    """Noisy copy ``number``, or the picture itself for -1; each from a seed of its own, whatever the batches are."""
+    """Noisy copy ``number``, or the image itself for -1; each from a seed of its own, whatever the batches are."""
     if number < 0:
         return clean
     draw = np.random.default_rng((recipe.seed, number)).standard_normal(clean.shape, np.float32)
@@ -134,16 +134,16 @@ _COLOURS: Final = np.array([(48, 8, 96), (150, 20, 110), (230, 70, 50), (255, 16
 def draw(
     rgb: NDArray[np.uint8], heat: Heat, caption: Sequence[str], *, notice: str = "", text: Mapping[str, str]
 ) -> bytes:
-    """A PNG: the heat over the grey centre square of the picture uint8 [height, width, 3], and a strip of words below.
+    """A PNG: the heat over the grey centre square of the image uint8 [height, width, 3], and a strip of words below.
 
     The first line of ``caption`` is the title; ``notice`` is drawn as a warning; ``text`` goes into the file's text
     chunks. Nothing in the file tells the time, so the same arguments give the same bytes.
     """
-    picture = Image.fromarray(_overlay(preprocess.centre_square(rgb), heat.values))
-    strip = _strip(picture.width, caption, notice)
-    whole = Image.new("RGB", (picture.width, picture.height + strip.height))
-    whole.paste(picture, (0, 0))
-    whole.paste(strip, (0, picture.height))
+    image = Image.fromarray(_overlay(preprocess.centre_square(rgb), heat.values))
+    strip = _strip(image.width, caption, notice)
+    whole = Image.new("RGB", (image.width, image.height + strip.height))
+    whole.paste(image, (0, 0))
+    whole.paste(strip, (0, image.height))
     chunks = PngInfo()
     for name, value in text.items():
         chunks.add_text(name, value)

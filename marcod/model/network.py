@@ -128,7 +128,7 @@ def compiled(
 
 
 def described(architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int) -> backend.Scoring:
-    """What the last layer sees of pictures float32 [n, size, size, 3]: float32 [n, features].
+    """What the last layer sees of images float32 [n, size, size, 3]: float32 [n, features].
 
     ``features @ head + bias`` are the logits, with :func:`head`. Compiled and raising as :func:`compiled`.
     """

@@ -1,6 +1,6 @@
 """From the bytes of a drop image to what a network takes, with TensorFlow on the CPU.
 
-Hides which decoder reads what and how a picture is cropped, resized and scaled. Promises the published
+Hides which decoder reads what and how an image is cropped, resized and scaled. Promises the published
 graph's own arithmetic for the published network, and that all functions may run in many threads at once
 (the decoder and the resizers release the GIL).
 
@@ -32,7 +32,7 @@ _DECODER_MODES: Final = ("RGB", "L")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures are brought to ``size`` x ``size`` pixels after the centre crop to a square.
+    """How images are brought to ``size`` x ``size`` pixels after the centre crop to a square.
 
     ``bilinear-tf1`` is the published graph's resize: four neighbours, no half-pixel centres, no antialiasing.
     ``area`` averages all pixels under an output pixel, so that needles survive strong shrinking.
@@ -58,7 +58,7 @@ class Preprocessing:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """The picture as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
+    """The image as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
     header = images.inspect(data)
     if header.format != "JPEG" or header.mode not in _DECODER_MODES:
         return images.to_rgb(data)

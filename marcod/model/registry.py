@@ -27,7 +27,7 @@ SHIPPED: Final = ("marco-small-synthetic", "1")
 """The version that serves until a lab promotes another."""
 
 CHECK_BATCH: Final = 4
-"""Pictures a model sees at a time while it only proves that it can serve."""
+"""Images a model sees at a time while it only proves that it can serve."""
 
 
 def shipped_folder() -> Path:
@@ -174,7 +174,7 @@ class Registry:
         return self._db.read(lambda connection: versions.history(connection, known.name))
 
     def fault(self, known: Known) -> str | None:
-        """Why a version cannot serve here, by its registered digest, checksums and golden pictures; None if it can."""
+        """Why a version cannot serve here, by its registered digest, checksums and golden images; None if it can."""
         if known.problem is not None or known.folder is None:
             return known.problem or f"{known.name} is not on this host"
         try:

@@ -19,7 +19,7 @@ from marcod.store.versions import Version
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One inspection; ``first_image_at`` is when its first picture was taken, else when marcod saw it."""
+    """One inspection; ``first_image_at`` is when its first image was taken, else when marcod saw it."""
 
     id: int
     key: str
@@ -29,7 +29,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class DropHistory:
-    """A drop through the plate's inspections: its verdict at each, None where it has no picture.
+    """A drop through the plate's inspections: its verdict at each, None where it has no image.
 
     The other fields are those of ``lims_drop_v1``: whether it was a hit when last scored or labelled, and the key of
     the inspection of its first hit; None and False while nothing is known.
@@ -61,7 +61,7 @@ class PlateHistory:
 
 
 def of_plate(connection: Connection, plate_id: int, version: Version) -> PlateHistory:
-    """Every drop of a plate at every inspection with pictures for this version."""
+    """Every drop of a plate at every inspection with images for this version."""
     inspections = _inspections(connection, plate_id, version)
     looks: dict[int, dict[int, Verdict]] = {}
     for seen in inspections:

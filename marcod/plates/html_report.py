@@ -1,6 +1,6 @@
 """Sheets for people and printers: one HTML file with everything in it, no script and nothing to load.
 
-Hides how a plate of any format fits on a landscape A4 page, and that pictures may be gone or broken by now: such a
+Hides how a plate of any format fits on a landscape A4 page, and that images may be gone or broken by now: such a
 drop keeps its place and its verdict. All text that comes from elsewhere is escaped, by a template that escapes
 everything. Letters, frames and brightness tell what the colours tell, for grey printers and colour-blind people.
 """
@@ -62,13 +62,13 @@ SHOWN: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """Where the pictures of each source lie on this host."""
+class Images:
+    """Where the images of each source lie on this host."""
 
     roots: Mapping[str, Path]
 
     def thumbnail(self, source: str, path: str | None, longest_px: int) -> str | None:
-        """A small picture as a ``data:`` address, or None when the file is gone or cannot be read as a picture.
+        """A small image as a ``data:`` address, or None when the file is gone or cannot be read as an image.
 
         ``path`` is as the database keeps it.
         """
@@ -86,7 +86,7 @@ class Pictures:
 class Look:
     """How big everything of a plate's map is; ``across`` drops of a well stand side by side.
 
-    On a ``dense`` plate there is no room for probabilities, and the letter stands on the picture.
+    On a ``dense`` plate there is no room for probabilities, and the letter stands on the image.
     """
 
     across: int
@@ -133,7 +133,7 @@ def _look(width: float, height: float, across: int, down: int) -> Look:
     slot = (width - gap) / across - 0.3
     font_pt = max(3.0, min(7.0, slot / 1.6))
     caption_mm = 0.0 if dense else font_pt * 0.43
-    # Never higher than the picture is: four to three is what every imager known here takes.
+    # Never higher than the image is: four to three is what every imager known here takes.
     image = max(1.0, min((height - gap) / down - caption_mm - 0.3, slot * 0.75))
     well = down * (image + caption_mm + 0.3)
     return Look(across, round(slot, 2), round(image, 2), round(well, 2), round(font_pt, 1), dense)
@@ -165,17 +165,17 @@ class Row:
     wells: tuple[tuple[Drop | None, ...], ...]
 
 
-def plate_sheet(shown: PlateMap, pictures: Pictures, made_at: datetime, done: Done = lambda _: None) -> str:
+def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done = lambda _: None) -> str:
     """The sheet of one inspection: its facts, a map of thumbnails, and its hits in large.
 
-    ``done`` is told how many pictures were read.
+    ``done`` is told how many images were read.
     """
     size = shown.format
     numbers = sorted({d.drop_number for d in shown.drops})
     sizes = look(size.rows, size.columns, max(len(numbers), 1))
     drops = {}
     for count, verdict in enumerate(shown.drops, 1):
-        uri = pictures.thumbnail(shown.summary.source, verdict.path, sizes.thumbnail_px)
+        uri = images.thumbnail(shown.summary.source, verdict.path, sizes.thumbnail_px)
         drops[verdict.well_row, verdict.well_column, verdict.drop_number] = _drop(shown, verdict, uri)
         done(count)
     rows = [
@@ -198,19 +198,19 @@ def plate_sheet(shown: PlateMap, pictures: Pictures, made_at: datetime, done: Do
         columns=range(1, size.columns + 1),
         numbers=numbers,
         rows=rows,
-        best=[_drop(shown, d, pictures.thumbnail(summary.source, d.path, CARD_PX)) for d in best],
+        best=[_drop(shown, d, images.thumbnail(summary.source, d.path, CARD_PX)) for d in best],
         more=len(found) - len(best),
         disputed=any(d.said is not None and d.said.disputed for d in shown.drops),
     )
 
 
 def hits_sheet(
-    found: Sequence[Hit], pictures: Pictures, chosen: str, made_at: datetime, done: Done = lambda _: None
+    found: Sequence[Hit], images: Images, chosen: str, made_at: datetime, done: Done = lambda _: None
 ) -> str:
     """The sheet of hits over all plates; ``chosen`` says in words which were asked for."""
     cards = []
     for count, hit in enumerate(found, 1):
-        cards.append(_card(hit, pictures.thumbnail(hit.source, hit.best_path, CARD_PX)))
+        cards.append(_card(hit, images.thumbnail(hit.source, hit.best_path, CARD_PX)))
         done(count)
     synthetic = any(hit.model_synthetic for hit in found)
     rules = {hit_rule(hit.threshold) for hit in found}

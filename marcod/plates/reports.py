@@ -98,7 +98,7 @@ _HIT: Final = sa.table("lims_hit_v1", *(sa.column(f.name, _HIT_TYPES.get(f.name)
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a picture lies: ``path`` is relative to ``root``; and the SHA-256 of what was scored, hexadecimal."""
+    """Where an image lies: ``path`` is relative to ``root``; and the SHA-256 of what was scored, hexadecimal."""
 
     root: str
     path: str

@@ -110,11 +110,11 @@ def _write(
         for count, item in enumerate(taken, 1):
             name = file_name(item)
             try:
-                picture = _picture(item, roots)
+                image = _image(item, roots)
             except (ImageError, OSError) as error:
                 problems.append(f"item {item.item_id}: {item.path} of {item.source} cannot be read: {_why(error)}")
             else:
-                (scratch / name).write_bytes(picture)
+                (scratch / name).write_bytes(image)
                 records.append(_record(item, name, person))
             done(count)
         (scratch / NAME).write_text(csv_text(COLUMNS, records), encoding="utf-8")
@@ -131,14 +131,14 @@ def _why(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def picture_file(item: Item, roots: Mapping[str, Path]) -> Path:
+def image_file(item: Item, roots: Mapping[str, Path]) -> Path:
     """The file of an item's image: below where its source is now, else where it was when it was recorded."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
-def _picture(item: Item, roots: Mapping[str, Path]) -> bytes:
+def _image(item: Item, roots: Mapping[str, Path]) -> bytes:
     """The bytes of an item's image. Raises ImageError for a path that leads out of its source, and OSError."""
-    return images.read(picture_file(item, roots), roots.get(item.source, Path(item.root)))
+    return images.read(image_file(item, roots), roots.get(item.source, Path(item.root)))
 
 
 def file_name(item: Item) -> str:

@@ -54,7 +54,7 @@ class Stream(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A drop at an inspection that somebody should look at, by which picture, and why in one sentence.
+    """A drop at an inspection that somebody should look at, by which image, and why in one sentence.
 
     Lower ranks come first within a stream. An audit gives ``round_id``, ``stratum`` and ``inclusion``, the
     probability with which the drop was drawn.
@@ -165,7 +165,7 @@ def propose_again(
 def ask(connection: Connection, subject: Subject, version: Version, reason: str, now: datetime) -> bool:
     """Put a drop at an inspection into the queue by hand; one that was answered is asked again. True if it is new.
 
-    Raises NotFoundError where the drop has no picture there.
+    Raises NotFoundError where the drop has no image there.
     """
     of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version.id)
     chosen = [image.c.drop_id == subject.drop_id, image.c.inspection_id == subject.inspection_id]
@@ -181,7 +181,7 @@ def ask(connection: Connection, subject: Subject, version: Version, reason: str,
         .limit(1)
     ).one_or_none()
     if found is None:
-        raise NotFoundError("there is no picture of this drop at this inspection")
+        raise NotFoundError("there is no image of this drop at this inspection")
     proposal = Proposal(subject.drop_id, subject.inspection_id, found[0], found[1], reason, 0.0)
     row = _row(Stream.MANUAL, version, proposal, now)
     statement = insert(connection, review_item).values(row)
@@ -211,8 +211,8 @@ def reconcile(connection: Connection) -> int:
     """Close the open items on which people have spoken by any way. Returns how many.
 
     A word recorded after the item was proposed closes it; in an audit an older one does too, because the draw did
-    not look at it. A word on another picture of the drop closes it only where it says crystals; a copy of the item's
-    image, as a moved file is, is no other picture.
+    not look at it. A word on another image of the drop closes it only where it says crystals; a copy of the item's
+    image, as a moved file is, is no other image.
     """
     word, later = label.alias("word"), label.alias("later")
     item, asked, judged = review_item.c, image.alias("asked"), image.alias("judged")

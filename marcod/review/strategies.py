@@ -103,7 +103,7 @@ def _against_people(connection: Connection, version: Version, limit: int) -> lis
 
 
 def _against_challenger(connection: Connection, version: Version, other: Version, limit: int) -> list[Proposal]:
-    """Drops that one of two models takes for a hit and the other does not; both scored the present pictures."""
+    """Drops that one of two models takes for a hit and the other does not; both scored the present images."""
     theirs = drop_summary.alias("theirs")
     apart = sa.func.abs(_LIFE.p_crystals - theirs.c.p_crystals)
     one, two = _LIFE.p_crystals >= version.crystal_threshold, theirs.c.p_crystals >= other.crystal_threshold
@@ -143,7 +143,7 @@ def _among_people(connection: Connection, version: Version, limit: int) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A drop's most crystalline picture at one inspection."""
+    """A drop's most crystalline image at one inspection."""
 
     drop_id: int
     inspection_id: int
@@ -196,8 +196,8 @@ def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
         .where(image.c.drop_id.in_(drop_ids))
         .order_by(image.c.drop_id, inspection.c.order_key, inspection.c.id, image.c.id)
     )
-    pictures = (_Look(*row) for row in rows)
-    for _, group in groupby(pictures, key=lambda look: (look.drop_id, look.inspection_id)):
+    images = (_Look(*row) for row in rows)
+    for _, group in groupby(images, key=lambda look: (look.drop_id, look.inspection_id)):
         yield max(group, key=attrgetter("p_crystals"))
 
 

@@ -1,4 +1,4 @@
-"""Reading and decoding pictures ahead of the device: hides threads, and what a file or its share can do to them.
+"""Reading and decoding images ahead of the device: hides threads, and what a file or its share can do to them.
 
 Promises that a share that hangs costs its own images time and nobody else's: a thread that waits for it is left to it,
 and until it answers no further one is sent there. Nothing is asked of the database here.

@@ -1,7 +1,7 @@
 """The scoring loop: hides leases, reading ahead and failures, and promises one score an image, model and content.
 
 Three things go on at once: the device predicts batch N, a pool of threads reads and decodes batch N+1, and one
-thread talks to the database (writes N-1, claims N+1). A bad picture fails alone; a model version loads when the
+thread talks to the database (writes N-1, claims N+1). A bad image fails alone; a model version loads when the
 first job that asks for it is claimed, so a promotion takes effect between two batches.
 
 No image pays for what its host or its model lacks. Batches are halved where memory is short; a batch of
@@ -363,10 +363,10 @@ _Vectors = Sequence[NDArray[np.float32] | None]
 
 
 def _vectors(predictor: Predictor, pixels: list[NDArray[np.float32]]) -> tuple[_Vectors, bool]:
-    """The model's output for each picture, and whether memory was too short for all of them at once.
+    """The model's output for each image, and whether memory was too short for all of them at once.
 
     When the batch fails, each is tried alone and None stands for a failure. Raises what the device raises when it
-    cannot even predict a black picture, and ShortOfMemoryError where there is no memory for one.
+    cannot even predict a black image, and ShortOfMemoryError where there is no memory for one.
     """
     if not pixels:
         return [], False
@@ -377,7 +377,7 @@ def _vectors(predictor: Predictor, pixels: list[NDArray[np.float32]]) -> tuple[_
             return _halved(predictor, pixels, error), True
         log.exception("batch failed on the device")
     _black(predictor, pixels[0])
-    return [_vector_alone(predictor, picture) for picture in pixels], False
+    return [_vector_alone(predictor, image) for image in pixels], False
 
 
 def _halved(predictor: Predictor, pixels: list[NDArray[np.float32]], error: Exception) -> _Vectors:
@@ -388,7 +388,7 @@ def _halved(predictor: Predictor, pixels: list[NDArray[np.float32]], error: Exce
 
 
 def _black(predictor: Predictor, like: NDArray[np.float32]) -> None:
-    """Predict a black picture. Raises what the device raises."""
+    """Predict a black image. Raises what the device raises."""
     try:
         predictor.predict(np.zeros_like(like)[np.newaxis])
     except Exception as error:
@@ -409,7 +409,7 @@ def _vector_alone(predictor: Predictor, pixels: NDArray[np.float32]) -> NDArray[
 
 
 def _works(predictor: Predictor, pixels: NDArray[np.float32]) -> bool:
-    """Whether the model still scores a picture that it has scored before."""
+    """Whether the model still scores an image that it has scored before."""
     vector = _vector_alone(predictor, pixels)
     return vector is not None and bool(np.isfinite(vector).all())
 

@@ -174,7 +174,7 @@ class TrainSettings(Section):
     epochs: int = Field(default=6, ge=1, description="Passes over the images when the whole network is adapted")
     scratch_epochs: int = Field(default=260, ge=1, description="Passes over the images from scratch; the paper's 260")
     batch_size: int = Field(default=64, ge=2, le=1024, description="Images of one training step")
-    quarter_turns: bool = Field(default=True, description="Turn pictures by 90 degrees at random, beside flips")
+    quarter_turns: bool = Field(default=True, description="Turn images by 90 degrees at random, beside flips")
     precision: Literal["auto", "float32"] = Field(
         default="auto", description="Half precision where the device has it, or float32 everywhere"
     )

@@ -40,7 +40,7 @@ class Trend(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a hit was recorded: a new picture, another model on a picture known before, or the same said once more."""
+    """Why a hit was recorded: a new image, another model on an image known before, or the same said once more."""
 
     NEW = "new"
     MODEL = "model"

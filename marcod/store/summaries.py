@@ -248,7 +248,7 @@ def _write(connection: Connection, key: dict[str, int], values: dict[str, Any]) 
 
 
 def _remove(connection: Connection, inspection_id: int, version: Version) -> None:
-    """An inspection without a picture for this version, such as one in UV light alone, has no summary."""
+    """An inspection without an image for this version, such as one in UV light alone, has no summary."""
     connection.execute(
         sa.delete(inspection_summary).where(
             inspection_summary.c.inspection_id == inspection_id,

@@ -87,7 +87,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """A picture with what people say of it, and with a model's current score if that was asked for and is there.
+    """An image with what people say of it, and with a model's current score if that was asked for and is there.
 
     ``path``, ``root`` and ``plate_key`` are as on disk. ``own`` tells that the label was given to the image itself,
     ``labelled_at`` when somebody last said so, ``persons`` what each of them says. ``probabilities`` are in the order
@@ -247,15 +247,15 @@ def labelled_images(
     *,
     modality: Modality = Modality.VISIBLE,
 ) -> list[LabelledImage]:
-    """Every picture that carries a label, a drop's inspections in their order.
+    """Every image that carries a label, a drop's inspections in their order.
 
-    With a version the pictures in its light, and its score where it is of the present content; else those in
-    ``modality``, without scores. A drop's label is carried by all such pictures of it at that inspection.
+    With a version the images in its light, and its score where it is of the present content; else those in
+    ``modality``, without scores. A drop's label is carried by all such images of it at that inspection.
     """
     verdicts = {(v.drop_id, v.inspection_id, v.image_id): v for v in current(connection, sources=sources)}
     light = modality if version_id is None else get(connection, version_id).modality
     found = []
-    for row in connection.execute(_pictures(connection, version_id, str(light), sources)):
+    for row in connection.execute(_images(connection, version_id, str(light), sources)):
         own = verdicts.get((row.drop_id, row.inspection_id, row.id))
         said = own or verdicts.get((row.drop_id, row.inspection_id, None))
         if said is not None:
@@ -289,10 +289,10 @@ def _labelled(row: Any, said: Verdict) -> LabelledImage:
     )
 
 
-def _pictures(
+def _images(
     connection: Connection, version_id: int | None, modality: str, sources: Sequence[str] | None
 ) -> sa.Select[Any]:
-    """The pictures in one light of every subject of which anything was ever said."""
+    """The images in one light of every subject of which anything was ever said."""
     said = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
     of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version_id)
     statement = (

@@ -1,13 +1,13 @@
-"""Synthetic crystallization drops: pictures whose truth is known, because they are drawn from it.
+"""Synthetic crystallization drops: images whose truth is known, because they are drawn from it.
 
-A :class:`Scene` is a value that decides one picture completely; :func:`render` turns it into pixels, always the
+A :class:`Scene` is a value that decides one image completely; :func:`render` turns it into pixels, always the
 same ones. :func:`plate_files` lists a whole export the way an imager would write it, over several inspections
 in which crystals appear, grow and sometimes dissolve. Nothing here was photographed, and nothing here replaces
 photographs when a model is judged.
 """
 
 from marcod.synthetic.examples import SIZES, drop_jpeg, drop_jpeg_of
-from marcod.synthetic.picture import render
+from marcod.synthetic.image import render
 from marcod.synthetic.plates import PlannedFile, PlateSpec, drop_history, first_hit, plate_files, write_file
 from marcod.synthetic.sampling import random_scene
 from marcod.synthetic.scene import Imager, Scene, at_age, scene_label

@@ -6,12 +6,12 @@ from typing import Final
 from PIL import Image
 
 from marcod.domain import DropClass
-from marcod.synthetic.picture import render
+from marcod.synthetic.image import render
 from marcod.synthetic.sampling import random_scene
 from marcod.synthetic.scene import scene_label
 
 SIZES: Final = ((330, 270), (330, 270), (330, 270), (330, 270), (660, 540))
-"""Width and height by seed; imagers' pictures are larger, which would only take longer to draw."""
+"""Width and height by seed; imagers' images are larger, which would only take longer to draw."""
 
 
 def drop_jpeg_of(task: tuple[int, DropClass | None]) -> tuple[bytes, DropClass]:

@@ -1,4 +1,4 @@
-"""The picture plane and smooth random fields over it, the same at every resolution.
+"""The image plane and smooth random fields over it, the same at every resolution.
 
 Everything is ``float32`` (which numpy's annotations cannot follow). A field is an array [h, w] aligned with a
 :class:`Plane`; light is [3, h, w], because numpy multiplies whole colour planes several times faster than triples.
@@ -15,7 +15,7 @@ Field = NDArray[np.floating[Any]]
 Light = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
 
-# Fields are drawn on a canvas wider than any picture and a little taller, so that every aspect ratio and every
+# Fields are drawn on a canvas wider than any image and a little taller, so that every aspect ratio and every
 # small shift of the camera cuts out of the same field.
 CANVAS_WIDTH = 2.2
 CANVAS_HEIGHT = 1.1
@@ -41,7 +41,7 @@ class Plane:
 
 
 def plane(size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> Plane:
-    """The plane of a picture of ``size`` (width, height) pixels, moved by ``shift``."""
+    """The plane of an image of ``size`` (width, height) pixels, moved by ``shift``."""
     width, height = size
     scale = max(float(height), width / WIDEST)
     x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / scale - shift[0]
@@ -63,8 +63,8 @@ def resized(values: NDArray[Any], plane_: Plane) -> Field:
     right = left + width / plane_.scale * columns / CANVAS_WIDTH
     bottom = top + height / plane_.scale * rows / CANVAS_HEIGHT
     box = (max(left, 0.0), max(top, 0.0), min(right, float(columns)), min(bottom, float(rows)))
-    picture = Image.fromarray(values.astype(np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
+    image = Image.fromarray(values.astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
 
 
 def noise(plane_: Plane, rng: np.random.Generator, cells: float) -> Field:

@@ -18,7 +18,7 @@ from marcod.domain import PLATE_FORMATS, DropClass, DropImage, Kind, Modality, P
 from marcod.layouts import Layout
 from marcod.synthetic.fates import random_fate, reshoot
 from marcod.synthetic.fields import rng_of
-from marcod.synthetic.picture import render
+from marcod.synthetic.image import render
 from marcod.synthetic.scene import Imager, Scene, at_age, scene_label
 
 _SECONDS_A_DROP: Final = 4
@@ -63,8 +63,8 @@ class PlateSpec:
 class PlannedFile:
     """One file of an export, not yet written.
 
-    ``path`` is relative to the source root. A picture has ``image`` (what its path says), ``scene`` and ``label``
-    (the truth); a file that accompanies pictures has ``content`` and no ``kind``.
+    ``path`` is relative to the source root. An image has ``image`` (what its path says), ``scene`` and ``label``
+    (the truth); a file that accompanies images has ``content`` and no ``kind``.
     """
 
     path: str
@@ -95,7 +95,7 @@ def plate_files(spec: PlateSpec, layout: Layout) -> Iterator[PlannedFile]:
     """Every file of the export, inspection by inspection, well by well.
 
     Beside the composites come what that vendor writes: thumbnails in the Formulatrix store, XML at OPPF, a UV
-    picture of each drop at CRIMS, and report.csv at the end of each Rock Maker export. Rock Maker's exporter
+    image of each drop at CRIMS, and report.csv at the end of each Rock Maker export. Rock Maker's exporter
     names no drop, so it exports the first of each well alone. Raises LayoutError when the layout cannot name the
     plate.
     """
@@ -109,7 +109,7 @@ def plate_files(spec: PlateSpec, layout: Layout) -> Iterator[PlannedFile]:
         for (row, column, drop), scenes in history.items():
             image = _image(spec, layout, shot, taken, (row, column, drop))
             exported.append(image)
-            yield _picture(layout, image, scenes[shot], taken)
+            yield _planned(layout, image, scenes[shot], taken)
             yield from _beside(layout, image, scenes[shot], taken)
             taken += timedelta(seconds=_SECONDS_A_DROP)
         for path, content in layout.sidecars(exported).items():
@@ -133,11 +133,11 @@ def _bytes(planned: PlannedFile, size: tuple[int, int]) -> bytes:
     if planned.kind is Kind.THUMBNAIL:
         size = (max(1, size[0] // _THUMBNAIL_SHARE), max(1, size[1] // _THUMBNAIL_SHARE))
     buffer = io.BytesIO()
-    picture = Image.fromarray(render(planned.scene, size))
+    image = Image.fromarray(render(planned.scene, size))
     if planned.path.endswith(".png"):
-        picture.save(buffer, "PNG")
+        image.save(buffer, "PNG")
     else:
-        picture.save(buffer, "JPEG", quality=_QUALITY)
+        image.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
 
 
@@ -167,24 +167,24 @@ _KEYS: Final[dict[str, Callable[[datetime], str]]] = {
 }
 
 
-def _picture(layout: Layout, image: DropImage, scene: Scene, taken: datetime) -> PlannedFile:
+def _planned(layout: Layout, image: DropImage, scene: Scene, taken: datetime) -> PlannedFile:
     return PlannedFile(layout.format(image), taken, image.kind, image, scene, scene_label(scene))
 
 
 def _beside(layout: Layout, image: DropImage, scene: Scene, taken: datetime) -> Iterator[PlannedFile]:
     """The files that a vendor writes with a composite."""
     if layout.name == "formulatrix":
-        yield _picture(layout, replace(image, kind=Kind.THUMBNAIL), scene, taken)
+        yield _planned(layout, replace(image, kind=Kind.THUMBNAIL), scene, taken)
     elif layout.name == "crims":
         glow = replace(scene, modality=Modality.UV)
-        yield _picture(layout, replace(image, modality=Modality.UV), glow, taken)
+        yield _planned(layout, replace(image, modality=Modality.UV), glow, taken)
     elif layout.name == "oppf":
         path = layout.format(image).rpartition(".")[0] + ".xml"
         yield PlannedFile(path, taken, content=_image_info(image, taken).encode())
 
 
 def _image_info(image: DropImage, taken: datetime) -> str:
-    """ImagerLink's XML (DiamondLightSource/VMXiImagerLink ImageInfo.xsd), for a 1280 x 960 picture."""
+    """ImagerLink's XML (DiamondLightSource/VMXiImagerLink ImageInfo.xsd), for a 1280 x 960 image."""
     leaves = {
         "Url": "http://localhost/synthetic",
         "Imager": "synthetic",

@@ -1,6 +1,6 @@
-"""What is in a picture, as values: well, drop, contents with their growth, debris, camera.
+"""What is in an image, as values: well, drop, contents with their growth, debris, camera.
 
-Lengths are in picture heights, the origin is the picture's centre, y points down, angles are radians and ages are
+Lengths are in image heights, the origin is the image's centre, y points down, angles are radians and ages are
 days since the drop was set. Seeds decide the details that nobody names (which grain lies where), so two scenes
 that differ only in ``age_d`` or ``camera`` show the same drop.
 """
@@ -16,7 +16,7 @@ Colour = tuple[float, float, float]
 
 
 class Imager(StrEnum):
-    """Whose pictures a scene imitates."""
+    """Whose images a scene imitates."""
 
     FORMULATRIX = "formulatrix"
     RIGAKU = "rigaku"
@@ -143,7 +143,7 @@ class Debris:
 
 @dataclass(frozen=True, slots=True)
 class Well:
-    """The plate's part of the picture; ``variant`` picks among the looks of one imager's wells."""
+    """The plate's part of the image; ``variant`` picks among the looks of one imager's wells."""
 
     seed: int
     centre: tuple[float, float]
@@ -188,7 +188,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that decides one picture, and so also its truth."""
+    """Everything that decides one image, and so also its truth."""
 
     imager: Imager
     seed: int
@@ -205,7 +205,7 @@ class Scene:
 
 
 def scene_label(scene: Scene) -> DropClass:
-    """The truth of a picture: spoiled pictures are Other, then crystals win, then skins and oil, then precipitate."""
+    """The truth of an image: spoiled images are Other, then crystals win, then skins and oil, then precipitate."""
     if scene.camera.failed or scene.drop is None:
         return DropClass.OTHER
     if any(group.visible_at(scene.age_d) for group in scene.crystals):

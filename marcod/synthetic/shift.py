@@ -8,7 +8,7 @@ from marcod.synthetic.scene import Scene
 
 TINT: Final = (0.6, 1.0, 1.2)
 DEFOCUS: Final = (0.001, 0.0035)
-"""Blur radius in picture heights that comes on top; from 0.014 on a picture counts as out of focus."""
+"""Blur radius in image heights that comes on top; from 0.014 on an image counts as out of focus."""
 
 
 def another_imager(scene: Scene) -> Scene:

@@ -1,6 +1,6 @@
 """A candidate becomes a bundle and stands before the gate.
 
-Hides the record's wording, the golden pictures and the checks that need the network. Promises that what is judged is
+Hides the record's wording, the golden images and the checks that need the network. Promises that what is judged is
 the bundle as it lies on disk, on the test side of the run's own frozen snapshot, which no training has seen.
 """
 
@@ -56,8 +56,8 @@ def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: B
         preprocessing=dict(work.parent.preprocessing),
     )
     predictor = Predictor(record, made.weights, BATCH)
-    _, pictures = calibration.measured_and_golden(work.parent_folder)
-    golden = calibration.expectations(predictor, pictures, record.temperature)
+    _, images = calibration.measured_and_golden(work.parent_folder)
+    golden = calibration.expectations(predictor, images, record.temperature)
     return bundle.write(models, record, made.weights, _measured(work, made, snapshot, base), golden)
 
 
@@ -111,29 +111,29 @@ def judge(
 ) -> Verdict:
     """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
     rules = rules_of(work.settings, made.tier, looks)
-    pictures = data.tested(snapshot, base, work.roots)
+    images = data.tested(snapshot, base, work.roots)
     extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
     try:
         candidate = bundle.load(path, BATCH)
     except BundleError as error:
-        broken = Check("golden pictures", False, str(error), {})
+        broken = Check("golden images", False, str(error), {})
         return Verdict(False, (*extra, broken), {"checks": [_plain(check) for check in (*extra, broken)]})
-    extra += [Check("golden pictures", True, "the bundle on disk scores its golden pictures as it must", {})]
+    extra += [Check("golden images", True, "the bundle on disk scores its golden images as it must", {})]
     extra += [_parity(work, made, candidate)]
-    if not pictures:
+    if not images:
         none = Check("enough drops", False, "no labelled plate stands on the test side; label drops on more plates", {})
         return Verdict(False, (none, *extra), {"checks": [_plain(check) for check in (none, *extra)]})
 
     def said(predictor: Predictor, name: str) -> Predictions:
         def done(count: int) -> None:
-            work.progress(f"testing the {name}", count, len(pictures))
+            work.progress(f"testing the {name}", count, len(images))
             if work.stopped():
                 raise InterruptedError
 
-        return predict(pictures, predictor.record, lambda: predictor, threads=work.threads, done=done)
+        return predict(images, predictor.record, lambda: predictor, threads=work.threads, done=done)
 
     before, after = said(champion, "champion"), said(candidate, "candidate")
-    extra += [_readable(len(pictures), max(len(before.unreadable), len(after.unreadable)))]
+    extra += [_readable(len(images), max(len(before.unreadable), len(after.unreadable)))]
     return gate.judge((champion.record, before), (candidate.record, after), rules, extra=extra)
 
 
@@ -152,7 +152,7 @@ def _readable(count: int, unreadable: int) -> Check:
     """Whether the test side is there: an imager whose share went away would not be tested at all."""
     sentence = f"{unreadable} of {text.count(count, 'test image')} could not be read, {MOST_UNREADABLE:.0%} may be"
     numbers: dict[str, float | int | str | None] = {"pictures": count, "unreadable": unreadable}
-    return Check("readable pictures", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
+    return Check("readable images", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
 
 
 def _plain(check: Check) -> dict[str, Any]:
@@ -203,9 +203,9 @@ def _parity(work: Work, made: Candidate, candidate: Predictor) -> Check:
     network.set_variables(model, made.weights)
     size = made.architecture.input_size
     rng = np.random.default_rng(work.settings.seed)
-    pictures = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
-    pictures = np.ascontiguousarray(pictures[:, :size, :size])
-    plain, served = np.asarray(model(pictures, training=False)), candidate.logits(pictures)
+    images = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
+    images = np.ascontiguousarray(images[:, :size, :size])
+    plain, served = np.asarray(model(images, training=False)), candidate.logits(images)
     difference = float(np.abs(probabilities.softmax(plain) - probabilities.softmax(served)).max())
     passed = bool(np.isfinite(served).all()) and difference <= PARITY
     sentence = f"probabilities of the bundle and of the network as trained differ by {difference:.1e} at most"

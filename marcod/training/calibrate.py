@@ -1,6 +1,6 @@
 """The temperature and the crystal threshold of a new model, for the classes' natural shares.
 
-Hides which labelled drops may speak for a recall. Promises that a threshold stands on one picture a drop, that drops
+Hides which labelled drops may speak for a recall. Promises that a threshold stands on one image a drop, that drops
 which the model's own scores made people look at do not count, and that what is promised says on what it stands.
 Temperature scaling: arXiv 1706.04599. Conformal risk control for the threshold: arXiv 2208.02814.
 """
@@ -78,7 +78,7 @@ def calibrate(
 def natural_weights(
     labels: NDArray[np.intp], weights: NDArray[np.float32], natural: NDArray[np.float64] | None
 ) -> NDArray[np.float32]:
-    """What each labelled picture counts for, so that the classes have their natural shares."""
+    """What each labelled image counts for, so that the classes have their natural shares."""
     if natural is None:
         return weights
     share = np.bincount(labels, weights=weights, minlength=len(CLASSES)) / weights.sum()
@@ -112,7 +112,7 @@ def _keeping(crystals: NDArray[np.float32], recall: float) -> float:
 
 
 def _one_a_drop(rows: Rows, crystals: NDArray[np.float32]) -> list[int]:
-    """Of each drop with crystals the most crystalline picture, as the verdict on a drop is found.
+    """Of each drop with crystals the most crystalline image, as the verdict on a drop is found.
 
     Without the drops that were chosen by score, unless there are no others.
     """

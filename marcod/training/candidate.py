@@ -1,4 +1,4 @@
-"""From labelled pictures to a new model: weights, temperature and threshold, none of which saw the test side.
+"""From labelled images to a new model: weights, temperature and threshold, none of which saw the test side.
 
 Hides the tiers and the order of steps. Every step leaves its result in the run's folder, so that a run that was killed
 begins at the step it was in.
@@ -38,19 +38,19 @@ Tier = Literal["recalibrate", "head", "all", "scratch"]
 NORMALIZED: Final = 1024
 DRAWN_AGAIN: Final = 8
 NORMALIZED_BATCH: Final = 32
-"""Pictures from which the normalization's statistics are taken, how often each of fewer, and how many at a time."""
+"""Images from which the normalization's statistics are taken, how often each of fewer, and how many at a time."""
 
 DOUBTED: Final = 4000
-"""Training pictures that are kept for doubting labels where training itself reads the files."""
+"""Training images that are kept for doubting labels where training itself reads the files."""
 
 BATCH: Final = 16
 JUDGES: Final = 1000
-"""Validation pictures that judge each epoch; of the published network's size they take 4.3 MB of memory each."""
+"""Validation images that judge each epoch; of the published network's size they take 4.3 MB of memory each."""
 
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _FEWEST_JUDGED: Final = 20
 _FEWEST_NATURAL: Final = 50
-"""Pictures below which the lab's own shares are not estimated from them."""
+"""Images below which the lab's own shares are not estimated from them."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def make(
     tier: Tier,
     sample: Callable[[], NDArray[np.uint8]],
 ) -> Candidate:
-    """A candidate of a tier. ``sample`` gives kept pictures of the lab as they come, labelled or not.
+    """A candidate of a tier. ``sample`` gives kept images of the lab as they come, labelled or not.
 
     Raises InterruptedError or :class:`fitting.StoppedError` when the run was stopped; calling it again goes on.
     """
@@ -211,7 +211,7 @@ class _Network:
     def logits(
         self, weights: Weights, pixels: NDArray[np.uint8], what: str, chosen: NDArray[np.intp] | None = None
     ) -> NDArray[np.float32]:
-        """What the network says with these weights of kept pictures or the chosen ones, float32 [n, own classes]."""
+        """What the network says with these weights of kept images or the chosen ones, float32 [n, own classes]."""
         network.set_variables(self._model, weights)
         found = np.zeros((0, self._model.output_shape[1]), np.float32)
         wanted = np.arange(len(pixels)) if chosen is None else chosen
@@ -251,7 +251,7 @@ def _learned(work: Work, tried: _Network, training: Material, validation: Materi
 
 
 def _at_home(work: Work, training: Material) -> Weights:
-    """The parent with its normalization at home in the lab's pictures and the base set's, both counting the same."""
+    """The parent with its normalization at home in the lab's images and the base set's, both counting the same."""
     place = work.folder / "trunk.npz"
     if place.exists():
         with np.load(place, allow_pickle=False) as archive:
@@ -291,9 +291,7 @@ def _seen(work: Work, trunk: data.Trunk, side: Material, name: str, flips: data.
 def _fit_all(work: Work, training: Material, validation: Material, start: Weights) -> fit.Fitted:
     rows = training.rows
     weights = adapt.balanced(rows.targets, rows.weights, rows.own)
-    given = fitting_batches.Pictures(
-        rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True
-    )
+    given = fitting_batches.Images(rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True)
     settings = work.settings
     recipe = ADAPT.of(
         epochs=settings.epochs, batch_size=min(settings.batch_size, 32), quarter_turns=settings.quarter_turns
@@ -312,7 +310,7 @@ def _from_scratch(work: Work, rows: data.Rows, training: Material, validation: M
     )
     by_patch = recipe.augmentation.patch is None
     source = fitting_batches.patches(rows.files, size) if by_patch else lambda chosen, _seed: training.pixels[chosen]
-    given = fitting_batches.Pictures(rows.targets, rows.weights / rows.weights.mean(), source)
+    given = fitting_batches.Images(rows.targets, rows.weights / rows.weights.mean(), source)
     architecture = replace(work.architecture, classes=len(CLASSES), auxiliary=True)
     fitted = fit.fit(
         architecture, recipe, given,
@@ -329,7 +327,7 @@ def _precision(settings: TrainSettings) -> str:
 
 
 def _judges(work: Work, side: Material) -> Validation | None:
-    """What each epoch is judged on: the lab's pictures and the base set's, which count the same together."""
+    """What each epoch is judged on: the lab's images and the base set's, which count the same together."""
     if not len(side.rows):
         return None
     chosen = np.sort(np.random.default_rng(work.settings.seed).permutation(len(side.rows))[:JUDGES])
@@ -353,7 +351,7 @@ def _mix(work: Work, tried: _Network, validation: Material, old: Weights, new: W
 
 
 def _doubts(work: Work, training: Material, validation: Material) -> Suspicion | None:
-    """Doubts about the labels of both sides, by what the network sees of the pictures as they are."""
+    """Doubts about the labels of both sides, by what the network sees of the images as they are."""
     if not training.rows.own.any():
         return None
     trunk = data.Trunk(work.architecture, _at_home(work, training))
@@ -387,7 +385,7 @@ def _champion_false_alarms(work: Work, tried: _Network, validation: Material) ->
 def _natural(
     learned: _Learned, tried: _Network, sample: Callable[[], NDArray[np.uint8]], validation: Material
 ) -> NDArray[np.float64] | None:
-    """The shares of the four classes among the lab's pictures as they come and in the base set, half each."""
+    """The shares of the four classes among the lab's images as they come and in the base set, half each."""
     if learned.trained_with is None:
         return None
     found = sample()

@@ -1,7 +1,7 @@
-"""What one training learns from: the lab's labelled pictures and the base set, side by side, ready for a network.
+"""What one training learns from: the lab's labelled images and the base set, side by side, ready for a network.
 
 Hides files, kept pixels and features. Promises that only the training and the validation side are ever touched here,
-that the same run finds the same rows after a kill, and that a picture that cannot be read is named and left out.
+that the same run finds the same rows after a kill, and that an image that cannot be read is named and left out.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,10 +26,10 @@ from marcod.training.rehearsal import SOURCE, Base
 from marcod.training.snapshot import Item, Snapshot
 
 KEPT_LARGE: Final = 1.2
-"""Less is kept around the input of a large network: a kept picture of 719 pixels takes 1.5 MB."""
+"""Less is kept around the input of a large network: a kept image of 719 pixels takes 1.5 MB."""
 
 MOST_UNREADABLE: Final = 0.05
-"""Share of pictures that were there when the labels were taken and may be gone now."""
+"""Share of images that were there when the labels were taken and may be gone now."""
 
 FEW_UNREADABLE: Final = 3
 
@@ -37,7 +37,7 @@ ACTIVE: Final = frozenset({"threshold", "disagreement"})
 """Review streams that choose what to ask by what the model says; a recall measured on their drops is not the lab's."""
 
 SEEN_AT_ONCE: Final = 16
-"""Pictures whose features are taken at once."""
+"""Images whose features are taken at once."""
 
 Flips = tuple[tuple[int, int], ...]
 UPRIGHT: Final[Flips] = ((1, 1),)
@@ -46,9 +46,9 @@ FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 @dataclass(frozen=True)
 class Rows:
-    """Pictures on one side, an entry each: file, class index, soft label, weight, domain (source or base) and plate.
+    """Images on one side, an entry each: file, class index, soft label, weight, domain (source or base) and plate.
 
-    ``own`` tells the lab's pictures from the base set, ``chosen`` those that the model's own scores made people look
+    ``own`` tells the lab's images from the base set, ``chosen`` those that the model's own scores made people look
     at; ``persons`` is who says what.
     """
 
@@ -106,13 +106,13 @@ class Rows:
 
 
 def rows(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path]) -> Rows:
-    """The lab's pictures of a side, then the base set's."""
+    """The lab's images of a side, then the base set's."""
     own, others = snapshot.side(side), base.side(side)
     classes = [CLASSES.index(label) for label in (*(i.label for i in own), *(p.label for p in others))]
     certain = batches.one_hot(np.array(classes[len(own) :], np.intp), len(CLASSES))
     soft = np.array([item.shares for item in own], np.float32).reshape(-1, len(CLASSES))
     return Rows(
-        files=(*(file_of(item, roots) for item in own), *(picture.file for picture in others)),
+        files=(*(file_of(item, roots) for item in own), *(image.file for image in others)),
         labels=np.array(classes, np.intp),
         targets=np.concatenate([soft, certain]),
         weights=np.array([item.weight for item in own] + [1.0] * len(others), np.float32),
@@ -125,7 +125,7 @@ def rows(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path])
 
 
 def file_of(item: Item, roots: Mapping[str, Path]) -> Path:
-    """Where a picture of a snapshot is on this host."""
+    """Where an image of a snapshot is on this host."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
@@ -135,7 +135,7 @@ def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[L
     On those the champion looks bad by choice, and any other model better than it is.
     """
     own = [_tested(item, roots) for item in own_tested(snapshot)]
-    return (*own, *(replace(picture, own=None) for picture in base.side(Split.TEST)))
+    return (*own, *(replace(image, own=None) for image in base.side(Split.TEST)))
 
 
 def own_tested(snapshot: Snapshot) -> tuple[Item, ...]:
@@ -158,7 +158,7 @@ def _tested(item: Item, roots: Mapping[str, Path]) -> Labelled:
 
 
 def kept_side(size: int) -> int:
-    """The side of kept pictures for a network that takes ``size`` pixels."""
+    """The side of kept images for a network that takes ``size`` pixels."""
     return round(size * (batches.KEPT_SHARE if size <= LARGE else KEPT_LARGE))
 
 
@@ -174,7 +174,7 @@ class Material:
 def gathered(
     wanted: Rows, size: int, place: Path, *, threads: int, progress: Progress, stopped: Callable[[], bool], what: str
 ) -> Material:
-    """Read the pictures of a side once and keep them. Raises InterruptedError when stopped."""
+    """Read the images of a side once and keep them. Raises InterruptedError when stopped."""
     if not len(wanted):
         side = kept_side(size)
         return Material(wanted, np.zeros((0, side, side, 3), np.uint8), ())
@@ -188,7 +188,7 @@ def gathered(
         place.unlink()
         first = next(iter(wrong))
         raise MarcodError(
-            f"{len(wrong)} of {len(wanted)} pictures cannot be read, such as {wanted.files[first]}: {wrong[first]}; "
+            f"{len(wrong)} of {len(wanted)} images cannot be read, such as {wanted.files[first]}: {wrong[first]}; "
             "is a share away? The next `marcod retrain` begins anew"
         )
     good = np.array([i for i in range(len(wanted)) if i not in wrong], np.intp)
@@ -197,7 +197,7 @@ def gathered(
 
 
 def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDArray[np.uint8]:
-    """Some of the pictures as a file of their own, since as an array they might not fit into memory."""
+    """Some of the images as a file of their own, since as an array they might not fit into memory."""
     found = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=(len(kept), *pixels.shape[1:]))
     for target, source in enumerate(kept):
         found[target] = pixels[source]
@@ -205,7 +205,7 @@ def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDA
 
 
 class Trunk:
-    """A network without its last layer, built and compiled at its first picture, once for all it is shown."""
+    """A network without its last layer, built and compiled at its first image, once for all it is shown."""
 
     def __init__(self, architecture: Architecture, weights: Mapping[str, NDArray[np.float32]]) -> None:
         self._architecture, self._weights = architecture, weights
@@ -226,7 +226,7 @@ def seen(
     flips: Flips,
     goes_on: Progress,
 ) -> adapt.Seen:
-    """What a trunk sees of the pictures and their flips, one flip of all after another; kept at ``place``.
+    """What a trunk sees of the images and their flips, one flip of all after another; kept at ``place``.
 
     ``goes_on`` is told how far it is, and may raise to end it.
     """
@@ -240,7 +240,7 @@ def seen(
         for start in range(0, count, SEEN_AT_ONCE):
             part = material.pixels[start : start + SEEN_AT_ONCE, ::down, ::across]
             found.append(trunk.describe(batches.prepared(part, record)))
-            goes_on("looking at the pictures", number * count + start + len(part), len(flips) * count)
+            goes_on("looking at the images", number * count + start + len(part), len(flips) * count)
     features = np.concatenate(found) if found else np.zeros((0, trunk.features), np.float32)
     checkpoint.save_arrays(place, {"features": features})
     return adapt.Seen(features, targets, given)

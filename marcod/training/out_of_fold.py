@@ -1,4 +1,4 @@
-"""Labels that look wrong: to last layers that had not seen the plate, on what the champion sees of the pictures.
+"""Labels that look wrong: to last layers that had not seen the plate, on what the champion sees of the images.
 
 Hides folds and features. Promises that a label is doubted by nobody who learned from it; a person decides, nothing is
 changed. Confident learning, arXiv 1911.00068.
@@ -32,7 +32,7 @@ BATCH: Final = 16
 
 @dataclass(frozen=True)
 class Doubts:
-    """A suspicion and the pictures it is about: ``items[suspect.index]``. ``unreadable`` names what was left out."""
+    """A suspicion and the images it is about: ``items[suspect.index]``. ``unreadable`` names what was left out."""
 
     suspicion: Suspicion
     items: tuple[Item, ...]
@@ -93,7 +93,7 @@ def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> Rows:
 def _features(
     rows: Rows, folder: Path, threads: int, done: Callable[[int], None]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """What the network sees of the pictures as it does in scoring, and what cannot be read, by index."""
+    """What the network sees of the images as it does in scoring, and what cannot be read, by index."""
     record, weights = bundle.load_weights(folder)
     predictor = Predictor(record, weights, BATCH)
     describe = network.described(Architecture.from_dict(record.architecture), weights, BATCH)

@@ -1,6 +1,6 @@
-"""The base set: labelled pictures that a model keeps knowing while it learns a lab's own.
+"""The base set: labelled images that a model keeps knowing while it learns a lab's own.
 
-Hides whether they are a folder that the lab names or drops rendered once and kept. Promises that a picture stays on
+Hides whether they are a folder that the lab names or drops rendered once and kept. Promises that an image stays on
 its side for ever, and that rendered ones come from their seeds.
 """
 
@@ -35,15 +35,15 @@ LIST: Final = "labels.csv"
 
 @dataclass(frozen=True)
 class Base:
-    """Labelled pictures as an imager of their own; ``about`` tells people and the record which."""
+    """Labelled images as an imager of their own; ``about`` tells people and the record which."""
 
     about: str
     synthetic: bool
-    pictures: tuple[Labelled, ...]
+    images: tuple[Labelled, ...]
 
     def side(self, split: Split) -> tuple[Labelled, ...]:
-        """Those of one side, by the name of the drop's plate where the list has one, else the picture's."""
-        return tuple(p for p in self.pictures if split_of(IMAGER, p.group) is split)
+        """Those of one side, by the name of the drop's plate where the list has one, else the image's."""
+        return tuple(p for p in self.images if split_of(IMAGER, p.group) is split)
 
 
 NOTHING: Final = Base("nothing", False, ())
@@ -90,8 +90,8 @@ def gathered(
         assert settings.base_folder is not None
         found = _listed(settings.base_folder, parent, settings)
         # The same file might stand on the lab's test side, and would be learned by heart.
-        other = tuple(p for p in found.pictures if hashlib.sha256(p.file.read_bytes()).hexdigest() not in known)
-        return replace(found, pictures=other)
+        other = tuple(p for p in found.images if hashlib.sha256(p.file.read_bytes()).hexdigest() not in known)
+        return replace(found, images=other)
     folder = settings.folder / "base" / f"rendered-{settings.base_images}"
     _render(folder, settings.base_images, progress, stopped, processes)
     found = _listed(folder, parent, settings)
@@ -101,12 +101,12 @@ def gathered(
 
 
 def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> Base:
-    """So many of the pictures in a list, the same ones each time."""
-    given = labelled.from_csv(folder / LIST, folder, parent).pictures
+    """So many of the images in a list, the same ones each time."""
+    given = labelled.from_csv(folder / LIST, folder, parent).images
     order = np.random.default_rng(settings.seed).permutation(len(given))[: settings.base_images]
     chosen = tuple(replace(given[i], source=SOURCE, imager=IMAGER) for i in sorted(order))
     digest = hashlib.sha256((folder / LIST).read_bytes()).hexdigest()
-    return Base(f"{len(chosen)} of {len(given)} pictures in {folder}, list {digest[:12]}", False, chosen)
+    return Base(f"{len(chosen)} of {len(given)} images in {folder}, list {digest[:12]}", False, chosen)
 
 
 def _render(

@@ -48,7 +48,7 @@ log = telemetry.logger(__name__)
 BEAT_S: Final = 5.0
 MOST_STARTS: Final = 20
 SAMPLE: Final = 400
-"""Pictures from which the natural shares of the classes are estimated."""
+"""Images from which the natural shares of the classes are estimated."""
 
 MANIFEST: Final = "manifest.jsonl"
 STARTS: Final = "starts"
@@ -199,7 +199,7 @@ def _ours(place: Place, run: Run) -> bool:
 def _end(place: Place, run: Run, **outcome: Any) -> None:
     place.db.write(lambda c: run_rows.end(c, run.id, run.token, now=place.clock(), **outcome))
     log.info("training run ended", run=run.id, state=outcome["state"], candidate=run.candidate)
-    # Pictures and checkpoints of gigabytes, which nobody needs after the end.
+    # Images and checkpoints of gigabytes, which nobody needs after the end.
     for pattern in ("*.npy", "*.npz", "*.part"):
         for file in Path(run.folder).glob(pattern):
             file.unlink(missing_ok=True)
@@ -314,7 +314,7 @@ class _Steps:
         )
 
     def _sample(self, work: Work) -> NDArray[np.uint8]:
-        """Kept pictures of the lab as they come."""
+        """Kept images of the lab as they come."""
         place, kept = self._place, self._folder / "sample.npy"
         if kept.exists():
             return batches.kept_again(kept)

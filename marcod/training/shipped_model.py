@@ -1,6 +1,6 @@
 """Training from scratch on rendered drops: how the bundle that ships with the project was made.
 
-Hides rendering, calibration and the measuring of the result. Promises that every picture comes from a seed, that
+Hides rendering, calibration and the measuring of the result. Promises that every image comes from a seed, that
 training, validation and test seeds never meet, and that the bundle says loudly that it has never seen a photograph.
 Temperature scaling is Guo et al., arXiv 1706.04599.
 """
@@ -28,7 +28,7 @@ from marcod.model.preprocess import Preprocessing
 
 PREPROCESSING: Final = Preprocessing(MARCO_SMALL.input_size, "area")
 KEPT: Final = round(batches.KEPT_SHARE * MARCO_SMALL.input_size)
-"""Side of the pictures kept for training."""
+"""Side of the images kept for training."""
 
 TARGET_RECALL: Final = 0.95
 NOTICE: Final = (
@@ -36,7 +36,7 @@ NOTICE: Final = (
     "It is for trying the program. Do not decide about crystals with it."
 )
 
-# A million seeds for each purpose, so that no picture is ever in two sets.
+# A million seeds for each purpose, so that no image is ever in two sets.
 TRAINING, VALIDATION, TEST, GOLDEN = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 _PART: Final = 16
@@ -47,7 +47,7 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 class Examples:
     """Rendered drops: uint8 [n, size, size, 3], and class indices int32 [n] in the order of domain.CLASSES."""
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     labels: NDArray[np.int32]
 
 
@@ -59,7 +59,7 @@ def render_examples(
     More than one process are spawned, since a fork of a process that runs TensorFlow may hang.
     """
     tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None) for i in range(count)]
-    pictures, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int32)
+    images, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int32)
     with ExitStack() as stack:
         drawn: Iterable[tuple[bytes, DropClass]] = map(synthetic.drop_jpeg_of, tasks)
         if processes > 1:
@@ -67,10 +67,10 @@ def render_examples(
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
             drawn = pool.imap(synthetic.drop_jpeg_of, tasks, chunksize=8)
         for i, (data, label) in enumerate(drawn):
-            pictures[i], labels[i] = _prepared(data, side), CLASSES.index(label)
+            images[i], labels[i] = _prepared(data, side), CLASSES.index(label)
             if progress is not None:
                 progress("rendering", i + 1, count)
-    return Examples(pictures, labels)
+    return Examples(images, labels)
 
 
 def _prepared(data: bytes, side: int) -> NDArray[np.uint8]:
@@ -86,9 +86,9 @@ def phases(epochs: int) -> list[Recipe]:
     return [part for part in parts if part.epochs > 0]
 
 
-def as_pictures(examples: Examples) -> batches.Pictures:
+def as_images(examples: Examples) -> batches.Images:
     """Examples as training takes them."""
-    return batches.in_memory(examples.pictures, batches.one_hot(examples.labels, len(CLASSES)))
+    return batches.in_memory(examples.images, batches.one_hot(examples.labels, len(CLASSES)))
 
 
 def train_synthetic(
@@ -112,7 +112,7 @@ def train_synthetic(
     validation = render(VALIDATION, held_out, PREPROCESSING.size, balanced=False)
     test = render(TEST, held_out, PREPROCESSING.size, balanced=False)
     weights: dict[str, NDArray[np.float32]] = {}
-    course, given = Course() if progress is None else Course(progress=progress), as_pictures(examples)
+    course, given = Course() if progress is None else Course(progress=progress), as_images(examples)
     for number, phase in enumerate(phases(epochs)):
         weights = fit.fit(MARCO_SMALL, phase, given, seed=seed + number, weights=weights, course=course).weights
     recipe = f"seed {seed}, {epochs} epochs over {images} rendered drops"
@@ -178,12 +178,12 @@ def _with_natural_shares(
 
 
 def _logits(score: backend.Scoring, examples: Examples) -> NDArray[np.float32]:
-    parts = [score(part.astype(np.float32) / np.float32(127.5) - 1) for part in _split(examples.pictures, 32)]
+    parts = [score(part.astype(np.float32) / np.float32(127.5) - 1) for part in _split(examples.images, 32)]
     return np.concatenate(parts)
 
 
-def _split(pictures: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
-    return [pictures[i : i + size] for i in range(0, len(pictures), size)]
+def _split(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    return [images[i : i + size] for i in range(0, len(images), size)]
 
 
 def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:
@@ -191,7 +191,7 @@ def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:
     found = []
     for index, label in enumerate(CLASSES):
         data, _ = synthetic.drop_jpeg(GOLDEN + len(synthetic.SIZES) * index, label)
-        picture = preprocess.prepare(preprocess.decode(data), PREPROCESSING)
-        scores = probabilities.softmax(score(picture[np.newaxis]) / temperature)[0]
+        image = preprocess.prepare(preprocess.decode(data), PREPROCESSING)
+        scores = probabilities.softmax(score(image[np.newaxis]) / temperature)[0]
         found.append(bundle.Golden(f"synthetic-{label.value.lower()}.jpg", data, scores.tolist()))
     return found

@@ -1,10 +1,10 @@
-"""A frozen set of labelled pictures: which labels, which bytes, which side.
+"""A frozen set of labelled images: which labels, which bytes, which side.
 
-Hides where labels and files come from, and who decides where a picture stands. Promises that a plate and a picture's
-bytes stand on one side for ever, however the labels grow; that every picture of a snapshot is on disk, can be decoded
+Hides where labels and files come from, and who decides where an image stands. Promises that a plate and an image's
+bytes stand on one side for ever, however the labels grow; that every image of a snapshot is on disk, can be decoded
 and is the one that people labelled; and that what is left out is named.
 
-The manifest is a file of JSON lines, a header and one line a picture, known by the SHA-256 of its bytes.
+The manifest is a file of JSON lines, a header and one line an image, known by the SHA-256 of its bytes.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ _STRICTEST: Final = (Split.TEST, Split.VALIDATION, Split.TRAIN)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One labelled picture of a snapshot.
+    """One labelled image of a snapshot.
 
     ``imager`` is the layout's name; ``plate_key``, ``path`` (relative to the source's root) and ``root`` (as the
     database knows it) are as on disk. ``content_hash`` is the SHA-256 of the file when the snapshot was taken.
     ``shares`` are the persons' shares for each class in the order of ``domain.CLASSES``, and sum to 1.
-    ``weight`` is what the picture counts for: one drop counts 1 for a label, copies of one file count as one.
+    ``weight`` is what the image counts for: one drop counts 1 for a label, copies of one file count as one.
     ``stream`` is the review stream whose question the label answers and ``inclusion`` the probability with which an
     audit drew it; None where nobody asked, and where no probability is known.
     """
@@ -70,12 +70,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A set of labelled pictures as of a moment, and sentences on what is not in it.
+    """A set of labelled images as of a moment, and sentences on what is not in it.
 
     ``missing`` are files that are gone, ``changed`` those that are no longer what was labelled, ``excluded`` those
-    left out for another reason, one sentence a picture each. ``away`` says once of every source whose whole folder is
-    not there how many pictures that costs; they are in ``missing`` as well. ``digest`` is the SHA-256 of the manifest,
-    ``gate_digest`` follows from the test side's pictures and labels alone.
+    left out for another reason, one sentence an image each. ``away`` says once of every source whose whole folder is
+    not there how many images that costs; they are in ``missing`` as well. ``digest`` is the SHA-256 of the manifest,
+    ``gate_digest`` follows from the test side's images and labels alone.
     """
 
     taken_at: datetime
@@ -90,7 +90,7 @@ class Snapshot:
     away: tuple[str, ...] = ()
 
     def side(self, split: Split) -> tuple[Item, ...]:
-        """The pictures of one side."""
+        """The images of one side."""
         return tuple(item for item in self.items if item.side is split)
 
     def counts(self) -> dict[str, Any]:
@@ -131,8 +131,8 @@ def take(
     ``done`` is called with how many files have been read. Raises StoreError.
     """
     gathered = db.read(lambda c: snapshot_rows.gather(c, modality))
-    chosen = [p for p in gathered.pictures if sources is None or p.source in sources]
-    rest = [p for p in gathered.pictures if sources is not None and p.source not in sources]
+    chosen = [p for p in gathered.images if sources is None or p.source in sources]
+    rest = [p for p in gathered.images if sources is not None and p.source not in sources]
     contents, gone, unreadable = _read_all(chosen, gathered.past, roots, done)
     # What was never scored is known by its file alone, and its copies in another source must find their side.
     others, _, _ = _read_all([p for p in rest if not gathered.past[p.image_id].contents], gathered.past, roots)
@@ -163,7 +163,7 @@ def _sentences(remarks: Iterable[_Remark]) -> tuple[str, ...]:
 def _away(
     chosen: Iterable[LabelledImage], missing: Iterable[LabelledImage], roots: Mapping[str, Path]
 ) -> tuple[str, ...]:
-    """A sentence for each source of which not one picture is there: more likely its folder is away than all files."""
+    """A sentence for each source of which not one image is there: more likely its folder is away than all files."""
     wanted = Counter(p.source for p in chosen)
     gone = Counter(p.source for p in missing)
     folder = {p.source: path_text(str(_root(p, roots))) for p in missing}
@@ -174,36 +174,34 @@ def _away(
     )
 
 
-def _root(picture: LabelledImage, roots: Mapping[str, Path]) -> Path:
-    return roots.get(picture.source, Path(picture.root))
+def _root(image: LabelledImage, roots: Mapping[str, Path]) -> Path:
+    return roots.get(image.source, Path(image.root))
 
 
 def _read_all(
-    pictures: Sequence[LabelledImage],
+    images: Sequence[LabelledImage],
     past: Mapping[int, Past],
     roots: Mapping[str, Path],
     done: Callable[[int], None] = lambda count: None,
 ) -> tuple[dict[int, str], list[LabelledImage], list[_Remark]]:
-    """The hash of each file by image, the pictures whose files are gone, and those that cannot be read."""
+    """The hash of each file by image, the images whose files are gone, and those that cannot be read."""
     hashes, gone, unreadable = {}, [], []
     with ThreadPoolExecutor(READERS, thread_name_prefix="hash") as pool:
-        folders = [_root(p, roots) for p in pictures]
-        outcomes = pool.map(
-            _content, folders, [p.path for p in pictures], [past[p.image_id].contents for p in pictures]
-        )
-        for count, (picture, outcome) in enumerate(zip(pictures, outcomes, strict=True), start=1):
+        folders = [_root(p, roots) for p in images]
+        outcomes = pool.map(_content, folders, [p.path for p in images], [past[p.image_id].contents for p in images])
+        for count, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
             if outcome is None:
-                gone.append(picture)
+                gone.append(image)
             elif isinstance(outcome, ImageError):
-                unreadable.append((picture, f"cannot be read: {outcome}"))
+                unreadable.append((image, f"cannot be read: {outcome}"))
             else:
-                hashes[picture.image_id] = outcome
+                hashes[image.image_id] = outcome
             done(count)
     return hashes, gone, unreadable
 
 
 def _content(root: Path, path: str, known: Mapping[str, datetime]) -> str | ImageError | None:
-    """The hash of a picture that can be decoded, what is wrong with it, or None where there is no file."""
+    """The hash of an image that can be decoded, what is wrong with it, or None where there is no file."""
     try:
         data = images.read(root / path, root)
         content = hashlib.sha256(data).hexdigest()
@@ -221,7 +219,7 @@ def _content(root: Path, path: str, known: Mapping[str, datetime]) -> str | Imag
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """Pictures on their sides and weighed; those whose file is another than people named, and those whose file
+    """Images on their sides and weighed; those whose file is another than people named, and those whose file
     stands on another side, each with the end of a sentence."""
 
     items: tuple[Item, ...]
@@ -229,45 +227,45 @@ class Assigned:
     elsewhere: tuple[_Remark, ...]
 
 
-def assign(pictures: Iterable[LabelledImage], contents: Mapping[int, str], gathered: Gathered) -> Assigned:
-    """Decide on every picture; ``contents`` are the hashes of the files by image.
+def assign(images: Iterable[LabelledImage], contents: Mapping[int, str], gathered: Gathered) -> Assigned:
+    """Decide on every image; ``contents`` are the hashes of the files by image.
 
     A plate's side follows from its name. Where one file was labelled on plates of several sides, it stays where it was
     labelled first: what a model has seen in training never becomes a test later, nor the other way round.
     """
     homes = _homes(gathered.past, contents)
-    present, changed = _unchanged(pictures, contents, gathered.past)
+    present, changed = _unchanged(images, contents, gathered.past)
     items, elsewhere = [], []
-    for picture in present:
-        content, side = contents[picture.image_id], picture.split
+    for image in present:
+        content, side = contents[image.image_id], image.split
         if side is homes[content]:
-            items.append(_item(picture, content, side, gathered))
+            items.append(_item(image, content, side, gathered))
         else:
-            elsewhere.append((picture, f"is the same file as one on a {homes[content]} plate, and stays on that side"))
+            elsewhere.append((image, f"is the same file as one on a {homes[content]} plate, and stays on that side"))
     return Assigned(_weighed(sorted(items, key=_place)), tuple(changed), tuple(elsewhere))
 
 
 def _unchanged(
-    pictures: Iterable[LabelledImage], contents: Mapping[int, str], past: Mapping[int, Past]
+    images: Iterable[LabelledImage], contents: Mapping[int, str], past: Mapping[int, Past]
 ) -> tuple[list[LabelledImage], list[_Remark]]:
-    """The pictures whose files are what people named, and what speaks against the others.
+    """The images whose files are what people named, and what speaks against the others.
 
     The database knows a file's former contents by their scores. One that was never scored is taken as it is.
     """
     kept, changed = [], []
-    for picture in pictures:
-        content, known = contents[picture.image_id], past[picture.image_id]
-        if picture.content_hash is not None and content != picture.content_hash:
-            changed.append((picture, "is not the file that was scored last; label it again when it has been scored"))
-        elif picture.labelled_at < _since(content, known):
-            changed.append((picture, "was rewritten after it was labelled; label it again"))
+    for image in images:
+        content, known = contents[image.image_id], past[image.image_id]
+        if image.content_hash is not None and content != image.content_hash:
+            changed.append((image, "is not the file that was scored last; label it again when it has been scored"))
+        elif image.labelled_at < _since(content, known):
+            changed.append((image, "was rewritten after it was labelled; label it again"))
         else:
-            kept.append(picture)
+            kept.append(image)
     return kept, changed
 
 
 def _since(content: str, known: Past) -> datetime:
-    """From when on a picture has this content, as far as is known: always, unless another one was scored before."""
+    """From when on an image has this content, as far as is known: always, unless another one was scored before."""
     if not known.contents or content == min(known.contents, key=lambda other: (known.contents[other], other)):
         return _ALWAYS
     return known.contents.get(content, _NEVER)
@@ -291,25 +289,25 @@ def _homes(past: Mapping[int, Past], contents: Mapping[int, str]) -> dict[str, S
     return {content: _STRICTEST[rank] for content, (_, rank) in claims.items()}
 
 
-def _item(picture: LabelledImage, content: str, side: Split, gathered: Gathered) -> Item:
-    votes = [picture.votes.get(word, 0) for word in CLASSES]
+def _item(image: LabelledImage, content: str, side: Split, gathered: Gathered) -> Item:
+    votes = [image.votes.get(word, 0) for word in CLASSES]
     clear, crystals, other, precipitate = (count / sum(votes) for count in votes)
-    stream, inclusion = gathered.asked.get((picture.drop_id, picture.inspection_id), (None, None))
+    stream, inclusion = gathered.asked.get((image.drop_id, image.inspection_id), (None, None))
     return Item(
-        image_id=picture.image_id,
-        drop_id=picture.drop_id,
-        inspection_id=picture.inspection_id,
-        source=picture.source,
-        imager=picture.layout,
-        plate_key=picture.plate_key,
-        well=picture.well,
-        drop_number=picture.drop_number,
-        path=picture.path,
-        root=picture.root,
+        image_id=image.image_id,
+        drop_id=image.drop_id,
+        inspection_id=image.inspection_id,
+        source=image.source,
+        imager=image.layout,
+        plate_key=image.plate_key,
+        well=image.well,
+        drop_number=image.drop_number,
+        path=image.path,
+        root=image.root,
         content_hash=content,
-        label=picture.label,
+        label=image.label,
         shares=(clear, crystals, other, precipitate),
-        persons=picture.persons,
+        persons=image.persons,
         side=side,
         weight=1.0,
         stream=stream,
@@ -334,7 +332,7 @@ def _weighed(items: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def _manifest(snapshot: Snapshot) -> bytes:
-    """The manifest: a header and one line a picture. Equal snapshots give equal bytes."""
+    """The manifest: a header and one line an image. Equal snapshots give equal bytes."""
     header = {
         "format": FORMAT,
         "taken_at": snapshot.taken_at.astimezone(UTC).isoformat(),

@@ -1,4 +1,4 @@
-"""What the database knows of labelled pictures for a training set, and the rows of the sets that were taken.
+"""What the database knows of labelled images for a training set, and the rows of the sets that were taken.
 
 Hides the tables. Promises one moment: all that :func:`gather` returns was true at once, whatever is written meanwhile.
 """
@@ -21,7 +21,7 @@ from marcod.store.votes import LabelledImage
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What was ever known of a picture of which something was ever said.
+    """What was ever known of an image of which something was ever said.
 
     ``contents`` are the hashes that were ever scored in its place, with the first time; ``words`` are when a word that
     names a class was given and when it was recorded. Both only grow. ``source`` is the name that decides the side of
@@ -36,13 +36,13 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Every labelled picture in one light, the past by image, and by drop and inspection who asked for the label.
+    """Every labelled image in one light, the past by image, and by drop and inspection who asked for the label.
 
     Who asked is a review stream, with the probability with which an audit drew the drop.
     """
 
     last_label_id: int | None
-    pictures: tuple[LabelledImage, ...]
+    images: tuple[LabelledImage, ...]
     past: Mapping[int, Past]
     asked: Mapping[tuple[int, int], tuple[str, float | None]]
 
@@ -51,8 +51,8 @@ def gather(connection: Connection, modality: Modality) -> Gathered:
     """What is labelled now. To be called first in its transaction."""
     _hold_still(connection)
     last = connection.execute(sa.select(sa.func.max(label.c.id))).scalar()
-    pictures = tuple(votes.labelled_images(connection, None, modality=modality))
-    return Gathered(last, pictures, _past(connection, modality), _asked(connection))
+    images = tuple(votes.labelled_images(connection, None, modality=modality))
+    return Gathered(last, images, _past(connection, modality), _asked(connection))
 
 
 def _hold_still(connection: Connection) -> None:
@@ -71,9 +71,9 @@ def _past(connection: Connection, modality: Modality) -> dict[int, Past]:
 
 
 def _words(connection: Connection, modality: Modality) -> dict[tuple[int, str, str], list[tuple[datetime, datetime]]]:
-    """When the class of each picture, or of its drop then, was named and when that was recorded.
+    """When the class of each image, or of its drop then, was named and when that was recorded.
 
-    By the picture's id, the source that decides its side and its plate's key as stored.
+    By the image's id, the source that decides its side and its plate's key as stored.
     """
     found: dict[tuple[int, str, str], list[tuple[datetime, datetime]]] = defaultdict(list)
     copy = image.alias("copy")
@@ -153,7 +153,7 @@ def register(connection: Connection, taken: Taken) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a picture is: its source, that source's root and the path below it, as on disk."""
+    """Where an image is: its source, that source's root and the path below it, as on disk."""
 
     source: str
     root: str
@@ -161,7 +161,7 @@ class Stored:
 
 
 def sample(connection: Connection, modality: Modality, count: int, seed: int) -> list[Stored]:
-    """So many pictures in one light, labelled or not, as if drawn at random; the same ones for the same seed.
+    """So many images in one light, labelled or not, as if drawn at random; the same ones for the same seed.
 
     None of a test plate, which nothing that is trained may have seen.
     """

@@ -1,6 +1,6 @@
-"""A lab that teaches: plates whose pictures the shipped network can learn to tell apart, and the truth about them.
+"""A lab that teaches: plates whose images the shipped network can learn to tell apart, and the truth about them.
 
-Everything is synthetic; the pictures are patterns and show no drops.
+Everything is synthetic; the images are patterns and show no drops.
 """
 
 import csv
@@ -28,7 +28,7 @@ class Drop:
     truth: DropClass
 
 
-def picture(truth: DropClass, seed: int) -> bytes:
+def image(truth: DropClass, seed: int) -> bytes:
     """Flat for Clear, stripes for Crystals, blotches for Other, grain for Precipitate."""
     rng = np.random.default_rng(seed)
     base = np.full((80, 100), rng.uniform(120, 170))
@@ -58,7 +58,7 @@ def deliver(root: Path, plates: int, first: int = 0) -> list[Drop]:
             )
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(picture(truth, 1000 * (first + number) + i))
+            target.write_bytes(image(truth, 1000 * (first + number) + i))
             drops.append(Drop(plate, well_name(row, column), path, truth))
     return drops
 

@@ -40,7 +40,7 @@ def test_drift_is_told_and_cleared(dimmed: Site) -> None:
     shown = dimmed.call("drift")
     assert shown.exit_code == 3, shown.output
     assert "minstrel, visible, marco-small-synthetic:1: ALARM, plates of 0 days are compared" in shown.stdout
-    assert "the pictures of minstrel are darker; look at its lamp, exposure and shutter" in shown.stdout
+    assert "the images of minstrel are darker; look at its lamp, exposure and shutter" in shown.stdout
     assert "rock-imager, visible, marco-small-synthetic:1: collecting, 5 of 50 images, 1 of 8 plates" in shown.stdout
 
     told = dimmed.call("drift", "--source", "minstrel", "--days", "3", "--json")

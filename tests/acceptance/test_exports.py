@@ -29,7 +29,7 @@ def _scores(claim: queue.Claim) -> tuple[float, float, float, float]:
 
 @pytest.fixture
 def lab(site: Site) -> Site:
-    """Plate P at three inspections with four drops, of whose last pictures one is on the disk and one is broken."""
+    """Plate P at three inspections with four drops, of whose last images one is on the disk and one is broken."""
     root = site.folder / "plates"
     site.add_source("imager", root, "rigaku")
     site.add_source("later", site.folder / "later", "rigaku")
@@ -44,7 +44,7 @@ def lab(site: Site) -> Site:
     folder = root / "P" / "3" / "visible"
     folder.mkdir(parents=True)
     Image.new("RGB", (400, 300), "gray").save(folder / "A01.jpg")
-    (folder / "A02.jpg").write_bytes(b"no picture")
+    (folder / "A02.jpg").write_bytes(b"no image")
     return site
 
 
@@ -105,7 +105,7 @@ def test_a_sheet_of_a_plate(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (desk / "P-3.html").read_text()
     # Once on the map and once among the hits; what is broken or gone has a place.
     assert text.count('src="data:image/jpeg;base64,') == 2
-    assert text.count("no picture") == 4
+    assert text.count("no image") == 4
     assert "trained on rendered drops alone" in text
     assert [path.name for path in desk.iterdir()] == ["P-3.html"]
     assert lab.ok("plate", "export", "P", "--format", "html", "--out", "-").startswith("<!doctype html>")
@@ -153,8 +153,8 @@ def test_a_file_holds_all_hits_or_says_that_it_does_not(site: Site) -> None:
         True,
         True,
     )
-    pictures = site.call("hits", "--export", str(site.folder / "hits.html"))
-    assert ("500 hits written" in pictures.stdout, "500 of 501 hits written" in pictures.stderr) == (True, True)
+    images = site.call("hits", "--export", str(site.folder / "hits.html"))
+    assert ("500 hits written" in images.stdout, "500 of 501 hits written" in images.stderr) == (True, True)
     assert "25 of 501 hits (crystals >= 0.0433), best first; --limit shows more\n" in site.ok("hits")
     assert "501 hits (crystals >= 0.0433), best first\n" in site.ok("hits", "--limit", "501")
 

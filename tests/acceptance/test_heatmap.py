@@ -1,4 +1,4 @@
-"""`marcod plate heatmap` on a scored plate: the picture it makes, and one sentence for each way it cannot."""
+"""`marcod plate heatmap` on a scored plate: the image it makes, and one sentence for each way it cannot."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def plates(scored: tuple[Site, list[str]], tmp_path: Path) -> Iterator[tuple[Pat
 
 
 def refused(site: Site, *arguments: str, code: int = 1) -> str:
-    """What the command says when it must not work; no picture may be left."""
+    """What the command says when it must not work; no image may be left."""
     out = site.folder / "refused.png"
     named = () if "--out" in arguments else ("--out", str(out))
     result = site.call("plate", "heatmap", *arguments, *named, *QUICK)
@@ -67,10 +67,10 @@ def test_a_heat_map_says_what_it_shows_and_comes_out_the_same(scored: tuple[Site
     )
     site.ok("plate", "heatmap", "CI030117", "A01", "--drop", "1", "--out", str(again), *QUICK)
     assert first.read_bytes() == again.read_bytes()
-    picture = Image.open(first)
-    assert picture.width == min(SIZE)
-    assert picture.height > picture.width
-    text = picture.text  # type: ignore[attr-defined]
+    image = Image.open(first)
+    assert image.width == min(SIZE)
+    assert image.height > image.width
+    text = image.text  # type: ignore[attr-defined]
     assert text["marcod:file"] == told["file"] == str(site.folder / "plates" / paths[0])
     assert text["marcod:model"] == told["model"] == "marco-small-synthetic:1"
     assert (text["marcod:class"], text["marcod:seed"], text["marcod:samples"]) == ("Crystals", "0", "2")
@@ -135,7 +135,7 @@ def test_nothing_is_written_where_imagers_write(scored: tuple[Site, list[str]]) 
     assert sorted((site.folder / "plates").rglob("*")) == before
 
 
-def test_a_picture_that_changed_is_not_the_one_scored(
+def test_a_image_that_changed_is_not_the_one_scored(
     scored: tuple[Site, list[str]], plates: tuple[Path, list[str]]
 ) -> None:
     root, paths = plates
@@ -143,7 +143,7 @@ def test_a_picture_that_changed_is_not_the_one_scored(
     assert "has changed since it was scored" in refused(scored[0], "CI030117", "A2")
 
 
-def test_a_picture_or_a_source_that_is_gone(scored: tuple[Site, list[str]], plates: tuple[Path, list[str]]) -> None:
+def test_a_image_or_a_source_that_is_gone(scored: tuple[Site, list[str]], plates: tuple[Path, list[str]]) -> None:
     root, paths = plates
     (root / paths[2]).unlink()
     assert f"{root / paths[2]} is gone" in refused(scored[0], "CI030117", "A2")

@@ -265,7 +265,7 @@ def test_a_line_without_a_time_is_taken_once_and_of_one_inspection(lab: Site) ->
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_labels_dated_by_their_picture_follow_the_file_imported_last(lab: Site) -> None:
+def test_labels_dated_by_their_image_follow_the_file_imported_last(lab: Site) -> None:
     imaged(lab, "P")
     [first, second] = [
         written(lab, f"{word}/report.csv", REPORT.replace("Sand", word).replace("Crystals", word))

@@ -73,16 +73,16 @@ def _real(data: Path) -> dict[str, Plate]:
 def _made(deliveries: dict[str, Delivery]) -> dict[str, Plate]:
     plates = {}
     for name, delivered in deliveries.items():
-        pictures = [file.image for file in delivered.composites() if file.image is not None]
+        images = [file.image for file in delivered.composites() if file.image is not None]
         plates[name] = Plate(
             delivered.layout,
             delivered.write,
-            pictures[0].plate_key,
-            pictures[0].inspection_key,
-            len(pictures),
-            len({p.well for p in pictures}),
-            frozenset(p.drop for p in pictures),
-            len(pictures) if delivered.layout == "formulatrix" else 0,
+            images[0].plate_key,
+            images[0].inspection_key,
+            len(images),
+            len({p.well for p in images}),
+            frozenset(p.drop for p in images),
+            len(images) if delivered.layout == "formulatrix" else 0,
         )
     return plates
 

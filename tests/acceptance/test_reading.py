@@ -63,7 +63,7 @@ READS: Final[dict[str, tuple[str, ...]]] = {
 MISSING: Final = {
     "label suspects": "there is no labelled image to look at",
     "model verify": "1 of 1 cannot serve: gone:1",
-    "plate heatmap": "is gone, so the heat map has no picture",
+    "plate heatmap": "is gone, so the heat map has no image",
 }
 """Ends, without files, of what would load a model after it has read everything; ``test_heatmap.py`` goes on to it."""
 

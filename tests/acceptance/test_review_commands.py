@@ -21,7 +21,7 @@ from marcod.catalog import deliveries
 from marcod.database.engine import Database
 from marcod.model.registry import Registry
 
-PICTURE = b"\xff\xd8\xff\xe0 a picture"
+IMAGE = b"\xff\xd8\xff\xe0 an image"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def lab(site: Site) -> Site:
     factories.record(db, source_id, files)
     for file in files:
         (root / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (root / file.path).write_bytes(PICTURE)
+        (root / file.path).write_bytes(IMAGE)
     place = {file.path: n for n, file in enumerate(files)}
 
     def scores(path: str) -> tuple[float, float, float, float]:
@@ -98,7 +98,7 @@ def test_next_and_what_comes_otherwise(lab: Site) -> None:
 def test_a_folder_to_fill_in(lab: Site) -> None:
     folder, rows = exported(lab)
     assert len(rows) == 5
-    assert {(folder / row["image"]).read_bytes() for row in rows} == {PICTURE}
+    assert {(folder / row["image"]).read_bytes() for row in rows} == {IMAGE}
     assert all(row["image"].startswith(f"{row['item']}-") and row["plate"] == "'=P1" for row in rows)
     # What ann took home is asked of nobody meanwhile, not of her either.
     taken = {row["item"] for row in rows}
@@ -157,7 +157,7 @@ def test_where_an_export_may_go(lab: Site) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_picture_that_cannot_be_read_is_left_out(lab: Site) -> None:
+def test_a_image_that_cannot_be_read_is_left_out(lab: Site) -> None:
     """A path that is a loop of links gives an error of its own, as a stale network share does."""
     files = sorted((lab.folder / "plates").rglob("*.jpg"))
     for path in files[:59]:
@@ -172,7 +172,7 @@ def test_a_picture_that_cannot_be_read_is_left_out(lab: Site) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_pictures_are_where_the_source_is_now(lab: Site) -> None:
+def test_images_are_where_the_source_is_now(lab: Site) -> None:
     """The source was moved; the database still knows its former place, where nothing is written either."""
     (lab.folder / "plates").rename(lab.folder / "moved")
     lab.lines.clear()
@@ -182,7 +182,7 @@ def test_pictures_are_where_the_source_is_now(lab: Site) -> None:
     assert first["file"] == str(lab.folder / "moved" / first["path"])
     assert str(lab.folder / "moved") in lab.ok("review", "next", "--person", "ann")
     folder, rows = exported(lab)
-    assert {(folder / row["image"]).read_bytes() for row in rows} == {PICTURE}
+    assert {(folder / row["image"]).read_bytes() for row in rows} == {IMAGE}
     (lab.folder / "plates").mkdir()
     before = lab.call("review", "export", str(lab.folder / "plates" / "review"))
     assert (before.exit_code, "only the imager writes" in before.stderr) == (2, True)
@@ -244,7 +244,7 @@ def test_answers_are_taken_back_and_images_opened(lab: Site) -> None:
     assert {row[0] for row in answered} == {"Precipitate"}
     paths = opened.read_text().splitlines()
     assert len(paths) == len(items)
-    assert all(Path(path).read_bytes() == PICTURE and path in said for path in paths)
+    assert all(Path(path).read_bytes() == IMAGE and path in said for path in paths)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

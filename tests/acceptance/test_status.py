@@ -44,7 +44,7 @@ def test_everything_is_on_one_screen(site: Site) -> None:
         '288 look like crims; set layout = "crims"; an example: a/b.jpg',
         "layouts     rock-imager: 2 of 292 images not read (a well, drop or date that cannot be)",
         "1 image in quarantine; `marcod queue failed` says why",
-        "the pictures of minstrel are darker; look at its lamp; see `marcod drift`",
+        "the images of minstrel are darker; look at its lamp; see `marcod drift`",
         "training run 1 failed; `marcod train show 1` says why",
         "3 new (longest 60 min), 1 being scored, 1 waiting for another try",
         "8 to be scored again (longest 2 min), 0 being scored, 0 waiting for another try",

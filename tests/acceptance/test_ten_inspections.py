@@ -1,7 +1,7 @@
 """Plates imaged ten times, as every vendor writes them: the first hit of every drop, whatever comes when.
 
 The plates are synthetic and the predictor is perfect: it reads what the renderer knows. What happens on the way is
-not: pictures come late, twice, in any order, before the report they need, and once with other content than later.
+not: images come late, twice, in any order, before the report they need, and once with other content than later.
 """
 
 import hashlib
@@ -63,24 +63,24 @@ class Plate:
         return list(plate_files(self.spec, layouts.make(self.written)))
 
     @cached_property
-    def pictures(self) -> list[PlannedFile]:
+    def images(self) -> list[PlannedFile]:
         """What is to be scored."""
         return [f for f in self.files if f.image and (f.kind, f.image.modality) == (Kind.COMPOSITE, Modality.VISIBLE)]
 
     @cached_property
     def keys(self) -> list[str]:
         """The inspections' keys in order of time."""
-        return list(dict.fromkeys(_image(f).inspection_key for f in self.pictures))
+        return list(dict.fromkeys(_image(f).inspection_key for f in self.images))
 
     @cached_property
     def truth(self) -> dict[Place, list[DropClass]]:
         """Every drop's classes over the inspections, straight from the renderer."""
-        places = sorted({_place(f) for f in self.pictures})
+        places = sorted({_place(f) for f in self.images})
         return {place: [scene_label(s) for s in drop_history(self.spec, *place)] for place in places}
 
     def best(self, place: Place) -> tuple[str, float]:
-        """The drop's most crystalline picture, as the perfect predictor sees them all."""
-        own = {f.path: predict(_body(f.label, f.path))[1] for f in self.pictures if _place(f) == place}
+        """The drop's most crystalline image, as the perfect predictor sees them all."""
+        own = {f.path: predict(_body(f.label, f.path))[1] for f in self.images if _place(f) == place}
         path = max(own, key=own.__getitem__)
         return path, own[path]
 
@@ -163,7 +163,7 @@ def trend_of(hits: Sequence[bool]) -> str:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A file as it is written for the ``edition``-th time: what its picture shows, or what it says.
+    """A file as it is written for the ``edition``-th time: what its image shows, or what it says.
 
     ``shade`` decides how sure the predictor is.
     """
@@ -176,7 +176,7 @@ class Arrival:
 
     @property
     def body(self) -> bytes:
-        """The file's bytes; a picture's stand for its pixels."""
+        """The file's bytes; an image's stand for its pixels."""
         return _body(self.label, self.shade) if self.content is None else self.content
 
 
@@ -185,7 +185,7 @@ def _body(label: DropClass | None, shade: str) -> bytes:
 
 
 def predict(body: bytes) -> tuple[float, float, float, float]:
-    """The perfect predictor: what the picture shows, more or less surely."""
+    """The perfect predictor: what the image shows, more or less surely."""
     label, _, shade = body.decode().partition(" ")
     sure = 0.6 + crc32(shade.encode()) % 3000 / 10_000
     first, second, third, fourth = (sure if c == label else (1 - sure) / 3 for c in CLASSES)
@@ -193,7 +193,7 @@ def predict(body: bytes) -> tuple[float, float, float, float]:
 
 
 def arrivals(plate: Plate) -> list[Arrival]:
-    """All that the imager writes, in its order. Some pictures have other content first; some drops a second picture."""
+    """All that the imager writes, in its order. Some images have other content first; some drops a second image."""
     written: Counter[str] = Counter()
     coming = []
     for file in plate.files:
@@ -209,9 +209,9 @@ def _another(label: DropClass | None) -> DropClass:
 
 
 def _misjudged(plate: Plate) -> set[str]:
-    """Pictures whose first edition would move a first hit, or make one where there is none."""
+    """Images whose first edition would move a first hit, or make one where there is none."""
     of_drop: dict[Place, list[PlannedFile]] = {}
-    for file in plate.pictures:
+    for file in plate.images:
         of_drop.setdefault(_place(file), []).append(file)
     by_first = {first: place for place, first in plate.first_hits.items()}
     never, late = by_first[None], by_first[8]
@@ -222,7 +222,7 @@ def _copies(plate: Plate) -> list[Arrival]:
     """A second region of some drops, as crystalline as the first to the last digit: the first path is to count."""
     if plate.written != "formulatrix":
         return []
-    again = [(f, replace(_image(f), region=(_image(f).region or 0) + 5)) for f in plate.pictures[::3]]
+    again = [(f, replace(_image(f), region=(_image(f).region or 0) + 5)) for f in plate.images[::3]]
     return [Arrival(plate.reader.format(image), 1, file.path, _or_other(file.label)) for file, image in again]
 
 
@@ -246,11 +246,9 @@ def shuffled(plate: Plate, chance: random.Random) -> list[Arrival]:
 
 
 def first_hits_last(plate: Plate, chance: random.Random) -> list[Arrival]:
-    """Late are the whole first inspection, and of every drop the picture that is its first hit."""
-    late = {f.path for f in plate.pictures if _image(f).inspection_key == plate.keys[0]}
-    late |= {
-        f.path for f in plate.pictures if plate.keys.index(_image(f).inspection_key) == plate.first_hits[_place(f)]
-    }
+    """Late are the whole first inspection, and of every drop the image that is its first hit."""
+    late = {f.path for f in plate.images if _image(f).inspection_key == plate.keys[0]}
+    late |= {f.path for f in plate.images if plate.keys.index(_image(f).inspection_key) == plate.first_hits[_place(f)]}
     return sorted(shuffled(plate, chance), key=lambda a: a.path in late)
 
 

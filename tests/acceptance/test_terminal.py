@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.story, pytest.mark.parametrize("backend", ["sqlite"], 
 PLATE = "90j8_2018-04-11_RI1000-0081-2drop"
 INSPECTION = "2018-04-11_afternoon"
 BAD = f"{PLATE}/{INSPECTION}/visible/D12.jpg"
-WHY = "the file ends in the middle of a row of pixels, so that half of the picture is missing from the drop"
+WHY = "the file ends in the middle of a row of pixels, so that half of the image is missing from the drop"
 CHATTER = re.compile(r"absl|cuda|oneDNN|TensorFlow|\[info|\[debug", re.IGNORECASE)
 
 

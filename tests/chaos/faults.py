@@ -152,7 +152,7 @@ def truncate_file(lab: Lab) -> str | None:
 
 
 def rewrite_file(lab: Lab) -> str | None:
-    """Another picture under the old name, in place."""
+    """Another image under the old name, in place."""
     if (chosen := _some_file(lab)) is None:
         return None
     share, path = chosen

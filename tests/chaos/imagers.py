@@ -1,6 +1,6 @@
 """The imagers' shares: plates written file by file, what is wrong with some of them, and the truth about every file.
 
-No two pictures have the same bytes: a comment in each names its copy, so that a few rendered drops make any number
+No two images have the same bytes: a comment in each names its copy, so that a few rendered drops make any number
 of files and the right probabilities of each are known. A share can be moved away and its folder be emptied; what the
 imager writes meanwhile stands there when it is back. Everything is synthetic.
 """
@@ -48,23 +48,23 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What marcod has to find at a path: which rendered picture, or what is wrong (a regular expression)."""
+    """What marcod has to find at a path: which rendered image, or what is wrong (a regular expression)."""
 
     state: State
-    picture: int | None = None
+    photograph: int | None = None
     digest: str | None = None
     reason: str | None = None
     image: DropImage | None = None
 
 
 @cache
-def pictures() -> tuple[bytes, ...]:
+def photographs() -> tuple[bytes, ...]:
     """The rendered drops of which all files are copies."""
     return tuple(drop_jpeg(seed)[0] for seed in range(PICTURES))
 
 
 def marked(jpeg: bytes, text: str) -> bytes:
-    """The same picture as other bytes: a comment stands behind the first marker."""
+    """The same image as other bytes: a comment stands behind the first marker."""
     comment = f"synthetic, {text}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
@@ -78,13 +78,13 @@ def bomb() -> bytes:
 
 
 _BROKEN: Final[dict[str, tuple[Callable[[bytes], bytes], str]]] = {
-    "truncated picture": (lambda jpeg: jpeg[: 2 * len(jpeg) // 3], "truncated or damaged"),
+    "truncated image": (lambda jpeg: jpeg[: 2 * len(jpeg) // 3], "truncated or damaged"),
     "header alone": (lambda jpeg: jpeg[:9], "truncated or damaged|header is incomplete"),
-    "not a picture": (lambda jpeg: b"<html>404</html>" + hashlib.sha256(jpeg).digest(), "not a JPEG"),
+    "not an image": (lambda jpeg: b"<html>404</html>" + hashlib.sha256(jpeg).digest(), "not a JPEG"),
     "decompression bomb": (lambda jpeg: bomb() + jpeg[:400], "400,000,000 pixels|too large"),
 }
 BROKEN: Final = tuple(_BROKEN)
-NEVER: Final = ("empty file", "named pipe", "link out of the share", "folder with a picture's name")
+NEVER: Final = ("empty file", "named pipe", "link out of the share", "folder with an image's name")
 
 
 class Share:
@@ -113,30 +113,30 @@ class Share:
         with self._lock:
             yield self._home
 
-    def write(self, path: str, picture: int, state: State, image: DropImage | None, halves: bool = False) -> None:
-        """Write a picture in place, as imagers do; in two halves where the imager is slow."""
-        data = marked(pictures()[picture], f"copy {next(self._copies)} of {picture}")
+    def write(self, path: str, photograph: int, state: State, image: DropImage | None, halves: bool = False) -> None:
+        """Write an image in place, as imagers do; in two halves where the imager is slow."""
+        data = marked(photographs()[photograph], f"copy {next(self._copies)} of {image}")
         with self.still() as home:
             # The first of two halves may pass for a whole file where the machine is slow.
             self.disturbed[path] += (path in self.truth) + halves
-            self.truth[path] = Truth(state, picture, hashlib.sha256(data).hexdigest(), None, image)
+            self.truth[path] = Truth(state, photograph, hashlib.sha256(data).hexdigest(), None, image)
             _put(home / path, data, halves)
 
     def write_beside(self, path: str, data: bytes) -> None:
-        """Write what is no picture of a drop."""
+        """Write what is no image of a drop."""
         with self.still() as home:
             _put(home / path, data)
 
     def spoil(self, path: str, what: str, image: DropImage | None = None) -> None:
         """Write a file of a kind that cannot be scored."""
         change, reason = _BROKEN[what]
-        data = change(marked(pictures()[0], f"copy {next(self._copies)}"))
+        data = change(marked(photographs()[0], f"copy {next(self._copies)}"))
         with self.still() as home:
             self.truth[path] = Truth(State.BROKEN, None, hashlib.sha256(data).hexdigest(), reason, image)
             _put(home / path, data)
 
     def mislead(self, path: str, what: str) -> None:
-        """Put something where a picture is expected that is no file, or will never be one."""
+        """Put something where an image is expected that is no file, or will never be one."""
         with self.still() as home:
             self.truth[path] = Truth(State.NEVER)
             target = home / path
@@ -208,7 +208,7 @@ class Share:
         return back
 
     def intact(self) -> list[str]:
-        """The pictures that are whole and are where they belong."""
+        """The images that are whole and are where they belong."""
         with self._lock:
             return [p for p, truth in self.truth.items() if truth.state is State.INTACT and p not in self.held]
 
@@ -270,7 +270,7 @@ class Imager:
             yield self._one(path, image)
             if self.share.layout == "formulatrix":
                 thumbnail = path.replace("_ef.", "_th.")
-                yield lambda where=thumbnail: self.share.write_beside(where, pictures()[0])
+                yield lambda where=thumbnail: self.share.write_beside(where, photographs()[0])
         for path, content in layouts.make(self.share.layout).sidecars(images).items():
             yield lambda where=path, what=content: self.share.write_beside(where, what)
 
@@ -284,8 +284,8 @@ class Imager:
             what = rng.choice(BROKEN)
             return lambda: share.spoil(path, what, image)
         state = State.INTACT if visible else State.UNLIT
-        picture, halves = rng.randrange(PICTURES), rng.random() < 0.1
-        return lambda: share.write(path, picture, state, image, halves)
+        photograph, halves = rng.randrange(PICTURES), rng.random() < 0.1
+        return lambda: share.write(path, photograph, state, image, halves)
 
 
 LAYOUTS: Final = ("rigaku", "formulatrix", "hwi", "crims", "rockmaker-export")

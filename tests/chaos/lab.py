@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from chaos import people, service, stores
-from chaos.imagers import LAYOUTS, Imager, Share, pictures
+from chaos.imagers import LAYOUTS, Imager, Share, photographs
 from marcod.database.engine import Database
 from marcod.errors import StoreError
 
@@ -78,7 +78,7 @@ class Lab:
         Raises RuntimeError when that takes longer than ``longest_s``, or one of them ends meanwhile.
         """
         self.tend()
-        pictures()
+        photographs()
         self._writing.start()
         tick, start = threading.Event(), time.monotonic()
         while not self.is_at_work:

@@ -1,6 +1,6 @@
 """The reckoning: every file on the disk against the database, and the database against itself.
 
-Nothing of marcod's own counting is used: files are read and hashed, pictures scored directly by the champion, and
+Nothing of marcod's own counting is used: files are read and hashed, images scored directly by the champion, and
 summaries and hits counted anew from images, scores and labels.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import sqlalchemy as sa
 
-from chaos.imagers import Share, State, Truth, pictures
+from chaos.imagers import Share, State, Truth, photographs
 from chaos.lab import Lab
 from chaos.people import PERSON
 from chaos.stores import FINISHED
@@ -158,7 +158,7 @@ def _files(lab: Lab, books: _Books) -> list[Line]:
     counts = Counter(truth.state for truth in wanted.values())
     made = f"{counts[State.INTACT]} intact, {counts[State.BROKEN]} broken, {counts[State.UNLIT]} in another light"
     return [
-        Line(f"pictures on the disk ({made}) = images", len(wanted), len(recorded), _some(missing + unknown)),
+        Line(f"images on the disk ({made}) = images", len(wanted), len(recorded), _some(missing + unknown)),
         Line(f"empty files, pipes, links, folders ({never}) taken in", 0, len([o for o in other if "rec" in o[:3]])),
         Line("files as they were written", 0, 0, _some(o for o in other if "rec" not in o[:3])),
         Line("images whose content is not the disk's", 0, len(stale), _some(stale)),
@@ -242,14 +242,14 @@ class _Verdict:
 
 
 def _verdicts(books: _Books) -> dict[int, dict[int, _Verdict]]:
-    """By inspection and drop: what its only person says, else its most crystalline picture."""
+    """By inspection and drop: what its only person says, else its most crystalline image."""
     said = {(row.inspection_id, row.drop_id): row.label for row in books.rows["label"]}
-    pictures_of: dict[tuple[int, int], list[_Image]] = defaultdict(list)
+    images_of: dict[tuple[int, int], list[_Image]] = defaultdict(list)
     for image in books.images:
         if image.row.modality == books.champion.modality:
-            pictures_of[image.row.inspection_id, image.row.drop_id].append(image)
+            images_of[image.row.inspection_id, image.row.drop_id].append(image)
     found: dict[int, dict[int, _Verdict]] = defaultdict(dict)
-    for (inspection_id, drop_id), images in pictures_of.items():
+    for (inspection_id, drop_id), images in images_of.items():
         best = max((s for image in images for s in image.scores), key=lambda s: s.p_crystals, default=None)
         p, label = (None, None) if best is None else (best.p_crystals, best.label)
         word = said.get((inspection_id, drop_id))
@@ -325,12 +325,14 @@ def _pids() -> set[int]:
 
 
 def probabilities(lab: Lab, sample: int) -> list[Line]:
-    """Every score against the champion's own word on the picture, and a sample of files scored directly from disk."""
+    """Every score against the champion's own word on the image, and a sample of files scored directly from disk."""
     books = _read(lab)
     predictor = _champion(lab, books.champion)
-    right = _predicted(predictor, pictures())
+    right = _predicted(predictor, photographs())
     intact = [image for image in _of(books, State.INTACT) if len(image.scores) == 1]
-    off = [_distance(image.scores[0], right[image.truth.picture or 0]) for image in intact if image.truth is not None]
+    off = [
+        _distance(image.scores[0], right[image.truth.photograph or 0]) for image in intact if image.truth is not None
+    ]
     chosen = lab.rng.sample(intact, min(sample, len(intact)))
     files = _predicted(predictor, [_bytes(lab, image) for image in chosen])
     from_disk = [_distance(image.scores[0], vector) for image, vector in zip(chosen, files, strict=True)]

@@ -51,7 +51,7 @@ class Plan:
 class Outcome:
     """What went wrong, how it ended, and how long the work took to drain.
 
-    ``done`` counts each planned fault by its name, ``intact`` the whole pictures; without ``limited`` no disk was full.
+    ``done`` counts each planned fault by its name, ``intact`` the whole images; without ``limited`` no disk was full.
     """
 
     tally: dict[str, int]

@@ -42,9 +42,9 @@ def tiny_predictor(tiny_weights: dict[str, np.ndarray]) -> Predictor:
 def pristine_bundle(
     tmp_path_factory: pytest.TempPathFactory, tiny_predictor: Predictor, tiny_weights: dict[str, np.ndarray]
 ) -> Path:
-    pictures = [jpeg(1), jpeg(2)]
-    scores = tiny_predictor.predict(np.stack([tiny_predictor.prepare(p) for p in pictures]))
-    golden = [Golden(f"random-{i}.jpg", p, s.tolist()) for i, (p, s) in enumerate(zip(pictures, scores, strict=True))]
+    images = [jpeg(1), jpeg(2)]
+    scores = tiny_predictor.predict(np.stack([tiny_predictor.prepare(p) for p in images]))
+    golden = [Golden(f"random-{i}.jpg", p, s.tolist()) for i, (p, s) in enumerate(zip(images, scores, strict=True))]
     models = tmp_path_factory.mktemp("models")
     return write(models, tiny_predictor.record, tiny_weights, {"synthetic": True, "accuracy": 0.25}, golden)
 

@@ -1,18 +1,18 @@
-"""Data sets whose pictures are files that the smallest network can tell apart, without a database."""
+"""Data sets whose images are files that the smallest network can tell apart, without a database."""
 
 import io
 from datetime import UTC, datetime
 from pathlib import Path
 
 from PIL import Image
-from training_pictures import coloured
+from training_images import coloured
 
 from marcod.domain import CLASSES, Split
 from marcod.training.snapshot import Item, Snapshot
 
 
 def item(number: int, root: Path, **more: object) -> Item:
-    """A picture of a drop of its own; its class is that of its colour, and its plate the tens of its number."""
+    """An image of a drop of its own; its class is that of its colour, and its plate the tens of its number."""
     label = CLASSES[number % 4]
     clear, crystals, other, precipitate = (float(label is c) for c in CLASSES)
     values: dict[str, object] = {

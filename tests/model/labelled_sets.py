@@ -1,4 +1,4 @@
-"""Labelled pictures without files, and what a model might say of them, made from a seed."""
+"""Labelled images without files, and what a model might say of them, made from a seed."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ def record(classes: tuple[str, ...] = FOUR, threshold: float = 0.3, temperature:
 
 
 def labelled(label: DropClass, name: str = "a", **more: object) -> Labelled:
-    """One picture that is a drop, a unit and a group of its own unless told."""
+    """One image that is a drop, a unit and a group of its own unless told."""
     values = {"own": None, "source": "", "imager": "", "drop": name, "inspection": "1", "unit": name, "group": name}
     return Labelled(Path(f"{name}.jpg"), label, **(values | more))  # type: ignore[arg-type]
 
@@ -47,7 +47,7 @@ def said(count: int = 400, seed: int = 1, classes: int = 4, fold: tuple[int, ...
     rng = np.random.default_rng(seed)
     own = rng.integers(0, classes, count)
     logits = rng.normal(0, 1, (count, classes)) + 1.5 * np.eye(classes)[own]
-    pictures = tuple(
+    images = tuple(
         labelled(
             CLASSES[fold[own[i]]],
             f"d{i}",
@@ -58,4 +58,4 @@ def said(count: int = 400, seed: int = 1, classes: int = 4, fold: tuple[int, ...
         )
         for i in range(count)
     )
-    return Predictions(pictures, logits, ())
+    return Predictions(images, logits, ())

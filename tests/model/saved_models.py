@@ -98,8 +98,8 @@ def _graph(classes: tuple[str, ...], half_pixel_centres: bool) -> bytes:
     try:
         with tf.Graph().as_default() as graph:
             image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="tf_example")
-            pictures = _prepared(image_bytes, architecture.input_size, half_pixel_centres)
-            logits = _network(layers, _variables(variables), pictures)
+            images = _prepared(image_bytes, architecture.input_size, half_pixel_centres)
+            logits = _network(layers, _variables(variables), images)
             names, scores = _sorted(raw.Softmax(logits=logits), classes)
     finally:
         tf.compat.v1.enable_control_flow_v2()
@@ -116,16 +116,16 @@ def _graph(classes: tuple[str, ...], half_pixel_centres: bool) -> bytes:
 
 
 def _prepared(image_bytes: Any, size: int, half_pixel_centres: bool) -> Any:
-    """Pictures float32 [n, size, size, 3] from bytes [n], one after the other in a loop."""
+    """Images float32 [n, size, size, 3] from bytes [n], one after the other in a loop."""
     count = tf.shape(image_bytes)[0]
     given = tf.TensorArray(tf.string, count).unstack(image_bytes)
 
     def one(index: Any, made: Any) -> tuple[Any, Any]:
-        picture = raw.Mul(x=tf.cast(tf.io.decode_jpeg(given.read(index), channels=3), tf.float32), y=1 / 255)
-        height, width = tf.shape(picture)[0], tf.shape(picture)[1]
+        image = raw.Mul(x=tf.cast(tf.io.decode_jpeg(given.read(index), channels=3), tf.float32), y=1 / 255)
+        height, width = tf.shape(image)[0], tf.shape(image)[1]
         side = raw.Minimum(x=height, y=width)
         top, left = (raw.FloorDiv(x=raw.Sub(x=length, y=side), y=2) for length in (height, width))
-        square = tf.slice(picture, tf.stack([top, left, 0]), tf.stack([side, side, 3]))
+        square = tf.slice(image, tf.stack([top, left, 0]), tf.stack([side, side, 3]))
         resized = raw.ResizeBilinear(
             images=tf.expand_dims(square, 0), size=[size, size], half_pixel_centers=half_pixel_centres
         )
@@ -147,9 +147,9 @@ def _variables(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def _network(layers: Sequence[Any], variables: Mapping[str, Any], pictures: Any) -> Any:
+def _network(layers: Sequence[Any], variables: Mapping[str, Any], images: Any) -> Any:
     """The logits, by the Keras network's description and without Keras."""
-    tensors = {"image": pictures}
+    tensors = {"image": images}
     for layer in layers:
         config, name = layer["config"], layer["config"]["name"]
         if layer["class_name"] == "InputLayer":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from tiny import TINY
-from training_pictures import coloured
+from training_images import coloured
 
 from marcod.fitting import adapt, batches
 from marcod.fitting.adapt import Seen
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_head(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("quickly")
 def test_weights_and_soft_labels_decide_what_a_head_learns() -> None:
-    """Every picture is there twice, the second time with another label: once heavier, once lighter."""
+    """Every image is there twice, the second time with another label: once heavier, once lighter."""
     given, labels = seen(256)
     other = batches.one_hot((labels + 1) % 4, 4)
     half = np.where(labels < 2, 0.9, 0.1).astype(np.float32)[:, np.newaxis]
@@ -148,7 +148,7 @@ def test_a_fold_is_judged_by_a_head_that_never_saw_it() -> None:
     assert agreed[wrong[lab]].mean() < 0.6
 
 
-def test_normalization_gets_used_to_other_pictures(tiny_weights: Weights) -> None:
+def test_normalization_gets_used_to_other_images(tiny_weights: Weights) -> None:
     """Means and variances are those of the batches given; nothing else is touched."""
     pixels, _ = coloured(8, TINY.input_size)
     given = [part.astype(np.float32) / 127.5 - 1 for part in (pixels[:4], pixels[4:])]
@@ -171,7 +171,7 @@ def test_a_mix_lies_between_two_networks_and_has_no_training_head() -> None:
 
 
 def judged(per_domain: int = 60) -> tuple[NDArray[np.intp], list[str]]:
-    """Labels and domains of validation pictures: two large domains, and one of a few pictures."""
+    """Labels and domains of validation images: two large domains, and one of a few images."""
     labels = np.arange(2 * per_domain + 4) % 4
     return labels, ["lab"] * per_domain + ["old"] * per_domain + ["few"] * 4
 
@@ -208,7 +208,7 @@ def test_a_mix_that_loses_accuracy_on_a_large_domain_is_left_out() -> None:
 
 
 def test_a_domain_counts_the_same_as_a_larger_one_and_a_class_as_a_more_frequent_one() -> None:
-    """The new weights are better on the few pictures of one domain's rare class and worse on all others."""
+    """The new weights are better on the few images of one domain's rare class and worse on all others."""
     labels = np.array([0] * 90 + [1] * 10 + [0, 1] * 10)
     domains = ["old"] * 100 + ["lab"] * 20
     rare = (labels == 1) | (np.array(domains) == "lab")
@@ -234,7 +234,7 @@ def test_standardized_features_do_not_tell_domains_apart() -> None:
 
 @pytest.mark.parametrize("true", [(0.55, 0.05, 0.1, 0.3), (0.25, 0.25, 0.25, 0.25), (0.1, 0.6, 0.1, 0.2)])
 def test_natural_shares_are_found_again(true: tuple[float, ...]) -> None:
-    """Probabilities of a calibrated model that was trained with equal shares, on pictures with other shares."""
+    """Probabilities of a calibrated model that was trained with equal shares, on images with other shares."""
     rng = np.random.default_rng(4)
     labels = rng.choice(4, 4000, p=true)
     values = np.eye(4)[labels] * 2.0 + rng.normal(0, 1, (4000, 4))

@@ -38,7 +38,7 @@ def gradient(tiny_weights: Weights, tiny_predictor: Predictor) -> backend.Salien
 
 
 @pytest.fixture(scope="module")
-def pictures() -> np.ndarray:
+def images() -> np.ndarray:
     return np.random.default_rng(3).uniform(-1, 1, (4, 75, 75, 3)).astype(np.float32)
 
 
@@ -52,27 +52,27 @@ def one(index: int) -> np.ndarray:
 
 @pytest.mark.parametrize("members", [[False, True, False, False], [True, True, False, True]])
 def test_gradients_are_those_of_finite_differences(
-    gradient: backend.Saliency, tiny_predictor: Predictor, pictures: np.ndarray, members: list[bool]
+    gradient: backend.Saliency, tiny_predictor: Predictor, images: np.ndarray, members: list[bool]
 ) -> None:
     chosen, temperature, step = np.array(members), tiny_predictor.record.temperature, 1e-3
 
     def score(batch: np.ndarray) -> np.ndarray:
         return np.logaddexp.reduce(tiny_predictor.logits(batch)[:, chosen].astype(np.float64) / temperature, axis=1)
 
-    logits, slopes = gradient(pictures, chosen)
+    logits, slopes = gradient(images, chosen)
     # Along the gradient itself, where the difference stands out of the rounding of float32.
     along = slopes / np.sqrt((slopes**2).sum(axis=(1, 2, 3), keepdims=True))
-    expected = (score(pictures + step * along) - score(pictures - step * along)) / (2 * step)
+    expected = (score(images + step * along) - score(images - step * along)) / (2 * step)
     assert np.allclose((slopes * along).sum(axis=(1, 2, 3)), expected, rtol=0.03)
-    assert np.abs(logits - tiny_predictor.logits(pictures)).max() < 1e-5
+    assert np.abs(logits - tiny_predictor.logits(images)).max() < 1e-5
 
 
 def test_own_classes_share_the_gradient_by_their_probability(
-    gradient: backend.Saliency, pictures: np.ndarray, tiny_predictor: Predictor
+    gradient: backend.Saliency, images: np.ndarray, tiny_predictor: Predictor
 ) -> None:
-    logits, both = gradient(pictures, one(0) | one(1))
+    logits, both = gradient(images, one(0) | one(1))
     shares = softmax(logits[:, :2] / tiny_predictor.record.temperature)[:, :, None, None, None]
-    apart = shares[:, 0] * gradient(pictures, one(0))[1] + shares[:, 1] * gradient(pictures, one(1))[1]
+    apart = shares[:, 0] * gradient(images, one(0))[1] + shares[:, 1] * gradient(images, one(1))[1]
     assert np.abs(both - apart).max() < 1e-4 * np.abs(both).max()
 
 
@@ -116,7 +116,7 @@ def test_a_class_that_the_model_does_not_have_is_refused(looking: Attribution) -
 
 
 @pytest.mark.parametrize(("size", "expected"), [(599, 4), (160, 16), (1600, 1)])
-def test_batches_shrink_as_pictures_grow(
+def test_batches_shrink_as_images_grow(
     tiny_predictor: Predictor, tiny_weights: Weights, size: int, expected: int
 ) -> None:
     tables = {"architecture": {**TINY.to_dict(), "input_size": size}, "preprocessing": {"size": size, "resize": "area"}}
@@ -160,7 +160,7 @@ def drawn(width: int, height: int, caption: list[str], text: Mapping[str, str], 
 
 
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (60, 60), (1, 1)])
-def test_the_picture_keeps_its_own_resolution(width: int, height: int) -> None:
+def test_the_image_keeps_its_own_resolution(width: int, height: int) -> None:
     made = drawn(width, height, ["Plate 1, well A01"], {})
     assert made.width == min(width, height)
     assert made.height > min(width, height)

@@ -29,10 +29,10 @@ def test_several_models_in_one_process_are_no_reason_for_warnings(caplog: pytest
     """One of them too many: TensorFlow warns from the fifth on of functions that it takes for one."""
     image = keras.Input((2, 2, 3))
     model = keras.Model(image, keras.layers.Flatten()(image))
-    pictures = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
+    images = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
     with caplog.at_level("WARNING", logger="tensorflow"):
         for _ in range(8):
-            np.testing.assert_array_equal(backend.scoring(model)(pictures), pictures.reshape(2, 12))
+            np.testing.assert_array_equal(backend.scoring(model)(images), images.reshape(2, 12))
     assert "retracing" not in caplog.text
 
 
@@ -40,22 +40,22 @@ def test_a_device_with_too_little_memory_gets_half_batches() -> None:
     seen: list[int] = []
 
     def score(batch: np.ndarray) -> np.ndarray:
-        """A device with room for three pictures; beyond, it really asks for more memory than any machine has."""
+        """A device with room for three images; beyond, it really asks for more memory than any machine has."""
         seen.append(len(batch))
         if len(batch) > 3:
             tf.zeros([2**46])
         return batch.sum(axis=(1, 2, 3))[:, np.newaxis]
 
     scoring = backend.within_memory(score, 16)
-    pictures = np.random.default_rng(1).normal(size=(16, 2, 2, 3)).astype(np.float32)
-    np.testing.assert_array_equal(scoring(pictures)[:, 0], pictures.sum(axis=(1, 2, 3)))
+    images = np.random.default_rng(1).normal(size=(16, 2, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(scoring(images)[:, 0], images.sum(axis=(1, 2, 3)))
     assert seen == [16, 8, 4, *[2] * 8]
     # For good: a later batch does not try again what failed.
-    scoring(pictures[:5])
+    scoring(images[:5])
     assert seen[11:] == [2, 2, 2]
 
 
-def test_a_device_without_memory_for_one_picture_says_so() -> None:
+def test_a_device_without_memory_for_one_image_says_so() -> None:
     def score(batch: np.ndarray) -> np.ndarray:
         return np.asarray(tf.zeros([2**46]))
 
@@ -86,7 +86,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 sys.path.insert(0, sys.argv[1])
 
 import keras
-from training_pictures import learnable
+from training_images import learnable
 from marcod import backend
 from marcod.fitting.batches import batches
 from marcod.fitting.recipes import GENTLE

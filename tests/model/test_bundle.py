@@ -98,7 +98,7 @@ def test_batches_of_another_shape_are_refused(tiny_predictor: Predictor) -> None
         tiny_predictor.predict(np.zeros((2, 74, 75, 3), np.float32))
 
 
-def test_a_bad_picture_is_the_picture_s_fault(tiny_predictor: Predictor) -> None:
+def test_a_bad_image_is_the_image_s_fault(tiny_predictor: Predictor) -> None:
     with pytest.raises(ImageError):
         tiny_predictor.prepare(b"nothing")
 
@@ -173,7 +173,7 @@ def _rewrite(folder: Path, name: str, data: bytes) -> None:
     _edit_toml(old, hashlib.sha256(data).hexdigest())(folder)
 
 
-def test_a_golden_picture_that_scores_otherwise_stops_the_model(tiny_bundle: Path) -> None:
+def test_a_golden_image_that_scores_otherwise_stops_the_model(tiny_bundle: Path) -> None:
     expected = json.loads((tiny_bundle / "golden/expected.json").read_text())
     expected["random-1.jpg"][0] += 0.01
     _rewrite(tiny_bundle, "golden/expected.json", json.dumps(expected).encode())
@@ -188,7 +188,7 @@ def test_a_golden_picture_that_scores_otherwise_stops_the_model(tiny_bundle: Pat
         ("golden/expected.json", b"{", "cannot be loaded"),
         ("golden/expected.json", b'{"absent.jpg": [0.25, 0.25, 0.25, 0.25]}', r"absent\.jpg"),
         ("golden/expected.json", b'{"random-0.jpg": [1.0]}', "expects 1 probabilities"),
-        ("golden/random-0.jpg", b"not a picture", "cannot be read"),
+        ("golden/random-0.jpg", b"not an image", "cannot be read"),
     ],
 )
 def test_a_consistent_but_useless_bundle_is_refused(tiny_bundle: Path, name: str, data: bytes, message: str) -> None:
@@ -216,12 +216,12 @@ def test_an_architecture_that_does_not_fit_is_refused(
         bundle.load(tiny_bundle, batch_size=2)
 
 
-def test_golden_pictures_may_come_from_another_program(
+def test_golden_images_may_come_from_another_program(
     tmp_path: Path, tiny_predictor: Predictor, tiny_weights: Weights
 ) -> None:
     wrong = Golden("other.jpg", jpeg(9), [0.7, 0.1, 0.1, 0.1])
     path = bundle.write(tmp_path, tiny_predictor.record, tiny_weights, {}, [wrong])
-    with pytest.raises(BundleError, match="does not score its golden picture"):
+    with pytest.raises(BundleError, match="does not score its golden image"):
         bundle.load(path, batch_size=2)
 
 

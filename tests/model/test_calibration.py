@@ -80,7 +80,7 @@ def fit(predictions: Predictions, recall: float = 0.9, **more: Any) -> calibrati
 
 def test_a_fit_gives_back_the_temperature_and_the_highest_threshold() -> None:
     predictions = said(2000)
-    sharp = Predictions(predictions.pictures, predictions.logits * 2, ())
+    sharp = Predictions(predictions.images, predictions.logits * 2, ())
     fitted, plain = fit(sharp), fit(predictions)
     assert fitted.after.temperature == pytest.approx(2 * plain.after.temperature, rel=0.01)
     assert fitted.after.calibration_error < fitted.before.calibration_error
@@ -112,13 +112,11 @@ def test_too_few_crystals_are_refused_with_both_numbers() -> None:
 
 
 def _crystals(count: int, per_drop: int = 1) -> Predictions:
-    """Crystals with rising probabilities, so many pictures a drop, each at an inspection of its own."""
-    pictures = [
-        labelled(CRYSTALS, f"{i}", drop=f"d{i // per_drop}", inspection=f"{i % per_drop}") for i in range(count)
-    ]
+    """Crystals with rising probabilities, so many images a drop, each at an inspection of its own."""
+    images = [labelled(CRYSTALS, f"{i}", drop=f"d{i // per_drop}", inspection=f"{i % per_drop}") for i in range(count)]
     logits = np.zeros((count, 4))
     logits[:, 1] = np.linspace(-1, 3, count)
-    return Predictions(tuple(pictures), logits, ())
+    return Predictions(tuple(images), logits, ())
 
 
 def test_a_drop_counts_once_by_its_first_inspection_with_crystals() -> None:

@@ -69,12 +69,12 @@ def test_the_bundle_holds_every_variable_bit_by_bit(tiny_case: Case) -> None:
 
 
 def test_the_bundle_scores_as_the_graph_does(tiny_case: Case) -> None:
-    """Also pictures that the import did not compare: large, small, upright, grey."""
-    pictures = [jpeg(1), jpeg(2, 701, 500), jpeg(3, 333, 640)]
-    predictor = bundle.load(tiny_case.done.path, batch_size=len(pictures))
-    ours = predictor.predict(np.stack([predictor.prepare(p) for p in pictures]))
+    """Also images that the import did not compare: large, small, upright, grey."""
+    images = [jpeg(1), jpeg(2, 701, 500), jpeg(3, 333, 640)]
+    predictor = bundle.load(tiny_case.done.path, batch_size=len(images))
+    ours = predictor.predict(np.stack([predictor.prepare(p) for p in images]))
     graph = saved_model.read(tiny_case.source)
-    original = saved_model.score(graph, tiny_case.variables, pictures)
+    original = saved_model.score(graph, tiny_case.variables, images)
     assert graph.classes == tiny_case.done.record.classes
     assert np.abs(ours - original).max() < 1e-5
     assert len({tuple(np.argsort(row)) for row in original} | {tuple(np.round(row, 3)) for row in original}) > 1
@@ -103,9 +103,9 @@ def test_the_report_is_kept(tiny_case: Case) -> None:
 def test_the_golden_scores_are_the_original_s(tiny_case: Case) -> None:
     expected = json.loads((tiny_case.done.path / "golden" / "expected.json").read_text())
     assert len(expected) == 4
-    pictures = [(tiny_case.done.path / "golden" / name).read_bytes() for name in expected]
-    assert max(map(len, pictures)) < 300_000
-    original = saved_model.score(saved_model.read(tiny_case.source), tiny_case.variables, pictures)
+    images = [(tiny_case.done.path / "golden" / name).read_bytes() for name in expected]
+    assert max(map(len, images)) < 300_000
+    original = saved_model.score(saved_model.read(tiny_case.source), tiny_case.variables, images)
     assert np.allclose(original, list(expected.values()), atol=1e-6)
     assert all(name.startswith("synthetic-") for name in expected)
 
@@ -131,7 +131,7 @@ def photographs(folder: Path) -> Path:
     (folder / "deeper").mkdir(parents=True)
     for index in range(48):
         (folder / "deeper" / f"{index:02}.JPG").write_bytes(jpeg(index, 90 + index, 80))
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -140,7 +140,7 @@ def test_its_zip_compared_on_photographs_too(tmp_path: Path, tiny_case: Case) ->
     calls: list[tuple[str, int, int]] = []
     done = import_tiny(
         str(archive), tmp_path / "models", name="zipped", version=7, licence="CC0-1.0", threshold=0.4,
-        pictures=photographs(tmp_path / "pictures"), progress=lambda *call: calls.append(call),
+        images=photographs(tmp_path / "images"), progress=lambda *call: calls.append(call),
     )  # fmt: skip
     assert done.path == tmp_path / "models" / "zipped" / "7"
     assert same_weights(done.path, tiny_case.done.path)

@@ -120,7 +120,7 @@ def _call_a_function(meta: Any) -> None:
 
 
 def _score_from_a_file(meta: Any) -> None:
-    """Operations that a saver needs, now on the way from picture to score."""
+    """Operations that a saver needs, now on the way from image to score."""
     softmax = next(n for n in meta.graph_def.node if n.op == "Softmax")
     meta.graph_def.node.add(name="r", op="RestoreV2", input=["tf_example", "tf_example", "tf_example"])
     softmax.input[0] = "r"
@@ -253,7 +253,7 @@ def test_a_flipped_byte_of_a_bundle(tmp_path: Path, tiny_bundle: Path, refused: 
         (tiny_bundle / name).write_bytes(data)
 
 
-def test_a_bundle_whose_golden_pictures_lie_elsewhere(tiny_bundle: Path, refused: Refused) -> None:
+def test_a_bundle_whose_golden_images_lie_elsewhere(tiny_bundle: Path, refused: Refused) -> None:
     old = (tiny_bundle / "golden/expected.json").read_bytes()
     new = json.dumps({"../../../random.jpg": [0.25] * 4}).encode()
     (tiny_bundle / "golden/expected.json").write_bytes(new)
@@ -363,13 +363,13 @@ def test_names_that_are_no_folder_s(tmp_path: Path, refused: Refused, name: str)
     assert "name" in refused(tmp_path, error=ConfigError, name=name)
 
 
-def test_folders_of_pictures_without_pictures(tmp_path: Path, refused: Refused) -> None:
+def test_folders_of_images_without_images(tmp_path: Path, refused: Refused) -> None:
     source = saved_models.write(tmp_path / "sm")
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    assert "no JPEG below" in refused(source, error=ConfigError, pictures=pictures)
-    (pictures / "a.jpg").write_bytes(b"text")
-    assert "a.jpg cannot be used for comparison" in refused(source, error=ConfigError, pictures=pictures)
+    images = tmp_path / "images"
+    images.mkdir()
+    assert "no JPEG below" in refused(source, error=ConfigError, images=images)
+    (images / "a.jpg").write_bytes(b"text")
+    assert "a.jpg cannot be used for comparison" in refused(source, error=ConfigError, images=images)
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):

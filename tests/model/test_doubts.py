@@ -1,4 +1,4 @@
-"""Doubts about labels: found by what had not seen the plate, with the pictures and the model a lab has."""
+"""Doubts about labels: found by what had not seen the plate, with the images and the model a lab has."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ FLIPPED, DAMAGED = 21, 30
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer and longer steps: with so few pictures most of the time is what a pass costs in Keras."""
+    """Fewer and longer steps: with so few images most of the time is what a pass costs in Keras."""
     monkeypatch.setattr(adapt, "HEAD_EPOCHS", 15)
     monkeypatch.setattr(adapt, "HEAD_RATE", 1e-2)
 
@@ -26,7 +26,7 @@ def test_a_label_that_no_other_plate_bears_out_is_doubted(pristine_bundle: Path,
     """Even where a source is named as the base set is, and on the test side."""
     items = [written(item(n, tmp_path, source="base", side=list(Split)[n // 20])) for n in range(40)]
     items[FLIPPED] = replace(items[FLIPPED], label=PRECIPITATE, shares=(0, 0, 0, 1), persons={"bob": PRECIPITATE})
-    (tmp_path / items[DAMAGED].path).write_bytes(b"no picture")
+    (tmp_path / items[DAMAGED].path).write_bytes(b"no image")
     seen: list[int] = []
     found = out_of_fold.find(snapshot(items), pristine_bundle, {}, threads=2, seed=1, done=seen.append)
     worst = found.suspicion.suspects[0]

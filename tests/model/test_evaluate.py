@@ -65,7 +65,7 @@ def test_a_csv_file_says_what_it_can(sheet: Callable[..., Path]) -> None:
         header="Image,Label,Source,imager,plate,drop,inspection,remark",
     )
     given = from_csv(file, None, record())
-    a, b, c = given.pictures
+    a, b, c = given.images
     assert given.description == "labels.csv, 3 labelled images"
     assert (a.label, a.file, a.imager, a.drop, a.group) == (
         CRYSTALS,
@@ -79,17 +79,17 @@ def test_a_csv_file_says_what_it_can(sheet: Callable[..., Path]) -> None:
     assert len({a.unit, b.unit, c.unit}) == 3
 
 
-def test_pictures_of_a_drop_at_an_inspection_are_one_unit(sheet: Callable[..., Path]) -> None:
+def test_images_of_a_drop_at_an_inspection_are_one_unit(sheet: Callable[..., Path]) -> None:
     header = "image,label,drop,inspection,group"
     file = sheet("a.jpg,Clear,A1,1,g", "b.jpg,Clear,A1,1,g", "c.jpg,Crystals,A1,1,g", header=header)
-    pictures = from_csv(file, None, record()).pictures
-    assert len({p.unit for p in pictures}) == 2
-    assert {p.group for p in pictures} == {"g"}
+    images = from_csv(file, None, record()).images
+    assert len({p.unit for p in images}) == 2
+    assert {p.group for p in images} == {"g"}
 
 
 def test_labels_may_be_the_models_own_classes(sheet: Callable[..., Path]) -> None:
     file = sheet("a.jpg,Needles", "b.jpg,crystals", "c.jpg,PRECIPITATE")
-    found = [(p.label, p.own) for p in from_csv(file, None, record(tuple(SIX))).pictures]
+    found = [(p.label, p.own) for p in from_csv(file, None, record(tuple(SIX))).images]
     assert found == [(CRYSTALS, 5), (CRYSTALS, 1), (PRECIPITATE, None)]
 
 
@@ -129,11 +129,11 @@ def test_what_is_wrong_with_a_csv_file_is_said_with_its_line(
 def test_a_file_that_is_no_csv(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone.csv cannot be read: No such file"):
         from_csv(tmp_path / "gone.csv", None, record())
-    (tmp_path / "picture.csv").write_bytes(jpeg(1))
+    (tmp_path / "image.csv").write_bytes(jpeg(1))
     with pytest.raises(
-        ConfigError, match=r"picture.csv, line 1: this is not a table but another file; save it as CSV UTF-8"
+        ConfigError, match=r"image.csv, line 1: this is not a table but another file; save it as CSV UTF-8"
     ):
-        from_csv(tmp_path / "picture.csv", None, record())
+        from_csv(tmp_path / "image.csv", None, record())
 
 
 def test_missing_files_are_all_counted_and_stop_unless_told(sheet: Callable[..., Path], tmp_path: Path) -> None:
@@ -143,27 +143,27 @@ def test_missing_files_are_all_counted_and_stop_unless_told(sheet: Callable[...,
     ):
         from_csv(file, None, record())
     given = from_csv(file, None, record(), skip_missing=True)
-    assert (len(given.pictures), len(given.missing)) == (1, 7)
+    assert (len(given.images), len(given.missing)) == (1, 7)
     with pytest.raises(ConfigError, match="8 of the 8 images"):
         from_csv(file, tmp_path / "elsewhere", record(), skip_missing=True)
 
 
 def test_scores_come_in_batches_and_the_unreadable_are_named(tmp_path: Path, tiny_predictor: Predictor) -> None:
-    pictures = []
+    images = []
     for number in range(10):
-        picture = labelled(CLEAR, str(tmp_path / str(number)))
-        picture.file.write_bytes(b"no picture" if number == 3 else jpeg(number))
-        pictures.append(picture)
-    pictures.append(labelled(CLEAR, str(tmp_path / "gone")))
+        image = labelled(CLEAR, str(tmp_path / str(number)))
+        image.file.write_bytes(b"no image" if number == 3 else jpeg(number))
+        images.append(image)
+    images.append(labelled(CLEAR, str(tmp_path / "gone")))
     seen: list[int] = []
-    found = predict(pictures, tiny_predictor.record, lambda: tiny_predictor, threads=2, done=seen.append)
-    assert [p.file.stem for p in found.pictures] == [str(n) for n in range(10) if n != 3]
-    assert [name.split(": ")[0] for name in found.unreadable] == [str(pictures[3].file), str(pictures[10].file)]
+    found = predict(images, tiny_predictor.record, lambda: tiny_predictor, threads=2, done=seen.append)
+    assert [p.file.stem for p in found.images] == [str(n) for n in range(10) if n != 3]
+    assert [name.split(": ")[0] for name in found.unreadable] == [str(images[3].file), str(images[10].file)]
     assert seen == [0, 4, 8, 11]
     alone = tiny_predictor.predict(tiny_predictor.prepare(jpeg(9))[np.newaxis])
     assert found.folded(tiny_predictor.record)[-1] == pytest.approx(alone[0], abs=1e-6)
     with pytest.raises(MarcodError, match=r"none of 1 image can be read: .*gone.jpg: No such file"):
-        predict(pictures[-1:], tiny_predictor.record, lambda: tiny_predictor, threads=1)
+        predict(images[-1:], tiny_predictor.record, lambda: tiny_predictor, threads=1)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.5])
@@ -171,19 +171,19 @@ def test_a_stored_score_is_taken_back_as_it_is(temperature: float) -> None:
     model = record(temperature=temperature)
     scores = probabilities.softmax(np.random.default_rng(1).normal(0, 3, (50, 4)))
     scores[0] = (0, 1, 0, 0)
-    pictures = [labelled(CLEAR, str(i), stored=tuple(row.tolist())) for i, row in enumerate(scores)]
-    found = predict(pictures, model, lambda: pytest.fail("nothing has to be loaded"), threads=1)
+    images = [labelled(CLEAR, str(i), stored=tuple(row.tolist())) for i, row in enumerate(scores)]
+    found = predict(images, model, lambda: pytest.fail("nothing has to be loaded"), threads=1)
     assert found.folded(model) == pytest.approx(scores, abs=2e-7)
     own_temperature = probabilities.softmax(np.log(scores[1:]) * temperature)
     assert found.folded(model, 1.0)[1:] == pytest.approx(own_temperature, abs=1e-5)
 
 
-def test_a_unit_counts_once_by_its_most_crystalline_picture() -> None:
-    pictures = [labelled(CLEAR, "x", unit="one"), labelled(CLEAR, "y", unit="one"), labelled(CLEAR, "z")]
+def test_a_unit_counts_once_by_its_most_crystalline_image() -> None:
+    images = [labelled(CLEAR, "x", unit="one"), labelled(CLEAR, "y", unit="one"), labelled(CLEAR, "z")]
     logits = np.log(np.array([[0.8, 0.1, 0.05, 0.05], [0.2, 0.7, 0.05, 0.05], [0.9, 0.05, 0.03, 0.02]]))
-    counted = Predictions(tuple(pictures), logits, ()).counted(record())
-    assert [p.file.stem for p in counted.pictures] == ["y", "z"]
-    whole = judged(Predictions(tuple(pictures), logits, ()))
+    counted = Predictions(tuple(images), logits, ()).counted(record())
+    assert [p.file.stem for p in counted.images] == ["y", "z"]
+    whole = judged(Predictions(tuple(images), logits, ()))
     assert (whole.data.images, whole.data.counted, whole.accuracy.value) == (3, 2, 0.5)
 
 
@@ -219,7 +219,7 @@ def test_every_number_is_scikit_learns() -> None:
 def test_deviation_across_sources_is_table_5() -> None:
     predictions = said()
     predicted, true = predictions.folded(record()).argmax(axis=1), predictions.labels
-    sources = np.array([p.source for p in predictions.pictures])
+    sources = np.array([p.source for p in predictions.images])
     cells = [
         ((predicted == 3) & (true == 1) & (sources == s)).sum() / ((true == 1) & (sources == s)).sum()
         for s in set(sources)
@@ -241,9 +241,9 @@ def test_intervals_hold_the_number_follow_the_seed_and_widen_with_groups() -> No
     assert judged(predictions) == found
     assert judged(predictions, seed=2).crystals.auc != found.crystals.auc
     copies = Predictions(
-        tuple(p for p in predictions.pictures for _ in range(4)), np.repeat(predictions.logits, 4, axis=0), ()
+        tuple(p for p in predictions.images for _ in range(4)), np.repeat(predictions.logits, 4, axis=0), ()
     )
-    units = [labelled(p.label, str(i), group=p.drop) for i, p in enumerate(copies.pictures)]
+    units = [labelled(p.label, str(i), group=p.drop) for i, p in enumerate(copies.images)]
     grouped = judged(Predictions(tuple(units), copies.logits, ())).accuracy_over_groups
     ungrouped = judged(Predictions(tuple(labelled(p.label, str(i)) for i, p in enumerate(units)), copies.logits, ()))
     narrow = ungrouped.accuracy_over_groups
@@ -263,7 +263,7 @@ def test_each_imager_is_judged_alone() -> None:
 @pytest.mark.parametrize("only", [CLEAR, CRYSTALS])
 def test_one_class_alone_leaves_numbers_undefined(only: DropClass) -> None:
     predictions = said()
-    kept = predictions.only([i for i, p in enumerate(predictions.pictures) if p.label is only])
+    kept = predictions.only([i for i, p in enumerate(predictions.images) if p.label is only])
     found = judged(kept)
     assert (found.crystals.auc, found.crystals.roc) == (results.Estimate(None), ())
     assert found.confusion.percent[3] == (None,) * 4
@@ -275,7 +275,7 @@ def test_one_class_alone_leaves_numbers_undefined(only: DropClass) -> None:
     assert page.html(found)
 
 
-def test_a_single_picture_can_be_judged() -> None:
+def test_a_single_image_can_be_judged() -> None:
     found = judged(said(1))
     assert found.accuracy_over_groups.low is None
     assert page.html(found)
@@ -285,7 +285,7 @@ def test_a_single_picture_can_be_judged() -> None:
 def test_a_model_with_own_classes_is_judged_in_the_four_and_in_its_own() -> None:
     model, predictions = record(tuple(SIX)), said(classes=6, fold=tuple(SIX.values()))
     found = judged(predictions, record=model)
-    own = np.array([p.own for p in predictions.pictures])
+    own = np.array([p.own for p in predictions.images])
     assert found.own is not None
     assert (
         np.array(found.own.counts).tolist()
@@ -295,13 +295,13 @@ def test_a_model_with_own_classes_is_judged_in_the_four_and_in_its_own() -> None
     assert scores[:, 1] == pytest.approx(probabilities.softmax(predictions.logits)[:, [1, 5]].sum(axis=1))
     assert found.accuracy.value == pytest.approx((scores.argmax(axis=1) == predictions.labels).mean())
     assert tables.all_tables(found)[-1].rows[5][0] == "6 needles"
-    mixed = Predictions((labelled(CLEAR, "new"), *predictions.pictures[1:]), predictions.logits, ())
+    mixed = Predictions((labelled(CLEAR, "new"), *predictions.images[1:]), predictions.logits, ())
     assert judged(mixed, record=model).own is None
     assert judged(said()).own is None
 
 
 def test_the_page_stands_alone_escapes_and_warns() -> None:
-    predictions = Predictions(said().pictures, said().logits, ("<b>bad</b>.jpg: truncated",))
+    predictions = Predictions(said().images, said().logits, ("<b>bad</b>.jpg: truncated",))
     text = page.html(judged(predictions, description="<script>alert(1)</script>", missing=["gone.jpg"]))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
@@ -340,15 +340,15 @@ def test_the_database_gives_every_side_its_plates(lab: Database) -> None:
     def given(split: Split | None, **more: Any) -> Any:
         return from_database(lab, record(), champion.id, split=split, source=None, roots={}, **more)
 
-    sides = {split: {p.group.split("/")[1] for p in given(split).pictures} for split in Split}
+    sides = {split: {p.group.split("/")[1] for p in given(split).images} for split in Split}
     assert sides == {s: {f"P{n}" for n in range(8) if split_of("imager", f"P{n}") is s} for s in Split}
     whole = given(None)
-    assert len(whole.pictures) == 8 * 12 * 2
-    assert len({p.unit for p in whole.pictures}) == 8 * 12
-    assert all(p.stored is not None for p in whole.pictures)
-    assert whole.pictures[0].file.parts[:3] == ("/", "plates", "imager")
+    assert len(whole.images) == 8 * 12 * 2
+    assert len({p.unit for p in whole.images}) == 8 * 12
+    assert all(p.stored is not None for p in whole.images)
+    assert whole.images[0].file.parts[:3] == ("/", "plates", "imager")
     moved = from_database(lab, record(), champion.id, split=None, source="imager", roots={"imager": Path("/here")})
-    assert moved.pictures[0].file.parts[:2] == ("/", "here")
+    assert moved.images[0].file.parts[:2] == ("/", "here")
     with pytest.raises(NotFoundError, match="no image of all plates of elsewhere is labelled, of 0 labelled images"):
         from_database(lab, record(), champion.id, split=None, source="elsewhere", roots={})
 
@@ -358,7 +358,7 @@ def test_a_vector_of_own_classes_comes_back_in_the_models_order(lab: Database) -
     vector = {name: 0.5 if name == "needles" else 0.1 for name in SIX}
     lab.write(lambda c: c.execute(sa.text("update score set vector = :v"), {"v": json.dumps(vector)}))
     given = from_database(lab, record(tuple(SIX)), champion.id, split=None, source=None, roots={})
-    assert given.pictures[0].stored == pytest.approx((0.1, 0.1, 0.1, 0.1, 0.1, 0.5))
+    assert given.images[0].stored == pytest.approx((0.1, 0.1, 0.1, 0.1, 0.1, 0.5))
 
 
 def call(url: str, *words: str) -> Result:

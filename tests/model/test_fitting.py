@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from tiny import TINY
-from training_pictures import HEADS, IN_TF_DATA, coloured, learnable, paper
+from training_images import HEADS, IN_TF_DATA, coloured, learnable, paper
 
 from marcod.errors import BundleError, MarcodError
 from marcod.fitting import checkpoint, fit

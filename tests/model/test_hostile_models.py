@@ -71,7 +71,7 @@ def test_weights_are_bounded_however_well_they_are_packed(tiny_bundle: Path, mon
 
 
 @pytest.mark.parametrize("name", ["../../../outside.jpg", "/etc/hostname", "expected.json/../../outside.jpg", "pipe"])
-def test_a_golden_picture_is_one_of_the_bundle(tiny_bundle: Path, name: str) -> None:
+def test_a_golden_image_is_one_of_the_bundle(tiny_bundle: Path, name: str) -> None:
     (tiny_bundle.parent.parent / "outside.jpg").write_bytes(b"secret")
     rewrite(tiny_bundle, "golden/expected.json", json.dumps({name: [0.25] * 4}).encode())
     with pytest.raises(BundleError, match="is not in the bundle"):
@@ -79,20 +79,20 @@ def test_a_golden_picture_is_one_of_the_bundle(tiny_bundle: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("data", [b"[" * 100_000, b"[]", b"[1]", b'{"random-0.jpg": {"a": 1}}', b"null"])
-def test_a_strange_list_of_golden_pictures_is_a_sentence(tiny_bundle: Path, data: bytes) -> None:
+def test_a_strange_list_of_golden_images_is_a_sentence(tiny_bundle: Path, data: bytes) -> None:
     rewrite(tiny_bundle, "golden/expected.json", data)
     with pytest.raises(BundleError):
         bundle.load(tiny_bundle)
 
 
 def test_a_bundle_holds_no_links_and_no_devices(tiny_bundle: Path, tmp_path: Path) -> None:
-    picture = tiny_bundle / "golden" / "random-0.jpg"
-    outside = picture.rename(tmp_path / "outside.jpg")
-    picture.symlink_to(outside)
+    image = tiny_bundle / "golden" / "random-0.jpg"
+    outside = image.rename(tmp_path / "outside.jpg")
+    image.symlink_to(outside)
     with pytest.raises(BundleError, match="link or a special file"):
         bundle.verify(tiny_bundle)
-    picture.unlink()
-    os.mkfifo(picture)
+    image.unlink()
+    os.mkfifo(image)
     with pytest.raises(BundleError, match="link or a special file"):
         bundle.install(tiny_bundle, tmp_path / "models")
 

@@ -22,11 +22,9 @@ RECORD = Preprocessing(TINY.input_size, "area")
 
 
 def base_set(count: int = 60) -> Base:
-    """Pictures that stand on all sides."""
-    pictures = [
-        labelled(CLASSES[i % 4], f"b{i}", source=rehearsal.SOURCE, imager=rehearsal.IMAGER) for i in range(count)
-    ]
-    return Base("made", True, tuple(pictures))
+    """Images that stand on all sides."""
+    images = [labelled(CLASSES[i % 4], f"b{i}", source=rehearsal.SOURCE, imager=rehearsal.IMAGER) for i in range(count)]
+    return Base("made", True, tuple(images))
 
 
 def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
@@ -45,8 +43,8 @@ def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
     assert len(found) == 3 + len(expected) > 10
     assert found.own.tolist() == [True] * 3 + [False] * len(expected)
     assert found.files[:3] == (tmp_path / "1.png", tmp_path / "here" / "2.png", tmp_path / "3.png")
-    assert found.files[3:] == tuple(picture.file for picture in expected)
-    assert found.labels.tolist() == [1, 2, 3, *(CLASSES.index(picture.label) for picture in expected)]
+    assert found.files[3:] == tuple(image.file for image in expected)
+    assert found.labels.tolist() == [1, 2, 3, *(CLASSES.index(image.label) for image in expected)]
     assert found.targets[:3].tolist() == [[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     assert found.targets[3:].argmax(axis=1).tolist() == found.labels[3:].tolist()
     assert found.weights.tolist() == [0.25, 1, 1, *(1.0 for _ in expected)]
@@ -58,19 +56,19 @@ def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_base", [True, False])
-def test_every_picture_is_on_one_side_and_the_test_side_is_the_gate_s(tmp_path: Path, with_base: bool) -> None:
+def test_every_image_is_on_one_side_and_the_test_side_is_the_gate_s(tmp_path: Path, with_base: bool) -> None:
     items = [item(number, tmp_path, side=list(Split)[number % 3]) for number in range(12)]
     lab, others = snapshot(items), base_set() if with_base else rehearsal.NOTHING
     sides = {side: data.rows(lab, others, side, {}).files for side in Split}
     tested = data.tested(lab, others, {})
-    assert {picture.file for picture in tested} == set(sides[Split.TEST])
+    assert {image.file for image in tested} == set(sides[Split.TEST])
     assert sum(map(len, sides.values())) == len({file for files in sides.values() for file in files})
-    assert sum(map(len, sides.values())) == 12 + len(others.pictures)
-    assert all(picture.own is None for picture in tested)
+    assert sum(map(len, sides.values())) == 12 + len(others.images)
+    assert all(image.own is None for image in tested)
     assert {(p.source, p.imager) for p in tested} == {("cellar", "rigaku"), ("", "base")} if with_base else True
 
 
-def test_no_rows_are_no_pictures(tmp_path: Path) -> None:
+def test_no_rows_are_no_images(tmp_path: Path) -> None:
     none = data.rows(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {})
     assert (none.targets.shape, none.own.shape) == ((0, 4), (0,))
     assert len(gathered(none, tmp_path).pixels) == 0
@@ -99,7 +97,7 @@ def gathered(rows: Rows, folder: Path, **more: object) -> Material:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Rows:
-    """Six pictures on disk, of which the third is cut short and the fifth gone."""
+    """Six images on disk, of which the third is cut short and the fifth gone."""
     items = [written(item(number, tmp_path / "plates")) for number in range(6)]
     files = [tmp_path / "plates" / one.path for one in items]
     files[2].write_bytes(files[2].read_bytes()[:60])
@@ -161,7 +159,7 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
     kernel, bias = network.head(tiny_weights)
     score = network.compiled(TINY, tiny_weights, 8)
     for number, (down, across) in enumerate(FLIPS):
-        pixels = [preprocess.prepare(picture[::down, ::across], RECORD) for picture in given.pixels]
+        pixels = [preprocess.prepare(image[::down, ::across], RECORD) for image in given.pixels]
         logits = score(np.stack(pixels))
         part = features[number * 4 : number * 4 + 4]
         np.testing.assert_allclose(part @ kernel + bias, logits, rtol=0, atol=1e-4 * np.abs(logits).max())
@@ -171,7 +169,7 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
     assert shown == []
 
 
-def test_of_no_pictures_nothing_is_seen(tmp_path: Path, tiny_weights: Weights) -> None:
+def test_of_no_images_nothing_is_seen(tmp_path: Path, tiny_weights: Weights) -> None:
     none = gathered(data.rows(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {}), tmp_path)
     place = tmp_path / "features.npz"
     found = data.seen(none, data.Trunk(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, goes_on=lambda *step: None)

@@ -92,10 +92,10 @@ def test_weights_come_back_as_they_were_set(tiny_weights: Weights) -> None:
 def test_folding_batch_norm_changes_no_score(tiny_weights: Weights) -> None:
     model = network.build(TINY)
     network.set_variables(model, tiny_weights)
-    pictures = np.random.default_rng(4).uniform(-1, 1, (3, 75, 75, 3)).astype(np.float32)
+    images = np.random.default_rng(4).uniform(-1, 1, (3, 75, 75, 3)).astype(np.float32)
     model.compile(jit_compile=False)
-    plain = model.predict_on_batch(pictures)
-    folded = network.compiled(TINY, tiny_weights)(pictures)
+    plain = model.predict_on_batch(images)
+    folded = network.compiled(TINY, tiny_weights)(images)
     assert np.abs(folded - plain).max() < 1e-5 * np.abs(plain).max()
 
 

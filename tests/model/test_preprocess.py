@@ -112,9 +112,9 @@ def test_a_truncated_jpeg_may_still_be_arriving() -> None:
     assert caught.value.retryable
 
 
-def test_what_is_no_picture_stays_none() -> None:
+def test_what_is_no_image_stays_none() -> None:
     with pytest.raises(ImageError) as caught:
-        preprocess.decode(b"not a picture at all")
+        preprocess.decode(b"not an image at all")
     assert not caught.value.retryable
 
 
@@ -130,11 +130,11 @@ def test_damaged_jpegs_raise_nothing_but_image_errors(changes: list[tuple[float,
 
 @pytest.mark.parametrize("resize", ["bilinear-tf1", "area"])
 def test_threads_do_not_disturb_each_other(resize: preprocess.Resize) -> None:
-    pictures = [jpeg(seed, 300 + 7 * seed, 200 + 5 * seed) for seed in range(12)]
+    images = [jpeg(seed, 300 + 7 * seed, 200 + 5 * seed) for seed in range(12)]
     record = Preprocessing(SIZE, resize)
-    alone = [preprocess.prepare(preprocess.decode(p), record) for p in pictures]
+    alone = [preprocess.prepare(preprocess.decode(p), record) for p in images]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda p: preprocess.prepare(preprocess.decode(p), record), pictures * 3))
+        together = list(pool.map(lambda p: preprocess.prepare(preprocess.decode(p), record), images * 3))
     assert all(np.array_equal(alone[i % 12], t) for i, t in enumerate(together))
 
 

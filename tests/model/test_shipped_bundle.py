@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parents[2] / "models" / "marco-small-synthetic" / "1"
 
 @pytest.fixture(scope="module")
 def shipped() -> Predictor:
-    """Loading it runs its golden pictures."""
+    """Loading it runs its golden images."""
     return bundle.load(SHIPPED, batch_size=8)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_pictures import IN_TF_DATA
+from training_images import IN_TF_DATA
 
 from marcod.domain import CLASSES
 from marcod.fitting.recipes import SHIPPED
@@ -15,7 +15,7 @@ from marcod.training import shipped_model
 
 def test_processes_draw_the_same_drops() -> None:
     one, two = (shipped_model.render_examples(50, 4, 32, balanced=True, processes=n) for n in (1, 2))
-    assert np.array_equal(one.pictures, two.pictures)
+    assert np.array_equal(one.images, two.images)
     assert one.labels.tolist() == two.labels.tolist() == [0, 1, 2, 3]
 
 

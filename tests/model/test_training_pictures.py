@@ -11,11 +11,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 from tiny import jpeg
-from training_pictures import coloured
+from training_images import coloured
 
 from marcod.errors import MarcodError
 from marcod.fitting import batches as fitting_batches
-from marcod.fitting.batches import Pictures, augment, batches
+from marcod.fitting.batches import Images, augment, batches
 from marcod.fitting.recipes import GENTLE, PAPER, Augmentation
 from marcod.model import preprocess
 
@@ -27,12 +27,12 @@ PLAIN = Augmentation(
 
 
 def augmented(pixels: NDArray[np.uint8], how: Augmentation, seed: int = 0, size: int = SIZE) -> NDArray[np.float32]:
-    """Pictures after augmentation, in 0..1."""
+    """Images after augmentation, in 0..1."""
     drawn = augment(tf.constant(pixels), how, size, tf.constant([seed, 1], tf.int64))
     return (np.asarray(drawn) + 1) / 2
 
 
-def picture(seed: int = 0, size: int = SIZE) -> NDArray[np.uint8]:
+def image(seed: int = 0, size: int = SIZE) -> NDArray[np.uint8]:
     """Noise, in which every place is another."""
     return np.random.default_rng(seed).integers(30, 226, (size, size, 3), np.uint8)
 
@@ -49,7 +49,7 @@ def positions(square: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 @pytest.mark.parametrize("turns", [False, True])
 def test_every_position_comes_equally_often_and_nothing_else_changes(turns: bool) -> None:
-    count, square = 2000, picture()
+    count, square = 2000, image()
     drawn = augmented(copies(square, count), replace(PLAIN, quarter_turns=turns)) * 255
     distance = np.array([[np.abs(one - way).max() for way in positions(square)] for one in drawn])
     assert distance.min(axis=1).max() < 0.01
@@ -84,7 +84,7 @@ def check_range(values: NDArray[np.floating], low: float, high: float) -> None:
 
 
 def test_hue_and_saturation_are_tensorflow_s() -> None:
-    pixels = copies(picture(3), 4)
+    pixels = copies(image(3), 4)
     drawn = augmented(pixels, replace(PLAIN, hue=0.2))
     unflipped = [np.asarray(tf.image.adjust_hue(tf.constant(pixels[0]) / 255, d)) for d in np.linspace(-0.2, 0.2, 801)]
     for one in drawn:
@@ -94,7 +94,7 @@ def test_hue_and_saturation_are_tensorflow_s() -> None:
 
 @pytest.mark.parametrize("how", [PAPER.augmentation, replace(GENTLE, contrast=(3.0, 5.0))])
 def test_whatever_is_done_the_network_gets_its_range_and_size(how: Augmentation) -> None:
-    drawn = augmented(copies(picture(1, 24), 64), how)
+    drawn = augmented(copies(image(1, 24), 64), how)
     assert drawn.shape == (64, SIZE, SIZE, 3)
     assert drawn.min() >= 0
     assert drawn.max() <= 1
@@ -109,14 +109,14 @@ def test_patches_are_as_large_as_said_and_lie_anywhere() -> None:
     assert ends.max() > 61
 
 
-def numbered(count: int, side: int = 20) -> Pictures:
-    """Pictures of one grey each, their number, so that a batch tells which they are."""
+def numbered(count: int, side: int = 20) -> Images:
+    """Images of one grey each, their number, so that a batch tells which they are."""
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, side, side, 3))
     weights = np.linspace(0.5, 1.5, count).astype(np.float32)
     return fitting_batches.in_memory(pixels, fitting_batches.one_hot(np.arange(count) % 4, 4), weights)
 
 
-def drawn(given: Pictures, epoch: int = 0, seed: int = 1, how: Augmentation = PLAIN, **more: int) -> list[tuple]:
+def drawn(given: Images, epoch: int = 0, seed: int = 1, how: Augmentation = PLAIN, **more: int) -> list[tuple]:
     made, left = batches(given, how, SIZE, batch_size=4, seed=seed, epoch=epoch, **more)
     found = [tuple(tf.nest.map_structure(np.asarray, batch)) for batch in made]
     assert len(found) == left
@@ -143,7 +143,7 @@ def test_a_seed_and_an_epoch_decide_every_batch() -> None:
         assert same(first[skip:], drawn(given, how=how, skip=skip))
 
 
-def test_an_epoch_shows_every_picture_once_with_its_label_and_weight() -> None:
+def test_an_epoch_shows_every_image_once_with_its_label_and_weight() -> None:
     given = numbered(24)
     found = drawn(given)
     order = numbers(found)
@@ -152,12 +152,12 @@ def test_an_epoch_shows_every_picture_once_with_its_label_and_weight() -> None:
     assert np.array_equal(np.concatenate([batch[2] for batch in found]), given.weights[order])
 
 
-def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
     [batch] = drawn(numbered(3))
     assert len(batch[0]) == len(batch[1]) == len(batch[2]) == 3
 
 
-def test_pictures_drawn_by_weight_count_the_same() -> None:
+def test_images_drawn_by_weight_count_the_same() -> None:
     shares = np.array([0, 1, 1, 1, 1, 1, 1, 6], np.float32)
     given = replace(numbered(240), weights=np.tile(shares, 30), by_weight=True)
     found = [batch for epoch in range(4) for batch in drawn(given, epoch=epoch)]
@@ -182,7 +182,7 @@ def png(pixels: NDArray[np.uint8], path: Path) -> Path:
     return path
 
 
-def test_the_paper_s_patches_are_a_picture_s_own_pixels(tmp_path: Path) -> None:
+def test_the_paper_s_patches_are_a_image_s_own_pixels(tmp_path: Path) -> None:
     whole = np.random.default_rng(2).integers(0, 256, (40, 60, 3), np.uint8)
     rows = fitting_batches.patches([png(whole, tmp_path / "a.png"), png(whole[:8, :12], tmp_path / "small.png")], SIZE)
     windows = np.lib.stride_tricks.sliding_window_view(whole, (SIZE, SIZE), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
@@ -211,7 +211,7 @@ def test_a_damaged_file_is_black_and_one_that_is_gone_ends_the_training(tmp_path
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Four pictures; the second is damaged and the third is gone."""
+    """Four images; the second is damaged and the third is gone."""
     paths = [tmp_path / f"{i}.jpg" for i in range(4)]
     for i, path in enumerate(paths):
         path.write_bytes(jpeg(i))
@@ -220,7 +220,7 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_kept_pictures_are_centre_squares_and_what_cannot_be_read_is_named(files: list[Path], tmp_path: Path) -> None:
+def test_kept_images_are_centre_squares_and_what_cannot_be_read_is_named(files: list[Path], tmp_path: Path) -> None:
     done: list[int] = []
     pixels, wrong = fitting_batches.kept(files, 24, tmp_path / "kept.npy", threads=2, done=done.append)
     assert pixels.shape == (4, 24, 24, 3)
@@ -235,7 +235,7 @@ def test_kept_pictures_are_centre_squares_and_what_cannot_be_read_is_named(files
         assert np.array_equal(pixels[i], np.asarray(expected))
 
 
-def test_kept_pictures_are_read_once(files: list[Path], tmp_path: Path) -> None:
+def test_kept_images_are_read_once(files: list[Path], tmp_path: Path) -> None:
     place = tmp_path / "kept.npy"
     first, wrong = fitting_batches.kept(files, 24, place, threads=1)
     for file in files:
@@ -243,12 +243,12 @@ def test_kept_pictures_are_read_once(files: list[Path], tmp_path: Path) -> None:
     again, still = fitting_batches.kept(files, 24, place, threads=1)
     assert np.array_equal(first, again)
     assert still == wrong
-    with pytest.raises(MarcodError, match=r"kept\.npy holds other pictures than this run's; remove it"):
+    with pytest.raises(MarcodError, match=r"kept\.npy holds other images than this run's; remove it"):
         fitting_batches.kept(files[:2], 24, place, threads=1)
 
 
-def test_pictures_for_which_there_is_no_room_are_not_begun(files: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(MarcodError, match=r"pictures to train on take 1200000\.0 GB in .*make room there"):
+def test_images_for_which_there_is_no_room_are_not_begun(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(MarcodError, match=r"images to train on take 1200000\.0 GB in .*make room there"):
         fitting_batches.kept(files, 10**8 // 10, tmp_path / "kept.npy", threads=1)
     assert not list(tmp_path.glob("kept*"))
 
@@ -262,7 +262,7 @@ def test_a_stop_while_reading_leaves_nothing_that_looks_whole(files: list[Path],
     assert pixels[0].any()
 
 
-def test_kept_pictures_are_prepared_as_for_scoring() -> None:
+def test_kept_images_are_prepared_as_for_scoring() -> None:
     pixels, _ = coloured(2, 24)
     record = preprocess.Preprocessing(SIZE, "area")
     found = fitting_batches.prepared(pixels, record)

@@ -1,4 +1,4 @@
-"""The smallest member of the family, random weights for it, and pictures made from a seed."""
+"""The smallest member of the family, random weights for it, and images made from a seed."""
 
 import io
 
@@ -20,7 +20,7 @@ def jpeg(seed: int, width: int = 120, height: int = 100) -> bytes:
 
 
 def random_weights(architecture: Architecture, seed: int = 0) -> dict[str, np.ndarray]:
-    """Well-conditioned numbers, as if trained, so that different pictures get different scores."""
+    """Well-conditioned numbers, as if trained, so that different images get different scores."""
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in network.variable_shapes(network.build(architecture)).items():

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from factories import utc
 from numpy.typing import NDArray
-from test_score import picture
+from test_score import photograph
 from watched_site import wait_until
 
 from marcod.scoring import decode
@@ -22,7 +22,7 @@ HANGING = b"share that does not answer"
 
 
 class Waiting:
-    """A model that waits for a picture's bytes as a read from a hanging share does."""
+    """A model that waits for an image's bytes as a read from a hanging share does."""
 
     def __init__(self) -> None:
         self.answers = threading.Event()
@@ -49,7 +49,7 @@ def claims(source: str, count: int) -> list[Claim]:
 
 def test_a_share_that_hangs_holds_up_no_other(tmp_path: Path, model: Waiting) -> None:
     roots = {name: tmp_path / name for name in ("away", "there")}
-    for name, data in (("away", HANGING), ("there", picture(1))):
+    for name, data in (("away", HANGING), ("there", photograph(1))):
         roots[name].mkdir()
         for n in range(6):
             (roots[name] / f"{n}.jpg").write_bytes(data)
@@ -77,12 +77,12 @@ def test_a_share_that_hangs_holds_up_no_other(tmp_path: Path, model: Waiting) ->
         found = decoders.collect(claims("away", 1), decoders.begin(model, claims("away", 1)), 30)  # type: ignore[arg-type]
         return isinstance(found[0], Prepared)
 
-    wait_until(answered, "its pictures to be read")
+    wait_until(answered, "its images to be read")
     decoders.close()
 
 
 class Slow:
-    """A model that takes each picture when it is told, and says so."""
+    """A model that takes each image when it is told, and says so."""
 
     def __init__(self) -> None:
         self.turn = threading.Semaphore(0)
@@ -95,7 +95,7 @@ class Slow:
 def test_a_slow_disk_loses_no_image(tmp_path: Path) -> None:
     """The limit is of one image without another, not of the batch."""
     for n in range(5):
-        (tmp_path / f"{n}.jpg").write_bytes(picture(1))
+        (tmp_path / f"{n}.jpg").write_bytes(photograph(1))
     model, came = Slow(), []
     decoders = Decoders(1, {"slow": tmp_path})
     batch = claims("slow", 5)
@@ -128,7 +128,7 @@ def test_the_trouble_of_this_host_is_not_the_image_s(tmp_path: Path, error: Exce
         def prepare(self, data: bytes) -> NDArray[np.float32]:
             raise error
 
-    (tmp_path / "0.jpg").write_bytes(picture(1))
+    (tmp_path / "0.jpg").write_bytes(photograph(1))
     found = decode.prepare(Poor(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
     assert isinstance(found, Failure)
     assert (found.error, found.counts, found.retryable) == (text, False, True)
@@ -139,7 +139,7 @@ def test_a_decoder_that_fails_in_an_unforeseen_way_costs_its_own_image_alone(tmp
         def prepare(self, data: bytes) -> NDArray[np.float32]:
             raise KeyError("frame")
 
-    (tmp_path / "0.jpg").write_bytes(picture(1))
+    (tmp_path / "0.jpg").write_bytes(photograph(1))
     found = decode.prepare(Odd(), claims("s", 1)[0], tmp_path)  # type: ignore[arg-type]
     assert isinstance(found, Failure)
     assert (found.counts, found.retryable) == (True, True)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from factories import MAX_ATTEMPTS, record, sightings, utc
 from numpy.typing import NDArray
-from test_score import SETTINGS, Lab, lab, picture  # noqa: F401 - the fixture
+from test_score import SETTINGS, Lab, lab, photograph  # noqa: F401 - the fixture
 from watched_site import wait_until
 
 from marcod.database.engine import Database
@@ -60,7 +60,7 @@ def real(lab: Lab) -> bundle.Predictor:  # noqa: F811
 
 def deliver(lab: Lab, count: int) -> None:  # noqa: F811
     for number in range(count):
-        lab.deliver(f"{number}.jpg", picture(number))
+        lab.deliver(f"{number}.jpg", photograph(number))
 
 
 def test_a_batch_that_takes_longer_than_its_lease_is_scored_once_and_nothing_is_lost(lab: Lab) -> None:  # noqa: F811
@@ -158,7 +158,7 @@ def test_a_host_without_memory_halves_its_batches_and_then_says_so_and_waits(lab
 
 
 @ONE_DATABASE
-def test_a_device_that_has_memory_for_some_pictures_scores_all(lab: Lab) -> None:  # noqa: F811
+def test_a_device_that_has_memory_for_some_images_scores_all(lab: Lab) -> None:  # noqa: F811
     deliver(lab, 8)
 
     def room_for_two(batch: NDArray[np.float32]) -> None:
@@ -213,7 +213,7 @@ def test_a_challenger_that_fails_on_every_image_holds_up_nothing(lab: Lab, secon
     deliver(lab, 4)
     lab.drain()
     lab.db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(2)))
-    lab.deliver("new.jpg", picture(9))
+    lab.deliver("new.jpg", photograph(9))
 
     def load(version: Version) -> object:
         found = lab.registry.load(version, 4)
@@ -227,8 +227,8 @@ def test_a_challenger_that_fails_on_every_image_holds_up_nothing(lab: Lab, secon
 
 @ONE_DATABASE
 def test_a_single_image_is_blamed_only_where_the_model_scores_another(lab: Lab) -> None:  # noqa: F811
-    lab.deliver("odd.jpg", picture(2))
-    odd = real(lab).prepare(picture(2))
+    lab.deliver("odd.jpg", photograph(2))
+    odd = real(lab).prepare(photograph(2))
 
     def fails_on_it(batch: NDArray[np.float32]) -> None:
         if any(np.array_equal(pixels, odd) for pixels in batch):
@@ -237,10 +237,10 @@ def test_a_single_image_is_blamed_only_where_the_model_scores_another(lab: Lab) 
     scorer = lab.scorer(load=lambda _: Model(real(lab), predict=fails_on_it))
     scorer.drain(threading.Event())
     assert lab.waiting() == {"odd.jpg": (1, "the model cannot score it")}
-    lab.deliver("good.jpg", picture(3))
+    lab.deliver("good.jpg", photograph(3))
     scorer.drain(threading.Event())
     assert set(lab.scores()) == {"good.jpg"}
-    lab.deliver("also.jpg", picture(2))
+    lab.deliver("also.jpg", photograph(2))
     scorer.drain(threading.Event())
     assert lab.failed() == {"also.jpg": "the model cannot score it"}
 

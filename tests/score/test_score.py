@@ -1,4 +1,4 @@
-"""The scoring loop with a real network on real files: what is a picture is scored, what is not fails alone."""
+"""The scoring loop with a real network on real files: what is an image is scored, what is not fails alone."""
 
 import hashlib
 import io
@@ -33,8 +33,8 @@ from marcod.store.versions import Version
 SETTINGS = ScoreSettings(batch_size=4, decode_threads=2, lease_s=60, max_attempts=3, retry_s=10, idle_s=0.01)
 
 
-def picture(seed: int, mode: str = "RGB", format_: str = "JPEG", size: tuple[int, int] = (96, 80)) -> bytes:
-    """A small picture of noise over a gradient."""
+def photograph(seed: int, mode: str = "RGB", format_: str = "JPEG", size: tuple[int, int] = (96, 80)) -> bytes:
+    """A small image of noise over a gradient."""
     rng = np.random.default_rng(seed)
     grey = np.linspace(60, 200, size[0])[None, :] + rng.normal(0, 12, (size[1], size[0]))
     made = Image.fromarray(grey.clip(0, 255).astype(np.uint8), "L").convert(mode)
@@ -44,7 +44,7 @@ def picture(seed: int, mode: str = "RGB", format_: str = "JPEG", size: tuple[int
 
 
 def sixteen_bit(format_: str) -> bytes:
-    """A 16-bit grey picture."""
+    """A 16-bit grey image."""
     values = np.linspace(0, 65535, 80 * 96).reshape(80, 96).astype(np.uint16)
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, format_)
@@ -53,7 +53,7 @@ def sixteen_bit(format_: str) -> bytes:
 
 def bomb() -> bytes:
     """A PNG of few bytes that claims to be 40,000 pixels wide and high."""
-    data = bytearray(picture(0, "L", "PNG"))
+    data = bytearray(photograph(0, "L", "PNG"))
     data[16:24] = (40_000).to_bytes(4, "big") * 2
     import zlib
 
@@ -134,27 +134,27 @@ def lab(db: Database, registry: Registry, tmp_path: Path) -> Iterator[Lab]:
 
 
 GOOD = {
-    "rgb.jpg": picture(1),
-    "grey.jpg": picture(2, "L"),
-    "cmyk.jpg": picture(3, "CMYK"),
-    "rgb.png": picture(4, format_="PNG"),
-    "palette.png": picture(5, "P", "PNG"),
-    "alpha.png": picture(6, "RGBA", "PNG"),
-    "rgb.tif": picture(7, format_="TIFF"),
-    "grey.bmp": picture(8, "L", "BMP"),
+    "rgb.jpg": photograph(1),
+    "grey.jpg": photograph(2, "L"),
+    "cmyk.jpg": photograph(3, "CMYK"),
+    "rgb.png": photograph(4, format_="PNG"),
+    "palette.png": photograph(5, "P", "PNG"),
+    "alpha.png": photograph(6, "RGBA", "PNG"),
+    "rgb.tif": photograph(7, format_="TIFF"),
+    "grey.bmp": photograph(8, "L", "BMP"),
     "sixteen.png": sixteen_bit("PNG"),
     "sixteen.tif": sixteen_bit("TIFF"),
 }
 BAD = {
     "empty.jpg": b"",
-    "text.jpg": b"this is not a picture",
-    "truncated.jpg": picture(9)[:-600],
-    "truncated.png": picture(10, format_="PNG")[:900],
+    "text.jpg": b"this is not an image",
+    "truncated.jpg": photograph(9)[:-600],
+    "truncated.png": photograph(10, format_="PNG")[:900],
     "bomb.png": bomb(),
 }
 
 
-def test_pictures_are_scored_and_everything_else_fails_alone(lab: Lab) -> None:
+def test_images_are_scored_and_everything_else_fails_alone(lab: Lab) -> None:
     for name, data in {**GOOD, **BAD}.items():
         lab.deliver(name, data)
     lab.drain()
@@ -169,7 +169,7 @@ def test_pictures_are_scored_and_everything_else_fails_alone(lab: Lab) -> None:
 
 
 def test_a_truncated_file_that_arrives_in_full_is_scored(lab: Lab) -> None:
-    whole = picture(20)
+    whole = photograph(20)
     lab.deliver("late.jpg", whole[:-700])
     lab.drain()
     assert lab.waiting()["late.jpg"][0] == 1
@@ -180,19 +180,19 @@ def test_a_truncated_file_that_arrives_in_full_is_scored(lab: Lab) -> None:
 
 
 def test_the_score_carries_the_hash_of_the_bytes_it_was_made_from(lab: Lab) -> None:
-    lab.deliver("a.jpg", picture(30))
+    lab.deliver("a.jpg", photograph(30))
     lab.drain()
     [(content_hash, image_hash)] = factories.rows(
         lab.db, sa.select(score.c.content_hash, image.c.content_hash).join(image, image.c.id == score.c.image_id)
     )
-    assert content_hash == image_hash == hashlib.sha256(picture(30)).hexdigest()
+    assert content_hash == image_hash == hashlib.sha256(photograph(30)).hexdigest()
 
 
-def test_the_score_says_how_its_picture_looks(lab: Lab) -> None:
+def test_the_score_says_how_its_image_looks(lab: Lab) -> None:
     even = io.BytesIO()
     Image.new("RGB", (96, 80), (102, 102, 102)).save(even, "PNG")
     lab.deliver("even.png", even.getvalue())
-    lab.deliver("noisy.jpg", picture(31))
+    lab.deliver("noisy.jpg", photograph(31))
     lab.drain()
     columns = (score.c.brightness, score.c.contrast, score.c.focus)
     statement = sa.select(*columns).join(image, image.c.id == score.c.image_id).order_by(image.c.path)
@@ -206,7 +206,7 @@ def test_the_score_says_how_its_picture_looks(lab: Lab) -> None:
 def test_scores_equal_the_predictors_own(lab: Lab, registry: Registry) -> None:
     predictor = registry.load(lab.db.read(versions.champion), 4)
     for seed in range(7):
-        lab.deliver(f"{seed}.jpg", picture(seed))
+        lab.deliver(f"{seed}.jpg", photograph(seed))
     lab.drain()
     columns = (image.c.path, score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate)
     for path, *stored in factories.rows(lab.db, sa.select(*columns).join(score, score.c.image_id == image.c.id)):
@@ -216,8 +216,8 @@ def test_scores_equal_the_predictors_own(lab: Lab, registry: Registry) -> None:
 
 
 def test_a_vanished_file_is_gone_and_scored_when_it_returns(lab: Lab) -> None:
-    lab.deliver("stays.jpg", picture(40))
-    lab.deliver("gone.jpg", picture(41))
+    lab.deliver("stays.jpg", photograph(40))
+    lab.deliver("gone.jpg", photograph(41))
     (lab.root / "gone.jpg").rename(lab.root.parent / "gone.jpg")
     for attempt in range(4):
         lab.drain(utc(hours=attempt))
@@ -234,7 +234,7 @@ def test_a_vanished_file_is_gone_and_scored_when_it_returns(lab: Lab) -> None:
 
 
 def test_a_source_that_is_away_costs_no_attempts(lab: Lab) -> None:
-    lab.deliver("a.jpg", picture(50))
+    lab.deliver("a.jpg", photograph(50))
     away = lab.root.rename(lab.root.parent / "away")
     for attempt in range(6):
         lab.drain(utc(days=attempt))
@@ -246,7 +246,7 @@ def test_a_source_that_is_away_costs_no_attempts(lab: Lab) -> None:
 
 def test_a_promotion_takes_effect_between_two_batches(lab: Lab, registry: Registry, second: Version) -> None:
     for seed in range(12):
-        lab.deliver(f"{seed:02}.jpg", picture(seed))
+        lab.deliver(f"{seed:02}.jpg", photograph(seed))
     seen: list[str] = []
 
     def promote_after_the_first(report: BatchReport) -> None:
@@ -267,7 +267,7 @@ def test_a_promotion_takes_effect_between_two_batches(lab: Lab, registry: Regist
 
 def test_a_stopped_scorer_gives_back_what_it_did_not_start(lab: Lab) -> None:
     for seed in range(12):
-        lab.deliver(f"{seed:02}.jpg", picture(seed))
+        lab.deliver(f"{seed:02}.jpg", photograph(seed))
     stop = threading.Event()
     lab.scorer(on_batch=lambda _: stop.set()).run(stop)
     status = lab.db.read(lambda c: backlog.status(c, utc(2)))
@@ -287,7 +287,7 @@ def test_a_stopped_scorer_gives_back_what_it_did_not_start(lab: Lab) -> None:
 def test_jobs_go_back_with_the_cause_when_the_champion_cannot_be_loaded(
     lab: Lab, kind: type[Exception], told: str
 ) -> None:
-    lab.deliver("a.jpg", picture(1))
+    lab.deliver("a.jpg", photograph(1))
 
     def refuse(version: Version) -> object:
         raise kind(f"the bundle of {version} is damaged")
@@ -305,11 +305,11 @@ def test_a_rescoring_model_that_is_not_here_holds_up_nothing(
     lab: Lab, registry: Registry, second: Version, error: Exception, told: str
 ) -> None:
     for seed in range(6):
-        lab.deliver(f"{seed}.jpg", picture(seed))
+        lab.deliver(f"{seed}.jpg", photograph(seed))
     lab.drain()
     lab.db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(2)))
     for seed in range(6, 12):
-        lab.deliver(f"{seed}.jpg", picture(seed), utc(3))
+        lab.deliver(f"{seed}.jpg", photograph(seed), utc(3))
 
     def only_the_champion(version: Version) -> object:
         if version.id == second.id:
@@ -345,7 +345,7 @@ class Flaky:
 
 def test_a_device_that_fails_costs_no_image_an_attempt(lab: Lab) -> None:
     for seed in range(9):
-        lab.deliver(f"{seed}.jpg", picture(seed))
+        lab.deliver(f"{seed}.jpg", photograph(seed))
     broken = Flaky(lab.registry.load(lab.db.read(versions.champion), 4), lambda batch: True)
     for attempt in range(5):
         with pytest.raises(RuntimeError, match="device fault"):
@@ -358,9 +358,9 @@ def test_a_device_that_fails_costs_no_image_an_attempt(lab: Lab) -> None:
 
 def test_an_image_on_which_the_device_fails_is_quarantined_alone(lab: Lab) -> None:
     for seed in range(4):
-        lab.deliver(f"{seed}.jpg", picture(seed))
+        lab.deliver(f"{seed}.jpg", photograph(seed))
     real = lab.registry.load(lab.db.read(versions.champion), 4)
-    poison = real.prepare(picture(2))
+    poison = real.prepare(photograph(2))
     fails_on_it = Flaky(real, lambda batch: any(np.array_equal(pixels, poison) for pixels in batch))
     lab.scorer(load=lambda _: fails_on_it).drain(threading.Event())
     assert set(lab.scores()) == {"0.jpg", "1.jpg", "3.jpg"}
@@ -368,8 +368,8 @@ def test_an_image_on_which_the_device_fails_is_quarantined_alone(lab: Lab) -> No
 
 
 def test_a_pipe_where_an_image_was_holds_up_nothing(lab: Lab) -> None:
-    lab.deliver("a.jpg", picture(1))
-    lab.deliver("b.jpg", picture(2))
+    lab.deliver("a.jpg", photograph(1))
+    lab.deliver("b.jpg", photograph(2))
     (lab.root / "a.jpg").unlink()
     os.mkfifo(lab.root / "a.jpg")
     lab.drain()
@@ -378,9 +378,9 @@ def test_a_pipe_where_an_image_was_holds_up_nothing(lab: Lab) -> None:
 
 
 def test_an_old_score_does_not_speak_for_a_file_that_became_unreadable(lab: Lab) -> None:
-    lab.deliver("a.jpg", picture(1))
+    lab.deliver("a.jpg", photograph(1))
     lab.drain()
-    (lab.root / "a.jpg").write_bytes(b"not a picture any more")
+    (lab.root / "a.jpg").write_bytes(b"not an image any more")
     stat = (lab.root / "a.jpg").stat()
     seen = DropImage("rigaku", "P1", "1", 1, 1, 1, Modality.VISIBLE)
     factories.record(lab.db, lab.source_id, [Sighting("a.jpg", stat.st_size, stat.st_mtime_ns, seen)], utc(2))
@@ -395,7 +395,7 @@ def test_an_old_score_does_not_speak_for_a_file_that_became_unreadable(lab: Lab)
 def test_a_lapsed_batch_changes_nothing(lab: Lab) -> None:
     """Another worker takes the jobs over while the first one still decodes."""
     for seed in range(4):
-        lab.deliver(f"{seed}.jpg", picture(seed))
+        lab.deliver(f"{seed}.jpg", photograph(seed))
     slow_now = utc(1)
 
     def slow(version: Version) -> object:
@@ -411,7 +411,7 @@ def test_a_lapsed_batch_changes_nothing(lab: Lab) -> None:
 def test_a_model_with_own_classes_keeps_its_vector(lab: Lab, registry: Registry) -> None:
     six = registry.register("six", "1", utc())
     registry.promote(six, actor="test", now=utc())
-    lab.deliver("a.jpg", picture(60))
+    lab.deliver("a.jpg", photograph(60))
     lab.drain()
     columns = (score.c.vector, score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate)
     [(vector, *folded)] = factories.rows(lab.db, sa.select(*columns))
@@ -423,7 +423,7 @@ def test_a_model_with_own_classes_keeps_its_vector(lab: Lab, registry: Registry)
 
 def test_rescoring_adds_scores_and_keeps_the_old_ones(lab: Lab, second: Version) -> None:
     for seed in range(5):
-        lab.deliver(f"{seed}.jpg", picture(seed))
+        lab.deliver(f"{seed}.jpg", photograph(seed))
     lab.drain()
     before = factories.rows(lab.db, sa.select(score))
     [plate] = lab.db.read(lambda c: reports.find_plates(c, "P1"))
@@ -442,7 +442,7 @@ def test_a_bundle_that_is_not_the_registered_one_does_not_serve(lab: Lab, regist
 
 
 def test_a_database_that_fails_stops_the_loop_with_its_error(lab: Lab, tmp_path: Path) -> None:
-    lab.deliver("a.jpg", picture(1))
+    lab.deliver("a.jpg", photograph(1))
     scorer = lab.scorer()
     scorer.warm()
     broken = Database(f"sqlite:///{tmp_path / 'other.sqlite'}")
@@ -461,8 +461,8 @@ def test_labels_are_the_most_probable_class() -> None:
 
 def test_an_image_for_which_the_model_gives_no_number_is_quarantined_alone(lab: Lab, models: Path) -> None:
     """Overflow in half precision or a broken device can do that."""
-    lab.deliver("a.jpg", picture(1))
-    lab.deliver("b.jpg", picture(2))
+    lab.deliver("a.jpg", photograph(1))
+    lab.deliver("b.jpg", photograph(2))
     predictor = bundle.load(models / "random" / "1", 4)
     blind = predictor.predict
 

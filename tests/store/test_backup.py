@@ -280,7 +280,7 @@ def test_what_came_after_the_copy_is_found_and_scored_again(
     drain(db, champion, NOW)
     whole = {"1070": (1, 1), "1071": (6, 6), "1072": (6, 6), "1073": (6, 6)}
     assert tally(db) == whole
-    # Somebody takes a picture once more after the copy.
+    # Somebody takes an image once more after the copy.
     site.put(well_image(1), b"synthetic, taken again")
     started_anew(site)
     drain(db, champion, NOW, hashes=lambda c: "anew")

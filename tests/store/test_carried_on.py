@@ -56,7 +56,7 @@ def _models() -> Rows:
 
 
 def _images() -> Rows:
-    """Both inspections of every drop scored by version 1; in A02 crystals at batch 10; one picture failed for 2."""
+    """Both inspections of every drop scored by version 1; in A02 crystals at batch 10; one image failed for 2."""
     images, scores = [], []
     for number in range(2 * WELLS):
         drop, where = number % WELLS + 1, number // WELLS + 1

@@ -29,7 +29,7 @@ from marcod.training.snapshot import Snapshot
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 
 
-def picture(number: int) -> bytes:
+def photograph(number: int) -> bytes:
     """A small PNG, another for every number."""
     out = io.BytesIO()
     Image.new("RGB", (4, 4), (number % 256, number // 256, 0)).save(out, "PNG")
@@ -50,12 +50,12 @@ class Lab:
         return utc(self.seconds)
 
     def deliver(self, name: str, plate: str, wells: int, contents: Iterable[int], **more: Any) -> list[Any]:
-        """Write and record a plate's pictures; returns their rows."""
+        """Write and record a plate's images; returns their rows."""
         if name not in self.ids:
             self.ids[name], self.roots[name] = register_source(self.db, name), self.root / name
         files = sightings(wells, plate, **more)
         for file, number in zip(files, contents, strict=True):
-            self.put(name, file.path, picture(number))
+            self.put(name, file.path, photograph(number))
         record(self.db, self.ids[name], files, self.now())
         statement = sa.select(image, source.c.name).join(source, source.c.id == image.c.source_id)
         found = {row.path: row for row in rows(self.db, statement.where(source.c.name == name))}
@@ -120,7 +120,7 @@ def test_a_set_says_what_is_labelled_by_whom_and_who_asked(lab: Lab, tmp_path: P
     assert found[first.id].shares == pytest.approx((0, 2 / 3, 0, 1 / 3))
     assert found[first.id].persons == {"ada": CRYSTALS, "bob": PRECIPITATE, "cyd": CRYSTALS}
     assert (found[first.id].weight, found[again.id].weight, found[second.id].weight) == (0.5, 0.5, 1.0)
-    assert found[first.id].content_hash == hashlib.sha256(picture(1)).hexdigest()
+    assert found[first.id].content_hash == hashlib.sha256(photograph(1)).hexdigest()
     assert (found[first.id].stream, found[second.id].stream, found[second.id].inclusion) == (None, "audit", 0.25)
     assert found[second.id].label is OTHER
     assert snapshot.last_label_id == 8
@@ -151,8 +151,8 @@ def check_kept(db: Database, snapshot: Snapshot, file: Path) -> None:
 
 def test_what_is_left_out_is_named(lab: Lab) -> None:
     whole, gone, damaged, scored_damaged = lab.deliver("cellar", "P1", 4, (1, 2, 3, 4))
-    lab.rewrite(damaged, b"no picture")
-    lab.put("cellar", gone.path, picture(2))
+    lab.rewrite(damaged, b"no image")
+    lab.put("cellar", gone.path, photograph(2))
     away = lab.deliver("attic", "P1", 2, (5, 6))
     for row in (whole, gone, damaged, scored_damaged, *away):
         lab.say(row, CLEAR)
@@ -173,7 +173,7 @@ def test_what_was_rewritten_is_named_until_it_is_labelled_again(lab: Lab) -> Non
     [row] = lab.deliver("cellar", "P1", 1, (1,))
     lab.score()
     lab.say(row, CLEAR)
-    lab.rewrite(row, picture(2))
+    lab.rewrite(row, photograph(2))
     [unseen] = lab.take().changed
     lab.score()
     [unnamed] = lab.take().changed
@@ -210,7 +210,7 @@ def test_a_set_is_of_one_moment(lab: Lab) -> None:
             lab.say(row, CRYSTALS)
 
     held = lab.db.read(lambda c: snapshot_rows.gather(c, Modality.VISIBLE))
-    assert (held.last_label_id, [p.image_id for p in held.pictures], list(held.past)) == (1, [first.id], [first.id])
+    assert (held.last_label_id, [p.image_id for p in held.images], list(held.past)) == (1, [first.id], [first.id])
     assert lab.take().last_label_id == 2
 
 
@@ -223,7 +223,7 @@ def test_nothing_changes_sides_while_a_lab_grows(lab: Lab) -> None:
         known += lab.deliver(name, f"P{step}", 3, random.sample(range(1, 30), 3))
         for row in random.sample(known, 3):
             lab.say(row, random.choice([*CLASSES, None]), random.choice(["ada", "bob"]), own=random.random() < 0.5)
-        lab.rewrite(random.choice(known), picture(random.randrange(1, 30)))
+        lab.rewrite(random.choice(known), photograph(random.randrange(1, 30)))
         lab.score()
         for row in random.sample(known, 3):
             lab.say(row, random.choice(CLASSES))

@@ -49,7 +49,7 @@ def test_the_life_of_an_alarm(db: Database, source_id: int, champion: Version) -
     day(db, source_id, champion, at(2), light=0.7)
     first = look(db, 2)
     assert "brightness" in {alarm.signal for alarm in first.new}
-    assert any("the pictures of imager are darker" in alarm.detail for alarm in first.new)
+    assert any("the images of imager are darker" in alarm.detail for alarm in first.new)
     again = look(db, 2, hours=3)
     assert (again.new, states(again)) == ([], {"imager": monitor.ALARM})
     day(db, source_id, champion, at(3), light=0.7)
@@ -108,7 +108,7 @@ def test_an_archive_is_no_drift(db: Database, source_id: int, champion: Version)
     assert [row[1:] for row in counts(db)] == [(IMAGES, 0)]
 
 
-def test_a_plates_age_counts_from_its_first_picture(db: Database, source_id: int, champion: Version) -> None:
+def test_a_plates_age_counts_from_its_first_image(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(3, "old", "1", captured_at=at(-20)) + sightings(3, "old", "2", captured_at=at(0))
     record(db, source_id, files, at(0))
     record(db, source_id, sightings(3, "new", captured_at=at(0)), at(0))
@@ -117,7 +117,7 @@ def test_a_plates_age_counts_from_its_first_picture(db: Database, source_id: int
     assert sorted(round(one.age_d) for one in found) == [0, 0, 0, 20, 20, 20]
 
 
-def test_pictures_that_cannot_be_read_are_counted_and_vanished_ones_are_not(
+def test_images_that_cannot_be_read_are_counted_and_vanished_ones_are_not(
     db: Database, source_id: int, champion: Version
 ) -> None:
     day(db, source_id, champion, at(0))
@@ -132,7 +132,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_vanished_ones_are_not(
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_failures_count_from_the_first_measured_score(db: Database, source_id: int, champion: Version) -> None:
-    """Before, an older marcod scored, whose pictures do not count."""
+    """Before, an older marcod scored, whose images do not count."""
     day(db, source_id, champion, at(0), unreadable=lambda _: True)
     look(db, 0)
     assert counts(db) == []

@@ -205,7 +205,7 @@ def test_a_challenger_and_other_light_do_not_speak(db: Database, source_id: int,
     assert db.read(lambda c: c.execute(sa.text("select cause from lims_hit_v1")).scalar_one()) == "model"
 
 
-def test_a_rewritten_picture_takes_its_hit_away(db: Database, source_id: int, champion: Version) -> None:
+def test_a_rewritten_image_takes_its_hit_away(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(1)
     record(db, source_id, files)
     drain(db, champion, scores=lambda c: HIT)
@@ -273,7 +273,7 @@ def test_a_champion_that_saw_less_does_not_take_a_hit_away(db: Database, source_
     promote(db, second, utc(10))
     record(db, source_id, sightings(1, inspection="4"), utc(11))
     lease = claimed(db, utc(12))
-    assert [c.path for c in lease.claims] == ["P1/4/visible/A01.jpg"], "new pictures come first"
+    assert [c.path for c in lease.claims] == ["P1/4/visible/A01.jpg"], "new images come first"
     finish(db, lease, second, utc(12))
     (row,) = shown(db)
     assert (row["model_version"], row["first_hit_inspection_key"]) == ("1", "1")
@@ -294,7 +294,7 @@ def test_a_hit_of_the_champion_shows_at_once(db: Database, source_id: int, champ
     assert hits_shown(db) == [("A01", "2", "new")]
 
 
-def test_a_picture_read_anew_takes_its_verdict_along(db: Database, source_id: int, champion: Version) -> None:
+def test_a_image_read_anew_takes_its_verdict_along(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(3)
     record(db, source_id, files[:1])
     drain(db, champion, scores=lambda c: HIT)

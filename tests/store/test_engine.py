@@ -145,7 +145,7 @@ def test_a_folder_in_place_of_the_file_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "marcod.sqlite"
-    path.write_bytes(b"\xff\xd8\xff\xe0 a picture is not a database" * 99)
+    path.write_bytes(b"\xff\xd8\xff\xe0 an image is not a database" * 99)
     db = Database(f"sqlite:///{path}")
     with pytest.raises(StoreError, match=r"cannot be used: file is not a database; correct store.url, or put a copy"):
         db.write(lambda c: note(c, "x"))

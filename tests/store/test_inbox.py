@@ -326,10 +326,10 @@ def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int
 
 
 def test_withdrawing_takes_back_what_was_said_of_images_too(db: Database, plate: int) -> None:
-    picture = db.read(lambda c: recorder.Finder(c).find(recorder.Named(path="P1/2/visible/A01.jpg")))
-    assert picture.image_id is not None
+    image = db.read(lambda c: recorder.Finder(c).find(recorder.Named(path="P1/2/visible/A01.jpg")))
+    assert image.image_id is not None
     word = votes.Given(
-        picture.drop_id, picture.inspection_id, DropClass.CRYSTALS, "ann", utc(), "test", image_id=picture.image_id
+        image.drop_id, image.inspection_id, DropClass.CRYSTALS, "ann", utc(), "test", image_id=image.image_id
     )
     assert db.write(lambda c: recorder.add(c, [word], utc())) == 1
     assert tuple(shown(db)[0]) == ("Crystals", "ann", True)

@@ -20,7 +20,7 @@ CLEAR, CRYSTAL, OTHER, PRECIPITATE = CLASSES
 
 
 @pytest.fixture
-def pictures(db: Database, champion: Version, source_id: int) -> list[Any]:
+def photographs(db: Database, champion: Version, source_id: int) -> list[Any]:
     """Two drops with two regions each, and the same in UV light: id, drop, inspection, path."""
     for region in (1, 2):
         record(db, source_id, sightings(2, region=region))
@@ -30,10 +30,10 @@ def pictures(db: Database, champion: Version, source_id: int) -> list[Any]:
 
 
 def said(
-    picture: Any, word: DropClass | None, person: str = "ada", at: datetime | None = None, *, image: bool = False
+    photograph: Any, word: DropClass | None, person: str = "ada", at: datetime | None = None, *, image: bool = False
 ) -> Given:
-    where = (picture.drop_id, picture.inspection_id)
-    return Given(*where, word, person, at or utc(), "test", image_id=picture.id if image else None)
+    where = (photograph.drop_id, photograph.inspection_id)
+    return Given(*where, word, person, at or utc(), "test", image_id=photograph.id if image else None)
 
 
 def add(db: Database, *givens: Given) -> int:
@@ -50,52 +50,52 @@ def carried(db: Database, version: Version | None = None) -> dict[int, DropClass
     return {i.image_id: i.label for i in found}
 
 
-def test_an_import_repeated_changes_nothing(db: Database, pictures: list[Any]) -> None:
-    words = [said(pictures[0], CRYSTAL), said(pictures[2], CLEAR), said(pictures[0], CRYSTAL)]
+def test_an_import_repeated_changes_nothing(db: Database, photographs: list[Any]) -> None:
+    words = [said(photographs[0], CRYSTAL), said(photographs[2], CLEAR), said(photographs[0], CRYSTAL)]
     assert add(db, *words) == 2
     before = current(db)
-    assert add(db, *words, said(pictures[2], CLEAR, "bob")) == 1
+    assert add(db, *words, said(photographs[2], CLEAR, "bob")) == 1
     assert add(db, *words) == 0
     assert current(db)[:1] == before[:1]
     assert rows(db, sa.select(sa.func.count()).select_from(label))[0][0] == 3
 
 
-def test_many_at_once(db: Database, pictures: list[Any]) -> None:
-    words = [said(pictures[0], CRYSTAL, f"person {n}") for n in range(2 * store_votes.CHUNK + 1)]
+def test_many_at_once(db: Database, photographs: list[Any]) -> None:
+    words = [said(photographs[0], CRYSTAL, f"person {n}") for n in range(2 * store_votes.CHUNK + 1)]
     assert add(db, *words) == len(words)
     assert current(db)[0].votes == {CRYSTAL: len(words)}
 
 
-def test_the_words_as_written_are_kept(db: Database, pictures: list[Any]) -> None:
-    drop = pictures[0]
+def test_the_words_as_written_are_kept(db: Database, photographs: list[Any]) -> None:
+    drop = photographs[0]
     add(db, Given(drop.drop_id, drop.inspection_id, CRYSTAL, "ada", utc(), "csv a.csv", "needles", "lab words"))
     kept = rows(db, sa.select(label.c.original, label.c.vocabulary, label.c.origin, label.c.recorded_at))
     assert [tuple(row) for row in kept] == [("needles", "lab words", "csv a.csv", utc(hours=1))]
 
 
-def test_a_persons_latest_word_counts_whenever_it_arrives(db: Database, pictures: list[Any]) -> None:
-    add(db, said(pictures[0], CRYSTAL, at=utc(5)))
-    add(db, said(pictures[0], CLEAR, at=utc(1)))
+def test_a_persons_latest_word_counts_whenever_it_arrives(db: Database, photographs: list[Any]) -> None:
+    add(db, said(photographs[0], CRYSTAL, at=utc(5)))
+    add(db, said(photographs[0], CLEAR, at=utc(1)))
     [verdict] = current(db)
     assert (verdict.label, verdict.votes, verdict.disputed) == (CRYSTAL, {CRYSTAL: 1}, False)
-    add(db, said(pictures[0], OTHER, at=utc(5)))
+    add(db, said(photographs[0], OTHER, at=utc(5)))
     assert current(db)[0].label is OTHER
 
 
-def test_the_majority_decides_and_the_latest_breaks_a_tie(db: Database, pictures: list[Any]) -> None:
-    add(db, said(pictures[0], CRYSTAL, "ada", utc(1)), said(pictures[0], CLEAR, "bob", utc(2)))
+def test_the_majority_decides_and_the_latest_breaks_a_tie(db: Database, photographs: list[Any]) -> None:
+    add(db, said(photographs[0], CRYSTAL, "ada", utc(1)), said(photographs[0], CLEAR, "bob", utc(2)))
     [verdict] = current(db)
     assert (verdict.label, verdict.person, verdict.labelled_at) == (CLEAR, "bob", utc(2))
     assert verdict.votes == {CRYSTAL: 1, CLEAR: 1}
     assert verdict.disputed
-    add(db, said(pictures[0], CRYSTAL, "cyd", utc(0)))
+    add(db, said(photographs[0], CRYSTAL, "cyd", utc(0)))
     [verdict] = current(db)
     assert (verdict.label, verdict.votes[CRYSTAL], verdict.person) == (CRYSTAL, 2, "ada")
 
 
-def test_what_is_withdrawn_counts_no_more_and_is_still_there(db: Database, pictures: list[Any]) -> None:
-    add(db, said(pictures[0], CRYSTAL, "ada", utc(1)), said(pictures[0], CLEAR, "bob", utc(2)))
-    where = recorder.Subject(pictures[0].drop_id, pictures[0].inspection_id)
+def test_what_is_withdrawn_counts_no_more_and_is_still_there(db: Database, photographs: list[Any]) -> None:
+    add(db, said(photographs[0], CRYSTAL, "ada", utc(1)), said(photographs[0], CLEAR, "bob", utc(2)))
+    where = recorder.Subject(photographs[0].drop_id, photographs[0].inspection_id)
 
     def withdraw(person: str) -> int:
         return db.write(lambda c: recorder.withdraw(c, where, person=person, origin="test", now=utc(3)))
@@ -109,8 +109,8 @@ def test_what_is_withdrawn_counts_no_more_and_is_still_there(db: Database, pictu
     assert rows(db, sa.select(sa.func.count()).select_from(label))[0][0] == 4
 
 
-def test_a_drops_label_is_carried_by_its_pictures_and_an_images_own_wins(db: Database, pictures: list[Any]) -> None:
-    first, second, third, _ = pictures
+def test_a_drops_label_is_carried_by_its_images_and_an_images_own_wins(db: Database, photographs: list[Any]) -> None:
+    first, second, third, _ = photographs
     add(db, said(first, CLEAR), said(second, CRYSTAL, image=True), said(third, OTHER, image=True))
     assert carried(db) == {first.id: CLEAR, second.id: CRYSTAL, third.id: OTHER}
     add(db, said(second, None, at=utc(1), image=True))
@@ -118,10 +118,10 @@ def test_a_drops_label_is_carried_by_its_pictures_and_an_images_own_wins(db: Dat
 
 
 def test_scores_come_along_while_they_are_of_the_present_content(
-    db: Database, champion: Version, pictures: list[Any]
+    db: Database, champion: Version, photographs: list[Any]
 ) -> None:
     drain(db, champion, scores=lambda claim: CRYSTALS)
-    add(db, said(pictures[0], CRYSTAL))
+    add(db, said(photographs[0], CRYSTAL))
     other = register(db, version="2")
 
     def scores(version: Version) -> list[Any]:
@@ -129,19 +129,19 @@ def test_scores_come_along_while_they_are_of_the_present_content(
 
     assert scores(champion) == [CRYSTALS, CRYSTALS]
     assert scores(other) == [None, None]
-    rescored = sa.update(image).where(image.c.id == pictures[0].id).values(content_hash="of other bytes")
+    rescored = sa.update(image).where(image.c.id == photographs[0].id).values(content_hash="of other bytes")
     db.write(lambda c: c.execute(rescored))
     assert sorted(scores(champion), key=str) == [CRYSTALS, None]
 
 
-def test_a_picture_says_where_it_is(db: Database, pictures: list[Any]) -> None:
-    add(db, said(pictures[0], CRYSTAL, "ada"), said(pictures[0], OTHER, "bob"))
+def test_a_image_says_where_it_is(db: Database, photographs: list[Any]) -> None:
+    add(db, said(photographs[0], CRYSTAL, "ada"), said(photographs[0], OTHER, "bob"))
     found = db.read(lambda c: store_votes.labelled_images(c, None, ["imager"]))[0]
     assert (found.source, found.layout, found.root, found.path) == (
         "imager",
         "rigaku",
         "/plates/imager",
-        pictures[0].path,
+        photographs[0].path,
     )
     assert (found.plate_key, found.well, found.drop_number, found.own) == ("P1", "A01", 1, False)
     assert found.votes == {CRYSTAL: 1, OTHER: 1}
@@ -149,21 +149,21 @@ def test_a_picture_says_where_it_is(db: Database, pictures: list[Any]) -> None:
     assert len(db.read(lambda c: store_votes.labelled_images(c, None, modality=Modality.UV))) == 1
 
 
-def test_current_can_be_asked_for_some(db: Database, pictures: list[Any]) -> None:
-    add(db, said(pictures[0], CRYSTAL), said(pictures[2], CLEAR))
+def test_current_can_be_asked_for_some(db: Database, photographs: list[Any]) -> None:
+    add(db, said(photographs[0], CRYSTAL), said(photographs[2], CLEAR))
     assert rows(db, sa.select(source.c.name)) == [("imager",)]
-    assert [v.label for v in db.read(lambda c: store_votes.current(c, drop_ids=[pictures[2].drop_id]))] == [CLEAR]
+    assert [v.label for v in db.read(lambda c: store_votes.current(c, drop_ids=[photographs[2].drop_id]))] == [CLEAR]
     assert len(db.read(lambda c: store_votes.current(c, sources=["imager"]))) == 2
     assert db.read(lambda c: store_votes.current(c, sources=["elsewhere"])) == []
 
 
-def test_any_sequence_of_words_has_the_verdict_of_the_rule(db: Database, pictures: list[Any]) -> None:
+def test_any_sequence_of_words_has_the_verdict_of_the_rule(db: Database, photographs: list[Any]) -> None:
     rng = Random(1)
-    for picture in pictures:
+    for photograph in photographs:
         words = [(rng.choice("abc"), rng.choice([*CLASSES, None]), rng.randrange(4)) for _ in range(rng.randrange(12))]
         words = list(dict.fromkeys(words))
-        add(db, *(said(picture, word, person, utc(second), image=True) for person, word, second in words))
-        found = [v.label for v in current(db) if v.image_id == picture.id]
+        add(db, *(said(photograph, word, person, utc(second), image=True) for person, word, second in words))
+        found = [v.label for v in current(db) if v.image_id == photograph.id]
         assert found == _by_the_rule(words)
 
 

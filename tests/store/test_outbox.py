@@ -79,7 +79,7 @@ def test_each_fact_of_a_champion_is_written_once(db: Database, champion: Version
     db.write(lambda c: c.execute(sa.update(plate).values(project="kinases")))
     assert kinds(db) == []
     lease = claimed(db, utc(2))
-    broken = queue.Failure(lease.claims[2], "the picture is truncated", retryable=False)
+    broken = queue.Failure(lease.claims[2], "the image is truncated", retryable=False)
     finish(db, lease, champion, utc(2), scores=lambda c: CRYSTALS if "A02" in c.path else CLEAR, failures=[broken])
     told = {row.kind: row for row in events(db)}
     assert set(told) == {"hits", "complete", "quarantine"}
@@ -92,7 +92,7 @@ def test_each_fact_of_a_champion_is_written_once(db: Database, champion: Version
     counts = {name: told["complete"].detail[name] for name in ("expected", "scored", "failed", "clear", "crystals")}
     assert counts == {"expected": 3, "scored": 2, "failed": 1, "clear": 1, "crystals": 1}
     assert (told["quarantine"].detail["path"], told["quarantine"].detail["reason"]) == (
-        lease.claims[2].path, "the picture is truncated",
+        lease.claims[2].path, "the image is truncated",
     )  # fmt: skip
 
     key = db.read(lambda c: c.execute(sa.select(inspection.c.id)).scalar_one())
@@ -111,7 +111,7 @@ def test_each_fact_of_a_champion_is_written_once(db: Database, champion: Version
     assert db.write(lambda c: outbox.forget(c, utc(days=40))) == 3
     db.write(lambda c: queue.enqueue_rescore(c, third.id, utc(8)))
     drain(db, third, utc(9), scores=lambda c: CRYSTALS)
-    assert kinds(db) == [], "a new model that scores old pictures is no news, however long ago they were"
+    assert kinds(db) == [], "a new model that scores old images is no news, however long ago they were"
     record(db, three, sightings(3, inspection="2"), utc(10))
     drain(db, third, utc(11))
     assert kinds(db) == ["complete"]

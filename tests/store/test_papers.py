@@ -1,4 +1,4 @@
-"""Plates by their papers: whole or not at all, twice as good as once, before or after the pictures."""
+"""Plates by their papers: whole or not at all, twice as good as once, before or after the images."""
 
 import csv
 import io
@@ -124,7 +124,7 @@ def test_columns_are_mapped() -> None:
     ]
 
 
-def test_papers_may_come_before_the_pictures(db: Database, source_id: int, champion: Version) -> None:
+def test_papers_may_come_before_the_images(db: Database, source_id: int, champion: Version) -> None:
     assert [c.new for c in take_in(db, "plate,barcode,format,project,screen\nP1,B1,8x12x1,PHIPA,Index\n").changes] == [
         True
     ]
@@ -135,7 +135,7 @@ def test_papers_may_come_before_the_pictures(db: Database, source_id: int, champ
     assert (summary.expected, summary.complete, summary.complete_rule) == (96, True, "expected")
 
 
-def test_papers_may_come_after_the_pictures(db: Database, source_id: int, champion: Version) -> None:
+def test_papers_may_come_after_the_images(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(3, barcode="of the path"))
     record(db, source_id, sightings(3, inspection="2"))
     drain(db, champion)

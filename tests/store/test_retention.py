@@ -377,7 +377,7 @@ def lived(db: Database, chance: random.Random) -> None:
 
 
 def say(db: Database, chance: random.Random, now: datetime) -> None:
-    """Somebody labels one of the pictures."""
+    """Somebody labels one of the images."""
     found = rows(db, sa.select(image.c.drop_id, image.c.inspection_id))
     if not found:
         return
@@ -392,7 +392,7 @@ def say(db: Database, chance: random.Random, now: datetime) -> None:
 
 
 def work_some(db: Database, chance: random.Random, now: datetime) -> None:
-    """A worker does some of what waits; now and then a picture fails for good."""
+    """A worker does some of what waits; now and then an image fails for good."""
     for _ in range(chance.choice([0, 1, 1, 3, 9])):
         lease = claim(db, now, limit=chance.randint(1, 6))
         if lease is None:

@@ -218,7 +218,7 @@ def test_by_hand_and_once_more(db: Database, champion: Version, source_id: int) 
     assert db.write(lambda c: store.ask(c, of, champion, "Once more.", utc(hours=12)))
     assert [i.reason for i in waiting(db)] == ["Once more."]
     assert db.write(store.reconcile) == 0
-    with pytest.raises(NotFoundError, match="no picture"):
+    with pytest.raises(NotFoundError, match="no image"):
         db.write(lambda c: store.ask(c, Subject(of.drop_id, 10**6), champion, "Look.", utc()))
 
 

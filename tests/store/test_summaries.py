@@ -67,7 +67,7 @@ def test_classes_are_counted_as_scores_come_in(db: Database, source_id: int, cha
     assert (row.first_image_at, row.last_image_at) == (utc(), utc())
 
 
-def test_a_drop_is_judged_by_its_picture_with_the_highest_crystal_probability(
+def test_a_drop_is_judged_by_its_image_with_the_highest_crystal_probability(
     db: Database, source_id: int, champion: Version
 ) -> None:
     record(db, source_id, sightings(2, region=1) + sightings(2, region=2))
@@ -79,7 +79,7 @@ def test_a_drop_is_judged_by_its_picture_with_the_highest_crystal_probability(
     assert "A01_2" in path
 
 
-def test_pictures_in_other_light_do_not_count(db: Database, source_id: int, champion: Version) -> None:
+def test_images_in_other_light_do_not_count(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(4) + sightings(8, modality=Modality.UV))
     drain(db, champion)
     assert (summary(db).seen, summary(db).scored) == (4, 4)
@@ -166,7 +166,7 @@ def test_quiet_completes_only_what_is_done_and_old(db: Database, source_id: int,
     assert quiet(utc(61, hours=5)) == 0
 
 
-def test_a_drop_with_a_picture_still_waiting_is_not_done(db: Database, champion: Version) -> None:
+def test_a_drop_with_a_image_still_waiting_is_not_done(db: Database, champion: Version) -> None:
     where = register_source(db, expected_drops=1)
     record(db, where, sightings(1, region=1) + sightings(1, region=2))
     first = claimed(db, limit=1)
@@ -178,7 +178,7 @@ def test_a_drop_with_a_picture_still_waiting_is_not_done(db: Database, champion:
     assert (row.seen, row.scored, row.failed, row.complete) == (1, 1, 0, True)
 
 
-def test_an_inspection_with_a_picture_still_waiting_is_not_complete(db: Database, champion: Version) -> None:
+def test_an_inspection_with_a_image_still_waiting_is_not_complete(db: Database, champion: Version) -> None:
     where = register_source(db, expected_drops=1)
     record(db, where, sightings(1, region=1) + sightings(1, region=2))
     finish(db, claimed(db, limit=1), champion)

@@ -1,4 +1,4 @@
-"""The base set: rendered once or a lab's folder, the same pictures on the same sides each time."""
+"""The base set: rendered once or a lab's folder, the same images on the same sides each time."""
 
 import csv
 from collections.abc import Callable
@@ -68,11 +68,11 @@ def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Pat
     assert not (folder / rehearsal.LIST).exists()
     first = gathered(lab, progress=lambda *step: shown.append(step))
     assert shown == [("rendering the base set", done, 9) for done in range(1, 10)]
-    assert len(first.pictures) == 9
-    for picture in first.pictures:
-        data, label = synthetic.drop_jpeg(rehearsal.FIRST_SEED + int(picture.file.stem.rpartition("-")[2]))
-        assert (picture.file.read_bytes(), picture.label) == (data, label)
-        assert (picture.source, picture.imager) == (rehearsal.SOURCE, rehearsal.IMAGER)
+    assert len(first.images) == 9
+    for image in first.images:
+        data, label = synthetic.drop_jpeg(rehearsal.FIRST_SEED + int(image.file.stem.rpartition("-")[2]))
+        assert (image.file.read_bytes(), image.label) == (data, label)
+        assert (image.source, image.imager) == (rehearsal.SOURCE, rehearsal.IMAGER)
     assert first.synthetic
     assert "9 rendered drops" in first.about
     shown.clear()
@@ -82,7 +82,7 @@ def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Pat
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
-    """A lab's folder: 240 pictures of 60 plates, most of which are no pictures at all, since nobody reads them here."""
+    """A lab's folder: 240 images of 60 plates, most of which are no images at all, since nobody reads them here."""
     with (tmp_path / rehearsal.LIST).open("w", newline="") as stream:
         rows = [(f"{i}.jpg", CLASSES[i % 4], f"P{i % 60}") for i in range(240)]
         csv.writer(stream).writerows([("image", "label", "plate"), *rows])
@@ -93,19 +93,19 @@ def listed(tmp_path: Path) -> Path:
 
 def test_a_lab_s_folder_stands_on_sides_by_plate(listed: Path, tmp_path: Path) -> None:
     found = gathered(settings(tmp_path, images=240, base_folder=listed))
-    sides = {split: {picture.group for picture in found.side(split)} for split in Split}
+    sides = {split: {image.group for image in found.side(split)} for split in Split}
     assert all(sides.values())
     assert sum(len(found.side(split)) for split in Split) == sum(map(len, sides.values())) * 4 == 240
     assert not found.synthetic
-    assert f"240 of 240 pictures in {listed}, list " in found.about
+    assert f"240 of 240 images in {listed}, list " in found.about
 
 
 def test_a_part_of_a_folder_is_the_same_each_time_and_stays_on_its_sides(listed: Path, tmp_path: Path) -> None:
     whole = gathered(settings(tmp_path, images=240, base_folder=listed))
     some, again = (gathered(settings(tmp_path, images=50, base_folder=listed)) for _ in range(2))
     assert some == again
-    assert len(some.pictures) == 50
-    assert gathered(settings(tmp_path, images=50, base_folder=listed, seed=2)).pictures != some.pictures
+    assert len(some.images) == 50
+    assert gathered(settings(tmp_path, images=50, base_folder=listed, seed=2)).images != some.images
     for split in Split:
         assert set(some.side(split)) <= set(whole.side(split))
 

@@ -93,7 +93,7 @@ def test_drops_chosen_by_score_say_nothing_of_a_recall() -> None:
     assert alone.threshold == with_them.threshold
 
 
-def test_a_drop_counts_once_by_its_most_crystalline_picture() -> None:
+def test_a_drop_counts_once_by_its_most_crystalline_image() -> None:
     labels = np.full(80, CRYSTALS)
     logits = said(labels)
     made = found(logits, rows(labels, drops=[str(i // 4) for i in range(80)]))
@@ -134,8 +134,8 @@ def test_weights_bring_the_labels_to_natural_shares() -> None:
     assert calibrate.natural_weights(labels, given, None) is given
 
 
-def test_a_shift_to_natural_shares_makes_probabilities_of_a_lab_s_pictures_right() -> None:
-    """Logits learned with equal shares, pictures with others: after the shift, classes come as often as said."""
+def test_a_shift_to_natural_shares_makes_probabilities_of_a_lab_s_images_right() -> None:
+    """Logits learned with equal shares, images with others: after the shift, classes come as often as said."""
     natural = np.array([0.6, 0.05, 0.05, 0.3])
     labels = np.random.default_rng(3).choice(4, 6000, p=natural)
     logits, equal = said(labels), np.full(4, 0.25)

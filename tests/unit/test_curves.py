@@ -1,4 +1,4 @@
-"""The course of a training in its folder, as numbers and as a picture."""
+"""The course of a training in its folder, as numbers and as an image."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,9 @@ def test_a_course_is_kept_as_numbers_and_drawn(tmp_path: Path) -> None:
     del course[1]["loss"]
     plots.write(tmp_path, course, "lab:3, all", {"tier": "all"})
     assert json.loads((tmp_path / "curve.json").read_text()) == {"tier": "all", "curve": course}
-    with Image.open(tmp_path / "curve.png") as picture:
-        assert picture.format == "PNG"
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.format == "PNG"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
 
 
 def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:

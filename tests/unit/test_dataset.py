@@ -1,4 +1,4 @@
-"""No plate and no picture stands on two sides, at any growth of the labels; and a manifest comes back as it was."""
+"""No plate and no image stands on two sides, at any growth of the labels; and a manifest comes back as it was."""
 
 import hashlib
 from collections import Counter
@@ -30,7 +30,7 @@ def plate_on(side: Split, nth: int = 0, source: str = "cellar") -> str:
 
 
 @dataclass
-class Picture:
+class Image:
     """A file in one place through time: its bytes now, and those that were scored there with the first time."""
 
     id: int
@@ -53,10 +53,10 @@ class Picture:
 
 
 class Lab:
-    """Pictures and words that only grow, as the database keeps them."""
+    """Images and words that only grow, as the database keeps them."""
 
     def __init__(self) -> None:
-        self.pictures: list[Picture] = []
+        self.images: list[Image] = []
         self.drops: dict[tuple[str, str, int], int] = {}
         self.clock = 0
 
@@ -64,52 +64,52 @@ class Lab:
         self.clock += 1
         return utc(self.clock)
 
-    def add(self, source: str, plate_key: str, drop: int, content: str, *, scored: bool = True) -> Picture:
+    def add(self, source: str, plate_key: str, drop: int, content: str, *, scored: bool = True) -> Image:
         drop_id = self.drops.setdefault((source, plate_key, drop), len(self.drops) + 1)
-        picture = Picture(len(self.pictures) + 1, source, plate_key, drop_id, content)
-        self.pictures.append(picture)
+        image = Image(len(self.images) + 1, source, plate_key, drop_id, content)
+        self.images.append(image)
         if scored:
-            self.score(picture)
-        return picture
+            self.score(image)
+        return image
 
-    def score(self, picture: Picture) -> None:
-        picture.scored.setdefault(picture.bytes_now, self.now())
-        picture.stored = picture.bytes_now
+    def score(self, image: Image) -> None:
+        image.scored.setdefault(image.bytes_now, self.now())
+        image.stored = image.bytes_now
 
-    def say(self, picture: Picture, word: DropClass | None, person: str = "ada", age_s: int = 0) -> None:
+    def say(self, image: Image, word: DropClass | None, person: str = "ada", age_s: int = 0) -> None:
         recorded = self.now()
-        picture.words.append((person, word, utc(max(self.clock - age_s, 0)), recorded))
+        image.words.append((person, word, utc(max(self.clock - age_s, 0)), recorded))
 
     def assigned(self, order: int = 1, sources: tuple[str, ...] = SOURCES) -> Assigned:
-        """The present data set, the pictures in either order."""
+        """The present data set, the images in either order."""
         past = {
             p.id: Past(p.source, p.plate_key, dict(p.scored), tuple((at, rec) for _, word, at, rec in p.words if word))
-            for p in self.pictures
+            for p in self.images
             if any(word for _, word, _, _ in p.words)
         }
-        pictures = [self._labelled(p, *said) for p in self.pictures[::order] if (said := p.says()) is not None]
-        chosen = [p for p in pictures if p.source in sources]
-        read = {p.image_id for p in pictures}
-        contents = {p.id: p.bytes_now for p in self.pictures if p.id in read and (p.source in sources or not p.scored)}
-        found = assign(chosen, contents, Gathered(None, tuple(pictures), past, {}))
+        images = [self._labelled(p, *said) for p in self.images[::order] if (said := p.says()) is not None]
+        chosen = [p for p in images if p.source in sources]
+        read = {p.image_id for p in images}
+        contents = {p.id: p.bytes_now for p in self.images if p.id in read and (p.source in sources or not p.scored)}
+        found = assign(chosen, contents, Gathered(None, tuple(images), past, {}))
         assert len(chosen) == len(found.items) + len(found.changed) + len(found.elsewhere)
         return found
 
-    def _labelled(self, picture: Picture, persons: dict[str, DropClass], at: datetime) -> LabelledImage:
+    def _labelled(self, image: Image, persons: dict[str, DropClass], at: datetime) -> LabelledImage:
         votes = dict(Counter(persons.values()))
         return LabelledImage(
-            image_id=picture.id,
-            source=picture.source,
+            image_id=image.id,
+            source=image.source,
             layout="rigaku",
-            root=f"/plates/{picture.source}",
-            path=f"{picture.plate_key}/{picture.id}.jpg",
-            plate_key=picture.plate_key,
-            inspection_id=picture.id,
+            root=f"/plates/{image.source}",
+            path=f"{image.plate_key}/{image.id}.jpg",
+            plate_key=image.plate_key,
+            inspection_id=image.id,
             inspection_ordinal=None,
-            drop_id=picture.drop_id,
+            drop_id=image.drop_id,
             well="A01",
             drop_number=1,
-            content_hash=picture.stored,
+            content_hash=image.stored,
             label=Counter(persons.values()).most_common(1)[0][0],
             votes=votes,
             persons=persons,
@@ -153,15 +153,15 @@ def happens(lab: Lab, event: tuple[object, ...]) -> Items | None:
     if kind == "add":
         *place, scored = what
         lab.add(*place, scored=bool(scored))  # type: ignore[arg-type]
-    elif lab.pictures:
+    elif lab.images:
         index, *more = what
-        picture = lab.pictures[int(index) % len(lab.pictures)]  # type: ignore[call-overload]
+        image = lab.images[int(index) % len(lab.images)]  # type: ignore[call-overload]
         if kind == "score":
-            lab.score(picture)
-        elif kind == "say" and (picture.scored or more[0]):
-            lab.say(picture, *more)  # type: ignore[arg-type]
-        elif kind == "rewrite" and picture.scored:
-            picture.bytes_now = str(more[0])
+            lab.score(image)
+        elif kind == "say" and (image.scored or more[0]):
+            lab.say(image, *more)  # type: ignore[arg-type]
+        elif kind == "rewrite" and image.scored:
+            image.bytes_now = str(more[0])
     return None
 
 
@@ -211,10 +211,10 @@ def test_a_word_on_what_was_there_before_claims_nothing_for_what_came_after() ->
 
 def test_of_copies_labelled_at_once_the_test_sides_stays() -> None:
     lab = Lab()
-    pictures = [lab.add("cellar", plate_on(side), 1, "X") for side in (Split.TRAIN, Split.TEST, Split.VALIDATION)]
+    images = [lab.add("cellar", plate_on(side), 1, "X") for side in (Split.TRAIN, Split.TEST, Split.VALIDATION)]
     at = lab.now()
-    for picture in pictures:
-        picture.words.append(("ada", CLEAR, at, at))
+    for image in images:
+        image.words.append(("ada", CLEAR, at, at))
     assert [item.side for item in lab.assigned().items] == [Split.TEST]
 
 
@@ -239,28 +239,28 @@ def test_a_drop_seen_often_counts_once_and_so_does_a_file_that_lies_twice() -> N
 
 def test_what_was_rewritten_needs_a_new_word() -> None:
     lab = Lab()
-    picture = lab.add("cellar", plate_on(Split.TRAIN), 1, "before")
-    lab.say(picture, CLEAR)
-    picture.bytes_now = "after"
+    image = lab.add("cellar", plate_on(Split.TRAIN), 1, "before")
+    lab.say(image, CLEAR)
+    image.bytes_now = "after"
     assert "not the file that was scored last" in lab.assigned().changed[0][1]
-    lab.score(picture)
+    lab.score(image)
     assert "rewritten after it was labelled" in lab.assigned().changed[0][1]
-    lab.say(picture, CRYSTALS)
+    lab.say(image, CRYSTALS)
     assert [(i.content_hash, i.label) for i in lab.assigned().items] == [("after", CRYSTALS)]
 
 
 def test_shares_are_of_the_persons() -> None:
     lab = Lab()
-    picture = lab.add("cellar", plate_on(Split.TRAIN), 1, "X")
+    image = lab.add("cellar", plate_on(Split.TRAIN), 1, "X")
     for person, word in zip(PERSONS, (CRYSTALS, CRYSTALS, PRECIPITATE), strict=True):
-        lab.say(picture, word, person)
+        lab.say(image, word, person)
     [item] = lab.assigned().items
     assert item.shares == pytest.approx((0, 2 / 3, 0, 1 / 3))
     assert item.persons == {"ada": CRYSTALS, "bob": CRYSTALS, "cyd": PRECIPITATE}
 
 
 def snapshot() -> Snapshot:
-    """One with a picture whose path is no text, and some left out."""
+    """One with an image whose path is no text, and some left out."""
     item = Item(
         1, 2, 3, "cellar", "rigaku", "P\udcff1", "A01", 1, "P\udcff1/ä.jpg", "/plates", "ab", CRYSTALS,
         (0.0, 2 / 3, 0.0, 1 / 3), {"ada": CRYSTALS, "Bo\u0308": PRECIPITATE}, Split.TEST, 1 / 3, "audit", 0.25,

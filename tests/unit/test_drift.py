@@ -89,7 +89,7 @@ def lamp(look: Look, rng: random.Random) -> Look:
 
 
 def blur(look: Look, rng: random.Random) -> Look:
-    """What a Gaussian blur of 3 pixels does to a picture of 612 x 512."""
+    """What a Gaussian blur of 3 pixels does to an image of 612 x 512."""
     return replace(look, focus=look.focus - 0.28)
 
 
@@ -99,7 +99,7 @@ def shutter(look: Look, rng: random.Random) -> Look:
 
 
 def damage(look: Look, rng: random.Random) -> Look:
-    """One picture in twenty cannot be read."""
+    """One image in twenty cannot be read."""
     return Look(look.source_id, look.plate_id, look.at, look.age_d) if rng.random() < 0.05 else look
 
 
@@ -172,7 +172,7 @@ def _crystals(ages: Ages) -> float:
     return sum(plate.classes[1] for plate in plates) / sum(plate.images for plate in plates)
 
 
-def test_a_trifle_is_no_alarm_however_many_pictures_prove_it() -> None:
+def test_a_trifle_is_no_alarm_however_many_images_prove_it() -> None:
     lab = Lab(plates=12, drops=8)
     rng = random.Random(3)
     reference = lab.days(0, 8, rng)
@@ -193,7 +193,7 @@ def test_one_plate_that_could_not_be_read_is_no_drift() -> None:
     assert alarms(reference, window) == set()
 
 
-def test_ages_without_a_reference_and_too_few_pictures_are_not_judged() -> None:
+def test_ages_without_a_reference_and_too_few_images_are_not_judged() -> None:
     lab = Lab()
     rng = random.Random(6)
     reference, window = lab.days(0, 6, rng), lab.days(100, 7, rng, lamp)
@@ -222,7 +222,7 @@ def test_days_add_up_and_survive_the_database(seen: list[tuple[int, float, float
     }
     for age, cell in whole.items():
         for plate_id, sums in cell.plates.items():
-            assert summed[age].plates[plate_id].pictured == pytest.approx(sums.pictured, abs=1e-3)
+            assert summed[age].plates[plate_id].imaged == pytest.approx(sums.imaged, abs=1e-3)
             assert summed[age].plates[plate_id].reliefs == sums.reliefs
 
 
@@ -240,8 +240,8 @@ def test_students_t_as_in_the_tables(t: float, freedom: int, p: float) -> None:
     assert comparison.t_test(t, 10**7) == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), rel=1e-3)
 
 
-def _picture(seed: int) -> np.ndarray:
-    """Blobs and noise as a prepared picture, float32 [96, 96, 3] in -1..1, never clipped."""
+def _image(seed: int) -> np.ndarray:
+    """Blobs and noise as a prepared image, float32 [96, 96, 3] in -1..1, never clipped."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:96, 0:96]
     grey = 0.5 + 0.2 * np.sin(x / 7) * np.cos(y / 9) + rng.normal(0, 0.02, (96, 96))
@@ -249,7 +249,7 @@ def _picture(seed: int) -> np.ndarray:
 
 
 def test_exposure_moves_brightness_and_not_focus_and_blur_the_other_way_round() -> None:
-    sharp = _picture(1)
+    sharp = _image(1)
     dark = (sharp + 1) * np.float32(0.85) - 1
     soft = sum(np.roll(sharp, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / np.float32(9)
     usual, dimmed, blurred = images.appearance(sharp), images.appearance(dark), images.appearance(soft)
@@ -261,7 +261,7 @@ def test_exposure_moves_brightness_and_not_focus_and_blur_the_other_way_round() 
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
-def test_an_even_picture_has_no_contrast_and_no_edges(value: float) -> None:
+def test_an_even_image_has_no_contrast_and_no_edges(value: float) -> None:
     looks = images.appearance(np.full((80, 80, 3), value, np.float32))
     assert looks.brightness == pytest.approx((value + 1) / 2, abs=1e-6)
     assert (looks.contrast, looks.focus) == (pytest.approx(0, abs=1e-6), pytest.approx(-6, abs=1e-3))

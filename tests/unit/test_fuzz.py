@@ -1,4 +1,4 @@
-"""Hostile pictures and paths, some thousands; `python -m benchmarks fuzz` tries a hundred thousand of each."""
+"""Hostile images and paths, some thousands; `python -m benchmarks fuzz` tries a hundred thousand of each."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def encoded(image: Image.Image, format_: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-PICTURES = [
+IMAGES = [
     encoded(COLOUR, "JPEG"), encoded(COLOUR.convert("L"), "JPEG", progressive=True),
     encoded(COLOUR, "PNG"), encoded(COLOUR.quantize(16), "PNG"), encoded(COLOUR.convert("RGBA"), "PNG"),
     encoded(COLOUR, "TIFF"), encoded(COLOUR, "TIFF", compression="tiff_lzw"), encoded(COLOUR.convert("F"), "TIFF"),
@@ -71,7 +71,7 @@ def cut(start: float, end: float, times: int) -> Edit:
 
 
 def splice(other: int, head: float, tail: float) -> Edit:
-    return lambda data: data[: int(head * len(data))] + PICTURES[other][int(tail * len(PICTURES[other])) :]
+    return lambda data: data[: int(head * len(data))] + IMAGES[other][int(tail * len(IMAGES[other])) :]
 
 
 def edit_tag(index: int, field: int, number: int) -> Edit:
@@ -111,7 +111,7 @@ EDITS = st.one_of(
     st.builds(flip, PLACES, st.integers(0, 255)),
     st.builds(write_number, PLACES, NUMBERS, st.sampled_from([1, 2, 4]), st.sampled_from(["big", "little"])),
     st.builds(cut, PLACES, PLACES, st.sampled_from([0, 2, 40])),
-    st.builds(splice, st.integers(0, len(PICTURES) - 1), PLACES, PLACES),
+    st.builds(splice, st.integers(0, len(IMAGES) - 1), PLACES, PLACES),
     st.builds(edit_tag, st.integers(0, 20), st.integers(0, 3), NUMBERS | st.integers(250, 340)),
     st.builds(edit_chunk, st.integers(0, 3), KINDS, BODIES),
 )
@@ -120,9 +120,9 @@ EDITS = st.one_of(
 # The test run turns warnings into errors, also those about metadata that the module switches off.
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, len(PICTURES) - 1), st.lists(EDITS, min_size=1, max_size=4))
-def test_whatever_a_picture_holds_it_is_read_or_refused(index: int, edits: list[Edit]) -> None:
-    data = PICTURES[index]
+@given(st.integers(0, len(IMAGES) - 1), st.lists(EDITS, min_size=1, max_size=4))
+def test_whatever_a_image_holds_it_is_read_or_refused(index: int, edits: list[Edit]) -> None:
+    data = IMAGES[index]
     for edit in edits:
         data = edit(data)
     with suppress(ImageError):

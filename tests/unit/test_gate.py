@@ -46,8 +46,8 @@ def record(version: int, threshold: float, temperature: float = 1.0) -> BundleRe
     )
 
 
-def picture(number: int, label: int, plate: str, source: str = "rock", **more: str) -> Labelled:
-    """One picture of a drop of its own, unless told."""
+def image(number: int, label: int, plate: str, source: str = "rock", **more: str) -> Labelled:
+    """One image of a drop of its own, unless told."""
     values = {"drop": f"d{number}", "inspection": "1", "unit": f"{source} d{number}"} | more
     return Labelled(
         file=Path(f"/{source}/{number}.jpg"),
@@ -64,7 +64,7 @@ def picture(number: int, label: int, plate: str, source: str = "rock", **more: s
 class Lab:
     """Labelled test drops; ``labels`` int [n], ``noise`` float [n, 4] is what makes a drop hard for every model."""
 
-    pictures: tuple[Labelled, ...]
+    images: tuple[Labelled, ...]
     labels: NDArray[np.intp]
     noise: NDArray[np.float64]
 
@@ -84,11 +84,11 @@ class Lab:
         rng = np.random.default_rng(seed)
         wrong = rng.random(len(self.labels)) < share
         said = np.where(wrong, rng.integers(0, 4, len(self.labels)), self.labels)
-        pictures = tuple(replace(p, label=CLASSES[word]) for p, word in zip(self.pictures, said, strict=True))
-        return replace(self, pictures=pictures)
+        images = tuple(replace(p, label=CLASSES[word]) for p, word in zip(self.images, said, strict=True))
+        return replace(self, images=images)
 
     def by(self, version: int, logits: NDArray[np.float64], threshold: float, temperature: float = 1.0) -> Judged:
-        return record(version, threshold, temperature), Predictions(self.pictures, logits, ())
+        return record(version, threshold, temperature), Predictions(self.images, logits, ())
 
 
 def lab(seed: int, plates: int = 12, of_plate: int = 20, sources: Sequence[str] = ("rock",)) -> Lab:
@@ -97,10 +97,10 @@ def lab(seed: int, plates: int = 12, of_plate: int = 20, sources: Sequence[str] 
     labels = rng.choice(4, plates * of_plate, p=PREVALENCE)
     plate = np.arange(len(labels)) // of_plate
     noise = 0.9 * rng.normal(0, 1, (len(labels), 4)) + 0.45 * rng.normal(0, 1, (plates, 4))[plate]
-    pictures = tuple(
-        picture(i, int(label), f"p{plate[i]}", sources[plate[i] % len(sources)]) for i, label in enumerate(labels)
+    images = tuple(
+        image(i, int(label), f"p{plate[i]}", sources[plate[i] % len(sources)]) for i, label in enumerate(labels)
     )
-    return Lab(pictures, labels.astype(np.intp), noise)
+    return Lab(images, labels.astype(np.intp), noise)
 
 
 def threshold_of(skill: float, recall: float) -> float:
@@ -186,8 +186,8 @@ def test_too_few_promote_nothing_however_good_it_looks(rules: Rules, sentence: s
 
 def test_one_drop_imaged_many_times_is_one_drop() -> None:
     made = lab(1, plates=2, of_plate=20)
-    again = tuple(replace(p, drop="d0", group="p0") for p in made.pictures)
-    sides = [(r, replace(p, pictures=again)) for r, p in (made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99))]
+    again = tuple(replace(p, drop="d0", group="p0") for p in made.images)
+    sides = [(r, replace(p, images=again)) for r, p in (made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99))]
     verdict = judge(sides[0], sides[1], RULES)
     assert (verdict.numbers["drops"], verdict.numbers["crystals"], verdict.numbers["plates"]) == (1, 1, 1)
     assert verdict.numbers["units"] == 40
@@ -196,10 +196,10 @@ def test_one_drop_imaged_many_times_is_one_drop() -> None:
 
 def test_a_drop_weighs_the_same_however_often_it_was_imaged() -> None:
     labels = [CRYSTALS] * 10 + [CRYSTALS]
-    pictures = tuple(picture(i, label, "p", drop="often" if i < 10 else "once") for i, label in enumerate(labels))
+    images = tuple(image(i, label, "p", drop="often" if i < 10 else "once") for i, label in enumerate(labels))
     logits = np.full((11, 4), 0.0)
     logits[:10, CRYSTALS] = 9.0
-    side = (record(1, 0.9), Predictions(pictures, logits, ()))
+    side = (record(1, 0.9), Predictions(images, logits, ()))
     pair = paired.pair(side, side)
     assert paired.recall(pair, pair.champion, pair.weights[np.newaxis])[0] == pytest.approx(0.5)
 
@@ -208,8 +208,8 @@ def test_a_drop_weighs_the_same_however_often_it_was_imaged() -> None:
 def test_what_the_data_cannot_answer_is_refused(what: str) -> None:
     labels = {"no crystals": [0] * 40, "only crystals": [CRYSTALS] * 40, "no drops": [], "only base": [0, 1] * 20}[what]
     source = paired.BASE if what == "only base" else "rock"
-    pictures = tuple(picture(i, label, f"p{i % 4}", source) for i, label in enumerate(labels))
-    made = Lab(pictures, np.array(labels, np.intp), np.zeros((len(labels), 4)))
+    images = tuple(image(i, label, f"p{i % 4}", source) for i, label in enumerate(labels))
+    made = Lab(images, np.array(labels, np.intp), np.zeros((len(labels), 4)))
     verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), RULES)
     assert not verdict.passed
     words = " ".join(verdict.reasons)
@@ -223,7 +223,7 @@ def test_what_the_data_cannot_answer_is_refused(what: str) -> None:
 @pytest.mark.parametrize("sources", [("rock", "mini"), ("rock", paired.BASE)])
 def test_a_loss_on_one_imager_is_refused_by_name(sources: tuple[str, str]) -> None:
     made = lab(2, sources=sources)
-    other = np.array([p.source != "rock" for p in made.pictures])
+    other = np.array([p.source != "rock" for p in made.images])
     champion = made.by(1, made.logits(np.where(other, 3.5, 1.0), 1), 0.2)
     candidate = made.by(2, made.logits(np.where(other, 1.2, 3.5), 2), 0.2)
     verdict = judge(champion, candidate, RULES)
@@ -235,7 +235,7 @@ def test_a_loss_on_one_imager_is_refused_by_name(sources: tuple[str, str]) -> No
 
 def test_the_base_set_is_not_the_labs_own() -> None:
     made = lab(2, sources=("rock", paired.BASE))
-    other = np.array([p.source != "rock" for p in made.pictures])
+    other = np.array([p.source != "rock" for p in made.images])
     champion = made.judged(1, 2.0, 1)
     candidate = made.judged(2, np.where(other, 6.0, 2.0), 1)
     verdict = judge(champion, (record(2, champion[0].threshold.crystal), candidate[1]), RULES)
@@ -245,12 +245,12 @@ def test_the_base_set_is_not_the_labs_own() -> None:
 
 def test_a_few_drops_of_a_new_imager_block_nothing_by_chance() -> None:
     made = lab(1)
-    few = tuple(picture(i, 0, "new", "new") for i in range(1000, 1004))
+    few = tuple(image(i, 0, "new", "new") for i in range(1000, 1004))
     wrong, right = (np.tile(np.eye(4)[c] * 9.0, (4, 1)) for c in (3, 0))
     sides = []
     for version, skill, rows in ((1, 1.5, right), (2, 3.5, np.concatenate([wrong[:2], right[:2]]))):
         made_of, said = made.judged(version, skill, version, recall=0.95 if version == 1 else 0.99)
-        sides.append((made_of, Predictions((*said.pictures, *few), np.concatenate([said.logits, rows]), ())))
+        sides.append((made_of, Predictions((*said.images, *few), np.concatenate([said.logits, rows]), ())))
     verdict = judge(sides[0], sides[1], RULES)
     check = found(verdict, "imager new rigaku")
     assert (check.numbers["accuracy_lost"], check.passed) == (2, True)
@@ -274,9 +274,9 @@ def test_an_unknown_aim_is_an_error() -> None:
 
 def test_a_check_of_the_callers_own_counts() -> None:
     made = lab(1)
-    golden = Check("golden", False, "golden picture 3 is 0.2 off", {"difference": 0.2})
+    golden = Check("golden", False, "golden image 3 is 0.2 off", {"difference": 0.2})
     verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), RULES, extra=[golden])
-    assert verdict.reasons == ("golden picture 3 is 0.2 off",)
+    assert verdict.reasons == ("golden image 3 is 0.2 off",)
     assert not verdict.passed
 
 
@@ -288,7 +288,7 @@ def test_labels_that_look_wrong_stop_a_promotion() -> None:
     assert not labels_trusted(0, 0, RULES).passed
 
 
-def test_both_must_be_asked_about_the_same_pictures() -> None:
+def test_both_must_be_asked_about_the_same_images() -> None:
     made = lab(1, plates=3)
     champion, candidate = made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99)
     fewer = (candidate[0], candidate[1].only(range(59)))
@@ -296,12 +296,12 @@ def test_both_must_be_asked_about_the_same_pictures() -> None:
         judge(champion, fewer, RULES)
     with pytest.raises(MarcodError, match=r"the champion was not asked about /rock/59\.jpg"):
         judge(fewer, champion, RULES)
-    relabelled = (replace(made.pictures[0], group="elsewhere"), *made.pictures[1:])
+    relabelled = (replace(made.images[0], group="elsewhere"), *made.images[1:])
     with pytest.raises(MarcodError, match=r"but /rock/0\.jpg has group 'p0' for one and 'elsewhere' for the other"):
-        judge(champion, (candidate[0], replace(candidate[1], pictures=relabelled)), RULES)
+        judge(champion, (candidate[0], replace(candidate[1], images=relabelled)), RULES)
 
 
-def test_a_picture_that_one_cannot_read_counts_for_neither() -> None:
+def test_a_image_that_one_cannot_read_counts_for_neither() -> None:
     made = lab(1, plates=3)
     champion, candidate = made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99)
     fewer = replace(candidate[1].only(range(59)), unreadable=("/rock/59.jpg: truncated",))
@@ -312,9 +312,9 @@ def test_a_picture_that_one_cannot_read_counts_for_neither() -> None:
 
 
 def test_one_unit_cannot_carry_two_labels() -> None:
-    pictures = (picture(1, 0, "p", unit="u"), picture(2, CRYSTALS, "p", unit="u"))
-    side = (record(1, 0.5), Predictions(pictures, np.zeros((2, 4)), ()))
-    with pytest.raises(MarcodError, match="the pictures of 'u' count as one but carry two labels"):
+    images = (image(1, 0, "p", unit="u"), image(2, CRYSTALS, "p", unit="u"))
+    side = (record(1, 0.5), Predictions(images, np.zeros((2, 4)), ()))
+    with pytest.raises(MarcodError, match="the images of 'u' count as one but carry two labels"):
         judge(side, side, RULES)
 
 
@@ -332,11 +332,11 @@ def test_the_same_seed_gives_the_same_verdict() -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_nothing_small_crashes_or_passes(drops: list[tuple[int, int, bool]], seed: int) -> None:
-    pictures = tuple(
-        picture(i, label, f"p{plate}", paired.BASE if base else "rock") for i, (label, plate, base) in enumerate(drops)
+    images = tuple(
+        image(i, label, f"p{plate}", paired.BASE if base else "rock") for i, (label, plate, base) in enumerate(drops)
     )
     rng = np.random.default_rng(seed)
-    sides = [(record(v, 0.3), Predictions(pictures, rng.normal(0, 2, (len(drops), 4)), ())) for v in (1, 2)]
+    sides = [(record(v, 0.3), Predictions(images, rng.normal(0, 2, (len(drops), 4)), ())) for v in (1, 2)]
     verdict = judge(sides[0], sides[1], Rules(resamples=20))
     assert not verdict.passed
     assert all(check.sentence for check in verdict.checks)

@@ -125,7 +125,7 @@ def test_a_file_made_to_cost_time_or_memory_is_refused(name: str) -> None:
         images.to_rgb(data)
 
 
-def test_pictures_as_cameras_write_them_pass() -> None:
+def test_images_as_cameras_write_them_pass() -> None:
     pixels = Image.effect_noise((1200, 900), 60)
     for options in ({}, {"progressive": True}, {"comment": b"Rock Imager"}, {"quality": 100, "subsampling": 0}):
         assert images.to_rgb(encoded(pixels.convert("RGB"), "JPEG", **options)).shape == (900, 1200, 3)
@@ -133,7 +133,7 @@ def test_pictures_as_cameras_write_them_pass() -> None:
     assert np.array_equal(images.to_rgb(strips)[:, :, 0], np.asarray(pixels))
 
 
-def test_large_pictures_are_decoded_one_at_a_time() -> None:
+def test_large_images_are_decoded_one_at_a_time() -> None:
     large = encoded(Image.new("L", (5000, 2500)), "PNG")
     assert images.inspect(large).width * images.inspect(large).height > images.LARGE_PIXELS
     with ThreadPoolExecutor(1) as pool:
@@ -146,7 +146,7 @@ def test_large_pictures_are_decoded_one_at_a_time() -> None:
 
 @pytest.fixture
 def share(tmp_path: Path) -> Path:
-    """A source root with a picture, and one beside it that is nobody's business."""
+    """A source root with an image, and one beside it that is nobody's business."""
     root = tmp_path / "share"
     (root / "plate").mkdir(parents=True)
     (root / "plate" / "a.png").write_bytes(b"inside")

@@ -1,4 +1,4 @@
-"""Reading pictures: every format and mode, and nothing but ImageError for everything else."""
+"""Reading images: every format and mode, and nothing but ImageError for everything else."""
 
 import io
 import struct
@@ -32,7 +32,7 @@ def grey16(values: np.ndarray, format_: str = "TIFF") -> bytes:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A few bytes that promise a huge picture."""
+    """A few bytes that promise a huge image."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -41,7 +41,7 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64))
 
 
-PICTURES = {
+IMAGES = {
     "JPEG grey": encoded(Image.fromarray(RAMP), "JPEG"),
     "JPEG colour": encoded(Image.fromarray(COLOUR), "JPEG"),
     "JPEG CMYK": encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG"),
@@ -68,10 +68,10 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_every_format_and_mode_becomes_rgb(name: str) -> None:
-    header = images.inspect(PICTURES[name])
-    rgb = images.to_rgb(PICTURES[name])
+    header = images.inspect(IMAGES[name])
+    rgb = images.to_rgb(IMAGES[name])
     assert (header.format, header.width, header.height) == (name.split()[0], WIDTH, HEIGHT)
     assert rgb.dtype == np.uint8
     assert rgb.shape == (HEIGHT, WIDTH, 3)
@@ -82,13 +82,13 @@ def test_every_format_and_mode_becomes_rgb(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["PNG grey", "PNG grey 16", "TIFF grey", "TIFF grey 16", "TIFF grey 32", "TIFF float"])
 def test_lossless_grey_keeps_its_values(name: str) -> None:
-    rgb = images.to_rgb(PICTURES[name])
+    rgb = images.to_rgb(IMAGES[name])
     assert np.array_equal(rgb, np.repeat(RAMP[:, :, np.newaxis], 3, axis=2))
 
 
 @pytest.mark.parametrize("name", ["PNG colour", "PNG colour alpha", "TIFF colour LZW", "TIFF alpha", "BMP"])
 def test_lossless_colour_keeps_its_values(name: str) -> None:
-    assert np.array_equal(images.to_rgb(PICTURES[name]), COLOUR)
+    assert np.array_equal(images.to_rgb(IMAGES[name]), COLOUR)
 
 
 def test_cmyk_is_converted_and_not_inverted() -> None:
@@ -325,7 +325,7 @@ def test_decompression_bombs_are_refused_for_good(width: int, height: int) -> No
         assert not caught.value.retryable
 
 
-def test_the_largest_picture_allowed_is_still_looked_at() -> None:
+def test_the_largest_image_allowed_is_still_looked_at() -> None:
     assert images.inspect(png_claiming(10_000, 5_000)).width == 10_000
 
 
@@ -335,24 +335,24 @@ def test_the_largest_picture_allowed_is_still_looked_at() -> None:
         (b"", "empty", True),
         (b"\0" * 4096, "incomplete", True),
         (b"\xff\xd8", "incomplete", True),
-        (PICTURES["JPEG colour"][:100], "incomplete|truncated", True),
-        (PICTURES["PNG colour"][:20], "incomplete|truncated", True),
+        (IMAGES["JPEG colour"][:100], "incomplete|truncated", True),
+        (IMAGES["PNG colour"][:20], "incomplete|truncated", True),
         (b"Well,Drop,Score\nA1,1,0\n", "not a JPEG", False),
         (b"%PDF-1.7\n" + b"x" * 100, "not a JPEG", False),
         (encoded(Image.fromarray(COLOUR), "WEBP"), "not a JPEG", False),
         (encoded(Image.fromarray(COLOUR), "PPM"), "not a JPEG", False),
     ],
 )
-def test_what_is_no_picture_says_so(data: bytes, message: str, retryable: bool) -> None:
+def test_what_is_no_image_says_so(data: bytes, message: str, retryable: bool) -> None:
     for read in (images.inspect, images.to_rgb):
         with pytest.raises(ImageError, match=message) as caught:
             read(data)
         assert caught.value.retryable is retryable
 
 
-@pytest.mark.parametrize("name", [n for n in PICTURES if n.split()[0] in ("JPEG", "PNG", "BMP")])
-def test_a_truncated_picture_may_still_be_arriving(name: str) -> None:
-    data = PICTURES[name]
+@pytest.mark.parametrize("name", [n for n in IMAGES if n.split()[0] in ("JPEG", "PNG", "BMP")])
+def test_a_truncated_image_may_still_be_arriving(name: str) -> None:
+    data = IMAGES[name]
     with pytest.raises(ImageError, match=r"truncated|damaged") as caught:
         images.to_rgb(data[: int(len(data) * 0.7)])
     assert caught.value.retryable
@@ -362,14 +362,14 @@ def test_a_truncated_picture_may_still_be_arriving(name: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=300, deadline=None)
 @given(
-    name=st.sampled_from(sorted(PICTURES)),
+    name=st.sampled_from(sorted(IMAGES)),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=12),
     keep=st.floats(0, 1),
 )
-def test_damaged_pictures_raise_nothing_but_image_errors(
+def test_damaged_images_raise_nothing_but_image_errors(
     name: str, changes: list[tuple[float, int]], keep: float
 ) -> None:
-    data = bytearray(PICTURES[name])
+    data = bytearray(IMAGES[name])
     for where, value in changes:
         data[int(where * len(data))] = value
     damaged = bytes(data[: max(1, int(keep * len(data)))])

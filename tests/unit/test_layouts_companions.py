@@ -1,4 +1,4 @@
-"""Layouts that read a file beside the picture: Rock Maker's report.csv and ImagerLink's XML."""
+"""Layouts that read a file beside the image: Rock Maker's report.csv and ImagerLink's XML."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -10,7 +10,7 @@ from marcod.layouts import LayoutOptions, make
 from marcod.layouts.oppf import LONGEST_SIDECAR
 from marcod.layouts.rockmaker_export import LONGEST_REPORT
 
-PICTURE = "90j8/Crystals/90j8_D12_Visible_9_3552.jpg"
+IMAGE = "90j8/Crystals/90j8_D12_Visible_9_3552.jpg"
 ROW = '"D:\\out\\90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg","Crystals",{},{}'
 DISPENSED = "03/16/10 08:36:21"
 IMAGED = "03/17/10 09:00:05"
@@ -33,7 +33,7 @@ def taken(*parts: int) -> datetime:
 
 
 def test_report_gives_drop_and_date() -> None:
-    assert export(PICTURE, ROW.format(2, IMAGED)) == DropImage(
+    assert export(IMAGE, ROW.format(2, IMAGED)) == DropImage(
         "rockmaker-export",
         "90j8",
         "3552",
@@ -48,7 +48,7 @@ def test_report_gives_drop_and_date() -> None:
 
 
 def test_the_word_drop_is_taken_as_drop_one_and_says_so() -> None:
-    image = export(PICTURE, ROW.format("Drop", IMAGED))
+    image = export(IMAGE, ROW.format("Drop", IMAGED))
     assert isinstance(image, DropImage)
     assert image.drop == 1
     assert image.warnings[0].kind is WarningKind.DROP_NUMBER_LOST
@@ -66,13 +66,13 @@ def test_the_word_drop_is_taken_as_drop_one_and_says_so() -> None:
     ],
 )
 def test_a_row_is_found_by_the_end_of_its_path(row_path: str, at: str) -> None:
-    image = export(PICTURE, f'"{row_path}","Crystals",3,{IMAGED}', at=at)
+    image = export(IMAGE, f'"{row_path}","Crystals",3,{IMAGED}', at=at)
     assert isinstance(image, DropImage)
     assert image.drop == 3
 
 
-def test_the_last_row_of_a_picture_exported_again_counts() -> None:
-    image = export(PICTURE, ROW.format(1, IMAGED), ROW.format(2, IMAGED))
+def test_the_last_row_of_a_image_exported_again_counts() -> None:
+    image = export(IMAGE, ROW.format(1, IMAGED), ROW.format(2, IMAGED))
     assert isinstance(image, DropImage)
     assert image.drop == 2
 
@@ -94,17 +94,17 @@ def missing(verdict: DropImage | NotADrop) -> bool:
     ],
 )
 def test_an_image_with_a_batch_does_not_wait_for_its_report(rows: list[str]) -> None:
-    assert missing(make("rockmaker-export").parse(PICTURE))
-    assert missing(export(PICTURE, *rows))
+    assert missing(make("rockmaker-export").parse(IMAGE))
+    assert missing(export(IMAGE, *rows))
 
 
 def test_a_report_out_of_all_proportion_is_not_read() -> None:
-    assert missing(make("rockmaker-export").parse(PICTURE, {"90j8/report.csv": bytes(LONGEST_REPORT + 1)}.get))
+    assert missing(make("rockmaker-export").parse(IMAGE, {"90j8/report.csv": bytes(LONGEST_REPORT + 1)}.get))
 
 
 def test_a_grown_report_is_read_again() -> None:
-    assert missing(export(PICTURE))
-    grown = export(PICTURE, ROW.format(1, IMAGED))
+    assert missing(export(IMAGE))
+    grown = export(IMAGE, ROW.format(1, IMAGED))
     assert isinstance(grown, DropImage)
     assert grown.warnings == ()
 
@@ -122,9 +122,9 @@ def test_a_score_with_a_slash_makes_a_folder_more() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_report_that_a_spreadsheet_saved_keeps_its_rows(encoding: str, delimiter: str) -> None:
-    lines = [f"16.03.2010 08:36{delimiter * 3}", delimiter.join([PICTURE, "N\u00e9ant", "2", "17.03.2010 09:00"])]
+    lines = [f"16.03.2010 08:36{delimiter * 3}", delimiter.join([IMAGE, "N\u00e9ant", "2", "17.03.2010 09:00"])]
     content = "\r\n".join(lines).encode(encoding)
-    image = make("rockmaker-export").parse(PICTURE, {"90j8/report.csv": content}.get)
+    image = make("rockmaker-export").parse(IMAGE, {"90j8/report.csv": content}.get)
     assert isinstance(image, DropImage)
     # Nobody can tell day and month apart in what a spreadsheet wrote.
     assert (image.drop, image.captured_at) == (2, None)
@@ -132,7 +132,7 @@ def test_a_report_that_a_spreadsheet_saved_keeps_its_rows(encoding: str, delimit
 
 
 def test_a_date_that_cannot_be_leaves_the_image() -> None:
-    image = export(PICTURE, ROW.format(1, "17.03.2010 09:00:05"))
+    image = export(IMAGE, ROW.format(1, "17.03.2010 09:00:05"))
     assert isinstance(image, DropImage)
     assert [one.kind for one in image.warnings] == [WarningKind.DATE_UNREADABLE]
 
@@ -169,7 +169,7 @@ def test_names_of_the_marco_data_wait_for_their_report(name: str) -> None:
 def test_the_date_is_read_in_any_windows_culture_and_in_the_imagers_zone(date: str) -> None:
     layout = make("rockmaker-export", LayoutOptions(timezone=ZoneInfo("Europe/Berlin")))
     report = f"{DISPENSED}\n{ROW.format(1, date)}\n".encode()
-    image = layout.parse(PICTURE, {"90j8/report.csv": report}.get)
+    image = layout.parse(IMAGE, {"90j8/report.csv": report}.get)
     assert isinstance(image, DropImage)
     assert image.captured_at == taken(2010, 3, 17, 8, 0, 5)
 
@@ -179,14 +179,14 @@ def test_the_date_is_read_in_any_windows_culture_and_in_the_imagers_zone(date: s
     [("UV9MP", Modality.UV), ("uv-tpef", Modality.UV), ("SHG", Modality.SHG), ("HighRes", Modality.VISIBLE)],
 )
 def test_the_profile_name_tells_the_light(profile: str, modality: Modality) -> None:
-    path = PICTURE.replace("Visible", profile)
+    path = IMAGE.replace("Visible", profile)
     image = export(path, f'"{path}","Crystals",1,{IMAGED}')
     assert isinstance(image, DropImage)
     assert image.modality is modality
 
 
 def test_a_report_in_a_windows_code_page_is_read() -> None:
-    path = PICTURE.replace("Crystals", "N\u00e9ant")
+    path = IMAGE.replace("Crystals", "N\u00e9ant")
     report = f'{DISPENSED}\r\n"{path}","N\u00e9ant",2,{IMAGED}\r\n'.encode("latin-1")
     assert isinstance(make("rockmaker-export").parse(path, {"90j8/report.csv": report}.get), DropImage)
 

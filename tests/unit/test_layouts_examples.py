@@ -366,7 +366,7 @@ def test_elsewhere_the_name_is_believed(layout: str, path: str, about: list[str]
     assert [warning.text.partition(":")[0] for warning in image.warnings] == about
 
 
-def test_a_rhombix_picture_outside_its_dated_folder_is_of_its_names_date() -> None:
+def test_a_rhombix_image_outside_its_dated_folder_is_of_its_names_date() -> None:
     image = make("rhombix").parse("TG-1_A01-1_BRITE_110629_200901_1.jpg")
     assert isinstance(image, DropImage)
     assert image.inspection_key == "110629"
@@ -379,8 +379,8 @@ def test_an_unknown_light_of_an_hwi_folder_is_not_scored_as_visible() -> None:
     assert image.warnings
 
 
-def _real_pictures() -> list[tuple[str, str]]:
-    """Pictures below ``{layout name}/`` of the folder that MARCOD_REAL_PLATES names, if it is set."""
+def _real_images() -> list[tuple[str, str]]:
+    """Images below ``{layout name}/`` of the folder that MARCOD_REAL_PLATES names, if it is set."""
     root = Path(os.environ.get("MARCOD_REAL_PLATES") or os.devnull)
     return [
         (layout.name, file.relative_to(root / layout.name).as_posix())
@@ -391,12 +391,12 @@ def _real_pictures() -> list[tuple[str, str]]:
 
 def test_real_plates_are_read_without_a_warning() -> None:
     layouts = {layout.name: layout for layout in PATTERNLESS}
-    pictures = [
-        *_real_pictures(),
+    images = [
+        *_real_images(),
         ("rigaku", f"CI022987/3/{MINSTREL.format('01_01_01')}"),
         ("xchem", "90j8_2018-04-11_RI1000-0081-2drop/90j8_01A_1.jpg"),
     ]
-    verdicts = [layouts[name].parse(path) for name, path in pictures]
+    verdicts = [layouts[name].parse(path) for name, path in images]
     assert [v for v in verdicts if not isinstance(v, DropImage) or v.warnings] == []
 
 

@@ -105,7 +105,7 @@ def test_reason(layout: str, path: str, reason: Reason) -> None:
         ("ami", "plate7/20240131_093000/A1_2.jpg", Kind.SLICE),
     ],
 )
-def test_other_pictures_of_a_drop_are_read_with_their_kind(layout: str, path: str, kind: Kind) -> None:
+def test_other_images_of_a_drop_are_read_with_their_kind(layout: str, path: str, kind: Kind) -> None:
     image = make(layout).parse(path)
     assert isinstance(image, DropImage)
     assert image.kind is kind

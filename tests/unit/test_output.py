@@ -14,7 +14,7 @@ from marcod import text
 from marcod.cli import output
 
 PATH = "WellImages/41/plateID_2041/batchID_8806/wellNum_95/profileID_1/" + "d1_r951_ef_" * 6 + ".jpg"
-WHY = "the file ends in the middle of a row of pixels, so that half of the picture is missing from the drop"
+WHY = "the file ends in the middle of a row of pixels, so that half of the image is missing from the drop"
 
 
 def shown(listing: output.Listing, width: int, *, terminal: bool = True) -> list[str]:
@@ -102,7 +102,7 @@ def test_the_nearest_words_come_first_and_the_list_ends() -> None:
 
 
 def test_long_work_writes_no_line_per_item(capsys: pytest.CaptureFixture[str]) -> None:
-    with output.progress("pictures", 500) as done:
+    with output.progress("images", 500) as done:
         for count in range(501):
             done(count)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Sheets: nothing to load, nothing to run, nothing that fails for want of a picture, and all of it on a page."""
+"""Sheets: nothing to load, nothing to run, nothing that fails for want of an image, and all of it on a page."""
 
 import os
 import re
@@ -46,7 +46,7 @@ class Page(HTMLParser):
         return {str(f["title"]).split(" ")[0]: str(f["class"]) for f in self.of("figure") if "title" in f}
 
 
-def picture(path: Path, size: tuple[int, int] = (400, 300)) -> None:
+def photograph(path: Path, size: tuple[int, int] = (400, 300)) -> None:
     Image.new("RGB", size, (90, 120, 150)).save(path)
 
 
@@ -63,7 +63,7 @@ def assert_harmless(page: Page) -> None:
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
-    picture(tmp_path / "A01.jpg")
+    photograph(tmp_path / "A01.jpg")
     drops = [drop(1, 1, 0.9, said=said(DropClass.CRYSTALS, HOSTILE)), drop(1, 2, 0.1)]
     text = plate_sheet(plate(drops, HOSTILE, project="=cmd()", screen=HOSTILE), Pictures({"imager": tmp_path}), utc())
     page = Page(text)
@@ -85,7 +85,7 @@ def hit(**more: Any) -> Hit:
 
 
 def test_the_sheet_of_hits_is_harmless_too(tmp_path: Path) -> None:
-    picture(tmp_path / "A01.jpg")
+    photograph(tmp_path / "A01.jpg")
     found = [
         hit(barcode=HOSTILE, project=HOSTILE, label_person=HOSTILE),
         hit(best_path=None, p_crystals=None, label=None, cause="model"),
@@ -94,13 +94,13 @@ def test_the_sheet_of_hits_is_harmless_too(tmp_path: Path) -> None:
     page = Page(hits_sheet(found, Pictures({"imager": tmp_path}), HOSTILE, utc()))
     assert_harmless(page)
     assert len(page.of("img")) == 1
-    assert page.words.count("no picture") == 2
+    assert page.words.count("no image") == 2
     assert "model, steady" in page.words
     assert "trained on rendered drops alone" in page.words
 
 
 def test_a_hit_on_a_sheet_is_told_in_words_too(tmp_path: Path) -> None:
-    picture(tmp_path / "A01.jpg")
+    photograph(tmp_path / "A01.jpg")
     for found, alt in (
         (hit(barcode="BC7"), "plate BC7, A01.1 X; likeliest Crystals; crystals 0.90"),
         (hit(label="Clear", label_person="ann", p_crystals=None), "plate P1, A01.1 X; Clear says ann"),
@@ -110,9 +110,9 @@ def test_a_hit_on_a_sheet_is_told_in_words_too(tmp_path: Path) -> None:
         assert alt.split("; ")[1] in page.words
 
 
-def test_a_picture_that_is_gone_or_broken_leaves_a_place(tmp_path: Path) -> None:
-    picture(tmp_path / "A01.jpg")
-    (tmp_path / "A02.jpg").write_bytes(b"no picture")
+def test_a_image_that_is_gone_or_broken_leaves_a_place(tmp_path: Path) -> None:
+    photograph(tmp_path / "A01.jpg")
+    (tmp_path / "A02.jpg").write_bytes(b"no image")
     (tmp_path / "A03.jpg").write_bytes((tmp_path / "A01.jpg").read_bytes()[:200])
     os.mkfifo(tmp_path / "A05.jpg")
     (tmp_path / "A06.jpg").mkdir()
@@ -120,13 +120,13 @@ def test_a_picture_that_is_gone_or_broken_leaves_a_place(tmp_path: Path) -> None
     counted: list[int] = []
     page = Page(plate_sheet(plate(drops), Pictures({"imager": tmp_path}), utc(), counted.append))
     assert len(page.of("img")) == 1
-    assert page.words.count("no picture") == 6
+    assert page.words.count("no image") == 6
     assert counted == list(range(1, 8))
-    assert Page(plate_sheet(plate(drops), Pictures({}), utc())).words.count("no picture") == 7
+    assert Page(plate_sheet(plate(drops), Pictures({}), utc())).words.count("no image") == 7
 
 
 def test_thumbnails_are_small(tmp_path: Path) -> None:
-    picture(tmp_path / "A01.jpg", (2560, 1920))
+    photograph(tmp_path / "A01.jpg", (2560, 1920))
     uri = Pictures({"imager": tmp_path}).thumbnail("imager", "A01.jpg", 120)
     assert uri is not None
     assert len(uri) < 4000
@@ -190,14 +190,14 @@ def test_a_file_name_is_safe_whatever_the_plate_is_called(name: str) -> None:
     ("mode", "suffix"),
     [("RGB", "jpg"), ("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png"), ("I;16", "png"), ("P", "gif"), ("1", "tif")],
 )
-def test_every_kind_of_picture_becomes_a_thumbnail(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_every_kind_of_image_becomes_a_thumbnail(tmp_path: Path, mode: str, suffix: str) -> None:
     Image.new(mode, (640, 480)).save(tmp_path / f"A01.{suffix}")
     small = images.thumbnail((tmp_path / f"A01.{suffix}").read_bytes(), 120)
     header = images.inspect(small)
     assert (header.format, header.mode, header.width, header.height) == ("JPEG", "RGB", 120, 90)
 
 
-def test_a_truncated_picture_is_no_thumbnail(tmp_path: Path) -> None:
-    picture(tmp_path / "A01.jpg")
+def test_a_truncated_image_is_no_thumbnail(tmp_path: Path) -> None:
+    photograph(tmp_path / "A01.jpg")
     with pytest.raises(ImageError):
         images.thumbnail((tmp_path / "A01.jpg").read_bytes()[:600], 120)

@@ -53,15 +53,15 @@ def spec_for(name: str, **changes: object) -> PlateSpec:
 
 @pytest.mark.parametrize("imager", Imager)
 @pytest.mark.parametrize("label", CLASSES)
-def test_a_scene_is_what_was_asked_for_and_its_picture_is_not_blank(label: DropClass, imager: Imager) -> None:
+def test_a_scene_is_what_was_asked_for_and_its_image_is_not_blank(label: DropClass, imager: Imager) -> None:
     for seed in range(4):
         scene = random_scene(seed, label, imager)
-        picture = render(scene, SMALL)
+        image = render(scene, SMALL)
         assert scene_label(scene) is label
         assert scene.imager is imager
-        assert picture.shape == (SMALL[1], SMALL[0], 3)
-        assert picture.dtype == np.uint8
-        assert np.unique(picture).size > 20
+        assert image.shape == (SMALL[1], SMALL[0], 3)
+        assert image.dtype == np.uint8
+        assert np.unique(image).size > 20
 
 
 def test_seeds_decide_everything() -> None:
@@ -102,7 +102,7 @@ def test_crystals_and_precipitate_have_more_edges_than_clear_drops() -> None:
 
 
 def edges(label: DropClass, seed: int) -> float:
-    """Mean slope of the picture without the camera's own noise."""
+    """Mean slope of the image without the camera's own noise."""
     scene = random_scene(seed, label, Imager.HWI)
     scene = replace(scene, camera=replace(scene.camera, noise=0.0, defocus=0.0, jpeg_quality=None))
     grey = render(scene, (220, 180)).mean(axis=2)
@@ -190,7 +190,7 @@ def test_vendors_write_their_companions() -> None:
 
 
 @pytest.mark.parametrize("name", ["formulatrix", "oppf", "crims"])
-def test_written_files_are_pictures_of_the_size_asked_for(name: str, tmp_path: Path) -> None:
+def test_written_files_are_images_of_the_size_asked_for(name: str, tmp_path: Path) -> None:
     spec = spec_for(name, inspections=DATES[:1], wells=PlateFormat(8, 12), filled=1 / 96)
     for planned in plate_files(spec, layouts.make(name)):
         target = write_file(tmp_path, planned, (200, 160))
@@ -198,9 +198,9 @@ def test_written_files_are_pictures_of_the_size_asked_for(name: str, tmp_path: P
         if planned.kind is None:
             assert target.read_bytes() == planned.content
         else:
-            with Image.open(target) as picture:
-                assert picture.size == ((50, 40) if planned.kind is Kind.THUMBNAIL else (200, 160))
-                picture.load()
+            with Image.open(target) as image:
+                assert image.size == ((50, 40) if planned.kind is Kind.THUMBNAIL else (200, 160))
+                image.load()
 
 
 def test_under_uv_the_crystals_glow() -> None:
@@ -239,5 +239,5 @@ def test_a_drop_as_an_imager_writes_it_comes_from_its_seed() -> None:
     assert drop_jpeg(7)[0] != drop_jpeg(8)[0]
     data, label = drop_jpeg(4, DropClass.OTHER)
     assert label is DropClass.OTHER
-    with Image.open(BytesIO(data)) as picture:
-        assert (picture.format, picture.size) == ("JPEG", (660, 540))
+    with Image.open(BytesIO(data)) as image:
+        assert (image.format, image.size) == ("JPEG", (660, 540))

@@ -135,15 +135,15 @@ def test_names_that_are_no_text_are_recorded(bench: Bench, db: Database) -> None
     assert (bench.intake.tally.unchanged, len(bench.tracker)) == (1, 0)
 
 
-PICTURE = "90j8/Crystals/90j8_D12_ImagerDefaults_9.jpg"
+IMAGE = "90j8/Crystals/90j8_D12_ImagerDefaults_9.jpg"
 REPORT = b'"D:\\90j8\\Crystals\\90j8_D12_ImagerDefaults_9.jpg","Crystals",2,03/17/10 09:00:00\r\n'
 
 
 def test_an_image_without_a_batch_waits_for_its_report(db: Database, champion: Version, tmp_path: Path) -> None:
     bench = Bench(db, tmp_path / "plates", layout="rockmaker-export")
-    put(bench.root, PICTURE)
+    put(bench.root, IMAGE)
     bench.walk(0.0)
-    assert bench.intake.waiting == [PICTURE]
+    assert bench.intake.waiting == [IMAGE]
     assert bench.intake.tally.ignored == {Reason.NO_REPORT: 1}
     assert len(bench.tracker) == 0
     put(bench.root, "90j8/report.csv", REPORT)
@@ -156,9 +156,9 @@ def test_an_image_without_a_batch_waits_for_its_report(db: Database, champion: V
     assert (bench.intake.tally.unchanged, bench.intake.waiting, len(bench.tracker)) == (1, [], 0)
 
 
-def test_a_waiting_picture_that_vanishes_is_forgotten(db: Database, champion: Version, tmp_path: Path) -> None:
+def test_a_waiting_image_that_vanishes_is_forgotten(db: Database, champion: Version, tmp_path: Path) -> None:
     bench = Bench(db, tmp_path / "plates", layout="rockmaker-export")
-    file = put(bench.root, PICTURE)
+    file = put(bench.root, IMAGE)
     bench.walk(0.0)
     begun = Walk(bench.source.root)
     found = begun.more(1.0, 100)

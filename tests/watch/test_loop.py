@@ -97,10 +97,10 @@ def test_more_files_than_one_round_takes(make_site: MakeSite, monkeypatch: pytes
     assert len(site.images()) == 50
 
 
-def test_pictures_are_recorded_once_their_report_comes(make_site: MakeSite) -> None:
+def test_images_are_recorded_once_their_report_comes(make_site: MakeSite) -> None:
     site = make_site(layout="rockmaker-export", observer="polling", poll_s=NEVER_S)
-    picture = "90j8/Crystals/90j8_D12_ImagerDefaults_9.jpg"
-    site.put(picture)
+    image = "90j8/Crystals/90j8_D12_ImagerDefaults_9.jpg"
+    site.put(image)
     site.settle()
     for _ in range(3):
         site.step(60.0)
@@ -110,7 +110,7 @@ def test_pictures_are_recorded_once_their_report_comes(make_site: MakeSite) -> N
     )
     site.step(60.0)
     site.step(SETTLE_S)
-    assert (site.status.waiting, list(site.images())) == (0, [picture])
+    assert (site.status.waiting, list(site.images())) == (0, [image])
 
 
 @pytest.mark.parametrize("observer", ["inotify", "polling"])

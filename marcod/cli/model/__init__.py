@@ -31,7 +31,7 @@ COMMANDS: Final = {
     "list": (f"{_HERE}.versions:list_", "List the model versions in the database and the bundles on this host."),
     "promote": (
         f"{_HERE}.versions:promote",
-        "Make a model version champion, once it has scored its golden pictures here.",
+        "Make a model version champion, once it has scored its golden images here.",
     ),
     "remove": (f"{_HERE}.versions:remove", "Remove a model version and its bundle from the lab's own folder."),
     "rollback": (
@@ -48,7 +48,7 @@ COMMANDS: Final = {
     ),
     "verify": (
         f"{_HERE}.versions:verify",
-        "Check bundles: their checksums, their digests in the database, and their golden pictures.",
+        "Check bundles: their checksums, their digests in the database, and their golden images.",
     ),
 }
 

@@ -48,7 +48,7 @@ def import_(
     """Make a bundle of the published MARCO SavedModel or of another model of its family.
 
     PATH_OR_URL is a SavedModel's folder or zip, a TensorFlow checkpoint, a .keras file of this program's network, or a
-    bundle. Nothing is written unless every compared picture scores as in the original. It serves once promoted.
+    bundle. Nothing is written unless every compared image scores as in the original. It serves once promoted.
     """
     folder = settings.models.folder
     output.check_tree(folder)
@@ -65,7 +65,7 @@ def import_(
             folder,
             name=name,
             version=version,
-            pictures=images,
+            images=images,
             folding=folding,
             licence=licence,
             threshold=threshold,

@@ -1,4 +1,4 @@
-"""Judging a model version on labelled pictures, and deriving one with another temperature and threshold."""
+"""Judging a model version on labelled images, and deriving one with another temperature and threshold."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which labelled pictures a command was told to use; ``default`` is the split where it was told none."""
+    """Which labelled images a command was told to use; ``default`` is the split where it was told none."""
 
     default: Split
     csv: Path | None
@@ -53,7 +53,7 @@ class Wanted:
             raise click.UsageError("--split belongs to --from-database; all lines of a CSV file are used.")
 
     def read(self, settings: Settings, ready: app.Ready, version: Version, record: BundleRecord) -> LabelledSet:
-        """The pictures. Raises ConfigError or NotFoundError."""
+        """The images. Raises ConfigError or NotFoundError."""
         if self.csv is not None:
             return labelled.from_csv(self.csv, self.root, record, skip_missing=self.skip_missing)
         side = None if self.split == ALL else Split(self.split or self.default)
@@ -63,7 +63,7 @@ class Wanted:
 
 
 def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command]:
-    """The options that say which labelled pictures are meant; they reach the command as one ``Wanted``."""
+    """The options that say which labelled images are meant; they reach the command as one ``Wanted``."""
     names = [str(side) for side in sides]
     options = (
         click.option("--labels", "csv", type=File, metavar="CSV", help="Labels in a file with columns image and label"),
@@ -148,7 +148,7 @@ def calibrate(
     output.check_tree(settings.models.folder)
 
     def check(given: LabelledSet) -> None:
-        calibration.require_crystals(given.pictures, recall, confidence)
+        calibration.require_crystals(given.images, recall, confidence)
 
     with app.opened(settings) as ready:
         model, given, said = _predictions(settings, ready, model_text, Wanted(Split.VALIDATION, **wanted), check)
@@ -181,7 +181,7 @@ def _predictions(
     wanted: Wanted,
     check: Callable[[LabelledSet], object] = lambda given: None,
 ) -> tuple[Model, LabelledSet, Predictions]:
-    """What a model says of the pictures wanted; ``check`` may refuse them before the work."""
+    """What a model says of the images wanted; ``check`` may refuse them before the work."""
     if ready.db.read_only:
         version = ready.registry.look_up(model_text)
     else:
@@ -192,8 +192,8 @@ def _predictions(
     )
     given = wanted.read(settings, ready, version, model.record)
     check(given)
-    with output.progress(f"scoring with {version}", len(given.pictures)) as done:
-        said = predict(given.pictures, model.record, model.load, threads=settings.score.decode_threads, done=done)
+    with output.progress(f"scoring with {version}", len(given.images)) as done:
+        said = predict(given.images, model.record, model.load, threads=settings.score.decode_threads, done=done)
     return model, given, said
 
 

@@ -171,7 +171,7 @@ def _detail(note: versions.Note) -> str:
 @output.as_json
 @pass_settings
 def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, json_output: bool) -> None:
-    """Check bundles: their checksums, their digests in the database, and their golden pictures.
+    """Check bundles: their checksums, their digests in the database, and their golden images.
 
     The exit code is 1 when one of them cannot serve; every one of those is named.
     """
@@ -200,7 +200,7 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
 @click.argument("model_text", metavar=MODEL)
 @pass_settings
 def promote(settings: Settings, model_text: str) -> None:
-    """Make a model version champion, once it has scored its golden pictures here.
+    """Make a model version champion, once it has scored its golden images here.
 
     Running scorers change over between two batches. Waiting images move to it, and plates that are still arriving are
     scored by it whole. The former champion becomes previous.

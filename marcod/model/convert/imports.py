@@ -1,6 +1,6 @@
 """The act of importing: from what a source holds to a bundle, or to nothing at all.
 
-Promises that a bundle is written only after its predictor has given every compared picture the probabilities that
+Promises that a bundle is written only after its predictor has given every compared image the probabilities that
 the original gives, to :data:`TOLERANCE`; that the comparison is kept in the bundle; and that an import which fails
 for any reason leaves the folder of models as it was.
 """
@@ -38,7 +38,7 @@ TOLERANCE: Final = 1e-5
 """Largest difference of a probability from the original's. Float32 rounding makes about 1e-6 of it."""
 
 DEFAULT_NAME: Final = "marco"
-PICTURES_AT_MOST: Final = 24
+IMAGES_AT_MOST: Final = 24
 
 _PUBLISHED_PREPROCESSING: Final = Preprocessing(MARCO.input_size, "bilinear-tf1")
 _BATCH: Final = 8
@@ -48,7 +48,7 @@ _FIRST_SEED: Final = 5_000_000
 _SIZES: Final = (
     (330, 270), (512, 410), (640, 480), (800, 600), (1224, 1024), (601, 456), (455, 602), (720, 720),
 )  # fmt: skip
-"""Width and height of the rendered drops; the first four become golden pictures, one of each class."""
+"""Width and height of the rendered drops; the first four become golden images, one of each class."""
 
 _GOLDEN: Final = 4
 
@@ -92,7 +92,7 @@ class _Model:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     name: str
     data: bytes
 
@@ -105,7 +105,7 @@ def import_model(
     version: int | None = None,
     architecture: Architecture = MARCO,
     preprocessing: Preprocessing = _PUBLISHED_PREPROCESSING,
-    pictures: Path | None = None,
+    images: Path | None = None,
     folding: Mapping[str, DropClass] | None = None,
     licence: str | None = None,
     threshold: float | None = None,
@@ -118,13 +118,13 @@ def import_model(
 
     A bundle keeps its own name and version unless others are given; anything else is called ``marco`` and gets the
     next free version. ``architecture`` gives the family member, whose number of classes and auxiliary head follow
-    the source. Pictures are compared on rendered drops and on JPEGs below the folder ``pictures``. ``folding``
+    the source. Images are compared on rendered drops and on JPEGs below the folder ``images``. ``folding``
     says what classes other than the four count as; ``provenance`` goes into the record; ``taken`` are names and
     versions that stand for other bundles elsewhere, such as in the database. Raises ConfigError for what the caller
     must change, BundleError for what is wrong with the source.
     """
     _require_name(DEFAULT_NAME if name is None else name)
-    photographs = [] if pictures is None else _photographs(pictures)
+    photographs = [] if images is None else _photographs(images)
     with tempfile.TemporaryDirectory(prefix="marcod-import-") as scratch:
         found = sources.fetch(source, Path(scratch), limits, progress)
         if found.kind is Kind.BUNDLE:
@@ -158,7 +158,7 @@ def _read(source: Source, template: Architecture, preprocessing: Preprocessing) 
     if source.kind is Kind.KERAS:
         found, weights = keras_file.read(source.path, (template, MARCO_SMALL))
         if found.input_size != preprocessing.size:
-            # The program trains its small networks so; the file itself does not say how pictures came to be.
+            # The program trains its small networks so; the file itself does not say how images came to be.
             preprocessing = Preprocessing(found.input_size, "area")
         return _Model(found, preprocessing, weights)
     is_graph = source.kind is Kind.SAVED_MODEL
@@ -245,7 +245,7 @@ def _threshold(given: float | None, classes: int) -> Threshold:
     )
 
 
-def _rendered(progress: Progress | None) -> list[_Picture]:
+def _rendered(progress: Progress | None) -> list[_Image]:
     """Synthetic drops, always the same ones, in the sizes that imagers take and in others."""
     made = []
     for index in range(len(_SIZES)):
@@ -256,30 +256,30 @@ def _rendered(progress: Progress | None) -> list[_Picture]:
 
 
 @cache
-def _drop(index: int) -> _Picture:
+def _drop(index: int) -> _Image:
     size, label = _SIZES[index], CLASSES[index % len(CLASSES)]
     pixels = synthetic.render(synthetic.random_scene(_FIRST_SEED + index, label), size)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return _Picture(f"synthetic-{label.value.lower()}-{size[0]}x{size[1]}.jpg", buffer.getvalue())
+    return _Image(f"synthetic-{label.value.lower()}-{size[0]}x{size[1]}.jpg", buffer.getvalue())
 
 
-def _photographs(folder: Path) -> list[_Picture]:
+def _photographs(folder: Path) -> list[_Image]:
     """JPEGs in grey or colour below a folder, spread evenly over them all."""
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg") and p.is_file())
     if not found:
         raise ConfigError(f"there is no JPEG below {folder}")
-    count = min(len(found), PICTURES_AT_MOST)
+    count = min(len(found), IMAGES_AT_MOST)
     chosen = [found[i * len(found) // count] for i in range(count)]
-    pictures = [_Picture(p.relative_to(folder).as_posix(), p.read_bytes()) for p in chosen]
-    for picture in pictures:
+    photographs = [_Image(p.relative_to(folder).as_posix(), p.read_bytes()) for p in chosen]
+    for image in photographs:
         try:
-            header = images.inspect(picture.data)
+            header = images.inspect(image.data)
         except ImageError as error:
-            raise ConfigError(f"{picture.name} cannot be used for comparison: {error}") from error
+            raise ConfigError(f"{image.name} cannot be used for comparison: {error}") from error
         if header.format != "JPEG" or header.mode not in ("L", "RGB"):
-            raise ConfigError(f"{picture.name} cannot be used for comparison: it is no JPEG in grey or colour")
-    return pictures
+            raise ConfigError(f"{image.name} cannot be used for comparison: it is no JPEG in grey or colour")
+    return photographs
 
 
 def _compare_and_write(
@@ -287,30 +287,30 @@ def _compare_and_write(
     record: BundleRecord,
     source: Source,
     model: _Model,
-    pictures: Sequence[_Picture],
+    images: Sequence[_Image],
     progress: Progress | None,
 ) -> Imported:
     predictor = Predictor(record, model.weights, batch_size=_BATCH)
-    prepared = [_prepare(predictor, picture) for picture in pictures]
-    stage = _stage(progress, len(pictures))
+    prepared = [_prepare(predictor, image) for image in images]
+    stage = _stage(progress, len(images))
     if model.graph is None:
         expected = _plain_scores(model, prepared, stage("scoring without folding"))
     else:
-        data = [picture.data for picture in pictures]
+        data = [image.data for image in images]
         expected = saved_model.score(model.graph, model.weights, data, stage("scoring with the original graph"))
     scores = _batched(predictor.predict, prepared, stage("scoring with marcod"))
-    compared = _compared(pictures, scores, expected)
+    compared = _compared(images, scores, expected)
     report = _report(source, model, compared)
-    golden = [Golden(p.name, p.data, e.tolist()) for p, e in zip(pictures[:_GOLDEN], expected, strict=False)]
+    golden = [Golden(p.name, p.data, e.tolist()) for p, e in zip(images[:_GOLDEN], expected, strict=False)]
     path = _written(models, lambda: bundle.write(models, record, model.weights, report, golden))
     return Imported(path, bundle.verify(path), report)
 
 
-def _prepare(predictor: Predictor, picture: _Picture) -> NDArray[np.float32]:
+def _prepare(predictor: Predictor, image: _Image) -> NDArray[np.float32]:
     try:
-        return predictor.prepare(picture.data)
+        return predictor.prepare(image.data)
     except ImageError as error:
-        raise ConfigError(f"{picture.name} cannot be used for comparison: {error}") from error
+        raise ConfigError(f"{image.name} cannot be used for comparison: {error}") from error
 
 
 Done = Callable[[int], None]
@@ -341,22 +341,20 @@ def _plain_scores(model: _Model, prepared: Sequence[NDArray[np.float32]], done: 
     return _batched(lambda batch: probabilities.softmax(plain.predict_on_batch(batch)), prepared, done)
 
 
-def _compared(
-    pictures: Sequence[_Picture], scores: NDArray[np.float32], expected: NDArray[np.float32]
-) -> dict[str, Any]:
-    """The comparison as metrics.json keeps it. Raises BundleError naming the picture that differs most."""
+def _compared(images: Sequence[_Image], scores: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, Any]:
+    """The comparison as metrics.json keeps it. Raises BundleError naming the image that differs most."""
     differences = np.abs(scores.astype(np.float64) - expected).max(axis=1)
     worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
     if not differences[worst] <= TOLERANCE:
         raise BundleError(
-            f"not imported: on {pictures[worst].name} a probability differs by {differences[worst]:.2g} from the "
-            f"original's, and {TOLERANCE:g} is allowed; the source prepares pictures otherwise or is another network"
+            f"not imported: on {images[worst].name} a probability differs by {differences[worst]:.2g} from the "
+            f"original's, and {TOLERANCE:g} is allowed; the source prepares images otherwise or is another network"
         )
     return {
-        "images": len(pictures),
+        "images": len(images),
         "largest_difference": float(differences[worst]),
         "tolerance": TOLERANCE,
-        "differences": {p.name: float(d) for p, d in zip(pictures, differences, strict=True)},
+        "differences": {p.name: float(d) for p, d in zip(images, differences, strict=True)},
     }
 
 
@@ -385,7 +383,7 @@ def _import_bundle(
     target = _free_target(models, name or record.name, record.version if own else version, () if own else taken)
     expected, metrics = (_json_of(source.path, file) for file in (bundle.EXPECTED_FILE, bundle.METRICS_FILE))
     if outside := [key for key in expected if f"golden/{key}" not in record.files]:
-        raise BundleError(f"{source.name} is damaged: its golden picture {outside[0]!a} is not one of its files")
+        raise BundleError(f"{source.name} is damaged: its golden image {outside[0]!a} is not one of its files")
     bundle.load(source.path, _BATCH)
     if own:
         path = _written(models, lambda: _copied(source.path, models / target[0] / str(target[1])))

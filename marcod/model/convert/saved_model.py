@@ -1,7 +1,7 @@
-"""The published SavedModel: read without being run, then run on pictures for comparison.
+"""The published SavedModel: read without being run, then run on images for comparison.
 
 Hides protocol buffers and sessions. Promises that nothing of a SavedModel is run before every operation in it has
-been found among those of the published graph; that what then runs is only what leads from a picture's bytes to its
+been found among those of the published graph; that what then runs is only what leads from an image's bytes to its
 scores, on the CPU; and that no operation that reads, writes or restores files is ever part of it, because the
 variables are fed from the checkpoint that was read beforehand.
 
@@ -40,7 +40,7 @@ _SERVING: Final = frozenset(
         "TensorArrayWriteV3", "TopKV2", "Unpack", "VariableV2",
     }
 )  # fmt: skip
-"""Operations of the published graph between a picture's bytes and its scores; none touches a file."""
+"""Operations of the published graph between an image's bytes and its scores; none touches a file."""
 
 _BYSTANDERS: Final = frozenset(
     {
@@ -80,12 +80,12 @@ def read(folder: Path) -> PublishedGraph:
 def score(
     graph: PublishedGraph,
     variables: Mapping[str, NDArray[np.float32]],
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Probabilities float32 [n, classes] that the graph itself gives pictures from their bytes.
+    """Probabilities float32 [n, classes] that the graph itself gives images from their bytes.
 
-    The graph sorts each picture's scores; here they are back in the order of its classes. Raises BundleError when
+    The graph sorts each image's scores; here they are back in the order of its classes. Raises BundleError when
     the graph cannot be run.
     """
     used = [node.name for node in graph.way.node if node.op == "VariableV2"]
@@ -94,8 +94,8 @@ def score(
     rows: list[NDArray[np.float32]] = []
     try:
         with _session(graph, {name: variables[name] for name in used}) as run:
-            for start in range(0, len(pictures), _BATCH):
-                names, scores = run(list(pictures[start : start + _BATCH]))
+            for start in range(0, len(images), _BATCH):
+                names, scores = run(list(images[start : start + _BATCH]))
                 rows.extend(_by_class(n, s, graph.classes) for n, s in zip(names, scores, strict=True))
                 if progress is not None:
                     progress(len(rows))
@@ -232,17 +232,17 @@ def _cpu_only() -> Any:
 def _session(
     graph: PublishedGraph, variables: Mapping[str, NDArray[np.float32]]
 ) -> Iterator[Callable[[list[bytes]], Any]]:
-    """A function from pictures' bytes to class names and scores, sorted row by row as the graph gives them."""
+    """A function from images' bytes to class names and scores, sorted row by row as the graph gives them."""
     fed = _without_variables(graph.way)
     with tf.Graph().as_default() as loaded:
-        pictures = tf.compat.v1.placeholder(tf.string, [None])
+        images = tf.compat.v1.placeholder(tf.string, [None])
         places = {name: tf.compat.v1.placeholder(tf.float32, value.shape) for name, value in variables.items()}
-        replaced = {graph.image_bytes: pictures, **{f"{name}:0": place for name, place in places.items()}}
+        replaced = {graph.image_bytes: images, **{f"{name}:0": place for name, place in places.items()}}
         tf.graph_util.import_graph_def(fed, input_map=replaced, name="")
         with tf.compat.v1.Session(graph=loaded, config=_cpu_only()) as session:
             session.run(graph.initializer)
             values = {place: variables[name] for name, place in places.items()}
-            yield lambda batch: session.run((graph.classes_output, graph.scores_output), {pictures: batch, **values})
+            yield lambda batch: session.run((graph.classes_output, graph.scores_output), {images: batch, **values})
 
 
 def _without_variables(part: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures that the smallest network can learn in a few steps: each class is a colour in noise."""
+"""Images that the smallest network can learn in a few steps: each class is a colour in noise."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from tiny import TINY
 
 from marcod.domain import CLASSES
 from marcod.fitting import batches, recipes
-from marcod.fitting.batches import Pictures
+from marcod.fitting.batches import Images
 from marcod.fitting.recipes import Recipe
 
 IN_TF_DATA = "ignore:Even though the `tf.config:UserWarning"
@@ -20,13 +20,13 @@ HEADS = replace(TINY, auxiliary=True)
 
 
 def coloured(count: int, side: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Pictures uint8 [count, side, side, 3] and their class indices, the classes in turn."""
+    """Images uint8 [count, side, side, 3] and their class indices, the classes in turn."""
     labels = np.arange(count) % len(CLASSES)
     noise = np.random.default_rng(seed).integers(0, 40, (count, side, side, 3), np.uint8)
     return noise + COLOURS[labels][:, np.newaxis, np.newaxis], labels
 
 
-def learnable(count: int) -> Pictures:
+def learnable(count: int) -> Images:
     """The same as training takes them."""
     pixels, labels = coloured(count, 90)
     return batches.in_memory(pixels, batches.one_hot(labels, len(CLASSES)))

@@ -17,7 +17,7 @@ from marcod.synthetic.wells import backdrop
 
 
 def render(scene: Scene, size: tuple[int, int] = (330, 270)) -> Pixels:
-    """The picture of a scene, uint8 [height, width, 3] for ``size`` (width, height).
+    """The image of a scene, uint8 [height, width, 3] for ``size`` (width, height).
 
     The same scene and size give the same bytes in every process; another size shows the same geometry.
     """
