@@ -16,7 +16,7 @@ from shown import drop, plate, said
 from marcod import images
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat
 from marcod.errors import ImageError
-from marcod.plates.html_report import PAGE_MM, Pictures, file_name, hits_sheet, look, plate_sheet
+from marcod.plates.html_report import PAGE_MM, Images, file_name, hits_sheet, look, plate_sheet
 from marcod.plates.metadata import Grid
 from marcod.plates.reports import Hit
 

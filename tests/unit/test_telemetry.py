@@ -17,7 +17,7 @@ def test_lines_are_json_away_from_a_terminal(capsys: pytest.CaptureFixture[str])
     [line] = capsys.readouterr().err.splitlines()
     written = json.loads(line)
     assert written["event"] == "batch scored"
-    assert (written["module"], written["scored"], written["batch"]) == ("score", 16, 7)
+    assert (written["module"], written["scored"], written["batch"]) == ("scoring.scorer", 16, 7)
 
 
 def test_a_line_break_in_a_name_makes_no_second_line(capsys: pytest.CaptureFixture[str]) -> None:
