@@ -251,7 +251,7 @@ def _manifest(lab: Lab, db: Database, root: Path) -> None:
     """Manifests of data sets: files are gone, others are no longer what was labelled, and then all are away."""
     gone, other, broken = sorted(root.rglob("*_HF_*.jpg"))[:3]
     gone.unlink()
-    other.write_bytes(learner.picture(CLASSES[0], 9))
+    other.write_bytes(learner.image(CLASSES[0], 9))
     broken.write_bytes(b"no image")
     for there in (root, root / "away"):
         file = lab.site.folder / "manifest.jsonl"
@@ -428,7 +428,7 @@ def _run(connection: sa.Connection, token: str, state: str, data_id: int, folder
 
 def _verdicts() -> Iterator[tuple[str, gate.Verdict]]:
     """The gate on models that say better and worse things of the same drops, and where no drop is the lab's own."""
-    own, strange = _pictures("minstrel"), _pictures("")
+    own, strange = _images("minstrel"), _images("")
     yield "passed a candidate", gate.judge(_said(own, 1.0), _said(own, 3.5), gate.Rules())
     yield "refused a candidate", gate.judge(_said(own, 3.5), _said(own, 1.0), gate.Rules())
     yield "had no drop to judge", gate.judge(_said(strange, 3.5), _said(strange, 1.0), gate.Rules())
@@ -440,17 +440,17 @@ def _evaluation() -> Any:
     record = _record(1, {name: CLASSES[folded] for name, folded in classes.items()})
     own = np.arange(240) % len(classes)
     labels = [CLASSES[list(classes.values())[word]] for word in own]
-    pictures = tuple(
-        replace(picture, label=label, own=int(word), source=f"lab {n % 3}")
-        for n, (picture, label, word) in enumerate(zip(_pictures("minstrel"), labels, own, strict=True))
+    images = tuple(
+        replace(image, label=label, own=int(word), source=f"lab {n % 3}")
+        for n, (image, label, word) in enumerate(zip(_images("minstrel"), labels, own, strict=True))
     )
     logits = np.eye(len(classes))[own] + np.random.default_rng(1).normal(0, 1, (240, len(classes)))
-    said = Predictions(pictures, logits, ("broken.jpg",))
+    said = Predictions(images, logits, ("broken.jpg",))
     judged = results.evaluate(said, record, "a set", missing=("gone.jpg",), seed=1, now=utc())
     return json.loads(output.json_text(judged))
 
 
-def _pictures(source: str) -> tuple[Labelled, ...]:
+def _images(source: str) -> tuple[Labelled, ...]:
     return tuple(
         Labelled(
             Path(f"{n}.jpg"), CLASSES[n % 4], own=None, source=source, imager="rigaku" if source else "base",
@@ -460,10 +460,10 @@ def _pictures(source: str) -> tuple[Labelled, ...]:
     )  # fmt: skip
 
 
-def _said(pictures: tuple[Labelled, ...], skill: float) -> tuple[BundleRecord, Predictions]:
-    logits = skill * np.eye(4)[[CLASSES.index(p.label) for p in pictures]]
+def _said(images: tuple[Labelled, ...], skill: float) -> tuple[BundleRecord, Predictions]:
+    logits = skill * np.eye(4)[[CLASSES.index(p.label) for p in images]]
     noise = np.random.default_rng(1).normal(0, 1, logits.shape)
-    return _record(int(skill), {str(c): c for c in CLASSES}), Predictions(pictures, logits + noise, ())
+    return _record(int(skill), {str(c): c for c in CLASSES}), Predictions(images, logits + noise, ())
 
 
 def _record(version: int, folding: dict[str, DropClass]) -> BundleRecord:
