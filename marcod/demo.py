@@ -282,7 +282,7 @@ def _wait_until_scored(
 
 
 def _open(db: Database) -> bool:
-    status = db.read(lambda connection: backlog.status(connection, db.now()))
+    status = db.read(backlog.status, db.now())
     return bool(status.waiting or status.leased or status.retrying)
 
 

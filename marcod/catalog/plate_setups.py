@@ -74,7 +74,7 @@ class Lookup:
         """Look a plate up by its key. Raises StoreError."""
         name = folded(path_text(plate_key))
         if name not in self._known:
-            found = self._db.read(lambda connection: _setups(connection, self.source_id, [name]))
+            found = self._db.read(_setups, self.source_id, [name])
             self._known[name] = found.get(name, UNKNOWN)
         return self._known[name]
 

@@ -136,11 +136,11 @@ def _print_missing(console: Console, reason: str) -> None:
 
 
 def _print_results(console: Console, db: Database, drawn: "Drawn") -> None:
-    for summary in reversed(db.read(lambda connection: reports.summaries(connection))):
+    for summary in reversed(db.read(reports.summaries)):
         shown = plate_map.load(db, summary.plate_key, inspection=summary.inspection_key)
         maps.print_plate(console, shown)
         console.print(_comparison(shown, drawn), "")
-    found = db.read(lambda connection: reports.hits(connection, None, BEST))
+    found = db.read(reports.hits, None, BEST)
     console.print(_best(found, drawn))
 
 

@@ -74,7 +74,7 @@ def heatmap(
     with app.reading(settings) as ready:
         shown = plates_cli.load(ready.db, plate_text, source, inspection, model_text)
         drop = _drop(shown, well, number)
-        found = ready.db.read(lambda connection: reports.located(connection, drop.image_id))
+        found = ready.db.read(reports.located, drop.image_id)
         folder = ready.registry.path(shown.version.name, shown.version.version)
         closed = places.closed(settings, ready)
     root = app.roots(settings).get(shown.summary.source, Path(found.root))

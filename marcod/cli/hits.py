@@ -73,9 +73,9 @@ def hits(
         found, total = ready.db.read(partial(_read, since, most, new=new_only, project=project, source_name=source))
         roots, closed = places.roots(settings, ready), places.closed(settings, ready)
         listed = found if target is None and not json_output else []
-        once = ready.db.read(lambda connection: reports.inspected_once(connection, listed))
+        once = ready.db.read(reports.inspected_once, listed)
         if not found and not json_output and target is None:
-            ready.db.read(lambda connection: _require_known(connection, source, project))
+            ready.db.read(_require_known, source, project)
     if target is not None:
         output.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
         if total > len(found):

@@ -213,11 +213,11 @@ def list_(
     with app.reading(settings) as ready:
         plates = None
         if plate is not None:
-            found = ready.db.read(lambda connection: reports.find_plates(connection, plate, source))
+            found = ready.db.read(reports.find_plates, plate, source)
             plates = [each.id for each in found]
         chosen: dict[str, Any] = {"plate_ids": plates, "since": since, "person": person, "disputed": disputed}
-        rows = ready.db.read(lambda connection: votes.listed(connection, **chosen, limit=limit))
-        total, counting = ready.db.read(lambda connection: votes.count_listed(connection, **chosen))
+        rows = ready.db.read(votes.listed, **chosen, limit=limit)
+        total, counting = ready.db.read(votes.count_listed, **chosen)
     if json_output:
         output.print_json(rows)
         return
@@ -262,7 +262,7 @@ def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> Non
     with app.reading(settings) as ready:
         counts = ready.db.read(store_inbox.counts)
         states = (store_inbox.State.REFUSED, store_inbox.State.WAITING)
-        rows = ready.db.read(lambda connection: store_inbox.listed(connection, states, limit))
+        rows = ready.db.read(store_inbox.listed, states, limit)
     if json_output:
         output.print_json({"counts": counts, "rows": rows})
         return

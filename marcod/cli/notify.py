@@ -31,7 +31,7 @@ def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
     settings = configured(ctx).settings
     with app.reading(settings) as ready:
         standings = ready.db.read(outbox.standings)
-        sendings = ready.db.read(lambda c: outbox.sendings(c, limit))
+        sendings = ready.db.read(outbox.sendings, limit)
     known = {standing.target: standing for standing in standings}
     names = sorted({*settings.notify, *known})
     shown = [(name, settings.notify.get(name), known.get(name) or _unused(name)) for name in names]
@@ -115,5 +115,5 @@ def retry(settings: Settings, name: str | None) -> None:
     if name is not None and name not in settings.notify:
         raise notifications.unknown_target(settings, name)
     with app.opened(settings, brief=True) as ready:
-        count = ready.db.write(lambda c: outbox.retry(c, datetime.now(UTC), name))
+        count = ready.db.write(outbox.retry, datetime.now(UTC), name)
     output.echo(f"{text.count(count, 'event is', 'events are')} to be sent again")

@@ -66,7 +66,7 @@ def import_(
             if not dry_run:
                 _register(ready, settings, plan.missing)
                 now = datetime.now(UTC)
-                plan = ready.db.write(lambda c: metadata.take_in(c, read.papers, people.actor(), now))
+                plan = ready.db.write(metadata.take_in, read.papers, people.actor(), now)
         except PapersError as error:
             raise _refused(table, error, json_output=json_output) from error
         if not dry_run:
@@ -80,13 +80,13 @@ def _planned(ready: app.Ready, settings: Settings, read: Callable[[metadata_csv.
     @cache
     def known(name: str) -> tuple[tuple[str, str], ...]:
         try:
-            found = ready.db.read(lambda connection: reports.find_plates(connection, name))
+            found = ready.db.read(reports.find_plates, name)
         except NotFoundError:
             return ()
         return tuple((plate.source, plate.key) for plate in found)
 
     def plan(lines: Sequence[Paper]) -> Plan:
-        return ready.db.read(lambda connection: metadata.plan(connection, lines, settings.sources))
+        return ready.db.read(metadata.plan, lines, settings.sources)
 
     try:
         table = read(known)
@@ -115,8 +115,8 @@ def _register(ready: app.Ready, settings: Settings, missing: tuple[str, ...]) ->
 
 
 def _catch_up(ready: app.Ready) -> None:
-    _repeat("images read again", lambda: ready.db.write(lambda c: rereading.catch_up(c, ready.db.now())))
-    _repeat("inspections counted again", lambda: ready.db.write(lambda c: metadata.catch_up(c, datetime.now(UTC))))
+    _repeat("images read again", lambda: ready.db.write(rereading.catch_up, ready.db.now()))
+    _repeat("inspections counted again", lambda: ready.db.write(metadata.catch_up, datetime.now(UTC)))
 
 
 def _repeat(what: str, part: Callable[[], int]) -> None:

@@ -45,7 +45,7 @@ def plate() -> None:
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List inspections, the latest first."""
     with app.reading(settings) as ready:
-        rows = ready.db.read(lambda connection: reports.summaries(connection, limit=limit))
+        rows = ready.db.read(reports.summaries, limit=limit)
         total = len(rows) if len(rows) < limit else ready.db.read(reports.count_summaries)
     if json_output:
         output.print_json(rows)

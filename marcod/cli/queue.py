@@ -25,8 +25,8 @@ def status(settings: Settings, json_output: bool) -> None:
     """Count jobs by state and list the workers that are alive."""
     with app.reading(settings) as ready:
         now = ready.db.now()
-        counts = ready.db.read(lambda connection: backlog.status(connection, now))
-        alive = ready.db.read(lambda connection: workers.alive(connection, now))
+        counts = ready.db.read(backlog.status, now)
+        alive = ready.db.read(workers.alive, now)
     if json_output:
         output.print_json({"queue": counts, "workers": alive})
         return
@@ -54,8 +54,8 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
     """List quarantined images with their errors, the latest first."""
     with app.reading(settings) as ready:
         now = ready.db.now()
-        rows = ready.db.read(lambda connection: backlog.quarantined(connection, limit))
-        total = len(rows) if len(rows) < limit else ready.db.read(lambda c: backlog.status(c, now)).failed
+        rows = ready.db.read(backlog.quarantined, limit)
+        total = len(rows) if len(rows) < limit else ready.db.read(backlog.status, now).failed
     if json_output:
         output.print_json(rows)
         return
@@ -93,7 +93,7 @@ def gone(settings: Settings, every: bool, limit: int, json_output: bool) -> None
     A score given before goes on counting. A file that comes back is scored.
     """
     with app.reading(settings) as ready:
-        rows = ready.db.read(lambda connection: backlog.gone(connection, limit, every=every))
+        rows = ready.db.read(backlog.gone, limit, every=every)
     if json_output:
         output.print_json(rows)
         return

@@ -71,7 +71,7 @@ def rescore(
             if wait and left:
                 left = _finish(settings, ready, asked, version, stop, report)
         new = ready.db.read(backlog.new)
-        there = ready.db.read(lambda connection: rescoring.has_images(connection, asked.archive, asked.ids))
+        there = ready.db.read(rescoring.has_images, asked.archive, asked.ids)
     if json_output:
         output.print_json(
             {"plates": asked.plates, "model": str(version), "queued": queued, "left": left, "new_before": new}
@@ -114,7 +114,7 @@ def _asked(ready: app.Ready, plates: Sequence[str], since: datetime | None, sour
     if plates:
         lists = [ready.db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
-    source_id = ready.db.read(lambda c: deliveries.find_source(c, source)) if source is not None else None
+    source_id = ready.db.read(deliveries.find_source, source) if source is not None else None
     return _Asked((), rescoring.Archive(since, source_id))
 
 
@@ -123,12 +123,12 @@ def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Eve
     now = ready.db.now()
     archive = asked.archive
     if archive is None:
-        return ready.db.write(lambda connection: queue.enqueue_rescore(connection, version.id, now, asked.ids))
-    total = ready.db.read(lambda connection: rescoring.inspections(connection, archive))
+        return ready.db.write(queue.enqueue_rescore, version.id, now, asked.ids)
+    total = ready.db.read(rescoring.inspections, archive)
     queued, looked_at, last = 0, 0, 0
 
     def part() -> rescoring.Part | None:
-        return ready.db.write(lambda connection: rescoring.enqueue(connection, version.id, archive, last, now))
+        return ready.db.write(rescoring.enqueue, version.id, archive, last, now)
 
     while not stop.is_set() and (done := part()) is not None:
         queued, looked_at, last = queued + done.queued, looked_at + done.inspections, done.last
@@ -138,8 +138,8 @@ def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Eve
 
 def _unfinished(ready: app.Ready, asked: _Asked, version: versions.Version) -> int:
     if asked.archive is None:
-        return ready.db.read(lambda connection: reports.unfinished(connection, version.id, asked.ids))
-    return ready.db.read(lambda connection: rescoring.unfinished(connection, version.id))
+        return ready.db.read(reports.unfinished, version.id, asked.ids)
+    return ready.db.read(rescoring.unfinished, version.id)
 
 
 def _finish(
@@ -173,7 +173,7 @@ def _counted(ready: app.Ready, asked: _Asked, version: versions.Version) -> tupl
 
 
 def _others_score(ready: app.Ready) -> bool:
-    alive = ready.db.read(lambda connection: workers.alive(connection, ready.db.now()))
+    alive = ready.db.read(workers.alive, ready.db.now())
     return any("score" in worker.roles.split(",") for worker in alive)
 
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def score(settings: Settings, json_output: bool) -> None:
     """Score everything that waits in the queue, then end."""
     with app.opened(settings) as ready:
-        waiting = ready.db.read(lambda connection: backlog.status(connection, ready.db.now())).waiting
+        waiting = ready.db.read(backlog.status, ready.db.now()).waiting
         with output.progress("scoring", waiting) as done, service.stopped_by_signals() as stop:
             tally = drain(settings, ready, stop, done)
         service.tend(ready.db, settings)
-        status = ready.db.read(lambda connection: backlog.status(connection, ready.db.now()))
+        status = ready.db.read(backlog.status, ready.db.now())
         champion = ready.db.read(versions.champion)
         recorded = ready.db.read(sources.roots)
     if json_output:

@@ -52,9 +52,9 @@ def list_(settings: Settings, json_output: bool) -> None:
 def show(settings: Settings, name: str, json_output: bool) -> None:
     """Show one source: what is recorded, and where each host finds its files."""
     with app.reading(settings) as ready:
-        source_id = ready.db.read(lambda c: deliveries.find_source(c, name))
+        source_id = ready.db.read(deliveries.find_source, name)
         (found,) = [one for one in ready.db.read(sources.listed) if one.id == source_id]
-        held = ready.db.read(lambda c: source_changes.contents(c, source_id))
+        held = ready.db.read(source_changes.contents, source_id)
     if json_output:
         output.print_json({"source": found, "contents": held})
         return
@@ -87,13 +87,13 @@ def _amount(held: source_changes.Contents) -> str:
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
     with _opened(settings, dry_run) as ready:
-        source_id, now = ready.db.read(lambda c: deliveries.find_source(c, old)), ready.db.now()
-        ready.db.read(lambda c: source_changes.require_free(c, source_id, new))
+        source_id, now = ready.db.read(deliveries.find_source, old), ready.db.now()
+        ready.db.read(source_changes.require_free, source_id, new)
         _require_unwatched(ready.db, source_id)
-        held = ready.db.read(lambda c: source_changes.contents(c, source_id))
+        held = ready.db.read(source_changes.contents, source_id)
         if not dry_run:
             _ask(yes, f"Rename source {old} to {new} ({_amount(held)})?")
-            ready.db.write(lambda c: source_changes.rename(c, source_id, new, actor=people.actor(), now=now))
+            ready.db.write(source_changes.rename, source_id, new, actor=people.actor(), now=now)
     if json_output:
         output.print_json({"dry_run": dry_run, "old": old, "new": new, "contents": held})
         return
@@ -121,7 +121,7 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
             raise ConfigError(f"{origin} and {into} are one source; name two")
         for each in (one, other):
             _require_unwatched(ready.db, each)
-        planned = ready.db.read(lambda c: source_changes.plan(c, one, other))
+        planned = ready.db.read(source_changes.plan, one, other)
         if not dry_run:
             _ask(yes, f"Put {_amount(planned.moved)} of {origin} into {into}? {_same(planned)}.")
             planned = _merge(ready.db, one, other)
@@ -139,16 +139,19 @@ def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.Rea
 
 
 def _id(db: Database, name: str) -> int:
-    return db.read(lambda c: deliveries.find_source(c, name))
+    return db.read(deliveries.find_source, name)
 
 
 def _merge(db: Database, one: int, other: int) -> source_changes.Plan:
     now, actor = db.now(), people.actor()
     with output.stages() as report:
         return db.write(
-            lambda c: merging.merge(
-                c, one, other, actor=actor, now=now, report=lambda done, total: report("plates joined", done, total)
-            )
+            merging.merge,
+            one,
+            other,
+            actor=actor,
+            now=now,
+            report=lambda done, total: report("plates joined", done, total),
         )
 
 
@@ -185,7 +188,7 @@ def forget(
     with _opened(settings, dry_run) as ready:
         source_id = _id(ready.db, name)
         _require_unwatched(ready.db, source_id)
-        held = ready.db.read(lambda c: source_changes.contents(c, source_id))
+        held = ready.db.read(source_changes.contents, source_id)
         if not dry_run:
             if held.labels and not (with_labels or labels_to):
                 raise StoreError(
@@ -208,9 +211,11 @@ def _forget(db: Database, source_id: int) -> None:
     now, actor = db.now(), people.actor()
     with output.stages() as report:
         db.write(
-            lambda c: source_changes.forget(
-                c, source_id, actor=actor, now=now, report=lambda done, total: report("plates removed", done, total)
-            )
+            source_changes.forget,
+            source_id,
+            actor=actor,
+            now=now,
+            report=lambda done, total: report("plates removed", done, total),
         )
 
 
@@ -221,7 +226,7 @@ def _table_of_labels(db: Database, name: str) -> str:
     """The labels of a source that count now, as a table that `marcod label import` reads."""
     from marcod.plates import plate_map
 
-    found = reversed(db.read(lambda c: votes.listed(c, source_name=name, limit=EVERY_LABEL)))
+    found = reversed(db.read(votes.listed, source_name=name, limit=EVERY_LABEL))
     rows = (
         (
             name, said.plate_key, said.well, said.drop_number, said.inspection_key, said.path or "", said.label,
@@ -235,7 +240,7 @@ def _table_of_labels(db: Database, name: str) -> str:
 
 def _require_unwatched(db: Database, source_id: int) -> None:
     now = db.now()
-    db.read(lambda connection: source_changes.require_unwatched(connection, source_id, now))
+    db.read(source_changes.require_unwatched, source_id, now)
 
 
 def _ask(yes: bool, question: str, *, needed: bool = False) -> None:

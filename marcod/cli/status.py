@@ -76,7 +76,7 @@ def status(settings: Settings, watch: bool, json_output: bool) -> None:
 
 def _look(db: Database) -> Standing:
     now = db.now()
-    return db.read(lambda connection: snapshot.take(connection, now))
+    return db.read(snapshot.take, now)
 
 
 def _watch(url: str) -> None:

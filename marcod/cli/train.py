@@ -65,7 +65,7 @@ def train() -> None:
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List training runs, the latest first."""
     with app.reading(settings) as ready:
-        runs = ready.db.read(lambda connection: run_rows.listed(connection, limit))
+        runs = ready.db.read(run_rows.listed, limit)
     if json_output:
         output.print_json([output.without_token(run) for run in runs])
         return
@@ -108,11 +108,11 @@ def _why(run: Run) -> str:
 def show(settings: Settings, run_id: int, json_output: bool) -> None:
     """Show everything about a training run: its data, every check of the gate with its numbers, and the reasons."""
     with app.reading(settings) as ready:
-        run = ready.db.read(lambda connection: run_rows.get(connection, run_id))
+        run = ready.db.read(run_rows.get, run_id)
         data, uses = None, 0
         if (data_id := run.dataset_id) is not None:
-            found = ready.db.read(lambda connection: run_rows.data(connection, data_id))
-            uses = ready.db.read(lambda connection: run_rows.gate_uses(connection, found.gate_digest))
+            found = ready.db.read(run_rows.data, data_id)
+            uses = ready.db.read(run_rows.gate_uses, found.gate_digest)
             data = found
     curves = _curves(run)
     if json_output:

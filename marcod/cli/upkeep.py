@@ -94,7 +94,7 @@ def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
         counts = {"scores": done.scores, "contents": done.contents, "audit": done.audit}
         if done.rows and not dry_run:
             detail: dict[str, object] = dict(counts)
-            database.write(lambda c: versions.note(c, people.actor(), "thin", "retention", detail, now))
+            database.write(versions.note, people.actor(), "thin", "retention", detail, now)
     if json_output:
         output.print_json({"dry_run": dry_run, **counts})
         return

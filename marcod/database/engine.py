@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -27,6 +27,7 @@ from marcod.deadline import SilentError, within
 from marcod.errors import StoreError, os_reason
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 BUSY_S: Final = 30.0
 """How long a SQLite writer waits for another one."""
@@ -134,23 +135,24 @@ class Database:
         hidden = {name: "***" if "pass" in name.lower() else value for name, value in self.url.query.items()}
         return self.url.set(query=hidden).render_as_string(hide_password=True)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in one transaction and commit it; repeat it whole after a passing fault."""
-        return self._run(work, self.engine)
+    def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work(connection, ...)`` in one transaction and commit it; repeat it whole after a passing fault."""
+        return self._run(lambda connection: work(connection, *args, **kwargs), self.engine)
 
-    def write_portions(self, work: Callable[[Connection], int]) -> int:
-        """Repeat bounded ``work``, one transaction each, until it returns 0. Returns the sum.
+    def write_portions(self, work: Callable[Concatenate[Connection, P], int], *args: P.args, **kwargs: P.kwargs) -> int:
+        """Repeat bounded ``work(connection, ...)``, one transaction each, until it returns 0. Returns the sum.
 
         Others write between two portions, so a large clean-up never holds SQLite's write lock for long.
         """
         total = 0
-        while done := self.write(work):
+        while done := self.write(work, *args, **kwargs):
             total += done
         return total
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in a transaction that does not write, so that it never waits for writers."""
-        return self._run(work, self.engine.execution_options(marcod_read_only=True))
+    def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work(connection, ...)`` in a transaction that does not write, so that it never waits for writers."""
+        reading = self.engine.execution_options(marcod_read_only=True)
+        return self._run(lambda connection: work(connection, *args, **kwargs), reading)
 
     def refresh_statistics(self) -> None:
         """Let SQLite look at samples of its tables, by which it chooses indexes; PostgreSQL does so by itself."""

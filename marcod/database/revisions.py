@@ -105,7 +105,7 @@ USABLE: Final = frozenset({SchemaState.CURRENT, SchemaState.COMPATIBLE})
 
 def state(db: Database, scripts: Path | None = None) -> SchemaState:
     """Compare the database with the steps, without changing anything."""
-    return db.read(lambda connection: state_of(connection, scripts))
+    return db.read(state_of, scripts)
 
 
 def state_of(connection: Connection, scripts: Path | None = None) -> SchemaState:

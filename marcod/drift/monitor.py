@@ -131,13 +131,13 @@ def run(db: Database, settings: DriftSettings, now: datetime) -> Report:
     Raises StoreError when there is no champion.
     """
     now, version = now.astimezone(UTC), db.read(versions.champion)
-    rows = db.read(lambda c: _counted(c, version, now))
+    rows = db.read(_counted, version, now)
     if rows:
-        db.write(lambda c: store.put_days(c, version, rows, now))
-    db.write(lambda c: store.clear_others(c, version, now))
+        db.write(store.put_days, version, rows, now)
+    db.write(store.clear_others, version, now)
     found: list[tuple[_Case, list[Finding]]] = []
     opened: set[int] = set()
-    for source_id, name in db.read(lambda c: store.imagers(c, version)):
+    for source_id, name in db.read(store.imagers, version):
         case = db.read(partial(_case, version=version, source_id=source_id, source=name, now=now))
         if _freeze(case, settings, now):
             db.write(partial(_keep_reference, case=case, now=now))
@@ -189,7 +189,7 @@ def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: da
     With ``new_reference`` what comes from tomorrow on is what later images are compared with. Raises NotFoundError.
     """
     now, version = now.astimezone(UTC), db.read(versions.champion)
-    source_id = db.read(lambda c: find_source(c, source))
+    source_id = db.read(find_source, source)
 
     def work(connection: Any) -> int:
         store.hold(connection, source_id)

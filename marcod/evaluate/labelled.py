@@ -163,7 +163,7 @@ def from_database(
 
     A drop's inspections come in their order. Raises NotFoundError when nothing is labelled there.
     """
-    found = db.read(lambda c: votes.labelled_images(c, version_id, None if source is None else [source]))
+    found = db.read(votes.labelled_images, version_id, None if source is None else [source])
     chosen = [image for image in found if split is None or image.split is split]
     side = "all plates" if split is None else f"the {split} plates"
     where = f"{side} of {source or 'all sources'}"

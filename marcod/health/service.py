@@ -123,7 +123,7 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
 def _synthetic(db: Database) -> Iterator[Finding]:
     """Real images need a model that saw real images."""
     now = db.now()
-    found = db.read(lambda connection: snapshot.take(connection, now))
+    found = db.read(snapshot.take, now)
     if found.champion is not None and found.scored_by_synthetic:
         text = f"{found.champion.model} was {versions.RENDERED_ALONE}"
         yield Finding("models", "champion", Verdict.ATTENTION, text, versions.REAL_MODEL)
@@ -138,7 +138,7 @@ def _fault(registry: Registry, known: Known) -> str | None:
 
 def work(db: Database, now: datetime) -> Iterator[Finding]:
     """Who works, and how the work stands."""
-    found = db.read(lambda connection: snapshot.take(connection, now))
+    found = db.read(snapshot.take, now)
     yield from _workers(found)
     late = found.new.oldest_at is not None and now - found.new.oldest_at > LATE
     text = (

@@ -588,9 +588,7 @@ def resolve_inbox(db: Database, settings: Settings, now: datetime) -> inbox.Turn
     """One turn over what the LIMS wrote, in short transactions, of a bounded number of rows."""
     tables, done = tables_of(settings), inbox.Turn()
     for _ in range(INBOX_TRANSACTIONS):
-        turn = db.write(
-            lambda connection: inbox.resolve(connection, tables, settings.labels.vocabulary, now, limit=INBOX_ROWS)
-        )
+        turn = db.write(inbox.resolve, tables, settings.labels.vocabulary, now, limit=INBOX_ROWS)
         done += turn
         if turn.looked < INBOX_ROWS:
             break

@@ -99,7 +99,7 @@ class Registry:
         """
         if text not in versions.ALIASES:
             return parse(text)
-        found = self._db.read(lambda connection: versions.aliased(connection, text))
+        found = self._db.read(versions.aliased, text)
         if found is None:
             raise NotFoundError(f"no model is {text}; `marcod model list` shows the models and their aliases")
         return found.name, found.version
@@ -107,7 +107,7 @@ class Registry:
     def find(self, text: str) -> versions.Version:
         """The registered version that a person means, whether its bundle is here or not. Raises as :meth:`resolve`."""
         name, version = self.resolve(text)
-        return self._db.read(lambda connection: versions.find(connection, name, version))
+        return self._db.read(versions.find, name, version)
 
     def take(self, text: str, now: datetime) -> versions.Version:
         """The version that a person means and whose bundle is here and whole; registered if it was not."""
@@ -121,7 +121,7 @@ class Registry:
         if problem := _misplaced(path, record):
             raise BundleError(problem)
         try:
-            found = self._db.read(lambda connection: versions.find(connection, name, version))
+            found = self._db.read(versions.find, name, version)
         except NotFoundError:
             return versions.Version(
                 0, name, version, record.digest, str(record.modality), record.threshold.crystal, record.synthetic
@@ -137,17 +137,15 @@ class Registry:
         if problem := _misplaced(path, record):
             raise BundleError(problem)
         return self._db.write(
-            lambda connection: versions.register(
-                connection,
-                name=record.name,
-                version=str(record.version),
-                digest=record.digest,
-                modality=str(record.modality),
-                crystal_threshold=record.threshold.crystal,
-                synthetic=record.synthetic,
-                trained_on=record.trained_on,
-                now=now,
-            )
+            versions.register,
+            name=record.name,
+            version=str(record.version),
+            digest=record.digest,
+            modality=str(record.modality),
+            crystal_threshold=record.threshold.crystal,
+            synthetic=record.synthetic,
+            trained_on=record.trained_on,
+            now=now,
         )
 
     def known(self) -> list[Known]:
@@ -171,7 +169,7 @@ class Registry:
 
     def history(self, known: Known) -> list[versions.Note]:
         """What was done with a version, the latest first."""
-        return self._db.read(lambda connection: versions.history(connection, known.name))
+        return self._db.read(versions.history, known.name)
 
     def fault(self, known: Known) -> str | None:
         """Why a version cannot serve here, by its registered digest, checksums and golden images; None if it can."""
@@ -191,7 +189,7 @@ class Registry:
             return self._db.read(versions.champion)
         first = self.register(*SHIPPED, now)
         # Not loaded here: whoever scores does that first, and whoever only looks must not wait for it.
-        self._db.write(lambda connection: serving.promote(connection, first, actor="marcod", now=now))
+        self._db.write(serving.promote, first, actor="marcod", now=now)
         return first
 
     def promote(
@@ -203,9 +201,7 @@ class Registry:
         StoreError when another became champion meanwhile; then nothing has changed.
         """
         self.load(version, CHECK_BATCH)
-        self._db.write(
-            lambda connection: serving.promote(connection, version, actor=actor, now=now, instead_of=instead_of)
-        )
+        self._db.write(serving.promote, version, actor=actor, now=now, instead_of=instead_of)
         return version
 
     def rollback(self, *, actor: str, now: datetime) -> tuple[versions.Version, versions.Version]:
@@ -215,7 +211,7 @@ class Registry:
         """
         version = self._db.read(versions.previous)
         self.load(version, CHECK_BATCH)
-        former = self._db.write(lambda connection: serving.rollback(connection, version, actor=actor, now=now))
+        former = self._db.write(serving.rollback, version, actor=actor, now=now)
         return former, version
 
     def challenge(self, version: versions.Version | None, *, actor: str, now: datetime) -> versions.Version | None:
@@ -225,7 +221,7 @@ class Registry:
         """
         if version is not None:
             self.load(version, CHECK_BATCH)
-        return self._db.write(lambda connection: serving.challenge(connection, version, actor=actor, now=now))
+        return self._db.write(serving.challenge, version, actor=actor, now=now)
 
     def remove(self, known: Known, *, force: bool, actor: str, now: datetime) -> bool:
         """Remove a version: its bundle from the lab's own folder, and its rows unless it has scores, which stay.

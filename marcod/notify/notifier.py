@@ -105,7 +105,7 @@ class Notifier:
         self._write_outcomes()
         dispatched = 0
         if self._db.read(outbox.undispatched):
-            dispatched = self._db.write(lambda c: outbox.dispatch(c, self._targets, self._clock()))
+            dispatched = self._db.write(outbox.dispatch, self._targets, self._clock())
         tried: list[tuple[Message, Outcome]] = []
         for target in self._in_order():
             if stop is not None and stop.is_set():
@@ -118,12 +118,12 @@ class Notifier:
 
     def _in_order(self) -> list[Target]:
         """Those who answered the last time come first, since the others may take long."""
-        ready = self._db.read(lambda c: outbox.due(c, self._targets, self._clock()))
+        ready = self._db.read(outbox.due, self._targets, self._clock())
         return sorted(ready, key=lambda target: (target.name in self._troubled, target.name))
 
     def _serve(self, target: Target) -> list[tuple[Message, Outcome]]:
         """One try; none where another notifier was quicker."""
-        message = self._db.write(lambda c: outbox.claim(c, target, self._worker, now=self._clock(), lease_s=LEASE_S))
+        message = self._db.write(outbox.claim, target, self._worker, now=self._clock(), lease_s=LEASE_S)
         if message is None:
             return []
         outcome = self._try(message)
@@ -143,7 +143,7 @@ class Notifier:
     def _write_outcomes(self) -> None:
         """What was learnt of a message is kept until the database has it, or the message would be sent again."""
         while self._unwritten:
-            self._db.write(lambda c: outbox.finish(c, *self._unwritten[0], self._clock()))
+            self._db.write(outbox.finish, *self._unwritten[0], self._clock())
             self._unwritten.pop(0)
 
     def _note(self, message: Message, outcome: Outcome) -> None:

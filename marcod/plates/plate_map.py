@@ -182,12 +182,12 @@ def load(
     Raises NotFoundError when there is no such plate or inspection, or when several plates answer to the name.
     """
     found = _find(db, plate, source)
-    return db.read(lambda connection: _load(connection, found, inspection, model))
+    return db.read(_load, found, inspection, model)
 
 
 def history_of(db: Database, shown: PlateMap) -> history.PlateHistory:
     """The plate's drops through all its inspections, as the map's model version sees them."""
-    return db.read(lambda connection: history.of_plate(connection, shown.plate_id, shown.version))
+    return db.read(history.of_plate, shown.plate_id, shown.version)
 
 
 def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
@@ -208,7 +208,7 @@ def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
 
 
 def _find(db: Database, plate: str, source: str | None) -> reports.Plate:
-    found = db.read(lambda connection: reports.find_plates(connection, plate, source))
+    found = db.read(reports.find_plates, plate, source)
     if len(found) > 1:
         raise NotFoundError(f"several plates answer to {plate!r}: {_told_apart(found)}")
     return found[0]

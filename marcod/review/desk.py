@@ -81,9 +81,9 @@ def fill(db: Database, settings: ReviewSettings, now: datetime, *, new_audit: bo
     What takes long is only read, so that nobody who writes waits for it.
     """
     filled = _top_up(db, settings, now)
-    if not new_audit and not (settings.audit_share and db.read(lambda connection: _is_due(connection, now))):
+    if not new_audit and not (settings.audit_share and db.read(_is_due, now)):
         return filled
-    drawn = db.write(lambda connection: _draw(connection, settings.audit_drops, now, forced=new_audit))
+    drawn = db.write(_draw, settings.audit_drops, now, forced=new_audit)
     closed = db.write(store.reconcile) if drawn else 0
     return Filled({**filled.new, Stream.AUDIT: drawn}, filled.closed + closed, filled.retired)
 
@@ -210,7 +210,7 @@ def _turns(settings: ReviewSettings, seen: dict[Stream, int]) -> list[Stream]:
 
 def answer(db: Database, item: Item, word: DropClass, person: str, now: datetime) -> None:
     """Keep what a person says of an item as a label, and close the item, in one transaction."""
-    db.write(lambda connection: _answer(connection, item, word, person, now))
+    db.write(_answer, item, word, person, now)
 
 
 def _answer(connection: Any, item: Item, word: DropClass, person: str, now: datetime) -> None:
@@ -220,7 +220,7 @@ def _answer(connection: Any, item: Item, word: DropClass, person: str, now: date
 
 def skip(db: Database, item: Item, person: str, now: datetime) -> None:
     """Close an item without a word; the person is not asked about that drop and inspection again."""
-    db.write(lambda connection: store.close(connection, item.item_id, person=person, answer=store.SKIPPED, now=now))
+    db.write(store.close, item.item_id, person=person, answer=store.SKIPPED, now=now)
 
 
 def undo(db: Database, item: Item, word: DropClass | None, person: str, now: datetime) -> bool:
@@ -239,7 +239,7 @@ def undo(db: Database, item: Item, word: DropClass | None, person: str, now: dat
 
 def release(db: Database, items: Sequence[Item], person: str) -> None:
     """Give items back that a person does not answer now."""
-    db.write(lambda connection: store.release(connection, [item.item_id for item in items], person))
+    db.write(store.release, [item.item_id for item in items], person)
 
 
 def ask(db: Database, named: Named, reason: str, now: datetime) -> bool:
@@ -255,7 +255,7 @@ def ask(db: Database, named: Named, reason: str, now: datetime) -> bool:
 
 def one(db: Database, item_id: int) -> Item:
     """One item. Raises NotFoundError."""
-    found = db.read(lambda connection: store.items(connection, [item_id]))
+    found = db.read(store.items, [item_id])
     if not found:
         raise NotFoundError(f"there is no item {item_id}; `marcod review queue` lists them")
     return found[0]

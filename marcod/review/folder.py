@@ -199,7 +199,7 @@ def take_in(
         more = [f"and {count(len(problems) - LISTED, 'more line')}"] if len(problems) > LISTED else []
         told = "\n  ".join([*problems[:LISTED], *more])
         raise LabelError(f"{path}: nothing was taken, because of\n  {told}")
-    return replace(db.write(lambda connection: _keep(connection, list(lines.values()), saved, now)), empty=empty)
+    return replace(db.write(_keep, list(lines.values()), saved, now), empty=empty)
 
 
 def _content(path: Path, now: datetime) -> tuple[str, datetime]:
@@ -229,7 +229,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
 
 def _items(db: Database, rows: list[tuple[int, dict[str, str]]]) -> list[Item]:
     named = {int(number) for _, cells in rows if (number := _number(cells)) is not None}
-    return db.read(lambda connection: store.items(connection, sorted(named)))
+    return db.read(store.items, sorted(named))
 
 
 def _number(cells: dict[str, str]) -> int | None:

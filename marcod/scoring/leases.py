@@ -94,7 +94,7 @@ class Leases:
 
     def _release(self, held: _Held) -> None:
         now = self._clock()
-        self._db.write(lambda connection: queue.release(connection, held.lease, now, held.error))
+        self._db.write(queue.release, held.lease, now, held.error)
         self.drop(held.lease)
 
     def _renew_in_turns(self) -> None:
@@ -111,7 +111,7 @@ class Leases:
         if not lasting:
             return
         leases, at = [held.lease for held in lasting], self._clock()
-        renewed = self._db.write(lambda connection: queue.renew(connection, leases, now=at, lease_s=self._lease_s))
+        renewed = self._db.write(queue.renew, leases, now=at, lease_s=self._lease_s)
         log.debug("leases renewed", images=renewed)
         for held in lasting:
             held.renewed = now

@@ -233,16 +233,14 @@ class Scorer:
     def _take(self, now: datetime, due: datetime | None) -> queue.Lease | None:
         without = tuple(self._unusable)
         return self._db.write(
-            lambda connection: queue.claim(
-                connection,
-                self._worker,
-                limit=self._portion.images,
-                lease_s=self._settings.lease_s,
-                max_attempts=self._settings.max_attempts,
-                now=now,
-                due=due,
-                without=without,
-            )
+            queue.claim,
+            self._worker,
+            limit=self._portion.images,
+            lease_s=self._settings.lease_s,
+            max_attempts=self._settings.max_attempts,
+            now=now,
+            due=due,
+            without=without,
         )
 
     def _pass_over(self, lease: queue.Lease, error: Exception) -> None:
@@ -256,7 +254,7 @@ class Scorer:
 
     def _model(self, version_id: int) -> tuple[versions.Version, Predictor]:
         if version_id not in self._models:
-            version = self._db.read(lambda connection: versions.get(connection, version_id))
+            version = self._db.read(versions.get, version_id)
             while len(self._models) >= LOADED_MODELS:
                 self._models.popitem(last=False)
             self._models[version_id] = (version, self._load(version))
@@ -325,16 +323,14 @@ class Scorer:
         now = self._clock()
         try:
             done = self._db.write(
-                lambda connection: results.finish(
-                    connection,
-                    batch.lease.token,
-                    batch.version,
-                    outcome.scored,
-                    outcome.failures,
-                    now=now,
-                    retry_s=self._settings.retry_s,
-                    max_attempts=self._settings.max_attempts,
-                )
+                results.finish,
+                batch.lease.token,
+                batch.version,
+                outcome.scored,
+                outcome.failures,
+                now=now,
+                retry_s=self._settings.retry_s,
+                max_attempts=self._settings.max_attempts,
             )
         except BaseException as error:
             # A disk that is full often takes claims still, and no scores; no image has to pay for that.

@@ -167,7 +167,7 @@ class Duties:
     def _measure(self) -> None:
         now = self._db.now()
         try:
-            self._monitor.update(self._db.read(lambda connection: snapshot.take(connection, now)), now)
+            self._monitor.update(self._db.read(snapshot.take, now), now)
         finally:
             # Also when the database is away, so that what is known no more leaves the file.
             self._monitor.write_textfile()
@@ -192,15 +192,13 @@ def tend(db: Database, settings: Settings) -> None:
     db.write_portions(partial(metadata.catch_up, now=now))
     completed = db.write_portions(partial(summaries.complete_quiet, now=now, quiet_s=quiet_s))
     strays = db.write(
-        lambda connection: queue.bring_back(
-            connection,
-            now=now,
-            lease_s=settings.score.lease_s,
-            retry_s=settings.score.retry_s,
-            max_attempts=settings.score.max_attempts,
-        )
+        queue.bring_back,
+        now=now,
+        lease_s=settings.score.lease_s,
+        retry_s=settings.score.retry_s,
+        max_attempts=settings.score.max_attempts,
     )
-    db.write(lambda connection: _forget(connection, now))
+    db.write(_forget, now)
     if settings.score.accept_gone:
         db.write_portions(partial(backlog.accept_gone, image_ids=None, actor="score.accept_gone", now=now))
     if exhausted or completed or strays:

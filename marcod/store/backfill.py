@@ -44,10 +44,10 @@ class Filled:
 
 def run(db: Database, now: datetime, report: Report, *, chunk: int = CHUNK) -> Filled:
     """Fill in what is missing, for every version that is or was champion, because each of them may speak."""
-    before = db.read(lambda connection: _count(connection, drop_summary))
+    before = db.read(_count, drop_summary)
     for version in db.read(_champions):
         _fill_drops(db, version, now, report, chunk)
-    made = db.read(lambda connection: _count(connection, drop_summary)) - before
+    made = db.read(_count, drop_summary) - before
     return Filled(made, _count_labels(db, now, report, chunk))
 
 
@@ -69,7 +69,7 @@ def _left(version: Version) -> sa.Select[tuple[int]]:
 
 
 def _fill_drops(db: Database, version: Version, now: datetime, report: Report, chunk: int) -> None:
-    total, done = db.read(lambda connection: _count(connection, drop)), 0
+    total, done = db.read(_count, drop), 0
     last: int | None = 0
     while last is not None:
         step = partial(drops.refresh_missing, version=version, now=now, after=last, limit=chunk)

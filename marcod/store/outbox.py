@@ -309,7 +309,7 @@ def sweep(db: Database, before: datetime, rounds: int, limit: int = PART) -> int
     """Call :func:`forget`, each time in a transaction of its own, until nothing is left or so many times."""
     total = 0
     for _ in range(rounds):
-        gone = db.write(lambda connection: forget(connection, before, limit))
+        gone = db.write(forget, before, limit)
         total += gone
         if gone < limit:
             break

@@ -118,7 +118,7 @@ def retrain(place: Place, asked: Asked) -> Run:
             text = _told(error, folder)
             _end(place, run, state="failed", error=text)
             raise
-    return place.db.read(lambda connection: run_rows.get(connection, run.id))
+    return place.db.read(run_rows.get, run.id)
 
 
 def _told(error: Exception, folder: Path) -> str:
@@ -131,9 +131,7 @@ def _told(error: Exception, folder: Path) -> str:
 def _own(place: Place, asked: Asked) -> Run:
     """A run that was killed, or a new one."""
     me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid4().hex, "now": place.clock()}
-    taken = place.db.write(
-        lambda connection: run_rows.take_over(connection, silence_s=SILENCE_S, alive=process_lives, **me)
-    )
+    taken = place.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
     if taken is not None:
         if Path(taken.folder).is_dir():
             log.info("going on with a training run", run=taken.id, started=taken.started_at.isoformat())
@@ -143,11 +141,15 @@ def _own(place: Place, asked: Asked) -> Run:
     folder = asked.settings.folder / f"run-{place.clock():%Y%m%dT%H%M%S}-{me['token'][:6]}"
     folder.mkdir(parents=True)
     return place.db.write(
-        lambda connection: run_rows.begin(
-            connection, cause=asked.cause, actor=asked.actor, recipe=asked.settings.recipe, options=asked.options(),
-            parent=str(champion), folder=str(folder), **me,
-        )
-    )  # fmt: skip
+        run_rows.begin,
+        cause=asked.cause,
+        actor=asked.actor,
+        recipe=asked.settings.recipe,
+        options=asked.options(),
+        parent=str(champion),
+        folder=str(folder),
+        **me,
+    )
 
 
 def _count_start(folder: Path) -> None:
@@ -167,7 +169,7 @@ def _beating(place: Place, run: Run) -> Iterator[Progress]:
     def beat() -> None:
         while not over.wait(BEAT_S):
             try:
-                place.db.write(lambda c: run_rows.beat(c, run.id, run.token, step=step["text"], now=place.clock()))
+                place.db.write(run_rows.beat, run.id, run.token, step=step["text"], now=place.clock())
             except StoreError as error:
                 log.warning("training run cannot show life", run=run.id, error=str(error))
                 if not _ours(place, run):
@@ -189,7 +191,7 @@ def _beating(place: Place, run: Run) -> Iterator[Progress]:
 def _ours(place: Place, run: Run) -> bool:
     """Whether the run is still this process's; a database that is away takes nothing from anybody."""
     try:
-        return place.db.read(lambda connection: run_rows.get(connection, run.id)).token == run.token
+        return place.db.read(run_rows.get, run.id).token == run.token
     except NotFoundError:
         return False
     except StoreError:
@@ -197,7 +199,7 @@ def _ours(place: Place, run: Run) -> bool:
 
 
 def _end(place: Place, run: Run, **outcome: Any) -> None:
-    place.db.write(lambda c: run_rows.end(c, run.id, run.token, now=place.clock(), **outcome))
+    place.db.write(run_rows.end, run.id, run.token, now=place.clock(), **outcome)
     log.info("training run ended", run=run.id, state=outcome["state"], candidate=run.candidate)
     # Images and checkpoints of gigabytes, which nobody needs after the end.
     for pattern in ("*.npy", "*.npz", "*.part"):
@@ -260,12 +262,10 @@ class _Steps:
         place, manifest = self._place, self._folder / MANIFEST
         if manifest.exists():
             # The run as it is now: the one begun with had no data set yet.
-            data_id = place.db.read(lambda connection: run_rows.get(connection, self._run.id)).dataset_id
+            data_id = place.db.read(run_rows.get, self._run.id).dataset_id
             if data_id is None:
                 raise MarcodError(f"{manifest} is of no data set that the database knows; remove {self._folder}")
-            return training_snapshot.read(
-                manifest, place.db.read(lambda connection: run_rows.data(connection, data_id)).digest
-            )
+            return training_snapshot.read(manifest, place.db.read(run_rows.data, data_id).digest)
         taken = training_snapshot.take(
             place.db, modality=Modality(parent.modality), roots=place.roots, now=place.clock(), sources=self._sources,
             done=lambda count: place.progress("reading labelled images", count, count),
@@ -289,7 +289,7 @@ class _Steps:
 
     def _earlier(self, same: str) -> str | None:
         """A sentence on the latest run with the same material."""
-        for run in self._place.db.read(lambda connection: run_rows.listed(connection, 1000)):
+        for run in self._place.db.read(run_rows.listed, 1000):
             if run.id != self._run.id and run.state in run_rows.JUDGED and (run.numbers or {}).get("material") == same:
                 return (
                     f"labels, base set and settings are those of training run {run.id}, which ended {run.state}; "
@@ -318,9 +318,7 @@ class _Steps:
         place, kept = self._place, self._folder / "sample.npy"
         if kept.exists():
             return batches.kept_again(kept)
-        stored = place.db.read(
-            lambda c: snapshot_rows.sample(c, Modality(work.parent.modality), SAMPLE, self._settings.seed)
-        )
+        stored = place.db.read(snapshot_rows.sample, Modality(work.parent.modality), SAMPLE, self._settings.seed)
         files = [place.roots.get(s.source, Path(s.root)) / s.path for s in stored]
         side = data.kept_side(work.architecture.input_size)
         if not files:
@@ -335,7 +333,7 @@ class _Steps:
         path = self._written(work, made, snapshot, base_set)
         version = self._place.registry.find(str(self._run.parent))
         champion = self._place.registry.load(version, assess.BATCH)
-        looks = self._place.db.read(lambda connection: run_rows.gate_uses(connection, snapshot.gate_digest))
+        looks = self._place.db.read(run_rows.gate_uses, snapshot.gate_digest)
         verdict = assess.judge(work, champion, path, made, snapshot, base_set, looks)
         title = f"{path.parent.name}:{path.name}, {made.tier}"
         plots.write(self._folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
@@ -361,7 +359,7 @@ class _Steps:
         place, models = self._place, self._folder / "candidate"
         # One that is there was written before a kill, by weights that may differ in the last bit.
         shutil.rmtree(models, ignore_errors=True)
-        runs = place.db.read(lambda connection: run_rows.listed(connection, 1000))
+        runs = place.db.read(run_rows.listed, 1000)
         taken = [run.candidate for run in runs if run.candidate is not None]
         number = place.registry.next_number(self._settings.name, taken)
         return assess.write(models, work, made, snapshot, base_set, number)
@@ -409,7 +407,7 @@ class _Steps:
         """Whether this model, under this name or another, was champion and was rolled back."""
         db = self._place.db
         same = [record.digest]
-        for run in db.read(lambda connection: run_rows.listed(connection, 1000)):
+        for run in db.read(run_rows.listed, 1000):
             if run.candidate_digest and (run.numbers or {}).get("model") == numbers["model"]:
                 same.append(run.candidate_digest)
         for digest in same:
@@ -422,7 +420,7 @@ class _Steps:
         return None
 
     def _note(self, **values: Any) -> None:
-        self._place.db.write(lambda c: run_rows.note(c, self._run.id, self._run.token, **values))
+        self._place.db.write(run_rows.note, self._run.id, self._run.token, **values)
 
     def _end(self, **outcome: Any) -> None:
         _end(self._place, self._run, **outcome)

@@ -93,9 +93,9 @@ def _sentence(both: Both) -> str:
 def _ended(db: Database, run: Run, state: str, reasons: list[str], both: Both | None, now: datetime) -> Run:
     told = {} if both is None else {"shadow": {name: getattr(both, name) for name in Both.__dataclass_fields__}}
     numbers, said = (run.numbers or {}) | told, [*reasons, *(run.reasons or [])]
-    db.write(lambda c: run_rows.settle(c, run.id, state=state, reasons=said, numbers=numbers, now=now))
+    db.write(run_rows.settle, run.id, state=state, reasons=said, numbers=numbers, now=now)
     log.info("shadow ended", run=run.id, candidate=run.candidate, state=state, why=reasons[0])
-    return db.read(lambda connection: run_rows.get(connection, run.id))
+    return db.read(run_rows.get, run.id)
 
 
 def _both(db: Database, run: Run, challenger: Version) -> Both:
@@ -107,13 +107,13 @@ def _both(db: Database, run: Run, challenger: Version) -> Both:
 def _candidate(db: Database, run: Run) -> Version | None:
     name, _, version = str(run.candidate).rpartition(":")
     try:
-        return db.read(lambda connection: versions.find(connection, name, version))
+        return db.read(versions.find, name, version)
     except NotFoundError:
         return None
 
 
 def _challenger(db: Database) -> Version | None:
-    return db.read(lambda connection: versions.aliased(connection, versions.CHALLENGER))
+    return db.read(versions.aliased, versions.CHALLENGER)
 
 
 def _wanted(run: Run) -> int:

@@ -130,7 +130,7 @@ def take(
 
     ``done`` is called with how many files have been read. Raises StoreError.
     """
-    gathered = db.read(lambda c: snapshot_rows.gather(c, modality))
+    gathered = db.read(snapshot_rows.gather, modality)
     chosen = [p for p in gathered.images if sources is None or p.source in sources]
     rest = [p for p in gathered.images if sources is not None and p.source not in sources]
     contents, gone, unreadable = _read_all(chosen, gathered.past, roots, done)
@@ -438,7 +438,7 @@ def register(db: Database, snapshot: Snapshot) -> int:
         counts=snapshot.counts(),
         taken_at=snapshot.taken_at,
     )
-    return db.write(lambda c: snapshot_rows.register(c, taken))
+    return db.write(snapshot_rows.register, taken)
 
 
 def _totals(items: Sequence[Item]) -> dict[str, int]:

@@ -141,18 +141,18 @@ class Trainer:
     def _new_labels(self) -> int:
         last = self._db.read(run_rows.last)
         if last is None or last.dataset_id is None:
-            return self._db.read(lambda connection: run_rows.new_labels(connection, None))
+            return self._db.read(run_rows.new_labels, None)
         data_id = last.dataset_id
-        since = self._db.read(lambda connection: run_rows.last_label(connection, data_id))
-        return self._db.read(lambda connection: run_rows.new_labels(connection, since))
+        since = self._db.read(run_rows.last_label, data_id)
+        return self._db.read(run_rows.new_labels, since)
 
     def _new_alarm(self) -> str | None:
         """An alarm that was raised after the latest run began, if there is a label to learn from."""
-        latest = self._db.read(lambda connection: run_rows.listed(connection, 1))
+        latest = self._db.read(run_rows.listed, 1)
         alarms = self._db.read(days.open_alarms)
         new = [a for a in alarms if not latest or a.raised_at > latest[0].started_at]
         fresh = [a for a in new if a.signal in LEARNABLE]
-        if not fresh or not self._db.read(lambda connection: run_rows.new_labels(connection, None)):
+        if not fresh or not self._db.read(run_rows.new_labels, None):
             return None
         return f"{fresh[0].signal} of {fresh[0].source}"
 

@@ -212,7 +212,7 @@ def _alone(db: Database, place: Path, now: datetime, force: bool) -> Iterator[No
 def _refuse_while_alive(db: Database, now: datetime) -> None:
     """Raises StoreError while a worker of the database has a recent heartbeat, DatabaseError where none can be read."""
     try:
-        alive = db.read(lambda connection: workers.needs(connection, now))
+        alive = db.read(workers.needs, now)
     except StoreError as error:
         raise sqlite3.DatabaseError(str(error)) from error
     finally:

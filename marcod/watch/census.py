@@ -98,7 +98,7 @@ class Census:
             return None
         self._reused[recorded.reused_example or ""] += recorded.reused
         (found,) = [one for one in self._findings(self._totals) if one.reason == WarningKind.BARCODE_REUSED]
-        self._db.write(lambda connection: findings.add(connection, self._id, [found], now))
+        self._db.write(findings.add, self._id, [found], now)
         return found
 
     def _count(self, file: Found, found: tuple[Cause | None, ...]) -> None:
@@ -137,7 +137,7 @@ class Census:
             return
         self._along_at = now
         if found := self._findings(self._seen):
-            self._db.write(lambda connection: findings.add(connection, self._id, found, now))
+            self._db.write(findings.add, self._id, found, now)
 
     def end(self, memory: FolderMemory | None, now: datetime) -> list[SourceFinding]:
         """The findings after a walk, which replace those in the database. Raises StoreError; then call it again.
@@ -149,7 +149,7 @@ class Census:
         found = self._findings(self._totals)
         former = self._written
         if former is None or former[0] != found or now - former[1] >= CONFIRMED:
-            self._db.write(lambda connection: findings.replace(connection, self._id, found, now))
+            self._db.write(findings.replace, self._id, found, now)
             self._written = found, now
         self._former = self._best_samples()
         return found

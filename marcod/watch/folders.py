@@ -125,7 +125,7 @@ def _overlap(name: str, here: Path, other: RootHere, there: Path) -> str:
 
 def _judge(db: Database, other: RootHere, name: str, root: str, layout: str, now: datetime) -> RootHere | None:
     """The other source where the folder is still the one that it was recorded from; None where it is another one."""
-    if watcher := db.read(lambda connection: sources.watcher(connection, other.id, now)):
+    if watcher := db.read(sources.watcher, other.id, now):
         raise ConfigError(
             f"{root} is source {other.name!r}, which {watcher.host} watches; configure it under that name, or stop "
             f"marcod there and give it this one: {_mend(db, other.name, name)}"
@@ -137,7 +137,7 @@ def _judge(db: Database, other: RootHere, name: str, root: str, layout: str, now
             f"{root} was recorded on this host as source {other.name!r} with layout {other.layout}; read it so under "
             f"that name, or remove what was recorded: `marcod source forget {other.name}`"
         )
-    verdict = look_for(db.read(lambda connection: sources.sample(connection, other.id, SAMPLE)), root)
+    verdict = look_for(db.read(sources.sample, other.id, SAMPLE), root)
     if verdict is Verdict.OTHER:
         log.warning(
             "folder holds other files than recorded", root=root, recorded_as=other.name, source=name,

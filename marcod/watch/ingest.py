@@ -311,7 +311,7 @@ class Intake:
     def _known(self, paths: list[str]) -> dict[str, Known]:
         if not paths:
             return {}
-        return self._db.read(lambda connection: deliveries.known(connection, self._source.id, paths))
+        return self._db.read(deliveries.known, self._source.id, paths)
 
     def _read(self, path: str, companions: Companions) -> DropImage | None:
         return self._judge(path, self._source.layout.parse(path, companions))

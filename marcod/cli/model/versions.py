@@ -27,7 +27,7 @@ def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
     with app.reading(settings) as ready:
         rows = [_listed(known) for known in ready.registry.known()]
-        champion = ready.db.read(lambda connection: versions.aliased(connection, versions.CHAMPION))
+        champion = ready.db.read(versions.aliased, versions.CHAMPION)
     if json_output:
         output.print_json(rows)
         return
