@@ -46,7 +46,7 @@ from marcod.database.schema import (
 )
 from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
-from marcod.store import copies, derived, results, sources, versions, votes
+from marcod.store import audit_log, copies, derived, results, sources, versions, votes
 from marcod.store.votes import Given
 
 
@@ -62,7 +62,7 @@ def merge(
     merging = _Merge(connection, source_id, target_id, now)
     merging.run(report)
     detail: dict[str, object] = {"into": merging.target_name, **asdict(planned)}
-    versions.note(connection, actor, "source merge", merging.name, detail, now)
+    audit_log.write(connection, actor, "source merge", merging.name, detail, now)
     return planned
 
 

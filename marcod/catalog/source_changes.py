@@ -36,7 +36,7 @@ from marcod.database.schema import (
     watch_state,
 )
 from marcod.errors import ConfigError, StoreError
-from marcod.store import sources, versions
+from marcod.store import audit_log, sources, versions
 
 Report = Callable[[int, int], None]
 """Plates done, and plates in all."""
@@ -133,7 +133,7 @@ def rename(connection: Connection, source_id: int, name: str, *, actor: str, now
     hold(connection, source_id)
     old = require_free(connection, source_id, name)
     sources.rename(connection, source_id, name)
-    versions.note(connection, actor, "source rename", old, {"to": name}, now)
+    audit_log.write(connection, actor, "source rename", old, {"to": name}, now)
 
 
 def require_free(connection: Connection, source_id: int, name: str) -> str:
@@ -173,7 +173,7 @@ def forget(connection: Connection, source_id: int, *, actor: str, now: datetime,
     for table in (drift_reference, drift_day, drift_alarm, source_finding, watch_state, source_root):
         connection.execute(sa.delete(table).where(table.c.source_id == source_id))
     connection.execute(sa.delete(source).where(source.c.id == source_id))
-    versions.note(connection, actor, "source forget", name, {**asdict(counted)}, now)
+    audit_log.write(connection, actor, "source forget", name, {**asdict(counted)}, now)
     return counted
 
 

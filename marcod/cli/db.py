@@ -15,7 +15,7 @@ from marcod.database import roles as database_roles
 from marcod.database.engine import Database
 from marcod.errors import ConfigError, SchemaError
 from marcod.settings import Settings
-from marcod.store import backfill, versions
+from marcod.store import audit_log, backfill
 
 
 @click.group(
@@ -130,7 +130,7 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
     def work(connection: Any) -> database_roles.Made:
         made = database_roles.make_roles(connection, lims, app)
         detail: dict[str, object] = {"lims": lims, "app": app, "taken_from_everybody": list(made.taken)}
-        versions.note(connection, people.actor(), "roles", lims, detail, datetime.now(UTC))
+        audit_log.write(connection, people.actor(), "roles", lims, detail, datetime.now(UTC))
         return made
 
     with connected(settings) as database:

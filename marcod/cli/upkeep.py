@@ -16,7 +16,7 @@ from marcod.database.engine import Database
 from marcod.errors import ConfigError
 from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import versions
+from marcod.store import audit_log
 from marcod.upkeep import backup as backups
 from marcod.upkeep import recounting, retention
 
@@ -94,7 +94,7 @@ def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
         counts = {"scores": done.scores, "contents": done.contents, "audit": done.audit}
         if done.rows and not dry_run:
             detail: dict[str, object] = dict(counts)
-            database.write(versions.note, people.actor(), "thin", "retention", detail, now)
+            database.write(audit_log.write, people.actor(), "thin", "retention", detail, now)
     if json_output:
         output.print_json({"dry_run": dry_run, **counts})
         return

@@ -26,7 +26,7 @@ from marcod.drift.comparison import REFERENCE_PLATES, Finding
 from marcod.drift.days import Alarm
 from marcod.drift.statistics import AGE_NAMES, Ages, Cell
 from marcod.settings import DriftSettings
-from marcod.store import versions
+from marcod.store import audit_log, versions
 from marcod.store.versions import Version
 from marcod.text import count
 
@@ -199,7 +199,7 @@ def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: da
             fresh = _Reference(since=now.date() + timedelta(days=1))
             store.put_reference(connection, version, source_id, 0, fresh.to_json(), (now, now), now)
         detail = {"signals": sorted(alarm.signal for alarm in mine), "new_reference": new_reference}
-        versions.note(connection, actor, "drift-clear", source, detail, now)
+        audit_log.write(connection, actor, "drift-clear", source, detail, now)
         return count
 
     return db.write(work)

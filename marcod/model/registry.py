@@ -18,7 +18,7 @@ from marcod import text as words
 from marcod.database.engine import Database
 from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError, os_reason
 from marcod.model import bundle
-from marcod.store import serving, versions
+from marcod.store import audit_log, serving, versions
 
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord, Predictor
@@ -167,9 +167,9 @@ class Registry:
                 return known
         raise NotFoundError(f"there is no model {wanted}; {self._offered(wanted)}")
 
-    def history(self, known: Known) -> list[versions.Note]:
+    def history(self, known: Known) -> list[audit_log.AuditEntry]:
         """What was done with a version, the latest first."""
-        return self._db.read(versions.history, known.name)
+        return self._db.read(audit_log.history, known.name)
 
     def fault(self, known: Known) -> str | None:
         """Why a version cannot serve here, by its registered digest, checksums and golden images; None if it can."""
@@ -240,7 +240,7 @@ class Registry:
 
         def forget(connection: Any) -> bool:
             if row is None or unregistered:
-                versions.note(connection, actor, "remove", known.name, {"folder": str(known.folder)}, now)
+                audit_log.write(connection, actor, "remove", known.name, {"folder": str(known.folder)}, now)
                 return row is not None
             return serving.remove(connection, row.version, force=force, actor=actor, now=now)
 

@@ -18,7 +18,7 @@ from marcod.database.engine import insert
 from marcod.database.schema import drop, inspection, inspection_summary, plate, source
 from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
-from marcod.store import derived, plate_names, queue, summaries, versions
+from marcod.store import audit_log, derived, plate_names, queue, summaries
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
 from marcod.text import count
 
@@ -177,7 +177,7 @@ def _alter(connection: Connection, source_id: int, change: Change, actor: str, n
     if "barcode" in change.values:
         before, after = change.values["barcode"]
         subject = f"{change.source} {change.plate}"
-        versions.note(connection, actor, "plate barcode", subject, {"from": before, "to": after}, now)
+        audit_log.write(connection, actor, "plate barcode", subject, {"from": before, "to": after}, now)
 
 
 def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.schema import image, job, source
-from marcod.store import queue, versions
+from marcod.store import audit_log, queue
 
 PORTION: Final = 500
 """Images that one transaction accepts as gone."""
@@ -124,5 +124,5 @@ def accept_gone(connection: Connection, image_ids: Collection[int] | None, actor
     ids = sorted(connection.execute(found.limit(PORTION)).scalars())
     if ids:
         connection.execute(sa.update(image).where(image.c.id.in_(ids)).values(gone_accepted=True))
-        versions.note(connection, actor, "accept gone", f"{len(ids)} images", {"first": ids[:20]}, now)
+        audit_log.write(connection, actor, "accept gone", f"{len(ids)} images", {"first": ids[:20]}, now)
     return len(ids)

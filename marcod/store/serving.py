@@ -29,8 +29,8 @@ from marcod.database.schema import (
     score,
 )
 from marcod.errors import NotFoundError, StoreError
-from marcod.store import derived, events, queue
-from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, note, previous
+from marcod.store import audit_log, derived, events, queue
+from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, previous
 
 SKEW: Final = timedelta(hours=1)
 """An image recorded after a promotion may bear an earlier time, by as much as two hosts' clocks differ."""
@@ -57,7 +57,7 @@ def promote(
     _crown(connection, former, version, now)
     if former is not None:
         _set_alias(connection, PREVIOUS, former.id, now)
-    note(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
+    audit_log.write(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
     return former
 
 
@@ -76,7 +76,7 @@ def rollback(connection: Connection, version: Version, *, actor: str, now: datet
     _crown(connection, former, version, now)
     # What only the one that was rolled back has seen, or it would go on speaking of it.
     queue.enqueue_rescore(connection, version.id, now, since=since - SKEW)
-    note(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
+    audit_log.write(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
     return former
 
 
@@ -99,7 +99,7 @@ def challenge(connection: Connection, version: Version | None, *, actor: str, no
         _hold(connection, version)
         _set_alias(connection, CHALLENGER, version.id, now)
     left = str(former) if former else None
-    note(connection, actor, "challenge", str(version or "none"), {"from": left, "withdrawn": withdrawn}, now)
+    audit_log.write(connection, actor, "challenge", str(version or "none"), {"from": left, "withdrawn": withdrawn}, now)
     return former
 
 
@@ -137,7 +137,7 @@ def remove(connection: Connection, version: Version, *, force: bool, actor: str,
             connection.execute(sa.delete(table).where(table.c.model_version_id == version.id))
         connection.execute(sa.delete(model_version).where(held))
     detail = {"digest": version.digest, "scores_kept": scored, "withdrawn": jobs}
-    note(connection, actor, "remove", str(version), detail, now)
+    audit_log.write(connection, actor, "remove", str(version), detail, now)
     return scored or reviewed
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.schema import audit, model_alias, model_version, score
+from marcod.database.schema import model_alias, model_version, score
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError, NotFoundError, StoreError
 from marcod.store import known_names
@@ -68,17 +68,6 @@ class Registered:
     promoted_at: datetime | None
     removed_at: datetime | None
     has_scores: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """One audit row."""
-
-    at: datetime
-    actor: str
-    action: str
-    subject: str
-    detail: dict[str, Any] | None
 
 
 def register(
@@ -167,14 +156,6 @@ def listed(connection: Connection) -> list[Registered]:
     ]
 
 
-def history(connection: Connection, name: str) -> list[Note]:
-    """What was done with the version ``NAME:VERSION``, the latest first."""
-    columns = (audit.c.at, audit.c.actor, audit.c.action, audit.c.subject, audit.c.detail)
-    about = sa.or_(audit.c.subject == name, audit.c.detail["from"].as_string() == name)
-    rows = connection.execute(sa.select(*columns).where(about).order_by(audit.c.id.desc()))
-    return [Note(*row) for row in rows]
-
-
 def champion(connection: Connection, *, lock: bool = False) -> Version:
     """The version that scores new images.
 
@@ -212,14 +193,6 @@ def previous(connection: Connection) -> Version:
             "there is no previous champion to go back to; `marcod model promote NAME:VERSION` makes any one champion"
         )
     return found
-
-
-def note(
-    connection: Connection, actor: str, action: str, subject: str, detail: dict[str, object], now: datetime
-) -> None:
-    """Write one audit row."""
-    values = {"at": now, "actor": actor, "action": action, "subject": subject, "detail": detail}
-    connection.execute(sa.insert(audit).values(values))
 
 
 _COLUMNS: Final = (

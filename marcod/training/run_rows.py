@@ -17,7 +17,7 @@ from marcod.database.engine import insert
 from marcod.database.schema import audit, dataset, label, model_version, training_run
 from marcod.domain import Split
 from marcod.errors import NotFoundError, StoreError
-from marcod.store.versions import Note
+from marcod.store.audit_log import AuditEntry
 
 RUNNING: Final = "running"
 SHADOW: Final = "shadow"
@@ -302,7 +302,7 @@ def _test_crystals(row: Any) -> int:
     return int(row.counts.get(str(Split.TEST), {}).get("crystals", row.crystals))
 
 
-def rolled_back(connection: Connection, digest_or_name: str) -> Note | None:
+def rolled_back(connection: Connection, digest_or_name: str) -> AuditEntry | None:
     """The latest rollback from this version, by ``NAME:VERSION`` or digest, or from one with the same digest."""
     run, version = training_run.c, model_version.c
     version_name = version.name + ":" + version.version
@@ -320,7 +320,7 @@ def rolled_back(connection: Connection, digest_or_name: str) -> Note | None:
         .order_by(audit.c.id.desc())
         .limit(1)
     ).one_or_none()
-    return None if row is None else Note(*row)
+    return None if row is None else AuditEntry(*row)
 
 
 _COLUMNS: Final = tuple(training_run.c[name] for name in Run.__dataclass_fields__)

@@ -27,7 +27,7 @@ from marcod.database.schema import (
     score,
     source,
 )
-from marcod.store import derived, queue, versions
+from marcod.store import audit_log, derived, queue, versions
 
 DROPS: Final = 200
 """Drops in one portion; an inspection is one, too."""
@@ -108,7 +108,7 @@ def recount(connection: Connection, portion: Portion, now: datetime, *, fix: boo
     else:
         trial.commit()
     detail: dict[str, object] = {"differences": len(found), "first": [str(difference) for difference in found[:SHOWN]]}
-    versions.note(connection, actor, "recount", name, detail, now)
+    audit_log.write(connection, actor, "recount", name, detail, now)
     return found
 
 

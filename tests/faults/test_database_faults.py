@@ -19,7 +19,7 @@ from marcod.database import engine, workers
 from marcod.database.engine import Database
 from marcod.database.schema import audit, worker
 from marcod.errors import StoreError
-from marcod.store.versions import note
+from marcod.store.audit_log import write as note
 from marcod.watch.loop import LONGEST_PAUSE_S
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)

@@ -19,7 +19,7 @@ from marcod.drift import days as store
 from marcod.drift import monitor
 from marcod.errors import NotFoundError
 from marcod.settings import DriftSettings
-from marcod.store import queue, serving, versions
+from marcod.store import audit_log, queue, serving
 from marcod.store.versions import Version
 
 SETTINGS = DriftSettings(reference_images=50, min_images=20, window_days=3)
@@ -202,7 +202,7 @@ def test_a_cleared_alarm_stays_away_and_a_new_normal_is_learnt(db: Database, sou
     for number in (3, 4):
         day(db, source_id, champion, at(number), light=0.7)
     assert states(look(db, 4)) == {"imager": monitor.QUIET}
-    notes = db.read(lambda c: versions.history(c, "imager"))
+    notes = db.read(lambda c: audit_log.history(c, "imager"))
     assert [(n.actor, n.action, n.detail["new_reference"]) for n in notes if n.detail] == [
         ("ann", "drift-clear", True),
         ("ann", "drift-clear", False),

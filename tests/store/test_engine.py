@@ -14,7 +14,7 @@ from marcod.database import workers
 from marcod.database.engine import Database, is_passing
 from marcod.database.schema import audit, worker
 from marcod.errors import MarcodError, NotFoundError, StoreError
-from marcod.store import versions
+from marcod.store import audit_log
 from marcod.store.versions import Version
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -22,7 +22,7 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 def note(connection: sa.Connection, subject: str) -> None:
-    versions.note(connection, "test", "try", subject, {}, utc())
+    audit_log.write(connection, "test", "try", subject, {}, utc())
 
 
 def subjects(db: Database) -> list[str]:

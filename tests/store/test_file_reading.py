@@ -16,13 +16,13 @@ from fault_tools import ordinary_user
 from marcod.database.engine import PERSON, Database
 from marcod.database.schema import audit
 from marcod.errors import StoreError
-from marcod.store import versions
+from marcod.store import audit_log
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 def note(connection: sa.Connection, subject: str) -> None:
-    versions.note(connection, "test", "try", subject, {}, utc())
+    audit_log.write(connection, "test", "try", subject, {}, utc())
 
 
 def subjects(db: Database) -> list[str]:

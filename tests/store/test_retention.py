@@ -43,7 +43,7 @@ from marcod.database.schema import (
 )
 from marcod.domain import DropClass
 from marcod.settings import RetentionSettings
-from marcod.store import backfill, derived, queue, results, serving, summaries, versions, votes
+from marcod.store import audit_log, backfill, derived, queue, results, serving, summaries, versions, votes
 from marcod.store.versions import Version
 from marcod.store.votes import Given
 from marcod.training import run_rows
@@ -305,18 +305,18 @@ def test_the_audit_keeps_what_rollbacks_and_people_need(db: Database, two: tuple
 
     def note(connection: sa.Connection) -> None:
         for action in ("drift-clear", "plate barcode", "roles", "something new"):
-            versions.note(connection, "ann", action, "x", {}, utc(hours=6))
-            versions.note(connection, "ann", action, "y", {}, LATER)
+            audit_log.write(connection, "ann", action, "x", {}, utc(hours=6))
+            audit_log.write(connection, "ann", action, "y", {}, LATER)
 
     db.write(note)
     before = db.read(lambda c: run_rows.rolled_back(c, str(third)))
-    history = db.read(lambda c: versions.history(c, str(third)))
+    history = db.read(lambda c: audit_log.history(c, str(third)))
     assert before is not None
     only = RetentionSettings(audit_days=365)
     assert retention.run(db, only, LATER, limit=1, dry=True) == Thinned(audit=2)
     assert retention.run(db, only, LATER, limit=1) == Thinned(audit=2)
     assert db.read(lambda c: run_rows.rolled_back(c, str(third))) == before
-    assert db.read(lambda c: versions.history(c, str(third))) == history
+    assert db.read(lambda c: audit_log.history(c, str(third))) == history
     left = Counter(row[0] for row in rows(db, sa.select(audit.c.action)))
     assert left == {"promote": 3, "rollback": 1, "roles": 2, "something new": 2, "drift-clear": 1, "plate barcode": 1}
 

@@ -16,7 +16,7 @@ from marcod.database.schema import audit, hit, image, job, model_alias, score
 from marcod.domain import Modality, TrainedOn
 from marcod.drift import days
 from marcod.errors import BundleError, NotFoundError, StoreError
-from marcod.store import backlog, queue, results, serving, versions
+from marcod.store import audit_log, backlog, queue, results, serving, versions
 from marcod.store.versions import Version
 
 on_postgres = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -379,7 +379,7 @@ def test_the_history_of_a_version_tells_what_came_and_what_went(db: Database, ch
     newer = register(db, version="2")
     promote(db, newer, utc(1))
     rollback(db, champion, 2)
-    told = [(n.action, n.subject, n.at) for n in db.read(lambda c: versions.history(c, "small:2"))]
+    told = [(n.action, n.subject, n.at) for n in db.read(lambda c: audit_log.history(c, "small:2"))]
     assert told == [("rollback", "small:1", utc(2)), ("promote", "small:2", utc(1))]
 
 

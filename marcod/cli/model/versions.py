@@ -12,7 +12,7 @@ from marcod.cli.configured import pass_settings
 from marcod.errors import BundleError
 from marcod.model import registry
 from marcod.settings import Settings
-from marcod.store import versions
+from marcod.store import audit_log, versions
 
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord, Threshold
@@ -161,7 +161,7 @@ def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
-def _detail(note: versions.Note) -> str:
+def _detail(note: audit_log.AuditEntry) -> str:
     return output.in_words({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
 
 
