@@ -18,7 +18,7 @@ from marcod.database import probe, revisions
 from marcod.database.engine import PERSON, Database
 from marcod.errors import StoreError
 from marcod.health import snapshot
-from marcod.health.snapshot import Jobs, Outbox, Serving, Standing
+from marcod.health.snapshot import Jobs, Outbox, Serving, Snapshot
 from marcod.settings import Settings
 from marcod.store import versions
 from marcod.training.run_rows import Run
@@ -74,9 +74,9 @@ def status(settings: Settings, watch: bool, json_output: bool) -> None:
         console.print(_screen(seen, str(ready.db)), soft_wrap=not console.is_terminal)
 
 
-def _look(db: Database) -> Standing:
+def _look(db: Database) -> Snapshot:
     now = db.now()
-    return db.read(snapshot.take, now)
+    return db.read(snapshot.take_snapshot, now)
 
 
 def _watch(url: str) -> None:
@@ -85,7 +85,7 @@ def _watch(url: str) -> None:
 
     probe.require_file(url)
     db = Database(url, patience=PERSON, read_only=True)
-    seen: Standing | None = None
+    seen: Snapshot | None = None
     checked, away_at = False, None
     with closing(db), service.stopped_by_signals() as stop, _display() as show:
         while True:
@@ -123,7 +123,7 @@ def _away(error: StoreError, since: datetime, last: RenderableType | None) -> Re
     return said if last is None else Group(said, Text("as it stood before:"), last)
 
 
-def _record(seen: Standing) -> dict[str, Any]:
+def _record(seen: Snapshot) -> dict[str, Any]:
     """For programs; the key of a training run is nobody's business."""
     values = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
     values["training"] = None if seen.training is None else output.without_token(seen.training)
@@ -131,7 +131,7 @@ def _record(seen: Standing) -> dict[str, Any]:
     return values | {"attention": [text for _, text in troubles(seen)]}
 
 
-def troubles(seen: Standing) -> list[Trouble]:
+def troubles(seen: Snapshot) -> list[Trouble]:
     """What needs a person, the worst first."""
     found = [*_unserved(seen), *_neglected(seen)]
     awaited = _awaited(seen)
@@ -142,7 +142,7 @@ def troubles(seen: Standing) -> list[Trouble]:
     return sorted(found, key=lambda trouble: trouble[0] != BAD)
 
 
-def _unserved(seen: Standing) -> Iterator[Trouble]:
+def _unserved(seen: Snapshot) -> Iterator[Trouble]:
     """Why images may not be scored."""
     alive, now = snapshot.roles(seen.workers), seen.taken_at
     if seen.champion is None:
@@ -165,7 +165,7 @@ def _unserved(seen: Standing) -> Iterator[Trouble]:
         yield ODD, f"{text.count(seen.gone, 'image')} went before anything scored them; `marcod queue gone` lists them"
 
 
-def _neglected(seen: Standing) -> Iterator[Trouble]:
+def _neglected(seen: Snapshot) -> Iterator[Trouble]:
     """What goes wrong beside the scoring."""
     now = seen.taken_at
     for alarm in seen.alarms:
@@ -181,7 +181,7 @@ def _neglected(seen: Standing) -> Iterator[Trouble]:
         yield ODD, f"training run {run.id} {run.state}; `marcod train show {run.id}` says why"
 
 
-def _awaited(seen: Standing) -> list[str]:
+def _awaited(seen: Snapshot) -> list[str]:
     """Sources of which a process that began to watch less than :data:`SILENT` ago may still say something."""
     starting = any("watch" in w.roles.split(",") and seen.taken_at - w.started_at < SILENT for w in seen.workers)
     watched = {state.source for state in seen.watched if _is_watched(state, seen.taken_at)}
@@ -209,7 +209,7 @@ def _unwatched(source: State, now: datetime) -> Iterator[Trouble]:
         yield ODD, output.printable(source.trouble)
 
 
-def _screen(seen: Standing, database: str) -> RenderableType:
+def _screen(seen: Snapshot, database: str) -> RenderableType:
     found = troubles(seen)
     head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {output.printable(database)}", style="bold")
     verdict = Text("needs attention", style=found[0][0]) if found else _all_well(seen)
@@ -218,13 +218,13 @@ def _screen(seen: Standing, database: str) -> RenderableType:
     return Group(head, verdict, *lines, Text(), _facts(seen), *(Group(Text(), table) for table in tables))
 
 
-def _all_well(seen: Standing) -> Text:
+def _all_well(seen: Snapshot) -> Text:
     if awaited := _awaited(seen):
         return Text(f"starting; nothing is known yet of {output.printable(', '.join(awaited))}", style=ODD)
     return Text("all is well", style=WELL)
 
 
-def _facts(seen: Standing) -> Table:
+def _facts(seen: Snapshot) -> Table:
     grid = Table.grid(padding=(0, 2))
     now = seen.taken_at
     lines = [("queue", _jobs(seen.new, "new", now))]
@@ -264,7 +264,7 @@ def _box(box: Outbox, now: datetime) -> str:
     return f"{box.unsent:,} wait{oldest}, {box.given_up:,} given up"
 
 
-def _sources(seen: Standing) -> output.Listing:
+def _sources(seen: Snapshot) -> output.Listing:
     now, states = seen.taken_at, {state.source: state for state in seen.watched}
     columns = ("source", "root", "found by", "host", "last scan", "whole scan", "settling", "incomplete", "failed")
     rows = [(name, *_watching(states.get(name), now), seen.quarantined.get(name, 0)) for name in seen.sources]
@@ -287,7 +287,7 @@ def _watching(state: State | None, now: datetime) -> tuple[object, ...]:
     return (root, how, state.host, scan, whole, f"{state.pending:,}", f"{state.waiting:,}")
 
 
-def _style(state: State | None, seen: Standing) -> str:
+def _style(state: State | None, seen: Snapshot) -> str:
     if state is None:
         return "dim"
     found = [style for style, _ in _unwatched(state, seen.taken_at)]
@@ -296,7 +296,7 @@ def _style(state: State | None, seen: Standing) -> str:
     return BAD if BAD in found else ODD if found or odd else WELL
 
 
-def _workers(seen: Standing) -> output.Listing:
+def _workers(seen: Snapshot) -> output.Listing:
     now = seen.taken_at
     columns = ("host", "process", "roles", "runs for", "seen", "version")
     rows = [

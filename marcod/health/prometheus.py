@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from marcod import counters
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.health import snapshot
-from marcod.health.snapshot import Standing
+from marcod.health.snapshot import Snapshot
 from marcod.settings import ROLES, MetricsSettings
 
 LOOKS: Final = 10
@@ -45,7 +45,7 @@ class Monitor:
         self._all = _registry(counters.REGISTRY, counters.PROCESS, self._latest)
         self._server: WSGIServer | None = None
 
-    def update(self, seen: Standing, now: datetime) -> None:
+    def update(self, seen: Snapshot, now: datetime) -> None:
         """Show this look at the database, taken at ``now``, from here on."""
         self._latest.put(seen, now)
 
@@ -145,9 +145,9 @@ class _Latest(Collector):
     def __init__(self, fresh_s: float, clock: Callable[[], float]) -> None:
         self._fresh_s = fresh_s
         self._clock = clock
-        self._seen: tuple[Standing, datetime, float] | None = None
+        self._seen: tuple[Snapshot, datetime, float] | None = None
 
-    def put(self, seen: Standing, now: datetime) -> None:
+    def put(self, seen: Snapshot, now: datetime) -> None:
         self._seen = (seen, now, self._clock())
 
     def collect(self) -> Iterable[Metric]:
@@ -172,7 +172,7 @@ def _gauge(name: str, help_text: str, samples: Samples, labels: tuple[str, ...] 
     return family
 
 
-def _queue(seen: Standing) -> Iterator[Metric]:
+def _queue(seen: Snapshot) -> Iterator[Metric]:
     kinds = (("new", seen.new), ("rescore", seen.rescore))
     counts = [
         ((kind, state), getattr(jobs, state)) for kind, jobs in kinds for state in ("waiting", "leased", "retrying")
@@ -196,7 +196,7 @@ def _queue(seen: Standing) -> Iterator[Metric]:
     yield _gauge("last_score_timestamp_seconds", "When the latest score was written", [((), seen.last_scored_at)])
 
 
-def _who(seen: Standing) -> Iterator[Metric]:
+def _who(seen: Snapshot) -> Iterator[Metric]:
     roles = dict.fromkeys(ROLES, 0) | snapshot.roles(seen.workers)
     yield _gauge("workers", "Processes that are alive", [((role,), count) for role, count in roles.items()], ("role",))
     serving = [(alias, v) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v]
@@ -220,14 +220,14 @@ def _who(seen: Standing) -> Iterator[Metric]:
         yield _gauge("training_run_timestamp_seconds", "When it began, showed life, ended", times, ("event",))
 
 
-def _drift(seen: Standing) -> Iterator[Metric]:
+def _drift(seen: Snapshot) -> Iterator[Metric]:
     open_alarms = [((a.source, a.modality, a.signal), 1) for a in seen.alarms]
     labels = ("source", "modality", "signal")
     # One line a set of labels: a former champion's alarm may still be open beside the present one's.
     yield _gauge("drift_alarm", "Open drift alarms; see marcod drift", sorted(set(open_alarms)), labels)
 
 
-def _watch(seen: Standing) -> Iterator[Metric]:
+def _watch(seen: Snapshot) -> Iterator[Metric]:
     def one(name: str, help_text: str, attribute: str) -> Metric:
         return _gauge(name, help_text, [((s.source,), getattr(s, attribute)) for s in seen.watched], ("source",))
 
@@ -248,13 +248,13 @@ def _watch(seen: Standing) -> Iterator[Metric]:
     yield one("source_report_timestamp_seconds", "When its watcher last wrote all this", "updated_at")
 
 
-def _findings(seen: Standing) -> Iterator[Metric]:
+def _findings(seen: Snapshot) -> Iterator[Metric]:
     counts = [((f.source, f.kind, f.reason, str(f.attention).lower()), f.files) for f in seen.findings]
     labels = ("source", "kind", "reason", "attention")
     yield _gauge("source_files", "Images that a layout does not read (ignored) or warns of (warning)", counts, labels)
 
 
-def _notify(seen: Standing) -> Iterator[Metric]:
+def _notify(seen: Snapshot) -> Iterator[Metric]:
     boxes = seen.outbox.items()
     yield _gauge("notifications_unsent", "That wait to be sent", [((t,), b.unsent) for t, b in boxes], ("target",))
     yield _gauge(

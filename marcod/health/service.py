@@ -14,7 +14,7 @@ from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.errors import StoreError
 from marcod.health import snapshot
 from marcod.health.finding import Finding, Verdict, first_line, judged
-from marcod.health.snapshot import Standing
+from marcod.health.snapshot import Snapshot
 from marcod.model.registry import Known, Registry
 from marcod.settings import Settings, redacted_url
 from marcod.store import backfill, versions
@@ -123,7 +123,7 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
 def _synthetic(db: Database) -> Iterator[Finding]:
     """Real images need a model that saw real images."""
     now = db.now()
-    found = db.read(snapshot.take, now)
+    found = db.read(snapshot.take_snapshot, now)
     if found.champion is not None and found.scored_by_synthetic:
         text = f"{found.champion.model} was {versions.RENDERED_ALONE}"
         yield Finding("models", "champion", Verdict.ATTENTION, text, versions.REAL_MODEL)
@@ -138,7 +138,7 @@ def _fault(registry: Registry, known: Known) -> str | None:
 
 def work(db: Database, now: datetime) -> Iterator[Finding]:
     """Who works, and how the work stands."""
-    found = db.read(snapshot.take, now)
+    found = db.read(snapshot.take_snapshot, now)
     yield from _workers(found)
     late = found.new.oldest_at is not None and now - found.new.oldest_at > LATE
     text = (
@@ -166,7 +166,7 @@ def work(db: Database, now: datetime) -> Iterator[Finding]:
         yield judged("work", "training", run.state != "failed", text, f"`marcod train show {run.id}` says more")
 
 
-def _workers(found: Standing) -> Iterator[Finding]:
+def _workers(found: Snapshot) -> Iterator[Finding]:
     for worker in found.workers:
         text = f"{worker.roles}; marcod {worker.marcod_version}, since {worker.started_at:%Y-%m-%d %H:%M} UTC"
         yield Finding("workers", worker.name, Verdict.OK, text)

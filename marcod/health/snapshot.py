@@ -81,8 +81,8 @@ class Outbox:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How everything stands at ``taken_at``.
+class Snapshot:
+    """State of queue, workers, sources and models at ``taken_at``.
 
     ``new`` are images that just arrived, ``rescore`` those that are scored again or by a challenger too. ``lapsed`` of
     the waiting ones were held by a worker whose lease ran out. ``failed`` images are quarantined; ``quarantined`` says
@@ -123,12 +123,12 @@ class Standing:
         return self.champion is not None and self.champion.synthetic and bool(self.sources)
 
 
-def take(connection: Connection, now: datetime) -> Standing:
-    """Look how everything stands."""
+def take_snapshot(connection: Connection, now: datetime) -> Snapshot:
+    """Read the snapshot of this moment."""
     depth = connection.execute(_depth(now)).one()
     new, rescore = _ready(depth)
     serving = _serving(connection)
-    return Standing(
+    return Snapshot(
         taken_at=now,
         new=Jobs(new, depth.new_leased, max(0, depth.new_later - depth.new_leased), depth.new_oldest),
         rescore=Jobs(

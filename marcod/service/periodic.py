@@ -167,7 +167,7 @@ class Duties:
     def _measure(self) -> None:
         now = self._db.now()
         try:
-            self._monitor.update(self._db.read(snapshot.take, now), now)
+            self._monitor.update(self._db.read(snapshot.take_snapshot, now), now)
         finally:
             # Also when the database is away, so that what is known no more leaves the file.
             self._monitor.write_textfile()

@@ -151,7 +151,7 @@ def test_a_host_without_memory_halves_its_batches_and_then_says_so_and_waits(lab
     assert taken == [4, 2, 1, 1, 1]
     assert not lab.failed()
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
-    held_up = lab.db.read(lambda c: snapshot.take(c, now[0])).held_up
+    held_up = lab.db.read(lambda c: snapshot.take_snapshot(c, now[0])).held_up
     assert {one.error for one in held_up} == {NO_MEMORY}
     lab.drain(utc(days=1))
     assert len(lab.scores()) == 8
@@ -202,7 +202,7 @@ def test_a_model_that_fails_on_every_image_quarantines_none(lab: Lab, fault: str
             lab.scorer(utc(hours=hour), load=lambda _: broken).drain(threading.Event())
     assert not lab.failed()
     assert {attempts for attempts, _ in lab.waiting().values()} == {0}
-    [held_up] = lab.db.read(lambda c: snapshot.take(c, utc(1))).held_up
+    [held_up] = lab.db.read(lambda c: snapshot.take_snapshot(c, utc(1))).held_up
     assert held_up.error.startswith("random:1 fails on every image: the model")
     lab.drain(utc(days=1))
     assert len(lab.scores()) == 4

@@ -34,7 +34,7 @@ def test_a_whole_count_replaces_what_was_there(db: Database) -> None:
     seen = db.read(findings.read)
     assert seen[:2] == [replace(one, updated_at=utc(1)) for one in first]
     assert [(one.source, one.attention) for one in seen] == [("imager", True), ("imager", False), ("other", False)]
-    assert db.read(lambda c: snapshot.take(c, utc(2))).findings == tuple(seen)
+    assert db.read(lambda c: snapshot.take_snapshot(c, utc(2))).findings == tuple(seen)
 
     fewer = ignored(2, "out_of_range", example="b.jpg")
     db.write(lambda c: findings.replace(c, imager, [fewer], utc(3)))

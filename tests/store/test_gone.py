@@ -59,7 +59,7 @@ def call(*words: str) -> Result:
 
 
 def unseen(db: Database) -> int:
-    return db.read(lambda c: snapshot.take(c, utc(days=30))).gone
+    return db.read(lambda c: snapshot.take_snapshot(c, utc(days=30))).gone
 
 
 def test_the_score_of_a_file_that_is_gone_goes_on_counting(lab: Database, champion: Version) -> None:

@@ -74,9 +74,9 @@ def test_a_claim_that_is_given_back_says_what_held_it_up(db: Database, waiting: 
     assert rows(db, sa.select(job.c.error, job.c.attempts).order_by(job.c.id))[:3] == [
         ("no memory", 0), ("no memory", 0), (None, 0),
     ]  # fmt: skip
-    assert db.read(lambda c: snapshot.take(c, utc(1))).held_up == (snapshot.HeldUp("no memory", 2),)
+    assert db.read(lambda c: snapshot.take_snapshot(c, utc(1))).held_up == (snapshot.HeldUp("no memory", 2),)
     claimed(db, utc(2))
-    assert db.read(lambda c: snapshot.take(c, utc(2))).held_up == ()
+    assert db.read(lambda c: snapshot.take_snapshot(c, utc(2))).held_up == ()
 
 
 def test_a_late_finisher_changes_nothing(db: Database, waiting: int, champion: Version) -> None:

@@ -12,7 +12,7 @@ from factories import utc
 from marcod.database.engine import Database
 from marcod.errors import NotFoundError
 from marcod.health import snapshot
-from marcod.health.snapshot import Jobs, Outbox, Serving, Standing
+from marcod.health.snapshot import Jobs, Outbox, Serving, Snapshot
 from marcod.store import queue
 from marcod.store.versions import Version
 from marcod.watch import status
@@ -20,8 +20,8 @@ from marcod.watch import status
 NOW = utc(days=1)
 
 
-def take(db: Database, seconds: float = 0.0) -> Standing:
-    return db.read(lambda c: snapshot.take(c, NOW + timedelta(seconds=seconds)))
+def take(db: Database, seconds: float = 0.0) -> Snapshot:
+    return db.read(lambda c: snapshot.take_snapshot(c, NOW + timedelta(seconds=seconds)))
 
 
 def test_everything_is_seen(db: Database) -> None:

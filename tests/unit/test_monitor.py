@@ -55,9 +55,9 @@ def named(shown: Shown) -> set[str]:
 
 
 @pytest.fixture
-def seen(db: Database) -> snapshot.Standing:
+def seen(db: Database) -> snapshot.Snapshot:
     standings.populate(db, NOW)
-    return db.read(lambda c: snapshot.take(c, NOW))
+    return db.read(lambda c: snapshot.take_snapshot(c, NOW))
 
 
 def of(shown: Shown, name: str, **labels: str) -> float:
@@ -65,7 +65,7 @@ def of(shown: Shown, name: str, **labels: str) -> float:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_figures_of_the_database(seen: snapshot.Standing) -> None:
+def test_the_figures_of_the_database(seen: snapshot.Snapshot) -> None:
     monitor = Monitor(MetricsSettings())
     monitor.update(seen, NOW)
     shown = samples(monitor.text())
@@ -91,7 +91,7 @@ def test_the_figures_of_the_database(seen: snapshot.Standing) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_is_old_is_not_shown(seen: snapshot.Standing) -> None:
+def test_what_is_old_is_not_shown(seen: snapshot.Snapshot) -> None:
     clock = Clock()
     monitor = Monitor(MetricsSettings(every_s=15.0), clock)
     assert "marcod_snapshot_timestamp_seconds" not in named(samples(monitor.text()))
@@ -140,7 +140,7 @@ def test_nothing_is_served_or_written_unless_it_is_asked_for(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_text_file_is_replaced_whole(seen: snapshot.Standing, tmp_path: Path) -> None:
+def test_the_text_file_is_replaced_whole(seen: snapshot.Snapshot, tmp_path: Path) -> None:
     target = tmp_path / "collector" / "marcod.prom"
     monitor = Monitor(MetricsSettings(textfile=target))
     with pytest.raises(MarcodError, match=r"metrics.textfile: .*marcod.prom cannot be written: No such file"):
@@ -179,7 +179,7 @@ def expressions() -> list[str]:
 
 
 @pytest.fixture
-def shown(seen: snapshot.Standing) -> Shown:
+def shown(seen: snapshot.Snapshot) -> Shown:
     """All that a process can show."""
     outcomes = {("minstrel", "scored"): 1}
     counters.batch(model="m:1", outcomes=outcomes, wait_s=1, predict_s=1, decode_s=[1], delays_s=[1], lapsed=1)
