@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.rows import select_in, update_rows
 from marcod.database.schema import UtcDateTime, image, inspection, plate
 from marcod.domain import WarningKind
-from marcod.store import copies
+from marcod.store import locks
 
 PAUSE: Final = timedelta(days=2 * 365)
 """Time between two inspections after which a plate may be another one."""
@@ -91,7 +91,7 @@ def _judge(connection: Connection, plate_id: int) -> set[int]:
 
 def _mark(connection: Connection, rows: Iterable[Any], *, reused: bool) -> None:
     kinds = {int(row.id): [kind for kind in (row.warnings or "").split(",") if kind] for row in rows}
-    copies.hold(connection, kinds)
+    locks.hold_more_images(connection, kinds)
     changed = []
     for image_id, before in kinds.items():
         after = [kind for kind in before if kind != WarningKind.BARCODE_REUSED]

@@ -19,7 +19,7 @@ from marcod.database.rows import parts
 from marcod.database.schema import drop, image, inspection, inspection_summary, label, model_version, plate, source
 from marcod.domain import RECORDED_WARNINGS, DropImage, folded, path_text
 from marcod.errors import ConfigError, NotFoundError
-from marcod.store import copies, derived, drops, plate_names, queue, results, sources, versions
+from marcod.store import copies, derived, drops, locks, plate_names, queue, results, sources, versions
 
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
@@ -256,7 +256,7 @@ def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set
         .distinct()
     ).scalars()
     found = {int(plate_id) for plate_id in plates}
-    queue.hold_plates(connection, found)
+    locks.hold(connection, plates=found)
     return found
 
 

@@ -20,7 +20,7 @@ from marcod.database.schema import image, inspection, plate, source
 from marcod.domain import DropImage, Modality, NotADrop, PlateFormat, PlateSetup, Reason, text_path
 from marcod.errors import LayoutError
 from marcod.layouts import Layout
-from marcod.store import queue
+from marcod.store import locks
 
 PORTION: Final = 500
 """Images that one transaction reads again."""
@@ -79,7 +79,7 @@ def _next_plate(connection: Connection, source_id: int | None) -> Any:
     plate_setups.hold(connection, int(first.source_id))
     columns = (plate.c.id, plate.c.source_id, plate.c.reread_after, *plate_setups.COLUMNS)
     whole = sa.select(*columns, source.c.layout, source.c.reading).join(source, source.c.id == plate.c.source_id)
-    queue.hold_plates(connection, [int(first.id)])
+    locks.hold(connection, plates=[int(first.id)])
     # Another process may have read it to its end meanwhile.
     still = whole.where(plate.c.id == first.id, plate.c.reread_after.is_not(None))
     return connection.execute(still).first()

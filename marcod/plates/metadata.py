@@ -18,7 +18,7 @@ from marcod.database.engine import insert
 from marcod.database.schema import drop, inspection, inspection_summary, plate, source
 from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
-from marcod.store import audit_log, derived, plate_names, queue, summaries
+from marcod.store import audit_log, derived, locks, plate_names, summaries
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
 from marcod.text import count
 
@@ -131,7 +131,7 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
     """
     ids = _source_ids(connection)
     source_changes.hold(connection, *{ids[paper.source] for paper in papers if paper.source in ids})
-    queue.hold_plates(connection, [int(row.id) for row in _plates(connection, papers, ids).values()])
+    locks.hold(connection, plates=[int(row.id) for row in _plates(connection, papers, ids).values()])
     planned = plan(connection, papers, ())
     fresh = [
         {"source_id": ids[c.source], "key": c.plate, "first_seen_at": now, **_after(c)}

@@ -1,8 +1,11 @@
-"""All SQL of marcod: hides two databases behind one set of calls and promises that no row is lost or doubled.
+"""Data that the scoring transaction touches: the queue, scores, model versions, labels, events and derived rows.
 
-``engine`` opens SQLite or PostgreSQL and runs whole transactions, again when the fault was passing;
-``schema`` is the tables; ``catalog`` takes in what the imagers delivered; ``queue`` alone changes the state of
-jobs; ``results`` writes what a batch gave in one transaction; ``summaries`` keeps the verdict on every inspection
-and first-time hits; ``versions`` keeps model versions and aliases; ``workers`` who is alive; ``reports`` reads for
-people; ``migrate`` brings the schema up to date.
+``queue`` alone changes jobs; ``results`` writes a scored batch; ``verdicts`` decides which image and label count;
+``derived`` keeps ``summaries`` and ``drops`` true after every change; ``serving`` moves aliases between ``versions``;
+``votes`` keeps labels; ``events`` and ``outbox`` notify; ``audit_log`` records acts.
+
+Lock order: every transaction locks rows in the order champion alias, source, plates, images, jobs, inspections, drops,
+and within a table by id. ``locks.hold`` keeps it. Two transactions that locked in different orders would wait for each
+other in a ring, and one that computes a derived row without its lock would miss what another is about to commit. Images
+that turn out to be copies come late and are locked without waiting; ``Database.write`` repeats the loser.
 """

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.rows import parts, select_in
 from marcod.database.schema import image, job
-from marcod.store import queue, versions
+from marcod.store import locks, queue, versions
 
 _PLACE: Final = ("source_id", "drop_id", "modality", "content_hash")
 _ASPECT: Final = ("profile", "region")
@@ -81,7 +81,7 @@ def _find(connection: Connection, ranks: Mapping[int, int]) -> bool:
         members[image_id] = gone_at is None, ranks[image_id], image_id
         rank = ranks.get(other_id, 0 if other_same_as is None else -2)
         members[other_id] = other_gone_at is None, rank, other_id
-    hold(connection, {image_id for members in groups.values() for image_id in members})
+    locks.hold_more_images(connection, {image_id for members in groups.values() for image_id in members})
     for members in groups.values():
         _let_count(connection, max(members, key=members.__getitem__), members)
     return bool(groups)
@@ -99,7 +99,7 @@ def release(connection: Connection, image_ids: Collection[int], now: datetime) -
     for counted, copy, gone_at in concerned:
         if gone_at is None and counted in image_ids:
             of_each.setdefault(int(counted), []).append(int(copy))
-    hold(connection, {*ids, *(copy for members in of_each.values() for copy in members)})
+    locks.hold_more_images(connection, {*ids, *(copy for members in of_each.values() for copy in members)})
     connection.execute(sa.update(image).where(image.c.id.in_(ids)).values(same_as_id=None))
     for members in of_each.values():
         _let_count(connection, members[-1], members)
@@ -118,21 +118,10 @@ def replace_gone(connection: Connection, image_ids: Collection[int], now: dateti
     )
     there = connection.execute(copies.group_by(image.c.same_as_id)).all()
     if there:
-        hold(connection, {number for row in there for number in row})
+        locks.hold_more_images(connection, {number for row in there for number in row})
         release(connection, [row[0] for row in there], now)
     for gone, copy in there:
         connection.execute(sa.update(image).where(image.c.id == gone).values(same_as_id=copy))
-
-
-def hold(connection: Connection, image_ids: Collection[int]) -> None:
-    """Hold images beside those of the batch, which are held already.
-
-    They come out of the order in which everybody holds images, so PostgreSQL is not to wait for them: where another
-    transaction has one, this one is repeated whole, after the other.
-    """
-    if image_ids:
-        wanted = sa.select(image.c.id).where(image.c.id.in_(sorted(image_ids))).order_by(image.c.id)
-        connection.execute(wanted.with_for_update(key_share=True, nowait=True)).all()
 
 
 def _let_count(connection: Connection, counting: int, members: Iterable[int]) -> None:

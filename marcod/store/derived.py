@@ -17,8 +17,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.rows import parts
 from marcod.database.schema import image
-from marcod.store import drops, summaries, versions
+from marcod.store import drops, locks, summaries, versions
 from marcod.store.versions import Version
 
 
@@ -37,8 +38,7 @@ def refresh(
     """
     if not drop_ids and not inspection_ids:
         return
-    held = summaries.lock(connection, inspection_ids)
-    drops.lock(connection, drop_ids)
+    held = locks.hold(connection, inspections=inspection_ids, drops=drop_ids)
     # Asked while both are held: a row that another transaction was making is there by now.
     rows = summaries.existing(connection, held)
     champion = versions.champion(connection)
@@ -56,8 +56,7 @@ def refresh_version(
     connection: Connection, version: Version, drop_ids: Collection[int], inspection_ids: Collection[int], now: datetime
 ) -> None:
     """Refresh one version's rows, after nothing but its own scores or jobs of these drops and inspections changed."""
-    held = summaries.lock(connection, inspection_ids)
-    drops.lock(connection, drop_ids)
+    held = locks.hold(connection, inspections=inspection_ids, drops=drop_ids)
     _refresh(connection, version, drop_ids, held, now)
 
 
@@ -76,11 +75,10 @@ def refresh_images(connection: Connection, image_ids: Collection[int], now: date
 
 def places_of(connection: Connection, image_ids: Collection[int]) -> tuple[set[int], set[int]]:
     """The drops and the inspections that these images show now."""
-    ids = sorted(image_ids)
     drop_ids, inspection_ids = set[int](), set[int]()
-    for start in range(0, len(ids), summaries.CHUNK):
-        part = image.c.id.in_(ids[start : start + summaries.CHUNK])
-        for drop_id, inspection_id in connection.execute(sa.select(image.c.drop_id, image.c.inspection_id).where(part)):
+    places = sa.select(image.c.drop_id, image.c.inspection_id)
+    for part in parts(sorted(image_ids)):
+        for drop_id, inspection_id in connection.execute(places.where(image.c.id.in_(part))):
             drop_ids.add(int(drop_id))
             inspection_ids.add(int(inspection_id))
     return drop_ids, inspection_ids

@@ -15,19 +15,17 @@ from datetime import datetime
 from enum import StrEnum
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
+from marcod.database.rows import parts, select_in
 from marcod.database.schema import OF_PRESENT_BYTES, drop, drop_summary, hit, image, model_version, score
-from marcod.store import events, votes
+from marcod.store import events, locks, votes
 from marcod.store.verdicts import DropVerdict, ImageVerdict, of_drop, of_drops
 from marcod.store.versions import Version
-
-CHUNK: Final = 500
-"""Drops a statement looks at."""
 
 
 class Trend(StrEnum):
@@ -59,10 +57,9 @@ def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, n
     For callers that hold the drops. Returns how many of those each inspection has, without the ones that only confirm
     a former champion.
     """
-    wanted = sorted(set(drop_ids))
     new: Counter[int] = Counter()
-    for start in range(0, len(wanted), CHUNK):
-        new += _refresh_chunk(connection, wanted[start : start + CHUNK], version, now)
+    for part in parts(sorted(set(drop_ids))):
+        new += _refresh_chunk(connection, part, version, now)
     return new
 
 
@@ -86,45 +83,26 @@ def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version
     return new
 
 
-def lock(connection: Connection, drop_ids: Iterable[int]) -> None:
-    """Hold these drops, or of two who score two inspections of one drop the later would not see the other's score."""
-    ids = sorted(set(drop_ids))
-    for start in range(0, len(ids), CHUNK):
-        held = sa.select(drop.c.id).where(drop.c.id.in_(ids[start : start + CHUNK])).order_by(drop.c.id)
-        connection.execute(held.with_for_update(key_share=True)).all()
-
-
 def existing(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
-    """Model versions that have a row of one of these drops; for callers that hold the drops."""
-    ids = sorted(set(drop_ids))
-    found: set[int] = set()
-    for start in range(0, len(ids), CHUNK):
-        of_these = drop_summary.c.drop_id.in_(ids[start : start + CHUNK])
-        found |= set(
-            connection.execute(sa.select(drop_summary.c.model_version_id).where(of_these).distinct()).scalars()
-        )
-    return found
+    """List the model versions that have a row of one of these drops; for callers that hold the drops."""
+    return _distinct(connection, sa.select(drop_summary.c.model_version_id), drop_summary.c.drop_id, drop_ids)
 
 
 def with_rows(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
     """Choose the drops that have a row of any version."""
-    ids = sorted(set(drop_ids))
-    found: set[int] = set()
-    for start in range(0, len(ids), CHUNK):
-        part = sa.select(drop_summary.c.drop_id).where(drop_summary.c.drop_id.in_(ids[start : start + CHUNK]))
-        found |= set(connection.execute(part.distinct()).scalars())
-    return found
+    return _distinct(connection, sa.select(drop_summary.c.drop_id), drop_summary.c.drop_id, drop_ids)
 
 
 def scored_by(connection: Connection, drop_ids: Iterable[int]) -> set[int]:
-    """Model versions that have a score of the present bytes of an image of these drops."""
-    ids = sorted(set(drop_ids))
-    found: set[int] = set()
-    for start in range(0, len(ids), CHUNK):
-        part = sa.select(score.c.model_version_id).join(image, OF_PRESENT_BYTES).distinct()
-        of_these = image.c.drop_id.in_(ids[start : start + CHUNK])
-        found |= set(connection.execute(part.where(of_these)).scalars())
-    return found
+    """List the model versions that have a score of the present bytes of an image of these drops."""
+    by_version = sa.select(score.c.model_version_id).join(image, OF_PRESENT_BYTES)
+    return _distinct(connection, by_version, image.c.drop_id, drop_ids)
+
+
+def _distinct(
+    connection: Connection, wanted: sa.Select[Any], column: sa.Column[Any], drop_ids: Iterable[int]
+) -> set[int]:
+    return {int(row[0]) for row in select_in(connection, wanted.distinct(), column, sorted(set(drop_ids)))}
 
 
 def _course(images: Iterable[ImageVerdict], said: dict[tuple[int, int], votes.Words]) -> list[DropVerdict]:
@@ -302,6 +280,6 @@ def refresh_missing(connection: Connection, version: Version, now: datetime, *, 
     have = sa.select(drop_summary.c.drop_id).where(
         drop_summary.c.drop_id.in_(ids), drop_summary.c.model_version_id == version.id
     )
-    lock(connection, ids)
+    locks.hold(connection, drops=ids)
     refresh(connection, set(ids) - set(connection.execute(have).scalars()), version, now)
     return int(ids[-1])

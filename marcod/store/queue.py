@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.schema import OF_PRESENT_BYTES, image, inspection, job, model_version, plate, score, source
+from marcod.database.schema import OF_PRESENT_BYTES, image, inspection, job, model_version, score, source
 from marcod.domain import text_path
-from marcod.store import sources
+from marcod.store import locks, sources
 
 NEW: Final = 0
 """Priority of images that just arrived."""
@@ -403,7 +403,8 @@ def enqueue_rescore(
     )
     if plate_ids is not None:
         of_these = sorted(set(plate_ids))
-        hold_plates(connection, of_these)
+        # Images that are not held are queued: whoever queues more of a plate waits here instead of in a ring of jobs.
+        locks.hold(connection, plates=of_these)
         wanted = wanted.where(inspection.c.plate_id.in_(of_these))
     if inspection_ids is not None:
         wanted = wanted.where(inspection.c.id.in_(list(inspection_ids)))
@@ -413,14 +414,6 @@ def enqueue_rescore(
         wanted = wanted.where(image.c.seen_at >= since)
     statement = insert(connection, job).from_select(_JOB_COLUMNS, wanted).on_conflict_do_nothing()
     return connection.execute(statement).rowcount
-
-
-def hold_plates(connection: Connection, plate_ids: Iterable[int]) -> None:
-    """Hold plates, in one order, before images that are not held are queued; recording new ones goes on meanwhile."""
-    ids = sorted(set(plate_ids))
-    if ids:
-        held = sa.select(plate.c.id).where(plate.c.id.in_(ids)).order_by(plate.c.id)
-        connection.execute(held.with_for_update(key_share=True)).all()
 
 
 def owed(version_id: int) -> sa.ColumnElement[bool]:

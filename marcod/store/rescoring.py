@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import image, inspection, job, model_version, plate
 from marcod.errors import NotFoundError
-from marcod.store import queue, versions
+from marcod.store import locks, queue, versions
 
 PART: Final = 100
 """Inspections that one transaction looks at: ten thousand images and more, a fraction of a second."""
@@ -51,7 +51,7 @@ def enqueue(
     if not ids:
         return None
     of_these = sa.select(inspection.c.plate_id).where(inspection.c.id.in_(ids))
-    queue.hold_plates(connection, connection.execute(of_these).scalars())
+    locks.hold(connection, plates=connection.execute(of_these).scalars())
     queued = queue.enqueue_rescore(connection, version_id, now, inspection_ids=ids, since=archive.since)
     return Part(len(ids), queued, ids[-1])
 

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
+from marcod.database.rows import CHUNK
 from marcod.database.schema import OF_PRESENT_BYTES, image, job, model_version, score
 from marcod.domain import CLASSES, DropClass
-from marcod.store import copies, derived, events, queue, summaries
+from marcod.store import copies, derived, events, locks, queue
 from marcod.store.versions import Version
 
 COLUMN_OF_CLASS: Final = {
@@ -82,7 +83,7 @@ def finish(
     # An image may have moved to another inspection since it was claimed, so its row is asked and not the claim.
     touched = [before[c.image_id] for c in claims if c.job_id in held]
     inspection_ids = {row.inspection_id for row in touched}
-    summaries.lock(connection, inspection_ids)
+    locks.hold(connection, inspections=inspection_ids)
     changed = _insert_scores(connection, version, mine, before, now)
     queue.delete(connection, [s.claim.job_id for s in mine])
     given_up = [
@@ -178,7 +179,7 @@ _LAST_CHAMPIONS: Final = (
 
 
 def retry_failed(
-    connection: Connection, now: datetime, image_ids: Iterable[int] | None = None, limit: int = summaries.CHUNK
+    connection: Connection, now: datetime, image_ids: Iterable[int] | None = None, limit: int = CHUNK
 ) -> int:
     """Put quarantined images back into the queue and say so in the derived rows. Returns how many jobs.
 
@@ -190,13 +191,13 @@ def retry_failed(
     found = sorted(set(connection.execute(failed.order_by(job.c.failed_at, job.c.id).limit(limit)).scalars()))
     if not found:
         return 0
-    _hold_images(connection, found)
+    locks.hold(connection, images=found)
     count = queue.retry(connection, now, found)
     derived.refresh_images(connection, found, now)
     return count
 
 
-def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetime, limit: int = summaries.CHUNK) -> int:
+def give_up_exhausted(connection: Connection, *, max_attempts: int, now: datetime, limit: int = CHUNK) -> int:
     """Quarantine what its workers died with, and say so in the derived rows. Returns how many.
 
     At most ``limit`` images, so that the transaction stays short; call it again until it returns 0.

@@ -18,17 +18,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
+from marcod.database.rows import CHUNK, parts
 from marcod.database.schema import inspection, inspection_summary, plate, source
 from marcod.domain import DropClass
-from marcod.store import events, votes
+from marcod.store import events, locks, votes
 from marcod.store.verdicts import DropVerdict, ImageState, ImageVerdict, by_drop, of_inspection
 from marcod.store.versions import Version
 
 BEST_WELLS: Final = 12
 """How many wells ``best_wells`` names."""
-
-CHUNK: Final = 500
-"""Rows that one statement or one portion of periodic work carries; below the variable limit of every SQLite."""
 
 
 class Verdict(NamedTuple):
@@ -88,20 +86,6 @@ def _shown(verdict: DropVerdict) -> Verdict:
     )  # fmt: skip
 
 
-def lock(connection: Connection, inspection_ids: Iterable[int]) -> list[int]:
-    """Hold these inspections, in one order everywhere, so that two writers never mix their summaries.
-
-    The lock lets others add images meanwhile: two that have both added some would wait for each other for ever.
-    """
-    ids = sorted(set(inspection_ids))
-    held: list[int] = []
-    for start in range(0, len(ids), CHUNK):
-        part = sa.select(inspection.c.id).where(inspection.c.id.in_(ids[start : start + CHUNK]))
-        rows = connection.execute(part.order_by(inspection.c.id).with_for_update(key_share=True))
-        held += [int(row[0]) for row in rows]
-    return held
-
-
 def refresh(
     connection: Connection,
     inspection_ids: Iterable[int],
@@ -125,12 +109,11 @@ def refresh(
 
 def existing(connection: Connection, inspection_ids: Iterable[int]) -> dict[int, list[int]]:
     """Inspections that have a row, by model version; for callers that hold the inspections."""
-    ids = sorted(set(inspection_ids))
     found: dict[int, list[int]] = {}
     columns = (inspection_summary.c.model_version_id, inspection_summary.c.inspection_id)
-    for start in range(0, len(ids), CHUNK):
-        part = sa.select(*columns).where(inspection_summary.c.inspection_id.in_(ids[start : start + CHUNK]))
-        for version_id, inspection_id in connection.execute(part.order_by(*columns)):
+    for ids in parts(sorted(set(inspection_ids))):
+        rows = sa.select(*columns).where(inspection_summary.c.inspection_id.in_(ids)).order_by(*columns)
+        for version_id, inspection_id in connection.execute(rows):
             found.setdefault(int(version_id), []).append(int(inspection_id))
     return found
 
@@ -151,9 +134,9 @@ def _completed(connection: Connection, inspection_ids: list[int], version: Versi
     found: dict[int, _Completed] = {}
     summary = inspection_summary.c
     columns = (summary.inspection_id, summary.complete_rule, summary.last_image_at)
-    for start in range(0, len(inspection_ids), CHUNK):
+    for ids in parts(inspection_ids):
         part = sa.select(*columns).where(
-            summary.inspection_id.in_(inspection_ids[start : start + CHUNK]),
+            summary.inspection_id.in_(ids),
             summary.model_version_id == version.id,
             summary.complete,
         )
@@ -269,7 +252,7 @@ def complete_quiet(connection: Connection, now: datetime, quiet_s: float, limit:
     due = sa.select(summary.inspection_id, summary.model_version_id).where(quiet)
     rows = connection.execute(due.order_by(summary.last_image_at).limit(limit)).all()
     # Held before they change, as everybody does; what changed meanwhile is seen by the same condition again.
-    lock(connection, {row[0] for row in rows})
+    locks.hold(connection, inspections={row[0] for row in rows})
     completed = 0
     for version_id, found in groupby(sorted(rows, key=itemgetter(1, 0)), key=itemgetter(1)):
         ids = [row[0] for row in found]

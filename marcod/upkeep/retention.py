@@ -28,7 +28,6 @@ from marcod.database.engine import Database
 from marcod.database.rows import delete_in, select_in
 from marcod.database.schema import (
     audit,
-    drop,
     drop_summary,
     image,
     inspection_summary,
@@ -38,7 +37,7 @@ from marcod.database.schema import (
     score,
 )
 from marcod.settings import RetentionSettings
-from marcod.store import summaries, versions
+from marcod.store import locks, summaries, versions
 
 PART: Final = 2000
 """Scores that one transaction looks at: some tens of milliseconds."""
@@ -275,9 +274,8 @@ def _delete_groups(connection: Connection, groups: list[_Group], now: datetime) 
     of_version: dict[int, list[_Group]] = defaultdict(list)
     for group in groups:
         of_version[group.version_id].append(group)
-    summaries.lock(connection, {i for group in groups for i in group.inspection_ids})
-    held = sa.select(drop.c.id).where(drop.c.id.in_({group.drop_id for group in groups})).order_by(drop.c.id)
-    connection.execute(held.with_for_update(key_share=True)).all()
+    inspection_ids = {i for group in groups for i in group.inspection_ids}
+    locks.hold(connection, inspections=inspection_ids, drops={group.drop_id for group in groups})
     for version_id, its in of_version.items():
         drop_ids = [group.drop_id for group in its]
         _delete_scores(connection, [score_id for group in its for score_id in group.score_ids])
