@@ -18,7 +18,8 @@ test-stories: $(VENV)/test.stamp  ## run the whole stories: labs under faults, r
 
 test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, which is installed beside the rest
 	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache $(BIN)/pytest \
-		tests/model tests/score tests/acceptance/test_plates.py tests/acceptance/test_heatmap.py \
+		tests/model tests/scoring tests/fitting tests/training tests/evaluate \
+		tests/acceptance/test_plates.py tests/cli/test_heatmap_command.py \
 		-k "not miniature and not processes_draw"
 
 lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
@@ -34,7 +35,7 @@ bench: $(VENV)/test.stamp  ## measure; never part of the tests
 	$(BIN)/python -m benchmarks
 
 chaos: $(VENV)/test.stamp  ## kill, starve and mislead a whole lab for under ten minutes, then count everything
-	PYTHONPATH=tests $(BIN)/python -m chaos
+	PYTHONPATH=tests:tests/support $(BIN)/python -m chaos
 
 audit: $(VENV)/run.stamp $(VENV)/audit/bin/pip-audit  ## ask for known holes of every installed library; needs the internet
 	$(BIN)/pip freeze --exclude-editable | $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r /dev/stdin
@@ -44,7 +45,7 @@ docs: $(VENV)/lint.stamp  ## write docs/reference.md and the views of docs/lims.
 	$(BIN)/python docs/views.py
 
 keys: $(VENV)/test.stamp  ## write the keys of all JSON that programs read again; a key that goes away breaks somebody
-	PYTHONPATH=tests $(BIN)/python tests/acceptance/json_keys.py
+	PYTHONPATH=tests/support $(BIN)/python tests/support/json_keys.py
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff format .

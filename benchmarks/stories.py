@@ -1,6 +1,6 @@
 """Random stories of labs: deliveries, rewrites, leases, labels and promotions in any order, then a recount of it all.
 
-The stories and the recount are those of the tests (``tests/store/stories.py``, ``tests/store/oracle.py``); they are
+The stories and the recount are those of the tests (``tests/support/stories.py``, ``tests/support/oracle.py``); they are
 told by the thousand here. Then rules are broken by hand, and stories are told until one finds each.
 """
 
@@ -36,7 +36,7 @@ TESTS: Final = Path(__file__).resolve().parent.parent / "tests"
 def run(bench: Bench) -> Iterator[Table]:
     """Tell the stories, then break the rules. Raises RuntimeError, after its table, where a story or a rule fails."""
     # The stories are the tests' own: a second set would be another truth.
-    sys.path[:0] = [str(TESTS / "store"), str(TESTS)]
+    sys.path.insert(0, str(TESTS / "support"))
     stories = bench.size(STORIES, 40)
     rows, failing = [], []
     for kind in bench.kinds:

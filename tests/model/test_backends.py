@@ -87,7 +87,7 @@ sys.path.insert(0, sys.argv[1])
 
 import keras
 from training_images import learnable
-from marcod import backend
+from marcod.model import backend
 from marcod.fitting.batches import batches
 from marcod.fitting.recipes import GENTLE
 
@@ -115,7 +115,7 @@ print(json.dumps({"devices": devices, "one": one, "both": both, "apart": float(n
 def test_two_devices_train_as_one_does() -> None:
     """In a process of its own, since devices are made before TensorFlow begins."""
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, "-c", TWO_DEVICES, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", TWO_DEVICES, str(Path(__file__).parents[1] / "support")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -73,7 +73,7 @@ def test_processes_share_the_queue_and_no_job_is_lost_or_doubled(
     db: Database, db_url: str, source_id: int, champion: Version
 ) -> None:
     _fill(db, source_id)
-    script = Path(__file__).with_name("drain_process.py")
+    script = Path(__file__).parents[1] / "support" / "drain_process.py"
     workers = [
         subprocess.Popen(
             [sys.executable, str(script), db_url, f"process {number}", "41", str(champion.id)],

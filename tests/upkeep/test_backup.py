@@ -85,8 +85,8 @@ def test_a_copy_is_of_one_moment_while_a_process_writes(
     db: Database, db_url: str, champion: Version, source_id: int, tmp_path: Path
 ) -> None:
     assert source_id == 1
-    code = Path(__file__).with_name("backup_process.py")
-    folders = [str(code.parents[1]), str(Path(migrate.__file__).parents[2])]
+    code = Path(__file__).parents[1] / "support" / "backup_process.py"
+    folders = [str(code.parent), str(Path(migrate.__file__).parents[2])]
     with subprocess.Popen(
         [sys.executable, str(code), db_url],
         stdin=subprocess.PIPE,

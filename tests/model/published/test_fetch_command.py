@@ -1,4 +1,4 @@
-"""`marcod model fetch` as a person types it, where no model comes of it; with the real one: tests/model."""
+"""`marcod model fetch` as a person types it, where no model comes of it; with the real one: test_published_marco.py."""
 
 import json
 import subprocess

@@ -1,5 +1,6 @@
 """The supervisor: what it begins anew, what it waits out, and when it ends the process so that systemd does."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -86,7 +87,6 @@ def test_a_dead_loop_is_begun_anew(tmp_path: Path) -> None:
 HANGING = """
 import sys, threading
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 from marcod import telemetry
 from test_supervision import supervised
 telemetry.configure("info", "json")
@@ -96,8 +96,9 @@ with supervised(Path(sys.argv[1]), batch_limit_s=0.2) as (service, _):
 
 
 def test_a_batch_that_hangs_on_its_device_ends_the_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HANGING, str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", HANGING, str(tmp_path)]
+    environment = child_environment(PYTHONPATH=os.pathsep.join(sys.path))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "loops hang" in done.stderr
     # Where it hangs, for whoever reads the log.

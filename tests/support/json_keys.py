@@ -19,7 +19,7 @@ from lab import commands
 
 from marcod.cli import cli
 
-GOLDEN: Final = Path(__file__).with_name("json_keys.txt")
+GOLDEN: Final = Path(__file__).resolve().parents[1] / "cli" / "json_keys.txt"
 
 HEAD: Final = """\
 # Keys of all JSON that programs read; they are promises. `make keys` writes them; see json_keys.py.
