@@ -29,7 +29,7 @@ from marcod import images, layouts, settings
 from marcod.database.engine import Database
 from marcod.domain import DropImage, path_text, text_path
 from marcod.errors import ImageError
-from marcod.watch.ingest import Intake, Source
+from marcod.watch.ingest import Ingest, Source
 from marcod.watch.scan import scan_once
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Root
@@ -94,7 +94,7 @@ _IMAGES: Final = (
 )
 _PATHS: Final = (
     f"Names of every layout with parts, bytes and ways out of the root put in (seed {SEED}); through every layout's "
-    "parse, path_text and back, the root's look and companions, images.read, and the intake with its settle tracker. A "
+    "parse, path_text and back, the root's look and companions, images.read, and the ingest with its settle tracker. A "
     f"file beside the root and links to it are the bait. At most {LIMIT_S:.0f} s of the processor each."
 )
 
@@ -248,10 +248,10 @@ def _paths(folder: Path) -> Callable[[int], list[str]]:
 
 
 def _refuse_outside(idle: Database, source: Source, text: str) -> None:
-    """The intake nominates the path, and the tracker must not report it settled outside the root."""
-    tracker = SettleTracker(0.0, source.root.look)
+    """The ingest nominates the path, and the tracker must not report it settled outside the root."""
+    tracker = SettleTracker(0.0, source.root.stat)
     with contextlib.suppress(ValueError):  # a NUL, which no file system can deliver
-        Intake(idle, source, tracker).notice([text], 0.0)
+        Ingest(idle, source, tracker).notice([text], 0.0)
         if any(_is_outside(source.root, file.path) for file in tracker.due(0.0)):
             raise AssertionError(f"settled outside the root: {text!r}")
 
@@ -271,7 +271,7 @@ def _is_taken(source: Source, text: str) -> bool:
 
 def _look(root: Root, text: str) -> object:
     try:
-        return root.look(text)
+        return root.stat(text)
     except (OSError, ValueError):
         return None
 

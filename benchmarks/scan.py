@@ -12,7 +12,7 @@ from benchmarks.bench import KINDS, Bench, Kind, Subject, timed
 from benchmarks.tables import Spread, Table
 from marcod import layouts
 from marcod.database.engine import Database
-from marcod.watch.ingest import Intake, Source
+from marcod.watch.ingest import Ingest, Source
 from marcod.watch.scan import ScanReport, scan_once
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import FolderMemory, Root, Walk
@@ -83,10 +83,10 @@ def _rescans(subject: Subject, folder: Path, repeat: int) -> Spread:
 
 def _walk(db: Database, source: Source, memory: FolderMemory, now: float) -> None:
     """What the watching loop does for one rescan."""
-    intake = Intake(db, source, SettleTracker(0.0, source.root.look))
+    ingest = Ingest(db, source, SettleTracker(0.0, source.root.stat))
     walk = Walk(source.root, memory, full=False)
     while not walk.done:
-        intake.nominate(walk.more(now, PORTION), now)
+        ingest.nominate(walk.more(now, PORTION), now)
 
 
 def _cells(files: int, took: Spread) -> list[Spread]:

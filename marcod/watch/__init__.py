@@ -1,7 +1,7 @@
 """Watching the imagers' folders: hides events, polls and walks, and promises that every finished image is recorded.
 
 ``tree`` knows the file system below one source root; ``settle`` decides when a file has arrived; ``observe`` keeps
-an operating-system observer alive; ``intake`` turns paths into rows; ``folders`` decides which source a
+an operating-system observer alive; ``ingest`` turns paths into rows; ``folders`` decides which source a
 folder is; ``loop`` runs them for ever and ``scan`` once.
 
 Events, polls and walks only nominate paths, all through one door, :meth:`marcod.watch.settle.SettleTracker.offer`.

@@ -176,12 +176,12 @@ def look_for(files: Collection[RecordedFile], root: str) -> Verdict:
         return Verdict.AWAY
     found = _Counts()
     for file in files:
-        standing = folder.look(file.path)
-        if standing is None:
+        stat = folder.stat(file.path)
+        if stat is None:
             found.gone += 1
-        elif standing.size != file.size:
+        elif stat.size != file.size:
             found.changed += 1
-        elif abs(standing.mtime_ns - file.mtime_ns) > COARSE_NS:
+        elif abs(stat.mtime_ns - file.mtime_ns) > COARSE_NS:
             found.touched += 1
         else:
             found.there += 1

@@ -43,7 +43,7 @@ from marcod.settings import Settings, SourceSettings
 from marcod.watch import folders
 from marcod.watch.census import Census
 from marcod.watch.observe import ObserverKind
-from marcod.watch.settle import Settled, SettleTracker, Standing
+from marcod.watch.settle import FileStat, Settled, SettleTracker
 from marcod.watch.tree import Found, Root
 
 WAITING_LIMIT: Final = 100_000
@@ -173,17 +173,17 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _SeenFile:
     """A file as a walk saw it. ``open`` ones may be drop images; ``unsure`` ones only their companions can tell."""
 
     file: Found
     verdict: DropImage | NotADrop
-    standing: Standing | None = None
+    stat: FileStat | None = None
     open: bool = True
     unsure: bool = False
 
 
-class Intake:
+class Ingest:
     """Takes in the files of one source. Not thread-safe: the loop that owns the tracker owns this too."""
 
     def __init__(self, db: Database, source: Source, tracker: SettleTracker) -> None:
@@ -231,15 +231,15 @@ class Intake:
         same files can be nominated again.
         """
         self._source.plates.forget()
-        looks = self._look_at(found)
-        before = self._known([look.file.path for look in looks if look.standing is not None])
+        looks = self._stat_each(found)
+        before = self._known([look.file.path for look in looks if look.stat is not None])
         companions = self._source.root.companions()
         for look in looks:
-            path, standing = look.file.path, look.standing
+            path, stat = look.file.path, look.stat
             if census is None or not census.whole:
                 self._offer_below(path, now)
             recorded = before.get(path)
-            if standing is not None and recorded is not None and self._stands(look, recorded, companions):
+            if stat is not None and recorded is not None and self._stands(look, recorded, companions):
                 self.tally.unchanged += 1
                 if census is not None:
                     census.see_recorded(look.file, _warnings(look, recorded))
@@ -248,11 +248,11 @@ class Intake:
             if census is not None:
                 census.see(look.file, verdict)
             if look.open and self._judge(path, verdict) is not None:
-                self._tracker.offer(path, now, standing, touched=False)
+                self._tracker.offer(path, now, stat, touched=False)
 
-    def _stands(self, look: _Look, recorded: Known, companions: Companions) -> bool:
+    def _stands(self, look: _SeenFile, recorded: Known, companions: Companions) -> bool:
         """Whether a file is as it was recorded, and no report came that says more of it."""
-        if look.standing is None or recorded[:2] != (look.standing.size, look.standing.mtime_ns):
+        if look.stat is None or recorded[:2] != (look.stat.size, look.stat.mtime_ns):
             return False
         missed = MAY_END & set((recorded.warnings or "").split(","))
         if not missed:
@@ -283,27 +283,27 @@ class Intake:
         found = []
         for file in settled:
             if (image := self._read(file.path, companions)) is not None:
-                found.append(Sighting(file.path, file.standing.size, file.standing.mtime_ns, image))
+                found.append(Sighting(file.path, file.stat.size, file.stat.mtime_ns, image))
         return found
 
-    def _look_at(self, found: Sequence[Found]) -> list[_Look]:
+    def _stat_each(self, found: Sequence[Found]) -> list[_SeenFile]:
         """Read each file from its path alone and, where it may be a drop image, take its stat."""
         probe = _Probe()
-        looks: list[_Look] = []
+        looks: list[_SeenFile] = []
         for file in found:
             probe.asked = False
             verdict = self._source.layout.parse(file.path, probe)
             if not probe.asked and self._judge(file.path, verdict) is None:
-                looks.append(_Look(file, verdict, open=False))
+                looks.append(_SeenFile(file, verdict, open=False))
                 continue
             try:
-                standing = file.standing(self._source.root)
+                stat = file.stat(self._source.root)
             except OSError:
-                # Offered without a standing, it stays on the list until the file system answers again.
-                looks.append(_Look(file, verdict, unsure=probe.asked))
+                # Offered without a stat, it stays on the list until the file system answers again.
+                looks.append(_SeenFile(file, verdict, unsure=probe.asked))
             else:
-                if standing is not None:
-                    looks.append(_Look(file, verdict, standing, unsure=probe.asked))
+                if stat is not None:
+                    looks.append(_SeenFile(file, verdict, stat, unsure=probe.asked))
                 else:
                     self._waiting.pop(file.path, None)
         return looks
@@ -346,7 +346,7 @@ class Intake:
             self.tally.unreadable.append(path_text(path))
 
 
-def _warnings(look: _Look, recorded: Known) -> Iterable[WarningKind]:
+def _warnings(look: _SeenFile, recorded: Known) -> Iterable[WarningKind]:
     """Kinds of warning of an image that stands as it was recorded.
 
     Where a companion decides, they are those it was recorded with, since companions are not read again; others of those

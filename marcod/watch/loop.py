@@ -22,8 +22,8 @@ from marcod.errors import MarcodError
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import WatchSettings
 from marcod.watch.census import Census
-from marcod.watch.ingest import Intake, Source
-from marcod.watch.observe import Inbox, Sentry
+from marcod.watch.ingest import Ingest, Source
+from marcod.watch.observe import EventBuffer, ObserverSupervisor
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import FolderMemory, Found, Identity, MissingRootError, Walk, outermost
 
@@ -109,7 +109,7 @@ class Watcher:
     def close(self) -> None:
         """Stop every observer."""
         for watched in self._watched:
-            watched.sentry.close()
+            watched.observer.close()
 
     def status(self) -> list[SourceStatus]:
         """How each source stands."""
@@ -173,8 +173,8 @@ class _Watched:
     def __init__(self, db: Database, source: Source, settings: WatchSettings) -> None:
         self._source = source
         self._root = source.root
-        self._tracker = SettleTracker(settings.settle_s, self._root.look)
-        self._intake = Intake(db, source, self._tracker)
+        self._tracker = SettleTracker(settings.settle_s, self._root.stat)
+        self._ingest = Ingest(db, source, self._tracker)
         self._census = source.census(db)
         self._counting: Census | None = None
         self._to_conclude = False
@@ -194,8 +194,8 @@ class _Watched:
         self._round_at: datetime | None = None
         self._walked_at: datetime | None = None
         self._walked_whole_at: datetime | None = None
-        self.inbox = Inbox()
-        self.sentry = Sentry(source.name, self._root, source.observer, source.poll_s, self.inbox)
+        self.events = EventBuffer()
+        self.observer = ObserverSupervisor(source.name, self._root, source.observer, source.poll_s, self.events)
 
     def round(self, now: float, now_utc: datetime) -> bool:
         """One bounded portion of everything; True when more can be done at once."""
@@ -222,16 +222,16 @@ class _Watched:
             self._backoff.failed(now)
             return False
         self._recovered()
-        return bool(self._portion or self._again or self._walks or len(self.inbox) or self._tracker.ripe(now))
+        return bool(self._portion or self._again or self._walks or len(self.events) or self._tracker.ripe(now))
 
     def status(self) -> SourceStatus:
         return SourceStatus(
             name=self._source.name,
             root_there=self._away is False,
-            watching=self.sentry.watching,
-            trouble=self.sentry.trouble,
+            watching=self.observer.watching,
+            trouble=self.observer.trouble,
             pending=len(self._tracker),
-            waiting=self._intake.waiting_count,
+            waiting=self._ingest.waiting_count,
             walking=bool(self._walks or self._again or self._portion),
             walked_files=self._walked_files,
             unreadable=self._unreadable,
@@ -252,12 +252,12 @@ class _Watched:
             self._start_over()
         self._away = identity is None
         self._identity = identity
-        self.sentry.check(identity, now)
+        self.observer.check(identity, now)
 
     def _look_where_nobody_watched(self) -> None:
         """What came after the last walk and before an observer stood made no event."""
-        if self.sentry.started != self._observers:
-            self._observers = self.sentry.started
+        if self.observer.started != self._observers:
+            self._observers = self.observer.started
             self._schedule.rescan_soon()
 
     def _start_over(self) -> None:
@@ -269,8 +269,8 @@ class _Watched:
         self._schedule.full_now()
 
     def _take_events(self, now: float) -> None:
-        self._intake.notice(self.inbox.take_files(PORTION), now)
-        if folders := self.inbox.take_folders():
+        self._ingest.notice(self.events.take_files(PORTION), now)
+        if folders := self.events.take_folders():
             self._walks.appendleft(Walk(self._root, folders=outermost(folders)))
 
     def _walk(self, now: float, now_utc: datetime) -> None:
@@ -278,10 +278,10 @@ class _Watched:
         if not walking and (full := self._schedule.next_walk(now)) is not None:
             self._walks.append(Walk(self._root, self._memory, full=full))
             self._census.begin(whole=full)
-            self._again = [Found(path) for path in self._intake.waiting]
+            self._again = [Found(path) for path in self._ingest.waiting]
         if not self._portion and not self._to_conclude:
             self._portion = self._next_portion(now)
-        self._intake.nominate(self._portion, now, self._counting)
+        self._ingest.nominate(self._portion, now, self._counting)
         self._portion = []
         self._conclude(now_utc)
         if not self._walks:
@@ -304,8 +304,8 @@ class _Watched:
 
     def _tell_ignored(self) -> None:
         """Also where nothing is recorded: a wrong layout or number of wells leaves out every file."""
-        if self._intake.tally.ignored and not len(self._tracker):
-            told = {str(reason): count for reason, count in sorted(self._intake.take_tally().ignored.items())}
+        if self._ingest.tally.ignored and not len(self._tracker):
+            told = {str(reason): count for reason, count in sorted(self._ingest.take_tally().ignored.items())}
             log.info("files ignored", source=self._source.name, ignored=told)
 
     def _next_portion(self, now: float) -> list[Found]:
@@ -345,7 +345,7 @@ class _Watched:
                 folders=counts.folders,
                 files=counts.files,
                 pending=len(self._tracker),
-                waiting=self._intake.waiting_count,
+                waiting=self._ingest.waiting_count,
             )
 
     def _admit(self, now: float, now_utc: datetime) -> None:
@@ -359,7 +359,7 @@ class _Watched:
         while parts:
             part = parts.pop()
             try:
-                recorded = self._intake.admit(part, now_utc)
+                recorded = self._ingest.admit(part, now_utc)
                 self._log(recorded)
                 self._warn_of_reuse(recorded, now_utc)
             except MarcodError:
@@ -374,7 +374,7 @@ class _Watched:
                     log.exception("file refused", source=self._source.name, path=path_text(part[0].path))
 
     def _log(self, recorded: Recorded) -> None:
-        tally = self._intake.take_tally()
+        tally = self._ingest.take_tally()
         log.info(
             "images recorded",
             source=self._source.name,

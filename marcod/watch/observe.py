@@ -1,7 +1,7 @@
-"""Keeping an operating-system observer alive on one source root: hides watchdog, its threads and how they die.
+"""Supervision of the operating-system observer of one source root.
 
-A :class:`Sentry` nominates paths into an :class:`Inbox` and does nothing else. Known ways in which an observer goes
-deaf, all repaired by :meth:`Sentry.check`: its emitter stops when the root vanishes, its reading thread dies of an
+A :class:`ObserverSupervisor` puts paths into an :class:`EventBuffer` and does nothing else. Its ``check`` repairs each
+known way in which an observer goes deaf: its emitter stops when the root vanishes, its reading thread dies of an
 error, another file system is mounted at the root. What happened meanwhile is found by the rescans.
 Starting and stopping can take as long as a walk, so both happen in threads of their own.
 """
@@ -58,7 +58,7 @@ warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
 log = telemetry.logger(__name__)
 
 
-class Inbox:
+class EventBuffer:
     """Nominations on their way from the observer's thread to the loop, each path once. Thread-safe."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Inbox:
             (self._folders if is_folder else self._files)[path] = None
 
     def take_files(self, limit: int) -> list[str]:
-        """The oldest nominated files, which leave the inbox."""
+        """The oldest nominated files, which leave the buffer."""
         with self._lock:
             taken = [path for path, _ in zip(self._files, range(limit), strict=False)]
             for path in taken:
@@ -83,7 +83,7 @@ class Inbox:
         return taken
 
     def take_folders(self) -> list[str]:
-        """All nominated folders, which leave the inbox."""
+        """All nominated folders, which leave the buffer."""
         with self._lock:
             taken, self._folders = list(self._folders), {}
         return taken
@@ -92,25 +92,25 @@ class Inbox:
 class _Handler(FileSystemEventHandler):
     """Turns events of one watched folder into nominations below the source root."""
 
-    def __init__(self, watched: str, inbox: Inbox) -> None:
+    def __init__(self, watched: str, events: EventBuffer) -> None:
         self._prefix = os.path.join(watched, "")  # noqa: PTH118 - the string has to fit the events' strings
-        self._inbox = inbox
+        self._events = events
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         path = os.fsdecode(event.dest_path or event.src_path)
         if path.startswith(self._prefix):
-            self._inbox.put(path.removeprefix(self._prefix), is_folder=event.is_directory)
+            self._events.put(path.removeprefix(self._prefix), is_folder=event.is_directory)
 
 
-class Sentry:
+class ObserverSupervisor:
     """The observer of one source, rebuilt whenever it is found dead or looking at the wrong folder."""
 
-    def __init__(self, name: str, root: Root, kind: ObserverKind, poll_s: float, inbox: Inbox) -> None:
+    def __init__(self, name: str, root: Root, kind: ObserverKind, poll_s: float, events: EventBuffer) -> None:
         self._name = name
         self._root = root
         self._kind = kind
         self._poll_s = poll_s
-        self._inbox = inbox
+        self._events = events
         self._observer: BaseObserver | None = None
         self._identity: Identity | None = None
         self._starting: threading.Thread | None = None
@@ -160,7 +160,7 @@ class Sentry:
         try:
             watched = os.path.realpath(self._root.path)
             observer = _make(self._kind, self._poll_s)
-            observer.schedule(_Handler(watched, self._inbox), watched, recursive=True, event_filter=_EVENTS)
+            observer.schedule(_Handler(watched, self._events), watched, recursive=True, event_filter=_EVENTS)
             observer.start()
             if self._kind == "inotify":
                 _probe_limit(watched)

@@ -12,7 +12,7 @@ from marcod.catalog.deliveries import Recorded
 from marcod.database.engine import Database
 from marcod.domain import Reason, path_text
 from marcod.layouts.findings import SourceFinding
-from marcod.watch.ingest import Intake, Source
+from marcod.watch.ingest import Ingest, Source
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Walk
 
@@ -93,8 +93,8 @@ class _Scan:
     ) -> None:
         self.walk = Walk(source.root)
         self._db = db
-        self._tracker = SettleTracker(settle_s, source.root.look)
-        self._intake = Intake(db, source, self._tracker)
+        self._tracker = SettleTracker(settle_s, source.root.stat)
+        self._ingest = Ingest(db, source, self._tracker)
         self._progress = progress
         self._recorded = Recorded()
         self._census = source.census(db)
@@ -108,14 +108,14 @@ class _Scan:
         return self._tracker.ripe(now)
 
     def step(self, now: float) -> None:
-        self._intake.nominate(self.walk.more(now, PORTION), now, self._census)
+        self._ingest.nominate(self.walk.more(now, PORTION), now, self._census)
         if settled := self._tracker.due(now, PORTION):
-            recorded = self._intake.admit(settled, self._db.now())
+            recorded = self._ingest.admit(settled, self._db.now())
             self._recorded += recorded
             self._warn_of_reuse(recorded)
         if self._progress is not None:
             done = self._recorded.new + self._recorded.changed + self._recorded.unchanged
-            done += self._intake.tally.unchanged
+            done += self._ingest.tally.unchanged
             self._progress(ScanProgress(self.walk.counts.files, self.pending, done))
 
     def _warn_of_reuse(self, recorded: Recorded) -> None:
@@ -128,7 +128,7 @@ class _Scan:
             self._findings = self._census.end(None, self._db.now())
 
     def report(self) -> ScanReport:
-        tally, recorded = self._intake.tally, self._recorded
+        tally, recorded = self._ingest.tally, self._recorded
         unchanged = recorded.unchanged + tally.unchanged
         accounted = recorded.new + recorded.changed + unchanged + tally.ignored.total() + self.pending
         return ScanReport(

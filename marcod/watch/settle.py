@@ -16,7 +16,7 @@ LONGEST_WAIT_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class FileStat:
     """How a regular file stands: bytes, and modification time in nanoseconds of the file server's clock."""
 
     size: int
@@ -28,20 +28,20 @@ class Settled:
     """A file that has arrived: its path relative to the source root, and how it stood still."""
 
     path: str
-    standing: Standing
+    stat: FileStat
 
 
-Look = Callable[[str], Standing | None]
+StatFn = Callable[[str], FileStat | None]
 """How the file at a relative path stands now; None when it is gone or is nothing to take in. May raise OSError."""
 
 
 class _Pending:
     """One path under observation. ``queued_at`` is the time of its only valid entry in the heap."""
 
-    __slots__ = ("queued_at", "ready_at", "standing", "wait_s")
+    __slots__ = ("queued_at", "ready_at", "stat", "wait_s")
 
-    def __init__(self, standing: Standing | None, ready_at: float) -> None:
-        self.standing = standing
+    def __init__(self, stat: FileStat | None, ready_at: float) -> None:
+        self.stat = stat
         self.ready_at = ready_at
         self.queued_at = ready_at
         self.wait_s = 0.0
@@ -54,9 +54,9 @@ class SettleTracker:
     them fit. What :meth:`due` reported is forgotten here; hand it to :meth:`put_back` if it could not be recorded.
     """
 
-    def __init__(self, settle_s: float, look: Look) -> None:
+    def __init__(self, settle_s: float, stat: StatFn) -> None:
         self._settle_s = settle_s
-        self._look = look
+        self._stat = stat
         self._pending: dict[str, _Pending] = {}
         self._heap: list[tuple[float, str]] = []
         self.vanished = 0
@@ -68,7 +68,7 @@ class SettleTracker:
     def __contains__(self, path: object) -> bool:
         return path in self._pending
 
-    def offer(self, path: str, now: float, seen: Standing | None = None, *, touched: bool = True) -> None:
+    def offer(self, path: str, now: float, seen: FileStat | None = None, *, touched: bool = True) -> None:
         """Nominate a path. ``seen`` is how a walk just saw it; without it the file is looked at here.
 
         ``touched`` says that something happened to the file, which restarts its clock. A walk only saw that it
@@ -76,18 +76,18 @@ class SettleTracker:
         """
         entry = self._pending.get(path)
         try:
-            standing = seen or self._look(path)
+            stat = seen or self._stat(path)
         except OSError:
-            standing = entry.standing if entry else None
+            stat = entry.stat if entry else None
         else:
-            if standing is None:
+            if stat is None:
                 self._drop(path)
                 return
         if entry is None:
-            self._pending[path] = entry = _Pending(standing, now + self._settle_s)
+            self._pending[path] = entry = _Pending(stat, now + self._settle_s)
             heapq.heappush(self._heap, (entry.queued_at, path))
-        elif touched or standing != entry.standing:
-            entry.standing = standing
+        elif touched or stat != entry.stat:
+            entry.stat = stat
             entry.wait_s = 0.0
             self._schedule(path, entry, now + self._settle_s)
 
@@ -107,9 +107,9 @@ class SettleTracker:
             looks += 1
             if (ready_at := self._judge(path, entry, now)) is not None:
                 later.append((path, entry, ready_at))
-            elif path in self._pending and entry.standing is not None:
+            elif path in self._pending and entry.stat is not None:
                 del self._pending[path]
-                settled.append(Settled(path, entry.standing))
+                settled.append(Settled(path, entry.stat))
         for path, entry, ready_at in later:
             entry.ready_at = entry.queued_at = ready_at
             heapq.heappush(self._heap, (ready_at, path))
@@ -119,7 +119,7 @@ class SettleTracker:
         """Keep what could not be recorded; it is due again after ``wait_s`` unless it changes before."""
         for file in settled:
             if file.path not in self._pending:
-                self._pending[file.path] = entry = _Pending(file.standing, now + wait_s)
+                self._pending[file.path] = entry = _Pending(file.stat, now + wait_s)
                 heapq.heappush(self._heap, (entry.queued_at, file.path))
 
     def ripe(self, now: float) -> bool:
@@ -129,17 +129,17 @@ class SettleTracker:
     def _judge(self, path: str, entry: _Pending, now: float) -> float | None:
         """When to look again; None when the path is settled, or gone and no longer pending."""
         try:
-            standing = self._look(path)
+            stat = self._stat(path)
         except OSError:
             return now + self._longer(entry)
-        if standing is None:
+        if stat is None:
             self._drop(path)
             return None
-        before, entry.standing = entry.standing, standing
-        if standing.size == 0:
+        before, entry.stat = entry.stat, stat
+        if stat.size == 0:
             return now + self._longer(entry)
         entry.wait_s = 0.0
-        return None if standing == before else now + self._settle_s
+        return None if stat == before else now + self._settle_s
 
     def _longer(self, entry: _Pending) -> float:
         """The next pause for a file that is empty or out of reach, so that a million of them cost little."""

@@ -23,7 +23,7 @@ from marcod.errors import MarcodError
 from marcod.files import OutsideError
 from marcod.layouts import is_entered
 from marcod.layouts.findings import Cause
-from marcod.watch.settle import Standing
+from marcod.watch.settle import FileStat
 
 GRACE_S: Final = 5.0
 """A folder's time is believed once a listing came this long after the time was first seen.
@@ -74,8 +74,8 @@ class Root:
             return None
         return found.st_dev, found.st_ino
 
-    def look(self, path: str) -> Standing | None:
-        """How a file stands; None when it is gone, no regular file, or a link that leaves the root.
+    def stat(self, path: str) -> FileStat | None:
+        """Return size and time of a file; None when it is gone, no regular file, or a link that leaves the root.
 
         Raises OSError when the file system cannot tell now.
         """
@@ -89,7 +89,7 @@ class Root:
             if error.errno == errno.ELOOP:
                 return None
             raise
-        return None if found is None else _standing(found)
+        return None if found is None else _file_stat(found)
 
     def companions(self) -> Callable[[str], bytes | None]:
         """A reader of small files by relative path that remembers what it read, to be used for one portion."""
@@ -170,15 +170,15 @@ class Found:
     entry: os.DirEntry[str] | None = None
     folder: Folder | None = None
 
-    def standing(self, root: Root) -> Standing | None:
-        """As :meth:`Root.look`, from the listing where that is enough."""
+    def stat(self, root: Root) -> FileStat | None:
+        """As :meth:`Root.stat`, from the listing where that is enough."""
         if self.entry is None or self.entry.is_symlink():
-            return root.look(self.path)
+            return root.stat(self.path)
         try:
             found = self.entry.stat(follow_symlinks=False)
         except _GONE:
             return None
-        return _standing(found) if stat.S_ISREG(found.st_mode) else None
+        return _file_stat(found) if stat.S_ISREG(found.st_mode) else None
 
 
 class Walk:
@@ -273,6 +273,6 @@ def outermost(folders: Iterable[str]) -> list[str]:
     return kept
 
 
-def _standing(found: os.stat_result) -> Standing:
+def _file_stat(found: os.stat_result) -> FileStat:
     """Times that no database holds, from an imager whose clock is centuries wrong, are as good as the nearest one."""
-    return Standing(found.st_size, min(max(found.st_mtime_ns, 0), LATEST_NS))
+    return FileStat(found.st_size, min(max(found.st_mtime_ns, 0), LATEST_NS))

@@ -16,7 +16,7 @@ from watched_site import SETTLE_S, Site, wait_until, well_image
 from marcod import images
 from marcod.database.schema import image
 from marcod.watch.loop import LONGEST_PAUSE_S
-from marcod.watch.observe import Inbox, Sentry
+from marcod.watch.observe import EventBuffer, ObserverSupervisor
 from marcod.watch.tree import Root, Walk
 
 MakeSite = Callable[..., Site]
@@ -79,15 +79,15 @@ def test_no_file_left_to_open_loses_nothing(site: Site) -> None:
 
 
 def test_an_observer_that_finds_no_file_descriptor_names_the_limit(tmp_path: Path) -> None:
-    sentry = Sentry("imager", Root(tmp_path), "inotify", 1.0, Inbox())
+    observer = ObserverSupervisor("imager", Root(tmp_path), "inotify", 1.0, EventBuffer())
     identity = Root(tmp_path).identity()
     with no_file_left_to_open():
-        sentry.check(identity, 0.0)
-        wait_until(lambda: sentry.trouble)
-    assert sentry.trouble is not None
-    assert "LimitNOFILE" in sentry.trouble
-    assert "rescans" in sentry.trouble
-    sentry.close()
+        observer.check(identity, 0.0)
+        wait_until(lambda: observer.trouble)
+    assert observer.trouble is not None
+    assert "LimitNOFILE" in observer.trouble
+    assert "rescans" in observer.trouble
+    observer.close()
 
 
 @on_sqlite

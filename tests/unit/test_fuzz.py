@@ -188,7 +188,7 @@ def test_no_path_leaves_the_root_or_breaks_a_layout(baited: Root, path: str) -> 
     assert text_path(path_text(path)) == path
     companions = baited.companions()
     with allowed():
-        assert baited.look(path) is None
+        assert baited.stat(path) is None
     assert companions(path) is None
     with suppress(ImageError), allowed():
         assert images.read(Path(baited.path) / path, Path(baited.path)) != b"outside"

@@ -14,25 +14,25 @@ from marcod.errors import ConfigError, LayoutError
 from marcod.settings import Settings
 from marcod.store import sources
 from marcod.store.versions import Version
-from marcod.watch.ingest import Intake, open_sources, require_roots
+from marcod.watch.ingest import Ingest, open_sources, require_roots
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Walk
 
 
 class Bench:
-    """An intake with its tracker, without loop and observer."""
+    """An ingest with its tracker, without loop and observer."""
 
     def __init__(self, db: Database, root: Path, settle_s: float = 10.0, **more: object) -> None:
         root.mkdir(exist_ok=True)
         self.root = root
         self.source = open_sources(db, settings_for(root, **more), factories.utc())[0]
-        self.tracker = SettleTracker(settle_s, self.source.root.look)
-        self.intake = Intake(db, self.source, self.tracker)
+        self.tracker = SettleTracker(settle_s, self.source.root.stat)
+        self.ingest = Ingest(db, self.source, self.tracker)
 
     def walk(self, now: float) -> None:
         begun = Walk(self.source.root)
         while not begun.done:
-            self.intake.nominate(begun.more(now, 100), now)
+            self.ingest.nominate(begun.more(now, 100), now)
 
 
 @pytest.fixture
@@ -92,35 +92,35 @@ def test_what_is_no_drop_is_counted_by_reason_and_not_offered(bench: Bench) -> N
     put(bench.root, "WellImages/70/plateID_1070/batchID_5/wellNum_1537/profileID_1/d1_r1_ef.jpg")
     put(bench.root, "notes.txt")
     bench.walk(0.0)
-    assert bench.intake.tally.ignored == {
+    assert bench.ingest.tally.ignored == {
         Reason.THUMBNAIL: 2,
         Reason.DROP_LOCATION: 1,
         Reason.UNREADABLE_NAME: 1,
         Reason.OUT_OF_RANGE: 1,
         Reason.SIDECAR: 1,
     }
-    assert bench.intake.tally.unreadable == ["WellImages/70/plateID_1070/batchID_5/wellNum_3/profileID_1/drop.jpg"]
+    assert bench.ingest.tally.unreadable == ["WellImages/70/plateID_1070/batchID_5/wellNum_3/profileID_1/drop.jpg"]
     assert [file.path for file in bench.tracker.due(10.0)] == [well_image(1)]
 
 
 def test_several_events_of_one_ignored_file_count_once(bench: Bench) -> None:
     for _ in range(3):
-        bench.intake.notice([well_image(1, kind="th")], 0.0)
+        bench.ingest.notice([well_image(1, kind="th")], 0.0)
         bench.walk(0.0)
-    assert bench.intake.take_tally().ignored == {Reason.THUMBNAIL: 1}
-    assert bench.intake.take_tally().ignored == {}
+    assert bench.ingest.take_tally().ignored == {Reason.THUMBNAIL: 1}
+    assert bench.ingest.take_tally().ignored == {}
 
 
 def test_recorded_files_are_offered_again_only_when_they_changed(bench: Bench) -> None:
     for well in range(1, 4):
         put(bench.root, well_image(well))
     bench.walk(0.0)
-    recorded = bench.intake.admit(bench.tracker.due(10.0), factories.utc())
+    recorded = bench.ingest.admit(bench.tracker.due(10.0), factories.utc())
     assert (recorded.new, recorded.queued) == (3, 3)
     set_time(bench.root / well_image(2), 10**18)
     bench.walk(20.0)
-    assert bench.intake.tally.unchanged == 2
-    recorded = bench.intake.admit(bench.tracker.due(30.0), factories.utc())
+    assert bench.ingest.tally.unchanged == 2
+    recorded = bench.ingest.admit(bench.tracker.due(30.0), factories.utc())
     assert (recorded.new, recorded.changed, recorded.unchanged) == (0, 1, 0)
 
 
@@ -128,11 +128,11 @@ def test_names_that_are_no_text_are_recorded(bench: Bench, db: Database) -> None
     odd = "caf\udce9/" + well_image(1)
     put(bench.root, odd)
     bench.walk(0.0)
-    assert bench.intake.admit(bench.tracker.due(10.0), factories.utc()).new == 1
+    assert bench.ingest.admit(bench.tracker.due(10.0), factories.utc()).new == 1
     (row,) = factories.rows(db, sa.select(image.c.path))
     assert text_path(row.path) == odd
     bench.walk(20.0)
-    assert (bench.intake.tally.unchanged, len(bench.tracker)) == (1, 0)
+    assert (bench.ingest.tally.unchanged, len(bench.tracker)) == (1, 0)
 
 
 IMAGE = "90j8/Crystals/90j8_D12_ImagerDefaults_9.jpg"
@@ -143,17 +143,17 @@ def test_an_image_without_a_batch_waits_for_its_report(db: Database, champion: V
     bench = Bench(db, tmp_path / "plates", layout="rockmaker-export")
     put(bench.root, IMAGE)
     bench.walk(0.0)
-    assert bench.intake.waiting == [IMAGE]
-    assert bench.intake.tally.ignored == {Reason.NO_REPORT: 1}
+    assert bench.ingest.waiting == [IMAGE]
+    assert bench.ingest.tally.ignored == {Reason.NO_REPORT: 1}
     assert len(bench.tracker) == 0
     put(bench.root, "90j8/report.csv", REPORT)
     bench.walk(1.0)
-    assert bench.intake.waiting == []
-    assert bench.intake.admit(bench.tracker.due(11.0), factories.utc()).new == 1
+    assert bench.ingest.waiting == []
+    assert bench.ingest.admit(bench.tracker.due(11.0), factories.utc()).new == 1
     # Recorded as it stands, it needs no report any more.
     (bench.root / "90j8/report.csv").unlink()
     bench.walk(20.0)
-    assert (bench.intake.tally.unchanged, bench.intake.waiting, len(bench.tracker)) == (1, [], 0)
+    assert (bench.ingest.tally.unchanged, bench.ingest.waiting, len(bench.tracker)) == (1, [], 0)
 
 
 def test_a_waiting_image_that_vanishes_is_forgotten(db: Database, champion: Version, tmp_path: Path) -> None:
@@ -163,5 +163,5 @@ def test_a_waiting_image_that_vanishes_is_forgotten(db: Database, champion: Vers
     begun = Walk(bench.source.root)
     found = begun.more(1.0, 100)
     file.unlink()
-    bench.intake.nominate(found, 1.0)
-    assert bench.intake.waiting == []
+    bench.ingest.nominate(found, 1.0)
+    assert bench.ingest.waiting == []

@@ -9,29 +9,29 @@ from pathlib import Path
 import pytest
 from watched_site import put, wait_until
 
-from marcod.watch.observe import LIMIT_RETRY_S, Inbox, ObserverKind, Sentry
+from marcod.watch.observe import LIMIT_RETRY_S, EventBuffer, ObserverKind, ObserverSupervisor
 from marcod.watch.tree import Root
 
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 
 
 class Post:
-    """A sentry on a folder, checked by hand."""
+    """An observer on a folder, checked by hand."""
 
     def __init__(self, folder: Path, kind: ObserverKind) -> None:
         self.root = Root(folder)
-        self.inbox = Inbox()
-        self.sentry = Sentry("imager", self.root, kind, 0.05, self.inbox)
+        self.events = EventBuffer()
+        self.observer = ObserverSupervisor("imager", self.root, kind, 0.05, self.events)
 
     def check(self, now: float = 0.0) -> None:
-        self.sentry.check(self.root.identity(), now)
+        self.observer.check(self.root.identity(), now)
 
     def watch(self, now: float = 0.0) -> None:
         self.check(now)
-        wait_until(lambda: self.sentry.watching, "watching")
+        wait_until(lambda: self.observer.watching, "watching")
 
     def receives(self, path: str) -> None:
-        wait_until(lambda: path in self.inbox.take_files(1000), f"the event of {path}")
+        wait_until(lambda: path in self.events.take_files(1000), f"the event of {path}")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def post(tmp_path: Path) -> Iterator[Callable[..., Post]]:
 
     yield make
     for one in posts:
-        one.sentry.close()
+        one.observer.close()
 
 
 @pytest.mark.parametrize("kind", ["inotify", "polling"])
@@ -59,7 +59,7 @@ def test_files_below_the_root_are_nominated(post: Callable[..., Post], tmp_path:
     (tmp_path / "old/new.jpg").rename(tmp_path / "old/renamed\udce9.jpg")
     one.receives("old/renamed\udce9.jpg")
     (tmp_path / "folder").mkdir()
-    wait_until(lambda: "folder" in one.inbox.take_folders(), "the new folder")
+    wait_until(lambda: "folder" in one.events.take_folders(), "the new folder")
 
 
 def test_reading_nominates_nothing(post: Callable[..., Post], tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_reading_nominates_nothing(post: Callable[..., Post], tmp_path: Path) ->
     file.read_bytes()
     put(tmp_path, "b.jpg")
     one.receives("b.jpg")
-    assert len(one.inbox) == 0
+    assert len(one.events) == 0
 
 
 def test_a_root_behind_a_link_is_watched(post: Callable[..., Post], tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_a_root_behind_a_link_is_watched(post: Callable[..., Post], tmp_path: Pa
 def test_each_dead_thread_is_noticed_and_replaced(post: Callable[..., Post], tmp_path: Path, kind: str) -> None:
     one = post(kind)
     one.watch()
-    for number in range(len(one.sentry.threads)):
-        thread = one.sentry.threads[number]
+    for number in range(len(one.observer.threads)):
+        thread = one.observer.threads[number]
         thread.stop()  # type: ignore[attr-defined]
-        wait_until(lambda: not one.sentry.watching, f"noticing that {thread.name} is dead")
+        wait_until(lambda: not one.observer.watching, f"noticing that {thread.name} is dead")
         one.watch(now=number + 1.0)
         put(tmp_path, f"{number}.jpg")
         one.receives(f"{number}.jpg")
@@ -104,8 +104,8 @@ def test_a_root_that_goes_and_comes_back_is_watched_again(
     one.watch()
     root.rename(tmp_path / "unplugged")
     one.check(5.0)
-    assert not one.sentry.watching
-    assert one.sentry.trouble is None
+    assert not one.observer.watching
+    assert one.observer.trouble is None
     root.mkdir()
     one.watch(10.0)
     put(root, "another.jpg")
@@ -115,8 +115,8 @@ def test_a_root_that_goes_and_comes_back_is_watched_again(
 def test_a_missing_root_is_no_trouble_of_the_observer(post: Callable[..., Post], tmp_path: Path) -> None:
     one = post("inotify", tmp_path / "none")
     one.check()
-    assert not one.sentry.watching
-    assert one.sentry.trouble is None
+    assert not one.observer.watching
+    assert one.observer.trouble is None
 
 
 @contextmanager
@@ -138,23 +138,23 @@ def test_an_inotify_limit_gives_one_sentence_and_is_tried_again_later(
     one = post()
     identity = one.root.identity()
     with no_file_descriptor_left():
-        one.sentry.check(identity, 0.0)
-        wait_until(lambda: one.sentry.trouble, "trouble")
-    assert one.sentry.trouble is not None
-    assert "the inotify limit is reached; raise fs.inotify.max_user_instances" in one.sentry.trouble
+        one.observer.check(identity, 0.0)
+        wait_until(lambda: one.observer.trouble, "trouble")
+    assert one.observer.trouble is not None
+    assert "the inotify limit is reached; raise fs.inotify.max_user_instances" in one.observer.trouble
     one.check(LIMIT_RETRY_S - 1)
-    assert not one.sentry.watching
+    assert not one.observer.watching
     one.watch(LIMIT_RETRY_S)
-    assert one.sentry.trouble is None
+    assert one.observer.trouble is None
 
 
 def test_the_inbox_keeps_each_path_once_and_in_order() -> None:
-    inbox = Inbox()
+    events = EventBuffer()
     for path in ("b", "a", "b", "c"):
-        inbox.put(path, is_folder=False)
-    inbox.put("f", is_folder=True)
-    assert len(inbox) == 4
-    assert inbox.take_files(2) == ["b", "a"]
-    assert inbox.take_files(2) == ["c"]
-    assert inbox.take_folders() == ["f"]
-    assert len(inbox) == 0
+        events.put(path, is_folder=False)
+    events.put("f", is_folder=True)
+    assert len(events) == 4
+    assert events.take_files(2) == ["b", "a"]
+    assert events.take_files(2) == ["c"]
+    assert events.take_folders() == ["f"]
+    assert len(events) == 0

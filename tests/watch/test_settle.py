@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from watched_site import put, set_time
 
-from marcod.watch.settle import LONGEST_WAIT_S, Settled, SettleTracker, Standing
+from marcod.watch.settle import LONGEST_WAIT_S, FileStat, Settled, SettleTracker
 from marcod.watch.tree import Root
 
 SETTLE_S = 10.0
@@ -19,7 +19,7 @@ SETTLE_S = 10.0
 
 @pytest.fixture
 def tracker(tmp_path: Path) -> SettleTracker:
-    return SettleTracker(SETTLE_S, Root(tmp_path).look)
+    return SettleTracker(SETTLE_S, Root(tmp_path).stat)
 
 
 def paths(settled: list[Settled]) -> list[str]:
@@ -31,7 +31,7 @@ def test_a_file_that_stands_still_is_reported_once(tracker: SettleTracker, tmp_p
     tracker.offer("a.jpg", 0.0)
     assert tracker.due(9.9) == []
     found = file.stat()
-    assert tracker.due(10.0) == [Settled("a.jpg", Standing(found.st_size, found.st_mtime_ns))]
+    assert tracker.due(10.0) == [Settled("a.jpg", FileStat(found.st_size, found.st_mtime_ns))]
     assert tracker.due(100.0) == []
     assert len(tracker) == 0
 
@@ -108,9 +108,9 @@ def test_empty_files_are_looked_at_ever_more_rarely(tmp_path: Path) -> None:
     looks = []
     root = Root(tmp_path)
 
-    def counted(path: str) -> Standing | None:
+    def counted(path: str) -> FileStat | None:
         looks.append(path)
-        return root.look(path)
+        return root.stat(path)
 
     put(tmp_path, "a.jpg", b"")
     tracker = SettleTracker(SETTLE_S, counted)
@@ -142,7 +142,7 @@ def test_what_could_not_be_recorded_comes_again(tracker: SettleTracker, tmp_path
     tracker.put_back(settled, 15.0)
     file.write_bytes(b"changed meanwhile")
     assert tracker.due(15.0) == []
-    assert tracker.due(25.0)[0].standing.size == 17
+    assert tracker.due(25.0)[0].stat.size == 17
 
 
 def test_only_files_inside_the_root_settle(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_only_files_inside_the_root_settle(tmp_path: Path) -> None:
     (root / "circle.jpg").symlink_to("circle.jpg")
     (root / "folder.jpg").mkdir()
     os.mkfifo(root / "pipe.jpg")
-    tracker = SettleTracker(SETTLE_S, Root(root).look)
+    tracker = SettleTracker(SETTLE_S, Root(root).stat)
     for entry in root.iterdir():
         tracker.offer(entry.name, 0.0)
     assert paths(tracker.due(10.0)) == ["in.jpg", "real.jpg"]
@@ -164,7 +164,7 @@ def test_only_files_inside_the_root_settle(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_looked_at_stays_on_the_list(tmp_path: Path) -> None:
     name = "x" * 300
-    tracker = SettleTracker(SETTLE_S, Root(tmp_path).look)
+    tracker = SettleTracker(SETTLE_S, Root(tmp_path).stat)
     tracker.offer(name, 0.0)
     assert tracker.due(10.0) == []
     assert name in tracker
@@ -185,7 +185,7 @@ def test_a_round_looks_at_a_bounded_number_of_files(tracker: SettleTracker, tmp_
 def test_without_a_settle_time_files_are_reported_at_once(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     put(tmp_path, "empty.jpg", b"")
-    tracker = SettleTracker(0.0, Root(tmp_path).look)
+    tracker = SettleTracker(0.0, Root(tmp_path).stat)
     tracker.offer("a.jpg", 5.0)
     tracker.offer("empty.jpg", 5.0)
     assert paths(tracker.due(5.0)) == ["a.jpg"]
@@ -202,17 +202,17 @@ class Settling(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="marcod-settle-"))
-        self.tracker = SettleTracker(SETTLE_S, Root(self.folder).look)
+        self.tracker = SettleTracker(SETTLE_S, Root(self.folder).stat)
         self.now = 0.0
         self.stamp = 10**18
-        self.current: dict[str, Standing] = {}
+        self.current: dict[str, FileStat] = {}
         self.changed_at: dict[str, float] = {}
-        self.reported: list[tuple[str, Standing]] = []
+        self.reported: list[tuple[str, FileStat]] = []
 
     def _write(self, name: str, size: int) -> None:
         self.stamp += 1
         set_time(put(self.folder, name, b"x" * size), self.stamp)
-        self.current[name] = Standing(size, self.stamp)
+        self.current[name] = FileStat(size, self.stamp)
         self.changed_at[name] = self.now
 
     @rule(name=NAMES, size=st.integers(0, 3), touched=st.booleans())
@@ -239,7 +239,7 @@ class Settling(RuleBasedStateMachine):
     def record(self, seconds: float, limit: int | None) -> None:
         self.now += seconds
         for file in self._due(limit):
-            self.reported.append((file.path, file.standing))
+            self.reported.append((file.path, file.stat))
 
     @rule(seconds=st.floats(0.0, 40.0), wait_s=st.sampled_from([0.0, 3.0]))
     def fail_to_record(self, seconds: float, wait_s: float) -> None:
@@ -251,8 +251,8 @@ class Settling(RuleBasedStateMachine):
     def come_to_rest(self) -> None:
         for _ in range(4):
             self.record(2 * LONGEST_WAIT_S, None)
-        empty = {name for name, standing in self.current.items() if standing.size == 0}
-        full = {(name, standing) for name, standing in self.current.items() if standing.size}
+        empty = {name for name, stat in self.current.items() if stat.size == 0}
+        full = {(name, stat) for name, stat in self.current.items() if stat.size}
         assert full <= set(self.reported), "a file that stands still was not reported"
         assert all(name in self.tracker for name in empty)
         assert len(self.tracker) == len(empty)
@@ -260,8 +260,8 @@ class Settling(RuleBasedStateMachine):
     def _due(self, limit: int | None) -> list[Settled]:
         settled = self.tracker.due(self.now, limit)
         for file in settled:
-            assert file.standing == self.current[file.path]
-            assert file.standing.size > 0
+            assert file.stat == self.current[file.path]
+            assert file.stat.size > 0
             assert self.now - self.changed_at[file.path] >= SETTLE_S
         return settled
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watched_site import put, set_time
 
-from marcod.watch.settle import Standing
+from marcod.watch.settle import FileStat
 from marcod.watch.tree import COMPANION_LIMIT, GRACE_S, FolderMemory, MissingRootError, Root, Walk, outermost
 
 
@@ -60,7 +60,7 @@ def test_a_file_is_seen_as_it_stands(plates: Path) -> None:
     begun = Walk(Root(plates), folders=["new"])
     (seen,) = begun.more(0.0, 10)
     assert seen.path == "new/a.jpg"
-    assert seen.standing(Root(plates)) == Standing(5, 1_700_000_000_123_456_789)
+    assert seen.stat(Root(plates)) == FileStat(5, 1_700_000_000_123_456_789)
 
 
 def test_an_unchanged_rescan_lists_no_folder(plates: Path) -> None:
@@ -110,8 +110,8 @@ def test_links_to_folders_are_not_entered(plates: Path, tmp_path: Path) -> None:
     assert len(names) == 27
     assert {"out", "plate0/up", "self"} < set(names)
     root = Root(plates)
-    standings = {file.path: file.standing(root) for file in Walk(root).more(0.0, 1000)}
-    assert [name for name in ("out", "plate0/up", "self") if standings.get(name)] == []
+    stats = {file.path: file.stat(root) for file in Walk(root).more(0.0, 1000)}
+    assert [name for name in ("out", "plate0/up", "self") if stats.get(name)] == []
 
 
 def test_hidden_and_snapshot_folders_are_not_entered(plates: Path) -> None:
@@ -128,8 +128,8 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
     seen = Walk(Root(tmp_path)).more(0.0, 100)
     walked = found(tmp_path)
     assert sorted(os.fsencode(name) for name in walked) == sorted(names)
-    assert all(Root(tmp_path).look(name) for name in walked)
-    assert all(file.standing(Root(tmp_path)) for file in seen)
+    assert all(Root(tmp_path).stat(name) for name in walked)
+    assert all(file.stat(Root(tmp_path)) for file in seen)
 
 
 def test_an_unreadable_folder_is_counted_and_the_rest_found(plates: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_root_behind_a_link_is_followed(plates: Path, tmp_path: Path) -> None:
     root = Root(tmp_path / "current")
     assert len(everything(Walk(root))) == 24
     (plates / "plate0/link.jpg").symlink_to(plates / "plate1/batch0/0.jpg")
-    assert root.look("plate0/link.jpg") is not None
+    assert root.stat("plate0/link.jpg") is not None
 
 
 def test_a_listing_that_is_empty_and_then_full_again(plates: Path, tmp_path: Path) -> None:
