@@ -8,8 +8,9 @@ fails or never answers; only a database that goes away in the middle raises Stor
 from collections.abc import Iterator, Mapping
 
 from marcod.database.engine import Database
-from marcod.health import machine, places, service
+from marcod.health import checks, machine, places, service
 from marcod.health.finding import Finding, Verdict
+from marcod.health.snapshot import Snapshot, take_snapshot
 from marcod.settings import Settings
 
 __all__ = ["Finding", "Verdict", "examine"]
@@ -29,21 +30,22 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
             yield from service.database(db)
             yield from machine.database_clock(db)
             if service.usable(db):
-                yield from _inside(db, settings, device=device)
+                # Once: loading the model takes so long on a busy host that a heartbeat of before would look old after.
+                yield from work_at(db, settings, db.read(take_snapshot, db.now()), device=device)
     yield from places.disks(settings)
     yield from machine.limits(settings)
     yield from machine.clock()
 
 
-def _inside(db: Database, settings: Settings, *, device: bool) -> Iterator[Finding]:
-    """What only a database with its tables can tell."""
-    # Asked once: loading the model takes so long on a busy host that a heartbeat read before it would look old after.
-    now = db.now()
-    yield from places.sources(db, settings, now)
+def work_at(db: Database, settings: Settings, seen: Snapshot, *, device: bool) -> Iterator[Finding]:
+    """Yield what only a database with its tables can tell: sources, models and work at the moment of a snapshot."""
+    found = checks.troubles(seen)
+    yield from places.sources(db, settings, seen)
     if (closed := places.closed("models", "folder", settings.models.folder)) is not None:
         yield closed
     else:
+        yield from (trouble.finding for trouble in found if trouble.check.area == "models")
         yield from service.models(db, settings)
         if device:
             yield from machine.device(db, settings)
-    yield from service.work(db, now)
+    yield from service.work(seen, found)

@@ -3,26 +3,27 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from marcod import layouts
-from marcod.catalog import deliveries, findings
+from marcod.catalog import deliveries
 from marcod.database import probe
 from marcod.database.engine import Database
 from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.domain import path_text
 from marcod.errors import MarcodError
+from marcod.health import checks
 from marcod.health.finding import Finding, Verdict, judged
+from marcod.health.snapshot import Snapshot
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import Settings, SourceSettings
 from marcod.survey.mounts import NETWORKED, file_system, nearest
 from marcod.text import count
-from marcod.watch import status
 from marcod.watch.folders import recorded_twice, require_apart
 from marcod.watch.ingest import layout_of
+from marcod.watch.status import SourceStatus
 
 T = TypeVar("T")
 
@@ -30,7 +31,6 @@ LITTLE_ROOM: Final = 2 * 2**30
 """Bytes free below which a disk needs attention."""
 
 NO_ROOM: Final = 64 * 2**20
-SILENT: Final = timedelta(minutes=5)
 
 
 Seen = tuple[bool, str]
@@ -46,35 +46,38 @@ def look_at(root: Path) -> Seen:
 def sources(
     db: Database,
     settings: Settings,
-    now: datetime,
+    seen: Snapshot,
     *,
     limit_s: float = ANSWER_S,
     look: Callable[[Path], Seen] = look_at,
 ) -> Iterator[Finding]:
-    """Every configured source, and what was not read of the others.
+    """Yield findings on every configured source, and the troubles of the others.
 
     ``look`` does what :func:`look_at` does, and is given up after ``limit_s`` seconds.
     """
-    states = {state.source: state for state in db.read(status.read)}
-    found = db.read(findings.read)
     if not settings.sources:
         yield Finding(
             "sources", "none", Verdict.ATTENTION, "no source is configured",
             "`marcod setup FOLDER` adds the folder that an imager writes to",
         )  # fmt: skip
+    troubles = [trouble for trouble in checks.troubles(seen) if trouble.check.area == "sources"]
     for name, source in settings.sources.items():
         yield from _once(db, settings, name, limit_s)
         yield from _root(name, source, partial(within, limit_s, partial(look, source.root)))
         yield from _layout(db, name, source)
-        yield _watching(name, states.get(name), now)
-        yield from (_reading(one) for one in found if one.source == name)
-        seen = db.read(partial(probe.last_file, source_name=name))
-        text = "no file was ever recorded" if seen is None else f"{seen[1]:%Y-%m-%d %H:%M} UTC, {seen[0]}"
+        found = [trouble for trouble in troubles if trouble.source == name]
+        if all(trouble.check.subject != "watching" for trouble in found):
+            yield _watching(name, seen)
+        yield from (trouble.finding for trouble in found)
+        yield from (_reading(one) for one in seen.findings if one.source == name and not one.attention)
+        last = db.read(probe.last_file, name)
+        text = "no file was ever recorded" if last is None else f"{last[1]:%Y-%m-%d %H:%M} UTC, {last[0]}"
         yield judged(
-            "sources", f"{name}: last file", seen is not None, text, "see `marcod explain` with one of its files"
+            "sources", f"{name}: last file", last is not None, text, "see `marcod explain` with one of its files"
         )
-    # What was scanned by hand has no configuration.
-    yield from (_reading(one) for one in found if one.source not in settings.sources)
+    # Scanned by hand, or watched by another host.
+    yield from (trouble.finding for trouble in troubles if trouble.source not in settings.sources)
+    yield from (_reading(one) for one in seen.findings if one.source not in settings.sources and not one.attention)
 
 
 def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterator[Finding]:
@@ -127,7 +130,7 @@ def _layout(db: Database, name: str, source: SourceSettings) -> Iterator[Finding
         yield Finding("sources", subject, Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
         return
     try:
-        db.read(partial(deliveries.require_layout, name=name, layout=source.layout))
+        db.read(deliveries.require_layout, name, source.layout)
     except MarcodError as error:
         yield Finding("sources", subject, Verdict.BROKEN, str(error), "`marcod run` refuses to start with it")
 
@@ -141,35 +144,23 @@ def _observer(name: str, source: SourceSettings, kind: str) -> Finding:
     )  # fmt: skip
 
 
-def _watching(name: str, state: status.State | None, now: datetime) -> Finding:
+def _watching(name: str, seen: Snapshot) -> Finding:
+    """Describe the watching of a source that has no trouble."""
     subject = f"{name}: watching"
-    if state is None or state.updated_at is None:
-        return Finding("sources", subject, Verdict.ATTENTION, "nobody watches it", "start `marcod run`")
-    if now - state.updated_at > SILENT:
-        text = f"nobody has watched it since {state.updated_at:%Y-%m-%d %H:%M} UTC ({state.host})"
-        return Finding("sources", subject, Verdict.ATTENTION, text, "start `marcod run`")
-    text = _progress(state)
-    if not state.root_there:
-        return Finding("sources", subject, Verdict.ATTENTION, f"its root is away on {state.host}", "mount the share")
-    if state.round_at is not None and now - state.round_at > SILENT:
-        text = f"its thread on {state.host} hangs since {state.round_at:%H:%M} UTC"
-        return Finding("sources", subject, Verdict.ATTENTION, text, "the share does not answer; check the file server")
-    if state.trouble:
-        return Finding("sources", subject, Verdict.ATTENTION, f"{text}; {state.trouble}", "see the log")
-    return judged(
-        "sources",
-        subject,
-        state.unreadable == 0,
-        text,
-        f"{count(state.unreadable, 'folder')} cannot be read; see the log",
-    )
+    if name in checks.awaited(seen):
+        text = "a process just started, which has not reported it yet"
+        return Finding("sources", subject, Verdict.ATTENTION, text, "ask again in a minute")
+    state = next((state for state in seen.watched if state.source == name), None)
+    if state is None:
+        return Finding("sources", subject, Verdict.ATTENTION, "nobody watches it", checks.START)
+    return Finding("sources", subject, Verdict.OK, _progress(state))
 
 
 def _reading(one: SourceFinding) -> Finding:
-    return judged("sources", f"{one.source}: {one.reason}", not one.attention, one.text, one.advice)
+    return Finding("sources", f"{one.source}: {one.reason}", Verdict.OK, one.text)
 
 
-def _progress(state: status.State) -> str:
+def _progress(state: SourceStatus) -> str:
     if state.walked_whole_at is None:
         walk = f"first full scan under way, {count(state.walked_files, 'file')} so far"
     else:

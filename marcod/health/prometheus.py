@@ -8,23 +8,20 @@ than one may, and what is made of them (``docs/monitoring``) takes that into acc
 
 import errno
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from socketserver import TCPServer, ThreadingMixIn
-from threading import Thread
 from typing import Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from marcod import counters
 from marcod.errors import ConfigError, MarcodError, os_reason
-from marcod.health import snapshot
+from marcod.health import checks, snapshot
 from marcod.health.snapshot import Snapshot
 from marcod.settings import ROLES, MetricsSettings
 
@@ -58,12 +55,12 @@ class Monitor:
         if self._settings.port is None or self._server is not None:
             return
         address, port = self._settings.address, self._settings.port
-        kind = _Server6 if ":" in address else _Server
         try:
-            self._server = make_server(address, port, make_wsgi_app(self._all), kind, _Handler)
+            self._server, _ = start_http_server(port, address, self._all)
         except OSError as error:
             raise ConfigError(_refused(address, port, error)) from error
-        Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        # The library waits for a silent client for ever, each on a thread of its own.
+        self._server.RequestHandlerClass.timeout = CLIENT_S  # type: ignore[attr-defined]
 
     def write_textfile(self) -> None:
         """Write the file for node-exporter whole or not at all, where one is set. Raises MarcodError.
@@ -86,32 +83,6 @@ def _registry(*collectors: Collector) -> CollectorRegistry:
     for collector in collectors:
         registry.register(collector)
     return registry
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """Without looking the name of the address up, which takes long where names are not answered."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def handle_error(self, *_: object) -> None:
-        """A client that goes away, or says nothing, is its own trouble."""
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(WSGIRequestHandler):
-    """Logs nothing, and lets nobody hold a thread by saying nothing."""
-
-    timeout = CLIENT_S
-
-    def log_message(self, *_: object) -> None:
-        return
 
 
 def _refused(address: str, port: int, error: OSError) -> str:
@@ -265,11 +236,17 @@ def _notify(seen: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge(
         "notifications_given_up",
-        f"Given up, of the events of the last {snapshot.TOLD.days} days",
+        f"Given up, of the events of the last {snapshot.GIVEN_UP_AGE.days} days",
         [((target,), box.given_up) for target, box in boxes],
         ("target",),
     )
     yield _gauge("events_untold", "Events not handed to their targets yet", [((), seen.untold)])
 
 
-_PARTS: Final = (_queue, _who, _drift, _watch, _findings, _notify)
+def _troubles(seen: Snapshot) -> Iterator[Metric]:
+    labels = ("check", "source", "target")
+    counts = sorted(checks.counts(checks.troubles(seen)).items())
+    yield _gauge("trouble", "Troubles that need a person, as marcod status and doctor show them", counts, labels)
+
+
+_PARTS: Final = (_troubles, _queue, _who, _drift, _watch, _findings, _notify)

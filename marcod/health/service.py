@@ -1,8 +1,7 @@
 """Configuration, database, models, workers and work."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from stat import S_IROTH, S_IXOTH
@@ -12,12 +11,13 @@ from marcod.database import migrate, probe
 from marcod.database.engine import PERSON, Database
 from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.errors import StoreError
-from marcod.health import snapshot
+from marcod.health import checks
+from marcod.health.checks import Trouble
 from marcod.health.finding import Finding, Verdict, first_line, judged
 from marcod.health.snapshot import Snapshot
 from marcod.model.registry import Known, Registry
 from marcod.settings import Settings, redacted_url
-from marcod.store import backfill, versions
+from marcod.store import backfill
 from marcod.text import count
 
 _ADVICE: Final = {
@@ -31,10 +31,6 @@ _LET_WRITE: Final = {
     False: "`marcod run` needs an account of the role marcod_app",
 }
 """Advice to an account that only reads, on SQLite and elsewhere."""
-
-NEEDED_ROLES: Final = ("watch", "score", "schedule")
-LATE: Final = timedelta(hours=1)
-"""New images that wait longer than this need attention."""
 
 
 def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
@@ -108,25 +104,12 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
     """Every version in use here: checksums and golden images."""
     registry = Registry(db, settings.models.folder)
     serving = [known for known in registry.known() if known.registered is not None and known.registered.aliases]
-    if not serving:
-        text = "no model is champion yet"
-        yield Finding("models", "champion", Verdict.ATTENTION, text, "`marcod run` makes the shipped one champion")
-    yield from _synthetic(db)
     for known in serving:
         assert known.registered is not None
         aliases = ", ".join(known.registered.aliases)
         fault = known.problem or _fault(registry, known)
         text = fault or f"{aliases}; checksums and golden images are right"
         yield judged("models", known.name, fault is None, text, "restore its folder", Verdict.BROKEN)
-
-
-def _synthetic(db: Database) -> Iterator[Finding]:
-    """Real images need a model that saw real images."""
-    now = db.now()
-    found = db.read(snapshot.take_snapshot, now)
-    if found.champion is not None and found.scored_by_synthetic:
-        text = f"{found.champion.model} was {versions.RENDERED_ALONE}"
-        yield Finding("models", "champion", Verdict.ATTENTION, text, versions.REAL_MODEL)
 
 
 def _fault(registry: Registry, known: Known) -> str | None:
@@ -136,51 +119,37 @@ def _fault(registry: Registry, known: Known) -> str | None:
         return first_line(error)
 
 
-def work(db: Database, now: datetime) -> Iterator[Finding]:
-    """Who works, and how the work stands."""
-    found = db.read(snapshot.take_snapshot, now)
-    yield from _workers(found)
-    late = found.new.oldest_at is not None and now - found.new.oldest_at > LATE
-    text = (
-        f"{count(found.new.waiting, 'new image waits', 'new images wait')}, {found.rescore.waiting} to be scored again"
-    )
-    if found.new.oldest_at is not None:
-        text += f", the oldest for {_span(now - found.new.oldest_at)}"
-    yield judged("work", "queue", not late, text, "is a scoring process running? is its device fast enough?")
-    for held_up in found.held_up:
-        text = f"{count(held_up.images, 'image waits', 'images wait')}: {held_up.error}"
-        yield Finding("work", "held up", Verdict.ATTENTION, text, "mend that; the images are tried again by themselves")
-    yield judged(
-        "work", "quarantine", found.failed == 0, count(found.failed, "image"), "`marcod queue failed` shows why"
-    )
-    text = f"{count(found.gone, 'image')} went before anything scored them"
-    yield judged("work", "gone", found.gone == 0, text, "`marcod queue gone` lists them, `queue accept` accepts that")
-    yield judged(
-        "work", "drift", not found.alarms, count(len(found.alarms), "open alarm"), "`marcod drift` shows what changed"
-    )
-    lost = sum(box.given_up for box in found.outbox.values())
-    yield judged("work", "notifications", lost == 0, f"{lost} given up", "`marcod notify list` shows why")
-    run = found.training
-    if run is not None:
-        text = f"run {run.id}: {run.state}" + (f", {run.error}" if run.error else "")
-        yield judged("work", "training", run.state != "failed", text, f"`marcod train show {run.id}` says more")
-
-
-def _workers(found: Snapshot) -> Iterator[Finding]:
-    for worker in found.workers:
+def work(seen: Snapshot, troubles: Sequence[Trouble]) -> Iterator[Finding]:
+    """Yield who works and the state of the work, each trouble in the place of what is well."""
+    for worker in seen.workers:
         text = f"{worker.roles}; marcod {worker.marcod_version}, since {worker.started_at:%Y-%m-%d %H:%M} UTC"
         yield Finding("workers", worker.name, Verdict.OK, text)
-    there = snapshot.roles(found.workers)
-    for role in NEEDED_ROLES:
-        if not there.get(role):
-            yield Finding("workers", role, Verdict.ATTENTION, "nobody does it", "start `marcod run`, or its unit")
+    yield from (trouble.finding for trouble in troubles if trouble.check.area == "workers")
+    bad = [trouble for trouble in troubles if trouble.check.area == "work"]
+    subjects = {trouble.check.subject for trouble in bad}
+    for subject, text in _work_in_order(seen).items():
+        if subject not in subjects:
+            yield Finding("work", subject, Verdict.OK, text)
+    yield from (trouble.finding for trouble in bad)
+
+
+def _work_in_order(seen: Snapshot) -> dict[str, str]:
+    """Describe each part of the work as it is while it has no trouble."""
+    queue = (
+        f"{count(seen.new.waiting, 'new image waits', 'new images wait')}, {seen.rescore.waiting} to be scored again"
+    )
+    if seen.new.oldest_at is not None:
+        queue += f", the oldest for {checks.age(seen.new.oldest_at, seen.taken_at)}"
+    described = {
+        "queue": queue,
+        "quarantine": "0 images",
+        "gone": "0 images went before anything scored them",
+        "drift": "0 open alarms",
+        "notifications": "0 given up",
+    }
+    return described | ({} if seen.training is None else {"training": f"run {seen.training.id}: {seen.training.state}"})
 
 
 def usable(db: Database) -> bool:
     """Whether this marcod can work with the schema."""
     return migrate.state(db) in migrate.USABLE
-
-
-def _span(time: timedelta) -> str:
-    hours, minutes = divmod(int(time.total_seconds()) // 60, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -36,7 +36,7 @@ RECENT: Final = 10_000
 HELD_UP: Final = 1_000
 """Of so many waiting jobs of one kind, those due last, the errors are looked at."""
 
-TOLD: Final = timedelta(days=7)
+GIVEN_UP_AGE: Final = timedelta(days=7)
 """Notifications of this age or less are asked whether they were given up."""
 
 
@@ -92,8 +92,8 @@ class Snapshot:
     ``last_minute`` counts scores written, to at most :data:`RECENT`. ``sources`` are all that ever delivered;
     ``watched`` those that somebody watches or watched lately.
     ``findings`` are the files that layouts do not read or warn of.
-    ``outbox`` has every target that something waits for, or was given up for within :data:`TOLD`; ``untold`` events
-    are not handed to targets yet. ``training`` is the latest run.
+    ``outbox`` has every target that something waits for, or was given up for within :data:`GIVEN_UP_AGE`; ``untold``
+    events are not handed to targets yet. ``training`` is the latest run.
     """
 
     taken_at: datetime
@@ -111,7 +111,7 @@ class Snapshot:
     challenger: Serving | None
     alarms: tuple[days.Alarm, ...]
     sources: tuple[str, ...]
-    watched: tuple[status.State, ...]
+    watched: tuple[status.SourceStatus, ...]
     findings: tuple[SourceFinding, ...]
     outbox: Mapping[str, Outbox]
     untold: int
@@ -246,7 +246,7 @@ def _serving(connection: Connection) -> dict[str, Serving]:
 
 def _outbox(connection: Connection, now: datetime) -> dict[str, Outbox]:
     unsent = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
-    lost = sa.and_(delivery.c.failed_at.is_not(None), event.c.happened_at >= now - TOLD)
+    lost = sa.and_(delivery.c.failed_at.is_not(None), event.c.happened_at >= now - GIVEN_UP_AGE)
     waiting, given_up = _by_target(connection, unsent), _by_target(connection, lost)
     none = (0, None)
     return {

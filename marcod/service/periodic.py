@@ -59,7 +59,7 @@ class Duties:
         roles: tuple[Role, ...],
         worker: str,
         hearts: telemetry.Heartbeats,
-        states: Callable[[], list[status.State]],
+        states: Callable[[], list[status.SourceStatus]],
     ) -> None:
         self._settings, self._db, self._roles, self._worker = settings, ready.db, roles, worker
         self._hearts, self._states = hearts, states

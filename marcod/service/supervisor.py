@@ -21,9 +21,9 @@ from marcod.service.periodic import HEART, Duties
 from marcod.service.start import Ready, roots, worker_name
 from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
 from marcod.training import trainer
-from marcod.watch import status as watch_status
 from marcod.watch.ingest import Source, open_sources
-from marcod.watch.loop import SourceStatus, Watcher
+from marcod.watch.loop import Watcher
+from marcod.watch.status import SourceStatus
 
 if TYPE_CHECKING:
     from marcod.scoring.scorer import BatchReport
@@ -132,18 +132,15 @@ class Service:
         """One thread a source, so that a slow share delays no other."""
 
         def loop(stop: threading.Event, alive: Callable[[], None]) -> None:
-            watcher = Watcher(self._ready.db, [source], self._settings.watch, beat=alive)
+            watcher = Watcher(self._ready.db, [source], self._settings.watch, worker=self.worker, beat=alive)
             self._watchers[source.name] = watcher
             watcher.run(stop)
 
         return loop
 
-    def _states(self) -> list[watch_status.State]:
-        return [
-            _state(status, self.worker, self._ready.db.host)
-            for watcher in list(self._watchers.values())
-            for status in watcher.status()
-        ]
+    def _states(self) -> list[SourceStatus]:
+        # A copy, since watching threads add to the dictionary.
+        return [status for watcher in list(self._watchers.values()) for status in watcher.status()]
 
     def _score_loop(self) -> Loop:
         one_thread_an_operation()
@@ -259,23 +256,4 @@ def _count(report: "BatchReport") -> None:
         decode_s=report.decode_s,
         delays_s=report.delays_s,
         lapsed=report.lapsed,
-    )
-
-
-def _state(status: SourceStatus, worker: str, host: str) -> watch_status.State:
-    return watch_status.State(
-        source=status.name,
-        worker=worker,
-        host=host,
-        root_there=status.root_there,
-        observing=status.watching,
-        trouble=status.trouble,
-        pending=status.pending,
-        waiting=status.waiting,
-        walking=status.walking,
-        walked_files=status.walked_files,
-        unreadable=status.unreadable,
-        walked_at=status.walked_at,
-        walked_whole_at=status.walked_whole_at,
-        round_at=status.round_at,
     )

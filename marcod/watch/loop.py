@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -25,6 +24,7 @@ from marcod.watch.census import Census
 from marcod.watch.ingest import Ingest, Source
 from marcod.watch.observe import EventBuffer, ObserverSupervisor
 from marcod.watch.settle import SettleTracker
+from marcod.watch.status import SourceStatus
 from marcod.watch.tree import FolderMemory, Found, Identity, MissingRootError, Walk, outermost
 
 TICK_S: Final = 0.5
@@ -46,32 +46,11 @@ REFUSED_S: Final = 600.0
 log = telemetry.logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceStatus:
-    """How the watching of one source stands: whether its root and observer are there, and what is on its way.
-
-    ``walked_files`` is how far the walk under way is, or how far the last one came; ``unreadable`` are folders that
-    could not be listed. The times, None before, are of the last round, walk and full walk.
-    """
-
-    name: str
-    root_there: bool
-    watching: bool
-    trouble: str | None
-    pending: int
-    waiting: int
-    walking: bool
-    walked_files: int
-    unreadable: int
-    round_at: datetime | None
-    walked_at: datetime | None
-    walked_whole_at: datetime | None
-
-
 class Watcher:
     """Watches sources in one thread; give each source a Watcher of its own where one slow share must not delay others.
 
-    ``beat`` is called once a round, for heartbeats. One log line is written per admitted portion.
+    ``worker`` names the process in :meth:`status`; ``beat`` is called once a round, for heartbeats. One log line is
+    written per admitted portion.
     """
 
     def __init__(
@@ -80,10 +59,11 @@ class Watcher:
         sources: Sequence[Source],
         settings: WatchSettings,
         *,
+        worker: str = "",
         clock: Callable[[], float] = time.monotonic,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._watched = [_Watched(db, source, settings) for source in sources]
+        self._watched = [_Watched(db, source, settings, worker) for source in sources]
         self._db = db
         self._clock = clock
         self._beat = beat
@@ -112,7 +92,7 @@ class Watcher:
             watched.observer.close()
 
     def status(self) -> list[SourceStatus]:
-        """How each source stands."""
+        """Return the state of each source."""
         return [watched.status() for watched in self._watched]
 
 
@@ -170,8 +150,9 @@ class _Backoff:
 class _Watched:
     """Everything in memory about one source: its tracker, its walks, its observer."""
 
-    def __init__(self, db: Database, source: Source, settings: WatchSettings) -> None:
+    def __init__(self, db: Database, source: Source, settings: WatchSettings, worker: str) -> None:
         self._source = source
+        self._host, self._worker = db.host, worker
         self._root = source.root
         self._tracker = SettleTracker(settings.settle_s, self._root.stat)
         self._ingest = Ingest(db, source, self._tracker)
@@ -226,9 +207,11 @@ class _Watched:
 
     def status(self) -> SourceStatus:
         return SourceStatus(
-            name=self._source.name,
+            source=self._source.name,
+            worker=self._worker,
+            host=self._host,
             root_there=self._away is False,
-            watching=self.observer.watching,
+            observing=self.observer.watching,
             trouble=self.observer.trouble,
             pending=len(self._tracker),
             waiting=self._ingest.waiting_count,

@@ -21,8 +21,8 @@ FORGOTTEN: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """How one source stands; times are aware.
+class SourceStatus:
+    """State of the watching of one source; times are aware.
 
     ``pending`` files have not settled, ``waiting`` ones lack something beside them. ``walked_files`` is how far the
     walk under way is, or how far the last one came; ``unreadable`` are the folders it could not list. ``walked_at`` and
@@ -47,11 +47,11 @@ class State:
     updated_at: datetime | None = None
 
 
-_OWN: Final = tuple(name for name in State.__dataclass_fields__ if name not in ("source", "updated_at"))
+_OWN: Final = tuple(name for name in SourceStatus.__dataclass_fields__ if name not in ("source", "updated_at"))
 _KEPT: Final = ("walked_at", "walked_whole_at")
 
 
-def write(connection: Connection, states: Sequence[State], now: datetime) -> None:
+def write(connection: Connection, states: Sequence[SourceStatus], now: datetime) -> None:
     """Write how these sources stand, over what was written before. Raises NotFoundError for an unregistered source."""
     if not states:
         return
@@ -68,7 +68,7 @@ def write(connection: Connection, states: Sequence[State], now: datetime) -> Non
     connection.execute(statement.on_conflict_do_update(index_elements=["source_id"], set_=over), rows)
 
 
-def _row(state: State, source_id: int, now: datetime) -> dict[str, Any]:
+def _row(state: SourceStatus, source_id: int, now: datetime) -> dict[str, Any]:
     values = {name: getattr(state, name) for name in _OWN}
     return values | {"source_id": source_id, "trouble": _storable(state.trouble), "updated_at": now}
 
@@ -78,11 +78,11 @@ def _storable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
 
 
-def read(connection: Connection) -> list[State]:
+def read(connection: Connection) -> list[SourceStatus]:
     """How each watched source stood when its watcher last wrote, by name."""
     columns = [watch_state.c[name] for name in _OWN]
     found: sa.Select[Any] = sa.select(source.c.name, *columns, watch_state.c.updated_at).select_from(watch_state)
-    return [State(*row) for row in connection.execute(found.join(source).order_by(source.c.name))]
+    return [SourceStatus(*row) for row in connection.execute(found.join(source).order_by(source.c.name))]
 
 
 def leave(connection: Connection, worker: str) -> None:

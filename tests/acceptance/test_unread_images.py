@@ -12,6 +12,7 @@ from marcod import settings
 from marcod.database.engine import Database
 from marcod.health import places
 from marcod.health.doctor import Verdict
+from marcod.health.snapshot import take_snapshot
 from marcod.synthetic import Imager
 
 pytestmark = pytest.mark.story
@@ -46,7 +47,7 @@ def looked_at(site: Site) -> dict[str, Verdict]:
     """What the doctor finds about sources alone, which takes no model."""
     db = Database(site.url)
     try:
-        found = places.sources(db, settings.load(site.config), db.now())
+        found = places.sources(db, settings.load(site.config), db.read(take_snapshot, db.now()))
         return {one.subject: one.verdict for one in found}
     finally:
         db.close()

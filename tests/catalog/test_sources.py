@@ -19,9 +19,9 @@ from marcod.store import sources, votes
 from marcod.store.versions import Version
 from marcod.training import snapshot_rows
 from marcod.watch import status
-from marcod.watch.status import State
+from marcod.watch.status import SourceStatus
 
-STATE = State("imager", "w", "east", True, True, None, 0, 0, False, 0, 0, None, None, None)
+STATE = SourceStatus("imager", "w", "east", True, True, None, 0, 0, False, 0, 0, None, None, None)
 
 
 @pytest.fixture

@@ -38,14 +38,14 @@ def test_everything_is_on_one_screen(site: Site) -> None:
     for line in (
         "needs attention",
         "a new image waits for 60 min; scoring is too slow or fails, see the log",
-        "lims is not told what happened 90 min ago",
-        "source rock-imager: its root is away",
+        "lims was not notified of what happened 90 min ago; `marcod notify list` shows why",
+        "source rock-imager: its root is offline on imaging; mount the share",
         "source rock-imager: 288 of 292 images not read (their paths are not those of layout rigaku); "
         '288 look like crims; set layout = "crims"; an example: a/b.jpg',
         "layouts     rock-imager: 2 of 292 images not read (a well, drop or date that cannot be)",
         "1 image in quarantine; `marcod queue failed` says why",
         "the images of minstrel are darker; look at its lamp; see `marcod drift`",
-        "training run 1 failed; `marcod train show 1` says why",
+        "training run 1 failed: out of memory; see `marcod train show 1`",
         "3 new (longest 60 min), 1 being scored, 1 waiting for another try",
         "8 to be scored again (longest 2 min), 0 being scored, 0 waiting for another try",
     ):
@@ -69,7 +69,12 @@ def test_everything_is_on_one_screen(site: Site) -> None:
         "crims",
     )
     assert [one["attention"] for one in told["findings"]] == [True, False]
-    assert "source rock-imager: its root is away" in told["attention"]
+    assert "source rock-imager: its root is offline on imaging; mount the share" in told["attention"]
+    # The doctor finds the same, whatever this host has in its configuration.
+    examined = site.call("doctor", "--no-device", "--json")
+    found_too = {one["text"] for one in json.loads(examined.stdout)["findings"] if one["verdict"] != "ok"}
+    assert examined.exit_code == 3
+    assert all(any(text in line for text in found_too) for line in told["attention"])
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -114,7 +119,7 @@ def test_a_healthy_lab_and_one_where_nothing_runs(site: Site, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_source_is_watched_from_its_watchers_first_word_to_its_last(site: Site) -> None:
+def test_a_source_is_watched_from_its_watchers_first_report_to_its_end(site: Site) -> None:
     site.write()
     db, now = Database(site.url), datetime.now(UTC)
     factories.promote(db, factories.register(db, synthetic=False), now)
@@ -131,7 +136,8 @@ def test_a_source_is_watched_from_its_watchers_first_word_to_its_last(site: Site
     db.write(lambda c: workers.leave(c, "w"))
     db.close()
     ended = site.ok("status")
-    assert re.search(r"source minstrel: nobody watches it; the last word came \d+ s ago", ended)
+    told = r"source minstrel: nobody watches it; the last report came \d+ s ago from imaging; start `marcod run`"
+    assert re.search(told, ended)
     assert re.search(r"minstrel +was there +nobody +imaging +4\d s ago +5 h ago +- +- +0\n", ended)
 
 

@@ -16,6 +16,7 @@ from marcod.database import probe, workers
 from marcod.database.engine import Database
 from marcod.health import machine, places
 from marcod.health.doctor import Verdict
+from marcod.health.snapshot import take_snapshot
 from marcod.model.registry import Registry
 from marcod.settings import ScoreSettings
 from marcod.synthetic import Imager
@@ -40,7 +41,7 @@ def watched(site: Site, *, ahead: timedelta = timedelta(0), **more: object) -> N
     db = Database(site.url)
     values = {"root_there": True, "observing": True, "trouble": None, "pending": 3, "waiting": 0, "walking": False}
     values |= {"walked_files": 9, "unreadable": 0, "walked_at": now, "walked_whole_at": now, "round_at": now} | more
-    state = status.State("minstrel", "here:1:x", "here", **values)  # type: ignore[arg-type]
+    state = status.SourceStatus("minstrel", "here:1:x", "here", **values)  # type: ignore[arg-type]
     db.write(lambda c: workers.beat(c, "here:1:x", "here", 1, "watch,score,schedule", now))
     db.write(lambda c: status.write(c, [state], now))
     db.close()
@@ -111,7 +112,7 @@ def test_what_is_wrong_is_told_with_what_to_do(lab: Site) -> None:
     root = findings["sources: minstrel: root"]
     assert root["verdict"] == "broken"
     assert "cannot be listed" in root["text"]
-    assert findings["sources: minstrel: watching"]["text"] == "its root is away on here"
+    assert findings["sources: minstrel: watching"]["text"] == "its root is offline on here"
     assert findings["workers: score"]["advice"] == "start `marcod run`, or its unit"
     assert "workers: watch" not in findings
     shown = lab.call("doctor", "--no-device").stdout
@@ -136,7 +137,7 @@ def test_a_layout_that_differs_from_the_recorded_one_is_broken_as_it_is_for_the_
 def test_a_watcher_that_hangs_shows(lab: Site) -> None:
     watched(lab, round_at=datetime(2026, 1, 1, tzinfo=UTC))
     _, findings = found(lab, "--no-device")
-    assert "its thread on here hangs since 00:00 UTC" in findings["sources: minstrel: watching"]["text"]
+    assert "its watcher on here hangs since 00:00 UTC" in findings["sources: minstrel: watching"]["text"]
 
 
 def test_a_database_without_tables_stays_so(empty_db_url: str, tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_a_share_that_hangs_hangs_nobody(db: Database, tmp_path: Path) -> None:
             share.open("rb").close()
         return places.look_at(root)
 
-    told = places.sources(db, settings.load(site.config), datetime.now(UTC), limit_s=1.0, look=look)
+    told = places.sources(db, settings.load(site.config), db.read(take_snapshot, db.now()), limit_s=1.0, look=look)
     findings = {finding.subject: finding for finding in told}
     (tmp_path / "share").open("wb").close()
     assert findings["share: root"].verdict is Verdict.BROKEN

@@ -14,17 +14,17 @@ from marcod.layouts.findings import SourceFinding
 from marcod.store import queue, serving, versions
 from marcod.training import run_rows
 from marcod.watch import status
-from marcod.watch.status import State
+from marcod.watch.status import SourceStatus
 
 
-def state(source: str, now: datetime, **more: object) -> State:
+def state(source: str, now: datetime, **more: object) -> SourceStatus:
     """A source that is watched well."""
     values: dict[str, object] = {
         "source": source, "worker": "w", "host": "imaging", "root_there": True, "observing": True, "trouble": None,
         "pending": 0, "waiting": 0, "walking": False, "walked_files": 1200, "unreadable": 0,
         "walked_at": now - timedelta(seconds=40), "walked_whole_at": now - timedelta(hours=5), "round_at": now,
     }  # fmt: skip
-    return State(**(values | more))  # type: ignore[arg-type]
+    return SourceStatus(**(values | more))  # type: ignore[arg-type]
 
 
 def finding(reason: str, files: int, **more: object) -> SourceFinding:

@@ -15,7 +15,8 @@ from marcod.database.schema import image, job
 from marcod.domain import text_path
 from marcod.settings import Settings
 from marcod.watch.ingest import Source, open_sources
-from marcod.watch.loop import SourceStatus, Watcher
+from marcod.watch.loop import Watcher
+from marcod.watch.status import SourceStatus
 
 DEADLINE_S = 30.0
 SETTLE_S = 10.0

@@ -16,6 +16,7 @@ from marcod.database.schema import audit, image, source
 from marcod.errors import ConfigError
 from marcod.health import places
 from marcod.health.finding import Finding, Verdict
+from marcod.health.snapshot import take_snapshot
 from marcod.settings import Settings
 from marcod.store import sources
 from marcod.store.versions import Version
@@ -23,7 +24,7 @@ from marcod.watch import status
 from marcod.watch.folders import SAMPLE, recorded_twice, require_apart
 from marcod.watch.ingest import open_sources
 from marcod.watch.scan import scan_once
-from marcod.watch.status import State
+from marcod.watch.status import SourceStatus
 
 WELLS = range(1, 7)
 HAND = "images-3fa2b1"
@@ -136,7 +137,7 @@ def test_what_is_configured_or_watched_or_read_otherwise_keeps_its_name(
 ) -> None:
     with pytest.raises(ConfigError, match=f"{HAND}' with layout formulatrix.*`marcod source forget {HAND}`"):
         open_sources(db, settings_for("rigaku", minstrel=folder), factories.utc())
-    state = State(HAND, "w", "east", True, True, None, 0, 0, False, 0, 0, None, None, None)
+    state = SourceStatus(HAND, "w", "east", True, True, None, 0, 0, False, 0, 0, None, None, None)
     db.write(lambda c: status.write(c, [state], db.now()))
     with pytest.raises(ConfigError, match="which east watches"):
         open_sources(db, settings_for(minstrel=folder), factories.utc())
@@ -177,7 +178,7 @@ def test_a_folder_in_or_around_a_recorded_one_is_refused(db: Database, folder: P
 
 def findings(db: Database, settings: Settings, subject: str) -> list[Finding]:
     """What the doctor says of something."""
-    return [one for one in places.sources(db, settings, db.now()) if one.subject == subject]
+    return [one for one in places.sources(db, settings, db.read(take_snapshot, db.now())) if one.subject == subject]
 
 
 def test_configured_roots_lie_apart(tmp_path: Path) -> None:

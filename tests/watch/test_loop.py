@@ -372,13 +372,13 @@ def test_the_loop_runs_in_a_thread_and_ends_when_told(make_site: MakeSite) -> No
     thread = threading.Thread(target=site.watcher.run, args=(stop,))
     thread.start()
     try:
-        wait_until(lambda: site.status.watching)
+        wait_until(lambda: site.status.observing)
         site.put(well_image(1))
         wait_until(lambda: site.images())
     finally:
         stop.set()
         thread.join()
-    assert not site.status.watching
+    assert not site.status.observing
 
 
 def test_the_instrument_s_files_are_left_as_they_are(site: Site) -> None:
@@ -397,7 +397,7 @@ def test_a_file_that_came_between_the_first_walk_and_the_observer_is_found_at_on
     """A polling observer that never polls again stands for one that began to watch just too late."""
     site = make_site(observer="polling", poll_s=NEVER_S, watch=EVENTS_ALONE)
     site.step()
-    wait_until(lambda: site.watcher.status()[0].watching, "the observer")
+    wait_until(lambda: site.watcher.status()[0].observing, "the observer")
     site.put(well_image(1))
     site.step()
     site.step(SETTLE_S)

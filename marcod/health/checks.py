@@ -1,0 +1,249 @@
+"""Checks of a snapshot: each trouble that needs a person, judged once.
+
+``marcod status``, ``marcod doctor`` and the metric ``marcod_trouble``, on which the alert rules rest, all render
+what :func:`troubles` returns, so they never disagree. Every threshold stands in :data:`CHECKS`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from marcod.health import snapshot
+from marcod.health.finding import Finding, Verdict
+from marcod.health.snapshot import Snapshot
+from marcod.store import versions
+from marcod.text import count
+from marcod.watch.status import SourceStatus
+
+MAX_CAUSES: Final = 5
+"""Causes that hold images up, of which each is one trouble."""
+
+START: Final = "start `marcod run`, or its unit"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One kind of trouble: where the doctor shows it, how severe it is, and the longest time that is well."""
+
+    name: str
+    area: str
+    subject: str
+    verdict: Verdict
+    limit: timedelta | None = None
+
+
+_BROKEN, _ATTENTION = Verdict.BROKEN, Verdict.ATTENTION
+
+CHECKS: Final = {
+    check.name: check
+    for check in (
+        Check("no_champion", "models", "champion", _BROKEN),
+        Check("synthetic_champion", "models", "champion", _ATTENTION),
+        Check("nothing_runs", "workers", "none", _BROKEN),
+        Check("no_scorer", "workers", "score", _BROKEN),
+        Check("no_watcher", "workers", "watch", _BROKEN),
+        Check("no_schedule", "workers", "schedule", _ATTENTION),
+        # An image that could have been scored so long ago has no scorer, or too few.
+        Check("images_wait", "work", "queue", _BROKEN, timedelta(minutes=30)),
+        Check("held_up", "work", "held up", _BROKEN),
+        Check("quarantine", "work", "quarantine", _ATTENTION),
+        Check("images_gone", "work", "gone", _ATTENTION),
+        Check("drift", "work", "drift", _ATTENTION),
+        Check("notifications_stuck", "work", "notifications", _BROKEN, timedelta(hours=1)),
+        Check("notifications_given_up", "work", "notifications", _ATTENTION),
+        Check("training_failed", "work", "training", _ATTENTION),
+        # A training writes a heartbeat every few seconds; a step that computes for long writes one as well.
+        Check("training_silent", "work", "training", _ATTENTION, timedelta(minutes=30)),
+        # A watcher reports every ten seconds.
+        Check("watcher_silent", "sources", "watching", _BROKEN, timedelta(minutes=1)),
+        Check("root_offline", "sources", "watching", _BROKEN),
+        # A watcher starts a round twice a second.
+        Check("watcher_hangs", "sources", "watching", _BROKEN, timedelta(minutes=5)),
+        Check("no_scan", "sources", "watching", _BROKEN, timedelta(hours=1)),
+        Check("unreadable_folders", "sources", "watching", _ATTENTION),
+        Check("observer", "sources", "watching", _ATTENTION),
+        Check("unread_files", "sources", "files", _ATTENTION),
+    )
+}
+"""Every check by its name, which the alert rules use as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One trouble, and the next step. ``source`` and ``target`` are empty where it concerns none."""
+
+    check: Check
+    text: str
+    advice: str = ""
+    source: str = ""
+    target: str = ""
+    detail: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The trouble in one line."""
+        about = f"source {self.source}: " if self.source else ""
+        return f"{about}{self.text}; {self.advice}" if self.advice else f"{about}{self.text}"
+
+    @property
+    def finding(self) -> Finding:
+        """The trouble as the doctor reports it."""
+        subject = self.detail or self.check.subject
+        subject = f"{self.source}: {subject}" if self.source else subject
+        return Finding(self.check.area, subject, self.check.verdict, self.text, self.advice)
+
+
+def troubles(seen: Snapshot) -> list[Trouble]:
+    """List what needs a person, the worst first."""
+    found = [*_models(seen), *_workers(seen), *_queue(seen), *_outside(seen), *_training(seen)]
+    waited_for = awaited(seen)
+    for state in seen.watched:
+        if state.source not in waited_for:
+            found += _source(state, seen.taken_at)
+    found += [
+        _trouble("unread_files", one.text, one.advice, source=one.source, detail=one.reason)
+        for one in seen.findings
+        if one.attention
+    ]
+    return sorted(found, key=lambda trouble: trouble.check.verdict is not Verdict.BROKEN)
+
+
+def awaited(seen: Snapshot) -> list[str]:
+    """List the sources that a process may still report, because it started less than a reporting limit ago."""
+    now = seen.taken_at
+    starting = any(
+        "watch" in w.roles.split(",") and not _over("watcher_silent", w.started_at, now) for w in seen.workers
+    )
+    watched = {state.source for state in seen.watched if is_watched(state, now)}
+    return [name for name in seen.sources if name not in watched] if starting else []
+
+
+def is_watched(state: SourceStatus, now: datetime) -> bool:
+    """Tell if a process watches a source; one that ended in order took its name out of the row."""
+    return bool(state.worker) and state.updated_at is not None and not _over("watcher_silent", state.updated_at, now)
+
+
+def _trouble(
+    name: str, text: str, advice: str = "", *, source: str = "", target: str = "", detail: str = ""
+) -> Trouble:
+    return Trouble(CHECKS[name], text, advice, source, target, detail)
+
+
+def _over(name: str, since: datetime | None, now: datetime) -> bool:
+    """Tell if the time since then exceeds a check's limit; None is before all times."""
+    limit = CHECKS[name].limit
+    assert limit is not None
+    return since is None or now - since > limit
+
+
+def _models(seen: Snapshot) -> Iterator[Trouble]:
+    if seen.champion is None:
+        yield _trouble("no_champion", "no model is champion", "`marcod model promote NAME:VERSION` makes one")
+    elif seen.scored_by_synthetic:
+        text = f"{seen.champion.model} was {versions.RENDERED_ALONE}"
+        yield _trouble("synthetic_champion", text, versions.REAL_MODEL)
+
+
+def _workers(seen: Snapshot) -> Iterator[Trouble]:
+    if not seen.workers:
+        yield _trouble("nothing_runs", "no marcod runs", "`marcod run` starts one")
+        return
+    alive = snapshot.roles(seen.workers)
+    for role, check, effect in (
+        ("score", "no_scorer", "images wait"),
+        ("watch", "no_watcher", "new images are found at its next start"),
+        ("schedule", "no_schedule", "no plate is completed, no drift is seen, no notification is sent"),
+    ):
+        if role not in alive:
+            yield _trouble(check, f"no process has the role {role}: {effect}", START)
+
+
+def _queue(seen: Snapshot) -> Iterator[Trouble]:
+    oldest_at, now = seen.new.oldest_at, seen.taken_at
+    if oldest_at is not None and _over("images_wait", oldest_at, now):
+        text = f"a new image waits for {age(oldest_at, now)}"
+        yield _trouble("images_wait", text, "scoring is too slow or fails, see the log")
+    for held_up in seen.held_up[:MAX_CAUSES]:
+        text = f"{count(held_up.images, 'image waits', 'images wait')}: {held_up.error}"
+        yield _trouble("held_up", text, "remove the cause; the images are tried again by themselves")
+    if seen.failed:
+        yield _trouble("quarantine", f"{count(seen.failed, 'image')} in quarantine", "`marcod queue failed` says why")
+    if seen.gone:
+        text = f"{count(seen.gone, 'image')} went before anything scored them"
+        yield _trouble("images_gone", text, "`marcod queue gone` lists them, `marcod queue accept` accepts that")
+
+
+def _outside(seen: Snapshot) -> Iterator[Trouble]:
+    """Yield troubles of the imagers' light and of those who receive notifications."""
+    for alarm in seen.alarms:
+        yield _trouble("drift", alarm.detail, "see `marcod drift`")
+    for target, box in seen.outbox.items():
+        if box.oldest_at is not None and _over("notifications_stuck", box.oldest_at, seen.taken_at):
+            text = f"{target} was not notified of what happened {age(box.oldest_at, seen.taken_at)} ago"
+            yield _trouble("notifications_stuck", text, "`marcod notify list` shows why", target=target)
+        if box.given_up:
+            text = (
+                f"{count(box.given_up, 'notification')} for {target} given up within {snapshot.GIVEN_UP_AGE.days} days"
+            )
+            yield _trouble("notifications_given_up", text, "`marcod notify list` shows why", target=target)
+
+
+def _training(seen: Snapshot) -> Iterator[Trouble]:
+    run = seen.training
+    if run is None:
+        return
+    if run.state in ("failed", "abandoned"):
+        why = f": {run.error}" if run.error else ""
+        yield _trouble(
+            "training_failed", f"training run {run.id} {run.state}{why}", f"see `marcod train show {run.id}`"
+        )
+    if run.state == "running" and _over("training_silent", run.beat_at, seen.taken_at):
+        text = f"training run {run.id} shows no life for {age(run.beat_at, seen.taken_at)}"
+        yield _trouble("training_silent", text, "start the trainer, which takes it over")
+
+
+def _source(state: SourceStatus, now: datetime) -> Iterator[Trouble]:
+    def trouble(check: str, text: str, advice: str) -> Trouble:
+        return _trouble(check, text, advice, source=state.source)
+
+    if not is_watched(state, now):
+        text = f"nobody watches it; the last report came {ago(state.updated_at, now)} from {state.host}"
+        yield trouble("watcher_silent", text, START)
+        return
+    if not state.root_there:
+        yield trouble("root_offline", f"its root is offline on {state.host}", "mount the share")
+    elif state.round_at is not None and _over("watcher_hangs", state.round_at, now):
+        text = f"its watcher on {state.host} hangs since {state.round_at:%H:%M} UTC"
+        yield trouble("watcher_hangs", text, "the share does not answer; check the file server")
+    elif not state.walking and _over("no_scan", state.walked_at, now):
+        text = f"the last scan that ended well was {ago(state.walked_at, now)}"
+        yield trouble("no_scan", text, "see the log of the watching process")
+    if state.unreadable:
+        text = f"{count(state.unreadable, 'folder')} cannot be listed"
+        yield trouble("unreadable_folders", text, "see the log; let the user of marcod read them")
+    if state.trouble:
+        yield trouble("observer", state.trouble, "until then scans find the new files, later")
+
+
+def counts(found: Iterable[Trouble]) -> dict[tuple[str, str, str], int]:
+    """Count troubles by check, source and target; a check without any has 0 under no source and no target."""
+    counted = Counter((trouble.check.name, trouble.source, trouble.target) for trouble in found)
+    there = {name for name, _, _ in counted}
+    return dict(counted) | {(name, "", ""): 0 for name in CHECKS if name not in there}
+
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def age(at: datetime, now: datetime) -> str:
+    """Format the time since then in the largest unit of which it has two, such as ``90 min``."""
+    seconds = max(0, int((now - at).total_seconds()))
+    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 2 * size or size == 1)
+    return f"{seconds // size} {unit}"
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """Format the time since then, such as ``90 min ago``; ``never`` for None."""
+    return "never" if at is None else f"{age(at, now)} ago"
