@@ -20,7 +20,7 @@ from marcod.plates import reports
 from marcod.plates.plate_map import PlateMap
 from marcod.settings import Settings
 from marcod.store import versions
-from marcod.store.summaries import Verdict
+from marcod.store.verdicts import DropVerdict
 
 if TYPE_CHECKING:
     from marcod.model.heatmap import Heat, Recipe
@@ -74,7 +74,7 @@ def heatmap(
     with app.reading(settings) as ready:
         shown = plates_cli.load(ready.db, plate_text, source, inspection, model_text)
         drop = _drop(shown, well, number)
-        found = ready.db.read(reports.located, drop.image_id)
+        found = ready.db.read(reports.located, drop.image.image_id)
         folder = ready.registry.path(shown.version.name, shown.version.version)
         closed = places.closed(settings, ready)
     root = app.roots(settings).get(shown.summary.source, Path(found.root))
@@ -104,18 +104,18 @@ def heatmap(
     _print({"out": str(out.resolve()), **facts}, json_output=json_output)
 
 
-def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> Verdict:
+def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> DropVerdict:
     """The drop meant, which must have been scored. Raises NotFoundError or MarcodError."""
     plate = f"plate {shown.summary.plate_key}, inspection {shown.summary.inspection_key}"
-    in_well = [d for d in shown.drops if (d.well_row, d.well_column) == well]
+    in_well = [d for d in shown.drops if (d.image.well_row, d.image.well_column) == well]
     if not in_well:
-        offered = text.offer(well_name(*well), (d.well for d in shown.drops), "wells with drops")
+        offered = text.offer(well_name(*well), (d.image.well for d in shown.drops), "wells with drops")
         raise NotFoundError(f"{plate} has no image of well {well_name(*well)}; {offered}")
-    there = ", ".join(str(d.drop_number) for d in in_well)
+    there = ", ".join(str(d.image.drop_number) for d in in_well)
     name = in_well[0].well
     if number is None and len(in_well) > 1:
         raise NotFoundError(f"well {name} has the drops {there}; choose one with --drop")
-    chosen = [d for d in in_well if number in (None, d.drop_number)]
+    chosen = [d for d in in_well if number in (None, d.image.drop_number)]
     if not chosen:
         raise NotFoundError(f"well {name} of {plate} has no drop {number}, only {there}")
     if chosen[0].failed and chosen[0].label is None:
@@ -147,36 +147,36 @@ def _read(root: Path, found: reports.Located) -> bytes:
     return data
 
 
-def _compare(shown: PlateMap, drop: Verdict, heat: "Heat") -> None:
+def _compare(shown: PlateMap, drop: DropVerdict, heat: "Heat") -> None:
     """The gradients must be those of the network that gave the score. Raises BundleError."""
-    stored = (drop.p_clear, drop.p_crystals, drop.p_other, drop.p_precipitate)
+    stored = (drop.image.p_clear, drop.image.p_crystals, drop.image.p_other, drop.image.p_precipitate)
     now = [float(p) for p in heat.probabilities]
     if any(abs(p - (s or 0.0)) > bundle.GOLDEN_TOLERANCE for p, s in zip(now, stored, strict=True)):
         raise BundleError(
-            f"{shown.version} gives {drop.path} {now[1]:.4f} for crystals here, "
-            f"but {drop.p_crystals:.4f} is stored; the heat would not explain the score"
+            f"{shown.version} gives {drop.image.path} {now[1]:.4f} for crystals here, "
+            f"but {drop.image.p_crystals:.4f} is stored; the heat would not explain the score"
         )
 
 
-def _probability(drop: Verdict, target: DropClass) -> float:
+def _probability(drop: DropVerdict, target: DropClass) -> float:
     return {
-        DropClass.CLEAR: drop.p_clear,
-        DropClass.CRYSTALS: drop.p_crystals,
-        DropClass.OTHER: drop.p_other,
-        DropClass.PRECIPITATE: drop.p_precipitate,
+        DropClass.CLEAR: drop.image.p_clear,
+        DropClass.CRYSTALS: drop.image.p_crystals,
+        DropClass.OTHER: drop.image.p_other,
+        DropClass.PRECIPITATE: drop.image.p_precipitate,
     }[target] or 0.0
 
 
 def _facts(
-    shown: PlateMap, drop: Verdict, path: Path, found: reports.Located, target: DropClass, recipe: "Recipe"
+    shown: PlateMap, drop: DropVerdict, path: Path, found: reports.Located, target: DropClass, recipe: "Recipe"
 ) -> dict[str, Any]:
     """All that is needed to make the image again, for people, programs and the PNG itself."""
     return {
         "source": shown.summary.source,
         "plate_key": shown.summary.plate_key,
         "inspection_key": shown.summary.inspection_key,
-        "well": drop.well,
-        "drop_number": drop.drop_number,
+        "well": drop.image.well,
+        "drop_number": drop.image.drop_number,
         "file": output.printable(str(path)),
         "sha256": found.content_hash,
         "model": str(shown.version),
@@ -184,16 +184,16 @@ def _facts(
         "model_synthetic": shown.version.synthetic,
         "class": target.value,
         "probability": _probability(drop, target),
-        "label": drop.label,
+        "label": drop.image.label,
         "samples": recipe.samples,
         "noise": recipe.noise,
         "seed": recipe.seed,
     }
 
 
-def _caption(shown: PlateMap, drop: Verdict, target: DropClass, recipe: "Recipe") -> list[str]:
+def _caption(shown: PlateMap, drop: DropVerdict, target: DropClass, recipe: "Recipe") -> list[str]:
     summary = shown.summary
-    where = f"{summary.barcode or summary.plate_key}, well {drop.well}, drop {drop.drop_number}"
+    where = f"{summary.barcode or summary.plate_key}, well {drop.image.well}, drop {drop.image.drop_number}"
     return [
         output.printable(f"{where}: {target.value} {_probability(drop, target):.3f}"),
         output.printable(f"source {summary.source}, inspection {summary.inspection_key}; model {shown.version}"),
@@ -201,9 +201,14 @@ def _caption(shown: PlateMap, drop: Verdict, target: DropClass, recipe: "Recipe"
     ]
 
 
-def _file_name(shown: PlateMap, drop: Verdict, target: DropClass) -> str:
+def _file_name(shown: PlateMap, drop: DropVerdict, target: DropClass) -> str:
     summary = shown.summary
-    parts = (summary.barcode or summary.plate_key, summary.inspection_key, f"{drop.well}.{drop.drop_number}", target)
+    parts = (
+        summary.barcode or summary.plate_key,
+        summary.inspection_key,
+        f"{drop.image.well}.{drop.image.drop_number}",
+        target,
+    )
     return re.sub(r"[^A-Za-z0-9._-]", "_", "heatmap-" + "-".join(str(part) for part in parts)) + ".png"
 
 

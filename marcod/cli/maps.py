@@ -14,7 +14,7 @@ from marcod.cli import output
 from marcod.domain import hit_rule, row_letters
 from marcod.plates.history import DropHistory, PlateHistory
 from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
-from marcod.store.summaries import Verdict
+from marcod.store.verdicts import DropVerdict
 from marcod.store.versions import Version
 
 STYLES: Final = {
@@ -51,8 +51,8 @@ SHORT_KEY: Final = 4
 
 def plate_map(shown: PlateMap, width: int) -> Text:
     """The plate as a grid in at most ``width`` characters: one letter per drop, columns and drops numbered."""
-    numbers = sorted({drop.drop_number for drop in shown.drops}) or [1]
-    marks = {(drop.well_row, drop.well_column, drop.drop_number): _mark(drop, shown.version) for drop in shown.drops}
+    numbers = sorted({drop.image.drop_number for drop in shown.drops}) or [1]
+    marks = {drop.image.place: _mark(drop, shown.version) for drop in shown.drops}
     blocks = [
         _block(shown, marks, numbers, columns, stacked)
         for columns, stacked in _blocks(shown.format.columns, len(numbers), width - _margin(shown))
@@ -123,13 +123,13 @@ def _headings(columns: range, numbers: Sequence[int], cell: int, *, stacked: boo
             yield ["".join(str(number).rjust(digits)[place] for number in numbers).ljust(cell)] * len(columns)
 
 
-def _mark(drop: Verdict, version: Version) -> tuple[str, str]:
+def _mark(drop: DropVerdict, version: Version) -> tuple[str, str]:
     """The letter of a drop and its style; what a person labelled is underlined."""
     mark = mark_of(drop, version)
     return LETTERS[mark], STYLES[mark] if drop.said is None else f"underline {STYLES[mark]}"
 
 
-def legend(drops: Iterable[Verdict | None], version: Version) -> Text:
+def legend(drops: Iterable[DropVerdict | None], version: Version) -> Text:
     """The meaning of a map's letters in two lines; of rare ones only where they occur."""
     seen = [drop for drop in drops if drop is not None]
     marks = {mark_of(drop, version) for drop in seen}
@@ -147,15 +147,15 @@ def _of_hits(version: Version) -> str:
     return f" hit: {hit_rule(version.crystal_threshold)}, or labelled Crystals by a person"
 
 
-def _labelled(drops: Iterable[Verdict]) -> str:
+def _labelled(drops: Iterable[DropVerdict]) -> str:
     """The drops that people labelled, in words; empty without any."""
     words = [f"{_place(drop)} {drop.said.label} ({drop.said.person})" for drop in drops if drop.said is not None]
     more = len(words) - NAMED
     return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _place(drop: Verdict) -> str:
-    return f"{drop.well}.{drop.drop_number}"
+def _place(drop: DropVerdict) -> str:
+    return f"{drop.image.well}.{drop.image.drop_number}"
 
 
 def print_plate(console: Console, shown: PlateMap) -> None:
@@ -164,9 +164,9 @@ def print_plate(console: Console, shown: PlateMap) -> None:
     console.print(plate_map(shown, console.width if console.is_terminal else PAPER))
     console.print(legend(shown.drops, shown.version))
     output.say(console, f"{shown.counted()}; {output.state_of(shown.summary)}")
-    best = sorted((d for d in shown.drops if d.p_crystals), key=lambda d: -(d.p_crystals or 0.0))[:BEST]
+    best = sorted((d for d in shown.drops if d.image.p_crystals), key=lambda d: -(d.image.p_crystals or 0.0))[:BEST]
     if best:
-        named = ", ".join(f"{_place(d)} {d.p_crystals:.2f}" for d in best)
+        named = ", ".join(f"{_place(d)} {d.image.p_crystals:.2f}" for d in best)
         output.say(console, f"highest crystal probability: {named}")
     if labelled := _labelled(shown.drops):
         output.say(console, f"labelled by people{' (underlined)' if console.is_terminal else ''}: {labelled}")
@@ -231,5 +231,5 @@ def _grid(past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str]
     return output.table("", columns, rows)
 
 
-def _look(drop: Verdict, version: Version) -> Text:
+def _look(drop: DropVerdict, version: Version) -> Text:
     return Text(*_mark(drop, version)).append("" if drop.said is None else "*")

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.schema import UtcDateTime, drop_summary, image, inspection
-from marcod.store import summaries
-from marcod.store.summaries import Verdict
+from marcod.store import verdicts
+from marcod.store.verdicts import DropVerdict
 from marcod.store.versions import Version
 
 
@@ -35,14 +35,14 @@ class DropHistory:
     the inspection of its first hit; None and False while nothing is known.
     """
 
-    looks: tuple[Verdict | None, ...]
+    looks: tuple[DropVerdict | None, ...]
     hit: bool
     trend: str | None
     first_hit: str | None
     highest_p_crystals: float | None
 
     @property
-    def last(self) -> Verdict:
+    def last(self) -> DropVerdict:
         """The drop as it was seen last."""
         return next(look for look in reversed(self.looks) if look is not None)
 
@@ -63,13 +63,13 @@ class PlateHistory:
 def of_plate(connection: Connection, plate_id: int, version: Version) -> PlateHistory:
     """Every drop of a plate at every inspection with images for this version."""
     inspections = _inspections(connection, plate_id, version)
-    looks: dict[int, dict[int, Verdict]] = {}
+    looks: dict[int, dict[int, DropVerdict]] = {}
     for seen in inspections:
-        for verdict in summaries.verdicts(connection, seen.id, version):
-            looks.setdefault(verdict.drop_id, {})[seen.id] = verdict
+        for verdict in verdicts.drops_at(connection, seen.id, version):
+            looks.setdefault(verdict.image.drop_id, {})[seen.id] = verdict
     lives = _lives(connection, looks, version, {i.id: i.key for i in inspections})
     drops = [_drop([found.get(i.id) for i in inspections], lives.get(drop_id)) for drop_id, found in looks.items()]
-    ordered = sorted(drops, key=lambda d: (d.last.well_row, d.last.well_column, d.last.drop_number))
+    ordered = sorted(drops, key=lambda d: d.last.image.place)
     return PlateHistory(version, tuple(inspections), tuple(ordered))
 
 
@@ -101,5 +101,5 @@ def _lives(
     return {row[0]: (row[1], row[2], keys.get(row[3]), row[4]) for row in rows}
 
 
-def _drop(looks: list[Verdict | None], life: tuple[Any, ...] | None) -> DropHistory:
+def _drop(looks: list[DropVerdict | None], life: tuple[Any, ...] | None) -> DropHistory:
     return DropHistory(tuple(looks), *(life or (False, None, None, None)))

@@ -23,7 +23,7 @@ from marcod.errors import ImageError
 from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
 from marcod.plates.reports import Hit
 from marcod.store.drops import Trend
-from marcod.store.summaries import Verdict
+from marcod.store.verdicts import DropVerdict
 from marcod.store.versions import SYNTHETIC_NOTICE
 from marcod.tabular import no_formula
 
@@ -171,19 +171,19 @@ def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done =
     ``done`` is told how many images were read.
     """
     size = shown.format
-    numbers = sorted({d.drop_number for d in shown.drops})
+    numbers = sorted({d.image.drop_number for d in shown.drops})
     sizes = look(size.rows, size.columns, max(len(numbers), 1))
     drops = {}
     for count, verdict in enumerate(shown.drops, 1):
-        uri = images.thumbnail(shown.summary.source, verdict.path, sizes.thumbnail_px)
-        drops[verdict.well_row, verdict.well_column, verdict.drop_number] = _drop(shown, verdict, uri)
+        uri = images.thumbnail(shown.summary.source, verdict.image.path, sizes.thumbnail_px)
+        drops[verdict.image.place] = _drop(shown, verdict, uri)
         done(count)
     rows = [
         Row(row_letters(row), tuple(_well(drops, row, c, numbers) for c in range(1, size.columns + 1)))
         for row in range(1, size.rows + 1)
     ]
     found = [d for d in shown.drops if d.hit]
-    best = sorted(found, key=lambda d: -(d.p_crystals or 0.0))[:BEST]
+    best = sorted(found, key=lambda d: -(d.image.p_crystals or 0.0))[:BEST]
     summary = shown.summary
     return _render(
         "plate.html.j2",
@@ -198,7 +198,7 @@ def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done =
         columns=range(1, size.columns + 1),
         numbers=numbers,
         rows=rows,
-        best=[_drop(shown, d, images.thumbnail(summary.source, d.path, CARD_PX)) for d in best],
+        best=[_drop(shown, d, images.thumbnail(summary.source, d.image.path, CARD_PX)) for d in best],
         more=len(found) - len(best),
         disputed=any(d.said is not None and d.said.disputed for d in shown.drops),
     )
@@ -220,22 +220,22 @@ def hits_sheet(
     )
 
 
-def _drop(shown: PlateMap, verdict: Verdict, uri: str | None) -> Drop:
+def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> Drop:
     hit = verdict.hit
     mark = SHOWN[mark_of(verdict, shown.version)]
     said = verdict.said
     flag = "" if said is None else SAID + ("?" if said.disputed else "")
-    place = f"{verdict.well}.{verdict.drop_number}"
+    place = f"{verdict.image.well}.{verdict.image.drop_number}"
     words = "" if said is None else f"{said.label} says {said.person}"
     scores = (
-        ("crystals", verdict.p_crystals),
-        ("clear", verdict.p_clear),
-        ("precipitate", verdict.p_precipitate),
-        ("other", verdict.p_other),
+        ("crystals", verdict.image.p_crystals),
+        ("clear", verdict.image.p_clear),
+        ("precipitate", verdict.image.p_precipitate),
+        ("other", verdict.image.p_other),
     )
     numbers = ", ".join(f"{name} {p:.2f}" for name, p in scores if p is not None)
     title = "; ".join(part for part in (f"{place} {mark.letter}", words, numbers) if part)
-    return Drop(mark, hit, flag, verdict.p_crystals, uri, place, words, title)
+    return Drop(mark, hit, flag, verdict.image.p_crystals, uri, place, words, title)
 
 
 def _well(

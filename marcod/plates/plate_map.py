@@ -23,7 +23,7 @@ from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
 from marcod.plates import history, metadata, reports
-from marcod.store import known_names, summaries, versions
+from marcod.store import known_names, summaries, verdicts, versions
 from marcod.tabular import no_formula
 
 COLUMNS: Final = (
@@ -71,13 +71,13 @@ MARKS_OF_CLASS: Final = (Mark.PRECIPITATE, Mark.CLEAR, Mark.OTHER, Mark.CRYSTALS
 """The marks of drops that are not hits but have a class."""
 
 
-def mark_of(drop: summaries.Verdict, version: versions.Version) -> Mark:
+def mark_of(drop: verdicts.DropVerdict, version: versions.Version) -> Mark:
     """The mark by which a drop counts."""
     if drop.hit:
         return Mark.HIT
-    if drop.shown_label is None:
-        return Mark.FAILED if drop.failed or drop.gone else Mark.UNSCORED
-    return Mark(drop.shown_label)
+    if drop.label is None:
+        return Mark.FAILED if drop.image.failed or drop.image.gone else Mark.UNSCORED
+    return Mark(drop.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,14 @@ class PlateMap:
     plate_id: int
     summary: reports.Summary
     version: versions.Version
-    drops: tuple[summaries.Verdict, ...]
+    drops: tuple[verdicts.DropVerdict, ...]
     papers: metadata.OfPlate
 
     @property
     def format(self) -> PlateFormat:
         """The plate's format as told, else the smallest standard plate; it holds every well seen."""
-        rows = max((d.well_row for d in self.drops), default=8)
-        columns = max((d.well_column for d in self.drops), default=12)
+        rows = max((d.image.well_row for d in self.drops), default=8)
+        columns = max((d.image.well_column for d in self.drops), default=12)
         if (grid := self.papers.grid) is not None:
             return PlateFormat(max(rows, grid.rows), max(columns, grid.columns))
         fitting = (f for f in PLATE_FORMATS.values() if f.wells >= 96 and f.rows >= rows and f.columns >= columns)
@@ -124,8 +124,8 @@ class PlateMap:
         for drop in self.drops:
             yield {
                 **head,
-                "well": drop.well,
-                "drop_number": drop.drop_number,
+                "well": drop.image.well,
+                "drop_number": drop.image.drop_number,
                 "model": str(self.version),
                 "model_synthetic": self.version.synthetic,
                 **_verdict(drop, self.version),
@@ -138,17 +138,17 @@ class PlateMap:
         return csv_text(COLUMNS, self.records())
 
 
-def _verdict(drop: summaries.Verdict, version: versions.Version) -> dict[str, Any]:
+def _verdict(drop: verdicts.DropVerdict, version: versions.Version) -> dict[str, Any]:
     return {
-        "label": drop.shown_label,
-        "p_clear": drop.p_clear,
-        "p_crystals": drop.p_crystals,
-        "p_other": drop.p_other,
-        "p_precipitate": drop.p_precipitate,
+        "label": drop.label,
+        "p_clear": drop.image.p_clear,
+        "p_crystals": drop.image.p_crystals,
+        "p_other": drop.image.p_other,
+        "p_precipitate": drop.image.p_precipitate,
         "hit": drop.hit,
-        "failed": drop.failed,
-        "path": drop.path,
-        "model_label": drop.label,
+        "failed": drop.image.failed,
+        "path": drop.image.path,
+        "model_label": drop.image.label,
         "label_person": None if drop.said is None else drop.said.person,
         "label_disputed": drop.said is not None and drop.said.disputed,
     }
@@ -195,8 +195,8 @@ def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
     for drop in past.drops:
         looks = zip(past.inspections, drop.looks, strict=True)
         yield {
-            "well": drop.last.well,
-            "drop_number": drop.last.drop_number,
+            "well": drop.last.image.well,
+            "drop_number": drop.last.image.drop_number,
             "hit": drop.hit,
             "trend": drop.trend,
             "first_hit_inspection_key": drop.first_hit,
@@ -239,18 +239,18 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
         raise NotFoundError(f"plate {plate.key} has no inspection {inspection!r}; {offered}")
     summary = rows[0]
     version = model or versions.find(connection, summary.model, summary.model_version)
-    drops = tuple(summaries.verdicts(connection, summary.inspection_id, version))
+    drops = tuple(verdicts.drops_at(connection, summary.inspection_id, version))
     of_plate = metadata.of_plate(connection, plate.id)
     seen = summary if model is None else _as_seen_by(version, summary, drops)
     return PlateMap(plate.id, seen, version, drops, of_plate)
 
 
 def _as_seen_by(
-    version: versions.Version, summary: reports.Summary, drops: tuple[summaries.Verdict, ...]
+    version: versions.Version, summary: reports.Summary, drops: tuple[verdicts.DropVerdict, ...]
 ) -> reports.Summary:
     """The summary with the counts of another model version than the one that speaks for the inspection."""
-    counts = Counter(drop.shown_label for drop in drops)
-    scored = sum(drop.p_crystals is not None for drop in drops)
+    counts = Counter(drop.label for drop in drops)
+    scored = sum(drop.image.p_crystals is not None for drop in drops)
     return replace(
         summary,
         model=version.name,
@@ -265,7 +265,7 @@ def _as_seen_by(
         best_wells=summaries.best_wells(drops),
         seen=len(drops),
         scored=scored,
-        failed=sum(drop.failed for drop in drops if drop.p_crystals is None),
+        failed=sum(drop.image.failed for drop in drops if drop.image.p_crystals is None),
         complete=bool(drops) and scored == len(drops),
         complete_rule=None,
     )

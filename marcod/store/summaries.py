@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -22,68 +22,11 @@ from marcod.database.rows import CHUNK, parts
 from marcod.database.schema import inspection, inspection_summary, plate, source
 from marcod.domain import DropClass
 from marcod.store import events, locks, votes
-from marcod.store.verdicts import DropVerdict, ImageState, ImageVerdict, by_drop, of_inspection
+from marcod.store.verdicts import DropVerdict, ImageState, by_drop, of_inspection
 from marcod.store.versions import Version
 
 BEST_WELLS: Final = 12
 """How many wells ``best_wells`` names."""
-
-
-class Verdict(NamedTuple):
-    """A drop of an inspection as the plate map shows it; the probabilities are None while no image of it is scored.
-
-    ``label`` is the model's, ``said`` that of people, which wins. ``failed`` and ``gone`` say why there is no score.
-    """
-
-    drop_id: int
-    image_id: int
-    path: str
-    well: str
-    well_row: int
-    well_column: int
-    drop_number: int
-    p_clear: float | None
-    p_crystals: float | None
-    p_other: float | None
-    p_precipitate: float | None
-    label: str | None
-    failed: bool
-    said: votes.Verdict | None = None
-    model_hit: bool = False
-    gone: bool = False
-
-    @property
-    def shown_label(self) -> str | None:
-        """The class that counts."""
-        return self.label if self.said is None else self.said.label
-
-    @property
-    def hit(self) -> bool:
-        """Tell if people, else the model, see crystals."""
-        return self.model_hit if self.said is None else self.said.label is DropClass.CRYSTALS
-
-
-def verdicts(connection: Connection, inspection_id: int, version: Version) -> list[Verdict]:
-    """Every drop of an inspection as one model version sees it, in plate order."""
-    found = _verdicts(connection, inspection_id, version)[1]
-    return sorted(map(_shown, found), key=lambda v: (v.well_row, v.well_column, v.drop_number))
-
-
-def _verdicts(
-    connection: Connection, inspection_id: int, version: Version
-) -> tuple[list[ImageVerdict], list[DropVerdict]]:
-    images = of_inspection(connection, inspection_id, version)
-    return images, by_drop(images, votes.of_inspection(connection, inspection_id)) if images else []
-
-
-def _shown(verdict: DropVerdict) -> Verdict:
-    image = verdict.image
-    return Verdict(
-        image.drop_id, image.image_id, image.path, image.well, image.well_row, image.well_column, image.drop_number,
-        image.p_clear, image.p_crystals, image.p_other, image.p_precipitate, image.label,
-        image.state == ImageState.FAILED, verdict.said, verdict.model_hit,
-        image.state == ImageState.GONE,
-    )  # fmt: skip
 
 
 def refresh(
@@ -147,10 +90,11 @@ def _completed(connection: Connection, inspection_ids: list[int], version: Versi
 def _refresh_one(
     connection: Connection, inspection_id: int, version: Version, now: datetime, before: _Completed | None
 ) -> bool:
-    images, found = _verdicts(connection, inspection_id, version)
+    images = of_inspection(connection, inspection_id, version)
     if not images:
         _remove(connection, inspection_id, version)
         return False
+    found = by_drop(images, votes.of_inspection(connection, inspection_id))
     states = Counter(image.state for image in images)
     unscored = Counter(d.image.state for d in found)
     expected = _expected(connection, inspection_id)
@@ -172,7 +116,7 @@ def _refresh_one(
             "n_other": counts[DropClass.OTHER],
             "n_precipitate": counts[DropClass.PRECIPITATE],
             "hits": sum(d.hit for d in found),
-            "best_wells": best_wells(map(_shown, found)),
+            "best_wells": best_wells(found),
             "labelled": sum(d.said is not None for d in found),
             "expected": expected,
             "seen": len(found),
@@ -190,16 +134,16 @@ def _refresh_one(
     return rule is not None
 
 
-def best_wells(found: Iterable[Verdict]) -> str:
-    """The column ``best_wells``: JSON; drops that people call crystals, then by probability, then what they deny."""
-    scored = [d for d in found if d.p_crystals is not None]
-    order = sorted(scored, key=lambda d: (-_denied(d), -(d.p_crystals or 0.0), d.well, d.drop_number))[:BEST_WELLS]
-    shown = [{"well": d.well, "drop": d.drop_number, "p_crystals": round(d.p_crystals or 0.0, 4)} for d in order]
+def best_wells(found: Iterable[DropVerdict]) -> str:
+    """Write the column ``best_wells``: JSON; what people call crystals, then by probability, then what they deny."""
+    scored = [(d, d.image, d.image.p_crystals) for d in found if d.image.p_crystals is not None]
+    scored.sort(key=lambda one: (-_denied(one[0]), -one[2], one[1].well, one[1].drop_number))
+    shown = [{"well": at.well, "drop": at.drop_number, "p_crystals": round(p, 4)} for _, at, p in scored[:BEST_WELLS]]
     return json.dumps(shown)
 
 
-def _denied(verdict: Verdict) -> int:
-    """1 where people say crystals, 0 where they say nothing, -1 where they say another class."""
+def _denied(verdict: DropVerdict) -> int:
+    """Rank a drop: 1 where people say crystals, 0 where they say nothing, -1 where they say another class."""
     if verdict.said is None:
         return 0
     return 1 if verdict.said.label == DropClass.CRYSTALS else -1

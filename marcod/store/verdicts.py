@@ -62,6 +62,21 @@ class ImageVerdict(NamedTuple):
         return self.p_crystals is not None and self.p_crystals >= self.threshold
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """The row and column of the well and the number of the drop."""
+        return self.well_row, self.well_column, self.drop_number
+
+    @property
+    def failed(self) -> bool:
+        """Tell if the version could not score the image."""
+        return self.state == ImageState.FAILED
+
+    @property
+    def gone(self) -> bool:
+        """Tell if the file is gone for good and no score of it counts."""
+        return self.state == ImageState.GONE
+
+    @property
     def rank(self) -> tuple[bool, float]:
         """The image with the greatest counts for its drop: by light, then crystals, then waiting before failed."""
         if self.p_crystals is not None:
@@ -107,6 +122,13 @@ def of_drops(
     anywhere = sorted({inspection_id for _, inspection_id in labelled})
     found = _read(connection, _OF_DROPS, version, drop_keys=list(drop_ids), anywhere=anywhere)
     return [i for i in found if i.in_light or (i.drop_id, i.inspection_id) in labelled]
+
+
+def drops_at(connection: Connection, inspection_id: int, version: Version) -> list[DropVerdict]:
+    """Read the verdicts on all drops of one inspection, in plate order."""
+    images = of_inspection(connection, inspection_id, version)
+    found = by_drop(images, votes.of_inspection(connection, inspection_id)) if images else []
+    return sorted(found, key=lambda verdict: verdict.image.place)
 
 
 def of_drop(images: Iterable[ImageVerdict], words: votes.Words) -> DropVerdict:

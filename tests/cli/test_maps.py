@@ -10,6 +10,7 @@ from shown import drop, plate, said
 from marcod.cli import maps
 from marcod.domain import PLATE_FORMATS, DropClass, row_letters
 from marcod.plates.metadata import Grid
+from marcod.store.verdicts import ImageState
 
 WIDTH = 80
 MARKS = "Xp.ox!?"
@@ -89,7 +90,7 @@ def test_a_drop_counts_once() -> None:
         drop(1, 4, 0.1, label="Precipitate"),
         drop(1, 5, 0.1, said=said(DropClass.CRYSTALS, "ann")),
         drop(1, 6, 0.9, said=said(DropClass.OTHER, "ann")),
-        drop(1, 7, None, failed=True),
+        drop(1, 7, None, state=ImageState.FAILED),
         drop(1, 8, None),
     ]
     assert plate(drops).counted() == (

@@ -19,6 +19,7 @@ from marcod.errors import ImageError
 from marcod.plates.html_report import PAGE_MM, Images, file_name, hits_sheet, look, plate_sheet
 from marcod.plates.metadata import Grid
 from marcod.plates.reports import Hit
+from marcod.store.verdicts import ImageState
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&\x1b[31m\u202e"
 
@@ -137,7 +138,7 @@ def test_every_verdict_has_its_letter_and_its_frame(tmp_path: Path) -> None:
         drop(1, 1, 0.9),
         drop(1, 2, 0.1),
         drop(1, 3, None),
-        drop(1, 4, None, failed=True),
+        drop(1, 4, None, state=ImageState.FAILED),
         drop(1, 5, 0.4, label="Crystals"),
         drop(1, 6, 0.9, said=said(DropClass.PRECIPITATE, "ann")),
         drop(1, 7, 0.1, said=said(DropClass.CRYSTALS, "bob", {DropClass.CRYSTALS: 1, DropClass.CLEAR: 1})),
