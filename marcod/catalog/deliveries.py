@@ -382,8 +382,8 @@ class _Row:
 
 def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], serving: _Serving, now: datetime) -> int:
     """Queue what may have to be scored; a file that was only touched waits behind everything new, as shadows do."""
-    queue.start_over(connection, [row.image_id for row in altered if row.content != "same"], now)
-    queue.withdraw(connection, [row.image_id for row in altered])
+    queue.reset(connection, [row.image_id for row in altered if row.content != "same"], now)
+    queue.cancel_misfits(connection, [row.image_id for row in altered])
     reread = [row.image_id for row in altered if row.content == "same"]
     fresh, touched = (
         {

@@ -192,7 +192,7 @@ def tend(db: Database, settings: Settings) -> None:
     db.write_portions(partial(metadata.catch_up, now=now))
     completed = db.write_portions(partial(summaries.complete_quiet, now=now, quiet_s=quiet_s))
     strays = db.write(
-        queue.bring_back,
+        queue.repair_schedule,
         now=now,
         lease_s=settings.score.lease_s,
         retry_s=settings.score.retry_s,

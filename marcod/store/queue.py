@@ -180,7 +180,7 @@ def _claim(row: Any) -> Claim:
     return Claim(*values)
 
 
-def owned(connection: Connection, token: str, job_ids: Iterable[int]) -> set[int]:
+def lock_held(connection: Connection, token: str, job_ids: Iterable[int]) -> set[int]:
     """Which of these jobs are still held under the token; they stay locked until the transaction ends."""
     rows = connection.execute(
         sa.select(job.c.id)
@@ -227,7 +227,7 @@ def _pause_s(attempts: int, retry_s: float) -> float:
     return min(retry_s * 2.0 ** min(attempts - 1, 30), LONGEST_PAUSE_S)
 
 
-def bring_back(connection: Connection, *, now: datetime, lease_s: float, retry_s: float, max_attempts: int) -> int:
+def repair_schedule(connection: Connection, *, now: datetime, lease_s: float, retry_s: float, max_attempts: int) -> int:
     """Make due what waits for a time that no lease and no pause explains. Returns how many.
 
     Such times are written while a clock is ahead; after it was set right, the jobs would wait for years. A worker that
@@ -254,7 +254,7 @@ def renew(connection: Connection, leases: Iterable[Lease], *, now: datetime, lea
     The jobs are held in order first, as by whoever finishes them at the same time.
     """
     until = now + timedelta(seconds=lease_s)
-    ours = sorted(i for lease in leases for i in owned(connection, lease.token, [c.job_id for c in lease.claims]))
+    ours = sorted(i for lease in leases for i in lock_held(connection, lease.token, [c.job_id for c in lease.claims]))
     connection.execute(sa.update(job).where(job.c.id.in_(ours)).values(available_at=until))
     return len(ours)
 
@@ -309,7 +309,7 @@ def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None
     return connection.execute(statement.values(values)).rowcount
 
 
-def start_over(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
+def reset(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
     """Begin every job of these images anew, of any version and in any state, because their files are others now.
 
     A worker that still has the old bytes is shut out; finishing last it would make an old score the current one.
@@ -319,7 +319,7 @@ def start_over(connection: Connection, image_ids: Iterable[int], now: datetime) 
     connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(values))
 
 
-def withdraw(connection: Connection, image_ids: Iterable[int]) -> None:
+def cancel_misfits(connection: Connection, image_ids: Iterable[int]) -> None:
     """Remove the jobs of those images that, read anew, are lit otherwise than a job's model was made for."""
     fitting = sa.exists().where(
         image.c.id == job.c.image_id,
@@ -329,7 +329,7 @@ def withdraw(connection: Connection, image_ids: Iterable[int]) -> None:
     connection.execute(sa.delete(job).where(job.c.image_id.in_(list(image_ids)), sa.not_(fitting)))
 
 
-def withdraw_again(connection: Connection, version_id: int, since: datetime) -> int:
+def cancel_rescore(connection: Connection, version_id: int, since: datetime) -> int:
     """Remove what was queued for this version since then, waits behind new images, and nobody holds. Returns how many.
 
     A challenger's jobs and those of a rescore with it cannot be told apart, so both go; a rescore can be repeated.
@@ -424,7 +424,7 @@ def owed(version_id: int) -> sa.ColumnElement[bool]:
     return sa.and_(image.c.modality == modality, there, sa.or_(image.c.unread, sa.not_(scored)))
 
 
-def move_new(connection: Connection, old_id: int, new_id: int, now: datetime) -> list[int]:
+def transfer_new(connection: Connection, old_id: int, new_id: int, now: datetime) -> list[int]:
     """Give a new champion every unscored new image of the old one, the quarantined ones as if they came now.
 
     Returns the images that the old one had failed at.

@@ -77,7 +77,7 @@ def finish(
     """Write a batch: scores inserted, jobs removed or sent back, and every derived row brought up to date."""
     claims = [s.claim for s in scored] + [f.claim for f in failures]
     before = _hold_images(connection, [c.image_id for c in claims])
-    held = queue.owned(connection, token, (c.job_id for c in claims))
+    held = queue.lock_held(connection, token, (c.job_id for c in claims))
     mine = [s for s in scored if s.claim.job_id in held]
     broken = [f for f in failures if f.claim.job_id in held]
     # An image may have moved to another inspection since it was claimed, so its row is asked and not the claim.

@@ -107,7 +107,7 @@ def _dismiss(connection: Connection, challenger: Version) -> int:
     """Take the alias and the waiting work from a challenger. Returns how many jobs that were."""
     since = connection.execute(sa.select(model_alias.c.set_at).where(model_alias.c.alias == CHALLENGER)).scalar_one()
     _drop_alias(connection, challenger.id, CHALLENGER)
-    return queue.withdraw_again(connection, challenger.id, since)
+    return queue.cancel_rescore(connection, challenger.id, since)
 
 
 def remove(connection: Connection, version: Version, *, force: bool, actor: str, now: datetime) -> bool:
@@ -181,7 +181,7 @@ def _crown(connection: Connection, former: Version | None, version: Version, now
     _set_alias(connection, CHAMPION, version.id, now)
     # Jobs before hits, as who finishes a batch holds them.
     if former is not None:
-        failed = queue.move_new(connection, former.id, version.id, now)
+        failed = queue.transfer_new(connection, former.id, version.id, now)
         _forget_failures(connection, former, failed, now)
         queue.enqueue_rescore(connection, version.id, now, _plates_to_do(connection, former, version))
     _publish_hits(connection, version, now)

@@ -31,8 +31,10 @@ HOUR = timedelta(hours=1)
 YEARS = timedelta(days=3650)
 
 
-def bring_back(db: Database, now: datetime) -> int:
-    return db.write(lambda c: queue.bring_back(c, now=now, lease_s=LEASE_S, retry_s=RETRY_S, max_attempts=MAX_ATTEMPTS))
+def repair_schedule(db: Database, now: datetime) -> int:
+    return db.write(
+        lambda c: queue.repair_schedule(c, now=now, lease_s=LEASE_S, retry_s=RETRY_S, max_attempts=MAX_ATTEMPTS)
+    )
 
 
 def scores(db: Database) -> int:
@@ -94,8 +96,8 @@ def test_what_was_queued_claimed_and_failed_while_the_clock_was_years_ahead(
     record(db, source_id, sightings(1, plate="P2"))
     today = claimed(db, utc(1))
     assert len(today.claims) == 1
-    assert bring_back(db, utc(2)) == 12
-    assert bring_back(db, utc(2)) == 0
+    assert repair_schedule(db, utc(2)) == 12
+    assert repair_schedule(db, utc(2)) == 0
     assert finish(db, living, champion, utc(3)).scored == 3
     again = claimed(db, utc(3))
     assert len(again.claims) == 9
@@ -113,11 +115,11 @@ def test_leases_and_pauses_that_are_right_are_left(db: Database, source_id: int,
     failure = queue.Failure(replace(worst.claims[0], attempts=MAX_ATTEMPTS - 1), "torn", retryable=True)
     assert finish(db, worst, champion, utc(), failures=[failure]).failed == 1
     # Seen from a host that is most of an hour behind.
-    assert bring_back(db, utc(minutes=-55)) == 0
+    assert repair_schedule(db, utc(minutes=-55)) == 0
     bad = claimed(db, limit=1)
     torn = queue.Failure(bad.claims[0], "a bomb", retryable=False)
     assert finish(db, bad, champion, utc() + YEARS, failures=[torn]).quarantined == 1
-    assert bring_back(db, utc(minutes=-55)) == 0
+    assert repair_schedule(db, utc(minutes=-55)) == 0
 
 
 @on_sqlite

@@ -326,7 +326,7 @@ def test_a_version_with_scores_keeps_them(db: Database, source_id: int, champion
     promote(db, newer, utc(1))
     with pytest.raises(StoreError, match="small:1 has scored images; --force removes its bundle"):
         remove(db, champion)
-    db.write(lambda c: queue.start_over(c, [1], utc(2)))
+    db.write(lambda c: queue.reset(c, [1], utc(2)))
     assert remove(db, champion, force=True, now=3) is True
     [gone, _] = db.read(versions.listed)
     assert (gone.version, gone.aliases, gone.removed_at, gone.has_scores) == (champion, (), utc(3), True)
