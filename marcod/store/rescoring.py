@@ -11,8 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.database.schema import image, inspection, job, model_version, plate
-from marcod.errors import NotFoundError
+from marcod.database.schema import image, inspection, job, plate
 from marcod.store import locks, queue, versions
 
 PART: Final = 100
@@ -45,7 +44,7 @@ def enqueue(
     """
     # As whoever records and whoever promotes, who queue as well.
     versions.champion(connection, lock=True)
-    _hold(connection, version_id)
+    versions.lock_version(connection, version_id)
     following = _inspections(archive).where(inspection.c.id > after).order_by(inspection.c.id).limit(limit)
     ids = [int(row[0]) for row in connection.execute(following)]
     if not ids:
@@ -87,10 +86,3 @@ def _inspections(archive: Archive) -> sa.Select[Any]:
     if archive.source_id is None:
         return chosen
     return chosen.join(plate, plate.c.id == inspection.c.plate_id).where(plate.c.source_id == archive.source_id)
-
-
-def _hold(connection: Connection, version_id: int) -> None:
-    """Keep the version from being removed until this transaction ends, which would leave jobs for nobody."""
-    there = sa.select(model_version.c.id).where(model_version.c.id == version_id, model_version.c.removed_at.is_(None))
-    if connection.execute(there.with_for_update(read=True)).one_or_none() is None:
-        raise NotFoundError("the model version was removed meanwhile; nothing more is queued for it")

@@ -30,7 +30,7 @@ from marcod.database.schema import (
 )
 from marcod.errors import NotFoundError, StoreError
 from marcod.store import audit_log, derived, events, queue
-from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, previous
+from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, lock_version, previous
 
 SKEW: Final = timedelta(hours=1)
 """An image recorded after a promotion may bear an earlier time, by as much as two hosts' clocks differ."""
@@ -54,7 +54,7 @@ def promote(
         return former
     if instead_of is not None and str(former) != instead_of:
         raise StoreError(f"{former} became champion meanwhile, instead of {instead_of}")
-    _crown(connection, former, version, now)
+    _set_champion(connection, former, version, now)
     if former is not None:
         _set_alias(connection, PREVIOUS, former.id, now)
     audit_log.write(connection, actor, "promote", str(version), {"from": str(former) if former else None}, now)
@@ -73,7 +73,7 @@ def rollback(connection: Connection, version: Version, *, actor: str, now: datet
     _drop_alias(connection, version.id, PREVIOUS)
     promoted = sa.select(model_version.c.promoted_at).where(model_version.c.id == former.id)
     since = connection.execute(promoted).scalar_one()
-    _crown(connection, former, version, now)
+    _set_champion(connection, former, version, now)
     # What only the one that was rolled back has seen, or it would go on speaking of it.
     queue.enqueue_rescore(connection, version.id, now, since=since - SKEW)
     audit_log.write(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
@@ -96,7 +96,7 @@ def challenge(connection: Connection, version: Version | None, *, actor: str, no
         return former
     withdrawn = 0 if former is None else _dismiss(connection, former)
     if version is not None:
-        _hold(connection, version)
+        lock_version(connection, version.id)
         _set_alias(connection, CHALLENGER, version.id, now)
     left = str(former) if former else None
     audit_log.write(connection, actor, "challenge", str(version or "none"), {"from": left, "withdrawn": withdrawn}, now)
@@ -174,9 +174,9 @@ def _lock_aliases(connection: Connection) -> Version | None:
     return get(connection, row[0]) if row else None
 
 
-def _crown(connection: Connection, former: Version | None, version: Version, now: datetime) -> None:
+def _set_champion(connection: Connection, former: Version | None, version: Version, now: datetime) -> None:
     """Make a version champion and give it the work that waits for the former one."""
-    _hold(connection, version)
+    lock_version(connection, version.id)
     _drop_alias(connection, version.id, CHALLENGER)
     _set_alias(connection, CHAMPION, version.id, now)
     # Jobs before hits, as who finishes a batch holds them.
@@ -217,13 +217,6 @@ def _publish_hits(connection: Connection, version: Version, now: datetime) -> No
     published = sa.update(hit).where(hit.c.model_version_id == version.id, stands).values(found_at=now, cause=cause)
     rows = connection.execute(published.returning(hit.c.id, hit.c.cause)).all()
     events.hits_found(connection, [row.id for row in rows if row.cause == "new"], now)
-
-
-def _hold(connection: Connection, version: Version) -> None:
-    """Keep a version from being removed until this transaction ends. Raises NotFoundError when it was removed."""
-    there = sa.select(model_version.c.id).where(model_version.c.id == version.id, model_version.c.removed_at.is_(None))
-    if connection.execute(there.with_for_update(read=True)).one_or_none() is None:
-        raise NotFoundError(f"{version} was removed meanwhile")
 
 
 def _plates_to_do(connection: Connection, former: Version, version: Version) -> list[int]:
