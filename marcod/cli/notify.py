@@ -11,7 +11,7 @@ from marcod.errors import MarcodError
 from marcod.notify import notifier as notifications
 from marcod.settings import NotifySettings, Settings
 from marcod.store import outbox
-from marcod.store.outbox import Sending, Standing
+from marcod.store.outbox import MessageStatus, TargetStatus
 
 
 @click.group()
@@ -30,8 +30,8 @@ def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
     """
     settings = configured(ctx).settings
     with app.reading(settings) as ready:
-        standings = ready.db.read(outbox.standings)
-        sendings = ready.db.read(outbox.sendings, limit)
+        standings = ready.db.read(outbox.target_statuses)
+        sendings = ready.db.read(outbox.message_statuses, limit)
     known = {standing.target: standing for standing in standings}
     names = sorted({*settings.notify, *known})
     shown = [(name, settings.notify.get(name), known.get(name) or _unused(name)) for name in names]
@@ -43,15 +43,15 @@ def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
         ctx.exit(output.ATTENTION)
 
 
-def _unused(name: str) -> Standing:
-    return Standing(name, 0, 0, 0, 0, None, None)
+def _unused(name: str) -> TargetStatus:
+    return TargetStatus(name, 0, 0, 0, 0, None, None)
 
 
-def _open(standing: Standing) -> int:
+def _open(standing: TargetStatus) -> int:
     return standing.waiting + standing.retrying
 
 
-def _record(name: str, target: NotifySettings | None, standing: Standing) -> dict[str, object]:
+def _record(name: str, target: NotifySettings | None, standing: TargetStatus) -> dict[str, object]:
     about = {"way": _way(target), "events": list(target.events) if target else []}
     counts = {key: getattr(standing, key) for key in ("waiting", "retrying", "failed", "sent", "last_sent_at", "error")}
     return {"target": name} | about | counts
@@ -64,7 +64,7 @@ def _way(target: NotifySettings | None) -> str:
     return "webhook" if target.url is not None else "e-mail"
 
 
-def _print(shown: list[tuple[str, NotifySettings | None, Standing]], sendings: list[Sending]) -> None:
+def _print(shown: list[tuple[str, NotifySettings | None, TargetStatus]], sendings: list[MessageStatus]) -> None:
     if not shown:
         output.echo("no target is configured; add a [notify.NAME] table with `url` or `to`")
         return
@@ -88,7 +88,7 @@ def _time(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _state(sending: Sending) -> str:
+def _state(sending: MessageStatus) -> str:
     if sending.sent_at is not None:
         return f"sent {_time(sending.sent_at)}"
     if sending.failed_at is not None:

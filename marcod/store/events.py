@@ -29,7 +29,7 @@ from marcod.database.schema import (
     source,
 )
 from marcod.store import outbox
-from marcod.store.outbox import News
+from marcod.store.outbox import NewEvent
 
 CHANNEL: Final = "marcod_plate_scored"
 LONGEST: Final = 7999
@@ -136,15 +136,15 @@ _COUNTS: Final = (
 )  # fmt: skip
 
 
-def _completion(row: Any) -> News:
+def _completion(row: Any) -> NewEvent:
     counts = {name.removeprefix("n_"): getattr(row, name) for name in _COUNTS}
     subject = f"complete:{row.inspection_id}:{_moment(row.last_image_at)}"
-    return _news("complete", subject, row, counts | {"best_wells": json.loads(row.best_wells or "[]")})
+    return _new_event("complete", subject, row, counts | {"best_wells": json.loads(row.best_wells or "[]")})
 
 
-def _news(kind: str, subject: str, row: Any, more: dict[str, Any]) -> News:
+def _new_event(kind: str, subject: str, row: Any, more: dict[str, Any]) -> NewEvent:
     place = {column.key: getattr(row, column.key) for column in _PLACE if column.key != "source_id"}
-    return News(kind, subject, row.source_id, row.project, place | more)
+    return NewEvent(kind, subject, row.source_id, row.project, place | more)
 
 
 def hits_found(connection: Connection, hit_ids: Collection[int], now: datetime) -> None:
@@ -165,12 +165,12 @@ def hits_found(connection: Connection, hit_ids: Collection[int], now: datetime) 
     outbox.put(connection, [_hits(list(its), now) for _, its in groupby(rows, attrgetter("inspection_id"))], now)
 
 
-def _hits(rows: list[Any], now: datetime) -> News:
+def _hits(rows: list[Any], now: datetime) -> NewEvent:
     wells = [
         {"well": row.well, "drop": row.drop_number, "p_crystals": round(row.p_crystals, 4)} for row in rows[:WELLS]
     ]
     subject = f"hits:{rows[0].inspection_id}:{min(row.id for row in rows)}:{_moment(now)}"
-    return _news("hits", subject, rows[0], {"new_hits": len(rows), "wells": wells})
+    return _new_event("hits", subject, rows[0], {"new_hits": len(rows), "wells": wells})
 
 
 def quarantined(connection: Connection, image_ids: Collection[int], now: datetime) -> None:
@@ -194,10 +194,10 @@ def quarantined(connection: Connection, image_ids: Collection[int], now: datetim
     outbox.put(connection, [_quarantine(row, now) for row in connection.execute(found)], now)
 
 
-def _quarantine(row: Any, now: datetime) -> News:
+def _quarantine(row: Any, now: datetime) -> NewEvent:
     drop_of = {"image_id": row.id, "path": row.path, "well": row.well, "drop": row.drop_number}
     why = {"reason": row.error, "attempts": row.attempts}
-    return _news("quarantine", f"quarantine:{row.id}:{_moment(now)}", row, drop_of | why)
+    return _new_event("quarantine", f"quarantine:{row.id}:{_moment(now)}", row, drop_of | why)
 
 
 def drift_raised(connection: Connection, alarm_id: int, now: datetime) -> None:
@@ -215,7 +215,9 @@ def drift_raised(connection: Connection, alarm_id: int, now: datetime) -> None:
     row = connection.execute(found).one()
     detail = {"source": row.name, "model": row.model, "day": row.day.isoformat(), "reason": row.detail}
     measured = {name: getattr(row, name) for name in columns}
-    outbox.put(connection, [News("drift", f"drift:{alarm_id}:{_moment(now)}", row.id, None, detail | measured)], now)
+    outbox.put(
+        connection, [NewEvent("drift", f"drift:{alarm_id}:{_moment(now)}", row.id, None, detail | measured)], now
+    )
 
 
 def _moment(time: datetime) -> str:

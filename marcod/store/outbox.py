@@ -51,7 +51,7 @@ Longer than STALE, so that nothing is dispatched while it is forgotten.
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class NewEvent:
     """Something to be told. ``subject`` names the fact and when it was, so that it is told once."""
 
     kind: str
@@ -118,12 +118,12 @@ class Outcome:
     wait_s: float = 0.0
 
 
-def put(connection: Connection, news: Iterable[News], now: datetime) -> None:
+def put(connection: Connection, new: Iterable[NewEvent], now: datetime) -> None:
     """Write events in the caller's transaction; one whose subject is there already changes nothing."""
     rows = [
         {"kind": n.kind, "subject": n.subject, "source_id": n.source_id, "project": n.project, "detail": n.detail}
         | {"happened_at": now}
-        for n in news
+        for n in new
     ]
     if rows:
         connection.execute(insert(connection, event).on_conflict_do_nothing(), rows)
@@ -333,7 +333,7 @@ def forget(connection: Connection, before: datetime, limit: int = PART) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TargetStatus:
     """How a target stands: events by state, and what the last failure said while something waits or failed."""
 
     target: str
@@ -345,7 +345,7 @@ class Standing:
     error: str | None
 
 
-def standings(connection: Connection) -> list[Standing]:
+def target_statuses(connection: Connection) -> list[TargetStatus]:
     """Every target that has deliveries, by name."""
     waits = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
     named = delivery.c.message.is_not(None)
@@ -363,11 +363,11 @@ def standings(connection: Connection) -> list[Standing]:
         sa.func.max(sa.case((delivery.c.sent_at.is_(None), delivery.c.error))),
     ).group_by(delivery.c.target)
     rows = connection.execute(found.order_by(delivery.c.target))
-    return [Standing(r[0], int(r[1]), int(r[2]), int(r[3]), int(r[4]), r[5], r[6]) for r in rows]
+    return [TargetStatus(r[0], int(r[1]), int(r[2]), int(r[3]), int(r[4]), r[5], r[6]) for r in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class MessageStatus:
     """A message as it stands; ``next_at`` is when it is tried again."""
 
     message: str
@@ -380,7 +380,7 @@ class Sending:
     error: str | None
 
 
-def sendings(connection: Connection, limit: int, target: str | None = None) -> list[Sending]:
+def message_statuses(connection: Connection, limit: int, target: str | None = None) -> list[MessageStatus]:
     """The latest messages."""
     named = delivery.c.message.is_not(None)
     kept = named if target is None else sa.and_(named, delivery.c.target == target)
@@ -399,10 +399,10 @@ def sendings(connection: Connection, limit: int, target: str | None = None) -> l
         .order_by(last(delivery.c.id).desc())
         .limit(limit)
     )  # fmt: skip
-    return [_sending(row) for row in connection.execute(found)]
+    return [_message_status(row) for row in connection.execute(found)]
 
 
-def _sending(row: Any) -> Sending:
+def _message_status(row: Any) -> MessageStatus:
     name, target, events, attempts, sent_at, failed_at, next_at, error = row
     over = sent_at is not None or failed_at is not None
-    return Sending(name, target, int(events), int(attempts), sent_at, failed_at, None if over else next_at, error)
+    return MessageStatus(name, target, int(events), int(attempts), sent_at, failed_at, None if over else next_at, error)

@@ -34,7 +34,7 @@ from marcod.notify.notifier import Notifier, Turn
 from marcod.service import periodic
 from marcod.settings import MailSettings, NotifySettings
 from marcod.store import outbox
-from marcod.store.outbox import Event, Message, More, News, Outcome
+from marcod.store.outbox import Event, Message, More, NewEvent, Outcome
 
 pytestmark = pytest.mark.story
 
@@ -84,7 +84,9 @@ def happen(db: Database, *subjects: str) -> None:
     source_id = source_id or factories.register_source(db, "minstrel")
     place = {"source": "minstrel", "plate": "P1", "barcode": None, "project": None, "inspection": "1"}
     image = {"well": "A01", "drop": 1, "path": "P1/a.jpg", "reason": "it is truncated"}
-    db.write(lambda c: outbox.put(c, [News("quarantine", s, source_id, None, place | image) for s in subjects], utc()))
+    db.write(
+        lambda c: outbox.put(c, [NewEvent("quarantine", s, source_id, None, place | image) for s in subjects], utc())
+    )
 
 
 def told(request: Request) -> list[str]:
@@ -388,7 +390,7 @@ def test_an_acknowledgement_outlives_a_database_that_is_away(site: Site, hook: H
             sending.turn()
         postgres.do(f"alter database {name} allow_connections true")
         assert sending.turn() == Turn()
-        [standing] = db.read(outbox.standings)
+        [standing] = db.read(outbox.target_statuses)
     assert (standing.sent, len(hook.requests)) == (1, 1)
 
 
@@ -441,7 +443,7 @@ def test_the_loop_sends_until_it_is_stopped(site: Site, hook: Hook) -> None:
         stop.set()
         loop.join(60)
         assert not loop.is_alive()
-        assert db.read(outbox.standings)[0].sent == 1
+        assert db.read(outbox.target_statuses)[0].sent == 1
 
 
 @sqlite_alone

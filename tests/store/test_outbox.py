@@ -23,7 +23,7 @@ from marcod.labels import recorder
 from marcod.notify import render
 from marcod.settings import EVENT_KINDS
 from marcod.store import outbox, queue, results, summaries
-from marcod.store.outbox import News, Outcome, Target
+from marcod.store.outbox import NewEvent, Outcome, Target
 from marcod.store.versions import Version
 from marcod.store.votes import Given
 
@@ -47,7 +47,7 @@ def kinds(db: Database) -> list[str]:
 def put(
     db: Database, *subjects: str, kind: str = "hits", source_id: int = 1, project: str | None = None, seconds: float = 0
 ) -> None:
-    news = [News(kind, subject, source_id, project, {"source": "imager"}) for subject in subjects]
+    news = [NewEvent(kind, subject, source_id, project, {"source": "imager"}) for subject in subjects]
     db.write(lambda c: outbox.put(c, news, utc(seconds)))
 
 
@@ -156,7 +156,7 @@ def test_people_silence_and_dead_workers_make_events_too(db: Database, source_id
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_is_undone_is_not_told(db: Database, source_id: int) -> None:
     def work(connection: sa.Connection) -> None:
-        outbox.put(connection, [News("hits", "s", source_id, None, {})], utc())
+        outbox.put(connection, [NewEvent("hits", "s", source_id, None, {})], utc())
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -204,9 +204,9 @@ def test_a_message_keeps_its_name_until_it_is_sent(db: Database, source_id: int)
     assert (third.id, third.attempts) == (first.id, 3)
     assert done(db, third, REFUSED, 140)
     assert claim(db, 1e6) is None
-    [failed, sent] = db.read(lambda c: outbox.sendings(c, 9))[::-1]
+    [failed, sent] = db.read(lambda c: outbox.message_statuses(c, 9))[::-1]
     assert (failed.message, failed.error, failed.failed_at, sent.sent_at) == (first.id, "410", utc(140), utc(71))
-    [standing] = db.read(outbox.standings)
+    [standing] = db.read(outbox.target_statuses)
     assert (standing.failed, standing.sent, standing.waiting, standing.error) == (2, 1, 0, "410")
     assert db.write(lambda c: outbox.retry(c, utc(200), "nobody")) == 0
     assert db.write(lambda c: outbox.retry(c, utc(200))) == 2
@@ -225,12 +225,12 @@ def test_pauses_grow_and_end(db: Database, source_id: int) -> None:
         tries += 1
         assert message.attempts == tries
         done(db, message, Outcome(False, "503", wait_s=1e9 if tries == 1 else 0.0), now_s)
-        waits = db.read(lambda c: outbox.sendings(c, 1))[0].next_at
+        waits = db.read(lambda c: outbox.message_statuses(c, 1))[0].next_at
         now_s = now_s if waits is None else (waits - utc()).total_seconds()
         assert tries != 1 or now_s == outbox.LONGEST_PAUSE_S, "a receiver may ask for an hour and not for more"
     assert tries == outbox.ATTEMPTS
     assert timedelta(days=3) <= timedelta(seconds=now_s) < timedelta(days=3.2)
-    assert db.read(lambda c: outbox.sendings(c, 1))[0].failed_at is not None
+    assert db.read(lambda c: outbox.message_statuses(c, 1))[0].failed_at is not None
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -261,7 +261,7 @@ def test_a_receiver_that_is_away_gets_few_messages_afterwards(db: Database, sour
         dispatch(db, ALL)
         if (message := claim(db, 0)) is not None:
             done(db, message, Outcome(False, "503", wait_s=3600), 0)
-    [standing] = db.read(outbox.standings)
+    [standing] = db.read(outbox.target_statuses)
     assert (standing.retrying, standing.waiting) == (outbox.UNDER_WAY, 10 - outbox.UNDER_WAY)
     back = [must_claim(db, 4000 + n) for n in range(outbox.UNDER_WAY)]
     for message in back:
