@@ -96,7 +96,7 @@ def challenge(connection: Connection, version: Version | None, *, actor: str, no
         return former
     withdrawn = 0 if former is None else _dismiss(connection, former)
     if version is not None:
-        lock_version(connection, version.id)
+        lock_version(connection, version.id, version)
         _set_alias(connection, CHALLENGER, version.id, now)
     left = str(former) if former else None
     audit_log.write(connection, actor, "challenge", str(version or "none"), {"from": left, "withdrawn": withdrawn}, now)
@@ -176,7 +176,7 @@ def _lock_aliases(connection: Connection) -> Version | None:
 
 def _set_champion(connection: Connection, former: Version | None, version: Version, now: datetime) -> None:
     """Make a version champion and give it the work that waits for the former one."""
-    lock_version(connection, version.id)
+    lock_version(connection, version.id, version)
     _drop_alias(connection, version.id, CHALLENGER)
     _set_alias(connection, CHAMPION, version.id, now)
     # Jobs before hits, as who finishes a batch holds them.

@@ -180,12 +180,11 @@ def aliased(connection: Connection, alias: str) -> Version | None:
     return None if version_id is None else get(connection, version_id)
 
 
-def lock_version(connection: Connection, version_id: int) -> None:
+def lock_version(connection: Connection, version_id: int, name: object = "the model version") -> None:
     """Keep a version from being removed until this transaction ends. Raises NotFoundError when it was removed."""
-    there = sa.select(model_version.c.removed_at, _NAME).where(model_version.c.id == version_id)
-    row = connection.execute(there.with_for_update(read=True)).one_or_none()
-    if row is None or row.removed_at is not None:
-        raise NotFoundError(f"{'the model version' if row is None else row.name} was removed meanwhile")
+    there = sa.select(model_version.c.id).where(model_version.c.id == version_id, model_version.c.removed_at.is_(None))
+    if connection.execute(there.with_for_update(read=True)).one_or_none() is None:
+        raise NotFoundError(f"{name} was removed meanwhile")
 
 
 def has_champion(connection: Connection) -> bool:
@@ -203,7 +202,6 @@ def previous(connection: Connection) -> Version:
     return found
 
 
-_NAME: Final = (model_version.c.name + ":" + model_version.c.version).label("name")
 _COLUMNS: Final = (
     model_version.c.id,
     model_version.c.name,
