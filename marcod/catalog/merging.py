@@ -47,7 +47,7 @@ from marcod.database.schema import (
 from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
 from marcod.store import audit_log, copies, derived, results, sources, versions, votes
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 
 def merge(
@@ -514,7 +514,7 @@ def _join_labels(connection: Connection, one: _Plate) -> None:
 
 def _key_at(row: Any, place: _Place) -> str:
     """The key that the label would have had, had it been given to its place in the target."""
-    given = Given(
+    given = NewLabel(
         row.drop_id, row.inspection_id, row.label and DropClass(row.label), row.person, row.labelled_at, row.origin,
         row.original, row.vocabulary, row.image_id,
     )  # fmt: skip

@@ -231,7 +231,7 @@ def list_(
     output.console().print(output.table(title, columns, [_cells(row) for row in rows], spare=spare))
 
 
-def _cells(row: votes.Said) -> tuple[object, ...]:
+def _cells(row: votes.LabelEntry) -> tuple[object, ...]:
     mark = "!" if row.disputed else "*" if row.counts else ""
     word = f"{row.vocabulary}:{row.original}"
     return (

@@ -126,7 +126,7 @@ def _headings(columns: range, numbers: Sequence[int], cell: int, *, stacked: boo
 def _mark(drop: DropVerdict, version: Version) -> tuple[str, str]:
     """The letter of a drop and its style; what a person labelled is underlined."""
     mark = mark_of(drop, version)
-    return LETTERS[mark], STYLES[mark] if drop.said is None else f"underline {STYLES[mark]}"
+    return LETTERS[mark], STYLES[mark] if drop.majority is None else f"underline {STYLES[mark]}"
 
 
 def legend(drops: Iterable[DropVerdict | None], version: Version) -> Text:
@@ -149,7 +149,9 @@ def _of_hits(version: Version) -> str:
 
 def _labelled(drops: Iterable[DropVerdict]) -> str:
     """The drops that people labelled, in words; empty without any."""
-    words = [f"{_place(drop)} {drop.said.label} ({drop.said.person})" for drop in drops if drop.said is not None]
+    words = [
+        f"{_place(drop)} {drop.majority.label} ({drop.majority.person})" for drop in drops if drop.majority is not None
+    ]
     more = len(words) - NAMED
     return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -191,7 +193,7 @@ def print_history(console: Console, shown: PlateMap, past: PlateHistory, *, all_
         for part in _parts(console, past, drops, heads):
             console.print(part)
         console.print(legend((look for drop in drops for look in drop.looks), past.version))
-        if any(look is not None and look.said is not None for drop in drops for look in drop.looks):
+        if any(look is not None and look.majority is not None for drop in drops for look in drop.looks):
             console.print("* labelled by a person")
     if not short:
         for number, seen in enumerate(past.inspections, 1):
@@ -232,4 +234,4 @@ def _grid(past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str]
 
 
 def _look(drop: DropVerdict, version: Version) -> Text:
-    return Text(*_mark(drop, version)).append("" if drop.said is None else "*")
+    return Text(*_mark(drop, version)).append("" if drop.majority is None else "*")

@@ -29,7 +29,7 @@ from marcod.labels.recorder import Named, Subject, person_named, plain, shown
 from marcod.labels.vocabularies import Vocabularies
 from marcod.settings import Settings
 from marcod.store import known_names
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 from marcod.text import count
 
 FORMATS: Final = ("auto", "csv", "rockmaker", "hwi", "sgc", "ispyb", "pims")
@@ -272,9 +272,9 @@ def _keep(
     return db.read(work) if dry_run else db.write(work)
 
 
-def _told_apart(path: Path, resolved: list[tuple[Row, Given]]) -> tuple[list[tuple[Row, Given]], list[Problem]]:
+def _told_apart(path: Path, resolved: list[tuple[Row, NewLabel]]) -> tuple[list[tuple[Row, NewLabel]], list[Problem]]:
     """Leave out lines that give one drop different labels of one person at one time; Crystals among them stays."""
-    groups: dict[tuple[object, ...], list[tuple[Row, Given]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[Row, NewLabel]]] = {}
     for row, given in resolved:
         subject = given.drop_id, given.inspection_id, given.image_id
         groups.setdefault((*subject, given.person, given.labelled_at), []).append((row, given))
@@ -287,7 +287,7 @@ def _told_apart(path: Path, resolved: list[tuple[Row, Given]]) -> tuple[list[tup
     return sorted(clear, key=lambda each: each[0].line), problems
 
 
-def _unclear(path: Path, group: list[tuple[Row, Given]]) -> Problem:
+def _unclear(path: Path, group: list[tuple[Row, NewLabel]]) -> Problem:
     lines = sorted(row.line for row, _ in group)
     meant = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
     kept = "Crystals is kept" if str(DropClass.CRYSTALS) in meant else "none is kept"
@@ -303,7 +303,7 @@ def _enumerated(words: Iterable[str]) -> str:
 
 def _given(
     finder: recorder.Finder, file: LabelFile, row: Row, tables: Vocabularies, choices: Choices, now: datetime
-) -> Given:
+) -> NewLabel:
     word = plain("label", row.word)
     vocabulary, bare = tables.split(word, file.vocabulary)
     meant = vocabulary.read(bare)
@@ -317,7 +317,7 @@ def _given(
     if row.time is None and named.inspection is None and named.path is None and finder.inspections(named) > 1:
         raise LabelError("it names no inspection and no time, and its plate has several inspections; give one of them")
     origin, where = f"{file.format} {ascii(file.path.name)[1:-1]}", (subject.drop_id, subject.inspection_id)
-    return Given(*where, meant, person, at, origin, word, vocabulary.name, subject.image_id)
+    return NewLabel(*where, meant, person, at, origin, word, vocabulary.name, subject.image_id)
 
 
 def files(place: Path, wanted: str) -> list[tuple[Path, str]]:
@@ -551,16 +551,16 @@ def find(connection: Any, named: Named) -> Subject:
 
 def add(
     db: Database, tables: Vocabularies, named: Named, word: str, person: str, now: datetime, *, vocabulary: str
-) -> Given:
+) -> NewLabel:
     """Keep what one person says now. Raises LabelError."""
     spoken = plain("label", word)
     table, bare = tables.split(spoken, vocabulary)
     meant = table.read(bare)
 
-    def work(connection: Any) -> Given:
+    def work(connection: Any) -> NewLabel:
         subject = find(connection, named)
         where = (subject.drop_id, subject.inspection_id)
-        given = Given(*where, meant, person_named(person), now, "cli", spoken, table.name, subject.image_id)
+        given = NewLabel(*where, meant, person_named(person), now, "cli", spoken, table.name, subject.image_id)
         recorder.add(connection, [given], now)
         return given
 

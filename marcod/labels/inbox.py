@@ -20,7 +20,7 @@ from marcod.errors import LabelError
 from marcod.labels.recorder import NO_PLATE, Finder, Named, following, person_named, plain, shown
 from marcod.labels.vocabularies import LONGEST, Vocabularies
 from marcod.store import votes
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 ORIGIN: Final = "inbox"
 ARRIVED_S: Final = 600.0
@@ -177,7 +177,7 @@ def _raw(connection: Connection, name: str) -> sa.ColumnElement[Any]:
     return sa.func.substr(sa.cast(label_inbox.c[name], kind), 1, _BYTES + 1).label(name)
 
 
-def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, now: datetime) -> Given:
+def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, now: datetime) -> NewLabel:
     texts = {name: _text(name, getattr(row, name)) for name in _FIELDS}
     for name in ("plate", "well", "label", "person"):
         if texts[name] is None:
@@ -190,7 +190,7 @@ def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, n
     subject = finder.find(
         Named(texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at)
     )
-    return Given(
+    return NewLabel(
         subject.drop_id, subject.inspection_id, meant, person, at, ORIGIN, original=word, vocabulary=vocabulary.name
     )
 

@@ -20,7 +20,7 @@ from marcod.database.schema import UtcDateTime, drop, image, inspection, label, 
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, names_stored, parse_well, well_name
 from marcod.errors import LabelError
 from marcod.store import derived, plate_names, votes
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 LONGEST: Final = 1000
 """Characters of a natural key or a person's name."""
@@ -317,7 +317,7 @@ def shown(text: str) -> str:
     return ascii(text if len(text) <= 60 else f"{text[:40]}...")
 
 
-def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
+def add(connection: Connection, givens: Iterable[NewLabel], now: datetime) -> int:
     """Keep what was said, with everything that follows. Returns how much of it is new."""
     with following(connection, now) as said:
         return int(said(list(givens)))
@@ -326,9 +326,9 @@ def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
 @contextmanager
 def following(connection: Connection, now: datetime) -> Iterator[Any]:
     """Labels one by one, what follows from them once: yields ``said(givens)``, which returns how many are new."""
-    new: list[Given] = []
+    new: list[NewLabel] = []
 
-    def said(givens: list[Given]) -> int:
+    def said(givens: list[NewLabel]) -> int:
         count = votes.add(connection, givens, now)
         if count:
             new.extend(givens)
@@ -340,8 +340,8 @@ def following(connection: Connection, now: datetime) -> Iterator[Any]:
 
 
 def fresh(
-    connection: Connection, givens: Sequence[Given], undated: Collection[str], standing: Collection[str]
-) -> list[Given]:
+    connection: Connection, givens: Sequence[NewLabel], undated: Collection[str], standing: Collection[str]
+) -> list[NewLabel]:
     """Choose the labels that are new, some of them dated later; the others have been kept before.
 
     ``undated`` are the keys of labels without a time: they are kept unless the person ever gave that label to that
@@ -370,7 +370,7 @@ def fresh(
     return found
 
 
-def _said(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[object, ...], list[Given]]:
+def _said(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[object, ...], list[NewLabel]]:
     """All that was ever said of some drops, by subject and person, the oldest first."""
     columns = (
         label.c.drop_id, label.c.inspection_id, label.c.label, label.c.person, label.c.labelled_at, label.c.origin,
@@ -379,29 +379,29 @@ def _said(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[objec
     rows = connection.execute(
         sa.select(*columns).where(label.c.drop_id.in_(sorted(drop_ids))).order_by(label.c.labelled_at, label.c.id)
     )
-    found: dict[tuple[object, ...], list[Given]] = {}
+    found: dict[tuple[object, ...], list[NewLabel]] = {}
     for row in rows:
-        given = Given(*row)
+        given = NewLabel(*row)
         given = replace(given, label=None if given.label is None else DropClass(given.label))
         found.setdefault(_speaker(given), []).append(given)
     return found
 
 
-def _speaker(given: Given) -> tuple[object, ...]:
+def _speaker(given: NewLabel) -> tuple[object, ...]:
     return given.drop_id, given.inspection_id, given.image_id, given.person
 
 
-def _same_way(given: Given, other: Given) -> bool:
+def _same_way(given: NewLabel, other: NewLabel) -> bool:
     """Whether both came in files of one format."""
     return given.origin.partition(" ")[0] == other.origin.partition(" ")[0]
 
 
-def _replaces(given: Given, latest: Given) -> bool:
+def _replaces(given: NewLabel, latest: NewLabel) -> bool:
     """What was taken back, or said by another way since, is not undone by an import of the same file."""
     return latest.label is not None and latest.label is not given.label and _same_way(given, latest)
 
 
-def _after(given: Given, latest: Given) -> Given:
+def _after(given: NewLabel, latest: NewLabel) -> NewLabel:
     """Dated after the person's latest word where both came the same way."""
     if not _same_way(given, latest):
         return given
@@ -422,7 +422,7 @@ def withdraw(connection: Connection, subject: Subject, *, person: str, origin: s
     latest: dict[int | None, Any] = {}
     for row in connection.execute(words.order_by(label.c.labelled_at, label.c.id)):
         latest[row.image_id] = row
-    nothing = Given(subject.drop_id, subject.inspection_id, None, person, now, origin)
+    nothing = NewLabel(subject.drop_id, subject.inspection_id, None, person, now, origin)
     # A word dated after now, by another clock, must not outlive its being taken back.
     back = [
         replace(nothing, image_id=image_id, labelled_at=max(now, row.labelled_at + timedelta(microseconds=1)))

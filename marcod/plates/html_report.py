@@ -200,7 +200,7 @@ def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done =
         rows=rows,
         best=[_drop(shown, d, images.thumbnail(summary.source, d.image.path, CARD_PX)) for d in best],
         more=len(found) - len(best),
-        disputed=any(d.said is not None and d.said.disputed for d in shown.drops),
+        disputed=any(d.majority is not None and d.majority.disputed for d in shown.drops),
     )
 
 
@@ -223,7 +223,7 @@ def hits_sheet(
 def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> Drop:
     hit = verdict.hit
     mark = SHOWN[mark_of(verdict, shown.version)]
-    said = verdict.said
+    said = verdict.majority
     flag = "" if said is None else SAID + ("?" if said.disputed else "")
     place = f"{verdict.image.well}.{verdict.image.drop_number}"
     words = "" if said is None else f"{said.label} says {said.person}"
@@ -292,7 +292,7 @@ def _marks(shown: PlateMap) -> list[Counted]:
 
 def _state(shown: PlateMap) -> str:
     summary = shown.summary
-    labelled = sum(d.said is not None for d in shown.drops)
+    labelled = sum(d.majority is not None for d in shown.drops)
     words = [f"{summary.scored} of {summary.expected or summary.seen} drops scored"]
     if labelled:
         words.append(f"{labelled} labelled by people")

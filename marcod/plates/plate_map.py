@@ -149,8 +149,8 @@ def _verdict(drop: verdicts.DropVerdict, version: versions.Version) -> dict[str,
         "failed": drop.image.failed,
         "path": drop.image.path,
         "model_label": drop.image.label,
-        "label_person": None if drop.said is None else drop.said.person,
-        "label_disputed": drop.said is not None and drop.said.disputed,
+        "label_person": None if drop.majority is None else drop.majority.person,
+        "label_disputed": drop.majority is not None and drop.majority.disputed,
     }
 
 

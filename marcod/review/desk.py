@@ -22,7 +22,7 @@ from marcod.review import recall, sampling, strategies
 from marcod.review.queue import Counts, Item, Stream
 from marcod.settings import ReviewSettings
 from marcod.store import versions
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 from marcod.text import count
 
 ORIGIN: Final = "review"
@@ -214,7 +214,7 @@ def answer(db: Database, item: Item, word: DropClass, person: str, now: datetime
 
 
 def _answer(connection: Any, item: Item, word: DropClass, person: str, now: datetime) -> None:
-    recorder.add(connection, [Given(item.drop_id, item.inspection_id, word, person, now, ORIGIN)], now)
+    recorder.add(connection, [NewLabel(item.drop_id, item.inspection_id, word, person, now, ORIGIN)], now)
     store.close(connection, item.item_id, person=person, answer=str(word), now=now)
 
 

@@ -25,7 +25,7 @@ from marcod.review import desk
 from marcod.review import queue as store
 from marcod.review.queue import Item
 from marcod.settings import ReviewSettings
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 from marcod.text import count
 
 NAME: Final = "review.csv"
@@ -278,7 +278,8 @@ def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -
     spoken = store.spoken(connection, {line.item.drop_id for line in lines})
     fresh = [line for line in lines if line.word is not None and _is_new(line, spoken, saved)]
     givens = [
-        Given(line.item.drop_id, line.item.inspection_id, line.word, line.person, saved, desk.ORIGIN) for line in fresh
+        NewLabel(line.item.drop_id, line.item.inspection_id, line.word, line.person, saved, desk.ORIGIN)
+        for line in fresh
     ]
     recorder.add(connection, givens, now)
     skipped = 0

@@ -251,14 +251,14 @@ def _answers(connection: Connection, items: dict[tuple[int, int], Any]) -> dict[
 
     An item whose answer was taken back is asked of nobody again, and counts as skipped.
     """
-    said: dict[tuple[int, int], votes.Words] = {}
+    said: dict[tuple[int, int], votes.DropVotes] = {}
     ids = sorted({drop_id for drop_id, _ in items})
     for start in range(0, len(ids), CHUNK):
-        said |= votes.words(connection, ids[start : start + CHUNK])
+        said |= votes.of_drops(connection, ids[start : start + CHUNK])
     found: dict[tuple[int, int], str] = {}
     for subject, row in items.items():
-        words = said.get(subject, votes.NOTHING)
-        verdict = words.verdict({row.image_id: row.image_id not in words.of_images})
+        words = said.get(subject, votes.NO_VOTES)
+        verdict = words.majority({row.image_id: row.image_id not in words.of_images})
         if verdict is not None:
             found[subject] = str(verdict.label)
         elif row.answer is not None:

@@ -131,10 +131,10 @@ def _among_people(connection: Connection, version: Version, limit: int) -> list[
     rows = connection.execute(
         sa.select(*_FOUND).where(disputed).order_by(_LIFE.updated_at.desc(), _LIFE.drop_id).limit(limit)
     ).all()
-    said = store_votes.words(connection, [row[0] for row in rows])
+    said = store_votes.of_drops(connection, [row[0] for row in rows])
     found = []
     for row in rows:
-        verdict = said.get((row[0], row[1]), store_votes.NOTHING).verdict({})
+        verdict = said.get((row[0], row[1]), store_votes.NO_VOTES).majority({})
         votes = {} if verdict is None else verdict.votes
         told = " and ".join(f"{n} for {c}" for c, n in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])))
         found.append(_proposal(row, f"Persons disagree: {told}." if told else "Persons disagree.", 0.5))

@@ -64,11 +64,11 @@ def refresh(connection: Connection, drop_ids: Iterable[int], version: Version, n
 
 
 def _refresh_chunk(connection: Connection, drop_ids: list[int], version: Version, now: datetime) -> Counter[int]:
-    said = votes.words(connection, drop_ids)
-    images = of_drops(connection, drop_ids, version, said.keys())
+    labels = votes.of_drops(connection, drop_ids)
+    images = of_drops(connection, drop_ids, version, labels.keys())
     rows, first_hits = [], {}
     for drop_id, its in groupby(images, key=attrgetter("drop_id")):
-        course = _course(its, said)
+        course = _course(its, labels)
         if any(verdict.known for verdict in course):
             row, first = _summary(course)
             rows.append({"drop_id": drop_id, "model_version_id": version.id, "updated_at": now, **row})
@@ -105,16 +105,16 @@ def _distinct(
     return {int(row[0]) for row in select_in(connection, wanted.distinct(), column, sorted(set(drop_ids)))}
 
 
-def _course(images: Iterable[ImageVerdict], said: dict[tuple[int, int], votes.Words]) -> list[DropVerdict]:
+def _course(images: Iterable[ImageVerdict], labels: dict[tuple[int, int], votes.DropVotes]) -> list[DropVerdict]:
     """The verdicts on one drop, one per inspection, in order of time."""
     at_each = groupby(images, key=lambda i: (i.drop_id, i.inspection_id))
-    return [of_drop(shown, said.get(subject, votes.NOTHING)) for subject, shown in at_each]
+    return [of_drop(shown, labels.get(subject, votes.NO_VOTES)) for subject, shown in at_each]
 
 
 def _summary(course: list[DropVerdict]) -> tuple[dict[str, Any], DropVerdict | None]:
     """The columns of a drop's row, and its first hit."""
     known = [verdict for verdict in course if verdict.known]
-    current, said = known[-1], known[-1].said
+    current, majority = known[-1], known[-1].majority
     scored = [verdict for verdict in known if verdict.image.p_crystals is not None]
     best = max(scored, key=lambda verdict: verdict.image.p_crystals or 0.0, default=None)
     first = next((verdict for verdict in known if verdict.hit), None)
@@ -129,8 +129,8 @@ def _summary(course: list[DropVerdict]) -> tuple[dict[str, Any], DropVerdict | N
         "p_other": shown.p_other,
         "p_precipitate": shown.p_precipitate,
         "label": current.label,
-        "label_person": None if said is None else said.person,
-        "label_disputed": said is not None and said.disputed,
+        "label_person": None if majority is None else majority.person,
+        "label_disputed": majority is not None and majority.disputed,
         "highest_p_crystals": None if best is None else best.image.p_crystals,
         "best_image_id": None if best is None else best.image.image_id,
         "hit": current.hit,

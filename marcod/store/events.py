@@ -215,11 +215,10 @@ def drift_raised(connection: Connection, alarm_id: int, now: datetime) -> None:
     row = connection.execute(found).one()
     detail = {"source": row.name, "model": row.model, "day": row.day.isoformat(), "reason": row.detail}
     measured = {name: getattr(row, name) for name in columns}
-    outbox.put(
-        connection, [NewEvent("drift", f"drift:{alarm_id}:{_moment(now)}", row.id, None, detail | measured)], now
-    )
+    subject = f"drift:{alarm_id}:{_moment(now)}"
+    outbox.put(connection, [NewEvent("drift", subject, row.id, None, detail | measured)], now)
 
 
 def _moment(time: datetime) -> str:
-    """For subjects: ids alone may be given out again after rows were removed."""
+    """Format a time for subjects: ids alone may be used again after rows were removed."""
     return f"{time:%Y-%m-%dT%H:%M:%S.%f}"

@@ -117,7 +117,7 @@ def _refresh_one(
             "n_precipitate": counts[DropClass.PRECIPITATE],
             "hits": sum(d.hit for d in found),
             "best_wells": best_wells(found),
-            "labelled": sum(d.said is not None for d in found),
+            "labelled": sum(d.majority is not None for d in found),
             "expected": expected,
             "seen": len(found),
             "scored": unscored[ImageState.SCORED],
@@ -144,9 +144,9 @@ def best_wells(found: Iterable[DropVerdict]) -> str:
 
 def _denied(verdict: DropVerdict) -> int:
     """Rank a drop: 1 where people say crystals, 0 where they say nothing, -1 where they say another class."""
-    if verdict.said is None:
+    if verdict.majority is None:
         return 0
-    return 1 if verdict.said.label == DropClass.CRYSTALS else -1
+    return 1 if verdict.majority.label == DropClass.CRYSTALS else -1
 
 
 def _expected(connection: Connection, inspection_id: int) -> int | None:

@@ -88,23 +88,23 @@ class DropVerdict(NamedTuple):
     """A drop at one inspection: the image that counts, and what people say, which wins."""
 
     image: ImageVerdict
-    said: votes.Verdict | None
+    majority: votes.MajorityLabel | None
     model_hit: bool
 
     @property
     def known(self) -> bool:
         """Tell if there is a label or a score."""
-        return self.said is not None or self.image.p_crystals is not None
+        return self.majority is not None or self.image.p_crystals is not None
 
     @property
     def label(self) -> str | None:
         """The class that counts."""
-        return self.image.label if self.said is None else str(self.said.label)
+        return self.image.label if self.majority is None else str(self.majority.label)
 
     @property
     def hit(self) -> bool:
         """Tell if people, else the model, see crystals."""
-        return self.model_hit if self.said is None else self.said.label is DropClass.CRYSTALS
+        return self.model_hit if self.majority is None else self.majority.label is DropClass.CRYSTALS
 
 
 def of_inspection(connection: Connection, inspection_id: int, version: Version) -> list[ImageVerdict]:
@@ -131,21 +131,21 @@ def drops_at(connection: Connection, inspection_id: int, version: Version) -> li
     return sorted(found, key=lambda verdict: verdict.image.place)
 
 
-def of_drop(images: Iterable[ImageVerdict], words: votes.Words) -> DropVerdict:
+def of_drop(images: Iterable[ImageVerdict], given: votes.DropVotes) -> DropVerdict:
     """The verdict on one drop at one inspection from all of its images there, which must be at least one."""
     shown = list(images)
     # Of two images that are equally crystalline the first by path counts, whichever came first.
     best = shown[0] if len(shown) == 1 else max(shown, key=lambda i: i.rank)
     hits = {i.image_id: i.hit for i in shown}
-    return DropVerdict(best, None if words is votes.NOTHING else words.verdict(hits), any(hits.values()))
+    return DropVerdict(best, None if given is votes.NO_VOTES else given.majority(hits), any(hits.values()))
 
 
-def by_drop(images: Iterable[ImageVerdict], words: Mapping[int, votes.Words]) -> list[DropVerdict]:
+def by_drop(images: Iterable[ImageVerdict], given: Mapping[int, votes.DropVotes]) -> list[DropVerdict]:
     """The verdicts on all drops of one inspection."""
     of_each: dict[int, list[ImageVerdict]] = {}
     for found in images:
         of_each.setdefault(found.drop_id, []).append(found)
-    return [of_drop(its, words.get(drop_id, votes.NOTHING)) for drop_id, its in of_each.items()]
+    return [of_drop(its, given.get(drop_id, votes.NO_VOTES)) for drop_id, its in of_each.items()]
 
 
 _KEPT = score.alias("kept")

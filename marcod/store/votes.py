@@ -1,10 +1,13 @@
-"""What people say of drops: every word is kept, and who said what last decides.
+"""Labels that people give: every vote is kept, and each person's latest vote on a subject counts.
 
-Hides that the table only grows. Promises that repeating an import changes nothing, that a person can take back what
-they said, and one verdict a subject: the majority of the persons' latest words, the latest word on a tie.
+A subject is a drop at an inspection, or one image of it. For an image, votes on it win over votes on its drop. Votes on
+one of several files with the same bytes are votes on the image that counts for them.
 
-A subject is a drop at an inspection, or one image of it. What is said of an image wins, for that image, over what is
-said of its drop. What was said of one of several files with the same bytes is said of the image that counts for them.
+Guarantees:
+
+* Repeating an import changes nothing, because the table only grows and each vote has a key.
+* A person can take back a label.
+* There is one label per subject: that of most persons, the latest on a tie.
 """
 
 import hashlib
@@ -25,7 +28,7 @@ from marcod.store.sources import root_of
 from marcod.store.versions import get
 
 CHUNK: Final = 1000
-FOUR: Final = "marco"
+FOUR_CLASSES: Final = "marco"
 """The vocabulary of the four classes themselves."""
 
 COUNTING: Final = sa.func.coalesce(image.c.same_as_id, image.c.id)
@@ -33,10 +36,10 @@ COUNTING: Final = sa.func.coalesce(image.c.same_as_id, image.c.id)
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What one person says of a drop at an inspection, or of its image ``image_id``; None takes back what they said.
+class NewLabel:
+    """One person's label of a drop at an inspection, or of its image ``image_id``; None takes the former label back.
 
-    The drop, the inspection and the image must be of one another. ``original`` is the word as written, in its
+    The drop, the inspection and the image must be of one another. ``original`` is the label as written, in its
     ``vocabulary``; ``origin`` is the way it came, such as ``cli`` or ``csv NAME``. ``labelled_at`` is aware.
     """
 
@@ -47,12 +50,12 @@ class Given:
     labelled_at: datetime
     origin: str
     original: str = ""
-    vocabulary: str = FOUR
+    vocabulary: str = FOUR_CLASSES
     image_id: int | None = None
 
     @property
     def key(self) -> str:
-        """The same for the same word of the same person at the same time, however it comes."""
+        """The same for the same label of the same person at the same time, however it comes."""
         parts = (
             self.drop_id,
             self.inspection_id,
@@ -67,8 +70,8 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What counts of a subject now: the majority, who said it last and when, and what each person says."""
+class MajorityLabel:
+    """The label that counts for a subject now, the last person who gave it and when, and the label of each person."""
 
     drop_id: int
     inspection_id: int
@@ -81,16 +84,16 @@ class Verdict:
 
     @property
     def disputed(self) -> bool:
-        """Whether persons disagree."""
+        """Tell if persons disagree."""
         return len(self.votes) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """An image with what people say of it, and with a model's current score if that was asked for and is there.
+    """An image with its label, and with a model's current score if that was asked for and is there.
 
     ``path``, ``root`` and ``plate_key`` are as on disk. ``own`` tells that the label was given to the image itself,
-    ``labelled_at`` when somebody last said so, ``persons`` what each of them says. ``probabilities`` are in the order
+    ``labelled_at`` when somebody last gave it, ``persons`` the label of each person. ``probabilities`` are in the order
     of ``domain.CLASSES``, ``vector`` is a model's own classes by name. ``split_source`` is the former source whose name
     decides the plate's side.
     """
@@ -122,23 +125,23 @@ class LabelledImage:
         return split_of(self.split_source or self.source, self.plate_key)
 
 
-def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
-    """Keep what was said. Returns how much of it is new."""
+def add(connection: Connection, labels: Iterable[NewLabel], now: datetime) -> int:
+    """Store labels. Returns how many are new."""
     rows = [
         {
-            "drop_id": given.drop_id,
-            "inspection_id": given.inspection_id,
-            "image_id": given.image_id,
-            "label": given.label and str(given.label),
-            "original": given.original or str(given.label or ""),
-            "vocabulary": given.vocabulary,
-            "person": given.person,
-            "origin": given.origin,
-            "labelled_at": given.labelled_at,
+            "drop_id": new.drop_id,
+            "inspection_id": new.inspection_id,
+            "image_id": new.image_id,
+            "label": new.label and str(new.label),
+            "original": new.original or str(new.label or ""),
+            "vocabulary": new.vocabulary,
+            "person": new.person,
+            "origin": new.origin,
+            "labelled_at": new.labelled_at,
             "recorded_at": now,
-            "key": given.key,
+            "key": new.key,
         }
-        for given in {g.key: g for g in givens}.values()
+        for new in {n.key: n for n in labels}.values()
     ]
     statement = insert(connection, label).on_conflict_do_nothing(index_elements=["key"]).returning(label.c.id)
     chunks = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
@@ -147,88 +150,90 @@ def add(connection: Connection, givens: Iterable[Given], now: datetime) -> int:
 
 def current(
     connection: Connection, *, drop_ids: Sequence[int] | None = None, sources: Sequence[str] | None = None
-) -> list[Verdict]:
-    """The verdict on every subject of which somebody still says something, by drop, inspection and image."""
-    subjects: dict[tuple[int, int, int | None], list[Any]] = {}
+) -> list[MajorityLabel]:
+    """List the label of every subject that has one, by drop, inspection and image."""
+    given: dict[tuple[int, int, int | None], list[Any]] = {}
     for row in connection.execute(_latest(drop_ids, sources)):
-        subjects.setdefault((row.drop_id, row.inspection_id, row.image_id), []).append(row)
-    verdicts = [_verdict(subject, rows) for subject, rows in subjects.items()]
+        given.setdefault((row.drop_id, row.inspection_id, row.image_id), []).append(row)
+    verdicts = [_verdict(subject, rows) for subject, rows in given.items()]
     return sorted(verdicts, key=lambda v: (v.drop_id, v.inspection_id, v.image_id or 0))
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """What is said of one drop at one inspection: of the drop, and of single images of it."""
+class DropVotes:
+    """Labels of one drop at one inspection: of the drop, and of single images of it."""
 
-    of_drop: Verdict | None
-    of_images: dict[int, Verdict]
+    of_drop: MajorityLabel | None
+    of_images: dict[int, MajorityLabel]
 
-    def verdict(self, hits: Mapping[int, bool]) -> Verdict | None:
-        """What counts of the drop; ``hits`` tells by image whether the model sees crystals there.
+    def majority(self, hits: Mapping[int, bool]) -> MajorityLabel | None:
+        """Decide the drop's label, None where no label counts; ``hits`` tells by image if the model predicts crystals.
 
-        Whoever says crystals, of the drop or of one image, wins, because a lab would rather look twice than miss one.
-        A word on one image says nothing of another in which the model sees crystals. ``votes`` are of all words.
+        Crystals win, on the drop or on one image, because a lab would rather look twice than miss one. A label of one
+        image does not count against another image in which the model predicts crystals. ``votes`` are all votes.
         """
-        said = [v for v in (self.of_drop, *self.of_images.values()) if v is not None]
-        crystals = [v for v in said if v.label is DropClass.CRYSTALS]
-        unspoken = self.of_drop is None and any(hit for image_id, hit in hits.items() if image_id not in self.of_images)
-        if not said or (unspoken and not crystals):
+        labels = [v for v in (self.of_drop, *self.of_images.values()) if v is not None]
+        crystals = [v for v in labels if v.label is DropClass.CRYSTALS]
+        unlabelled_hit = self.of_drop is None and any(
+            hit for image_id, hit in hits.items() if image_id not in self.of_images
+        )
+        if not labels or (unlabelled_hit and not crystals):
             return None
-        votes = sum((Counter(v.votes) for v in said), Counter[DropClass]())
-        return replace(max(crystals or said, key=lambda v: v.labelled_at), votes=dict(votes))
+        votes = sum((Counter(v.votes) for v in labels), Counter[DropClass]())
+        return replace(max(crystals or labels, key=lambda v: v.labelled_at), votes=dict(votes))
 
 
-NOTHING: Final = Words(None, {})
-"""Where nobody said anything."""
+NO_VOTES: Final = DropVotes(None, {})
+"""A drop without labels."""
 
 
-def words(connection: Connection, drop_ids: Sequence[int]) -> dict[tuple[int, int], Words]:
-    """What counts of these drops, by drop and inspection."""
-    found: dict[tuple[int, int], Words] = {}
+def of_drops(connection: Connection, drop_ids: Sequence[int]) -> dict[tuple[int, int], DropVotes]:
+    """Read the labels of these drops, by drop and inspection."""
+    found: dict[tuple[int, int], DropVotes] = {}
     for verdict in current(connection, drop_ids=drop_ids):
         subject = (verdict.drop_id, verdict.inspection_id)
-        held = found.get(subject, NOTHING)
+        held = found.get(subject, NO_VOTES)
         if verdict.image_id is None:
-            found[subject] = Words(verdict, held.of_images)
+            found[subject] = DropVotes(verdict, held.of_images)
         else:
-            found[subject] = Words(held.of_drop, {**held.of_images, verdict.image_id: verdict})
+            found[subject] = DropVotes(held.of_drop, {**held.of_images, verdict.image_id: verdict})
     return found
 
 
-def of_inspection(connection: Connection, inspection_id: int) -> dict[int, Words]:
-    """What counts of the drops of one inspection, by drop."""
+def of_inspection(connection: Connection, inspection_id: int) -> dict[int, DropVotes]:
+    """Read the labels of the drops of one inspection, by drop."""
     of_this = sa.select(label.c.drop_id).where(label.c.inspection_id == inspection_id).distinct()
     drop_ids = list(connection.execute(of_this).scalars())
     if not drop_ids:
         return {}
-    return {drop_id: said for (drop_id, where), said in words(connection, drop_ids).items() if where == inspection_id}
+    return {drop_id: its for (drop_id, where), its in of_drops(connection, drop_ids).items() if where == inspection_id}
 
 
-def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> Verdict:
-    """Of one subject, from its persons' latest words, the oldest first."""
+def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> MajorityLabel:
+    """Count one subject's latest votes, the oldest first."""
     votes = Counter(DropClass(row.label) for row in rows)
     last = {DropClass(row.label): (place, row) for place, row in enumerate(rows)}
-    winner = max(votes, key=lambda word: (votes[word], last[word][0]))
-    said = last[winner][1]
+    winner = max(votes, key=lambda vote: (votes[vote], last[vote][0]))
+    latest = last[winner][1]
     persons = {row.person: DropClass(row.label) for row in rows}
-    return Verdict(*subject, winner, dict(votes), said.person, said.labelled_at, persons)
+    return MajorityLabel(*subject, winner, dict(votes), latest.person, latest.labelled_at, persons)
 
 
 def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa.Select[Any]:
-    """Each person's latest word on each subject, unless it took the former back; the oldest first."""
+    """Select each person's latest vote on each subject, unless it took the former back; the oldest first."""
     newest = sa.func.row_number().over(
         partition_by=(label.c.drop_id, label.c.inspection_id, sa.func.coalesce(COUNTING, 0), label.c.person),
         order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
     )
     columns = (column for column in label.c if column is not label.c.image_id)
-    words = sa.select(*columns, COUNTING.label("image_id"), newest.label("age"))
-    words = words.outerjoin(image, image.c.id == label.c.image_id)
+    chosen = sa.select(*columns, COUNTING.label("image_id"), newest.label("age"))
+    chosen = chosen.outerjoin(image, image.c.id == label.c.image_id)
     if drop_ids is not None:
-        words = words.where(label.c.drop_id.in_(list(drop_ids)))
+        chosen = chosen.where(label.c.drop_id.in_(list(drop_ids)))
     if sources is not None:
-        words = words.where(label.c.drop_id.in_(_drops_of(sources)))
-    word = words.subquery()
-    return sa.select(word).where(word.c.age == 1, word.c.label.is_not(None)).order_by(word.c.labelled_at, word.c.id)
+        chosen = chosen.where(label.c.drop_id.in_(_drops_of(sources)))
+    vote = chosen.subquery()
+    return sa.select(vote).where(vote.c.age == 1, vote.c.label.is_not(None)).order_by(vote.c.labelled_at, vote.c.id)
 
 
 def _drops_of(sources: Sequence[str]) -> sa.Select[Any]:
@@ -247,23 +252,23 @@ def labelled_images(
     *,
     modality: Modality = Modality.VISIBLE,
 ) -> list[LabelledImage]:
-    """Every image that carries a label, a drop's inspections in their order.
+    """List every image that carries a label, a drop's inspections in their order.
 
-    With a version the images in its light, and its score where it is of the present content; else those in
-    ``modality``, without scores. A drop's label is carried by all such images of it at that inspection.
+    With a version the images of its modality, and its score of the present content; else those of ``modality``,
+    without scores. A drop's label is carried by all such images of it at that inspection.
     """
     verdicts = {(v.drop_id, v.inspection_id, v.image_id): v for v in current(connection, sources=sources)}
     light = modality if version_id is None else get(connection, version_id).modality
     found = []
     for row in connection.execute(_images(connection, version_id, str(light), sources)):
         own = verdicts.get((row.drop_id, row.inspection_id, row.id))
-        said = own or verdicts.get((row.drop_id, row.inspection_id, None))
-        if said is not None:
-            found.append(_labelled(row, said))
+        given = own or verdicts.get((row.drop_id, row.inspection_id, None))
+        if given is not None:
+            found.append(_labelled(row, given))
     return found
 
 
-def _labelled(row: Any, said: Verdict) -> LabelledImage:
+def _labelled(row: Any, given: MajorityLabel) -> LabelledImage:
     scored = row.p_crystals is not None
     return LabelledImage(
         image_id=row.id,
@@ -278,11 +283,11 @@ def _labelled(row: Any, said: Verdict) -> LabelledImage:
         well=row.well,
         drop_number=row.drop_number,
         content_hash=row.content_hash,
-        label=said.label,
-        votes=said.votes,
-        persons=said.persons,
-        labelled_at=said.labelled_at,
-        own=said.image_id is not None,
+        label=given.label,
+        votes=given.votes,
+        persons=given.persons,
+        labelled_at=given.labelled_at,
+        own=given.image_id is not None,
         probabilities=(row.p_clear, row.p_crystals, row.p_other, row.p_precipitate) if scored else None,
         vector=row.vector,
         split_source=row.split_source,
@@ -292,8 +297,8 @@ def _labelled(row: Any, said: Verdict) -> LabelledImage:
 def _images(
     connection: Connection, version_id: int | None, modality: str, sources: Sequence[str] | None
 ) -> sa.Select[Any]:
-    """The images in one light of every subject of which anything was ever said."""
-    said = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
+    """Select the images in one light of every subject that ever had a label."""
+    given = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
     of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version_id)
     statement = (
         sa.select(
@@ -302,7 +307,7 @@ def _images(
             plate.c.key.label("plate_key"), inspection.c.ordinal, drop.c.well, drop.c.drop_number,
             score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate, score.c.vector,
         )
-        .join(said, sa.and_(said.c.drop_id == image.c.drop_id, said.c.inspection_id == image.c.inspection_id))
+        .join(given, sa.and_(given.c.drop_id == image.c.drop_id, given.c.inspection_id == image.c.inspection_id))
         .join(source, source.c.id == image.c.source_id)
         .join(inspection, inspection.c.id == image.c.inspection_id)
         .join(plate, plate.c.id == inspection.c.plate_id)
@@ -315,10 +320,10 @@ def _images(
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One thing that a person said; ``label`` is None where it took the former back.
+class LabelEntry:
+    """One vote of a person; ``label`` is None where it took the former back.
 
-    ``counts`` tells that it is this person's latest word on its subject, ``disputed`` that persons disagree on it now.
+    ``counts`` tells that it is this person's latest vote on its subject, ``disputed`` that persons disagree on it now.
     Keys and path are as stored.
     """
 
@@ -350,17 +355,17 @@ def listed(
     disputed: bool = False,
     source_name: str | None = None,
     limit: int = 100,
-) -> list[Said]:
-    """What was said, the latest recorded first; of some plates, since a time, by a person, or what is disputed."""
-    word = _counted(plate_ids).subquery()
+) -> list[LabelEntry]:
+    """List votes, the latest recorded first: of some plates, since a time, by a person, or those disputed."""
+    vote = _counted(plate_ids).subquery()
     columns = (
-        word.c.id, source.c.name, plate.c.key, plate.c.barcode, inspection.c.key, drop.c.well, drop.c.drop_number,
-        image.c.path, word.c.label, word.c.original, word.c.vocabulary, word.c.person, word.c.origin,
-        word.c.labelled_at, word.c.recorded_at, word.c.counts, word.c.lowest != word.c.highest,
+        vote.c.id, source.c.name, plate.c.key, plate.c.barcode, inspection.c.key, drop.c.well, drop.c.drop_number,
+        image.c.path, vote.c.label, vote.c.original, vote.c.vocabulary, vote.c.person, vote.c.origin,
+        vote.c.labelled_at, vote.c.recorded_at, vote.c.counts, vote.c.lowest != vote.c.highest,
     )  # fmt: skip
-    statement = _among(word, columns, since, person, source_name, disputed=disputed)
-    latest = statement.order_by(word.c.recorded_at.desc(), word.c.id.desc()).limit(limit)
-    return [_said(row) for row in connection.execute(latest)]
+    statement = _among(vote, columns, since, person, source_name, disputed=disputed)
+    latest = statement.order_by(vote.c.recorded_at.desc(), vote.c.id.desc()).limit(limit)
+    return [_entry(row) for row in connection.execute(latest)]
 
 
 def count_listed(
@@ -371,15 +376,15 @@ def count_listed(
     person: str | None = None,
     disputed: bool = False,
 ) -> tuple[int, int]:
-    """Count what :func:`listed` gives without a limit: all of it, and the labels among it that count now."""
-    word = _counted(plate_ids).subquery()
-    columns = (sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((word.c.counts, 1), else_=0)), 0))
-    total, counting = connection.execute(_among(word, columns, since, person, None, disputed=disputed)).one()
+    """Count what :func:`listed` gives without a limit: all votes, and those that count now."""
+    vote = _counted(plate_ids).subquery()
+    columns = (sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((vote.c.counts, 1), else_=0)), 0))
+    total, counting = connection.execute(_among(vote, columns, since, person, None, disputed=disputed)).one()
     return int(total), int(counting)
 
 
 def _among(
-    word: Any,
+    vote: Any,
     columns: Sequence[Any],
     since: datetime | None,
     person: str | None,
@@ -387,30 +392,30 @@ def _among(
     *,
     disputed: bool,
 ) -> sa.Select[Any]:
-    """Select columns of chosen words and of the places that they are about."""
+    """Select columns of chosen votes and of the places that they are about."""
     statement: sa.Select[Any] = (
         sa.select(*columns)
-        .select_from(word)
-        .join(drop, drop.c.id == word.c.drop_id)
+        .select_from(vote)
+        .join(drop, drop.c.id == vote.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
         .join(source, source.c.id == plate.c.source_id)
-        .join(inspection, inspection.c.id == word.c.inspection_id)
-        .outerjoin(image, image.c.id == word.c.image_id)
+        .join(inspection, inspection.c.id == vote.c.inspection_id)
+        .outerjoin(image, image.c.id == vote.c.image_id)
     )
     for chosen in (
-        None if since is None else word.c.recorded_at >= since,
-        None if person is None else word.c.person == person,
+        None if since is None else vote.c.recorded_at >= since,
+        None if person is None else vote.c.person == person,
         None if source_name is None else source.c.name == source_name,
-        sa.and_(word.c.counts, word.c.lowest != word.c.highest) if disputed else None,
+        sa.and_(vote.c.counts, vote.c.lowest != vote.c.highest) if disputed else None,
     ):
         statement = statement if chosen is None else statement.where(chosen)
     return statement
 
 
-def _said(row: Any) -> Said:
-    values = dict(zip((field.name for field in fields(Said)), row, strict=True))
+def _entry(row: Any) -> LabelEntry:
+    values = dict(zip((field.name for field in fields(LabelEntry)), row, strict=True))
     counts = bool(values["counts"])
-    return Said(
+    return LabelEntry(
         **values
         | {
             "label": None if values["label"] is None else DropClass(values["label"]),
@@ -421,23 +426,23 @@ def _said(row: Any) -> Said:
 
 
 def _counted(plate_ids: Sequence[int] | None) -> sa.Select[Any]:
-    """Every word with ``counts``, and the least and greatest of the classes that count for its subject."""
+    """Select every vote with ``counts``, and the least and greatest of the classes that count for its subject."""
     shown = sa.func.coalesce(COUNTING, 0)
     newest = sa.func.row_number().over(
         partition_by=(label.c.drop_id, label.c.inspection_id, shown, label.c.person),
         order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
     )
-    words = sa.select(label, shown.label("shown"), newest.label("age"))
-    words = words.outerjoin(image, image.c.id == label.c.image_id)
+    chosen = sa.select(label, shown.label("shown"), newest.label("age"))
+    chosen = chosen.outerjoin(image, image.c.id == label.c.image_id)
     if plate_ids is not None:
         of_plates = sa.select(drop.c.id).where(drop.c.plate_id.in_(list(plate_ids)))
-        words = words.where(label.c.drop_id.in_(of_plates))
-    word = words.subquery()
-    counts = sa.and_(word.c.age == 1, word.c.label.is_not(None))
-    counted = sa.case((counts, word.c.label))
-    of_subject = (word.c.drop_id, word.c.inspection_id, word.c.shown)
+        chosen = chosen.where(label.c.drop_id.in_(of_plates))
+    vote = chosen.subquery()
+    counts = sa.and_(vote.c.age == 1, vote.c.label.is_not(None))
+    counted = sa.case((counts, vote.c.label))
+    of_subject = (vote.c.drop_id, vote.c.inspection_id, vote.c.shown)
     return sa.select(
-        word,
+        vote,
         counts.label("counts"),
         sa.func.min(counted).over(partition_by=of_subject).label("lowest"),
         sa.func.max(counted).over(partition_by=of_subject).label("highest"),
@@ -445,6 +450,6 @@ def _counted(plate_ids: Sequence[int] | None) -> sa.Select[Any]:
 
 
 def key_ids(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
-    """The ids of those of the labels that are kept, by their keys."""
+    """Look up the ids of stored labels by their keys."""
     rows = connection.execute(sa.select(label.c.key, label.c.id).where(label.c.key.in_(list(keys))))
     return {str(row[0]): int(row[1]) for row in rows}

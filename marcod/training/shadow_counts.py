@@ -62,7 +62,7 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
     )
 
 
-def _said_of(connection: Connection, drop_ids: list[int]) -> Iterator[votes.Verdict]:
+def _said_of(connection: Connection, drop_ids: list[int]) -> Iterator[votes.MajorityLabel]:
     """What people say of drops; a statement takes no more than so many ids."""
     for start in range(0, len(drop_ids), votes.CHUNK):
         yield from votes.current(connection, drop_ids=drop_ids[start : start + votes.CHUNK])

@@ -36,7 +36,7 @@ from marcod.errors import ConfigError
 from marcod.labels import recorder
 from marcod.store import derived, queue, results, summaries
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 BY_ORDER = ("updated_at", "first_image_at", "expected", "complete", "complete_rule")
 """Columns that follow from the order of events too."""
@@ -107,7 +107,7 @@ class Story:
         image_id, drop_id, inspection_id = self.random.choice(found)
         word = self.random.choice((*DropClass, None))
         at = utc(self.random.randint(0, 3))
-        given = Given(drop_id, inspection_id, word, self.random.choice(("ann", "bob")), at, "test")
+        given = NewLabel(drop_id, inspection_id, word, self.random.choice(("ann", "bob")), at, "test")
         given = replace(given, image_id=image_id) if self.random.random() < 0.3 else given
         given = replace(given, original="xtals") if self.random.random() < 0.3 else given
         self.db.write(lambda c: recorder.add(c, [given], self.now))
@@ -273,7 +273,7 @@ def test_a_label_given_again_after_the_merge_is_the_same_label(db: Database, twi
 
     def say(source_id: int) -> int:
         (at,) = rows(db, found.where(image.c.source_id == source_id))
-        givens = [Given(at.drop_id, at.inspection_id, word, "ann", when, how) for word, when, how in words]
+        givens = [NewLabel(at.drop_id, at.inspection_id, word, "ann", when, how) for word, when, how in words]
         givens += [replace(givens[0], original="junk"), replace(givens[1], image_id=at.id)]
         return db.write(lambda c: recorder.add(c, givens, utc(6)))
 
@@ -316,7 +316,7 @@ def test_a_plate_that_both_read_otherwise_keeps_its_labels(db: Database, champio
     record(db, ids[MINSTREL], [replace(f, image=replace(f.image, plate_key="Q", row=2)) for f in files], utc(2))
     drain(db, champion, utc(3))
     (at,) = rows(db, sa.select(image).where(image.c.source_id == ids[HAND], image.c.path.like("%A02%")))
-    given = Given(at.drop_id, at.inspection_id, DropClass.CRYSTALS, "ann", utc(4), "cli")
+    given = NewLabel(at.drop_id, at.inspection_id, DropClass.CRYSTALS, "ann", utc(4), "cli")
     db.write(lambda c: recorder.add(c, [given], utc(4)))
     merge(db, ids)
     shown = "select plate_key, well, label, label_person from lims_drop_v1 order by well"
@@ -351,7 +351,7 @@ def test_what_a_model_learned_from_is_no_test_afterwards(
         record(db, source_id, [file for key in keys for file in sightings(1, key)], utc(1))
         if name in labelled:
             say = sa.select(image.c.drop_id, image.c.inspection_id).where(image.c.source_id == source_id)
-            givens = [Given(*row, DropClass.CLEAR, "ann", utc(2), "cli") for row in rows(db, say)]
+            givens = [NewLabel(*row, DropClass.CLEAR, "ann", utc(2), "cli") for row in rows(db, say)]
             db.write(lambda c, g=givens: recorder.add(c, g, utc(2)))
     merge(db, ids)
     side_of = sa.select(plate.c.key, sa.func.coalesce(plate.c.split_source, MINSTREL))
@@ -363,7 +363,7 @@ def test_what_a_model_learned_from_is_no_test_afterwards(
 
 def test_a_forgotten_source_leaves_nothing_and_the_other_as_it_was(db: Database, twice: dict[str, int]) -> None:
     (at,) = rows(db, sa.select(image).where(image.c.source_id == twice[HAND], image.c.path.like("P1/%A01%")))
-    given = Given(at.drop_id, at.inspection_id, DropClass.CLEAR, "ann", utc(4), "lims", image_id=at.id)
+    given = NewLabel(at.drop_id, at.inspection_id, DropClass.CLEAR, "ann", utc(4), "lims", image_id=at.id)
     db.write(lambda c: recorder.add(c, [given], utc(4)))
     labels_of = sa.select(label.c.id).scalar_subquery()
     db.write(lambda c: c.execute(sa.insert(label_inbox).values(plate="P1", state="resolved", label_id=labels_of)))

@@ -104,7 +104,7 @@ def test_plates_stay_on_their_sides_under_a_new_name(db: Database, champion: Ver
     for name in ("minstrel", "minstrel-3"):
         db.write(lambda c, n=name: source_changes.rename(c, source_id, n, actor="ann", now=utc(1)))
     say = sa.select(image.c.drop_id, image.c.inspection_id)
-    givens = [votes.Given(*row, "Clear", "ann", utc(2), "cli") for row in rows(db, say)]
+    givens = [votes.NewLabel(*row, "Clear", "ann", utc(2), "cli") for row in rows(db, say)]
     db.write(lambda c: votes.add(c, givens, utc(2)))
     found = db.read(lambda c: votes.labelled_images(c, None))
     assert {one.plate_key: one.split for one in found} == before

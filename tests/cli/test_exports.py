@@ -15,7 +15,7 @@ from marcod.database.engine import Database
 from marcod.domain import DropClass
 from marcod.model.registry import Registry
 from marcod.store import derived, queue, versions, votes
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 CLEAR = (1.0, 0.0, 0.0, 0.0)
 GREW = {"A01": 2, "A02": 3}
@@ -55,7 +55,7 @@ def say(site: Site, well: str, inspection: str, word: DropClass) -> None:
     )
     [(drop_id, inspection_id)] = site.rows(ids, w=well, i=inspection)
     db = Database(site.url)
-    db.write(lambda c: votes.add(c, [Given(drop_id, inspection_id, word, "ann", utc(), "test")], utc()))
+    db.write(lambda c: votes.add(c, [NewLabel(drop_id, inspection_id, word, "ann", utc(), "test")], utc()))
     db.write(lambda c: derived.refresh(c, [drop_id], [inspection_id], utc()))
     db.close()
 

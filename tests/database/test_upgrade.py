@@ -21,7 +21,7 @@ from marcod.database.schema import audit, drop_summary, hit, image, inspection_s
 from marcod.domain import DropClass
 from marcod.errors import SchemaError
 from marcod.store import derived, serving, versions, votes
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 NEWEST = revisions.known().newest
 ADDING, BREAKING, LAST = "9001", "9002", "9003"
@@ -138,7 +138,7 @@ def work(db: Database, now_h: float) -> None:
     last = rows(db, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id.desc()).limit(1))[0]
 
     def say(connection: sa.Connection) -> None:
-        votes.add(connection, [Given(last[0], last[1], DropClass.CLEAR, "ann", now, "test")], now)
+        votes.add(connection, [NewLabel(last[0], last[1], DropClass.CLEAR, "ann", now, "test")], now)
         derived.refresh(connection, [last[0]], [last[1]], now)
 
     db.write(say)

@@ -326,7 +326,7 @@ def lab(db: Database, tmp_path: Path) -> Database:
     factories.drain(db, champion, scores=lambda claim: factories.CRYSTALS if rng.random() < 0.3 else factories.CLEAR)
     drops = factories.rows(db, sa.select(image.c.drop_id, image.c.inspection_id).distinct().order_by(image.c.drop_id))
     words = [
-        votes.Given(drop, inspection, CRYSTALS if drop % 3 == 0 else CLEAR, person, utc(), "test")
+        votes.NewLabel(drop, inspection, CRYSTALS if drop % 3 == 0 else CLEAR, person, utc(), "test")
         for drop, inspection in drops
         for person in ("ada", "bob")
     ]

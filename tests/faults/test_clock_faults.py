@@ -32,9 +32,7 @@ YEARS = timedelta(days=3650)
 
 
 def repair_schedule(db: Database, now: datetime) -> int:
-    return db.write(
-        lambda c: queue.repair_schedule(c, now=now, lease_s=LEASE_S, retry_s=RETRY_S, max_attempts=MAX_ATTEMPTS)
-    )
+    return db.write(queue.repair_schedule, now=now, lease_s=LEASE_S, retry_s=RETRY_S, max_attempts=MAX_ATTEMPTS)
 
 
 def scores(db: Database) -> int:

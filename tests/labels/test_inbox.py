@@ -313,7 +313,7 @@ def subject(db: Database, **more: Any) -> recorder.Subject:
 def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int) -> None:
     where = subject(db)
     later = utc(days=2)
-    word = votes.Given(where.drop_id, where.inspection_id, DropClass.CRYSTALS, "ann", later, "test")
+    word = votes.NewLabel(where.drop_id, where.inspection_id, DropClass.CRYSTALS, "ann", later, "test")
 
     def back(person: str) -> Callable[[sa.Connection], int]:
         return lambda c: recorder.withdraw(c, where, person=person, origin="test", now=utc())
@@ -328,7 +328,7 @@ def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int
 def test_withdrawing_takes_back_what_was_said_of_images_too(db: Database, plate: int) -> None:
     image = db.read(lambda c: recorder.Finder(c).find(recorder.Named(path="P1/2/visible/A01.jpg")))
     assert image.image_id is not None
-    word = votes.Given(
+    word = votes.NewLabel(
         image.drop_id, image.inspection_id, DropClass.CRYSTALS, "ann", utc(), "test", image_id=image.image_id
     )
     assert db.write(lambda c: recorder.add(c, [word], utc())) == 1
@@ -341,7 +341,7 @@ def test_the_list_tells_what_counts_and_what_is_disputed(db: Database, plate: in
     where = subject(db)
     for minute, (person, word) in enumerate([("ann", "CLEAR"), ("ann", "CRYSTALS"), ("bob", "OTHER"), ("cat", None)]):
         meant = DropClass[word] if word else None
-        given = votes.Given(where.drop_id, where.inspection_id, meant, person, utc(minutes=minute), "test")
+        given = votes.NewLabel(where.drop_id, where.inspection_id, meant, person, utc(minutes=minute), "test")
         db.write(lambda c, given=given, minute=minute: recorder.add(c, [given], utc(minutes=minute)))
 
     def listed(**more: Any) -> list[tuple[str, str | None, bool, bool]]:

@@ -84,9 +84,7 @@ def happen(db: Database, *subjects: str) -> None:
     source_id = source_id or factories.register_source(db, "minstrel")
     place = {"source": "minstrel", "plate": "P1", "barcode": None, "project": None, "inspection": "1"}
     image = {"well": "A01", "drop": 1, "path": "P1/a.jpg", "reason": "it is truncated"}
-    db.write(
-        lambda c: outbox.put(c, [NewEvent("quarantine", s, source_id, None, place | image) for s in subjects], utc())
-    )
+    db.write(outbox.put, [NewEvent("quarantine", s, source_id, None, place | image) for s in subjects], utc())
 
 
 def told(request: Request) -> list[str]:

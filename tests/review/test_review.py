@@ -22,7 +22,7 @@ from marcod.review.queue import Item, Stream
 from marcod.settings import ReviewSettings
 from marcod.store import queue, serving, versions
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 SETTINGS = ReviewSettings(audit_drops=12)
 WORDS = {str(c).lower(): c for c in DropClass}
@@ -60,7 +60,7 @@ def subject(db: Database, well: str, at: str = "1") -> Subject:
 
 def say(db: Database, well: str, word: str | None, person: str, when: datetime, at: str = "1") -> None:
     of = subject(db, well, at)
-    given = Given(of.drop_id, of.inspection_id, word and WORDS[word], person, when, "test")  # type: ignore[arg-type]
+    given = NewLabel(of.drop_id, of.inspection_id, word and WORDS[word], person, when, "test")  # type: ignore[arg-type]
     db.write(lambda c: recorder.add(c, [given], when))
 
 

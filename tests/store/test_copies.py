@@ -17,7 +17,7 @@ from marcod.labels import recorder
 from marcod.review import queue as review_queue
 from marcod.store import derived, queue, results, summaries, votes
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 from marcod.training import snapshot_rows
 
 FILE = sightings(1)[0]
@@ -42,7 +42,7 @@ def hits(db: Database) -> list[bool]:
 def say(db: Database, file: Sighting, label: DropClass, seconds: float) -> None:
     def work(connection: sa.Connection) -> None:
         row = connection.execute(sa.select(image).where(image.c.path == file.path)).one()
-        given = Given(row.drop_id, row.inspection_id, label, "ann", utc(seconds), "cli", image_id=row.id)
+        given = NewLabel(row.drop_id, row.inspection_id, label, "ann", utc(seconds), "cli", image_id=row.id)
         votes.add(connection, [given], utc(seconds))
         derived.refresh_images(connection, [row.id], utc(seconds))
 
@@ -253,7 +253,7 @@ def test_a_copy_that_is_gone_stays_one_when_the_other_is_rewritten(
 
 def test_what_is_learned_from_and_measured_has_every_image_once(copied: Database, champion: Version) -> None:
     row = rows(copied, sa.select(image))[0]
-    given = Given(row.drop_id, row.inspection_id, DropClass.CLEAR, "ann", utc(5), "cli")
+    given = NewLabel(row.drop_id, row.inspection_id, DropClass.CLEAR, "ann", utc(5), "cli")
     copied.write(lambda c: recorder.add(c, [given], utc(5)))
     labelled = copied.read(lambda c: votes.labelled_images(c, champion.id))
     sampled = copied.read(lambda c: snapshot_rows.sample(c, Modality.VISIBLE, 5, 1))

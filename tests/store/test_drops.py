@@ -28,7 +28,7 @@ from marcod.plates import reports
 from marcod.store import derived, drops, queue, serving, summaries, votes
 from marcod.store.drops import Cause, Trend, order_key
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 HIT, NONE = (0.05, 0.9, 0.03, 0.02), (0.9, 0.05, 0.03, 0.02)
 
@@ -56,7 +56,7 @@ def say(
         where = connection.execute(sa.select(inspection.c.id).where(inspection.c.key == inspection_key)).scalar_one()
         named = sa.select(image.c.id).where(image.c.path == (path or ""))
         image_id = connection.execute(named).scalar_one_or_none()
-        given_ = Given(drop_id, where, word, person, utc(minutes=minute), "test", image_id=image_id)
+        given_ = NewLabel(drop_id, where, word, person, utc(minutes=minute), "test", image_id=image_id)
         votes.add(connection, [given_], utc())
         derived.refresh(connection, [drop_id], [where], utc(minutes=minute))
 

@@ -26,7 +26,7 @@ from marcod.domain import DropClass
 from marcod.labels import recorder
 from marcod.store import derived, events, queue, summaries
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
@@ -159,7 +159,7 @@ def test_a_person_finds_a_hit(db: Database, three: int, champion: Version, lims:
     def work(connection: sa.Connection) -> int:
         key = connection.execute(sa.select(inspection.c.id)).scalar_one()
         well = connection.execute(sa.select(drop.c.id).where(drop.c.well == "A02")).scalar_one()
-        return recorder.add(connection, [Given(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
+        return recorder.add(connection, [NewLabel(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
 
     assert (db.write(work), db.write(work)) == (1, 0)
     assert brief(lims.heard()) == [("1", 1, 1, True)]

@@ -25,7 +25,7 @@ from marcod.settings import EVENT_KINDS
 from marcod.store import outbox, queue, results, summaries
 from marcod.store.outbox import NewEvent, Outcome, Target
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 LEASE_S = 60.0
 ALL = Target("all", EVENT_KINDS)
@@ -127,7 +127,7 @@ def test_people_silence_and_dead_workers_make_events_too(db: Database, source_id
     def name_crystals(connection: sa.Connection) -> int:
         key = connection.execute(sa.select(inspection.c.id)).scalar_one()
         well = connection.execute(sa.select(drop.c.id).where(drop.c.well == "A02")).scalar_one()
-        return recorder.add(connection, [Given(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
+        return recorder.add(connection, [NewLabel(well, key, DropClass.CRYSTALS, "ann", utc(3), "test")], utc(3))
 
     db.write(name_crystals)
     assert kinds(db) == ["hits"]

@@ -14,7 +14,7 @@ from marcod.domain import CLASSES, DropClass, Modality
 from marcod.labels import recorder
 from marcod.store import votes as store_votes
 from marcod.store.versions import Version
-from marcod.store.votes import Given, Verdict
+from marcod.store.votes import MajorityLabel, NewLabel
 
 CLEAR, CRYSTAL, OTHER, PRECIPITATE = CLASSES
 
@@ -31,16 +31,16 @@ def photographs(db: Database, champion: Version, source_id: int) -> list[Any]:
 
 def said(
     photograph: Any, word: DropClass | None, person: str = "ada", at: datetime | None = None, *, image: bool = False
-) -> Given:
+) -> NewLabel:
     where = (photograph.drop_id, photograph.inspection_id)
-    return Given(*where, word, person, at or utc(), "test", image_id=photograph.id if image else None)
+    return NewLabel(*where, word, person, at or utc(), "test", image_id=photograph.id if image else None)
 
 
-def add(db: Database, *givens: Given) -> int:
+def add(db: Database, *givens: NewLabel) -> int:
     return db.write(lambda c: store_votes.add(c, givens, utc(hours=1)))
 
 
-def current(db: Database) -> list[Verdict]:
+def current(db: Database) -> list[MajorityLabel]:
     return db.read(store_votes.current)
 
 
@@ -68,7 +68,7 @@ def test_many_at_once(db: Database, photographs: list[Any]) -> None:
 
 def test_the_words_as_written_are_kept(db: Database, photographs: list[Any]) -> None:
     drop = photographs[0]
-    add(db, Given(drop.drop_id, drop.inspection_id, CRYSTAL, "ada", utc(), "csv a.csv", "needles", "lab words"))
+    add(db, NewLabel(drop.drop_id, drop.inspection_id, CRYSTAL, "ada", utc(), "csv a.csv", "needles", "lab words"))
     kept = rows(db, sa.select(label.c.original, label.c.vocabulary, label.c.origin, label.c.recorded_at))
     assert [tuple(row) for row in kept] == [("needles", "lab words", "csv a.csv", utc(hours=1))]
 

@@ -17,7 +17,7 @@ def _only_gone(connection: sa.Connection, given_up: Any, before: Any, now: datet
     return bool(gone)
 
 
-def _first_image_alone(images: Iterable[verdicts.ImageVerdict], words: votes.Words) -> verdicts.DropVerdict:
+def _first_image_alone(images: Iterable[verdicts.ImageVerdict], words: votes.DropVotes) -> verdicts.DropVerdict:
     return verdicts.of_drop(list(images)[:1], words)
 
 

@@ -19,7 +19,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import drop, image, inspection, label_inbox, plate
 from marcod.domain import DropClass
 from marcod.store import derived, queue, versions, votes
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 PLATE, UNFINISHED = "CI022987", "CI022988"
 
@@ -67,11 +67,13 @@ def _labels(db: Database) -> None:
     def work(connection: sa.Connection) -> None:
         where = _inspection(connection)
         of_well = {row.well: row.id for row in connection.execute(sa.select(drop.c.well, drop.c.id).where(_OF_PLATE))}
-        givens = [Given(of_well[w], where, word, who, utc(days=1, minutes=at), "test") for w, word, who, at in said]
-        givens.append(Given(of_well["A03"], where, None, "ann", utc(days=1, minutes=3), "test"))
+        givens = [NewLabel(of_well[w], where, word, who, utc(days=1, minutes=at), "test") for w, word, who, at in said]
+        givens.append(NewLabel(of_well["A03"], where, None, "ann", utc(days=1, minutes=3), "test"))
         photograph = sa.select(image.c.id).where(image.c.drop_id == of_well["A01"], image.c.inspection_id == where)
         of_image = connection.execute(photograph).scalar_one()
-        givens.append(Given(of_well["A01"], where, DropClass.CRYSTALS, "bob", utc(days=1), "test", image_id=of_image))
+        givens.append(
+            NewLabel(of_well["A01"], where, DropClass.CRYSTALS, "bob", utc(days=1), "test", image_id=of_image)
+        )
         votes.add(connection, givens, utc(days=1))
         derived.refresh(connection, list(of_well.values()), [where], utc(days=1))
 

@@ -10,7 +10,7 @@ from marcod.plates.plate_map import PlateMap
 from marcod.plates.reports import Summary
 from marcod.store.verdicts import DropVerdict, ImageState, ImageVerdict
 from marcod.store.versions import Version
-from marcod.store.votes import Verdict as Said
+from marcod.store.votes import MajorityLabel
 
 VERSION = Version(1, "small", "1", "d" * 64, "visible", 0.5, True)
 
@@ -48,5 +48,5 @@ def plate(drops: list[DropVerdict], name: str = "P1", grid: Grid | None = None, 
     return PlateMap(1, summary, VERSION, tuple(drops), OfPlate(papers.get("project"), papers.get("screen"), grid))
 
 
-def said(label: DropClass, person: str, votes: dict[DropClass, int] | None = None) -> Said:
-    return Said(1, 1, None, label, votes or {label: 1}, person, utc(), {person: label})
+def said(label: DropClass, person: str, votes: dict[DropClass, int] | None = None) -> MajorityLabel:
+    return MajorityLabel(1, 1, None, label, votes or {label: 1}, person, utc(), {person: label})

@@ -25,7 +25,7 @@ from marcod.labels import recorder
 from marcod.plates import metadata
 from marcod.store import queue, rescoring, results, serving, summaries, versions
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 STEPS: Final = 40
 PEOPLE: Final = ("ann", "bob")
@@ -256,7 +256,7 @@ class Story:
             return
         image = self.rng.choice(images)
         own = image.id if self.rng.random() < 0.4 else None
-        given = Given(
+        given = NewLabel(
             image.drop_id, image.inspection_id, label, self.rng.choice(PEOPLE), self.now, "story", image_id=own
         )
         self.db.write(lambda c: recorder.add(c, [given], self.now))

@@ -21,7 +21,7 @@ from marcod.domain import CLASSES, DropClass, Modality, Split, split_of
 from marcod.store import votes
 from marcod.store.queue import Claim
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 from marcod.training import snapshot as training_snapshot
 from marcod.training import snapshot_rows
 from marcod.training.snapshot import Snapshot
@@ -81,7 +81,7 @@ class Lab:
 
     def say(self, row: Any, word: DropClass | None, person: str = "ada", *, own: bool = False) -> None:
         now = self.now()
-        said = Given(row.drop_id, row.inspection_id, word, person, now, "test", image_id=row.id if own else None)
+        said = NewLabel(row.drop_id, row.inspection_id, word, person, now, "test", image_id=row.id if own else None)
         self.db.write(lambda c: votes.add(c, [said], now))
 
     def take(self, **more: Any) -> Snapshot:

@@ -260,7 +260,7 @@ def test_new_labels_are_counted_by_what_they_speak_of(db: Database, source_id: i
 
     def say(which: int, person: str, of_image: bool = False) -> None:
         image_id, drop_id, inspection_id = images[which]
-        word = votes.Given(
+        word = votes.NewLabel(
             drop_id, inspection_id, DropClass.CRYSTALS, person, utc(), "cli", image_id=image_id if of_image else None
         )
         db.write(lambda c: votes.add(c, [word], utc()))

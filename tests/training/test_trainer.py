@@ -19,7 +19,7 @@ from marcod.evaluate.label_issues import PersonNoise, Suspicion
 from marcod.settings import TrainSettings
 from marcod.store import votes
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 from marcod.training import shadow, trainer
 from marcod.training.shadow_counts import Both
 from marcod.training.trainer import Trainer
@@ -33,7 +33,7 @@ def say(db: Database, count: int, person: str = "ann") -> None:
     def work(connection: sa.Connection) -> None:
         drops = connection.execute(sa.select(drop.c.id).order_by(drop.c.id).limit(count)).scalars().all()
         where = connection.execute(sa.select(inspection.c.id)).scalar_one()
-        votes.add(connection, [Given(d, where, DropClass.CLEAR, person, utc(1), "test") for d in drops], utc(1))
+        votes.add(connection, [NewLabel(d, where, DropClass.CLEAR, person, utc(1), "test") for d in drops], utc(1))
 
     db.write(work)
 

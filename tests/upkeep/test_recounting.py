@@ -15,7 +15,7 @@ from marcod.database.schema import audit, drop_summary, event, hit, image, inspe
 from marcod.domain import DropClass
 from marcod.labels import recorder
 from marcod.store import queue, summaries, versions
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def lab(db: Database, db_url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
         record(db, source_id, sightings(3, plate=plate))
     drain(db, version, utc(1), scores=lambda c: CRYSTALS)
     first = rows(db, sa.select(image).order_by(image.c.id))[0]
-    given = Given(first.drop_id, first.inspection_id, None, "ann", utc(2), "test", image_id=None)
+    given = NewLabel(first.drop_id, first.inspection_id, None, "ann", utc(2), "test", image_id=None)
     db.write(lambda c: recorder.add(c, [given], utc(2)))
     record(db, source_id, sightings(4, plate="P1"), utc(3))
     return db
@@ -135,7 +135,7 @@ def test_what_people_alone_spoke_of_needs_one_row(lab: Database) -> None:
     drain(lab, second, utc(6), scores=lambda c: CRYSTALS)
     record(lab, 1, sightings(5, plate="P1", inspection="2")[4:], utc(7))
     drop_id, inspection_id = rows(lab, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id.desc()))[0]
-    given = Given(drop_id, inspection_id, DropClass.CRYSTALS, "ann", utc(8), "test")
+    given = NewLabel(drop_id, inspection_id, DropClass.CRYSTALS, "ann", utc(8), "test")
     lab.write(lambda c: recorder.add(c, [given], utc(8)))
     assert check().exit_code == 0
     promote(lab, second, utc(9))

@@ -45,7 +45,7 @@ from marcod.domain import DropClass
 from marcod.settings import RetentionSettings
 from marcod.store import audit_log, backfill, derived, queue, results, serving, summaries, versions, votes
 from marcod.store.versions import Version
-from marcod.store.votes import Given
+from marcod.store.votes import NewLabel
 from marcod.training import run_rows
 from marcod.upkeep import recounting, retention
 from marcod.upkeep.retention import Thinned
@@ -223,7 +223,7 @@ def test_what_stays_of_a_version_is_counted_right(db: Database, two: tuple[Versi
     third = two[2]
     images = rows(db, sa.select(image).order_by(image.c.inspection_id, image.c.id))
     db.write(lambda c: results.mark_gone(c, [images[0].id], utc(hours=1)))
-    given = Given(images[1].drop_id, images[1].inspection_id, DropClass.CLEAR, "ann", utc(hours=1), "cli")
+    given = NewLabel(images[1].drop_id, images[1].inspection_id, DropClass.CLEAR, "ann", utc(hours=1), "cli")
     db.write(lambda c: votes.add(c, [given], utc(hours=1)))
     count_anew(db, utc(hours=1))
     all_scored(db, third, utc(hours=5))
@@ -264,7 +264,7 @@ def test_scores_of_former_contents_go_when_there_is_one_of_the_present(db: Datab
     record(db, source_id, [rewritten(f) for f in files], utc(minutes=5))
     drain(db, champion, utc(minutes=5), hashes=lambda c: f"anew {c.path}")
     where = rows(db, sa.select(image.c.drop_id, image.c.inspection_id).order_by(image.c.id))
-    word = Given(where[0][0], where[0][1], DropClass.CLEAR, "ann", utc(minutes=2), "test")
+    word = NewLabel(where[0][0], where[0][1], DropClass.CLEAR, "ann", utc(minutes=2), "test")
     db.write(lambda c: votes.add(c, [word], utc(minutes=2)))
     count_anew(db, utc(minutes=6))
     before = said(db)
@@ -382,7 +382,7 @@ def say(db: Database, chance: random.Random, now: datetime) -> None:
     if not found:
         return
     drop_id, inspection_id = chance.choice(found)
-    word = Given(drop_id, inspection_id, chance.choice(list(DropClass)), "ann", now, "test")
+    word = NewLabel(drop_id, inspection_id, chance.choice(list(DropClass)), "ann", now, "test")
 
     def work(connection: sa.Connection) -> None:
         votes.add(connection, [word], now)
