@@ -20,6 +20,7 @@ from marcod.database.schema import drop, image, inspection, inspection_summary, 
 from marcod.domain import RECORDED_WARNINGS, DropImage, folded, path_text
 from marcod.errors import ConfigError, NotFoundError
 from marcod.store import copies, derived, drops, locks, plate_names, queue, results, sources, versions
+from marcod.store.selects import WAS_CHAMPION
 
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
@@ -246,7 +247,7 @@ def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set
     former = sa.and_(
         inspection.c.plate_id.in_(plates_touched),
         inspection_summary.c.model_version_id.not_in([version.id for version in serving]),
-        model_version.c.promoted_at.is_not(None),
+        WAS_CHAMPION,
     )
     plates = connection.execute(
         sa.select(inspection.c.plate_id)

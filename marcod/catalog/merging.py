@@ -21,7 +21,6 @@ from marcod.catalog import plate_setups
 from marcod.catalog.source_changes import Plan, Report, hold, plan, silent
 from marcod.database.rows import delete_in, parts, select_in, update_rows
 from marcod.database.schema import (
-    OF_PRESENT_BYTES,
     drift_alarm,
     drift_day,
     drift_reference,
@@ -47,6 +46,7 @@ from marcod.database.schema import (
 from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
 from marcod.store import audit_log, copies, derived, results, sources, versions, votes
+from marcod.store.selects import OF_PRESENT_BYTES
 from marcod.store.votes import NewLabel
 
 

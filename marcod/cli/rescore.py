@@ -19,7 +19,7 @@ from marcod.database import workers
 from marcod.errors import MarcodError
 from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import backlog, queue, rescoring, versions
+from marcod.store import backlog, queue, versions
 
 POLL_S = 1.0
 COUNT_SHARE = 0.05
@@ -71,7 +71,7 @@ def rescore(
             if wait and left:
                 left = _finish(settings, ready, asked, version, stop, report)
         new = ready.db.read(backlog.new)
-        there = ready.db.read(rescoring.has_images, asked.archive, asked.ids)
+        there = ready.db.read(queue.has_images, asked.archive, asked.ids)
     if json_output:
         output.print_json(
             {"plates": asked.plates, "model": str(version), "queued": queued, "left": left, "new_before": new}
@@ -97,7 +97,7 @@ class _Asked:
     """What is to be scored again: these plates, or of the archive."""
 
     plates: Sequence[reports.Plate]
-    archive: rescoring.Archive | None
+    archive: queue.Archive | None
 
     @property
     def ids(self) -> list[int]:
@@ -115,7 +115,7 @@ def _asked(ready: app.Ready, plates: Sequence[str], since: datetime | None, sour
         lists = [ready.db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
     source_id = ready.db.read(deliveries.find_source, source) if source is not None else None
-    return _Asked((), rescoring.Archive(since, source_id))
+    return _Asked((), queue.Archive(since, source_id))
 
 
 def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
@@ -124,11 +124,11 @@ def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Eve
     archive = asked.archive
     if archive is None:
         return ready.db.write(queue.enqueue_rescore, version.id, now, asked.ids)
-    total = ready.db.read(rescoring.inspections, archive)
+    total = ready.db.read(queue.count_inspections, archive)
     queued, looked_at, last = 0, 0, 0
 
-    def part() -> rescoring.Part | None:
-        return ready.db.write(rescoring.enqueue, version.id, archive, last, now)
+    def part() -> queue.ArchivePart | None:
+        return ready.db.write(queue.enqueue_archive, version.id, archive, last, now)
 
     while not stop.is_set() and (done := part()) is not None:
         queued, looked_at, last = queued + done.queued, looked_at + done.inspections, done.last
@@ -139,7 +139,7 @@ def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Eve
 def _unfinished(ready: app.Ready, asked: _Asked, version: versions.Version) -> int:
     if asked.archive is None:
         return ready.db.read(reports.unfinished, version.id, asked.ids)
-    return ready.db.read(rescoring.unfinished, version.id)
+    return ready.db.read(queue.count_unfinished, version.id)
 
 
 def _finish(

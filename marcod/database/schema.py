@@ -4,8 +4,6 @@ Times are UTC. A path is text in the escaped form of ``domain.path_text``. Names
 convention, so that migrations can name what they change.
 """
 
-from typing import Final
-
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
@@ -309,9 +307,6 @@ hit = Table(
     Column("ended_at", UtcDateTime),
     UniqueConstraint("drop_id", "model_version_id"),
 )
-
-OF_PRESENT_BYTES: Final = sa.and_(score.c.image_id == image.c.id, score.c.content_hash == image.c.content_hash)
-"""A score and its image, where the score is of the bytes that were read last."""
 
 label_inbox = Table(
     "label_inbox",

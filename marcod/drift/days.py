@@ -121,6 +121,7 @@ def _scored(connection: Connection, version: Version, since: datetime, until: da
             score.c.scored_at < until,
             score.c.focus.is_not(None),
             image.c.seen_at >= promoted_at(connection, version),
+            image.c.same_as_id.is_(None),
         )
     )
     for row, age_d in _with_ages(connection, found):

@@ -15,10 +15,11 @@ from sqlalchemy.engine import Connection
 
 from marcod.catalog import plate_setups, source_changes
 from marcod.database.engine import insert
-from marcod.database.schema import drop, inspection, inspection_summary, plate, source
+from marcod.database.schema import drop, inspection_summary, plate, source
 from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
 from marcod.store import audit_log, derived, locks, plate_names, summaries
+from marcod.store.selects import at_inspection
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
 from marcod.text import count
 
@@ -187,10 +188,7 @@ def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
     """
     expected = sa.func.coalesce(summaries.expected_drops(), -1)
     behind = (
-        sa.select(inspection_summary.c.inspection_id)
-        .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)
-        .join(plate, plate.c.id == inspection.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
+        at_inspection(sa.select(inspection_summary.c.inspection_id), inspection_summary.c.inspection_id)
         .where(sa.func.coalesce(inspection_summary.c.expected, -1) != expected)
         .distinct()
         .order_by(inspection_summary.c.inspection_id)

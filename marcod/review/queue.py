@@ -17,7 +17,6 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.schema import (
-    OF_PRESENT_BYTES,
     drop,
     image,
     inspection,
@@ -32,6 +31,7 @@ from marcod.domain import DropClass, text_path
 from marcod.errors import NotFoundError
 from marcod.labels.recorder import Subject
 from marcod.store import sources
+from marcod.store.selects import current_score
 from marcod.store.versions import Version
 
 PATIENCE: Final = timedelta(minutes=30)
@@ -167,7 +167,7 @@ def ask(connection: Connection, subject: Subject, version: Version, reason: str,
 
     Raises NotFoundError where the drop has no image there.
     """
-    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version.id)
+    of_version = current_score(version.id)
     chosen = [image.c.drop_id == subject.drop_id, image.c.inspection_id == subject.inspection_id]
     if subject.image_id is not None:
         chosen.append(image.c.id == subject.image_id)
@@ -351,11 +351,6 @@ _PROBABILITIES: Final = slice(16, 20)
 
 
 def _items(connection: Connection, *chosen: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    of_version = sa.and_(
-        score.c.image_id == review_item.c.image_id,
-        score.c.model_version_id == review_item.c.model_version_id,
-        score.c.content_hash == image.c.content_hash,
-    )
     return (
         sa.select(*_PLACE, sources.root_of(connection), *_SHOWN)
         .select_from(review_item)
@@ -365,7 +360,7 @@ def _items(connection: Connection, *chosen: sa.ColumnElement[bool]) -> sa.Select
         .join(plate, plate.c.id == drop.c.plate_id)
         .join(inspection, inspection.c.id == review_item.c.inspection_id)
         .join(model_version, model_version.c.id == review_item.c.model_version_id)
-        .outerjoin(score, of_version)
+        .outerjoin(score, current_score(review_item.c.model_version_id))
         .where(*chosen)
     )
 

@@ -14,11 +14,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.database.schema import OF_PRESENT_BYTES, drop_summary, image, inspection, label, review_item, score
+from marcod.database.schema import drop_summary, image, inspection, label, review_item, score
 from marcod.domain import DropClass
 from marcod.review.queue import Proposal, Stream
 from marcod.store import votes as store_votes
 from marcod.store.drops import Trend
+from marcod.store.selects import current_score
 from marcod.store.versions import Version
 
 MOST_DISPUTED: Final = 0.05
@@ -188,7 +189,7 @@ def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
         .limit(RECENT)
     )
     drop_ids = list(connection.execute(recent).scalars())
-    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version.id)
+    of_version = current_score(version.id)
     rows = connection.execute(
         sa.select(image.c.drop_id, image.c.inspection_id, image.c.id, score.c.p_crystals, inspection.c.key)
         .join(inspection, inspection.c.id == image.c.inspection_id)

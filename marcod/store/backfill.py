@@ -15,7 +15,6 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import Database
 from marcod.database.schema import (
-    OF_PRESENT_BYTES,
     drop,
     drop_summary,
     image,
@@ -25,6 +24,7 @@ from marcod.database.schema import (
     score,
 )
 from marcod.store import derived, drops, versions, votes
+from marcod.store.selects import OF_PRESENT_BYTES
 from marcod.store.versions import Version
 
 CHUNK: Final = 500

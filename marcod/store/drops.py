@@ -22,8 +22,9 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.rows import parts, select_in
-from marcod.database.schema import OF_PRESENT_BYTES, drop, drop_summary, hit, image, model_version, score
+from marcod.database.schema import drop, drop_summary, hit, image, model_version, score
 from marcod.store import events, locks, votes
+from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 from marcod.store.verdicts import DropVerdict, ImageVerdict, of_drop, of_drops
 from marcod.store.versions import Version
 
@@ -258,7 +259,7 @@ def _recorded(connection: Connection, drop_ids: list[int], hits: Collection[int]
         .where(
             image.c.drop_id.in_(unheard),
             score.c.model_version_id != version.id,
-            model_version.c.promoted_at.is_not(None),
+            WAS_CHAMPION,
         )
         .group_by(image.c.drop_id, image.c.inspection_id, model_version.c.id)
         # Whoever saw crystals there has a hit that people's labels or a lost file ended, and that returns now.

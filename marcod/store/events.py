@@ -30,6 +30,7 @@ from marcod.database.schema import (
 )
 from marcod.store import outbox
 from marcod.store.outbox import NewEvent
+from marcod.store.selects import WAS_CHAMPION, at_inspection
 
 CHANNEL: Final = "marcod_plate_scored"
 LONGEST: Final = 7999
@@ -46,6 +47,13 @@ _PLACE: Final = (
 )  # fmt: skip
 
 
+def _placed(
+    statement: sa.Select[Any], inspection_id: sa.ColumnElement[Any], version_id: sa.ColumnElement[Any]
+) -> sa.Select[Any]:
+    """Join the place of an inspection, and a model version."""
+    return at_inspection(statement, inspection_id).join(model_version, model_version.c.id == version_id)
+
+
 def plates_scored(connection: Connection, new_hits: Mapping[int, int], version_id: int) -> None:
     """Announce these inspections, each with the number of drops newly recorded as hits, from their summary rows.
 
@@ -58,22 +66,14 @@ def plates_scored(connection: Connection, new_hits: Mapping[int, int], version_i
 
 
 def _facts(inspection_ids: list[int], version_id: int) -> sa.Select[Any]:
+    summary = inspection_summary.c
+    columns = (
+        summary.inspection_id, source.c.name.label("source"), plate.c.key.label("plate"), plate.c.barcode,
+        inspection.c.key.label("inspection"), summary.hits, summary.complete, model_version.c.crystal_threshold, _MODEL,
+    )  # fmt: skip
+    facts = sa.select(*columns).select_from(inspection_summary)
     return (
-        sa.select(
-            inspection_summary.c.inspection_id,
-            source.c.name.label("source"),
-            plate.c.key.label("plate"),
-            plate.c.barcode,
-            inspection.c.key.label("inspection"),
-            inspection_summary.c.hits,
-            inspection_summary.c.complete,
-            model_version.c.crystal_threshold,
-            _MODEL,
-        )
-        .join(inspection, inspection.c.id == inspection_summary.c.inspection_id)
-        .join(plate, plate.c.id == inspection.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
-        .join(model_version, model_version.c.id == inspection_summary.c.model_version_id)
+        _placed(facts, summary.inspection_id, summary.model_version_id)
         .join(model_alias, model_alias.c.model_version_id == model_version.c.id)
         .where(
             model_alias.c.alias == "champion",
@@ -112,18 +112,14 @@ def _completions(inspection_ids: Collection[int], version_id: int) -> sa.Select[
         its_version.c.id == other.c.model_version_id,
         its_version.c.promoted_at.is_not(None),
     )
+    columns = (*_PLACE, *(mine.c[name] for name in _COUNTS), mine.c.best_wells, mine.c.last_image_at)
     return (
-        sa.select(*_PLACE, *(mine.c[name] for name in _COUNTS), mine.c.best_wells, mine.c.last_image_at)
-        .select_from(mine)
-        .join(inspection, inspection.c.id == mine.c.inspection_id)
-        .join(plate, plate.c.id == inspection.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
-        .join(model_version, model_version.c.id == mine.c.model_version_id)
+        _placed(sa.select(*columns).select_from(mine), mine.c.inspection_id, mine.c.model_version_id)
         .where(
             mine.c.inspection_id.in_(list(inspection_ids)),
             mine.c.model_version_id == version_id,
             mine.c.complete,
-            model_version.c.promoted_at.is_not(None),
+            WAS_CHAMPION,
             sa.not_(said),
         )
         .order_by(mine.c.inspection_id)
@@ -151,14 +147,11 @@ def hits_found(connection: Connection, hit_ids: Collection[int], now: datetime) 
     """Write an event an inspection of hits that one transaction recorded as new, if by a version that was champion."""
     if not hit_ids:
         return
+    columns = (*_PLACE, hit.c.id, hit.c.p_crystals, drop.c.well, drop.c.drop_number)
+    hits = sa.select(*columns).select_from(hit).join(drop, drop.c.id == hit.c.drop_id)
     found = (
-        sa.select(*_PLACE, hit.c.id, hit.c.p_crystals, drop.c.well, drop.c.drop_number)
-        .join(drop, drop.c.id == hit.c.drop_id)
-        .join(inspection, inspection.c.id == hit.c.inspection_id)
-        .join(plate, plate.c.id == inspection.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
-        .join(model_version, model_version.c.id == hit.c.model_version_id)
-        .where(hit.c.id.in_(list(hit_ids)), model_version.c.promoted_at.is_not(None))
+        _placed(hits, hit.c.inspection_id, hit.c.model_version_id)
+        .where(hit.c.id.in_(list(hit_ids)), WAS_CHAMPION)
         .order_by(inspection.c.id, hit.c.p_crystals.desc(), hit.c.id)
     )
     rows = connection.execute(found).all()
@@ -178,15 +171,9 @@ def quarantined(connection: Connection, image_ids: Collection[int], now: datetim
     if not image_ids:
         return
     columns = (image.c.id, image.c.path, drop.c.well, drop.c.drop_number, job.c.error, job.c.attempts)
+    jobs = sa.select(*_PLACE, *columns).select_from(job).join(image, image.c.id == job.c.image_id)
     found = (
-        sa.select(*_PLACE, *columns)
-        .select_from(job)
-        .join(image, image.c.id == job.c.image_id)
-        .join(drop, drop.c.id == image.c.drop_id)
-        .join(inspection, inspection.c.id == image.c.inspection_id)
-        .join(plate, plate.c.id == inspection.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
-        .join(model_version, model_version.c.id == job.c.model_version_id)
+        _placed(jobs.join(drop, drop.c.id == image.c.drop_id), image.c.inspection_id, job.c.model_version_id)
         .join(model_alias, model_alias.c.model_version_id == model_version.c.id)
         .where(model_alias.c.alias == "champion", job.c.image_id.in_(list(image_ids)), job.c.failed_at == now)
         .order_by(image.c.id)

@@ -10,9 +10,10 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.rows import CHUNK
-from marcod.database.schema import OF_PRESENT_BYTES, image, job, model_version, score
+from marcod.database.schema import image, job, model_version, score
 from marcod.domain import CLASSES, DropClass
 from marcod.store import copies, derived, events, locks, queue
+from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 from marcod.store.versions import Version
 
 COLUMN_OF_CLASS: Final = {
@@ -168,7 +169,7 @@ _LAST_CHAMPIONS: Final = (
     .where(
         OF_PRESENT_BYTES,
         model_version.c.modality == image.c.modality,
-        model_version.c.promoted_at.is_not(None),
+        WAS_CHAMPION,
     )
     .order_by(model_version.c.promoted_at.desc(), score.c.id.desc())
     .limit(1)

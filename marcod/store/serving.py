@@ -30,6 +30,7 @@ from marcod.database.schema import (
 )
 from marcod.errors import NotFoundError, StoreError
 from marcod.store import audit_log, derived, events, queue
+from marcod.store.selects import WAS_CHAMPION
 from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, lock_version, previous
 
 SKEW: Final = timedelta(hours=1)
@@ -202,7 +203,7 @@ def _publish_hits(connection: Connection, version: Version, now: datetime) -> No
     if not first:
         return
     other = hit.alias()
-    promoted = sa.and_(model_version.c.promoted_at.is_not(None), model_version.c.id != version.id)
+    promoted = sa.and_(WAS_CHAMPION, model_version.c.id != version.id)
     by_former = sa.exists().where(
         other.c.drop_id == hit.c.drop_id,
         other.c.ended_at.is_(None),

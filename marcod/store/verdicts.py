@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod.database.schema import OF_PRESENT_BYTES, drop, image, inspection, job, model_version, score
+from marcod.database.schema import drop, image, inspection, job, model_version, score
 from marcod.domain import DropClass
 from marcod.store import votes
+from marcod.store.selects import current_score
 from marcod.store.versions import Version
 
 
@@ -156,7 +157,7 @@ _THRESHOLD: Final = sa.bindparam("own_threshold", type_=sa.Float)
 
 
 def _images() -> sa.Select[Any]:
-    own = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == _VERSION)
+    own = current_score(_VERSION)
     own_job = sa.and_(job.c.image_id == image.c.id, job.c.model_version_id == _VERSION)
     mine = score.c.id.is_not(None)
     scored = sa.or_(mine, _KEPT.c.id.is_not(None))

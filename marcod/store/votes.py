@@ -22,8 +22,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.schema import OF_PRESENT_BYTES, drop, image, inspection, label, plate, score, source
+from marcod.database.schema import drop, image, inspection, label, plate, score, source
 from marcod.domain import DropClass, Modality, Split, split_of, text_path
+from marcod.store.selects import at_drop, current_score
 from marcod.store.sources import root_of
 from marcod.store.versions import get
 
@@ -237,12 +238,8 @@ def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa
 
 
 def _drops_of(sources: Sequence[str]) -> sa.Select[Any]:
-    return (
-        sa.select(drop.c.id)
-        .join(plate, plate.c.id == drop.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
-        .where(source.c.name.in_(list(sources)))
-    )
+    place = sa.select(drop.c.id).join(plate, plate.c.id == drop.c.plate_id)
+    return place.join(source, source.c.id == plate.c.source_id).where(source.c.name.in_(list(sources)))
 
 
 def labelled_images(
@@ -299,7 +296,7 @@ def _images(
 ) -> sa.Select[Any]:
     """Select the images in one light of every subject that ever had a label."""
     given = sa.select(label.c.drop_id, label.c.inspection_id).distinct().subquery()
-    of_version = sa.and_(OF_PRESENT_BYTES, score.c.model_version_id == version_id)
+    of_version = current_score(version_id)
     statement = (
         sa.select(
             image.c.id, image.c.path, image.c.drop_id, image.c.inspection_id, image.c.content_hash,
@@ -394,11 +391,7 @@ def _among(
 ) -> sa.Select[Any]:
     """Select columns of chosen votes and of the places that they are about."""
     statement: sa.Select[Any] = (
-        sa.select(*columns)
-        .select_from(vote)
-        .join(drop, drop.c.id == vote.c.drop_id)
-        .join(plate, plate.c.id == drop.c.plate_id)
-        .join(source, source.c.id == plate.c.source_id)
+        at_drop(sa.select(*columns).select_from(vote), vote.c.drop_id)
         .join(inspection, inspection.c.id == vote.c.inspection_id)
         .outerjoin(image, image.c.id == vote.c.image_id)
     )

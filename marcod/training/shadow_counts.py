@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.schema import image, job, score
 from marcod.domain import DropClass
 from marcod.store import votes
+from marcod.store.selects import current_score
 from marcod.store.versions import Version
 
 
@@ -32,17 +33,12 @@ class Both:
 def compare(connection: Connection, champion: Version, challenger: Version, since: datetime) -> Both:
     """Count what both said of the images that came since."""
     theirs, ours = score.alias("theirs"), score.alias("ours")
-    same = sa.and_(
-        ours.c.image_id == theirs.c.image_id,
-        ours.c.content_hash == theirs.c.content_hash,
-        ours.c.model_version_id == champion.id,
-    )
     rows = connection.execute(
         sa.select(image.c.drop_id, image.c.inspection_id, ours.c.p_crystals, theirs.c.p_crystals.label("new"))
-        .select_from(theirs)
-        .join(image, image.c.id == theirs.c.image_id)
-        .join(ours, same)
-        .where(theirs.c.model_version_id == challenger.id, image.c.seen_at >= since)
+        .select_from(image)
+        .join(theirs, current_score(challenger.id, theirs))
+        .join(ours, current_score(champion.id, ours))
+        .where(image.c.seen_at >= since, image.c.same_as_id.is_(None))
     ).all()
     flags = [(r.drop_id, r.inspection_id, _hit(r.p_crystals, champion), _hit(r.new, challenger)) for r in rows]
     said = {

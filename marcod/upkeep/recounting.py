@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.schema import (
-    OF_PRESENT_BYTES,
     drop,
     drop_summary,
     hit,
@@ -28,6 +27,7 @@ from marcod.database.schema import (
     source,
 )
 from marcod.store import audit_log, derived, queue, versions
+from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 
 DROPS: Final = 200
 """Drops in one portion; an inspection is one, too."""
@@ -144,9 +144,7 @@ def _due(
     )
     pairs = {(int(drop_id), int(version_id)) for drop_id, version_id in connection.execute(scored.distinct())}
     kept = {_subject(row) for row in before.values() if "label_person" in row}
-    spoke = set(
-        connection.execute(sa.select(model_version.c.id).where(model_version.c.promoted_at.is_not(None))).scalars()
-    )
+    spoke = set(connection.execute(sa.select(model_version.c.id).where(WAS_CHAMPION)).scalars())
     known = {drop_id for drop_id, version_id in kept if version_id in spoke}
     labelled = {_subject(row) for row in after.values() if row.get("label_person") is not None}
     champion_id = versions.champion(connection).id
@@ -179,7 +177,7 @@ def _spoke(connection: Connection, inspection_ids: Sequence[int]) -> list[int]:
         sa.select(score.c.model_version_id)
         .join(image, OF_PRESENT_BYTES)
         .join(model_version, model_version.c.id == score.c.model_version_id)
-        .where(image.c.inspection_id.in_(inspection_ids), model_version.c.promoted_at.is_not(None))
+        .where(image.c.inspection_id.in_(inspection_ids), WAS_CHAMPION)
     )
     return sorted(connection.execute(wanted.distinct()).scalars())
 

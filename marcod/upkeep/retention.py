@@ -38,6 +38,7 @@ from marcod.database.schema import (
 )
 from marcod.settings import RetentionSettings
 from marcod.store import locks, summaries, versions
+from marcod.store.selects import current_score, of_present_bytes
 
 PART: Final = 2000
 """Scores that one transaction looks at: some tens of milliseconds."""
@@ -141,7 +142,7 @@ def _part(connection: Connection, champion_id: int, after: int, limit: int) -> l
     """The next scores in order of their ids, with what their image and the champion say."""
     champions = score.alias("champions")
     present = score.alias("present")
-    has_present = sa.exists().where(present.c.image_id == image.c.id, present.c.content_hash == image.c.content_hash)
+    has_present = sa.exists().where(of_present_bytes(present))
     serves = sa.exists().where(model_alias.c.model_version_id == score.c.model_version_id)
     statement = (
         sa.select(
@@ -155,7 +156,7 @@ def _part(connection: Connection, champion_id: int, after: int, limit: int) -> l
             serves.label("serves"),
         )
         .join(image, image.c.id == score.c.image_id)
-        .outerjoin(champions, _of(champions, champion_id))
+        .outerjoin(champions, current_score(champion_id, champions))
         .where(score.c.id > after)
         .order_by(score.c.id)
         .limit(limit)
@@ -227,8 +228,8 @@ def _groups(
     # Outer joins make both databases begin with the few images, not with all that a version ever scored.
     statement = (
         sa.select(image.c.drop_id, image.c.inspection_id, score.c.id, score.c.scored_at, replaced)
-        .outerjoin(score, _of(score, version_id))
-        .outerjoin(champions, _of(champions, champion_id))
+        .outerjoin(score, current_score(version_id))
+        .outerjoin(champions, current_score(champion_id, champions))
         .outerjoin(inspection_summary, of_champion)
         .where(image.c.drop_id.in_(drop_ids))
         .order_by(image.c.drop_id, score.c.id)
@@ -242,15 +243,6 @@ def _groups(
         for drop_id, found in of_drop.items()
         if found[0][2] > after and all(row[3] < before and row[4] for row in found)
     ]
-
-
-def _of(scores: Any, version_id: int) -> sa.ColumnElement[bool]:
-    """A version's score of what an image holds now; there is one at most."""
-    return sa.and_(
-        scores.c.image_id == image.c.id,
-        scores.c.model_version_id == version_id,
-        scores.c.content_hash == image.c.content_hash,
-    )
 
 
 def _outshone(connection: Connection, groups: list[_Group], version_id: int, champion_id: int) -> list[_Group]:
@@ -288,7 +280,7 @@ def _delete_groups(connection: Connection, groups: list[_Group], now: datetime) 
 
 def _still_scored(connection: Connection, version_id: int, inspection_ids: Collection[int]) -> set[int]:
     """Choose the inspections of which a version keeps a score, since one of their drops stays."""
-    wanted = sa.select(image.c.inspection_id).join(score, _of(score, version_id)).distinct()
+    wanted = sa.select(image.c.inspection_id).join(score, current_score(version_id)).distinct()
     return {int(row.inspection_id) for row in select_in(connection, wanted, image.c.inspection_id, inspection_ids)}
 
 

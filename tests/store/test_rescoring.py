@@ -9,8 +9,8 @@ from marcod.database.engine import Database
 from marcod.database.schema import image, job
 from marcod.domain import Modality
 from marcod.errors import NotFoundError
-from marcod.store import queue, rescoring, serving
-from marcod.store.rescoring import Archive
+from marcod.store import queue, serving
+from marcod.store.queue import Archive
 from marcod.store.versions import Version
 
 
@@ -32,11 +32,11 @@ def second(db: Database, champion: Version) -> Version:
     return register(db, version="2")
 
 
-def parts(db: Database, version: Version, archive: Archive, limit: int = 2) -> list[rescoring.Part]:
+def parts(db: Database, version: Version, archive: Archive, limit: int = 2) -> list[queue.ArchivePart]:
     """Every part of a rescore."""
-    done: list[rescoring.Part] = []
+    done: list[queue.ArchivePart] = []
     while part := db.write(
-        lambda c: rescoring.enqueue(c, version.id, archive, done[-1].last if done else 0, utc(days=4), limit)
+        lambda c: queue.enqueue_archive(c, version.id, archive, done[-1].last if done else 0, utc(days=4), limit)
     ):
         done.append(part)
     return done
@@ -52,8 +52,8 @@ def test_everything_is_queued_part_by_part_and_once(db: Database, archive: dict[
     done = parts(db, second, Archive())
     assert [(p.inspections, p.queued) for p in done] == [(2, 4)] * 3
     assert waiting(db) == [(key, queue.RESCORE) for key in "AAAABBBBCCCC"]
-    assert db.read(lambda c: rescoring.inspections(c, Archive())) == 6
-    assert db.read(lambda c: rescoring.unfinished(c, second.id)) == 12
+    assert db.read(lambda c: queue.count_inspections(c, Archive())) == 6
+    assert db.read(lambda c: queue.count_unfinished(c, second.id)) == 12
     assert sum(p.queued for p in parts(db, second, Archive())) == 0
     finish(db, claimed(db, utc(days=5), limit=5), second)
     assert sum(p.queued for p in parts(db, second, Archive())) == 0
@@ -62,7 +62,7 @@ def test_everything_is_queued_part_by_part_and_once(db: Database, archive: dict[
 
 
 def test_an_interrupted_rescore_goes_on_where_it_was(db: Database, archive: dict[str, int], second: Version) -> None:
-    first = db.write(lambda c: rescoring.enqueue(c, second.id, Archive(), 0, utc(days=4), 1))
+    first = db.write(lambda c: queue.enqueue_archive(c, second.id, Archive(), 0, utc(days=4), 1))
     assert first is not None
     assert first.queued == 2
     drain(db, second, utc(days=4))
@@ -71,7 +71,7 @@ def test_an_interrupted_rescore_goes_on_where_it_was(db: Database, archive: dict
 
 def test_only_what_was_asked_for(db: Database, archive: dict[str, int], second: Version) -> None:
     of_source = Archive(source_id=archive["new"])
-    assert db.read(lambda c: rescoring.inspections(c, of_source)) == 2
+    assert db.read(lambda c: queue.count_inspections(c, of_source)) == 2
     assert sum(p.queued for p in parts(db, second, of_source)) == 4
     assert sum(p.queued for p in parts(db, second, Archive(since=utc(days=2)))) == 4, "two of them waited already"
     assert sum(p.queued for p in parts(db, second, Archive(utc(days=2, seconds=1)))) == 0
@@ -87,7 +87,7 @@ def test_new_images_come_first(db: Database, archive: dict[str, int], champion: 
     parts(db, second, Archive())
     record(db, archive["new"], sightings(1, plate="NEW"), utc(days=5))
     assert [c.path[:3] for c in claimed(db, utc(days=6), limit=100).claims] == ["NEW"]
-    assert db.read(lambda c: rescoring.unfinished(c, champion.id)) == 0
+    assert db.read(lambda c: queue.count_unfinished(c, champion.id)) == 0
 
 
 def test_nothing_is_queued_for_a_version_that_was_removed_meanwhile(
@@ -103,7 +103,7 @@ def test_quarantined_images_are_not_waited_for(db: Database, archive: dict[str, 
     parts(db, second, Archive())
     lease = claimed(db, utc(days=5), limit=1)
     finish(db, lease, second, failures=[queue.Failure(lease.claims[0], "bomb", retryable=False)])
-    assert db.read(lambda c: rescoring.unfinished(c, second.id)) == 11
+    assert db.read(lambda c: queue.count_unfinished(c, second.id)) == 11
 
 
 def test_a_source_is_found_by_its_name(db: Database, archive: dict[str, int]) -> None:
@@ -117,7 +117,7 @@ def test_counting_what_is_left_uses_an_index(db: Database, archive: dict[str, in
     """A million jobs are counted every few seconds."""
     statements: list[tuple[str, object]] = []
     sa.event.listen(db.engine, "before_cursor_execute", lambda *a: statements.append((a[2], a[3])))
-    db.read(lambda c: rescoring.unfinished(c, second.id))
+    db.read(lambda c: queue.count_unfinished(c, second.id))
     text, values = statements[-1]
     plan = db.read(lambda c: c.exec_driver_sql(f"explain query plan {text}", values).all())
     assert [row[-1] for row in plan] == [

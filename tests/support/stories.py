@@ -23,7 +23,7 @@ from marcod.domain import DropClass, DropImage, Modality
 from marcod.errors import StoreError
 from marcod.labels import recorder
 from marcod.plates import metadata
-from marcod.store import queue, rescoring, results, serving, summaries, versions
+from marcod.store import queue, results, serving, summaries, versions
 from marcod.store.versions import Version
 from marcod.store.votes import NewLabel
 
@@ -277,7 +277,7 @@ class Story:
 
     def rescore(self) -> None:
         version = self.rng.choice(self.versions)
-        self.db.write(lambda c: rescoring.enqueue(c, version.id, rescoring.Archive(), 0, self.now))
+        self.db.write(lambda c: queue.enqueue_archive(c, version.id, queue.Archive(), 0, self.now))
 
     def tend(self) -> None:
         exhausted = {"max_attempts": factories.MAX_ATTEMPTS, "now": self.now}

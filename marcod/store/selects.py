@@ -1,0 +1,42 @@
+"""Conditions and joins that several features share: the score that counts, who speaks, and an image's place."""
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from marcod.database.schema import drop, image, inspection, model_version, plate, score, source
+
+
+def of_present_bytes(scores: Any = score) -> sa.ColumnElement[bool]:
+    """Join a score, or an alias of ``score``, to its image where it is of the bytes that were read last."""
+    return sa.and_(scores.c.image_id == image.c.id, scores.c.content_hash == image.c.content_hash)
+
+
+OF_PRESENT_BYTES: Final = of_present_bytes()
+
+
+def current_score(version_id: Any, scores: Any = score) -> sa.ColumnElement[bool]:
+    """Join a version's score of an image's present bytes; there is one at most. ``version_id`` may be a column."""
+    return sa.and_(of_present_bytes(scores), scores.c.model_version_id == version_id)
+
+
+WAS_CHAMPION: Final = model_version.c.promoted_at.is_not(None)
+"""Versions that are or were champion: their results are shown and notified."""
+
+
+def at_drop(statement: sa.Select[Any], drop_id: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Join a drop with its plate and source."""
+    return (
+        statement.join(drop, drop.c.id == drop_id)
+        .join(plate, plate.c.id == drop.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+    )
+
+
+def at_inspection(statement: sa.Select[Any], inspection_id: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Join an inspection with its plate and source."""
+    return (
+        statement.join(inspection, inspection.c.id == inspection_id)
+        .join(plate, plate.c.id == inspection.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+    )
