@@ -147,8 +147,8 @@ def _print_results(console: Console, db: Database, drawn: "Drawn") -> None:
 def _comparison(shown: PlateMap, drawn: "Drawn") -> output.Listing:
     """One row per class that was drawn: its drops by likeliest class, and its hits."""
     source = shown.summary.source
-    likeliest = Counter((drawn[source, drop.path], drop.label) for drop in shown.drops)
-    hits = Counter(drawn[source, drop.path] for drop in shown.drops if drop.hit)
+    likeliest = Counter((drawn[source, drop.image.path], drop.label) for drop in shown.drops)
+    hits = Counter(drawn[source, drop.image.path] for drop in shown.drops if drop.hit)
     rows = []
     for truth in CLASSES:
         counts = [likeliest[truth, str(label)] for label in CLASSES]

@@ -112,14 +112,14 @@ def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> DropVer
         offered = text.offer(well_name(*well), (d.image.well for d in shown.drops), "wells with drops")
         raise NotFoundError(f"{plate} has no image of well {well_name(*well)}; {offered}")
     there = ", ".join(str(d.image.drop_number) for d in in_well)
-    name = in_well[0].well
+    name = in_well[0].image.well
     if number is None and len(in_well) > 1:
         raise NotFoundError(f"well {name} has the drops {there}; choose one with --drop")
     chosen = [d for d in in_well if number in (None, d.image.drop_number)]
     if not chosen:
         raise NotFoundError(f"well {name} of {plate} has no drop {number}, only {there}")
-    if chosen[0].failed and chosen[0].label is None:
-        raise MarcodError(f"the image {chosen[0].path} could not be scored; `marcod queue failed` tells why")
+    if chosen[0].image.failed and chosen[0].label is None:
+        raise MarcodError(f"the image {chosen[0].image.path} could not be scored; `marcod queue failed` tells why")
     if chosen[0].label is None:
         raise MarcodError(
             f"{shown.version} has not scored well {name} yet; "

@@ -15,7 +15,6 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.schema import (
-    OF_PRESENT_BYTES,
     UtcDateTime,
     drift_alarm,
     drift_day,
@@ -28,6 +27,7 @@ from marcod.database.schema import (
     source,
 )
 from marcod.store import queue
+from marcod.store.selects import OF_PRESENT_BYTES
 from marcod.store.versions import Version
 
 SKEW: Final = timedelta(hours=1)

@@ -6,19 +6,34 @@ from typing import Any
 import oracle
 import pytest
 import sqlalchemy as sa
-from factories import CRYSTALS, claimed, drain, finish, promote, record, register, register_source, rows, sightings, utc
+from factories import (
+    CRYSTALS,
+    MAX_ATTEMPTS,
+    claimed,
+    drain,
+    finish,
+    leases,
+    promote,
+    record,
+    register,
+    register_source,
+    rows,
+    sightings,
+    utc,
+)
 
 from marcod.catalog import deliveries, merging
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import event, image, job
 from marcod.domain import DropClass, Modality
+from marcod.drift import days
 from marcod.labels import recorder
 from marcod.review import queue as review_queue
-from marcod.store import derived, queue, results, summaries, votes
+from marcod.store import derived, queue, results, serving, summaries, votes
 from marcod.store.versions import Version
 from marcod.store.votes import NewLabel
-from marcod.training import snapshot_rows
+from marcod.training import shadow_counts, snapshot_rows
 
 FILE = sightings(1)[0]
 COPY = replace(FILE, path="copy/A01.jpg")
@@ -258,3 +273,28 @@ def test_what_is_learned_from_and_measured_has_every_image_once(copied: Database
     labelled = copied.read(lambda c: votes.labelled_images(c, champion.id))
     sampled = copied.read(lambda c: snapshot_rows.sample(c, Modality.VISIBLE, 5, 1))
     assert [found.path for found in labelled] == [found.path for found in sampled] == [COPY.path]
+
+
+def test_a_trial_and_drift_count_an_image_and_its_copy_once(db: Database, source_id: int, champion: Version) -> None:
+    second = register(db, version="2")
+    db.write(serving.challenge, second, actor="test", now=utc())
+    for seconds, path in ((1, FILE.path), (2, COPY.path)):
+        [file] = sightings(1, captured_at=utc())
+        record(db, source_id, [replace(file, path=path)], utc(seconds))
+        for lease in leases(db, utc(seconds)):
+            version = champion if lease.model_version_id == champion.id else second
+            scored = [results.Scored(c, "the bytes", CRYSTALS, None, 0.4, 0.2, -2.0) for c in lease.claims]
+            db.write(
+                results.finish,
+                lease.token,
+                version,
+                scored,
+                (),
+                now=utc(seconds),
+                retry_s=1.0,
+                max_attempts=MAX_ATTEMPTS,
+            )
+    assert counting(db) == [COPY.path]
+    both = db.read(shadow_counts.compare, champion, second, utc())
+    assert (both.images, both.champion_hits, both.challenger_hits) == (1, 1, 1)
+    assert len(db.read(lambda c: list(days.looks(c, champion, utc(), utc(60))))) == 1
