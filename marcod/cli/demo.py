@@ -147,7 +147,7 @@ def _print_results(console: Console, db: Database, drawn: "Drawn") -> None:
 def _comparison(shown: PlateMap, drawn: "Drawn") -> output.Listing:
     """One row per class that was drawn: its drops by likeliest class, and its hits."""
     source = shown.summary.source
-    likeliest = Counter((drawn[source, drop.image.path], drop.label) for drop in shown.drops)
+    likeliest = Counter((drawn[source, drop.image.path], drop.image.label) for drop in shown.drops)
     hits = Counter(drawn[source, drop.image.path] for drop in shown.drops if drop.hit)
     rows = []
     for truth in CLASSES:

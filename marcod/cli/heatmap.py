@@ -118,9 +118,9 @@ def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> DropVer
     chosen = [d for d in in_well if number in (None, d.image.drop_number)]
     if not chosen:
         raise NotFoundError(f"well {name} of {plate} has no drop {number}, only {there}")
-    if chosen[0].image.failed and chosen[0].label is None:
+    if chosen[0].image.failed and chosen[0].image.label is None:
         raise MarcodError(f"the image {chosen[0].image.path} could not be scored; `marcod queue failed` tells why")
-    if chosen[0].label is None:
+    if chosen[0].image.label is None:
         raise MarcodError(
             f"{shown.version} has not scored well {name} yet; "
             f"`marcod rescore --plate {shown.summary.plate_key} --model {shown.version}` does"
