@@ -52,7 +52,7 @@ def warn(
 
 
 def _dated(row: Any) -> tuple[int, datetime | None]:
-    """The inspection and date of an image."""
+    """Return the inspection and date of an image."""
     return row.inspection_id, row.captured_at
 
 

@@ -1,4 +1,4 @@
-"""Taking in what the imagers delivered: plates, drops, inspections and images by their natural keys.
+"""Recording of deliveries: plates, drops, inspections and images by their natural keys.
 
 A path seen twice changes nothing; a path whose size or time changed is queued again. Everything one call
 records, jobs and summaries included, is one transaction.
@@ -76,7 +76,7 @@ def register_source(
     reading: str = "",
     former: int | None = None,
 ) -> int:
-    """The id of a source, made or brought up to date, with its root on this host.
+    """Create or update a source with its root on this host. Returns its id.
 
     ``reading`` is everything that decides what a path means; when it changes, every image of the source is read again
     at the next full scan. ``former`` is the id of the source that the same folder was until now: it takes this name.
@@ -131,7 +131,7 @@ def _take_over(connection: Connection, former: int, name: str, now: datetime) ->
 def read_again(connection: Connection, source_id: int, image_ids: Collection[int] | None = None) -> None:
     """Let the next full scan read these images of a source, or all, again.
 
-    They get an impossible time, from which the true one can still be told: see :func:`_content`.
+    They get an impossible time, from which the true one can be computed: see :func:`_content`.
     """
     its = sa.select(image.c.id).where(image.c.source_id == source_id, image.c.mtime_ns >= 0).order_by(image.c.id)
     chosen = [its] if image_ids is None else [its.where(image.c.id.in_(part)) for part in parts(sorted(image_ids))]
@@ -142,7 +142,7 @@ def read_again(connection: Connection, source_id: int, image_ids: Collection[int
 
 
 def find_source(connection: Connection, name: str) -> int:
-    """The id of a source by its name. Raises NotFoundError naming those there are."""
+    """Look up the id of a source by name. Raises NotFoundError naming the recorded ones."""
     ids = {row.name: int(row.id) for row in connection.execute(sa.select(source.c.name, source.c.id))}
     if name not in ids:
         raise NotFoundError(f"no source is recorded as {name!r}; {text.offer(name, sorted(ids), 'sources')}")
@@ -160,7 +160,7 @@ class Known(NamedTuple):
 def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[str, Known]:
     """Look up which paths are recorded, and their stat then, to leave unchanged files alone cheaply.
 
-    An image whose file was gone has an impossible stat, so that a file that came back is taken in again.
+    An image whose file was gone has an impossible stat, so that a file that came back is recorded again.
     """
     gone = image.c.gone_at.is_not(None)
     found: dict[str, Known] = {}
@@ -178,7 +178,7 @@ def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class _Serving:
-    """Who scores what is recorded now: the champion, and behind it the challenger where there is one."""
+    """Versions that score new images: the champion, and behind it the challenger where there is one."""
 
     champion: versions.Version
     challenger: versions.Version | None
@@ -191,7 +191,7 @@ class _Serving:
 
 def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
     """Insert what is new, queue what must be scored, refresh every row that follows. Counts the champion's work."""
-    return _take_in(connection, source_id, sightings, now, _record_chunk)
+    return _record(connection, source_id, sightings, now, _record_chunk)
 
 
 def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
@@ -199,7 +199,7 @@ def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting]
 
     Nobody looked at the files: images that are gone stay gone, and the others are as they were.
     """
-    return _take_in(connection, source_id, sightings, now, _reread_chunk)
+    return _record(connection, source_id, sightings, now, _reread_chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class _Part:
 _Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _Part]
 
 
-def _take_in(
+def _record(
     connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime, take: _Chunk
 ) -> Recorded:
     champion = versions.champion(connection, lock=True)
@@ -397,13 +397,13 @@ def _queue(connection: Connection, inserted: list[_Row], altered: list[_Row], se
     queued += queue.enqueue(connection, touched[serving.champion], serving.champion.id, now, priority=queue.RESCORE)
     if shadow := serving.challenger:
         queue.enqueue(connection, fresh[shadow] + touched[shadow], shadow.id, now, priority=queue.RESCORE)
-    # Read anew in another light, an image may be owed that nobody had to score before.
+    # Read again in another light, an image may be owed that no version had to score before.
     owed = [queue.enqueue_rescore(connection, version.id, now, image_ids=reread) for version in serving if reread]
     return queued + sum(owed[:1])
 
 
 def _text(found: str | None) -> str | None:
-    """A part of a path may hold any bytes, as the path itself."""
+    """Encode a part of a path, which may hold any bytes."""
     return None if found is None else path_text(found)
 
 
@@ -432,7 +432,7 @@ def _places(connection: Connection, source_id: int, seen: list[Sighting], now: d
 
 
 def _values(sighting: Sighting, place: _Place, former: Any = None) -> dict[str, Any]:
-    """The columns that a path and a stat decide, and of the former row's warnings those that no path tells."""
+    """Build the columns that a path and a stat decide; warnings that no path gives stay."""
     kept = [] if former is None else [kind for kind in _kinds(former.warnings) if kind in RECORDED_WARNINGS]
     return {
         "drop_id": place.drop_id,
@@ -448,7 +448,7 @@ def _values(sighting: Sighting, place: _Place, former: Any = None) -> dict[str, 
 
 
 def _doubts(sighting: Sighting) -> str | None:
-    """The kinds of warning that an image's path gives, parted by commas."""
+    """List the kinds of warning that an image's path gives, separated by commas."""
     return _warned(dict.fromkeys(warning.kind for warning in sighting.image.warnings))
 
 
@@ -475,7 +475,7 @@ def _insert_images(
 
 
 def _former(connection: Connection, source_id: int, changed: list[Sighting]) -> dict[str, Any]:
-    """The rows of these images until now, by path as stored, held before they change as who scores holds them."""
+    """Lock the rows of these images before they change. Returns them by path as stored."""
     if not changed:
         return {}
     paths = [path_text(s.path) for s in changed]
@@ -531,17 +531,17 @@ def _plates(connection: Connection, source_id: int, seen: Iterable[Sighting], no
         made = insert(connection, plate).on_conflict_do_nothing()
         connection.execute(made, sorted(rows, key=lambda row: str(row["key"])))
         there = plate_names.by_key(connection, source_id, barcodes)
-    # Papers that came first may have said nothing of the barcode; where they did, they win. An upsert would do both,
+    # Plate metadata that came first may lack the barcode; where it has one, it wins. An upsert would do both,
     # but it holds every plate it meets against those who record the same plate at the same time.
     silent = sa.update(plate).where(plate.c.id == sa.bindparam("plate_id"), plate.c.barcode.is_(None))
-    told = [
-        {"plate_id": there[folded(key)].id, "told": barcode, "told_folded": folded(barcode)}
+    missing = [
+        {"plate_id": there[folded(key)].id, "new": barcode, "new_folded": folded(barcode)}
         for key, barcode in sorted(barcodes.items(), key=lambda item: int(there[folded(item[0])].id))
         if barcode is not None and there[folded(key)].barcode is None
     ]
-    if told:
-        names: dict[str, Any] = {"barcode": sa.bindparam("told"), "barcode_folded": sa.bindparam("told_folded")}
-        connection.execute(silent.values(names), told)
+    if missing:
+        names: dict[str, Any] = {"barcode": sa.bindparam("new"), "barcode_folded": sa.bindparam("new_folded")}
+        connection.execute(silent.values(names), missing)
     return {key: int(there[folded(key)].id) for key in barcodes}
 
 

@@ -1,11 +1,11 @@
-"""All of one source put into another, as where one folder was recorded under two names.
+"""Merge of one source into another, as where one folder was recorded under two names.
 
-Hides which rows lead to a source and by which keys they are the same in two. No image file is touched.
+No image file is touched.
 
 Guarantees:
 * An image is the same in both sources when its path is, a plate when its key is. Scores, labels, hits and questions of
   the same image or drop are kept once by their natural keys, and none is lost.
-* Nothing is scored again that one of the two had scored, and no hit or completed plate is told a second time.
+* Nothing is scored again that one of the two had scored, and no hit or completed plate is notified a second time.
 * Memory is bounded by one plate.
 """
 
@@ -97,7 +97,7 @@ class _Plate:
         return {*self.drops, *(row.drop_id for row in self.images)}
 
     def place(self, drop_id: int, inspection_id: int, image_id: int | None = None) -> _Place:
-        """The drop, inspection and image that these are in the target."""
+        """Look up the drop, inspection and image that these are in the target."""
         if image_id in self.pairs:
             found = self.pairs[image_id]
             return _Place(found.drop_id, found.inspection_id, found.id)
@@ -210,7 +210,7 @@ class _Merge:
     def _take_summaries(self, one: _Plate) -> None:
         """Move the rows of drops over time and of inspections to where their images go.
 
-        A hit counts as told where the row of its drop has one, so of two rows the one with a hit is kept.
+        A hit counts as notified where the row of its drop has one, so of two rows the one with a hit is kept.
         """
         for old, new in one.drops.items():
             if old != new:
@@ -240,7 +240,7 @@ class _Merge:
         theirs = sa.select(inspection_summary.c.model_version_id).where(inspection_summary.c.inspection_id == new)
         mine = inspection_summary.c.inspection_id == old
         absent = sa.and_(mine, inspection_summary.c.model_version_id.not_in(theirs))
-        # What was complete in one source is told already.
+        # An inspection that was complete in one source has been notified.
         completed = sa.select(inspection_summary.c.model_version_id).where(mine, inspection_summary.c.complete)
         unfinished = sa.and_(
             inspection_summary.c.inspection_id == new,
@@ -277,7 +277,7 @@ class _Merge:
         self._connection.execute(sa.delete(plate).where(plate.c.id == one.id))
 
     def _side(self, mine: Any, theirs: Any) -> str | None:
-        """The name that decides the side of a plate labelled in both sources: what was learned from is never a test."""
+        """Choose the name that decides a plate's side: a plate that a model learned from never becomes a test plate."""
         names = [row.split_source or name for row, name in ((mine, self.name), (theirs, self.target_name))]
         sides = [split_of(name, text_path(theirs.key)) for name in names]
         order = (Side.TEST, Side.VALIDATION, Side.TRAIN)
@@ -306,7 +306,7 @@ class _Merge:
         derived.refresh(self._connection, touched.drops, touched.inspections, self._now)
 
     def _keep_complete(self, inspection_ids: Iterable[int]) -> None:
-        """Let inspections stay complete, and told, that were so; their last image may have another time now."""
+        """Keep inspections complete and notified that were so; their last image may have another time now."""
         last = (
             sa.select(sa.func.max(image.c.seen_at))
             .join(model_version, model_version.c.modality == image.c.modality)
@@ -333,7 +333,7 @@ class _Merge:
             derived.refresh(self._connection, (), self._connection.execute(found).scalars().all(), self._now)
 
     def _image_values(self) -> dict[str, Any]:
-        """The columns of an image that moves to the target."""
+        """Build the columns of an image that moves to the target."""
         again = {"mtime_ns": sa.case((image.c.mtime_ns < 0, image.c.mtime_ns), else_=-image.c.mtime_ns - 1)}
         return {"source_id": self._target, **({} if self._reads_alike else again)}
 
@@ -379,7 +379,7 @@ def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
         if row.id not in one.pairs and (place.drop_id, place.inspection_id) != (row.drop_id, row.inspection_id):
             moves.append({"row_id": row.id, "drop_id": place.drop_id, "inspection_id": place.inspection_id})
     update_rows(connection, image, moves)
-    # Whoever holds one of them would bring the summaries of an inspection up to date that is gone.
+    # A worker that holds one of them would refresh the summary of a deleted inspection.
     for part in parts(row.id for row in one.images):
         leased = sa.and_(job.c.image_id.in_(part), job.c.lease.is_not(None))
         connection.execute(sa.update(job).where(leased).values(lease=None, available_at=now))
@@ -419,7 +419,7 @@ def _age(mine: Any, theirs: Any) -> int:
 
 
 def _time(mtime_ns: int) -> int:
-    """A time of modification; one that is to be read again is stored below zero, see ``catalog``."""
+    """Decode a time of modification: an image to be read again has it below zero, see ``deliveries.read_again``."""
     return -mtime_ns - 1 if mtime_ns < 0 else mtime_ns
 
 
@@ -513,7 +513,7 @@ def _join_labels(connection: Connection, one: _Plate) -> None:
 
 
 def _key_at(row: Any, place: _Place) -> str:
-    """The key that the label would have had, had it been given to its place in the target."""
+    """Compute the key that the label would have at its place in the target."""
     given = NewLabel(
         row.drop_id, row.inspection_id, row.label and DropClass(row.label), row.person, row.labelled_at, row.origin,
         row.original, row.vocabulary, row.image_id,
@@ -525,7 +525,7 @@ def _key_at(row: Any, place: _Place) -> str:
 
 
 def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[Any]:
-    """The rows of a table that lead to a drop of the plate, or to an image that goes."""
+    """Select the rows of a table that refer to a drop of the plate, or to an image that goes."""
     rows = {row.id: row for row in select_in(connection, sa.select(table), table.c.drop_id, one.drop_ids)}
     rows |= {row.id: row for row in select_in(connection, sa.select(table), table.c.image_id, one.pairs)}
     return [rows[number] for number in sorted(rows)]

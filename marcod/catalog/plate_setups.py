@@ -1,4 +1,4 @@
-"""Grid and reservoirs of each plate: told by a table of plates, or inferred from the wells of its images.
+"""Grid and reservoirs of each plate: imported from a table of plates, or inferred from the wells of its images.
 
 A layout asks for them by :class:`Lookup` before it reads a path. What changes them marks the plate's images to be read
 again, which :mod:`marcod.catalog.rereading` does in bounded portions.
@@ -6,7 +6,7 @@ again, which :mod:`marcod.catalog.rereading` does in bounded portions.
 Guarantees:
 
 * Images are recorded with the setup that their plate has then: :meth:`Lookup.hold` lets nobody change one meanwhile.
-* A grid that was told is never inferred otherwise, and an inferred one only grows.
+* An imported grid is never replaced by an inferred one, and an inferred one only grows.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ COLUMNS: Final = (plate.c.format_rows, plate.c.format_columns, plate.c.format_dr
 
 
 def setup_of(row: Any) -> PlateSetup:
-    """The setup that the columns of a plate's row give."""
+    """Read the setup from the columns of a plate's row."""
     grid = None if row.format_rows is None else PlateFormat(int(row.format_rows), int(row.format_columns))
     reservoirs = None
     if row.reservoirs is not None:
@@ -41,11 +41,11 @@ def setup_of(row: Any) -> PlateSetup:
 
 
 def joined(mine: Any, theirs: Any) -> dict[str, Any]:
-    """The columns of a plate that is put into the same one of another source: what is told, theirs first."""
-    told = theirs if theirs.format_drops is not None or mine.format_rows is None else mine
-    if told is mine and mine.format_drops is None and theirs.format_rows is not None:
-        told = max(mine, theirs, key=lambda row: row.format_rows * row.format_columns)
-    values = {name: getattr(told, name) for name in ("format_rows", "format_columns", "format_drops")}
+    """Merge the setup columns of one plate in two sources: imported before inferred, theirs first."""
+    known = theirs if theirs.format_drops is not None or mine.format_rows is None else mine
+    if known is mine and mine.format_drops is None and theirs.format_rows is not None:
+        known = max(mine, theirs, key=lambda row: row.format_rows * row.format_columns)
+    values = {name: getattr(known, name) for name in ("format_rows", "format_columns", "format_drops")}
     values["reservoirs"] = mine.reservoirs if theirs.reservoirs is None else theirs.reservoirs
     pending = mine.reread_after is not None or theirs.reread_after is not None
     values["reread_after"] = 0 if pending or setup_of(mine) != setup_of(theirs) else None
@@ -114,7 +114,7 @@ def infer(connection: Connection, source_id: int, grids: Mapping[str, PlateForma
 
 
 def follow_reading(connection: Connection, source_id: int, former: str, reading: str) -> None:
-    """Let the images of a source be read again where other subwells are reservoirs now; no scan takes those in."""
+    """Let the images of a source be read again where other subwells are reservoirs now; no scan records those."""
     before, after = (layouts.options_of(text).reservoir_subwells for text in (former, reading))
     if before != after:
         connection.execute(sa.update(plate).where(plate.c.source_id == source_id).values(reread_after=0))
@@ -127,11 +127,11 @@ def numbered(connection: Connection, plate_ids: Collection[int]) -> set[int]:
     return {int(row.id) for row in rows if layouts.numbers_wells(row.layout)}
 
 
-def read_as(connection: Connection, plate_id: int, told: PlateSetup) -> Iterator[tuple[str, DropImage | NotADrop]]:
+def read_as(connection: Connection, plate_id: int, known: PlateSetup) -> Iterator[tuple[str, DropImage | NotADrop]]:
     """Read the paths of a plate's images as if it had that setup. Raises LayoutError for settings of no layout."""
     of_source = sa.select(source.c.layout, source.c.reading).join(plate, plate.c.source_id == source.c.id)
     row = connection.execute(of_source.where(plate.c.id == plate_id)).one()
-    layout = layouts.make(row.layout, layouts.options_of(row.reading, lambda _: told))
+    layout = layouts.make(row.layout, layouts.options_of(row.reading, lambda _: known))
     of_plate = sa.select(image.c.path).join(inspection, inspection.c.id == image.c.inspection_id)
     for (path,) in connection.execute(of_plate.where(inspection.c.plate_id == plate_id).order_by(image.c.id)):
         yield str(path), layout.parse(text_path(path))

@@ -1,7 +1,7 @@
 """Images recorded with what is known of their plates, and read again, portion by portion, after that changed.
 
 Recorded paths are read by the settings that their source was recorded with, so no file is looked at and any host can do
-it. An image that needs a report beside it to be read is marked instead, for the next walk over its folder.
+it. An image that needs a companion report to be read is marked instead, for the next walk over its folder.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,7 +43,7 @@ def record(connection: Connection, plates: Lookup, sightings: Sequence[Sighting]
 
 
 def _grids(sightings: Iterable[Sighting]) -> dict[str, PlateFormat]:
-    """The largest grid that the wells of each plate ask for, by its key."""
+    """Find the largest grid that the wells of each plate need, by its key."""
     found: dict[str, PlateFormat] = {}
     for sighting in sightings:
         grid, key = sighting.image.inferred, sighting.image.plate_key
@@ -69,7 +69,7 @@ def catch_up(connection: Connection, now: datetime, limit: int = PORTION, source
 
 
 def _next_plate(connection: Connection, source_id: int | None) -> Any:
-    """A plate to be read again, with its source held so that its setup stays as it is."""
+    """Claim a plate to be read again; its source is locked so that its setup stays."""
     waiting = sa.select(plate.c.id, plate.c.source_id).where(plate.c.reread_after.is_not(None)).order_by(plate.c.id)
     if source_id is not None:
         waiting = waiting.where(plate.c.source_id == source_id)
@@ -109,7 +109,7 @@ class _Reader:
         self._asked = False
 
     def image(self, path: str) -> DropImage | None:
-        """The image at a path; a reservoir is one in no light, so that no model scores it. None where unsure."""
+        """Parse the image at a path, None where unsure. A reservoir gets no modality, so no model scores it."""
         seen = self._parse(self._layout, path)
         if isinstance(seen, NotADrop) and seen.reason is Reason.RESERVOIR:
             shown = self._parse(self._whole, path)

@@ -120,7 +120,7 @@ def _require_one_layout(connection: Connection, source_id: int, target_id: int) 
 
 def hold(connection: Connection, *source_ids: int) -> None:
     """Let nobody record images of these sources until the transaction ends."""
-    # The champion first, as whoever records does, or the two would wait for each other.
+    # The champion first, as recording does, or the two would wait for each other.
     if versions.has_champion(connection):
         versions.champion(connection, lock=True)
     held = sa.select(source.c.id).where(source.c.id.in_(source_ids)).order_by(source.c.id).with_for_update()
@@ -149,7 +149,7 @@ def require_free(connection: Connection, source_id: int, name: str) -> str:
 
 
 def require_unwatched(connection: Connection, source_id: int, now: datetime) -> None:
-    """Raises StoreError while a living process watches the source."""
+    """Check that no living process watches the source. Raises StoreError."""
     name = connection.execute(sa.select(source.c.name).where(source.c.id == source_id)).scalar_one()
     if watcher := sources.watcher(connection, source_id, now):
         raise StoreError(

@@ -1,4 +1,4 @@
-"""What all tables share: the naming of constraints, times that are aware and UTC, and ids that both databases count."""
+"""Shared parts of the tables: names of constraints, aware UTC times, and ids that both databases count."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -45,12 +45,12 @@ BigId: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def key() -> Column[int]:
-    """A table's own number."""
+    """Make the primary key of a table."""
     return Column("id", BigId, primary_key=True, autoincrement=True)
 
 
 def folded_from(name: str) -> Callable[[Any], str | None]:
-    """A default for a new row: a column's name of a plate as it is compared."""
+    """Make the default of a column that holds another column's name in comparable form."""
 
     def default(context: Any) -> str | None:
         found = context.get_current_parameters().get(name)
@@ -60,5 +60,5 @@ def folded_from(name: str) -> Callable[[Any], str | None]:
 
 
 def ref(name: str, target: str, **more: Any) -> Column[int]:
-    """A row of another table, which must be there."""
+    """Make a reference to an existing row of another table."""
     return Column(name, BigId, ForeignKey(f"{target}.id"), nullable=False, **more)

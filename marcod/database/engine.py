@@ -1,10 +1,10 @@
-"""Opening a database and running transactions: hides the differences between SQLite and PostgreSQL.
+"""Database engine: opens SQLite or PostgreSQL and runs transactions the same way on both.
 
 SQLite runs in WAL mode with ``BEGIN IMMEDIATE`` for writers, because a transaction that reads first and writes
 later would otherwise fail at once when another writer came between. Work is passed in as a function, so that a
 passing fault (a dropped connection, a deadlock, a busy database) repeats the whole transaction and never a part.
 No call waits for ever, and no connection outlives what it was made for: one to a file that was replaced, or to a
-server that has become a standby, is made anew.
+server that has become a standby, is replaced.
 """
 
 import socket
@@ -30,10 +30,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 BUSY_S: Final = 30.0
-"""How long a SQLite writer waits for another one."""
+"""Wait of an SQLite writer for another one, in seconds."""
 
 PATIENCE_S: Final = 10.0
-"""How long passing faults are retried here; beyond it the caller's loop backs off and comes again."""
+"""Time for which passing faults are retried here, in seconds; beyond it the caller's loop backs off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ _SESSION: Final = (
 """Nobody waits for ever for a transaction that a person forgot to end, or that died with its host."""
 
 RECYCLE_S: Final = 3_600
-"""Age at which a connection is made anew, and with it what is known of the server's clock."""
+"""Age at which a connection is replaced, and the server's clock read again."""
 
 _BEYOND_LIMITS: Final = "54"
 """PostgreSQL: the class of what is too long or too complex, such as a path of more than 2.7 kB that no index takes."""
@@ -166,9 +166,9 @@ class Database:
             self.write(work)
 
     def now(self) -> datetime:
-        """The time that all who share this database go by; asks nobody and never fails.
+        """Return the time shared by all users of this database, without a query; never fails.
 
-        It is the server's, as told with the latest connection and counted on by a monotonic clock, so that a host
+        It is the server's, read with the latest connection and continued by a monotonic clock, so that a host
         whose clock is wrong neither takes the leases of others nor holds its own for hours. With SQLite there is one
         host, and this is its clock.
         """
@@ -189,7 +189,7 @@ class Database:
             (moment,) = cursor.fetchone()
         connection.autocommit = False
         if self.read_only:
-            # Said with every BEGIN: a setting of the session would stay with a pooler and meet whoever comes next.
+            # Sent with every BEGIN: behind a pooler a session setting would stay for the next client.
             connection.readonly = True
         self._told = (moment.astimezone(UTC), time.monotonic())
 
@@ -225,7 +225,7 @@ class Database:
 
 
 def _is_ours(error: DBAPIError) -> bool:
-    """Whether it is the statement that is wrong, so that it may be right without a part of its rows."""
+    """Tell if the statement itself is wrong, so that it may succeed without a part of its rows."""
     code = str(getattr(error.orig, "pgcode", None) or "")
     if isinstance(error, sa.exc.ProgrammingError) and error.statement is None and not code:
         # The client refused the URL, such as an option that it does not know, before it asked a server.
@@ -234,7 +234,7 @@ def _is_ours(error: DBAPIError) -> bool:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether repeating the whole transaction can help."""
+    """Tell if repeating the whole transaction can help."""
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated or getattr(error.orig, "pgcode", None) in _RETRY_STATES:
@@ -248,17 +248,17 @@ def is_passing(error: BaseException) -> bool:
 
 
 def host_of(connection: Connection) -> str:
-    """The host whose :class:`Database` opened this connection; a path means something on one host alone."""
+    """Return the host whose :class:`Database` opened this connection; paths are valid on one host alone."""
     return str(connection.get_execution_options().get("marcod_host") or socket.gethostname())
 
 
 def has_one_host(connection: Connection) -> bool:
-    """Whether all that was recorded by any host is of this one, as in an SQLite file."""
+    """Tell if one host recorded everything, as in an SQLite file."""
     return connection.get_execution_options().get("marcod_host") is None
 
 
 def insert(connection: Connection, table: sa.Table) -> Any:
-    """The dialect's insert, which alone knows ``on conflict``; both dialects spell it alike."""
+    """Build the dialect's insert, which has ``on conflict``; both dialects spell it alike."""
     if connection.dialect.name == "sqlite":
         from sqlalchemy.dialects import sqlite
 

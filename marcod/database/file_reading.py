@@ -1,4 +1,4 @@
-"""Reading an SQLite file that this process may or must not change, leaving no file beside it.
+"""Reading of an SQLite file that this process may or must not change, without leaving another file.
 
 Hides what a database in WAL mode asks of a reader. While somebody has it open, its ``-wal`` and ``-shm`` lie beside it,
 and reading them needs no right to write. While nobody has, an ordinary reader would make both; here the file is read
@@ -54,7 +54,7 @@ class _Reader:
             try:
                 return self._open("mode=ro" if still is None else "mode=ro&immutable=1")
             except sqlite3.OperationalError as error:
-                # Whoever had the file open may have closed it in this very moment.
+                # The last user of the file may have closed it in this very moment.
                 if (last or still == self._still()) and self._left_by_a_crash(error):
                     raise sqlite3.OperationalError(
                         f"{self._file}-wal holds what a marcod that crashed had not moved into the file yet, and this"
@@ -123,7 +123,7 @@ class _Reader:
         return self._state() if in_wal_mode and not left else None
 
     def _beside(self, end: str) -> int | None:
-        """Size of a file beside the database, None without it."""
+        """Measure a companion file of the database, None without it."""
         try:
             return Path(f"{self._file}{end}").stat().st_size
         except OSError:

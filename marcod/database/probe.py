@@ -1,4 +1,4 @@
-"""How the database itself is, for who only looks: is it there, its version, its clock, what this user may do in it."""
+"""Read-only checks of the database itself: existence, version, clock, and this user's rights."""
 
 import os
 from datetime import datetime
@@ -17,7 +17,7 @@ CHANGE_ANYTHING: Final = "change anything"
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for any other database, or a URL that names no file."""
+    """Find the file of an SQLite database; None for any other database, or a URL without a file."""
     try:
         found = make_url(url)
     except (ValueError, sa.exc.ArgumentError):
@@ -27,7 +27,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def require_file(url: str) -> None:
-    """Raises StoreError for an SQLite database that is not there, which opening it would make, folder and all."""
+    """Check that an SQLite database exists, because opening it would create it. Raises StoreError."""
     file = sqlite_file(url)
     try:
         missing = file is not None and not file.exists()
@@ -38,14 +38,14 @@ def require_file(url: str) -> None:
 
 
 def version(connection: Connection) -> str:
-    """The database program and its version, such as ``SQLite 3.45.1``."""
+    """Read the database program and its version, such as ``SQLite 3.45.1``."""
     if connection.dialect.name == "sqlite":
         return f"SQLite {connection.execute(sa.select(sa.func.sqlite_version())).scalar_one()}"
     return f"PostgreSQL {connection.execute(sa.text('show server_version')).scalar_one()}"
 
 
 def clock(connection: Connection) -> datetime:
-    """What time a PostgreSQL server has."""
+    """Read the clock of a PostgreSQL server."""
     found: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
     return found
 
@@ -72,7 +72,7 @@ def lacking_rights(connection: Connection) -> list[str]:
 
 
 def _may_write(file: Path) -> bool:
-    """Tell whether this user may write the file, and make beside it what SQLite needs for that."""
+    """Tell if this user may write the file and create SQLite's journal next to it."""
     places = ((file, os.W_OK), (file.parent, os.W_OK | os.X_OK))
     return all(os.access(place, mode, effective_ids=True) for place, mode in places)
 

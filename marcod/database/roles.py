@@ -22,19 +22,19 @@ from marcod.errors import ConfigError, StoreError
 
 INBOX: Final = "lims_label_inbox_v1"
 INBOX_INPUTS: Final = ("source", "plate", "well", "drop_number", "inspection", "label", "person", "labelled_at")
-"""What a LIMS writes; the other columns are marcod's answer."""
+"""Columns that a LIMS writes; the others are marcod's answer."""
 
 _INBOX_SEQUENCE: Final = "label_inbox_id_seq"
 _LONGEST_NAME: Final = 63
 _LARGE_OBJECTS: Final = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
-"""What everybody may call by default to store data outside every table."""
+"""Functions that any user may call by default to store data outside every table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What :func:`make_roles` did: which roles are new, what they reach, what was taken from everybody.
+    """Result of :func:`make_roles`: new roles, objects they reach, and rights revoked from PUBLIC.
 
-    ``left`` is what everybody may still do because it is not this user's to take away.
+    ``left`` are rights of PUBLIC that this user cannot revoke.
     """
 
     lims: str
@@ -70,7 +70,7 @@ def make_roles(connection: Connection, lims: str, app: str) -> Made:
 
 
 def grantees(connection: Connection) -> Grantees:
-    """Who holds the rights now: as a LIMS those who may insert into the inbox, as the daemon those into ``image``."""
+    """Find the holders of the rights: as a LIMS those who may insert into the inbox, as the daemon into ``image``."""
     if connection.dialect.name != "postgresql" or not _may_grant(connection):
         return Grantees()
     inbox = (
@@ -127,7 +127,7 @@ def _create(connection: Connection, role: str) -> bool:
 
 
 def _require_plain(connection: Connection, role: str) -> None:
-    """A role that is more than a name would make every grant below a lie."""
+    """Refuse a role with attributes or memberships, which would void every grant below."""
     query = (
         "select rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls,"
         " exists (select 1 from pg_auth_members m where m.member = r.oid),"
@@ -143,7 +143,7 @@ def _require_plain(connection: Connection, role: str) -> None:
 
 
 def _take_from_everybody(connection: Connection) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Rights that any user has by default, which no revoke from one role takes away: what is taken, what is left."""
+    """Revoke the rights that PUBLIC has by default. Returns those revoked and those left."""
     schema, database = (_quoted(connection, name) for name in _place(connection))
     questions = {
         f"create on schema {schema}": "has_schema_privilege('public', current_schema(), 'CREATE')",
@@ -185,7 +185,7 @@ def _lims_rights(connection: Connection, role: str, views: list[str], tables: li
     if INBOX in views:
         rights += [
             f"grant insert ({', '.join(INBOX_INPUTS)}) on {INBOX} to {who}",
-            # A default of the table behind a view runs with the rights of whoever inserts.
+            # A default of the table behind a view runs with the rights of the inserting role.
             f"grant usage on sequence {_INBOX_SEQUENCE} to {who}",
         ]
     return rights
@@ -201,7 +201,7 @@ def _app_rights(connection: Connection, role: str, views: list[str], tables: lis
 
 
 def _require_nothing_else(connection: Connection, role: str) -> None:
-    """Raises StoreError for a right that comes from somewhere else, such as a grant to PUBLIC."""
+    """Check that no right comes from elsewhere, such as a grant to PUBLIC. Raises StoreError."""
     rows = connection.execute(
         sa.text(
             "select c.relname, p.name from pg_class c cross join unnest(array["
@@ -223,7 +223,7 @@ def _require_nothing_else(connection: Connection, role: str) -> None:
 
 
 def _may_grant(connection: Connection) -> bool:
-    """Whether this user owns the schema's tables; nobody else has anything to give."""
+    """Tell if this user owns the schema's tables; no other can grant rights."""
     query = "select pg_has_role(relowner, 'USAGE') from pg_class where oid = to_regclass(:name)"
     return bool(connection.execute(sa.text(query), {"name": VERSION_TABLE}).scalar_one_or_none())
 
@@ -237,7 +237,7 @@ def _tables(connection: Connection) -> list[str]:
 
 
 def _place(connection: Connection) -> tuple[str, str]:
-    """Schema and database."""
+    """Read the names of the schema and the database."""
     schema, database = connection.execute(sa.text("select current_schema(), current_database()")).one()
     return str(schema), str(database)
 

@@ -50,7 +50,7 @@ plate = Table(
 )
 """A plate of a source, by its key.
 
-Rows and columns were told with the drops of a well; without ``format_drops`` they are inferred from well numbers.
+Rows and columns were imported with the drops of a well; without ``format_drops`` they are inferred from well numbers.
 ``reservoirs`` lists, with commas, the subwells without a drop. After both changed, the plate's images are read again;
 ``reread_after`` is the last one that was, and null when none is left. The folded names are those by which plates are
 found; who changes a barcode changes both. ``split_source`` is the source whose name decides the plate's side of a data
@@ -319,7 +319,7 @@ label_inbox = Table(
     Column("label_id", BigId, ForeignKey("label.id")),
     Index("ix_label_inbox_state_tried_at", "state", "tried_at"),
 )
-"""What a LIMS wrote through ``lims_label_inbox_v1``: natural keys, not yet checked against anything."""
+"""Rows that a LIMS wrote through ``lims_label_inbox_v1``: natural keys, not yet checked against anything."""
 
 review_round = Table(
     "review_round",
@@ -356,7 +356,7 @@ review_item = Table(
     UniqueConstraint("drop_id", "inspection_id", "stream"),
     Index("ix_review_item_open", "stream", "rank", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
 )
-"""What somebody should look at, and why; ``inclusion`` is the probability with which an audit drew it."""
+"""Drops to be reviewed, and why; ``inclusion`` is the probability with which an audit drew one."""
 
 dataset = Table(
     "dataset",
@@ -418,7 +418,7 @@ drift_reference = Table(
     Column("made_at", UtcDateTime, nullable=False),
     UniqueConstraint("source_id", "modality", "model_version_id"),
 )
-"""How the images of an imager looked, to a model version, when it began to score them."""
+"""Statistics of an imager's images and scores, when a model version began to score them."""
 
 drift_day = Table(
     "drift_day",
@@ -452,7 +452,7 @@ drift_alarm = Table(
     Column("cleared_at", UtcDateTime),
     UniqueConstraint("source_id", "modality", "model_version_id", "signal", "day"),
 )
-"""What changed at an imager; open until it is as before, or somebody clears it."""
+"""Drift of an imager; open until it is as before, or a person clears it."""
 
 worker = Table(
     "worker",
@@ -487,9 +487,9 @@ watch_state = Table(
     Column("round_at", UtcDateTime),
     Column("updated_at", UtcDateTime, nullable=False),
 )
-"""How the watching of a source stands, written by its watcher every few seconds.
+"""State of watching a source, written by its watcher every few seconds.
 
-``pending`` files have not settled, ``waiting`` ones lack something beside them; ``walked_files`` is how far the walk
+``pending`` files have not settled, ``waiting`` ones lack a companion file; ``walked_files`` is how far the walk
 under way is, or the last one came; ``round_at`` is when its thread last showed life.
 """
 
@@ -540,7 +540,7 @@ event = Table(
     Column("dispatched_at", UtcDateTime),
     Index("ix_event_untold", "id", sqlite_where=_UNDISPATCHED, postgresql_where=_UNDISPATCHED),
 )
-"""Something people may want to be told, written with what it tells of; ``subject`` makes it happen once."""
+"""Events to notify people of, written with their facts; ``subject`` makes each happen once."""
 
 delivery = Table(
     "delivery",

@@ -1,4 +1,4 @@
-"""Who is alive: every process that works on the queue leaves a heartbeat row.
+"""Heartbeats of workers: one row per process that works on the queue.
 
 For people, for `rescore`, and for `db upgrade`, which must know what running workers need of the schema.
 """

@@ -2,13 +2,13 @@
 
 Hides when a message goes out and what is done when it does not arrive. Promises:
 
-* Nothing is lost while a notifier looks at least every three days (``outbox.STALE``). What could not be sent is tried
+* Nothing is lost while a notifier looks at least every three days (``outbox.STALE_AFTER``). A failed message is tried
   again with doubling pauses for three days, then kept as failed and sent anew by ``marcod notify retry``.
 * A message that its receiver acknowledged, and whose acknowledgement reached us, is never sent again. Where it did not
   (a crash, a broken connection or a timeout between the two) the same message comes again under the same name.
 * A receiver that hangs holds its notifier for ``webhook.TIMEOUT_S``, or for three times ``mail.TIMEOUT_S``, a try, and
   for the look-up of its name; ever more rarely, and after the others had their turn.
-* A target that is configured later is not told what is older than ``outbox.STALE``.
+* A target that is configured later is not told what is older than ``outbox.STALE_AFTER``.
 
 Any number of notifiers may run, on any hosts.
 """

@@ -1,4 +1,4 @@
-"""What the queue holds, for people: how many jobs are in which state, and what was given up and why."""
+"""Contents of the queue for people: jobs by state, quarantined images, and images whose files are gone."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PORTION: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """How the queue stands."""
+    """Counts of jobs by state."""
 
     waiting: int
     leased: int
@@ -27,7 +27,7 @@ class QueueStatus:
 
 
 def status(connection: Connection, now: datetime) -> QueueStatus:
-    """Counts of jobs by state, and since when the oldest unfinished one waits."""
+    """Count jobs by state, and find since when the oldest unfinished one waits."""
     alive = job.c.failed_at.is_(None)
     held = sa.and_(alive, job.c.lease.is_not(None), job.c.available_at > now)
     later = sa.and_(alive, job.c.lease.is_(None), job.c.available_at > now)
@@ -66,7 +66,7 @@ class Quarantined:
 
 
 def quarantined(connection: Connection, limit: int) -> list[Quarantined]:
-    """The latest quarantined images."""
+    """List the latest quarantined images."""
     rows = connection.execute(
         sa.select(job.c.image_id, source.c.name, image.c.path, job.c.attempts, job.c.error, job.c.failed_at)
         .join(image, image.c.id == job.c.image_id)

@@ -45,7 +45,7 @@ def refresh(
     # An image that comes back into a version's light, or from another drop, brings its scores with it.
     made = {*(v.id for v in serving), *drops.scored_by(connection, drop_ids)}
     wanted = {champion.id, *made, *rows, *drops.existing(connection, drop_ids)}
-    # The champion first: what it still finds of a hit that a former champion told is no news.
+    # The champion first: it confirms a former champion's hit, which is not notified again.
     for version_id in sorted(wanted, key=lambda v: (v != champion.id, v)):
         version = versions.get(connection, version_id)
         its = held if version_id in made else rows.get(version_id, [])
@@ -74,7 +74,7 @@ def refresh_images(connection: Connection, image_ids: Collection[int], now: date
 
 
 def places_of(connection: Connection, image_ids: Collection[int]) -> tuple[set[int], set[int]]:
-    """The drops and the inspections that these images show now."""
+    """Find the drops and the inspections that these images show now."""
     drop_ids, inspection_ids = set[int](), set[int]()
     places = sa.select(image.c.drop_id, image.c.inspection_id)
     for part in parts(sorted(image_ids)):

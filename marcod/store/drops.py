@@ -3,7 +3,7 @@
 Guarantees that the row follows from what is known and not from the order in which files, scores and labels came. The
 cost of a refresh is bounded by the inspections of the drops touched.
 
-In one inspection a person's label wins over the score; a later inspection speaks for itself, so that crystals that
+In one inspection a person's label wins over the score; a later inspection counts on its own, so that crystals that
 grow in a drop somebody once called clear are not missed.
 """
 
@@ -30,7 +30,7 @@ from marcod.store.versions import Version
 
 
 class Trend(StrEnum):
-    """How a drop went over its inspections."""
+    """Trend of a drop over its inspections."""
 
     NONE = "none"
     STEADY = "steady"
@@ -39,7 +39,7 @@ class Trend(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a hit was recorded: a new image, another model on an image known before, or the same said once more."""
+    """Reason of a hit: a new image, another model on a known image, or a former champion's hit confirmed."""
 
     NEW = "new"
     MODEL = "model"
@@ -107,13 +107,13 @@ def _distinct(
 
 
 def _course(images: Iterable[ImageVerdict], labels: dict[tuple[int, int], votes.DropVotes]) -> list[DropVerdict]:
-    """The verdicts on one drop, one per inspection, in order of time."""
+    """Decide the verdicts on one drop, one per inspection, in order of time."""
     at_each = groupby(images, key=lambda i: (i.drop_id, i.inspection_id))
     return [of_drop(shown, labels.get(subject, votes.NO_VOTES)) for subject, shown in at_each]
 
 
 def _summary(course: list[DropVerdict]) -> tuple[dict[str, Any], DropVerdict | None]:
-    """The columns of a drop's row, and its first hit."""
+    """Compute the columns of a drop's row, and its first hit."""
     known = [verdict for verdict in course if verdict.known]
     current, majority = known[-1], known[-1].majority
     scored = [verdict for verdict in known if verdict.image.p_crystals is not None]
@@ -159,7 +159,7 @@ def _write(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 
 def _remove(connection: Connection, drop_ids: set[int], version: Version) -> None:
-    """A drop without a current score or label has no row."""
+    """Delete the rows of drops without a current score or label."""
     if drop_ids:
         connection.execute(
             sa.delete(drop_summary).where(
@@ -212,7 +212,7 @@ def _record_hits(
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """What was said of some drops: hits of this version, hits of former champions, and where those saw none."""
+    """State before: hits of this version, hits of former champions, and inspections where those saw none."""
 
     own: set[int]
     former: set[int]
@@ -262,7 +262,7 @@ def _recorded(connection: Connection, drop_ids: list[int], hits: Collection[int]
             WAS_CHAMPION,
         )
         .group_by(image.c.drop_id, image.c.inspection_id, model_version.c.id)
-        # Whoever saw crystals there has a hit that people's labels or a lost file ended, and that returns now.
+        # A version above its threshold has a hit that people's labels or a lost file ended, and that returns now.
         .having(sa.func.max(score.c.p_crystals) < sa.func.coalesce(model_version.c.crystal_threshold, 1.0))
     )
     looked = {(int(r[0]), int(r[1])) for r in connection.execute(others)}

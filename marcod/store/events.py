@@ -1,8 +1,7 @@
-"""Telling what happened: a LIMS at once, by ``NOTIFY marcod_plate_scored`` on PostgreSQL; people by events.
+"""Events of scoring: ``NOTIFY marcod_plate_scored`` for a LIMS on PostgreSQL, and outbox events for people.
 
-Both happen inside the transaction that makes the fact, so that what is committed is told and nothing else. Events
-(see ``outbox``) are written of what a champion finds, and of each fact once, whichever champion found it: neither a
-new model that scores old plates again nor an old one tells people anything anew.
+Both are written in the transaction of their fact, so exactly what is committed is notified. Events are written of a
+champion's results, once per fact, whichever champion found it: no model that scores old plates again repeats one.
 """
 
 import json

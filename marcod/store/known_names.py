@@ -1,4 +1,4 @@
-"""Names that there are, for the answer to a name that there is not. Nothing here writes.
+"""Known names, offered in the answer to an unknown one. Nothing here writes.
 
 The nearest come first and the lists are bounded, so that an answer stays a sentence in an archive of any size.
 """
@@ -22,29 +22,29 @@ LOOKED_AT: Final = 2000
 
 
 def sources(connection: Connection, name: str) -> str:
-    """The sources that are recorded."""
+    """Offer the recorded sources."""
     return text.offer(name, _texts(connection, sa.select(source.c.name).order_by(source.c.name)), "sources")
 
 
 def require_source(connection: Connection, name: str) -> None:
-    """Raises NotFoundError, with the sources there are, for a name that is not recorded."""
+    """Check that a source is recorded. Raises NotFoundError with the recorded ones."""
     if not is_source(connection, name):
         raise NotFoundError(f"no source is recorded as {name!r}; {sources(connection, name)}")
 
 
 def is_source(connection: Connection, name: str) -> bool:
-    """Tell whether a source of this name is recorded."""
+    """Tell if a source of this name is recorded."""
     return connection.execute(sa.select(source.c.id).where(source.c.name == name)).first() is not None
 
 
 def projects(connection: Connection, name: str) -> str | None:
-    """The projects that plates have, or None where one has this name."""
+    """Offer the projects of plates, or None where one has this name."""
     found = _texts(connection, sa.select(plate.c.project).where(plate.c.project.is_not(None)).distinct())
     return None if name in found else text.offer(name, sorted(found), "projects")
 
 
 def plates(connection: Connection, name: str, source_name: str | None = None) -> str:
-    """The plates of all sources or of one, by the name that lists show; of an unknown source the sources instead."""
+    """Offer the plates of all sources or of one, by the name that lists show; for an unknown source the sources."""
     if source_name is not None and not is_source(connection, source_name):
         return f"no source is recorded as {source_name!r}, {sources(connection, source_name)}"
     shown = sa.func.coalesce(plate.c.barcode, plate.c.key)
@@ -55,20 +55,20 @@ def plates(connection: Connection, name: str, source_name: str | None = None) ->
 
 
 def inspections(connection: Connection, plate_id: int, name: str) -> str:
-    """The inspections of a plate."""
+    """Offer the inspections of a plate."""
     statement = sa.select(inspection.c.key).where(inspection.c.plate_id == plate_id)
     return text.offer(name, _texts(connection, statement.order_by(inspection.c.order_key)), "inspections")
 
 
 def models(connection: Connection, name: str) -> str:
-    """The model versions that are registered and were not removed."""
+    """Offer the model versions that are registered and were not removed."""
     statement = sa.select(model_version.c.name + ":" + model_version.c.version)
     kept = statement.where(model_version.c.removed_at.is_(None)).order_by(model_version.c.id)
     return text.offer(name, _texts(connection, kept), "models")
 
 
 def meant(connection: Connection, named: "Named") -> str | None:
-    """The names there are for the first part of a drop's name that is not known; None where all are."""
+    """Offer names for the first unknown part of a drop's name; None where all are known."""
     found = _plate_id(connection, named)
     if named.plate is None or named.well is None:
         return None

@@ -1,13 +1,16 @@
-"""What people are told: events, written with what they tell of, and their deliveries to each target that wants them.
+"""Transactional outbox: events, and one delivery per subscribed target.
 
-Hides how an event becomes part of a message. Promises that an event is written once (its ``subject`` is unique) and
-in the transaction of its fact; that it becomes one delivery a target, whoever dispatches; that a delivery belongs to
-one message for ever; and that a message is in the hands of one notifier at a time, under a lease as in ``queue``. A
-message's name is committed before it is sent, so one that may have been sent before a crash is repeated under it.
+Guarantees:
 
-There is no flood: a message tells TOLD events and counts the rest, and the more it had to tell the longer the next
-one waits (see :func:`pause_s`). At most UNDER_WAY messages of a target are unfinished, so that one which its receiver
-chokes on holds up nobody, and a target that is away for a day gets few messages afterwards.
+* An event is written once (its ``subject`` is unique), in the transaction of its fact.
+* It becomes one delivery per target, whichever notifier dispatches it, and a delivery belongs to one message for ever.
+* One notifier at a time holds a message, under a lease as in ``queue``.
+* The name of a message is committed before it is sent, so a message that may have been sent before a crash is repeated
+  under the same name.
+
+A message lists LISTED events and counts the rest, and the more events it has, the longer the next one waits (see
+:func:`pause_s`). At most UNFINISHED_MESSAGES of a target are unfinished: one message that its receiver refuses does not
+delay the others, and a target that is offline for a day gets few messages afterwards.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -25,14 +28,14 @@ from marcod.database.schema import UtcDateTime, delivery, event, source
 PART: Final = 1_000
 """Events that one call dispatches or forgets."""
 
-TOLD: Final = 200
-"""Events that one message tells in full."""
+LISTED: Final = 200
+"""Events that one message lists in full."""
 
-MOST: Final = 100_000
-"""Events that one message tells or counts."""
+MOST_EVENTS: Final = 100_000
+"""Events that one message lists or counts."""
 
-UNDER_WAY: Final = 4
-CALM: Final = 10
+UNFINISHED_MESSAGES: Final = 4
+CALM_EVENTS: Final = 10
 """Events in one message up to which the next may follow after the usual pause."""
 
 FIRST_PAUSE_S: Final = 30.0
@@ -40,19 +43,19 @@ LONGEST_PAUSE_S: Final = 3_600.0
 ATTEMPTS: Final = 79
 """Tries of a message, with doubling pauses of at most an hour: three days."""
 
-STALE: Final = timedelta(days=3)
-"""What nobody dispatched for so long is told to nobody; as long as a message is tried."""
+STALE_AFTER: Final = timedelta(days=3)
+"""Age of an undispatched event at which no target gets it; as long as a message is tried."""
 
-ORPHANED: Final = timedelta(days=4)
-"""What waits this long beyond the time events are kept waits for a target that is configured no more, or nowhere.
+ORPHANED_AFTER: Final = timedelta(days=4)
+"""Wait beyond the time events are kept, after which an event counts as waiting for no configured target.
 
-Longer than STALE, so that nothing is dispatched while it is forgotten.
+Longer than STALE_AFTER, so that nothing is dispatched while it is forgotten.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """Something to be told. ``subject`` names the fact and when it was, so that it is told once."""
+    """An event to be written. ``subject`` names the fact and its time, so that it is notified once."""
 
     kind: str
     subject: str
@@ -63,7 +66,7 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who wants which events. No ``sources`` or ``projects`` means all; an event of no plate has no project."""
+    """A subscriber and its events. No ``sources`` or ``projects`` means all; an event of no plate has no project."""
 
     name: str
     kinds: Collection[str]
@@ -72,14 +75,14 @@ class Target:
     every_s: float = 0.0
 
     def wants(self, kind: str, source_name: str | None, project: str | None) -> bool:
-        """Whether an event is for this target."""
+        """Tell if an event is for this target."""
         here = not self.sources or source_name in self.sources
         return kind in self.kinds and here and (not self.projects or project in self.projects)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as a message tells it; ``id`` is its subject."""
+    """An event as a message lists it; ``id`` is its subject."""
 
     id: str
     kind: str
@@ -98,7 +101,7 @@ class More:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is to be sent to a target now; ``attempts`` counts this try. The same ``id`` has the same content."""
+    """A message to be sent to a target now; ``attempts`` counts this try. The same ``id`` has the same content."""
 
     id: str
     target: str
@@ -110,7 +113,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a try: sent, to be tried again (after ``wait_s`` where the receiver said so), or not to be."""
+    """Result of a try: sent, to be tried again (after ``wait_s`` where the receiver asks for it), or given up."""
 
     sent: bool
     error: str | None = None
@@ -129,25 +132,25 @@ def put(connection: Connection, new: Iterable[NewEvent], now: datetime) -> None:
         connection.execute(insert(connection, event).on_conflict_do_nothing(), rows)
 
 
-_UNTOLD: Final = event.c.dispatched_at.is_(None)
+_UNDISPATCHED: Final = event.c.dispatched_at.is_(None)
 
 
 def undispatched(connection: Connection) -> bool:
-    """Whether :func:`dispatch` has something to do."""
-    return bool(connection.execute(sa.select(sa.exists().where(_UNTOLD))).scalar_one())
+    """Tell if :func:`dispatch` has something to do."""
+    return bool(connection.execute(sa.select(sa.exists().where(_UNDISPATCHED))).scalar_one())
 
 
 def dispatch(connection: Connection, targets: Iterable[Target], now: datetime) -> int:
-    """Turn the oldest events that nobody dispatched into deliveries. Returns how many events: PART means come again.
+    """Turn the oldest undispatched events into deliveries. Returns how many events: PART means come again.
 
     Without targets they are only marked, and a target that is configured later gets none of them; so are those that
-    are STALE, or one that is the first to be configured would get weeks of them.
+    are STALE_AFTER, or one that is the first to be configured would get weeks of them.
     """
-    fresh = event.c.happened_at >= now - STALE
+    fresh = event.c.happened_at >= now - STALE_AFTER
     oldest = (
         sa.select(event.c.id, event.c.kind, source.c.name, event.c.project, fresh)
         .outerjoin(source, source.c.id == event.c.source_id)
-        .where(_UNTOLD)
+        .where(_UNDISPATCHED)
         .order_by(event.c.id)
         .limit(PART)
         .with_for_update(skip_locked=True, of=event)
@@ -173,12 +176,12 @@ def _unsent(target: str) -> sa.ColumnElement[bool]:
 
 
 def due(connection: Connection, targets: Iterable[Target], now: datetime) -> list[Target]:
-    """The targets that have a message to be sent now."""
+    """List the targets that have a message to be sent now."""
     return [target for target in targets if _next(connection, target, now) is not None]
 
 
 def _next(connection: Connection, target: Target, now: datetime) -> str | None:
-    """The message to be tried now, empty for a new one, or None."""
+    """Find the message to be tried now: its name, empty for a new one, or None."""
     waiting, named = _unsent(target.name), delivery.c.message.is_not(None)
     again = sa.select(delivery.c.message).where(waiting, named, delivery.c.available_at <= now)
     repeated = connection.execute(again.order_by(delivery.c.available_at).limit(1)).scalar_one_or_none()
@@ -188,7 +191,9 @@ def _next(connection: Connection, target: Target, now: datetime) -> str | None:
     if not connection.execute(sa.select(fresh)).scalar_one():
         return None
     unfinished = sa.select(sa.func.count(delivery.c.message.distinct())).where(waiting)
-    if connection.execute(unfinished).scalar_one() >= UNDER_WAY or now < _quiet_until(connection, target, now):
+    if connection.execute(unfinished).scalar_one() >= UNFINISHED_MESSAGES or now < _quiet_until(
+        connection, target, now
+    ):
         return None
     return ""
 
@@ -210,7 +215,7 @@ def _quiet_until(connection: Connection, target: Target, now: datetime) -> datet
 
 def pause_s(every_s: float, events: int) -> float:
     """Seconds from a message with so many events to the next new one: longer in a flood, up to an hour."""
-    return min(max(every_s, 1.0) * max(1.0, events / CALM), max(every_s, LONGEST_PAUSE_S)) if events else 0.0
+    return min(max(every_s, 1.0) * max(1.0, events / CALM_EVENTS), max(every_s, LONGEST_PAUSE_S)) if events else 0.0
 
 
 def claim(connection: Connection, target: Target, worker: str, *, now: datetime, lease_s: float) -> Message | None:
@@ -233,33 +238,33 @@ def claim(connection: Connection, target: Target, worker: str, *, now: datetime,
 
 
 def _unnamed(target: str) -> sa.ColumnElement[bool]:
-    """Said twice, so that of two who take at once the later finds nothing left."""
+    """Select the oldest unnamed deliveries; the repeated condition leaves nothing to the later of two claims."""
     free = delivery.c.message.is_(None)
-    oldest = sa.select(delivery.c.id).where(_unsent(target), free).order_by(delivery.c.id).limit(MOST)
+    oldest = sa.select(delivery.c.id).where(_unsent(target), free).order_by(delivery.c.id).limit(MOST_EVENTS)
     return sa.and_(free, delivery.c.id.in_(oldest))
 
 
 _RANK: Final = sa.case({"drift": 0, "hits": 1, "complete": 2}, value=event.c.kind, else_=3)
-"""What is told in full rather than counted when there is too much."""
+"""Order in which events are listed in full rather than counted when there are too many."""
 
 
 def _message(connection: Connection, name: str, target: str, lease: str, size: int) -> Message:
     mine = sa.and_(delivery.c.message == name, delivery.c.event_id == event.c.id)
     columns = (event.c.subject, event.c.kind, event.c.happened_at, event.c.detail, source.c.name, delivery.c.attempts)
-    told = (
+    listed = (
         sa.select(*columns)
         .join(delivery, mine)
         .outerjoin(source, source.c.id == event.c.source_id)
         .order_by(_RANK, event.c.id)
-        .limit(TOLD)
+        .limit(LISTED)
     )
-    rows = connection.execute(told).all()
+    rows = connection.execute(listed).all()
     more = _more(connection, mine, rows) if size > len(rows) else ()
     return Message(name, target, lease, rows[0].attempts, tuple(Event(*row[:4]) for row in rows), more)
 
 
-def _more(connection: Connection, mine: sa.ColumnElement[bool], told: Sequence[Any]) -> tuple[More, ...]:
-    """Counts by kind and source of what is not told."""
+def _more(connection: Connection, mine: sa.ColumnElement[bool], listed: Sequence[Any]) -> tuple[More, ...]:
+    """Count by kind and source the events that a message does not list."""
     counted = (
         sa.select(event.c.kind, source.c.name, sa.func.count())
         .join(delivery, mine)
@@ -268,13 +273,13 @@ def _more(connection: Connection, mine: sa.ColumnElement[bool], told: Sequence[A
         .order_by(event.c.kind, source.c.name)
     )
     rest = {(row[0], row[1]): int(row[2]) for row in connection.execute(counted)}
-    for row in told:
+    for row in listed:
         rest[row.kind, row.name] -= 1
     return tuple(More(kind, name, count) for (kind, name), count in rest.items() if count)
 
 
 def finish(connection: Connection, message: Message, outcome: Outcome, now: datetime) -> bool:
-    """Write what came of a try. False where the lease had lapsed and somebody else has taken the message."""
+    """Write the result of a try. False where the lease had lapsed and another notifier has the message."""
     values = {
         "lease": None,
         "sent_at": now if outcome.sent else None,
@@ -287,7 +292,7 @@ def finish(connection: Connection, message: Message, outcome: Outcome, now: date
 
 
 def given_up(message: Message, outcome: Outcome) -> bool:
-    """Whether this try was the last."""
+    """Tell if this try was the last."""
     return not outcome.sent and (outcome.final or message.attempts >= ATTEMPTS)
 
 
@@ -317,13 +322,13 @@ def sweep(db: Database, before: datetime, rounds: int, limit: int = PART) -> int
 
 
 def forget(connection: Connection, before: datetime, limit: int = PART) -> int:
-    """Remove events that happened before and are told, given up or wanted by nobody. Returns how many.
+    """Remove events that happened before and are sent, given up or wanted by no target. Returns how many.
 
-    What still waits, for its target or to be dispatched, is kept until it is ORPHANED.
+    What still waits, for its target or to be dispatched, is kept until it is ORPHANED_AFTER.
     """
     unsent = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
-    waits = sa.or_(_UNTOLD, sa.exists().where(delivery.c.event_id == event.c.id, unsent))
-    old = sa.and_(event.c.happened_at < before, sa.or_(event.c.happened_at < before - ORPHANED, sa.not_(waits)))
+    waits = sa.or_(_UNDISPATCHED, sa.exists().where(delivery.c.event_id == event.c.id, unsent))
+    old = sa.and_(event.c.happened_at < before, sa.or_(event.c.happened_at < before - ORPHANED_AFTER, sa.not_(waits)))
     oldest = sa.select(event.c.id).where(old).order_by(event.c.happened_at).limit(limit)
     keys = list(connection.execute(oldest).scalars())
     if keys:
@@ -334,7 +339,7 @@ def forget(connection: Connection, before: datetime, limit: int = PART) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How a target stands: events by state, and what the last failure said while something waits or failed."""
+    """State of a target: events by state, and the last error while something waits or failed."""
 
     target: str
     waiting: int
@@ -368,7 +373,7 @@ def target_statuses(connection: Connection) -> list[TargetStatus]:
 
 @dataclass(frozen=True, slots=True)
 class MessageStatus:
-    """A message as it stands; ``next_at`` is when it is tried again."""
+    """State of a message; ``next_at`` is when it is tried again."""
 
     message: str
     target: str
@@ -381,7 +386,7 @@ class MessageStatus:
 
 
 def message_statuses(connection: Connection, limit: int, target: str | None = None) -> list[MessageStatus]:
-    """The latest messages."""
+    """List the latest messages."""
     named = delivery.c.message.is_not(None)
     kept = named if target is None else sa.and_(named, delivery.c.target == target)
 

@@ -22,12 +22,12 @@ NAMED: Final = 10
 
 
 def forms(names: Iterable[str]) -> set[str]:
-    """The names as the database compares them, given as they are or as marcod shows them."""
+    """Fold names as the database compares them; they may be raw or as marcod shows them."""
     return {folded(form) for name in names for form in names_stored(composed(name))}
 
 
 def select_named(connection: Connection, statement: sa.Select[Any], name: str) -> list[Any]:
-    """The rows of a statement on plates that answer to a name."""
+    """Select the rows of a statement on plates that answer to a name."""
     wanted = forms([name])
     exact = sa.or_(plate.c.key_folded.in_(wanted), plate.c.barcode_folded.in_(wanted))
     if found := list(connection.execute(statement.where(exact))):
@@ -45,7 +45,7 @@ def by_key(connection: Connection, source_id: int, keys: Iterable[str]) -> dict[
 
 
 def whole_keys(name: str, keys: Iterable[str]) -> str | None:
-    """The keys, for a sentence, of which a name is only the end; None where it is all of one of them."""
+    """List the keys, for a sentence, of which a name is only the end; None where it is a whole key."""
     known = list(dict.fromkeys(keys))
     wanted = forms([name])
     if not all(folded(key).endswith(tuple(f"/{form}" for form in wanted)) for key in known):

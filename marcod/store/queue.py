@@ -2,7 +2,7 @@
 
 A job is one image to be scored by one model version. It waits until ``available_at``; claiming it moves that
 time behind the lease, so a worker that dies gives its jobs back by doing nothing. A worker that is slow renews its
-lease. The lease is a token made new at every claim: whoever finishes with an old token finds no job and changes
+lease. Every claim makes a new token: a worker that finishes with an old token finds no job and changes
 nothing. Attempts are counted at the claim, so an image that kills its worker is counted too; from its second lapse on
 such a job is claimed alone, and its neighbours in the batch go free.
 """
@@ -37,7 +37,7 @@ LONGEST_PAUSE_S: Final = 86_400.0
 """Between two tries of an image, however often it failed."""
 
 ASTRAY_S: Final = 3_600.0
-"""How much later than any lease or pause can end a job may be due before its time is held to be a mistake."""
+"""Margin beyond any lease or pause, in seconds, after which a job's time counts as a mistake."""
 
 ARCHIVE_PART: Final = 100
 """Inspections that one transaction looks at: ten thousand images and more, a fraction of a second.
@@ -85,9 +85,9 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong with one claim; a retryable one is tried again later.
+    """Failure of one claim; a retryable one is tried again later.
 
-    One that does not count (its source is away, its host has no memory) is tried again for ever. ``content_hash`` is
+    One that does not count (source offline, host out of memory) is tried again for ever. ``content_hash`` is
     that of the bytes that could not be scored, where they could be read.
     """
 
@@ -188,7 +188,7 @@ def _claim(row: Any) -> Claim:
 
 
 def lock_held(connection: Connection, token: str, job_ids: Iterable[int]) -> set[int]:
-    """Which of these jobs are still held under the token; they stay locked until the transaction ends."""
+    """Lock the jobs still held under the token until the transaction ends. Returns their ids."""
     rows = connection.execute(
         sa.select(job.c.id)
         .where(job.c.id.in_(list(job_ids)), job.c.lease == token)
@@ -235,7 +235,7 @@ def _pause_s(attempts: int, retry_s: float) -> float:
 
 
 def repair_schedule(connection: Connection, *, now: datetime, lease_s: float, retry_s: float, max_attempts: int) -> int:
-    """Make due what waits for a time that no lease and no pause explains. Returns how many.
+    """Reset jobs scheduled later than any lease or back-off allows (left by a wrong clock). Returns how many.
 
     Such times are written while a clock is ahead; after it was set right, the jobs would wait for years. A worker that
     still holds one of them loses nothing: it may finish as long as nobody else has claimed it.
@@ -251,14 +251,14 @@ def repair_schedule(connection: Connection, *, now: datetime, lease_s: float, re
 
 
 def _storable(text: str) -> str:
-    """An error's text may quote a path of any bytes; PostgreSQL takes neither those nor NUL."""
+    """Make an error's text storable: it may quote a path of any bytes, and PostgreSQL refuses some bytes and NUL."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
 
 
 def renew(connection: Connection, leases: Iterable[Lease], *, now: datetime, lease_s: float) -> int:
     """Have these leases end ``lease_s`` from now, because their worker still works. Returns how many jobs are ours.
 
-    The jobs are held in order first, as by whoever finishes them at the same time.
+    The jobs are locked in order first, as by a worker that finishes them at the same time.
     """
     until = now + timedelta(seconds=lease_s)
     ours = sorted(i for lease in leases for i in lock_held(connection, lease.token, [c.job_id for c in lease.claims]))
@@ -317,17 +317,18 @@ def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None
 
 
 def reset(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
-    """Begin every job of these images anew, of any version and in any state, because their files are others now.
+    """Reset every job of these images, of any version and in any state, because their files changed.
 
     A worker that still has the old bytes is shut out; finishing last it would make an old score the current one.
     """
-    anew = {"available_at": now, "enqueued_at": now}
-    values = {"lease": None, "error": None, "failed_at": None, "attempts": 0, **anew}
+    values = {
+        "lease": None, "error": None, "failed_at": None, "attempts": 0, "available_at": now, "enqueued_at": now,
+    }  # fmt: skip
     connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(values))
 
 
 def cancel_misfits(connection: Connection, image_ids: Iterable[int]) -> None:
-    """Remove the jobs of those images that, read anew, are lit otherwise than a job's model was made for."""
+    """Remove jobs of these images whose modality, read again, is not that of the job's model."""
     fitting = sa.exists().where(
         image.c.id == job.c.image_id,
         model_version.c.id == job.c.model_version_id,
@@ -337,7 +338,7 @@ def cancel_misfits(connection: Connection, image_ids: Iterable[int]) -> None:
 
 
 def cancel_rescore(connection: Connection, version_id: int, since: datetime) -> int:
-    """Remove what was queued for this version since then, waits behind new images, and nobody holds. Returns how many.
+    """Delete this version's unclaimed rescore jobs enqueued since then. Returns how many.
 
     A challenger's jobs and those of a rescore with it cannot be told apart, so both go; a rescore can be repeated.
     Quarantined ones stay, as their summaries count them.
@@ -410,7 +411,7 @@ def enqueue_rescore(
     )
     if plate_ids is not None:
         of_these = sorted(set(plate_ids))
-        # Images that are not held are queued: whoever queues more of a plate waits here instead of in a ring of jobs.
+        # The images are not locked, so two that queue one plate wait here instead of in a ring of jobs.
         locks.hold(connection, plates=of_these)
         wanted = wanted.where(inspection.c.plate_id.in_(of_these))
     if inspection_ids is not None:
@@ -462,7 +463,7 @@ def transfer_new(connection: Connection, old_id: int, new_id: int, now: datetime
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Which images of all are meant: those first seen since then, those of one source, or with None all."""
+    """Choice of images: first seen since a time, of one source, or with None all."""
 
     since: datetime | None = None
     source_id: int | None = None
@@ -470,7 +471,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class ArchivePart:
-    """What one call of :func:`enqueue_archive` did; the next one goes on after the inspection ``last``."""
+    """Result of one call of :func:`enqueue_archive`; the next call continues after the inspection ``last``."""
 
     inspections: int
     queued: int
@@ -480,11 +481,11 @@ class ArchivePart:
 def enqueue_archive(
     connection: Connection, version_id: int, archive: Archive, after: int, now: datetime, limit: int = ARCHIVE_PART
 ) -> ArchivePart | None:
-    """Queue what this version has not scored of the next ``limit`` inspections after this id; None at the end.
+    """Queue the unscored images of the next ``limit`` inspections after this id; None at the end.
 
     As :func:`enqueue_rescore` does it; begin with 0. Raises NotFoundError when the version was removed.
     """
-    # As whoever records and whoever promotes, who queue as well.
+    # The champion's alias first, as every transaction that queues.
     versions.champion(connection, lock=True)
     versions.lock_version(connection, version_id)
     following = _inspections(archive).where(inspection.c.id > after).order_by(inspection.c.id).limit(limit)
@@ -498,7 +499,7 @@ def enqueue_archive(
 
 
 def count_inspections(connection: Connection, archive: Archive) -> int:
-    """How many inspections :func:`enqueue_archive` will look at."""
+    """Count the inspections that :func:`enqueue_archive` will look at."""
     return connection.execute(sa.select(sa.func.count()).select_from(_inspections(archive).subquery())).scalar_one()
 
 
@@ -515,7 +516,7 @@ def has_images(connection: Connection, archive: Archive | None, plate_ids: Colle
 
 
 def count_unfinished(connection: Connection, version_id: int) -> int:
-    """How many images wait behind new ones for this version; quarantined ones do not count.
+    """Count the images that wait behind new ones for this version; quarantined ones do not count.
 
     A million of them are counted through one index, in some 0.3 s on SQLite and 0.1 s on PostgreSQL.
     """

@@ -51,7 +51,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a call of :func:`finish` did; ``stale`` jobs were no longer held and changed nothing.
+    """Result of :func:`finish`; ``stale`` jobs were no longer held and changed nothing.
 
     ``held`` are the jobs that were, ``given_up`` those of them that were quarantined.
     """
@@ -103,7 +103,7 @@ def finish(
 
 
 def _hold_images(connection: Connection, image_ids: Collection[int]) -> dict[int, Any]:
-    """The rows of these images, held before their jobs as whoever records a rewritten file holds them."""
+    """Lock these images before their jobs, as a transaction that records a rewritten file does. Returns their rows."""
     columns = (
         image.c.id, image.c.drop_id, image.c.inspection_id, image.c.content_hash, image.c.unread, image.c.gone_at,
     )  # fmt: skip
@@ -263,7 +263,7 @@ def _known_to_others(connection: Connection, version: Version, image_ids: list[i
 
 
 def _set_content(connection: Connection, hashes: Mapping[int, str]) -> None:
-    """Say which bytes these images consist of now; whoever read them knows that the file is there."""
+    """Record the content that was just read of these images; their files exist again."""
     if not hashes:
         return
     statement = sa.update(image).where(image.c.id == sa.bindparam("image_key"))

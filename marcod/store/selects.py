@@ -1,4 +1,4 @@
-"""Conditions and joins that several features share: the score that counts, who speaks, and an image's place."""
+"""Conditions and joins that several features share: the score that counts, versions that serve, and places."""
 
 from typing import Any, Final
 

@@ -1,6 +1,6 @@
 """Model versions in service: promotion, rollback, challenge and removal, each one transaction with an audit row.
 
-Every change of an alias begins by locking the champion's row, which whoever records images locks too, so that an image
+Every change of an alias begins by locking the champion's row, as recording images does, so that an image
 is queued for those who serve when it is recorded. The work that waits for one version moves to the next, and the
 derived rows of both follow.
 """
@@ -37,7 +37,7 @@ SKEW: Final = timedelta(hours=1)
 """An image recorded after a promotion may bear an earlier time, by as much as two hosts' clocks differ."""
 
 ALIAS_LOCK: Final = 0x6D61_7263_6F65
-"""PostgreSQL advisory lock of whoever changes an alias; migrations hold the number before it."""
+"""PostgreSQL advisory lock of a change of aliases; migrations hold the number before it."""
 
 
 def promote(
@@ -65,7 +65,7 @@ def promote(
 def rollback(connection: Connection, version: Version, *, actor: str, now: datetime) -> Version:
     """Make the previous version champion again, in one transaction, as :func:`promote` does. Returns the former one.
 
-    ``version`` is what :func:`previous` said; raises StoreError when that is not so any more. Afterwards there is no
+    ``version`` is that of :func:`previous`; raises StoreError when another is by now. Afterwards there is no
     previous version, because the one that was rolled back is not one to go back to.
     """
     former = _lock_aliases(connection)
@@ -82,7 +82,7 @@ def rollback(connection: Connection, version: Version, *, actor: str, now: datet
 
 
 def challenge(connection: Connection, version: Version | None, *, actor: str, now: datetime) -> Version | None:
-    """Let a version score every new image beside the champion, or with None nobody any more. Returns the former one.
+    """Set the challenger, which scores every new image too; None ends it. Returns the former one.
 
     What was queued behind new images for the former challenger while it was one, and nobody holds, is withdrawn; a
     rescore with it too. Raises StoreError when the version is champion, NotFoundError when it was removed.
@@ -196,7 +196,7 @@ def _forget_failures(connection: Connection, version: Version, image_ids: list[i
 
 
 def _publish_hits(connection: Connection, version: Version, now: datetime) -> None:
-    """Make the version one that speaks; hits that it found before it ever was champion are news from now on."""
+    """Publish a version's results; hits that it found before it ever was champion are notified now."""
     spoke = sa.select(model_version.c.promoted_at).where(model_version.c.id == version.id)
     first = connection.execute(spoke).scalar_one() is None
     connection.execute(sa.update(model_version).where(model_version.c.id == version.id).values(promoted_at=now))
@@ -221,7 +221,7 @@ def _publish_hits(connection: Connection, version: Version, now: datetime) -> No
 
 
 def _plates_to_do(connection: Connection, former: Version, version: Version) -> list[int]:
-    """Plates that the next champion does whole: those with new images waiting for it, or that either has begun."""
+    """List the plates that the next champion scores whole: with new images, or incomplete for either version."""
     open_rows = (
         sa.select(inspection.c.plate_id)
         .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)

@@ -21,7 +21,7 @@ REMEMBERED: Final = timedelta(days=30)
 
 
 def root_of(connection: Connection) -> sa.ColumnElement[str]:
-    """The root of the statement's ``source`` on this host, else the latest known of any host."""
+    """Select the root of the statement's ``source`` on this host, else the latest known of any host."""
     here = sa.select(source_root.c.root).where(
         source_root.c.source_id == source.c.id, source_root.c.host == host_of(connection)
     )
@@ -36,7 +36,7 @@ def root_of(connection: Connection) -> sa.ColumnElement[str]:
 
 
 def roots(connection: Connection) -> dict[str, str]:
-    """The root of each source for this host by name, as a path of the file system."""
+    """Read the root of each source for this host by name, as a path of the file system."""
     return {name: text_path(root) for name, root in connection.execute(sa.select(source.c.name, root_of(connection)))}
 
 
@@ -157,7 +157,7 @@ class Watcher:
 
 
 def watcher(connection: Connection, source_id: int, now: datetime) -> Watcher | None:
-    """The process that watches the source now, on any host; None when its last word is older than workers.ALIVE_S."""
+    """Find the process that watches the source now, on any host; None when its last report is older than ALIVE_S."""
     row = connection.execute(
         sa.select(watch_state.c.host, watch_state.c.worker, watch_state.c.updated_at).where(
             watch_state.c.source_id == source_id,

@@ -26,7 +26,7 @@ from marcod.store.verdicts import DropVerdict, ImageState, by_drop, of_inspectio
 from marcod.store.versions import Version
 
 BEST_WELLS: Final = 12
-"""How many wells ``best_wells`` names."""
+"""Number of wells that ``best_wells`` names."""
 
 
 def refresh(
@@ -104,7 +104,7 @@ def _refresh_one(
     if states[ImageState.WAITING] == 0 and expected is not None and len(found) >= expected:
         rule = "expected"
     elif states[ImageState.WAITING] == 0 and before is not None and before.holds(last_image_at):
-        # What was told complete stays so until something new comes, whatever is expected by now.
+        # An inspection that was notified as complete stays so until a new image, whatever is expected by now.
         rule = "quiet"
     counts = Counter(d.label for d in found)
     _write(
@@ -150,7 +150,7 @@ def _denied(verdict: DropVerdict) -> int:
 
 
 def _expected(connection: Connection, inspection_id: int) -> int | None:
-    """Expected drops: by the plate's own format, else as configured for its source, else unknown.
+    """Read the expected drops: of the plate's own format, else as configured for its source, else unknown.
 
     What another inspection of the plate had says nothing: a lab images 8 wells one day and 96 the next.
     """
@@ -164,7 +164,7 @@ def _expected(connection: Connection, inspection_id: int) -> int | None:
 
 
 def expected_drops() -> sa.ColumnElement[int | None]:
-    """Drops that an inspection of a plate must have, from the rows of ``plate`` and ``source``."""
+    """Select the drops that an inspection of a plate must have, from the rows of ``plate`` and ``source``."""
     of_format = plate.c.format_rows * plate.c.format_columns * plate.c.format_drops
     return sa.func.coalesce(of_format, source.c.expected_drops)
 
@@ -175,7 +175,7 @@ def _write(connection: Connection, key: dict[str, int], values: dict[str, Any]) 
 
 
 def _remove(connection: Connection, inspection_id: int, version: Version) -> None:
-    """An inspection without an image for this version, such as one in UV light alone, has no summary."""
+    """Delete the summary of an inspection without an image for this version, such as one in UV light alone."""
     connection.execute(
         sa.delete(inspection_summary).where(
             inspection_summary.c.inspection_id == inspection_id,

@@ -109,14 +109,14 @@ class DropVerdict(NamedTuple):
 
 
 def of_inspection(connection: Connection, inspection_id: int, version: Version) -> list[ImageVerdict]:
-    """The images of an inspection in the version's light, by path."""
+    """Read the images of an inspection in the version's light, by path."""
     return _read(connection, _OF_INSPECTION, version, inspection_key=inspection_id)
 
 
 def of_drops(
     connection: Connection, drop_ids: Collection[int], version: Version, labelled: Collection[tuple[int, int]]
 ) -> list[ImageVerdict]:
-    """The images of drops, by drop and in order of time: in the version's light, and where people labelled, in any.
+    """Read the images of drops, by drop and time: in the version's light, and where people labelled, in any.
 
     ``labelled`` are drops and inspections, since people may judge by an image of another light.
     """
@@ -133,7 +133,7 @@ def drops_at(connection: Connection, inspection_id: int, version: Version) -> li
 
 
 def of_drop(images: Iterable[ImageVerdict], given: votes.DropVotes) -> DropVerdict:
-    """The verdict on one drop at one inspection from all of its images there, which must be at least one."""
+    """Decide the verdict on one drop at one inspection from all of its images there, at least one."""
     shown = list(images)
     # Of two images that are equally crystalline the first by path counts, whichever came first.
     best = shown[0] if len(shown) == 1 else max(shown, key=lambda i: i.rank)
@@ -142,7 +142,7 @@ def of_drop(images: Iterable[ImageVerdict], given: votes.DropVotes) -> DropVerdi
 
 
 def by_drop(images: Iterable[ImageVerdict], given: Mapping[int, votes.DropVotes]) -> list[DropVerdict]:
-    """The verdicts on all drops of one inspection."""
+    """Decide the verdicts on all drops of one inspection."""
     of_each: dict[int, list[ImageVerdict]] = {}
     for found in images:
         of_each.setdefault(found.drop_id, []).append(found)

@@ -2,7 +2,7 @@
 
 The champion scores new images and answers in the current views. The challenger scores the same images behind them,
 and nobody but who asks for it by name sees its scores. The previous version is the one a rollback goes back to.
-Every change of an alias begins by locking the champion's row, which whoever records images locks too, so that an
+Every change of an alias begins by locking the champion's row, as recording images does, so that an
 image is queued for those who serve when it is recorded.
 """
 
@@ -82,11 +82,11 @@ def register(
     now: datetime,
     trained_on: Sequence[TrainedOn] = (),
 ) -> Version:
-    """The row of a bundle, made if new; a version that was removed is back. Raises BundleError for other weights.
+    """Register a bundle; a version that was removed is back. Raises BundleError for other weights.
 
     What the bundle says of its training replaces what a schema upgrade could only guess.
     """
-    told = ",".join(trained_on) or None
+    learned_from = ",".join(trained_on) or None
     values = {
         "name": name,
         "version": version,
@@ -94,7 +94,7 @@ def register(
         "modality": modality,
         "crystal_threshold": crystal_threshold,
         "synthetic": synthetic,
-        "trained_on": told,
+        "trained_on": learned_from,
     }
     statement = insert(connection, model_version).values(**values, registered_at=now)
     connection.execute(statement.on_conflict_do_nothing())
@@ -106,15 +106,15 @@ def register(
         )
     removed = sa.and_(model_version.c.id == found.id, model_version.c.removed_at.is_not(None))
     connection.execute(sa.update(model_version).where(removed).values(removed_at=None))
-    if told is None or (found.synthetic, found.trained_on) == (synthetic, tuple(trained_on)):
+    if learned_from is None or (found.synthetic, found.trained_on) == (synthetic, tuple(trained_on)):
         return found
     same = model_version.c.id == found.id
-    connection.execute(sa.update(model_version).where(same).values(synthetic=synthetic, trained_on=told))
+    connection.execute(sa.update(model_version).where(same).values(synthetic=synthetic, trained_on=learned_from))
     return get(connection, found.id)
 
 
 def find(connection: Connection, name: str, version: str) -> Version:
-    """A registered version by name, also one that was removed. Raises NotFoundError."""
+    """Look up a registered version by name, also one that was removed. Raises NotFoundError."""
     row = connection.execute(
         sa.select(*_COLUMNS).where(model_version.c.name == name, model_version.c.version == version)
     ).one_or_none()
@@ -126,7 +126,7 @@ def find(connection: Connection, name: str, version: str) -> Version:
 
 
 def get(connection: Connection, version_id: int) -> Version:
-    """A registered version by id. Raises NotFoundError when it was removed meanwhile."""
+    """Look up a registered version by id. Raises NotFoundError when it was removed meanwhile."""
     row = connection.execute(sa.select(*_COLUMNS).where(model_version.c.id == version_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"the model version with id {version_id} was removed")
@@ -157,7 +157,7 @@ def listed(connection: Connection) -> list[Registered]:
 
 
 def champion(connection: Connection, *, lock: bool = False) -> Version:
-    """The version that scores new images.
+    """Look up the version that scores new images.
 
     With ``lock`` a promotion waits until this transaction ends, so that no image is queued for the loser.
     """
@@ -173,7 +173,7 @@ def champion(connection: Connection, *, lock: bool = False) -> Version:
 
 
 def aliased(connection: Connection, alias: str) -> Version | None:
-    """The version that has this alias; after :func:`champion` with ``lock`` it stays so for the transaction."""
+    """Look up the version of this alias; after :func:`champion` with ``lock`` it stays for the transaction."""
     version_id = connection.execute(
         sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == alias)
     ).scalar_one_or_none()
@@ -188,12 +188,12 @@ def lock_version(connection: Connection, version_id: int, name: object = "the mo
 
 
 def has_champion(connection: Connection) -> bool:
-    """Whether a champion was ever chosen."""
+    """Tell if a champion was ever chosen."""
     return connection.execute(sa.select(sa.exists().where(model_alias.c.alias == CHAMPION))).scalar_one()
 
 
 def previous(connection: Connection) -> Version:
-    """The version a rollback goes back to. Raises StoreError when there is none."""
+    """Look up the version a rollback goes back to. Raises StoreError when there is none."""
     found = aliased(connection, PREVIOUS)
     if found is None:
         raise StoreError(

@@ -1,8 +1,7 @@
 """A copy of an SQLite database while it is in use, and putting one in its place.
 
-Hides SQLite's online copy, its journal files and its locks. Promises that a copy is one moment of the database, in one
-file that was checked; that neither a copy nor a database is ever there by half; and that nothing is thrown away: the
-database that a copy replaces is kept beside it.
+A copy is one moment of the database, in one checked file. Neither a copy nor a database is ever left half-written. The
+database that a copy replaces is kept next to it.
 
 PostgreSQL has tools of its own for this; :func:`dump_command` tells how to call them.
 """
@@ -28,12 +27,12 @@ PAGES: Final = 2000
 """Pages copied between two reports, 8 MB."""
 
 WAIT_S: Final = 5.0
-"""How long a restore waits for whoever has the database open."""
+"""Wait of a restore for other users of the database, in seconds."""
 
 _LEFT: Final = ("-wal", "-shm", "-journal")
 
 Report = Callable[[int, int], None]
-"""How many pages are copied, and how many there are."""
+"""Callback with the pages copied, and the pages in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Restored:
 
 
 def path_of(db: Database) -> Path:
-    """The file of an SQLite database. Raises ConfigError for PostgreSQL, with what to do instead."""
+    """Find the file of an SQLite database. Raises ConfigError for PostgreSQL, with the command to use instead."""
     if not db.is_sqlite:
         raise ConfigError(
             f"{db} is on PostgreSQL, which copies itself: run `{dump_command(db)}`; to bring that back into an empty"
@@ -67,7 +66,7 @@ def path_of(db: Database) -> Path:
 
 
 def dump_command(db: Database) -> str:
-    """The command that copies a PostgreSQL database while it is in use; the password comes from ~/.pgpass."""
+    """Build the command that copies a PostgreSQL database in use; the password comes from ~/.pgpass."""
     url = db.url.set(drivername="postgresql")._replace(password=None).render_as_string()
     return f"pg_dump --format=custom --file=marcod.dump '{url}'"
 
@@ -91,7 +90,7 @@ def copy(db: Database, target: Path, *, overwrite: bool, report: Report) -> Copi
 
 
 def restore(db: Database, copied: Path, *, now: datetime, force: bool, report: Report) -> Restored:
-    """Put a copy in the place of the database, which is kept beside it.
+    """Put a copy in the place of the database, which is kept next to it.
 
     Raises StoreError when the copy is not sound, SchemaError when this marcod does not know its schema, and StoreError
     while workers are alive or anybody has the database open. ``force`` takes the word of the caller that no worker runs
@@ -115,7 +114,7 @@ def restore(db: Database, copied: Path, *, now: datetime, force: bool, report: R
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
-    """A file beside the target, in a folder that nobody else may enter and that goes whatever happens."""
+    """Make a file next to the target, in a private folder that is always removed."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}-", dir=target.parent) as folder:
             scratch = Path(folder) / target.name
@@ -128,23 +127,23 @@ def _unfinished(target: Path) -> Iterator[Path]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is there; never makes one."""
+    """Connect to an existing file; never creates one."""
     return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=WAIT_S, isolation_level=None)
 
 
 def _copy_pages(origin: Path, scratch: Path, report: Report) -> None:
-    """Copy through SQLite, which adds what is still in the journal beside the file."""
+    """Copy through SQLite, which adds what is still in the journal of the file."""
 
     def progress(_: int, remaining: int, total: int) -> None:
         report(total - remaining, total)
 
     try:
         with closing(_open(origin)) as source, closing(_open(scratch)) as made:
-            # Of a connection that reads, the copy sees one moment; of another it begins anew with every write.
+            # Of a connection that reads, the copy sees one moment; of another it restarts with every write.
             source.execute("begin")
             source.execute("select count(*) from sqlite_master").fetchone()
             source.backup(made, pages=PAGES, progress=progress, sleep=0)
-            # Without a journal beside it the file can lie on a medium that cannot be written.
+            # Without a journal the file can lie on a read-only medium.
             made.execute("pragma journal_mode=delete")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname == "SQLITE_FULL":
@@ -155,7 +154,7 @@ def _copy_pages(origin: Path, scratch: Path, report: Report) -> None:
 
 
 def _check(scratch: Path, origin: Path) -> None:
-    """Raises StoreError unless every page, index and reference of a copy is sound."""
+    """Check every page, index and reference of a copy. Raises StoreError."""
     try:
         with closing(_open(scratch)) as connection:
             wrong = [str(row[0]) for row in connection.execute("pragma integrity_check(3)") if row[0] != "ok"]
@@ -187,7 +186,7 @@ def _prepare(scratch: Path, copied: Path) -> SchemaState:
 def _alone(db: Database, place: Path, now: datetime, force: bool) -> Iterator[None]:
     """Hold the database so that nobody reads or writes it, with its journal taken into the file.
 
-    A damaged one cannot be held; its journal stays beside it.
+    A damaged one cannot be locked; its journal stays where it is.
     """
     if not place.is_file():
         yield
@@ -210,7 +209,7 @@ def _alone(db: Database, place: Path, now: datetime, force: bool) -> Iterator[No
 
 
 def _refuse_while_alive(db: Database, now: datetime) -> None:
-    """Raises StoreError while a worker of the database has a recent heartbeat, DatabaseError where none can be read."""
+    """Check for workers with a recent heartbeat. Raises StoreError, or DatabaseError where they cannot be read."""
     try:
         alive = db.read(workers.needs, now)
     except StoreError as error:
@@ -223,7 +222,7 @@ def _refuse_while_alive(db: Database, now: datetime) -> None:
 
 
 def _set_aside(place: Path, now: datetime) -> Path | None:
-    """Give the database of before, and journals that it could not take in, another name. The path stays taken."""
+    """Rename the former database, and journals that it could not include. The path stays reserved."""
     stamp = f"{now:%Y%m%dT%H%M%SZ}"
     kept = place.with_name(f"{place.name}.before-restore-{stamp}")
     for ending in _LEFT:

@@ -1,7 +1,7 @@
 """Derived rows compared with a recount from the facts, portion by portion, and put right where they differ.
 
 Each portion is one transaction that refreshes the rows of one inspection, or of some drops, as a change of them would,
-and looks at what changed. Without a mend it is taken back whole, so that nothing is told and nothing stays.
+and looks at what changed. Without a mend it is rolled back, so that no event is sent and nothing stays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ SHOWN: Final = 20
 """Differences of a plate that are named in the audit."""
 
 _ASIDE: Final = frozenset({"updated_at", "named_model", "named_version", "named_key", "named_well", "named_drop"})
-"""Columns that are not compared: when a row was written, and the names by which a difference is told."""
+"""Columns that are not compared: when a row was written, and the names that a difference prints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Difference:
     counted: Any
 
     def __str__(self) -> str:
-        """A line such as ``plate P1, drop A01 1 by marco:1: hit is 0, counted 1``."""
+        """Format a line such as ``plate P1, drop A01 1 by marco:1: hit is 0, counted 1``."""
         place = f"plate {self.plate}, {self.row} by {self.model}"
         if self.column is None:
             return f"{place}: {'is missing' if self.kept is None else 'should not be there'}"
@@ -76,7 +76,7 @@ def plate_ids(connection: Connection, source_name: str | None = None) -> list[in
 
 
 def portions(connection: Connection, plate_id: int) -> list[Portion]:
-    """The portions of a plate: each inspection, its drops in hundreds, and the work that it is owed."""
+    """Divide a plate into portions: each inspection, its drops in hundreds, and the work that it is owed."""
     of_plate = sa.select(inspection.c.id).where(inspection.c.plate_id == plate_id).order_by(inspection.c.id)
     inspections = [Portion(plate_id, inspection_ids=(int(row[0]),)) for row in connection.execute(of_plate)]
     ids = [int(row[0]) for row in connection.execute(sa.select(drop.c.id).where(drop.c.plate_id == plate_id))]
@@ -100,7 +100,7 @@ def recount(connection: Connection, portion: Portion, now: datetime, *, fix: boo
         # The trial recounted what may be missing, too; a thinned version's hits would have ended with it.
         trial.rollback()
         champion_id = versions.champion(connection).id
-        # The champion first: what it still finds of a hit that a former champion told is no news.
+        # The champion first: it confirms a former champion's hit, which is not notified again.
         in_turn = sorted(due, key=lambda pair: (pair[1] != champion_id, pair[1], pair[0]))
         for version_id, pairs in groupby(in_turn, key=itemgetter(1)):
             version = versions.get(connection, version_id)
@@ -132,9 +132,9 @@ def _recounted(
 def _due(
     connection: Connection, drop_ids: Sequence[int], before: "dict[Key, Row]", after: "dict[Key, Row]"
 ) -> set[tuple[int, int]]:
-    """Drops and versions that have a row or must have one, because the version scored the drop.
+    """Find the drops and versions that have a row or must have one, because the version scored the drop.
 
-    A drop that people alone spoke of must have one row of a version that speaks. The others may lack it: a version
+    A drop with labels alone must have one row of a version that was champion. Others may lack it: a version
     that knows but the score kept with a file that is gone, or one that was thinned, whose hits stay as its history.
     """
     scored = (
@@ -156,14 +156,14 @@ def _subject(row: "Row") -> tuple[int, int]:
 
 
 def _owed(connection: Connection, plate_id: int, name: str, now: datetime) -> list[Difference]:
-    """Images of a plate that the champion has begun and for which nothing is queued; they are queued."""
+    """Queue the images that the champion owes a plate which it has started. Returns the difference."""
     champion = versions.champion(connection)
-    begun = (
+    started = (
         sa.select(inspection.c.id)
         .join(inspection_summary, inspection_summary.c.inspection_id == inspection.c.id)
         .where(inspection.c.plate_id == plate_id, inspection_summary.c.model_version_id == champion.id)
     )
-    if connection.execute(begun.limit(1)).first() is None:
+    if connection.execute(started.limit(1)).first() is None:
         return []
     queued = queue.enqueue_rescore(connection, champion.id, now, [plate_id])
     return [Difference(name, f"work for {queued} images", str(champion), None, None, queued)] if queued else []
@@ -188,7 +188,7 @@ Key = tuple[str, str]
 
 
 def _rows(connection: Connection, portion: Portion) -> dict[Key, Row]:
-    """The derived rows of a portion, without what says when they were written."""
+    """Read the derived rows of a portion, without the times of writing."""
     found: dict[Key, Row] = {}
     for wanted, words in _selections(portion):
         for row in connection.execute(wanted).mappings():

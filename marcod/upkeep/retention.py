@@ -1,13 +1,15 @@
-"""Thinning what nobody reads any more: scores that the champion's own replaced, and old rows of the audit.
+"""Retention: scores that the champion's own replaced, and old rows of the audit, are deleted.
 
-Hides which results speak for whom. Promises that every view but the score history says afterwards what it said before,
-also when everything is counted anew; that nothing goes which the champion, the challenger or a rollback needs; and that
-neither an image's row nor its file is ever touched.
+Guarantees:
+
+* Every view but the score history shows the same as before, also after a recount.
+* Nothing goes that the champion, the challenger or a rollback needs.
+* No row or file of an image is touched.
 
 A former version's scores of a drop go together, with its summary of the drop and of the inspections, when the champion
-has scored all that it has and the champion's inspections are complete. A drop of which people said anything, or were
-asked, keeps every score: data sets are made from them. So does one with a file that is gone for good and whose score
-goes on counting. A score of bytes that a file does not hold any more goes when
+has scored all that it has and the champion's inspections are complete. A drop that people
+labelled, or were asked about, keeps every score: data sets are made from them. So does one with a file that is gone for
+good and whose score still counts. A score of bytes that a file does not hold any more goes when
 there is one of the present bytes; a label that somebody brings later, dated before such a rewriting, is then taken to
 be of the present bytes.
 
@@ -50,7 +52,7 @@ PASSING: Final = ("drift-clear", "plate barcode", "thin")
 """Actions in the audit that may go; those of models, roles and all that is not named here stay for ever."""
 
 Report = Callable[[int, int], None]
-"""How far the walk is, and where it ends, as ids of scores."""
+"""Callback with the progress and the end of the walk, as ids of scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def thin(
     if settings.scores_days is None or not versions.has_champion(connection):
         more = settings.audit_days is not None and not dry and old_notes == limit
         return Thinned(audit=old_notes, last=after if more else None)
-    # Whoever is promoted meanwhile waits, and so keeps what is judged here by who serves.
+    # A promotion waits meanwhile, because the versions that serve decide here.
     champion = versions.champion(connection, lock=not dry)
     before = now - timedelta(days=settings.scores_days)
     part = _part(connection, champion.id, after, limit)
@@ -139,7 +141,7 @@ def _last_score(connection: Connection) -> int:
 
 
 def _part(connection: Connection, champion_id: int, after: int, limit: int) -> list[Any]:
-    """The next scores in order of their ids, with what their image and the champion say."""
+    """Read the next scores by id, each with the state of its image and the champion's score."""
     champions = score.alias("champions")
     present = score.alias("present")
     has_present = sa.exists().where(of_present_bytes(present))
@@ -165,14 +167,14 @@ def _part(connection: Connection, champion_id: int, after: int, limit: int) -> l
 
 
 def _former_contents(connection: Connection, rows: Iterable[Any]) -> list[int]:
-    """The scores of bytes that their files do not hold any more."""
+    """Find the scores of bytes that their files do not hold any more."""
     found = [row for row in rows if row.has_present and not row.is_present]
     spoken_of = _spoken_of(connection, {row.drop_id for row in found})
     return [row.id for row in found if row.drop_id not in spoken_of]
 
 
 def _spoken_of(connection: Connection, drop_ids: set[int]) -> set[int]:
-    """Those of some drops of which people said anything, or were asked."""
+    """Choose the drops that people labelled, or were asked about."""
     ids = sorted(drop_ids)
     found: set[int] = set()
     for table in (label, review_item) if ids else ():
@@ -184,7 +186,7 @@ def _spoken_of(connection: Connection, drop_ids: set[int]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """All that a former version says of a drop in its present state."""
+    """A former version's scores of a drop in its present state."""
 
     drop_id: int
     version_id: int
@@ -195,7 +197,7 @@ class _Group:
 def _former_versions(
     connection: Connection, rows: Iterable[Any], champion_id: int, before: datetime, after: int
 ) -> list[_Group]:
-    """What former versions say and the champion says too, met for the first time in this part."""
+    """Group former versions' scores that the champion has too, each met for the first time in this part."""
     wanted: dict[int, set[int]] = defaultdict(set)
     for row in rows:
         if row.is_present and row.by_champion and not row.serves:
@@ -211,9 +213,9 @@ def _former_versions(
 def _groups(
     connection: Connection, version_id: int, champion_id: int, drop_ids: list[int], before: datetime, after: int
 ) -> list[_Group]:
-    """Drops of which all that a version says is old, met here first, and said by the champion too.
+    """Group a version's scores by drop, where all are old, first met here and scored by the champion too.
 
-    The champion's inspections of them are complete, so that it speaks for their plates. No score of them goes on
+    The champion's inspections of them are complete, so that its rows are shown. No score of them goes on
     counting for a file that is gone.
     """
     champions = score.alias("champions")
@@ -246,7 +248,7 @@ def _groups(
 
 
 def _outshone(connection: Connection, groups: list[_Group], version_id: int, champion_id: int) -> list[_Group]:
-    """Those of which the champion's row of the drop is shown rather than the version's."""
+    """Choose the groups for which the champion's row of the drop is shown rather than the version's."""
     seen = _scored_inspections(connection, version_id, groups)
     champions = _scored_inspections(connection, champion_id, groups)
     return [g for g in groups if champions.get(g.drop_id, -1) >= seen.get(g.drop_id, 0)]

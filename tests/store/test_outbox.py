@@ -243,7 +243,7 @@ def test_a_flood_becomes_few_messages(db: Database, source_id: int) -> None:
     assert claim(db, 29, every) is None, "more may come"
     assert dispatch(db, every, seconds=1) == 201
     message = must_claim(db, 30, every)
-    assert subjects(message) == ["found", *many[: outbox.TOLD - 1]]
+    assert subjects(message) == ["found", *many[: outbox.LISTED - 1]]
     assert message.more == (outbox.More("complete", "imager", outbox.PART + 1),)
     done(db, message, SENT, 31)
     put(db, "next", source_id=source_id)
@@ -262,11 +262,11 @@ def test_a_receiver_that_is_away_gets_few_messages_afterwards(db: Database, sour
         if (message := claim(db, 0)) is not None:
             done(db, message, Outcome(False, "503", wait_s=3600), 0)
     [standing] = db.read(outbox.target_statuses)
-    assert (standing.retrying, standing.waiting) == (outbox.UNDER_WAY, 10 - outbox.UNDER_WAY)
-    back = [must_claim(db, 4000 + n) for n in range(outbox.UNDER_WAY)]
+    assert (standing.retrying, standing.waiting) == (outbox.UNFINISHED_MESSAGES, 10 - outbox.UNFINISHED_MESSAGES)
+    back = [must_claim(db, 4000 + n) for n in range(outbox.UNFINISHED_MESSAGES)]
     for message in back:
         assert done(db, message, SENT, 4010)
-    assert len(subjects(claim(db, 4100))) == 10 - outbox.UNDER_WAY
+    assert len(subjects(claim(db, 4100))) == 10 - outbox.UNFINISHED_MESSAGES
 
 
 def test_what_is_done_is_forgotten_and_what_waits_is_not(db: Database, source_id: int) -> None:
@@ -295,7 +295,7 @@ def test_much_is_forgotten_in_many_short_transactions(db: Database, source_id: i
 
 
 def test_what_was_long_before_a_target_is_not_told(db: Database, source_id: int) -> None:
-    days_3 = outbox.STALE.total_seconds()
+    days_3 = outbox.STALE_AFTER.total_seconds()
     put(db, "old", source_id=source_id)
     put(db, "young", source_id=source_id, seconds=1)
     assert dispatch(db, ALL, seconds=days_3 + 1) == 2
