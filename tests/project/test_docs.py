@@ -3,7 +3,6 @@
 import re
 import runpy
 import sqlite3
-import tomllib
 from contextlib import closing
 from pathlib import Path
 
@@ -78,15 +77,3 @@ def _links(page: Path) -> list[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     missing = [link for link in _links(page) if link and "://" not in link and not (page.parent / link).exists()]
     assert not missing
-
-
-def test_the_developers_tour_of_the_layers_is_the_one_that_is_checked() -> None:
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
-        "contracts"
-    ]
-    checked = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    page = (ROOT / "docs" / "developing.md").read_text(encoding="utf-8")
-    tour = re.search(r"Imports go downward only.*?: (`cli`.*?`errors`)", page, re.DOTALL)
-    assert tour is not None
-    told = [set(re.findall(r"`(\w+)`", layer)) for layer in tour[1].split(">")]
-    assert told == [set(layer.split(" | ")) for layer in checked if layer != "__main__"]
