@@ -1,10 +1,15 @@
-"""The database that a command works on: opened to be changed, with a champion, or only to be read."""
+"""Start-up shared by all commands: a checked database with a champion or only for reading, and signals."""
 
+import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from marcod.database import probe, revisions
 from marcod.database.engine import DAEMON, PERSON, Database, Patience
@@ -15,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class App:
     """A checked database and the folder of the lab's own bundles."""
 
     db: Database
@@ -30,10 +35,10 @@ class Ready:
 
 
 @contextmanager
-def opened(settings: Settings, *, brief: bool = False) -> Iterator[Ready]:
+def open_app(settings: Settings, *, brief: bool = False) -> Iterator[App]:
     """Open the database to be changed, with a current schema and a champion; both are made in a new one.
 
-    A database that refuses or does not answer is told of within five seconds. From then on it is waited for as the
+    A database that refuses or does not answer is reported within five seconds. From then on it is waited for as the
     daemon does; by a ``brief`` command, which a person waits for, no longer than a few seconds.
 
     Raises:
@@ -46,7 +51,7 @@ def opened(settings: Settings, *, brief: bool = False) -> Iterator[Ready]:
 
 @contextmanager
 def connected(settings: Settings) -> Iterator[Database]:
-    """Open the database like :func:`opened`, whatever its schema is; nothing is put into it."""
+    """Open the database like :func:`open_app`, whatever its schema is; nothing is put into it."""
     url = settings.store.url.get_secret_value()
     _reach(url)
     with closing(Database(url)) as db:
@@ -54,30 +59,30 @@ def connected(settings: Settings) -> Iterator[Database]:
 
 
 def _reach(url: str) -> None:
-    """Raise StoreError for a database that refuses, before anybody waits for it."""
+    """Raise StoreError for a database that refuses, before anything waits for it."""
     with closing(Database(url, patience=PERSON)) as db:
         db.reach()
 
 
 @contextmanager
-def waited_for(settings: Settings, patience: Patience = DAEMON) -> Iterator[Ready]:
-    """Open the database as :func:`opened` does, and wait for it from the beginning, as the daemon does."""
+def waited_for(settings: Settings, patience: Patience = DAEMON) -> Iterator[App]:
+    """Open the database as :func:`open_app` does, and wait for it from the beginning, as the daemon does."""
     from marcod.database import migrate  # imports Alembic, which a reader does not need
 
     with closing(Database(settings.store.url.get_secret_value(), patience=patience)) as db:
         migrate.require_current(db)
-        ready = Ready(db, settings.models.folder)
+        ready = App(db, settings.models.folder)
         ready.registry.ensure_champion(db.now())
         yield ready
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[Ready]:
+def reading(settings: Settings) -> Iterator[App]:
     """Open the database to be read by somebody who need not be allowed to write.
 
     Guarantees:
         - No file, folder, schema or row is made or changed.
-        - A database that refuses or does not answer is told of within five seconds.
+        - A database that refuses or does not answer is reported within five seconds.
 
     Raises:
         StoreError: where there is no database, or it cannot be read.
@@ -85,7 +90,7 @@ def reading(settings: Settings) -> Iterator[Ready]:
     """
     with looked_at(settings) as db:
         revisions.require_usable(db)
-        yield Ready(db, settings.models.folder)
+        yield App(db, settings.models.folder)
 
 
 @contextmanager
@@ -104,3 +109,48 @@ def looked_at(settings: Settings) -> Iterator[Database]:
 def roots(settings: Settings) -> dict[str, Path]:
     """Return where each configured source is on this host."""
     return {name: source.root for name, source in settings.sources.items()}
+
+
+def check_sources(settings: Settings) -> None:
+    """Check that every source can be read as configured, wherever its share is now.
+
+    Raises:
+        ConfigError, LayoutError: for the first that cannot.
+    """
+    from marcod.watch.folders import require_apart
+    from marcod.watch.ingest import layout_of  # imports watchdog, which few commands need
+
+    for name, source in settings.sources.items():
+        layout_of(name, source)
+    require_apart(roots(settings))
+
+
+def worker_name() -> str:
+    """Return a name that no other process ever has; it begins with host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+
+
+@contextmanager
+def stop_event_on_signals(started: threading.Event | None = None) -> Iterator[threading.Event]:
+    """Yield an event that the first SIGTERM or SIGINT sets; the second exits at once. For the main thread only.
+
+    Until ``started`` is set, where it is given, there is nothing to end in order: the first signal exits with 0.
+    """
+    stop, asked = threading.Event(), False
+
+    def handle(number: int, _frame: object) -> None:
+        nonlocal asked
+        if started is not None and not started.is_set():
+            os._exit(0)
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        # Not here: the main thread may hold the event's lock at this very moment, and would wait for itself.
+        threading.Thread(target=stop.set, daemon=True).start()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -33,7 +33,7 @@ def drift(
     settings = configured(ctx).settings
     now = datetime.now(UTC)
     if cleared is not None:
-        with app.opened(settings) as ready:
+        with app.open_app(settings) as ready:
             # What was shown may not be recorded yet, where no process keeps the schedule.
             drifts.run(ready.db, settings.drift, now)
             count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=people.actor(), now=now)

@@ -71,7 +71,7 @@ def add(
 ) -> None:
     """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:WORD such as hwi:90."""
     named = Named(plate, well, drop_number, inspection, source)
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         given = files.add(
             ready.db,
             files.tables_of(settings),
@@ -103,7 +103,7 @@ def withdraw(
     """Take back what a person says of one drop at one inspection; the model's score counts again."""
     named = Named(plate, well, drop_number, inspection, source)
     who = person or people.actor()
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         count = files.withdraw(ready.db, named, who, datetime.now(UTC))
     if count == 0:
         raise NotFoundError(
@@ -154,7 +154,7 @@ def import_(
     output.check_there(place, "a file or a folder of label files")
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
     choices = files.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
-    with app.opened(settings) as ready, output.stages() as report:
+    with app.open_app(settings) as ready, output.stages() as report:
         done = files.import_labels(
             ready.db,
             place,
@@ -256,7 +256,7 @@ def _cells(row: votes.LabelEntry) -> tuple[object, ...]:
 def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> None:
     """Show what the LIMS wrote and marcod could not take yet, with the reason."""
     if retry:
-        with app.opened(settings) as ready:
+        with app.open_app(settings) as ready:
             ready.db.write(store_inbox.retry)
             files.resolve_inbox(ready.db, settings, datetime.now(UTC))
     with app.reading(settings) as ready:

@@ -114,6 +114,6 @@ def retry(settings: Settings, name: str | None) -> None:
     """Have what failed or waits for another try sent at once: of the target NAME, or of all."""
     if name is not None and name not in settings.notify:
         raise notifications.unknown_target(settings, name)
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         count = ready.db.write(outbox.retry, datetime.now(UTC), name)
     output.echo(f"{text.count(count, 'event is', 'events are')} to be sent again")

@@ -57,7 +57,7 @@ def import_(
     """
     output.check_there(table, "a table of plates")
     data = _read(table)
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         seen = ready.db.read(metadata.sources)
         only = sorted({*seen, *settings.sources})
         try:
@@ -74,7 +74,7 @@ def import_(
     _print(plan, read.unused, dry_run=dry_run, json_output=json_output)
 
 
-def _planned(ready: app.Ready, settings: Settings, read: Callable[[metadata_csv.Known], Table]) -> tuple[Table, Plan]:
+def _planned(ready: app.App, settings: Settings, read: Callable[[metadata_csv.Known], Table]) -> tuple[Table, Plan]:
     """Read a table and plan what it changes. Raises PapersError for all that is wrong."""
 
     @cache
@@ -107,14 +107,14 @@ def _read(table: Path) -> bytes:
         raise MarcodError(f"{table} cannot be read: {error.strerror}") from error
 
 
-def _register(ready: app.Ready, settings: Settings, missing: tuple[str, ...]) -> None:
+def _register(ready: app.App, settings: Settings, missing: tuple[str, ...]) -> None:
     """Make the rows of sources that are configured and that no scan has seen yet, as the daemon would."""
     if missing:
         chosen = settings.model_copy(update={"sources": {name: settings.sources[name] for name in missing}})
         open_sources(ready.db, chosen, datetime.now(UTC), settings.sources)
 
 
-def _catch_up(ready: app.Ready) -> None:
+def _catch_up(ready: app.App) -> None:
     _repeat("images read again", lambda: ready.db.write(rereading.catch_up, ready.db.now()))
     _repeat("inspections counted again", lambda: ready.db.write(metadata.catch_up, datetime.now(UTC)))
 

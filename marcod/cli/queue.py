@@ -74,7 +74,7 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
     """Put failed images back into the queue: IMAGES by number, or all."""
     from marcod.store import results
 
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         now = ready.db.now()
         count = ready.db.write_portions(partial(results.retry_failed, now=now, image_ids=images or None))
     if images and not count:
@@ -122,7 +122,7 @@ def accept(settings: Settings, images: tuple[int, ...], every: bool) -> None:
     """
     if bool(images) == every:
         raise click.UsageError("name images, or --all for every one that `marcod queue gone` lists")
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         work = partial(backlog.accept_gone, image_ids=images or None, actor=people.actor(), now=ready.db.now())
         count = ready.db.write_portions(work)
     if images and not count:

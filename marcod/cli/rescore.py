@@ -9,7 +9,7 @@ from threading import Event
 
 import click
 
-from marcod import app, service, text
+from marcod import app, text
 from marcod.catalog import deliveries
 from marcod.cli import output
 from marcod.cli import since as since_option
@@ -59,7 +59,7 @@ def rescore(
     """
     if (bool(plates), everything, since is not None).count(True) != 1:
         raise click.UsageError("give exactly one of --plate, --all and --since")
-    with app.opened(settings) as ready, service.stopped_by_signals() as stop:
+    with app.open_app(settings) as ready, app.stop_event_on_signals() as stop:
         asked = _asked(ready, plates, since, source)
         version = _version(ready, model_text)
         with output.stages() as report:
@@ -86,7 +86,7 @@ def rescore(
         raise MarcodError(f"{images} could not be scored yet and stay queued; `marcod queue status` tells more")
 
 
-def _version(ready: app.Ready, named: str | None) -> versions.Version:
+def _version(ready: app.App, named: str | None) -> versions.Version:
     if named is None:
         return ready.db.read(versions.champion)
     return ready.registry.take(named, ready.db.now())
@@ -110,7 +110,7 @@ class _Asked:
         return f"{'plate' if len(keys) == 1 else 'plates'} {', '.join(keys)}"
 
 
-def _asked(ready: app.Ready, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
+def _asked(ready: app.App, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
     if plates:
         lists = [ready.db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
@@ -118,7 +118,7 @@ def _asked(ready: app.Ready, plates: Sequence[str], since: datetime | None, sour
     return _Asked((), queue.Archive(since, source_id))
 
 
-def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
+def _queue(ready: app.App, asked: _Asked, version: versions.Version, stop: Event, report: Report) -> int:
     """Queue what was asked for. Returns how many images were not waiting yet."""
     now = ready.db.now()
     archive = asked.archive
@@ -136,14 +136,14 @@ def _queue(ready: app.Ready, asked: _Asked, version: versions.Version, stop: Eve
     return queued
 
 
-def _unfinished(ready: app.Ready, asked: _Asked, version: versions.Version) -> int:
+def _unfinished(ready: app.App, asked: _Asked, version: versions.Version) -> int:
     if asked.archive is None:
         return ready.db.read(reports.unfinished, version.id, asked.ids)
     return ready.db.read(queue.count_unfinished, version.id)
 
 
 def _finish(
-    settings: Settings, ready: app.Ready, asked: _Asked, version: versions.Version, stop: Event, report: Report
+    settings: Settings, ready: app.App, asked: _Asked, version: versions.Version, stop: Event, report: Report
 ) -> int:
     """Watch other processes do it, and do here what they leave. Returns how many images are still to do."""
     left, pause_s = _counted(ready, asked, version)
@@ -165,14 +165,14 @@ def _finish(
     return left
 
 
-def _counted(ready: app.Ready, asked: _Asked, version: versions.Version) -> tuple[int, float]:
+def _counted(ready: app.App, asked: _Asked, version: versions.Version) -> tuple[int, float]:
     """How many images are left, and how long to wait before counting them again."""
     start = time.monotonic()
     left = _unfinished(ready, asked, version)
     return left, max(POLL_S, (time.monotonic() - start) / COUNT_SHARE)
 
 
-def _others_score(ready: app.Ready) -> bool:
+def _others_score(ready: app.App) -> bool:
     alive = ready.db.read(workers.alive, ready.db.now())
     return any("score" in worker.roles.split(",") for worker in alive)
 

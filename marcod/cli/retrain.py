@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from marcod import app, service
+from marcod import app
 from marcod.cli import output, people, places
 from marcod.cli.choice import Choice
 from marcod.cli.configured import configured
@@ -48,7 +48,7 @@ def retrain(
     settings = configured(ctx).settings
     for folder in (settings.models.folder, settings.train.folder):
         output.check_tree(folder)
-    with app.opened(settings) as ready, service.stopped_by_signals() as stop, output.stages() as report:
+    with app.open_app(settings) as ready, app.stop_event_on_signals() as stop, output.stages() as report:
         from marcod.training import runs
 
         asked = runs.Asked(

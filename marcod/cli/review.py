@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from marcod import app, text
-from marcod.app import Ready
+from marcod.app import App
 from marcod.cli import output, people, places
 from marcod.cli.choice import Choice
 from marcod.cli.configured import configured, pass_settings
@@ -57,7 +57,7 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
     item is printed, with the path of its image.
     """
     who = person or people.actor()
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         if sys.stdin.isatty() and sys.stdout.isatty() and not json_output:
             _session(ready, settings, who, opens=opens)
             return
@@ -87,7 +87,7 @@ def _nothing(person: str) -> str:
     return f"nothing waits for {person}"
 
 
-def _session(ready: Ready, settings: Settings, person: str, *, opens: bool) -> None:
+def _session(ready: App, settings: Settings, person: str, *, opens: bool) -> None:
     """Ask until nothing waits or the person ends it."""
     done: list[tuple[Item, DropClass | None]] = []
     roots = places.roots(settings, ready)
@@ -108,7 +108,7 @@ def _session(ready: Ready, settings: Settings, person: str, *, opens: bool) -> N
     output.echo(f"{len(done)} answered or skipped" + (f"; {_nothing(person)}" if item is None else ""))
 
 
-def _keep(ready: Ready, item: Item, word: DropClass | None, person: str) -> None:
+def _keep(ready: App, item: Item, word: DropClass | None, person: str) -> None:
     """Keep an answer, or with None a skip."""
     now = datetime.now(UTC)
     if word is None:
@@ -118,7 +118,7 @@ def _keep(ready: Ready, item: Item, word: DropClass | None, person: str) -> None
         _tell(ready, item, word)
 
 
-def _take_back(ready: Ready, done: list[tuple[Item, DropClass | None]], person: str) -> None:
+def _take_back(ready: App, done: list[tuple[Item, DropClass | None]], person: str) -> None:
     """Undo the last answer of the session, which is asked again next."""
     if not done:
         output.echo("nothing to take back in this session; `marcod label withdraw` takes back an earlier label\n")
@@ -132,7 +132,7 @@ def _take_back(ready: Ready, done: list[tuple[Item, DropClass | None]], person: 
 
 
 @contextmanager
-def _given_back(ready: Ready, item: Item, person: str) -> Iterator[None]:
+def _given_back(ready: App, item: Item, person: str) -> Iterator[None]:
     """Whatever ends the session, an item without an answer is free for others at once."""
     try:
         yield
@@ -156,7 +156,7 @@ def _key() -> str:
                 click.echo(f"{key} is not one of the keys\n{PROMPT}", nl=False)
 
 
-def _tell(ready: Ready, item: Item, word: DropClass) -> None:
+def _tell(ready: App, item: Item, word: DropClass) -> None:
     """What the model thought, now that it cannot sway who looks."""
     thought = _scores(desk.one(ready.db, item.item_id))
     output.echo(f"{word}; {item.model}: {thought}\n" if thought else f"{word}\n")
@@ -197,7 +197,7 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
     """Fill the queue and list what waits: near the threshold, in disagreement, drawn at random, put there by hand."""
     now = datetime.now(UTC)
     streams = list(Stream) if stream is None else [Stream(stream)]
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         filled = desk.fill(ready.db, settings.review, now, new_audit=new_audit)
         counts, items = desk.overview(ready.db, now, streams, limit)
         roots = places.roots(settings, ready)
@@ -234,7 +234,7 @@ def add(
 ) -> None:
     """Put a drop into the queue by hand, before all others; one that was answered before is asked again."""
     why = reason or f"{people.actor()} asks for a look."
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
     waits = "waits" if new else "was waiting already"
     output.echo(f"{output.place(well, drop_number)} of {plate} {waits} for a look")
@@ -288,7 +288,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     settings = configured(ctx).settings
     if not target.exists():
         output.check_writable(target)
-    with app.opened(settings) as ready, output.progress("copying", None) as done:
+    with app.open_app(settings) as ready, output.progress("copying", None) as done:
         output.check_place(target, places.closed(settings, ready))
         made = folder.export(
             ready.db,
@@ -319,7 +319,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
 def import_(settings: Settings, place: Path, person: str | None, vocabulary: str | None, json_output: bool) -> None:
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
     output.check_there(place, "a folder that `marcod review export` made, or its review.csv")
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         done = folder.take_in(
             ready.db,
             place,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from marcod import app, layouts, service, telemetry, text
+from marcod import app, layouts, telemetry, text
 from marcod.cli import output
 from marcod.cli.choice import Choice
 from marcod.cli.configured import pass_settings
@@ -45,10 +45,10 @@ def scan(
     """
     chosen = _chosen(settings, root, layout, name)
     require_roots(chosen)
-    service.check_sources(settings.model_copy(update={"sources": {**settings.sources, **chosen.sources}}))
+    app.check_sources(settings.model_copy(update={"sources": {**settings.sources, **chosen.sources}}))
     wait_s = settings.watch.settle_s if settle_s is None else settle_s
     reports = {}
-    with app.opened(chosen) as ready:
+    with app.open_app(chosen) as ready:
         _refuse_to_rename(ready, settings, chosen)
         for source in _opened(ready, settings, chosen, quiet=json_output):
             with output.progress(f"scanning {source.name}", None) as done:
@@ -63,7 +63,7 @@ def scan(
         ctx.exit(output.ATTENTION)
 
 
-def _opened(ready: app.Ready, settings: Settings, chosen: Settings, *, quiet: bool) -> list[Source]:
+def _opened(ready: app.App, settings: Settings, chosen: Settings, *, quiet: bool) -> list[Source]:
     """Register the sources, and say of each that had another name until now."""
     before = {name: recorded_names(ready.db, given.root) for name, given in chosen.sources.items()}
     with telemetry.warnings_alone():
@@ -107,7 +107,7 @@ def _adhoc(settings: Settings, root: Path, layout: str | None, name: str | None)
     return {name or _name_of(root): source}
 
 
-def _refuse_to_rename(ready: app.Ready, settings: Settings, chosen: Settings) -> None:
+def _refuse_to_rename(ready: app.App, settings: Settings, chosen: Settings) -> None:
     """A look by hand must not take a source over whose options stand in a configuration that was not read."""
     for name in chosen.sources.keys() - settings.sources.keys():
         root = chosen.sources[name].root

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from marcod import app, service
+from marcod import app
 from marcod.cli import output
 from marcod.cli.configured import pass_settings
+from marcod.service.periodic import housekeeping
 from marcod.settings import Settings, one_thread_an_operation
 from marcod.store import backlog, sources, versions
 
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 @pass_settings
 def score(settings: Settings, json_output: bool) -> None:
     """Score everything that waits in the queue, then end."""
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         waiting = ready.db.read(backlog.status, ready.db.now()).waiting
-        with output.progress("scoring", waiting) as done, service.stopped_by_signals() as stop:
+        with output.progress("scoring", waiting) as done, app.stop_event_on_signals() as stop:
             tally = drain(settings, ready, stop, done)
-        service.tend(ready.db, settings)
+        housekeeping(ready.db, settings)
         status = ready.db.read(backlog.status, ready.db.now())
         champion = ready.db.read(versions.champion)
         recorded = ready.db.read(sources.roots)
@@ -46,7 +47,7 @@ def _print(tally: "Tally", status: backlog.QueueStatus) -> None:
         output.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")
 
 
-def drain(settings: Settings, ready: app.Ready, stop: Event, done: Callable[[int], None]) -> "Tally":
+def drain(settings: Settings, ready: app.App, stop: Event, done: Callable[[int], None]) -> "Tally":
     """Score what waits until nothing does or ``stop`` is set; ``done`` is called with how many images so far."""
     one_thread_an_operation()
     from marcod.scoring.scorer import Scorer, Tally
@@ -62,7 +63,7 @@ def drain(settings: Settings, ready: app.Ready, stop: Event, done: Callable[[int
         ready.db,
         lambda version: ready.registry.load(version, settings.score.batch_size),
         settings.score,
-        worker=service.worker_name(),
+        worker=app.worker_name(),
         roots=app.roots(settings),
         on_batch=report,
     )

@@ -202,12 +202,12 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, ch
     """Show the tables, check the file that they would make, and write it once a person agrees."""
     if not proposals:
         return False
-    from marcod import service
+    from marcod import app
 
     tables = "\n".join(proposal.text() for proposal in proposals)
     addition = writer.Addition(path, tables)
     if check:
-        addition.check(service.check_sources)
+        addition.check(app.check_sources)
     if not quiet:
         for note in (note for proposal in proposals for note in proposal.notes):
             output.echo(f"Mind: {note}", style="yellow")

@@ -133,9 +133,9 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
         output.echo(f"the configuration has both: remove [sources.{origin}] there before marcod starts again")
 
 
-def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.Ready]:
+def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.App]:
     """Open the database to be changed; one who only counts need not be allowed to."""
-    return app.reading(settings) if dry_run else app.opened(settings)
+    return app.reading(settings) if dry_run else app.open_app(settings)
 
 
 def _id(db: Database, name: str) -> int:

@@ -64,13 +64,11 @@ def _look(db: Database) -> Snapshot:
 
 def _watch(url: str) -> None:
     """Show it again and again until a signal comes, also while the database is away."""
-    from marcod import service
-
     probe.require_file(url)
     db = Database(url, patience=PERSON, read_only=True)
     seen: Snapshot | None = None
     checked, away_at = False, None
-    with closing(db), service.stopped_by_signals() as stop, _display() as show:
+    with closing(db), app.stop_event_on_signals() as stop, _display() as show:
         while True:
             try:
                 if not checked:

@@ -220,7 +220,7 @@ def _number(value: object) -> str:
 @pass_settings
 def settle(settings: Settings, json_output: bool) -> None:
     """Decide about candidates that scored new images in shadow long enough. The trainer does this by itself."""
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         ended = shadow.settle(ready.db, ready.registry, actor=people.actor(), now=ready.db.now())
     if json_output:
         output.print_json([output.without_token(run) for run in ended])

@@ -108,7 +108,7 @@ def check_deep(
     ctx: click.Context, settings: Settings, plates: Sequence[str], source: str | None, *, fix: bool, json_output: bool
 ) -> None:
     """Recount plates and tell what differs. Ends with exit code 3 where something does and is not mended."""
-    with app.opened(settings, brief=True) as ready:
+    with app.open_app(settings, brief=True) as ready:
         chosen = _chosen(ready.db, plates, source)
         found = _recount(ready.db, chosen, fix=fix)
     if json_output:

@@ -54,7 +54,7 @@ CHECKS: Final = {
         Check("notifications_stuck", "work", "notifications", _BROKEN, timedelta(hours=1)),
         Check("notifications_given_up", "work", "notifications", _ATTENTION),
         Check("training_failed", "work", "training", _ATTENTION),
-        # A training writes a heartbeat every few seconds; a step that computes for long writes one as well.
+        # A trainer that lives takes a run over after two minutes of silence.
         Check("training_silent", "work", "training", _ATTENTION, timedelta(minutes=30)),
         # A watcher reports every ten seconds.
         Check("watcher_silent", "sources", "watching", _BROKEN, timedelta(minutes=1)),

@@ -1,6 +1,6 @@
-"""What a running service does again and again beside its loops: heartbeats, tending, labels, drift, metrics, thinning.
+"""Periodic work of a running service: heartbeats, housekeeping, labels, drift, metrics, pruning.
 
-Each duty is short, runs alone, and fails alone: the next turn comes whatever happened to the last.
+Each job is short, runs alone, and fails alone: the next turn comes whatever happened to the last.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any, Final
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from marcod import counters, telemetry
+from marcod.app import App
 from marcod.catalog import findings, rereading
 from marcod.database import workers
 from marcod.database.engine import Database
@@ -21,7 +22,6 @@ from marcod.errors import MarcodError
 from marcod.health import prometheus, snapshot
 from marcod.labels import files
 from marcod.plates import metadata
-from marcod.service.start import Ready
 from marcod.settings import Role, Settings
 from marcod.store import backlog, outbox, queue, results, summaries, versions
 from marcod.upkeep import retention
@@ -33,7 +33,7 @@ HEART: Final = "schedule"
 """The name under which the scheduler shows life."""
 
 HEARTBEAT_S: Final = 10
-TEND_S: Final = 30
+HOUSEKEEPING_S: Final = 30
 LABELS_S: Final = 30
 DRIFT_S: Final = 3600
 DRIFT_FIRST_S: Final = 60
@@ -41,21 +41,21 @@ JOB_DEFAULTS: Final = {"coalesce": True, "max_instances": 1, "misfire_grace_time
 """A turn that comes late is not left out: of drift that would be an hour."""
 
 CLOCK_STEP_S: Final = 5.0
-"""A wall clock that moves this much beside a monotonic one was set."""
+"""A wall clock that moves this much against a monotonic one was set."""
 
-THIN_S: Final = 3600
-THIN_FIRST_S: Final = 300
-THIN_ROUNDS: Final = 50
-"""Short transactions of thinning in one turn."""
+PRUNE_S: Final = 3600
+PRUNE_FIRST_S: Final = 300
+PRUNE_ROUNDS: Final = 50
+"""Short transactions of pruning in one turn."""
 
 
-class Duties:
-    """The scheduled work of one process. ``states`` says how the watching of this process's sources stands."""
+class PeriodicWork:
+    """The scheduled work of one process. ``states`` returns the state of each source that it watches."""
 
     def __init__(
         self,
         settings: Settings,
-        ready: Ready,
+        ready: App,
         roles: tuple[Role, ...],
         worker: str,
         hearts: telemetry.Heartbeats,
@@ -64,16 +64,16 @@ class Duties:
         self._settings, self._db, self._roles, self._worker = settings, ready.db, roles, worker
         self._hearts, self._states = hearts, states
         self._monitor = prometheus.Monitor(settings.metrics)
-        self._thinned_up_to = 0
+        self._pruned_up_to = 0
         self._ahead_s: float | None = None
         self._champion: versions.Version | None = None
 
     def serve(self) -> None:
-        """Show metrics where the configuration asks for a port. Raises ConfigError when it is taken."""
+        """Serve metrics where the configuration asks for a port. Raises ConfigError when it is taken."""
         self._monitor.serve()
 
     def start(self) -> None:
-        """Show the first heartbeat, then begin."""
+        """Write the first heartbeat, then start the schedule."""
         self._beat()
         self._scheduler = self._planned()
         self._scheduler.start()
@@ -91,19 +91,19 @@ class Duties:
             job.modify(next_run_time=datetime.now(UTC))
 
     def stop(self) -> None:
-        """Begin nothing more; what is under way ends by itself."""
+        """Start nothing more; what is under way ends by itself."""
         self._hearts.forget(HEART)
         self._scheduler.shutdown(wait=False)
         self._monitor.close()
 
     def leave(self) -> None:
-        """Take this worker's row away, and its name from what it watched."""
+        """Delete this worker's row, and its name in the rows of what it watched."""
 
         def work(connection: Any) -> None:
             workers.leave(connection, self._worker)
             status.leave(connection, self._worker)
 
-        self._guarded("leave", lambda: self._db.write(work))
+        self._guarded("leave", partial(self._db.write, work))
 
     def _planned(self) -> BackgroundScheduler:
         scheduler = BackgroundScheduler(timezone="UTC", job_defaults=JOB_DEFAULTS)
@@ -116,16 +116,16 @@ class Duties:
         every(HEARTBEAT_S, "heartbeat", self._beat)
         every(HEARTBEAT_S, "champion", self._warn_of_synthetic, now)
         if "schedule" in self._roles:
-            every(TEND_S, "tend", self._tend)
+            every(HOUSEKEEPING_S, "tend", self._housekeep)
             every(LABELS_S, "labels", self._labels, now)
             every(self._settings.metrics.every_s, "metrics", self._measure, now)
-            every(THIN_S, "retention", self._thin, now + timedelta(seconds=THIN_FIRST_S))
+            every(PRUNE_S, "retention", self._prune, now + timedelta(seconds=PRUNE_FIRST_S))
             if self._settings.drift.enabled:
                 every(DRIFT_S, "drift", self._drift, now + timedelta(seconds=DRIFT_FIRST_S))
         return scheduler
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
-        """The boundary at which every exception of a duty ends."""
+        """Run one job; every exception of it ends here."""
         try:
             work()
         except MarcodError as error:
@@ -153,8 +153,8 @@ class Duties:
             about = f"{versions.RENDERED_ALONE}; {versions.REAL_MODEL}"
             log.warning("champion is synthetic", model=str(self._champion), about=about)
 
-    def _tend(self) -> None:
-        tend(self._db, self._settings)
+    def _housekeep(self) -> None:
+        housekeeping(self._db, self._settings)
 
     def _labels(self) -> None:
         turn = files.resolve_inbox(self._db, self._settings, self._db.now())
@@ -169,22 +169,22 @@ class Duties:
         try:
             self._monitor.update(self._db.read(snapshot.take_snapshot, now), now)
         finally:
-            # Also when the database is away, so that what is known no more leaves the file.
+            # Also while the database is offline, so that old figures leave the file.
             self._monitor.write_textfile()
 
-    def _thin(self) -> None:
+    def _prune(self) -> None:
         now = self._db.now()
         before = now - timedelta(days=self._settings.retention.events_days)
-        outbox.sweep(self._db, before, THIN_ROUNDS)
-        thinned = retention.run(self._db, self._settings.retention, now, after=self._thinned_up_to, rounds=THIN_ROUNDS)
-        self._thinned_up_to = thinned.last or 0
+        outbox.sweep(self._db, before, PRUNE_ROUNDS)
+        thinned = retention.run(self._db, self._settings.retention, now, after=self._pruned_up_to, rounds=PRUNE_ROUNDS)
+        self._pruned_up_to = thinned.last or 0
         self._db.refresh_statistics()
         if thinned.rows:
             log.info("thinned", scores=thinned.scores, former_contents=thinned.contents, audit=thinned.audit)
 
 
-def tend(db: Database, settings: Settings) -> None:
-    """Quarantine what killed its workers, complete quiet inspections, forget who and what is long gone."""
+def housekeeping(db: Database, settings: Settings) -> None:
+    """Quarantine what killed its workers, complete quiet inspections, delete rows of workers and sources long gone."""
     now = db.now()
     attempts, quiet_s = settings.score.max_attempts, settings.watch.quiet_s
     exhausted = db.write_portions(partial(results.give_up_exhausted, max_attempts=attempts, now=now))
@@ -202,7 +202,7 @@ def tend(db: Database, settings: Settings) -> None:
     if settings.score.accept_gone:
         db.write_portions(partial(backlog.accept_gone, image_ids=None, actor="score.accept_gone", now=now))
     if exhausted or completed or strays:
-        log.info("tended", quarantined=exhausted, completed=completed, brought_back=strays)
+        log.info("housekeeping", quarantined=exhausted, completed=completed, brought_back=strays)
 
 
 def _forget(connection: Any, now: datetime) -> None:

@@ -1,8 +1,8 @@
-"""The loops of one process and their supervisor, which is the main thread and does nothing else.
+"""Supervisor of the loops of one process; it is the main thread and does nothing else.
 
-A loop that fails is logged, waits and goes on. One that fails again and again in a way that nobody foresaw, a loop
-whose thread is dead, and a batch that hangs on its device end the process with exit code 1, so that systemd begins it
-anew; a database or a share that is away never does, however long.
+A loop that fails is logged, waits and is restarted. The process ends with exit code 1, so that systemd restarts it, for
+a loop that fails too often in a way that is not foreseen, and for one that hangs on its device. A database or a share
+that is offline never ends it, however long.
 """
 
 import faulthandler
@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from marcod import counters, telemetry
+from marcod.app import App, roots, worker_name
 from marcod.errors import MarcodError
 from marcod.notify import notifier
-from marcod.service.periodic import HEART, Duties
-from marcod.service.start import Ready, roots, worker_name
+from marcod.service.periodic import HEART, PeriodicWork
 from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
 from marcod.training import trainer
 from marcod.watch.ingest import Source, open_sources
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 log = telemetry.logger(__name__)
 
 TICK_S: Final = 1.0
-SILENCE_S: Final = 300.0
+LOOP_SILENCE_S: Final = 300.0
 """A loop that shows no life for this long hangs; of a scoring loop the configuration decides."""
 
-BUDGET_S: Final = 3600.0
+RESTART_WINDOW_S: Final = 3600.0
 """Failures further back are forgiven."""
 
-CHILD_SHARE: Final = 0.75
+TRAINING_STOP_SHARE: Final = 0.75
 """Of the time for a stop, what a training has to leave its state behind."""
 
-GRACE_S: Final = 30.0
+STOP_GRACE_S: Final = 30.0
 """Beyond the deadline of a stop, until systemd may lose patience."""
 
 FIRST_PAUSE_S: Final = 1.0
@@ -49,8 +49,8 @@ LONGEST_PAUSE_S: Final = 60.0
 Loop = Callable[[threading.Event, Callable[[], None]], None]
 
 
-class Budget:
-    """How often something may fail: ``limit`` times within :data:`BUDGET_S` seconds. Thread-safe."""
+class RestartBudget:
+    """RestartBudget of restarts: ``limit`` failures within :data:`RESTART_WINDOW_S` seconds. Thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._failures, self._lock = limit, deque[float](), threading.Lock()
@@ -59,7 +59,7 @@ class Budget:
         """Count one failure; False when there were too many."""
         with self._lock:
             self._failures.append(now)
-            while self._failures[0] < now - BUDGET_S:
+            while self._failures[0] < now - RESTART_WINDOW_S:
                 self._failures.popleft()
             return len(self._failures) <= self._limit
 
@@ -70,12 +70,12 @@ class Service:
     def __init__(
         self,
         settings: Settings,
-        ready: Ready,
+        ready: App,
         roles: Sequence[Role],
         stop: threading.Event,
         program: Sequence[str] = (),
         *,
-        silence_s: float = SILENCE_S,
+        silence_s: float = LOOP_SILENCE_S,
     ) -> None:
         self._settings, self._silence_s = settings, silence_s
         self._program = program
@@ -84,16 +84,16 @@ class Service:
         self._stop = stop
         self._hearts = telemetry.Heartbeats()
         self._watchers: dict[str, Watcher] = {}
-        self._budgets: dict[str, Budget] = {}
+        self._budgets: dict[str, RestartBudget] = {}
         self._silent: list[str] = []
         self._failed = threading.Event()
         self.worker = worker_name()
-        self._duties = Duties(settings, ready, self._roles, self.worker, self._hearts, self._states)
+        self._periodic = PeriodicWork(settings, ready, self._roles, self.worker, self._hearts, self._states)
 
     def loops(self) -> dict[str, Loop]:
-        """The loops of this process's roles, each built and self-tested."""
+        """Build and self-test the loops of this process's roles."""
         # Before the model, which takes long to load.
-        self._duties.serve()
+        self._periodic.serve()
         loops: dict[str, Loop] = {}
         now = self._ready.db.now()
         if "watch" in self._roles:
@@ -111,25 +111,25 @@ class Service:
 
     def supervise(self, loops: dict[str, Loop]) -> int:
         """Run the loops until the stop event, then join them against one deadline. Returns the exit code."""
-        self._budgets = {name: Budget(self._settings.daemon.restarts) for name in loops}
+        self._budgets = {name: RestartBudget(self._settings.daemon.restarts) for name in loops}
         threads = {name: self._thread(name, loop) for name, loop in loops.items()}
         counters.loops(loops)
-        self._duties.start()
+        self._periodic.start()
         for thread in threads.values():
             thread.start()
         telemetry.notify("READY=1")
         log.info("running", roles=",".join(self._roles), database=str(self._ready.db), worker=self.worker)
         while not self._stop.wait(TICK_S):
-            self._duties.follow_clock(time.time(), time.monotonic())
-            self._revive(threads, loops)
-            self._show_life()
-        patience_us = int((self._settings.daemon.stop_s + GRACE_S) * 1e6)
+            self._periodic.follow_clock(time.time(), time.monotonic())
+            self._restart_dead(threads, loops)
+            self._check_liveness()
+        patience_us = int((self._settings.daemon.stop_s + STOP_GRACE_S) * 1e6)
         telemetry.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={patience_us}")
-        self._duties.stop()
+        self._periodic.stop()
         return self._join(threads)
 
     def _watch_loop(self, source: Source) -> Loop:
-        """One thread a source, so that a slow share delays no other."""
+        """Build the loop of one source, in a thread of its own so that a slow share delays no other."""
 
         def loop(stop: threading.Event, alive: Callable[[], None]) -> None:
             watcher = Watcher(self._ready.db, [source], self._settings.watch, worker=self.worker, beat=alive)
@@ -160,7 +160,7 @@ class Service:
         return scorer.run
 
     def _trainer_loop(self) -> Loop:
-        db, patience_s = self._ready.db, CHILD_SHARE * self._settings.daemon.stop_s
+        db, patience_s = self._ready.db, TRAINING_STOP_SHARE * self._settings.daemon.stop_s
         return trainer.Trainer(
             db, self._settings.train, self._program, now=db.now(), clock=db.now, stop_s=patience_s
         ).run
@@ -182,7 +182,7 @@ class Service:
             try:
                 loop(self._stop, alive)
             except MarcodError as error:
-                # Foreseen, such as a database that is away: waited out, for hours if need be.
+                # Foreseen, such as a database that is offline: waited out, for hours if need be.
                 counters.loop_failed(name)
                 log.error("loop failed", loop=name, error=str(error), again_in_s=pause_s)
             except Exception:
@@ -195,8 +195,8 @@ class Service:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         self._hearts.forget(name)
 
-    def _revive(self, threads: dict[str, threading.Thread], loops: dict[str, Loop]) -> None:
-        """Begin loops anew whose threads died without a word."""
+    def _restart_dead(self, threads: dict[str, threading.Thread], loops: dict[str, Loop]) -> None:
+        """Restart loops whose threads are dead."""
         for name in [name for name, thread in threads.items() if not thread.is_alive() and not self._stop.is_set()]:
             log.error("loop is dead", loop=name)
             if not self._budgets[name].spend(time.monotonic()):
@@ -206,28 +206,28 @@ class Service:
             threads[name].start()
 
     def _give_up(self, name: str) -> None:
-        """End in order, so that whoever started this process starts it anew."""
-        log.critical("loop fails again and again, the process ends to be begun anew", loop=name)
+        """End in order, so that the service manager restarts this process."""
+        log.critical("loop fails again and again, the process ends to be restarted", loop=name)
         telemetry.notify(f"STATUS=loop {name} fails again and again")
         self._failed.set()
         self._stop.set()
 
-    def _show_life(self) -> None:
+    def _check_liveness(self) -> None:
         silent = self._hearts.stale(time.monotonic(), self._limits(), self._silence_s)
         if silent != self._silent:
             self._silent = silent
             log.error("loops are silent", loops=silent) if silent else log.info("all loops show life again")
-        # Whoever watches hangs on a share, which no new process can mend; the other sources must not suffer.
+        # A watcher hangs on a share, which no new process can mend; the other sources must not suffer.
         if hung := [name for name in silent if not name.startswith("watch ")]:
-            self._abandon(hung)
+            self._exit_hung(hung)
         elif watchdog_s() is not None:
             telemetry.notify("WATCHDOG=1")
 
     def _limits(self) -> dict[str, float]:
-        return {"score": self._settings.daemon.batch_limit_s, HEART: SILENCE_S}
+        return {"score": self._settings.daemon.batch_limit_s, HEART: LOOP_SILENCE_S}
 
-    def _abandon(self, hung: list[str]) -> None:
-        """A thread that hangs in a device or a driver can neither be stopped nor waited for."""
+    def _exit_hung(self, hung: list[str]) -> None:
+        """Exit at once: a thread that hangs in a device or a driver can neither be stopped nor waited for."""
         log.critical("loops hang, the process ends; their leases will lapse", loops=hung)
         telemetry.notify(f"STATUS={', '.join(hung)} hangs")
         faulthandler.dump_traceback(sys.__stderr__ or 2)
@@ -242,7 +242,7 @@ class Service:
             log.error("stopped with work unfinished; its leases will lapse", loops=",".join(late))
             # The interpreter would wait for threads that hang, on a dead share for ever.
             os._exit(1)
-        self._duties.leave()
+        self._periodic.leave()
         log.info("stopped")
         return 1 if self._failed.is_set() else 0
 

@@ -25,7 +25,7 @@ from marcod.layouts import is_entered
 from marcod.layouts.findings import Cause
 from marcod.watch.settle import FileStat
 
-GRACE_S: Final = 5.0
+MTIME_GRACE_S: Final = 5.0
 """A folder's time is believed once a listing came this long after the time was first seen.
 
 A file that appears right after a listing can leave the folder's time as it was: kernels keep it in ticks of
@@ -118,7 +118,7 @@ class Folder:
 
     def listed(self, mtime_ns: int, names: Iterable[str], now: float) -> None:
         if mtime_ns == self.mtime_ns:
-            self.believed = now - self.first_seen >= GRACE_S
+            self.believed = now - self.first_seen >= MTIME_GRACE_S
         else:
             self.mtime_ns, self.first_seen, self.believed = mtime_ns, now, False
         self.before, self.counts = self.counts, ()

@@ -104,9 +104,9 @@ def test_which_ones_are_let_be_must_be_said(lab: Database) -> None:
 
 
 def test_a_setting_lets_all_be(lab: Database) -> None:
-    periodic.tend(lab, Settings.model_validate({"score": {"accept_gone": False}}))
+    periodic.housekeeping(lab, Settings.model_validate({"score": {"accept_gone": False}}))
     assert unseen(lab) == 1
-    periodic.tend(lab, Settings.model_validate({"score": {"accept_gone": True}}))
+    periodic.housekeeping(lab, Settings.model_validate({"score": {"accept_gone": True}}))
     assert unseen(lab) == 0
 
 

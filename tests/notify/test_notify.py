@@ -449,7 +449,7 @@ def test_a_host_that_tells_nobody_leaves_events_to_those_that_do(site: Site, hoo
     site.write()
     with closing(Database(site.url)) as db:
         happen(db, "a")
-        periodic.tend(db, settings.load(site.config))
+        periodic.housekeeping(db, settings.load(site.config))
         target(site, "lims", url=f"http://127.0.0.1:{hook.port}/")
         site.write()
         assert notifier(site, db, Clock(60.0)).turn() == Turn(dispatched=1, sent=1)

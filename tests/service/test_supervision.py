@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from lab import wait_until
 
-from marcod import service as marcod_service
-from marcod import telemetry
+from marcod import app, telemetry
 from marcod.database import workers
 from marcod.errors import StoreError
-from marcod.service.periodic import Duties
-from marcod.service.supervisor import Budget, Service
+from marcod.service.periodic import PeriodicWork
+from marcod.service.supervisor import RestartBudget, Service
 from marcod.settings import DaemonSettings, ModelSettings, Settings, StoreSettings, child_environment
 
 pytestmark = pytest.mark.story
@@ -37,7 +36,7 @@ def configured(folder: Path, **values: Any) -> Settings:
 def supervised(folder: Path, silence_s: float = 60.0, **values: Any) -> Iterator[tuple[Service, threading.Event]]:
     """A service without roles of its own, which is given its loops."""
     settings, stop = configured(folder, **values), threading.Event()
-    with marcod_service.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         yield Service(settings, ready, (), stop, silence_s=silence_s), stop
 
 
@@ -131,12 +130,12 @@ def test_a_share_that_hangs_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_duties_go_on_when_the_clock_is_set_back(tmp_path: Path) -> None:
     settings = configured(tmp_path)
-    with marcod_service.opened(settings) as ready:
+    with app.open_app(settings) as ready:
 
         def alive() -> bool:
             return bool(ready.db.read(lambda c: workers.alive(c, ready.db.now())))
 
-        duties = Duties(settings, ready, (), "here:1:x", telemetry.Heartbeats(), list)
+        duties = PeriodicWork(settings, ready, (), "here:1:x", telemetry.Heartbeats(), list)
         duties.start()
         assert alive()
         duties.follow_clock(5000.0, 100.0)
@@ -150,6 +149,6 @@ def test_duties_go_on_when_the_clock_is_set_back(tmp_path: Path) -> None:
 
 
 def test_failures_long_ago_are_forgiven() -> None:
-    budget = Budget(2)
+    budget = RestartBudget(2)
     assert [budget.spend(now) for now in (0.0, 1.0, 2.0)] == [True, True, False]
     assert budget.spend(3601.5)

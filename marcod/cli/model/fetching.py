@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from marcod import app
-from marcod.app import Ready
+from marcod.app import App
 from marcod.cli import output, people
 from marcod.cli.configured import pass_settings
 from marcod.database import probe
@@ -52,7 +52,7 @@ def fetch(
         _print_catalogue(json_output)
         return
     model = published.find(name)
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         if lacking := ready.db.read(probe.lacking_rights):
             raise StoreError(
                 f"this user has no right to {', '.join(lacking[:3])} in the database {ready.db}, where the model is "
@@ -61,7 +61,7 @@ def fetch(
         known = ready.registry.known()
     here = _copy_here(model, known)
     imported = None if here else _imported(settings, model, given, known)
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         done = _promoted(ready, model, imported, promote=not no_promote)
     _print(done, imported, json_output)
 
@@ -108,7 +108,7 @@ def _imported(settings: Settings, model: Published, given: Path | None, known: S
         )
 
 
-def _promoted(ready: Ready, model: Published, imported: "Imported | None", *, promote: bool) -> _Done:
+def _promoted(ready: App, model: Published, imported: "Imported | None", *, promote: bool) -> _Done:
     """Make the model champion where the champion is the very bundle that came with the program."""
     known = ready.registry.known()
     here = _copy_here(model, known)

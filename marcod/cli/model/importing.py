@@ -53,7 +53,7 @@ def import_(
     folder = settings.models.folder
     output.check_tree(folder)
     folding = folding_of(classes)
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]
         taken += [(name, version) for name, version, _ in ready.registry.on_disk()]
     use_the_cpu_alone()

@@ -52,7 +52,7 @@ class Wanted:
         if self.csv is not None and self.split is not None:
             raise click.UsageError("--split belongs to --from-database; all lines of a CSV file are used.")
 
-    def read(self, settings: Settings, ready: app.Ready, version: Version, record: BundleRecord) -> LabelledSet:
+    def read(self, settings: Settings, ready: app.App, version: Version, record: BundleRecord) -> LabelledSet:
         """The images. Raises ConfigError or NotFoundError."""
         if self.csv is not None:
             return labelled.from_csv(self.csv, self.root, record, skip_missing=self.skip_missing)
@@ -150,7 +150,7 @@ def calibrate(
     def check(given: LabelledSet) -> None:
         calibration.require_crystals(given.images, recall, confidence)
 
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         model, given, said = _predictions(settings, ready, model_text, Wanted(Split.VALIDATION, **wanted), check)
         fitted = calibration.fit(said, model.record, given.description, recall=recall, confidence=confidence)
         number = ready.registry.next_number(model.record.name)
@@ -176,7 +176,7 @@ class Model:
 
 def _predictions(
     settings: Settings,
-    ready: app.Ready,
+    ready: app.App,
     model_text: str,
     wanted: Wanted,
     check: Callable[[LabelledSet], object] = lambda given: None,

@@ -205,7 +205,7 @@ def promote(settings: Settings, model_text: str) -> None:
     Running scorers change over between two batches. Waiting images move to it, and plates that are still arriving are
     scored by it whole. The former champion becomes previous.
     """
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         now = ready.db.now()
         version = ready.registry.take(model_text, now)
         ready.registry.promote(version, actor=people.actor(), now=now)
@@ -219,7 +219,7 @@ def rollback(settings: Settings) -> None:
 
     What came since and only the version that is rolled back has seen is queued for it, behind new images.
     """
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         former, version = ready.registry.rollback(actor=people.actor(), now=ready.db.now())
     output.echo(f"{version} is champion again, instead of {former}")
 
@@ -237,7 +237,7 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
     """
     if (model_text is None) != nobody:
         raise click.UsageError("name a model version, or give --none")
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         now = ready.db.now()
         version = None if model_text is None else ready.registry.take(model_text, now)
         former = ready.registry.challenge(version, actor=people.actor(), now=now)
@@ -257,7 +257,7 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
     A version that has scores is removed with --force only: its scores and hits stay, under its name and digest, and
     importing the very same bundle brings it back. The champion, the challenger and shipped bundles stay.
     """
-    with app.opened(settings) as ready:
+    with app.open_app(settings) as ready:
         known = ready.registry.describe(model_text)
         kept = ready.registry.remove(known, force=force, actor=people.actor(), now=ready.db.now())
     output.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))
