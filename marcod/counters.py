@@ -1,7 +1,7 @@
-"""What this process counts about itself, for Prometheus: images by outcome, batches, delays, lapses, failed loops.
+"""Counters of this process for Prometheus: images by outcome, batches, delays, lapses, failed loops.
 
-Hides the client library from the loops, which report plain values. Counts begin at zero with the process and are
-never written to the database; how the queue and the watching stand is read from there, by ``marcod.health.prometheus``.
+The loops report plain values and need no client library. Counts begin at zero with the process and are
+never written to the database; the state of queue and watching is read from there, by ``marcod.health.prometheus``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,13 +19,13 @@ from prometheus_client import (
 from marcod import __version__
 
 REGISTRY: Final = CollectorRegistry()
-"""What marcod counts in this process; nothing else is in it."""
+"""Counters of marcod in this process; nothing else is in it."""
 
 PROCESS: Final = CollectorRegistry()
 """Memory, processor time and open files of this process, under the names that every exporter uses for its own."""
 
 OUTCOMES: Final = ("scored", "retried", "quarantined", "stale")
-"""What becomes of a claimed image; a stale one was no longer ours when it was finished."""
+"""Outcomes of a claimed image; a stale one was no longer ours when it was finished."""
 
 BATCH_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 DECODE_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 ANSWER_S: Final = 5.0
-"""How long a folder or a share may take to say anything at all, in seconds."""
+"""Longest time to the first answer of a folder or a share, in seconds."""
 
 SERVER: Final = "check the file server, the network and the mount"
 
@@ -21,7 +21,7 @@ class SilentError(Exception):
 
 
 def within(limit_s: float, look: Callable[[], T]) -> T:
-    """What ``look`` returns or raises. Raises SilentError when it is not done after ``limit_s`` seconds.
+    """Return or raise what ``look`` does. Raises SilentError when it is not done after ``limit_s`` seconds.
 
     Nothing interrupts a call that waits for a file server, so its thread is left behind; it ends with the process.
     """

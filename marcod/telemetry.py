@@ -1,4 +1,4 @@
-"""What the outside sees of a running marcod: log lines, systemd notifications, heartbeats of the loops.
+"""Telemetry of a running marcod: log lines, systemd notifications, heartbeats of the loops.
 
 Lines go to standard error: key=value on a terminal, JSON elsewhere (systemd, containers), as the configuration
 wishes. Ids travel by context (:func:`bound`), so a call deep below logs its batch without being told. No line can
@@ -86,7 +86,7 @@ def warnings_alone() -> Iterator[None]:
 
 
 def _without_controls(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What a terminal would obey, written as escapes; JSON has its own."""
+    """Escape what a terminal would obey; JSON has its own."""
     kept = {"exception": "\n", "stack": "\n"}
     return {n: _escaped(v, kept.get(n, "")) if isinstance(v, str) else v for n, v in event.items()}
 
@@ -118,7 +118,7 @@ class _Logger:
 
 
 def logger(name: str) -> "FilteringBoundLogger":
-    """The logger of a module; every event is one short phrase with its values beside it."""
+    """Return the logger of a module; every event is one short phrase with its values as fields."""
     return cast("FilteringBoundLogger", _Logger(name.removeprefix("marcod.")))
 
 
@@ -152,12 +152,12 @@ class Heartbeats:
         self._lock = threading.Lock()
 
     def beat(self, loop: str, now: float) -> None:
-        """The loop is alive."""
+        """Record that the loop is alive."""
         with self._lock:
             self._last[loop] = now
 
     def forget(self, loop: str) -> None:
-        """The loop ended in order and owes no more beats."""
+        """Forget a loop that ended in order."""
         with self._lock:
             self._last.pop(loop, None)
 

@@ -1,8 +1,8 @@
-"""The doctor: looks at everything marcod needs on this host and says what is well, and what to do where it is not.
+"""The doctor: examination of everything that marcod needs on this host, with the next step for each trouble.
 
 ``places`` looks at folders, shares and disks, ``machine`` at clock, limits and the device, ``service`` at the database,
-models, workers and work. Nothing is changed or made. What is found is told as findings, also of what may not be read,
-fails or never answers; only a database that goes away in the middle raises StoreError.
+models, workers and work. Nothing is changed or made. Everything becomes a finding, also what may not be read, fails or
+never answers; only a database that goes offline in the middle raises StoreError.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ __all__ = ["Finding", "Verdict", "examine"]
 
 
 def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[Finding]:
-    """Every finding, in the order in which a person would look; ``origins`` says where configured values came from.
+    """Yield every finding, in the order in which a person would look; ``origins`` tells where values came from.
 
     With ``device`` the model is loaded, proves its golden images and scores a batch, which takes seconds.
     """
@@ -30,7 +30,7 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
             yield from service.database(db)
             yield from machine.database_clock(db)
             if service.usable(db):
-                # Once: loading the model takes so long on a busy host that a heartbeat of before would look old after.
+                # Once: loading the model takes so long on a busy host that a heartbeat would look old afterwards.
                 yield from work_at(db, settings, db.read(take_snapshot, db.now()), device=device)
     yield from places.disks(settings)
     yield from machine.limits(settings)

@@ -1,11 +1,11 @@
-"""What the doctor says of one thing."""
+"""Findings of the doctor."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How something is: well, worth a person's attention, or so that marcod cannot work."""
+    """Severity: well, worth a person's attention, or so that marcod cannot work."""
 
     OK = "ok"
     ATTENTION = "attention"
@@ -24,10 +24,10 @@ class Finding:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the pages that a library may add to it."""
+    """Return the first line of an error, without the pages that a library may add to it."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def judged(area: str, subject: str, well: bool, text: str, advice: str, bad: Verdict = Verdict.ATTENTION) -> Finding:
-    """A finding that is well, or needs the advice."""
+    """Return a finding that is well, or needs the advice."""
     return Finding(area, subject, Verdict.OK, text) if well else Finding(area, subject, bad, text, advice)

@@ -28,7 +28,7 @@ _PROC: Final = Path("/proc/sys/fs/inotify")
 
 
 def limits(settings: Settings) -> Iterator[Finding]:
-    """Open files, inotify and memory."""
+    """Check open files, inotify and memory."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = files == resource.RLIM_INFINITY
     yield judged(
@@ -63,7 +63,7 @@ def _available_memory() -> int | None:
 
 
 def clock() -> Iterator[Finding]:
-    """Whether this host's clock is kept right by somebody."""
+    """Check that a time service keeps this host's clock."""
     if (program := which("timedatectl")) is None:
         return
     command = [program, "show", "--property=NTPSynchronized", "--value"]
@@ -73,7 +73,7 @@ def clock() -> Iterator[Finding]:
 
 
 def database_clock(db: Database) -> Iterator[Finding]:
-    """Whether this host and a database server agree on the time; leases are given by the clocks of the hosts."""
+    """Check that this host and a database server agree on the time."""
     if db.is_sqlite:
         return
     apart = (db.read(probe.clock) - datetime.now(UTC)).total_seconds()
@@ -84,7 +84,7 @@ def database_clock(db: Database) -> Iterator[Finding]:
 
 
 def device(db: Database, settings: Settings) -> Iterator[Finding]:
-    """What Keras sees, and how long the champion takes for a batch there; or why it cannot."""
+    """Yield the devices of Keras and the time of a batch of the champion there, or why it cannot."""
     try:
         yield from _tried(db, settings)
     except Exception as error:  # noqa: BLE001 - drivers and libraries fail each in their own way

@@ -1,4 +1,4 @@
-"""Folders, shares and disks: is everything there, readable, watched in the way that works, and is there room."""
+"""Checks of folders, shares and disks: present, readable, watched in a way that works, with room."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ NO_ROOM: Final = 64 * 2**20
 
 
 Seen = tuple[bool, str]
-"""Whether a root lists anything, and the type of its file system."""
+"""True where a root lists anything, and the type of its file system."""
 
 
 def look_at(root: Path) -> Seen:
@@ -81,7 +81,7 @@ def sources(
 
 
 def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterator[Finding]:
-    """Whether it is there, and whether it is watched in the way that works."""
+    """Check that a root is there, and watched in a way that works."""
     subject, root = f"{name}: root", path_text(os.fspath(source.root))
     try:
         lists, kind = look()
@@ -108,7 +108,7 @@ def apart(settings: Settings) -> Iterator[Finding]:
 
 
 def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterator[Finding]:
-    """Sources of which this host recorded the same files under another name as well."""
+    """Yield other sources under which this host recorded the same files."""
     try:
         others = within(limit_s, partial(recorded_twice, db, name, settings.sources[name].root))
     except SilentError:
@@ -171,7 +171,7 @@ def _progress(state: SourceStatus) -> str:
 
 
 def disks(settings: Settings) -> Iterator[Finding]:
-    """Room for what marcod writes."""
+    """Check the room for what marcod writes."""
     places = {"models": settings.models.folder, "training": settings.train.folder}
     if (file := probe.sqlite_file(settings.store.url.get_secret_value())) is not None:
         places = {"database": file.parent, **places}
@@ -190,7 +190,7 @@ def _textfile(folder: Path) -> Finding:
 
 
 def closed(area: str, subject: str, folder: Path) -> Finding | None:
-    """Why nothing in a folder can be looked at, unless it is well or is not there at all."""
+    """Return why nothing in a folder can be looked at, unless it is well or not there at all."""
 
     def search() -> None:
         (folder / "anything").exists()
@@ -199,7 +199,7 @@ def closed(area: str, subject: str, folder: Path) -> Finding | None:
 
 
 def _looked(area: str, subject: str, folder: Path, look: Callable[[], T]) -> T | Finding:
-    """What ``look`` finds, or why it could not look."""
+    """Return what ``look`` finds, or why it could not look."""
     try:
         return within(ANSWER_S, look)
     except SilentError as error:

@@ -1,9 +1,8 @@
-"""What Prometheus reads of marcod: this process's own counts, and how the database says that everything stands.
+"""Metrics for Prometheus: this process's own counts, and the latest snapshot of the database.
 
-Hides the endpoint, the text file and the age of what was last seen. A scrape asks the database nothing: it gets the
-latest look that :meth:`Monitor.update` was given, and no look older than ten times ``metrics.every_s``, because old
-figures that seem fresh are worse than none. Figures of the database are given by whichever processes look at it; more
-than one may, and what is made of them (``docs/monitoring``) takes that into account.
+A scrape asks the database nothing: it gets the latest snapshot that :meth:`Monitor.update` was given, and none older
+than ten times ``metrics.every_s``, because old figures that seem fresh are worse than none. Several processes may give
+figures of the database; the alert rules and the dashboard (``docs/monitoring``) take one of them.
 """
 
 import errno
@@ -33,7 +32,7 @@ CLIENT_S: Final = 10.0
 
 
 class Monitor:
-    """What one process shows. ``clock`` is monotonic, in seconds; it tells how old a look at the database is."""
+    """Exporter of one process. ``clock`` is monotonic, in seconds; it tells how old a look at the database is."""
 
     def __init__(self, settings: MetricsSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
@@ -71,7 +70,7 @@ class Monitor:
             _write(self._settings.textfile, generate_latest(self._ours))
 
     def close(self) -> None:
-        """Answer nobody any more. The text file stays; its time tells that nobody writes it."""
+        """Stop the endpoint. The text file stays; its time tells that nobody writes it."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -135,7 +134,7 @@ Samples = Iterable[tuple[tuple[str, ...], float | datetime | None]]
 
 
 def _gauge(name: str, help_text: str, samples: Samples, labels: tuple[str, ...] = ()) -> Metric:
-    """A gauge of marcod's; times become seconds since 1970, and what is None is left out."""
+    """Return a gauge of marcod's; times become seconds since 1970, and what is None is left out."""
     family = GaugeMetricFamily(f"marcod_{name}", help_text, labels=labels)
     for values, figure in samples:
         if figure is not None:

@@ -1,4 +1,4 @@
-"""Configuration, database, models, workers and work."""
+"""Checks of configuration, database, models, workers and work."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ _LET_WRITE: Final = {
 
 
 def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
-    """Where each value came from that is not a default."""
+    """Yield where each value came from that is not a default."""
     for origin in dict.fromkeys(origins.values()):
         keys = sorted(key for key, from_where in origins.items() if from_where == origin)
         yield Finding("configuration", f"from {origin}", Verdict.OK, ", ".join(keys))
@@ -48,7 +48,7 @@ def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Fi
 
 @contextmanager
 def connected(settings: Settings) -> Iterator[Database | Finding]:
-    """The database, or why it cannot be used; none is made."""
+    """Yield the database, or why it cannot be used; none is made."""
     url = settings.store.url.get_secret_value()
     try:
         within(ANSWER_S, partial(probe.require_file, url))
@@ -74,7 +74,7 @@ def _unusable(text: str, advice: str) -> Finding:
 
 
 def database(db: Database) -> Iterator[Finding]:
-    """Version, schema, rights, and who else may read it."""
+    """Check version, schema, rights, and who else may read it."""
     yield Finding("database", "version", Verdict.OK, db.read(probe.version))
     if db.is_sqlite and db.url.database and _open_to_all(file := Path(db.url.database).resolve()):
         text = f"every user of this host may read {file}"
@@ -91,17 +91,17 @@ def database(db: Database) -> Iterator[Finding]:
     else:
         yield judged("database", "rights", not lacking, text, "run `marcod db roles` as the owner", Verdict.BROKEN)
     if db.read(backfill.unfinished):
-        text = "drops over time are not all worked out"
+        text = "drops over time are not all computed"
         yield Finding("database", "filled in", Verdict.ATTENTION, text, "run `marcod db upgrade` to finish")
 
 
 def _open_to_all(file: Path) -> bool:
-    """Whether the modes of a file and of every folder above let everybody read it."""
+    """Tell if the modes of a file and of every folder above let everybody read it."""
     return bool(file.stat().st_mode & S_IROTH) and all(above.stat().st_mode & S_IXOTH for above in file.parents)
 
 
 def models(db: Database, settings: Settings) -> Iterator[Finding]:
-    """Every version in use here: checksums and golden images."""
+    """Check checksums and golden images of every version in use."""
     registry = Registry(db, settings.models.folder)
     serving = [known for known in registry.known() if known.registered is not None and known.registered.aliases]
     for known in serving:
@@ -151,5 +151,5 @@ def _work_in_order(seen: Snapshot) -> dict[str, str]:
 
 
 def usable(db: Database) -> bool:
-    """Whether this marcod can work with the schema."""
+    """Tell if this marcod can work with the schema."""
     return migrate.state(db) in migrate.USABLE

@@ -1,9 +1,9 @@
-"""How everything stands at a moment, for monitoring and for people, from one look at the database.
+"""Snapshot of queue, workers, sources and models, read in one transaction for status, doctor and metrics.
 
-Hides which figures the database can give at once. Promises to stay cheap on millions of images, so that it may be
-asked every few seconds: nothing is counted that no index serves, and of what may be many at most :data:`MOST` are
-looked at. What is left out for that: how many images, scores and hits there are, in all or of a source (``marcod plate
-list`` and the views tell), and the age of a job beyond when it could last have been taken.
+It stays cheap on millions of images, so that it may be read every few seconds: nothing is counted that no index
+serves, and of what may be many at most :data:`MOST` rows are read. Left out for that: how many images, scores and hits
+there are, in all or of a source (see ``marcod plate list`` and the views), and the age of a job beyond when it could
+last have been taken.
 """
 
 from collections import Counter
@@ -88,7 +88,7 @@ class Snapshot:
     the waiting ones were held by a worker whose lease ran out. ``failed`` images are quarantined; ``quarantined`` says
     of which sources the latest :data:`QUARANTINED` are. ``gone`` images went before anything scored them.
     ``held_up`` says what images wait for that is no fault of
-    theirs, such as memory or a share that is away, among the :data:`HELD_UP` jobs due last; most images first.
+    theirs, such as memory or a share that is offline, among the :data:`HELD_UP` jobs due last; most images first.
     ``last_minute`` counts scores written, to at most :data:`RECENT`. ``sources`` are all that ever delivered;
     ``watched`` those that somebody watches or watched lately.
     ``findings`` are the files that layouts do not read or warn of.
@@ -158,7 +158,7 @@ _ALIVE: Final = job.c.failed_at.is_(None)
 
 
 def _depth(now: datetime) -> sa.Select[Any]:
-    """All counts of jobs in one statement, because they are subtracted from each other and must be of one moment."""
+    """Count jobs in one statement, because they are subtracted from each other and must be of one moment."""
     held = sa.and_(job.c.lease.is_not(None), job.c.available_at > now)
     columns = [
         sa.select(sa.func.count()).select_from(job).scalar_subquery().label("total"),
@@ -179,13 +179,13 @@ def _depth(now: datetime) -> sa.Select[Any]:
 
 
 def _some(*conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
-    """How many jobs there are of that kind, to at most :data:`MOST`."""
+    """Count the jobs of that kind, to at most :data:`MOST`."""
     found = sa.select(job.c.id).where(*conditions).limit(MOST).subquery()
     return sa.select(sa.func.count()).select_from(found).scalar_subquery()
 
 
 def _ready(depth: Any) -> tuple[int, int]:
-    """Waiting new images and others. Exact, unless :data:`MOST` of both wait: then only their sum is."""
+    """Count waiting new images and others. Exact, unless :data:`MOST` of both wait: then only their sum is."""
     both = max(0, depth.total - depth.failed - depth.new_later - depth.rescore_later)
     if depth.rescore_ready < MOST:
         return max(depth.new_ready, both - depth.rescore_ready), depth.rescore_ready
@@ -193,7 +193,7 @@ def _ready(depth: Any) -> tuple[int, int]:
 
 
 def _quarantined(connection: Connection) -> dict[str, int]:
-    """By source; those of none are left out."""
+    """Count the latest quarantined images by source; those of no source are left out."""
     latest = (
         sa.select(job.c.image_id)
         .where(job.c.failed_at.is_not(None))
@@ -213,7 +213,7 @@ def _quarantined(connection: Connection) -> dict[str, int]:
 
 
 def _held_up(connection: Connection) -> tuple[HeldUp, ...]:
-    """Errors of jobs that lost no attempt: they were put off for no fault of their images."""
+    """Read errors of jobs that lost no attempt: they were put off for no fault of their images."""
     found: Counter[str] = Counter()
     for priority in (queue.NEW, queue.RESCORE):
         mine = sa.and_(_ALIVE, job.c.priority == priority)
@@ -230,14 +230,14 @@ def _last_scored_at(connection: Connection) -> datetime | None:
 
 
 def _last_minute(connection: Connection, now: datetime) -> int:
-    """Ids follow the times at which rows were written, so the newest are found without an index on the time."""
+    """Count the scores of the last minute. Ids follow the times of writing, so no index on the time is needed."""
     latest = sa.select(score.c.scored_at).order_by(score.c.id.desc()).limit(RECENT).subquery()
     recent = sa.select(latest.c.scored_at).where(latest.c.scored_at > now - timedelta(minutes=1))
     return _count(recent, connection)
 
 
 def _serving(connection: Connection) -> dict[str, Serving]:
-    """By alias."""
+    """Read the versions that score, by alias."""
     name = model_version.c.name + ":" + model_version.c.version
     columns = (model_alias.c.alias, name, model_version.c.synthetic, model_alias.c.set_at)
     found = sa.select(*columns).join(model_version, model_version.c.id == model_alias.c.model_version_id)
@@ -256,7 +256,7 @@ def _outbox(connection: Connection, now: datetime) -> dict[str, Outbox]:
 
 
 def _by_target(connection: Connection, which: sa.ColumnElement[bool]) -> dict[str, tuple[int, datetime | None]]:
-    """How many of these deliveries each target has, and when the oldest event among them happened."""
+    """Count these deliveries by target, and read when the oldest event among them happened."""
     columns = (delivery.c.target, sa.func.count(), sa.func.min(event.c.happened_at, type_=UtcDateTime()))
     found = sa.select(*columns).join(event, event.c.id == delivery.c.event_id).where(which)
     return {row[0]: (int(row[1]), row[2]) for row in connection.execute(found.group_by(delivery.c.target))}
@@ -267,7 +267,7 @@ def _count(found: sa.Select[Any], connection: Connection) -> int:
 
 
 def roles(alive: Iterable[workers.Worker]) -> dict[str, int]:
-    """How many of these workers have each role."""
+    """Count these workers by role."""
     counts: dict[str, int] = {}
     for worker in alive:
         for role in worker.roles.split(","):

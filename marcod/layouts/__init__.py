@@ -2,7 +2,7 @@
 
 :func:`make` gives the layout of a source by name. ``parse`` never raises and never touches a disk: it turns any
 text into a :class:`~marcod.domain.DropImage` or a :class:`~marcod.domain.NotADrop` with a reason; what lies
-beside an image (report.csv, an XML file) is asked for through ``companions``. ``format`` is its inverse.
+next to an image (report.csv, an XML file) is asked for through ``companions``. ``format`` is its inverse.
 :func:`explain` shows what every family makes of one path. One module holds one imager family; separators, case,
 hidden files and odd bytes are dealt with here, once.
 """
@@ -78,7 +78,7 @@ class Layout:
         self._grammar = grammar
 
     def parse(self, path: str, companions: Companions = no_companions) -> DropImage | NotADrop:
-        """What the path, relative to the source root, says. Never raises, whatever the text."""
+        """Read a path, relative to the source root. Never raises, whatever the text."""
         text = normalise(path)
         try:
             set_aside(text)
@@ -90,12 +90,12 @@ class Layout:
         return _composed(image)
 
     def _skip(self, path: str) -> None:
-        """Raises Aside for a path below a folder that only this family's tools make."""
+        """Raise Aside for a path below a folder that only this family's tools make."""
         if self._grammar.skipped and (found := self._grammar.skipped.intersection(path.lower().split("/")[:-1])):
             raise Aside(Reason.WORKING_COPY, f"a working copy below {min(found)}, not what the imager delivered")
 
     def format(self, image: DropImage) -> str:
-        """The canonical relative path of such an image.
+        """Return the canonical relative path of such an image.
 
         What the family's names never carry (a time of day, warnings) is left out, and a barcode, ordinal,
         profile or region of None is chosen. Raises LayoutError when parsing the path would not give the image
@@ -119,22 +119,22 @@ class Layout:
         return self._grammar.revision
 
     def root_of(self, path: str, image: DropImage) -> str:
-        """The folder to name as the source's root for an image that was read at this path; "" where it begins."""
+        """Return the folder to name as the source's root for an image read at this path; "" where it begins."""
         folders = normalise(path).split("/")[:-1]
         return "/".join(folders[: max(0, len(folders) - self._grammar.own_folders(folders, image))])
 
     def inspection_folder(self, path: str) -> str:
-        """The folder that holds all images of an image's inspection, often more; "" for the root."""
+        """Return the folder that holds all images of an image's inspection, often more; "" for the root."""
         folders = normalise(path).split("/")[:-1]
         return "/".join(folders[: max(0, len(folders) - self._grammar.below_inspection)])
 
     def sidecars(self, images: Iterable[DropImage]) -> dict[str, bytes]:
-        """The small files, by relative path, that must lie beside these images for ``parse`` to read them."""
+        """Return the small files, by relative path, that must lie next to these images for ``parse`` to read them."""
         return self._grammar.sidecars(images)
 
 
 def make(name: str, options: LayoutOptions | None = None) -> Layout:
-    """The layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
+    """Return the layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
     if name not in _GRAMMARS:
         raise LayoutError(f"There is no layout {shown(name)}; {offer(name, NAMES, 'layouts')}.")
     return Layout(_grammar(name)(options or LayoutOptions()))
@@ -152,7 +152,7 @@ def _grammar(name: str) -> type[Grammar]:
 
 
 def options_of(reading: str, plates: Plates = no_plates) -> LayoutOptions:
-    """The options that a source's recorded reading names, which is JSON of its settings; the defaults for the rest."""
+    """Return the options that a source's recorded reading names (JSON of its settings), else defaults."""
     try:
         given = json.loads(reading)
         wells = PLATE_FORMATS[given["wells"]]
@@ -174,7 +174,7 @@ def options_of(reading: str, plates: Plates = no_plates) -> LayoutOptions:
 def explain(
     path: str, layouts: Iterable[Layout], companions: Companions = no_companions
 ) -> list[tuple[Layout, DropImage | NotADrop]]:
-    """What each layout makes of a path: drop images first, then the near misses, then the rest."""
+    """List the reading of a path by each layout: drop images first, then the near misses, then the rest."""
     verdicts = [(layout, layout.parse(path, companions)) for layout in layouts]
     return sorted(verdicts, key=lambda verdict: _distance(verdict[1]))
 
@@ -202,7 +202,7 @@ def _distance(verdict: DropImage | NotADrop) -> int:
 
 
 def _composed(image: DropImage) -> DropImage:
-    """The image with its plate's names in the one Unicode form that is kept; its path stays byte for byte."""
+    """Return the image with its plate's names in the one Unicode form that is kept; its path stays byte for byte."""
     if image.plate_key.isascii() and (image.barcode or "").isascii():
         return image
     return replace(image, plate_key=composed(image.plate_key), barcode=image.barcode and composed(image.barcode))

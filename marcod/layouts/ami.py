@@ -75,7 +75,7 @@ class Ami(Grammar):
 
 
 def _levels(above: Sequence[str]) -> Sequence[str]:
-    """The folders that name a plate: those below ``images``, at most three."""
+    """Return the folders that name a plate: those below ``images``, at most three."""
     last = list(above[-_LEVELS:])
     for at in range(len(last) - 2, -1, -1):
         if last[at].lower() == _STORE:

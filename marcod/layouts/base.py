@@ -1,4 +1,4 @@
-"""What every imager family builds on: the options of a source, the way to put a path aside, shared readings.
+"""Base of every imager family: the options of a source, the way to reject a path, shared readings.
 
 A family is one :class:`Grammar`: it reads a normalised path into a :class:`~marcod.domain.DropImage` or raises
 :class:`Aside`, and writes the canonical path of an image. Everything common to all of them (normalising,
@@ -34,7 +34,7 @@ IMAGE: Final = r"\.(?:jpe?g|png|tiff?|gif|bmp)"
 
 
 def no_companions(path: str) -> bytes | None:
-    """The companions of a path looked at alone: none."""
+    """Return the companions of a path looked at alone: none."""
     return None
 
 
@@ -53,12 +53,12 @@ Plates = Callable[[str], PlateSetup | None]
 
 
 def no_plates(plate_key: str) -> PlateSetup | None:
-    """The plates of a path looked at alone: nothing is known of any, and nothing can be kept."""
+    """Return the plates of a path looked at alone: nothing is known of any, and nothing can be kept."""
     return None
 
 
 def any_plates(plate_key: str) -> PlateSetup | None:
-    """The plates of a path that is only nominated: each may be as large as its wells ask for, without a reservoir."""
+    """Return the plates of a nominated path: each may be as large as its wells ask for, without reservoir."""
     return PlateSetup(reservoirs=frozenset())
 
 
@@ -85,12 +85,12 @@ class LayoutOptions:
         object.__setattr__(self, "profiles", {str(name).lower(): light for name, light in self.profiles.items()})
 
     def reservoirs_of(self, plate_key: str) -> frozenset[int]:
-        """The subwells of a plate that hold no drop."""
+        """Return the subwells of a plate that hold no drop."""
         setup = self.plates(plate_key)
         return self.reservoir_subwells if setup is None or setup.reservoirs is None else setup.reservoirs
 
     def grid_of(self, plate_key: str) -> PlateFormat:
-        """The grid on which a plate's well numbers are read: its own, where it has one and that is not outgrown."""
+        """Return the grid on which a plate's well numbers are read: its own, unless it is outgrown."""
         setup = self.plates(plate_key)
         own = None if setup is None else setup.format
         if own is None or setup is None:
@@ -98,7 +98,7 @@ class LayoutOptions:
         return max(self.plate_format, own, key=lambda grid: grid.wells) if setup.inferred else own
 
     def lit_with(self, profile: int, name: str) -> tuple[Modality, tuple[LayoutWarning, ...]]:
-        """The modality of a numbered capture profile and a warning where it is only guessed from the extension.
+        """Return the modality of a numbered capture profile and a warning where it is only guessed from the extension.
 
         Rock Maker writes UV profiles as .png and the rest as .jpg (Merck/polo polo/sql.py); nothing else in a
         path tells them apart, so an unmapped .png must not reach a model made for visible light.
@@ -112,7 +112,7 @@ class LayoutOptions:
         return Modality.UV, (LayoutWarning(WarningKind.UNMAPPED_PROFILE, hint),)
 
     def light_named(self, word: str) -> Modality:
-        """The light of a profile by its name: as ``profiles`` says, else as :func:`modality_named`."""
+        """Return the light of a profile by its name: as ``profiles`` says, else as :func:`modality_named`."""
         return self.profiles.get(word.lower()) or modality_named(word)
 
 
@@ -144,11 +144,11 @@ class Grammar(ABC):
 
     @abstractmethod
     def read(self, path: str, companions: Companions) -> DropImage:
-        """What a normalised path says. Raises Aside when it names no drop image of this family."""
+        """Read a normalised path. Raises Aside when it names no drop image of this family."""
 
     @abstractmethod
     def write(self, image: DropImage) -> str:
-        """A path that reads back as the image; fields the names do not carry are left out."""
+        """Return a path that reads back as the image; fields the names do not carry are left out."""
 
     def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
         """Count the folders at the end of an image's path that the imager made, from the plate's folder on.
@@ -169,17 +169,17 @@ def shown(text: str) -> str:
 
 
 def not_mine(what: str) -> Aside:
-    """The path does not look like this family's; ``what`` says what was looked for."""
+    """Reject a path that does not look like this family's; ``what`` names what was looked for."""
     return Aside(Reason.NOT_THIS_LAYOUT, f"not a path of this layout; expected {what}")
 
 
 def unreadable(name: str, what: str) -> Aside:
-    """The folder or the outline is this family's, but the name cannot be read."""
+    """Reject a name that cannot be read in a folder or outline of this family."""
     return Aside(Reason.UNREADABLE_NAME, f"cannot read the name {shown(name)}; expected {what}")
 
 
 def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Place:
-    """A well given by row and column. Raises Aside when it is not on the plate.
+    """Return a well given by row and column. Raises Aside when it is not on the plate.
 
     A plate of no told format may be larger than the source's usual ones, up to 1536 wells.
     """
@@ -196,7 +196,7 @@ def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Plac
 
 
 def place_numbered(options: LayoutOptions, plate_key: str, number: int) -> Place:
-    """A well given by its row-major number from 1. Raises Aside when it is not on the plate.
+    """Return a well given by its row-major number from 1. Raises Aside when it is not on the plate.
 
     A number beyond the grid makes a plate of no told format the next larger usual one. All images of the plate have to
     be read with one grid, so this is done only where ``plates`` keeps the inferred grid.
@@ -231,7 +231,7 @@ def _inferred(well: str, usual: PlateFormat, grid: PlateFormat) -> LayoutWarning
 
 
 def check_drop(drop: int, most: int = 99) -> None:
-    """Raises Aside when a well of this plate has no such drop."""
+    """Raise Aside when a well of this plate has no such drop."""
     if not 1 <= drop <= most:
         raise Aside(Reason.OUT_OF_RANGE, f"drop {drop} is not between 1 and {most}")
 
@@ -239,7 +239,7 @@ def check_drop(drop: int, most: int = 99) -> None:
 def moment(
     zone: tzinfo, year: str, month: str, day: str, hour: str = "0", minute: str = "0", second: str = "0"
 ) -> datetime:
-    """An aware time from digits. Raises Aside for a date that cannot be.
+    """Return an aware time from digits. Raises Aside for a date that cannot be.
 
     A two-digit year is of this century: no imager is older.
     """
@@ -265,7 +265,7 @@ _UNLIKE: Final = ("fluor", "sonicc")
 
 
 def modality_named(text: str) -> Modality:
-    """What a light or profile called ``text`` is: UV and SHG say so in their names, everything else is visible."""
+    """Return the modality of a light or profile by its name: UV and SHG, else visible."""
     word = text.lower()
     if any(part in word for part in _UNLIKE):
         return Modality.UNKNOWN
@@ -275,7 +275,7 @@ def modality_named(text: str) -> Modality:
 
 
 def unknown_light(word: str) -> LayoutWarning:
-    """A warning that the word by which a path names its light is not known."""
+    """Return a warning that the word by which a path names its light is not known."""
     return LayoutWarning(WarningKind.UNKNOWN_LIGHT, f"the light {shown(word)} is not known; not scored")
 
 
@@ -285,7 +285,7 @@ def same_name(one: str, other: str) -> bool:
 
 
 def disagreement(what: str, folder: str, name: str, kept: str) -> LayoutWarning:
-    """A warning that a folder and a file name contradict each other, and which of the two was believed.
+    """Return a warning that a folder and a file name contradict each other, and which of the two was believed.
 
     ``what`` is "inspection", or a word for the plate.
     """

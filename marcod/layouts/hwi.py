@@ -83,7 +83,7 @@ def _position(well: int) -> tuple[int, int]:
 def _run(
     folders: str, plate: str, date: str, light: Modality | None
 ) -> tuple[str, Modality, tuple[LayoutWarning, ...]]:
-    """The run's key, its modality and what is doubtful, from the nearest folder above the file that is a run's."""
+    """Return key, modality and doubts of a run, from the nearest folder above the file that is a run's."""
     match = _dated_folder(folders)
     if match is None:
         if light is not None:

@@ -1,4 +1,4 @@
-"""OPPF, PiMS and Diamond VMXi: images that Rock Imager's ImagerLink extension wrote, with XML beside them.
+"""OPPF, PiMS and Diamond VMXi: images that Rock Imager's ImagerLink extension wrote, with XML next to them.
 
 ``{barcode}-{A01}-{drop}-R{region}{DR|OV|RI}P{profile}-{BF|DL|EF|FLn}-z{Z|N}-{YYYYMMDD}-{HHMMSS}.jpg``, and the
 older ``{barcode}-{A01}-{drop}-z{Z}-{region}-{Drop|...}-{profile}-{ExtendedFocus|...}-{date}-{time}.jpeg``. Z may be
@@ -125,7 +125,7 @@ def _refusal(name: str) -> Aside:
 
 
 def _with_sidecar(image: DropImage, content: bytes) -> DropImage:
-    """The image corrected by its XML. What the XML contradicts, or an XML that cannot be read, is a warning."""
+    """Return the image corrected by its XML. What the XML contradicts, or an XML that cannot be read, is a warning."""
     try:
         told = _leaves(content)
     except (expat.ExpatError, ValueError, LookupError) as error:

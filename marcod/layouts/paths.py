@@ -36,7 +36,7 @@ _IN_KEPT_BACK: Final = re.compile(rf"(?:^|/)({_KEPT_BACK.pattern})/")
 
 
 def normalise(path: str) -> str:
-    """The path with ``/`` between its parts, none of them empty or ``.``, and none in front."""
+    """Return the path with ``/`` between its parts, none of them empty or ``.``, and none in front."""
     text = path.replace("\\", "/")
     if "//" in text or "./" in text or text.startswith("/"):
         text = "/".join(part for part in text.split("/") if part not in ("", "."))
@@ -59,24 +59,24 @@ def has_image_extension(name: str) -> bool:
 
 
 def split(path: str) -> tuple[str, str]:
-    """The folders and the file name of a normalised path."""
+    """Return the folders and the file name of a normalised path."""
     folders, _, name = path.rpartition("/")
     return folders, name
 
 
 def folder_above(folders: str) -> tuple[str, str]:
-    """The folders further up and the last one."""
+    """Return the folders further up and the last one."""
     further, _, last = folders.rpartition("/")
     return further, last
 
 
 def stem(name: str) -> str:
-    """The name without its last extension."""
+    """Return the name without its last extension."""
     return name.rpartition(".")[0] or name
 
 
 def set_aside(path: str) -> None:
-    """Raises Aside for a normalised path that is no image in any family: hidden, temporary, packed, sidecar."""
+    """Raise Aside for a normalised path that is no image in any family: hidden, temporary, packed, sidecar."""
     if len(path) > LONGEST:
         raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {shown(path)}")
     if ".." in path and ".." in path.split("/"):
@@ -99,7 +99,7 @@ def _set_aside_by_suffix(suffix: str, lower: str) -> None:
     if suffix in _ARCHIVES:
         raise Aside(Reason.ARCHIVE, "a packed archive; unpack it into a folder of the same name")
     if suffix in _SIDECARS:
-        raise Aside(Reason.SIDECAR, f"a .{suffix} file that lies beside the images")
+        raise Aside(Reason.SIDECAR, f"a .{suffix} file that lies next to the images")
 
 
 def _set_aside_hidden(lower: str) -> None:

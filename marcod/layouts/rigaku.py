@@ -121,7 +121,7 @@ def _identity(folders: str, name: str, match: re.Match[str]) -> _Identity:
 
 
 def _at_end(text: str, folder: str) -> str | None:
-    """The end of the name's text when it is the folder's barcode, which has an underscore, padded with zeros."""
+    """Return the end of the name's text when it is the folder's barcode, which has an underscore, padded with zeros."""
     end = text[-len(folder) :] if "_" in folder else ""
     return end if end and same_name(end, folder) and text[: -len(end)].rstrip("0").endswith("_") else None
 
@@ -142,7 +142,7 @@ def _barcode(folder: str, match: re.Match[str]) -> tuple[str, tuple[LayoutWarnin
 
 
 def _unpadded(padded: str, barcode: str) -> str | None:
-    """The end of the padded field when it is the barcode but for case and leading zeros, else None."""
+    """Return the end of the padded field when it is the barcode but for case and leading zeros, else None."""
     if len(barcode) > len(padded) or padded[: -len(barcode)].strip("0"):
         return None
     end = padded[-len(barcode) :]

@@ -104,7 +104,7 @@ class RockMakerExport(Grammar):
         )
 
     def _date(self, reported: _Row | None) -> tuple[datetime | None, tuple[LayoutWarning, ...]]:
-        """The time of a row; other programs that saved the report may have written it so that no one can tell."""
+        """Return the time of a row; another program that saved the report may have made it ambiguous."""
         if reported is None:
             return None, ()
         if (parts := _DATE.fullmatch(reported.date)) is not None:
@@ -139,7 +139,7 @@ _MISSING: Final = LayoutWarning(
 
 
 def _read(file: str, above: Sequence[str]) -> _Name:
-    """The reading of a name whose barcode a folder above bears, else the likeliest. Raises Aside without one."""
+    """Return the reading of a name whose barcode a folder above bears, else the likeliest. Raises Aside without one."""
     readings = _readings(file)
     for folder in above:
         for _, name in readings:
@@ -177,7 +177,7 @@ def _rest(parts: Sequence[str]) -> Iterator[tuple[int, str, str | None]]:
 
 
 def _reported(folders: str, file: str, barcode: str, companions: Companions) -> _Row | None:
-    """The image's row in the report of its plate, which lies in the barcode's folder, or near the image."""
+    """Return the image's row in the report of its plate, which lies in the barcode's folder, or near the image."""
     _, score = folder_above(folders)
     for folder in _places(folders, barcode):
         content = companions(f"{folder}/{REPORT}" if folder else REPORT)
@@ -214,7 +214,7 @@ def _rows(content: bytes) -> dict[str, _Row]:
 
 
 def _decoded(content: bytes) -> str:
-    """The text of a report, which Excel may have saved in another encoding.
+    """Return the text of a report, which Excel may have saved in another encoding.
 
     Where the encoding cannot be told Latin-1 will do: names, scores and dates are ASCII.
     """

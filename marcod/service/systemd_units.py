@@ -1,6 +1,6 @@
 """marcod as a service of this host: puts systemd's units, the user, the folders and an example configuration in place.
 
-Hides where systemd looks for each kind of file. Promises that nothing is written unless all of it can be, that a file
+Nothing is written unless all of it can be, that a file
 is there whole or not at all, that a second run changes nothing, and that a configuration is never overwritten. Nothing
 is started and no user is made: the files say what is to be done, and systemd's own programs do it.
 """
@@ -25,7 +25,7 @@ USER: Final = "marcod"
 """The user and the group that they name."""
 
 HIDDEN: Final = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
-"""What a service does not see, by ProtectHome and PrivateTmp (systemd.exec(5))."""
+"""Folders that a service does not see, by ProtectHome and PrivateTmp (systemd.exec(5))."""
 
 UNITS: Final = "usr/local/lib/systemd/system"
 CONFIGURATION: Final = "etc/marcod/marcod.toml"
@@ -39,7 +39,7 @@ PLACES: Final = {
 
 
 class State(StrEnum):
-    """What became of a file."""
+    """Outcome for one file."""
 
     NEW = "new"
     CHANGED = "changed"
@@ -56,12 +56,12 @@ class Installed:
 
 
 def folder() -> Path:
-    """The folder of unit files: installed with the package, else beside it in a checkout."""
+    """Return the folder of unit files: installed with the package, else next to it in a checkout."""
     return files.shipped("systemd")
 
 
 def this_program() -> Path:
-    """The `marcod` of this environment. Raises ConfigError when there is none, or when services cannot see it."""
+    """Return the `marcod` of this environment. Raises ConfigError when services cannot see it or it is missing."""
     program = Path(sys.executable).parent / "marcod"
     if not program.is_file():
         raise ConfigError(
@@ -73,7 +73,7 @@ def this_program() -> Path:
 
 
 def refuse_hidden(path: Path) -> None:
-    """Raises ConfigError for a path that a service does not see."""
+    """Raise ConfigError for a path that a service does not see."""
     for place in HIDDEN:
         if path.is_relative_to(place):
             raise ConfigError(
@@ -118,7 +118,7 @@ def _files(program: Path, user: str) -> Iterator[tuple[str, str, int]]:
 
 
 def _for_user(line: str, user: str) -> str:
-    """A line with the user's name in place of the usual one, where it is a word of its own and no remark."""
+    """Return a line with the user's name in place of the usual one, where it is a word of its own and no remark."""
     if line.startswith("#"):
         return line
     named = {USER, f"User={USER}", f"Group={USER}"}
@@ -150,7 +150,7 @@ def _write_all(files: list[tuple[Path, str, int]]) -> None:
 
 
 def _make(folder: Path) -> None:
-    """The folder and those above it, which everybody may enter whatever the umask is."""
+    """Return the folder and those above it, which everybody may enter whatever the umask is."""
     for place in reversed([folder, *folder.parents]):
         if not place.exists():
             place.mkdir()
@@ -166,7 +166,7 @@ def _write(path: Path, text: str, mode: int) -> None:
 
 
 def next_steps(config: Path) -> list[str]:
-    """The commands that make a service of the files, in order, as root."""
+    """Return the commands that make a service of the files, in order, as root."""
     return [
         "systemd-sysusers",
         "systemd-tmpfiles --create",

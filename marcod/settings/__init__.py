@@ -1,4 +1,4 @@
-"""Typed configuration: hides where a value came from and promises that what loads is complete and sane.
+"""Typed configuration from all its sources; what loads is complete and valid.
 
 Layers, strongest first: command line, ``MARCOD_SECTION__FIELD`` variables, systemd credentials of the same
 names, the TOML file, defaults. Nothing else in marcod reads the environment. An unknown key, an unknown
@@ -117,7 +117,7 @@ def origins(config: Path | None = None, overrides: Mapping[str, Any] | None = No
 
 
 def redacted_url(settings: Settings) -> str:
-    """The database URL without its password, also where that holds what ends one or stands in the query."""
+    """Return the database URL without its password, also where that holds what ends one or stands in the query."""
     scheme, _, rest = settings.store.url.get_secret_value().partition("://")
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")

@@ -1,4 +1,4 @@
-"""What the surroundings of a process say that is no setting: systemd's folders and sockets, TensorFlow's switches.
+"""The environment of a process apart from settings: systemd's folders and sockets, TensorFlow's switches.
 
 With ``load`` of this package the only code that reads the environment.
 """
@@ -43,7 +43,7 @@ def quiet_tensorflow() -> None:
     """Keep TensorFlow's notes about missing graphics cards out of the log, and let it share the card that there is.
 
     By default it takes all memory of a card at its start, so that a command by hand would starve the scoring process
-    at work there, or fail beside it. Keras writes its defaults into the user's home, where nothing else may be made.
+    at work there, or fail next to it. Keras writes its defaults into the user's home, where nothing else may be made.
     Both read the environment when first imported.
     """
     if not os.path.exists(os.path.expanduser("~/.keras/keras.json")):  # noqa: PTH110, PTH111 - there may be no home
@@ -71,7 +71,7 @@ def one_thread_an_operation() -> None:
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    """The environment for a marcod of its own: this one's without its settings, with ``changes``."""
+    """Return the environment for a marcod of its own: this one's without its settings, with ``changes``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return {**kept, **changes}
 

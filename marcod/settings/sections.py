@@ -319,7 +319,7 @@ USED_BY: Final = {
 
 
 def _plain_number(name: object) -> object:
-    """The number that a profile's name is; 00 is a name."""
+    """Return the number that a profile's name is; 00 is a name."""
     return int(name) if isinstance(name, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", name) else name
 
 

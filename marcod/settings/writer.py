@@ -19,7 +19,7 @@ HEAD: Final = """\
 
 
 def file_to_write(named: Path | None = None) -> Path:
-    """The file from which the configuration is read, or would be read if it were there."""
+    """Return the file from which the configuration is read, or would be read if it were there."""
     if named is None and (variable := os.environ.get("MARCOD_CONFIG")):
         named = Path(variable)
     if named is not None:
@@ -74,7 +74,7 @@ class Addition:
 
 
 def _ended(text: bytes) -> bytes:
-    """The text with its last line ended and an empty line after it."""
+    """Return the text with its last line ended and an empty line after it."""
     return text if not text else text.rstrip(b"\r\n") + b"\n\n"
 
 

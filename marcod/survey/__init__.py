@@ -150,7 +150,7 @@ def wide_layouts() -> dict[str, Layout]:
 
 
 def root_of(path: str) -> str | None:
-    """The folder to name as root so that a layout reads an absolute path; None where no layout does.
+    """Return the folder to name as root so that a layout reads an absolute path; None where no layout does.
 
     A folder far above may be hidden, which no layout reads, so ever shorter ends of the path are tried.
     """
@@ -166,7 +166,7 @@ def root_of(path: str) -> str | None:
 
 
 def _base(folder: Path) -> tuple[Path, str]:
-    """The folder to which paths are made relative, some folders up, and the way down from there.
+    """Return the folder to which paths are made relative, some folders up, and the way down from there.
 
     It stops below a folder in which no layout reads anything, such as a hidden one.
     """
@@ -224,7 +224,7 @@ def _regions(folder: str, owned: list[_Owned]) -> list[_Region]:
 
 
 def _root(region: _Region, top: str, readings: Iterable[_Reading]) -> str:
-    """The folder to name as root: the one looked at where it holds nothing else, else where the plates begin."""
+    """Return the folder to name as root: the one looked at where it holds nothing else, else where the plates begin."""
     common = os.path.commonpath([found.root for found in region.owned])
     if region.folder == top and _is_inside(common, top):
         others = sum(not _is_inside(r.path, common) for r in readings if layouts.has_image_extension(r.path))

@@ -125,7 +125,7 @@ def describe(root: Path, wide: Layout, paths: list[str], rivals: tuple[str, ...]
 
 
 def companions(root: Path) -> Companions:
-    """A reader of the reports and sidecars below a root that answers None once it was asked for very many."""
+    """Return a reader of the reports and sidecars below a root that answers None once it was asked for very many."""
     read = files.reader(os.fspath(root), LONGEST_COMPANION + 1)
     asked: set[str] = set()
 
@@ -193,7 +193,7 @@ def _is_numbered(layout: str, images: dict[str, DropImage], ask: Companions) -> 
 
 
 def _sizes(images: Iterable[DropImage], *, numbered: bool) -> tuple[Wells, ...]:
-    """The smallest plate for each plate's images, each size once, the largest last."""
+    """Return the smallest plate for each plate's images, each size once, the largest last."""
     plates: dict[str, list[DropImage]] = {}
     for image in images:
         plates.setdefault(image.plate_key, []).append(image)
@@ -201,7 +201,7 @@ def _sizes(images: Iterable[DropImage], *, numbered: bool) -> tuple[Wells, ...]:
 
 
 def _numbered_size(images: list[DropImage]) -> Wells:
-    """The smallest plate by the highest number; 24 and 48 wells are believed only where the last one is there."""
+    """Return the smallest plate by the highest number; 24 and 48 wells only where the last one is there."""
     top = max(_GRID.number(image.row, image.column) for image in images)
     small: tuple[Wells, ...] = (24, 48)
     return next(size for size in (*small, *_SIZES) if top == size or (top < size and size not in small))

@@ -21,7 +21,7 @@ _DISKS: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs"
 
 
 def file_system(path: Path) -> str:
-    """The type of the file system that holds a path, such as ext4 or nfs4; "unknown" where nothing tells."""
+    """Return the type of the file system that holds a path, such as ext4 or nfs4; "unknown" where nothing tells."""
     wanted, best, found = nearest(path).resolve(), "", "unknown"
     for place, kind in _mounted():
         if wanted.is_relative_to(place) and len(place) >= len(best):
@@ -51,7 +51,7 @@ def _mounted() -> Iterator[tuple[str, str]]:
 
 
 def nearest(path: Path) -> Path:
-    """The path, or the first folder above it that is there and that this user may reach."""
+    """Return the path, or the first folder above it that is there and that this user may reach."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if _reached(place))
 
 

@@ -78,7 +78,7 @@ class Proposal:
         return {line.key: line.value for line in self.lines if line.is_set}
 
     def text(self) -> str:
-        """The table for the configuration file. Raises ConfigError for a root that TOML cannot hold."""
+        """Return the table for the configuration file. Raises ConfigError for a root that TOML cannot hold."""
         return "\n".join([f"# {self.seen}", f"[sources.{self.name}]", *map(str, self.lines)]) + "\n"
 
 
@@ -99,7 +99,7 @@ def propose(imager: Imager, name: str, answers: Answers | None = None, *, sample
 
 
 def name_for(imager: Imager, taken: Iterable[str]) -> str:
-    """A source's name from the folders of its root, else from its layout; never one of those ``taken``."""
+    """Return a source's name from the folders of its root, else from its layout; never one of those ``taken``."""
     words = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in reversed(imager.root.parts[-3:]))
     usual = _USUAL_NAMES.get(imager.layout, imager.layout)
     base = next((word for word in words if word and word not in _NAMES_OF_NOTHING), usual)
@@ -124,7 +124,7 @@ def may_have_reservoir(imager: Imager) -> bool:
 
 
 def expected_drops(imager: Imager, reservoirs: Iterable[int] = ()) -> int | None:
-    """Drops per inspection, where all that were counted agree; one alone must fill a plate, or it may still arrive."""
+    """Return the drops per inspection, where all agree; one alone must fill a plate, or it may still arrive."""
     left_out = set(reservoirs)
     counts = {sum(n for drop, n in one.drops.items() if drop not in left_out) for one in imager.counted}
     if len(counts) != 1 or not (count := counts.pop()):
@@ -133,7 +133,7 @@ def expected_drops(imager: Imager, reservoirs: Iterable[int] = ()) -> int | None
 
 
 def local_zone() -> str:
-    """The name of this host's time zone, or an example of one."""
+    """Return the name of this host's time zone, or an example of one."""
     try:
         _, found, name = str(_LOCAL_ZONE.resolve()).partition("/zoneinfo/")
     except OSError:
@@ -142,7 +142,7 @@ def local_zone() -> str:
 
 
 def toml(value: object) -> str:
-    """A value as TOML. Raises ConfigError for text of undecodable bytes, which a TOML file cannot hold."""
+    """Return a value as TOML. Raises ConfigError for text of undecodable bytes, which a TOML file cannot hold."""
     if isinstance(value, (bool, int)):
         return json.dumps(value)
     if isinstance(value, Mapping):
@@ -222,5 +222,5 @@ def _notes(imager: Imager) -> Iterable[str]:
 
 
 def one_or_many(text: str) -> str:
-    """A count and its plural as people write them: "1 plates" becomes "1 plate"."""
+    """Return a count and its plural as people write them: "1 plates" becomes "1 plate"."""
     return text[:-1] if text.startswith("1 ") else text

@@ -164,5 +164,5 @@ class _Look:
 
 
 def _shuffled(paths: list[str]) -> list[str]:
-    """The paths in an order that is always the same and follows no pattern of the names."""
+    """Return the paths in an order that is always the same and follows no pattern of the names."""
     return sorted(paths, key=lambda path: crc32(os.fsencode(path)))

@@ -1,4 +1,4 @@
-"""Watching the imagers' folders: hides events, polls and walks, and promises that every finished image is recorded.
+"""Watcher of the imagers' folders, which records every finished image.
 
 ``tree`` knows the file system below one source root; ``settle`` decides when a file has arrived; ``observe`` keeps
 an operating-system observer alive; ``ingest`` turns paths into rows; ``folders`` decides which source a

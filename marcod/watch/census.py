@@ -46,7 +46,7 @@ class _Sample:
         self.families.update(name for name in layouts.readers(path) if name != layout)
 
     def hint(self) -> tuple[str | None, int]:
-        """The family that reads at least half of the sample, and how many of it."""
+        """Return the family that reads at least half of the sample, and how many of it."""
         for name, files in self.families.most_common(1):
             if 2 * files >= self.asked:
                 return name, files
@@ -140,7 +140,7 @@ class Census:
             self._db.write(findings.add, self._id, found, now)
 
     def end(self, memory: FolderMemory | None, now: datetime) -> list[SourceFinding]:
-        """The findings after a walk, which replace those in the database. Raises StoreError; then call it again.
+        """Return the findings after a walk, which replace those in the database. Raises StoreError; then call it again.
 
         ``memory`` has the folders that this walk did not list; without one, the walk has to be whole.
         """
@@ -188,5 +188,5 @@ class Census:
 
 @lru_cache(maxsize=4096)
 def _shared(counts: Counts) -> Counts:
-    """The same tuple for equal counts, since most folders of a source hold the same."""
+    """Return the same tuple for equal counts, since most folders of a source hold the same."""
     return counts

@@ -28,7 +28,7 @@ log = telemetry.logger(__name__)
 
 
 def resolved(root: Path) -> Path:
-    """The folder without links, as far as its share lets us see."""
+    """Return the folder without links, as far as its share lets us see."""
     try:
         return root.resolve()
     except (OSError, RuntimeError):
@@ -67,7 +67,7 @@ def _inside(inner: str, inner_root: Path, outer: str, outer_root: Path) -> str:
 
 
 def recorded_names(db: Database, root: Path) -> list[str]:
-    """The sources as which this host recorded a folder."""
+    """Return the sources as which this host recorded a folder."""
     here = resolved(root)
     return [one.name for one in db.read(sources.roots_here) if resolved(Path(one.root)) == here]
 
@@ -89,7 +89,7 @@ def _overlaps(here: Path, there: Path) -> bool:
 def former(
     db: Database, name: str, root: str, layout: str, configured: Collection[str], now: datetime
 ) -> RootHere | None:
-    """The source that the folder was on this host until now, whose plates the name takes over.
+    """Return the source that the folder was on this host until now, whose plates the name takes over.
 
     None where this host knows the folder by this name already, or by none. ``configured`` are the names that stand in
     this host's configuration.
@@ -124,7 +124,7 @@ def _overlap(name: str, here: Path, other: RootHere, there: Path) -> str:
 
 
 def _judge(db: Database, other: RootHere, name: str, root: str, layout: str, now: datetime) -> RootHere | None:
-    """The other source where the folder is still the one that it was recorded from; None where it is another one."""
+    """Return the other source where the folder is still the one it was recorded from, else None."""
     if watcher := db.read(sources.watcher, other.id, now):
         raise ConfigError(
             f"{root} is source {other.name!r}, which {watcher.host} watches; configure it under that name, or stop "
@@ -153,7 +153,7 @@ def _judge(db: Database, other: RootHere, name: str, root: str, layout: str, now
 
 
 def _mend(db: Database, old: str, new: str) -> str:
-    """The command that gives the old source the new name, or puts it into the one that has it."""
+    """Return the command that gives the old source the new name, or puts it into the one that has it."""
     exists = new in db.read(sources.roots)
     return f"`marcod source {'merge' if exists else 'rename'} {old} {new}`"
 

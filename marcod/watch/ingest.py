@@ -1,4 +1,4 @@
-"""From paths to rows: hides layouts and the catalogue, and promises that what was seen before costs one look-up.
+"""Ingest of paths as rows; what was recorded before costs one look-up.
 
 A path is read by the source's layout twice, when it is nominated and when it has settled, because nothing that
 could go stale is kept between. What is no drop image is counted by reason. Paths that a file still to come can
@@ -78,12 +78,12 @@ class Source:
     accepted: frozenset[str] = frozenset()
 
     def census(self, db: Database) -> Census:
-        """Counts of what this source's layout does not read or warns of, none so far."""
+        """Return counts of what this source's layout does not read or warns of, none so far."""
         return Census(db, self.id, self.name, self.layout.name, self.accepted)
 
 
 def require_roots(settings: Settings, names: Iterable[str] | None = None) -> None:
-    """Raises ConfigError with one sentence for the first source whose root is no readable folder.
+    """Raise ConfigError with one sentence for the first source whose root is no readable folder.
 
     Touches neither database nor disk, so that it can stand before everything that writes.
     """
@@ -95,7 +95,7 @@ def require_roots(settings: Settings, names: Iterable[str] | None = None) -> Non
 
 
 def layout_of(name: str, settings: SourceSettings, plates: Plates = no_plates) -> Layout:
-    """The path grammar of a configured source. Raises LayoutError naming the source."""
+    """Return the path grammar of a configured source. Raises LayoutError naming the source."""
     options = LayoutOptions(
         plate_format=settings.plate_format,
         profiles=settings.profiles,
@@ -165,7 +165,7 @@ def _reading(given: SourceSettings, layout: Layout) -> str:
 
 @dataclass(slots=True)
 class Tally:
-    """What was seen on the way: unchanged files by walks, ignored ones by reason, some names nobody could read."""
+    """Counts on the way: unchanged files by walks, ignored ones by reason, some names that cannot be read."""
 
     unchanged: int = 0
     ignored: Counter[Reason] = field(default_factory=Counter)
@@ -184,7 +184,7 @@ class _SeenFile:
 
 
 class Ingest:
-    """Takes in the files of one source. Not thread-safe: the loop that owns the tracker owns this too."""
+    """Recorder of the files of one source. Not thread-safe: the loop that owns the tracker owns this too."""
 
     def __init__(self, db: Database, source: Source, tracker: SettleTracker) -> None:
         self._db = db
@@ -202,11 +202,11 @@ class Ingest:
 
     @property
     def waiting_count(self) -> int:
-        """How many there are; may be asked from any thread."""
+        """The number of waiting paths; may be asked from any thread."""
         return len(self._waiting)
 
     def take_tally(self) -> Tally:
-        """What was counted since the last call."""
+        """Return and reset what was counted since the last call."""
         taken, self.tally = self.tally, Tally()
         return taken
 
@@ -219,7 +219,7 @@ class Ingest:
             self._offer_below(path, now)
 
     def _offer_below(self, path: str, now: float) -> None:
-        """Nominate images that miss a report, where this path is a file that lies beside or above them."""
+        """Nominate images that miss a report, where this path is a file that lies next to or above them."""
         if len(self._unreported) and not has_image_extension(path):
             for image in self._unreported.below(path.rpartition("/")[0]):
                 self._tracker.offer(image, now)
@@ -251,7 +251,7 @@ class Ingest:
                 self._tracker.offer(path, now, stat, touched=False)
 
     def _stands(self, look: _SeenFile, recorded: Known, companions: Companions) -> bool:
-        """Whether a file is as it was recorded, and no report came that says more of it."""
+        """Tell if a file is as it was recorded, and no newer report adds to it."""
         if look.stat is None or recorded[:2] != (look.stat.size, look.stat.mtime_ns):
             return False
         missed = MAY_END & set((recorded.warnings or "").split(","))
@@ -317,7 +317,7 @@ class Ingest:
         return self._judge(path, self._source.layout.parse(path, companions))
 
     def _judge(self, path: str, verdict: DropImage | NotADrop) -> DropImage | None:
-        """The drop image that a path names; None for everything else, which is counted."""
+        """Return the drop image that a path names; None for everything else, which is counted."""
         if isinstance(verdict, DropImage):
             reason = why_not_scored(verdict)
             if reason is None:
@@ -363,7 +363,7 @@ def _warnings(look: _SeenFile, recorded: Known) -> Iterable[WarningKind]:
 
 
 class _Unreported:
-    """Paths of images that miss a row of a report, by folder, so that those beside a new report are found."""
+    """Paths of images that miss a row of a report, by folder, so that those next to a new report are found."""
 
     def __init__(self) -> None:
         self._folders: dict[str, set[str]] = {}
@@ -384,7 +384,7 @@ class _Unreported:
             self._count -= 1
 
     def below(self, folder: str) -> list[str]:
-        """The images in a folder and in the folders below it."""
+        """Return the images in a folder and in the folders below it."""
         inside = f"{folder}/" if folder else ""
         found = [paths for name, paths in self._folders.items() if name == folder or name.startswith(inside)]
         return sorted(path for paths in found for path in paths)

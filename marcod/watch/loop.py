@@ -1,4 +1,4 @@
-"""The watching loop: hides when to walk, when to settle and what to do when disks or databases are away.
+"""The watching loop: schedule of walks and settling, and recovery when disks or databases are offline.
 
 One round (:meth:`Watcher.step`) takes a bounded portion of work and never waits, so that tests pass the time in and
 a slow share delays nothing but itself. Correctness rests on walks: a full one at the start, short ones over changed
@@ -228,7 +228,7 @@ class _Watched:
         self._guard_at = now + GUARD_S
         identity = self._root.identity()
         if identity is None and self._away is not True:
-            log.error("source root is away", source=self._source.name, root=path_text(self._root.path))
+            log.error("source root is offline", source=self._source.name, root=path_text(self._root.path))
         elif identity is not None and self._away:
             log.info("source root is back", source=self._source.name, root=path_text(self._root.path))
         if identity is None or identity != self._identity:
@@ -238,7 +238,7 @@ class _Watched:
         self.observer.check(identity, now)
 
     def _look_where_nobody_watched(self) -> None:
-        """What came after the last walk and before an observer stood made no event."""
+        """Rescan after a new observer: what came between the last walk and its start made no event."""
         if self.observer.started != self._observers:
             self._observers = self.observer.started
             self._schedule.rescan_soon()
@@ -383,5 +383,5 @@ class _Watched:
 
     def _recovered(self) -> None:
         if self._backoff.failing:
-            log.info("watching goes on", source=self._source.name)
+            log.info("watching resumed", source=self._source.name)
             self._backoff.clear()

@@ -75,7 +75,7 @@ class EventBuffer:
             (self._folders if is_folder else self._files)[path] = None
 
     def take_files(self, limit: int) -> list[str]:
-        """The oldest nominated files, which leave the buffer."""
+        """Take the oldest nominated files out of the buffer."""
         with self._lock:
             taken = [path for path, _ in zip(self._files, range(limit), strict=False)]
             for path in taken:
@@ -118,7 +118,7 @@ class ObserverSupervisor:
         self._pause_s = 0.0
         self._closed = False
         self.started = 0
-        """How many observers have begun to watch so far; each saw nothing of what came before it."""
+        """Number of observers started so far; each saw nothing of what came before it."""
         self.trouble: str | None = None
         """Why there is no observer although the root is there; None while all is well."""
 
@@ -215,7 +215,7 @@ def _make(kind: ObserverKind, poll_s: float) -> BaseObserver:
 
 
 def _probe_limit(watched: str) -> None:
-    """Raises OSError when the limit of inotify watches is used up.
+    """Raise OSError when the limit of inotify watches is used up.
 
     watchdog passes over sub-folders that it could not watch without a word, so one watch more is tried here.
     """

@@ -22,7 +22,7 @@ TICK_S: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ScanProgress:
-    """How far a scan is: files found, files waiting to stand still, images recorded or found unchanged."""
+    """Progress of a scan: files found, files waiting to stand still, images recorded or found unchanged."""
 
     found: int
     pending: int
@@ -31,7 +31,7 @@ class ScanProgress:
 
 @dataclass(frozen=True, slots=True)
 class ScanReport:
-    """What one pass found. ``found`` is the sum of new, changed, unchanged, ignored, pending and gone.
+    """Result of one pass. ``found`` is the sum of new, changed, unchanged, ignored, pending and gone.
 
     ``pending`` files were still changing or empty when the pass ended, ``gone`` ones vanished or are links that
     leave the root or no regular files. ``unscored`` are those of the new that no model here scores. ``unreadable``

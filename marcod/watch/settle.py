@@ -1,4 +1,4 @@
-"""When a file has arrived: the one door for nominated paths, and the rule that decides.
+"""The settle tracker: the one entry for nominated paths, and the rule when a file has arrived.
 
 A file is settled when it is a regular file of more than zero bytes whose size and modification time did not
 change over ``settle_s`` of our own monotonic clock. File times are compared with earlier file times alone, never
@@ -17,7 +17,7 @@ LONGEST_WAIT_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """How a regular file stands: bytes, and modification time in nanoseconds of the file server's clock."""
+    """Size of a regular file in bytes, and modification time in nanoseconds of the file server's clock."""
 
     size: int
     mtime_ns: int
@@ -32,7 +32,7 @@ class Settled:
 
 
 StatFn = Callable[[str], FileStat | None]
-"""How the file at a relative path stands now; None when it is gone or is nothing to take in. May raise OSError."""
+"""Stat of the file at a relative path; None when it is gone or is not to be recorded. May raise OSError."""
 
 
 class _Pending:
@@ -92,7 +92,7 @@ class SettleTracker:
             self._schedule(path, entry, now + self._settle_s)
 
     def due(self, now: float, limit: int | None = None) -> list[Settled]:
-        """The files that have settled, each reported once; at most ``limit`` files are looked at."""
+        """Return the files that have settled, each reported once; at most ``limit`` files are looked at."""
         settled: list[Settled] = []
         later: list[tuple[str, _Pending, float]] = []
         looks = 0
@@ -142,7 +142,7 @@ class SettleTracker:
         return None if stat == before else now + self._settle_s
 
     def _longer(self, entry: _Pending) -> float:
-        """The next pause for a file that is empty or out of reach, so that a million of them cost little."""
+        """Return the next pause for a file that is empty or out of reach, so that a million of them cost little."""
         longest = max(LONGEST_WAIT_S, self._settle_s)
         entry.wait_s = min(max(2 * entry.wait_s, self._settle_s, FIRST_WAIT_S), longest)
         return entry.wait_s

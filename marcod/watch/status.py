@@ -1,6 +1,6 @@
-"""How the watching of each source stands, as its watcher writes it for people, monitoring and the doctor.
+"""State of the watching of each source, written by its watcher for people, monitoring and the doctor.
 
-One row a source, whoever watches it. Promises that a watcher that has just begun does not wipe out when its
+One row per source, whichever process watches it. A watcher that has just started does not overwrite when its
 predecessor last saw the whole folder.
 """
 
@@ -24,7 +24,7 @@ FORGOTTEN: Final = timedelta(days=7)
 class SourceStatus:
     """State of the watching of one source; times are aware.
 
-    ``pending`` files have not settled, ``waiting`` ones lack something beside them. ``walked_files`` is how far the
+    ``pending`` files have not settled, ``waiting`` ones lack another file. ``walked_files`` is how far the
     walk under way is, or how far the last one came; ``unreadable`` are the folders it could not list. ``walked_at`` and
     ``walked_whole_at`` are when a walk last ended well, over changed folders or over all; ``round_at`` is when the
     watching thread last showed life. ``updated_at`` is when this was written, None before.
@@ -79,7 +79,7 @@ def _storable(text: str | None) -> str | None:
 
 
 def read(connection: Connection) -> list[SourceStatus]:
-    """How each watched source stood when its watcher last wrote, by name."""
+    """Read the state of each watched source as its watcher last wrote it, by name."""
     columns = [watch_state.c[name] for name in _OWN]
     found: sa.Select[Any] = sa.select(source.c.name, *columns, watch_state.c.updated_at).select_from(watch_state)
     return [SourceStatus(*row) for row in connection.execute(found.join(source).order_by(source.c.name))]

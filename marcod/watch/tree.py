@@ -1,4 +1,4 @@
-"""The file system below one source root: hides links, odd bytes, failing and vanishing folders.
+"""The file system below one source root, with its links, odd bytes, failing and vanishing folders.
 
 A :class:`Walk` finds files in small portions, so that a loop can do other things between them.
 :class:`FolderMemory` makes a second walk cheap: a folder's modification time changes when a file or folder appears
@@ -61,7 +61,7 @@ class Root:
         return self.path
 
     def absolute(self, path: str) -> str:
-        """The path to give to the operating system."""
+        """Return the path to give to the operating system."""
         return f"{self.path}/{path}" if path else self.path
 
     def identity(self) -> Identity | None:
@@ -92,7 +92,7 @@ class Root:
         return None if found is None else _file_stat(found)
 
     def companions(self) -> Callable[[str], bytes | None]:
-        """A reader of small files by relative path that remembers what it read, to be used for one portion."""
+        """Return a reader of small files by relative path that remembers what it read, to be used for one portion."""
         return marcod_files.reader(self.path, COMPANION_LIMIT + 1)
 
 
@@ -136,7 +136,7 @@ class FolderMemory:
         self.top = Folder()
 
     def counts(self) -> Counter[Cause | None]:
-        """The counts of all folders together, those that could not be listed lately included."""
+        """Return the counts of all folders together, those that could not be listed lately included."""
         total: Counter[Cause | None] = Counter()
         stack = [self.top]
         while stack:
@@ -153,7 +153,7 @@ class FolderMemory:
 
 @dataclass(slots=True)
 class WalkCounts:
-    """What a walk did so far: folders asked for their time, folders listed, files found, folders not readable."""
+    """Counts of a walk so far: folders asked for their time, folders listed, files found, folders not readable."""
 
     folders: int = 0
     listed: int = 0
@@ -205,7 +205,7 @@ class Walk:
         return not self._stack and not self._found
 
     def more(self, now: float, limit: int) -> list[Found]:
-        """The next files, at most ``limit``, after asking at most ``limit`` folders.
+        """Return the next files, at most ``limit``, after asking at most ``limit`` folders.
 
         Raises MissingRootError when the root itself cannot be read; then nothing of it was forgotten.
         """
@@ -217,7 +217,7 @@ class Walk:
         return portion
 
     def _visit(self, path: str, folder: Folder, now: float) -> None:
-        """Ask the folder on top of the stack, which stays there when the root is away."""
+        """Ask the folder on top of the stack, which stays there when the root is offline."""
         self.counts.folders += 1
         try:
             mtime_ns = self._mtime_ns(path)
@@ -265,7 +265,7 @@ class Walk:
 
 
 def outermost(folders: Iterable[str]) -> list[str]:
-    """Those of the folders that do not lie in another one of them, sorted."""
+    """Return the folders that do not lie in another one of them, sorted."""
     kept: list[str] = []
     for folder in sorted(folders, key=lambda path: path.split("/")):
         if not kept or not (kept[-1] == "" or folder == kept[-1] or folder.startswith(f"{kept[-1]}/")):
@@ -274,5 +274,5 @@ def outermost(folders: Iterable[str]) -> list[str]:
 
 
 def _file_stat(found: os.stat_result) -> FileStat:
-    """Times that no database holds, from an imager whose clock is centuries wrong, are as good as the nearest one."""
+    """Return size and time, clamped to times that a database holds: an imager's clock may be centuries wrong."""
     return FileStat(found.st_size, min(max(found.st_mtime_ns, 0), LATEST_NS))

@@ -230,7 +230,7 @@ def test_a_root_that_vanishes_and_returns(make_site: MakeSite, tmp_path: Path, o
         site.put(well_image(3))
         site.recorded_by_events(well_image(3))
     states = [line["event"] for line in lines if line["event"].startswith("source root")]
-    assert states == ["source root is away", "source root is back"]
+    assert states == ["source root is offline", "source root is back"]
 
 
 def test_a_root_that_is_missing_at_the_start(make_site: MakeSite) -> None:
@@ -315,7 +315,7 @@ def test_nothing_is_lost_while_the_database_is_away(make_site: MakeSite) -> None
     assert site.images()[well_image(1)] == 27
     assert site.jobs() == 10
     states = [line["event"] for line in lines if line["event"].startswith("watching")]
-    assert states == ["watching paused, nothing is lost", "watching goes on"]
+    assert states == ["watching paused, nothing is lost", "watching resumed"]
 
 
 def test_a_walk_waits_for_the_database(make_site: MakeSite) -> None:
