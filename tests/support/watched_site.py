@@ -93,7 +93,7 @@ class Site:
     def observe_after(self, later_s: float) -> None:
         """The same, some time later."""
         self.step(later_s)
-        self.step_until(lambda: self.status.watching and not self.status.walking)
+        self.step_until(lambda: self.status.observing and not self.status.walking)
         # The look at what came before the observer stood; what comes from here on comes by events alone.
         self.step()
 
