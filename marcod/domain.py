@@ -1,4 +1,4 @@
-"""The words of the field as frozen types, and the rules that need no input or output.
+"""The terms of the field as frozen types, and the rules that need no input or output.
 
 Everything here is a value: layouts produce it, the store keeps it, the views show it.
 """
@@ -33,12 +33,12 @@ class TrainedOn(StrEnum):
 
 
 def hit_rule(threshold: float) -> str:
-    """The rule by which a model's drop is a hit, as it stands wherever hits are counted: ``crystals >= 0.25``."""
+    """Return the rule for a model's hits as every list of hits prints it: ``crystals >= 0.25``."""
     return f"crystals >= {threshold:.4g}"
 
 
 class Modality(StrEnum):
-    """How the drop was lit. Models are made for one; the others are recorded and not scored."""
+    """The light of an image. A model is made for one; images in the others are recorded and not scored."""
 
     VISIBLE = "visible"
     UV = "uv"
@@ -47,7 +47,7 @@ class Modality(StrEnum):
 
 
 class Kind(StrEnum):
-    """What sort of image a file is. Only a composite is a photograph of the whole drop to be scored."""
+    """The kind of an image. Only a composite shows the whole drop and is scored."""
 
     COMPOSITE = "composite"
     THUMBNAIL = "thumbnail"
@@ -109,7 +109,7 @@ RECORDED_WARNINGS: Final = PIXEL_WARNINGS | {WarningKind.BARCODE_REUSED}
 
 
 MAY_END: Final = frozenset({WarningKind.REPORT_MISSING})
-"""Warnings that a file still to come takes away."""
+"""Warnings that a file still to arrive may remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +158,11 @@ class PlateFormat:
         return row + 1, column + 1
 
     def number(self, row: int, column: int) -> int:
-        """The inverse of :meth:`position`."""
+        """Return the inverse of :meth:`position`."""
         return (row - 1) * self.columns + column
 
     def holds(self, row: int, column: int) -> bool:
-        """Tell if a well is on the plate."""
+        """Return True where a well is on the plate."""
         return 1 <= row <= self.rows and 1 <= column <= self.columns
 
 
@@ -181,7 +181,7 @@ _GRID: Final = re.compile(r"([0-9]{1,2})\s*[xX×*]\s*([0-9]{1,2})")
 
 
 def grid_of(text: str) -> PlateFormat:
-    """The grid that is written as rows x columns, such as ``8x6``. Raises ValueError."""
+    """Parse a grid written as rows x columns, such as ``8x6``. Raises ValueError."""
     match = _GRID.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not rows x columns; write it like 8x6")
@@ -202,7 +202,7 @@ class PlateSetup:
 
 @dataclass(frozen=True, slots=True)
 class DropImage:
-    """What a path says about the image it names.
+    """The facts that a path gives about its image.
 
     ``plate_key`` and ``inspection_key`` identify within one source; ``barcode`` is given only where the path
     carries it. ``row``, ``column`` and ``drop`` count from 1 (row 1 is A). ``captured_at`` is aware; imagers
@@ -250,7 +250,7 @@ _WELL = re.compile(r"^([A-Za-z]{1,2})0*(\d{1,2})$")
 
 
 def row_letters(row: int) -> str:
-    """A, B, ... Z, AA, ... AF for rows 1, 2, ... 26, 27, ... 32."""
+    """Return A, B, ... Z, AA, ... AF for rows 1, 2, ... 26, 27, ... 32."""
     letters = ""
     while row > 0:
         row, rest = divmod(row - 1, 26)
@@ -259,7 +259,7 @@ def row_letters(row: int) -> str:
 
 
 def row_number(letters: str) -> int:
-    """The inverse of :func:`row_letters`, in either case."""
+    """Return the inverse of :func:`row_letters`, in either case."""
     number = 0
     for letter in letters.upper():
         number = number * 26 + ord(letter) - ord("A") + 1
@@ -271,6 +271,11 @@ def well_name(row: int, column: int) -> str:
     return f"{row_letters(row)}{column:02d}"
 
 
+def drop_name(well: str, drop_number: int | None) -> str:
+    """Return a drop's name in lists, such as ``A01.2``; the well alone where its only drop is meant."""
+    return well if drop_number is None else f"{well}.{drop_number}"
+
+
 def parse_well(text: str) -> tuple[int, int]:
     """Row and column of ``A1``, ``a01`` or ``AF48``. Raises ValueError for anything else."""
     match = _WELL.match(text.strip())
@@ -280,7 +285,7 @@ def parse_well(text: str) -> tuple[int, int]:
 
 
 def why_not_scored(image: DropImage) -> Reason | None:
-    """The reason a parsed image is never scored, or None for a composite."""
+    """Return the reason a parsed image is never scored; None for a composite."""
     return REASON_OF_KIND.get(image.kind)
 
 
@@ -289,7 +294,7 @@ _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\
 
 
 def path_text(path: str) -> str:
-    """A relative path as text that any database takes, from any bytes a file system gives.
+    """Write a relative path, of any bytes a file system allows, as text that any database takes.
 
     Undecodable bytes (``surrogateescape``), the backslash, and the bytes of characters that are not seen but steer a
     terminal or turn the order of letters become ``\\xNN``; :func:`text_path` inverts it.
@@ -300,7 +305,7 @@ def path_text(path: str) -> str:
 
 
 def _decodable(path: str) -> str:
-    """A path with nothing escaped but undecodable bytes and the backslash."""
+    """Escape only undecodable bytes and the backslash of a path."""
     raw = path.encode("utf-8", "surrogateescape").replace(b"\\", rb"\x5c")
     return raw.decode("utf-8", "backslashreplace")
 
@@ -310,28 +315,28 @@ def _as_bytes(found: re.Match[str]) -> str:
 
 
 def text_path(text: str) -> str:
-    """The inverse of :func:`path_text`."""
+    """Return the inverse of :func:`path_text`."""
     raw = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode("utf-8"))
     return raw.decode("utf-8", "surrogateescape")
 
 
 def composed(name: str) -> str:
-    """A plate's name in the one Unicode form that is kept (NFC); file systems give several of one name."""
+    """Return a plate's name in the Unicode form that is stored (NFC); file systems give several of one name."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def folded(name: str) -> str:
-    """The form in which names of plates are compared: without regard to case, in one Unicode form."""
+    """Return the form in which plates' names are compared: case-folded, in one Unicode form."""
     return composed(composed(name).casefold())
 
 
 def names_stored(name: str) -> set[str]:
-    """How a name that a person gives may stand in the database: as it is, or escaped by :func:`path_text`."""
+    """Return the forms of a person's name for a thing in the database: as it is, or escaped by :func:`path_text`."""
     return {name, path_text(name)}
 
 
 def split_of(source: str, plate_key: str) -> Split:
-    """The side of a plate for ever: 20 % of the plates test, 15 % validate, the others train.
+    """Return the permanent side of a plate: 20 % of the plates test, 15 % validate, the others train.
 
     It follows from the plate's name alone, so that no growth of the labels moves a plate, and all drops and
     inspections of a plate are on one side.

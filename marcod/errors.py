@@ -1,4 +1,4 @@
-"""Every error marcod raises on purpose.
+"""The errors that marcod raises on purpose.
 
 A class's docstring is its message when none is given. The command line prints the message as one line
 and exits with ``exit_code``: 1 for something that failed, 2 for a wrong invocation or configuration. It exits with 0
@@ -13,7 +13,7 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether the error is a full disk."""
+    """Return True for a full disk."""
     return isinstance(error, OSError) and error.errno in FULL
 
 
@@ -23,17 +23,17 @@ _NO_MEMORY: Final = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether the error is that this host or its device has too little memory.
+    """Return True where this host or its device has too little memory.
 
-    TensorFlow has a class of its own for it; XLA, and so JAX, copies, cuDNN and Pillow only words.
+    TensorFlow has a class of its own for it; XLA, and so JAX, copies, cuDNN and Pillow only have a message.
     """
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return type(error).__name__ == "ResourceExhaustedError" or any(words in str(error) for words in _NO_MEMORY)
+    return type(error).__name__ == "ResourceExhaustedError" or any(part in str(error) for part in _NO_MEMORY)
 
 
 def os_reason(error: OSError) -> str:
-    """Say in a few words why the system refused; a full disk is called one. For after "FILE cannot be written: "."""
+    """Return a short reason for after "FILE cannot be written: ", such as a full disk."""
     if is_full(error):
         return "the disk is full; free some room there"
     return error.strerror or type(error).__name__
@@ -55,7 +55,7 @@ class ConfigError(MarcodError):
 
 
 class LayoutError(MarcodError):
-    """This layout cannot be used as configured."""
+    """The layout cannot be used as configured."""
 
     exit_code = 2
 
@@ -63,7 +63,7 @@ class LayoutError(MarcodError):
 class ImageError(MarcodError):
     """The file cannot be read as an image.
 
-    ``retryable`` tells whether waiting may help: a truncated file may still be arriving, a decompression
+    ``retryable`` says if waiting may help: a truncated file may still be arriving, a decompression
     bomb will not get better.
     """
 
@@ -93,9 +93,9 @@ class NotFoundError(MarcodError):
 
 
 class LabelError(MarcodError):
-    """This label cannot be taken.
+    """The label cannot be recorded.
 
-    ``may_come`` tells whether waiting may help: a plate may not have arrived yet, a wrong well stays wrong.
+    ``may_come`` says if waiting may help: a plate may not have arrived yet, a wrong well stays wrong.
     """
 
     def __init__(self, message: str | None = None, *, may_come: bool = False) -> None:
@@ -104,4 +104,4 @@ class LabelError(MarcodError):
 
 
 class UnmappedError(LabelError):
-    """No vocabulary says which class this word stands for."""
+    """No vocabulary maps this label to a class."""

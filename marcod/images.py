@@ -1,9 +1,10 @@
 """Reading image bytes safely into 8-bit RGB, without TensorFlow.
 
-Hides Pillow: its modes, its many exceptions and its guard against decompression bombs. Promises that
-nothing but JPEG, PNG, TIFF, BMP and GIF is ever parsed, that no image above :data:`PIXEL_LIMIT` is
-decoded, that no file, however it was made, costs more than seconds and a few hundred megabytes, that nothing is
-read outside the folder it is looked for in, and that whatever is wrong with the bytes comes out as one ImageError.
+Guarantees:
+- Only JPEG, PNG, TIFF, BMP and GIF are parsed, and no image above :data:`PIXEL_LIMIT` is decoded.
+- No file, however it was made, costs more than seconds and a few hundred megabytes.
+- No file outside its source's folder is read.
+- Any fault in the bytes becomes one ImageError.
 
 Choices a reader of scores should know: transparency is laid over white, because a drop is photographed
 against a bright field, and an alpha channel of zeros is none; of several frames the first counts; the EXIF orientation
@@ -33,6 +34,7 @@ from PIL import Image, UnidentifiedImageError
 from marcod import files
 from marcod.domain import WarningKind
 from marcod.errors import ImageError, is_out_of_memory
+from marcod.text import printable
 
 PIXEL_LIMIT: Final = 50_000_000
 """Largest image that is decoded, in pixels; the largest drop images known are 2560 x 1920, 4.9 million."""
@@ -45,7 +47,7 @@ MAX_FILE_BYTES: Final = 256 * 2**20
 
 OPENING_READS: Final = 20_000
 DECODING_READS: Final = 200_000
-"""How often a parser may ask for the next bytes, before the pixels and among them.
+"""Reads that a parser may make, before the pixels and among them.
 
 An image needs some dozens and some hundreds. A file of a million empty chunks or filling bytes is short, and keeps
 a parser written in Python busy for minutes.
@@ -123,11 +125,11 @@ _DAMAGE: Final = (
 
 
 def read(path: Path, root: Path | None = None) -> bytes:
-    """The bytes of an image's file. Raises ImageError when it is no regular file or too large, and OSError.
+    """Read an image's file. Raises ImageError when it is not a regular file or too large, and OSError.
 
     With ``root``, the folder of its source, nothing outside that folder is read: see :mod:`marcod.files`.
     """
-    with files.held(path, root) as descriptor:
+    with files.open_beneath(path, root) as descriptor:
         if files.regular(descriptor) is None:
             raise ImageError("not a regular file", retryable=False)
         data = files.content(descriptor, MAX_FILE_BYTES + 1)
@@ -138,7 +140,7 @@ def read(path: Path, root: Path | None = None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What the first bytes of an image say: format and mode in Pillow's words, width and height in pixels."""
+    """The header of an image: Pillow's names of format and mode, width and height in pixels."""
 
     format: str
     mode: str
@@ -147,9 +149,9 @@ class ImageHeader:
 
 
 def inspect(data: bytes) -> ImageHeader:
-    """The header of an image, without decoding its pixels.
+    """Read the header of an image, without decoding its pixels.
 
-    Raises ImageError: not retryable when it is no image of a known format or larger than
+    Raises ImageError: not retryable when it is not of a known format or larger than
     :data:`PIXEL_LIMIT`, retryable when it is empty or looks like the beginning of an image.
     """
     with _opened(data) as image:
@@ -157,7 +159,7 @@ def inspect(data: bytes) -> ImageHeader:
 
 
 def to_rgb(data: bytes) -> NDArray[np.uint8]:
-    """The first frame of an image as uint8 [height, width, 3], whatever its mode.
+    """Decode the first frame of an image to uint8 [height, width, 3], whatever its mode.
 
     Grey and colour of 16 bits are scaled linearly from the range that the tags of a TIFF tell (bits per sample, largest
     sample), where the samples fit it and are not all in its lowest sixteenth. Else the range is the smallest of
@@ -181,7 +183,7 @@ def room_for(pixels: int) -> Iterator[None]:
 
 
 def thumbnail(data: bytes, longest_px: int) -> bytes:
-    """The first frame of an image as a small JPEG, its longer side at most ``longest_px``, for people to look at.
+    """Make a small JPEG of the first frame for people, its longer side at most ``longest_px``.
 
     Raises ImageError as :func:`to_rgb` does.
     """
@@ -199,7 +201,7 @@ def thumbnail(data: bytes, longest_px: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """How an image looks, whatever is in it: its mean grey and the grey's standard deviation, both of a white of 1.
+    """The look of an image, whatever its content: mean grey and the grey's standard deviation, for a white of 1.
 
     ``focus`` is the common logarithm of the mean squared gradient over the squared mean grey (Tenenbaum's measure,
     normalised): another exposure leaves it as it is, and every blur lowers it. An image without an edge has -6.
@@ -211,7 +213,7 @@ class Appearance:
 
 
 def appearance(pixels: NDArray[np.float32]) -> Appearance:
-    """How a prepared image looks, float32 [size, size, 3] in -1..1.
+    """Measure the look of a prepared image, float32 [size, size, 3] in -1..1.
 
     Measured on what the model sees, so that imagers with sensors of different sizes compare.
     """
@@ -231,7 +233,7 @@ def warnings_of(data: bytes, looks: Appearance) -> tuple[WarningKind, ...]:
 
 
 def lacks_end(data: bytes) -> bool:
-    """Tell whether the bytes are a JPEG that has a scan and no end marker after it."""
+    """Return True for a JPEG that has a scan and no end marker after it."""
     return data.startswith(_SIGNATURES[0]) and _SCAN in data and data.rfind(_END) < data.rfind(_SCAN)
 
 
@@ -277,7 +279,7 @@ def _fault_of_markers(header: bytes, coded: bytes, *, one_scan: bool) -> str | N
 
 
 def _segments(header: bytes) -> Iterator[tuple[int, bytes]]:
-    """The marker and the content of each segment before the first scan of a JPEG."""
+    """Yield the marker and the content of each segment before the first scan of a JPEG."""
     at = 2
     while at + 4 <= len(header):
         length = int.from_bytes(header[at + 2 : at + 4], "big")
@@ -286,7 +288,7 @@ def _segments(header: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _codes_flat_as_zeros(tables: bytes) -> bool:
-    """Tell whether Huffman tables let a uniform area be coded as zeros: the shortest code is that of no change."""
+    """Return True where Huffman tables code a uniform area as zeros: no change has the shortest code."""
     at = 0
     while at + 17 < len(tables):
         if tables[at + 17] != 0:
@@ -308,7 +310,7 @@ def _fault_of_length(body: bytes, start: int, *, ended: bool) -> str | None:
 
 
 def _glance(data: bytes, cut: int = 0) -> tuple[NDArray[np.uint8], bool]:
-    """The luma of a JPEG at an eighth of its size, and whether decoding it took the bytes from ``cut`` on."""
+    """Return a JPEG's luma at an eighth of its size, and whether decoding needed the bytes from ``cut`` on."""
     with _opened(data, cut) as image:
         file: _Metered = image.fp  # type: ignore[attr-defined]
         image.draft("L", (image.width // 8, image.height // 8))
@@ -328,7 +330,7 @@ def _rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(data: bytes, cut: int = 0) -> Iterator[Image.Image]:
-    """The image, opened and not yet decoded; damage found inside the block becomes ImageError.
+    """Yield the image, opened and not yet decoded; damage found inside the block becomes ImageError.
 
     A parser gets the bytes from ``cut`` on in a read of their own.
     """
@@ -351,11 +353,11 @@ def _opened(data: bytes, cut: int = 0) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except _DAMAGE as error:
-        # A decoder without memory says so in an OSError, as it does of damaged bytes.
+        # A decoder reports missing memory by an OSError, as it does damaged bytes.
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
-        # Some parsers put bytes of the file into what they say.
-        detail = "".join(c for c in str(error)[:200] if c.isprintable()) or type(error).__name__
+        # Some parsers put bytes of the file into their messages.
+        detail = printable(str(error)[:200], instead="") or type(error).__name__
         raise ImageError(f"the image is truncated or damaged: {detail}", retryable=True) from error
 
 
@@ -384,7 +386,7 @@ def _refuse_bomb(pixels: int) -> None:
 
 
 def _refuse_work(image: Image.Image, data: bytes, header_end: int) -> None:
-    """Raises ImageError for a file that has its pixels decoded again and again, or far more of them than it shows."""
+    """Raise ImageError for a file that makes a decoder repeat its pixels, or decode far more than it shows."""
     pixels = image.width * image.height
     if image.format in ("JPEG", "MPO") and pixels * _scans(image, data, header_end) > SCAN_PIXELS:
         raise ImageError("the JPEG has more scans than any image needs; it is not decoded", retryable=False)
@@ -408,7 +410,7 @@ def _tiled(image: Image.Image, across: object, down: object) -> int:
 
 
 def _scans(image: Image.Image, data: bytes, header_end: int) -> int:
-    """How often a decoder passes over a JPEG's pixels, at most: once when its first scan has all its components."""
+    """Return the most passes of a decoder over a JPEG's pixels: one if its first scan has all components."""
     if image.format == "JPEG" and not image.info.get("progressive"):
         in_first = data[header_end + 2 : header_end + 3]
         if in_first == bytes([image.layers]):  # type: ignore[attr-defined]
@@ -417,7 +419,7 @@ def _scans(image: Image.Image, data: bytes, header_end: int) -> int:
 
 
 def _refuse_long_lists(data: bytes) -> None:
-    """Raises ImageError for a TIFF whose lists are too long to be parsed; what is no TIFF, or cut off, passes."""
+    """Raise ImageError for a TIFF whose lists are too long to parse; other files and truncated ones pass."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or not {42, 43} & set(data[2:4]):
         return
@@ -452,7 +454,7 @@ def _header(image: Image.Image) -> ImageHeader:
 
 
 def _take_high_bytes(image: Image.Image) -> str | None:
-    """The order of bytes in which 16-bit colour is stored, the image set to keep the high ones; None for other images.
+    """Set an image of 16-bit colour to keep its high bytes and return its byte order; None for other images.
 
     Pillow reads such samples that lie in planes as if they had 8 bits.
     """
@@ -481,7 +483,7 @@ def _set_raw_modes(image: Image.Image, change: Callable[[str], str]) -> None:
 
 
 def _in_its_range(image: Image.Image, order: str, data: bytes) -> Image.Image:
-    """The 8-bit image of 16-bit colour, scaled from its range; Pillow keeps the high byte of each sample."""
+    """Scale 16-bit colour from its range to 8 bits; Pillow keeps only the high byte of each sample."""
     told = _told_white(image)
     high = np.asarray(image)
     if high[:, :, :3].max(initial=0) >= 1 << (_DEPTHS[-2] - 8):
@@ -517,7 +519,7 @@ def _grey_to_rgb(values: NDArray[np.generic], told: int | None, *, inverted: boo
 
 
 def _scaled(values: NDArray[np.generic], told: int | None) -> NDArray[np.uint8]:
-    """8-bit samples of the same shape; ``told`` is the white that the file's tags tell."""
+    """8-bit samples of the same shape; ``told`` is the white that the file's tags give."""
     grey = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     # In place, because each copy of the largest image would take 200 MB.
     grey /= np.float32(_white(float(grey.max(initial=0)), told, whole=values.dtype.kind != "f"))
@@ -528,7 +530,7 @@ def _scaled(values: NDArray[np.generic], told: int | None) -> NDArray[np.uint8]:
 
 
 def _white(top: float, told: int | None, *, whole: bool) -> float:
-    """The value that is shown white, given the largest one and whether the values are whole numbers."""
+    """Return the value shown as white, given the largest one and whether the values are integers."""
     if not whole or top >= 1 << _DEPTHS[-1]:
         return max(top, 1.0)
     if told is not None and told / _DARKEST < top <= told:
@@ -537,7 +539,7 @@ def _white(top: float, told: int | None, *, whole: bool) -> float:
 
 
 def _told_white(image: Image.Image) -> int | None:
-    """The largest sample that a TIFF's tags allow, as a full number of bits; None where they say nothing new."""
+    """Return the largest sample that a TIFF's tags allow, as a full number of bits; None if they add nothing."""
     bits = _tag(image, _BITS_TAG)
     tops = [_tag(image, tag) for tag in _RANGE_TAGS]
     depths = [bits, *(int(top).bit_length() for top in tops if top is not None and top >= 1)]
@@ -546,7 +548,7 @@ def _told_white(image: Image.Image) -> int | None:
 
 
 def _tag(image: Image.Image, tag: int) -> float | None:
-    """The first value of a TIFF's tag, where it is a number."""
+    """Return the first value of a TIFF's tag, where it is a number."""
     found = image.tag_v2.get(tag) if image.format == "TIFF" else None  # type: ignore[attr-defined]
     first = found[0] if isinstance(found, tuple) and found else found
     return first if isinstance(first, int | float) else None

@@ -4,7 +4,7 @@ A table is a heading and lines of cells. It may be UTF-8 with or without a mark,
 commas, semicolons or tabs, and line ends of any system.
 
 Guarantees:
-- An encoding that cannot be told is refused, never guessed.
+- An encoding that is not certain is refused, never guessed.
 - A quotation mark that is never closed is refused, so no line is swallowed by another.
 """
 
@@ -26,11 +26,11 @@ _BOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _SEPARATORS: Final = ",;\t"
 _QUOTED: Final = re.compile(r'"[^"]*"')
-_TOLD_SEPARATOR: Final = re.compile(r"\"?sep=([,;\t])\"?\s*", re.IGNORECASE)
+_SEPARATOR_LINE: Final = re.compile(r"\"?sep=([,;\t])\"?\s*", re.IGNORECASE)
 
 
 class TableError(MarcodError):
-    """This table cannot be read. ``line`` counts from 1, ``reason`` says what is wrong there."""
+    """The table cannot be read. ``line`` counts from 1, ``reason`` says what is wrong there."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}")
@@ -44,10 +44,10 @@ def lines_of(text: str) -> Iterator[tuple[int, list[str]]]:
     ``text`` is as :func:`text_of` returns it. Raises TableError.
     """
     first, rest = text.partition("\n")[::2]
-    told = _TOLD_SEPARATOR.fullmatch(first)
-    skipped = 1 if told else 0
-    separator = told[1] if told else separator_of(text)
-    reader = csv.reader(io.StringIO(rest if told else text, newline=""), delimiter=separator, strict=True)
+    named = _SEPARATOR_LINE.fullmatch(first)
+    skipped = 1 if named else 0
+    separator = named[1] if named else separator_of(text)
+    reader = csv.reader(io.StringIO(rest if named else text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -118,7 +118,7 @@ def _one_byte(data: bytes) -> str:
         return windows
     if old_mac or odd_as_mac == 0 < odd:
         return mac
-    # Both readings are possible words. Typographic marks are common in Windows' tables, these Mac letters are not.
+    # Both readings are possible text. Typographic marks are common in Windows' tables, these Mac letters are not.
     if odd == 0 and not any(each.isalpha() for each, other in zip(windows, mac, strict=True) if each != other):
         return windows
     raise unclear
@@ -153,19 +153,6 @@ def _is_odd(before: str, each: str, after: str) -> bool:
     return each not in _MARKS_IN_TEXT or before.isalpha() or follows.isalpha()
 
 
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-
-
-def no_formula(value: object) -> object:
-    """Return a value that no spreadsheet takes for a formula: such text begins with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA_STARTS) else value
-
-
-def as_written(cell: str) -> str:
-    """Return the inverse of :func:`no_formula`."""
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS) else cell
-
-
 _EXPONENT: Final = re.compile(r"[+-]?\d(?:[.,]\d+)?E[+-]\d{2,3}", re.IGNORECASE | re.ASCII)
 _ERROR: Final = re.compile(r"##+|#(?:NAME\?|REF!|N/A|VALUE!|WERT!|BEZUG!|NV|DIV/0!|NUM!|ZAHL!|NULL!)")
 _ROUNDED: Final = re.compile(r"[1-9]\d{14}0+", re.ASCII)
@@ -189,7 +176,7 @@ AS_TEXT: Final = "format the column as text, enter it again and save the table"
 
 
 def damage(cell: str) -> str | None:
-    """Say what a spreadsheet has done to a barcode, a plate's name or a well, and what to do; None for a sound cell."""
+    """Describe a spreadsheet's damage to a barcode, a plate's name or a well, and its remedy; None for a sound cell."""
     cell = unicodedata.normalize("NFC", cell)
     if _EXPONENT.fullmatch(cell):
         return f"a spreadsheet has rounded it to a power of ten; {AS_TEXT}"

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from marcod import settings
+from marcod.text import escaped
 
 if TYPE_CHECKING:
     from structlog import PrintLogger
@@ -88,13 +89,7 @@ def warnings_alone() -> Iterator[None]:
 def _without_controls(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Escape what a terminal would obey; JSON has its own."""
     kept = {"exception": "\n", "stack": "\n"}
-    return {n: _escaped(v, kept.get(n, "")) if isinstance(v, str) else v for n, v in event.items()}
-
-
-def _escaped(text: str, kept: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+    return {n: escaped(v, keep=kept.get(n, "")) if isinstance(v, str) else v for n, v in event.items()}
 
 
 def _to_standard_error(*_: object) -> "PrintLogger":

@@ -1,33 +1,75 @@
-"""Words in messages: counted nouns, and what a word that nobody knows could have been."""
+"""Text in messages: counted nouns, near names, and foreign text made safe for where it goes.
+
+Foreign text comes from paths, files, databases and networks. It may steer a terminal, be a formula to a spreadsheet, or
+hold bytes that a database refuses.
+"""
 
 from collections.abc import Iterable
 from typing import Final
 
+QUOTED: Final = 80
+"""Characters of foreign text that a sentence quotes."""
+
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
 OFFERED: Final = 12
-"""Words that an answer to an unknown one names."""
+"""Known names that an error about an unknown one lists."""
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun, such as ``1 file`` and ``2,000 files``; ``plural`` where adding an s is wrong."""
+    """Return a number with its noun, such as ``1 file`` and ``2,000 files``; ``plural`` where adding an s is wrong."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """The known words, those that look most like ``word`` first and the others in their order."""
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names, the nearest to ``name`` first and the others in their order."""
     import difflib
 
-    words = list(dict.fromkeys(known))
-    folded = {name: name.casefold() for name in words}
-    alike = difflib.get_close_matches(word.casefold(), folded.values(), n=3, cutoff=0.6)
-    first = sorted((name for name in words if folded[name] in alike), key=lambda name: alike.index(folded[name]))
-    return [*first, *(name for name in words if name not in first)]
+    names = list(dict.fromkeys(known))
+    folded = {each: each.casefold() for each in names}
+    alike = difflib.get_close_matches(name.casefold(), folded.values(), n=3, cutoff=0.6)
+    first = sorted((each for each in names if folded[each] in alike), key=lambda each: alike.index(folded[each]))
+    return [*first, *(each for each in names if each not in first)]
 
 
-def offer(word: str, known: Iterable[str], what: str) -> str:
-    """The known words for a sentence about an unknown one: ``the sources are a, b and 3 more``, the nearest first."""
-    words = nearest(word, known)
-    if not words:
+def offer(name: str, known: Iterable[str], what: str) -> str:
+    """List the known names for an error about an unknown one, such as ``the sources are a, b and 3 more``."""
+    names = nearest(name, known)
+    if not names:
         return f"there are no {what}"
-    named = ", ".join(words[:OFFERED])
-    more = len(words) - OFFERED
+    named = ", ".join(names[:OFFERED])
+    more = len(names) - OFFERED
     return f"the {what} are {named}" + (f" and {more} more" if more > 0 else "")
+
+
+def printable(foreign: str, *, keep: str = "", instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
+    """Replace the characters that are not printable, which would steer a terminal; those in ``keep`` stay."""
+    return "".join(c if c.isprintable() or c in keep else instead for c in foreign)
+
+
+def quoted(foreign: str) -> str:
+    """Return text for a sentence: quoted, escaped, and its middle left out beyond :data:`QUOTED` characters."""
+    half = QUOTED // 2 - 2
+    return repr(foreign if len(foreign) <= QUOTED else f"{foreign[:half]}...{foreign[-half:]}")
+
+
+def storable(foreign: str) -> str:
+    """Escape undecodable bytes and NUL, which PostgreSQL refuses in a text."""
+    return foreign.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
+
+
+def escaped(foreign: str, *, keep: str = "") -> str:
+    """Escape the characters that are not printable, as Python does; those in ``keep`` stay."""
+    if foreign.isprintable():
+        return foreign
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in foreign)
+
+
+def csv_safe(value: object) -> object:
+    """Return a value that no spreadsheet takes for a formula: such text begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA_STARTS) else value
+
+
+def without_guard(cell: str) -> str:
+    """Remove the apostrophe that :func:`csv_safe` puts before a formula."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS) else cell

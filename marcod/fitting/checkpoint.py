@@ -4,7 +4,6 @@ Hides the file's form: an ``.npz`` without pickles that is replaced in one step,
 """
 
 import json
-import os
 import struct
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from marcod import files
 from marcod.errors import MarcodError
 
 Weights = dict[str, NDArray[np.float32]]
@@ -55,13 +55,12 @@ def save(path: Path, state: State) -> None:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """An ``.npz`` that is there whole or not at all."""
+    """Write an ``.npz`` whole or not at all. Raises OSError."""
+    # One process at a time writes here, so a killed one's remains are overwritten.
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(path)
+    files.put_in_place(unfinished, path)
 
 
 def load(path: Path) -> State | None:

@@ -6,7 +6,6 @@ figures of the database; the alert rules and the dashboard (``docs/monitoring``)
 """
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -18,7 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from marcod import counters
+from marcod import counters, files
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.health import checks, snapshot
 from marcod.health.snapshot import Snapshot
@@ -95,17 +94,9 @@ def _refused(address: str, port: int, error: OSError) -> str:
 
 
 def _write(target: Path, content: bytes) -> None:
-    # Node-exporter reads every *.prom, so the unfinished file is called otherwise.
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(descriptor, 0o644)
-            stream.write(content)
-        unfinished.replace(target)
+        files.write_whole(target, content, mode=0o644)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise MarcodError(f"metrics.textfile: {target} cannot be written: {os_reason(error)}") from error
 
 

@@ -25,12 +25,12 @@ from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, DropImage, parse_well, well_name
 from marcod.errors import LabelError, UnmappedError
 from marcod.labels import inbox, recorder, vocabularies
-from marcod.labels.recorder import Named, Subject, person_named, plain, shown
+from marcod.labels.recorder import Named, Subject, person_named, plain
 from marcod.labels.vocabularies import Vocabularies
 from marcod.settings import Settings
 from marcod.store import known_names
 from marcod.store.votes import NewLabel
-from marcod.text import count
+from marcod.text import count, quoted, without_guard
 
 FORMATS: Final = ("auto", "csv", "rockmaker", "hwi", "sgc", "ispyb", "pims")
 FIELDS: Final = (
@@ -291,7 +291,7 @@ def _unclear(path: Path, group: list[tuple[Row, NewLabel]]) -> Problem:
     lines = sorted(row.line for row, _ in group)
     meant = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
     kept = "Crystals is kept" if str(DropClass.CRYSTALS) in meant else "none is kept"
-    by = f"by {shown(group[0][1].person)}, at one time"
+    by = f"by {quoted(group[0][1].person)}, at one time"
     reason = f"lines {_enumerated(map(str, lines))} give one drop {_enumerated(meant)} {by}"
     return Problem(str(path), lines[0], f"{reason}; {kept}; name the drop, the inspection or the time of each")
 
@@ -376,7 +376,7 @@ def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Probl
     machine = next((column for column in heading if _MACHINES.fullmatch(_spelled(column))), None)
     unsigned: list[int] = []
     for line, cells in lines:
-        values = {n: tabular.as_written(cells[at]) for n, at in places.items() if at < len(cells) and cells[at]}
+        values = {n: without_guard(cells[at]) for n, at in places.items() if at < len(cells) and cells[at]}
         if machine is not None and "person" in places and "person" not in values:
             unsigned.append(line)
             continue
@@ -390,7 +390,7 @@ def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Probl
 
 def _unsigned(number: int, machine: str) -> str:
     lines = "this line names" if number == 1 else f"this and {count(number - 1, 'further line')} name"
-    reason = f"{lines} no person, and beside the column {shown(machine)} the label may be a model's"
+    reason = f"{lines} no person, and beside the column {quoted(machine)} the label may be a model's"
     return f"{reason}; fill in who labelled the drop"
 
 
@@ -400,7 +400,7 @@ def _places(columns: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
     Raises LabelError where no column can be the label or name the drop, and where two columns can be the same.
     """
     if lost := sorted(set(chosen) - set(columns)):
-        raise LabelError(f"there is no column {shown(lost[0])}; there are {_listed(columns)}")
+        raise LabelError(f"there is no column {quoted(lost[0])}; there are {_listed(columns)}")
     places = {name: columns.index(column) for column, name in chosen.items()}
     if len(places) < len(chosen):
         twice = next(name for name, number in Counter(chosen.values()).items() if number > 1)
@@ -427,8 +427,8 @@ def _meaning(name: str, columns: list[str]) -> list[str]:
 
 
 def _unclear_columns(unclear: Mapping[str, list[str]]) -> str:
-    fields = [f"{' and '.join(map(shown, columns))} could each be the {name}" for name, columns in unclear.items()]
-    choice = " ".join(f"--map {shown(f'{columns[-1]}={name}')}" for name, columns in unclear.items())
+    fields = [f"{' and '.join(map(quoted, columns))} could each be the {name}" for name, columns in unclear.items()]
+    choice = " ".join(f"--map {quoted(f'{columns[-1]}={name}')}" for name, columns in unclear.items())
     return f"the columns {', '.join(fields)}; choose with --map COLUMN=FIELD, such as {choice}"
 
 
@@ -437,7 +437,7 @@ def _spelled(heading: str) -> str:
 
 
 def _listed(columns: list[str]) -> str:
-    return ", ".join(shown(column) for column in columns[:20]) or "none"
+    return ", ".join(quoted(column) for column in columns[:20]) or "none"
 
 
 def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
@@ -460,7 +460,7 @@ def _of_minstrel_name(named: Named) -> Named:
     """CrystalTrak names images; the name holds plate, inspection, well and subwell, so no folder is needed."""
     image = layouts.make("rigaku", _ANY_PLATE).parse(named.path or "")
     if not isinstance(image, DropImage):
-        raise LabelError(f"{shown(named.path or '')} is no Minstrel image name: {image.detail}")
+        raise LabelError(f"{quoted(named.path or '')} is no Minstrel image name: {image.detail}")
     found = Named(image.barcode, image.well, image.drop, image.inspection_key, named.source)
     return replace(found, plate=named.plate or found.plate)
 
@@ -468,7 +468,7 @@ def _of_minstrel_name(named: Named) -> Named:
 def _number(what: str, text: str) -> int:
     number = re.fullmatch(r"0*([1-9]\d{0,2})(?:\.0+)?", text, re.ASCII)
     if number is None:
-        raise LabelError(f"{what} {shown(text)} is no number from 1; correct it")
+        raise LabelError(f"{what} {quoted(text)} is no number from 1; correct it")
     return int(number[1])
 
 
@@ -477,9 +477,9 @@ def _time(text: str, zone: tzinfo) -> datetime:
         moment = datetime.fromisoformat(text)
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise LabelError(f"{shown(text)} is no time; write it like 2026-03-09 14:30") from error
+        raise LabelError(f"{quoted(text)} is no time; write it like 2026-03-09 14:30") from error
     if moment.year < 1980:
-        raise LabelError(f"{shown(text)} is before 1980; correct it")
+        raise LabelError(f"{quoted(text)} is before 1980; correct it")
     return moment
 
 
@@ -499,7 +499,7 @@ def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | P
         image = layout.parse("/".join(parts), {f"{parts[0]}/{REPORT}": content}.get)
         if len(cells) < 4 or not isinstance(image, DropImage):
             expected = "path, score, drop and date of an image such as 90j8\\Crystals\\90j8_D12_Visible_9_3552.jpg"
-            yield Problem(str(file.path), reader.line_num, f"{shown(cells[0])}: expected {expected}")
+            yield Problem(str(file.path), reader.line_num, f"{quoted(cells[0])}: expected {expected}")
             continue
         drop = int(cells[2]) if re.fullmatch(r"[1-9]\d?", cells[2].strip(), re.ASCII) else None
         named = Named(image.barcode, image.well, drop, image.inspection_key)
@@ -535,7 +535,7 @@ def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem
         try:
             row, column = PLATE_FORMATS[1536].position(int(float(cells[0])))
         except (ValueError, OverflowError):
-            yield Problem(str(file.path), number, f"{shown(cells[0])} is no well; expected a number from 1 to 1536")
+            yield Problem(str(file.path), number, f"{quoted(cells[0])} is no well; expected a number from 1 to 1536")
             continue
         yield Row(number, Named(run[1], well_name(row, column), None, key), cells[-1], time=taken)
 

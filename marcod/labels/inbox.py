@@ -17,10 +17,11 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import inspection, inspection_summary, label_inbox, plate
 from marcod.errors import LabelError
-from marcod.labels.recorder import NO_PLATE, Finder, Named, following, person_named, plain, shown
+from marcod.labels.recorder import NO_PLATE, Finder, Named, following, person_named, plain
 from marcod.labels.vocabularies import LONGEST, Vocabularies
 from marcod.store import votes
 from marcod.store.votes import NewLabel
+from marcod.text import quoted
 
 ORIGIN: Final = "inbox"
 ARRIVED_S: Final = 600.0
@@ -204,7 +205,7 @@ def _text(name: str, value: bytes | str | None) -> str | None:
     try:
         text = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
-        raise LabelError(f"{name} is no UTF-8 text: {shown(repr(value)[2:-1])}; write it again") from error
+        raise LabelError(f"{name} is no UTF-8 text: {quoted(repr(value)[2:-1])}; write it again") from error
     return text if text.strip() else None
 
 
@@ -212,14 +213,14 @@ def _number(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and int(text[:4]) >= 1 and len(text) <= 4):
-        raise LabelError(f"drop_number {shown(text)} is no drop; write a number such as 1, or nothing")
+        raise LabelError(f"drop_number {quoted(text)} is no drop; write a number such as 1, or nothing")
     return int(text)
 
 
 def _said_at(text: str | None, now: datetime) -> datetime | None:
     moment = _time("labelled_at", text)
     if moment is not None and not EARLIEST <= moment <= now + AHEAD:
-        raise LabelError(f"labelled_at {shown(text or '')} is before 1980 or in the future; correct it")
+        raise LabelError(f"labelled_at {quoted(text or '')} is before 1980 or in the future; correct it")
     return moment
 
 
@@ -231,7 +232,7 @@ def _time(name: str, text: str | None) -> datetime | None:
         moment = datetime.fromisoformat(text.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise LabelError(f"{name} {shown(text)} is no time; write it like 2026-03-09 14:30:00") from error
+        raise LabelError(f"{name} {quoted(text)} is no time; write it like 2026-03-09 14:30:00") from error
 
 
 def retry(connection: Connection) -> int:

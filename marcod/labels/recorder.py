@@ -21,6 +21,7 @@ from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, names_stored, p
 from marcod.errors import LabelError
 from marcod.store import derived, plate_names, votes
 from marcod.store.votes import NewLabel
+from marcod.text import quoted
 
 LONGEST: Final = 1000
 """Characters of a natural key or a person's name."""
@@ -124,7 +125,7 @@ class Finder:
         source_name = None if named.source is None else plain("source", named.source)
         plate_id = self._plate(plain("plate", named.plate), source_name)
         row, column = self._position(plate_id, written)
-        where = f"{well_name(row, column)} of plate {shown(named.plate)}"
+        where = f"{well_name(row, column)} of plate {quoted(named.plate)}"
         looks = self._looks(plate_id, row, column)
         if not looks:
             raise LabelError(f"no image of well {where} has arrived yet", may_come=True)
@@ -145,19 +146,19 @@ class Finder:
         if not found:
             raise self._no_plate(name, source_name)
         if len(found) > 1:
-            raise LabelError(f"several plates answer to {shown(name)} ({_told_apart(name, found)}")
+            raise LabelError(f"several plates answer to {quoted(name)} ({_told_apart(name, found)}")
         return found[0].id
 
     def _no_plate(self, name: str, source_name: str | None) -> LabelError:
         """Make the error for a plate that is not recorded, with what a spreadsheet has done to its name."""
-        below = f" in source {shown(source_name)}" if source_name else ""
+        below = f" in source {quoted(source_name)}" if source_name else ""
         if damage := tabular.damage(name):
-            return LabelError(f"{NO_PLATE} is called {shown(name)}{below}: {damage}")
-        text = f"{NO_PLATE} has the key or barcode {shown(name)}{below} yet"
+            return LabelError(f"{NO_PLATE} is called {quoted(name)}{below}: {damage}")
+        text = f"{NO_PLATE} has the key or barcode {quoted(name)}{below} yet"
         if before := tabular.before_zeros_were_lost(name):
             whole = next((each for each in before if self._look_plate_up(each, source_name)), None)
             if whole is not None:
-                text += f", but {shown(whole)} is there: a spreadsheet takes leading zeros away; {tabular.AS_TEXT}"
+                text += f", but {quoted(whole)} is there: a spreadsheet takes leading zeros away; {tabular.AS_TEXT}"
         return LabelError(text, may_come=True)
 
     def _position(self, plate_id: int, written: tuple[int, int] | int) -> tuple[int, int]:
@@ -206,12 +207,12 @@ class Finder:
             statement = statement.where(source.c.name == plain("source", named.source))
         found = self._connection.execute(statement).all()
         if not found:
-            raise LabelError(f"no image {shown(path)} has arrived yet", may_come=True)
+            raise LabelError(f"no image {quoted(path)} has arrived yet", may_come=True)
         if len(found) > 1:
-            raise LabelError(f"several sources have an image {shown(path)}; name the source")
+            raise LabelError(f"several sources have an image {quoted(path)}; name the source")
         drop_id, inspection_id, image_id, row, column, plate_id = found[0]
         if named.well is not None and self._position(plate_id, _well(named.well)) != (row, column):
-            raise LabelError(f"image {shown(path)} shows another well than {shown(named.well)}; correct one of them")
+            raise LabelError(f"image {quoted(path)} shows another well than {quoted(named.well)}; correct one of them")
         return Subject(drop_id, inspection_id, image_id)
 
 
@@ -245,8 +246,8 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
         for look in by_key or [look for look in looks if str(look.ordinal) in numbers]:
             return look
         if damage := tabular.damage(text):
-            raise LabelError(f"no inspection is called {shown(text)}: {damage}")
-        raise LabelError(f"no image of well {where} at inspection {shown(text)} has arrived yet", may_come=True)
+            raise LabelError(f"no inspection is called {quoted(text)}: {damage}")
+        raise LabelError(f"no image of well {where} at inspection {quoted(text)} has arrived yet", may_come=True)
     at = named.at
     before = [look for look in looks if at is not None and look.taken_at <= at]
     return (before or looks)[-1]
@@ -282,13 +283,13 @@ def _well(text: str) -> tuple[int, int] | int:
     if _NUMBER.fullmatch(well):
         return int(well.partition(".")[0])
     if damage := tabular.damage(well):
-        raise LabelError(f"{shown(text)} is not a well: {damage}")
+        raise LabelError(f"{quoted(text)} is not a well: {damage}")
     try:
         row, column = parse_well(well)
     except ValueError as error:
-        raise LabelError(f"{shown(text)} is not a well; write it like A1 or AF48, or as its number") from error
+        raise LabelError(f"{quoted(text)} is not a well; write it like A1 or AF48, or as its number") from error
     if row > LARGEST_GRID.rows or column > LARGEST_GRID.columns:
-        raise LabelError(f"{shown(text)} is not a well of any plate; correct it")
+        raise LabelError(f"{quoted(text)} is not a well of any plate; correct it")
     return row, column
 
 
@@ -296,7 +297,7 @@ def person_named(text: str) -> str:
     """Return a person's name without surrounding blanks. Raises LabelError for a model's, whose class is no label."""
     person = plain("person", text)
     if _MACHINE.fullmatch(person):
-        raise LabelError(f"{shown(person)} is a model and not a person; name who labelled the drop")
+        raise LabelError(f"{quoted(person)} is a model and not a person; name who labelled the drop")
     return person
 
 
@@ -308,13 +309,8 @@ def plain(what: str, text: str) -> str:
     if len(kept) > LONGEST:
         raise LabelError(f"{what} has more than {LONGEST} characters; shorten it")
     if not kept.isprintable():
-        raise LabelError(f"{what} {shown(kept)} holds characters that cannot be printed; correct it")
+        raise LabelError(f"{what} {quoted(kept)} holds characters that cannot be printed; correct it")
     return kept
-
-
-def shown(text: str) -> str:
-    """Anybody's text, safe in a sentence: quoted, escaped, short."""
-    return ascii(text if len(text) <= 60 else f"{text[:40]}...")
 
 
 def add(connection: Connection, givens: Iterable[NewLabel], now: datetime) -> int:

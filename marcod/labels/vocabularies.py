@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from marcod.domain import DropClass
 from marcod.errors import ConfigError, LabelError, UnmappedError
-from marcod.text import offer
+from marcod.text import offer, quoted
 
 DEFAULTS: Final = Path(__file__).with_name("defaults.toml")
 UNMAPPED: Final = "unmapped"
@@ -59,10 +59,10 @@ class Vocabulary:
         entry = self._entry(word)
         if entry is None:
             offered = offer(text, (each.code for each in self.words), "words")
-            raise UnmappedError(f"{_shown(text)} is not in the vocabulary {self.name}; {offered}; or {_DECIDE}")
+            raise UnmappedError(f"{quoted(text)} is not in the vocabulary {self.name}; {offered}; or {_DECIDE}")
         if entry.label is None:
             called = f" ({entry.name})" if entry.name else ""
-            raise UnmappedError(f"{_shown(text)}{called} is left open in the vocabulary {self.name}; {_DECIDE}")
+            raise UnmappedError(f"{quoted(text)}{called} is left open in the vocabulary {self.name}; {_DECIDE}")
         return entry.label
 
     def _entry(self, word: str) -> Entry | None:
@@ -90,7 +90,7 @@ class Vocabularies:
         """Raises ConfigError when there is none."""
         if name not in self._tables:
             offered = offer(name, sorted(self._tables), "vocabularies")
-            raise ConfigError(f"there is no vocabulary {_shown(name)}; {offered}")
+            raise ConfigError(f"there is no vocabulary {quoted(name)}; {offered}")
         return self._tables[name]
 
     def split(self, text: str, default: str) -> tuple[Vocabulary, str]:
@@ -140,7 +140,7 @@ def _laid_over(below: Vocabulary, content: object, where: str) -> Vocabulary:
         raise ConfigError(f'{where}: words is a table such as "16" = "Crystals"')
     for code, value in words.items():
         key = spelled(code)
-        entries[key] = _entry(code, value, entries.get(key), f"{where}: {_shown(code)}")
+        entries[key] = _entry(code, value, entries.get(key), f"{where}: {quoted(code)}")
     more = {key: str(content[key]) for key in ("description", "joined") if key in content}
     return replace(below, entries=entries, **more)
 
@@ -153,7 +153,3 @@ def _entry(code: str, value: object, below: Entry | None, where: str) -> Entry:
     if not isinstance(value, str) or value not in (*known, UNMAPPED) or not isinstance(name, str | None):
         raise ConfigError(f"{where}: the class is one of {', '.join(known)}, or {UNMAPPED}")
     return Entry(code, None if value == UNMAPPED else DropClass(value), name)
-
-
-def _shown(text: str) -> str:
-    return ascii(text if len(text) <= 60 else f"{text[:40]}...")

@@ -26,11 +26,10 @@ from marcod.layouts.base import (
     any_plates,
     no_companions,
     no_plates,
-    shown,
     unreadable,
 )
 from marcod.layouts.paths import has_image_extension, is_entered, normalise, set_aside
-from marcod.text import offer
+from marcod.text import offer, quoted
 
 __all__ = [
     "NAMES",
@@ -109,7 +108,7 @@ class Layout:
         if lost := [name for name in told if getattr(back, name) != getattr(image, name)]:
             raise LayoutError(
                 f"The {self.name} layout cannot express this image's {lost[0]} "
-                f"{shown(str(getattr(image, lost[0])))}; its paths would give {shown(str(getattr(back, lost[0])))}."
+                f"{quoted(str(getattr(image, lost[0])))}; its paths would give {quoted(str(getattr(back, lost[0])))}."
             )
         return path
 
@@ -136,7 +135,7 @@ class Layout:
 def make(name: str, options: LayoutOptions | None = None) -> Layout:
     """Return the layout of that name. Raises LayoutError for an unknown name or options the layout cannot use."""
     if name not in _GRAMMARS:
-        raise LayoutError(f"There is no layout {shown(name)}; {offer(name, NAMES, 'layouts')}.")
+        raise LayoutError(f"There is no layout {quoted(name)}; {offer(name, NAMES, 'layouts')}.")
     return Layout(_grammar(name)(options or LayoutOptions()))
 
 

@@ -25,6 +25,7 @@ from marcod.domain import (
     well_name,
 )
 from marcod.errors import LayoutError
+from marcod.text import quoted
 
 Companions = Callable[[str], bytes | None]
 """Reads a small file by its path relative to the source root; None when there is none."""
@@ -163,11 +164,6 @@ class Grammar(ABC):
         return {}
 
 
-def shown(text: str) -> str:
-    """Text from a path, safe to print in a sentence: quoted, escaped, at most 80 characters."""
-    return repr(text if len(text) <= 80 else f"{text[:38]}...{text[-38:]}")
-
-
 def not_mine(what: str) -> Aside:
     """Reject a path that does not look like this family's; ``what`` names what was looked for."""
     return Aside(Reason.NOT_THIS_LAYOUT, f"not a path of this layout; expected {what}")
@@ -175,7 +171,7 @@ def not_mine(what: str) -> Aside:
 
 def unreadable(name: str, what: str) -> Aside:
     """Reject a name that cannot be read in a folder or outline of this family."""
-    return Aside(Reason.UNREADABLE_NAME, f"cannot read the name {shown(name)}; expected {what}")
+    return Aside(Reason.UNREADABLE_NAME, f"cannot read the name {quoted(name)}; expected {what}")
 
 
 def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Place:
@@ -276,7 +272,7 @@ def modality_named(text: str) -> Modality:
 
 def unknown_light(word: str) -> LayoutWarning:
     """Return a warning that the word by which a path names its light is not known."""
-    return LayoutWarning(WarningKind.UNKNOWN_LIGHT, f"the light {shown(word)} is not known; not scored")
+    return LayoutWarning(WarningKind.UNKNOWN_LIGHT, f"the light {quoted(word)} is not known; not scored")
 
 
 def same_name(one: str, other: str) -> bool:
@@ -290,5 +286,5 @@ def disagreement(what: str, folder: str, name: str, kept: str) -> LayoutWarning:
     ``what`` is "inspection", or a word for the plate.
     """
     kind = WarningKind.INSPECTION_DIFFERS if what == "inspection" else WarningKind.BARCODE_DIFFERS
-    text = f"{what}: the folder says {shown(folder)}, the name {shown(name)}; the {kept} was believed"
+    text = f"{what}: the folder says {quoted(folder)}, the name {quoted(name)}; the {kept} was believed"
     return LayoutWarning(kind, text)

@@ -22,10 +22,10 @@ from marcod.layouts.base import (
     check_drop,
     not_mine,
     place_numbered,
-    shown,
     unreadable,
 )
 from marcod.layouts.paths import split
+from marcod.text import quoted
 
 _PATH: Final = re.compile(
     r"(?:^|/)plateid_?(\d{1,18})/batchid_?(\d{1,18})/wellnum_?(\d{1,9})/profileid_?(\d{1,9})"
@@ -80,7 +80,7 @@ class Formulatrix(Grammar):
 
     def write(self, image: DropImage) -> str:
         if not image.plate_key.isdecimal() or image.kind not in _TYPES:
-            raise LayoutError(f"The Formulatrix store has no {image.kind} of a plate {shown(image.plate_key)}.")
+            raise LayoutError(f"The Formulatrix store has no {image.kind} of a plate {quoted(image.plate_key)}.")
         grid = image.inferred or self.options.grid_of(image.plate_key)
         well = grid.number(image.row, image.column)
         extension = "png" if image.modality is Modality.UV else "jpg"
@@ -100,7 +100,7 @@ def _kind(text: str) -> Kind:
     # No slice has been seen by name; Rock Maker's short type names have at most three or four characters.
     if _SLICE.fullmatch(text):
         return Kind.SLICE
-    raise Aside(Reason.UNKNOWN_KIND, f"the image type {shown(text)} is not known; only ef is a whole drop")
+    raise Aside(Reason.UNKNOWN_KIND, f"the image type {quoted(text)} is not known; only ef is a whole drop")
 
 
 def _refusal(path: str) -> Aside:

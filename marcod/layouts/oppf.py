@@ -25,10 +25,10 @@ from marcod.layouts.base import (
     not_mine,
     place,
     same_name,
-    shown,
     unreadable,
 )
 from marcod.layouts.paths import split, stem
+from marcod.text import quoted
 
 LONGEST_SIDECAR: Final = 64 * 1024
 """Bytes; a real one has about 1,000."""
@@ -133,15 +133,15 @@ def _with_sidecar(image: DropImage, content: bytes) -> DropImage:
         return replace(image, warnings=(*image.warnings, unused))
     warnings = list(image.warnings)
     if (plate := told.get("PlateId")) and not same_name(plate, image.plate_key):
-        warnings.append(_differs(f"is of plate {shown(plate)}"))
+        warnings.append(_differs(f"is of plate {quoted(plate)}"))
     if (drop := told.get("Drop")) and not _same_drop(drop, image):
-        warnings.append(_differs(f"is of drop {shown(drop)}"))
+        warnings.append(_differs(f"is of drop {quoted(drop)}"))
     taken = image.captured_at
     if imaged_at := told.get("ImagedAt"):
         try:
             taken = _utc(imaged_at)
         except (ValueError, OverflowError):
-            warnings.append(_differs(f"gives the time {shown(imaged_at)}, which cannot be read"))
+            warnings.append(_differs(f"gives the time {quoted(imaged_at)}, which cannot be read"))
     kind = Kind.SLICE if told.get("ImageType") == "S" else image.kind
     return replace(image, kind=kind, captured_at=taken, warnings=tuple(warnings))
 

@@ -8,7 +8,8 @@ import re
 from typing import Final
 
 from marcod.domain import Reason
-from marcod.layouts.base import Aside, shown
+from marcod.layouts.base import Aside
+from marcod.text import quoted
 
 LONGEST: Final = 4096
 """Linux's PATH_MAX; the grammars' running time is only bounded together with the path's length."""
@@ -78,7 +79,7 @@ def stem(name: str) -> str:
 def set_aside(path: str) -> None:
     """Raise Aside for a normalised path that is no image in any family: hidden, temporary, packed, sidecar."""
     if len(path) > LONGEST:
-        raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {shown(path)}")
+        raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {quoted(path)}")
     if ".." in path and ".." in path.split("/"):
         raise Aside(Reason.NOT_THIS_LAYOUT, "the path leads out of its source")
     lower = path.lower()

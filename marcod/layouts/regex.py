@@ -21,8 +21,8 @@ from marcod.layouts.base import (
     not_mine,
     place,
     place_numbered,
-    shown,
 )
+from marcod.text import quoted
 
 _GROUPS: Final = ("plate", "barcode", "well", "row", "col", "drop", "inspection", "date", "modality")
 _LONGEST_ORDINAL: Final = 4
@@ -94,7 +94,7 @@ class UserRegex(Grammar):
             if not 1980 <= taken.year <= 2100:
                 raise ValueError("no imager took images in that year")
         except ValueError as error:
-            raise Aside(Reason.OUT_OF_RANGE, f"the date {shown(text)} cannot be: {shown(str(error))}") from error
+            raise Aside(Reason.OUT_OF_RANGE, f"the date {quoted(text)} cannot be: {quoted(str(error))}") from error
         return taken.replace(tzinfo=self.options.timezone) if taken.tzinfo is None else taken
 
     def _modality(self, text: str | None) -> Modality:
@@ -109,7 +109,7 @@ def _compiled(pattern: str | None) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern, re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise LayoutError(f"The pattern {shown(pattern)} is not a regular expression: {error}.") from error
+        raise LayoutError(f"The pattern {quoted(pattern)} is not a regular expression: {error}.") from error
     groups = compiled.groupindex
     if unknown := sorted(set(groups) - set(_GROUPS)):
         raise LayoutError(f"The pattern names the unknown group {unknown[0]}; groups are {', '.join(_GROUPS)}.")
@@ -127,7 +127,7 @@ def _check_date_format(date_format: str | None) -> None:
     try:
         datetime.strptime(known.strftime(date_format), date_format)  # noqa: DTZ007
     except (ValueError, re.error) as error:
-        problem = f"The date format {shown(date_format)} cannot be used: {error}."
+        problem = f"The date format {quoted(date_format)} cannot be used: {error}."
         raise LayoutError(f"{problem} Write it like %Y-%m-%d.") from error
 
 
@@ -159,5 +159,5 @@ def _number(text: str, group: str) -> int:
 
 
 def _unusable(group: str, text: str) -> Aside:
-    found = f"found {shown(text)}" if text else "found nothing"
+    found = f"found {quoted(text)}" if text else "found nothing"
     return Aside(Reason.UNREADABLE_NAME, f"the pattern's group {group} {found}, which cannot be used")

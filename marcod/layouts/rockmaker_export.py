@@ -35,10 +35,10 @@ from marcod.layouts.base import (
     not_mine,
     place,
     same_name,
-    shown,
     unreadable,
 )
 from marcod.layouts.paths import folder_above, normalise, split
+from marcod.text import quoted
 
 REPORT: Final = "report.csv"
 LONGEST_REPORT: Final = 16 * 2**20
@@ -110,7 +110,7 @@ class RockMakerExport(Grammar):
         if (parts := _DATE.fullmatch(reported.date)) is not None:
             with suppress(Aside):
                 return moment(self.options.timezone, parts[3], parts[1], parts[2], *parts.groups()[3:]), ()
-        text = f"report.csv gives the date {shown(reported.date)}, which cannot be read"
+        text = f"report.csv gives the date {quoted(reported.date)}, which cannot be read"
         return None, (LayoutWarning(WarningKind.DATE_UNREADABLE, text),)
 
     def write(self, image: DropImage) -> str:
@@ -149,7 +149,7 @@ def _read(file: str, above: Sequence[str]) -> _Name:
         raise not_mine("barcode, well, profile, hotkey and batch, such as 90j8_D12_Visible_9_3552.jpg")
     likeliest = [name for rank, name in readings if rank == readings[0][0]]
     if len(likeliest) > 1:
-        barcodes = " or ".join(shown(name.barcode) for name in likeliest)
+        barcodes = " or ".join(quoted(name.barcode) for name in likeliest)
         raise unreadable(file, f"a folder of its barcode above it, since that may be {barcodes}")
     return likeliest[0]
 
@@ -227,7 +227,7 @@ def _decoded(content: bytes) -> str:
 def _drop(text: str) -> tuple[int, tuple[LayoutWarning, ...]]:
     if text.isascii() and text.isdigit() and len(text) <= 2 and int(text):
         return int(text), ()
-    lost = f"report.csv gives {shown(text)} instead of the drop's number; taken as drop 1"
+    lost = f"report.csv gives {quoted(text)} instead of the drop's number; taken as drop 1"
     return 1, (LayoutWarning(WarningKind.DROP_NUMBER_LOST, lost),)
 
 

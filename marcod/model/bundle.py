@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from marcod import files
 from marcod.domain import CLASSES, DropClass, Modality, TrainedOn
 from marcod.errors import BundleError, ImageError, os_reason
 from marcod.model.probabilities import softmax
@@ -222,10 +223,9 @@ def write(
         unfinished = scratch / "bundle"
         _write_files(unfinished, record, _contents(weights, metrics, golden))
         try:
-            unfinished.rename(final)
+            files.put_folder_in_place(unfinished, final)
         except OSError as error:
             raise BundleError(f"cannot put the bundle at {final}: {os_reason(error)}") from error
-    _sync(final.parent)
     return final
 
 
@@ -245,12 +245,9 @@ def install(path: Path, models: Path) -> Path:
         with scratch_beside(final) as scratch:
             copied = scratch / "bundle"
             shutil.copytree(path, copied)
-            for name in (*record.files, RECORD_FILE, "golden", "."):
-                _sync(copied / name)
-            copied.rename(final)
+            files.put_folder_in_place(copied, final)
     except OSError as error:
         raise BundleError(f"cannot put the bundle at {final}: {os_reason(error)}") from error
-    _sync(final.parent)
     return final
 
 
@@ -458,21 +455,7 @@ def _write_files(folder: Path, record: BundleRecord, contents: Mapping[str, byte
     for name, data in {**contents, RECORD_FILE: to_toml(table, comment=record.notice).encode()}.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    _sync(folder / "golden")
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Make the names in a folder, or what a file holds, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        file.write_bytes(data)
 
 
 def _files_under(path: Path) -> Iterator[str]:

@@ -21,6 +21,7 @@ from marcod.notify.connection import Line
 from marcod.notify.render import Letter
 from marcod.settings import MailSettings
 from marcod.store.outbox import Outcome
+from marcod.text import printable
 
 TIMEOUT_S: Final = 10.0
 """For connecting and for each step; a whole mail may take WHOLE of these, since some servers make senders wait."""
@@ -122,4 +123,4 @@ def _listed(recipients: dict[str, tuple[int, bytes]]) -> str:
 
 def _reply(said: bytes | str) -> str:
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-    return "".join(c if c.isprintable() else " " for c in text)[:LONGEST_REPLY]
+    return printable(text, instead=" ")[:LONGEST_REPLY]

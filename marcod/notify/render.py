@@ -15,6 +15,7 @@ from marcod.domain import hit_rule
 from marcod.plates.plate_map import MARKS_OF_CLASS
 from marcod.store.outbox import Event, Message
 from marcod.store.versions import SYNTHETIC_NOTICE
+from marcod.text import printable
 
 LONGEST_NAME: Final = 200
 BEST: Final = 8
@@ -133,5 +134,5 @@ def _rule(detail: dict[str, Any]) -> str:
 
 
 def _clean(name: object) -> str:
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
+    text = printable(str(name))
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"

@@ -25,7 +25,7 @@ from marcod.plates.reports import Hit
 from marcod.store.drops import Trend
 from marcod.store.verdicts import DropVerdict
 from marcod.store.versions import SYNTHETIC_NOTICE
-from marcod.tabular import no_formula
+from marcod.text import csv_safe, printable
 
 BEST: Final = 24
 """Hits that a plate's sheet shows large; two printed rows of six make a page with the map of a small plate."""
@@ -352,8 +352,7 @@ def file_name(shown: PlateMap) -> str:
 
 def _text(value: object) -> str:
     """Foreign text without characters that steer a display, and nothing a spreadsheet takes for a formula."""
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
-    return str(no_formula(printable))
+    return str(csv_safe(printable(str(value))))
 
 
 @cache

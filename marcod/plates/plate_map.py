@@ -24,7 +24,7 @@ from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
 from marcod.plates import history, metadata, reports
 from marcod.store import known_names, summaries, verdicts, versions
-from marcod.tabular import no_formula
+from marcod.text import csv_safe
 
 COLUMNS: Final = (
     "source",
@@ -160,7 +160,7 @@ def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, object]]) ->
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow({key: _one_cell(no_formula(value)) for key, value in record.items()})
+        writer.writerow({key: _one_cell(csv_safe(value)) for key, value in record.items()})
     return out.getvalue()
 
 

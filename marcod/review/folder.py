@@ -5,20 +5,18 @@ a CSV is taken whole or not at all with a sentence for every wrong line, and tha
 """
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from marcod import images, tabular
+from marcod import files, images, tabular
 from marcod.database.engine import Database
 from marcod.domain import DropClass
 from marcod.errors import ConfigError, ImageError, LabelError, MarcodError, UnmappedError, os_reason
 from marcod.labels import recorder
-from marcod.labels.recorder import person_named, plain, shown
+from marcod.labels.recorder import person_named, plain
 from marcod.labels.vocabularies import Vocabularies
 from marcod.plates.plate_map import csv_text
 from marcod.review import desk
@@ -26,7 +24,7 @@ from marcod.review import queue as store
 from marcod.review.queue import Item
 from marcod.settings import ReviewSettings
 from marcod.store.votes import NewLabel
-from marcod.text import count
+from marcod.text import count, quoted
 
 NAME: Final = "review.csv"
 COLUMNS: Final = ("item", "image", "plate", "well", "drop", "inspection", "label", "person", "comment")
@@ -104,9 +102,9 @@ def _write(
     folder: Path, taken: Sequence[Item], person: str, roots: Mapping[str, Path], done: Callable[[int], None]
 ) -> tuple[set[int], list[str]]:
     """The folder under its name when all is in it. Returns the items that are, and why the others are not."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}-", dir=folder.parent))
-    try:
-        records, problems = [], []
+    records, problems = [], []
+    # Only its owner can enter a temporary folder; their group may fill in the answers.
+    with files.new_folder(folder, mode=0o750) as scratch:
         for count, item in enumerate(taken, 1):
             name = file_name(item)
             try:
@@ -118,12 +116,6 @@ def _write(
                 records.append(_record(item, name, person))
             done(count)
         (scratch / NAME).write_text(csv_text(COLUMNS, records), encoding="utf-8")
-        # A scratch folder is its maker's alone; who is in their group may fill in the answers.
-        scratch.chmod(0o750)
-        scratch.rename(folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return {int(record["item"]) for record in records}, problems
 
 
@@ -243,7 +235,7 @@ def _line(
     """A line's answer, None where the label is empty. Raises LabelError."""
     item = known.get(_number(cells) or 0)
     if item is None:
-        raise LabelError(f"there is no item {shown(cells.get('item', ''))} in this database")
+        raise LabelError(f"there is no item {quoted(cells.get('item', ''))} in this database")
     _check_subject(cells, item)
     label = cells.get("label", "").removeprefix("'")
     if not label:
@@ -257,7 +249,7 @@ def _line(
     except UnmappedError as error:
         raise LabelError(str(error)) from error
     if word is None:
-        raise LabelError(f"{shown(label)} takes a label back; `marcod label withdraw` does that")
+        raise LabelError(f"{quoted(label)} takes a label back; `marcod label withdraw` does that")
     return _Line(number, item, word, who)
 
 
@@ -269,8 +261,8 @@ def _check_subject(cells: dict[str, str], item: Item) -> None:
     same_plate = told["plate"].lstrip("'0") == own["plate"].lstrip("'0") or cells.get("image") == file_name(item)
     if told["well"] != own["well"] or not same_plate:
         raise LabelError(
-            f"item {item.item_id} is well {own['well']} of plate {shown(own['plate'])}, "
-            f"not {shown(told['well'])} of {shown(told['plate'])}"
+            f"item {item.item_id} is well {own['well']} of plate {quoted(own['plate'])}, "
+            f"not {quoted(told['well'])} of {quoted(told['plate'])}"
         )
 
 

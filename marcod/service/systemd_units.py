@@ -8,7 +8,6 @@ is started and no user is made: the files say what is to be done, and systemd's 
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -136,15 +135,15 @@ def _state(path: Path, text: str) -> State:
         raise MarcodError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _write_all(files: list[tuple[Path, str, int]]) -> None:
-    for path, _, _ in files:
+def _write_all(listed: list[tuple[Path, str, int]]) -> None:
+    for path, _, _ in listed:
         nearest = next(parent for parent in path.parents if parent.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
             raise MarcodError(f"{path} cannot be written by this user; run it as root, or name another --prefix")
-    for path, text, mode in files:
+    for path, text, mode in listed:
         try:
             _make(path.parent)
-            _write(path, text, mode)
+            files.write_whole(path, text, mode=mode)
         except OSError as error:
             raise MarcodError(f"{path} cannot be written: {os_reason(error)}") from error
 
@@ -155,14 +154,6 @@ def _make(folder: Path) -> None:
         if not place.exists():
             place.mkdir()
             place.chmod(0o755)
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        unfinished = Path(scratch) / path.name
-        unfinished.write_text(text)
-        unfinished.chmod(mode)
-        unfinished.replace(path)
 
 
 def next_steps(config: Path) -> list[str]:

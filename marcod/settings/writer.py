@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from marcod import files
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.settings import Settings, config_file, load, user_file
 
@@ -55,12 +56,10 @@ class Addition:
         """
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{self._target.name}-", dir=self._target.parent) as scratch:
-                unfinished = Path(scratch) / self._target.name
+            with files.replacing(self._target) as unfinished:
                 _write(unfinished, self._after, like=self._target)
                 if self._content() != self._before:
                     raise ConfigError(f"{self.path} was changed by another program just now; run this again")
-                unfinished.replace(self._target)
         except OSError as error:
             raise MarcodError(f"{self.path} cannot be written: {os_reason(error)}") from error
 
@@ -79,10 +78,7 @@ def _ended(text: bytes) -> bytes:
 
 
 def _write(unfinished: Path, content: bytes, *, like: Path) -> None:
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    unfinished.write_bytes(content)
     if like.exists():
         old, new = like.stat(), unfinished.stat()
         unfinished.chmod(old.st_mode & 0o7777)

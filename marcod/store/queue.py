@@ -21,6 +21,7 @@ from marcod.database.schema import image, inspection, job, model_version, plate,
 from marcod.domain import text_path
 from marcod.store import locks, sources, versions
 from marcod.store.selects import current_score
+from marcod.text import storable
 
 NEW: Final = 0
 """Priority of images that just arrived."""
@@ -221,7 +222,7 @@ def fail(
         .where(job.c.id == failure.claim.job_id, job.c.lease == token)
         .values(
             lease=None,
-            error=_storable(failure.error),
+            error=storable(failure.error),
             failed_at=now if final else None,
             available_at=now + timedelta(seconds=wait_s),
             attempts=attempts if failure.counts else attempts - 1,
@@ -250,11 +251,6 @@ def repair_schedule(connection: Connection, *, now: datetime, lease_s: float, re
     return connection.execute(sa.update(job).where(astray).values(available_at=now)).rowcount
 
 
-def _storable(text: str) -> str:
-    """Make an error's text storable: it may quote a path of any bytes, and PostgreSQL refuses some bytes and NUL."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
-
-
 def renew(connection: Connection, leases: Iterable[Lease], *, now: datetime, lease_s: float) -> int:
     """Have these leases end ``lease_s`` from now, because their worker still works. Returns how many jobs are ours.
 
@@ -271,7 +267,7 @@ def release(connection: Connection, lease: Lease, now: datetime, error: str | No
 
     ``error`` says what held them up, for people; without one the jobs keep theirs.
     """
-    more = {} if error is None else {"error": _storable(error)}
+    more = {} if error is None else {"error": storable(error)}
     return connection.execute(
         sa.update(job)
         .where(job.c.id.in_([c.job_id for c in lease.claims]), job.c.lease == lease.token)

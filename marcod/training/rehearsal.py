@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from marcod import synthetic
+from marcod import files, synthetic
 from marcod.domain import Split, TrainedOn, split_of
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.evaluate import labelled
@@ -125,10 +125,8 @@ def _render(
                 raise InterruptedError
             rows.append(row)
             progress("rendering the base set", done, count)
-    unfinished = folder / f".{LIST}"
-    with unfinished.open("w", newline="", encoding="utf-8") as stream:
+    with files.replacing(folder / LIST) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows([("image", "label"), *rows])
-    unfinished.rename(folder / LIST)
 
 
 def _draw(task: tuple[Path, int]) -> tuple[str, str]:

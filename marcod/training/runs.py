@@ -22,7 +22,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import telemetry
+from marcod import files, telemetry
 from marcod.database.engine import Database
 from marcod.domain import Modality
 from marcod.errors import MarcodError, NotFoundError, StoreError, is_full, os_reason
@@ -350,9 +350,7 @@ class _Steps:
             "doubted_labels": None if made.doubts is None else len(made.doubts.suspects),
         }
         outcome = {"passed": verdict.passed, "reasons": list(verdict.reasons), "numbers": numbers, "path": str(path)}
-        unfinished = self._folder / f".{VERDICT}"
-        unfinished.write_text(json.dumps(outcome, allow_nan=False), encoding="utf-8")
-        unfinished.replace(self._folder / VERDICT)
+        files.write_whole(self._folder / VERDICT, json.dumps(outcome, allow_nan=False))
 
     def _written(self, work: Work, made: Candidate, snapshot: Snapshot, base_set: Base) -> Path:
         """The candidate's bundle in the run's folder; it comes to the others when it has passed."""

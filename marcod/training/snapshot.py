@@ -9,7 +9,6 @@ The manifest is a file of JSON lines, a header and one line an image, known by t
 
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from marcod import images
+from marcod import files, images
 from marcod.database.engine import Database
 from marcod.domain import CLASSES, DropClass, Modality, Split, path_text, split_of
 from marcod.errors import ImageError, MarcodError, os_reason
@@ -365,26 +364,10 @@ def _gate_digest(items: Iterable[Item]) -> str:
 
 def write(snapshot: Snapshot, path: Path) -> None:
     """Write the manifest; whoever looks sees all of it or nothing. Raises MarcodError."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        with unfinished.open("wb") as stream:
-            stream.write(_manifest(snapshot))
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(path)
-        _sync(path.parent)
+        files.write_whole(path, _manifest(snapshot))
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise MarcodError(f"the manifest {path} cannot be written: {os_reason(error)}") from error
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path, digest: str) -> Snapshot:

@@ -22,6 +22,7 @@ from marcod.database import migrate, refusals, workers
 from marcod.database.engine import Database
 from marcod.database.migrate import SchemaState
 from marcod.errors import ConfigError, SchemaError, StoreError, os_reason
+from marcod.files import put_in_place
 
 PAGES: Final = 2000
 """Pages copied between two reports, 8 MB."""
@@ -85,7 +86,7 @@ def copy(db: Database, target: Path, *, overwrite: bool, report: Report) -> Copi
     with _unfinished(target) as scratch:
         _copy_pages(origin, scratch, report)
         _check(scratch, origin)
-        _settle(scratch, target)
+        put_in_place(scratch, target)
     return Copied(target, target.stat().st_size)
 
 
@@ -108,7 +109,7 @@ def restore(db: Database, copied: Path, *, now: datetime, force: bool, report: R
         with _alone(db, place, now, force):
             _inherit(scratch, place)
             kept = _set_aside(place, now)
-            _settle(scratch, place)
+            put_in_place(scratch, place)
     return Restored(place, kept, schema)
 
 
@@ -242,19 +243,3 @@ def _inherit(scratch: Path, place: Path) -> None:
         scratch.chmod(stat.S_IMODE(like.st_mode))
     if (like.st_uid, like.st_gid) != (mine.st_uid, mine.st_gid):
         os.chown(scratch, like.st_uid, like.st_gid)
-
-
-def _settle(scratch: Path, target: Path) -> None:
-    """Bring a finished file to the disk and to its place."""
-    for path in (scratch, scratch.parent):
-        _to_disk(path)
-    scratch.replace(target)
-    _to_disk(target.parent)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

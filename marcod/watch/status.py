@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.engine import insert
 from marcod.database.schema import source, watch_state
 from marcod.errors import NotFoundError
+from marcod.text import storable
 
 FORGOTTEN: Final = timedelta(days=7)
 """A source that nobody has watched for this long was taken out of the configuration."""
@@ -70,12 +71,9 @@ def write(connection: Connection, states: Sequence[SourceStatus], now: datetime)
 
 def _row(state: SourceStatus, source_id: int, now: datetime) -> dict[str, Any]:
     values = {name: getattr(state, name) for name in _OWN}
-    return values | {"source_id": source_id, "trouble": _storable(state.trouble), "updated_at": now}
-
-
-def _storable(text: str | None) -> str | None:
-    """Trouble may quote a path of any bytes; PostgreSQL takes neither those nor NUL."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
+    # Trouble may quote a path of any bytes.
+    trouble = None if state.trouble is None else storable(state.trouble)
+    return values | {"source_id": source_id, "trouble": trouble, "updated_at": now}
 
 
 def read(connection: Connection) -> list[SourceStatus]:

@@ -20,7 +20,7 @@ from typing import Final
 
 from marcod import files as marcod_files
 from marcod.errors import MarcodError
-from marcod.files import OutsideError
+from marcod.files import EscapesRootError
 from marcod.layouts import is_entered
 from marcod.layouts.findings import Cause
 from marcod.watch.settle import FileStat
@@ -80,9 +80,9 @@ class Root:
         Raises OSError when the file system cannot tell now.
         """
         try:
-            with marcod_files.held(self.absolute(path), self.path) as descriptor:
+            with marcod_files.open_beneath(self.absolute(path), self.path) as descriptor:
                 found = marcod_files.regular(descriptor)
-        except (*_GONE, OutsideError):
+        except (*_GONE, EscapesRootError):
             return None
         except OSError as error:
             # A link that goes in circles leads nowhere, now and later.

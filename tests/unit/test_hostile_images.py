@@ -13,7 +13,7 @@ from PIL import Image
 
 from marcod import images
 from marcod.errors import ImageError
-from marcod.files import OutsideError
+from marcod.files import EscapesRootError
 
 SMALL = Image.new("L", (8, 8), 128)
 
@@ -178,9 +178,9 @@ def test_nothing_outside_the_root_is_read(share: Path, tmp_path: Path, place: st
     (tmp_path / "share2").mkdir()
     (tmp_path / "share2" / "a.png").write_bytes(b"outside")
     (share / "beside.png").symlink_to("../share2/a.png")
-    with pytest.raises(OutsideError, match="leads out of its source"):
+    with pytest.raises(EscapesRootError, match="leads out of its source"):
         images.read(share / place, share)
-    with pytest.raises(OutsideError, match="leads out of its source"):
+    with pytest.raises(EscapesRootError, match="leads out of its source"):
         images.read(tmp_path / "outside" / "a.png", share)
 
 
@@ -188,7 +188,7 @@ def test_a_folder_swapped_for_a_link_after_it_was_recorded_is_not_followed(share
     assert images.read(share / "plate" / "a.png", share) == b"inside"
     (share / "plate").rename(share / "former")
     (share / "plate").symlink_to(tmp_path / "outside")
-    with pytest.raises(OutsideError, match="leads out of its source"):
+    with pytest.raises(EscapesRootError, match="leads out of its source"):
         images.read(share / "plate" / "a.png", share)
 
 

