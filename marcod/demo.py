@@ -33,10 +33,10 @@ from marcod.store import backlog
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
 
 READY_S: Final = 120.0
-"""How long the daemon may take to load its model and say READY=1."""
+"""Time for the daemon to load its model and say READY=1."""
 
 FINISH_S: Final = 600.0
-"""How long everything may take to arrive and be scored."""
+"""Time for everything to arrive and be scored."""
 
 POLL_S: Final = 0.2
 IMAGE_SIZE: Final = (510, 428)
@@ -93,7 +93,7 @@ def drawn(plates: Sequence[Export]) -> Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far the demonstration is; ``text`` says what it waits for."""
+    """The progress of the demonstration; ``text`` says what it waits for."""
 
     text: str
     delivered: int
@@ -103,7 +103,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was delivered and how long it took, in seconds from a file's last byte to its score."""
+    """The delivered files and the seconds from each file's last byte to its score."""
 
     images: int
     other_files: int
@@ -164,7 +164,7 @@ def run(folder: Path, config: Path, plates: Sequence[Export], on_step: Callable[
 
 
 def database_url(folder: Path) -> str:
-    """The demonstration's own database, whatever is configured elsewhere."""
+    """Return the URL of the demonstration's own database, whatever the configuration says."""
     return f"sqlite:///{folder}/marcod.sqlite"
 
 
@@ -206,7 +206,7 @@ def prepare(folder: Path, models: Path, plates: Sequence[Export]) -> Path:
 
 @contextmanager
 def running_daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The real service in its own process, from READY=1 until it has stopped in order. Raises MarcodError."""
+    """Run the real service in a process, from READY=1 until it has stopped in order. Raises MarcodError."""
     address = f"marcod-demo-{uuid4()}"
     command = [sys.executable, "-m", "marcod", "--config", str(config), "run"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, log.open("wb") as output:

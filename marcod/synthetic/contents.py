@@ -1,4 +1,4 @@
-"""What fills a drop without facets: precipitate, skins, and droplets of a second liquid.
+"""Contents of a drop without facets: precipitate, skins, and droplets of a second liquid.
 
 Each function gives a gain, [3, h, w] or [h, w], that the drop's light is multiplied with.
 """
@@ -9,7 +9,7 @@ from marcod.synthetic.fields import Field, Light, Plane, fractal, noise, relief,
 from marcod.synthetic.lens import Footprint
 from marcod.synthetic.scene import Film, Grain, Precipitate
 
-# Precipitate takes away blue more than red; pure grey scatterers take away all alike.
+# Precipitate removes blue more than red; pure grey scatterers remove all alike.
 _BROWN = np.asarray([0.72, 1.0, 1.5], dtype=np.float32)[:, None, None]
 _GREY = np.ones((3, 1, 1), dtype=np.float32)
 
@@ -29,7 +29,7 @@ def precipitate_gain(part: Precipitate, amount: float, shape: Footprint, plane: 
 
 
 def _where(part: Precipitate, shape: Footprint, plane: Plane, rng: np.random.Generator) -> Field:
-    """How dense it lies where, 0 to about 1.5: patches, and more at the edge or in the middle."""
+    """Return the density, 0 to about 1.5: patches, and more at the edge or in the middle."""
     patches = np.clip(1.0 + np.float32(part.patchy) * fractal(plane, rng, 5, 3), 0.0, 2.0)
     rho = np.minimum(shape.rho, 1.0)
     if part.ring >= 0:
@@ -41,7 +41,7 @@ def _where(part: Precipitate, shape: Footprint, plane: Plane, rng: np.random.Gen
 
 
 def _grains(part: Precipitate, plane: Plane, rng: np.random.Generator) -> Field:
-    """The height of the grains, about 0 to 2."""
+    """Return the height of the grains, about 0 to 2."""
     if part.grain is Grain.FINE:
         return 0.8 + 0.6 * noise(plane, rng, part.cells)
     if part.grain is Grain.GRAINY:
@@ -54,7 +54,7 @@ def _grains(part: Precipitate, plane: Plane, rng: np.random.Generator) -> Field:
 
 
 def film_gain(film: Film, grown: float, shape: Footprint, plane: Plane, light: float) -> Field:
-    """A skin: long folds embossed over the drop, strongest towards its edge."""
+    """Emboss a skin: long folds over the drop, strongest towards its edge."""
     rng = rng_of(film.seed, 6)
     warp = noise(plane, rng, film.cells * 0.5)
     folds = fractal(plane, rng, film.cells, 2) + 0.5 * warp

@@ -53,12 +53,12 @@ class _Brush:
         return float(self.rng.uniform(low, high))
 
     def at(self, along: float, across: float, turn: float = 0.0) -> Point:
-        """A point in the crystal's axes, turned further by ``turn``."""
+        """Return a point in the crystal's axes, turned further by ``turn``."""
         cos, sin = math.cos(self.angle + turn), math.sin(self.angle + turn)
         return self.centre[0] + along * cos - across * sin, self.centre[1] + along * sin + across * cos
 
     def tone(self, value: float, tint: float = 1.0) -> tuple[float, float, float]:
-        """The gain of a tone, coloured by birefringence as strongly as ``tint``."""
+        """Return the gain of a tone, coloured by birefringence as strongly as ``tint``."""
         base, strength = 1.0 + value * self.group.contrast, tint * self.group.contrast
         red, green, blue = (base * (1.0 + strength * (channel - 1.0)) for channel in self.group.colour)
         return red, green, blue
@@ -70,7 +70,7 @@ class _Brush:
         self.layer.line([self.at(x, y, turn) for x, y in ends], self.tone(value, tint), width)
 
     def edges(self, corners: Sequence[Point], strength: float = 1.0) -> None:
-        """The closed outline, each edge dark or bright by the side it turns to the light."""
+        """Draw the closed outline, each edge dark or bright by the side it turns to the light."""
         width = max(0.0018, min(0.006, self.length * 0.028))
         for start, end in pairwise([*corners, corners[0]]):
             direction = math.atan2(end[1] - start[1], end[0] - start[0]) + self.angle
@@ -137,7 +137,7 @@ def _plate(brush: _Brush) -> None:
 
 
 def _block(brush: _Brush) -> None:
-    """A prism seen from above: a ring of facets around a top face, each as bright as it faces the light."""
+    """Draw a prism from above: a ring of facets around a top face, each as bright as it faces the light."""
     sides = int(brush.rng.choice([4, 5, 6, 6, 8]))
     half, squash = brush.length / 2, 0.55 + 0.45 * brush.group.aspect
     turns = [2 * math.pi * (i + brush.between(-0.13, 0.13)) / sides for i in range(sides)]

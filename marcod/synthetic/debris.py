@@ -1,4 +1,4 @@
-"""What lies in or on a drop without being chemistry, and oil droplets, which are drawn the same way."""
+"""Debris in or on a drop, and oil droplets, which are drawn the same way."""
 
 import math
 
@@ -34,7 +34,7 @@ def draw_oil(layer: Layer, oil: Oil, drop: Drop, grown: float) -> None:
 
 
 def draw_satellites(layer: Layer, drop: Drop) -> None:
-    """Small drops that the dispenser left beside the large one."""
+    """Draw small drops that the dispenser left next to the large one."""
     rng = rng_of(drop.seed, 4)
     for _ in range(drop.satellites):
         angle, away = float(rng.uniform(0, 2 * math.pi)), drop.radius * float(rng.uniform(1.12, 1.5))
@@ -48,7 +48,7 @@ def _somewhere(rng: np.random.Generator, centre: Point, radius: float) -> Point:
 
 
 def _mote(layer: Layer, rng: np.random.Generator, spot: Point, size: float) -> None:
-    """A speck of dust: a dark crumb, or one far out of focus that is large and faint."""
+    """Draw a speck of dust: a dark crumb, or one far out of focus that is large and faint."""
     if rng.random() < 0.12:
         layer.disc(spot, size * 4, grey_gain(0.955))
         layer.disc(spot, size * 2.5, grey_gain(0.94))
@@ -60,7 +60,7 @@ def _mote(layer: Layer, rng: np.random.Generator, spot: Point, size: float) -> N
 
 
 def _ringed(layer: Layer, centre: Point, radius: float, contrast: float) -> None:
-    """A sphere under transmitted light: dark ring, grey body, bright heart a little off centre."""
+    """Draw a sphere under transmitted light: dark ring, grey body, bright heart a little off centre."""
     for share, value in ((1.0, -0.8), (0.8, -0.25), (0.62, 0.12), (0.3, 0.55)):
         moved = (centre[0] + radius * 0.08 * (1 - share), centre[1] + radius * 0.16 * (1 - share))
         layer.disc(moved, radius * share, grey_gain(1.0 + value * contrast))
@@ -78,7 +78,7 @@ def _scratch(layer: Layer, rng: np.random.Generator, well: Well) -> None:
 
 
 def _fibre(layer: Layer, rng: np.random.Generator, start: Point) -> None:
-    """A hair or lint: a line whose direction wanders."""
+    """Draw a hair or lint: a line whose direction wanders."""
     steps = int(rng.integers(6, 22))
     reach = float(rng.uniform(0.04, 0.35))
     turn = float(rng.uniform(0, 2 * math.pi)) + np.cumsum(rng.normal(0, rng.uniform(0.03, 0.35), steps))

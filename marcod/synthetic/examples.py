@@ -1,4 +1,4 @@
-"""Single drops as files: what a model is trained and tried on where there are no photographs."""
+"""Single drops as files, to train and try a model without photographs."""
 
 import io
 from typing import Final

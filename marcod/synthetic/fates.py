@@ -1,4 +1,4 @@
-"""What becomes of a drop over the weeks: which contents it gets, when they start, how fast they grow."""
+"""The fate of a drop over weeks: its contents, when they start, how fast they grow."""
 
 import math
 from dataclasses import replace
@@ -24,7 +24,7 @@ _DISSOLVING: Final = 0.12
 
 
 def random_fate(seed: int, imager: Imager, hit_rate: float, last_d: float, lens: int) -> Scene:
-    """A drop with everything that will happen to it until ``last_d``; ``lens`` picks the look of its well."""
+    """Draw a drop and its changes until ``last_d`` at random; ``lens`` picks the look of its well."""
     rng = rng_of(seed, 21)
     scene = empty_scene(rng, seed, imager, variant=lens)
     span = max(last_d, 1.0)
@@ -44,7 +44,7 @@ def random_fate(seed: int, imager: Imager, hit_rate: float, last_d: float, lens:
 
 
 def reshoot(scene: Scene, shot: int) -> Camera:
-    """The camera at one inspection: a little off in light, focus and position from the last time."""
+    """Return the camera at one inspection: a little off in light, focus and position from the last time."""
     rng = rng_of(scene.seed, 22, shot)
     fresh = random_camera(rng, scene.imager, shot)
     shift = (float(rng.normal(0, 0.003)), float(rng.normal(0, 0.003)))

@@ -35,13 +35,13 @@ class Plane:
         return self.y.shape[0], self.x.shape[1]
 
     def from_point(self, point: tuple[float, float]) -> tuple[Field, Field, Field]:
-        """The way from a point: ``dx`` [1, w], ``dy`` [h, 1] and the distance [h, w]."""
+        """Return the offsets from a point: ``dx`` [1, w], ``dy`` [h, 1] and the distance [h, w]."""
         dx, dy = self.x - np.float32(point[0]), self.y - np.float32(point[1])
         return dx, dy, np.sqrt(dx * dx + dy * dy)
 
 
 def plane(size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> Plane:
-    """The plane of an image of ``size`` (width, height) pixels, moved by ``shift``."""
+    """Return the plane of an image of ``size`` (width, height) pixels, moved by ``shift``."""
     width, height = size
     scale = max(float(height), width / WIDEST)
     x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / scale - shift[0]
@@ -50,12 +50,12 @@ def plane(size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> Pla
 
 
 def rng_of(*seeds: int) -> np.random.Generator:
-    """A generator that depends on these numbers alone."""
+    """Return a generator that depends on these numbers alone."""
     return np.random.default_rng([seed & 0xFFFFFFFF for seed in seeds])
 
 
 def resized(values: NDArray[Any], plane_: Plane) -> Field:
-    """A canvas array [rows, 2 * rows] cut and interpolated to the plane."""
+    """Cut and interpolate a canvas array [rows, 2 * rows] to the plane."""
     rows, columns = values.shape
     height, width = plane_.shape
     left = (float(plane_.x[0, 0]) - 0.5 / plane_.scale + CANVAS_WIDTH / 2) * columns / CANVAS_WIDTH
@@ -88,12 +88,12 @@ def smoothstep(values: Field, low: float, high: float) -> Field:
 
 
 def coloured(colour: tuple[float, ...], gain: Field) -> Light:
-    """A field in a colour, [3, h, w]."""
+    """Return a field in a colour, [3, h, w]."""
     return np.asarray(colour, dtype=np.float32)[:, None, None] * gain
 
 
 def relief(height: Field, plane_: Plane, light: float) -> Field:
-    """The slope of a height field towards the light, in heights per height: what makes a texture look embossed."""
+    """Return the slope of a height field towards the light, per height; it makes a texture look embossed."""
     down, right = np.gradient(height)
     slope = right * np.float32(np.cos(light)) + down * np.float32(np.sin(light))
     return np.asarray(slope * plane_.scale, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""From a scene to pixels: light through the well, bent by the drop, taken by its contents, seen by a camera."""
+"""Pixels of a scene: light through the well, bent by the drop, taken by its contents, seen by a camera."""
 
 import io
 
@@ -17,7 +17,7 @@ from marcod.synthetic.wells import backdrop
 
 
 def render(scene: Scene, size: tuple[int, int] = (330, 270)) -> Pixels:
-    """The image of a scene, uint8 [height, width, 3] for ``size`` (width, height).
+    """Render a scene as uint8 [height, width, 3] for ``size`` (width, height).
 
     The same scene and size give the same bytes in every process; another size shows the same geometry.
     """

@@ -20,7 +20,7 @@ class Footprint:
 
 
 def outline(drop: Drop, angles: Field) -> Field:
-    """The drop's radius in each direction."""
+    """Return the drop's radius in each direction."""
     radius = np.ones_like(angles)
     for order, amplitude, phase in drop.harmonics:
         radius += np.float32(amplitude) * np.cos(order * angles + np.float32(phase))
@@ -31,7 +31,7 @@ def outline(drop: Drop, angles: Field) -> Field:
 
 
 def footprint(drop: Drop, plane: Plane) -> Footprint:
-    """Where the drop is."""
+    """The area of the drop."""
     dx, dy, distance = plane.from_point(drop.centre)
     slope = dy / (np.abs(dx) + np.abs(dy) + np.float32(1e-9))
     around = np.where(dx < 0, np.copysign(2.0 - np.abs(slope), dy), slope)
@@ -42,7 +42,7 @@ def footprint(drop: Drop, plane: Plane) -> Footprint:
 
 
 def _angles() -> Field:
-    """The angle at each entry of the outline's table."""
+    """Return the angle at each entry of the outline's table."""
     around = np.linspace(-2.0, 2.0, _TABLE)
     across = 1.0 - np.abs(around)
     along = np.where(np.abs(around) > 1.0, np.copysign(2.0 - np.abs(around), around), around)
@@ -50,7 +50,7 @@ def _angles() -> Field:
 
 
 def lens_gain(drop: Drop, shape: Footprint, plane: Plane) -> Field:
-    """How the dome brightens and darkens the floor's light: 1 where there is no drop, [h, w]."""
+    """Return the gain of the floor's light by the dome, [h, w]: 1 outside the drop."""
     rho = np.minimum(shape.rho, 1.0)
     dx, dy = plane.x - np.float32(drop.centre[0]), plane.y - np.float32(drop.centre[1])
     toward = (dx * np.float32(np.cos(drop.light)) + dy * np.float32(np.sin(drop.light))) / np.float32(drop.radius)
@@ -64,7 +64,7 @@ def lens_gain(drop: Drop, shape: Footprint, plane: Plane) -> Field:
 
 
 def _rim(drop: Drop, shape: Footprint, toward: Field) -> Field:
-    """The refraction rim: dark at the contact line, a bright one just outside where the light is thrown."""
+    """Draw the refraction rim: dark at the contact line, bright just outside, where the light is thrown."""
     side = 1.0 - 0.5 * np.clip(toward, -1.0, 1.0)
     dark = np.exp(-(((shape.rho - 0.99) / 0.016) ** 2)) * np.float32(drop.rim) * side
     bright = np.exp(-(((shape.rho - 1.035) / 0.018) ** 2)) * np.float32(0.35 * drop.rim) * (2.0 - side)

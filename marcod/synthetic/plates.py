@@ -28,7 +28,7 @@ _QUALITY: Final = 90
 
 @dataclass(frozen=True, slots=True)
 class PlateSpec:
-    """What a plate is and when it was imaged; the same spec is always the same plate.
+    """A plate and its times of imaging; the same spec is always the same plate.
 
     ``drops`` are the drop numbers of a well (1, 3, 4 on three-lens plates), ``inspections`` the aware starting
     times of imaging, ``set_at`` when the drops were set (the first inspection when None). ``filled`` is the share
@@ -86,7 +86,7 @@ def drop_history(spec: PlateSpec, row: int, column: int, drop: int) -> list[Scen
 
 
 def first_hit(spec: PlateSpec, row: int, column: int, drop: int) -> int | None:
-    """The first inspection (from 0) at which the drop's truth is Crystals, or None."""
+    """Return the first inspection (from 0) at which the drop's truth is Crystals, or None."""
     labels = [scene_label(scene) for scene in drop_history(spec, row, column, drop)]
     return labels.index(DropClass.CRYSTALS) if DropClass.CRYSTALS in labels else None
 
@@ -94,7 +94,7 @@ def first_hit(spec: PlateSpec, row: int, column: int, drop: int) -> int | None:
 def plate_files(spec: PlateSpec, layout: Layout) -> Iterator[PlannedFile]:
     """Every file of the export, inspection by inspection, well by well.
 
-    Beside the composites come what that vendor writes: thumbnails in the Formulatrix store, XML at OPPF, a UV
+    The vendor adds files of its own: thumbnails in the Formulatrix store, XML at OPPF, a UV
     image of each drop at CRIMS, and report.csv at the end of each Rock Maker export. Rock Maker's exporter
     names no drop, so it exports the first of each well alone. Raises LayoutError when the layout cannot name the
     plate.
@@ -172,7 +172,7 @@ def _planned(layout: Layout, image: DropImage, scene: Scene, taken: datetime) ->
 
 
 def _beside(layout: Layout, image: DropImage, scene: Scene, taken: datetime) -> Iterator[PlannedFile]:
-    """The files that a vendor writes with a composite."""
+    """Return the files that a vendor writes with a composite."""
     if layout.name == "formulatrix":
         yield _planned(layout, replace(image, kind=Kind.THUMBNAIL), scene, taken)
     elif layout.name == "crims":

@@ -1,4 +1,4 @@
-"""Drawing scenes at random: how often what occurs, per imager and class.
+"""Random scenes, with the frequency of each feature per imager and class.
 
 The boundaries between classes are meant to be as unclear as in the laboratory: clear drops carry fibres and
 haze, crystals may be small, faint or hidden in precipitate.
@@ -61,7 +61,7 @@ Rng = np.random.Generator
 
 
 def random_scene(seed: int, label: DropClass | None = None, imager: Imager | None = None) -> Scene:
-    """A scene of a class on an imager, each drawn at its natural rate when not given; its truth is ``label``.
+    """Draw a scene of a class on an imager; each is drawn at its natural rate when not given.
 
     One seed on one imager shows the same well, drop outline and dust under every class, so keep the seeds of
     training and validation apart.
@@ -82,14 +82,14 @@ def random_scene(seed: int, label: DropClass | None = None, imager: Imager | Non
 
 
 def empty_scene(rng: Rng, seed: int, imager: Imager, variant: int | None = None) -> Scene:
-    """A well with a clear drop, dust and an ordinary camera; ``variant`` is the look of the well, drawn when None."""
+    """Draw a well with a clear drop, dust and an ordinary camera; ``variant`` is the look of the well."""
     well = _well(rng, imager, variant)
     drop, debris = _drop(rng, imager, well), _debris(rng, imager)
     return Scene(imager, seed, AGE_D, well, drop, debris=debris, camera=random_camera(rng, imager))
 
 
 def random_camera(rng: Rng, imager: Imager, shot: int = 0) -> Camera:
-    """An ordinary exposure: nearly in focus, nearly well lit."""
+    """Draw an ordinary exposure: nearly in focus, nearly well lit."""
     return Camera(
         exposure=float(rng.normal(1.0, 0.07 if imager is not Imager.HWI else 0.12)),
         defocus=float(min(0.006, rng.exponential(0.0014))),
@@ -194,7 +194,7 @@ def _clear(scene: Scene, rng: Rng) -> Scene:
 
 
 def random_crystals(rng: Rng, scene: Scene, growth: Growth | None = None) -> Crystals:
-    """A group that will be visible when grown."""
+    """Draw a group of crystals that will be visible when grown."""
     habit = list(Habit)[int(rng.integers(len(Habit)))]
     size = _pick(rng, *_SIZES[habit])
     count = round(_pick(rng, *_COUNTS[habit]))
@@ -222,7 +222,7 @@ def random_crystals(rng: Rng, scene: Scene, growth: Growth | None = None) -> Cry
 
 
 def random_precipitate(rng: Rng, amount: float, growth: Growth | None = None) -> Precipitate:
-    """A precipitate of a given final amount."""
+    """Draw a precipitate of a given final amount."""
     grain = list(Grain)[int(rng.choice(4, p=[0.3, 0.35, 0.2, 0.15]))]
     cells = _pick(rng, 70, 170) if grain is Grain.FINE else _pick(rng, 28, 100)
     ring = float(rng.choice([0.0, rng.uniform(0.3, 0.9), rng.uniform(-0.9, -0.3)], p=[0.55, 0.25, 0.2]))
@@ -285,5 +285,5 @@ def random_oil(rng: Rng, growth: Growth | None = None) -> Oil:
 
 
 def random_film(rng: Rng, growth: Growth | None = None) -> Film:
-    """A skin, from faint folds to a thick wrinkled one."""
+    """Draw a skin, from faint folds to a thick wrinkled one."""
     return Film(float(rng.uniform(0.25, 0.8)), _pick(rng, 4, 16), growth or Growth(-1.0, 2.0), _seed(rng))

@@ -1,7 +1,7 @@
-"""What is in an image, as values: well, drop, contents with their growth, debris, camera.
+"""The content of an image, as values: well, drop, contents with their growth, debris, camera.
 
 Lengths are in image heights, the origin is the image's centre, y points down, angles are radians and ages are
-days since the drop was set. Seeds decide the details that nobody names (which grain lies where), so two scenes
+days since the drop was set. Seeds decide the details without a name (which grain lies where), so two scenes
 that differ only in ``age_d`` or ``camera`` show the same drop.
 """
 
@@ -60,7 +60,7 @@ class Growth:
     dissolve_d: float | None = None
 
     def fraction(self, age_d: float) -> float:
-        """The share of the final size reached, 0 to 1."""
+        """Return the share of the final size reached, 0 to 1."""
         if age_d <= self.start_d:
             return 0.0
         grown = 1.0 - math.exp(-(age_d - self.start_d) / self.tau_d)
@@ -132,7 +132,7 @@ class Oil:
 
 @dataclass(frozen=True, slots=True)
 class Debris:
-    """What is no chemistry: dust, fibres, scratches of the plastic, air bubbles."""
+    """Things other than chemistry: dust, fibres, scratches of the plastic, air bubbles."""
 
     dust: int = 0
     fibres: int = 0
@@ -205,7 +205,7 @@ class Scene:
 
 
 def scene_label(scene: Scene) -> DropClass:
-    """The truth of an image: spoiled images are Other, then crystals win, then skins and oil, then precipitate."""
+    """Return the true class: spoiled images are Other, then crystals win, then skins and oil, then precipitate."""
     if scene.camera.failed or scene.drop is None:
         return DropClass.OTHER
     if any(group.visible_at(scene.age_d) for group in scene.crystals):
@@ -218,5 +218,5 @@ def scene_label(scene: Scene) -> DropClass:
 
 
 def at_age(scene: Scene, age_d: float, camera: Camera | None = None) -> Scene:
-    """The same drop at another age: same well, outline and debris, its contents grown or dissolved."""
+    """Return the same drop at another age: same well, outline and debris, its contents grown or dissolved."""
     return replace(scene, age_d=age_d, camera=camera or scene.camera)

@@ -12,7 +12,7 @@ DEFOCUS: Final = (0.001, 0.0035)
 
 
 def another_imager(scene: Scene) -> Scene:
-    """The same drop on an imager with a blue-green lamp, a softer focus, more noise and a smaller, lower well."""
+    """Return the drop on an imager with a blue-green lamp, softer focus, more noise and a smaller, lower well."""
     rng = rng_of(scene.seed, 50)
     red, green, blue = (channel * gain for channel, gain in zip(scene.well.colour, TINT, strict=True))
     well = replace(

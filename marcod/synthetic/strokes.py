@@ -1,6 +1,6 @@
 """Things with outlines, drawn as polygons on one supersampled layer: crystals, oil, dust, fibres, bubbles.
 
-The layer holds gains: grey 128 leaves the light alone, darker takes away, brighter adds. Drawing at twice the
+The layer holds gains: grey 128 leaves the light alone, darker removes, brighter adds. Drawing at twice the
 resolution and averaging gives clean edges without a graphics library.
 """
 
@@ -29,24 +29,24 @@ class Layer:
         self._marked = False
 
     def polygon(self, points: Sequence[Point], gain: Sequence[float]) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         self._marked = True
         self._draw.polygon(self._pixels(points), fill=_grey(gain))
 
     def line(self, points: Sequence[Point], gain: Sequence[float], width: float) -> None:
-        """An open line of ``width`` scene lengths, at least one supersampled pixel."""
+        """Draw an open line of ``width`` scene lengths, at least one supersampled pixel."""
         self._marked = True
         self._draw.line(self._pixels(points), fill=_grey(gain), width=max(1, round(width * self._scale)), joint="curve")
 
     def disc(self, centre: Point, radius: float, gain: Sequence[float]) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         self._marked = True
         x, y = (centre[0] - self._x) * self._scale, (centre[1] - self._y) * self._scale
         reach = max(radius * self._scale, 0.5)
         self._draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=_grey(gain))
 
     def gain(self) -> Light | None:
-        """The layer as a gain [3, h, w], or None when nothing was drawn."""
+        """Return the layer as a gain [3, h, w], or None when nothing was drawn."""
         if not self._marked:
             return None
         small = np.asarray(self._image.reduce(_SUPERSAMPLE)).transpose(2, 0, 1).astype(np.float32, order="C")
@@ -62,5 +62,5 @@ def _grey(gain: Sequence[float]) -> tuple[int, int, int]:
 
 
 def grey_gain(value: float) -> tuple[float, float, float]:
-    """The same gain in every colour."""
+    """Return the same gain for every colour."""
     return value, value, value

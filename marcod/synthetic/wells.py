@@ -23,7 +23,7 @@ class Backdrop:
 
 
 def backdrop(scene: Scene, plane: Plane) -> Backdrop:
-    """The empty well of a scene."""
+    """Draw the empty well of a scene."""
     looks = {Imager.FORMULATRIX: _round_well, Imager.RIGAKU: _vignetted_well, Imager.HWI: _oil_well}
     return looks[scene.imager](scene.well, plane)
 
