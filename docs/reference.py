@@ -10,7 +10,7 @@ import click
 
 from marcod import settings
 from marcod.cli import cli
-from marcod.cli.lazy import loaded
+from marcod.cli.common.lazy import loaded
 
 PAGE = Path(__file__).with_name("reference.md")
 

@@ -13,9 +13,9 @@ from typing import Final
 import click
 
 from marcod import __version__, quiet
-from marcod.cli.choice import Choice
-from marcod.cli.configured import Configured
-from marcod.cli.lazy import LazyGroup
+from marcod.cli.common.configured import Configured
+from marcod.cli.common.lazy import LazyGroup
+from marcod.cli.common.options import Choice, full_places
 from marcod.errors import MarcodError, is_full, os_reason
 
 COMMANDS: Final = {
@@ -39,7 +39,7 @@ COMMANDS: Final = {
         "marcod.cli.install:install_systemd",
         "Write marcod's systemd units and what they need; start nothing.",
     ),
-    "label": ("marcod.cli.label:label", "Say what drops are, take labels in, and look at them."),
+    "label": ("marcod.cli.label:label", "Label drops, import labels, and list them."),
     "model": ("marcod.cli.model:model", "Import, judge, calibrate, promote and train model versions."),
     "notify": ("marcod.cli.notify:notify", "Show and test notifications by webhook and e-mail."),
     "plate": ("marcod.cli.plate:plate", "List, show and export plates."),
@@ -83,23 +83,23 @@ COMMANDS: Final = {
 
 
 class _Commands(LazyGroup):
-    """Turns marcod's errors into one sentence, for every command below it."""
+    """The top group: marcod's errors become one sentence, for every command below it."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except MarcodError as error:
-            from marcod.cli import output
+            from marcod.cli.common import output
 
-            output.echo(f"marcod: {output.harmless(str(error))}", err=True)
+            output.echo(f"marcod: {error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
             if not is_full(error):
                 raise
-            from marcod.cli import output
+            from marcod.cli.common import output
 
-            place = error.filename or output.full_place(ctx)
-            output.echo(f"marcod: {output.harmless(str(place))} cannot be written: {os_reason(error)}", err=True)
+            place = error.filename or full_places(ctx)
+            output.echo(f"marcod: {place} cannot be written: {os_reason(error)}", err=True)
             ctx.exit(1)
 
 
@@ -130,7 +130,7 @@ def cli(ctx: click.Context, config_path: Path | None, database: str | None, log_
 
 def main() -> None:
     """Run the command line."""
-    # What is written, from the database to a report, is its user's and, for reading, the group's; a tighter one stays.
+    # Everything written, from the database to a report, is readable by the user and the group; a tighter umask stays.
     os.umask(os.umask(0o077) | 0o027)
     quiet.own_standard_error()
     try:

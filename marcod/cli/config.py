@@ -9,8 +9,8 @@ import click
 
 from marcod import settings as configuration
 from marcod import text
-from marcod.cli import output
-from marcod.cli.configured import configured
+from marcod.cli.common import listings, options, output
+from marcod.cli.common.configured import configured
 from marcod.errors import ConfigError, LayoutError
 from marcod.settings import Examined, Fault, Settings
 from marcod.watch.folders import not_apart
@@ -25,7 +25,7 @@ def config() -> None:
 
 
 @config.command()
-@output.as_json
+@options.as_json
 @click.pass_context
 def show(ctx: click.Context, json_output: bool) -> None:
     """Print every setting with its value; secrets are hidden.
@@ -39,7 +39,7 @@ def show(ctx: click.Context, json_output: bool) -> None:
         faults = [asdict(fault) for fault in examined.faults]
         output.print_json(values | ({"faults": faults} if faults else {}))
     else:
-        output.console().print(output.table("", ("key", "value", "meaning"), list(_rows(values)), prose=True))
+        output.console().print(listings.table("", ("key", "value", "meaning"), list(_rows(values)), prose=True))
         _tell(examined.faults)
     ctx.exit(WRONG if examined.faults else 0)
 
@@ -60,10 +60,10 @@ def _as_toml(value: object) -> object:
 
 
 @config.command()
-@output.as_json
+@options.as_json
 @click.pass_context
 def check(ctx: click.Context, json_output: bool) -> None:
-    """Check that the configuration can work: sources, their layouts, and the lab's own words for labels.
+    """Check that the configuration can work: sources, their layouts, and the lab's own vocabularies of labels.
 
     Lists everything that is wrong, with file, line and an example of what is right; then the exit code is 2.
     """
@@ -83,9 +83,9 @@ def check(ctx: click.Context, json_output: bool) -> None:
 def _tell(faults: tuple[Fault, ...]) -> None:
     """Print each fault on one line, and below it an example of what would be right."""
     for fault in faults:
-        output.echo(output.printable(str(fault)), err=True)
+        output.echo(text.printable(str(fault)), err=True)
         if fault.example is not None:
-            _print_example(output.printable(fault.example))
+            _print_example(text.printable(fault.example))
 
 
 def _print_example(example: str) -> None:

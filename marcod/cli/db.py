@@ -1,43 +1,32 @@
-"""`marcod db`: the database's schema, and who may do what in it."""
+"""`marcod db`: the schema, copies, retention, recounts and roles of the database."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from marcod import text
-from marcod.app import connected, looked_at
-from marcod.cli import output, people
-from marcod.cli.configured import configured, pass_settings
-from marcod.cli.lazy import LazyGroup
+from marcod import files, text
+from marcod.app import connected, looked_at, open_app
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import configured, pass_settings
 from marcod.database import migrate
 from marcod.database import roles as database_roles
 from marcod.database.engine import Database
 from marcod.errors import ConfigError, SchemaError
+from marcod.plates import reports
 from marcod.settings import Settings
 from marcod.store import audit_log, backfill
+from marcod.upkeep import backup as backups
+from marcod.upkeep import recounting, retention
+
+DIFFERENCES: Final = 50
+"""Differences that are printed one by one."""
 
 
-@click.group(
-    cls=LazyGroup,
-    lazy={
-        "backup": (
-            "marcod.cli.upkeep:backup",
-            "Copy an SQLite database into FILE while marcod works on; "
-            "the copy is checked and readable to its owner alone.",
-        ),
-        "restore": (
-            "marcod.cli.upkeep:restore",
-            "Put FILE, a copy made by `marcod db backup`, in the place of the SQLite database, "
-            "which is kept beside it.",
-        ),
-        "thin": (
-            "marcod.cli.upkeep:thin",
-            "Remove scores that the champion's own replaced, and old audit rows, "
-            "as `retention` in the configuration says.",
-        ),
-    },
-)
+@click.group()
 def db() -> None:
     """Check, upgrade, copy and thin the database, and make its roles."""
 
@@ -53,10 +42,10 @@ _SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in migrate
 def upgrade(settings: Settings, force: bool) -> None:
     """Bring the schema up to date, and fill in what an older one did not keep; does nothing when all is there.
 
-    Refuses while workers run that need what a step changes. May be stopped and begun again. Roles made by
+    Refuses while workers run that need what a step changes. It may be stopped and started again. Roles made by
     `marcod db roles` keep their rights.
     """
-    with connected(settings) as database, output.stages() as report:
+    with connected(settings) as database, bars.stages() as report:
         found = migrate.upgrade(database, force=force)
         filled = backfill.run(database, datetime.now(UTC), report)
     output.echo(_SENTENCE[found].format(database))
@@ -72,23 +61,21 @@ def upgrade(settings: Settings, force: bool) -> None:
 )
 @click.option("--source", help="With --deep: plates of this source alone")
 @click.option("--fix", is_flag=True, help="With --deep: keep what was recounted; the audit says what differed")
-@output.as_json
+@options.as_json
 @click.pass_context
 def check(
     ctx: click.Context, deep: bool, plates: tuple[str, ...], source: str | None, fix: bool, json_output: bool
 ) -> None:
-    """Say how the schema stands to this marcod; exit code 1 unless it can be worked on, 3 unless all is filled in.
+    """Say if this marcod can work on the schema; exit code 1 if not, 3 unless all is filled in.
 
-    With --deep every row that follows from others is recounted, in short portions beside a running service; exit
+    With --deep every row that follows from others is recounted, in short portions while the service runs; exit
     code 3 where one differs and was not mended.
     """
     if not deep and (plates or source or fix):
         raise click.UsageError("--plate, --source and --fix go with --deep")
     _check_schema(ctx, json_output=json_output and not deep, quiet=deep)
     if deep:
-        from marcod.cli import upkeep
-
-        upkeep.check_deep(ctx, configured(ctx).settings, plates, source, fix=fix, json_output=json_output)
+        _check_deep(ctx, configured(ctx).settings, plates, source, fix=fix, json_output=json_output)
 
 
 def _check_schema(ctx: click.Context, *, json_output: bool, quiet: bool) -> None:
@@ -111,13 +98,13 @@ def _check_schema(ctx: click.Context, *, json_output: bool, quiet: bool) -> None
 @db.command()
 @click.option("--lims", default="marcod_lims", show_default=True, help="Role that reads, and fills the inbox")
 @click.option("--app", default="marcod_app", show_default=True, help="Role with all that `marcod run` needs")
-@output.as_json
+@options.as_json
 @pass_settings
 def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
-    """Make the roles of a LIMS and of the daemon on PostgreSQL, or set their rights anew.
+    """Make the roles of a LIMS and of the daemon on PostgreSQL, or set their rights again.
 
     Nobody can log in as such a role: `grant marcod_lims to somebody` gives it to a user. Run it as the user who owns
-    marcod's tables and may create roles. What PostgreSQL lets everybody do in a database is taken away: creating
+    marcod's tables and may create roles. Rights that PostgreSQL gives to everybody in a database are revoked: creating
     temporary tables and, as a superuser, large objects.
     """
     named = Database(settings.store.url.get_secret_value(), read_only=True)
@@ -130,7 +117,7 @@ def roles(settings: Settings, lims: str, app: str, json_output: bool) -> None:
     def work(connection: Any) -> database_roles.Made:
         made = database_roles.make_roles(connection, lims, app)
         detail: dict[str, object] = {"lims": lims, "app": app, "taken_from_everybody": list(made.taken)}
-        audit_log.write(connection, people.actor(), "roles", lims, detail, datetime.now(UTC))
+        audit_log.write(connection, options.actor(), "roles", lims, detail, datetime.now(UTC))
         return made
 
     with connected(settings) as database:
@@ -150,3 +137,127 @@ def _tell(made: database_roles.Made) -> None:
         output.echo(f"taken from everybody: {right}")
     for right in made.left:
         output.echo(f"everybody still has: {right}; run this as a superuser to take it away")
+
+
+@db.command()
+@click.argument("file", type=options.OutFile())
+@click.option("--force", is_flag=True, help="Overwrite FILE, once the new copy is whole")
+@options.as_json
+@pass_settings
+def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> None:
+    """Copy an SQLite database into FILE while marcod works on; the copy is checked and readable to its owner alone.
+
+    PostgreSQL copies itself; the refusal says how. Model bundles and the training folder are files of their own.
+    """
+    files.refuse_inside(file, (source.root for source in settings.sources.values()))
+    database = Database(settings.store.url.get_secret_value(), read_only=True)
+    with bars.stages() as report:
+        made = backups.copy(database, file, overwrite=force, report=partial(report, "pages copied"))
+    output.print_json(made) if json_output else output.echo(f"{made.path}: {text.count(made.bytes, 'byte')}, checked")
+
+
+@db.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--force", is_flag=True, help="The present database is damaged, and no worker runs")
+@click.option("--yes", is_flag=True, help="Do not ask")
+@options.as_json
+@pass_settings
+def restore(settings: Settings, file: Path, force: bool, yes: bool, json_output: bool) -> None:
+    """Put FILE, a copy made by `marcod db backup`, in the place of the SQLite database, which is kept next to it.
+
+    Stop marcod first. Files that came after the copy was made are found and scored again by the full scan with which
+    `marcod run` begins; labels, answers and promotions since then are in the kept database alone.
+    """
+    options.check_there(file, "a copy that `marcod db backup` made")
+    database = Database(settings.store.url.get_secret_value())
+    path = backups.path_of(database)
+    if not yes:
+        click.confirm(f"Replace {path} by {file}?", abort=True, err=True)
+    with bars.stages() as report:
+        done = backups.restore(
+            database, file, now=datetime.now(UTC), force=force, report=partial(report, "pages copied")
+        )
+    if json_output:
+        output.print_json(done)
+        return
+    output.echo(f"{done.path} is what {file} held")
+    if done.kept is not None:
+        output.echo(f"the database of before is {done.kept}; labels given since the copy are only there")
+    if done.schema not in migrate.USABLE:
+        output.echo("its schema is older than this marcod: run `marcod db upgrade`")
+    output.echo("start marcod: its first full scan finds what came since the copy and scores it again")
+
+
+@db.command()
+@click.option("--dry-run", is_flag=True, help="Only count")
+@options.as_json
+@pass_settings
+def thin(settings: Settings, dry_run: bool, json_output: bool) -> None:
+    """Remove scores that the champion's own replaced, and old audit rows, as `retention` in the configuration says.
+
+    The daemon does the same in small portions. No view but the score history changes; images are never touched.
+    """
+    chosen = settings.retention
+    if chosen.scores_days is None and chosen.audit_days is None:
+        raise ConfigError("nothing is to be thinned: set retention.scores_days or retention.audit_days, in days")
+    now = datetime.now(UTC)
+    with connected(settings) as database, bars.stages() as report:
+        migrate.require_current(database)
+        done = retention.run(database, chosen, now, dry=dry_run, report=partial(report, "scores looked at"))
+        counts = {"scores": done.scores, "contents": done.contents, "audit": done.audit}
+        if done.rows and not dry_run:
+            detail: dict[str, object] = dict(counts)
+            database.write(audit_log.write, options.actor(), "thin", "retention", detail, now)
+    if json_output:
+        output.print_json({"dry_run": dry_run, **counts})
+        return
+    output.echo(
+        f"{'would remove' if dry_run else 'removed'} {text.count(done.scores, 'score')} of former model versions,"
+        f" {done.contents} of former contents of files, {text.count(done.audit, 'audit row')}"
+    )
+
+
+def _check_deep(
+    ctx: click.Context, settings: Settings, plates: Sequence[str], source: str | None, *, fix: bool, json_output: bool
+) -> None:
+    """Recount plates and print what differs. Ends with exit code 3 where something does and is not mended."""
+    with open_app(settings, brief=True) as ready:
+        chosen = _chosen(ready.db, plates, source)
+        found = _recount(ready.db, chosen, fix=fix)
+    if json_output:
+        output.print_json({"plates": len(chosen), "differences": found, "fixed": fix and bool(found)})
+    else:
+        _print_differences(len(chosen), found, fix=fix)
+    if found and not fix:
+        ctx.exit(output.ATTENTION)
+
+
+def _chosen(db: Database, plates: Sequence[str], source: str | None) -> list[int]:
+    if not plates:
+        return db.read(partial(recounting.plate_ids, source_name=source))
+    lists = [db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
+    return sorted({plate.id for found in lists for plate in found})
+
+
+def _recount(db: Database, plate_ids: Sequence[int], *, fix: bool) -> list[recounting.Difference]:
+    found = []
+    with bars.progress("plates recounted", len(plate_ids)) as report:
+        for number, plate_id in enumerate(plate_ids, 1):
+            for portion in db.read(partial(recounting.portions, plate_id=plate_id)):
+                work = partial(recounting.recount, portion=portion, now=db.now(), fix=fix, actor=options.actor())
+                found += db.write(work)
+            report(number)
+    return found
+
+
+def _print_differences(plates: int, found: Sequence[recounting.Difference], *, fix: bool) -> None:
+    looked = f"{text.count(plates, 'plate')} recounted"
+    if not found:
+        output.echo(f"{looked}; every row is as it should be")
+        return
+    for difference in found[:DIFFERENCES]:
+        output.echo(text.printable(str(difference)))
+    if len(found) > DIFFERENCES:
+        output.echo(f"and {len(found) - DIFFERENCES} more; --json lists all")
+    rows = text.count(len(found), "difference")
+    output.echo(f"{looked}; {rows}, mended" if fix else f"{looked}; {rows}; --fix mends them")

@@ -16,7 +16,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from marcod.cli import maps, output
+from marcod import text
+from marcod.cli.common import listings, options, output, plate_maps
 from marcod.database.engine import Database
 from marcod.domain import DropClass, hit_rule
 from marcod.model import published
@@ -58,7 +59,7 @@ def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
 
     for given in (folder, models):
         if given is not None:
-            output.check_tree(given)
+            options.check_tree(given)
     where = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="marcod-demo-"))
     arriving = demonstration.exports(wells)
     config = demonstration.prepare(where, models.absolute() if models else where / "models", arriving)
@@ -84,14 +85,14 @@ def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
 
 @contextmanager
 def _waiting(what: str) -> Iterator[Callable[[str], None]]:
-    """Show that something is under way: a spinner with its latest words on a terminal, one line elsewhere."""
+    """Show that work is in progress: a spinner with the latest message on a terminal, one line elsewhere."""
     console = output.console(to_errors=True)
     if not console.is_terminal:
         output.echo(what, err=True)
-        yield lambda words: None
+        yield lambda message: None
         return
     with console.status(what) as status:
-        yield lambda words: status.update(Text(f"{what}: {output.printable(words)}"[: console.width - 4]))
+        yield lambda message: status.update(Text(f"{what}: {text.printable(message)}"[: console.width - 4]))
 
 
 class _Bars:
@@ -122,29 +123,29 @@ class _Bars:
 
 
 def _print_missing(console: Console, reason: str) -> None:
-    """Say loudly that another model scores than was promised."""
-    text = Text()
-    text.append("The published MARCO could not be had.\n", "bold red")
-    text.append(f"{output.printable(reason)}\n\n")
-    text.append(
+    """Print a panel about the model that scores instead of the published one."""
+    notice = Text()
+    notice.append("The published MARCO could not be had.\n", "bold red")
+    notice.append(f"{text.printable(reason)}\n\n")
+    notice.append(
         "The demonstration goes on with the small model that ships with marcod. It learned from rendered drops alone, "
         "such as these: here it looks better than it is, and it is not for deciding about crystals.\n"
     )
-    text.append(f"{versions.REAL_MODEL}.")
+    notice.append(f"{versions.REAL_MODEL}.")
     width = min(console.width, PANEL)
-    console.print(Panel(text, border_style="bold red", width=width), width=width, soft_wrap=False)
+    console.print(Panel(notice, border_style="bold red", width=width), width=width, soft_wrap=False)
 
 
 def _print_results(console: Console, db: Database, drawn: "Drawn") -> None:
     for summary in reversed(db.read(reports.summaries)):
         shown = plate_map.load(db, summary.plate_key, inspection=summary.inspection_key)
-        maps.print_plate(console, shown)
+        plate_maps.print_plate(console, shown)
         console.print(_comparison(shown, drawn), "")
     found = db.read(reports.hits, None, BEST)
     console.print(_best(found, drawn))
 
 
-def _comparison(shown: PlateMap, drawn: "Drawn") -> output.Listing:
+def _comparison(shown: PlateMap, drawn: "Drawn") -> listings.Listing:
     """One row per class that was drawn: its drops by likeliest class, and its hits."""
     source = shown.summary.source
     likeliest = Counter((drawn[source, drop.image.path], drop.image.label) for drop in shown.drops)
@@ -155,11 +156,11 @@ def _comparison(shown: PlateMap, drawn: "Drawn") -> output.Listing:
         rows.append((truth.lower(), sum(counts), *counts, hits[truth]))
     columns = ("drawn as", "drops", *(label.lower() for label in CLASSES), "hits")
     rule = hit_rule(shown.version.crystal_threshold)
-    return output.table(f"Drawn, and the likeliest class by {shown.version}; hit: {rule}", columns, rows)
+    return listings.table(f"Drawn, and the likeliest class by {shown.version}; hit: {rule}", columns, rows)
 
 
-def _best(found: list[reports.Hit], drawn: "Drawn") -> output.Listing:
-    """The best hits with what was drawn there."""
+def _best(found: list[reports.Hit], drawn: "Drawn") -> listings.Listing:
+    """Tabulate the best hits with the class that was drawn."""
     rows = [
         (
             f"{hit.p_crystals or 0.0:.3f}",
@@ -172,11 +173,11 @@ def _best(found: list[reports.Hit], drawn: "Drawn") -> output.Listing:
         for hit in found
     ]
     columns = ("p(crystals)", "drawn as", "plate", "drop", "first in", "source")
-    return output.table(f"The {len(found)} best hits over all plates", columns, rows)
+    return listings.table(f"The {len(found)} best hits over all plates", columns, rows)
 
 
 def _print_outcome(console: Console, outcome: "Outcome", champion: versions.Version) -> None:
-    """Say how long it took, and what the scores are worth."""
+    """Print the time it took, and what the scores are worth."""
     files = outcome.images + outcome.other_files
     output.say(
         console,

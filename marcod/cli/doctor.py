@@ -7,8 +7,8 @@ import click
 from rich.text import Text
 
 from marcod import settings as configuration
-from marcod.cli import output
-from marcod.cli.configured import configured
+from marcod.cli.common import listings, options, output
+from marcod.cli.common.configured import configured
 from marcod.health import doctor as examination
 from marcod.health.doctor import Finding, Verdict
 
@@ -18,7 +18,7 @@ MARKS: Final = {Verdict.OK: "ok", Verdict.ATTENTION: "look", Verdict.BROKEN: "BR
 
 @click.command()
 @click.option("--no-device", is_flag=True, help="Leave out loading the model and its test batch, which take seconds")
-@output.as_json
+@options.as_json
 @click.pass_context
 def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
     """Examine configuration, database, sources, models, device, clock, disks and limits; changes nothing.
@@ -45,10 +45,10 @@ def _tell(finding: Finding, *, new_area: bool) -> None:
     if new_area:
         console.print(Text(finding.area, "bold"))
     mark = Text(f"{MARKS[finding.verdict]:>6}", STYLES[finding.verdict])
-    console.print(output.table("", ("", ""), [(mark, f"{finding.subject}: {finding.text}")], prose=True))
+    console.print(listings.table("", ("", ""), [(mark, f"{finding.subject}: {finding.text}")], prose=True))
     if finding.advice and finding.verdict is not Verdict.OK:
         blank = Text(" " * len(mark))
-        console.print(output.table("", ("", ""), [(blank, finding.advice)], prose=True, styles=("dim",)))
+        console.print(listings.table("", ("", ""), [(blank, finding.advice)], prose=True, styles=("dim",)))
 
 
 def _verdict(counts: "Counter[Verdict]") -> str:

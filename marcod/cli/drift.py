@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from marcod import app, text
-from marcod.cli import output, people
-from marcod.cli.configured import configured
+from marcod.cli.common import listings, options, output
+from marcod.cli.common.configured import configured
 from marcod.drift import monitor as drifts
 from marcod.drift.comparison import Finding
 from marcod.errors import NotFoundError
@@ -18,7 +18,7 @@ from marcod.errors import NotFoundError
 @click.option("--days", type=click.IntRange(0, 90), default=0, help="Also list this many last days")
 @click.option("--clear", "cleared", metavar="NAME", help="Close this imager's alarms; today's images count no more")
 @click.option("--new-reference", is_flag=True, help="With --clear: what comes from tomorrow on is the new normal")
-@output.as_json
+@options.as_json
 @click.pass_context
 def drift(
     ctx: click.Context, source: str | None, days: int, cleared: str | None, new_reference: bool, json_output: bool
@@ -36,8 +36,8 @@ def drift(
         with app.open_app(settings) as ready:
             # What was shown may not be recorded yet, where no process keeps the schedule.
             drifts.run(ready.db, settings.drift, now)
-            count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=people.actor(), now=now)
-        output.echo(f"{text.count(count, 'alarm')} of {output.printable(cleared)} cleared", err=json_output)
+            count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=options.actor(), now=now)
+        output.echo(f"{text.count(count, 'alarm')} of {text.printable(cleared)} cleared", err=json_output)
     with app.reading(settings) as ready:
         report = drifts.look(ready.db, settings.drift, now)
         chosen = [imager for imager in report.imagers if source in (None, imager.source)]
@@ -76,16 +76,16 @@ def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], m
             "model became champion",
         )
     for imager in chosen:
-        name = output.printable(imager.source)
+        name = text.printable(imager.source)
         output.echo(f"{name}, {imager.modality}, {imager.model}: {imager.state}, {imager.note}")
         for alarm in imager.alarms:
-            output.echo(f"  {output.printable(alarm.detail)}, since {alarm.day}")
+            output.echo(f"  {text.printable(alarm.detail)}, since {alarm.day}")
         if imager.findings:
             console.print(
-                output.table("", _COLUMNS, [_row(f) for f in imager.findings], spare=(("days", "images"), ("p",)))
+                listings.table("", _COLUMNS, [_row(f) for f in imager.findings], spare=(("days", "images"), ("p",)))
             )
         if imager.source in past:
-            console.print(output.table("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]], prose=True))
+            console.print(listings.table("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]], prose=True))
     if not enabled:
         output.echo("the schedule does not look at this, because drift.enabled is false")
 

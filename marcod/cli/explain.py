@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from marcod import layouts, survey
-from marcod.cli import output
-from marcod.cli.choice import Choice
+from marcod import layouts, survey, text
+from marcod.cli.common import options, output
+from marcod.cli.common.options import Choice
 from marcod.domain import DropImage, NotADrop, Reason, path_text
 from marcod.errors import ConfigError
 from marcod.layouts import Layout
@@ -21,7 +21,7 @@ Answers = list[tuple[Layout, DropImage | NotADrop]]
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--layout", type=Choice(layouts.NAMES), help="Only this family [default: all]")
 @click.option("--pattern", help="Regular expression with named groups, for --layout regex")
-@output.as_json
+@options.as_json
 @click.pass_context
 def explain(
     ctx: click.Context, paths: tuple[str, ...], layout: str | None, pattern: str | None, json_output: bool
@@ -55,20 +55,20 @@ def explain(
 
 def _survey(folder: Path, layout: str | None, *, show: bool) -> survey.Survey:
     """Look at a folder and say what to do with it, and how many files a layout reads that was asked for."""
-    from marcod.cli import survey as screen
+    from marcod.cli.common import survey_report
 
-    seen = screen.look_at(folder)
+    seen = survey_report.look_at(folder)
     if show:
-        screen.show(seen)
+        survey_report.show(seen)
         if layout is not None:
             read = sum(family.images for family in seen.families if family.layout == layout)
             output.echo(f"  {layout} reads {read:,} of them; explain one of its files to see why it reads no more")
-        output.echo(f"  {screen.next_step(seen)}")
+        output.echo(f"  {survey_report.next_step(seen)}")
     return seen
 
 
 def _split(path: str) -> tuple[str, str]:
-    """A path as root and relative path where a root makes it readable; else no root, and the path as it is."""
+    """Split a path into root and relative path where a root makes it readable; else return no root."""
     whole = os.path.abspath(path) if os.path.lexists(path) else path  # noqa: PTH100 - a Path would lose "//"
     root = survey.root_of(whole) if whole.startswith("/") else None
     return (root, whole[len(root.rstrip("/")) + 1 :]) if root is not None else ("", path)
@@ -88,13 +88,13 @@ def _fields(answer: DropImage | NotADrop) -> dict[str, object]:
 
 
 def _print(path: str, root: str, relative: str, rows: Answers, *, only: bool) -> None:
-    output.echo(output.printable(path), style="bold")
+    output.echo(text.printable(path), style="bold")
     matches = [(family, answer) for family, answer in rows if isinstance(answer, DropImage)]
     for family, answer in matches:
         output.echo(f"  {family.name}")
         for name, value in _fields(answer).items():
             if value not in (None, ()):
-                output.echo(f"    {name:20} {output.printable(str(value))}")
+                output.echo(f"    {name:20} {text.printable(str(value))}")
         if root:
             output.echo(f"    {'root':20} {path_text(root)}")
             output.echo(f"    {'path below it':20} {path_text(relative)}")
@@ -106,4 +106,4 @@ def _print(path: str, root: str, relative: str, rows: Answers, *, only: bool) ->
             output.echo("  there is no such file or folder here, so only the path itself was read")
         output.echo("  no family reads this as a drop image; --layout NAME tells why not for one of them")
     for family, refusal in telling:
-        output.echo(f"  {family.name}: {refusal.reason}: {output.printable(refusal.detail)}")
+        output.echo(f"  {family.name}: {refusal.reason}: {text.printable(refusal.detail)}")

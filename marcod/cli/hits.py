@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
-from marcod import app, text
-from marcod.cli import output, places
-from marcod.cli import since as since_option
-from marcod.cli.configured import pass_settings
+from marcod import app, files, text
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.domain import hit_rule
 from marcod.errors import NotFoundError
 from marcod.plates import reports
@@ -22,7 +21,7 @@ from marcod.store import known_names
 _COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
 _KINDS = (".csv", ".json", ".html")
 LISTED, IMAGED, MOST = 25, 500, 100_000
-"""How many hits are printed, and written with and without images, unless ``--limit`` says so."""
+"""Hits that are printed, and written with and without images, without ``--limit``."""
 
 MEANING = """
 p(crystals): the highest of all inspections; class: the likeliest now, or a person's label"""
@@ -36,7 +35,7 @@ def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> 
 
 @click.command()
 @click.option(
-    "--since", callback=since_option.parse, metavar="AGE|DATE", help="Only hits found since, such as 24h or 2026-05-01"
+    "--since", callback=options.age_or_date, metavar="AGE|DATE", help="Only hits found since, such as 24h or 2026-05-01"
 )
 @click.option("--new", "new_only", is_flag=True, help="Without those that a former model had found already")
 @click.option("--project", help="Only plates of this project")
@@ -46,10 +45,10 @@ def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> 
     help=f"At most this many  [default: {LISTED}; to a file {MOST}, with images {IMAGED}]",
 )  # fmt: skip
 @click.option(
-    "--export", "target", type=output.OutFile(), callback=_export, metavar="FILE",
+    "--export", "target", type=options.OutFile(), callback=_export, metavar="FILE",
     help="Write them to FILE.csv, FILE.json or, with images, FILE.html",
 )  # fmt: skip
-@output.as_json
+@options.as_json
 @pass_settings
 def hits(
     settings: Settings,
@@ -71,20 +70,20 @@ def hits(
     most = limit or _most(target)
     with app.reading(settings) as ready:
         found, total = ready.db.read(partial(_read, since, most, new=new_only, project=project, source_name=source))
-        roots, closed = places.roots(settings, ready), places.closed(settings, ready)
+        roots, closed = options.source_roots(settings, ready), options.protected_folders(settings, ready)
         listed = found if target is None and not json_output else []
         once = ready.db.read(reports.inspected_once, listed)
         if not found and not json_output and target is None:
             ready.db.read(_require_known, source, project)
     if target is not None:
-        output.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
+        files.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
         if total > len(found):
             output.echo(f"{len(found):,} of {text.count(total, 'hit')} written; --limit writes more", err=True)
     if json_output:
         output.print_json(found)
         return
     if target is not None:
-        output.echo(f"{text.count(len(found), 'hit')} written to {output.printable(str(target))}")
+        output.echo(f"{text.count(len(found), 'hit')} written to {text.printable(str(target))}")
     else:
         output.console().print(hits_table(found, total, once))
     output.warn_of_synthetic(scored=any(hit.model_synthetic for hit in found))
@@ -98,14 +97,14 @@ def _read(since: datetime | None, most: int, connection: Any, **chosen: Any) -> 
 
 
 def _require_known(connection: Any, source: str | None, project: str | None) -> None:
-    """Raises NotFoundError for a source or a project that no plate has."""
+    """Raise NotFoundError for a source or a project that no plate has."""
     if source is not None:
         known_names.require_source(connection, source)
     if project is not None and (offered := known_names.projects(connection, project)) is not None:
         raise NotFoundError(f"no plate belongs to a project {project!r}; {offered}")
 
 
-def hits_table(found: list[reports.Hit], total: int, once: Collection[tuple[str, str]]) -> output.Listing:
+def hits_table(found: list[reports.Hit], total: int, once: Collection[tuple[str, str]]) -> listings.Listing:
     """Hits over all plates, of ``total`` ones; ``once`` are source and key of plates with one inspection."""
     rules = {hit_rule(h.threshold) for h in found}
     rule = f" ({rules.pop()})" if len(rules) == 1 else ""
@@ -126,8 +125,8 @@ def hits_table(found: list[reports.Hit], total: int, once: Collection[tuple[str,
         for h in found
     ]
     same = [place for place, name in enumerate(columns) if not (rule and name == "threshold")]
-    return output.table(
-        output.counted(len(found), total, "hit", f"{rule}, best first") + (MEANING if found else ""),
+    return listings.table(
+        listings.counted(len(found), total, "hit", f"{rule}, best first") + (MEANING if found else ""),
         [columns[place] for place in same],
         [[row[place] for place in same] for row in rows],
         spare=(("project",), ("cause",), ("source",), ("trend",)),
@@ -135,7 +134,7 @@ def hits_table(found: list[reports.Hit], total: int, once: Collection[tuple[str,
 
 
 def _most(target: Path | None) -> int:
-    """How many hits are meant where nobody says."""
+    """Return the number of hits without ``--limit``."""
     if target is None:
         return LISTED
     return IMAGED if target.suffix.lower() == ".html" else MOST
@@ -151,16 +150,16 @@ def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen
         return output.json_text(found) + "\n"
     from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
-    with output.progress("images", len(found)) as done:
+    with bars.progress("images", len(found)) as done:
         return html_report.hits_sheet(found, html_report.Images(roots), chosen, datetime.now(UTC), done)
 
 
 def _chosen(since: datetime | None, new_only: bool, project: str | None, source: str | None) -> str:
-    """Which hits were asked for, in words; empty for all."""
-    words = [
+    """Describe the chosen hits; empty for all."""
+    parts = [
         "without those that a former model had found" if new_only else "",
         "" if project is None else f"of project {project}",
         "" if source is None else f"of source {source}",
         "" if since is None else f"found since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
     ]
-    return ", ".join(word for word in words if word)
+    return ", ".join(part for part in parts if part)

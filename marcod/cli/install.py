@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from marcod import text
-from marcod.cli import output
+from marcod.cli.common import listings, options, output
 from marcod.service import systemd_units
 
 
@@ -25,7 +25,7 @@ from marcod.service import systemd_units
 )
 @click.option("--user", default=systemd_units.USER, show_default=True, help="User and group that the services run as")
 @click.option("--dry-run", is_flag=True, help="Only say what would be written")
-@output.as_json
+@options.as_json
 def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool, json_output: bool) -> None:
     """Write marcod's systemd units and what they need; start nothing.
 
@@ -41,7 +41,7 @@ def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool
     verb = "would be written" if dry_run else "written"
     count = sum(file.state in (systemd_units.State.NEW, systemd_units.State.CHANGED) for file in files)
     rows = [(file.state, file.path) for file in files]
-    output.console().print(output.table(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows))
+    output.console().print(listings.table(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows))
     click.echo("\nNext, as root, on the host itself:\n  " + "\n  ".join(steps))
     output.echo(
         "\nInstead of the last line, for several GPUs or hosts, those that this host needs:\n"

@@ -1,4 +1,4 @@
-"""`marcod label`: what people say of drops, one by one, from files, and from the LIMS."""
+"""`marcod label`: people's labels of drops, one by one, from files, and from the LIMS."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 import click
 
 from marcod import app, text
-from marcod.cli import output, people
-from marcod.cli import since as since_option
-from marcod.cli.choice import Choice
-from marcod.cli.configured import configured, pass_settings
-from marcod.cli.lazy import LazyGroup
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import configured, pass_settings
+from marcod.cli.common.lazy import LazyGroup
+from marcod.cli.common.options import Choice
+from marcod.domain import drop_name
 from marcod.errors import NotFoundError
 from marcod.labels import files, vocabularies
 from marcod.labels import inbox as store_inbox
@@ -30,17 +30,17 @@ SHOWN_PROBLEMS = 20
     cls=LazyGroup,
     lazy={
         "suspects": (
-            "marcod.cli.suspects:suspects",
-            "List labels that look wrong, the most doubtful first, and how often each person's words are doubted.",
+            "marcod.cli.label_suspects:suspects",
+            "List labels that look wrong, the most doubtful first, and how often each person's labels are doubted.",
         ),
     },
 )
 def label() -> None:
-    """Say what drops are, take labels in, and look at them."""
+    """Label drops, import labels, and list them."""
 
 
-def _subject(command: output.Command) -> output.Command:
-    """The arguments and options by which a drop at an inspection is chosen."""
+def _subject(command: options.Command) -> options.Command:
+    """Add the arguments and options that choose a drop at an inspection."""
     for option in (
         click.option("--person", help="Who says so [default: you]"),
         click.option("--source", help="The plate of this source, when several have one of that name"),
@@ -56,7 +56,7 @@ def _subject(command: output.Command) -> output.Command:
 @click.argument("well")
 @click.argument("word", metavar="LABEL")
 @_subject
-@click.option("--vocabulary", help="What LABEL is a word of [default: labels.vocabulary]")
+@click.option("--vocabulary", help="Vocabulary of LABEL [default: labels.vocabulary]")
 @pass_settings
 def add(
     settings: Settings,
@@ -69,7 +69,7 @@ def add(
     person: str | None,
     vocabulary: str | None,
 ) -> None:
-    """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:WORD such as hwi:90."""
+    """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:LABEL such as hwi:90."""
     named = Named(plate, well, drop_number, inspection, source)
     with app.open_app(settings, brief=True) as ready:
         given = files.add(
@@ -77,12 +77,12 @@ def add(
             files.tables_of(settings),
             named,
             word,
-            person or people.actor(),
+            person or options.actor(),
             datetime.now(UTC),
             vocabulary=vocabulary or settings.labels.vocabulary,
         )
     output.echo(
-        f"{output.place(well, drop_number)} of {plate} is {given.label or 'no longer labelled'}, says {given.person}"
+        f"{drop_name(well, drop_number)} of {plate} is {given.label or 'no longer labelled'}, says {given.person}"
     )
 
 
@@ -102,12 +102,12 @@ def withdraw(
 ) -> None:
     """Take back what a person says of one drop at one inspection; the model's score counts again."""
     named = Named(plate, well, drop_number, inspection, source)
-    who = person or people.actor()
+    who = person or options.actor()
     with app.open_app(settings, brief=True) as ready:
         count = files.withdraw(ready.db, named, who, datetime.now(UTC))
     if count == 0:
         raise NotFoundError(
-            f"{who} says nothing of {output.place(well, drop_number)} of {plate} there; "
+            f"{who} says nothing of {drop_name(well, drop_number)} of {plate} there; "
             f"`marcod label list --plate {plate}` shows who says what"
         )
     output.echo(f"{text.count(count, 'label')} of {who} withdrawn")
@@ -128,12 +128,12 @@ def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...
 @click.option("--format", "format_", type=Choice(files.FORMATS), default="auto", show_default=True)
 @click.option("--source", help="Plates and images of this source; its zone is that of times without one")
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
-@click.option("--vocabulary", help="What the words are of [default: the format's own, for CSV labels.vocabulary]")
+@click.option("--vocabulary", help="Vocabulary of the labels [default: the format's own, for CSV labels.vocabulary]")
 @click.option(
     "--map", "columns", multiple=True, callback=_columns, metavar="COLUMN=FIELD", help="What a column of a CSV is"
 )
 @click.option("--dry-run", is_flag=True, help="Only tell what would be taken")
-@output.as_json
+@options.as_json
 @click.pass_context
 def import_(
     ctx: click.Context,
@@ -151,10 +151,10 @@ def import_(
     Exits with 3 when lines were left: what is wrong with them is listed, the rest is taken.
     """
     settings = configured(ctx).settings
-    output.check_there(place, "a file or a folder of label files")
+    options.check_there(place, "a file or a folder of label files")
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
-    choices = files.Choices(format_, person or people.actor(), source, vocabulary, columns, zone)
-    with app.open_app(settings) as ready, output.stages() as report:
+    choices = files.Choices(format_, person or options.actor(), source, vocabulary, columns, zone)
+    with app.open_app(settings) as ready, bars.stages() as report:
         done = files.import_labels(
             ready.db,
             place,
@@ -181,7 +181,7 @@ def _print_import(done: files.Imported, dry_run: bool) -> None:
         output.echo(f"{text.count(count, 'time')} unmapped: {sentence}; then import again")
     for problem in done.problems[:SHOWN_PROBLEMS]:
         line = f", line {problem.line}" if problem.line else ""
-        output.echo(output.printable(f"{problem.file}{line}: {problem.reason}"))
+        output.echo(text.printable(f"{problem.file}{line}: {problem.reason}"))
     if more := len(done.problems[SHOWN_PROBLEMS:]):
         output.echo(f"and {text.count(more, 'more line')}; --json lists them all")
     if any(problem.may_come for problem in done.problems):
@@ -192,12 +192,12 @@ def _print_import(done: files.Imported, dry_run: bool) -> None:
 @click.option("--plate", metavar="KEY_OR_BARCODE", help="Only of this plate")
 @click.option("--source", help="The plate of this source")
 @click.option(
-    "--since", callback=since_option.parse, metavar="AGE|DATE", help="Only labels recorded since, such as 24h"
+    "--since", callback=options.age_or_date, metavar="AGE|DATE", help="Only labels recorded since, such as 24h"
 )
 @click.option("--person", help="Only this person's")
 @click.option("--disputed", is_flag=True, help="Only what persons disagree on now")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most this many")
-@output.as_json
+@options.as_json
 @pass_settings
 def list_(
     settings: Settings,
@@ -227,8 +227,8 @@ def list_(
     if not len(rows) == total == counting:
         # What counts no more is listed too: former labels of the same person, and withdrawals.
         title += " that count" if counting != 1 else " that counts"
-        title += f"; {output.counted(len(rows), total, 'entry', ', the latest first', plural='entries')}"
-    output.console().print(output.table(title, columns, [_cells(row) for row in rows], spare=spare))
+        title += f"; {listings.counted(len(rows), total, 'entry', ', the latest first', plural='entries')}"
+    output.console().print(listings.table(title, columns, [_cells(row) for row in rows], spare=spare))
 
 
 def _cells(row: votes.LabelEntry) -> tuple[object, ...]:
@@ -251,7 +251,7 @@ def _cells(row: votes.LabelEntry) -> tuple[object, ...]:
 @label.command()
 @click.option("--retry", is_flag=True, help="Try all refused rows again now, such as after a vocabulary changed")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
-@output.as_json
+@options.as_json
 @pass_settings
 def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> None:
     """Show what the LIMS wrote and marcod could not take yet, with the reason."""
@@ -272,7 +272,7 @@ def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> Non
         for r in rows
     ]
     said = ", ".join(f"{n} {state}" for state, n in counts.items()) or "nothing came by the inbox yet"
-    output.console().print(output.table(said, columns, cells, spare=(("person",), ("state",)), prose=True))
+    output.console().print(listings.table(said, columns, cells, spare=(("person",), ("state",)), prose=True))
 
 
 def _short(given: str | None) -> str | None:
@@ -282,10 +282,10 @@ def _short(given: str | None) -> str | None:
 @label.command("vocabularies")
 @click.argument("name", required=False)
 @click.option("--toml", is_flag=True, help="Print the shipped tables as a file, to take from what a lab changes")
-@output.as_json
+@options.as_json
 @pass_settings
 def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output: bool) -> None:
-    """Show the vocabularies, or every word of one, with the lab's own changes."""
+    """Show the vocabularies, or every label of one, with the lab's own changes."""
     if toml:
         click.echo(vocabularies.DEFAULTS.read_text(encoding="utf-8"), nl=False)
         return
@@ -296,7 +296,7 @@ def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output:
         return
     if name is None:
         overview = [(t.name, len(t.entries), sum(e.label is None for e in t.words), t.description) for t in chosen]
-        output.console().print(output.table("", ("vocabulary", "words", "unmapped", "what"), overview, prose=True))
+        output.console().print(listings.table("", ("vocabulary", "words", "unmapped", "what"), overview, prose=True))
         return
     words = [(e.code, e.name, e.label or vocabularies.UNMAPPED) for e in chosen[0].words]
-    output.console().print(output.table(chosen[0].description, ("word", "name", "class"), words))
+    output.console().print(listings.table(chosen[0].description, ("word", "name", "class"), words))

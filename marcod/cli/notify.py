@@ -1,12 +1,12 @@
-"""`marcod notify`: who is told what, what did not arrive, and trying again."""
+"""`marcod notify`: the targets, undelivered messages, and tests."""
 
 from datetime import UTC, datetime
 
 import click
 
 from marcod import app, text
-from marcod.cli import output
-from marcod.cli.configured import configured, pass_settings
+from marcod.cli.common import listings, options, output
+from marcod.cli.common.configured import configured, pass_settings
 from marcod.errors import MarcodError
 from marcod.notify import notifier as notifications
 from marcod.settings import NotifySettings, Settings
@@ -21,7 +21,7 @@ def notify() -> None:
 
 @notify.command("list")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(0, 10_000), help="Messages listed")
-@output.as_json
+@options.as_json
 @click.pass_context
 def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
     """List the targets with how they stand, and the latest messages.
@@ -74,12 +74,12 @@ def _print(shown: list[tuple[str, NotifySettings | None, TargetStatus]], sending
     ]
     columns = ("target", "way", "sent", "waiting", "retrying", "failed", "last (UTC)", "trouble")
     output.console().print(
-        output.table("Targets, in events", columns, rows, spare=(("last (UTC)",), ("way",)), prose=True)
+        listings.table("Targets, in events", columns, rows, spare=(("last (UTC)",), ("way",)), prose=True)
     )
     if sendings:
         lines = [(s.message, s.target, s.events, s.attempts, _state(s), s.error) for s in sendings]
         heads = ("message", "target", "events", "tries", "state (UTC)", "said")
-        output.console().print(output.table("Latest messages", heads, lines, spare=(("tries",),), prose=True))
+        output.console().print(listings.table("Latest messages", heads, lines, spare=(("tries",),), prose=True))
     if any(standing.failed for _, _, standing in shown):
         output.echo("`marcod notify retry` sends what failed again")
 

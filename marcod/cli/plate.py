@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, text
-from marcod.cli import output, places
-from marcod.cli.choice import Choice
-from marcod.cli.configured import pass_settings
-from marcod.cli.lazy import LazyGroup
+from marcod import app, files, text
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import pass_settings
+from marcod.cli.common.lazy import LazyGroup
+from marcod.cli.common.options import Choice
 from marcod.database.engine import Database
 from marcod.domain import hit_rule
 from marcod.plates import reports
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     cls=LazyGroup,
     lazy={
         "heatmap": (
-            "marcod.cli.heatmap:heatmap",
+            "marcod.cli.plate_heatmap:heatmap",
             "Draw where the network looks in the drop of WELL, as a heat map over the grey image (SmoothGrad).",
         ),
         "import": (
-            "marcod.cli.papers:import_",
+            "marcod.cli.plate_import:import_",
             "Take barcode, format, project and screen of plates from a CSV table, before or after their images arrive.",
         ),
     },
@@ -40,7 +40,7 @@ def plate() -> None:
 
 @plate.command("list")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
-@output.as_json
+@options.as_json
 @pass_settings
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List inspections, the latest first."""
@@ -54,15 +54,15 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
     output.warn_of_synthetic(scored=any(r.model_synthetic and r.scored for r in rows))
 
 
-def _listing(rows: list[reports.Summary], total: int) -> output.Listing:
+def _listing(rows: list[reports.Summary], total: int) -> listings.Listing:
     rules = {hit_rule(r.crystal_threshold) for r in rows}
     rule = f"; hits: {rules.pop()}" if len(rules) == 1 else ""
     cells = [_row(r) for r in rows]
     if rule:
         cells = [{name: value for name, value in row.items() if name != THRESHOLD} for row in cells]
     columns = [name for name in COLUMNS if not (rule and name == THRESHOLD)]
-    return output.table(
-        output.counted(len(rows), total, "inspection", rule),
+    return listings.table(
+        listings.counted(len(rows), total, "inspection", rule),
         columns,
         [row.values() for row in cells],
         spare=(("model",), CLASSES, ("source",), ("failed",), (THRESHOLD,)),
@@ -84,14 +84,14 @@ def _row(r: reports.Summary) -> dict[str, object]:
         "drops": r.seen,
         **dict(classes),
         "failed": r.failed,
-        "state": output.state_of(r),
+        "state": output.completeness(r),
         "source": r.source,
         "model": f"{r.model}:{r.model_version}",
     }
 
 
-def choosing(command: output.Command) -> output.Command:
-    """The options by which one inspection of one plate is chosen."""
+def choosing(command: options.Command) -> options.Command:
+    """Add the options that choose one inspection of one plate."""
     for option in (
         click.option("--model", "model_text", metavar="NAME:VERSION", help="As this model version saw it"),
         click.option("--inspection", metavar="KEY_OR_NUMBER", help="Which inspection [default: the latest]"),
@@ -105,7 +105,7 @@ def choosing(command: output.Command) -> output.Command:
 def load(
     db: Database, plate_text: str, source: str | None, inspection: str | None, model_text: str | None
 ) -> "PlateMap":
-    """The plate map that :func:`choosing` asks for. Raises NotFoundError or ConfigError."""
+    """Load the plate map chosen by the options of :func:`choosing`. Raises NotFoundError or ConfigError."""
     from marcod.model.registry import Registry
     from marcod.plates import plate_map
 
@@ -117,7 +117,7 @@ def load(
 @choosing
 @click.option("--history", "with_history", is_flag=True, help="Its drops through all inspections: those ever a hit")
 @click.option("--all-drops", is_flag=True, help="With --history: every drop")
-@output.as_json
+@options.as_json
 @pass_settings
 def show(
     settings: Settings,
@@ -134,7 +134,7 @@ def show(
     A hit (X) is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it
     Crystals. The other drops are shown by class: a person's label, else the likeliest of the four.
     """
-    from marcod.cli import maps
+    from marcod.cli.common import plate_maps
     from marcod.plates import plate_map
 
     if all_drops and not with_history:
@@ -149,9 +149,9 @@ def show(
         return
     console = output.console()
     if past is None:
-        maps.print_plate(console, shown)
+        plate_maps.print_plate(console, shown)
     else:
-        maps.print_history(console, shown, past, all_drops=all_drops)
+        plate_maps.print_history(console, shown, past, all_drops=all_drops)
     output.warn_of_synthetic(scored=shown.version.synthetic and shown.summary.scored > 0)
 
 
@@ -160,7 +160,7 @@ def _record(shown: "PlateMap") -> dict[str, Any]:
 
 
 def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
-    """A plate's history for programs."""
+    """Return a plate's history for JSON."""
     from marcod.plates import plate_map
 
     summary = shown.summary
@@ -181,7 +181,7 @@ def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
 @choosing
 @click.option("--format", "format_", type=Choice(["csv", "json", "html"]), default="csv", show_default=True)
 @click.option(
-    "--out", "--output", "-o", "target", type=output.OutFile(dash=True),
+    "--out", "--output", "-o", "target", type=options.OutFile(dash=True),
     help="File, or - to print [default: print; html makes PLATE-INSPECTION.html here]",
 )  # fmt: skip
 @pass_settings
@@ -196,29 +196,29 @@ def export(
 ) -> None:
     """Write one row a drop as CSV or JSON, or a sheet with images to look at and to print as HTML."""
     if target is None and format_ == "html":
-        output.check_writable(Path("sheet.html"))
+        options.check_writable(Path("sheet.html"))
     with app.reading(settings) as ready:
         shown = load(ready.db, plate_text, source, inspection, model_text)
-        roots, closed = places.roots(settings, ready), places.closed(settings, ready)
+        roots, closed = options.source_roots(settings, ready), options.protected_folders(settings, ready)
     content, name = _exported(shown, format_, roots)
     if target is None and name is not None:
         target = Path(name)
     if target is None or str(target) == "-":
         click.echo(content, nl=False)
     else:
-        output.save(target, content, closed)
-        output.echo(f"{text.count(len(shown.drops), 'drop')} written to {output.printable(str(target))}")
+        files.save(target, content, closed)
+        output.echo(f"{text.count(len(shown.drops), 'drop')} written to {text.printable(str(target))}")
     output.warn_of_synthetic(scored=shown.version.synthetic and shown.summary.scored > 0, to_errors=True)
 
 
 def _exported(shown: "PlateMap", format_: str, roots: dict[str, Path]) -> tuple[str, str | None]:
-    """The text, and the name of its file where it is not for printing on a terminal."""
+    """Return the text, and the name of its file where it is not for a terminal."""
     if format_ == "csv":
         return shown.csv(), None
     if format_ == "json":
         return output.json_text(list(shown.records())) + "\n", None
     from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
-    with output.progress("images", len(shown.drops)) as done:
+    with bars.progress("images", len(shown.drops)) as done:
         content = html_report.plate_sheet(shown, html_report.Images(roots), datetime.now(UTC), done)
     return content, html_report.file_name(shown)

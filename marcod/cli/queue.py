@@ -5,8 +5,8 @@ from functools import partial
 import click
 
 from marcod import app, text
-from marcod.cli import output, people
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import listings, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.database import workers
 from marcod.errors import NotFoundError
 from marcod.settings import Settings
@@ -19,7 +19,7 @@ def queue() -> None:
 
 
 @queue.command()
-@output.as_json
+@options.as_json
 @pass_settings
 def status(settings: Settings, json_output: bool) -> None:
     """Count jobs by state and list the workers that are alive."""
@@ -40,7 +40,7 @@ def status(settings: Settings, json_output: bool) -> None:
     rows = [(w.name, w.roles, w.started_at.strftime("%Y-%m-%d %H:%M"), w.marcod_version) for w in alive]
     if rows:
         output.console().print(
-            output.table("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))
+            listings.table("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))
         )
     else:
         output.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
@@ -48,7 +48,7 @@ def status(settings: Settings, json_output: bool) -> None:
 
 @queue.command()
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
-@output.as_json
+@options.as_json
 @pass_settings
 def failed(settings: Settings, limit: int, json_output: bool) -> None:
     """List quarantined images with their errors, the latest first."""
@@ -61,8 +61,8 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
         return
     columns = ("image", "source", "path", "attempts", "error")
     cells = [(r.image_id, r.source, r.path, r.attempts, r.error) for r in rows]
-    title = output.counted(len(rows), total, "failed image")
-    output.console().print(output.table(title, columns, cells, spare=(("attempts",), ("source",)), prose=True))
+    title = listings.counted(len(rows), total, "failed image")
+    output.console().print(listings.table(title, columns, cells, spare=(("attempts",), ("source",)), prose=True))
     if rows:
         output.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
 
@@ -85,7 +85,7 @@ def retry(settings: Settings, images: tuple[int, ...]) -> None:
 @queue.command()
 @click.option("--all", "every", is_flag=True, help="Also images with a score, and those accepted as gone")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
-@output.as_json
+@options.as_json
 @pass_settings
 def gone(settings: Settings, every: bool, limit: int, json_output: bool) -> None:
     """List images whose files are gone before anything scored them, the latest first.
@@ -100,7 +100,7 @@ def gone(settings: Settings, every: bool, limit: int, json_output: bool) -> None
     columns = ("image", "source", "path", "gone (UTC)", "state")
     cells = [(r.image_id, r.source, r.path, f"{r.gone_at:%Y-%m-%d %H:%M}", _state(r)) for r in rows]
     title = text.count(len(rows), "image whose file is gone", "images whose files are gone")
-    output.console().print(output.table(title, columns, cells, spare=(("gone (UTC)",), ("source",)), prose=True))
+    output.console().print(listings.table(title, columns, cells, spare=(("gone (UTC)",), ("source",)), prose=True))
     if any(not (r.scored or r.accepted) for r in rows):
         output.echo("`marcod queue accept IMAGE...` accepts that some are gone, `--all` that all are")
 
@@ -123,7 +123,7 @@ def accept(settings: Settings, images: tuple[int, ...], every: bool) -> None:
     if bool(images) == every:
         raise click.UsageError("name images, or --all for every one that `marcod queue gone` lists")
     with app.open_app(settings, brief=True) as ready:
-        work = partial(backlog.accept_gone, image_ids=images or None, actor=people.actor(), now=ready.db.now())
+        work = partial(backlog.accept_gone, image_ids=images or None, actor=options.actor(), now=ready.db.now())
         count = ready.db.write_portions(work)
     if images and not count:
         raise NotFoundError("none of these images is gone unscored; `marcod queue gone` lists those that are")

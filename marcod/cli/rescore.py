@@ -11,9 +11,8 @@ import click
 
 from marcod import app, text
 from marcod.catalog import deliveries
-from marcod.cli import output
-from marcod.cli import since as since_option
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.cli.score import drain
 from marcod.database import workers
 from marcod.errors import MarcodError
@@ -33,14 +32,14 @@ Report = Callable[[str, int, int], None]
 @click.option("--all", "everything", is_flag=True, help="Every image")
 @click.option(
     "--since",
-    callback=since_option.parse,
+    callback=options.age_or_date,
     metavar="AGE|DATE",
     help="Images that arrived since, such as 24h or 2026-05-01",
 )
 @click.option("--source", help="Only this source's plates")
 @click.option("--model", "model_text", metavar="NAME:VERSION", help="Model version or alias [default: the champion]")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until it is done")
-@output.as_json
+@options.as_json
 @pass_settings
 def rescore(
     settings: Settings,
@@ -62,7 +61,7 @@ def rescore(
     with app.open_app(settings) as ready, app.stop_event_on_signals() as stop:
         asked = _asked(ready, plates, since, source)
         version = _version(ready, model_text)
-        with output.stages() as report:
+        with bars.stages() as report:
             queued = _queue(ready, asked, version, stop, report)
             if stop.is_set():
                 images = text.count(queued, "image")
@@ -94,7 +93,7 @@ def _version(ready: app.App, named: str | None) -> versions.Version:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What is to be scored again: these plates, or of the archive."""
+    """The images to score again: of some plates, or of the archive."""
 
     plates: Sequence[reports.Plate]
     archive: queue.Archive | None
@@ -166,7 +165,7 @@ def _finish(
 
 
 def _counted(ready: app.App, asked: _Asked, version: versions.Version) -> tuple[int, float]:
-    """How many images are left, and how long to wait before counting them again."""
+    """The number of images left, and the time to wait before counting them again."""
     start = time.monotonic()
     left = _unfinished(ready, asked, version)
     return left, max(POLL_S, (time.monotonic() - start) / COUNT_SHARE)

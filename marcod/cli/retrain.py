@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from marcod import app
-from marcod.cli import output, people, places
-from marcod.cli.choice import Choice
-from marcod.cli.configured import configured
+from marcod import app, text
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import configured
+from marcod.cli.common.options import Choice
 from marcod.settings import TrainSettings
 from marcod.training.run_rows import Run
 
@@ -27,7 +27,7 @@ ATTENTION = ("refused", "recommended")
 @click.option("--again", is_flag=True, help="Train although nothing changed since an earlier run")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs into the run's folder")
 @click.option("--cause", type=Choice(CAUSES), default="person", hidden=True)
-@output.as_json
+@options.as_json
 @click.pass_context
 def retrain(
     ctx: click.Context,
@@ -42,18 +42,18 @@ def retrain(
 ) -> None:
     """Train on the labels, compare with the champion, and promote what passes the gate.
 
-    A run that was stopped or killed is gone on with, as it was asked for then. Ends with 3 when the candidate was
+    A run that was stopped or killed is resumed with the options it was started with. Ends with 3 when the candidate was
     refused or only recommended.
     """
     settings = configured(ctx).settings
     for folder in (settings.models.folder, settings.train.folder):
-        output.check_tree(folder)
-    with app.open_app(settings) as ready, app.stop_event_on_signals() as stop, output.stages() as report:
+        options.check_tree(folder)
+    with app.open_app(settings) as ready, app.stop_event_on_signals() as stop, bars.stages() as report:
         from marcod.training import runs
 
         asked = runs.Asked(
             cause=cause,  # type: ignore[arg-type]
-            actor=people.actor(),
+            actor=options.actor(),
             settings=_with(settings.train, chosen),
             tier=tier,  # type: ignore[arg-type]
             sources=sources or None,
@@ -64,7 +64,7 @@ def retrain(
             db=ready.db,
             registry=ready.registry,
             models=settings.models.folder,
-            roots=places.roots(settings, ready),
+            roots=options.source_roots(settings, ready),
             threads=settings.score.decode_threads,
             stop=stop,
             progress=report,
@@ -78,7 +78,7 @@ def retrain(
 
 
 def _with(train: TrainSettings, chosen: dict[str, Any]) -> TrainSettings:
-    """The settings with what the command line says."""
+    """Return the settings with the values of the command line."""
     epochs = chosen.pop("epochs")
     values = {name: value for name, value in chosen.items() if value is not None}
     if epochs is not None:
@@ -90,5 +90,5 @@ def _print(run: Run) -> None:
     candidate = f", candidate {run.candidate}" if run.candidate else ""
     output.echo(f"training run {run.id} ended {run.state}{candidate}")
     for reason in run.reasons or ():
-        output.echo(f"  - {output.printable(reason)}")
+        output.echo(f"  - {text.printable(reason)}")
     output.echo(f"next: marcod train show {run.id}")

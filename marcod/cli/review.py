@@ -13,11 +13,12 @@ import click
 
 from marcod import app, text
 from marcod.app import App
-from marcod.cli import output, people, places
-from marcod.cli.choice import Choice
-from marcod.cli.configured import configured, pass_settings
-from marcod.domain import DropClass
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import configured, pass_settings
+from marcod.cli.common.options import Choice
+from marcod.domain import DropClass, drop_name
 from marcod.errors import MarcodError
+from marcod.files import refuse_inside
 from marcod.labels import files
 from marcod.labels.recorder import Named
 from marcod.review import desk, folder
@@ -48,7 +49,7 @@ def review() -> None:
 @review.command("next")
 @_PERSON
 @click.option("--open", "opens", is_flag=True, help=f"Show each image in your viewer, by {OPENER}")
-@output.as_json
+@options.as_json
 @pass_settings
 def next_(settings: Settings, person: str | None, opens: bool, json_output: bool) -> None:
     """Show what to look at next. On a terminal a key answers: x crystals, p precipitate, c clear, o other.
@@ -56,12 +57,13 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
     s skips, u takes the last answer back, q ends; ended at any moment, the session goes on where it was. Elsewhere one
     item is printed, with the path of its image.
     """
-    who = person or people.actor()
+    who = person or options.actor()
     with app.open_app(settings, brief=True) as ready:
         if sys.stdin.isatty() and sys.stdout.isatty() and not json_output:
             _session(ready, settings, who, opens=opens)
             return
-        item, roots = desk.next_item(ready.db, settings.review, who, datetime.now(UTC)), places.roots(settings, ready)
+        item = desk.next_item(ready.db, settings.review, who, datetime.now(UTC))
+        roots = options.source_roots(settings, ready)
     if item is not None and opens:
         _open(item, roots)
     if json_output:
@@ -71,11 +73,11 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
 
 
 def _open(item: Item, roots: Mapping[str, Path]) -> None:
-    """Show the image in the person's viewer. Raises MarcodError where there is no program for it."""
+    """Show the image in the person's viewer. Raises MarcodError without a program for it."""
     command = [OPENER, str(folder.image_file(item, roots))]
     quiet = subprocess.DEVNULL
     try:
-        # It stays open while the next ones are looked at, so nobody waits for its end.
+        # The viewer stays open while the next ones are shown, so its end is not awaited.
         subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     except OSError as error:
         raise MarcodError(
@@ -90,7 +92,7 @@ def _nothing(person: str) -> str:
 def _session(ready: App, settings: Settings, person: str, *, opens: bool) -> None:
     """Ask until nothing waits or the person ends it."""
     done: list[tuple[Item, DropClass | None]] = []
-    roots = places.roots(settings, ready)
+    roots = options.source_roots(settings, ready)
     desk.fill(ready.db, settings.review, datetime.now(UTC))
     while (item := desk.next_item(ready.db, settings.review, person, datetime.now(UTC))) is not None:
         output.echo(_text(item, roots))
@@ -126,9 +128,9 @@ def _take_back(ready: App, done: list[tuple[Item, DropClass | None]], person: st
     item, word = done.pop()
     said = word or "the skip"
     if desk.undo(ready.db, item, word, person, datetime.now(UTC)):
-        output.echo(f"{said} of {output.printable(_place(item))} is taken back\n")
+        output.echo(f"{said} of {text.printable(_place(item))} is taken back\n")
     else:
-        output.echo(f"{said} of {output.printable(_place(item))} was changed since and stays\n")
+        output.echo(f"{said} of {text.printable(_place(item))} was changed since and stays\n")
 
 
 @contextmanager
@@ -144,7 +146,7 @@ PROMPT: Final = "x crystals, p precipitate, c clear, o other, s skip, u undo, q 
 
 
 def _key() -> str:
-    """The next key that means something; of another one it is said which do."""
+    """Wait for a key that has a meaning; for any other one, print those that do."""
     click.echo(PROMPT, nl=False)
     while True:
         # Typed fast, several come at once.
@@ -157,7 +159,7 @@ def _key() -> str:
 
 
 def _tell(ready: App, item: Item, word: DropClass) -> None:
-    """What the model thought, now that it cannot sway who looks."""
+    """Print the model's class, which can no longer sway the person's answer."""
     thought = _scores(desk.one(ready.db, item.item_id))
     output.echo(f"{word}; {item.model}: {thought}\n" if thought else f"{word}\n")
 
@@ -180,7 +182,7 @@ def _text(item: Item, roots: Mapping[str, Path]) -> str:
     ]
     if scores := _scores(item):
         lines.append(f"  {item.model}: {scores}")
-    return "\n".join(output.printable(line) for line in lines)
+    return "\n".join(text.printable(line) for line in lines)
 
 
 def _record(item: Item, roots: Mapping[str, Path]) -> dict[str, object]:
@@ -191,7 +193,7 @@ def _record(item: Item, roots: Mapping[str, Path]) -> dict[str, object]:
 @click.option("--stream", type=Choice([str(s) for s in Stream]), help="List only this stream")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
 @click.option("--new-audit", is_flag=True, help="Draw another random audit now")
-@output.as_json
+@options.as_json
 @pass_settings
 def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, json_output: bool) -> None:
     """Fill the queue and list what waits: near the threshold, in disagreement, drawn at random, put there by hand."""
@@ -200,19 +202,19 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
     with app.open_app(settings) as ready:
         filled = desk.fill(ready.db, settings.review, now, new_audit=new_audit)
         counts, items = desk.overview(ready.db, now, streams, limit)
-        roots = places.roots(settings, ready)
+        roots = options.source_roots(settings, ready)
     if json_output:
         output.print_json({"filled": filled, "counts": counts, "items": [_record(item, roots) for item in items]})
         return
     totals = [(s, n.open, n.shown, n.answered, n.skipped, filled.new[s]) for s, n in counts.items()]
     console = output.console()
-    console.print(output.table("Review", ("stream", "open", "being looked at", "answered", "skipped", "new"), totals))
+    console.print(listings.table("Review", ("stream", "open", "being looked at", "answered", "skipped", "new"), totals))
     rows = [(i.item_id, i.stream, _place(i), i.person, i.reason) for i in items]
     heads = ("item", "stream", "drop", "person", "reason")
     if rows:
         console.print()
-        title = output.counted(len(rows), sum(counts[each].open for each in streams), "open item")
-        console.print(output.table(title, heads, rows, spare=(("person",), ("stream",)), prose=True))
+        title = listings.counted(len(rows), sum(counts[each].open for each in streams), "open item")
+        console.print(listings.table(title, heads, rows, spare=(("person",), ("stream",)), prose=True))
 
 
 @review.command()
@@ -233,15 +235,15 @@ def add(
     reason: str | None,
 ) -> None:
     """Put a drop into the queue by hand, before all others; one that was answered before is asked again."""
-    why = reason or f"{people.actor()} asks for a look."
+    why = reason or f"{options.actor()} asks for a look."
     with app.open_app(settings, brief=True) as ready:
         new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
     waits = "waits" if new else "was waiting already"
-    output.echo(f"{output.place(well, drop_number)} of {plate} {waits} for a look")
+    output.echo(f"{drop_name(well, drop_number)} of {plate} {waits} for a look")
 
 
 @review.command()
-@output.as_json
+@options.as_json
 @pass_settings
 def recall(settings: Settings, json_output: bool) -> None:
     """Estimate how many of the crystals the champion finds at its threshold, from the random audits."""
@@ -271,14 +273,14 @@ def _print_strata(found: Report) -> None:
         for t in found.strata
         if t.population
     ]
-    output.console().print(output.table("", columns, rows))
+    output.console().print(listings.table("", columns, rows))
 
 
 @review.command()
 @click.argument("target", metavar="FOLDER", type=click.Path(path_type=Path))
 @_PERSON
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 5000), help="At most this many drops")
-@output.as_json
+@options.as_json
 @click.pass_context
 def export(ctx: click.Context, target: Path, person: str | None, limit: int, json_output: bool) -> None:
     """Make a new folder with images and review.csv to fill in; its drops are kept for the person for a week.
@@ -287,17 +289,17 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     """
     settings = configured(ctx).settings
     if not target.exists():
-        output.check_writable(target)
-    with app.open_app(settings) as ready, output.progress("copying", None) as done:
-        output.check_place(target, places.closed(settings, ready))
+        options.check_writable(target)
+    with app.open_app(settings) as ready, bars.progress("copying", None) as done:
+        refuse_inside(target, options.protected_folders(settings, ready))
         made = folder.export(
             ready.db,
             settings.review,
             target.absolute(),
-            person or people.actor(),
+            person or options.actor(),
             datetime.now(UTC),
             limit=limit,
-            roots=places.roots(settings, ready),
+            roots=options.source_roots(settings, ready),
             done=done,
         )
     if json_output:
@@ -305,7 +307,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
     else:
         output.echo(f"{text.count(made.items, 'drop')} to look at; fill in the column label of {made.csv}")
         for problem in made.problems:
-            output.echo(output.printable(problem))
+            output.echo(text.printable(problem))
     if made.problems:
         ctx.exit(output.ATTENTION)
 
@@ -313,18 +315,18 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
 @review.command("import")
 @click.argument("place", metavar="FOLDER_OR_CSV", type=click.Path(path_type=Path))
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
-@click.option("--vocabulary", help="What the labels are words of [default: labels.vocabulary]")
-@output.as_json
+@click.option("--vocabulary", help="Vocabulary of the labels [default: labels.vocabulary]")
+@options.as_json
 @pass_settings
 def import_(settings: Settings, place: Path, person: str | None, vocabulary: str | None, json_output: bool) -> None:
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
-    output.check_there(place, "a folder that `marcod review export` made, or its review.csv")
+    options.check_there(place, "a folder that `marcod review export` made, or its review.csv")
     with app.open_app(settings) as ready:
         done = folder.take_in(
             ready.db,
             place,
             files.tables_of(settings),
-            person or people.actor(),
+            person or options.actor(),
             datetime.now(UTC),
             vocabulary=vocabulary or settings.labels.vocabulary,
         )

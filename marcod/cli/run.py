@@ -6,8 +6,8 @@ from typing import get_args
 import click
 
 from marcod import __version__, service, text
-from marcod.cli import output
-from marcod.cli.configured import configured
+from marcod.cli.common import output
+from marcod.cli.common.configured import configured
 from marcod.errors import ConfigError
 from marcod.settings import ROLES, USUAL_ROLES, Role, nearest
 
@@ -46,7 +46,7 @@ def run(ctx: click.Context, roles: tuple[Role, ...]) -> None:
 
 
 def _program(given: dict[str, object]) -> list[str]:
-    """What starts marcod as this process was started."""
+    """Return the command that starts marcod like this process."""
     options = (("--config", "config_path"), ("--database", "database"), ("--log-level", "log_level"))
     chosen = [part for option, name in options if given[name] is not None for part in (option, str(given[name]))]
     return [sys.executable, "-m", "marcod", *chosen]

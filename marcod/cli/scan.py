@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from marcod import app, layouts, telemetry, text
-from marcod.cli import output
-from marcod.cli.choice import Choice
-from marcod.cli.configured import pass_settings
-from marcod.cli.survey import source_of
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import pass_settings
+from marcod.cli.common.options import Choice
+from marcod.cli.common.survey_report import source_of
 from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
 from marcod.store import versions
@@ -27,7 +27,7 @@ from marcod.watch.scan import ScanProgress, ScanReport, scan_once
 @click.option("--layout", type=Choice(layouts.NAMES), help="Path grammar of ROOT [default: the one that reads it]")
 @click.option("--source", "name", help="Name of the source [default: made from ROOT, or all configured ones]")
 @click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")
-@output.as_json
+@options.as_json
 @pass_settings
 @click.pass_context
 def scan(
@@ -51,7 +51,7 @@ def scan(
     with app.open_app(chosen) as ready:
         _refuse_to_rename(ready, settings, chosen)
         for source in _opened(ready, settings, chosen, quiet=json_output):
-            with output.progress(f"scanning {source.name}", None) as done:
+            with bars.progress(f"scanning {source.name}", None) as done:
                 reports[source.name] = scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
         champion = ready.db.read(versions.champion)
     if json_output:
@@ -108,7 +108,7 @@ def _adhoc(settings: Settings, root: Path, layout: str | None, name: str | None)
 
 
 def _refuse_to_rename(ready: app.App, settings: Settings, chosen: Settings) -> None:
-    """A look by hand must not take a source over whose options stand in a configuration that was not read."""
+    """Refuse to change a source whose options are in a configuration that was not read."""
     for name in chosen.sources.keys() - settings.sources.keys():
         root = chosen.sources[name].root
         names = [found for found in recorded_names(ready.db, root) if found not in settings.sources]
@@ -120,7 +120,7 @@ def _refuse_to_rename(ready: app.App, settings: Settings, chosen: Settings) -> N
 
 
 def _name_of(root: Path) -> str:
-    """A name that is the same for the same folder: its own name and a few digits of its whole path's hash."""
+    """Derive a source's name from a folder: its own name and a few digits of its path's hash."""
     resolved = root.resolve()
     slug = re.sub(r"[^a-z0-9]+", "-", resolved.name.lower()).strip("-") or "root"
     return f"{slug}-{hashlib.sha256(str(resolved).encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
@@ -143,9 +143,9 @@ def _print(source_name: str, report: ScanReport) -> None:
     for reason, count in sorted(report.ignored.items()):
         output.echo(f"  ignored {count}: {reason}")
     for path in report.unreadable:
-        output.echo(f"    {output.printable(path)}")
+        output.echo(f"    {text.printable(path)}")
     for folder in report.folders_unreadable:
-        output.echo(f"  folder cannot be read: {output.printable(folder)}")
+        output.echo(f"  folder cannot be read: {text.printable(folder)}")
     for one in report.findings:
-        output.echo(f"  {'needs attention: ' if one.attention else ''}{output.printable(one.text)}")
-        output.echo(f"    {output.printable(one.advice)}")
+        output.echo(f"  {'needs attention: ' if one.attention else ''}{text.printable(one.text)}")
+        output.echo(f"    {text.printable(one.advice)}")

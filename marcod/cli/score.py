@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from marcod import app
-from marcod.cli import output
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.service.periodic import housekeeping
 from marcod.settings import Settings, one_thread_an_operation
 from marcod.store import backlog, sources, versions
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@output.as_json
+@options.as_json
 @pass_settings
 def score(settings: Settings, json_output: bool) -> None:
     """Score everything that waits in the queue, then end."""
     with app.open_app(settings) as ready:
         waiting = ready.db.read(backlog.status, ready.db.now()).waiting
-        with output.progress("scoring", waiting) as done, app.stop_event_on_signals() as stop:
+        with bars.progress("scoring", waiting) as done, app.stop_event_on_signals() as stop:
             tally = drain(settings, ready, stop, done)
         housekeeping(ready.db, settings)
         status = ready.db.read(backlog.status, ready.db.now())
@@ -36,7 +36,7 @@ def score(settings: Settings, json_output: bool) -> None:
         _print(tally, status)
         if not recorded:
             output.echo(
-                "nothing was taken in yet; `marcod setup FOLDER` configures a source, and `marcod scan` takes it in"
+                "no image is recorded yet; `marcod setup FOLDER` configures a source, `marcod scan` reads its images"
             )
     output.warn_of_synthetic(scored=champion.synthetic and tally.scored > 0, to_errors=json_output)
 

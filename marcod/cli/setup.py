@@ -10,10 +10,10 @@ from zoneinfo import ZoneInfo
 import click
 
 from marcod import settings as configuration
-from marcod.cli import output
-from marcod.cli import survey as screen
-from marcod.cli.choice import Choice
-from marcod.cli.configured import configured
+from marcod import text
+from marcod.cli.common import listings, options, output, survey_report
+from marcod.cli.common.configured import configured
+from marcod.cli.common.options import Choice
 from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError, MarcodError
 from marcod.settings import Settings, SourceSettings, writer
@@ -42,7 +42,7 @@ class _Found:
 @click.option("--name", help="Name of the source [default: made from the folder]")
 @click.option("--yes", is_flag=True, help="Write without asking anything")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing")
-@output.as_json
+@options.as_json
 @click.pass_context
 def setup(
     ctx: click.Context, folders: tuple[Path, ...], name: str | None, yes: bool, dry_run: bool, json_output: bool
@@ -55,7 +55,7 @@ def setup(
     """
     asks = not (yes or json_output) and sys.stdin.isatty()
     if not (asks or yes or dry_run):
-        raise ConfigError("setup asks before it writes; away from a terminal give --yes, or --dry-run to see it only")
+        raise ConfigError("setup asks before it writes; without a terminal give --yes, or --dry-run to see it only")
     if name is not None and not configuration.is_plain_name(name):
         raise ConfigError(f"--name {name!r}: use lower-case letters, digits, - and _")
     path = writer.file_to_write(configured(ctx).file)
@@ -80,7 +80,7 @@ def setup(
 
 
 def _sources(path: Path, *, dry_run: bool) -> tuple[Mapping[str, SourceSettings], bool]:
-    """The sources that are configured now, and whether the file has faults of its own.
+    """Return the configured sources, and whether the file has faults of its own.
 
     Raises ConfigError for such a file, unless nothing is to be written.
     """
@@ -131,15 +131,15 @@ def _look_at_all(
 
 def _survey(folder: Path, *, quiet: bool) -> Survey:
     """Survey a folder, or the root above it where only a part of an export was named."""
-    seen = screen.look_at(folder)
+    seen = survey_report.look_at(folder)
     if (above := seen.imager_above) is not None:
         if not quiet:
             output.echo(f"{path_text(str(folder))} is a part of an export; its root is above it")
-        seen = screen.look_at(above.root)
+        seen = survey_report.look_at(above.root)
     if not quiet:
-        screen.show(seen)
+        survey_report.show(seen)
         if not seen.imagers:
-            output.echo(f"  no source can be made of it: {screen.advice(seen)}")
+            output.echo(f"  no source can be made of it: {survey_report.advice(seen)}")
         output.echo()
     return seen
 
@@ -195,7 +195,7 @@ def _ask_zone() -> str | None:
         try:
             return ZoneInfo(zone).key
         except (ValueError, OSError, KeyError):
-            output.echo(f"  {output.printable(zone)} is not a time zone's name")
+            output.echo(f"  {text.printable(zone)} is not a time zone's name")
 
 
 def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, check: bool, quiet: bool) -> bool:
@@ -225,11 +225,11 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, ch
 def _say_what_is_next(path: Path) -> None:
     fetched = not _is_scored_by_synthetic(configuration.load(path))
     steps = [(f"  {command}", meaning) for command, meaning in _NEXT if not (fetched and "fetch" in command)]
-    output.console().print(output.table("Next:", ("", ""), steps, prose=True))
+    output.console().print(listings.table("Next:", ("", ""), steps, prose=True))
 
 
 def _is_scored_by_synthetic(settings: Settings) -> bool:
-    """Tell if the champion is the model for trying, as on a new host; a database that is not there yet stays so."""
+    """Return True where the champion is the small model, as on a new host; no database is created."""
     from marcod.database import probe
     from marcod.database.engine import Database
     from marcod.store import versions

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from marcod import app
+from marcod import app, files, text
 from marcod.catalog import deliveries, merging, source_changes
-from marcod.cli import output, people, places
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.database.engine import Database
 from marcod.errors import ConfigError, StoreError
 from marcod.settings import Settings
@@ -31,7 +31,7 @@ def source() -> None:
 
 
 @source.command("list")
-@output.as_json
+@options.as_json
 @pass_settings
 def list_(settings: Settings, json_output: bool) -> None:
     """List every recorded source: its layout, how much is recorded, where it lies and when it was watched last."""
@@ -42,12 +42,12 @@ def list_(settings: Settings, json_output: bool) -> None:
         return
     rows = [(one.name, one.layout, one.plates, one.images, _watched(one), one.root) for one in found]
     columns = ("source", "layout", "plates", "images", "watched (UTC)", "root")
-    output.console().print(output.table(counted(len(found), "source"), columns, rows))
+    output.console().print(listings.table(counted(len(found), "source"), columns, rows))
 
 
 @source.command()
 @click.argument("name")
-@output.as_json
+@options.as_json
 @pass_settings
 def show(settings: Settings, name: str, json_output: bool) -> None:
     """Show one source: what is recorded, and where each host finds its files."""
@@ -59,11 +59,11 @@ def show(settings: Settings, name: str, json_output: bool) -> None:
         output.print_json({"source": found, "contents": held})
         return
     configured = "configured here" if name in settings.sources else "not configured here"
-    output.echo(f"{output.printable(name)}: layout {found.layout}, {configured}")
+    output.echo(f"{text.printable(name)}: layout {found.layout}, {configured}")
     output.echo(_amount(held))
     output.echo(f"watched last: {_watched(found) or 'never'}")
     rows = [(root.host, root.root, f"{root.seen_at:%Y-%m-%d %H:%M}") for root in found.roots]
-    output.console().print(output.table("Roots", ("host", "root", "opened (UTC)"), rows))
+    output.console().print(listings.table("Roots", ("host", "root", "opened (UTC)"), rows))
 
 
 def _watched(one: sources.Listed) -> str:
@@ -82,7 +82,7 @@ def _amount(held: source_changes.Contents) -> str:
 @click.argument("new")
 @DRY
 @YES
-@output.as_json
+@options.as_json
 @pass_settings
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
@@ -93,7 +93,7 @@ def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, jso
         held = ready.db.read(source_changes.contents, source_id)
         if not dry_run:
             _ask(yes, f"Rename source {old} to {new} ({_amount(held)})?")
-            ready.db.write(source_changes.rename, source_id, new, actor=people.actor(), now=now)
+            ready.db.write(source_changes.rename, source_id, new, actor=options.actor(), now=now)
     if json_output:
         output.print_json({"dry_run": dry_run, "old": old, "new": new, "contents": held})
         return
@@ -107,13 +107,13 @@ def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, jso
 @click.argument("into")
 @DRY
 @YES
-@output.as_json
+@options.as_json
 @pass_settings
 def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Put everything of source FROM into source INTO, and remove FROM.
 
     For a folder that was recorded under two names. The same path is the same image: its scores and labels are kept
-    once. Plates, drops and inspections are joined by their keys; hits and completed plates are not told again.
+    once. Plates, drops and inspections are joined by their keys; hits and completed plates are not announced again.
     """
     with _opened(settings, dry_run) as ready:
         one, other = (_id(ready.db, name) for name in (origin, into))
@@ -143,8 +143,8 @@ def _id(db: Database, name: str) -> int:
 
 
 def _merge(db: Database, one: int, other: int) -> source_changes.Plan:
-    now, actor = db.now(), people.actor()
-    with output.stages() as report:
+    now, actor = db.now(), options.actor()
+    with bars.stages() as report:
         return db.write(
             merging.merge,
             one,
@@ -167,13 +167,13 @@ def _same(planned: source_changes.Plan) -> str:
 @click.option("--with-labels", is_flag=True, help="Remove labels as well, which people gave")
 @click.option(
     "--labels-to",
-    type=output.OutFile(),
+    type=options.OutFile(),
     metavar="FILE",
     help="First write the labels that count into FILE, a CSV that `marcod label import` reads",
 )
 @DRY
 @YES
-@output.as_json
+@options.as_json
 @pass_settings
 def forget(
     settings: Settings,
@@ -197,7 +197,7 @@ def forget(
                 )
             _ask(yes, f"Remove source {name} with {_amount(held)}?", needed=True)
             if labels_to is not None:
-                output.save(labels_to, _table_of_labels(ready.db, name), places.closed(settings, ready))
+                files.save(labels_to, _table_of_labels(ready.db, name), options.protected_folders(settings, ready))
             _forget(ready.db, source_id)
     if json_output:
         output.print_json({"dry_run": dry_run, "source": name, "contents": held})
@@ -208,8 +208,8 @@ def forget(
 
 
 def _forget(db: Database, source_id: int) -> None:
-    now, actor = db.now(), people.actor()
-    with output.stages() as report:
+    now, actor = db.now(), options.actor()
+    with bars.stages() as report:
         db.write(
             source_changes.forget,
             source_id,
@@ -223,7 +223,7 @@ LABEL_COLUMNS: Final = ("source", "plate", "well", "drop", "inspection", "path",
 
 
 def _table_of_labels(db: Database, name: str) -> str:
-    """The labels of a source that count now, as a table that `marcod label import` reads."""
+    """Return the current labels of a source as a table that `marcod label import` reads."""
     from marcod.plates import plate_map
 
     found = reversed(db.read(votes.listed, source_name=name, limit=EVERY_LABEL))

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from marcod import app, text
-from marcod.cli import output
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import listings, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.database import probe, revisions
 from marcod.database.engine import PERSON, Database
 from marcod.errors import StoreError
@@ -35,7 +35,7 @@ STYLES: Final = {Verdict.ATTENTION: ODD, Verdict.BROKEN: BAD}
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Look again every two seconds until Ctrl-C")
-@output.as_json
+@options.as_json
 @pass_settings
 def status(settings: Settings, watch: bool, json_output: bool) -> None:
     """Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training.
@@ -63,7 +63,7 @@ def _look(db: Database) -> Snapshot:
 
 
 def _watch(url: str) -> None:
-    """Show it again and again until a signal comes, also while the database is away."""
+    """Refresh the screen until a signal comes, also while the database does not answer."""
     probe.require_file(url)
     db = Database(url, patience=PERSON, read_only=True)
     seen: Snapshot | None = None
@@ -86,7 +86,7 @@ def _watch(url: str) -> None:
 
 @contextmanager
 def _display() -> Iterator[Callable[[RenderableType], None]]:
-    """Yields what shows a screen: over the last one on a terminal, below it elsewhere."""
+    """Yield a function that shows a screen: over the last one on a terminal, below it elsewhere."""
     console = output.console()
     if not console.is_terminal:
         yield console.print
@@ -100,12 +100,12 @@ def _display() -> Iterator[Callable[[RenderableType], None]]:
 
 
 def _away(error: StoreError, since: datetime, last: RenderableType | None) -> RenderableType:
-    said = Text(f"since {since:%H:%M:%S} UTC, asking again: {output.printable(str(error))}", style=BAD)
+    said = Text(f"since {since:%H:%M:%S} UTC, asking again: {text.printable(str(error))}", style=BAD)
     return said if last is None else Group(said, Text("as it stood before:"), last)
 
 
 def _record(seen: Snapshot) -> dict[str, Any]:
-    """For programs; the key of a training run is nobody's business."""
+    """Return the status for JSON, without the token of a training run, which is a secret."""
     values = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
     values["training"] = None if seen.training is None else output.without_token(seen.training)
     values["alarms"] = [dataclasses.asdict(alarm) | {"day": alarm.day.isoformat()} for alarm in seen.alarms]
@@ -114,10 +114,10 @@ def _record(seen: Snapshot) -> dict[str, Any]:
 
 def _screen(seen: Snapshot, database: str) -> RenderableType:
     found = checks.troubles(seen)
-    head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {output.printable(database)}", style="bold")
+    head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {text.printable(database)}", style="bold")
     verdict = Text("needs attention", style=STYLES[found[0].check.verdict]) if found else _all_well(seen)
     lines: list[RenderableType] = [
-        Text(f"  {output.printable(one.sentence)}", style=STYLES[one.check.verdict]) for one in found
+        Text(f"  {text.printable(one.sentence)}", style=STYLES[one.check.verdict]) for one in found
     ]
     tables = [made(seen) for made, rows in ((_sources, seen.sources), (_workers, seen.workers)) if rows]
     return Group(head, verdict, *lines, Text(), _facts(seen), *(Group(Text(), table) for table in tables))
@@ -125,7 +125,7 @@ def _screen(seen: Snapshot, database: str) -> RenderableType:
 
 def _all_well(seen: Snapshot) -> Text:
     if awaited := checks.awaited(seen):
-        return Text(f"starting; nothing is known yet of {output.printable(', '.join(awaited))}", style=ODD)
+        return Text(f"starting; nothing is known yet of {text.printable(', '.join(awaited))}", style=ODD)
     return Text("all is well", style=WELL)
 
 
@@ -144,7 +144,7 @@ def _facts(seen: Snapshot) -> Table:
     lines += [("notify", f"{target}: {_box(box, now)}") for target, box in seen.outbox.items()]
     lines += [("", f"{text.count(seen.untold, 'event')} not handed on yet")] if seen.untold and seen.outbox else []
     for name, said in lines:
-        grid.add_row(Text(name, style="bold"), Text(output.printable(said)))
+        grid.add_row(Text(name, style="bold"), Text(text.printable(said)))
     return grid
 
 
@@ -169,14 +169,14 @@ def _box(box: Outbox, now: datetime) -> str:
     return f"{box.unsent:,} wait{oldest}, {box.given_up:,} given up"
 
 
-def _sources(seen: Snapshot) -> output.Listing:
+def _sources(seen: Snapshot) -> listings.Listing:
     now, states = seen.taken_at, {state.source: state for state in seen.watched}
     columns = ("source", "root", "found by", "host", "last scan", "whole scan", "settling", "incomplete", "failed")
     rows = [(name, *_watching(states.get(name), now), seen.quarantined.get(name, 0)) for name in seen.sources]
     found = checks.troubles(seen)
     styles = [_style(states.get(name), seen, found) for name in seen.sources]
     spare = (("whole scan",), ("host",), ("found by",), ("settling",), ("root",))
-    return output.table("Sources", columns, rows, styles=styles, spare=spare)
+    return listings.table("Sources", columns, rows, styles=styles, spare=spare)
 
 
 def _watching(state: SourceStatus | None, now: datetime) -> tuple[object, ...]:
@@ -201,11 +201,11 @@ def _style(state: SourceStatus | None, seen: Snapshot, found: Sequence[Trouble])
     return BAD if Verdict.BROKEN in verdicts else ODD if verdicts or odd else WELL
 
 
-def _workers(seen: Snapshot) -> output.Listing:
+def _workers(seen: Snapshot) -> listings.Listing:
     now = seen.taken_at
     columns = ("host", "process", "roles", "runs for", "seen", "version")
     rows = [
         (w.host, str(w.pid), w.roles, age(w.started_at, now), ago(w.seen_at, now), w.marcod_version)
         for w in seen.workers
     ]
-    return output.table("Workers", columns, rows, spare=(("version",), ("process",)))
+    return listings.table("Workers", columns, rows, spare=(("version",), ("process",)))

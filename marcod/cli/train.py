@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 
 from marcod import app, text
-from marcod.cli import output, people
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import listings, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.settings import Settings
 from marcod.training import run_rows, shadow
 from marcod.training.run_rows import Data, Run
@@ -60,7 +60,7 @@ def train() -> None:
 
 @train.command("list")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
-@output.as_json
+@options.as_json
 @pass_settings
 def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List training runs, the latest first."""
@@ -78,7 +78,7 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
         for r in runs
     ]
     spare = (("took",), ("cause",), ("recipe",), ("parent",))
-    output.console().print(output.table("", columns, cells, spare=spare, prose=True))
+    output.console().print(listings.table("", columns, cells, spare=spare, prose=True))
 
 
 def _minute(moment: datetime) -> str:
@@ -96,14 +96,14 @@ def _recipe(run: Run) -> str:
 
 
 def _why(run: Run) -> str:
-    """The first thing to know of a run, in a line."""
+    """Return the most important fact about a run in one line."""
     found = run.error or next(iter(run.reasons or ()), run.step or "")
     return textwrap.shorten(found, WIDEST_REASON, placeholder=" …")
 
 
 @train.command()
 @click.argument("run_id", metavar="RUN", type=int)
-@output.as_json
+@options.as_json
 @pass_settings
 def show(settings: Settings, run_id: int, json_output: bool) -> None:
     """Show everything about a training run: its data, every check of the gate with its numbers, and the reasons."""
@@ -120,7 +120,7 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
         return
     console = output.console()
     console.print(
-        output.table(f"Training run {run.id}", ("", ""), [*_facts(run, curves), *_data(data, uses)], prose=True)
+        listings.table(f"Training run {run.id}", ("", ""), [*_facts(run, curves), *_data(data, uses)], prose=True)
     )
     if run.numbers:
         _print_numbers(console, run.numbers)
@@ -137,7 +137,7 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
 
 
 def _curves(run: Run) -> list[Path]:
-    """The images of the curves, where the run's folder is on this host."""
+    """List the plots of the curves, where the run's folder is on this host."""
     folder = Path(run.folder)
     return sorted(folder.glob("*.png")) if folder.is_dir() else []
 
@@ -182,7 +182,7 @@ def _day(data: Data) -> str:
 
 
 def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
-    """The gate's numbers, whether a run keeps them by themselves or under "gate" beside others."""
+    """Print the gate's numbers; a run keeps them alone, or under "gate" next to others."""
     gate = numbers.get("gate", numbers)
     sides = [gate.get(side) or {} for side in SIDES]
     if any(sides):
@@ -190,13 +190,13 @@ def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
         rows = [(words, *map(_number, values)) for words, values in known if any(v is not None for v in values)]
         models = [str(side.get("model", name)) for side, name in zip(sides, SIDES, strict=True)]
         heads = [f"{name} {model}" for name, model in zip(SIDES, models, strict=True)]
-        console.print(output.table("\nOn the test side", ("", *heads), rows))
+        console.print(listings.table("\nOn the test side", ("", *heads), rows))
     if checks := gate.get("checks"):
         rows = [(c["name"], "passed" if c["passed"] else "refused", _in_words(c["numbers"])) for c in checks]
-        console.print(output.table("\nChecks", ("check", "", "numbers"), rows, prose=True))
+        console.print(listings.table("\nChecks", ("check", "", "numbers"), rows, prose=True))
     further = {k: v for k, v in numbers.items() if k not in INTERNAL} if numbers is not gate else {}
     if rows := [(FURTHER.get(k, k.replace("_", " ")), v) for k, v in further.items() if v not in (None, "", [], {})]:
-        console.print(output.table("\nFurther numbers", ("", ""), rows, prose=True))
+        console.print(listings.table("\nFurther numbers", ("", ""), rows, prose=True))
 
 
 def _in_words(numbers: Mapping[str, Any]) -> str:
@@ -207,25 +207,25 @@ def _in_words(numbers: Mapping[str, Any]) -> str:
         if needed is not None:
             words.append(f"{_number(value)} of {_number(needed)} {name}")
         elif value is not None and not name.endswith(NEEDED):
-            words.append(f"{name.replace('_', ' ')} {output.in_words(value)}")
+            words.append(f"{name.replace('_', ' ')} {listings.in_words(value)}")
     return ", ".join(words)
 
 
 def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else output.in_words(value) or "-"
+    return f"{value:.4g}" if isinstance(value, float) else listings.in_words(value) or "-"
 
 
 @train.command()
-@output.as_json
+@options.as_json
 @pass_settings
 def settle(settings: Settings, json_output: bool) -> None:
     """Decide about candidates that scored new images in shadow long enough. The trainer does this by itself."""
     with app.open_app(settings) as ready:
-        ended = shadow.settle(ready.db, ready.registry, actor=people.actor(), now=ready.db.now())
+        ended = shadow.settle(ready.db, ready.registry, actor=options.actor(), now=ready.db.now())
     if json_output:
         output.print_json([output.without_token(run) for run in ended])
         return
     for run in ended:
-        output.echo(f"training run {run.id}: {run.candidate} {run.state}: {output.printable((run.reasons or [''])[0])}")
+        output.echo(f"training run {run.id}: {run.candidate} {run.state}: {text.printable((run.reasons or [''])[0])}")
     if not ended:
         output.echo("no candidate's time in shadow is over")

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from marcod import settings
 from marcod.cli import cli
-from marcod.cli.lazy import loaded
+from marcod.cli.common.lazy import loaded
 
 SECRET = "hunter2"
 BROKEN = f"""\

@@ -230,7 +230,7 @@ def test_what_is_to_be_read_and_is_not_there(site: Site, command: str) -> None:
 
 def test_without_a_source_the_next_step_is_said(site: Site) -> None:
     site.write()
-    assert "nothing was taken in yet; `marcod setup FOLDER` configures a source" in site.ok("score")
+    assert "no image is recorded yet; `marcod setup FOLDER` configures a source" in site.ok("score")
     run = site.call("run")
     assert (run.exit_code, "`marcod setup FOLDER` adds what an imager writes to" in run.stderr) == (2, True)
 

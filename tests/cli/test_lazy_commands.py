@@ -8,7 +8,7 @@ from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
 from marcod.cli import cli
-from marcod.cli.lazy import LazyCommand, loaded
+from marcod.cli.common.lazy import LazyCommand, loaded
 
 WHOLE = 10_000
 """Characters that no first sentence has."""

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from shown import drop, plate, said
 
-from marcod.cli import maps
+from marcod.cli.common import plate_maps
 from marcod.domain import PLATE_FORMATS, DropClass, row_letters
 from marcod.plates.metadata import Grid
 from marcod.store.verdicts import ImageState
@@ -27,7 +27,7 @@ def printed(wells: int, numbers: tuple[int, ...], width: int = WIDTH) -> list[st
     ]
     shown = plate(drops, grid=Grid(size.rows, size.columns, len(numbers)))
     console = Console(width=width, file=(file := io.StringIO()), color_system=None, soft_wrap=True)
-    console.print(maps.plate_map(shown, width))
+    console.print(plate_maps.plate_map(shown, width))
     return file.getvalue().rstrip("\n").split("\n")
 
 
@@ -76,7 +76,7 @@ def test_columns_of_a_1536_well_plate_are_numbered_on_two_lines() -> None:
 
 def test_drops_of_a_three_lens_plate_are_numbered_and_a_missing_one_leaves_its_place() -> None:
     drops = [drop(1, 1, 0.1, 1), drop(1, 1, 0.9, 4), drop(1, 2, 0.9, 3)]
-    lines = str(maps.plate_map(plate(drops), WIDTH)).split("\n")
+    lines = str(plate_maps.plate_map(plate(drops), WIDTH)).split("\n")
     assert lines[0].split() == [str(column) for column in range(1, 13)]
     assert lines[1].split() == ["134"] * 12
     assert lines[2] == "A  . X  X"
@@ -104,6 +104,6 @@ def test_a_drop_counts_once() -> None:
 def test_labels_of_people_are_told_where_nothing_can_be_underlined() -> None:
     drops = [drop(1, column, 0.1, said=said(DropClass.CLEAR, "ann")) for column in range(1, 12)]
     console = Console(width=WIDTH, file=(file := io.StringIO()), color_system=None, soft_wrap=True)
-    maps.print_plate(console, plate(drops))
+    plate_maps.print_plate(console, plate(drops))
     assert "labelled by people: A01.1 Clear (ann), A02.1 Clear (ann)" in file.getvalue()
     assert "and 3 more" in file.getvalue()

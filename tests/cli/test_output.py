@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from marcod import text
-from marcod.cli import output
+from marcod.cli.common import bars, listings, output
 
 PATH = "WellImages/41/plateID_2041/batchID_8806/wellNum_95/profileID_1/" + "d1_r951_ef_" * 6 + ".jpg"
 WHY = "the file ends in the middle of a row of pixels, so that half of the image is missing from the drop"
 
 
-def shown(listing: output.Listing, width: int, *, terminal: bool = True) -> list[str]:
+def shown(listing: listings.Listing, width: int, *, terminal: bool = True) -> list[str]:
     """The lines of a listing without colours."""
     file = io.StringIO()
     Console(file=file, width=width, force_terminal=terminal, color_system=None, soft_wrap=True, highlight=False).print(
@@ -26,9 +26,9 @@ def shown(listing: output.Listing, width: int, *, terminal: bool = True) -> list
     return file.getvalue().rstrip("\n").split("\n")
 
 
-def failed(rows: Iterable[tuple[object, ...]] = ((7, "minstrel", PATH, 3, WHY),)) -> output.Listing:
+def failed(rows: Iterable[tuple[object, ...]] = ((7, "minstrel", PATH, 3, WHY),)) -> listings.Listing:
     columns = ("image", "source", "path", "attempts", "error")
-    return output.table("1 failed image", columns, rows, spare=(("attempts",), ("source",)), prose=True)
+    return listings.table("1 failed image", columns, rows, spare=(("attempts",), ("source",)), prose=True)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
@@ -74,8 +74,8 @@ def test_a_sentence_is_folded_between_its_words() -> None:
 
 def test_values_are_words_and_no_python() -> None:
     numbers = {"lost": 2, "share": 0.25, "by": {"ann": None, "bob": [1, 2]}, "passed": True}
-    assert output.in_words(numbers) == "lost 2, share 0.25, by (ann -, bob (1, 2)), passed yes"
-    assert output.in_words([[1, 2], [3, 4]]) == "1, 2 / 3, 4"
+    assert listings.in_words(numbers) == "lost 2, share 0.25, by (ann -, bob (1, 2)), passed yes"
+    assert listings.in_words([[1, 2], [3, 4]]) == "1, 2 / 3, 4"
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_the_nearest_words_come_first_and_the_list_ends() -> None:
 
 
 def test_long_work_writes_no_line_per_item(capsys: pytest.CaptureFixture[str]) -> None:
-    with output.progress("images", 500) as done:
+    with bars.progress("images", 500) as done:
         for count in range(501):
             done(count)
     assert capsys.readouterr().err == ""
-    with output.stages() as report:
+    with bars.stages() as report:
         for count in range(501):
             report("pages copied", count, 500)
     assert capsys.readouterr().err == "pages copied: 500 of 500\n"

@@ -20,7 +20,8 @@ from fault_tools import ordinary_user
 from lab import Site, commands
 from sqlalchemy.engine import URL, make_url
 
-from marcod.cli import cli, output
+from marcod.cli import cli
+from marcod.cli.common.options import OutFile
 from marcod.database import migrate
 from marcod.database.engine import Database
 from marcod.database.revisions import VERSION_TABLE
@@ -336,7 +337,7 @@ INPUTS: Final = {
 def test_every_file_that_a_command_writes_is_looked_at_first() -> None:
     for name, command in commands(cli).items():
         paths = [p for p in command.params if isinstance(p.type, click.Path) and p.name not in INPUTS.get(name, ())]
-        assert all(isinstance(p.type, output.OutFile) for p in paths), (name, [p.name for p in paths])
+        assert all(isinstance(p.type, OutFile) for p in paths), (name, [p.name for p in paths])
 
 
 @pytest.mark.parametrize(

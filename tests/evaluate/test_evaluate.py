@@ -20,7 +20,7 @@ from tiny import jpeg
 
 from marcod.catalog import deliveries
 from marcod.cli import cli
-from marcod.cli.output import json_text
+from marcod.cli.common.output import json_text
 from marcod.database.engine import Database
 from marcod.database.schema import image
 from marcod.domain import CLASSES, DropClass, Split, split_of

@@ -266,7 +266,7 @@ def test_run_twice_it_is_there_and_is_promoted_over_the_shipped_bundle(config: P
     assert left.stdout.startswith(f"marco:1 is here already, in {marco.path}\n")
     assert left.stdout.endswith(
         "marco-small-synthetic:1 stays champion\n"
-        "next: `marcod model challenge marco:1` lets it score new images beside the champion, to compare\n"
+        "next: `marcod model challenge marco:1` lets it score new images next to the champion, to compare\n"
         "or: `marcod model promote marco:1` makes it champion\n"
     )
     promoted = call(config, "model", "fetch", "marco")
@@ -284,6 +284,6 @@ def test_a_champion_of_the_lab_stays(config: Path, marco: Marco, db: Database) -
     assert (said["promoted"], said["champion"]) == (False, "lab:1")
     assert said["outcome"] == [
         "lab:1 stays champion; it learned from this lab's labels",
-        "next: `marcod model challenge marco:1` lets it score new images beside the champion, to compare",
+        "next: `marcod model challenge marco:1` lets it score new images next to the champion, to compare",
     ]
     assert [str(r.version) for r in db.read(versions.listed)] == ["lab:1"]

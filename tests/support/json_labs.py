@@ -23,7 +23,8 @@ from factories import utc
 from lab import Site, commands
 
 from marcod import layouts
-from marcod.cli import cli, output
+from marcod.cli import cli
+from marcod.cli.common import output
 from marcod.database import migrate, roles, schema
 from marcod.database.engine import Database
 from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, Modality

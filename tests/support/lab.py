@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 
 from marcod import layouts, settings
 from marcod.cli import cli
-from marcod.cli.lazy import loaded
+from marcod.cli.common.lazy import loaded
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, Kind, PlateFormat
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from marcod import layouts, survey
-from marcod.cli.survey import _doubts, _how_to_scan
+from marcod.cli.common.survey_report import _doubts, _how_to_scan
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
 from marcod.survey import Imager, Limits, Survey, look, propose, root_of
 from marcod.survey.propose import Answers

@@ -4,7 +4,7 @@ from typing import Final
 
 import click
 
-from marcod.cli.lazy import LazyGroup
+from marcod.cli.common.lazy import LazyGroup
 
 _HERE: Final = "marcod.cli.model"
 COMMANDS: Final = {
@@ -43,7 +43,7 @@ COMMANDS: Final = {
         "Show everything about a model version, also by its alias: champion, challenger or previous.",
     ),
     "train-synthetic": (
-        f"{_HERE}.training:train_synthetic",
+        f"{_HERE}.versions:train_synthetic",
         "Train the small network on rendered drops and write its bundle below FOLDER.",
     ),
     "verify": (

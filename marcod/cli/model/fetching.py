@@ -9,8 +9,8 @@ import click
 
 from marcod import app
 from marcod.app import App
-from marcod.cli import output, people
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.database import probe
 from marcod.domain import TrainedOn
 from marcod.errors import BundleError, StoreError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-promote", is_flag=True, help="Leave the champion as it is")
 @click.option("--list", "listing", is_flag=True, help="Show the published models that there are")
-@output.as_json
+@options.as_json
 @pass_settings
 def fetch(
     settings: Settings, name: str | None, given: Path | None, no_promote: bool, listing: bool, json_output: bool
@@ -96,9 +96,9 @@ def _is_whole(known: Known) -> bool:
 
 
 def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[Known]) -> "Imported":
-    output.check_tree(settings.models.folder)
+    options.check_tree(settings.models.folder)
     use_the_cpu_alone()
-    with output.stages() as report:
+    with bars.stages() as report:
         return published.import_published(
             model,
             settings.models.folder,
@@ -120,7 +120,7 @@ def _promoted(ready: App, model: Published, imported: "Imported | None", *, prom
         return _Done(here, model, former, former, scored)
     now = ready.db.now()
     version = ready.registry.take(here.name, now)
-    ready.registry.promote(version, actor=people.actor(), now=now, instead_of=str(former))
+    ready.registry.promote(version, actor=options.actor(), now=now, instead_of=str(former))
     return _Done(here, model, former, version, scored)
 
 
@@ -179,7 +179,7 @@ def _outcome(done: _Done) -> Iterator[str]:
         return
     learned = "; it learned from this lab's labels" if TrainedOn.LAB in done.champion.trained_on else ""
     yield f"{done.champion} stays champion{learned}"
-    yield f"next: `marcod model challenge {name}` lets it score new images beside the champion, to compare"
+    yield f"next: `marcod model challenge {name}` lets it score new images next to the champion, to compare"
     if not learned:
         yield f"or: `marcod model promote {name}` makes it champion"
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from marcod import app
-from marcod.cli import output
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError
 from marcod.settings import Settings, use_the_cpu_alone
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--licence", help="Licence of the weights [default: Apache-2.0, the published model's]")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Crystal probability that makes a drop a hit")
-@output.as_json
+@options.as_json
 @pass_settings
 def import_(
     settings: Settings,
@@ -51,7 +51,7 @@ def import_(
     bundle. Nothing is written unless every compared image scores as in the original. It serves once promoted.
     """
     folder = settings.models.folder
-    output.check_tree(folder)
+    options.check_tree(folder)
     folding = folding_of(classes)
     with app.open_app(settings) as ready:
         taken = [(r.version.name, r.version.version) for r in ready.db.read(versions.listed)]
@@ -59,7 +59,7 @@ def import_(
     use_the_cpu_alone()
     from marcod.model import convert
 
-    with output.stages() as report:
+    with bars.stages() as report:
         done = convert.import_model(
             source,
             folder,

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from marcod import app, text
-from marcod.cli import output, places
-from marcod.cli.choice import Choice
-from marcod.cli.configured import pass_settings
+from marcod import app, files, text
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import pass_settings
+from marcod.cli.common.options import Choice
 from marcod.domain import Split
 from marcod.evaluate import calibration, labelled, results, tables
 from marcod.evaluate.calibration import Fit
@@ -32,7 +32,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which labelled images a command was told to use; ``default`` is the split where it was told none."""
+    """The labelled images that the options choose; ``default`` is the split without an option."""
 
     default: Split
     csv: Path | None
@@ -53,7 +53,7 @@ class Wanted:
             raise click.UsageError("--split belongs to --from-database; all lines of a CSV file are used.")
 
     def read(self, settings: Settings, ready: app.App, version: Version, record: BundleRecord) -> LabelledSet:
-        """The images. Raises ConfigError or NotFoundError."""
+        """Return the images. Raises ConfigError or NotFoundError."""
         if self.csv is not None:
             return labelled.from_csv(self.csv, self.root, record, skip_missing=self.skip_missing)
         side = None if self.split == ALL else Split(self.split or self.default)
@@ -63,7 +63,7 @@ class Wanted:
 
 
 def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command]:
-    """The options that say which labelled images are meant; they reach the command as one ``Wanted``."""
+    """Add the options that choose labelled images; the command gets them as one ``Wanted``."""
     names = [str(side) for side in sides]
     options = (
         click.option("--labels", "csv", type=File, metavar="CSV", help="Labels in a file with columns image and label"),
@@ -86,10 +86,10 @@ def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command
 @click.argument("model_text", metavar="MODEL")
 @_wanted((*Split, ALL), Split.TEST)
 @click.option(
-    "--html", "html_file", type=output.OutFile(), metavar="FILE", help="Write a page with plots, complete in itself"
+    "--html", "html_file", type=options.OutFile(), metavar="FILE", help="Write a page with plots, complete in itself"
 )
 @click.option("--seed", default=1, show_default=True, help="The bootstrap intervals follow from it")
-@output.as_json
+@options.as_json
 @pass_settings
 def evaluate(
     settings: Settings, /, model_text: str, html_file: Path | None, seed: int, json_output: bool, **wanted: Any
@@ -100,9 +100,9 @@ def evaluate(
     """
     chosen = Wanted(Split.TEST, **wanted)
     with app.reading(settings) as ready:
-        closed = places.closed(settings, ready)
+        closed = options.protected_folders(settings, ready)
         if html_file is not None:
-            output.check_place(html_file, closed)
+            files.refuse_inside(html_file, closed)
         model, given, said = _predictions(settings, ready, model_text, chosen)
     judged = results.evaluate(
         said, model.record, given.description, missing=given.missing, seed=seed, now=datetime.now(UTC)
@@ -110,7 +110,7 @@ def evaluate(
     if html_file is not None:
         from marcod.evaluate import page
 
-        output.save(html_file, page.html(judged), closed)
+        files.save(html_file, page.html(judged), closed)
     if json_output:
         output.print_json(judged)
         return
@@ -135,7 +135,7 @@ def evaluate(
     type=click.FloatRange(0.5, 1, max_open=True),
     help="Promise it with this confidence, such as 0.95 [default: on average over new drops]",
 )
-@output.as_json
+@options.as_json
 @pass_settings
 def calibrate(
     settings: Settings, /, model_text: str, recall: float, confidence: float | None, json_output: bool, **wanted: Any
@@ -145,7 +145,7 @@ def calibrate(
     Its temperature and crystal threshold are fitted on labelled images; the weights stay. It is not promoted.
     """
 
-    output.check_tree(settings.models.folder)
+    options.check_tree(settings.models.folder)
 
     def check(given: LabelledSet) -> None:
         calibration.require_crystals(given.images, recall, confidence)
@@ -181,7 +181,7 @@ def _predictions(
     wanted: Wanted,
     check: Callable[[LabelledSet], object] = lambda given: None,
 ) -> tuple[Model, LabelledSet, Predictions]:
-    """What a model says of the images wanted; ``check`` may refuse them before the work."""
+    """Predict the chosen images; ``check`` may refuse them before the work."""
     if ready.db.read_only:
         version = ready.registry.look_up(model_text)
     else:
@@ -192,14 +192,14 @@ def _predictions(
     )
     given = wanted.read(settings, ready, version, model.record)
     check(given)
-    with output.progress(f"scoring with {version}", len(given.images)) as done:
+    with bars.progress(f"scoring with {version}", len(given.images)) as done:
         said = predict(given.images, model.record, model.load, threads=settings.score.decode_threads, done=done)
     return model, given, said
 
 
 def _print_evaluation(judged: results.Evaluation) -> None:
     console = output.console()
-    console.print(output.table("", ("", ""), [(f"{name}:", fact) for name, fact in tables.facts(judged)], prose=True))
+    console.print(listings.table("", ("", ""), [(f"{name}:", fact) for name, fact in tables.facts(judged)], prose=True))
     for warning in tables.warnings(judged):
         output.say(console, warning, "yellow")
     for shown in tables.all_tables(judged):
@@ -209,8 +209,8 @@ def _print_evaluation(judged: results.Evaluation) -> None:
             output.say(console, shown.note, "dim")
 
 
-def _table(shown: tables.Shown) -> output.Listing:
-    return output.table(shown.title, shown.columns, shown.rows, right=True)
+def _table(shown: tables.Shown) -> listings.Listing:
+    return listings.table(shown.title, shown.columns, shown.rows, right=True)
 
 
 def _print_calibration(fitted: Fit, unreadable: tuple[str, ...]) -> None:
@@ -229,6 +229,6 @@ def _print_calibration(fitted: Fit, unreadable: tuple[str, ...]) -> None:
     output.say(console, fitted.promise)
     if unreadable:
         console.print(
-            output.printable(f"{text.count(len(unreadable), 'image')} could not be read, the first: {unreadable[0]}"),
+            text.printable(f"{text.count(len(unreadable), 'image')} could not be read, the first: {unreadable[0]}"),
             style="yellow", markup=False,
         )  # fmt: skip

@@ -1,14 +1,15 @@
-"""Which model versions there are, and which of them serve."""
+"""Model versions: listed, verified, promoted, removed, and trained on rendered drops."""
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app
-from marcod.cli import output, people
-from marcod.cli.configured import pass_settings
+from marcod import app, text
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.errors import BundleError
 from marcod.model import registry
 from marcod.settings import Settings
@@ -21,7 +22,7 @@ MODEL = "NAME:VERSION"
 
 
 @click.command("list")
-@output.as_json
+@options.as_json
 @pass_settings
 def list_(settings: Settings, json_output: bool) -> None:
     """List the model versions in the database and the bundles on this host."""
@@ -45,7 +46,7 @@ def list_(settings: Settings, json_output: bool) -> None:
         for row in rows
     ]
     output.console().print(
-        output.table("", columns, cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
+        listings.table("", columns, cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
     )
     if champion is not None:
         output.warn_of_synthetic_champion(champion)
@@ -84,7 +85,7 @@ def _day(moment: datetime | None) -> str | None:
 
 @click.command()
 @click.argument("model_text", metavar=MODEL)
-@output.as_json
+@options.as_json
 @pass_settings
 def show(settings: Settings, model_text: str, json_output: bool) -> None:
     """Show everything about a model version, also by its alias: champion, challenger or previous."""
@@ -99,13 +100,13 @@ def show(settings: Settings, model_text: str, json_output: bool) -> None:
         output.print_json({**_listed(known), **about})
         return
     console = output.console()
-    console.print(output.table(known.name, ("", ""), list(_facts(known)), prose=True))
+    console.print(listings.table(known.name, ("", ""), list(_facts(known)), prose=True))
     if metrics:
         rows = list(_flat("", metrics))
-        console.print(output.table("\nMetrics", ("metric", "value"), rows, prose=True))
+        console.print(listings.table("\nMetrics", ("metric", "value"), rows, prose=True))
     if history:
         acts = [(n.at.strftime("%Y-%m-%d %H:%M"), n.actor, n.action, n.subject, _detail(n)) for n in history]
-        console.print(output.table("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts, prose=True))
+        console.print(listings.table("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts, prose=True))
 
 
 def _facts(known: registry.Known) -> Iterator[tuple[str, object]]:
@@ -162,13 +163,13 @@ def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def _detail(note: audit_log.AuditEntry) -> str:
-    return output.in_words({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
+    return listings.in_words({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
 
 
 @click.command()
 @click.argument("model_texts", metavar="[NAME:VERSION]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every bundle on this host, and whatever has an alias")
-@output.as_json
+@options.as_json
 @pass_settings
 def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, json_output: bool) -> None:
     """Check bundles: their checksums, their digests in the database, and their golden images.
@@ -182,7 +183,7 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
         if everything:
             chosen = [known for known in ready.registry.known() if known.folder is not None or known.problem]
         found = []
-        with output.stages() as report:
+        with bars.stages() as report:
             for done, known in enumerate(chosen):
                 report(f"verifying {known.name}", done, len(chosen))
                 found.append({"model": known.name, "folder": known.folder, "problem": ready.registry.fault(known)})
@@ -191,7 +192,7 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
         output.print_json(found)
     else:
         for row in found:
-            output.echo(f"{row['model']}: {output.printable(str(row['problem'] or 'whole'))}")
+            output.echo(f"{row['model']}: {text.printable(str(row['problem'] or 'whole'))}")
     if damaged:
         raise BundleError(f"{len(damaged)} of {len(found)} cannot serve: {', '.join(str(r['model']) for r in damaged)}")
 
@@ -208,7 +209,7 @@ def promote(settings: Settings, model_text: str) -> None:
     with app.open_app(settings) as ready:
         now = ready.db.now()
         version = ready.registry.take(model_text, now)
-        ready.registry.promote(version, actor=people.actor(), now=now)
+        ready.registry.promote(version, actor=options.actor(), now=now)
     output.echo(f"{version} is champion")
 
 
@@ -220,7 +221,7 @@ def rollback(settings: Settings) -> None:
     What came since and only the version that is rolled back has seen is queued for it, behind new images.
     """
     with app.open_app(settings) as ready:
-        former, version = ready.registry.rollback(actor=people.actor(), now=ready.db.now())
+        former, version = ready.registry.rollback(actor=options.actor(), now=ready.db.now())
     output.echo(f"{version} is champion again, instead of {former}")
 
 
@@ -240,7 +241,7 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
     with app.open_app(settings) as ready:
         now = ready.db.now()
         version = None if model_text is None else ready.registry.take(model_text, now)
-        former = ready.registry.challenge(version, actor=people.actor(), now=now)
+        former = ready.registry.challenge(version, actor=options.actor(), now=now)
     if version is not None:
         output.echo(f"{version} is challenger" + (f" instead of {former}" if former not in (None, version) else ""))
     else:
@@ -259,5 +260,26 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
     """
     with app.open_app(settings) as ready:
         known = ready.registry.describe(model_text)
-        kept = ready.registry.remove(known, force=force, actor=people.actor(), now=ready.db.now())
+        kept = ready.registry.remove(known, force=force, actor=options.actor(), now=ready.db.now())
     output.echo(f"{known.name} is removed" + ("; its scores stay" if kept else ""))
+
+
+@click.command("train-synthetic")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--version", "version", default=1, show_default=True, help="Version of the new bundle")
+@click.option("--seed", default=1, show_default=True, help="Everything drawn at random follows from it")
+@click.option("--images", default=8_000, show_default=True, help="Rendered drops to train on")
+@click.option("--epochs", default=18, show_default=True, help="Passes over them")
+def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: int) -> None:
+    """Train the small network on rendered drops and write its bundle below FOLDER.
+
+    This is how the shipped bundle was made. It is for trying the program, not for deciding about crystals.
+    """
+    options.check_tree(folder)
+    from marcod.training import shipped_model
+
+    with bars.stages() as report:
+        path = shipped_model.train_synthetic(
+            folder, version=version, seed=seed, images=images, epochs=epochs, progress=report
+        )
+    output.echo(f"wrote {path}")

@@ -9,8 +9,8 @@ import click
 
 from marcod import app, text
 from marcod.catalog import rereading
-from marcod.cli import output, people
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.errors import MarcodError, NotFoundError
 from marcod.plates import metadata, metadata_csv, reports
 from marcod.plates.metadata import Paper, PapersError, Plan
@@ -39,7 +39,7 @@ def _mapping(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...
     "--map", "columns", multiple=True, callback=_mapping, metavar="COLUMN=FIELD", help="What a column says; repeatable"
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and change nothing")
-@output.as_json
+@options.as_json
 @pass_settings
 def import_(
     settings: Settings,
@@ -55,7 +55,7 @@ def import_(
     or 8x12x2, or rows, columns and drops, and reservoir, the subwell without a drop or none. An empty cell leaves what
     is known. Where wells or reservoirs are others now, the images of the plate are read again.
     """
-    output.check_there(table, "a table of plates")
+    options.check_there(table, "a table of plates")
     data = _read(table)
     with app.open_app(settings) as ready:
         seen = ready.db.read(metadata.sources)
@@ -66,7 +66,7 @@ def import_(
             if not dry_run:
                 _register(ready, settings, plan.missing)
                 now = datetime.now(UTC)
-                plan = ready.db.write(metadata.take_in, read.papers, people.actor(), now)
+                plan = ready.db.write(metadata.take_in, read.papers, options.actor(), now)
         except PapersError as error:
             raise _refused(table, error, json_output=json_output) from error
         if not dry_run:
@@ -123,7 +123,7 @@ def _repeat(what: str, part: Callable[[], int]) -> None:
     """Do parts of a work until one does nothing, with progress where there is any."""
     if not (total := part()):
         return
-    with output.progress(what, None) as done:
+    with bars.progress(what, None) as done:
         done(total)
         while counted := part():
             total += counted
@@ -134,7 +134,7 @@ def _refused(table: Path, error: PapersError, *, json_output: bool) -> MarcodErr
     if json_output:
         output.print_json({"problems": error.problems})
     for problem in error.problems[:SHOWN]:
-        output.echo(output.printable(problem), err=True)
+        output.echo(text.printable(problem), err=True)
     if (more := len(error.problems) - SHOWN) > 0:
         output.echo(f"and {more} more", err=True)
     return MarcodError(f"{table}: nothing was imported, correct the lines named above")
@@ -149,10 +149,10 @@ def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: b
     output.echo(f"{text.count(new, 'new plate')}, {len(plan.changes) - new} changed, {plan.unchanged} unchanged{kept}")
     if unused:
         output.echo(
-            output.printable(f"columns without a meaning here: {', '.join(unused)}; --map COLUMN=FIELD gives one")
+            text.printable(f"columns without a meaning here: {', '.join(unused)}; --map COLUMN=FIELD gives one")
         )
     for warning in plan.warnings[:SHOWN]:
-        output.echo(output.printable(f"warning: {warning}"), err=True)
+        output.echo(text.printable(f"warning: {warning}"), err=True)
     if (more := len(plan.warnings) - SHOWN) > 0:
         output.echo(f"and {text.count(more, 'more warning')}", err=True)
 

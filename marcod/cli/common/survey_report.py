@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from marcod import survey
-from marcod.cli import output
+from marcod import survey, text
+from marcod.cli.common import bars, listings, output
 from marcod.domain import path_text
 from marcod.errors import ConfigError
 from marcod.settings import SourceSettings
@@ -24,7 +24,7 @@ def look_at(folder: Path) -> Survey:
     """Look at a folder, with progress on a terminal. Raises ConfigError when it cannot be listed or never answers."""
     from marcod.deadline import SERVER, SilentError, within
 
-    with output.progress(f"looking at {path_text(str(folder))}", None) as done:
+    with bars.progress(f"looking at {path_text(str(folder))}", None) as done:
         try:
             return within(PATIENCE_S, partial(survey.look, folder, progress=done))
         except SilentError as error:
@@ -34,7 +34,7 @@ def look_at(folder: Path) -> Survey:
 
 
 def source_of(root: Path) -> SourceSettings:
-    """The source that a folder is beyond doubt, with every setting that a survey is sure of; says so.
+    """Return and print the source that a folder certainly is, with every setting that a survey is sure of.
 
     Raises ConfigError, after showing what was seen, when no layout or several read the folder, or only a part of an
     export was named.
@@ -50,7 +50,7 @@ def source_of(root: Path) -> SourceSettings:
 
 
 def _how_to_scan(seen: Survey) -> str:
-    commands = [f"`marcod scan {_word(i.root)} --layout {i.layout}`" for i in seen.imagers]
+    commands = [f"`marcod scan {_quoted(i.root)} --layout {i.layout}`" for i in seen.imagers]
     if seen.conflicts:
         folder, names = seen.conflicts[0].folder, " and ".join(seen.conflicts[0].layouts)
         return f"{folder} holds images of {names} side by side; choose one with --layout"
@@ -68,7 +68,7 @@ def _how_to_scan(seen: Survey) -> str:
 
 
 def advice(seen: Survey) -> str:
-    """The next step where no layout reads a folder."""
+    """Return the next step where no layout reads a folder."""
     if seen.conflicts:
         return "let each imager write into a folder of its own, or choose one layout by hand"
     if not seen.files:
@@ -81,7 +81,7 @@ def advice(seen: Survey) -> str:
 def next_step(seen: Survey) -> str:
     """List the next steps with the folder."""
     if seen.imagers:
-        return f"`marcod setup {_word(seen.folder)}` adds it to the configuration"
+        return f"`marcod setup {_quoted(seen.folder)}` adds it to the configuration"
     return f"no layout reads it; {advice(seen)}" if not seen.conflicts else advice(seen)
 
 
@@ -94,7 +94,7 @@ def show(seen: Survey, *, to_errors: bool = False) -> None:
         say(f"  {line}")
     if seen.imagers:
         say()
-        console.print(output.table("", _COLUMNS, [_row(imager) for imager in seen.imagers]))
+        console.print(listings.table("", _COLUMNS, [_row(imager) for imager in seen.imagers]))
     lines = [line for imager in seen.imagers for line in _about(imager, seen)] + list(_doubts(seen))
     if seen.imagers and lines:
         say()
@@ -130,7 +130,7 @@ def _row(imager: Imager) -> tuple[object, ...]:
 
 
 def _about(imager: Imager, seen: Survey) -> Iterator[str]:
-    """List remarks about one imager, beside the numbers of the table."""
+    """Yield remarks about one imager, in addition to the numbers of the table."""
     if imager.root != seen.folder:
         yield f"{imager.layout}: the root to name is {path_text(str(imager.root))}"
     for found in imager.aside:
@@ -142,12 +142,12 @@ def _about(imager: Imager, seen: Survey) -> Iterator[str]:
 
 
 def _counted(what: str, found: Counted) -> Iterator[str]:
-    yield f"{found.count:,} {what}: {output.printable(found.what)}"
+    yield f"{found.count:,} {what}: {text.printable(found.what)}"
     yield f"    such as {_short(found.examples[0])}"
 
 
 def _doubts(seen: Survey) -> Iterator[str]:
-    """Everything that keeps the survey from being sure."""
+    """Yield everything that keeps the survey from being sure."""
     for conflict in seen.conflicts:
         yield f"{path_text(str(conflict.folder))}: images of {' and '.join(conflict.layouts)} side by side"
     if not seen.imagers or any(family.alone < family.images for family in seen.families):
@@ -168,10 +168,10 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _short(path: str) -> str:
-    """The end of a long path, where the names are."""
+    """Return the end of a long path, which holds the names."""
     return path if len(path) <= WIDTH - 12 else f"...{path[-(WIDTH - 15) :]}"
 
 
-def _word(folder: Path) -> str:
-    """A folder as one word of a shell command."""
+def _quoted(folder: Path) -> str:
+    """Quote a folder as an argument of a shell command."""
     return shlex.quote(path_text(str(folder)))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from marcod import app, images, text
-from marcod.cli import output, places
+from marcod import app, files, images, text
 from marcod.cli import plate as plates_cli
-from marcod.cli.choice import Choice
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, options, output
+from marcod.cli.common.configured import pass_settings
+from marcod.cli.common.options import Choice
 from marcod.domain import DropClass, parse_well, well_name
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
 from marcod.model import bundle
@@ -52,8 +52,8 @@ def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Pat
     "--noise", default=0.15, show_default=True, type=click.FloatRange(0, 1), help="As a share of the image's range"
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the noise")
-@click.option("--out", type=output.OutFile(), callback=_png, help="PNG file [default: one named here]")
-@output.as_json
+@click.option("--out", type=options.OutFile(), callback=_png, help="PNG file [default: one named here]")
+@options.as_json
 @pass_settings
 def heatmap(
     settings: Settings,
@@ -76,7 +76,7 @@ def heatmap(
         drop = _drop(shown, well, number)
         found = ready.db.read(reports.located, drop.image.image_id)
         folder = ready.registry.path(shown.version.name, shown.version.version)
-        closed = places.closed(settings, ready)
+        closed = options.protected_folders(settings, ready)
     root = app.roots(settings).get(shown.summary.source, Path(found.root))
     out = out or Path(_file_name(shown, drop, target))
     _check_place(out, closed)
@@ -92,7 +92,7 @@ def heatmap(
         rgb = preprocess.decode(data)
     except ImageError as error:
         raise MarcodError(f"{root / found.path} cannot be read: {error}") from error
-    with output.progress("heat map", samples) as done:
+    with bars.progress("heat map", samples) as done:
         heat = heatmap.Attribution(record, weights).heat(rgb, target, recipe, done)
     _compare(shown, drop, heat)
     facts = _facts(shown, drop, root / found.path, found, target, recipe)
@@ -100,12 +100,12 @@ def heatmap(
     notice = versions.SYNTHETIC_NOTICE if shown.version.synthetic else ""
     caption = _caption(shown, drop, target, recipe)
     drawn = heatmap.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words})
-    output.save(out, drawn, closed)
+    files.save(out, drawn, closed)
     _print({"out": str(out.resolve()), **facts}, json_output=json_output)
 
 
 def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> DropVerdict:
-    """The drop meant, which must have been scored. Raises NotFoundError or MarcodError."""
+    """Return the chosen drop, which must have been scored. Raises NotFoundError or MarcodError."""
     plate = f"plate {shown.summary.plate_key}, inspection {shown.summary.inspection_key}"
     in_well = [d for d in shown.drops if (d.image.well_row, d.image.well_column) == well]
     if not in_well:
@@ -129,7 +129,7 @@ def _drop(shown: PlateMap, well: tuple[int, int], number: int | None) -> DropVer
 
 
 def _read(root: Path, found: reports.Located) -> bytes:
-    """The very bytes that were scored. Raises MarcodError when the file is gone, unreadable or another by now."""
+    """Read the bytes that were scored. Raises MarcodError when the file is gone, unreadable or changed."""
     path = root / found.path
     try:
         data = images.read(path, root)
@@ -148,7 +148,7 @@ def _read(root: Path, found: reports.Located) -> bytes:
 
 
 def _compare(shown: PlateMap, drop: DropVerdict, heat: "Heat") -> None:
-    """The gradients must be those of the network that gave the score. Raises BundleError."""
+    """Require that the gradients are of the network that gave the score. Raises BundleError."""
     stored = (drop.image.p_clear, drop.image.p_crystals, drop.image.p_other, drop.image.p_precipitate)
     now = [float(p) for p in heat.probabilities]
     if any(abs(p - (s or 0.0)) > bundle.GOLDEN_TOLERANCE for p, s in zip(now, stored, strict=True)):
@@ -177,7 +177,7 @@ def _facts(
         "inspection_key": shown.summary.inspection_key,
         "well": drop.image.well,
         "drop_number": drop.image.drop_number,
-        "file": output.printable(str(path)),
+        "file": text.printable(str(path)),
         "sha256": found.content_hash,
         "model": str(shown.version),
         "model_digest": shown.version.digest,
@@ -195,8 +195,8 @@ def _caption(shown: PlateMap, drop: DropVerdict, target: DropClass, recipe: "Rec
     summary = shown.summary
     where = f"{summary.barcode or summary.plate_key}, well {drop.image.well}, drop {drop.image.drop_number}"
     return [
-        output.printable(f"{where}: {target.value} {_probability(drop, target):.3f}"),
-        output.printable(f"source {summary.source}, inspection {summary.inspection_key}; model {shown.version}"),
+        text.printable(f"{where}: {target.value} {_probability(drop, target):.3f}"),
+        text.printable(f"source {summary.source}, inspection {summary.inspection_key}; model {shown.version}"),
         f"SmoothGrad: {recipe.samples} samples, noise {recipe.noise:g}, seed {recipe.seed}",
     ]
 
@@ -214,14 +214,14 @@ def _file_name(shown: PlateMap, drop: DropVerdict, target: DropClass) -> str:
 
 def _check_place(out: Path, closed: Iterable[Path]) -> None:
     """Before the work, not after it. Raises MarcodError or ConfigError."""
-    output.check_writable(out)
-    output.check_place(out, closed)
+    options.check_writable(out)
+    files.refuse_inside(out, closed)
 
 
 def _print(facts: Mapping[str, Any], *, json_output: bool) -> None:
     if json_output:
         output.print_json(facts)
         return
-    output.echo(f"{output.printable(facts['out'])}: where {facts['model']} looks in {facts['file']}")
+    output.echo(f"{text.printable(facts['out'])}: where {facts['model']} looks in {facts['file']}")
     output.echo(f"{facts['class']} {facts['probability']:.3f}; likeliest class {facts['label']}")
     output.warn_of_synthetic(scored=facts["model_synthetic"])

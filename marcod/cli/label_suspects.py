@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from marcod import app, text
-from marcod.cli import output, places
-from marcod.cli.configured import pass_settings
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import pass_settings
 from marcod.domain import Modality
 from marcod.errors import MarcodError
 from marcod.settings import Settings
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--source", "sources", multiple=True, help="Only labels of this source; may be given again")
-@click.option("--person", help="Only drops of which this person says something")
+@click.option("--person", help="Only drops that this person labelled")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="At most this many")
-@output.as_json
+@options.as_json
 @pass_settings
 def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, limit: int, json_output: bool) -> None:
-    """List labels that look wrong, the most doubtful first, and how often each person's words are doubted.
+    """List labels that look wrong, the most doubtful first, and how often each person's labels are doubted.
 
-    Every label is compared with what a last layer says that learned from the labels of other plates. About half of
+    Every label is compared with the prediction of a last layer trained on the labels of other plates. About half of
     such doubts are right, so a person looks again; nothing is changed.
     """
     with app.reading(settings) as ready:
         champion = ready.registry.find("champion")
         folder = ready.registry.path(champion.name, champion.version)
-        roots = places.roots(settings, ready)
+        roots = options.source_roots(settings, ready)
         taken = snapshot.take(
             ready.db, modality=Modality(champion.modality), roots=roots, now=datetime.now(UTC), sources=sources or None
         )
         if not taken.items:
-            raise MarcodError("there is no labelled image to look at; `marcod label import` takes labels in")
+            raise MarcodError("there is no labelled image to look at; `marcod label import` imports labels")
 
         from marcod.training import out_of_fold  # loads TensorFlow
 
-        with output.progress("looking at labelled images", len(taken.items)) as done:
+        with bars.progress("looking at labelled images", len(taken.items)) as done:
             found = out_of_fold.find(
                 taken, folder, roots, threads=settings.score.decode_threads, seed=settings.train.seed, done=done
             )
@@ -105,7 +105,7 @@ def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
     ]
     title = f"{len(rows)} of {text.count(len(found.items), 'label')} look wrong; about half of such doubts are right"
     console.print(
-        output.table(
+        listings.table(
             title,
             ("margin", "plate", "drop", "label", "likely", "said by", "source"),
             cells,
@@ -116,9 +116,9 @@ def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
         (p.person, p.labels, p.judged, "" if p.share is None else f"{100 * p.share:.0f} %", _swap(p))
         for p in found.suspicion.by_person
     ]
-    console.print(output.table("", ("person", "labels", "judged", "doubted", ""), people))
+    console.print(listings.table("", ("person", "labels", "judged", "doubted", ""), people))
     if found.unreadable:
-        first = output.printable(found.unreadable[0])
+        first = text.printable(found.unreadable[0])
         output.echo(f"{text.count(len(found.unreadable), 'image')} could not be read, the first: {first}", err=True)
 
 

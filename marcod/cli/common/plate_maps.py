@@ -1,6 +1,6 @@
 """Plates on a terminal: the map of one inspection, and the drops of a plate through its inspections.
 
-Hides how a plate of any format fits the width, with letters alone where there are no colours.
+A plate of any format fits the width, with letters alone where there are no colours.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from marcod import text
-from marcod.cli import output
+from marcod.cli.common import listings, output
 from marcod.domain import hit_rule, row_letters
 from marcod.plates.history import DropHistory, PlateHistory
 from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
@@ -36,7 +36,7 @@ LETTERS: Final = {
     Mark.UNSCORED: "?",
 }
 PAPER: Final = 80
-"""Width of a map where no terminal tells one."""
+"""Width of a map without a terminal."""
 
 GROUP: Final = 6
 """Columns that stand without a gap where there is room for one letter per well only."""
@@ -50,7 +50,7 @@ SHORT_KEY: Final = 4
 
 
 def plate_map(shown: PlateMap, width: int) -> Text:
-    """The plate as a grid in at most ``width`` characters: one letter per drop, columns and drops numbered."""
+    """Draw the plate as a grid in at most ``width`` characters: one letter per drop, columns and drops numbered."""
     numbers = sorted({drop.image.drop_number for drop in shown.drops}) or [1]
     marks = {drop.image.place: _mark(drop, shown.version) for drop in shown.drops}
     blocks = [
@@ -65,7 +65,7 @@ def _margin(shown: PlateMap) -> int:
 
 
 def _blocks(columns: int, drops: int, width: int) -> list[tuple[range, bool]]:
-    """The columns in as few blocks as fit; true where a column's number stands on two lines."""
+    """Divide the columns into as few blocks as fit; True where a column's number takes two lines."""
     for parts in range(1, columns + 1):
         size = -(-columns // parts)
         ranges = [range(first, min(first + size, columns + 1)) for first in range(1, columns + 1, size)]
@@ -83,7 +83,7 @@ def _block(
     columns: range,
     stacked: bool,
 ) -> Text:
-    """Some columns of the plate, with their headings above."""
+    """Draw some columns of the plate, with their headings above."""
     cell = 1 if stacked else max(len(numbers), len(str(shown.format.columns)))
     margin = _margin(shown)
     lines = [_line(" " * margin, [Text(head, "bold") for head in heads], columns, stacked)
@@ -110,7 +110,7 @@ def _line(start: str, cells: Iterable[Text], columns: range, stacked: bool) -> T
 
 
 def _headings(columns: range, numbers: Sequence[int], cell: int, *, stacked: bool) -> Iterator[list[str]]:
-    """The lines above a map: columns, and below each its drops where a well has several."""
+    """Yield the lines above a map: columns, and below each its drops where a well has several."""
     if stacked:
         digits = len(str(columns[-1]))
         for place in range(digits):
@@ -124,13 +124,13 @@ def _headings(columns: range, numbers: Sequence[int], cell: int, *, stacked: boo
 
 
 def _mark(drop: DropVerdict, version: Version) -> tuple[str, str]:
-    """The letter of a drop and its style; what a person labelled is underlined."""
+    """Return the letter of a drop and its style; a drop that a person labelled is underlined."""
     mark = mark_of(drop, version)
     return LETTERS[mark], STYLES[mark] if drop.majority is None else f"underline {STYLES[mark]}"
 
 
 def legend(drops: Iterable[DropVerdict | None], version: Version) -> Text:
-    """The meaning of a map's letters in two lines; of rare ones only where they occur."""
+    """Explain a map's letters in two lines; rare ones only where they occur."""
     seen = [drop for drop in drops if drop is not None]
     marks = {mark_of(drop, version) for drop in seen}
     first = Text().append(LETTERS[Mark.HIT], STYLES[Mark.HIT]).append(_of_hits(version))
@@ -148,27 +148,27 @@ def _of_hits(version: Version) -> str:
 
 
 def _labelled(drops: Iterable[DropVerdict]) -> str:
-    """The drops that people labelled, in words; empty without any."""
-    words = [
-        f"{_place(drop)} {drop.majority.label} ({drop.majority.person})" for drop in drops if drop.majority is not None
+    """List the drops that people labelled; empty without any."""
+    named = [
+        f"{_name(drop)} {drop.majority.label} ({drop.majority.person})" for drop in drops if drop.majority is not None
     ]
-    more = len(words) - NAMED
-    return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(named) - NAMED
+    return ", ".join(named[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _place(drop: DropVerdict) -> str:
+def _name(drop: DropVerdict) -> str:
     return f"{drop.image.well}.{drop.image.drop_number}"
 
 
 def print_plate(console: Console, shown: PlateMap) -> None:
-    """A plate's map, its drops counted, and its most crystalline drops."""
+    """Print a plate's map, its drops counted, and its most crystalline drops."""
     _print_heading(console, shown, f"inspection {shown.summary.inspection_key}")
     console.print(plate_map(shown, console.width if console.is_terminal else PAPER))
     console.print(legend(shown.drops, shown.version))
-    output.say(console, f"{shown.counted()}; {output.state_of(shown.summary)}")
+    output.say(console, f"{shown.counted()}; {output.completeness(shown.summary)}")
     best = sorted((d for d in shown.drops if d.image.p_crystals), key=lambda d: -(d.image.p_crystals or 0.0))[:BEST]
     if best:
-        named = ", ".join(f"{_place(d)} {d.image.p_crystals:.2f}" for d in best)
+        named = ", ".join(f"{_name(d)} {d.image.p_crystals:.2f}" for d in best)
         output.say(console, f"highest crystal probability: {named}")
     if labelled := _labelled(shown.drops):
         output.say(console, f"labelled by people{' (underlined)' if console.is_terminal else ''}: {labelled}")
@@ -184,11 +184,11 @@ def _print_heading(console: Console, shown: PlateMap, what: str) -> None:
 
 
 def print_history(console: Console, shown: PlateMap, past: PlateHistory, *, all_drops: bool) -> None:
-    """The drops of a plate through its inspections: one line per drop, one mark per inspection in order of time."""
+    """Print the drops of a plate: one line per drop, one mark per inspection in order of time."""
     drops = past.drops if all_drops else past.ever_hit()
     _print_heading(console, shown, text.count(len(past.inspections), "inspection"))
     short = all(len(i.key) <= SHORT_KEY for i in past.inspections)
-    heads = [output.printable(i.key) if short else str(n) for n, i in enumerate(past.inspections, 1)]
+    heads = [text.printable(i.key) if short else str(n) for n, i in enumerate(past.inspections, 1)]
     if drops:
         for part in _parts(console, past, drops, heads):
             console.print(part)
@@ -198,7 +198,7 @@ def print_history(console: Console, shown: PlateMap, past: PlateHistory, *, all_
     if not short:
         for number, seen in enumerate(past.inspections, 1):
             day = f"{seen.first_image_at:%Y-%m-%d}" if seen.first_image_at else ""
-            console.print(Text(f"{number} = inspection {output.printable(seen.key)} {day}".rstrip()))
+            console.print(Text(f"{number} = inspection {text.printable(seen.key)} {day}".rstrip()))
     rest = "" if all_drops else "; --all-drops shows the others"
     counted = f"{len(past.ever_hit())} of {text.count(len(past.drops), 'drop')}"
     output.say(console, f"{counted} are or were hits ({hit_rule(past.version.crystal_threshold)}){rest}")
@@ -207,20 +207,20 @@ def print_history(console: Console, shown: PlateMap, past: PlateHistory, *, all_
 
 def _parts(
     console: Console, past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str]
-) -> list[output.Listing]:
-    """The drops in as few tables as the width takes, the first inspections first, the words about them last."""
+) -> list[listings.Listing]:
+    """Divide the inspections into as few tables as the width takes, in order of time."""
     room = console.width if console.is_terminal else PAPER
     for parts in range(1, len(heads) + 1):
         size = -(-len(heads) // parts)
         ranges = [range(first, min(first + size, len(heads))) for first in range(0, len(heads), size)]
-        tables = [_grid(past, drops, heads, part) for part in ranges]
-        if all(table.width <= room for table in tables):
-            return tables
-    return tables
+        grids = [_grid(past, drops, heads, part) for part in ranges]
+        if all(grid.width <= room for grid in grids):
+            return grids
+    return grids
 
 
-def _grid(past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str], part: range) -> output.Listing:
-    """Some inspections of the drops; the last ones with the trend, the first hit and the highest probability."""
+def _grid(past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str], part: range) -> listings.Listing:
+    """Tabulate some inspections; the last table has trend, first hit and highest probability."""
     last = part.stop == len(heads)
     rows = []
     for drop in drops:
@@ -228,9 +228,9 @@ def _grid(past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str]
         marks = [Text() if look is None else _look(look, past.version) for look in looks]
         highest = "" if drop.highest_p_crystals is None else f"{drop.highest_p_crystals:.3f}"
         words = [drop.trend if len(past.inspections) > 1 else "-", drop.first_hit, highest] if last else []
-        rows.append([_place(drop.last), *marks, *words])
+        rows.append([_name(drop.last), *marks, *words])
     columns = ["drop", *(heads[place] for place in part), *(["trend", "first hit", "highest"] if last else [])]
-    return output.table("", columns, rows)
+    return listings.table("", columns, rows)
 
 
 def _look(drop: DropVerdict, version: Version) -> Text:

@@ -1,0 +1,142 @@
+"""Options and arguments that several commands have, and the files and folders they name."""
+
+import getpass
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from marcod.cli.common.configured import configured
+from marcod.errors import ConfigError
+
+if TYPE_CHECKING:
+    from marcod import app
+    from marcod.settings import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Name = TypeVar("Name", bound=str)
+
+NO_ROOM: Final = 2**20
+"""Bytes free below which a disk is called full."""
+
+_UNIT_S: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def as_json(command: Command) -> Command:
+    """Add the option ``--json`` to a command that reads."""
+    return click.option("--json", "json_output", is_flag=True, help="Print JSON for programs")(command)
+
+
+class Choice(click.Choice[Name]):
+    """An option with a few values; for any other value the error lists them, the nearest first."""
+
+    def __init__(self, choices: Iterable[Name], *, case_sensitive: bool = True) -> None:
+        super().__init__(choices, case_sensitive=case_sensitive)
+
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
+        """Return the error for a value that is not allowed."""
+        from marcod import text
+
+        words = text.nearest(str(value), [str(choice) for choice in self.choices])
+        return f"{str(value)!r} is not one of {', '.join(map(repr, words))}."
+
+
+def age_or_date(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
+    """Parse an option ``AGE|DATE``: ``90m``, ``24h``, ``7d``, ``2w`` before now, or a date in UTC."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)([mhdw])", text)
+    try:
+        if match:
+            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNIT_S[match[2]])
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter("give an age such as 90m, 24h, 7d, 2w, or a date such as 2026-05-01") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def actor() -> str:
+    """Return the name of the user who runs the command, or their number where a container has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+class OutFile(click.Path):
+    """A file that a command writes; one that cannot be written is refused before any work."""
+
+    def __init__(self, *, dash: bool = False) -> None:
+        super().__init__(path_type=Path, allow_dash=dash)
+        self.name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path. Raises ConfigError."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not (self.allow_dash and str(path) == "-"):
+            check_writable(path)
+        return path
+
+
+def check_there(path: Path, what: str) -> None:
+    """Raise ConfigError for a missing file or folder to read; the sentence asks for ``what`` instead."""
+    if str(path) != "-" and not os.path.lexists(path):
+        raise ConfigError(f"{path} does not exist; name {what}")
+
+
+def check_writable(target: Path) -> None:
+    """Raise ConfigError for a file that this user cannot write, because of its folder or of the present file."""
+    folder = target.absolute().parent
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder; name a file")
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder} to write {target.name} into; make it, or name another")
+    if target.exists() and not target.is_file():
+        # A device or a pipe is written where it is; a file is replaced, so its folder counts.
+        if not os.access(target, os.W_OK, effective_ids=True):
+            raise ConfigError(f"this user may not write to {target}; name another file")
+    elif not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(f"this user may not write into {folder}; name another folder")
+
+
+def check_tree(folder: Path) -> None:
+    """Raise ConfigError for a folder that this user can neither write into nor make."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise ConfigError(f"{there} is no folder; name another")
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(f"this user may not write into {there}; name another folder")
+
+
+def full_places(ctx: click.Context) -> str:
+    """Name the folders without free space that a command may write to; the error itself may not name its file."""
+    settings = configured(ctx).settings
+    places = [Path(tempfile.gettempdir()), Path.cwd(), settings.models.folder, settings.train.folder]
+    full = [str(place) for place in places if place.is_dir() and shutil.disk_usage(place).free < NO_ROOM]
+    return " or ".join(full) or "what this command writes"
+
+
+def source_roots(settings: "Settings", ready: "app.App") -> dict[str, Path]:
+    """Return the folder of each source: the configured one, else the one last recorded."""
+    return _recorded(ready) | _configured(settings)
+
+
+def protected_folders(settings: "Settings", ready: "app.App") -> list[Path]:
+    """Return all folders where only imagers write, also those where a source was before it moved."""
+    return [*_recorded(ready).values(), *_configured(settings).values()]
+
+
+def _configured(settings: "Settings") -> dict[str, Path]:
+    return {name: source.root for name, source in settings.sources.items()}
+
+
+def _recorded(ready: "app.App") -> dict[str, Path]:
+    from marcod.store import sources
+
+    return {name: Path(root) for name, root in ready.db.read(sources.roots).items()}
