@@ -17,7 +17,8 @@ from typing import Any
 import learner
 import pytest
 import sqlalchemy as sa
-from lab import Site, terminate, wait_until
+from lab import Site, terminate
+from waiting import wait_until
 
 from marcod import settings
 from marcod.database.engine import Database

@@ -4,7 +4,8 @@ import random
 import threading
 
 import pytest
-from lab import Delivery, Site, terminate, wait_until
+from lab import Delivery, Site, terminate
+from waiting import wait_until
 
 from marcod.synthetic import write_file
 

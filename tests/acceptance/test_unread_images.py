@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import Site, delivery, wait_until
+from lab import Site, delivery
+from waiting import wait_until
 
 from marcod import settings
 from marcod.database.engine import Database

@@ -9,7 +9,7 @@ import oracle
 import pytest
 import sqlalchemy as sa
 from factories import CRYSTALS, claim, drain, finish, rows, utc
-from watched_site import wait_until
+from waiting import wait_until
 
 from marcod import layouts
 from marcod.catalog import deliveries, plate_setups, rereading

@@ -7,7 +7,8 @@ from typing import Any
 import factories
 import pytest
 from factories import utc
-from lab import Site, terminate, wait_until
+from lab import Site, terminate
+from waiting import wait_until
 
 from marcod.database.engine import Database
 from marcod.model.registry import Registry

@@ -18,7 +18,8 @@ import pytest
 import random_bundles
 import sqlalchemy as sa
 from factories import utc
-from lab import SIZE, Delivery, Site, terminate, wait_until
+from lab import SIZE, Delivery, Site, terminate
+from waiting import wait_until
 
 from marcod import settings
 from marcod.database import workers

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Site, delivery, wait_until
+from lab import Site, delivery
+from waiting import wait_until
 
 from marcod.synthetic import Imager
 

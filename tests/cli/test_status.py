@@ -18,8 +18,9 @@ import factories
 import pytest
 import sqlalchemy as sa
 import standings
-from lab import Site, wait_until
+from lab import Site
 from sqlalchemy.engine import make_url
+from waiting import wait_until
 
 from marcod import settings
 from marcod.database import workers

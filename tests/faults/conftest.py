@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fault_tools import Network
 from sqlalchemy.engine import URL
-from watched_site import Site
+from watched_site import Site, made_sites
 
 from marcod.database.engine import Database
 from marcod.store.versions import Version
@@ -40,16 +40,8 @@ def network(server_url: str) -> Iterator[Network]:
 @pytest.fixture
 def make_site(db: Database, champion: Version, tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Makes watched sites on ``db``; found by walks alone unless told otherwise."""
-    sites: list[Site] = []
-
-    def make(**more: object) -> Site:
-        given = {"observer": "polling", "poll_s": 1e9} | more
-        sites.append(Site(db, tmp_path / f"plates{len(sites) or ''}", **given))  # type: ignore[arg-type]
-        return sites[-1]
-
-    yield make
-    for site in sites:
-        site.watcher.close()
+    with made_sites(db, tmp_path, observer="polling", poll_s=1e9) as make:
+        yield make
 
 
 @pytest.fixture

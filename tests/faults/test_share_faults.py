@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 import structlog
 from fault_tools import no_file_left_to_open, ordinary_user
-from watched_site import SETTLE_S, Site, wait_until, well_image
+from waiting import wait_until
+from watched_site import SETTLE_S, Site, well_image
 
 from marcod import images
 from marcod.database.schema import image

@@ -12,7 +12,7 @@ import tensorflow as tf
 from factories import utc
 from numpy.typing import NDArray
 from test_score import photograph
-from watched_site import wait_until
+from waiting import wait_until
 
 from marcod.scoring import decode
 from marcod.scoring.decode import NO_MEMORY, Decoders, Prepared

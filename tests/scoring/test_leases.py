@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from factories import MAX_ATTEMPTS, record, sightings, utc
 from numpy.typing import NDArray
 from test_score import SETTINGS, Lab, lab, photograph  # noqa: F401 - the fixture
-from watched_site import wait_until
+from waiting import wait_until
 
 from marcod.database.engine import Database
 from marcod.database.schema import job

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import wait_until
+from waiting import wait_until
 
 from marcod import app, telemetry
 from marcod.database import workers

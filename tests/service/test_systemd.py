@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from lab import Site, wait_until
+from lab import Site
+from waiting import wait_until
 
 from marcod import cli as commands
 from marcod import settings

@@ -7,18 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import click
-import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
+from waiting import wait_until
 
 from marcod import layouts, settings
 from marcod.cli import cli
@@ -28,17 +27,6 @@ from marcod.domain import PLATE_FORMATS, Kind, PlateFormat
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
 
 SIZE = (204, 171)
-DEADLINE_S = 150.0
-
-
-def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Poll until the condition holds; fail with ``what`` when it never does."""
-    pause = Event()
-    for _ in range(int(deadline_s / 0.1)):
-        if condition():
-            return
-        pause.wait(0.1)
-    pytest.fail(f"waited {deadline_s:.0f} s in vain for {what}")
 
 
 @dataclass

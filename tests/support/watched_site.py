@@ -1,14 +1,14 @@
 """What the tests of watching share: names of synthetic images, and a site with its clock in the test's hand."""
 
 import os
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import factories
 import sqlalchemy as sa
+from waiting import wait_until
 
 from marcod.database.engine import Database
 from marcod.database.schema import image, job
@@ -18,7 +18,6 @@ from marcod.watch.ingest import Source, open_sources
 from marcod.watch.loop import Watcher
 from marcod.watch.status import SourceStatus
 
-DEADLINE_S = 30.0
 SETTLE_S = 10.0
 NEVER_S = 1e9
 
@@ -36,20 +35,26 @@ def put(root: Path, path: str, content: bytes = b"synthetic") -> Path:
     return file
 
 
-def wait_until(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Wait for something that other threads bring about."""
-    deadline = time.monotonic() + DEADLINE_S
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true in {DEADLINE_S:.0f} s"
-        pause.wait(0.01)
-
-
 def settings_for(root: Path, *, watch: dict[str, Any] | None = None, **source: Any) -> Settings:
     """Settings with one source named ``imager``."""
     given = {"root": root, "layout": "formulatrix", "observer": "inotify", "poll_s": 0.05} | source
     timing = {"settle_s": SETTLE_S, "rescan_s": 60.0, "full_rescan_s": 86_400.0} | (watch or {})
     return Settings.model_validate({"sources": {"imager": given}, "watch": timing})
+
+
+@contextmanager
+def made_sites(db: Database, folder: Path, **defaults: object) -> Iterator[Callable[..., "Site"]]:
+    """A function that makes sites below a folder, whose observers are stopped at the end."""
+    sites: list[Site] = []
+
+    def make(**more: object) -> Site:
+        root = folder / f"plates{len(sites) or ''}"
+        sites.append(Site(db, root, **defaults | more))  # type: ignore[arg-type]
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.watcher.close()
 
 
 class Site:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from watched_site import Site
+from watched_site import Site, made_sites
 
 from marcod.database.engine import Database
 from marcod.store.versions import Version
@@ -19,15 +19,8 @@ def backend() -> str:
 @pytest.fixture
 def make_site(db: Database, champion: Version, tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Makes sites, whose observers are stopped at the end."""
-    sites: list[Site] = []
-
-    def make(**more: object) -> Site:
-        sites.append(Site(db, tmp_path / f"plates{len(sites) or ''}", **more))  # type: ignore[arg-type]
-        return sites[-1]
-
-    yield make
-    for site in sites:
-        site.watcher.close()
+    with made_sites(db, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import factories
 import pytest
 import sqlalchemy as sa
 import structlog
-from watched_site import NEVER_S, SETTLE_S, Site, put, set_time, wait_until, well_image
+from waiting import wait_until
+from watched_site import NEVER_S, SETTLE_S, Site, put, set_time, well_image
 
 from marcod.database.engine import Database
 from marcod.database.schema import drop, image

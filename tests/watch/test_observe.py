@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from watched_site import put, wait_until
+from waiting import wait_until
+from watched_site import put
 
 from marcod.watch.observe import LIMIT_RETRY_S, EventBuffer, ObserverKind, ObserverSupervisor
 from marcod.watch.tree import Root
