@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from watched_site import put, set_time
 
 from marcod.watch.settle import FileStat
-from marcod.watch.tree import COMPANION_LIMIT, GRACE_S, FolderMemory, MissingRootError, Root, Walk, outermost
+from marcod.watch.tree import COMPANION_LIMIT, MTIME_GRACE_S, FolderMemory, MissingRootError, Root, Walk, outermost
 
 
 def everything(begun: Walk, now: float = 0.0, limit: int = 1000) -> list[str]:
@@ -43,7 +43,7 @@ def remembered(root: Path) -> FolderMemory:
     """A memory that two walks, far enough apart, have made sure of."""
     memory = FolderMemory()
     found(root, memory, now=0.0)
-    found(root, memory, now=GRACE_S, full=False)
+    found(root, memory, now=MTIME_GRACE_S, full=False)
     return memory
 
 
@@ -87,8 +87,8 @@ def test_a_folder_whose_time_is_fresh_is_listed_again(plates: Path) -> None:
     put(plates, "plate0/batch0/late.jpg")
     set_time(folder, before)
     assert "plate0/batch0/late.jpg" in found(plates, memory, now=1.0, full=False)
-    assert "plate0/batch0/late.jpg" in found(plates, memory, now=GRACE_S, full=False)
-    assert found(plates, memory, now=GRACE_S + 1, full=False) == []
+    assert "plate0/batch0/late.jpg" in found(plates, memory, now=MTIME_GRACE_S, full=False)
+    assert found(plates, memory, now=MTIME_GRACE_S + 1, full=False) == []
 
 
 def test_a_new_tree_of_folders_is_found_by_a_rescan(plates: Path) -> None:
