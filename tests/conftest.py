@@ -13,6 +13,7 @@ from typing import Final
 from uuid import uuid4
 
 import factories
+import later_steps
 import pytest
 import reuse
 import sqlalchemy as sa
@@ -141,6 +142,12 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "marcod.sqlite"
     _migrate(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def to_come(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The steps of the schema of a later marcod."""
+    return later_steps.write(tmp_path_factory.mktemp("to come") / "migrations")
 
 
 def _migrate(url: str) -> None:

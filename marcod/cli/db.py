@@ -12,13 +12,13 @@ from marcod import files, text
 from marcod.app import connected, looked_at, open_app
 from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import configured, pass_settings
-from marcod.database import migrate
+from marcod.database import migrate, revisions
 from marcod.database import roles as database_roles
 from marcod.database.engine import Database
 from marcod.errors import ConfigError, SchemaError
 from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import audit_log, backfill
+from marcod.store import audit_log
 from marcod.upkeep import backup as backups
 from marcod.upkeep import recounting, retention
 
@@ -32,6 +32,7 @@ def db() -> None:
 
 
 _SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in migrate.SchemaState} | {
+    migrate.SchemaState.UNRELEASED: "the schema of {} is of a marcod before the first release",
     migrate.SchemaState.COMPATIBLE: "the schema of {} is newer than this marcod, which can work on it all the same",
 }
 
@@ -40,18 +41,13 @@ _SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in migrate
 @click.option("--force", is_flag=True, help="Although workers run that cannot work on the new schema; they will fail")
 @pass_settings
 def upgrade(settings: Settings, force: bool) -> None:
-    """Bring the schema up to date, and fill in what an older one did not keep; does nothing when all is there.
+    """Bring the schema up to date; does nothing when it is.
 
-    Refuses while workers run that need what a step changes. It may be stopped and started again. Roles made by
-    `marcod db roles` keep their rights.
+    Refuses while workers run that need what a step changes. Roles made by `marcod db roles` keep their rights.
     """
-    with connected(settings) as database, bars.stages() as report:
+    with connected(settings) as database:
         found = migrate.upgrade(database, force=force)
-        filled = backfill.run(database, datetime.now(UTC), report)
     output.echo(_SENTENCE[found].format(database))
-    if filled.drops or filled.inspections:
-        labelled = text.count(filled.inspections, "labelled inspection")
-        output.echo(f"{text.count(filled.drops, 'drop')} worked out, {labelled} counted again")
 
 
 @db.command()
@@ -66,33 +62,28 @@ def upgrade(settings: Settings, force: bool) -> None:
 def check(
     ctx: click.Context, deep: bool, plates: tuple[str, ...], source: str | None, fix: bool, json_output: bool
 ) -> None:
-    """Say if this marcod can work on the schema; exit code 1 if not, 3 unless all is filled in.
+    """Compare the schema with this marcod; exit code 1 unless it can be worked on.
 
     With --deep every row that follows from others is recounted, in short portions while the service runs; exit
     code 3 where one differs and was not mended.
     """
     if not deep and (plates or source or fix):
         raise click.UsageError("--plate, --source and --fix go with --deep")
-    _check_schema(ctx, json_output=json_output and not deep, quiet=deep)
+    _check_schema(configured(ctx).settings, json_output=json_output and not deep, quiet=deep)
     if deep:
         _check_deep(ctx, configured(ctx).settings, plates, source, fix=fix, json_output=json_output)
 
 
-def _check_schema(ctx: click.Context, *, json_output: bool, quiet: bool) -> None:
-    with looked_at(configured(ctx).settings) as database:
+def _check_schema(settings: Settings, *, json_output: bool, quiet: bool) -> None:
+    with looked_at(settings) as database:
         state = migrate.state(database)
-        unfinished = state is migrate.SchemaState.CURRENT and database.read(backfill.unfinished)
     if json_output:
-        output.print_json({"database": str(database), "schema": state, "unfinished": unfinished})
+        # Programs read "unfinished"; an upgrade leaves nothing unfinished.
+        output.print_json({"database": str(database), "schema": state, "unfinished": False})
     elif not quiet or state not in migrate.USABLE:
         output.echo(_SENTENCE[state].format(database), err=quiet)
-    if state is migrate.SchemaState.UNKNOWN:
-        raise SchemaError("install the marcod that made this schema")
     if state not in migrate.USABLE:
-        raise SchemaError("run `marcod db upgrade`")
-    if unfinished and not quiet:
-        output.echo("drops over time are not all worked out; run `marcod db upgrade` to finish", err=True)
-        ctx.exit(output.ATTENTION)
+        raise SchemaError(revisions.ADVICE[state])
 
 
 @db.command()

@@ -1,10 +1,11 @@
-"""Bringing the schema up to date: hides Alembic and promises that no process works on a schema it cannot use.
+"""Upgrades and downgrades of the schema through Alembic.
 
-A step and its version mark are one transaction on both databases. A step that only adds may be applied while workers
-of the schema before run, and they work on; any other step waits until they are stopped. Which step a worker must know
-is a row of the database, so that an older marcod learns it without the steps it never saw.
+Guarantees:
+    - A step and its version mark are one transaction on both databases.
+    - A step that only adds may be applied while workers of the schema before run. Any other step waits for their end.
+    - A row of the database names the step that a marcod must know, so an older marcod needs no newer steps to learn it.
 
-``scripts`` names another folder of steps than marcod's own, as a test of steps to come has one.
+``scripts`` names another folder of steps than marcod's own, for tests of later steps.
 """
 
 from datetime import datetime
@@ -32,7 +33,7 @@ ADVISORY_LOCK: Final = 0x6D61_7263_6F64
 """PostgreSQL advisory lock held while migrating ("marcod" in ASCII), so that two hosts never migrate at once."""
 
 NAMED: Final = 10
-"""Workers that a refusal names."""
+"""How many workers a refusal names."""
 
 
 def require_current(db: Database, scripts: Path | None = None) -> None:
@@ -51,32 +52,31 @@ def upgrade(
     force: bool = False,
     scripts: Path | None = None,
 ) -> SchemaState:
-    """Apply all steps up to ``revision``; a compatible schema is left as it is. Returns how the schema stands then.
+    """Apply all steps up to ``revision`` and return the state after them. A compatible schema stays as it is.
 
-    Raises SchemaError when the schema is newer than this marcod, and, unless forced, when a step does more than add
-    while workers that do not know it are alive at ``now``, by default the time of ``db``.
+    ``now`` is the time of ``db`` by default.
+
+    Raises:
+        SchemaError: when the schema is newer than this marcod or from before the first release, and, unless forced,
+            when a step that does more than add would break workers alive at ``now``.
     """
-
-    def work(connection: Connection) -> SchemaState:
-        # Asked within the transaction: the server's clock is known from the first connection on, and no earlier.
-        return _upgrade(connection, db, revision, None if force else now or db.now(), scripts)
-
-    return db.write(work)
+    return db.write(_upgrade, db, revision, now, force, scripts)
 
 
 def _upgrade(
-    connection: Connection, db: Database, revision: str, alive_at: datetime | None, scripts: Path | None
+    connection: Connection, db: Database, revision: str, now: datetime | None, force: bool, scripts: Path | None
 ) -> SchemaState:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     found = state_of(connection, scripts)
-    if found is SchemaState.UNKNOWN:
-        raise SchemaError(revisions.newer(db))
+    if found in (SchemaState.UNKNOWN, SchemaState.UNRELEASED):
+        raise revisions.refusal(found, db)
     if found is SchemaState.COMPATIBLE:
         return found
-    if alive_at is not None:
-        _refuse_while_needed(connection, revision, alive_at, scripts)
-    # A view defined anew has lost who may read it.
+    if not force:
+        # The server's clock is known only after the first connection, so it is read inside the transaction.
+        _refuse_while_needed(connection, revision, now or db.now(), scripts)
+    # PostgreSQL drops the grants of a view that a step drops and creates again.
     roles = database_roles.grantees(connection)
     command.upgrade(_config(connection, scripts), revision)
     _mark(connection, scripts)
@@ -86,7 +86,7 @@ def _upgrade(
 
 
 def _refuse_while_needed(connection: Connection, revision: str, now: datetime, scripts: Path | None) -> None:
-    """Raises SchemaError when a step takes from living workers what they use."""
+    """Raise SchemaError when a step changes what running workers use."""
     known, current = revisions.known(scripts), revision_of(connection)
     breaking = [step for step in known.between(current, revision) if step not in known.additive]
     if current is None or not breaking:
@@ -104,22 +104,21 @@ def _refuse_while_needed(connection: Connection, revision: str, now: datetime, s
 
 
 def _mark(connection: Connection, scripts: Path | None) -> None:
-    """Write down which step a marcod must know from now on."""
+    """Record the step that a marcod must know from now on."""
     current = revision_of(connection)
-    if current is not None and sa.inspect(connection).has_table(schema_mark.name):
-        connection.execute(
-            sa.update(schema_mark).values(oldest_revision=revisions.known(scripts).oldest_usable(current))
-        )
+    if current is not None:
+        oldest = revisions.known(scripts).oldest_usable(current)
+        connection.execute(sa.update(schema_mark).values(oldest_revision=oldest))
 
 
 def downgrade(db: Database, revision: str, scripts: Path | None = None) -> None:
-    """Undo steps down to ``revision``; ``base`` undoes all of them and their data."""
+    """Undo steps down to ``revision``; ``base`` undoes all of them and deletes their data."""
+    db.write(_downgrade, revision, scripts)
 
-    def work(connection: Connection) -> None:
-        command.downgrade(_config(connection, scripts), revision)
-        _mark(connection, scripts)
 
-    db.write(work)
+def _downgrade(connection: Connection, revision: str, scripts: Path | None) -> None:
+    command.downgrade(_config(connection, scripts), revision)
+    _mark(connection, scripts)
 
 
 def _config(connection: Connection, scripts: Path | None) -> Config:

@@ -1,8 +1,8 @@
-"""Steps of the schema: which there are, and how the schema of a database stands to them.
+"""Steps of the schema: the list of them, and how the schema of a database relates to it.
 
-Steps live in ``migrations/``, beside the package in a checkout and inside it in an installation. A step with
-``additive = True`` leaves everything in its place that the marcod of the step before uses. The files are read, not run,
-so that a command that only looks needs no Alembic.
+Steps live in ``migrations/``, next to the package in a checkout and inside it in an installation. A step with
+``additive = True`` keeps everything that the marcod of the step before uses. The first step is never additive.
+The files are parsed, not run, so that a command that only reads needs no Alembic.
 """
 
 import ast
@@ -20,8 +20,8 @@ from marcod.database.engine import Database
 from marcod.database.schema import schema_mark
 from marcod.errors import SchemaError
 
-MARKED: Final = "0005"
-"""The step that made the mark of the oldest usable step; who knows none of its age cannot read it."""
+UNRELEASED: Final = frozenset(f"{number:04}" for number in range(1, 10))
+"""Steps before the first release, which replaced them all; a database at one of them cannot be upgraded."""
 
 VERSION_TABLE: Final = "alembic_version"
 _version = sa.table(VERSION_TABLE, sa.column("version_num", sa.Text))
@@ -36,33 +36,32 @@ class Steps:
 
     @property
     def newest(self) -> str:
-        """What a current database has."""
+        """The step of a current database."""
         return self.revisions[-1]
 
     def place(self, revision: str | None) -> int:
-        """How many steps lead to this one, itself included; 0 for none or one that is not known."""
+        """Count the steps up to and including this one; 0 for None or an unknown one."""
         return 0 if revision is None or revision not in self.revisions else self.revisions.index(revision) + 1
 
     def between(self, after: str | None, up_to: str) -> tuple[str, ...]:
-        """The steps that lead from one to another; ``head`` is the newest."""
+        """List the steps from one to another; ``head`` is the newest."""
         return self.revisions[self.place(after) : len(self.revisions) if up_to == "head" else self.place(up_to)]
 
     def oldest_usable(self, current: str) -> str:
-        """The step that a marcod must know to work on a database at ``current``."""
-        since = self.between(MARKED, current)
-        return next((step for step in reversed(since) if step not in self.additive), MARKED)
+        """Return the step that a marcod must know to work on a database at ``current``."""
+        return next(step for step in reversed(self.between(None, current)) if step not in self.additive)
 
 
 def folder() -> Path:
-    """The folder of migrations: installed with the package, else beside it in a checkout."""
+    """Return the folder of migrations: installed with the package, else next to it in a checkout."""
     return files.shipped("migrations")
 
 
 @cache
 def known(scripts: Path | None = None) -> Steps:
-    """Return what this marcod knows.
+    """Return the steps that this marcod knows.
 
-    It is read once, for a running marcod keeps its own steps while a new one is installed.
+    They are read once, because a running marcod keeps its own steps while a new one is installed.
     """
     files = [_assigned(file) for file in ((scripts or folder()) / "versions").glob("*.py")]
     after = {values["down_revision"]: str(values["revision"]) for values in files}
@@ -77,7 +76,7 @@ def known(scripts: Path | None = None) -> Steps:
 
 
 def _assigned(file: Path) -> dict[str, object]:
-    """Constants that a script assigns at its top."""
+    """Read the constants that a script assigns at its top level."""
     return {
         target.id: statement.value.value
         for statement in ast.parse(file.read_text(encoding="utf-8")).body
@@ -88,19 +87,35 @@ def _assigned(file: Path) -> dict[str, object]:
 
 
 class SchemaState(StrEnum):
-    """Relation of the database's schema to this version of marcod.
+    """Relation of a database's schema to this version of marcod.
 
-    A compatible one is newer, and all that this version uses is still in its place.
+    A compatible one is newer, and keeps all that this version uses. An unreleased one is of a marcod before the first
+    release.
     """
 
     EMPTY = "empty"
     CURRENT = "current"
     COMPATIBLE = "compatible"
     OLDER = "older"
+    UNRELEASED = "unreleased"
     UNKNOWN = "unknown"
 
 
 USABLE: Final = frozenset({SchemaState.CURRENT, SchemaState.COMPATIBLE})
+
+_REFUSED: Final = {
+    SchemaState.EMPTY: "{} is empty",
+    SchemaState.OLDER: "the schema of {} is older than this marcod",
+    SchemaState.UNRELEASED: "the schema of {} is of a marcod before the first release, which cannot be upgraded",
+    SchemaState.UNKNOWN: "the schema of {} is newer than this marcod",
+}
+ADVICE: Final = {
+    SchemaState.EMPTY: "`marcod run` or `marcod db upgrade` sets it up",
+    SchemaState.OLDER: "run `marcod db upgrade` first",
+    SchemaState.UNRELEASED: "name a new database in store.url; `marcod run` records and scores the images again",
+    SchemaState.UNKNOWN: "install the marcod that made it",
+}
+"""The next step for a schema that this marcod cannot work on."""
 
 
 def state(db: Database, scripts: Path | None = None) -> SchemaState:
@@ -109,7 +124,7 @@ def state(db: Database, scripts: Path | None = None) -> SchemaState:
 
 
 def state_of(connection: Connection, scripts: Path | None = None) -> SchemaState:
-    """Like :func:`state`, of a connection."""
+    """Compare like :func:`state`, on a connection."""
     current = revision_of(connection)
     if current is None:
         tables = sa.inspect(connection).get_table_names()
@@ -119,11 +134,13 @@ def state_of(connection: Connection, scripts: Path | None = None) -> SchemaState
         return SchemaState.CURRENT
     if steps.place(current):
         return SchemaState.OLDER
+    if current in UNRELEASED:
+        return SchemaState.UNRELEASED
     return SchemaState.COMPATIBLE if steps.place(_oldest_usable(connection)) else SchemaState.UNKNOWN
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Return the newest step that a database has, None without any."""
+    """Return the newest step that a database has, None if it has none."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(sa.select(_version.c.version_num)).scalar_one_or_none()
@@ -136,16 +153,12 @@ def _oldest_usable(connection: Connection) -> str | None:
 
 
 def require_usable(db: Database, scripts: Path | None = None) -> None:
-    """Raise SchemaError, with the next step, unless this marcod can work on the schema as it is. Changes nothing."""
+    """Raise SchemaError, with the next step, unless this marcod can work on the schema as it is. Change nothing."""
     found = state(db, scripts)
-    if found is SchemaState.EMPTY:
-        raise SchemaError(f"{db} is empty; `marcod run` or `marcod db upgrade` sets it up")
-    if found is SchemaState.OLDER:
-        raise SchemaError(f"the schema of {db} is older than this marcod; run `marcod db upgrade` first")
-    if found is SchemaState.UNKNOWN:
-        raise SchemaError(newer(db))
+    if found not in USABLE:
+        raise refusal(found, db)
 
 
-def newer(db: Database) -> str:
-    """Say that a database was made by a marcod that this one cannot follow."""
-    return f"the schema of {db} is newer than this marcod; install the marcod that made it"
+def refusal(found: SchemaState, db: Database) -> SchemaError:
+    """Return the error for a schema that this marcod cannot work on: one sentence with the next step."""
+    return SchemaError(f"{_REFUSED[found].format(db)}; {ADVICE[found]}")

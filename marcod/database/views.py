@@ -1,6 +1,6 @@
-"""What a LIMS may rely on: the views as ``migrations/views/contract.toml`` pins them.
+"""The contract of the LIMS views, as ``migrations/views/contract.toml`` pins it.
 
-Hides the file's form. Promises that on PostgreSQL every view and column carries its meaning as a comment.
+On PostgreSQL every view and column carries its meaning as a comment.
 """
 
 import tomllib
@@ -18,7 +18,7 @@ FILE: Final = Path("views") / "contract.toml"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its type in words of the contract, as each database spells it, its unit and its meaning."""
+    """One column: its type in the contract, the type names of each database, its unit and its meaning."""
 
     name: str
     type: str
@@ -29,7 +29,7 @@ class Column:
 
     @property
     def comment(self) -> str:
-        """Meaning and unit in one line."""
+        """The meaning and unit in one line."""
         return f"{self.about} ({self.unit})" if self.unit else self.about
 
 
@@ -43,12 +43,12 @@ class View:
 
     @cached_property
     def comments(self) -> dict[str | None, str]:
-        """Every comment by its column; None is the view itself."""
+        """The comments by column; None is the view itself."""
         return {None: self.about, **{column.name: column.comment for column in self.columns}}
 
 
 def read(migrations: Path) -> tuple[View, ...]:
-    """The views, in the order of the file."""
+    """Read the views, in the order of the file."""
     document = tomllib.loads((migrations / FILE).read_text(encoding="utf-8"))
     types = document["types"]
     return tuple(
@@ -65,9 +65,9 @@ def read(migrations: Path) -> tuple[View, ...]:
 
 
 def comment(connection: Connection, views: tuple[View, ...]) -> int:
-    """Write the comments that are missing or others on PostgreSQL. Returns how many; SQLite has none.
+    """Write the comments that are missing or differ on PostgreSQL. Returns how many; SQLite has no comments.
 
-    Views and columns that the schema does not have (yet) are left out.
+    Views and columns that the schema does not have (yet) are skipped.
     """
     if connection.dialect.name != "postgresql":
         return 0
@@ -86,7 +86,7 @@ def comment(connection: Connection, views: tuple[View, ...]) -> int:
 
 
 def _comments(connection: Connection) -> dict[tuple[str, str | None], str]:
-    """What every view and column of this schema says now; an empty text where it says nothing."""
+    """Read the comment of every view and column of this schema; an empty text where there is none."""
     rows = connection.execute(
         sa.text(
             "select c.relname, a.attname, coalesce(col_description(c.oid, a.attnum), '')"

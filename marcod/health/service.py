@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_IROTH, S_IXOTH
 from typing import Final
 
-from marcod.database import migrate, probe
+from marcod.database import migrate, probe, revisions
 from marcod.database.engine import PERSON, Database
 from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.errors import StoreError
@@ -17,14 +17,7 @@ from marcod.health.finding import Finding, Verdict, first_line, judged
 from marcod.health.snapshot import Snapshot
 from marcod.model.registry import Known, Registry
 from marcod.settings import Settings, redacted_url
-from marcod.store import backfill
 from marcod.text import count
-
-_ADVICE: Final = {
-    migrate.SchemaState.EMPTY: "`marcod run` makes the tables",
-    migrate.SchemaState.OLDER: "run `marcod db upgrade`",
-    migrate.SchemaState.UNKNOWN: "install the marcod that made it",
-}
 
 _LET_WRITE: Final = {
     True: "`marcod run` needs the right to write the file and its folder",
@@ -81,7 +74,7 @@ def database(db: Database) -> Iterator[Finding]:
         yield Finding("database", "file", Verdict.ATTENTION, text, f"chmod o= {file}")
     found = migrate.state(db)
     text = f"{found}, step {db.read(migrate.revision_of) or 'none'}"
-    yield judged("database", "schema", found in migrate.USABLE, text, _ADVICE.get(found, ""), Verdict.BROKEN)
+    yield judged("database", "schema", found in migrate.USABLE, text, revisions.ADVICE.get(found, ""), Verdict.BROKEN)
     if found not in migrate.USABLE:
         return
     lacking = db.read(probe.lacking_rights)
@@ -90,9 +83,6 @@ def database(db: Database) -> Iterator[Finding]:
         yield judged("database", "rights", False, f"{text}, enough for who only looks", _LET_WRITE[db.is_sqlite])
     else:
         yield judged("database", "rights", not lacking, text, "run `marcod db roles` as the owner", Verdict.BROKEN)
-    if db.read(backfill.unfinished):
-        text = "drops over time are not all computed"
-        yield Finding("database", "filled in", Verdict.ATTENTION, text, "run `marcod db upgrade` to finish")
 
 
 def _open_to_all(file: Path) -> bool:

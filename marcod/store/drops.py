@@ -22,8 +22,8 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.rows import parts, select_in
-from marcod.database.schema import drop, drop_summary, hit, image, model_version, score
-from marcod.store import events, locks, votes
+from marcod.database.schema import drop_summary, hit, image, model_version, score
+from marcod.store import events, votes
 from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 from marcod.store.verdicts import DropVerdict, ImageVerdict, of_drop, of_drops
 from marcod.store.versions import Version
@@ -267,20 +267,3 @@ def _recorded(connection: Connection, drop_ids: list[int], hits: Collection[int]
     )
     looked = {(int(r[0]), int(r[1])) for r in connection.execute(others)}
     return _Before(own, former, looked)
-
-
-def refresh_missing(connection: Connection, version: Version, now: datetime, *, after: int, limit: int) -> int | None:
-    """Make the rows of drops from before there were any: the next ``limit`` drops after an id.
-
-    Returns the last drop looked at, or None when there are no more.
-    """
-    following = sa.select(drop.c.id).where(drop.c.id > after).order_by(drop.c.id).limit(limit)
-    ids = list(connection.execute(following).scalars())
-    if not ids:
-        return None
-    have = sa.select(drop_summary.c.drop_id).where(
-        drop_summary.c.drop_id.in_(ids), drop_summary.c.model_version_id == version.id
-    )
-    locks.hold(connection, drops=ids)
-    refresh(connection, set(ids) - set(connection.execute(have).scalars()), version, now)
-    return int(ids[-1])

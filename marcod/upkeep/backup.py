@@ -90,7 +90,9 @@ def copy(db: Database, target: Path, *, overwrite: bool, report: Report) -> Copi
     return Copied(target, target.stat().st_size)
 
 
-def restore(db: Database, copied: Path, *, now: datetime, force: bool, report: Report) -> Restored:
+def restore(
+    db: Database, copied: Path, *, now: datetime, force: bool, report: Report, scripts: Path | None = None
+) -> Restored:
     """Put a copy in the place of the database, which is kept next to it.
 
     Raises StoreError when the copy is not sound, SchemaError when this marcod does not know its schema, and StoreError
@@ -105,7 +107,7 @@ def restore(db: Database, copied: Path, *, now: datetime, force: bool, report: R
     with _unfinished(place) as scratch:
         _copy_pages(copied, scratch, report)
         _check(scratch, copied)
-        schema = _prepare(scratch, copied)
+        schema = _prepare(scratch, copied, scripts)
         with _alone(db, place, now, force):
             _inherit(scratch, place)
             kept = _set_aside(place, now)
@@ -166,13 +168,18 @@ def _check(scratch: Path, origin: Path) -> None:
         raise StoreError(f"{origin} is not a sound SQLite database: {'; '.join(wrong)}")
 
 
-def _prepare(scratch: Path, copied: Path) -> SchemaState:
+def _prepare(scratch: Path, copied: Path, scripts: Path | None) -> SchemaState:
     """Forget who was alive when the copy was made. Returns how its schema stands. Raises SchemaError if unknown."""
     made = Database(f"sqlite:///{scratch}")
     try:
-        schema = migrate.state(made)
+        schema = migrate.state(made, scripts)
         if schema is SchemaState.EMPTY:
             raise SchemaError(f"{copied} is no database of marcod")
+        if schema is SchemaState.UNRELEASED:
+            raise SchemaError(
+                f"{copied} is of a marcod before the first release, which this one cannot upgrade; restore it with the"
+                " marcod that made it"
+            )
         if schema is SchemaState.UNKNOWN:
             raise SchemaError(f"{copied} is of a marcod that this one does not know; install the marcod that made it")
         made.write(workers.forget_all)

@@ -1,5 +1,5 @@
--- One row a drop through all inspections of its plate, as the champion and people see it; while a former champion has
--- seen more inspections of the drop than the champion, as that one does.
+-- One row per drop over all inspections of its plate, from people's labels and the version shown for the drop. The
+-- model named is the one that gave the probabilities: for a file that is gone, the last that scored it.
 create view lims_drop_v1 as
 select
     "drop".id as drop_id,
@@ -39,8 +39,10 @@ select
 from "drop"
 join plate on plate.id = "drop".plate_id
 join source on source.id = plate.source_id
-join drop_summary on drop_summary.drop_id = "drop".id
-join model_version on model_version.id = drop_summary.model_version_id
+join speaking_drop on speaking_drop.drop_id = "drop".id
+join drop_summary on drop_summary.drop_id = speaking_drop.drop_id
+    and drop_summary.model_version_id = speaking_drop.model_version_id
+join model_version on model_version.id = coalesce(drop_summary.score_version_id, drop_summary.model_version_id)
 join inspection on inspection.id = drop_summary.inspection_id
 join image on image.id = drop_summary.image_id
 left join image as best_image on best_image.id = drop_summary.best_image_id
@@ -49,26 +51,3 @@ left join inspection as first_inspection on first_inspection.id = drop_summary.f
 left join image as first_image on first_image.id = drop_summary.first_hit_image_id
 left join hit on hit.drop_id = drop_summary.drop_id and hit.model_version_id = drop_summary.model_version_id
     and drop_summary.first_hit_inspection_id is not null
-where model_version.promoted_at is not null and not exists (
-    select 1
-    from drop_summary as other
-    join model_version as candidate on candidate.id = other.model_version_id
-    where other.drop_id = drop_summary.drop_id
-        and other.model_version_id <> drop_summary.model_version_id
-        and candidate.promoted_at is not null
-        and (
-            other.scored_inspections,
-            other.model_version_id = coalesce(
-                (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-            ),
-            candidate.promoted_at,
-            candidate.id
-        ) > (
-            drop_summary.scored_inspections,
-            drop_summary.model_version_id = coalesce(
-                (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-            ),
-            model_version.promoted_at,
-            model_version.id
-        )
-)

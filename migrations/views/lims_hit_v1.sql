@@ -1,4 +1,4 @@
--- Drops in which crystals are seen, over all plates. Sort by p_crystals for the best, by found_at for the latest.
+-- Hits over all plates. Sort by p_crystals for the best, by found_at for the latest.
 create view lims_hit_v1 as
 select
     hit.id as hit_id,
@@ -31,46 +31,19 @@ join drop_summary on drop_summary.drop_id = hit.drop_id and drop_summary.model_v
 join "drop" on "drop".id = hit.drop_id
 join plate on plate.id = "drop".plate_id
 join source on source.id = plate.source_id
-join model_version on model_version.id = hit.model_version_id
+join model_version on model_version.id = coalesce(hit.score_version_id, hit.model_version_id)
+join speaking_version on speaking_version.model_version_id = hit.model_version_id
+left join drop_summary as of_champion on of_champion.drop_id = hit.drop_id and of_champion.model_version_id = (
+    select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'
+)
 join inspection as first_inspection on first_inspection.id = drop_summary.first_hit_inspection_id
 left join image as best_image on best_image.id = drop_summary.best_image_id
--- The champion's hits; and, where a former champion has seen more of a drop and the champion sees none, that one's.
-where model_version.promoted_at is not null and (
-    drop_summary.model_version_id = coalesce(
-        (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-    )
-    or (
-        not exists (
-            select 1
-            from drop_summary as other
-            join model_version as candidate on candidate.id = other.model_version_id
-            where other.drop_id = drop_summary.drop_id
-                and other.model_version_id <> drop_summary.model_version_id
-                and candidate.promoted_at is not null
-                and (
-                    other.scored_inspections,
-                    other.model_version_id = coalesce(
-                        (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-                    ),
-                    candidate.promoted_at,
-                    candidate.id
-                ) > (
-                    drop_summary.scored_inspections,
-                    drop_summary.model_version_id = coalesce(
-                        (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-                    ),
-                    model_version.promoted_at,
-                    model_version.id
-                )
-        )
-        and not exists (
-            select 1
-            from drop_summary as champions
-            where champions.drop_id = drop_summary.drop_id
-                and champions.first_hit_inspection_id is not null
-                and champions.model_version_id = coalesce(
-                    (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-                )
-        )
+-- The champion's hits; and, where another version speaks for the drop and the champion sees none, that one's.
+where speaking_version.is_champion or (
+    of_champion.first_hit_inspection_id is null
+    and exists (
+        select 1
+        from speaking_drop
+        where speaking_drop.drop_id = hit.drop_id and speaking_drop.model_version_id = hit.model_version_id
     )
 )

@@ -27,15 +27,26 @@ select
     score.p_precipitate as p_precipitate,
     score.label as label,
     score.p_crystals >= model_version.crystal_threshold as hit,
-    score.content_hash = image.content_hash
-        and score.model_version_id = coalesce(
+    score.content_hash = image.content_hash and (
+        score.model_version_id = coalesce(
             (select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'), -1
-        ) as is_current,
+        )
+        or score.id = image.gone_score_id and not exists (
+            select 1
+            from score as champions
+            where champions.image_id = image.id
+                and champions.content_hash = image.content_hash
+                and champions.model_version_id = (
+                    select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'
+                )
+        )
+    ) as is_current,
     score.scored_at as scored_at
 from score
 join image on image.id = score.image_id
-join source on source.id = image.source_id
 join "drop" on "drop".id = image.drop_id
 join inspection on inspection.id = image.inspection_id
-join plate on plate.id = inspection.plate_id
+-- Source and plate are joined so that who asks for a plate never reads its source's images from end to end.
+join plate on plate.id = inspection.plate_id and plate.id = "drop".plate_id
+join source on source.id = plate.source_id
 join model_version on model_version.id = score.model_version_id

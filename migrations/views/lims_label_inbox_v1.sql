@@ -1,4 +1,4 @@
--- Where a LIMS writes labels by natural keys. marcod resolves every row, or says why it cannot yet.
+-- Where a LIMS writes labels by natural keys. marcod resolves every row, or gives the reason why it cannot yet.
 create view lims_label_inbox_v1 as
 select
     label_inbox.id as inbox_id,

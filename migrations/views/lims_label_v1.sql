@@ -1,4 +1,4 @@
--- Every word people ever said of a drop at an inspection, with the one of each person that counts now.
+-- Every label people ever gave to a drop at an inspection, and whether it counts now; copies of an image are one.
 create view lims_label_v1 as
 select
     label.id as label_id,
@@ -23,9 +23,10 @@ select
     label.label is not null and not exists (
         select 1
         from label as later
+        left join image as later_image on later_image.id = later.image_id
         where later.drop_id = label.drop_id
             and later.inspection_id = label.inspection_id
-            and coalesce(later.image_id, 0) = coalesce(label.image_id, 0)
+            and coalesce(later_image.same_as_id, later.image_id, 0) = coalesce(image.same_as_id, label.image_id, 0)
             and later.person = label.person
             and (
                 later.labelled_at > label.labelled_at

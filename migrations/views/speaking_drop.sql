@@ -1,5 +1,5 @@
--- The version that speaks for a drop: the one that has scored most of its inspections, then the champion, then the
--- version that was champion last. One row per drop.
+-- The version shown for a drop: the one that has scored most of its inspections, then the champion, then the version
+-- that was champion last. One row per drop.
 create view speaking_drop as
 select drop_summary.drop_id as drop_id, drop_summary.model_version_id as model_version_id
 from drop_summary

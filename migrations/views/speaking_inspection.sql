@@ -1,5 +1,5 @@
--- The version that speaks for an inspection: the champion where it has finished, else the one that has finished and
--- scored most, then the champion, then the version that was champion last. One row per inspection.
+-- The version shown for an inspection: the champion where it has finished, else the one that has finished and scored
+-- most, then the champion, then the version that was champion last. One row per inspection.
 create view speaking_inspection as
 select inspection_summary.inspection_id as inspection_id, inspection_summary.model_version_id as model_version_id
 from inspection_summary

@@ -1,4 +1,4 @@
--- The versions that speak in the views: the champion and the former ones, with what ranks them.
+-- The versions shown in the views: the champion and the former ones, with their rank.
 create view speaking_version as
 select
     model_version.id as model_version_id,

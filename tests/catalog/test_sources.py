@@ -6,12 +6,10 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from factories import claimed, promote, record, register, register_source, rows, sightings, utc
-from populated import populate
 
 from marcod.catalog import deliveries, source_changes
-from marcod.database import migrate
 from marcod.database.engine import Database
-from marcod.database.schema import audit, drop_summary, image, label_inbox, plate, source, source_root
+from marcod.database.schema import audit, image, label_inbox, plate, source, source_root
 from marcod.domain import split_of
 from marcod.errors import ConfigError, StoreError
 from marcod.plates import reports
@@ -139,25 +137,3 @@ def test_a_source_counts_as_watched_until_its_watcher_ends_or_is_silent(db: Data
     require(90)
     db.write(lambda c: status.leave(c, "w"))
     require(30)
-
-
-def test_the_step_back_and_forth_keeps_roots_and_rows(empty_db: Database) -> None:
-    """On a server a root is that of the host which watched it; an SQLite file has one host."""
-    migrate.upgrade(empty_db)
-    populate(empty_db)
-    empty_db.write(lambda c: status.write(c, [replace(STATE, source="minstrel")], utc(days=9)))
-    before = [tuple(row) for row in rows(empty_db, sa.select(drop_summary).order_by(*drop_summary.primary_key))]
-    assert before
-    migrate.downgrade(empty_db, "0005")
-    old = rows(empty_db, sa.text("select name, root from source order by name"))
-    assert old == [("minstrel", "/plates/minstrel"), ("rock-imager", "/plates/rock-imager")]
-    keys = empty_db.read(lambda c: sa.inspect(c).get_foreign_keys("drop_summary"))
-    assert len(keys) == 7
-    migrate.upgrade(empty_db)
-    assert [tuple(row) for row in rows(empty_db, sa.select(drop_summary).order_by(*drop_summary.primary_key))] == before
-    watched = empty_db.host if empty_db.is_sqlite else "east"
-    found = sa.select(source.c.name, source_root.c.host, source_root.c.root).join(source_root).order_by(source.c.name)
-    assert rows(empty_db, found) == [
-        ("minstrel", watched, "/plates/minstrel"),
-        ("rock-imager", empty_db.host, "/plates/rock-imager"),
-    ]

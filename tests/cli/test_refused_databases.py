@@ -19,10 +19,11 @@ from factories import utc
 from fault_tools import ordinary_user
 from lab import Site, commands
 from sqlalchemy.engine import URL, make_url
+from unreleased import before_release, everything
 
 from marcod.cli import cli
 from marcod.cli.common.options import OutFile
-from marcod.database import migrate
+from marcod.database import revisions
 from marcod.database.engine import Database
 from marcod.database.revisions import VERSION_TABLE
 from marcod.database.schema import schema_mark
@@ -269,15 +270,37 @@ def test_a_database_without_a_champion_is_listed_all_the_same(site: Site) -> Non
     assert site.count("model_alias") == site.count("model_version") == 0
 
 
-def test_an_older_schema_is_told_and_a_compatible_newer_one_works(site: Site) -> None:
+def test_a_compatible_newer_schema_works(site: Site) -> None:
+    site.write()
     with closing(Database(site.url)) as db:
         number = sa.table(VERSION_TABLE, sa.column("version_num"))
-        db.write(lambda c: c.execute(sa.update(number).values(version_num="0005")))
-        assert "run `marcod db upgrade` first" in refused(site, *READING[1:])
         db.write(lambda c: c.execute(sa.update(number).values(version_num="9999")))
-        db.write(lambda c: c.execute(sa.update(schema_mark).values(oldest_revision=migrate.steps.known().newest)))
+        db.write(lambda c: c.execute(sa.update(schema_mark).values(oldest_revision=revisions.known().newest)))
     for command in (("queue", "status"), ("plate", "list"), ("hits",)):
         site.ok(*command)
+
+
+WRITING: Final = (
+    SHORT[1], ("score",), ("rescore", "--all"), ("queue", "retry"), ("model", "rollback"),
+    ("db", "upgrade"), ("db", "upgrade", "--force"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("revision", ["0003", "0009"])
+def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(site: Site, revision: str) -> None:
+    lab(site)
+    with closing(Database(site.url)) as db:
+        before_release(db, revision)
+        db.close()
+        before = everything(db)
+        said = refused(site, *READING[1:], *WRITING)
+        assert "is of a marcod before the first release, which cannot be upgraded; name a new database in store" in said
+        for option in ((), ("--deep",)):
+            check = site.call("db", "check", *option)
+            assert (check.exit_code, "name a new database in store.url" in check.stderr) == (1, True)
+        assert '"schema": "unreleased"' in site.call("db", "check", "--json").stdout
+        db.close()
+        assert everything(db) == before
 
 
 # A full disk

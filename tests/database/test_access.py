@@ -17,7 +17,7 @@ from marcod.database.schema import metadata
 from marcod.errors import ConfigError, StoreError
 from marcod.labels import inbox, vocabularies
 from marcod.plates import reports
-from marcod.store import backfill, queue, results, summaries, versions
+from marcod.store import queue, results, summaries, versions
 
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
@@ -240,7 +240,6 @@ def test_the_daemon_works_as_its_role(worker: Database, lab: Database) -> None:
     )
     turn = worker.write(lambda c: inbox.resolve(c, vocabularies.load(), "marco", utc(days=400), limit=9))
     assert turn.resolved == 1
-    assert backfill.run(worker, utc(10), lambda *_: None).inspections == 0
 
 
 def test_the_daemon_changes_no_schema(worker: Database) -> None:

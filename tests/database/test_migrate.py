@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -12,13 +13,15 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from factories import promote, record, register, rows, sightings, utc
+from factories import promote, record, register, register_source, rows, sightings
+from later_steps import ADDING, BREAKING, LAST
+from populated import populate
+from unreleased import before_release, everything
 
-from marcod.catalog.deliveries import Sighting
-from marcod.database import migrate
-from marcod.database.engine import Database, insert
+from marcod.database import migrate, revisions
+from marcod.database.engine import Database
 from marcod.database.migrate import SchemaState
-from marcod.database.schema import drop, image, inspection, metadata, plate, schema_mark, source
+from marcod.database.schema import image, inspection, metadata, plate, schema_mark
 from marcod.domain import text_path
 from marcod.errors import SchemaError
 
@@ -34,7 +37,7 @@ def names(db: Database) -> tuple[set[str], set[str]]:
 
 
 def view_files() -> set[str]:
-    """The views that files define; ``NAME.0002.sql`` is the same view as step 0002 defines it anew."""
+    """The views that files define; ``NAME.0011.sql`` is the same view as step 0011 defines it."""
     return {path.name.split(".")[0] for path in (migrate.folder() / "views").glob("*.sql")}
 
 
@@ -56,17 +59,18 @@ def test_up_down_and_up_again(empty_db: Database) -> None:
         assert migrate.state(empty_db) is SchemaState.EMPTY
 
 
-def test_one_step_at_a_time(empty_db: Database) -> None:
+def test_one_step_at_a_time(empty_db: Database, to_come: Path) -> None:
     from alembic.script import ScriptDirectory
 
-    steps = [step.revision for step in ScriptDirectory(str(migrate.folder())).walk_revisions()][::-1]
+    steps = [step.revision for step in ScriptDirectory(str(to_come)).walk_revisions()][::-1]
+    assert steps == [*revisions.known().revisions, ADDING, BREAKING, LAST]
     for step in steps:
-        migrate.upgrade(empty_db, step)
+        migrate.upgrade(empty_db, step, scripts=to_come)
         expected = SchemaState.CURRENT if step == steps[-1] else SchemaState.OLDER
-        assert migrate.state(empty_db) is expected
+        assert migrate.state(empty_db, to_come) is expected
     for step in [*steps[-2::-1], "base"]:
-        migrate.downgrade(empty_db, step)
-        assert migrate.state(empty_db) is (SchemaState.EMPTY if step == "base" else SchemaState.OLDER)
+        migrate.downgrade(empty_db, step, to_come)
+        assert migrate.state(empty_db, to_come) is (SchemaState.EMPTY if step == "base" else SchemaState.OLDER)
 
 
 def test_the_steps_make_the_tables_the_code_knows(db: Database) -> None:
@@ -125,6 +129,22 @@ def test_a_schema_from_the_future_is_left_alone(db: Database) -> None:
     assert migrate.state(db) is SchemaState.UNKNOWN
 
 
+@pytest.mark.parametrize("revision", ["0001", "0005", "0009"])
+def test_a_schema_from_before_the_first_release_is_left_alone(db: Database, revision: str) -> None:
+    populate(db)
+    before_release(db, revision)
+    db.close()
+    before = everything(db)
+    assert migrate.state(db) is SchemaState.UNRELEASED
+    said = f"the schema of {db} is of a marcod before the first release, which cannot be upgraded;"
+    for attempt in (migrate.require_current, migrate.upgrade, partial(migrate.upgrade, force=True)):
+        with pytest.raises(SchemaError) as refused:
+            attempt(db)
+        assert str(refused.value).startswith(f"{said} name a new database in store.url; `marcod run` ")
+    db.close()
+    assert everything(db) == before
+
+
 def test_tables_of_somebody_else_are_left_alone(empty_db: Database) -> None:
     empty_db.write(lambda c: c.execute(sa.text("create table image (id integer primary key)")))
     assert migrate.state(empty_db) is SchemaState.UNKNOWN
@@ -157,7 +177,7 @@ def test_two_threads_may_upgrade_at_once(empty_db_url: str) -> None:
 
 def test_two_processes_may_upgrade_at_once(empty_db_url: str, empty_db: Database) -> None:
     code = (
-        "import sys; from marcod.store import migrate; from marcod.database.engine import Database\n"
+        "import sys; from marcod.database import migrate; from marcod.database.engine import Database\n"
         "db = Database(sys.argv[1]); print('ready', flush=True); sys.stdin.readline(); migrate.upgrade(db); db.close()"
     )
     both = [
@@ -183,55 +203,20 @@ def test_two_processes_may_upgrade_at_once(empty_db_url: str, empty_db: Database
     assert migrate.state(empty_db) is SchemaState.CURRENT
 
 
-def test_paths_that_steer_a_terminal_are_written_as_they_are_looked_up_now(empty_db: Database) -> None:
-    roots = ["/plain", "/line\nbreak", "/turned\u202eback", "/back\\x5cslash"]
-    migrate.upgrade(empty_db, "0004")
-    statement = "insert into source (name, root, layout, reading, created_at) values (:name, :root, 'hwi', '', :now)"
-    rows = [{"name": str(n), "root": root, "now": "2026-01-01 00:00:00"} for n, root in enumerate(roots)]
-    empty_db.write(lambda c: c.execute(sa.text(statement), rows))
-    migrate.upgrade(empty_db)
-    found = empty_db.read(
-        lambda c: c.execute(sa.text("select root from source_root order by source_id")).scalars().all()
-    )
-    assert found == ["/plain", "/line\\x0abreak", "/turned\\xe2\\x80\\xaeback", "/back\\x5cslash"]
-    assert [text_path(root) for root in found] == ["/plain", "/line\nbreak", "/turned\u202eback", "/back\\slash"]
-
-
-def as_step_0004_wrote_it(db: Database, seen: Sighting) -> None:
-    """A source 1 with a plate, an inspection, a drop and an image whose names stand as they are on the disk."""
-    name, now = seen.image, utc()
-    held = {"plate_id": 1, "drop_id": 1, "inspection_id": 1, "source_id": 1}
-    read = {"size": seen.size, "mtime_ns": seen.mtime_ns, "seen_at": now}
-    as_it_was = sa.Table("source", sa.MetaData(), *(sa.Column(c.name, c.type) for c in source.c), sa.Column("root"))
-    plate_then = sa.Table("plate", sa.MetaData(), *(sa.Column(c.name, c.type) for c in plate.c))
-    values: dict[sa.Table, dict[str, Any]] = {
-        as_it_was: {"name": "imager", "root": "/plates", "layout": "rigaku", "reading": "", "created_at": now},
-        plate_then: {"key": name.plate_key, "barcode": name.barcode, "first_seen_at": now},
-        inspection: {"key": name.inspection_key, "order_key": "day" + "0" * 19 + "1\x85" + "0" * 19 + "2"},
-        drop: {"well": name.well, "well_row": name.row, "well_column": name.column, "drop_number": name.drop},
-        image: {"path": seen.path, "modality": "visible", "profile": name.profile, **read},
-    }
-    values[inspection] |= {"first_seen_at": now}
-    for table, row in values.items():
-        whole = {column: value for column, value in held.items() if column in table.c} | row
-        db.write(lambda c, t=table, v=whole: c.execute(insert(c, t).values(v)))
-
-
-def test_a_plate_whose_name_steers_a_terminal_is_found_after_the_upgrade(empty_db: Database) -> None:
+def test_a_plate_whose_name_steers_a_terminal_is_found_again(db: Database) -> None:
     odd = {"plate": "P\n1", "inspection": "day1\x852", "barcode": "B\u202e1", "profile": "\x1b[31m"}
     (seen,) = sightings(1, **odd)
-    migrate.upgrade(empty_db, "0004")
-    as_step_0004_wrote_it(empty_db, seen)
-    migrate.upgrade(empty_db)
-    promote(empty_db, register(empty_db))
-    done = record(empty_db, 1, [seen])
+    source_id = register_source(db)
+    promote(db, register(db))
+    assert record(db, source_id, [seen]).new == 1
+    done = record(db, source_id, [seen])
     assert (done.new, done.changed) == (0, 0)
     # What a name says with a backslash is another name, and so is every further inspection.
     twin, next_one = sightings(1, **(odd | {"plate": "P\\x0a1"})), sightings(1, **(odd | {"inspection": "day1\x8510"}))
-    assert record(empty_db, 1, [seen, *twin, *next_one]).new == 2
-    keys = rows(empty_db, sa.select(plate.c.key, plate.c.barcode).order_by(plate.c.id))
+    assert record(db, source_id, [seen, *twin, *next_one]).new == 2
+    keys = rows(db, sa.select(plate.c.key, plate.c.barcode).order_by(plate.c.id))
     assert keys == [("P\\x0a1", "B\\xe2\\x80\\xae1"), ("P\\x5cx0a1", "B\\xe2\\x80\\xae1")]
-    assert rows(empty_db, sa.select(image.c.profile).distinct()) == [("\\x1b[31m",)]
+    assert rows(db, sa.select(image.c.profile).distinct()) == [("\\x1b[31m",)]
     of_plate = sa.select(inspection.c.key).where(inspection.c.plate_id == 1)
-    ordered = [row[0] for row in rows(empty_db, of_plate.order_by(inspection.c.order_key))]
+    ordered = [row[0] for row in rows(db, of_plate.order_by(inspection.c.order_key))]
     assert [text_path(key) for key in ordered] == ["day1\x852", "day1\x8510"]

@@ -1,10 +1,8 @@
-"""Upgrades beside running workers: a step that only adds lets them work on, any other waits for them.
+"""Upgrades next to running workers: a step that only adds lets them work on, any other waits for them.
 
-The steps to come are made here: 0006 adds, 0007 renames what the marcod of today uses. The worker of today is this
-code, which knows nothing of either.
+The later steps are of `later_steps`. The worker of today is this code, which knows none of them.
 """
 
-import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from factories import CRYSTALS, drain, promote, record, register, register_source, rows, sightings, utc
+from later_steps import ADDING, BREAKING, LAST, NEWEST
 
 from marcod.cli import cli
 from marcod.database import migrate, revisions, workers
@@ -23,78 +22,6 @@ from marcod.errors import SchemaError
 from marcod.store import derived, serving, versions, votes
 from marcod.store.votes import NewLabel
 
-NEWEST = revisions.known().newest
-ADDING, BREAKING, LAST = "9001", "9002", "9003"
-
-ADDS = f'''
-"""Adds a table, columns and an index, and shows one of them."""
-import sqlalchemy as sa
-from alembic import op
-from pathlib import Path
-
-revision = "{ADDING}"
-down_revision = "{NEWEST}"
-additive = True
-VIEW = Path(__file__).parent.parent / "views" / "lims_hit_v2.sql"
-
-def upgrade():
-    op.create_table("robot", sa.Column("id", sa.Integer(), primary_key=True))
-    op.add_column("score", sa.Column("sharpness", sa.Float()))
-    op.add_column("image", sa.Column("robot_id", sa.Integer()))
-    op.add_column("worker", sa.Column("gpu", sa.Text()))
-    op.add_column("job", sa.Column("weight", sa.Float(), nullable=False, server_default="1"))
-    op.create_index("ix_score_sharpness", "score", ["sharpness"])
-    op.execute(sa.text(VIEW.read_text(encoding="utf-8")))
-
-def downgrade():
-    op.execute(sa.text("drop view lims_hit_v2"))
-    op.drop_index("ix_score_sharpness", "score")
-    op.drop_table("robot")
-    for table, column in (("score", "sharpness"), ("image", "robot_id"), ("worker", "gpu"), ("job", "weight")):
-        op.drop_column(table, column)
-'''
-BREAKS = f'''
-"""Another name for what everybody uses."""
-from alembic import op
-
-revision = "{BREAKING}"
-down_revision = "{ADDING}"
-
-def upgrade():
-    op.alter_column("hit", "cause", new_column_name="reason")
-
-def downgrade():
-    op.alter_column("hit", "reason", new_column_name="cause")
-'''
-ADDS_MORE = f'''
-"""Adds once more."""
-import sqlalchemy as sa
-from alembic import op
-
-revision = "{LAST}"
-down_revision = "{BREAKING}"
-additive = True
-
-def upgrade():
-    op.add_column("plate", sa.Column("shelf", sa.Text()))
-
-def downgrade():
-    op.drop_column("plate", "shelf")
-'''
-
-
-@pytest.fixture(scope="module")
-def to_come(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The steps of a marcod to come."""
-    scripts = tmp_path_factory.mktemp("to come") / "migrations"
-    shutil.copytree(migrate.folder(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    for revision, text in ((ADDING, ADDS), (BREAKING, BREAKS), (LAST, ADDS_MORE)):
-        (scripts / "versions" / f"{revision}_to_come.py").write_text(text, encoding="utf-8")
-    view = "create view lims_hit_v2 as select hit.id as hit_id, score.sharpness as sharpness from hit"
-    joined = " join score on score.image_id = hit.image_id and score.model_version_id = hit.model_version_id"
-    (scripts / "views" / "lims_hit_v2.sql").write_text(view + joined, encoding="utf-8")
-    return scripts
-
 
 def mark(db: Database) -> str:
     return str(rows(db, sa.select(schema_mark.c.oldest_revision))[0][0])
@@ -104,11 +31,11 @@ def test_steps_know_their_order_and_which_only_add(to_come: Path) -> None:
     known = revisions.known(to_come)
     assert known.newest == LAST
     assert known.between(NEWEST, "head") == (ADDING, BREAKING, LAST)
-    assert known.between(None, "0002") == ("0001", "0002")
+    assert known.between(None, NEWEST) == revisions.known().revisions
     assert known.between(ADDING, NEWEST) == ()
-    assert (known.place(None), known.place("1234"), known.place("0002")) == (0, 0, 2)
-    at = {step: known.oldest_usable(step) for step in (revisions.MARKED, ADDING, BREAKING, LAST)}
-    assert at[revisions.MARKED] == revisions.MARKED
+    assert (known.place(None), known.place("1234"), known.place("0010")) == (0, 0, 1)
+    at = {step: known.oldest_usable(step) for step in ("0010", ADDING, BREAKING, LAST)}
+    assert at["0010"] == "0010"
     assert at[ADDING] == known.oldest_usable(NEWEST)
     assert (at[BREAKING], at[LAST]) == (BREAKING, BREAKING)
 
@@ -239,15 +166,10 @@ def test_who_is_alive_is_judged_by_the_clock_that_heartbeats_go_by(db: Database,
     fresh.close()
 
 
-def test_workers_from_before_anybody_kept_what_they_know(empty_db: Database) -> None:
-    """0004 took nothing away, but nothing says so; 0005 writes names in a way that only the new marcod looks up."""
-    migrate.upgrade(empty_db, "0003", now=utc())
-    alive = "insert into worker values ('w', 'host', 1, 'score', '0', :now, :now)"
-    moment = utc().replace(tzinfo=None) if empty_db.is_sqlite else utc()
-    empty_db.write(lambda c: c.execute(sa.text(alive).bindparams(sa.bindparam("now", moment, sa.DateTime()))))
-    for step in ("0004", revisions.MARKED):
-        with pytest.raises(SchemaError, match=rf"step {step} .* w on host"):
-            migrate.upgrade(empty_db, step, now=utc())
-        assert migrate.state(empty_db) is SchemaState.OLDER
-        migrate.upgrade(empty_db, step, now=utc(), force=True)
-    assert empty_db.read(lambda c: workers.needs(c, utc())) == [workers.Needs("w", "host", None)]
+def test_an_older_schema_waits_for_its_upgrade(db: Database, to_come: Path) -> None:
+    assert migrate.state(db, to_come) is SchemaState.OLDER
+    with pytest.raises(SchemaError, match="is older than this marcod; run `marcod db upgrade` first"):
+        migrate.require_current(db, to_come)
+    assert migrate.state(db) is SchemaState.CURRENT
+    migrate.upgrade(db, now=utc(), scripts=to_come)
+    migrate.require_current(db, to_come)

@@ -147,7 +147,7 @@ def test_a_database_without_tables_stays_so(empty_db_url: str, tmp_path: Path) -
     db.read(lambda c: c.execute(sa.text("select 1")))
     code, findings = found(site)
     assert code == 3
-    assert findings["database: schema"]["advice"] == "`marcod run` makes the tables"
+    assert findings["database: schema"]["advice"] == "`marcod run` or `marcod db upgrade` sets it up"
     assert db.read(lambda c: sa.inspect(c).get_table_names()) == []
     db.close()
 

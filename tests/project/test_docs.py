@@ -33,7 +33,7 @@ def _statements() -> list[str]:
 
 
 TOPICS = (
-    "new hits", "plate's map", "drop's history", "not finished", "images that failed", "which model said what",
+    "new hits", "plate's map", "drop's history", "not finished", "images that failed", "scores of a drop by each model",
     "relabels made", "rescored differences", "throughput by day", "counts by imager",
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marcod.database.engine import Database
-from marcod.database.schema import drop, drop_summary, event, hit, image, inspection, inspection_summary, metadata
+from marcod.database.schema import drop, event, hit, image, inspection, inspection_summary, metadata
 from marcod.domain import DropClass, Modality
 from marcod.plates import reports
 from marcod.store import derived, drops, queue, serving, summaries, votes
@@ -214,24 +214,6 @@ def test_a_rewritten_image_takes_its_hit_away(db: Database, source_id: int, cham
     (row,) = shown(db)
     assert (bool(row["hit"]), row["trend"], row["first_hit_inspection_key"]) == (False, "none", None)
     assert db.read(lambda c: c.execute(sa.text("select count(*) from lims_hit_v1")).scalar_one()) == 0
-
-
-def test_drops_from_before_are_caught_up_in_steps(db: Database, source_id: int, champion: Version) -> None:
-    record(db, source_id, sightings(5))
-    drain(db, champion, scores=lambda c: HIT)
-    before = rows(db, sa.select(drop_summary).order_by(drop_summary.c.drop_id))
-    db.write(lambda c: c.execute(sa.delete(drop_summary)))
-    after: int | None = 0
-    steps = 0
-    while after is not None:
-        last = after
-        after = db.write(lambda c, last=last: drops.refresh_missing(c, champion, utc(), after=last, limit=2))
-        steps += 1
-    assert steps == 4
-    assert [row[:-1] for row in rows(db, sa.select(drop_summary).order_by(drop_summary.c.drop_id))] == [
-        row[:-1] for row in before
-    ]
-    assert len(rows(db, sa.select(image.c.id))) == 5
 
 
 def hits_shown(db: Database) -> list[tuple[Any, ...]]:

@@ -1,5 +1,8 @@
 """A small lab in which every column of every view has a value, and every documented query an answer. Synthetic."""
 
+from datetime import date, datetime
+from typing import Any
+
 import sqlalchemy as sa
 from factories import (
     CLEAR,
@@ -94,3 +97,32 @@ def _inbox(db: Database) -> None:
     values = f"'minstrel', '{PLATE}', 'Q99', 1, '3', 'Clear', 'ann', '2026-01-02 09:30:00.000000+00'"
     db.write(lambda c: c.exec_driver_sql(f"insert into lims_label_inbox_v1 ({names}) values ({values})"))
     db.write(lambda c: c.execute(sa.update(label_inbox).values(state="refused", reason="there is no such well")))
+
+
+def reflected(db: Database) -> dict[str, sa.Table]:
+    """The tables as the database has them, parents first."""
+    found = sa.MetaData()
+    db.read(found.reflect)
+    return {table.name: table for table in found.sorted_tables if table.name != "alembic_version"}
+
+
+def fill_rest(db: Database) -> None:
+    """One row in every table that has none, whatever its columns are; it refers to rows that are there."""
+
+    def work(connection: sa.Connection, table: sa.Table) -> None:
+        if connection.execute(sa.select(table).limit(1)).first() is None:
+            row = {column.name: _value(connection, column) for column in table.c if column.name != "id"}
+            connection.execute(sa.insert(table).values(row))
+
+    for table in reflected(db).values():
+        db.write(work, table)
+
+
+def _value(connection: sa.Connection, column: sa.Column[Any]) -> Any:
+    for key in column.foreign_keys:
+        return connection.execute(sa.select(sa.func.min(key.column))).scalar_one()
+    if isinstance(column.type, sa.JSON):
+        return {"a": 1}
+    moment = utc() if connection.dialect.name == "postgresql" else utc().replace(tzinfo=None)
+    of_type = {str: column.name, int: 1, float: 0.5, bool: True, datetime: moment, date: moment.date()}
+    return of_type[column.type.python_type]

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 from factories import claimed, drain, finish, record, rows, same_hash, sightings, utc
 from populated import populate
+from unreleased import before_release
 from watched_site import Site, well_image
 
 from marcod.cli import cli
@@ -49,8 +50,10 @@ def saved(db: Database, path: Path) -> Path:
     return backup.copy(db, path, overwrite=False, report=quiet).path
 
 
-def restored(db: Database, path: Path, now: datetime | None = None, *, force: bool = False) -> backup.Restored:
-    return backup.restore(db, path, now=now or utc(), force=force, report=quiet)
+def restored(
+    db: Database, path: Path, now: datetime | None = None, *, force: bool = False, scripts: Path | None = None
+) -> backup.Restored:
+    return backup.restore(db, path, now=now or utc(), force=force, report=quiet, scripts=scripts)
 
 
 def everything(db: Database) -> dict[str, Counter[Any]]:
@@ -179,14 +182,24 @@ def test_a_copy_of_a_schema_to_come_is_not_put_in_place(db: Database, tmp_path: 
 
 
 @sqlite_only
-def test_a_copy_of_an_older_schema_is_upgraded_afterwards(empty_db: Database, tmp_path: Path) -> None:
-    migrate.upgrade(empty_db, "0003", now=utc())
-    copied = saved(empty_db, tmp_path / "copy")
-    migrate.upgrade(empty_db, now=utc())
-    empty_db.close()
-    assert restored(empty_db, copied).schema is SchemaState.OLDER
-    migrate.upgrade(empty_db, now=utc())
-    assert migrate.state(empty_db) is SchemaState.CURRENT
+def test_a_copy_of_an_older_schema_is_upgraded_afterwards(db: Database, tmp_path: Path, to_come: Path) -> None:
+    copied = saved(db, tmp_path / "copy")
+    migrate.upgrade(db, now=utc(), scripts=to_come)
+    db.close()
+    assert restored(db, copied, scripts=to_come).schema is SchemaState.OLDER
+    migrate.upgrade(db, now=utc(), scripts=to_come)
+    assert migrate.state(db, to_come) is SchemaState.CURRENT
+
+
+@sqlite_only
+def test_a_copy_from_before_the_first_release_is_refused(db: Database, tmp_path: Path) -> None:
+    copied = saved(db, tmp_path / "copy")
+    with closing(Database(f"sqlite:///{copied}")) as of_copy:
+        before_release(of_copy, "0009")
+    before, there = copied.read_bytes(), everything(db)
+    with pytest.raises(SchemaError, match=r"is of a marcod before the first release.* restore it with the marcod that"):
+        restored(db, copied)
+    assert (copied.read_bytes(), everything(db)) == (before, there)
 
 
 @sqlite_only

@@ -43,7 +43,7 @@ from marcod.database.schema import (
 )
 from marcod.domain import DropClass
 from marcod.settings import RetentionSettings
-from marcod.store import audit_log, backfill, derived, queue, results, serving, summaries, versions, votes
+from marcod.store import audit_log, derived, queue, results, serving, summaries, versions, votes
 from marcod.store.versions import Version
 from marcod.store.votes import NewLabel
 from marcod.training import run_rows
@@ -123,7 +123,6 @@ def test_a_former_champions_scores_go_and_no_view_says_otherwise(lab: Database) 
     count_anew(lab, utc(hours=12))
     assert said(lab) == before
     assert rows(lab, sa.select(image).order_by(image.c.id)) == images
-    assert not lab.read(backfill.unfinished)
     assert retention.run(lab, SETTINGS, LATER, limit=5) == Thinned()
 
 
@@ -413,14 +412,13 @@ def test_whatever_happened_no_view_changes(db: Database, seed: int) -> None:
     chance = random.Random(seed)
     lived(db, chance)
     count_anew(db, utc(days=20))
-    before, unfinished = said(db), db.read(backfill.unfinished)
+    before = said(db)
     now, limit = utc(days=365, hours=chance.randint(5, 40)), chance.randint(1, 30)
     counts = retention.run(db, SETTINGS, now, limit=limit, dry=True)
     assert retention.run(db, SETTINGS, now, limit=limit) == counts
     assert said(db) == before
     count_anew(db, utc(days=20))
     assert said(db) == before
-    assert db.read(backfill.unfinished) == unfinished
     assert retention.run(db, SETTINGS, now, limit=limit) == Thinned()
 
 
