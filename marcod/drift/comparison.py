@@ -11,10 +11,12 @@ shares the difference.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Final
+
+import numpy as np
 
 from marcod.domain import CLASSES
 from marcod.drift import statistics
@@ -52,18 +54,13 @@ class Signal:
     part: str = ""
 
 
-def _imaged(name: str) -> Callable[[PlateSums, int], Reading]:
-    place = statistics.IMAGED.index(name)
-    return lambda plate, empty_below: (plate.imaged[place], plate.images)
-
-
-def _modelled(name: str) -> Callable[[PlateSums, int], Reading]:
-    place = statistics.MODELLED.index(name)
-    return lambda plate, empty_below: (plate.modelled[place], plate.images)
+def _measure(name: str) -> Callable[[PlateSums, int], Reading]:
+    place = statistics.MEASURES.index(name)
+    return lambda plate, empty_below: (float(plate.measures[place]), plate.images)
 
 
 def _class(place: int) -> Callable[[PlateSums, int], Reading]:
-    return lambda plate, empty_below: (plate.classes[place], plate.images)
+    return lambda plate, empty_below: (float(plate.classes[place]), plate.images)
 
 
 def _empty(plate: PlateSums, empty_below: int) -> Reading:
@@ -76,17 +73,17 @@ def _failures(plate: PlateSums, empty_below: int) -> Reading:
 
 SIGNALS: Final = (
     Signal(
-        "brightness", _imaged(statistics.BRIGHTNESS), 0.2, statistics.BRIGHTNESS,
+        "brightness", _measure(statistics.BRIGHTNESS), 0.2, statistics.BRIGHTNESS,
         "the images of {source} are brighter; look at its lamp and exposure",
         "the images of {source} are darker; look at its lamp, exposure and shutter",
     ),
     Signal(
-        "contrast", _imaged(statistics.CONTRAST), 0.2, statistics.CONTRAST,
+        "contrast", _measure(statistics.CONTRAST), 0.2, statistics.CONTRAST,
         "the images of {source} have more contrast; look at its lamp and exposure",
         "the images of {source} have less contrast; look at its lamp, focus and optics",
     ),
     Signal(
-        "focus", _imaged(statistics.FOCUS), 0.2, statistics.FOCUS,
+        "focus", _measure(statistics.FOCUS), 0.2, statistics.FOCUS,
         "the images of {source} are sharper or noisier; look at its camera's gain and compression",
         "the images of {source} are less sharp; look at its focus and optics",
     ),
@@ -101,12 +98,12 @@ SIGNALS: Final = (
         "fewer images of {source} are unreadable",
     ),
     Signal(
-        "confidence", _modelled(statistics.CONFIDENCE), 0.2, statistics.CONFIDENCE,
+        "confidence", _measure(statistics.CONFIDENCE), 0.2, statistics.CONFIDENCE,
         "the model is surer of the images of {source} than it was",
         "the model is less sure of the images of {source}; review some of them and label them",
     ),
     Signal(
-        "crystals", _modelled(statistics.CRYSTALS), 0.15, statistics.CRYSTALS,
+        "crystals", _measure(statistics.CRYSTALS), 0.15, statistics.CRYSTALS,
         "the model sees more crystals at {source} than in plates of that age before; review some",
         "the model sees fewer crystals at {source} than in plates of that age before; review some",
     ),
@@ -164,12 +161,12 @@ def judge(
 
 def _emptiest(reference: Ages) -> int:
     """The bin of RELIEF below which the emptiest hundredth of the reference's images lies."""
-    counts = [0] * statistics.RELIEF.bins
+    counts: Counter[int] = Counter()
     for cell in reference.values():
         for plate in cell.plates.values():
-            for place, count in plate.reliefs.items():
-                counts[place] += count
-    return sum(1 for so_far in accumulate(counts) if so_far <= EMPTY_SHARE * sum(counts))
+            counts.update(plate.reliefs)
+    so_far = np.cumsum([counts[place] for place in range(statistics.RELIEF.bins)])
+    return int(np.count_nonzero(so_far <= EMPTY_SHARE * counts.total()))
 
 
 def _compare(
@@ -216,7 +213,7 @@ def _deviations(readings: dict[int, dict[int, Reading]], means: dict[int, float]
 
 def _pooled(here: list[float], there: list[float]) -> float:
     """The variance from plate to plate, around each side's own mean."""
-    around = sum(sum((v - sum(side) / len(side)) ** 2 for v in side) for side in (here, there))
+    around = sum(len(side) * float(np.var(side)) for side in (here, there))
     return around / (len(here) + len(there) - 2)
 
 
@@ -230,12 +227,11 @@ def _chance(*sides: dict[int, dict[int, Reading]]) -> float:
 
 def _distance(name: str, reference: Ages, window: Ages, weights: dict[int, float]) -> float:
     """Kolmogorov-Smirnov distance of the window's drops from the reference's at the same ages."""
-    gap = [0.0] * statistics.SCALES[name].bins
+    gap = np.zeros(statistics.SCALES[name].bins)
     for age, weight in weights.items():
         now, usual = window[age].histograms[name], reference[age].histograms[name]
-        for place, (a, b) in enumerate(zip(now, usual, strict=True)):
-            gap[place] += weight * (a / max(1, sum(now)) - b / max(1, sum(usual)))
-    return max(abs(so_far) for so_far in accumulate(gap))
+        gap += weight * (now / max(1, now.sum()) - usual / max(1, usual.sum()))
+    return float(np.abs(np.cumsum(gap)).max())
 
 
 def _sentence(signal: Signal, found: Finding, source: str) -> str:
@@ -247,29 +243,7 @@ def _sentence(signal: Signal, found: Finding, source: str) -> str:
 
 
 def t_test(t: float, freedom: int) -> float:
-    """The two-sided p-value of Student's t, by the incomplete beta function (Abramowitz and Stegun 26.7.1)."""
-    return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+    """Return the two-sided p-value of Student's t."""
+    from scipy.special import stdtr  # here, so that only a drift run loads SciPy
 
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """I_x(a, b), by its continued fraction (Abramowitz and Stegun 26.5.8) in Lentz's way."""
-    if x <= 0.0 or x >= 1.0:
-        return 0.0 if x <= 0.0 else 1.0
-    if x > (a + 1) / (a + b + 2):
-        return 1.0 - _incomplete_beta(1.0 - x, b, a)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    fraction, upper, lower = 1.0, 1.0, 0.0
-    for term in _beta_terms(x, a, b):
-        lower = 1.0 / (1.0 + term * lower)
-        upper = 1.0 + term / upper
-        fraction *= upper * lower
-        if abs(upper * lower - 1.0) < 1e-14:
-            break
-    return front / (a * fraction)
-
-
-def _beta_terms(x: float, a: float, b: float, most: int = 300) -> Iterator[float]:
-    for m in range(most):
-        yield -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        n = m + 1
-        yield n * (b - n) * x / ((a + 2 * n - 1) * (a + 2 * n))
+    return float(2 * stdtr(freedom, -abs(t)))

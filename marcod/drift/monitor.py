@@ -16,6 +16,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+
 from marcod import telemetry
 from marcod.catalog.deliveries import find_source
 from marcod.database.engine import Database
@@ -221,12 +223,11 @@ def _line(row: store.Day) -> DayLine:
     cells = statistics.from_json(row.statistics).values()
     plates = [plate for cell in cells for plate in cell.plates.values()]
 
-    def mean(values: Iterable[float]) -> float | None:
-        return round(sum(values) / row.images, 4) if row.images else None
-
-    classes = {str(c): sum(plate.classes[i] for plate in plates) for i, c in enumerate(CLASSES)}
-    brightness, contrast, focus = (mean(plate.imaged[i] for plate in plates) for i in range(3))
-    confidence = mean(plate.modelled[0] for plate in plates)
+    sums = sum((plate.measures for plate in plates), np.zeros(len(statistics.MEASURES))).tolist()
+    means = [round(value / row.images, 4) if row.images else None for value in sums]
+    brightness, contrast, focus, confidence, _ = means
+    by_class = sum((plate.classes for plate in plates), np.zeros(len(CLASSES), np.int64)).tolist()
+    classes = {str(c): number for c, number in zip(CLASSES, by_class, strict=True)}
     names = {plate_id for cell in cells for plate_id in cell.plates}
     return DayLine(row.day, row.images, row.failures, len(names), brightness, contrast, focus, confidence, classes)
 

@@ -121,10 +121,10 @@ def _shares(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) ->
 
 
 def _likelihood(s: Stratum) -> Floats:
-    """Of what was answered, at each share of the grid, up to a factor."""
-    with np.errstate(divide="ignore"):
-        misses = np.log1p(-_GRID) if s.answered > s.crystals else np.zeros_like(_GRID)
-    logs = s.crystals * np.log(_GRID) + (s.answered - s.crystals) * np.maximum(misses, -1e6)
+    """Compute the likelihood of the answers at each share of the grid, up to a factor."""
+    from scipy.special import xlog1py, xlogy  # here, so that only an estimate loads SciPy
+
+    logs = xlogy(s.crystals, _GRID) + xlog1py(s.answered - s.crystals, -_GRID)
     likelihood: Floats = np.exp(logs - logs.max())
     return likelihood
 

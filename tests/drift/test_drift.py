@@ -217,13 +217,15 @@ def test_days_add_up_and_survive_the_database(seen: list[tuple[int, float, float
         statistics.take(whole, look)
     kept = [statistics.from_json(json.loads(json.dumps(statistics.to_json(half)))) for half in halves]
     summed = statistics.total(kept)
-    assert {a: (c.images, c.failed, c.histograms) for a, c in summed.items()} == {
-        a: (c.images, c.failed, c.histograms) for a, c in whole.items()
-    }
+    assert {age: _counts(cell) for age, cell in summed.items()} == {age: _counts(cell) for age, cell in whole.items()}
     for age, cell in whole.items():
         for plate_id, sums in cell.plates.items():
-            assert summed[age].plates[plate_id].imaged == pytest.approx(sums.imaged, abs=1e-3)
+            assert summed[age].plates[plate_id].measures == pytest.approx(sums.measures, abs=1e-3)
             assert summed[age].plates[plate_id].reliefs == sums.reliefs
+
+
+def _counts(cell: statistics.Cell) -> tuple[int, int, dict[str, list[int]]]:
+    return cell.images, cell.failed, {name: counts.tolist() for name, counts in cell.histograms.items()}
 
 
 def test_ages_of_plates() -> None:
@@ -238,6 +240,50 @@ def test_ages_of_plates() -> None:
 def test_students_t_as_in_the_tables(t: float, freedom: int, p: float) -> None:
     assert comparison.t_test(t, freedom) == pytest.approx(p, rel=1e-3)
     assert comparison.t_test(t, 10**7) == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "p_values"),
+    [
+        (1, (0.9993633804398584, 0.8144528418445154, 0.2422378831816865, 0.09033447060173304, 0.010609347265246538)),
+        (2, (0.9992928933955565, 0.7924856608401779, 0.1296117202215107, 0.019803941180393126, 0.0002776620905946788)),
+        (
+            10,
+            (0.9992217833749147, 0.7703206075657989, 0.0314468442366088, 3.715592281685693e-05, 4.018522850688414e-14),
+        ),
+        (
+            35,
+            (0.9992077936766935, 0.7659517527630446, 0.01725574317860353, 3.820462621366441e-08, 6.936729810108352e-37),
+        ),
+        (120, (0.9992037760838626, 0.7646962111751769, 0.013769534925030228, 1.583570602957e-10, 2.436378048761e-91)),
+    ],
+)
+def test_students_t_as_by_its_continued_fraction(freedom: int, p_values: tuple[float, ...]) -> None:
+    """These are the numbers of Abramowitz and Stegun 26.5.8, by which earlier alarms were raised."""
+    found = [comparison.t_test(t, freedom) for t in (0.001, -0.3, 2.5, -7.0, 60.0)]
+    assert found == pytest.approx(p_values, rel=1e-9, abs=0)
+
+
+def test_the_numbers_of_findings_are_as_by_plain_sums() -> None:
+    """Value, reference, p-value, shift and images, which sums of lists gave of the same images."""
+    rng = random.Random(7)
+    lab = Lab()
+    reference = lab.days(0, 40, rng)
+    found = findings(reference, lab.days(100, 7, rng, lambda look, rng: damage(blur(look, rng), rng)))
+    numbers = {n: (f.value, f.reference, f.p_value, f.shift, f.images) for n, f in found.items()}
+    expected = {
+        "brightness": (0.40082100946449783, 0.3985491319555106, 1.0, 0.02313462048832272, 1570),
+        "contrast": (0.182070477924651, 0.1787294996848204, 0.6556399925512832, 0.03408870753715498, 1570),
+        "focus": (-2.3957466071572804, -2.108531042511515, 1.4894318291448515e-24, 0.35126857749469215, 1570),
+        "empty": (0.0069249687058395275, 0.009949006049951366, 0.933800320454371, 0.0030240373441118382, 1570),
+        "failures": (0.06525974025974025, 0.0006102693602693388, 1.1418432649114397e-31, 0.06464947089947091, 1680),
+        "confidence": (0.8684122878760058, 0.8678725303690256, 1.0, 0.020535761677282376, 1570),
+        "crystals": (0.11679259848201537, 0.10317756572206697, 1.0, 0.016213840233545627, 1570),
+        "classes": (0.3168656579089549, 0.3772585434152775, 0.8923742130831878, 0.060392885506322595, 1570),
+    }
+    assert numbers.keys() == expected.keys()
+    for name, values in expected.items():
+        assert numbers[name] == pytest.approx(values, rel=1e-9, abs=0)
 
 
 def _image(seed: int) -> np.ndarray:
