@@ -222,7 +222,6 @@ def history(db: Database, source: str, days: int, now: datetime) -> list[DayLine
 def _line(row: store.Day) -> DayLine:
     cells = statistics.from_json(row.statistics).values()
     plates = [plate for cell in cells for plate in cell.plates.values()]
-
     sums = sum((plate.measures for plate in plates), np.zeros(len(statistics.MEASURES))).tolist()
     means = [round(value / row.images, 4) if row.images else None for value in sums]
     brightness, contrast, focus, confidence, _ = means
