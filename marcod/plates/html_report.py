@@ -252,8 +252,8 @@ def _facts(shown: PlateMap) -> list[tuple[str, str | None]]:
     days = sorted({f"{time:%Y-%m-%d %H:%M} UTC" for time in times})
     return [
         ("key", summary.plate_key if summary.barcode not in (None, summary.plate_key) else None),
-        ("project", shown.papers.project),
-        ("screen", shown.papers.screen),
+        ("project", shown.metadata.project),
+        ("screen", shown.metadata.screen),
         ("source", summary.source),
         ("inspection", summary.inspection_key),
         ("arrived", " to ".join(days) or None),

@@ -22,7 +22,8 @@ from marcod import text
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
-from marcod.plates import history, metadata, reports
+from marcod.plates import history, reports
+from marcod.plates.metadata import PlateMetadata, metadata_of
 from marcod.store import known_names, summaries, verdicts, versions
 from marcod.text import csv_safe
 
@@ -88,14 +89,14 @@ class PlateMap:
     summary: reports.Summary
     version: versions.Version
     drops: tuple[verdicts.DropVerdict, ...]
-    papers: metadata.OfPlate
+    metadata: PlateMetadata
 
     @property
     def format(self) -> PlateFormat:
         """The plate's format as told, else the smallest standard plate; it holds every well seen."""
         rows = max((d.image.well_row for d in self.drops), default=8)
         columns = max((d.image.well_column for d in self.drops), default=12)
-        if (grid := self.papers.grid) is not None:
+        if (grid := self.metadata.grid) is not None:
             return PlateFormat(max(rows, grid.rows), max(columns, grid.columns))
         fitting = (f for f in PLATE_FORMATS.values() if f.wells >= 96 and f.rows >= rows and f.columns >= columns)
         return next(fitting, PlateFormat(rows, columns))
@@ -129,8 +130,8 @@ class PlateMap:
                 "model": str(self.version),
                 "model_synthetic": self.version.synthetic,
                 **_verdict(drop, self.version),
-                "project": self.papers.project,
-                "screen": self.papers.screen,
+                "project": self.metadata.project,
+                "screen": self.metadata.screen,
             }
 
     def csv(self) -> str:
@@ -240,9 +241,9 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
     summary = rows[0]
     version = model or versions.find(connection, summary.model, summary.model_version)
     drops = tuple(verdicts.drops_at(connection, summary.inspection_id, version))
-    of_plate = metadata.of_plate(connection, plate.id)
+    given = metadata_of(connection, plate.id)
     seen = summary if model is None else _as_seen_by(version, summary, drops)
-    return PlateMap(plate.id, seen, version, drops, of_plate)
+    return PlateMap(plate.id, seen, version, drops, given)
 
 
 def _as_seen_by(

@@ -16,7 +16,7 @@ from marcod.domain import DropClass
 from marcod.labels import inbox, recorder, vocabularies
 from marcod.labels.inbox import State, Turn
 from marcod.plates import metadata
-from marcod.plates.metadata import Paper
+from marcod.plates.metadata import PlateRecord
 from marcod.store import votes
 from marcod.store.versions import Version
 
@@ -248,7 +248,7 @@ def test_a_plate_that_gets_its_barcode_later(db: Database, plate: int) -> None:
     [(received,)] = rows(db, sa.select(label_inbox.c.received_at))
     hours = [received + (utc(hours=n) - utc()) for n in (30, 30.1, 30.2)]
     assert [turn(db, now) for now in hours[:2]] == [Turn(waiting=1), Turn()]
-    db.write(lambda c: metadata.take_in(c, [Paper(1, "imager", "P1", barcode="Late")], "ann", utc()))
+    db.write(lambda c: metadata.import_metadata(c, [PlateRecord(1, "imager", "P1", barcode="Late")], "ann", utc()))
     assert turn(db, hours[2]) == Turn(resolved=1)
 
 

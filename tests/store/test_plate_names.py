@@ -48,14 +48,14 @@ def test_keys_that_differ_in_case_are_one_plate(db: Database, source_id: int, ch
 def test_a_table_names_plates_in_any_case(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1, plate="Ab1"))
     table = read(b"plate,barcode\naB1,Code1\nnew,N1\n", {}, "imager")
-    planned = db.write(lambda c: metadata.take_in(c, table.papers, "ann", utc()))
+    planned = db.write(lambda c: metadata.import_metadata(c, table.records, "ann", utc()))
     assert [(change.plate, change.new) for change in planned.changes] == [("Ab1", False), ("new", True)]
     assert keys(db) == ["Ab1", "new"]
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, "CODE1"))] == ["Ab1"]
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, "n1"))] == ["new"]
     record(db, source_id, sightings(1, plate="NEW"))
     assert keys(db) == ["Ab1", "new"]
-    with pytest.raises(metadata.PapersError, match="line 3: says other things of plate P than line 2"):
+    with pytest.raises(metadata.MetadataError, match="line 3: says other things of plate P than line 2"):
         read(b"plate,barcode\np,1A\nP,2A\n", {}, "imager")
 
 
