@@ -18,7 +18,7 @@ from email.utils import format_datetime, parseaddr
 from typing import Final
 
 from marcod.notify.connection import Line
-from marcod.notify.render import Letter
+from marcod.notify.render import Rendered
 from marcod.settings import MailSettings
 from marcod.store.outbox import Outcome
 from marcod.text import printable
@@ -37,7 +37,7 @@ LONGEST_REPLY: Final = 200
 def send(
     mail: MailSettings,
     to: Sequence[str],
-    letter: Letter,
+    rendered: Rendered,
     message: str,
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
@@ -45,7 +45,7 @@ def send(
     """Send one mail to all addresses; ``message`` is its name. Only a refused sender or recipient is final."""
     assert mail.host is not None
     try:
-        written = _written(mail.sender, to, letter, message, clock())
+        written = _written(mail.sender, to, rendered, message, clock())
         refused = _hand_over(mail, to, written, timeout_s)
     except TimeoutError:
         return Outcome(False, f"{mail.host} did not answer in time")
@@ -68,19 +68,19 @@ def send(
     return Outcome(True, f"{mail.host} refused {_listed(refused)}" if refused else None)
 
 
-def _written(sender: str, to: Sequence[str], letter: Letter, message: str, now: datetime) -> EmailMessage:
+def _written(sender: str, to: Sequence[str], rendered: Rendered, message: str, now: datetime) -> EmailMessage:
     written = EmailMessage(policy=SMTP)
     for address in (sender, *to):
         if "@" not in parseaddr(address)[1] or not address.isprintable():
             raise ValueError(address)
     written["From"] = sender
     written["To"] = ", ".join(to)
-    written["Subject"] = letter.subject
+    written["Subject"] = rendered.subject
     written["Date"] = format_datetime(now)
     written["Message-ID"] = f"<{message}@{parseaddr(sender)[1].rpartition('@')[2]}>"
     written["Auto-Submitted"] = "auto-generated"
     written["X-Marcod-Message"] = message
-    written.set_content(letter.text)
+    written.set_content(rendered.text)
     return written
 
 

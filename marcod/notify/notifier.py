@@ -46,10 +46,10 @@ def targets(notify: Mapping[str, NotifySettings]) -> list[Target]:
 def deliver(settings: Settings, message: Message, clock: Callable[[], datetime]) -> Outcome:
     """Try to send a message to its target, once. Blocks for as long as ``webhook`` and ``mail`` say."""
     target = settings.notify[message.target]
-    letter = render.letter(message)
+    rendered = render.render(message)
     if target.url is not None:
-        return webhook.post(target, letter, message.id, clock)
-    return mail.send(settings.mail, target.to, letter, message.id, clock)
+        return webhook.post(target, rendered, message.id, clock)
+    return mail.send(settings.mail, target.to, rendered, message.id, clock)
 
 
 def unknown_target(settings: Settings, name: str) -> ConfigError:

@@ -31,7 +31,7 @@ _NOUNS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Rendered:
     """A message as it is sent: a line that sums it up, plain sentences, and the JSON document."""
 
     subject: str
@@ -39,7 +39,7 @@ class Letter:
     document: bytes
 
 
-def letter(message: Message) -> Letter:
+def render(message: Message) -> Rendered:
     """Write a message out."""
     sentences = [sentence(event) for event in message.events]
     more = [f"Besides: {_counted(m.kind, m.count)} of {_clean(m.source or 'marcod')}." for m in message.more]
@@ -51,7 +51,7 @@ def letter(message: Message) -> Letter:
         "events": [_record(event, said) for event, said in zip(message.events, sentences, strict=True)],
         "more": [{"kind": m.kind, "source": m.source, "count": m.count} for m in message.more],
     }
-    return Letter(_summary(message), body + "\n", json.dumps(document).encode())
+    return Rendered(_summary(message), body + "\n", json.dumps(document).encode())
 
 
 def _record(event: Event, said: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from marcod import __version__
 from marcod.notify.connection import Line
-from marcod.notify.render import Letter
+from marcod.notify.render import Rendered
 from marcod.settings import NotifySettings
 from marcod.store.outbox import Outcome
 
@@ -44,7 +44,7 @@ class _Answer:
 
 def post(
     target: NotifySettings,
-    letter: Letter,
+    rendered: Rendered,
     message: str,
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
@@ -53,7 +53,7 @@ def post(
     assert target.url is not None
     url = urlsplit(target.url.get_secret_value())
     host = url.hostname or "the receiver"
-    body = letter.document if target.format == "json" else letter.text.encode()
+    body = rendered.document if target.format == "json" else rendered.text.encode()
     try:
         answer = _exchange(url, _headers(target, url, body, message, clock()), body, timeout_s)
     except TimeoutError:
