@@ -322,7 +322,7 @@ def import_(settings: Settings, place: Path, person: str | None, vocabulary: str
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
     options.check_there(place, "a folder that `marcod review export` made, or its review.csv")
     with app.open_app(settings) as ready:
-        done = folder.take_in(
+        done = folder.import_answers(
             ready.db,
             place,
             files.tables_of(settings),

@@ -93,7 +93,7 @@ def _top_up(db: Database, settings: ReviewSettings, now: datetime) -> Filled:
         champion = versions.champion(connection)
         return champion, store.retire(connection, champion), store.reconcile(connection)
 
-    def find(connection: Any) -> dict[Stream, list[store.Proposal]]:
+    def find(connection: Any) -> dict[Stream, list[store.ReviewCandidate]]:
         # Disagreement first: what is near the threshold as well is worth more for it.
         apart = _disagreements(connection, champion, round(WAITING * shares[Stream.DISAGREEMENT]))
         want = _room(connection, shares, now)
@@ -121,7 +121,7 @@ def _room(connection: Any, shares: dict[Stream, float], now: datetime) -> int:
     return max(0, round(WAITING * shares[Stream.THRESHOLD]) - store.counts(connection, now)[Stream.THRESHOLD].open)
 
 
-def _disagreements(connection: Any, champion: versions.Version, most: int) -> list[store.Proposal]:
+def _disagreements(connection: Any, champion: versions.Version, most: int) -> list[store.ReviewCandidate]:
     """Half of them of labelled drops: whoever labelled one is not asked, and alone would wait for ever behind them."""
     said, unsaid = store.open_disagreements(connection)
     half = -(-most // 2)

@@ -165,7 +165,7 @@ class _Line:
     person: str
 
 
-def take_in(
+def import_answers(
     db: Database, place: Path, tables: Vocabularies, person: str, now: datetime, *, vocabulary: str
 ) -> Imported:
     """Take the answers of a filled CSV, or of a folder with one, as labels of its persons.

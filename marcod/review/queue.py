@@ -53,7 +53,7 @@ class Stream(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class ReviewCandidate:
     """A drop at an inspection that somebody should look at, by which image, and why in one sentence.
 
     Lower ranks come first within a stream. An audit gives ``round_id``, ``stratum`` and ``inclusion``, the
@@ -117,13 +117,13 @@ class Counts:
 
 
 def add(
-    connection: Connection, stream: Stream, version: Version, proposals: Iterable[Proposal], now: datetime
+    connection: Connection, stream: Stream, version: Version, candidates: Iterable[ReviewCandidate], now: datetime
 ) -> set[tuple[int, int]]:
-    """Keep proposals; one whose drop and inspection the stream has already had changes nothing. Returns what is new.
+    """Keep candidates; one whose drop and inspection the stream has already had changes nothing. Returns what is new.
 
     New are pairs of drop and inspection.
     """
-    rows = [_row(stream, version, proposal, now) for proposal in proposals]
+    rows = [_row(stream, version, candidate, now) for candidate in candidates]
     keys = ["drop_id", "inspection_id", "stream"]
     statement = insert(connection, review_item).on_conflict_do_nothing(index_elements=keys)
     statement = statement.returning(review_item.c.drop_id, review_item.c.inspection_id)
@@ -131,35 +131,35 @@ def add(
     return {(int(row[0]), int(row[1])) for chunk in chunks for row in connection.execute(statement, chunk)}
 
 
-def _row(stream: Stream, version: Version, proposal: Proposal, now: datetime) -> dict[str, Any]:
+def _row(stream: Stream, version: Version, candidate: ReviewCandidate, now: datetime) -> dict[str, Any]:
     return {
-        "drop_id": proposal.drop_id,
-        "inspection_id": proposal.inspection_id,
-        "image_id": proposal.image_id,
+        "drop_id": candidate.drop_id,
+        "inspection_id": candidate.inspection_id,
+        "image_id": candidate.image_id,
         "stream": str(stream),
-        "reason": proposal.reason,
+        "reason": candidate.reason,
         "model_version_id": version.id,
-        "p_crystals": proposal.p_crystals,
-        "round_id": proposal.round_id,
-        "stratum": proposal.stratum,
-        "inclusion": proposal.inclusion,
-        "rank": proposal.rank,
+        "p_crystals": candidate.p_crystals,
+        "round_id": candidate.round_id,
+        "stratum": candidate.stratum,
+        "inclusion": candidate.inclusion,
+        "rank": candidate.rank,
         "proposed_at": now,
     }
 
 
 def propose_again(
-    connection: Connection, version: Version, proposals: Iterable[Proposal], stream: Stream, now: datetime
+    connection: Connection, version: Version, candidates: Iterable[ReviewCandidate], stream: Stream, now: datetime
 ) -> None:
     """Make the open items of a stream with these drops and inspections this version's, as if proposed now."""
-    for proposal in proposals:
+    for candidate in candidates:
         same = sa.and_(
-            review_item.c.drop_id == proposal.drop_id,
-            review_item.c.inspection_id == proposal.inspection_id,
+            review_item.c.drop_id == candidate.drop_id,
+            review_item.c.inspection_id == candidate.inspection_id,
             review_item.c.stream == str(stream),
             review_item.c.answered_at.is_(None),
         )
-        connection.execute(sa.update(review_item).where(same).values(_row(stream, version, proposal, now)))
+        connection.execute(sa.update(review_item).where(same).values(_row(stream, version, candidate, now)))
 
 
 def ask(connection: Connection, subject: Subject, version: Version, reason: str, now: datetime) -> bool:
@@ -182,8 +182,8 @@ def ask(connection: Connection, subject: Subject, version: Version, reason: str,
     ).one_or_none()
     if found is None:
         raise NotFoundError("there is no image of this drop at this inspection")
-    proposal = Proposal(subject.drop_id, subject.inspection_id, found[0], found[1], reason, 0.0)
-    row = _row(Stream.MANUAL, version, proposal, now)
+    candidate = ReviewCandidate(subject.drop_id, subject.inspection_id, found[0], found[1], reason, 0.0)
+    row = _row(Stream.MANUAL, version, candidate, now)
     statement = insert(connection, review_item).values(row)
     anew = {name: statement.excluded[name] for name in ("image_id", "reason", "p_crystals", "proposed_at")}
     anew |= dict.fromkeys(("person", "shown_at", "answer", "answered_at"))

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.schema import drop_summary, review_item, review_round
 from marcod.domain import DropClass
 from marcod.review import queue
-from marcod.review.queue import Proposal, Stream
+from marcod.review.queue import ReviewCandidate, Stream
 from marcod.store import votes
 from marcod.store.versions import Version
 
@@ -152,19 +152,19 @@ def _keep(
     values = {"model_version_id": version.id, "threshold": version.crystal_threshold, "seed": seed, "drawn_at": now}
     made = sa.insert(review_round).values(**values, strata=[]).returning(review_round.c.id)
     round_id = int(connection.execute(made).scalar_one())
-    proposals = [
-        Proposal(
+    candidates = [
+        ReviewCandidate(
             row.drop_id, row.inspection_id, row.image_id, row.p_crystals, REASON, rank,
             round_id=round_id, stratum=index, inclusion=strata[index].inclusion,
         )
         for row, index, rank in drawn
     ]  # fmt: skip
-    new = queue.add(connection, Stream.AUDIT, version, proposals, now)
+    new = queue.add(connection, Stream.AUDIT, version, candidates, now)
     queue.propose_again(
-        connection, version, [p for p in proposals if (p.drop_id, p.inspection_id) not in new], Stream.AUDIT, now
+        connection, version, [p for p in candidates if (p.drop_id, p.inspection_id) not in new], Stream.AUDIT, now
     )
     members: dict[int | None, list[tuple[int, int]]] = {}
-    for p in sorted(proposals, key=lambda p: p.rank):
+    for p in sorted(candidates, key=lambda p: p.rank):
         members.setdefault(p.stratum, []).append((p.drop_id, p.inspection_id))
     # Not as ids of items: SQLite gives that of a removed one to another.
     told = [asdict(s) | {"subjects": members.get(i, [])} for i, s in enumerate(strata)]

@@ -69,7 +69,7 @@ def propose(db: Database, stream: Stream, version: Version, limit: int = 100, wh
     db.write(lambda c: store.add(c, stream, version, find(c, version, limit), when or utc(hours=9)))
 
 
-def _disagreements(connection: sa.Connection, version: Version, limit: int) -> list[store.Proposal]:
+def _disagreements(connection: sa.Connection, version: Version, limit: int) -> list[store.ReviewCandidate]:
     other = versions.aliased(connection, versions.CHALLENGER)
     among = strategies.among_models(connection, version, other, limit)
     return among + strategies.with_people(connection, version, limit)
