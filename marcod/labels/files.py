@@ -25,7 +25,7 @@ from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, DropImage, parse_well, well_name
 from marcod.errors import LabelError, UnmappedError
 from marcod.labels import inbox, recorder, vocabularies
-from marcod.labels.recorder import Named, Subject, person_named, plain
+from marcod.labels.recorder import DropReference, LabelTarget, person_named, plain
 from marcod.labels.vocabularies import Vocabularies
 from marcod.settings import Settings
 from marcod.store import known_names
@@ -88,7 +88,7 @@ class Row:
     """
 
     line: int
-    named: Named
+    named: DropReference
     word: str
     person: str | None = None
     time: datetime | None = None
@@ -224,7 +224,7 @@ def _portions(rows: list[Row]) -> Iterator[list[Row]]:
         yield portion
 
 
-def _well_of(named: Named) -> tuple[str, str, str]:
+def _well_of(named: DropReference) -> tuple[str, str, str]:
     try:
         well = well_name(*parse_well(named.well or ""))
     except ValueError:
@@ -448,7 +448,7 @@ def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
     if well is None and "row" in values and "column" in values:
         well = well_name(_number("row", values["row"]), _number("column", values["column"]))
     drop = _number("drop", values["drop"]) if "drop" in values else None
-    named = Named(
+    named = DropReference(
         values.get("plate"), well, drop, values.get("inspection"), values.get("source"), path=values.get("path")
     )
     if kind == "sgc" and named.path is not None:
@@ -456,12 +456,12 @@ def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
     return Row(line, named, values["label"], values.get("person"), time)
 
 
-def _of_minstrel_name(named: Named) -> Named:
+def _of_minstrel_name(named: DropReference) -> DropReference:
     """CrystalTrak names images; the name holds plate, inspection, well and subwell, so no folder is needed."""
     image = layouts.make("rigaku", _ANY_PLATE).parse(named.path or "")
     if not isinstance(image, DropImage):
         raise LabelError(f"{quoted(named.path or '')} is no Minstrel image name: {image.detail}")
-    found = Named(image.barcode, image.well, image.drop, image.inspection_key, named.source)
+    found = DropReference(image.barcode, image.well, image.drop, image.inspection_key, named.source)
     return replace(found, plate=named.plate or found.plate)
 
 
@@ -502,7 +502,7 @@ def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | P
             yield Problem(str(file.path), reader.line_num, f"{quoted(cells[0])}: expected {expected}")
             continue
         drop = int(cells[2]) if re.fullmatch(r"[1-9]\d?", cells[2].strip(), re.ASCII) else None
-        named = Named(image.barcode, image.well, drop, image.inspection_key)
+        named = DropReference(image.barcode, image.well, drop, image.inspection_key)
         taken = image.captured_at and image.captured_at.astimezone(UTC)
         yield Row(reader.line_num, named, cells[1], time=taken)
 
@@ -537,10 +537,10 @@ def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem
         except (ValueError, OverflowError):
             yield Problem(str(file.path), number, f"{quoted(cells[0])} is no well; expected a number from 1 to 1536")
             continue
-        yield Row(number, Named(run[1], well_name(row, column), None, key), cells[-1], time=taken)
+        yield Row(number, DropReference(run[1], well_name(row, column), None, key), cells[-1], time=taken)
 
 
-def find(connection: Any, named: Named) -> Subject:
+def find(connection: Any, named: DropReference) -> LabelTarget:
     """The drop that a person names by hand. Raises LabelError, which offers the names there are."""
     try:
         return recorder.Finder(connection).find(named)
@@ -550,7 +550,7 @@ def find(connection: Any, named: Named) -> Subject:
 
 
 def add(
-    db: Database, tables: Vocabularies, named: Named, word: str, person: str, now: datetime, *, vocabulary: str
+    db: Database, tables: Vocabularies, named: DropReference, word: str, person: str, now: datetime, *, vocabulary: str
 ) -> NewLabel:
     """Keep what one person says now. Raises LabelError."""
     spoken = plain("label", word)
@@ -567,7 +567,7 @@ def add(
     return db.write(work)
 
 
-def withdraw(db: Database, named: Named, person: str, now: datetime) -> int:
+def withdraw(db: Database, named: DropReference, person: str, now: datetime) -> int:
     """Withdraw a person's labels of a drop at an inspection. Returns how many. Raises LabelError."""
 
     def work(connection: Any) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import inspection, inspection_summary, label_inbox, plate
 from marcod.errors import LabelError
-from marcod.labels.recorder import NO_PLATE, Finder, Named, following, person_named, plain
+from marcod.labels.recorder import NO_PLATE, DropReference, Finder, following, person_named, plain
 from marcod.labels.vocabularies import LONGEST, Vocabularies
 from marcod.store import votes
 from marcod.store.votes import NewLabel
@@ -189,7 +189,9 @@ def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, n
     meant = vocabulary.read(bare)
     person = person_named(texts["person"] or "")
     subject = finder.find(
-        Named(texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at)
+        DropReference(
+            texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at
+        )
     )
     return NewLabel(
         subject.drop_id, subject.inspection_id, meant, person, at, ORIGIN, original=word, vocabulary=vocabulary.name

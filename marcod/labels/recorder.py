@@ -42,7 +42,7 @@ NO_PLATE: Final = "no plate"
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class DropReference:
     """Natural keys of a labelled drop or image, as they were written; ``at`` is the label's time, and aware.
 
     ``plate`` is a key or a barcode, ``inspection`` a key or a number, ``path`` an image's below its source's root.
@@ -59,7 +59,7 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class LabelTarget:
     """A drop at an inspection, or one image of it."""
 
     drop_id: int
@@ -115,7 +115,7 @@ class Finder:
         self._plates: dict[tuple[str, str | None], list[_PlateFound]] = {}
         self._grids: dict[int, _Grid] = {}
 
-    def find(self, named: Named) -> Subject:
+    def find(self, named: DropReference) -> LabelTarget:
         """Raises LabelError, whose ``may_come`` tells that the plate or its images may still arrive."""
         if named.path is not None:
             return self._image(named)
@@ -130,9 +130,9 @@ class Finder:
         if not looks:
             raise LabelError(f"no image of well {where} has arrived yet", may_come=True)
         chosen = _at(_of_drop(looks, named.drop, where), named, where)
-        return Subject(chosen.drop_id, chosen.inspection_id)
+        return LabelTarget(chosen.drop_id, chosen.inspection_id)
 
-    def inspections(self, named: Named) -> int:
+    def inspections(self, named: DropReference) -> int:
         """How many inspections the plate has so far. Raises LabelError as ``find`` does."""
         source_name = None if named.source is None else plain("source", named.source)
         of_plate = inspection.c.plate_id == self._plate(plain("plate", named.plate or ""), source_name)
@@ -193,7 +193,7 @@ class Finder:
         where = {"plate": plate_id, "row": row, "column": column}
         return [_Look(*found) for found in self._connection.execute(_LOOKS, where)]
 
-    def _image(self, named: Named) -> Subject:
+    def _image(self, named: DropReference) -> LabelTarget:
         path = plain("path", named.path or "").replace("\\", "/").removeprefix("./")
         statement = (
             sa.select(
@@ -213,7 +213,7 @@ class Finder:
         drop_id, inspection_id, image_id, row, column, plate_id = found[0]
         if named.well is not None and self._position(plate_id, _well(named.well)) != (row, column):
             raise LabelError(f"image {quoted(path)} shows another well than {quoted(named.well)}; correct one of them")
-        return Subject(drop_id, inspection_id, image_id)
+        return LabelTarget(drop_id, inspection_id, image_id)
 
 
 def _told_apart(name: str, found: Sequence[_PlateFound]) -> str:
@@ -236,7 +236,7 @@ def _of_drop(looks: list[_Look], number: int | None, where: str) -> list[_Look]:
     return chosen
 
 
-def _at(looks: list[_Look], named: Named, where: str) -> _Look:
+def _at(looks: list[_Look], named: DropReference, where: str) -> _Look:
     """The inspection named; else the last one taken when the label was given; else the last one."""
     if named.inspection is not None:
         text = plain("inspection", named.inspection)
@@ -404,7 +404,7 @@ def _after(given: NewLabel, latest: NewLabel) -> NewLabel:
     return replace(given, labelled_at=max(given.labelled_at, latest.labelled_at + timedelta(microseconds=1)))
 
 
-def withdraw(connection: Connection, subject: Subject, *, person: str, origin: str, now: datetime) -> int:
+def withdraw(connection: Connection, subject: LabelTarget, *, person: str, origin: str, now: datetime) -> int:
     """Withdraw all labels of a person of a drop at an inspection, or of one image. Returns how many."""
     of_subject = sa.and_(
         label.c.drop_id == subject.drop_id,

@@ -16,7 +16,7 @@ from marcod.domain import DropClass
 from marcod.errors import NotFoundError
 from marcod.labels import recorder
 from marcod.labels.files import find
-from marcod.labels.recorder import Named, Subject
+from marcod.labels.recorder import DropReference, LabelTarget
 from marcod.review import queue as store
 from marcod.review import recall, sampling, strategies
 from marcod.review.queue import Counts, Item, Stream
@@ -230,7 +230,7 @@ def undo(db: Database, item: Item, word: DropClass | None, person: str, now: dat
         if not store.reopen(connection, item, str(word or store.SKIPPED), person, now):
             return False
         if word is not None:
-            subject = Subject(item.drop_id, item.inspection_id)
+            subject = LabelTarget(item.drop_id, item.inspection_id)
             recorder.withdraw(connection, subject, person=person, origin=ORIGIN, now=now)
         return True
 
@@ -242,7 +242,7 @@ def release(db: Database, items: Sequence[Item], person: str) -> None:
     db.write(store.release, [item.item_id for item in items], person)
 
 
-def ask(db: Database, named: Named, reason: str, now: datetime) -> bool:
+def ask(db: Database, named: DropReference, reason: str, now: datetime) -> bool:
     """Put a drop into the queue by hand. False where it waits already. Raises LabelError and NotFoundError."""
     told = recorder.plain("reason", reason)
 

@@ -29,7 +29,7 @@ from marcod.database.schema import (
 )
 from marcod.domain import DropClass, text_path
 from marcod.errors import NotFoundError
-from marcod.labels.recorder import Subject
+from marcod.labels.recorder import LabelTarget
 from marcod.store import sources
 from marcod.store.selects import current_score
 from marcod.store.versions import Version
@@ -162,7 +162,7 @@ def propose_again(
         connection.execute(sa.update(review_item).where(same).values(_row(stream, version, candidate, now)))
 
 
-def ask(connection: Connection, subject: Subject, version: Version, reason: str, now: datetime) -> bool:
+def ask(connection: Connection, subject: LabelTarget, version: Version, reason: str, now: datetime) -> bool:
     """Put a drop at an inspection into the queue by hand; one that was answered is asked again. True if it is new.
 
     Raises NotFoundError where the drop has no image there.

@@ -306,8 +306,8 @@ def test_a_plate_of_two_sources_needs_its_source(db: Database, plate: int) -> No
     )
 
 
-def subject(db: Database, **more: Any) -> recorder.Subject:
-    return db.read(lambda c: recorder.Finder(c).find(recorder.Named("P1", "A1", **more)))
+def subject(db: Database, **more: Any) -> recorder.LabelTarget:
+    return db.read(lambda c: recorder.Finder(c).find(recorder.DropReference("P1", "A1", **more)))
 
 
 def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int) -> None:
@@ -326,7 +326,7 @@ def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int
 
 
 def test_withdrawing_takes_back_what_was_said_of_images_too(db: Database, plate: int) -> None:
-    image = db.read(lambda c: recorder.Finder(c).find(recorder.Named(path="P1/2/visible/A01.jpg")))
+    image = db.read(lambda c: recorder.Finder(c).find(recorder.DropReference(path="P1/2/visible/A01.jpg")))
     assert image.image_id is not None
     word = votes.NewLabel(
         image.drop_id, image.inspection_id, DropClass.CRYSTALS, "ann", utc(), "test", image_id=image.image_id
@@ -362,7 +362,7 @@ def test_the_list_tells_what_counts_and_what_is_disputed(db: Database, plate: in
 def test_a_key_goes_before_the_number_of_another_inspection(db: Database, source_id: int, champion: Version) -> None:
     for key, ordinal in (("5", 1), ("1", 2)):
         record(db, source_id, sightings(1, plate="P9", inspection=key, inspection_ordinal=ordinal))
-    found = db.read(lambda c: recorder.Finder(c).find(recorder.Named("P9", "A1", inspection="1")))
+    found = db.read(lambda c: recorder.Finder(c).find(recorder.DropReference("P9", "A1", inspection="1")))
     key = sa.select(inspection.c.key).where(inspection.c.id == found.inspection_id)
     assert [row[0] for row in rows(db, key)] == ["1"]
 
