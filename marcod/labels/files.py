@@ -1,13 +1,10 @@
-"""Label files as people have them, and the way of their rows into the database.
-
-Hides the formats: CSV with any columns, Rock Maker's ``report.csv``, Hauptman-Woodward's ``.mso``, CrystalTrak, ISPyB
-and PiMS scores.
+"""Label files and their import: CSV with any columns, Rock Maker's ``report.csv``, ``.mso``, CrystalTrak, ISPyB, PiMS.
 
 Guarantees:
 - Importing twice changes nothing.
-- Lines that cannot be taken are listed by file and number; the rest is taken.
-- A file that is not of its format is refused before anything of it is kept. In a folder the other files are taken.
-- Of two lines that nothing tells apart neither overrides the other.
+- Lines that cannot be imported are listed by file and number; the rest is imported.
+- A file of another format than its own is refused whole. In a folder the other files are imported.
+- Of two equal claims on one drop neither overrides the other.
 """
 
 import csv
@@ -36,7 +33,7 @@ FORMATS: Final = ("auto", "csv", "rockmaker", "hwi", "sgc", "ispyb", "pims")
 FIELDS: Final = (
     "source", "plate", "well", "row", "column", "drop", "inspection", "path", "label", "person", "time",
 )  # fmt: skip
-"""What a column of a CSV can be; ``row`` and ``column`` are numbers from 1 and stand for a well."""
+"""Fields that a CSV column can hold; ``row`` and ``column`` are numbers from 1 and stand for a well."""
 
 REPORT: Final = "report.csv"
 DATED_BY_IMAGE: Final = ("rockmaker", "hwi")
@@ -74,7 +71,7 @@ _CLASS_HEADING: Final = "(?:label|class|classification|score|call|prediction|con
 _MACHINES: Final = re.compile(
     rf"(?:marco|model|classifier){_CLASS_HEADING}?|(?:auto|automatic|machine|computer){_CLASS_HEADING}|predict[a-z]*"
 )
-"""Headings of columns in which a model's classes stand, as :func:`_spelled` writes them."""
+"""Headings of columns of a model's classes, as :func:`_spelled` writes them."""
 
 _ANY_PLATE: Final = layouts.LayoutOptions(plate_format=PLATE_FORMATS[1536])
 _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | re.ASCII)
@@ -82,14 +79,14 @@ _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a file: what is labelled, how, by whom and when, as far as the file says; ``time`` is aware.
+    """One line of a file: the drop, its label, the person and the time, where the file has them; ``time`` is aware.
 
-    ``standing`` tells that the time is the image's, and that no later line of the import is of the same image.
+    ``standing``: the time is the image's, and no later line of the import is of the same image.
     """
 
     line: int
     named: DropReference
-    word: str
+    label: str
     person: str | None = None
     time: datetime | None = None
     standing: bool = False
@@ -97,9 +94,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One line that was not taken, or a file of several of which nothing was.
+    """One line that was not imported, or a file of several of which nothing was.
 
-    ``may_come`` tells that its plate or images may still arrive.
+    ``may_come``: its plate or images may still arrive.
     """
 
     file: str
@@ -110,7 +107,7 @@ class Problem:
 
 
 class LabelFileError(LabelError):
-    """This file is not of its format. ``line`` counts from 1 and is 0 where no line is to blame."""
+    """A file that is not of its format. ``line`` counts from 1, and is 0 where no line is wrong."""
 
     def __init__(self, path: Path, line: int, reason: str) -> None:
         where = f"{path}, line {line}: " if line else f"{path} "
@@ -121,7 +118,7 @@ class LabelFileError(LabelError):
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How files are read. ``columns`` maps a CSV's columns to FIELDS; None leaves a choice to the file."""
+    """Options of reading. ``columns`` maps a CSV's columns to FIELDS; None leaves a choice to the file."""
 
     format: str = "auto"
     person: str = "unknown"
@@ -133,7 +130,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Counts of an import. ``known`` labels had been kept before; ``unmapped`` counts each sentence on a word."""
+    """Counts of an import. ``known`` labels were stored before; ``unmapped`` counts each sentence on a label."""
 
     files: int = 0
     rows: int = 0
@@ -155,7 +152,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """A label file that was read whole; its words are in ``vocabulary`` unless they name another."""
+    """A label file that was read whole; its labels are in ``vocabulary`` unless they name another."""
 
     path: Path
     format: str
@@ -175,11 +172,11 @@ def import_labels(
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
-    """Take in a file or every label file of a folder. ``default`` is the vocabulary of a CSV that names none.
+    """Import a file or every label file of a folder. ``default`` is the vocabulary of a CSV that names none.
 
-    A file of a folder that is not of its format is a problem, and the others are taken. Raises LabelError where
-    ``place`` is such a file, and ConfigError for an unknown vocabulary, before anything is kept. ``progress`` is given
-    the rows done and their total.
+    A file of a folder that is not of its format is a problem, and the others are imported. Raises LabelError where
+    ``place`` is such a file, and ConfigError for an unknown vocabulary, before anything is stored. ``progress``
+    gets the rows done and their total.
     """
     readable, refused = _read_all(place, choices, default)
     found = _standing(readable)
@@ -197,7 +194,7 @@ def import_labels(
 
 
 def _read_all(place: Path, choices: Choices, default: str) -> tuple[list[LabelFile], list[Problem]]:
-    """Read every file; of a folder also those that are not of their format, as problems."""
+    """Read every file; in a folder a file that is not of its format is a problem."""
     found, refused = [], []
     for path, kind in files(place, choices.format):
         try:
@@ -211,7 +208,7 @@ def _read_all(place: Path, choices: Choices, default: str) -> tuple[list[LabelFi
 
 
 def _portions(rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows in portions of about CHUNK, those of one well together, so that lines at odds meet in one transaction."""
+    """Split rows into portions of about CHUNK, by well, so that contradicting lines meet in one transaction."""
     portion: list[Row] = []
     before = None
     for row in sorted(rows, key=lambda row: _well_of(row.named)):
@@ -258,7 +255,7 @@ def _keep(
                 problems.append(Problem(str(file.path), row.line, str(error), error.may_come))
         clear, unclear = _told_apart(file.path, resolved)
         problems += unclear
-        # A label that stands twice counts where it stands last.
+        # Of equal labels the last line counts.
         givens = {given.key: given for _, given in reversed(clear)}
         undated = {given.key for row, given in clear if row.time is None}
         standing = {given.key for row, given in clear if row.standing}
@@ -276,8 +273,8 @@ def _told_apart(path: Path, resolved: list[tuple[Row, NewLabel]]) -> tuple[list[
     """Leave out lines that give one drop different labels of one person at one time; Crystals among them stays."""
     groups: dict[tuple[object, ...], list[tuple[Row, NewLabel]]] = {}
     for row, given in resolved:
-        subject = given.drop_id, given.inspection_id, given.image_id
-        groups.setdefault((*subject, given.person, given.labelled_at), []).append((row, given))
+        target = given.drop_id, given.inspection_id, given.image_id
+        groups.setdefault((*target, given.person, given.labelled_at), []).append((row, given))
     clear, problems = [], []
     for group in groups.values():
         if len({given.label for _, given in group}) > 1:
@@ -289,39 +286,39 @@ def _told_apart(path: Path, resolved: list[tuple[Row, NewLabel]]) -> tuple[list[
 
 def _unclear(path: Path, group: list[tuple[Row, NewLabel]]) -> Problem:
     lines = sorted(row.line for row, _ in group)
-    meant = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
-    kept = "Crystals is kept" if str(DropClass.CRYSTALS) in meant else "none is kept"
+    classes = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
+    kept = "Crystals is kept" if str(DropClass.CRYSTALS) in classes else "none is kept"
     by = f"by {quoted(group[0][1].person)}, at one time"
-    reason = f"lines {_enumerated(map(str, lines))} give one drop {_enumerated(meant)} {by}"
+    reason = f"lines {_enumerated(map(str, lines))} give one drop {_enumerated(classes)} {by}"
     return Problem(str(path), lines[0], f"{reason}; {kept}; name the drop, the inspection or the time of each")
 
 
-def _enumerated(words: Iterable[str]) -> str:
-    *first, last = words
+def _enumerated(items: Iterable[str]) -> str:
+    *first, last = items
     return f"{', '.join(first)} and {last}"
 
 
 def _given(
     finder: recorder.Finder, file: LabelFile, row: Row, tables: Vocabularies, choices: Choices, now: datetime
 ) -> NewLabel:
-    word = plain("label", row.word)
-    vocabulary, bare = tables.split(word, file.vocabulary)
-    meant = vocabulary.read(bare)
+    written = plain("label", row.label)
+    vocabulary, code = tables.split(written, file.vocabulary)
+    drop_class = vocabulary.read(code)
     person = person_named(row.person or choices.person)
     at = row.time or min(datetime.fromtimestamp(file.path.stat().st_mtime, UTC), now)
     if at > now + timedelta(days=1):
         raise LabelError(f"the time {at:%Y-%m-%d %H:%M} lies in the future; correct it")
     named = replace(row.named, source=row.named.source or choices.source, at=row.time)
-    subject = finder.find(named)
-    # Without either, the same line would be said of each new inspection in turn.
+    target = finder.find(named)
+    # Without either, the same line would label each new inspection in turn.
     if row.time is None and named.inspection is None and named.path is None and finder.inspections(named) > 1:
         raise LabelError("it names no inspection and no time, and its plate has several inspections; give one of them")
-    origin, where = f"{file.format} {ascii(file.path.name)[1:-1]}", (subject.drop_id, subject.inspection_id)
-    return NewLabel(*where, meant, person, at, origin, word, vocabulary.name, subject.image_id)
+    origin, where = f"{file.format} {ascii(file.path.name)[1:-1]}", (target.drop_id, target.inspection_id)
+    return NewLabel(*where, drop_class, person, at, origin, written, vocabulary.name, target.image_id)
 
 
 def files(place: Path, wanted: str) -> list[tuple[Path, str]]:
-    """The label files meant, each with its format. Raises LabelError where there is none."""
+    """Find the label files, each with its format. Raises LabelError where there is none."""
     if not place.exists():
         raise LabelError(f"{place} does not exist; name a file or a folder of label files")
     if place.is_file():
@@ -366,7 +363,7 @@ def _content(path: Path) -> str:
 
 
 def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
-    """CSV, whatever its vocabulary: comma, semicolon or tab, with a heading line."""
+    """Read a CSV of any vocabulary: comma, semicolon or tab, with a heading line."""
     lines = tabular.lines_of(text)
     first, heading = next(lines, (1, []))
     try:
@@ -420,7 +417,7 @@ def _places(columns: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
 
 
 def _meaning(name: str, columns: list[str]) -> list[str]:
-    """The columns whose heading means a field; a column of the field's own name goes before others."""
+    """Find the columns whose heading means a field; the field's own name goes before others."""
     found = [column for column in columns if _spelled(column) in _ALIASES[name]]
     own = [column for column in found if _spelled(column) == name and name in _OWN_NAME_WINS]
     return own or found
@@ -457,7 +454,7 @@ def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
 
 
 def _of_minstrel_name(named: DropReference) -> DropReference:
-    """CrystalTrak names images; the name holds plate, inspection, well and subwell, so no folder is needed."""
+    """Resolve a CrystalTrak image name, which holds plate, inspection, well and subwell without any folder."""
     image = layouts.make("rigaku", _ANY_PLATE).parse(named.path or "")
     if not isinstance(image, DropImage):
         raise LabelError(f"{quoted(named.path or '')} is no Minstrel image name: {image.detail}")
@@ -484,7 +481,7 @@ def _time(text: str, zone: tzinfo) -> datetime:
 
 
 def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
-    """``report.csv`` of Rock Maker's exporter: the path holds barcode, well and batch, the second field the score.
+    """Read ``report.csv`` of Rock Maker's exporter: barcode, well and batch in the path, the score in the second field.
 
     The date is the image's. Source: roberto-formulatrix/RM_Image_export ImageAnalyzer/src/ImageExporter.cs.
     """
@@ -508,9 +505,9 @@ def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | P
 
 
 def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
-    """Hauptman-Woodward: the run's folder in line 1, headings, then a well number first and a code last.
+    """Read a Hauptman-Woodward file: the run's folder in line 1, headings, then a well number first and a code last.
 
-    The run's date is taken as the label's, which has none. Source: Hauptman-Woodward/Marco_Polo
+    The run's date counts as the label's, which has none. Source: Hauptman-Woodward/Marco_Polo
     src/polo/utils/io_utils.py.
     """
     lines = list(csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -541,7 +538,7 @@ def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem
 
 
 def find(connection: Any, named: DropReference) -> LabelTarget:
-    """The drop that a person names by hand. Raises LabelError, which offers the names there are."""
+    """Find the drop that a person names by hand. Raises LabelError, which offers the names there are."""
     try:
         return recorder.Finder(connection).find(named)
     except LabelError as error:
@@ -550,17 +547,17 @@ def find(connection: Any, named: DropReference) -> LabelTarget:
 
 
 def add(
-    db: Database, tables: Vocabularies, named: DropReference, word: str, person: str, now: datetime, *, vocabulary: str
+    db: Database, tables: Vocabularies, named: DropReference, text: str, person: str, now: datetime, *, vocabulary: str
 ) -> NewLabel:
-    """Keep what one person says now. Raises LabelError."""
-    spoken = plain("label", word)
-    table, bare = tables.split(spoken, vocabulary)
-    meant = table.read(bare)
+    """Store one person's label of now. Raises LabelError."""
+    written = plain("label", text)
+    table, code = tables.split(written, vocabulary)
+    drop_class = table.read(code)
 
     def work(connection: Any) -> NewLabel:
-        subject = find(connection, named)
-        where = (subject.drop_id, subject.inspection_id)
-        given = NewLabel(*where, meant, person_named(person), now, "cli", spoken, table.name, subject.image_id)
+        target = find(connection, named)
+        where = (target.drop_id, target.inspection_id)
+        given = NewLabel(*where, drop_class, person_named(person), now, "cli", written, table.name, target.image_id)
         recorder.add(connection, [given], now)
         return given
 
@@ -571,21 +568,21 @@ def withdraw(db: Database, named: DropReference, person: str, now: datetime) -> 
     """Withdraw a person's labels of a drop at an inspection. Returns how many. Raises LabelError."""
 
     def work(connection: Any) -> int:
-        subject = find(connection, named)
-        return recorder.withdraw(connection, subject, person=plain("person", person), origin="cli", now=now)
+        target = find(connection, named)
+        return recorder.withdraw(connection, target, person=plain("person", person), origin="cli", now=now)
 
     return db.write(work)
 
 
 def tables_of(settings: Settings) -> Vocabularies:
-    """The vocabularies of a configuration. Raises ConfigError where they cannot be used."""
+    """Load the vocabularies of a configuration. Raises ConfigError where they cannot be used."""
     tables = vocabularies.load(settings.labels.vocabularies)
     tables.named(settings.labels.vocabulary)
     return tables
 
 
 def resolve_inbox(db: Database, settings: Settings, now: datetime) -> inbox.Turn:
-    """One turn over what the LIMS wrote, in short transactions, of a bounded number of rows."""
+    """Resolve a bounded number of rows that the LIMS wrote, in short transactions."""
     tables, done = tables_of(settings), inbox.Turn()
     for _ in range(INBOX_TRANSACTIONS):
         turn = db.write(inbox.resolve, tables, settings.labels.vocabulary, now, limit=INBOX_ROWS)
