@@ -253,7 +253,7 @@ def _keep(
                 unmapped[str(error)] += 1
             except LabelError as error:
                 problems.append(Problem(str(file.path), row.line, str(error), error.may_come))
-        clear, unclear = _told_apart(file.path, resolved)
+        clear, unclear = _without_contradictions(file.path, resolved)
         problems += unclear
         # Of equal labels the last line counts.
         givens = {given.key: given for _, given in reversed(clear)}
@@ -269,7 +269,9 @@ def _keep(
     return db.read(work) if dry_run else db.write(work)
 
 
-def _told_apart(path: Path, resolved: list[tuple[Row, NewLabel]]) -> tuple[list[tuple[Row, NewLabel]], list[Problem]]:
+def _without_contradictions(
+    path: Path, resolved: list[tuple[Row, NewLabel]]
+) -> tuple[list[tuple[Row, NewLabel]], list[Problem]]:
     """Leave out lines that give one drop different labels of one person at one time; Crystals among them stays."""
     groups: dict[tuple[object, ...], list[tuple[Row, NewLabel]]] = {}
     for row, given in resolved:
