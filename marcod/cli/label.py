@@ -261,7 +261,7 @@ def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> Non
             files.resolve_inbox(ready.db, settings, datetime.now(UTC))
     with app.reading(settings) as ready:
         counts = ready.db.read(store_inbox.counts)
-        states = (store_inbox.State.REFUSED, store_inbox.State.WAITING)
+        states = (store_inbox.InboxState.REFUSED, store_inbox.InboxState.WAITING)
         rows = ready.db.read(store_inbox.listed, states, limit)
     if json_output:
         output.print_json({"counts": counts, "rows": rows})

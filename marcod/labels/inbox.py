@@ -41,7 +41,7 @@ _OUTCOME: Final = ("state", "reason", "label_id", "tried_at")
 _FIELDS: Final = (*_TEXTS, "drop_number", "labelled_at", "received_at")
 
 
-class State(StrEnum):
+class InboxState(StrEnum):
     """Outcome of a row."""
 
     WAITING = "waiting"
@@ -91,15 +91,15 @@ def resolve(connection: Connection, vocabularies: Vocabularies, vocabulary: str,
     outcomes = []
     with following(connection, now) as add_labels:
         for row in rows:
-            outcome = {"id": int(row.id), "state": State.REFUSED, "reason": None, "key": None, "tried_at": now}
+            outcome = {"id": int(row.id), "state": InboxState.REFUSED, "reason": None, "key": None, "tried_at": now}
             with _guarded(connection, outcome):
                 given = _given(finder, row, vocabularies, vocabulary, now)
                 add_labels([given])
-                outcome |= {"state": State.RESOLVED, "key": given.key}
+                outcome |= {"state": InboxState.RESOLVED, "key": given.key}
             outcomes.append(outcome)
     _mark(connection, outcomes)
     states = [outcome["state"] for outcome in outcomes]
-    return Turn(*(states.count(state) for state in (State.RESOLVED, State.REFUSED, State.WAITING)))
+    return Turn(*(states.count(state) for state in (InboxState.RESOLVED, InboxState.REFUSED, InboxState.WAITING)))
 
 
 def _mark(connection: Connection, outcomes: list[dict[str, Any]]) -> None:
@@ -122,11 +122,11 @@ def _guarded(connection: Connection, outcome: dict[str, Any]) -> Iterator[None]:
         with connection.begin_nested():
             yield
     except LabelError as error:
-        outcome |= {"state": State.WAITING if error.may_come else State.REFUSED, "reason": str(error)}
+        outcome |= {"state": InboxState.WAITING if error.may_come else InboxState.REFUSED, "reason": str(error)}
     except sa.exc.StatementError as error:
         if isinstance(error, sa.exc.DBAPIError) and not isinstance(error, sa.exc.DataError):
             raise
-        outcome |= {"state": State.REFUSED, "reason": "the database cannot take this row's values; write it again"}
+        outcome |= {"state": InboxState.REFUSED, "reason": "the database cannot take this row's values; write it again"}
 
 
 def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
@@ -151,7 +151,7 @@ def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
     due = sa.or_(tried.is_(None), sa.and_(tried < now, again), tried > now + timedelta(seconds=LONGEST_PAUSE_S))
     return (
         sa.select(label_inbox.c.id, *(_raw(connection, name) for name in _FIELDS))
-        .where(label_inbox.c.state == State.WAITING, due)
+        .where(label_inbox.c.state == InboxState.WAITING, due)
         .order_by(tried.nulls_first(), label_inbox.c.id)
         .with_for_update(skip_locked=True)
     )
@@ -246,17 +246,17 @@ def _time(name: str, text: str | None) -> datetime | None:
 
 def retry(connection: Connection) -> int:
     """Put refused rows back after a vocabulary changed. Returns how many."""
-    refused = sa.update(label_inbox).where(label_inbox.c.state == State.REFUSED)
-    return connection.execute(refused.values(state=State.WAITING, tried_at=None)).rowcount
+    refused = sa.update(label_inbox).where(label_inbox.c.state == InboxState.REFUSED)
+    return connection.execute(refused.values(state=InboxState.WAITING, tried_at=None)).rowcount
 
 
 def counts(connection: Connection) -> dict[str, int]:
     """Count the rows by state."""
     rows = connection.execute(sa.select(label_inbox.c.state, sa.func.count()).group_by(label_inbox.c.state))
-    return {state: count for state, count in rows if state in set(State)}
+    return {state: count for state, count in rows if state in set(InboxState)}
 
 
-def listed(connection: Connection, states: Sequence[State], limit: int) -> list[Entry]:
+def listed(connection: Connection, states: Sequence[InboxState], limit: int) -> list[Entry]:
     """List rows in these states, the latest first."""
     rows = connection.execute(
         sa.select(

@@ -14,7 +14,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import inspection, inspection_summary, label, label_inbox
 from marcod.domain import DropClass
 from marcod.labels import inbox, recorder, vocabularies
-from marcod.labels.inbox import State, Turn
+from marcod.labels.inbox import InboxState, Turn
 from marcod.plates import metadata
 from marcod.plates.metadata import PlateRecord
 from marcod.store import votes
@@ -60,7 +60,7 @@ def plate(db: Database, source_id: int, champion: Version) -> int:
 def test_a_row_becomes_a_label_with_all_that_follows(db: Database, plate: int) -> None:
     write(db, **GOOD, inspection="2", labelled_at="2026-01-05 10:00:00")
     assert turn(db) == Turn(resolved=1)
-    assert states(db) == [(State.RESOLVED, None)]
+    assert states(db) == [(InboxState.RESOLVED, None)]
     [kept] = rows(db, sa.select(label))
     assert (kept.label, kept.original, kept.vocabulary, kept.person, kept.origin, kept.labelled_at) == (
         "Crystals", "Crystals", "marco", "lims", "inbox", datetime.fromisoformat("2026-01-05T10:00:00+00:00"),
@@ -116,7 +116,7 @@ def test_what_may_come_waits_with_its_reason(db: Database, plate: int) -> None:
     for more, _ in MAY_COME:
         write(db, **(GOOD | more))
     assert turn(db) == Turn(waiting=len(MAY_COME))
-    assert states(db) == [(State.WAITING, reason) for _, reason in MAY_COME]
+    assert states(db) == [(InboxState.WAITING, reason) for _, reason in MAY_COME]
 
 
 NEVER: list[tuple[dict[str, Any], str]] = [
@@ -148,7 +148,7 @@ def test_what_can_never_be_is_refused(db: Database, plate: int) -> None:
     write(db, **(GOOD | {"person": "'; drop table label; --\n"}))
     assert turn(db) == Turn(resolved=1, refused=len(NEVER))
     for (_, expected), (state, reason) in zip(NEVER, states(db), strict=False):
-        assert state == State.REFUSED
+        assert state == InboxState.REFUSED
         assert expected in (reason or "")
         assert (reason or "").isprintable()
     assert rows(db, sa.select(label.c.person)) == [("'; drop table label; --",)]
@@ -187,7 +187,7 @@ def test_what_is_no_text_and_no_number_is_refused(db: Database, plate: int) -> N
         db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
     write(db, **GOOD)
     assert turn(db) == Turn(resolved=1, refused=len(HOSTILE))
-    for entry in db.read(lambda c: inbox.listed(c, [State.REFUSED], 100)):
+    for entry in db.read(lambda c: inbox.listed(c, [InboxState.REFUSED], 100)):
         assert entry.reason
         assert entry.reason.isprintable()
 
@@ -267,7 +267,7 @@ def test_a_refused_row_is_taken_after_the_vocabulary_changed(db: Database, plate
     assert turn(db) == Turn()
     assert db.write(inbox.retry) == 1
     assert turn(db, vocabulary="hwi") == Turn(resolved=1)
-    assert db.read(inbox.counts) == {State.RESOLVED: 1}
+    assert db.read(inbox.counts) == {InboxState.RESOLVED: 1}
 
 
 def test_the_lims_can_take_back(db: Database, plate: int) -> None:
