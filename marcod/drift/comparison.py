@@ -1,13 +1,12 @@
-"""Whether an imager's images are others than before: the test, and what counts as more than a trifle.
+"""Statistical comparison of an imager's recent images with its reference.
 
-Hides the statistics. Each signal is a mean or a share over a plate's drops. A plate's *deviation* is the mean, over
-the ages at which it was seen, of the difference between it and the reference's plates of the same age. The window's
-deviations are compared with the reference's by Student's t-test, the plate being the unit: drops of a plate are
-alike, so ten thousand images of thirty plates are thirty observations. Comparing within ages is what Rabanser et al.
-(arXiv 1810.11953) leave to the reader: old plates hold more crystals, and that is no drift. As there, every signal has
-a test of its own at a level that is small enough for all together. A signal sounds only when the shift is also as large
-as is worth a look: for measured values the Kolmogorov-Smirnov distance of the drops' distributions, for
-shares the difference.
+Each signal is a mean or a share over a plate's drops. A plate's *deviation* is the mean, over the ages at which it was
+seen, of its difference from the reference's plates of the same age. Student's t-test compares the window's deviations
+with the reference's. The plate is the unit: drops of a plate are alike, so ten thousand images of thirty plates are
+thirty observations. Comparing within ages is what Rabanser et al. (arXiv 1810.11953) leave to the reader: old plates
+hold more crystals without any drift. As there, every signal has its own test, at a level small enough for all together.
+A signal raises an alarm only when the shift is also large enough: for measured values the Kolmogorov-Smirnov distance
+of the drops' distributions, for shares the difference.
 """
 
 import math
@@ -23,10 +22,10 @@ from marcod.drift import statistics
 from marcod.drift.statistics import Ages, Cell, PlateSums
 
 REFERENCE_PLATES: Final = 8
-"""Plates of one age that a reference takes, beside its images: fewer do not tell what is usual."""
+"""Plates of one age that a reference needs, in addition to its images: fewer do not show the usual variation."""
 
 WINDOW_PLATES: Final = 3
-"""Plates that a window takes."""
+"""Plates that a window needs."""
 
 EMPTY_SHARE: Final = 0.01
 """Share of the reference's images, those of the least contrast for their brightness, that are called empty."""
@@ -39,10 +38,10 @@ Reading = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One thing that is watched; ``least`` is the smallest shift worth a look.
+    """One watched quantity; ``least`` is the smallest shift worth a look.
 
     ``histogram`` names the distribution whose distance is compared with ``least``; shares have none. ``higher`` and
-    ``lower`` are what a shift means; ``part`` is the class of a share that is one of several under one name.
+    ``lower`` describe a shift up or down; ``part`` is the class of a share that is one of several under one name.
     """
 
     name: str
@@ -121,9 +120,9 @@ SIGNALS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one signal stands: ``value`` now, ``reference`` for plates of the same ages, the chance of such a difference.
+    """Comparison of one signal: ``value`` now, ``reference`` for plates of the same ages, the difference's p-value.
 
-    ``shift`` is what is compared with ``least``; ``days`` is the window's length. ``part`` is the class concerned.
+    ``shift`` is compared with ``least``; ``days`` is the window's length. ``part`` is the class concerned.
     """
 
     signal: str
@@ -143,9 +142,9 @@ class Finding:
 def judge(
     reference: Ages, window: Ages, *, source: str, days: int, tests: int, least_images: int, level: float
 ) -> list[Finding]:
-    """One finding for each signal of which there is enough; ages without a reference are left out.
+    """Make one finding for each signal with enough images; ages without a reference are left out.
 
-    ``tests`` is how many windows are looked at; each p-value is multiplied by that and by the parts of its signal.
+    ``tests`` is the number of windows; each p-value is multiplied by that and by the parts of its signal.
     """
     shared = {age: cell for age, cell in window.items() if age in reference}
     empty_below = _emptiest(reference)
@@ -154,13 +153,13 @@ def judge(
         parts = sum(other.name == signal.name for other in SIGNALS)
         found = _compare(signal, reference, shared, empty_below, least_images, days, tests * parts)
         if found is not None and (signal.name not in best or found.p_value < best[signal.name].p_value):
-            sounds = found.p_value < level and found.shift >= found.least
-            best[signal.name] = replace(found, alarm=sounds, detail=_sentence(signal, found, source))
+            alarm = found.p_value < level and found.shift >= found.least
+            best[signal.name] = replace(found, alarm=alarm, detail=_sentence(signal, found, source))
     return list(best.values())
 
 
 def _emptiest(reference: Ages) -> int:
-    """The bin of RELIEF below which the emptiest hundredth of the reference's images lies."""
+    """Find the bin of RELIEF below which the emptiest hundredth of the reference's images lies."""
     counts: Counter[int] = Counter()
     for cell in reference.values():
         for plate in cell.plates.values():
@@ -181,7 +180,7 @@ def _compare(
     if images < least_images or len(here) < WINDOW_PLATES or len(there) < WINDOW_PLATES:
         return None
     weights = {age: sum(under for _, under in of.values()) / images for age, of in now.items()}
-    # The reference of one age is no surer than its own plates; the bound holds however alike a plate's ages are.
+    # A reference of one age is as uncertain as its own plates; the bound holds for any correlation of a plate's ages.
     doubt = 1 / len(here) + sum(weight / len(usual[age]) for age, weight in weights.items())
     mean = sum(here) / len(here)
     spread = max(_pooled(here, there), 0.0 if signal.histogram else _chance(usual, now))
@@ -195,13 +194,13 @@ def _compare(
 
 
 def _readings(signal: Signal, cell: Cell, empty_below: int) -> dict[int, Reading]:
-    """By plate, of plates with something to read."""
+    """Read a signal of each plate that has any images for it."""
     found = {plate_id: signal.read(plate, empty_below) for plate_id, plate in cell.plates.items()}
     return {plate_id: reading for plate_id, reading in found.items() if reading[1]}
 
 
 def _deviations(readings: dict[int, dict[int, Reading]], means: dict[int, float]) -> list[float]:
-    """For each plate, how far it lies from what is usual at the ages it was seen at."""
+    """Compute each plate's mean deviation from the reference's means at the same ages."""
     tops: dict[int, float] = {}
     unders: dict[int, float] = {}
     for age, of in readings.items():
@@ -212,13 +211,13 @@ def _deviations(readings: dict[int, dict[int, Reading]], means: dict[int, float]
 
 
 def _pooled(here: list[float], there: list[float]) -> float:
-    """The variance from plate to plate, around each side's own mean."""
+    """Pool the variance between plates around each side's own mean."""
     around = sum(len(side) * float(np.var(side)) for side in (here, there))
     return around / (len(here) + len(there) - 2)
 
 
 def _chance(*sides: dict[int, dict[int, Reading]]) -> float:
-    """The least variance of a plate's share: that of independent draws, or equal plates would prove anything."""
+    """Compute the least variance of a plate's share, that of independent draws; equal plates would have none at all."""
     every = [reading for side in sides for of in side.values() for reading in of.values()]
     under = sum(u for _, u in every)
     share = (sum(t for t, _ in every) + 0.5) / (under + 1)
@@ -226,7 +225,7 @@ def _chance(*sides: dict[int, dict[int, Reading]]) -> float:
 
 
 def _distance(name: str, reference: Ages, window: Ages, weights: dict[int, float]) -> float:
-    """Kolmogorov-Smirnov distance of the window's drops from the reference's at the same ages."""
+    """Compute the Kolmogorov-Smirnov distance of the window's drops from the reference's at the same ages."""
     gap = np.zeros(statistics.SCALES[name].bins)
     for age, weight in weights.items():
         now, usual = window[age].histograms[name], reference[age].histograms[name]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod.domain import CLASSES, DropClass
-from marcod.drift.days import Look
+from marcod.drift.days import Observation
 
 AGE_STARTS: Final = (0, 1, 3, 8, 31)
 """First day of each span of ages; an age is the index into this."""
@@ -125,20 +125,20 @@ class Cell:
         """The number of images that could not be read."""
         return sum(plate.failed for plate in self.plates.values())
 
-    def take(self, look: Look) -> None:
+    def add_observation(self, observation: Observation) -> None:
         """Add one image."""
-        plate = self.plates.setdefault(look.plate_id, PlateSums())
-        if look.label is None:
+        plate = self.plates.setdefault(observation.plate_id, PlateSums())
+        if observation.label is None:
             plate.failed += 1
             return
         plate.images += 1
-        plate.classes[CLASSES.index(DropClass(look.label))] += 1
-        of_model = (max(look.probabilities), look.probabilities[_CRYSTALS_AT])
-        measures = (look.brightness, look.contrast, look.focus, *of_model)
+        plate.classes[CLASSES.index(DropClass(observation.label))] += 1
+        of_model = (max(observation.probabilities), observation.probabilities[_CRYSTALS_AT])
+        measures = (observation.brightness, observation.contrast, observation.focus, *of_model)
         plate.measures += measures
         for (name, scale), value in zip(SCALES.items(), measures, strict=True):
             self.histograms[name][scale.bin_of(value)] += 1
-        plate.reliefs[RELIEF.bin_of(look.contrast / max(look.brightness, DARK))] += 1
+        plate.reliefs[RELIEF.bin_of(observation.contrast / max(observation.brightness, DARK))] += 1
 
     def add(self, other: "Cell") -> None:
         """Add the other's images."""
@@ -170,9 +170,9 @@ def age_of(age_d: float) -> int:
     return max(0, bisect_right(AGE_STARTS, age_d) - 1)
 
 
-def take(ages: Ages, look: Look) -> None:
+def add_observation(ages: Ages, observation: Observation) -> None:
     """Add one image at its age."""
-    ages.setdefault(age_of(look.age_d), Cell()).take(look)
+    ages.setdefault(age_of(observation.age_d), Cell()).add_observation(observation)
 
 
 def total(parts: Iterable[Ages]) -> Ages:

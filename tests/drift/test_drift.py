@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from marcod import images
 from marcod.domain import CLASSES
 from marcod.drift import comparison, statistics
-from marcod.drift.days import Look
+from marcod.drift.days import Observation
 from marcod.drift.statistics import Ages
 
 INSPECTED = (0, 1, 3, 7, 14)
 SPREAD = {"brightness": (0.40, 0.02, 0.05), "contrast": (0.18, 0.015, 0.04), "focus": (-2.1, 0.1, 0.3)}
 """Usual value, and its standard deviation from plate to plate and from drop to drop."""
 
-Fault = Callable[[Look, random.Random], Look]
+Fault = Callable[[Observation, random.Random], Observation]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Lab:
                 for age in INSPECTED:
                     if first <= start + age < first + count:
                         for look in plate.looks(self, age, rng):
-                            statistics.take(seen, fault(look, rng) if fault else look)
+                            statistics.add_observation(seen, fault(look, rng) if fault else look)
         return seen
 
 
@@ -59,11 +59,11 @@ class Plate:
         self._yield = rng.gammavariate(lab.alike, 1 / lab.alike)
         self._precipitate = rng.betavariate(2, 3)
 
-    def looks(self, lab: Lab, age: int, rng: random.Random) -> list[Look]:
+    def looks(self, lab: Lab, age: int, rng: random.Random) -> list[Observation]:
         crystals = min(0.9, self._yield * lab.crystals_at_14 * age / 14)
         return [self._look(age, crystals, rng) for _ in range(lab.drops)]
 
-    def _look(self, age: int, crystals: float, rng: random.Random) -> Look:
+    def _look(self, age: int, crystals: float, rng: random.Random) -> Observation:
         sure = 0.6 + 0.4 * rng.betavariate(4, 2)
         drawn = rng.random()
         label = 1 if drawn < crystals else 3 if rng.random() < self._precipitate else 0
@@ -71,7 +71,7 @@ class Plate:
         scores = tuple(sure if i == label else others for i in range(4))
         drops = [drop for *_, drop in SPREAD.values()]
         measures = [rng.gauss(mean, drop) for mean, drop in zip(self._means, drops, strict=True)]
-        return Look(1, self._id, utc(), age + 0.2, str(CLASSES[label]), scores, *measures)
+        return Observation(1, self._id, utc(), age + 0.2, str(CLASSES[label]), scores, *measures)
 
 
 def findings(reference: Ages, window: Ages, days: int = 7) -> dict[str, comparison.Finding]:
@@ -83,27 +83,27 @@ def alarms(reference: Ages, window: Ages) -> set[str]:
     return {name for name, finding in findings(reference, window).items() if finding.alarm}
 
 
-def lamp(look: Look, rng: random.Random) -> Look:
+def lamp(look: Observation, rng: random.Random) -> Observation:
     """15 % less light."""
     return replace(look, brightness=look.brightness * 0.85, contrast=look.contrast * 0.85)
 
 
-def blur(look: Look, rng: random.Random) -> Look:
+def blur(look: Observation, rng: random.Random) -> Observation:
     """What a Gaussian blur of 3 pixels does to an image of 612 x 512."""
     return replace(look, focus=look.focus - 0.28)
 
 
-def shutter(look: Look, rng: random.Random) -> Look:
+def shutter(look: Observation, rng: random.Random) -> Observation:
     """No light at all."""
     return replace(look, brightness=0.0, contrast=0.0, focus=-6.0)
 
 
-def damage(look: Look, rng: random.Random) -> Look:
+def damage(look: Observation, rng: random.Random) -> Observation:
     """One image in twenty cannot be read."""
-    return Look(look.source_id, look.plate_id, look.at, look.age_d) if rng.random() < 0.05 else look
+    return Observation(look.source_id, look.plate_id, look.at, look.age_d) if rng.random() < 0.05 else look
 
 
-def doubt(look: Look, rng: random.Random) -> Look:
+def doubt(look: Observation, rng: random.Random) -> Observation:
     """The model is a tenth less sure of everything."""
     top = max(look.probabilities)
     less = max(0.3, top - 0.12)
@@ -188,7 +188,7 @@ def test_one_plate_that_could_not_be_read_is_no_drift() -> None:
     lab = Lab(plates=1, drops=96)
     reference, window = lab.days(0, 4, rng), lab.days(100, 4, rng)
     for number in range(lab.drops):
-        statistics.take(window, Look(1, 9999, utc(), 0.1 + number / 1000))
+        statistics.add_observation(window, Observation(1, 9999, utc(), 0.1 + number / 1000))
     assert findings(reference, window)["failures"].shift > 0.02
     assert alarms(reference, window) == set()
 
@@ -207,14 +207,16 @@ def test_ages_without_a_reference_and_too_few_images_are_not_judged() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 60), st.floats(-1, 2), st.booleans()), max_size=30))
 def test_days_add_up_and_survive_the_database(seen: list[tuple[int, float, float, bool]]) -> None:
     looks = [
-        Look(1, plate, utc(), age) if failed else Look(1, plate, utc(), age, "Clear", (1, 0, 0, 0), value, value, value)
+        Observation(1, plate, utc(), age)
+        if failed
+        else Observation(1, plate, utc(), age, "Clear", (1, 0, 0, 0), value, value, value)
         for plate, age, value, failed in seen
     ]
     halves: list[Ages] = [{}, {}]
     whole: Ages = {}
     for number, look in enumerate(looks):
-        statistics.take(halves[number % 2], look)
-        statistics.take(whole, look)
+        statistics.add_observation(halves[number % 2], look)
+        statistics.add_observation(whole, look)
     kept = [statistics.from_json(json.loads(json.dumps(statistics.to_json(half)))) for half in halves]
     summed = statistics.total(kept)
     assert {age: _counts(cell) for age, cell in summed.items()} == {age: _counts(cell) for age, cell in whole.items()}
