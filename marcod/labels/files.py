@@ -64,14 +64,14 @@ _ALIASES: Final = {
     "time": ("time", "labelledat", "scoredat", "date", "scoredate", "timestamp"),
     "source": ("source",),
 }  # fmt: skip
-_OWN_NAME_WINS: Final = frozenset(FIELDS) - {"label", "person", "time"}
+_OWN_NAME_FIRST: Final = frozenset(FIELDS) - {"label", "person", "time"}
 """Fields whose own name goes before other headings that could mean it."""
 
 _CLASS_HEADING: Final = "(?:label|class|classification|score|call|prediction|confidence|version)"
 _MACHINES: Final = re.compile(
     rf"(?:marco|model|classifier){_CLASS_HEADING}?|(?:auto|automatic|machine|computer){_CLASS_HEADING}|predict[a-z]*"
 )
-"""Headings of columns of a model's classes, as :func:`_spelled` writes them."""
+"""Headings of columns of a model's classes, as :func:`tabular.spelled` writes them."""
 
 _ANY_PLATE: Final = layouts.LayoutOptions(plate_format=PLATE_FORMATS[1536])
 _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | re.ASCII)
@@ -345,7 +345,7 @@ def read(path: Path, kind: str, choices: Choices, default: str) -> LabelFile:
     file = LabelFile(path, kind, choices.vocabulary or own, [], [])
     reader = {"rockmaker": _rockmaker, "hwi": _mso}.get(kind, _table)
     try:
-        for found in reader(file, _content(path), choices):
+        for found in reader(file, tabular.read_text(path, LARGEST), choices):
             (file.problems if isinstance(found, Problem) else file.rows).append(found)  # type: ignore[arg-type]
     except tabular.TableError as error:
         raise LabelFileError(path, error.line, error.reason) from error
@@ -354,25 +354,12 @@ def read(path: Path, kind: str, choices: Choices, default: str) -> LabelFile:
     return file
 
 
-def _content(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise LabelFileError(path, 0, f"is larger than {LARGEST >> 20} MiB; split it")
-        content = path.read_bytes()
-    except OSError as error:
-        raise LabelFileError(path, 0, f"cannot be read: {error.strerror}") from error
-    return tabular.text_of(content)
-
-
 def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
     """Read a CSV of any vocabulary: comma, semicolon or tab, with a heading line."""
     lines = tabular.lines_of(text)
     first, heading = next(lines, (1, []))
-    try:
-        places = _places(heading, choices.columns)
-    except LabelError as error:
-        raise LabelFileError(file.path, first, str(error)) from error
-    machine = next((column for column in heading if _MACHINES.fullmatch(_spelled(column))), None)
+    places = _places(first, heading, choices.columns)
+    machine = next((column for column in heading if _MACHINES.fullmatch(tabular.spelled(column))), None)
     unsigned: list[int] = []
     for line, cells in lines:
         values = {n: without_guard(cells[at]) for n, at in places.items() if at < len(cells) and cells[at]}
@@ -393,50 +380,20 @@ def _unsigned(number: int, machine: str) -> str:
     return f"{reason}; fill in who labelled the drop"
 
 
-def _places(columns: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
+def _places(line: int, headings: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
     """Find which column holds which field.
 
-    Raises LabelError where no column can be the label or name the drop, and where two columns can be the same.
+    Raises TableError where no column can be the label or name the drop, and where two columns can be the same.
     """
-    if lost := sorted(set(chosen) - set(columns)):
-        raise LabelError(f"there is no column {quoted(lost[0])}; there are {_listed(columns)}")
-    places = {name: columns.index(column) for column, name in chosen.items()}
-    if len(places) < len(chosen):
-        twice = next(name for name, number in Counter(chosen.values()).items() if number > 1)
-        raise LabelError(f"--map gives {twice} two columns; choose one")
-    free = [column for column in columns if column not in chosen]
-    found = {name: _meaning(name, free) for name in _ALIASES if name not in places}
-    if unclear := {name: meant for name, meant in found.items() if len(meant) > 1}:
-        raise LabelError(_unclear_columns(unclear))
-    places |= {name: columns.index(meant[0]) for name, meant in found.items() if meant}
+    places = tabular.match_headings(line, headings, _ALIASES, chosen, own_name_first=_OWN_NAME_FIRST)
     named = "path" in places or {"plate", "well"} <= places.keys() or {"plate", "row", "column"} <= places.keys()
     if "label" not in places or not named:
-        raise LabelError(
-            f"needs columns label, plate and well, or label and path; there are {_listed(columns)}. "
-            "Name others with --map COLUMN=FIELD"
+        raise tabular.TableError(
+            line,
+            f"needs columns label, plate and well, or label and path; there are {tabular.listed(headings)}. "
+            "Name others with --map COLUMN=FIELD",
         )
     return places
-
-
-def _meaning(name: str, columns: list[str]) -> list[str]:
-    """Find the columns whose heading means a field; the field's own name goes before others."""
-    found = [column for column in columns if _spelled(column) in _ALIASES[name]]
-    own = [column for column in found if _spelled(column) == name and name in _OWN_NAME_WINS]
-    return own or found
-
-
-def _unclear_columns(unclear: Mapping[str, list[str]]) -> str:
-    fields = [f"{' and '.join(map(quoted, columns))} could each be the {name}" for name, columns in unclear.items()]
-    choice = " ".join(f"--map {quoted(f'{columns[-1]}={name}')}" for name, columns in unclear.items())
-    return f"the columns {', '.join(fields)}; choose with --map COLUMN=FIELD, such as {choice}"
-
-
-def _spelled(heading: str) -> str:
-    return re.sub(r"[^a-z]", "", heading.lower())
-
-
-def _listed(columns: list[str]) -> str:
-    return ", ".join(quoted(column) for column in columns[:20]) or "none"
 
 
 def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:

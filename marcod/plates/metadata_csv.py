@@ -1,7 +1,6 @@
 """Plate metadata from a lab's own CSV table, with a sentence for every wrong line."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -102,7 +101,7 @@ class _Reading:
         try:
             for line, cells in lines:
                 if fields is None:
-                    fields, unused = self._fields(cells)
+                    fields, unused = self._fields(line, cells)
                 elif (record := self._record(line, fields, cells)) is not None:
                     self._keep(found, record)
         except tabular.TableError as error:
@@ -113,23 +112,19 @@ class _Reading:
             raise WrongLinesError(self.problems, tuple(found.values()))
         return Table(tuple(found.values()), unused)
 
-    def _fields(self, heading: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
-        mapped = {_folded(column): field_name for column, field_name in self.columns.items()}
-        if absent := [c for c in self.columns if _folded(c) not in {_folded(h) for h in heading}]:
-            there = ", ".join(repr(h.strip()) for h in heading)
-            raise MetadataError([f"line 1: there is no column {absent[0]!r}, only {there}"])
-        # A field that was mapped is no longer meant by the column that bears its name.
-        free = set(FIELDS) - set(mapped.values())
-        fields = [mapped.get(_folded(h)) or (_folded(h) if _folded(h) in free else None) for h in heading]
-        twice = [name for name, count in Counter(f for f in fields if f).items() if count > 1]
-        if twice:
-            raise MetadataError([f"line 1: two columns say {twice[0]!r}"])
-        if "plate" not in fields:
-            problems = ["line 1: no column is called 'plate'; name the one that is with --map COLUMN=plate"]
-            if "source" not in fields and self.source_name is None:
-                problems.append("line 1: no column is called 'source'; name one, or give --source, for new plates")
+    def _fields(self, line: int, heading: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
+        """Find the field of each column, and the headings of the others."""
+        places = tabular.match_headings(line, heading, {name: (name,) for name in FIELDS}, self.columns)
+        if "plate" not in places:
+            problems = [f"line {line}: no column is called 'plate'; name the one that is with --map COLUMN=plate"]
+            if "source" not in places and self.source_name is None:
+                problems.append(
+                    f"line {line}: no column is called 'source'; name one, or give --source, for new plates"
+                )
             raise MetadataError(problems)
-        return fields, tuple(h.strip() for h, f in zip(heading, fields, strict=True) if f is None and h.strip())
+        at = {place: name for name, place in places.items()}
+        unused = tuple(text for place, text in enumerate(heading) if text and place not in at)
+        return [at.get(place) for place in range(len(heading))], unused
 
     def _record(self, line: int, fields: list[str | None], cells: list[str]) -> PlateRecord | None:
         named = zip(fields, cells, strict=False)
@@ -193,10 +188,6 @@ def _reservoirs(text: str) -> frozenset[int]:
     if not all(re.fullmatch(r"[1-9][0-9]?", number) for number in numbers):
         raise ValueError(f"reservoir {text!r} is no subwell; write its number, several as 2;4, or none")
     return frozenset(map(int, numbers))
-
-
-def _folded(heading: str) -> str:
-    return heading.strip().lower()
 
 
 def _check_text(name: str, cell: str) -> None:

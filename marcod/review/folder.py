@@ -173,8 +173,7 @@ def import_answers(
     An empty label is not answered yet. Raises LabelError with a sentence for every wrong line, and then takes nothing.
     """
     path = place / NAME if place.is_dir() else place
-    text, saved = _content(path, now)
-    rows = _rows(path, text)
+    rows, saved = _rows(path, now)
     known = {item.item_id: item for item in _items(db, rows)}
     lines: dict[tuple[int, str], _Line] = {}
     problems, empty = [], 0
@@ -194,29 +193,14 @@ def import_answers(
     return replace(db.write(_keep, list(lines.values()), saved, now), empty=empty)
 
 
-def _content(path: Path, now: datetime) -> tuple[str, datetime]:
-    """The text, and when it was saved: what people said later by another way is newer."""
+def _rows(path: Path, now: datetime) -> tuple[list[tuple[int, dict[str, str]]], datetime]:
+    """Read the rows, and the time at which they were saved: labels given later by another way are newer."""
     try:
-        found = path.stat()
-        if found.st_size > LARGEST:
-            raise LabelError(f"{path} is larger than {LARGEST >> 20} MiB; it is no CSV of `marcod review export`")
-        text = tabular.text_of(path.read_bytes())
-    except OSError as error:
-        raise LabelError(f"{path} cannot be read: {error.strerror}") from error
+        text = tabular.read_text(path, LARGEST)
+        rows = list(tabular.rows_of(text, ("item", "label"), "fill in the CSV of the export"))
+        return rows, min(datetime.fromtimestamp(path.stat().st_mtime, UTC), now)
     except tabular.TableError as error:
-        raise LabelError(f"{path}, {error}") from error
-    return text, min(datetime.fromtimestamp(found.st_mtime, UTC), now)
-
-
-def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    lines = tabular.lines_of(text)
-    try:
-        columns = [cell.lower() for cell in next(lines, (1, []))[1]]
-        if lost := {"item", "label"} - set(columns):
-            raise LabelError(f"{path}, line 1: there is no column {sorted(lost)[0]!r}; fill in the CSV of the export")
-        return [(line, dict(zip(columns, cells, strict=False))) for line, cells in lines]
-    except tabular.TableError as error:
-        raise LabelError(f"{path}, {error}") from error
+        raise LabelError(error.of(path)) from error
 
 
 def _items(db: Database, rows: list[tuple[int, dict[str, str]]]) -> list[Item]:

@@ -66,8 +66,8 @@ def test_no_label_file(tmp_path: Path, text: str, complaint: str) -> None:
 
 
 def test_a_mapped_column_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match="no column 'Plate'; there are 'plate', 'well', 'label'"):
-        read(written(tmp_path, "plate,well,label\n"), "csv", columns={"Plate": "plate"})
+    with pytest.raises(LabelError, match="no column 'Barcode'; there are 'plate', 'well', 'label'"):
+        read(written(tmp_path, "plate,well,label\n"), "csv", columns={"Barcode": "plate"})
 
 
 @pytest.mark.parametrize(

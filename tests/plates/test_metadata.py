@@ -95,7 +95,7 @@ def test_every_wrong_line_is_named() -> None:
     [
         ("", "has no line with a plate"),
         ("barcode\nB\n", "no column is called 'plate'"),
-        ("plate,Plate\nA,B\n", "two columns say 'plate'"),
+        ("plate,Plate\nA,B\n", "'plate' and 'Plate' could each be the plate"),
         ("plate\nA\x00B\n", "cannot be printed"),
         ("plate\n" + "A" * 301 + "\n", "301 characters"),
         ('plate\n"A\n', "a quotation mark before the end of the file is never closed"),
@@ -120,7 +120,7 @@ def test_columns_are_mapped() -> None:
     (record,) = read(text.encode(), {"plate id": "plate", "Code": "barcode"}, "imager").records
     assert (record.plate, record.barcode) == ("7", "B7")
     assert problems(text, Nothing="barcode") == [
-        "line 1: there is no column 'Nothing', only 'Plate ID', 'Code', 'barcode'"
+        "line 1: there is no column 'Nothing'; there are 'Plate ID', 'Code', 'barcode'"
     ]
 
 
