@@ -1,7 +1,7 @@
-"""Which drops are worth a look: near the threshold, or where models, people and inspections disagree.
+"""Query strategies: drops near the threshold, and drops on which models, people or inspections disagree.
 
-Hides the queries. Promises bounded results in the order of their worth, found by the database; drops whose inspection
-anybody was ever asked about are left out, except where people's own words are the matter.
+Each strategy returns a bounded list, the most useful first, found by the database. Drops whose inspection was ever
+asked about are left out, except in disagreements of people's labels.
 """
 
 import math
@@ -36,7 +36,7 @@ _FOUND: Final = (_LIFE.drop_id, _LIFE.inspection_id, _LIFE.image_id, _LIFE.p_cry
 
 
 def near_threshold(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
-    """Drops nobody has labelled whose latest score is nearest to the crystal threshold, from both sides in turn."""
+    """Find unlabelled drops whose latest score is nearest to the crystal threshold, from both sides in turn."""
     t = version.crystal_threshold
     unsaid = sa.select(*_FOUND).where(_of(version), _LIFE.label_person.is_(None), ~_asked()).limit(limit)
     above = unsaid.where(_LIFE.p_crystals >= t).order_by(_LIFE.p_crystals, _LIFE.drop_id)
@@ -52,13 +52,13 @@ def near_threshold(connection: Connection, version: Version, limit: int) -> list
 def among_models(
     connection: Connection, version: Version, challenger: Version | None, limit: int
 ) -> list[ReviewCandidate]:
-    """Drops nobody has labelled on which two models or two inspections disagree; of both kinds the worst, by turns."""
+    """Find unlabelled drops on which two models or two inspections disagree; the worst of both kinds in turn."""
     against = [] if challenger is None else _against_challenger(connection, version, challenger, limit)
     return _mixed((against, _against_time(connection, version, limit)), limit)
 
 
 def with_people(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
-    """Labelled drops on which people disagree with the model or with one another; the worst of both, by turns."""
+    """Find labelled drops on which people disagree with the model or with one another; the worst of both in turn."""
     return _mixed((_against_people(connection, version, limit), _among_people(connection, version, limit)), limit)
 
 
@@ -70,7 +70,7 @@ def _mixed(kinds: Iterable[list[ReviewCandidate]], limit: int) -> list[ReviewCan
 
 
 def _candidate(row: Any, reason: str, rank: float) -> ReviewCandidate:
-    """Of a row that begins with the columns of ``_FOUND``."""
+    """Make a candidate of a row that starts with the columns of ``_FOUND``."""
     return ReviewCandidate(int(row[0]), int(row[1]), int(row[2]), row[3], reason, rank)
 
 
@@ -79,13 +79,13 @@ def _of(version: Version) -> sa.ColumnElement[bool]:
 
 
 def _asked(stream: Stream | None = None) -> sa.ColumnElement[bool]:
-    """Whether the inspection of a drop's row is, or was, an item; of one stream, or of any."""
+    """Select drops whose inspection is, or was, an item of one stream, or of any."""
     same = [review_item.c.drop_id == _LIFE.drop_id, review_item.c.inspection_id == _LIFE.inspection_id]
     return sa.exists().where(*same, *([] if stream is None else [review_item.c.stream == str(stream)]))
 
 
 def _against_people(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
-    """Of the labelled drops the share to whose label the model gives least, without those that an audit drew."""
+    """Find the labelled drops to whose label the model gives least, without those that an audit drew."""
     labelled = sa.and_(_of(version), _LIFE.label_person.is_not(None))
     count = connection.execute(sa.select(sa.func.count()).select_from(drop_summary).where(labelled)).scalar_one()
     given = sa.case({str(c): _LIFE[f"p_{c.lower()}"] for c in DropClass}, value=_LIFE.label, else_=None)
@@ -106,7 +106,7 @@ def _against_people(connection: Connection, version: Version, limit: int) -> lis
 
 
 def _against_challenger(connection: Connection, version: Version, other: Version, limit: int) -> list[ReviewCandidate]:
-    """Drops that one of two models takes for a hit and the other does not; both scored the present images."""
+    """Find drops that are a hit for one of two models only; both scored the present images."""
     theirs = drop_summary.alias("theirs")
     apart = sa.func.abs(_LIFE.p_crystals - theirs.c.p_crystals)
     one, two = _LIFE.p_crystals >= version.crystal_threshold, theirs.c.p_crystals >= other.crystal_threshold
@@ -129,7 +129,7 @@ def _against_challenger(connection: Connection, version: Version, other: Version
 
 
 def _among_people(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
-    """Drops on which persons disagree now."""
+    """Find drops on which persons disagree now."""
     disputed = sa.and_(_LIFE.model_version_id == version.id, _LIFE.label_disputed, ~_asked(Stream.DISAGREEMENT))
     rows = connection.execute(
         sa.select(*_FOUND).where(disputed).order_by(_LIFE.updated_at.desc(), _LIFE.drop_id).limit(limit)
@@ -156,7 +156,7 @@ class _Look:
 
 
 def _against_time(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
-    """Inspections between two that both say otherwise, as crystals, clear, crystals do."""
+    """Find inspections between two others of another class, as in crystals, clear, crystals."""
     found: list[ReviewCandidate] = []
     for _, group in groupby(_looks(connection, version), key=attrgetter("drop_id")):
         looks = list(group)
@@ -182,7 +182,7 @@ def _flickers(looks: list[_Look], version: Version) -> Iterator[ReviewCandidate]
 
 
 def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
-    """The looks of drops that changed lately and are not the same through all their inspections, in order of time."""
+    """Read the inspections of drops that changed lately and appear or dissolve, in order of time."""
     changing = _LIFE.trend.in_([str(Trend.APPEARING), str(Trend.DISSOLVING)])
     recent = (
         sa.select(_LIFE.drop_id)
@@ -205,7 +205,7 @@ def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
 
 
 def _known(connection: Connection, drop_ids: Iterable[int]) -> set[tuple[int, int]]:
-    """Drops at inspections of which somebody spoke or was asked."""
+    """Find drops at inspections that somebody labelled or was asked about."""
     ids = sorted(drop_ids)
     said: sa.Select[Any] = sa.select(label.c.drop_id, label.c.inspection_id).where(label.c.drop_id.in_(ids))
     asked = sa.select(review_item.c.drop_id, review_item.c.inspection_id).where(review_item.c.drop_id.in_(ids))

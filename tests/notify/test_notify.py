@@ -29,7 +29,7 @@ from marcod import settings
 from marcod.database.engine import Database
 from marcod.errors import StoreError
 from marcod.notify import mail, render, webhook
-from marcod.notify.connection import Line
+from marcod.notify.connection import Connection
 from marcod.notify.notifier import Notifier, Turn
 from marcod.service import periodic
 from marcod.settings import MailSettings, NotifySettings
@@ -228,11 +228,11 @@ def test_all_addresses_of_a_name_share_one_limit(monkeypatch: pytest.MonkeyPatch
 
     with hung_host() as port, socket.create_server(("127.0.0.2", port)):
         resolved("127.0.0.1", "127.0.0.2")
-        with Line("many.test", port, 0.4) as line:
+        with Connection("many.test", port, 0.4) as line:
             assert line.socket.getpeername() == ("127.0.0.2", port)
         resolved(*["127.0.0.1"] * 1000)
         with pytest.raises(TimeoutError):
-            Line("many.test", port, 0.2)
+            Connection("many.test", port, 0.2)
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def claim(db: Database, person: str, when: datetime, *streams: Stream) -> Item |
 
 def draw(db: Database, version: Version, strata: list[sampling.Stratum], seed: int, when: datetime) -> int:
     def work(connection: sa.Connection) -> int:
-        sampling.alone(connection)
+        sampling.start_draw(connection)
         return sampling.draw(connection, version, strata, seed, when)
 
     return db.write(work)
