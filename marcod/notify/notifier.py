@@ -2,7 +2,7 @@
 
 Guarantees:
 
-* Nothing is lost while a notifier looks at least every three days (``outbox.STALE_AFTER``). What could not be sent is tried
+* Nothing is lost while a notifier looks at least every three days (``outbox.STALE_AFTER``). A failed message is tried
   again with doubling pauses for three days, then kept as failed and sent again by ``marcod notify retry``.
 * A message that its receiver acknowledged, and whose acknowledgement reached us, is never sent again. Where it did not
   (a crash, a broken connection or a timeout between the two) the same message comes again under the same name.

@@ -253,10 +253,11 @@ def _check_subject(cells: dict[str, str], item: Item) -> None:
 
 
 def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -> Imported:
-    entries = store.label_entries(connection, {line.item.drop_id for line in lines})
+    entries = store.former_labels(connection, {line.item.drop_id for line in lines})
     fresh = [line for line in lines if line.label is not None and _is_new(line, entries, saved)]
     givens = [
-        NewLabel(line.item.drop_id, line.item.inspection_id, line.label, line.person, saved, desk.ORIGIN) for line in fresh
+        NewLabel(line.item.drop_id, line.item.inspection_id, line.label, line.person, saved, desk.ORIGIN)
+        for line in fresh
     ]
     recorder.add(connection, givens, now)
     skipped = 0
@@ -267,7 +268,7 @@ def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -
     return Imported(len(fresh), skipped, len(lines) - len(fresh) - skipped, 0)
 
 
-def _is_new(line: _Line, entries: dict[tuple[int, int, str], list[store.LabelEntry]], saved: datetime) -> bool:
+def _is_new(line: _Line, entries: dict[tuple[int, int, str], list[store.FormerLabel]], saved: datetime) -> bool:
     """Return whether a line changes a person's label; not if it is theirs now, or was given here and replaced since."""
     before = entries.get((line.item.drop_id, line.item.inspection_id, line.person), [])
     if not before:

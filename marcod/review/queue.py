@@ -425,7 +425,7 @@ def seen(connection: Connection, version: Version) -> dict[Stream, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelEntry:
+class FormerLabel:
     """A label that a person once gave to a drop at an inspection; ``label`` is None for a withdrawal."""
 
     label: str | None
@@ -433,16 +433,16 @@ class LabelEntry:
     labelled_at: datetime
 
 
-def label_entries(connection: Connection, drop_ids: Iterable[int]) -> dict[tuple[int, int, str], list[LabelEntry]]:
+def former_labels(connection: Connection, drop_ids: Iterable[int]) -> dict[tuple[int, int, str], list[FormerLabel]]:
     """Read all labels ever given to these drops as a whole, by drop, inspection and person, the oldest first."""
     columns = (
         label.c.drop_id, label.c.inspection_id, label.c.person, label.c.label, label.c.origin, label.c.labelled_at,
     )  # fmt: skip
-    found: dict[tuple[int, int, str], list[LabelEntry]] = {}
+    found: dict[tuple[int, int, str], list[FormerLabel]] = {}
     ids = sorted(set(drop_ids))
     for start in range(0, len(ids), CHUNK):
         of_drops = sa.and_(label.c.drop_id.in_(ids[start : start + CHUNK]), label.c.image_id.is_(None))
         rows = connection.execute(sa.select(*columns).where(of_drops).order_by(label.c.labelled_at, label.c.id))
         for row in rows:
-            found.setdefault((row[0], row[1], row[2]), []).append(LabelEntry(*row[3:]))
+            found.setdefault((row[0], row[1], row[2]), []).append(FormerLabel(*row[3:]))
     return found
