@@ -1,4 +1,4 @@
-"""Tables as spreadsheets and programs save them: encodings, separators, line ends, and cells that were damaged.
+"""Tables as spreadsheets and programs save them: encodings, separators, line ends, headings, and damaged cells.
 
 A table is a heading and lines of cells. It may be UTF-8 with or without a mark, UTF-16, Windows-1252 or Mac Roman, with
 commas, semicolons or tabs, and line ends of any system.
@@ -12,10 +12,13 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from marcod.errors import MarcodError
+from marcod.text import quoted
 
 SAVE_AS: Final = "save it as CSV UTF-8"
 
@@ -30,12 +33,100 @@ _SEPARATOR_LINE: Final = re.compile(r"\"?sep=([,;\t])\"?\s*", re.IGNORECASE)
 
 
 class TableError(MarcodError):
-    """The table cannot be read. ``line`` counts from 1, ``reason`` says what is wrong there."""
+    """A table that cannot be read. ``line`` counts from 1, and is 0 where the whole file is wrong."""
 
     def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"line {line}: {reason}")
+        super().__init__(f"line {line}: {reason}" if line else reason)
         self.line = line
         self.reason = reason
+
+    def of(self, path: Path) -> str:
+        """Return the sentence with the name of the file."""
+        return f"{path}, {self}" if self.line else f"{path} {self}"
+
+
+def read_text(path: Path, largest: int | None = None) -> str:
+    """Return the text of a file of at most ``largest`` bytes, as :func:`text_of` does. Raises TableError."""
+    try:
+        if largest is not None and path.stat().st_size > largest:
+            raise TableError(0, f"is larger than {largest >> 20} MiB; split it")
+        return text_of(path.read_bytes())
+    except OSError as error:
+        raise TableError(0, f"cannot be read: {error.strerror}") from error
+
+
+def rows_of(text: str, required: Iterable[str], advice: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines below the heading, each with its number and its cells by lower-case heading.
+
+    Raises TableError where a ``required`` column is missing, with ``advice`` as the next step.
+    """
+    lines = lines_of(text)
+    line, headings = next(lines, (1, []))
+    columns = [heading.lower() for heading in headings]
+    if missing := [name for name in required if name not in columns]:
+        raise TableError(line, f"there is no column {missing[0]!r}; {advice}")
+    for line, cells in lines:
+        yield line, dict(zip(columns, cells, strict=False))
+
+
+def match_headings(
+    line: int,
+    headings: Sequence[str],
+    fields: Mapping[str, Collection[str]],
+    chosen: Mapping[str, str],
+    *,
+    own_name_first: Collection[str] = (),
+) -> dict[str, int]:
+    """Find the column of each field by its heading; fields without a column are left out.
+
+    ``fields`` gives for each field the headings that mean it, as :func:`spelled` writes them. ``chosen`` maps headings
+    to fields in any case, and goes before them. Of the fields ``own_name_first`` a column of the field's own name goes
+    before other headings. Raises TableError where a chosen column is missing, and where two columns can be one field.
+    """
+    places = {name: _chosen(line, headings, column) for column, name in chosen.items()}
+    if len(places) < len(chosen):
+        twice = next(name for name, number in Counter(chosen.values()).items() if number > 1)
+        raise TableError(line, f"--map gives {twice} two columns; choose one")
+    free = [at for at in range(len(headings)) if at not in places.values()]
+    found = {
+        name: _meaning(name, {at: spelled(headings[at]) for at in free}, aliases, own_first=name in own_name_first)
+        for name, aliases in fields.items()
+        if name not in places
+    }
+    if unclear := {name: [headings[at] for at in columns] for name, columns in found.items() if len(columns) > 1}:
+        raise TableError(line, _unclear(unclear))
+    return places | {name: columns[0] for name, columns in found.items() if columns}
+
+
+def _chosen(line: int, headings: Sequence[str], column: str) -> int:
+    if column in headings:
+        return headings.index(column)
+    folded = [heading.casefold() for heading in headings]
+    if column.strip().casefold() not in folded:
+        raise TableError(line, f"there is no column {quoted(column)}; there are {listed(headings)}")
+    return folded.index(column.strip().casefold())
+
+
+def _meaning(name: str, spellings: Mapping[int, str], aliases: Collection[str], *, own_first: bool) -> list[int]:
+    found = [at for at, spelling in spellings.items() if spelling in aliases]
+    own = [at for at in found if own_first and spellings[at] == name]
+    return own or found
+
+
+def _unclear(unclear: Mapping[str, list[str]]) -> str:
+    fields = [f"{' and '.join(map(quoted, columns))} could each be the {name}" for name, columns in unclear.items()]
+    choice = " ".join(f"--map {quoted(f'{columns[-1]}={name}')}" for name, columns in unclear.items())
+    return f"the columns {', '.join(fields)}; choose with --map COLUMN=FIELD, such as {choice}"
+
+
+def spelled(heading: str) -> str:
+    """Return the lower-case letters of a heading, by which headings are compared."""
+    return re.sub(r"[^a-z]", "", heading.lower())
+
+
+def listed(headings: Sequence[str]) -> str:
+    """List headings in a sentence, at most twenty."""
+    return ", ".join(map(quoted, headings[:20])) or "none"
 
 
 def lines_of(text: str) -> Iterator[tuple[int, list[str]]]:

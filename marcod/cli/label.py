@@ -18,7 +18,7 @@ from marcod.domain import drop_name
 from marcod.errors import NotFoundError
 from marcod.labels import files, vocabularies
 from marcod.labels import inbox as store_inbox
-from marcod.labels.recorder import Named
+from marcod.labels.recorder import DropReference
 from marcod.plates import reports
 from marcod.settings import Settings
 from marcod.store import votes
@@ -70,7 +70,7 @@ def add(
     vocabulary: str | None,
 ) -> None:
     """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:LABEL such as hwi:90."""
-    named = Named(plate, well, drop_number, inspection, source)
+    named = DropReference(plate, well, drop_number, inspection, source)
     with app.open_app(settings, brief=True) as ready:
         given = files.add(
             ready.db,
@@ -101,7 +101,7 @@ def withdraw(
     person: str | None,
 ) -> None:
     """Take back what a person says of one drop at one inspection; the model's score counts again."""
-    named = Named(plate, well, drop_number, inspection, source)
+    named = DropReference(plate, well, drop_number, inspection, source)
     who = person or options.actor()
     with app.open_app(settings, brief=True) as ready:
         count = files.withdraw(ready.db, named, who, datetime.now(UTC))
@@ -261,7 +261,7 @@ def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> Non
             files.resolve_inbox(ready.db, settings, datetime.now(UTC))
     with app.reading(settings) as ready:
         counts = ready.db.read(store_inbox.counts)
-        states = (store_inbox.State.REFUSED, store_inbox.State.WAITING)
+        states = (store_inbox.InboxState.REFUSED, store_inbox.InboxState.WAITING)
         rows = ready.db.read(store_inbox.listed, states, limit)
     if json_output:
         output.print_json({"counts": counts, "rows": rows})

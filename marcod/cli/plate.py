@@ -156,7 +156,7 @@ def show(
 
 
 def _record(shown: "PlateMap") -> dict[str, Any]:
-    return {"summary": shown.summary, "papers": shown.papers, "drops": list(shown.records())}
+    return {"summary": shown.summary, "papers": shown.metadata, "drops": list(shown.records())}
 
 
 def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
@@ -168,8 +168,8 @@ def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
         "source": summary.source,
         "plate_key": summary.plate_key,
         "barcode": summary.barcode,
-        "project": shown.papers.project,
-        "screen": shown.papers.screen,
+        "project": shown.metadata.project,
+        "screen": shown.metadata.screen,
         "model": str(past.version),
         "model_synthetic": past.version.synthetic,
         "inspections": past.inspections,

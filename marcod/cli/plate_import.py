@@ -13,7 +13,7 @@ from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.errors import MarcodError, NotFoundError
 from marcod.plates import metadata, metadata_csv, reports
-from marcod.plates.metadata import Paper, PapersError, Plan
+from marcod.plates.metadata import MetadataError, Plan, PlateRecord
 from marcod.plates.metadata_csv import Table, WrongLinesError
 from marcod.settings import Settings
 from marcod.watch.ingest import open_sources
@@ -66,8 +66,8 @@ def import_(
             if not dry_run:
                 _register(ready, settings, plan.missing)
                 now = datetime.now(UTC)
-                plan = ready.db.write(metadata.take_in, read.papers, options.actor(), now)
-        except PapersError as error:
+                plan = ready.db.write(metadata.import_metadata, read.records, options.actor(), now)
+        except MetadataError as error:
             raise _refused(table, error, json_output=json_output) from error
         if not dry_run:
             _catch_up(ready)
@@ -75,7 +75,7 @@ def import_(
 
 
 def _planned(ready: app.App, settings: Settings, read: Callable[[metadata_csv.Known], Table]) -> tuple[Table, Plan]:
-    """Read a table and plan what it changes. Raises PapersError for all that is wrong."""
+    """Read a table and plan what it changes. Raises MetadataError for all that is wrong."""
 
     @cache
     def known(name: str) -> tuple[tuple[str, str], ...]:
@@ -85,18 +85,18 @@ def _planned(ready: app.App, settings: Settings, read: Callable[[metadata_csv.Kn
             return ()
         return tuple((plate.source, plate.key) for plate in found)
 
-    def plan(lines: Sequence[Paper]) -> Plan:
+    def plan(lines: Sequence[PlateRecord]) -> Plan:
         return ready.db.read(metadata.plan, lines, settings.sources)
 
     try:
         table = read(known)
     except WrongLinesError as wrong:
         try:
-            plan(wrong.papers)
-        except PapersError as more:
-            raise PapersError([*wrong.problems, *more.problems]) from more
+            plan(wrong.records)
+        except MetadataError as more:
+            raise MetadataError([*wrong.problems, *more.problems]) from more
         raise
-    return table, plan(table.papers)
+    return table, plan(table.records)
 
 
 def _read(table: Path) -> bytes:
@@ -130,7 +130,7 @@ def _repeat(what: str, part: Callable[[], int]) -> None:
             done(total)
 
 
-def _refused(table: Path, error: PapersError, *, json_output: bool) -> MarcodError:
+def _refused(table: Path, error: MetadataError, *, json_output: bool) -> MarcodError:
     if json_output:
         output.print_json({"problems": error.problems})
     for problem in error.problems[:SHOWN]:

@@ -20,7 +20,7 @@ from marcod.domain import DropClass, drop_name
 from marcod.errors import MarcodError
 from marcod.files import refuse_inside
 from marcod.labels import files
-from marcod.labels.recorder import Named
+from marcod.labels.recorder import DropReference
 from marcod.review import desk, folder
 from marcod.review.desk import Report
 from marcod.review.queue import Item, Stream
@@ -237,7 +237,7 @@ def add(
     """Put a drop into the queue by hand, before all others; one that was answered before is asked again."""
     why = reason or f"{options.actor()} asks for a look."
     with app.open_app(settings, brief=True) as ready:
-        new = desk.ask(ready.db, Named(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
+        new = desk.ask(ready.db, DropReference(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
     waits = "waits" if new else "was waiting already"
     output.echo(f"{drop_name(well, drop_number)} of {plate} {waits} for a look")
 
@@ -322,7 +322,7 @@ def import_(settings: Settings, place: Path, person: str | None, vocabulary: str
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
     options.check_there(place, "a folder that `marcod review export` made, or its review.csv")
     with app.open_app(settings) as ready:
-        done = folder.take_in(
+        done = folder.import_answers(
             ready.db,
             place,
             files.tables_of(settings),

@@ -1,30 +1,31 @@
-"""Whether an imager's images are others than before: the test, and what counts as more than a trifle.
+"""Statistical comparison of an imager's recent images with its reference.
 
-Hides the statistics. Each signal is a mean or a share over a plate's drops. A plate's *deviation* is the mean, over
-the ages at which it was seen, of the difference between it and the reference's plates of the same age. The window's
-deviations are compared with the reference's by Student's t-test, the plate being the unit: drops of a plate are
-alike, so ten thousand images of thirty plates are thirty observations. Comparing within ages is what Rabanser et al.
-(arXiv 1810.11953) leave to the reader: old plates hold more crystals, and that is no drift. As there, every signal has
-a test of its own at a level that is small enough for all together. A signal sounds only when the shift is also as large
-as is worth a look: for measured values the Kolmogorov-Smirnov distance of the drops' distributions, for
-shares the difference.
+Each signal is a mean or a share over a plate's drops. A plate's *deviation* is the mean, over the ages at which it was
+seen, of its difference from the reference's plates of the same age. Student's t-test compares the window's deviations
+with the reference's. The plate is the unit: drops of a plate are alike, so ten thousand images of thirty plates are
+thirty observations. Comparing within ages is what Rabanser et al. (arXiv 1810.11953) leave to the reader: old plates
+hold more crystals without any drift. As there, every signal has its own test, at a level small enough for all together.
+A signal raises an alarm only when the shift is also large enough: for measured values the Kolmogorov-Smirnov distance
+of the drops' distributions, for shares the difference.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Final
+
+import numpy as np
 
 from marcod.domain import CLASSES
 from marcod.drift import statistics
 from marcod.drift.statistics import Ages, Cell, PlateSums
 
 REFERENCE_PLATES: Final = 8
-"""Plates of one age that a reference takes, beside its images: fewer do not tell what is usual."""
+"""Plates of one age that a reference needs, in addition to its images: fewer do not show the usual variation."""
 
 WINDOW_PLATES: Final = 3
-"""Plates that a window takes."""
+"""Plates that a window needs."""
 
 EMPTY_SHARE: Final = 0.01
 """Share of the reference's images, those of the least contrast for their brightness, that are called empty."""
@@ -37,10 +38,10 @@ Reading = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One thing that is watched; ``least`` is the smallest shift worth a look.
+    """One watched quantity; ``least`` is the smallest shift worth a look.
 
     ``histogram`` names the distribution whose distance is compared with ``least``; shares have none. ``higher`` and
-    ``lower`` are what a shift means; ``part`` is the class of a share that is one of several under one name.
+    ``lower`` describe a shift up or down; ``part`` is the class of a share that is one of several under one name.
     """
 
     name: str
@@ -52,18 +53,13 @@ class Signal:
     part: str = ""
 
 
-def _imaged(name: str) -> Callable[[PlateSums, int], Reading]:
-    place = statistics.IMAGED.index(name)
-    return lambda plate, empty_below: (plate.imaged[place], plate.images)
-
-
-def _modelled(name: str) -> Callable[[PlateSums, int], Reading]:
-    place = statistics.MODELLED.index(name)
-    return lambda plate, empty_below: (plate.modelled[place], plate.images)
+def _measure(name: str) -> Callable[[PlateSums, int], Reading]:
+    place = statistics.MEASURES.index(name)
+    return lambda plate, empty_below: (float(plate.measures[place]), plate.images)
 
 
 def _class(place: int) -> Callable[[PlateSums, int], Reading]:
-    return lambda plate, empty_below: (plate.classes[place], plate.images)
+    return lambda plate, empty_below: (float(plate.classes[place]), plate.images)
 
 
 def _empty(plate: PlateSums, empty_below: int) -> Reading:
@@ -76,17 +72,17 @@ def _failures(plate: PlateSums, empty_below: int) -> Reading:
 
 SIGNALS: Final = (
     Signal(
-        "brightness", _imaged(statistics.BRIGHTNESS), 0.2, statistics.BRIGHTNESS,
+        "brightness", _measure(statistics.BRIGHTNESS), 0.2, statistics.BRIGHTNESS,
         "the images of {source} are brighter; look at its lamp and exposure",
         "the images of {source} are darker; look at its lamp, exposure and shutter",
     ),
     Signal(
-        "contrast", _imaged(statistics.CONTRAST), 0.2, statistics.CONTRAST,
+        "contrast", _measure(statistics.CONTRAST), 0.2, statistics.CONTRAST,
         "the images of {source} have more contrast; look at its lamp and exposure",
         "the images of {source} have less contrast; look at its lamp, focus and optics",
     ),
     Signal(
-        "focus", _imaged(statistics.FOCUS), 0.2, statistics.FOCUS,
+        "focus", _measure(statistics.FOCUS), 0.2, statistics.FOCUS,
         "the images of {source} are sharper or noisier; look at its camera's gain and compression",
         "the images of {source} are less sharp; look at its focus and optics",
     ),
@@ -101,12 +97,12 @@ SIGNALS: Final = (
         "fewer images of {source} are unreadable",
     ),
     Signal(
-        "confidence", _modelled(statistics.CONFIDENCE), 0.2, statistics.CONFIDENCE,
+        "confidence", _measure(statistics.CONFIDENCE), 0.2, statistics.CONFIDENCE,
         "the model is surer of the images of {source} than it was",
         "the model is less sure of the images of {source}; review some of them and label them",
     ),
     Signal(
-        "crystals", _modelled(statistics.CRYSTALS), 0.15, statistics.CRYSTALS,
+        "crystals", _measure(statistics.CRYSTALS), 0.15, statistics.CRYSTALS,
         "the model sees more crystals at {source} than in plates of that age before; review some",
         "the model sees fewer crystals at {source} than in plates of that age before; review some",
     ),
@@ -124,9 +120,9 @@ SIGNALS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one signal stands: ``value`` now, ``reference`` for plates of the same ages, the chance of such a difference.
+    """Comparison of one signal: ``value`` now, ``reference`` for plates of the same ages, the difference's p-value.
 
-    ``shift`` is what is compared with ``least``; ``days`` is the window's length. ``part`` is the class concerned.
+    ``shift`` is compared with ``least``; ``days`` is the window's length. ``part`` is the class concerned.
     """
 
     signal: str
@@ -146,9 +142,9 @@ class Finding:
 def judge(
     reference: Ages, window: Ages, *, source: str, days: int, tests: int, least_images: int, level: float
 ) -> list[Finding]:
-    """One finding for each signal of which there is enough; ages without a reference are left out.
+    """Make one finding for each signal with enough images; ages without a reference are left out.
 
-    ``tests`` is how many windows are looked at; each p-value is multiplied by that and by the parts of its signal.
+    ``tests`` is the number of windows; each p-value is multiplied by that and by the parts of its signal.
     """
     shared = {age: cell for age, cell in window.items() if age in reference}
     empty_below = _emptiest(reference)
@@ -157,19 +153,19 @@ def judge(
         parts = sum(other.name == signal.name for other in SIGNALS)
         found = _compare(signal, reference, shared, empty_below, least_images, days, tests * parts)
         if found is not None and (signal.name not in best or found.p_value < best[signal.name].p_value):
-            sounds = found.p_value < level and found.shift >= found.least
-            best[signal.name] = replace(found, alarm=sounds, detail=_sentence(signal, found, source))
+            alarm = found.p_value < level and found.shift >= found.least
+            best[signal.name] = replace(found, alarm=alarm, detail=_sentence(signal, found, source))
     return list(best.values())
 
 
 def _emptiest(reference: Ages) -> int:
-    """The bin of RELIEF below which the emptiest hundredth of the reference's images lies."""
-    counts = [0] * statistics.RELIEF.bins
+    """Find the bin of RELIEF below which the emptiest hundredth of the reference's images lies."""
+    counts: Counter[int] = Counter()
     for cell in reference.values():
         for plate in cell.plates.values():
-            for place, count in plate.reliefs.items():
-                counts[place] += count
-    return sum(1 for so_far in accumulate(counts) if so_far <= EMPTY_SHARE * sum(counts))
+            counts.update(plate.reliefs)
+    so_far = np.cumsum([counts[place] for place in range(statistics.RELIEF.bins)])
+    return int(np.count_nonzero(so_far <= EMPTY_SHARE * counts.total()))
 
 
 def _compare(
@@ -184,7 +180,7 @@ def _compare(
     if images < least_images or len(here) < WINDOW_PLATES or len(there) < WINDOW_PLATES:
         return None
     weights = {age: sum(under for _, under in of.values()) / images for age, of in now.items()}
-    # The reference of one age is no surer than its own plates; the bound holds however alike a plate's ages are.
+    # A reference of one age is as uncertain as its own plates; the bound holds for any correlation of a plate's ages.
     doubt = 1 / len(here) + sum(weight / len(usual[age]) for age, weight in weights.items())
     mean = sum(here) / len(here)
     spread = max(_pooled(here, there), 0.0 if signal.histogram else _chance(usual, now))
@@ -198,13 +194,13 @@ def _compare(
 
 
 def _readings(signal: Signal, cell: Cell, empty_below: int) -> dict[int, Reading]:
-    """By plate, of plates with something to read."""
+    """Read a signal of each plate that has any images for it."""
     found = {plate_id: signal.read(plate, empty_below) for plate_id, plate in cell.plates.items()}
     return {plate_id: reading for plate_id, reading in found.items() if reading[1]}
 
 
 def _deviations(readings: dict[int, dict[int, Reading]], means: dict[int, float]) -> list[float]:
-    """For each plate, how far it lies from what is usual at the ages it was seen at."""
+    """Compute each plate's mean deviation from the reference's means at the same ages."""
     tops: dict[int, float] = {}
     unders: dict[int, float] = {}
     for age, of in readings.items():
@@ -215,13 +211,13 @@ def _deviations(readings: dict[int, dict[int, Reading]], means: dict[int, float]
 
 
 def _pooled(here: list[float], there: list[float]) -> float:
-    """The variance from plate to plate, around each side's own mean."""
-    around = sum(sum((v - sum(side) / len(side)) ** 2 for v in side) for side in (here, there))
+    """Pool the variance between plates around each side's own mean."""
+    around = sum(len(side) * float(np.var(side)) for side in (here, there))
     return around / (len(here) + len(there) - 2)
 
 
 def _chance(*sides: dict[int, dict[int, Reading]]) -> float:
-    """The least variance of a plate's share: that of independent draws, or equal plates would prove anything."""
+    """Compute the least variance of a plate's share, that of independent draws; equal plates would have none at all."""
     every = [reading for side in sides for of in side.values() for reading in of.values()]
     under = sum(u for _, u in every)
     share = (sum(t for t, _ in every) + 0.5) / (under + 1)
@@ -229,13 +225,12 @@ def _chance(*sides: dict[int, dict[int, Reading]]) -> float:
 
 
 def _distance(name: str, reference: Ages, window: Ages, weights: dict[int, float]) -> float:
-    """Kolmogorov-Smirnov distance of the window's drops from the reference's at the same ages."""
-    gap = [0.0] * statistics.SCALES[name].bins
+    """Compute the Kolmogorov-Smirnov distance of the window's drops from the reference's at the same ages."""
+    gap = np.zeros(statistics.SCALES[name].bins)
     for age, weight in weights.items():
         now, usual = window[age].histograms[name], reference[age].histograms[name]
-        for place, (a, b) in enumerate(zip(now, usual, strict=True)):
-            gap[place] += weight * (a / max(1, sum(now)) - b / max(1, sum(usual)))
-    return max(abs(so_far) for so_far in accumulate(gap))
+        gap += weight * (now / max(1, now.sum()) - usual / max(1, usual.sum()))
+    return float(np.abs(np.cumsum(gap)).max())
 
 
 def _sentence(signal: Signal, found: Finding, source: str) -> str:
@@ -247,29 +242,7 @@ def _sentence(signal: Signal, found: Finding, source: str) -> str:
 
 
 def t_test(t: float, freedom: int) -> float:
-    """The two-sided p-value of Student's t, by the incomplete beta function (Abramowitz and Stegun 26.7.1)."""
-    return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+    """Return the two-sided p-value of Student's t."""
+    from scipy.special import stdtr  # here, so that only a drift run loads SciPy
 
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """I_x(a, b), by its continued fraction (Abramowitz and Stegun 26.5.8) in Lentz's way."""
-    if x <= 0.0 or x >= 1.0:
-        return 0.0 if x <= 0.0 else 1.0
-    if x > (a + 1) / (a + b + 2):
-        return 1.0 - _incomplete_beta(1.0 - x, b, a)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    fraction, upper, lower = 1.0, 1.0, 0.0
-    for term in _beta_terms(x, a, b):
-        lower = 1.0 / (1.0 + term * lower)
-        upper = 1.0 + term / upper
-        fraction *= upper * lower
-        if abs(upper * lower - 1.0) < 1e-14:
-            break
-    return front / (a * fraction)
-
-
-def _beta_terms(x: float, a: float, b: float, most: int = 300) -> Iterator[float]:
-    for m in range(most):
-        yield -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        n = m + 1
-        yield n * (b - n) * x / ((a + 2 * n - 1) * (a + 2 * n))
+    return float(2 * stdtr(freedom, -abs(t)))

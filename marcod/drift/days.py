@@ -1,8 +1,8 @@
-"""What a day's images looked like and what the champion said of them; references, days and alarms as they are kept.
+"""Observations of a day for drift, and the stored days, references and alarms.
 
-Hides how a day is found among millions of scores: ids follow the time at which their rows were written, so its
-beginning is found by halving the ids, and no index is needed. Promises that only new images count (see
-:func:`looks`), so that scoring an archive again is no drift.
+Score ids follow the time at which their rows were written, so the start of a day is found among millions of scores by
+bisection of the ids, without an index. Only new images count (see :func:`observations`), so scoring an archive again
+causes no drift.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,10 +31,10 @@ from marcod.store.selects import OF_PRESENT_BYTES
 from marcod.store.versions import Version
 
 SKEW: Final = timedelta(hours=1)
-"""How far the clocks of two scoring hosts may differ."""
+"""Largest difference between the clocks of two scoring hosts."""
 
 ARCHIVED: Final = timedelta(days=14)
-"""What arrives this long after it was photographed is an archive that is taken in, not today's work.
+"""Images that arrive this long after they were taken are an imported archive, and not today's work.
 
 Where an imager's names carry no date, an image is as old as its file.
 """
@@ -44,8 +44,8 @@ PLATES: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One image that the champion scored, or with ``label`` None one that it could not read.
+class Observation:
+    """An image that the champion scored, or with ``label`` None one that it could not read.
 
     ``age_d`` are the days since the plate was first photographed; ``probabilities`` are as domain.CLASSES.
     """
@@ -74,7 +74,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What changed at an imager on ``day``, from ``reference`` to ``value``; open until it is cleared."""
+    """Alarm of an imager from ``day`` on, with the ``reference`` and the ``value`` then; open until it is cleared."""
 
     id: int
     source: str
@@ -90,14 +90,14 @@ class Alarm:
 
 
 def promoted_at(connection: Connection, version: Version) -> datetime:
-    """Since when a champion is champion."""
+    """Return the time from which a champion is champion."""
     since = sa.func.coalesce(model_version.c.promoted_at, model_version.c.registered_at, type_=UtcDateTime())
     found: datetime = connection.execute(sa.select(since).where(model_version.c.id == version.id)).scalar_one()
     return found
 
 
-def looks(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
-    """The new images that this champion scored, or gave up as unreadable, from ``since`` to before ``until``.
+def observations(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Observation]:
+    """Yield the new images that this champion scored, or gave up as unreadable, from ``since`` to before ``until``.
 
     New is what arrived after the version became champion and not long after it was photographed. An image whose
     file changed counts with its present content; a file that vanished is not unreadable. Images that an older marcod
@@ -107,7 +107,7 @@ def looks(connection: Connection, version: Version, since: datetime, until: date
     yield from _given_up(connection, version, since, until)
 
 
-def _scored(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
+def _scored(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Observation]:
     probabilities = (score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate)
     measures = (score.c.brightness, score.c.contrast, score.c.focus)
     found = (
@@ -125,10 +125,10 @@ def _scored(connection: Connection, version: Version, since: datetime, until: da
         )
     )
     for row, age_d in _with_ages(connection, found):
-        yield Look(row[0], row[1], row[5], age_d, row[6], tuple(row[7:11]), *row[11:14])
+        yield Observation(row[0], row[1], row[5], age_d, row[6], tuple(row[7:11]), *row[11:14])
 
 
-def _given_up(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Look]:
+def _given_up(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Observation]:
     promoted = promoted_at(connection, version)
     begun = _first_measured(connection, version, promoted)
     if begun is None:
@@ -146,11 +146,11 @@ def _given_up(connection: Connection, version: Version, since: datetime, until: 
         )
     )
     for row, age_d in _with_ages(connection, found):
-        yield Look(row[0], row[1], row[5], age_d)
+        yield Observation(row[0], row[1], row[5], age_d)
 
 
 def _first_measured(connection: Connection, version: Version, promoted: datetime) -> datetime | None:
-    """When a champion first scored an image that was measured as well."""
+    """Find when a champion first scored an image that was measured as well."""
     found = sa.select(score.c.scored_at).where(
         score.c.model_version_id == version.id,
         score.c.id >= _first_since(connection, promoted - SKEW),
@@ -160,7 +160,7 @@ def _first_measured(connection: Connection, version: Version, promoted: datetime
     return connection.execute(found.order_by(score.c.id).limit(1)).scalar_one_or_none()
 
 
-# A source that is to be read anew has all its files' times below zero: see catalog.
+# A source that is to be read again has all its files' times below zero: see catalog.
 _FILE_TIME: Final = sa.case((image.c.mtime_ns < 0, -image.c.mtime_ns - 1), else_=image.c.mtime_ns)
 _PLACE: Final = (
     image.c.source_id, inspection.c.plate_id, image.c.captured_at, image.c.seen_at, _FILE_TIME.label("file_ns"),
@@ -168,7 +168,7 @@ _PLACE: Final = (
 
 
 def _with_ages(connection: Connection, found: sa.Select[Any]) -> Iterator[tuple[Any, float]]:
-    """The rows, which begin as ``_PLACE``, with the ages of their plates; archives are left out."""
+    """Yield the rows, whose first columns are ``_PLACE``, with the ages of their plates, without archives."""
     starts: dict[int, datetime] = {}
     streamed = connection.execution_options(stream_results=True).execute(found)
     for part in streamed.partitions(PART):
@@ -180,7 +180,7 @@ def _with_ages(connection: Connection, found: sa.Select[Any]) -> Iterator[tuple[
 
 
 def _find_starts(connection: Connection, plate_ids: Iterable[int], starts: dict[int, datetime]) -> None:
-    """When each plate was first photographed."""
+    """Find when each plate was first photographed, into ``starts``."""
     ids = list(plate_ids)
     undated = sa.case((image.c.captured_at.is_(None), _FILE_TIME))
     firsts = (
@@ -207,7 +207,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _first_since(connection: Connection, since: datetime) -> int:
-    """The lowest id of a score of that time or later, or one above all ids."""
+    """Find the lowest id of a score of that time or later, or one above all ids."""
     low, high = connection.execute(
         sa.select(sa.func.coalesce(sa.func.min(score.c.id), 0), sa.func.coalesce(sa.func.max(score.c.id), 0))
     ).one()
@@ -224,21 +224,21 @@ def _first_since(connection: Connection, since: datetime) -> int:
 
 
 def counted(connection: Connection, version: Version, since: date) -> dict[date, datetime]:
-    """The days from then on that have rows, with the time at which the oldest of their rows was written."""
+    """List the days from then on that have rows, with the time at which their oldest row was written."""
     made = sa.func.min(drift_day.c.made_at, type_=UtcDateTime())
     found = sa.select(drift_day.c.day, made).where(drift_day.c.model_version_id == version.id, drift_day.c.day >= since)
     return {row[0]: row[1] for row in connection.execute(found.group_by(drift_day.c.day))}
 
 
 def written(connection: Connection, version: Version, since: date) -> set[tuple[int, date]]:
-    """Sources and days from then on that have rows."""
+    """List sources and days from then on that have rows."""
     found = sa.select(drift_day.c.source_id, drift_day.c.day)
     found = found.where(drift_day.c.model_version_id == version.id, drift_day.c.day >= since)
     return {(int(row[0]), row[1]) for row in connection.execute(found)}
 
 
 def put_days(connection: Connection, version: Version, days: Iterable[Day], now: datetime) -> None:
-    """Write days, over what was written of them before."""
+    """Write days, over former rows of them."""
     for row in sorted(days, key=lambda d: (d.source_id, d.day)):
         key = _key(row.source_id, version) | {"day": row.day}
         values = {"images": row.images, "failures": row.failures, "statistics": row.statistics, "made_at": now}
@@ -246,7 +246,7 @@ def put_days(connection: Connection, version: Version, days: Iterable[Day], now:
 
 
 def days(connection: Connection, version: Version, source_id: int, since: date) -> list[Day]:
-    """The rows of an imager from a day on, in order."""
+    """List the rows of an imager from a day on, in order."""
     columns = (drift_day.c.source_id, drift_day.c.day, drift_day.c.images, drift_day.c.failures, drift_day.c.statistics)
     mine = _mine(drift_day, source_id, version)
     found = sa.select(*columns).where(mine, drift_day.c.day >= since).order_by(drift_day.c.day)
@@ -254,7 +254,7 @@ def days(connection: Connection, version: Version, source_id: int, since: date) 
 
 
 def imagers(connection: Connection, version: Version) -> list[tuple[int, str]]:
-    """Ids and names of the sources of which this version has days, by name."""
+    """List ids and names of the sources of which this version has days, by name."""
     seen = sa.exists().where(drift_day.c.source_id == source.c.id, drift_day.c.model_version_id == version.id)
     return [(int(row[0]), row[1]) for row in connection.execute(_SOURCES.where(seen).order_by(source.c.name))]
 
@@ -263,12 +263,12 @@ _SOURCES: Final = sa.select(source.c.id, source.c.name)
 
 
 def names(connection: Connection, source_ids: Iterable[int]) -> dict[int, str]:
-    """Names of these sources."""
+    """Return the names of these sources."""
     return {int(row[0]): row[1] for row in connection.execute(_SOURCES.where(source.c.id.in_(list(source_ids))))}
 
 
 def reference(connection: Connection, version: Version, source_id: int) -> dict[str, Any] | None:
-    """What :func:`put_reference` kept, or None."""
+    """Return what :func:`put_reference` stored, or None."""
     mine = _mine(drift_reference, source_id, version)
     return connection.execute(sa.select(drift_reference.c.statistics).where(mine)).scalar_one_or_none()
 
@@ -282,7 +282,7 @@ def put_reference(
     span: tuple[datetime, datetime],
     now: datetime,
 ) -> None:
-    """Keep a reference, over a former one; ``span`` is from when to when its images were scored."""
+    """Store a reference over a former one; ``span`` is from when to when its images were scored."""
     values = {
         "images": images, "statistics": statistics, "first_at": span[0], "last_at": span[1], "made_at": now
     }  # fmt: skip
@@ -290,7 +290,7 @@ def put_reference(
 
 
 def hold(connection: Connection, source_id: int) -> None:
-    """Let nobody else raise or clear an alarm of this imager until the transaction ends."""
+    """Lock the alarms of this imager until the transaction ends."""
     connection.execute(sa.select(source.c.id).where(source.c.id == source_id).with_for_update(key_share=True))
 
 
@@ -307,16 +307,16 @@ def raise_alarm(
     detail: str,
     now: datetime,
 ) -> int | None:
-    """Open an alarm unless one is open or was raised that day. Its id if it is new. Call :func:`hold` before."""
+    """Open an alarm unless one is open or was raised that day; call :func:`hold` first. Returns the id of a new one."""
     same = sa.and_(_mine(drift_alarm, source_id, version), drift_alarm.c.signal == signal)
     if connection.execute(sa.select(sa.exists().where(same, drift_alarm.c.cleared_at.is_(None)))).scalar_one():
         return None
-    said = {"value": value, "reference": reference, "p_value": p_value, "detail": detail, "raised_at": now}
-    row = _key(source_id, version) | {"signal": signal, "day": day} | said
+    values = {"value": value, "reference": reference, "p_value": p_value, "detail": detail, "raised_at": now}
+    row = _key(source_id, version) | {"signal": signal, "day": day} | values
     made = insert(connection, drift_alarm).values(row).on_conflict_do_nothing().returning(drift_alarm.c.id)
     alarm_id: int | None = connection.execute(made).scalar_one_or_none()
     if alarm_id is not None:
-        from marcod.store import events  # and with it the outbox, which nobody needs who only reads alarms
+        from marcod.store import events  # here, so that reading alarms does not import the outbox
 
         events.drift_raised(connection, alarm_id, now)
     return alarm_id
@@ -329,13 +329,13 @@ def clear(connection: Connection, alarm_ids: Iterable[int], now: datetime) -> in
 
 
 def clear_others(connection: Connection, version: Version, now: datetime) -> None:
-    """Close what was raised for versions that are champion no more."""
+    """Close alarms of versions that are no longer champion."""
     others = sa.and_(drift_alarm.c.model_version_id != version.id, drift_alarm.c.cleared_at.is_(None))
     connection.execute(sa.update(drift_alarm).where(others).values(cleared_at=now))
 
 
 def last_cleared(connection: Connection, version: Version, source_id: int) -> dict[str, date]:
-    """The UTC day on which each signal's alarm was last cleared."""
+    """Return the UTC day on which each signal's alarm was last cleared."""
     latest = sa.func.max(drift_alarm.c.cleared_at, type_=UtcDateTime())
     mine = sa.and_(_mine(drift_alarm, source_id, version), drift_alarm.c.cleared_at.is_not(None))
     found = sa.select(drift_alarm.c.signal, latest).where(mine).group_by(drift_alarm.c.signal)
@@ -343,7 +343,7 @@ def last_cleared(connection: Connection, version: Version, source_id: int) -> di
 
 
 def open_alarms(connection: Connection) -> list[Alarm]:
-    """Every open alarm, by imager and age."""
+    """List every open alarm, by imager and age."""
     model = model_version.c.name + ":" + model_version.c.version
     columns = (
         drift_alarm.c.id, source.c.name, drift_alarm.c.modality, model, drift_alarm.c.signal, drift_alarm.c.day,

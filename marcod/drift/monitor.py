@@ -1,20 +1,20 @@
-"""Whether an imager's images, and what the champion says of them, are as they were: per imager and champion.
+"""Drift monitor: alarms per imager and champion when images or predictions differ from the reference.
 
-Hides which images are a day's, what they are compared with and when an alarm opens and closes. Promises that
-:func:`run` may be called as often and by as many processes as one likes: it writes the same days again, an alarm is
-opened once, and the cost is that of the images since the last whole day.
+Any number of processes may call :func:`run` at any time: it writes the same days again, opens an alarm once, and costs
+as much as the images since the last whole day.
 
 The *reference* of a plate age are the first ``reference_images`` new images of that age, and of
-REFERENCE_PLATES plates, that a champion scored, in whole days; then it is frozen. A new champion begins a new one,
-since what another model said of the same drops is no measure for it; one that returns by a rollback has its old one.
+REFERENCE_PLATES plates, that a champion scored, in whole days; then it is frozen. A new champion starts a new one,
+because the predictions of another model cannot be compared; after a rollback the old one counts again.
 The *window* is the last ``window_days`` days and, so that a sudden fault is seen at once, the last one and three.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from functools import partial
 from typing import Any, Final
+
+import numpy as np
 
 from marcod import telemetry
 from marcod.catalog.deliveries import find_source
@@ -33,19 +33,19 @@ from marcod.text import count
 log = telemetry.logger(__name__)
 
 CATCH_UP: Final = timedelta(days=30)
-"""Days that were missed longer ago than this are not counted any more."""
+"""Days missed longer ago than this are not counted."""
 
 COLLECTED: Final = timedelta(days=90)
-"""A reference is made of images of at most this many days."""
+"""Longest time from which a reference takes its images."""
 
 LATE: Final = timedelta(hours=1)
-"""A day is whole this long after its end: by then every batch that was under way has been written."""
+"""Time after which a day is whole: every batch of it has been written."""
 
 RECENT_DAYS: Final = (1, 3)
-"""Windows that are looked at beside the configured one, whose many days from before a fault would long hide it."""
+"""Windows in addition to the configured one, whose many days from before a fault would long hide it."""
 
 CALM: Final = 0.01
-"""The least chance of what is called as before again, unless the shift is half of what would sound."""
+"""Least p-value that ends an alarm; half of the alarm's shift ends it too."""
 
 COLLECTING: Final = "collecting"
 TOO_FEW: Final = "too few images"
@@ -70,7 +70,7 @@ class DayLine:
 
 @dataclass(frozen=True, slots=True)
 class Imager:
-    """How one imager stands with the champion; ``note`` says what a state waits for."""
+    """State of one imager with the champion; ``note`` says what a state waits for."""
 
     source: str
     modality: str
@@ -83,7 +83,7 @@ class Imager:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What :func:`run` found; ``new`` are the alarms that it opened."""
+    """Result of :func:`run`; ``new`` are the alarms that it opened."""
 
     model: str
     imagers: list[Imager]
@@ -92,7 +92,7 @@ class Report:
 
 @dataclass(slots=True)
 class _Reference:
-    """What is frozen so far: cells by age, the last day of each, and the first day that counts."""
+    """Frozen reference: cells by age, the last day of each, and the first day that counts."""
 
     cells: Ages = field(default_factory=dict)
     until: dict[int, date] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class _Case:
 
 
 def run(db: Database, settings: DriftSettings, now: datetime) -> Report:
-    """Count the days that are not counted yet, today included; open and close alarms; say how every imager stands.
+    """Count new days, today included; open and close alarms; report every imager.
 
     Raises StoreError when there is no champion.
     """
@@ -138,9 +138,9 @@ def run(db: Database, settings: DriftSettings, now: datetime) -> Report:
     found: list[tuple[_Case, list[Finding]]] = []
     opened: set[int] = set()
     for source_id, name in db.read(store.imagers, version):
-        case = db.read(partial(_case, version=version, source_id=source_id, source=name, now=now))
+        case = db.read(_case, version, source_id, name, now)
         if _freeze(case, settings, now):
-            db.write(partial(_keep_reference, case=case, now=now))
+            db.write(_keep_reference, case, now)
         findings = _findings(case, settings, now.date())
         opened |= _sound(db, case, findings, settings, now)
         found.append((case, findings))
@@ -152,24 +152,13 @@ def run(db: Database, settings: DriftSettings, now: datetime) -> Report:
 
 
 def look(db: Database, settings: DriftSettings, now: datetime) -> Report:
-    """Say the same as :func:`run` would, and write nothing; an alarm that it would open has the id 0.
+    """Report as :func:`run` would, and write nothing; an alarm that it would open has the id 0.
 
     Raises StoreError when there is no champion.
     """
     now = now.astimezone(UTC)
 
-    def work(connection: Any) -> tuple[Version, list[_Case], list[Alarm]]:
-        version = versions.champion(connection)
-        fresh = _counted(connection, version, now)
-        names = dict(store.imagers(connection, version))
-        names |= store.names(connection, {row.source_id for row in fresh} - names.keys())
-        cases = [
-            _case(connection, version, source_id, name, now, fresh)
-            for source_id, name in sorted(names.items(), key=lambda item: item[1])
-        ]
-        return version, cases, [alarm for alarm in store.open_alarms(connection) if alarm.model == str(version)]
-
-    version, cases, alarms = db.read(work)
+    version, cases, alarms = db.read(_current, now)
     imagers, new = [], []
     for case in cases:
         _freeze(case, settings, now)
@@ -183,10 +172,21 @@ def look(db: Database, settings: DriftSettings, now: datetime) -> Report:
     return Report(str(version), imagers, new)
 
 
-def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: datetime) -> int:
-    """Close an imager's alarms; images of today and before raise none any more. Returns how many were open.
+def _current(connection: Any, now: datetime) -> tuple[Version, list[_Case], list[Alarm]]:
+    """Read the champion, its imagers by name with the days counted up to now, and its open alarms."""
+    version = versions.champion(connection)
+    fresh = _counted(connection, version, now)
+    names = dict(store.imagers(connection, version))
+    names |= store.names(connection, {row.source_id for row in fresh} - names.keys())
+    by_name = sorted(names.items(), key=lambda item: item[1])
+    cases = [_case(connection, version, source_id, name, now, fresh) for source_id, name in by_name]
+    return version, cases, [alarm for alarm in store.open_alarms(connection) if alarm.model == str(version)]
 
-    With ``new_reference`` what comes from tomorrow on is what later images are compared with. Raises NotFoundError.
+
+def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: datetime) -> int:
+    """Close an imager's alarms; images of today and before raise no more of them. Returns how many were open.
+
+    With ``new_reference`` a new reference starts with tomorrow's images. Raises NotFoundError.
     """
     now, version = now.astimezone(UTC), db.read(versions.champion)
     source_id = db.read(find_source, source)
@@ -206,7 +206,7 @@ def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: da
 
 
 def history(db: Database, source: str, days: int, now: datetime) -> list[DayLine]:
-    """The last days of an imager as the champion saw them. Raises NotFoundError."""
+    """List the last days of an imager with the champion. Raises NotFoundError."""
     since = now.astimezone(UTC).date() - timedelta(days=days - 1)
 
     def work(connection: Any) -> list[store.Day]:
@@ -220,13 +220,11 @@ def history(db: Database, source: str, days: int, now: datetime) -> list[DayLine
 def _line(row: store.Day) -> DayLine:
     cells = statistics.from_json(row.statistics).values()
     plates = [plate for cell in cells for plate in cell.plates.values()]
-
-    def mean(values: Iterable[float]) -> float | None:
-        return round(sum(values) / row.images, 4) if row.images else None
-
-    classes = {str(c): sum(plate.classes[i] for plate in plates) for i, c in enumerate(CLASSES)}
-    brightness, contrast, focus = (mean(plate.imaged[i] for plate in plates) for i in range(3))
-    confidence = mean(plate.modelled[0] for plate in plates)
+    sums = sum((plate.measures for plate in plates), np.zeros(len(statistics.MEASURES))).tolist()
+    means = [round(value / row.images, 4) if row.images else None for value in sums]
+    brightness, contrast, focus, confidence, _ = means
+    by_class = sum((plate.classes for plate in plates), np.zeros(len(CLASSES), np.int64)).tolist()
+    classes = {str(c): number for c, number in zip(CLASSES, by_class, strict=True)}
     names = {plate_id for cell in cells for plate_id in cell.plates}
     return DayLine(row.day, row.images, row.failures, len(names), brightness, contrast, focus, confidence, classes)
 
@@ -236,23 +234,23 @@ def _midnight(day: date) -> datetime:
 
 
 def _whole(day: date, at: datetime) -> bool:
-    """Whether nothing more can come to a day."""
+    """Return whether no more images can come to a day."""
     return at >= _midnight(day + timedelta(days=1)) + LATE
 
 
 def _counted(connection: Any, version: Version, now: datetime) -> list[store.Day]:
-    """Count the days that are not known whole, also those that have nothing any more."""
+    """Count the days that are not known whole, also those that have no images left."""
     today = now.date()
     promoted = store.promoted_at(connection, version).date()
     start = _first_open(store.counted(connection, version, today - CATCH_UP), max(today - CATCH_UP, promoted), today)
     found: dict[tuple[int, date], Ages] = {key: {} for key in store.written(connection, version, start)}
-    for seen in store.looks(connection, version, _midnight(start), _midnight(today + timedelta(days=1))):
-        statistics.take(found.setdefault((seen.source_id, seen.at.date()), {}), seen)
+    for seen in store.observations(connection, version, _midnight(start), _midnight(today + timedelta(days=1))):
+        statistics.add_observation(found.setdefault((seen.source_id, seen.at.date()), {}), seen)
     return [_row(source_id, day, ages) for (source_id, day), ages in found.items()]
 
 
 def _first_open(counted: dict[date, datetime], first: date, today: date) -> date:
-    """The first day that has to be counted, or counted again because it was not over then."""
+    """Find the first day to count, or to count again because it was not over then."""
     unfinished = [day for day, made_at in counted.items() if not _whole(day, made_at)]
     following = max(counted) + timedelta(days=1) if counted else first
     return max(first, min([*unfinished, following, today]))
@@ -276,14 +274,14 @@ def _case(
 def _days(
     connection: Any, version: Version, source_id: int, since: date, fresh: Iterable[store.Day]
 ) -> list[store.Day]:
-    """Days of an imager in order; what was counted just now stands instead of what is kept."""
+    """List days of an imager in order; a day counted just now replaces the stored one."""
     kept = {row.day: row for row in store.days(connection, version, source_id, since)}
     kept |= {row.day: row for row in fresh if row.source_id == source_id and row.day >= since}
     return [kept[day] for day in sorted(kept)]
 
 
 def _freeze(case: _Case, settings: DriftSettings, now: datetime) -> bool:
-    """Freeze the reference of those ages of which there is enough by now. Returns whether there are such."""
+    """Freeze the reference of each age with enough images. Returns whether there are such."""
     reference = case.reference
     missing = [age for age in range(len(AGE_NAMES)) if age not in reference.cells]
     grown = False
@@ -312,7 +310,7 @@ def _enough(cell: Cell, settings: DriftSettings) -> bool:
 
 
 def _window(case: _Case, first: date, last: date) -> Ages:
-    """The images from one day to another, without those that are in the reference themselves."""
+    """Sum the images from one day to another, without those of the reference."""
     later = (
         {age: cell for age, cell in ages.items() if day > case.reference.until.get(age, day)}
         for day, ages in case.days
@@ -322,7 +320,7 @@ def _window(case: _Case, first: date, last: date) -> Ages:
 
 
 def _findings(case: _Case, settings: DriftSettings, today: date) -> list[Finding]:
-    """One finding a signal: of the spans looked at, that which sounds, or else the whole window's."""
+    """Choose one finding per signal: of the span that raises an alarm, or else of the whole window."""
     if not case.reference.cells:
         return []
     found: dict[str, Finding] = {}
@@ -373,7 +371,7 @@ def _sound(db: Database, case: _Case, findings: list[Finding], settings: DriftSe
 
 
 def _over(case: _Case, calm: set[str], settings: DriftSettings, now: datetime, alarms: list[Alarm]) -> list[int]:
-    """Ids of the imager's alarms that are to be closed: of what is calm again, and raised before the window."""
+    """List ids of the imager's alarms to close: of signals that are calm again, and raised before the window."""
     since = now.date() - timedelta(days=settings.window_days)
     return [a.id for a in alarms if a.source == case.source and a.signal in calm and a.day <= since]
 
@@ -387,7 +385,7 @@ def _alarm(case: _Case, finding: Finding, now: datetime) -> Alarm:
 
 
 def _calm(case: _Case, findings: list[Finding], settings: DriftSettings, today: date) -> set[str]:
-    """The signals that are as before again: neither the windows nor any day of the longest one sounds."""
+    """Find signals that are as before again: no window and no day of the longest one raises an alarm."""
     calm = {f.signal for f in findings if not f.alarm and (f.p_value >= CALM or f.shift < f.least / 2)}
     for back in range(1, settings.window_days):
         day = today - timedelta(days=back)

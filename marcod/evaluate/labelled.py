@@ -95,22 +95,15 @@ def _missing_sentence(file: Path, missing: Sequence[Labelled], of: int) -> str:
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a table by column, each with the number of the line it ends on."""
+    advice = (
+        f"its first line must name the columns, separated by commas: {', '.join(REQUIRED)} and, if known, "
+        f"{', '.join(FURTHER)}; labels that `marcod label` imported need no file: --from-database uses them"
+    )
     try:
-        lines = tabular.lines_of(tabular.text_of(file.read_bytes()))
-        columns = [name.lower() for name in next(lines, (1, []))[1]]
-        if lacking := [name for name in REQUIRED if name not in columns]:
-            raise ConfigError(
-                f"{file} has no column {lacking[0]!r}; its first line must name the columns, separated by commas: "
-                f"{', '.join(REQUIRED)} and, if known, {', '.join(FURTHER)}; "
-                "labels that `marcod label` took in need no file: --from-database uses them"
-            )
-        for line, cells in lines:
-            row = dict(zip(columns, cells, strict=False))
+        for line, row in tabular.rows_of(tabular.read_text(file), REQUIRED, advice):
             yield line, {name: row.get(name, "") for name in (*REQUIRED, *FURTHER)}
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except tabular.TableError as error:
-        raise ConfigError(f"{file}, {error}") from error
+        raise ConfigError(error.of(file)) from error
 
 
 def _from_row(row: Mapping[str, str], root: Path, record: BundleRecord, where: str) -> Labelled:

@@ -1,13 +1,10 @@
-"""Label files as people have them, and the way of their rows into the database.
-
-Hides the formats: CSV with any columns, Rock Maker's ``report.csv``, Hauptman-Woodward's ``.mso``, CrystalTrak, ISPyB
-and PiMS scores.
+"""Label files and their import: CSV with any columns, Rock Maker's ``report.csv``, ``.mso``, CrystalTrak, ISPyB, PiMS.
 
 Guarantees:
 - Importing twice changes nothing.
-- Lines that cannot be taken are listed by file and number; the rest is taken.
-- A file that is not of its format is refused before anything of it is kept. In a folder the other files are taken.
-- Of two lines that nothing tells apart neither overrides the other.
+- Lines that cannot be imported are listed by file and number; the rest is imported.
+- A file of another format than its own is refused whole. In a folder the other files are imported.
+- Of two equal claims on one drop neither overrides the other.
 """
 
 import csv
@@ -25,7 +22,7 @@ from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, DropImage, parse_well, well_name
 from marcod.errors import LabelError, UnmappedError
 from marcod.labels import inbox, recorder, vocabularies
-from marcod.labels.recorder import Named, Subject, person_named, plain
+from marcod.labels.recorder import DropReference, LabelTarget, person_named, plain
 from marcod.labels.vocabularies import Vocabularies
 from marcod.settings import Settings
 from marcod.store import known_names
@@ -36,7 +33,7 @@ FORMATS: Final = ("auto", "csv", "rockmaker", "hwi", "sgc", "ispyb", "pims")
 FIELDS: Final = (
     "source", "plate", "well", "row", "column", "drop", "inspection", "path", "label", "person", "time",
 )  # fmt: skip
-"""What a column of a CSV can be; ``row`` and ``column`` are numbers from 1 and stand for a well."""
+"""Fields that a CSV column can hold; ``row`` and ``column`` are numbers from 1 and stand for a well."""
 
 REPORT: Final = "report.csv"
 DATED_BY_IMAGE: Final = ("rockmaker", "hwi")
@@ -67,14 +64,14 @@ _ALIASES: Final = {
     "time": ("time", "labelledat", "scoredat", "date", "scoredate", "timestamp"),
     "source": ("source",),
 }  # fmt: skip
-_OWN_NAME_WINS: Final = frozenset(FIELDS) - {"label", "person", "time"}
+_OWN_NAME_FIRST: Final = frozenset(FIELDS) - {"label", "person", "time"}
 """Fields whose own name goes before other headings that could mean it."""
 
 _CLASS_HEADING: Final = "(?:label|class|classification|score|call|prediction|confidence|version)"
 _MACHINES: Final = re.compile(
     rf"(?:marco|model|classifier){_CLASS_HEADING}?|(?:auto|automatic|machine|computer){_CLASS_HEADING}|predict[a-z]*"
 )
-"""Headings of columns in which a model's classes stand, as :func:`_spelled` writes them."""
+"""Headings of columns of a model's classes, as :func:`tabular.spelled` writes them."""
 
 _ANY_PLATE: Final = layouts.LayoutOptions(plate_format=PLATE_FORMATS[1536])
 _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | re.ASCII)
@@ -82,14 +79,14 @@ _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a file: what is labelled, how, by whom and when, as far as the file says; ``time`` is aware.
+    """One line of a file: the drop, its label, the person and the time, where the file has them; ``time`` is aware.
 
-    ``standing`` tells that the time is the image's, and that no later line of the import is of the same image.
+    ``standing``: the time is the image's, and no later line of the import is of the same image.
     """
 
     line: int
-    named: Named
-    word: str
+    named: DropReference
+    label: str
     person: str | None = None
     time: datetime | None = None
     standing: bool = False
@@ -97,9 +94,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One line that was not taken, or a file of several of which nothing was.
+    """One line that was not imported, or a file of several of which nothing was.
 
-    ``may_come`` tells that its plate or images may still arrive.
+    ``may_come``: its plate or images may still arrive.
     """
 
     file: str
@@ -110,7 +107,7 @@ class Problem:
 
 
 class LabelFileError(LabelError):
-    """This file is not of its format. ``line`` counts from 1 and is 0 where no line is to blame."""
+    """A file that is not of its format. ``line`` counts from 1, and is 0 where no line is wrong."""
 
     def __init__(self, path: Path, line: int, reason: str) -> None:
         where = f"{path}, line {line}: " if line else f"{path} "
@@ -121,7 +118,7 @@ class LabelFileError(LabelError):
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How files are read. ``columns`` maps a CSV's columns to FIELDS; None leaves a choice to the file."""
+    """Options of reading. ``columns`` maps a CSV's columns to FIELDS; None leaves a choice to the file."""
 
     format: str = "auto"
     person: str = "unknown"
@@ -133,7 +130,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Counts of an import. ``known`` labels had been kept before; ``unmapped`` counts each sentence on a word."""
+    """Counts of an import. ``known`` labels were stored before; ``unmapped`` counts each sentence on a label."""
 
     files: int = 0
     rows: int = 0
@@ -155,7 +152,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """A label file that was read whole; its words are in ``vocabulary`` unless they name another."""
+    """A label file that was read whole; its labels are in ``vocabulary`` unless they name another."""
 
     path: Path
     format: str
@@ -175,11 +172,11 @@ def import_labels(
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
-    """Take in a file or every label file of a folder. ``default`` is the vocabulary of a CSV that names none.
+    """Import a file or every label file of a folder. ``default`` is the vocabulary of a CSV that names none.
 
-    A file of a folder that is not of its format is a problem, and the others are taken. Raises LabelError where
-    ``place`` is such a file, and ConfigError for an unknown vocabulary, before anything is kept. ``progress`` is given
-    the rows done and their total.
+    A file of a folder that is not of its format is a problem, and the others are imported. Raises LabelError where
+    ``place`` is such a file, and ConfigError for an unknown vocabulary, before anything is stored. ``progress``
+    gets the rows done and their total.
     """
     readable, refused = _read_all(place, choices, default)
     found = _standing(readable)
@@ -197,7 +194,7 @@ def import_labels(
 
 
 def _read_all(place: Path, choices: Choices, default: str) -> tuple[list[LabelFile], list[Problem]]:
-    """Read every file; of a folder also those that are not of their format, as problems."""
+    """Read every file; in a folder a file that is not of its format is a problem."""
     found, refused = [], []
     for path, kind in files(place, choices.format):
         try:
@@ -211,7 +208,7 @@ def _read_all(place: Path, choices: Choices, default: str) -> tuple[list[LabelFi
 
 
 def _portions(rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows in portions of about CHUNK, those of one well together, so that lines at odds meet in one transaction."""
+    """Split rows into portions of about CHUNK, by well, so that contradicting lines meet in one transaction."""
     portion: list[Row] = []
     before = None
     for row in sorted(rows, key=lambda row: _well_of(row.named)):
@@ -224,7 +221,7 @@ def _portions(rows: list[Row]) -> Iterator[list[Row]]:
         yield portion
 
 
-def _well_of(named: Named) -> tuple[str, str, str]:
+def _well_of(named: DropReference) -> tuple[str, str, str]:
     try:
         well = well_name(*parse_well(named.well or ""))
     except ValueError:
@@ -256,9 +253,9 @@ def _keep(
                 unmapped[str(error)] += 1
             except LabelError as error:
                 problems.append(Problem(str(file.path), row.line, str(error), error.may_come))
-        clear, unclear = _told_apart(file.path, resolved)
+        clear, unclear = _without_contradictions(file.path, resolved)
         problems += unclear
-        # A label that stands twice counts where it stands last.
+        # Of equal labels the last line counts.
         givens = {given.key: given for _, given in reversed(clear)}
         undated = {given.key for row, given in clear if row.time is None}
         standing = {given.key for row, given in clear if row.standing}
@@ -272,12 +269,14 @@ def _keep(
     return db.read(work) if dry_run else db.write(work)
 
 
-def _told_apart(path: Path, resolved: list[tuple[Row, NewLabel]]) -> tuple[list[tuple[Row, NewLabel]], list[Problem]]:
+def _without_contradictions(
+    path: Path, resolved: list[tuple[Row, NewLabel]]
+) -> tuple[list[tuple[Row, NewLabel]], list[Problem]]:
     """Leave out lines that give one drop different labels of one person at one time; Crystals among them stays."""
     groups: dict[tuple[object, ...], list[tuple[Row, NewLabel]]] = {}
     for row, given in resolved:
-        subject = given.drop_id, given.inspection_id, given.image_id
-        groups.setdefault((*subject, given.person, given.labelled_at), []).append((row, given))
+        target = given.drop_id, given.inspection_id, given.image_id
+        groups.setdefault((*target, given.person, given.labelled_at), []).append((row, given))
     clear, problems = [], []
     for group in groups.values():
         if len({given.label for _, given in group}) > 1:
@@ -289,39 +288,39 @@ def _told_apart(path: Path, resolved: list[tuple[Row, NewLabel]]) -> tuple[list[
 
 def _unclear(path: Path, group: list[tuple[Row, NewLabel]]) -> Problem:
     lines = sorted(row.line for row, _ in group)
-    meant = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
-    kept = "Crystals is kept" if str(DropClass.CRYSTALS) in meant else "none is kept"
+    classes = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
+    kept = "Crystals is kept" if str(DropClass.CRYSTALS) in classes else "none is kept"
     by = f"by {quoted(group[0][1].person)}, at one time"
-    reason = f"lines {_enumerated(map(str, lines))} give one drop {_enumerated(meant)} {by}"
+    reason = f"lines {_enumerated(map(str, lines))} give one drop {_enumerated(classes)} {by}"
     return Problem(str(path), lines[0], f"{reason}; {kept}; name the drop, the inspection or the time of each")
 
 
-def _enumerated(words: Iterable[str]) -> str:
-    *first, last = words
+def _enumerated(items: Iterable[str]) -> str:
+    *first, last = items
     return f"{', '.join(first)} and {last}"
 
 
 def _given(
     finder: recorder.Finder, file: LabelFile, row: Row, tables: Vocabularies, choices: Choices, now: datetime
 ) -> NewLabel:
-    word = plain("label", row.word)
-    vocabulary, bare = tables.split(word, file.vocabulary)
-    meant = vocabulary.read(bare)
+    written = plain("label", row.label)
+    vocabulary, code = tables.split(written, file.vocabulary)
+    drop_class = vocabulary.read(code)
     person = person_named(row.person or choices.person)
     at = row.time or min(datetime.fromtimestamp(file.path.stat().st_mtime, UTC), now)
     if at > now + timedelta(days=1):
         raise LabelError(f"the time {at:%Y-%m-%d %H:%M} lies in the future; correct it")
     named = replace(row.named, source=row.named.source or choices.source, at=row.time)
-    subject = finder.find(named)
-    # Without either, the same line would be said of each new inspection in turn.
+    target = finder.find(named)
+    # Without either, the same line would label each new inspection in turn.
     if row.time is None and named.inspection is None and named.path is None and finder.inspections(named) > 1:
         raise LabelError("it names no inspection and no time, and its plate has several inspections; give one of them")
-    origin, where = f"{file.format} {ascii(file.path.name)[1:-1]}", (subject.drop_id, subject.inspection_id)
-    return NewLabel(*where, meant, person, at, origin, word, vocabulary.name, subject.image_id)
+    origin, where = f"{file.format} {ascii(file.path.name)[1:-1]}", (target.drop_id, target.inspection_id)
+    return NewLabel(*where, drop_class, person, at, origin, written, vocabulary.name, target.image_id)
 
 
 def files(place: Path, wanted: str) -> list[tuple[Path, str]]:
-    """The label files meant, each with its format. Raises LabelError where there is none."""
+    """Find the label files, each with its format. Raises LabelError where there is none."""
     if not place.exists():
         raise LabelError(f"{place} does not exist; name a file or a folder of label files")
     if place.is_file():
@@ -346,7 +345,7 @@ def read(path: Path, kind: str, choices: Choices, default: str) -> LabelFile:
     file = LabelFile(path, kind, choices.vocabulary or own, [], [])
     reader = {"rockmaker": _rockmaker, "hwi": _mso}.get(kind, _table)
     try:
-        for found in reader(file, _content(path), choices):
+        for found in reader(file, tabular.read_text(path, LARGEST), choices):
             (file.problems if isinstance(found, Problem) else file.rows).append(found)  # type: ignore[arg-type]
     except tabular.TableError as error:
         raise LabelFileError(path, error.line, error.reason) from error
@@ -355,25 +354,12 @@ def read(path: Path, kind: str, choices: Choices, default: str) -> LabelFile:
     return file
 
 
-def _content(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise LabelFileError(path, 0, f"is larger than {LARGEST >> 20} MiB; split it")
-        content = path.read_bytes()
-    except OSError as error:
-        raise LabelFileError(path, 0, f"cannot be read: {error.strerror}") from error
-    return tabular.text_of(content)
-
-
 def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
-    """CSV, whatever its vocabulary: comma, semicolon or tab, with a heading line."""
+    """Read a CSV of any vocabulary: comma, semicolon or tab, with a heading line."""
     lines = tabular.lines_of(text)
     first, heading = next(lines, (1, []))
-    try:
-        places = _places(heading, choices.columns)
-    except LabelError as error:
-        raise LabelFileError(file.path, first, str(error)) from error
-    machine = next((column for column in heading if _MACHINES.fullmatch(_spelled(column))), None)
+    places = _places(first, heading, choices.columns)
+    machine = next((column for column in heading if _MACHINES.fullmatch(tabular.spelled(column))), None)
     unsigned: list[int] = []
     for line, cells in lines:
         values = {n: without_guard(cells[at]) for n, at in places.items() if at < len(cells) and cells[at]}
@@ -394,50 +380,20 @@ def _unsigned(number: int, machine: str) -> str:
     return f"{reason}; fill in who labelled the drop"
 
 
-def _places(columns: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
+def _places(line: int, headings: list[str], chosen: Mapping[str, str]) -> dict[str, int]:
     """Find which column holds which field.
 
-    Raises LabelError where no column can be the label or name the drop, and where two columns can be the same.
+    Raises TableError where no column can be the label or name the drop, and where two columns can be the same.
     """
-    if lost := sorted(set(chosen) - set(columns)):
-        raise LabelError(f"there is no column {quoted(lost[0])}; there are {_listed(columns)}")
-    places = {name: columns.index(column) for column, name in chosen.items()}
-    if len(places) < len(chosen):
-        twice = next(name for name, number in Counter(chosen.values()).items() if number > 1)
-        raise LabelError(f"--map gives {twice} two columns; choose one")
-    free = [column for column in columns if column not in chosen]
-    found = {name: _meaning(name, free) for name in _ALIASES if name not in places}
-    if unclear := {name: meant for name, meant in found.items() if len(meant) > 1}:
-        raise LabelError(_unclear_columns(unclear))
-    places |= {name: columns.index(meant[0]) for name, meant in found.items() if meant}
+    places = tabular.match_headings(line, headings, _ALIASES, chosen, own_name_first=_OWN_NAME_FIRST)
     named = "path" in places or {"plate", "well"} <= places.keys() or {"plate", "row", "column"} <= places.keys()
     if "label" not in places or not named:
-        raise LabelError(
-            f"needs columns label, plate and well, or label and path; there are {_listed(columns)}. "
-            "Name others with --map COLUMN=FIELD"
+        raise tabular.TableError(
+            line,
+            f"needs columns label, plate and well, or label and path; there are {tabular.listed(headings)}. "
+            "Name others with --map COLUMN=FIELD",
         )
     return places
-
-
-def _meaning(name: str, columns: list[str]) -> list[str]:
-    """The columns whose heading means a field; a column of the field's own name goes before others."""
-    found = [column for column in columns if _spelled(column) in _ALIASES[name]]
-    own = [column for column in found if _spelled(column) == name and name in _OWN_NAME_WINS]
-    return own or found
-
-
-def _unclear_columns(unclear: Mapping[str, list[str]]) -> str:
-    fields = [f"{' and '.join(map(quoted, columns))} could each be the {name}" for name, columns in unclear.items()]
-    choice = " ".join(f"--map {quoted(f'{columns[-1]}={name}')}" for name, columns in unclear.items())
-    return f"the columns {', '.join(fields)}; choose with --map COLUMN=FIELD, such as {choice}"
-
-
-def _spelled(heading: str) -> str:
-    return re.sub(r"[^a-z]", "", heading.lower())
-
-
-def _listed(columns: list[str]) -> str:
-    return ", ".join(quoted(column) for column in columns[:20]) or "none"
 
 
 def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
@@ -448,7 +404,7 @@ def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
     if well is None and "row" in values and "column" in values:
         well = well_name(_number("row", values["row"]), _number("column", values["column"]))
     drop = _number("drop", values["drop"]) if "drop" in values else None
-    named = Named(
+    named = DropReference(
         values.get("plate"), well, drop, values.get("inspection"), values.get("source"), path=values.get("path")
     )
     if kind == "sgc" and named.path is not None:
@@ -456,12 +412,12 @@ def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
     return Row(line, named, values["label"], values.get("person"), time)
 
 
-def _of_minstrel_name(named: Named) -> Named:
-    """CrystalTrak names images; the name holds plate, inspection, well and subwell, so no folder is needed."""
+def _of_minstrel_name(named: DropReference) -> DropReference:
+    """Resolve a CrystalTrak image name, which holds plate, inspection, well and subwell without any folder."""
     image = layouts.make("rigaku", _ANY_PLATE).parse(named.path or "")
     if not isinstance(image, DropImage):
         raise LabelError(f"{quoted(named.path or '')} is no Minstrel image name: {image.detail}")
-    found = Named(image.barcode, image.well, image.drop, image.inspection_key, named.source)
+    found = DropReference(image.barcode, image.well, image.drop, image.inspection_key, named.source)
     return replace(found, plate=named.plate or found.plate)
 
 
@@ -484,7 +440,7 @@ def _time(text: str, zone: tzinfo) -> datetime:
 
 
 def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
-    """``report.csv`` of Rock Maker's exporter: the path holds barcode, well and batch, the second field the score.
+    """Read ``report.csv`` of Rock Maker's exporter: barcode, well and batch in the path, the score in the second field.
 
     The date is the image's. Source: roberto-formulatrix/RM_Image_export ImageAnalyzer/src/ImageExporter.cs.
     """
@@ -502,15 +458,15 @@ def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | P
             yield Problem(str(file.path), reader.line_num, f"{quoted(cells[0])}: expected {expected}")
             continue
         drop = int(cells[2]) if re.fullmatch(r"[1-9]\d?", cells[2].strip(), re.ASCII) else None
-        named = Named(image.barcode, image.well, drop, image.inspection_key)
+        named = DropReference(image.barcode, image.well, drop, image.inspection_key)
         taken = image.captured_at and image.captured_at.astimezone(UTC)
         yield Row(reader.line_num, named, cells[1], time=taken)
 
 
 def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
-    """Hauptman-Woodward: the run's folder in line 1, headings, then a well number first and a code last.
+    """Read a Hauptman-Woodward file: the run's folder in line 1, headings, then a well number first and a code last.
 
-    The run's date is taken as the label's, which has none. Source: Hauptman-Woodward/Marco_Polo
+    The run's date counts as the label's, which has none. Source: Hauptman-Woodward/Marco_Polo
     src/polo/utils/io_utils.py.
     """
     lines = list(csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -537,11 +493,11 @@ def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem
         except (ValueError, OverflowError):
             yield Problem(str(file.path), number, f"{quoted(cells[0])} is no well; expected a number from 1 to 1536")
             continue
-        yield Row(number, Named(run[1], well_name(row, column), None, key), cells[-1], time=taken)
+        yield Row(number, DropReference(run[1], well_name(row, column), None, key), cells[-1], time=taken)
 
 
-def find(connection: Any, named: Named) -> Subject:
-    """The drop that a person names by hand. Raises LabelError, which offers the names there are."""
+def find(connection: Any, named: DropReference) -> LabelTarget:
+    """Find the drop that a person names by hand. Raises LabelError, which offers the names there are."""
     try:
         return recorder.Finder(connection).find(named)
     except LabelError as error:
@@ -550,42 +506,42 @@ def find(connection: Any, named: Named) -> Subject:
 
 
 def add(
-    db: Database, tables: Vocabularies, named: Named, word: str, person: str, now: datetime, *, vocabulary: str
+    db: Database, tables: Vocabularies, named: DropReference, text: str, person: str, now: datetime, *, vocabulary: str
 ) -> NewLabel:
-    """Keep what one person says now. Raises LabelError."""
-    spoken = plain("label", word)
-    table, bare = tables.split(spoken, vocabulary)
-    meant = table.read(bare)
+    """Store one person's label of now. Raises LabelError."""
+    written = plain("label", text)
+    table, code = tables.split(written, vocabulary)
+    drop_class = table.read(code)
 
     def work(connection: Any) -> NewLabel:
-        subject = find(connection, named)
-        where = (subject.drop_id, subject.inspection_id)
-        given = NewLabel(*where, meant, person_named(person), now, "cli", spoken, table.name, subject.image_id)
+        target = find(connection, named)
+        where = (target.drop_id, target.inspection_id)
+        given = NewLabel(*where, drop_class, person_named(person), now, "cli", written, table.name, target.image_id)
         recorder.add(connection, [given], now)
         return given
 
     return db.write(work)
 
 
-def withdraw(db: Database, named: Named, person: str, now: datetime) -> int:
+def withdraw(db: Database, named: DropReference, person: str, now: datetime) -> int:
     """Withdraw a person's labels of a drop at an inspection. Returns how many. Raises LabelError."""
 
     def work(connection: Any) -> int:
-        subject = find(connection, named)
-        return recorder.withdraw(connection, subject, person=plain("person", person), origin="cli", now=now)
+        target = find(connection, named)
+        return recorder.withdraw(connection, target, person=plain("person", person), origin="cli", now=now)
 
     return db.write(work)
 
 
 def tables_of(settings: Settings) -> Vocabularies:
-    """The vocabularies of a configuration. Raises ConfigError where they cannot be used."""
+    """Load the vocabularies of a configuration. Raises ConfigError where they cannot be used."""
     tables = vocabularies.load(settings.labels.vocabularies)
     tables.named(settings.labels.vocabulary)
     return tables
 
 
 def resolve_inbox(db: Database, settings: Settings, now: datetime) -> inbox.Turn:
-    """One turn over what the LIMS wrote, in short transactions, of a bounded number of rows."""
+    """Resolve a bounded number of rows that the LIMS wrote, in short transactions."""
     tables, done = tables_of(settings), inbox.Turn()
     for _ in range(INBOX_TRANSACTIONS):
         turn = db.write(inbox.resolve, tables, settings.labels.vocabulary, now, limit=INBOX_ROWS)

@@ -1,8 +1,8 @@
-"""What a LIMS wrote into ``lims_label_inbox_v1``: each row becomes a label, waits for its plate, or is refused.
+"""Label inbox of a LIMS, ``lims_label_inbox_v1``: each row becomes a label, waits for its plate, or is refused.
 
-Hides that the rows are anybody's: SQLite keeps any type in any column, and text that is no text. Promises that no row
-keeps the others from being read, and that every row says what became of it. A turn looks at ``limit`` rows: new ones
-first, then those tried longest ago; who waits long is tried less often, until something of its plate arrives.
+SQLite keeps any type in any column, and bytes that are no text; no such row keeps the others from being read. Every
+row has its outcome written next to it. A turn takes ``limit`` rows: new ones first, then those tried longest ago. A
+row that waits long is tried less often, until something of its plate arrives.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import inspection, inspection_summary, label_inbox, plate
 from marcod.errors import LabelError
-from marcod.labels.recorder import NO_PLATE, Finder, Named, following, person_named, plain
+from marcod.labels.recorder import NO_PLATE, DropReference, Finder, following, person_named, plain
 from marcod.labels.vocabularies import LONGEST, Vocabularies
 from marcod.store import votes
 from marcod.store.votes import NewLabel
@@ -41,8 +41,8 @@ _OUTCOME: Final = ("state", "reason", "label_id", "tried_at")
 _FIELDS: Final = (*_TEXTS, "drop_number", "labelled_at", "received_at")
 
 
-class State(StrEnum):
-    """What became of a row."""
+class InboxState(StrEnum):
+    """Outcome of a row."""
 
     WAITING = "waiting"
     RESOLVED = "resolved"
@@ -51,7 +51,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one turn did."""
+    """Counts of one turn."""
 
     resolved: int = 0
     refused: int = 0
@@ -59,7 +59,7 @@ class Turn:
 
     @property
     def looked(self) -> int:
-        """Rows looked at."""
+        """The number of rows looked at."""
         return self.resolved + self.refused + self.waiting
 
     def __add__(self, other: "Turn") -> "Turn":
@@ -68,7 +68,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row as people are shown it; what is no text stands in it as text."""
+    """A row as shown to people; bytes that are no text are escaped."""
 
     inbox_id: int
     source: str | None
@@ -85,25 +85,25 @@ class Entry:
 
 
 def resolve(connection: Connection, vocabularies: Vocabularies, vocabulary: str, now: datetime, *, limit: int) -> Turn:
-    """One turn, in this transaction. ``vocabulary`` is that of words that name none."""
+    """Resolve one turn of rows in this transaction. ``vocabulary`` is that of labels that name none."""
     rows = connection.execute(_due(connection, now).limit(limit)).all()
     finder = Finder(connection)
     outcomes = []
-    with following(connection, now) as said:
+    with following(connection, now) as add_labels:
         for row in rows:
-            outcome = {"id": int(row.id), "state": State.REFUSED, "reason": None, "key": None, "tried_at": now}
+            outcome = {"id": int(row.id), "state": InboxState.REFUSED, "reason": None, "key": None, "tried_at": now}
             with _guarded(connection, outcome):
                 given = _given(finder, row, vocabularies, vocabulary, now)
-                said([given])
-                outcome |= {"state": State.RESOLVED, "key": given.key}
+                add_labels([given])
+                outcome |= {"state": InboxState.RESOLVED, "key": given.key}
             outcomes.append(outcome)
     _mark(connection, outcomes)
     states = [outcome["state"] for outcome in outcomes]
-    return Turn(*(states.count(state) for state in (State.RESOLVED, State.REFUSED, State.WAITING)))
+    return Turn(*(states.count(state) for state in (InboxState.RESOLVED, InboxState.REFUSED, InboxState.WAITING)))
 
 
 def _mark(connection: Connection, outcomes: list[dict[str, Any]]) -> None:
-    """Write down what became of the rows."""
+    """Store the outcomes of the rows."""
     if not outcomes:
         return
     kept = votes.key_ids(connection, [each["key"] for each in outcomes if each["key"]])
@@ -117,20 +117,20 @@ def _mark(connection: Connection, outcomes: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def _guarded(connection: Connection, outcome: dict[str, Any]) -> Iterator[None]:
-    """One row's own savepoint: whatever is wrong with the row is written down and stays its own."""
+    """Run one row in its own savepoint, and record as its outcome whatever is wrong with it."""
     try:
         with connection.begin_nested():
             yield
     except LabelError as error:
-        outcome |= {"state": State.WAITING if error.may_come else State.REFUSED, "reason": str(error)}
+        outcome |= {"state": InboxState.WAITING if error.may_come else InboxState.REFUSED, "reason": str(error)}
     except sa.exc.StatementError as error:
         if isinstance(error, sa.exc.DBAPIError) and not isinstance(error, sa.exc.DataError):
             raise
-        outcome |= {"state": State.REFUSED, "reason": "the database cannot take this row's values; write it again"}
+        outcome |= {"state": InboxState.REFUSED, "reason": "the database cannot take this row's values; write it again"}
 
 
 def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
-    """Waiting rows to be looked at now, every field as bytes (SQLite) or text (PostgreSQL), none very long."""
+    """Select waiting rows to be tried now, every field as bytes (SQLite) or text (PostgreSQL), none very long."""
     tried, received = label_inbox.c.tried_at, label_inbox.c.received_at
     pauses = [
         sa.and_(received > now - timedelta(seconds=age_s), tried <= now - timedelta(seconds=pause_s))
@@ -151,14 +151,14 @@ def _due(connection: Connection, now: datetime) -> sa.Select[Any]:
     due = sa.or_(tried.is_(None), sa.and_(tried < now, again), tried > now + timedelta(seconds=LONGEST_PAUSE_S))
     return (
         sa.select(label_inbox.c.id, *(_raw(connection, name) for name in _FIELDS))
-        .where(label_inbox.c.state == State.WAITING, due)
+        .where(label_inbox.c.state == InboxState.WAITING, due)
         .order_by(tried.nulls_first(), label_inbox.c.id)
         .with_for_update(skip_locked=True)
     )
 
 
 def _arrived(now: datetime) -> sa.CompoundSelect[Any]:
-    """Keys and barcodes of the plates of which an image arrived just now."""
+    """Select keys and barcodes of the plates of which an image arrived just now."""
     recent = inspection_summary.c.last_image_at > now - timedelta(seconds=ARRIVED_S)
 
     def names(column: sa.Column[Any]) -> sa.Select[Any]:
@@ -173,7 +173,7 @@ def _arrived(now: datetime) -> sa.CompoundSelect[Any]:
 
 
 def _raw(connection: Connection, name: str) -> sa.ColumnElement[Any]:
-    """A column as it truly is: what a driver would make of hostile values must not fail the whole statement."""
+    """Select a column as it is stored: a driver's conversion of hostile values would fail the whole statement."""
     kind = sa.LargeBinary() if connection.dialect.name == "sqlite" else sa.Text()
     return sa.func.substr(sa.cast(label_inbox.c[name], kind), 1, _BYTES + 1).label(name)
 
@@ -183,21 +183,30 @@ def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, n
     for name in ("plate", "well", "label", "person"):
         if texts[name] is None:
             raise LabelError(f"{name} is missing; fill it in")
-    word = plain("label", texts["label"] or "")
-    at = _said_at(texts["labelled_at"], now) or min(_time("received_at", texts["received_at"]) or now, now)
-    vocabulary, bare = vocabularies.split(word, default)
-    meant = vocabulary.read(bare)
+    written = plain("label", texts["label"] or "")
+    at = _labelled_at(texts["labelled_at"], now) or min(_time("received_at", texts["received_at"]) or now, now)
+    vocabulary, code = vocabularies.split(written, default)
+    drop_class = vocabulary.read(code)
     person = person_named(texts["person"] or "")
-    subject = finder.find(
-        Named(texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at)
+    target = finder.find(
+        DropReference(
+            texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at
+        )
     )
     return NewLabel(
-        subject.drop_id, subject.inspection_id, meant, person, at, ORIGIN, original=word, vocabulary=vocabulary.name
+        target.drop_id,
+        target.inspection_id,
+        drop_class,
+        person,
+        at,
+        ORIGIN,
+        original=written,
+        vocabulary=vocabulary.name,
     )
 
 
 def _text(name: str, value: bytes | str | None) -> str | None:
-    """A field's text; blank is the same as null."""
+    """Decode a field's text; blank is the same as null."""
     if value is None:
         return None
     if len(value) > _BYTES:
@@ -217,7 +226,7 @@ def _number(text: str | None) -> int | None:
     return int(text)
 
 
-def _said_at(text: str | None, now: datetime) -> datetime | None:
+def _labelled_at(text: str | None, now: datetime) -> datetime | None:
     moment = _time("labelled_at", text)
     if moment is not None and not EARLIEST <= moment <= now + AHEAD:
         raise LabelError(f"labelled_at {quoted(text or '')} is before 1980 or in the future; correct it")
@@ -225,7 +234,7 @@ def _said_at(text: str | None, now: datetime) -> datetime | None:
 
 
 def _time(name: str, text: str | None) -> datetime | None:
-    """An aware time; UTC where it names no zone."""
+    """Parse an aware time; UTC where it names no zone."""
     if text is None:
         return None
     try:
@@ -236,19 +245,19 @@ def _time(name: str, text: str | None) -> datetime | None:
 
 
 def retry(connection: Connection) -> int:
-    """Put refused rows back, after a vocabulary changed. Returns how many."""
-    refused = sa.update(label_inbox).where(label_inbox.c.state == State.REFUSED)
-    return connection.execute(refused.values(state=State.WAITING, tried_at=None)).rowcount
+    """Put refused rows back after a vocabulary changed. Returns how many."""
+    refused = sa.update(label_inbox).where(label_inbox.c.state == InboxState.REFUSED)
+    return connection.execute(refused.values(state=InboxState.WAITING, tried_at=None)).rowcount
 
 
 def counts(connection: Connection) -> dict[str, int]:
-    """How many rows there are by state."""
+    """Count the rows by state."""
     rows = connection.execute(sa.select(label_inbox.c.state, sa.func.count()).group_by(label_inbox.c.state))
-    return {state: count for state, count in rows if state in set(State)}
+    return {state: count for state, count in rows if state in set(InboxState)}
 
 
-def listed(connection: Connection, states: Sequence[State], limit: int) -> list[Entry]:
-    """Rows in these states, the latest first."""
+def listed(connection: Connection, states: Sequence[InboxState], limit: int) -> list[Entry]:
+    """List rows in these states, the latest first."""
     rows = connection.execute(
         sa.select(
             label_inbox.c.id,

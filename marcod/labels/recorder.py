@@ -1,11 +1,11 @@
-"""From natural keys to a label, and from a label to everything that follows from it.
+"""Label recorder: finds the drop of a label by its natural keys, and stores the label.
 
-The only way labels are written: hides how plate, well, drop and inspection lead to rows, and promises that the drops
-and summaries a label changes are changed in the same transaction. The cost is bounded by the inspections touched.
+All labels are written here. The drops and summaries that a label changes are updated in its transaction; the cost is
+bounded by the inspections touched.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -35,14 +35,14 @@ _MACHINE: Final = re.compile(
     r"|autoscorer?|automatic|machine|model|classifier|algorithm",
     re.IGNORECASE | re.ASCII,
 )
-"""Names that no person has: a model's, which some tables write where others write who labelled."""
+"""Names of models, which some tables have in the column of the person."""
 
 NO_PLATE: Final = "no plate"
-"""How the reason begins where the plate is not known."""
+"""Start of the reason for a plate that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class DropReference:
     """Natural keys of a labelled drop or image, as they were written; ``at`` is the label's time, and aware.
 
     ``plate`` is a key or a barcode, ``inspection`` a key or a number, ``path`` an image's below its source's root.
@@ -59,7 +59,7 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class LabelTarget:
     """A drop at an inspection, or one image of it."""
 
     drop_id: int
@@ -78,7 +78,7 @@ class _Look:
 
 
 class _PlateFound(NamedTuple):
-    """A plate that answers to a name."""
+    """A plate found by a key or barcode."""
 
     id: int
     key: str
@@ -108,15 +108,18 @@ _LOOKS: Final = (
 
 
 class Finder:
-    """Finds what labels are said of, within one transaction; plates are looked up once."""
+    """Look-up of labelled drops within one transaction; each plate is looked up once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._plates: dict[tuple[str, str | None], list[_PlateFound]] = {}
         self._grids: dict[int, _Grid] = {}
 
-    def find(self, named: Named) -> Subject:
-        """Raises LabelError, whose ``may_come`` tells that the plate or its images may still arrive."""
+    def find(self, named: DropReference) -> LabelTarget:
+        """Find a drop or an image.
+
+        Raises LabelError, with ``may_come`` where the plate or its images may still arrive.
+        """
         if named.path is not None:
             return self._image(named)
         if named.plate is None or named.well is None:
@@ -130,10 +133,10 @@ class Finder:
         if not looks:
             raise LabelError(f"no image of well {where} has arrived yet", may_come=True)
         chosen = _at(_of_drop(looks, named.drop, where), named, where)
-        return Subject(chosen.drop_id, chosen.inspection_id)
+        return LabelTarget(chosen.drop_id, chosen.inspection_id)
 
-    def inspections(self, named: Named) -> int:
-        """How many inspections the plate has so far. Raises LabelError as ``find`` does."""
+    def inspections(self, named: DropReference) -> int:
+        """Count the inspections of the plate so far. Raises LabelError as ``find`` does."""
         source_name = None if named.source is None else plain("source", named.source)
         of_plate = inspection.c.plate_id == self._plate(plain("plate", named.plate or ""), source_name)
         counted = sa.select(sa.func.count()).select_from(inspection).where(of_plate)
@@ -146,7 +149,7 @@ class Finder:
         if not found:
             raise self._no_plate(name, source_name)
         if len(found) > 1:
-            raise LabelError(f"several plates answer to {quoted(name)} ({_told_apart(name, found)}")
+            raise LabelError(f"several plates answer to {quoted(name)} ({_described(name, found)}")
         return found[0].id
 
     def _no_plate(self, name: str, source_name: str | None) -> LabelError:
@@ -162,13 +165,13 @@ class Finder:
         return LabelError(text, may_come=True)
 
     def _position(self, plate_id: int, written: tuple[int, int] | int) -> tuple[int, int]:
-        """Row and column of a well, or of a well's number, on the plate. Raises LabelError outside the plate."""
+        """Find row and column of a well, or of its number. Raises LabelError outside the plate."""
         if plate_id not in self._grids:
             self._grids[plate_id] = self._grid(plate_id)
         grid = self._grids[plate_id]
         if isinstance(written, int):
             return grid.position(written)
-        if grid.told is not None and not grid.told.holds(*written):
+        if grid.given is not None and not grid.given.holds(*written):
             raise LabelError(f"well {well_name(*written)} is outside the plate's {grid.size} wells")
         return written
 
@@ -177,9 +180,9 @@ class Finder:
         statement = sa.select(*columns).join(source, source.c.id == plate.c.source_id).where(plate.c.id == plate_id)
         row = self._connection.execute(statement).one()
         setup = plate_setups.setup_of(row)
-        told = None if setup.inferred else setup.format
+        given = None if setup.inferred else setup.format
         read = layouts.options_of(row.reading, lambda _: setup).grid_of("")
-        return _Grid(told, told or ONE_GRID.get(row.layout) or read)
+        return _Grid(given, given or ONE_GRID.get(row.layout) or read)
 
     def _look_plate_up(self, name: str, source_name: str | None) -> list["_PlateFound"]:
         columns = (plate.c.id, plate.c.key, source.c.name)
@@ -189,11 +192,11 @@ class Finder:
         return [_PlateFound(*row) for row in plate_names.select_named(self._connection, statement, name)]
 
     def _looks(self, plate_id: int, row: int, column: int) -> list[_Look]:
-        """The drops of a well at their inspections, in the inspections' order."""
+        """List the drops of a well at their inspections, in the inspections' order."""
         where = {"plate": plate_id, "row": row, "column": column}
         return [_Look(*found) for found in self._connection.execute(_LOOKS, where)]
 
-    def _image(self, named: Named) -> Subject:
+    def _image(self, named: DropReference) -> LabelTarget:
         path = plain("path", named.path or "").replace("\\", "/").removeprefix("./")
         statement = (
             sa.select(
@@ -213,11 +216,11 @@ class Finder:
         drop_id, inspection_id, image_id, row, column, plate_id = found[0]
         if named.well is not None and self._position(plate_id, _well(named.well)) != (row, column):
             raise LabelError(f"image {quoted(path)} shows another well than {quoted(named.well)}; correct one of them")
-        return Subject(drop_id, inspection_id, image_id)
+        return LabelTarget(drop_id, inspection_id, image_id)
 
 
-def _told_apart(name: str, found: Sequence[_PlateFound]) -> str:
-    """Tell plates of one name apart, with the next step; the end of a sentence with one bracket open."""
+def _described(name: str, found: Sequence[_PlateFound]) -> str:
+    """Describe plates of one name, with the next step; the end of a sentence with one bracket open."""
     if (keys := plate_names.whole_keys(name, [each.key for each in found])) is not None:
         return f"{keys}); name the key"
     sources = list(dict.fromkeys(each.source for each in found))
@@ -236,8 +239,8 @@ def _of_drop(looks: list[_Look], number: int | None, where: str) -> list[_Look]:
     return chosen
 
 
-def _at(looks: list[_Look], named: Named, where: str) -> _Look:
-    """The inspection named; else the last one taken when the label was given; else the last one."""
+def _at(looks: list[_Look], named: DropReference, where: str) -> _Look:
+    """Choose the inspection named; else the last one at the time of the label; else the last one."""
     if named.inspection is not None:
         text = plain("inspection", named.inspection)
         numbers = (*names_stored(text), text.lstrip("0"))
@@ -255,9 +258,9 @@ def _at(looks: list[_Look], named: Named, where: str) -> _Look:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """The wells of a plate as its table told them, and the grid on which its well numbers are read."""
+    """Grid of a plate as its metadata gives it, and the grid on which its well numbers are read."""
 
-    told: PlateFormat | None
+    given: PlateFormat | None
     read: PlateFormat
 
     @property
@@ -265,7 +268,7 @@ class _Grid:
         return f"{self.read.rows} x {self.read.columns}"
 
     def position(self, number: int) -> tuple[int, int]:
-        """Row and column of a well's number. Raises LabelError."""
+        """Return row and column of a well's number. Raises LabelError."""
         if not 1 <= number <= self.read.wells:
             raise LabelError(
                 f"well number {number} is outside the plate's {self.size} wells; correct it, or "
@@ -278,7 +281,7 @@ _NUMBER: Final = re.compile(r"\d{1,4}(?:\.0+)?", re.ASCII)
 
 
 def _well(text: str) -> tuple[int, int] | int:
-    """Row and column of a well such as A1, or the number of a well, row by row from 1. Raises LabelError."""
+    """Parse a well such as A1 into row and column, or a well's number, row by row from 1. Raises LabelError."""
     well = plain("well", text)
     if _NUMBER.fullmatch(well):
         return int(well.partition(".")[0])
@@ -294,7 +297,7 @@ def _well(text: str) -> tuple[int, int] | int:
 
 
 def person_named(text: str) -> str:
-    """Return a person's name without surrounding blanks. Raises LabelError for a model's, whose class is no label."""
+    """Return a person's name without surrounding blanks. Raises LabelError for a model's name."""
     person = plain("person", text)
     if _MACHINE.fullmatch(person):
         raise LabelError(f"{quoted(person)} is a model and not a person; name who labelled the drop")
@@ -302,7 +305,7 @@ def person_named(text: str) -> str:
 
 
 def plain(what: str, text: str) -> str:
-    """A text without surrounding blanks. Raises LabelError unless it can be printed and is of a sane length."""
+    """Strip a text. Raises LabelError unless it can be printed and is of a sane length."""
     kept = text.strip()
     if not kept:
         raise LabelError(f"{what} is empty; fill it in")
@@ -314,23 +317,23 @@ def plain(what: str, text: str) -> str:
 
 
 def add(connection: Connection, givens: Iterable[NewLabel], now: datetime) -> int:
-    """Keep what was said, with everything that follows. Returns how much of it is new."""
-    with following(connection, now) as said:
-        return int(said(list(givens)))
+    """Store labels and update what they change. Returns how many are new."""
+    with following(connection, now) as add_labels:
+        return add_labels(list(givens))
 
 
 @contextmanager
-def following(connection: Connection, now: datetime) -> Iterator[Any]:
-    """Labels one by one, what follows from them once: yields ``said(givens)``, which returns how many are new."""
+def following(connection: Connection, now: datetime) -> Iterator[Callable[[list[NewLabel]], int]]:
+    """Yield a function that stores labels and returns how many are new; update what they change once, at the end."""
     new: list[NewLabel] = []
 
-    def said(givens: list[NewLabel]) -> int:
+    def add_labels(givens: list[NewLabel]) -> int:
         count = votes.add(connection, givens, now)
         if count:
             new.extend(givens)
         return count
 
-    yield said
+    yield add_labels
     if new:
         derived.refresh(connection, {given.drop_id for given in new}, {given.inspection_id for given in new}, now)
 
@@ -338,17 +341,17 @@ def following(connection: Connection, now: datetime) -> Iterator[Any]:
 def fresh(
     connection: Connection, givens: Sequence[NewLabel], undated: Collection[str], standing: Collection[str]
 ) -> list[NewLabel]:
-    """Choose the labels that are new, some of them dated later; the others have been kept before.
+    """Choose the labels that are not stored yet, and date some of them later.
 
-    ``undated`` are the keys of labels without a time: they are kept unless the person ever gave that label to that
-    subject. ``standing`` are the keys of labels dated by their image, which are the last of their file: such a label
+    ``undated`` are the keys of labels without a time: they are new unless the person ever gave that label to that
+    target. ``standing`` are the keys of labels dated by their image, which are the last of their file: such a label
     comes after the person's former ones of the same format, and may come back after one of another class.
     """
     kept = votes.key_ids(connection, [given.key for given in givens])
-    said = _said(connection, {given.drop_id for given in givens})
+    labels = _labels_of(connection, {given.drop_id for given in givens})
     found = []
     for given in givens:
-        before = said.setdefault(_speaker(given), [])
+        before = labels.setdefault(_voter(given), [])
         latest = before[-1] if before else None
         again = [each for each in before if (each.original, each.vocabulary) == (given.original, given.vocabulary)]
         if given.key in undated:
@@ -366,8 +369,8 @@ def fresh(
     return found
 
 
-def _said(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[object, ...], list[NewLabel]]:
-    """All that was ever said of some drops, by subject and person, the oldest first."""
+def _labels_of(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[object, ...], list[NewLabel]]:
+    """Read all labels ever given to some drops, by target and person, the oldest first."""
     columns = (
         label.c.drop_id, label.c.inspection_id, label.c.label, label.c.person, label.c.labelled_at, label.c.origin,
         label.c.original, label.c.vocabulary, label.c.image_id,
@@ -379,47 +382,47 @@ def _said(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[objec
     for row in rows:
         given = NewLabel(*row)
         given = replace(given, label=None if given.label is None else DropClass(given.label))
-        found.setdefault(_speaker(given), []).append(given)
+        found.setdefault(_voter(given), []).append(given)
     return found
 
 
-def _speaker(given: NewLabel) -> tuple[object, ...]:
+def _voter(given: NewLabel) -> tuple[object, ...]:
     return given.drop_id, given.inspection_id, given.image_id, given.person
 
 
 def _same_way(given: NewLabel, other: NewLabel) -> bool:
-    """Whether both came in files of one format."""
+    """Return whether both came in files of one format."""
     return given.origin.partition(" ")[0] == other.origin.partition(" ")[0]
 
 
 def _replaces(given: NewLabel, latest: NewLabel) -> bool:
-    """What was taken back, or said by another way since, is not undone by an import of the same file."""
+    """Return whether a label replaces the latest; an import of the same file undoes no withdrawal or newer label."""
     return latest.label is not None and latest.label is not given.label and _same_way(given, latest)
 
 
 def _after(given: NewLabel, latest: NewLabel) -> NewLabel:
-    """Dated after the person's latest word where both came the same way."""
+    """Date a label after the person's latest one where both came the same way."""
     if not _same_way(given, latest):
         return given
     return replace(given, labelled_at=max(given.labelled_at, latest.labelled_at + timedelta(microseconds=1)))
 
 
-def withdraw(connection: Connection, subject: Subject, *, person: str, origin: str, now: datetime) -> int:
+def withdraw(connection: Connection, target: LabelTarget, *, person: str, origin: str, now: datetime) -> int:
     """Withdraw all labels of a person of a drop at an inspection, or of one image. Returns how many."""
-    of_subject = sa.and_(
-        label.c.drop_id == subject.drop_id,
-        label.c.inspection_id == subject.inspection_id,
+    of_target = sa.and_(
+        label.c.drop_id == target.drop_id,
+        label.c.inspection_id == target.inspection_id,
         label.c.person == person,
     )
-    words = sa.select(label).outerjoin(image, image.c.id == label.c.image_id).where(of_subject)
-    if subject.image_id is not None:
-        counting = sa.select(votes.COUNTING).where(image.c.id == subject.image_id)
-        words = words.where(connection.execute(counting).scalar_one() == votes.COUNTING)
+    labels = sa.select(label).outerjoin(image, image.c.id == label.c.image_id).where(of_target)
+    if target.image_id is not None:
+        counting = sa.select(votes.COUNTING).where(image.c.id == target.image_id)
+        labels = labels.where(connection.execute(counting).scalar_one() == votes.COUNTING)
     latest: dict[int | None, Any] = {}
-    for row in connection.execute(words.order_by(label.c.labelled_at, label.c.id)):
+    for row in connection.execute(labels.order_by(label.c.labelled_at, label.c.id)):
         latest[row.image_id] = row
-    nothing = NewLabel(subject.drop_id, subject.inspection_id, None, person, now, origin)
-    # A word dated after now, by another clock, must not outlive its being taken back.
+    nothing = NewLabel(target.drop_id, target.inspection_id, None, person, now, origin)
+    # A label dated after now, by a clock that was ahead, must not outlive its withdrawal.
     back = [
         replace(nothing, image_id=image_id, labelled_at=max(now, row.labelled_at + timedelta(microseconds=1)))
         for image_id, row in latest.items()

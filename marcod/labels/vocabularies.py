@@ -1,8 +1,8 @@
-"""The words people score drops with, and what they mean in the four classes.
+"""Vocabularies: the codes and names that people score drops with, and their classes.
 
-The tables are data: ``defaults.toml`` beside this file, over which a lab lays a file of its own. Hides spelling:
-case, blanks, leading zeros, a code's name instead of the code. Promises that nothing is guessed: a word that is in no
-table, or that a table leaves open, is an UnmappedError which says where to decide.
+The tables are data: ``defaults.toml`` next to this file, and a lab's own file over it. Case, blanks, leading zeros and
+a code's name instead of the code make no difference. Nothing is guessed: a label that is in no table, or that a table
+leaves open, is an UnmappedError with the next step.
 """
 
 import re
@@ -19,10 +19,10 @@ from marcod.text import offer, quoted
 DEFAULTS: Final = Path(__file__).with_name("defaults.toml")
 UNMAPPED: Final = "unmapped"
 WITHDRAWN: Final = "withdrawn"
-"""In every vocabulary: the person takes back what they said."""
+"""Withdraws the person's label, in every vocabulary."""
 
 LONGEST: Final = 1000
-"""Characters of a word."""
+"""Characters of a label."""
 
 _NUMBER: Final = re.compile(r"0*(\d+)(?:[.,]0+)?", re.ASCII)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -30,7 +30,7 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One word or code; ``label`` is None where the table leaves it open."""
+    """One code; ``label`` is None where the table leaves it open."""
 
     code: str
     label: DropClass | None
@@ -39,7 +39,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One table. ``joined`` is what several codes of one field are joined by; the largest counts."""
+    """One table. ``joined`` is the separator of several codes in one field; the largest counts."""
 
     name: str
     description: str = ""
@@ -48,15 +48,15 @@ class Vocabulary:
 
     @property
     def words(self) -> list[Entry]:
-        """Its entries in the order of the tables."""
+        """The entries in the order of the tables."""
         return list(self.entries.values())
 
     def read(self, text: str) -> DropClass | None:
-        """The class that a text stands for; None takes back what was said. Raises UnmappedError for other texts."""
-        word = spelled(text)
-        if word == WITHDRAWN:
+        """Return the class of a code or name, None for a withdrawal. Raises UnmappedError for other texts."""
+        code = spelled(text)
+        if code == WITHDRAWN:
             return None
-        entry = self._entry(word)
+        entry = self._entry(code)
         if entry is None:
             offered = offer(text, (each.code for each in self.words), "words")
             raise UnmappedError(f"{quoted(text)} is not in the vocabulary {self.name}; {offered}; or {_DECIDE}")
@@ -65,13 +65,13 @@ class Vocabulary:
             raise UnmappedError(f"{quoted(text)}{called} is left open in the vocabulary {self.name}; {_DECIDE}")
         return entry.label
 
-    def _entry(self, word: str) -> Entry | None:
-        if self.joined and self.joined in word:
-            codes = [_NUMBER.fullmatch(part.strip()) for part in word.split(self.joined)]
-            word = str(max(int(code[1]) for code in codes if code)) if all(codes) else word
-        if word in self.entries:
-            return self.entries[word]
-        return next((entry for entry in self.entries.values() if entry.name and spelled(entry.name) == word), None)
+    def _entry(self, text: str) -> Entry | None:
+        if self.joined and self.joined in text:
+            codes = [_NUMBER.fullmatch(part.strip()) for part in text.split(self.joined)]
+            text = str(max(int(code[1]) for code in codes if code)) if all(codes) else text
+        if text in self.entries:
+            return self.entries[text]
+        return next((entry for entry in self.entries.values() if entry.name and spelled(entry.name) == text), None)
 
 
 _DECIDE: Final = "give it a class in the file named by labels.vocabularies"
@@ -87,31 +87,31 @@ class Vocabularies:
         return iter(self._tables.values())
 
     def named(self, name: str) -> Vocabulary:
-        """Raises ConfigError when there is none."""
+        """Return a vocabulary. Raises ConfigError when there is none of that name."""
         if name not in self._tables:
             offered = offer(name, sorted(self._tables), "vocabularies")
             raise ConfigError(f"there is no vocabulary {quoted(name)}; {offered}")
         return self._tables[name]
 
     def split(self, text: str, default: str) -> tuple[Vocabulary, str]:
-        """The vocabulary and the word of ``VOCABULARY:WORD``, or of a word alone."""
-        name, colon, word = text.partition(":")
+        """Split ``VOCABULARY:CODE``, or a code alone, into its vocabulary and code."""
+        name, colon, code = text.partition(":")
         if colon and name.strip().lower() in self._tables:
-            return self._tables[name.strip().lower()], word
+            return self._tables[name.strip().lower()], code
         return self.named(default), text
 
 
 def spelled(text: str) -> str:
-    """A word as it is compared. Raises LabelError for a text that is too long to be one."""
+    """Normalize a code or name for comparison. Raises LabelError for a text that is too long."""
     if len(text) > LONGEST:
         raise LabelError(f"a label of more than {LONGEST} characters is not a word; write the word or the code alone")
-    word = " ".join(text.split()).casefold()
-    number = _NUMBER.fullmatch(word)
-    return number[1] if number else word
+    plain = " ".join(text.split()).casefold()
+    number = _NUMBER.fullmatch(plain)
+    return number[1] if number else plain
 
 
 def load(own: Path | None = None) -> Vocabularies:
-    """The shipped tables with those of a lab over them. Raises ConfigError for a file that cannot be used."""
+    """Load the shipped tables and a lab's own over them. Raises ConfigError for a file that cannot be used."""
     tables: dict[str, Vocabulary] = {}
     for path in (DEFAULTS, own):
         for name, content in (_parsed(path) if path is not None else {}).items():

@@ -1,7 +1,7 @@
-"""A connection that ends in time, whatever its other side does: one that answers a byte a second ends too.
+"""TCP connection with a total time limit, also for a peer that answers one byte per second.
 
-Hides that a timeout of a socket is for each step only, that a name may have many addresses, and that TLS takes the
-socket away from its first owner. The look-up of a name alone takes as long as the system's resolver lets it.
+A socket's own timeout is for each step only, and TLS takes the socket from its first owner; so a second handle shuts
+the connection down. The look-up of a name alone takes as long as the system's resolver lets it.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Self
 
 
-class Line:
-    """A connected ``socket``, and a second handle to it by which it is hung up, whoever has wrapped the first."""
+class Connection:
+    """A connected ``socket``, and a second handle that shuts it down after TLS has wrapped the first."""
 
     def __init__(self, host: str, port: int, timeout_s: float) -> None:
-        """Dial every address of a name, in this time altogether. Raises OSError; TimeoutError where that is over."""
-        self.socket = _dialled(host, port, timeout_s)
+        """Connect to an address of a name, within this time in all. Raises OSError; TimeoutError where that is over."""
+        self.socket = _connected(host, port, timeout_s)
         self.socket.settimeout(timeout_s)
         self._handle = self.socket.dup()
 
@@ -32,21 +32,21 @@ class Line:
         self._handle.close()
 
     @contextlib.contextmanager
-    def hung_up_after(self, seconds: float) -> Iterator[None]:
-        """Hang up when the block takes longer. Raises TimeoutError for whatever the block then raises."""
+    def limited_to(self, seconds: float) -> Iterator[None]:
+        """Shut the connection down when the block takes longer. Its error is then a TimeoutError."""
         over = threading.Event()
 
-        def hang_up() -> None:
+        def shut_down() -> None:
             over.set()
             with contextlib.suppress(OSError):
                 self._handle.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(seconds, hang_up)
+        timer = threading.Timer(seconds, shut_down)
         timer.daemon = True
         timer.start()
         try:
             yield
-        except Exception as error:  # whatever a cut connection looks like to its reader
+        except Exception as error:  # a cut connection fails in many ways
             if over.is_set():
                 raise TimeoutError from error
             raise
@@ -54,21 +54,21 @@ class Line:
             timer.cancel()
 
 
-def _dialled(host: str, port: int, timeout_s: float) -> socket.socket:
-    """The first address that answers; each gets its share of the time that is left."""
+def _connected(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Connect to the first address that answers; each gets its share of the time that is left."""
     ways = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     ends, failure = time.monotonic() + timeout_s, OSError("no address")
     for number, (family, kind, protocol, _, address) in enumerate(ways):
         share_s = (ends - time.monotonic()) / (len(ways) - number)
         if share_s <= 0:
             raise TimeoutError
-        dialling = socket.socket(family, kind, protocol)
+        attempt = socket.socket(family, kind, protocol)
         try:
-            dialling.settimeout(share_s)
-            dialling.connect(address)
+            attempt.settimeout(share_s)
+            attempt.connect(address)
         except OSError as error:
-            dialling.close()
+            attempt.close()
             failure = error
         else:
-            return dialling
+            return attempt
     raise failure

@@ -1,7 +1,9 @@
-"""One e-mail in plain text through the configured mail server.
+"""Plain-text e-mail through the configured mail server.
 
-Promises that no name or address adds a header or a recipient, that TLS is verified where it is configured, and that a
-message has the same Message-ID however often it is sent.
+Guarantees:
+- No name or address adds a header or a recipient.
+- TLS is verified where it is configured.
+- A message has the same Message-ID each time it is sent.
 """
 
 import contextlib
@@ -17,8 +19,8 @@ from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from typing import Final
 
-from marcod.notify.connection import Line
-from marcod.notify.render import Letter
+from marcod.notify.connection import Connection
+from marcod.notify.render import Rendered
 from marcod.settings import MailSettings
 from marcod.store.outbox import Outcome
 from marcod.text import printable
@@ -37,15 +39,15 @@ LONGEST_REPLY: Final = 200
 def send(
     mail: MailSettings,
     to: Sequence[str],
-    letter: Letter,
+    rendered: Rendered,
     message: str,
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
 ) -> Outcome:
-    """Send one mail to all addresses; ``message`` is its name. Only a refused sender or recipient is final."""
+    """Send one mail to all addresses; ``message`` is its id. Only a refused sender or recipient is final."""
     assert mail.host is not None
     try:
-        written = _written(mail.sender, to, letter, message, clock())
+        written = _written(mail.sender, to, rendered, message, clock())
         refused = _hand_over(mail, to, written, timeout_s)
     except TimeoutError:
         return Outcome(False, f"{mail.host} did not answer in time")
@@ -68,45 +70,45 @@ def send(
     return Outcome(True, f"{mail.host} refused {_listed(refused)}" if refused else None)
 
 
-def _written(sender: str, to: Sequence[str], letter: Letter, message: str, now: datetime) -> EmailMessage:
+def _written(sender: str, to: Sequence[str], rendered: Rendered, message: str, now: datetime) -> EmailMessage:
     written = EmailMessage(policy=SMTP)
     for address in (sender, *to):
         if "@" not in parseaddr(address)[1] or not address.isprintable():
             raise ValueError(address)
     written["From"] = sender
     written["To"] = ", ".join(to)
-    written["Subject"] = letter.subject
+    written["Subject"] = rendered.subject
     written["Date"] = format_datetime(now)
     written["Message-ID"] = f"<{message}@{parseaddr(sender)[1].rpartition('@')[2]}>"
     written["Auto-Submitted"] = "auto-generated"
     written["X-Marcod-Message"] = message
-    written.set_content(letter.text)
+    written.set_content(rendered.text)
     return written
 
 
 def _hand_over(
     mail: MailSettings, to: Sequence[str], written: EmailMessage, timeout_s: float
 ) -> dict[str, tuple[int, bytes]]:
-    """The recipients that were refused where others were not."""
+    """Deliver a mail. Returns the recipients that were refused where others were not."""
     ends = time.monotonic() + WHOLE * timeout_s
-    with Line(mail.host or "", mail.port, timeout_s) as line, contextlib.ExitStack() as stack:
-        with line.hung_up_after(ends - time.monotonic()):
+    with Connection(mail.host or "", mail.port, timeout_s) as line, contextlib.ExitStack() as stack:
+        with line.limited_to(ends - time.monotonic()):
             server = stack.enter_context(contextlib.closing(_Server(line, mail, timeout_s)))
             if mail.security == "starttls":
                 server.starttls(context=ssl.create_default_context())
             if mail.user is not None:
                 server.login(mail.user, mail.password.get_secret_value() if mail.password is not None else "")
             refused = server.send_message(written, to_addrs=[parseaddr(address)[1] for address in to])
-        # It is the server's now, whatever it says to a farewell.
-        with contextlib.suppress(OSError, smtplib.SMTPException), line.hung_up_after(min(FAREWELL_S, timeout_s)):
+        # The server has accepted the mail, whatever it answers to QUIT.
+        with contextlib.suppress(OSError, smtplib.SMTPException), line.limited_to(min(FAREWELL_S, timeout_s)):
             server.quit()
         return refused
 
 
 class _Server(smtplib.SMTP):
-    """Greets over a line that is there already: smtplib has no limit for all of connecting, TLS and the greeting."""
+    """SMTP over an open connection, as smtplib has no total limit for connecting, TLS and the greeting."""
 
-    def __init__(self, line: Line, mail: MailSettings, timeout_s: float) -> None:
+    def __init__(self, line: Connection, mail: MailSettings, timeout_s: float) -> None:
         self._line, self._tls = line, mail.security == "tls"
         # With the host's name here, which smtplib also verifies after STARTTLS.
         super().__init__(mail.host or "", mail.port, timeout=timeout_s)

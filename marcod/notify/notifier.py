@@ -1,14 +1,14 @@
-"""Telling people what happened: turns events into messages and sends them to webhooks and mailboxes.
+"""Notifier: sends messages about events from the outbox to webhooks and mailboxes.
 
-Hides when a message goes out and what is done when it does not arrive. Promises:
+Guarantees:
 
 * Nothing is lost while a notifier looks at least every three days (``outbox.STALE_AFTER``). A failed message is tried
-  again with doubling pauses for three days, then kept as failed and sent anew by ``marcod notify retry``.
+  again with doubling pauses for three days, then kept as failed and sent again by ``marcod notify retry``.
 * A message that its receiver acknowledged, and whose acknowledgement reached us, is never sent again. Where it did not
   (a crash, a broken connection or a timeout between the two) the same message comes again under the same name.
 * A receiver that hangs holds its notifier for ``webhook.TIMEOUT_S``, or for three times ``mail.TIMEOUT_S``, a try, and
   for the look-up of its name; ever more rarely, and after the others had their turn.
-* A target that is configured later is not told what is older than ``outbox.STALE_AFTER``.
+* A target that is configured later gets no events older than ``outbox.STALE_AFTER``.
 
 Any number of notifiers may run, on any hosts.
 """
@@ -39,27 +39,27 @@ LEASE_S: Final = 300.0
 
 
 def targets(notify: Mapping[str, NotifySettings]) -> list[Target]:
-    """Who wants what, as the outbox knows it."""
+    """Make the outbox's targets of the configured ones."""
     return [Target(name, t.events, t.sources, t.projects, t.every_s) for name, t in sorted(notify.items())]
 
 
 def deliver(settings: Settings, message: Message, clock: Callable[[], datetime]) -> Outcome:
     """Try to send a message to its target, once. Blocks for as long as ``webhook`` and ``mail`` say."""
     target = settings.notify[message.target]
-    letter = render.letter(message)
+    rendered = render.render(message)
     if target.url is not None:
-        return webhook.post(target, letter, message.id, clock)
-    return mail.send(settings.mail, target.to, letter, message.id, clock)
+        return webhook.post(target, rendered, message.id, clock)
+    return mail.send(settings.mail, target.to, rendered, message.id, clock)
 
 
 def unknown_target(settings: Settings, name: str) -> ConfigError:
-    """The answer to a target that is not configured."""
+    """Make the error for a target that is not configured."""
     offered = text.offer(name, sorted(settings.notify), "targets")
     return ConfigError(f"no target {name!r} is configured in [notify.NAME]; {offered}")
 
 
 def test(settings: Settings, name: str, now: datetime) -> Outcome:
-    """Send a test to a target at once, beside the outbox. Raises ConfigError for a target that is not configured."""
+    """Send a test to a target at once, without the outbox. Raises ConfigError for a target that is not configured."""
     if name not in settings.notify:
         raise unknown_target(settings, name)
     ident = uuid4().hex
@@ -69,7 +69,7 @@ def test(settings: Settings, name: str, now: datetime) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one round did: events dispatched, messages sent, those to be tried again, those given up."""
+    """Counts of one round: events dispatched, messages sent, postponed and given up."""
 
     dispatched: int = 0
     sent: int = 0
@@ -78,7 +78,7 @@ class Turn:
 
 
 class Notifier:
-    """Sends what the outbox holds, one message a target and round. ``worker`` names this process in leases."""
+    """Sender of the outbox: one message per target and round. ``worker`` names this process in leases."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Notifier:
             stop.wait(0 if turn.dispatched == outbox.PART else TICK_S)
 
     def turn(self, stop: threading.Event | None = None, alive: Callable[[], None] = lambda: None) -> Turn:
-        """Dispatch what happened and try the message of each target that has one. Raises StoreError."""
+        """Dispatch new events, and try the message of each target that has one. Raises StoreError."""
         self._write_outcomes()
         dispatched = 0
         if self._db.read(outbox.undispatched):
@@ -117,12 +117,12 @@ class Notifier:
         return Turn(dispatched, sent, len(tried) - sent - failed, failed)
 
     def _in_order(self) -> list[Target]:
-        """Those who answered the last time come first, since the others may take long."""
+        """Order due targets: those that answered the last time come first, as the others may take long."""
         ready = self._db.read(outbox.due, self._targets, self._clock())
         return sorted(ready, key=lambda target: (target.name in self._troubled, target.name))
 
     def _serve(self, target: Target) -> list[tuple[Message, Outcome]]:
-        """One try; none where another notifier was quicker."""
+        """Try a target's message, if no other notifier has claimed it."""
         message = self._db.write(outbox.claim, target, self._worker, now=self._clock(), lease_s=LEASE_S)
         if message is None:
             return []
@@ -141,17 +141,17 @@ class Notifier:
             return Outcome(False, f"{type(error).__name__} in {where}; this is a fault of marcod")
 
     def _write_outcomes(self) -> None:
-        """What was learnt of a message is kept until the database has it, or the message would be sent again."""
+        """Store outcomes. They are kept here until the database has them, or messages would be sent again."""
         while self._unwritten:
             self._db.write(outbox.finish, *self._unwritten[0], self._clock())
             self._unwritten.pop(0)
 
     def _note(self, message: Message, outcome: Outcome) -> None:
-        told = {"target": message.target, "message": message.id, "attempt": message.attempts}
+        fields = {"target": message.target, "message": message.id, "attempt": message.attempts}
         if outcome.sent:
             self._troubled.discard(message.target)
             events = len(message.events) + sum(more.count for more in message.more)
-            log.info("notified", **told, events=events, **({"note": outcome.error} if outcome.error else {}))
+            log.info("notified", **fields, events=events, **({"note": outcome.error} if outcome.error else {}))
             return
         self._troubled.add(message.target)
-        log.warning("notification not sent", **told, reason=outcome.error, given_up=outbox.given_up(message, outcome))
+        log.warning("notification not sent", **fields, reason=outcome.error, given_up=outbox.given_up(message, outcome))

@@ -1,7 +1,7 @@
-"""How events read: a sentence each for people, one JSON document for programs.
+"""Rendering of events: a sentence for people, a JSON document for programs.
 
-Names in events come from file names and tables, so a name is cut where it is long and what would steer a terminal or
-a mail is replaced. The same message always reads the same, however often it is sent.
+Names in events come from file names and tables, so long names are cut and control characters are replaced. The same
+message is rendered the same each time it is sent.
 """
 
 import json
@@ -31,16 +31,16 @@ _NOUNS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A message as it is sent: a line that sums it up, plain sentences, and the JSON document."""
+class Rendered:
+    """A message as it is sent: subject line, plain sentences, and JSON document."""
 
     subject: str
     text: str
     document: bytes
 
 
-def letter(message: Message) -> Letter:
-    """Write a message out."""
+def render(message: Message) -> Rendered:
+    """Render a message."""
     sentences = [sentence(event) for event in message.events]
     more = [f"Besides: {_counted(m.kind, m.count)} of {_clean(m.source or 'marcod')}." for m in message.more]
     synthetic = any(event.detail.get("synthetic") for event in message.events)
@@ -51,7 +51,7 @@ def letter(message: Message) -> Letter:
         "events": [_record(event, said) for event, said in zip(message.events, sentences, strict=True)],
         "more": [{"kind": m.kind, "source": m.source, "count": m.count} for m in message.more],
     }
-    return Letter(_summary(message), body + "\n", json.dumps(document).encode())
+    return Rendered(_summary(message), body + "\n", json.dumps(document).encode())
 
 
 def _record(event: Event, said: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _counted(kind: str, count: int) -> str:
 
 
 def sentence(event: Event) -> str:
-    """What happened, for people."""
+    """Render an event as a sentence."""
     write = _SENTENCES.get(event.kind)
     return write(event.detail) if write is not None else f"marcod tells of {_clean(event.kind)}."
 
@@ -128,7 +128,7 @@ def _wells(wells: Iterable[dict[str, Any]], count: int) -> str:
 
 
 def _rule(detail: dict[str, Any]) -> str:
-    """The threshold of its hits; an event of an older marcod does not tell it."""
+    """Render the threshold of the hits; events of an older marcod do not have it."""
     threshold = detail.get("crystal_threshold")
     return "" if threshold is None else f" ({hit_rule(threshold)})"
 

@@ -1,7 +1,9 @@
-"""One POST to a webhook: signed, over verified TLS, no redirects, within a limit of time.
+"""Webhook delivery: one signed POST over verified TLS, without redirects, within a time limit.
 
-Promises that neither the URL's path nor the secret is in what it says, which names the host alone, and that nothing
-of the receiver's answer is kept but its status. Proxies of the environment are not used.
+Guarantees:
+- Reasons name the host alone, never the URL's path or the secret.
+- Only the status of the receiver's answer is kept.
+- Proxies of the environment are not used.
 """
 
 import base64
@@ -20,20 +22,20 @@ from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from marcod import __version__
-from marcod.notify.connection import Line
-from marcod.notify.render import Letter
+from marcod.notify.connection import Connection
+from marcod.notify.render import Rendered
 from marcod.settings import NotifySettings
 from marcod.store.outbox import Outcome
 
 TIMEOUT_S: Final = 10.0
-"""From connecting to the answer's status, altogether."""
+"""Limit from connecting to the answer's status."""
 
 POLITE_S: Final = 1.0
-"""For reading the rest of an answer, which is not needed."""
+"""Limit for reading the rest of an answer, which is not needed."""
 
 MOST_READ: Final = 65_536
 _REFUSALS: Final = frozenset({400, 410, 413, 415, 422})
-"""What is about this message. Any other status may be a proxy that restarts or a password that is being changed."""
+"""Refusals of this message. Any other status may be a proxy that restarts or a password that is being changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,16 @@ class _Answer:
 
 def post(
     target: NotifySettings,
-    letter: Letter,
+    rendered: Rendered,
     message: str,
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
 ) -> Outcome:
-    """Send a message; ``message`` is its name. What can pass is to be tried again, a refusal of it is not."""
+    """Send a message; ``message`` is its id. Only a refusal of the message is final."""
     assert target.url is not None
     url = urlsplit(target.url.get_secret_value())
     host = url.hostname or "the receiver"
-    body = letter.document if target.format == "json" else letter.text.encode()
+    body = rendered.document if target.format == "json" else rendered.text.encode()
     try:
         answer = _exchange(url, _headers(target, url, body, message, clock()), body, timeout_s)
     except TimeoutError:
@@ -68,7 +70,7 @@ def post(
 
 
 def signature(secret: str, body: bytes, at: datetime) -> str:
-    """The value of X-Marcod-Signature: HMAC-SHA256 (RFC 2104) of the time in Unix seconds, a full stop, the body."""
+    """Compute X-Marcod-Signature: HMAC-SHA256 (RFC 2104) of the time in Unix seconds, a full stop, the body."""
     stamp = str(int(at.timestamp()))
     digest = hmac.new(secret.encode(), stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
     return f"t={stamp},v1={digest}"
@@ -96,21 +98,21 @@ def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout
     connection = _connection(url)
     path = quote(url.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = "?" + quote(url.query, safe="/?%:@!$&'()*+,;=~-._[]") if url.query else ""
-    with Line(connection.host, connection.port, timeout_s) as line, contextlib.closing(connection):
-        with line.hung_up_after(ends - time.monotonic()):
+    with Connection(connection.host, connection.port, timeout_s) as line, contextlib.closing(connection):
+        with line.limited_to(ends - time.monotonic()):
             connection.sock = line.socket
             if url.scheme == "https":
                 connection.sock = ssl.create_default_context().wrap_socket(line.socket, server_hostname=connection.host)
             connection.request("POST", path + query, body, dict(headers))
             response = connection.getresponse()
-        # Read to be polite; the status has said all.
-        with contextlib.suppress(OSError, http.client.HTTPException), line.hung_up_after(min(POLITE_S, timeout_s)):
+        # Read the rest to be polite; only the status counts.
+        with contextlib.suppress(OSError, http.client.HTTPException), line.limited_to(min(POLITE_S, timeout_s)):
             response.read(MOST_READ)
         return _Answer(response.status, response.headers.get("Retry-After"))
 
 
 def _connection(url: SplitResult) -> http.client.HTTPConnection:
-    """Not connected; its class says which port is not named in the header Host."""
+    """Make an unconnected connection; its class decides which port the Host header omits."""
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     return kind(url.hostname or "", url.port or kind.default_port)
 
@@ -135,7 +137,7 @@ def _phrase(status: int) -> str:
 
 
 def _retry_after_s(said: str | None, now: datetime) -> float:
-    """Seconds of a Retry-After header (RFC 9110, section 10.2.3), 0 without one that can be read."""
+    """Parse a Retry-After header (RFC 9110, section 10.2.3) into seconds; 0 without a valid one."""
     if said is None:
         return 0.0
     if said.strip().isascii() and said.strip().isdigit():

@@ -1,6 +1,6 @@
-"""Reading one plate through all its inspections. Nothing here writes.
+"""History of one plate through all its inspections. Nothing here writes.
 
-Promises the inspections in order of time and the drops in plate order, each inspection as the plate map shows it.
+Returns the inspections in order of time and the drops in plate order, each inspection as the plate map shows it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,25 +43,25 @@ class DropHistory:
 
     @property
     def last(self) -> DropVerdict:
-        """The drop as it was seen last."""
+        """The latest verdict of the drop."""
         return next(look for look in reversed(self.looks) if look is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class PlateHistory:
-    """A plate's inspections in order of time, and its drops in plate order, as one model version sees them."""
+    """A plate's inspections in order of time, and its drops in plate order, for one model version."""
 
     version: Version
     inspections: tuple[Inspection, ...]
     drops: tuple[DropHistory, ...]
 
     def ever_hit(self) -> tuple[DropHistory, ...]:
-        """The drops that are or were a hit at any inspection."""
+        """List the drops that are or were a hit at any inspection."""
         return tuple(d for d in self.drops if any(look is not None and look.hit for look in d.looks))
 
 
 def of_plate(connection: Connection, plate_id: int, version: Version) -> PlateHistory:
-    """Every drop of a plate at every inspection with images for this version."""
+    """Read every drop of a plate at every inspection with images for this version."""
     inspections = _inspections(connection, plate_id, version)
     looks: dict[int, dict[int, DropVerdict]] = {}
     for seen in inspections:
@@ -88,7 +88,7 @@ def _inspections(connection: Connection, plate_id: int, version: Version) -> lis
 def _lives(
     connection: Connection, drop_ids: Iterable[int], version: Version, keys: Mapping[int, str]
 ) -> dict[int, tuple[bool, str, str | None, float | None]]:
-    """Whether they are hits, their trend, the key of the first hit's inspection and the highest crystal probability."""
+    """Read hit, trend, the key of the first hit's inspection and the highest crystal probability, by drop."""
     rows = connection.execute(
         sa.select(
             drop_summary.c.drop_id,

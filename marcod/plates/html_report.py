@@ -1,8 +1,8 @@
-"""Sheets for people and printers: one HTML file with everything in it, no script and nothing to load.
+"""HTML report of a plate or of hits: one file for screen and print, without scripts and external files.
 
-Hides how a plate of any format fits on a landscape A4 page, and that images may be gone or broken by now: such a
-drop keeps its place and its verdict. All text that comes from elsewhere is escaped, by a template that escapes
-everything. Letters, frames and brightness tell what the colours tell, for grey printers and colour-blind people.
+A plate of any format fits on a landscape A4 page. A drop whose image is gone or broken keeps its place and verdict.
+The template escapes all foreign text. Letters, frames and brightness repeat the colours, for grey printers and
+colour-blind people.
 """
 
 import base64
@@ -44,7 +44,7 @@ Done = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Look of a mark on a sheet: its letter, and the style of its colours."""
+    """Display of a mark on a sheet: its letter, and the style of its colours."""
 
     letter: str
     style: str
@@ -68,7 +68,7 @@ class Images:
     roots: Mapping[str, Path]
 
     def thumbnail(self, source: str, path: str | None, longest_px: int) -> str | None:
-        """A small image as a ``data:`` address, or None when the file is gone or cannot be read as an image.
+        """Encode a small image as a ``data:`` address, or None when the file is gone or cannot be read as an image.
 
         ``path`` is as the database keeps it.
         """
@@ -83,8 +83,8 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How big everything of a plate's map is; ``across`` drops of a well stand side by side.
+class MapGeometry:
+    """Sizes of a plate's map; ``across`` drops of a well are side by side.
 
     On a ``dense`` plate there is no room for probabilities, and the letter stands on the image.
     """
@@ -98,7 +98,7 @@ class Look:
 
     @property
     def gap_mm(self) -> float:
-        """Between two wells."""
+        """The gap between two wells."""
         return _gap_mm(dense=self.dense)
 
     @property
@@ -111,23 +111,23 @@ class Look:
 
     @property
     def screen_px(self) -> int:
-        """Below this width the map scrolls sideways."""
+        """The width below which the map scrolls sideways."""
         return round(PAGE_MM[0] / self.slot_mm * (24 if self.dense else 44))
 
     @property
     def frame_mm(self) -> float:
-        """Around a hit."""
+        """The frame around a hit."""
         return 0.4 if self.dense else 0.7
 
 
-def look(rows: int, columns: int, drops: int) -> Look:
-    """The sizes by which a plate of these rows and columns, with this many drops a well, fits on a page."""
+def look(rows: int, columns: int, drops: int) -> MapGeometry:
+    """Choose the sizes by which a plate of these rows and columns, with this many drops per well, fits on a page."""
     width, height = PAGE_MM[0] / columns, PAGE_MM[1] / rows
     choices = [_look(width, height, across, math.ceil(drops / across)) for across in range(1, drops + 1)]
     return max(choices, key=lambda choice: min(choice.slot_mm, choice.image_mm * 4 / 3))
 
 
-def _look(width: float, height: float, across: int, down: int) -> Look:
+def _look(width: float, height: float, across: int, down: int) -> MapGeometry:
     dense = width / across < DENSE_MM
     gap = _gap_mm(dense=dense)
     slot = (width - gap) / across - 0.3
@@ -136,7 +136,7 @@ def _look(width: float, height: float, across: int, down: int) -> Look:
     # Never higher than the image is: four to three is what every imager known here takes.
     image = max(1.0, min((height - gap) / down - caption_mm - 0.3, slot * 0.75))
     well = down * (image + caption_mm + 0.3)
-    return Look(across, round(slot, 2), round(image, 2), round(well, 2), round(font_pt, 1), dense)
+    return MapGeometry(across, round(slot, 2), round(image, 2), round(well, 2), round(font_pt, 1), dense)
 
 
 def _gap_mm(*, dense: bool) -> float:
@@ -145,7 +145,7 @@ def _gap_mm(*, dense: bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A drop as a sheet shows it."""
+    """A drop as shown on a sheet."""
 
     mark: Shown
     hit: bool
@@ -166,7 +166,7 @@ class Row:
 
 
 def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done = lambda _: None) -> str:
-    """The sheet of one inspection: its facts, a map of thumbnails, and its hits in large.
+    """Render the sheet of one inspection: its facts, a map of thumbnails, and its hits in large.
 
     ``done`` is told how many images were read.
     """
@@ -207,7 +207,7 @@ def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done =
 def hits_sheet(
     found: Sequence[Hit], images: Images, chosen: str, made_at: datetime, done: Done = lambda _: None
 ) -> str:
-    """The sheet of hits over all plates; ``chosen`` says in words which were asked for."""
+    """Render the sheet of hits over all plates; ``chosen`` describes the selection."""
     cards = []
     for count, hit in enumerate(found, 1):
         cards.append(_card(hit, images.thumbnail(hit.source, hit.best_path, CARD_PX)))
@@ -241,7 +241,7 @@ def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> Drop:
 def _well(
     drops: Mapping[tuple[int, int, int], Drop], row: int, column: int, numbers: Iterable[int]
 ) -> tuple[Drop | None, ...]:
-    """The drops of a well, each where its number stands on the whole plate; empty for an empty well."""
+    """Place the drops of a well by their numbers on the whole plate; empty for an empty well."""
     slots = tuple(drops.get((row, column, number)) for number in numbers)
     return slots if any(slots) else ()
 
@@ -252,8 +252,8 @@ def _facts(shown: PlateMap) -> list[tuple[str, str | None]]:
     days = sorted({f"{time:%Y-%m-%d %H:%M} UTC" for time in times})
     return [
         ("key", summary.plate_key if summary.barcode not in (None, summary.plate_key) else None),
-        ("project", shown.papers.project),
-        ("screen", shown.papers.screen),
+        ("project", shown.metadata.project),
+        ("screen", shown.metadata.screen),
         ("source", summary.source),
         ("inspection", summary.inspection_key),
         ("arrived", " to ".join(days) or None),
@@ -269,7 +269,7 @@ def _hit_words(threshold: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A line of the legend; ``before`` stands once in front of the classes."""
+    """A line of the legend; ``before`` is printed once before the classes."""
 
     letter: str
     style: str
@@ -279,7 +279,7 @@ class Counted:
 
 
 def _marks(shown: PlateMap) -> list[Counted]:
-    """The legend, with how often each mark stands on the map; each drop has one."""
+    """Make the legend with the count of each mark; each drop has one."""
     counts = shown.counts()
     kept = [mark for mark in Mark if mark in (Mark.HIT, *MARKS_OF_CLASS) or counts[mark]]
     words = {Mark.HIT: f"hits ({hit_rule(shown.version.crystal_threshold)})"}
@@ -303,7 +303,7 @@ def _state(shown: PlateMap) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A hit as a sheet shows it."""
+    """A hit as shown on a sheet."""
 
     hit: Hit
     mark: Shown
@@ -336,14 +336,14 @@ def _card(hit: Hit, uri: str | None) -> Card:
 
 
 def _class_of(hit: Hit) -> str:
-    """Name the class of a hit's drop, and whose word it is; empty where there is none."""
+    """Name the class of a hit's drop and who gave it; empty where there is none."""
     if hit.label_person is not None:
         return f"{hit.label} says {hit.label_person}"
     return "" if hit.label is None else f"likeliest {hit.label}"
 
 
 def file_name(shown: PlateMap) -> str:
-    """A name for the sheet's file that any file system takes, such as ``P1-3.html``."""
+    """Return a name for the sheet's file that any file system takes, such as ``P1-3.html``."""
     summary = shown.summary
     parts = (summary.barcode or summary.plate_key, summary.inspection_key)
     safe = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part)[:60].strip(".-") or "plate" for part in parts)
@@ -351,7 +351,7 @@ def file_name(shown: PlateMap) -> str:
 
 
 def _text(value: object) -> str:
-    """Foreign text without characters that steer a display, and nothing a spreadsheet takes for a formula."""
+    """Make foreign text safe: no control characters, and nothing a spreadsheet takes for a formula."""
     return str(csv_safe(printable(str(value))))
 
 

@@ -1,8 +1,10 @@
-"""The papers of plates: the barcode, format, project and screen that a lab gives to plates by their keys.
+"""Plate metadata: the barcode, format, project and screen that a lab gives to plates by their keys.
 
-Hides which plates have a row already. Promises that papers are taken in whole or not at all, that taking them in twice
-changes nothing, and one sentence for every line that is wrong. What a paper does not say stays as it is. A barcode
-of the papers wins over one that the path carries; papers may come before the plate's first image.
+Guarantees:
+- An import is whole or changes nothing, and a second one of the same records changes nothing.
+- Each wrong line has its sentence.
+- A value that a record does not give stays as it is. Its barcode wins over one that the path carries.
+- Records may come before the plate's first image.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +31,8 @@ READ_BY: Final = ("format_rows", "format_columns", "format_drops", "reservoirs")
 """Columns that decide what the paths of a plate's images mean."""
 
 
-class PapersError(MarcodError):
-    """What is said of the plates is wrong. ``problems`` has a sentence for every wrong line."""
+class MetadataError(MarcodError):
+    """Metadata that cannot be imported. ``problems`` has a sentence for every wrong line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -49,13 +51,13 @@ class Grid:
         return f"{self.rows}x{self.columns}x{self.drops}"
 
     def columns_of_plate(self) -> dict[str, int]:
-        """The values of the plate's row."""
+        """Return the values of the plate's row."""
         return {"format_rows": self.rows, "format_columns": self.columns, "format_drops": self.drops}
 
 
 @dataclass(frozen=True, slots=True)
-class Paper:
-    """What one line says of one plate; None where it says nothing. Texts are as the database keeps them."""
+class PlateRecord:
+    """One line's values of one plate; None where it gives none. Texts are as the database keeps them."""
 
     line: int
     source: str
@@ -67,7 +69,7 @@ class Paper:
     reservoirs: frozenset[int] | None = None
 
     def values(self) -> dict[str, Any]:
-        """The columns of the plate's row that this line decides."""
+        """Return the columns of the plate's row that this line decides."""
         texts = {name: getattr(self, name) for name in TEXTS if getattr(self, name) is not None}
         if self.reservoirs is not None:
             texts["reservoirs"] = ",".join(map(str, sorted(self.reservoirs)))
@@ -76,7 +78,7 @@ class Paper:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a line changes of a plate, as ``(before, after)`` by column; ``new`` when the plate had no row."""
+    """Changes of one plate, as ``(before, after)`` by column; ``new`` when the plate had no row."""
 
     line: int
     source: str
@@ -86,13 +88,13 @@ class Change:
 
     @property
     def rereads(self) -> bool:
-        """Tell if images of the plate that are there may show other wells, or none, by this change."""
+        """True if images of the plate that are there may show other wells, or none, by this change."""
         return not self.new and not self.values.keys().isdisjoint(READ_BY)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What taking in papers would do. ``missing`` names the sources that have no row yet."""
+    """Effect of an import. ``missing`` names the sources that have no row yet."""
 
     changes: tuple[Change, ...]
     unchanged: int
@@ -101,7 +103,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class OfPlate:
+class PlateMetadata:
     """Project, screen and format of one plate; ``grid`` is None while its format is not known."""
 
     project: str | None
@@ -109,31 +111,31 @@ class OfPlate:
     grid: Grid | None
 
 
-def plan(connection: Connection, papers: Sequence[Paper], configured: Iterable[str]) -> Plan:
-    """What the papers would change. Raises PapersError for unknown sources and formats that the drops contradict."""
+def plan(connection: Connection, records: Sequence[PlateRecord], configured: Iterable[str]) -> Plan:
+    """Plan an import. Raises MetadataError for unknown sources and formats that the drops contradict."""
     ids = _source_ids(connection)
-    missing = {p.source for p in papers if p.source not in ids}
-    problems = _unknown_sources(papers, missing - set(configured), {*ids, *configured})
-    known = _plates(connection, papers, ids)
-    changes = [c for paper in papers if (c := _change(paper, known.get(_place(paper))))]
-    problems += _damaged(connection, papers, known, ids)
-    problems += _contradicted(connection, papers, known)
+    missing = {p.source for p in records if p.source not in ids}
+    problems = _unknown_sources(records, missing - set(configured), {*ids, *configured})
+    known = _plates(connection, records, ids)
+    changes = [c for record in records if (c := _change(record, known.get(_place(record))))]
+    problems += _damaged(connection, records, known, ids)
+    problems += _contradicted(connection, records, known)
     if problems:
-        raise PapersError(problems)
-    warnings = _shared_barcodes(connection, papers, ids)
-    return Plan(tuple(changes), len(papers) - len(changes), tuple(warnings), tuple(sorted(missing)))
+        raise MetadataError(problems)
+    warnings = _shared_barcodes(connection, records, ids)
+    return Plan(tuple(changes), len(records) - len(changes), tuple(warnings), tuple(sorted(missing)))
 
 
-def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: datetime) -> Plan:
-    """Write the papers, with an audit row for every barcode of a plate known before that is another now.
+def import_metadata(connection: Connection, records: Sequence[PlateRecord], actor: str, now: datetime) -> Plan:
+    """Write the records, with an audit row for every changed barcode of a known plate.
 
-    Every source must have its row. Raises PapersError as :func:`plan` does, before anything is written. The
+    Every source must have its row. Raises MetadataError as :func:`plan` does, before anything is written. The
     summaries follow by :func:`catch_up`, and what the paths of images mean by :func:`rereading.catch_up`.
     """
     ids = _source_ids(connection)
-    source_changes.hold(connection, *{ids[paper.source] for paper in papers if paper.source in ids})
-    locks.hold(connection, plates=[int(row.id) for row in _plates(connection, papers, ids).values()])
-    planned = plan(connection, papers, ())
+    source_changes.hold(connection, *{ids[record.source] for record in records if record.source in ids})
+    locks.hold(connection, plates=[int(row.id) for row in _plates(connection, records, ids).values()])
+    planned = plan(connection, records, ())
     fresh = [
         {"source_id": ids[c.source], "key": c.plate, "first_seen_at": now, **_after(c)}
         for c in planned.changes
@@ -145,8 +147,8 @@ def take_in(connection: Connection, papers: Sequence[Paper], actor: str, now: da
         statement = insert(connection, plate)
         # A watcher may have recorded the plate since it was looked up.
         names = (*_INSERTED[3:], "barcode_folded")
-        said = {name: sa.func.coalesce(statement.excluded[name], plate.c[name]) for name in names}
-        connection.execute(statement.on_conflict_do_update(index_elements=["source_id", "key"], set_=said), rows)
+        given = {name: sa.func.coalesce(statement.excluded[name], plate.c[name]) for name in names}
+        connection.execute(statement.on_conflict_do_update(index_elements=["source_id", "key"], set_=given), rows)
     for change in planned.changes:
         if not change.new:
             _alter(connection, ids[change.source], change, actor, now)
@@ -158,9 +160,9 @@ _INSERTED: Final = (
 )  # fmt: skip
 
 
-def _place(paper: Paper) -> tuple[str, str]:
-    """The source and plate of a line, by which two lines are of one plate."""
-    return paper.source, folded(paper.plate)
+def _place(record: PlateRecord) -> tuple[str, str]:
+    """Return the key by which two lines are of one plate."""
+    return record.source, folded(record.plate)
 
 
 def _after(change: Change) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def _alter(connection: Connection, source_id: int, change: Change, actor: str, n
 def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
     """Count up to ``limit`` inspections again whose plate or source expects other numbers by now. Returns how many.
 
-    Apart from :func:`take_in`, because an archive has many inspections, for which no import should wait.
+    Apart from :func:`import_metadata`, because an archive has many inspections, for which no import should wait.
     """
     expected = sa.func.coalesce(summaries.expected_drops(), -1)
     behind = (
@@ -199,15 +201,15 @@ def catch_up(connection: Connection, now: datetime, limit: int = 100) -> int:
     return len(ids)
 
 
-def of_plate(connection: Connection, plate_id: int) -> OfPlate:
-    """What the papers say of a plate."""
+def metadata_of(connection: Connection, plate_id: int) -> PlateMetadata:
+    """Return the metadata of one plate."""
     row = connection.execute(sa.select(plate).where(plate.c.id == plate_id)).one()
     grid = None if row.format_drops is None else Grid(row.format_rows, row.format_columns, row.format_drops)
-    return OfPlate(row.project, row.screen, grid)
+    return PlateMetadata(row.project, row.screen, grid)
 
 
 def sources(connection: Connection) -> list[str]:
-    """The names of the sources that have a row."""
+    """Return the names of the sources that have a row."""
     return sorted(_source_ids(connection))
 
 
@@ -215,21 +217,23 @@ def _source_ids(connection: Connection) -> dict[str, int]:
     return {name: int(number) for name, number in connection.execute(sa.select(source.c.name, source.c.id))}
 
 
-def _unknown_sources(papers: Iterable[Paper], unknown: set[str], known: set[str]) -> list[str]:
+def _unknown_sources(records: Iterable[PlateRecord], unknown: set[str], known: set[str]) -> list[str]:
     there = ", ".join(sorted(known)) or "none yet"
     return [
         f"line {p.line}: there is no source {p.source!r}; configured or seen: {there}"
-        for p in papers
+        for p in records
         if p.source in unknown
     ]
 
 
-def _plates(connection: Connection, papers: Sequence[Paper], ids: Mapping[str, int]) -> dict[tuple[str, str], Any]:
-    """The rows of those plates that have one, by source and key."""
+def _plates(
+    connection: Connection, records: Sequence[PlateRecord], ids: Mapping[str, int]
+) -> dict[tuple[str, str], Any]:
+    """Return the rows of those plates that have one, by source and key."""
     keys: dict[str, list[str]] = {}
-    for paper in papers:
-        if paper.source in ids:
-            keys.setdefault(paper.source, []).append(paper.plate)
+    for record in records:
+        if record.source in ids:
+            keys.setdefault(record.source, []).append(record.plate)
     found: dict[tuple[str, str], Any] = {}
     for name, wanted in keys.items():
         of_source = plate_names.by_key(connection, ids[name], wanted)
@@ -239,31 +243,33 @@ def _plates(connection: Connection, papers: Sequence[Paper], ids: Mapping[str, i
 
 def _damaged(
     connection: Connection,
-    papers: Iterable[Paper],
+    records: Iterable[PlateRecord],
     known: Mapping[tuple[str, str], Any],
     ids: Mapping[str, int],
 ) -> list[str]:
     """Make a sentence for every key and barcode that a spreadsheet has damaged; what a plate has already is sound."""
     problems = []
-    new = [paper for paper in papers if _place(paper) not in known]
+    new = [record for record in records if _place(record) not in known]
     whole = _with_zeros(connection, new, ids)
-    for paper in papers:
-        row = known.get(_place(paper))
-        checks = [] if row is not None else [("plate", paper.plate, whole.get((paper.source, paper.plate)))]
-        if paper.barcode is not None and (row is None or row.barcode != paper.barcode):
-            former = row.barcode if row is not None and row.barcode in before_zeros_were_lost(paper.barcode) else None
-            checks.append(("barcode", paper.barcode, former))
+    for record in records:
+        row = known.get(_place(record))
+        checks = [] if row is not None else [("plate", record.plate, whole.get((record.source, record.plate)))]
+        if record.barcode is not None and (row is None or row.barcode != record.barcode):
+            former = row.barcode if row is not None and row.barcode in before_zeros_were_lost(record.barcode) else None
+            checks.append(("barcode", record.barcode, former))
         for name, text, before in checks:
             lost = f"{before!r} has lost its leading zeros in a spreadsheet; {AS_TEXT}" if before else None
             if reason := damage(text) or lost:
-                problems.append(f"line {paper.line}: {name} {text!r}: {reason}")
+                problems.append(f"line {record.line}: {name} {text!r}: {reason}")
     return problems
 
 
-def _with_zeros(connection: Connection, papers: Iterable[Paper], ids: Mapping[str, int]) -> dict[tuple[str, str], str]:
-    """Find the known keys that are keys of these papers with zeros before them."""
+def _with_zeros(
+    connection: Connection, records: Iterable[PlateRecord], ids: Mapping[str, int]
+) -> dict[tuple[str, str], str]:
+    """Find the known keys that are keys of these records with zeros before them."""
     found = {}
-    numbers = [p for p in papers if p.source in ids and p.plate.isascii() and p.plate.isdigit() and p.plate[0] != "0"]
+    numbers = [p for p in records if p.source in ids and p.plate.isascii() and p.plate.isdigit() and p.plate[0] != "0"]
     for start in range(0, len(numbers), CHUNK):
         part = {(ids[p.source], p.plate): p for p in numbers[start : start + CHUNK]}
         bare = sa.func.ltrim(plate.c.key, "0")
@@ -271,23 +277,25 @@ def _with_zeros(connection: Connection, papers: Iterable[Paper], ids: Mapping[st
             plate.c.source_id.in_({source_id for source_id, _ in part}), bare.in_({key for _, key in part})
         )
         for source_id, key, without in connection.execute(rows):
-            if (paper := part.get((source_id, without))) is not None:
-                found[paper.source, paper.plate] = str(key)
+            if (record := part.get((source_id, without))) is not None:
+                found[record.source, record.plate] = str(key)
     return found
 
 
-def _change(paper: Paper, row: Any) -> Change | None:
+def _change(record: PlateRecord, row: Any) -> Change | None:
     if row is None:
-        values = {name: (None, value) for name, value in paper.values().items()}
-        return Change(paper.line, paper.source, paper.plate, True, values)
-    before = {name: getattr(row, name) for name in paper.values()}
-    values = {name: (before[name], value) for name, value in paper.values().items() if before[name] != value}
-    return Change(paper.line, paper.source, str(row.key), False, values) if values else None
+        values = {name: (None, value) for name, value in record.values().items()}
+        return Change(record.line, record.source, record.plate, True, values)
+    before = {name: getattr(row, name) for name in record.values()}
+    values = {name: (before[name], value) for name, value in record.values().items() if before[name] != value}
+    return Change(record.line, record.source, str(row.key), False, values) if values else None
 
 
-def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mapping[tuple[str, str], Any]) -> list[str]:
-    """A sentence for every format smaller than what was seen; subwells are numbered with gaps, so they are counted."""
-    given = {known[_place(p)].id: p for p in papers if p.grid is not None and _place(p) in known}
+def _contradicted(
+    connection: Connection, records: Iterable[PlateRecord], known: Mapping[tuple[str, str], Any]
+) -> list[str]:
+    """Make a sentence for every format smaller than the drops seen; subwells have gaps in their numbers: count them."""
+    given = {known[_place(p)].id: p for p in records if p.grid is not None and _place(p) in known}
     regridded = {row.id for row in known.values() if (p := given.get(row.id)) is not None and _alters_grid(p, row)}
     numbered = plate_setups.numbered(connection, regridded)
     problems = [
@@ -298,26 +306,26 @@ def _contradicted(connection: Connection, papers: Iterable[Paper], known: Mappin
     ids = sorted(given.keys() - numbered)
     for start in range(0, len(ids), CHUNK):
         for plate_id, *seen in connection.execute(_extent(ids[start : start + CHUNK])):
-            paper = given[plate_id]
-            assert paper.grid is not None
-            wanted = (paper.grid.rows, paper.grid.columns, paper.grid.drops)
+            record = given[plate_id]
+            assert record.grid is not None
+            wanted = (record.grid.rows, record.grid.columns, record.grid.drops)
             if any(most > limit for most, limit in zip(seen, wanted, strict=True)):
                 problems.append(
-                    f"line {paper.line}: plate {paper.plate} is said to be {paper.grid}, but its drops seen so far "
+                    f"line {record.line}: plate {record.plate} is said to be {record.grid}, but its drops seen so far "
                     f"take {count(seen[0], 'row')}, {count(seen[1], 'column')} and {count(seen[2], 'drop')} per well"
                 )
     return problems
 
 
-def _alters_grid(paper: Paper, row: Any) -> bool:
-    assert paper.grid is not None
-    return (row.format_rows, row.format_columns) != (paper.grid.rows, paper.grid.columns)
+def _alters_grid(record: PlateRecord, row: Any) -> bool:
+    assert record.grid is not None
+    return (row.format_rows, row.format_columns) != (record.grid.rows, record.grid.columns)
 
 
-def _off_grid(connection: Connection, plate_id: int, paper: Paper) -> str | None:
+def _off_grid(connection: Connection, plate_id: int, record: PlateRecord) -> str | None:
     """Find a path of a plate with numbered wells that does not fit a format; None where all fit."""
-    assert paper.grid is not None
-    told = PlateSetup(PlateFormat(paper.grid.rows, paper.grid.columns), paper.reservoirs)
+    assert record.grid is not None
+    told = PlateSetup(PlateFormat(record.grid.rows, record.grid.columns), record.reservoirs)
     drops: dict[tuple[int, int], set[int]] = {}
     for path, verdict in plate_setups.read_as(connection, plate_id, told):
         if isinstance(verdict, DropImage):
@@ -325,11 +333,11 @@ def _off_grid(connection: Connection, plate_id: int, paper: Paper) -> str | None
         elif verdict.reason is Reason.OUT_OF_RANGE:
             return f"{path} does not fit: {verdict.detail.partition(';')[0]}"
     most = max((len(found) for found in drops.values()), default=0)
-    return None if most <= paper.grid.drops else f"its drops seen so far take {count(most, 'drop')} per well"
+    return None if most <= record.grid.drops else f"its drops seen so far take {count(most, 'drop')} per well"
 
 
 def _extent(plate_ids: Sequence[int]) -> sa.Select[Any]:
-    """The last row, the last column and the most drops of a well, by plate."""
+    """Select the last row, the last column and the most drops of a well, by plate."""
     wells = (
         sa.select(drop.c.plate_id, drop.c.well_row, drop.c.well_column, sa.func.count().label("drops"))
         .where(drop.c.plate_id.in_(plate_ids))
@@ -341,14 +349,14 @@ def _extent(plate_ids: Sequence[int]) -> sa.Select[Any]:
     ).group_by(wells.c.plate_id)
 
 
-def _shared_barcodes(connection: Connection, papers: Iterable[Paper], ids: Mapping[str, int]) -> list[str]:
-    """Plates of one source that would have one barcode; imagers do give one to two plates, so this only warns."""
+def _shared_barcodes(connection: Connection, records: Iterable[PlateRecord], ids: Mapping[str, int]) -> list[str]:
+    """Warn of plates of one source that would share a barcode, as imagers do give one to two plates."""
     holders: dict[tuple[str, str], set[str]] = {}
-    decided = {_place(p) for p in papers if p.barcode is not None}
-    spelt = {folded(p.barcode): p.barcode for p in papers if p.barcode is not None}
-    for paper in papers:
-        if paper.barcode is not None:
-            holders.setdefault((paper.source, folded(paper.barcode)), set()).add(paper.plate)
+    decided = {_place(p) for p in records if p.barcode is not None}
+    spelt = {folded(p.barcode): p.barcode for p in records if p.barcode is not None}
+    for record in records:
+        if record.barcode is not None:
+            holders.setdefault((record.source, folded(record.barcode)), set()).add(record.plate)
     names = {number: name for name, number in ids.items()}
     barcodes = sorted({barcode for _, barcode in holders})
     for start in range(0, len(barcodes), CHUNK):

@@ -1,17 +1,13 @@
-"""A lab's own table of plates, as CSV: hides delimiters, headings and spellings of a plate's format.
-
-Promises a sentence for every wrong line, not only for the first one.
-"""
+"""Plate metadata from a lab's own CSV table, with a sentence for every wrong line."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from marcod import tabular
 from marcod.domain import PLATE_FORMATS, composed, folded, path_text
-from marcod.plates.metadata import TEXTS, Grid, Paper, PapersError
+from marcod.plates.metadata import TEXTS, Grid, MetadataError, PlateRecord
 
 TEXT_LIMIT: Final = 300
 """Characters of a name."""
@@ -33,14 +29,14 @@ _GRID_TEXT: Final = re.compile(r"([0-9]{1,4})\s*[xXÃ—*]\s*([0-9]{1,2})(?:\s*[xXÃ
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as read: its lines, and the columns that say nothing marcod keeps."""
+    """A table as read: its records, and the headings of columns that were not used."""
 
-    papers: tuple[Paper, ...]
+    records: tuple[PlateRecord, ...]
     unused: tuple[str, ...]
 
 
 def grid_of(text: str) -> Grid:
-    """The format written as wells x drops (``96x2``) or rows x columns x drops (``8x12x3``). Raises ValueError."""
+    """Parse a format written as wells x drops (``96x2``) or rows x columns x drops (``8x12x3``). Raises ValueError."""
     match = _GRID_TEXT.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a plate format; write wells x drops, as 96x2, or 8x12x2")
@@ -61,12 +57,12 @@ def _checked(grid: Grid) -> Grid:
     return grid
 
 
-class WrongLinesError(PapersError):
-    """Lines that cannot be read; ``papers`` are the others, which may be wrong in another way."""
+class WrongLinesError(MetadataError):
+    """Lines that cannot be read; ``records`` are the others, which may be wrong in another way."""
 
-    def __init__(self, problems: Sequence[str], papers: Sequence[Paper]) -> None:
+    def __init__(self, problems: Sequence[str], records: Sequence[PlateRecord]) -> None:
         super().__init__(problems)
-        self.papers = tuple(papers)
+        self.records = tuple(records)
 
 
 Known = Callable[[str], Collection[tuple[str, str]]]
@@ -80,18 +76,18 @@ def read(data: bytes, columns: Mapping[str, str], source_name: str | None, known
     of lines that name none. Without it they mean the one plate that is ``known`` by their key or barcode.
 
     Raises:
-        PapersError: the table cannot be read; :class:`WrongLinesError` where only lines are wrong.
+        MetadataError: the table cannot be read; :class:`WrongLinesError` where only lines are wrong.
     """
     try:
         text = tabular.text_of(data)
     except tabular.TableError as error:
-        raise PapersError([str(error)]) from error
+        raise MetadataError([str(error)]) from error
     return _Reading(columns, source_name, known).table(tabular.lines_of(text))
 
 
 @dataclass
 class _Reading:
-    """One pass over a table, which goes on after a wrong line to tell of all of them."""
+    """One pass over a table, which continues after a wrong line to report all of them."""
 
     columns: Mapping[str, str]
     source_name: str | None
@@ -99,15 +95,15 @@ class _Reading:
     problems: list[str] = field(default_factory=list)
 
     def table(self, lines: Iterable[tuple[int, list[str]]]) -> Table:
-        found: dict[tuple[str, str], Paper] = {}
+        found: dict[tuple[str, str], PlateRecord] = {}
         fields: list[str | None] | None = None
         unused: tuple[str, ...] = ()
         try:
             for line, cells in lines:
                 if fields is None:
-                    fields, unused = self._fields(cells)
-                elif (paper := self._paper(line, fields, cells)) is not None:
-                    self._keep(found, paper)
+                    fields, unused = self._fields(line, cells)
+                elif (record := self._record(line, fields, cells)) is not None:
+                    self._keep(found, record)
         except tabular.TableError as error:
             self.problems.append(str(error))
         if not found and not self.problems:
@@ -116,25 +112,21 @@ class _Reading:
             raise WrongLinesError(self.problems, tuple(found.values()))
         return Table(tuple(found.values()), unused)
 
-    def _fields(self, heading: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
-        mapped = {_folded(column): field_name for column, field_name in self.columns.items()}
-        if absent := [c for c in self.columns if _folded(c) not in {_folded(h) for h in heading}]:
-            there = ", ".join(repr(h.strip()) for h in heading)
-            raise PapersError([f"line 1: there is no column {absent[0]!r}, only {there}"])
-        # A field that was mapped is no longer meant by the column that bears its name.
-        free = set(FIELDS) - set(mapped.values())
-        fields = [mapped.get(_folded(h)) or (_folded(h) if _folded(h) in free else None) for h in heading]
-        twice = [name for name, count in Counter(f for f in fields if f).items() if count > 1]
-        if twice:
-            raise PapersError([f"line 1: two columns say {twice[0]!r}"])
-        if "plate" not in fields:
-            problems = ["line 1: no column is called 'plate'; name the one that is with --map COLUMN=plate"]
-            if "source" not in fields and self.source_name is None:
-                problems.append("line 1: no column is called 'source'; name one, or give --source, for new plates")
-            raise PapersError(problems)
-        return fields, tuple(h.strip() for h, f in zip(heading, fields, strict=True) if f is None and h.strip())
+    def _fields(self, line: int, heading: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
+        """Find the field of each column, and the headings of the others."""
+        places = tabular.match_headings(line, heading, {name: (name,) for name in FIELDS}, self.columns)
+        if "plate" not in places:
+            problems = [f"line {line}: no column is called 'plate'; name the one that is with --map COLUMN=plate"]
+            if "source" not in places and self.source_name is None:
+                problems.append(
+                    f"line {line}: no column is called 'source'; name one, or give --source, for new plates"
+                )
+            raise MetadataError(problems)
+        at = {place: name for name, place in places.items()}
+        unused = tuple(text for place, text in enumerate(heading) if text and place not in at)
+        return [at.get(place) for place in range(len(heading))], unused
 
-    def _paper(self, line: int, fields: list[str | None], cells: list[str]) -> Paper | None:
+    def _record(self, line: int, fields: list[str | None], cells: list[str]) -> PlateRecord | None:
         named = zip(fields, cells, strict=False)
         given = {name: cell for name, cell in named if name is not None and cell}
         try:
@@ -146,9 +138,9 @@ class _Reading:
                 raise ValueError("names no plate")
             place = given.get("source") or self.source_name
             if place is not None:
-                return _paper_of(line, place, given)
+                return _record_of(line, place, given)
             place, key = self._only_known(given["plate"])
-            return replace(_paper_of(line, place, given), plate=key)
+            return replace(_record_of(line, place, given), plate=key)
         except ValueError as error:
             self.problems.append(f"line {line}: {error}")
             return None
@@ -165,16 +157,18 @@ class _Reading:
         there = " and ".join(f"{key} of {place}" for place, key in plates)
         raise ValueError(f"names no source, and {name} may be {there}; add a column 'source' or give --source")
 
-    def _keep(self, found: dict[tuple[str, str], Paper], paper: Paper) -> None:
-        before = found.setdefault((paper.source, folded(paper.plate)), paper)
-        if before.values() != paper.values():
-            self.problems.append(f"line {paper.line}: says other things of plate {paper.plate} than line {before.line}")
+    def _keep(self, found: dict[tuple[str, str], PlateRecord], record: PlateRecord) -> None:
+        before = found.setdefault((record.source, folded(record.plate)), record)
+        if before.values() != record.values():
+            self.problems.append(
+                f"line {record.line}: says other things of plate {record.plate} than line {before.line}"
+            )
 
 
-def _paper_of(line: int, place: str, given: Mapping[str, str]) -> Paper:
-    """Read what a line tells of its plate, with names as layouts give them. Raises ValueError."""
+def _record_of(line: int, place: str, given: Mapping[str, str]) -> PlateRecord:
+    """Make a line's record, with names as layouts give them. Raises ValueError."""
     barcode = path_text(composed(given["barcode"])) if "barcode" in given else None
-    return Paper(
+    return PlateRecord(
         line,
         place,
         path_text(composed(given["plate"])),
@@ -187,17 +181,13 @@ def _paper_of(line: int, place: str, given: Mapping[str, str]) -> Paper:
 
 
 def _reservoirs(text: str) -> frozenset[int]:
-    """The subwells without a drop, written as numbers with anything that parts them. Raises ValueError."""
+    """Parse the subwells without a drop: numbers with any separator. Raises ValueError."""
     if text.strip().lower() in NO_RESERVOIR:
         return frozenset()
     numbers = re.split(r"[\s,;+/]+", text.strip())
     if not all(re.fullmatch(r"[1-9][0-9]?", number) for number in numbers):
         raise ValueError(f"reservoir {text!r} is no subwell; write its number, several as 2;4, or none")
     return frozenset(map(int, numbers))
-
-
-def _folded(heading: str) -> str:
-    return heading.strip().lower()
 
 
 def _check_text(name: str, cell: str) -> None:
@@ -208,7 +198,7 @@ def _check_text(name: str, cell: str) -> None:
 
 
 def _grid(given: Mapping[str, str]) -> Grid | None:
-    """The format of a line. Raises ValueError."""
+    """Return the format of a line. Raises ValueError."""
     written = grid_of(given["format"]) if "format" in given else None
     parts = {name: given[name] for name in GRID if name in given}
     if not parts:

@@ -1,6 +1,6 @@
-"""One plate as people look at it: finds the plate and the inspection meant, counts its drops, and exports them.
+"""Plate map: one inspection of a plate, its drops, counts and exports.
 
-Two words, the same everywhere: the *class* of a drop is the likeliest of the four, or a person's label, which wins. A
+Two terms, the same everywhere: the *class* of a drop is the likeliest of the four, or a person's label, which wins. A
 *hit* is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it Crystals; a
 drop that a person labelled otherwise is not one.
 
@@ -22,7 +22,8 @@ from marcod import text
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
-from marcod.plates import history, metadata, reports
+from marcod.plates import history, reports
+from marcod.plates.metadata import PlateMetadata, metadata_of
 from marcod.store import known_names, summaries, verdicts, versions
 from marcod.text import csv_safe
 
@@ -72,7 +73,7 @@ MARKS_OF_CLASS: Final = (Mark.PRECIPITATE, Mark.CLEAR, Mark.OTHER, Mark.CRYSTALS
 
 
 def mark_of(drop: verdicts.DropVerdict, version: versions.Version) -> Mark:
-    """The mark by which a drop counts."""
+    """Return the mark by which a drop counts."""
     if drop.hit:
         return Mark.HIT
     if drop.label is None:
@@ -82,20 +83,20 @@ def mark_of(drop: verdicts.DropVerdict, version: versions.Version) -> Mark:
 
 @dataclass(frozen=True, slots=True)
 class PlateMap:
-    """One inspection of a plate: its summary, the model version that speaks, and every drop in plate order."""
+    """One inspection of a plate: its summary, the model version of its verdicts, and every drop in plate order."""
 
     plate_id: int
     summary: reports.Summary
     version: versions.Version
     drops: tuple[verdicts.DropVerdict, ...]
-    papers: metadata.OfPlate
+    metadata: PlateMetadata
 
     @property
     def format(self) -> PlateFormat:
-        """The plate's format as told, else the smallest standard plate; it holds every well seen."""
+        """The plate's format as given, else the smallest standard plate; it holds every well seen."""
         rows = max((d.image.well_row for d in self.drops), default=8)
         columns = max((d.image.well_column for d in self.drops), default=12)
-        if (grid := self.papers.grid) is not None:
+        if (grid := self.metadata.grid) is not None:
             return PlateFormat(max(rows, grid.rows), max(columns, grid.columns))
         fitting = (f for f in PLATE_FORMATS.values() if f.wells >= 96 and f.rows >= rows and f.columns >= columns)
         return next(fitting, PlateFormat(rows, columns))
@@ -105,7 +106,7 @@ class PlateMap:
         return Counter(mark_of(drop, self.version) for drop in self.drops)
 
     def counted(self) -> str:
-        """The drops in a sentence in which each counts once, such as ``3 drops: 1 hit (crystals >= 0.25); ...``."""
+        """Write the counts in a sentence, each drop once, such as ``3 drops: 1 hit (crystals >= 0.25); ...``."""
         counts = self.counts()
         hits = f"{text.count(counts[Mark.HIT], 'hit')} ({hit_rule(self.version.crystal_threshold)})"
         others = ", ".join(f"{counts[mark]} {mark}" for mark in MARKS_OF_CLASS if counts[mark])
@@ -114,7 +115,7 @@ class PlateMap:
         return f"{text.count(len(self.drops), 'drop')}: {'; '.join(parts)}"
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """One plain record per drop, with the keys of :data:`COLUMNS`."""
+        """Yield one plain record per drop, with the keys of :data:`COLUMNS`."""
         head = {
             "source": self.summary.source,
             "plate_key": self.summary.plate_key,
@@ -129,12 +130,12 @@ class PlateMap:
                 "model": str(self.version),
                 "model_synthetic": self.version.synthetic,
                 **_verdict(drop, self.version),
-                "project": self.papers.project,
-                "screen": self.papers.screen,
+                "project": self.metadata.project,
+                "screen": self.metadata.screen,
             }
 
     def csv(self) -> str:
-        """The records as CSV; see :func:`csv_text`."""
+        """Write the records as CSV; see :func:`csv_text`."""
         return csv_text(COLUMNS, self.records())
 
 
@@ -155,7 +156,7 @@ def _verdict(drop: verdicts.DropVerdict, version: versions.Version) -> dict[str,
 
 
 def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, object]]) -> str:
-    """Records as CSV; text that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    """Write records as CSV; text that a spreadsheet would take for a formula is quoted with an apostrophe."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -165,7 +166,7 @@ def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, object]]) ->
 
 
 def _one_cell(value: object) -> object:
-    """Python 3.11 does not quote a carriage return, behind which a spreadsheet begins a row."""
+    """Quote a carriage return, which Python 3.11 does not and after which a spreadsheet starts a row."""
     return value.replace("\r", " ") if isinstance(value, str) else value
 
 
@@ -177,7 +178,7 @@ def load(
     inspection: str | None = None,
     model: versions.Version | None = None,
 ) -> PlateMap:
-    """The map of a plate, by key or barcode; the latest inspection and the model of its summary unless told.
+    """Load the map of a plate by key or barcode; by default its latest inspection and the model of its summary.
 
     Raises NotFoundError when there is no such plate or inspection, or when several plates answer to the name.
     """
@@ -186,12 +187,12 @@ def load(
 
 
 def history_of(db: Database, shown: PlateMap) -> history.PlateHistory:
-    """The plate's drops through all its inspections, as the map's model version sees them."""
+    """Read the plate's drops through all its inspections, for the map's model version."""
     return db.read(history.of_plate, shown.plate_id, shown.version)
 
 
 def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
-    """One plain record per drop, with one record per inspection that has an image of it."""
+    """Make one plain record per drop, with one record per inspection that has an image of it."""
     for drop in past.drops:
         looks = zip(past.inspections, drop.looks, strict=True)
         yield {
@@ -210,12 +211,12 @@ def history_records(past: history.PlateHistory) -> Iterator[dict[str, Any]]:
 def _find(db: Database, plate: str, source: str | None) -> reports.Plate:
     found = db.read(reports.find_plates, plate, source)
     if len(found) > 1:
-        raise NotFoundError(f"several plates answer to {plate!r}: {_told_apart(found)}")
+        raise NotFoundError(f"several plates answer to {plate!r}: {_described(found)}")
     return found[0]
 
 
-def _told_apart(found: list[reports.Plate]) -> str:
-    """Plates of one name, and the options that tell them apart; the end of a sentence."""
+def _described(found: list[reports.Plate]) -> str:
+    """Describe plates of one name, and the options that choose one; the end of a sentence."""
     names = ", ".join(f"{p.source} (key {p.key})" for p in found)
     first, second = found[0], found[1]
     if len({p.key for p in found}) == len(found):
@@ -240,15 +241,15 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
     summary = rows[0]
     version = model or versions.find(connection, summary.model, summary.model_version)
     drops = tuple(verdicts.drops_at(connection, summary.inspection_id, version))
-    of_plate = metadata.of_plate(connection, plate.id)
+    given = metadata_of(connection, plate.id)
     seen = summary if model is None else _as_seen_by(version, summary, drops)
-    return PlateMap(plate.id, seen, version, drops, of_plate)
+    return PlateMap(plate.id, seen, version, drops, given)
 
 
 def _as_seen_by(
     version: versions.Version, summary: reports.Summary, drops: tuple[verdicts.DropVerdict, ...]
 ) -> reports.Summary:
-    """The summary with the counts of another model version than the one that speaks for the inspection."""
+    """Recount a summary for another model version than its own."""
     counts = Counter(drop.label for drop in drops)
     scored = sum(drop.image.p_crystals is not None for drop in drops)
     return replace(

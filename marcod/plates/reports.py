@@ -1,4 +1,4 @@
-"""Reading for people: plates, their inspections and the hits over all plates. Nothing here writes."""
+"""Read-only reports: plates, their inspections and the hits over all plates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -98,7 +98,7 @@ _HIT: Final = sa.table("lims_hit_v1", *(sa.column(f.name, _HIT_TYPES.get(f.name)
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where an image lies: ``path`` is relative to ``root``; and the SHA-256 of what was scored, hexadecimal."""
+    """Location of an image: ``path`` is relative to ``root``; and the SHA-256 of the scored bytes, hexadecimal."""
 
     root: str
     path: str
@@ -106,7 +106,7 @@ class Located:
 
 
 def located(connection: Connection, image_id: int) -> Located:
-    """Where to find the file of an image, as paths of the file system."""
+    """Locate the file of an image, as paths of the file system."""
     root, path, content_hash = connection.execute(
         sa.select(sources.root_of(connection), image.c.path, image.c.content_hash)
         .join(source, source.c.id == image.c.source_id)
@@ -138,7 +138,7 @@ def find_plates(connection: Connection, text: str, source_name: str | None = Non
 
 
 def summaries(connection: Connection, plate_ids: Sequence[int] | None = None, limit: int = 100) -> list[Summary]:
-    """Inspections: of all plates the latest image first, of some plates the latest inspection first."""
+    """List inspections: of all plates the latest image first, of some plates the latest inspection first."""
     statement = sa.select(*_SUMMARY.c)
     arrived = (_SUMMARY.c.last_image_at.desc(), _SUMMARY.c.inspection_id.desc())
     if plate_ids is None:
@@ -167,7 +167,7 @@ def hits(
     project: str | None = None,
     source_name: str | None = None,
 ) -> list[Hit]:
-    """Drops in which crystals are seen, over all plates, the most crystalline first.
+    """List hits over all plates, the most crystalline first.
 
     ``since`` looks at when they were seen first. ``new`` leaves out what a former champion had found before.
     """
@@ -225,7 +225,7 @@ def _chosen(
 
 
 def unfinished(connection: Connection, version_id: int, plate_ids: Sequence[int]) -> int:
-    """How many images of these plates still wait for this version; quarantined ones do not count."""
+    """Count the images of these plates that wait for this version, without quarantined ones."""
     return connection.execute(
         sa.select(sa.func.count())
         .select_from(job)
@@ -240,7 +240,7 @@ def unfinished(connection: Connection, version_id: int, plate_ids: Sequence[int]
 
 
 def scored_at(connection: Connection, source_name: str) -> dict[str, datetime]:
-    """When each image of a source was first scored, by its path as stored; for measuring how long it took."""
+    """Read when each image of a source was first scored, by its path as stored, to measure latency."""
     rows = connection.execute(
         sa.select(image.c.path, sa.func.min(score.c.scored_at, type_=UtcDateTime()))
         .join(score, score.c.image_id == image.c.id)

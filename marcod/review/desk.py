@@ -1,8 +1,7 @@
-"""The review: what people look at next, what they answer, and what a random audit says of the model.
+"""Review desk: the next items for a person, their answers, and the recall that random audits estimate.
 
-Hides how three streams are mixed, when the queue is filled and when an audit is drawn. Promises that filling twice is
-the same as filling once, that a session may stop at any moment, and that answers are labels like all others, written
-by the one door of ``store.labelling``.
+Three streams are mixed by their shares. Filling the queue twice is the same as once, and a session may stop at any
+moment. Answers are labels like all others, stored by :mod:`marcod.labels.recorder`.
 """
 
 import secrets
@@ -16,7 +15,7 @@ from marcod.domain import DropClass
 from marcod.errors import NotFoundError
 from marcod.labels import recorder
 from marcod.labels.files import find
-from marcod.labels.recorder import Named, Subject
+from marcod.labels.recorder import DropReference, LabelTarget
 from marcod.review import queue as store
 from marcod.review import recall, sampling, strategies
 from marcod.review.queue import Counts, Item, Stream
@@ -26,7 +25,7 @@ from marcod.store.votes import NewLabel
 from marcod.text import count
 
 ORIGIN: Final = "review"
-"""How labels that were given here are marked."""
+"""Origin of labels that were given here."""
 
 WAITING: Final = 100
 """Items that the queue is filled up to, over the streams near the threshold and of disagreement."""
@@ -35,12 +34,12 @@ ROUND_AGE: Final = timedelta(days=30)
 """After this, or when there are twice as many drops, an audit that was answered is followed by another."""
 
 ENOUGH: Final = 0.5
-"""The share of an audit that is answered from which on it is believed before an older one."""
+"""Least answered share of an audit that is reported instead of an older one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What filling the queue did: new items a stream, items closed because people had spoken, and those removed."""
+    """Result of filling the queue: new items per stream, items closed by labels of people, and items removed."""
 
     new: dict[Stream, int]
     closed: int
@@ -49,7 +48,7 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one audit says of the champion: the latest of which enough is answered, drawn at ``drawn_at``.
+    """Result of one audit of the champion: the latest of which enough is answered, drawn at ``drawn_at``.
 
     ``recall`` with the ends of its interval is None where there is too little to say. ``population`` counts the drops
     there were, ``drawn`` those drawn, of which ``open`` have no answer yet; ``waiting`` are answered before their turn
@@ -93,7 +92,7 @@ def _top_up(db: Database, settings: ReviewSettings, now: datetime) -> Filled:
         champion = versions.champion(connection)
         return champion, store.retire(connection, champion), store.reconcile(connection)
 
-    def find(connection: Any) -> dict[Stream, list[store.Proposal]]:
+    def find(connection: Any) -> dict[Stream, list[store.ReviewCandidate]]:
         # Disagreement first: what is near the threshold as well is worth more for it.
         apart = _disagreements(connection, champion, round(WAITING * shares[Stream.DISAGREEMENT]))
         want = _room(connection, shares, now)
@@ -117,12 +116,12 @@ def _top_up(db: Database, settings: ReviewSettings, now: datetime) -> Filled:
 
 
 def _room(connection: Any, shares: dict[Stream, float], now: datetime) -> int:
-    """How many items near the threshold are missing."""
+    """Count the missing items near the threshold."""
     return max(0, round(WAITING * shares[Stream.THRESHOLD]) - store.counts(connection, now)[Stream.THRESHOLD].open)
 
 
-def _disagreements(connection: Any, champion: versions.Version, most: int) -> list[store.Proposal]:
-    """Half of them of labelled drops: whoever labelled one is not asked, and alone would wait for ever behind them."""
+def _disagreements(connection: Any, champion: versions.Version, most: int) -> list[store.ReviewCandidate]:
+    """Find disagreements, half of labelled drops: their labellers are not asked, and would never get to the others."""
     said, unsaid = store.open_disagreements(connection)
     half = -(-most // 2)
     challenger = versions.aliased(connection, versions.CHALLENGER)
@@ -142,7 +141,7 @@ def _shares(settings: ReviewSettings) -> dict[Stream, float]:
 
 def _draw(connection: Any, drops: int, now: datetime, *, forced: bool) -> int:
     """Draw an audit where one is due. Returns how many drops were drawn."""
-    sampling.alone(connection)
+    sampling.start_draw(connection)
     champion = versions.champion(connection)
     flagged, unflagged = sampling.sides(connection, champion)
     if not flagged + unflagged or not (forced or _due(connection, champion, flagged + unflagged, now)):
@@ -168,7 +167,7 @@ def _due(connection: Any, champion: versions.Version, population: int, now: date
 
 
 def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime) -> Item | None:
-    """The next thing for a person to look at, theirs for ``store.PATIENCE``; None where nothing waits for them.
+    """Claim the next item for a person, for ``store.PATIENCE``; None where nothing waits for them.
 
     What they were shown and have not answered comes first, then what was put there by hand, then the stream that is
     furthest behind its share. The queue is filled only where it has nothing for them: that takes a pass over all drops.
@@ -189,7 +188,7 @@ def take(
     limit: int = 1,
     hold: timedelta = store.PATIENCE,
 ) -> list[Item]:
-    """Up to ``limit`` items of the queue as it is, for a person, for the time ``hold``; all of one stream."""
+    """Claim up to ``limit`` items of the queue as it is, for a person, for the time ``hold``; all of one stream."""
 
     def work(connection: Any) -> list[Item]:
         champion = versions.champion(connection)
@@ -201,25 +200,25 @@ def take(
 
 
 def _turns(settings: ReviewSettings, seen: dict[Stream, int]) -> list[Stream]:
-    """The streams by how far they are behind their shares."""
+    """Order the streams by how far they are behind their shares."""
     shares = _shares(settings)
     every = sum(seen.get(stream, 0) for stream in shares) + 1
     behind = sorted(shares, key=lambda stream: seen.get(stream, 0) - shares[stream] * every)
     return [Stream.MANUAL, *behind]
 
 
-def answer(db: Database, item: Item, word: DropClass, person: str, now: datetime) -> None:
-    """Keep what a person says of an item as a label, and close the item, in one transaction."""
-    db.write(_answer, item, word, person, now)
+def answer(db: Database, item: Item, label: DropClass, person: str, now: datetime) -> None:
+    """Store a person's answer to an item as a label, and close the item, in one transaction."""
+    db.write(_answer, item, label, person, now)
 
 
-def _answer(connection: Any, item: Item, word: DropClass, person: str, now: datetime) -> None:
-    recorder.add(connection, [NewLabel(item.drop_id, item.inspection_id, word, person, now, ORIGIN)], now)
-    store.close(connection, item.item_id, person=person, answer=str(word), now=now)
+def _answer(connection: Any, item: Item, label: DropClass, person: str, now: datetime) -> None:
+    recorder.add(connection, [NewLabel(item.drop_id, item.inspection_id, label, person, now, ORIGIN)], now)
+    store.close(connection, item.item_id, person=person, answer=str(label), now=now)
 
 
 def skip(db: Database, item: Item, person: str, now: datetime) -> None:
-    """Close an item without a word; the person is not asked about that drop and inspection again."""
+    """Close an item without a label; the person is not asked about that drop and inspection again."""
     db.write(store.close, item.item_id, person=person, answer=store.SKIPPED, now=now)
 
 
@@ -230,7 +229,7 @@ def undo(db: Database, item: Item, word: DropClass | None, person: str, now: dat
         if not store.reopen(connection, item, str(word or store.SKIPPED), person, now):
             return False
         if word is not None:
-            subject = Subject(item.drop_id, item.inspection_id)
+            subject = LabelTarget(item.drop_id, item.inspection_id)
             recorder.withdraw(connection, subject, person=person, origin=ORIGIN, now=now)
         return True
 
@@ -242,7 +241,7 @@ def release(db: Database, items: Sequence[Item], person: str) -> None:
     db.write(store.release, [item.item_id for item in items], person)
 
 
-def ask(db: Database, named: Named, reason: str, now: datetime) -> bool:
+def ask(db: Database, named: DropReference, reason: str, now: datetime) -> bool:
     """Put a drop into the queue by hand. False where it waits already. Raises LabelError and NotFoundError."""
     told = recorder.plain("reason", reason)
 
@@ -254,7 +253,7 @@ def ask(db: Database, named: Named, reason: str, now: datetime) -> bool:
 
 
 def one(db: Database, item_id: int) -> Item:
-    """One item. Raises NotFoundError."""
+    """Return one item. Raises NotFoundError."""
     found = db.read(store.items, [item_id])
     if not found:
         raise NotFoundError(f"there is no item {item_id}; `marcod review queue` lists them")
@@ -264,12 +263,12 @@ def one(db: Database, item_id: int) -> Item:
 def overview(
     db: Database, now: datetime, streams: Sequence[Stream], limit: int
 ) -> tuple[dict[Stream, Counts], list[Item]]:
-    """How many items each stream has, and the open ones of some."""
+    """Count the items of each stream, and list the open ones of some."""
     return db.read(lambda c: (store.counts(c, now), store.waiting(c, streams, limit)))
 
 
 def report(db: Database) -> Report:
-    """The champion's crystal recall at its threshold, as far as an audit tells."""
+    """Report the champion's crystal recall at its threshold, as far as an audit shows it."""
 
     def work(connection: Any) -> tuple[versions.Version, list[tuple[sampling.Round, list[sampling.Tally]]]]:
         champion = versions.champion(connection)
@@ -305,7 +304,7 @@ def report(db: Database) -> Report:
 def _telling(
     rounds: list[tuple[sampling.Round, list[sampling.Tally]]],
 ) -> tuple[datetime | None, list[sampling.Tally], recall.Estimate | None]:
-    """The audit to believe: the latest with enough answers, else the latest that says anything, else the latest.
+    """Choose the audit to report: the latest with enough answers, else the latest with an estimate, else the latest.
 
     Never several: drops were drawn with other probabilities in each, and the model's scores were others.
     """
@@ -320,7 +319,7 @@ def _estimate(tallies: list[sampling.Tally]) -> recall.Estimate | None:
 
 
 def _answered(tallies: list[sampling.Tally]) -> float:
-    """The share of the drawn drops that count as answered or skipped."""
+    """Return the share of the drawn drops that count as answered or skipped."""
     return sum(t.answered + t.skipped for t in tallies) / max(1, sum(t.sample for t in tallies))
 
 

@@ -1,7 +1,9 @@
-"""The review away from the terminal: a folder of images with a CSV to fill in, and the way of the answers back.
+"""Review folder: exported images with a CSV to fill in, and the import of its answers.
 
-Hides how images are named and how a filled CSV is checked. Promises that a folder is there whole or not at all, that
-a CSV is taken whole or not at all with a sentence for every wrong line, and that taking it twice changes nothing.
+Guarantees:
+- A folder is there whole or not at all.
+- A CSV is imported whole, or refused with a sentence for every wrong line.
+- A second import of a CSV changes nothing.
 """
 
 import re
@@ -49,7 +51,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did with the lines of a CSV; ``known`` had been taken before, ``empty`` have no label yet."""
+    """Counts of the lines of an import; ``known`` were imported before, ``empty`` have no label yet."""
 
     new: int
     skipped: int
@@ -91,7 +93,7 @@ def export(
 
 
 def _take(db: Database, settings: ReviewSettings, person: str, now: datetime, limit: int) -> list[Item]:
-    """One after the other, so that the streams are mixed as they are on the screen."""
+    """Claim items one after the other, so that the streams are mixed as they are on the screen."""
     taken: dict[int, Item] = {}
     while len(taken) < limit and (found := desk.take(db, settings, person, now, hold=HOLD)):
         taken |= {item.item_id: item for item in found}
@@ -101,7 +103,7 @@ def _take(db: Database, settings: ReviewSettings, person: str, now: datetime, li
 def _write(
     folder: Path, taken: Sequence[Item], person: str, roots: Mapping[str, Path], done: Callable[[int], None]
 ) -> tuple[set[int], list[str]]:
-    """The folder under its name when all is in it. Returns the items that are, and why the others are not."""
+    """Write the folder and name it when it is whole. Returns its items, and a sentence for each other one."""
     records, problems = [], []
     # Only its owner can enter a temporary folder; their group may fill in the answers.
     with files.new_folder(folder, mode=0o750) as scratch:
@@ -124,17 +126,17 @@ def _why(error: Exception) -> str:
 
 
 def image_file(item: Item, roots: Mapping[str, Path]) -> Path:
-    """The file of an item's image: below where its source is now, else where it was when it was recorded."""
+    """Return the file of an item's image, below its source's root of now, else below the recorded one."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
 def _image(item: Item, roots: Mapping[str, Path]) -> bytes:
-    """The bytes of an item's image. Raises ImageError for a path that leads out of its source, and OSError."""
+    """Read the bytes of an item's image. Raises ImageError for a path that leads out of its source, and OSError."""
     return images.read(image_file(item, roots), roots.get(item.source, Path(item.root)))
 
 
 def file_name(item: Item) -> str:
-    """A name for a copy that any file system takes and that says what it shows, such as ``12-P1-A01.1-3.jpg``."""
+    """Return a name for a copy that any file system takes, such as ``12-P1-A01.1-3.jpg``."""
     parts = (item.barcode or item.plate_key, f"{item.well}.{item.drop_number}", item.inspection_key)
     safe = [re.sub(r"[^A-Za-z0-9._]+", "_", part)[:40].strip("._") or "_" for part in parts]
     suffix = Path(item.path).suffix.lower()
@@ -157,24 +159,23 @@ def _record(item: Item, name: str, person: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """An answer as written; ``word`` None is a skip."""
+    """An answer as written; ``label`` None is a skip."""
 
     number: int
     item: Item
-    word: DropClass | None
+    label: DropClass | None
     person: str
 
 
-def take_in(
+def import_answers(
     db: Database, place: Path, tables: Vocabularies, person: str, now: datetime, *, vocabulary: str
 ) -> Imported:
-    """Take the answers of a filled CSV, or of a folder with one, as labels of its persons.
+    """Import the answers of a filled CSV, or of a folder with one, as labels of its persons.
 
-    An empty label is not answered yet. Raises LabelError with a sentence for every wrong line, and then takes nothing.
+    An empty label is not answered yet. Raises LabelError with a sentence for every wrong line; then nothing is stored.
     """
     path = place / NAME if place.is_dir() else place
-    text, saved = _content(path, now)
-    rows = _rows(path, text)
+    rows, saved = _rows(path, now)
     known = {item.item_id: item for item in _items(db, rows)}
     lines: dict[tuple[int, str], _Line] = {}
     problems, empty = [], 0
@@ -183,7 +184,7 @@ def take_in(
             line = _line(number, cells, known, tables, person, vocabulary)
             if line is None:
                 empty += 1
-            elif (first := lines.setdefault((line.item.item_id, line.person), line)).word is not line.word:
+            elif (first := lines.setdefault((line.item.item_id, line.person), line)).label is not line.label:
                 raise LabelError(f"item {line.item.item_id} has another label in line {first.number}")
         except LabelError as error:
             problems.append(f"line {number}: {error}")
@@ -194,29 +195,14 @@ def take_in(
     return replace(db.write(_keep, list(lines.values()), saved, now), empty=empty)
 
 
-def _content(path: Path, now: datetime) -> tuple[str, datetime]:
-    """The text, and when it was saved: what people said later by another way is newer."""
+def _rows(path: Path, now: datetime) -> tuple[list[tuple[int, dict[str, str]]], datetime]:
+    """Read the rows, and the time at which they were saved: labels given later by another way are newer."""
     try:
-        found = path.stat()
-        if found.st_size > LARGEST:
-            raise LabelError(f"{path} is larger than {LARGEST >> 20} MiB; it is no CSV of `marcod review export`")
-        text = tabular.text_of(path.read_bytes())
-    except OSError as error:
-        raise LabelError(f"{path} cannot be read: {error.strerror}") from error
+        text = tabular.read_text(path, LARGEST)
+        rows = list(tabular.rows_of(text, ("item", "label"), "fill in the CSV of the export"))
+        return rows, min(datetime.fromtimestamp(path.stat().st_mtime, UTC), now)
     except tabular.TableError as error:
-        raise LabelError(f"{path}, {error}") from error
-    return text, min(datetime.fromtimestamp(found.st_mtime, UTC), now)
-
-
-def _rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    lines = tabular.lines_of(text)
-    try:
-        columns = [cell.lower() for cell in next(lines, (1, []))[1]]
-        if lost := {"item", "label"} - set(columns):
-            raise LabelError(f"{path}, line 1: there is no column {sorted(lost)[0]!r}; fill in the CSV of the export")
-        return [(line, dict(zip(columns, cells, strict=False))) for line, cells in lines]
-    except tabular.TableError as error:
-        raise LabelError(f"{path}, {error}") from error
+        raise LabelError(error.of(path)) from error
 
 
 def _items(db: Database, rows: list[tuple[int, dict[str, str]]]) -> list[Item]:
@@ -232,29 +218,29 @@ def _number(cells: dict[str, str]) -> int | None:
 def _line(
     number: int, cells: dict[str, str], known: dict[int, Item], tables: Vocabularies, person: str, vocabulary: str
 ) -> _Line | None:
-    """A line's answer, None where the label is empty. Raises LabelError."""
+    """Parse a line's answer, None where the label is empty. Raises LabelError."""
     item = known.get(_number(cells) or 0)
     if item is None:
         raise LabelError(f"there is no item {quoted(cells.get('item', ''))} in this database")
     _check_subject(cells, item)
-    label = cells.get("label", "").removeprefix("'")
-    if not label:
+    written = cells.get("label", "").removeprefix("'")
+    if not written:
         return None
     who = person_named(cells.get("person", "").removeprefix("'") or person)
-    if label.lower() in ("skip", store.SKIPPED):
+    if written.lower() in ("skip", store.SKIPPED):
         return _Line(number, item, None, who)
     try:
-        table, bare = tables.split(plain("label", label), vocabulary)
-        word = table.read(bare)
+        table, code = tables.split(plain("label", written), vocabulary)
+        label = table.read(code)
     except UnmappedError as error:
         raise LabelError(str(error)) from error
-    if word is None:
-        raise LabelError(f"{quoted(label)} takes a label back; `marcod label withdraw` does that")
-    return _Line(number, item, word, who)
+    if label is None:
+        raise LabelError(f"{quoted(written)} takes a label back; `marcod label withdraw` does that")
+    return _Line(number, item, label, who)
 
 
 def _check_subject(cells: dict[str, str], item: Item) -> None:
-    """Raises LabelError for a line of another database, or one whose number was changed."""
+    """Check that a line is of this database and keeps its number. Raises LabelError."""
     own = {"well": item.well, "plate": item.barcode or item.plate_key}
     told = {column: cells.get(column, text) for column, text in own.items()}
     # A spreadsheet may take a barcode for a number; the image's name holds it as well.
@@ -267,25 +253,25 @@ def _check_subject(cells: dict[str, str], item: Item) -> None:
 
 
 def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -> Imported:
-    spoken = store.spoken(connection, {line.item.drop_id for line in lines})
-    fresh = [line for line in lines if line.word is not None and _is_new(line, spoken, saved)]
+    entries = store.former_labels(connection, {line.item.drop_id for line in lines})
+    fresh = [line for line in lines if line.label is not None and _is_new(line, entries, saved)]
     givens = [
-        NewLabel(line.item.drop_id, line.item.inspection_id, line.word, line.person, saved, desk.ORIGIN)
+        NewLabel(line.item.drop_id, line.item.inspection_id, line.label, line.person, saved, desk.ORIGIN)
         for line in fresh
     ]
     recorder.add(connection, givens, now)
     skipped = 0
     for line in lines:
-        answer = store.SKIPPED if line.word is None else str(line.word)
+        answer = store.SKIPPED if line.label is None else str(line.label)
         closed = store.close(connection, line.item.item_id, person=line.person, answer=answer, now=now)
-        skipped += closed and line.word is None
+        skipped += closed and line.label is None
     return Imported(len(fresh), skipped, len(lines) - len(fresh) - skipped, 0)
 
 
-def _is_new(line: _Line, spoken: dict[tuple[int, int, str], list[store.Spoken]], saved: datetime) -> bool:
-    """Whether it changes what the person says: not where they say it now, or said it here and something else since."""
-    before = spoken.get((line.item.drop_id, line.item.inspection_id, line.person), [])
+def _is_new(line: _Line, entries: dict[tuple[int, int, str], list[store.FormerLabel]], saved: datetime) -> bool:
+    """Return whether a line changes a person's label; not if it is theirs now, or was given here and replaced since."""
+    before = entries.get((line.item.drop_id, line.item.inspection_id, line.person), [])
     if not before:
         return True
-    said_here = any(each.origin == desk.ORIGIN and each.label == line.word for each in before)
-    return before[-1].label != line.word and not (said_here and before[-1].labelled_at >= saved)
+    said_here = any(each.origin == desk.ORIGIN and each.label == line.label for each in before)
+    return before[-1].label != line.label and not (said_here and before[-1].labelled_at >= saved)

@@ -1,9 +1,11 @@
-"""What people should look at: the items of the review, from proposed over shown to answered.
+"""Review queue: items proposed, shown to a person, and answered.
 
-Hides how items are found among all drops, and how two people at work never get the same one. Promises that an item
-is claimed by one statement, that nobody is asked about a drop at an inspection on which they have spoken or which
-they skipped, and that a word which came by any other way closes its items as soon as they are read again. Ordering
-and limits are the database's; no table is read whole into memory. Random draws are in :mod:`marcod.review.sampling`.
+Guarantees:
+- One statement claims an item, so two people never get the same one.
+- People are not asked about a drop at an inspection that they labelled or skipped.
+- A label that came any other way closes its items as soon as they are read again.
+
+The database orders and limits; no table is read whole into memory. Random draws are in :mod:`marcod.review.sampling`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +31,7 @@ from marcod.database.schema import (
 )
 from marcod.domain import DropClass, text_path
 from marcod.errors import NotFoundError
-from marcod.labels.recorder import Subject
+from marcod.labels.recorder import LabelTarget
 from marcod.store import sources
 from marcod.store.selects import current_score
 from marcod.store.versions import Version
@@ -44,7 +46,7 @@ CHUNK: Final = 1000
 
 
 class Stream(StrEnum):
-    """Why a drop is to be looked at."""
+    """Reason for which a drop is proposed."""
 
     THRESHOLD = "threshold"
     DISAGREEMENT = "disagreement"
@@ -53,8 +55,8 @@ class Stream(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
-    """A drop at an inspection that somebody should look at, by which image, and why in one sentence.
+class ReviewCandidate:
+    """A drop at an inspection to look at, its image, and the reason in one sentence.
 
     Lower ranks come first within a stream. An audit gives ``round_id``, ``stratum`` and ``inclusion``, the
     probability with which the drop was drawn.
@@ -73,10 +75,10 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An item as people see it. ``root`` and ``path`` are as on disk, keys as stored.
+    """An item as shown to people. ``root`` and ``path`` are as on disk, keys as stored.
 
     The probabilities are the present ones of the model that proposed it; None where there is no score, and in an
-    audit until it is answered, so that what the model thinks does not sway who looks.
+    audit until it is answered, so that the model does not sway the person.
     """
 
     item_id: int
@@ -108,7 +110,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Items of one stream: open ones, those of them in somebody's hands, and what became of the others."""
+    """Items of one stream: open ones, those of them that are shown to somebody, and closed ones."""
 
     open: int
     shown: int
@@ -117,13 +119,13 @@ class Counts:
 
 
 def add(
-    connection: Connection, stream: Stream, version: Version, proposals: Iterable[Proposal], now: datetime
+    connection: Connection, stream: Stream, version: Version, candidates: Iterable[ReviewCandidate], now: datetime
 ) -> set[tuple[int, int]]:
-    """Keep proposals; one whose drop and inspection the stream has already had changes nothing. Returns what is new.
+    """Keep candidates; one whose drop and inspection the stream has already had changes nothing. Returns what is new.
 
     New are pairs of drop and inspection.
     """
-    rows = [_row(stream, version, proposal, now) for proposal in proposals]
+    rows = [_row(stream, version, candidate, now) for candidate in candidates]
     keys = ["drop_id", "inspection_id", "stream"]
     statement = insert(connection, review_item).on_conflict_do_nothing(index_elements=keys)
     statement = statement.returning(review_item.c.drop_id, review_item.c.inspection_id)
@@ -131,38 +133,38 @@ def add(
     return {(int(row[0]), int(row[1])) for chunk in chunks for row in connection.execute(statement, chunk)}
 
 
-def _row(stream: Stream, version: Version, proposal: Proposal, now: datetime) -> dict[str, Any]:
+def _row(stream: Stream, version: Version, candidate: ReviewCandidate, now: datetime) -> dict[str, Any]:
     return {
-        "drop_id": proposal.drop_id,
-        "inspection_id": proposal.inspection_id,
-        "image_id": proposal.image_id,
+        "drop_id": candidate.drop_id,
+        "inspection_id": candidate.inspection_id,
+        "image_id": candidate.image_id,
         "stream": str(stream),
-        "reason": proposal.reason,
+        "reason": candidate.reason,
         "model_version_id": version.id,
-        "p_crystals": proposal.p_crystals,
-        "round_id": proposal.round_id,
-        "stratum": proposal.stratum,
-        "inclusion": proposal.inclusion,
-        "rank": proposal.rank,
+        "p_crystals": candidate.p_crystals,
+        "round_id": candidate.round_id,
+        "stratum": candidate.stratum,
+        "inclusion": candidate.inclusion,
+        "rank": candidate.rank,
         "proposed_at": now,
     }
 
 
 def propose_again(
-    connection: Connection, version: Version, proposals: Iterable[Proposal], stream: Stream, now: datetime
+    connection: Connection, version: Version, candidates: Iterable[ReviewCandidate], stream: Stream, now: datetime
 ) -> None:
     """Make the open items of a stream with these drops and inspections this version's, as if proposed now."""
-    for proposal in proposals:
+    for candidate in candidates:
         same = sa.and_(
-            review_item.c.drop_id == proposal.drop_id,
-            review_item.c.inspection_id == proposal.inspection_id,
+            review_item.c.drop_id == candidate.drop_id,
+            review_item.c.inspection_id == candidate.inspection_id,
             review_item.c.stream == str(stream),
             review_item.c.answered_at.is_(None),
         )
-        connection.execute(sa.update(review_item).where(same).values(_row(stream, version, proposal, now)))
+        connection.execute(sa.update(review_item).where(same).values(_row(stream, version, candidate, now)))
 
 
-def ask(connection: Connection, subject: Subject, version: Version, reason: str, now: datetime) -> bool:
+def ask(connection: Connection, subject: LabelTarget, version: Version, reason: str, now: datetime) -> bool:
     """Put a drop at an inspection into the queue by hand; one that was answered is asked again. True if it is new.
 
     Raises NotFoundError where the drop has no image there.
@@ -182,21 +184,21 @@ def ask(connection: Connection, subject: Subject, version: Version, reason: str,
     ).one_or_none()
     if found is None:
         raise NotFoundError("there is no image of this drop at this inspection")
-    proposal = Proposal(subject.drop_id, subject.inspection_id, found[0], found[1], reason, 0.0)
-    row = _row(Stream.MANUAL, version, proposal, now)
+    candidate = ReviewCandidate(subject.drop_id, subject.inspection_id, found[0], found[1], reason, 0.0)
+    row = _row(Stream.MANUAL, version, candidate, now)
     statement = insert(connection, review_item).values(row)
-    anew = {name: statement.excluded[name] for name in ("image_id", "reason", "p_crystals", "proposed_at")}
-    anew |= dict.fromkeys(("person", "shown_at", "answer", "answered_at"))
+    again = {name: statement.excluded[name] for name in ("image_id", "reason", "p_crystals", "proposed_at")}
+    again |= dict.fromkeys(("person", "shown_at", "answer", "answered_at"))
     statement = statement.on_conflict_do_update(
         index_elements=["drop_id", "inspection_id", "stream"],
-        set_=anew,
+        set_=again,
         where=review_item.c.answered_at.is_not(None),
     )
     return connection.execute(statement.returning(review_item.c.id)).first() is not None
 
 
 def retire(connection: Connection, version: Version) -> int:
-    """Remove what other versions proposed and nobody was shown: it says nothing of the present champion."""
+    """Remove items of other versions that nobody was shown; they do not concern the present champion."""
     return connection.execute(
         sa.delete(review_item).where(
             review_item.c.answered_at.is_(None),
@@ -208,30 +210,30 @@ def retire(connection: Connection, version: Version) -> int:
 
 
 def reconcile(connection: Connection) -> int:
-    """Close the open items on which people have spoken by any way. Returns how many.
+    """Close the open items that people have labelled by any way. Returns how many.
 
-    A word recorded after the item was proposed closes it; in an audit an older one does too, because the draw did
-    not look at it. A word on another image of the drop closes it only where it says crystals; a copy of the item's
+    A label recorded after the item was proposed closes it; in an audit an older one does too, because the draw did
+    not look at it. A label of another image of the drop closes it only where it is Crystals; a copy of the item's
     image, as a moved file is, is no other image.
     """
-    word, later = label.alias("word"), label.alias("later")
+    own, later = label.alias("own"), label.alias("later")
     item, asked, judged = review_item.c, image.alias("asked"), image.alias("judged")
     same_image = sa.exists().where(
         asked.c.id == item.image_id,
-        judged.c.id == word.c.image_id,
+        judged.c.id == own.c.image_id,
         sa.func.coalesce(asked.c.same_as_id, asked.c.id) == sa.func.coalesce(judged.c.same_as_id, judged.c.id),
     )
     rows = connection.execute(
-        sa.select(item.id, word.c.label, word.c.person, word.c.recorded_at)
-        .join(word, sa.and_(word.c.drop_id == item.drop_id, word.c.inspection_id == item.inspection_id))
+        sa.select(item.id, own.c.label, own.c.person, own.c.recorded_at)
+        .join(own, sa.and_(own.c.drop_id == item.drop_id, own.c.inspection_id == item.inspection_id))
         .where(
             item.answered_at.is_(None),
-            word.c.label.is_not(None),
-            sa.or_(word.c.recorded_at > item.proposed_at, item.stream == str(Stream.AUDIT)),
-            sa.or_(word.c.image_id.is_(None), same_image, word.c.label == DropClass.CRYSTALS),
-            sa.not_(_superseded(word, later)),
+            own.c.label.is_not(None),
+            sa.or_(own.c.recorded_at > item.proposed_at, item.stream == str(Stream.AUDIT)),
+            sa.or_(own.c.image_id.is_(None), same_image, own.c.label == DropClass.CRYSTALS),
+            sa.not_(_superseded(own, later)),
         )
-        .order_by(item.id, word.c.labelled_at, word.c.id)
+        .order_by(item.id, own.c.labelled_at, own.c.id)
     ).all()
     latest = {row[0]: row for row in rows}
     return sum(close(connection, i, person=row[2], answer=row[1], now=row[3]) for i, row in sorted(latest.items()))
@@ -245,7 +247,7 @@ def close(connection: Connection, item_id: int, *, person: str, answer: str, now
 
 
 def reopen(connection: Connection, item: Item, answer: str, person: str, now: datetime) -> bool:
-    """Ask a person again what they answered. False where the item has another answer by now.
+    """Ask a person again. False where the item has another answer by now.
 
     The item is theirs from now on. Others of the same drop and inspection that the answer closed are open again too.
     """
@@ -277,7 +279,7 @@ def claim(
     limit: int = 1,
     hold: timedelta = PATIENCE,
 ) -> list[int]:
-    """Take up to ``limit`` items of the first of the streams that has any for this person; the ids, in order.
+    """Claim up to ``limit`` items of the first of the streams that has any for this person. Returns ids, in order.
 
     What the person was shown before and has not answered comes first, unless it was exported. The items are the
     person's for ``hold``: ``shown_at`` is dated so that ``PATIENCE`` after it that time is over.
@@ -303,7 +305,7 @@ def claim(
 
 
 def _askable(person: str, now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
-    """Whether a person may be asked: has no word on it, has not skipped it, and nobody has it from another stream."""
+    """Select items a person may be asked: without their label or skip, and not shown from another stream."""
     other = review_item.alias("other")
     same = sa.and_(
         other.c.drop_id == review_item.c.drop_id,
@@ -312,27 +314,27 @@ def _askable(person: str, now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
     )
     skipped = sa.exists().where(same, other.c.person == person, other.c.answer == SKIPPED)
     held = sa.exists().where(same, other.c.answered_at.is_(None), other.c.shown_at >= now - PATIENCE)
-    return sa.not_(has_word(person)), sa.not_(skipped), sa.not_(held)
+    return sa.not_(has_label(person)), sa.not_(skipped), sa.not_(held)
 
 
-def has_word(person: str) -> sa.ColumnElement[bool]:
-    """Whether somebody says something of an item's drop at its inspection, and has not taken it back."""
-    word, later = label.alias("own"), label.alias("own_later")
-    same = (word.c.drop_id == review_item.c.drop_id, word.c.inspection_id == review_item.c.inspection_id)
-    said = sa.and_(*same, word.c.person == person, word.c.label.is_not(None))
-    return sa.exists().where(said, sa.not_(_superseded(word, later)))
+def has_label(person: str) -> sa.ColumnElement[bool]:
+    """Select items whose drop at its inspection has a label of this person that is not withdrawn."""
+    own, later = label.alias("own"), label.alias("own_later")
+    same = (own.c.drop_id == review_item.c.drop_id, own.c.inspection_id == review_item.c.inspection_id)
+    labelled = sa.and_(*same, own.c.person == person, own.c.label.is_not(None))
+    return sa.exists().where(labelled, sa.not_(_superseded(own, later)))
 
 
-def _superseded(word: Any, later: Any) -> sa.ColumnElement[bool]:
-    """Whether a word's person has said something else of the same subject since, or took it back."""
+def _superseded(own: Any, later: Any) -> sa.ColumnElement[bool]:
+    """Select labels whose person has replaced or withdrawn them since."""
     return sa.exists().where(
-        later.c.drop_id == word.c.drop_id,
-        later.c.inspection_id == word.c.inspection_id,
-        later.c.person == word.c.person,
-        sa.func.coalesce(later.c.image_id, 0) == sa.func.coalesce(word.c.image_id, 0),
+        later.c.drop_id == own.c.drop_id,
+        later.c.inspection_id == own.c.inspection_id,
+        later.c.person == own.c.person,
+        sa.func.coalesce(later.c.image_id, 0) == sa.func.coalesce(own.c.image_id, 0),
         sa.or_(
-            later.c.labelled_at > word.c.labelled_at,
-            sa.and_(later.c.labelled_at == word.c.labelled_at, later.c.id > word.c.id),
+            later.c.labelled_at > own.c.labelled_at,
+            sa.and_(later.c.labelled_at == own.c.labelled_at, later.c.id > own.c.id),
         ),
     )
 
@@ -375,7 +377,7 @@ def _item(row: Any) -> Item:
 
 
 def items(connection: Connection, item_ids: Sequence[int]) -> list[Item]:
-    """These items, in this order; one that does not exist is left out."""
+    """Read items, in this order; one that does not exist is left out."""
     found: dict[int, Item] = {}
     for start in range(0, len(item_ids), CHUNK):
         rows = connection.execute(_items(connection, review_item.c.id.in_(list(item_ids[start : start + CHUNK]))))
@@ -384,14 +386,14 @@ def items(connection: Connection, item_ids: Sequence[int]) -> list[Item]:
 
 
 def waiting(connection: Connection, streams: Sequence[Stream], limit: int) -> list[Item]:
-    """Open items of these streams, stream by stream in the order in which they are offered."""
+    """List open items of these streams, stream by stream in the order in which they are offered."""
     chosen = (review_item.c.answered_at.is_(None), review_item.c.stream.in_([str(s) for s in streams]))
     order = (review_item.c.stream, review_item.c.rank, review_item.c.id)
     return [_item(row) for row in connection.execute(_items(connection, *chosen).order_by(*order).limit(limit))]
 
 
 def counts(connection: Connection, now: datetime) -> dict[Stream, Counts]:
-    """How many items each stream has."""
+    """Count the items of each stream."""
     item = review_item.c
     is_open, skipped = item.answered_at.is_(None), item.answer == SKIPPED
     held = sa.and_(is_open, item.shown_at >= now - PATIENCE)
@@ -403,7 +405,7 @@ def counts(connection: Connection, now: datetime) -> dict[Stream, Counts]:
 
 
 def open_disagreements(connection: Connection) -> tuple[int, int]:
-    """How many open items of that stream are of drops that people had labelled there, and how many of others."""
+    """Count the open disagreements of drops that people had labelled there, and of others."""
     labelled = sa.exists().where(
         label.c.drop_id == review_item.c.drop_id, label.c.inspection_id == review_item.c.inspection_id
     )
@@ -413,7 +415,7 @@ def open_disagreements(connection: Connection) -> tuple[int, int]:
 
 
 def seen(connection: Connection, version: Version) -> dict[Stream, int]:
-    """How many items of a version each stream has had shown or answered so far, for the mixing."""
+    """Count the items of a version that each stream has shown or closed so far, for the mixing."""
     looked = sa.or_(review_item.c.shown_at.is_not(None), review_item.c.answered_at.is_not(None))
     of_version = review_item.c.model_version_id == version.id
     rows = connection.execute(
@@ -423,24 +425,24 @@ def seen(connection: Connection, version: Version) -> dict[Stream, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """One thing a person once said of a drop at an inspection; ``label`` is None where it took the former back."""
+class FormerLabel:
+    """A label that a person once gave to a drop at an inspection; ``label`` is None for a withdrawal."""
 
     label: str | None
     origin: str
     labelled_at: datetime
 
 
-def spoken(connection: Connection, drop_ids: Iterable[int]) -> dict[tuple[int, int, str], list[Spoken]]:
-    """All that was ever said of these drops as a whole, by drop, inspection and person, the oldest first."""
+def former_labels(connection: Connection, drop_ids: Iterable[int]) -> dict[tuple[int, int, str], list[FormerLabel]]:
+    """Read all labels ever given to these drops as a whole, by drop, inspection and person, the oldest first."""
     columns = (
         label.c.drop_id, label.c.inspection_id, label.c.person, label.c.label, label.c.origin, label.c.labelled_at,
     )  # fmt: skip
-    found: dict[tuple[int, int, str], list[Spoken]] = {}
+    found: dict[tuple[int, int, str], list[FormerLabel]] = {}
     ids = sorted(set(drop_ids))
     for start in range(0, len(ids), CHUNK):
         of_drops = sa.and_(label.c.drop_id.in_(ids[start : start + CHUNK]), label.c.image_id.is_(None))
         rows = connection.execute(sa.select(*columns).where(of_drops).order_by(label.c.labelled_at, label.c.id))
         for row in rows:
-            found.setdefault((row[0], row[1], row[2]), []).append(Spoken(*row[3:]))
+            found.setdefault((row[0], row[1], row[2]), []).append(FormerLabel(*row[3:]))
     return found

@@ -1,8 +1,8 @@
-"""How many of the crystals a model finds, from a random audit of few drops: the statistics alone.
+"""Crystal recall of a model, estimated from a stratified random audit of few drops.
 
-Hides a stratified sample and its inverse weights. Promises a point estimate without assumptions and an interval that
-covers the truth in at least 95 of 100 labs; a test and ``benchmarks/recall.py`` measure that on simulated ones. Of one
-kind it covers fewer: a threshold so low that it flags most drops, with the few crystals below it spread evenly.
+The point estimate needs no assumptions. The interval covers the truth in at least 95 of 100 labs; a test and
+``benchmarks/recall.py`` measure that on simulated labs. It covers fewer labs of one kind: a threshold so low that it
+flags most drops, with the few crystals below it spread evenly.
 
 The point estimate is the stratified ratio of Horvitz and Thompson (J. Am. Stat. Assoc. 47, 1952): an audited drop
 stands for as many as were there for each that was drawn. No large-sample interval can go with it: a stratum of
@@ -43,7 +43,7 @@ UNFLAGGED_PARTS: Final = (0.01, 0.02, 0.05, 0.12, 0.30, 0.50)
 
 SLOW: Final = 1.75
 FAST: Final = 0.2
-"""How fast crystals may thin out from a stratum to the next: for the interval's lower end, and for its upper one."""
+"""Rates at which crystals may thin out from a stratum to the next: for the interval's lower and upper end."""
 
 _GRID: Final = np.geomspace(1e-7, 1.0, 600)
 
@@ -68,7 +68,7 @@ class Estimate:
 
 
 def estimate(strata: Sequence[Stratum], *, seed: int = 0) -> Estimate | None:
-    """The recall from strata in falling order of score, or None where too little was answered to say anything.
+    """Estimate the recall from strata in falling order of score, or None where too little was answered.
 
     Too little are a stratum without an answer, fewer than ``LEAST_ANSWERS`` answers or ``LEAST_CRYSTALS`` crystals,
     or none above the threshold.
@@ -87,13 +87,13 @@ def estimate(strata: Sequence[Stratum], *, seed: int = 0) -> Estimate | None:
 
 
 def _weighted(strata: Sequence[Stratum]) -> float:
-    """The ratio of the inversely weighted counts."""
+    """Compute the ratio of the inversely weighted counts."""
     counts = [s.population * s.crystals / s.answered for s in strata]
     return sum(n for n, s in zip(counts, strata, strict=True) if s.flagged) / sum(counts)
 
 
 def _recalls(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) -> Floats:
-    """Draws of the recall [DRAWS] from its posterior."""
+    """Draw recalls [DRAWS] from the posterior."""
     found, every = np.zeros(DRAWS), np.zeros(DRAWS)
     for s, share in zip(strata, _shares(strata, rng, fall), strict=True):
         crystals = s.crystals + rng.binomial(s.population - s.answered, share)
@@ -103,7 +103,7 @@ def _recalls(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) -
 
 
 def _shares(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) -> list[Floats]:
-    """Draws of each stratum's share of crystals [DRAWS], none above that of the stratum before it."""
+    """Draw each stratum's share of crystals [DRAWS], none above that of the stratum before it."""
     # The density of a Beta(fall, 1), on a grid that is even in the logarithm.
     weights = _GRID**fall
     below: Floats = np.ones_like(_GRID)
@@ -121,10 +121,10 @@ def _shares(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) ->
 
 
 def _likelihood(s: Stratum) -> Floats:
-    """Of what was answered, at each share of the grid, up to a factor."""
-    with np.errstate(divide="ignore"):
-        misses = np.log1p(-_GRID) if s.answered > s.crystals else np.zeros_like(_GRID)
-    logs = s.crystals * np.log(_GRID) + (s.answered - s.crystals) * np.maximum(misses, -1e6)
+    """Compute the likelihood of the answers at each share of the grid, up to a factor."""
+    from scipy.special import xlog1py, xlogy  # here, so that only an estimate loads SciPy
+
+    logs = xlogy(s.crystals, _GRID) + xlog1py(s.answered - s.crystals, -_GRID)
     likelihood: Floats = np.exp(logs - logs.max())
     return likelihood
 
@@ -139,9 +139,9 @@ class Slice:
 
 
 def plan(drops: int, flagged: int, unflagged: int) -> list[Slice]:
-    """How an audit of ``drops`` is spread over so many drops above and below the threshold, the highest first.
+    """Spread an audit of ``drops`` over the drops above and below the threshold, the highest first.
 
-    What is below is cut at ranks, not at scores, so that it does not depend on how sure of itself a model is. Each
+    The drops below are cut at ranks, not at scores, so that a model's confidence does not matter. Each
     stratum is larger than the one above it and gets as many, so that drops are likelier drawn where crystals are.
     """
     of_flagged = min(flagged, max(round(drops * FLAGGED_SHARE), drops - unflagged))
@@ -154,14 +154,14 @@ def plan(drops: int, flagged: int, unflagged: int) -> list[Slice]:
 
 
 def _sizes(parts: Sequence[float], population: int) -> list[int]:
-    """A population cut into parts, each of whole drops; what rounding leaves is in the last."""
+    """Cut a population into parts of whole drops; the last has the rest of the rounding."""
     ends = [math.ceil(population * sum(parts[: i + 1])) for i in range(len(parts) - 1)]
     marks = [0, *(min(end, population) for end in ends), population]
     return [high - low for low, high in pairwise(marks)]
 
 
 def _drawn(populations: Sequence[int], sample: int) -> Iterator[tuple[int, int]]:
-    """Populations with as many draws each, evenly spread, none with more than it has."""
+    """Spread draws evenly over the populations, none with more than it has."""
     left, drawn = min(sample, sum(populations)), [0] * len(populations)
     while left:
         open_ = [i for i, n in enumerate(populations) if drawn[i] < n]

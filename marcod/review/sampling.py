@@ -1,8 +1,11 @@
-"""Random draws of drops, to learn what a model misses: who was drawn with which probability, and what came of it.
+"""Stratified random sampling of drops for audits of the champion, and the tallies of their answers.
 
-Hides how a drop is drawn by its rank among hundreds of thousands without reading them. Promises that a draw sees the
-drops of one moment, that it never depends on what people said of them, that every draw is kept with its numbers, and
-that no answer counts out of turn: what was labelled for another reason would count as drawn at random.
+Drops are drawn by their rank among hundreds of thousands, in one pass of the database.
+
+Guarantees:
+- A draw sees the drops of one moment, and never depends on their labels.
+- Every draw is stored with its inclusion probabilities.
+- Answers count in the order of the draw; a drop labelled for another reason would else count as drawn at random.
 """
 
 import random
@@ -18,7 +21,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.schema import drop_summary, review_item, review_round
 from marcod.domain import DropClass
 from marcod.review import queue
-from marcod.review.queue import Proposal, Stream
+from marcod.review.queue import ReviewCandidate, Stream
 from marcod.store import votes
 from marcod.store.versions import Version
 
@@ -63,7 +66,7 @@ class Round:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of one stratum of a draw.
+    """Answers of one stratum of a draw.
 
     ``answered``, ``crystals`` and ``skipped`` are counted up to the first item that is ``open``; ``waiting`` are the
     answers and skips behind it.
@@ -81,15 +84,15 @@ class Tally:
     high: float | None = None
 
 
-def alone(connection: Connection) -> None:
-    """Begin a draw: nobody else draws meanwhile, and all that follows sees one moment. First in its transaction."""
+def start_draw(connection: Connection) -> None:
+    """Lock out other draws, and let all that follows see one moment. Call first in a transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("set transaction isolation level repeatable read"))
         connection.execute(sa.text("lock table review_round in share row exclusive mode"))
 
 
 def sides(connection: Connection, version: Version) -> tuple[int, int]:
-    """How many drops have a latest score at or above the version's threshold, and how many below.
+    """Count the drops whose latest score is at or above the version's threshold, and those below.
 
     A drop counts once, by its last inspection of which anything is known; without a present score there, not at all.
     """
@@ -131,7 +134,7 @@ def draw(connection: Connection, version: Version, strata: Sequence[Stratum], se
 
 
 def _at_ranks(connection: Connection, version: Version, ranks: list[int]) -> dict[int, Any]:
-    """The drops at these places, counted from 1, in falling order of score; in one pass over all."""
+    """Read the drops at these places, counted from 1, in falling order of score, in one pass over all."""
     rank = (
         sa.func.row_number(type_=sa.BigInteger()).over(order_by=(_LIFE.p_crystals.desc(), _LIFE.drop_id)).label("rank")
     )
@@ -152,27 +155,27 @@ def _keep(
     values = {"model_version_id": version.id, "threshold": version.crystal_threshold, "seed": seed, "drawn_at": now}
     made = sa.insert(review_round).values(**values, strata=[]).returning(review_round.c.id)
     round_id = int(connection.execute(made).scalar_one())
-    proposals = [
-        Proposal(
+    candidates = [
+        ReviewCandidate(
             row.drop_id, row.inspection_id, row.image_id, row.p_crystals, REASON, rank,
             round_id=round_id, stratum=index, inclusion=strata[index].inclusion,
         )
         for row, index, rank in drawn
     ]  # fmt: skip
-    new = queue.add(connection, Stream.AUDIT, version, proposals, now)
+    new = queue.add(connection, Stream.AUDIT, version, candidates, now)
     queue.propose_again(
-        connection, version, [p for p in proposals if (p.drop_id, p.inspection_id) not in new], Stream.AUDIT, now
+        connection, version, [p for p in candidates if (p.drop_id, p.inspection_id) not in new], Stream.AUDIT, now
     )
     members: dict[int | None, list[tuple[int, int]]] = {}
-    for p in sorted(proposals, key=lambda p: p.rank):
+    for p in sorted(candidates, key=lambda p: p.rank):
         members.setdefault(p.stratum, []).append((p.drop_id, p.inspection_id))
-    # Not as ids of items: SQLite gives that of a removed one to another.
-    told = [asdict(s) | {"subjects": members.get(i, [])} for i, s in enumerate(strata)]
-    connection.execute(sa.update(review_round).where(review_round.c.id == round_id).values(strata=told))
+    # Not as ids of items: SQLite gives the id of a removed item to another.
+    stored = [asdict(s) | {"subjects": members.get(i, [])} for i, s in enumerate(strata)]
+    connection.execute(sa.update(review_round).where(review_round.c.id == round_id).values(strata=stored))
 
 
 def rounds(connection: Connection, version: Version) -> list[Round]:
-    """The draws for a version at its threshold, the latest first."""
+    """List the draws for a version at its threshold, the latest first."""
     rows = connection.execute(
         sa.select(review_round)
         .where(review_round.c.model_version_id == version.id, review_round.c.threshold == version.crystal_threshold)
@@ -187,7 +190,7 @@ def _stratum(kept: dict[str, Any]) -> Stratum:
 
 
 def open_items(connection: Connection, version: Version) -> int:
-    """How many drawn drops of a version wait for an answer."""
+    """Count the drawn drops of a version that wait for an answer."""
     waiting = sa.and_(
         review_item.c.answered_at.is_(None),
         review_item.c.stream == str(Stream.AUDIT),
@@ -197,13 +200,13 @@ def open_items(connection: Connection, version: Version) -> int:
 
 
 def lost(connection: Connection, drawn: Round) -> bool:
-    """Whether items of a draw were removed, so that it can never be answered whole."""
+    """Return whether items of a draw were removed, so that it can never be answered whole."""
     found = _items(connection, drawn)
     return any(sum(subject in found for subject in stratum.subjects) < stratum.sample for stratum in drawn.strata)
 
 
 def _items(connection: Connection, drawn: Round) -> dict[tuple[int, int], Any]:
-    """The items of a draw that are there, by drop and inspection."""
+    """Read the items of a draw that are there, by drop and inspection."""
     columns = (
         review_item.c.drop_id, review_item.c.inspection_id, review_item.c.image_id, review_item.c.answer,
     )  # fmt: skip
@@ -219,9 +222,9 @@ def _items(connection: Connection, drawn: Round) -> dict[tuple[int, int], Any]:
 
 
 def tallies(connection: Connection, drawn: Round) -> list[Tally]:
-    """What came of a draw, stratum by stratum.
+    """Tally the answers of a draw, stratum by stratum.
 
-    An answer is what people say of the drop at that inspection now, however and whenever they said it. Within a
+    An answer is the present label of the drop at that inspection, from whatever way and time. Within a
     stratum only what comes before the first open item counts.
     """
     answers = _answers(connection, _items(connection, drawn))
@@ -229,27 +232,27 @@ def tallies(connection: Connection, drawn: Round) -> list[Tally]:
 
 
 def _tally(stratum: Stratum, answers: list[str | None]) -> Tally:
-    told = list(takewhile(lambda answer: answer is not None, answers))
+    in_turn = list(takewhile(lambda answer: answer is not None, answers))
     is_open = answers.count(None)
-    skipped = told.count(queue.SKIPPED)
+    skipped = in_turn.count(queue.SKIPPED)
     return Tally(
         stratum.flagged,
         stratum.population,
         stratum.sample,
-        answered=len(told) - skipped,
-        crystals=told.count(DropClass.CRYSTALS),
+        answered=len(in_turn) - skipped,
+        crystals=in_turn.count(DropClass.CRYSTALS),
         skipped=skipped,
         open=is_open,
-        waiting=len(answers) - len(told) - is_open,
+        waiting=len(answers) - len(in_turn) - is_open,
         low=stratum.low,
         high=stratum.high,
     )
 
 
 def _answers(connection: Connection, items: dict[tuple[int, int], Any]) -> dict[tuple[int, int], str]:
-    """What people say of these items now, or that they were skipped; open ones are left out.
+    """Read the present labels of these items, or their skips; open ones are left out.
 
-    An item whose answer was taken back is asked of nobody again, and counts as skipped.
+    An item whose answer was withdrawn is not asked again, and counts as skipped.
     """
     said: dict[tuple[int, int], votes.DropVotes] = {}
     ids = sorted({drop_id for drop_id, _ in items})

@@ -1,7 +1,7 @@
-"""Which drops are worth a look: near the threshold, or where models, people and inspections disagree.
+"""Query strategies: drops near the threshold, and drops on which models, people or inspections disagree.
 
-Hides the queries. Promises bounded results in the order of their worth, found by the database; drops whose inspection
-anybody was ever asked about are left out, except where people's own words are the matter.
+Each strategy returns a bounded list, the most useful first, found by the database. Drops whose inspection was ever
+asked about are left out, except in disagreements of people's labels.
 """
 
 import math
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import drop_summary, image, inspection, label, review_item, score
 from marcod.domain import DropClass
-from marcod.review.queue import Proposal, Stream
+from marcod.review.queue import ReviewCandidate, Stream
 from marcod.store import votes as store_votes
 from marcod.store.drops import Trend
 from marcod.store.selects import current_score
@@ -35,8 +35,8 @@ _LIFE: Final = drop_summary.c
 _FOUND: Final = (_LIFE.drop_id, _LIFE.inspection_id, _LIFE.image_id, _LIFE.p_crystals)
 
 
-def near_threshold(connection: Connection, version: Version, limit: int) -> list[Proposal]:
-    """Drops nobody has labelled whose latest score is nearest to the crystal threshold, from both sides in turn."""
+def near_threshold(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
+    """Find unlabelled drops whose latest score is nearest to the crystal threshold, from both sides in turn."""
     t = version.crystal_threshold
     unsaid = sa.select(*_FOUND).where(_of(version), _LIFE.label_person.is_(None), ~_asked()).limit(limit)
     above = unsaid.where(_LIFE.p_crystals >= t).order_by(_LIFE.p_crystals, _LIFE.drop_id)
@@ -44,32 +44,34 @@ def near_threshold(connection: Connection, version: Version, limit: int) -> list
     sides = (connection.execute(above).all(), connection.execute(below).all())
     mixed = [row for pair in zip_longest(*sides) for row in pair if row is not None][:limit]
     return [
-        _proposal(row, f"Its crystal probability of {row[3]:.2f} is near the threshold of {t:.2f}.", abs(row[3] - t))
+        _candidate(row, f"Its crystal probability of {row[3]:.2f} is near the threshold of {t:.2f}.", abs(row[3] - t))
         for row in mixed
     ]
 
 
-def among_models(connection: Connection, version: Version, challenger: Version | None, limit: int) -> list[Proposal]:
-    """Drops nobody has labelled on which two models or two inspections disagree; of both kinds the worst, by turns."""
+def among_models(
+    connection: Connection, version: Version, challenger: Version | None, limit: int
+) -> list[ReviewCandidate]:
+    """Find unlabelled drops on which two models or two inspections disagree; the worst of both kinds in turn."""
     against = [] if challenger is None else _against_challenger(connection, version, challenger, limit)
     return _mixed((against, _against_time(connection, version, limit)), limit)
 
 
-def with_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
-    """Labelled drops on which people disagree with the model or with one another; the worst of both, by turns."""
+def with_people(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
+    """Find labelled drops on which people disagree with the model or with one another; the worst of both in turn."""
     return _mixed((_against_people(connection, version, limit), _among_people(connection, version, limit)), limit)
 
 
-def _mixed(kinds: Iterable[list[Proposal]], limit: int) -> list[Proposal]:
-    found: dict[tuple[int, int], Proposal] = {}
-    for proposal in (each for turn in zip_longest(*kinds) for each in turn if each is not None):
-        found.setdefault((proposal.drop_id, proposal.inspection_id), proposal)
+def _mixed(kinds: Iterable[list[ReviewCandidate]], limit: int) -> list[ReviewCandidate]:
+    found: dict[tuple[int, int], ReviewCandidate] = {}
+    for candidate in (each for turn in zip_longest(*kinds) for each in turn if each is not None):
+        found.setdefault((candidate.drop_id, candidate.inspection_id), candidate)
     return list(found.values())[:limit]
 
 
-def _proposal(row: Any, reason: str, rank: float) -> Proposal:
-    """Of a row that begins with the columns of ``_FOUND``."""
-    return Proposal(int(row[0]), int(row[1]), int(row[2]), row[3], reason, rank)
+def _candidate(row: Any, reason: str, rank: float) -> ReviewCandidate:
+    """Make a candidate of a row that starts with the columns of ``_FOUND``."""
+    return ReviewCandidate(int(row[0]), int(row[1]), int(row[2]), row[3], reason, rank)
 
 
 def _of(version: Version) -> sa.ColumnElement[bool]:
@@ -77,13 +79,13 @@ def _of(version: Version) -> sa.ColumnElement[bool]:
 
 
 def _asked(stream: Stream | None = None) -> sa.ColumnElement[bool]:
-    """Whether the inspection of a drop's row is, or was, an item; of one stream, or of any."""
+    """Select drops whose inspection is, or was, an item of one stream, or of any."""
     same = [review_item.c.drop_id == _LIFE.drop_id, review_item.c.inspection_id == _LIFE.inspection_id]
     return sa.exists().where(*same, *([] if stream is None else [review_item.c.stream == str(stream)]))
 
 
-def _against_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
-    """Of the labelled drops the share to whose label the model gives least, without those that an audit drew."""
+def _against_people(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
+    """Find the labelled drops to whose label the model gives least, without those that an audit drew."""
     labelled = sa.and_(_of(version), _LIFE.label_person.is_not(None))
     count = connection.execute(sa.select(sa.func.count()).select_from(drop_summary).where(labelled)).scalar_one()
     given = sa.case({str(c): _LIFE[f"p_{c.lower()}"] for c in DropClass}, value=_LIFE.label, else_=None)
@@ -98,13 +100,13 @@ def _against_people(connection: Connection, version: Version, limit: int) -> lis
     )
     statement = sa.select(worst).where(~worst.c.asked, worst.c.given < SURE).order_by(worst.c.given).limit(limit)
     return [
-        _proposal(row, f"It is labelled {row[4]}, to which {version} gives {row[5]:.2f}.", row[5])
+        _candidate(row, f"It is labelled {row[4]}, to which {version} gives {row[5]:.2f}.", row[5])
         for row in connection.execute(statement)
     ]
 
 
-def _against_challenger(connection: Connection, version: Version, other: Version, limit: int) -> list[Proposal]:
-    """Drops that one of two models takes for a hit and the other does not; both scored the present images."""
+def _against_challenger(connection: Connection, version: Version, other: Version, limit: int) -> list[ReviewCandidate]:
+    """Find drops that are a hit for one of two models only; both scored the present images."""
     theirs = drop_summary.alias("theirs")
     apart = sa.func.abs(_LIFE.p_crystals - theirs.c.p_crystals)
     one, two = _LIFE.p_crystals >= version.crystal_threshold, theirs.c.p_crystals >= other.crystal_threshold
@@ -117,7 +119,7 @@ def _against_challenger(connection: Connection, version: Version, other: Version
         .limit(limit)
     )
     return [
-        _proposal(
+        _candidate(
             row,
             f"For crystals {version} gives {row[3]:.2f} and {other} gives {row[4]:.2f}.",
             1 - abs(row[3] - row[4]),
@@ -126,8 +128,8 @@ def _against_challenger(connection: Connection, version: Version, other: Version
     ]
 
 
-def _among_people(connection: Connection, version: Version, limit: int) -> list[Proposal]:
-    """Drops on which persons disagree now."""
+def _among_people(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
+    """Find drops on which persons disagree now."""
     disputed = sa.and_(_LIFE.model_version_id == version.id, _LIFE.label_disputed, ~_asked(Stream.DISAGREEMENT))
     rows = connection.execute(
         sa.select(*_FOUND).where(disputed).order_by(_LIFE.updated_at.desc(), _LIFE.drop_id).limit(limit)
@@ -138,7 +140,7 @@ def _among_people(connection: Connection, version: Version, limit: int) -> list[
         verdict = said.get((row[0], row[1]), store_votes.NO_VOTES).majority({})
         votes = {} if verdict is None else verdict.votes
         told = " and ".join(f"{n} for {c}" for c, n in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])))
-        found.append(_proposal(row, f"Persons disagree: {told}." if told else "Persons disagree.", 0.5))
+        found.append(_candidate(row, f"Persons disagree: {told}." if told else "Persons disagree.", 0.5))
     return found
 
 
@@ -153,9 +155,9 @@ class _Look:
     key: str
 
 
-def _against_time(connection: Connection, version: Version, limit: int) -> list[Proposal]:
-    """Inspections between two that both say otherwise, as crystals, clear, crystals do."""
-    found: list[Proposal] = []
+def _against_time(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
+    """Find inspections between two others of another class, as in crystals, clear, crystals."""
+    found: list[ReviewCandidate] = []
     for _, group in groupby(_looks(connection, version), key=attrgetter("drop_id")):
         looks = list(group)
         found.extend(_flickers(looks, version))
@@ -165,7 +167,7 @@ def _against_time(connection: Connection, version: Version, limit: int) -> list[
     return sorted(fresh, key=lambda p: (p.rank, p.drop_id))[:limit]
 
 
-def _flickers(looks: list[_Look], version: Version) -> Iterator[Proposal]:
+def _flickers(looks: list[_Look], version: Version) -> Iterator[ReviewCandidate]:
     t = version.crystal_threshold
     for before, look, after in zip(looks, looks[1:], looks[2:], strict=False):
         here, there = look.p_crystals >= t, before.p_crystals >= t
@@ -176,11 +178,11 @@ def _flickers(looks: list[_Look], version: Version) -> Iterator[Proposal]:
             f"Its crystal probability of {look.p_crystals:.2f} stands between {before.p_crystals:.2f} at inspection "
             f"{before.key} and {after.p_crystals:.2f} at inspection {after.key}."
         )
-        yield Proposal(look.drop_id, look.inspection_id, look.image_id, look.p_crystals, reason, 1 - apart)
+        yield ReviewCandidate(look.drop_id, look.inspection_id, look.image_id, look.p_crystals, reason, 1 - apart)
 
 
 def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
-    """The looks of drops that changed lately and are not the same through all their inspections, in order of time."""
+    """Read the inspections of drops that changed lately and appear or dissolve, in order of time."""
     changing = _LIFE.trend.in_([str(Trend.APPEARING), str(Trend.DISSOLVING)])
     recent = (
         sa.select(_LIFE.drop_id)
@@ -203,7 +205,7 @@ def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
 
 
 def _known(connection: Connection, drop_ids: Iterable[int]) -> set[tuple[int, int]]:
-    """Drops at inspections of which somebody spoke or was asked."""
+    """Find drops at inspections that somebody labelled or was asked about."""
     ids = sorted(drop_ids)
     said: sa.Select[Any] = sa.select(label.c.drop_id, label.c.inspection_id).where(label.c.drop_id.in_(ids))
     asked = sa.select(review_item.c.drop_id, review_item.c.inspection_id).where(review_item.c.drop_id.in_(ids))

@@ -15,7 +15,7 @@ from marcod.errors import NotFoundError
 from marcod.store import plate_names
 
 if TYPE_CHECKING:
-    from marcod.labels.recorder import Named
+    from marcod.labels.recorder import DropReference
 
 LOOKED_AT: Final = 2000
 """The latest plates, inspections or wells among which the nearest name is looked for."""
@@ -67,7 +67,7 @@ def models(connection: Connection, name: str) -> str:
     return text.offer(name, _texts(connection, kept), "models")
 
 
-def meant(connection: Connection, named: "Named") -> str | None:
+def meant(connection: Connection, named: "DropReference") -> str | None:
     """Offer names for the first unknown part of a drop's name; None where all are known."""
     found = _plate_id(connection, named)
     if named.plate is None or named.well is None:
@@ -83,7 +83,7 @@ def meant(connection: Connection, named: "Named") -> str | None:
     return None if named.inspection is None else inspections(connection, found, named.inspection)
 
 
-def _plate_id(connection: Connection, named: "Named") -> int | None:
+def _plate_id(connection: Connection, named: "DropReference") -> int | None:
     statement = sa.select(plate.c.id).join(source, source.c.id == plate.c.source_id)
     if named.source is not None:
         statement = statement.where(source.c.name == named.source)

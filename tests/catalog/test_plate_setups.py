@@ -19,7 +19,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import drop, image, job, plate
 from marcod.domain import DropImage, Modality, PlateFormat, PlateSetup, WarningKind
 from marcod.plates import metadata
-from marcod.plates.metadata import PapersError
+from marcod.plates.metadata import MetadataError
 from marcod.plates.metadata_csv import read
 from marcod.store import summaries
 from marcod.store.queue import Failure
@@ -62,7 +62,7 @@ class Store:
     def tell(self, text: str, limit: int = 2) -> None:
         """Import a table of plates and read again what it changes, in small portions."""
         table = read(text.encode(), {}, "imager")
-        self.db.write(lambda c: metadata.take_in(c, table.papers, "ann", utc()))
+        self.db.write(lambda c: metadata.import_metadata(c, table.records, "ann", utc()))
         self.db.write_portions(partial(rereading.catch_up, now=utc(), limit=limit))
 
     def wells(self) -> dict[str, str]:
@@ -141,7 +141,9 @@ def test_a_plate_that_begins_beyond_the_grid_is_made_with_its_own(store: Store) 
 
 def test_a_table_that_the_images_contradict_is_refused(store: Store) -> None:
     store.take(well(49))
-    with pytest.raises(PapersError, match=r"plate 2001 is said to be 8x6x1, but .*wellNum_49.* does not fit: well 49"):
+    with pytest.raises(
+        MetadataError, match=r"plate 2001 is said to be 8x6x1, but .*wellNum_49.* does not fit: well 49"
+    ):
         store.tell("plate,format\n2001,8x6x1\n")
     assert store.setup() == PlateSetup()
 
@@ -207,13 +209,13 @@ def test_an_image_that_needs_a_report_is_left_to_the_next_walk(db: Database, cha
 
 @pytest.mark.parametrize("text", ["plate,reservoir\nP,x\n", "plate,reservoir\nP,1.5\n", "plate,reservoir\nP,100\n"])
 def test_a_reservoir_that_is_no_subwell_is_refused(text: str) -> None:
-    with pytest.raises(PapersError, match=r"line 2: reservoir .* is no subwell; write its number"):
+    with pytest.raises(MetadataError, match=r"line 2: reservoir .* is no subwell; write its number"):
         read(text.encode(), {}, "imager")
 
 
 def test_reservoirs_are_read_as_people_write_them() -> None:
     table = read(b"plate;reservoir\nP1;2\nP2;2, 4\nP3;none\nP4;\n", {}, "imager")
-    assert [paper.reservoirs for paper in table.papers] == [{2}, {2, 4}, set(), None]
+    assert [record.reservoirs for record in table.records] == [{2}, {2, 4}, set(), None]
 
 
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)

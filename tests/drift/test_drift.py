@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from marcod import images
 from marcod.domain import CLASSES
 from marcod.drift import comparison, statistics
-from marcod.drift.days import Look
+from marcod.drift.days import Observation
 from marcod.drift.statistics import Ages
 
 INSPECTED = (0, 1, 3, 7, 14)
 SPREAD = {"brightness": (0.40, 0.02, 0.05), "contrast": (0.18, 0.015, 0.04), "focus": (-2.1, 0.1, 0.3)}
 """Usual value, and its standard deviation from plate to plate and from drop to drop."""
 
-Fault = Callable[[Look, random.Random], Look]
+Fault = Callable[[Observation, random.Random], Observation]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Lab:
                 for age in INSPECTED:
                     if first <= start + age < first + count:
                         for look in plate.looks(self, age, rng):
-                            statistics.take(seen, fault(look, rng) if fault else look)
+                            statistics.add_observation(seen, fault(look, rng) if fault else look)
         return seen
 
 
@@ -59,11 +59,11 @@ class Plate:
         self._yield = rng.gammavariate(lab.alike, 1 / lab.alike)
         self._precipitate = rng.betavariate(2, 3)
 
-    def looks(self, lab: Lab, age: int, rng: random.Random) -> list[Look]:
+    def looks(self, lab: Lab, age: int, rng: random.Random) -> list[Observation]:
         crystals = min(0.9, self._yield * lab.crystals_at_14 * age / 14)
         return [self._look(age, crystals, rng) for _ in range(lab.drops)]
 
-    def _look(self, age: int, crystals: float, rng: random.Random) -> Look:
+    def _look(self, age: int, crystals: float, rng: random.Random) -> Observation:
         sure = 0.6 + 0.4 * rng.betavariate(4, 2)
         drawn = rng.random()
         label = 1 if drawn < crystals else 3 if rng.random() < self._precipitate else 0
@@ -71,7 +71,7 @@ class Plate:
         scores = tuple(sure if i == label else others for i in range(4))
         drops = [drop for *_, drop in SPREAD.values()]
         measures = [rng.gauss(mean, drop) for mean, drop in zip(self._means, drops, strict=True)]
-        return Look(1, self._id, utc(), age + 0.2, str(CLASSES[label]), scores, *measures)
+        return Observation(1, self._id, utc(), age + 0.2, str(CLASSES[label]), scores, *measures)
 
 
 def findings(reference: Ages, window: Ages, days: int = 7) -> dict[str, comparison.Finding]:
@@ -83,27 +83,27 @@ def alarms(reference: Ages, window: Ages) -> set[str]:
     return {name for name, finding in findings(reference, window).items() if finding.alarm}
 
 
-def lamp(look: Look, rng: random.Random) -> Look:
+def lamp(look: Observation, rng: random.Random) -> Observation:
     """15 % less light."""
     return replace(look, brightness=look.brightness * 0.85, contrast=look.contrast * 0.85)
 
 
-def blur(look: Look, rng: random.Random) -> Look:
+def blur(look: Observation, rng: random.Random) -> Observation:
     """What a Gaussian blur of 3 pixels does to an image of 612 x 512."""
     return replace(look, focus=look.focus - 0.28)
 
 
-def shutter(look: Look, rng: random.Random) -> Look:
+def shutter(look: Observation, rng: random.Random) -> Observation:
     """No light at all."""
     return replace(look, brightness=0.0, contrast=0.0, focus=-6.0)
 
 
-def damage(look: Look, rng: random.Random) -> Look:
+def damage(look: Observation, rng: random.Random) -> Observation:
     """One image in twenty cannot be read."""
-    return Look(look.source_id, look.plate_id, look.at, look.age_d) if rng.random() < 0.05 else look
+    return Observation(look.source_id, look.plate_id, look.at, look.age_d) if rng.random() < 0.05 else look
 
 
-def doubt(look: Look, rng: random.Random) -> Look:
+def doubt(look: Observation, rng: random.Random) -> Observation:
     """The model is a tenth less sure of everything."""
     top = max(look.probabilities)
     less = max(0.3, top - 0.12)
@@ -188,7 +188,7 @@ def test_one_plate_that_could_not_be_read_is_no_drift() -> None:
     lab = Lab(plates=1, drops=96)
     reference, window = lab.days(0, 4, rng), lab.days(100, 4, rng)
     for number in range(lab.drops):
-        statistics.take(window, Look(1, 9999, utc(), 0.1 + number / 1000))
+        statistics.add_observation(window, Observation(1, 9999, utc(), 0.1 + number / 1000))
     assert findings(reference, window)["failures"].shift > 0.02
     assert alarms(reference, window) == set()
 
@@ -207,23 +207,27 @@ def test_ages_without_a_reference_and_too_few_images_are_not_judged() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 60), st.floats(-1, 2), st.booleans()), max_size=30))
 def test_days_add_up_and_survive_the_database(seen: list[tuple[int, float, float, bool]]) -> None:
     looks = [
-        Look(1, plate, utc(), age) if failed else Look(1, plate, utc(), age, "Clear", (1, 0, 0, 0), value, value, value)
+        Observation(1, plate, utc(), age)
+        if failed
+        else Observation(1, plate, utc(), age, "Clear", (1, 0, 0, 0), value, value, value)
         for plate, age, value, failed in seen
     ]
     halves: list[Ages] = [{}, {}]
     whole: Ages = {}
     for number, look in enumerate(looks):
-        statistics.take(halves[number % 2], look)
-        statistics.take(whole, look)
+        statistics.add_observation(halves[number % 2], look)
+        statistics.add_observation(whole, look)
     kept = [statistics.from_json(json.loads(json.dumps(statistics.to_json(half)))) for half in halves]
     summed = statistics.total(kept)
-    assert {a: (c.images, c.failed, c.histograms) for a, c in summed.items()} == {
-        a: (c.images, c.failed, c.histograms) for a, c in whole.items()
-    }
+    assert {age: _counts(cell) for age, cell in summed.items()} == {age: _counts(cell) for age, cell in whole.items()}
     for age, cell in whole.items():
         for plate_id, sums in cell.plates.items():
-            assert summed[age].plates[plate_id].imaged == pytest.approx(sums.imaged, abs=1e-3)
+            assert summed[age].plates[plate_id].measures == pytest.approx(sums.measures, abs=1e-3)
             assert summed[age].plates[plate_id].reliefs == sums.reliefs
+
+
+def _counts(cell: statistics.Cell) -> tuple[int, int, dict[str, list[int]]]:
+    return cell.images, cell.failed, {name: counts.tolist() for name, counts in cell.histograms.items()}
 
 
 def test_ages_of_plates() -> None:
@@ -238,6 +242,50 @@ def test_ages_of_plates() -> None:
 def test_students_t_as_in_the_tables(t: float, freedom: int, p: float) -> None:
     assert comparison.t_test(t, freedom) == pytest.approx(p, rel=1e-3)
     assert comparison.t_test(t, 10**7) == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "p_values"),
+    [
+        (1, (0.9993633804398584, 0.8144528418445154, 0.2422378831816865, 0.09033447060173304, 0.010609347265246538)),
+        (2, (0.9992928933955565, 0.7924856608401779, 0.1296117202215107, 0.019803941180393126, 0.0002776620905946788)),
+        (
+            10,
+            (0.9992217833749147, 0.7703206075657989, 0.0314468442366088, 3.715592281685693e-05, 4.018522850688414e-14),
+        ),
+        (
+            35,
+            (0.9992077936766935, 0.7659517527630446, 0.01725574317860353, 3.820462621366441e-08, 6.936729810108352e-37),
+        ),
+        (120, (0.9992037760838626, 0.7646962111751769, 0.013769534925030228, 1.583570602957e-10, 2.436378048761e-91)),
+    ],
+)
+def test_students_t_as_by_its_continued_fraction(freedom: int, p_values: tuple[float, ...]) -> None:
+    """These are the numbers of Abramowitz and Stegun 26.5.8, by which earlier alarms were raised."""
+    found = [comparison.t_test(t, freedom) for t in (0.001, -0.3, 2.5, -7.0, 60.0)]
+    assert found == pytest.approx(p_values, rel=1e-9, abs=0)
+
+
+def test_the_numbers_of_findings_are_as_by_plain_sums() -> None:
+    """Value, reference, p-value, shift and images, which sums of lists gave of the same images."""
+    rng = random.Random(7)
+    lab = Lab()
+    reference = lab.days(0, 40, rng)
+    found = findings(reference, lab.days(100, 7, rng, lambda look, rng: damage(blur(look, rng), rng)))
+    numbers = {n: (f.value, f.reference, f.p_value, f.shift, f.images) for n, f in found.items()}
+    expected = {
+        "brightness": (0.40082100946449783, 0.3985491319555106, 1.0, 0.02313462048832272, 1570),
+        "contrast": (0.182070477924651, 0.1787294996848204, 0.6556399925512832, 0.03408870753715498, 1570),
+        "focus": (-2.3957466071572804, -2.108531042511515, 1.4894318291448515e-24, 0.35126857749469215, 1570),
+        "empty": (0.0069249687058395275, 0.009949006049951366, 0.933800320454371, 0.0030240373441118382, 1570),
+        "failures": (0.06525974025974025, 0.0006102693602693388, 1.1418432649114397e-31, 0.06464947089947091, 1680),
+        "confidence": (0.8684122878760058, 0.8678725303690256, 1.0, 0.020535761677282376, 1570),
+        "crystals": (0.11679259848201537, 0.10317756572206697, 1.0, 0.016213840233545627, 1570),
+        "classes": (0.3168656579089549, 0.3772585434152775, 0.8923742130831878, 0.060392885506322595, 1570),
+    }
+    assert numbers.keys() == expected.keys()
+    for name, values in expected.items():
+        assert numbers[name] == pytest.approx(values, rel=1e-9, abs=0)
 
 
 def _image(seed: int) -> np.ndarray:

@@ -76,7 +76,7 @@ def test_missed_days_are_caught_up_and_give_the_same(db: Database, source_id: in
     kept = counts(db)
     assert [row[1:] for row in kept] == [(IMAGES, 0)] * 3
     for since in (at(-5), at(1), at(2, hours=0.5), at(9)):
-        found = db.read(lambda c, since=since: list(store.looks(c, champion, since, since + timedelta(days=1))))
+        found = db.read(lambda c, since=since: list(store.observations(c, champion, since, since + timedelta(days=1))))
         assert len(found) == (IMAGES if since == at(1) else 0)
     written = rows(db, sa.select(drift_day.c.statistics).order_by(drift_day.c.day))
     db.write(lambda c: c.execute(sa.delete(drift_day)))
@@ -113,7 +113,7 @@ def test_a_plates_age_counts_from_its_first_image(db: Database, source_id: int, 
     record(db, source_id, files, at(0))
     record(db, source_id, sightings(3, "new", captured_at=at(0)), at(0))
     score_waiting(db, champion, at(0))
-    found = db.read(lambda c: list(store.looks(c, champion, at(-1), at(1))))
+    found = db.read(lambda c: list(store.observations(c, champion, at(-1), at(1))))
     assert sorted(round(one.age_d) for one in found) == [0, 0, 0, 20, 20, 20]
 
 
@@ -151,7 +151,7 @@ def test_names_without_a_date_are_as_old_as_their_files(db: Database, source_id:
     score_waiting(db, champion, at(0))
 
     def ages() -> list[int]:
-        return [round(one.age_d) for one in db.read(lambda c: list(store.looks(c, champion, at(-1), at(1))))]
+        return [round(one.age_d) for one in db.read(lambda c: list(store.observations(c, champion, at(-1), at(1))))]
 
     assert ages() == [0] * 4
     record(db, source_id, sightings(1, "new", "2", captured_at=at(0)), at(0, hours=1))

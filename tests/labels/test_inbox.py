@@ -14,9 +14,9 @@ from marcod.database.engine import Database
 from marcod.database.schema import inspection, inspection_summary, label, label_inbox
 from marcod.domain import DropClass
 from marcod.labels import inbox, recorder, vocabularies
-from marcod.labels.inbox import State, Turn
+from marcod.labels.inbox import InboxState, Turn
 from marcod.plates import metadata
-from marcod.plates.metadata import Paper
+from marcod.plates.metadata import PlateRecord
 from marcod.store import votes
 from marcod.store.versions import Version
 
@@ -60,7 +60,7 @@ def plate(db: Database, source_id: int, champion: Version) -> int:
 def test_a_row_becomes_a_label_with_all_that_follows(db: Database, plate: int) -> None:
     write(db, **GOOD, inspection="2", labelled_at="2026-01-05 10:00:00")
     assert turn(db) == Turn(resolved=1)
-    assert states(db) == [(State.RESOLVED, None)]
+    assert states(db) == [(InboxState.RESOLVED, None)]
     [kept] = rows(db, sa.select(label))
     assert (kept.label, kept.original, kept.vocabulary, kept.person, kept.origin, kept.labelled_at) == (
         "Crystals", "Crystals", "marco", "lims", "inbox", datetime.fromisoformat("2026-01-05T10:00:00+00:00"),
@@ -116,7 +116,7 @@ def test_what_may_come_waits_with_its_reason(db: Database, plate: int) -> None:
     for more, _ in MAY_COME:
         write(db, **(GOOD | more))
     assert turn(db) == Turn(waiting=len(MAY_COME))
-    assert states(db) == [(State.WAITING, reason) for _, reason in MAY_COME]
+    assert states(db) == [(InboxState.WAITING, reason) for _, reason in MAY_COME]
 
 
 NEVER: list[tuple[dict[str, Any], str]] = [
@@ -148,7 +148,7 @@ def test_what_can_never_be_is_refused(db: Database, plate: int) -> None:
     write(db, **(GOOD | {"person": "'; drop table label; --\n"}))
     assert turn(db) == Turn(resolved=1, refused=len(NEVER))
     for (_, expected), (state, reason) in zip(NEVER, states(db), strict=False):
-        assert state == State.REFUSED
+        assert state == InboxState.REFUSED
         assert expected in (reason or "")
         assert (reason or "").isprintable()
     assert rows(db, sa.select(label.c.person)) == [("'; drop table label; --",)]
@@ -187,7 +187,7 @@ def test_what_is_no_text_and_no_number_is_refused(db: Database, plate: int) -> N
         db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
     write(db, **GOOD)
     assert turn(db) == Turn(resolved=1, refused=len(HOSTILE))
-    for entry in db.read(lambda c: inbox.listed(c, [State.REFUSED], 100)):
+    for entry in db.read(lambda c: inbox.listed(c, [InboxState.REFUSED], 100)):
         assert entry.reason
         assert entry.reason.isprintable()
 
@@ -248,7 +248,7 @@ def test_a_plate_that_gets_its_barcode_later(db: Database, plate: int) -> None:
     [(received,)] = rows(db, sa.select(label_inbox.c.received_at))
     hours = [received + (utc(hours=n) - utc()) for n in (30, 30.1, 30.2)]
     assert [turn(db, now) for now in hours[:2]] == [Turn(waiting=1), Turn()]
-    db.write(lambda c: metadata.take_in(c, [Paper(1, "imager", "P1", barcode="Late")], "ann", utc()))
+    db.write(lambda c: metadata.import_metadata(c, [PlateRecord(1, "imager", "P1", barcode="Late")], "ann", utc()))
     assert turn(db, hours[2]) == Turn(resolved=1)
 
 
@@ -267,7 +267,7 @@ def test_a_refused_row_is_taken_after_the_vocabulary_changed(db: Database, plate
     assert turn(db) == Turn()
     assert db.write(inbox.retry) == 1
     assert turn(db, vocabulary="hwi") == Turn(resolved=1)
-    assert db.read(inbox.counts) == {State.RESOLVED: 1}
+    assert db.read(inbox.counts) == {InboxState.RESOLVED: 1}
 
 
 def test_the_lims_can_take_back(db: Database, plate: int) -> None:
@@ -306,8 +306,8 @@ def test_a_plate_of_two_sources_needs_its_source(db: Database, plate: int) -> No
     )
 
 
-def subject(db: Database, **more: Any) -> recorder.Subject:
-    return db.read(lambda c: recorder.Finder(c).find(recorder.Named("P1", "A1", **more)))
+def subject(db: Database, **more: Any) -> recorder.LabelTarget:
+    return db.read(lambda c: recorder.Finder(c).find(recorder.DropReference("P1", "A1", **more)))
 
 
 def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int) -> None:
@@ -326,7 +326,7 @@ def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int
 
 
 def test_withdrawing_takes_back_what_was_said_of_images_too(db: Database, plate: int) -> None:
-    image = db.read(lambda c: recorder.Finder(c).find(recorder.Named(path="P1/2/visible/A01.jpg")))
+    image = db.read(lambda c: recorder.Finder(c).find(recorder.DropReference(path="P1/2/visible/A01.jpg")))
     assert image.image_id is not None
     word = votes.NewLabel(
         image.drop_id, image.inspection_id, DropClass.CRYSTALS, "ann", utc(), "test", image_id=image.image_id
@@ -362,7 +362,7 @@ def test_the_list_tells_what_counts_and_what_is_disputed(db: Database, plate: in
 def test_a_key_goes_before_the_number_of_another_inspection(db: Database, source_id: int, champion: Version) -> None:
     for key, ordinal in (("5", 1), ("1", 2)):
         record(db, source_id, sightings(1, plate="P9", inspection=key, inspection_ordinal=ordinal))
-    found = db.read(lambda c: recorder.Finder(c).find(recorder.Named("P9", "A1", inspection="1")))
+    found = db.read(lambda c: recorder.Finder(c).find(recorder.DropReference("P9", "A1", inspection="1")))
     key = sa.select(inspection.c.key).where(inspection.c.id == found.inspection_id)
     assert [row[0] for row in rows(db, key)] == ["1"]
 

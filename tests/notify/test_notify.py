@@ -29,7 +29,7 @@ from marcod import settings
 from marcod.database.engine import Database
 from marcod.errors import StoreError
 from marcod.notify import mail, render, webhook
-from marcod.notify.connection import Line
+from marcod.notify.connection import Connection
 from marcod.notify.notifier import Notifier, Turn
 from marcod.service import periodic
 from marcod.settings import MailSettings, NotifySettings
@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a shared secret"
 TOKEN = "token-in-the-path"
 sqlite_alone = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-LETTER = render.letter(Message("m1", "hook", "", 1, (Event("test:1", "test", utc(), {"target": "hook"}),)))
+RENDERED = render.render(Message("m1", "hook", "", 1, (Event("test:1", "test", utc(), {"target": "hook"}),)))
 
 
 @dataclass
@@ -166,7 +166,7 @@ def test_answers(
 ) -> None:
     hook.answers = [(status, {name: value.format(port=hook.port) for name, value in headers.items()})]
     target = NotifySettings.model_validate({"url": f"http://127.0.0.1:{hook.port}/{TOKEN}", "secret": SECRET})
-    outcome = webhook.post(target, LETTER, "m1", at_noon)
+    outcome = webhook.post(target, RENDERED, "m1", at_noon)
     assert (outcome.sent, outcome.final, outcome.wait_s) == (final is None, bool(final), wait_s)
     assert said in outcome.error if outcome.error else said is None
     assert TOKEN not in str(outcome)
@@ -176,12 +176,12 @@ def test_answers(
 def test_a_receiver_that_dribbles_hangs_or_is_away_costs_little(hook: Hook) -> None:
     target = NotifySettings.model_validate({"url": f"http://127.0.0.1:{hook.port}/{TOKEN}"})
     hook.dribbling = True
-    assert "did not answer" in str(webhook.post(target, LETTER, "m1", at_noon, timeout_s=0.3).error)
+    assert "did not answer" in str(webhook.post(target, RENDERED, "m1", at_noon, timeout_s=0.3).error)
     hook.released.clear()
-    outcome = webhook.post(target, LETTER, "m1", at_noon, timeout_s=0.2)
+    outcome = webhook.post(target, RENDERED, "m1", at_noon, timeout_s=0.2)
     assert (outcome.final, "did not answer" in str(outcome.error)) == (False, True)
     away = NotifySettings.model_validate({"url": "http://127.0.0.1:1/"})
-    outcome = webhook.post(away, LETTER, "m1", at_noon)
+    outcome = webhook.post(away, RENDERED, "m1", at_noon)
     assert (outcome.final, outcome.error) == (False, "127.0.0.1 cannot be reached: Connection refused")
 
 
@@ -202,14 +202,14 @@ STARTTLS = (
 def test_a_mail_server_that_drips_is_left(security: str, script: tuple[tuple[bytes, bytes], ...]) -> None:
     with dripping_server(*script) as port:
         server = MailSettings.model_validate({"host": "127.0.0.1", "port": port, "security": security})
-        outcome = mail.send(server, ["ann@lab.test"], LETTER, "m1", at_noon, timeout_s=0.1)
+        outcome = mail.send(server, ["ann@lab.test"], RENDERED, "m1", at_noon, timeout_s=0.1)
     assert outcome == Outcome(False, "127.0.0.1 did not answer in time")
 
 
 def test_a_web_server_that_drips_its_tls_is_left() -> None:
     with dripping_server((b"", HANDSHAKE)) as port:
         target = NotifySettings.model_validate({"url": f"https://127.0.0.1:{port}/"})
-        assert "did not answer" in str(webhook.post(target, LETTER, "m1", at_noon, timeout_s=0.2).error)
+        assert "did not answer" in str(webhook.post(target, RENDERED, "m1", at_noon, timeout_s=0.2).error)
 
 
 def test_a_mail_that_was_taken_is_sent_however_long_the_farewell_is() -> None:
@@ -218,7 +218,7 @@ def test_a_mail_that_was_taken_is_sent_however_long_the_farewell_is() -> None:
     script.append((b"\r\n.\r\n", ok))
     with dripping_server(*script) as port:
         server = MailSettings(host="127.0.0.1", port=port)
-        assert mail.send(server, ["ann@lab.test"], LETTER, "m1", at_noon) == Outcome(True)
+        assert mail.send(server, ["ann@lab.test"], RENDERED, "m1", at_noon) == Outcome(True)
 
 
 def test_all_addresses_of_a_name_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,11 +228,11 @@ def test_all_addresses_of_a_name_share_one_limit(monkeypatch: pytest.MonkeyPatch
 
     with hung_host() as port, socket.create_server(("127.0.0.2", port)):
         resolved("127.0.0.1", "127.0.0.2")
-        with Line("many.test", port, 0.4) as line:
+        with Connection("many.test", port, 0.4) as line:
             assert line.socket.getpeername() == ("127.0.0.2", port)
         resolved(*["127.0.0.1"] * 1000)
         with pytest.raises(TimeoutError):
-            Line("many.test", port, 0.2)
+            Connection("many.test", port, 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -254,12 +254,12 @@ def test_tls_is_verified(
     with web_server(own_tls) as hook:
         named = NotifySettings.model_validate({"url": f"https://localhost:{hook.port}/{TOKEN}"})
         misnamed = NotifySettings.model_validate({"url": f"https://127.0.0.1:{hook.port}/{TOKEN}"})
-        outcome = webhook.post(named, LETTER, "m1", at_noon)
+        outcome = webhook.post(named, RENDERED, "m1", at_noon)
         assert (outcome.sent, "certificate of localhost is not trusted" in str(outcome.error)) == (False, True)
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert webhook.post(named, LETTER, "m1", at_noon).sent
-        assert "is not trusted" in str(webhook.post(misnamed, LETTER, "m1", at_noon).error)
+        assert webhook.post(named, RENDERED, "m1", at_noon).sent
+        assert "is not trusted" in str(webhook.post(misnamed, RENDERED, "m1", at_noon).error)
         assert len(hook.requests) == 1
 
 
@@ -267,7 +267,7 @@ def test_mail(own_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, mo
     people = ["Ann <ann@lab.test>", "bob@lab.test"]
     with mail_server() as post:
         server = MailSettings(host="127.0.0.1", port=post.port, sender="marcod@lab.test")
-        send = lambda to: mail.send(server, to, LETTER, "m1", at_noon)  # noqa: E731
+        send = lambda to: mail.send(server, to, RENDERED, "m1", at_noon)  # noqa: E731
         assert send(people) == Outcome(True)
         [(recipients, written)] = post.mails
         assert recipients == ["ann@lab.test", "bob@lab.test"]
@@ -295,22 +295,22 @@ def test_mail(own_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, mo
     assert "cannot be reached" in str(send(people).error)
     with mail_server(own_tls) as post:
         guarded = MailSettings(host="localhost", port=post.port, security="starttls")
-        outcome = mail.send(guarded, people, LETTER, "m1", at_noon)
+        outcome = mail.send(guarded, people, RENDERED, "m1", at_noon)
         assert outcome.error == "the certificate of localhost is not trusted: unable to get local issuer certificate"
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert mail.send(guarded, people, LETTER, "m1", at_noon).sent
+        assert mail.send(guarded, people, RENDERED, "m1", at_noon).sent
         misnamed = guarded.model_copy(update={"host": "127.0.0.1"})
-        assert "is not trusted" in str(mail.send(misnamed, people, LETTER, "m1", at_noon).error)
+        assert "is not trusted" in str(mail.send(misnamed, people, RENDERED, "m1", at_noon).error)
         stranger = guarded.model_copy(update={"user": "marcod", "password": SecretStr("the former one")})
-        outcome = mail.send(stranger, people, LETTER, "m1", at_noon)
+        outcome = mail.send(stranger, people, RENDERED, "m1", at_noon)
         assert (outcome.final, "answers 535" in str(outcome.error)) == (False, True), "it is being changed"
         assert len(post.mails) == 1
     with mail_server(own_tls, greets_over_tls=True) as post:
         guarded = MailSettings(host="localhost", port=post.port, security="tls")
-        assert mail.send(guarded, people, LETTER, "m1", at_noon).sent
+        assert mail.send(guarded, people, RENDERED, "m1", at_noon).sent
         misnamed = guarded.model_copy(update={"host": "127.0.0.1"})
-        assert "is not trusted" in str(mail.send(misnamed, people, LETTER, "m1", at_noon).error)
+        assert "is not trusted" in str(mail.send(misnamed, people, RENDERED, "m1", at_noon).error)
         assert len(post.mails) == 1
 
 
@@ -481,10 +481,10 @@ def test_one_that_is_away_holds_up_nobody(site: Site, hook: Hook) -> None:
 def test_what_is_only_counted_is_said() -> None:
     more = (More("complete", "minstrel", 1001), More("quarantine", "hwi", 1))
     event = Event("test:1", "test", utc(), {"target": "hook"})
-    letter = render.letter(Message("m1", "hook", "", 1, (event,), more))
-    assert letter.subject == "marcod: 1,001 inspections complete, 1 image not readable, 1 test"
-    assert letter.text.splitlines()[1:] == [
+    rendered = render.render(Message("m1", "hook", "", 1, (event,), more))
+    assert rendered.subject == "marcod: 1,001 inspections complete, 1 image not readable, 1 test"
+    assert rendered.text.splitlines()[1:] == [
         "Besides: 1,001 inspections complete of minstrel.",
         "Besides: 1 image not readable of hwi.",
     ]
-    assert json.loads(letter.document)["more"][0] == {"kind": "complete", "source": "minstrel", "count": 1001}
+    assert json.loads(rendered.document)["more"][0] == {"kind": "complete", "source": "minstrel", "count": 1001}

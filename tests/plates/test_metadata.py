@@ -1,4 +1,4 @@
-"""Plates by their papers: whole or not at all, twice as good as once, before or after the images."""
+"""Metadata of plates: whole or not at all, twice as good as once, before or after the images."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from marcod.database.engine import Database
 from marcod.database.schema import audit, inspection_summary, plate
 from marcod.plates import metadata
-from marcod.plates.metadata import Grid, PapersError, Plan
+from marcod.plates.metadata import Grid, MetadataError, Plan
 from marcod.plates.metadata_csv import grid_of, read
 from marcod.store import summaries
 from marcod.store.versions import Version
@@ -22,14 +22,14 @@ from marcod.store.versions import Version
 def take_in(db: Database, text: str, **columns: str) -> Plan:
     """A table, through the parts that the command uses."""
     table = read(text.encode(), columns, "imager")
-    plan = db.write(lambda c: metadata.take_in(c, table.papers, "ann", utc()))
+    plan = db.write(lambda c: metadata.import_metadata(c, table.records, "ann", utc()))
     while db.write(lambda c: metadata.catch_up(c, utc(), limit=2)):
         pass
     return plan
 
 
 def problems(text: str, **columns: str) -> list[str]:
-    with pytest.raises(PapersError) as caught:
+    with pytest.raises(MetadataError) as caught:
         read(text.encode(), columns, "imager")
     return list(caught.value.problems)
 
@@ -73,7 +73,7 @@ def test_any_table_that_a_csv_writer_made_is_read(barcodes: dict[str, str], deli
     writer = csv.writer(out, delimiter=delimiter)
     writer.writerows([("plate", "barcode", "note"), *((key, code, "n") for key, code in barcodes.items())])
     table = read(out.getvalue().encode("utf-8-sig"), {}, "imager")
-    assert len(table.papers) == len(barcodes)
+    assert len(table.records) == len(barcodes)
     assert table.unused == ("note",)
 
 
@@ -95,7 +95,7 @@ def test_every_wrong_line_is_named() -> None:
     [
         ("", "has no line with a plate"),
         ("barcode\nB\n", "no column is called 'plate'"),
-        ("plate,Plate\nA,B\n", "two columns say 'plate'"),
+        ("plate,Plate\nA,B\n", "'plate' and 'Plate' could each be the plate"),
         ("plate\nA\x00B\n", "cannot be printed"),
         ("plate\n" + "A" * 301 + "\n", "301 characters"),
         ('plate\n"A\n', "a quotation mark before the end of the file is never closed"),
@@ -109,22 +109,22 @@ def test_a_wrong_table_says_what_is_wrong(text: str, sentence: str) -> None:
 
 
 def test_a_table_in_another_encoding_names_the_line() -> None:
-    (_, paper) = read("plate,project\nA,x\nB,Müller\n".encode("cp1252"), {}, "imager").papers
-    assert paper.project == "Müller"
-    with pytest.raises(PapersError, match=r"line 3: its letters .* cannot be told; save it as CSV UTF-8"):
+    (_, record) = read("plate,project\nA,x\nB,Müller\n".encode("cp1252"), {}, "imager").records
+    assert record.project == "Müller"
+    with pytest.raises(MetadataError, match=r"line 3: its letters .* cannot be told; save it as CSV UTF-8"):
         read("plate,project\nA,x\nB,Müller\n".encode("cp850"), {}, "imager")
 
 
 def test_columns_are_mapped() -> None:
     text = "Plate ID;Code;barcode\n7;B7;elsewhere\n"
-    (paper,) = read(text.encode(), {"plate id": "plate", "Code": "barcode"}, "imager").papers
-    assert (paper.plate, paper.barcode) == ("7", "B7")
+    (record,) = read(text.encode(), {"plate id": "plate", "Code": "barcode"}, "imager").records
+    assert (record.plate, record.barcode) == ("7", "B7")
     assert problems(text, Nothing="barcode") == [
-        "line 1: there is no column 'Nothing', only 'Plate ID', 'Code', 'barcode'"
+        "line 1: there is no column 'Nothing'; there are 'Plate ID', 'Code', 'barcode'"
     ]
 
 
-def test_papers_may_come_before_the_images(db: Database, source_id: int, champion: Version) -> None:
+def test_records_may_come_before_the_images(db: Database, source_id: int, champion: Version) -> None:
     assert [c.new for c in take_in(db, "plate,barcode,format,project,screen\nP1,B1,8x12x1,PHIPA,Index\n").changes] == [
         True
     ]
@@ -135,7 +135,7 @@ def test_papers_may_come_before_the_images(db: Database, source_id: int, champio
     assert (summary.expected, summary.complete, summary.complete_rule) == (96, True, "expected")
 
 
-def test_papers_may_come_after_the_images(db: Database, source_id: int, champion: Version) -> None:
+def test_records_may_come_after_the_images(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(3, barcode="of the path"))
     record(db, source_id, sightings(3, inspection="2"))
     drain(db, champion)
@@ -184,7 +184,7 @@ def test_one_barcode_of_two_plates_only_warns(db: Database, source_id: int) -> N
 
 def test_a_format_smaller_than_what_was_seen_is_refused_whole(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(13))
-    with pytest.raises(PapersError) as caught:
+    with pytest.raises(MetadataError) as caught:
         take_in(db, "plate,format,project\nP9,96x1,new\nP1,1x12x1,PHIPA\n")
     assert caught.value.problems == (
         "line 3: plate P1 is said to be 1x12x1, but its drops seen so far take 2 rows, 12 columns and 1 drop per well",
@@ -201,18 +201,18 @@ def test_subwells_are_counted_and_not_read_as_numbers(db: Database, source_id: i
         ))  # fmt: skip
         record(db, source_id, [changed])
     take_in(db, "plate,format\nP1,8x12x3\n")
-    with pytest.raises(PapersError, match="3 drops per well"):
+    with pytest.raises(MetadataError, match="3 drops per well"):
         take_in(db, "plate,format\nP1,8x12x2\n")
 
 
 def test_an_unknown_source_is_named_and_a_configured_one_is_left_to_be_made(db: Database, source_id: int) -> None:
     table = read(b"plate,source\nP1,elsewhere\nP2,imager\n", {}, None)
-    with pytest.raises(PapersError, match="line 2: there is no source 'elsewhere'; configured or seen: imager"):
-        db.read(lambda c: metadata.plan(c, table.papers, ()))
-    assert db.read(lambda c: metadata.plan(c, table.papers, ["elsewhere"])).missing == ("elsewhere",)
+    with pytest.raises(MetadataError, match="line 2: there is no source 'elsewhere'; configured or seen: imager"):
+        db.read(lambda c: metadata.plan(c, table.records, ()))
+    assert db.read(lambda c: metadata.plan(c, table.records, ["elsewhere"])).missing == ("elsewhere",)
 
 
-def test_a_barcode_of_the_path_fills_in_where_papers_say_none(db: Database, source_id: int, champion: Version) -> None:
+def test_a_barcode_of_the_path_fills_in_where_records_say_none(db: Database, source_id: int, champion: Version) -> None:
     take_in(db, "plate,barcode,project\nP1,,PHIPA\nP2,B2,\n")
     record(db, source_id, sightings(1, plate="P1", barcode="path"))
     record(db, source_id, sightings(1, plate="P2", barcode="path"))
@@ -222,7 +222,7 @@ def test_a_barcode_of_the_path_fills_in_where_papers_say_none(db: Database, sour
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_a_spreadsheet_damaged_is_refused(db: Database, source_id: int) -> None:
     take_in(db, "plate,barcode\n0045,0012\n01-Mar-x,B2\n")
-    with pytest.raises(PapersError) as caught:
+    with pytest.raises(MetadataError) as caught:
         take_in(db, 'plate,barcode\n45,\n"4,41312E+11",\nNew,01-Mar\n0045,12\n01-Mar-x,4.41312E+11\nFine,7\n')
     words = ["line 2: plate '45': '0045' has lost", "line 3: plate '4,41312E+11': a spreadsheet has rounded"]
     words += ["line 4: barcode '01-Mar': a spreadsheet has made a date", "line 5: barcode '12': '0012' has lost"]

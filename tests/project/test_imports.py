@@ -15,7 +15,7 @@ from marcod.settings import child_environment
 HEAVY: Final = frozenset(
     {
         "tensorflow", "keras", "jax", "apscheduler", "watchdog", "alembic", "matplotlib", "numpy", "PIL", "jinja2",
-        "prometheus_client", "structlog", "psycopg2",
+        "prometheus_client", "structlog", "psycopg2", "scipy", "sklearn",
     }
 )  # fmt: skip
 READING: Final = (("queue", "status"), ("plate", "list"), ("hits",), ("status",))
@@ -68,6 +68,15 @@ def test_help_imports_no_library_but_click(group: tuple[str, ...], tmp_path: Pat
     assert "click" in imported
     assert not imported & {*HEAVY, "sqlalchemy", "pydantic", "pydantic_settings", "rich"}
     assert not {name for name in imported if name.startswith("marcod.cli.queue")}
+
+
+@pytest.mark.parametrize("module", ["marcod.scoring.scorer", "marcod.service.supervisor", "marcod.service.periodic"])
+def test_scoring_and_the_service_import_no_statistics_library(module: str) -> None:
+    program = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    imported = set(done.stdout.split())
+    assert "marcod" in imported
+    assert not imported & {"scipy", "sklearn"}
 
 
 def test_a_command_that_works_has_its_garbage_collected(database: str, tmp_path: Path) -> None:

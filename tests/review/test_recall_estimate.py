@@ -52,6 +52,21 @@ def test_the_interval_holds_the_truth_in_95_of_100_labs() -> None:
     assert np.mean(widths) < 0.35
 
 
+def test_an_estimate_is_the_same_to_the_last_digit_whatever_computes_its_likelihood() -> None:
+    first = [Stratum(True, 100, 50, 40), Stratum(False, 900, 90, 2), Stratum(False, 9_000, 90, 0)]
+    whole = [
+        Stratum(True, 40, 40, 40),
+        Stratum(True, 60, 20, 11),
+        Stratum(False, 500, 60, 3),
+        Stratum(False, 5_000, 60, 0),
+    ]
+    expected = [
+        (0.8, 0.19146403242147927, 0.9411935704514363), (0.7448979591836735, 0.18005137111785313, 0.9032355227361056),
+    ]  # fmt: skip
+    found = [recall.estimate(strata, seed=3) for strata in (first, whole)]
+    assert [(e.recall, e.low, e.high) for e in found if e] == [pytest.approx(numbers, rel=1e-9) for numbers in expected]
+
+
 def test_the_point_is_weighted_inversely() -> None:
     strata = [Stratum(True, 100, 50, 40), Stratum(False, 900, 90, 2), Stratum(False, 9_000, 90, 0)]
     found = recall.estimate(strata)

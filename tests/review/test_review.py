@@ -15,7 +15,7 @@ from marcod.database.schema import drop, inspection, review_item
 from marcod.domain import DropClass, Modality
 from marcod.errors import NotFoundError, StoreError
 from marcod.labels import recorder
-from marcod.labels.recorder import Subject
+from marcod.labels.recorder import LabelTarget
 from marcod.review import desk, sampling, strategies
 from marcod.review import queue as store
 from marcod.review.queue import Item, Stream
@@ -48,14 +48,14 @@ def wells(*shares: float) -> dict[str, float]:
     return {f"{'ABCDEFGH'[i // 12]}{i % 12 + 1:02d}": p for i, p in enumerate(shares)}
 
 
-def subject(db: Database, well: str, at: str = "1") -> Subject:
+def subject(db: Database, well: str, at: str = "1") -> LabelTarget:
     of_plate = inspection.c.plate_id == drop.c.plate_id
     where = (
         sa.select(drop.c.id, inspection.c.id)
         .join(inspection, of_plate)
         .where(drop.c.well == well, inspection.c.key == at)
     )
-    return Subject(*factories.rows(db, where)[0])
+    return LabelTarget(*factories.rows(db, where)[0])
 
 
 def say(db: Database, well: str, word: str | None, person: str, when: datetime, at: str = "1") -> None:
@@ -69,7 +69,7 @@ def propose(db: Database, stream: Stream, version: Version, limit: int = 100, wh
     db.write(lambda c: store.add(c, stream, version, find(c, version, limit), when or utc(hours=9)))
 
 
-def _disagreements(connection: sa.Connection, version: Version, limit: int) -> list[store.Proposal]:
+def _disagreements(connection: sa.Connection, version: Version, limit: int) -> list[store.ReviewCandidate]:
     other = versions.aliased(connection, versions.CHALLENGER)
     among = strategies.among_models(connection, version, other, limit)
     return among + strategies.with_people(connection, version, limit)
@@ -89,7 +89,7 @@ def claim(db: Database, person: str, when: datetime, *streams: Stream) -> Item |
 
 def draw(db: Database, version: Version, strata: list[sampling.Stratum], seed: int, when: datetime) -> int:
     def work(connection: sa.Connection) -> int:
-        sampling.alone(connection)
+        sampling.start_draw(connection)
         return sampling.draw(connection, version, strata, seed, when)
 
     return db.write(work)
@@ -219,7 +219,7 @@ def test_by_hand_and_once_more(db: Database, champion: Version, source_id: int) 
     assert [i.reason for i in waiting(db)] == ["Once more."]
     assert db.write(store.reconcile) == 0
     with pytest.raises(NotFoundError, match="no image"):
-        db.write(lambda c: store.ask(c, Subject(of.drop_id, 10**6), champion, "Look.", utc()))
+        db.write(lambda c: store.ask(c, LabelTarget(of.drop_id, 10**6), champion, "Look.", utc()))
 
 
 def test_a_draw_keeps_who_could_be_drawn(db: Database, champion: Version, source_id: int) -> None:

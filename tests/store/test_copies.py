@@ -127,7 +127,7 @@ def test_what_was_said_of_a_moved_image_is_said_of_it_still(db: Database, source
     gathered = db.read(lambda c: snapshot_rows.gather(c, Modality.VISIBLE))
     assert [image.path for image in gathered.images] == [COPY.path]
     assert gathered.past[gathered.images[0].image_id].words == ((utc(5), utc(5)),)
-    subject = recorder.Subject(gathered.images[0].drop_id, gathered.images[0].inspection_id, image_id_of(db, COPY))
+    subject = recorder.LabelTarget(gathered.images[0].drop_id, gathered.images[0].inspection_id, image_id_of(db, COPY))
     assert db.write(lambda c: recorder.withdraw(c, subject, person="ann", origin="cli", now=utc(20))) == 1
     assert not any(said.counts for said in db.read(lambda c: votes.listed(c)))
 
@@ -202,7 +202,7 @@ def test_bytes_that_broke_under_an_unchanged_stat_stand_for_no_copy(
 def test_a_question_of_an_image_is_answered_by_a_label_of_its_copy(copied: Database, champion: Version) -> None:
     first = image_id_of(copied, FILE)
     row = rows(copied, sa.select(image.c.drop_id, image.c.inspection_id))[0]
-    asked = recorder.Subject(row.drop_id, row.inspection_id, first)
+    asked = recorder.LabelTarget(row.drop_id, row.inspection_id, first)
     copied.write(lambda c: review_queue.ask(c, asked, champion, "Look.", utc(4)))
     say_clear(copied, COPY)
     assert copied.write(review_queue.reconcile) == 1

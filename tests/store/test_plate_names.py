@@ -10,7 +10,7 @@ from marcod.catalog import deliveries, merging
 from marcod.database.engine import Database, insert
 from marcod.database.schema import plate
 from marcod.errors import LabelError, NotFoundError
-from marcod.labels.recorder import Finder, Named
+from marcod.labels.recorder import DropReference, Finder
 from marcod.plates import metadata, reports
 from marcod.plates.metadata_csv import read
 from marcod.store import known_names, plate_names
@@ -28,8 +28,8 @@ def keys(db: Database) -> list[str]:
 def test_a_plate_is_found_in_any_case(db: Database, source_id: int, champion: Version, name: str) -> None:
     record(db, source_id, sightings(1, plate="Ci0229", barcode="bar-code"))
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, name))] == ["Ci0229"]
-    assert db.read(lambda c: Finder(c).find(Named(name, "A1"))).drop_id == 1
-    assert db.read(lambda c: known_names.meant(c, Named(name, "A1"))) is None
+    assert db.read(lambda c: Finder(c).find(DropReference(name, "A1"))).drop_id == 1
+    assert db.read(lambda c: known_names.meant(c, DropReference(name, "A1"))) is None
 
 
 @pytest.mark.parametrize("name", [COMPOSED, DECOMPOSED, COMPOSED.upper(), DECOMPOSED.lower()])
@@ -48,14 +48,14 @@ def test_keys_that_differ_in_case_are_one_plate(db: Database, source_id: int, ch
 def test_a_table_names_plates_in_any_case(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1, plate="Ab1"))
     table = read(b"plate,barcode\naB1,Code1\nnew,N1\n", {}, "imager")
-    planned = db.write(lambda c: metadata.take_in(c, table.papers, "ann", utc()))
+    planned = db.write(lambda c: metadata.import_metadata(c, table.records, "ann", utc()))
     assert [(change.plate, change.new) for change in planned.changes] == [("Ab1", False), ("new", True)]
     assert keys(db) == ["Ab1", "new"]
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, "CODE1"))] == ["Ab1"]
     assert [found.key for found in db.read(lambda c: reports.find_plates(c, "n1"))] == ["new"]
     record(db, source_id, sightings(1, plate="NEW"))
     assert keys(db) == ["Ab1", "new"]
-    with pytest.raises(metadata.PapersError, match="line 3: says other things of plate P than line 2"):
+    with pytest.raises(metadata.MetadataError, match="line 3: says other things of plate P than line 2"):
         read(b"plate,barcode\np,1A\nP,2A\n", {}, "imager")
 
 
@@ -90,7 +90,7 @@ def test_the_end_of_a_key_is_enough_where_it_is_of_one_plate(db: Database, champ
     with pytest.raises(NotFoundError, match=f"several plates answer to 'plate1'; give the key of one of them: {both}"):
         db.read(lambda c: reports.find_plates(c, "plate1"))
     with pytest.raises(LabelError, match=rf"several plates answer to 'plate1' \({both}\); name the key"):
-        db.read(lambda c: Finder(c).find(Named("plate1", "A1")))
+        db.read(lambda c: Finder(c).find(DropReference("plate1", "A1")))
     # A "%" or "_" of a name stands for itself, and a part of a level is no end.
     for name in ("plate%", "late1", "plateX2"):
         with pytest.raises(NotFoundError, match="no plate has the key or barcode"):

@@ -95,7 +95,7 @@ def test_the_majority_decides_and_the_latest_breaks_a_tie(db: Database, photogra
 
 def test_what_is_withdrawn_counts_no_more_and_is_still_there(db: Database, photographs: list[Any]) -> None:
     add(db, said(photographs[0], CRYSTAL, "ada", utc(1)), said(photographs[0], CLEAR, "bob", utc(2)))
-    where = recorder.Subject(photographs[0].drop_id, photographs[0].inspection_id)
+    where = recorder.LabelTarget(photographs[0].drop_id, photographs[0].inspection_id)
 
     def withdraw(person: str) -> int:
         return db.write(lambda c: recorder.withdraw(c, where, person=person, origin="test", now=utc(3)))

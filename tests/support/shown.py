@@ -5,7 +5,7 @@ from typing import Any
 from factories import utc
 
 from marcod.domain import DropClass, well_name
-from marcod.plates.metadata import Grid, OfPlate
+from marcod.plates.metadata import Grid, PlateMetadata
 from marcod.plates.plate_map import PlateMap
 from marcod.plates.reports import Summary
 from marcod.store.verdicts import DropVerdict, ImageState, ImageVerdict
@@ -45,7 +45,7 @@ def plate(drops: list[DropVerdict], name: str = "P1", grid: Grid | None = None, 
         1, "imager", name, name, "3", 3, "small", "1", True, 1, 2, 3, 4, 5, "[]", None, len(drops), len(drops), 0,
         False, None, utc(), utc(minutes=3), 0.5,
     )  # fmt: skip
-    return PlateMap(1, summary, VERSION, tuple(drops), OfPlate(papers.get("project"), papers.get("screen"), grid))
+    return PlateMap(1, summary, VERSION, tuple(drops), PlateMetadata(papers.get("project"), papers.get("screen"), grid))
 
 
 def said(label: DropClass, person: str, votes: dict[DropClass, int] | None = None) -> MajorityLabel:

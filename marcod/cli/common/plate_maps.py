@@ -176,9 +176,9 @@ def print_plate(console: Console, shown: PlateMap) -> None:
 
 
 def _print_heading(console: Console, shown: PlateMap, what: str) -> None:
-    summary, papers = shown.summary, shown.papers
+    summary, metadata = shown.summary, shown.metadata
     name = summary.barcode or summary.plate_key
-    told = [f"{word} {value}" for word, value in (("project", papers.project), ("screen", papers.screen)) if value]
+    told = [f"{word} {value}" for word, value in (("project", metadata.project), ("screen", metadata.screen)) if value]
     parts = [f"Plate {name} of {summary.source}", *told, what, str(shown.version)]
     output.say(console, ", ".join(parts), "bold")
 
