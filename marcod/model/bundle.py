@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import tomli_w
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -463,32 +464,14 @@ def _files_under(path: Path) -> Iterator[str]:
 
 
 def to_toml(table: Mapping[str, Any], *, comment: str = "") -> str:
-    """The subset of TOML that a record needs: plain values and lists, then tables. None is left out."""
-    lines = [f"# {line}" for line in comment.splitlines()]
-    _toml_table(lines, table, ())
-    return "\n".join(lines) + "\n"
+    """Write a table as TOML below a comment. What is None is left out, since TOML has no such value."""
+    lines = [f"# {line}\n" for line in comment.splitlines()]
+    return "".join(lines) + tomli_w.dumps(_without_none(table))
 
 
-def _toml_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    for key, value in table.items():
-        if value is not None and not isinstance(value, Mapping):
-            lines.append(f"{_toml_key(key)} = {_toml_value(value)}")
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            lines.extend(["", f"[{'.'.join(_toml_key(k) for k in (*path, key))}]"])
-            _toml_table(lines, value, (*path, key))
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "a").replace("-", "a").isalnum() and key.isascii() else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, str):
-        # A JSON string is a TOML string, except that TOML wants DEL escaped.
-        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return f"[{', '.join(_toml_value(v) for v in value)}]"
+def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }

@@ -15,7 +15,7 @@ from marcod.settings import child_environment
 HEAVY: Final = frozenset(
     {
         "tensorflow", "keras", "jax", "apscheduler", "watchdog", "alembic", "matplotlib", "numpy", "PIL", "jinja2",
-        "prometheus_client", "structlog", "psycopg2",
+        "prometheus_client", "structlog", "psycopg2", "scipy", "sklearn",
     }
 )  # fmt: skip
 READING: Final = (("queue", "status"), ("plate", "list"), ("hits",), ("status",))
@@ -80,3 +80,9 @@ def test_a_command_that_works_has_its_garbage_collected(database: str, tmp_path:
     command = [sys.executable, "-c", f"import sys; sys.argv[0] = {str(told)!r}" + program, "queue", "status"]
     subprocess.run(command, capture_output=True, timeout=120, check=True, env=environment)
     assert told.read_text().split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("module", ["scoring.scorer", "model.bundle", "model.registry", "service.supervisor"])
+def test_a_scoring_host_needs_no_statistics_library(module: str) -> None:
+    program = f"import sys; sys.modules['scipy'] = sys.modules['sklearn'] = None; import marcod.{module}"
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=True)
