@@ -27,7 +27,7 @@ KEPT_SHARE: Final = 1.6
 """Side of a kept image over the network's, so that a patch of it still has the detail the network sees."""
 
 Pixels = NDArray[np.uint8]
-Rows = Callable[[NDArray[np.int64], int], Pixels]
+ReadPixels = Callable[[NDArray[np.int64], int], Pixels]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Images:
 
     targets: NDArray[np.float32]
     weights: NDArray[np.float32]
-    rows: Rows
+    rows: ReadPixels
     by_weight: bool = False
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ def shrunk(rgb: Pixels, side: int) -> Pixels:
     return np.asarray(square.resize((side, side), Image.Resampling.BOX))
 
 
-def patches(files: Sequence[Path], size: int) -> Rows:
+def patches(files: Sequence[Path], size: int) -> ReadPixels:
     """Random patches of ``size`` of an image's own pixels, read from its file each time: the paper's patches.
 
     An image with a shorter side is enlarged to it. One that is damaged is black. Raises OSError when a file cannot be

@@ -16,7 +16,7 @@ from marcod.evaluate import calibration, metrics, paired
 from marcod.fitting import adapt
 from marcod.model import bundle, probabilities
 from marcod.model.bundle import BundleRecord, Threshold
-from marcod.training.data import Rows
+from marcod.training.data import TrainingSet
 
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
@@ -33,7 +33,7 @@ class Calibrated:
 
 
 def natural_shift(
-    trained_with: NDArray[np.float64], natural: NDArray[np.float64] | None, rows: Rows
+    trained_with: NDArray[np.float64], natural: NDArray[np.float64] | None, rows: TrainingSet
 ) -> NDArray[np.float32]:
     """What is added to logits learned with some shares of the classes, so that probabilities are of natural ones.
 
@@ -46,7 +46,7 @@ def natural_shift(
 
 def calibrate(
     logits: NDArray[np.float32],
-    rows: Rows,
+    rows: TrainingSet,
     natural: NDArray[np.float64] | None,
     parent: BundleRecord | None,
     former: Threshold,
@@ -86,7 +86,7 @@ def natural_weights(
 
 
 def _threshold(
-    rows: Rows, crystals: NDArray[np.float32], former: Threshold, recall: float, false_alarms: float | None
+    rows: TrainingSet, crystals: NDArray[np.float32], former: Threshold, recall: float, false_alarms: float | None
 ) -> Threshold:
     """The highest that keeps the recall on the crystals of all domains together, and on those of each large one."""
     best = _one_a_drop(rows, crystals)
@@ -111,7 +111,7 @@ def _keeping(crystals: NDArray[np.float32], recall: float) -> float:
     return metrics.threshold_missing(crystals, misses, calibration.DECIMALS)
 
 
-def _one_a_drop(rows: Rows, crystals: NDArray[np.float32]) -> list[int]:
+def _one_a_drop(rows: TrainingSet, crystals: NDArray[np.float32]) -> list[int]:
     """Of each drop with crystals the most crystalline image, as the verdict on a drop is found.
 
     Without the drops that were chosen by score, unless there are no others.

@@ -30,7 +30,7 @@ from marcod.model.preprocess import Preprocessing
 from marcod.settings import TrainSettings
 from marcod.training import calibrate, data, out_of_fold
 from marcod.training.calibrate import Calibrated
-from marcod.training.data import Material
+from marcod.training.data import LoadedSet
 from marcod.training.rehearsal import Base
 from marcod.training.snapshot import Snapshot
 
@@ -142,11 +142,11 @@ def make(
     """
     if tier != "recalibrate" and not snapshot.side(Split.TRAIN):
         raise MarcodError("no labelled plate stands on the training side; label drops on more plates")
-    rows = data.rows(snapshot, base, Split.TRAIN, work.roots)
+    rows = data.training_set(snapshot, base, Split.TRAIN, work.roots)
     # The paper's patches come from the files themselves, of any number; only as many are kept as doubts need.
     by_patch = tier == "scratch" and work.architecture.input_size > recipes.LARGE
     training = _material(work, rows.some(DOUBTED, work.settings.seed) if by_patch else rows, Split.TRAIN)
-    validation = _material(work, data.rows(snapshot, base, Split.VALIDATION, work.roots), Split.VALIDATION)
+    validation = _material(work, data.training_set(snapshot, base, Split.VALIDATION, work.roots), Split.VALIDATION)
     tried = _Network(work, work.architecture if tier == "recalibrate" else _four(work))
     if tier == "recalibrate":
         learned = _recalibrated(work)
@@ -177,8 +177,8 @@ def make(
     )  # fmt: skip
 
 
-def _material(work: Work, rows: data.Rows, side: Split) -> Material:
-    return data.gathered(
+def _material(work: Work, rows: data.TrainingSet, side: Split) -> LoadedSet:
+    return data.load(
         rows,
         work.architecture.input_size,
         work.folder / f"{side}.npy",
@@ -228,7 +228,7 @@ def _recalibrated(work: Work) -> _Learned:
     return _Learned("recalibrate", work.architecture, work.parent_weights, None, {})
 
 
-def _learned(work: Work, tried: _Network, training: Material, validation: Material, tier: Tier) -> _Learned:
+def _learned(work: Work, tried: _Network, training: LoadedSet, validation: LoadedSet, tier: Tier) -> _Learned:
     at_home = _at_home(work, training)
     trunk = data.Trunk(work.architecture, at_home)
     features = _balanced(training, _seen(work, trunk, training, "train", data.FLIPS), len(data.FLIPS))
@@ -250,7 +250,7 @@ def _learned(work: Work, tried: _Network, training: Material, validation: Materi
     return _Learned(tier, _four(work), learned, trained_with, measured)
 
 
-def _at_home(work: Work, training: Material) -> Weights:
+def _at_home(work: Work, training: LoadedSet) -> Weights:
     """The parent with its normalization at home in the lab's images and the base set's, both counting the same."""
     place = work.folder / "trunk.npz"
     if place.exists():
@@ -272,7 +272,7 @@ def _at_home(work: Work, training: Material) -> Weights:
     return found
 
 
-def _balanced(side: Material, found: Seen, views: int) -> Seen:
+def _balanced(side: LoadedSet, found: Seen, views: int) -> Seen:
     return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, views)))
 
 
@@ -281,14 +281,14 @@ def _four(work: Work) -> Architecture:
     return replace(work.architecture, classes=len(CLASSES), auxiliary=False)
 
 
-def _seen(work: Work, trunk: data.Trunk, side: Material, name: str, flips: data.Flips) -> Seen:
+def _seen(work: Work, trunk: data.Trunk, side: LoadedSet, name: str, flips: data.Flips) -> Seen:
     return data.seen(
         side, trunk, work.preprocessing, work.folder / f"{name}-features.npz",
         flips=flips, goes_on=work.goes_on,
     )  # fmt: skip
 
 
-def _fit_all(work: Work, training: Material, validation: Material, start: Weights) -> fit.Fitted:
+def _fit_all(work: Work, training: LoadedSet, validation: LoadedSet, start: Weights) -> fit.Fitted:
     rows = training.rows
     weights = adapt.balanced(rows.targets, rows.weights, rows.own)
     given = fitting_batches.Images(rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True)
@@ -303,7 +303,7 @@ def _fit_all(work: Work, training: Material, validation: Material, start: Weight
     )  # fmt: skip
 
 
-def _from_scratch(work: Work, rows: data.Rows, training: Material, validation: Material) -> _Learned:
+def _from_scratch(work: Work, rows: data.TrainingSet, training: LoadedSet, validation: LoadedSet) -> _Learned:
     settings, size = work.settings, work.architecture.input_size
     recipe = recipes.scratch(
         size, epochs=settings.scratch_epochs, batch_size=settings.batch_size, quarter_turns=settings.quarter_turns
@@ -326,7 +326,7 @@ def _precision(settings: TrainSettings) -> str:
     return backend.half_precision() if settings.precision == "auto" else "float32"
 
 
-def _judges(work: Work, side: Material) -> Validation | None:
+def _judges(work: Work, side: LoadedSet) -> Validation | None:
     """What each epoch is judged on: the lab's images and the base set's, which count the same together."""
     if not len(side.rows):
         return None
@@ -336,7 +336,7 @@ def _judges(work: Work, side: Material) -> Validation | None:
     return Validation(fitting_batches.prepared(side.pixels[chosen], work.preprocessing), rows.labels, weights)
 
 
-def _mix(work: Work, tried: _Network, validation: Material, old: Weights, new: Weights) -> adapt.Mix:
+def _mix(work: Work, tried: _Network, validation: LoadedSet, old: Weights, new: Weights) -> adapt.Mix:
     if not work.own_classes:
         return adapt.Mix(1.0, {})
     if not len(validation.rows):
@@ -350,7 +350,7 @@ def _mix(work: Work, tried: _Network, validation: Material, old: Weights, new: W
     return adapt.choose_mix(logits_of, rows.labels, rows.domains, adapt.MIXES, margin)
 
 
-def _doubts(work: Work, training: Material, validation: Material) -> Suspicion | None:
+def _doubts(work: Work, training: LoadedSet, validation: LoadedSet) -> Suspicion | None:
     """Doubts about the labels of both sides, by what the network sees of the images as they are."""
     if not training.rows.own.any():
         return None
@@ -363,7 +363,7 @@ def _doubts(work: Work, training: Material, validation: Material) -> Suspicion |
     return out_of_fold.about(training.rows.and_(validation.rows), adapt.joined(parts), work.settings.seed)
 
 
-def _judged(rows: data.Rows, scores: NDArray[np.float32]) -> Suspicion | None:
+def _judged(rows: data.TrainingSet, scores: NDArray[np.float32]) -> Suspicion | None:
     """What a candidate doubts of the lab's validation labels, which it did not learn from; None where there are few."""
     lab = np.flatnonzero(rows.own)
     if len(lab) < _FEWEST_JUDGED:
@@ -371,7 +371,7 @@ def _judged(rows: data.Rows, scores: NDArray[np.float32]) -> Suspicion | None:
     return label_issues.find(scores[lab], rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
 
 
-def _champion_false_alarms(work: Work, tried: _Network, validation: Material) -> float | None:
+def _champion_false_alarms(work: Work, tried: _Network, validation: LoadedSet) -> float | None:
     """The share of the lab's validation drops without crystals that the champion flags; None where there are none."""
     others = np.flatnonzero(validation.rows.own & (validation.rows.labels != _CRYSTALS))
     if not len(others):
@@ -383,7 +383,7 @@ def _champion_false_alarms(work: Work, tried: _Network, validation: Material) ->
 
 
 def _natural(
-    learned: _Learned, tried: _Network, sample: Callable[[], NDArray[np.uint8]], validation: Material
+    learned: _Learned, tried: _Network, sample: Callable[[], NDArray[np.uint8]], validation: LoadedSet
 ) -> NDArray[np.float64] | None:
     """The shares of the four classes among the lab's images as they come and in the base set, half each."""
     if learned.trained_with is None:

@@ -45,7 +45,7 @@ FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingSet:
     """Images on one side, an entry each: file, class index, soft label, weight, domain (source or base) and plate.
 
     ``own`` tells the lab's images from the base set, ``chosen`` those that the model's own scores made people look
@@ -70,9 +70,9 @@ class Rows:
         """Which rows are the lab's, bool [n]."""
         return np.array([domain != SOURCE for domain in self.domains], bool)
 
-    def only(self, kept: NDArray[Any]) -> "Rows":
+    def only(self, kept: NDArray[Any]) -> "TrainingSet":
         """Some of the rows, by index."""
-        return Rows(
+        return TrainingSet(
             files=tuple(self.files[i] for i in kept),
             labels=self.labels[kept],
             targets=self.targets[kept],
@@ -84,15 +84,15 @@ class Rows:
             persons=tuple(self.persons[i] for i in kept),
         )
 
-    def some(self, count: int, seed: int) -> "Rows":
+    def some(self, count: int, seed: int) -> "TrainingSet":
         """So many of the rows, drawn at random, in their order."""
         if len(self) <= count:
             return self
         return self.only(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
-    def and_(self, other: "Rows") -> "Rows":
+    def and_(self, other: "TrainingSet") -> "TrainingSet":
         """These rows, then the other ones."""
-        return Rows(
+        return TrainingSet(
             files=self.files + other.files,
             labels=np.concatenate([self.labels, other.labels]),
             targets=np.concatenate([self.targets, other.targets]),
@@ -105,13 +105,13 @@ class Rows:
         )
 
 
-def rows(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path]) -> Rows:
+def training_set(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path]) -> TrainingSet:
     """The lab's images of a side, then the base set's."""
     own, others = snapshot.side(side), base.side(side)
     classes = [CLASSES.index(label) for label in (*(i.label for i in own), *(p.label for p in others))]
     certain = batches.one_hot(np.array(classes[len(own) :], np.intp), len(CLASSES))
     soft = np.array([item.shares for item in own], np.float32).reshape(-1, len(CLASSES))
-    return Rows(
+    return TrainingSet(
         files=(*(file_of(item, roots) for item in own), *(image.file for image in others)),
         labels=np.array(classes, np.intp),
         targets=np.concatenate([soft, certain]),
@@ -163,27 +163,34 @@ def kept_side(size: int) -> int:
 
 
 @dataclass(frozen=True)
-class Material:
+class LoadedSet:
     """One side's rows that can be read, with their kept pixels uint8 [n, side, side, 3]."""
 
-    rows: Rows
+    rows: TrainingSet
     pixels: NDArray[np.uint8]
     unreadable: tuple[str, ...]
 
 
-def gathered(
-    wanted: Rows, size: int, place: Path, *, threads: int, progress: Progress, stopped: Callable[[], bool], what: str
-) -> Material:
+def load(
+    wanted: TrainingSet,
+    size: int,
+    place: Path,
+    *,
+    threads: int,
+    progress: Progress,
+    stopped: Callable[[], bool],
+    what: str,
+) -> LoadedSet:
     """Read the images of a side once and keep them. Raises InterruptedError when stopped."""
     if not len(wanted):
         side = kept_side(size)
-        return Material(wanted, np.zeros((0, side, side, 3), np.uint8), ())
+        return LoadedSet(wanted, np.zeros((0, side, side, 3), np.uint8), ())
     pixels, wrong = batches.kept(
         wanted.files, kept_side(size), place,
         threads=threads, done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
     )  # fmt: skip
     if not wrong:
-        return Material(wanted, pixels, ())
+        return LoadedSet(wanted, pixels, ())
     if len(wrong) > max(FEW_UNREADABLE, MOST_UNREADABLE * len(wanted)):
         place.unlink()
         first = next(iter(wrong))
@@ -193,7 +200,7 @@ def gathered(
         )
     good = np.array([i for i in range(len(wanted)) if i not in wrong], np.intp)
     unreadable = tuple(f"{wanted.files[i]}: {text}" for i, text in wrong.items())
-    return Material(wanted.only(good), _only(pixels, good, place.with_suffix(".good.npy")), unreadable)
+    return LoadedSet(wanted.only(good), _only(pixels, good, place.with_suffix(".good.npy")), unreadable)
 
 
 def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDArray[np.uint8]:
@@ -218,7 +225,7 @@ class Trunk:
 
 
 def seen(
-    material: Material,
+    material: LoadedSet,
     trunk: Trunk,
     record: Preprocessing,
     place: Path,

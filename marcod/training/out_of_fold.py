@@ -22,7 +22,7 @@ from marcod.model import bundle, network
 from marcod.model.bundle import Predictor
 from marcod.model.network import Architecture
 from marcod.training import data
-from marcod.training.data import Rows
+from marcod.training.data import TrainingSet
 from marcod.training.rehearsal import NOTHING
 from marcod.training.snapshot import Item, Snapshot
 
@@ -39,7 +39,7 @@ class Doubts:
     unreadable: tuple[str, ...]
 
 
-def about(rows: Rows, seen: Seen, seed: int) -> Suspicion | None:
+def about(rows: TrainingSet, seen: Seen, seed: int) -> Suspicion | None:
     """Doubt the labels of the lab's rows; the base set's teach every fold. None with labels on one plate only.
 
     Features are standardized by imager and the layer begins with nothing: what the champion makes of an imager that it
@@ -83,15 +83,15 @@ def find(
     return Doubts(found, tuple(items[i] for i in kept), texts)
 
 
-def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> Rows:
-    first, *others = (data.rows(snapshot, NOTHING, side, roots) for side in Split)
+def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> TrainingSet:
+    first, *others = (data.training_set(snapshot, NOTHING, side, roots) for side in Split)
     for other in others:
         first = first.and_(other)
     return first
 
 
 def _features(
-    rows: Rows, folder: Path, threads: int, done: Callable[[int], None]
+    rows: TrainingSet, folder: Path, threads: int, done: Callable[[int], None]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
     """What the network sees of the images as it does in scoring, and what cannot be read, by index."""
     record, weights = bundle.load_weights(folder)

@@ -70,7 +70,7 @@ def about(settings: TrainSettings, parent: BundleRecord) -> str:
     return f"{kind}, {settings.base_images}"
 
 
-def gathered(
+def load(
     settings: TrainSettings,
     parent: BundleRecord,
     *,

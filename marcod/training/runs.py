@@ -240,7 +240,7 @@ class _Steps:
             self._end(state="unchanged", reasons=[earlier], numbers={"material": same})
             return False
         self._note(tier=tier)
-        base_set = rehearsal.gathered(
+        base_set = rehearsal.load(
             self._settings, parent, progress=self._place.progress, stopped=self._place.stop.is_set,
             processes=self._place.threads, known={item.content_hash for item in snapshot.items},
         )  # fmt: skip
