@@ -46,21 +46,21 @@ LEAST_SHARE: Final = 0.02
 
 
 @dataclass(frozen=True)
-class Seen:
+class Features:
     """Images as the old network sees them: features float32 [n, f], soft labels [n, 4], weights [n]."""
 
     features: Floats
     targets: Floats
     weights: Floats
 
-    def only(self, chosen: NDArray[Any]) -> "Seen":
+    def only(self, chosen: NDArray[Any]) -> "Features":
         """Some of them."""
-        return Seen(self.features[chosen], self.targets[chosen], self.weights[chosen])
+        return Features(self.features[chosen], self.targets[chosen], self.weights[chosen])
 
 
-def joined(parts: Sequence[Seen]) -> Seen:
+def joined(parts: Sequence[Features]) -> Features:
     """Several, one after another."""
-    return Seen(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("features", "targets", "weights")))
+    return Features(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("features", "targets", "weights")))
 
 
 def balanced(targets: Floats, weights: Floats, groups: NDArray[Any]) -> Floats:
@@ -101,7 +101,7 @@ class Head:
         return np.asarray(features @ self.kernel + self.bias, np.float32)
 
 
-def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Seen | None = None) -> Head:
+def fit_head(seen: Features, start: tuple[Floats, Floats], seed: int, validation: Features | None = None) -> Head:
     """Another last layer that fits what the network sees; held to ``start``, a kernel and a bias."""
     # Each feature counts the same, however large a network makes it.
     mean, spread = seen.features.mean(axis=0), seen.features.std(axis=0) + 1e-3
@@ -115,7 +115,7 @@ def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Se
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(HEAD_RATE), loss=loss, weighted_metrics=[])
 
-    def given(side: Seen) -> _Given:
+    def given(side: Features) -> _Given:
         return (side.features - mean) / spread, side.targets, side.weights
 
     judges = None if validation is None else given(validation)
@@ -144,7 +144,7 @@ def first_head(weights: Mapping[str, Floats], classes: int, *, own: bool) -> tup
     return np.zeros((len(kernel), classes), np.float32), np.zeros(classes, np.float32)
 
 
-def centred(seen: Seen, head: tuple[Floats, Floats], rounds: int = 30) -> tuple[Floats, Floats]:
+def centred(seen: Features, head: tuple[Floats, Floats], rounds: int = 30) -> tuple[Floats, Floats]:
     """The same last layer with a bias under which every class is predicted as often as it weighs in ``seen``."""
     kernel, bias = head
     logits, wanted = seen.features @ kernel, shares(seen.targets, seen.weights)
@@ -155,7 +155,9 @@ def centred(seen: Seen, head: tuple[Floats, Floats], rounds: int = 30) -> tuple[
     return kernel, np.asarray(shift, np.float32)
 
 
-def out_of_fold(seen: Seen, of_fold: NDArray[np.intp], start: tuple[Floats, Floats], seed: int) -> NDArray[np.float32]:
+def out_of_fold(
+    seen: Features, of_fold: NDArray[np.intp], start: tuple[Floats, Floats], seed: int
+) -> NDArray[np.float32]:
     """Probabilities float32 [n, classes] by last layers that had not seen the row's fold.
 
     Rows of fold -1, the base set's, are in every training and get none (zeros).

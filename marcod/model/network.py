@@ -127,7 +127,9 @@ def compiled(
     return backend.scoring(_folded_model(architecture, weights), batch_size)
 
 
-def described(architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int) -> backend.Scoring:
+def compiled_features(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int
+) -> backend.Scoring:
     """What the last layer sees of images float32 [n, size, size, 3]: float32 [n, features].
 
     ``features @ head + bias`` are the logits, with :func:`head`. Compiled and raising as :func:`compiled`.

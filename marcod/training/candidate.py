@@ -19,7 +19,7 @@ from marcod.evaluate import label_issues
 from marcod.evaluate.label_issues import Suspicion
 from marcod.fitting import adapt, checkpoint, fit, recipes
 from marcod.fitting import batches as fitting_batches
-from marcod.fitting.adapt import Seen
+from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
 from marcod.fitting.fit import Course, Progress, Validation
 from marcod.fitting.recipes import ADAPT
@@ -230,11 +230,11 @@ def _recalibrated(work: Work) -> _Learned:
 
 def _learned(work: Work, tried: _Network, training: LoadedSet, validation: LoadedSet, tier: Tier) -> _Learned:
     at_home = _at_home(work, training)
-    trunk = data.Trunk(work.architecture, at_home)
-    features = _balanced(training, _seen(work, trunk, training, "train", data.FLIPS), len(data.FLIPS))
+    extractor = data.FeatureExtractor(work.architecture, at_home)
+    features = _balanced(training, _seen(work, extractor, training, "train", data.FLIPS), len(data.FLIPS))
     judges = None
     if len(validation.rows):
-        judges = _balanced(validation, _seen(work, trunk, validation, "validation", data.UPRIGHT), 1)
+        judges = _balanced(validation, _seen(work, extractor, validation, "validation", data.UPRIGHT), 1)
     start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES), own=work.own_classes))
     head = adapt.fit_head(features, start, work.settings.seed, judges)
     old = network.with_head(work.parent_weights, *start)
@@ -272,7 +272,7 @@ def _at_home(work: Work, training: LoadedSet) -> Weights:
     return found
 
 
-def _balanced(side: LoadedSet, found: Seen, views: int) -> Seen:
+def _balanced(side: LoadedSet, found: Features, views: int) -> Features:
     return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, views)))
 
 
@@ -281,9 +281,9 @@ def _four(work: Work) -> Architecture:
     return replace(work.architecture, classes=len(CLASSES), auxiliary=False)
 
 
-def _seen(work: Work, trunk: data.Trunk, side: LoadedSet, name: str, flips: data.Flips) -> Seen:
-    return data.seen(
-        side, trunk, work.preprocessing, work.folder / f"{name}-features.npz",
+def _seen(work: Work, extractor: data.FeatureExtractor, side: LoadedSet, name: str, flips: data.Flips) -> Features:
+    return data.extract_features(
+        side, extractor, work.preprocessing, work.folder / f"{name}-features.npz",
         flips=flips, goes_on=work.goes_on,
     )  # fmt: skip
 
@@ -354,11 +354,11 @@ def _doubts(work: Work, training: LoadedSet, validation: LoadedSet) -> Suspicion
     """Doubts about the labels of both sides, by what the network sees of the images as they are."""
     if not training.rows.own.any():
         return None
-    trunk = data.Trunk(work.architecture, _at_home(work, training))
+    extractor = data.FeatureExtractor(work.architecture, _at_home(work, training))
     upright = np.arange(len(training.rows))
     parts = [
-        _seen(work, trunk, training, "train", data.FLIPS).only(upright),
-        _seen(work, trunk, validation, "validation", data.UPRIGHT),
+        _seen(work, extractor, training, "train", data.FLIPS).only(upright),
+        _seen(work, extractor, validation, "validation", data.UPRIGHT),
     ]
     return out_of_fold.about(training.rows.and_(validation.rows), adapt.joined(parts), work.settings.seed)
 

@@ -36,7 +36,7 @@ FEW_UNREADABLE: Final = 3
 ACTIVE: Final = frozenset({"threshold", "disagreement"})
 """Review streams that choose what to ask by what the model says; a recall measured on their drops is not the lab's."""
 
-SEEN_AT_ONCE: Final = 16
+EXTRACT_BATCH: Final = 16
 """Images whose features are taken at once."""
 
 Flips = tuple[tuple[int, int], ...]
@@ -211,7 +211,7 @@ def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDA
     return found
 
 
-class Trunk:
+class FeatureExtractor:
     """A network without its last layer, built and compiled at its first image, once for all it is shown."""
 
     def __init__(self, architecture: Architecture, weights: Mapping[str, NDArray[np.float32]]) -> None:
@@ -219,20 +219,20 @@ class Trunk:
         self.features = len(network.head(weights)[0])
 
     @cached_property
-    def describe(self) -> backend.Scoring:
-        """What the last layer would see, as ``network.described`` gives it in batches of :data:`SEEN_AT_ONCE`."""
-        return network.described(self._architecture, self._weights, SEEN_AT_ONCE)
+    def extract(self) -> backend.Scoring:
+        """The compiled network up to its last layer, in batches of :data:`EXTRACT_BATCH`."""
+        return network.compiled_features(self._architecture, self._weights, EXTRACT_BATCH)
 
 
-def seen(
+def extract_features(
     material: LoadedSet,
-    trunk: Trunk,
+    extractor: FeatureExtractor,
     record: Preprocessing,
     place: Path,
     *,
     flips: Flips,
     goes_on: Progress,
-) -> adapt.Seen:
+) -> adapt.Features:
     """What a trunk sees of the images and their flips, one flip of all after another; kept at ``place``.
 
     ``goes_on`` is told how far it is, and may raise to end it.
@@ -241,13 +241,13 @@ def seen(
     targets, given = np.tile(material.rows.targets, (len(flips), 1)), np.tile(material.rows.weights, len(flips))
     if place.exists():
         with np.load(place, allow_pickle=False) as archive:
-            return adapt.Seen(archive["features"], targets, given)
+            return adapt.Features(archive["features"], targets, given)
     found: list[NDArray[np.float32]] = []
     for number, (down, across) in enumerate(flips):
-        for start in range(0, count, SEEN_AT_ONCE):
-            part = material.pixels[start : start + SEEN_AT_ONCE, ::down, ::across]
-            found.append(trunk.describe(batches.prepared(part, record)))
+        for start in range(0, count, EXTRACT_BATCH):
+            part = material.pixels[start : start + EXTRACT_BATCH, ::down, ::across]
+            found.append(extractor.extract(batches.prepared(part, record)))
             goes_on("looking at the images", number * count + start + len(part), len(flips) * count)
-    features = np.concatenate(found) if found else np.zeros((0, trunk.features), np.float32)
+    features = np.concatenate(found) if found else np.zeros((0, extractor.features), np.float32)
     checkpoint.save_arrays(place, {"features": features})
-    return adapt.Seen(features, targets, given)
+    return adapt.Features(features, targets, given)

@@ -17,7 +17,7 @@ from marcod.errors import MarcodError
 from marcod.evaluate import label_issues, predictions
 from marcod.evaluate.label_issues import Suspicion
 from marcod.fitting import adapt
-from marcod.fitting.adapt import Seen
+from marcod.fitting.adapt import Features
 from marcod.model import bundle, network
 from marcod.model.bundle import Predictor
 from marcod.model.network import Architecture
@@ -39,7 +39,7 @@ class Doubts:
     unreadable: tuple[str, ...]
 
 
-def about(rows: TrainingSet, seen: Seen, seed: int) -> Suspicion | None:
+def about(rows: TrainingSet, seen: Features, seed: int) -> Suspicion | None:
     """Doubt the labels of the lab's rows; the base set's teach every fold. None with labels on one plate only.
 
     Features are standardized by imager and the layer begins with nothing: what the champion makes of an imager that it
@@ -54,7 +54,7 @@ def about(rows: TrainingSet, seen: Seen, seed: int) -> Suspicion | None:
     features = adapt.standardized(seen.features, rows.domains)
     weights = adapt.balanced(seen.targets, seen.weights, rows.own)
     start = np.zeros((features.shape[1], len(CLASSES)), np.float32), np.zeros(len(CLASSES), np.float32)
-    scores = adapt.out_of_fold(Seen(features, seen.targets, weights), of_fold, start, seed)[lab]
+    scores = adapt.out_of_fold(Features(features, seen.targets, weights), of_fold, start, seed)[lab]
     return label_issues.find(scores, rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
 
 
@@ -76,7 +76,7 @@ def find(
     features, unreadable = _features(rows, folder, threads, done)
     kept = np.array([i for i in range(len(rows)) if i not in unreadable], np.intp)
     known = rows.only(kept)
-    found = about(known, Seen(features, known.targets, known.weights), seed) if len(known) else None
+    found = about(known, Features(features, known.targets, known.weights), seed) if len(known) else None
     if found is None:
         raise MarcodError("labels on one plate cannot be compared with others; label drops of more plates")
     texts = tuple(f"{rows.files[i]}: {text}" for i, text in unreadable.items())
@@ -96,7 +96,7 @@ def _features(
     """What the network sees of the images as it does in scoring, and what cannot be read, by index."""
     record, weights = bundle.load_weights(folder)
     predictor = Predictor(record, weights, BATCH)
-    describe = network.described(Architecture.from_dict(record.architecture), weights, BATCH)
+    describe = network.compiled_features(Architecture.from_dict(record.architecture), weights, BATCH)
     found: list[NDArray[np.float32]] = []
     unreadable: dict[int, str] = {}
     for batch in predictions.prepared(rows.files, range(len(rows)), predictor, threads):

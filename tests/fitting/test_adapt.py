@@ -13,7 +13,7 @@ from tiny import TINY
 from training_images import coloured
 
 from marcod.fitting import adapt, batches
-from marcod.fitting.adapt import Seen
+from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
 from marcod.model import network, probabilities
 
@@ -28,9 +28,9 @@ def clouds(count: int, seed: int = 0, features: int = 12, apart: float = 3.0) ->
     return (centres[labels] + rng.normal(0, 1, (count, features))).astype(np.float32), labels
 
 
-def seen(count: int, seed: int = 0) -> tuple[Seen, NDArray[np.intp]]:
+def seen(count: int, seed: int = 0) -> tuple[Features, NDArray[np.intp]]:
     features, labels = clouds(count, seed)
-    return Seen(features, batches.one_hot(labels, 4), np.ones(count, np.float32)), labels
+    return Features(features, batches.one_hot(labels, 4), np.ones(count, np.float32)), labels
 
 
 @given(st.data())
@@ -65,7 +65,7 @@ def test_a_very_rare_class_is_not_boosted_without_end() -> None:
 def test_a_centred_head_predicts_every_class_as_often_as_it_weighs() -> None:
     rng = np.random.default_rng(3)
     features, labels = clouds(400, apart=0.7)
-    given = Seen(features, batches.one_hot(labels, 4), rng.uniform(0.2, 2, 400).astype(np.float32))
+    given = Features(features, batches.one_hot(labels, 4), rng.uniform(0.2, 2, 400).astype(np.float32))
     before = rng.normal(0, 0.4, (12, 4)).astype(np.float32), np.array([3, 0, -2, 0], np.float32)
     kernel, bias = adapt.centred(given, before)
     predicted = np.average(probabilities.softmax(features @ kernel + bias), axis=0, weights=given.weights)
@@ -109,8 +109,8 @@ def test_weights_and_soft_labels_decide_what_a_head_learns() -> None:
     given, labels = seen(256)
     other = batches.one_hot((labels + 1) % 4, 4)
     half = np.where(labels < 2, 0.9, 0.1).astype(np.float32)[:, np.newaxis]
-    soft = Seen(given.features, half * given.targets + (1 - half) * other, given.weights)
-    heavy = Seen(given.features, other, np.full(256, 1e-4, np.float32))
+    soft = Features(given.features, half * given.targets + (1 - half) * other, given.weights)
+    heavy = Features(given.features, other, np.full(256, 1e-4, np.float32))
     found = adapt.fit_head(adapt.joined([soft, heavy]), NOTHING, seed=1).logits(given.features).argmax(axis=1)
     assert (found == np.where(labels < 2, labels, (labels + 1) % 4)).mean() > 0.95
 
@@ -138,7 +138,7 @@ def test_a_fold_is_judged_by_a_head_that_never_saw_it() -> None:
     given_away[lab, of_fold[lab] * 4 + labels[lab]] = 20
     both = np.concatenate([features, given_away], axis=1)
     start = np.zeros((both.shape[1], 4), np.float32), np.zeros(4, np.float32)
-    known = Seen(both, batches.one_hot(labels, 4), np.ones(count, np.float32))
+    known = Features(both, batches.one_hot(labels, 4), np.ones(count, np.float32))
     memorised = adapt.fit_head(known, start, seed=1).logits(both).argmax(axis=1)
     assert (memorised == labels)[lab].mean() > 0.9
     scores = adapt.out_of_fold(known, of_fold, start, seed=1)
