@@ -22,7 +22,7 @@ from marcod.model.bundle import BundleRecord, Predictor
 from marcod.settings import TrainSettings
 from marcod.training import data
 from marcod.training.candidate import Candidate, Work
-from marcod.training.rehearsal import Base
+from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
 
 PARITY: Final = 1e-3
@@ -35,7 +35,9 @@ MOST_UNREADABLE: Final = 0.01
 BATCH: Final = 16
 
 
-def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: Base, version: int) -> Path:
+def write(
+    models: Path, work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, version: int
+) -> Path:
     """Write the candidate as bundle ``NAME:version`` below ``models``. Raises BundleError."""
     from_scratch = made.tier == "scratch"
     record = bundle.new_record(
@@ -46,11 +48,11 @@ def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: B
         folding=made.calibrated.folding,
         temperature=made.calibrated.temperature,
         threshold=made.calibrated.threshold,
-        training_data=_told(made, snapshot, base),
+        training_data=_told(made, snapshot, rehearsal_set),
         licence=work.parent.licence,
         citation=None if from_scratch else work.parent.citation,
-        trained_on=_trained_on(work.parent, made, base),
-        notice=_notice(work.parent, made, base),
+        trained_on=_trained_on(work.parent, made, rehearsal_set),
+        notice=_notice(work.parent, made, rehearsal_set),
         parent=f"{work.parent.name}:{work.parent.version}",
         architecture=made.architecture.to_dict(),
         preprocessing=dict(work.parent.preprocessing),
@@ -58,41 +60,41 @@ def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: B
     predictor = Predictor(record, made.weights, BATCH)
     _, images = calibration.measured_and_golden(work.parent_folder)
     golden = calibration.expectations(predictor, images, record.temperature)
-    return bundle.write(models, record, made.weights, _measured(work, made, snapshot, base), golden)
+    return bundle.write(models, record, made.weights, _measured(work, made, snapshot, rehearsal_set), golden)
 
 
-def _trained_on(parent: BundleRecord, made: Candidate, base: Base) -> tuple[TrainedOn, ...]:
+def _trained_on(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) -> tuple[TrainedOn, ...]:
     """List what the candidate's weights learned from. A new calibration leaves the weights as they were."""
     if made.tier == "recalibrate":
         return parent.trained_on
     kept = () if made.tier == "scratch" else parent.trained_on
-    rendered = (TrainedOn.RENDERED,) if base.synthetic else ()
+    rendered = (TrainedOn.RENDERED,) if rehearsal_set.synthetic else ()
     return (*kept, *rendered, TrainedOn.LAB)
 
 
-def _told(made: Candidate, snapshot: Snapshot, base: Base) -> str:
+def _told(made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> str:
     learned = len(snapshot.side(Split.TRAIN)) + len(snapshot.side(Split.VALIDATION))
     return (
         f"data set {snapshot.digest[:12]}: {text.count(learned, 'labelled image')}, "
-        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {base.about}; {made.tier}"
+        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {rehearsal_set.about}; {made.tier}"
     )
 
 
-def _notice(parent: BundleRecord, made: Candidate, base: Base) -> str:
+def _notice(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) -> str:
     if made.tier == "recalibrate":
         return parent.notice
     from_rendered = made.tier != "scratch" and TrainedOn.RENDERED in parent.trained_on
     kept = ["Its first weights come from rendered drops."] if from_rendered else []
-    kept += ["Rendered drops were among what it learned from."] if base.synthetic else []
+    kept += ["Rendered drops were among what it learned from."] if rehearsal_set.synthetic else []
     return "\n".join(kept)
 
 
-def _measured(work: Work, made: Candidate, snapshot: Snapshot, base: Base) -> dict[str, Any]:
+def _measured(work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> dict[str, Any]:
     return {
         "tier": made.tier,
         "seed": work.settings.seed,
         "dataset": {"digest": snapshot.digest, "gate_digest": snapshot.gate_digest, "counts": snapshot.counts()},
-        "base": base.about,
+        "base": rehearsal_set.about,
         **made.measured,
     }
 
@@ -107,11 +109,17 @@ def model_digest(made: Candidate) -> str:
 
 
 def judge(
-    work: Work, champion: Predictor, path: Path, made: Candidate, snapshot: Snapshot, base: Base, looks: int
+    work: Work,
+    champion: Predictor,
+    path: Path,
+    made: Candidate,
+    snapshot: Snapshot,
+    rehearsal_set: RehearsalSet,
+    looks: int,
 ) -> Verdict:
     """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
     rules = rules_of(work.settings, made.tier, looks)
-    images = data.tested(snapshot, base, work.roots)
+    images = data.tested(snapshot, rehearsal_set, work.roots)
     extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
     try:
         candidate = bundle.load(path, BATCH)

@@ -31,7 +31,7 @@ from marcod.settings import TrainSettings
 from marcod.training import calibrate, data, out_of_fold
 from marcod.training.calibrate import Calibrated
 from marcod.training.data import LoadedSet
-from marcod.training.rehearsal import Base
+from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
 
 Tier = Literal["recalibrate", "head", "all", "scratch"]
@@ -132,7 +132,7 @@ def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
 def make(
     work: Work,
     snapshot: Snapshot,
-    base: Base,
+    rehearsal_set: RehearsalSet,
     tier: Tier,
     sample: Callable[[], NDArray[np.uint8]],
 ) -> Candidate:
@@ -142,11 +142,13 @@ def make(
     """
     if tier != "recalibrate" and not snapshot.side(Split.TRAIN):
         raise MarcodError("no labelled plate stands on the training side; label drops on more plates")
-    rows = data.training_set(snapshot, base, Split.TRAIN, work.roots)
+    rows = data.training_set(snapshot, rehearsal_set, Split.TRAIN, work.roots)
     # The paper's patches come from the files themselves, of any number; only as many are kept as doubts need.
     by_patch = tier == "scratch" and work.architecture.input_size > recipes.LARGE
     training = _material(work, rows.some(DOUBTED, work.settings.seed) if by_patch else rows, Split.TRAIN)
-    validation = _material(work, data.training_set(snapshot, base, Split.VALIDATION, work.roots), Split.VALIDATION)
+    validation = _material(
+        work, data.training_set(snapshot, rehearsal_set, Split.VALIDATION, work.roots), Split.VALIDATION
+    )
     tried = _Network(work, work.architecture if tier == "recalibrate" else _four(work))
     if tier == "recalibrate":
         learned = _recalibrated(work)

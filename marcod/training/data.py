@@ -22,7 +22,7 @@ from marcod.fitting.recipes import LARGE
 from marcod.model import backend, network
 from marcod.model.network import Architecture
 from marcod.model.preprocess import Preprocessing
-from marcod.training.rehearsal import SOURCE, Base
+from marcod.training.rehearsal import SOURCE, RehearsalSet
 from marcod.training.snapshot import Item, Snapshot
 
 KEPT_LARGE: Final = 1.2
@@ -105,9 +105,11 @@ class TrainingSet:
         )
 
 
-def training_set(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path]) -> TrainingSet:
+def training_set(
+    snapshot: Snapshot, rehearsal_set: RehearsalSet, side: Split, roots: Mapping[str, Path]
+) -> TrainingSet:
     """The lab's images of a side, then the base set's."""
-    own, others = snapshot.side(side), base.side(side)
+    own, others = snapshot.side(side), rehearsal_set.side(side)
     classes = [CLASSES.index(label) for label in (*(i.label for i in own), *(p.label for p in others))]
     certain = batches.one_hot(np.array(classes[len(own) :], np.intp), len(CLASSES))
     soft = np.array([item.shares for item in own], np.float32).reshape(-1, len(CLASSES))
@@ -129,13 +131,13 @@ def file_of(item: Item, roots: Mapping[str, Path]) -> Path:
     return roots.get(item.source, Path(item.root)) / item.path
 
 
-def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[Labelled, ...]:
+def tested(snapshot: Snapshot, rehearsal_set: RehearsalSet, roots: Mapping[str, Path]) -> tuple[Labelled, ...]:
     """The test side as the gate takes it, without drops that people were shown because of the champion's score.
 
     On those the champion looks bad by choice, and any other model better than it is.
     """
     own = [_tested(item, roots) for item in own_tested(snapshot)]
-    return (*own, *(replace(image, own=None) for image in base.side(Split.TEST)))
+    return (*own, *(replace(image, own=None) for image in rehearsal_set.side(Split.TEST)))
 
 
 def own_tested(snapshot: Snapshot) -> tuple[Item, ...]:

@@ -34,7 +34,7 @@ LIST: Final = "labels.csv"
 
 
 @dataclass(frozen=True)
-class Base:
+class RehearsalSet:
     """Labelled images as an imager of their own; ``about`` tells people and the record which."""
 
     about: str
@@ -46,7 +46,7 @@ class Base:
         return tuple(p for p in self.images if split_of(IMAGER, p.group) is split)
 
 
-NOTHING: Final = Base("nothing", False, ())
+NOTHING: Final = RehearsalSet("nothing", False, ())
 
 
 def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
@@ -78,7 +78,7 @@ def load(
     stopped: Callable[[], bool],
     processes: int,
     known: Collection[str] = (),
-) -> Base:
+) -> RehearsalSet:
     """The base set as configured, without files whose SHA-256 is among the lab's own labelled ones, ``known``.
 
     Raises ConfigError for a list that cannot be read, InterruptedError when stopped.
@@ -100,13 +100,13 @@ def load(
     )
 
 
-def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> Base:
+def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> RehearsalSet:
     """So many of the images in a list, the same ones each time."""
     given = labelled.from_csv(folder / LIST, folder, parent).images
     order = np.random.default_rng(settings.seed).permutation(len(given))[: settings.base_images]
     chosen = tuple(replace(given[i], source=SOURCE, imager=IMAGER) for i in sorted(order))
     digest = hashlib.sha256((folder / LIST).read_bytes()).hexdigest()
-    return Base(f"{len(chosen)} of {len(given)} images in {folder}, list {digest[:12]}", False, chosen)
+    return RehearsalSet(f"{len(chosen)} of {len(given)} images in {folder}, list {digest[:12]}", False, chosen)
 
 
 def _render(

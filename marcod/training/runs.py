@@ -38,7 +38,7 @@ from marcod.text import count
 from marcod.training import assess, candidate, data, rehearsal, run_rows, snapshot_rows
 from marcod.training import snapshot as training_snapshot
 from marcod.training.candidate import Candidate, Tier, Work
-from marcod.training.rehearsal import Base
+from marcod.training.rehearsal import RehearsalSet
 from marcod.training.run_rows import Run
 from marcod.training.snapshot import Snapshot
 from marcod.training.trainer import SILENCE_S, process_lives
@@ -240,13 +240,13 @@ class _Steps:
             self._end(state="unchanged", reasons=[earlier], numbers={"material": same})
             return False
         self._note(tier=tier)
-        base_set = rehearsal.load(
+        rehearsal_set = rehearsal.load(
             self._settings, parent, progress=self._place.progress, stopped=self._place.stop.is_set,
             processes=self._place.threads, known={item.content_hash for item in snapshot.items},
         )  # fmt: skip
         work = self._work(parent)
-        made = candidate.make(work, snapshot, base_set, tier, lambda: self._sample(work))
-        self._judge(work, made, snapshot, base_set, same)
+        made = candidate.make(work, snapshot, rehearsal_set, tier, lambda: self._sample(work))
+        self._judge(work, made, snapshot, rehearsal_set, same)
         return True
 
     def _partly(self, snapshot: Snapshot) -> list[str]:
@@ -280,11 +280,11 @@ class _Steps:
 
     def _material(self, snapshot: Snapshot, parent: BundleRecord, tier: str) -> str:
         """What decides a candidate, as one hash: the same again would give the same model again."""
-        base_set = rehearsal.about(self._settings, parent)
+        rehearsal_set = rehearsal.about(self._settings, parent)
         rows = [(i.content_hash, i.label, i.shares, i.weight, i.side, i.source, i.plate_key) for i in snapshot.items]
         kept = {"folder", "schedule", "min_new_labels", "on_drift", "promotion", "shadow_images", "name"}
         options = {k: v for k, v in self._run.options["train"].items() if k not in kept}
-        told = json.dumps([sorted(map(str, rows)), parent.digest, tier, base_set, options], sort_keys=True)
+        told = json.dumps([sorted(map(str, rows)), parent.digest, tier, rehearsal_set, options], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def _earlier(self, same: str) -> str | None:
@@ -329,12 +329,12 @@ class _Steps:
         )  # fmt: skip
         return batches.kept_again(kept)
 
-    def _judge(self, work: Work, made: Candidate, snapshot: Snapshot, base_set: Base, same: str) -> None:
-        path = self._written(work, made, snapshot, base_set)
+    def _judge(self, work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, same: str) -> None:
+        path = self._written(work, made, snapshot, rehearsal_set)
         version = self._place.registry.find(str(self._run.parent))
         champion = self._place.registry.load(version, assess.BATCH)
         looks = self._place.db.read(run_rows.gate_uses, snapshot.gate_digest)
-        verdict = assess.judge(work, champion, path, made, snapshot, base_set, looks)
+        verdict = assess.judge(work, champion, path, made, snapshot, rehearsal_set, looks)
         title = f"{path.parent.name}:{path.name}, {made.tier}"
         plots.write(self._folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
         numbers = {
@@ -343,7 +343,7 @@ class _Steps:
             "model": assess.model_digest(made),
             "partly": self._partly(snapshot),
             "unreadable": list(made.unreadable),
-            "base": base_set.about,
+            "base": rehearsal_set.about,
             "natural_shares": made.measured.get("natural_shares"),
             "mix": made.measured.get("mix"),
             "label_noise": None if made.judged is None else made.judged.noise,
@@ -352,7 +352,7 @@ class _Steps:
         outcome = {"passed": verdict.passed, "reasons": list(verdict.reasons), "numbers": numbers, "path": str(path)}
         files.write_whole(self._folder / VERDICT, json.dumps(outcome, allow_nan=False))
 
-    def _written(self, work: Work, made: Candidate, snapshot: Snapshot, base_set: Base) -> Path:
+    def _written(self, work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> Path:
         """The candidate's bundle in the run's folder; it comes to the others when it has passed."""
         place, models = self._place, self._folder / "candidate"
         # One that is there was written before a kill, by weights that may differ in the last bit.
@@ -360,7 +360,7 @@ class _Steps:
         runs = place.db.read(run_rows.listed, 1000)
         taken = [run.candidate for run in runs if run.candidate is not None]
         number = place.registry.next_number(self._settings.name, taken)
-        return assess.write(models, work, made, snapshot, base_set, number)
+        return assess.write(models, work, made, snapshot, rehearsal_set, number)
 
     def _decide(self, outcome: dict[str, Any]) -> None:
         path = Path(outcome["path"])

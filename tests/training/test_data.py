@@ -15,16 +15,16 @@ from marcod.model import network, preprocess
 from marcod.model.preprocess import Preprocessing
 from marcod.training import data, rehearsal
 from marcod.training.data import FLIPS, UPRIGHT, LoadedSet, TrainingSet
-from marcod.training.rehearsal import Base
+from marcod.training.rehearsal import RehearsalSet
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 RECORD = Preprocessing(TINY.input_size, "area")
 
 
-def base_set(count: int = 60) -> Base:
+def base_set(count: int = 60) -> RehearsalSet:
     """Images that stand on all sides."""
     images = [labelled(CLASSES[i % 4], f"b{i}", source=rehearsal.SOURCE, imager=rehearsal.IMAGER) for i in range(count)]
-    return Base("made", True, tuple(images))
+    return RehearsalSet("made", True, tuple(images))
 
 
 def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:

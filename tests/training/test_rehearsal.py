@@ -13,7 +13,7 @@ from marcod.errors import ConfigError
 from marcod.model.bundle import BundleRecord, Threshold
 from marcod.settings import TrainSettings
 from marcod.training import rehearsal
-from marcod.training.rehearsal import Base
+from marcod.training.rehearsal import RehearsalSet
 
 
 def parent(*, made_up: bool = True) -> BundleRecord:
@@ -39,7 +39,7 @@ def load(
     record: BundleRecord | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Base:
+) -> RehearsalSet:
     return rehearsal.load(settings, record or parent(), progress=progress, stopped=stopped, processes=1)
 
 
