@@ -36,7 +36,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Course:
+class FitOptions:
     """How a training is watched and kept: ``place`` is its checkpoint's file, None keeps nothing.
 
     ``progress`` is called after every step with what is done, steps done and steps in all.
@@ -75,16 +75,16 @@ def fit(
     weights: Mapping[str, NDArray[np.float32]] | None = None,
     validation: Validation | None = None,
     precision: str = "float32",
-    course: Course | None = None,
+    options: FitOptions | None = None,
 ) -> Fitted:
     """Train from ``weights``, or from random ones, as the recipe says.
 
-    ``precision`` is a Keras dtype policy. Raises :class:`StoppedError` when the course's event was set, BundleError
+    ``precision`` is a Keras dtype policy. Raises :class:`StoppedError` when the options's event was set, BundleError
     when weights and architecture do not fit, MarcodError for a damaged checkpoint.
     """
     keras.utils.set_random_seed(seed)
     with _policy(precision), backend.data_parallel():
-        training = Training(architecture, recipe, images, seed=seed, validation=validation, course=course)
+        training = Training(architecture, recipe, images, seed=seed, validation=validation, options=options)
         if weights:
             network.set_variables(training.model, _with_heads(weights, training.model))
         return training.run()
@@ -117,10 +117,10 @@ class Training:
         *,
         seed: int,
         validation: Validation | None = None,
-        course: Course | None = None,
+        options: FitOptions | None = None,
     ) -> None:
         self._recipe, self._images, self._seed = recipe, images, seed
-        self._validation, self._course = validation, course or Course()
+        self._validation, self._options = validation, options or FitOptions()
         self._size, self._heads = architecture.input_size, 2 if recipe.auxiliary else 1
         self.steps = max(1, len(images) // recipe.batch_size)
         self.model = network.build(architecture, auxiliary=recipe.auxiliary > 0)
@@ -159,7 +159,7 @@ class Training:
         return Fitted(self._best or self.average, self._curve)
 
     def _restore(self) -> tuple[int, int]:
-        place = self._course.place
+        place = self._options.place
         state = None if place is None else checkpoint.load(place)
         if state is None:
             return 0, 0
@@ -173,12 +173,12 @@ class Training:
         return state.epoch, state.step
 
     def _save(self, epoch: int, step: int) -> None:
-        if self._course.place is None:
+        if self._options.place is None:
             return
         optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
         now = network.variables(self.model)
         state = State(epoch, step, now, self.average, self._best, optimizer, self._best_loss, self._curve)
-        checkpoint.save(self._course.place, state)
+        checkpoint.save(self._options.place, state)
         self._saved_at = time.monotonic()
 
     def _patience_is_over(self) -> bool:
@@ -205,9 +205,9 @@ class Training:
         point |= {"loss": losses.mean} if left else {}
         point["rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._curve.append(point | self._validate())
-        self._course.progress(_words(self._curve[-1]), (epoch + 1) * self.steps, self._recipe.epochs * self.steps)
-        if self._course.tensorboard is not None:
-            _log_scalars(self._course.tensorboard, epoch + 1, self._curve[-1])
+        self._options.progress(_words(self._curve[-1]), (epoch + 1) * self.steps, self._recipe.epochs * self.steps)
+        if self._options.tensorboard is not None:
+            _log_scalars(self._options.tensorboard, epoch + 1, self._curve[-1])
 
     def _validate(self) -> dict[str, float]:
         """The average's loss on validation images; the best average is kept."""
@@ -229,12 +229,12 @@ class Training:
 
     def after_step(self, epoch: int, step: int) -> None:
         """Average, save now and then, and stop when asked."""
-        course, done = self._course, epoch * self.steps + step
+        options, done = self._options, epoch * self.steps + step
         if not self.average or done % self._recipe.average_every == 0:
             self._average(done)
-        course.progress(_words(self._curve[-1] if self._curve else {}), done, self._recipe.epochs * self.steps)
-        stopped = course.stop is not None and course.stop.is_set()
-        if stopped or time.monotonic() - self._saved_at >= course.save_every_s:
+        options.progress(_words(self._curve[-1] if self._curve else {}), done, self._recipe.epochs * self.steps)
+        stopped = options.stop is not None and options.stop.is_set()
+        if stopped or time.monotonic() - self._saved_at >= options.save_every_s:
             self._save(epoch, step)
         if stopped:
             raise StoppedError

@@ -21,7 +21,7 @@ from marcod.model import bundle, network, probabilities
 from marcod.model.bundle import BundleRecord, Predictor
 from marcod.settings import TrainSettings
 from marcod.training import data
-from marcod.training.candidate import Candidate, Work
+from marcod.training.candidate import Candidate, TrainContext
 from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
 
@@ -36,31 +36,31 @@ BATCH: Final = 16
 
 
 def write(
-    models: Path, work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, version: int
+    models: Path, context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, version: int
 ) -> Path:
     """Write the candidate as bundle ``NAME:version`` below ``models``. Raises BundleError."""
     from_scratch = made.tier == "scratch"
     record = bundle.new_record(
-        name=work.settings.name,
+        name=context.settings.name,
         version=version,
-        modality=work.parent.modality,
+        modality=context.parent.modality,
         classes=made.calibrated.classes,
         folding=made.calibrated.folding,
         temperature=made.calibrated.temperature,
         threshold=made.calibrated.threshold,
         training_data=_told(made, snapshot, rehearsal_set),
-        licence=work.parent.licence,
-        citation=None if from_scratch else work.parent.citation,
-        trained_on=_trained_on(work.parent, made, rehearsal_set),
-        notice=_notice(work.parent, made, rehearsal_set),
-        parent=f"{work.parent.name}:{work.parent.version}",
+        licence=context.parent.licence,
+        citation=None if from_scratch else context.parent.citation,
+        trained_on=_trained_on(context.parent, made, rehearsal_set),
+        notice=_notice(context.parent, made, rehearsal_set),
+        parent=f"{context.parent.name}:{context.parent.version}",
         architecture=made.architecture.to_dict(),
-        preprocessing=dict(work.parent.preprocessing),
+        preprocessing=dict(context.parent.preprocessing),
     )
     predictor = Predictor(record, made.weights, BATCH)
-    _, images = calibration.measured_and_golden(work.parent_folder)
+    _, images = calibration.measured_and_golden(context.parent_folder)
     golden = calibration.expectations(predictor, images, record.temperature)
-    return bundle.write(models, record, made.weights, _measured(work, made, snapshot, rehearsal_set), golden)
+    return bundle.write(models, record, made.weights, _measured(context, made, snapshot, rehearsal_set), golden)
 
 
 def _trained_on(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) -> tuple[TrainedOn, ...]:
@@ -89,10 +89,12 @@ def _notice(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) 
     return "\n".join(kept)
 
 
-def _measured(work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> dict[str, Any]:
+def _measured(
+    context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet
+) -> dict[str, Any]:
     return {
         "tier": made.tier,
-        "seed": work.settings.seed,
+        "seed": context.settings.seed,
         "dataset": {"digest": snapshot.digest, "gate_digest": snapshot.gate_digest, "counts": snapshot.counts()},
         "base": rehearsal_set.about,
         **made.measured,
@@ -109,7 +111,7 @@ def model_digest(made: Candidate) -> str:
 
 
 def judge(
-    work: Work,
+    context: TrainContext,
     champion: Predictor,
     path: Path,
     made: Candidate,
@@ -118,8 +120,8 @@ def judge(
     looks: int,
 ) -> Verdict:
     """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
-    rules = rules_of(work.settings, made.tier, looks)
-    images = data.tested(snapshot, rehearsal_set, work.roots)
+    rules = rules_of(context.settings, made.tier, looks)
+    images = data.tested(snapshot, rehearsal_set, context.roots)
     extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
     try:
         candidate = bundle.load(path, BATCH)
@@ -127,18 +129,18 @@ def judge(
         broken = Check("golden images", False, str(error), {})
         return Verdict(False, (*extra, broken), {"checks": [_plain(check) for check in (*extra, broken)]})
     extra += [Check("golden images", True, "the bundle on disk scores its golden images as it must", {})]
-    extra += [_parity(work, made, candidate)]
+    extra += [_parity(context, made, candidate)]
     if not images:
         none = Check("enough drops", False, "no labelled plate stands on the test side; label drops on more plates", {})
         return Verdict(False, (none, *extra), {"checks": [_plain(check) for check in (none, *extra)]})
 
     def said(predictor: Predictor, name: str) -> Predictions:
         def done(count: int) -> None:
-            work.progress(f"testing the {name}", count, len(images))
-            if work.stopped():
+            context.progress(f"testing the {name}", count, len(images))
+            if context.stopped():
                 raise InterruptedError
 
-        return predict(images, predictor.record, lambda: predictor, threads=work.threads, done=done)
+        return predict(images, predictor.record, lambda: predictor, threads=context.threads, done=done)
 
     before, after = said(champion, "champion"), said(candidate, "candidate")
     extra += [_readable(len(images), max(len(before.unreadable), len(after.unreadable)))]
@@ -205,12 +207,12 @@ def people_checks(suspicion: Suspicion | None) -> list[Check]:
     return found
 
 
-def _parity(work: Work, made: Candidate, candidate: Predictor) -> Check:
+def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> Check:
     """Whether the bundle that serves, folded and compiled, says what the plain network with its weights says."""
     model = network.build(made.architecture)
     network.set_variables(model, made.weights)
     size = made.architecture.input_size
-    rng = np.random.default_rng(work.settings.seed)
+    rng = np.random.default_rng(context.settings.seed)
     images = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
     images = np.ascontiguousarray(images[:, :size, :size])
     plain, served = np.asarray(model(images, training=False)), candidate.logits(images)

@@ -21,7 +21,7 @@ from marcod.fitting import adapt, checkpoint, fit, recipes
 from marcod.fitting import batches as fitting_batches
 from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
-from marcod.fitting.fit import Course, Progress, Validation
+from marcod.fitting.fit import FitOptions, Progress, Validation
 from marcod.fitting.recipes import ADAPT
 from marcod.model import backend, bundle, network, probabilities
 from marcod.model.bundle import BundleRecord
@@ -54,7 +54,7 @@ _FEWEST_NATURAL: Final = 50
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainContext:
     """What a run starts from and where it leaves its results."""
 
     settings: TrainSettings
@@ -93,9 +93,9 @@ class Work:
         """Whether the parent tells exactly the four classes, in their order."""
         return self.parent.classes == tuple(c.value for c in CLASSES)
 
-    def course(self, name: str) -> Course:
+    def options(self, name: str) -> FitOptions:
         """How a training of this run is kept and watched."""
-        return Course(self.folder / f"{name}.npz", self.stop, self.progress, tensorboard=self.tensorboard)
+        return FitOptions(self.folder / f"{name}.npz", self.stop, self.progress, tensorboard=self.tensorboard)
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
     return "head" if crystals < settings.all_crystals else "all"
 
 
-def make(
-    work: Work,
+def train_candidate(
+    context: TrainContext,
     snapshot: Snapshot,
     rehearsal_set: RehearsalSet,
     tier: Tier,
@@ -142,23 +142,23 @@ def make(
     """
     if tier != "recalibrate" and not snapshot.side(Split.TRAIN):
         raise MarcodError("no labelled plate stands on the training side; label drops on more plates")
-    rows = data.training_set(snapshot, rehearsal_set, Split.TRAIN, work.roots)
+    rows = data.training_set(snapshot, rehearsal_set, Split.TRAIN, context.roots)
     # The paper's patches come from the files themselves, of any number; only as many are kept as doubts need.
-    by_patch = tier == "scratch" and work.architecture.input_size > recipes.LARGE
-    training = _material(work, rows.some(DOUBTED, work.settings.seed) if by_patch else rows, Split.TRAIN)
+    by_patch = tier == "scratch" and context.architecture.input_size > recipes.LARGE
+    training = _material(context, rows.some(DOUBTED, context.settings.seed) if by_patch else rows, Split.TRAIN)
     validation = _material(
-        work, data.training_set(snapshot, rehearsal_set, Split.VALIDATION, work.roots), Split.VALIDATION
+        context, data.training_set(snapshot, rehearsal_set, Split.VALIDATION, context.roots), Split.VALIDATION
     )
-    tried = _Network(work, work.architecture if tier == "recalibrate" else _four(work))
+    tried = _Network(context, context.architecture if tier == "recalibrate" else _four(context))
     if tier == "recalibrate":
-        learned = _recalibrated(work)
+        learned = _recalibrated(context)
     elif tier == "scratch":
-        learned = _from_scratch(work, rows if by_patch else training.rows, training, validation)
+        learned = _from_scratch(context, rows if by_patch else training.rows, training, validation)
     else:
-        learned = _learned(work, tried, training, validation, tier)
-    doubted = _doubts(work, training, validation)
+        learned = _learned(context, tried, training, validation, tier)
+    doubted = _doubts(context, training, validation)
     # What a lab's own model learned from says nothing about how sure it may be.
-    fresh = tier == "recalibrate" and work.parent.name != work.settings.name
+    fresh = tier == "recalibrate" and context.parent.name != context.settings.name
     sides = (training, validation) if fresh else (validation,)
     parts = [tried.logits(learned.weights, side.pixels, "looking at the result") for side in sides]
     rows_judged, logits = (training.rows.and_(validation.rows) if fresh else validation.rows), np.concatenate(parts)
@@ -167,10 +167,10 @@ def make(
     if learned.trained_with is not None:
         shift = calibrate.natural_shift(learned.trained_with, natural, rows_judged)
         weights, logits = network.shifted(weights, shift), logits + shift
-    parent = work.parent if learned.trained_with is None else None
-    alarms = None if parent is not None else _champion_false_alarms(work, tried, validation)
+    parent = context.parent if learned.trained_with is None else None
+    alarms = None if parent is not None else _champion_false_alarms(context, tried, validation)
     found = calibrate.calibrate(
-        logits, rows_judged, natural, parent, work.parent.threshold, work.settings.recall, alarms
+        logits, rows_judged, natural, parent, context.parent.threshold, context.settings.recall, alarms
     )
     return Candidate(
         tier, learned.architecture, weights, found, learned.measured | found.measured, doubted,
@@ -179,14 +179,14 @@ def make(
     )  # fmt: skip
 
 
-def _material(work: Work, rows: data.TrainingSet, side: Split) -> LoadedSet:
+def _material(context: TrainContext, rows: data.TrainingSet, side: Split) -> LoadedSet:
     return data.load(
         rows,
-        work.architecture.input_size,
-        work.folder / f"{side}.npy",
-        threads=work.threads,
-        progress=work.progress,
-        stopped=work.stopped,
+        context.architecture.input_size,
+        context.folder / f"{side}.npy",
+        threads=context.threads,
+        progress=context.progress,
+        stopped=context.stopped,
         what=f"reading the {side} side",
     )
 
@@ -205,8 +205,8 @@ class _Learned:
 class _Network:
     """One network whose weights are exchanged, so that it is compiled once for all that a run tries."""
 
-    def __init__(self, work: Work, architecture: Architecture) -> None:
-        self._work = work
+    def __init__(self, context: TrainContext, architecture: Architecture) -> None:
+        self._work = context
         self._model = network.build(replace(architecture, auxiliary=False))
         self._model.compile(jit_compile=backend.training_compiler())
 
@@ -226,50 +226,52 @@ class _Network:
         return found
 
 
-def _recalibrated(work: Work) -> _Learned:
-    return _Learned("recalibrate", work.architecture, work.parent_weights, None, {})
+def _recalibrated(context: TrainContext) -> _Learned:
+    return _Learned("recalibrate", context.architecture, context.parent_weights, None, {})
 
 
-def _learned(work: Work, tried: _Network, training: LoadedSet, validation: LoadedSet, tier: Tier) -> _Learned:
-    at_home = _at_home(work, training)
-    extractor = data.FeatureExtractor(work.architecture, at_home)
-    features = _balanced(training, _seen(work, extractor, training, "train", data.FLIPS), len(data.FLIPS))
+def _learned(
+    context: TrainContext, tried: _Network, training: LoadedSet, validation: LoadedSet, tier: Tier
+) -> _Learned:
+    at_home = _at_home(context, training)
+    extractor = data.FeatureExtractor(context.architecture, at_home)
+    features = _balanced(training, _seen(context, extractor, training, "train", data.FLIPS), len(data.FLIPS))
     judges = None
     if len(validation.rows):
-        judges = _balanced(validation, _seen(work, extractor, validation, "validation", data.UPRIGHT), 1)
-    start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES), own=work.own_classes))
-    head = adapt.fit_head(features, start, work.settings.seed, judges)
-    old = network.with_head(work.parent_weights, *start)
+        judges = _balanced(validation, _seen(context, extractor, validation, "validation", data.UPRIGHT), 1)
+    start = adapt.centred(features, adapt.first_head(context.parent_weights, len(CLASSES), own=context.own_classes))
+    head = adapt.fit_head(features, start, context.settings.seed, judges)
+    old = network.with_head(context.parent_weights, *start)
     new, curve = network.with_head(at_home, head.kernel, head.bias), head.curve
     if tier == "all":
-        fitted = _fit_all(work, training, validation, new)
+        fitted = _fit_all(context, training, validation, new)
         new, curve = fitted.weights, fitted.curve
-    mix = _mix(work, tried, validation, old, new)
+    mix = _mix(context, tried, validation, old, new)
     learned = adapt.mixed(old, new, mix.share)
     rows = training.rows
     trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.own))
     measured = {"mix": {"new": mix.share, "validation_loss": mix.losses}, "curve": curve}
-    return _Learned(tier, _four(work), learned, trained_with, measured)
+    return _Learned(tier, _four(context), learned, trained_with, measured)
 
 
-def _at_home(work: Work, training: LoadedSet) -> Weights:
+def _at_home(context: TrainContext, training: LoadedSet) -> Weights:
     """The parent with its normalization at home in the lab's images and the base set's, both counting the same."""
-    place = work.folder / "trunk.npz"
+    place = context.folder / "trunk.npz"
     if place.exists():
         with np.load(place, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     rows = training.rows
     weights = adapt.balanced(rows.targets, rows.weights, rows.own).astype(np.float64)
-    rng = np.random.default_rng(work.settings.seed)
+    rng = np.random.default_rng(context.settings.seed)
     drawn = rng.choice(len(rows), min(NORMALIZED, DRAWN_AGAIN * len(rows)), p=weights / weights.sum())
 
     def batches() -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(drawn), NORMALIZED_BATCH):
-            work.goes_on("normalizing", start, len(drawn))
+            context.goes_on("normalizing", start, len(drawn))
             chosen = drawn[start : start + NORMALIZED_BATCH]
-            yield fitting_batches.prepared(training.pixels[chosen], work.preprocessing)
+            yield fitting_batches.prepared(training.pixels[chosen], context.preprocessing)
 
-    found = adapt.normalized(work.architecture, work.parent_weights, batches())
+    found = adapt.normalized(context.architecture, context.parent_weights, batches())
     checkpoint.save_arrays(place, found)
     return found
 
@@ -278,68 +280,72 @@ def _balanced(side: LoadedSet, found: Features, views: int) -> Features:
     return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, views)))
 
 
-def _four(work: Work) -> Architecture:
+def _four(context: TrainContext) -> Architecture:
     """The parent's architecture for the four classes, without a training head."""
-    return replace(work.architecture, classes=len(CLASSES), auxiliary=False)
+    return replace(context.architecture, classes=len(CLASSES), auxiliary=False)
 
 
-def _seen(work: Work, extractor: data.FeatureExtractor, side: LoadedSet, name: str, flips: data.Flips) -> Features:
+def _seen(
+    context: TrainContext, extractor: data.FeatureExtractor, side: LoadedSet, name: str, flips: data.Flips
+) -> Features:
     return data.extract_features(
-        side, extractor, work.preprocessing, work.folder / f"{name}-features.npz",
-        flips=flips, goes_on=work.goes_on,
+        side, extractor, context.preprocessing, context.folder / f"{name}-features.npz",
+        flips=flips, goes_on=context.goes_on,
     )  # fmt: skip
 
 
-def _fit_all(work: Work, training: LoadedSet, validation: LoadedSet, start: Weights) -> fit.Fitted:
+def _fit_all(context: TrainContext, training: LoadedSet, validation: LoadedSet, start: Weights) -> fit.Fitted:
     rows = training.rows
     weights = adapt.balanced(rows.targets, rows.weights, rows.own)
     given = fitting_batches.Images(rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True)
-    settings = work.settings
+    settings = context.settings
     recipe = ADAPT.of(
         epochs=settings.epochs, batch_size=min(settings.batch_size, 32), quarter_turns=settings.quarter_turns
     )
     return fit.fit(
-        _four(work), recipe, given,
-        seed=settings.seed, weights=start, validation=_judges(work, validation), precision=_precision(settings),
-        course=work.course("fit"),
+        _four(context), recipe, given,
+        seed=settings.seed, weights=start, validation=_judges(context, validation), precision=_precision(settings),
+        options=context.options("fit"),
     )  # fmt: skip
 
 
-def _from_scratch(work: Work, rows: data.TrainingSet, training: LoadedSet, validation: LoadedSet) -> _Learned:
-    settings, size = work.settings, work.architecture.input_size
+def _from_scratch(
+    context: TrainContext, rows: data.TrainingSet, training: LoadedSet, validation: LoadedSet
+) -> _Learned:
+    settings, size = context.settings, context.architecture.input_size
     recipe = recipes.scratch(
         size, epochs=settings.scratch_epochs, batch_size=settings.batch_size, quarter_turns=settings.quarter_turns
     )
     by_patch = recipe.augmentation.patch is None
     source = fitting_batches.patches(rows.files, size) if by_patch else lambda chosen, _seed: training.pixels[chosen]
     given = fitting_batches.Images(rows.targets, rows.weights / rows.weights.mean(), source)
-    architecture = replace(work.architecture, classes=len(CLASSES), auxiliary=True)
+    architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=True)
     fitted = fit.fit(
         architecture, recipe, given,
-        seed=settings.seed, validation=_judges(work, validation), precision=_precision(settings),
-        course=work.course("fit"),
+        seed=settings.seed, validation=_judges(context, validation), precision=_precision(settings),
+        options=context.options("fit"),
     )  # fmt: skip
     weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
     trained_with = adapt.shares(rows.targets, rows.weights)
-    return _Learned("scratch", _four(work), weights, trained_with, {"curve": fitted.curve})
+    return _Learned("scratch", _four(context), weights, trained_with, {"curve": fitted.curve})
 
 
 def _precision(settings: TrainSettings) -> str:
     return backend.half_precision() if settings.precision == "auto" else "float32"
 
 
-def _judges(work: Work, side: LoadedSet) -> Validation | None:
+def _judges(context: TrainContext, side: LoadedSet) -> Validation | None:
     """What each epoch is judged on: the lab's images and the base set's, which count the same together."""
     if not len(side.rows):
         return None
-    chosen = np.sort(np.random.default_rng(work.settings.seed).permutation(len(side.rows))[:JUDGES])
+    chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(side.rows))[:JUDGES])
     rows = side.rows.only(chosen)
     weights = adapt.balanced(rows.targets, rows.weights, rows.own)
-    return Validation(fitting_batches.prepared(side.pixels[chosen], work.preprocessing), rows.labels, weights)
+    return Validation(fitting_batches.prepared(side.pixels[chosen], context.preprocessing), rows.labels, weights)
 
 
-def _mix(work: Work, tried: _Network, validation: LoadedSet, old: Weights, new: Weights) -> adapt.Mix:
-    if not work.own_classes:
+def _mix(context: TrainContext, tried: _Network, validation: LoadedSet, old: Weights, new: Weights) -> adapt.Mix:
+    if not context.own_classes:
         return adapt.Mix(1.0, {})
     if not len(validation.rows):
         return adapt.Mix(0.5, {})
@@ -348,21 +354,21 @@ def _mix(work: Work, tried: _Network, validation: LoadedSet, old: Weights, new: 
         what = f"trying {100 * share:.0f} % of the new weights"
         return tried.logits(adapt.mixed(old, new, share), validation.pixels, what)
 
-    rows, margin = validation.rows, work.settings.imager_margin / 2
+    rows, margin = validation.rows, context.settings.imager_margin / 2
     return adapt.choose_mix(logits_of, rows.labels, rows.domains, adapt.MIXES, margin)
 
 
-def _doubts(work: Work, training: LoadedSet, validation: LoadedSet) -> Suspicion | None:
+def _doubts(context: TrainContext, training: LoadedSet, validation: LoadedSet) -> Suspicion | None:
     """Doubts about the labels of both sides, by what the network sees of the images as they are."""
     if not training.rows.own.any():
         return None
-    extractor = data.FeatureExtractor(work.architecture, _at_home(work, training))
+    extractor = data.FeatureExtractor(context.architecture, _at_home(context, training))
     upright = np.arange(len(training.rows))
     parts = [
-        _seen(work, extractor, training, "train", data.FLIPS).only(upright),
-        _seen(work, extractor, validation, "validation", data.UPRIGHT),
+        _seen(context, extractor, training, "train", data.FLIPS).only(upright),
+        _seen(context, extractor, validation, "validation", data.UPRIGHT),
     ]
-    return out_of_fold.about(training.rows.and_(validation.rows), adapt.joined(parts), work.settings.seed)
+    return out_of_fold.about(training.rows.and_(validation.rows), adapt.joined(parts), context.settings.seed)
 
 
 def _judged(rows: data.TrainingSet, scores: NDArray[np.float32]) -> Suspicion | None:
@@ -373,15 +379,15 @@ def _judged(rows: data.TrainingSet, scores: NDArray[np.float32]) -> Suspicion | 
     return label_issues.find(scores[lab], rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
 
 
-def _champion_false_alarms(work: Work, tried: _Network, validation: LoadedSet) -> float | None:
+def _champion_false_alarms(context: TrainContext, tried: _Network, validation: LoadedSet) -> float | None:
     """The share of the lab's validation drops without crystals that the champion flags; None where there are none."""
     others = np.flatnonzero(validation.rows.own & (validation.rows.labels != _CRYSTALS))
     if not len(others):
         return None
-    champion = tried if work.own_classes else _Network(work, work.architecture)
-    logits = champion.logits(work.parent_weights, validation.pixels, "looking with the champion", others)
-    scores = probabilities.softmax(logits / work.parent.temperature) @ bundle.folding(work.parent)
-    return float((scores[:, _CRYSTALS] >= work.parent.threshold.crystal).mean())
+    champion = tried if context.own_classes else _Network(context, context.architecture)
+    logits = champion.logits(context.parent_weights, validation.pixels, "looking with the champion", others)
+    scores = probabilities.softmax(logits / context.parent.temperature) @ bundle.folding(context.parent)
+    return float((scores[:, _CRYSTALS] >= context.parent.threshold.crystal).mean())
 
 
 def _natural(

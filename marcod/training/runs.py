@@ -37,7 +37,7 @@ from marcod.store.versions import Version
 from marcod.text import count
 from marcod.training import assess, candidate, data, rehearsal, run_rows, snapshot_rows
 from marcod.training import snapshot as training_snapshot
-from marcod.training.candidate import Candidate, Tier, Work
+from marcod.training.candidate import Candidate, Tier, TrainContext
 from marcod.training.rehearsal import RehearsalSet
 from marcod.training.run_rows import Run
 from marcod.training.snapshot import Snapshot
@@ -163,7 +163,7 @@ def _count_start(folder: Path) -> None:
 
 @contextmanager
 def _beating(place: Place, run: Run) -> Iterator[Progress]:
-    """Show life every few seconds, with the step the run is in; stop the work when the run was taken over."""
+    """Show life every few seconds, with the step the run is in; stop the context when the run was taken over."""
     over, step = threading.Event(), {"text": "begins"}
 
     def beat() -> None:
@@ -244,9 +244,9 @@ class _Steps:
             self._settings, parent, progress=self._place.progress, stopped=self._place.stop.is_set,
             processes=self._place.threads, known={item.content_hash for item in snapshot.items},
         )  # fmt: skip
-        work = self._work(parent)
-        made = candidate.make(work, snapshot, rehearsal_set, tier, lambda: self._sample(work))
-        self._judge(work, made, snapshot, rehearsal_set, same)
+        context = self._context(parent)
+        made = candidate.train_candidate(context, snapshot, rehearsal_set, tier, lambda: self._sample(context))
+        self._judge(context, made, snapshot, rehearsal_set, same)
         return True
 
     def _partly(self, snapshot: Snapshot) -> list[str]:
@@ -297,10 +297,10 @@ class _Steps:
                 )
         return None
 
-    def _work(self, parent: BundleRecord) -> Work:
+    def _context(self, parent: BundleRecord) -> TrainContext:
         folder = self._place.registry.path(parent.name, str(parent.version))
         _, weights = bundle.load_weights(folder)
-        return Work(
+        return TrainContext(
             settings=self._settings,
             folder=self._folder,
             roots=self._place.roots,
@@ -313,14 +313,14 @@ class _Steps:
             tensorboard=self._folder / "tensorboard" if self._run.options["tensorboard"] else None,
         )
 
-    def _sample(self, work: Work) -> NDArray[np.uint8]:
+    def _sample(self, context: TrainContext) -> NDArray[np.uint8]:
         """Kept images of the lab as they come."""
         place, kept = self._place, self._folder / "sample.npy"
         if kept.exists():
             return batches.kept_again(kept)
-        stored = place.db.read(snapshot_rows.sample, Modality(work.parent.modality), SAMPLE, self._settings.seed)
+        stored = place.db.read(snapshot_rows.sample, Modality(context.parent.modality), SAMPLE, self._settings.seed)
         files = [place.roots.get(s.source, Path(s.root)) / s.path for s in stored]
-        side = data.kept_side(work.architecture.input_size)
+        side = data.kept_side(context.architecture.input_size)
         if not files:
             return np.zeros((0, side, side, 3), np.uint8)
         batches.kept(
@@ -329,12 +329,14 @@ class _Steps:
         )  # fmt: skip
         return batches.kept_again(kept)
 
-    def _judge(self, work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, same: str) -> None:
-        path = self._written(work, made, snapshot, rehearsal_set)
+    def _judge(
+        self, context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, same: str
+    ) -> None:
+        path = self._written(context, made, snapshot, rehearsal_set)
         version = self._place.registry.find(str(self._run.parent))
         champion = self._place.registry.load(version, assess.BATCH)
         looks = self._place.db.read(run_rows.gate_uses, snapshot.gate_digest)
-        verdict = assess.judge(work, champion, path, made, snapshot, rehearsal_set, looks)
+        verdict = assess.judge(context, champion, path, made, snapshot, rehearsal_set, looks)
         title = f"{path.parent.name}:{path.name}, {made.tier}"
         plots.write(self._folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
         numbers = {
@@ -352,7 +354,7 @@ class _Steps:
         outcome = {"passed": verdict.passed, "reasons": list(verdict.reasons), "numbers": numbers, "path": str(path)}
         files.write_whole(self._folder / VERDICT, json.dumps(outcome, allow_nan=False))
 
-    def _written(self, work: Work, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> Path:
+    def _written(self, context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> Path:
         """The candidate's bundle in the run's folder; it comes to the others when it has passed."""
         place, models = self._place, self._folder / "candidate"
         # One that is there was written before a kill, by weights that may differ in the last bit.
@@ -360,7 +362,7 @@ class _Steps:
         runs = place.db.read(run_rows.listed, 1000)
         taken = [run.candidate for run in runs if run.candidate is not None]
         number = place.registry.next_number(self._settings.name, taken)
-        return assess.write(models, work, made, snapshot, rehearsal_set, number)
+        return assess.write(models, context, made, snapshot, rehearsal_set, number)
 
     def _decide(self, outcome: dict[str, Any]) -> None:
         path = Path(outcome["path"])

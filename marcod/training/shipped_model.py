@@ -20,7 +20,7 @@ from marcod import synthetic
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.evaluate import metrics
 from marcod.fitting import batches, fit
-from marcod.fitting.fit import Course, Progress
+from marcod.fitting.fit import FitOptions, Progress
 from marcod.fitting.recipes import SHIPPED, Recipe
 from marcod.model import backend, bundle, network, preprocess, probabilities
 from marcod.model.network import MARCO_SMALL
@@ -112,9 +112,9 @@ def train_synthetic(
     validation = render(VALIDATION, held_out, PREPROCESSING.size, balanced=False)
     test = render(TEST, held_out, PREPROCESSING.size, balanced=False)
     weights: dict[str, NDArray[np.float32]] = {}
-    course, given = Course() if progress is None else Course(progress=progress), as_images(examples)
+    options, given = FitOptions() if progress is None else FitOptions(progress=progress), as_images(examples)
     for number, phase in enumerate(phases(epochs)):
-        weights = fit.fit(MARCO_SMALL, phase, given, seed=seed + number, weights=weights, course=course).weights
+        weights = fit.fit(MARCO_SMALL, phase, given, seed=seed + number, weights=weights, options=options).weights
     recipe = f"seed {seed}, {epochs} epochs over {images} rendered drops"
     return finish(models, weights, validation, test, version=version, recipe=recipe)
 
