@@ -51,7 +51,7 @@ def retrain(
     with app.open_app(settings) as ready, app.stop_event_on_signals() as stop, bars.stages() as report:
         from marcod.training import runs
 
-        asked = runs.Asked(
+        asked = runs.RetrainRequest(
             cause=cause,  # type: ignore[arg-type]
             actor=options.actor(),
             settings=_with(settings.train, chosen),
@@ -60,7 +60,7 @@ def retrain(
             again=again,
             tensorboard=tensorboard,
         )
-        place = runs.Place(
+        place = runs.RunContext(
             db=ready.db,
             registry=ready.registry,
             models=settings.models.folder,

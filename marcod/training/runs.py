@@ -63,7 +63,7 @@ class InterruptedRunError(MarcodError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RetrainRequest:
     """What a run was asked for. ``tier`` and ``sources`` are chosen by marcod where they are None."""
 
     cause: Literal["person", "schedule", "labels", "drift"]
@@ -86,7 +86,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Where a run happens: its database, the bundles, the sources' folders here, and how it is watched."""
 
     db: Database
@@ -99,7 +99,7 @@ class Place:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def retrain(place: Place, asked: Asked) -> Run:
+def retrain(context: RunContext, asked: RetrainRequest) -> Run:
     """Train, judge and decide, going on with a run that was killed. Returns the run as it ended.
 
     Raises StoreError when another run is active, :class:`InterruptedRunError` when it was stopped, and what went
@@ -107,7 +107,7 @@ def retrain(place: Place, asked: Asked) -> Run:
     """
     run = _own(place, asked)
     folder = Path(run.folder)
-    with _beating(place, run) as progress:
+    with _heartbeat(place, run) as progress:
         try:
             _count_start(folder)
             _Steps(replace(place, progress=progress), run, folder).take()
@@ -128,7 +128,7 @@ def _told(error: Exception, folder: Path) -> str:
     return str(error) if isinstance(error, (MarcodError, OSError)) else repr(error)
 
 
-def _own(place: Place, asked: Asked) -> Run:
+def _own(context: RunContext, asked: RetrainRequest) -> Run:
     """A run that was killed, or a new one."""
     me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid4().hex, "now": place.clock()}
     taken = place.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
@@ -162,7 +162,7 @@ def _count_start(folder: Path) -> None:
 
 
 @contextmanager
-def _beating(place: Place, run: Run) -> Iterator[Progress]:
+def _heartbeat(context: RunContext, run: Run) -> Iterator[Progress]:
     """Show life every few seconds, with the step the run is in; stop the context when the run was taken over."""
     over, step = threading.Event(), {"text": "begins"}
 
@@ -188,7 +188,7 @@ def _beating(place: Place, run: Run) -> Iterator[Progress]:
         thread.join()
 
 
-def _ours(place: Place, run: Run) -> bool:
+def _ours(context: RunContext, run: Run) -> bool:
     """Whether the run is still this process's; a database that is away takes nothing from anybody."""
     try:
         return place.db.read(run_rows.get, run.id).token == run.token
@@ -198,7 +198,7 @@ def _ours(place: Place, run: Run) -> bool:
         return True
 
 
-def _end(place: Place, run: Run, **outcome: Any) -> None:
+def _end(context: RunContext, run: Run, **outcome: Any) -> None:
     place.db.write(run_rows.end, run.id, run.token, now=place.clock(), **outcome)
     log.info("training run ended", run=run.id, state=outcome["state"], candidate=run.candidate)
     # Images and checkpoints of gigabytes, which nobody needs after the end.
@@ -210,7 +210,7 @@ def _end(place: Place, run: Run, **outcome: Any) -> None:
 class _Steps:
     """The steps of one run; each is skipped whose result is in the folder."""
 
-    def __init__(self, place: Place, run: Run, folder: Path) -> None:
+    def __init__(self, context: RunContext, run: Run, folder: Path) -> None:
         self._place, self._run, self._folder = place, run, folder
         self._settings = TrainSettings(**run.options["train"])
         self._sources = run.options["sources"]
