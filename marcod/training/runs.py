@@ -99,53 +99,53 @@ class RunContext:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def retrain(context: RunContext, asked: RetrainRequest) -> Run:
+def retrain(context: RunContext, request: RetrainRequest) -> Run:
     """Train, judge and decide, going on with a run that was killed. Returns the run as it ended.
 
     Raises StoreError when another run is active, :class:`InterruptedRunError` when it was stopped, and what went
     wrong, which is in the run's row as well.
     """
-    run = _own(place, asked)
+    run = _own(context, request)
     folder = Path(run.folder)
-    with _heartbeat(place, run) as progress:
+    with _heartbeat(context, run) as progress:
         try:
             _count_start(folder)
-            _Steps(replace(place, progress=progress), run, folder).take()
+            _Steps(replace(context, progress=progress), run, folder).take()
         except (InterruptedError, fit.StoppedError) as error:
             (folder / STARTS).unlink(missing_ok=True)
             raise InterruptedRunError from error
         except Exception as error:
             text = _told(error, folder)
-            _end(place, run, state="failed", error=text)
+            _end(context, run, state="failed", error=text)
             raise
-    return place.db.read(run_rows.get, run.id)
+    return context.db.read(run_rows.get, run.id)
 
 
 def _told(error: Exception, folder: Path) -> str:
-    """Text of an error for people; of a full disk, which a write to an open file does not name, with its place."""
+    """Text of an error for people; of a full disk, which a write to an open file does not name, with its context."""
     if isinstance(error, OSError) and is_full(error):
         return f"{error.filename or folder} cannot be written: {os_reason(error)}"
     return str(error) if isinstance(error, (MarcodError, OSError)) else repr(error)
 
 
-def _own(context: RunContext, asked: RetrainRequest) -> Run:
+def _own(context: RunContext, request: RetrainRequest) -> Run:
     """A run that was killed, or a new one."""
-    me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid4().hex, "now": place.clock()}
-    taken = place.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
+    me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid4().hex, "now": context.clock()}
+    taken = context.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
     if taken is not None:
         if Path(taken.folder).is_dir():
             log.info("going on with a training run", run=taken.id, started=taken.started_at.isoformat())
             return taken
-        _end(place, taken, state="abandoned", error=f"its folder {taken.folder} is not on {me['host']}")
-    champion = place.db.read(versions.champion)
-    folder = asked.settings.folder / f"run-{place.clock():%Y%m%dT%H%M%S}-{me['token'][:6]}"
+        _end(context, taken, state="abandoned", error=f"its folder {taken.folder} is not on {me['host']}")
+    champion = context.db.read(versions.champion)
+    folder = request.settings.folder / f"run-{context.clock():%Y%m%dT%H%M%S}-{me['token'][:6]}"
     folder.mkdir(parents=True)
-    return place.db.write(
+    return context.db.write(
         run_rows.begin,
-        cause=asked.cause,
-        actor=asked.actor,
-        recipe=asked.settings.recipe,
-        options=asked.options(),
+        cause=request.cause,
+        actor=request.actor,
+        recipe=request.settings.recipe,
+        options=request.options(),
         parent=str(champion),
         folder=str(folder),
         **me,
@@ -169,15 +169,15 @@ def _heartbeat(context: RunContext, run: Run) -> Iterator[Progress]:
     def beat() -> None:
         while not over.wait(BEAT_S):
             try:
-                place.db.write(run_rows.beat, run.id, run.token, step=step["text"], now=place.clock())
+                context.db.write(run_rows.beat, run.id, run.token, step=step["text"], now=context.clock())
             except StoreError as error:
                 log.warning("training run cannot show life", run=run.id, error=str(error))
-                if not _ours(place, run):
-                    place.stop.set()
+                if not _ours(context, run):
+                    context.stop.set()
 
     def progress(what: str, done: int, total: int) -> None:
         step["text"] = f"{what}, {done} of {total}"
-        place.progress(what, done, total)
+        context.progress(what, done, total)
 
     thread = threading.Thread(target=beat, name="training heartbeat", daemon=True)
     thread.start()
@@ -191,7 +191,7 @@ def _heartbeat(context: RunContext, run: Run) -> Iterator[Progress]:
 def _ours(context: RunContext, run: Run) -> bool:
     """Whether the run is still this process's; a database that is away takes nothing from anybody."""
     try:
-        return place.db.read(run_rows.get, run.id).token == run.token
+        return context.db.read(run_rows.get, run.id).token == run.token
     except NotFoundError:
         return False
     except StoreError:
@@ -199,7 +199,7 @@ def _ours(context: RunContext, run: Run) -> bool:
 
 
 def _end(context: RunContext, run: Run, **outcome: Any) -> None:
-    place.db.write(run_rows.end, run.id, run.token, now=place.clock(), **outcome)
+    context.db.write(run_rows.end, run.id, run.token, now=context.clock(), **outcome)
     log.info("training run ended", run=run.id, state=outcome["state"], candidate=run.candidate)
     # Images and checkpoints of gigabytes, which nobody needs after the end.
     for pattern in ("*.npy", "*.npz", "*.part"):
@@ -211,7 +211,7 @@ class _Steps:
     """The steps of one run; each is skipped whose result is in the folder."""
 
     def __init__(self, context: RunContext, run: Run, folder: Path) -> None:
-        self._place, self._run, self._folder = place, run, folder
+        self._context, self._run, self._folder = context, run, folder
         self._settings = TrainSettings(**run.options["train"])
         self._sources = run.options["sources"]
 
@@ -241,8 +241,8 @@ class _Steps:
             return False
         self._note(tier=tier)
         rehearsal_set = rehearsal.load(
-            self._settings, parent, progress=self._place.progress, stopped=self._place.stop.is_set,
-            processes=self._place.threads, known={item.content_hash for item in snapshot.items},
+            self._settings, parent, progress=self._context.progress, stopped=self._context.stop.is_set,
+            processes=self._context.threads, known={item.content_hash for item in snapshot.items},
         )  # fmt: skip
         context = self._context(parent)
         made = candidate.train_candidate(context, snapshot, rehearsal_set, tier, lambda: self._sample(context))
@@ -256,22 +256,22 @@ class _Steps:
 
     def _parent(self) -> BundleRecord:
         name, version = str(self._run.parent).rsplit(":", 1)
-        return bundle.read(self._place.registry.path(name, version))
+        return bundle.read(self._context.registry.path(name, version))
 
     def _snapshot(self, parent: BundleRecord) -> Snapshot:
-        place, manifest = self._place, self._folder / MANIFEST
+        context, manifest = self._context, self._folder / MANIFEST
         if manifest.exists():
             # The run as it is now: the one begun with had no data set yet.
-            data_id = place.db.read(run_rows.get, self._run.id).dataset_id
+            data_id = context.db.read(run_rows.get, self._run.id).dataset_id
             if data_id is None:
                 raise MarcodError(f"{manifest} is of no data set that the database knows; remove {self._folder}")
-            return training_snapshot.read(manifest, place.db.read(run_rows.data, data_id).digest)
+            return training_snapshot.read(manifest, context.db.read(run_rows.data, data_id).digest)
         taken = training_snapshot.take(
-            place.db, modality=Modality(parent.modality), roots=place.roots, now=place.clock(), sources=self._sources,
-            done=lambda count: place.progress("reading labelled images", count, count),
+            context.db, modality=Modality(parent.modality), roots=context.roots, now=context.clock(), sources=self._sources,
+            done=lambda count: context.progress("reading labelled images", count, count),
         )  # fmt: skip
         # The row first: a manifest in the folder is always one that the database knows.
-        dataset_id = training_snapshot.register(place.db, taken)
+        dataset_id = training_snapshot.register(context.db, taken)
         self._note(dataset_id=dataset_id)
         training_snapshot.write(taken, manifest)
         for sentence in taken.away:
@@ -289,7 +289,7 @@ class _Steps:
 
     def _earlier(self, same: str) -> str | None:
         """A sentence on the latest run with the same material."""
-        for run in self._place.db.read(run_rows.listed, 1000):
+        for run in self._context.db.read(run_rows.listed, 1000):
             if run.id != self._run.id and run.state in run_rows.JUDGED and (run.numbers or {}).get("material") == same:
                 return (
                     f"labels, base set and settings are those of training run {run.id}, which ended {run.state}; "
@@ -298,34 +298,34 @@ class _Steps:
         return None
 
     def _context(self, parent: BundleRecord) -> TrainContext:
-        folder = self._place.registry.path(parent.name, str(parent.version))
+        folder = self._context.registry.path(parent.name, str(parent.version))
         _, weights = bundle.load_weights(folder)
         return TrainContext(
             settings=self._settings,
             folder=self._folder,
-            roots=self._place.roots,
+            roots=self._context.roots,
             parent=parent,
             parent_folder=folder,
             parent_weights=weights,
-            threads=self._place.threads,
-            stop=self._place.stop,
-            progress=self._place.progress,
+            threads=self._context.threads,
+            stop=self._context.stop,
+            progress=self._context.progress,
             tensorboard=self._folder / "tensorboard" if self._run.options["tensorboard"] else None,
         )
 
     def _sample(self, context: TrainContext) -> NDArray[np.uint8]:
         """Kept images of the lab as they come."""
-        place, kept = self._place, self._folder / "sample.npy"
+        context, kept = self._context, self._folder / "sample.npy"
         if kept.exists():
             return batches.kept_again(kept)
-        stored = place.db.read(snapshot_rows.sample, Modality(context.parent.modality), SAMPLE, self._settings.seed)
-        files = [place.roots.get(s.source, Path(s.root)) / s.path for s in stored]
+        stored = context.db.read(snapshot_rows.sample, Modality(context.parent.modality), SAMPLE, self._settings.seed)
+        files = [context.roots.get(s.source, Path(s.root)) / s.path for s in stored]
         side = data.kept_side(context.architecture.input_size)
         if not files:
             return np.zeros((0, side, side, 3), np.uint8)
         batches.kept(
-            files, side, kept, threads=place.threads,
-            done=lambda count: place.progress("reading a sample", count, len(files)), stopped=place.stop.is_set,
+            files, side, kept, threads=context.threads,
+            done=lambda count: context.progress("reading a sample", count, len(files)), stopped=context.stop.is_set,
         )  # fmt: skip
         return batches.kept_again(kept)
 
@@ -333,9 +333,9 @@ class _Steps:
         self, context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, same: str
     ) -> None:
         path = self._written(context, made, snapshot, rehearsal_set)
-        version = self._place.registry.find(str(self._run.parent))
-        champion = self._place.registry.load(version, assess.BATCH)
-        looks = self._place.db.read(run_rows.gate_uses, snapshot.gate_digest)
+        version = self._context.registry.find(str(self._run.parent))
+        champion = self._context.registry.load(version, assess.BATCH)
+        looks = self._context.db.read(run_rows.gate_uses, snapshot.gate_digest)
         verdict = assess.judge(context, champion, path, made, snapshot, rehearsal_set, looks)
         title = f"{path.parent.name}:{path.name}, {made.tier}"
         plots.write(self._folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
@@ -356,12 +356,12 @@ class _Steps:
 
     def _written(self, context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> Path:
         """The candidate's bundle in the run's folder; it comes to the others when it has passed."""
-        place, models = self._place, self._folder / "candidate"
+        context, models = self._context, self._folder / "candidate"
         # One that is there was written before a kill, by weights that may differ in the last bit.
         shutil.rmtree(models, ignore_errors=True)
-        runs = place.db.read(run_rows.listed, 1000)
+        runs = context.db.read(run_rows.listed, 1000)
         taken = [run.candidate for run in runs if run.candidate is not None]
-        number = place.registry.next_number(self._settings.name, taken)
+        number = context.registry.next_number(self._settings.name, taken)
         return assess.write(models, context, made, snapshot, rehearsal_set, number)
 
     def _decide(self, outcome: dict[str, Any]) -> None:
@@ -375,15 +375,15 @@ class _Steps:
         if (why := self._rolled_back(record, numbers)) is not None:
             self._end(state="refused", reasons=[why, *reasons], numbers=numbers)
             return
-        bundle.install(path, self._place.models)
-        version = self._place.registry.register(record.name, str(record.version), self._place.clock())
+        bundle.install(path, self._context.models)
+        version = self._context.registry.register(record.name, str(record.version), self._context.clock())
         state, added = self._serve(version, numbers)
         self._end(state=state, reasons=[*added, *reasons], numbers=numbers)
 
     def _serve(self, version: Version, numbers: dict[str, Any]) -> tuple[str, list[str]]:
         """Promote a candidate that passed, let it score in shadow, or only recommend it, and why."""
-        place, settings = self._place, self._settings
-        champion = str(place.db.read(versions.champion))
+        context, settings = self._context, self._settings
+        champion = str(context.db.read(versions.champion))
         if champion not in (self._run.parent, str(version)):
             return "recommended", [
                 f"{champion} became champion meanwhile, and the gate compared with {self._run.parent}"
@@ -393,19 +393,19 @@ class _Steps:
         if settings.promotion == "manual":
             return "recommended", ["train.promotion is manual"]
         if settings.shadow_images:
-            place.registry.challenge(version, actor=TRAINER, now=place.clock())
+            context.registry.challenge(version, actor=TRAINER, now=context.clock())
             return "shadow", [
                 f"it scores the next {count(settings.shadow_images, 'new image')} beside the champion first"
             ]
         try:
-            place.registry.promote(version, actor=TRAINER, now=place.clock(), instead_of=self._run.parent)
+            context.registry.promote(version, actor=TRAINER, now=context.clock(), instead_of=self._run.parent)
         except StoreError as error:
             return "recommended", [str(error)]
         return "promoted", []
 
     def _rolled_back(self, record: BundleRecord, numbers: dict[str, Any]) -> str | None:
         """Whether this model, under this name or another, was champion and was rolled back."""
-        db = self._place.db
+        db = self._context.db
         same = [record.digest]
         for run in db.read(run_rows.listed, 1000):
             if run.candidate_digest and (run.numbers or {}).get("model") == numbers["model"]:
@@ -420,7 +420,7 @@ class _Steps:
         return None
 
     def _note(self, **values: Any) -> None:
-        self._place.db.write(run_rows.note, self._run.id, self._run.token, **values)
+        self._context.db.write(run_rows.note, self._run.id, self._run.token, **values)
 
     def _end(self, **outcome: Any) -> None:
-        _end(self._place, self._run, **outcome)
+        _end(self._context, self._run, **outcome)
