@@ -38,7 +38,7 @@ _FEW: Final = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Side:
+class ModelScores:
     """What one model says of n units: probabilities float32 [n, 4], and its own crystal threshold."""
 
     name: str
@@ -56,13 +56,13 @@ class Side:
         """Whether each unit is a hit at the model's own threshold, bool [n]."""
         return self.crystals >= self.threshold
 
-    def only(self, chosen: Mask) -> "Side":
+    def only(self, chosen: Mask) -> "ModelScores":
         """The same of some units."""
-        return Side(self.name, self.digest, self.threshold, self.scores[chosen])
+        return ModelScores(self.name, self.digest, self.threshold, self.scores[chosen])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
+class PairedScores:
     """n units (a drop at an inspection, or an image) of which both models said something.
 
     ``images`` holds one image a unit, ``labels`` int [n] are classes. ``weights`` float [n] let a drop count once a
@@ -72,8 +72,8 @@ class Pair:
     images: tuple[Labelled, ...]
     labels: NDArray[np.intp]
     weights: NDArray[np.float64]
-    champion: Side
-    candidate: Side
+    champion: ModelScores
+    candidate: ModelScores
     left_out: tuple[str, ...]
 
     @property
@@ -83,7 +83,7 @@ class Pair:
         return crystals
 
     @property
-    def own(self) -> Mask:
+    def is_lab(self) -> Mask:
         """Whether a unit is the lab's own, not the base set's, bool [n]."""
         return np.array([not (p.imager == BASE and p.source == "") for p in self.images], np.bool_)
 
@@ -102,11 +102,11 @@ class Pair:
         """The plate (group) of each unit."""
         return [(p.source, p.group) for p in self.images]
 
-    def only(self, chosen: Mask) -> "Pair":
+    def only(self, chosen: Mask) -> "PairedScores":
         """Some of the units, bool [n]."""
         images = tuple(p for p, kept in zip(self.images, chosen, strict=True) if kept)
         sides = (self.champion.only(chosen), self.candidate.only(chosen))
-        return Pair(images, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
+        return PairedScores(images, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
 
 
 def imager_of(image: Labelled) -> str:
@@ -115,7 +115,7 @@ def imager_of(image: Labelled) -> str:
     return " ".join(dict.fromkeys(parts)) or "unnamed"
 
 
-def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleRecord, Predictions]) -> Pair:
+def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleRecord, Predictions]) -> PairedScores:
     """Match what two models say of the same images; what one of them could not read is left out of both and named.
 
     Raises MarcodError when an image is on one side only, or carries another label, plate or drop there.
@@ -132,12 +132,12 @@ def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleReco
     ]
     units = list(said[0])
     images = tuple(said[0][unit][0] for unit in units)
-    return Pair(
+    return PairedScores(
         images,
         np.array([CLASSES.index(image.label) for image in images], np.intp),
         _weights(images),
-        _side(champion[0], [said[0][unit][1] for unit in units]),
-        _side(candidate[0], [said[1][unit][1] for unit in units]),
+        _model_scores(champion[0], [said[0][unit][1] for unit in units]),
+        _model_scores(candidate[0], [said[1][unit][1] for unit in units]),
         tuple(dict.fromkeys((*champion[1].unreadable, *candidate[1].unreadable))),
     )
 
@@ -176,9 +176,9 @@ def _by_unit(record: BundleRecord, predictions: Predictions) -> dict[str, tuple[
     return {p.unit: (p, row) for p, row in zip(counted.images, counted.folded(record), strict=True)}
 
 
-def _side(record: BundleRecord, rows: Sequence[NDArray[np.float32]]) -> Side:
+def _model_scores(record: BundleRecord, rows: Sequence[NDArray[np.float32]]) -> ModelScores:
     scores = np.array(rows, np.float32).reshape(len(rows), len(CLASSES))
-    return Side(f"{record.name}:{record.version}", record.digest, record.threshold.crystal, scores)
+    return ModelScores(f"{record.name}:{record.version}", record.digest, record.threshold.crystal, scores)
 
 
 def _weights(images: Sequence[Labelled]) -> NDArray[np.float64]:
@@ -195,24 +195,24 @@ def share(of: Mask, among: Mask, weights: Floats) -> NDArray[np.float64]:
     return shares
 
 
-def recall(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
+def recall(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
     """Crystal recall at the model's own threshold, float [m]."""
-    return share(side.flagged, pair.is_crystal, weights)
+    return share(model.flagged, pair.is_crystal, weights)
 
 
-def average_precision(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
+def average_precision(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
     """Average precision of crystals, float [m]."""
-    return np.asarray(metrics.Ranks.of(side.crystals, pair.is_crystal).areas(weights)[1], np.float64)
+    return np.asarray(metrics.Ranks.of(model.crystals, pair.is_crystal).areas(weights)[1], np.float64)
 
 
-def log_loss(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
+def log_loss(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
     """Mean negative log probability of the class people gave, float [m]."""
-    given = side.scores[np.arange(len(pair.labels)), pair.labels].astype(np.float64)
+    given = model.scores[np.arange(len(pair.labels)), pair.labels].astype(np.float64)
     losses: NDArray[np.float64] = weights @ -np.log(np.maximum(given, _LEAST)) / weights.sum(axis=1)
     return losses
 
 
-Measure = Callable[[Pair, Side, Floats], NDArray[np.float64]]
+Measure = Callable[[PairedScores, ModelScores, Floats], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,18 +252,18 @@ def _share_above_zero(resampled: NDArray[np.float64]) -> float:
     return min(share, NormalDist().cdf(float(resampled.mean()) / spread))
 
 
-def difference(pair: Pair, measure: Measure, resamples: int, seed: int) -> Difference:
+def difference(pair: PairedScores, measure: Measure, resamples: int, seed: int) -> Difference:
     """Compare by one measure, resampling plates and, for want of plates, drops."""
     if not len(pair.labels):
         return Difference(None, None, ())
     once = pair.weights[np.newaxis]
-    was, now = (value_of(measure(pair, side, once)) for side in (pair.champion, pair.candidate))
+    was, now = (value_of(measure(pair, model, once)) for model in (pair.champion, pair.candidate))
     kinds = [numbered(names) for names in (pair.plates, pair.drops)]
     return Difference(was, now, tuple(_resampled(pair, measure, k, resamples, seed) for k in kinds if k.max() > 0))
 
 
 def _resampled(
-    pair: Pair, measure: Measure, groups: NDArray[np.intp], resamples: int, seed: int
+    pair: PairedScores, measure: Measure, groups: NDArray[np.intp], resamples: int, seed: int
 ) -> NDArray[np.float64]:
     parts = []
     for times in metrics.resamples(groups, resamples, seed):
@@ -284,32 +284,32 @@ def numbered(names: Sequence[object]) -> NDArray[np.intp]:
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
 
 
-def precision_at(pair: Pair, side: Side, wanted: float) -> float | None:
+def precision_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
     """Crystal precision at the highest threshold at which the model finds this share of crystals; None without any."""
     if not pair.is_crystal.any():
         return None
-    ranks = metrics.Ranks.of(side.crystals, pair.is_crystal)
+    ranks = metrics.Ranks.of(model.crystals, pair.is_crystal)
     ranked = pair.weights[ranks.order]
     seen, found = (np.cumsum(part)[ranks.ends] for part in (ranked, ranked * ranks.positive))
     first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
     return float(found[first] / seen[first])
 
 
-def false_alarms_at(pair: Pair, side: Side, wanted: float) -> float | None:
+def false_alarms_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
     """The share of drops without crystals flagged at the highest threshold that finds this share of the crystals.
 
     None without crystals, or without drops that have none.
     """
     if not pair.is_crystal.any() or pair.is_crystal.all():
         return None
-    ranks = metrics.Ranks.of(side.crystals, pair.is_crystal)
+    ranks = metrics.Ranks.of(model.crystals, pair.is_crystal)
     ranked = pair.weights[ranks.order]
     found, alarms = (np.cumsum(ranked * part)[ranks.ends] for part in (ranks.positive, ~ranks.positive))
     first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
     return float(alarms[first] / alarms[-1])
 
 
-def lost_and_gained(pair: Pair, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:
+def lost_and_gained(pair: PairedScores, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:
     """How many drops only the champion is right about, and how many only the candidate; bool [n] each."""
     balance: Counter[tuple[str, str]] = Counter()
     drops = pair.drops

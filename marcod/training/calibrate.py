@@ -96,8 +96,8 @@ def _threshold(
     least = calibration.crystals_needed(recall, None)
     groups = [best, *(domain for domain in domains if len(domain) >= least)]
     crystal = min(_keeping(crystals[group], recall) for group in groups)
-    if false_alarms is not None and rows.own.any():
-        own, is_crystal = crystals[rows.own], (rows.labels == _CRYSTALS)[rows.own]
+    if false_alarms is not None and rows.is_lab.any():
+        own, is_crystal = crystals[rows.is_lab], (rows.labels == _CRYSTALS)[rows.is_lab]
         spent = paired.crystal_threshold(own, is_crystal, recall, false_alarms)
         crystal = min(crystal, spent) if is_crystal.any() else crystal
     missed = int((crystals[best] < crystal).sum())

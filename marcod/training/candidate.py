@@ -249,7 +249,7 @@ def _learned(
     mix = _mix(context, tried, validation, old, new)
     learned = adapt.mixed(old, new, mix.share)
     rows = training.rows
-    trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.own))
+    trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.is_lab))
     measured = {"mix": {"new": mix.share, "validation_loss": mix.losses}, "curve": curve}
     return _Learned(tier, _four(context), learned, trained_with, measured)
 
@@ -261,7 +261,7 @@ def _at_home(context: TrainContext, training: LoadedSet) -> Weights:
         with np.load(place, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     rows = training.rows
-    weights = adapt.balanced(rows.targets, rows.weights, rows.own).astype(np.float64)
+    weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab).astype(np.float64)
     rng = np.random.default_rng(context.settings.seed)
     drawn = rng.choice(len(rows), min(NORMALIZED, DRAWN_AGAIN * len(rows)), p=weights / weights.sum())
 
@@ -277,7 +277,7 @@ def _at_home(context: TrainContext, training: LoadedSet) -> Weights:
 
 
 def _balanced(side: LoadedSet, found: Features, views: int) -> Features:
-    return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, views)))
+    return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.is_lab, views)))
 
 
 def _four(context: TrainContext) -> Architecture:
@@ -296,7 +296,7 @@ def _seen(
 
 def _fit_all(context: TrainContext, training: LoadedSet, validation: LoadedSet, start: Weights) -> fit.Fitted:
     rows = training.rows
-    weights = adapt.balanced(rows.targets, rows.weights, rows.own)
+    weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab)
     given = fitting_batches.Images(rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True)
     settings = context.settings
     recipe = ADAPT.of(
@@ -340,7 +340,7 @@ def _judges(context: TrainContext, side: LoadedSet) -> Validation | None:
         return None
     chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(side.rows))[:JUDGES])
     rows = side.rows.only(chosen)
-    weights = adapt.balanced(rows.targets, rows.weights, rows.own)
+    weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab)
     return Validation(fitting_batches.prepared(side.pixels[chosen], context.preprocessing), rows.labels, weights)
 
 
@@ -360,7 +360,7 @@ def _mix(context: TrainContext, tried: _Network, validation: LoadedSet, old: Wei
 
 def _doubts(context: TrainContext, training: LoadedSet, validation: LoadedSet) -> Suspicion | None:
     """Doubts about the labels of both sides, by what the network sees of the images as they are."""
-    if not training.rows.own.any():
+    if not training.rows.is_lab.any():
         return None
     extractor = data.FeatureExtractor(context.architecture, _at_home(context, training))
     upright = np.arange(len(training.rows))
@@ -373,7 +373,7 @@ def _doubts(context: TrainContext, training: LoadedSet, validation: LoadedSet) -
 
 def _judged(rows: data.TrainingSet, scores: NDArray[np.float32]) -> Suspicion | None:
     """What a candidate doubts of the lab's validation labels, which it did not learn from; None where there are few."""
-    lab = np.flatnonzero(rows.own)
+    lab = np.flatnonzero(rows.is_lab)
     if len(lab) < _FEWEST_JUDGED:
         return None
     return label_issues.find(scores[lab], rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
@@ -381,7 +381,7 @@ def _judged(rows: data.TrainingSet, scores: NDArray[np.float32]) -> Suspicion | 
 
 def _champion_false_alarms(context: TrainContext, tried: _Network, validation: LoadedSet) -> float | None:
     """The share of the lab's validation drops without crystals that the champion flags; None where there are none."""
-    others = np.flatnonzero(validation.rows.own & (validation.rows.labels != _CRYSTALS))
+    others = np.flatnonzero(validation.rows.is_lab & (validation.rows.labels != _CRYSTALS))
     if not len(others):
         return None
     champion = tried if context.own_classes else _Network(context, context.architecture)
@@ -401,7 +401,7 @@ def _natural(
         return None
     scores = probabilities.softmax(tried.logits(learned.weights, found, "looking at a sample"))
     natural = adapt.natural_shares(scores.astype(np.float64), learned.trained_with)
-    base = np.flatnonzero(~validation.rows.own)
+    base = np.flatnonzero(~validation.rows.is_lab)
     if not len(base):
         return natural
     return (natural + adapt.shares(validation.rows.targets[base], validation.rows.weights[base])) / 2

@@ -48,7 +48,7 @@ FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 class TrainingSet:
     """Images on one side, an entry each: file, class index, soft label, weight, domain (source or base) and plate.
 
-    ``own`` tells the lab's images from the base set, ``chosen`` those that the model's own scores made people look
+    ``is_lab`` tells the lab's images from the base set, ``chosen`` those that the model's own scores made people look
     at; ``persons`` is who says what.
     """
 
@@ -66,7 +66,7 @@ class TrainingSet:
         return len(self.files)
 
     @property
-    def own(self) -> NDArray[np.bool_]:
+    def is_lab(self) -> NDArray[np.bool_]:
         """Which rows are the lab's, bool [n]."""
         return np.array([domain != SOURCE for domain in self.domains], bool)
 

@@ -45,14 +45,14 @@ def about(rows: TrainingSet, seen: Features, seed: int) -> Suspicion | None:
     Features are standardized by imager and the layer begins with nothing: what the champion makes of an imager that it
     does not know must not decide which labels are wrong.
     """
-    lab = np.flatnonzero(rows.own)
+    lab = np.flatnonzero(rows.is_lab)
     plates = [rows.plates[i] for i in lab]
     if len(set(plates)) < 2:
         return None
     of_fold = np.full(len(rows), -1, np.intp)
     of_fold[lab] = label_issues.folds(plates, FOLDS)
     features = adapt.standardized(seen.features, rows.domains)
-    weights = adapt.balanced(seen.targets, seen.weights, rows.own)
+    weights = adapt.balanced(seen.targets, seen.weights, rows.is_lab)
     start = np.zeros((features.shape[1], len(CLASSES)), np.float32), np.zeros(len(CLASSES), np.float32)
     scores = adapt.out_of_fold(Features(features, seen.targets, weights), of_fold, start, seed)[lab]
     return label_issues.find(scores, rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])

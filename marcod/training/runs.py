@@ -130,7 +130,12 @@ def _told(error: Exception, folder: Path) -> str:
 
 def _own(context: RunContext, request: RetrainRequest) -> Run:
     """A run that was killed, or a new one."""
-    me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid4().hex, "now": context.clock()}
+    me: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "token": uuid4().hex,
+        "now": context.clock(),
+    }
     taken = context.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
     if taken is not None:
         if Path(taken.folder).is_dir():

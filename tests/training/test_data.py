@@ -41,7 +41,7 @@ def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
     found = data.training_set(snapshot(items), others, Split.TRAIN, {"base": tmp_path / "here"})
     expected = others.side(Split.TRAIN)
     assert len(found) == 3 + len(expected) > 10
-    assert found.own.tolist() == [True] * 3 + [False] * len(expected)
+    assert found.is_lab.tolist() == [True] * 3 + [False] * len(expected)
     assert found.files[:3] == (tmp_path / "1.png", tmp_path / "here" / "2.png", tmp_path / "3.png")
     assert found.files[3:] == tuple(image.file for image in expected)
     assert found.labels.tolist() == [1, 2, 3, *(CLASSES.index(image.label) for image in expected)]
@@ -70,7 +70,7 @@ def test_every_image_is_on_one_side_and_the_test_side_is_the_gate_s(tmp_path: Pa
 
 def test_no_rows_are_no_images(tmp_path: Path) -> None:
     none = data.training_set(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {})
-    assert (none.targets.shape, none.own.shape) == ((0, 4), (0,))
+    assert (none.targets.shape, none.is_lab.shape) == ((0, 4), (0,))
     assert len(load(none, tmp_path).pixels) == 0
 
 
