@@ -23,7 +23,7 @@ from marcod.model.network import Architecture
 Floats = NDArray[np.float32]
 _Given = tuple[Floats, Floats, Floats]
 
-MIXES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SHARES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the new weights that are tried."""
 
 HEAD_EPOCHS: Final = 60
@@ -170,7 +170,7 @@ def out_of_fold(
     return found
 
 
-def normalized(architecture: Architecture, weights: Mapping[str, Floats], batches: Iterable[Floats]) -> Weights:
+def recalibrated_bn(architecture: Architecture, weights: Mapping[str, Floats], batches: Iterable[Floats]) -> Weights:
     """The same weights with batch normalization's means and variances taken from other images; needs no labels.
 
     ``batches`` are float32 [n, size, size, 3] of about one size; each counts the same. Raises BundleError when weights
@@ -187,26 +187,26 @@ def normalized(architecture: Architecture, weights: Mapping[str, Floats], batche
     return network.variables(model)
 
 
-def mixed(old: Mapping[str, Floats], new: Mapping[str, Floats], share: float) -> Weights:
+def interpolated(old: Mapping[str, Floats], new: Mapping[str, Floats], share: float) -> Weights:
     """The weights between two networks of one shape: ``share`` of the new ones."""
     return {n: np.asarray(old[n] + share * (new[n] - old[n]), np.float32) for n in new if not network.is_auxiliary(n)}
 
 
 @dataclass(frozen=True)
-class Mix:
+class Interpolation:
     """How much of the new weights was chosen, and each share's mean log loss over the domains of validation."""
 
     share: float
     losses: dict[str, float]
 
 
-def choose_mix(
+def choose_interpolation(
     logits_of: Callable[[float], Floats],
     labels: NDArray[np.intp],
     domains: Sequence[str],
     tried: Sequence[float],
     margin: float,
-) -> Mix:
+) -> Interpolation:
     """The share with the least log loss, averaged over domains and in each over classes.
 
     Shares that lose more than ``margin`` of the accuracy on a domain are left out; the first of ``tried`` is what they
@@ -225,7 +225,7 @@ def choose_mix(
     first = right[tried[0]]
     allowed = [s for s in tried if all(now >= was - margin for now, was in zip(right[s], first, strict=True))]
     best = min(allowed, key=lambda share: losses[share])
-    return Mix(best, {f"{share:g}": round(loss, 5) for share, loss in losses.items()})
+    return Interpolation(best, {f"{share:g}": round(loss, 5) for share, loss in losses.items()})
 
 
 def _mean(values: NDArray[Any], labels: NDArray[np.intp], parts: Sequence[NDArray[np.bool_]]) -> float:

@@ -233,8 +233,8 @@ def _recalibrated(context: TrainContext) -> _Learned:
 def _learned(
     context: TrainContext, tried: _Network, training: LoadedSet, validation: LoadedSet, tier: Tier
 ) -> _Learned:
-    at_home = _at_home(context, training)
-    extractor = data.FeatureExtractor(context.architecture, at_home)
+    recalibrated_bn = _recalibrated_bn(context, training)
+    extractor = data.FeatureExtractor(context.architecture, recalibrated_bn)
     features = _balanced(training, _seen(context, extractor, training, "train", data.FLIPS), len(data.FLIPS))
     judges = None
     if len(validation.rows):
@@ -242,19 +242,19 @@ def _learned(
     start = adapt.centred(features, adapt.first_head(context.parent_weights, len(CLASSES), own=context.own_classes))
     head = adapt.fit_head(features, start, context.settings.seed, judges)
     old = network.with_head(context.parent_weights, *start)
-    new, curve = network.with_head(at_home, head.kernel, head.bias), head.curve
+    new, curve = network.with_head(recalibrated_bn, head.kernel, head.bias), head.curve
     if tier == "all":
         fitted = _fit_all(context, training, validation, new)
         new, curve = fitted.weights, fitted.curve
-    mix = _mix(context, tried, validation, old, new)
-    learned = adapt.mixed(old, new, mix.share)
+    mix = _interpolation(context, tried, validation, old, new)
+    learned = adapt.interpolated(old, new, mix.share)
     rows = training.rows
     trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.is_lab))
     measured = {"mix": {"new": mix.share, "validation_loss": mix.losses}, "curve": curve}
     return _Learned(tier, _four(context), learned, trained_with, measured)
 
 
-def _at_home(context: TrainContext, training: LoadedSet) -> Weights:
+def _recalibrated_bn(context: TrainContext, training: LoadedSet) -> Weights:
     """The parent with its normalization at home in the lab's images and the base set's, both counting the same."""
     place = context.folder / "trunk.npz"
     if place.exists():
@@ -271,7 +271,7 @@ def _at_home(context: TrainContext, training: LoadedSet) -> Weights:
             chosen = drawn[start : start + NORMALIZED_BATCH]
             yield fitting_batches.prepared(training.pixels[chosen], context.preprocessing)
 
-    found = adapt.normalized(context.architecture, context.parent_weights, batches())
+    found = adapt.recalibrated_bn(context.architecture, context.parent_weights, batches())
     checkpoint.save_arrays(place, found)
     return found
 
@@ -344,25 +344,27 @@ def _judges(context: TrainContext, side: LoadedSet) -> Validation | None:
     return Validation(fitting_batches.prepared(side.pixels[chosen], context.preprocessing), rows.labels, weights)
 
 
-def _mix(context: TrainContext, tried: _Network, validation: LoadedSet, old: Weights, new: Weights) -> adapt.Mix:
+def _interpolation(
+    context: TrainContext, tried: _Network, validation: LoadedSet, old: Weights, new: Weights
+) -> adapt.Interpolation:
     if not context.own_classes:
-        return adapt.Mix(1.0, {})
+        return adapt.Interpolation(1.0, {})
     if not len(validation.rows):
-        return adapt.Mix(0.5, {})
+        return adapt.Interpolation(0.5, {})
 
     def logits_of(share: float) -> NDArray[np.float32]:
         what = f"trying {100 * share:.0f} % of the new weights"
-        return tried.logits(adapt.mixed(old, new, share), validation.pixels, what)
+        return tried.logits(adapt.interpolated(old, new, share), validation.pixels, what)
 
     rows, margin = validation.rows, context.settings.imager_margin / 2
-    return adapt.choose_mix(logits_of, rows.labels, rows.domains, adapt.MIXES, margin)
+    return adapt.choose_interpolation(logits_of, rows.labels, rows.domains, adapt.SHARES, margin)
 
 
 def _doubts(context: TrainContext, training: LoadedSet, validation: LoadedSet) -> Suspicion | None:
     """Doubts about the labels of both sides, by what the network sees of the images as they are."""
     if not training.rows.is_lab.any():
         return None
-    extractor = data.FeatureExtractor(context.architecture, _at_home(context, training))
+    extractor = data.FeatureExtractor(context.architecture, _recalibrated_bn(context, training))
     upright = np.arange(len(training.rows))
     parts = [
         _seen(context, extractor, training, "train", data.FLIPS).only(upright),

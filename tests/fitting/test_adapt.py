@@ -152,7 +152,7 @@ def test_normalization_gets_used_to_other_images(tiny_weights: Weights) -> None:
     """Means and variances are those of the batches given; nothing else is touched."""
     pixels, _ = coloured(8, TINY.input_size)
     given = [part.astype(np.float32) / 127.5 - 1 for part in (pixels[:4], pixels[4:])]
-    found = adapt.normalized(replace(TINY, auxiliary=True), tiny_weights, given)
+    found = adapt.recalibrated_bn(replace(TINY, auxiliary=True), tiny_weights, given)
     layer = "Inception/Conv2d_1a_3x3"
     changed = {name for name, value in found.items() if not np.array_equal(value, tiny_weights[name])}
     assert changed == {name for name in tiny_weights if "/moving_" in name}
@@ -165,9 +165,11 @@ def test_normalization_gets_used_to_other_images(tiny_weights: Weights) -> None:
 def test_a_mix_lies_between_two_networks_and_has_no_training_head() -> None:
     old = {"Inception/a": np.zeros(3, np.float32), "Inception/AuxLogits/b": np.zeros(2, np.float32)}
     new = {"Inception/a": np.arange(3, dtype=np.float32), "Inception/AuxLogits/b": np.ones(2, np.float32)}
-    assert {name: value.tolist() for name, value in adapt.mixed(old, new, 0.5).items()} == {"Inception/a": [0, 0.5, 1]}
-    assert np.array_equal(adapt.mixed(old, new, 1.0)["Inception/a"], new["Inception/a"])
-    assert np.array_equal(adapt.mixed(old, new, 0.0)["Inception/a"], old["Inception/a"])
+    assert {name: value.tolist() for name, value in adapt.interpolated(old, new, 0.5).items()} == {
+        "Inception/a": [0, 0.5, 1]
+    }
+    assert np.array_equal(adapt.interpolated(old, new, 1.0)["Inception/a"], new["Inception/a"])
+    assert np.array_equal(adapt.interpolated(old, new, 0.0)["Inception/a"], old["Inception/a"])
 
 
 def judged(per_domain: int = 60) -> tuple[NDArray[np.intp], list[str]]:
@@ -185,7 +187,9 @@ def test_the_mix_with_the_least_loss_is_chosen() -> None:
     labels, domains = judged()
     everywhere = np.ones(len(labels), bool)
     strength = {0.0: 1.0, 0.2: 2.0, 0.6: 3.0, 1.0: 2.5}
-    found = adapt.choose_mix(lambda s: sure(labels, everywhere, strength[s]), labels, domains, list(strength), 0.02)
+    found = adapt.choose_interpolation(
+        lambda s: sure(labels, everywhere, strength[s]), labels, domains, list(strength), 0.02
+    )
     assert found.share == 0.6
     assert list(found.losses) == ["0", "0.2", "0.6", "1"]
     assert found.losses["0.6"] == min(found.losses.values())
@@ -202,9 +206,9 @@ def test_a_mix_that_loses_accuracy_on_a_large_domain_is_left_out() -> None:
             return sure(labels, ~forgotten, 3.0)
         return sure(labels, ~poor if share == 0.4 else np.ones(len(labels), bool), 0.5 + share / 2)
 
-    assert adapt.choose_mix(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.1).share == 0.4
-    assert adapt.choose_mix(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.25).share == 1.0
-    assert adapt.choose_mix(logits_of, labels[:3], domains[:3], (0.0, 0.4, 1.0), margin=0.1).share == 1.0
+    assert adapt.choose_interpolation(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.1).share == 0.4
+    assert adapt.choose_interpolation(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.25).share == 1.0
+    assert adapt.choose_interpolation(logits_of, labels[:3], domains[:3], (0.0, 0.4, 1.0), margin=0.1).share == 1.0
 
 
 def test_a_domain_counts_the_same_as_a_larger_one_and_a_class_as_a_more_frequent_one() -> None:
@@ -213,7 +217,7 @@ def test_a_domain_counts_the_same_as_a_larger_one_and_a_class_as_a_more_frequent
     domains = ["old"] * 100 + ["lab"] * 20
     rare = (labels == 1) | (np.array(domains) == "lab")
     tried = {0.0: sure(labels, ~rare, 1.0), 1.0: sure(labels, rare, 1.0)}
-    losses = adapt.choose_mix(lambda s: tried[s], labels, domains, (0.0, 1.0), margin=1.0).losses
+    losses = adapt.choose_interpolation(lambda s: tried[s], labels, domains, (0.0, 1.0), margin=1.0).losses
     assert losses["1"] - losses["0"] == pytest.approx(-0.5, abs=1e-4)
 
 
