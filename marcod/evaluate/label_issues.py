@@ -27,7 +27,7 @@ _UNSURE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class LabelIssue:
     """A row whose label a model doubts; ``index`` is its place in what was given.
 
     ``probabilities`` are in the order of ``domain.CLASSES``. ``margin`` is the label's probability less the highest of
@@ -81,13 +81,13 @@ class PersonNoise:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
+class LabelIssues:
     """The rows to look at, the most doubtful first; of how many rows the model was confident; and how noisy labels are.
 
     ``noise`` is the estimated share of wrong labels among all rows, also those of which the model is not confident.
     """
 
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[LabelIssue, ...]
     judged: int
     noise: float
     by_person: tuple[PersonNoise, ...]
@@ -108,7 +108,7 @@ def find(
     labels: Ints,
     persons: Sequence[Mapping[str, DropClass]],
     weights: Floats | None = None,
-) -> Suspicion:
+) -> LabelIssues:
     """Doubt labels by out-of-fold probabilities.
 
     ``probabilities`` are float [n, 4] in the order of ``domain.CLASSES``, ``labels`` indices into it, int [n],
@@ -119,7 +119,7 @@ def find(
     doubted = np.flatnonzero((confident != _UNSURE) & (confident != labels))
     margins = _margins(probabilities, labels)
     order = doubted[np.argsort(margins[doubted], kind="stable")]
-    return Suspicion(
+    return LabelIssues(
         suspects=tuple(_suspect(i, probabilities, labels, confident, margins) for i in order.tolist()),
         judged=int((confident != _UNSURE).sum()),
         noise=_noise(labels, confident, counted),
@@ -159,10 +159,10 @@ def _noise(labels: Ints, confident: Ints, weights: Floats) -> float:
     return float(wrong / weights.sum())
 
 
-def _suspect(i: int, probabilities: Floats, labels: Ints, confident: Ints, margins: Floats) -> Suspect:
+def _suspect(i: int, probabilities: Floats, labels: Ints, confident: Ints, margins: Floats) -> LabelIssue:
     clear, crystals, other, precipitate = map(float, probabilities[i])
     shown = (clear, crystals, other, precipitate)
-    return Suspect(i, CLASSES[labels[i]], CLASSES[confident[i]], shown, float(margins[i]))
+    return LabelIssue(i, CLASSES[labels[i]], CLASSES[confident[i]], shown, float(margins[i]))
 
 
 def _person(name: str, persons: Sequence[Mapping[str, DropClass]], confident: Ints) -> PersonNoise:

@@ -15,7 +15,7 @@ from marcod.domain import DropClass, Split, TrainedOn
 from marcod.errors import BundleError
 from marcod.evaluate import calibration, gate
 from marcod.evaluate.gate import Check, Rules, Verdict
-from marcod.evaluate.label_issues import Suspicion
+from marcod.evaluate.label_issues import LabelIssues
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.model import bundle, network, probabilities
 from marcod.model.bundle import BundleRecord, Predictor
@@ -122,7 +122,7 @@ def judge(
     """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
     rules = rules_of(context.settings, made.tier, looks)
     images = data.tested(snapshot, rehearsal_set, context.roots)
-    extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
+    extra = [labels_check(made.own_issues or made.label_issues, rules), *people_checks(made.label_issues)]
     try:
         candidate = bundle.load(path, BATCH)
     except BundleError as error:
@@ -185,17 +185,17 @@ def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
     )
 
 
-def labels_check(suspicion: Suspicion | None, rules: Rules) -> Check:
+def labels_check(issues: LabelIssues | None, rules: Rules) -> Check:
     """Whether few enough labels look wrong."""
-    if suspicion is None:
+    if issues is None:
         return gate.labels_trusted(0, 0, rules)
-    return gate.labels_trusted(len(suspicion.suspects), suspicion.judged, rules)
+    return gate.labels_trusted(len(issues.suspects), issues.judged, rules)
 
 
-def people_checks(suspicion: Suspicion | None) -> list[Check]:
+def people_checks(issues: LabelIssues | None) -> list[Check]:
     """A failed check for each person who seems to swap two classes."""
     found = []
-    for person in suspicion.by_person if suspicion is not None else ():
+    for person in issues.by_person if issues is not None else ():
         if person.confused is not None and person.swapped and person.judged >= FEWEST_WORDS:
             said, likely = person.confused
             sentence = (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import MarcodError
 from marcod.evaluate import label_issues
-from marcod.evaluate.label_issues import Suspicion
+from marcod.evaluate.label_issues import LabelIssues
 from marcod.fitting import adapt, checkpoint, fit, recipes
 from marcod.fitting import batches as fitting_batches
 from marcod.fitting.adapt import Features
@@ -111,8 +111,8 @@ class Candidate:
     weights: Weights
     calibrated: Calibrated
     measured: dict[str, Any]
-    doubts: Suspicion | None
-    judged: Suspicion | None
+    doubts: LabelIssues | None
+    judged: LabelIssues | None
     unreadable: tuple[str, ...]
 
 
@@ -360,7 +360,7 @@ def _interpolation(
     return adapt.choose_interpolation(logits_of, rows.labels, rows.domains, adapt.SHARES, margin)
 
 
-def _doubts(context: TrainContext, training: LoadedSet, validation: LoadedSet) -> Suspicion | None:
+def _doubts(context: TrainContext, training: LoadedSet, validation: LoadedSet) -> LabelIssues | None:
     """Doubts about the labels of both sides, by what the network sees of the images as they are."""
     if not training.rows.is_lab.any():
         return None
@@ -370,10 +370,10 @@ def _doubts(context: TrainContext, training: LoadedSet, validation: LoadedSet) -
         _seen(context, extractor, training, "train", data.FLIPS).only(upright),
         _seen(context, extractor, validation, "validation", data.UPRIGHT),
     ]
-    return out_of_fold.about(training.rows.and_(validation.rows), adapt.joined(parts), context.settings.seed)
+    return out_of_fold.find_issues(training.rows.and_(validation.rows), adapt.joined(parts), context.settings.seed)
 
 
-def _judged(rows: data.TrainingSet, scores: NDArray[np.float32]) -> Suspicion | None:
+def _judged(rows: data.TrainingSet, scores: NDArray[np.float32]) -> LabelIssues | None:
     """What a candidate doubts of the lab's validation labels, which it did not learn from; None where there are few."""
     lab = np.flatnonzero(rows.is_lab)
     if len(lab) < _FEWEST_JUDGED:

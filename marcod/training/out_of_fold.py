@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from marcod.domain import CLASSES, Split
 from marcod.errors import MarcodError
 from marcod.evaluate import label_issues, predictions
-from marcod.evaluate.label_issues import Suspicion
+from marcod.evaluate.label_issues import LabelIssues
 from marcod.fitting import adapt
 from marcod.fitting.adapt import Features
 from marcod.model import bundle, network
@@ -31,15 +31,15 @@ BATCH: Final = 16
 
 
 @dataclass(frozen=True)
-class Doubts:
-    """A suspicion and the images it is about: ``items[suspect.index]``. ``unreadable`` names what was left out."""
+class SnapshotIssues:
+    """A issues and the images it is about: ``items[suspect.index]``. ``unreadable`` names what was left out."""
 
-    suspicion: Suspicion
+    issues: LabelIssues
     items: tuple[Item, ...]
     unreadable: tuple[str, ...]
 
 
-def about(rows: TrainingSet, seen: Features, seed: int) -> Suspicion | None:
+def find_issues(rows: TrainingSet, seen: Features, seed: int) -> LabelIssues | None:
     """Doubt the labels of the lab's rows; the base set's teach every fold. None with labels on one plate only.
 
     Features are standardized by imager and the layer begins with nothing: what the champion makes of an imager that it
@@ -66,7 +66,7 @@ def find(
     threads: int,
     seed: int,
     done: Callable[[int], None] = lambda count: None,
-) -> Doubts:
+) -> SnapshotIssues:
     """Doubt every label of a snapshot, whatever its side, with the bundle in ``folder``.
 
     Raises MarcodError when there are labels on one plate only, BundleError for the bundle.
@@ -76,11 +76,11 @@ def find(
     features, unreadable = _features(rows, folder, threads, done)
     kept = np.array([i for i in range(len(rows)) if i not in unreadable], np.intp)
     known = rows.only(kept)
-    found = about(known, Features(features, known.targets, known.weights), seed) if len(known) else None
+    found = find_issues(known, Features(features, known.targets, known.weights), seed) if len(known) else None
     if found is None:
         raise MarcodError("labels on one plate cannot be compared with others; label drops of more plates")
     texts = tuple(f"{rows.files[i]}: {text}" for i, text in unreadable.items())
-    return Doubts(found, tuple(items[i] for i in kept), texts)
+    return SnapshotIssues(found, tuple(items[i] for i in kept), texts)
 
 
 def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> TrainingSet:

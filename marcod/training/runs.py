@@ -353,8 +353,8 @@ class _Steps:
             "base": rehearsal_set.about,
             "natural_shares": made.measured.get("natural_shares"),
             "mix": made.measured.get("mix"),
-            "label_noise": None if made.judged is None else made.judged.noise,
-            "doubted_labels": None if made.doubts is None else len(made.doubts.suspects),
+            "label_noise": None if made.own_issues is None else made.own_issues.noise,
+            "doubted_labels": None if made.label_issues is None else len(made.label_issues.suspects),
         }
         outcome = {"passed": verdict.passed, "reasons": list(verdict.reasons), "numbers": numbers, "path": str(path)}
         files.write_whole(self._folder / VERDICT, json.dumps(outcome, allow_nan=False))
