@@ -47,10 +47,10 @@ def parse(text: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ModelInfo:
     """A model version as far as it is known: registered in the database, or a bundle on this host, or both.
 
-    ``problem`` says why it cannot serve here although it should; :meth:`Registry.fault` looks closer.
+    ``problem`` says why it cannot serve here although it should; :meth:`Registry.why_unusable` looks closer.
     """
 
     name: str
@@ -109,12 +109,12 @@ class Registry:
         name, version = self.resolve(text)
         return self._db.read(versions.find, name, version)
 
-    def take(self, text: str, now: datetime) -> versions.Version:
+    def resolve_registered(self, text: str, now: datetime) -> versions.Version:
         """The version that a person means and whose bundle is here and whole; registered if it was not."""
         return self.register(*self.resolve(text), now)
 
     def look_up(self, text: str) -> versions.Version:
-        """Like :meth:`take`, without registering: what the database does not know yet has the id 0."""
+        """Like :meth:`resolve_registered`, without registering: what the database does not know yet has the id 0."""
         name, version = self.resolve(text)
         path = self.path(name, version)
         record = bundle.verify(path)
@@ -148,7 +148,7 @@ class Registry:
             now=now,
         )
 
-    def known(self) -> list[Known]:
+    def known(self) -> list[ModelInfo]:
         """Every version in the database or on this host. What cannot be read is in it too, with its problem."""
         rows = {str(r.version): r for r in self._db.read(versions.listed)}
         folders = {f"{name}:{version}": path for name, version, path in self.on_disk()}
@@ -159,28 +159,28 @@ class Registry:
         named = [(n, v) for n, _, v in (full.rpartition(":") for full in (*(k.name for k in self.known()), *taken))]
         return 1 + max((int(number) for known, number in named if known == name and number.isdigit()), default=0)
 
-    def describe(self, text: str) -> Known:
+    def describe(self, text: str) -> ModelInfo:
         """One of :meth:`known`. Raises ConfigError or NotFoundError."""
         wanted = ":".join(self.resolve(text))
-        for known in self.known():
-            if known.name == wanted:
-                return known
+        for model in self.known():
+            if model.name == wanted:
+                return model
         raise NotFoundError(f"there is no model {wanted}; {self._offered(wanted)}")
 
-    def history(self, known: Known) -> list[audit_log.AuditEntry]:
+    def history(self, model: ModelInfo) -> list[audit_log.AuditEntry]:
         """What was done with a version, the latest first."""
-        return self._db.read(audit_log.history, known.name)
+        return self._db.read(audit_log.history, model.name)
 
-    def fault(self, known: Known) -> str | None:
+    def why_unusable(self, model: ModelInfo) -> str | None:
         """Why a version cannot serve here, by its registered digest, checksums and golden images; None if it can."""
-        if known.problem is not None or known.folder is None:
-            return known.problem or f"{known.name} is not on this host"
+        if model.problem is not None or model.folder is None:
+            return model.problem or f"{model.name} is not on this host"
         try:
-            bundle.load(known.folder, CHECK_BATCH)
+            bundle.load(model.folder, CHECK_BATCH)
         except BundleError as error:
             return str(error)
         except OSError as error:
-            return f"{known.folder} cannot be read: {error.strerror}"
+            return f"{model.folder} cannot be read: {error.strerror}"
         return None
 
     def ensure_champion(self, now: datetime) -> versions.Version:
@@ -223,32 +223,32 @@ class Registry:
             self.load(version, CHECK_BATCH)
         return self._db.write(serving.challenge, version, actor=actor, now=now)
 
-    def remove(self, known: Known, *, force: bool, actor: str, now: datetime) -> bool:
+    def remove(self, model: ModelInfo, *, force: bool, actor: str, now: datetime) -> bool:
         """Remove a version: its bundle from the lab's own folder, and its rows unless it has scores, which stay.
 
         Returns whether scores stay. Raises BundleError for a shipped bundle, and as :func:`serving.remove`.
         """
-        name, version = parse(known.name)
+        name, version = parse(model.name)
         if (shipped_folder() / name / version).is_dir():
             raise BundleError(
-                f"{known.name} came with marcod in {shipped_folder()}; only a lab's own bundles are removed"
+                f"{model.name} came with marcod in {shipped_folder()}; only a lab's own bundles are removed"
             )
-        row = known.registered
+        row = model.registered
         unregistered = row is None or row.removed_at is not None
-        if unregistered and known.folder is None:
-            raise StoreError(f"{known.name} was removed already")
+        if unregistered and model.folder is None:
+            raise StoreError(f"{model.name} was removed already")
 
         def forget(connection: Any) -> bool:
             if row is None or unregistered:
-                audit_log.write(connection, actor, "remove", known.name, {"folder": str(known.folder)}, now)
+                audit_log.write(connection, actor, "remove", model.name, {"folder": str(model.folder)}, now)
                 return row is not None
             return serving.remove(connection, row.version, force=force, actor=actor, now=now)
 
         # The database first: when this ends here, a folder that nobody uses is left, which the same command removes.
         # The other way round a version would have work and no bundle.
         kept = self._db.write(forget)
-        if known.folder is not None:
-            _discard(known.folder)
+        if model.folder is not None:
+            _discard(model.folder)
         return kept
 
     def load(self, version: versions.Version, batch_size: int) -> "Predictor":
@@ -259,29 +259,29 @@ class Registry:
         return bundle.load(path, batch_size)
 
 
-def metrics(known: Known) -> dict[str, Any] | None:
+def metrics(model: ModelInfo) -> dict[str, Any] | None:
     """What a bundle's ``metrics.json`` says; None where it cannot be read."""
-    if known.folder is None:
+    if model.folder is None:
         return None
     try:
-        found = json.loads((known.folder / bundle.METRICS_FILE).read_text(encoding="utf-8"))
+        found = json.loads((model.folder / bundle.METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _known(name: str, row: versions.Registered | None, folder: Path | None) -> Known:
+def _known(name: str, row: versions.Registered | None, folder: Path | None) -> ModelInfo:
     if folder is None:
         serves = row is not None and row.aliases
-        return Known(name, row, None, None, f"{name} is not on this host" if serves else None)
+        return ModelInfo(name, row, None, None, f"{name} is not on this host" if serves else None)
     try:
         record = bundle.read(folder)
     except BundleError as error:
-        return Known(name, row, folder, None, str(error))
+        return ModelInfo(name, row, folder, None, str(error))
     problem = _misplaced(folder, record)
     if problem is None and row is not None and row.version.digest != record.digest:
         problem = _not_registered(folder, name)
-    return Known(name, row, folder, record, problem)
+    return ModelInfo(name, row, folder, record, problem)
 
 
 def _misplaced(folder: Path, record: "BundleRecord") -> str | None:
