@@ -291,8 +291,8 @@ def _imagers(everything: PairedScores, rules: Rules) -> Iterator[Check]:
 
 def _imager(name: str, part: PairedScores, rules: Rules) -> Check:
     every = np.ones(len(part.labels), np.bool_)
-    right = [model.scores.argmax(axis=1) == part.labels for side in (part.champion, part.candidate)]
-    found = [model.flagged for side in (part.champion, part.candidate)]
+    right = [model.scores.argmax(axis=1) == part.labels for model in (part.champion, part.candidate)]
+    found = [model.flagged for model in (part.champion, part.candidate)]
     losses = [
         _loss(part, what, said, among, rules)
         for what, said, among in (("accuracy", right, every), ("crystal recall", found, part.is_crystal))
