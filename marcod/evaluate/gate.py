@@ -48,7 +48,7 @@ _MEASURES: Final[dict[str, tuple[str, Measure, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a promotion takes; shares from 0 to 1.
+    """Conditions of a promotion; shares from 0 to 1.
 
     ``primary`` must get better: the ranking of crystals, or the log loss where only temperature and threshold were
     changed, which leaves the ranking as it was. ``confidence`` is one-sided; ``looks`` is how many candidates this test
@@ -73,7 +73,7 @@ class Rules:
 
     @property
     def needed(self) -> float:
-        """How sure it must be that the primary measure got better; 1 after :data:`MOST_LOOKS`, when nothing passes.
+        """The confidence needed that the primary measure got better; 1 after :data:`MOST_LOOKS`, when nothing passes.
 
         The first look spends half of the risk 1 - ``confidence``. Look number k spends a part of the other half that is
         as 1 to k, so that :data:`MOST_LOOKS` of them together spend the whole.
@@ -86,7 +86,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One condition, in words and numbers."""
+    """Condition of the gate, as a sentence and numbers."""
 
     name: str
     passed: bool
@@ -96,7 +96,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``numbers`` is ready for JSON: both models' numbers, the rules, and under ``checks`` every check."""
+    """Result of the gate. ``numbers`` is ready for JSON: both models' numbers, the rules, and all ``checks``."""
 
     passed: bool
     checks: tuple[Check, ...]
@@ -115,7 +115,7 @@ def judge(
     *,
     extra: Sequence[Check] = (),
 ) -> Verdict:
-    """Judge by what both said of the same images; it passes when every check does, the ``extra`` ones too.
+    """Judge two models' predictions for the same images; it passes when every check does, the ``extra`` ones too.
 
     Images of the base set (source "", imager "base") count as an imager, not in the lab's own numbers. Raises
     MarcodError when the two were asked about different images, ValueError for an unknown ``primary``.
@@ -136,7 +136,7 @@ def judge(
 
 
 def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
-    """Whether few enough labels look wrong: ``suspects`` of the ``judged`` that a model which had not seen them saw."""
+    """Check that few labels look wrong: ``suspects`` of ``judged``, by a model that had not seen them."""
     share = suspects / judged if judged else None
     limit = f"from {_percent(rules.label_noise)} on nothing is promoted"
     if share is None:
@@ -182,7 +182,7 @@ def _counts(lab: PairedScores) -> dict[str, int]:
 
 
 def _recall(lab: PairedScores, rules: Rules) -> Check:
-    """Not inferior: with confidence the loss is within the margin."""
+    """Check non-inferiority: with confidence the loss is within the margin."""
     name = "crystal recall"
     found = paired.difference(lab, paired.recall, rules.resamples, rules.seed)
     bound = found.at_least(rules.confidence)
@@ -202,7 +202,7 @@ def _recall(lab: PairedScores, rules: Rules) -> Check:
 
 
 def _primary(lab: PairedScores, rules: Rules) -> Check:
-    """Better, and so in most resamples."""
+    """Check superiority in enough resamples."""
     if rules.primary not in _MEASURES:
         raise ValueError(f"unknown primary measure {rules.primary!r}")
     name, measure, sign = _MEASURES[rules.primary]
@@ -232,7 +232,7 @@ def _primary(lab: PairedScores, rules: Rules) -> Check:
 
 
 def _precision(lab: PairedScores, rules: Rules) -> Check:
-    """Not far below what the champion has, or would have if it had to find as many crystals as the candidate does.
+    """Check that precision is not far below the champion's, own or at the candidate's recall.
 
     Without the second a candidate that finds more crystals would be blamed for the false alarms that go with it.
     """
@@ -258,7 +258,7 @@ def _precision(lab: PairedScores, rules: Rules) -> Check:
 
 
 def _false_alarms(lab: PairedScores, rules: Rules) -> Check:
-    """A threshold near 0 finds every crystal and is of no use.
+    """Check the false alarms: a threshold near 0 finds every crystal and is useless.
 
     The champion is asked at the wished recall as well: on an imager that it does not know it may miss half of the
     crystals, and a candidate must not be blamed for the alarms that finding them costs.
@@ -283,7 +283,7 @@ def _false_alarms(lab: PairedScores, rules: Rules) -> Check:
 
 
 def _imagers(everything: PairedScores, rules: Rules) -> Iterator[Check]:
-    """One check an imager: no loss of accuracy or recall that is above the margin and more than chance."""
+    """Check each imager: no loss of accuracy or recall above the margin that is more than chance."""
     names = np.array(everything.imagers)
     for name in sorted(set(names)):
         yield _imager(str(name), everything.only(names == name), rules)
@@ -310,7 +310,7 @@ def _imager(name: str, part: PairedScores, rules: Rules) -> Check:
 def _loss(
     part: PairedScores, what: str, said: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules
 ) -> Check:
-    """Whether one loss is within the margin or may be chance; ``said`` is where champion and candidate are right."""
+    """Check that one loss is within the margin or may be chance; ``said`` is where each model is right."""
     once = part.weights[np.newaxis]
     before, after = (float(paired.share(right, among, once)[0]) for right in said)
     lost, gained = paired.lost_and_gained(part, said[0], said[1], among)
@@ -345,7 +345,7 @@ def _numbers(everything: PairedScores, lab: PairedScores, rules: Rules, checks: 
 
 
 def _of_model(lab: PairedScores, model: ModelScores) -> dict[str, Any]:
-    """A model's headline numbers on the lab's own test drops; None where the data does not define one."""
+    """Return a model's headline numbers on the lab's test drops; None where one is undefined."""
     about: dict[str, Any] = {"model": model.name, "digest": model.digest, "threshold": model.threshold}
     if not len(lab.labels):
         return about
@@ -373,7 +373,7 @@ def _percent(share: float | None) -> str:
 
 
 def _finely(share: float) -> str:
-    """A share that may be close to all, with as many digits as that takes, rounded down."""
+    """Format a share close to 1 with as many digits as it needs, rounded down."""
     digits = 1
     while digits < 6 and 0 < 100 * (1 - share) < 10 ** (1 - digits):
         digits += 1

@@ -28,7 +28,7 @@ _UNSURE: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class LabelIssue:
-    """A row whose label a model doubts; ``index`` is its place in what was given.
+    """Row whose label a model doubts; ``index`` is its place in the input.
 
     ``probabilities`` are in the order of ``domain.CLASSES``. ``margin`` is the label's probability less the highest of
     the others, from -1, the worst, to 1.
@@ -43,7 +43,7 @@ class LabelIssue:
 
 @dataclass(frozen=True, slots=True)
 class PersonNoise:
-    """How one person's words stand against the model.
+    """Comparison of one person's labels with the model.
 
     ``labels`` counts the words, ``judged`` those where the model is confident of a class. ``table`` counts the judged
     words; rows are what the person said, columns what is likely, both in the order of ``domain.CLASSES``.
@@ -60,7 +60,7 @@ class PersonNoise:
 
     @property
     def confused(self) -> tuple[DropClass, DropClass] | None:
-        """The two classes that stand for one another most often, first the one said more often than it is likely."""
+        """The pair of classes confused most often, first the one labelled more often than it is likely."""
         counts = np.array(self.table)
         np.fill_diagonal(counts, 0)
         if not counts.any():
@@ -72,7 +72,7 @@ class PersonNoise:
 
     @property
     def swapped(self) -> bool:
-        """Whether most words of either class of the pair are likely the other: more than a habit, a mix-up."""
+        """True if most labels of either class of the pair are likely the other: a mix-up, not a habit."""
         if self.confused is None:
             return False
         one, other = (CLASSES.index(word) for word in self.confused)
@@ -82,7 +82,7 @@ class PersonNoise:
 
 @dataclass(frozen=True, slots=True)
 class LabelIssues:
-    """The rows to look at, the most doubtful first; of how many rows the model was confident; and how noisy labels are.
+    """Rows to look at, the most doubtful first; number of confident rows; and the noise of the labels.
 
     ``noise`` is the estimated share of wrong labels among all rows, also those of which the model is not confident.
     """
@@ -94,7 +94,7 @@ class LabelIssues:
 
 
 def folds(plates: Sequence[str], k: int) -> NDArray[np.intp]:
-    """The fold, from 0 to k - 1, of each row by its plate, int [n].
+    """Assign each row a fold from 0 to k - 1 by its plate, int [n].
 
     The same plates always get the same folds, whatever their order; no fold is empty while there are k plates.
     """
@@ -109,7 +109,7 @@ def find(
     persons: Sequence[Mapping[str, DropClass]],
     weights: Floats | None = None,
 ) -> LabelIssues:
-    """Doubt labels by out-of-fold probabilities.
+    """Find label issues by out-of-fold probabilities.
 
     ``probabilities`` are float [n, 4] in the order of ``domain.CLASSES``, ``labels`` indices into it, int [n],
     ``persons`` who says what of each row, and ``weights`` what each row counts for, float [n]; n is at least 1.
@@ -128,7 +128,7 @@ def find(
 
 
 def _confident(probabilities: Floats, labels: Ints, weights: Floats) -> NDArray[np.intp]:
-    """The likeliest of the classes that reach their thresholds, int [n]; -1 where none does."""
+    """Return the likeliest of the classes that reach their thresholds, int [n]; -1 where none does."""
     thresholds = np.full(len(CLASSES), np.inf)
     for c in range(len(CLASSES)):
         of_class = labels == c
@@ -140,7 +140,7 @@ def _confident(probabilities: Floats, labels: Ints, weights: Floats) -> NDArray[
 
 
 def _margins(probabilities: Floats, labels: Ints) -> Floats:
-    """The label's probability less the highest of the others, float [n]."""
+    """Return the label's probability less the highest of the others, float [n]."""
     rows = np.arange(len(labels))
     others = probabilities.astype(np.float64)
     others[rows, labels] = -np.inf
@@ -149,7 +149,7 @@ def _margins(probabilities: Floats, labels: Ints) -> Floats:
 
 
 def _noise(labels: Ints, confident: Ints, weights: Floats) -> float:
-    """The share of wrong labels in the confident joint, each label's row scaled to how often the label was given."""
+    """Estimate the share of wrong labels by the confident joint, each label scaled to its frequency."""
     wrong = 0.0
     for c in range(len(CLASSES)):
         given = labels == c

@@ -32,22 +32,23 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 def confusion(labels: Ints, predicted: Ints, classes: int) -> NDArray[np.int64]:
     """Count rows as int [classes, classes]: the row is the true class, the column the predicted one."""
-    counts: NDArray[np.int64] = scikit.confusion_matrix(labels, predicted, labels=range(classes))
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
     return counts
 
 
 def row_percent(counts: Ints) -> Floats:
-    """Each cell as a percentage of its row; NaN in a row without counts."""
+    """Return each cell as a percentage of its row; NaN in a row without counts."""
     return 100.0 * _share(counts, counts.sum(axis=1, keepdims=True))
 
 
 def log_loss(scores: Floats, labels: Ints, weights: Floats | None = None) -> float:
-    """Mean negative log probability of the true class, probabilities below 1e-12 counting as that; by weight [n]."""
+    """Return the weighted mean of -log of the true class's probability, which is cut off at 1e-12."""
     return float(np.average(-np.log(np.maximum(scores[np.arange(len(labels)), labels], 1e-12)), weights=weights))
 
 
 def brier(scores: Floats, labels: Ints) -> float:
-    """Mean squared distance between the probabilities and the truth, summed over the classes: 0 is best, 2 is worst."""
+    """Return the mean squared distance of the probabilities from the truth, summed over the classes, 0 to 2."""
     truth = np.eye(scores.shape[1])[labels]
     return float(((scores - truth) ** 2).sum(axis=1).mean())
 
@@ -64,7 +65,7 @@ class Bin:
 
 
 def reliability(scores: Floats, labels: Ints, bins: int = BINS) -> list[Bin]:
-    """The reliability diagram of the highest probability over bins of equal width (Guo et al., arXiv 1706.04599)."""
+    """Return the reliability diagram of the highest probability over equal bins (Guo et al., arXiv 1706.04599)."""
     counts, sure, right = _binned(scores, labels, bins)
     return [
         Bin(i / bins, (i + 1) / bins, int(n), *((float(sure[i] / n), float(right[i] / n)) if n else (None, None)))
@@ -73,7 +74,7 @@ def reliability(scores: Floats, labels: Ints, bins: int = BINS) -> list[Bin]:
 
 
 def calibration_error(scores: Floats, labels: Ints, bins: int = BINS) -> float:
-    """Expected calibration error of the highest score over equal bins (Guo et al., arXiv 1706.04599)."""
+    """Return the expected calibration error over equal bins (Guo et al., arXiv 1706.04599)."""
     _, sure, right = _binned(scores, labels, bins)
     return float(np.abs(sure - right).sum() / len(labels))
 
@@ -90,7 +91,7 @@ def _binned(scores: Floats, labels: Ints, bins: int) -> tuple[Ints, Ints | Float
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Every distinct score as a threshold, the highest first, and how many score there or above: float [k] each."""
+    """Every distinct score as a threshold, the highest first, with counts at or above it: float [k] each."""
 
     thresholds: Floats
     true_positives: Floats
@@ -98,27 +99,27 @@ class Curve:
 
     @property
     def recall(self) -> Floats:
-        """Share of the positives found; NaN without positives."""
+        """The share of the positives found; NaN without positives."""
         return _share(self.true_positives, self.true_positives[-1:])
 
     @property
     def false_positive_rate(self) -> Floats:
-        """Share of the negatives taken for positives; NaN without negatives."""
+        """The share of the negatives flagged; NaN without negatives."""
         return _share(self.false_positives, self.false_positives[-1:])
 
     @property
     def precision(self) -> Floats:
-        """Share of the found that are positives."""
+        """The share of positives among those flagged."""
         return self.true_positives / (self.true_positives + self.false_positives)
 
     def thinned(self, by: Floats, points: int = 200) -> Ints:
-        """Indices of at most ``points`` thresholds, first and last included, spread evenly along a rising ``by``."""
+        """Choose at most ``points`` thresholds, first and last included, spread evenly along a rising ``by``."""
         wanted = np.searchsorted(by, np.linspace(by[0], by[-1], points)) if len(by) > points else np.arange(len(by))
         return np.unique(np.minimum(wanted, len(by) - 1))
 
 
 def _share(counts: Floats | Ints, total: Floats | Ints) -> NDArray[np.float64]:
-    """Counts over their total; NaN where there is none."""
+    """Divide counts by their total; NaN where it is 0."""
     shares: NDArray[np.float64] = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
     return shares
 
@@ -140,7 +141,7 @@ def average_precision(scores: Floats, positive: Mask) -> float | None:
 
 
 def false_positive_rate_at(recall: float, of: Curve) -> tuple[float, float] | None:
-    """Where a recall is first reached: false positive rate and threshold. None without positives or negatives."""
+    """Return false positive rate and threshold where a recall is first reached. None without both sides."""
     if not (of.true_positives[-1] and of.false_positives[-1]):
         return None
     first = int(np.argmax(of.recall >= recall - 1e-12))
@@ -161,7 +162,7 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
 
 
 def resamples(groups: Ints, count: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Bootstrap weights: how often each image is drawn, float [part, n], parts adding up to ``count`` rows.
+    """Draw bootstrap weights: how often each image is drawn, float [part, n], ``count`` rows in all.
 
     Whole groups (int [n], from 0 without gaps) are drawn with replacement, as many as there are, since the images
     of a group resemble one another.
@@ -206,7 +207,7 @@ class Ranks:
 
 
 def percentiles(values: Floats, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The middle share of bootstrap values [m], undefined ones left out; None when all are undefined."""
+    """Return the middle share of bootstrap values [m] without NaN; None when all are NaN."""
     kept = values[~np.isnan(values)]
     if len(kept) == 0:
         return None
@@ -215,7 +216,7 @@ def percentiles(values: Floats, confidence: float = 0.95) -> tuple[float, float]
 
 
 def fit_temperature(logits: Floats, labels: Ints, fold: Floats | None = None, weights: Floats | None = None) -> float:
-    """The temperature from 1/4 to 4 with the least log loss, of the probabilities ``fold`` [own, classes] makes.
+    """Find the temperature from 1/4 to 4 with the least log loss, after folding by ``fold`` [own, classes].
 
     ``weights`` [n] are what each row counts for.
     """
@@ -226,27 +227,27 @@ def fit_temperature(logits: Floats, labels: Ints, fold: Floats | None = None, we
 
 
 def threshold_missing(crystal_scores: Floats, misses: int, decimals: int) -> float:
-    """The highest threshold that at most ``misses`` of these crystals, fewer than all, score below."""
+    """Return the highest threshold that at most ``misses`` of these crystals, fewer than all, score below."""
     # Rounded down, so that the drop that sets the threshold stays above it.
     scale = 10.0**decimals
     return math.floor(float(np.sort(crystal_scores)[misses]) * scale) / scale
 
 
 def recall_threshold(crystal_scores: Floats, recall: float) -> float:
-    """The highest threshold at or above which at least ``recall`` of these crystals score; 0 without crystals."""
+    """Return the highest threshold at or above which at least ``recall`` of these crystals score, else 0."""
     if len(crystal_scores) == 0:
         return 0.0
     return threshold_missing(crystal_scores, int(np.floor(len(crystal_scores) * (1 - recall) + 1e-9)), 4)
 
 
 def measure(logits: Floats, labels: Ints, temperature: float, threshold: float) -> dict[str, Any]:
-    """What metrics.json says about one set scored in the four classes; rows of the confusion are the true class."""
+    """Return the numbers of metrics.json for one set in the four classes; rows of the confusion are the truth."""
     measured_now = measured(softmax(logits / temperature), labels, threshold)
     return measured_now | {"log_loss_without_temperature": _rounded(log_loss(softmax(logits), labels))}
 
 
 def measured(scores: Floats, labels: Ints, threshold: float) -> dict[str, Any]:
-    """The same of probabilities [n, 4], without what they would be at another temperature."""
+    """Return the same of probabilities [n, 4], without the loss at temperature 1."""
     predicted, is_crystal, hits = scores.argmax(axis=1), labels == _CRYSTALS, scores[:, _CRYSTALS] >= threshold
     found = int((hits & is_crystal).sum())
     return {

@@ -39,7 +39,7 @@ _FEW: Final = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelScores:
-    """What one model says of n units: probabilities float32 [n, 4], and its own crystal threshold."""
+    """Predictions of one model for n units: probabilities float32 [n, 4], and its own crystal threshold."""
 
     name: str
     digest: str
@@ -48,12 +48,12 @@ class ModelScores:
 
     @property
     def crystals(self) -> Floats:
-        """Crystal probabilities [n]."""
+        """The crystal probabilities [n]."""
         return self.scores[:, _CRYSTALS]
 
     @property
     def flagged(self) -> Mask:
-        """Whether each unit is a hit at the model's own threshold, bool [n]."""
+        """The hits at the model's own threshold, bool [n]."""
         return self.crystals >= self.threshold
 
     def only(self, chosen: Mask) -> "ModelScores":
@@ -63,7 +63,7 @@ class ModelScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairedScores:
-    """n units (a drop at an inspection, or an image) of which both models said something.
+    """Predictions of both models for n units (a drop at an inspection, or an image).
 
     ``images`` holds one image a unit, ``labels`` int [n] are classes. ``weights`` float [n] let a drop count once a
     class: they are 1 over the units of the same drop with the same label.
@@ -78,18 +78,18 @@ class PairedScores:
 
     @property
     def is_crystal(self) -> Mask:
-        """Whether people say crystals, bool [n]."""
+        """The units labelled as crystals, bool [n]."""
         crystals: Mask = self.labels == _CRYSTALS
         return crystals
 
     @property
     def is_lab(self) -> Mask:
-        """Whether a unit is the lab's own, not the base set's, bool [n]."""
+        """The lab's own units, not the rehearsal set's, bool [n]."""
         return np.array([not (p.imager == BASE and p.source == "") for p in self.images], np.bool_)
 
     @property
     def imagers(self) -> list[str]:
-        """The imager of each unit: its source, and what else tells it from others."""
+        """The imager of each unit, with its source."""
         return [imager_of(image) for image in self.images]
 
     @property
@@ -110,13 +110,13 @@ class PairedScores:
 
 
 def imager_of(image: Labelled) -> str:
-    """What an imager is called."""
+    """Return the name of an image's imager, with its source."""
     parts = [part for part in (image.source, image.imager) if part]
     return " ".join(dict.fromkeys(parts)) or "unnamed"
 
 
 def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleRecord, Predictions]) -> PairedScores:
-    """Match what two models say of the same images; what one of them could not read is left out of both and named.
+    """Match two models' predictions for the same images; images that one could not read are left out and named.
 
     Raises MarcodError when an image is on one side only, or carries another label, plate or drop there.
     """
@@ -165,7 +165,7 @@ def _check_same(one: Labelled, other: Labelled) -> None:
 
 
 def _by_unit(record: BundleRecord, predictions: Predictions) -> dict[str, tuple[Labelled, NDArray[np.float32]]]:
-    """The image and the probabilities that count, by unit."""
+    """Choose the image and the probabilities that count, by unit."""
     if not predictions.images:
         return {}
     labels: dict[str, DropClass] = {}
@@ -188,7 +188,7 @@ def _weights(images: Sequence[Labelled]) -> NDArray[np.float64]:
 
 
 def share(of: Mask, among: Mask, weights: Floats) -> NDArray[np.float64]:
-    """The weighted share of ``among`` [n] that is also ``of`` [n], for weights [m, n]: float [m], NaN where none is."""
+    """Return the weighted share of ``among`` [n] that is also ``of`` [n], for weights [m, n]: [m], NaN if none."""
     total = weights @ among.astype(np.float64)
     part = weights @ (of & among).astype(np.float64)
     shares: NDArray[np.float64] = np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)
@@ -196,17 +196,17 @@ def share(of: Mask, among: Mask, weights: Floats) -> NDArray[np.float64]:
 
 
 def recall(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
-    """Crystal recall at the model's own threshold, float [m]."""
+    """Return crystal recall at the model's own threshold, float [m]."""
     return share(model.flagged, pair.is_crystal, weights)
 
 
 def average_precision(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
-    """Average precision of crystals, float [m]."""
+    """Return the average precision of crystals, float [m]."""
     return np.asarray(metrics.Ranks.of(model.crystals, pair.is_crystal).areas(weights)[1], np.float64)
 
 
 def log_loss(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
-    """Mean negative log probability of the class people gave, float [m]."""
+    """Return the mean negative log probability of the labelled class, float [m]."""
     given = model.scores[np.arange(len(pair.labels)), pair.labels].astype(np.float64)
     losses: NDArray[np.float64] = weights @ -np.log(np.maximum(given, _LEAST)) / weights.sum(axis=1)
     return losses
@@ -217,7 +217,7 @@ Measure = Callable[[PairedScores, ModelScores, Floats], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Difference:
-    """Candidate minus champion: the values as they are, and the differences in each kind of resample.
+    """Candidate minus champion: both values, and the differences in each kind of resample.
 
     A value is None where the data does not define it.
     """
@@ -228,15 +228,15 @@ class Difference:
 
     @property
     def value(self) -> float | None:
-        """How much more the candidate has."""
+        """The candidate's value less the champion's."""
         return None if self.champion is None or self.candidate is None else self.candidate - self.champion
 
     def at_least(self, confidence: float) -> float | None:
-        """The one-sided bound that the true difference is above with this confidence."""
+        """Return the one-sided lower bound of the true difference at this confidence."""
         return min((float(np.quantile(r, 1 - confidence)) for r in self.resampled if len(r)), default=None)
 
     def above_zero(self) -> float:
-        """The share of resamples with more, the least of the kinds; equal is not more.
+        """Return the share of resamples above zero, the least of the kinds.
 
         Where fewer than :data:`_FEW` resamples have no more, their number says too little, and a normal distribution of
         the resamples' mean and spread counts where it gives less.
@@ -274,18 +274,18 @@ def _resampled(
 
 
 def value_of(shares: NDArray[np.float64]) -> float | None:
-    """The one number in float [1], None for NaN."""
+    """Return the one number in float [1], None for NaN."""
     return None if np.isnan(shares[0]) else float(shares[0])
 
 
 def numbered(names: Sequence[object]) -> NDArray[np.intp]:
-    """Numbers from 0 without gaps for names, int [n]."""
+    """Number names from 0 without gaps, int [n]."""
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
 
 
 def precision_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
-    """Crystal precision at the highest threshold at which the model finds this share of crystals; None without any."""
+    """Return crystal precision at the highest threshold that finds this share of crystals; None without any."""
     if not pair.is_crystal.any():
         return None
     ranks = metrics.Ranks.of(model.crystals, pair.is_crystal)
@@ -296,7 +296,7 @@ def precision_at(pair: PairedScores, model: ModelScores, wanted: float) -> float
 
 
 def false_alarms_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
-    """The share of drops without crystals flagged at the highest threshold that finds this share of the crystals.
+    """Return the share of drops without crystals flagged at the threshold that finds this share of crystals.
 
     None without crystals, or without drops that have none.
     """
@@ -310,7 +310,7 @@ def false_alarms_at(pair: PairedScores, model: ModelScores, wanted: float) -> fl
 
 
 def lost_and_gained(pair: PairedScores, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:
-    """How many drops only the champion is right about, and how many only the candidate; bool [n] each."""
+    """Count drops that only the champion, and only the candidate, classifies right; bool [n] each."""
     balance: Counter[tuple[str, str]] = Counter()
     drops = pair.drops
     for index in np.flatnonzero(among & (champion != candidate)):
@@ -319,7 +319,7 @@ def lost_and_gained(pair: PairedScores, champion: Mask, candidate: Mask, among: 
 
 
 def chance_of_loss(lost: int, gained: int) -> float:
-    """How likely so many losses are by chance: McNemar's test, one-sided, exact, with the mid-p correction.
+    """Return the p-value of the losses: McNemar's test, one-sided, exact, with the mid-p correction.
 
     Fagerland, Lydersen & Laake, BMC Medical Research Methodology 2013, 13:91. Few drops can thus not block.
     """
@@ -328,7 +328,7 @@ def chance_of_loss(lost: int, gained: int) -> float:
 
 
 def crystal_threshold(scores: Floats, is_crystal: Mask, recall: float, false_alarms: float) -> float:
-    """A candidate's threshold from validation drops: what finds ``recall`` of the crystals, or lower.
+    """Choose a candidate's threshold on validation drops: one that finds ``recall`` of the crystals, or lower.
 
     ``false_alarms`` is the share of the drops without crystals that the champion flags there. Half of what the
     candidate saves of them is spent on a lower threshold. Without that two models tuned to one recall lose other

@@ -47,24 +47,24 @@ LEAST_SHARE: Final = 0.02
 
 @dataclass(frozen=True)
 class Features:
-    """Images as the old network sees them: features float32 [n, f], soft labels [n, 4], weights [n]."""
+    """Features float32 [n, f] of images by the parent, with soft labels [n, 4] and weights [n]."""
 
     features: Floats
     targets: Floats
     weights: Floats
 
     def only(self, chosen: NDArray[Any]) -> "Features":
-        """Some of them."""
+        """Select rows."""
         return Features(self.features[chosen], self.targets[chosen], self.weights[chosen])
 
 
 def joined(parts: Sequence[Features]) -> Features:
-    """Several, one after another."""
+    """Concatenate several."""
     return Features(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("features", "targets", "weights")))
 
 
 def balanced(targets: Floats, weights: Floats, groups: NDArray[Any]) -> Floats:
-    """Weights with which every group counts the same, and in a group every class; their mean is 1.
+    """Weigh rows so that each group counts the same, and in a group each class; the mean is 1.
 
     ``groups`` [n] tells the lab's own images from the base set. Inverse frequency, up to :data:`LARGEST_BOOST`.
     """
@@ -83,26 +83,26 @@ def balanced(targets: Floats, weights: Floats, groups: NDArray[Any]) -> Floats:
 
 
 def shares(targets: Floats, weights: Floats) -> NDArray[np.float64]:
-    """The share of each class by weight [classes], none of them nothing."""
+    """Return the share of each class by weight [classes], none of them zero."""
     found = (targets.astype(np.float64) * weights[:, None]).sum(axis=0) + 1e-3
     return np.asarray(found / found.sum())
 
 
 @dataclass(frozen=True)
 class Head:
-    """A last layer, float32 [f, classes] and [classes], and its loss after each pass over the images."""
+    """Last layer, float32 [f, classes] and [classes], and its loss after each epoch."""
 
     kernel: Floats
     bias: Floats
     curve: list[dict[str, float]]
 
     def logits(self, features: Floats) -> Floats:
-        """Float32 [n, classes] of features [n, f]."""
+        """Return logits float32 [n, classes] of features [n, f]."""
         return np.asarray(features @ self.kernel + self.bias, np.float32)
 
 
 def fit_head(seen: Features, start: tuple[Floats, Floats], seed: int, validation: Features | None = None) -> Head:
-    """Another last layer that fits what the network sees; held to ``start``, a kernel and a bias."""
+    """Fit a last layer to features, regularized towards ``start``, a kernel and a bias."""
     # Each feature counts the same, however large a network makes it.
     mean, spread = seen.features.mean(axis=0), seen.features.std(axis=0) + 1e-3
     kernel, bias = start[0] * spread[:, None], start[1] + mean @ start[0]
@@ -126,7 +126,7 @@ def fit_head(seen: Features, start: tuple[Floats, Floats], seed: int, validation
 
 
 def _pass(model: Any, learned: _Given, judges: _Given | None, rng: np.random.Generator) -> dict[str, float]:
-    """One pass over the images, and its losses; ``model.fit`` takes longer to begin one than this for all of it."""
+    """Train one epoch with `train_on_batch`; `model.fit` has more start-up cost than the epoch itself."""
     order = rng.permutation(len(learned[0]))
     parts = [order[start : start + HEAD_BATCH] for start in range(0, len(order), HEAD_BATCH)]
     losses = [model.train_on_batch(*(values[part] for values in learned), return_dict=True)["loss"] for part in parts]
@@ -137,7 +137,7 @@ def _pass(model: Any, learned: _Given, judges: _Given | None, rng: np.random.Gen
 
 
 def first_head(weights: Mapping[str, Floats], classes: int, *, own: bool) -> tuple[Floats, Floats]:
-    """Where the last layer begins: the network's ``own``, or nothing where it tells other classes than the four."""
+    """Return the initial last layer: the network's ``own``, or zeros where its classes are not the four."""
     kernel, bias = network.head(weights)
     if own:
         return kernel, bias
@@ -145,7 +145,7 @@ def first_head(weights: Mapping[str, Floats], classes: int, *, own: bool) -> tup
 
 
 def centred(seen: Features, head: tuple[Floats, Floats], rounds: int = 30) -> tuple[Floats, Floats]:
-    """The same last layer with a bias under which every class is predicted as often as it weighs in ``seen``."""
+    """Shift the bias so that each class is predicted as often as it weighs in ``seen``."""
     kernel, bias = head
     logits, wanted = seen.features @ kernel, shares(seen.targets, seen.weights)
     shift = bias.astype(np.float64)
@@ -158,7 +158,7 @@ def centred(seen: Features, head: tuple[Floats, Floats], rounds: int = 30) -> tu
 def out_of_fold(
     seen: Features, of_fold: NDArray[np.intp], start: tuple[Floats, Floats], seed: int
 ) -> NDArray[np.float32]:
-    """Probabilities float32 [n, classes] by last layers that had not seen the row's fold.
+    """Predict probabilities float32 [n, classes] with last layers that had not seen the row's fold.
 
     Rows of fold -1, the base set's, are in every training and get none (zeros).
     """
@@ -171,7 +171,7 @@ def out_of_fold(
 
 
 def recalibrated_bn(architecture: Architecture, weights: Mapping[str, Floats], batches: Iterable[Floats]) -> Weights:
-    """The same weights with batch normalization's means and variances taken from other images; needs no labels.
+    """Return the weights with batch-norm means and variances of other images; needs no labels.
 
     ``batches`` are float32 [n, size, size, 3] of about one size; each counts the same. Raises BundleError when weights
     and architecture do not fit.
@@ -188,13 +188,13 @@ def recalibrated_bn(architecture: Architecture, weights: Mapping[str, Floats], b
 
 
 def interpolated(old: Mapping[str, Floats], new: Mapping[str, Floats], share: float) -> Weights:
-    """The weights between two networks of one shape: ``share`` of the new ones."""
+    """Interpolate between the weights of two networks of one shape: ``share`` of the new ones."""
     return {n: np.asarray(old[n] + share * (new[n] - old[n]), np.float32) for n in new if not network.is_auxiliary(n)}
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """How much of the new weights was chosen, and each share's mean log loss over the domains of validation."""
+    """Chosen share of the new weights, and the mean log loss of each share over the validation domains."""
 
     share: float
     losses: dict[str, float]
@@ -207,7 +207,7 @@ def choose_interpolation(
     tried: Sequence[float],
     margin: float,
 ) -> Interpolation:
-    """The share with the least log loss, averaged over domains and in each over classes.
+    """Choose the share with the least log loss, averaged over domains and in each over classes.
 
     Shares that lose more than ``margin`` of the accuracy on a domain are left out; the first of ``tried`` is what they
     are compared with. ``logits_of(share)`` are the logits [n, classes] of the validation images.
@@ -229,7 +229,7 @@ def choose_interpolation(
 
 
 def _mean(values: NDArray[Any], labels: NDArray[np.intp], parts: Sequence[NDArray[np.bool_]]) -> float:
-    """The mean over parts of the mean over classes."""
+    """Return the mean over parts of the mean over classes."""
     means = []
     for part in parts:
         of_class = [values[part & (labels == c)] for c in range(len(CLASSES))]
@@ -238,7 +238,7 @@ def _mean(values: NDArray[Any], labels: NDArray[np.intp], parts: Sequence[NDArra
 
 
 def standardized(features: Floats, domains: Sequence[str]) -> Floats:
-    """Features [n, f] of which each has mean 0 and deviation 1 in every domain, so that a lamp's colour is no news."""
+    """Standardize features [n, f] to mean 0 and deviation 1 per domain, so that lamps do not differ."""
     found, names = np.empty_like(features), np.array(domains)
     for name in np.unique(names):
         chosen = names == name
@@ -248,7 +248,7 @@ def standardized(features: Floats, domains: Sequence[str]) -> Floats:
 
 
 def natural_shares(scores: Floats, trained_with: NDArray[np.float64], rounds: int = 200) -> NDArray[np.float64]:
-    """The shares of the classes [classes] among images, from their probabilities [n, classes] by a model.
+    """Estimate the shares of the classes [classes] from a model's probabilities [n, classes].
 
     ``trained_with`` are the shares that the model was trained with. Saerens' EM; at least :data:`LEAST_SHARE` each.
     """

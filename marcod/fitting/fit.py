@@ -32,12 +32,12 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 class StoppedError(Exception):
-    """The stop event was set; what was done so far is in the checkpoint."""
+    """The stop event was set; the checkpoint holds what was done so far."""
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a training is watched and kept: ``place`` is its checkpoint's file, None keeps nothing.
+    """Options of a fit: ``place`` is the checkpoint's file, None keeps nothing.
 
     ``progress`` is called after every step with what is done, steps done and steps in all.
     """
@@ -51,7 +51,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Validation:
-    """What each epoch is judged on: float32 [n, size, size, 3] in -1..1, class indices int [n], a weight each [n]."""
+    """Validation images float32 [n, size, size, 3] in -1..1, class indices int [n], a weight each [n]."""
 
     images: NDArray[np.float32]
     labels: NDArray[np.intp]
@@ -60,7 +60,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The new weights, and what was measured at the end of each epoch."""
+    """New weights, and the measurements at the end of each epoch."""
 
     weights: Weights
     curve: list[dict[str, float]]
@@ -101,13 +101,13 @@ def _policy(name: str) -> Iterator[None]:
 
 
 def _with_heads(weights: Mapping[str, NDArray[np.float32]], model: Any) -> dict[str, NDArray[np.float32]]:
-    """The weights, and the model's own for an auxiliary head that they lack."""
+    """Add the model's own auxiliary head to weights that lack it."""
     lacking = {name: value for name, value in network.variables(model).items() if name not in weights}
     return {**{name: value for name, value in lacking.items() if network.is_auxiliary(name)}, **weights}
 
 
 class Training:
-    """One training's state, epoch by epoch; ``model`` is the compiled network."""
+    """State of a training, epoch by epoch; ``model`` is the compiled network."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Training:
         self.model.compute_loss(y=blanks, y_pred=blanks)
 
     def run(self) -> Fitted:
-        """All epochs that are left."""
+        """Train all remaining epochs."""
         epoch, step = self._restore()
         while epoch < self._recipe.epochs and not self._patience_is_over():
             self._epoch(epoch, step)
@@ -210,7 +210,7 @@ class Training:
             _log_scalars(self._options.tensorboard, epoch + 1, self._curve[-1])
 
     def _validate(self) -> dict[str, float]:
-        """The average's loss on validation images; the best average is kept."""
+        """Measure the averaged weights on validation images, and keep the best."""
         if self._validation is None:
             return {}
         now = network.variables(self.model)
@@ -228,7 +228,7 @@ class Training:
         return np.concatenate([part[0] if self._heads == 2 else part for part in parts])
 
     def after_step(self, epoch: int, step: int) -> None:
-        """Average, save now and then, and stop when asked."""
+        """Average the weights, save now and then, and stop when requested."""
         options, done = self._options, epoch * self.steps + step
         if not self.average or done % self._recipe.average_every == 0:
             self._average(done)
@@ -240,14 +240,14 @@ class Training:
             raise StoppedError
 
     def _average(self, done: int) -> None:
-        """Move the average: while it is young to the plain mean, or a short training would be held to its beginning."""
+        """Move the average; while it is young to the plain mean, or a short training would stay near its start."""
         now, old = network.variables(self.model), self.average
         share = np.float32(max(self._recipe.average_share, 1 / (1 + done // self._recipe.average_every)))
         self.average = {name: old[name] + share * (now[name] - old[name]) for name in old} or now
 
 
 class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
-    """Hands every finished step to the training, and keeps the mean of the losses."""
+    """Callback that reports each step to the training and keeps the mean loss."""
 
     def __init__(self, training: Training, epoch: int, skip: int) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def measured(logits: NDArray[Any], validation: Validation) -> dict[str, float]:
-    """Weighted log loss and accuracy, and the crystals' average precision where that is defined."""
+    """Return weighted log loss and accuracy, and the crystals' average precision where that is defined."""
     scores, labels = probabilities.softmax(logits), validation.labels
     share = validation.weights / validation.weights.sum()
     right = scores[np.arange(len(labels)), labels]

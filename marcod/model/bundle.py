@@ -69,7 +69,7 @@ class _Table(BaseModel):
 
 
 class Threshold(_Table):
-    """At or above ``crystal``, a folded crystal probability is called a hit.
+    """Crystal threshold: at or above ``crystal``, a folded crystal probability is a hit.
 
     ``recall`` is the share of crystals found so on the data named by ``measured_on``; None while nobody measured it.
     """
@@ -80,7 +80,7 @@ class Threshold(_Table):
 
 
 class Origin(_Table):
-    """The published file that the weights were taken from: distribution, version, file name and SHA-256."""
+    """Published file that the weights were taken from: distribution, version, file name and SHA-256."""
 
     distribution: str
     version: str
@@ -89,7 +89,7 @@ class Origin(_Table):
 
 
 class BundleRecord(_Table):
-    """What ``bundle.toml`` says. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
+    """Contents of ``bundle.toml``. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
 
     ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
     ``modality`` is the light it was trained for; images taken in another are not scored with it.
@@ -138,7 +138,7 @@ class BundleRecord(_Table):
 
 
 def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
-    """Derive what a model learned from out of a record of before ``trained_on`` was written.
+    """Derive ``trained_on`` for a record that was written before that field.
 
     Such a record is synthetic if rendered drops took part. A training run of a lab wrote "data set ...; TIER" as the
     training data: tier `recalibrate` left the weights as they were, and `scratch` did not begin with the parent's.
@@ -153,7 +153,7 @@ def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A small image and the probabilities, in the order of the record's classes, that it must get."""
+    """Small image and the probabilities, in the order of the record's classes, that it must get."""
 
     name: str
     data: bytes
@@ -161,7 +161,7 @@ class Golden:
 
 
 def read(path: Path) -> BundleRecord:
-    """The record of the bundle in folder ``path``; fast, and without looking at the other files.
+    """Read the record of the bundle in folder ``path``; fast, without looking at the other files.
 
     Raises BundleError when it is missing, not TOML, of another format, or incomplete.
     """
@@ -190,7 +190,7 @@ def read(path: Path) -> BundleRecord:
 
 
 def verify(path: Path) -> BundleRecord:
-    """:func:`read`, and compare every file with its checksum. Raises BundleError naming the first that differs."""
+    """Read a bundle and compare every file with its checksum. Raises BundleError naming the first that differs."""
     record = read(path)
     present = {name for name in _files_under(path) if name != RECORD_FILE}
     if missing := sorted(record.files.keys() - present):
@@ -254,7 +254,7 @@ def install(path: Path, models: Path) -> Path:
 
 @contextmanager
 def scratch_beside(final: Path) -> Iterator[Path]:
-    """Yield a folder beside a bundle's, where bundles are not looked for; it is removed at the end.
+    """Yield a folder next to a bundle's, where bundles are not looked for; it is removed at the end.
 
     Those that killed processes left there are removed too. Raises OSError.
     """
@@ -289,7 +289,7 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[None]:
 
 
 def load(path: Path, batch_size: int = 8) -> "Predictor":
-    """A predictor that has passed the bundle's checksums and golden images.
+    """Load a predictor that has passed the bundle's checksums and golden images.
 
     Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
     """
@@ -304,7 +304,7 @@ def load(path: Path, batch_size: int = 8) -> "Predictor":
 
 
 def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32]]]:
-    """The record and the weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
+    """Load record and weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
     record = verify(path)
     try:
         _refuse_large(path / WEIGHTS_FILE)
@@ -315,7 +315,7 @@ def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32
 
 
 def _refuse_large(file: Path) -> None:
-    """Raises ValueError for weights that promise more than they hold, or more than any network here has."""
+    """Refuse weights that claim more than they hold, or more than any network here has. Raises ValueError."""
     with zipfile.ZipFile(file) as archive:
         left = WEIGHTS_BYTES
         for member in archive.infolist():
@@ -330,7 +330,7 @@ def _refuse_large(file: Path) -> None:
 
 
 class Predictor:
-    """Scores images with one model, in batches of one shape.
+    """Model that scores images in batches of one shape.
 
     :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
     """
@@ -359,31 +359,31 @@ class Predictor:
         return self.record.threshold.crystal
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
-        """An image's bytes as the network takes them, float32 [size, size, 3]. Raises ImageError."""
+        """Prepare an image's bytes for the network, float32 [size, size, 3]. Raises ImageError."""
         prepared: NDArray[np.float32] = self._shape(self._decode(data), self._preprocessing)
         return prepared
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
+        """Predict probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
 
         The network is compiled for one shape, whatever n is. Raises ValueError on other shapes.
         """
         return softmax(self.logits(batch) / self.record.temperature)
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What :meth:`predict` makes probabilities of, before the temperature: float32 [n, classes]."""
+        """Return logits float32 [n, classes] of prepared images, before the temperature."""
         if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
             raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
         return self._logits(batch)
 
     def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities of the model's own classes [n, classes] as the four of domain.CLASSES, float32 [n, 4]."""
+        """Fold probabilities of the model's own classes [n, classes] to float32 [n, 4], columns as domain.CLASSES."""
         folded: NDArray[np.float32] = probabilities @ self._fold
         return folded
 
 
 def folding(record: BundleRecord) -> NDArray[np.float32]:
-    """What each of the model's own classes counts as: float32 [own classes, 4], the columns as domain.CLASSES."""
+    """Return the folding matrix float32 [own classes, 4], the columns as domain.CLASSES."""
     return np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
 
 
@@ -414,7 +414,7 @@ def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterat
 
 
 def new_record(**values: Any) -> BundleRecord:
-    """A record made now, with this process's library versions, those of Keras' backend included."""
+    """Make a record dated now, with this process's library versions, those of Keras' backend included."""
     import keras
 
     backend = keras.backend.backend()

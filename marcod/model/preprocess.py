@@ -32,7 +32,7 @@ _DECODER_MODES: Final = ("RGB", "L")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are brought to ``size`` x ``size`` pixels after the centre crop to a square.
+    """Parameters that bring images to ``size`` x ``size`` pixels after the centre crop to a square.
 
     ``bilinear-tf1`` is the published graph's resize: four neighbours, no half-pixel centres, no antialiasing.
     ``area`` averages all pixels under an output pixel, so that needles survive strong shrinking.
@@ -42,12 +42,12 @@ class Preprocessing:
     resize: Resize
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for bundle.toml."""
+        """Return plain values for bundle.toml."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of :meth:`to_dict`. Raises BundleError for a key or a resize that is not known."""
+        """Invert :meth:`to_dict`. Raises BundleError for a key or a resize that is not known."""
         try:
             record = cls(**values)
         except TypeError as error:
@@ -58,7 +58,7 @@ class Preprocessing:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """The image as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
+    """Decode an image as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
     header = images.inspect(data)
     if header.format != "JPEG" or header.mode not in _DECODER_MODES:
         return images.to_rgb(data)
@@ -71,7 +71,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
-    """The network's input, float32 [size, size, 3] in -1..1, from uint8 [height, width, 3]."""
+    """Prepare the network's input, float32 [size, size, 3] in -1..1, from uint8 [height, width, 3]."""
     square = centre_square(rgb)
     if record.resize == "area":
         shrunk = Image.fromarray(square).resize((record.size, record.size), Image.Resampling.BOX)
@@ -89,7 +89,7 @@ def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32
 
 
 def centre_square(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The central square of side min(height, width), the odd pixel left over going to the right and bottom.
+    """Crop the central square of side min(height, width); an odd pixel left over is on the right and bottom.
 
     Source: ``resize_image_with_crop_or_pad`` in the published graph, which floors the offsets.
     """

@@ -31,12 +31,12 @@ CHECK_BATCH: Final = 4
 
 
 def shipped_folder() -> Path:
-    """Bundles that came with the project: inside the installed package, else beside it in a checkout."""
+    """Return the folder of shipped bundles: inside the installed package, else next to it in a checkout."""
     return files.shipped("models")
 
 
 def parse(text: str) -> tuple[str, str]:
-    """Name and version of ``NAME:VERSION``. Raises ConfigError."""
+    """Split ``NAME:VERSION`` into name and version. Raises ConfigError."""
     match = re.fullmatch(r"([a-z0-9][a-z0-9._-]*):([0-9]+)", text)
     if match is None:
         raise ConfigError(
@@ -48,7 +48,7 @@ def parse(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model version as far as it is known: registered in the database, or a bundle on this host, or both.
+    """Model version: registered in the database, or a bundle on this host, or both.
 
     ``problem`` says why it cannot serve here although it should; :meth:`Registry.why_unusable` looks closer.
     """
@@ -61,7 +61,7 @@ class ModelInfo:
 
 
 class Registry:
-    """The bundles of this host, own folder first, and their rows in one database."""
+    """Bundles of this host, own folder first, and their rows in one database."""
 
     def __init__(self, db: Database, own_folder: Path | None = None) -> None:
         self._db = db
@@ -69,7 +69,7 @@ class Registry:
         self._folders: Sequence[Path] = [f for f in (own_folder, shipped_folder()) if f is not None]
 
     def on_disk(self) -> list[tuple[str, str, Path]]:
-        """Every bundle folder here as (name, version, path), whether registered or not."""
+        """List every bundle folder here as (name, version, path), registered or not."""
         found = {
             (path.parent.parent.name, path.parent.name): path.parent
             for folder in reversed(self._folders)
@@ -78,7 +78,7 @@ class Registry:
         return [(name, version, path) for (name, version), path in sorted(found.items())]
 
     def path(self, name: str, version: str) -> Path:
-        """The folder of a bundle. Raises NotFoundError naming where was looked, BundleError where one cannot look."""
+        """Return the folder of a bundle. Raises NotFoundError, and BundleError for an unreadable folder."""
         for folder in self._folders:
             try:
                 if (folder / name / version / "bundle.toml").is_file():
@@ -93,7 +93,7 @@ class Registry:
         return words.offer(name, (f"{known}:{version}" for known, version, _ in self.on_disk()), "models here")
 
     def resolve(self, text: str) -> tuple[str, str]:
-        """Name and version of what a person wrote: ``NAME:VERSION`` or an alias.
+        """Return name and version of what a person wrote: ``NAME:VERSION`` or an alias.
 
         Raises ConfigError when it is neither, NotFoundError when nobody has that alias.
         """
@@ -105,16 +105,16 @@ class Registry:
         return found.name, found.version
 
     def find(self, text: str) -> versions.Version:
-        """The registered version that a person means, whether its bundle is here or not. Raises as :meth:`resolve`."""
+        """Return the registered version that a person means, bundle here or not. Raises as :meth:`resolve`."""
         name, version = self.resolve(text)
         return self._db.read(versions.find, name, version)
 
     def resolve_registered(self, text: str, now: datetime) -> versions.Version:
-        """The version that a person means and whose bundle is here and whole; registered if it was not."""
+        """Return the version that a person means and whose bundle is here and intact; register it if new."""
         return self.register(*self.resolve(text), now)
 
     def look_up(self, text: str) -> versions.Version:
-        """Like :meth:`resolve_registered`, without registering: what the database does not know yet has the id 0."""
+        """Resolve like :meth:`resolve_registered`, without registering: an unregistered version has the id 0."""
         name, version = self.resolve(text)
         path = self.path(name, version)
         record = bundle.verify(path)
@@ -131,7 +131,7 @@ class Registry:
         return found
 
     def register(self, name: str, version: str, now: datetime) -> versions.Version:
-        """The row of a bundle that exists here, made if new. Raises BundleError when it is damaged."""
+        """Return the row of a bundle that exists here, inserted if new. Raises BundleError when it is damaged."""
         path = self.path(name, version)
         record = bundle.verify(path)
         if problem := _misplaced(path, record):
@@ -149,18 +149,18 @@ class Registry:
         )
 
     def known(self) -> list[ModelInfo]:
-        """Every version in the database or on this host. What cannot be read is in it too, with its problem."""
+        """List every version in the database or on this host, unreadable ones with their problem."""
         rows = {str(r.version): r for r in self._db.read(versions.listed)}
         folders = {f"{name}:{version}": path for name, version, path in self.on_disk()}
         return [_known(name, rows.get(name), folders.get(name)) for name in sorted({*rows, *folders})]
 
     def next_number(self, name: str, taken: Sequence[str] = ()) -> int:
-        """The version number after all that a name ever had, here, in the database or among ``taken``."""
+        """Return the version number after all that a name ever had, here, in the database or among ``taken``."""
         named = [(n, v) for n, _, v in (full.rpartition(":") for full in (*(k.name for k in self.known()), *taken))]
         return 1 + max((int(number) for known, number in named if known == name and number.isdigit()), default=0)
 
     def describe(self, text: str) -> ModelInfo:
-        """One of :meth:`known`. Raises ConfigError or NotFoundError."""
+        """Return one of :meth:`known`. Raises ConfigError or NotFoundError."""
         wanted = ":".join(self.resolve(text))
         for model in self.known():
             if model.name == wanted:
@@ -168,11 +168,11 @@ class Registry:
         raise NotFoundError(f"there is no model {wanted}; {self._offered(wanted)}")
 
     def history(self, model: ModelInfo) -> list[audit_log.AuditEntry]:
-        """What was done with a version, the latest first."""
+        """List the audit entries of a version, the latest first."""
         return self._db.read(audit_log.history, model.name)
 
     def why_unusable(self, model: ModelInfo) -> str | None:
-        """Why a version cannot serve here, by its registered digest, checksums and golden images; None if it can."""
+        """Return why a version cannot serve here, by digest, checksums and golden images; None if it can."""
         if model.problem is not None or model.folder is None:
             return model.problem or f"{model.name} is not on this host"
         try:
@@ -184,7 +184,7 @@ class Registry:
         return None
 
     def ensure_champion(self, now: datetime) -> versions.Version:
-        """The champion; in a new database the shipped bundle becomes it."""
+        """Return the champion; in a new database the shipped bundle is promoted."""
         if self._db.read(versions.has_champion):
             return self._db.read(versions.champion)
         first = self.register(*SHIPPED, now)
@@ -252,7 +252,7 @@ class Registry:
         return kept
 
     def load(self, version: versions.Version, batch_size: int) -> "Predictor":
-        """A predictor for a registered version. Raises BundleError when the bundle here is another one."""
+        """Load a predictor for a registered version. Raises BundleError when the bundle here is another one."""
         path = self.path(version.name, version.version)
         if bundle.read(path).digest != version.digest:
             raise BundleError(f"{_not_registered(path, str(version))}; restore the original folder")
@@ -260,7 +260,7 @@ class Registry:
 
 
 def metrics(model: ModelInfo) -> dict[str, Any] | None:
-    """What a bundle's ``metrics.json`` says; None where it cannot be read."""
+    """Return the contents of a bundle's ``metrics.json``; None where it cannot be read."""
     if model.folder is None:
         return None
     try:

@@ -102,7 +102,7 @@ def _measured(
 
 
 def model_digest(made: Candidate) -> str:
-    """The SHA-256 of weights, temperature and threshold, by which a model is known again under another name."""
+    """Return the SHA-256 of weights, temperature and threshold, which finds a model again under another name."""
     told = (made.calibrated.temperature, made.calibrated.threshold.crystal)
     digest = hashlib.sha256(repr(told).encode())
     for name in sorted(made.weights):
@@ -119,7 +119,7 @@ def judge(
     rehearsal_set: RehearsalSet,
     looks: int,
 ) -> Verdict:
-    """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
+    """Return the gate's verdict on the bundle at ``path``; the test side has judged ``looks`` candidates before."""
     rules = rules_of(context.settings, made.tier, looks)
     images = data.tested(snapshot, rehearsal_set, context.roots)
     extra = [labels_check(made.own_issues or made.label_issues, rules), *people_checks(made.label_issues)]
@@ -148,7 +148,7 @@ def judge(
 
 
 def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
-    """Check what the labels decide before anything is trained: whether the test side is large enough for the gate."""
+    """Check before training that the test side is large enough for the gate."""
     tested = data.own_tested(snapshot)
     found = {
         "crystals": len({item.drop_id for item in tested if item.label is DropClass.CRYSTALS}),
@@ -159,7 +159,7 @@ def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
 
 
 def _readable(count: int, unreadable: int) -> Check:
-    """Whether the test side is there: an imager whose share went away would not be tested at all."""
+    """Check that the test side can be read; an imager whose share is offline would not be tested at all."""
     sentence = f"{unreadable} of {text.count(count, 'test image')} could not be read, {MOST_UNREADABLE:.0%} may be"
     numbers: dict[str, float | int | str | None] = {"pictures": count, "unreadable": unreadable}
     return Check("readable images", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
@@ -170,7 +170,7 @@ def _plain(check: Check) -> dict[str, Any]:
 
 
 def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
-    """The gate's rules as configured; where only the calibration changed the ranking cannot get better."""
+    """Return the gate's rules as configured. A new calibration alone cannot improve the ranking."""
     return Rules(
         recall_margin=settings.recall_margin,
         imager_margin=settings.imager_margin,
@@ -186,14 +186,14 @@ def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
 
 
 def labels_check(issues: LabelIssues | None, rules: Rules) -> Check:
-    """Whether few enough labels look wrong."""
+    """Check that few enough labels look wrong."""
     if issues is None:
         return gate.labels_trusted(0, 0, rules)
     return gate.labels_trusted(len(issues.suspects), issues.judged, rules)
 
 
 def people_checks(issues: LabelIssues | None) -> list[Check]:
-    """A failed check for each person who seems to swap two classes."""
+    """Return a failed check for each person who seems to swap two classes."""
     found = []
     for person in issues.by_person if issues is not None else ():
         if person.confused is not None and person.swapped and person.judged >= FEWEST_WORDS:
@@ -208,7 +208,7 @@ def people_checks(issues: LabelIssues | None) -> list[Check]:
 
 
 def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> Check:
-    """Whether the bundle that serves, folded and compiled, says what the plain network with its weights says."""
+    """Check that the compiled bundle and the plain network give the same probabilities."""
     model = network.build(made.architecture)
     network.set_variables(model, made.weights)
     size = made.architecture.input_size

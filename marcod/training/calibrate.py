@@ -23,7 +23,7 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a bundle's record says of a network's output; ``measured`` is for ``metrics.json``."""
+    """Classes, temperature and threshold of a bundle's record; ``measured`` is for ``metrics.json``."""
 
     classes: tuple[str, ...]
     folding: dict[str, DropClass]
@@ -35,7 +35,7 @@ class Calibrated:
 def natural_shift(
     trained_with: NDArray[np.float64], natural: NDArray[np.float64] | None, rows: TrainingSet
 ) -> NDArray[np.float32]:
-    """What is added to logits learned with some shares of the classes, so that probabilities are of natural ones.
+    """Return what to add to logits learned with other class shares, so that probabilities are of natural ones.
 
     Without the natural shares those of the labels stand in, and without labels nothing is added.
     """
@@ -78,7 +78,7 @@ def calibrate(
 def natural_weights(
     labels: NDArray[np.intp], weights: NDArray[np.float32], natural: NDArray[np.float64] | None
 ) -> NDArray[np.float32]:
-    """What each labelled image counts for, so that the classes have their natural shares."""
+    """Return the weight of each labelled image with which the classes have their natural shares."""
     if natural is None:
         return weights
     share = np.bincount(labels, weights=weights, minlength=len(CLASSES)) / weights.sum()
@@ -88,7 +88,7 @@ def natural_weights(
 def _threshold(
     rows: TrainingSet, crystals: NDArray[np.float32], former: Threshold, recall: float, false_alarms: float | None
 ) -> Threshold:
-    """The highest that keeps the recall on the crystals of all domains together, and on those of each large one."""
+    """Return the highest threshold that keeps the recall on all crystals and on those of each large domain."""
     best = _one_a_drop(rows, crystals)
     if not len(best):
         return Threshold(crystal=former.crystal, recall=None, measured_on="nothing: no labelled drop with crystals")
@@ -112,7 +112,7 @@ def _keeping(crystals: NDArray[np.float32], recall: float) -> float:
 
 
 def _one_a_drop(rows: TrainingSet, crystals: NDArray[np.float32]) -> list[int]:
-    """Of each drop with crystals the most crystalline image, as the verdict on a drop is found.
+    """Choose the most crystalline image per drop with crystals, as for the verdict on a drop.
 
     Without the drops that were chosen by score, unless there are no others.
     """

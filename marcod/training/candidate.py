@@ -99,7 +99,7 @@ class TrainContext:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A new model, not yet written.
+    """New model, not yet written.
 
     ``measured`` goes to ``metrics.json``. ``label_issues`` are those of the training and validation sides, by heads
     that had not seen the plate. ``own_issues`` are those of the lab's validation labels by the candidate itself.

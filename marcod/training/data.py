@@ -46,7 +46,7 @@ FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Images on one side, an entry each: file, class index, soft label, weight, domain (source or base) and plate.
+    """Rows of one side: file, class index, soft label, weight, domain (source or rehearsal set) and plate.
 
     ``is_lab`` tells the lab's images from the base set, ``chosen`` those that the model's own scores made people look
     at; ``persons`` is who says what.
@@ -67,11 +67,11 @@ class TrainingSet:
 
     @property
     def is_lab(self) -> NDArray[np.bool_]:
-        """Which rows are the lab's, bool [n]."""
+        """The mask of the lab's own rows, bool [n]."""
         return np.array([domain != SOURCE for domain in self.domains], bool)
 
     def only(self, kept: NDArray[Any]) -> "TrainingSet":
-        """Some of the rows, by index."""
+        """Select rows by index."""
         return TrainingSet(
             files=tuple(self.files[i] for i in kept),
             labels=self.labels[kept],
@@ -85,13 +85,13 @@ class TrainingSet:
         )
 
     def some(self, count: int, seed: int) -> "TrainingSet":
-        """So many of the rows, drawn at random, in their order."""
+        """Draw ``count`` rows at random, and keep their order."""
         if len(self) <= count:
             return self
         return self.only(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
     def and_(self, other: "TrainingSet") -> "TrainingSet":
-        """These rows, then the other ones."""
+        """Append other rows."""
         return TrainingSet(
             files=self.files + other.files,
             labels=np.concatenate([self.labels, other.labels]),
@@ -108,7 +108,7 @@ class TrainingSet:
 def training_set(
     snapshot: Snapshot, rehearsal_set: RehearsalSet, side: Split, roots: Mapping[str, Path]
 ) -> TrainingSet:
-    """The lab's images of a side, then the base set's."""
+    """List the lab's images of a side, then the rehearsal set's."""
     own, others = snapshot.side(side), rehearsal_set.side(side)
     classes = [CLASSES.index(label) for label in (*(i.label for i in own), *(p.label for p in others))]
     certain = batches.one_hot(np.array(classes[len(own) :], np.intp), len(CLASSES))
@@ -127,12 +127,12 @@ def training_set(
 
 
 def file_of(item: Item, roots: Mapping[str, Path]) -> Path:
-    """Where an image of a snapshot is on this host."""
+    """Return the path of a snapshot's image on this host."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
 def tested(snapshot: Snapshot, rehearsal_set: RehearsalSet, roots: Mapping[str, Path]) -> tuple[Labelled, ...]:
-    """The test side as the gate takes it, without drops that people were shown because of the champion's score.
+    """List the test side for the gate, without drops that people were shown because of the champion's score.
 
     On those the champion looks bad by choice, and any other model better than it is.
     """
@@ -141,7 +141,7 @@ def tested(snapshot: Snapshot, rehearsal_set: RehearsalSet, roots: Mapping[str, 
 
 
 def own_tested(snapshot: Snapshot) -> tuple[Item, ...]:
-    """Return the lab's own images of :func:`tested`."""
+    """List the lab's own images of :func:`tested`."""
     return tuple(item for item in snapshot.side(Split.TEST) if item.stream not in ACTIVE)
 
 
@@ -160,13 +160,13 @@ def _tested(item: Item, roots: Mapping[str, Path]) -> Labelled:
 
 
 def kept_side(size: int) -> int:
-    """The side of kept images for a network that takes ``size`` pixels."""
+    """Return the side in pixels of kept images for a network that takes ``size`` pixels."""
     return round(size * (batches.KEPT_SHARE if size <= LARGE else KEPT_LARGE))
 
 
 @dataclass(frozen=True)
 class LoadedSet:
-    """One side's rows that can be read, with their kept pixels uint8 [n, side, side, 3]."""
+    """Readable rows of one side, with their kept pixels uint8 [n, side, side, 3]."""
 
     rows: TrainingSet
     pixels: NDArray[np.uint8]
@@ -183,7 +183,7 @@ def load(
     stopped: Callable[[], bool],
     what: str,
 ) -> LoadedSet:
-    """Read the images of a side once and keep them. Raises InterruptedError when stopped."""
+    """Read the images of a side once and keep them at ``place``. Raises InterruptedError when stopped."""
     if not len(wanted):
         side = kept_side(size)
         return LoadedSet(wanted, np.zeros((0, side, side, 3), np.uint8), ())
@@ -206,7 +206,7 @@ def load(
 
 
 def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDArray[np.uint8]:
-    """Some of the images as a file of their own, since as an array they might not fit into memory."""
+    """Copy some of the images to a file, since as an array they might not fit into memory."""
     found = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=(len(kept), *pixels.shape[1:]))
     for target, source in enumerate(kept):
         found[target] = pixels[source]
@@ -214,7 +214,7 @@ def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDA
 
 
 class FeatureExtractor:
-    """A network without its last layer, built and compiled at its first image, once for all it is shown."""
+    """Network without its last layer, compiled at its first image and used for all later ones."""
 
     def __init__(self, architecture: Architecture, weights: Mapping[str, NDArray[np.float32]]) -> None:
         self._architecture, self._weights = architecture, weights
@@ -235,7 +235,7 @@ def extract_features(
     flips: Flips,
     goes_on: Progress,
 ) -> adapt.Features:
-    """What a trunk sees of the images and their flips, one flip of all after another; kept at ``place``.
+    """Extract features of all images and flips, one flip of all after another; cache them at ``place``.
 
     ``goes_on`` is told how far it is, and may raise to end it.
     """

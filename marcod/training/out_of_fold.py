@@ -32,7 +32,7 @@ BATCH: Final = 16
 
 @dataclass(frozen=True)
 class SnapshotIssues:
-    """A issues and the images it is about: ``items[suspect.index]``. ``unreadable`` names what was left out."""
+    """Label issues of a snapshot: suspect ``s`` is ``items[s.index]``. ``unreadable`` names what was left out."""
 
     issues: LabelIssues
     items: tuple[Item, ...]
@@ -40,7 +40,7 @@ class SnapshotIssues:
 
 
 def find_issues(rows: TrainingSet, seen: Features, seed: int) -> LabelIssues | None:
-    """Doubt the labels of the lab's rows; the base set's teach every fold. None with labels on one plate only.
+    """Find issues in the lab's labels; the rehearsal set teaches every fold. None with labels on one plate only.
 
     Features are standardized by imager and the layer begins with nothing: what the champion makes of an imager that it
     does not know must not decide which labels are wrong.
@@ -67,7 +67,7 @@ def find(
     seed: int,
     done: Callable[[int], None] = lambda count: None,
 ) -> SnapshotIssues:
-    """Doubt every label of a snapshot, whatever its side, with the bundle in ``folder``.
+    """Find issues in every label of a snapshot, whatever its side, with the bundle in ``folder``.
 
     Raises MarcodError when there are labels on one plate only, BundleError for the bundle.
     """
@@ -93,7 +93,7 @@ def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> TrainingSet:
 def _features(
     rows: TrainingSet, folder: Path, threads: int, done: Callable[[int], None]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """What the network sees of the images as it does in scoring, and what cannot be read, by index."""
+    """Extract features as in scoring; return them and the error of each unreadable image by index."""
     record, weights = bundle.load_weights(folder)
     predictor = Predictor(record, weights, BATCH)
     describe = network.compiled_features(Architecture.from_dict(record.architecture), weights, BATCH)

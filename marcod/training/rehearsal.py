@@ -35,14 +35,14 @@ LIST: Final = "labels.csv"
 
 @dataclass(frozen=True)
 class RehearsalSet:
-    """Labelled images as an imager of their own; ``about`` tells people and the record which."""
+    """Labelled images with an imager of their own; ``about`` describes the set for people and for the record."""
 
     about: str
     synthetic: bool
     images: tuple[Labelled, ...]
 
     def side(self, split: Split) -> tuple[Labelled, ...]:
-        """Those of one side, by the name of the drop's plate where the list has one, else the image's."""
+        """List the images of one side, by the drop's plate where the list names it, else by the image."""
         return tuple(p for p in self.images if split_of(IMAGER, p.group) is split)
 
 
@@ -50,7 +50,7 @@ NOTHING: Final = RehearsalSet("nothing", False, ())
 
 
 def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
-    """What kind of base set a training that starts from ``parent`` uses: ``folder``, ``rendered`` or ``none``."""
+    """Return the kind of rehearsal set of a training from ``parent``: ``folder``, ``rendered`` or ``none``."""
     if settings.base_folder is not None:
         return "folder"
     if settings.base == "auto":
@@ -59,7 +59,7 @@ def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
 
 
 def about(settings: TrainSettings, parent: BundleRecord) -> str:
-    """Which base set a training uses, so that another list is known to be another one. Raises ConfigError."""
+    """Identify the rehearsal set of a training, so that another list is noticed. Raises ConfigError."""
     kind = wanted(settings, parent)
     if kind == "folder":
         assert settings.base_folder is not None
@@ -79,7 +79,7 @@ def load(
     processes: int,
     known: Collection[str] = (),
 ) -> RehearsalSet:
-    """The base set as configured, without files whose SHA-256 is among the lab's own labelled ones, ``known``.
+    """Load the configured rehearsal set without files whose SHA-256 is in ``known``, the lab's own labelled ones.
 
     Raises ConfigError for a list that cannot be read, InterruptedError when stopped.
     """
@@ -101,7 +101,7 @@ def load(
 
 
 def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> RehearsalSet:
-    """So many of the images in a list, the same ones each time."""
+    """Choose ``base_images`` of the images in a list, the same ones each time."""
     given = labelled.from_csv(folder / LIST, folder, parent).images
     order = np.random.default_rng(settings.seed).permutation(len(given))[: settings.base_images]
     chosen = tuple(replace(given[i], source=SOURCE, imager=IMAGER) for i in sorted(order))
@@ -112,7 +112,7 @@ def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> Rehe
 def _render(
     folder: Path, count: int, progress: Callable[[str, int, int], None], stopped: Callable[[], bool], processes: int
 ) -> None:
-    """Draw drops into a folder; the list is written last, so that a folder with a list is whole."""
+    """Render drops into a folder; the list is written last, so that a folder with a list is complete."""
     if (folder / LIST).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

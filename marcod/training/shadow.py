@@ -30,7 +30,7 @@ FEW: Final = 0.35
 
 
 def ripe(db: Database) -> bool:
-    """Whether a run in shadow can be decided about: its images are scored, or it is challenger no more."""
+    """Check for a run in shadow that can be decided: its images are scored, or it is no longer challenger."""
     for run in db.read(run_rows.shadows):
         version = _candidate(db, run)
         if version is None or _challenger(db) != version:
@@ -41,7 +41,7 @@ def ripe(db: Database) -> bool:
 
 
 def settle(db: Database, registry: Registry, *, actor: str, now: datetime) -> list[Run]:
-    """Decide about every run in shadow whose time is over. Returns them as they ended."""
+    """Decide every run in shadow whose time is over. Returns them as they ended."""
     return [done for run in db.read(run_rows.shadows) if (done := _settled(db, registry, run, actor, now)) is not None]
 
 
@@ -67,7 +67,7 @@ def _settled(db: Database, registry: Registry, run: Run, actor: str, now: dateti
 
 
 def _problems(both: Both, settings: TrainSettings) -> list[str]:
-    """Why a challenger must not become champion, in sentences."""
+    """List in sentences why a challenger must not become champion."""
     found = []
     if both.failed > MOST_FAILED * both.images:
         found.append(f"it could not score {count(both.failed, 'image')} that the champion scored")
@@ -99,7 +99,7 @@ def _ended(db: Database, run: Run, state: str, reasons: list[str], both: Both | 
 
 
 def _both(db: Database, run: Run, challenger: Version) -> Both:
-    """What the champion and a challenger said of what came since a run ended its training."""
+    """Count what the champion and a challenger predicted for images since a run ended its training."""
     since = run.ended_at or run.beat_at
     return db.read(lambda c: shadow_counts.compare(c, versions.champion(c), challenger, since))
 

@@ -54,7 +54,7 @@ class Examples:
 def render_examples(
     first_seed: int, count: int, side: int, *, balanced: bool, processes: int = 2, progress: Progress | None = None
 ) -> Examples:
-    """``count`` drops from the seeds following ``first_seed``, each class equally often or as often as in nature.
+    """Render ``count`` drops from the seeds following ``first_seed``, balanced or in natural shares.
 
     More than one process are spawned, since a fork of a process that runs TensorFlow may hang.
     """
@@ -80,14 +80,14 @@ def _prepared(data: bytes, side: int) -> NDArray[np.uint8]:
 
 
 def phases(epochs: int) -> list[Recipe]:
-    """The recipe of the shipped bundle: the rate falls and starts again after two thirds of the epochs."""
+    """Return the recipes of the shipped bundle: the rate falls and starts again after two thirds of the epochs."""
     first = epochs * 2 // 3
     parts = (replace(SHIPPED, epochs=first), replace(SHIPPED, epochs=epochs - first, rate=1.5e-3))
     return [part for part in parts if part.epochs > 0]
 
 
 def as_images(examples: Examples) -> batches.Images:
-    """Examples as training takes them."""
+    """Wrap examples for training."""
     return batches.in_memory(examples.images, batches.one_hot(examples.labels, len(CLASSES)))
 
 
@@ -187,7 +187,7 @@ def _split(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
 
 
 def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:
-    """One synthetic drop of each class with the scores it gets now."""
+    """Return one synthetic drop of each class with its present scores."""
     found = []
     for index, label in enumerate(CLASSES):
         data, _ = synthetic.drop_jpeg(GOLDEN + len(synthetic.SIZES) * index, label)
