@@ -1,8 +1,8 @@
-"""Another temperature and crystal threshold for the same weights, with a promise that the data can carry.
+"""Recalibration: another temperature and crystal threshold for the same weights.
 
-Hides the fit and the writing of the new version. Promises that weights and golden images stay the same, and that a
-recall is promised only when finite samples allow it. Sources: temperature scaling, Guo et al., arXiv 1706.04599;
-conformal risk control, Angelopoulos et al., arXiv 2208.02814; tolerance limits by the binomial tail (Clopper-Pearson).
+Weights and golden images stay the same. A recall is promised only when finite samples allow it. Sources: temperature
+scaling, Guo et al., arXiv 1706.04599; conformal risk control, Angelopoulos et al., arXiv 2208.02814; tolerance limits
+by the binomial tail (Clopper-Pearson).
 """
 
 import json

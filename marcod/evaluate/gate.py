@@ -1,22 +1,23 @@
-"""The gate: whether a candidate may replace the champion, judged on drops that neither was trained on.
+"""Gate: decides if a candidate may replace the champion, on drops that neither was trained on.
 
-Hides the statistics. Promises a verdict that follows from the predictions, the rules and the seed alone, that every
-condition comes with its numbers and a sentence a crystallographer can read, and that what the data cannot answer is
-refused: too few drops, plates or crystals never promote anything.
+Guarantees:
 
-What it compares is in ``compared``: each drop once a class, differences paired over plates and over drops. Crystal
-recall is taken at each model's own threshold, because that is what a lab loses or gains on the day of the change.
+* The result follows from the predictions, the rules and the seed alone.
+* Every condition comes with its numbers and a sentence for a crystallographer.
+* What the data cannot answer is refused: too few drops, plates or crystals never promote anything.
 
-What the gate cannot see: it believes the labels of the test side. Labels that are wrong at random blur both models
-alike, so a better candidate is refused rather than a worse one promoted. Labels that are wrong on purpose, or one
-person's habit, are wrong on the test side too, and a candidate that learned them looks better there. Three things stand
-against that: the base set, whose labels are not the lab's and which counts as an imager of its own; the golden images
-of the candidate's bundle; and the share of labels that look wrong to a model that did not see them
-(:func:`labels_trusted`). A small and consistent error of everybody who labels passes all three, and a person has to
-find it.
+The comparison is that of ``paired``: each drop counts once per class, differences are paired over plates and drops.
+Crystal recall is taken at each model's own threshold, because that is what a lab loses or gains by the change.
 
-A test side that is asked again and again lets a worse candidate through by chance. So what all looks together may let
-through is shared among them, see :attr:`Rules.needed`; ``store.training.gate_uses`` counts looks.
+Limits: the gate trusts the labels of the test side. Labels that are wrong at random blur both models alike, so a better
+candidate is refused rather than a worse one promoted. Labels that are wrong on purpose, or by one person's habit, are
+wrong on the test side too, and a candidate that learned them looks better there. Three things help: the rehearsal set,
+whose labels are not the lab's and which counts as an imager of its own; the golden images of the candidate's bundle;
+and the share of labels that look wrong to a model that did not see them (:func:`labels_trusted`). A small and
+consistent error of everybody who labels passes all three, and a person has to find it.
+
+A test side that is used again and again lets a worse candidate through by chance. So that risk is shared among all
+looks, see :attr:`Rules.needed`; ``training.run_rows.gate_uses`` counts looks.
 """
 
 import math

@@ -1,12 +1,10 @@
-"""Labels worth a second look: confident learning (Northcutt, Jiang and Chuang, arXiv 1911.00068), without any input.
+"""Label issues by confident learning (Northcutt, Jiang and Chuang, arXiv 1911.00068).
 
-Hides thresholds and the confident joint. Promises that nothing is judged but by what a model says that has not seen
-the label, which is the caller's part: the probabilities must be out of fold, with the folds of :func:`folds`.
-
-A model is confident of a class where its probability is at least the mean probability that the rows with that label
-have, so a timid model and a rare class are judged by their own measure. A row whose label is another than the class the
-model is confident of is a suspect. About half of such suspects proved wrong in ten published test sets (Northcutt,
-Athalye and Mueller, arXiv 2103.14749): a person has to look, and nothing is changed here.
+The caller must give out-of-fold probabilities, with the folds of :func:`folds`: a model must not have seen the label it
+judges. A model is confident of a class where its probability is at least the mean probability of the rows with that
+label, so a timid model and a rare class have their own measure. A row is a suspect if its label is not the class the
+model is confident of. About half of such suspects proved wrong in ten published test sets (Northcutt, Athalye and
+Mueller, arXiv 2103.14749): a person has to look, and nothing is changed here.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Labelled sets: images and the classes that people gave them, from a table or from the labels in the database.
+"""Labelled sets of images, from a table or from the database.
 
-Hides where labels come from. Promises one form for both, in which an image knows its file, its drop, its group (the
-plate, when known) and the unit that counts once; and that nothing is dropped without being named.
+Each image has its file, drop, group (the plate, when known) and the unit that counts once. Nothing is dropped without
+being named.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

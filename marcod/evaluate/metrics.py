@@ -1,7 +1,4 @@
-"""How good scores are: definitions over arrays, without any input or output.
-
-Hides ties, empty classes and resampling. Promises the numbers that scikit-learn gives (the tests compare the two),
-and None where the data does not define a number, such as a recall without a single crystal.
+"""Metrics over arrays, without any input or output; None where the data does not define a number.
 
 Scores are probabilities float [n, classes], labels are class indices int [n], ``positive`` is a mask bool [n].
 """

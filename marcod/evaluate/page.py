@@ -1,7 +1,6 @@
-"""An evaluation as one HTML page that needs nothing else: tables, and plots as images inside the page.
+"""Evaluation as one self-contained HTML page: tables, and plots as images inside the page.
 
-Hides Matplotlib and the template. Promises no script, no outside resource, every text escaped, and the same page for
-the same evaluation.
+The page has no script and no outside resource, every text is escaped, and the same evaluation gives the same page.
 """
 
 import base64

@@ -1,12 +1,11 @@
-"""Two models on the same labelled images: what each says of every drop, and how sure a difference is.
+"""Paired comparison of two models on the same labelled images.
 
-Hides how images are matched, how often a drop counts, and resampling. Promises that both sides are judged on the same
-drops with the same weights, that a drop counts once a class however often it was imaged, and that the same seed gives
-the same numbers.
+Both models are judged on the same drops with the same weights. A drop counts once per class however often it was
+imaged. The same seed gives the same numbers.
 
 The bootstrap is paired (Efron & Tibshirani, An Introduction to the Bootstrap, 1993): every resample draws the same
-drops for both. Plates are drawn whole, since their drops resemble one another. Of a few plates a bootstrap says too
-little (two plates both happen to be better one time in four), so drops are drawn singly as well, and the more careful
+drops for both. Plates are drawn whole, since their drops resemble one another. A bootstrap of a few plates is too
+narrow (two plates both happen to be better one time in four), so drops are drawn singly as well, and the more careful
 of the two counts.
 """
 
@@ -57,7 +56,7 @@ class ModelScores:
         return self.crystals >= self.threshold
 
     def only(self, chosen: Mask) -> "ModelScores":
-        """The same of some units."""
+        """Select units, bool [n]."""
         return ModelScores(self.name, self.digest, self.threshold, self.scores[chosen])
 
 
@@ -103,7 +102,7 @@ class PairedScores:
         return [(p.source, p.group) for p in self.images]
 
     def only(self, chosen: Mask) -> "PairedScores":
-        """Some of the units, bool [n]."""
+        """Select units, bool [n]."""
         images = tuple(p for p, kept in zip(self.images, chosen, strict=True) if kept)
         sides = (self.champion.only(chosen), self.candidate.only(chosen))
         return PairedScores(images, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
@@ -147,7 +146,7 @@ def _by_file(predictions: Predictions) -> dict[str, int]:
 
 
 def _check_asked(there: dict[str, int], here: dict[str, int], of: Predictions, who: str) -> None:
-    """Raises MarcodError for an image of one side that the other was never asked about."""
+    """Refuse an image that only one model was asked about. Raises MarcodError."""
     for file in there:
         if file not in here and not any(text.startswith(f"{file}: ") for text in of.unreadable):
             raise MarcodError(
@@ -279,7 +278,7 @@ def value_of(shares: NDArray[np.float64]) -> float | None:
 
 
 def numbered(names: Sequence[object]) -> NDArray[np.intp]:
-    """Number names from 0 without gaps, int [n]."""
+    """Give names numbers from 0 without gaps, int [n]."""
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
 

@@ -1,6 +1,6 @@
-"""What a model says of a labelled set: stored scores where there are, the files scored now where not.
+"""Predictions of a model for a labelled set: stored scores where there are any, else files scored now.
 
-Hides batches, decoding threads and images that cannot be read; those are named, never dropped silently.
+Unreadable images are named, never dropped silently.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,9 +1,8 @@
-"""All numbers of an evaluation: the MARCO paper's results for any labelled set, with intervals.
+"""Numbers of an evaluation: the MARCO paper's results for any labelled set, with intervals.
 
-Hides how drops are counted and resampled. Promises that every number comes with what it was counted from, is None
-where the data does not define it, and is the same for the same set, model and seed.
-
-The paper is Bruno et al., PLOS ONE 2018 (arXiv 1803.10342); docs/evaluation.md defines every number.
+Every number comes with what it was counted from, is None where the data does not define it, and is the same for the
+same set, model and seed. The paper is Bruno et al., PLOS ONE 2018 (arXiv 1803.10342); docs/evaluation.md defines every
+number.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
-"""An evaluation as tables of text, the same ones for the terminal and the page.
+"""Evaluation as tables of text, the same ones for the terminal and the page.
 
-Hides how numbers are written: shares in percent, intervals in brackets, the paper's value beside, and a dash for what
-the data does not define.
+Shares are in percent, intervals in brackets, the paper's value next to them, and a dash stands for an undefined number.
 """
 
 from collections.abc import Iterable

@@ -1,10 +1,9 @@
-"""Adapting a network to a lab's own images: the last layer, weights old and new together, and natural shares.
+"""Adaptation of a network to a lab's own images, in small steps.
 
-Hides features, balancing and averaging. Promises small steps: normalization gets used to the lab's images, the last
-layer is trained on what the network then sees, new weights are mixed with the old ones as validation drops like it, and
-probabilities are brought back to the shares that occur in the lab. Adaptive batch normalization: arXiv 1603.04779. Head
-first, then all: LP-FT, arXiv 2202.10054. Averaging: WiSE-FT, arXiv 2109.01903. Shares: Saerens, Latinne and
-Decaestecker, Neural Computation 14 (2002).
+Batch-norm statistics are re-estimated on the lab's images, the head is trained on the features, new weights are
+interpolated with the old ones as validation drops decide, and probabilities are shifted to the lab's natural shares.
+Adaptive batch normalization: arXiv 1603.04779. Head first, then all: LP-FT, arXiv 2202.10054. Averaging: WiSE-FT,
+arXiv 2109.01903. Shares: Saerens, Latinne and Decaestecker, Neural Computation 14 (2002).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

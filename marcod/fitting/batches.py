@@ -1,8 +1,10 @@
-"""Images for training: from files or rendered drops to endless differing batches, with tf.data on the CPU.
+"""Batches of training images from files or rendered drops, with tf.data on the CPU.
 
-Hides decoding, shrinking, keeping and augmenting. Promises that an image is decoded as it is for scoring, that the
-same seed, epoch and step give the same batch, so that a training goes on where it was killed, and that imagers' shares
-are read once: images are kept beside the run, shrunk to little more than the network takes.
+Guarantees:
+
+* An image is decoded as for scoring.
+* The same seed, epoch and step give the same batch, so that a killed training resumes where it was.
+* Imagers' shares are read once: images are kept in the run's folder, shrunk to little more than the network takes.
 """
 
 import shutil

@@ -1,6 +1,6 @@
-"""The state of a training in one file, so that a kill at any point loses minutes and not the training.
+"""Checkpoint of a training in one file, so that a kill at any point loses minutes and not the training.
 
-Hides the file's form: an ``.npz`` without pickles that is replaced in one step, so that it is always whole.
+The file is an ``.npz`` without pickles that is replaced in one step, so that it is always whole.
 """
 
 import json

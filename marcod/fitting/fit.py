@@ -1,7 +1,10 @@
-"""The training loop: hides Keras, averaging, early stopping, precision, devices and checkpoints.
+"""Training loop with averaged weights, early stopping, half precision, devices and checkpoints.
 
-Promises that a training killed at any point goes on from its last checkpoint with the batches it would have had, that
-what comes out is the running average of the weights, and that the progress of the loss is kept.
+Guarantees:
+
+* A training killed at any point resumes from its last checkpoint with the batches it would have had.
+* The result is the running average of the weights.
+* The progress of the loss is kept.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The course of a training as an image and as JSON."""
+"""Curves of a training as an image and as JSON."""
 
 import json
 from collections.abc import Sequence

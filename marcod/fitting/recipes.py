@@ -1,8 +1,7 @@
-"""How a network is trained, as values: what is done to images, how fast the weights follow, when it ends.
+"""Training recipes as values: augmentation, optimizer, learning rate, end.
 
-Hides every number of the recipes. :data:`PAPER` is the MARCO paper's, complete (Bruno et al., PLOS ONE 2018, arXiv
-1803.10342, section "Model training"); :data:`SHIPPED` made the bundle that comes with the project; :data:`ADAPT`
-continues from a champion's weights.
+:data:`PAPER` is the MARCO paper's, complete (Bruno et al., PLOS ONE 2018, arXiv 1803.10342, section "Model training");
+:data:`SHIPPED` made the bundle that comes with the project; :data:`ADAPT` continues from a champion's weights.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""What differs by Keras backend: compiling for scoring, gradients, and devices to train on. Nothing else may.
+"""Backend-specific code (TensorFlow, JAX): compiled inference, gradients, devices; no other module depends on it.
 
-Hides how each backend compiles and how a CPU is kept busy; promises the same numbers to float32 rounding from all.
+All backends give the same numbers to float32 rounding.
 """
 
 import os

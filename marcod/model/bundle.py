@@ -1,12 +1,14 @@
-"""A model on disk: an immutable folder ``<name>/<version>/`` that proves itself before it may serve.
-
-Hides the folder's files, their checksums, and how weights become scores. Promises that a bundle is either
-whole or refused with one sentence, that nothing in it is code, and that :func:`read` and :func:`verify`
-answer without importing TensorFlow.
+"""Model bundle: an immutable folder ``<name>/<version>/`` that is verified before it may serve.
 
 The folder holds ``bundle.toml`` (everything that is not a weight, and the SHA-256 of every other file),
 ``weights.npz`` (float32, keyed by the names of the published checkpoint), ``metrics.json``, and ``golden/``:
 small images with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
+
+Guarantees:
+
+* A bundle is either whole or refused with one sentence.
+* Nothing in it is code.
+* :func:`read` and :func:`verify` do not import TensorFlow.
 """
 
 import fcntl

@@ -1,14 +1,16 @@
-"""Where the network looks: a heat map of the pixels that move a class's score.
+"""Heat map of the pixels that move a class's score.
 
-Hides noise, batches and normalization, and how the image is drawn; promises the same bytes for the same image,
-model and recipe on the same machine, and memory bounded by one batch. The method is SmoothGrad (Smilkov et al.,
-arXiv 1706.03825), which the MARCO paper used: the mean gradient of the score over noisy copies of the image.
+The method is SmoothGrad (Smilkov et al., arXiv 1706.03825), which the MARCO paper used: the mean gradient of the score
+over noisy copies of the image. The score is the class's logit, not its probability: where a network is confident the
+softmax is flat and its gradient vanishes. Where several of a model's own classes fold into one of the four, it is the
+log-sum-exp of their logits, which is that one class's logit up to a term that all classes share. The sign is dropped
+and colour channels are summed, as the authors do for colour images. Heat shows what matters to the score, for or
+against it, and not that something is a crystal.
 
-The score is the class's logit, not its probability: where a network is sure the softmax is flat, its gradient
-vanishes, and what is left says what speaks against the other classes. Where several of a model's own classes fold into
-one of the four, it is the log-sum-exp of their logits, which is that one class's logit up to what all classes share.
-The sign is dropped and colour channels are summed, as the authors do for colour images. Heat shows what matters to
-the score, for or against it, and not that something is a crystal.
+Guarantees:
+
+* The same image, model and recipe give the same bytes on the same machine.
+* Memory is bounded by one batch.
 """
 
 import io

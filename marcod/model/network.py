@@ -1,8 +1,7 @@
 """The MARCO network and its smaller relatives as Keras models, and their weights as plain arrays.
 
-Hides how Inception-v3 is put together; promises that the variables of a model carry the names of the
-published checkpoint, so that weights travel as a mapping of those names to arrays and nothing else.
-Only ``keras.layers`` and ``keras.ops`` are used, so every Keras backend builds the same network.
+The variables of a model carry the names of the published checkpoint, so that weights are a mapping of those names to
+arrays and nothing else. With ``keras.layers`` and ``keras.ops`` alone every Keras backend builds the same network.
 
 Sources: Bruno et al., PLOS ONE 2018 (Table 3); Szegedy et al., arXiv 1512.00567; and the graph of the
 published SavedModel, which wins where it differs from the paper because the published weights fit it.

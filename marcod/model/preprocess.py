@@ -1,11 +1,12 @@
-"""From the bytes of a drop image to what a network takes, with TensorFlow on the CPU.
-
-Hides which decoder reads what and how an image is cropped, resized and scaled. Promises the published
-graph's own arithmetic for the published network, and that all functions may run in many threads at once
-(the decoder and the resizers release the GIL).
+"""Preprocessing: from the bytes of a drop image to the network's input, with TensorFlow on the CPU.
 
 The decoder matters: the graph decodes JPEG with TensorFlow's default, the fast integer DCT, and other
 decoders differ from it by up to 4/255. So JPEGs in grey or RGB go to TensorFlow, everything else to Pillow.
+
+Guarantees:
+
+* The published network gets the published graph's own arithmetic.
+* All functions may run in many threads at once (the decoder and the resizers release the GIL).
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,11 @@
-"""Model versions: brings the bundles on this host and the versions in the database together.
+"""Model registry: the bundles on this host and the versions in the database.
 
-The database says which version is champion; folders only say what exists here. Promises that a version's scores
-always come from the very bundle that was registered under its name (the digest is compared before it serves), and
-that no version becomes champion that cannot serve here.
+The database decides which version is champion; folders only tell what exists on this host.
+
+Guarantees:
+
+* A version's scores come from the very bundle registered under its name; digests are compared before it serves.
+* No version becomes champion that cannot serve here.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Reading and decoding images ahead of the device: hides threads, and what a file or its share can do to them.
+"""Reading and decoding of images ahead of the device, in threads.
 
-Promises that a share that hangs costs its own images time and nobody else's: a thread that waits for it is left to it,
-and until it answers no further one is sent there. Nothing is asked of the database here.
+A share that hangs delays its own images alone: a thread that waits for it is abandoned, and no further thread is sent
+there until it answers. Nothing here uses the database.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """Leases that one worker holds: renewed while it works on them, and given back when it cannot.
 
-A thread of its own renews them, so a batch may take longer than its lease, and a worker that died is still noticed:
-its thread died with it. What the database does not take back at once is given back later, before anything more is
-claimed, so that no image loses an attempt to a disk that is full.
+A thread renews them, so a batch may take longer than its lease, and a worker that died is still noticed: its thread
+died with it. What the database does not take back at once is given back later, before any further claim, so that no
+image loses an attempt to a full disk.
 """
 
 import threading

@@ -1,11 +1,11 @@
-"""The scoring loop: hides leases, reading ahead and failures, and promises one score an image, model and content.
+"""Scoring loop: one score per image, model and content.
 
-Three things go on at once: the device predicts batch N, a pool of threads reads and decodes batch N+1, and one
+Three things run at once: the device predicts batch N, a pool of threads reads and decodes batch N+1, and one
 thread talks to the database (writes N-1, claims N+1). A bad image fails alone; a model version loads when the
 first job that asks for it is claimed, so a promotion takes effect between two batches.
 
-No image pays for what its host or its model lacks. Batches are halved where memory is short; a batch of
-which not one image can be scored for that, or for the model, is an error, and its images wait with the cause.
+A fault of the host or the model costs no image an attempt. Batches are halved where memory is short. A batch of which
+not one image can be scored for that, or for the model, is an error, and its images wait with the cause.
 """
 
 import time

@@ -1,7 +1,6 @@
-"""A candidate becomes a bundle and stands before the gate.
+"""Assessment of a candidate: it becomes a bundle and is judged by the gate.
 
-Hides the record's wording, the golden images and the checks that need the network. Promises that what is judged is
-the bundle as it lies on disk, on the test side of the run's own frozen snapshot, which no training has seen.
+The bundle on disk is judged, on the test side of the run's own frozen snapshot, which no training has seen.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
-"""The temperature and the crystal threshold of a new model, for the classes' natural shares.
+"""Temperature and crystal threshold of a new model, for the classes' natural shares.
 
-Hides which labelled drops may speak for a recall. Promises that a threshold stands on one image a drop, that drops
-which the model's own scores made people look at do not count, and that what is promised says on what it stands.
-Temperature scaling: arXiv 1706.04599. Conformal risk control for the threshold: arXiv 2208.02814.
+A threshold counts one image per drop. Drops that people saw because of the model's own scores do not count. The promise
+names its data. Temperature scaling: arXiv 1706.04599. Conformal risk control for the threshold: arXiv 2208.02814.
 """
 
 from dataclasses import dataclass

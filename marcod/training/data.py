@@ -1,7 +1,10 @@
-"""What one training learns from: the lab's labelled images and the base set, side by side, ready for a network.
+"""Training data: the lab's labelled images and the rehearsal set (``train.base``), ready for a network.
 
-Hides files, kept pixels and features. Promises that only the training and the validation side are ever touched here,
-that the same run finds the same rows after a kill, and that an image that cannot be read is named and left out.
+Guarantees:
+
+* Only the training and the validation side are loaded here.
+* The same run finds the same rows after a kill.
+* An unreadable image is named and left out.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
-"""Labels that look wrong: to last layers that had not seen the plate, on what the champion sees of the images.
+"""Likely label errors by out-of-fold linear heads on the champion's features.
 
-Hides folds and features. Promises that a label is doubted by nobody who learned from it; a person decides, nothing is
-changed. Confident learning, arXiv 1911.00068.
+A label is judged only by heads that did not learn from its plate. A person decides; nothing is changed. Confident
+learning, arXiv 1911.00068.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
-"""The base set: labelled images that a model keeps knowing while it learns a lab's own.
+"""Rehearsal set (``train.base``): labelled images that a model must still know after learning a lab's own.
 
-Hides whether they are a folder that the lab names or drops rendered once and kept. Promises that an image stays on
-its side for ever, and that rendered ones come from their seeds.
+They are a folder that the lab names, or drops rendered once and kept. An image stays on its side for ever, and
+rendered ones follow from their seeds.
 """
 
 import csv

@@ -1,8 +1,10 @@
-"""Training runs: one at a time over all hosts, each with a row that says what became of it and why.
+"""Rows of training runs, with state, owner and reasons.
 
-Hides how a run is owned. Promises that two runs are never active at once, that of two processes only one takes over
-from a dead worker, and that a worker that lost its run can write nothing to it any more: every write names the run's
-token, which a takeover replaces.
+Guarantees:
+
+* Two runs are never active at once.
+* Of two processes only one takes over from a dead worker.
+* A worker that lost its run cannot write to it: every write names the run's token, which a takeover replaces.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,7 @@
-"""A candidate that scores new images beside the champion before it is decided about.
+"""Decision about a candidate that scores new images together with the champion first.
 
-Hides when that time is over and what is compared. Promises that a challenger becomes champion only if it scored what
-the champion scored, flags no flood of drops, and misses no more of the crystals that people named meanwhile. Nothing
-here loads TensorFlow until a model is promoted.
+A challenger becomes champion only if it scored what the champion scored, flags no flood of drops, and misses no more of
+the crystals that people labelled meanwhile. TensorFlow loads only when a model is promoted.
 """
 
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What a challenger and the champion said of the same new images, counted where the scores are."""
+"""Counts of a challenger's and the champion's predictions for the same new images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

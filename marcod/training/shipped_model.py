@@ -1,8 +1,7 @@
-"""Training from scratch on rendered drops: how the bundle that ships with the project was made.
+"""Training of the shipped bundle from scratch on rendered drops.
 
-Hides rendering, calibration and the measuring of the result. Promises that every image comes from a seed, that
-training, validation and test seeds never meet, and that the bundle says loudly that it has never seen a photograph.
-Temperature scaling is Guo et al., arXiv 1706.04599.
+Every image comes from a seed; training, validation and test seeds never meet. The bundle's notice warns that it has
+never seen a photograph. Temperature scaling is Guo et al., arXiv 1706.04599.
 """
 
 import multiprocessing

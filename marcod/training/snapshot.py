@@ -1,10 +1,12 @@
-"""A frozen set of labelled images: which labels, which bytes, which side.
+"""Snapshot: a frozen set of labelled images, with their bytes and sides.
 
-Hides where labels and files come from, and who decides where an image stands. Promises that a plate and an image's
-bytes stand on one side for ever, however the labels grow; that every image of a snapshot is on disk, can be decoded
-and is the one that people labelled; and that what is left out is named.
+Guarantees:
 
-The manifest is a file of JSON lines, a header and one line an image, known by the SHA-256 of its bytes.
+* A plate and an image's bytes stay on one side for ever, however the labels grow.
+* Every image of a snapshot is on disk, can be decoded and is the one that people labelled.
+* What is left out is named.
+
+The manifest is a file of JSON lines, a header and one line per image, identified by the SHA-256 of its bytes.
 """
 
 import hashlib

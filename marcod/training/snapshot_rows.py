@@ -1,6 +1,6 @@
-"""What the database knows of labelled images for a training set, and the rows of the sets that were taken.
+"""Rows of labelled images for a snapshot, and of the snapshots taken.
 
-Hides the tables. Promises one moment: all that :func:`gather` returns was true at once, whatever is written meanwhile.
+All that :func:`gather` returns was true at one moment, whatever is written meanwhile.
 """
 
 from collections import defaultdict
@@ -115,7 +115,7 @@ def _contents(connection: Connection, modality: Modality) -> dict[int, dict[str,
 
 
 def _asked(connection: Connection) -> dict[tuple[int, int], tuple[str, float | None]]:
-    """The answered question of each drop at an inspection; where several were, the one with a known probability."""
+    """Return the answered question per drop and inspection, of several the one with a known probability."""
     statement = (
         sa.select(review_item.c.drop_id, review_item.c.inspection_id, review_item.c.stream, review_item.c.inclusion)
         .where(review_item.c.answered_at.is_not(None))
