@@ -141,7 +141,7 @@ def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
     share = suspects / judged if judged else None
     limit = f"from {_percent(rules.label_noise)} on nothing is promoted"
     if share is None:
-        sentence = "no label was compared with a model that had not seen it, so nobody knows whether labels are wrong"
+        sentence = "no label was compared with a model that had not seen it, so it is unknown how many labels are wrong"
     else:
         look = "looks" if suspects == 1 else "look"
         sentence = f"{suspects} of {count(judged, 'label')} {look} wrong ({_percent(share)}); {limit}"
@@ -366,7 +366,7 @@ def _of_model(lab: PairedScores, model: ModelScores) -> dict[str, Any]:
 
 
 _ROUNDING: Final = 1e-9
-"""A loss of exactly the margin is within it, whatever the last bit says."""
+"""Tolerance, so that a loss of exactly the margin is within it in spite of rounding."""
 
 
 def _percent(share: float | None) -> str:

@@ -43,9 +43,9 @@ class LabelIssue:
 class PersonNoise:
     """Comparison of one person's labels with the model.
 
-    ``labels`` counts the words, ``judged`` those where the model is confident of a class. ``table`` counts the judged
-    words; rows are what the person said, columns what is likely, both in the order of ``domain.CLASSES``.
-    ``interval`` holds the share of doubted words with 95 % confidence (Clopper and Pearson), as if every word were of
+    ``labels`` counts the labels, ``judged`` those where the model is confident of a class. ``table`` counts the judged
+    labels; rows are the given class, columns the likely one, both in the order of ``domain.CLASSES``.
+    ``interval`` holds the share of doubted labels with 95 % confidence (Clopper and Pearson), as if every label were of
     another drop; None where nothing was judged, as is ``share``.
     """
 
@@ -110,7 +110,7 @@ def find(
     """Find label issues by out-of-fold probabilities.
 
     ``probabilities`` are float [n, 4] in the order of ``domain.CLASSES``, ``labels`` indices into it, int [n],
-    ``persons`` who says what of each row, and ``weights`` what each row counts for, float [n]; n is at least 1.
+    ``persons`` each person's label of a row, and ``weights`` the weight of a row, float [n]; n is at least 1.
     """
     counted = np.ones(len(labels)) if weights is None else weights
     confident = _confident(probabilities, labels, counted)

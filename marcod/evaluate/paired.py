@@ -237,7 +237,7 @@ class Difference:
     def above_zero(self) -> float:
         """Return the share of resamples above zero, the least of the kinds.
 
-        Where fewer than :data:`_FEW` resamples have no more, their number says too little, and a normal distribution of
+        Where fewer than :data:`_FEW` resamples have no more, their number is too coarse, and a normal distribution of
         the resamples' mean and spread counts where it gives less.
         """
         return min((_share_above_zero(r) for r in self.resampled if len(r)), default=0.0)

@@ -41,7 +41,7 @@ FEWEST_TO_GUARD: Final = 50
 """Validation images from which a loss of accuracy on a domain rules a mix out."""
 
 LEAST_SHARE: Final = 0.02
-"""No class is taken to be rarer in the lab; a few hundred images cannot tell, and it would never be predicted."""
+"""Least natural share of a class; a few hundred images show no less, and it would never be predicted."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def joined(parts: Sequence[Features]) -> Features:
 def balanced(targets: Floats, weights: Floats, groups: NDArray[Any]) -> Floats:
     """Weigh rows so that each group counts the same, and in a group each class; the mean is 1.
 
-    ``groups`` [n] tells the lab's own images from the base set. Inverse frequency, up to :data:`LARGEST_BOOST`.
+    ``groups`` [n] separates the lab's own images from the rehearsal set. Inverse frequency, at most
+    :data:`LARGEST_BOOST`.
     """
     found = np.zeros(len(targets), np.float64)
     labels = targets.argmax(axis=1)

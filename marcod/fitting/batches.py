@@ -148,7 +148,7 @@ def patches(files: Sequence[Path], size: int) -> ReadPixels:
     """Read random patches of ``size`` of an image's own pixels from its file each time: the paper's patches.
 
     An image with a shorter side is enlarged to it. One that is damaged is black. Raises OSError when a file cannot be
-    read, as when its share went away.
+    read, as when its share is offline.
     """
 
     def one(index: int, seed: int) -> Pixels:

@@ -72,7 +72,7 @@ def load(path: Path) -> State | None:
             arrays = {name: archive[name] for name in archive.files}
         return _state(arrays)
     except _DAMAGE as error:
-        raise MarcodError(f"the checkpoint {path} is damaged: {error}; remove it to begin again") from error
+        raise MarcodError(f"the checkpoint {path} is damaged: {error}; remove it to start again") from error
 
 
 def _state(arrays: dict[str, NDArray[Any]]) -> State:

@@ -167,7 +167,7 @@ class Training:
         if state is None:
             return 0, 0
         if len(state.optimizer) != len(self.model.optimizer.variables):
-            raise MarcodError(f"the checkpoint {place} is of another kind of training; remove it to begin again")
+            raise MarcodError(f"the checkpoint {place} is of another kind of training; remove it to start again")
         self.average, self._best = state.average, state.best
         network.set_variables(self.model, state.weights)
         for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):

@@ -169,8 +169,9 @@ LARGE: Final = 320
 def scratch(size: int, *, epochs: int, batch_size: int, quarter_turns: bool) -> Recipe:
     """Return the paper's recipe for a network that takes ``size`` pixels, with a lab's numbers.
 
-    A smaller network than the paper's gets a rate that is smaller in proportion, as its narrow layers do not stand
-    more, and a small one patches of nearly the whole drop: 160 of an imager's pixels show a corner without a crystal.
+    A smaller network than the paper's gets a rate that is smaller in proportion, because narrower layers diverge at
+    the paper's rate. A small one gets patches of nearly the whole drop: 160 of an imager's pixels show a corner
+    without a crystal.
     """
     recipe = PAPER.of(epochs=epochs, batch_size=batch_size, quarter_turns=quarter_turns)
     recipe = replace(recipe, rate=PAPER.rate * min(1.0, size / PAPER_SIZE))

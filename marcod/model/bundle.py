@@ -73,7 +73,7 @@ class _Table(BaseModel):
 class Threshold(_Table):
     """Crystal threshold: at or above ``crystal``, a folded crystal probability is a hit.
 
-    ``recall`` is the share of crystals found so on the data named by ``measured_on``; None while nobody measured it.
+    ``recall`` is the share of crystals found on the data named by ``measured_on``; None while it is not measured.
     """
 
     crystal: float = Field(ge=0, le=1)
@@ -93,9 +93,9 @@ class Origin(_Table):
 class BundleRecord(_Table):
     """Contents of ``bundle.toml``. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
 
-    ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
-    ``modality`` is the light it was trained for; images taken in another are not scored with it.
-    ``trained_on`` says what the weights learned from, its parents' share included. ``synthetic`` follows from it:
+    ``classes`` are the model's own, in output order; ``folding`` maps each to one of the four.
+    ``modality`` is the one it was trained for; images of another are not scored with it.
+    ``trained_on`` lists what the weights learned from, its parents' share included. ``synthetic`` follows from it:
     rendered drops alone. ``notice`` is shown wherever the model is: what a person must know before trusting a score.
     """
 
@@ -143,12 +143,12 @@ def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
     """Derive ``trained_on`` for a record that was written before that field.
 
     Such a record is synthetic if rendered drops took part. A training run of a lab wrote "data set ...; TIER" as the
-    training data: tier `recalibrate` left the weights as they were, and `scratch` did not begin with the parent's.
+    training data: tier `recalibrate` left the weights as they were, and `scratch` did not start with the parent's.
     """
-    rendered, told = bool(values.get("synthetic")), str(values.get("training_data"))
-    own_run = told.startswith("data set ") and not told.endswith("; recalibrate")
+    rendered, source = bool(values.get("synthetic")), str(values.get("training_data"))
+    own_run = source.startswith("data set ") and not source.endswith("; recalibrate")
     weights = [TrainedOn.RENDERED] if rendered else [TrainedOn.PUBLISHED]
-    if own_run and told.endswith("; scratch") and not rendered:
+    if own_run and source.endswith("; scratch") and not rendered:
         weights = []
     return [*weights, *([TrainedOn.LAB] if own_run else [])]
 

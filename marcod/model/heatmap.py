@@ -139,7 +139,7 @@ def draw(
     """Draw a PNG: the heat over the grey centre square of the image uint8 [height, width, 3], above a strip of text.
 
     The first line of ``caption`` is the title; ``notice`` is drawn as a warning; ``text`` goes into the file's text
-    chunks. Nothing in the file tells the time, so the same arguments give the same bytes.
+    chunks. The file has no time, so the same arguments give the same bytes.
     """
     image = Image.fromarray(_overlay(preprocess.centre_square(rgb), heat.values))
     strip = _strip(image.width, caption, notice)

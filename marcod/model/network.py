@@ -36,7 +36,7 @@ class Architecture:
 
     ``entry`` puts the paper's extra stride-2 layer (``Conv2d_0a_3x3``) in front of Inception-v3. ``limits``
     caps the depth of every layer whose name starts with the key; ``depths`` sets single layers and wins over
-    a limit. ``width`` scales all depths afterwards, to multiples of 8. ``auxiliary`` tells whether the
+    a limit. ``width`` scales all depths afterwards, to multiples of 8. ``auxiliary`` decides if the
     training head on ``Mixed_6e`` is part of the weights. The smallest input is 151 pixels, 75 without ``entry``.
     """
 
@@ -119,7 +119,7 @@ def compiled(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compile the network with ``weights`` to a function from float32 [n, size, size, 3] to logits [n, classes].
 
-    Compiled as :func:`backend.scoring` says. Batch normalization is folded into the convolutions and averages are
+    Compiled as by :func:`backend.scoring`. Batch normalization is folded into the convolutions and averages are
     taken after 1x1 convolutions, which changes no score by more than 1e-6 and saves a fifth of the time. Raises
     BundleError as :func:`build` and :func:`set_variables` do.
     """

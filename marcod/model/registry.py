@@ -30,7 +30,7 @@ SHIPPED: Final = ("marco-small-synthetic", "1")
 """The version that serves until a lab promotes another."""
 
 CHECK_BATCH: Final = 4
-"""Images a model sees at a time while it only proves that it can serve."""
+"""Batch size while a model only proves that it can serve."""
 
 
 def shipped_folder() -> Path:
@@ -53,7 +53,7 @@ def parse(text: str) -> tuple[str, str]:
 class ModelInfo:
     """Model version: registered in the database, or a bundle on this host, or both.
 
-    ``problem`` says why it cannot serve here although it should; :meth:`Registry.why_unusable` looks closer.
+    ``problem`` is why it cannot serve here although it should; :meth:`Registry.why_unusable` looks closer.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Registry:
     def resolve(self, text: str) -> tuple[str, str]:
         """Return name and version of what a person wrote: ``NAME:VERSION`` or an alias.
 
-        Raises ConfigError when it is neither, NotFoundError when nobody has that alias.
+        Raises ConfigError when it is neither, NotFoundError when no version has that alias.
         """
         if text not in versions.ALIASES:
             return parse(text)
@@ -191,7 +191,7 @@ class Registry:
         if self._db.read(versions.has_champion):
             return self._db.read(versions.champion)
         first = self.register(*SHIPPED, now)
-        # Not loaded here: whoever scores does that first, and whoever only looks must not wait for it.
+        # Not loaded here: scorers load it first, and readers must not wait for it.
         self._db.write(serving.promote, first, actor="marcod", now=now)
         return first
 
@@ -218,7 +218,7 @@ class Registry:
         return former, version
 
     def challenge(self, version: versions.Version | None, *, actor: str, now: datetime) -> versions.Version | None:
-        """Let a version that can serve here score every new image beside the champion; None ends it.
+        """Let a version that can serve here score every new image next to the champion; None ends it.
 
         Returns the former challenger. Raises as :meth:`promote`, and StoreError for the champion itself.
         """
@@ -247,7 +247,7 @@ class Registry:
                 return row is not None
             return serving.remove(connection, row.version, force=force, actor=actor, now=now)
 
-        # The database first: when this ends here, a folder that nobody uses is left, which the same command removes.
+        # The database first: after a kill here an unused folder is left, which the same command removes.
         # The other way round a version would have work and no bundle.
         kept = self._db.write(forget)
         if model.folder is not None:

@@ -27,7 +27,7 @@ log = telemetry.logger(__name__)
 _NOT_ITS_FAULT: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOSPC, errno.EDQUOT}
 )
-"""What reading says when this host or the share is at fault, and not the file."""
+"""Errors of reading that are the fault of this host or the share, not of the file."""
 
 NO_MEMORY: Final = "this host has too little memory to read images"
 """Error of an image that waits for memory."""
@@ -49,7 +49,7 @@ Decoded = Prepared | queue.Failure
 class Decoders:
     """Decoding threads. ``roots`` maps source names to folders on this host, else the database's root counts.
 
-    One thread may begin while another collects.
+    One thread may start while another collects.
     """
 
     def __init__(self, threads: int, roots: Mapping[str, Path]) -> None:

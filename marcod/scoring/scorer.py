@@ -47,7 +47,7 @@ CALM_BATCHES: Final = 20
 
 
 class ShortOfMemoryError(MarcodError):
-    """This host, or its device, has too little memory to score images; they wait until it has more."""
+    """Too little memory on this host or its device to score images; they wait until there is more."""
 
 
 class ModelFaultError(MarcodError):
@@ -456,9 +456,9 @@ def _log_batch(report: BatchReport, failures: list[queue.Failure]) -> None:
         wait_s=round(report.wait_s, 3),
         predict_s=round(report.predict_s, 3),
     )
-    away = [failure for failure in failures if not failure.counts]
-    if away:
-        log.warning("images wait", images=len(away), error=away[0].error)
+    waiting = [failure for failure in failures if not failure.counts]
+    if waiting:
+        log.warning("images wait", images=len(waiting), error=waiting[0].error)
     for failure in failures:
         if failure.counts:
             log.warning("image failed", path=failure.claim.path, attempt=failure.claim.attempts, error=failure.error)

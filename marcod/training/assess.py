@@ -28,7 +28,7 @@ PARITY: Final = 1e-3
 """Largest difference of a probability between the network as it was trained and the bundle that serves."""
 
 FEWEST_WORDS: Final = 20
-"""Judged words from which a person's swapped classes stop a promotion."""
+"""Judged labels from which a person's swapped classes stop a promotion."""
 
 MOST_UNREADABLE: Final = 0.01
 BATCH: Final = 16

@@ -36,7 +36,7 @@ def natural_shift(
 ) -> NDArray[np.float32]:
     """Return what to add to logits learned with other class shares, so that probabilities are of natural ones.
 
-    Without the natural shares those of the labels stand in, and without labels nothing is added.
+    Without natural shares those of the labels are used, and without labels nothing is added.
     """
     if natural is None:
         natural = adapt.shares(rows.targets, rows.weights) if len(rows) else trained_with

@@ -71,7 +71,7 @@ class TrainContext:
         """Check for a request to stop."""
         return self.stop.is_set()
 
-    def goes_on(self, what: str, done: int, total: int) -> None:
+    def report(self, what: str, done: int, total: int) -> None:
         """Report the progress of a step. Raises InterruptedError when a stop was requested."""
         if self.stopped():
             raise InterruptedError
@@ -199,7 +199,7 @@ class _Network:
         found = np.zeros((0, self._model.output_shape[1]), np.float32)
         wanted = np.arange(len(pixels)) if chosen is None else chosen
         for start in range(0, len(wanted), BATCH):
-            self._context.goes_on(what, start, len(wanted))
+            self._context.report(what, start, len(wanted))
             part = fitting_batches.prepared(pixels[wanted[start : start + BATCH]], self._context.preprocessing)
             # Padded, so that there is one shape to compile.
             full = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.float32)])
@@ -244,7 +244,7 @@ def _recalibrated_bn(context: TrainContext, training: LoadedSet) -> Weights:
 
     def batches() -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(drawn), NORMALIZED_BATCH):
-            context.goes_on("normalizing", start, len(drawn))
+            context.report("normalizing", start, len(drawn))
             chosen = drawn[start : start + NORMALIZED_BATCH]
             yield fitting_batches.prepared(training.pixels[chosen], context.preprocessing)
 
@@ -268,7 +268,7 @@ def _extract_features(
 ) -> Features:
     return data.extract_features(
         side, extractor, context.preprocessing, context.folder / f"{name}-features.npz",
-        flips=flips, goes_on=context.goes_on,
+        flips=flips, report=context.report,
     )  # fmt: skip
 
 

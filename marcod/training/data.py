@@ -37,7 +37,7 @@ MOST_UNREADABLE: Final = 0.05
 FEW_UNREADABLE: Final = 3
 
 ACTIVE: Final = frozenset({"threshold", "disagreement"})
-"""Review streams that choose what to ask by what the model says; a recall measured on their drops is not the lab's."""
+"""Review streams that choose drops by the model's scores; a recall measured on them is not the lab's."""
 
 EXTRACT_BATCH: Final = 16
 """Images whose features are taken at once."""
@@ -51,8 +51,8 @@ FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 class TrainingSet:
     """Rows of one side: file, class index, soft label, weight, domain (source or rehearsal set) and plate.
 
-    ``is_lab`` tells the lab's images from the base set, ``chosen`` those that the model's own scores made people look
-    at; ``persons`` is who says what.
+    ``is_lab`` marks the lab's images, ``chosen`` those that people saw because of the model's own scores; ``persons``
+    has each person's label.
     """
 
     files: tuple[Path, ...]
@@ -201,7 +201,7 @@ def load(
         first = next(iter(wrong))
         raise MarcodError(
             f"{len(wrong)} of {len(wanted)} images cannot be read, such as {wanted.files[first]}: {wrong[first]}; "
-            "is a share away? The next `marcod retrain` begins anew"
+            "is a share offline? The next `marcod retrain` starts again"
         )
     good = np.array([i for i in range(len(wanted)) if i not in wrong], np.intp)
     unreadable = tuple(f"{wanted.files[i]}: {text}" for i, text in wrong.items())
@@ -236,11 +236,11 @@ def extract_features(
     place: Path,
     *,
     flips: Flips,
-    goes_on: Progress,
+    progress: Progress,
 ) -> adapt.Features:
     """Extract features of all images and flips, one flip of all after another; cache them at ``place``.
 
-    ``goes_on`` is told how far it is, and may raise to end it.
+    ``progress`` is called with steps done, and may raise to end it.
     """
     count = len(material.rows)
     targets, given = np.tile(material.rows.targets, (len(flips), 1)), np.tile(material.rows.weights, len(flips))
@@ -252,7 +252,7 @@ def extract_features(
         for start in range(0, count, EXTRACT_BATCH):
             part = material.pixels[start : start + EXTRACT_BATCH, ::down, ::across]
             found.append(extractor.extract(batches.prepared(part, record)))
-            goes_on("looking at the images", number * count + start + len(part), len(flips) * count)
+            progress("looking at the images", number * count + start + len(part), len(flips) * count)
     features = np.concatenate(found) if found else np.zeros((0, extractor.features), np.float32)
     checkpoint.save_arrays(place, {"features": features})
     return adapt.Features(features, targets, given)

@@ -42,7 +42,7 @@ class SnapshotIssues:
 def find_issues(rows: TrainingSet, seen: Features, seed: int) -> LabelIssues | None:
     """Find issues in the lab's labels; the rehearsal set teaches every fold. None with labels on one plate only.
 
-    Features are standardized by imager and the layer begins with nothing: what the champion makes of an imager that it
+    Features are standardized by imager and the layer starts from zeros: what the champion makes of an imager that it
     does not know must not decide which labels are wrong.
     """
     lab = np.flatnonzero(rows.is_lab)

@@ -89,7 +89,7 @@ def load(
     if kind == "folder":
         assert settings.base_folder is not None
         found = _listed(settings.base_folder, parent, settings)
-        # The same file might stand on the lab's test side, and would be learned by heart.
+        # The same file might be on the lab's test side, and would be learned by heart.
         other = tuple(p for p in found.images if hashlib.sha256(p.file.read_bytes()).hexdigest() not in known)
         return replace(found, images=other)
     folder = settings.folder / "base" / f"rendered-{settings.base_images}"

@@ -367,7 +367,7 @@ class _OpenRun:
     def _numbers(
         self, result: Verdict, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, material: str
     ) -> dict[str, Any]:
-        """Return the numbers of the run's row. ``partly`` tells why a candidate that passed is only recommended."""
+        """Return the numbers of the run's row. ``partly`` has the reasons to recommend only."""
         sources = self.run.options["sources"]
         chosen = [f"only labels of {', '.join(sources)} were used"] if sources else []
         return {

@@ -18,7 +18,7 @@ from marcod.store.versions import Version
 class Both:
     """Counts of images that both versions scored; ``failed`` are those that only the challenger could not score.
 
-    Of the drops that people called crystals since, ``crystals`` says how many, and who of the two flagged them.
+    ``crystals`` counts the drops labelled as crystals since, and which of the two flagged them.
     """
 
     images: int

@@ -129,7 +129,7 @@ def finish(
 ) -> Path:
     """Calibrate ``weights`` on validation drops, measure them on test drops, and write the bundle.
 
-    ``recipe`` says in words how the weights came to be.
+    ``recipe`` describes in words how the weights were trained.
     """
     weights = _with_natural_shares(weights, validation.labels)
     score = network.compiled(MARCO_SMALL, weights, batch_size=_PART)

@@ -46,7 +46,7 @@ class Item:
     ``shares`` are the persons' shares for each class in the order of ``domain.CLASSES``, and sum to 1.
     ``weight`` is what the image counts for: one drop counts 1 for a label, copies of one file count as one.
     ``stream`` is the review stream whose question the label answers and ``inclusion`` the probability with which an
-    audit drew it; None where nobody asked, and where no probability is known.
+    audit drew it; None where no question was asked, and where no probability is known.
     """
 
     image_id: int
@@ -275,7 +275,7 @@ def _since(content: str, known: Past) -> datetime:
 def _homes(past: Mapping[int, Past], contents: Mapping[int, str]) -> dict[str, Split]:
     """Find the side of each content: that of the plate on which it was labelled first, even if no longer.
 
-    Scores and words only grow and carry the time of their coming, so what is first now stays first for ever.
+    Scores and labels only grow and are dated, so what is first now stays first for ever.
     """
     claims: dict[str, tuple[datetime, int]] = {}
     for image_id, known in past.items():

@@ -101,7 +101,7 @@ class Trainer:
             self._settle(stop, alive)
             reason = self.reason(self._clock())
             if reason is not None:
-                log.info("training begins", cause=reason.cause, why=reason.detail)
+                log.info("training started", cause=reason.cause, why=reason.detail)
                 self._call(["retrain", "--cause", reason.cause], stop, alive)
             stop.wait(self._look_s)
 

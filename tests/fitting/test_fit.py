@@ -156,10 +156,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(story: Story, tmp_path: Path)
     training = Training(
         HEADS, replace(RECIPE, optimizer="adam", auxiliary=0), learnable(8), seed=1, options=FitOptions(place)
     )
-    with pytest.raises(MarcodError, match=r"fit\.npz is of another kind of training; remove it to begin again"):
+    with pytest.raises(MarcodError, match=r"fit\.npz is of another kind of training; remove it to start again"):
         training.run()
     place.write_bytes(story.place.read_bytes()[:5000])
-    with pytest.raises(MarcodError, match=r"the checkpoint .*fit\.npz is damaged: .*; remove it to begin again"):
+    with pytest.raises(MarcodError, match=r"the checkpoint .*fit\.npz is damaged: .*; remove it to start again"):
         training.run()
 
 

@@ -149,7 +149,7 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(
 
     def seen(weights: Weights) -> np.ndarray:
         found = data.extract_features(
-            given, data.FeatureExtractor(TINY, weights), RECORD, place, flips=FLIPS, goes_on=goes_on
+            given, data.FeatureExtractor(TINY, weights), RECORD, place, flips=FLIPS, progress=goes_on
         )
         assert np.array_equal(found.targets, np.tile(given.rows.targets, (4, 1)))
         assert np.array_equal(found.weights, np.tile(given.rows.weights, 4))
@@ -177,7 +177,7 @@ def test_of_no_images_nothing_is_seen(tmp_path: Path, tiny_weights: Weights) -> 
     none = load(data.training_set(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {}), tmp_path)
     place = tmp_path / "features.npz"
     found = data.extract_features(
-        none, data.FeatureExtractor(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, goes_on=lambda *step: None
+        none, data.FeatureExtractor(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, progress=lambda *step: None
     )
     assert found.features.shape == (0, len(network.head(tiny_weights)[0]))
 

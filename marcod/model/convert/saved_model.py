@@ -161,7 +161,7 @@ def _node_of(tensor: str) -> str:
 
 
 def _lookup(graph: Any, classes_output: str) -> tuple[str, str]:
-    """The table that gives the classes' names, and the tensor of indices looked up in it."""
+    """Find the table of the classes' names, and the tensor of indices looked up in it."""
     nodes = _nodes(graph)
     find = nodes[_node_of(classes_output)]
     if find.op != "LookupTableFindV2" or len(find.input) < 2:
@@ -176,7 +176,7 @@ def _lookup(graph: Any, classes_output: str) -> tuple[str, str]:
 
 
 def _table_contents(graph: Any, table: str) -> tuple[str, tuple[str, ...]]:
-    """The operation that fills the table, and the names by index."""
+    """Find the operation that fills the table, and the names by index."""
     fills = [n for n in graph.node if n.op == "InitializeTableV2" and n.input and _node_of(n.input[0]) == table]
     if len(fills) != 1 or len(fills[0].input) < 3:
         raise _foreign("the names of its classes are not in the graph")
@@ -203,7 +203,7 @@ def _constants(graph: Any, tensors: Sequence[str]) -> list[Any]:
 
 
 def _extract(graph: Any, wanted: Sequence[str], *, stop: str) -> Any:
-    """The part of a graph that ``wanted`` needs, without what comes before ``stop``, free of device names."""
+    """Cut out the part of a graph that ``wanted`` needs, without what comes before ``stop`` and without device names."""
     nodes, kept = _nodes(graph), dict[str, Any]()
     waiting = [_node_of(name) for name in wanted]
     while waiting:
@@ -224,7 +224,7 @@ def _extract(graph: Any, wanted: Sequence[str], *, stop: str) -> Any:
 
 
 def _cpu_only() -> Any:
-    """The graph is the measure, so it computes where rounding is exact and the same everywhere."""
+    """Configure the reference: it computes where rounding is exact and the same everywhere."""
     return tf.compat.v1.ConfigProto(device_count={"GPU": 0})
 
 
@@ -232,7 +232,7 @@ def _cpu_only() -> Any:
 def _session(
     graph: PublishedGraph, variables: Mapping[str, NDArray[np.float32]]
 ) -> Iterator[Callable[[list[bytes]], Any]]:
-    """A function from images' bytes to class names and scores, sorted row by row as the graph gives them."""
+    """Return a function from images' bytes to class names and scores, sorted row by row as in the graph."""
     fed = _without_variables(graph.way)
     with tf.Graph().as_default() as loaded:
         images = tf.compat.v1.placeholder(tf.string, [None])
