@@ -203,7 +203,7 @@ def _constants(graph: Any, tensors: Sequence[str]) -> list[Any]:
 
 
 def _extract(graph: Any, wanted: Sequence[str], *, stop: str) -> Any:
-    """Cut out the part of a graph that ``wanted`` needs, without what comes before ``stop`` and without device names."""
+    """Cut out the part of a graph that ``wanted`` needs, without what is before ``stop`` and without device names."""
     nodes, kept = _nodes(graph), dict[str, Any]()
     waiting = [_node_of(name) for name in wanted]
     while waiting:
