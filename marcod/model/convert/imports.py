@@ -1,8 +1,10 @@
-"""The act of importing: from what a source holds to a bundle, or to nothing at all.
+"""Import of a model: from a source to a bundle, or to nothing at all.
 
-Promises that a bundle is written only after its predictor has given every compared image the probabilities that
-the original gives, to :data:`TOLERANCE`; that the comparison is kept in the bundle; and that an import which fails
-for any reason leaves the folder of models as it was.
+Guarantees:
+
+* A bundle is written only after its predictor has given every compared image the probabilities that the original
+  gives, to :data:`TOLERANCE`. The comparison is kept in the bundle.
+* An import which fails for any reason leaves the folder of models as it was.
 """
 
 import io

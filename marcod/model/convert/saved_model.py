@@ -1,9 +1,11 @@
-"""The published SavedModel: read without being run, then run on images for comparison.
+"""Published SavedModel: read without being run, then run on images for comparison.
 
-Hides protocol buffers and sessions. Promises that nothing of a SavedModel is run before every operation in it has
-been found among those of the published graph; that what then runs is only what leads from an image's bytes to its
-scores, on the CPU; and that no operation that reads, writes or restores files is ever part of it, because the
-variables are fed from the checkpoint that was read beforehand.
+Guarantees:
+
+* Nothing of a SavedModel is run before every operation in it has been found among those of the published graph.
+* What then runs is only what leads from an image's bytes to its scores, on the CPU.
+* No operation that reads, writes or restores files is ever part of it, because the variables are fed from the
+  checkpoint that was read beforehand.
 
 Source: the graph of the published SavedModel (TensorFlow 1.5, Apache-2.0).
 """

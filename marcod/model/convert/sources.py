@@ -1,8 +1,10 @@
-"""From a path or a URL to files on this disk, of a kind that is known.
+"""Sources of models: from a path or a URL to files of a known kind on this disk.
 
-Hides downloading, unpacking and recognising. Promises that nothing is written outside the folder given for it,
-that no member of an archive decides where it lands, that sizes are bounded while they grow rather than by what
-a header claims, and that nothing found here has been run or interpreted yet.
+Guarantees:
+
+* Nothing is written outside the folder given for it; no member of an archive decides where it is unpacked.
+* Sizes are bounded while they grow, not by what a header claims.
+* Nothing found here has been run or interpreted yet.
 """
 
 import hashlib
