@@ -268,7 +268,7 @@ def _extract_features(
 ) -> Features:
     return data.extract_features(
         side, extractor, context.preprocessing, context.folder / f"{name}-features.npz",
-        flips=flips, report=context.report,
+        flips=flips, progress=context.report,
     )  # fmt: skip
 
 
