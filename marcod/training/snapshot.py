@@ -365,7 +365,7 @@ def _gate_digest(items: Iterable[Item]) -> str:
 
 
 def write(snapshot: Snapshot, path: Path) -> None:
-    """Write the manifest; whoever looks sees all of it or nothing. Raises MarcodError."""
+    """Write the manifest whole or not at all. Raises MarcodError."""
     try:
         files.write_whole(path, _manifest(snapshot))
     except OSError as error:
