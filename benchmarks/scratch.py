@@ -17,7 +17,7 @@ from marcod import settings
 from marcod.domain import CLASSES
 from marcod.evaluate import metrics
 from marcod.fitting import batches, fit, recipes
-from marcod.fitting.fit import Course, Validation
+from marcod.fitting.fit import FitOptions, Validation
 from marcod.model import network, registry
 from marcod.model.network import MARCO, MARCO_SMALL
 from marcod.training import shipped_model
@@ -54,7 +54,7 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
 
     fitted = fit.fit(
         replace(MARCO_SMALL, auxiliary=True), recipe, shipped_model.as_images(examples),
-        seed=1, validation=_judges(validation), course=Course(progress=progress),
+        seed=1, validation=_judges(validation), options=FitOptions(progress=progress),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}

@@ -14,8 +14,8 @@ from marcod.settings import Settings
 from marcod.training import snapshot
 
 if TYPE_CHECKING:
-    from marcod.evaluate.label_issues import Suspicion
-    from marcod.training.out_of_fold import Doubts
+    from marcod.evaluate.label_issues import LabelIssues
+    from marcod.training.out_of_fold import SnapshotIssues
 
 
 @click.command()
@@ -48,14 +48,14 @@ def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, l
             )
     rows = [row for row in _rows(found) if person is None or person in row["persons"]]
     if json_output:
-        output.print_json({"labels": len(found.items), "suspects": rows[:limit], **_summary(found.suspicion)})
+        output.print_json({"labels": len(found.items), "suspects": rows[:limit], **_summary(found.issues)})
         return
     _print(found, rows, limit)
 
 
-def _rows(found: "Doubts") -> list[dict[str, Any]]:
+def _rows(found: "SnapshotIssues") -> list[dict[str, Any]]:
     rows = []
-    for suspect in found.suspicion.suspects:
+    for suspect in found.issues.suspects:
         item = found.items[suspect.index]
         rows.append(
             {
@@ -74,7 +74,7 @@ def _rows(found: "Doubts") -> list[dict[str, Any]]:
     return rows
 
 
-def _summary(suspicion: "Suspicion") -> dict[str, Any]:
+def _summary(issues: "LabelIssues") -> dict[str, Any]:
     people = [
         {
             "person": p.person,
@@ -84,12 +84,12 @@ def _summary(suspicion: "Suspicion") -> dict[str, Any]:
             "interval": p.interval,
             "swaps": list(p.confused) if p.swapped and p.confused else None,
         }
-        for p in suspicion.by_person
+        for p in issues.by_person
     ]
-    return {"judged": suspicion.judged, "noise": round(suspicion.noise, 4), "people": people}
+    return {"judged": issues.judged, "noise": round(issues.noise, 4), "people": people}
 
 
-def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
+def _print(found: "SnapshotIssues", rows: list[dict[str, Any]], limit: int) -> None:
     console = output.console()
     cells = [
         (
@@ -114,7 +114,7 @@ def _print(found: "Doubts", rows: list[dict[str, Any]], limit: int) -> None:
     )
     people = [
         (p.person, p.labels, p.judged, "" if p.share is None else f"{100 * p.share:.0f} %", _swap(p))
-        for p in found.suspicion.by_person
+        for p in found.issues.by_person
     ]
     console.print(listings.table("", ("person", "labels", "judged", "doubted", ""), people))
     if found.unreadable:

@@ -88,7 +88,7 @@ def rescore(
 def _version(ready: app.App, named: str | None) -> versions.Version:
     if named is None:
         return ready.db.read(versions.champion)
-    return ready.registry.take(named, ready.db.now())
+    return ready.registry.resolve_registered(named, ready.db.now())
 
 
 @dataclass(frozen=True, slots=True)

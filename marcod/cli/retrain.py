@@ -51,7 +51,7 @@ def retrain(
     with app.open_app(settings) as ready, app.stop_event_on_signals() as stop, bars.stages() as report:
         from marcod.training import runs
 
-        asked = runs.Asked(
+        request = runs.RetrainRequest(
             cause=cause,  # type: ignore[arg-type]
             actor=options.actor(),
             settings=_with(settings.train, chosen),
@@ -60,7 +60,7 @@ def retrain(
             again=again,
             tensorboard=tensorboard,
         )
-        place = runs.Place(
+        context = runs.RunContext(
             db=ready.db,
             registry=ready.registry,
             models=settings.models.folder,
@@ -69,7 +69,7 @@ def retrain(
             stop=stop,
             progress=report,
         )
-        run = runs.retrain(place, asked)
+        run = runs.retrain(context, request)
     if json_output:
         output.print_json(output.without_token(run))
     else:

@@ -1,5 +1,6 @@
-"""How good a model version is on images whose content people have named, and what follows for its threshold.
+"""Evaluation of a model version on labelled images, and the threshold that follows.
 
-``labelled`` reads such a set from CSV or the database, ``predictions`` scores it, ``results`` makes all numbers of it,
+``labelled`` reads such a set from CSV or the database, ``predictions`` scores it, ``results`` computes all numbers,
 ``tables`` and ``page`` show them, and ``calibration`` derives a new version with another temperature and threshold.
+``paired`` and ``gate`` compare a candidate with the champion.
 """

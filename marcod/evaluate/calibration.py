@@ -1,8 +1,8 @@
-"""Another temperature and crystal threshold for the same weights, with a promise that the data can carry.
+"""Recalibration: another temperature and crystal threshold for the same weights.
 
-Hides the fit and the writing of the new version. Promises that weights and golden images stay the same, and that a
-recall is promised only when finite samples allow it. Sources: temperature scaling, Guo et al., arXiv 1706.04599;
-conformal risk control, Angelopoulos et al., arXiv 2208.02814; tolerance limits by the binomial tail (Clopper-Pearson).
+Weights and golden images stay the same. A recall is promised only when finite samples allow it. Sources: temperature
+scaling, Guo et al., arXiv 1706.04599; conformal risk control, Angelopoulos et al., arXiv 2208.02814; tolerance limits
+by the binomial tail (Clopper-Pearson).
 """
 
 import json
@@ -30,7 +30,7 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a temperature and a threshold do on the set; ``flagged`` is the share of all counted that are hits."""
+    """Results of a temperature and threshold on the set; ``flagged`` is the share of hits among all counted."""
 
     temperature: float
     threshold: float
@@ -42,7 +42,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A fitted temperature and threshold, what they stand for, and the state before and after.
+    """Fitted temperature and threshold, their promise, and the state before and after.
 
     ``recall`` is promised: on average over new drops where ``confidence`` is None, else for this threshold with that
     confidence. ``crystals`` are counted one a drop, ``misses`` of them are below the threshold.
@@ -60,7 +60,7 @@ class Fit:
 
     @property
     def promise(self) -> str:
-        """The sentence that a bundle carries as what its threshold was measured on."""
+        """The sentence in a bundle on what its threshold was measured on."""
         how = "expected of new drops" if self.confidence is None else f"with {_percent(self.confidence)} confidence"
         return (
             f"{self.crystals} crystals, one a drop, of {self.data}: {self.misses} below the threshold; "
@@ -73,7 +73,7 @@ def _percent(share: float) -> str:
 
 
 def crystals_needed(recall: float, confidence: float | None) -> int:
-    """How many crystals a promise needs at least: as many as carry it when none of them is missed.
+    """Return the least number of crystals for a promise: as many as carry it when none is missed.
 
     ``recall`` and ``confidence`` are below 1. The rule for an expected recall is (misses + 1) / (n + 1) <= 1 - recall.
     """
@@ -83,7 +83,7 @@ def crystals_needed(recall: float, confidence: float | None) -> int:
 
 
 def allowed_misses(crystals: int, recall: float, confidence: float | None) -> int:
-    """How many of the crystals may lie below a threshold that keeps the promise; -1 when it cannot be kept.
+    """Return how many crystals may lie below a threshold that keeps the promise; -1 when it cannot be kept.
 
     With a confidence: the most misses that would be no more likely than 1 - confidence if the recall were lower.
     """
@@ -124,7 +124,7 @@ def fit(
 
 
 def require_crystals(images: Iterable[Labelled], recall: float, confidence: float | None) -> int:
-    """How many of the labelled drops with crystals a promise lets go; known before anything is scored.
+    """Return how many labelled drops with crystals may be missed; known before anything is scored.
 
     Raises MarcodError when there are too few of them, saying how many it takes.
     """
@@ -140,7 +140,7 @@ def require_crystals(images: Iterable[Labelled], recall: float, confidence: floa
 
 
 def _one_a_drop(predictions: Predictions, record: BundleRecord) -> Predictions:
-    """The drops with crystals: of each, the most crystalline image at the first inspection that shows crystals."""
+    """Choose per drop with crystals its most crystalline image at the first inspection that shows crystals."""
     crystals = predictions.only([i for i, p in enumerate(predictions.images) if p.label is DropClass.CRYSTALS])
     first: dict[str, str] = {}
     for image in crystals.images:
@@ -169,7 +169,7 @@ def _state(
 
 
 def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted: Fit) -> Path:
-    """Write the bundle in ``parent``, which is loaded as ``predictor``, anew with another version number.
+    """Write the bundle in ``parent``, which is loaded as ``predictor``, with another version number.
 
     Weights and golden images stay, their expectations follow the temperature, and metrics.json gains
     ``calibration``. Raises BundleError when the version exists.
@@ -190,14 +190,14 @@ def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted
 
 
 def measured_and_golden(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """metrics.json and the golden images of a bundle that has been verified."""
+    """Read metrics.json and the golden images of a bundle that has been verified."""
     expected: Mapping[str, Any] = json.loads((path / bundle.EXPECTED_FILE).read_text(encoding="utf-8"))
     golden = {name: (path / "golden" / name).read_bytes() for name in expected}
     return json.loads((path / bundle.METRICS_FILE).read_text(encoding="utf-8")), golden
 
 
 def expectations(predictor: Predictor, images: Mapping[str, bytes], temperature: float) -> list[Golden]:
-    """Images by name with the probabilities that a model gives them at a temperature."""
+    """Predict the golden probabilities of images by name at a temperature."""
     found = []
     for name, data in images.items():
         logits = predictor.logits(predictor.prepare(data)[np.newaxis])

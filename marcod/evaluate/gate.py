@@ -1,22 +1,23 @@
-"""The gate: whether a candidate may replace the champion, judged on drops that neither was trained on.
+"""Gate: decides if a candidate may replace the champion, on drops that neither was trained on.
 
-Hides the statistics. Promises a verdict that follows from the predictions, the rules and the seed alone, that every
-condition comes with its numbers and a sentence a crystallographer can read, and that what the data cannot answer is
-refused: too few drops, plates or crystals never promote anything.
+Guarantees:
 
-What it compares is in ``compared``: each drop once a class, differences paired over plates and over drops. Crystal
-recall is taken at each model's own threshold, because that is what a lab loses or gains on the day of the change.
+* The result follows from the predictions, the rules and the seed alone.
+* Every condition comes with its numbers and a sentence for a crystallographer.
+* What the data cannot answer is refused: too few drops, plates or crystals never promote anything.
 
-What the gate cannot see: it believes the labels of the test side. Labels that are wrong at random blur both models
-alike, so a better candidate is refused rather than a worse one promoted. Labels that are wrong on purpose, or one
-person's habit, are wrong on the test side too, and a candidate that learned them looks better there. Three things stand
-against that: the base set, whose labels are not the lab's and which counts as an imager of its own; the golden images
-of the candidate's bundle; and the share of labels that look wrong to a model that did not see them
-(:func:`labels_trusted`). A small and consistent error of everybody who labels passes all three, and a person has to
-find it.
+The comparison is that of ``paired``: each drop counts once per class, differences are paired over plates and drops.
+Crystal recall is taken at each model's own threshold, because that is what a lab loses or gains by the change.
 
-A test side that is asked again and again lets a worse candidate through by chance. So what all looks together may let
-through is shared among them, see :attr:`Rules.needed`; ``store.training.gate_uses`` counts looks.
+Limits: the gate trusts the labels of the test side. Labels that are wrong at random blur both models alike, so a better
+candidate is refused rather than a worse one promoted. Labels that are wrong on purpose, or by one person's habit, are
+wrong on the test side too, and a candidate that learned them looks better there. Three things help: the rehearsal set,
+whose labels are not the lab's and which counts as an imager of its own; the golden images of the candidate's bundle;
+and the share of labels that look wrong to a model that did not see them (:func:`labels_trusted`). A small and
+consistent error of everybody who labels passes all three, and a person has to find it.
+
+A test side that is used again and again lets a worse candidate through by chance. So that risk is shared among all
+looks, see :attr:`Rules.needed`; ``training.run_rows.gate_uses`` counts looks.
 """
 
 import math
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod.evaluate import paired
-from marcod.evaluate.paired import Measure, Pair, Side
+from marcod.evaluate.paired import Measure, ModelScores, PairedScores
 from marcod.evaluate.predictions import Predictions
 from marcod.model.bundle import BundleRecord
 from marcod.text import count
@@ -48,7 +49,7 @@ _MEASURES: Final[dict[str, tuple[str, Measure, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a promotion takes; shares from 0 to 1.
+    """Conditions of a promotion; shares from 0 to 1.
 
     ``primary`` must get better: the ranking of crystals, or the log loss where only temperature and threshold were
     changed, which leaves the ranking as it was. ``confidence`` is one-sided; ``looks`` is how many candidates this test
@@ -73,7 +74,7 @@ class Rules:
 
     @property
     def needed(self) -> float:
-        """How sure it must be that the primary measure got better; 1 after :data:`MOST_LOOKS`, when nothing passes.
+        """The confidence needed that the primary measure got better; 1 after :data:`MOST_LOOKS`, when nothing passes.
 
         The first look spends half of the risk 1 - ``confidence``. Look number k spends a part of the other half that is
         as 1 to k, so that :data:`MOST_LOOKS` of them together spend the whole.
@@ -86,7 +87,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One condition, in words and numbers."""
+    """Condition of the gate, as a sentence and numbers."""
 
     name: str
     passed: bool
@@ -96,7 +97,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``numbers`` is ready for JSON: both models' numbers, the rules, and under ``checks`` every check."""
+    """Result of the gate. ``numbers`` is ready for JSON: both models' numbers, the rules, and all ``checks``."""
 
     passed: bool
     checks: tuple[Check, ...]
@@ -115,32 +116,32 @@ def judge(
     *,
     extra: Sequence[Check] = (),
 ) -> Verdict:
-    """Judge by what both said of the same images; it passes when every check does, the ``extra`` ones too.
+    """Judge two models' predictions for the same images; it passes when every check does, the ``extra`` ones too.
 
     Images of the base set (source "", imager "base") count as an imager, not in the lab's own numbers. Raises
     MarcodError when the two were asked about different images, ValueError for an unknown ``primary``.
     """
     everything = paired.pair(champion, candidate)
-    own = everything.only(everything.own)
+    lab = everything.only(everything.is_lab)
     checks = (
-        _enough(own, rules),
-        _recall(own, rules),
-        _primary(own, rules),
-        _precision(own, rules),
-        _false_alarms(own, rules),
+        _enough(lab, rules),
+        _recall(lab, rules),
+        _primary(lab, rules),
+        _precision(lab, rules),
+        _false_alarms(lab, rules),
         *_imagers(everything, rules),
         *extra,
     )
     passed = all(check.passed for check in checks)
-    return Verdict(passed, checks, _numbers(everything, own, rules, checks))
+    return Verdict(passed, checks, _numbers(everything, lab, rules, checks))
 
 
 def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
-    """Whether few enough labels look wrong: ``suspects`` of the ``judged`` that a model which had not seen them saw."""
+    """Check that few labels look wrong: ``suspects`` of ``judged``, by a model that had not seen them."""
     share = suspects / judged if judged else None
     limit = f"from {_percent(rules.label_noise)} on nothing is promoted"
     if share is None:
-        sentence = "no label was compared with a model that had not seen it, so nobody knows whether labels are wrong"
+        sentence = "no label was compared with a model that had not seen it, so it is unknown how many labels are wrong"
     else:
         look = "looks" if suspects == 1 else "look"
         sentence = f"{suspects} of {count(judged, 'label')} {look} wrong ({_percent(share)}); {limit}"
@@ -152,11 +153,11 @@ def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
 _Numbers = dict[str, float | int | str | None]
 
 
-def _enough(own: Pair, rules: Rules) -> Check:
-    check = enough(_counts(own), rules)
-    if not own.left_out:
+def _enough(lab: PairedScores, rules: Rules) -> Check:
+    check = enough(_counts(lab), rules)
+    if not lab.left_out:
         return check
-    unreadable = f"images that could not be read and count for neither: {len(own.left_out)}"
+    unreadable = f"images that could not be read and count for neither: {len(lab.left_out)}"
     return replace(check, sentence=f"{check.sentence}; {unreadable}")
 
 
@@ -172,26 +173,26 @@ def enough(found: Mapping[str, int], rules: Rules) -> Check:
     return Check("enough drops", all(found[name] >= count for name, count in needed.items()), sentence, numbers)
 
 
-def _counts(own: Pair) -> dict[str, int]:
-    drops, crystal = own.drops, own.is_crystal
+def _counts(lab: PairedScores) -> dict[str, int]:
+    drops, crystal = lab.drops, lab.is_crystal
     return {
         "crystals": len({drop for drop, is_crystal in zip(drops, crystal, strict=True) if is_crystal}),
         "drops": len(set(drops)),
-        "plates": len(set(own.plates)),
+        "plates": len(set(lab.plates)),
     }
 
 
-def _recall(own: Pair, rules: Rules) -> Check:
-    """Not inferior: with confidence the loss is within the margin."""
+def _recall(lab: PairedScores, rules: Rules) -> Check:
+    """Check non-inferiority: with confidence the loss is within the margin."""
     name = "crystal recall"
-    found = paired.difference(own, paired.recall, rules.resamples, rules.seed)
+    found = paired.difference(lab, paired.recall, rules.resamples, rules.seed)
     bound = found.at_least(rules.confidence)
     numbers: _Numbers = {
         "champion": found.champion, "candidate": found.candidate, "difference": found.value,
         "bound": bound, "margin": rules.recall_margin,
     }  # fmt: skip
     if found.champion is None or found.candidate is None or bound is None:
-        return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
+        return Check(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
     loss = max(0.0, -bound)
     sentence = (
         f"{name} at its own threshold is {_percent(found.candidate)}, the champion's {_percent(found.champion)}; "
@@ -201,16 +202,16 @@ def _recall(own: Pair, rules: Rules) -> Check:
     return Check(name, bound >= -rules.recall_margin - _ROUNDING, sentence, numbers)
 
 
-def _primary(own: Pair, rules: Rules) -> Check:
-    """Better, and so in most resamples."""
+def _primary(lab: PairedScores, rules: Rules) -> Check:
+    """Check superiority in enough resamples."""
     if rules.primary not in _MEASURES:
         raise ValueError(f"unknown primary measure {rules.primary!r}")
     name, measure, sign = _MEASURES[rules.primary]
 
-    def gain(pair: Pair, side: Side, weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        return sign * measure(pair, side, weights)
+    def gain(pair: PairedScores, model: ModelScores, weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        return sign * measure(pair, model, weights)
 
-    found = paired.difference(own, gain, rules.resamples, rules.seed)
+    found = paired.difference(lab, gain, rules.resamples, rules.seed)
     sure = found.above_zero()
     was, now = (None if v is None else sign * v for v in (found.champion, found.candidate))
     numbers: _Numbers = {
@@ -218,7 +219,7 @@ def _primary(own: Pair, rules: Rules) -> Check:
         "better_in": sure, "needed": rules.needed, "looks": rules.looks,
     }  # fmt: skip
     if was is None or now is None or found.value is None:
-        return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
+        return Check(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
     sentence = (
         f"{name} is {now:.3f}, the champion's {was:.3f}; it is better in {_finely(sure)} of the resampled test sides, "
         f"and {_finely(rules.needed)} are needed"
@@ -231,24 +232,24 @@ def _primary(own: Pair, rules: Rules) -> Check:
     return Check(name, not spent and found.value > 0 and sure >= rules.needed, sentence, numbers)
 
 
-def _precision(own: Pair, rules: Rules) -> Check:
-    """Not far below what the champion has, or would have if it had to find as many crystals as the candidate does.
+def _precision(lab: PairedScores, rules: Rules) -> Check:
+    """Check that precision is not far below the champion's, own or at the candidate's recall.
 
     Without the second a candidate that finds more crystals would be blamed for the false alarms that go with it.
     """
     name = "crystal precision"
-    once = own.weights[np.newaxis]
+    once = lab.weights[np.newaxis]
     was, now = (
-        paired.value_of(paired.share(own.is_crystal, side.flagged, once)) for side in (own.champion, own.candidate)
+        paired.value_of(paired.share(lab.is_crystal, model.flagged, once)) for model in (lab.champion, lab.candidate)
     )
-    reached = paired.value_of(paired.recall(own, own.candidate, once))
-    same = None if reached is None else paired.precision_at(own, own.champion, reached)
+    reached = paired.value_of(paired.recall(lab, lab.candidate, once))
+    same = None if reached is None else paired.precision_at(lab, lab.champion, reached)
     against = min((p for p in (was, same) if p is not None), default=None)
     numbers: _Numbers = {
         "champion": was, "champion_at_same_recall": same, "candidate": now, "margin": rules.precision_margin,
     }  # fmt: skip
     if now is None or against is None:
-        why = _lacking(own) if reached is None else "the candidate calls no drop a hit"
+        why = _lacking(lab) if reached is None else "the candidate calls no drop a hit"
         return Check(name, False, f"{name} cannot be compared: {why}", numbers)
     sentence = (
         f"{name} at its own threshold is {_percent(now)}, the champion's {_percent(was)} at its own and "
@@ -257,23 +258,23 @@ def _precision(own: Pair, rules: Rules) -> Check:
     return Check(name, now >= against - rules.precision_margin - _ROUNDING, sentence, numbers)
 
 
-def _false_alarms(own: Pair, rules: Rules) -> Check:
-    """A threshold near 0 finds every crystal and is of no use.
+def _false_alarms(lab: PairedScores, rules: Rules) -> Check:
+    """Check the false alarms: a threshold near 0 finds every crystal and is useless.
 
     The champion is asked at the wished recall as well: on an imager that it does not know it may miss half of the
     crystals, and a candidate must not be blamed for the alarms that finding them costs.
     """
     name = "false alarms"
-    once = own.weights[np.newaxis]
+    once = lab.weights[np.newaxis]
     was, now = (
-        paired.value_of(paired.share(side.flagged, ~own.is_crystal, once)) for side in (own.champion, own.candidate)
+        paired.value_of(paired.share(model.flagged, ~lab.is_crystal, once)) for model in (lab.champion, lab.candidate)
     )
-    wished = paired.false_alarms_at(own, own.champion, rules.recall)
+    wished = paired.false_alarms_at(lab, lab.champion, rules.recall)
     numbers: _Numbers = {
         "champion": was, "champion_at_wished_recall": wished, "candidate": now, "limit": rules.most_false_alarms,
     }  # fmt: skip
     if was is None or now is None:
-        return Check(name, False, f"{name} cannot be compared: {_lacking(own)}", numbers)
+        return Check(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
     limit = max(rules.most_false_alarms, was, wished or 0.0)
     sentence = (
         f"{_percent(now)} of the drops without crystals are called hits, {_percent(was)} by the champion, which would "
@@ -282,17 +283,17 @@ def _false_alarms(own: Pair, rules: Rules) -> Check:
     return Check(name, now <= limit + _ROUNDING, sentence, numbers)
 
 
-def _imagers(everything: Pair, rules: Rules) -> Iterator[Check]:
-    """One check an imager: no loss of accuracy or recall that is above the margin and more than chance."""
+def _imagers(everything: PairedScores, rules: Rules) -> Iterator[Check]:
+    """Check each imager: no loss of accuracy or recall above the margin that is more than chance."""
     names = np.array(everything.imagers)
     for name in sorted(set(names)):
         yield _imager(str(name), everything.only(names == name), rules)
 
 
-def _imager(name: str, part: Pair, rules: Rules) -> Check:
+def _imager(name: str, part: PairedScores, rules: Rules) -> Check:
     every = np.ones(len(part.labels), np.bool_)
-    right = [side.scores.argmax(axis=1) == part.labels for side in (part.champion, part.candidate)]
-    found = [side.flagged for side in (part.champion, part.candidate)]
+    right = [model.scores.argmax(axis=1) == part.labels for model in (part.champion, part.candidate)]
+    found = [model.flagged for model in (part.champion, part.candidate)]
     losses = [
         _loss(part, what, said, among, rules)
         for what, said, among in (("accuracy", right, every), ("crystal recall", found, part.is_crystal))
@@ -307,8 +308,10 @@ def _imager(name: str, part: Pair, rules: Rules) -> Check:
     return Check(f"imager {name}", passed, f"imager {name}: {words}{ending}", numbers)
 
 
-def _loss(part: Pair, what: str, said: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules) -> Check:
-    """Whether one loss is within the margin or may be chance; ``said`` is where champion and candidate are right."""
+def _loss(
+    part: PairedScores, what: str, said: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules
+) -> Check:
+    """Check that one loss is within the margin or may be chance; ``said`` is where each model is right."""
     once = part.weights[np.newaxis]
     before, after = (float(paired.share(right, among, once)[0]) for right in said)
     lost, gained = paired.lost_and_gained(part, said[0], said[1], among)
@@ -319,51 +322,51 @@ def _loss(part: Pair, what: str, said: Sequence[NDArray[np.bool_]], among: NDArr
     return Check(what, not worse, sentence, {f"{what.replace(' ', '_')}_{key}": v for key, v in values.items()})
 
 
-def _lacking(own: Pair) -> str:
-    if not len(own.labels):
+def _lacking(lab: PairedScores) -> str:
+    if not len(lab.labels):
         return "no labelled drop of the lab's own is on the test side"
-    if not own.is_crystal.any():
+    if not lab.is_crystal.any():
         return "no drop with crystals is on the test side"
-    if own.is_crystal.all():
+    if lab.is_crystal.all():
         return "no drop without crystals is on the test side"
     return "there are too few drops on the test side"
 
 
-def _numbers(everything: Pair, own: Pair, rules: Rules, checks: Sequence[Check]) -> dict[str, Any]:
+def _numbers(everything: PairedScores, lab: PairedScores, rules: Rules, checks: Sequence[Check]) -> dict[str, Any]:
     return {
-        **_counts(own),
-        "units": len(own.labels),
-        "base_drops": len(set(everything.drops)) - len(set(own.drops)),
+        **_counts(lab),
+        "units": len(lab.labels),
+        "base_drops": len(set(everything.drops)) - len(set(lab.drops)),
         "left_out": list(everything.left_out),
-        "champion": _of_side(own, own.champion),
-        "candidate": _of_side(own, own.candidate),
+        "champion": _of_model(lab, lab.champion),
+        "candidate": _of_model(lab, lab.candidate),
         "rules": asdict(rules),
         "checks": [asdict(check) for check in checks],
     }
 
 
-def _of_side(own: Pair, side: Side) -> dict[str, Any]:
-    """A model's headline numbers on the lab's own test drops; None where the data does not define one."""
-    about: dict[str, Any] = {"model": side.name, "digest": side.digest, "threshold": side.threshold}
-    if not len(own.labels):
+def _of_model(lab: PairedScores, model: ModelScores) -> dict[str, Any]:
+    """Return a model's headline numbers on the lab's test drops; None where one is undefined."""
+    about: dict[str, Any] = {"model": model.name, "digest": model.digest, "threshold": model.threshold}
+    if not len(lab.labels):
         return about
-    once, crystal = own.weights[np.newaxis], own.is_crystal
+    once, crystal = lab.weights[np.newaxis], lab.is_crystal
     every = np.ones(len(crystal), np.bool_)
-    right = side.scores.argmax(axis=1) == own.labels
+    right = model.scores.argmax(axis=1) == lab.labels
     values = {
         "accuracy": paired.share(right, every, once),
-        "crystal_recall": paired.recall(own, side, once),
-        "crystal_precision": paired.share(crystal, side.flagged, once),
-        "false_alarms": paired.share(side.flagged, ~crystal, once),
-        "flagged": paired.share(side.flagged, every, once),
-        AVERAGE_PRECISION: paired.average_precision(own, side, once),
-        LOG_LOSS: paired.log_loss(own, side, once),
+        "crystal_recall": paired.recall(lab, model, once),
+        "crystal_precision": paired.share(crystal, model.flagged, once),
+        "false_alarms": paired.share(model.flagged, ~crystal, once),
+        "flagged": paired.share(model.flagged, every, once),
+        AVERAGE_PRECISION: paired.average_precision(lab, model, once),
+        LOG_LOSS: paired.log_loss(lab, model, once),
     }
     return about | {name: paired.value_of(value) for name, value in values.items()}
 
 
 _ROUNDING: Final = 1e-9
-"""A loss of exactly the margin is within it, whatever the last bit says."""
+"""Tolerance, so that a loss of exactly the margin is within it in spite of rounding."""
 
 
 def _percent(share: float | None) -> str:
@@ -371,7 +374,7 @@ def _percent(share: float | None) -> str:
 
 
 def _finely(share: float) -> str:
-    """A share that may be close to all, with as many digits as that takes, rounded down."""
+    """Format a share close to 1 with as many digits as it needs, rounded down."""
     digits = 1
     while digits < 6 and 0 < 100 * (1 - share) < 10 ** (1 - digits):
         digits += 1

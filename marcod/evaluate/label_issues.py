@@ -1,12 +1,10 @@
-"""Labels worth a second look: confident learning (Northcutt, Jiang and Chuang, arXiv 1911.00068), without any input.
+"""Label issues by confident learning (Northcutt, Jiang and Chuang, arXiv 1911.00068).
 
-Hides thresholds and the confident joint. Promises that nothing is judged but by what a model says that has not seen
-the label, which is the caller's part: the probabilities must be out of fold, with the folds of :func:`folds`.
-
-A model is confident of a class where its probability is at least the mean probability that the rows with that label
-have, so a timid model and a rare class are judged by their own measure. A row whose label is another than the class the
-model is confident of is a suspect. About half of such suspects proved wrong in ten published test sets (Northcutt,
-Athalye and Mueller, arXiv 2103.14749): a person has to look, and nothing is changed here.
+The caller must give out-of-fold probabilities, with the folds of :func:`folds`: a model must not have seen the label it
+judges. A model is confident of a class where its probability is at least the mean probability of the rows with that
+label, so a timid model and a rare class have their own measure. A row is a suspect if its label is not the class the
+model is confident of. About half of such suspects proved wrong in ten published test sets (Northcutt, Athalye and
+Mueller, arXiv 2103.14749): a person has to look, and nothing is changed here.
 """
 
 import hashlib
@@ -27,8 +25,8 @@ _UNSURE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
-    """A row whose label a model doubts; ``index`` is its place in what was given.
+class LabelIssue:
+    """Row whose label a model doubts; ``index`` is its place in the input.
 
     ``probabilities`` are in the order of ``domain.CLASSES``. ``margin`` is the label's probability less the highest of
     the others, from -1, the worst, to 1.
@@ -43,11 +41,11 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class PersonNoise:
-    """How one person's words stand against the model.
+    """Comparison of one person's labels with the model.
 
-    ``labels`` counts the words, ``judged`` those where the model is confident of a class. ``table`` counts the judged
-    words; rows are what the person said, columns what is likely, both in the order of ``domain.CLASSES``.
-    ``interval`` holds the share of doubted words with 95 % confidence (Clopper and Pearson), as if every word were of
+    ``labels`` counts the labels, ``judged`` those where the model is confident of a class. ``table`` counts the judged
+    labels; rows are the given class, columns the likely one, both in the order of ``domain.CLASSES``.
+    ``interval`` holds the share of doubted labels with 95 % confidence (Clopper and Pearson), as if every label were of
     another drop; None where nothing was judged, as is ``share``.
     """
 
@@ -60,7 +58,7 @@ class PersonNoise:
 
     @property
     def confused(self) -> tuple[DropClass, DropClass] | None:
-        """The two classes that stand for one another most often, first the one said more often than it is likely."""
+        """The pair of classes confused most often, first the one labelled more often than it is likely."""
         counts = np.array(self.table)
         np.fill_diagonal(counts, 0)
         if not counts.any():
@@ -72,7 +70,7 @@ class PersonNoise:
 
     @property
     def swapped(self) -> bool:
-        """Whether most words of either class of the pair are likely the other: more than a habit, a mix-up."""
+        """True if most labels of either class of the pair are likely the other: a mix-up, not a habit."""
         if self.confused is None:
             return False
         one, other = (CLASSES.index(word) for word in self.confused)
@@ -81,20 +79,20 @@ class PersonNoise:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
-    """The rows to look at, the most doubtful first; of how many rows the model was confident; and how noisy labels are.
+class LabelIssues:
+    """Rows to look at, the most doubtful first; number of confident rows; and the noise of the labels.
 
     ``noise`` is the estimated share of wrong labels among all rows, also those of which the model is not confident.
     """
 
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[LabelIssue, ...]
     judged: int
     noise: float
     by_person: tuple[PersonNoise, ...]
 
 
 def folds(plates: Sequence[str], k: int) -> NDArray[np.intp]:
-    """The fold, from 0 to k - 1, of each row by its plate, int [n].
+    """Assign each row a fold from 0 to k - 1 by its plate, int [n].
 
     The same plates always get the same folds, whatever their order; no fold is empty while there are k plates.
     """
@@ -108,18 +106,18 @@ def find(
     labels: Ints,
     persons: Sequence[Mapping[str, DropClass]],
     weights: Floats | None = None,
-) -> Suspicion:
-    """Doubt labels by out-of-fold probabilities.
+) -> LabelIssues:
+    """Find label issues by out-of-fold probabilities.
 
     ``probabilities`` are float [n, 4] in the order of ``domain.CLASSES``, ``labels`` indices into it, int [n],
-    ``persons`` who says what of each row, and ``weights`` what each row counts for, float [n]; n is at least 1.
+    ``persons`` each person's label of a row, and ``weights`` the weight of a row, float [n]; n is at least 1.
     """
     counted = np.ones(len(labels)) if weights is None else weights
     confident = _confident(probabilities, labels, counted)
     doubted = np.flatnonzero((confident != _UNSURE) & (confident != labels))
     margins = _margins(probabilities, labels)
     order = doubted[np.argsort(margins[doubted], kind="stable")]
-    return Suspicion(
+    return LabelIssues(
         suspects=tuple(_suspect(i, probabilities, labels, confident, margins) for i in order.tolist()),
         judged=int((confident != _UNSURE).sum()),
         noise=_noise(labels, confident, counted),
@@ -128,7 +126,7 @@ def find(
 
 
 def _confident(probabilities: Floats, labels: Ints, weights: Floats) -> NDArray[np.intp]:
-    """The likeliest of the classes that reach their thresholds, int [n]; -1 where none does."""
+    """Return the likeliest of the classes that reach their thresholds, int [n]; -1 where none does."""
     thresholds = np.full(len(CLASSES), np.inf)
     for c in range(len(CLASSES)):
         of_class = labels == c
@@ -140,7 +138,7 @@ def _confident(probabilities: Floats, labels: Ints, weights: Floats) -> NDArray[
 
 
 def _margins(probabilities: Floats, labels: Ints) -> Floats:
-    """The label's probability less the highest of the others, float [n]."""
+    """Return the label's probability less the highest of the others, float [n]."""
     rows = np.arange(len(labels))
     others = probabilities.astype(np.float64)
     others[rows, labels] = -np.inf
@@ -149,7 +147,7 @@ def _margins(probabilities: Floats, labels: Ints) -> Floats:
 
 
 def _noise(labels: Ints, confident: Ints, weights: Floats) -> float:
-    """The share of wrong labels in the confident joint, each label's row scaled to how often the label was given."""
+    """Estimate the share of wrong labels by the confident joint, each label scaled to its frequency."""
     wrong = 0.0
     for c in range(len(CLASSES)):
         given = labels == c
@@ -159,10 +157,10 @@ def _noise(labels: Ints, confident: Ints, weights: Floats) -> float:
     return float(wrong / weights.sum())
 
 
-def _suspect(i: int, probabilities: Floats, labels: Ints, confident: Ints, margins: Floats) -> Suspect:
+def _suspect(i: int, probabilities: Floats, labels: Ints, confident: Ints, margins: Floats) -> LabelIssue:
     clear, crystals, other, precipitate = map(float, probabilities[i])
     shown = (clear, crystals, other, precipitate)
-    return Suspect(i, CLASSES[labels[i]], CLASSES[confident[i]], shown, float(margins[i]))
+    return LabelIssue(i, CLASSES[labels[i]], CLASSES[confident[i]], shown, float(margins[i]))
 
 
 def _person(name: str, persons: Sequence[Mapping[str, DropClass]], confident: Ints) -> PersonNoise:

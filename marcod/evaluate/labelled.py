@@ -1,7 +1,7 @@
-"""Labelled sets: images and the classes that people gave them, from a table or from the labels in the database.
+"""Labelled sets of images, from a table or from the database.
 
-Hides where labels come from. Promises one form for both, in which an image knows its file, its drop, its group (the
-plate, when known) and the unit that counts once; and that nothing is dropped without being named.
+Each image has its file, drop, group (the plate, when known) and the unit that counts once. Nothing is dropped without
+being named.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One image and the class people give it.
+    """Image and its label.
 
     ``own`` is the index of the label among the model's own classes, None when it was given in the four. Images of
     one ``unit`` (one drop at one inspection, with one label) count once; drops of one ``group`` resemble one another.
@@ -48,7 +48,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """Labelled images, a sentence that says which, and the files that are not there."""
+    """Labelled images, a sentence that describes them, and the files that are missing."""
 
     description: str
     images: tuple[Labelled, ...]
@@ -131,7 +131,7 @@ def _from_row(row: Mapping[str, str], root: Path, record: BundleRecord, where: s
 
 
 def _label(text: str, record: BundleRecord, where: str) -> tuple[DropClass, int | None]:
-    """One of the four or of the model's own classes, in any case. A name in both is the four's, if it folds so."""
+    """Parse one of the four classes or of the model's own, in any case. The four come first where both fold alike."""
     four = {c.value.casefold(): c for c in CLASSES}.get(text.casefold())
     own = {name.casefold(): i for i, name in enumerate(record.classes)}.get(text.casefold())
     if four is None and own is None:
@@ -152,7 +152,7 @@ def from_database(
     source: str | None,
     roots: Mapping[str, Path],
 ) -> LabelledSet:
-    """The labels in the database, of one side of the split or of all; ``roots`` are the sources' folders here.
+    """Read the labels of one side or of all; ``roots`` are the sources' folders on this host.
 
     A drop's inspections come in their order. Raises NotFoundError when nothing is labelled there.
     """

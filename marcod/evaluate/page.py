@@ -1,7 +1,6 @@
-"""An evaluation as one HTML page that needs nothing else: tables, and plots as images inside the page.
+"""Evaluation as one self-contained HTML page: tables, and plots as images inside the page.
 
-Hides Matplotlib and the template. Promises no script, no outside resource, every text escaped, and the same page for
-the same evaluation.
+The page has no script and no outside resource, every text is escaped, and the same evaluation gives the same page.
 """
 
 import base64
@@ -39,7 +38,7 @@ _STYLE: Final[Any] = {
 
 
 def html(of: Evaluation) -> str:
-    """The whole page."""
+    """Render the whole page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     plots = [
         ("Confusion, percent of the true class", _plot(lambda axes: _confusion(axes, of), 4.6, 4.0)),
@@ -60,7 +59,7 @@ def html(of: Evaluation) -> str:
 
 
 def _plot(draw: Callable[[Axes], None], width: float, height: float) -> str:
-    """An image, width and height in inches, as an address that holds it."""
+    """Encode a figure of width and height in inches as a data URL."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())

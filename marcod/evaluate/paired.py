@@ -1,12 +1,11 @@
-"""Two models on the same labelled images: what each says of every drop, and how sure a difference is.
+"""Paired comparison of two models on the same labelled images.
 
-Hides how images are matched, how often a drop counts, and resampling. Promises that both sides are judged on the same
-drops with the same weights, that a drop counts once a class however often it was imaged, and that the same seed gives
-the same numbers.
+Both models are judged on the same drops with the same weights. A drop counts once per class however often it was
+imaged. The same seed gives the same numbers.
 
 The bootstrap is paired (Efron & Tibshirani, An Introduction to the Bootstrap, 1993): every resample draws the same
-drops for both. Plates are drawn whole, since their drops resemble one another. Of a few plates a bootstrap says too
-little (two plates both happen to be better one time in four), so drops are drawn singly as well, and the more careful
+drops for both. Plates are drawn whole, since their drops resemble one another. A bootstrap of a few plates is too
+narrow (two plates both happen to be better one time in four), so drops are drawn singly as well, and the more careful
 of the two counts.
 """
 
@@ -38,8 +37,8 @@ _FEW: Final = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Side:
-    """What one model says of n units: probabilities float32 [n, 4], and its own crystal threshold."""
+class ModelScores:
+    """Predictions of one model for n units: probabilities float32 [n, 4], and its own crystal threshold."""
 
     name: str
     digest: str
@@ -48,22 +47,22 @@ class Side:
 
     @property
     def crystals(self) -> Floats:
-        """Crystal probabilities [n]."""
+        """The crystal probabilities [n]."""
         return self.scores[:, _CRYSTALS]
 
     @property
     def flagged(self) -> Mask:
-        """Whether each unit is a hit at the model's own threshold, bool [n]."""
+        """The hits at the model's own threshold, bool [n]."""
         return self.crystals >= self.threshold
 
-    def only(self, chosen: Mask) -> "Side":
-        """The same of some units."""
-        return Side(self.name, self.digest, self.threshold, self.scores[chosen])
+    def only(self, chosen: Mask) -> "ModelScores":
+        """Select units, bool [n]."""
+        return ModelScores(self.name, self.digest, self.threshold, self.scores[chosen])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
-    """n units (a drop at an inspection, or an image) of which both models said something.
+class PairedScores:
+    """Predictions of both models for n units (a drop at an inspection, or an image).
 
     ``images`` holds one image a unit, ``labels`` int [n] are classes. ``weights`` float [n] let a drop count once a
     class: they are 1 over the units of the same drop with the same label.
@@ -72,24 +71,24 @@ class Pair:
     images: tuple[Labelled, ...]
     labels: NDArray[np.intp]
     weights: NDArray[np.float64]
-    champion: Side
-    candidate: Side
+    champion: ModelScores
+    candidate: ModelScores
     left_out: tuple[str, ...]
 
     @property
     def is_crystal(self) -> Mask:
-        """Whether people say crystals, bool [n]."""
+        """The units labelled as crystals, bool [n]."""
         crystals: Mask = self.labels == _CRYSTALS
         return crystals
 
     @property
-    def own(self) -> Mask:
-        """Whether a unit is the lab's own, not the base set's, bool [n]."""
+    def is_lab(self) -> Mask:
+        """The lab's own units, not the rehearsal set's, bool [n]."""
         return np.array([not (p.imager == BASE and p.source == "") for p in self.images], np.bool_)
 
     @property
     def imagers(self) -> list[str]:
-        """The imager of each unit: its source, and what else tells it from others."""
+        """The imager of each unit, with its source."""
         return [imager_of(image) for image in self.images]
 
     @property
@@ -102,21 +101,21 @@ class Pair:
         """The plate (group) of each unit."""
         return [(p.source, p.group) for p in self.images]
 
-    def only(self, chosen: Mask) -> "Pair":
-        """Some of the units, bool [n]."""
+    def only(self, chosen: Mask) -> "PairedScores":
+        """Select units, bool [n]."""
         images = tuple(p for p, kept in zip(self.images, chosen, strict=True) if kept)
         sides = (self.champion.only(chosen), self.candidate.only(chosen))
-        return Pair(images, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
+        return PairedScores(images, self.labels[chosen], self.weights[chosen], *sides, self.left_out)
 
 
 def imager_of(image: Labelled) -> str:
-    """What an imager is called."""
+    """Return the name of an image's imager, with its source."""
     parts = [part for part in (image.source, image.imager) if part]
     return " ".join(dict.fromkeys(parts)) or "unnamed"
 
 
-def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleRecord, Predictions]) -> Pair:
-    """Match what two models say of the same images; what one of them could not read is left out of both and named.
+def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleRecord, Predictions]) -> PairedScores:
+    """Match two models' predictions for the same images; images that one could not read are left out and named.
 
     Raises MarcodError when an image is on one side only, or carries another label, plate or drop there.
     """
@@ -132,12 +131,12 @@ def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleReco
     ]
     units = list(said[0])
     images = tuple(said[0][unit][0] for unit in units)
-    return Pair(
+    return PairedScores(
         images,
         np.array([CLASSES.index(image.label) for image in images], np.intp),
         _weights(images),
-        _side(champion[0], [said[0][unit][1] for unit in units]),
-        _side(candidate[0], [said[1][unit][1] for unit in units]),
+        _model_scores(champion[0], [said[0][unit][1] for unit in units]),
+        _model_scores(candidate[0], [said[1][unit][1] for unit in units]),
         tuple(dict.fromkeys((*champion[1].unreadable, *candidate[1].unreadable))),
     )
 
@@ -147,7 +146,7 @@ def _by_file(predictions: Predictions) -> dict[str, int]:
 
 
 def _check_asked(there: dict[str, int], here: dict[str, int], of: Predictions, who: str) -> None:
-    """Raises MarcodError for an image of one side that the other was never asked about."""
+    """Refuse an image that only one model was asked about. Raises MarcodError."""
     for file in there:
         if file not in here and not any(text.startswith(f"{file}: ") for text in of.unreadable):
             raise MarcodError(
@@ -165,7 +164,7 @@ def _check_same(one: Labelled, other: Labelled) -> None:
 
 
 def _by_unit(record: BundleRecord, predictions: Predictions) -> dict[str, tuple[Labelled, NDArray[np.float32]]]:
-    """The image and the probabilities that count, by unit."""
+    """Choose the image and the probabilities that count, by unit."""
     if not predictions.images:
         return {}
     labels: dict[str, DropClass] = {}
@@ -176,9 +175,9 @@ def _by_unit(record: BundleRecord, predictions: Predictions) -> dict[str, tuple[
     return {p.unit: (p, row) for p, row in zip(counted.images, counted.folded(record), strict=True)}
 
 
-def _side(record: BundleRecord, rows: Sequence[NDArray[np.float32]]) -> Side:
+def _model_scores(record: BundleRecord, rows: Sequence[NDArray[np.float32]]) -> ModelScores:
     scores = np.array(rows, np.float32).reshape(len(rows), len(CLASSES))
-    return Side(f"{record.name}:{record.version}", record.digest, record.threshold.crystal, scores)
+    return ModelScores(f"{record.name}:{record.version}", record.digest, record.threshold.crystal, scores)
 
 
 def _weights(images: Sequence[Labelled]) -> NDArray[np.float64]:
@@ -188,36 +187,36 @@ def _weights(images: Sequence[Labelled]) -> NDArray[np.float64]:
 
 
 def share(of: Mask, among: Mask, weights: Floats) -> NDArray[np.float64]:
-    """The weighted share of ``among`` [n] that is also ``of`` [n], for weights [m, n]: float [m], NaN where none is."""
+    """Return the weighted share of ``among`` [n] that is also ``of`` [n], for weights [m, n]: [m], NaN if none."""
     total = weights @ among.astype(np.float64)
     part = weights @ (of & among).astype(np.float64)
     shares: NDArray[np.float64] = np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)
     return shares
 
 
-def recall(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
-    """Crystal recall at the model's own threshold, float [m]."""
-    return share(side.flagged, pair.is_crystal, weights)
+def recall(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
+    """Return crystal recall at the model's own threshold, float [m]."""
+    return share(model.flagged, pair.is_crystal, weights)
 
 
-def average_precision(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
-    """Average precision of crystals, float [m]."""
-    return np.asarray(metrics.Ranks.of(side.crystals, pair.is_crystal).areas(weights)[1], np.float64)
+def average_precision(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
+    """Return the average precision of crystals, float [m]."""
+    return np.asarray(metrics.Ranks.of(model.crystals, pair.is_crystal).areas(weights)[1], np.float64)
 
 
-def log_loss(pair: Pair, side: Side, weights: Floats) -> NDArray[np.float64]:
-    """Mean negative log probability of the class people gave, float [m]."""
-    given = side.scores[np.arange(len(pair.labels)), pair.labels].astype(np.float64)
+def log_loss(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
+    """Return the mean negative log probability of the labelled class, float [m]."""
+    given = model.scores[np.arange(len(pair.labels)), pair.labels].astype(np.float64)
     losses: NDArray[np.float64] = weights @ -np.log(np.maximum(given, _LEAST)) / weights.sum(axis=1)
     return losses
 
 
-Measure = Callable[[Pair, Side, Floats], NDArray[np.float64]]
+Measure = Callable[[PairedScores, ModelScores, Floats], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Difference:
-    """Candidate minus champion: the values as they are, and the differences in each kind of resample.
+    """Candidate minus champion: both values, and the differences in each kind of resample.
 
     A value is None where the data does not define it.
     """
@@ -228,17 +227,17 @@ class Difference:
 
     @property
     def value(self) -> float | None:
-        """How much more the candidate has."""
+        """The candidate's value less the champion's."""
         return None if self.champion is None or self.candidate is None else self.candidate - self.champion
 
     def at_least(self, confidence: float) -> float | None:
-        """The one-sided bound that the true difference is above with this confidence."""
+        """Return the one-sided lower bound of the true difference at this confidence."""
         return min((float(np.quantile(r, 1 - confidence)) for r in self.resampled if len(r)), default=None)
 
     def above_zero(self) -> float:
-        """The share of resamples with more, the least of the kinds; equal is not more.
+        """Return the share of resamples above zero, the least of the kinds.
 
-        Where fewer than :data:`_FEW` resamples have no more, their number says too little, and a normal distribution of
+        Where fewer than :data:`_FEW` resamples have no more, their number is too coarse, and a normal distribution of
         the resamples' mean and spread counts where it gives less.
         """
         return min((_share_above_zero(r) for r in self.resampled if len(r)), default=0.0)
@@ -252,18 +251,18 @@ def _share_above_zero(resampled: NDArray[np.float64]) -> float:
     return min(share, NormalDist().cdf(float(resampled.mean()) / spread))
 
 
-def difference(pair: Pair, measure: Measure, resamples: int, seed: int) -> Difference:
+def difference(pair: PairedScores, measure: Measure, resamples: int, seed: int) -> Difference:
     """Compare by one measure, resampling plates and, for want of plates, drops."""
     if not len(pair.labels):
         return Difference(None, None, ())
     once = pair.weights[np.newaxis]
-    was, now = (value_of(measure(pair, side, once)) for side in (pair.champion, pair.candidate))
+    was, now = (value_of(measure(pair, model, once)) for model in (pair.champion, pair.candidate))
     kinds = [numbered(names) for names in (pair.plates, pair.drops)]
     return Difference(was, now, tuple(_resampled(pair, measure, k, resamples, seed) for k in kinds if k.max() > 0))
 
 
 def _resampled(
-    pair: Pair, measure: Measure, groups: NDArray[np.intp], resamples: int, seed: int
+    pair: PairedScores, measure: Measure, groups: NDArray[np.intp], resamples: int, seed: int
 ) -> NDArray[np.float64]:
     parts = []
     for times in metrics.resamples(groups, resamples, seed):
@@ -274,43 +273,43 @@ def _resampled(
 
 
 def value_of(shares: NDArray[np.float64]) -> float | None:
-    """The one number in float [1], None for NaN."""
+    """Return the one number in float [1], None for NaN."""
     return None if np.isnan(shares[0]) else float(shares[0])
 
 
 def numbered(names: Sequence[object]) -> NDArray[np.intp]:
-    """Numbers from 0 without gaps for names, int [n]."""
+    """Give names numbers from 0 without gaps, int [n]."""
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
 
 
-def precision_at(pair: Pair, side: Side, wanted: float) -> float | None:
-    """Crystal precision at the highest threshold at which the model finds this share of crystals; None without any."""
+def precision_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
+    """Return crystal precision at the highest threshold that finds this share of crystals; None without any."""
     if not pair.is_crystal.any():
         return None
-    ranks = metrics.Ranks.of(side.crystals, pair.is_crystal)
+    ranks = metrics.Ranks.of(model.crystals, pair.is_crystal)
     ranked = pair.weights[ranks.order]
     seen, found = (np.cumsum(part)[ranks.ends] for part in (ranked, ranked * ranks.positive))
     first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
     return float(found[first] / seen[first])
 
 
-def false_alarms_at(pair: Pair, side: Side, wanted: float) -> float | None:
-    """The share of drops without crystals flagged at the highest threshold that finds this share of the crystals.
+def false_alarms_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
+    """Return the share of drops without crystals flagged at the threshold that finds this share of crystals.
 
     None without crystals, or without drops that have none.
     """
     if not pair.is_crystal.any() or pair.is_crystal.all():
         return None
-    ranks = metrics.Ranks.of(side.crystals, pair.is_crystal)
+    ranks = metrics.Ranks.of(model.crystals, pair.is_crystal)
     ranked = pair.weights[ranks.order]
     found, alarms = (np.cumsum(ranked * part)[ranks.ends] for part in (ranks.positive, ~ranks.positive))
     first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
     return float(alarms[first] / alarms[-1])
 
 
-def lost_and_gained(pair: Pair, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:
-    """How many drops only the champion is right about, and how many only the candidate; bool [n] each."""
+def lost_and_gained(pair: PairedScores, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:
+    """Count drops that only the champion, and only the candidate, classifies right; bool [n] each."""
     balance: Counter[tuple[str, str]] = Counter()
     drops = pair.drops
     for index in np.flatnonzero(among & (champion != candidate)):
@@ -319,17 +318,16 @@ def lost_and_gained(pair: Pair, champion: Mask, candidate: Mask, among: Mask) ->
 
 
 def chance_of_loss(lost: int, gained: int) -> float:
-    """How likely so many losses are by chance: McNemar's test, one-sided, exact, with the mid-p correction.
+    """Return the p-value of the losses: McNemar's test, one-sided, exact, with the mid-p correction.
 
     Fagerland, Lydersen & Laake, BMC Medical Research Methodology 2013, 13:91. Few drops can thus not block.
     """
     n = lost + gained
-    exactly = metrics.binomial_at_most(gained, n, 0.5) - metrics.binomial_at_most(gained - 1, n, 0.5)
-    return metrics.binomial_at_most(gained - 1, n, 0.5) + exactly / 2
+    return (metrics.binomial_at_most(gained - 1, n, 0.5) + metrics.binomial_at_most(gained, n, 0.5)) / 2
 
 
 def crystal_threshold(scores: Floats, is_crystal: Mask, recall: float, false_alarms: float) -> float:
-    """A candidate's threshold from validation drops: what finds ``recall`` of the crystals, or lower.
+    """Choose a candidate's threshold on validation drops: one that finds ``recall`` of the crystals, or lower.
 
     ``false_alarms`` is the share of the drops without crystals that the champion flags there. Half of what the
     candidate saves of them is spent on a lower threshold. Without that two models tuned to one recall lose other

@@ -1,6 +1,6 @@
-"""What a model says of a labelled set: stored scores where there are, the files scored now where not.
+"""Predictions of a model for a labelled set: stored scores where there are any, else files scored now.
 
-Hides batches, decoding threads and images that cannot be read; those are named, never dropped silently.
+Unreadable images are named, never dropped silently.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,25 +27,25 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """``logits`` float64 [n, own classes], before any temperature, of ``images``; and what could not be read."""
+    """Logits float64 [n, own classes], before any temperature, of ``images``; and the unreadable images."""
 
     images: tuple[Labelled, ...]
     logits: NDArray[np.float64]
     unreadable: tuple[str, ...]
 
     def folded(self, record: BundleRecord, temperature: float | None = None) -> NDArray[np.float32]:
-        """Probabilities float32 [n, 4] in the order of domain.CLASSES; at the record's temperature unless told."""
+        """Return probabilities float32 [n, 4], columns as domain.CLASSES, by default at the record's temperature."""
         own = probabilities.softmax(self.logits / (record.temperature if temperature is None else temperature))
         folded: NDArray[np.float32] = own @ bundle.folding(record)
         return folded
 
     @property
     def labels(self) -> NDArray[np.intp]:
-        """True classes as indices into domain.CLASSES, int [n]."""
+        """The true classes as indices into domain.CLASSES, int [n]."""
         return np.array([CLASSES.index(image.label) for image in self.images], np.intp)
 
     def counted(self, record: BundleRecord) -> "Predictions":
-        """Every unit once, by its most crystalline image, as the verdict on a drop is found."""
+        """Keep each unit once, by its most crystalline image, as for the verdict on a drop."""
         crystals = self.folded(record)[:, _CRYSTALS]
         best: dict[str, int] = {}
         for index, image in enumerate(self.images):
@@ -55,7 +55,7 @@ class Predictions:
         return self.only(list(best.values()))
 
     def only(self, indices: Sequence[int]) -> "Predictions":
-        """Some of the images, in that order."""
+        """Select images, in that order."""
         return Predictions(tuple(self.images[i] for i in indices), self.logits[list(indices)], self.unreadable)
 
 
@@ -90,7 +90,7 @@ def predict(
 
 
 def _logits_of(probabilities: Sequence[float], temperature: float) -> NDArray[np.float64]:
-    """Logits, up to a constant that no softmax sees, of which the temperature made these probabilities."""
+    """Return logits, up to a constant, that give these probabilities at the temperature."""
     return temperature * np.log(np.maximum(np.array(probabilities, np.float64), _LEAST))
 
 
@@ -100,7 +100,7 @@ Outcome = NDArray[np.float32] | str
 def prepared(
     files: Sequence[Path], waiting: Iterable[int], predictor: Predictor, threads: int
 ) -> Iterator[dict[int, Outcome]]:
-    """Batches of pixels, or of what is wrong with an image, by index; the next batch is decoded meanwhile."""
+    """Yield batches of pixels, or the error of an image, by index; the next batch is decoded meanwhile."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
         def batches() -> Iterator[dict[int, Future[Outcome]]]:

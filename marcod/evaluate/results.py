@@ -1,9 +1,8 @@
-"""All numbers of an evaluation: the MARCO paper's results for any labelled set, with intervals.
+"""Numbers of an evaluation: the MARCO paper's results for any labelled set, with intervals.
 
-Hides how drops are counted and resampled. Promises that every number comes with what it was counted from, is None
-where the data does not define it, and is the same for the same set, model and seed.
-
-The paper is Bruno et al., PLOS ONE 2018 (arXiv 1803.10342); docs/evaluation.md defines every number.
+Every number comes with what it was counted from, is None where the data does not define it, and is the same for the
+same set, model and seed. The paper is Bruno et al., PLOS ONE 2018 (arXiv 1803.10342); docs/evaluation.md defines every
+number.
 """
 
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its 95 % interval; None where the data does not define it."""
+    """Number with its 95 % interval; None where the data does not define it."""
 
     value: float | None
     low: float | None = None
@@ -85,7 +84,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """How well one class's probability tells it from the others.
+    """Separation of one class from the others by its probability.
 
     ``roc`` are (false positive rate, recall), ``precision_recall`` are (recall, precision), at most 200 points each.
     """
@@ -103,7 +102,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Crystals against everything else, found by one rule; ``threshold`` is None where the likeliest class decides."""
+    """Detection of crystals by one rule; ``threshold`` is None where the likeliest class decides."""
 
     rule: str
     threshold: float | None
@@ -118,7 +117,7 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Whether probabilities can be taken at their word; ``bins`` are the reliability diagram."""
+    """Calibration of the probabilities; ``bins`` are the reliability diagram."""
 
     error: float
     log_loss: float
@@ -128,7 +127,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The headline numbers of one imager; recall and precision at the version's threshold."""
+    """Headline numbers of one imager; recall and precision at the version's threshold."""
 
     name: str
     counted: int
@@ -143,7 +142,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Which model was judged, and what must be known of it."""
+    """Judged model, and its warnings."""
 
     name: str
     digest: str
@@ -157,7 +156,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What it was judged on: ``counted`` units (a drop at an inspection, else an image) of so many scored images."""
+    """Images it was judged on: ``counted`` units (a drop at an inspection, else an image) of all scored images."""
 
     description: str
     images: int
@@ -171,7 +170,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything; ``own`` is the confusion of a model's own classes where all labels were given in them."""
+    """All results; ``own`` is the confusion of a model's own classes where all labels were given in them."""
 
     model: Model
     data: Data
@@ -197,7 +196,7 @@ def evaluate(
     seed: int,
     now: datetime,
 ) -> Evaluation:
-    """Judge a model by what it said of labelled images; 1,000 bootstrap resamples follow from ``seed``."""
+    """Judge a model by its predictions for labelled images; 1,000 bootstrap resamples follow from ``seed``."""
     counted = predictions.counted(record)
     scores, labels = counted.folded(record), counted.labels
     predicted = scores.argmax(axis=1)
@@ -253,7 +252,7 @@ def _numbered(names: Sequence[str]) -> NDArray[np.intp]:
 
 
 def _share(k: int, n: int) -> Estimate:
-    """A proportion with its Clopper-Pearson interval."""
+    """Return a proportion with its Clopper-Pearson interval."""
     interval = metrics.clopper_pearson(k, n)
     return Estimate(None) if interval is None else Estimate(k / n, *interval)
 
@@ -264,7 +263,7 @@ _Spread = dict[str, tuple[float, float] | None]
 def _bootstrap(
     right: NDArray[np.bool_], ranks: dict[DropClass, metrics.Ranks], groups: NDArray[np.intp], seed: int
 ) -> _Spread:
-    """Intervals over resampled groups, by the name of the number; None where there is one group only."""
+    """Return intervals over resampled groups by the name of the number; None with one group only."""
     names = ["accuracy", *(f"{c} {what}" for c in ranks for what in ("auc", "precision"))]
     if groups.max() == 0:
         return dict.fromkeys(names)
@@ -374,7 +373,7 @@ def _detection(rule: str, threshold: float | None, said: NDArray[np.bool_], true
 
 
 def calibration(scores: NDArray[Any], labels: NDArray[np.intp]) -> Calibration:
-    """Of probabilities [n, 4] and class indices [n]."""
+    """Measure the calibration of probabilities [n, 4] for class indices [n]."""
     return Calibration(
         error=metrics.calibration_error(scores, labels),
         log_loss=metrics.log_loss(scores, labels),

@@ -1,7 +1,6 @@
-"""An evaluation as tables of text, the same ones for the terminal and the page.
+"""Evaluation as tables of text, the same ones for the terminal and the page.
 
-Hides how numbers are written: shares in percent, intervals in brackets, the paper's value beside, and a dash for what
-the data does not define.
+Shares are in percent, intervals in brackets, the paper's value next to them, and a dash stands for an undefined number.
 """
 
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ DASH: Final = "-"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A table: the first column names the row, the others are numbers; ``note`` says how to read it."""
+    """Table to show: the first column names the row, the others are numbers; ``note`` explains it."""
 
     name: str
     title: str
@@ -37,7 +36,7 @@ class Shown:
 
 
 def all_tables(of: Evaluation) -> list[Shown]:
-    """Every table, in the order in which they are read."""
+    """Return every table in reading order."""
     shown = [_headline(of), _confusion(of.confusion, of.data.counted), _counts(of.confusion)]
     if any(count > 1 for count in of.confusion.sources):
         shown.append(_deviation(of.confusion))
@@ -48,7 +47,7 @@ def all_tables(of: Evaluation) -> list[Shown]:
 
 
 def facts(of: Evaluation) -> list[tuple[str, str]]:
-    """What was judged on what, as name and text."""
+    """List names and texts of what was judged on what."""
     model, data = of.model, of.data
     groups = count(data.groups, "group")
     counted = f"{data.counted} counted, of {count(data.drops, 'drop')} in {groups} (plates where known)"
@@ -64,7 +63,7 @@ def facts(of: Evaluation) -> list[tuple[str, str]]:
 
 
 def warnings(of: Evaluation) -> list[str]:
-    """What a reader must know before believing a number."""
+    """List the warnings that a reader needs before trusting a number."""
     said = []
     if of.model.synthetic:
         notice = " ".join(of.model.notice.split()) or "For trying the program, not for deciding about crystals."
@@ -87,12 +86,12 @@ def _named(sentence: str, names: Iterable[str], most: int = 5) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage."""
+    """Format a share as a percentage."""
     return DASH if value is None else f"{100 * value:.{digits}f} %"
 
 
 def decimals(value: float | None, digits: int = 3) -> str:
-    """A plain number."""
+    """Format a plain number."""
     return DASH if value is None else f"{value:.{digits}f}"
 
 

@@ -1,10 +1,9 @@
-"""Adapting a network to a lab's own images: the last layer, weights old and new together, and natural shares.
+"""Adaptation of a network to a lab's own images, in small steps.
 
-Hides features, balancing and averaging. Promises small steps: normalization gets used to the lab's images, the last
-layer is trained on what the network then sees, new weights are mixed with the old ones as validation drops like it, and
-probabilities are brought back to the shares that occur in the lab. Adaptive batch normalization: arXiv 1603.04779. Head
-first, then all: LP-FT, arXiv 2202.10054. Averaging: WiSE-FT, arXiv 2109.01903. Shares: Saerens, Latinne and
-Decaestecker, Neural Computation 14 (2002).
+Batch-norm statistics are re-estimated on the lab's images, the head is trained on the features, new weights are
+interpolated with the old ones as validation drops decide, and probabilities are shifted to the lab's natural shares.
+Adaptive batch normalization: arXiv 1603.04779. Head first, then all: LP-FT, arXiv 2202.10054. Averaging: WiSE-FT,
+arXiv 2109.01903. Shares: Saerens, Latinne and Decaestecker, Neural Computation 14 (2002).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from marcod.model.network import Architecture
 Floats = NDArray[np.float32]
 _Given = tuple[Floats, Floats, Floats]
 
-MIXES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SHARES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the new weights that are tried."""
 
 HEAD_EPOCHS: Final = 60
@@ -42,31 +41,32 @@ FEWEST_TO_GUARD: Final = 50
 """Validation images from which a loss of accuracy on a domain rules a mix out."""
 
 LEAST_SHARE: Final = 0.02
-"""No class is taken to be rarer in the lab; a few hundred images cannot tell, and it would never be predicted."""
+"""Least natural share of a class; a few hundred images show no less, and it would never be predicted."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Images as the old network sees them: features float32 [n, f], soft labels [n, 4], weights [n]."""
+class Features:
+    """Features float32 [n, f] of images by the parent, with soft labels [n, 4] and weights [n]."""
 
     features: Floats
     targets: Floats
     weights: Floats
 
-    def only(self, chosen: NDArray[Any]) -> "Seen":
-        """Some of them."""
-        return Seen(self.features[chosen], self.targets[chosen], self.weights[chosen])
+    def only(self, chosen: NDArray[Any]) -> "Features":
+        """Select rows."""
+        return Features(self.features[chosen], self.targets[chosen], self.weights[chosen])
 
 
-def joined(parts: Sequence[Seen]) -> Seen:
-    """Several, one after another."""
-    return Seen(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("features", "targets", "weights")))
+def joined(parts: Sequence[Features]) -> Features:
+    """Concatenate several."""
+    return Features(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("features", "targets", "weights")))
 
 
 def balanced(targets: Floats, weights: Floats, groups: NDArray[Any]) -> Floats:
-    """Weights with which every group counts the same, and in a group every class; their mean is 1.
+    """Weigh rows so that each group counts the same, and in a group each class; the mean is 1.
 
-    ``groups`` [n] tells the lab's own images from the base set. Inverse frequency, up to :data:`LARGEST_BOOST`.
+    ``groups`` [n] separates the lab's own images from the rehearsal set. Inverse frequency, at most
+    :data:`LARGEST_BOOST`.
     """
     found = np.zeros(len(targets), np.float64)
     labels = targets.argmax(axis=1)
@@ -83,26 +83,26 @@ def balanced(targets: Floats, weights: Floats, groups: NDArray[Any]) -> Floats:
 
 
 def shares(targets: Floats, weights: Floats) -> NDArray[np.float64]:
-    """The share of each class by weight [classes], none of them nothing."""
+    """Return the share of each class by weight [classes], none of them zero."""
     found = (targets.astype(np.float64) * weights[:, None]).sum(axis=0) + 1e-3
     return np.asarray(found / found.sum())
 
 
 @dataclass(frozen=True)
 class Head:
-    """A last layer, float32 [f, classes] and [classes], and its loss after each pass over the images."""
+    """Last layer, float32 [f, classes] and [classes], and its loss after each epoch."""
 
     kernel: Floats
     bias: Floats
     curve: list[dict[str, float]]
 
     def logits(self, features: Floats) -> Floats:
-        """Float32 [n, classes] of features [n, f]."""
+        """Return logits float32 [n, classes] of features [n, f]."""
         return np.asarray(features @ self.kernel + self.bias, np.float32)
 
 
-def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Seen | None = None) -> Head:
-    """Another last layer that fits what the network sees; held to ``start``, a kernel and a bias."""
+def fit_head(seen: Features, start: tuple[Floats, Floats], seed: int, validation: Features | None = None) -> Head:
+    """Fit a last layer to features, regularized towards ``start``, a kernel and a bias."""
     # Each feature counts the same, however large a network makes it.
     mean, spread = seen.features.mean(axis=0), seen.features.std(axis=0) + 1e-3
     kernel, bias = start[0] * spread[:, None], start[1] + mean @ start[0]
@@ -115,7 +115,7 @@ def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Se
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(HEAD_RATE), loss=loss, weighted_metrics=[])
 
-    def given(side: Seen) -> _Given:
+    def given(side: Features) -> _Given:
         return (side.features - mean) / spread, side.targets, side.weights
 
     judges = None if validation is None else given(validation)
@@ -126,7 +126,7 @@ def fit_head(seen: Seen, start: tuple[Floats, Floats], seed: int, validation: Se
 
 
 def _pass(model: Any, learned: _Given, judges: _Given | None, rng: np.random.Generator) -> dict[str, float]:
-    """One pass over the images, and its losses; ``model.fit`` takes longer to begin one than this for all of it."""
+    """Train one epoch with `train_on_batch`; `model.fit` has more start-up cost than the epoch itself."""
     order = rng.permutation(len(learned[0]))
     parts = [order[start : start + HEAD_BATCH] for start in range(0, len(order), HEAD_BATCH)]
     losses = [model.train_on_batch(*(values[part] for values in learned), return_dict=True)["loss"] for part in parts]
@@ -137,15 +137,15 @@ def _pass(model: Any, learned: _Given, judges: _Given | None, rng: np.random.Gen
 
 
 def first_head(weights: Mapping[str, Floats], classes: int, *, own: bool) -> tuple[Floats, Floats]:
-    """Where the last layer begins: the network's ``own``, or nothing where it tells other classes than the four."""
+    """Return the initial last layer: the network's ``own``, or zeros where its classes are not the four."""
     kernel, bias = network.head(weights)
     if own:
         return kernel, bias
     return np.zeros((len(kernel), classes), np.float32), np.zeros(classes, np.float32)
 
 
-def centred(seen: Seen, head: tuple[Floats, Floats], rounds: int = 30) -> tuple[Floats, Floats]:
-    """The same last layer with a bias under which every class is predicted as often as it weighs in ``seen``."""
+def centred(seen: Features, head: tuple[Floats, Floats], rounds: int = 30) -> tuple[Floats, Floats]:
+    """Shift the bias so that each class is predicted as often as it weighs in ``seen``."""
     kernel, bias = head
     logits, wanted = seen.features @ kernel, shares(seen.targets, seen.weights)
     shift = bias.astype(np.float64)
@@ -155,8 +155,10 @@ def centred(seen: Seen, head: tuple[Floats, Floats], rounds: int = 30) -> tuple[
     return kernel, np.asarray(shift, np.float32)
 
 
-def out_of_fold(seen: Seen, of_fold: NDArray[np.intp], start: tuple[Floats, Floats], seed: int) -> NDArray[np.float32]:
-    """Probabilities float32 [n, classes] by last layers that had not seen the row's fold.
+def out_of_fold(
+    seen: Features, of_fold: NDArray[np.intp], start: tuple[Floats, Floats], seed: int
+) -> NDArray[np.float32]:
+    """Predict probabilities float32 [n, classes] with last layers that had not seen the row's fold.
 
     Rows of fold -1, the base set's, are in every training and get none (zeros).
     """
@@ -168,8 +170,8 @@ def out_of_fold(seen: Seen, of_fold: NDArray[np.intp], start: tuple[Floats, Floa
     return found
 
 
-def normalized(architecture: Architecture, weights: Mapping[str, Floats], batches: Iterable[Floats]) -> Weights:
-    """The same weights with batch normalization's means and variances taken from other images; needs no labels.
+def recalibrated_bn(architecture: Architecture, weights: Mapping[str, Floats], batches: Iterable[Floats]) -> Weights:
+    """Return the weights with batch-norm means and variances of other images; needs no labels.
 
     ``batches`` are float32 [n, size, size, 3] of about one size; each counts the same. Raises BundleError when weights
     and architecture do not fit.
@@ -185,27 +187,27 @@ def normalized(architecture: Architecture, weights: Mapping[str, Floats], batche
     return network.variables(model)
 
 
-def mixed(old: Mapping[str, Floats], new: Mapping[str, Floats], share: float) -> Weights:
-    """The weights between two networks of one shape: ``share`` of the new ones."""
+def interpolated(old: Mapping[str, Floats], new: Mapping[str, Floats], share: float) -> Weights:
+    """Interpolate between the weights of two networks of one shape: ``share`` of the new ones."""
     return {n: np.asarray(old[n] + share * (new[n] - old[n]), np.float32) for n in new if not network.is_auxiliary(n)}
 
 
 @dataclass(frozen=True)
-class Mix:
-    """How much of the new weights was chosen, and each share's mean log loss over the domains of validation."""
+class Interpolation:
+    """Chosen share of the new weights, and the mean log loss of each share over the validation domains."""
 
     share: float
     losses: dict[str, float]
 
 
-def choose_mix(
+def choose_interpolation(
     logits_of: Callable[[float], Floats],
     labels: NDArray[np.intp],
     domains: Sequence[str],
     tried: Sequence[float],
     margin: float,
-) -> Mix:
-    """The share with the least log loss, averaged over domains and in each over classes.
+) -> Interpolation:
+    """Choose the share with the least log loss, averaged over domains and in each over classes.
 
     Shares that lose more than ``margin`` of the accuracy on a domain are left out; the first of ``tried`` is what they
     are compared with. ``logits_of(share)`` are the logits [n, classes] of the validation images.
@@ -223,11 +225,11 @@ def choose_mix(
     first = right[tried[0]]
     allowed = [s for s in tried if all(now >= was - margin for now, was in zip(right[s], first, strict=True))]
     best = min(allowed, key=lambda share: losses[share])
-    return Mix(best, {f"{share:g}": round(loss, 5) for share, loss in losses.items()})
+    return Interpolation(best, {f"{share:g}": round(loss, 5) for share, loss in losses.items()})
 
 
 def _mean(values: NDArray[Any], labels: NDArray[np.intp], parts: Sequence[NDArray[np.bool_]]) -> float:
-    """The mean over parts of the mean over classes."""
+    """Return the mean over parts of the mean over classes."""
     means = []
     for part in parts:
         of_class = [values[part & (labels == c)] for c in range(len(CLASSES))]
@@ -236,7 +238,7 @@ def _mean(values: NDArray[Any], labels: NDArray[np.intp], parts: Sequence[NDArra
 
 
 def standardized(features: Floats, domains: Sequence[str]) -> Floats:
-    """Features [n, f] of which each has mean 0 and deviation 1 in every domain, so that a lamp's colour is no news."""
+    """Standardize features [n, f] to mean 0 and deviation 1 per domain, so that lamps do not differ."""
     found, names = np.empty_like(features), np.array(domains)
     for name in np.unique(names):
         chosen = names == name
@@ -246,7 +248,7 @@ def standardized(features: Floats, domains: Sequence[str]) -> Floats:
 
 
 def natural_shares(scores: Floats, trained_with: NDArray[np.float64], rounds: int = 200) -> NDArray[np.float64]:
-    """The shares of the classes [classes] among images, from their probabilities [n, classes] by a model.
+    """Estimate the shares of the classes [classes] from a model's probabilities [n, classes].
 
     ``trained_with`` are the shares that the model was trained with. Saerens' EM; at least :data:`LEAST_SHARE` each.
     """

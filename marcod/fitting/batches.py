@@ -1,8 +1,10 @@
-"""Images for training: from files or rendered drops to endless differing batches, with tf.data on the CPU.
+"""Batches of training images from files or rendered drops, with tf.data on the CPU.
 
-Hides decoding, shrinking, keeping and augmenting. Promises that an image is decoded as it is for scoring, that the
-same seed, epoch and step give the same batch, so that a training goes on where it was killed, and that imagers' shares
-are read once: images are kept beside the run, shrunk to little more than the network takes.
+Guarantees:
+
+* An image is decoded as for scoring.
+* The same seed, epoch and step give the same batch, so that a killed training resumes where it was.
+* Imagers' shares are read once: images are kept in the run's folder, shrunk to little more than the network takes.
 """
 
 import shutil
@@ -27,12 +29,12 @@ KEPT_SHARE: Final = 1.6
 """Side of a kept image over the network's, so that a patch of it still has the detail the network sees."""
 
 Pixels = NDArray[np.uint8]
-Rows = Callable[[NDArray[np.int64], int], Pixels]
+ReadPixels = Callable[[NDArray[np.int64], int], Pixels]
 
 
 @dataclass(frozen=True)
 class Images:
-    """What is trained on: soft labels float32 [n, classes], a weight each float32 [n], and where the pixels come from.
+    """Training images: soft labels float32 [n, classes], a weight each float32 [n], and the reader of pixels.
 
     ``rows(indices, seed)`` gives uint8 [k, side, side, 3]. With ``by_weight`` an image is drawn as often as it weighs
     and then counts 1; otherwise every image comes once an epoch and counts what it weighs.
@@ -40,7 +42,7 @@ class Images:
 
     targets: NDArray[np.float32]
     weights: NDArray[np.float32]
-    rows: Rows
+    rows: ReadPixels
     by_weight: bool = False
 
     def __len__(self) -> int:
@@ -48,13 +50,13 @@ class Images:
 
 
 def in_memory(pixels: Pixels, targets: NDArray[np.float32], weights: NDArray[np.float32] | None = None) -> Images:
-    """Images uint8 [n, side, side, 3] that are there already."""
+    """Wrap images uint8 [n, side, side, 3] that are in memory."""
     given = np.ones(len(targets), np.float32) if weights is None else weights
     return Images(targets, given, lambda chosen, _seed: pixels[chosen])
 
 
 def one_hot(labels: NDArray[Any], classes: int) -> NDArray[np.float32]:
-    """Class indices [n] as certain soft labels float32 [n, classes]."""
+    """Encode class indices [n] as certain soft labels float32 [n, classes]."""
     certain: NDArray[np.float32] = np.eye(classes, dtype=np.float32)[labels]
     return certain
 
@@ -68,7 +70,7 @@ def kept(
     done: Callable[[int], None] = lambda count: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Pixels, dict[int, str]]:
-    """The centre squares of image files, shrunk to ``side``, as a file at ``place`` mapped into memory.
+    """Shrink the centre squares of image files to ``side``, as a memory-mapped file at ``place``.
 
     Returns uint8 [n, side, side, 3] and what could not be read, by index; those rows are black. What a killed run left
     whole is used again. Raises InterruptedError when ``stopped``.
@@ -91,7 +93,7 @@ def kept(
 
 
 def kept_again(place: Path) -> Pixels:
-    """What :func:`kept` left at ``place``, without what could not be read."""
+    """Load what :func:`kept` left at ``place``, without unreadable images."""
     found = np.load(place, mmap_mode="r")
     failures = place.with_suffix(".failures").read_text(encoding="utf-8").splitlines()
     wrong = {int(line.split("\t", 1)[0]) for line in failures}
@@ -137,16 +139,16 @@ def _fill(
 
 
 def shrunk(rgb: Pixels, side: int) -> Pixels:
-    """The centre square uint8 [side, side, 3], averaged over areas as the ``area`` resize does."""
+    """Return the centre square uint8 [side, side, 3], averaged over areas as the ``area`` resize does."""
     square = Image.fromarray(preprocess.centre_square(rgb))
     return np.asarray(square.resize((side, side), Image.Resampling.BOX))
 
 
-def patches(files: Sequence[Path], size: int) -> Rows:
-    """Random patches of ``size`` of an image's own pixels, read from its file each time: the paper's patches.
+def patches(files: Sequence[Path], size: int) -> ReadPixels:
+    """Read random patches of ``size`` of an image's own pixels from its file each time: the paper's patches.
 
     An image with a shorter side is enlarged to it. One that is damaged is black. Raises OSError when a file cannot be
-    read, as when its share went away.
+    read, as when its share is offline.
     """
 
     def one(index: int, seed: int) -> Pixels:
@@ -164,7 +166,7 @@ def patches(files: Sequence[Path], size: int) -> Rows:
 
 
 def prepared(pixels: Pixels, record: Preprocessing) -> NDArray[np.float32]:
-    """Kept images uint8 [n, side, side, 3] as the network takes them for scoring, float32 [n, size, size, 3]."""
+    """Prepare kept images uint8 [n, side, side, 3] as for scoring, float32 [n, size, size, 3]."""
     return np.stack([preprocess.prepare(image, record) for image in pixels])
 
 
@@ -179,7 +181,7 @@ def batches(
     epoch: int,
     skip: int = 0,
 ) -> tuple[Any, int]:
-    """The rest of an epoch's batches after ``skip`` of them, and how many those are.
+    """Return the rest of an epoch's batches after ``skip`` of them, and their number.
 
     Of each batch: images float32 [b, size, size, 3] in -1..1, soft labels and weights, both once for every head.
     """
@@ -207,7 +209,7 @@ def batches(
 
 
 def _drawn(images: Images, size: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The images of an epoch in their order, and what each image counts for."""
+    """Draw the images of an epoch in their order, and the weight of each image."""
     rng = np.random.default_rng((seed, epoch))
     if not images.by_weight:
         return rng.permutation(len(images))[:size], images.weights
@@ -237,7 +239,7 @@ def augment(images: Any, how: Augmentation, size: int, seed: Any) -> Any:
 
 
 def _coloured(x: Any, draw: Callable[..., Any], how: Augmentation) -> Any:
-    """Other hue and saturation, as ``tf.image.adjust_hue`` and ``adjust_saturation``, drawn for each image."""
+    """Change hue and saturation per image, as ``tf.image.adjust_hue`` and ``adjust_saturation``."""
     hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(x), axis=3)
     hue = tf.math.floormod(hue + draw(-how.hue, how.hue, 1, 1), 1.0)
     saturation = tf.clip_by_value(saturation * draw(*how.saturation, 1, 1), 0.0, 1.0)
@@ -245,7 +247,7 @@ def _coloured(x: Any, draw: Callable[..., Any], how: Augmentation) -> Any:
 
 
 def _boxes(draw: Callable[..., Any], patch: tuple[float, float]) -> Any:
-    """Random square patches of so much of the side, half of them flipped up-down, half left-right."""
+    """Draw square patches with a side in the range ``patch``, half flipped up-down, half left-right."""
     side = draw(*patch)
     top, left = draw(0.0, 1.0) * (1.0 - side), draw(0.0, 1.0) * (1.0 - side)
     y, x = tf.stack([top, top + side], 1), tf.stack([left, left + side], 1)

@@ -1,6 +1,6 @@
-"""The state of a training in one file, so that a kill at any point loses minutes and not the training.
+"""Checkpoint of a training in one file, so that a kill at any point loses minutes and not the training.
 
-Hides the file's form: an ``.npz`` without pickles that is replaced in one step, so that it is always whole.
+The file is an ``.npz`` without pickles that is replaced in one step, so that it is always whole.
 """
 
 import json
@@ -29,7 +29,7 @@ _DAMAGE: Final = (
 
 @dataclass(frozen=True)
 class State:
-    """Where a training stands after ``step`` steps of ``epoch``.
+    """State of a training after ``step`` steps of ``epoch``.
 
     ``curve`` has what was measured at the end of each epoch; ``best`` are the weights of the best one.
     """
@@ -45,7 +45,7 @@ class State:
 
 
 def save(path: Path, state: State) -> None:
-    """Replace the file. Raises OSError, and the former file is as it was."""
+    """Replace the checkpoint file. Raises OSError, and the former file stays as it was."""
     about = {"epoch": state.epoch, "step": state.step, "best_loss": state.best_loss, "curve": state.curve}
     arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for group in _GROUPS:
@@ -64,7 +64,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def load(path: Path) -> State | None:
-    """The state in a file, None when there is no file. Raises MarcodError when it is damaged."""
+    """Load the state in a file, None when there is no file. Raises MarcodError when it is damaged."""
     if not path.exists():
         return None
     try:
@@ -72,7 +72,7 @@ def load(path: Path) -> State | None:
             arrays = {name: archive[name] for name in archive.files}
         return _state(arrays)
     except _DAMAGE as error:
-        raise MarcodError(f"the checkpoint {path} is damaged: {error}; remove it to begin again") from error
+        raise MarcodError(f"the checkpoint {path} is damaged: {error}; remove it to start again") from error
 
 
 def _state(arrays: dict[str, NDArray[Any]]) -> State:

@@ -1,7 +1,10 @@
-"""The training loop: hides Keras, averaging, early stopping, precision, devices and checkpoints.
+"""Training loop with averaged weights, early stopping, half precision, devices and checkpoints.
 
-Promises that a training killed at any point goes on from its last checkpoint with the batches it would have had, that
-what comes out is the running average of the weights, and that the progress of the loss is kept.
+Guarantees:
+
+* A training killed at any point resumes from its last checkpoint with the batches it would have had.
+* The result is the running average of the weights.
+* The progress of the loss is kept.
 """
 
 import time
@@ -32,12 +35,12 @@ _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 class StoppedError(Exception):
-    """The stop event was set; what was done so far is in the checkpoint."""
+    """The stop event was set; the checkpoint holds what was done so far."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a training is watched and kept: ``place`` is its checkpoint's file, None keeps nothing.
+class FitOptions:
+    """Options of a fit: ``place`` is the checkpoint's file, None keeps nothing.
 
     ``progress`` is called after every step with what is done, steps done and steps in all.
     """
@@ -51,7 +54,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Validation:
-    """What each epoch is judged on: float32 [n, size, size, 3] in -1..1, class indices int [n], a weight each [n]."""
+    """Validation images float32 [n, size, size, 3] in -1..1, class indices int [n], a weight each [n]."""
 
     images: NDArray[np.float32]
     labels: NDArray[np.intp]
@@ -60,7 +63,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The new weights, and what was measured at the end of each epoch."""
+    """New weights, and the measurements at the end of each epoch."""
 
     weights: Weights
     curve: list[dict[str, float]]
@@ -75,16 +78,16 @@ def fit(
     weights: Mapping[str, NDArray[np.float32]] | None = None,
     validation: Validation | None = None,
     precision: str = "float32",
-    course: Course | None = None,
+    options: FitOptions | None = None,
 ) -> Fitted:
     """Train from ``weights``, or from random ones, as the recipe says.
 
-    ``precision`` is a Keras dtype policy. Raises :class:`StoppedError` when the course's event was set, BundleError
+    ``precision`` is a Keras dtype policy. Raises :class:`StoppedError` when the options's event was set, BundleError
     when weights and architecture do not fit, MarcodError for a damaged checkpoint.
     """
     keras.utils.set_random_seed(seed)
     with _policy(precision), backend.data_parallel():
-        training = Training(architecture, recipe, images, seed=seed, validation=validation, course=course)
+        training = Training(architecture, recipe, images, seed=seed, validation=validation, options=options)
         if weights:
             network.set_variables(training.model, _with_heads(weights, training.model))
         return training.run()
@@ -101,13 +104,13 @@ def _policy(name: str) -> Iterator[None]:
 
 
 def _with_heads(weights: Mapping[str, NDArray[np.float32]], model: Any) -> dict[str, NDArray[np.float32]]:
-    """The weights, and the model's own for an auxiliary head that they lack."""
+    """Add the model's own auxiliary head to weights that lack it."""
     lacking = {name: value for name, value in network.variables(model).items() if name not in weights}
     return {**{name: value for name, value in lacking.items() if network.is_auxiliary(name)}, **weights}
 
 
 class Training:
-    """One training's state, epoch by epoch; ``model`` is the compiled network."""
+    """State of a training, epoch by epoch; ``model`` is the compiled network."""
 
     def __init__(
         self,
@@ -117,10 +120,10 @@ class Training:
         *,
         seed: int,
         validation: Validation | None = None,
-        course: Course | None = None,
+        options: FitOptions | None = None,
     ) -> None:
         self._recipe, self._images, self._seed = recipe, images, seed
-        self._validation, self._course = validation, course or Course()
+        self._validation, self._options = validation, options or FitOptions()
         self._size, self._heads = architecture.input_size, 2 if recipe.auxiliary else 1
         self.steps = max(1, len(images) // recipe.batch_size)
         self.model = network.build(architecture, auxiliary=recipe.auxiliary > 0)
@@ -150,7 +153,7 @@ class Training:
         self.model.compute_loss(y=blanks, y_pred=blanks)
 
     def run(self) -> Fitted:
-        """All epochs that are left."""
+        """Train all remaining epochs."""
         epoch, step = self._restore()
         while epoch < self._recipe.epochs and not self._patience_is_over():
             self._epoch(epoch, step)
@@ -159,12 +162,12 @@ class Training:
         return Fitted(self._best or self.average, self._curve)
 
     def _restore(self) -> tuple[int, int]:
-        place = self._course.place
+        place = self._options.place
         state = None if place is None else checkpoint.load(place)
         if state is None:
             return 0, 0
         if len(state.optimizer) != len(self.model.optimizer.variables):
-            raise MarcodError(f"the checkpoint {place} is of another kind of training; remove it to begin again")
+            raise MarcodError(f"the checkpoint {place} is of another kind of training; remove it to start again")
         self.average, self._best = state.average, state.best
         network.set_variables(self.model, state.weights)
         for variable, value in zip(self.model.optimizer.variables, state.optimizer, strict=True):
@@ -173,12 +176,12 @@ class Training:
         return state.epoch, state.step
 
     def _save(self, epoch: int, step: int) -> None:
-        if self._course.place is None:
+        if self._options.place is None:
             return
         optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
         now = network.variables(self.model)
         state = State(epoch, step, now, self.average, self._best, optimizer, self._best_loss, self._curve)
-        checkpoint.save(self._course.place, state)
+        checkpoint.save(self._options.place, state)
         self._saved_at = time.monotonic()
 
     def _patience_is_over(self) -> bool:
@@ -205,12 +208,12 @@ class Training:
         point |= {"loss": losses.mean} if left else {}
         point["rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._curve.append(point | self._validate())
-        self._course.progress(_words(self._curve[-1]), (epoch + 1) * self.steps, self._recipe.epochs * self.steps)
-        if self._course.tensorboard is not None:
-            _log_scalars(self._course.tensorboard, epoch + 1, self._curve[-1])
+        self._options.progress(_words(self._curve[-1]), (epoch + 1) * self.steps, self._recipe.epochs * self.steps)
+        if self._options.tensorboard is not None:
+            _log_scalars(self._options.tensorboard, epoch + 1, self._curve[-1])
 
     def _validate(self) -> dict[str, float]:
-        """The average's loss on validation images; the best average is kept."""
+        """Measure the averaged weights on validation images, and keep the best."""
         if self._validation is None:
             return {}
         now = network.variables(self.model)
@@ -228,26 +231,26 @@ class Training:
         return np.concatenate([part[0] if self._heads == 2 else part for part in parts])
 
     def after_step(self, epoch: int, step: int) -> None:
-        """Average, save now and then, and stop when asked."""
-        course, done = self._course, epoch * self.steps + step
+        """Average the weights, save now and then, and stop when requested."""
+        options, done = self._options, epoch * self.steps + step
         if not self.average or done % self._recipe.average_every == 0:
             self._average(done)
-        course.progress(_words(self._curve[-1] if self._curve else {}), done, self._recipe.epochs * self.steps)
-        stopped = course.stop is not None and course.stop.is_set()
-        if stopped or time.monotonic() - self._saved_at >= course.save_every_s:
+        options.progress(_words(self._curve[-1] if self._curve else {}), done, self._recipe.epochs * self.steps)
+        stopped = options.stop is not None and options.stop.is_set()
+        if stopped or time.monotonic() - self._saved_at >= options.save_every_s:
             self._save(epoch, step)
         if stopped:
             raise StoppedError
 
     def _average(self, done: int) -> None:
-        """Move the average: while it is young to the plain mean, or a short training would be held to its beginning."""
+        """Move the average; while it is young to the plain mean, or a short training would stay near its start."""
         now, old = network.variables(self.model), self.average
         share = np.float32(max(self._recipe.average_share, 1 / (1 + done // self._recipe.average_every)))
         self.average = {name: old[name] + share * (now[name] - old[name]) for name in old} or now
 
 
 class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
-    """Hands every finished step to the training, and keeps the mean of the losses."""
+    """Callback that reports each step to the training and keeps the mean loss."""
 
     def __init__(self, training: Training, epoch: int, skip: int) -> None:
         super().__init__()
@@ -262,7 +265,7 @@ class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def measured(logits: NDArray[Any], validation: Validation) -> dict[str, float]:
-    """Weighted log loss and accuracy, and the crystals' average precision where that is defined."""
+    """Return weighted log loss and accuracy, and the crystals' average precision where that is defined."""
     scores, labels = probabilities.softmax(logits), validation.labels
     share = validation.weights / validation.weights.sum()
     right = scores[np.arange(len(labels)), labels]

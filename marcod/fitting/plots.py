@@ -1,4 +1,4 @@
-"""The course of a training as an image and as JSON."""
+"""Curves of a training as an image and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ POINTS: Final = {
 
 
 def write(folder: Path, curve: Sequence[dict[str, float]], title: str, about: dict[str, Any]) -> None:
-    """Write ``curve.json``, and ``curve.png`` when there are points; ``about`` is written beside them."""
+    """Write ``curve.json``, and ``curve.png`` when there are points; ``about`` is written into it."""
     text = json.dumps({**about, "curve": list(curve)}, indent=2) + "\n"
     (folder / "curve.json").write_text(text, encoding="utf-8")
     if not curve:

@@ -1,8 +1,7 @@
-"""How a network is trained, as values: what is done to images, how fast the weights follow, when it ends.
+"""Training recipes as values: augmentation, optimizer, learning rate, end.
 
-Hides every number of the recipes. :data:`PAPER` is the MARCO paper's, complete (Bruno et al., PLOS ONE 2018, arXiv
-1803.10342, section "Model training"); :data:`SHIPPED` made the bundle that comes with the project; :data:`ADAPT`
-continues from a champion's weights.
+:data:`PAPER` is the MARCO paper's, complete (Bruno et al., PLOS ONE 2018, arXiv 1803.10342, section "Model training");
+:data:`SHIPPED` made the bundle that comes with the project; :data:`ADAPT` continues from a champion's weights.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What is done at random to each image, beside both flips; ranges are uniform.
+    """Random changes of each image, next to both flips; ranges are uniform.
 
     ``patch`` is the side of a random square patch as a share of the image's shorter side; None is the paper's: as
     many of the image's own pixels as the network takes. ``brightness`` is added (1 is white), ``hue`` is in turns.
@@ -32,7 +31,7 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class Staircase:
-    """A rate that is multiplied by ``factor`` at once every so many epochs."""
+    """Rate that is multiplied by ``factor`` at once every so many epochs."""
 
     factor: float
     epochs: int
@@ -40,7 +39,7 @@ class Staircase:
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """A rate that rises over so many steps, a tenth of all at most, and then falls along a cosine.
+    """Rate that rises over so many steps, a tenth of all at most, and then falls along a cosine.
 
     It would be down at a hundredth as many steps after the end as it rose.
     """
@@ -50,7 +49,7 @@ class Cosine:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One way to train.
+    """Training recipe.
 
     ``auxiliary`` is the weight of the second head's loss, 0 without one. Weights are averaged exponentially: every
     ``average_every`` steps the average moves by ``average_share`` towards them. ``patience`` is the number of epochs
@@ -70,12 +69,12 @@ class Recipe:
     patience: int | None = None
 
     def of(self, *, epochs: int, batch_size: int, quarter_turns: bool) -> "Recipe":
-        """The recipe with a lab's own numbers."""
+        """Return the recipe with a lab's own numbers."""
         augmentation = replace(self.augmentation, quarter_turns=quarter_turns)
         return replace(self, epochs=epochs, batch_size=batch_size, augmentation=augmentation)
 
     def schedule(self, steps_per_epoch: int) -> Any:
-        """The learning rate by step, as a Keras schedule."""
+        """Return the learning rate by step, as a Keras schedule."""
         if isinstance(self.decay, Staircase):
             every = self.decay.epochs * steps_per_epoch
             return keras.optimizers.schedules.ExponentialDecay(self.rate, every, self.decay.factor, staircase=True)
@@ -86,7 +85,7 @@ class Recipe:
         )
 
     def make_optimizer(self, steps_per_epoch: int, variables: Sequence[Any]) -> Any:
-        """A fresh optimizer of these variables.
+        """Build a fresh optimizer of these variables.
 
         Keras adds RMSProp's epsilon under the root, as TensorFlow 1 did for the paper. There the mean square of the
         gradients began with 1, which makes the first steps small; so it does here.
@@ -168,10 +167,11 @@ LARGE: Final = 320
 
 
 def scratch(size: int, *, epochs: int, batch_size: int, quarter_turns: bool) -> Recipe:
-    """The paper's recipe for a network that takes ``size`` pixels, with a lab's numbers.
+    """Return the paper's recipe for a network that takes ``size`` pixels, with a lab's numbers.
 
-    A smaller network than the paper's gets a rate that is smaller in proportion, as its narrow layers do not stand
-    more, and a small one patches of nearly the whole drop: 160 of an imager's pixels show a corner without a crystal.
+    A smaller network than the paper's gets a rate that is smaller in proportion, because narrower layers diverge at
+    the paper's rate. A small one gets patches of nearly the whole drop: 160 of an imager's pixels show a corner
+    without a crystal.
     """
     recipe = PAPER.of(epochs=epochs, batch_size=batch_size, quarter_turns=quarter_turns)
     recipe = replace(recipe, rate=PAPER.rate * min(1.0, size / PAPER_SIZE))

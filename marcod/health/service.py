@@ -15,7 +15,7 @@ from marcod.health import checks
 from marcod.health.checks import Trouble
 from marcod.health.finding import Finding, Verdict, first_line, judged
 from marcod.health.snapshot import Snapshot
-from marcod.model.registry import Known, Registry
+from marcod.model.registry import ModelInfo, Registry
 from marcod.settings import Settings, redacted_url
 from marcod.text import count
 
@@ -102,9 +102,9 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
         yield judged("models", known.name, fault is None, text, "restore its folder", Verdict.BROKEN)
 
 
-def _fault(registry: Registry, known: Known) -> str | None:
+def _fault(registry: Registry, known: ModelInfo) -> str | None:
     try:
-        return registry.fault(known)
+        return registry.why_unusable(known)
     except Exception as error:  # noqa: BLE001 - it runs on the device, which fails in its own ways
         return first_line(error)
 

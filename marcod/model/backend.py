@@ -1,6 +1,6 @@
-"""What differs by Keras backend: compiling for scoring, gradients, and devices to train on. Nothing else may.
+"""Backend-specific code (TensorFlow, JAX): compiled inference, gradients, devices; no other module depends on it.
 
-Hides how each backend compiles and how a CPU is kept busy; promises the same numbers to float32 rounding from all.
+All backends give the same numbers to float32 rounding.
 """
 
 import os
@@ -32,7 +32,7 @@ threads predict a third more a second than 8 or 16 images in one call (docs/benc
 
 
 def scoring(model: Any, batch_size: int | None = None) -> Scoring:
-    """``model`` as a function from float32 [n, size, size, 3] to logits [n, classes].
+    """Compile ``model`` to a function from float32 [n, size, size, 3] to logits [n, classes].
 
     Compiled at its first call for some shape. With ``batch_size`` one shape is used, whatever n up to it is, so that a
     image's neighbours change no bit of its score: that size on a GPU and with JAX, parts of it on a CPU.
@@ -70,7 +70,7 @@ def _tensorflow_scoring(model: Any, batch_size: int | None) -> Scoring:
 
 
 def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:
-    """The same function, given batches that are filled up with black images to ``shape(n)``."""
+    """Pad batches with black images to ``shape(n)``."""
 
     def score_filled(batch: np.ndarray) -> np.ndarray:
         wanted = shape(len(batch))
@@ -84,7 +84,7 @@ def _filled(score: Scoring, shape: Callable[[int], int]) -> Scoring:
 
 
 def within_memory(score: Scoring, batch_size: int | None) -> Scoring:
-    """The same function for a device whose memory is its own: a shape that it has no memory for is halved, for good.
+    """Halve, for good, a batch shape that the device has no memory for.
 
     Raises what the device raises when it has none for a single image.
     """
@@ -112,7 +112,7 @@ def _of_shape(score: Scoring, shape: int, batch: np.ndarray) -> np.ndarray:
 
 
 def _in_parts(score: Scoring, part: int) -> Scoring:
-    """The same function on parts of its batch, several at once; TensorFlow lets go of the GIL meanwhile."""
+    """Split a batch into parts that run at once; TensorFlow releases the GIL meanwhile."""
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="predict")
 
     def score_all(batch: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def _in_parts(score: Scoring, part: int) -> Scoring:
 
 
 def gradient(model: Any, score: Callable[[Any, Any], Any]) -> Saliency:
-    """Logits and the slope of ``score(logits, members)`` with respect to a batch, as a function of batch and members.
+    """Return a function of batch and members that gives logits and the slope of ``score(logits, members)``.
 
     Keras has no gradients of its own. Raises BundleError for a backend that has none here.
     """
@@ -173,7 +173,7 @@ _GRADIENTS: Final[dict[str, Callable[..., Saliency]]] = {"tensorflow": _tensorfl
 
 
 def devices() -> list[tuple[str, int | None]]:
-    """What Keras computes on here: each device's name, and its memory in bytes where the backend tells."""
+    """List Keras' devices: each name, and its memory in bytes where the backend reports it."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -186,7 +186,7 @@ def devices() -> list[tuple[str, int | None]]:
 
 
 def _gpu_memory(index: int) -> int | None:
-    """All memory of a graphics card, which TensorFlow does not tell but its driver's program does."""
+    """Return all memory of a graphics card by its driver's program, since TensorFlow does not report it."""
     if (program := which("nvidia-smi")) is None:
         return None
     command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
@@ -195,7 +195,7 @@ def _gpu_memory(index: int) -> int | None:
 
 
 def on_cpu() -> bool:
-    """Whether there is no accelerator to train on."""
+    """Check that there is no accelerator to train on."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -206,12 +206,12 @@ def on_cpu() -> bool:
 
 
 def training_compiler() -> bool:
-    """Whether a training step is compiled by XLA: not on a CPU with TensorFlow, where that is slower; else always."""
+    """Return whether XLA compiles a training step: always but on a CPU with TensorFlow, where it is slower."""
     return keras.backend.backend() != "tensorflow" or not on_cpu()
 
 
 def half_precision() -> str:
-    """The Keras dtype policy to train with on this device: half precision where the hardware multiplies in it."""
+    """Return the Keras dtype policy of this device: half precision where the hardware multiplies in it."""
     if on_cpu():
         return "float32"
     if keras.backend.backend() != "tensorflow":
@@ -227,7 +227,7 @@ def half_precision() -> str:
 
 @contextmanager
 def data_parallel() -> Iterator[int]:
-    """Build and train a model on all devices of this host, each with its part of every batch; yields how many."""
+    """Build and train a model on all devices of this host, each with its part of a batch; yield their number."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

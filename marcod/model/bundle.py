@@ -1,12 +1,14 @@
-"""A model on disk: an immutable folder ``<name>/<version>/`` that proves itself before it may serve.
-
-Hides the folder's files, their checksums, and how weights become scores. Promises that a bundle is either
-whole or refused with one sentence, that nothing in it is code, and that :func:`read` and :func:`verify`
-answer without importing TensorFlow.
+"""Model bundle: an immutable folder ``<name>/<version>/`` that is verified before it may serve.
 
 The folder holds ``bundle.toml`` (everything that is not a weight, and the SHA-256 of every other file),
 ``weights.npz`` (float32, keyed by the names of the published checkpoint), ``metrics.json``, and ``golden/``:
 small images with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
+
+Guarantees:
+
+* A bundle is either whole or refused with one sentence.
+* Nothing in it is code.
+* :func:`read` and :func:`verify` do not import TensorFlow.
 """
 
 import fcntl
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import tomli_w
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -68,9 +71,9 @@ class _Table(BaseModel):
 
 
 class Threshold(_Table):
-    """At or above ``crystal``, a folded crystal probability is called a hit.
+    """Crystal threshold: at or above ``crystal``, a folded crystal probability is a hit.
 
-    ``recall`` is the share of crystals found so on the data named by ``measured_on``; None while nobody measured it.
+    ``recall`` is the share of crystals found on the data named by ``measured_on``; None while it is not measured.
     """
 
     crystal: float = Field(ge=0, le=1)
@@ -79,7 +82,7 @@ class Threshold(_Table):
 
 
 class Origin(_Table):
-    """The published file that the weights were taken from: distribution, version, file name and SHA-256."""
+    """Published file that the weights were taken from: distribution, version, file name and SHA-256."""
 
     distribution: str
     version: str
@@ -88,11 +91,11 @@ class Origin(_Table):
 
 
 class BundleRecord(_Table):
-    """What ``bundle.toml`` says. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
+    """Contents of ``bundle.toml``. ``files`` and ``digest`` are filled by :func:`write` and :func:`read`.
 
-    ``classes`` are the model's own, in output order; ``folding`` says which of the four each one counts as.
-    ``modality`` is the light it was trained for; images taken in another are not scored with it.
-    ``trained_on`` says what the weights learned from, its parents' share included. ``synthetic`` follows from it:
+    ``classes`` are the model's own, in output order; ``folding`` maps each to one of the four.
+    ``modality`` is the one it was trained for; images of another are not scored with it.
+    ``trained_on`` lists what the weights learned from, its parents' share included. ``synthetic`` follows from it:
     rendered drops alone. ``notice`` is shown wherever the model is: what a person must know before trusting a score.
     """
 
@@ -137,22 +140,22 @@ class BundleRecord(_Table):
 
 
 def _trained_on_of_old(values: Mapping[str, Any]) -> list[TrainedOn]:
-    """Derive what a model learned from out of a record of before ``trained_on`` was written.
+    """Derive ``trained_on`` for a record that was written before that field.
 
     Such a record is synthetic if rendered drops took part. A training run of a lab wrote "data set ...; TIER" as the
-    training data: tier `recalibrate` left the weights as they were, and `scratch` did not begin with the parent's.
+    training data: tier `recalibrate` left the weights as they were, and `scratch` did not start with the parent's.
     """
-    rendered, told = bool(values.get("synthetic")), str(values.get("training_data"))
-    own_run = told.startswith("data set ") and not told.endswith("; recalibrate")
+    rendered, source = bool(values.get("synthetic")), str(values.get("training_data"))
+    own_run = source.startswith("data set ") and not source.endswith("; recalibrate")
     weights = [TrainedOn.RENDERED] if rendered else [TrainedOn.PUBLISHED]
-    if own_run and told.endswith("; scratch") and not rendered:
+    if own_run and source.endswith("; scratch") and not rendered:
         weights = []
     return [*weights, *([TrainedOn.LAB] if own_run else [])]
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A small image and the probabilities, in the order of the record's classes, that it must get."""
+    """Small image and the probabilities, in the order of the record's classes, that it must get."""
 
     name: str
     data: bytes
@@ -160,7 +163,7 @@ class Golden:
 
 
 def read(path: Path) -> BundleRecord:
-    """The record of the bundle in folder ``path``; fast, and without looking at the other files.
+    """Read the record of the bundle in folder ``path``; fast, without looking at the other files.
 
     Raises BundleError when it is missing, not TOML, of another format, or incomplete.
     """
@@ -189,7 +192,7 @@ def read(path: Path) -> BundleRecord:
 
 
 def verify(path: Path) -> BundleRecord:
-    """:func:`read`, and compare every file with its checksum. Raises BundleError naming the first that differs."""
+    """Read a bundle and compare every file with its checksum. Raises BundleError naming the first that differs."""
     record = read(path)
     present = {name for name in _files_under(path) if name != RECORD_FILE}
     if missing := sorted(record.files.keys() - present):
@@ -253,7 +256,7 @@ def install(path: Path, models: Path) -> Path:
 
 @contextmanager
 def scratch_beside(final: Path) -> Iterator[Path]:
-    """Yield a folder beside a bundle's, where bundles are not looked for; it is removed at the end.
+    """Yield a folder next to a bundle's, where bundles are not looked for; it is removed at the end.
 
     Those that killed processes left there are removed too. Raises OSError.
     """
@@ -288,7 +291,7 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[None]:
 
 
 def load(path: Path, batch_size: int = 8) -> "Predictor":
-    """A predictor that has passed the bundle's checksums and golden images.
+    """Load a predictor that has passed the bundle's checksums and golden images.
 
     Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
     """
@@ -303,7 +306,7 @@ def load(path: Path, batch_size: int = 8) -> "Predictor":
 
 
 def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32]]]:
-    """The record and the weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
+    """Load record and weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
     record = verify(path)
     try:
         _refuse_large(path / WEIGHTS_FILE)
@@ -314,7 +317,7 @@ def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32
 
 
 def _refuse_large(file: Path) -> None:
-    """Raises ValueError for weights that promise more than they hold, or more than any network here has."""
+    """Refuse weights that claim more than they hold, or more than any network here has. Raises ValueError."""
     with zipfile.ZipFile(file) as archive:
         left = WEIGHTS_BYTES
         for member in archive.infolist():
@@ -329,7 +332,7 @@ def _refuse_large(file: Path) -> None:
 
 
 class Predictor:
-    """Scores images with one model, in batches of one shape.
+    """Model that scores images in batches of one shape.
 
     :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
     """
@@ -358,31 +361,31 @@ class Predictor:
         return self.record.threshold.crystal
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
-        """An image's bytes as the network takes them, float32 [size, size, 3]. Raises ImageError."""
+        """Prepare an image's bytes for the network, float32 [size, size, 3]. Raises ImageError."""
         prepared: NDArray[np.float32] = self._shape(self._decode(data), self._preprocessing)
         return prepared
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
+        """Predict probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
 
         The network is compiled for one shape, whatever n is. Raises ValueError on other shapes.
         """
         return softmax(self.logits(batch) / self.record.temperature)
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What :meth:`predict` makes probabilities of, before the temperature: float32 [n, classes]."""
+        """Return logits float32 [n, classes] of prepared images, before the temperature."""
         if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
             raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
         return self._logits(batch)
 
     def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities of the model's own classes [n, classes] as the four of domain.CLASSES, float32 [n, 4]."""
+        """Fold probabilities of the model's own classes [n, classes] to float32 [n, 4], columns as domain.CLASSES."""
         folded: NDArray[np.float32] = probabilities @ self._fold
         return folded
 
 
 def folding(record: BundleRecord) -> NDArray[np.float32]:
-    """What each of the model's own classes counts as: float32 [own classes, 4], the columns as domain.CLASSES."""
+    """Return the folding matrix float32 [own classes, 4], the columns as domain.CLASSES."""
     return np.array([[record.folding[c] == f for f in CLASSES] for c in record.classes], np.float32)
 
 
@@ -413,7 +416,7 @@ def _scores(predictor: Predictor, golden: Sequence[Golden], name: str) -> Iterat
 
 
 def new_record(**values: Any) -> BundleRecord:
-    """A record made now, with this process's library versions, those of Keras' backend included."""
+    """Make a record dated now, with this process's library versions, those of Keras' backend included."""
     import keras
 
     backend = keras.backend.backend()
@@ -463,32 +466,14 @@ def _files_under(path: Path) -> Iterator[str]:
 
 
 def to_toml(table: Mapping[str, Any], *, comment: str = "") -> str:
-    """The subset of TOML that a record needs: plain values and lists, then tables. None is left out."""
-    lines = [f"# {line}" for line in comment.splitlines()]
-    _toml_table(lines, table, ())
-    return "\n".join(lines) + "\n"
+    """Write a table as TOML below a comment. What is None is left out, since TOML has no such value."""
+    lines = [f"# {line}\n" for line in comment.splitlines()]
+    return "".join(lines) + tomli_w.dumps(_without_none(table))
 
 
-def _toml_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    for key, value in table.items():
-        if value is not None and not isinstance(value, Mapping):
-            lines.append(f"{_toml_key(key)} = {_toml_value(value)}")
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            lines.extend(["", f"[{'.'.join(_toml_key(k) for k in (*path, key))}]"])
-            _toml_table(lines, value, (*path, key))
-
-
-def _toml_key(key: str) -> str:
-    return key if key.replace("_", "a").replace("-", "a").isalnum() and key.isascii() else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, str):
-        # A JSON string is a TOML string, except that TOML wants DEL escaped.
-        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return f"[{', '.join(_toml_value(v) for v in value)}]"
+def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }

@@ -1,14 +1,16 @@
-"""Where the network looks: a heat map of the pixels that move a class's score.
+"""Heat map of the pixels that move a class's score.
 
-Hides noise, batches and normalization, and how the image is drawn; promises the same bytes for the same image,
-model and recipe on the same machine, and memory bounded by one batch. The method is SmoothGrad (Smilkov et al.,
-arXiv 1706.03825), which the MARCO paper used: the mean gradient of the score over noisy copies of the image.
+The method is SmoothGrad (Smilkov et al., arXiv 1706.03825), which the MARCO paper used: the mean gradient of the score
+over noisy copies of the image. The score is the class's logit, not its probability: where a network is confident the
+softmax is flat and its gradient vanishes. Where several of a model's own classes fold into one of the four, it is the
+log-sum-exp of their logits, which is that one class's logit up to a term that all classes share. The sign is dropped
+and colour channels are summed, as the authors do for colour images. Heat shows what matters to the score, for or
+against it, and not that something is a crystal.
 
-The score is the class's logit, not its probability: where a network is sure the softmax is flat, its gradient
-vanishes, and what is left says what speaks against the other classes. Where several of a model's own classes fold into
-one of the four, it is the log-sum-exp of their logits, which is that one class's logit up to what all classes share.
-The sign is dropped and colour channels are summed, as the authors do for colour images. Heat shows what matters to
-the score, for or against it, and not that something is a crystal.
+Guarantees:
+
+* The same image, model and recipe give the same bytes on the same machine.
+* Memory is bounded by one batch.
 """
 
 import io
@@ -39,7 +41,7 @@ BLUR: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``samples`` noisy copies with noise of ``noise`` times the image's range, drawn from ``seed``."""
+    """Noise of SmoothGrad: ``samples`` copies with ``noise`` times the image's range, drawn from ``seed``."""
 
     samples: int = 32
     noise: float = 0.15
@@ -51,7 +53,7 @@ _USUAL: Final = Recipe()
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """``values``, float32 [size, size] from 0 to 1 over the centre square; the ``probabilities`` of the four, [4]."""
+    """Heat map: ``values``, float32 [size, size] from 0 to 1 over the centre square; four ``probabilities``."""
 
     values: NDArray[np.float32]
     probabilities: NDArray[np.float32]
@@ -76,7 +78,7 @@ class Attribution:
         recipe: Recipe = _USUAL,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Heat:
-        """The heat for ``target`` in an image uint8 [height, width, 3]. ``progress`` hears how many copies are done.
+        """Compute the heat for ``target`` in an image uint8 [height, width, 3]; call ``progress`` with copies done.
 
         Raises BundleError when none of the model's own classes counts as ``target``.
         """
@@ -108,7 +110,7 @@ class Attribution:
 
 
 def _copy(clean: NDArray[np.float32], recipe: Recipe, number: int) -> NDArray[np.float32]:
-    """Noisy copy ``number``, or the image itself for -1; each from a seed of its own, whatever the batches are."""
+    """Make noisy copy ``number``, or the image itself for -1; each from a seed of its own, whatever the batches are."""
     if number < 0:
         return clean
     draw = np.random.default_rng((recipe.seed, number)).standard_normal(clean.shape, np.float32)
@@ -116,7 +118,7 @@ def _copy(clean: NDArray[np.float32], recipe: Recipe, number: int) -> NDArray[np
 
 
 def _normalized(strength: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Smoothed for the eye, then 0 to 1 with full heat at :data:`PERCENTILE`; all 0 where nothing matters."""
+    """Smooth for the eye, then scale to 0..1 with full heat at :data:`PERCENTILE`; all 0 where nothing matters."""
     side = len(strength)
     distance = np.subtract.outer(np.arange(side), np.arange(side)) / max(1.0, BLUR * side)
     blur = np.exp(-(distance**2) / 2)
@@ -134,10 +136,10 @@ _COLOURS: Final = np.array([(48, 8, 96), (150, 20, 110), (230, 70, 50), (255, 16
 def draw(
     rgb: NDArray[np.uint8], heat: Heat, caption: Sequence[str], *, notice: str = "", text: Mapping[str, str]
 ) -> bytes:
-    """A PNG: the heat over the grey centre square of the image uint8 [height, width, 3], and a strip of words below.
+    """Draw a PNG: the heat over the grey centre square of the image uint8 [height, width, 3], above a strip of text.
 
     The first line of ``caption`` is the title; ``notice`` is drawn as a warning; ``text`` goes into the file's text
-    chunks. Nothing in the file tells the time, so the same arguments give the same bytes.
+    chunks. The file has no time, so the same arguments give the same bytes.
     """
     image = Image.fromarray(_overlay(preprocess.centre_square(rgb), heat.values))
     strip = _strip(image.width, caption, notice)
@@ -160,7 +162,7 @@ def _overlay(square: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[
 
 
 def _heated(grey: NDArray[np.float32], values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Heat [h, w] from 0 to 1 over grey [h, w, 1]; what is little covers little, so that the drop stays to be seen."""
+    """Colour heat [h, w] from 0 to 1 over grey [h, w, 1]; low heat covers little, so that the drop stays visible."""
     shades, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(_COLOURS))
     opacity = 0.75 * shades[:, np.newaxis] ** 2
     colours = np.stack([np.interp(shades, steps, channel) for channel in _COLOURS.T], axis=-1)
@@ -194,7 +196,7 @@ def _legend(strip: Image.Image, left: int, top: int, size: int) -> None:
 
 
 def _wrapped(line: str, font: Any, width: int) -> list[str]:
-    """The line in rows that fit; a single word that does not is left to be cut."""
+    """Wrap a line to rows that fit; a single long word is cut."""
     rows: list[str] = []
     for word in line.split():
         if rows and font.getlength(f"{rows[-1]} {word}") <= width:

@@ -1,8 +1,7 @@
 """The MARCO network and its smaller relatives as Keras models, and their weights as plain arrays.
 
-Hides how Inception-v3 is put together; promises that the variables of a model carry the names of the
-published checkpoint, so that weights travel as a mapping of those names to arrays and nothing else.
-Only ``keras.layers`` and ``keras.ops`` are used, so every Keras backend builds the same network.
+The variables of a model carry the names of the published checkpoint, so that weights are a mapping of those names to
+arrays and nothing else. With ``keras.layers`` and ``keras.ops`` alone every Keras backend builds the same network.
 
 Sources: Bruno et al., PLOS ONE 2018 (Table 3); Szegedy et al., arXiv 1512.00567; and the graph of the
 published SavedModel, which wins where it differs from the paper because the published weights fit it.
@@ -33,11 +32,11 @@ _NEVER: Final = -1e30
 
 @dataclass(frozen=True)
 class Architecture:
-    """One member of the family; everything that shapes the network and nothing else.
+    """Member of the network family; everything that shapes the network and nothing else.
 
     ``entry`` puts the paper's extra stride-2 layer (``Conv2d_0a_3x3``) in front of Inception-v3. ``limits``
     caps the depth of every layer whose name starts with the key; ``depths`` sets single layers and wins over
-    a limit. ``width`` scales all depths afterwards, to multiples of 8. ``auxiliary`` tells whether the
+    a limit. ``width`` scales all depths afterwards, to multiples of 8. ``auxiliary`` decides if the
     training head on ``Mixed_6e`` is part of the weights. The smallest input is 151 pixels, 75 without ``entry``.
     """
 
@@ -50,12 +49,12 @@ class Architecture:
     depths: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for bundle.toml."""
+        """Return plain values for bundle.toml."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
-        """The inverse of :meth:`to_dict`. Raises BundleError for a wrong key or too large a network."""
+        """Invert :meth:`to_dict`. Raises BundleError for a wrong key or too large a network."""
         try:
             made = cls(**values)
             depths = [*made.limits.values(), *made.depths.values()]
@@ -67,7 +66,7 @@ class Architecture:
         return made
 
     def depth(self, layer: str, plain: int) -> int:
-        """Filters of ``layer``, which has ``plain`` filters in Inception-v3."""
+        """Return the filters of ``layer``, which has ``plain`` filters in Inception-v3."""
         limit = next((n for prefix, n in self.limits.items() if layer.startswith(prefix)), plain)
         depth = self.depths.get(layer, min(plain, limit))
         if self.width == 1.0:
@@ -105,7 +104,7 @@ MARCO_SMALL: Final = Architecture(
 
 
 def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
-    """A fresh ``keras.Model`` from float32 [n, size, size, 3] in -1..1 to logits float32 [n, classes].
+    """Build a fresh ``keras.Model`` from float32 [n, size, size, 3] in -1..1 to logits float32 [n, classes].
 
     With ``auxiliary`` the outputs are ``[logits, auxiliary logits]``, for training. The softmax is left to the
     caller because the temperature belongs in front of it. Raises BundleError when the input is too small.
@@ -118,17 +117,19 @@ def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
 def compiled(
     architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The network with ``weights`` as a function from float32 [n, size, size, 3] to logits [n, classes].
+    """Compile the network with ``weights`` to a function from float32 [n, size, size, 3] to logits [n, classes].
 
-    Compiled as :func:`backend.scoring` says. Batch normalization is folded into the convolutions and averages are
+    Compiled as by :func:`backend.scoring`. Batch normalization is folded into the convolutions and averages are
     taken after 1x1 convolutions, which changes no score by more than 1e-6 and saves a fifth of the time. Raises
     BundleError as :func:`build` and :func:`set_variables` do.
     """
     return backend.scoring(_folded_model(architecture, weights), batch_size)
 
 
-def described(architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int) -> backend.Scoring:
-    """What the last layer sees of images float32 [n, size, size, 3]: float32 [n, features].
+def compiled_features(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int
+) -> backend.Scoring:
+    """Compile the network up to its last layer: float32 [n, size, size, 3] to features [n, features].
 
     ``features @ head + bias`` are the logits, with :func:`head`. Compiled and raising as :func:`compiled`.
     """
@@ -138,18 +139,18 @@ def described(architecture: Architecture, weights: Mapping[str, np.ndarray], bat
 
 
 def head(weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The last, linear layer: float32 [features, classes] and float32 [classes]."""
+    """Return the last, linear layer: float32 [features, classes] and float32 [classes]."""
     return weights[f"{ROOT}/{_HEAD}/weights"][0, 0], weights[f"{ROOT}/{_HEAD}/biases"]
 
 
 def with_head(weights: Mapping[str, np.ndarray], kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """The same weights with another last layer, as :func:`head` gives it."""
+    """Replace the last layer by one in the form of :func:`head`."""
     new = {f"{ROOT}/{_HEAD}/weights": kernel[np.newaxis, np.newaxis], f"{ROOT}/{_HEAD}/biases": bias}
     return {**weights, **{name: np.asarray(value, np.float32) for name, value in new.items()}}
 
 
 def shifted(weights: Mapping[str, np.ndarray], shift: np.ndarray) -> dict[str, np.ndarray]:
-    """The same weights with ``shift`` [classes] added to every logit."""
+    """Add ``shift`` [classes] to every logit."""
     kernel, bias = head(weights)
     return with_head(weights, kernel, bias + shift)
 
@@ -157,7 +158,7 @@ def shifted(weights: Mapping[str, np.ndarray], shift: np.ndarray) -> dict[str, n
 def saliency(
     architecture: Architecture, weights: Mapping[str, np.ndarray], temperature: float = 1.0
 ) -> backend.Saliency:
-    """What moves a class's score, as a function of a batch float32 [n, size, size, 3] and of members, bool [classes].
+    """Return a function of a batch float32 [n, size, size, 3] and members, bool [classes]: the slope of a score.
 
     It returns the logits [n, classes], and the gradient with respect to the batch, float32 of its shape, of
     ``logsumexp(logits / temperature)`` over the member classes: for a single one, of its logit. Compiled at its first
@@ -179,17 +180,17 @@ def _folded_model(architecture: Architecture, weights: Mapping[str, np.ndarray])
 
 
 def variables(model: Any) -> dict[str, np.ndarray]:
-    """The weights of ``model`` as float32 arrays under their checkpoint names, in layer order."""
+    """Return the weights of ``model`` as float32 arrays under their checkpoint names, in layer order."""
     return {name: np.asarray(keras.ops.convert_to_numpy(v)) for name, v in _named(model).items()}
 
 
 def variable_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Checkpoint name and shape of every weight, in layer order, without copying any."""
+    """List checkpoint name and shape of every weight, in layer order, without copying any."""
     return {name: tuple(v.shape) for name, v in _named(model).items()}
 
 
 def is_auxiliary(name: str) -> bool:
-    """Whether a weight belongs to the training head, which scoring does without."""
+    """Check that a weight belongs to the auxiliary head, which scoring does without."""
     return name.startswith(_AUXILIARY)
 
 
@@ -215,7 +216,7 @@ def set_variables(model: Any, values: Mapping[str, np.ndarray]) -> None:
 
 
 def _folded(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights for convolutions with bias and without batch norm that compute the same."""
+    """Fold batch norm into the weights of convolutions with bias; the network computes the same."""
     folded = {}
     for name, value in weights.items():
         owner, _, kind = name.rpartition("/")
@@ -246,7 +247,7 @@ _SUFFIXES: Final = {"kernel": "weights", "bias": "biases"}
 
 
 def _named(model: Any) -> dict[str, Any]:
-    """Keras variables by checkpoint name. Keras forbids slashes in layer names, so they are dots there."""
+    """Map checkpoint names to Keras variables. Keras forbids slashes in layer names, so they are dots there."""
     found = {}
     for layer in model.layers:
         for variable in layer.weights:
@@ -257,7 +258,7 @@ def _named(model: Any) -> dict[str, Any]:
 
 # Drawn by NumPy, as JAX compiles a program for every shape that it draws, which takes it most of a minute.
 def _he_normal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
-    """He et al., arXiv 1502.01852, cut off at two standard deviations; follows ``keras.utils.set_random_seed``."""
+    """Draw from He et al., arXiv 1502.01852, cut off at two standard deviations, by Keras' seed."""
     values = np.random.standard_normal(shape)
     while (far := np.abs(values) > 2).any():
         values[far] = np.random.standard_normal(int(far.sum()))
@@ -269,12 +270,12 @@ _SPREAD: Final = 0.87962566103423978
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
-    """For a network whose weights are about to be set."""
+    """Initialize with zeros a network whose weights are about to be set."""
     return np.zeros(shape, np.float32)
 
 
 class _Layers:
-    """Makes the two kinds of layer there are, named and sized by the architecture."""
+    """Factory of the two kinds of layers, named and sized by the architecture."""
 
     def __init__(self, architecture: Architecture, *, folded: bool = False) -> None:
         self.architecture = architecture
@@ -284,7 +285,7 @@ class _Layers:
     def conv(
         self, x: Any, name: str, plain: int, kernel: tuple[int, int], stride: int = 1, padding: str = "same"
     ) -> Any:
-        """Convolution without bias, batch norm without scale, ReLU; folded, a convolution with bias and ReLU."""
+        """Add convolution without bias, batch norm without scale, ReLU; folded, a convolution with bias and ReLU."""
         layer = name.replace("/", ".")
         x = layers.Conv2D(
             self.architecture.depth(name, plain), kernel, strides=stride, padding=padding,
@@ -297,7 +298,7 @@ class _Layers:
         return layers.ReLU(name=f"{layer}.Relu")(x)
 
     def pooled(self, x: Any, name: str, plain: int) -> Any:
-        """3x3 average, then a 1x1 convolution; folded, the cheaper other way round, which is the same sum."""
+        """Add 3x3 average, then a 1x1 convolution; folded, the cheaper other way round, which is the same sum."""
         if not self._folded:
             return self.conv(layers.AveragePooling2D(3, 1, "same")(x), name, plain, (1, 1))
         layer = name.replace("/", ".")
@@ -306,7 +307,7 @@ class _Layers:
         return layers.ReLU(name=f"{layer}.Relu")(layers.AveragePooling2D(3, 1, "same")(x))
 
     def logits(self, x: Any, name: str) -> Any:
-        """1x1 convolution with bias over a 1x1 grid, to [n, classes]; float32 under mixed precision too."""
+        """Add a 1x1 convolution with bias over a 1x1 grid, to [n, classes]; float32 under mixed precision too."""
         layer = name.replace("/", ".")
         sized = {"filters": self.architecture.classes, "kernel_size": 1, "dtype": "float32"}
         x = layers.Conv2D(**sized, kernel_initializer=self._initial, name=layer)(x)
@@ -354,7 +355,7 @@ def _bottom(net: _Layers, x: Any) -> Any:
 
 
 def _mixed_5(net: _Layers, x: Any, block: str, pooled: int, first: str, second: str) -> Any:
-    """35x35 block. ``first`` and ``second`` are the published names in Branch_1, odd in Mixed_5c."""
+    """Build a 35x35 block. ``first`` and ``second`` are the published names in Branch_1, odd in Mixed_5c."""
     conv = _in_block(net, block)
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 64, (1, 1))
     b = conv(x, f"Branch_1/{first}", 48, (1, 1))
@@ -367,7 +368,7 @@ def _mixed_5(net: _Layers, x: Any, block: str, pooled: int, first: str, second: 
 
 
 def _mixed_6a(net: _Layers, x: Any) -> Any:
-    """35x35 to 17x17. Two layers are named 1x1 and are 3x3, in the checkpoint as here."""
+    """Reduce 35x35 to 17x17. Two layers are named 1x1 and are 3x3, in the checkpoint as here."""
     conv = _in_block(net, "Mixed_6a")
     a = conv(x, "Branch_0/Conv2d_1a_1x1", 384, (3, 3), 2, "valid")
     b = conv(x, "Branch_1/Conv2d_0a_1x1", 64, (1, 1))
@@ -377,7 +378,7 @@ def _mixed_6a(net: _Layers, x: Any) -> Any:
 
 
 def _mixed_6(net: _Layers, x: Any, block: str, plain: int) -> Any:
-    """17x17 block, its convolutions split into rows and columns."""
+    """Build a 17x17 block, its convolutions split into rows and columns."""
     conv = _in_block(net, block)
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 192, (1, 1))
     b = conv(x, "Branch_1/Conv2d_0a_1x1", plain, (1, 1))
@@ -393,7 +394,7 @@ def _mixed_6(net: _Layers, x: Any, block: str, plain: int) -> Any:
 
 
 def _mixed_7a(net: _Layers, x: Any) -> Any:
-    """17x17 to 8x8."""
+    """Reduce 17x17 to 8x8."""
     conv = _in_block(net, "Mixed_7a")
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 192, (1, 1))
     a = conv(a, "Branch_0/Conv2d_1a_3x3", 320, (3, 3), 2, "valid")
@@ -405,7 +406,7 @@ def _mixed_7a(net: _Layers, x: Any) -> Any:
 
 
 def _mixed_7(net: _Layers, x: Any, block: str, column: str) -> Any:
-    """8x8 block; ``column`` is the published name of Branch_1's 3x1 layer, different in the two blocks."""
+    """Build an 8x8 block; ``column`` is the published name of Branch_1's 3x1 layer, different in the two blocks."""
     conv = _in_block(net, block)
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 320, (1, 1))
     b = conv(x, "Branch_1/Conv2d_0a_1x1", 384, (1, 1))
@@ -420,12 +421,12 @@ def _mixed_7(net: _Layers, x: Any, block: str, column: str) -> Any:
 
 
 def _head(net: _Layers, x: Any) -> Any:
-    """Average over the whole grid, 8x8 in the published graph, then one linear layer."""
+    """Average over the whole grid, 8x8 in the published graph, then apply one linear layer."""
     return net.logits(layers.GlobalAveragePooling2D(keepdims=True)(x), _HEAD)
 
 
 def _auxiliary_head(net: _Layers, x: Any) -> Any:
-    """The second classifier on Mixed_6e. Its 5x5 layer shrinks with the grid and, like slim's, in name too."""
+    """Build the second classifier on Mixed_6e. Its 5x5 layer shrinks with the grid and, like slim's, in name too."""
     pool = min(5, x.shape[1])
     x = layers.AveragePooling2D(pool, 3)(x)
     x = net.conv(x, "AuxLogits/Conv2d_1b_1x1", 128, (1, 1))

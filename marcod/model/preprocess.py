@@ -1,11 +1,12 @@
-"""From the bytes of a drop image to what a network takes, with TensorFlow on the CPU.
-
-Hides which decoder reads what and how an image is cropped, resized and scaled. Promises the published
-graph's own arithmetic for the published network, and that all functions may run in many threads at once
-(the decoder and the resizers release the GIL).
+"""Preprocessing: from the bytes of a drop image to the network's input, with TensorFlow on the CPU.
 
 The decoder matters: the graph decodes JPEG with TensorFlow's default, the fast integer DCT, and other
 decoders differ from it by up to 4/255. So JPEGs in grey or RGB go to TensorFlow, everything else to Pillow.
+
+Guarantees:
+
+* The published network gets the published graph's own arithmetic.
+* All functions may run in many threads at once (the decoder and the resizers release the GIL).
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ _DECODER_MODES: Final = ("RGB", "L")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are brought to ``size`` x ``size`` pixels after the centre crop to a square.
+    """Parameters that bring images to ``size`` x ``size`` pixels after the centre crop to a square.
 
     ``bilinear-tf1`` is the published graph's resize: four neighbours, no half-pixel centres, no antialiasing.
     ``area`` averages all pixels under an output pixel, so that needles survive strong shrinking.
@@ -42,12 +43,12 @@ class Preprocessing:
     resize: Resize
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for bundle.toml."""
+        """Return plain values for bundle.toml."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of :meth:`to_dict`. Raises BundleError for a key or a resize that is not known."""
+        """Invert :meth:`to_dict`. Raises BundleError for a key or a resize that is not known."""
         try:
             record = cls(**values)
         except TypeError as error:
@@ -58,7 +59,7 @@ class Preprocessing:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """The image as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
+    """Decode an image as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
     header = images.inspect(data)
     if header.format != "JPEG" or header.mode not in _DECODER_MODES:
         return images.to_rgb(data)
@@ -71,7 +72,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
-    """The network's input, float32 [size, size, 3] in -1..1, from uint8 [height, width, 3]."""
+    """Prepare the network's input, float32 [size, size, 3] in -1..1, from uint8 [height, width, 3]."""
     square = centre_square(rgb)
     if record.resize == "area":
         shrunk = Image.fromarray(square).resize((record.size, record.size), Image.Resampling.BOX)
@@ -89,7 +90,7 @@ def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32
 
 
 def centre_square(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The central square of side min(height, width), the odd pixel left over going to the right and bottom.
+    """Crop the central square of side min(height, width); an odd pixel left over is on the right and bottom.
 
     Source: ``resize_image_with_crop_or_pad`` in the published graph, which floors the offsets.
     """

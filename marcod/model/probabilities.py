@@ -9,7 +9,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def softmax(logits: Floats) -> NDArray[np.float32]:
-    """Probabilities float32 [n, classes], summed in double precision."""
+    """Return probabilities float32 [n, classes], summed in double precision."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
     shares: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return shares

@@ -1,8 +1,11 @@
-"""Model versions: brings the bundles on this host and the versions in the database together.
+"""Model registry: the bundles on this host and the versions in the database.
 
-The database says which version is champion; folders only say what exists here. Promises that a version's scores
-always come from the very bundle that was registered under its name (the digest is compared before it serves), and
-that no version becomes champion that cannot serve here.
+The database decides which version is champion; folders only tell what exists on this host.
+
+Guarantees:
+
+* A version's scores come from the very bundle registered under its name; digests are compared before it serves.
+* No version becomes champion that cannot serve here.
 """
 
 import json
@@ -27,16 +30,16 @@ SHIPPED: Final = ("marco-small-synthetic", "1")
 """The version that serves until a lab promotes another."""
 
 CHECK_BATCH: Final = 4
-"""Images a model sees at a time while it only proves that it can serve."""
+"""Batch size while a model only proves that it can serve."""
 
 
 def shipped_folder() -> Path:
-    """Bundles that came with the project: inside the installed package, else beside it in a checkout."""
+    """Return the folder of shipped bundles: inside the installed package, else next to it in a checkout."""
     return files.shipped("models")
 
 
 def parse(text: str) -> tuple[str, str]:
-    """Name and version of ``NAME:VERSION``. Raises ConfigError."""
+    """Split ``NAME:VERSION`` into name and version. Raises ConfigError."""
     match = re.fullmatch(r"([a-z0-9][a-z0-9._-]*):([0-9]+)", text)
     if match is None:
         raise ConfigError(
@@ -47,10 +50,10 @@ def parse(text: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A model version as far as it is known: registered in the database, or a bundle on this host, or both.
+class ModelInfo:
+    """Model version: registered in the database, or a bundle on this host, or both.
 
-    ``problem`` says why it cannot serve here although it should; :meth:`Registry.fault` looks closer.
+    ``problem`` is why it cannot serve here although it should; :meth:`Registry.why_unusable` looks closer.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Known:
 
 
 class Registry:
-    """The bundles of this host, own folder first, and their rows in one database."""
+    """Bundles of this host, own folder first, and their rows in one database."""
 
     def __init__(self, db: Database, own_folder: Path | None = None) -> None:
         self._db = db
@@ -69,7 +72,7 @@ class Registry:
         self._folders: Sequence[Path] = [f for f in (own_folder, shipped_folder()) if f is not None]
 
     def on_disk(self) -> list[tuple[str, str, Path]]:
-        """Every bundle folder here as (name, version, path), whether registered or not."""
+        """List every bundle folder here as (name, version, path), registered or not."""
         found = {
             (path.parent.parent.name, path.parent.name): path.parent
             for folder in reversed(self._folders)
@@ -78,7 +81,7 @@ class Registry:
         return [(name, version, path) for (name, version), path in sorted(found.items())]
 
     def path(self, name: str, version: str) -> Path:
-        """The folder of a bundle. Raises NotFoundError naming where was looked, BundleError where one cannot look."""
+        """Return the folder of a bundle. Raises NotFoundError, and BundleError for an unreadable folder."""
         for folder in self._folders:
             try:
                 if (folder / name / version / "bundle.toml").is_file():
@@ -93,9 +96,9 @@ class Registry:
         return words.offer(name, (f"{known}:{version}" for known, version, _ in self.on_disk()), "models here")
 
     def resolve(self, text: str) -> tuple[str, str]:
-        """Name and version of what a person wrote: ``NAME:VERSION`` or an alias.
+        """Return name and version of what a person wrote: ``NAME:VERSION`` or an alias.
 
-        Raises ConfigError when it is neither, NotFoundError when nobody has that alias.
+        Raises ConfigError when it is neither, NotFoundError when no version has that alias.
         """
         if text not in versions.ALIASES:
             return parse(text)
@@ -105,16 +108,16 @@ class Registry:
         return found.name, found.version
 
     def find(self, text: str) -> versions.Version:
-        """The registered version that a person means, whether its bundle is here or not. Raises as :meth:`resolve`."""
+        """Return the registered version that a person means, bundle here or not. Raises as :meth:`resolve`."""
         name, version = self.resolve(text)
         return self._db.read(versions.find, name, version)
 
-    def take(self, text: str, now: datetime) -> versions.Version:
-        """The version that a person means and whose bundle is here and whole; registered if it was not."""
+    def resolve_registered(self, text: str, now: datetime) -> versions.Version:
+        """Return the version that a person means and whose bundle is here and intact; register it if new."""
         return self.register(*self.resolve(text), now)
 
     def look_up(self, text: str) -> versions.Version:
-        """Like :meth:`take`, without registering: what the database does not know yet has the id 0."""
+        """Resolve like :meth:`resolve_registered`, without registering: an unregistered version has the id 0."""
         name, version = self.resolve(text)
         path = self.path(name, version)
         record = bundle.verify(path)
@@ -131,7 +134,7 @@ class Registry:
         return found
 
     def register(self, name: str, version: str, now: datetime) -> versions.Version:
-        """The row of a bundle that exists here, made if new. Raises BundleError when it is damaged."""
+        """Return the row of a bundle that exists here, inserted if new. Raises BundleError when it is damaged."""
         path = self.path(name, version)
         record = bundle.verify(path)
         if problem := _misplaced(path, record):
@@ -148,47 +151,47 @@ class Registry:
             now=now,
         )
 
-    def known(self) -> list[Known]:
-        """Every version in the database or on this host. What cannot be read is in it too, with its problem."""
+    def known(self) -> list[ModelInfo]:
+        """List every version in the database or on this host, unreadable ones with their problem."""
         rows = {str(r.version): r for r in self._db.read(versions.listed)}
         folders = {f"{name}:{version}": path for name, version, path in self.on_disk()}
         return [_known(name, rows.get(name), folders.get(name)) for name in sorted({*rows, *folders})]
 
     def next_number(self, name: str, taken: Sequence[str] = ()) -> int:
-        """The version number after all that a name ever had, here, in the database or among ``taken``."""
+        """Return the version number after all that a name ever had, here, in the database or among ``taken``."""
         named = [(n, v) for n, _, v in (full.rpartition(":") for full in (*(k.name for k in self.known()), *taken))]
         return 1 + max((int(number) for known, number in named if known == name and number.isdigit()), default=0)
 
-    def describe(self, text: str) -> Known:
-        """One of :meth:`known`. Raises ConfigError or NotFoundError."""
+    def describe(self, text: str) -> ModelInfo:
+        """Return one of :meth:`known`. Raises ConfigError or NotFoundError."""
         wanted = ":".join(self.resolve(text))
-        for known in self.known():
-            if known.name == wanted:
-                return known
+        for model in self.known():
+            if model.name == wanted:
+                return model
         raise NotFoundError(f"there is no model {wanted}; {self._offered(wanted)}")
 
-    def history(self, known: Known) -> list[audit_log.AuditEntry]:
-        """What was done with a version, the latest first."""
-        return self._db.read(audit_log.history, known.name)
+    def history(self, model: ModelInfo) -> list[audit_log.AuditEntry]:
+        """List the audit entries of a version, the latest first."""
+        return self._db.read(audit_log.history, model.name)
 
-    def fault(self, known: Known) -> str | None:
-        """Why a version cannot serve here, by its registered digest, checksums and golden images; None if it can."""
-        if known.problem is not None or known.folder is None:
-            return known.problem or f"{known.name} is not on this host"
+    def why_unusable(self, model: ModelInfo) -> str | None:
+        """Return why a version cannot serve here, by digest, checksums and golden images; None if it can."""
+        if model.problem is not None or model.folder is None:
+            return model.problem or f"{model.name} is not on this host"
         try:
-            bundle.load(known.folder, CHECK_BATCH)
+            bundle.load(model.folder, CHECK_BATCH)
         except BundleError as error:
             return str(error)
         except OSError as error:
-            return f"{known.folder} cannot be read: {error.strerror}"
+            return f"{model.folder} cannot be read: {error.strerror}"
         return None
 
     def ensure_champion(self, now: datetime) -> versions.Version:
-        """The champion; in a new database the shipped bundle becomes it."""
+        """Return the champion; in a new database the shipped bundle is promoted."""
         if self._db.read(versions.has_champion):
             return self._db.read(versions.champion)
         first = self.register(*SHIPPED, now)
-        # Not loaded here: whoever scores does that first, and whoever only looks must not wait for it.
+        # Not loaded here: scorers load it first, and readers must not wait for it.
         self._db.write(serving.promote, first, actor="marcod", now=now)
         return first
 
@@ -215,7 +218,7 @@ class Registry:
         return former, version
 
     def challenge(self, version: versions.Version | None, *, actor: str, now: datetime) -> versions.Version | None:
-        """Let a version that can serve here score every new image beside the champion; None ends it.
+        """Let a version that can serve here score every new image next to the champion; None ends it.
 
         Returns the former challenger. Raises as :meth:`promote`, and StoreError for the champion itself.
         """
@@ -223,65 +226,65 @@ class Registry:
             self.load(version, CHECK_BATCH)
         return self._db.write(serving.challenge, version, actor=actor, now=now)
 
-    def remove(self, known: Known, *, force: bool, actor: str, now: datetime) -> bool:
+    def remove(self, model: ModelInfo, *, force: bool, actor: str, now: datetime) -> bool:
         """Remove a version: its bundle from the lab's own folder, and its rows unless it has scores, which stay.
 
         Returns whether scores stay. Raises BundleError for a shipped bundle, and as :func:`serving.remove`.
         """
-        name, version = parse(known.name)
+        name, version = parse(model.name)
         if (shipped_folder() / name / version).is_dir():
             raise BundleError(
-                f"{known.name} came with marcod in {shipped_folder()}; only a lab's own bundles are removed"
+                f"{model.name} came with marcod in {shipped_folder()}; only a lab's own bundles are removed"
             )
-        row = known.registered
+        row = model.registered
         unregistered = row is None or row.removed_at is not None
-        if unregistered and known.folder is None:
-            raise StoreError(f"{known.name} was removed already")
+        if unregistered and model.folder is None:
+            raise StoreError(f"{model.name} was removed already")
 
         def forget(connection: Any) -> bool:
             if row is None or unregistered:
-                audit_log.write(connection, actor, "remove", known.name, {"folder": str(known.folder)}, now)
+                audit_log.write(connection, actor, "remove", model.name, {"folder": str(model.folder)}, now)
                 return row is not None
             return serving.remove(connection, row.version, force=force, actor=actor, now=now)
 
-        # The database first: when this ends here, a folder that nobody uses is left, which the same command removes.
+        # The database first: after a kill here an unused folder is left, which the same command removes.
         # The other way round a version would have work and no bundle.
         kept = self._db.write(forget)
-        if known.folder is not None:
-            _discard(known.folder)
+        if model.folder is not None:
+            _discard(model.folder)
         return kept
 
     def load(self, version: versions.Version, batch_size: int) -> "Predictor":
-        """A predictor for a registered version. Raises BundleError when the bundle here is another one."""
+        """Load a predictor for a registered version. Raises BundleError when the bundle here is another one."""
         path = self.path(version.name, version.version)
         if bundle.read(path).digest != version.digest:
             raise BundleError(f"{_not_registered(path, str(version))}; restore the original folder")
         return bundle.load(path, batch_size)
 
 
-def metrics(known: Known) -> dict[str, Any] | None:
-    """What a bundle's ``metrics.json`` says; None where it cannot be read."""
-    if known.folder is None:
+def metrics(model: ModelInfo) -> dict[str, Any] | None:
+    """Return the contents of a bundle's ``metrics.json``; None where it cannot be read."""
+    if model.folder is None:
         return None
     try:
-        found = json.loads((known.folder / bundle.METRICS_FILE).read_text(encoding="utf-8"))
+        found = json.loads((model.folder / bundle.METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _known(name: str, row: versions.Registered | None, folder: Path | None) -> Known:
+def _known(name: str, row: versions.Registered | None, folder: Path | None) -> ModelInfo:
     if folder is None:
         serves = row is not None and row.aliases
-        return Known(name, row, None, None, f"{name} is not on this host" if serves else None)
+        return ModelInfo(name, row, None, None, f"{name} is not on this host" if serves else None)
     try:
         record = bundle.read(folder)
     except BundleError as error:
-        return Known(name, row, folder, None, str(error))
+        return ModelInfo(name, row, folder, None, str(error))
     problem = _misplaced(folder, record)
     if problem is None and row is not None and row.version.digest != record.digest:
         problem = _not_registered(folder, name)
-    return Known(name, row, folder, record, problem)
+    return ModelInfo(name, row, folder, record, problem)
 
 
 def _misplaced(folder: Path, record: "BundleRecord") -> str | None:

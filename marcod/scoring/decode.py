@@ -1,7 +1,7 @@
-"""Reading and decoding images ahead of the device: hides threads, and what a file or its share can do to them.
+"""Reading and decoding of images ahead of the device, in threads.
 
-Promises that a share that hangs costs its own images time and nobody else's: a thread that waits for it is left to it,
-and until it answers no further one is sent there. Nothing is asked of the database here.
+A share that hangs delays its own images alone: a thread that waits for it is abandoned, and no further thread is sent
+there until it answers. Nothing here uses the database.
 """
 
 import errno
@@ -27,7 +27,7 @@ log = telemetry.logger(__name__)
 _NOT_ITS_FAULT: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOSPC, errno.EDQUOT}
 )
-"""What reading says when this host or the share is at fault, and not the file."""
+"""Errors of reading that are the fault of this host or the share, not of the file."""
 
 NO_MEMORY: Final = "this host has too little memory to read images"
 """Error of an image that waits for memory."""
@@ -35,7 +35,7 @@ NO_MEMORY: Final = "this host has too little memory to read images"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One image read and decoded: float32 pixels [size, size, 3], the SHA-256 of its bytes, and how it looks."""
+    """Decoded image: float32 pixels [size, size, 3], the SHA-256 of its bytes, and its looks."""
 
     pixels: NDArray[np.float32]
     content_hash: str
@@ -47,9 +47,9 @@ Decoded = Prepared | queue.Failure
 
 
 class Decoders:
-    """Threads that decode. ``roots`` maps source names to folders on this host, else the database's root counts.
+    """Decoding threads. ``roots`` maps source names to folders on this host, else the database's root counts.
 
-    One thread may begin while another collects.
+    One thread may start while another collects.
     """
 
     def __init__(self, threads: int, roots: Mapping[str, Path]) -> None:
@@ -58,7 +58,7 @@ class Decoders:
         self._hung: dict[str, list[Future[Decoded]]] = {}
 
     def begin(self, predictor: Predictor, claims: Sequence[queue.Claim]) -> tuple[Future[Decoded], ...]:
-        """Begin to decode these; the answers of a source that hangs are failures at once."""
+        """Start to decode these claims; claims of a source that hangs fail at once."""
         with self._lock:
             return tuple(self._begin(predictor, claim) for claim in claims)
 
@@ -86,7 +86,7 @@ class Decoders:
         return found
 
     def close(self) -> None:
-        """Begin nothing more; threads that hang are left alone."""
+        """Start nothing more; hanging threads are abandoned."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fresh(self) -> ThreadPoolExecutor:
@@ -106,7 +106,7 @@ class Decoders:
         return bool(left)
 
     def _leave(self, stuck: Sequence[tuple[queue.Claim, Future[Decoded]]]) -> None:
-        """Leave the threads that hang to what they wait for, and go on with fresh ones."""
+        """Abandon hanging threads, and continue with fresh ones."""
         log.error("sources do not answer, their images wait", sources=sorted({claim.source for claim, _ in stuck}))
         with self._lock:
             for claim, one in stuck:
@@ -128,7 +128,7 @@ def _uncounted(claim: queue.Claim, error: str) -> queue.Failure:
 
 
 def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
-    """Read and decode one image below ``root``, or say why not."""
+    """Read and decode one image below ``root``, or return its failure."""
     content_hash, start = None, time.perf_counter()
     try:
         data = images.read(root / claim.path, root)
@@ -147,7 +147,7 @@ def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
 
 
 def _failure(claim: queue.Claim, root: Path, error: Exception, content_hash: str | None) -> queue.Failure:
-    """Tell the trouble of this host or of the share, which no image pays for, from that of the image."""
+    """Distinguish trouble of this host or share, which costs no attempt, from trouble of the image."""
     if is_out_of_memory(error):
         return _uncounted(claim, NO_MEMORY)
     if isinstance(error, OSError):
@@ -159,7 +159,7 @@ def _failure(claim: queue.Claim, root: Path, error: Exception, content_hash: str
 
 
 def _is_away(root: Path) -> bool:
-    """Whether the whole source is gone or lists nothing, as an unmounted share does."""
+    """Check for an offline source: its folder is gone or empty, as of an unmounted share."""
     try:
         return next(root.iterdir(), None) is None
     except OSError:

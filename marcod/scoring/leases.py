@@ -1,8 +1,8 @@
 """Leases that one worker holds: renewed while it works on them, and given back when it cannot.
 
-A thread of its own renews them, so a batch may take longer than its lease, and a worker that died is still noticed:
-its thread died with it. What the database does not take back at once is given back later, before anything more is
-claimed, so that no image loses an attempt to a disk that is full.
+A thread renews them, so a batch may take longer than its lease, and a worker that died is still noticed: its thread
+died with it. What the database does not take back at once is given back later, before any further claim, so that no
+image loses an attempt to a full disk.
 """
 
 import threading
@@ -29,7 +29,7 @@ LONGEST_S: Final = 3600.0
 
 @dataclass(slots=True)
 class _Held:
-    """A lease with the monotonic times at which it was claimed and renewed last."""
+    """Lease with the monotonic times of its claim and last renewal."""
 
     lease: queue.Lease
     since: float
@@ -39,7 +39,7 @@ class _Held:
 
 
 class Leases:
-    """The leases in hand. A context: within it they are renewed. Thread-safe."""
+    """Held leases. Within the context they are renewed. Thread-safe."""
 
     def __init__(self, db: Database, lease_s: float, clock: Callable[[], datetime]) -> None:
         self._db, self._lease_s, self._clock = db, lease_s, clock
@@ -64,12 +64,12 @@ class Leases:
             self._held[lease.token] = _Held(lease, now, now)
 
     def drop(self, lease: queue.Lease) -> None:
-        """Leave a lease alone, whose batch is finished."""
+        """Forget the lease of a finished batch."""
         with self._lock:
             self._held.pop(lease.token, None)
 
     def give_back(self, lease: queue.Lease, error: str | None = None) -> None:
-        """Return the claims of a lease as if they had never been taken, with ``error`` as what held them up.
+        """Return the claims of a lease as if never claimed, with ``error`` as the cause.
 
         Raises nothing: where the database does not take them, :meth:`settle` tries again.
         """
@@ -83,7 +83,7 @@ class Leases:
             log.warning("claims not given back yet", error=str(failure))
 
     def settle(self) -> None:
-        """Give back what is still owed. Raises StoreError; then nothing more should be claimed."""
+        """Give back what is still owed. Raises StoreError; then nothing more may be claimed."""
         for held in self._listed():
             if held.owed:
                 self._release(held)
@@ -105,7 +105,7 @@ class Leases:
                 log.warning("leases not renewed, trying again", error=str(error))
 
     def _renew(self, now: float) -> None:
-        """Renew what is held for a turn or longer, so that quick batches cost no write."""
+        """Renew leases held for a turn or longer, so that quick batches cost no write."""
         due = [held for held in self._listed() if now - held.renewed >= self._lease_s / TURNS]
         lasting = [held for held in due if now - held.since < LONGEST_S]
         if not lasting:

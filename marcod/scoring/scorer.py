@@ -1,11 +1,11 @@
-"""The scoring loop: hides leases, reading ahead and failures, and promises one score an image, model and content.
+"""Scoring loop: one score per image, model and content.
 
-Three things go on at once: the device predicts batch N, a pool of threads reads and decodes batch N+1, and one
+Three things run at once: the device predicts batch N, a pool of threads reads and decodes batch N+1, and one
 thread talks to the database (writes N-1, claims N+1). A bad image fails alone; a model version loads when the
 first job that asks for it is claimed, so a promotion takes effect between two batches.
 
-No image pays for what its host or its model lacks. Batches are halved where memory is short; a batch of
-which not one image can be scored for that, or for the model, is an error, and its images wait with the cause.
+A fault of the host or the model costs no image an attempt. Batches are halved where memory is short. A batch of which
+not one image can be scored for that, or for the model, is an error, and its images wait with the cause.
 """
 
 import time
@@ -47,7 +47,7 @@ CALM_BATCHES: Final = 20
 
 
 class ShortOfMemoryError(MarcodError):
-    """This host, or its device, has too little memory to score images; they wait until it has more."""
+    """Too little memory on this host or its device to score images; they wait until there is more."""
 
 
 class ModelFaultError(MarcodError):
@@ -56,7 +56,7 @@ class ModelFaultError(MarcodError):
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One finished batch, for logs, progress bars and metrics; times in seconds.
+    """Finished batch, for logs, progress bars and metrics; times in seconds.
 
     ``outcomes`` counts images by source and what became of them, ``decode_s`` are the times to read and decode each,
     ``delays_s`` those from being recorded to scored of new images; ``lapsed`` leases ran out before this batch.
@@ -94,7 +94,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What the device made of a batch, and how long it took; ``short`` says that memory was."""
+    """Results of a batch on the device, with times; ``short`` marks a shortage of memory."""
 
     scored: list[results.Scored]
     failures: list[queue.Failure]
@@ -113,13 +113,13 @@ class _Batch:
 
 
 class _Portion:
-    """How many images a batch takes: half as many with every shortage of memory, more again after a calm time."""
+    """Size of a batch: halved with every shortage of memory, doubled after a calm time."""
 
     def __init__(self, most: int) -> None:
         self.images, self._most, self._calm = most, most, 0
 
     def note(self, *, short: bool) -> None:
-        """Learn from a batch."""
+        """Adjust the size after a batch."""
         if short:
             self._calm, self.images = 0, max(1, self.images // 2)
             log.warning("memory is short, batches are halved", images=self.images)
@@ -130,7 +130,7 @@ class _Portion:
 
 
 class Scorer:
-    """Scores what the queue holds. One object, one device, one thread that calls :meth:`run` or :meth:`drain`.
+    """Scorer of queued jobs. One object, one device, one thread that calls :meth:`run` or :meth:`drain`.
 
     ``roots`` maps source names to where their folders are on this host; a source that is not in it is read
     from the root the database knows. ``load`` turns a version into a predictor and raises BundleError.
@@ -172,7 +172,7 @@ class Scorer:
         self._work(stop, alive, drain=False)
 
     def drain(self, stop: Event, alive: Callable[[], None] = lambda: None) -> Tally:
-        """Score until nothing waits any more; jobs that wait for a retry are left to their time."""
+        """Score until the queue is empty; jobs that wait for a retry keep their time."""
         return self._work(stop, alive, drain=True)
 
     def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> Tally:
@@ -215,7 +215,7 @@ class Scorer:
             return tally if written is None else tally.plus(written.result())
 
     def _claim(self, due: datetime | None) -> _Batch | None:
-        """Claim the next batch and start to decode it. Jobs of a model that cannot be loaded here are passed over."""
+        """Claim the next batch and start to decode it. Jobs of a model that cannot be loaded here are skipped."""
         self._leases.settle()
         while True:
             now = self._clock()
@@ -265,7 +265,7 @@ class Scorer:
     def _predict_or_give_back(
         self, batch: _Batch, following: Future[_Batch | None], alive: Callable[[], None]
     ) -> _Outcome | None:
-        """Predict. When the device or the model itself fails, nothing that was claimed has to pay for it.
+        """Predict. When the device or the model itself fails, no claim loses an attempt.
 
         Returns None for a version that is passed over.
         """
@@ -349,7 +349,7 @@ class Scorer:
 
 
 def _told(error: Exception) -> str:
-    """What held images up, in one sentence for people."""
+    """Describe in one sentence what delayed images."""
     if is_out_of_memory(error):
         return str(ShortOfMemoryError())
     return str(error) if isinstance(error, MarcodError) else f"{type(error).__name__}: {error}"
@@ -359,7 +359,7 @@ _Vectors = Sequence[NDArray[np.float32] | None]
 
 
 def _vectors(predictor: Predictor, pixels: list[NDArray[np.float32]]) -> tuple[_Vectors, bool]:
-    """The model's output for each image, and whether memory was too short for all of them at once.
+    """Return the model's output for each image, and True if memory was too short for all at once.
 
     When the batch fails, each is tried alone and None stands for a failure. Raises what the device raises when it
     cannot even predict a black image, and ShortOfMemoryError where there is no memory for one.
@@ -405,7 +405,7 @@ def _vector_alone(predictor: Predictor, pixels: NDArray[np.float32]) -> NDArray[
 
 
 def _works(predictor: Predictor, pixels: NDArray[np.float32]) -> bool:
-    """Whether the model still scores an image that it has scored before."""
+    """Check that the model still scores an image that it has scored before."""
     vector = _vector_alone(predictor, pixels)
     return vector is not None and bool(np.isfinite(vector).all())
 
@@ -456,9 +456,9 @@ def _log_batch(report: BatchReport, failures: list[queue.Failure]) -> None:
         wait_s=round(report.wait_s, 3),
         predict_s=round(report.predict_s, 3),
     )
-    away = [failure for failure in failures if not failure.counts]
-    if away:
-        log.warning("images wait", images=len(away), error=away[0].error)
+    waiting = [failure for failure in failures if not failure.counts]
+    if waiting:
+        log.warning("images wait", images=len(waiting), error=waiting[0].error)
     for failure in failures:
         if failure.counts:
             log.warning("image failed", path=failure.claim.path, attempt=failure.claim.attempts, error=failure.error)

@@ -1,7 +1,7 @@
-"""Making the next model. Hides everything between people's labels and a verdict; scoring knows nothing of it.
+"""Training of the next model, from people's labels to a decision. Scoring does not depend on it.
 
-``trainer`` decides when, ``runs`` takes the steps of one run, each of which a kill leaves whole: ``material`` (images
-and the ``base`` set) > ``candidate`` (``adapt``, ``fitting`` by one of ``recipes`` on ``images``, ``calibrated``,
-``doubts`` about labels) > ``judgement`` (the bundle at the gate) > promotion, or ``shadow`` first. ``rendered`` made
-the shipped bundle. Nothing here loads TensorFlow before a module that trains is imported.
+``trainer`` decides when, and ``runs`` carries out one run, which resumes after a kill: ``snapshot`` freezes the labels,
+``data`` and ``rehearsal`` load images, ``candidate`` trains (with ``fitting``), ``calibrate`` fits temperature and
+threshold, ``assess`` writes the bundle and asks the gate. Then it is promoted, or scores in ``shadow`` first.
+``shipped_model`` made the shipped bundle. TensorFlow loads only with a module that trains.
 """

@@ -1,7 +1,6 @@
-"""A candidate becomes a bundle and stands before the gate.
+"""Assessment of a candidate: it becomes a bundle and is judged by the gate.
 
-Hides the record's wording, the golden images and the checks that need the network. Promises that what is judged is
-the bundle as it lies on disk, on the test side of the run's own frozen snapshot, which no training has seen.
+The bundle on disk is judged, on the test side of the run's own frozen snapshot, which no training has seen.
 """
 
 import hashlib
@@ -15,90 +14,94 @@ from marcod.domain import DropClass, Split, TrainedOn
 from marcod.errors import BundleError
 from marcod.evaluate import calibration, gate
 from marcod.evaluate.gate import Check, Rules, Verdict
-from marcod.evaluate.label_issues import Suspicion
+from marcod.evaluate.label_issues import LabelIssues
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.model import bundle, network, probabilities
 from marcod.model.bundle import BundleRecord, Predictor
 from marcod.settings import TrainSettings
 from marcod.training import data
-from marcod.training.candidate import Candidate, Work
-from marcod.training.rehearsal import Base
+from marcod.training.candidate import Candidate, TrainContext
+from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
 
 PARITY: Final = 1e-3
 """Largest difference of a probability between the network as it was trained and the bundle that serves."""
 
 FEWEST_WORDS: Final = 20
-"""Judged words from which a person's swapped classes stop a promotion."""
+"""Judged labels from which a person's swapped classes stop a promotion."""
 
 MOST_UNREADABLE: Final = 0.01
 BATCH: Final = 16
 
 
-def write(models: Path, work: Work, made: Candidate, snapshot: Snapshot, base: Base, version: int) -> Path:
+def write(
+    models: Path, context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, version: int
+) -> Path:
     """Write the candidate as bundle ``NAME:version`` below ``models``. Raises BundleError."""
     from_scratch = made.tier == "scratch"
     record = bundle.new_record(
-        name=work.settings.name,
+        name=context.settings.name,
         version=version,
-        modality=work.parent.modality,
+        modality=context.parent.modality,
         classes=made.calibrated.classes,
         folding=made.calibrated.folding,
         temperature=made.calibrated.temperature,
         threshold=made.calibrated.threshold,
-        training_data=_told(made, snapshot, base),
-        licence=work.parent.licence,
-        citation=None if from_scratch else work.parent.citation,
-        trained_on=_trained_on(work.parent, made, base),
-        notice=_notice(work.parent, made, base),
-        parent=f"{work.parent.name}:{work.parent.version}",
+        training_data=_told(made, snapshot, rehearsal_set),
+        licence=context.parent.licence,
+        citation=None if from_scratch else context.parent.citation,
+        trained_on=_trained_on(context.parent, made, rehearsal_set),
+        notice=_notice(context.parent, made, rehearsal_set),
+        parent=f"{context.parent.name}:{context.parent.version}",
         architecture=made.architecture.to_dict(),
-        preprocessing=dict(work.parent.preprocessing),
+        preprocessing=dict(context.parent.preprocessing),
     )
     predictor = Predictor(record, made.weights, BATCH)
-    _, images = calibration.measured_and_golden(work.parent_folder)
+    _, images = calibration.measured_and_golden(context.parent_folder)
     golden = calibration.expectations(predictor, images, record.temperature)
-    return bundle.write(models, record, made.weights, _measured(work, made, snapshot, base), golden)
+    return bundle.write(models, record, made.weights, _measured(context, made, snapshot, rehearsal_set), golden)
 
 
-def _trained_on(parent: BundleRecord, made: Candidate, base: Base) -> tuple[TrainedOn, ...]:
+def _trained_on(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) -> tuple[TrainedOn, ...]:
     """List what the candidate's weights learned from. A new calibration leaves the weights as they were."""
     if made.tier == "recalibrate":
         return parent.trained_on
     kept = () if made.tier == "scratch" else parent.trained_on
-    rendered = (TrainedOn.RENDERED,) if base.synthetic else ()
+    rendered = (TrainedOn.RENDERED,) if rehearsal_set.synthetic else ()
     return (*kept, *rendered, TrainedOn.LAB)
 
 
-def _told(made: Candidate, snapshot: Snapshot, base: Base) -> str:
+def _told(made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> str:
     learned = len(snapshot.side(Split.TRAIN)) + len(snapshot.side(Split.VALIDATION))
     return (
         f"data set {snapshot.digest[:12]}: {text.count(learned, 'labelled image')}, "
-        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {base.about}; {made.tier}"
+        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {rehearsal_set.about}; {made.tier}"
     )
 
 
-def _notice(parent: BundleRecord, made: Candidate, base: Base) -> str:
+def _notice(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) -> str:
     if made.tier == "recalibrate":
         return parent.notice
     from_rendered = made.tier != "scratch" and TrainedOn.RENDERED in parent.trained_on
     kept = ["Its first weights come from rendered drops."] if from_rendered else []
-    kept += ["Rendered drops were among what it learned from."] if base.synthetic else []
+    kept += ["Rendered drops were among what it learned from."] if rehearsal_set.synthetic else []
     return "\n".join(kept)
 
 
-def _measured(work: Work, made: Candidate, snapshot: Snapshot, base: Base) -> dict[str, Any]:
+def _measured(
+    context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet
+) -> dict[str, Any]:
     return {
         "tier": made.tier,
-        "seed": work.settings.seed,
+        "seed": context.settings.seed,
         "dataset": {"digest": snapshot.digest, "gate_digest": snapshot.gate_digest, "counts": snapshot.counts()},
-        "base": base.about,
+        "base": rehearsal_set.about,
         **made.measured,
     }
 
 
 def model_digest(made: Candidate) -> str:
-    """The SHA-256 of weights, temperature and threshold, by which a model is known again under another name."""
+    """Return the SHA-256 of weights, temperature and threshold, which finds a model again under another name."""
     told = (made.calibrated.temperature, made.calibrated.threshold.crystal)
     digest = hashlib.sha256(repr(told).encode())
     for name in sorted(made.weights):
@@ -107,30 +110,36 @@ def model_digest(made: Candidate) -> str:
 
 
 def judge(
-    work: Work, champion: Predictor, path: Path, made: Candidate, snapshot: Snapshot, base: Base, looks: int
+    context: TrainContext,
+    champion: Predictor,
+    path: Path,
+    made: Candidate,
+    snapshot: Snapshot,
+    rehearsal_set: RehearsalSet,
+    looks: int,
 ) -> Verdict:
-    """The gate's verdict on the bundle at ``path``; ``looks`` candidates were judged on this test side before."""
-    rules = rules_of(work.settings, made.tier, looks)
-    images = data.tested(snapshot, base, work.roots)
-    extra = [labels_check(made.judged or made.doubts, rules), *people_checks(made.doubts)]
+    """Return the gate's verdict on the bundle at ``path``; the test side has judged ``looks`` candidates before."""
+    rules = rules_of(context.settings, made.tier, looks)
+    images = data.tested(snapshot, rehearsal_set, context.roots)
+    extra = [labels_check(made.own_issues or made.label_issues, rules), *people_checks(made.label_issues)]
     try:
         candidate = bundle.load(path, BATCH)
     except BundleError as error:
         broken = Check("golden images", False, str(error), {})
         return Verdict(False, (*extra, broken), {"checks": [_plain(check) for check in (*extra, broken)]})
     extra += [Check("golden images", True, "the bundle on disk scores its golden images as it must", {})]
-    extra += [_parity(work, made, candidate)]
+    extra += [_parity(context, made, candidate)]
     if not images:
         none = Check("enough drops", False, "no labelled plate stands on the test side; label drops on more plates", {})
         return Verdict(False, (none, *extra), {"checks": [_plain(check) for check in (none, *extra)]})
 
     def said(predictor: Predictor, name: str) -> Predictions:
         def done(count: int) -> None:
-            work.progress(f"testing the {name}", count, len(images))
-            if work.stopped():
+            context.progress(f"testing the {name}", count, len(images))
+            if context.stopped():
                 raise InterruptedError
 
-        return predict(images, predictor.record, lambda: predictor, threads=work.threads, done=done)
+        return predict(images, predictor.record, lambda: predictor, threads=context.threads, done=done)
 
     before, after = said(champion, "champion"), said(candidate, "candidate")
     extra += [_readable(len(images), max(len(before.unreadable), len(after.unreadable)))]
@@ -138,7 +147,7 @@ def judge(
 
 
 def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
-    """Check what the labels decide before anything is trained: whether the test side is large enough for the gate."""
+    """Check before training that the test side is large enough for the gate."""
     tested = data.own_tested(snapshot)
     found = {
         "crystals": len({item.drop_id for item in tested if item.label is DropClass.CRYSTALS}),
@@ -149,7 +158,7 @@ def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
 
 
 def _readable(count: int, unreadable: int) -> Check:
-    """Whether the test side is there: an imager whose share went away would not be tested at all."""
+    """Check that the test side can be read; an imager whose share is offline would not be tested at all."""
     sentence = f"{unreadable} of {text.count(count, 'test image')} could not be read, {MOST_UNREADABLE:.0%} may be"
     numbers: dict[str, float | int | str | None] = {"pictures": count, "unreadable": unreadable}
     return Check("readable images", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
@@ -160,7 +169,7 @@ def _plain(check: Check) -> dict[str, Any]:
 
 
 def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
-    """The gate's rules as configured; where only the calibration changed the ranking cannot get better."""
+    """Return the gate's rules as configured. A new calibration alone cannot improve the ranking."""
     return Rules(
         recall_margin=settings.recall_margin,
         imager_margin=settings.imager_margin,
@@ -175,17 +184,17 @@ def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
     )
 
 
-def labels_check(suspicion: Suspicion | None, rules: Rules) -> Check:
-    """Whether few enough labels look wrong."""
-    if suspicion is None:
+def labels_check(issues: LabelIssues | None, rules: Rules) -> Check:
+    """Check that few enough labels look wrong."""
+    if issues is None:
         return gate.labels_trusted(0, 0, rules)
-    return gate.labels_trusted(len(suspicion.suspects), suspicion.judged, rules)
+    return gate.labels_trusted(len(issues.suspects), issues.judged, rules)
 
 
-def people_checks(suspicion: Suspicion | None) -> list[Check]:
-    """A failed check for each person who seems to swap two classes."""
+def people_checks(issues: LabelIssues | None) -> list[Check]:
+    """Return a failed check for each person who seems to swap two classes."""
     found = []
-    for person in suspicion.by_person if suspicion is not None else ():
+    for person in issues.by_person if issues is not None else ():
         if person.confused is not None and person.swapped and person.judged >= FEWEST_WORDS:
             said, likely = person.confused
             sentence = (
@@ -197,12 +206,12 @@ def people_checks(suspicion: Suspicion | None) -> list[Check]:
     return found
 
 
-def _parity(work: Work, made: Candidate, candidate: Predictor) -> Check:
-    """Whether the bundle that serves, folded and compiled, says what the plain network with its weights says."""
+def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> Check:
+    """Check that the compiled bundle and the plain network give the same probabilities."""
     model = network.build(made.architecture)
     network.set_variables(model, made.weights)
     size = made.architecture.input_size
-    rng = np.random.default_rng(work.settings.seed)
+    rng = np.random.default_rng(context.settings.seed)
     images = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
     images = np.ascontiguousarray(images[:, :size, :size])
     plain, served = np.asarray(model(images, training=False)), candidate.logits(images)

@@ -1,8 +1,7 @@
-"""The temperature and the crystal threshold of a new model, for the classes' natural shares.
+"""Temperature and crystal threshold of a new model, for the classes' natural shares.
 
-Hides which labelled drops may speak for a recall. Promises that a threshold stands on one image a drop, that drops
-which the model's own scores made people look at do not count, and that what is promised says on what it stands.
-Temperature scaling: arXiv 1706.04599. Conformal risk control for the threshold: arXiv 2208.02814.
+A threshold counts one image per drop. Drops that people saw because of the model's own scores do not count. The promise
+names its data. Temperature scaling: arXiv 1706.04599. Conformal risk control for the threshold: arXiv 2208.02814.
 """
 
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from marcod.evaluate import calibration, metrics, paired
 from marcod.fitting import adapt
 from marcod.model import bundle, probabilities
 from marcod.model.bundle import BundleRecord, Threshold
-from marcod.training.data import Rows
+from marcod.training.data import TrainingSet
 
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a bundle's record says of a network's output; ``measured`` is for ``metrics.json``."""
+    """Classes, temperature and threshold of a bundle's record; ``measured`` is for ``metrics.json``."""
 
     classes: tuple[str, ...]
     folding: dict[str, DropClass]
@@ -33,11 +32,11 @@ class Calibrated:
 
 
 def natural_shift(
-    trained_with: NDArray[np.float64], natural: NDArray[np.float64] | None, rows: Rows
+    trained_with: NDArray[np.float64], natural: NDArray[np.float64] | None, rows: TrainingSet
 ) -> NDArray[np.float32]:
-    """What is added to logits learned with some shares of the classes, so that probabilities are of natural ones.
+    """Return what to add to logits learned with other class shares, so that probabilities are of natural ones.
 
-    Without the natural shares those of the labels stand in, and without labels nothing is added.
+    Without natural shares those of the labels are used, and without labels nothing is added.
     """
     if natural is None:
         natural = adapt.shares(rows.targets, rows.weights) if len(rows) else trained_with
@@ -46,7 +45,7 @@ def natural_shift(
 
 def calibrate(
     logits: NDArray[np.float32],
-    rows: Rows,
+    rows: TrainingSet,
     natural: NDArray[np.float64] | None,
     parent: BundleRecord | None,
     former: Threshold,
@@ -78,7 +77,7 @@ def calibrate(
 def natural_weights(
     labels: NDArray[np.intp], weights: NDArray[np.float32], natural: NDArray[np.float64] | None
 ) -> NDArray[np.float32]:
-    """What each labelled image counts for, so that the classes have their natural shares."""
+    """Return the weight of each labelled image with which the classes have their natural shares."""
     if natural is None:
         return weights
     share = np.bincount(labels, weights=weights, minlength=len(CLASSES)) / weights.sum()
@@ -86,9 +85,9 @@ def natural_weights(
 
 
 def _threshold(
-    rows: Rows, crystals: NDArray[np.float32], former: Threshold, recall: float, false_alarms: float | None
+    rows: TrainingSet, crystals: NDArray[np.float32], former: Threshold, recall: float, false_alarms: float | None
 ) -> Threshold:
-    """The highest that keeps the recall on the crystals of all domains together, and on those of each large one."""
+    """Return the highest threshold that keeps the recall on all crystals and on those of each large domain."""
     best = _one_a_drop(rows, crystals)
     if not len(best):
         return Threshold(crystal=former.crystal, recall=None, measured_on="nothing: no labelled drop with crystals")
@@ -96,8 +95,8 @@ def _threshold(
     least = calibration.crystals_needed(recall, None)
     groups = [best, *(domain for domain in domains if len(domain) >= least)]
     crystal = min(_keeping(crystals[group], recall) for group in groups)
-    if false_alarms is not None and rows.own.any():
-        own, is_crystal = crystals[rows.own], (rows.labels == _CRYSTALS)[rows.own]
+    if false_alarms is not None and rows.is_lab.any():
+        own, is_crystal = crystals[rows.is_lab], (rows.labels == _CRYSTALS)[rows.is_lab]
         spent = paired.crystal_threshold(own, is_crystal, recall, false_alarms)
         crystal = min(crystal, spent) if is_crystal.any() else crystal
     missed = int((crystals[best] < crystal).sum())
@@ -111,8 +110,8 @@ def _keeping(crystals: NDArray[np.float32], recall: float) -> float:
     return metrics.threshold_missing(crystals, misses, calibration.DECIMALS)
 
 
-def _one_a_drop(rows: Rows, crystals: NDArray[np.float32]) -> list[int]:
-    """Of each drop with crystals the most crystalline image, as the verdict on a drop is found.
+def _one_a_drop(rows: TrainingSet, crystals: NDArray[np.float32]) -> list[int]:
+    """Choose the most crystalline image per drop with crystals, as for the verdict on a drop.
 
     Without the drops that were chosen by score, unless there are no others.
     """

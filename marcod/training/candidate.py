@@ -1,7 +1,6 @@
-"""From labelled images to a new model: weights, temperature and threshold, none of which saw the test side.
+"""Training of a candidate: weights, temperature and threshold, none of which saw the test side.
 
-Hides the tiers and the order of steps. Every step leaves its result in the run's folder, so that a run that was killed
-begins at the step it was in.
+Every step leaves its result in the run's folder, so that a run that was killed resumes at the step it was in.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import MarcodError
 from marcod.evaluate import label_issues
-from marcod.evaluate.label_issues import Suspicion
+from marcod.evaluate.label_issues import LabelIssues
 from marcod.fitting import adapt, checkpoint, fit, recipes
 from marcod.fitting import batches as fitting_batches
-from marcod.fitting.adapt import Seen
+from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
-from marcod.fitting.fit import Course, Progress, Validation
+from marcod.fitting.fit import FitOptions, Progress, Validation
 from marcod.fitting.recipes import ADAPT
 from marcod.model import backend, bundle, network, probabilities
 from marcod.model.bundle import BundleRecord
@@ -30,32 +29,32 @@ from marcod.model.preprocess import Preprocessing
 from marcod.settings import TrainSettings
 from marcod.training import calibrate, data, out_of_fold
 from marcod.training.calibrate import Calibrated
-from marcod.training.data import Material
-from marcod.training.rehearsal import Base
+from marcod.training.data import LoadedSet
+from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
 
 Tier = Literal["recalibrate", "head", "all", "scratch"]
 NORMALIZED: Final = 1024
 DRAWN_AGAIN: Final = 8
 NORMALIZED_BATCH: Final = 32
-"""Images from which the normalization's statistics are taken, how often each of fewer, and how many at a time."""
+"""Images for the statistics of batch normalization, how often each of fewer is drawn, and how many at a time."""
 
 DOUBTED: Final = 4000
-"""Training images that are kept for doubting labels where training itself reads the files."""
+"""Training images loaded to find label issues where training itself reads the files."""
 
 BATCH: Final = 16
 JUDGES: Final = 1000
-"""Validation images that judge each epoch; of the published network's size they take 4.3 MB of memory each."""
+"""Validation images of each epoch; at the published network's size they take 4.3 MB of memory each."""
 
 _CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _FEWEST_JUDGED: Final = 20
 _FEWEST_NATURAL: Final = 50
-"""Images below which the lab's own shares are not estimated from them."""
+"""Fewest images from which the lab's natural shares are estimated."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a run starts from and where it leaves its results."""
+class TrainContext:
+    """Inputs of a training, and the folder of its results."""
 
     settings: TrainSettings
     folder: Path
@@ -69,41 +68,41 @@ class Work:
     tensorboard: Path | None = None
 
     def stopped(self) -> bool:
-        """Whether the run was asked to end."""
+        """Check for a request to stop."""
         return self.stop.is_set()
 
-    def goes_on(self, what: str, done: int, total: int) -> None:
-        """Tell how far a step is. Raises InterruptedError when the run was asked to end."""
+    def report(self, what: str, done: int, total: int) -> None:
+        """Report the progress of a step. Raises InterruptedError when a stop was requested."""
         if self.stopped():
             raise InterruptedError
         self.progress(what, done, total)
 
     @property
     def architecture(self) -> Architecture:
-        """The parent's."""
+        """The parent's architecture."""
         return Architecture.from_dict(self.parent.architecture)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The parent's."""
+        """The parent's preprocessing."""
         return Preprocessing.from_dict(self.parent.preprocessing)
 
     @property
     def own_classes(self) -> bool:
-        """Whether the parent tells exactly the four classes, in their order."""
+        """True if the parent's classes are exactly the four, in their order."""
         return self.parent.classes == tuple(c.value for c in CLASSES)
 
-    def course(self, name: str) -> Course:
-        """How a training of this run is kept and watched."""
-        return Course(self.folder / f"{name}.npz", self.stop, self.progress, tensorboard=self.tensorboard)
+    def fit_options(self, name: str) -> FitOptions:
+        """Return the options of a fit of this run: checkpoint, stop event, progress."""
+        return FitOptions(self.folder / f"{name}.npz", self.stop, self.progress, tensorboard=self.tensorboard)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A new model, not yet written.
+    """New model, not yet written.
 
-    ``measured`` goes to ``metrics.json``. ``doubts`` are on the labels of the training and validation sides, by last
-    layers that had not seen the plate; ``judged`` are the candidate's own, on the lab's validation labels.
+    ``measured`` goes to ``metrics.json``. ``label_issues`` are those of the training and validation sides, by heads
+    that had not seen the plate. ``own_issues`` are those of the lab's validation labels by the candidate itself.
     """
 
     tier: Tier
@@ -111,13 +110,13 @@ class Candidate:
     weights: Weights
     calibrated: Calibrated
     measured: dict[str, Any]
-    doubts: Suspicion | None
-    judged: Suspicion | None
+    label_issues: LabelIssues | None
+    own_issues: LabelIssues | None
     unreadable: tuple[str, ...]
 
 
 def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
-    """What the labelled drops carry, by how many with crystals there are beside the test side's."""
+    """Choose the tier by the number of drops labelled as crystals outside the test side."""
     if not snapshot.side(Split.TRAIN):
         return "recalibrate"
     if settings.recipe == "scratch":
@@ -129,69 +128,53 @@ def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
     return "head" if crystals < settings.all_crystals else "all"
 
 
-def make(
-    work: Work,
+def train_candidate(
+    context: TrainContext,
     snapshot: Snapshot,
-    base: Base,
+    rehearsal_set: RehearsalSet,
     tier: Tier,
     sample: Callable[[], NDArray[np.uint8]],
 ) -> Candidate:
-    """A candidate of a tier. ``sample`` gives kept images of the lab as they come, labelled or not.
+    """Train and calibrate a candidate. ``sample`` loads random images of the lab, labelled or not.
 
-    Raises InterruptedError or :class:`fitting.StoppedError` when the run was stopped; calling it again goes on.
+    Raises InterruptedError or :class:`fit.StoppedError` when the run was stopped; another call resumes it.
     """
     if tier != "recalibrate" and not snapshot.side(Split.TRAIN):
         raise MarcodError("no labelled plate stands on the training side; label drops on more plates")
-    rows = data.rows(snapshot, base, Split.TRAIN, work.roots)
-    # The paper's patches come from the files themselves, of any number; only as many are kept as doubts need.
-    by_patch = tier == "scratch" and work.architecture.input_size > recipes.LARGE
-    training = _material(work, rows.some(DOUBTED, work.settings.seed) if by_patch else rows, Split.TRAIN)
-    validation = _material(work, data.rows(snapshot, base, Split.VALIDATION, work.roots), Split.VALIDATION)
-    tried = _Network(work, work.architecture if tier == "recalibrate" else _four(work))
-    if tier == "recalibrate":
-        learned = _recalibrated(work)
-    elif tier == "scratch":
-        learned = _from_scratch(work, rows if by_patch else training.rows, training, validation)
-    else:
-        learned = _learned(work, tried, training, validation, tier)
-    doubted = _doubts(work, training, validation)
-    # What a lab's own model learned from says nothing about how sure it may be.
-    fresh = tier == "recalibrate" and work.parent.name != work.settings.name
-    sides = (training, validation) if fresh else (validation,)
-    parts = [tried.logits(learned.weights, side.pixels, "looking at the result") for side in sides]
-    rows_judged, logits = (training.rows.and_(validation.rows) if fresh else validation.rows), np.concatenate(parts)
-    natural = _natural(learned, tried, sample, validation)
-    weights = learned.weights
-    if learned.trained_with is not None:
-        shift = calibrate.natural_shift(learned.trained_with, natural, rows_judged)
-        weights, logits = network.shifted(weights, shift), logits + shift
-    parent = work.parent if learned.trained_with is None else None
-    alarms = None if parent is not None else _champion_false_alarms(work, tried, validation)
-    found = calibrate.calibrate(
-        logits, rows_judged, natural, parent, work.parent.threshold, work.settings.recall, alarms
+    train_rows, validation_rows = (
+        data.training_set(snapshot, rehearsal_set, side, context.roots) for side in (Split.TRAIN, Split.VALIDATION)
     )
-    return Candidate(
-        tier, learned.architecture, weights, found, learned.measured | found.measured, doubted,
-        None if parent is not None else _judged(validation.rows, probabilities.softmax(logits / found.temperature)),
-        (*training.unreadable, *validation.unreadable),
-    )  # fmt: skip
+    # The paper's patches come from any number of files; pixels are loaded for the label issues alone.
+    by_patch = tier == "scratch" and context.architecture.input_size > recipes.LARGE
+    kept_rows = train_rows.some(DOUBTED, context.settings.seed) if by_patch else train_rows
+    training, validation = _load(context, kept_rows, Split.TRAIN), _load(context, validation_rows, Split.VALIDATION)
+    evaluator = _Network(context, context.architecture if tier == "recalibrate" else _four(context))
+    if tier == "recalibrate":
+        learned = _Learned(tier, context.architecture, context.parent_weights, None, {})
+    elif tier == "scratch":
+        learned = _train_from_scratch(context, train_rows if by_patch else training.rows, training, validation)
+    else:
+        learned = _adapt(context, evaluator, training, validation, tier)
+    label_issues = _find_label_issues(context, training, validation)
+    natural = _estimate_natural_shares(learned, evaluator, sample, validation)
+    return _calibrate(context, evaluator, learned, natural, training, validation, label_issues)
 
 
-def _material(work: Work, rows: data.Rows, side: Split) -> Material:
-    return data.gathered(
+def _load(context: TrainContext, rows: data.TrainingSet, side: Split) -> LoadedSet:
+    return data.load(
         rows,
-        work.architecture.input_size,
-        work.folder / f"{side}.npy",
-        threads=work.threads,
-        progress=work.progress,
-        stopped=work.stopped,
+        context.architecture.input_size,
+        context.folder / f"{side}.npy",
+        threads=context.threads,
+        progress=context.progress,
+        stopped=context.stopped,
         what=f"reading the {side} side",
     )
 
 
 @dataclass(frozen=True)
 class _Learned:
-    """Weights whose logits are as if the classes had the shares ``trained_with`` [classes]; None if nobody knows."""
+    """Trained weights. ``trained_with`` [classes] are the class shares seen in training; None if unknown."""
 
     tier: Tier
     architecture: Architecture
@@ -201,199 +184,236 @@ class _Learned:
 
 
 class _Network:
-    """One network whose weights are exchanged, so that it is compiled once for all that a run tries."""
+    """Network whose weights are exchanged, so that it is compiled once for all evaluations of a run."""
 
-    def __init__(self, work: Work, architecture: Architecture) -> None:
-        self._work = work
+    def __init__(self, context: TrainContext, architecture: Architecture) -> None:
+        self._context = context
         self._model = network.build(replace(architecture, auxiliary=False))
         self._model.compile(jit_compile=backend.training_compiler())
 
     def logits(
         self, weights: Weights, pixels: NDArray[np.uint8], what: str, chosen: NDArray[np.intp] | None = None
     ) -> NDArray[np.float32]:
-        """What the network says with these weights of kept images or the chosen ones, float32 [n, own classes]."""
+        """Return logits float32 [n, own classes] of loaded images, or the chosen ones, with these weights."""
         network.set_variables(self._model, weights)
         found = np.zeros((0, self._model.output_shape[1]), np.float32)
         wanted = np.arange(len(pixels)) if chosen is None else chosen
         for start in range(0, len(wanted), BATCH):
-            self._work.goes_on(what, start, len(wanted))
-            part = fitting_batches.prepared(pixels[wanted[start : start + BATCH]], self._work.preprocessing)
-            # Filled up, so that there is one shape to compile.
+            self._context.report(what, start, len(wanted))
+            part = fitting_batches.prepared(pixels[wanted[start : start + BATCH]], self._context.preprocessing)
+            # Padded, so that there is one shape to compile.
             full = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.float32)])
             found = np.concatenate([found, np.asarray(self._model.predict_on_batch(full))[: len(part)]])
         return found
 
 
-def _recalibrated(work: Work) -> _Learned:
-    return _Learned("recalibrate", work.architecture, work.parent_weights, None, {})
-
-
-def _learned(work: Work, tried: _Network, training: Material, validation: Material, tier: Tier) -> _Learned:
-    at_home = _at_home(work, training)
-    trunk = data.Trunk(work.architecture, at_home)
-    features = _balanced(training, _seen(work, trunk, training, "train", data.FLIPS), len(data.FLIPS))
+def _adapt(
+    context: TrainContext, evaluator: _Network, training: LoadedSet, validation: LoadedSet, tier: Tier
+) -> _Learned:
+    """Recalibrate batch norm, fit the head on extracted features, unfreeze all for tier "all", and interpolate."""
+    adapted = _recalibrated_bn(context, training)
+    extractor = data.FeatureExtractor(context.architecture, adapted)
+    features = _balance(training, _extract_features(context, extractor, training, "train", data.FLIPS))
     judges = None
     if len(validation.rows):
-        judges = _balanced(validation, _seen(work, trunk, validation, "validation", data.UPRIGHT), 1)
-    start = adapt.centred(features, adapt.first_head(work.parent_weights, len(CLASSES), own=work.own_classes))
-    head = adapt.fit_head(features, start, work.settings.seed, judges)
-    old = network.with_head(work.parent_weights, *start)
-    new, curve = network.with_head(at_home, head.kernel, head.bias), head.curve
+        judges = _balance(validation, _extract_features(context, extractor, validation, "validation", data.UPRIGHT))
+    start = adapt.centred(features, adapt.first_head(context.parent_weights, len(CLASSES), own=context.own_classes))
+    head = adapt.fit_head(features, start, context.settings.seed, judges)
+    old = network.with_head(context.parent_weights, *start)
+    new, curve = network.with_head(adapted, head.kernel, head.bias), head.curve
     if tier == "all":
-        fitted = _fit_all(work, training, validation, new)
+        fitted = _fit_all_layers(context, training, validation, new)
         new, curve = fitted.weights, fitted.curve
-    mix = _mix(work, tried, validation, old, new)
-    learned = adapt.mixed(old, new, mix.share)
+    chosen = _choose_interpolation(context, evaluator, validation, old, new)
     rows = training.rows
-    trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.own))
-    measured = {"mix": {"new": mix.share, "validation_loss": mix.losses}, "curve": curve}
-    return _Learned(tier, _four(work), learned, trained_with, measured)
+    trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.is_lab))
+    measured = {"mix": {"new": chosen.share, "validation_loss": chosen.losses}, "curve": curve}
+    return _Learned(tier, _four(context), adapt.interpolated(old, new, chosen.share), trained_with, measured)
 
 
-def _at_home(work: Work, training: Material) -> Weights:
-    """The parent with its normalization at home in the lab's images and the base set's, both counting the same."""
-    place = work.folder / "trunk.npz"
+def _recalibrated_bn(context: TrainContext, training: LoadedSet) -> Weights:
+    """Return the parent's weights with batch-norm statistics re-estimated on lab and rehearsal images, half each."""
+    place = context.folder / "trunk.npz"
     if place.exists():
         with np.load(place, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     rows = training.rows
-    weights = adapt.balanced(rows.targets, rows.weights, rows.own).astype(np.float64)
-    rng = np.random.default_rng(work.settings.seed)
+    weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab).astype(np.float64)
+    rng = np.random.default_rng(context.settings.seed)
     drawn = rng.choice(len(rows), min(NORMALIZED, DRAWN_AGAIN * len(rows)), p=weights / weights.sum())
 
     def batches() -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(drawn), NORMALIZED_BATCH):
-            work.goes_on("normalizing", start, len(drawn))
+            context.report("normalizing", start, len(drawn))
             chosen = drawn[start : start + NORMALIZED_BATCH]
-            yield fitting_batches.prepared(training.pixels[chosen], work.preprocessing)
+            yield fitting_batches.prepared(training.pixels[chosen], context.preprocessing)
 
-    found = adapt.normalized(work.architecture, work.parent_weights, batches())
+    found = adapt.recalibrated_bn(context.architecture, context.parent_weights, batches())
     checkpoint.save_arrays(place, found)
     return found
 
 
-def _balanced(side: Material, found: Seen, views: int) -> Seen:
-    return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.own, views)))
+def _balance(side: LoadedSet, found: Features) -> Features:
+    views = len(found.targets) // max(1, len(side.rows))
+    return replace(found, weights=adapt.balanced(found.targets, found.weights, np.tile(side.rows.is_lab, views)))
 
 
-def _four(work: Work) -> Architecture:
-    """The parent's architecture for the four classes, without a training head."""
-    return replace(work.architecture, classes=len(CLASSES), auxiliary=False)
+def _four(context: TrainContext) -> Architecture:
+    """Return the parent's architecture for the four classes, without an auxiliary head."""
+    return replace(context.architecture, classes=len(CLASSES), auxiliary=False)
 
 
-def _seen(work: Work, trunk: data.Trunk, side: Material, name: str, flips: data.Flips) -> Seen:
-    return data.seen(
-        side, trunk, work.preprocessing, work.folder / f"{name}-features.npz",
-        flips=flips, goes_on=work.goes_on,
+def _extract_features(
+    context: TrainContext, extractor: data.FeatureExtractor, side: LoadedSet, name: str, flips: data.Flips
+) -> Features:
+    return data.extract_features(
+        side, extractor, context.preprocessing, context.folder / f"{name}-features.npz",
+        flips=flips, progress=context.report,
     )  # fmt: skip
 
 
-def _fit_all(work: Work, training: Material, validation: Material, start: Weights) -> fit.Fitted:
+def _fit_all_layers(context: TrainContext, training: LoadedSet, validation: LoadedSet, start: Weights) -> fit.Fitted:
     rows = training.rows
-    weights = adapt.balanced(rows.targets, rows.weights, rows.own)
+    weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab)
     given = fitting_batches.Images(rows.targets, weights, lambda chosen, _seed: training.pixels[chosen], by_weight=True)
-    settings = work.settings
+    settings = context.settings
     recipe = ADAPT.of(
         epochs=settings.epochs, batch_size=min(settings.batch_size, 32), quarter_turns=settings.quarter_turns
     )
     return fit.fit(
-        _four(work), recipe, given,
-        seed=settings.seed, weights=start, validation=_judges(work, validation), precision=_precision(settings),
-        course=work.course("fit"),
+        _four(context), recipe, given,
+        seed=settings.seed, weights=start, validation=_judges(context, validation), precision=_precision(settings),
+        options=context.fit_options("fit"),
     )  # fmt: skip
 
 
-def _from_scratch(work: Work, rows: data.Rows, training: Material, validation: Material) -> _Learned:
-    settings, size = work.settings, work.architecture.input_size
+def _train_from_scratch(
+    context: TrainContext, rows: data.TrainingSet, training: LoadedSet, validation: LoadedSet
+) -> _Learned:
+    settings, size = context.settings, context.architecture.input_size
     recipe = recipes.scratch(
         size, epochs=settings.scratch_epochs, batch_size=settings.batch_size, quarter_turns=settings.quarter_turns
     )
     by_patch = recipe.augmentation.patch is None
     source = fitting_batches.patches(rows.files, size) if by_patch else lambda chosen, _seed: training.pixels[chosen]
     given = fitting_batches.Images(rows.targets, rows.weights / rows.weights.mean(), source)
-    architecture = replace(work.architecture, classes=len(CLASSES), auxiliary=True)
+    architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=True)
     fitted = fit.fit(
         architecture, recipe, given,
-        seed=settings.seed, validation=_judges(work, validation), precision=_precision(settings),
-        course=work.course("fit"),
+        seed=settings.seed, validation=_judges(context, validation), precision=_precision(settings),
+        options=context.fit_options("fit"),
     )  # fmt: skip
     weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
     trained_with = adapt.shares(rows.targets, rows.weights)
-    return _Learned("scratch", _four(work), weights, trained_with, {"curve": fitted.curve})
+    return _Learned("scratch", _four(context), weights, trained_with, {"curve": fitted.curve})
 
 
 def _precision(settings: TrainSettings) -> str:
     return backend.half_precision() if settings.precision == "auto" else "float32"
 
 
-def _judges(work: Work, side: Material) -> Validation | None:
-    """What each epoch is judged on: the lab's images and the base set's, which count the same together."""
+def _judges(context: TrainContext, side: LoadedSet) -> Validation | None:
+    """Return the validation images of each epoch; lab and rehearsal set have the same total weight."""
     if not len(side.rows):
         return None
-    chosen = np.sort(np.random.default_rng(work.settings.seed).permutation(len(side.rows))[:JUDGES])
+    chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(side.rows))[:JUDGES])
     rows = side.rows.only(chosen)
-    weights = adapt.balanced(rows.targets, rows.weights, rows.own)
-    return Validation(fitting_batches.prepared(side.pixels[chosen], work.preprocessing), rows.labels, weights)
+    weights = adapt.balanced(rows.targets, rows.weights, rows.is_lab)
+    return Validation(fitting_batches.prepared(side.pixels[chosen], context.preprocessing), rows.labels, weights)
 
 
-def _mix(work: Work, tried: _Network, validation: Material, old: Weights, new: Weights) -> adapt.Mix:
-    if not work.own_classes:
-        return adapt.Mix(1.0, {})
+def _choose_interpolation(
+    context: TrainContext, evaluator: _Network, validation: LoadedSet, old: Weights, new: Weights
+) -> adapt.Interpolation:
+    if not context.own_classes:
+        return adapt.Interpolation(1.0, {})
     if not len(validation.rows):
-        return adapt.Mix(0.5, {})
+        return adapt.Interpolation(0.5, {})
 
     def logits_of(share: float) -> NDArray[np.float32]:
         what = f"trying {100 * share:.0f} % of the new weights"
-        return tried.logits(adapt.mixed(old, new, share), validation.pixels, what)
+        return evaluator.logits(adapt.interpolated(old, new, share), validation.pixels, what)
 
-    rows, margin = validation.rows, work.settings.imager_margin / 2
-    return adapt.choose_mix(logits_of, rows.labels, rows.domains, adapt.MIXES, margin)
+    rows, margin = validation.rows, context.settings.imager_margin / 2
+    return adapt.choose_interpolation(logits_of, rows.labels, rows.domains, adapt.SHARES, margin)
 
 
-def _doubts(work: Work, training: Material, validation: Material) -> Suspicion | None:
-    """Doubts about the labels of both sides, by what the network sees of the images as they are."""
-    if not training.rows.own.any():
+def _find_label_issues(context: TrainContext, training: LoadedSet, validation: LoadedSet) -> LabelIssues | None:
+    """Find label issues on both sides, by heads on the features of the images as they are."""
+    if not training.rows.is_lab.any():
         return None
-    trunk = data.Trunk(work.architecture, _at_home(work, training))
+    extractor = data.FeatureExtractor(context.architecture, _recalibrated_bn(context, training))
     upright = np.arange(len(training.rows))
     parts = [
-        _seen(work, trunk, training, "train", data.FLIPS).only(upright),
-        _seen(work, trunk, validation, "validation", data.UPRIGHT),
+        _extract_features(context, extractor, training, "train", data.FLIPS).only(upright),
+        _extract_features(context, extractor, validation, "validation", data.UPRIGHT),
     ]
-    return out_of_fold.about(training.rows.and_(validation.rows), adapt.joined(parts), work.settings.seed)
+    return out_of_fold.find_issues(training.rows.and_(validation.rows), adapt.joined(parts), context.settings.seed)
 
 
-def _judged(rows: data.Rows, scores: NDArray[np.float32]) -> Suspicion | None:
-    """What a candidate doubts of the lab's validation labels, which it did not learn from; None where there are few."""
-    lab = np.flatnonzero(rows.own)
-    if len(lab) < _FEWEST_JUDGED:
-        return None
-    return label_issues.find(scores[lab], rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
+def _calibrate(
+    context: TrainContext,
+    evaluator: _Network,
+    learned: _Learned,
+    natural: NDArray[np.float64] | None,
+    training: LoadedSet,
+    validation: LoadedSet,
+    issues: LabelIssues | None,
+) -> Candidate:
+    """Shift the logits to the natural shares, and fit temperature and threshold."""
+    # The labels that a lab's own model learned from cannot tell how confident it may be.
+    fresh = learned.tier == "recalibrate" and context.parent.name != context.settings.name
+    sides = (training, validation) if fresh else (validation,)
+    parts = [evaluator.logits(learned.weights, side.pixels, "looking at the result") for side in sides]
+    rows, logits = (training.rows.and_(validation.rows) if fresh else validation.rows), np.concatenate(parts)
+    weights, parent, alarms, own_issues = learned.weights, context.parent, None, None
+    if learned.trained_with is not None:
+        shift = calibrate.natural_shift(learned.trained_with, natural, rows)
+        weights, logits = network.shifted(weights, shift), logits + shift
+        alarms = _champion_false_alarms(context, evaluator, validation)
+    kept = parent if learned.trained_with is None else None
+    found = calibrate.calibrate(logits, rows, natural, kept, parent.threshold, context.settings.recall, alarms)
+    if learned.trained_with is not None:
+        own_issues = _find_own_issues(rows, probabilities.softmax(logits / found.temperature))
+    unreadable = (*training.unreadable, *validation.unreadable)
+    measured = learned.measured | found.measured
+    return Candidate(learned.tier, learned.architecture, weights, found, measured, issues, own_issues, unreadable)
 
 
-def _champion_false_alarms(work: Work, tried: _Network, validation: Material) -> float | None:
-    """The share of the lab's validation drops without crystals that the champion flags; None where there are none."""
-    others = np.flatnonzero(validation.rows.own & (validation.rows.labels != _CRYSTALS))
+def _champion_false_alarms(context: TrainContext, evaluator: _Network, validation: LoadedSet) -> float | None:
+    """Return the share of the lab's validation drops without crystals that the champion flags; None without any."""
+    others = np.flatnonzero(validation.rows.is_lab & (validation.rows.labels != _CRYSTALS))
     if not len(others):
         return None
-    champion = tried if work.own_classes else _Network(work, work.architecture)
-    logits = champion.logits(work.parent_weights, validation.pixels, "looking with the champion", others)
-    scores = probabilities.softmax(logits / work.parent.temperature) @ bundle.folding(work.parent)
-    return float((scores[:, _CRYSTALS] >= work.parent.threshold.crystal).mean())
+    champion = evaluator if context.own_classes else _Network(context, context.architecture)
+    logits = champion.logits(context.parent_weights, validation.pixels, "looking with the champion", others)
+    scores = probabilities.softmax(logits / context.parent.temperature) @ bundle.folding(context.parent)
+    return float((scores[:, _CRYSTALS] >= context.parent.threshold.crystal).mean())
 
 
-def _natural(
-    learned: _Learned, tried: _Network, sample: Callable[[], NDArray[np.uint8]], validation: Material
+def _estimate_natural_shares(
+    learned: _Learned, evaluator: _Network, sample: Callable[[], NDArray[np.uint8]], validation: LoadedSet
 ) -> NDArray[np.float64] | None:
-    """The shares of the four classes among the lab's images as they come and in the base set, half each."""
+    """Average the shares of the four classes among the lab's images and in the rehearsal set.
+
+    Returns float [4], or None when the weights are the parent's or the sample is too small.
+    """
     if learned.trained_with is None:
         return None
     found = sample()
     if len(found) < _FEWEST_NATURAL:
         return None
-    scores = probabilities.softmax(tried.logits(learned.weights, found, "looking at a sample"))
+    scores = probabilities.softmax(evaluator.logits(learned.weights, found, "looking at a sample"))
     natural = adapt.natural_shares(scores.astype(np.float64), learned.trained_with)
-    base = np.flatnonzero(~validation.rows.own)
+    base = np.flatnonzero(~validation.rows.is_lab)
     if not len(base):
         return natural
     return (natural + adapt.shares(validation.rows.targets[base], validation.rows.weights[base])) / 2
+
+
+def _find_own_issues(rows: data.TrainingSet, scores: NDArray[np.float32]) -> LabelIssues | None:
+    """Find issues in the lab's validation labels by the candidate itself; None where there are few labels."""
+    lab = np.flatnonzero(rows.is_lab)
+    if len(lab) < _FEWEST_JUDGED:
+        return None
+    return label_issues.find(scores[lab], rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])

@@ -1,7 +1,10 @@
-"""What one training learns from: the lab's labelled images and the base set, side by side, ready for a network.
+"""Training data: the lab's labelled images and the rehearsal set (``train.base``), ready for a network.
 
-Hides files, kept pixels and features. Promises that only the training and the validation side are ever touched here,
-that the same run finds the same rows after a kill, and that an image that cannot be read is named and left out.
+Guarantees:
+
+* Only the training and the validation side are loaded here.
+* The same run finds the same rows after a kill.
+* An unreadable image is named and left out.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +25,7 @@ from marcod.fitting.recipes import LARGE
 from marcod.model import backend, network
 from marcod.model.network import Architecture
 from marcod.model.preprocess import Preprocessing
-from marcod.training.rehearsal import SOURCE, Base
+from marcod.training.rehearsal import SOURCE, RehearsalSet
 from marcod.training.snapshot import Item, Snapshot
 
 KEPT_LARGE: Final = 1.2
@@ -34,9 +37,9 @@ MOST_UNREADABLE: Final = 0.05
 FEW_UNREADABLE: Final = 3
 
 ACTIVE: Final = frozenset({"threshold", "disagreement"})
-"""Review streams that choose what to ask by what the model says; a recall measured on their drops is not the lab's."""
+"""Review streams that choose drops by the model's scores; a recall measured on them is not the lab's."""
 
-SEEN_AT_ONCE: Final = 16
+EXTRACT_BATCH: Final = 16
 """Images whose features are taken at once."""
 
 Flips = tuple[tuple[int, int], ...]
@@ -45,11 +48,11 @@ FLIPS: Final[Flips] = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Images on one side, an entry each: file, class index, soft label, weight, domain (source or base) and plate.
+class TrainingSet:
+    """Rows of one side: file, class index, soft label, weight, domain (source or rehearsal set) and plate.
 
-    ``own`` tells the lab's images from the base set, ``chosen`` those that the model's own scores made people look
-    at; ``persons`` is who says what.
+    ``is_lab`` marks the lab's images, ``chosen`` those that people saw because of the model's own scores; ``persons``
+    has each person's label.
     """
 
     files: tuple[Path, ...]
@@ -66,13 +69,13 @@ class Rows:
         return len(self.files)
 
     @property
-    def own(self) -> NDArray[np.bool_]:
-        """Which rows are the lab's, bool [n]."""
+    def is_lab(self) -> NDArray[np.bool_]:
+        """The mask of the lab's own rows, bool [n]."""
         return np.array([domain != SOURCE for domain in self.domains], bool)
 
-    def only(self, kept: NDArray[Any]) -> "Rows":
-        """Some of the rows, by index."""
-        return Rows(
+    def only(self, kept: NDArray[Any]) -> "TrainingSet":
+        """Select rows by index."""
+        return TrainingSet(
             files=tuple(self.files[i] for i in kept),
             labels=self.labels[kept],
             targets=self.targets[kept],
@@ -84,15 +87,15 @@ class Rows:
             persons=tuple(self.persons[i] for i in kept),
         )
 
-    def some(self, count: int, seed: int) -> "Rows":
-        """So many of the rows, drawn at random, in their order."""
+    def some(self, count: int, seed: int) -> "TrainingSet":
+        """Draw ``count`` rows at random, and keep their order."""
         if len(self) <= count:
             return self
         return self.only(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
-    def and_(self, other: "Rows") -> "Rows":
-        """These rows, then the other ones."""
-        return Rows(
+    def and_(self, other: "TrainingSet") -> "TrainingSet":
+        """Append other rows."""
+        return TrainingSet(
             files=self.files + other.files,
             labels=np.concatenate([self.labels, other.labels]),
             targets=np.concatenate([self.targets, other.targets]),
@@ -105,13 +108,15 @@ class Rows:
         )
 
 
-def rows(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path]) -> Rows:
-    """The lab's images of a side, then the base set's."""
-    own, others = snapshot.side(side), base.side(side)
+def training_set(
+    snapshot: Snapshot, rehearsal_set: RehearsalSet, side: Split, roots: Mapping[str, Path]
+) -> TrainingSet:
+    """List the lab's images of a side, then the rehearsal set's."""
+    own, others = snapshot.side(side), rehearsal_set.side(side)
     classes = [CLASSES.index(label) for label in (*(i.label for i in own), *(p.label for p in others))]
     certain = batches.one_hot(np.array(classes[len(own) :], np.intp), len(CLASSES))
     soft = np.array([item.shares for item in own], np.float32).reshape(-1, len(CLASSES))
-    return Rows(
+    return TrainingSet(
         files=(*(file_of(item, roots) for item in own), *(image.file for image in others)),
         labels=np.array(classes, np.intp),
         targets=np.concatenate([soft, certain]),
@@ -125,21 +130,21 @@ def rows(snapshot: Snapshot, base: Base, side: Split, roots: Mapping[str, Path])
 
 
 def file_of(item: Item, roots: Mapping[str, Path]) -> Path:
-    """Where an image of a snapshot is on this host."""
+    """Return the path of a snapshot's image on this host."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
-def tested(snapshot: Snapshot, base: Base, roots: Mapping[str, Path]) -> tuple[Labelled, ...]:
-    """The test side as the gate takes it, without drops that people were shown because of the champion's score.
+def tested(snapshot: Snapshot, rehearsal_set: RehearsalSet, roots: Mapping[str, Path]) -> tuple[Labelled, ...]:
+    """List the test side for the gate, without drops that people were shown because of the champion's score.
 
     On those the champion looks bad by choice, and any other model better than it is.
     """
     own = [_tested(item, roots) for item in own_tested(snapshot)]
-    return (*own, *(replace(image, own=None) for image in base.side(Split.TEST)))
+    return (*own, *(replace(image, own=None) for image in rehearsal_set.side(Split.TEST)))
 
 
 def own_tested(snapshot: Snapshot) -> tuple[Item, ...]:
-    """Return the lab's own images of :func:`tested`."""
+    """List the lab's own images of :func:`tested`."""
     return tuple(item for item in snapshot.side(Split.TEST) if item.stream not in ACTIVE)
 
 
@@ -158,89 +163,96 @@ def _tested(item: Item, roots: Mapping[str, Path]) -> Labelled:
 
 
 def kept_side(size: int) -> int:
-    """The side of kept images for a network that takes ``size`` pixels."""
+    """Return the side in pixels of kept images for a network that takes ``size`` pixels."""
     return round(size * (batches.KEPT_SHARE if size <= LARGE else KEPT_LARGE))
 
 
 @dataclass(frozen=True)
-class Material:
-    """One side's rows that can be read, with their kept pixels uint8 [n, side, side, 3]."""
+class LoadedSet:
+    """Readable rows of one side, with their kept pixels uint8 [n, side, side, 3]."""
 
-    rows: Rows
+    rows: TrainingSet
     pixels: NDArray[np.uint8]
     unreadable: tuple[str, ...]
 
 
-def gathered(
-    wanted: Rows, size: int, place: Path, *, threads: int, progress: Progress, stopped: Callable[[], bool], what: str
-) -> Material:
-    """Read the images of a side once and keep them. Raises InterruptedError when stopped."""
+def load(
+    wanted: TrainingSet,
+    size: int,
+    place: Path,
+    *,
+    threads: int,
+    progress: Progress,
+    stopped: Callable[[], bool],
+    what: str,
+) -> LoadedSet:
+    """Read the images of a side once and keep them at ``place``. Raises InterruptedError when stopped."""
     if not len(wanted):
         side = kept_side(size)
-        return Material(wanted, np.zeros((0, side, side, 3), np.uint8), ())
+        return LoadedSet(wanted, np.zeros((0, side, side, 3), np.uint8), ())
     pixels, wrong = batches.kept(
         wanted.files, kept_side(size), place,
         threads=threads, done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
     )  # fmt: skip
     if not wrong:
-        return Material(wanted, pixels, ())
+        return LoadedSet(wanted, pixels, ())
     if len(wrong) > max(FEW_UNREADABLE, MOST_UNREADABLE * len(wanted)):
         place.unlink()
         first = next(iter(wrong))
         raise MarcodError(
             f"{len(wrong)} of {len(wanted)} images cannot be read, such as {wanted.files[first]}: {wrong[first]}; "
-            "is a share away? The next `marcod retrain` begins anew"
+            "is a share offline? The next `marcod retrain` starts again"
         )
     good = np.array([i for i in range(len(wanted)) if i not in wrong], np.intp)
     unreadable = tuple(f"{wanted.files[i]}: {text}" for i, text in wrong.items())
-    return Material(wanted.only(good), _only(pixels, good, place.with_suffix(".good.npy")), unreadable)
+    return LoadedSet(wanted.only(good), _only(pixels, good, place.with_suffix(".good.npy")), unreadable)
 
 
 def _only(pixels: NDArray[np.uint8], kept: NDArray[np.intp], place: Path) -> NDArray[np.uint8]:
-    """Some of the images as a file of their own, since as an array they might not fit into memory."""
+    """Copy some of the images to a file, since as an array they might not fit into memory."""
     found = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=(len(kept), *pixels.shape[1:]))
     for target, source in enumerate(kept):
         found[target] = pixels[source]
     return found
 
 
-class Trunk:
-    """A network without its last layer, built and compiled at its first image, once for all it is shown."""
+class FeatureExtractor:
+    """Network without its last layer, compiled at its first image and used for all later ones."""
 
     def __init__(self, architecture: Architecture, weights: Mapping[str, NDArray[np.float32]]) -> None:
         self._architecture, self._weights = architecture, weights
         self.features = len(network.head(weights)[0])
 
     @cached_property
-    def describe(self) -> backend.Scoring:
-        """What the last layer would see, as ``network.described`` gives it in batches of :data:`SEEN_AT_ONCE`."""
-        return network.described(self._architecture, self._weights, SEEN_AT_ONCE)
+    def extract(self) -> backend.Scoring:
+        """The compiled network up to its last layer, in batches of :data:`EXTRACT_BATCH`."""
+        return network.compiled_features(self._architecture, self._weights, EXTRACT_BATCH)
 
 
-def seen(
-    material: Material,
-    trunk: Trunk,
+def extract_features(
+    material: LoadedSet,
+    extractor: FeatureExtractor,
     record: Preprocessing,
     place: Path,
     *,
     flips: Flips,
-    goes_on: Progress,
-) -> adapt.Seen:
-    """What a trunk sees of the images and their flips, one flip of all after another; kept at ``place``.
+    progress: Progress,
+) -> adapt.Features:
+    """Extract features of all images and flips, one flip of all after another; cache them at ``place``.
 
-    ``goes_on`` is told how far it is, and may raise to end it.
+    ``progress`` is called with steps done, and may raise to end it.
     """
     count = len(material.rows)
     targets, given = np.tile(material.rows.targets, (len(flips), 1)), np.tile(material.rows.weights, len(flips))
     if place.exists():
         with np.load(place, allow_pickle=False) as archive:
-            return adapt.Seen(archive["features"], targets, given)
+            return adapt.Features(archive["features"], targets, given)
     found: list[NDArray[np.float32]] = []
     for number, (down, across) in enumerate(flips):
-        for start in range(0, count, SEEN_AT_ONCE):
-            part = material.pixels[start : start + SEEN_AT_ONCE, ::down, ::across]
-            found.append(trunk.describe(batches.prepared(part, record)))
-            goes_on("looking at the images", number * count + start + len(part), len(flips) * count)
-    features = np.concatenate(found) if found else np.zeros((0, trunk.features), np.float32)
+        for start in range(0, count, EXTRACT_BATCH):
+            part = material.pixels[start : start + EXTRACT_BATCH, ::down, ::across]
+            found.append(extractor.extract(batches.prepared(part, record)))
+            progress("looking at the images", number * count + start + len(part), len(flips) * count)
+    features = np.concatenate(found) if found else np.zeros((0, extractor.features), np.float32)
     checkpoint.save_arrays(place, {"features": features})
-    return adapt.Seen(features, targets, given)
+    return adapt.Features(features, targets, given)

@@ -1,7 +1,7 @@
-"""Labels that look wrong: to last layers that had not seen the plate, on what the champion sees of the images.
+"""Likely label errors by out-of-fold linear heads on the champion's features.
 
-Hides folds and features. Promises that a label is doubted by nobody who learned from it; a person decides, nothing is
-changed. Confident learning, arXiv 1911.00068.
+A label is judged only by heads that did not learn from its plate. A person decides; nothing is changed. Confident
+learning, arXiv 1911.00068.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from marcod.domain import CLASSES, Split
 from marcod.errors import MarcodError
 from marcod.evaluate import label_issues, predictions
-from marcod.evaluate.label_issues import Suspicion
+from marcod.evaluate.label_issues import LabelIssues
 from marcod.fitting import adapt
-from marcod.fitting.adapt import Seen
+from marcod.fitting.adapt import Features
 from marcod.model import bundle, network
 from marcod.model.bundle import Predictor
 from marcod.model.network import Architecture
 from marcod.training import data
-from marcod.training.data import Rows
+from marcod.training.data import TrainingSet
 from marcod.training.rehearsal import NOTHING
 from marcod.training.snapshot import Item, Snapshot
 
@@ -31,30 +31,30 @@ BATCH: Final = 16
 
 
 @dataclass(frozen=True)
-class Doubts:
-    """A suspicion and the images it is about: ``items[suspect.index]``. ``unreadable`` names what was left out."""
+class SnapshotIssues:
+    """Label issues of a snapshot: suspect ``s`` is ``items[s.index]``. ``unreadable`` names what was left out."""
 
-    suspicion: Suspicion
+    issues: LabelIssues
     items: tuple[Item, ...]
     unreadable: tuple[str, ...]
 
 
-def about(rows: Rows, seen: Seen, seed: int) -> Suspicion | None:
-    """Doubt the labels of the lab's rows; the base set's teach every fold. None with labels on one plate only.
+def find_issues(rows: TrainingSet, seen: Features, seed: int) -> LabelIssues | None:
+    """Find issues in the lab's labels; the rehearsal set teaches every fold. None with labels on one plate only.
 
-    Features are standardized by imager and the layer begins with nothing: what the champion makes of an imager that it
+    Features are standardized by imager and the layer starts from zeros: what the champion makes of an imager that it
     does not know must not decide which labels are wrong.
     """
-    lab = np.flatnonzero(rows.own)
+    lab = np.flatnonzero(rows.is_lab)
     plates = [rows.plates[i] for i in lab]
     if len(set(plates)) < 2:
         return None
     of_fold = np.full(len(rows), -1, np.intp)
     of_fold[lab] = label_issues.folds(plates, FOLDS)
     features = adapt.standardized(seen.features, rows.domains)
-    weights = adapt.balanced(seen.targets, seen.weights, rows.own)
+    weights = adapt.balanced(seen.targets, seen.weights, rows.is_lab)
     start = np.zeros((features.shape[1], len(CLASSES)), np.float32), np.zeros(len(CLASSES), np.float32)
-    scores = adapt.out_of_fold(Seen(features, seen.targets, weights), of_fold, start, seed)[lab]
+    scores = adapt.out_of_fold(Features(features, seen.targets, weights), of_fold, start, seed)[lab]
     return label_issues.find(scores, rows.labels[lab], [rows.persons[i] for i in lab], rows.weights[lab])
 
 
@@ -66,8 +66,8 @@ def find(
     threads: int,
     seed: int,
     done: Callable[[int], None] = lambda count: None,
-) -> Doubts:
-    """Doubt every label of a snapshot, whatever its side, with the bundle in ``folder``.
+) -> SnapshotIssues:
+    """Find issues in every label of a snapshot, whatever its side, with the bundle in ``folder``.
 
     Raises MarcodError when there are labels on one plate only, BundleError for the bundle.
     """
@@ -76,27 +76,27 @@ def find(
     features, unreadable = _features(rows, folder, threads, done)
     kept = np.array([i for i in range(len(rows)) if i not in unreadable], np.intp)
     known = rows.only(kept)
-    found = about(known, Seen(features, known.targets, known.weights), seed) if len(known) else None
+    found = find_issues(known, Features(features, known.targets, known.weights), seed) if len(known) else None
     if found is None:
         raise MarcodError("labels on one plate cannot be compared with others; label drops of more plates")
     texts = tuple(f"{rows.files[i]}: {text}" for i, text in unreadable.items())
-    return Doubts(found, tuple(items[i] for i in kept), texts)
+    return SnapshotIssues(found, tuple(items[i] for i in kept), texts)
 
 
-def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> Rows:
-    first, *others = (data.rows(snapshot, NOTHING, side, roots) for side in Split)
+def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> TrainingSet:
+    first, *others = (data.training_set(snapshot, NOTHING, side, roots) for side in Split)
     for other in others:
         first = first.and_(other)
     return first
 
 
 def _features(
-    rows: Rows, folder: Path, threads: int, done: Callable[[int], None]
+    rows: TrainingSet, folder: Path, threads: int, done: Callable[[int], None]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """What the network sees of the images as it does in scoring, and what cannot be read, by index."""
+    """Extract features as in scoring; return them and the error of each unreadable image by index."""
     record, weights = bundle.load_weights(folder)
     predictor = Predictor(record, weights, BATCH)
-    describe = network.described(Architecture.from_dict(record.architecture), weights, BATCH)
+    describe = network.compiled_features(Architecture.from_dict(record.architecture), weights, BATCH)
     found: list[NDArray[np.float32]] = []
     unreadable: dict[int, str] = {}
     for batch in predictions.prepared(rows.files, range(len(rows)), predictor, threads):

@@ -1,7 +1,7 @@
-"""The base set: labelled images that a model keeps knowing while it learns a lab's own.
+"""Rehearsal set (``train.base``): labelled images that a model must still know after learning a lab's own.
 
-Hides whether they are a folder that the lab names or drops rendered once and kept. Promises that an image stays on
-its side for ever, and that rendered ones come from their seeds.
+They are a folder that the lab names, or drops rendered once and kept. An image stays on its side for ever, and
+rendered ones follow from their seeds.
 """
 
 import csv
@@ -34,23 +34,23 @@ LIST: Final = "labels.csv"
 
 
 @dataclass(frozen=True)
-class Base:
-    """Labelled images as an imager of their own; ``about`` tells people and the record which."""
+class RehearsalSet:
+    """Labelled images with an imager of their own; ``about`` describes the set for people and for the record."""
 
     about: str
     synthetic: bool
     images: tuple[Labelled, ...]
 
     def side(self, split: Split) -> tuple[Labelled, ...]:
-        """Those of one side, by the name of the drop's plate where the list has one, else the image's."""
+        """List the images of one side, by the drop's plate where the list names it, else by the image."""
         return tuple(p for p in self.images if split_of(IMAGER, p.group) is split)
 
 
-NOTHING: Final = Base("nothing", False, ())
+NOTHING: Final = RehearsalSet("nothing", False, ())
 
 
 def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
-    """What kind of base set a training that starts from ``parent`` uses: ``folder``, ``rendered`` or ``none``."""
+    """Return the kind of rehearsal set of a training from ``parent``: ``folder``, ``rendered`` or ``none``."""
     if settings.base_folder is not None:
         return "folder"
     if settings.base == "auto":
@@ -59,7 +59,7 @@ def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
 
 
 def about(settings: TrainSettings, parent: BundleRecord) -> str:
-    """Which base set a training uses, so that another list is known to be another one. Raises ConfigError."""
+    """Identify the rehearsal set of a training, so that another list is noticed. Raises ConfigError."""
     kind = wanted(settings, parent)
     if kind == "folder":
         assert settings.base_folder is not None
@@ -70,7 +70,7 @@ def about(settings: TrainSettings, parent: BundleRecord) -> str:
     return f"{kind}, {settings.base_images}"
 
 
-def gathered(
+def load(
     settings: TrainSettings,
     parent: BundleRecord,
     *,
@@ -78,8 +78,8 @@ def gathered(
     stopped: Callable[[], bool],
     processes: int,
     known: Collection[str] = (),
-) -> Base:
-    """The base set as configured, without files whose SHA-256 is among the lab's own labelled ones, ``known``.
+) -> RehearsalSet:
+    """Load the configured rehearsal set without files whose SHA-256 is in ``known``, the lab's own labelled ones.
 
     Raises ConfigError for a list that cannot be read, InterruptedError when stopped.
     """
@@ -89,7 +89,7 @@ def gathered(
     if kind == "folder":
         assert settings.base_folder is not None
         found = _listed(settings.base_folder, parent, settings)
-        # The same file might stand on the lab's test side, and would be learned by heart.
+        # The same file might be on the lab's test side, and would be learned by heart.
         other = tuple(p for p in found.images if hashlib.sha256(p.file.read_bytes()).hexdigest() not in known)
         return replace(found, images=other)
     folder = settings.folder / "base" / f"rendered-{settings.base_images}"
@@ -100,19 +100,19 @@ def gathered(
     )
 
 
-def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> Base:
-    """So many of the images in a list, the same ones each time."""
+def _listed(folder: Path, parent: BundleRecord, settings: TrainSettings) -> RehearsalSet:
+    """Choose ``base_images`` of the images in a list, the same ones each time."""
     given = labelled.from_csv(folder / LIST, folder, parent).images
     order = np.random.default_rng(settings.seed).permutation(len(given))[: settings.base_images]
     chosen = tuple(replace(given[i], source=SOURCE, imager=IMAGER) for i in sorted(order))
     digest = hashlib.sha256((folder / LIST).read_bytes()).hexdigest()
-    return Base(f"{len(chosen)} of {len(given)} images in {folder}, list {digest[:12]}", False, chosen)
+    return RehearsalSet(f"{len(chosen)} of {len(given)} images in {folder}, list {digest[:12]}", False, chosen)
 
 
 def _render(
     folder: Path, count: int, progress: Callable[[str, int, int], None], stopped: Callable[[], bool], processes: int
 ) -> None:
-    """Draw drops into a folder; the list is written last, so that a folder with a list is whole."""
+    """Render drops into a folder; the list is written last, so that a folder with a list is complete."""
     if (folder / LIST).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

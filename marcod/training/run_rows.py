@@ -1,8 +1,10 @@
-"""Training runs: one at a time over all hosts, each with a row that says what became of it and why.
+"""Rows of training runs, with state, owner and reasons.
 
-Hides how a run is owned. Promises that two runs are never active at once, that of two processes only one takes over
-from a dead worker, and that a worker that lost its run can write nothing to it any more: every write names the run's
-token, which a takeover replaces.
+Guarantees:
+
+* Two runs are never active at once.
+* Of two processes only one takes over from a dead worker.
+* A worker that lost its run cannot write to it: every write names the run's token, which a takeover replaces.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +37,7 @@ ENDED: Final = (*FINISHED, "failed", "abandoned")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt to make a better model.
+    """Attempt to train a better model.
 
     ``parent`` and ``candidate`` are ``NAME:VERSION``. ``ended_at`` is None while it runs; a run in shadow has ended its
     training and waits for :func:`settle`. ``reasons`` and ``numbers`` are the gate's.
@@ -67,7 +69,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The counts of a frozen set of labels; ``gate_digest`` names its test side."""
+    """Counts of a frozen set of labels; ``gate_digest`` names its test side."""
 
     id: int
     digest: str
@@ -95,7 +97,7 @@ def begin(
     token: str,
     now: datetime,
 ) -> Run:
-    """The row of a new run, active from now on. Raises StoreError naming the one that is active already."""
+    """Insert a new, active run. Raises StoreError naming the one that is active already."""
     values = {
         "active": True, "state": RUNNING, "cause": cause, "actor": actor, "recipe": recipe, "options": options,
         "parent": parent, "folder": folder, "host": host, "pid": pid, "token": token, "started_at": now, "beat_at": now,
@@ -116,7 +118,7 @@ def _held(run: Run) -> str:
 
 
 def active(connection: Connection) -> Run | None:
-    """The run that is active, if one is."""
+    """Return the active run, if any."""
     row = connection.execute(sa.select(*_COLUMNS).where(training_run.c.active.is_(True))).one_or_none()
     return None if row is None else Run(*row)
 
@@ -131,7 +133,7 @@ def take_over(
     silence_s: float,
     alive: Callable[[int], bool],
 ) -> Run | None:
-    """The active run, ours from now on, if its worker is dead; None when no run is active.
+    """Take over the active run if its worker is dead; return None when no run is active.
 
     Dead is a process of this host that is not alive, and any that gave no sign for ``silence_s`` seconds. A run under
     our own process id is a dead namesake's, as in a container, where ids repeat: call this before any run of one's
@@ -148,7 +150,7 @@ def take_over(
 
 
 def beat(connection: Connection, run_id: int, token: str, *, step: str | None, now: datetime) -> None:
-    """Say that the run's worker lives and what it does. Raises StoreError when the run was taken over."""
+    """Record the worker's heartbeat and its step. Raises StoreError when the run was taken over."""
     _write(connection, run_id, token, {"step": step, "beat_at": now})
 
 
@@ -162,7 +164,7 @@ def note(
     candidate: str | None = None,
     candidate_digest: str | None = None,
 ) -> None:
-    """Add what became known of a run; what is None stays. Raises StoreError when it was taken over."""
+    """Record new facts of a run; None keeps a value. Raises StoreError when the run was taken over."""
     values = {"dataset_id": dataset_id, "tier": tier, "candidate": candidate, "candidate_digest": candidate_digest}
     known = {name: value for name, value in values.items() if value is not None}
     if known:
@@ -180,7 +182,7 @@ def end(
     error: str | None = None,
     now: datetime,
 ) -> None:
-    """End a run in one of :data:`ENDED`, so that another may begin. Raises StoreError when it was taken over."""
+    """End a run in one of :data:`ENDED`, so that another may start. Raises StoreError when it was taken over."""
     if state not in ENDED:
         raise ValueError(f"a training run cannot end as {state!r}")
     values = {"state": state, "active": None, "error": error, "beat_at": now, "ended_at": now, "step": None}
@@ -221,7 +223,7 @@ def _write(connection: Connection, run_id: int, token: str, values: dict[str, An
 
 
 def get(connection: Connection, run_id: int) -> Run:
-    """A run by its number. Raises NotFoundError."""
+    """Return a run by its number. Raises NotFoundError."""
     row = connection.execute(sa.select(*_COLUMNS).where(training_run.c.id == run_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no training run {run_id}; `marcod train list` shows them")
@@ -229,13 +231,13 @@ def get(connection: Connection, run_id: int) -> Run:
 
 
 def listed(connection: Connection, limit: int) -> list[Run]:
-    """Runs, the latest first."""
+    """List runs, the latest first."""
     rows = connection.execute(sa.select(*_COLUMNS).order_by(training_run.c.id.desc()).limit(limit))
     return [Run(*row) for row in rows]
 
 
 def last(connection: Connection) -> Run | None:
-    """The latest run that took a set of labels and used it up: it ended and neither failed nor was abandoned."""
+    """Return the latest run that used up a set of labels: it ended and neither failed nor was abandoned."""
     used = sa.and_(training_run.c.dataset_id.is_not(None), training_run.c.state.in_(FINISHED))
     row = connection.execute(sa.select(*_COLUMNS).where(used).order_by(training_run.c.id.desc()).limit(1))
     found = row.one_or_none()
@@ -243,13 +245,13 @@ def last(connection: Connection) -> Run | None:
 
 
 def shadows(connection: Connection) -> list[Run]:
-    """Runs whose candidates score in shadow, the oldest first."""
+    """List runs whose candidates score in shadow, the oldest first."""
     rows = connection.execute(sa.select(*_COLUMNS).where(training_run.c.state == SHADOW).order_by(training_run.c.id))
     return [Run(*row) for row in rows]
 
 
 def data(connection: Connection, dataset_id: int) -> Data:
-    """The set of labels a run was trained on. Raises NotFoundError."""
+    """Return the set of labels of a run. Raises NotFoundError."""
     columns = [dataset.c[name] for name in Data.__dataclass_fields__]
     row = connection.execute(sa.select(*columns).where(dataset.c.id == dataset_id)).one_or_none()
     if row is None:
@@ -258,13 +260,13 @@ def data(connection: Connection, dataset_id: int) -> Data:
 
 
 def last_label(connection: Connection, dataset_id: int) -> int | None:
-    """The newest row of labels that a data set saw."""
+    """Return the newest label row in a data set."""
     found = connection.execute(sa.select(dataset.c.last_label_id).where(dataset.c.id == dataset_id))
     return found.scalar_one_or_none()
 
 
 def new_labels(connection: Connection, since_label_id: int | None) -> int:
-    """Of how many subjects (a drop at an inspection, or an image) something was said after that row of labels."""
+    """Count the subjects (a drop at an inspection, or an image) that were labelled after a label row."""
     subject = sa.select(label.c.drop_id, label.c.inspection_id, label.c.image_id).distinct()
     newer = subject if since_label_id is None else subject.where(label.c.id > since_label_id)
     return int(connection.execute(sa.select(sa.func.count()).select_from(newer.subquery())).scalar_one())
@@ -298,12 +300,12 @@ def gate_uses(connection: Connection, gate_digest: str) -> int:
 
 
 def _test_crystals(row: Any) -> int:
-    """Drops with crystals on the test side of a data set; of one that does not say, all it has."""
+    """Count drops with crystals on the test side of a data set; on all sides if it has no such count."""
     return int(row.counts.get(str(Split.TEST), {}).get("crystals", row.crystals))
 
 
 def rolled_back(connection: Connection, digest_or_name: str) -> AuditEntry | None:
-    """The latest rollback from this version, by ``NAME:VERSION`` or digest, or from one with the same digest."""
+    """Return the latest rollback from this version, by ``NAME:VERSION`` or digest, or from one of the same digest."""
     run, version = training_run.c, model_version.c
     version_name = version.name + ":" + version.version
     known = sa.union(

@@ -1,8 +1,10 @@
-"""A training run from labels to verdict: one at a time over all hosts, and to be killed at any point.
+"""Training run from labels to decision: one at a time over all hosts.
 
-Hides the order of the steps and what is done when a process dies between two of them. Promises that a run which was
-killed goes on from what it left in its folder; that a candidate which does not pass changes nothing that serves; and
-that a model which was rolled back is not made champion a second time.
+Guarantees:
+
+* A run that was killed at any point resumes from what it left in its folder.
+* A candidate that does not pass changes nothing that serves.
+* A model that was rolled back is not promoted a second time.
 """
 
 import hashlib
@@ -26,6 +28,7 @@ from marcod import files, telemetry
 from marcod.database.engine import Database
 from marcod.domain import Modality
 from marcod.errors import MarcodError, NotFoundError, StoreError, is_full, os_reason
+from marcod.evaluate.gate import Verdict
 from marcod.fitting import batches, fit, plots
 from marcod.fitting.fit import Progress
 from marcod.model import bundle
@@ -37,8 +40,8 @@ from marcod.store.versions import Version
 from marcod.text import count
 from marcod.training import assess, candidate, data, rehearsal, run_rows, snapshot_rows
 from marcod.training import snapshot as training_snapshot
-from marcod.training.candidate import Candidate, Tier, Work
-from marcod.training.rehearsal import Base
+from marcod.training.candidate import Candidate, Tier, TrainContext
+from marcod.training.rehearsal import RehearsalSet
 from marcod.training.run_rows import Run
 from marcod.training.snapshot import Snapshot
 from marcod.training.trainer import SILENCE_S, process_lives
@@ -55,16 +58,16 @@ STARTS: Final = "starts"
 VERDICT: Final = "verdict.json"
 UNTRAINED: Final = "nothing was trained, because no candidate could pass; label drops with crystals on more plates"
 TRAINER: Final = "trainer"
-"""Who promotes, in the audit."""
+"""The actor of a promotion in the audit log."""
 
 
 class InterruptedRunError(MarcodError):
-    """The training run was stopped; the next `marcod retrain` goes on with it."""
+    """The training run was stopped; the next `marcod retrain` resumes it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a run was asked for. ``tier`` and ``sources`` are chosen by marcod where they are None."""
+class RetrainRequest:
+    """Request for a run; marcod chooses ``tier`` and ``sources`` where they are None."""
 
     cause: Literal["person", "schedule", "labels", "drift"]
     actor: str
@@ -75,7 +78,7 @@ class Asked:
     tensorboard: bool = False
 
     def options(self) -> dict[str, Any]:
-        """For the run's row, from which a run that was killed is gone on with."""
+        """Return the options for the run's row, from which a run that was killed is resumed."""
         return {
             "train": self.settings.model_dump(mode="json"),
             "tier": self.tier,
@@ -86,8 +89,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run happens: its database, the bundles, the sources' folders here, and how it is watched."""
+class RunContext:
+    """Surroundings of a run: database, bundles, the sources' folders on this host, stop event and progress."""
 
     db: Database
     registry: Registry
@@ -99,53 +102,58 @@ class Place:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def retrain(place: Place, asked: Asked) -> Run:
-    """Train, judge and decide, going on with a run that was killed. Returns the run as it ended.
+def retrain(context: RunContext, request: RetrainRequest) -> Run:
+    """Open a run or resume one that was killed, carry it out, and return it as it ended.
 
-    Raises StoreError when another run is active, :class:`InterruptedRunError` when it was stopped, and what went
-    wrong, which is in the run's row as well.
+    Raises StoreError when another run is active, :class:`InterruptedRunError` when it was stopped, and any other
+    error after noting it in the run's row.
     """
-    run = _own(place, asked)
+    run = _open_or_resume(context, request)
     folder = Path(run.folder)
-    with _beating(place, run) as progress:
+    with _heartbeat(context, run) as progress:
         try:
             _count_start(folder)
-            _Steps(replace(place, progress=progress), run, folder).take()
+            _OpenRun(replace(context, progress=progress), run, folder).carry_out()
         except (InterruptedError, fit.StoppedError) as error:
             (folder / STARTS).unlink(missing_ok=True)
             raise InterruptedRunError from error
         except Exception as error:
-            text = _told(error, folder)
-            _end(place, run, state="failed", error=text)
+            text = _describe(error, folder)
+            _end(context, run, state="failed", error=text)
             raise
-    return place.db.read(run_rows.get, run.id)
+    return context.db.read(run_rows.get, run.id)
 
 
-def _told(error: Exception, folder: Path) -> str:
-    """Text of an error for people; of a full disk, which a write to an open file does not name, with its place."""
+def _describe(error: Exception, folder: Path) -> str:
+    """Return an error's sentence; for a full disk with the path, which a write to an open file does not name."""
     if isinstance(error, OSError) and is_full(error):
         return f"{error.filename or folder} cannot be written: {os_reason(error)}"
     return str(error) if isinstance(error, (MarcodError, OSError)) else repr(error)
 
 
-def _own(place: Place, asked: Asked) -> Run:
-    """A run that was killed, or a new one."""
-    me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid4().hex, "now": place.clock()}
-    taken = place.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
+def _open_or_resume(context: RunContext, request: RetrainRequest) -> Run:
+    """Take over a run that was killed, or open a new one."""
+    me: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "token": uuid4().hex,
+        "now": context.clock(),
+    }
+    taken = context.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
     if taken is not None:
         if Path(taken.folder).is_dir():
-            log.info("going on with a training run", run=taken.id, started=taken.started_at.isoformat())
+            log.info("training run resumed", run=taken.id, started=taken.started_at.isoformat())
             return taken
-        _end(place, taken, state="abandoned", error=f"its folder {taken.folder} is not on {me['host']}")
-    champion = place.db.read(versions.champion)
-    folder = asked.settings.folder / f"run-{place.clock():%Y%m%dT%H%M%S}-{me['token'][:6]}"
+        _end(context, taken, state="abandoned", error=f"its folder {taken.folder} is not on {me['host']}")
+    champion = context.db.read(versions.champion)
+    folder = request.settings.folder / f"run-{context.clock():%Y%m%dT%H%M%S}-{me['token'][:6]}"
     folder.mkdir(parents=True)
-    return place.db.write(
+    return context.db.write(
         run_rows.begin,
-        cause=asked.cause,
-        actor=asked.actor,
-        recipe=asked.settings.recipe,
-        options=asked.options(),
+        cause=request.cause,
+        actor=request.actor,
+        recipe=request.settings.recipe,
+        options=request.options(),
         parent=str(champion),
         folder=str(folder),
         **me,
@@ -153,31 +161,31 @@ def _own(place: Place, asked: Asked) -> Run:
 
 
 def _count_start(folder: Path) -> None:
-    """A run that dies each time, of memory for example, must not be gone on with for ever."""
+    """Count the starts. Raises MarcodError for a run that dies each time, of memory for example."""
     starts = folder / STARTS
     with starts.open("a", encoding="utf-8") as stream:
         stream.write("started\n")
     if len(starts.read_text(encoding="utf-8").splitlines()) > MOST_STARTS:
-        raise MarcodError(f"the run was begun {MOST_STARTS} times and never came to its end; see the log for why")
+        raise MarcodError(f"the run was started {MOST_STARTS} times and never ended; see the log for why")
 
 
 @contextmanager
-def _beating(place: Place, run: Run) -> Iterator[Progress]:
-    """Show life every few seconds, with the step the run is in; stop the work when the run was taken over."""
-    over, step = threading.Event(), {"text": "begins"}
+def _heartbeat(context: RunContext, run: Run) -> Iterator[Progress]:
+    """Write a heartbeat with the current step every few seconds; stop the work when another process owns the run."""
+    over, step = threading.Event(), {"text": "starts"}
 
     def beat() -> None:
         while not over.wait(BEAT_S):
             try:
-                place.db.write(run_rows.beat, run.id, run.token, step=step["text"], now=place.clock())
+                context.db.write(run_rows.beat, run.id, run.token, step=step["text"], now=context.clock())
             except StoreError as error:
-                log.warning("training run cannot show life", run=run.id, error=str(error))
-                if not _ours(place, run):
-                    place.stop.set()
+                log.warning("training heartbeat failed", run=run.id, error=str(error))
+                if not _ours(context, run):
+                    context.stop.set()
 
     def progress(what: str, done: int, total: int) -> None:
         step["text"] = f"{what}, {done} of {total}"
-        place.progress(what, done, total)
+        context.progress(what, done, total)
 
     thread = threading.Thread(target=beat, name="training heartbeat", daemon=True)
     thread.start()
@@ -188,179 +196,196 @@ def _beating(place: Place, run: Run) -> Iterator[Progress]:
         thread.join()
 
 
-def _ours(place: Place, run: Run) -> bool:
-    """Whether the run is still this process's; a database that is away takes nothing from anybody."""
+def _ours(context: RunContext, run: Run) -> bool:
+    """Check that this process still owns the run; an unreachable database changes no owner."""
     try:
-        return place.db.read(run_rows.get, run.id).token == run.token
+        return context.db.read(run_rows.get, run.id).token == run.token
     except NotFoundError:
         return False
     except StoreError:
         return True
 
 
-def _end(place: Place, run: Run, **outcome: Any) -> None:
-    place.db.write(run_rows.end, run.id, run.token, now=place.clock(), **outcome)
+def _end(context: RunContext, run: Run, **outcome: Any) -> None:
+    context.db.write(run_rows.end, run.id, run.token, now=context.clock(), **outcome)
     log.info("training run ended", run=run.id, state=outcome["state"], candidate=run.candidate)
-    # Images and checkpoints of gigabytes, which nobody needs after the end.
+    # Gigabytes of images and checkpoints that are useless after the end.
     for pattern in ("*.npy", "*.npz", "*.part"):
         for file in Path(run.folder).glob(pattern):
             file.unlink(missing_ok=True)
 
 
-class _Steps:
-    """The steps of one run; each is skipped whose result is in the folder."""
+@dataclass(frozen=True)
+class _OpenRun:
+    """A run of this process, and its folder, which holds the result of every step that is done."""
 
-    def __init__(self, place: Place, run: Run, folder: Path) -> None:
-        self._place, self._run, self._folder = place, run, folder
-        self._settings = TrainSettings(**run.options["train"])
-        self._sources = run.options["sources"]
+    context: RunContext
+    run: Run
+    folder: Path
 
-    def take(self) -> None:
-        """All of them, up to the run's end."""
-        verdict_file = self._folder / VERDICT
-        if not verdict_file.exists() and not self._judged():
-            return
-        verdict = json.loads(verdict_file.read_text(encoding="utf-8"))
-        self._decide(verdict)
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings the run was requested with."""
+        return TrainSettings(**self.run.options["train"])
 
-    def _judged(self) -> bool:
-        """Train and judge; False when the run ended without a candidate."""
-        parent = self._parent()
-        snapshot = self._snapshot(parent)
-        if not snapshot.items:
-            self._end(state="unchanged", reasons=["no labelled image can be read; label drops first", *snapshot.away])
-            return False
-        if not (check := assess.enough(snapshot, self._settings)).passed:
-            numbers = {"gate": {"checks": [asdict(check)]}}
-            self._end(state="refused", reasons=[check.sentence, UNTRAINED], numbers=numbers)
-            return False
-        tier = self._run.options["tier"] or candidate.tier_for(snapshot, self._settings)
-        same = self._material(snapshot, parent, tier)
-        if (earlier := self._earlier(same)) is not None and not self._run.options["again"]:
-            self._end(state="unchanged", reasons=[earlier], numbers={"material": same})
-            return False
-        self._note(tier=tier)
-        base_set = rehearsal.gathered(
-            self._settings, parent, progress=self._place.progress, stopped=self._place.stop.is_set,
-            processes=self._place.threads, known={item.content_hash for item in snapshot.items},
-        )  # fmt: skip
-        work = self._work(parent)
-        made = candidate.make(work, snapshot, base_set, tier, lambda: self._sample(work))
-        self._judge(work, made, snapshot, base_set, same)
-        return True
+    def carry_out(self) -> None:
+        """Freeze the data, train, write the bundle, ask the gate, and decide; finished steps are not repeated."""
+        if not (self.folder / VERDICT).exists():
+            parent = self._read_parent()
+            snapshot = self._freeze_data(parent)
+            if (outcome := self._check_labels(snapshot)) is not None:
+                return self._end(**outcome)
+            tier = self.run.options["tier"] or candidate.tier_for(snapshot, self.settings)
+            material = self._hash_material(snapshot, parent, tier)
+            if not self.run.options["again"] and (earlier := self._find_earlier(material)) is not None:
+                return self._end(state="unchanged", reasons=[earlier], numbers={"material": material})
+            self._note(tier=tier)
+            rehearsal_set = self._load_rehearsal_set(parent, snapshot)
+            training = self._prepare(parent)
+            made = candidate.train_candidate(training, snapshot, rehearsal_set, tier, lambda: self._sample(training))
+            path = self._write_bundle(training, made, snapshot, rehearsal_set)
+            result = self._ask_gate(training, made, path, snapshot, rehearsal_set)
+            self._keep_verdict(result, path, self._numbers(result, made, snapshot, rehearsal_set, material))
+        return self._decide(json.loads((self.folder / VERDICT).read_text(encoding="utf-8")))
 
-    def _partly(self, snapshot: Snapshot) -> list[str]:
-        """Why a candidate that passed is only recommended: not all imagers that the champion serves were tested."""
-        chosen = [f"only labels of {', '.join(self._sources)} were used"] if self._sources else []
-        return [*snapshot.away, *chosen]
+    def _read_parent(self) -> BundleRecord:
+        name, version = str(self.run.parent).rsplit(":", 1)
+        return bundle.read(self.context.registry.path(name, version))
 
-    def _parent(self) -> BundleRecord:
-        name, version = str(self._run.parent).rsplit(":", 1)
-        return bundle.read(self._place.registry.path(name, version))
-
-    def _snapshot(self, parent: BundleRecord) -> Snapshot:
-        place, manifest = self._place, self._folder / MANIFEST
+    def _freeze_data(self, parent: BundleRecord) -> Snapshot:
+        context, manifest = self.context, self.folder / MANIFEST
         if manifest.exists():
-            # The run as it is now: the one begun with had no data set yet.
-            data_id = place.db.read(run_rows.get, self._run.id).dataset_id
+            # Read again: the row that this run started with had no data set yet.
+            data_id = context.db.read(run_rows.get, self.run.id).dataset_id
             if data_id is None:
-                raise MarcodError(f"{manifest} is of no data set that the database knows; remove {self._folder}")
-            return training_snapshot.read(manifest, place.db.read(run_rows.data, data_id).digest)
+                raise MarcodError(f"{manifest} is of no data set that the database knows; remove {self.folder}")
+            return training_snapshot.read(manifest, context.db.read(run_rows.data, data_id).digest)
         taken = training_snapshot.take(
-            place.db, modality=Modality(parent.modality), roots=place.roots, now=place.clock(), sources=self._sources,
-            done=lambda count: place.progress("reading labelled images", count, count),
+            context.db, modality=Modality(parent.modality), roots=context.roots, now=context.clock(),
+            sources=self.run.options["sources"],
+            done=lambda count: context.progress("reading labelled images", count, count),
         )  # fmt: skip
         # The row first: a manifest in the folder is always one that the database knows.
-        dataset_id = training_snapshot.register(place.db, taken)
-        self._note(dataset_id=dataset_id)
+        self._note(dataset_id=training_snapshot.register(context.db, taken))
         training_snapshot.write(taken, manifest)
         for sentence in taken.away:
             log.warning("labelled images cannot be read", problem=sentence)
         return taken
 
-    def _material(self, snapshot: Snapshot, parent: BundleRecord, tier: str) -> str:
-        """What decides a candidate, as one hash: the same again would give the same model again."""
-        base_set = rehearsal.about(self._settings, parent)
+    def _check_labels(self, snapshot: Snapshot) -> dict[str, Any] | None:
+        """Return how the run ends when there are no labels or too few for the gate, else None."""
+        if not snapshot.items:
+            reasons = ["no labelled image can be read; label drops first", *snapshot.away]
+            return {"state": "unchanged", "reasons": reasons}
+        if not (check := assess.enough(snapshot, self.settings)).passed:
+            numbers = {"gate": {"checks": [asdict(check)]}}
+            return {"state": "refused", "reasons": [check.sentence, UNTRAINED], "numbers": numbers}
+        return None
+
+    def _hash_material(self, snapshot: Snapshot, parent: BundleRecord, tier: str) -> str:
+        """Hash all that decides a candidate: the same again would give the same model again."""
+        rehearsal_set = rehearsal.about(self.settings, parent)
         rows = [(i.content_hash, i.label, i.shares, i.weight, i.side, i.source, i.plate_key) for i in snapshot.items]
         kept = {"folder", "schedule", "min_new_labels", "on_drift", "promotion", "shadow_images", "name"}
-        options = {k: v for k, v in self._run.options["train"].items() if k not in kept}
-        told = json.dumps([sorted(map(str, rows)), parent.digest, tier, base_set, options], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        options = {k: v for k, v in self.run.options["train"].items() if k not in kept}
+        text = json.dumps([sorted(map(str, rows)), parent.digest, tier, rehearsal_set, options], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
-    def _earlier(self, same: str) -> str | None:
-        """A sentence on the latest run with the same material."""
-        for run in self._place.db.read(run_rows.listed, 1000):
-            if run.id != self._run.id and run.state in run_rows.JUDGED and (run.numbers or {}).get("material") == same:
+    def _find_earlier(self, material: str) -> str | None:
+        """Return a sentence on the latest run with the same material, if there is one."""
+        for run in self.context.db.read(run_rows.listed, 1000):
+            same = (run.numbers or {}).get("material") == material
+            if same and run.id != self.run.id and run.state in run_rows.JUDGED:
                 return (
                     f"labels, base set and settings are those of training run {run.id}, which ended {run.state}; "
                     "nothing was trained"
                 )
         return None
 
-    def _work(self, parent: BundleRecord) -> Work:
-        folder = self._place.registry.path(parent.name, str(parent.version))
+    def _load_rehearsal_set(self, parent: BundleRecord, snapshot: Snapshot) -> RehearsalSet:
+        context = self.context
+        return rehearsal.load(
+            self.settings, parent, progress=context.progress, stopped=context.stop.is_set,
+            processes=context.threads, known={item.content_hash for item in snapshot.items},
+        )  # fmt: skip
+
+    def _prepare(self, parent: BundleRecord) -> TrainContext:
+        context, folder = self.context, self.context.registry.path(parent.name, str(parent.version))
         _, weights = bundle.load_weights(folder)
-        return Work(
-            settings=self._settings,
-            folder=self._folder,
-            roots=self._place.roots,
+        return TrainContext(
+            settings=self.settings,
+            folder=self.folder,
+            roots=context.roots,
             parent=parent,
             parent_folder=folder,
             parent_weights=weights,
-            threads=self._place.threads,
-            stop=self._place.stop,
-            progress=self._place.progress,
-            tensorboard=self._folder / "tensorboard" if self._run.options["tensorboard"] else None,
+            threads=context.threads,
+            stop=context.stop,
+            progress=context.progress,
+            tensorboard=self.folder / "tensorboard" if self.run.options["tensorboard"] else None,
         )
 
-    def _sample(self, work: Work) -> NDArray[np.uint8]:
-        """Kept images of the lab as they come."""
-        place, kept = self._place, self._folder / "sample.npy"
+    def _sample(self, training: TrainContext) -> NDArray[np.uint8]:
+        """Load random images of the lab, labelled or not, as uint8 [n, side, side, 3]."""
+        context, kept = self.context, self.folder / "sample.npy"
         if kept.exists():
             return batches.kept_again(kept)
-        stored = place.db.read(snapshot_rows.sample, Modality(work.parent.modality), SAMPLE, self._settings.seed)
-        files = [place.roots.get(s.source, Path(s.root)) / s.path for s in stored]
-        side = data.kept_side(work.architecture.input_size)
+        stored = context.db.read(snapshot_rows.sample, Modality(training.parent.modality), SAMPLE, self.settings.seed)
+        files = [context.roots.get(s.source, Path(s.root)) / s.path for s in stored]
+        side = data.kept_side(training.architecture.input_size)
         if not files:
             return np.zeros((0, side, side, 3), np.uint8)
         batches.kept(
-            files, side, kept, threads=place.threads,
-            done=lambda count: place.progress("reading a sample", count, len(files)), stopped=place.stop.is_set,
+            files, side, kept, threads=context.threads,
+            done=lambda count: context.progress("reading a sample", count, len(files)), stopped=context.stop.is_set,
         )  # fmt: skip
         return batches.kept_again(kept)
 
-    def _judge(self, work: Work, made: Candidate, snapshot: Snapshot, base_set: Base, same: str) -> None:
-        path = self._written(work, made, snapshot, base_set)
-        version = self._place.registry.find(str(self._run.parent))
-        champion = self._place.registry.load(version, assess.BATCH)
-        looks = self._place.db.read(run_rows.gate_uses, snapshot.gate_digest)
-        verdict = assess.judge(work, champion, path, made, snapshot, base_set, looks)
-        title = f"{path.parent.name}:{path.name}, {made.tier}"
-        plots.write(self._folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
-        numbers = {
-            "gate": verdict.numbers,
-            "material": same,
-            "model": assess.model_digest(made),
-            "partly": self._partly(snapshot),
-            "unreadable": list(made.unreadable),
-            "base": base_set.about,
-            "natural_shares": made.measured.get("natural_shares"),
-            "mix": made.measured.get("mix"),
-            "label_noise": None if made.judged is None else made.judged.noise,
-            "doubted_labels": None if made.doubts is None else len(made.doubts.suspects),
-        }
-        outcome = {"passed": verdict.passed, "reasons": list(verdict.reasons), "numbers": numbers, "path": str(path)}
-        files.write_whole(self._folder / VERDICT, json.dumps(outcome, allow_nan=False))
-
-    def _written(self, work: Work, made: Candidate, snapshot: Snapshot, base_set: Base) -> Path:
-        """The candidate's bundle in the run's folder; it comes to the others when it has passed."""
-        place, models = self._place, self._folder / "candidate"
+    def _write_bundle(
+        self, training: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet
+    ) -> Path:
+        """Write the candidate's bundle into the run's folder; it is installed when it has passed."""
+        context, models = self.context, self.folder / "candidate"
         # One that is there was written before a kill, by weights that may differ in the last bit.
         shutil.rmtree(models, ignore_errors=True)
-        runs = place.db.read(run_rows.listed, 1000)
+        runs = context.db.read(run_rows.listed, 1000)
         taken = [run.candidate for run in runs if run.candidate is not None]
-        number = place.registry.next_number(self._settings.name, taken)
-        return assess.write(models, work, made, snapshot, base_set, number)
+        number = context.registry.next_number(self.settings.name, taken)
+        path = assess.write(models, training, made, snapshot, rehearsal_set, number)
+        title = f"{path.parent.name}:{path.name}, {made.tier}"
+        plots.write(self.folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
+        return path
+
+    def _ask_gate(
+        self, training: TrainContext, made: Candidate, path: Path, snapshot: Snapshot, rehearsal_set: RehearsalSet
+    ) -> Verdict:
+        registry, db = self.context.registry, self.context.db
+        champion = registry.load(registry.find(str(self.run.parent)), assess.BATCH)
+        looks = db.read(run_rows.gate_uses, snapshot.gate_digest)
+        return assess.judge(training, champion, path, made, snapshot, rehearsal_set, looks)
+
+    def _numbers(
+        self, result: Verdict, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, material: str
+    ) -> dict[str, Any]:
+        """Return the numbers of the run's row. ``partly`` has the reasons to recommend only."""
+        sources = self.run.options["sources"]
+        chosen = [f"only labels of {', '.join(sources)} were used"] if sources else []
+        return {
+            "gate": result.numbers,
+            "material": material,
+            "model": assess.model_digest(made),
+            "partly": [*snapshot.away, *chosen],
+            "unreadable": list(made.unreadable),
+            "base": rehearsal_set.about,
+            "natural_shares": made.measured.get("natural_shares"),
+            "mix": made.measured.get("mix"),
+            "label_noise": None if made.own_issues is None else made.own_issues.noise,
+            "doubted_labels": None if made.label_issues is None else len(made.label_issues.suspects),
+        }
+
+    def _keep_verdict(self, result: Verdict, path: Path, numbers: dict[str, Any]) -> None:
+        outcome = {"passed": result.passed, "reasons": list(result.reasons), "numbers": numbers, "path": str(path)}
+        files.write_whole(self.folder / VERDICT, json.dumps(outcome, allow_nan=False))
 
     def _decide(self, outcome: dict[str, Any]) -> None:
         path = Path(outcome["path"])
@@ -368,57 +393,54 @@ class _Steps:
         self._note(candidate=f"{record.name}:{record.version}", candidate_digest=record.digest)
         reasons, numbers = outcome["reasons"], outcome["numbers"]
         if not outcome["passed"]:
-            self._end(state="refused", reasons=reasons, numbers=numbers)
-            return
-        if (why := self._rolled_back(record, numbers)) is not None:
-            self._end(state="refused", reasons=[why, *reasons], numbers=numbers)
-            return
-        bundle.install(path, self._place.models)
-        version = self._place.registry.register(record.name, str(record.version), self._place.clock())
+            return self._end(state="refused", reasons=reasons, numbers=numbers)
+        if (why := self._find_rollback(record, numbers)) is not None:
+            return self._end(state="refused", reasons=[why, *reasons], numbers=numbers)
+        bundle.install(path, self.context.models)
+        version = self.context.registry.register(record.name, str(record.version), self.context.clock())
         state, added = self._serve(version, numbers)
-        self._end(state=state, reasons=[*added, *reasons], numbers=numbers)
+        return self._end(state=state, reasons=[*added, *reasons], numbers=numbers)
 
     def _serve(self, version: Version, numbers: dict[str, Any]) -> tuple[str, list[str]]:
         """Promote a candidate that passed, let it score in shadow, or only recommend it, and why."""
-        place, settings = self._place, self._settings
-        champion = str(place.db.read(versions.champion))
-        if champion not in (self._run.parent, str(version)):
+        context, settings = self.context, self.settings
+        champion = str(context.db.read(versions.champion))
+        if champion not in (self.run.parent, str(version)):
             return "recommended", [
-                f"{champion} became champion meanwhile, and the gate compared with {self._run.parent}"
+                f"{champion} became champion meanwhile, and the gate compared with {self.run.parent}"
             ]
         if partly := numbers.get("partly"):
             return "recommended", partly
         if settings.promotion == "manual":
             return "recommended", ["train.promotion is manual"]
         if settings.shadow_images:
-            place.registry.challenge(version, actor=TRAINER, now=place.clock())
+            context.registry.challenge(version, actor=TRAINER, now=context.clock())
             return "shadow", [
                 f"it scores the next {count(settings.shadow_images, 'new image')} beside the champion first"
             ]
         try:
-            place.registry.promote(version, actor=TRAINER, now=place.clock(), instead_of=self._run.parent)
+            context.registry.promote(version, actor=TRAINER, now=context.clock(), instead_of=self.run.parent)
         except StoreError as error:
             return "recommended", [str(error)]
         return "promoted", []
 
-    def _rolled_back(self, record: BundleRecord, numbers: dict[str, Any]) -> str | None:
-        """Whether this model, under this name or another, was champion and was rolled back."""
-        db = self._place.db
+    def _find_rollback(self, record: BundleRecord, numbers: dict[str, Any]) -> str | None:
+        """Return a sentence if this model, under this name or another, was champion and was rolled back."""
+        db = self.context.db
         same = [record.digest]
         for run in db.read(run_rows.listed, 1000):
             if run.candidate_digest and (run.numbers or {}).get("model") == numbers["model"]:
                 same.append(run.candidate_digest)
         for digest in same:
-            note = db.read(lambda connection, d=digest: run_rows.rolled_back(connection, d))  # type: ignore[misc]
-            if note is not None:
+            if (note := db.read(run_rows.rolled_back, digest)) is not None:
                 return (
                     f"the same model was rolled back on {note.at:%Y-%m-%d} by {note.actor}; "
-                    f"a person may make it champion all the same, from {self._folder / 'candidate'}"
+                    f"a person may make it champion all the same, from {self.folder / 'candidate'}"
                 )
         return None
 
     def _note(self, **values: Any) -> None:
-        self._place.db.write(run_rows.note, self._run.id, self._run.token, **values)
+        self.context.db.write(run_rows.note, self.run.id, self.run.token, **values)
 
     def _end(self, **outcome: Any) -> None:
-        _end(self._place, self._run, **outcome)
+        _end(self.context, self.run, **outcome)

@@ -1,8 +1,7 @@
-"""A candidate that scores new images beside the champion before it is decided about.
+"""Decision about a candidate that scores new images together with the champion first.
 
-Hides when that time is over and what is compared. Promises that a challenger becomes champion only if it scored what
-the champion scored, flags no flood of drops, and misses no more of the crystals that people named meanwhile. Nothing
-here loads TensorFlow until a model is promoted.
+A challenger becomes champion only if it scored what the champion scored, flags no flood of drops, and misses no more of
+the crystals that people labelled meanwhile. TensorFlow loads only when a model is promoted.
 """
 
 from datetime import datetime
@@ -30,7 +29,7 @@ FEW: Final = 0.35
 
 
 def ripe(db: Database) -> bool:
-    """Whether a run in shadow can be decided about: its images are scored, or it is challenger no more."""
+    """Check for a run in shadow that can be decided: its images are scored, or it is no longer challenger."""
     for run in db.read(run_rows.shadows):
         version = _candidate(db, run)
         if version is None or _challenger(db) != version:
@@ -41,7 +40,7 @@ def ripe(db: Database) -> bool:
 
 
 def settle(db: Database, registry: Registry, *, actor: str, now: datetime) -> list[Run]:
-    """Decide about every run in shadow whose time is over. Returns them as they ended."""
+    """Decide every run in shadow whose time is over. Returns them as they ended."""
     return [done for run in db.read(run_rows.shadows) if (done := _settled(db, registry, run, actor, now)) is not None]
 
 
@@ -67,7 +66,7 @@ def _settled(db: Database, registry: Registry, run: Run, actor: str, now: dateti
 
 
 def _problems(both: Both, settings: TrainSettings) -> list[str]:
-    """Why a challenger must not become champion, in sentences."""
+    """List in sentences why a challenger must not become champion."""
     found = []
     if both.failed > MOST_FAILED * both.images:
         found.append(f"it could not score {count(both.failed, 'image')} that the champion scored")
@@ -99,7 +98,7 @@ def _ended(db: Database, run: Run, state: str, reasons: list[str], both: Both | 
 
 
 def _both(db: Database, run: Run, challenger: Version) -> Both:
-    """What the champion and a challenger said of what came since a run ended its training."""
+    """Count what the champion and a challenger predicted for images since a run ended its training."""
     since = run.ended_at or run.beat_at
     return db.read(lambda c: shadow_counts.compare(c, versions.champion(c), challenger, since))
 

@@ -1,4 +1,4 @@
-"""What a challenger and the champion said of the same new images, counted where the scores are."""
+"""Counts of a challenger's and the champion's predictions for the same new images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from marcod.store.versions import Version
 class Both:
     """Counts of images that both versions scored; ``failed`` are those that only the challenger could not score.
 
-    Of the drops that people called crystals since, ``crystals`` says how many, and who of the two flagged them.
+    ``crystals`` counts the drops labelled as crystals since, and which of the two flagged them.
     """
 
     images: int
@@ -31,7 +31,7 @@ class Both:
 
 
 def compare(connection: Connection, champion: Version, challenger: Version, since: datetime) -> Both:
-    """Count what both said of the images that came since."""
+    """Count what both predicted for images since then."""
     theirs, ours = score.alias("theirs"), score.alias("ours")
     rows = connection.execute(
         sa.select(image.c.drop_id, image.c.inspection_id, ours.c.p_crystals, theirs.c.p_crystals.label("new"))
@@ -59,7 +59,7 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
 
 
 def _said_of(connection: Connection, drop_ids: list[int]) -> Iterator[votes.MajorityLabel]:
-    """What people say of drops; a statement takes no more than so many ids."""
+    """Read people's labels of drops in portions, since a statement takes a limited number of ids."""
     for start in range(0, len(drop_ids), votes.CHUNK):
         yield from votes.current(connection, drop_ids=drop_ids[start : start + votes.CHUNK])
 

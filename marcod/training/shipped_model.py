@@ -1,8 +1,7 @@
-"""Training from scratch on rendered drops: how the bundle that ships with the project was made.
+"""Training of the shipped bundle from scratch on rendered drops.
 
-Hides rendering, calibration and the measuring of the result. Promises that every image comes from a seed, that
-training, validation and test seeds never meet, and that the bundle says loudly that it has never seen a photograph.
-Temperature scaling is Guo et al., arXiv 1706.04599.
+Every image comes from a seed; training, validation and test seeds never meet. The bundle's notice warns that it has
+never seen a photograph. Temperature scaling is Guo et al., arXiv 1706.04599.
 """
 
 import multiprocessing
@@ -20,7 +19,7 @@ from marcod import synthetic
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.evaluate import metrics
 from marcod.fitting import batches, fit
-from marcod.fitting.fit import Course, Progress
+from marcod.fitting.fit import FitOptions, Progress
 from marcod.fitting.recipes import SHIPPED, Recipe
 from marcod.model import backend, bundle, network, preprocess, probabilities
 from marcod.model.network import MARCO_SMALL
@@ -54,7 +53,7 @@ class Examples:
 def render_examples(
     first_seed: int, count: int, side: int, *, balanced: bool, processes: int = 2, progress: Progress | None = None
 ) -> Examples:
-    """``count`` drops from the seeds following ``first_seed``, each class equally often or as often as in nature.
+    """Render ``count`` drops from the seeds following ``first_seed``, balanced or in natural shares.
 
     More than one process are spawned, since a fork of a process that runs TensorFlow may hang.
     """
@@ -80,14 +79,14 @@ def _prepared(data: bytes, side: int) -> NDArray[np.uint8]:
 
 
 def phases(epochs: int) -> list[Recipe]:
-    """The recipe of the shipped bundle: the rate falls and starts again after two thirds of the epochs."""
+    """Return the recipes of the shipped bundle: the rate falls and starts again after two thirds of the epochs."""
     first = epochs * 2 // 3
     parts = (replace(SHIPPED, epochs=first), replace(SHIPPED, epochs=epochs - first, rate=1.5e-3))
     return [part for part in parts if part.epochs > 0]
 
 
 def as_images(examples: Examples) -> batches.Images:
-    """Examples as training takes them."""
+    """Wrap examples for training."""
     return batches.in_memory(examples.images, batches.one_hot(examples.labels, len(CLASSES)))
 
 
@@ -112,9 +111,9 @@ def train_synthetic(
     validation = render(VALIDATION, held_out, PREPROCESSING.size, balanced=False)
     test = render(TEST, held_out, PREPROCESSING.size, balanced=False)
     weights: dict[str, NDArray[np.float32]] = {}
-    course, given = Course() if progress is None else Course(progress=progress), as_images(examples)
+    options, given = FitOptions() if progress is None else FitOptions(progress=progress), as_images(examples)
     for number, phase in enumerate(phases(epochs)):
-        weights = fit.fit(MARCO_SMALL, phase, given, seed=seed + number, weights=weights, course=course).weights
+        weights = fit.fit(MARCO_SMALL, phase, given, seed=seed + number, weights=weights, options=options).weights
     recipe = f"seed {seed}, {epochs} epochs over {images} rendered drops"
     return finish(models, weights, validation, test, version=version, recipe=recipe)
 
@@ -130,7 +129,7 @@ def finish(
 ) -> Path:
     """Calibrate ``weights`` on validation drops, measure them on test drops, and write the bundle.
 
-    ``recipe`` says in words how the weights came to be.
+    ``recipe`` describes in words how the weights were trained.
     """
     weights = _with_natural_shares(weights, validation.labels)
     score = network.compiled(MARCO_SMALL, weights, batch_size=_PART)
@@ -187,7 +186,7 @@ def _split(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
 
 
 def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:
-    """One synthetic drop of each class with the scores it gets now."""
+    """Return one synthetic drop of each class with its present scores."""
     found = []
     for index, label in enumerate(CLASSES):
         data, _ = synthetic.drop_jpeg(GOLDEN + len(synthetic.SIZES) * index, label)

@@ -1,10 +1,12 @@
-"""A frozen set of labelled images: which labels, which bytes, which side.
+"""Snapshot: a frozen set of labelled images, with their bytes and sides.
 
-Hides where labels and files come from, and who decides where an image stands. Promises that a plate and an image's
-bytes stand on one side for ever, however the labels grow; that every image of a snapshot is on disk, can be decoded
-and is the one that people labelled; and that what is left out is named.
+Guarantees:
 
-The manifest is a file of JSON lines, a header and one line an image, known by the SHA-256 of its bytes.
+* A plate and an image's bytes stay on one side for ever, however the labels grow.
+* Every image of a snapshot is on disk, can be decoded and is the one that people labelled.
+* What is left out is named.
+
+The manifest is a file of JSON lines, a header and one line per image, identified by the SHA-256 of its bytes.
 """
 
 import hashlib
@@ -37,14 +39,14 @@ _STRICTEST: Final = (Split.TEST, Split.VALIDATION, Split.TRAIN)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One labelled image of a snapshot.
+    """Labelled image of a snapshot.
 
     ``imager`` is the layout's name; ``plate_key``, ``path`` (relative to the source's root) and ``root`` (as the
     database knows it) are as on disk. ``content_hash`` is the SHA-256 of the file when the snapshot was taken.
     ``shares`` are the persons' shares for each class in the order of ``domain.CLASSES``, and sum to 1.
     ``weight`` is what the image counts for: one drop counts 1 for a label, copies of one file count as one.
     ``stream`` is the review stream whose question the label answers and ``inclusion`` the probability with which an
-    audit drew it; None where nobody asked, and where no probability is known.
+    audit drew it; None where no question was asked, and where no probability is known.
     """
 
     image_id: int
@@ -69,7 +71,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A set of labelled images as of a moment, and sentences on what is not in it.
+    """Frozen set of labelled images, and sentences on what is missing.
 
     ``missing`` are files that are gone, ``changed`` those that are no longer what was labelled, ``excluded`` those
     left out for another reason, one sentence an image each. ``away`` says once of every source whose whole folder is
@@ -89,11 +91,11 @@ class Snapshot:
     away: tuple[str, ...] = ()
 
     def side(self, split: Split) -> tuple[Item, ...]:
-        """The images of one side."""
+        """List the images of one side."""
         return tuple(item for item in self.items if item.side is split)
 
     def counts(self) -> dict[str, Any]:
-        """What stands on each side, ready for JSON: images, drops, plates, drops with crystals, drops by class
+        """Count each side, ready for JSON: images, drops, plates, drops with crystals, drops by class
         and the same by source."""
         return {str(side): _counts(self.side(side)) for side in Split}
 
@@ -125,7 +127,7 @@ def take(
     sources: Sequence[str] | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> Snapshot:
-    """The labels as they are now with the files as they are now; ``roots`` are the sources' folders here.
+    """Freeze the present labels with the present files; ``roots`` are the sources' folders on this host.
 
     ``done`` is called with how many files have been read. Raises StoreError.
     """
@@ -162,7 +164,7 @@ def _sentences(remarks: Iterable[_Remark]) -> tuple[str, ...]:
 def _away(
     chosen: Iterable[LabelledImage], missing: Iterable[LabelledImage], roots: Mapping[str, Path]
 ) -> tuple[str, ...]:
-    """A sentence for each source of which not one image is there: more likely its folder is away than all files."""
+    """Write a sentence for each source without a single image: its folder is more likely offline than empty."""
     wanted = Counter(p.source for p in chosen)
     gone = Counter(p.source for p in missing)
     folder = {p.source: path_text(str(_root(p, roots))) for p in missing}
@@ -183,7 +185,7 @@ def _read_all(
     roots: Mapping[str, Path],
     done: Callable[[int], None] = lambda count: None,
 ) -> tuple[dict[int, str], list[LabelledImage], list[_Remark]]:
-    """The hash of each file by image, the images whose files are gone, and those that cannot be read."""
+    """Hash each image's file; return also the images whose files are gone, and those that cannot be read."""
     hashes, gone, unreadable = {}, [], []
     with ThreadPoolExecutor(READERS, thread_name_prefix="hash") as pool:
         folders = [_root(p, roots) for p in images]
@@ -200,7 +202,7 @@ def _read_all(
 
 
 def _content(root: Path, path: str, known: Mapping[str, datetime]) -> str | ImageError | None:
-    """The hash of an image that can be decoded, what is wrong with it, or None where there is no file."""
+    """Hash an image that can be decoded, or return its error, or None where there is no file."""
     try:
         data = images.read(root / path, root)
         content = hashlib.sha256(data).hexdigest()
@@ -227,7 +229,7 @@ class Assigned:
 
 
 def assign(images: Iterable[LabelledImage], contents: Mapping[int, str], gathered: Gathered) -> Assigned:
-    """Decide on every image; ``contents`` are the hashes of the files by image.
+    """Assign each image to a side; ``contents`` are the hashes of the files by image.
 
     A plate's side follows from its name. Where one file was labelled on plates of several sides, it stays where it was
     labelled first: what a model has seen in training never becomes a test later, nor the other way round.
@@ -247,7 +249,7 @@ def assign(images: Iterable[LabelledImage], contents: Mapping[int, str], gathere
 def _unchanged(
     images: Iterable[LabelledImage], contents: Mapping[int, str], past: Mapping[int, Past]
 ) -> tuple[list[LabelledImage], list[_Remark]]:
-    """The images whose files are what people named, and what speaks against the others.
+    """Find the images whose files are those that people labelled, and what is wrong with the others.
 
     The database knows a file's former contents by their scores. One that was never scored is taken as it is.
     """
@@ -264,16 +266,16 @@ def _unchanged(
 
 
 def _since(content: str, known: Past) -> datetime:
-    """From when on an image has this content, as far as is known: always, unless another one was scored before."""
+    """Return when an image got this content, as far as is known: always, unless another was scored before."""
     if not known.contents or content == min(known.contents, key=lambda other: (known.contents[other], other)):
         return _ALWAYS
     return known.contents.get(content, _NEVER)
 
 
 def _homes(past: Mapping[int, Past], contents: Mapping[int, str]) -> dict[str, Split]:
-    """The side of each content: that of the plate on which it was labelled first, labelled still or not.
+    """Find the side of each content: that of the plate on which it was labelled first, even if no longer.
 
-    Scores and words only grow and carry the time of their coming, so what is first now stays first for ever.
+    Scores and labels only grow and are dated, so what is first now stays first for ever.
     """
     claims: dict[str, tuple[datetime, int]] = {}
     for image_id, known in past.items():
@@ -319,7 +321,7 @@ def _place(item: Item) -> tuple[str, str, str, int, int, str]:
 
 
 def _weighed(items: Sequence[Item]) -> tuple[Item, ...]:
-    """One drop counts 1 for a label, however often it was inspected, and a file counts once, however often it lies."""
+    """Weigh images so that a drop counts 1 per label and a file counts once, however often they occur."""
     of_drop: dict[tuple[int, DropClass], set[str]] = defaultdict(set)
     for item in items:
         of_drop[item.drop_id, item.label].add(item.content_hash)
@@ -331,7 +333,7 @@ def _weighed(items: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def _manifest(snapshot: Snapshot) -> bytes:
-    """The manifest: a header and one line an image. Equal snapshots give equal bytes."""
+    """Write the manifest: a header and one line per image. Equal snapshots give equal bytes."""
     header = {
         "format": FORMAT,
         "taken_at": snapshot.taken_at.astimezone(UTC).isoformat(),
@@ -353,7 +355,7 @@ def _line(row: Any) -> bytes:
 
 
 def _gate_digest(items: Iterable[Item]) -> str:
-    """The SHA-256 of what a model is tested on: drops, files, labels and weights, and nothing of one database alone."""
+    """Hash the test side: drops, files, labels and weights, without ids of one database."""
     rows = sorted(
         _line([i.source, i.plate_key, i.well, i.drop_number, i.content_hash, str(i.label), list(i.shares), i.weight])
         for i in items
@@ -363,7 +365,7 @@ def _gate_digest(items: Iterable[Item]) -> str:
 
 
 def write(snapshot: Snapshot, path: Path) -> None:
-    """Write the manifest; whoever looks sees all of it or nothing. Raises MarcodError."""
+    """Write the manifest whole or not at all. Raises MarcodError."""
     try:
         files.write_whole(path, _manifest(snapshot))
     except OSError as error:
@@ -371,7 +373,7 @@ def write(snapshot: Snapshot, path: Path) -> None:
 
 
 def read(path: Path, digest: str) -> Snapshot:
-    """The snapshot in a manifest. Raises MarcodError when it cannot be read or its bytes have another hash."""
+    """Read a snapshot from its manifest. Raises MarcodError when it is unreadable or its bytes have another hash."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -410,7 +412,7 @@ def _read_item(row: dict[str, Any]) -> Item:
 
 
 def register(db: Database, snapshot: Snapshot) -> int:
-    """The id of the snapshot's row in the database; it is made where there is none."""
+    """Return the id of the snapshot's row in the database, inserted if new."""
     taken = Taken(
         digest=snapshot.digest,
         gate_digest=snapshot.gate_digest,

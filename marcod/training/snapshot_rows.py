@@ -1,6 +1,6 @@
-"""What the database knows of labelled images for a training set, and the rows of the sets that were taken.
+"""Rows of labelled images for a snapshot, and of the snapshots taken.
 
-Hides the tables. Promises one moment: all that :func:`gather` returns was true at once, whatever is written meanwhile.
+All that :func:`gather` returns was true at one moment, whatever is written meanwhile.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from marcod.store.votes import LabelledImage
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What was ever known of an image of which something was ever said.
+    """History of a labelled image.
 
     ``contents`` are the hashes that were ever scored in its place, with the first time; ``words`` are when a word that
     names a class was given and when it was recorded. Both only grow. ``source`` is the name that decides the side of
@@ -36,7 +36,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Every labelled image in one light, the past by image, and by drop and inspection who asked for the label.
+    """Labelled images of one modality, their past, and who asked for each label by drop and inspection.
 
     Who asked is a review stream, with the probability with which an audit drew the drop.
     """
@@ -48,7 +48,7 @@ class Gathered:
 
 
 def gather(connection: Connection, modality: Modality) -> Gathered:
-    """What is labelled now. To be called first in its transaction."""
+    """Read all current labels. Call it first in its transaction."""
     _hold_still(connection)
     last = connection.execute(sa.select(sa.func.max(label.c.id))).scalar()
     images = tuple(votes.labelled_images(connection, None, modality=modality))
@@ -56,7 +56,7 @@ def gather(connection: Connection, modality: Modality) -> Gathered:
 
 
 def _hold_still(connection: Connection) -> None:
-    """SQLite shows a transaction one moment by itself, PostgreSQL when asked before the first statement."""
+    """Freeze the transaction's snapshot: PostgreSQL must be asked first, SQLite does it by itself."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("set transaction isolation level repeatable read")
 
@@ -71,7 +71,7 @@ def _past(connection: Connection, modality: Modality) -> dict[int, Past]:
 
 
 def _words(connection: Connection, modality: Modality) -> dict[tuple[int, str, str], list[tuple[datetime, datetime]]]:
-    """When the class of each image, or of its drop then, was named and when that was recorded.
+    """Return when the class of each image, or of its drop, was labelled and when that was recorded.
 
     By the image's id, the source that decides its side and its plate's key as stored.
     """
@@ -99,7 +99,7 @@ def _words(connection: Connection, modality: Modality) -> dict[tuple[int, str, s
 
 
 def _contents(connection: Connection, modality: Modality) -> dict[int, dict[str, datetime]]:
-    """By image of a labelled drop, the contents that were scored and when each first was."""
+    """List per image of a labelled drop the scored contents and when each was scored first."""
     found: dict[int, dict[str, datetime]] = defaultdict(dict)
     labelled = sa.select(image.c.id).where(
         image.c.modality == str(modality), image.c.drop_id.in_(sa.select(label.c.drop_id))
@@ -115,7 +115,7 @@ def _contents(connection: Connection, modality: Modality) -> dict[int, dict[str,
 
 
 def _asked(connection: Connection) -> dict[tuple[int, int], tuple[str, float | None]]:
-    """The answered question of each drop at an inspection; where several were, the one with a known probability."""
+    """Return the answered question per drop and inspection, of several the one with a known probability."""
     statement = (
         sa.select(review_item.c.drop_id, review_item.c.inspection_id, review_item.c.stream, review_item.c.inclusion)
         .where(review_item.c.answered_at.is_not(None))

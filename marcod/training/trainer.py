@@ -1,8 +1,13 @@
-"""The trainer role: decides when to train, and lets a process of its own do it.
+"""Trainer role: decides when to train, and runs `marcod retrain` in a child process.
 
-Hides the conditions and the child process. Promises that at most one training runs, that a training which was killed
-is gone on with, that a failed one is not tried again before there is a new reason, and that a stop ends the child in
-order. Nothing here loads TensorFlow.
+Guarantees:
+
+* At most one training runs.
+* A killed training is resumed.
+* A failed training is repeated only for a new reason.
+* A stop ends the child in order.
+
+Nothing here loads TensorFlow.
 """
 
 import os
@@ -46,7 +51,7 @@ class Reason:
 
 
 def check(settings: TrainSettings) -> None:
-    """Raises ConfigError for a cron expression that cannot be read."""
+    """Check the cron expression. Raises ConfigError."""
     if settings.schedule is not None:
         _trigger(settings.schedule)
 
@@ -96,7 +101,7 @@ class Trainer:
             self._settle(stop, alive)
             reason = self.reason(self._clock())
             if reason is not None:
-                log.info("training begins", cause=reason.cause, why=reason.detail)
+                log.info("training started", cause=reason.cause, why=reason.detail)
                 self._call(["retrain", "--cause", reason.cause], stop, alive)
             stop.wait(self._look_s)
 
@@ -147,7 +152,7 @@ class Trainer:
         return self._db.read(run_rows.new_labels, since)
 
     def _new_alarm(self) -> str | None:
-        """An alarm that was raised after the latest run began, if there is a label to learn from."""
+        """Return an alarm raised since the latest run started, if there is a label to learn from."""
         latest = self._db.read(run_rows.listed, 1)
         alarms = self._db.read(days.open_alarms)
         new = [a for a in alarms if not latest or a.raised_at > latest[0].started_at]

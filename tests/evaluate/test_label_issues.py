@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from marcod.domain import CLASSES, DropClass
-from marcod.evaluate.label_issues import Suspicion, find, folds
+from marcod.evaluate.label_issues import LabelIssues, find, folds
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 PREVALENCE = (0.45, 0.15, 0.10, 0.30)
@@ -35,7 +35,7 @@ class Lab:
     def flipped(self) -> NDArray[np.bool_]:
         return self.truth != self.labels
 
-    def found(self) -> Suspicion:
+    def found(self) -> LabelIssues:
         return find(self.probabilities, self.labels, self.persons)
 
 

@@ -13,7 +13,7 @@ from tiny import TINY
 from training_images import coloured
 
 from marcod.fitting import adapt, batches
-from marcod.fitting.adapt import Seen
+from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
 from marcod.model import network, probabilities
 
@@ -28,9 +28,9 @@ def clouds(count: int, seed: int = 0, features: int = 12, apart: float = 3.0) ->
     return (centres[labels] + rng.normal(0, 1, (count, features))).astype(np.float32), labels
 
 
-def seen(count: int, seed: int = 0) -> tuple[Seen, NDArray[np.intp]]:
+def seen(count: int, seed: int = 0) -> tuple[Features, NDArray[np.intp]]:
     features, labels = clouds(count, seed)
-    return Seen(features, batches.one_hot(labels, 4), np.ones(count, np.float32)), labels
+    return Features(features, batches.one_hot(labels, 4), np.ones(count, np.float32)), labels
 
 
 @given(st.data())
@@ -65,7 +65,7 @@ def test_a_very_rare_class_is_not_boosted_without_end() -> None:
 def test_a_centred_head_predicts_every_class_as_often_as_it_weighs() -> None:
     rng = np.random.default_rng(3)
     features, labels = clouds(400, apart=0.7)
-    given = Seen(features, batches.one_hot(labels, 4), rng.uniform(0.2, 2, 400).astype(np.float32))
+    given = Features(features, batches.one_hot(labels, 4), rng.uniform(0.2, 2, 400).astype(np.float32))
     before = rng.normal(0, 0.4, (12, 4)).astype(np.float32), np.array([3, 0, -2, 0], np.float32)
     kernel, bias = adapt.centred(given, before)
     predicted = np.average(probabilities.softmax(features @ kernel + bias), axis=0, weights=given.weights)
@@ -109,8 +109,8 @@ def test_weights_and_soft_labels_decide_what_a_head_learns() -> None:
     given, labels = seen(256)
     other = batches.one_hot((labels + 1) % 4, 4)
     half = np.where(labels < 2, 0.9, 0.1).astype(np.float32)[:, np.newaxis]
-    soft = Seen(given.features, half * given.targets + (1 - half) * other, given.weights)
-    heavy = Seen(given.features, other, np.full(256, 1e-4, np.float32))
+    soft = Features(given.features, half * given.targets + (1 - half) * other, given.weights)
+    heavy = Features(given.features, other, np.full(256, 1e-4, np.float32))
     found = adapt.fit_head(adapt.joined([soft, heavy]), NOTHING, seed=1).logits(given.features).argmax(axis=1)
     assert (found == np.where(labels < 2, labels, (labels + 1) % 4)).mean() > 0.95
 
@@ -138,7 +138,7 @@ def test_a_fold_is_judged_by_a_head_that_never_saw_it() -> None:
     given_away[lab, of_fold[lab] * 4 + labels[lab]] = 20
     both = np.concatenate([features, given_away], axis=1)
     start = np.zeros((both.shape[1], 4), np.float32), np.zeros(4, np.float32)
-    known = Seen(both, batches.one_hot(labels, 4), np.ones(count, np.float32))
+    known = Features(both, batches.one_hot(labels, 4), np.ones(count, np.float32))
     memorised = adapt.fit_head(known, start, seed=1).logits(both).argmax(axis=1)
     assert (memorised == labels)[lab].mean() > 0.9
     scores = adapt.out_of_fold(known, of_fold, start, seed=1)
@@ -152,7 +152,7 @@ def test_normalization_gets_used_to_other_images(tiny_weights: Weights) -> None:
     """Means and variances are those of the batches given; nothing else is touched."""
     pixels, _ = coloured(8, TINY.input_size)
     given = [part.astype(np.float32) / 127.5 - 1 for part in (pixels[:4], pixels[4:])]
-    found = adapt.normalized(replace(TINY, auxiliary=True), tiny_weights, given)
+    found = adapt.recalibrated_bn(replace(TINY, auxiliary=True), tiny_weights, given)
     layer = "Inception/Conv2d_1a_3x3"
     changed = {name for name, value in found.items() if not np.array_equal(value, tiny_weights[name])}
     assert changed == {name for name in tiny_weights if "/moving_" in name}
@@ -165,9 +165,11 @@ def test_normalization_gets_used_to_other_images(tiny_weights: Weights) -> None:
 def test_a_mix_lies_between_two_networks_and_has_no_training_head() -> None:
     old = {"Inception/a": np.zeros(3, np.float32), "Inception/AuxLogits/b": np.zeros(2, np.float32)}
     new = {"Inception/a": np.arange(3, dtype=np.float32), "Inception/AuxLogits/b": np.ones(2, np.float32)}
-    assert {name: value.tolist() for name, value in adapt.mixed(old, new, 0.5).items()} == {"Inception/a": [0, 0.5, 1]}
-    assert np.array_equal(adapt.mixed(old, new, 1.0)["Inception/a"], new["Inception/a"])
-    assert np.array_equal(adapt.mixed(old, new, 0.0)["Inception/a"], old["Inception/a"])
+    assert {name: value.tolist() for name, value in adapt.interpolated(old, new, 0.5).items()} == {
+        "Inception/a": [0, 0.5, 1]
+    }
+    assert np.array_equal(adapt.interpolated(old, new, 1.0)["Inception/a"], new["Inception/a"])
+    assert np.array_equal(adapt.interpolated(old, new, 0.0)["Inception/a"], old["Inception/a"])
 
 
 def judged(per_domain: int = 60) -> tuple[NDArray[np.intp], list[str]]:
@@ -185,7 +187,9 @@ def test_the_mix_with_the_least_loss_is_chosen() -> None:
     labels, domains = judged()
     everywhere = np.ones(len(labels), bool)
     strength = {0.0: 1.0, 0.2: 2.0, 0.6: 3.0, 1.0: 2.5}
-    found = adapt.choose_mix(lambda s: sure(labels, everywhere, strength[s]), labels, domains, list(strength), 0.02)
+    found = adapt.choose_interpolation(
+        lambda s: sure(labels, everywhere, strength[s]), labels, domains, list(strength), 0.02
+    )
     assert found.share == 0.6
     assert list(found.losses) == ["0", "0.2", "0.6", "1"]
     assert found.losses["0.6"] == min(found.losses.values())
@@ -202,9 +206,9 @@ def test_a_mix_that_loses_accuracy_on_a_large_domain_is_left_out() -> None:
             return sure(labels, ~forgotten, 3.0)
         return sure(labels, ~poor if share == 0.4 else np.ones(len(labels), bool), 0.5 + share / 2)
 
-    assert adapt.choose_mix(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.1).share == 0.4
-    assert adapt.choose_mix(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.25).share == 1.0
-    assert adapt.choose_mix(logits_of, labels[:3], domains[:3], (0.0, 0.4, 1.0), margin=0.1).share == 1.0
+    assert adapt.choose_interpolation(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.1).share == 0.4
+    assert adapt.choose_interpolation(logits_of, labels, domains, (0.0, 0.4, 1.0), margin=0.25).share == 1.0
+    assert adapt.choose_interpolation(logits_of, labels[:3], domains[:3], (0.0, 0.4, 1.0), margin=0.1).share == 1.0
 
 
 def test_a_domain_counts_the_same_as_a_larger_one_and_a_class_as_a_more_frequent_one() -> None:
@@ -213,7 +217,7 @@ def test_a_domain_counts_the_same_as_a_larger_one_and_a_class_as_a_more_frequent
     domains = ["old"] * 100 + ["lab"] * 20
     rare = (labels == 1) | (np.array(domains) == "lab")
     tried = {0.0: sure(labels, ~rare, 1.0), 1.0: sure(labels, rare, 1.0)}
-    losses = adapt.choose_mix(lambda s: tried[s], labels, domains, (0.0, 1.0), margin=1.0).losses
+    losses = adapt.choose_interpolation(lambda s: tried[s], labels, domains, (0.0, 1.0), margin=1.0).losses
     assert losses["1"] - losses["0"] == pytest.approx(-0.5, abs=1e-4)
 
 

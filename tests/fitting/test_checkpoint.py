@@ -66,7 +66,7 @@ def test_damage_is_a_sentence_or_does_not_matter(written: Path, data: st.DataObj
     except MarcodError as error:
         said = str(error)
     assert said is None or said.startswith(f"the checkpoint {path} is damaged: ")
-    assert said is None or said.endswith("; remove it to begin again")
+    assert said is None or said.endswith("; remove it to start again")
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from training_images import HEADS, IN_TF_DATA, coloured, learnable, paper
 from marcod.errors import BundleError, MarcodError
 from marcod.fitting import checkpoint, fit
 from marcod.fitting.checkpoint import State, Weights
-from marcod.fitting.fit import Course, Fitted, StoppedError, Training, Validation
+from marcod.fitting.fit import FitOptions, Fitted, StoppedError, Training, Validation
 from marcod.model import network
 
 STEPS, PATIENCE = 4, 2
@@ -50,7 +50,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     def after_step(_: str, done: int, __: int) -> None:
         if done == last[0]:
-            # At the end of a pass the course is told a second time.
+            # At the end of a pass the options is told a second time.
             return
         last[0] = done
         if hasattr(told, "whole"):
@@ -62,8 +62,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         told.averages.append(training.average)
 
     keras.utils.set_random_seed(1)
-    course = Course(place, stop, progress=after_step)
-    training = Training(HEADS, RECIPE, learnable(8 * STEPS), seed=1, validation=contrary(), course=course)
+    options = FitOptions(place, stop, progress=after_step)
+    training = Training(HEADS, RECIPE, learnable(8 * STEPS), seed=1, validation=contrary(), options=options)
     told = Story(place, network.variables(training.model))
     fresh = [keras.ops.convert_to_numpy(v) for v in training.model.optimizer.variables]
     told.whole = training.run()
@@ -104,8 +104,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(story: Story) -> None:
 @pytest.mark.story
 def test_a_training_that_was_done_is_not_done_again(story: Story) -> None:
     seen: list[int] = []
-    course = Course(story.place, progress=lambda *_: seen.append(1))
-    found = fit.fit(HEADS, RECIPE, learnable(8 * STEPS), seed=9, validation=contrary(), course=course)
+    options = FitOptions(story.place, progress=lambda *_: seen.append(1))
+    found = fit.fit(HEADS, RECIPE, learnable(8 * STEPS), seed=9, validation=contrary(), options=options)
     assert seen == []
     assert found.curve == story.resumed.curve
     assert all(np.array_equal(found.weights[name], value) for name, value in story.resumed.weights.items())
@@ -154,12 +154,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused(story: Story, tmp_path: Path)
     place = tmp_path / "fit.npz"
     place.write_bytes(story.place.read_bytes())
     training = Training(
-        HEADS, replace(RECIPE, optimizer="adam", auxiliary=0), learnable(8), seed=1, course=Course(place)
+        HEADS, replace(RECIPE, optimizer="adam", auxiliary=0), learnable(8), seed=1, options=FitOptions(place)
     )
-    with pytest.raises(MarcodError, match=r"fit\.npz is of another kind of training; remove it to begin again"):
+    with pytest.raises(MarcodError, match=r"fit\.npz is of another kind of training; remove it to start again"):
         training.run()
     place.write_bytes(story.place.read_bytes()[:5000])
-    with pytest.raises(MarcodError, match=r"the checkpoint .*fit\.npz is damaged: .*; remove it to begin again"):
+    with pytest.raises(MarcodError, match=r"the checkpoint .*fit\.npz is damaged: .*; remove it to start again"):
         training.run()
 
 
@@ -200,7 +200,7 @@ def test_a_training_that_scales_its_loss_goes_on_too(tmp_path: Path) -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
         recipe = replace(paper(epochs=1), auxiliary=0)
-        training = Training(TINY, recipe, learnable(8), seed=1, course=Course(place))
+        training = Training(TINY, recipe, learnable(8), seed=1, options=FitOptions(place))
         values = [keras.ops.convert_to_numpy(v) for v in training.model.optimizer.variables]
         weights = network.variables(training.model)
         checkpoint.save(place, State(1, 0, weights, weights, {}, values))

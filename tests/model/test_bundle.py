@@ -48,7 +48,7 @@ def test_a_loaded_bundle_scores_like_the_one_written(pristine_bundle: Path, tiny
 
 def test_reading_needs_no_tensorflow(pristine_bundle: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from marcod import bundle;"
+        "import sys; from pathlib import Path; from marcod.model import bundle;"
         "print(bundle.verify(Path(sys.argv[1])).name, 'tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     done = subprocess.run(
@@ -333,7 +333,7 @@ def test_what_a_model_cannot_have_learned_from_is_refused(tiny_bundle: Path, giv
 HOLDING = """
 import sys
 from pathlib import Path
-from marcod import bundle
+from marcod.model import bundle
 with bundle.scratch_beside(Path(sys.argv[1])) as scratch:
     (scratch / "half").write_text("half a bundle")
     print(scratch, flush=True)

@@ -59,7 +59,7 @@ def test_a_model_is_named_by_its_name_or_its_alias(lab: Registry) -> None:
     ):
         with pytest.raises(error, match=words):
             lab.find(text)
-    assert str(lab.take("random:2", utc())) == str(lab.find("random:2")) == "random:2"
+    assert str(lab.resolve_registered("random:2", utc())) == str(lab.find("random:2")) == "random:2"
 
 
 @on_sqlite
@@ -73,30 +73,30 @@ def test_what_cannot_be_read_is_listed_with_its_reason(lab: Registry, own: Path,
     assert "calls itself random:2" in str(problems["other:2"])
     assert problems[":".join(SHIPPED)] is None
     with pytest.raises(BundleError, match="calls itself random:2"):
-        lab.take("other:2", utc())
+        lab.resolve_registered("other:2", utc())
 
 
 def test_what_cannot_serve_does_not_become_champion(lab: Registry, db: Database, own: Path) -> None:
-    second = lab.take("random:2", utc())
+    second = lab.resolve_registered("random:2", utc())
     before = snapshot(db)
     damage(own / "random" / "2")
     with pytest.raises(BundleError, match=r"weights\.npz has changed"):
         lab.promote(second, actor="test", now=utc(1))
     with pytest.raises(BundleError, match=r"weights\.npz has changed"):
         lab.challenge(second, actor="test", now=utc(1))
-    assert lab.fault(lab.describe("random:2")) is not None
+    assert lab.why_unusable(lab.describe("random:2")) is not None
     assert snapshot(db) == before
     shutil.rmtree(own / "random" / "2")
     random_bundles.write(own, "random", 2, seed=7)
     with pytest.raises(BundleError, match="not the one registered as random:2"):
         lab.promote(second, actor="test", now=utc(1))
-    assert "not the one registered" in str(lab.fault(lab.describe("random:2")))
+    assert "not the one registered" in str(lab.why_unusable(lab.describe("random:2")))
     assert snapshot(db) == before
 
 
 @on_sqlite
 def test_a_rollback_to_a_damaged_bundle_is_refused(lab: Registry, db: Database, own: Path) -> None:
-    second = lab.take("random:2", utc())
+    second = lab.resolve_registered("random:2", utc())
     db.write(lambda c: serving.promote(c, second, actor="test", now=utc(1)))
     before = snapshot(db)
     damage(own / "random" / "1")
@@ -109,7 +109,7 @@ def test_a_rollback_to_a_damaged_bundle_is_refused(lab: Registry, db: Database, 
 
 
 def test_a_version_without_scores_goes_with_its_folder(lab: Registry, db: Database, own: Path) -> None:
-    second = lab.take("random:2", utc())
+    second = lab.resolve_registered("random:2", utc())
     record(db, register_source(db), sightings(2))
     db.write(lambda c: queue.enqueue_rescore(c, second.id, utc(1)))
     assert lab.remove(lab.describe("random:2"), force=False, actor="test", now=utc(2)) is False
@@ -122,21 +122,21 @@ def test_a_version_without_scores_goes_with_its_folder(lab: Registry, db: Databa
 @on_sqlite
 def test_a_removal_that_was_cut_short_is_finished_by_the_next(lab: Registry, db: Database, own: Path) -> None:
     """The database is done, the folder is still there: the bundle is one that nobody registered yet."""
-    second = lab.take("random:2", utc())
+    second = lab.resolve_registered("random:2", utc())
     db.write(lambda c: serving.remove(c, second, force=False, actor="test", now=utc(1)))
     left = lab.describe("random:2")
     assert (left.registered, left.problem) == (None, None)
     lab.remove(left, force=False, actor="test", now=utc(2))
     assert not (own / "random" / "2").exists()
     with pytest.raises(StoreError, match="was removed already"):
-        lab.remove(registry.Known("random:2", None, None, None, None), force=False, actor="test", now=utc(3))
+        lab.remove(registry.ModelInfo("random:2", None, None, None, None), force=False, actor="test", now=utc(3))
 
 
 @on_sqlite
 def test_the_very_same_bundle_brings_a_removed_version_back(lab: Registry, db: Database, own: Path) -> None:
     from factories import claimed, finish
 
-    second = lab.take("random:2", utc())
+    second = lab.resolve_registered("random:2", utc())
     kept = own.parent / "kept"
     shutil.copytree(own / "random" / "2", kept)
     db.write(lambda c: serving.promote(c, second, actor="test", now=utc(1)))
@@ -150,10 +150,10 @@ def test_the_very_same_bundle_brings_a_removed_version_back(lab: Registry, db: D
     assert gone.registered.removed_at == utc(4)
     random_bundles.write(own, "random", 2, seed=9)
     with pytest.raises(BundleError, match="differs from the one that scored under this name"):
-        lab.take("random:2", utc(5))
+        lab.resolve_registered("random:2", utc(5))
     shutil.rmtree(own / "random" / "2")
     shutil.move(kept, own / "random" / "2")
-    assert lab.take("random:2", utc(6)) == second
+    assert lab.resolve_registered("random:2", utc(6)) == second
     assert lab.describe("random:2").registered == versions.Registered(second, (), utc(), utc(1), None, True)
 
 
@@ -169,7 +169,7 @@ def test_a_number_is_never_given_twice(lab: Registry, own: Path) -> None:
     """What was removed, what lies here unregistered and what is promised elsewhere all count."""
     assert lab.next_number("random") == 3
     assert lab.next_number("other") == 1
-    lab.take("random:2", utc())
+    lab.resolve_registered("random:2", utc())
     lab.remove(lab.describe("random:2"), force=False, actor="test", now=utc(1))
     random_bundles.write(own, "random", 10, seed=4)
     assert lab.next_number("random") == 11

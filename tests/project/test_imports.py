@@ -89,3 +89,9 @@ def test_a_command_that_works_has_its_garbage_collected(database: str, tmp_path:
     command = [sys.executable, "-c", f"import sys; sys.argv[0] = {str(told)!r}" + program, "queue", "status"]
     subprocess.run(command, capture_output=True, timeout=120, check=True, env=environment)
     assert told.read_text().split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("module", ["scoring.scorer", "model.bundle", "model.registry", "service.supervisor"])
+def test_a_scoring_host_needs_no_statistics_library(module: str) -> None:
+    program = f"import sys; sys.modules['scipy'] = sys.modules['sklearn'] = None; import marcod.{module}"
+    subprocess.run([sys.executable, "-c", program], timeout=120, check=True)

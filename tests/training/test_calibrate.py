@@ -15,7 +15,7 @@ from marcod.model import probabilities
 from marcod.model.bundle import BundleRecord, Threshold
 from marcod.training import calibrate
 from marcod.training.calibrate import Calibrated
-from marcod.training.data import Rows
+from marcod.training.data import TrainingSet
 
 CRYSTALS = 1
 FORMER = Threshold(crystal=0.31, recall=0.9, measured_on="former drops")
@@ -27,10 +27,10 @@ def rows(
     drops: list[str] | None = None,
     chosen: NDArray[np.bool_] | None = None,
     weights: NDArray[np.float32] | None = None,
-) -> Rows:
+) -> TrainingSet:
     """Rows of a lab; each is a drop of its own unless told."""
     count = len(labels)
-    return Rows(
+    return TrainingSet(
         files=(Path("a.jpg"),) * count,
         labels=labels,
         targets=one_hot(labels, len(CLASSES)),
@@ -51,7 +51,7 @@ def said(labels: NDArray[np.intp], seed: int = 1, clear: float = 2.0) -> NDArray
 
 
 def found(
-    logits: NDArray[np.float32], given: Rows, natural: NDArray[np.float64] | None = None, recall: float = 0.9
+    logits: NDArray[np.float32], given: TrainingSet, natural: NDArray[np.float64] | None = None, recall: float = 0.9
 ) -> Calibrated:
     return calibrate.calibrate(logits, given, natural, None, FORMER, recall)
 

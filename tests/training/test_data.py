@@ -14,17 +14,17 @@ from marcod.fitting.checkpoint import Weights
 from marcod.model import network, preprocess
 from marcod.model.preprocess import Preprocessing
 from marcod.training import data, rehearsal
-from marcod.training.data import FLIPS, UPRIGHT, Material, Rows
-from marcod.training.rehearsal import Base
+from marcod.training.data import FLIPS, UPRIGHT, LoadedSet, TrainingSet
+from marcod.training.rehearsal import RehearsalSet
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 RECORD = Preprocessing(TINY.input_size, "area")
 
 
-def base_set(count: int = 60) -> Base:
+def base_set(count: int = 60) -> RehearsalSet:
     """Images that stand on all sides."""
     images = [labelled(CLASSES[i % 4], f"b{i}", source=rehearsal.SOURCE, imager=rehearsal.IMAGER) for i in range(count)]
-    return Base("made", True, tuple(images))
+    return RehearsalSet("made", True, tuple(images))
 
 
 def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
@@ -38,10 +38,10 @@ def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
         item(5, tmp_path, side=Split.TEST),
     ]
     others = base_set()
-    found = data.rows(snapshot(items), others, Split.TRAIN, {"base": tmp_path / "here"})
+    found = data.training_set(snapshot(items), others, Split.TRAIN, {"base": tmp_path / "here"})
     expected = others.side(Split.TRAIN)
     assert len(found) == 3 + len(expected) > 10
-    assert found.own.tolist() == [True] * 3 + [False] * len(expected)
+    assert found.is_lab.tolist() == [True] * 3 + [False] * len(expected)
     assert found.files[:3] == (tmp_path / "1.png", tmp_path / "here" / "2.png", tmp_path / "3.png")
     assert found.files[3:] == tuple(image.file for image in expected)
     assert found.labels.tolist() == [1, 2, 3, *(CLASSES.index(image.label) for image in expected)]
@@ -59,7 +59,7 @@ def test_rows_are_the_lab_s_then_the_base_set_s(tmp_path: Path) -> None:
 def test_every_image_is_on_one_side_and_the_test_side_is_the_gate_s(tmp_path: Path, with_base: bool) -> None:
     items = [item(number, tmp_path, side=list(Split)[number % 3]) for number in range(12)]
     lab, others = snapshot(items), base_set() if with_base else rehearsal.NOTHING
-    sides = {side: data.rows(lab, others, side, {}).files for side in Split}
+    sides = {side: data.training_set(lab, others, side, {}).files for side in Split}
     tested = data.tested(lab, others, {})
     assert {image.file for image in tested} == set(sides[Split.TEST])
     assert sum(map(len, sides.values())) == len({file for files in sides.values() for file in files})
@@ -69,20 +69,20 @@ def test_every_image_is_on_one_side_and_the_test_side_is_the_gate_s(tmp_path: Pa
 
 
 def test_no_rows_are_no_images(tmp_path: Path) -> None:
-    none = data.rows(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {})
-    assert (none.targets.shape, none.own.shape) == ((0, 4), (0,))
-    assert len(gathered(none, tmp_path).pixels) == 0
+    none = data.training_set(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {})
+    assert (none.targets.shape, none.is_lab.shape) == ((0, 4), (0,))
+    assert len(load(none, tmp_path).pixels) == 0
 
 
 def test_rows_are_chosen_and_joined_field_by_field(tmp_path: Path) -> None:
-    rows = data.rows(snapshot([item(n, tmp_path) for n in range(6)]), rehearsal.NOTHING, Split.TRAIN, {})
+    rows = data.training_set(snapshot([item(n, tmp_path) for n in range(6)]), rehearsal.NOTHING, Split.TRAIN, {})
     back = rows.only(np.array([0, 1, 2])).and_(rows.only(np.array([3, 4, 5])))
-    for name in Rows.__dataclass_fields__:
+    for name in TrainingSet.__dataclass_fields__:
         assert list(map(str, getattr(back, name))) == list(map(str, getattr(rows, name)))
 
 
 def test_some_rows_are_the_same_ones_each_time(tmp_path: Path) -> None:
-    rows = data.rows(snapshot([item(n, tmp_path) for n in range(40)]), rehearsal.NOTHING, Split.TRAIN, {})
+    rows = data.training_set(snapshot([item(n, tmp_path) for n in range(40)]), rehearsal.NOTHING, Split.TRAIN, {})
     some = rows.some(10, seed=1)
     assert some.drops == rows.some(10, seed=1).drops != rows.some(10, seed=2).drops
     assert len(set(some.drops)) == 10
@@ -90,24 +90,24 @@ def test_some_rows_are_the_same_ones_each_time(tmp_path: Path) -> None:
     assert rows.some(40, seed=1) is rows
 
 
-def gathered(rows: Rows, folder: Path, **more: object) -> Material:
+def load(rows: TrainingSet, folder: Path, **more: object) -> LoadedSet:
     values: dict[str, object] = {"threads": 2, "progress": lambda *step: None, "stopped": lambda: False, "what": "r"}
-    return data.gathered(rows, TINY.input_size, folder / "train.npy", **(values | more))  # type: ignore[arg-type]
+    return data.load(rows, TINY.input_size, folder / "train.npy", **(values | more))  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Rows:
+def rows(tmp_path: Path) -> TrainingSet:
     """Six images on disk, of which the third is cut short and the fifth gone."""
     items = [written(item(number, tmp_path / "plates")) for number in range(6)]
     files = [tmp_path / "plates" / one.path for one in items]
     files[2].write_bytes(files[2].read_bytes()[:60])
     files[4].unlink()
-    return data.rows(snapshot(items), rehearsal.NOTHING, Split.TRAIN, {})
+    return data.training_set(snapshot(items), rehearsal.NOTHING, Split.TRAIN, {})
 
 
-def test_what_cannot_be_read_is_named_and_left_out(rows: Rows, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_and_left_out(rows: TrainingSet, tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
-    found = gathered(rows, tmp_path, progress=lambda *step: steps.append(step), what="reading")
+    found = load(rows, tmp_path, progress=lambda *step: steps.append(step), what="reading")
     assert steps == [("reading", done, 6) for done in range(1, 7)]
     assert found.rows.drops == ("1000", "1001", "1003", "1005")
     side = data.kept_side(TINY.input_size)
@@ -119,13 +119,13 @@ def test_what_cannot_be_read_is_named_and_left_out(rows: Rows, tmp_path: Path) -
     assert gone == f"{rows.files[4]}: No such file or directory"
 
 
-def test_a_killed_run_finds_the_same_again_and_reads_nothing_twice(rows: Rows, tmp_path: Path) -> None:
+def test_a_killed_run_finds_the_same_again_and_reads_nothing_twice(rows: TrainingSet, tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
-        gathered(rows, tmp_path, stopped=lambda: True)
-    first = gathered(rows, tmp_path)
+        load(rows, tmp_path, stopped=lambda: True)
+    first = load(rows, tmp_path)
     for file in rows.files:
         file.unlink(missing_ok=True)
-    again = gathered(rows, tmp_path)
+    again = load(rows, tmp_path)
     assert again.rows.drops == first.rows.drops
     assert np.array_equal(again.pixels, first.pixels)
     assert again.unreadable == first.unreadable
@@ -136,8 +136,10 @@ def test_less_is_kept_around_a_large_input() -> None:
     assert data.kept_side(599) == 719
 
 
-def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_path: Path, tiny_weights: Weights) -> None:
-    given, place = gathered(rows, tmp_path), tmp_path / "features.npz"
+def test_features_are_what_the_last_layer_sees_of_every_flip(
+    rows: TrainingSet, tmp_path: Path, tiny_weights: Weights
+) -> None:
+    given, place = load(rows, tmp_path), tmp_path / "features.npz"
     shown: list[int] = []
 
     def goes_on(what: str, done: int, total: int) -> None:
@@ -146,7 +148,9 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
             raise InterruptedError
 
     def seen(weights: Weights) -> np.ndarray:
-        found = data.seen(given, data.Trunk(TINY, weights), RECORD, place, flips=FLIPS, goes_on=goes_on)
+        found = data.extract_features(
+            given, data.FeatureExtractor(TINY, weights), RECORD, place, flips=FLIPS, progress=goes_on
+        )
         assert np.array_equal(found.targets, np.tile(given.rows.targets, (4, 1)))
         assert np.array_equal(found.weights, np.tile(given.rows.weights, 4))
         return found.features
@@ -170,9 +174,11 @@ def test_features_are_what_the_last_layer_sees_of_every_flip(rows: Rows, tmp_pat
 
 
 def test_of_no_images_nothing_is_seen(tmp_path: Path, tiny_weights: Weights) -> None:
-    none = gathered(data.rows(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {}), tmp_path)
+    none = load(data.training_set(snapshot([]), rehearsal.NOTHING, Split.TRAIN, {}), tmp_path)
     place = tmp_path / "features.npz"
-    found = data.seen(none, data.Trunk(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, goes_on=lambda *step: None)
+    found = data.extract_features(
+        none, data.FeatureExtractor(TINY, tiny_weights), RECORD, place, flips=UPRIGHT, progress=lambda *step: None
+    )
     assert found.features.shape == (0, len(network.head(tiny_weights)[0]))
 
 

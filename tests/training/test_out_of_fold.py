@@ -29,11 +29,11 @@ def test_a_label_that_no_other_plate_bears_out_is_doubted(pristine_bundle: Path,
     (tmp_path / items[DAMAGED].path).write_bytes(b"no image")
     seen: list[int] = []
     found = out_of_fold.find(snapshot(items), pristine_bundle, {}, threads=2, seed=1, done=seen.append)
-    worst = found.suspicion.suspects[0]
+    worst = found.issues.suspects[0]
     assert found.items[worst.index] == items[FLIPPED]
     assert (worst.given, worst.likely) == (PRECIPITATE, CRYSTALS)
-    assert len(found.suspicion.suspects) < 6
-    assert [person.person for person in found.suspicion.by_person] == ["ada", "bob"]
+    assert len(found.issues.suspects) < 6
+    assert [person.person for person in found.issues.by_person] == ["ada", "bob"]
     assert len(found.items) == 39
     assert len(found.unreadable) == 1
     assert found.unreadable[0].startswith(f"{tmp_path / items[DAMAGED].path}: ")

@@ -13,7 +13,7 @@ from marcod.errors import ConfigError
 from marcod.model.bundle import BundleRecord, Threshold
 from marcod.settings import TrainSettings
 from marcod.training import rehearsal
-from marcod.training.rehearsal import Base
+from marcod.training.rehearsal import RehearsalSet
 
 
 def parent(*, made_up: bool = True) -> BundleRecord:
@@ -34,13 +34,13 @@ def parent(*, made_up: bool = True) -> BundleRecord:
     )
 
 
-def gathered(
+def load(
     settings: TrainSettings,
     record: BundleRecord | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Base:
-    return rehearsal.gathered(settings, record or parent(), progress=progress, stopped=stopped, processes=1)
+) -> RehearsalSet:
+    return rehearsal.load(settings, record or parent(), progress=progress, stopped=stopped, processes=1)
 
 
 def settings(folder: Path, *, images: int = 100, **more: object) -> TrainSettings:
@@ -56,7 +56,7 @@ def test_rendered_drops_are_for_a_model_that_never_saw_a_photograph(tmp_path: Pa
     assert (child.synthetic, rehearsal.wanted(auto, child)) == (False, "rendered")
     assert rehearsal.wanted(TrainSettings(base="rendered"), parent(made_up=False)) == "rendered"
     assert rehearsal.wanted(folder, parent()) == "folder"
-    assert gathered(auto, parent(made_up=False)) is rehearsal.NOTHING
+    assert load(auto, parent(made_up=False)) is rehearsal.NOTHING
     assert rehearsal.NOTHING.side(Split.TRAIN) == ()
 
 
@@ -64,9 +64,9 @@ def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Pat
     lab, shown = settings(tmp_path, images=9), []
     folder = tmp_path / "base" / "rendered-9"
     with pytest.raises(InterruptedError):
-        gathered(lab, stopped=lambda: len(list(folder.glob("*.jpg"))) > 0)
+        load(lab, stopped=lambda: len(list(folder.glob("*.jpg"))) > 0)
     assert not (folder / rehearsal.LIST).exists()
-    first = gathered(lab, progress=lambda *step: shown.append(step))
+    first = load(lab, progress=lambda *step: shown.append(step))
     assert shown == [("rendering the base set", done, 9) for done in range(1, 10)]
     assert len(first.images) == 9
     for image in first.images:
@@ -76,7 +76,7 @@ def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Pat
     assert first.synthetic
     assert "9 rendered drops" in first.about
     shown.clear()
-    assert gathered(lab, progress=lambda *step: shown.append(step)) == first
+    assert load(lab, progress=lambda *step: shown.append(step)) == first
     assert shown == []
 
 
@@ -92,7 +92,7 @@ def listed(tmp_path: Path) -> Path:
 
 
 def test_a_lab_s_folder_stands_on_sides_by_plate(listed: Path, tmp_path: Path) -> None:
-    found = gathered(settings(tmp_path, images=240, base_folder=listed))
+    found = load(settings(tmp_path, images=240, base_folder=listed))
     sides = {split: {image.group for image in found.side(split)} for split in Split}
     assert all(sides.values())
     assert sum(len(found.side(split)) for split in Split) == sum(map(len, sides.values())) * 4 == 240
@@ -101,21 +101,21 @@ def test_a_lab_s_folder_stands_on_sides_by_plate(listed: Path, tmp_path: Path) -
 
 
 def test_a_part_of_a_folder_is_the_same_each_time_and_stays_on_its_sides(listed: Path, tmp_path: Path) -> None:
-    whole = gathered(settings(tmp_path, images=240, base_folder=listed))
-    some, again = (gathered(settings(tmp_path, images=50, base_folder=listed)) for _ in range(2))
+    whole = load(settings(tmp_path, images=240, base_folder=listed))
+    some, again = (load(settings(tmp_path, images=50, base_folder=listed)) for _ in range(2))
     assert some == again
     assert len(some.images) == 50
-    assert gathered(settings(tmp_path, images=50, base_folder=listed, seed=2)).images != some.images
+    assert load(settings(tmp_path, images=50, base_folder=listed, seed=2)).images != some.images
     for split in Split:
         assert set(some.side(split)) <= set(whole.side(split))
 
 
 def test_another_list_is_another_set(listed: Path, tmp_path: Path) -> None:
-    before = gathered(settings(tmp_path, base_folder=listed)).about
+    before = load(settings(tmp_path, base_folder=listed)).about
     with (listed / rehearsal.LIST).open("a") as stream:
         stream.write("0b.jpg,Clear,P0\n")
     (listed / "0b.jpg").touch()
-    assert gathered(settings(tmp_path, base_folder=listed)).about != before
+    assert load(settings(tmp_path, base_folder=listed)).about != before
     (listed / rehearsal.LIST).unlink()
     with pytest.raises(ConfigError, match=r"labels\.csv cannot be read"):
-        gathered(settings(tmp_path, base_folder=listed))
+        load(settings(tmp_path, base_folder=listed))

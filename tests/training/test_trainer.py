@@ -15,7 +15,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import drift_alarm, drop, inspection, training_run
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError, MarcodError
-from marcod.evaluate.label_issues import PersonNoise, Suspicion
+from marcod.evaluate.label_issues import LabelIssues, PersonNoise
 from marcod.settings import TrainSettings
 from marcod.store import votes
 from marcod.store.versions import Version
@@ -140,7 +140,7 @@ def test_a_person_who_swaps_two_classes_fails_the_gate() -> None:
         PersonNoise(name, 74, 74, share, (0.0, 1.0), table)
         for name, share, table in (("ann", 0.04, fine), ("bob", 0.5, swapped))
     )
-    (check,) = assess.people_checks(Suspicion((), 148, 0.2, people))
+    (check,) = assess.people_checks(LabelIssues((), 148, 0.2, people))
     assert not check.passed
     assert "bob seems to say" in check.sentence
     assert {str(CLASSES[0]), str(CLASSES[1])} <= set(check.sentence.split())

@@ -16,7 +16,7 @@ from marcod.domain import TrainedOn
 from marcod.errors import BundleError, StoreError
 from marcod.model import bundle, published, registry
 from marcod.model.published import Published
-from marcod.model.registry import Known
+from marcod.model.registry import ModelInfo
 from marcod.settings import Settings, use_the_cpu_alone
 from marcod.store import versions
 from marcod.store.versions import Version
@@ -70,7 +70,7 @@ def fetch(
 class _Done:
     """A published model on this host, the champion before and now, and whether scores of the former one stay."""
 
-    known: Known
+    known: ModelInfo
     model: Published
     former: Version
     champion: Version
@@ -81,21 +81,21 @@ class _Done:
         return self.champion != self.former
 
 
-def _copy_here(model: Published, known: Sequence[Known]) -> Known | None:
+def _copy_here(model: Published, known: Sequence[ModelInfo]) -> ModelInfo | None:
     """Return the oldest version that is this published model and can serve; one of another origin is none."""
     copies = [k for k in known if k.problem is None and k.record is not None and published.is_copy(k.record, model)]
     whole = (k for k in sorted(copies, key=lambda k: registry.parse(k.name)) if _is_whole(k))
     return next(whole, None)
 
 
-def _is_whole(known: Known) -> bool:
+def _is_whole(known: ModelInfo) -> bool:
     try:
         return known.folder is not None and bundle.verify(known.folder) == known.record
     except BundleError:
         return False
 
 
-def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[Known]) -> "Imported":
+def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[ModelInfo]) -> "Imported":
     options.check_tree(settings.models.folder)
     use_the_cpu_alone()
     with bars.stages() as report:
@@ -119,7 +119,7 @@ def _promoted(ready: App, model: Published, imported: "Imported | None", *, prom
     if not (promote and _is_shipped(former)):
         return _Done(here, model, former, former, scored)
     now = ready.db.now()
-    version = ready.registry.take(here.name, now)
+    version = ready.registry.resolve_registered(here.name, now)
     ready.registry.promote(version, actor=options.actor(), now=now, instead_of=str(former))
     return _Done(here, model, former, version, scored)
 

@@ -185,7 +185,7 @@ def _predictions(
     if ready.db.read_only:
         version = ready.registry.look_up(model_text)
     else:
-        version = ready.registry.take(model_text, datetime.now(UTC))
+        version = ready.registry.resolve_registered(model_text, datetime.now(UTC))
     folder = ready.registry.path(version.name, version.version)
     model = Model(
         version, folder, bundle.read(folder), cache(lambda: ready.registry.load(version, settings.score.batch_size))

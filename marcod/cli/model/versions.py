@@ -52,7 +52,7 @@ def list_(settings: Settings, json_output: bool) -> None:
         output.warn_of_synthetic_champion(champion)
 
 
-def _listed(known: registry.Known) -> dict[str, Any]:
+def _listed(known: registry.ModelInfo) -> dict[str, Any]:
     row, record = known.registered, known.record
     version = row.version if row else None
     return {
@@ -109,7 +109,7 @@ def show(settings: Settings, model_text: str, json_output: bool) -> None:
         console.print(listings.table("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts, prose=True))
 
 
-def _facts(known: registry.Known) -> Iterator[tuple[str, object]]:
+def _facts(known: registry.ModelInfo) -> Iterator[tuple[str, object]]:
     row = _listed(known)
     yield "aliases", row["aliases"] or "none"
     yield "folder", _whereabouts(row)
@@ -186,7 +186,9 @@ def verify(settings: Settings, model_texts: tuple[str, ...], everything: bool, j
         with bars.stages() as report:
             for done, known in enumerate(chosen):
                 report(f"verifying {known.name}", done, len(chosen))
-                found.append({"model": known.name, "folder": known.folder, "problem": ready.registry.fault(known)})
+                found.append(
+                    {"model": known.name, "folder": known.folder, "problem": ready.registry.why_unusable(known)}
+                )
     damaged = [row for row in found if row["problem"] is not None]
     if json_output:
         output.print_json(found)
@@ -208,7 +210,7 @@ def promote(settings: Settings, model_text: str) -> None:
     """
     with app.open_app(settings) as ready:
         now = ready.db.now()
-        version = ready.registry.take(model_text, now)
+        version = ready.registry.resolve_registered(model_text, now)
         ready.registry.promote(version, actor=options.actor(), now=now)
     output.echo(f"{version} is champion")
 
@@ -240,7 +242,7 @@ def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
         raise click.UsageError("name a model version, or give --none")
     with app.open_app(settings) as ready:
         now = ready.db.now()
-        version = None if model_text is None else ready.registry.take(model_text, now)
+        version = None if model_text is None else ready.registry.resolve_registered(model_text, now)
         former = ready.registry.challenge(version, actor=options.actor(), now=now)
     if version is not None:
         output.echo(f"{version} is challenger" + (f" instead of {former}" if former not in (None, version) else ""))

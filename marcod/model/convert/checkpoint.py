@@ -1,8 +1,8 @@
 """Variables of a TensorFlow checkpoint, checked against an architecture before any value is read.
 
-Promises that a checkpoint yields exactly the variables an architecture has, finite and as float32, or one sentence
-that names what is missing, extra, of another shape or damaged. The reader compares every value with the checksum
-that the checkpoint holds for it.
+A checkpoint yields exactly the variables an architecture has, finite and as float32, or one sentence that names what
+is missing, extra, of another shape or damaged. The reader compares every value with the checksum that the checkpoint
+holds for it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

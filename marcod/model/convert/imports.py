@@ -1,8 +1,10 @@
-"""The act of importing: from what a source holds to a bundle, or to nothing at all.
+"""Import of a model: from a source to a bundle, or to nothing at all.
 
-Promises that a bundle is written only after its predictor has given every compared image the probabilities that
-the original gives, to :data:`TOLERANCE`; that the comparison is kept in the bundle; and that an import which fails
-for any reason leaves the folder of models as it was.
+Guarantees:
+
+* A bundle is written only after its predictor has given every compared image the probabilities that the original
+  gives, to :data:`TOLERANCE`. The comparison is kept in the bundle.
+* An import which fails for any reason leaves the folder of models as it was.
 """
 
 import io
@@ -173,7 +175,7 @@ def _read(source: Source, template: Architecture, preprocessing: Preprocessing) 
 
 
 def _folding(model: _Model, given: Mapping[str, DropClass]) -> dict[str, DropClass]:
-    """The model's classes in the order of its logits, and which of the four each counts as."""
+    """Return the model's classes in the order of its logits, and which of the four each counts as."""
     known = {c.value: c for c in CLASSES}
     count = model.architecture.classes
     # A source that names no classes has those of the published graph, or the given ones in the order given.
@@ -342,7 +344,7 @@ def _plain_scores(model: _Model, prepared: Sequence[NDArray[np.float32]], done: 
 
 
 def _compared(images: Sequence[_Image], scores: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, Any]:
-    """The comparison as metrics.json keeps it. Raises BundleError naming the image that differs most."""
+    """Return the comparison for metrics.json. Raises BundleError naming the image that differs most."""
     differences = np.abs(scores.astype(np.float64) - expected).max(axis=1)
     worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
     if not differences[worst] <= TOLERANCE:
@@ -376,7 +378,7 @@ def _report(source: Source, model: _Model, compared: dict[str, Any]) -> dict[str
 def _import_bundle(
     source: Source, models: Path, name: str | None, version: int | None, taken: Collection[tuple[str, str]]
 ) -> Imported:
-    """Verify a bundle, and copy it as it is or write it anew under another name."""
+    """Verify a bundle, and copy it as it is or write it again under another name."""
     record = bundle.verify(source.path)
     # Under its own name it may stand in the database: whoever lost the folder brings it back so.
     own = name in (None, record.name) and version in (None, record.version)
@@ -430,7 +432,7 @@ def _renamed(
 
 
 def _written(models: Path, write: Callable[[], Path]) -> Path:
-    """What ``write`` returns; folders that it made and left empty are taken away when it fails."""
+    """Call ``write``; remove the empty folders that it made when it fails."""
     before = set(models.glob("*"))
     try:
         return write()

@@ -26,7 +26,7 @@ _AUXILIARY: Final = "AuxLogits."
 
 
 def read(folder: Path, templates: Sequence[Architecture]) -> tuple[Architecture, dict[str, NDArray[np.float32]]]:
-    """The architecture, one of ``templates`` with the file's classes and heads, and its weights.
+    """Return the architecture, one of ``templates`` with the file's classes and heads, and its weights.
 
     ``folder`` holds the unpacked file. Raises BundleError when it is damaged or another network.
     """
@@ -78,7 +78,7 @@ def _refuse_others(found: dict[str, int | None], ours: Sequence[Any]) -> None:
 
 
 def _refuse_large(file: Path) -> None:
-    """Raises ValueError for arrays that unpack to more than any network here has; a packed zero costs nothing."""
+    """Refuse arrays that unpack to more than any network here has; a packed zero costs nothing. Raises ValueError."""
     sizes: list[int] = []
 
     def note(_name: str, found: Any) -> None:

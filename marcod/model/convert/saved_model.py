@@ -1,9 +1,11 @@
-"""The published SavedModel: read without being run, then run on images for comparison.
+"""Published SavedModel: read without being run, then run on images for comparison.
 
-Hides protocol buffers and sessions. Promises that nothing of a SavedModel is run before every operation in it has
-been found among those of the published graph; that what then runs is only what leads from an image's bytes to its
-scores, on the CPU; and that no operation that reads, writes or restores files is ever part of it, because the
-variables are fed from the checkpoint that was read beforehand.
+Guarantees:
+
+* Nothing of a SavedModel is run before every operation in it has been found among those of the published graph.
+* What then runs is only what leads from an image's bytes to its scores, on the CPU.
+* No operation that reads, writes or restores files is ever part of it, because the variables are fed from the
+  checkpoint that was read beforehand.
 
 Source: the graph of the published SavedModel (TensorFlow 1.5, Apache-2.0).
 """
@@ -161,7 +163,7 @@ def _node_of(tensor: str) -> str:
 
 
 def _lookup(graph: Any, classes_output: str) -> tuple[str, str]:
-    """The table that gives the classes' names, and the tensor of indices looked up in it."""
+    """Find the table of the classes' names, and the tensor of indices looked up in it."""
     nodes = _nodes(graph)
     find = nodes[_node_of(classes_output)]
     if find.op != "LookupTableFindV2" or len(find.input) < 2:
@@ -176,7 +178,7 @@ def _lookup(graph: Any, classes_output: str) -> tuple[str, str]:
 
 
 def _table_contents(graph: Any, table: str) -> tuple[str, tuple[str, ...]]:
-    """The operation that fills the table, and the names by index."""
+    """Find the operation that fills the table, and the names by index."""
     fills = [n for n in graph.node if n.op == "InitializeTableV2" and n.input and _node_of(n.input[0]) == table]
     if len(fills) != 1 or len(fills[0].input) < 3:
         raise _foreign("the names of its classes are not in the graph")
@@ -203,7 +205,7 @@ def _constants(graph: Any, tensors: Sequence[str]) -> list[Any]:
 
 
 def _extract(graph: Any, wanted: Sequence[str], *, stop: str) -> Any:
-    """The part of a graph that ``wanted`` needs, without what comes before ``stop``, free of device names."""
+    """Cut out the part of a graph that ``wanted`` needs, without what is before ``stop`` and without device names."""
     nodes, kept = _nodes(graph), dict[str, Any]()
     waiting = [_node_of(name) for name in wanted]
     while waiting:
@@ -224,7 +226,7 @@ def _extract(graph: Any, wanted: Sequence[str], *, stop: str) -> Any:
 
 
 def _cpu_only() -> Any:
-    """The graph is the measure, so it computes where rounding is exact and the same everywhere."""
+    """Configure the reference: it computes where rounding is exact and the same everywhere."""
     return tf.compat.v1.ConfigProto(device_count={"GPU": 0})
 
 
@@ -232,7 +234,7 @@ def _cpu_only() -> Any:
 def _session(
     graph: PublishedGraph, variables: Mapping[str, NDArray[np.float32]]
 ) -> Iterator[Callable[[list[bytes]], Any]]:
-    """A function from images' bytes to class names and scores, sorted row by row as the graph gives them."""
+    """Return a function from images' bytes to class names and scores, sorted row by row as in the graph."""
     fed = _without_variables(graph.way)
     with tf.Graph().as_default() as loaded:
         images = tf.compat.v1.placeholder(tf.string, [None])

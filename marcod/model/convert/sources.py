@@ -1,8 +1,10 @@
-"""From a path or a URL to files on this disk, of a kind that is known.
+"""Sources of models: from a path or a URL to files of a known kind on this disk.
 
-Hides downloading, unpacking and recognising. Promises that nothing is written outside the folder given for it,
-that no member of an archive decides where it lands, that sizes are bounded while they grow rather than by what
-a header claims, and that nothing found here has been run or interpreted yet.
+Guarantees:
+
+* Nothing is written outside the folder given for it; no member of an archive decides where it is unpacked.
+* Sizes are bounded while they grow, not by what a header claims.
+* Nothing found here has been run or interpreted yet.
 """
 
 import hashlib
@@ -65,7 +67,7 @@ class Source:
 
 
 def fetch(source: str, scratch: Path, limits: Limits, progress: Progress | None = None) -> Source:
-    """What ``source``, a path or an http(s) URL, holds; archives and downloads lie in ``scratch`` afterwards.
+    """Open ``source``, a path or an http(s) URL; archives and downloads lie in ``scratch`` afterwards.
 
     Raises ConfigError when there is nothing to fetch, BundleError when it cannot be had, is too large, is unsafe to
     unpack, or is no model of a known kind.
@@ -106,7 +108,7 @@ def _from_archive(archive: Path, name: str, scratch: Path, limits: Limits) -> So
 
 
 def _listed(folder: Path, name: str) -> Source:
-    """What a folder holds, or the only folder in it."""
+    """Recognise a folder, or the only folder in it."""
     for place in (folder, *_only_folder(folder)):
         if (kind := _kind(place)) is not None:
             return _described(kind, place, name)
@@ -193,7 +195,7 @@ def _refuse_unsafe(members: Sequence[zipfile.ZipInfo], name: str) -> None:
 
 
 def _unpack_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, limit: int, name: str) -> int:
-    """The bytes written."""
+    """Return the number of bytes written."""
     target = folder / member.filename
     try:
         if member.is_dir():
@@ -253,7 +255,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _refuse_login(url: str) -> None:
-    """A password may itself hold what ends the part that urlsplit takes for the login, so an @ after a : is enough."""
+    """Detect a login: a password may hold what ends urlsplit's login, so an @ after a : is enough."""
     rest = url.partition("://")[2]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority or (":" in authority and "@" in rest):
