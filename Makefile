@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-stories test-jax lint wheel bench chaos audit docs keys format clean
+.PHONY: demo test test-fast test-stories test-jax lint wheel bench chaos audit docs keys format clean
 
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
 
 test: $(VENV)/test.stamp  ## run the test suite, with the published MARCO, on SQLite and PostgreSQL, two files at a time
 	$(BIN)/pytest -m "not story" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/test.stamp  ## run in under a minute what needs neither PostgreSQL nor TensorFlow nor a whole installation
+	$(BIN)/pytest --fast -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-stories: $(VENV)/test.stamp  ## run the whole stories: labs under faults, real plates, trainings that are killed
 	$(BIN)/pytest -m story --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -77,3 +77,10 @@ def _links(page: Path) -> list[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     missing = [link for link in _links(page) if link and "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_tests_that_a_page_names_exist() -> None:
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = {name for page in DOCS.glob("*.md") for name in re.findall(r"\btest_\w+\.py", page.read_text("utf-8"))}
+    assert len(named) > 20
+    assert named <= there
