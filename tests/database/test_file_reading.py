@@ -158,6 +158,7 @@ def test_a_file_that_this_user_may_not_read_is_one_sentence(file: Path, reader: 
         subjects(reader)
 
 
+@pytest.mark.slow
 def test_a_file_that_another_program_has_for_itself(file: Path, reader: Database) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("pragma journal_mode = delete")

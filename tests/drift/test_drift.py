@@ -131,6 +131,7 @@ def test_a_fault_is_told_by_its_own_signal(fault: Fault, days: int, signals: set
         assert all("minstrel" in found[name].detail for name in sounding)
 
 
+@pytest.mark.slow
 def test_two_hundred_quiet_weeks_raise_no_alarm_and_chance_is_not_overrated() -> None:
     """Nor is a difference called rarer than it is: a chance of one in twenty comes as often at most, give or take."""
     lab = Lab(drops=4)

@@ -41,6 +41,7 @@ def test_migrations_units_and_the_shipped_bundle_travel_inside(unpacked: Path) -
     assert (unpacked / "marcod" / "model" / "published" / "catalogue.toml").is_file()
 
 
+@pytest.mark.slow
 def test_an_installation_makes_its_database_and_knows_its_model(unpacked: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-P", "-m", "marcod", "--database", f"sqlite:///{tmp_path}/marcod.sqlite"]
     for command in (("db", "upgrade"), ("model", "list")):

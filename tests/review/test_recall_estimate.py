@@ -35,6 +35,7 @@ SETTINGS = [
 """Drops, prevalence, recall, distance of the scores, drops audited."""
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_in_95_of_100_labs() -> None:
     held, widths = [], []
     for setting, (drops, prevalence, wanted, apart, sample) in enumerate(SETTINGS):

@@ -89,6 +89,7 @@ def trend_of(seen: list[bool]) -> Trend:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_the_order_of_arrival_changes_nothing(db_url: str, data: st.DataObject) -> None:
     db = Database(db_url)
     try:

@@ -69,6 +69,7 @@ def test_threads_share_the_queue_and_no_job_is_lost_or_doubled(db: Database, sou
     _assert_all_done(db, got, champion)
 
 
+@pytest.mark.slow
 def test_processes_share_the_queue_and_no_job_is_lost_or_doubled(
     db: Database, db_url: str, source_id: int, champion: Version
 ) -> None:

@@ -351,6 +351,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_the_queue_does_what_its_model_says(backend: str, sqlite_template: Path, tmp_path: Path) -> None:
     QueueMachine.template, QueueMachine.folder = sqlite_template, tmp_path
     run_state_machine_as_test(

@@ -214,6 +214,7 @@ def test_a_set_is_of_one_moment(lab: Lab) -> None:
     assert lab.take().last_label_id == 2
 
 
+@pytest.mark.slow
 def test_nothing_changes_sides_while_a_lab_grows(lab: Lab) -> None:
     random = Random(7)
     known: list[Any] = []

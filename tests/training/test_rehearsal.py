@@ -60,6 +60,7 @@ def test_rendered_drops_are_for_a_model_that_never_saw_a_photograph(tmp_path: Pa
     assert rehearsal.NOTHING.side(Split.TRAIN) == ()
 
 
+@pytest.mark.slow
 def test_a_rendered_set_is_whole_only_with_its_list_and_drawn_once(tmp_path: Path) -> None:
     lab, shown = settings(tmp_path, images=9), []
     folder = tmp_path / "base" / "rendered-9"
