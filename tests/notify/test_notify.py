@@ -332,11 +332,12 @@ _CHILD = """
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from marcod import notify, settings
+from marcod import settings
 from marcod.database.engine import Database
+from marcod.notify.notifier import Notifier
 configured = settings.load(Path(sys.argv[1]))
 now = datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(seconds=float(sys.argv[2]))
-notify.Notifier(Database(configured.store.url.get_secret_value()), configured, worker="child", clock=lambda: now).turn()
+Notifier(Database(configured.store.url.get_secret_value()), configured, worker="child", clock=lambda: now).turn()
 """
 
 
