@@ -297,4 +297,4 @@ def test_a_trial_and_drift_count_an_image_and_its_copy_once(db: Database, source
     assert counting(db) == [COPY.path]
     both = db.read(shadow_counts.compare, champion, second, utc())
     assert (both.images, both.champion_hits, both.challenger_hits) == (1, 1, 1)
-    assert len(db.read(lambda c: list(days.looks(c, champion, utc(), utc(60))))) == 1
+    assert len(db.read(lambda c: list(days.observations(c, champion, utc(), utc(60))))) == 1
