@@ -165,7 +165,7 @@ def _finish(
 
 
 def _counted(ready: app.App, asked: _Asked, version: versions.Version) -> tuple[int, float]:
-    """The number of images left, and the time to wait before counting them again."""
+    """Return the number of images left, and the seconds to wait before counting them again."""
     start = time.monotonic()
     left = _unfinished(ready, asked, version)
     return left, max(POLL_S, (time.monotonic() - start) / COUNT_SHARE)

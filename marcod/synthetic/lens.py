@@ -31,7 +31,7 @@ def outline(drop: Drop, angles: Field) -> Field:
 
 
 def footprint(drop: Drop, plane: Plane) -> Footprint:
-    """The area of the drop."""
+    """Return the area of the drop."""
     dx, dy, distance = plane.from_point(drop.centre)
     slope = dy / (np.abs(dx) + np.abs(dy) + np.float32(1e-9))
     around = np.where(dx < 0, np.copysign(2.0 - np.abs(slope), dy), slope)
