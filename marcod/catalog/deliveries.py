@@ -261,6 +261,21 @@ def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set
     return found
 
 
+def _hold_behind(
+    connection: Connection,
+    source_id: int,
+    changed: Sequence[Sighting],
+    places: "Mapping[str, _Place]",
+    serving: _Serving,
+) -> None:
+    """Lock the plates that are caught up later, before any image, as the order of locks demands."""
+    paths = [path_text(s.path) for s in changed]
+    former = sa.select(image.c.inspection_id).where(image.c.source_id == source_id, image.c.path.in_(paths))
+    touched = {place.inspection_id for place in places.values()} | set(connection.execute(former).scalars())
+    if touched:
+        _behind(connection, touched, serving)
+
+
 def _record_chunk(
     connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
 ) -> _Part:
@@ -268,6 +283,7 @@ def _record_chunk(
     fresh = [s for s in chunk.values() if s.path not in before]
     changed = [s for s in chunk.values() if s.path in before and _is_changed(s, before[s.path])]
     places = _places(connection, source_id, fresh + changed, now)
+    _hold_behind(connection, source_id, changed, places, serving)
     inserted = _insert_images(connection, source_id, fresh, places, now)
     former = _former(connection, source_id, changed)
     altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
@@ -282,9 +298,12 @@ def _is_changed(sighting: Sighting, before: Known) -> bool:
 def _reread_chunk(
     connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
 ) -> _Part:
-    former = _former(connection, source_id, list(chunk.values()))
-    there = [s for path, s in chunk.items() if path in former]
+    recorded = known(connection, source_id, [s.path for s in chunk.values()])
+    there = [s for s in chunk.values() if s.path in recorded]
     places = _places(connection, source_id, there, now)
+    _hold_behind(connection, source_id, there, places, serving)
+    former = _former(connection, source_id, there)
+    there = [s for s in there if path_text(s.path) in former]
     changed = [s for s in there if _reads_otherwise(s, former[path_text(s.path)], places[s.path])]
     former = {path_text(s.path): former[path_text(s.path)] for s in changed}
     altered = [_reread_image(connection, s, former[path_text(s.path)], places[s.path]) for s in changed]

@@ -84,7 +84,7 @@ def finish(
     # An image may have moved to another inspection since it was claimed, so its row is asked and not the claim.
     touched = [before[c.image_id] for c in claims if c.job_id in held]
     inspection_ids = {row.inspection_id for row in touched}
-    locks.hold(connection, inspections=inspection_ids)
+    # Scores may make copies of images and so remove jobs: all of that before the derived rows lock inspections.
     changed = _insert_scores(connection, version, mine, before, now)
     queue.delete(connection, [s.claim.job_id for s in mine])
     given_up = [

@@ -110,7 +110,11 @@ def test_labels_may_be_the_models_own_classes(sheet: Callable[..., Path]) -> Non
             r"no column 'image'; its first line must name the columns, separated by commas",
         ),
         (["a.jpg"], "image", r"no column 'label'"),
-        (["P,A01,Clear"], "plate,well,label", r"`marcod label` took in need no file: --from-database uses them"),
+        (
+            ["P,A01,Clear"],
+            "plate,well,label",
+            r"`marcod label` imported need no file: --from-database uses them",
+        ),
         (
             ["a.jpg;Clear;4,41312E+11"],
             "image;label;plate",

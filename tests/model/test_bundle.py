@@ -277,7 +277,8 @@ def test_a_bundle_that_cannot_be_put_there_is_a_sentence(tiny_bundle: Path, tmp_
 def rewritten(path: Path, **told: str) -> bundle.BundleRecord:
     """The record of a bundle that was written before ``trained_on`` was, with other words in it."""
     file = path / "bundle.toml"
-    lines = [line for line in file.read_text().splitlines() if line.partition(" =")[0] not in {"trained_on", *told}]
+    text = re.sub(r"(?ms)^trained_on = \[.*?^\]\n", "", file.read_text())
+    lines = [line for line in text.splitlines() if line.partition(" =")[0] not in told]
     place = lines.index("[architecture]")
     file.write_text("\n".join([*lines[:place], *(f"{k} = {v}" for k, v in told.items()), *lines[place:]]) + "\n")
     return bundle.verify(path)
@@ -325,7 +326,7 @@ def test_synthetic_means_rendered_drops_alone(
 @pytest.mark.parametrize("given", ["[]", '["photographs"]', '"lab"', "7"])
 def test_what_a_model_cannot_have_learned_from_is_refused(tiny_bundle: Path, given: str) -> None:
     file = tiny_bundle / "bundle.toml"
-    file.write_text(re.sub(r"(?m)^trained_on = .*$", f"trained_on = {given}", file.read_text()))
+    file.write_text(re.sub(r"(?ms)^trained_on = \[.*?^\]$", f"trained_on = {given}", file.read_text()))
     with pytest.raises(BundleError, match="trained_on"):
         bundle.read(tiny_bundle)
 

@@ -115,7 +115,7 @@ def test_what_the_database_does_not_take_back_is_owed(db: Database, source_id: i
     leases.hold(lease)
     write = db.write
 
-    def full(work: object) -> object:
+    def full(*work: object) -> object:
         raise StoreError("the disk is full")
 
     db.write = full  # type: ignore[method-assign, assignment]
