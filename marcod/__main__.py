@@ -1,4 +1,4 @@
-"""Where the program begins; before anything large is loaded, a stop is taken in order."""
+"""Entry point of the program. A stop is orderly even before anything large is loaded."""
 
 import gc
 import os

@@ -320,7 +320,7 @@ def _glance(data: bytes, cut: int = 0) -> tuple[NDArray[np.uint8], bool]:
 
 def _rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey_to_rgb(np.asarray(image), _told_white(image), inverted=_tag(image, _PHOTOMETRIC) == 0)
+        return _grey_to_rgb(np.asarray(image), _tag_white(image), inverted=_tag(image, _PHOTOMETRIC) == 0)
     if (order := _take_high_bytes(image)) is not None:
         image = _in_its_range(image, order, data)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
@@ -484,7 +484,7 @@ def _set_raw_modes(image: Image.Image, change: Callable[[str], str]) -> None:
 
 def _in_its_range(image: Image.Image, order: str, data: bytes) -> Image.Image:
     """Scale 16-bit colour from its range to 8 bits; Pillow keeps only the high byte of each sample."""
-    told = _told_white(image)
+    tag_white = _tag_white(image)
     high = np.asarray(image)
     if high[:, :, :3].max(initial=0) >= 1 << (_DEPTHS[-2] - 8):
         return image
@@ -497,9 +497,9 @@ def _in_its_range(image: Image.Image, order: str, data: bytes) -> Image.Image:
         values = np.asarray(again).astype(np.uint16)
     values |= high.astype(np.uint16) << 8
     out = np.empty(values.shape, np.uint8)
-    bands = [(slice(0, 3), told)] + ([(slice(3, 4), None)] if values.shape[2] == 4 else [])
-    for band, its_told in bands:
-        out[:, :, band] = _scaled(values[:, :, band], its_told)
+    bands = [(slice(0, 3), tag_white)] + ([(slice(3, 4), None)] if values.shape[2] == 4 else [])
+    for band, its_white in bands:
+        out[:, :, band] = _scaled(values[:, :, band], its_white)
     return Image.fromarray(out)
 
 
@@ -510,41 +510,41 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _grey_to_rgb(values: NDArray[np.generic], told: int | None, *, inverted: bool) -> NDArray[np.uint8]:
+def _grey_to_rgb(values: NDArray[np.generic], tag_white: int | None, *, inverted: bool) -> NDArray[np.uint8]:
     """uint8 [h, w, 3] from grey values of 16 or 32 bits; what is negative or not a number is black."""
-    grey = _scaled(values, told)
+    grey = _scaled(values, tag_white)
     if inverted:
         np.subtract(255, grey, out=grey)
     return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
 
-def _scaled(values: NDArray[np.generic], told: int | None) -> NDArray[np.uint8]:
-    """8-bit samples of the same shape; ``told`` is the white that the file's tags give."""
+def _scaled(values: NDArray[np.generic], tag_white: int | None) -> NDArray[np.uint8]:
+    """8-bit samples of the same shape; ``tag_white`` is the white that the file's tags give."""
     grey = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     # In place, because each copy of the largest image would take 200 MB.
-    grey /= np.float32(_white(float(grey.max(initial=0)), told, whole=values.dtype.kind != "f"))
+    grey /= np.float32(_white(float(grey.max(initial=0)), tag_white, whole=values.dtype.kind != "f"))
     np.clip(grey, 0.0, 1.0, out=grey)
     grey *= np.float32(255)
     grey += np.float32(0.5)
     return grey.astype(np.uint8)
 
 
-def _white(top: float, told: int | None, *, whole: bool) -> float:
+def _white(top: float, tag_white: int | None, *, whole: bool) -> float:
     """Return the value shown as white, given the largest one and whether the values are integers."""
     if not whole or top >= 1 << _DEPTHS[-1]:
         return max(top, 1.0)
-    if told is not None and told / _DARKEST < top <= told:
-        return told
+    if tag_white is not None and tag_white / _DARKEST < top <= tag_white:
+        return tag_white
     return next((1 << bits) - 1 for bits in _DEPTHS if top < 1 << bits)
 
 
-def _told_white(image: Image.Image) -> int | None:
+def _tag_white(image: Image.Image) -> int | None:
     """Return the largest sample that a TIFF's tags allow, as a full number of bits; None if they add nothing."""
     bits = _tag(image, _BITS_TAG)
     tops = [_tag(image, tag) for tag in _RANGE_TAGS]
     depths = [bits, *(int(top).bit_length() for top in tops if top is not None and top >= 1)]
-    told = [depth for depth in depths if depth is not None and _DEPTHS[0] <= depth < _DEPTHS[-1]]
-    return (1 << int(min(told))) - 1 if told else None
+    given = [depth for depth in depths if depth is not None and _DEPTHS[0] <= depth < _DEPTHS[-1]]
+    return (1 << int(min(given))) - 1 if given else None
 
 
 def _tag(image: Image.Image, tag: int) -> float | None:

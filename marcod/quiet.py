@@ -97,7 +97,7 @@ def _without_matplotlib() -> Iterator[None]:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Hold back what comes on descriptor 2, and pass on in the end what is no chatter."""
+    """Hold back what comes on descriptor 2, and pass on in the end what is not chatter."""
     import tempfile
 
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
 """Telemetry of a running marcod: log lines, systemd notifications, heartbeats of the loops.
 
 Lines go to standard error: key=value on a terminal, JSON elsewhere (systemd, containers), as the configuration
-wishes. Ids travel by context (:func:`bound`), so a call deep below logs its batch without being told. No line can
+wishes. Ids travel by context (:func:`bound`), so a call deep below logs its batch too. No line can
 steer a terminal or look like several, whatever a file is called, and no traceback shows the values of variables,
 among which passwords are.
 """

@@ -1,6 +1,6 @@
 """Reading of an SQLite file that this process may or must not change, without leaving another file.
 
-Hides what a database in WAL mode asks of a reader. While somebody has it open, its ``-wal`` and ``-shm`` lie beside it,
+A database in WAL mode has its ``-wal`` and ``-shm`` next to it while somebody has it open,
 and reading them needs no right to write. While nobody has, an ordinary reader would make both; here the file is read
 as one that does not change, and a transaction during which it did change after all is repeated. What a crash left in a
 ``-wal`` cannot be left out, so where it cannot be read the refusal says who can put it in order.

@@ -56,7 +56,7 @@ class Jobs:
 
 @dataclass(frozen=True, slots=True)
 class HeldUp:
-    """Images that wait because of something that is no image's fault, and what that is."""
+    """Images that wait for a cause other than the image, and that cause."""
 
     error: str
     images: int
@@ -87,7 +87,7 @@ class Snapshot:
     ``new`` are images that just arrived, ``rescore`` those that are scored again or by a challenger too. ``lapsed`` of
     the waiting ones were held by a worker whose lease ran out. ``failed`` images are quarantined; ``quarantined`` says
     of which sources the latest :data:`QUARANTINED` are. ``gone`` images went before anything scored them.
-    ``held_up`` says what images wait for that is no fault of
+    ``held_up`` says what images wait for that is not a fault of
     theirs, such as memory or a share that is offline, among the :data:`HELD_UP` jobs due last; most images first.
     ``last_minute`` counts scores written, to at most :data:`RECENT`. ``sources`` are all that ever delivered;
     ``watched`` those that somebody watches or watched lately.

@@ -179,7 +179,7 @@ def explain(
 
 
 def readers(path: str) -> tuple[str, ...]:
-    """Names of the families that read a path as one of their images, whatever its plate's format and what lies beside.
+    """Return the families that read a path as one of their images, for any plate format and any files next to it.
 
     An image that waits for its report counts; the layout of a site's own cannot be asked.
     """

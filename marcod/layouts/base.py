@@ -177,7 +177,7 @@ def unreadable(name: str, what: str) -> Aside:
 def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Place:
     """Return a well given by row and column. Raises Aside when it is not on the plate.
 
-    A plate of no told format may be larger than the source's usual ones, up to 1536 wells.
+    A plate without a given format may be larger than the source's usual ones, up to 1536 wells.
     """
     setup = options.plates(plate_key)
     told = setup.format if setup is not None and not setup.inferred else None
@@ -194,8 +194,8 @@ def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Plac
 def place_numbered(options: LayoutOptions, plate_key: str, number: int) -> Place:
     """Return a well given by its row-major number from 1. Raises Aside when it is not on the plate.
 
-    A number beyond the grid makes a plate of no told format the next larger usual one. All images of the plate have to
-    be read with one grid, so this is done only where ``plates`` keeps the inferred grid.
+    A number beyond the grid makes a plate without a given format the next larger usual one. All images of the plate
+    have to be read with one grid, so this is done only where ``plates`` keeps the inferred grid.
     """
     setup = options.plates(plate_key)
     grid = options.grid_of(plate_key)

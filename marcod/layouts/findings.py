@@ -124,7 +124,7 @@ class SourceFinding:
 def causes(path: str, verdict: DropImage | NotADrop) -> tuple[Cause | None, ...]:
     """Return the causes to count a file under.
 
-    None stands for an image that is read, beside its kinds of warning. A file that is expected in an imager's folder
+    None stands for an image that is read, next to its kinds of warning. A file that is expected in an imager's folder
     and not scored, such as a thumbnail or an XML file, has none.
     """
     if isinstance(verdict, DropImage):

@@ -49,7 +49,7 @@ _SLICE: Final = re.compile(r"f\d{1,4}", re.ASCII)
 
 
 class Formulatrix(Grammar):
-    """The native store. Two ``ef`` regions of one drop are one drop, told apart by ``region``."""
+    """The native store. Two ``ef`` regions of one drop are one drop, distinguished by ``region``."""
 
     name = "formulatrix"
     below_inspection = 2

@@ -56,7 +56,7 @@ _TYPES: Final = {
 
 
 class Oppf(Grammar):
-    """A region of interest in extended focus is a composite like the whole drop's, told apart by ``region``."""
+    """A region of interest in extended focus is a composite like the whole drop's, distinguished by ``region``."""
 
     name = "oppf"
     skipped = frozenset({"processed", "quarantine"})

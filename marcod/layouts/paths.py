@@ -77,7 +77,7 @@ def stem(name: str) -> str:
 
 
 def set_aside(path: str) -> None:
-    """Raise Aside for a normalised path that is no image in any family: hidden, temporary, packed, sidecar."""
+    """Raise Aside for a normalised path that is not an image in any family: hidden, temporary, packed, sidecar."""
     if len(path) > LONGEST:
         raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {quoted(path)}")
     if ".." in path and ".." in path.split("/"):

@@ -216,7 +216,7 @@ def _rows(content: bytes) -> dict[str, _Row]:
 def _decoded(content: bytes) -> str:
     """Return the text of a report, which Excel may have saved in another encoding.
 
-    Where the encoding cannot be told Latin-1 will do: names, scores and dates are ASCII.
+    Latin-1 serves where the encoding is unknown: names, scores and dates are ASCII.
     """
     try:
         return tabular.text_of(content)

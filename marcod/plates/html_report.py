@@ -168,7 +168,7 @@ class Row:
 def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done = lambda _: None) -> str:
     """Render the sheet of one inspection: its facts, a map of thumbnails, and its hits in large.
 
-    ``done`` is told how many images were read.
+    ``done`` is called with the number of images read.
     """
     size = shown.format
     numbers = sorted({d.image.drop_number for d in shown.drops})

@@ -214,7 +214,7 @@ def reconcile(connection: Connection) -> int:
 
     A label recorded after the item was proposed closes it; in an audit an older one does too, because the draw did
     not look at it. A label of another image of the drop closes it only where it is Crystals; a copy of the item's
-    image, as a moved file is, is no other image.
+    image, as a moved file is, is the same image.
     """
     own, later = label.alias("own"), label.alias("later")
     item, asked, judged = review_item.c, image.alias("asked"), image.alias("judged")

@@ -77,6 +77,6 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def watchdog_s() -> float | None:
-    """How often systemd wants a sign of life (WatchdogSec), in seconds, if it does."""
+    """Return the interval in seconds at which systemd expects a sign of life (WatchdogSec), or None."""
     usec = os.environ.get("WATCHDOG_USEC", "")
     return int(usec) / 1e6 if usec.isdigit() and int(usec) > 0 else None

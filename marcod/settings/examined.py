@@ -49,7 +49,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
 
 
 def _mend(found: Layers, error: ValidationError) -> tuple[Settings, list[Fault]]:
-    """Leave out what is wrong until the rest is right; what only follows from a value left out is no fault."""
+    """Leave out what is wrong until the rest is right; what only follows from a value left out is not a fault."""
     faults: list[Fault] = []
     left_out: list[Key] = []
     values = found.values

@@ -86,7 +86,7 @@ def read(file: Path | None, overrides: Mapping[str, Any]) -> Layers:
 
 
 def flat(values: Mapping[str, Any], above: Key = ()) -> Iterator[Key]:
-    """Yield the key of every value that is no table, and of every empty table."""
+    """Yield the key of every value that is not a table, and of every empty table."""
     for name, value in values.items():
         below = list(flat(value, (*above, str(name)))) if isinstance(value, Mapping) else []
         yield from below or [(*above, str(name))]

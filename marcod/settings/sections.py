@@ -229,7 +229,7 @@ Mailbox = Annotated[str, AfterValidator(_mailbox)]
 
 
 class NotifySettings(Section):
-    """One place that is told what happens: a webhook (``url``) or people's mailboxes (``to``)."""
+    """One target of notifications: a webhook (``url``) or people's mailboxes (``to``)."""
 
     url: SecretStr | None = Field(
         default=None,
@@ -264,7 +264,7 @@ class NotifySettings(Section):
 
 
 def _guarded(url: str) -> bool:
-    """Whether nobody between can read or change what is sent."""
+    """Tell if nobody between can read or change what is sent."""
     parts = urlsplit(url)
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and local))

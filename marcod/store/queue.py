@@ -336,7 +336,7 @@ def cancel_misfits(connection: Connection, image_ids: Iterable[int]) -> None:
 def cancel_rescore(connection: Connection, version_id: int, since: datetime) -> int:
     """Delete this version's unclaimed rescore jobs enqueued since then. Returns how many.
 
-    A challenger's jobs and those of a rescore with it cannot be told apart, so both go; a rescore can be repeated.
+    A challenger's jobs and those of a rescore with it cannot be distinguished, so both go; a rescore can be repeated.
     Quarantined ones stay, as their summaries count them.
     """
     waiting = sa.and_(job.c.model_version_id == version_id, job.c.priority == RESCORE, job.c.failed_at.is_(None))

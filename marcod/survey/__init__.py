@@ -46,7 +46,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A folder whose images belong to several layouts and cannot be told apart by folders."""
+    """A folder whose images belong to several layouts and cannot be distinguished by folders."""
 
     folder: Path
     layouts: tuple[str, ...]

@@ -29,7 +29,7 @@ FEW: Final = 0.35
 
 
 def ripe(db: Database) -> bool:
-    """Check for a run in shadow that can be decided: its images are scored, or it is no longer challenger."""
+    """Check for a run in shadow that can be decided: its images are scored, or it has ceased to be challenger."""
     for run in db.read(run_rows.shadows):
         version = _candidate(db, run)
         if version is None or _challenger(db) != version:

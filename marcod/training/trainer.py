@@ -66,7 +66,7 @@ def _trigger(expression: str) -> CronTrigger:
 
 
 def process_lives(pid: int) -> bool:
-    """Whether there is a process with this id on this host."""
+    """Tell if there is a process with this id on this host."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

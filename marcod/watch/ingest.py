@@ -1,7 +1,7 @@
 """Ingest of paths as rows; what was recorded before costs one look-up.
 
 A path is read by the source's layout twice, when it is nominated and when it has settled, because nothing that
-could go stale is kept between. What is no drop image is counted by reason. Paths that a file still to come can
+could go stale is kept between. Other files than drop images are counted by reason. Paths that a file still to come can
 turn into drop images (an image before its report.csv) wait here to be offered again.
 """
 
@@ -83,7 +83,7 @@ class Source:
 
 
 def require_roots(settings: Settings, names: Iterable[str] | None = None) -> None:
-    """Raise ConfigError with one sentence for the first source whose root is no readable folder.
+    """Raise ConfigError with one sentence for the first source whose root is not a readable folder.
 
     Touches neither database nor disk, so that it can stand before everything that writes.
     """

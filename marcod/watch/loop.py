@@ -105,7 +105,7 @@ class _Schedule:
         self._wanted = False
 
     def next_walk(self, now: float) -> bool | None:
-        """Whether the walk to start now is a full one; None when no walk is due."""
+        """Tell if the walk to start now is a full one; None when no walk is due."""
         full = now >= self._full_at
         if not (full or self._wanted or now >= self._rescan_at):
             return None

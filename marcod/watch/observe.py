@@ -124,7 +124,7 @@ class ObserverSupervisor:
 
     @property
     def watching(self) -> bool:
-        """Whether every thread of the observer is alive."""
+        """True while every thread of the observer is alive."""
         return self._observer is not None and _is_alive(self._observer)
 
     @property

@@ -123,7 +123,7 @@ class SettleTracker:
                 heapq.heappush(self._heap, (entry.queued_at, file.path))
 
     def ripe(self, now: float) -> bool:
-        """Whether :meth:`due` has anything to look at."""
+        """Tell if :meth:`due` has anything to look at."""
         return bool(self._heap) and self._heap[0][0] <= now
 
     def _judge(self, path: str, entry: _Pending, now: float) -> float | None:

@@ -164,7 +164,7 @@ class WalkCounts:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A name in a listing that is no folder, and the folder; without ``entry`` it is only known by its path."""
+    """A name in a listing that is not a folder, and the folder; without ``entry`` it is only known by its path."""
 
     path: str
     entry: os.DirEntry[str] | None = None
@@ -201,7 +201,7 @@ class Walk:
 
     @property
     def done(self) -> bool:
-        """Whether everything was found and handed out."""
+        """True when everything was found and handed out."""
         return not self._stack and not self._found
 
     def more(self, now: float, limit: int) -> list[Found]:

@@ -56,7 +56,7 @@ class Checkpoint:
         return weights
 
     def global_step(self) -> int | None:
-        """How many steps it was trained for, where the checkpoint says so."""
+        """Return the number of training steps, where the checkpoint records it."""
         if self.shapes.get(network.GLOBAL_STEP) != ():
             return None
         return int(self._value(network.GLOBAL_STEP))

@@ -83,7 +83,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class _Model:
-    """What a source holds. ``classes`` and ``graph`` are None where it does not bring any."""
+    """Contents of a source. ``classes`` and ``graph`` are None where it does not bring any."""
 
     architecture: Architecture
     preprocessing: Preprocessing

@@ -55,7 +55,7 @@ _BYSTANDERS: Final = frozenset(
 
 @dataclass(frozen=True)
 class PublishedGraph:
-    """What may be run of a graph: the way from bytes to scores, its tensors' names, and the classes by logit."""
+    """The part of a graph that may run: from bytes to scores, with its tensors' names and the classes by logit."""
 
     way: Any
     image_bytes: str

@@ -34,7 +34,7 @@ _CHUNK: Final = 1 << 20
 
 
 class Kind(StrEnum):
-    """What a model comes as."""
+    """Kinds of source that a model comes as."""
 
     SAVED_MODEL = "SavedModel"
     CHECKPOINT = "TensorFlow checkpoint"
@@ -44,7 +44,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is downloaded and unpacked at most. The published model is 46 MB in four files."""
+    """Limits of what is downloaded and unpacked. The published model is 46 MB in four files."""
 
     download_bytes: int = 1 << 30
     members: int = 1000
@@ -70,7 +70,7 @@ def fetch(source: str, scratch: Path, limits: Limits, progress: Progress | None 
     """Open ``source``, a path or an http(s) URL; archives and downloads lie in ``scratch`` afterwards.
 
     Raises ConfigError when there is nothing to fetch, BundleError when it cannot be had, is too large, is unsafe to
-    unpack, or is no model of a known kind.
+    unpack, or is not a model of a known kind.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
         downloaded = scratch / "download"
@@ -161,7 +161,7 @@ def _described(kind: Kind, path: Path, name: str) -> Source:
 def unpack(archive: Path, folder: Path, limits: Limits, name: str) -> None:
     """Unpack a zip into the new ``folder``; ``name`` is what messages call it.
 
-    Raises BundleError naming the member that points outside, is no plain file, is damaged, or is too much.
+    Raises BundleError naming the member that points outside, is not a plain file, is damaged, or is too much.
     """
     folder.mkdir()
     try:

@@ -1,0 +1,1 @@
+"""Helpers that several commands share: options, tables, progress bars and drawings."""

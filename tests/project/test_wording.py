@@ -1,0 +1,60 @@
+"""Plain English: words that send a reader to a dictionary stand in no docstring, log event or help text."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from lab import commands
+
+import marcod
+from marcod.cli import cli
+
+PACKAGE = Path(marcod.__file__).parent
+DENIED = re.compile(
+    r"\b(anew|begun|nobody speaks|speaks? for|whoever|told|(?<!there )is no|taken in(?! order)|take in|away|beside"
+    r"|gone on with|as said)\b",
+    re.IGNORECASE,
+)
+OPENINGS = re.compile(r"(What|How|Whether|Who|Of|Those)\b")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and (text := ast.get_docstring(node)):
+            yield re.sub(r"``.*?``", "", text)
+
+
+def _log_events(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(called, ast.Attribute)
+            and called.attr in LEVELS
+            and isinstance(called.value, ast.Name)
+            and called.value.id == "log"
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield str(node.args[0].value)
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_docstrings_and_log_events_are_plain(file: Path) -> None:
+    tree = ast.parse(file.read_bytes())
+    texts = [*_docstrings(tree), *_log_events(tree)]
+    assert [text for text in texts if DENIED.search(text) or OPENINGS.match(text)] == []
+
+
+def test_help_texts_are_plain() -> None:
+    texts = []
+    for name, command in commands(cli).items():
+        texts.append((name, command.help or ""))
+        texts += [(name, option.help or "") for option in command.params if isinstance(option, click.Option)]
+    assert len(texts) > 200
+    assert [(name, text) for name, text in texts if DENIED.search(text)] == []
