@@ -19,67 +19,33 @@ from marcod.cli.common.options import Choice, full_places
 from marcod.errors import MarcodError, is_full, os_reason
 
 COMMANDS: Final = {
-    "config": ("marcod.cli.config:config", "Show and check the configuration."),
-    "db": ("marcod.cli.db:db", "Check, upgrade, copy and thin the database, and make its roles."),
-    "demo": (
-        "marcod.cli.demo:demo",
-        "Let rendered plates of three imagers arrive, score them with the real daemon, and show the results.",
-    ),
-    "doctor": (
-        "marcod.cli.doctor:doctor",
-        "Examine configuration, database, sources, models, device, clock, disks and limits; changes nothing.",
-    ),
-    "drift": ("marcod.cli.drift:drift", "Compare what each imager delivers with what it used to deliver."),
-    "explain": (
-        "marcod.cli.explain:explain",
-        "Show what each imager family reads from PATHS; no file needs to exist.",
-    ),
-    "hits": ("marcod.cli.hits:hits", "List the hits over all plates, best first."),
-    "install-systemd": (
-        "marcod.cli.install:install_systemd",
-        "Write marcod's systemd units and what they need; start nothing.",
-    ),
-    "label": ("marcod.cli.label:label", "Label drops, import labels, and list them."),
-    "model": ("marcod.cli.model:model", "Import, judge, calibrate, promote and train model versions."),
-    "notify": ("marcod.cli.notify:notify", "Show and test notifications by webhook and e-mail."),
-    "plate": ("marcod.cli.plate:plate", "List, show and export plates."),
-    "queue": ("marcod.cli.queue:queue", "Show the queue, retry failed images, and accept that images are gone."),
-    "rescore": (
-        "marcod.cli.rescore:rescore",
-        "Score again what a model version has not scored yet, behind all new images.",
-    ),
-    "retrain": (
-        "marcod.cli.retrain:retrain",
-        "Train on the labels, compare with the champion, and promote what passes the gate.",
-    ),
-    "review": (
-        "marcod.cli.review:review",
-        "Look at the drops from which most is learned, and measure what the model misses.",
-    ),
-    "run": ("marcod.cli.run:run", "Watch the configured sources and score what arrives, until stopped."),
-    "scan": (
-        "marcod.cli.scan:scan",
-        "Look once at every file of ROOT, or of the configured sources, and queue what is new.",
-    ),
-    "score": ("marcod.cli.score:score", "Score everything that waits in the queue, then end."),
-    "setup": (
-        "marcod.cli.setup:setup",
-        "Look at the FOLDERS that imagers write to, and add them to the configuration.",
-    ),
-    "source": (
-        "marcod.cli.source:source",
-        "Show the recorded sources, and rename, merge or forget them; no image file is touched.",
-    ),
+    "config": "Show and check the configuration.",
+    "db": "Check, upgrade, copy and thin the database, and make its roles.",
+    "demo": "Let rendered plates of three imagers arrive, score them with the real daemon, and show the results.",
+    "doctor": "Examine configuration, database, sources, models, device, clock, disks and limits; changes nothing.",
+    "drift": "Compare what each imager delivers with what it used to deliver.",
+    "explain": "Show what each imager family reads from PATHS; no file needs to exist.",
+    "hits": "List the hits over all plates, best first.",
+    "install:install-systemd": "Write marcod's systemd units and what they need; start nothing.",
+    "label": "Label drops, import labels, and list them.",
+    "model": "Import, judge, calibrate, promote and train model versions.",
+    "notify": "Show and test notifications by webhook and e-mail.",
+    "plate": "List, show and export plates.",
+    "queue": "Show the queue, retry failed images, and accept that images are gone.",
+    "rescore": "Score again what a model version has not scored yet, behind all new images.",
+    "retrain": "Train on the labels, compare with the champion, and promote what passes the gate.",
+    "review": "Look at the drops from which most is learned, and measure what the model misses.",
+    "run": "Watch the configured sources and score what arrives, until stopped.",
+    "scan": "Look once at every file of ROOT, or of the configured sources, and queue what is new.",
+    "score": "Score everything that waits in the queue, then end.",
+    "setup": "Look at the FOLDERS that imagers write to, and add them to the configuration.",
+    "source": "Show the recorded sources, and rename, merge or forget them; no image file is touched.",
     "status": (
-        "marcod.cli.status:status",
-        "Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training.",
+        "Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training."
     ),
-    "train": (
-        "marcod.cli.train:train",
-        "Show training runs: what each was made of, how the gate judged it, and why.",
-    ),
+    "train": "Show training runs: what each was made of, how the gate judged it, and why.",
 }
-"""Every command: where it is, and the first sentence of its help (a test compares both)."""
+"""Every command by module and name, with the first sentence of its help (a test compares both)."""
 
 
 class _Commands(LazyGroup):

@@ -29,9 +29,8 @@ SHOWN_PROBLEMS = 20
 @click.group(
     cls=LazyGroup,
     lazy={
-        "suspects": (
-            "marcod.cli.label_suspects:suspects",
-            "List labels that look wrong, the most doubtful first, and how often each person's labels are doubted.",
+        "label_suspects:suspects": (
+            "List labels that look wrong, the most doubtful first, and how often each person's labels are doubted."
         ),
     },
 )

@@ -24,13 +24,11 @@ if TYPE_CHECKING:
 @click.group(
     cls=LazyGroup,
     lazy={
-        "heatmap": (
-            "marcod.cli.plate_heatmap:heatmap",
-            "Draw where the network looks in the drop of WELL, as a heat map over the grey image (SmoothGrad).",
+        "plate_heatmap:heatmap": (
+            "Draw where the network looks in the drop of WELL, as a heat map over the grey image (SmoothGrad)."
         ),
-        "import": (
-            "marcod.cli.plate_import:import_",
-            "Take barcode, format, project and screen of plates from a CSV table, before or after their images arrive.",
+        "plate_import:import": (
+            "Take barcode, format, project and screen of plates from a CSV table, before or after their images arrive."
         ),
     },
 )

@@ -11,28 +11,31 @@ import click
 class LazyCommand(click.Command):
     """Name and help of a command that is not imported yet: all that a list of commands and a completion show."""
 
-    def __init__(self, name: str, target: str, help_line: str) -> None:
+    def __init__(self, target: str, help_line: str) -> None:
+        module, _, name = target.rpartition(":")
         super().__init__(name, help=help_line)
-        self._target = target
+        self._module = module or name
 
     def load(self) -> click.Command:
-        """Import and return the command itself."""
-        module, _, attribute = self._target.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command), f"{self._target} is not a command"
+        """Import and return the command itself: the module's attribute of its name, or of that and ``_``."""
+        found = vars(importlib.import_module(f"marcod.cli.{self._module}"))
+        attribute = str(self.name).replace("-", "_")
+        command = found.get(attribute) or found[f"{attribute}_"]
+        assert isinstance(command, click.Command), f"{attribute} of {self._module} is not a command"
         return command
 
 
 class LazyGroup(click.Group):
-    """A group whose ``lazy`` commands, by name (``module:attribute``, first sentence of the help), load when called.
+    """A group whose ``lazy`` commands load when called; each is ``module:name`` with the first sentence of its help.
 
-    Commands can be added in the usual ways too.
+    Modules are named below ``marcod.cli``, and may be left out where they are named like the command. Commands can be
+    added in the usual ways too.
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **attributes: Any) -> None:
+    def __init__(self, *args: Any, lazy: Mapping[str, str], **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        for name, (target, help_line) in (lazy or {}).items():
-            self.add_command(LazyCommand(name, target, help_line))
+        for target, help_line in lazy.items():
+            self.add_command(LazyCommand(target, help_line))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
