@@ -14,7 +14,8 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.bench import KINDS, Bench
 from benchmarks.tables import Table
-from marcod import settings, telemetry
+from marcod import telemetry
+from marcod.settings.environment import quiet_tensorflow
 
 NAMES = (
     "start",
@@ -38,7 +39,7 @@ ON_REQUEST = ("soak", "stops", "stories")
 def main() -> None:
     """Parse, run, print."""
     options = _options()
-    settings.quiet_tensorflow()
+    quiet_tensorflow()
     telemetry.configure("error", "console")
     out, err = Console(width=None if Console().is_terminal else 160), Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="marcod-bench-") as folder:

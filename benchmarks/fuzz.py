@@ -25,10 +25,11 @@ from typing import IO, Any, Final
 from benchmarks import mutations
 from benchmarks.bench import Bench
 from benchmarks.tables import Cell, Table
-from marcod import images, layouts, settings
+from marcod import images, layouts
 from marcod.database.engine import Database
 from marcod.domain import DropImage, path_text, text_path
 from marcod.errors import ImageError
+from marcod.settings.environment import child_environment, quiet_tensorflow
 from marcod.watch.ingest import Ingest, Source
 from marcod.watch.scan import scan_once
 from marcod.watch.settle import SettleTracker
@@ -137,9 +138,7 @@ def _worked_off(bench: Bench, what: str, items: int) -> Found:
 
 def _started(what: str, first: int, end: int, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "benchmarks.fuzz", what, str(first), str(end), str(folder)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=settings.child_environment()
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=child_environment())
 
 
 def _received(message: dict[str, Any]) -> Found:
@@ -149,7 +148,7 @@ def _received(message: dict[str, Any]) -> Found:
 def _work(what: str, first: int, end: int, folder: Path) -> None:
     """What a worker does: tell now and then how far it is and what it met since."""
     os.nice(NICE)
-    settings.quiet_tensorflow()
+    quiet_tensorflow()
     try_one = _images() if what == "images" else _paths(folder)
     signal.signal(signal.SIGPROF, _too_long)
     _limit_memory()

@@ -16,8 +16,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from marcod import layouts, settings
+from marcod import layouts
 from marcod.domain import CLASSES, DropClass, Kind, Split, split_of
+from marcod.settings.environment import child_environment
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, another_imager, plate_files, write_file
 
 SOURCE: Final = "new-imager"
@@ -105,7 +106,7 @@ class Lab:
 
     def environment(self) -> dict[str, str]:
         """Without the settings of whoever runs the benchmark."""
-        return settings.child_environment()
+        return child_environment()
 
     def json(self, *arguments: str, ends: Sequence[int] = (0,)) -> Any:
         """What a command says as JSON."""

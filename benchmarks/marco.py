@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks import plates
 from benchmarks.bench import Bench, Kind, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
-from marcod import layouts, settings, telemetry
+from marcod import layouts, telemetry
 from marcod.catalog import deliveries
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
@@ -32,6 +32,7 @@ from marcod.model.bundle import Predictor
 from marcod.model.registry import Registry
 from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
+from marcod.settings.environment import one_thread_an_operation, quiet_tensorflow
 from marcod.store import serving
 from marcod.watch.ingest import Source
 from marcod.watch.scan import scan_once
@@ -97,8 +98,8 @@ def _ways(
 ) -> dict[str, Callable[[], Pass]]:
     """Both in a process of its own, because each sets TensorFlow's threads as it does in real use."""
     spawn = multiprocessing.get_context("spawn")
-    tools = stack.enter_context(ProcessPoolExecutor(1, spawn, settings.quiet_tensorflow))
-    scorer = stack.enter_context(ProcessPoolExecutor(1, spawn, settings.one_thread_an_operation))
+    tools = stack.enter_context(ProcessPoolExecutor(1, spawn, quiet_tensorflow))
+    scorer = stack.enter_context(ProcessPoolExecutor(1, spawn, one_thread_an_operation))
     ways: dict[str, Callable[[], Pass]] = {}
     for size in BATCHES:
         ways[f"SavedModel, {size} a call"] = partial(_baseline, tools, saved_model, paths, size)

@@ -13,13 +13,13 @@ import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.tables import Cell, Table
-from marcod import settings
 from marcod.domain import CLASSES
 from marcod.evaluate import metrics
 from marcod.fitting import batches, fit, recipes
 from marcod.fitting.fit import FitOptions, Validation
 from marcod.model import network, registry
 from marcod.model.network import MARCO, MARCO_SMALL
+from marcod.settings.environment import child_environment
 from marcod.training import shipped_model
 from marcod.training.shipped_model import Examples
 
@@ -105,7 +105,7 @@ def full(bench: Bench) -> Table:
     batch, steps = bench.size(BATCH, 2), bench.size(STEPS, 2)
     bench.say(f"{steps} steps of the published network on {batch} images")
     command = [sys.executable, "-m", "benchmarks.scratch", str(batch), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings.child_environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=child_environment())
     found = json.loads(done.stdout.splitlines()[-1])
     rows: list[list[Cell]] = [
         [step, round(loss, 4), round(seconds, 1)]

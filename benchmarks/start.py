@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.bench import KINDS, Bench, Kind
 from benchmarks.tables import Spread, Table
-from marcod import settings
+from marcod.settings.environment import child_environment
 
 REPEATS: Final = 5
 COMMANDS: Final = (("--help",), ("queue", "status"), ("plate", "list"), ("hits",), ("status",))
@@ -31,7 +31,7 @@ def run(bench: Bench) -> Iterator[Table]:
             url = subject.db.url.render_as_string(hide_password=False)
             # As installed: compiled once, by the first turn.
             places = {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "compiled")}
-            environment = settings.child_environment(MARCOD_STORE__URL=url, **places)
+            environment = child_environment(MARCOD_STORE__URL=url, **places)
             environment.pop("PYTHONDONTWRITEBYTECODE", None)
             yield _table(bench, kind, environment)
 

@@ -24,8 +24,8 @@ import sqlalchemy as sa
 from benchmarks import models, plates
 from benchmarks.bench import Bench, Kind
 from benchmarks.tables import Cell, Table
-from marcod import settings
 from marcod.database.engine import Database
+from marcod.settings.environment import child_environment
 
 STOPS: Final = 50
 SEED: Final = 11
@@ -210,7 +210,7 @@ class _Service:
         with self._log.open("ab") as log:
             self.started = time.monotonic()
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=settings.child_environment(NOTIFY_SOCKET="@" + address)
+                command, stdout=log, stderr=log, env=child_environment(NOTIFY_SOCKET="@" + address)
             )
         return self
 

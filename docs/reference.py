@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from marcod import settings
 from marcod.cli import cli
 from marcod.cli.common.lazy import loaded
+from marcod.settings import keys
 
 PAGE = Path(__file__).with_name("reference.md")
 
@@ -41,7 +41,7 @@ def page() -> str:
 def _settings() -> Iterator[str]:
     yield "| key | default | meaning |"
     yield "|---|---|---|"
-    for key, meaning, default in settings.described():
+    for key, meaning, default in keys.described():
         yield f"| `{key}` | {IN_STATE_FOLDER.get(key, '' if default in (None, [], {}) else default)} | {meaning} |"
 
 

@@ -24,11 +24,12 @@ from threading import Event
 from typing import Final
 from uuid import uuid4
 
-from marcod import layouts, settings
+from marcod import layouts
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, Kind, path_text
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.plates import reports
+from marcod.settings.environment import child_environment, published_wheel
 from marcod.store import backlog
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
 
@@ -118,7 +119,7 @@ def fetch_model(config: Path, on_words: Callable[[str], None]) -> str | None:
     ``on_words`` is called with each line that the command writes about its progress.
     """
     command = [sys.executable, "-m", "marcod", "--config", str(config), "model", "fetch", MODEL]
-    if (named := settings.published_wheel()) is not None:
+    if (named := published_wheel()) is not None:
         # The child's environment is without this program's variables.
         command += ["--from", str(named)]
     last = "it gave no reason"
@@ -128,7 +129,7 @@ def fetch_model(config: Path, on_words: Callable[[str], None]) -> str | None:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=settings.child_environment(),
+        env=child_environment(),
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -211,7 +212,7 @@ def running_daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]
     command = [sys.executable, "-m", "marcod", "--config", str(config), "run"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, log.open("wb") as output:
         channel.bind("\0" + address)
-        environment = settings.child_environment(NOTIFY_SOCKET="@" + address)
+        environment = child_environment(NOTIFY_SOCKET="@" + address)
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
             _await_ready(channel, process, log)

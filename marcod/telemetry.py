@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from marcod import settings
+from marcod.settings.environment import notify_socket, quiet_tensorflow
 from marcod.text import escaped
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def configure(level: str, style: str) -> None:
     """Set up logging once per process. ``style`` is auto, console or json."""
     global _chosen
     _chosen = (level, style)
-    settings.quiet_tensorflow()
+    quiet_tensorflow()
     for noisy in ("alembic", "apscheduler", "watchdog", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(max(_LEVELS[level], logging.WARNING))
 
@@ -126,7 +126,7 @@ def bound(**values: object) -> AbstractContextManager[None]:
 
 def notify(state: str) -> bool:
     """Tell systemd something, such as ``READY=1`` (sd_notify(3)). False when nobody listens or can."""
-    address = settings.notify_socket()
+    address = notify_socket()
     if address is None:
         return False
     if address.startswith("@"):

@@ -12,7 +12,10 @@ from marcod import text
 from marcod.cli.common import listings, options, output
 from marcod.cli.common.configured import configured
 from marcod.errors import ConfigError, LayoutError
-from marcod.settings import Examined, Fault, Settings
+from marcod.settings import Settings, keys
+from marcod.settings.examined import Examined
+from marcod.settings.faults import Fault, in_order
+from marcod.settings.loading import redacted_url
 from marcod.watch.folders import not_apart
 from marcod.watch.ingest import layout_of, require_roots
 
@@ -34,7 +37,7 @@ def show(ctx: click.Context, json_output: bool) -> None:
     """
     examined = configured(ctx).examined
     values = examined.settings.model_dump(mode="json")
-    values["store"]["url"] = configuration.redacted_url(examined.settings)
+    values["store"]["url"] = redacted_url(examined.settings)
     if json_output:
         faults = [asdict(fault) for fault in examined.faults]
         output.print_json(values | ({"faults": faults} if faults else {}))
@@ -45,7 +48,7 @@ def show(ctx: click.Context, json_output: bool) -> None:
 
 
 def _rows(values: dict[str, dict[str, Any]]) -> Iterator[tuple[str, object, str]]:
-    for key, description, _ in configuration.described():
+    for key, description, _ in keys.described():
         section, name = key.split(".", 1)
         if section not in configuration.NAMED:
             yield key, _as_toml(values[section][name]), description
@@ -69,8 +72,8 @@ def check(ctx: click.Context, json_output: bool) -> None:
     """
     examined = configured(ctx).examined
     settings = examined.settings
-    faults = configuration.in_order([*examined.faults, *_unworkable(examined)])
-    database = configuration.redacted_url(settings)
+    faults = in_order([*examined.faults, *_unworkable(examined)])
+    database = redacted_url(settings)
     if json_output:
         output.print_json({"sources": sorted(settings.sources), "database": database, "faults": list(faults)})
     elif faults:
@@ -112,7 +115,7 @@ def _unworkable(examined: Examined) -> Iterator[Fault]:
         found += _refusals(examined, ("sources", name, "root"), partial(require_roots, settings, [name]))
         if source.layout not in layouts.NAMES:
             text = f"there is no layout {source.layout!r}; layouts are {', '.join(layouts.NAMES)}"
-            nearest = configuration.nearest(source.layout, layouts.NAMES)
+            nearest = keys.nearest(source.layout, layouts.NAMES)
             found.append(examined.fault_at(("sources", name, "layout"), text, nearest))
         else:
             key = ("sources", name, "pattern" if source.pattern is not None else "layout")

@@ -6,11 +6,11 @@ from typing import Final
 import click
 from rich.text import Text
 
-from marcod import settings as configuration
 from marcod.cli.common import listings, options, output
 from marcod.cli.common.configured import configured
 from marcod.health import doctor as examination
 from marcod.health.doctor import Finding, Verdict
+from marcod.settings import loading
 
 STYLES: Final = {Verdict.OK: "green", Verdict.ATTENTION: "yellow", Verdict.BROKEN: "bold red"}
 MARKS: Final = {Verdict.OK: "ok", Verdict.ATTENTION: "look", Verdict.BROKEN: "BROKEN"}
@@ -26,7 +26,7 @@ def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
     Exit code 0 when all is well, 3 when something needs attention.
     """
     chosen = configured(ctx)
-    origins = configuration.origins(chosen.file, chosen.overrides)
+    origins = loading.origins(chosen.file, chosen.overrides)
     found = []
     for finding in examination.examine(chosen.settings, origins, device=not no_device):
         found.append(finding)

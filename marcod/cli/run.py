@@ -9,7 +9,8 @@ from marcod import __version__, service, text
 from marcod.cli.common import output
 from marcod.cli.common.configured import configured
 from marcod.errors import ConfigError
-from marcod.settings import ROLES, USUAL_ROLES, Role, nearest
+from marcod.settings import ROLES, USUAL_ROLES, Role
+from marcod.settings.keys import nearest
 
 
 def _roles(_ctx: click.Context, _param: click.Parameter, given: str) -> tuple[Role, ...]:

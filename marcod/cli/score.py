@@ -10,7 +10,8 @@ from marcod import app
 from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.service.periodic import housekeeping
-from marcod.settings import Settings, one_thread_an_operation
+from marcod.settings import Settings
+from marcod.settings.environment import one_thread_an_operation
 from marcod.store import backlog, sources, versions
 
 if TYPE_CHECKING:

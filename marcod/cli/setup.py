@@ -16,7 +16,7 @@ from marcod.cli.common.configured import configured
 from marcod.cli.common.options import Choice
 from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError, MarcodError
-from marcod.settings import Settings, SourceSettings, writer
+from marcod.settings import Settings, SourceSettings, loading, writer
 from marcod.survey import Imager, Survey, mounts, propose
 from marcod.survey.propose import Answers, Proposal
 
@@ -87,10 +87,10 @@ def _sources(path: Path, *, dry_run: bool) -> tuple[Mapping[str, SourceSettings]
     if not path.exists():
         return {}, False
     try:
-        return configuration.load(path).sources, False
+        return loading.load(path).sources, False
     except ConfigError as error:
         if dry_run:
-            return configuration.examine(path).settings.sources, True
+            return loading.examine(path).settings.sources, True
         raise ConfigError(f"{error}. Correct that first, or name another file with --config") from error
 
 
@@ -223,7 +223,7 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, ch
 
 
 def _say_what_is_next(path: Path) -> None:
-    fetched = not _is_scored_by_synthetic(configuration.load(path))
+    fetched = not _is_scored_by_synthetic(loading.load(path))
     steps = [(f"  {command}", meaning) for command, meaning in _NEXT if not (fetched and "fetch" in command)]
     output.console().print(listings.table("Next:", ("", ""), steps, prose=True))
 

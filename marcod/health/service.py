@@ -16,7 +16,8 @@ from marcod.health.checks import Trouble
 from marcod.health.finding import Finding, Verdict, first_line, judged
 from marcod.health.snapshot import Snapshot
 from marcod.model.registry import ModelInfo, Registry
-from marcod.settings import Settings, redacted_url
+from marcod.settings import Settings
+from marcod.settings.loading import redacted_url
 from marcod.text import count
 
 _LET_WRITE: Final = {

@@ -19,7 +19,8 @@ from marcod.app import App, roots, worker_name
 from marcod.errors import MarcodError
 from marcod.notify import notifier
 from marcod.service.periodic import HEART, PeriodicWork
-from marcod.settings import Role, Settings, one_thread_an_operation, watchdog_s
+from marcod.settings import Role, Settings
+from marcod.settings.environment import one_thread_an_operation, watchdog_s
 from marcod.training import trainer
 from marcod.watch.ingest import Source, open_sources
 from marcod.watch.loop import Watcher

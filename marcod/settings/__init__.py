@@ -1,126 +1,489 @@
-"""Typed configuration from all its sources; what loads is complete and valid.
+"""The tables of the configuration, one class each: every key with its type, its default and what it means.
 
-Layers, strongest first: command line, ``MARCOD_SECTION__FIELD`` variables, systemd credentials of the same
-names, the TOML file, defaults. Nothing else in marcod reads the environment. An unknown key, an unknown
-``MARCOD_`` variable and a named file that is missing are errors, because a typo must not change what a lab
-believes it configured. What belongs to a model (input size, thresholds) is in its bundle, never here.
+``loading`` reads them from all their places; ``environment`` has the variables of a process that are no settings.
 """
 
-import os
 import re
-from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
-from marcod.settings import layers
-from marcod.settings.environment import PREFIX as PREFIX
-from marcod.settings.environment import cache_dir as cache_dir
-from marcod.settings.environment import child_environment as child_environment
-from marcod.settings.environment import notify_socket as notify_socket
-from marcod.settings.environment import one_thread_an_operation as one_thread_an_operation
-from marcod.settings.environment import published_wheel as published_wheel
-from marcod.settings.environment import quiet_tensorflow as quiet_tensorflow
-from marcod.settings.environment import state_dir as state_dir
-from marcod.settings.environment import use_the_cpu_alone as use_the_cpu_alone
-from marcod.settings.environment import watchdog_s as watchdog_s
-from marcod.settings.examined import Examined as Examined
-from marcod.settings.examined import examine as _examine
-from marcod.settings.faults import Fault as Fault
-from marcod.settings.faults import FaultsError as FaultsError
-from marcod.settings.faults import in_order as in_order
-from marcod.settings.keys import described as described
-from marcod.settings.keys import nearest as nearest
-from marcod.settings.sections import EVENT_KINDS as EVENT_KINDS
-from marcod.settings.sections import NAMED as NAMED
-from marcod.settings.sections import ROLES as ROLES
-from marcod.settings.sections import USUAL_ROLES as USUAL_ROLES
-from marcod.settings.sections import DaemonSettings as DaemonSettings
-from marcod.settings.sections import DriftSettings as DriftSettings
-from marcod.settings.sections import EventKind as EventKind
-from marcod.settings.sections import LabelSettings as LabelSettings
-from marcod.settings.sections import LogSettings as LogSettings
-from marcod.settings.sections import MailSettings as MailSettings
-from marcod.settings.sections import MetricsSettings as MetricsSettings
-from marcod.settings.sections import ModelSettings as ModelSettings
-from marcod.settings.sections import NotifySettings as NotifySettings
-from marcod.settings.sections import RetentionSettings as RetentionSettings
-from marcod.settings.sections import ReviewSettings as ReviewSettings
-from marcod.settings.sections import Role as Role
-from marcod.settings.sections import ScoreSettings as ScoreSettings
-from marcod.settings.sections import Settings as Settings
-from marcod.settings.sections import SourceSettings as SourceSettings
-from marcod.settings.sections import StoreSettings as StoreSettings
-from marcod.settings.sections import TrainSettings as TrainSettings
-from marcod.settings.sections import WatchSettings as WatchSettings
-from marcod.settings.sections import is_plain_name as is_plain_name
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from marcod.domain import NOT_UNDERSTOOD, PLATE_FORMATS, Modality, PlateFormat, WarningKind, grid_of
+from marcod.settings.environment import state_dir
+
+Role = Literal["watch", "score", "schedule", "trainer"]
+ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer")
+USUAL_ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
+"""Roles of `marcod run` without --roles; training has a process of its own."""
 
 
-def config_file(named: Path | None = None) -> Path | None:
-    """Return the TOML file that :func:`load` reads: the named one, ``MARCOD_CONFIG``, or the first standard place.
+def _expanded(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, (str, Path)) else value
 
-    Raises FaultsError when a named file does not exist.
+
+FolderPath = Annotated[Path, BeforeValidator(_expanded)]
+
+
+class Section(BaseModel):
+    """One table of the configuration file; frozen, and strict about its keys.
+
+    A table is built as a part of :class:`Settings`, and by itself only when somebody makes one alone.
     """
-    place = "the command line"
-    if named is None and (variable := os.environ.get("MARCOD_CONFIG")):
-        named, place = Path(variable), "variable MARCOD_CONFIG"
-    if named is None:
-        return next((path for path in (user_file(), Path("/etc/marcod/marcod.toml")) if path.is_file()), None)
-    if not named.is_file():
-        text = f"configuration file {named} does not exist; name another or leave it out"
-        raise FaultsError([Fault(place, None, text, word=str(named), nearest=_beside(named))])
-    return named
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-def user_file() -> Path:
-    """Return the configuration file of this user, whether it is there or not."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "marcod" / "marcod.toml"
+class StoreSettings(Section):
+    url: SecretStr = Field(
+        default_factory=lambda: SecretStr(f"sqlite:///{state_dir() / 'marcod.sqlite'}"),
+        examples=["postgresql://marcod@db.example.org/marcod"],
+        description="Database: sqlite:///PATH (one host, local disk) or postgresql://USER:PASSWORD@HOST/NAME",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _known_database(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgresql+psycopg2://")):
+            raise ValueError("start it with sqlite:/// or postgresql://")
+        return url
 
 
-def _beside(missing: Path) -> str | None:
-    """Return the TOML file in the same folder whose name is most like that of one that is missing."""
-    try:
-        names = [path.name for path in missing.parent.glob("*.toml")]
-    except OSError:
-        return None
-    found = get_close_matches(missing.name, names, n=1)
-    return str(missing.with_name(found[0])) if found else None
+class ModelSettings(Section):
+    folder: FolderPath = Field(
+        default_factory=lambda: state_dir() / "models",
+        description="Folder of the lab's own model bundles, beside the shipped ones",
+    )
 
 
-def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Return the effective settings. ``overrides`` is a nested mapping of what the command line set.
-
-    Raises FaultsError, whose ``faults`` name everything that is wrong: file, line, word, and what was meant.
-    """
-    found = examine(config, overrides)
-    if found.faults:
-        raise FaultsError(found.faults)
-    return found.settings
-
-
-def examine(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Examined:
-    """Return the settings as far as they are right, and everything that is wrong. Raises nothing."""
-    try:
-        return _examine(config_file(config), overrides or {})
-    except FaultsError as error:
-        found = _examine(None, overrides or {})
-        return Examined(found.settings, in_order([*error.faults, *found.faults]), found.layers)
+class WatchSettings(Section):
+    settle_s: float = Field(
+        default=10.0, ge=0, description="A file is read once its size and time stood still this long"
+    )
+    rescan_s: float = Field(default=60.0, gt=0, description="Pause between looks at folders whose time changed")
+    full_rescan_s: float = Field(default=86_400.0, gt=0, description="Pause between looks at every file")
+    quiet_s: float = Field(
+        default=1_800.0,
+        gt=0,
+        description="An inspection without a new image for this long counts as complete",
+    )
 
 
-def origins(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Return where each value of :func:`load` came from, by dotted key; what is at its default is left out."""
-    found = layers.read(config_file(config), overrides or {})
-    folder = f"a credential in {os.environ.get('CREDENTIALS_DIRECTORY')}"
-    return {
-        ".".join(key): folder if place.startswith(layers.CREDENTIAL) else place for key, place in found.places.items()
-    }
+class ScoreSettings(Section):
+    batch_size: int = Field(default=16, ge=1, le=1024, description="Images the model sees at a time")
+    decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and decode images ahead")
+    lease_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Work of a process that died returns to the queue after this; one that lives renews it",
+    )
+    max_attempts: int = Field(default=5, ge=1, description="Tries before an image is quarantined")
+    retry_s: float = Field(default=30.0, ge=0, description="Pause before the second try; doubles with each further one")
+    idle_s: float = Field(default=0.5, gt=0, description="Pause before asking an empty queue again")
+    accept_gone: bool = Field(
+        default=False,
+        description="Do not tell of images whose files go before they are scored, as a clean-up makes them",
+    )
 
 
-def redacted_url(settings: Settings) -> str:
-    """Return the database URL without its password, also where that holds what ends one or stands in the query."""
-    scheme, _, rest = settings.store.url.get_secret_value().partition("://")
-    login, at, place = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    place, mark, query = place.partition("?")
-    shown = "&".join(re.sub(r"(?i)^([^=]*(pass|%)[^=]*)=.*", r"\1=***", part) for part in query.split("&"))
-    return f"{scheme}://{user}{':***' if colon else ''}{at}{place}{mark}{shown}"
+class DaemonSettings(Section):
+    stop_s: float = Field(default=60.0, gt=0, description="After the first signal, all loops must have ended by then")
+    batch_limit_s: float = Field(
+        default=600.0, gt=0, description="A batch that takes longer hangs on its device, and the process ends"
+    )
+    restarts: int = Field(
+        default=10, ge=0, description="Failures of a loop within an hour that nobody foresaw and that it is begun again"
+    )
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level written")
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="key=value lines, JSON, or JSON unless on a terminal"
+    )
+
+
+class LabelSettings(Section):
+    vocabularies: FolderPath | None = Field(
+        default=None,
+        examples=["/etc/marcod/vocabularies.toml"],
+        description="TOML file whose words add to and replace the shipped vocabularies",
+    )
+    vocabulary: str = Field(
+        default="marco", description="Vocabulary of labels that name none, from the inbox and from CSV"
+    )
+
+
+class ReviewSettings(Section):
+    threshold_share: float = Field(
+        default=0.5, ge=0, description="Share of drops to review that are near the threshold"
+    )
+    disagreement_share: float = Field(
+        default=0.3, ge=0, description="Share of drops on which models or people disagree"
+    )
+    audit_share: float = Field(default=0.2, ge=0, description="Share of drops drawn at random to estimate the recall")
+    audit_drops: int = Field(default=300, ge=10, description="Drops in one random draw of the audit")
+
+
+class TrainSettings(Section):
+    folder: FolderPath = Field(
+        default_factory=lambda: state_dir() / "training", description="Folder of training runs: snapshots and curves"
+    )
+    name: str = Field(
+        default="lab", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the models that training makes"
+    )
+    schedule: str | None = Field(
+        default="0 2 * * *", description="Cron expression, in UTC, of when the trainer looks whether to train"
+    )
+    min_new_labels: int = Field(default=100, ge=1, description="Labels since the last run that make the trainer train")
+    on_drift: bool = Field(default=True, description="A new drift alarm makes the trainer train")
+    recipe: Literal["adapt", "scratch"] = Field(
+        default="adapt", description="Start from the champion's weights, or from random ones as the paper did"
+    )
+    promotion: Literal["gated", "manual"] = Field(
+        default="gated", description="Whether a model that passes the gate becomes champion, or is only recommended"
+    )
+    shadow_images: int = Field(
+        default=0, ge=0, description="New images that a model scores as challenger before it becomes champion"
+    )
+    head_crystals: int = Field(
+        default=50, ge=1, description="Labelled drops with crystals from which the head is trained"
+    )
+    all_crystals: int = Field(
+        default=300, ge=1, description="Labelled drops with crystals from which the whole network is trained"
+    )
+    base: Literal["auto", "rendered", "none"] = Field(
+        default="auto",
+        description="Trained on beside labels: rendered drops, nothing, or rendered for a champion made from them",
+    )
+    base_folder: FolderPath | None = Field(
+        default=None,
+        examples=["/data/labelled"],
+        description="Folder with labelled images and labels.csv to train on beside the labels, instead",
+    )
+    base_images: int = Field(default=2000, ge=100, description="Images of the base set that are used")
+    epochs: int = Field(default=6, ge=1, description="Passes over the images when the whole network is adapted")
+    scratch_epochs: int = Field(default=260, ge=1, description="Passes over the images from scratch; the paper's 260")
+    batch_size: int = Field(default=64, ge=2, le=1024, description="Images of one training step")
+    quarter_turns: bool = Field(default=True, description="Turn images by 90 degrees at random, beside flips")
+    precision: Literal["auto", "float32"] = Field(
+        default="auto", description="Half precision where the device has it, or float32 everywhere"
+    )
+    seed: int = Field(default=1, ge=0, description="Everything drawn at random in training follows from it")
+    recall: float = Field(
+        default=0.95, gt=0, lt=1, description="Share of crystals that a new threshold is chosen to find"
+    )
+    recall_margin: float = Field(
+        default=0.02, ge=0, lt=1, description="Crystal recall that a new model may lose at most"
+    )
+    imager_margin: float = Field(default=0.05, ge=0, lt=1, description="Accuracy and recall it may lose on one imager")
+    min_test_crystals: int = Field(default=15, ge=1, description="Test drops with crystals that a promotion takes")
+    min_test_drops: int = Field(default=30, ge=1, description="Test drops that a promotion takes")
+    min_test_plates: int = Field(default=2, ge=1, description="Test plates that a promotion takes")
+    label_noise: float = Field(
+        default=0.25, gt=0, le=1, description="Share of labels that look wrong from which nothing is promoted"
+    )
+
+
+class DriftSettings(Section):
+    enabled: bool = Field(default=True, description="Compare each day's images with those of before")
+    reference_images: int = Field(default=500, ge=50, description="First images of an imager that are the reference")
+    window_days: int = Field(default=7, ge=1, description="Days that are looked at together")
+    min_images: int = Field(default=100, ge=20, description="Images in the window below which nothing is said")
+    p_value: float = Field(default=1e-4, gt=0, lt=1, description="Chance of a false alarm of one signal on one day")
+
+
+class MetricsSettings(Section):
+    port: int | None = Field(
+        default=None, ge=1, le=65535, examples=[9112], description="Port where Prometheus reads; none by default"
+    )
+    address: str = Field(default="127.0.0.1", description="Address that the port is bound to")
+    textfile: FolderPath | None = Field(
+        default=None,
+        examples=["/var/lib/node_exporter/marcod.prom"],
+        description="File for node-exporter's text collector, such as /var/lib/node_exporter/marcod.prom",
+    )
+    every_s: float = Field(default=15.0, gt=0, description="Pause between two looks at the database for metrics")
+
+
+EventKind = Literal["hits", "complete", "quarantine", "drift"]
+EVENT_KINDS: Final[tuple[EventKind, ...]] = ("hits", "complete", "quarantine", "drift")
+
+
+def _mailbox(text: str) -> str:
+    if text.count("@") != 1 or not text.isprintable() or text != text.strip():
+        raise ValueError(f"{text!r} is no address such as lab@example.org")
+    return text
+
+
+Mailbox = Annotated[str, AfterValidator(_mailbox)]
+
+
+class NotifySettings(Section):
+    """One target of notifications: a webhook (``url``) or people's mailboxes (``to``)."""
+
+    url: SecretStr | None = Field(
+        default=None,
+        examples=["https://lims.example.org/marcod"],
+        description="Webhook that gets a POST; https, or http on this host",
+    )
+    secret: SecretStr | None = Field(
+        default=None, examples=["CHANGE-ME"], description="Key of the signature in X-Marcod-Signature"
+    )
+    to: list[Mailbox] = Field(
+        default_factory=list, examples=[["lab@example.org"]], description="Addresses that get an e-mail, through [mail]"
+    )
+    events: list[EventKind] = Field(
+        default_factory=lambda: list(EVENT_KINDS), description="What is told: hits, complete, quarantine, drift"
+    )
+    sources: list[str] = Field(
+        default_factory=list, examples=[["minstrel"]], description="Only of these sources; empty means all"
+    )
+    projects: list[str] = Field(
+        default_factory=list, examples=[["lysozyme"]], description="Only of plates of these projects; empty means all"
+    )
+    format: Literal["json", "text"] = Field(default="json", description="How the body of a webhook is written")
+    every_s: float = Field(default=30.0, ge=0, description="What happens within this time is told in one message")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "NotifySettings":
+        if (self.url is None) == (not self.to):
+            raise ValueError("give either url, for a webhook, or to, for e-mail")
+        if self.url is not None and not _guarded(self.url.get_secret_value()):
+            raise ValueError("url must begin with https://; plain http:// only reaches this host")
+        return self
+
+
+def _guarded(url: str) -> bool:
+    """Tell if nobody between can read or change what is sent."""
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and local))
+
+
+class MailSettings(Section):
+    host: str | None = Field(
+        default=None, examples=["mail.example.org"], description="Mail server; needed where [notify] names addresses"
+    )
+    port: int = Field(default=25, ge=1, le=65535, description="Its port: 25, 587 with starttls, 465 with tls")
+    security: Literal["none", "starttls", "tls"] = Field(default="none", description="How the connection is guarded")
+    user: str | None = Field(default=None, examples=["marcod"], description="Who logs in; needs starttls or tls")
+    password: SecretStr | None = Field(default=None, examples=["CHANGE-ME"], description="The password of that user")
+    sender: Mailbox = Field(default="marcod@localhost", description="Address that e-mails come from")
+
+    @model_validator(mode="after")
+    def _no_password_in_the_open(self) -> "MailSettings":
+        if self.user is not None and self.security == "none":
+            raise ValueError("a login needs security = 'starttls' or 'tls'")
+        return self
+
+
+class RetentionSettings(Section):
+    scores_days: int | None = Field(
+        default=None,
+        ge=1,
+        examples=[365],
+        description="Scores that a newer one replaced are kept so long; none: for ever",
+    )
+    audit_days: int | None = Field(
+        default=None,
+        ge=30,
+        examples=[3650],
+        description="Audit rows are kept so long, those of models and roles for ever; none: all",
+    )
+    events_days: int = Field(default=30, ge=1, description="Notifications that were sent are kept so long")
+
+
+_ANY_GRID: Final = frozenset(
+    {"formulatrix", "rockmaker-export", "oppf", "xchem", "crims", "rigaku", "rhombix", "ami", "regex"}
+)
+USED_BY: Final = {
+    "wells": _ANY_GRID,
+    "grid": _ANY_GRID,
+    "profiles": frozenset({"formulatrix", "oppf", "rockmaker-export", "rigaku", "rhombix", "regex"}),
+    "light": frozenset({"rigaku", "hwi", "xchem", "ami", "regex"}),
+    "reservoir_subwells": frozenset({"rigaku"}),
+    "pattern": frozenset({"regex"}),
+    "date_format": frozenset({"regex"}),
+}
+"""Layouts that use a setting of a source; every layout uses those that are not here."""
+
+
+def _plain_number(name: object) -> object:
+    """Return the number that a profile's name is; 00 is a name."""
+    return int(name) if isinstance(name, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", name) else name
+
+
+ProfileName = Annotated[int | str, BeforeValidator(_plain_number)]
+
+
+class SourceSettings(Section):
+    """One imager's export folder."""
+
+    root: FolderPath = Field(examples=["/mnt/minstrel3/images"], description="Folder that the imager writes to")
+    layout: str = Field(examples=["rigaku"], description="Path grammar, one of those `marcod explain` knows")
+    observer: Literal["inotify", "polling"] = Field(
+        default="inotify", description="inotify for local disks; polling for SMB and NFS shares"
+    )
+    poll_s: float = Field(default=30.0, gt=0, description="Pause between two polls of a polling observer")
+    wells: Literal[24, 48, 96, 384, 1536] = Field(
+        default=96, description="Wells of a plate, to read well numbers; a plate's own format wins"
+    )
+    grid: str | None = Field(
+        default=None,
+        examples=["8x6"],
+        description="Rows x columns of a plate in place of wells, up to 48x48; a plate's own format wins",
+    )
+    profiles: dict[ProfileName, Modality] = Field(
+        default_factory=dict,
+        examples=[{1: "visible", 2: "uv"}],
+        description="Capture profile (number or name; Rigaku: image type) to visible, uv, shg or unknown",
+    )
+    light: Modality | None = Field(
+        default=None,
+        examples=["uv"],
+        description="Light of images whose path names none; without it visible, of HWI images unknown",
+    )
+    reservoir_subwells: list[int] = Field(
+        default_factory=list,
+        examples=[[2]],
+        description="Rigaku subwells that hold no drop, such as [2] on three-lens plates; a plate's own reservoir wins",
+    )
+    pattern: str | None = Field(
+        default=None,
+        examples=[r"(?P<plate>\w+)/(?P<well>[A-H]\d+)\.jpg"],
+        description="Regular expression with named groups, for layout regex",
+    )
+    date_format: str | None = Field(
+        default=None, examples=["%Y%m%d"], description="strptime format of the group `date`, for layout regex"
+    )
+    timezone: str = Field(
+        default="UTC", examples=["Europe/Berlin"], description="Zone of the imager's clock, such as Europe/Berlin"
+    )
+    expected_drops: int | None = Field(
+        default=None,
+        ge=1,
+        examples=[288],
+        description="Drops in one inspection of a plate; without it the quiet period decides",
+    )
+    accept: list[str] = Field(
+        default_factory=list,
+        examples=[["drop_number_lost"]],
+        description="Reasons and warnings of its files that the lab knows of, which are counted and need nobody",
+    )
+
+    @field_validator("accept")
+    @classmethod
+    def _known_causes(cls, words: list[str]) -> list[str]:
+        known = sorted((*NOT_UNDERSTOOD, *WarningKind))
+        if unknown := [word for word in words if word not in known]:
+            raise ValueError(
+                f"{unknown[0]!r} is no reason or warning that can be accepted; there are {', '.join(known)}"
+            )
+        return words
+
+    @field_validator("grid")
+    @classmethod
+    def _possible_grid(cls, text: str | None) -> str | None:
+        if text is not None:
+            grid_of(text)
+        return text
+
+    @property
+    def plate_format(self) -> PlateFormat:
+        """The grid of the source's plates."""
+        return PLATE_FORMATS[self.wells] if self.grid is None else grid_of(self.grid)
+
+    @model_validator(mode="after")
+    def _used_by_the_layout(self) -> "SourceSettings":
+        known = frozenset().union(*USED_BY.values())
+        for name in sorted(self.model_fields_set & USED_BY.keys()):
+            if self.layout in known and self.layout not in USED_BY[name]:
+                raise PydanticCustomError(
+                    "unused",
+                    "{text}",
+                    {"text": f"layout {self.layout} does not use it; remove it", "key": (name,)},
+                )
+        return self
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(f"{name!r} is not a time zone name such as Europe/Berlin") from error
+        return name
+
+
+NAMED: Final[dict[str, type[Section]]] = {"sources": SourceSettings, "notify": NotifySettings}
+"""Sections of tables that an operator names."""
+
+T = TypeVar("T")
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell if a source or a notification may have this name."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is not None
+
+
+class Settings(BaseModel):
+    """Everything an operator can choose. Get one with :func:`marcod.settings.loading.load`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    watch: WatchSettings = Field(default_factory=WatchSettings)
+    score: ScoreSettings = Field(default_factory=ScoreSettings)
+    daemon: DaemonSettings = Field(default_factory=DaemonSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    labels: LabelSettings = Field(default_factory=LabelSettings)
+    review: ReviewSettings = Field(default_factory=ReviewSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    mail: MailSettings = Field(default_factory=MailSettings)
+    notify: dict[str, NotifySettings] = Field(default_factory=dict)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+
+    @field_validator("sources", "notify")
+    @classmethod
+    def _plain_names(cls, named: dict[str, T]) -> dict[str, T]:
+        for name in named:
+            if not is_plain_name(name):
+                raise PydanticCustomError(
+                    "name",
+                    "{text}",
+                    {"key": (name,), "text": "write this name with lower-case letters, digits, - and _"},
+                )
+        return named
+
+    @model_validator(mode="after")
+    def _told(self) -> "Settings":
+        for name, target in self.notify.items():
+            if unknown := sorted(set(target.sources) - set(self.sources)):
+                text, needs = f"there is no source {unknown[0]!r}", ("sources", unknown[0])
+                raise _lacking(("notify", name, "sources"), text, needs)
+        for name, target in self.notify.items():
+            if target.to and self.mail.host is None:
+                raise _lacking(("notify", name, "to"), "addresses need mail.host, which is not set", ("mail", "host"))
+        return self
+
+
+def _lacking(key: tuple[str, ...], text: str, needs: tuple[str, ...]) -> PydanticCustomError:
+    """Make an error about a key that is wrong because of ``needs``, another key."""
+    return PydanticCustomError("needs", "{text}", {"text": text, "key": key, "needs": needs})

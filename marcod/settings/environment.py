@@ -1,6 +1,6 @@
 """The environment of a process apart from settings: systemd's folders and sockets, TensorFlow's switches.
 
-With ``load`` of this package the only code that reads the environment.
+With ``loading`` and ``layers`` the only code that reads the environment.
 """
 
 import os

@@ -8,10 +8,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from marcod.settings import keys, layers
+from marcod.settings import NAMED, Settings, keys, layers
 from marcod.settings.faults import Fault, in_order
 from marcod.settings.layers import Layers
-from marcod.settings.sections import NAMED, Settings
 from marcod.settings.toml_lines import Key
 
 _NO_TABLE: Final = ("model_type", "model_attributes_type", "dict_type")

@@ -12,8 +12,8 @@ from zoneinfo import available_timezones
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from marcod.settings import NAMED, Settings
 from marcod.settings.environment import PREFIX
-from marcod.settings.sections import NAMED, Settings
 from marcod.settings.toml_lines import Key
 
 SECTIONS: Final = tuple(Settings.model_fields)

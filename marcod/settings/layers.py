@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
-from marcod.settings import keys
+from marcod.settings import NAMED, Settings, keys
 from marcod.settings.environment import PREFIX
 from marcod.settings.faults import Fault
-from marcod.settings.sections import NAMED, Settings
 from marcod.settings.toml_lines import Key, key_lines
 
 OUTSIDE: Final = frozenset(

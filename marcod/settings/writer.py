@@ -8,7 +8,8 @@ from typing import Final
 
 from marcod import files
 from marcod.errors import ConfigError, MarcodError, os_reason
-from marcod.settings import Settings, config_file, load, user_file
+from marcod.settings import Settings
+from marcod.settings.loading import config_file, load, user_file
 
 HEAD: Final = """\
 # Configuration of marcod. `marcod config show` prints every key with its value and its meaning,

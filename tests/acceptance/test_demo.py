@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from marcod import demo, settings
+from marcod import demo
 from marcod.cli import cli
 from marcod.domain import DropClass
+from marcod.settings.environment import child_environment
 
 pytestmark = pytest.mark.story
 
@@ -18,7 +19,7 @@ def test_without_the_published_model_it_says_so_loudly_and_goes_on(tmp_path: Pat
     folder = tmp_path / "demo"
     done = subprocess.run(
         [sys.executable, "-m", "marcod", "demo", "--folder", str(folder), "--wells", "2"],
-        env=settings.child_environment(MARCOD_PUBLISHED_WHEEL=str(tmp_path / "none.whl"), NO_COLOR="1"),
+        env=child_environment(MARCOD_PUBLISHED_WHEEL=str(tmp_path / "none.whl"), NO_COLOR="1"),
         capture_output=True,
         text=True,
         check=False,

@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from lab import Site, terminate
 from waiting import wait_until
 
-from marcod import settings
 from marcod.database.engine import Database
 from marcod.database.schema import training_run
 from marcod.model import bundle
+from marcod.settings.environment import child_environment
 
 pytestmark = pytest.mark.story
 
@@ -61,7 +61,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
 def retraining(site: Site) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "marcod", "--config", str(site.config), "retrain"]
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=settings.child_environment(), stdout=quiet, stderr=quiet)
+    return subprocess.Popen(command, env=child_environment(), stdout=quiet, stderr=quiet)
 
 
 def state_of(site: Site) -> str:

@@ -9,11 +9,12 @@ import pytest
 from lab import Site, delivery
 from waiting import wait_until
 
-from marcod import settings
 from marcod.database.engine import Database
 from marcod.health import places
 from marcod.health.doctor import Verdict
 from marcod.health.snapshot import take_snapshot
+from marcod.settings import loading
+from marcod.settings.environment import child_environment
 from marcod.synthetic import Imager
 
 pytestmark = pytest.mark.story
@@ -48,7 +49,7 @@ def looked_at(site: Site) -> dict[str, Verdict]:
     """What the doctor finds about sources alone, which takes no model."""
     db = Database(site.url)
     try:
-        found = places.sources(db, settings.load(site.config), db.read(take_snapshot, db.now()))
+        found = places.sources(db, loading.load(site.config), db.read(take_snapshot, db.now()))
         return {one.subject: one.verdict for one in found}
     finally:
         db.close()
@@ -57,7 +58,7 @@ def looked_at(site: Site) -> dict[str, Verdict]:
 def test_a_wrong_layout_is_told_until_it_is_mended(site: Site, root: Path) -> None:
     configure(site, root, "xchem")
     command = [sys.executable, "-m", "marcod", "--config", str(site.config), "scan"]
-    scan = subprocess.run(command, capture_output=True, text=True, timeout=120, env=settings.child_environment())
+    scan = subprocess.run(command, capture_output=True, text=True, timeout=120, env=child_environment())
     told = "10 of 10 images not read (their paths are not those of layout xchem); 10 look like rigaku"
     assert scan.returncode == 3, scan.stderr
     assert f"  needs attention: {told}\n" in scan.stdout

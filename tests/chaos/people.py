@@ -13,11 +13,11 @@ from typing import Final
 import sqlalchemy as sa
 
 from chaos.imagers import Share
-from marcod import settings
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.errors import StoreError
 from marcod.model import registry
+from marcod.settings.environment import child_environment
 
 PERSON: Final = "chaos"
 OTHER: Final = "other"
@@ -81,7 +81,7 @@ class People:
             self._running.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "marcod", "--config", str(self.config), *command],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=settings.child_environment(),
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(),
                 )
             )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from marcod import settings
+from marcod.settings.environment import child_environment
 
 RESTART_S: Final = 1.0
 """As RestartSec= of a unit."""
@@ -99,7 +99,7 @@ class Process:
         with self.log.open("ab") as log:
             self._log_from = log.tell()
             self._child = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=settings.child_environment()
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment()
             )
         self.starts += 1
         self._killed, self._start_at = False, 0.0

@@ -10,9 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from marcod import settings
 from marcod.cli import cli
 from marcod.cli.common.lazy import loaded
+from marcod.settings import keys
+from marcod.settings.environment import child_environment
 
 SECRET = "hunter2"
 BROKEN = f"""\
@@ -61,7 +62,7 @@ def test_every_help_answers(broken: Path, words: tuple[str, ...]) -> None:
 
 def _process(config: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "marcod", "--config", str(config), *arguments]
-    environment = settings.child_environment(**variables)
+    environment = child_environment(**variables)
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 
@@ -129,7 +130,7 @@ def test_show_prints_what_is_right_and_all_that_is_wrong(broken: Path) -> None:
     shown = {line.split()[0]: line for line in result.stdout.splitlines()}
     assert "postgresql://lab:***@localhost:1/marcod" in shown["store.url"]
     assert shown["watch.settle_s"].split()[1] == "10"
-    assert {key for key, _, _ in settings.described() if "NAME" not in key} <= set(shown)
+    assert {key for key, _, _ in keys.described() if "NAME" not in key} <= set(shown)
     assert "rigakku" in shown["sources.minstrel.layout"]
     assert [line.split(": ")[1] for line in result.stderr.splitlines() if not line.startswith("  ")] == [
         "watch.setle_s is not a setting; did you mean settle_s?",

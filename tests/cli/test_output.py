@@ -142,7 +142,7 @@ def test_tensorflow_is_imported_without_its_chatter(tmp_path: Path) -> None:
 
 def test_keras_leaves_nothing_in_the_home_and_matplotlib_serves_afterwards(tmp_path: Path) -> None:
     program = (
-        "from marcod import settings; settings.quiet_tensorflow(); import sys, keras;"
+        "from marcod.settings import environment; environment.quiet_tensorflow(); import sys, keras;"
         "assert 'matplotlib' not in sys.modules;"
         "import logging, pathlib; logging.getLogger('tensorflow').warning('traced again');"
         "print(*pathlib.Path.home().rglob('*')); import matplotlib"

@@ -21,11 +21,11 @@ from factories import utc
 from lab import SIZE, Delivery, Site, terminate
 from waiting import wait_until
 
-from marcod import settings
 from marcod.database import workers
 from marcod.database.engine import Database
 from marcod.model import registry
 from marcod.model.registry import Registry
+from marcod.settings.environment import child_environment
 from marcod.store import versions
 from marcod.store.versions import Version
 from marcod.synthetic import write_file
@@ -257,7 +257,7 @@ def test_rescore_that_is_stopped_while_it_waits_leaves_its_work_queued(archive: 
     db.close()
     command = [sys.executable, "-m", "marcod", "--config", str(archive.config), "rescore", "--all"]
     command += ["--model", "random:2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=settings.child_environment()) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=child_environment()) as process:
         wait_until(lambda: archive.count("job") == 6, "the images to be queued")
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)

@@ -16,10 +16,10 @@ import pytest
 from factories import utc
 from lab import Site
 
-from marcod import settings
 from marcod.catalog import deliveries
 from marcod.database.engine import Database
 from marcod.model.registry import Registry
+from marcod.settings.environment import child_environment
 
 IMAGE = b"\xff\xd8\xff\xe0 an image"
 
@@ -266,7 +266,7 @@ def session(lab: Site, *keys: str, more: tuple[str, ...] = (), path: Path | None
     """`marcod review next` on a terminal of its own, with keys typed at each question."""
     command = [sys.executable, "-m", "marcod", "--config", str(lab.config), "review", "next", "--person", "ann", *more]
     ours, theirs = pty.openpty()
-    environment = settings.child_environment()
+    environment = child_environment()
     if path is not None:
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)

@@ -13,8 +13,9 @@ import pytest
 from lab import Site, delivery
 from test_refusals import _one_sentence
 
-from marcod import settings
 from marcod.domain import PLATE_FORMATS
+from marcod.settings import loading
+from marcod.settings.environment import child_environment
 from marcod.synthetic import Imager
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -41,7 +42,7 @@ def process(site: Site, *arguments: str, **more: object) -> "subprocess.Complete
     """The real program, away from a terminal."""
     command = [sys.executable, "-m", "marcod", "--config", str(site.config), *arguments]
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=settings.child_environment(), check=False
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=child_environment(), check=False
     )
 
 
@@ -50,7 +51,7 @@ def at_terminal(site: Site, *arguments: str, answers: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "marcod", "--config", str(site.config), *arguments]
     ours, theirs = pty.openpty()
     os.write(ours, answers.encode())
-    environment = settings.child_environment(TERM="dumb", COLUMNS="80")
+    environment = child_environment(TERM="dumb", COLUMNS="80")
     running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""
@@ -97,14 +98,14 @@ def test_what_a_person_wrote_stays(site: Site, share: Path) -> None:
     site.ok("setup", str(share), "--yes")
     assert site.config.read_text().startswith(before)
     assert site.config.stat().st_mode & 0o777 == 0o640
-    assert set(settings.load(site.config).sources) == {"old", "minstrel", "rock-imager"}
+    assert set(loading.load(site.config).sources) == {"old", "minstrel", "rock-imager"}
     assert list(site.folder.iterdir()) == [site.config]
 
 
 def test_the_root_above_a_plate_is_configured(site: Site, share: Path) -> None:
     root = share / "minstrel" / "images"
     assert "its root is above it" in site.ok("setup", str(root / PLATE), "--yes")
-    assert settings.load(site.config).sources["minstrel"].root == root
+    assert loading.load(site.config).sources["minstrel"].root == root
 
 
 def test_nothing_is_written_unasked(site: Site, share: Path) -> None:
@@ -148,10 +149,10 @@ def test_a_broken_configuration_does_not_keep_anybody_from_looking(site: Site, s
 
 def test_a_name_of_a_person_s_choice(site: Site, share: Path) -> None:
     site.ok("setup", str(share / "minstrel" / "images"), "--yes", "--name", "left")
-    assert list(settings.load(site.config).sources) == ["left"]
+    assert list(loading.load(site.config).sources) == ["left"]
     _one_sentence_of_error(site, "'left'", "setup", str(share / "rock-imager"), "--yes", "--name", "left")
     _one_sentence_of_error(site, "lower-case", "setup", str(share / "rock-imager"), "--yes", "--name", "Right One")
-    assert list(settings.load(site.config).sources) == ["left"]
+    assert list(loading.load(site.config).sources) == ["left"]
 
 
 def _one_sentence_of_error(site: Site, word: str, *arguments: str) -> None:
@@ -188,7 +189,7 @@ def test_a_person_is_asked(site: Site, share: Path) -> None:
     code, shown = at_terminal(site, "setup", str(store), answers="\nshg\ny\n")
     assert code == 0, shown
     assert "Light of profile 7" in shown
-    [source] = settings.load(site.config).sources.values()
+    [source] = loading.load(site.config).sources.values()
     assert source.profiles == {1: "visible", 7: "shg"}
 
 

@@ -22,9 +22,9 @@ from lab import Site
 from sqlalchemy.engine import make_url
 from waiting import wait_until
 
-from marcod import settings
 from marcod.database import workers
 from marcod.database.engine import Database
+from marcod.settings.environment import child_environment
 from marcod.store import queue
 from marcod.watch import status
 
@@ -160,7 +160,7 @@ class Screen:
         terminal, inside = pty.openpty()
         self._terminal = os.fdopen(terminal, "rb", buffering=0)
         self._bytes = b""
-        environment = settings.child_environment() | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+        environment = child_environment() | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
         command = [sys.executable, "-m", "marcod", *arguments]
         self.process = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside, env=environment)
         os.close(inside)
@@ -231,7 +231,7 @@ def test_it_waits_for_a_database_that_was_never_there(site: Site) -> None:
     nowhere = f"postgresql://nobody@/nothing?host={site.folder}"
     arguments = ["--config", str(site.config), "--database", nowhere, "status", "--watch"]
     command = [sys.executable, "-m", "marcod", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=settings.child_environment(), text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment(), text=True) as process:
         assert process.stdout is not None
         assert "asking again" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)

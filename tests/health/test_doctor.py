@@ -11,14 +11,13 @@ import pytest
 import sqlalchemy as sa
 from lab import Site, delivery
 
-from marcod import settings
 from marcod.database import probe, workers
 from marcod.database.engine import Database
 from marcod.health import machine, places
 from marcod.health.doctor import Verdict
 from marcod.health.snapshot import take_snapshot
 from marcod.model.registry import Registry
-from marcod.settings import ScoreSettings
+from marcod.settings import ScoreSettings, loading
 from marcod.synthetic import Imager
 from marcod.watch import status
 
@@ -268,7 +267,7 @@ def test_a_device_without_memory_is_told(db: Database, tmp_path: Path) -> None:
     site = Site(tmp_path, str(db.url))
     site.write()
     endless = ScoreSettings.model_construct(batch_size=10**12)
-    *_, last = machine.device(db, settings.load(site.config).model_copy(update={"score": endless}))
+    *_, last = machine.device(db, loading.load(site.config).model_copy(update={"score": endless}))
     assert (last.verdict, last.subject) == (Verdict.BROKEN, "test batch")
     assert last.text.startswith("Unable to allocate ")
     assert "\n" not in last.text
@@ -291,7 +290,7 @@ def test_a_share_that_hangs_hangs_nobody(db: Database, tmp_path: Path) -> None:
             share.open("rb").close()
         return places.look_at(root)
 
-    told = places.sources(db, settings.load(site.config), db.read(take_snapshot, db.now()), limit_s=1.0, look=look)
+    told = places.sources(db, loading.load(site.config), db.read(take_snapshot, db.now()), limit_s=1.0, look=look)
     findings = {finding.subject: finding for finding in told}
     (tmp_path / "share").open("wb").close()
     assert findings["share: root"].verdict is Verdict.BROKEN

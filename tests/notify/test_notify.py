@@ -25,14 +25,14 @@ from lab import Site
 from pydantic import SecretStr
 from receivers import Hook, Request, dripping_server, hung_host, mail_server, web_server
 
-from marcod import settings
 from marcod.database.engine import Database
 from marcod.errors import StoreError
 from marcod.notify import mail, render, webhook
 from marcod.notify.connection import Connection
 from marcod.notify.notifier import Notifier, Turn
 from marcod.service import periodic
-from marcod.settings import MailSettings, NotifySettings
+from marcod.settings import MailSettings, NotifySettings, loading
+from marcod.settings.environment import child_environment
 from marcod.store import outbox
 from marcod.store.outbox import Event, Message, More, NewEvent, Outcome
 
@@ -66,7 +66,7 @@ def target(site: Site, name: str, **values: Any) -> None:
 
 
 def notifier(site: Site, db: Database, clock: Clock) -> Notifier:
-    return Notifier(db, settings.load(site.config), worker="w", clock=clock)
+    return Notifier(db, loading.load(site.config), worker="w", clock=clock)
 
 
 def plate_with_a_hit(db: Database, barcode: str = "BC1") -> None:
@@ -332,10 +332,11 @@ _CHILD = """
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from marcod import settings
+from marcod.settings import loading
 from marcod.database.engine import Database
 from marcod.notify.notifier import Notifier
-configured = settings.load(Path(sys.argv[1]))
+from marcod.settings import loading
+configured = loading.load(Path(sys.argv[1]))
 now = datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(seconds=float(sys.argv[2]))
 Notifier(Database(configured.store.url.get_secret_value()), configured, worker="child", clock=lambda: now).turn()
 """
@@ -348,9 +349,7 @@ def test_a_kill_while_a_message_is_on_its_way_repeats_it_under_its_name(site: Si
     with closing(Database(site.url)) as db:
         happen(db, "a", "b")
         hook.released.clear()
-        with subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(site.config), "0"], env=settings.child_environment()
-        ) as child:
+        with subprocess.Popen([sys.executable, "-c", _CHILD, str(site.config), "0"], env=child_environment()) as child:
             assert hook.came.acquire(timeout=100), "the message did not come"
             os.kill(child.pid, signal.SIGKILL)
         hook.released.set()
@@ -420,7 +419,7 @@ def test_people_see_what_did_not_arrive_and_send_it_again(site: Site, hook: Hook
     assert "1 event is to be sent again" in site.ok("notify", "retry", "lims")
     with closing(Database(site.url)) as db:
         now = datetime.now(tz=utc().tzinfo)
-        assert Notifier(db, settings.load(site.config), worker="w", clock=lambda: now).turn() == Turn(sent=1)
+        assert Notifier(db, loading.load(site.config), worker="w", clock=lambda: now).turn() == Turn(sent=1)
     assert hook.requests[-1].headers["X-Marcod-Message"] == message["message"]
     assert site.call("notify", "list").exit_code == 0
     for command in ("test", "retry"):
@@ -450,7 +449,7 @@ def test_a_host_that_tells_nobody_leaves_events_to_those_that_do(site: Site, hoo
     site.write()
     with closing(Database(site.url)) as db:
         happen(db, "a")
-        periodic.housekeeping(db, settings.load(site.config))
+        periodic.housekeeping(db, loading.load(site.config))
         target(site, "lims", url=f"http://127.0.0.1:{hook.port}/")
         site.write()
         assert notifier(site, db, Clock(60.0)).turn() == Turn(dispatched=1, sent=1)

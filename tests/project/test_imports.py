@@ -10,7 +10,7 @@ import pytest
 
 from marcod.database import migrate
 from marcod.database.engine import Database
-from marcod.settings import child_environment
+from marcod.settings.environment import child_environment
 
 HEAVY: Final = frozenset(
     {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from marcod.settings import child_environment
+from marcod.settings.environment import child_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from marcod import settings, telemetry
+from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.errors import StoreError
-from marcod.settings import Settings, StoreSettings
+from marcod.settings import Settings, StoreSettings, loading
+from marcod.settings.loading import redacted_url
 
 SECRET = "hunter2"
 URLS = [
@@ -27,7 +28,7 @@ URLS = [
 
 @pytest.mark.parametrize("url", URLS)
 def test_no_password_is_shown_with_the_database(url: str) -> None:
-    shown = settings.redacted_url(Settings(store=StoreSettings(url=url)))
+    shown = redacted_url(Settings(store=StoreSettings(url=url)))
     assert SECRET not in shown
     assert shown.startswith(url.split("://")[0])
     assert "marcod" in shown
@@ -37,11 +38,8 @@ def test_no_password_is_shown_with_the_database(url: str) -> None:
 
 def test_what_is_no_secret_is_shown() -> None:
     url = "postgresql://lab@db:5432/marcod?sslmode=verify-full&host=/run"
-    assert settings.redacted_url(Settings(store=StoreSettings(url=url))) == url
-    assert (
-        settings.redacted_url(Settings(store=StoreSettings(url="sqlite:////data/a.sqlite")))
-        == "sqlite:////data/a.sqlite"
-    )
+    assert redacted_url(Settings(store=StoreSettings(url=url))) == url
+    assert redacted_url(Settings(store=StoreSettings(url="sqlite:////data/a.sqlite"))) == "sqlite:////data/a.sqlite"
 
 
 def test_a_password_with_an_at_sign_is_refused_and_not_named() -> None:
@@ -91,5 +89,5 @@ def test_what_is_wrong_with_a_setting_is_said_without_its_value(tmp_path: Path) 
     file = tmp_path / "marcod.toml"
     file.write_text(f'[store]\nurl = "mysql://lab:{SECRET}@db/marcod"\n', encoding="utf-8")
     with pytest.raises(Exception, match=r"store\.url") as caught:
-        settings.load(file)
+        loading.load(file)
     assert SECRET not in str(caught.value)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import marcod
 from marcod.domain import path_text, text_path
 from marcod.plates.plate_map import csv_text
-from marcod.settings import child_environment
+from marcod.settings.environment import child_environment
 
 PACKAGE = Path(marcod.__file__).parent
 MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_bytes()) for path in PACKAGE.rglob("*.py")}

@@ -19,7 +19,8 @@ from marcod.database import workers
 from marcod.errors import StoreError
 from marcod.service.periodic import PeriodicWork
 from marcod.service.supervisor import RestartBudget, Service
-from marcod.settings import DaemonSettings, ModelSettings, Settings, StoreSettings, child_environment
+from marcod.settings import DaemonSettings, ModelSettings, Settings, StoreSettings
+from marcod.settings.environment import child_environment
 
 pytestmark = pytest.mark.story
 

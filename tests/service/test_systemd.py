@@ -26,7 +26,9 @@ from marcod import settings
 from marcod.cli import run
 from marcod.errors import ConfigError, MarcodError
 from marcod.service import supervisor, systemd_units
-from marcod.settings import ROLES
+from marcod.settings import ROLES, loading
+from marcod.settings.environment import child_environment
+from marcod.settings.loading import redacted_url
 from marcod.training import trainer
 
 SERVICES = ("marcod.service", "marcod-watch.service", "marcod-score@.service", "marcod-trainer.service")
@@ -291,7 +293,7 @@ def _started(
     """The command of a unit in the surroundings that systemd makes for it."""
     manager = Manager(site.folder)
     roles = _arguments(name)[2:]
-    surroundings = settings.child_environment(
+    surroundings = child_environment(
         NOTIFY_SOCKET=manager.address,
         WATCHDOG_USEC=str(int(_seconds(_only(name, "WatchdogSec")) * 1e6)),
         STATE_DIRECTORY=str(state),
@@ -336,5 +338,5 @@ def test_a_unit_runs_as_systemd_starts_it_with_its_configuration_and_its_credent
 def test_the_example_of_a_credential_is_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "MARCOD_STORE__URL").write_bytes((systemd_units.folder() / "STORE__URL").read_bytes())
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    loaded = settings.load(systemd_units.folder() / "marcod.toml")
-    assert settings.redacted_url(loaded) == "postgresql://marcod_daemon:***@db.example.org/marcod"
+    loaded = loading.load(systemd_units.folder() / "marcod.toml")
+    assert redacted_url(loaded) == "postgresql://marcod_daemon:***@db.example.org/marcod"

@@ -9,11 +9,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from marcod import settings
 from marcod.domain import PlateFormat
 from marcod.layouts import NAMES
-from marcod.settings import Fault, FaultsError, keys
-from marcod.settings.sections import USED_BY
+from marcod.settings import USED_BY, keys, loading
+from marcod.settings.faults import Fault, FaultsError
 
 SECRET = "hunter2"
 
@@ -91,7 +90,7 @@ def _file(folder: Path, text: str | bytes) -> Path:
 
 
 def _faults(folder: Path, text: str | bytes) -> tuple[Fault, ...]:
-    return settings.examine(_file(folder, text)).faults
+    return loading.examine(_file(folder, text)).faults
 
 
 def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
@@ -146,11 +145,11 @@ layout = "xchem"
 [sources.b]
 layout = "xchem"
 """
-    found = settings.examine(_file(tmp_path, kept))
+    found = loading.examine(_file(tmp_path, kept))
     assert (found.settings.watch.settle_s, found.settings.watch.quiet_s) == (3, 1800)
     assert set(found.settings.sources) == {"a"}
     with pytest.raises(FaultsError) as caught:
-        settings.load(tmp_path / "marcod.toml")
+        loading.load(tmp_path / "marcod.toml")
     assert caught.value.faults == found.faults
     assert "line 3: watch.quiet_s" in str(caught.value)
     assert "there are more faults; `marcod config check` shows all" in str(caught.value)
@@ -193,7 +192,7 @@ def test_a_heading_without_its_bracket_is_shown_with_it(tmp_path: Path) -> None:
 )
 def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch, name: str, nearest: str | None) -> None:
     monkeypatch.setenv(name, f"postgresql://lab:{SECRET}@db/x")
-    [fault] = settings.examine().faults
+    [fault] = loading.examine().faults
     assert (fault.place, fault.word, fault.nearest) == (f"variable {name}", name, nearest)
     assert SECRET not in repr(fault)
 
@@ -209,7 +208,7 @@ def test_variables_and_credentials_are_named_by_their_faults(monkeypatch: pytest
     monkeypatch.setenv("MARCOD_WATCH__SETTLE_S", "ten")
     monkeypatch.setenv("MARCOD_NOTIFY__LIMS__TO", "lab@example.org")
     monkeypatch.setenv("MARCOD_SOURCES__M__ROOTT", "/mnt")
-    faults = settings.examine(None, {"log": {"level": "inof"}}).faults
+    faults = loading.examine(None, {"log": {"level": "inof"}}).faults
     told = {fault.place: (fault.text.split(": ")[-1], fault.nearest, fault.example) for fault in faults}
     assert told.pop(f"credential {credentials}/MARCOD_MAIL__PASWORD")[1] == "MARCOD_MAIL__PASSWORD"
     assert "not UTF-8" in told.pop(f"credential {credentials}/MARCOD_MAIL__PASSWORD")[0]
@@ -224,21 +223,21 @@ def test_variables_and_credentials_are_named_by_their_faults(monkeypatch: pytest
 
 def test_credentials_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "none"))
-    [fault] = settings.examine().faults
+    [fault] = loading.examine().faults
     assert fault.place == str(tmp_path / "none")
     assert "CREDENTIALS_DIRECTORY" in fault.text
 
 
 def test_a_missing_file_names_the_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = _file(tmp_path, "[watch]\nsettle_s = 3\n")
-    [fault] = settings.examine(tmp_path / "marcd.toml").faults
+    [fault] = loading.examine(tmp_path / "marcd.toml").faults
     assert (fault.place, fault.nearest) == ("the command line", str(right))
     monkeypatch.setenv("MARCOD_CONFIG", str(tmp_path / "marcd.toml"))
-    [fault] = settings.examine().faults
+    [fault] = loading.examine().faults
     assert (fault.place, fault.nearest) == ("variable MARCOD_CONFIG", str(right))
 
 
-@pytest.mark.parametrize("key", [key for key, _, _ in settings.described()])
+@pytest.mark.parametrize("key", [key for key, _, _ in keys.described()])
 def test_every_key_has_an_example_that_works(key: str, tmp_path: Path) -> None:
     section, *names, field = key.split(".")
     name = (section, *(["lab"] if names else []), field)
@@ -255,7 +254,7 @@ def test_every_key_has_an_example_that_works(key: str, tmp_path: Path) -> None:
         named["notify"]["lab"] = {}
     table = named.setdefault(section, {})
     (table["lab"] if names else table)[field] = given
-    assert settings.examine(None, named).faults == ()
+    assert loading.examine(None, named).faults == ()
 
 
 @pytest.mark.parametrize(
@@ -285,14 +284,14 @@ def test_every_layout_that_settings_know_exists() -> None:
 @pytest.mark.parametrize(("grid", "rows", "columns"), [("8x6", 8, 6), ("32x48", 32, 48), ("48X32", 48, 32)])
 def test_a_source_may_have_plates_of_any_grid(grid: str, rows: int, columns: int, tmp_path: Path) -> None:
     text = f'[sources.lab]\nroot = "/"\nlayout = "formulatrix"\ngrid = "{grid}"\n'
-    assert settings.load(_file(tmp_path, text)).sources["lab"].plate_format == PlateFormat(rows, columns)
+    assert loading.load(_file(tmp_path, text)).sources["lab"].plate_format == PlateFormat(rows, columns)
     (fault,) = _faults(tmp_path, text.replace(grid, "8x60"))
     assert "1 to 48 rows and columns, not 8x60" in fault.text
 
 
 def test_a_profile_is_named_by_its_number_or_its_word(tmp_path: Path) -> None:
     text = '[sources.lab]\nroot = "/"\nlayout = "rigaku"\nprofiles = { 1 = "uv", "00" = "visible", HF = "shg" }\n'
-    profiles = settings.load(_file(tmp_path, text)).sources["lab"].profiles
+    profiles = loading.load(_file(tmp_path, text)).sources["lab"].profiles
     assert profiles == {1: "uv", "00": "visible", "HF": "shg"}
 
 
@@ -341,7 +340,7 @@ def test_a_file_damaged_anywhere_is_examined_and_shows_no_secret(
     text = RIGHT
     for at, length, piece in cuts:
         text = text[:at] + piece + text[at + length :]
-    found = settings.examine(_file(tmp_path, text))
+    found = loading.examine(_file(tmp_path, text))
     assert not found.faults or text != RIGHT
     told = [str(fault) + str(fault.example) for fault in found.faults]
     assert not [line for line in told if SECRET in line]

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from marcod import settings
 from marcod.domain import Modality
 from marcod.errors import ConfigError
+from marcod.settings import keys, loading
+from marcod.settings.environment import child_environment
+from marcod.settings.loading import redacted_url
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def _file(folder: Path, text: str) -> Path:
 
 
 def test_everything_has_a_working_default(tmp_path: Path) -> None:
-    loaded = settings.load()
+    loaded = loading.load()
     assert loaded.store.url.get_secret_value() == f"sqlite:///{tmp_path}/state/marcod/marcod.sqlite"
     assert loaded.sources == {}
 
@@ -39,9 +41,9 @@ def test_layers_from_the_weakest_to_the_strongest(monkeypatch: pytest.MonkeyPatc
     (credentials / "MARCOD_WATCH__RESCAN_S").write_text("2")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     monkeypatch.setenv("MARCOD_WATCH__SETTLE_S", "3")
-    loaded = settings.load(path)
+    loaded = loading.load(path)
     assert (loaded.watch.settle_s, loaded.watch.rescan_s, loaded.watch.quiet_s) == (3, 2, 1)
-    assert settings.load(path, {"watch": {"settle_s": 4}}).watch.settle_s == 4
+    assert loading.load(path, {"watch": {"settle_s": 4}}).watch.settle_s == 4
 
 
 def test_a_source_in_full(tmp_path: Path) -> None:
@@ -53,7 +55,7 @@ observer = "polling"
 profiles = { 1 = "visible", 2 = "uv" }
 timezone = "Europe/Berlin"
 """
-    source = settings.load(_file(tmp_path, text)).sources["rock-imager"]
+    source = loading.load(_file(tmp_path, text)).sources["rock-imager"]
     assert source.root == tmp_path / "home" / "store"
     assert source.profiles == {1: Modality.VISIBLE, 2: Modality.UV}
 
@@ -77,40 +79,40 @@ timezone = "Europe/Berlin"
 )
 def test_a_wrong_file_is_refused_in_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        settings.load(_file(tmp_path, text))
+        loading.load(_file(tmp_path, text))
     assert "\n" not in str(caught.value).removesuffix("\n")
     assert str(tmp_path / "marcod.toml") in str(caught.value)
 
 
 def test_a_named_file_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
-        settings.load(tmp_path / "none.toml")
+        loading.load(tmp_path / "none.toml")
     monkeypatch.setenv("MARCOD_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(ConfigError, match="does not exist"):
-        settings.load()
+        loading.load()
 
 
 @pytest.mark.parametrize("name", ["MARCOD_WATCH__SETLE_S", "MARCOD_SETTLE_S", "MARCOD_X"])
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     with pytest.raises(ConfigError, match=f"{name} is not a setting"):
-        settings.load()
+        loading.load()
 
 
 def test_passwords_are_not_shown() -> None:
-    loaded = settings.load(overrides={"store": {"url": "postgresql://lab:p%40ss@db/marcod"}})
-    assert settings.redacted_url(loaded) == "postgresql://lab:***@db/marcod"
+    loaded = loading.load(overrides={"store": {"url": "postgresql://lab:p%40ss@db/marcod"}})
+    assert redacted_url(loaded) == "postgresql://lab:***@db/marcod"
     assert "p%40ss" not in repr(loaded)
 
 
 def test_every_setting_is_described() -> None:
-    rows = settings.described()
+    rows = keys.described()
     assert all(meaning for _, meaning, _ in rows)
     assert {"store.url", "watch.settle_s", "sources.NAME.root"} <= {key for key, _, _ in rows}
 
 
 def test_a_child_gets_no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MARCOD_WATCH__SETTLE_S", "3")
-    environment = settings.child_environment(NOTIFY_SOCKET="@x")
+    environment = child_environment(NOTIFY_SOCKET="@x")
     assert "MARCOD_WATCH__SETTLE_S" not in environment
     assert environment["NOTIFY_SOCKET"] == "@x"

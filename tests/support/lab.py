@@ -19,11 +19,12 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from waiting import wait_until
 
-from marcod import layouts, settings
+from marcod import layouts
 from marcod.cli import cli
 from marcod.cli.common.lazy import loaded
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, Kind, PlateFormat
+from marcod.settings.environment import child_environment
 from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
 
 SIZE = (204, 171)
@@ -78,7 +79,7 @@ class Site:
         """The real service as its own process; killed at the end if it is still there."""
         command = [sys.executable, "-m", "marcod", "--config", str(self.config), "run", "--roles", roles]
         log = (self.folder / "marcod.log").open("ab")
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=settings.child_environment())
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=child_environment())
         try:
             yield process
         finally:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
 
-from marcod import settings
+from marcod.settings.environment import child_environment
 
 STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 DEADLINE_S = 60.0
@@ -40,7 +40,7 @@ def on_terminal(arguments: Sequence[str], columns: int = 80, keys: str = "") -> 
     """Run marcod on a terminal and type ``keys``; the process is killed when it takes too long."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {name: value for name, value in settings.child_environment().items() if name != "COLUMNS"}
+    environment = {name: value for name, value in child_environment().items() if name != "COLUMNS"}
     process = subprocess.Popen(
         [sys.executable, "-m", "marcod", *arguments],
         stdin=slave, stdout=slave, stderr=slave, env={**environment, "TERM": "xterm-256color"}, start_new_session=True,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from marcod.settings import Examined, Settings
+    from marcod.settings import Settings
+    from marcod.settings.examined import Examined
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -25,17 +26,18 @@ class Configured:
     @cached_property
     def examined(self) -> "Examined":
         """The configuration as far as it is right, and everything that is wrong in it."""
-        from marcod import settings
+        from marcod.settings import loading
 
-        return settings.examine(self.file, self.overrides)
+        return loading.examine(self.file, self.overrides)
 
     @cached_property
     def settings(self) -> "Settings":
         """Load the settings and set up the log by them. Raises FaultsError."""
-        from marcod import settings, telemetry
+        from marcod import telemetry
+        from marcod.settings.faults import FaultsError
 
         if self.examined.faults:
-            raise settings.FaultsError(self.examined.faults)
+            raise FaultsError(self.examined.faults)
         found = self.examined.settings
         telemetry.configure(found.log.level, found.log.format)
         return found

@@ -17,7 +17,8 @@ from marcod.errors import BundleError, StoreError
 from marcod.model import bundle, published, registry
 from marcod.model.published import Published
 from marcod.model.registry import ModelInfo
-from marcod.settings import Settings, use_the_cpu_alone
+from marcod.settings import Settings
+from marcod.settings.environment import use_the_cpu_alone
 from marcod.store import versions
 from marcod.store.versions import Version
 

@@ -11,7 +11,8 @@ from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError
-from marcod.settings import Settings, use_the_cpu_alone
+from marcod.settings import Settings
+from marcod.settings.environment import use_the_cpu_alone
 from marcod.store import versions
 
 if TYPE_CHECKING:

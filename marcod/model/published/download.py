@@ -16,7 +16,7 @@ from typing import Final
 
 from marcod.errors import FetchError
 from marcod.model.published.catalogue import Published
-from marcod.settings import child_environment
+from marcod.settings.environment import child_environment
 
 _POLL_S: Final = 0.2
 _LONGEST_REASON: Final = 300

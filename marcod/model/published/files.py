@@ -22,7 +22,7 @@ from marcod.errors import ConfigError, FetchError, os_reason
 from marcod.files import put_in_place
 from marcod.model.published.catalogue import Content, Published
 from marcod.model.published.download import Patience, download, has_pip
-from marcod.settings import cache_dir, published_wheel
+from marcod.settings.environment import cache_dir, published_wheel
 
 Progress = Callable[[str, int, int], None]
 

@@ -14,7 +14,7 @@ from stand_in import FILE, Index
 
 from marcod.errors import FetchError
 from marcod.model.published import Patience, Published, proven_files
-from marcod.settings import child_environment
+from marcod.settings.environment import child_environment
 
 ONCE = Patience(tries=1, pause_s=0, silence_s=1, total_s=60)
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from marcod.cli import cli
 from marcod.model import published
-from marcod.settings import child_environment
+from marcod.settings.environment import child_environment
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
