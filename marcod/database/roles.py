@@ -24,6 +24,9 @@ INBOX: Final = "lims_label_inbox_v1"
 INBOX_INPUTS: Final = ("source", "plate", "well", "drop_number", "inspection", "label", "person", "labelled_at")
 """Columns that a LIMS writes; the others are marcod's answer."""
 
+INTERNAL_VIEWS: Final = ("shown_version", "shown_drop", "shown_inspection")
+"""Views under those of a LIMS, which reads them through those alone."""
+
 _INBOX_SEQUENCE: Final = "label_inbox_id_seq"
 _LONGEST_NAME: Final = 63
 _LARGE_OBJECTS: Final = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
@@ -194,7 +197,7 @@ def _lims_rights(connection: Connection, role: str, views: list[str], tables: li
 def _app_rights(connection: Connection, role: str, views: list[str], tables: list[str]) -> list[str]:
     who, schema = _quoted(connection, role), _quoted(connection, _place(connection)[0])
     return [
-        *(f"grant select on {_quoted(connection, name)} to {who}" for name in (*views, VERSION_TABLE)),
+        *(f"grant select on {_quoted(connection, name)} to {who}" for name in (*views, *INTERNAL_VIEWS, VERSION_TABLE)),
         *(f"grant select, insert, update, delete on {_quoted(connection, name)} to {who}" for name in tables),
         f"grant usage on all sequences in schema {schema} to {who}",
     ]

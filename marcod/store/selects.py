@@ -24,6 +24,10 @@ WAS_CHAMPION: Final = model_version.c.promoted_at.is_not(None)
 """Versions that are or were champion: their results are shown and notified."""
 
 
+SHOWN_DROP: Final = sa.table("shown_drop", sa.column("drop_id"), sa.column("model_version_id"))
+"""The model version that the views show for each drop; an internal view holds the rule."""
+
+
 def at_drop(statement: sa.Select[Any], drop_id: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """Join a drop with its plate and source."""
     return (

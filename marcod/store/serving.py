@@ -75,7 +75,7 @@ def rollback(connection: Connection, version: Version, *, actor: str, now: datet
     promoted = sa.select(model_version.c.promoted_at).where(model_version.c.id == former.id)
     since = connection.execute(promoted).scalar_one()
     _set_champion(connection, former, version, now)
-    # What only the one that was rolled back has seen, or it would go on speaking of it.
+    # What only the one that was rolled back has seen, or it would stay shown for it.
     queue.enqueue_rescore(connection, version.id, now, since=since - SKEW)
     audit_log.write(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
     return former

@@ -40,7 +40,7 @@ from marcod.database.schema import (
 )
 from marcod.settings import RetentionSettings
 from marcod.store import locks, summaries, versions
-from marcod.store.selects import current_score, of_present_bytes
+from marcod.store.selects import SHOWN_DROP, current_score, of_present_bytes
 
 PART: Final = 2000
 """Scores that one transaction looks at: some tens of milliseconds."""
@@ -206,7 +206,7 @@ def _former_versions(
     groups = []
     for version_id, drop_ids in sorted(wanted.items()):
         found = _groups(connection, version_id, champion_id, sorted(drop_ids - kept), before, after)
-        groups += _outshone(connection, found, version_id, champion_id)
+        groups += _not_shown(connection, found, version_id)
     return groups
 
 
@@ -247,20 +247,12 @@ def _groups(
     ]
 
 
-def _outshone(connection: Connection, groups: list[_Group], version_id: int, champion_id: int) -> list[_Group]:
-    """Choose the groups for which the champion's row of the drop is shown rather than the version's."""
-    seen = _scored_inspections(connection, version_id, groups)
-    champions = _scored_inspections(connection, champion_id, groups)
-    return [g for g in groups if champions.get(g.drop_id, -1) >= seen.get(g.drop_id, 0)]
-
-
-def _scored_inspections(connection: Connection, version_id: int, groups: list[_Group]) -> dict[int, int]:
-    rows = connection.execute(
-        sa.select(drop_summary.c.drop_id, drop_summary.c.scored_inspections).where(
-            drop_summary.c.model_version_id == version_id, drop_summary.c.drop_id.in_([g.drop_id for g in groups])
-        )
-    )
-    return {int(row[0]): int(row[1]) for row in rows}
+def _not_shown(connection: Connection, groups: list[_Group], version_id: int) -> list[_Group]:
+    """Choose the groups for whose drops the views show another version."""
+    its = SHOWN_DROP.c.model_version_id == version_id
+    shown = sa.select(SHOWN_DROP.c.drop_id).where(its, SHOWN_DROP.c.drop_id.in_([g.drop_id for g in groups]))
+    drop_ids = set(connection.execute(shown).scalars())
+    return [g for g in groups if g.drop_id not in drop_ids]
 
 
 def _delete_groups(connection: Connection, groups: list[_Group], now: datetime) -> None:

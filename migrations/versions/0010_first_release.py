@@ -17,9 +17,9 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
 FOLDER = Path(__file__).resolve().parent.parent / "views"
 VIEWS = (
-    "speaking_version",
-    "speaking_drop",
-    "speaking_inspection",
+    "shown_version",
+    "shown_drop",
+    "shown_inspection",
     "lims_drop_v1",
     "lims_hit_v1",
     "lims_plate_summary_v1",

@@ -39,9 +39,9 @@ select
 from "drop"
 join plate on plate.id = "drop".plate_id
 join source on source.id = plate.source_id
-join speaking_drop on speaking_drop.drop_id = "drop".id
-join drop_summary on drop_summary.drop_id = speaking_drop.drop_id
-    and drop_summary.model_version_id = speaking_drop.model_version_id
+join shown_drop on shown_drop.drop_id = "drop".id
+join drop_summary on drop_summary.drop_id = shown_drop.drop_id
+    and drop_summary.model_version_id = shown_drop.model_version_id
 join model_version on model_version.id = coalesce(drop_summary.score_version_id, drop_summary.model_version_id)
 join inspection on inspection.id = drop_summary.inspection_id
 join image on image.id = drop_summary.image_id

@@ -32,18 +32,18 @@ join "drop" on "drop".id = hit.drop_id
 join plate on plate.id = "drop".plate_id
 join source on source.id = plate.source_id
 join model_version on model_version.id = coalesce(hit.score_version_id, hit.model_version_id)
-join speaking_version on speaking_version.model_version_id = hit.model_version_id
+join shown_version on shown_version.model_version_id = hit.model_version_id
 left join drop_summary as of_champion on of_champion.drop_id = hit.drop_id and of_champion.model_version_id = (
     select model_alias.model_version_id from model_alias where model_alias.alias = 'champion'
 )
 join inspection as first_inspection on first_inspection.id = drop_summary.first_hit_inspection_id
 left join image as best_image on best_image.id = drop_summary.best_image_id
--- The champion's hits; and, where another version speaks for the drop and the champion sees none, that one's.
-where speaking_version.is_champion or (
+-- The champion's hits; and, where another version is shown for the drop and the champion has no hit, that one's.
+where shown_version.is_champion or (
     of_champion.first_hit_inspection_id is null
     and exists (
         select 1
-        from speaking_drop
-        where speaking_drop.drop_id = hit.drop_id and speaking_drop.model_version_id = hit.model_version_id
+        from shown_drop
+        where shown_drop.drop_id = hit.drop_id and shown_drop.model_version_id = hit.model_version_id
     )
 )

@@ -31,9 +31,9 @@ select
     plate.screen as screen,
     model_version.crystal_threshold as crystal_threshold,
     inspection_summary.gone as gone
-from speaking_inspection
-join inspection_summary on inspection_summary.inspection_id = speaking_inspection.inspection_id
-    and inspection_summary.model_version_id = speaking_inspection.model_version_id
+from shown_inspection
+join inspection_summary on inspection_summary.inspection_id = shown_inspection.inspection_id
+    and inspection_summary.model_version_id = shown_inspection.model_version_id
 join inspection on inspection.id = inspection_summary.inspection_id
 join plate on plate.id = inspection.plate_id
 join source on source.id = plate.source_id

@@ -107,6 +107,12 @@ def test_a_lims_reads_every_view(reader: Database) -> None:
     assert run(reader, "select * from lims_image_score_v1 where hit") == 2
 
 
+def test_internal_views_are_for_the_daemon_alone(reader: Database, worker: Database) -> None:
+    for view in database_roles.INTERNAL_VIEWS:
+        assert refused(reader, f"select * from {view}")
+        assert run(worker, f"select * from {view}") > 0
+
+
 INSERT = (
     "insert into lims_label_inbox_v1 (source, plate, well, drop_number, inspection, label, person, labelled_at)"
     " values ('imager', 'P1', 'A01', 1, '1', 'Clear', 'ann', now())"

@@ -1,5 +1,5 @@
--- The versions shown in the views: the champion and the former ones, with their rank.
-create view speaking_version as
+-- Internal. The versions shown in the views: the champion and the former ones, with their rank.
+create view shown_version as
 select
     model_version.id as model_version_id,
     model_version.promoted_at as promoted_at,

@@ -1,13 +1,13 @@
--- The version shown for a drop: the one that has scored most of its inspections, then the champion, then the version
--- that was champion last. One row per drop.
-create view speaking_drop as
+-- Internal. The version shown for a drop: the one that has scored most of its inspections, then the champion, then the
+-- version that was champion last. One row per drop.
+create view shown_drop as
 select drop_summary.drop_id as drop_id, drop_summary.model_version_id as model_version_id
 from drop_summary
-join speaking_version on speaking_version.model_version_id = drop_summary.model_version_id
+join shown_version on shown_version.model_version_id = drop_summary.model_version_id
 where not exists (
     select 1
     from drop_summary as other
-    join speaking_version as candidate on candidate.model_version_id = other.model_version_id
+    join shown_version as candidate on candidate.model_version_id = other.model_version_id
     where other.drop_id = drop_summary.drop_id
         and other.model_version_id <> drop_summary.model_version_id
         and (
@@ -17,8 +17,8 @@ where not exists (
             candidate.model_version_id
         ) > (
             drop_summary.scored_inspections,
-            speaking_version.is_champion,
-            speaking_version.promoted_at,
-            speaking_version.model_version_id
+            shown_version.is_champion,
+            shown_version.promoted_at,
+            shown_version.model_version_id
         )
 )
