@@ -439,6 +439,10 @@ def transfer_new(connection: Connection, old_id: int, new_id: int, now: datetime
         image.c.id == job.c.image_id, model_version.c.id == new_id, model_version.c.modality == image.c.modality
     )
     unfinished = sa.and_(job.c.model_version_id == old_id, job.c.priority == NEW, fitting)
+    # A worker may hold jobs of the new one, locked in this order.
+    of_old = sa.select(job.c.image_id).where(unfinished)
+    already = sa.select(job.c.id).where(job.c.model_version_id == new_id, job.c.image_id.in_(of_old))
+    connection.execute(already.order_by(job.c.id).with_for_update())
     moved = sa.select(
         job.c.image_id,
         sa.literal(new_id),

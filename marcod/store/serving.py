@@ -29,7 +29,7 @@ from marcod.database.schema import (
     score,
 )
 from marcod.errors import NotFoundError, StoreError
-from marcod.store import audit_log, derived, events, queue
+from marcod.store import audit_log, derived, events, locks, queue
 from marcod.store.selects import WAS_CHAMPION
 from marcod.store.versions import CHALLENGER, CHAMPION, PREVIOUS, Version, aliased, get, lock_version, previous
 
@@ -74,9 +74,8 @@ def rollback(connection: Connection, version: Version, *, actor: str, now: datet
     _drop_alias(connection, version.id, PREVIOUS)
     promoted = sa.select(model_version.c.promoted_at).where(model_version.c.id == former.id)
     since = connection.execute(promoted).scalar_one()
-    _set_champion(connection, former, version, now)
-    # What only the one that was rolled back has seen, or it would stay shown for it.
-    queue.enqueue_rescore(connection, version.id, now, since=since - SKEW)
+    # What only the one that was rolled back has seen, or its results would stay the current ones.
+    _set_champion(connection, former, version, now, since=since - SKEW)
     audit_log.write(connection, actor, "rollback", str(version), {"from": str(former), "to": str(version)}, now)
     return former
 
@@ -175,16 +174,22 @@ def _lock_aliases(connection: Connection) -> Version | None:
     return get(connection, row[0]) if row else None
 
 
-def _set_champion(connection: Connection, former: Version | None, version: Version, now: datetime) -> None:
-    """Make a version champion and give it the work that waits for the former one."""
+def _set_champion(
+    connection: Connection, former: Version | None, version: Version, now: datetime, since: datetime | None = None
+) -> None:
+    """Make a version champion and give it the work that waits for the former one, and what came ``since``."""
     lock_version(connection, version.id, version)
     _drop_alias(connection, version.id, CHALLENGER)
     _set_alias(connection, CHAMPION, version.id, now)
-    # Jobs before hits, as who finishes a batch holds them.
     if former is not None:
+        # Lock order: plates, then jobs, then the inspections and hits of derived rows.
+        plate_ids = _plates_to_do(connection, former, version)
+        locks.hold(connection, plates=plate_ids)
         failed = queue.transfer_new(connection, former.id, version.id, now)
+        queue.enqueue_rescore(connection, version.id, now, plate_ids)
+        if since is not None:
+            queue.enqueue_rescore(connection, version.id, now, since=since)
         _forget_failures(connection, former, failed, now)
-        queue.enqueue_rescore(connection, version.id, now, _plates_to_do(connection, former, version))
     _publish_hits(connection, version, now)
 
 
@@ -233,7 +238,11 @@ def _plates_to_do(connection: Connection, former: Version, version: Version) -> 
         sa.select(inspection.c.plate_id)
         .join(image, image.c.inspection_id == inspection.c.id)
         .join(job, job.c.image_id == image.c.id)
-        .where(job.c.model_version_id == version.id, job.c.priority == queue.NEW)
+        .where(
+            job.c.model_version_id.in_([former.id, version.id]),
+            job.c.priority == queue.NEW,
+            image.c.modality == version.modality,
+        )
     )
     return sorted(connection.execute(sa.union(open_rows, waiting)).scalars())
 
