@@ -25,6 +25,9 @@ from marcod.store.selects import WAS_CHAMPION
 CHUNK: Final = 500
 """Rows a statement carries; below the parameter limits of both databases."""
 
+PORTION: Final = 1_000
+"""Images that one transaction records at most; it locks plates, then images, each in one order."""
+
 ACTOR: Final = "marcod"
 """Actor of a takeover of a source in the audit."""
 
@@ -190,7 +193,10 @@ class _Serving:
 
 
 def record(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
-    """Insert what is new, queue what must be scored, refresh every row that follows. Counts the champion's work."""
+    """Insert what is new, queue what must be scored, refresh every row that follows. Counts the champion's work.
+
+    At most :data:`PORTION` images; raises ValueError for more.
+    """
     return _record(connection, source_id, sightings, now, _record_chunk)
 
 
@@ -204,7 +210,7 @@ def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting]
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One chunk: what changed, the inspections touched, drops whose images moved or came back, plates to catch up."""
+    """Record of one portion: the inspections touched, drops whose images moved or came back, plates to catch up."""
 
     recorded: Recorded
     touched: set[int]
@@ -218,24 +224,19 @@ _Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _P
 def _record(
     connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime, take: _Chunk
 ) -> Recorded:
-    champion = versions.champion(connection, lock=True)
-    serving = _Serving(champion, versions.aliased(connection, versions.CHALLENGER))
-    total = Recorded()
-    touched, moved, behind = set[int](), set[int](), set[int]()
-    ordered = sorted(sightings, key=lambda s: s.path)  # two who record the same files hold them in one order
-    for start in range(0, len(ordered), CHUNK):
-        chunk = {path_text(s.path): s for s in ordered[start : start + CHUNK]}
-        taken = take(connection, source_id, chunk, serving, now)
-        total += taken.recorded
-        touched |= taken.touched
-        moved |= taken.moved
-        behind |= taken.behind
-    if behind:
+    if len(sightings) > PORTION:
+        raise ValueError(f"{len(sightings)} images for one transaction; {PORTION} are allowed")
+    serving = _Serving(versions.champion(connection, lock=True), versions.aliased(connection, versions.CHALLENGER))
+    # Two who record the same files insert them in one order.
+    done = take(
+        connection, source_id, {path_text(s.path): s for s in sorted(sightings, key=lambda s: s.path)}, serving, now
+    )
+    if done.behind:
         # The champion sees what a former one did: the rest of the plate, and so its drops over time.
-        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
-    if touched:
-        derived.refresh(connection, moved, touched, now, serving=list(serving))
-    return total
+        queue.enqueue_rescore(connection, serving.champion.id, now, done.behind)
+    if done.touched:
+        derived.refresh(connection, done.moved, done.touched, now, serving=list(serving))
+    return done.recorded
 
 
 def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set[int]:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from marcod import telemetry
-from marcod.catalog.deliveries import Recorded
+from marcod.catalog.deliveries import PORTION, Recorded
 from marcod.database.engine import Database
 from marcod.domain import path_text
 from marcod.errors import MarcodError
@@ -32,9 +32,6 @@ TICK_S: Final = 0.5
 
 GUARD_S: Final = 5.0
 """Pause between looks at the root and the observer's threads."""
-
-PORTION: Final = 1_000
-"""Files that one round nominates and admits per source."""
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0

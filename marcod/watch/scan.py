@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from marcod.catalog import rereading
-from marcod.catalog.deliveries import Recorded
+from marcod.catalog.deliveries import PORTION, Recorded
 from marcod.database.engine import Database
 from marcod.domain import Reason, path_text
 from marcod.layouts.findings import SourceFinding
@@ -16,7 +16,6 @@ from marcod.watch.ingest import Ingest, Source
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Walk
 
-PORTION: Final = 1_000
 TICK_S: Final = 0.25
 
 

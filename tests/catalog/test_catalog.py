@@ -56,6 +56,13 @@ def test_more_files_than_one_statement_carries(db: Database, source_id: int, cha
     assert tuple(counts) == (1200, 0)
 
 
+def test_one_transaction_records_a_portion_at_most(db: Database, source_id: int, champion: Version) -> None:
+    """Two portions in one would lock images of the second after jobs of the first."""
+    with pytest.raises(ValueError, match="1001 images for one transaction; 1000 are allowed"):
+        db.write(deliveries.record, source_id, sightings(1_001), utc())
+    assert not rows(db, sa.select(image.c.id))
+
+
 def test_two_sources_may_hold_the_same_path(db: Database, source_id: int, champion: Version) -> None:
     other = register_source(db, "other")
     record(db, source_id, sightings(3))

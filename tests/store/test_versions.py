@@ -12,7 +12,7 @@ from factories import claimed, drain, finish, promote, record, register, rows, s
 
 from marcod.catalog import deliveries
 from marcod.database.engine import Database
-from marcod.database.schema import audit, hit, image, job, model_alias, score
+from marcod.database.schema import audit, hit, image, inspection, job, model_alias, score
 from marcod.domain import Modality, TrainedOn
 from marcod.drift import days
 from marcod.errors import BundleError, NotFoundError, StoreError
@@ -201,14 +201,20 @@ def _somebody_waits(db: Database) -> bool:
     return bool(rows(db, sa.text(waiting))[0][0])
 
 
-def _while_held(db: Database, first: Callable[[sa.Connection], Any], second: Callable[[], Any]) -> Any:
-    """The answer of ``second``, which had to wait for the transaction of ``first``."""
+def _while_held(
+    db: Database,
+    first: Callable[[sa.Connection], Any],
+    second: Callable[[], Any],
+    last: Callable[[sa.Connection], Any] = lambda connection: None,
+) -> Any:
+    """The answer of ``second``, which had to wait for the transaction of ``first`` and, while it waits, ``last``."""
     with ThreadPoolExecutor(1) as pool:
         with db.engine.begin() as connection:
             first(connection)
             future: Future[Any] = pool.submit(second)
             until(lambda: _somebody_waits(db) or future.done())
             assert not future.done()
+            last(connection)
         return future.result(timeout=60)
 
 
@@ -238,6 +244,21 @@ def test_a_promotion_waits_for_recording_and_moves_what_it_queued(
     )
     assert former == champion
     assert {version for _, version, _ in jobs(db)} == {newer.id}
+
+
+@on_postgres
+def test_a_promotion_that_waits_for_a_job_holds_no_inspection(db: Database, source_id: int, champion: Version) -> None:
+    """Who finishes a batch holds its jobs and then wants the inspections; both would wait in a ring."""
+    newer = register(db, version="2")
+    record(db, source_id, sightings(2))
+    lease = claimed(db)
+    finish(db, lease, champion, failures=[queue.Failure(lease.claims[0], "damaged", retryable=False)])
+    db.write(queue.enqueue_rescore, newer.id, utc(1))
+    held = sa.delete(job).where(job.c.model_version_id == newer.id, job.c.image_id == lease.claims[1].image_id)
+    every = [row.id for row in rows(db, sa.select(inspection.c.id))]
+    wanted = sa.select(inspection.c.id).where(inspection.c.id.in_(every)).with_for_update(nowait=True)
+    _while_held(db, lambda c: c.execute(held), lambda: promote(db, newer, utc(2)), lambda c: c.execute(wanted).all())
+    assert aliases(db)[newer] == ("champion",)
 
 
 @on_postgres

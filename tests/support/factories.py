@@ -76,8 +76,11 @@ def rewritten(sighting: Sighting, by: int = 1) -> Sighting:
 
 def record(db: Database, source_id: int, files: Iterable[Sighting], now: datetime | None = None) -> deliveries.Recorded:
     """Take sightings in."""
-    found = list(files)
-    return db.write(lambda c: deliveries.record(c, source_id, found, now or utc()))
+    found, total = list(files), deliveries.Recorded()
+    for start in range(0, len(found), deliveries.PORTION):
+        part = found[start : start + deliveries.PORTION]
+        total += db.write(deliveries.record, source_id, part, now or utc())
+    return total
 
 
 def claim(
