@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import Column, ForeignKey
+from sqlalchemy import Column, ForeignKey, Index
 from sqlalchemy.engine import Dialect
 
 from marcod.domain import folded
@@ -62,3 +62,18 @@ def folded_from(name: str) -> Callable[[Any], str | None]:
 def ref(name: str, target: str, **more: Any) -> Column[int]:
     """Make a reference to an existing row of another table."""
     return Column(name, BigId, ForeignKey(f"{target}.id"), nullable=False, **more)
+
+
+def required(kind: Any, *names: str) -> list[Column[Any]]:
+    """Make columns of one type that are never null."""
+    return [Column(name, kind, nullable=False) for name in names]
+
+
+def optional(kind: Any, *names: str) -> list[Column[Any]]:
+    """Make columns of one type that may be null."""
+    return [Column(name, kind) for name in names]
+
+
+def index_where(condition: str, name: str, *columns: str) -> Index:
+    """Make an index of the rows that meet a condition, on both databases."""
+    return Index(name, *columns, sqlite_where=sa.text(condition), postgresql_where=sa.text(condition))

@@ -9,20 +9,15 @@ from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
 from marcod.database.column_types import BigId as BigId
 from marcod.database.column_types import UtcDateTime as UtcDateTime
-from marcod.database.column_types import folded_from, key, ref
+from marcod.database.column_types import folded_from, index_where, key, optional, ref, required
 from marcod.database.column_types import metadata as metadata
-
-_GONE = sa.text("gone_at is not null")
-_LEFT = sa.text("reread_after is not null")
-_SAME = sa.text("same_as_id is not null")
 
 source = Table(
     "source",
     metadata,
     key(),
     Column("name", sa.Text, nullable=False, unique=True),
-    Column("layout", sa.Text, nullable=False),
-    Column("reading", sa.Text, nullable=False),
+    *required(sa.Text, "layout", "reading"),
     Column("expected_drops", sa.Integer),
     Column("created_at", UtcDateTime, nullable=False),
 )
@@ -35,18 +30,15 @@ plate = Table(
     Column("key", sa.Text, nullable=False),
     Column("barcode", sa.Text, index=True),
     Column("first_seen_at", UtcDateTime, nullable=False),
-    Column("project", sa.Text),
-    Column("screen", sa.Text),
-    Column("format_rows", sa.Integer),
-    Column("format_columns", sa.Integer),
-    Column("format_drops", sa.Integer),
+    *optional(sa.Text, "project", "screen"),
+    *optional(sa.Integer, "format_rows", "format_columns", "format_drops"),
     Column("split_source", sa.Text),
     Column("key_folded", sa.Text, index=True, default=folded_from("key")),
     Column("barcode_folded", sa.Text, index=True, default=folded_from("barcode")),
     Column("reservoirs", sa.Text),
     Column("reread_after", BigId),
     UniqueConstraint("source_id", "key"),
-    Index("ix_plate_reread_after", "reread_after", sqlite_where=_LEFT, postgresql_where=_LEFT),
+    index_where("reread_after is not null", "ix_plate_reread_after", "reread_after"),
 )
 """A plate of a source, by its key.
 
@@ -63,9 +55,7 @@ drop = Table(
     key(),
     ref("plate_id", "plate"),
     Column("well", sa.Text, nullable=False),
-    Column("well_row", sa.Integer, nullable=False),
-    Column("well_column", sa.Integer, nullable=False),
-    Column("drop_number", sa.Integer, nullable=False),
+    *required(sa.Integer, "well_row", "well_column", "drop_number"),
     UniqueConstraint("plate_id", "well_row", "well_column", "drop_number"),
 )
 
@@ -93,8 +83,7 @@ image = Table(
     Column("profile", sa.Text),
     Column("region", sa.BigInteger),
     Column("captured_at", UtcDateTime),
-    Column("size", sa.BigInteger, nullable=False),
-    Column("mtime_ns", sa.BigInteger, nullable=False),
+    *required(sa.BigInteger, "size", "mtime_ns"),
     Column("content_hash", sa.Text),
     Column("seen_at", UtcDateTime, nullable=False),
     Column("warnings", sa.Text),
@@ -104,8 +93,8 @@ image = Table(
     Column("gone_accepted", sa.Boolean),
     Column("same_as_id", BigId),
     UniqueConstraint("source_id", "path"),
-    Index("ix_image_gone_at", "gone_at", sqlite_where=_GONE, postgresql_where=_GONE),
-    Index("ix_image_same_as_id", "same_as_id", sqlite_where=_SAME, postgresql_where=_SAME),
+    index_where("gone_at is not null", "ix_image_gone_at", "gone_at"),
+    index_where("same_as_id is not null", "ix_image_same_as_id", "same_as_id"),
 )
 """One row per file. ``content_hash`` names the bytes that were read last; ``unread`` says that the file changed since.
 
@@ -119,15 +108,11 @@ model_version = Table(
     "model_version",
     metadata,
     key(),
-    Column("name", sa.Text, nullable=False),
-    Column("version", sa.Text, nullable=False),
-    Column("digest", sa.Text, nullable=False),
-    Column("modality", sa.Text, nullable=False),
+    *required(sa.Text, "name", "version", "digest", "modality"),
     Column("crystal_threshold", sa.Float, nullable=False),
     Column("synthetic", sa.Boolean, nullable=False),
     Column("registered_at", UtcDateTime, nullable=False),
-    Column("promoted_at", UtcDateTime),
-    Column("removed_at", UtcDateTime),
+    *optional(UtcDateTime, "promoted_at", "removed_at"),
     Column("trained_on", sa.Text),
     UniqueConstraint("name", "version"),
 )
@@ -141,8 +126,6 @@ model_alias = Table(
     Column("set_at", UtcDateTime, nullable=False),
 )
 
-_WAITING = sa.text("failed_at is null")
-_OPEN = sa.text("answered_at is null")
 
 job = Table(
     "job",
@@ -159,28 +142,10 @@ job = Table(
     Column("failed_at", UtcDateTime),
     Column("enqueued_at", UtcDateTime, nullable=False),
     UniqueConstraint("image_id", "model_version_id"),
-    Index("ix_job_next", "priority", "available_at", "id", sqlite_where=_WAITING, postgresql_where=_WAITING),
-    Index(
-        "ix_job_next_of_version",
-        "model_version_id",
-        "priority",
-        "available_at",
-        "id",
-        sqlite_where=_WAITING,
-        postgresql_where=_WAITING,
-    ),
-    Index(
-        "ix_job_leased",
-        "available_at",
-        sqlite_where=sa.text("lease is not null"),
-        postgresql_where=sa.text("lease is not null"),
-    ),
-    Index(
-        "ix_job_failed",
-        "failed_at",
-        sqlite_where=sa.text("failed_at is not null"),
-        postgresql_where=sa.text("failed_at is not null"),
-    ),
+    index_where("failed_at is null", "ix_job_next", "priority", "available_at", "id"),
+    index_where("failed_at is null", "ix_job_next_of_version", "model_version_id", "priority", "available_at", "id"),
+    index_where("lease is not null", "ix_job_leased", "available_at"),
+    index_where("failed_at is not null", "ix_job_failed", "failed_at"),
 )
 
 score = Table(
@@ -190,16 +155,11 @@ score = Table(
     ref("image_id", "image"),
     ref("model_version_id", "model_version"),
     Column("content_hash", sa.Text, nullable=False),
-    Column("p_clear", sa.Float, nullable=False),
-    Column("p_crystals", sa.Float, nullable=False),
-    Column("p_other", sa.Float, nullable=False),
-    Column("p_precipitate", sa.Float, nullable=False),
+    *required(sa.Float, "p_clear", "p_crystals", "p_other", "p_precipitate"),
     Column("label", sa.Text, nullable=False),
     Column("vector", sa.JSON),
     Column("scored_at", UtcDateTime, nullable=False),
-    Column("brightness", sa.Float),
-    Column("contrast", sa.Float),
-    Column("focus", sa.Float),
+    *optional(sa.Float, "brightness", "contrast", "focus"),
     UniqueConstraint("image_id", "model_version_id", "content_hash"),
     Index("ix_score_model_version_id", "model_version_id", "id"),
 )
@@ -212,33 +172,23 @@ label = Table(
     ref("inspection_id", "inspection", index=True),
     Column("image_id", BigId, ForeignKey("image.id"), index=True),
     Column("label", sa.Text),
-    Column("original", sa.Text, nullable=False),
-    Column("vocabulary", sa.Text, nullable=False),
-    Column("person", sa.Text, nullable=False),
-    Column("origin", sa.Text, nullable=False),
+    *required(sa.Text, "original", "vocabulary", "person", "origin"),
     Column("labelled_at", UtcDateTime, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False, index=True),
     Column("key", sa.Text, nullable=False, unique=True),
 )
 """Append-only. A null ``label`` withdraws what its person said before; ``key`` makes repeats harmless."""
 
-_DUE = sa.text("not complete and waiting = 0")
 
 inspection_summary = Table(
     "inspection_summary",
     metadata,
     Column("inspection_id", BigId, ForeignKey("inspection.id"), primary_key=True),
     Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
-    Column("n_clear", sa.Integer, nullable=False),
-    Column("n_crystals", sa.Integer, nullable=False),
-    Column("n_other", sa.Integer, nullable=False),
-    Column("n_precipitate", sa.Integer, nullable=False),
-    Column("hits", sa.Integer, nullable=False),
+    *required(sa.Integer, "n_clear", "n_crystals", "n_other", "n_precipitate", "hits"),
     Column("best_wells", sa.Text, nullable=False),
     Column("expected", sa.Integer),
-    Column("seen", sa.Integer, nullable=False),
-    Column("scored", sa.Integer, nullable=False),
-    Column("failed", sa.Integer, nullable=False),
+    *required(sa.Integer, "seen", "scored", "failed"),
     Column("complete", sa.Boolean, nullable=False),
     Column("complete_rule", sa.Text),
     Column("first_image_at", UtcDateTime),
@@ -247,7 +197,7 @@ inspection_summary = Table(
     Column("labelled", sa.Integer, nullable=False, server_default="0"),
     Column("waiting", sa.Integer, nullable=False, server_default="0"),
     Column("gone", sa.Integer, nullable=False, server_default="0"),
-    Index("ix_inspection_summary_open", "last_image_at", sqlite_where=_DUE, postgresql_where=_DUE),
+    index_where("not complete and waiting = 0", "ix_inspection_summary_open", "last_image_at"),
 )
 """One row per inspection and version. ``waiting`` images are still to be scored; the drops counted as ``gone`` were
 never scored and their files are gone."""
@@ -257,22 +207,15 @@ drop_summary = Table(
     metadata,
     Column("drop_id", BigId, ForeignKey("drop.id"), primary_key=True),
     Column("model_version_id", BigId, ForeignKey("model_version.id"), primary_key=True),
-    Column("inspections", sa.Integer, nullable=False),
-    Column("scored_inspections", sa.Integer, nullable=False),
-    Column("inspection_id", BigId, nullable=False),
-    Column("image_id", BigId, nullable=False),
-    Column("p_clear", sa.Float),
-    Column("p_crystals", sa.Float),
-    Column("p_other", sa.Float),
-    Column("p_precipitate", sa.Float),
-    Column("label", sa.Text),
-    Column("label_person", sa.Text),
+    *required(sa.Integer, "inspections", "scored_inspections"),
+    *required(BigId, "inspection_id", "image_id"),
+    *optional(sa.Float, "p_clear", "p_crystals", "p_other", "p_precipitate"),
+    *optional(sa.Text, "label", "label_person"),
     Column("label_disputed", sa.Boolean, nullable=False),
     Column("highest_p_crystals", sa.Float),
     Column("best_image_id", BigId),
     Column("hit", sa.Boolean, nullable=False),
-    Column("first_hit_inspection_id", BigId),
-    Column("first_hit_image_id", BigId),
+    *optional(BigId, "first_hit_inspection_id", "first_hit_image_id"),
     Column("trend", sa.Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("score_version_id", BigId),
@@ -291,8 +234,7 @@ hit = Table(
     ref("inspection_id", "inspection", index=True),
     ref("image_id", "image", index=True),
     ref("model_version_id", "model_version"),
-    Column("p_crystals", sa.Float, nullable=False),
-    Column("threshold", sa.Float, nullable=False),
+    *required(sa.Float, "p_crystals", "threshold"),
     Column("found_at", UtcDateTime, nullable=False, index=True),
     Column("cause", sa.Text, nullable=False, server_default="new"),
     Column("score_version_id", BigId),
@@ -304,13 +246,9 @@ label_inbox = Table(
     "label_inbox",
     metadata,
     key(),
-    Column("source", sa.Text),
-    Column("plate", sa.Text),
-    Column("well", sa.Text),
+    *optional(sa.Text, "source", "plate", "well"),
     Column("drop_number", sa.Integer),
-    Column("inspection", sa.Text),
-    Column("label", sa.Text),
-    Column("person", sa.Text),
+    *optional(sa.Text, "inspection", "label", "person"),
     Column("labelled_at", UtcDateTime),
     Column("received_at", UtcDateTime, nullable=False, server_default=sa.func.current_timestamp()),
     Column("state", sa.Text, nullable=False, server_default="waiting"),
@@ -340,8 +278,7 @@ review_item = Table(
     ref("drop_id", "drop"),
     ref("inspection_id", "inspection", index=True),
     ref("image_id", "image", index=True),
-    Column("stream", sa.Text, nullable=False),
-    Column("reason", sa.Text, nullable=False),
+    *required(sa.Text, "stream", "reason"),
     ref("model_version_id", "model_version"),
     Column("p_crystals", sa.Float),
     Column("round_id", BigId, ForeignKey("review_round.id"), index=True),
@@ -354,7 +291,7 @@ review_item = Table(
     Column("answer", sa.Text),
     Column("answered_at", UtcDateTime),
     UniqueConstraint("drop_id", "inspection_id", "stream"),
-    Index("ix_review_item_open", "stream", "rank", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    index_where("answered_at is null", "ix_review_item_open", "stream", "rank", "id"),
 )
 """Drops to be reviewed, and why; ``inclusion`` is the probability with which an audit drew one."""
 
@@ -365,11 +302,7 @@ dataset = Table(
     Column("digest", sa.Text, nullable=False, unique=True),
     Column("gate_digest", sa.Text, nullable=False, index=True),
     Column("last_label_id", BigId),
-    Column("images", sa.Integer, nullable=False),
-    Column("drops", sa.Integer, nullable=False),
-    Column("crystals", sa.Integer, nullable=False),
-    Column("missing", sa.Integer, nullable=False),
-    Column("changed", sa.Integer, nullable=False),
+    *required(sa.Integer, "images", "drops", "crystals", "missing", "changed"),
     Column("counts", sa.JSON, nullable=False),
     Column("taken_at", UtcDateTime, nullable=False),
 )
@@ -380,26 +313,19 @@ training_run = Table(
     metadata,
     key(),
     Column("active", sa.Boolean, unique=True),
-    Column("state", sa.Text, nullable=False),
-    Column("cause", sa.Text, nullable=False),
-    Column("actor", sa.Text, nullable=False),
-    Column("recipe", sa.Text, nullable=False),
+    *required(sa.Text, "state", "cause", "actor", "recipe"),
     Column("options", sa.JSON, nullable=False),
     Column("parent", sa.Text),
     Column("dataset_id", BigId, ForeignKey("dataset.id"), index=True),
-    Column("tier", sa.Text),
-    Column("candidate", sa.Text),
+    *optional(sa.Text, "tier", "candidate"),
     Column("candidate_digest", sa.Text, index=True),
-    Column("folder", sa.Text, nullable=False),
-    Column("host", sa.Text, nullable=False),
+    *required(sa.Text, "folder", "host"),
     Column("pid", sa.Integer, nullable=False),
     Column("token", sa.Text, nullable=False),
     Column("step", sa.Text),
-    Column("reasons", sa.JSON),
-    Column("numbers", sa.JSON),
+    *optional(sa.JSON, "reasons", "numbers"),
     Column("error", sa.Text),
-    Column("started_at", UtcDateTime, nullable=False),
-    Column("beat_at", UtcDateTime, nullable=False),
+    *required(UtcDateTime, "started_at", "beat_at"),
     Column("ended_at", UtcDateTime),
 )
 """One attempt to make a better model. ``active`` is true for the one that runs and null for all others."""
@@ -413,9 +339,7 @@ drift_reference = Table(
     ref("model_version_id", "model_version"),
     Column("images", sa.Integer, nullable=False),
     Column("statistics", sa.JSON, nullable=False),
-    Column("first_at", UtcDateTime, nullable=False),
-    Column("last_at", UtcDateTime, nullable=False),
-    Column("made_at", UtcDateTime, nullable=False),
+    *required(UtcDateTime, "first_at", "last_at", "made_at"),
     UniqueConstraint("source_id", "modality", "model_version_id"),
 )
 """Statistics of an imager's images and scores, when a model version began to score them."""
@@ -428,8 +352,7 @@ drift_day = Table(
     Column("modality", sa.Text, nullable=False),
     ref("model_version_id", "model_version"),
     Column("day", sa.Date, nullable=False),
-    Column("images", sa.Integer, nullable=False),
-    Column("failures", sa.Integer, nullable=False),
+    *required(sa.Integer, "images", "failures"),
     Column("statistics", sa.JSON, nullable=False),
     Column("made_at", UtcDateTime, nullable=False),
     UniqueConstraint("source_id", "modality", "model_version_id", "day"),
@@ -444,8 +367,7 @@ drift_alarm = Table(
     ref("model_version_id", "model_version"),
     Column("signal", sa.Text, nullable=False),
     Column("day", sa.Date, nullable=False),
-    Column("value", sa.Float),
-    Column("reference", sa.Float),
+    *optional(sa.Float, "value", "reference"),
     Column("p_value", sa.Float, nullable=False),
     Column("detail", sa.Text, nullable=False),
     Column("raised_at", UtcDateTime, nullable=False),
@@ -460,8 +382,7 @@ worker = Table(
     Column("name", sa.Text, primary_key=True),
     Column("host", sa.Text, nullable=False),
     Column("pid", sa.Integer, nullable=False),
-    Column("roles", sa.Text, nullable=False),
-    Column("marcod_version", sa.Text, nullable=False),
+    *required(sa.Text, "roles", "marcod_version"),
     Column("started_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False, index=True),
     Column("revision", sa.Text),
@@ -472,19 +393,14 @@ watch_state = Table(
     "watch_state",
     metadata,
     Column("source_id", BigId, ForeignKey("source.id"), primary_key=True),
-    Column("worker", sa.Text, nullable=False),
-    Column("host", sa.Text, nullable=False),
-    Column("root_there", sa.Boolean, nullable=False),
-    Column("observing", sa.Boolean, nullable=False),
+    *required(sa.Text, "worker", "host"),
+    *required(sa.Boolean, "root_there", "observing"),
     Column("trouble", sa.Text),
-    Column("pending", sa.Integer, nullable=False),
-    Column("waiting", sa.Integer, nullable=False),
+    *required(sa.Integer, "pending", "waiting"),
     Column("walking", sa.Boolean, nullable=False),
     Column("walked_files", sa.BigInteger, nullable=False),
     Column("unreadable", sa.Integer, nullable=False),
-    Column("walked_at", UtcDateTime),
-    Column("walked_whole_at", UtcDateTime),
-    Column("round_at", UtcDateTime),
+    *optional(UtcDateTime, "walked_at", "walked_whole_at", "round_at"),
     Column("updated_at", UtcDateTime, nullable=False),
 )
 """State of watching a source, written by its watcher every few seconds.
@@ -510,12 +426,10 @@ source_finding = Table(
     Column("source_id", BigId, ForeignKey("source.id"), primary_key=True),
     Column("kind", sa.Text, primary_key=True),
     Column("reason", sa.Text, primary_key=True),
-    Column("files", sa.BigInteger, nullable=False),
-    Column("of_files", sa.BigInteger, nullable=False),
+    *required(sa.BigInteger, "files", "of_files"),
     Column("example", sa.Text, nullable=False),
     Column("hint", sa.Text),
-    Column("hint_files", sa.Integer, nullable=False),
-    Column("asked", sa.Integer, nullable=False),
+    *required(sa.Integer, "hint_files", "asked"),
     Column("accepted", sa.Boolean, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
@@ -524,8 +438,6 @@ source_finding = Table(
 ``of_files`` are all images of the source; ``hint`` is the family that reads ``hint_files`` of ``asked`` files.
 """
 
-_UNDISPATCHED = sa.text("dispatched_at is null")
-_UNSENT = sa.text("sent_at is null and failed_at is null")
 
 event = Table(
     "event",
@@ -538,7 +450,7 @@ event = Table(
     Column("detail", sa.JSON, nullable=False),
     Column("happened_at", UtcDateTime, nullable=False, index=True),
     Column("dispatched_at", UtcDateTime),
-    Index("ix_event_untold", "id", sqlite_where=_UNDISPATCHED, postgresql_where=_UNDISPATCHED),
+    index_where("dispatched_at is null", "ix_event_untold", "id"),
 )
 """Events to notify people of, written with their facts; ``subject`` makes each happen once."""
 
@@ -552,11 +464,10 @@ delivery = Table(
     Column("attempts", sa.Integer, nullable=False),
     Column("available_at", UtcDateTime, nullable=False),
     Column("lease", sa.Text),
-    Column("sent_at", UtcDateTime),
-    Column("failed_at", UtcDateTime),
+    *optional(UtcDateTime, "sent_at", "failed_at"),
     Column("error", sa.Text),
     UniqueConstraint("event_id", "target"),
-    Index("ix_delivery_unsent", "target", "available_at", sqlite_where=_UNSENT, postgresql_where=_UNSENT),
+    index_where("sent_at is null and failed_at is null", "ix_delivery_unsent", "target", "available_at"),
 )
 """An event for one target; those of one ``message`` are sent together, under that name however often it takes."""
 
@@ -573,8 +484,6 @@ audit = Table(
     metadata,
     key(),
     Column("at", UtcDateTime, nullable=False, index=True),
-    Column("actor", sa.Text, nullable=False),
-    Column("action", sa.Text, nullable=False),
-    Column("subject", sa.Text, nullable=False),
+    *required(sa.Text, "actor", "action", "subject"),
     Column("detail", sa.JSON),
 )
