@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, Kind, Modality, Reason, row_letters, row_number
-from marcod.layouts.base import Aside, Companions, Grammar, moment, not_mine, place, unreadable
+from marcod.layouts.base import Aside, Companions, Grammar, not_mine, unreadable
 from marcod.layouts.paths import split
 
 _FOLDERS: Final = re.compile(
@@ -47,19 +47,13 @@ class Ami(Grammar):
         row, column = row_number(match["row"]), int(match["column"])
         plate = _levels(folder["above"].split("/"))
         key = "/".join(plate)
-        where = place(self.options, key, row, column)
-        return DropImage(
-            layout=self.name,
-            plate_key=key,
-            inspection_key=folder["stamp"],
-            row=row,
-            column=column,
-            drop="abc".index((match["drop"] or "a").lower()) + 1,
-            modality=self.options.light or Modality.VISIBLE,
+        return self.image(
+            self.place(key, row, column, "abc".index((match["drop"] or "a").lower()) + 1),
+            folder["stamp"],
+            self.options.light or Modality.VISIBLE,
             kind=Kind.SLICE if match["slice"] else Kind.COMPOSITE,
             barcode=key if len(plate) == 1 else None,
-            captured_at=moment(self.options.timezone, *folder.groups()[2:8]),
-            warnings=where.warnings,
+            captured_at=self.moment(*folder.groups()[2:8]),
         )
 
     def write(self, image: DropImage) -> str:

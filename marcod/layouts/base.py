@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 from marcod.domain import (
     PLATE_FORMATS,
     DropImage,
+    Kind,
     LayoutWarning,
     Modality,
     PlateFormat,
@@ -119,10 +120,12 @@ class LayoutOptions:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A well on its plate; ``inferred`` and ``warnings`` where the plate's grid follows from the well alone."""
+    """A drop on its plate; ``inferred`` and ``warnings`` where the plate's grid follows from the well alone."""
 
+    plate_key: str
     row: int
     column: int
+    drop: int = 1
     warnings: tuple[LayoutWarning, ...] = ()
     inferred: PlateFormat | None = None
 
@@ -151,6 +154,88 @@ class Grammar(ABC):
     def write(self, image: DropImage) -> str:
         """Return a path that reads back as the image; fields the names do not carry are left out."""
 
+    def place(self, plate_key: str, row: int, column: int, drop: int = 1, most_drops: int = 99) -> Place:
+        """Return a drop in a well given by row and column. Raises Aside when it is not on the plate.
+
+        A plate without a given format may be larger than the source's usual ones, up to 1536 wells.
+        """
+        setup = self.options.plates(plate_key)
+        told = setup.format if setup is not None and not setup.inferred else None
+        usual = told or self.options.plate_format
+        warnings: tuple[LayoutWarning, ...] = ()
+        if not usual.holds(row, column):
+            larger = None if told else next((grid for grid in PLATE_FORMATS.values() if grid.holds(row, column)), None)
+            if larger is None:
+                well = well_name(row, column) if row > 0 and column > 0 else f"row {row}, column {column}"
+                what = f"{well} is not on a plate of {usual.rows} rows and {usual.columns} columns"
+                raise _off_plate(what, told is not None)
+            warnings = (_inferred(well_name(row, column), usual, larger),)
+        check_drop(drop, most_drops)
+        return Place(plate_key, row, column, drop, warnings)
+
+    def place_numbered(self, plate_key: str, number: int, drop: int = 1) -> Place:
+        """Return a drop in a well given by its row-major number from 1. Raises Aside when it is not on the plate.
+
+        A number beyond the grid makes a plate without a given format the next larger usual one. All images of the
+        plate have to be read with one grid, so this is done only where ``plates`` keeps the inferred grid.
+        """
+        setup = self.options.plates(plate_key)
+        grid, usual = self.options.grid_of(plate_key), self.options.plate_format
+        told = setup is not None and setup.format is not None and not setup.inferred
+        if setup is not None and not told:
+            larger = (each for each in PLATE_FORMATS.values() if each.wells > grid.wells)
+            grid = next((each for each in (grid, *larger) if number <= each.wells), grid)
+        try:
+            row, column = grid.position(number)
+        except ValueError as error:
+            raise _off_plate(str(error), told) from error
+        check_drop(drop)
+        if grid == usual or told:
+            return Place(plate_key, row, column, drop)
+        return Place(plate_key, row, column, drop, (_inferred(f"well {number}", usual, grid),), grid)
+
+    def moment(
+        self, year: str, month: str, day: str, hour: str = "0", minute: str = "0", second: str = "0"
+    ) -> datetime:
+        """Return an aware time on the imager's clock from digits. Raises Aside for a date that cannot be.
+
+        A two-digit year is of this century: no imager is older.
+        """
+        zone, full_year = self.options.timezone, int(year) + 2000 if len(year) == 2 else int(year)
+        try:
+            if not 1980 <= full_year <= 2100:
+                raise ValueError("no imager took images in that year")
+            return datetime(full_year, int(month), int(day), int(hour), int(minute), int(second), tzinfo=zone)
+        except ValueError as error:
+            date = f"{year}-{month}-{day} {hour}:{minute}:{second}"
+            raise Aside(Reason.OUT_OF_RANGE, f"the time {date} cannot be: {error}") from error
+
+    def clock_time(self, image: DropImage) -> datetime:
+        """When the image was taken, on the imager's clock. Raises LayoutError when the image does not say."""
+        if image.captured_at is None:
+            raise LayoutError("The names of this layout carry a date; give the image a captured_at.")
+        return image.captured_at.astimezone(self.options.timezone)
+
+    def image(
+        self,
+        where: Place,
+        inspection_key: str,
+        modality: Modality,
+        *,
+        kind: Kind = Kind.COMPOSITE,
+        barcode: str | None = None,
+        inspection_ordinal: int | None = None,
+        captured_at: datetime | None = None,
+        profile: str | None = None,
+        region: int | None = None,
+        warnings: tuple[LayoutWarning, ...] = (),
+    ) -> DropImage:
+        """Return the image of a drop; its warnings are those of the path and of the place."""
+        return DropImage(
+            self.name, where.plate_key, inspection_key, where.row, where.column, where.drop, modality, kind, barcode,
+            inspection_ordinal, captured_at, profile, region, warnings + where.warnings, where.inferred,
+        )  # fmt: skip
+
     def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
         """Count the folders at the end of an image's path that the imager made, from the plate's folder on.
 
@@ -174,44 +259,6 @@ def unreadable(name: str, what: str) -> Aside:
     return Aside(Reason.UNREADABLE_NAME, f"cannot read the name {quoted(name)}; expected {what}")
 
 
-def place(options: LayoutOptions, plate_key: str, row: int, column: int) -> Place:
-    """Return a well given by row and column. Raises Aside when it is not on the plate.
-
-    A plate without a given format may be larger than the source's usual ones, up to 1536 wells.
-    """
-    setup = options.plates(plate_key)
-    told = setup.format if setup is not None and not setup.inferred else None
-    usual = told or options.plate_format
-    if usual.holds(row, column):
-        return Place(row, column)
-    larger = None if told else next((grid for grid in PLATE_FORMATS.values() if grid.holds(row, column)), None)
-    if larger is None:
-        well = well_name(row, column) if row > 0 and column > 0 else f"row {row}, column {column}"
-        raise _off_plate(f"{well} is not on a plate of {usual.rows} rows and {usual.columns} columns", told is not None)
-    return Place(row, column, (_inferred(well_name(row, column), usual, larger),))
-
-
-def place_numbered(options: LayoutOptions, plate_key: str, number: int) -> Place:
-    """Return a well given by its row-major number from 1. Raises Aside when it is not on the plate.
-
-    A number beyond the grid makes a plate without a given format the next larger usual one. All images of the plate
-    have to be read with one grid, so this is done only where ``plates`` keeps the inferred grid.
-    """
-    setup = options.plates(plate_key)
-    grid = options.grid_of(plate_key)
-    told = setup is not None and setup.format is not None and not setup.inferred
-    if setup is not None and not told:
-        larger = (each for each in PLATE_FORMATS.values() if each.wells > grid.wells)
-        grid = next((each for each in (grid, *larger) if number <= each.wells), grid)
-    try:
-        row, column = grid.position(number)
-    except ValueError as error:
-        raise _off_plate(str(error), told) from error
-    if grid == options.plate_format or told:
-        return Place(row, column)
-    return Place(row, column, (_inferred(f"well {number}", options.plate_format, grid),), grid)
-
-
 def _off_plate(what: str, told: bool) -> Aside:
     mend = "correct" if told else "give"
     more = "" if told else ", or set `wells` or `grid` of the source where all its plates are so"
@@ -230,30 +277,6 @@ def check_drop(drop: int, most: int = 99) -> None:
     """Raise Aside when a well of this plate has no such drop."""
     if not 1 <= drop <= most:
         raise Aside(Reason.OUT_OF_RANGE, f"drop {drop} is not between 1 and {most}")
-
-
-def moment(
-    zone: tzinfo, year: str, month: str, day: str, hour: str = "0", minute: str = "0", second: str = "0"
-) -> datetime:
-    """Return an aware time from digits. Raises Aside for a date that cannot be.
-
-    A two-digit year is of this century: no imager is older.
-    """
-    full_year = int(year) + 2000 if len(year) == 2 else int(year)
-    try:
-        if not 1980 <= full_year <= 2100:
-            raise ValueError("no imager took images in that year")
-        return datetime(full_year, int(month), int(day), int(hour), int(minute), int(second), tzinfo=zone)
-    except ValueError as error:
-        date = f"{year}-{month}-{day} {hour}:{minute}:{second}"
-        raise Aside(Reason.OUT_OF_RANGE, f"the time {date} cannot be: {error}") from error
-
-
-def clock_time(image: DropImage, zone: tzinfo) -> datetime:
-    """When the image was taken, on the imager's clock. Raises LayoutError when the image does not say."""
-    if image.captured_at is None:
-        raise LayoutError("The names of this layout carry a date; give the image a captured_at.")
-    return image.captured_at.astimezone(zone)
 
 
 _UNLIKE: Final = ("fluor", "sonicc")

@@ -12,19 +12,7 @@ from typing import Final
 
 from marcod.domain import DropImage, LayoutWarning, Modality
 from marcod.errors import LayoutError
-from marcod.layouts.base import (
-    Aside,
-    Companions,
-    Grammar,
-    check_drop,
-    clock_time,
-    disagreement,
-    moment,
-    not_mine,
-    place,
-    same_name,
-    unreadable,
-)
+from marcod.layouts.base import Aside, Companions, Grammar, disagreement, not_mine, same_name, unreadable
 from marcod.layouts.paths import folder_above, split
 
 _NAME: Final = re.compile(
@@ -46,29 +34,23 @@ class Crims(Grammar):
         match = _NAME.fullmatch(name)
         if match is None:
             raise _refusal(name)
-        row, column, drop = int(match["row"]), int(match["column"]), int(match["drop"])
-        where = place(self.options, match["barcode"], row, column)
-        check_drop(drop)
+        where = self.place(match["barcode"], int(match["row"]), int(match["column"]), int(match["drop"]))
         inspection = int(match["inspection"])
-        return DropImage(
-            layout=self.name,
-            plate_key=match["barcode"],
-            inspection_key=str(inspection),
-            row=row,
-            column=column,
-            drop=drop,
-            modality=_LIGHT[match["light"].lower()],
+        return self.image(
+            where,
+            str(inspection),
+            _LIGHT[match["light"].lower()],
             barcode=match["barcode"],
             inspection_ordinal=inspection,
-            captured_at=moment(self.options.timezone, match["year"], match["month"], match["day"]),
-            warnings=_contradictions(folders, match["barcode"], inspection) + where.warnings,
+            captured_at=self.moment(match["year"], match["month"], match["day"]),
+            warnings=_contradictions(folders, match["barcode"], inspection),
         )
 
     def write(self, image: DropImage) -> str:
         lights = {modality: text for text, modality in (("Vis", Modality.VISIBLE), ("UV", Modality.UV))}
         if image.modality not in lights:
             raise LayoutError(f"CRIMS names know Vis and UV, not {image.modality}.")
-        date = clock_time(image, self.options.timezone)
+        date = self.clock_time(image)
         return (
             f"rawimages/{date:%Y}/{image.plate_key}/{image.inspection_key}/FORMULATRIX_{image.plate_key}"
             f"_{image.inspection_key}_{date:%d-%m-%Y}_{image.column:02d}_{image.row:02d}_{image.drop:02d}"

@@ -14,16 +14,7 @@ from typing import Final
 
 from marcod.domain import DropImage, Kind, Modality, Reason
 from marcod.errors import LayoutError
-from marcod.layouts.base import (
-    IMAGE,
-    Aside,
-    Companions,
-    Grammar,
-    check_drop,
-    not_mine,
-    place_numbered,
-    unreadable,
-)
+from marcod.layouts.base import IMAGE, Aside, Companions, Grammar, not_mine, unreadable
 from marcod.layouts.paths import split
 from marcod.text import quoted
 
@@ -60,22 +51,16 @@ class Formulatrix(Grammar):
         if match is None:
             raise _refusal(path)
         plate, batch, well, profile, drop, region, kind = match.groups()
-        where = place_numbered(self.options, str(int(plate)), int(well))
-        check_drop(int(drop))
+        where = self.place_numbered(str(int(plate)), int(well), int(drop))
         modality, warnings = self.options.lit_with(int(profile), path)
-        return DropImage(
-            layout=self.name,
-            plate_key=str(int(plate)),
-            inspection_key=str(int(batch)),
-            row=where.row,
-            column=where.column,
-            drop=int(drop),
-            modality=modality,
+        return self.image(
+            where,
+            str(int(batch)),
+            modality,
             kind=_kind(kind.lower()),
             profile=str(int(profile)),
             region=int(region),
-            warnings=warnings + where.warnings,
-            inferred=where.inferred,
+            warnings=warnings,
         )
 
     def write(self, image: DropImage) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 from marcod.domain import PLATE_FORMATS, DropImage, LayoutWarning, Modality, Reason, WarningKind
 from marcod.errors import LayoutError
-from marcod.layouts.base import Aside, Companions, Grammar, disagreement, moment, not_mine, unreadable
+from marcod.layouts.base import Aside, Companions, Grammar, Place, disagreement, not_mine, unreadable
 from marcod.layouts.paths import split
 
 PLATE: Final = PLATE_FORMATS[1536]
@@ -37,22 +37,11 @@ class Hwi(Grammar):
         match = _NAME.fullmatch(name)
         if match is None:
             raise _refusal(folders, name)
-        plate, well, year, month, day, hour, minute = match.groups()
-        row, column = _position(int(well))
-        taken = moment(self.options.timezone, year, month, day, hour, minute)
-        key, modality, warnings = _run(folders, plate, year + month + day, self.options.light)
-        return DropImage(
-            layout=self.name,
-            plate_key=plate,
-            inspection_key=key,
-            row=row,
-            column=column,
-            drop=1,
-            modality=modality,
-            barcode=plate,
-            captured_at=taken,
-            warnings=warnings,
-        )
+        plate, well, *stamp = match.groups()
+        where = Place(plate, *_position(int(well)))
+        taken = self.moment(*stamp)
+        key, modality, warnings = _run(folders, plate, "".join(stamp[:3]), self.options.light)
+        return self.image(where, key, modality, barcode=plate, captured_at=taken, warnings=warnings)
 
     def write(self, image: DropImage) -> str:
         run = _KEY.fullmatch(image.inspection_key)

@@ -16,17 +16,7 @@ from xml.parsers import expat
 
 from marcod.domain import DropImage, Kind, LayoutWarning, Modality, WarningKind, parse_well, row_letters, row_number
 from marcod.errors import LayoutError
-from marcod.layouts.base import (
-    Aside,
-    Companions,
-    Grammar,
-    check_drop,
-    moment,
-    not_mine,
-    place,
-    same_name,
-    unreadable,
-)
+from marcod.layouts.base import Aside, Companions, Grammar, not_mine, same_name, unreadable
 from marcod.layouts.paths import split, stem
 from marcod.text import quoted
 
@@ -75,23 +65,18 @@ class Oppf(Grammar):
 
     def _from_name(self, match: re.Match[str], name: str) -> DropImage:
         row, column, drop = row_number(match["row"]), int(match["column"]), int(match["drop"])
-        where = place(self.options, match["barcode"], row, column)
-        check_drop(drop)
+        where = self.place(match["barcode"], row, column, drop)
         modality, warnings = self.options.lit_with(int(match["profile"]), name)
-        return DropImage(
-            layout=self.name,
-            plate_key=match["barcode"],
-            inspection_key=match["stamp"],
-            row=row,
-            column=column,
-            drop=drop,
-            modality=modality,
+        return self.image(
+            where,
+            match["stamp"],
+            modality,
             kind=_kind(match["area"].upper(), match["type"].upper()),
             barcode=match["barcode"],
-            captured_at=moment(self.options.timezone, *match.groups()[-6:]),
+            captured_at=self.moment(*match.groups()[-6:]),
             profile=str(int(match["profile"])),
             region=int(match["region"]),
-            warnings=warnings + where.warnings,
+            warnings=warnings,
         )
 
     def write(self, image: DropImage) -> str:

@@ -6,22 +6,13 @@ a plate), ``date``, ``modality``. Letter case is ignored; separators are always 
 """
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from marcod.domain import DropImage, Modality, Reason, parse_well, row_number
 from marcod.errors import LayoutError
-from marcod.layouts.base import (
-    Aside,
-    Companions,
-    Grammar,
-    LayoutOptions,
-    Place,
-    check_drop,
-    not_mine,
-    place,
-    place_numbered,
-)
+from marcod.layouts.base import Aside, Companions, Grammar, LayoutOptions, Place, check_drop, not_mine
 from marcod.text import quoted
 
 _GROUPS: Final = ("plate", "barcode", "well", "row", "col", "drop", "inspection", "date", "modality")
@@ -52,19 +43,13 @@ class UserRegex(Grammar):
         drop = _drop(found.get("drop", "1"))
         taken = self._date(found.get("date"))
         key, ordinal = _inspection(found, taken)
-        return DropImage(
-            layout=self.name,
-            plate_key=plate,
-            inspection_key=key,
-            row=where.row,
-            column=where.column,
-            drop=drop,
-            modality=self._modality(found.get("modality")),
+        return self.image(
+            replace(where, drop=drop),
+            key,
+            self._modality(found.get("modality")),
             barcode=found.get("barcode"),
             inspection_ordinal=ordinal,
             captured_at=taken,
-            warnings=where.warnings,
-            inferred=where.inferred,
         )
 
     def write(self, image: DropImage) -> str:
@@ -73,7 +58,7 @@ class UserRegex(Grammar):
     def _place(self, plate: str, found: dict[str, str]) -> Place:
         well = found.get("well")
         if well is not None and well.isascii() and well.isdigit():
-            return place_numbered(self.options, plate, _number(well, "well"))
+            return self.place_numbered(plate, _number(well, "well"))
         if well is not None:
             try:
                 row, column = parse_well(well)
@@ -83,7 +68,7 @@ class UserRegex(Grammar):
             row, column = _row(found["row"]), _number(found["col"], "col")
         else:
             raise _unusable("well, or row and col", "")
-        return place(self.options, plate, row, column)
+        return self.place(plate, row, column)
 
     def _date(self, text: str | None) -> datetime | None:
         if text is None:

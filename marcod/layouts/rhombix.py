@@ -10,20 +10,7 @@ import re
 from typing import Final
 
 from marcod.domain import DropImage, LayoutWarning, Modality, row_letters, row_number
-from marcod.layouts.base import (
-    Aside,
-    Companions,
-    Grammar,
-    check_drop,
-    clock_time,
-    disagreement,
-    moment,
-    not_mine,
-    place,
-    same_name,
-    unknown_light,
-    unreadable,
-)
+from marcod.layouts.base import Aside, Companions, Grammar, disagreement, not_mine, same_name, unknown_light, unreadable
 from marcod.layouts.paths import folder_above, split
 
 _NAME: Final = re.compile(
@@ -48,23 +35,18 @@ class Rhombix(Grammar):
         if match is None:
             raise _refusal(name)
         row, column, drop = row_number(match["row"]), int(match["column"]), int(match["drop"])
-        where = place(self.options, match["barcode"], row, column)
-        check_drop(drop)
+        where = self.place(match["barcode"], row, column, drop)
         date_and_time = match.groups()[-6:]
         modality, doubt = self._light(match["light"])
         key, warnings = _inspection(folders, match["barcode"], "".join(date_and_time[:3]))
-        return DropImage(
-            layout=self.name,
-            plate_key=match["barcode"],
-            inspection_key=key,
-            row=row,
-            column=column,
-            drop=drop,
-            modality=modality,
+        return self.image(
+            where,
+            key,
+            modality,
             barcode=match["barcode"],
-            captured_at=moment(self.options.timezone, *date_and_time),
+            captured_at=self.moment(*date_and_time),
             profile=match["light"],
-            warnings=warnings + doubt + where.warnings,
+            warnings=warnings + doubt,
         )
 
     def _light(self, word: str) -> tuple[Modality, tuple[LayoutWarning, ...]]:
@@ -75,7 +57,7 @@ class Rhombix(Grammar):
         return modality, ()
 
     def write(self, image: DropImage) -> str:
-        taken = clock_time(image, self.options.timezone)
+        taken = self.clock_time(image)
         return (
             f"{image.plate_key}/{image.inspection_key}/{image.plate_key}_{row_letters(image.row)}"
             f"{image.column:02d}-{image.drop}_{image.profile or 'BRITE'}_{taken:%y%m%d_%H%M%S}_1.jpg"

@@ -15,20 +15,7 @@ from typing import Final
 
 from marcod.domain import DropImage, Kind, LayoutWarning, Modality, Reason
 from marcod.errors import LayoutError
-from marcod.layouts.base import (
-    IMAGE,
-    Aside,
-    Companions,
-    Grammar,
-    check_drop,
-    clock_time,
-    disagreement,
-    moment,
-    not_mine,
-    place,
-    same_name,
-    unreadable,
-)
+from marcod.layouts.base import IMAGE, Aside, Companions, Grammar, disagreement, not_mine, same_name, unreadable
 from marcod.layouts.paths import folder_above, split
 
 _NAME: Final = re.compile(
@@ -61,24 +48,19 @@ class Rigaku(Grammar):
             raise _refusal(path, name)
         identity = _identity(folders, name, match)
         row, column, subwell = int(match["row"]), int(match["column"]), int(match["subwell"])
-        where = place(self.options, identity.barcode, row, column)
-        check_drop(subwell)
+        where = self.place(identity.barcode, row, column, subwell)
         if subwell in self.options.reservoirs_of(identity.barcode):
             raise Aside(Reason.RESERVOIR, f"subwell {subwell} is the reservoir on this plate")
-        return DropImage(
-            layout=self.name,
-            plate_key=identity.barcode,
-            inspection_key=str(identity.inspection),
-            row=row,
-            column=column,
-            drop=subwell,
-            modality=self._light(match["type"]),
+        return self.image(
+            where,
+            str(identity.inspection),
+            self._light(match["type"]),
             kind=Kind.THUMBNAIL if match["thumb"] else Kind.COMPOSITE,
             barcode=identity.barcode,
             inspection_ordinal=identity.inspection,
-            captured_at=moment(self.options.timezone, match["year"], match["month"], match["day"]),
+            captured_at=self.moment(match["year"], match["month"], match["day"]),
             profile=match["type"],
-            warnings=identity.warnings + where.warnings,
+            warnings=identity.warnings,
         )
 
     def _light(self, image_type: str) -> Modality:
@@ -89,7 +71,7 @@ class Rigaku(Grammar):
     def write(self, image: DropImage) -> str:
         if not image.inspection_key.isdecimal():
             raise LayoutError("Rigaku inspections are numbered; give the image a number as inspection_key.")
-        date = clock_time(image, self.options.timezone)
+        date = self.clock_time(image)
         letters = re.match(r"[A-Za-z]*", image.plate_key)
         return (
             f"{image.plate_key}/{image.inspection_key}/RMM3_01_222_ROBO_Test1_Clon1"

@@ -17,7 +17,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -25,18 +25,7 @@ from typing import Final
 from marcod import tabular
 from marcod.domain import DropImage, LayoutWarning, Reason, WarningKind, row_letters, row_number
 from marcod.errors import LayoutError
-from marcod.layouts.base import (
-    IMAGE,
-    Aside,
-    Companions,
-    Grammar,
-    disagreement,
-    moment,
-    not_mine,
-    place,
-    same_name,
-    unreadable,
-)
+from marcod.layouts.base import IMAGE, Aside, Companions, Grammar, disagreement, not_mine, same_name, unreadable
 from marcod.layouts.paths import folder_above, normalise, split
 from marcod.text import quoted
 
@@ -83,24 +72,20 @@ class RockMakerExport(Grammar):
         folders, file = split(path)
         above = list(reversed(folders.split("/")[-_LEVELS:])) if folders else []
         name = _read(file, above)
-        where = place(self.options, name.barcode, name.row, name.column)
+        where = self.place(name.barcode, name.row, name.column)
         reported = _reported(folders, file, name.barcode, companions)
         drop, warnings = (1, (_MISSING,)) if reported is None else _drop(reported.drop)
         taken, undated = self._date(reported)
         if name.batch is None and taken is None:
             raise _no_report("the name has no batch and report.csv has no date for it that can be read")
-        return DropImage(
-            layout=self.name,
-            plate_key=name.barcode,
-            inspection_key=str(int(name.batch)) if name.batch else f"{taken:%Y-%m-%d}",
-            row=where.row,
-            column=where.column,
-            drop=drop,
-            modality=self.options.light_named(name.profile),
+        return self.image(
+            replace(where, drop=drop, warnings=where.warnings + _contradiction(above, name.barcode)),
+            str(int(name.batch)) if name.batch else f"{taken:%Y-%m-%d}",
+            self.options.light_named(name.profile),
             barcode=name.barcode,
             captured_at=taken,
             profile=name.profile or None,
-            warnings=warnings + undated + where.warnings + _contradiction(above, name.barcode),
+            warnings=warnings + undated,
         )
 
     def _date(self, reported: _Row | None) -> tuple[datetime | None, tuple[LayoutWarning, ...]]:
@@ -109,7 +94,7 @@ class RockMakerExport(Grammar):
             return None, ()
         if (parts := _DATE.fullmatch(reported.date)) is not None:
             with suppress(Aside):
-                return moment(self.options.timezone, parts[3], parts[1], parts[2], *parts.groups()[3:]), ()
+                return self.moment(parts[3], parts[1], parts[2], *parts.groups()[3:]), ()
         text = f"report.csv gives the date {quoted(reported.date)}, which cannot be read"
         return None, (LayoutWarning(WarningKind.DATE_UNREADABLE, text),)
 

@@ -10,18 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from marcod.domain import DropImage, LayoutWarning, Modality, row_letters, row_number
-from marcod.layouts.base import (
-    Aside,
-    Companions,
-    Grammar,
-    check_drop,
-    disagreement,
-    moment,
-    not_mine,
-    place,
-    same_name,
-    unreadable,
-)
+from marcod.layouts.base import Aside, Companions, Grammar, disagreement, not_mine, same_name, unreadable
 from marcod.layouts.paths import folder_above, split
 
 _DATE: Final = r"(?P<{}>\d{{4}}-\d\d-\d\d)"
@@ -46,23 +35,18 @@ class XChem(Grammar):
         if folder is None or match is None:
             raise _refusal(in_folder=folder is not None, name=name)
         barcode, column, row, drop = match[1], int(match[2]), row_number(match[3]), int(match[4])
-        where = place(self.options, barcode, row, column)
-        check_drop(drop, _MOST_DROPS[folder["type"].lower()])
+        where = self.place(barcode, row, column, drop, _MOST_DROPS[folder["type"].lower()])
         date = folder["date"] or folder["older_date"]
         warnings: tuple[LayoutWarning, ...] = ()
         if not same_name(folder["barcode"], barcode):
             warnings = (disagreement("barcode", folder["barcode"], barcode, "name"),)
-        return DropImage(
-            layout=self.name,
-            plate_key=barcode,
-            inspection_key=date,
-            row=row,
-            column=column,
-            drop=drop,
-            modality=self.options.light or Modality.VISIBLE,
+        return self.image(
+            where,
+            date,
+            self.options.light or Modality.VISIBLE,
             barcode=barcode,
-            captured_at=moment(self.options.timezone, *date.split("-")),
-            warnings=warnings + where.warnings,
+            captured_at=self.moment(*date.split("-")),
+            warnings=warnings,
         )
 
     def write(self, image: DropImage) -> str:
