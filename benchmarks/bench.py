@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from benchmarks import machine
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.database import migrate
 from marcod.database.engine import Database
 from marcod.store import serving, versions
@@ -89,7 +89,7 @@ class Bench:
         with self.database(kind) as db:
             champion = register(db, "bench", "2")
             db.write(lambda c: serving.promote(c, champion, actor="bench", now=utc_now()))
-            source_id = db.write(lambda c: deliveries.register_source(c, "bench", "/", "formulatrix", None, utc_now()))
+            source_id = db.write(registration.register_source, "bench", "/", "formulatrix", None, utc_now())
             yield Subject(db, source_id, champion)
 
     @contextmanager

@@ -24,7 +24,7 @@ from benchmarks import plates
 from benchmarks.bench import Bench, Kind, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
 from marcod import layouts, telemetry
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.model import bundle, convert
@@ -180,7 +180,7 @@ def _drain(url: str, bundle_path: Path, folder: Path) -> Pass:
 
 
 def _take_in(db: Database, folder: Path) -> None:
-    source_id = db.write(lambda c: deliveries.register_source(c, "bench", str(folder), "formulatrix", None, utc_now()))
+    source_id = db.write(registration.register_source, "bench", str(folder), "formulatrix", None, utc_now())
     source = Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
     scan_once(db, source, 0.0)
 

@@ -18,7 +18,7 @@ from benchmarks import queue as queue_bench
 from benchmarks.bench import Bench, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
 from marcod import layouts
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.database.engine import Database
 from marcod.model import preprocess, registry
 from marcod.model.bundle import Predictor
@@ -111,7 +111,7 @@ def _drain(bench: Bench, model: Model, folder: Path, predictor: Predictor) -> Ra
 
 def _take_in(db: Database, model: Model, folder: Path) -> Version:
     _, version = models.champion(db, model.folder, model.name, utc_now())
-    source_id = db.write(lambda c: deliveries.register_source(c, "bench", str(folder), "formulatrix", None, utc_now()))
+    source_id = db.write(registration.register_source, "bench", str(folder), "formulatrix", None, utc_now())
     source = Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
     report = scan_once(db, source, 0.0)
     assert report.new == model.images

@@ -9,8 +9,8 @@ Guarantees:
 * Memory is bounded by one plate.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.catalog import plate_setups
+from marcod.catalog.merging_rows import JoinedPlate, Place, join_hits, join_images, join_labels, join_questions
 from marcod.catalog.source_changes import Plan, Report, hold, plan, silent
-from marcod.database.rows import delete_in, parts, select_in, update_rows
+from marcod.database.rows import delete_in, parts, select_in
 from marcod.database.schema import (
     drift_alarm,
     drift_day,
@@ -33,21 +34,17 @@ from marcod.database.schema import (
     inspection_summary,
     job,
     label,
-    label_inbox,
     model_version,
     plate,
     review_item,
-    score,
     source,
     source_finding,
     source_root,
     watch_state,
 )
-from marcod.domain import DropClass, split_of, text_path
 from marcod.domain import Split as Side
-from marcod.store import audit_log, copies, derived, results, sources, versions, votes
-from marcod.store.selects import OF_PRESENT_BYTES
-from marcod.store.votes import NewLabel
+from marcod.domain import split_of, text_path
+from marcod.store import audit_log, derived, sources, versions
 
 
 def merge(
@@ -66,44 +63,16 @@ def merge(
     return planned
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    drop_id: int
-    inspection_id: int
-    image_id: int | None = None
-
-
 @dataclass(slots=True)
-class _Plate:
-    """One plate of the source, and where its rows belong in the target.
+class _Touched:
+    """Rows of the target whose verdicts may be others now."""
 
-    ``pairs`` leads from an image to the same one of the target, ``placed`` from a drop at an inspection to where the
-    target has one of its images; it may read the path differently. ``labelled`` are those of the two plates of which
-    somebody labelled anything.
-    """
+    drops: set[int]
+    inspections: set[int]
 
-    id: int
-    target: int | None
-    drops: dict[int, int] = field(default_factory=dict)
-    inspections: dict[int, int] = field(default_factory=dict)
-    pairs: dict[int, Any] = field(default_factory=dict)
-    placed: dict[tuple[int, int], _Place] = field(default_factory=dict)
-    images: list[Any] = field(default_factory=list)
-    labelled: set[int] = field(default_factory=set)
-
-    @property
-    def drop_ids(self) -> set[int]:
-        """Its drops that lead to the target or have images."""
-        return {*self.drops, *(row.drop_id for row in self.images)}
-
-    def place(self, drop_id: int, inspection_id: int, image_id: int | None = None) -> _Place:
-        """Look up the drop, inspection and image that these are in the target."""
-        if image_id in self.pairs:
-            found = self.pairs[image_id]
-            return _Place(found.drop_id, found.inspection_id, found.id)
-        if (drop_id, inspection_id) in self.placed and image_id is None:
-            return self.placed[drop_id, inspection_id]
-        return _Place(self.drops.get(drop_id, drop_id), self.inspections.get(inspection_id, inspection_id), image_id)
+    def add(self, drop_id: int, inspection_id: int) -> None:
+        self.drops.add(drop_id)
+        self.inspections.add(inspection_id)
 
 
 class _Merge:
@@ -119,7 +88,7 @@ class _Merge:
     def run(self, report: Report) -> None:
         shared = self._shared()
         for done, (plate_id, target) in enumerate(shared, start=1):
-            self._join(_Plate(plate_id, target))
+            self._join(JoinedPlate(plate_id, target))
             report(done, len(shared))
         self._move_rest()
         self._move_satellites()
@@ -144,7 +113,7 @@ class _Merge:
         )
         return [(int(row[0]), None if row[1] is None else int(row[1])) for row in rows]
 
-    def _join(self, one: _Plate) -> None:
+    def _join(self, one: JoinedPlate) -> None:
         """Put one plate into the target's plate of its key, and its images into the same images there."""
         self._hold_plate(one)
         self._find_places(one)
@@ -157,14 +126,14 @@ class _Merge:
         self._take_summaries(one)
         for part in parts({row.id for row in one.images} - one.pairs.keys()):
             self._connection.execute(sa.update(image).where(image.c.id.in_(part)).values(self._image_values()))
-        _join_images(self._connection, one, self._now)
-        _join_labels(self._connection, one)
-        _join_hits(self._connection, one)
-        _join_questions(self._connection, one)
+        join_images(self._connection, one, self._now)
+        join_labels(self._connection, one)
+        join_hits(self._connection, one)
+        join_questions(self._connection, one)
         self._remove(one)
         self._refresh(touched)
 
-    def _hold_plate(self, one: _Plate) -> None:
+    def _hold_plate(self, one: JoinedPlate) -> None:
         """Lock its jobs, inspections and drops and those of the target's plate, in the order of those who score."""
         plates = [one.id] if one.target is None else [one.id, one.target]
         of_plates = sa.select(image.c.id).join(drop, drop.c.id == image.c.drop_id).where(drop.c.plate_id.in_(plates))
@@ -176,7 +145,7 @@ class _Merge:
             held = sa.select(table.c.id).where(table.c.plate_id.in_(plates)).order_by(table.c.id)
             self._connection.execute(held.with_for_update()).all()
 
-    def _find_places(self, one: _Plate) -> None:
+    def _find_places(self, one: JoinedPlate) -> None:
         if one.target is not None:
             keys = (drop.c.well_row, drop.c.well_column, drop.c.drop_number)
             one.drops = self._move_children(one, drop, keys)
@@ -192,10 +161,10 @@ class _Merge:
         for row in one.images:
             if (same := by_path.get(row.path)) is not None:
                 one.pairs[row.id] = same
-                place = _Place(same.drop_id, same.inspection_id)
+                place = Place(same.drop_id, same.inspection_id)
                 one.placed.setdefault((row.drop_id, row.inspection_id), place)
 
-    def _move_children(self, one: _Plate, table: sa.Table, keys: Sequence[sa.Column[Any]]) -> dict[int, int]:
+    def _move_children(self, one: JoinedPlate, table: sa.Table, keys: Sequence[sa.Column[Any]]) -> dict[int, int]:
         """Lead each drop or inspection to the one of its key in the target's plate; those without one move there."""
         rows = self._connection.execute(
             sa.select(table.c.id, table.c.plate_id, *keys).where(table.c.plate_id.in_((one.id, one.target)))
@@ -207,7 +176,7 @@ class _Merge:
             self._connection.execute(sa.update(table).where(table.c.id.in_(part)).values(plate_id=one.target))
         return {number: theirs.get(key, number) for number, key in mine.items()}
 
-    def _take_summaries(self, one: _Plate) -> None:
+    def _take_summaries(self, one: JoinedPlate) -> None:
         """Move the rows of drops over time and of inspections to where their images go.
 
         A hit counts as notified where the row of its drop has one, so of two rows the one with a hit is kept.
@@ -251,7 +220,7 @@ class _Merge:
         self._connection.execute(sa.update(inspection_summary).where(absent).values(inspection_id=new))
         self._connection.execute(sa.delete(inspection_summary).where(mine))
 
-    def _remove(self, one: _Plate) -> None:
+    def _remove(self, one: JoinedPlate) -> None:
         """Remove what the target has already; where nothing of the plate is left, the plate as well."""
         delete_in(self._connection, image, image.c.id, one.pairs)
         delete_in(self._connection, drop, drop.c.id, [old for old, new in one.drops.items() if old != new])
@@ -261,7 +230,7 @@ class _Merge:
         else:
             self._remove_empty(one)
 
-    def _join_plate_rows(self, one: _Plate, target: int) -> None:
+    def _join_plate_rows(self, one: JoinedPlate, target: int) -> None:
         """Keep what is known of the plate in either source, the target's first, and the side on which it must stand."""
         both = sa.select(plate).where(plate.c.id.in_((one.id, target)))
         rows = {row.id: row for row in self._connection.execute(both)}
@@ -283,7 +252,7 @@ class _Merge:
         order = (Side.TEST, Side.VALIDATION, Side.TRAIN)
         return names[0] if order.index(sides[0]) > order.index(sides[1]) else theirs.split_source
 
-    def _remove_empty(self, one: _Plate) -> None:
+    def _remove_empty(self, one: JoinedPlate) -> None:
         """Remove drops and inspections of which the target has every image and nobody said anything else."""
         for table, column, used_by in (
             (drop, "drop_id", (image, label, hit, review_item)),
@@ -299,7 +268,7 @@ class _Merge:
         empty = sa.and_(plate.c.id == one.id, plate.c.project.is_(None), *(sa.not_(each) for each in left))
         self._connection.execute(sa.delete(plate).where(empty))
 
-    def _refresh(self, touched: "_Touched") -> None:
+    def _refresh(self, touched: _Touched) -> None:
         if not versions.has_champion(self._connection):
             return
         self._keep_complete(touched.inspections)
@@ -357,246 +326,3 @@ class _Merge:
         for table in (watch_state, source_finding):
             connection.execute(sa.delete(table).where(table.c.source_id == mine))
         sources.follow_in_inbox(connection, self.name, self.target_name)
-
-
-@dataclass(slots=True)
-class _Touched:
-    """Rows of the target whose verdicts may be others now."""
-
-    drops: set[int]
-    inspections: set[int]
-
-    def add(self, drop_id: int, inspection_id: int) -> None:
-        self.drops.add(drop_id)
-        self.inspections.add(inspection_id)
-
-
-def _join_images(connection: Connection, one: _Plate, now: datetime) -> None:
-    """Move images to their drops and inspections in the target; of the same image its scores, job and newest bytes."""
-    moves = []
-    for row in one.images:
-        place = one.place(row.drop_id, row.inspection_id, row.id)
-        if row.id not in one.pairs and (place.drop_id, place.inspection_id) != (row.drop_id, row.inspection_id):
-            moves.append({"row_id": row.id, "drop_id": place.drop_id, "inspection_id": place.inspection_id})
-    update_rows(connection, image, moves)
-    # A worker that holds one of them would refresh the summary of a deleted inspection.
-    for part in parts(row.id for row in one.images):
-        leased = sa.and_(job.c.image_id.in_(part), job.c.lease.is_not(None))
-        connection.execute(sa.update(job).where(leased).values(lease=None, available_at=now))
-    mine = {row.id: row for row in one.images if row.id in one.pairs}
-    _join_jobs(connection, one, mine)
-    _join_scores(connection, one)
-    found = {old: _newest(mine[old], same) for old, same in one.pairs.items()}
-    changed = [
-        {"row_id": one.pairs[old].id, **values}
-        for old, values in found.items()
-        if any(getattr(one.pairs[old], name) != value for name, value in values.items())
-    ]
-    update_rows(connection, image, changed)
-    _join_copies(connection, one)
-    both_gone = {same.id: (mine[old], same) for old, same in one.pairs.items() if mine[old].gone_at and same.gone_at}
-    results.mark_gone(connection, list(both_gone), now)
-    let_be = [number for number, rows in both_gone.items() if any(row.gone_accepted for row in rows)]
-    update_rows(connection, image, [{"row_id": number, "gone_accepted": True} for number in let_be])
-
-
-def _join_copies(connection: Connection, one: _Plate) -> None:
-    """Let what stood for an image that is joined stand for the one that stays, and find what is the same there."""
-    for old, same in one.pairs.items():
-        pointing = (image.c.same_as_id == old, image.c.id != same.id)
-        connection.execute(sa.update(image).where(*pointing).values(same_as_id=same.id))
-    there = {staying.id: staying for staying in (one.pairs.get(row.id, row) for row in one.images)}
-    update_rows(connection, image, [{"row_id": number, "same_as_id": None} for number in there])
-    copies.find_again(connection, there, {number for number, row in there.items() if row.same_as_id is None})
-
-
-def _age(mine: Any, theirs: Any) -> int:
-    """Above 0 where the source saw later bytes of an image than the target, 0 where both saw the same."""
-    later = _time(mine.mtime_ns) - _time(theirs.mtime_ns)
-    hashes = {row.content_hash for row in (mine, theirs)} - {None}
-    # Of two sizes or contents at one time the next look at the file decides; until then the target's counts.
-    return -1 if later == 0 and (mine.size != theirs.size or len(hashes) > 1) else later
-
-
-def _time(mtime_ns: int) -> int:
-    """Decode a time of modification: an image to be read again has it below zero, see ``deliveries.read_again``."""
-    return -mtime_ns - 1 if mtime_ns < 0 else mtime_ns
-
-
-def _newest(mine: Any, theirs: Any) -> dict[str, Any]:
-    """Size, time and content of an image that both sources have: what the one that saw it last saw."""
-    age = _age(mine, theirs)
-    newest = mine if age > 0 else theirs
-    mtime_ns = _time(newest.mtime_ns)
-    same = age == 0
-    read = theirs if theirs.content_hash is not None and not theirs.unread else mine
-    return {
-        "size": newest.size,
-        "mtime_ns": -mtime_ns - 1 if theirs.mtime_ns < 0 else mtime_ns,
-        "content_hash": read.content_hash if same else newest.content_hash,
-        "unread": mine.unread and theirs.unread if same else newest.unread,
-        "gone_at": theirs.gone_at if mine.gone_at is not None else None,
-        "gone_score_id": None,
-        "seen_at": min(mine.seen_at, theirs.seen_at) if same else newest.seen_at,
-    }
-
-
-def _join_scores(connection: Connection, one: _Plate) -> None:
-    """Keep a score of the same image, version and content once: the first that was made."""
-    columns = (score.c.id, score.c.image_id, score.c.model_version_id, score.c.content_hash, score.c.scored_at)
-    theirs = {
-        (row.image_id, row.model_version_id, row.content_hash): row
-        for row in select_in(connection, sa.select(*columns), score.c.image_id, [s.id for s in one.pairs.values()])
-    }
-    gone, moves = [], []
-    for row in select_in(connection, sa.select(*columns), score.c.image_id, one.pairs):
-        target = one.pairs[row.image_id].id
-        same = theirs.get((target, row.model_version_id, row.content_hash))
-        if same is not None and same.scored_at <= row.scored_at:
-            gone.append(row.id)
-            continue
-        gone += [] if same is None else [same.id]
-        moves.append({"row_id": row.id, "image_id": target})
-    delete_in(connection, score, score.c.id, gone)
-    update_rows(connection, score, moves)
-
-
-def _join_jobs(connection: Connection, one: _Plate, mine: dict[int, Any]) -> None:
-    """Keep one job per image and version, unless those who saw the present bytes have scored them."""
-    images = {**one.pairs, **{same.id: same for same in one.pairs.values()}}
-    jobs: dict[tuple[int, int], list[Any]] = {}
-    queued = set()
-    for row in select_in(connection, sa.select(job), job.c.image_id, images):
-        queued.add((row.image_id, row.model_version_id))
-        jobs.setdefault((images[row.image_id].id, row.model_version_id), []).append(row)
-    scored = sa.select(score.c.image_id, score.c.model_version_id).join(image, OF_PRESENT_BYTES)
-    done = {tuple(row) for row in select_in(connection, scored, score.c.image_id, images)} - queued
-    sides = {}
-    for old, same in one.pairs.items():
-        age = _age(mine[old], same)
-        sides[same.id] = [old] * (age >= 0) + [same.id] * (age <= 0)
-    gone, moves = [], []
-    for (image_id, version_id), rows in jobs.items():
-        if any((side, version_id) in done for side in sides[image_id]):
-            gone += [row.id for row in rows]
-            continue
-        # One that gave up yields to one that waits.
-        kept = min(rows, key=lambda row: (row.failed_at is not None, row.image_id not in sides[image_id]))
-        gone += [row.id for row in rows if row is not kept]
-        if kept.image_id != image_id:
-            moves.append({"row_id": kept.id, "image_id": image_id})
-    delete_in(connection, job, job.c.id, gone)
-    update_rows(connection, job, moves)
-
-
-def _join_labels(connection: Connection, one: _Plate) -> None:
-    """Move labels to their places in the target; the same label of the same person and time is kept once."""
-    moves: list[dict[str, Any]] = []
-    gone: dict[int, int] = {}
-    rows = []
-    for row in _leading_to(connection, label, one):
-        place = one.place(row.drop_id, row.inspection_id, row.image_id)
-        if (place.drop_id, place.inspection_id, place.image_id) != (row.drop_id, row.inspection_id, row.image_id):
-            rows.append((row, place, _key_at(row, place)))
-    kept: dict[str, int] = {}
-    for part in parts(key for _, _, key in rows):
-        kept |= votes.key_ids(connection, part)
-    for row, place, key in rows:
-        if kept.setdefault(key, row.id) != row.id:
-            gone[row.id] = kept[key]
-        else:
-            moves.append({"row_id": row.id, "key": key, **asdict(place)})
-    for old, new in gone.items():
-        connection.execute(sa.update(label_inbox).where(label_inbox.c.label_id == old).values(label_id=new))
-    delete_in(connection, label, label.c.id, gone)
-    update_rows(connection, label, moves)
-
-
-def _key_at(row: Any, place: _Place) -> str:
-    """Compute the key that the label would have at its place in the target."""
-    given = NewLabel(
-        row.drop_id, row.inspection_id, row.label and DropClass(row.label), row.person, row.labelled_at, row.origin,
-        row.original, row.vocabulary, row.image_id,
-    )  # fmt: skip
-    # A label in the words of the four classes may have been given without its original text.
-    short = replace(given, original="")
-    written = short if short.key == row.key else given
-    return replace(written, **asdict(place)).key
-
-
-def _leading_to(connection: Connection, table: sa.Table, one: _Plate) -> list[Any]:
-    """Select the rows of a table that refer to a drop of the plate, or to an image that goes."""
-    rows = {row.id: row for row in select_in(connection, sa.select(table), table.c.drop_id, one.drop_ids)}
-    rows |= {row.id: row for row in select_in(connection, sa.select(table), table.c.image_id, one.pairs)}
-    return [rows[number] for number in sorted(rows)]
-
-
-def _join_hits(connection: Connection, one: _Plate) -> None:
-    """Keep one hit per drop and version: one that has not ended, else the one that was found first."""
-    mine = _leading_to(connection, hit, one)
-    places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
-    targets = {place.drop_id for place in places.values()}
-    theirs = {
-        (row.drop_id, row.model_version_id): row
-        for row in select_in(connection, sa.select(hit), hit.c.drop_id, targets)
-    }
-    _keep_one(connection, hit, mine, places, theirs, lambda row: (row.drop_id, row.model_version_id), _found_first)
-
-
-def _found_first(row: Any) -> Any:
-    return row.ended_at is not None, row.found_at
-
-
-def _join_questions(connection: Connection, one: _Plate) -> None:
-    """Keep, of the same question in the review, the one that was answered."""
-    chosen = sa.select(review_item)
-    mine = _leading_to(connection, review_item, one)
-    places = {row.id: one.place(row.drop_id, row.inspection_id, row.image_id) for row in mine}
-    targets = {place.drop_id for place in places.values()}
-
-    def key(row: Any) -> tuple[int, ...]:
-        return row.drop_id, row.inspection_id, row.stream
-
-    theirs = {key(row): row for row in select_in(connection, chosen, review_item.c.drop_id, targets)}
-    _keep_one(connection, review_item, mine, places, theirs, key, lambda row: row.answered_at is None)
-
-
-def _keep_one(
-    connection: Connection,
-    table: sa.Table,
-    mine: Sequence[Any],
-    places: dict[int, _Place],
-    theirs: dict[Any, Any],
-    key: Callable[[Any], Any],
-    rank: Callable[[Any], Any],
-) -> None:
-    """Move rows to their places; of two with one key there the lower rank stays, the target's on a tie."""
-    gone: list[int] = []
-    moves: dict[int, dict[str, Any]] = {}
-    moving = [row for row in mine if places[row.id] != _Place(row.drop_id, row.inspection_id, row.image_id)]
-    ids = {row.id for row in moving}
-    held = {where: row for where, row in theirs.items() if row.id not in ids}
-    held |= {key(row): row for row in mine if row.id not in ids}
-    for row in moving:
-        where = key(_At(row, places[row.id]))
-        other = held.get(where)
-        if other is not None and rank(other) <= rank(row):
-            gone.append(row.id)
-            continue
-        if other is not None:
-            gone.append(other.id)
-            moves.pop(other.id, None)
-        held[where] = row
-        moves[row.id] = {"row_id": row.id, **asdict(places[row.id])}
-    delete_in(connection, table, table.c.id, gone)
-    update_rows(connection, table, list(moves.values()))
-
-
-class _At:
-    """A row as it would be at another place."""
-
-    def __init__(self, row: Any, place: _Place) -> None:
-        self._row, self._place = row, place
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._place if name in _Place.__slots__ else self._row, name)

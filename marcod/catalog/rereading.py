@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod import layouts
-from marcod.catalog import deliveries, plate_setups
+from marcod.catalog import deliveries, plate_setups, registration
 from marcod.catalog.deliveries import Recorded, Sighting
 from marcod.catalog.plate_setups import Lookup
 from marcod.database.schema import image, inspection, plate, source
@@ -61,7 +61,7 @@ def catch_up(connection: Connection, now: datetime, limit: int = PORTION, source
     following = of_plate.where(inspection.c.plate_id == found.id, image.c.id > found.reread_after)
     rows = connection.execute(following.order_by(image.c.id).limit(limit)).all()
     sightings, unsure = _read(found, rows)
-    deliveries.read_again(connection, found.source_id, unsure)
+    registration.read_again(connection, found.source_id, unsure)
     deliveries.reread(connection, found.source_id, sightings, now)
     after = int(rows[-1].id) if len(rows) == limit else None
     connection.execute(sa.update(plate).where(plate.c.id == found.id).values(reread_after=after))

@@ -10,7 +10,7 @@ from threading import Event
 import click
 
 from marcod import app, text
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.cli.score import drain
@@ -113,7 +113,7 @@ def _asked(ready: app.App, plates: Sequence[str], since: datetime | None, source
     if plates:
         lists = [ready.db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
-    source_id = ready.db.read(deliveries.find_source, source) if source is not None else None
+    source_id = ready.db.read(registration.find_source, source) if source is not None else None
     return _Asked((), queue.Archive(since, source_id))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from marcod import app, files, text
-from marcod.catalog import deliveries, merging, source_changes
+from marcod.catalog import merging, registration, source_changes
 from marcod.cli.common import bars, listings, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.database.engine import Database
@@ -52,7 +52,7 @@ def list_(settings: Settings, json_output: bool) -> None:
 def show(settings: Settings, name: str, json_output: bool) -> None:
     """Show one source: what is recorded, and where each host finds its files."""
     with app.reading(settings) as ready:
-        source_id = ready.db.read(deliveries.find_source, name)
+        source_id = ready.db.read(registration.find_source, name)
         (found,) = [one for one in ready.db.read(sources.listed) if one.id == source_id]
         held = ready.db.read(source_changes.contents, source_id)
     if json_output:
@@ -87,7 +87,7 @@ def _amount(held: source_changes.Contents) -> str:
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
     with _opened(settings, dry_run) as ready:
-        source_id, now = ready.db.read(deliveries.find_source, old), ready.db.now()
+        source_id, now = ready.db.read(registration.find_source, old), ready.db.now()
         ready.db.read(source_changes.require_free, source_id, new)
         _require_unwatched(ready.db, source_id)
         held = ready.db.read(source_changes.contents, source_id)
@@ -139,7 +139,7 @@ def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.App
 
 
 def _id(db: Database, name: str) -> int:
-    return db.read(deliveries.find_source, name)
+    return db.read(registration.find_source, name)
 
 
 def _merge(db: Database, one: int, other: int) -> source_changes.Plan:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from marcod import telemetry
-from marcod.catalog.deliveries import find_source
+from marcod.catalog.registration import find_source
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.drift import comparison, statistics

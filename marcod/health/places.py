@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from marcod import layouts
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.database import probe
 from marcod.database.engine import Database
 from marcod.deadline import ANSWER_S, SERVER, SilentError, within
@@ -130,7 +130,7 @@ def _layout(db: Database, name: str, source: SourceSettings) -> Iterator[Finding
         yield Finding("sources", subject, Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
         return
     try:
-        db.read(deliveries.require_layout, name, source.layout)
+        db.read(registration.require_layout, name, source.layout)
     except MarcodError as error:
         yield Finding("sources", subject, Verdict.BROKEN, str(error), "`marcod run` refuses to start with it")
 

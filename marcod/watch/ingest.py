@@ -14,7 +14,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from marcod import telemetry
-from marcod.catalog import deliveries, rereading
+from marcod.catalog import deliveries, registration, rereading
 from marcod.catalog.deliveries import Known, Recorded, Sighting
 from marcod.catalog.plate_setups import Lookup
 from marcod.database.engine import Database
@@ -128,7 +128,7 @@ def open_sources(
         former = None if known is None else known.id
         if known is not None:
             log.info("source taken over", former=known.name, source=name, root=path_text(root.path))
-        return lambda connection: deliveries.register_source(
+        return lambda connection: registration.register_source(
             connection, name, root.path, given.layout, given.expected_drops, now, _reading(given, layout), former
         )
 

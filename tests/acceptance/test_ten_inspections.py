@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from factories import utc
 
 from marcod import layouts
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, Kind, Modality, NotADrop, why_not_scored
@@ -291,7 +291,7 @@ class Share:
         self._waiting: list[str] = []
         self._minutes = 0
         self._source_id = db.write(
-            lambda c: deliveries.register_source(c, name, f"/{name}", plate.layout, len(plate.truth), utc())
+            lambda c: registration.register_source(c, name, f"/{name}", plate.layout, len(plate.truth), utc())
         )
 
     def deliver(self, coming: list[Arrival], chance: random.Random) -> None:

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from factories import record, register_source, rewritten, rows, sightings, utc
 
-from marcod.catalog import barcode_reuse, deliveries
+from marcod.catalog import barcode_reuse, registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import image, inspection
@@ -88,10 +88,10 @@ def test_dates_that_are_known_later_count(db: Database, source_id: int, champion
     assert record(db, source_id, [second]).reused == 1
     third = taken("3", 2 * YEARS, wells=1)[0]
     record(db, source_id, [undated(third)])
-    db.write(lambda c: deliveries.read_again(c, source_id))
+    db.write(lambda c: registration.read_again(c, source_id))
     record(db, source_id, [third])
     kind = WarningKind.BARCODE_REUSED
     assert warned(db) == {"1": {None}, "2": {kind}, "3": {kind}}
-    db.write(lambda c: deliveries.read_again(c, source_id))
+    db.write(lambda c: registration.read_again(c, source_id))
     record(db, source_id, [replace(third, image=taken("2", YEARS + timedelta(days=1))[0].image)])
     assert warned(db) == {"1": {None}, "2": {kind}}

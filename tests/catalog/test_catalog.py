@@ -23,7 +23,7 @@ from factories import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from marcod.catalog import deliveries
+from marcod.catalog import deliveries, registration
 from marcod.catalog.deliveries import Recorded, Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import drop, image, inspection, inspection_summary, job, plate, score, source
@@ -171,7 +171,7 @@ def test_without_a_champion_nothing_is_taken_in(db: Database, source_id: int) ->
 
 def test_a_source_keeps_its_layout_and_may_move(db: Database, champion: Version) -> None:
     def again(root: str, layout: str, drops: int | None) -> int:
-        return db.write(lambda c: deliveries.register_source(c, "s", root, layout, drops, utc(9)))
+        return db.write(lambda c: registration.register_source(c, "s", root, layout, drops, utc(9)))
 
     first = again("/a", "rigaku", None)
     assert again("/b", "rigaku", 96) == first
@@ -215,8 +215,8 @@ def test_odd_names_survive(db: Database, source_id: int, champion: Version, odd:
 
 def test_odd_bytes_in_the_name_of_a_root_survive(db: Database, champion: Version) -> None:
     root = os.fsdecode(b"/plates/\xff\\")
-    where = db.write(lambda c: deliveries.register_source(c, "odd", root, "rigaku", None, utc()))
-    assert db.write(lambda c: deliveries.register_source(c, "odd", root, "rigaku", None, utc())) == where
+    where = db.write(lambda c: registration.register_source(c, "odd", root, "rigaku", None, utc()))
+    assert db.write(lambda c: registration.register_source(c, "odd", root, "rigaku", None, utc())) == where
     record(db, where, sightings(1))
     assert claimed(db).claims[0].root == root
 
@@ -272,7 +272,7 @@ def test_a_source_that_reads_its_paths_otherwise_has_its_images_read_anew(db: Da
     """A profile was taken for UV; the lab corrects it, and the images are scored at last."""
 
     def register(reading: str, seconds: float) -> int:
-        return db.write(lambda c: deliveries.register_source(c, "s", "/s", "rigaku", None, utc(seconds), reading))
+        return db.write(lambda c: registration.register_source(c, "s", "/s", "rigaku", None, utc(seconds), reading))
 
     source_id = register("uv", 0)
     wrong = sightings(3, modality=Modality.UV)
@@ -292,7 +292,7 @@ def test_images_read_anew_move_to_their_wells_and_are_not_scored_again(
     files = sightings(4)
     record(db, source_id, files)
     drain(db, champion)
-    db.write(lambda c: deliveries.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
+    db.write(lambda c: registration.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
     moved = [replace(s, image=replace(s.image, inspection_key="2", column=s.image.column + 1)) for s in files]
     assert record(db, source_id, moved, utc(2)) == Recorded(changed=4, queued=0)
     found = rows(db, sa.text("select inspection_key, seen, scored from lims_plate_summary_v1"))
@@ -305,7 +305,7 @@ def test_a_file_rewritten_at_its_size_while_its_source_was_corrected_is_scored_a
     files = sightings(2)
     record(db, source_id, files)
     drain(db, champion)
-    db.write(lambda c: deliveries.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
+    db.write(lambda c: registration.register_source(c, "imager", "/plates/imager", "rigaku", None, utc(1), "wells"))
     later = [replace(files[0], mtime_ns=files[0].mtime_ns + 1), files[1]]
     assert record(db, source_id, later, utc(2)) == Recorded(changed=2, queued=1)
 
@@ -327,7 +327,7 @@ def test_an_inspection_in_uv_light_alone_has_no_summary(db: Database, source_id:
 def test_a_late_image_of_a_plate_that_a_former_champion_completed_brings_the_plate_to_the_new_one(
     db: Database, champion: Version
 ) -> None:
-    source_id = db.write(lambda c: deliveries.register_source(c, "s", "/s", "rigaku", 4, utc()))
+    source_id = db.write(lambda c: registration.register_source(c, "s", "/s", "rigaku", 4, utc()))
     files = sightings(5)
     record(db, source_id, files[:4])
     drain(db, champion)

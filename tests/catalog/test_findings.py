@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from factories import record, register_source, rows, sightings, utc
 
-from marcod.catalog import deliveries, findings
+from marcod.catalog import deliveries, findings, registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import image, source, source_finding
@@ -63,7 +63,7 @@ def test_what_no_scan_confirms_is_forgotten(db: Database) -> None:
 
 
 def register(db: Database, layout: str) -> int:
-    return db.write(lambda c: deliveries.register_source(c, "s", "/a", layout, None, utc(9)))
+    return db.write(lambda c: registration.register_source(c, "s", "/a", layout, None, utc(9)))
 
 
 def test_a_source_of_which_nothing_was_read_may_change_its_layout(db: Database, champion: Version) -> None:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from factories import CLEAR, CRYSTALS, claim, drain, promote, record, register, register_source, rows, sightings, utc
 
-from marcod.catalog import deliveries, merging, source_changes
+from marcod.catalog import merging, registration, source_changes
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import (
@@ -260,7 +260,7 @@ def test_plates_are_there_once_and_the_audit_tells_what_happened(db: Database, t
 
 
 def test_sources_of_two_layouts_stay_apart(db: Database, twice: dict[str, int]) -> None:
-    other = db.write(lambda c: deliveries.register_source(c, "hwi", "/hwi", "hwi", None, utc()))
+    other = db.write(lambda c: registration.register_source(c, "hwi", "/hwi", "hwi", None, utc()))
     with pytest.raises(ConfigError, match="'hwi' has hwi"):
         merge(db, twice | {"hwi": other}, other="hwi")
     assert len(rows(db, sa.select(source))) == 3

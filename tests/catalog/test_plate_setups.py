@@ -12,7 +12,7 @@ from factories import CRYSTALS, claim, drain, finish, rows, utc
 from waiting import wait_until
 
 from marcod import layouts
-from marcod.catalog import deliveries, plate_setups, rereading
+from marcod.catalog import deliveries, plate_setups, registration, rereading
 from marcod.catalog.deliveries import Sighting
 from marcod.catalog.plate_setups import Lookup
 from marcod.database.engine import Database
@@ -34,7 +34,7 @@ class Store:
     def __init__(self, db: Database, layout: str, **reading: Any) -> None:
         self.db = db
         text = json.dumps({"wells": 96, **reading})
-        register = partial(deliveries.register_source, layout=layout, expected_drops=None, now=utc(), reading=text)
+        register = partial(registration.register_source, layout=layout, expected_drops=None, now=utc(), reading=text)
         self.id = db.write(lambda c: register(c, "imager", "/plates"))
         self.plates = Lookup(db, self.id)
         self.layout = layouts.make(layout, layouts.options_of(text, self.plates))

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from factories import claimed, promote, record, register, register_source, rows, sightings, utc
 
-from marcod.catalog import deliveries, source_changes
+from marcod.catalog import registration, source_changes
 from marcod.database.engine import Database
 from marcod.database.schema import audit, image, label_inbox, plate, source, source_root
 from marcod.domain import split_of
@@ -39,7 +39,7 @@ def west(db_url: str) -> Iterator[Database]:
 
 
 def open_source(db: Database, name: str, root: str, seconds: float = 0.0) -> int:
-    return db.write(lambda c: deliveries.register_source(c, name, root, "rigaku", None, utc(seconds)))
+    return db.write(lambda c: registration.register_source(c, name, root, "rigaku", None, utc(seconds)))
 
 
 def test_each_host_finds_a_source_at_its_own_root(east: Database, west: Database, db_url: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from factories import utc
 from lab import Site
 
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.database.engine import Database
 from marcod.model.registry import Registry
 from marcod.settings.environment import child_environment
@@ -32,7 +32,7 @@ def lab(site: Site) -> Site:
     site.write(review={"audit_drops": 60})
     db = Database(site.url)
     champion = Registry(db).ensure_champion(utc())
-    source_id = db.write(lambda c: deliveries.register_source(c, "imager", str(root), "rigaku", None, utc()))
+    source_id = db.write(lambda c: registration.register_source(c, "imager", str(root), "rigaku", None, utc()))
     files = factories.sightings(60, plate="=P1")
     factories.record(db, source_id, files)
     for file in files:

@@ -18,7 +18,7 @@ from labelled_sets import SIX, labelled, record, said
 from sklearn import metrics as reference
 from tiny import jpeg
 
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.cli import cli
 from marcod.cli.common.output import json_text
 from marcod.database.engine import Database
@@ -383,7 +383,7 @@ def test_the_command_judges_stored_scores_as_table_json_and_page(lab: Database, 
     assert sum(map(sum, found["confusion"]["counts"])) == 96
     plates = tmp_path / "plates"
     plates.mkdir()
-    lab.write(lambda c: deliveries.register_source(c, "here", str(plates), "rigaku", None, utc()))
+    lab.write(lambda c: registration.register_source(c, "here", str(plates), "rigaku", None, utc()))
     inside = call(db_url, "champion", "--from-database", "--html", str(plates / "page.html"))
     assert (inside.exit_code, "where only the imager writes" in inside.stderr) == (2, True)
 

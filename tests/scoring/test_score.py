@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from factories import utc
 from PIL import Image
 
-from marcod.catalog import deliveries
+from marcod.catalog import deliveries, registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import image, job, score
@@ -69,7 +69,7 @@ class Lab:
         self.registry = registry
         self.root = root
         root.mkdir()
-        self.source_id = db.write(lambda c: deliveries.register_source(c, "imager", str(root), "rigaku", None, utc()))
+        self.source_id = db.write(lambda c: registration.register_source(c, "imager", str(root), "rigaku", None, utc()))
         self.reports: list[BatchReport] = []
         self._wells = 0
 

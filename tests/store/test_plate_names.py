@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from factories import record, register_source, rows, sightings, utc
 
-from marcod.catalog import deliveries, merging
+from marcod.catalog import merging, registration
 from marcod.database.engine import Database, insert
 from marcod.database.schema import plate
 from marcod.errors import LabelError, NotFoundError
@@ -80,7 +80,7 @@ def test_sources_are_merged_by_names_in_any_case(db: Database, champion: Version
 
 
 def test_the_end_of_a_key_is_enough_where_it_is_of_one_plate(db: Database, champion: Version) -> None:
-    source = db.write(lambda c: deliveries.register_source(c, "ami", "/p", "ami", None, utc()))
+    source = db.write(lambda c: registration.register_source(c, "ami", "/p", "ami", None, utc()))
     for key in ("kinase/hit2/plate1", "lysozyme/plate1", "lysozyme/Plate_2"):
         record(db, source, sightings(1, plate=key))
     found = db.read(lambda c: reports.find_plates(c, "plate_2"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from marcod.catalog import deliveries
+from marcod.catalog import deliveries, registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
@@ -49,7 +49,7 @@ def promote(db: Database, version: Version, now: datetime | None = None) -> Vers
 
 def register_source(db: Database, name: str = "imager", expected_drops: int | None = None) -> int:
     """A source row; returns its id."""
-    return db.write(lambda c: deliveries.register_source(c, name, f"/plates/{name}", "rigaku", expected_drops, utc()))
+    return db.write(lambda c: registration.register_source(c, name, f"/plates/{name}", "rigaku", expected_drops, utc()))
 
 
 def sightings(

@@ -15,7 +15,7 @@ import oracle
 import sqlalchemy as sa
 from factories import utc
 
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database import schema
 from marcod.database.engine import Database
@@ -310,7 +310,7 @@ class Story:
     def _register(self) -> None:
         def work(connection: sa.Connection) -> int:
             row = connection.execute(sa.select(schema.source)).one()
-            return deliveries.register_source(
+            return registration.register_source(
                 connection,
                 row.name,
                 "/plates/imager",

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from factories import rows
 from watched_site import put, well_image
 
-from marcod.catalog import deliveries
+from marcod.catalog import registration
 from marcod.database.engine import Database
 from marcod.database.schema import audit, image, source
 from marcod.errors import ConfigError
@@ -162,7 +162,7 @@ def test_a_folder_in_or_around_a_recorded_one_is_refused(db: Database, folder: P
         with pytest.raises(ConfigError, match=f"{where} {folder}.*'{HAND}'"):
             open_sources(db, settings_for(minstrel=root), factories.utc())
     assert names(db) == {HAND: 6}
-    db.write(lambda c: deliveries.register_source(c, "wide", str(folder.parent), "formulatrix", None, factories.utc()))
+    db.write(registration.register_source, "wide", str(folder.parent), "formulatrix", None, factories.utc())
     open_sources(db, settings_for(wide=folder.parent), factories.utc())
     assert recorded_twice(db, "wide", folder.parent) == [HAND]
     assert recorded_twice(db, HAND, folder) == []
