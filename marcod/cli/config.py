@@ -42,7 +42,7 @@ def show(ctx: click.Context, json_output: bool) -> None:
         faults = [asdict(fault) for fault in examined.faults]
         output.print_json(values | ({"faults": faults} if faults else {}))
     else:
-        output.console().print(listings.table("", ("key", "value", "meaning"), list(_rows(values)), prose=True))
+        listings.show("", ("key", "value", "meaning"), list(_rows(values)), prose=True)
         _tell(examined.faults)
     ctx.exit(WRONG if examined.faults else 0)
 

@@ -41,14 +41,12 @@ def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
 
 
 def _tell(finding: Finding, *, new_area: bool) -> None:
-    console = output.console()
     if new_area:
-        console.print(Text(finding.area, "bold"))
+        output.echo(finding.area, style="bold")
     mark = Text(f"{MARKS[finding.verdict]:>6}", STYLES[finding.verdict])
-    console.print(listings.table("", ("", ""), [(mark, f"{finding.subject}: {finding.text}")], prose=True))
+    listings.show("", ("", ""), [(mark, f"{finding.subject}: {finding.text}")], prose=True)
     if finding.advice and finding.verdict is not Verdict.OK:
-        blank = Text(" " * len(mark))
-        console.print(listings.table("", ("", ""), [(blank, finding.advice)], prose=True, styles=("dim",)))
+        listings.show("", ("", ""), [(Text(" " * len(mark)), finding.advice)], prose=True, styles=("dim",))
 
 
 def _verdict(counts: "Counter[Verdict]") -> str:

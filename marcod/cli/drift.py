@@ -1,5 +1,6 @@
 """`marcod drift`: whether the imagers' images are as they were."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,10 +8,11 @@ import click
 
 from marcod import app, text
 from marcod.cli.common import listings, options, output
-from marcod.cli.common.configured import configured
+from marcod.cli.common.configured import pass_settings
 from marcod.drift import monitor as drifts
 from marcod.drift.comparison import Finding
 from marcod.errors import NotFoundError
+from marcod.settings import Settings
 
 
 @click.command()
@@ -19,9 +21,9 @@ from marcod.errors import NotFoundError
 @click.option("--clear", "cleared", metavar="NAME", help="Close this imager's alarms; today's images count no more")
 @click.option("--new-reference", is_flag=True, help="With --clear: what comes from tomorrow on is the new normal")
 @options.as_json
-@click.pass_context
+@pass_settings
 def drift(
-    ctx: click.Context, source: str | None, days: int, cleared: str | None, new_reference: bool, json_output: bool
+    settings: Settings, source: str | None, days: int, cleared: str | None, new_reference: bool, json_output: bool
 ) -> None:
     """Compare what each imager delivers with what it used to deliver.
 
@@ -30,7 +32,6 @@ def drift(
     """
     if new_reference and cleared is None:
         raise click.UsageError("--new-reference goes with --clear NAME")
-    settings = configured(ctx).settings
     now = datetime.now(UTC)
     if cleared is not None:
         with app.open_app(settings) as ready:
@@ -49,29 +50,17 @@ def drift(
         output.print_json({"model": report.model, "imagers": [_record(imager, past) for imager in chosen]})
     else:
         _print(chosen, past, report.model, enabled=settings.drift.enabled)
-    if any(imager.alarms for imager in chosen):
-        ctx.exit(output.ATTENTION)
+    output.end(attention=any(imager.alarms for imager in chosen))
 
 
 def _record(imager: drifts.Imager, past: dict[str, list[drifts.DayLine]]) -> dict[str, Any]:
-    days = [{"day": line.day.isoformat()} | _without_day(line) for line in past.get(imager.source, [])]
-    alarms = [_without_day(alarm) | {"day": alarm.day.isoformat()} for alarm in imager.alarms]
-    return _plain(imager) | {"alarms": alarms} | ({"days": days} if past else {})
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def _without_day(value: Any) -> dict[str, Any]:
-    return {name: kept for name, kept in _plain(value).items() if name != "day"}
+    days = {"days": past.get(imager.source, [])} if past else {}
+    return asdict(imager) | days
 
 
 def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], model: str, *, enabled: bool) -> None:
-    console = output.console()
     if not chosen:
-        output.say(
-            console,
+        output.echo(
             f"{model} has scored nothing new yet: no image that arrived soon after it was photographed, since this "
             "model became champion",
         )
@@ -81,11 +70,9 @@ def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], m
         for alarm in imager.alarms:
             output.echo(f"  {text.printable(alarm.detail)}, since {alarm.day}")
         if imager.findings:
-            console.print(
-                listings.table("", _COLUMNS, [_row(f) for f in imager.findings], spare=(("days", "images"), ("p",)))
-            )
+            listings.show("", _COLUMNS, [_row(f) for f in imager.findings], spare=(("days", "images"), ("p",)))
         if imager.source in past:
-            console.print(listings.table("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]], prose=True))
+            listings.show("", _DAY_COLUMNS, [_day(line) for line in past[imager.source]], prose=True)
     if not enabled:
         output.echo("the schedule does not look at this, because drift.enabled is false")
 

@@ -41,7 +41,7 @@ def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool
     verb = "would be written" if dry_run else "written"
     count = sum(file.state in (systemd_units.State.NEW, systemd_units.State.CHANGED) for file in files)
     rows = [(file.state, file.path) for file in files]
-    output.console().print(listings.table(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows))
+    listings.show(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows)
     click.echo("\nNext, as root, on the host itself:\n  " + "\n  ".join(steps))
     output.echo(
         "\nInstead of the last line, for several GPUs or hosts, those that this host needs:\n"

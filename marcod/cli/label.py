@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,10 +12,9 @@ import click
 
 from marcod import app, text
 from marcod.cli.common import bars, listings, options, output
-from marcod.cli.common.configured import configured, pass_settings
+from marcod.cli.common.configured import pass_settings
 from marcod.cli.common.lazy import LazyGroup
 from marcod.cli.common.options import Choice
-from marcod.domain import drop_name
 from marcod.errors import NotFoundError
 from marcod.labels import files, vocabularies
 from marcod.labels import inbox as store_inbox
@@ -38,88 +38,36 @@ def label() -> None:
     """Label drops, import labels, and list them."""
 
 
-def _subject(command: options.Command) -> options.Command:
-    """Add the arguments and options that choose a drop at an inspection."""
-    for option in (
-        click.option("--person", help="Who says so [default: you]"),
-        click.option("--source", help="The plate of this source, when several have one of that name"),
-        click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]"),
-        click.option("--drop", "drop_number", type=click.IntRange(1, 999), help="Which drop [default: the only one]"),
-    ):
-        command = option(command)
-    return command
-
-
 @label.command()
-@click.argument("plate", metavar="KEY_OR_BARCODE")
-@click.argument("well")
-@click.argument("word", metavar="LABEL")
-@_subject
+@options.naming_a_drop
+@click.argument("label_text", metavar="LABEL")
+@click.option("--person", help="Who says so [default: you]")
 @click.option("--vocabulary", help="Vocabulary of LABEL [default: labels.vocabulary]")
 @pass_settings
-def add(
-    settings: Settings,
-    plate: str,
-    well: str,
-    word: str,
-    drop_number: int | None,
-    inspection: str | None,
-    source: str | None,
-    person: str | None,
-    vocabulary: str | None,
-) -> None:
+def add(settings: Settings, /, label_text: str, person: str | None, vocabulary: str | None, **named: Any) -> None:
     """Label one drop: LABEL is Clear, Crystals, Other or Precipitate, or VOCABULARY:LABEL such as hwi:90."""
-    named = DropReference(plate, well, drop_number, inspection, source)
+    drop, tables = DropReference(**named), files.tables_of(settings)
+    who, chosen = person or options.actor(), vocabulary or settings.labels.vocabulary
     with app.open_app(settings, brief=True) as ready:
-        given = files.add(
-            ready.db,
-            files.tables_of(settings),
-            named,
-            word,
-            person or options.actor(),
-            datetime.now(UTC),
-            vocabulary=vocabulary or settings.labels.vocabulary,
-        )
-    output.echo(
-        f"{drop_name(well, drop_number)} of {plate} is {given.label or 'no longer labelled'}, says {given.person}"
-    )
+        given = files.add(ready.db, tables, drop, label_text, who, datetime.now(UTC), vocabulary=chosen)
+    output.echo(f"{options.drop_of(named)} is {given.label or 'no longer labelled'}, says {given.person}")
 
 
 @label.command()
-@click.argument("plate", metavar="KEY_OR_BARCODE")
-@click.argument("well")
-@_subject
+@options.naming_a_drop
+@click.option("--person", help="Who says so [default: you]")
 @pass_settings
-def withdraw(
-    settings: Settings,
-    plate: str,
-    well: str,
-    drop_number: int | None,
-    inspection: str | None,
-    source: str | None,
-    person: str | None,
-) -> None:
+def withdraw(settings: Settings, /, person: str | None, **named: Any) -> None:
     """Take back what a person says of one drop at one inspection; the model's score counts again."""
-    named = DropReference(plate, well, drop_number, inspection, source)
     who = person or options.actor()
     with app.open_app(settings, brief=True) as ready:
-        count = files.withdraw(ready.db, named, who, datetime.now(UTC))
+        count = files.withdraw(ready.db, DropReference(**named), who, datetime.now(UTC))
     if count == 0:
         raise NotFoundError(
-            f"{who} says nothing of {drop_name(well, drop_number)} of {plate} there; "
-            f"`marcod label list --plate {plate}` shows who says what"
+            f"{who} says nothing of {options.drop_of(named)} there; "
+            f"`marcod label list --plate {named['plate']}` shows who says what"
         )
     output.echo(f"{text.count(count, 'label')} of {who} withdrawn")
-
-
-def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> Mapping[str, str]:
-    chosen = {}
-    for pair in pairs:
-        column, equals, name = pair.rpartition("=")
-        if not equals or name not in files.FIELDS:
-            raise click.BadParameter(f"write COLUMN=FIELD with a field of {', '.join(files.FIELDS)}")
-        chosen[column.strip()] = name
-    return chosen
 
 
 @label.command("import")
@@ -128,14 +76,12 @@ def _columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...
 @click.option("--source", help="Plates and images of this source; its zone is that of times without one")
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
 @click.option("--vocabulary", help="Vocabulary of the labels [default: the format's own, for CSV labels.vocabulary]")
-@click.option(
-    "--map", "columns", multiple=True, callback=_columns, metavar="COLUMN=FIELD", help="What a column of a CSV is"
-)
+@options.columns_as(files.FIELDS, "What a column of a CSV is")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be taken")
 @options.as_json
-@click.pass_context
+@pass_settings
 def import_(
-    ctx: click.Context,
+    settings: Settings,
     place: Path,
     format_: str,
     source: str | None,
@@ -149,7 +95,6 @@ def import_(
 
     Exits with 3 when lines were left: what is wrong with them is listed, the rest is taken.
     """
-    settings = configured(ctx).settings
     options.check_there(place, "a file or a folder of label files")
     zone = ZoneInfo(settings.sources[source].timezone) if source in settings.sources else UTC
     choices = files.Choices(format_, person or options.actor(), source, vocabulary, columns, zone)
@@ -162,14 +107,10 @@ def import_(
             default=settings.labels.vocabulary,
             now=datetime.now(UTC),
             dry_run=dry_run,
-            progress=lambda count, total: report("labels", count, total),
+            progress=partial(report, "labels"),
         )
-    if json_output:
-        output.print_json(asdict(done))
-    else:
-        _print_import(done, dry_run)
-    if done.unmapped or done.problems:
-        ctx.exit(output.ATTENTION)
+    output.print_json(asdict(done)) if json_output else _print_import(done, dry_run)
+    output.end(attention=bool(done.unmapped or done.problems))
 
 
 def _print_import(done: files.Imported, dry_run: bool) -> None:
@@ -190,9 +131,7 @@ def _print_import(done: files.Imported, dry_run: bool) -> None:
 @label.command("list")
 @click.option("--plate", metavar="KEY_OR_BARCODE", help="Only of this plate")
 @click.option("--source", help="The plate of this source")
-@click.option(
-    "--since", callback=options.age_or_date, metavar="AGE|DATE", help="Only labels recorded since, such as 24h"
-)
+@options.since("Only labels recorded since, such as 24h")
 @click.option("--person", help="Only this person's")
 @click.option("--disputed", is_flag=True, help="Only what persons disagree on now")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="At most this many")
@@ -210,10 +149,7 @@ def list_(
 ) -> None:
     """List what was said, the latest recorded first; a star marks what counts now."""
     with app.reading(settings) as ready:
-        plates = None
-        if plate is not None:
-            found = ready.db.read(reports.find_plates, plate, source)
-            plates = [each.id for each in found]
+        plates = None if plate is None else [each.id for each in ready.db.read(reports.find_plates, plate, source)]
         chosen: dict[str, Any] = {"plate_ids": plates, "since": since, "person": person, "disputed": disputed}
         rows = ready.db.read(votes.listed, **chosen, limit=limit)
         total, counting = ready.db.read(votes.count_listed, **chosen)
@@ -227,20 +163,18 @@ def list_(
         # What counts no more is listed too: former labels of the same person, and withdrawals.
         title += " that count" if counting != 1 else " that counts"
         title += f"; {listings.counted(len(rows), total, 'entry', ', the latest first', plural='entries')}"
-    output.console().print(listings.table(title, columns, [_cells(row) for row in rows], spare=spare))
+    listings.show(title, columns, [_cells(row) for row in rows], spare=spare)
 
 
 def _cells(row: votes.LabelEntry) -> tuple[object, ...]:
-    mark = "!" if row.disputed else "*" if row.counts else ""
-    word = f"{row.vocabulary}:{row.original}"
     return (
-        mark,
+        "!" if row.disputed else "*" if row.counts else "",
         row.barcode or row.plate_key,
         row.well,
         row.drop_number,
         row.inspection_key,
         row.label or "withdrawn",
-        word,
+        f"{row.vocabulary}:{row.original}",
         row.person,
         row.labelled_at.strftime("%Y-%m-%d %H:%M"),
         row.origin,
@@ -271,7 +205,7 @@ def inbox(settings: Settings, retry: bool, limit: int, json_output: bool) -> Non
         for r in rows
     ]
     said = ", ".join(f"{n} {state}" for state, n in counts.items()) or "nothing came by the inbox yet"
-    output.console().print(listings.table(said, columns, cells, spare=(("person",), ("state",)), prose=True))
+    listings.show(said, columns, cells, spare=(("person",), ("state",)), prose=True)
 
 
 def _short(given: str | None) -> str | None:
@@ -295,7 +229,7 @@ def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output:
         return
     if name is None:
         overview = [(t.name, len(t.entries), sum(e.label is None for e in t.words), t.description) for t in chosen]
-        output.console().print(listings.table("", ("vocabulary", "words", "unmapped", "what"), overview, prose=True))
+        listings.show("", ("vocabulary", "words", "unmapped", "what"), overview, prose=True)
         return
     words = [(e.code, e.name, e.label or vocabularies.UNMAPPED) for e in chosen[0].words]
-    output.console().print(listings.table(chosen[0].description, ("word", "name", "class"), words))
+    listings.show(chosen[0].description, ("word", "name", "class"), words)

@@ -90,7 +90,6 @@ def _summary(issues: "LabelIssues") -> dict[str, Any]:
 
 
 def _print(found: "SnapshotIssues", rows: list[dict[str, Any]], limit: int) -> None:
-    console = output.console()
     cells = [
         (
             f"{row['margin']:+.2f}",
@@ -104,19 +103,17 @@ def _print(found: "SnapshotIssues", rows: list[dict[str, Any]], limit: int) -> N
         for row in rows[:limit]
     ]
     title = f"{len(rows)} of {text.count(len(found.items), 'label')} look wrong; about half of such doubts are right"
-    console.print(
-        listings.table(
-            title,
-            ("margin", "plate", "drop", "label", "likely", "said by", "source"),
-            cells,
-            spare=(("source",), ("margin",)),
-        )
+    listings.show(
+        title,
+        ("margin", "plate", "drop", "label", "likely", "said by", "source"),
+        cells,
+        spare=(("source",), ("margin",)),
     )
     people = [
         (p.person, p.labels, p.judged, "" if p.share is None else f"{100 * p.share:.0f} %", _swap(p))
         for p in found.issues.by_person
     ]
-    console.print(listings.table("", ("person", "labels", "judged", "doubted", ""), people))
+    listings.show("", ("person", "labels", "judged", "doubted", ""), people)
     if found.unreadable:
         first = text.printable(found.unreadable[0])
         output.echo(f"{text.count(len(found.unreadable), 'image')} could not be read, the first: {first}", err=True)

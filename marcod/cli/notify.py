@@ -6,7 +6,7 @@ import click
 
 from marcod import app, text
 from marcod.cli.common import listings, options, output
-from marcod.cli.common.configured import configured, pass_settings
+from marcod.cli.common.configured import pass_settings
 from marcod.errors import MarcodError
 from marcod.notify import notifier as notifications
 from marcod.settings import NotifySettings, Settings
@@ -22,33 +22,23 @@ def notify() -> None:
 @notify.command("list")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(0, 10_000), help="Messages listed")
 @options.as_json
-@click.pass_context
-def list_(ctx: click.Context, limit: int, json_output: bool) -> None:
+@pass_settings
+def list_(settings: Settings, limit: int, json_output: bool) -> None:
     """List the targets with how they stand, and the latest messages.
 
     The exit code is 3 while a message is given up or waits for a target that is not configured.
     """
-    settings = configured(ctx).settings
     with app.reading(settings) as ready:
         standings = ready.db.read(outbox.target_statuses)
         sendings = ready.db.read(outbox.message_statuses, limit)
-    known = {standing.target: standing for standing in standings}
-    names = sorted({*settings.notify, *known})
-    shown = [(name, settings.notify.get(name), known.get(name) or _unused(name)) for name in names]
+    unused = {name: TargetStatus(name, 0, 0, 0, 0, None, None) for name in settings.notify}
+    known = unused | {standing.target: standing for standing in standings}
+    shown = [(name, settings.notify.get(name), standing) for name, standing in sorted(known.items())]
     if json_output:
         output.print_json({"targets": [_record(*row) for row in shown], "messages": sendings})
     else:
         _print(shown, sendings)
-    if any(standing.failed or (target is None and _open(standing)) for _, target, standing in shown):
-        ctx.exit(output.ATTENTION)
-
-
-def _unused(name: str) -> TargetStatus:
-    return TargetStatus(name, 0, 0, 0, 0, None, None)
-
-
-def _open(standing: TargetStatus) -> int:
-    return standing.waiting + standing.retrying
+    output.end(attention=any(s.failed or (target is None and (s.waiting or s.retrying)) for _, target, s in shown))
 
 
 def _record(name: str, target: NotifySettings | None, standing: TargetStatus) -> dict[str, object]:
@@ -73,13 +63,11 @@ def _print(shown: list[tuple[str, NotifySettings | None, TargetStatus]], sending
         for name, target, s in shown
     ]
     columns = ("target", "way", "sent", "waiting", "retrying", "failed", "last (UTC)", "trouble")
-    output.console().print(
-        listings.table("Targets, in events", columns, rows, spare=(("last (UTC)",), ("way",)), prose=True)
-    )
+    listings.show("Targets, in events", columns, rows, spare=(("last (UTC)",), ("way",)), prose=True)
     if sendings:
         lines = [(s.message, s.target, s.events, s.attempts, _state(s), s.error) for s in sendings]
         heads = ("message", "target", "events", "tries", "state (UTC)", "said")
-        output.console().print(listings.table("Latest messages", heads, lines, spare=(("tries",),), prose=True))
+        listings.show("Latest messages", heads, lines, spare=(("tries",),), prose=True)
     if any(standing.failed for _, _, standing in shown):
         output.echo("`marcod notify retry` sends what failed again")
 

@@ -100,15 +100,13 @@ def choosing(command: options.Command) -> options.Command:
     return command
 
 
-def load(
-    db: Database, plate_text: str, source: str | None, inspection: str | None, model_text: str | None
-) -> "PlateMap":
+def load(db: Database, *, plate_text: str, model_text: str | None, **chosen: str | None) -> "PlateMap":
     """Load the plate map chosen by the options of :func:`choosing`. Raises NotFoundError or ConfigError."""
     from marcod.model.registry import Registry
     from marcod.plates import plate_map
 
     version = None if model_text is None else Registry(db).find(model_text)
-    return plate_map.load(db, plate_text, source=source, inspection=inspection, model=version)
+    return plate_map.load(db, plate_text, model=version, **chosen)
 
 
 @plate.command()
@@ -117,16 +115,7 @@ def load(
 @click.option("--all-drops", is_flag=True, help="With --history: every drop")
 @options.as_json
 @pass_settings
-def show(
-    settings: Settings,
-    plate_text: str,
-    source: str | None,
-    inspection: str | None,
-    model_text: str | None,
-    with_history: bool,
-    all_drops: bool,
-    json_output: bool,
-) -> None:
+def show(settings: Settings, /, with_history: bool, all_drops: bool, json_output: bool, **chosen: Any) -> None:
     """Show a plate as a coloured map with its drops counted, or its drops through its inspections.
 
     A hit (X) is a drop to look at: its crystal probability reaches the model's threshold, or a person labelled it
@@ -137,10 +126,10 @@ def show(
 
     if all_drops and not with_history:
         raise click.UsageError("--all-drops goes with --history")
-    if with_history and inspection is not None:
+    if with_history and chosen["inspection"] is not None:
         raise click.UsageError("--history shows all inspections; leave --inspection out")
     with app.reading(settings) as ready:
-        shown = load(ready.db, plate_text, source, inspection, model_text)
+        shown = load(ready.db, **chosen)
         past = plate_map.history_of(ready.db, shown) if with_history else None
     if json_output:
         output.print_json(_record(shown) if past is None else _past(shown, past))
@@ -183,20 +172,12 @@ def _past(shown: "PlateMap", past: "PlateHistory") -> dict[str, Any]:
     help="File, or - to print [default: print; html makes PLATE-INSPECTION.html here]",
 )  # fmt: skip
 @pass_settings
-def export(
-    settings: Settings,
-    plate_text: str,
-    source: str | None,
-    inspection: str | None,
-    model_text: str | None,
-    format_: str,
-    target: Path | None,
-) -> None:
+def export(settings: Settings, /, format_: str, target: Path | None, **chosen: Any) -> None:
     """Write one row a drop as CSV or JSON, or a sheet with images to look at and to print as HTML."""
     if target is None and format_ == "html":
         options.check_writable(Path("sheet.html"))
     with app.reading(settings) as ready:
-        shown = load(ready.db, plate_text, source, inspection, model_text)
+        shown = load(ready.db, **chosen)
         roots, closed = options.source_roots(settings, ready), options.protected_folders(settings, ready)
     content, name = _exported(shown, format_, roots)
     if target is None and name is not None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from marcod.cli import plate as plates_cli
 from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.cli.common.options import Choice
-from marcod.domain import DropClass, parse_well, well_name
+from marcod.domain import CLASSES, DropClass, parse_well, well_name
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
 from marcod.model import bundle
 from marcod.plates import reports
@@ -57,10 +57,7 @@ def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Pat
 @pass_settings
 def heatmap(
     settings: Settings,
-    plate_text: str,
-    source: str | None,
-    inspection: str | None,
-    model_text: str | None,
+    /,
     well: tuple[int, int],
     number: int | None,
     target: DropClass,
@@ -69,17 +66,20 @@ def heatmap(
     seed: int,
     out: Path | None,
     json_output: bool,
+    **chosen: Any,
 ) -> None:
     """Draw where the network looks in the drop of WELL, as a heat map over the grey image (SmoothGrad)."""
     with app.reading(settings) as ready:
-        shown = plates_cli.load(ready.db, plate_text, source, inspection, model_text)
+        shown = plates_cli.load(ready.db, **chosen)
         drop = _drop(shown, well, number)
         found = ready.db.read(reports.located, drop.image.image_id)
         folder = ready.registry.path(shown.version.name, shown.version.version)
         closed = options.protected_folders(settings, ready)
     root = app.roots(settings).get(shown.summary.source, Path(found.root))
     out = out or Path(_file_name(shown, drop, target))
-    _check_place(out, closed)
+    # Before the work, not after it.
+    options.check_writable(out)
+    files.refuse_inside(out, closed)
     data = _read(root, found)
     record, weights = bundle.load_weights(folder)
     if record.digest != shown.version.digest:
@@ -149,9 +149,9 @@ def _read(root: Path, found: reports.Located) -> bytes:
 
 def _compare(shown: PlateMap, drop: DropVerdict, heat: "Heat") -> None:
     """Require that the gradients are of the network that gave the score. Raises BundleError."""
-    stored = (drop.image.p_clear, drop.image.p_crystals, drop.image.p_other, drop.image.p_precipitate)
+    stored = [_probability(drop, each) for each in CLASSES]
     now = [float(p) for p in heat.probabilities]
-    if any(abs(p - (s or 0.0)) > bundle.GOLDEN_TOLERANCE for p, s in zip(now, stored, strict=True)):
+    if any(abs(p - s) > bundle.GOLDEN_TOLERANCE for p, s in zip(now, stored, strict=True)):
         raise BundleError(
             f"{shown.version} gives {drop.image.path} {now[1]:.4f} for crystals here, "
             f"but {drop.image.p_crystals:.4f} is stored; the heat would not explain the score"
@@ -159,12 +159,7 @@ def _compare(shown: PlateMap, drop: DropVerdict, heat: "Heat") -> None:
 
 
 def _probability(drop: DropVerdict, target: DropClass) -> float:
-    return {
-        DropClass.CLEAR: drop.image.p_clear,
-        DropClass.CRYSTALS: drop.image.p_crystals,
-        DropClass.OTHER: drop.image.p_other,
-        DropClass.PRECIPITATE: drop.image.p_precipitate,
-    }[target] or 0.0
+    return float(getattr(drop.image, f"p_{target.lower()}") or 0.0)
 
 
 def _facts(
@@ -202,20 +197,9 @@ def _caption(shown: PlateMap, drop: DropVerdict, target: DropClass, recipe: "Rec
 
 
 def _file_name(shown: PlateMap, drop: DropVerdict, target: DropClass) -> str:
-    summary = shown.summary
-    parts = (
-        summary.barcode or summary.plate_key,
-        summary.inspection_key,
-        f"{drop.image.well}.{drop.image.drop_number}",
-        target,
-    )
-    return re.sub(r"[^A-Za-z0-9._-]", "_", "heatmap-" + "-".join(str(part) for part in parts)) + ".png"
-
-
-def _check_place(out: Path, closed: Iterable[Path]) -> None:
-    """Before the work, not after it. Raises MarcodError or ConfigError."""
-    options.check_writable(out)
-    files.refuse_inside(out, closed)
+    plate, drop_text = shown.summary.barcode or shown.summary.plate_key, f"{drop.image.well}.{drop.image.drop_number}"
+    name = f"heatmap-{plate}-{shown.summary.inspection_key}-{drop_text}-{target}"
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".png"
 
 
 def _print(facts: Mapping[str, Any], *, json_output: bool) -> None:

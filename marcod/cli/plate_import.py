@@ -22,22 +22,10 @@ SHOWN = 20
 """Wrong lines and warnings that are printed."""
 
 
-def _mapping(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in given:
-        column, sign, name = pair.rpartition("=")
-        if not sign or not column.strip() or name.strip().lower() not in metadata_csv.FIELDS:
-            raise click.BadParameter(f"{pair!r}: write COLUMN=FIELD, with one of {', '.join(metadata_csv.FIELDS)}")
-        found[column] = name.strip().lower()
-    return found
-
-
 @click.command("import")
 @click.argument("table", metavar="CSV", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option("--source", help="The source of lines that name none [default: that of the plate]")
-@click.option(
-    "--map", "columns", multiple=True, callback=_mapping, metavar="COLUMN=FIELD", help="What a column says; repeatable"
-)
+@options.columns_as(metadata_csv.FIELDS, "What a column says; repeatable")
 @click.option("--dry-run", is_flag=True, help="Check everything and change nothing")
 @options.as_json
 @pass_settings

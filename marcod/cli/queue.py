@@ -39,9 +39,7 @@ def status(settings: Settings, json_output: bool) -> None:
         output.echo(f"the oldest waits since {counts.oldest_enqueued_at:%Y-%m-%d %H:%M:%S} UTC ({age_s:.0f} s)")
     rows = [(w.name, w.roles, w.started_at.strftime("%Y-%m-%d %H:%M"), w.marcod_version) for w in alive]
     if rows:
-        output.console().print(
-            listings.table("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))
-        )
+        listings.show("Workers", ("name", "roles", "since (UTC)", "version"), rows, spare=(("version",),))
     else:
         output.echo("no worker is running; `marcod run` starts one, `marcod score` works off the queue once")
 
@@ -62,7 +60,7 @@ def failed(settings: Settings, limit: int, json_output: bool) -> None:
     columns = ("image", "source", "path", "attempts", "error")
     cells = [(r.image_id, r.source, r.path, r.attempts, r.error) for r in rows]
     title = listings.counted(len(rows), total, "failed image")
-    output.console().print(listings.table(title, columns, cells, spare=(("attempts",), ("source",)), prose=True))
+    listings.show(title, columns, cells, spare=(("attempts",), ("source",)), prose=True)
     if rows:
         output.echo("`marcod queue retry` puts them all back, `marcod queue retry IMAGE...` some")
 
@@ -100,7 +98,7 @@ def gone(settings: Settings, every: bool, limit: int, json_output: bool) -> None
     columns = ("image", "source", "path", "gone (UTC)", "state")
     cells = [(r.image_id, r.source, r.path, f"{r.gone_at:%Y-%m-%d %H:%M}", _state(r)) for r in rows]
     title = text.count(len(rows), "image whose file is gone", "images whose files are gone")
-    output.console().print(listings.table(title, columns, cells, spare=(("gone (UTC)",), ("source",)), prose=True))
+    listings.show(title, columns, cells, spare=(("gone (UTC)",), ("source",)), prose=True)
     if any(not (r.scored or r.accepted) for r in rows):
         output.echo("`marcod queue accept IMAGE...` accepts that some are gone, `--all` that all are")
 

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from marcod import app, text
 from marcod.app import App
 from marcod.cli.common import bars, listings, options, output
-from marcod.cli.common.configured import configured, pass_settings
+from marcod.cli.common.configured import pass_settings
 from marcod.cli.common.options import Choice
-from marcod.domain import DropClass, drop_name
+from marcod.domain import DropClass
 from marcod.errors import MarcodError
 from marcod.files import refuse_inside
 from marcod.labels import files
@@ -32,6 +32,7 @@ KEYS: Final = {
     "c": DropClass.CLEAR,
     "o": DropClass.OTHER,
 }
+NOTHING: Final = "nothing waits for {}"
 SKIP: Final = "s"
 UNDO: Final = "u"
 QUIT: Final = "q"
@@ -69,7 +70,7 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
     if json_output:
         output.print_json(None if item is None else _record(item, roots))
     else:
-        output.echo(_nothing(who) if item is None else _text(item, roots))
+        output.echo(NOTHING.format(who) if item is None else _text(item, roots))
 
 
 def _open(item: Item, roots: Mapping[str, Path]) -> None:
@@ -83,10 +84,6 @@ def _open(item: Item, roots: Mapping[str, Path]) -> None:
         raise MarcodError(
             f"{OPENER} cannot be started ({error.strerror}); leave --open out and open the path"
         ) from error
-
-
-def _nothing(person: str) -> str:
-    return f"nothing waits for {person}"
 
 
 def _session(ready: App, settings: Settings, person: str, *, opens: bool) -> None:
@@ -107,7 +104,7 @@ def _session(ready: App, settings: Settings, person: str, *, opens: bool) -> Non
                 _keep(ready, *done[-1], person)
                 continue
         _take_back(ready, done, person)
-    output.echo(f"{len(done)} answered or skipped" + (f"; {_nothing(person)}" if item is None else ""))
+    output.echo(f"{len(done)} answered or skipped" + (f"; {NOTHING.format(person)}" if item is None else ""))
 
 
 def _keep(ready: App, item: Item, word: DropClass | None, person: str) -> None:
@@ -207,39 +204,25 @@ def queue(settings: Settings, stream: str | None, limit: int, new_audit: bool, j
         output.print_json({"filled": filled, "counts": counts, "items": [_record(item, roots) for item in items]})
         return
     totals = [(s, n.open, n.shown, n.answered, n.skipped, filled.new[s]) for s, n in counts.items()]
-    console = output.console()
-    console.print(listings.table("Review", ("stream", "open", "being looked at", "answered", "skipped", "new"), totals))
+    listings.show("Review", ("stream", "open", "being looked at", "answered", "skipped", "new"), totals)
     rows = [(i.item_id, i.stream, _place(i), i.person, i.reason) for i in items]
     heads = ("item", "stream", "drop", "person", "reason")
     if rows:
-        console.print()
+        output.echo()
         title = listings.counted(len(rows), sum(counts[each].open for each in streams), "open item")
-        console.print(listings.table(title, heads, rows, spare=(("person",), ("stream",)), prose=True))
+        listings.show(title, heads, rows, spare=(("person",), ("stream",)), prose=True)
 
 
 @review.command()
-@click.argument("plate", metavar="KEY_OR_BARCODE")
-@click.argument("well")
-@click.option("--drop", "drop_number", type=click.IntRange(1, 999), help="Which drop [default: the only one]")
-@click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]")
-@click.option("--source", help="The plate of this source, when several have one of that name")
+@options.naming_a_drop
 @click.option("--reason", help="Why somebody should look")
 @pass_settings
-def add(
-    settings: Settings,
-    plate: str,
-    well: str,
-    drop_number: int | None,
-    inspection: str | None,
-    source: str | None,
-    reason: str | None,
-) -> None:
+def add(settings: Settings, /, reason: str | None, **named: Any) -> None:
     """Put a drop into the queue by hand, before all others; one that was answered before is asked again."""
     why = reason or f"{options.actor()} asks for a look."
     with app.open_app(settings, brief=True) as ready:
-        new = desk.ask(ready.db, DropReference(plate, well, drop_number, inspection, source), why, datetime.now(UTC))
-    waits = "waits" if new else "was waiting already"
-    output.echo(f"{drop_name(well, drop_number)} of {plate} {waits} for a look")
+        new = desk.ask(ready.db, DropReference(**named), why, datetime.now(UTC))
+    output.echo(f"{options.drop_of(named)} {'waits' if new else 'was waiting already'} for a look")
 
 
 @review.command()
@@ -273,7 +256,7 @@ def _print_strata(found: Report) -> None:
         for t in found.strata
         if t.population
     ]
-    output.console().print(listings.table("", columns, rows))
+    listings.show("", columns, rows)
 
 
 @review.command()
@@ -281,13 +264,12 @@ def _print_strata(found: Report) -> None:
 @_PERSON
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 5000), help="At most this many drops")
 @options.as_json
-@click.pass_context
-def export(ctx: click.Context, target: Path, person: str | None, limit: int, json_output: bool) -> None:
+@pass_settings
+def export(settings: Settings, target: Path, person: str | None, limit: int, json_output: bool) -> None:
     """Make a new folder with images and review.csv to fill in; its drops are kept for the person for a week.
 
     Exits with 3 when images could not be read; they stay in the queue.
     """
-    settings = configured(ctx).settings
     if not target.exists():
         options.check_writable(target)
     with app.open_app(settings) as ready, bars.progress("copying", None) as done:
@@ -308,8 +290,7 @@ def export(ctx: click.Context, target: Path, person: str | None, limit: int, jso
         output.echo(f"{text.count(made.items, 'drop')} to look at; fill in the column label of {made.csv}")
         for problem in made.problems:
             output.echo(text.printable(problem))
-    if made.problems:
-        ctx.exit(output.ATTENTION)
+    output.end(attention=bool(made.problems))
 
 
 @review.command("import")
@@ -322,14 +303,9 @@ def import_(settings: Settings, place: Path, person: str | None, vocabulary: str
     """Take the answers of a filled review.csv in. Twice is the same as once; with a wrong line nothing is taken."""
     options.check_there(place, "a folder that `marcod review export` made, or its review.csv")
     with app.open_app(settings) as ready:
-        done = folder.import_answers(
-            ready.db,
-            place,
-            files.tables_of(settings),
-            person or options.actor(),
-            datetime.now(UTC),
-            vocabulary=vocabulary or settings.labels.vocabulary,
-        )
+        who, chosen = person or options.actor(), vocabulary or settings.labels.vocabulary
+        tables, now = files.tables_of(settings), datetime.now(UTC)
+        done = folder.import_answers(ready.db, place, tables, who, now, vocabulary=chosen)
     if json_output:
         output.print_json(done)
         return

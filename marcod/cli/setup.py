@@ -225,7 +225,7 @@ def _add(path: Path, proposals: list[Proposal], *, asks: bool, dry_run: bool, ch
 def _say_what_is_next(path: Path) -> None:
     fetched = not _is_scored_by_synthetic(loading.load(path))
     steps = [(f"  {command}", meaning) for command, meaning in _NEXT if not (fetched and "fetch" in command)]
-    output.console().print(listings.table("Next:", ("", ""), steps, prose=True))
+    listings.show("Next:", ("", ""), steps, prose=True)
 
 
 def _is_scored_by_synthetic(settings: Settings) -> bool:

@@ -1,10 +1,10 @@
 """`marcod source`: what is recorded of each imager's folder, and mending it: another name, merging, forgetting."""
 
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import click
 
@@ -17,8 +17,6 @@ from marcod.errors import ConfigError, StoreError
 from marcod.settings import Settings
 from marcod.store import sources, votes
 from marcod.text import count as counted
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 DRY = click.option("--dry-run", is_flag=True, help="Only count what would happen")
 YES = click.option("--yes", is_flag=True, help="Do not ask")
@@ -42,7 +40,7 @@ def list_(settings: Settings, json_output: bool) -> None:
         return
     rows = [(one.name, one.layout, one.plates, one.images, _watched(one), one.root) for one in found]
     columns = ("source", "layout", "plates", "images", "watched (UTC)", "root")
-    output.console().print(listings.table(counted(len(found), "source"), columns, rows))
+    listings.show(counted(len(found), "source"), columns, rows)
 
 
 @source.command()
@@ -63,7 +61,7 @@ def show(settings: Settings, name: str, json_output: bool) -> None:
     output.echo(_amount(held))
     output.echo(f"watched last: {_watched(found) or 'never'}")
     rows = [(root.host, root.root, f"{root.seen_at:%Y-%m-%d %H:%M}") for root in found.roots]
-    output.console().print(listings.table("Roots", ("host", "root", "opened (UTC)"), rows))
+    listings.show("Roots", ("host", "root", "opened (UTC)"), rows)
 
 
 def _watched(one: sources.Listed) -> str:
@@ -71,10 +69,7 @@ def _watched(one: sources.Listed) -> str:
 
 
 def _amount(held: source_changes.Contents) -> str:
-    counts = (
-        (held.plates, "plate"), (held.images, "image"), (held.scores, "score"), (held.labels, "label"),
-    )  # fmt: skip
-    return ", ".join(counted(number, noun) for number, noun in counts)
+    return ", ".join(counted(getattr(held, f"{noun}s"), noun) for noun in ("plate", "image", "score", "label"))
 
 
 @source.command()
@@ -89,7 +84,7 @@ def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, jso
     with _opened(settings, dry_run) as ready:
         source_id, now = ready.db.read(registration.find_source, old), ready.db.now()
         ready.db.read(source_changes.require_free, source_id, new)
-        _require_unwatched(ready.db, source_id)
+        ready.db.read(source_changes.require_unwatched, source_id, now)
         held = ready.db.read(source_changes.contents, source_id)
         if not dry_run:
             _ask(yes, f"Rename source {old} to {new} ({_amount(held)})?")
@@ -116,15 +111,18 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     once. Plates, drops and inspections are joined by their keys; hits and completed plates are not announced again.
     """
     with _opened(settings, dry_run) as ready:
-        one, other = (_id(ready.db, name) for name in (origin, into))
+        one, other = (ready.db.read(registration.find_source, name) for name in (origin, into))
         if one == other:
             raise ConfigError(f"{origin} and {into} are one source; name two")
+        now = ready.db.now()
         for each in (one, other):
-            _require_unwatched(ready.db, each)
+            ready.db.read(source_changes.require_unwatched, each, now)
         planned = ready.db.read(source_changes.plan, one, other)
         if not dry_run:
             _ask(yes, f"Put {_amount(planned.moved)} of {origin} into {into}? {_same(planned)}.")
-            planned = _merge(ready.db, one, other)
+            with bars.stages() as report:
+                joined = partial(report, "plates joined")
+                planned = ready.db.write(merging.merge, one, other, actor=options.actor(), now=now, report=joined)
     if json_output:
         output.print_json({"dry_run": dry_run, "from": origin, "into": into, "plan": planned})
         return
@@ -138,28 +136,9 @@ def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.App
     return app.reading(settings) if dry_run else app.open_app(settings)
 
 
-def _id(db: Database, name: str) -> int:
-    return db.read(registration.find_source, name)
-
-
-def _merge(db: Database, one: int, other: int) -> source_changes.Plan:
-    now, actor = db.now(), options.actor()
-    with bars.stages() as report:
-        return db.write(
-            merging.merge,
-            one,
-            other,
-            actor=actor,
-            now=now,
-            report=lambda done, total: report("plates joined", done, total),
-        )
-
-
 def _same(planned: source_changes.Plan) -> str:
-    counts = (
-        (planned.same_plates, "plate"), (planned.same_images, "image"), (planned.same_scores, "score"),
-    )  # fmt: skip
-    return "in both: " + ", ".join(counted(number, noun) for number, noun in counts)
+    nouns = ("plate", "image", "score")
+    return "in both: " + ", ".join(counted(getattr(planned, f"same_{noun}s"), noun) for noun in nouns)
 
 
 @source.command()
@@ -186,8 +165,8 @@ def forget(
 ) -> None:
     """Remove source NAME with all that was recorded of it. Image files stay; a later scan records them again."""
     with _opened(settings, dry_run) as ready:
-        source_id = _id(ready.db, name)
-        _require_unwatched(ready.db, source_id)
+        source_id, now = ready.db.read(registration.find_source, name), ready.db.now()
+        ready.db.read(source_changes.require_unwatched, source_id, now)
         held = ready.db.read(source_changes.contents, source_id)
         if not dry_run:
             if held.labels and not (with_labels or labels_to):
@@ -198,25 +177,15 @@ def forget(
             _ask(yes, f"Remove source {name} with {_amount(held)}?", needed=True)
             if labels_to is not None:
                 files.save(labels_to, _table_of_labels(ready.db, name), options.protected_folders(settings, ready))
-            _forget(ready.db, source_id)
+            with bars.stages() as report:
+                removed = partial(report, "plates removed")
+                ready.db.write(source_changes.forget, source_id, actor=options.actor(), now=now, report=removed)
     if json_output:
         output.print_json({"dry_run": dry_run, "source": name, "contents": held})
         return
     output.echo(f"source {name} {'would be' if dry_run else 'is'} removed: {_amount(held)}")
     if name in settings.sources and not dry_run:
         output.echo(f"the configuration still has [sources.{name}]: marcod records it again when it starts")
-
-
-def _forget(db: Database, source_id: int) -> None:
-    now, actor = db.now(), options.actor()
-    with bars.stages() as report:
-        db.write(
-            source_changes.forget,
-            source_id,
-            actor=actor,
-            now=now,
-            report=lambda done, total: report("plates removed", done, total),
-        )
 
 
 LABEL_COLUMNS: Final = ("source", "plate", "well", "drop", "inspection", "path", "label", "person", "time")
@@ -236,11 +205,6 @@ def _table_of_labels(db: Database, name: str) -> str:
         if said.counts
     )  # fmt: skip
     return plate_map.csv_text(LABEL_COLUMNS, (dict(zip(LABEL_COLUMNS, row, strict=True)) for row in rows))
-
-
-def _require_unwatched(db: Database, source_id: int) -> None:
-    now = db.now()
-    db.read(source_changes.require_unwatched, source_id, now)
 
 
 def _ask(yes: bool, question: str, *, needed: bool = False) -> None:

@@ -108,7 +108,6 @@ def _record(seen: Snapshot) -> dict[str, Any]:
     """Return the status for JSON, without the token of a training run, which is a secret."""
     values = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
     values["training"] = None if seen.training is None else output.without_token(seen.training)
-    values["alarms"] = [dataclasses.asdict(alarm) | {"day": alarm.day.isoformat()} for alarm in seen.alarms]
     return values | {"attention": [trouble.sentence for trouble in checks.troubles(seen)]}
 
 

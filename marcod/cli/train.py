@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 
 from marcod import app, text
 from marcod.cli.common import listings, options, output
@@ -78,7 +77,7 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
         for r in runs
     ]
     spare = (("took",), ("cause",), ("recipe",), ("parent",))
-    output.console().print(listings.table("", columns, cells, spare=spare, prose=True))
+    listings.show("", columns, cells, spare=spare, prose=True)
 
 
 def _minute(moment: datetime) -> str:
@@ -109,28 +108,21 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
     """Show everything about a training run: its data, every check of the gate with its numbers, and the reasons."""
     with app.reading(settings) as ready:
         run = ready.db.read(run_rows.get, run_id)
-        data, uses = None, 0
-        if (data_id := run.dataset_id) is not None:
-            found = ready.db.read(run_rows.data, data_id)
-            uses = ready.db.read(run_rows.gate_uses, found.gate_digest)
-            data = found
+        data = None if run.dataset_id is None else ready.db.read(run_rows.data, run.dataset_id)
+        uses = 0 if data is None else ready.db.read(run_rows.gate_uses, data.gate_digest)
     curves = _curves(run)
     if json_output:
         output.print_json({**output.without_token(run), "data": data, "gate_uses": uses, "curves": curves})
         return
-    console = output.console()
-    console.print(
-        listings.table(f"Training run {run.id}", ("", ""), [*_facts(run, curves), *_data(data, uses)], prose=True)
-    )
+    listings.show(f"Training run {run.id}", ("", ""), [*_facts(run, curves), *_data(data, uses)], prose=True)
     if run.numbers:
-        _print_numbers(console, run.numbers)
+        _print_numbers(run.numbers)
     if run.reasons:
         output.echo(f"\nWhy {run.state}:")
         for reason in run.reasons:
-            output.say(console, f"  - {reason}")
+            output.echo(f"  - {reason}")
     if uses > run_rows.USED_OFTEN:
-        output.say(
-            console,
+        output.echo(
             f"\nThis test side has judged {text.count(uses, 'candidate')}, and the gate asks more of each further one: "
             "label more plates, so that it grows; twice as many drops with crystals count as a new one.",
         )
@@ -168,7 +160,7 @@ def _data(data: Data | None, uses: int) -> Iterator[tuple[str, object]]:
         yield "data", "none taken"
         return
     counted = f"{text.count(data.images, 'image')} of {text.count(data.drops, 'drop')}"
-    yield "data", f"{counted}, {data.crystals} with crystals, taken {_day(data)}"
+    yield "data", f"{counted}, {data.crystals} with crystals, taken {_minute(data.taken_at)} UTC"
     if data.missing or data.changed:
         yield "left out", f"{text.count(data.missing, 'file')} missing, {data.changed} changed since they were recorded"
     for side, counts in data.counts.items():
@@ -177,11 +169,7 @@ def _data(data: Data | None, uses: int) -> Iterator[tuple[str, object]]:
     yield "test side", f"digest {data.gate_digest}, has judged {text.count(uses, 'candidate')}"
 
 
-def _day(data: Data) -> str:
-    return f"{_minute(data.taken_at)} UTC"
-
-
-def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
+def _print_numbers(numbers: Mapping[str, Any]) -> None:
     """Print the gate's numbers; a run keeps them alone, or under "gate" next to others."""
     gate = numbers.get("gate", numbers)
     sides = [gate.get(side) or {} for side in SIDES]
@@ -190,13 +178,13 @@ def _print_numbers(console: Console, numbers: Mapping[str, Any]) -> None:
         rows = [(words, *map(_number, values)) for words, values in known if any(v is not None for v in values)]
         models = [str(side.get("model", name)) for side, name in zip(sides, SIDES, strict=True)]
         heads = [f"{name} {model}" for name, model in zip(SIDES, models, strict=True)]
-        console.print(listings.table("\nOn the test side", ("", *heads), rows))
+        listings.show("\nOn the test side", ("", *heads), rows)
     if checks := gate.get("checks"):
         rows = [(c["name"], "passed" if c["passed"] else "refused", _in_words(c["numbers"])) for c in checks]
-        console.print(listings.table("\nChecks", ("check", "", "numbers"), rows, prose=True))
+        listings.show("\nChecks", ("check", "", "numbers"), rows, prose=True)
     further = {k: v for k, v in numbers.items() if k not in INTERNAL} if numbers is not gate else {}
     if rows := [(FURTHER.get(k, k.replace("_", " ")), v) for k, v in further.items() if v not in (None, "", [], {})]:
-        console.print(listings.table("\nFurther numbers", ("", ""), rows, prose=True))
+        listings.show("\nFurther numbers", ("", ""), rows, prose=True)
 
 
 def _in_words(numbers: Mapping[str, Any]) -> str:

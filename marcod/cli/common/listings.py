@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Final
+from typing import Any, Final
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.text import Text
 
 from marcod import text
-from marcod.cli.common.output import WIDE, folded
+from marcod.cli.common.output import WIDE, console, folded
 
 GAP: Final = 2
 """Characters between two columns."""
@@ -130,6 +130,11 @@ def table(
     """Make a plain table; see :class:`Listing`."""
     groups = tuple(tuple(group) for group in spare)
     return Listing(title, tuple(columns), tuple(tuple(row) for row in rows), groups, prose, tuple(styles), right)
+
+
+def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], **choices: Any) -> None:
+    """Print a table on standard output; ``choices`` are those of :func:`table`."""
+    console().print(table(title, columns, rows, **choices))
 
 
 def _cell(value: object) -> Text:

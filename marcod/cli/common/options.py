@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from marcod.cli.common.configured import configured
+from marcod.domain import drop_name
 from marcod.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +32,44 @@ _UNIT_S: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 def as_json(command: Command) -> Command:
     """Add the option ``--json`` to a command that reads."""
     return click.option("--json", "json_output", is_flag=True, help="Print JSON for programs")(command)
+
+
+def naming_a_drop(command: Command) -> Command:
+    """Add the arguments and options that name a drop at an inspection: the fields of a ``DropReference``."""
+    for option in (
+        click.option("--source", help="The plate of this source, when several have one of that name"),
+        click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]"),
+        click.option("--drop", type=click.IntRange(1, 999), help="Which drop [default: the only one]"),
+        click.argument("well"),
+        click.argument("plate", metavar="KEY_OR_BARCODE"),
+    ):
+        command = option(command)
+    return command
+
+
+def drop_of(named: Mapping[str, Any]) -> str:
+    """Return the drop named by :func:`naming_a_drop` with its plate, as a person named them."""
+    return f"{drop_name(named['well'], named['drop'])} of {named['plate']}"
+
+
+def since(meaning: str) -> Callable[[Command], Command]:
+    """Add the option ``--since``, an age or a date, with what it chooses."""
+    return click.option("--since", callback=age_or_date, metavar="AGE|DATE", help=meaning)
+
+
+def columns_as(fields: Collection[str], meaning: str) -> Callable[[Command], Command]:
+    """Add the option ``--map COLUMN=FIELD``, which may be repeated; the command gets the fields by column."""
+
+    def mapping(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for pair in pairs:
+            column, _, name = pair.rpartition("=")
+            if not column.strip() or name.strip().lower() not in fields:
+                raise click.BadParameter(f"{pair!r}: write COLUMN=FIELD, with one of {', '.join(fields)}")
+            found[column.strip()] = name.strip().lower()
+        return found
+
+    return click.option("--map", "columns", multiple=True, callback=mapping, metavar="COLUMN=FIELD", help=meaning)
 
 
 class Choice(click.Choice[Name]):

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import textwrap
-from datetime import datetime
+from datetime import date
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +27,11 @@ _COMMAND: Final = re.compile(r"`[^`]*`")
 
 ATTENTION: Final = 3
 """Exit code: something was left for people to look at."""
+
+
+def end(*, attention: bool) -> None:
+    """End the command, with :data:`ATTENTION` where a person should look."""
+    click.get_current_context().exit(ATTENTION if attention else 0)
 
 
 def console(*, to_errors: bool = False) -> Console:
@@ -74,7 +79,7 @@ def json_text(value: object) -> str:
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, datetime):
+    if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Enum):
         return value.value

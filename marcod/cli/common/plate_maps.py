@@ -17,24 +17,17 @@ from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
 from marcod.store.verdicts import DropVerdict
 from marcod.store.versions import Version
 
-STYLES: Final = {
-    Mark.HIT: "bold white on dark_green",
-    Mark.PRECIPITATE: "black on dark_goldenrod",
-    Mark.CLEAR: "black on light_cyan3",
-    Mark.OTHER: "white on grey35",
-    Mark.CRYSTALS: "dark_green on pale_green1",
-    Mark.FAILED: "bold white on red",
-    Mark.UNSCORED: "dim",
-}
 LETTERS: Final = {
-    Mark.HIT: "X",
-    Mark.PRECIPITATE: "p",
-    Mark.CLEAR: ".",
-    Mark.OTHER: "o",
-    Mark.CRYSTALS: "x",
-    Mark.FAILED: "!",
-    Mark.UNSCORED: "?",
+    Mark.HIT: ("X", "bold white on dark_green"),
+    Mark.PRECIPITATE: ("p", "black on dark_goldenrod"),
+    Mark.CLEAR: (".", "black on light_cyan3"),
+    Mark.OTHER: ("o", "white on grey35"),
+    Mark.CRYSTALS: ("x", "dark_green on pale_green1"),
+    Mark.FAILED: ("!", "bold white on red"),
+    Mark.UNSCORED: ("?", "dim"),
 }
+"""Letter and style of each mark."""
+
 PAPER: Final = 80
 """Width of a map without a terminal."""
 
@@ -125,26 +118,22 @@ def _headings(columns: range, numbers: Sequence[int], cell: int, *, stacked: boo
 
 def _mark(drop: DropVerdict, version: Version) -> tuple[str, str]:
     """Return the letter of a drop and its style; a drop that a person labelled is underlined."""
-    mark = mark_of(drop, version)
-    return LETTERS[mark], STYLES[mark] if drop.majority is None else f"underline {STYLES[mark]}"
+    letter, style = LETTERS[mark_of(drop, version)]
+    return letter, style if drop.majority is None else f"underline {style}"
 
 
 def legend(drops: Iterable[DropVerdict | None], version: Version) -> Text:
     """Explain a map's letters in two lines; rare ones only where they occur."""
-    seen = [drop for drop in drops if drop is not None]
-    marks = {mark_of(drop, version) for drop in seen}
-    first = Text().append(LETTERS[Mark.HIT], STYLES[Mark.HIT]).append(_of_hits(version))
+    marks = {mark_of(drop, version) for drop in drops if drop is not None}
+    rule = hit_rule(version.crystal_threshold)
+    first = Text().append(*LETTERS[Mark.HIT]).append(f" hit: {rule}, or labelled Crystals by a person")
     for mark in (Mark.FAILED, Mark.UNSCORED):
         if mark in marks:
-            first.append("   ").append(LETTERS[mark], STYLES[mark]).append(f" {mark}")
+            first.append("   ").append(*LETTERS[mark]).append(f" {mark}")
     second = Text("others by likeliest class:")
     for mark in MARKS_OF_CLASS:
-        second.append("  ").append(LETTERS[mark], STYLES[mark]).append(f" {mark}")
+        second.append("  ").append(*LETTERS[mark]).append(f" {mark}")
     return Text("\n").join([first, second])
-
-
-def _of_hits(version: Version) -> str:
-    return f" hit: {hit_rule(version.crystal_threshold)}, or labelled Crystals by a person"
 
 
 def _labelled(drops: Iterable[DropVerdict]) -> str:
@@ -178,8 +167,8 @@ def print_plate(console: Console, shown: PlateMap) -> None:
 def _print_heading(console: Console, shown: PlateMap, what: str) -> None:
     summary, metadata = shown.summary, shown.metadata
     name = summary.barcode or summary.plate_key
-    told = [f"{word} {value}" for word, value in (("project", metadata.project), ("screen", metadata.screen)) if value]
-    parts = [f"Plate {name} of {summary.source}", *told, what, str(shown.version)]
+    known = [f"{name} {value}" for name, value in (("project", metadata.project), ("screen", metadata.screen)) if value]
+    parts = [f"Plate {name} of {summary.source}", *known, what, str(shown.version)]
     output.say(console, ", ".join(parts), "bold")
 
 

@@ -198,19 +198,14 @@ def _predictions(
 
 
 def _print_evaluation(judged: results.Evaluation) -> None:
-    console = output.console()
-    console.print(listings.table("", ("", ""), [(f"{name}:", fact) for name, fact in tables.facts(judged)], prose=True))
+    listings.show("", ("", ""), [(f"{name}:", fact) for name, fact in tables.facts(judged)], prose=True)
     for warning in tables.warnings(judged):
-        output.say(console, warning, "yellow")
+        output.echo(warning, style="yellow")
     for shown in tables.all_tables(judged):
-        console.print()
-        console.print(_table(shown))
+        output.echo()
+        listings.show(shown.title, shown.columns, shown.rows, right=True)
         if shown.note:
-            output.say(console, shown.note, "dim")
-
-
-def _table(shown: tables.Shown) -> listings.Listing:
-    return listings.table(shown.title, shown.columns, shown.rows, right=True)
+            output.echo(shown.note, style="dim")
 
 
 def _print_calibration(fitted: Fit, unreadable: tuple[str, ...]) -> None:
@@ -224,11 +219,8 @@ def _print_calibration(fitted: Fit, unreadable: tuple[str, ...]) -> None:
         (f"missed, of {crystals}", str(before.crystals_missed), str(after.crystals_missed)),
         (f"called hits, of {fitted.counted}", tables.percent(before.flagged), tables.percent(after.flagged)),
     ]  # fmt: skip
-    console = output.console()
-    console.print(_table(tables.Shown("calibration", "Calibration", ("", "before", "after"), tuple(rows))))
-    output.say(console, fitted.promise)
+    listings.show("Calibration", ("", "before", "after"), rows, right=True)
+    output.echo(fitted.promise)
     if unreadable:
-        console.print(
-            text.printable(f"{text.count(len(unreadable), 'image')} could not be read, the first: {unreadable[0]}"),
-            style="yellow", markup=False,
-        )  # fmt: skip
+        count = text.count(len(unreadable), "image")
+        output.echo(f"{count} could not be read, the first: {unreadable[0]}", style="yellow")

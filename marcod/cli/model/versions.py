@@ -1,7 +1,6 @@
 """Model versions: listed, verified, promoted, removed, and trained on rendered drops."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +32,9 @@ def list_(settings: Settings, json_output: bool) -> None:
         output.print_json(rows)
         return
     columns = ("model", "alias", "crystal threshold", "trained on", "licence", "scores", "folder")
-    cells = [
-        (
-            row["model"],
-            row["aliases"],
-            row["crystal_threshold"],
-            row["trained_on"],
-            row["licence"],
-            row["has_scores"],
-            _whereabouts(row),
-        )
-        for row in rows
-    ]
-    output.console().print(
-        listings.table("", columns, cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
-    )
+    shown = ("model", "aliases", "crystal_threshold", "trained_on", "licence", "has_scores")
+    cells = [(*(row[name] for name in shown), _whereabouts(row)) for row in rows]
+    listings.show("", columns, cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
     if champion is not None:
         output.warn_of_synthetic_champion(champion)
 
@@ -75,12 +62,8 @@ def _whereabouts(row: dict[str, Any]) -> str:
     if row["problem"] is not None:
         return str(row["problem"])
     if row["removed_at"] is not None:
-        return f"removed on {_day(row['removed_at'])}"
+        return f"removed on {row['removed_at']:%Y-%m-%d}"
     return str(row["folder"] or "not on this host")
-
-
-def _day(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.strftime("%Y-%m-%d")
 
 
 @click.command()
@@ -99,14 +82,12 @@ def show(settings: Settings, model_text: str, json_output: bool) -> None:
         about = {"digest": digest, "record": record, "metrics": metrics, "history": history}
         output.print_json({**_listed(known), **about})
         return
-    console = output.console()
-    console.print(listings.table(known.name, ("", ""), list(_facts(known)), prose=True))
+    listings.show(known.name, ("", ""), _facts(known), prose=True)
     if metrics:
-        rows = list(_flat("", metrics))
-        console.print(listings.table("\nMetrics", ("metric", "value"), rows, prose=True))
+        listings.show("\nMetrics", ("metric", "value"), _flat("", metrics), prose=True)
     if history:
-        acts = [(n.at.strftime("%Y-%m-%d %H:%M"), n.actor, n.action, n.subject, _detail(n)) for n in history]
-        console.print(listings.table("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts, prose=True))
+        acts = [(f"{n.at:%Y-%m-%d %H:%M}", n.actor, n.action, n.subject, _detail(n)) for n in history]
+        listings.show("\nHistory", ("when (UTC)", "who", "what", "model", ""), acts, prose=True)
 
 
 def _facts(known: registry.ModelInfo) -> Iterator[tuple[str, object]]:
