@@ -5,6 +5,7 @@ never written to the database; the state of queue and watching is read from ther
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import (
@@ -51,33 +52,37 @@ _build.labels(__version__).set(1)
 ProcessCollector(registry=PROCESS)
 
 
-def batch(
-    *,
-    model: str,
-    outcomes: Mapping[tuple[str, str], int],
-    wait_s: float,
-    predict_s: float,
-    decode_s: Sequence[float] = (),
-    delays_s: Sequence[float] = (),
-    lapsed: int = 0,
-) -> None:
-    """Count a finished batch; times in seconds.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Finished batch; times in seconds.
 
     ``outcomes`` counts images by source and one of :data:`OUTCOMES`; ``decode_s`` has a time for every image that
     was read, ``delays_s`` the time from file to score of every new one, which clocks that differ may make negative;
-    ``lapsed`` says how many were taken over from a worker whose lease had lapsed.
+    ``lapsed`` images were taken over from a worker whose lease had lapsed.
     """
-    for source in {source for source, _ in outcomes}:
+
+    model: str
+    outcomes: Mapping[tuple[str, str], int]
+    wait_s: float
+    predict_s: float
+    decode_s: Sequence[float]
+    delays_s: Sequence[float]
+    lapsed: int
+
+
+def batch(done: Batch) -> None:
+    """Count a finished batch."""
+    for source in {source for source, _ in done.outcomes}:
         for outcome in OUTCOMES:
             # Also those of zero: an increase is only seen in a series that was there before.
-            _images.labels(source, outcome).inc(outcomes.get((source, outcome), 0))
-    _batch.labels(model, "wait").observe(wait_s)
-    _batch.labels(model, "predict").observe(predict_s)
-    for seconds in decode_s:
+            _images.labels(source, outcome).inc(done.outcomes.get((source, outcome), 0))
+    _batch.labels(done.model, "wait").observe(done.wait_s)
+    _batch.labels(done.model, "predict").observe(done.predict_s)
+    for seconds in done.decode_s:
         _decode.observe(seconds)
-    for seconds in delays_s:
+    for seconds in done.delays_s:
         _delay.observe(max(0.0, seconds))
-    _lapses.inc(lapsed)
+    _lapses.inc(done.lapsed)
 
 
 def loops(names: Iterable[str]) -> None:

@@ -9,8 +9,7 @@ import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -66,7 +65,11 @@ class Monitor:
         Without ``process_`` figures, because node-exporter has its own of those names.
         """
         if self._settings.textfile is not None:
-            _write(self._settings.textfile, generate_latest(self._ours))
+            target = self._settings.textfile
+            try:
+                files.write_whole(target, generate_latest(self._ours), mode=0o644)
+            except OSError as error:
+                raise MarcodError(f"metrics.textfile: {target} cannot be written: {os_reason(error)}") from error
 
     def close(self) -> None:
         """Stop the endpoint. The text file stays; its time tells that nobody writes it."""
@@ -93,13 +96,6 @@ def _refused(address: str, port: int, error: OSError) -> str:
     return f"metrics.{key}: {address}:{port} cannot be listened on: {error.strerror}"
 
 
-def _write(target: Path, content: bytes) -> None:
-    try:
-        files.write_whole(target, content, mode=0o644)
-    except OSError as error:
-        raise MarcodError(f"metrics.textfile: {target} cannot be written: {os_reason(error)}") from error
-
-
 class _Latest(Collector):
     """The latest look at the database, as figures; its parts are replaced at once, so that scrapes need no lock."""
 
@@ -115,86 +111,72 @@ class _Latest(Collector):
         if self._seen is None:
             return
         seen, now, at = self._seen
-        yield _gauge("snapshot_timestamp_seconds", "When the database was last looked at", [((), now.timestamp())])
+        yield _gauge("snapshot_timestamp_seconds", "When the database was last looked at", now)
         if self._clock() - at <= self._fresh_s:
             for part in _PARTS:
                 yield from part(seen)
 
 
-Samples = Iterable[tuple[tuple[str, ...], float | datetime | None]]
+Figure = float | datetime | None
 
 
-def _gauge(name: str, help_text: str, samples: Samples, labels: tuple[str, ...] = ()) -> Metric:
-    """Return a gauge of marcod's; times become seconds since 1970, and what is None is left out."""
+def _gauge(name: str, help_text: str, samples: Mapping[Any, Figure] | Figure, *labels: str) -> Metric:
+    """Return a gauge of marcod's: one figure, or figures by the value of a label or by the values of several.
+
+    Times become seconds since 1970, and what is None is left out.
+    """
     family = GaugeMetricFamily(f"marcod_{name}", help_text, labels=labels)
-    for values, figure in samples:
+    for values, figure in samples.items() if isinstance(samples, Mapping) else [((), samples)]:
         if figure is not None:
-            family.add_metric(values, figure.timestamp() if isinstance(figure, datetime) else float(figure))
+            number = figure.timestamp() if isinstance(figure, datetime) else float(figure)
+            family.add_metric(values if isinstance(values, tuple) else (values,), number)
     return family
 
 
 def _queue(seen: Snapshot) -> Iterator[Metric]:
-    kinds = (("new", seen.new), ("rescore", seen.rescore))
-    counts = [
-        ((kind, state), getattr(jobs, state)) for kind, jobs in kinds for state in ("waiting", "leased", "retrying")
-    ]
-    yield _gauge("queue_jobs", "Images in the queue", counts, ("kind", "state"))
-    yield _gauge(
-        "queue_oldest_timestamp_seconds",
-        "Since when the longest waiting image could have been scored; none when none waits",
-        [((kind,), jobs.oldest_at) for kind, jobs in kinds],
-        ("kind",),
-    )
-    yield _gauge("queue_lapsed_jobs", "Waiting images whose worker let its lease run out", [((), seen.lapsed)])
-    yield _gauge("failed_images", "Images in quarantine", [((), seen.failed)])
-    yield _gauge("gone_images", "Images whose files went before anything scored them", [((), seen.gone)])
-    yield _gauge(
-        "quarantined_images",
-        f"The latest {snapshot.QUARANTINED} images in quarantine, by source",
-        [((source,), seen.quarantined.get(source, 0)) for source in seen.sources],
-        ("source",),
-    )
-    yield _gauge("last_score_timestamp_seconds", "When the latest score was written", [((), seen.last_scored_at)])
+    kinds = {"new": seen.new, "rescore": seen.rescore}
+    states = ("waiting", "leased", "retrying")
+    counts = {(kind, state): getattr(jobs, state) for kind, jobs in kinds.items() for state in states}
+    yield _gauge("queue_jobs", "Images in the queue", counts, "kind", "state")
+    oldest = {kind: jobs.oldest_at for kind, jobs in kinds.items()}
+    about = "Since when the longest waiting image could have been scored; none when none waits"
+    yield _gauge("queue_oldest_timestamp_seconds", about, oldest, "kind")
+    yield _gauge("queue_lapsed_jobs", "Waiting images whose worker let its lease run out", seen.lapsed)
+    yield _gauge("failed_images", "Images in quarantine", seen.failed)
+    yield _gauge("gone_images", "Images whose files went before anything scored them", seen.gone)
+    latest = {source: seen.quarantined.get(source, 0) for source in seen.sources}
+    about = f"The latest {snapshot.QUARANTINED} images in quarantine, by source"
+    yield _gauge("quarantined_images", about, latest, "source")
+    yield _gauge("last_score_timestamp_seconds", "When the latest score was written", seen.last_scored_at)
 
 
 def _who(seen: Snapshot) -> Iterator[Metric]:
     roles = dict.fromkeys(ROLES, 0) | snapshot.roles(seen.workers)
-    yield _gauge("workers", "Processes that are alive", [((role,), count) for role, count in roles.items()], ("role",))
-    serving = [(alias, v) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v]
-    yield _gauge(
-        "model_info",
-        "The model versions that score new images",
-        [((alias, version.model, str(version.synthetic).lower()), 1) for alias, version in serving],
-        ("alias", "model", "synthetic"),
-    )
-    yield _gauge(
-        "model_since_timestamp_seconds",
-        "Since when they do",
-        [((alias,), version.since) for alias, version in serving],
-        ("alias",),
-    )
-    if seen.training is not None:
-        run = seen.training
-        labels = (str(run.id), run.state)
-        yield _gauge("training_run_info", "The latest training run", [(labels, 1)], ("run", "state"))
-        times = [(("started",), run.started_at), (("beat",), run.beat_at), (("ended",), run.ended_at)]
-        yield _gauge("training_run_timestamp_seconds", "When it began, showed life, ended", times, ("event",))
+    yield _gauge("workers", "Processes that are alive", roles, "role")
+    serving = {alias: v for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v}
+    info = {(alias, version.model, str(version.synthetic).lower()): 1 for alias, version in serving.items()}
+    yield _gauge("model_info", "The model versions that score new images", info, "alias", "model", "synthetic")
+    since = {alias: version.since for alias, version in serving.items()}
+    yield _gauge("model_since_timestamp_seconds", "Since when they do", since, "alias")
+    if (run := seen.training) is not None:
+        yield _gauge("training_run_info", "The latest training run", {(str(run.id), run.state): 1}, "run", "state")
+        times = {"started": run.started_at, "beat": run.beat_at, "ended": run.ended_at}
+        yield _gauge("training_run_timestamp_seconds", "When it began, showed life, ended", times, "event")
 
 
 def _drift(seen: Snapshot) -> Iterator[Metric]:
-    open_alarms = [((a.source, a.modality, a.signal), 1) for a in seen.alarms]
-    labels = ("source", "modality", "signal")
-    # One line a set of labels: a former champion's alarm may still be open beside the present one's.
-    yield _gauge("drift_alarm", "Open drift alarms; see marcod drift", sorted(set(open_alarms)), labels)
+    # One line per set of labels: a former champion's alarm may still be open next to the present one's.
+    alarms = dict.fromkeys(sorted({(a.source, a.modality, a.signal) for a in seen.alarms}), 1)
+    yield _gauge("drift_alarm", "Open drift alarms; see marcod drift", alarms, "source", "modality", "signal")
 
 
 def _watch(seen: Snapshot) -> Iterator[Metric]:
     def one(name: str, help_text: str, attribute: str) -> Metric:
-        return _gauge(name, help_text, [((s.source,), getattr(s, attribute)) for s in seen.watched], ("source",))
+        return _gauge(name, help_text, {s.source: getattr(s, attribute) for s in seen.watched}, "source")
 
     def each(name: str, help_text: str, label: str, attributes: Mapping[str, str]) -> Metric:
-        found = [((s.source, value), getattr(s, name)) for s in seen.watched for value, name in attributes.items()]
-        return _gauge(name, help_text, found, ("source", label))
+        found = {(s.source, value): getattr(s, name) for s in seen.watched for value, name in attributes.items()}
+        return _gauge(name, help_text, found, "source", label)
 
     yield one("source_up", "Whether the root of a source is there", "root_there")
     yield one("source_observer_up", "Whether its observer works; without, files are found by scans", "observing")
@@ -210,33 +192,26 @@ def _watch(seen: Snapshot) -> Iterator[Metric]:
 
 
 def _findings(seen: Snapshot) -> Iterator[Metric]:
-    counts = [((f.source, f.kind, f.reason, str(f.attention).lower()), f.files) for f in seen.findings]
-    labels = ("source", "kind", "reason", "attention")
-    yield _gauge("source_files", "Images that a layout does not read (ignored) or warns of (warning)", counts, labels)
+    counts = {(f.source, f.kind, f.reason, str(f.attention).lower()): f.files for f in seen.findings}
+    about = "Images that a layout does not read (ignored) or warns of (warning)"
+    yield _gauge("source_files", about, counts, "source", "kind", "reason", "attention")
 
 
 def _notify(seen: Snapshot) -> Iterator[Metric]:
-    boxes = seen.outbox.items()
-    yield _gauge("notifications_unsent", "That wait to be sent", [((t,), b.unsent) for t, b in boxes], ("target",))
-    yield _gauge(
-        "notifications_oldest_timestamp_seconds",
-        "When the oldest event happened that waits to be told",
-        [((target,), box.oldest_at) for target, box in boxes],
-        ("target",),
-    )
-    yield _gauge(
-        "notifications_given_up",
-        f"Given up, of the events of the last {snapshot.GIVEN_UP_AGE.days} days",
-        [((target,), box.given_up) for target, box in boxes],
-        ("target",),
-    )
-    yield _gauge("events_untold", "Events not handed to their targets yet", [((), seen.untold)])
+    for name, help_text, attribute in (
+        ("unsent", "That wait to be sent", "unsent"),
+        ("oldest_timestamp_seconds", "When the oldest event happened that waits to be sent", "oldest_at"),
+        ("given_up", f"Given up, of the events of the last {snapshot.GIVEN_UP_AGE.days} days", "given_up"),
+    ):
+        figures = {target: getattr(box, attribute) for target, box in seen.outbox.items()}
+        yield _gauge(f"notifications_{name}", help_text, figures, "target")
+    yield _gauge("events_untold", "Events not handed to their targets yet", seen.untold)
 
 
 def _troubles(seen: Snapshot) -> Iterator[Metric]:
-    labels = ("check", "source", "target")
-    counts = sorted(checks.counts(checks.troubles(seen)).items())
-    yield _gauge("trouble", "Troubles that need a person, as marcod status and doctor show them", counts, labels)
+    counts = dict(sorted(checks.counts(checks.troubles(seen)).items()))
+    about = "Troubles that need a person, as marcod status and doctor show them"
+    yield _gauge("trouble", about, counts, "check", "source", "target")
 
 
 _PARTS: Final = (_troubles, _queue, _who, _drift, _watch, _findings, _notify)

@@ -139,7 +139,9 @@ def take_snapshot(connection: Connection, now: datetime) -> Snapshot:
         quarantined=_quarantined(connection),
         gone=_count(sa.select(image.c.id).where(backlog.unseen()), connection),
         held_up=_held_up(connection),
-        last_scored_at=_last_scored_at(connection),
+        last_scored_at=connection.execute(
+            sa.select(score.c.scored_at).order_by(score.c.id.desc()).limit(1)
+        ).scalar_one_or_none(),
         last_minute=_last_minute(connection, now),
         workers=tuple(workers.alive(connection, now)),
         champion=serving.get("champion"),
@@ -224,11 +226,6 @@ def _held_up(connection: Connection) -> tuple[HeldUp, ...]:
     return tuple(HeldUp(error, images) for error, images in found.most_common())
 
 
-def _last_scored_at(connection: Connection) -> datetime | None:
-    found = sa.select(score.c.scored_at).order_by(score.c.id.desc()).limit(1)
-    return connection.execute(found).scalar_one_or_none()
-
-
 def _last_minute(connection: Connection, now: datetime) -> int:
     """Count the scores of the last minute. Ids follow the times of writing, so no index on the time is needed."""
     latest = sa.select(score.c.scored_at).order_by(score.c.id.desc()).limit(RECENT).subquery()
@@ -268,8 +265,4 @@ def _count(found: sa.Select[Any], connection: Connection) -> int:
 
 def roles(alive: Iterable[workers.Worker]) -> dict[str, int]:
     """Count these workers by role."""
-    counts: dict[str, int] = {}
-    for worker in alive:
-        for role in worker.roles.split(","):
-            counts[role] = counts.get(role, 0) + 1
-    return counts
+    return Counter(role for worker in alive for role in worker.roles.split(","))

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod import telemetry
+from marcod import counters, telemetry
 from marcod.database.engine import Database
 from marcod.errors import MarcodError, is_out_of_memory
 from marcod.model.bundle import Predictor
@@ -55,24 +55,13 @@ class ModelFaultError(MarcodError):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchReport:
-    """Finished batch, for logs, progress bars and metrics; times in seconds.
+class BatchReport(counters.Batch):
+    """Finished batch as metrics count it, with the sums for logs and progress bars."""
 
-    ``outcomes`` counts images by source and what became of them, ``decode_s`` are the times to read and decode each,
-    ``delays_s`` those from being recorded to scored of new images; ``lapsed`` leases ran out before this batch.
-    """
-
-    model: str
     scored: int
     failed: int
     quarantined: int
     stale: int
-    wait_s: float
-    predict_s: float
-    outcomes: Mapping[tuple[str, str], int]
-    decode_s: Sequence[float]
-    delays_s: Sequence[float]
-    lapsed: int
 
 
 @dataclass(frozen=True, slots=True)

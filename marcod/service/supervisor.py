@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from marcod import counters, telemetry
 from marcod.app import App, roots, worker_name
@@ -25,9 +25,6 @@ from marcod.training import trainer
 from marcod.watch.ingest import Source, open_sources
 from marcod.watch.loop import Watcher
 from marcod.watch.status import SourceStatus
-
-if TYPE_CHECKING:
-    from marcod.scoring.scorer import BatchReport
 
 log = telemetry.logger(__name__)
 
@@ -51,7 +48,7 @@ Loop = Callable[[threading.Event, Callable[[], None]], None]
 
 
 class RestartBudget:
-    """RestartBudget of restarts: ``limit`` failures within :data:`RESTART_WINDOW_S` seconds. Thread-safe."""
+    """Budget of restarts: ``limit`` failures within :data:`RESTART_WINDOW_S` seconds. Thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._failures, self._lock = limit, deque[float](), threading.Lock()
@@ -154,7 +151,7 @@ class Service:
             self._settings.score,
             worker=self.worker,
             roots=roots(self._settings),
-            on_batch=_count,
+            on_batch=counters.batch,
         )
         champion = scorer.warm()
         log.info("champion ready", model=str(champion), synthetic=champion.synthetic)
@@ -214,7 +211,8 @@ class Service:
         self._stop.set()
 
     def _check_liveness(self) -> None:
-        silent = self._hearts.stale(time.monotonic(), self._limits(), self._silence_s)
+        limits_s = {"score": self._settings.daemon.batch_limit_s, HEART: LOOP_SILENCE_S}
+        silent = self._hearts.stale(time.monotonic(), limits_s, self._silence_s)
         if silent != self._silent:
             self._silent = silent
             log.error("loops are silent", loops=silent) if silent else log.info("all loops show life again")
@@ -223,9 +221,6 @@ class Service:
             self._exit_hung(hung)
         elif watchdog_s() is not None:
             telemetry.notify("WATCHDOG=1")
-
-    def _limits(self) -> dict[str, float]:
-        return {"score": self._settings.daemon.batch_limit_s, HEART: LOOP_SILENCE_S}
 
     def _exit_hung(self, hung: list[str]) -> None:
         """Exit at once: a thread that hangs in a device or a driver can neither be stopped nor waited for."""
@@ -246,15 +241,3 @@ class Service:
         self._periodic.leave()
         log.info("stopped")
         return 1 if self._failed.is_set() else 0
-
-
-def _count(report: "BatchReport") -> None:
-    counters.batch(
-        model=report.model,
-        outcomes=report.outcomes,
-        wait_s=report.wait_s,
-        predict_s=report.predict_s,
-        decode_s=report.decode_s,
-        delays_s=report.delays_s,
-        lapsed=report.lapsed,
-    )

@@ -69,153 +69,132 @@ class ModelSettings(Section):
 
 
 class WatchSettings(Section):
-    settle_s: float = Field(
-        default=10.0, ge=0, description="A file is read once its size and time stood still this long"
-    )
-    rescan_s: float = Field(default=60.0, gt=0, description="Pause between looks at folders whose time changed")
-    full_rescan_s: float = Field(default=86_400.0, gt=0, description="Pause between looks at every file")
+    settle_s: float = Field(10.0, ge=0, description="A file is read once its size and time stood still this long")
+    rescan_s: float = Field(60.0, gt=0, description="Pause between looks at folders whose time changed")
+    full_rescan_s: float = Field(86_400.0, gt=0, description="Pause between looks at every file")
     quiet_s: float = Field(
-        default=1_800.0,
-        gt=0,
-        description="An inspection without a new image for this long counts as complete",
+        1_800.0, gt=0, description="An inspection without a new image for this long counts as complete"
     )
 
 
 class ScoreSettings(Section):
-    batch_size: int = Field(default=16, ge=1, le=1024, description="Images the model sees at a time")
-    decode_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and decode images ahead")
+    batch_size: int = Field(16, ge=1, le=1024, description="Images the model sees at a time")
+    decode_threads: int = Field(2, ge=1, le=64, description="Threads that read and decode images ahead")
     lease_s: float = Field(
-        default=120.0,
-        gt=0,
-        description="Work of a process that died returns to the queue after this; one that lives renews it",
+        120.0, gt=0, description="Work of a process that died returns to the queue after this; one that lives renews it"
     )
-    max_attempts: int = Field(default=5, ge=1, description="Tries before an image is quarantined")
-    retry_s: float = Field(default=30.0, ge=0, description="Pause before the second try; doubles with each further one")
-    idle_s: float = Field(default=0.5, gt=0, description="Pause before asking an empty queue again")
+    max_attempts: int = Field(5, ge=1, description="Tries before an image is quarantined")
+    retry_s: float = Field(30.0, ge=0, description="Pause before the second try; doubles with each further one")
+    idle_s: float = Field(0.5, gt=0, description="Pause before asking an empty queue again")
     accept_gone: bool = Field(
-        default=False,
-        description="Do not tell of images whose files go before they are scored, as a clean-up makes them",
+        False, description="Do not tell of images whose files go before they are scored, as a clean-up makes them"
     )
 
 
 class DaemonSettings(Section):
-    stop_s: float = Field(default=60.0, gt=0, description="After the first signal, all loops must have ended by then")
+    stop_s: float = Field(60.0, gt=0, description="After the first signal, all loops must have ended by then")
     batch_limit_s: float = Field(
-        default=600.0, gt=0, description="A batch that takes longer hangs on its device, and the process ends"
+        600.0, gt=0, description="A batch that takes longer hangs on its device, and the process ends"
     )
     restarts: int = Field(
-        default=10, ge=0, description="Failures of a loop within an hour that nobody foresaw and that it is begun again"
+        10, ge=0, description="Failures of a loop within an hour that nobody foresaw and that it is begun again"
     )
 
 
 class LogSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level written")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level written")
     format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="key=value lines, JSON, or JSON unless on a terminal"
+        "auto", description="key=value lines, JSON, or JSON unless on a terminal"
     )
 
 
 class LabelSettings(Section):
     vocabularies: FolderPath | None = Field(
-        default=None,
+        None,
         examples=["/etc/marcod/vocabularies.toml"],
         description="TOML file whose words add to and replace the shipped vocabularies",
     )
-    vocabulary: str = Field(
-        default="marco", description="Vocabulary of labels that name none, from the inbox and from CSV"
-    )
+    vocabulary: str = Field("marco", description="Vocabulary of labels that name none, from the inbox and from CSV")
 
 
 class ReviewSettings(Section):
-    threshold_share: float = Field(
-        default=0.5, ge=0, description="Share of drops to review that are near the threshold"
-    )
-    disagreement_share: float = Field(
-        default=0.3, ge=0, description="Share of drops on which models or people disagree"
-    )
-    audit_share: float = Field(default=0.2, ge=0, description="Share of drops drawn at random to estimate the recall")
-    audit_drops: int = Field(default=300, ge=10, description="Drops in one random draw of the audit")
+    threshold_share: float = Field(0.5, ge=0, description="Share of drops to review that are near the threshold")
+    disagreement_share: float = Field(0.3, ge=0, description="Share of drops on which models or people disagree")
+    audit_share: float = Field(0.2, ge=0, description="Share of drops drawn at random to estimate the recall")
+    audit_drops: int = Field(300, ge=10, description="Drops in one random draw of the audit")
 
 
 class TrainSettings(Section):
     folder: FolderPath = Field(
         default_factory=lambda: state_dir() / "training", description="Folder of training runs: snapshots and curves"
     )
-    name: str = Field(
-        default="lab", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the models that training makes"
-    )
+    name: str = Field("lab", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the models that training makes")
     schedule: str | None = Field(
-        default="0 2 * * *", description="Cron expression, in UTC, of when the trainer looks whether to train"
+        "0 2 * * *", description="Cron expression, in UTC, of when the trainer looks whether to train"
     )
-    min_new_labels: int = Field(default=100, ge=1, description="Labels since the last run that make the trainer train")
-    on_drift: bool = Field(default=True, description="A new drift alarm makes the trainer train")
+    min_new_labels: int = Field(100, ge=1, description="Labels since the last run that make the trainer train")
+    on_drift: bool = Field(True, description="A new drift alarm makes the trainer train")
     recipe: Literal["adapt", "scratch"] = Field(
-        default="adapt", description="Start from the champion's weights, or from random ones as the paper did"
+        "adapt", description="Start from the champion's weights, or from random ones as the paper did"
     )
     promotion: Literal["gated", "manual"] = Field(
-        default="gated", description="Whether a model that passes the gate becomes champion, or is only recommended"
+        "gated", description="Whether a model that passes the gate becomes champion, or is only recommended"
     )
     shadow_images: int = Field(
-        default=0, ge=0, description="New images that a model scores as challenger before it becomes champion"
+        0, ge=0, description="New images that a model scores as challenger before it becomes champion"
     )
-    head_crystals: int = Field(
-        default=50, ge=1, description="Labelled drops with crystals from which the head is trained"
-    )
+    head_crystals: int = Field(50, ge=1, description="Labelled drops with crystals from which the head is trained")
     all_crystals: int = Field(
-        default=300, ge=1, description="Labelled drops with crystals from which the whole network is trained"
+        300, ge=1, description="Labelled drops with crystals from which the whole network is trained"
     )
     base: Literal["auto", "rendered", "none"] = Field(
-        default="auto",
+        "auto",
         description="Trained on beside labels: rendered drops, nothing, or rendered for a champion made from them",
     )
     base_folder: FolderPath | None = Field(
-        default=None,
+        None,
         examples=["/data/labelled"],
         description="Folder with labelled images and labels.csv to train on beside the labels, instead",
     )
-    base_images: int = Field(default=2000, ge=100, description="Images of the base set that are used")
-    epochs: int = Field(default=6, ge=1, description="Passes over the images when the whole network is adapted")
-    scratch_epochs: int = Field(default=260, ge=1, description="Passes over the images from scratch; the paper's 260")
-    batch_size: int = Field(default=64, ge=2, le=1024, description="Images of one training step")
-    quarter_turns: bool = Field(default=True, description="Turn images by 90 degrees at random, beside flips")
+    base_images: int = Field(2000, ge=100, description="Images of the base set that are used")
+    epochs: int = Field(6, ge=1, description="Passes over the images when the whole network is adapted")
+    scratch_epochs: int = Field(260, ge=1, description="Passes over the images from scratch; the paper's 260")
+    batch_size: int = Field(64, ge=2, le=1024, description="Images of one training step")
+    quarter_turns: bool = Field(True, description="Turn images by 90 degrees at random, beside flips")
     precision: Literal["auto", "float32"] = Field(
-        default="auto", description="Half precision where the device has it, or float32 everywhere"
+        "auto", description="Half precision where the device has it, or float32 everywhere"
     )
-    seed: int = Field(default=1, ge=0, description="Everything drawn at random in training follows from it")
-    recall: float = Field(
-        default=0.95, gt=0, lt=1, description="Share of crystals that a new threshold is chosen to find"
-    )
-    recall_margin: float = Field(
-        default=0.02, ge=0, lt=1, description="Crystal recall that a new model may lose at most"
-    )
-    imager_margin: float = Field(default=0.05, ge=0, lt=1, description="Accuracy and recall it may lose on one imager")
-    min_test_crystals: int = Field(default=15, ge=1, description="Test drops with crystals that a promotion takes")
-    min_test_drops: int = Field(default=30, ge=1, description="Test drops that a promotion takes")
-    min_test_plates: int = Field(default=2, ge=1, description="Test plates that a promotion takes")
+    seed: int = Field(1, ge=0, description="Everything drawn at random in training follows from it")
+    recall: float = Field(0.95, gt=0, lt=1, description="Share of crystals that a new threshold is chosen to find")
+    recall_margin: float = Field(0.02, ge=0, lt=1, description="Crystal recall that a new model may lose at most")
+    imager_margin: float = Field(0.05, ge=0, lt=1, description="Accuracy and recall it may lose on one imager")
+    min_test_crystals: int = Field(15, ge=1, description="Test drops with crystals that a promotion takes")
+    min_test_drops: int = Field(30, ge=1, description="Test drops that a promotion takes")
+    min_test_plates: int = Field(2, ge=1, description="Test plates that a promotion takes")
     label_noise: float = Field(
-        default=0.25, gt=0, le=1, description="Share of labels that look wrong from which nothing is promoted"
+        0.25, gt=0, le=1, description="Share of labels that look wrong from which nothing is promoted"
     )
 
 
 class DriftSettings(Section):
-    enabled: bool = Field(default=True, description="Compare each day's images with those of before")
-    reference_images: int = Field(default=500, ge=50, description="First images of an imager that are the reference")
-    window_days: int = Field(default=7, ge=1, description="Days that are looked at together")
-    min_images: int = Field(default=100, ge=20, description="Images in the window below which nothing is said")
-    p_value: float = Field(default=1e-4, gt=0, lt=1, description="Chance of a false alarm of one signal on one day")
+    enabled: bool = Field(True, description="Compare each day's images with those of before")
+    reference_images: int = Field(500, ge=50, description="First images of an imager that are the reference")
+    window_days: int = Field(7, ge=1, description="Days that are looked at together")
+    min_images: int = Field(100, ge=20, description="Images in the window below which nothing is said")
+    p_value: float = Field(1e-4, gt=0, lt=1, description="Chance of a false alarm of one signal on one day")
 
 
 class MetricsSettings(Section):
     port: int | None = Field(
-        default=None, ge=1, le=65535, examples=[9112], description="Port where Prometheus reads; none by default"
+        None, ge=1, le=65535, examples=[9112], description="Port where Prometheus reads; none by default"
     )
-    address: str = Field(default="127.0.0.1", description="Address that the port is bound to")
+    address: str = Field("127.0.0.1", description="Address that the port is bound to")
     textfile: FolderPath | None = Field(
-        default=None,
+        None,
         examples=["/var/lib/node_exporter/marcod.prom"],
         description="File for node-exporter's text collector, such as /var/lib/node_exporter/marcod.prom",
     )
-    every_s: float = Field(default=15.0, gt=0, description="Pause between two looks at the database for metrics")
+    every_s: float = Field(15.0, gt=0, description="Pause between two looks at the database for metrics")
 
 
 EventKind = Literal["hits", "complete", "quarantine", "drift"]
@@ -235,12 +214,12 @@ class NotifySettings(Section):
     """One target of notifications: a webhook (``url``) or people's mailboxes (``to``)."""
 
     url: SecretStr | None = Field(
-        default=None,
+        None,
         examples=["https://lims.example.org/marcod"],
         description="Webhook that gets a POST; https, or http on this host",
     )
     secret: SecretStr | None = Field(
-        default=None, examples=["CHANGE-ME"], description="Key of the signature in X-Marcod-Signature"
+        None, examples=["CHANGE-ME"], description="Key of the signature in X-Marcod-Signature"
     )
     to: list[Mailbox] = Field(
         default_factory=list, examples=[["lab@example.org"]], description="Addresses that get an e-mail, through [mail]"
@@ -254,8 +233,8 @@ class NotifySettings(Section):
     projects: list[str] = Field(
         default_factory=list, examples=[["lysozyme"]], description="Only of plates of these projects; empty means all"
     )
-    format: Literal["json", "text"] = Field(default="json", description="How the body of a webhook is written")
-    every_s: float = Field(default=30.0, ge=0, description="What happens within this time is told in one message")
+    format: Literal["json", "text"] = Field("json", description="How the body of a webhook is written")
+    every_s: float = Field(30.0, ge=0, description="What happens within this time is told in one message")
 
     @model_validator(mode="after")
     def _one_way(self) -> "NotifySettings":
@@ -275,13 +254,13 @@ def _guarded(url: str) -> bool:
 
 class MailSettings(Section):
     host: str | None = Field(
-        default=None, examples=["mail.example.org"], description="Mail server; needed where [notify] names addresses"
+        None, examples=["mail.example.org"], description="Mail server; needed where [notify] names addresses"
     )
-    port: int = Field(default=25, ge=1, le=65535, description="Its port: 25, 587 with starttls, 465 with tls")
-    security: Literal["none", "starttls", "tls"] = Field(default="none", description="How the connection is guarded")
-    user: str | None = Field(default=None, examples=["marcod"], description="Who logs in; needs starttls or tls")
-    password: SecretStr | None = Field(default=None, examples=["CHANGE-ME"], description="The password of that user")
-    sender: Mailbox = Field(default="marcod@localhost", description="Address that e-mails come from")
+    port: int = Field(25, ge=1, le=65535, description="Its port: 25, 587 with starttls, 465 with tls")
+    security: Literal["none", "starttls", "tls"] = Field("none", description="How the connection is guarded")
+    user: str | None = Field(None, examples=["marcod"], description="Who logs in; needs starttls or tls")
+    password: SecretStr | None = Field(None, examples=["CHANGE-ME"], description="The password of that user")
+    sender: Mailbox = Field("marcod@localhost", description="Address that e-mails come from")
 
     @model_validator(mode="after")
     def _no_password_in_the_open(self) -> "MailSettings":
@@ -292,18 +271,15 @@ class MailSettings(Section):
 
 class RetentionSettings(Section):
     scores_days: int | None = Field(
-        default=None,
-        ge=1,
-        examples=[365],
-        description="Scores that a newer one replaced are kept so long; none: for ever",
+        None, ge=1, examples=[365], description="Scores that a newer one replaced are kept so long; none: for ever"
     )
     audit_days: int | None = Field(
-        default=None,
+        None,
         ge=30,
         examples=[3650],
         description="Audit rows are kept so long, those of models and roles for ever; none: all",
     )
-    events_days: int = Field(default=30, ge=1, description="Notifications that were sent are kept so long")
+    events_days: int = Field(30, ge=1, description="Notifications that were sent are kept so long")
 
 
 _ANY_GRID: Final = frozenset(
@@ -335,14 +311,14 @@ class SourceSettings(Section):
     root: FolderPath = Field(examples=["/mnt/minstrel3/images"], description="Folder that the imager writes to")
     layout: str = Field(examples=["rigaku"], description="Path grammar, one of those `marcod explain` knows")
     observer: Literal["inotify", "polling"] = Field(
-        default="inotify", description="inotify for local disks; polling for SMB and NFS shares"
+        "inotify", description="inotify for local disks; polling for SMB and NFS shares"
     )
-    poll_s: float = Field(default=30.0, gt=0, description="Pause between two polls of a polling observer")
+    poll_s: float = Field(30.0, gt=0, description="Pause between two polls of a polling observer")
     wells: Literal[24, 48, 96, 384, 1536] = Field(
-        default=96, description="Wells of a plate, to read well numbers; a plate's own format wins"
+        96, description="Wells of a plate, to read well numbers; a plate's own format wins"
     )
     grid: str | None = Field(
-        default=None,
+        None,
         examples=["8x6"],
         description="Rows x columns of a plate in place of wells, up to 48x48; a plate's own format wins",
     )
@@ -352,7 +328,7 @@ class SourceSettings(Section):
         description="Capture profile (number or name; Rigaku: image type) to visible, uv, shg or unknown",
     )
     light: Modality | None = Field(
-        default=None,
+        None,
         examples=["uv"],
         description="Light of images whose path names none; without it visible, of HWI images unknown",
     )
@@ -362,18 +338,18 @@ class SourceSettings(Section):
         description="Rigaku subwells that hold no drop, such as [2] on three-lens plates; a plate's own reservoir wins",
     )
     pattern: str | None = Field(
-        default=None,
+        None,
         examples=[r"(?P<plate>\w+)/(?P<well>[A-H]\d+)\.jpg"],
         description="Regular expression with named groups, for layout regex",
     )
     date_format: str | None = Field(
-        default=None, examples=["%Y%m%d"], description="strptime format of the group `date`, for layout regex"
+        None, examples=["%Y%m%d"], description="strptime format of the group `date`, for layout regex"
     )
     timezone: str = Field(
-        default="UTC", examples=["Europe/Berlin"], description="Zone of the imager's clock, such as Europe/Berlin"
+        "UTC", examples=["Europe/Berlin"], description="Zone of the imager's clock, such as Europe/Berlin"
     )
     expected_drops: int | None = Field(
-        default=None,
+        None,
         ge=1,
         examples=[288],
         description="Drops in one inspection of a plate; without it the quiet period decides",
@@ -411,11 +387,8 @@ class SourceSettings(Section):
         known = frozenset().union(*USED_BY.values())
         for name in sorted(self.model_fields_set & USED_BY.keys()):
             if self.layout in known and self.layout not in USED_BY[name]:
-                raise PydanticCustomError(
-                    "unused",
-                    "{text}",
-                    {"text": f"layout {self.layout} does not use it; remove it", "key": (name,)},
-                )
+                text = f"layout {self.layout} does not use it; remove it"
+                raise PydanticCustomError("unused", "{text}", {"text": text, "key": (name,)})
         return self
 
     @field_validator("timezone")
@@ -465,11 +438,8 @@ class Settings(BaseModel):
     def _plain_names(cls, named: dict[str, T]) -> dict[str, T]:
         for name in named:
             if not is_plain_name(name):
-                raise PydanticCustomError(
-                    "name",
-                    "{text}",
-                    {"key": (name,), "text": "write this name with lower-case letters, digits, - and _"},
-                )
+                text = "write this name with lower-case letters, digits, - and _"
+                raise PydanticCustomError("name", "{text}", {"text": text, "key": (name,)})
         return named
 
     @model_validator(mode="after")

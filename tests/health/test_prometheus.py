@@ -182,7 +182,7 @@ def expressions() -> list[str]:
 def shown(seen: snapshot.Snapshot) -> Shown:
     """All that a process can show."""
     outcomes = {("minstrel", "scored"): 1}
-    counters.batch(model="m:1", outcomes=outcomes, wait_s=1, predict_s=1, decode_s=[1], delays_s=[1], lapsed=1)
+    counters.batch(counters.Batch("m:1", outcomes, 1, 1, decode_s=[1], delays_s=[1], lapsed=1))
     counters.loop_failed("score")
     monitor = Monitor(MetricsSettings())
     monitor.update(seen, NOW + timedelta(seconds=1))

@@ -3,6 +3,7 @@
 from prometheus_client import generate_latest
 
 from marcod import __version__, counters
+from marcod.counters import Batch
 
 
 def value(name: str, **labels: str) -> float:
@@ -13,15 +14,8 @@ def value(name: str, **labels: str) -> float:
 
 def test_a_batch_is_counted() -> None:
     def batch() -> None:
-        counters.batch(
-            model="counted:1",
-            outcomes={("north", "scored"): 3, ("north", "retried"): 1, ("south", "scored"): 2},
-            wait_s=0.3,
-            predict_s=1.5,
-            decode_s=[0.01, 0.04, 0.3],
-            delays_s=[-2.0, 12.0],
-            lapsed=2,
-        )
+        outcomes = {("north", "scored"): 3, ("north", "retried"): 1, ("south", "scored"): 2}
+        counters.batch(Batch("counted:1", outcomes, 0.3, 1.5, [0.01, 0.04, 0.3], [-2.0, 12.0], lapsed=2))
 
     batch()
     lapsed = value("marcod_lease_lapses_total")
