@@ -98,12 +98,9 @@ def looked_at(settings: Settings) -> Iterator[Database]:
     """Open the database like :func:`reading`, whatever its schema is."""
     url = settings.store.url.get_secret_value()
     probe.require_file(url)
-    db = Database(url, patience=PERSON, read_only=True)
-    try:
+    with closing(Database(url, patience=PERSON, read_only=True)) as db:
         db.reach()
         yield db
-    finally:
-        db.close()
 
 
 def roots(settings: Settings) -> dict[str, Path]:

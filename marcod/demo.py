@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from threading import Event
@@ -75,11 +74,11 @@ def exports(wells: int | None = None) -> list[Export]:
         set_at=set_at,
     )  # fmt: skip
     plates = (("rock-imager", "formulatrix", rock), ("minstrel", "rigaku", minstrel), ("hwi", "hwi", hwi))
-    return [Export(source, layout, _at_most(spec, wells or math.inf)) for source, layout, spec in plates]
-
-
-def _at_most(spec: PlateSpec, wells: float) -> PlateSpec:
-    return replace(spec, filled=min(spec.filled, wells / spec.wells.wells))
+    most = wells or math.inf
+    return [
+        Export(source, layout, replace(spec, filled=min(spec.filled, most / spec.wells.wells)))
+        for source, layout, spec in plates
+    ]
 
 
 def drawn(plates: Sequence[Export]) -> Drawn:
@@ -154,14 +153,8 @@ def run(folder: Path, config: Path, plates: Sequence[Export], on_step: Callable[
     seconds = time.monotonic() - start
     latencies = sorted(_latencies(db, delivered))
     db.close()
-    files = sum(len(files) for files in planned)
-    return Outcome(
-        total,
-        files - total,
-        seconds,
-        statistics.median(latencies),
-        latencies[int(0.95 * (len(latencies) - 1))],
-    )
+    files, median_s = sum(map(len, planned)), statistics.median(latencies)
+    return Outcome(total, files - total, seconds, median_s, latencies[int(0.95 * (len(latencies) - 1))])
 
 
 def database_url(folder: Path) -> str:
@@ -261,7 +254,7 @@ def _deliver(
 
 
 def _scored(db: Database) -> int:
-    return db.read(lambda connection: sum(s.scored for s in reports.summaries(connection)))
+    return sum(summary.scored for summary in db.read(reports.summaries))
 
 
 def _wait_until_scored(
@@ -289,5 +282,5 @@ def _open(db: Database) -> bool:
 
 def _latencies(db: Database, written: dict[str, dict[str, float]]) -> Iterator[float]:
     for source, moments in written.items():
-        scored = db.read(partial(reports.scored_at, source_name=source))
+        scored = db.read(reports.scored_at, source_name=source)
         yield from (scored[path].timestamp() - moment for path, moment in moments.items())

@@ -225,8 +225,8 @@ def _check_deep(
 
 def _chosen(db: Database, plates: Sequence[str], source: str | None) -> list[int]:
     if not plates:
-        return db.read(partial(recounting.plate_ids, source_name=source))
-    lists = [db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
+        return db.read(recounting.plate_ids, source_name=source)
+    lists = [db.read(reports.find_plates, name, source) for name in plates]
     return sorted({plate.id for found in lists for plate in found})
 
 
@@ -234,9 +234,8 @@ def _recount(db: Database, plate_ids: Sequence[int], *, fix: bool) -> list[recou
     found = []
     with bars.progress("plates recounted", len(plate_ids)) as report:
         for number, plate_id in enumerate(plate_ids, 1):
-            for portion in db.read(partial(recounting.portions, plate_id=plate_id)):
-                work = partial(recounting.recount, portion=portion, now=db.now(), fix=fix, actor=options.actor())
-                found += db.write(work)
+            for portion in db.read(recounting.portions, plate_id=plate_id):
+                found += db.write(recounting.recount, portion=portion, now=db.now(), fix=fix, actor=options.actor())
             report(number)
     return found
 
@@ -246,9 +245,6 @@ def _print_differences(plates: int, found: Sequence[recounting.Difference], *, f
     if not found:
         output.echo(f"{looked}; every row is as it should be")
         return
-    for difference in found[:DIFFERENCES]:
-        output.echo(text.printable(str(difference)))
-    if len(found) > DIFFERENCES:
-        output.echo(f"and {len(found) - DIFFERENCES} more; --json lists all")
+    output.echo_first(map(str, found), DIFFERENCES, "; --json lists all")
     rows = text.count(len(found), "difference")
     output.echo(f"{looked}; {rows}, mended" if fix else f"{looked}; {rows}; --fix mends them")

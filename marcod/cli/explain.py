@@ -13,6 +13,7 @@ from marcod.cli.common.options import Choice
 from marcod.domain import DropImage, NotADrop, Reason, path_text
 from marcod.errors import ConfigError
 from marcod.layouts import Layout
+from marcod.survey.imager import companions
 
 Answers = list[tuple[Layout, DropImage | NotADrop]]
 
@@ -43,7 +44,7 @@ def explain(
             unread |= not any(layout in (None, imager.layout) for imager in seen.imagers)
             continue
         root, relative = _split(path)
-        verdicts = layouts.explain(relative, families, survey.companions(Path(root)) if root else layouts.no_companions)
+        verdicts = layouts.explain(relative, families, companions(Path(root)) if root else layouts.no_companions)
         answers[path] = list(_rows(root, relative, verdicts))
         unread |= all(isinstance(a, NotADrop) and a.reason is Reason.NOT_THIS_LAYOUT for _, a in verdicts)
         if not json_output:

@@ -19,7 +19,6 @@ from marcod.settings import Settings
 from marcod.store import known_names
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(reports.Hit))
-_KINDS = (".csv", ".json", ".html")
 LISTED, IMAGED, MOST = 25, 500, 100_000
 """Hits that are printed, and written with and without images, without ``--limit``."""
 
@@ -27,16 +26,8 @@ MEANING = """
 p(crystals): the highest of all inspections; class: the likeliest now, or a person's label"""
 
 
-def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() not in _KINDS:
-        raise click.BadParameter(f"the name's end tells the format; end it with {', '.join(_KINDS)}")
-    return path
-
-
 @click.command()
-@click.option(
-    "--since", callback=options.age_or_date, metavar="AGE|DATE", help="Only hits found since, such as 24h or 2026-05-01"
-)
+@options.since("Only hits found since, such as 24h or 2026-05-01")
 @click.option("--new", "new_only", is_flag=True, help="Without those that a former model had found already")
 @click.option("--project", help="Only plates of this project")
 @click.option("--source", help="Only plates of this source")
@@ -45,7 +36,7 @@ def _export(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> 
     help=f"At most this many  [default: {LISTED}; to a file {MOST}, with images {IMAGED}]",
 )  # fmt: skip
 @click.option(
-    "--export", "target", type=options.OutFile(), callback=_export, metavar="FILE",
+    "--export", "target", type=options.OutFile(".csv", ".json", ".html"), metavar="FILE",
     help="Write them to FILE.csv, FILE.json or, with images, FILE.html",
 )  # fmt: skip
 @options.as_json

@@ -119,11 +119,8 @@ def _print_import(done: files.Imported, dry_run: bool) -> None:
     output.echo(f"{where}: {text.count(done.new, 'label')} {verb}, {done.known} known before")
     for sentence, count in sorted(done.unmapped.items(), key=lambda item: -item[1]):
         output.echo(f"{text.count(count, 'time')} unmapped: {sentence}; then import again")
-    for problem in done.problems[:SHOWN_PROBLEMS]:
-        line = f", line {problem.line}" if problem.line else ""
-        output.echo(text.printable(f"{problem.file}{line}: {problem.reason}"))
-    if more := len(done.problems[SHOWN_PROBLEMS:]):
-        output.echo(f"and {text.count(more, 'more line')}; --json lists them all")
+    lines = (f"{p.file}{f', line {p.line}' if p.line else ''}: {p.reason}" for p in done.problems)
+    output.echo_first(lines, SHOWN_PROBLEMS, "; --json lists them all")
     if any(problem.may_come for problem in done.problems):
         output.echo("what has not arrived yet can be imported again later")
 

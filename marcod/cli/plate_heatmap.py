@@ -33,12 +33,6 @@ def _well(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int,
         raise click.BadParameter(str(error)) from error
 
 
-def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() != ".png":
-        raise click.BadParameter("the heat map is a PNG; end the name with .png")
-    return path
-
-
 @click.command()
 @plates_cli.choosing
 @click.argument("well", callback=_well)
@@ -52,7 +46,7 @@ def _png(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Pat
     "--noise", default=0.15, show_default=True, type=click.FloatRange(0, 1), help="As a share of the image's range"
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the noise")
-@click.option("--out", type=options.OutFile(), callback=_png, help="PNG file [default: one named here]")
+@click.option("--out", type=options.OutFile(".png"), help="PNG file [default: one named here]")
 @options.as_json
 @pass_settings
 def heatmap(

@@ -121,10 +121,7 @@ def _repeat(what: str, part: Callable[[], int]) -> None:
 def _refused(table: Path, error: MetadataError, *, json_output: bool) -> MarcodError:
     if json_output:
         output.print_json({"problems": error.problems})
-    for problem in error.problems[:SHOWN]:
-        output.echo(text.printable(problem), err=True)
-    if (more := len(error.problems) - SHOWN) > 0:
-        output.echo(f"and {more} more", err=True)
+    output.echo_first(error.problems, SHOWN, err=True)
     return MarcodError(f"{table}: nothing was imported, correct the lines named above")
 
 
@@ -139,10 +136,7 @@ def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: b
         output.echo(
             text.printable(f"columns without a meaning here: {', '.join(unused)}; --map COLUMN=FIELD gives one")
         )
-    for warning in plan.warnings[:SHOWN]:
-        output.echo(text.printable(f"warning: {warning}"), err=True)
-    if (more := len(plan.warnings) - SHOWN) > 0:
-        output.echo(f"and {text.count(more, 'more warning')}", err=True)
+    output.echo_first((f"warning: {warning}" for warning in plan.warnings), SHOWN, err=True)
 
 
 def _record(plan: Plan) -> dict[str, object]:

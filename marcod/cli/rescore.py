@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from threading import Event
 
 import click
@@ -30,12 +29,7 @@ Report = Callable[[str, int, int], None]
 @click.command()
 @click.option("--plate", "plates", multiple=True, metavar="KEY_OR_BARCODE", help="This plate; may be given again")
 @click.option("--all", "everything", is_flag=True, help="Every image")
-@click.option(
-    "--since",
-    callback=options.age_or_date,
-    metavar="AGE|DATE",
-    help="Images that arrived since, such as 24h or 2026-05-01",
-)
+@options.since("Images that arrived since, such as 24h or 2026-05-01")
 @click.option("--source", help="Only this source's plates")
 @click.option("--model", "model_text", metavar="NAME:VERSION", help="Model version or alias [default: the champion]")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Stay until it is done")
@@ -111,7 +105,7 @@ class _Asked:
 
 def _asked(ready: app.App, plates: Sequence[str], since: datetime | None, source: str | None) -> _Asked:
     if plates:
-        lists = [ready.db.read(partial(reports.find_plates, text=name, source_name=source)) for name in plates]
+        lists = [ready.db.read(reports.find_plates, name, source) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
     source_id = ready.db.read(registration.find_source, source) if source is not None else None
     return _Asked((), queue.Archive(since, source_id))

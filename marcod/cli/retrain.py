@@ -6,9 +6,9 @@ import click
 
 from marcod import app, text
 from marcod.cli.common import bars, options, output
-from marcod.cli.common.configured import configured
+from marcod.cli.common.configured import pass_settings
 from marcod.cli.common.options import Choice
-from marcod.settings import TrainSettings
+from marcod.settings import Settings, TrainSettings
 from marcod.training.run_rows import Run
 
 CAUSES = ("person", "schedule", "labels", "drift")
@@ -28,9 +28,9 @@ ATTENTION = ("refused", "recommended")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs into the run's folder")
 @click.option("--cause", type=Choice(CAUSES), default="person", hidden=True)
 @options.as_json
-@click.pass_context
+@pass_settings
 def retrain(
-    ctx: click.Context,
+    settings: Settings,
     /,
     tier: str | None,
     sources: tuple[str, ...],
@@ -45,7 +45,6 @@ def retrain(
     A run that was stopped or killed is resumed with the options it was started with. Ends with 3 when the candidate was
     refused or only recommended.
     """
-    settings = configured(ctx).settings
     for folder in (settings.models.folder, settings.train.folder):
         options.check_tree(folder)
     with app.open_app(settings) as ready, app.stop_event_on_signals() as stop, bars.stages() as report:
@@ -70,11 +69,8 @@ def retrain(
             progress=report,
         )
         run = runs.retrain(context, request)
-    if json_output:
-        output.print_json(output.without_token(run))
-    else:
-        _print(run)
-    ctx.exit(output.ATTENTION if run.state in ATTENTION else 0)
+    output.print_json(output.without_token(run)) if json_output else _print(run)
+    output.end(attention=run.state in ATTENTION)
 
 
 def _with(train: TrainSettings, chosen: dict[str, Any]) -> TrainSettings:

@@ -2,9 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ from marcod.settings import Settings, SourceSettings
 from marcod.store import versions
 from marcod.watch.folders import recorded_names
 from marcod.watch.ingest import Source, open_sources, require_roots
-from marcod.watch.scan import ScanProgress, ScanReport, scan_once
+from marcod.watch.scan import ScanReport, scan_once
 
 
 @click.command()
@@ -29,9 +28,7 @@ from marcod.watch.scan import ScanProgress, ScanReport, scan_once
 @click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")
 @options.as_json
 @pass_settings
-@click.pass_context
 def scan(
-    ctx: click.Context,
     settings: Settings,
     root: Path | None,
     layout: str | None,
@@ -52,15 +49,11 @@ def scan(
         _refuse_to_rename(ready, settings, chosen)
         for source in _opened(ready, settings, chosen, quiet=json_output):
             with bars.progress(f"scanning {source.name}", None) as done:
-                reports[source.name] = scan_once(ready.db, source, wait_s, progress=partial(_show_found, done))
+                reports[source.name] = scan_once(ready.db, source, wait_s, progress=lambda seen: done(seen.found))
         champion = ready.db.read(versions.champion)
-    if json_output:
-        output.print_json(reports)
-    else:
-        _print_all(reports)
+    output.print_json(reports) if json_output else _print_all(reports)
     output.warn_of_synthetic_champion(champion, to_errors=json_output)
-    if any(one.attention for report in reports.values() for one in report.findings):
-        ctx.exit(output.ATTENTION)
+    output.end(attention=any(one.attention for report in reports.values() for one in report.findings))
 
 
 def _opened(ready: app.App, settings: Settings, chosen: Settings, *, quiet: bool) -> list[Source]:
@@ -74,10 +67,6 @@ def _opened(ready: app.App, settings: Settings, chosen: Settings, *, quiet: bool
             if gone not in now:
                 output.echo(f"{name}: what was recorded as source {gone} belongs to it now")
     return sources
-
-
-def _show_found(done: Callable[[int], None], progress: ScanProgress) -> None:
-    done(progress.found)
 
 
 def _chosen(settings: Settings, root: Path | None, layout: str | None, name: str | None) -> Settings:

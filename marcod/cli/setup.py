@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,8 @@ from marcod.cli.common.options import Choice
 from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError, MarcodError
 from marcod.settings import Settings, SourceSettings, loading, writer
-from marcod.survey import Imager, Survey, mounts, propose
+from marcod.survey import Survey, mounts, propose
+from marcod.survey.imager import Imager
 from marcod.survey.propose import Answers, Proposal
 
 _NEXT: Final = (
@@ -69,8 +71,7 @@ def setup(
         output.echo(
             f"{path} has faults; `marcod config check` lists them. Correct them first.", style="yellow", err=True
         )
-    check = not is_broken
-    written = _add(path, found.proposals, asks=asks, dry_run=dry_run, check=check, quiet=json_output)
+    written = _add(path, found.proposals, asks=asks, dry_run=dry_run, check=not is_broken, quiet=json_output)
     if json_output:
         output.print_json(_for_programs(path, found, written=written))
     elif written:
@@ -238,22 +239,13 @@ def _is_scored_by_synthetic(settings: Settings) -> bool:
     if (file := probe.sqlite_file(url)) is not None and not file.exists():
         return True
     try:
-        db = Database(url)
-        try:
+        with closing(Database(url)) as db:
             return db.read(versions.champion).synthetic
-        finally:
-            db.close()
     except MarcodError:
         return True
 
 
 def _for_programs(path: Path, found: _Found, *, written: bool) -> dict[str, object]:
-    return {
-        "config": str(path),
-        "written": written,
-        "configured": found.known,
-        "sources": [
-            {"name": p.name, "settings": p.values, "toml": p.text(), "notes": p.notes} for p in found.proposals
-        ],
-        "surveys": found.surveys,
-    }
+    sources = [{"name": p.name, "settings": p.values, "toml": p.text(), "notes": p.notes} for p in found.proposals]
+    about = {"config": str(path), "written": written, "configured": found.known}
+    return {**about, "sources": sources, "surveys": found.surveys}

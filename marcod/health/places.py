@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from marcod import layouts
+from marcod.app import roots
 from marcod.catalog import registration
 from marcod.database import probe
 from marcod.database.engine import Database
@@ -102,7 +103,7 @@ def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterat
 def apart(settings: Settings) -> Iterator[Finding]:
     """Check that no source's root lies inside another's; this needs no database."""
     try:
-        require_apart({name: source.root for name, source in settings.sources.items()})
+        require_apart(roots(settings))
     except MarcodError as error:
         yield Finding("sources", "roots", Verdict.BROKEN, str(error), "`marcod run` refuses to start with them")
 

@@ -14,10 +14,8 @@ import http.client
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -38,12 +36,6 @@ _REFUSALS: Final = frozenset({400, 410, 413, 415, 422})
 """Refusals of this message. Any other status may be a proxy that restarts or a password that is being changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    retry_after: str | None
-
-
 def post(
     target: NotifySettings,
     rendered: Rendered,
@@ -57,7 +49,7 @@ def post(
     host = url.hostname or "the receiver"
     body = rendered.document if target.format == "json" else rendered.text.encode()
     try:
-        answer = _exchange(url, _headers(target, url, body, message, clock()), body, timeout_s)
+        status, retry_after = _exchange(url, _headers(target, url, body, message, clock()), body, timeout_s)
     except TimeoutError:
         return Outcome(False, f"{host} did not answer within {timeout_s:.0f} s")
     except ssl.SSLCertVerificationError as error:
@@ -66,7 +58,7 @@ def post(
         return Outcome(False, f"{host} cannot be reached: {_reason(error)}")
     except ValueError:
         return Outcome(False, f"the url for {host} cannot be used", final=True)
-    return _judged(answer, host, clock())
+    return _judged(status, retry_after, host, clock())
 
 
 def signature(secret: str, body: bytes, at: datetime) -> str:
@@ -93,7 +85,8 @@ def _headers(target: NotifySettings, url: SplitResult, body: bytes, message: str
     return headers
 
 
-def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout_s: float) -> _Answer:
+def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout_s: float) -> tuple[int, str | None]:
+    """Return the status of the answer and its Retry-After."""
     ends = time.monotonic() + timeout_s
     connection = _connection(url)
     path = quote(url.path or "/", safe="/%:@!$&'()*+,;=~-._")
@@ -108,7 +101,7 @@ def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout
         # Read the rest to be polite; only the status counts.
         with contextlib.suppress(OSError, http.client.HTTPException), line.limited_to(min(POLITE_S, timeout_s)):
             response.read(MOST_READ)
-        return _Answer(response.status, response.headers.get("Retry-After"))
+        return response.status, response.headers.get("Retry-After")
 
 
 def _connection(url: SplitResult) -> http.client.HTTPConnection:
@@ -117,23 +110,15 @@ def _connection(url: SplitResult) -> http.client.HTTPConnection:
     return kind(url.hostname or "", url.port or kind.default_port)
 
 
-def _judged(answer: _Answer, host: str, now: datetime) -> Outcome:
-    status = answer.status
+def _judged(status: int, retry_after: str | None, host: str, now: datetime) -> Outcome:
     if 200 <= status < 300:
         return Outcome(True)
-    said = f"{host} answers {status} {_phrase(status)}".rstrip()
+    said = f"{host} answers {status} {http.client.responses.get(status, '')}".rstrip()
     if 300 <= status < 400:
         said += ", and redirects are not followed; configure the new address"
     if status in _REFUSALS:
         return Outcome(False, said, final=True)
-    return Outcome(False, said, wait_s=_retry_after_s(answer.retry_after, now))
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+    return Outcome(False, said, wait_s=_retry_after_s(retry_after, now))
 
 
 def _retry_after_s(said: str | None, now: datetime) -> float:

@@ -116,7 +116,7 @@ class PeriodicWork:
         every(HEARTBEAT_S, "heartbeat", self._beat)
         every(HEARTBEAT_S, "champion", self._warn_of_synthetic, now)
         if "schedule" in self._roles:
-            every(HOUSEKEEPING_S, "tend", self._housekeep)
+            every(HOUSEKEEPING_S, "tend", partial(housekeeping, self._db, self._settings))
             every(LABELS_S, "labels", self._labels, now)
             every(self._settings.metrics.every_s, "metrics", self._measure, now)
             every(PRUNE_S, "retention", self._prune, now + timedelta(seconds=PRUNE_FIRST_S))
@@ -152,9 +152,6 @@ class PeriodicWork:
         if self._champion.synthetic and self._champion != before:
             about = f"{versions.RENDERED_ALONE}; {versions.REAL_MODEL}"
             log.warning("champion is synthetic", model=str(self._champion), about=about)
-
-    def _housekeep(self) -> None:
-        housekeeping(self._db, self._settings)
 
     def _labels(self) -> None:
         turn = files.resolve_inbox(self._db, self._settings, self._db.now())

@@ -14,18 +14,19 @@ PREFIX: Final = "MARCOD_"
 
 def state_dir() -> Path:
     """Where the embedded database and models live by default: systemd's StateDirectory, else the user's own."""
-    if systemd := os.environ.get("STATE_DIRECTORY"):
-        return Path(systemd.split(":")[0])
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "marcod"
+    return _folder("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")
 
 
 def cache_dir() -> Path:
     """Folder for what can be fetched again: systemd's CacheDirectory, else the user's own."""
-    if systemd := os.environ.get("CACHE_DIRECTORY"):
-        return Path(systemd.split(":")[0])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "marcod"
+    return _folder("CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
+
+
+def _folder(systemd: str, user: str, usual: str) -> Path:
+    if named := os.environ.get(systemd):
+        return Path(named.split(":")[0])
+    base = os.environ.get(user)
+    return (Path(base) if base else Path.home() / usual) / "marcod"
 
 
 def published_wheel() -> Path | None:

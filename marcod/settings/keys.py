@@ -148,4 +148,5 @@ def as_toml(value: object) -> str:
         return f"[{', '.join(map(as_toml, value))}]"
     if isinstance(value, SecretStr):
         return as_toml(value.get_secret_value())
-    return json.dumps(str(value) if isinstance(value, Path) else value)
+    text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")

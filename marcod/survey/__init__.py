@@ -15,14 +15,8 @@ from typing import Final
 from marcod import layouts
 from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text
 from marcod.layouts import Companions, Layout, LayoutOptions
-from marcod.survey.imager import Counted as Counted
-from marcod.survey.imager import Imager as Imager
-from marcod.survey.imager import Inspection as Inspection
-from marcod.survey.imager import Profile as Profile
-from marcod.survey.imager import companions as companions
-from marcod.survey.imager import describe, tally
-from marcod.survey.sample import EXAMPLES, Sample, take_sample
-from marcod.survey.sample import Limits as Limits
+from marcod.survey.imager import Counted, Imager, companions, describe, tally
+from marcod.survey.sample import EXAMPLES, Limits, take_sample
 
 FAMILIES: Final = tuple(name for name in layouts.NAMES if name != "regex")
 """Layouts that are tried; a pattern of one's own has to be given."""
@@ -73,20 +67,19 @@ class Survey:
     not_understood: Counted | None
 
     @property
+    def _only(self) -> Imager | None:
+        return self.imagers[0] if len(self.imagers) == 1 else None
+
+    @property
     def clear(self) -> Imager | None:
         """The one imager whose root is the folder itself and whose layout is beyond doubt."""
-        if len(self.imagers) != 1 or self.conflicts:
-            return None
-        [imager] = self.imagers
-        return imager if imager.root == self.folder and not imager.rivals and imager.images else None
+        found = self._only if not self.conflicts else None
+        return found if found and found.root == self.folder and not found.rivals and found.images else None
 
     @property
     def imager_above(self) -> Imager | None:
         """The one imager, where the folder is a part of its export and the root lies above."""
-        if len(self.imagers) != 1:
-            return None
-        [imager] = self.imagers
-        return imager if imager.root in self.folder.parents else None
+        return self._only if self._only and self._only.root in self.folder.parents else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +133,21 @@ def look(folder: Path, limits: Limits | None = None, progress: Callable[[int], N
             imagers.append(describe(base / root, wide[region.layouts[0]], _below(paths, root), rivals))
         else:
             conflicts.append(Conflict(base / region.folder, region.layouts))
-    return _survey(folder, sample, readings, tuple(imagers), tuple(conflicts), len(prefix))
+    start = len(prefix)
+    unknown = [r.path[start:] for r in readings if not r.images and layouts.has_image_extension(r.path)]
+    seen = Counted("read by no layout", len(unknown), tuple(map(path_text, unknown[:EXAMPLES]))) if unknown else None
+    return Survey(
+        folder=folder,
+        files=sample.files,
+        folders=sample.folders,
+        cut=tuple(sample.cut),
+        links=sample.links,
+        unreadable=tuple(sample.unreadable),
+        families=_families(readings, start),
+        imagers=tuple(imagers),
+        conflicts=tuple(conflicts),
+        not_understood=seen,
+    )
 
 
 def wide_layouts() -> dict[str, Layout]:
@@ -259,33 +266,6 @@ def _below(paths: Iterable[str], root: str) -> list[str]:
 def _is_inside(path: str, folder: str) -> bool:
     """Tell if a path lies below a folder; both relative to the base."""
     return path != folder and (not folder or path.startswith(f"{folder}/"))
-
-
-def _survey(
-    folder: Path,
-    sample: Sample,
-    readings: list[_Reading],
-    imagers: tuple[Imager, ...],
-    conflicts: tuple[Conflict, ...],
-    start: int,
-) -> Survey:
-    unknown = [r.path[start:] for r in readings if not r.images and layouts.has_image_extension(r.path)]
-    return Survey(
-        folder=folder,
-        files=sample.files,
-        folders=sample.folders,
-        cut=tuple(sample.cut),
-        links=sample.links,
-        unreadable=tuple(sample.unreadable),
-        families=_families(readings, start),
-        imagers=imagers,
-        conflicts=conflicts,
-        not_understood=_unknown(unknown),
-    )
-
-
-def _unknown(paths: list[str]) -> Counted | None:
-    return Counted("read by no layout", len(paths), tuple(map(path_text, paths[:EXAMPLES]))) if paths else None
 
 
 def _families(readings: list[_Reading], start: int) -> tuple[Family, ...]:

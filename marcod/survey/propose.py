@@ -1,6 +1,5 @@
 """Proposed settings of a source: what a survey is sure of is set, what it only suspects stands there as a comment."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Final
 
 from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError
+from marcod.settings.keys import as_toml
 from marcod.survey.imager import Imager
 from marcod.survey.mounts import NETWORKED
 
@@ -143,18 +143,13 @@ def local_zone() -> str:
 
 def toml(value: object) -> str:
     """Return a value as TOML. Raises ConfigError for text of undecodable bytes, which a TOML file cannot hold."""
-    if isinstance(value, (bool, int)):
-        return json.dumps(value)
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    text = str(value)
+    text = as_toml(value)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{path_text(text)!r} has bytes that are no UTF-8 text; rename or link the folder") from error
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+        name = path_text(str(value))
+        raise ConfigError(f"{name!r} has bytes that are no UTF-8 text; rename or link the folder") from error
+    return text
 
 
 def _observer(imager: Imager) -> Iterable[Line]:

@@ -12,8 +12,10 @@ import pytest
 from marcod import layouts, survey
 from marcod.cli.common.survey_report import _doubts, _how_to_scan
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
-from marcod.survey import Imager, Limits, Survey, look, propose, root_of
+from marcod.survey import Survey, look, propose, root_of
+from marcod.survey.imager import Imager
 from marcod.survey.propose import Answers
+from marcod.survey.sample import Limits
 from marcod.synthetic import Imager as Camera
 from marcod.synthetic import PlateSpec, plate_files
 

@@ -109,15 +109,21 @@ def actor() -> str:
 
 
 class OutFile(click.Path):
-    """A file that a command writes; one that cannot be written is refused before any work."""
+    """A file that a command writes; one that cannot be written is refused before any work.
 
-    def __init__(self, *, dash: bool = False) -> None:
+    Its name ends with one of ``kinds``, which tell the format, where there are any.
+    """
+
+    def __init__(self, *kinds: str, dash: bool = False) -> None:
         super().__init__(path_type=Path, allow_dash=dash)
         self.name = "file"
+        self._kinds = kinds
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path. Raises ConfigError."""
         path = Path(str(super().convert(value, param, ctx)))
+        if self._kinds and path.suffix.lower() not in self._kinds:
+            self.fail(f"the name's end tells the format; end it with {', '.join(self._kinds)}", param, ctx)
         if not (self.allow_dash and str(path) == "-"):
             check_writable(path)
         return path
@@ -163,16 +169,14 @@ def full_places(ctx: click.Context) -> str:
 
 def source_roots(settings: "Settings", ready: "app.App") -> dict[str, Path]:
     """Return the folder of each source: the configured one, else the one last recorded."""
-    return _recorded(ready) | _configured(settings)
+    from marcod import app
+
+    return _recorded(ready) | app.roots(settings)
 
 
 def protected_folders(settings: "Settings", ready: "app.App") -> list[Path]:
     """Return all folders where only imagers write, also those where a source was before it moved."""
-    return [*_recorded(ready).values(), *_configured(settings).values()]
-
-
-def _configured(settings: "Settings") -> dict[str, Path]:
-    return {name: source.root for name, source in settings.sources.items()}
+    return [*_recorded(ready).values(), *(source.root for source in settings.sources.values())]
 
 
 def _recorded(ready: "app.App") -> dict[str, Path]:

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import textwrap
+from collections.abc import Iterable
 from datetime import date
 from enum import Enum
 from pathlib import Path
@@ -103,6 +104,15 @@ def echo(sentence: str = "", *, err: bool = False, style: str = "") -> None:
     Text that must stay unchanged, such as a file's content or a table to copy, is printed by ``click.echo``.
     """
     say(console(to_errors=err), sentence, style)
+
+
+def echo_first(sentences: Iterable[str], most: int, rest: str = "", *, err: bool = False) -> None:
+    """Print the first ``most`` sentences, and how many more there are, followed by ``rest``."""
+    listed = list(sentences)
+    for sentence in listed[:most]:
+        echo(printable(sentence), err=err)
+    if len(listed) > most:
+        echo(f"and {len(listed) - most:,} more{rest}", err=err)
 
 
 def folded(sentence: str, width: int) -> list[str]:

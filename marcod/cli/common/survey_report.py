@@ -11,7 +11,8 @@ from marcod.cli.common import bars, listings, output
 from marcod.domain import path_text
 from marcod.errors import ConfigError
 from marcod.settings import SourceSettings
-from marcod.survey import Counted, Imager, Survey, propose
+from marcod.survey import Survey, propose
+from marcod.survey.imager import Counted, Imager
 
 PATIENCE_S: Final = 120.0
 """A look that takes longer hangs on its file server."""
