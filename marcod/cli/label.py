@@ -226,7 +226,7 @@ def vocabularies_(settings: Settings, name: str | None, toml: bool, json_output:
         return
     if name is None:
         overview = [(t.name, len(t.entries), sum(e.label is None for e in t.words), t.description) for t in chosen]
-        listings.show("", ("vocabulary", "words", "unmapped", "what"), overview, prose=True)
+        listings.show("", ("vocabulary", "labels", "unmapped", "what"), overview, prose=True)
         return
-    words = [(e.code, e.name, e.label or vocabularies.UNMAPPED) for e in chosen[0].words]
-    listings.show(chosen[0].description, ("word", "name", "class"), words)
+    entries = [(e.code, e.name, e.label or vocabularies.UNMAPPED) for e in chosen[0].words]
+    listings.show(chosen[0].description, ("label", "name", "class"), entries)

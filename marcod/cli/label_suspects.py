@@ -105,7 +105,7 @@ def _print(found: "SnapshotIssues", rows: list[dict[str, Any]], limit: int) -> N
     title = f"{len(rows)} of {text.count(len(found.items), 'label')} look wrong; about half of such doubts are right"
     listings.show(
         title,
-        ("margin", "plate", "drop", "label", "likely", "said by", "source"),
+        ("margin", "plate", "drop", "label", "likely", "labelled by", "source"),
         cells,
         spare=(("source",), ("margin",)),
     )
@@ -122,5 +122,4 @@ def _print(found: "SnapshotIssues", rows: list[dict[str, Any]], limit: int) -> N
 def _swap(person: Any) -> str:
     if person.confused is None or not person.swapped:
         return ""
-    said, likely = person.confused
-    return f"seems to swap {said} and {likely}"
+    return "seems to swap {} and {}".format(*person.confused)

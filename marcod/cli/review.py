@@ -107,14 +107,16 @@ def _session(ready: App, settings: Settings, person: str, *, opens: bool) -> Non
     output.echo(f"{len(done)} answered or skipped" + (f"; {NOTHING.format(person)}" if item is None else ""))
 
 
-def _keep(ready: App, item: Item, word: DropClass | None, person: str) -> None:
+def _keep(ready: App, item: Item, label: DropClass | None, person: str) -> None:
     """Keep an answer, or with None a skip."""
     now = datetime.now(UTC)
-    if word is None:
+    if label is None:
         desk.skip(ready.db, item, person, now)
     else:
-        desk.answer(ready.db, item, word, person, now)
-        _tell(ready, item, word)
+        desk.answer(ready.db, item, label, person, now)
+        # The model's class can no longer sway the person's answer.
+        thought = _scores(desk.one(ready.db, item.item_id))
+        output.echo(f"{label}; {item.model}: {thought}\n" if thought else f"{label}\n")
 
 
 def _take_back(ready: App, done: list[tuple[Item, DropClass | None]], person: str) -> None:
@@ -122,12 +124,10 @@ def _take_back(ready: App, done: list[tuple[Item, DropClass | None]], person: st
     if not done:
         output.echo("nothing to take back in this session; `marcod label withdraw` takes back an earlier label\n")
         return
-    item, word = done.pop()
-    said = word or "the skip"
-    if desk.undo(ready.db, item, word, person, datetime.now(UTC)):
-        output.echo(f"{said} of {text.printable(_place(item))} is taken back\n")
-    else:
-        output.echo(f"{said} of {text.printable(_place(item))} was changed since and stays\n")
+    item, label = done.pop()
+    undone = desk.undo(ready.db, item, label, person, datetime.now(UTC))
+    outcome = "is taken back" if undone else "was changed since and stays"
+    output.echo(f"{label or 'the skip'} of {text.printable(_place(item))} {outcome}\n")
 
 
 @contextmanager
@@ -153,12 +153,6 @@ def _key() -> str:
                 return key
             if key.isprintable() and not key.isspace():
                 click.echo(f"{key} is not one of the keys\n{PROMPT}", nl=False)
-
-
-def _tell(ready: App, item: Item, word: DropClass) -> None:
-    """Print the model's class, which can no longer sway the person's answer."""
-    thought = _scores(desk.one(ready.db, item.item_id))
-    output.echo(f"{word}; {item.model}: {thought}\n" if thought else f"{word}\n")
 
 
 def _place(item: Item) -> str:

@@ -182,7 +182,7 @@ def _watching(state: SourceStatus | None, now: datetime) -> tuple[object, ...]:
     """From the root to what is on its way."""
     if state is None:
         return ("-", "nobody", *["-"] * 5)
-    root = "there" if state.root_there else "AWAY"
+    root = "there" if state.root_there else "OFFLINE"
     scan, whole = ago(state.walked_at, now), ago(state.walked_whole_at, now)
     if not is_watched(state, now):
         return (f"was {root}", "nobody", state.host, scan, whole, "-", "-")

@@ -9,8 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 
 class Connection:
@@ -22,12 +20,8 @@ class Connection:
         self.socket.settimeout(timeout_s)
         self._handle = self.socket.dup()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close both handles."""
         self.socket.close()
         self._handle.close()
 

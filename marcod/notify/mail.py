@@ -91,7 +91,7 @@ def _hand_over(
 ) -> dict[str, tuple[int, bytes]]:
     """Deliver a mail. Returns the recipients that were refused where others were not."""
     ends = time.monotonic() + WHOLE * timeout_s
-    with Connection(mail.host or "", mail.port, timeout_s) as line, contextlib.ExitStack() as stack:
+    with contextlib.closing(Connection(mail.host or "", mail.port, timeout_s)) as line, contextlib.ExitStack() as stack:
         with line.limited_to(ends - time.monotonic()):
             server = stack.enter_context(contextlib.closing(_Server(line, mail, timeout_s)))
             if mail.security == "starttls":

@@ -7,13 +7,13 @@ Guarantees:
 """
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import http.client
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -91,7 +91,7 @@ def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout
     connection = _connection(url)
     path = quote(url.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = "?" + quote(url.query, safe="/?%:@!$&'()*+,;=~-._[]") if url.query else ""
-    with Connection(connection.host, connection.port, timeout_s) as line, contextlib.closing(connection):
+    with closing(Connection(connection.host, connection.port, timeout_s)) as line, closing(connection):
         with line.limited_to(ends - time.monotonic()):
             connection.sock = line.socket
             if url.scheme == "https":
@@ -99,7 +99,7 @@ def _exchange(url: SplitResult, headers: Mapping[str, str], body: bytes, timeout
             connection.request("POST", path + query, body, dict(headers))
             response = connection.getresponse()
         # Read the rest to be polite; only the status counts.
-        with contextlib.suppress(OSError, http.client.HTTPException), line.limited_to(min(POLITE_S, timeout_s)):
+        with suppress(OSError, http.client.HTTPException), line.limited_to(min(POLITE_S, timeout_s)):
             response.read(MOST_READ)
         return response.status, response.headers.get("Retry-After")
 

@@ -87,7 +87,7 @@ class ScoreSettings(Section):
     retry_s: float = Field(30.0, ge=0, description="Pause before the second try; doubles with each further one")
     idle_s: float = Field(0.5, gt=0, description="Pause before asking an empty queue again")
     accept_gone: bool = Field(
-        False, description="Do not tell of images whose files go before they are scored, as a clean-up makes them"
+        False, description="Do not report images whose files go before they are scored, as a clean-up makes them"
     )
 
 
@@ -97,7 +97,7 @@ class DaemonSettings(Section):
         600.0, gt=0, description="A batch that takes longer hangs on its device, and the process ends"
     )
     restarts: int = Field(
-        10, ge=0, description="Failures of a loop within an hour that nobody foresaw and that it is begun again"
+        10, ge=0, description="Unforeseen failures of a loop within an hour after which it is restarted"
     )
 
 
@@ -112,7 +112,7 @@ class LabelSettings(Section):
     vocabularies: FolderPath | None = Field(
         None,
         examples=["/etc/marcod/vocabularies.toml"],
-        description="TOML file whose words add to and replace the shipped vocabularies",
+        description="TOML file whose labels add to and replace those of the shipped vocabularies",
     )
     vocabulary: str = Field("marco", description="Vocabulary of labels that name none, from the inbox and from CSV")
 
@@ -225,7 +225,7 @@ class NotifySettings(Section):
         default_factory=list, examples=[["lab@example.org"]], description="Addresses that get an e-mail, through [mail]"
     )
     events: list[EventKind] = Field(
-        default_factory=lambda: list(EVENT_KINDS), description="What is told: hits, complete, quarantine, drift"
+        default_factory=lambda: list(EVENT_KINDS), description="Events that are sent: hits, complete, quarantine, drift"
     )
     sources: list[str] = Field(
         default_factory=list, examples=[["minstrel"]], description="Only of these sources; empty means all"
@@ -234,7 +234,7 @@ class NotifySettings(Section):
         default_factory=list, examples=[["lysozyme"]], description="Only of plates of these projects; empty means all"
     )
     format: Literal["json", "text"] = Field("json", description="How the body of a webhook is written")
-    every_s: float = Field(30.0, ge=0, description="What happens within this time is told in one message")
+    every_s: float = Field(30.0, ge=0, description="Events within this time are sent in one message")
 
     @model_validator(mode="after")
     def _one_way(self) -> "NotifySettings":
@@ -246,7 +246,7 @@ class NotifySettings(Section):
 
 
 def _guarded(url: str) -> bool:
-    """Tell if nobody between can read or change what is sent."""
+    """Tell if no other host can read or change what is sent."""
     parts = urlsplit(url)
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and local))
@@ -357,7 +357,7 @@ class SourceSettings(Section):
     accept: list[str] = Field(
         default_factory=list,
         examples=[["drop_number_lost"]],
-        description="Reasons and warnings of its files that the lab knows of, which are counted and need nobody",
+        description="Reasons and warnings of its files that the lab knows of, which are counted and need no person",
     )
 
     @field_validator("accept")

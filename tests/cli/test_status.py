@@ -53,7 +53,7 @@ def test_everything_is_on_one_screen(site: Site) -> None:
         assert line in shown
     assert re.search(r"champion +marco:1 since .* UTC, trained on rendered drops alone", shown)
     assert re.search(r"minstrel +there +events +imaging +4\d s ago +5 h ago +3 +1 +1\n", shown)
-    assert re.search(r"rock-imager +AWAY +scans +imaging +9 h ago +5 h ago +0 +0 +0\n", shown)
+    assert re.search(r"rock-imager +OFFLINE +scans +imaging +9 h ago +5 h ago +0 +0 +0\n", shown)
     assert re.search(r"gpu +8 +score ", shown)
 
     told = json.loads(site.ok("status", "--json"))

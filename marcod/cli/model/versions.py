@@ -210,16 +210,16 @@ def rollback(settings: Settings) -> None:
 
 @click.command()
 @click.argument("model_text", metavar="[NAME:VERSION]", required=False)
-@click.option("--none", "nobody", is_flag=True, help="End it, and withdraw the waiting images of the challenger")
+@click.option("--none", "ends", is_flag=True, help="End it, and withdraw the waiting images of the challenger")
 @pass_settings
-def challenge(settings: Settings, model_text: str | None, nobody: bool) -> None:
+def challenge(settings: Settings, model_text: str | None, ends: bool) -> None:
     """Let a second version score every new image too, behind the champion.
 
     Its scores are stored and shown when asked for with --model; current views, hits and plate summaries stay the
     champion's. A new challenger replaces the former one, whose waiting images are withdrawn, those of a
     `marcod rescore` with it too.
     """
-    if (model_text is None) != nobody:
+    if (model_text is None) != ends:
         raise click.UsageError("name a model version, or give --none")
     with app.open_app(settings) as ready:
         now = ready.db.now()
