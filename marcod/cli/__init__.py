@@ -15,7 +15,7 @@ import click
 from marcod import __version__, quiet
 from marcod.cli.common.configured import Configured
 from marcod.cli.common.lazy import LazyGroup
-from marcod.cli.common.options import Choice, full_places
+from marcod.cli.common.options import FILE, Choice, full_places
 from marcod.errors import MarcodError, is_full, os_reason
 
 COMMANDS: Final = {
@@ -78,7 +78,7 @@ class _Commands(LazyGroup):
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Configuration file [default: MARCOD_CONFIG, ~/.config/marcod/marcod.toml, /etc/marcod/marcod.toml]",
 )
 @click.option("--database", metavar="URL", help="Database for this call, instead of the configured one")

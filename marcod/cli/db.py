@@ -148,7 +148,7 @@ def backup(settings: Settings, file: Path, force: bool, json_output: bool) -> No
 
 
 @db.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=options.FILE)
 @click.option("--force", is_flag=True, help="The present database is damaged, and no worker runs")
 @click.option("--yes", is_flag=True, help="Do not ask")
 @options.as_json

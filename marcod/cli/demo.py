@@ -39,13 +39,11 @@ CLASSES: Final = (DropClass.CRYSTALS, DropClass.PRECIPITATE, DropClass.CLEAR, Dr
 
 @click.command()
 @click.option(
-    "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where to make everything [default: a new temporary folder, which stays]",
+    "--folder", type=options.FOLDER, help="Where to make everything [default: a new temporary folder, which stays]"
 )
 @click.option(
     "--models",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     help="Where the fetched model is kept for the next demonstration [default: in the demonstration's folder]",
 )
 @click.option("--wells", type=click.IntRange(min=1), help="Deliver at most this many wells of each plate")

@@ -12,7 +12,7 @@ from marcod.service import systemd_units
 @click.command("install-systemd")
 @click.option(
     "--prefix",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     default=Path("/"),
     show_default=True,
     help="Folder that stands for the root of the file system, for packages and images",
@@ -20,7 +20,7 @@ from marcod.service import systemd_units
 @click.option(
     "--exec",
     "program",
-    type=click.Path(path_type=Path),
+    type=options.PLACE,
     help="Program that the units start [default: the marcod of this environment]",
 )
 @click.option("--user", default=systemd_units.USER, show_default=True, help="User and group that the services run as")

@@ -71,7 +71,7 @@ def withdraw(settings: Settings, /, person: str | None, **named: Any) -> None:
 
 
 @label.command("import")
-@click.argument("place", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path))
+@click.argument("place", metavar="FILE_OR_FOLDER", type=options.PLACE)
 @click.option("--format", "format_", type=Choice(files.FORMATS), default="auto", show_default=True)
 @click.option("--source", help="Plates and images of this source; its zone is that of times without one")
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")

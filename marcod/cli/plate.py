@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -88,20 +88,17 @@ def _row(r: reports.Summary) -> dict[str, object]:
     }
 
 
-def choosing(command: options.Command) -> options.Command:
-    """Add the options that choose one inspection of one plate."""
-    for option in (
-        click.option("--model", "model_text", metavar="NAME:VERSION", help="As this model version saw it"),
-        click.option("--inspection", metavar="KEY_OR_NUMBER", help="Which inspection [default: the latest]"),
-        click.option("--source", help="The plate of this source, when several have one of that name"),
-        click.argument("plate_text", metavar="KEY_OR_BARCODE"),
-    ):
-        command = option(command)
-    return command
+choosing: Final = options.together(
+    click.argument("plate_text", metavar="KEY_OR_BARCODE"),
+    click.option("--source", help="The plate of this source, when several have one of that name"),
+    click.option("--inspection", metavar="KEY_OR_NUMBER", help="Which inspection [default: the latest]"),
+    click.option("--model", "model_text", metavar="NAME:VERSION", help="As this model version saw it"),
+)
+"""Arguments and options that choose one inspection of one plate."""
 
 
 def load(db: Database, *, plate_text: str, model_text: str | None, **chosen: str | None) -> "PlateMap":
-    """Load the plate map chosen by the options of :func:`choosing`. Raises NotFoundError or ConfigError."""
+    """Load the plate map chosen by the options of :data:`choosing`. Raises NotFoundError or ConfigError."""
     from marcod.model.registry import Registry
     from marcod.plates import plate_map
 

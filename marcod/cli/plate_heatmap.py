@@ -90,10 +90,10 @@ def heatmap(
         heat = heatmap.Attribution(record, weights).heat(rgb, target, recipe, done)
     _compare(shown, drop, heat)
     facts = _facts(shown, drop, root / found.path, found, target, recipe)
-    words = {f"marcod:{name}": str(value) for name, value in facts.items()}
+    about = {f"marcod:{name}": str(value) for name, value in facts.items()}
     notice = versions.SYNTHETIC_NOTICE if shown.version.synthetic else ""
     caption = _caption(shown, drop, target, recipe)
-    drawn = heatmap.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **words})
+    drawn = heatmap.draw(rgb, heat, caption, notice=notice, text={"Software": "marcod", **about})
     files.save(out, drawn, closed)
     _print({"out": str(out.resolve()), **facts}, json_output=json_output)
 

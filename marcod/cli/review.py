@@ -254,7 +254,7 @@ def _print_strata(found: Report) -> None:
 
 
 @review.command()
-@click.argument("target", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("target", metavar="FOLDER", type=options.PLACE)
 @_PERSON
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 5000), help="At most this many drops")
 @options.as_json
@@ -288,7 +288,7 @@ def export(settings: Settings, target: Path, person: str | None, limit: int, jso
 
 
 @review.command("import")
-@click.argument("place", metavar="FOLDER_OR_CSV", type=click.Path(path_type=Path))
+@click.argument("place", metavar="FOLDER_OR_CSV", type=options.PLACE)
 @click.option("--person", help="Who says so, where the file does not tell [default: you]")
 @click.option("--vocabulary", help="Vocabulary of the labels [default: labels.vocabulary]")
 @options.as_json

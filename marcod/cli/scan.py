@@ -22,7 +22,7 @@ from marcod.watch.scan import ScanReport, scan_once
 
 
 @click.command()
-@click.argument("root", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("root", required=False, type=options.FOLDER)
 @click.option("--layout", type=Choice(layouts.NAMES), help="Path grammar of ROOT [default: the one that reads it]")
 @click.option("--source", "name", help="Name of the source [default: made from ROOT, or all configured ones]")
 @click.option("--settle", "settle_s", type=click.FloatRange(min=0), help="Seconds a file must stand still")

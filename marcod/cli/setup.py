@@ -40,7 +40,7 @@ class _Found:
 
 
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, type=options.PLACE)
 @click.option("--name", help="Name of the source [default: made from the folder]")
 @click.option("--yes", is_flag=True, help="Write without asking anything")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing")

@@ -122,7 +122,8 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
             _ask(yes, f"Put {_amount(planned.moved)} of {origin} into {into}? {_same(planned)}.")
             with bars.stages() as report:
                 joined = partial(report, "plates joined")
-                planned = ready.db.write(merging.merge, one, other, actor=options.actor(), now=now, report=joined)
+                now, actor = ready.db.now(), options.actor()
+                planned = ready.db.write(merging.merge, one, other, actor=actor, now=now, report=joined)
     if json_output:
         output.print_json({"dry_run": dry_run, "from": origin, "into": into, "plan": planned})
         return
@@ -179,7 +180,8 @@ def forget(
                 files.save(labels_to, _table_of_labels(ready.db, name), options.protected_folders(settings, ready))
             with bars.stages() as report:
                 removed = partial(report, "plates removed")
-                ready.db.write(source_changes.forget, source_id, actor=options.actor(), now=now, report=removed)
+                now, actor = ready.db.now(), options.actor()
+                ready.db.write(source_changes.forget, source_id, actor=actor, now=now, report=removed)
     if json_output:
         output.print_json({"dry_run": dry_run, "source": name, "contents": held})
         return

@@ -174,8 +174,8 @@ def _print_numbers(numbers: Mapping[str, Any]) -> None:
     gate = numbers.get("gate", numbers)
     sides = [gate.get(side) or {} for side in SIDES]
     if any(sides):
-        known = [(words, [side.get(key) for side in sides]) for key, words in HEADLINE.items()]
-        rows = [(words, *map(_number, values)) for words, values in known if any(v is not None for v in values)]
+        known = [(title, [side.get(key) for side in sides]) for key, title in HEADLINE.items()]
+        rows = [(title, *map(_number, values)) for title, values in known if any(v is not None for v in values)]
         models = [str(side.get("model", name)) for side, name in zip(sides, SIDES, strict=True)]
         heads = [f"{name} {model}" for name, model in zip(SIDES, models, strict=True)]
         listings.show("\nOn the test side", ("", *heads), rows)
@@ -189,14 +189,14 @@ def _print_numbers(numbers: Mapping[str, Any]) -> None:
 
 def _in_words(numbers: Mapping[str, Any]) -> str:
     """Write the numbers of a check: counts against what is needed, and nothing of what has no value."""
-    words = []
+    parts = []
     for name, value in numbers.items():
         needed = numbers.get(f"{name}{NEEDED}")
         if needed is not None:
-            words.append(f"{_number(value)} of {_number(needed)} {name}")
+            parts.append(f"{_number(value)} of {_number(needed)} {name}")
         elif value is not None and not name.endswith(NEEDED):
-            words.append(f"{name.replace('_', ' ')} {listings.in_words(value)}")
-    return ", ".join(words)
+            parts.append(f"{name.replace('_', ' ')} {listings.in_words(value)}")
+    return ", ".join(parts)
 
 
 def _number(value: object) -> str:

@@ -228,7 +228,7 @@ def test_all_addresses_of_a_name_share_one_limit(monkeypatch: pytest.MonkeyPatch
 
     with hung_host() as port, socket.create_server(("127.0.0.2", port)):
         resolved("127.0.0.1", "127.0.0.2")
-        with Connection("many.test", port, 0.4) as line:
+        with closing(Connection("many.test", port, 0.4)) as line:
             assert line.socket.getpeername() == ("127.0.0.2", port)
         resolved(*["127.0.0.1"] * 1000)
         with pytest.raises(TimeoutError):

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Name = TypeVar("Name", bound=str)
 
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
+FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+PLACE: Final = click.Path(path_type=Path)
+"""Types of arguments and options that name a file, a folder, or either."""
+
 NO_ROOM: Final = 2**20
 """Bytes free below which a disk is called full."""
 
@@ -34,21 +39,29 @@ def as_json(command: Command) -> Command:
     return click.option("--json", "json_output", is_flag=True, help="Print JSON for programs")(command)
 
 
-def naming_a_drop(command: Command) -> Command:
-    """Add the arguments and options that name a drop at an inspection: the fields of a ``DropReference``."""
-    for option in (
-        click.option("--source", help="The plate of this source, when several have one of that name"),
-        click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]"),
-        click.option("--drop", type=click.IntRange(1, 999), help="Which drop [default: the only one]"),
-        click.argument("well"),
-        click.argument("plate", metavar="KEY_OR_BARCODE"),
-    ):
-        command = option(command)
-    return command
+def together(*parts: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Make one decorator of options and arguments that stand together, in their order."""
+
+    def decorate(command: Command) -> Command:
+        for part in reversed(parts):
+            command = part(command)
+        return command
+
+    return decorate
+
+
+naming_a_drop: Final = together(
+    click.argument("plate", metavar="KEY_OR_BARCODE"),
+    click.argument("well"),
+    click.option("--drop", type=click.IntRange(1, 999), help="Which drop [default: the only one]"),
+    click.option("--inspection", metavar="KEY_OR_NUMBER", help="At which inspection [default: the latest]"),
+    click.option("--source", help="The plate of this source, when several have one of that name"),
+)
+"""Arguments and options that name a drop at an inspection: the fields of a ``DropReference``."""
 
 
 def drop_of(named: Mapping[str, Any]) -> str:
-    """Return the drop named by :func:`naming_a_drop` with its plate, as a person named them."""
+    """Return the drop named by :data:`naming_a_drop` with its plate, as a person named them."""
     return f"{drop_name(named['well'], named['drop'])} of {named['plate']}"
 
 
@@ -82,8 +95,8 @@ class Choice(click.Choice[Name]):
         """Return the error for a value that is not allowed."""
         from marcod import text
 
-        words = text.nearest(str(value), [str(choice) for choice in self.choices])
-        return f"{str(value)!r} is not one of {', '.join(map(repr, words))}."
+        names = text.nearest(str(value), [str(choice) for choice in self.choices])
+        return f"{str(value)!r} is not one of {', '.join(map(repr, names))}."
 
 
 def age_or_date(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:

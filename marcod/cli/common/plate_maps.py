@@ -216,8 +216,8 @@ def _grid(past: PlateHistory, drops: Sequence[DropHistory], heads: Sequence[str]
         looks = [drop.looks[place] for place in part]
         marks = [Text() if look is None else _look(look, past.version) for look in looks]
         highest = "" if drop.highest_p_crystals is None else f"{drop.highest_p_crystals:.3f}"
-        words = [drop.trend if len(past.inspections) > 1 else "-", drop.first_hit, highest] if last else []
-        rows.append([_name(drop.last), *marks, *words])
+        last_cells = [drop.trend if len(past.inspections) > 1 else "-", drop.first_hit, highest] if last else []
+        rows.append([_name(drop.last), *marks, *last_cells])
     columns = ["drop", *(heads[place] for place in part), *(["trend", "first hit", "highest"] if last else [])]
     return listings.table("", columns, rows)
 

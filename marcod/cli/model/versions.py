@@ -248,7 +248,7 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
 
 
 @click.command("train-synthetic")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=options.FOLDER)
 @click.option("--version", "version", default=1, show_default=True, help="Version of the new bundle")
 @click.option("--seed", default=1, show_default=True, help="Everything drawn at random follows from it")
 @click.option("--images", default=8_000, show_default=True, help="Rendered drops to train on")
