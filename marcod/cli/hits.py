@@ -115,13 +115,9 @@ def hits_table(found: list[reports.Hit], total: int, once: Collection[tuple[str,
         )
         for h in found
     ]
-    same = [place for place, name in enumerate(columns) if not (rule and name == "threshold")]
-    return listings.table(
-        listings.counted(len(found), total, "hit", f"{rule}, best first") + (MEANING if found else ""),
-        [columns[place] for place in same],
-        [[row[place] for place in same] for row in rows],
-        spare=(("project",), ("cause",), ("source",), ("trend",)),
-    )
+    title = listings.counted(len(found), total, "hit", f"{rule}, best first") + (MEANING if found else "")
+    spare = (("project",), ("cause",), ("source",), ("trend",))
+    return listings.table(title, columns, rows, spare=spare, without=("threshold",) if rule else ())
 
 
 def _most(target: Path | None) -> int:

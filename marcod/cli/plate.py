@@ -48,23 +48,16 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
     if json_output:
         output.print_json(rows)
         return
-    output.console().print(_listing(rows, total))
+    _print(rows, total)
     output.warn_of_synthetic(scored=any(r.model_synthetic and r.scored for r in rows))
 
 
-def _listing(rows: list[reports.Summary], total: int) -> listings.Listing:
+def _print(rows: list[reports.Summary], total: int) -> None:
     rules = {hit_rule(r.crystal_threshold) for r in rows}
     rule = f"; hits: {rules.pop()}" if len(rules) == 1 else ""
-    cells = [_row(r) for r in rows]
-    if rule:
-        cells = [{name: value for name, value in row.items() if name != THRESHOLD} for row in cells]
-    columns = [name for name in COLUMNS if not (rule and name == THRESHOLD)]
-    return listings.table(
-        listings.counted(len(rows), total, "inspection", rule),
-        columns,
-        [row.values() for row in cells],
-        spare=(("model",), CLASSES, ("source",), ("failed",), (THRESHOLD,)),
-    )
+    title = listings.counted(len(rows), total, "inspection", rule)
+    spare = (("model",), CLASSES, ("source",), ("failed",), (THRESHOLD,))
+    listings.show(title, COLUMNS, map(_row, rows), spare=spare, without=(THRESHOLD,) if rule else ())
 
 
 THRESHOLD = "crystals\n>="
@@ -72,20 +65,11 @@ CLASSES = ("likeliest\nprecipitate", "class\nclear", "\nother", "\ncrystals")
 COLUMNS = ("plate", "inspection", "hits", THRESHOLD, "drops", *CLASSES, "failed", "state", "source", "model")
 
 
-def _row(r: reports.Summary) -> dict[str, object]:
-    classes = zip(CLASSES, (r.n_precipitate, r.n_clear, r.n_other, r.n_crystals), strict=True)
-    return {
-        "plate": r.barcode or r.plate_key,
-        "inspection": r.inspection_key,
-        "hits": r.hits,
-        THRESHOLD: r.crystal_threshold,
-        "drops": r.seen,
-        **dict(classes),
-        "failed": r.failed,
-        "state": output.completeness(r),
-        "source": r.source,
-        "model": f"{r.model}:{r.model_version}",
-    }
+def _row(r: reports.Summary) -> tuple[object, ...]:
+    plate, model = r.barcode or r.plate_key, f"{r.model}:{r.model_version}"
+    classes = (r.n_precipitate, r.n_clear, r.n_other, r.n_crystals)
+    hits = (r.hits, r.crystal_threshold, r.seen)
+    return (plate, r.inspection_key, *hits, *classes, r.failed, output.completeness(r), r.source, model)
 
 
 choosing: Final = options.together(

@@ -38,17 +38,15 @@ class Addition:
         self._before = self._content()
         self._after = _ended(HEAD.encode() if self._before is None else self._before) + tables.encode()
 
-    def check(self, check: Callable[[Settings], None] = lambda settings: None) -> Settings:
+    def check(self, check: Callable[[Settings], None]) -> None:
         """Load the file as it would be, and give the settings to ``check``. Raises ConfigError; changes nothing."""
         with tempfile.TemporaryDirectory(prefix="marcod-setup-") as folder:
             trial = Path(folder) / self.path.name
             trial.write_bytes(self._after)
             try:
-                loaded = load(trial)
-                check(loaded)
+                check(load(trial))
             except MarcodError as error:
                 raise ConfigError(str(error).replace(str(trial), str(self.path))) from error
-        return loaded
 
     def write(self) -> None:
         """Put the file in its place, whole or not at all, with the mode and the owner that it had.

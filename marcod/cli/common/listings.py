@@ -1,6 +1,6 @@
 """Tables on a screen, and JSON values written for people."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final
@@ -126,10 +126,13 @@ def table(
     prose: bool = False,
     styles: Iterable[str] = (),
     right: bool = False,
+    without: Collection[str] = (),
 ) -> Listing:
-    """Make a plain table; see :class:`Listing`."""
-    groups = tuple(tuple(group) for group in spare)
-    return Listing(title, tuple(columns), tuple(tuple(row) for row in rows), groups, prose, tuple(styles), right)
+    """Make a plain table; see :class:`Listing`. Columns of the names ``without`` are left out."""
+    names, groups = tuple(columns), tuple(tuple(group) for group in spare)
+    kept = [place for place, name in enumerate(names) if name not in without]
+    cells = tuple(tuple(row[place] for place in kept) for row in map(tuple, rows))
+    return Listing(title, tuple(names[place] for place in kept), cells, groups, prose, tuple(styles), right)
 
 
 def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], **choices: Any) -> None:
