@@ -136,7 +136,7 @@ class OutFile(click.Path):
         """Return the path. Raises ConfigError."""
         path = Path(str(super().convert(value, param, ctx)))
         if self._kinds and path.suffix.lower() not in self._kinds:
-            self.fail(f"the name's end tells the format; end it with {', '.join(self._kinds)}", param, ctx)
+            self.fail(f"its end tells the format; end the name with {', '.join(self._kinds)}", param, ctx)
         if not (self.allow_dash and str(path) == "-"):
             check_writable(path)
         return path
