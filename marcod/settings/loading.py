@@ -23,15 +23,18 @@ def config_file(named: Path | None = None) -> Path | None:
 
     Raises FaultsError when a named file does not exist.
     """
-    place = "the command line"
-    if named is None and (variable := os.environ.get("MARCOD_CONFIG")):
-        named, place = Path(variable), "variable MARCOD_CONFIG"
-    if named is None:
+    place = "the command line" if named is not None else "variable MARCOD_CONFIG"
+    if (named := named or variable()) is None:
         return next((path for path in (user_file(), Path("/etc/marcod/marcod.toml")) if path.is_file()), None)
     if not named.is_file():
         text = f"configuration file {named} does not exist; name another or leave it out"
         raise FaultsError([Fault(place, None, text, word=str(named), nearest=_beside(named))])
     return named
+
+
+def variable() -> Path | None:
+    """Return the file that ``MARCOD_CONFIG`` names."""
+    return Path(name) if (name := os.environ.get("MARCOD_CONFIG")) else None
 
 
 def user_file() -> Path:

@@ -9,7 +9,7 @@ from typing import Final
 from marcod import files
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.settings import Settings
-from marcod.settings.loading import config_file, load, user_file
+from marcod.settings.loading import config_file, load, user_file, variable
 
 HEAD: Final = """\
 # Configuration of marcod. `marcod config show` prints every key with its value and its meaning,
@@ -22,11 +22,7 @@ HEAD: Final = """\
 
 def file_to_write(named: Path | None = None) -> Path:
     """Return the file from which the configuration is read, or would be read if it were there."""
-    if named is None and (variable := os.environ.get("MARCOD_CONFIG")):
-        named = Path(variable)
-    if named is not None:
-        return named
-    return config_file() or user_file()
+    return named or variable() or config_file() or user_file()
 
 
 class Addition:
