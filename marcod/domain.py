@@ -22,6 +22,8 @@ class DropClass(StrEnum):
 
 
 CLASSES: Final = tuple(DropClass)
+COLUMN_OF_CLASS: Final = {each: f"p_{each.lower()}" for each in CLASSES}
+"""Name under which the probability of each class is kept and printed."""
 
 
 class TrainedOn(StrEnum):
@@ -47,7 +49,7 @@ class Modality(StrEnum):
 
 
 class Kind(StrEnum):
-    """The kind of an image. Only a composite shows the whole drop and is scored."""
+    """The kind of an image. Only a composite shows the whole drop and is scored; the others are a :class:`Reason`."""
 
     COMPOSITE = "composite"
     THUMBNAIL = "thumbnail"
@@ -121,14 +123,6 @@ class LayoutWarning:
 
     def __str__(self) -> str:
         return self.text
-
-
-REASON_OF_KIND: Final = {
-    Kind.THUMBNAIL: Reason.THUMBNAIL,
-    Kind.SLICE: Reason.SLICE,
-    Kind.OVERVIEW: Reason.OVERVIEW,
-    Kind.DROP_LOCATION: Reason.DROP_LOCATION,
-}
 
 
 class Split(StrEnum):
@@ -286,7 +280,7 @@ def parse_well(text: str) -> tuple[int, int]:
 
 def why_not_scored(image: DropImage) -> Reason | None:
     """Return the reason a parsed image is never scored; None for a composite."""
-    return REASON_OF_KIND.get(image.kind)
+    return None if image.kind is Kind.COMPOSITE else Reason(image.kind)
 
 
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")

@@ -266,20 +266,19 @@ _DATE: Final = re.compile(
 AS_TEXT: Final = "format the column as text, enter it again and save the table"
 
 
+_DAMAGED: Final = (
+    (_EXPONENT, "a spreadsheet has rounded it to a power of ten"),
+    (_DATE, "a spreadsheet has made a date of it"),
+    (_ERROR, "a spreadsheet shows an error in its place"),
+    (_ROUNDED, "a spreadsheet keeps 15 digits and has set the others to zero"),
+    (_DECIMAL, "a spreadsheet has made a decimal number of it"),
+)
+
+
 def damage(cell: str) -> str | None:
     """Describe a spreadsheet's damage to a barcode, a plate's name or a well, and its remedy; None for a sound cell."""
-    cell = unicodedata.normalize("NFC", cell)
-    if _EXPONENT.fullmatch(cell):
-        return f"a spreadsheet has rounded it to a power of ten; {AS_TEXT}"
-    if _DATE.fullmatch(cell):
-        return f"a spreadsheet has made a date of it; {AS_TEXT}"
-    if _ERROR.fullmatch(cell):
-        return f"a spreadsheet shows an error in its place; {AS_TEXT}"
-    if _ROUNDED.fullmatch(cell):
-        return f"a spreadsheet keeps 15 digits and has set the others to zero; {AS_TEXT}"
-    if _DECIMAL.fullmatch(cell):
-        return f"a spreadsheet has made a decimal number of it; {AS_TEXT}"
-    return None
+    whole = unicodedata.normalize("NFC", cell)
+    return next((f"{what}; {AS_TEXT}" for pattern, what in _DAMAGED if pattern.fullmatch(whole)), None)
 
 
 ZEROS: Final = 20

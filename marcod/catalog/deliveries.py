@@ -4,7 +4,7 @@ A path seen twice changes nothing; a path whose size or time changed is queued a
 records, jobs and summaries included, is one transaction.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
@@ -14,13 +14,11 @@ from sqlalchemy.engine import Connection
 
 from marcod.catalog import barcode_reuse
 from marcod.database.engine import insert
+from marcod.database.rows import select_in
 from marcod.database.schema import drop, image, inspection, inspection_summary, label, model_version, plate
 from marcod.domain import RECORDED_WARNINGS, DropImage, folded, path_text
 from marcod.store import copies, derived, drops, locks, plate_names, queue, results, versions
 from marcod.store.selects import WAS_CHAMPION
-
-CHUNK: Final = 500
-"""Rows a statement carries; below the parameter limits of both databases."""
 
 PORTION: Final = 1_000
 """Images that one transaction records at most; it locks plates, then images, each in one order."""
@@ -52,15 +50,11 @@ class Recorded:
     reused_example: str | None = None
 
     def __add__(self, other: "Recorded") -> "Recorded":
-        return Recorded(
-            self.new + other.new,
-            self.changed + other.changed,
-            self.unchanged + other.unchanged,
-            self.queued + other.queued,
-            self.unscored + other.unscored,
-            self.reused + other.reused,
-            self.reused_example or other.reused_example,
-        )
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
+        return Recorded(**sums, reused_example=self.reused_example or other.reused_example)
+
+
+_SUMMED: Final = ("new", "changed", "unchanged", "queued", "unscored", "reused")
 
 
 class Known(NamedTuple):
@@ -76,18 +70,11 @@ def known(connection: Connection, source_id: int, paths: Sequence[str]) -> dict[
 
     An image whose file was gone has an impossible stat, so that a file that came back is recorded again.
     """
-    gone = image.c.gone_at.is_not(None)
-    found: dict[str, Known] = {}
+    size = sa.case((image.c.gone_at.is_not(None), -1), else_=image.c.size)
+    recorded = sa.select(image.c.path, size, image.c.mtime_ns, image.c.warnings).where(image.c.source_id == source_id)
     original = {path_text(path): path for path in paths}
-    texts = list(original)
-    for start in range(0, len(texts), CHUNK):
-        rows = connection.execute(
-            sa.select(image.c.path, sa.case((gone, -1), else_=image.c.size), image.c.mtime_ns, image.c.warnings).where(
-                image.c.source_id == source_id, image.c.path.in_(texts[start : start + CHUNK])
-            )
-        )
-        found.update({original[path]: Known(size, mtime_ns, warnings) for path, size, mtime_ns, warnings in rows})
-    return found
+    rows = select_in(connection, recorded, image.c.path, original)
+    return {original[path]: Known(*stat) for path, *stat in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +95,16 @@ def record(connection: Connection, source_id: int, sightings: Sequence[Sighting]
 
     At most :data:`PORTION` images; raises ValueError for more.
     """
-    return _record(connection, source_id, sightings, now, _record_chunk)
+    seen, serving = _portion(sightings), _serving(connection)
+    before = known(connection, source_id, [s.path for s in seen])
+    fresh = [s for s in seen if s.path not in before]
+    changed = [s for s in seen if s.path in before and _is_changed(s, before[s.path])]
+    places = _places(connection, source_id, fresh + changed, now)
+    _hold_behind(connection, source_id, changed, places, serving)
+    inserted = _insert_images(connection, source_id, fresh, places, now)
+    former = _former(connection, source_id, changed)
+    altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
+    return _follow(connection, len(seen), inserted, former, altered, serving, now)
 
 
 def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime) -> Recorded:
@@ -116,38 +112,31 @@ def reread(connection: Connection, source_id: int, sightings: Sequence[Sighting]
 
     Nobody looked at the files: images that are gone stay gone, and the others are as they were.
     """
-    return _record(connection, source_id, sightings, now, _reread_chunk)
+    seen, serving = _portion(sightings), _serving(connection)
+    recorded = known(connection, source_id, [s.path for s in seen])
+    there = [s for s in seen if s.path in recorded]
+    places = _places(connection, source_id, there, now)
+    _hold_behind(connection, source_id, there, places, serving)
+    former = _former(connection, source_id, there)
+    there = [s for s in there if path_text(s.path) in former]
+    changed = [s for s in there if _reads_otherwise(s, former[path_text(s.path)], places[s.path])]
+    former = {path_text(s.path): former[path_text(s.path)] for s in changed}
+    altered = [_reread_image(connection, s, former[path_text(s.path)], places[s.path]) for s in changed]
+    relit = [new.image_id for old, new in _pairs(former, altered) if old.modality != new.modality]
+    results.keep_score(connection, relit)
+    return _follow(connection, len(seen), [], former, altered, serving, now)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Record of one portion: the inspections touched, drops whose images moved or came back, plates to catch up."""
-
-    recorded: Recorded
-    touched: set[int]
-    moved: set[int]
-    behind: set[int]
+def _serving(connection: Connection) -> _Serving:
+    """Lock the champion and look up who serves."""
+    return _Serving(versions.champion(connection, lock=True), versions.aliased(connection, versions.CHALLENGER))
 
 
-_Chunk = Callable[[Connection, int, dict[str, Sighting], _Serving, datetime], _Part]
-
-
-def _record(
-    connection: Connection, source_id: int, sightings: Sequence[Sighting], now: datetime, take: _Chunk
-) -> Recorded:
+def _portion(sightings: Sequence[Sighting]) -> list[Sighting]:
+    """Sort by path, so that two who record the same files insert them in one order. The last of a path counts."""
     if len(sightings) > PORTION:
         raise ValueError(f"{len(sightings)} images for one transaction; {PORTION} are allowed")
-    serving = _Serving(versions.champion(connection, lock=True), versions.aliased(connection, versions.CHALLENGER))
-    # Two who record the same files insert them in one order.
-    done = take(
-        connection, source_id, {path_text(s.path): s for s in sorted(sightings, key=lambda s: s.path)}, serving, now
-    )
-    if done.behind:
-        # The champion sees what a former one did: the rest of the plate, and so its drops over time.
-        queue.enqueue_rescore(connection, serving.champion.id, now, done.behind)
-    if done.touched:
-        derived.refresh(connection, done.moved, done.touched, now, serving=list(serving))
-    return done.recorded
+    return list({path_text(s.path): s for s in sorted(sightings, key=lambda s: s.path)}.values())
 
 
 def _behind(connection: Connection, touched: set[int], serving: _Serving) -> set[int]:
@@ -188,40 +177,9 @@ def _hold_behind(
         _behind(connection, touched, serving)
 
 
-def _record_chunk(
-    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
-) -> _Part:
-    before = known(connection, source_id, [s.path for s in chunk.values()])
-    fresh = [s for s in chunk.values() if s.path not in before]
-    changed = [s for s in chunk.values() if s.path in before and _is_changed(s, before[s.path])]
-    places = _places(connection, source_id, fresh + changed, now)
-    _hold_behind(connection, source_id, changed, places, serving)
-    inserted = _insert_images(connection, source_id, fresh, places, now)
-    former = _former(connection, source_id, changed)
-    altered = [_update_image(connection, s, former[path_text(s.path)], places[s.path], now) for s in changed]
-    return _follow(connection, len(chunk), inserted, former, altered, serving, now)
-
-
 def _is_changed(sighting: Sighting, before: Known) -> bool:
     said = _warned(kind for kind in _kinds(before.warnings) if kind not in RECORDED_WARNINGS)
     return (before.size, before.mtime_ns, said) != (sighting.size, sighting.mtime_ns, _doubts(sighting))
-
-
-def _reread_chunk(
-    connection: Connection, source_id: int, chunk: dict[str, Sighting], serving: _Serving, now: datetime
-) -> _Part:
-    recorded = known(connection, source_id, [s.path for s in chunk.values()])
-    there = [s for s in chunk.values() if s.path in recorded]
-    places = _places(connection, source_id, there, now)
-    _hold_behind(connection, source_id, there, places, serving)
-    former = _former(connection, source_id, there)
-    there = [s for s in there if path_text(s.path) in former]
-    changed = [s for s in there if _reads_otherwise(s, former[path_text(s.path)], places[s.path])]
-    former = {path_text(s.path): former[path_text(s.path)] for s in changed}
-    altered = [_reread_image(connection, s, former[path_text(s.path)], places[s.path]) for s in changed]
-    relit = [new.image_id for old, new in _pairs(former, altered) if old.modality != new.modality]
-    results.keep_score(connection, relit)
-    return _follow(connection, len(chunk), [], former, altered, serving, now)
 
 
 def _reads_otherwise(sighting: Sighting, former: Any, place: "_Place") -> bool:
@@ -237,8 +195,8 @@ def _follow(
     altered: list["_Row"],
     serving: _Serving,
     now: datetime,
-) -> _Part:
-    """Bring labels, copies and the queue after images that were inserted, or altered from their former rows."""
+) -> Recorded:
+    """Bring labels, copies, the queue and derived rows after images that are new or differ from their former rows."""
     other = [new for old, new in _pairs(former, altered) if new.content != "same" or _shows_other(old, new)]
     copies.release(connection, [row.image_id for row in other], now)
     # Bytes that are known may have a copy where the image is now.
@@ -262,7 +220,12 @@ def _follow(
     reused = barcode_reuse.warn(connection, here, _pairs(former, altered))
     unchanged = seen - len(inserted) - len(altered)
     counts = len(inserted), len(altered), unchanged, queued, unscored
-    return _Part(Recorded(*counts, *reused), touched, moved, behind)
+    if behind:
+        # The champion sees what a former one did: the rest of the plate, and so its drops over time.
+        queue.enqueue_rescore(connection, serving.champion.id, now, behind)
+    if touched:
+        derived.refresh(connection, moved, touched, now, serving=list(serving))
+    return Recorded(*counts, *reused)
 
 
 def _pairs(former: Mapping[str, Any], altered: list["_Row"]) -> list[tuple[Any, "_Row"]]:

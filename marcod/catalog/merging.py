@@ -10,7 +10,7 @@ Guarantees:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -63,18 +63,6 @@ def merge(
     return planned
 
 
-@dataclass(slots=True)
-class _Touched:
-    """Rows of the target whose verdicts may be others now."""
-
-    drops: set[int]
-    inspections: set[int]
-
-    def add(self, drop_id: int, inspection_id: int) -> None:
-        self.drops.add(drop_id)
-        self.inspections.add(inspection_id)
-
-
 class _Merge:
     """One merge under way."""
 
@@ -117,12 +105,9 @@ class _Merge:
         """Put one plate into the target's plate of its key, and its images into the same images there."""
         self._hold_plate(one)
         self._find_places(one)
-        touched = _Touched(set(one.drops.values()), set(one.inspections.values()))
-        for row in one.images:
-            place = one.place(row.drop_id, row.inspection_id, row.id)
-            touched.add(place.drop_id, place.inspection_id)
-        for place in one.placed.values():
-            touched.add(place.drop_id, place.inspection_id)
+        places = [one.place(row.drop_id, row.inspection_id, row.id) for row in one.images] + [*one.placed.values()]
+        drop_ids = {*one.drops.values(), *(place.drop_id for place in places)}
+        inspection_ids = {*one.inspections.values(), *(place.inspection_id for place in places)}
         self._take_summaries(one)
         for part in parts({row.id for row in one.images} - one.pairs.keys()):
             self._connection.execute(sa.update(image).where(image.c.id.in_(part)).values(self._image_values()))
@@ -131,7 +116,9 @@ class _Merge:
         join_hits(self._connection, one)
         join_questions(self._connection, one)
         self._remove(one)
-        self._refresh(touched)
+        if versions.has_champion(self._connection):
+            self._keep_complete(inspection_ids)
+            derived.refresh(self._connection, drop_ids, inspection_ids, self._now)
 
     def _hold_plate(self, one: JoinedPlate) -> None:
         """Lock its jobs, inspections and drops and those of the target's plate, in the order of those who score."""
@@ -267,12 +254,6 @@ class _Merge:
         left = [sa.exists().where(table.c.plate_id == plate.c.id) for table in (drop, inspection)]
         empty = sa.and_(plate.c.id == one.id, plate.c.project.is_(None), *(sa.not_(each) for each in left))
         self._connection.execute(sa.delete(plate).where(empty))
-
-    def _refresh(self, touched: _Touched) -> None:
-        if not versions.has_champion(self._connection):
-            return
-        self._keep_complete(touched.inspections)
-        derived.refresh(self._connection, touched.drops, touched.inspections, self._now)
 
     def _keep_complete(self, inspection_ids: Iterable[int]) -> None:
         """Keep inspections complete and notified that were so; their last image may have another time now."""

@@ -10,12 +10,11 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from marcod import text
 from marcod.catalog import findings, merging, plate_setups, source_changes
 from marcod.database.engine import insert
 from marcod.database.rows import parts
 from marcod.database.schema import image, source
-from marcod.errors import ConfigError, NotFoundError
+from marcod.errors import ConfigError
 from marcod.store import sources
 
 ACTOR: Final = "marcod"
@@ -95,11 +94,3 @@ def read_again(connection: Connection, source_id: int, image_ids: Collection[int
         # By id, as everybody holds images; an update alone would take them as they lie.
         reading = sa.update(image).where(image.c.id.in_(part.with_for_update(key_share=True)))
         connection.execute(reading.values(mtime_ns=-image.c.mtime_ns - 1))
-
-
-def find_source(connection: Connection, name: str) -> int:
-    """Look up the id of a source by name. Raises NotFoundError naming the recorded ones."""
-    ids = {row.name: int(row.id) for row in connection.execute(sa.select(source.c.name, source.c.id))}
-    if name not in ids:
-        raise NotFoundError(f"no source is recorded as {name!r}; {text.offer(name, sorted(ids), 'sources')}")
-    return ids[name]

@@ -90,7 +90,7 @@ def _read(since: datetime | None, most: int, connection: Any, **chosen: Any) -> 
 def _require_known(connection: Any, source: str | None, project: str | None) -> None:
     """Raise NotFoundError for a source or a project that no plate has."""
     if source is not None:
-        known_names.require_source(connection, source)
+        known_names.find_source(connection, source)
     if project is not None and (offered := known_names.projects(connection, project)) is not None:
         raise NotFoundError(f"no plate belongs to a project {project!r}; {offered}")
 

@@ -9,7 +9,6 @@ from threading import Event
 import click
 
 from marcod import app, text
-from marcod.catalog import registration
 from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.cli.score import drain
@@ -17,7 +16,7 @@ from marcod.database import workers
 from marcod.errors import MarcodError
 from marcod.plates import reports
 from marcod.settings import Settings
-from marcod.store import backlog, queue, versions
+from marcod.store import backlog, known_names, queue, versions
 
 POLL_S = 1.0
 COUNT_SHARE = 0.05
@@ -107,7 +106,7 @@ def _asked(ready: app.App, plates: Sequence[str], since: datetime | None, source
     if plates:
         lists = [ready.db.read(reports.find_plates, name, source) for name in plates]
         return _Asked(list({plate.id: plate for found in lists for plate in found}.values()), None)
-    source_id = ready.db.read(registration.find_source, source) if source is not None else None
+    source_id = ready.db.read(known_names.find_source, source) if source is not None else None
     return _Asked((), queue.Archive(since, source_id))
 
 

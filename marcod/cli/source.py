@@ -9,13 +9,13 @@ from typing import Final
 import click
 
 from marcod import app, files, text
-from marcod.catalog import merging, registration, source_changes
+from marcod.catalog import merging, source_changes
 from marcod.cli.common import bars, listings, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.database.engine import Database
 from marcod.errors import ConfigError, StoreError
 from marcod.settings import Settings
-from marcod.store import sources, votes
+from marcod.store import known_names, sources, votes
 from marcod.text import count as counted
 
 DRY = click.option("--dry-run", is_flag=True, help="Only count what would happen")
@@ -50,7 +50,7 @@ def list_(settings: Settings, json_output: bool) -> None:
 def show(settings: Settings, name: str, json_output: bool) -> None:
     """Show one source: what is recorded, and where each host finds its files."""
     with app.reading(settings) as ready:
-        source_id = ready.db.read(registration.find_source, name)
+        source_id = ready.db.read(known_names.find_source, name)
         (found,) = [one for one in ready.db.read(sources.listed) if one.id == source_id]
         held = ready.db.read(source_changes.contents, source_id)
     if json_output:
@@ -82,7 +82,7 @@ def _amount(held: source_changes.Contents) -> str:
 def rename(settings: Settings, old: str, new: str, dry_run: bool, yes: bool, json_output: bool) -> None:
     """Give source OLD the name NEW. Its plates, scores and labels stay, and so do their sides of a data set."""
     with _opened(settings, dry_run) as ready:
-        source_id, now = ready.db.read(registration.find_source, old), ready.db.now()
+        source_id, now = ready.db.read(known_names.find_source, old), ready.db.now()
         ready.db.read(source_changes.require_free, source_id, new)
         ready.db.read(source_changes.require_unwatched, source_id, now)
         held = ready.db.read(source_changes.contents, source_id)
@@ -111,7 +111,7 @@ def merge(settings: Settings, origin: str, into: str, dry_run: bool, yes: bool, 
     once. Plates, drops and inspections are joined by their keys; hits and completed plates are not announced again.
     """
     with _opened(settings, dry_run) as ready:
-        one, other = (ready.db.read(registration.find_source, name) for name in (origin, into))
+        one, other = (ready.db.read(known_names.find_source, name) for name in (origin, into))
         if one == other:
             raise ConfigError(f"{origin} and {into} are one source; name two")
         now = ready.db.now()
@@ -166,7 +166,7 @@ def forget(
 ) -> None:
     """Remove source NAME with all that was recorded of it. Image files stay; a later scan records them again."""
     with _opened(settings, dry_run) as ready:
-        source_id, now = ready.db.read(registration.find_source, name), ready.db.now()
+        source_id, now = ready.db.read(known_names.find_source, name), ready.db.now()
         ready.db.read(source_changes.require_unwatched, source_id, now)
         held = ready.db.read(source_changes.contents, source_id)
         if not dry_run:

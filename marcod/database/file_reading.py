@@ -31,14 +31,10 @@ def engine_of(url: URL, file: Path, busy_s: float) -> Engine:
     event.listen(engine, "do_connect", reader.connect)
     event.listen(engine, "connect", reader.connected)
     event.listen(engine, "checkout", reader.taken)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("begin"))
     event.listen(engine, "commit", reader.finished)
     event.listen(engine, "handle_error", reader.failed)
     return engine
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("begin")
 
 
 class _Reader:

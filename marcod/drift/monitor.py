@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 
 from marcod import telemetry
-from marcod.catalog.registration import find_source
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.drift import comparison, statistics
@@ -27,6 +26,7 @@ from marcod.drift.days import Alarm
 from marcod.drift.statistics import AGE_NAMES, Ages, Cell
 from marcod.settings import DriftSettings
 from marcod.store import audit_log, versions
+from marcod.store.known_names import find_source
 from marcod.store.versions import Version
 from marcod.text import count
 

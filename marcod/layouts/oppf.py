@@ -64,8 +64,7 @@ class Oppf(Grammar):
         return image
 
     def _from_name(self, match: re.Match[str], name: str) -> DropImage:
-        row, column, drop = row_number(match["row"]), int(match["column"]), int(match["drop"])
-        where = self.place(match["barcode"], row, column, drop)
+        where = self.place(match["barcode"], row_number(match["row"]), int(match["column"]), int(match["drop"]))
         modality, warnings = self.options.lit_with(int(match["profile"]), name)
         return self.image(
             where,

@@ -34,8 +34,7 @@ class Rhombix(Grammar):
         match = _NAME.fullmatch(name)
         if match is None:
             raise _refusal(name)
-        row, column, drop = row_number(match["row"]), int(match["column"]), int(match["drop"])
-        where = self.place(match["barcode"], row, column, drop)
+        where = self.place(match["barcode"], row_number(match["row"]), int(match["column"]), int(match["drop"]))
         date_and_time = match.groups()[-6:]
         modality, doubt = self._light(match["light"])
         key, warnings = _inspection(folders, match["barcode"], "".join(date_and_time[:3]))

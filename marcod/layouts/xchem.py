@@ -34,8 +34,8 @@ class XChem(Grammar):
         match = _NAME.fullmatch(name)
         if folder is None or match is None:
             raise _refusal(in_folder=folder is not None, name=name)
-        barcode, column, row, drop = match[1], int(match[2]), row_number(match[3]), int(match[4])
-        where = self.place(barcode, row, column, drop, _MOST_DROPS[folder["type"].lower()])
+        barcode, most_drops = match[1], _MOST_DROPS[folder["type"].lower()]
+        where = self.place(barcode, row_number(match[3]), int(match[2]), int(match[4]), most_drops)
         date = folder["date"] or folder["older_date"]
         warnings: tuple[LayoutWarning, ...] = ()
         if not same_name(folder["barcode"], barcode):

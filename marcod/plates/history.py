@@ -89,15 +89,11 @@ def _lives(
     connection: Connection, drop_ids: Iterable[int], version: Version, keys: Mapping[int, str]
 ) -> dict[int, tuple[bool, str, str | None, float | None]]:
     """Read hit, trend, the key of the first hit's inspection and the highest crystal probability, by drop."""
-    rows = connection.execute(
-        sa.select(
-            drop_summary.c.drop_id,
-            drop_summary.c.hit,
-            drop_summary.c.trend,
-            drop_summary.c.first_hit_inspection_id,
-            drop_summary.c.highest_p_crystals,
-        ).where(drop_summary.c.model_version_id == version.id, drop_summary.c.drop_id.in_(list(drop_ids)))
+    columns = (
+        drop_summary.c[name] for name in ("drop_id", "hit", "trend", "first_hit_inspection_id", "highest_p_crystals")
     )
+    its = sa.select(*columns).where(drop_summary.c.model_version_id == version.id)
+    rows = connection.execute(its.where(drop_summary.c.drop_id.in_(list(drop_ids))))
     return {row[0]: (row[1], row[2], keys.get(row[3]), row[4]) for row in rows}
 
 

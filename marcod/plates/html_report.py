@@ -259,12 +259,8 @@ def _facts(shown: PlateMap) -> list[tuple[str, str | None]]:
         ("arrived", " to ".join(days) or None),
         ("model", str(shown.version)),
         ("model digest", shown.version.digest[:16]),
-        ("hits", _hit_words(shown.version.crystal_threshold)),
+        ("hits", f"{hit_rule(shown.version.crystal_threshold)}, or labelled Crystals by a person"),
     ]
-
-
-def _hit_words(threshold: float) -> str:
-    return f"{hit_rule(threshold)}, or labelled Crystals by a person"
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,14 +364,6 @@ def _templates() -> jinja2.Environment:
 
 
 def _render(template: str, made_at: datetime, **values: object) -> str:
-    return (
-        _templates()
-        .get_template(template)
-        .render(
-            version=__version__,
-            made_at=f"{made_at:%Y-%m-%d %H:%M} UTC",
-            mark=SAID,
-            notice=SYNTHETIC_NOTICE,
-            **values,
-        )
-    )
+    made_from = _templates().get_template(template)
+    time = f"{made_at:%Y-%m-%d %H:%M} UTC"
+    return made_from.render(version=__version__, made_at=time, mark=SAID, notice=SYNTHETIC_NOTICE, **values)

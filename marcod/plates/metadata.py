@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.catalog import plate_setups, source_changes
 from marcod.database.engine import insert
+from marcod.database.rows import parts, select_in
 from marcod.database.schema import drop, inspection_summary, plate, source
 from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
 from marcod.errors import MarcodError
@@ -25,7 +26,6 @@ from marcod.store.selects import at_inspection
 from marcod.tabular import AS_TEXT, before_zeros_were_lost, damage
 from marcod.text import count
 
-CHUNK: Final = 500
 TEXTS: Final = ("barcode", "project", "screen")
 READ_BY: Final = ("format_rows", "format_columns", "format_drops", "reservoirs")
 """Columns that decide what the paths of a plate's images mean."""
@@ -142,8 +142,8 @@ def import_metadata(connection: Connection, records: Sequence[PlateRecord], acto
         if c.new
     ]
     # Rows of one statement have the same columns.
-    for start in range(0, len(fresh), CHUNK):
-        rows = [{name: row.get(name) for name in _INSERTED} for row in fresh[start : start + CHUNK]]
+    for part in parts(fresh):
+        rows = [{name: row.get(name) for name in _INSERTED} for row in part]
         statement = insert(connection, plate)
         # A watcher may have recorded the plate since it was looked up.
         names = (*_INSERTED[3:], "barcode_folded")
@@ -270,8 +270,8 @@ def _with_zeros(
     """Find the known keys that are keys of these records with zeros before them."""
     found = {}
     numbers = [p for p in records if p.source in ids and p.plate.isascii() and p.plate.isdigit() and p.plate[0] != "0"]
-    for start in range(0, len(numbers), CHUNK):
-        part = {(ids[p.source], p.plate): p for p in numbers[start : start + CHUNK]}
+    for some in parts(numbers):
+        part = {(ids[p.source], p.plate): p for p in some}
         bare = sa.func.ltrim(plate.c.key, "0")
         rows = sa.select(plate.c.source_id, plate.c.key, bare).where(
             plate.c.source_id.in_({source_id for source_id, _ in part}), bare.in_({key for _, key in part})
@@ -303,9 +303,8 @@ def _contradicted(
         for plate_id in sorted(numbered)
         if (why := _off_grid(connection, plate_id, given[plate_id])) is not None
     ]
-    ids = sorted(given.keys() - numbered)
-    for start in range(0, len(ids), CHUNK):
-        for plate_id, *seen in connection.execute(_extent(ids[start : start + CHUNK])):
+    for part in parts(sorted(given.keys() - numbered)):
+        for plate_id, *seen in connection.execute(_extent(part)):
             record = given[plate_id]
             assert record.grid is not None
             wanted = (record.grid.rows, record.grid.columns, record.grid.drops)
@@ -358,14 +357,12 @@ def _shared_barcodes(connection: Connection, records: Iterable[PlateRecord], ids
         if record.barcode is not None:
             holders.setdefault((record.source, folded(record.barcode)), set()).add(record.plate)
     names = {number: name for name, number in ids.items()}
+    columns = (plate.c.source_id, plate.c.key, plate.c.barcode_folded)
     barcodes = sorted({barcode for _, barcode in holders})
-    for start in range(0, len(barcodes), CHUNK):
-        rows = sa.select(plate.c.source_id, plate.c.key, plate.c.barcode_folded)
-        shared = plate.c.barcode_folded.in_(barcodes[start:][:CHUNK])
-        for source_id, key, barcode in connection.execute(rows.where(shared)):
-            place = names[source_id], str(barcode)
-            if place in holders and (place[0], folded(str(key))) not in decided:
-                holders[place].add(str(key))
+    for source_id, key, barcode in select_in(connection, sa.select(*columns), plate.c.barcode_folded, barcodes):
+        place = names[source_id], str(barcode)
+        if place in holders and (place[0], folded(str(key))) not in decided:
+            holders[place].add(str(key))
     return [
         f"source {name}: barcode {spelt[barcode]} is that of plates {', '.join(sorted(keys))}"
         for (name, barcode), keys in sorted(holders.items())

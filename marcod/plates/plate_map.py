@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from marcod import text
 from marcod.database.engine import Database
-from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, hit_rule
+from marcod.domain import CLASSES, COLUMN_OF_CLASS, PLATE_FORMATS, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
 from marcod.plates import history, reports
 from marcod.plates.metadata import PlateMetadata, metadata_of
@@ -28,28 +28,10 @@ from marcod.store import known_names, summaries, verdicts, versions
 from marcod.text import csv_safe
 
 COLUMNS: Final = (
-    "source",
-    "plate_key",
-    "barcode",
-    "inspection_key",
-    "well",
-    "drop_number",
-    "label",
-    "p_clear",
-    "p_crystals",
-    "p_other",
-    "p_precipitate",
-    "hit",
-    "failed",
-    "model",
-    "model_synthetic",
-    "path",
-    "model_label",
-    "label_person",
-    "label_disputed",
-    "project",
+    "source", "plate_key", "barcode", "inspection_key", "well", "drop_number", "label", *COLUMN_OF_CLASS.values(),
+    "hit", "failed", "model", "model_synthetic", "path", "model_label", "label_person", "label_disputed", "project",
     "screen",
-)
+)  # fmt: skip
 """Columns of an export, in order; probabilities are between 0 and 1, empty while not scored.
 
 ``label`` and ``hit`` are what counts: what people say, else the model, whose own word is ``model_label``.
@@ -142,10 +124,7 @@ class PlateMap:
 def _verdict(drop: verdicts.DropVerdict, version: versions.Version) -> dict[str, Any]:
     return {
         "label": drop.label,
-        "p_clear": drop.image.p_clear,
-        "p_crystals": drop.image.p_crystals,
-        "p_other": drop.image.p_other,
-        "p_precipitate": drop.image.p_precipitate,
+        **{name: getattr(drop.image, name) for name in COLUMN_OF_CLASS.values()},
         "hit": drop.hit,
         "failed": drop.image.failed,
         "path": drop.image.path,
@@ -251,6 +230,7 @@ def _as_seen_by(
 ) -> reports.Summary:
     """Recount a summary for another model version than its own."""
     counts = Counter(drop.label for drop in drops)
+    by_class: dict[str, Any] = {f"n_{each.lower()}": counts[each] for each in CLASSES}
     scored = sum(drop.image.p_crystals is not None for drop in drops)
     return replace(
         summary,
@@ -258,10 +238,7 @@ def _as_seen_by(
         model_version=version.version,
         model_synthetic=version.synthetic,
         crystal_threshold=version.crystal_threshold,
-        n_clear=counts[DropClass.CLEAR],
-        n_crystals=counts[DropClass.CRYSTALS],
-        n_other=counts[DropClass.OTHER],
-        n_precipitate=counts[DropClass.PRECIPITATE],
+        **by_class,
         hits=sum(drop.hit for drop in drops),
         best_wells=summaries.best_wells(drops),
         seen=len(drops),

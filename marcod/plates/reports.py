@@ -8,13 +8,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.rows import select_in
 from marcod.database.schema import UtcDateTime, image, inspection, job, plate, score, source
 from marcod.domain import text_path
 from marcod.errors import NotFoundError
 from marcod.store import known_names, plate_names, sources
-
-CHUNK: Final = 500
-"""Keys that one statement carries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +177,15 @@ def hits(
 
 def inspected_once(connection: Connection, found: Sequence[Hit]) -> set[tuple[str, str]]:
     """Return source and key of those plates of the hits that have one inspection alone, of which no trend is known."""
-    keys = sorted({hit.plate_key for hit in found})
-    once: set[tuple[str, str]] = set()
-    for start in range(0, len(keys), CHUNK):
-        statement = (
-            sa.select(source.c.name, plate.c.key)
-            .join(source, source.c.id == plate.c.source_id)
-            .join(inspection, inspection.c.plate_id == plate.c.id)
-            .where(plate.c.key.in_(keys[start : start + CHUNK]))
-            .group_by(source.c.name, plate.c.key)
-            .having(sa.func.count() == 1)
-        )
-        once |= {(row[0], row[1]) for row in connection.execute(statement)}
-    return once
+    of_one = (
+        sa.select(source.c.name, plate.c.key)
+        .join(source, source.c.id == plate.c.source_id)
+        .join(inspection, inspection.c.plate_id == plate.c.id)
+        .group_by(source.c.name, plate.c.key)
+        .having(sa.func.count() == 1)
+    )
+    rows = select_in(connection, of_one, plate.c.key, sorted({hit.plate_key for hit in found}))
+    return {(row.name, row.key) for row in rows}
 
 
 def count_hits(

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import image, job, source
 from marcod.store import audit_log, queue
+from marcod.store.selects import count_where
 
 PORTION: Final = 500
 """Images that one transaction accepts as gone."""
@@ -32,15 +33,12 @@ def status(connection: Connection, now: datetime) -> QueueStatus:
     held = sa.and_(alive, job.c.lease.is_not(None), job.c.available_at > now)
     later = sa.and_(alive, job.c.lease.is_(None), job.c.available_at > now)
 
-    def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-        return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
-
     row = connection.execute(
         sa.select(
-            count(sa.and_(alive, job.c.available_at <= now)),
-            count(held),
-            count(later),
-            count(job.c.failed_at.is_not(None)),
+            count_where(sa.and_(alive, job.c.available_at <= now)),
+            count_where(held),
+            count_where(later),
+            count_where(job.c.failed_at.is_not(None)),
             sa.func.min(sa.case((alive, job.c.enqueued_at), else_=None)),
         )
     ).one()

@@ -26,10 +26,12 @@ def sources(connection: Connection, name: str) -> str:
     return text.offer(name, _texts(connection, sa.select(source.c.name).order_by(source.c.name)), "sources")
 
 
-def require_source(connection: Connection, name: str) -> None:
-    """Check that a source is recorded. Raises NotFoundError with the recorded ones."""
-    if not is_source(connection, name):
+def find_source(connection: Connection, name: str) -> int:
+    """Look up the id of a source by name. Raises NotFoundError naming the recorded ones."""
+    found = connection.execute(sa.select(source.c.id).where(source.c.name == name)).scalar_one_or_none()
+    if found is None:
         raise NotFoundError(f"no source is recorded as {name!r}; {sources(connection, name)}")
+    return int(found)
 
 
 def is_source(connection: Connection, name: str) -> bool:

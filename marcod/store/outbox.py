@@ -14,7 +14,7 @@ delay the others, and a target that is offline for a day gets few messages after
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import Database, insert
 from marcod.database.schema import UtcDateTime, delivery, event, source
+from marcod.store.selects import count_where
 
 PART: Final = 1_000
 """Events that one call dispatches or forgets."""
@@ -123,11 +124,7 @@ class Outcome:
 
 def put(connection: Connection, new: Iterable[NewEvent], now: datetime) -> None:
     """Write events in the caller's transaction; one whose subject is there already changes nothing."""
-    rows = [
-        {"kind": n.kind, "subject": n.subject, "source_id": n.source_id, "project": n.project, "detail": n.detail}
-        | {"happened_at": now}
-        for n in new
-    ]
+    rows = [{**asdict(one), "happened_at": now} for one in new]
     if rows:
         connection.execute(insert(connection, event).on_conflict_do_nothing(), rows)
 
@@ -355,15 +352,12 @@ def target_statuses(connection: Connection) -> list[TargetStatus]:
     waits = sa.and_(delivery.c.sent_at.is_(None), delivery.c.failed_at.is_(None))
     named = delivery.c.message.is_not(None)
 
-    def count(state: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-        return sa.func.coalesce(sa.func.sum(sa.case((state, 1), else_=0)), 0)
-
     found = sa.select(
         delivery.c.target,
-        count(sa.and_(waits, sa.not_(named))),
-        count(sa.and_(waits, named)),
-        count(delivery.c.failed_at.is_not(None)),
-        count(delivery.c.sent_at.is_not(None)),
+        count_where(sa.and_(waits, sa.not_(named))),
+        count_where(sa.and_(waits, named)),
+        count_where(delivery.c.failed_at.is_not(None)),
+        count_where(delivery.c.sent_at.is_not(None)),
         sa.func.max(delivery.c.sent_at, type_=UtcDateTime()),
         sa.func.max(sa.case((delivery.c.sent_at.is_(None), delivery.c.error))),
     ).group_by(delivery.c.target)

@@ -46,14 +46,7 @@ ARCHIVE_PART: Final = 100
 An archive of millions is queued in such parts, so that no transaction is long and an interruption loses nothing.
 """
 
-_JOB_COLUMNS: Final = (
-    "image_id",
-    "model_version_id",
-    "priority",
-    "available_at",
-    "attempts",
-    "enqueued_at",
-)
+_JOB_COLUMNS: Final = ("image_id", "model_version_id", "priority", "available_at", "attempts", "enqueued_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,10 +310,12 @@ def reset(connection: Connection, image_ids: Iterable[int], now: datetime) -> No
 
     A worker that still has the old bytes is shut out; finishing last it would make an old score the current one.
     """
-    values = {
-        "lease": None, "error": None, "failed_at": None, "attempts": 0, "available_at": now, "enqueued_at": now,
-    }  # fmt: skip
-    connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(values))
+    connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(_started_over(now)))
+
+
+def _started_over(now: datetime) -> dict[str, Any]:
+    """Return the columns of a job that waits as if it came now."""
+    return {"available_at": now, "attempts": 0, "lease": None, "error": None, "failed_at": None, "enqueued_at": now}
 
 
 def cancel_misfits(connection: Connection, image_ids: Iterable[int]) -> None:
@@ -362,15 +357,7 @@ def enqueue(
     if not rows:
         return 0
     statement = insert(connection, job)
-    again = {
-        "available_at": now,
-        "attempts": 0,
-        "lease": None,
-        "error": None,
-        "failed_at": None,
-        "priority": priority,
-        "enqueued_at": now,
-    }
+    again = {**_started_over(now), "priority": priority}
     connection.execute(
         statement.on_conflict_do_update(index_elements=["image_id", "model_version_id"], set_=again), rows
     )

@@ -11,18 +11,10 @@ from sqlalchemy.engine import Connection
 from marcod.database.engine import insert
 from marcod.database.rows import CHUNK
 from marcod.database.schema import image, job, model_version, score
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, COLUMN_OF_CLASS, DropClass
 from marcod.store import copies, derived, events, locks, queue
 from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 from marcod.store.versions import Version
-
-COLUMN_OF_CLASS: Final = {
-    DropClass.CLEAR: "p_clear",
-    DropClass.CRYSTALS: "p_crystals",
-    DropClass.OTHER: "p_other",
-    DropClass.PRECIPITATE: "p_precipitate",
-}
-
 
 CLASS_NAMES: Final = tuple(str(c) for c in CLASSES)
 

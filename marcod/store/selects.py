@@ -28,6 +28,11 @@ SHOWN_DROP: Final = sa.table("shown_drop", sa.column("drop_id"), sa.column("mode
 """The model version that the views show for each drop; an internal view holds the rule."""
 
 
+def count_where(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    """Count the rows of a statement that meet a condition; 0 where there are none."""
+    return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+
 def at_drop(statement: sa.Select[Any], drop_id: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """Join a drop with its plate and source."""
     return (

@@ -174,9 +174,8 @@ def champion(connection: Connection, *, lock: bool = False) -> Version:
 
 def aliased(connection: Connection, alias: str) -> Version | None:
     """Look up the version of this alias; after :func:`champion` with ``lock`` it stays for the transaction."""
-    version_id = connection.execute(
-        sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == alias)
-    ).scalar_one_or_none()
+    its = sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == alias)
+    version_id = connection.execute(its).scalar_one_or_none()
     return None if version_id is None else get(connection, version_id)
 
 
@@ -202,13 +201,7 @@ def previous(connection: Connection) -> Version:
     return found
 
 
-_COLUMNS: Final = (
-    model_version.c.id,
-    model_version.c.name,
-    model_version.c.version,
-    model_version.c.digest,
-    model_version.c.modality,
-    model_version.c.crystal_threshold,
-    model_version.c.synthetic,
-    model_version.c.trained_on,
+_COLUMNS: Final = tuple(
+    model_version.c[name]
+    for name in ("id", "name", "version", "digest", "modality", "crystal_threshold", "synthetic", "trained_on")
 )

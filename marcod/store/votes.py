@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.schema import drop, image, inspection, label, plate, score, source
-from marcod.domain import DropClass, Modality, Split, split_of, text_path
-from marcod.store.selects import at_drop, current_score
+from marcod.domain import COLUMN_OF_CLASS, DropClass, Modality, Split, split_of, text_path
+from marcod.store.selects import at_drop, count_where, current_score
 from marcod.store.sources import root_of
 from marcod.store.versions import get
 
@@ -130,15 +130,9 @@ def add(connection: Connection, labels: Iterable[NewLabel], now: datetime) -> in
     """Store labels. Returns how many are new."""
     rows = [
         {
-            "drop_id": new.drop_id,
-            "inspection_id": new.inspection_id,
-            "image_id": new.image_id,
+            **asdict(new),
             "label": new.label and str(new.label),
             "original": new.original or str(new.label or ""),
-            "vocabulary": new.vocabulary,
-            "person": new.person,
-            "origin": new.origin,
-            "labelled_at": new.labelled_at,
             "recorded_at": now,
             "key": new.key,
         }
@@ -220,14 +214,18 @@ def _verdict(subject: tuple[int, int, int | None], rows: list[Any]) -> MajorityL
     return MajorityLabel(*subject, winner, dict(votes), latest.person, latest.labelled_at, persons)
 
 
+_SHOWN: Final = sa.func.coalesce(COUNTING, 0)
+_AGE: Final = sa.func.row_number().over(
+    partition_by=(label.c.drop_id, label.c.inspection_id, _SHOWN, label.c.person),
+    order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
+)
+"""1 for a person's latest vote on a subject, more for the former ones."""
+
+
 def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa.Select[Any]:
     """Select each person's latest vote on each subject, unless it took the former back; the oldest first."""
-    newest = sa.func.row_number().over(
-        partition_by=(label.c.drop_id, label.c.inspection_id, sa.func.coalesce(COUNTING, 0), label.c.person),
-        order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
-    )
     columns = (column for column in label.c if column is not label.c.image_id)
-    chosen = sa.select(*columns, COUNTING.label("image_id"), newest.label("age"))
+    chosen = sa.select(*columns, COUNTING.label("image_id"), _AGE.label("age"))
     chosen = chosen.outerjoin(image, image.c.id == label.c.image_id)
     if drop_ids is not None:
         chosen = chosen.where(label.c.drop_id.in_(list(drop_ids)))
@@ -258,7 +256,7 @@ def labelled_images(
     light = modality if version_id is None else get(connection, version_id).modality
     found = []
     for row in connection.execute(_images(connection, version_id, str(light), sources)):
-        own = verdicts.get((row.drop_id, row.inspection_id, row.id))
+        own = verdicts.get((row.drop_id, row.inspection_id, row.image_id))
         given = own or verdicts.get((row.drop_id, row.inspection_id, None))
         if given is not None:
             found.append(_labelled(row, given))
@@ -266,28 +264,16 @@ def labelled_images(
 
 
 def _labelled(row: Any, given: MajorityLabel) -> LabelledImage:
-    scored = row.p_crystals is not None
+    facts = dict(row._mapping)
+    p_clear, p_crystals, p_other, p_precipitate = (facts.pop(name) for name in COLUMN_OF_CLASS.values())
     return LabelledImage(
-        image_id=row.id,
-        source=row.name,
-        layout=row.layout,
-        root=text_path(row.root),
-        path=text_path(row.path),
-        plate_key=text_path(row.plate_key),
-        inspection_id=row.inspection_id,
-        inspection_ordinal=row.ordinal,
-        drop_id=row.drop_id,
-        well=row.well,
-        drop_number=row.drop_number,
-        content_hash=row.content_hash,
+        **facts | {name: text_path(facts[name]) for name in ("root", "path", "plate_key")},
         label=given.label,
         votes=given.votes,
         persons=given.persons,
         labelled_at=given.labelled_at,
         own=given.image_id is not None,
-        probabilities=(row.p_clear, row.p_crystals, row.p_other, row.p_precipitate) if scored else None,
-        vector=row.vector,
-        split_source=row.split_source,
+        probabilities=None if p_crystals is None else (p_clear, p_crystals, p_other, p_precipitate),
     )
 
 
@@ -299,10 +285,10 @@ def _images(
     of_version = current_score(version_id)
     statement = (
         sa.select(
-            image.c.id, image.c.path, image.c.drop_id, image.c.inspection_id, image.c.content_hash,
-            source.c.name, root_of(connection), plate.c.split_source, source.c.layout,
-            plate.c.key.label("plate_key"), inspection.c.ordinal, drop.c.well, drop.c.drop_number,
-            score.c.p_clear, score.c.p_crystals, score.c.p_other, score.c.p_precipitate, score.c.vector,
+            image.c.id.label("image_id"), image.c.path, image.c.drop_id, image.c.inspection_id, image.c.content_hash,
+            source.c.name.label("source"), root_of(connection), plate.c.split_source, source.c.layout,
+            plate.c.key.label("plate_key"), inspection.c.ordinal.label("inspection_ordinal"), drop.c.well,
+            drop.c.drop_number, *(score.c[name] for name in COLUMN_OF_CLASS.values()), score.c.vector,
         )
         .join(given, sa.and_(given.c.drop_id == image.c.drop_id, given.c.inspection_id == image.c.inspection_id))
         .join(source, source.c.id == image.c.source_id)
@@ -375,7 +361,7 @@ def count_listed(
 ) -> tuple[int, int]:
     """Count what :func:`listed` gives without a limit: all votes, and those that count now."""
     vote = _counted(plate_ids).subquery()
-    columns = (sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((vote.c.counts, 1), else_=0)), 0))
+    columns = (sa.func.count(), count_where(vote.c.counts))
     total, counting = connection.execute(_among(vote, columns, since, person, None, disputed=disputed)).one()
     return int(total), int(counting)
 
@@ -420,12 +406,7 @@ def _entry(row: Any) -> LabelEntry:
 
 def _counted(plate_ids: Sequence[int] | None) -> sa.Select[Any]:
     """Select every vote with ``counts``, and the least and greatest of the classes that count for its subject."""
-    shown = sa.func.coalesce(COUNTING, 0)
-    newest = sa.func.row_number().over(
-        partition_by=(label.c.drop_id, label.c.inspection_id, shown, label.c.person),
-        order_by=(label.c.labelled_at.desc(), label.c.id.desc()),
-    )
-    chosen = sa.select(label, shown.label("shown"), newest.label("age"))
+    chosen = sa.select(label, _SHOWN.label("shown"), _AGE.label("age"))
     chosen = chosen.outerjoin(image, image.c.id == label.c.image_id)
     if plate_ids is not None:
         of_plates = sa.select(drop.c.id).where(drop.c.plate_id.in_(list(plate_ids)))

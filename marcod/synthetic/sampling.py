@@ -38,24 +38,16 @@ PREVALENCE: Final = {
     DropClass.PRECIPITATE: 0.48,
 }
 AGE_D: Final = 14.0
-_SIZES: Final = {
-    Habit.MICRO: (0.010, 0.024),
-    Habit.NEEDLE: (0.05, 0.34),
-    Habit.SHEAF: (0.06, 0.30),
-    Habit.URCHIN: (0.05, 0.26),
-    Habit.ROD: (0.04, 0.30),
-    Habit.PLATE: (0.035, 0.26),
-    Habit.BLOCK: (0.03, 0.26),
+_SIZES_AND_COUNTS: Final = {
+    Habit.MICRO: ((0.010, 0.024), (25, 220)),
+    Habit.NEEDLE: ((0.05, 0.34), (2, 70)),
+    Habit.SHEAF: ((0.06, 0.30), (1, 8)),
+    Habit.URCHIN: ((0.05, 0.26), (1, 9)),
+    Habit.ROD: ((0.04, 0.30), (1, 25)),
+    Habit.PLATE: ((0.035, 0.26), (1, 18)),
+    Habit.BLOCK: ((0.03, 0.26), (1, 16)),
 }
-_COUNTS: Final = {
-    Habit.MICRO: (25, 220),
-    Habit.NEEDLE: (2, 70),
-    Habit.SHEAF: (1, 8),
-    Habit.URCHIN: (1, 9),
-    Habit.ROD: (1, 25),
-    Habit.PLATE: (1, 18),
-    Habit.BLOCK: (1, 16),
-}
+"""Bounds of the length of a crystal, in image heights, and of the number in a group."""
 
 Rng = np.random.Generator
 
@@ -196,8 +188,9 @@ def _clear(scene: Scene, rng: Rng) -> Scene:
 def random_crystals(rng: Rng, scene: Scene, growth: Growth | None = None) -> Crystals:
     """Draw a group of crystals that will be visible when grown."""
     habit = list(Habit)[int(rng.integers(len(Habit)))]
-    size = _pick(rng, *_SIZES[habit])
-    count = round(_pick(rng, *_COUNTS[habit]))
+    sizes, counts = _SIZES_AND_COUNTS[habit]
+    size = _pick(rng, *sizes)
+    count = round(_pick(rng, *counts))
     many = min(1.0, math.log(count + 1) / 3.0)
     radius = scene.drop.radius if scene.drop else 0.2
     if size > radius * 0.9:

@@ -130,7 +130,7 @@ def thin(
     groups = _former_versions(connection, old, champion.id, before, after)
     scores = sum(len(group.score_ids) for group in groups)
     if not dry:
-        _delete_scores(connection, contents)
+        delete_in(connection, score, score.c.id, contents)
         _delete_groups(connection, groups, now)
     ended = len(part) < limit or all(row.scored_at >= before + SKEW for row in part)
     return Thinned(scores, len(contents), old_notes, None if ended else part[-1].id)
@@ -264,7 +264,7 @@ def _delete_groups(connection: Connection, groups: list[_Group], now: datetime) 
     locks.hold(connection, inspections=inspection_ids, drops={group.drop_id for group in groups})
     for version_id, its in of_version.items():
         drop_ids = [group.drop_id for group in its]
-        _delete_scores(connection, [score_id for group in its for score_id in group.score_ids])
+        delete_in(connection, score, score.c.id, [score_id for group in its for score_id in group.score_ids])
         _delete(connection, drop_summary, drop_summary.c.drop_id, drop_ids, version_id)
         inspections = {i for group in its for i in group.inspection_ids}
         left = _still_scored(connection, version_id, inspections)
@@ -284,10 +284,6 @@ def _delete(
     """Delete a version's summaries of these drops or inspections."""
     of_version = sa.and_(column.in_(sorted(ids)), table.c.model_version_id == version_id)
     connection.execute(sa.delete(table).where(of_version))
-
-
-def _delete_scores(connection: Connection, score_ids: list[int]) -> None:
-    delete_in(connection, score, score.c.id, score_ids)
 
 
 def _thin_audit(connection: Connection, days: int | None, now: datetime, limit: int, dry: bool) -> int:

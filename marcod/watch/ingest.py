@@ -232,7 +232,8 @@ class Ingest:
         """
         self._source.plates.forget()
         looks = self._stat_each(found)
-        before = self._known([look.file.path for look in looks if look.stat is not None])
+        paths = [look.file.path for look in looks if look.stat is not None]
+        before = self._db.read(deliveries.known, self._source.id, paths) if paths else {}
         companions = self._source.root.companions()
         for look in looks:
             path, stat = look.file.path, look.stat
@@ -280,11 +281,11 @@ class Ingest:
 
     def _sightings(self, settled: Sequence[Settled]) -> list[Sighting]:
         companions = self._source.root.companions()
-        found = []
-        for file in settled:
-            if (image := self._read(file.path, companions)) is not None:
-                found.append(Sighting(file.path, file.stat.size, file.stat.mtime_ns, image))
-        return found
+        return [
+            Sighting(file.path, file.stat.size, file.stat.mtime_ns, image)
+            for file in settled
+            if (image := self._judge(file.path, self._source.layout.parse(file.path, companions))) is not None
+        ]
 
     def _stat_each(self, found: Sequence[Found]) -> list[_SeenFile]:
         """Read each file from its path alone and, where it may be a drop image, take its stat."""
@@ -307,14 +308,6 @@ class Ingest:
                 else:
                     self._waiting.pop(file.path, None)
         return looks
-
-    def _known(self, paths: list[str]) -> dict[str, Known]:
-        if not paths:
-            return {}
-        return self._db.read(deliveries.known, self._source.id, paths)
-
-    def _read(self, path: str, companions: Companions) -> DropImage | None:
-        return self._judge(path, self._source.layout.parse(path, companions))
 
     def _judge(self, path: str, verdict: DropImage | NotADrop) -> DropImage | None:
         """Return the drop image that a path names; None for everything else, which is counted."""

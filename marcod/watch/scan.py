@@ -78,9 +78,9 @@ def scan_once(
         # Asked before the step, so that the last step comes after the time in which everything could settle.
         over = time.monotonic() >= end
         scan.step(time.monotonic())
-        if scan.ripe(time.monotonic()):
+        if scan.tracker.ripe(time.monotonic()):
             continue
-        if over or not scan.pending:
+        if over or not scan.tracker:
             break
         stop.wait(min(TICK_S, max(end - time.monotonic(), 0)))
     return scan.report()
@@ -92,30 +92,23 @@ class _Scan:
     ) -> None:
         self.walk = Walk(source.root)
         self._db = db
-        self._tracker = SettleTracker(settle_s, source.root.stat)
-        self._ingest = Ingest(db, source, self._tracker)
+        self.tracker = SettleTracker(settle_s, source.root.stat)
+        self._ingest = Ingest(db, source, self.tracker)
         self._progress = progress
         self._recorded = Recorded()
         self._census = source.census(db)
         self._findings: list[SourceFinding] = []
 
-    @property
-    def pending(self) -> int:
-        return len(self._tracker)
-
-    def ripe(self, now: float) -> bool:
-        return self._tracker.ripe(now)
-
     def step(self, now: float) -> None:
         self._ingest.nominate(self.walk.more(now, PORTION), now, self._census)
-        if settled := self._tracker.due(now, PORTION):
+        if settled := self.tracker.due(now, PORTION):
             recorded = self._ingest.admit(settled, self._db.now())
             self._recorded += recorded
             self._warn_of_reuse(recorded)
         if self._progress is not None:
             done = self._recorded.new + self._recorded.changed + self._recorded.unchanged
             done += self._ingest.tally.unchanged
-            self._progress(ScanProgress(self.walk.counts.files, self.pending, done))
+            self._progress(ScanProgress(self.walk.counts.files, len(self.tracker), done))
 
     def _warn_of_reuse(self, recorded: Recorded) -> None:
         if (found := self._census.see_reused(recorded, self._db.now())) is not None:
@@ -129,14 +122,14 @@ class _Scan:
     def report(self) -> ScanReport:
         tally, recorded = self._ingest.tally, self._recorded
         unchanged = recorded.unchanged + tally.unchanged
-        accounted = recorded.new + recorded.changed + unchanged + tally.ignored.total() + self.pending
+        accounted = recorded.new + recorded.changed + unchanged + tally.ignored.total() + len(self.tracker)
         return ScanReport(
             found=self.walk.counts.files,
             new=recorded.new,
             changed=recorded.changed,
             unchanged=unchanged,
             unscored=recorded.unscored,
-            pending=self.pending,
+            pending=len(self.tracker),
             gone=max(self.walk.counts.files - accounted, 0),
             ignored=dict(tally.ignored),
             unreadable=tuple(tally.unreadable),

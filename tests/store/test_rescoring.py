@@ -4,12 +4,11 @@ import pytest
 import sqlalchemy as sa
 from factories import claimed, drain, finish, record, register, register_source, rows, sightings, utc
 
-from marcod.catalog import registration
 from marcod.database.engine import Database
 from marcod.database.schema import image, job
 from marcod.domain import Modality
 from marcod.errors import NotFoundError
-from marcod.store import queue, serving
+from marcod.store import known_names, queue, serving
 from marcod.store.queue import Archive
 from marcod.store.versions import Version
 
@@ -107,9 +106,9 @@ def test_quarantined_images_are_not_waited_for(db: Database, archive: dict[str, 
 
 
 def test_a_source_is_found_by_its_name(db: Database, archive: dict[str, int]) -> None:
-    assert db.read(lambda c: registration.find_source(c, "new")) == archive["new"]
+    assert db.read(lambda c: known_names.find_source(c, "new")) == archive["new"]
     with pytest.raises(NotFoundError, match="no source is recorded as 'odl'; the sources are old, new"):
-        db.read(lambda c: registration.find_source(c, "odl"))
+        db.read(lambda c: known_names.find_source(c, "odl"))
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
