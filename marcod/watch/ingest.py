@@ -6,7 +6,7 @@ turn into drop images (an image before its report.csv) wait here to be offered a
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -123,17 +123,14 @@ def open_sources(
     names = settings.sources.keys() if configured is None else configured
     opened = [(name, given, Root(given.root), layout_of(name, given)) for name, given in settings.sources.items()]
 
-    def register(name: str, given: SourceSettings, root: Root, layout: Layout) -> Callable[..., int]:
+    rows = []
+    for name, given, root, layout in opened:
         known = folders.former(db, name, root.path, given.layout, names, db.now())
-        former = None if known is None else known.id
         if known is not None:
             log.info("source taken over", former=known.name, source=name, root=path_text(root.path))
-        return lambda connection: registration.register_source(
-            connection, name, root.path, given.layout, given.expected_drops, now, _reading(given, layout), former
-        )
-
-    work = [register(*one) for one in opened]
-    ids = db.write(lambda connection: [one(connection) for one in work])
+        former = None if known is None else known.id
+        rows.append((name, root.path, given.layout, given.expected_drops, now, _reading(given, layout), former))
+    ids = db.write(lambda connection: [registration.register_source(connection, *row) for row in rows])
     return [
         _opened(db, source_id, name, given, root) for source_id, (name, given, root, _) in zip(ids, opened, strict=True)
     ]
