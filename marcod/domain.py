@@ -24,6 +24,8 @@ class DropClass(StrEnum):
 CLASSES: Final = tuple(DropClass)
 COLUMN_OF_CLASS: Final = {each: f"p_{each.lower()}" for each in CLASSES}
 """Name under which the probability of each class is kept and printed."""
+CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
+"""Index of the class Crystals, such as its column among probabilities."""
 
 
 class TrainedOn(StrEnum):

@@ -4,7 +4,7 @@ Foreign text comes from paths, files, databases and networks. It may steer a ter
 hold bytes that a database refuses.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 QUOTED: Final = 80
@@ -37,9 +37,13 @@ def offer(name: str, known: Iterable[str], what: str) -> str:
     names = nearest(name, known)
     if not names:
         return f"there are no {what}"
-    named = ", ".join(names[:OFFERED])
-    more = len(names) - OFFERED
-    return f"the {what} are {named}" + (f" and {more} more" if more > 0 else "")
+    return f"the {what} are {some(names, OFFERED)}"
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """List names, of more than ``most`` the first ones: ``a, b and 3 more``."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def printable(foreign: str, *, keep: str = "", instead: str = "\N{REPLACEMENT CHARACTER}") -> str:

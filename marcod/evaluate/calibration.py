@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CRYSTALS, DropClass
 from marcod.errors import MarcodError
 from marcod.evaluate import metrics
 from marcod.evaluate.labelled import Labelled
@@ -25,7 +25,6 @@ from marcod.model import bundle, probabilities
 from marcod.model.bundle import BundleRecord, Golden, Predictor, Threshold
 
 DECIMALS: Final = 6
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +109,8 @@ def fit(
         _state(counted, crystals, record, *values)
         for values in ((record.temperature, record.threshold.crystal), (temperature, threshold))
     )
-    return Fit(
-        recall,
-        confidence,
-        len(crystals.images),
-        after.crystals_missed,
-        misses,
-        data,
-        len(counted.images),
-        before,
-        after,
-    )
+    found, missed = len(crystals.images), after.crystals_missed
+    return Fit(recall, confidence, found, missed, misses, data, len(counted.images), before, after)
 
 
 def require_crystals(images: Iterable[Labelled], recall: float, confidence: float | None) -> int:
@@ -145,17 +135,13 @@ def _one_a_drop(predictions: Predictions, record: BundleRecord) -> Predictions:
     first: dict[str, str] = {}
     for image in crystals.images:
         first.setdefault(image.drop, image.inspection)
-    scores = _crystal_scores(crystals, record, record.temperature)
-    best: dict[str, int] = {}
-    for index, image in enumerate(crystals.images):
-        held = best.get(image.drop)
-        if image.inspection == first[image.drop] and (held is None or scores[index] > scores[held]):
-            best[image.drop] = index
-    return crystals.only(list(best.values()))
+    shown = crystals.only([i for i, p in enumerate(crystals.images) if p.inspection == first[p.drop]])
+    scores = _crystal_scores(shown, record, record.temperature)
+    return shown.only(metrics.highest([image.drop for image in shown.images], scores))
 
 
 def _crystal_scores(predictions: Predictions, record: BundleRecord, temperature: float) -> NDArray[np.float32]:
-    return predictions.folded(record, temperature)[:, _CRYSTALS]
+    return predictions.folded(record, temperature)[:, CRYSTALS]
 
 
 def _state(
@@ -164,7 +150,7 @@ def _state(
     scores = counted.folded(record, temperature)
     measured = calibration(scores, counted.labels)
     missed = int((_crystal_scores(crystals, record, temperature) < threshold).sum())
-    flagged = float((scores[:, _CRYSTALS] >= threshold).mean())
+    flagged = float((scores[:, CRYSTALS] >= threshold).mean())
     return State(temperature, threshold, measured.error, measured.log_loss, missed, flagged)
 
 

@@ -92,7 +92,7 @@ class Check:
     name: str
     passed: bool
     sentence: str
-    numbers: dict[str, float | int | str | None]
+    numbers: Mapping[str, float | int | str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +132,7 @@ def judge(
         *_imagers(everything, rules),
         *extra,
     )
-    passed = all(check.passed for check in checks)
-    return Verdict(passed, checks, _numbers(everything, lab, rules, checks))
+    return Verdict(all(check.passed for check in checks), checks, _numbers(everything, lab, rules, checks))
 
 
 def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
@@ -146,11 +145,8 @@ def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
         look = "looks" if suspects == 1 else "look"
         sentence = f"{suspects} of {count(judged, 'label')} {look} wrong ({_percent(share)}); {limit}"
         sentence += "" if share < rules.label_noise else "; `marcod label suspects` lists them"
-    numbers: _Numbers = {"suspects": suspects, "labels": judged, "share": share, "limit": rules.label_noise}
+    numbers = {"suspects": suspects, "labels": judged, "share": share, "limit": rules.label_noise}
     return Check("label noise", share is not None and share < rules.label_noise, sentence, numbers)
-
-
-_Numbers = dict[str, float | int | str | None]
 
 
 def _enough(lab: PairedScores, rules: Rules) -> Check:
@@ -169,7 +165,7 @@ def enough(found: Mapping[str, int], rules: Rules) -> Check:
         f"{count(found['plates'], 'plate')}; a promotion takes {needed['crystals']}, {needed['drops']} and "
         f"{needed['plates']}"
     )
-    numbers: _Numbers = {**found, **{f"{name}_needed": count for name, count in needed.items()}}
+    numbers = {**found, **{f"{name}_needed": count for name, count in needed.items()}}
     return Check("enough drops", all(found[name] >= count for name, count in needed.items()), sentence, numbers)
 
 
@@ -187,7 +183,7 @@ def _recall(lab: PairedScores, rules: Rules) -> Check:
     name = "crystal recall"
     found = paired.difference(lab, paired.recall, rules.resamples, rules.seed)
     bound = found.at_least(rules.confidence)
-    numbers: _Numbers = {
+    numbers = {
         "champion": found.champion, "candidate": found.candidate, "difference": found.value,
         "bound": bound, "margin": rules.recall_margin,
     }  # fmt: skip
@@ -214,7 +210,7 @@ def _primary(lab: PairedScores, rules: Rules) -> Check:
     found = paired.difference(lab, gain, rules.resamples, rules.seed)
     sure = found.above_zero()
     was, now = (None if v is None else sign * v for v in (found.champion, found.candidate))
-    numbers: _Numbers = {
+    numbers = {
         "champion": was, "candidate": now, "improvement": found.value,
         "better_in": sure, "needed": rules.needed, "looks": rules.looks,
     }  # fmt: skip
@@ -243,9 +239,9 @@ def _precision(lab: PairedScores, rules: Rules) -> Check:
         paired.value_of(paired.share(lab.is_crystal, model.flagged, once)) for model in (lab.champion, lab.candidate)
     )
     reached = paired.value_of(paired.recall(lab, lab.candidate, once))
-    same = None if reached is None else paired.precision_at(lab, lab.champion, reached)
+    same = None if reached is None else paired.at_recall(lab, lab.champion, reached)[0]
     against = min((p for p in (was, same) if p is not None), default=None)
-    numbers: _Numbers = {
+    numbers = {
         "champion": was, "champion_at_same_recall": same, "candidate": now, "margin": rules.precision_margin,
     }  # fmt: skip
     if now is None or against is None:
@@ -269,8 +265,8 @@ def _false_alarms(lab: PairedScores, rules: Rules) -> Check:
     was, now = (
         paired.value_of(paired.share(model.flagged, ~lab.is_crystal, once)) for model in (lab.champion, lab.candidate)
     )
-    wished = paired.false_alarms_at(lab, lab.champion, rules.recall)
-    numbers: _Numbers = {
+    _, wished = paired.at_recall(lab, lab.champion, rules.recall)
+    numbers = {
         "champion": was, "champion_at_wished_recall": wished, "candidate": now, "limit": rules.most_false_alarms,
     }  # fmt: skip
     if was is None or now is None:
@@ -300,9 +296,8 @@ def _imager(name: str, part: PairedScores, rules: Rules) -> Check:
         if among.any()
     ]
     passed = all(loss.passed for loss in losses)
-    numbers: _Numbers = {"drops": len(set(part.drops)), "margin": rules.imager_margin}
-    for loss in losses:
-        numbers |= loss.numbers
+    numbers = {key: value for loss in losses for key, value in loss.numbers.items()}
+    numbers |= {"drops": len(set(part.drops)), "margin": rules.imager_margin}
     words = " and ".join(loss.sentence for loss in losses)
     ending = "" if passed else f"; {_points(rules.imager_margin)} may be lost, and chance does not explain so many"
     return Check(f"imager {name}", passed, f"imager {name}: {words}{ending}", numbers)
@@ -312,8 +307,7 @@ def _loss(
     part: PairedScores, what: str, said: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules
 ) -> Check:
     """Check that one loss is within the margin or may be chance; ``said`` is where each model is right."""
-    once = part.weights[np.newaxis]
-    before, after = (float(paired.share(right, among, once)[0]) for right in said)
+    before, after = (float(paired.share(right, among, part.weights[np.newaxis])[0]) for right in said)
     lost, gained = paired.lost_and_gained(part, said[0], said[1], among)
     chance = paired.chance_of_loss(lost, gained)
     values = {"champion": before, "candidate": after, "lost": lost, "gained": gained, "chance": chance}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod.domain import CLASSES, DropClass, path_text
-from marcod.evaluate.metrics import clopper_pearson
+from marcod.evaluate.metrics import clopper_pearson, confusion
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -35,7 +35,7 @@ class LabelIssue:
     index: int
     given: DropClass
     likely: DropClass
-    probabilities: tuple[float, float, float, float]
+    probabilities: tuple[float, ...]
     margin: float
 
 
@@ -63,10 +63,10 @@ class PersonNoise:
         np.fill_diagonal(counts, 0)
         if not counts.any():
             return None
-        said, likely = np.unravel_index(int((counts + counts.T).argmax()), counts.shape)
-        if counts[likely, said] > counts[said, likely]:
-            said, likely = likely, said
-        return CLASSES[said], CLASSES[likely]
+        given, likely = np.unravel_index(int((counts + counts.T).argmax()), counts.shape)
+        if counts[likely, given] > counts[given, likely]:
+            given, likely = likely, given
+        return CLASSES[given], CLASSES[likely]
 
     @property
     def swapped(self) -> bool:
@@ -102,10 +102,7 @@ def folds(plates: Sequence[str], k: int) -> NDArray[np.intp]:
 
 
 def find(
-    probabilities: Floats,
-    labels: Ints,
-    persons: Sequence[Mapping[str, DropClass]],
-    weights: Floats | None = None,
+    probabilities: Floats, labels: Ints, persons: Sequence[Mapping[str, DropClass]], weights: Floats | None = None
 ) -> LabelIssues:
     """Find label issues by out-of-fold probabilities.
 
@@ -142,8 +139,7 @@ def _margins(probabilities: Floats, labels: Ints) -> Floats:
     rows = np.arange(len(labels))
     others = probabilities.astype(np.float64)
     others[rows, labels] = -np.inf
-    margins: Floats = probabilities[rows, labels] - others.max(axis=1)
-    return margins
+    return np.asarray(probabilities[rows, labels] - others.max(axis=1))
 
 
 def _noise(labels: Ints, confident: Ints, weights: Floats) -> float:
@@ -158,26 +154,22 @@ def _noise(labels: Ints, confident: Ints, weights: Floats) -> float:
 
 
 def _suspect(i: int, probabilities: Floats, labels: Ints, confident: Ints, margins: Floats) -> LabelIssue:
-    clear, crystals, other, precipitate = map(float, probabilities[i])
-    shown = (clear, crystals, other, precipitate)
+    shown = tuple(probabilities[i].tolist())
     return LabelIssue(i, CLASSES[labels[i]], CLASSES[confident[i]], shown, float(margins[i]))
 
 
 def _person(name: str, persons: Sequence[Mapping[str, DropClass]], confident: Ints) -> PersonNoise:
-    table = np.zeros((len(CLASSES), len(CLASSES)), np.intp)
-    words = [
-        (CLASSES.index(row[name]), int(likely)) for row, likely in zip(persons, confident, strict=True) if name in row
-    ]
-    for said, likely in words:
-        if likely != _UNSURE:
-            table[said, likely] += 1
+    rows = [i for i, row in enumerate(persons) if name in row]
+    given, likely = np.array([CLASSES.index(persons[i][name]) for i in rows], np.intp), confident[rows]
+    sure = likely != _UNSURE
+    table = confusion(given[sure], likely[sure], len(CLASSES))
     judged = int(table.sum())
     wrong = judged - int(table.trace())
     return PersonNoise(
         person=name,
-        labels=len(words),
+        labels=len(rows),
         judged=judged,
         share=wrong / judged if judged else None,
         interval=clopper_pearson(wrong, judged),
-        table=tuple(tuple(map(int, row)) for row in table),
+        table=tuple(map(tuple, table.tolist())),
     )

@@ -15,7 +15,7 @@ from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import ConfigError, NotFoundError
 from marcod.model.bundle import BundleRecord
 from marcod.store import votes
-from marcod.text import count
+from marcod.text import count, some
 
 REQUIRED: Final = ("image", "label")
 FURTHER: Final = ("source", "imager", "plate", "drop", "inspection", "group")
@@ -36,13 +36,13 @@ class Labelled:
 
     file: Path
     label: DropClass
-    own: int | None
     source: str
     imager: str
     drop: str
     inspection: str
     unit: str
     group: str
+    own: int | None = None
     stored: tuple[float, ...] | None = None
 
 
@@ -84,11 +84,10 @@ def from_csv(file: Path, root: Path | None, record: BundleRecord, *, skip_missin
 
 
 def _missing_sentence(file: Path, missing: Sequence[Labelled], of: int) -> str:
-    named = ", ".join(str(image.file) for image in missing[:SHOWN])
-    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    named = some([str(image.file) for image in missing], SHOWN)
     verb = "is" if len(missing) == 1 else "are"
     return (
-        f"{len(missing)} of the {count(of, 'image')} in {file} {verb} not there: {named}{more}; "
+        f"{len(missing)} of the {count(of, 'image')} in {file} {verb} not there: {named}; "
         "name their folder with --root, or leave them out with --skip-missing"
     )
 
@@ -179,7 +178,6 @@ def _from_image(image: votes.LabelledImage, record: BundleRecord, roots: Mapping
     return Labelled(
         file=roots.get(image.source, Path(image.root)) / image.path,
         label=image.label,
-        own=None,
         source=image.source,
         imager=image.layout,
         drop=str(image.drop_id),

@@ -4,7 +4,7 @@ Scores are probabilities float [n, classes], labels are class indices int [n], `
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from sklearn import metrics as scikit
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, CRYSTALS
 from marcod.model.probabilities import softmax
 
 Floats = NDArray[np.floating[Any]]
@@ -23,8 +23,6 @@ Mask = NDArray[np.bool_]
 BINS: Final = 15
 RESAMPLED_AT_ONCE: Final = 400000
 """How many numbers the bootstrap holds at a time; it bounds the memory, not the result."""
-
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 def confusion(labels: Ints, predicted: Ints, classes: int) -> NDArray[np.int64]:
@@ -36,7 +34,7 @@ def confusion(labels: Ints, predicted: Ints, classes: int) -> NDArray[np.int64]:
 
 def row_percent(counts: Ints) -> Floats:
     """Return each cell as a percentage of its row; NaN in a row without counts."""
-    return 100.0 * _share(counts, counts.sum(axis=1, keepdims=True))
+    return 100.0 * ratio(counts, counts.sum(axis=1, keepdims=True))
 
 
 def log_loss(scores: Floats, labels: Ints, weights: Floats | None = None) -> float:
@@ -97,12 +95,12 @@ class Curve:
     @property
     def recall(self) -> Floats:
         """The share of the positives found; NaN without positives."""
-        return _share(self.true_positives, self.true_positives[-1:])
+        return ratio(self.true_positives, self.true_positives[-1:])
 
     @property
     def false_positive_rate(self) -> Floats:
         """The share of the negatives flagged; NaN without negatives."""
-        return _share(self.false_positives, self.false_positives[-1:])
+        return ratio(self.false_positives, self.false_positives[-1:])
 
     @property
     def precision(self) -> Floats:
@@ -115,10 +113,24 @@ class Curve:
         return np.unique(np.minimum(wanted, len(by) - 1))
 
 
-def _share(counts: Floats | Ints, total: Floats | Ints) -> NDArray[np.float64]:
+def ratio(counts: Floats | Ints, total: Floats | Ints) -> NDArray[np.float64]:
     """Divide counts by their total; NaN where it is 0."""
-    shares: NDArray[np.float64] = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
-    return shares
+    return np.asarray(np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0), np.float64)
+
+
+def numbered(names: Iterable[object]) -> NDArray[np.intp]:
+    """Give names numbers from 0 without gaps, int [n]."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
+
+
+def highest(keys: Iterable[object], values: Floats) -> list[int]:
+    """Return the index of each key's highest value, of equal ones the first, in the order of the keys."""
+    best: dict[object, int] = {}
+    for index, key in enumerate(keys):
+        if values[index] > values[best.setdefault(key, index)]:
+            best[key] = index
+    return list(best.values())
 
 
 def curve(scores: Floats, positive: Mask) -> Curve:
@@ -201,7 +213,7 @@ class Ranks:
         risen, passed = np.diff(tp, axis=1, prepend=0), np.diff(fp, axis=1, prepend=0)
         roc = (passed * (tp - risen / 2)).sum(axis=1)
         precise = (risen * np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)).sum(axis=1)
-        return _share(roc, tp[:, -1] * fp[:, -1]), _share(precise, tp[:, -1])
+        return ratio(roc, tp[:, -1] * fp[:, -1]), ratio(precise, tp[:, -1])
 
 
 def percentiles(values: Floats, confidence: float = 0.95) -> tuple[float, float] | None:
@@ -240,21 +252,21 @@ def recall_threshold(crystal_scores: Floats, recall: float) -> float:
 
 def measure(logits: Floats, labels: Ints, temperature: float, threshold: float) -> dict[str, Any]:
     """Return the numbers of metrics.json for one set in the four classes; rows of the confusion are the truth."""
-    measured_now = measured(softmax(logits / temperature), labels, threshold)
-    return measured_now | {"log_loss_without_temperature": _rounded(log_loss(softmax(logits), labels))}
+    plain = {"log_loss_without_temperature": _rounded(log_loss(softmax(logits), labels))}
+    return measured(softmax(logits / temperature), labels, threshold) | plain
 
 
 def measured(scores: Floats, labels: Ints, threshold: float) -> dict[str, Any]:
     """Return the same of probabilities [n, 4], without the loss at temperature 1."""
-    predicted, is_crystal, hits = scores.argmax(axis=1), labels == _CRYSTALS, scores[:, _CRYSTALS] >= threshold
+    predicted, is_crystal, hits = scores.argmax(axis=1), labels == CRYSTALS, scores[:, CRYSTALS] >= threshold
     found = int((hits & is_crystal).sum())
     return {
         "images": len(labels),
         "classes": [c.value for c in CLASSES],
         "confusion": confusion(labels, predicted, len(CLASSES)).tolist(),
         "accuracy": _rounded((predicted == labels).mean()),
-        "crystal_auc": _rounded(auc(scores[:, _CRYSTALS], is_crystal)),
-        "crystal_average_precision": _rounded(average_precision(scores[:, _CRYSTALS], is_crystal)),
+        "crystal_auc": _rounded(auc(scores[:, CRYSTALS], is_crystal)),
+        "crystal_average_precision": _rounded(average_precision(scores[:, CRYSTALS], is_crystal)),
         "crystal_threshold": threshold,
         "crystal_recall": _rounded(found / max(1, int(is_crystal.sum()))),
         "crystal_precision": _rounded(found / max(1, int(hits.sum()))),

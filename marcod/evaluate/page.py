@@ -102,14 +102,10 @@ def _roc_of(axes: Axes, ranking: Ranking, colour: str) -> None:
         axes.plot([], [], color=colour, label=f"{name}: not defined on this set")
         return
     axes.plot(*zip(*ranking.roc, strict=True), color=colour, label=f"{name}, AUC {tables.decimals(ranking.auc.value)}")
-    here = [(at.false_positive_rate, at.recall) for at in ranking.operating]
-    paper = [(at.paper, at.recall) for at in ranking.operating]
-    axes.plot(*_columns(here), "o", color=colour, markersize=5)
-    axes.plot(*_columns(paper), "o", color=colour, markersize=5, fillstyle="none")
-
-
-def _columns(points: list[tuple[Any, float]]) -> tuple[list[Any], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+    recalls = [at.recall for at in ranking.operating]
+    here: list[Any] = [at.false_positive_rate for at in ranking.operating]
+    axes.plot(here, recalls, "o", color=colour, markersize=5)
+    axes.plot([at.paper for at in ranking.operating], recalls, "o", color=colour, markersize=5, fillstyle="none")
 
 
 def _precision_recall(axes: Axes, of: Evaluation) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.errors import MarcodError
 from marcod.evaluate import metrics
 from marcod.evaluate.labelled import Labelled
@@ -31,7 +31,6 @@ Mask = NDArray[np.bool_]
 BASE: Final = "base"
 """The imager of images that are not the lab's own; their source is empty."""
 
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _LEAST: Final = 1e-12
 _FEW: Final = 10
 
@@ -48,7 +47,7 @@ class ModelScores:
     @property
     def crystals(self) -> Floats:
         """The crystal probabilities [n]."""
-        return self.scores[:, _CRYSTALS]
+        return self.scores[:, CRYSTALS]
 
     @property
     def flagged(self) -> Mask:
@@ -78,8 +77,7 @@ class PairedScores:
     @property
     def is_crystal(self) -> Mask:
         """The units labelled as crystals, bool [n]."""
-        crystals: Mask = self.labels == _CRYSTALS
-        return crystals
+        return np.asarray(self.labels == CRYSTALS, np.bool_)
 
     @property
     def is_lab(self) -> Mask:
@@ -188,10 +186,7 @@ def _weights(images: Sequence[Labelled]) -> NDArray[np.float64]:
 
 def share(of: Mask, among: Mask, weights: Floats) -> NDArray[np.float64]:
     """Return the weighted share of ``among`` [n] that is also ``of`` [n], for weights [m, n]: [m], NaN if none."""
-    total = weights @ among.astype(np.float64)
-    part = weights @ (of & among).astype(np.float64)
-    shares: NDArray[np.float64] = np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)
-    return shares
+    return metrics.ratio(weights @ (of & among).astype(np.float64), weights @ among.astype(np.float64))
 
 
 def recall(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
@@ -207,8 +202,7 @@ def average_precision(pair: PairedScores, model: ModelScores, weights: Floats) -
 def log_loss(pair: PairedScores, model: ModelScores, weights: Floats) -> NDArray[np.float64]:
     """Return the mean negative log probability of the labelled class, float [m]."""
     given = model.scores[np.arange(len(pair.labels)), pair.labels].astype(np.float64)
-    losses: NDArray[np.float64] = weights @ -np.log(np.maximum(given, _LEAST)) / weights.sum(axis=1)
-    return losses
+    return np.asarray(weights @ -np.log(np.maximum(given, _LEAST)) / weights.sum(axis=1), np.float64)
 
 
 Measure = Callable[[PairedScores, ModelScores, Floats], NDArray[np.float64]]
@@ -257,7 +251,7 @@ def difference(pair: PairedScores, measure: Measure, resamples: int, seed: int) 
         return Difference(None, None, ())
     once = pair.weights[np.newaxis]
     was, now = (value_of(measure(pair, model, once)) for model in (pair.champion, pair.candidate))
-    kinds = [numbered(names) for names in (pair.plates, pair.drops)]
+    kinds = [metrics.numbered(names) for names in (pair.plates, pair.drops)]
     return Difference(was, now, tuple(_resampled(pair, measure, k, resamples, seed) for k in kinds if k.max() > 0))
 
 
@@ -277,35 +271,19 @@ def value_of(shares: NDArray[np.float64]) -> float | None:
     return None if np.isnan(shares[0]) else float(shares[0])
 
 
-def numbered(names: Sequence[object]) -> NDArray[np.intp]:
-    """Give names numbers from 0 without gaps, int [n]."""
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
+def at_recall(pair: PairedScores, model: ModelScores, wanted: float) -> tuple[float | None, float | None]:
+    """Return crystal precision and the share of other drops flagged, at the highest threshold that finds this share.
 
-
-def precision_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
-    """Return crystal precision at the highest threshold that finds this share of crystals; None without any."""
-    if not pair.is_crystal.any():
-        return None
-    ranks = metrics.Ranks.of(model.crystals, pair.is_crystal)
-    ranked = pair.weights[ranks.order]
-    seen, found = (np.cumsum(part)[ranks.ends] for part in (ranked, ranked * ranks.positive))
-    first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
-    return float(found[first] / seen[first])
-
-
-def false_alarms_at(pair: PairedScores, model: ModelScores, wanted: float) -> float | None:
-    """Return the share of drops without crystals flagged at the threshold that finds this share of crystals.
-
-    None without crystals, or without drops that have none.
+    Both are None without crystals, the second also without drops that have none.
     """
-    if not pair.is_crystal.any() or pair.is_crystal.all():
-        return None
+    if not pair.is_crystal.any():
+        return None, None
     ranks = metrics.Ranks.of(model.crystals, pair.is_crystal)
     ranked = pair.weights[ranks.order]
     found, alarms = (np.cumsum(ranked * part)[ranks.ends] for part in (ranks.positive, ~ranks.positive))
     first = int(np.argmax(found >= wanted * found[-1] - 1e-9))
-    return float(alarms[first] / alarms[-1])
+    precision = float(found[first] / (found[first] + alarms[first]))
+    return precision, None if pair.is_crystal.all() else float(alarms[first] / alarms[-1])
 
 
 def lost_and_gained(pair: PairedScores, champion: Mask, candidate: Mask, among: Mask) -> tuple[int, int]:

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod import images
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, CRYSTALS
 from marcod.errors import ImageError, MarcodError
+from marcod.evaluate import metrics
 from marcod.evaluate.labelled import Labelled
 from marcod.model import bundle, probabilities
 from marcod.model.bundle import BundleRecord, Predictor
 from marcod.text import count
 
 _LEAST: Final = 1e-38
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,8 +36,7 @@ class Predictions:
     def folded(self, record: BundleRecord, temperature: float | None = None) -> NDArray[np.float32]:
         """Return probabilities float32 [n, 4], columns as domain.CLASSES, by default at the record's temperature."""
         own = probabilities.softmax(self.logits / (record.temperature if temperature is None else temperature))
-        folded: NDArray[np.float32] = own @ bundle.folding(record)
-        return folded
+        return np.asarray(own @ bundle.folding(record), np.float32)
 
     @property
     def labels(self) -> NDArray[np.intp]:
@@ -46,13 +45,8 @@ class Predictions:
 
     def counted(self, record: BundleRecord) -> "Predictions":
         """Keep each unit once, by its most crystalline image, as for the verdict on a drop."""
-        crystals = self.folded(record)[:, _CRYSTALS]
-        best: dict[str, int] = {}
-        for index, image in enumerate(self.images):
-            held = best.setdefault(image.unit, index)
-            if crystals[index] > crystals[held]:
-                best[image.unit] = index
-        return self.only(list(best.values()))
+        units = [image.unit for image in self.images]
+        return self.only(metrics.highest(units, self.folded(record)[:, CRYSTALS]))
 
     def only(self, indices: Sequence[int]) -> "Predictions":
         """Select images, in that order."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.evaluate import metrics
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
@@ -42,7 +42,6 @@ PAPER_OPERATING: Final = {
 
 PAPER_DETECTION: Final = {"precision": 0.7777, "recall": 0.8663, "accuracy": 0.9018}
 
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _TO_PAPER: Final = [CLASSES.index(c) for c in ORDER]
 
 Table = tuple[tuple[float | None, ...], ...]
@@ -200,7 +199,7 @@ def evaluate(
     counted = predictions.counted(record)
     scores, labels = counted.folded(record), counted.labels
     predicted = scores.argmax(axis=1)
-    groups = _numbered([p.group for p in counted.images])
+    groups = metrics.numbered([p.group for p in counted.images])
     ranks = {c: metrics.Ranks.of(scores[:, CLASSES.index(c)], labels == CLASSES.index(c)) for c in PAPER_AUC}
     spread = _bootstrap(predicted == labels, ranks, groups, seed)
     return Evaluation(
@@ -246,11 +245,6 @@ def _data(predictions: Predictions, counted: Predictions, description: str, miss
     )
 
 
-def _numbered(names: Sequence[str]) -> NDArray[np.intp]:
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.intp)
-
-
 def _share(k: int, n: int) -> Estimate:
     """Return a proportion with its Clopper-Pearson interval."""
     interval = metrics.clopper_pearson(k, n)
@@ -279,7 +273,7 @@ def _bootstrap(
 
 def _confusion(labels: NDArray[np.intp], predicted: NDArray[np.intp], sources: Sequence[str]) -> Confusion:
     counts = metrics.confusion(labels, predicted, len(CLASSES))[np.ix_(_TO_PAPER, _TO_PAPER)]
-    numbers = _numbered(sources)
+    numbers = metrics.numbered(sources)
     of_source = [
         metrics.confusion(labels[numbers == i], predicted[numbers == i], len(CLASSES))[np.ix_(_TO_PAPER, _TO_PAPER)]
         for i in range(int(numbers.max()) + 1)
@@ -351,8 +345,8 @@ def _rise(counts: NDArray[Any]) -> NDArray[Any]:
 
 def _detections(scores: NDArray[Any], labels: NDArray[np.intp], threshold: float) -> tuple[Detection, ...]:
     return (
-        _detection("likeliest class", None, scores.argmax(axis=1) == _CRYSTALS, labels == _CRYSTALS),
-        _detection("threshold", threshold, scores[:, _CRYSTALS] >= threshold, labels == _CRYSTALS),
+        _detection("likeliest class", None, scores.argmax(axis=1) == CRYSTALS, labels == CRYSTALS),
+        _detection("threshold", threshold, scores[:, CRYSTALS] >= threshold, labels == CRYSTALS),
     )
 
 
@@ -395,7 +389,7 @@ def _part(name: str, scores: NDArray[Any], labels: NDArray[np.intp], threshold: 
     return Part(
         name=name,
         counted=len(labels),
-        crystals=int((labels == _CRYSTALS).sum()),
+        crystals=int((labels == CRYSTALS).sum()),
         accuracy=_share(int((scores.argmax(axis=1) == labels).sum()), len(labels)),
         crystal_auc=auc[DropClass.CRYSTALS],
         precipitate_auc=auc[DropClass.PRECIPITATE],

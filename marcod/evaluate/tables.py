@@ -117,17 +117,13 @@ def _headline(of: Evaluation) -> Shown:
     ]  # fmt: skip
     for ranking in (of.crystals, of.precipitate):
         name, counts = ranking.drop_class.value.lower(), f"{ranking.positives} of {counted}"
-        auc, precision = ranking.auc, ranking.average_precision
-        rows += [
-            (f"{name} AUC", decimals(auc.value), _interval(auc, as_percent=False), counts, decimals(ranking.paper_auc)),
-            (
-                f"{name} average precision",
-                decimals(precision.value),
-                _interval(precision, as_percent=False),
-                counts,
-                "",
-            ),
-        ]
+        numbers = (
+            ("AUC", ranking.auc, decimals(ranking.paper_auc)),
+            ("average precision", ranking.average_precision, ""),
+        )
+        for kind, found, paper in numbers:
+            interval = _interval(found, as_percent=False)
+            rows.append((f"{name} {kind}", decimals(found.value), interval, counts, paper))
     rows += [
         ("expected calibration error", decimals(of.calibration.error), "", "", ""),
         ("log loss", decimals(of.calibration.log_loss), "", "", ""),
