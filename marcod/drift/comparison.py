@@ -10,7 +10,6 @@ of the drops' distributions, for shares the difference.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -63,7 +62,7 @@ def _class(place: int) -> Callable[[PlateSums, int], Reading]:
 
 
 def _empty(plate: PlateSums, empty_below: int) -> Reading:
-    return sum(count for place, count in plate.reliefs.items() if place < empty_below), plate.images
+    return int(plate.reliefs[:empty_below].sum()), plate.images
 
 
 def _failures(plate: PlateSums, empty_below: int) -> Reading:
@@ -102,7 +101,7 @@ SIGNALS: Final = (
         "the model is less sure of the images of {source}; review some of them and label them",
     ),
     Signal(
-        "crystals", _measure(statistics.CRYSTALS), 0.15, statistics.CRYSTALS,
+        "crystals", _measure(statistics.P_CRYSTALS), 0.15, statistics.P_CRYSTALS,
         "the model sees more crystals at {source} than in plates of that age before; review some",
         "the model sees fewer crystals at {source} than in plates of that age before; review some",
     ),
@@ -160,12 +159,9 @@ def judge(
 
 def _emptiest(reference: Ages) -> int:
     """Find the bin of RELIEF below which the emptiest hundredth of the reference's images lies."""
-    counts: Counter[int] = Counter()
-    for cell in reference.values():
-        for plate in cell.plates.values():
-            counts.update(plate.reliefs)
-    so_far = np.cumsum([counts[place] for place in range(statistics.RELIEF.bins)])
-    return int(np.count_nonzero(so_far <= EMPTY_SHARE * counts.total()))
+    plates = [plate.reliefs for cell in reference.values() for plate in cell.plates.values()]
+    so_far = np.cumsum(np.sum(plates, axis=0))
+    return int(np.count_nonzero(so_far <= EMPTY_SHARE * so_far[-1]))
 
 
 def _compare(

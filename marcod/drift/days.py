@@ -130,15 +130,15 @@ def _scored(connection: Connection, version: Version, since: datetime, until: da
 
 def _given_up(connection: Connection, version: Version, since: datetime, until: datetime) -> Iterator[Observation]:
     promoted = promoted_at(connection, version)
-    begun = _first_measured(connection, version, promoted)
-    if begun is None:
+    start = _first_measured(connection, version, promoted)
+    if start is None:
         return
     found = (
         sa.select(*_PLACE, job.c.failed_at)
         .join(image, image.c.id == job.c.image_id)
         .join(inspection, inspection.c.id == image.c.inspection_id)
         .where(
-            job.c.failed_at >= max(since, begun),
+            job.c.failed_at >= max(since, start),
             job.c.failed_at < until,
             job.c.model_version_id == version.id,
             job.c.error != queue.GONE,
@@ -183,20 +183,17 @@ def _find_starts(connection: Connection, plate_ids: Iterable[int], starts: dict[
     """Find when each plate was first photographed, into ``starts``."""
     ids = list(plate_ids)
     undated = sa.case((image.c.captured_at.is_(None), _FILE_TIME))
-    firsts = (
-        sa.func.min(image.c.captured_at, type_=UtcDateTime()), sa.func.min(undated),
-        sa.func.min(image.c.seen_at, type_=UtcDateTime()),
-    )  # fmt: skip
+    captured, seen = (sa.func.min(time, type_=UtcDateTime()) for time in (image.c.captured_at, image.c.seen_at))
     for place in range(0, len(ids), PLATES):
         found = (
-            sa.select(inspection.c.plate_id, *firsts)
+            sa.select(inspection.c.plate_id, captured, sa.func.min(undated), seen)
             .join(image, image.c.inspection_id == inspection.c.id)
             .where(inspection.c.plate_id.in_(ids[place : place + PLATES]))
             .group_by(inspection.c.plate_id)
         )
-        for plate_id, captured, file_ns, seen in connection.execute(found):
-            undated_at = [] if file_ns is None else [min(_file_time(file_ns), seen)]
-            starts[int(plate_id)] = min([*undated_at, *([] if captured is None else [captured])])
+        for plate_id, captured_at, file_ns, seen_at in connection.execute(found):
+            undated_at = None if file_ns is None else min(_file_time(file_ns), seen_at)
+            starts[int(plate_id)] = min(time for time in (captured_at, undated_at) if time is not None)
 
 
 def _file_time(file_ns: int) -> datetime:
@@ -295,24 +292,16 @@ def hold(connection: Connection, source_id: int) -> None:
 
 
 def raise_alarm(
-    connection: Connection,
-    version: Version,
-    source_id: int,
-    *,
-    signal: str,
-    day: date,
-    value: float,
-    reference: float,
-    p_value: float,
-    detail: str,
-    now: datetime,
+    connection: Connection, version: Version, source_id: int, *, signal: str, now: datetime, **values: Any
 ) -> int | None:
-    """Open an alarm unless one is open or was raised that day; call :func:`hold` first. Returns the id of a new one."""
+    """Open an alarm unless one is open or was raised that day; call :func:`hold` first. Returns the id of a new one.
+
+    ``values`` are its day, value, reference, p_value and detail.
+    """
     same = sa.and_(_mine(drift_alarm, source_id, version), drift_alarm.c.signal == signal)
     if connection.execute(sa.select(sa.exists().where(same, drift_alarm.c.cleared_at.is_(None)))).scalar_one():
         return None
-    values = {"value": value, "reference": reference, "p_value": p_value, "detail": detail, "raised_at": now}
-    row = _key(source_id, version) | {"signal": signal, "day": day} | values
+    row = _key(source_id, version) | {"signal": signal, "raised_at": now, **values}
     made = insert(connection, drift_alarm).values(row).on_conflict_do_nothing().returning(drift_alarm.c.id)
     alarm_id: int | None = connection.execute(made).scalar_one_or_none()
     if alarm_id is not None:

@@ -211,8 +211,7 @@ def history(db: Database, source: str, days: int, now: datetime) -> list[DayLine
 
     def work(connection: Any) -> list[store.Day]:
         version, source_id = versions.champion(connection), find_source(connection, source)
-        fresh = _counted(connection, version, now.astimezone(UTC))
-        return _days(connection, version, source_id, since, fresh)
+        return _days(connection, version, source_id, since, _counted(connection, version, now.astimezone(UTC)))
 
     return [_line(row) for row in db.read(work)]
 
@@ -221,10 +220,9 @@ def _line(row: store.Day) -> DayLine:
     cells = statistics.from_json(row.statistics).values()
     plates = [plate for cell in cells for plate in cell.plates.values()]
     sums = sum((plate.measures for plate in plates), np.zeros(len(statistics.MEASURES))).tolist()
-    means = [round(value / row.images, 4) if row.images else None for value in sums]
-    brightness, contrast, focus, confidence, _ = means
-    by_class = sum((plate.classes for plate in plates), np.zeros(len(CLASSES), np.int64)).tolist()
-    classes = {str(c): number for c, number in zip(CLASSES, by_class, strict=True)}
+    brightness, contrast, focus, confidence, _ = (round(s / row.images, 4) if row.images else None for s in sums)
+    by_class = sum((plate.classes for plate in plates), np.zeros(len(CLASSES), np.int64))
+    classes = dict(zip(map(str, CLASSES), by_class.tolist(), strict=True))
     names = {plate_id for cell in cells for plate_id in cell.plates}
     return DayLine(row.day, row.images, row.failures, len(names), brightness, contrast, focus, confidence, classes)
 
@@ -394,18 +392,8 @@ def _calm(case: _Case, findings: list[Finding], settings: DriftSettings, today: 
 
 
 def _opened(connection: Any, case: _Case, finding: Finding, now: datetime) -> int | None:
-    return store.raise_alarm(
-        connection,
-        case.version,
-        case.source_id,
-        signal=finding.signal,
-        day=now.date(),
-        value=finding.value,
-        reference=finding.reference,
-        p_value=finding.p_value,
-        detail=finding.detail,
-        now=now,
-    )
+    columns = {name: getattr(finding, name) for name in ("signal", "value", "reference", "p_value", "detail")}
+    return store.raise_alarm(connection, case.version, case.source_id, day=now.date(), now=now, **columns)
 
 
 def _imager(case: _Case, findings: list[Finding], alarms: list[Alarm], settings: DriftSettings) -> Imager:

@@ -6,7 +6,6 @@ because old plates look different and hold more crystals.
 """
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.drift.days import Observation
 
 AGE_STARTS: Final = (0, 1, 3, 8, 31)
@@ -27,9 +26,8 @@ BRIGHTNESS: Final = "brightness"
 CONTRAST: Final = "contrast"
 FOCUS: Final = "focus"
 CONFIDENCE: Final = "confidence"
-CRYSTALS: Final = "p_crystals"
+P_CRYSTALS: Final = "p_crystals"
 
-_CRYSTALS_AT: Final = CLASSES.index(DropClass.CRYSTALS)
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -54,7 +52,7 @@ SCALES: Final = {
     CONTRAST: Scale(0.0, 0.5, 100),
     FOCUS: Scale(-6.0, 0.0, 60),
     CONFIDENCE: Scale(0.25, 1.0, 30),
-    CRYSTALS: Scale(0.0, 1.0, 20),
+    P_CRYSTALS: Scale(0.0, 1.0, 20),
 }
 MEASURES: Final = tuple(SCALES)
 """Measured values in the order of ``PlateSums.measures``: three of the image, then the model's highest probability and
@@ -82,7 +80,7 @@ class PlateSums:
     failed: int = 0
     measures: Floats = field(default_factory=lambda: np.zeros(len(MEASURES)))
     classes: Counts = field(default_factory=lambda: np.zeros(len(CLASSES), np.int64))
-    reliefs: Counter[int] = field(default_factory=Counter)
+    reliefs: Counts = field(default_factory=lambda: np.zeros(RELIEF.bins, np.int64))
 
     def add(self, other: "PlateSums") -> None:
         """Add the other's images."""
@@ -90,20 +88,22 @@ class PlateSums:
         self.failed += other.failed
         self.measures += other.measures
         self.classes += other.classes
-        self.reliefs.update(other.reliefs)
+        self.reliefs += other.reliefs
 
     def to_json(self) -> list[Any]:
         """Return the sums as stored, rounded to four places."""
         sums = [round(value, 4) for value in self.measures.tolist()]
-        reliefs = [list(pair) for pair in sorted(self.reliefs.items())]
+        reliefs = [[place, count] for place, count in enumerate(self.reliefs.tolist()) if count]
         return [self.images, self.failed, sums[:_OF_IMAGE], sums[_OF_IMAGE:], self.classes.tolist(), reliefs]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> "PlateSums":
         """Return the inverse of :meth:`to_json`."""
         images, failed, of_image, of_model, classes, reliefs = values
-        sums = np.array([*of_image, *of_model], np.float64)
-        return cls(images, failed, sums, np.array(classes, np.int64), Counter(dict(reliefs)))
+        made = cls(images, failed, np.array([*of_image, *of_model], np.float64), np.array(classes, np.int64))
+        for place, count in reliefs:
+            made.reliefs[place] = count
+        return made
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +133,7 @@ class Cell:
             return
         plate.images += 1
         plate.classes[CLASSES.index(DropClass(observation.label))] += 1
-        of_model = (max(observation.probabilities), observation.probabilities[_CRYSTALS_AT])
+        of_model = (max(observation.probabilities), observation.probabilities[CRYSTALS])
         measures = (observation.brightness, observation.contrast, observation.focus, *of_model)
         plate.measures += measures
         for (name, scale), value in zip(SCALES.items(), measures, strict=True):

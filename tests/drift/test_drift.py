@@ -224,7 +224,7 @@ def test_days_add_up_and_survive_the_database(seen: list[tuple[int, float, float
     for age, cell in whole.items():
         for plate_id, sums in cell.plates.items():
             assert summed[age].plates[plate_id].measures == pytest.approx(sums.measures, abs=1e-3)
-            assert summed[age].plates[plate_id].reliefs == sums.reliefs
+            assert summed[age].plates[plate_id].reliefs.tolist() == sums.reliefs.tolist()
 
 
 def _counts(cell: statistics.Cell) -> tuple[int, int, dict[str, list[int]]]:
