@@ -49,16 +49,14 @@ class Images:
         return len(self.targets)
 
 
-def in_memory(pixels: Pixels, targets: NDArray[np.float32], weights: NDArray[np.float32] | None = None) -> Images:
-    """Wrap images uint8 [n, side, side, 3] that are in memory."""
-    given = np.ones(len(targets), np.float32) if weights is None else weights
-    return Images(targets, given, lambda chosen, _seed: pixels[chosen])
+def in_memory(pixels: Pixels, targets: NDArray[np.float32]) -> Images:
+    """Wrap images uint8 [n, side, side, 3] that are in memory; each counts the same."""
+    return Images(targets, np.ones(len(targets), np.float32), lambda chosen, _seed: pixels[chosen])
 
 
 def one_hot(labels: NDArray[Any], classes: int) -> NDArray[np.float32]:
     """Encode class indices [n] as certain soft labels float32 [n, classes]."""
-    certain: NDArray[np.float32] = np.eye(classes, dtype=np.float32)[labels]
-    return certain
+    return np.asarray(np.eye(classes)[labels], np.float32)
 
 
 def kept(

@@ -77,17 +77,9 @@ def load(path: Path) -> State | None:
 
 def _state(arrays: dict[str, NDArray[Any]]) -> State:
     about = json.loads(arrays.pop("about").tobytes())
-    groups: dict[str, dict[str, NDArray[Any]]] = {group: {} for group in (*_GROUPS, "optimizer")}
+    groups: dict[str, Any] = {group: {} for group in (*_GROUPS, "optimizer")}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = value
-    return State(
-        epoch=about["epoch"],
-        step=about["step"],
-        weights=groups["weights"],
-        average=groups["average"],
-        best=groups["best"],
-        optimizer=[groups["optimizer"][name] for name in sorted(groups["optimizer"])],
-        best_loss=about["best_loss"],
-        curve=about["curve"],
-    )
+    optimizer = groups.pop("optimizer")
+    return State(**about, **groups, optimizer=[optimizer[name] for name in sorted(optimizer)])

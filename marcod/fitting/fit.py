@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, CRYSTALS
 from marcod.errors import MarcodError
 from marcod.evaluate import metrics
 from marcod.fitting import checkpoint
@@ -31,7 +31,6 @@ from marcod.model.network import Architecture
 
 Progress = Callable[[str, int, int], None]
 SAVE_EVERY_S: Final = 120.0
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 class StoppedError(Exception):
@@ -138,13 +137,10 @@ class Training:
         trained = self.model.trainable_variables
         optimizer = self._recipe.make_optimizer(self.steps, trained)
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        jit = backend.training_compiler()
-        if self._heads == 1:
-            self.model.compile(optimizer=optimizer, loss=loss, jit_compile=jit)
-        else:
-            self.model.compile(
-                optimizer=optimizer, loss=[loss, loss], loss_weights=[1.0, self._recipe.auxiliary], jit_compile=jit
-            )
+        losses: dict[str, Any] = {"loss": loss}
+        if self._heads == 2:
+            losses = {"loss": [loss, loss], "loss_weights": [1.0, self._recipe.auxiliary]}
+        self.model.compile(optimizer=optimizer, jit_compile=backend.training_compiler(), **losses)
         # With float16 Keras wraps it in one that scales the loss, whose variables a checkpoint holds too.
         self.model.optimizer.build(trained)
         # The loss makes variables at its first call; within the first step, TensorFlow would trace that step twice.
@@ -266,14 +262,12 @@ class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
 
 def measured(logits: NDArray[Any], validation: Validation) -> dict[str, float]:
     """Return weighted log loss and accuracy, and the crystals' average precision where that is defined."""
-    scores, labels = probabilities.softmax(logits), validation.labels
-    share = validation.weights / validation.weights.sum()
-    right = scores[np.arange(len(labels)), labels]
+    scores, labels, weights = probabilities.softmax(logits), validation.labels, validation.weights
     found = {
-        "validation_loss": float(-(np.log(np.maximum(right, 1e-12)) * share).sum()),
-        "validation_accuracy": float(((scores.argmax(axis=1) == labels) * share).sum()),
+        "validation_loss": metrics.log_loss(scores, labels, weights),
+        "validation_accuracy": float(np.average(scores.argmax(axis=1) == labels, weights=weights)),
     }
-    precision = metrics.average_precision(scores[:, _CRYSTALS], labels == _CRYSTALS)
+    precision = metrics.average_precision(scores[:, CRYSTALS], labels == CRYSTALS)
     return found if precision is None else found | {"validation_crystal_average_precision": precision}
 
 
