@@ -4,6 +4,7 @@ The bundle on disk is judged, on the test side of the run's own frozen snapshot,
 """
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +18,10 @@ from marcod.evaluate.gate import Check, Rules, Verdict
 from marcod.evaluate.label_issues import LabelIssues
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.model import bundle, network, probabilities
-from marcod.model.bundle import BundleRecord, Predictor
+from marcod.model.bundle import Predictor
 from marcod.settings import TrainSettings
 from marcod.training import data
 from marcod.training.candidate import Candidate, TrainContext
-from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
 
 PARITY: Final = 1e-3
@@ -34,9 +34,7 @@ MOST_UNREADABLE: Final = 0.01
 BATCH: Final = 16
 
 
-def write(
-    models: Path, context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, version: int
-) -> Path:
+def write(models: Path, context: TrainContext, made: Candidate, version: int) -> Path:
     """Write the candidate as bundle ``NAME:version`` below ``models``. Raises BundleError."""
     from_scratch = made.tier == "scratch"
     record = bundle.new_record(
@@ -47,11 +45,11 @@ def write(
         folding=made.calibrated.folding,
         temperature=made.calibrated.temperature,
         threshold=made.calibrated.threshold,
-        training_data=_told(made, snapshot, rehearsal_set),
+        training_data=_training_data(context, made),
         licence=context.parent.licence,
         citation=None if from_scratch else context.parent.citation,
-        trained_on=_trained_on(context.parent, made, rehearsal_set),
-        notice=_notice(context.parent, made, rehearsal_set),
+        trained_on=_trained_on(context, made),
+        notice=_notice(context, made),
         parent=f"{context.parent.name}:{context.parent.version}",
         architecture=made.architecture.to_dict(),
         preprocessing=dict(context.parent.preprocessing),
@@ -59,89 +57,80 @@ def write(
     predictor = Predictor(record, made.weights, BATCH)
     _, images = calibration.measured_and_golden(context.parent_folder)
     golden = calibration.expectations(predictor, images, record.temperature)
-    return bundle.write(models, record, made.weights, _measured(context, made, snapshot, rehearsal_set), golden)
+    return bundle.write(models, record, made.weights, _measured(context, made), golden)
 
 
-def _trained_on(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) -> tuple[TrainedOn, ...]:
+def _trained_on(context: TrainContext, made: Candidate) -> tuple[TrainedOn, ...]:
     """List what the candidate's weights learned from. A new calibration leaves the weights as they were."""
     if made.tier == "recalibrate":
-        return parent.trained_on
-    kept = () if made.tier == "scratch" else parent.trained_on
-    rendered = (TrainedOn.RENDERED,) if rehearsal_set.synthetic else ()
+        return context.parent.trained_on
+    kept = () if made.tier == "scratch" else context.parent.trained_on
+    rendered = (TrainedOn.RENDERED,) if context.rehearsal_set.synthetic else ()
     return (*kept, *rendered, TrainedOn.LAB)
 
 
-def _told(made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet) -> str:
+def _training_data(context: TrainContext, made: Candidate) -> str:
+    snapshot = context.snapshot
     learned = len(snapshot.side(Split.TRAIN)) + len(snapshot.side(Split.VALIDATION))
     return (
         f"data set {snapshot.digest[:12]}: {text.count(learned, 'labelled image')}, "
-        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {rehearsal_set.about}; {made.tier}"
+        f"{len(snapshot.side(Split.TEST))} more for the test; beside them {context.rehearsal_set.about}; {made.tier}"
     )
 
 
-def _notice(parent: BundleRecord, made: Candidate, rehearsal_set: RehearsalSet) -> str:
+def _notice(context: TrainContext, made: Candidate) -> str:
     if made.tier == "recalibrate":
-        return parent.notice
-    from_rendered = made.tier != "scratch" and TrainedOn.RENDERED in parent.trained_on
+        return context.parent.notice
+    from_rendered = made.tier != "scratch" and TrainedOn.RENDERED in context.parent.trained_on
     kept = ["Its first weights come from rendered drops."] if from_rendered else []
-    kept += ["Rendered drops were among what it learned from."] if rehearsal_set.synthetic else []
+    kept += ["Rendered drops were among what it learned from."] if context.rehearsal_set.synthetic else []
     return "\n".join(kept)
 
 
-def _measured(
-    context: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet
-) -> dict[str, Any]:
+def _measured(context: TrainContext, made: Candidate) -> dict[str, Any]:
+    snapshot = context.snapshot
     return {
         "tier": made.tier,
         "seed": context.settings.seed,
         "dataset": {"digest": snapshot.digest, "gate_digest": snapshot.gate_digest, "counts": snapshot.counts()},
-        "base": rehearsal_set.about,
+        "base": context.rehearsal_set.about,
         **made.measured,
     }
 
 
 def model_digest(made: Candidate) -> str:
     """Return the SHA-256 of weights, temperature and threshold, which finds a model again under another name."""
-    told = (made.calibrated.temperature, made.calibrated.threshold.crystal)
-    digest = hashlib.sha256(repr(told).encode())
+    fitted = (made.calibrated.temperature, made.calibrated.threshold.crystal)
+    digest = hashlib.sha256(repr(fitted).encode())
     for name in sorted(made.weights):
         digest.update(name.encode() + b"\x00" + np.ascontiguousarray(made.weights[name], np.float32).tobytes())
     return digest.hexdigest()
 
 
-def judge(
-    context: TrainContext,
-    champion: Predictor,
-    path: Path,
-    made: Candidate,
-    snapshot: Snapshot,
-    rehearsal_set: RehearsalSet,
-    looks: int,
-) -> Verdict:
+def judge(context: TrainContext, champion: Predictor, path: Path, made: Candidate, looks: int) -> Verdict:
     """Return the gate's verdict on the bundle at ``path``; the test side has judged ``looks`` candidates before."""
     rules = rules_of(context.settings, made.tier, looks)
-    images = data.tested(snapshot, rehearsal_set, context.roots)
-    extra = [labels_check(made.own_issues or made.label_issues, rules), *people_checks(made.label_issues)]
+    images = data.tested(context.snapshot, context.rehearsal_set, context.roots)
+    issues = made.own_issues or made.label_issues
+    suspects, judged = (0, 0) if issues is None else (len(issues.suspects), issues.judged)
+    extra = [gate.labels_trusted(suspects, judged, rules), *people_checks(made.label_issues)]
     try:
         candidate = bundle.load(path, BATCH)
     except BundleError as error:
-        broken = Check("golden images", False, str(error), {})
-        return Verdict(False, (*extra, broken), {"checks": [_plain(check) for check in (*extra, broken)]})
+        return _refused(*extra, Check("golden images", False, str(error), {}))
     extra += [Check("golden images", True, "the bundle on disk scores its golden images as it must", {})]
     extra += [_parity(context, made, candidate)]
     if not images:
-        none = Check("enough drops", False, "no labelled plate stands on the test side; label drops on more plates", {})
-        return Verdict(False, (none, *extra), {"checks": [_plain(check) for check in (none, *extra)]})
+        none = Check("enough drops", False, "no labelled plate is on the test side; label drops on more plates", {})
+        return _refused(none, *extra)
 
-    def said(predictor: Predictor, name: str) -> Predictions:
-        def done(count: int) -> None:
-            context.progress(f"testing the {name}", count, len(images))
-            if context.stopped():
-                raise InterruptedError
+    def predicted(predictor: Predictor, name: str) -> Predictions:
+        return predict(
+            images, predictor.record, lambda: predictor, threads=context.threads,
+            done=lambda count: context.report(f"testing the {name}", count, len(images)),
+        )  # fmt: skip
 
-        return predict(images, predictor.record, lambda: predictor, threads=context.threads, done=done)
-
-    before, after = said(champion, "champion"), said(candidate, "candidate")
+    before, after = predicted(champion, "champion"), predicted(candidate, "candidate")
     extra += [_readable(len(images), max(len(before.unreadable), len(after.unreadable)))]
     return gate.judge((champion.record, before), (candidate.record, after), rules, extra=extra)
 
@@ -160,12 +149,12 @@ def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
 def _readable(count: int, unreadable: int) -> Check:
     """Check that the test side can be read; an imager whose share is offline would not be tested at all."""
     sentence = f"{unreadable} of {text.count(count, 'test image')} could not be read, {MOST_UNREADABLE:.0%} may be"
-    numbers: dict[str, float | int | str | None] = {"pictures": count, "unreadable": unreadable}
-    return Check("readable images", unreadable <= MOST_UNREADABLE * count, sentence, numbers)
+    passed = unreadable <= MOST_UNREADABLE * count
+    return Check("readable images", passed, sentence, {"pictures": count, "unreadable": unreadable})
 
 
-def _plain(check: Check) -> dict[str, Any]:
-    return {"name": check.name, "passed": check.passed, "sentence": check.sentence, "numbers": check.numbers}
+def _refused(*checks: Check) -> Verdict:
+    return Verdict(False, checks, {"checks": [asdict(check) for check in checks]})
 
 
 def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
@@ -184,25 +173,18 @@ def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
     )
 
 
-def labels_check(issues: LabelIssues | None, rules: Rules) -> Check:
-    """Check that few enough labels look wrong."""
-    if issues is None:
-        return gate.labels_trusted(0, 0, rules)
-    return gate.labels_trusted(len(issues.suspects), issues.judged, rules)
-
-
 def people_checks(issues: LabelIssues | None) -> list[Check]:
     """Return a failed check for each person who seems to swap two classes."""
     found = []
     for person in issues.by_person if issues is not None else ():
         if person.confused is not None and person.swapped and person.judged >= FEWEST_WORDS:
-            said, likely = person.confused
+            given, likely = person.confused
             sentence = (
-                f"{person.person} seems to say {said} where it is {likely} and the other way round; "
+                f"{person.person} seems to say {given} where it is {likely} and the other way round; "
                 "`marcod label suspects` lists the labels"
             )
-            numbers: dict[str, float | int | str | None] = {"judged": person.judged, "share": person.share}
-            found.append(Check(f"labels of {person.person}", False, sentence, numbers))
+            name, numbers = f"labels of {person.person}", {"judged": person.judged, "share": person.share}
+            found.append(Check(name, False, sentence, numbers))
     return found
 
 

@@ -5,19 +5,17 @@ names its data. Temperature scaling: arXiv 1706.04599. Conformal risk control fo
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.evaluate import calibration, metrics, paired
 from marcod.fitting import adapt
 from marcod.model import bundle, probabilities
 from marcod.model.bundle import BundleRecord, Threshold
 from marcod.training.data import TrainingSet
-
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def calibrate(
         counted = natural_weights(rows.labels, rows.weights, natural)
         temperature = metrics.fit_temperature(logits, rows.labels, members, counted)
     scores = probabilities.softmax(logits / temperature) @ members
-    threshold = _threshold(rows, scores[:, _CRYSTALS], former, recall, false_alarms)
+    threshold = _threshold(rows, scores[:, CRYSTALS], former, recall, false_alarms)
     measured = {
         "natural_shares": None if natural is None else [round(float(share), 5) for share in natural],
         "validation": metrics.measured(scores, rows.labels, threshold.crystal) if len(rows) else None,
@@ -96,7 +94,7 @@ def _threshold(
     groups = [best, *(domain for domain in domains if len(domain) >= least)]
     crystal = min(_keeping(crystals[group], recall) for group in groups)
     if false_alarms is not None and rows.is_lab.any():
-        own, is_crystal = crystals[rows.is_lab], (rows.labels == _CRYSTALS)[rows.is_lab]
+        own, is_crystal = crystals[rows.is_lab], (rows.labels == CRYSTALS)[rows.is_lab]
         spent = paired.crystal_threshold(own, is_crystal, recall, false_alarms)
         crystal = min(crystal, spent) if is_crystal.any() else crystal
     missed = int((crystals[best] < crystal).sum())
@@ -115,12 +113,9 @@ def _one_a_drop(rows: TrainingSet, crystals: NDArray[np.float32]) -> list[int]:
 
     Without the drops that were chosen by score, unless there are no others.
     """
-    usable = (rows.labels == _CRYSTALS) & ~rows.chosen
+    usable = (rows.labels == CRYSTALS) & ~rows.chosen
     if not usable.any():
-        usable = rows.labels == _CRYSTALS
-    best: dict[tuple[str, str], int] = {}
-    for index in np.flatnonzero(usable).tolist():
-        held = best.setdefault((rows.domains[index], rows.drops[index]), index)
-        if crystals[index] > crystals[held]:
-            best[rows.domains[index], rows.drops[index]] = index
-    return sorted(best.values())
+        usable = rows.labels == CRYSTALS
+    chosen = np.flatnonzero(usable)
+    drops = [(rows.domains[i], rows.drops[i]) for i in chosen]
+    return sorted(chosen[metrics.highest(drops, crystals[chosen])].tolist())

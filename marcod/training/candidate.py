@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass, Split
+from marcod.domain import CLASSES, CRYSTALS, DropClass, Split
 from marcod.errors import MarcodError
 from marcod.evaluate import label_issues
 from marcod.evaluate.label_issues import LabelIssues
@@ -46,7 +46,6 @@ BATCH: Final = 16
 JUDGES: Final = 1000
 """Validation images of each epoch; at the published network's size they take 4.3 MB of memory each."""
 
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 _FEWEST_JUDGED: Final = 20
 _FEWEST_NATURAL: Final = 50
 """Fewest images from which the lab's natural shares are estimated."""
@@ -57,6 +56,8 @@ class TrainContext:
     """Inputs of a training, and the folder of its results."""
 
     settings: TrainSettings
+    snapshot: Snapshot
+    rehearsal_set: RehearsalSet
     folder: Path
     roots: Mapping[str, Path]
     parent: BundleRecord
@@ -67,13 +68,9 @@ class TrainContext:
     progress: Progress
     tensorboard: Path | None = None
 
-    def stopped(self) -> bool:
-        """Check for a request to stop."""
-        return self.stop.is_set()
-
     def report(self, what: str, done: int, total: int) -> None:
         """Report the progress of a step. Raises InterruptedError when a stop was requested."""
-        if self.stopped():
+        if self.stop.is_set():
             raise InterruptedError
         self.progress(what, done, total)
 
@@ -91,10 +88,6 @@ class TrainContext:
     def own_classes(self) -> bool:
         """True if the parent's classes are exactly the four, in their order."""
         return self.parent.classes == tuple(c.value for c in CLASSES)
-
-    def fit_options(self, name: str) -> FitOptions:
-        """Return the options of a fit of this run: checkpoint, stop event, progress."""
-        return FitOptions(self.folder / f"{name}.npz", self.stop, self.progress, tensorboard=self.tensorboard)
 
 
 @dataclass(frozen=True)
@@ -128,21 +121,16 @@ def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
     return "head" if crystals < settings.all_crystals else "all"
 
 
-def train_candidate(
-    context: TrainContext,
-    snapshot: Snapshot,
-    rehearsal_set: RehearsalSet,
-    tier: Tier,
-    sample: Callable[[], NDArray[np.uint8]],
-) -> Candidate:
+def train_candidate(context: TrainContext, tier: Tier, sample: Callable[[], NDArray[np.uint8]]) -> Candidate:
     """Train and calibrate a candidate. ``sample`` loads random images of the lab, labelled or not.
 
     Raises InterruptedError or :class:`fit.StoppedError` when the run was stopped; another call resumes it.
     """
-    if tier != "recalibrate" and not snapshot.side(Split.TRAIN):
-        raise MarcodError("no labelled plate stands on the training side; label drops on more plates")
+    if tier != "recalibrate" and not context.snapshot.side(Split.TRAIN):
+        raise MarcodError("no labelled plate is on the training side; label drops on more plates")
     train_rows, validation_rows = (
-        data.training_set(snapshot, rehearsal_set, side, context.roots) for side in (Split.TRAIN, Split.VALIDATION)
+        data.training_set(context.snapshot, context.rehearsal_set, side, context.roots)
+        for side in (Split.TRAIN, Split.VALIDATION)
     )
     # The paper's patches come from any number of files; pixels are loaded for the label issues alone.
     by_patch = tier == "scratch" and context.architecture.input_size > recipes.LARGE
@@ -167,7 +155,7 @@ def _load(context: TrainContext, rows: data.TrainingSet, side: Split) -> LoadedS
         context.folder / f"{side}.npy",
         threads=context.threads,
         progress=context.progress,
-        stopped=context.stopped,
+        stopped=context.stop.is_set,
         what=f"reading the {side} side",
     )
 
@@ -280,11 +268,7 @@ def _fit_all_layers(context: TrainContext, training: LoadedSet, validation: Load
     recipe = ADAPT.of(
         epochs=settings.epochs, batch_size=min(settings.batch_size, 32), quarter_turns=settings.quarter_turns
     )
-    return fit.fit(
-        _four(context), recipe, given,
-        seed=settings.seed, weights=start, validation=_judges(context, validation), precision=_precision(settings),
-        options=context.fit_options("fit"),
-    )  # fmt: skip
+    return _fit(context, _four(context), recipe, given, validation, start)
 
 
 def _train_from_scratch(
@@ -298,18 +282,26 @@ def _train_from_scratch(
     source = fitting_batches.patches(rows.files, size) if by_patch else lambda chosen, _seed: training.pixels[chosen]
     given = fitting_batches.Images(rows.targets, rows.weights / rows.weights.mean(), source)
     architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=True)
-    fitted = fit.fit(
-        architecture, recipe, given,
-        seed=settings.seed, validation=_judges(context, validation), precision=_precision(settings),
-        options=context.fit_options("fit"),
-    )  # fmt: skip
+    fitted = _fit(context, architecture, recipe, given, validation)
     weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
     trained_with = adapt.shares(rows.targets, rows.weights)
     return _Learned("scratch", _four(context), weights, trained_with, {"curve": fitted.curve})
 
 
-def _precision(settings: TrainSettings) -> str:
-    return backend.half_precision() if settings.precision == "auto" else "float32"
+def _fit(
+    context: TrainContext,
+    architecture: Architecture,
+    recipe: recipes.Recipe,
+    images: fitting_batches.Images,
+    validation: LoadedSet,
+    weights: Weights | None = None,
+) -> fit.Fitted:
+    return fit.fit(
+        architecture, recipe, images,
+        seed=context.settings.seed, weights=weights, validation=_judges(context, validation),
+        precision=backend.half_precision() if context.settings.precision == "auto" else "float32",
+        options=FitOptions(context.folder / "fit.npz", context.stop, context.progress, context.tensorboard),
+    )  # fmt: skip
 
 
 def _judges(context: TrainContext, side: LoadedSet) -> Validation | None:
@@ -382,13 +374,13 @@ def _calibrate(
 
 def _champion_false_alarms(context: TrainContext, evaluator: _Network, validation: LoadedSet) -> float | None:
     """Return the share of the lab's validation drops without crystals that the champion flags; None without any."""
-    others = np.flatnonzero(validation.rows.is_lab & (validation.rows.labels != _CRYSTALS))
+    others = np.flatnonzero(validation.rows.is_lab & (validation.rows.labels != CRYSTALS))
     if not len(others):
         return None
     champion = evaluator if context.own_classes else _Network(context, context.architecture)
     logits = champion.logits(context.parent_weights, validation.pixels, "looking with the champion", others)
     scores = probabilities.softmax(logits / context.parent.temperature) @ bundle.folding(context.parent)
-    return float((scores[:, _CRYSTALS] >= context.parent.threshold.crystal).mean())
+    return float((scores[:, CRYSTALS] >= context.parent.threshold.crystal).mean())
 
 
 def _estimate_natural_shares(

@@ -8,7 +8,7 @@ Guarantees:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -75,17 +75,7 @@ class TrainingSet:
 
     def only(self, kept: NDArray[Any]) -> "TrainingSet":
         """Select rows by index."""
-        return TrainingSet(
-            files=tuple(self.files[i] for i in kept),
-            labels=self.labels[kept],
-            targets=self.targets[kept],
-            weights=self.weights[kept],
-            domains=tuple(self.domains[i] for i in kept),
-            plates=tuple(self.plates[i] for i in kept),
-            drops=tuple(self.drops[i] for i in kept),
-            chosen=self.chosen[kept],
-            persons=tuple(self.persons[i] for i in kept),
-        )
+        return TrainingSet(*(_rows(getattr(self, column.name), kept) for column in fields(self)))
 
     def some(self, count: int, seed: int) -> "TrainingSet":
         """Draw ``count`` rows at random, and keep their order."""
@@ -95,17 +85,15 @@ class TrainingSet:
 
     def and_(self, other: "TrainingSet") -> "TrainingSet":
         """Append other rows."""
-        return TrainingSet(
-            files=self.files + other.files,
-            labels=np.concatenate([self.labels, other.labels]),
-            targets=np.concatenate([self.targets, other.targets]),
-            weights=np.concatenate([self.weights, other.weights]),
-            domains=self.domains + other.domains,
-            plates=self.plates + other.plates,
-            drops=self.drops + other.drops,
-            chosen=np.concatenate([self.chosen, other.chosen]),
-            persons=self.persons + other.persons,
-        )
+        return TrainingSet(*(_joined(getattr(self, c.name), getattr(other, c.name)) for c in fields(self)))
+
+
+def _rows(column: Any, kept: NDArray[Any]) -> Any:
+    return column[kept] if isinstance(column, np.ndarray) else tuple(column[i] for i in kept)
+
+
+def _joined(first: Any, second: Any) -> Any:
+    return np.concatenate([first, second]) if isinstance(first, np.ndarray) else first + second
 
 
 def training_set(
@@ -152,7 +140,6 @@ def _tested(item: Item, roots: Mapping[str, Path]) -> Labelled:
     return Labelled(
         file=file_of(item, roots),
         label=item.label,
-        own=None,
         source=item.source,
         imager=item.imager,
         drop=str(item.drop_id),

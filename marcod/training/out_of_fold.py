@@ -6,6 +6,7 @@ learning, arXiv 1911.00068.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Final
 
@@ -72,7 +73,7 @@ def find(
     Raises MarcodError when there are labels on one plate only, BundleError for the bundle.
     """
     items = [item for side in Split for item in snapshot.side(side)]
-    rows = _all_rows(snapshot, roots)
+    rows = reduce(TrainingSet.and_, (data.training_set(snapshot, NOTHING, side, roots) for side in Split))
     features, unreadable = _features(rows, folder, threads, done)
     kept = np.array([i for i in range(len(rows)) if i not in unreadable], np.intp)
     known = rows.only(kept)
@@ -81,13 +82,6 @@ def find(
         raise MarcodError("labels on one plate cannot be compared with others; label drops of more plates")
     texts = tuple(f"{rows.files[i]}: {text}" for i, text in unreadable.items())
     return SnapshotIssues(found, tuple(items[i] for i in kept), texts)
-
-
-def _all_rows(snapshot: Snapshot, roots: Mapping[str, Path]) -> TrainingSet:
-    first, *others = (data.training_set(snapshot, NOTHING, side, roots) for side in Split)
-    for other in others:
-        first = first.and_(other)
-    return first
 
 
 def _features(

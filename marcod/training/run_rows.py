@@ -83,26 +83,21 @@ class Data:
     taken_at: datetime
 
 
-def begin(
-    connection: Connection,
-    *,
-    cause: str,
-    actor: str,
-    recipe: str,
-    options: dict[str, Any],
-    parent: str | None,
-    folder: str,
-    host: str,
-    pid: int,
-    token: str,
-    now: datetime,
-) -> Run:
-    """Insert a new, active run. Raises StoreError naming the one that is active already."""
-    values = {
-        "active": True, "state": RUNNING, "cause": cause, "actor": actor, "recipe": recipe, "options": options,
-        "parent": parent, "folder": folder, "host": host, "pid": pid, "token": token, "started_at": now, "beat_at": now,
-    }  # fmt: skip
-    statement = insert(connection, training_run).values(**values).on_conflict_do_nothing(index_elements=["active"])
+_RUNS: Final = sa.select(*(training_run.c[name] for name in Run.__dataclass_fields__))
+_LATEST: Final = _RUNS.order_by(training_run.c.id.desc())
+
+
+def _read(connection: Connection, runs: sa.Select[Any]) -> list[Run]:
+    return [Run(*row) for row in connection.execute(runs)]
+
+
+def begin(connection: Connection, /, *, now: datetime, **values: Any) -> Run:
+    """Insert a new, active run. Raises StoreError naming the one that is active already.
+
+    ``values`` are its cause, actor, recipe, options, parent, folder, host, pid and token.
+    """
+    row = {**values, "active": True, "state": RUNNING, "started_at": now, "beat_at": now}
+    statement = insert(connection, training_run).values(**row).on_conflict_do_nothing(index_elements=["active"])
     run_id = connection.execute(statement.returning(training_run.c.id)).scalar_one_or_none()
     if run_id is None:
         held = active(connection)
@@ -119,8 +114,7 @@ def _held(run: Run) -> str:
 
 def active(connection: Connection) -> Run | None:
     """Return the active run, if any."""
-    row = connection.execute(sa.select(*_COLUMNS).where(training_run.c.active.is_(True))).one_or_none()
-    return None if row is None else Run(*row)
+    return next(iter(_read(connection, _RUNS.where(training_run.c.active.is_(True)))), None)
 
 
 def take_over(
@@ -154,21 +148,10 @@ def beat(connection: Connection, run_id: int, token: str, *, step: str | None, n
     _write(connection, run_id, token, {"step": step, "beat_at": now})
 
 
-def note(
-    connection: Connection,
-    run_id: int,
-    token: str,
-    *,
-    dataset_id: int | None = None,
-    tier: str | None = None,
-    candidate: str | None = None,
-    candidate_digest: str | None = None,
-) -> None:
-    """Record new facts of a run; None keeps a value. Raises StoreError when the run was taken over."""
-    values = {"dataset_id": dataset_id, "tier": tier, "candidate": candidate, "candidate_digest": candidate_digest}
-    known = {name: value for name, value in values.items() if value is not None}
-    if known:
-        _write(connection, run_id, token, known)
+def note(connection: Connection, /, run_id: int, token: str, **facts: int | str) -> None:
+    """Record facts of a run by column, such as ``tier``. Raises StoreError when the run was taken over."""
+    if facts:
+        _write(connection, run_id, token, facts)
 
 
 def end(
@@ -190,13 +173,7 @@ def end(
 
 
 def settle(
-    connection: Connection,
-    run_id: int,
-    *,
-    state: str,
-    reasons: Sequence[str],
-    numbers: dict[str, Any],
-    now: datetime,
+    connection: Connection, run_id: int, *, state: str, reasons: Sequence[str], numbers: dict[str, Any], now: datetime
 ) -> None:
     """Decide about a run in shadow. Raises StoreError when it is not in shadow (any more)."""
     if state not in JUDGED or state == SHADOW:
@@ -224,30 +201,25 @@ def _write(connection: Connection, run_id: int, token: str, values: dict[str, An
 
 def get(connection: Connection, run_id: int) -> Run:
     """Return a run by its number. Raises NotFoundError."""
-    row = connection.execute(sa.select(*_COLUMNS).where(training_run.c.id == run_id)).one_or_none()
-    if row is None:
-        raise NotFoundError(f"there is no training run {run_id}; `marcod train list` shows them")
-    return Run(*row)
+    for run in _read(connection, _RUNS.where(training_run.c.id == run_id)):
+        return run
+    raise NotFoundError(f"there is no training run {run_id}; `marcod train list` shows them")
 
 
 def listed(connection: Connection, limit: int) -> list[Run]:
     """List runs, the latest first."""
-    rows = connection.execute(sa.select(*_COLUMNS).order_by(training_run.c.id.desc()).limit(limit))
-    return [Run(*row) for row in rows]
+    return _read(connection, _LATEST.limit(limit))
 
 
 def last(connection: Connection) -> Run | None:
     """Return the latest run that used up a set of labels: it ended and neither failed nor was abandoned."""
     used = sa.and_(training_run.c.dataset_id.is_not(None), training_run.c.state.in_(FINISHED))
-    row = connection.execute(sa.select(*_COLUMNS).where(used).order_by(training_run.c.id.desc()).limit(1))
-    found = row.one_or_none()
-    return None if found is None else Run(*found)
+    return next(iter(_read(connection, _LATEST.where(used).limit(1))), None)
 
 
 def shadows(connection: Connection) -> list[Run]:
     """List runs whose candidates score in shadow, the oldest first."""
-    rows = connection.execute(sa.select(*_COLUMNS).where(training_run.c.state == SHADOW).order_by(training_run.c.id))
-    return [Run(*row) for row in rows]
+    return _read(connection, _RUNS.where(training_run.c.state == SHADOW).order_by(training_run.c.id))
 
 
 def data(connection: Connection, dataset_id: int) -> Data:
@@ -323,6 +295,3 @@ def rolled_back(connection: Connection, digest_or_name: str) -> AuditEntry | Non
         .limit(1)
     ).one_or_none()
     return None if row is None else AuditEntry(*row)
-
-
-_COLUMNS: Final = tuple(training_run.c[name] for name in Run.__dataclass_fields__)

@@ -79,13 +79,8 @@ class RetrainRequest:
 
     def options(self) -> dict[str, Any]:
         """Return the options for the run's row, from which a run that was killed is resumed."""
-        return {
-            "train": self.settings.model_dump(mode="json"),
-            "tier": self.tier,
-            "sources": None if self.sources is None else list(self.sources),
-            "again": self.again,
-            "tensorboard": self.tensorboard,
-        }
+        given = {name: getattr(self, name) for name in ("tier", "sources", "again", "tensorboard")}
+        return {"train": self.settings.model_dump(mode="json"), **given}
 
 
 @dataclass(frozen=True)
@@ -118,8 +113,7 @@ def retrain(context: RunContext, request: RetrainRequest) -> Run:
             (folder / STARTS).unlink(missing_ok=True)
             raise InterruptedRunError from error
         except Exception as error:
-            text = _describe(error, folder)
-            _end(context, run, state="failed", error=text)
+            _end(context, run, state="failed", error=_describe(error, folder))
             raise
     return context.db.read(run_rows.get, run.id)
 
@@ -133,12 +127,8 @@ def _describe(error: Exception, folder: Path) -> str:
 
 def _open_or_resume(context: RunContext, request: RetrainRequest) -> Run:
     """Take over a run that was killed, or open a new one."""
-    me: dict[str, Any] = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "token": uuid4().hex,
-        "now": context.clock(),
-    }
+    now = context.clock()
+    me: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid4().hex, "now": now}
     taken = context.db.write(run_rows.take_over, silence_s=SILENCE_S, alive=process_lives, **me)
     if taken is not None:
         if Path(taken.folder).is_dir():
@@ -231,26 +221,23 @@ class _OpenRun:
     def carry_out(self) -> None:
         """Freeze the data, train, write the bundle, ask the gate, and decide; finished steps are not repeated."""
         if not (self.folder / VERDICT).exists():
-            parent = self._read_parent()
+            parent = bundle.read(self.context.registry.path(*str(self.run.parent).rsplit(":", 1)))
             snapshot = self._freeze_data(parent)
-            if (outcome := self._check_labels(snapshot)) is not None:
-                return self._end(**outcome)
+            if (refusal := self._check_labels(snapshot)) is not None:
+                return self._end(**refusal)
             tier = self.run.options["tier"] or candidate.tier_for(snapshot, self.settings)
             material = self._hash_material(snapshot, parent, tier)
             if not self.run.options["again"] and (earlier := self._find_earlier(material)) is not None:
                 return self._end(state="unchanged", reasons=[earlier], numbers={"material": material})
             self._note(tier=tier)
-            rehearsal_set = self._load_rehearsal_set(parent, snapshot)
-            training = self._prepare(parent)
-            made = candidate.train_candidate(training, snapshot, rehearsal_set, tier, lambda: self._sample(training))
-            path = self._write_bundle(training, made, snapshot, rehearsal_set)
-            result = self._ask_gate(training, made, path, snapshot, rehearsal_set)
-            self._keep_verdict(result, path, self._numbers(result, made, snapshot, rehearsal_set, material))
+            training = self._prepare(parent, snapshot)
+            made = candidate.train_candidate(training, tier, lambda: self._sample(training))
+            path = self._write_bundle(training, made)
+            result = self._ask_gate(training, made, path)
+            numbers = self._numbers(training, result, made, material)
+            outcome = {"passed": result.passed, "reasons": list(result.reasons), "numbers": numbers, "path": str(path)}
+            files.write_whole(self.folder / VERDICT, json.dumps(outcome, allow_nan=False))
         return self._decide(json.loads((self.folder / VERDICT).read_text(encoding="utf-8")))
-
-    def _read_parent(self) -> BundleRecord:
-        name, version = str(self.run.parent).rsplit(":", 1)
-        return bundle.read(self.context.registry.path(name, version))
 
     def _freeze_data(self, parent: BundleRecord) -> Snapshot:
         context, manifest = self.context, self.folder / MANIFEST
@@ -309,11 +296,14 @@ class _OpenRun:
             processes=context.threads, known={item.content_hash for item in snapshot.items},
         )  # fmt: skip
 
-    def _prepare(self, parent: BundleRecord) -> TrainContext:
+    def _prepare(self, parent: BundleRecord, snapshot: Snapshot) -> TrainContext:
+        rehearsal_set = self._load_rehearsal_set(parent, snapshot)
         context, folder = self.context, self.context.registry.path(parent.name, str(parent.version))
         _, weights = bundle.load_weights(folder)
         return TrainContext(
             settings=self.settings,
+            snapshot=snapshot,
+            rehearsal_set=rehearsal_set,
             folder=self.folder,
             roots=context.roots,
             parent=parent,
@@ -341,32 +331,25 @@ class _OpenRun:
         )  # fmt: skip
         return batches.kept_again(kept)
 
-    def _write_bundle(
-        self, training: TrainContext, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet
-    ) -> Path:
+    def _write_bundle(self, training: TrainContext, made: Candidate) -> Path:
         """Write the candidate's bundle into the run's folder; it is installed when it has passed."""
         context, models = self.context, self.folder / "candidate"
         # One that is there was written before a kill, by weights that may differ in the last bit.
         shutil.rmtree(models, ignore_errors=True)
         runs = context.db.read(run_rows.listed, 1000)
         taken = [run.candidate for run in runs if run.candidate is not None]
-        number = context.registry.next_number(self.settings.name, taken)
-        path = assess.write(models, training, made, snapshot, rehearsal_set, number)
+        path = assess.write(models, training, made, context.registry.next_number(self.settings.name, taken))
         title = f"{path.parent.name}:{path.name}, {made.tier}"
         plots.write(self.folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
         return path
 
-    def _ask_gate(
-        self, training: TrainContext, made: Candidate, path: Path, snapshot: Snapshot, rehearsal_set: RehearsalSet
-    ) -> Verdict:
+    def _ask_gate(self, training: TrainContext, made: Candidate, path: Path) -> Verdict:
         registry, db = self.context.registry, self.context.db
         champion = registry.load(registry.find(str(self.run.parent)), assess.BATCH)
-        looks = db.read(run_rows.gate_uses, snapshot.gate_digest)
-        return assess.judge(training, champion, path, made, snapshot, rehearsal_set, looks)
+        looks = db.read(run_rows.gate_uses, training.snapshot.gate_digest)
+        return assess.judge(training, champion, path, made, looks)
 
-    def _numbers(
-        self, result: Verdict, made: Candidate, snapshot: Snapshot, rehearsal_set: RehearsalSet, material: str
-    ) -> dict[str, Any]:
+    def _numbers(self, training: TrainContext, result: Verdict, made: Candidate, material: str) -> dict[str, Any]:
         """Return the numbers of the run's row. ``partly`` has the reasons to recommend only."""
         sources = self.run.options["sources"]
         chosen = [f"only labels of {', '.join(sources)} were used"] if sources else []
@@ -374,18 +357,14 @@ class _OpenRun:
             "gate": result.numbers,
             "material": material,
             "model": assess.model_digest(made),
-            "partly": [*snapshot.away, *chosen],
+            "partly": [*training.snapshot.away, *chosen],
             "unreadable": list(made.unreadable),
-            "base": rehearsal_set.about,
+            "base": training.rehearsal_set.about,
             "natural_shares": made.measured.get("natural_shares"),
             "mix": made.measured.get("mix"),
             "label_noise": None if made.own_issues is None else made.own_issues.noise,
             "doubted_labels": None if made.label_issues is None else len(made.label_issues.suspects),
         }
-
-    def _keep_verdict(self, result: Verdict, path: Path, numbers: dict[str, Any]) -> None:
-        outcome = {"passed": result.passed, "reasons": list(result.reasons), "numbers": numbers, "path": str(path)}
-        files.write_whole(self.folder / VERDICT, json.dumps(outcome, allow_nan=False))
 
     def _decide(self, outcome: dict[str, Any]) -> None:
         path = Path(outcome["path"])

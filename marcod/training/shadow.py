@@ -32,9 +32,7 @@ def ripe(db: Database) -> bool:
     """Check for a run in shadow that can be decided: its images are scored, or it has ceased to be challenger."""
     for run in db.read(run_rows.shadows):
         version = _candidate(db, run)
-        if version is None or _challenger(db) != version:
-            return True
-        if _both(db, run, version).images >= _wanted(run):
+        if version is None or _challenger(db) != version or _both(db, run, version).images >= _wanted(run):
             return True
     return False
 

@@ -1,12 +1,12 @@
 """Counts of a challenger's and the champion's predictions for the same new images."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.rows import parts
 from marcod.database.schema import image, job, score
 from marcod.domain import DropClass
 from marcod.store import votes
@@ -41,12 +41,13 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
         .where(image.c.seen_at >= since, image.c.same_as_id.is_(None))
     ).all()
     flags = [(r.drop_id, r.inspection_id, _hit(r.p_crystals, champion), _hit(r.new, challenger)) for r in rows]
-    said = {
-        (verdict.drop_id, verdict.inspection_id)
-        for verdict in _said_of(connection, sorted({row.drop_id for row in rows}))
-        if verdict.label is DropClass.CRYSTALS
+    labelled = {
+        (vote.drop_id, vote.inspection_id)
+        for part in parts(sorted({row.drop_id for row in rows}))
+        for vote in votes.current(connection, drop_ids=part)
+        if vote.label is DropClass.CRYSTALS
     }
-    crystals = [(old, new) for drop_id, inspection_id, old, new in flags if (drop_id, inspection_id) in said]
+    crystals = [(old, new) for drop_id, inspection_id, old, new in flags if (drop_id, inspection_id) in labelled]
     return Both(
         images=len(flags),
         champion_hits=sum(old for _, _, old, _ in flags),
@@ -56,12 +57,6 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
         champion_found=sum(old for old, _ in crystals),
         challenger_found=sum(new for _, new in crystals),
     )
-
-
-def _said_of(connection: Connection, drop_ids: list[int]) -> Iterator[votes.MajorityLabel]:
-    """Read people's labels of drops in portions, since a statement takes a limited number of ids."""
-    for start in range(0, len(drop_ids), votes.CHUNK):
-        yield from votes.current(connection, drop_ids=drop_ids[start : start + votes.CHUNK])
 
 
 def _hit(p_crystals: float, version: Version) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod import synthetic
-from marcod.domain import CLASSES, DropClass, TrainedOn
+from marcod.domain import CLASSES, CRYSTALS, DropClass, TrainedOn
 from marcod.evaluate import metrics
 from marcod.fitting import batches, fit
 from marcod.fitting.fit import FitOptions, Progress
@@ -39,7 +39,6 @@ NOTICE: Final = (
 TRAINING, VALIDATION, TEST, GOLDEN = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 _PART: Final = 16
-_CRYSTALS: Final = CLASSES.index(DropClass.CRYSTALS)
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ def render_examples(
 
 def _prepared(data: bytes, side: int) -> NDArray[np.uint8]:
     ready = preprocess.prepare(preprocess.decode(data), replace(PREPROCESSING, size=side))
-    pixels: NDArray[np.uint8] = np.rint((ready + 1) * 127.5).astype(np.uint8)
-    return pixels
+    return np.asarray(np.rint((ready + 1) * 127.5), np.uint8)
 
 
 def phases(epochs: int) -> list[Recipe]:
@@ -135,8 +133,8 @@ def finish(
     score = network.compiled(MARCO_SMALL, weights, batch_size=_PART)
     logits = {"validation": _logits(score, validation), "test": _logits(score, test)}
     temperature = metrics.fit_temperature(logits["validation"], validation.labels)
-    crystals = probabilities.softmax(logits["validation"] / temperature)[:, _CRYSTALS]
-    threshold = metrics.recall_threshold(crystals[validation.labels == _CRYSTALS], TARGET_RECALL)
+    crystals = probabilities.softmax(logits["validation"] / temperature)[:, CRYSTALS]
+    threshold = metrics.recall_threshold(crystals[validation.labels == CRYSTALS], TARGET_RECALL)
     record = _record(version, temperature, threshold, recipe, len(validation.labels))
     measured = {
         "notice": NOTICE,
@@ -172,17 +170,12 @@ def _with_natural_shares(
 ) -> dict[str, NDArray[np.float32]]:
     """Shift the last bias from the equal shares of training to the shares of ``labels``, so scores are calibrated."""
     shares = np.maximum(np.bincount(labels, minlength=len(CLASSES)), 1) / len(labels)
-    shift = np.log(shares * len(CLASSES)).astype(np.float32)
-    return network.shifted(weights, shift)
+    return network.shifted(weights, np.log(shares * len(CLASSES)).astype(np.float32))
 
 
 def _logits(score: backend.Scoring, examples: Examples) -> NDArray[np.float32]:
-    parts = [score(part.astype(np.float32) / np.float32(127.5) - 1) for part in _split(examples.images, 32)]
-    return np.concatenate(parts)
-
-
-def _split(images: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
-    return [images[i : i + size] for i in range(0, len(images), size)]
+    parts = (examples.images[i : i + 32] for i in range(0, len(examples.images), 32))
+    return np.concatenate([score(part.astype(np.float32) / np.float32(127.5) - 1) for part in parts])
 
 
 def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:

@@ -25,7 +25,7 @@ from marcod.domain import CLASSES, DropClass, Modality, Split, path_text, split_
 from marcod.errors import ImageError, MarcodError, os_reason
 from marcod.store.votes import LabelledImage
 from marcod.training import snapshot_rows
-from marcod.training.snapshot_rows import Gathered, Past, Taken
+from marcod.training.snapshot_rows import Gathered, Past
 
 FORMAT: Final = "marcod dataset 1"
 READERS: Final = 8
@@ -35,6 +35,13 @@ _ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _STRICTEST: Final = (Split.TEST, Split.VALIDATION, Split.TRAIN)
 """The side that wins where the same file was labelled on several at the same time."""
+
+_REMARKS: Final = ("away", "missing", "changed", "excluded")
+_OF_IMAGE: Final = (
+    "image_id", "drop_id", "inspection_id", "source", "plate_key", "well", "drop_number", "path", "root", "label",
+    "persons",
+)  # fmt: skip
+"""Fields that an item takes from the labelled image as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Item:
     root: str
     content_hash: str
     label: DropClass
-    shares: tuple[float, float, float, float]
+    shares: tuple[float, ...]
     persons: dict[str, DropClass]
     side: Split
     weight: float
@@ -292,23 +299,12 @@ def _homes(past: Mapping[int, Past], contents: Mapping[int, str]) -> dict[str, S
 
 def _item(image: LabelledImage, content: str, side: Split, gathered: Gathered) -> Item:
     votes = [image.votes.get(word, 0) for word in CLASSES]
-    clear, crystals, other, precipitate = (count / sum(votes) for count in votes)
     stream, inclusion = gathered.asked.get((image.drop_id, image.inspection_id), (None, None))
     return Item(
-        image_id=image.image_id,
-        drop_id=image.drop_id,
-        inspection_id=image.inspection_id,
-        source=image.source,
+        **{name: getattr(image, name) for name in _OF_IMAGE},
         imager=image.layout,
-        plate_key=image.plate_key,
-        well=image.well,
-        drop_number=image.drop_number,
-        path=image.path,
-        root=image.root,
         content_hash=content,
-        label=image.label,
-        shares=(clear, crystals, other, precipitate),
-        persons=image.persons,
+        shares=tuple(count / sum(votes) for count in votes),
         side=side,
         weight=1.0,
         stream=stream,
@@ -341,10 +337,7 @@ def _manifest(snapshot: Snapshot) -> bytes:
         "modality": snapshot.modality,
         "images": len(snapshot.items),
         "gate_digest": snapshot.gate_digest,
-        "away": snapshot.away,
-        "missing": snapshot.missing,
-        "changed": snapshot.changed,
-        "excluded": snapshot.excluded,
+        **{name: getattr(snapshot, name) for name in _REMARKS},
     }
     return b"".join(_line(row) for row in (header, *map(asdict, snapshot.items)))
 
@@ -391,20 +384,16 @@ def read(path: Path, digest: str) -> Snapshot:
         last_label_id=header["last_label_id"],
         modality=header["modality"],
         items=tuple(map(_read_item, rows)),
-        missing=tuple(header["missing"]),
-        changed=tuple(header["changed"]),
-        excluded=tuple(header["excluded"]),
         digest=digest,
         gate_digest=header["gate_digest"],
-        away=tuple(header["away"]),
+        **{name: tuple(header[name]) for name in _REMARKS},
     )
 
 
 def _read_item(row: dict[str, Any]) -> Item:
-    clear, crystals, other, precipitate = row["shares"]
     typed = {
         "label": DropClass(row["label"]),
-        "shares": (clear, crystals, other, precipitate),
+        "shares": tuple(row["shares"]),
         "persons": {person: DropClass(word) for person, word in row["persons"].items()},
         "side": Split(row["side"]),
     }
@@ -413,19 +402,12 @@ def _read_item(row: dict[str, Any]) -> Item:
 
 def register(db: Database, snapshot: Snapshot) -> int:
     """Return the id of the snapshot's row in the database, inserted if new."""
-    taken = Taken(
-        digest=snapshot.digest,
-        gate_digest=snapshot.gate_digest,
-        last_label_id=snapshot.last_label_id,
-        **_totals(snapshot.items),
-        missing=len(snapshot.missing),
-        changed=len(snapshot.changed),
-        counts=snapshot.counts(),
-        taken_at=snapshot.taken_at,
-    )
-    return db.write(snapshot_rows.register, taken)
-
-
-def _totals(items: Sequence[Item]) -> dict[str, int]:
-    numbers = _numbers(items)
-    return {name: numbers[name] for name in ("images", "drops", "crystals")}
+    numbers = _numbers(snapshot.items)
+    row = {
+        **{name: getattr(snapshot, name) for name in ("digest", "gate_digest", "last_label_id", "taken_at")},
+        **{name: numbers[name] for name in ("images", "drops", "crystals")},
+        "missing": len(snapshot.missing),
+        "changed": len(snapshot.changed),
+        "counts": snapshot.counts(),
+    }
+    return db.write(snapshot_rows.register, row)

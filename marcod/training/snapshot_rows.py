@@ -127,28 +127,10 @@ def _asked(connection: Connection) -> dict[tuple[int, int], tuple[str, float | N
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The row of a data set: its hashes, how much is in it and what was left out."""
-
-    digest: str
-    gate_digest: str
-    last_label_id: int | None
-    images: int
-    drops: int
-    crystals: int
-    missing: int
-    changed: int
-    counts: Mapping[str, Any]
-    taken_at: datetime
-
-
-def register(connection: Connection, taken: Taken) -> int:
+def register(connection: Connection, row: Mapping[str, Any]) -> int:
     """Keep a data set's row; the one that is there already stays. Returns its id."""
-    values = {name: getattr(taken, name) for name in Taken.__slots__}
-    connection.execute(insert(connection, dataset).values(values).on_conflict_do_nothing(index_elements=["digest"]))
-    found = connection.execute(sa.select(dataset.c.id).where(dataset.c.digest == taken.digest))
-    return int(found.scalar_one())
+    connection.execute(insert(connection, dataset).values(row).on_conflict_do_nothing(index_elements=["digest"]))
+    return int(connection.execute(sa.select(dataset.c.id).where(dataset.c.digest == row["digest"])).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)

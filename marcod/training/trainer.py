@@ -116,10 +116,12 @@ class Trainer:
 
     def reason(self, now: datetime) -> Reason | None:
         """Why to train now, or None: a run that was killed, a new drift alarm, or new labels when it is time."""
-        due, self._next = (True, self._after(now)) if self._is_due(now) else (False, self._next)
+        due = self._next is not None and now >= self._next
+        self._next = self._after(now) if due else self._next
         active = self._db.read(run_rows.active)
         if active is not None:
-            gone = active.beat_at < now - timedelta(seconds=SILENCE_S) or self._is_dead(active)
+            dead = active.host == os.uname().nodename and not process_lives(active.pid)
+            gone = dead or active.beat_at < now - timedelta(seconds=SILENCE_S)
             return Reason("schedule", f"run {active.id} was not finished") if gone else None
         if self._settings.on_drift and (alarm := self._new_alarm()) is not None:
             return Reason("drift", alarm)
@@ -131,31 +133,22 @@ class Trainer:
         log.info("no training", new_labels=count, needed=self._settings.min_new_labels)
         return None
 
-    def _is_due(self, now: datetime) -> bool:
-        return self._next is not None and now >= self._next
-
     def _after(self, now: datetime) -> datetime | None:
         if self._settings.schedule is None:
             return None
         found: datetime | None = _trigger(self._settings.schedule).get_next_fire_time(now, now + timedelta(seconds=1))
         return found
 
-    def _is_dead(self, run: run_rows.Run) -> bool:
-        return run.host == os.uname().nodename and not process_lives(run.pid)
-
     def _new_labels(self) -> int:
         last = self._db.read(run_rows.last)
-        if last is None or last.dataset_id is None:
-            return self._db.read(run_rows.new_labels, None)
-        data_id = last.dataset_id
-        since = self._db.read(run_rows.last_label, data_id)
+        data_id = None if last is None else last.dataset_id
+        since = None if data_id is None else self._db.read(run_rows.last_label, data_id)
         return self._db.read(run_rows.new_labels, since)
 
     def _new_alarm(self) -> str | None:
         """Return an alarm raised since the latest run started, if there is a label to learn from."""
         latest = self._db.read(run_rows.listed, 1)
-        alarms = self._db.read(days.open_alarms)
-        new = [a for a in alarms if not latest or a.raised_at > latest[0].started_at]
+        new = [a for a in self._db.read(days.open_alarms) if not latest or a.raised_at > latest[0].started_at]
         fresh = [a for a in new if a.signal in LEARNABLE]
         if not fresh or not self._db.read(run_rows.new_labels, None):
             return None
@@ -179,5 +172,5 @@ class Trainer:
             child.kill()
             child.wait()
         if child.returncode not in (0, 3) and not stop.is_set():
-            told = f"`marcod {' '.join(arguments)}` ended with {child.returncode}"
-            raise MarcodError(f"{told}; `marcod train list` and the log say why")
+            command = f"`marcod {' '.join(arguments)}`"
+            raise MarcodError(f"{command} ended with {child.returncode}; `marcod train list` and the log say why")
