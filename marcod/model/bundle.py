@@ -194,7 +194,7 @@ def read(path: Path) -> BundleRecord:
 def verify(path: Path) -> BundleRecord:
     """Read a bundle and compare every file with its checksum. Raises BundleError naming the first that differs."""
     record = read(path)
-    present = {name for name in _files_under(path) if name != RECORD_FILE}
+    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()} - {RECORD_FILE}
     if missing := sorted(record.files.keys() - present):
         raise BundleError(f"{path} is damaged: {missing[0]} is missing")
     if extra := sorted(present - record.files.keys()):
@@ -244,13 +244,19 @@ def install(path: Path, models: Path) -> Path:
             raise BundleError(f"{final} holds another bundle; bundles never change, so remove one of them")
         return final
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_beside(final) as scratch:
-            copied = scratch / "bundle"
-            shutil.copytree(path, copied)
-            files.put_folder_in_place(copied, final)
+        return copy(path, final)
     except OSError as error:
         raise BundleError(f"cannot put the bundle at {final}: {os_reason(error)}") from error
+
+
+def copy(path: Path, final: Path) -> Path:
+    """Copy a bundle to a folder that is not there yet, whole or not at all. Raises BundleError and OSError."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_beside(final) as scratch:
+        whole = scratch / "bundle"
+        shutil.copytree(path, whole)
+        verify(whole)
+        files.put_folder_in_place(whole, final)
     return final
 
 
@@ -362,8 +368,7 @@ class Predictor:
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
         """Prepare an image's bytes for the network, float32 [size, size, 3]. Raises ImageError."""
-        prepared: NDArray[np.float32] = self._shape(self._decode(data), self._preprocessing)
-        return prepared
+        return self._shape(self._decode(data), self._preprocessing)
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
@@ -380,8 +385,7 @@ class Predictor:
 
     def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fold probabilities of the model's own classes [n, classes] to float32 [n, 4], columns as domain.CLASSES."""
-        folded: NDArray[np.float32] = probabilities @ self._fold
-        return folded
+        return np.asarray(probabilities @ self._fold, np.float32)
 
 
 def folding(record: BundleRecord) -> NDArray[np.float32]:
@@ -459,10 +463,6 @@ def _write_files(folder: Path, record: BundleRecord, contents: Mapping[str, byte
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-
-
-def _files_under(path: Path) -> Iterator[str]:
-    return (p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())
 
 
 def to_toml(table: Mapping[str, Any], *, comment: str = "") -> str:

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
 from marcod.model import network, preprocess, probabilities
-from marcod.model.bundle import BundleRecord
+from marcod.model.bundle import BundleRecord, folding
 
 BATCH_PIXELS: Final = 1_500_000
 """Pixels of one batch, four images of 599; the gradients of the published network then take 0.4 GB on a CPU."""
@@ -66,7 +66,7 @@ class Attribution:
         self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int | None = None
     ) -> None:
         architecture = network.Architecture.from_dict(record.architecture)
-        self.record = record
+        self.record, self._folding = record, folding(record)
         self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
         self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
         self._gradient = network.saliency(architecture, weights, record.temperature)
@@ -82,7 +82,7 @@ class Attribution:
 
         Raises BundleError when none of the model's own classes counts as ``target``.
         """
-        members = self._members(target)
+        members = self._folding[:, CLASSES.index(target)] > 0
         if not members.any():
             own = ", ".join(self.record.classes)
             raise BundleError(f"no class of {self.record.name} counts as {target.value}; its classes are {own}")
@@ -99,14 +99,7 @@ class Attribution:
             total += slopes[1 if start < 0 else 0 : len(numbers)].sum(axis=0, dtype=np.float64)
             progress(numbers.stop)
         strength = np.abs(total / recipe.samples).sum(axis=2)
-        return Heat(_normalized(strength), self._folded(logits))
-
-    def _folded(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        own = probabilities.softmax(logits / self.record.temperature)[0]
-        return np.array([own[self._members(c)].sum() for c in CLASSES], np.float32)
-
-    def _members(self, target: DropClass) -> NDArray[np.bool_]:
-        return np.array([self.record.folding[name] == target for name in self.record.classes])
+        return Heat(_normalized(strength), probabilities.softmax(logits / self.record.temperature)[0] @ self._folding)
 
 
 def _copy(clean: NDArray[np.float32], recipe: Recipe, number: int) -> NDArray[np.float32]:

@@ -11,5 +11,4 @@ Floats = NDArray[np.floating[Any]]
 def softmax(logits: Floats) -> NDArray[np.float32]:
     """Return probabilities float32 [n, classes], summed in double precision."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    shares: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

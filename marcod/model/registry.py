@@ -119,10 +119,7 @@ class Registry:
     def look_up(self, text: str) -> versions.Version:
         """Resolve like :meth:`resolve_registered`, without registering: an unregistered version has the id 0."""
         name, version = self.resolve(text)
-        path = self.path(name, version)
-        record = bundle.verify(path)
-        if problem := _misplaced(path, record):
-            raise BundleError(problem)
+        path, record = self._verified(name, version)
         try:
             found = self._db.read(versions.find, name, version)
         except NotFoundError:
@@ -135,10 +132,7 @@ class Registry:
 
     def register(self, name: str, version: str, now: datetime) -> versions.Version:
         """Return the row of a bundle that exists here, inserted if new. Raises BundleError when it is damaged."""
-        path = self.path(name, version)
-        record = bundle.verify(path)
-        if problem := _misplaced(path, record):
-            raise BundleError(problem)
+        _, record = self._verified(name, version)
         return self._db.write(
             versions.register,
             name=record.name,
@@ -150,6 +144,13 @@ class Registry:
             trained_on=record.trained_on,
             now=now,
         )
+
+    def _verified(self, name: str, version: str) -> tuple[Path, "BundleRecord"]:
+        path = self.path(name, version)
+        record = bundle.verify(path)
+        if problem := _misplaced(path, record):
+            raise BundleError(problem)
+        return path, record
 
     def known(self) -> list[ModelInfo]:
         """List every version in the database or on this host, unreadable ones with their problem."""
@@ -214,8 +215,7 @@ class Registry:
         """
         version = self._db.read(versions.previous)
         self.load(version, CHECK_BATCH)
-        former = self._db.write(serving.rollback, version, actor=actor, now=now)
-        return former, version
+        return self._db.write(serving.rollback, version, actor=actor, now=now), version
 
     def challenge(self, version: versions.Version | None, *, actor: str, now: datetime) -> versions.Version | None:
         """Let a version that can serve here score every new image next to the champion; None ends it.

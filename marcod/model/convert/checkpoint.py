@@ -5,7 +5,7 @@ is missing, extra, of another shape or damaged. The reader compares every value 
 holds for it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from marcod.errors import BundleError
 from marcod.model import network
 from marcod.model.network import Architecture
+from marcod.text import some
 
 Shape = tuple[int, ...]
 
@@ -45,8 +46,7 @@ class Checkpoint:
 
     def weights(self, architecture: Architecture) -> dict[str, NDArray[np.float32]]:
         """All variables of ``architecture`` under their names. Raises BundleError for what does not fit."""
-        model = network.build(architecture, auxiliary=architecture.auxiliary)
-        wanted = network.variable_shapes(model)
+        wanted = network.variable_shapes(network.build(architecture, auxiliary=architecture.auxiliary))
         refuse_misfits({n: s for n, s in self.shapes.items() if n != network.GLOBAL_STEP}, wanted)
         wrong = [n for n in wanted if self._types[n] != tf.float32]
         if wrong:
@@ -73,7 +73,7 @@ class Checkpoint:
             subject = f"its variable {variable}" if variable else f"{self.prefix.name}.index"
             raise BundleError(
                 f"the checkpoint {self.prefix.name} is damaged or incomplete: {subject} cannot be read "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from error
 
 
@@ -83,20 +83,16 @@ def refuse_misfits(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> N
     changed = sorted(name for name in wanted.keys() & found.keys() if found[name] != wanted[name])
     reshaped = [f"{name} is {found[name]}, not {wanted[name]}" for name in changed]
     kinds = ((missing, "missing"), (extra, "extra"), (reshaped, "of another shape"))
-    if parts := [f"{len(names)} {kind}: {_some(names)}" for names, kind in kinds if names]:
+    if parts := [f"{len(names)} {kind}: {some(names, _NAMED)}" for names, kind in kinds if names]:
         raise BundleError(f"the variables are not those of this network; {'; '.join(parts)}")
 
 
 def refuse_not_finite(weights: Mapping[str, NDArray[np.float32]]) -> None:
     """Raise a BundleError that names the variables with infinities or no numbers in them."""
     if wrong := [name for name, value in weights.items() if not np.isfinite(value).all()]:
-        raise BundleError(f"{len(wrong)} variables hold values that are not finite numbers: {_some(wrong)}")
+        raise BundleError(f"{len(wrong)} variables hold values that are not finite numbers: {some(wrong, _NAMED)}")
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:_NAMED]) + (f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else "")
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, cut to 200 characters, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

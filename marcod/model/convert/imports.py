@@ -10,7 +10,6 @@ Guarantees:
 import io
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,16 +24,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from marcod import files, images, synthetic
+from marcod import images, synthetic
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.errors import BundleError, ConfigError, ImageError, is_full, os_reason
 from marcod.model import bundle, network, probabilities
-from marcod.model.bundle import BundleRecord, Golden, Origin, Predictor, Threshold
+from marcod.model.bundle import BundleRecord, Golden, Predictor, Threshold
 from marcod.model.convert import keras_file, saved_model, sources
 from marcod.model.convert.checkpoint import Checkpoint
 from marcod.model.convert.sources import Kind, Limits, Progress, Source
 from marcod.model.network import MARCO, MARCO_SMALL, Architecture
 from marcod.model.preprocess import Preprocessing
+from marcod.model.published.catalogue import Published
 
 TOLERANCE: Final = 1e-5
 """Largest difference of a probability from the original's. Float32 rounding makes about 1e-6 of it."""
@@ -62,23 +62,6 @@ class Imported:
     path: Path
     record: BundleRecord
     report: Mapping[str, Any]
-
-    @property
-    def largest_difference(self) -> float | None:
-        """The largest difference of a probability from the original's; None when there was none to compare."""
-        parity = self.report.get("parity")
-        return None if parity is None else float(parity["largest_difference"])
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Facts about a published model that its files do not hold; ``classes`` are those its graph must name, in order."""
-
-    licence: str
-    citation: str
-    training_data: str
-    classes: tuple[str, ...]
-    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -111,9 +94,8 @@ def import_model(
     folding: Mapping[str, DropClass] | None = None,
     licence: str | None = None,
     threshold: float | None = None,
-    provenance: Provenance | None = None,
+    published: Published | None = None,
     taken: Collection[tuple[str, str]] = (),
-    limits: Limits = Limits(),  # noqa: B008
     progress: Progress | None = None,
 ) -> Imported:
     """Turn ``source``, a path or URL, into bundle ``<name>/<version>`` below ``models``.
@@ -121,21 +103,21 @@ def import_model(
     A bundle keeps its own name and version unless others are given; anything else is called ``marco`` and gets the
     next free version. ``architecture`` gives the family member, whose number of classes and auxiliary head follow
     the source. Images are compared on rendered drops and on JPEGs below the folder ``images``. ``folding``
-    says what classes other than the four count as; ``provenance`` goes into the record; ``taken`` are names and
+    says what classes other than the four count as; ``published`` has the facts for the record; ``taken`` are names and
     versions that stand for other bundles elsewhere, such as in the database. Raises ConfigError for what the caller
     must change, BundleError for what is wrong with the source.
     """
     _require_name(DEFAULT_NAME if name is None else name)
     photographs = [] if images is None else _photographs(images)
     with tempfile.TemporaryDirectory(prefix="marcod-import-") as scratch:
-        found = sources.fetch(source, Path(scratch), limits, progress)
+        found = sources.fetch(source, Path(scratch), Limits(), progress)
         if found.kind is Kind.BUNDLE:
-            if folding or licence is not None or threshold is not None or provenance is not None:
+            if folding or licence is not None or threshold is not None or published is not None:
                 raise ConfigError("a bundle has its own classes, licence and threshold; import it without the options")
             return _import_bundle(found, models, name, version, taken)
         target = _free_target(models, name or DEFAULT_NAME, version, taken)
         model = _read(found, architecture, preprocessing)
-        record = _record(target, found, model, folding or {}, licence, threshold, provenance)
+        record = _record(target, found, model, folding or {}, licence, threshold, published)
         return _compare_and_write(models, record, found, model, _rendered(progress) + photographs, progress)
 
 
@@ -202,11 +184,11 @@ def _record(
     given: Mapping[str, DropClass],
     licence: str | None,
     threshold: float | None,
-    provenance: Provenance | None,
+    published: Published | None,
 ) -> BundleRecord:
     folding = _folding(model, given)
-    if provenance is not None and tuple(folding) != provenance.classes:
-        raise BundleError(f"not imported: its classes are {', '.join(folding)}, not {', '.join(provenance.classes)}")
+    if published is not None and tuple(folding) != published.classes:
+        raise BundleError(f"not imported: its classes are {', '.join(folding)}, not {', '.join(published.classes)}")
     try:
         return bundle.new_record(
             name=target[0],
@@ -215,11 +197,11 @@ def _record(
             folding=folding,
             temperature=1.0,
             threshold=_threshold(threshold, len(folding)),
-            training_data=_training_data(source, model, provenance),
-            licence=licence or (provenance.licence if provenance else "Apache-2.0"),
-            citation=provenance and provenance.citation,
+            training_data=_training_data(source, model, published),
+            licence=licence or (published.licence if published else "Apache-2.0"),
+            citation=published and published.citation,
             trained_on=(TrainedOn.PUBLISHED,),
-            origin=provenance and provenance.origin,
+            origin=published and published.origin,
             architecture=model.architecture.to_dict(),
             preprocessing=model.preprocessing.to_dict(),
         )
@@ -229,11 +211,11 @@ def _record(
         raise ConfigError(f"no bundle can be made with this {where}: {first['msg']}") from error
 
 
-def _training_data(source: Source, model: _Model, provenance: Provenance | None) -> str:
+def _training_data(source: Source, model: _Model, published: Published | None) -> str:
     step = "" if model.global_step is None else f", step {model.global_step}"
-    if provenance is None:
+    if published is None:
         return f"imported from {source.kind} {source.name} (SHA-256 {source.sha256}){step}"
-    return f"{provenance.training_data}{step}"
+    return f"{published.training_data}{step}"
 
 
 def _threshold(given: float | None, classes: int) -> Threshold:
@@ -388,19 +370,16 @@ def _import_bundle(
         raise BundleError(f"{source.name} is damaged: its golden image {outside[0]!a} is not one of its files")
     bundle.load(source.path, _BATCH)
     if own:
-        path = _written(models, lambda: _copied(source.path, models / target[0] / str(target[1])))
+        path = _written(models, lambda: bundle.copy(source.path, models / target[0] / str(target[1])))
         return Imported(path, bundle.verify(path), metrics)
-    return _renamed(source.path, models, record, target, expected, metrics)
-
-
-def _copied(folder: Path, final: Path) -> Path:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with bundle.scratch_beside(final) as scratch:
-        whole = scratch / "bundle"
-        shutil.copytree(folder, whole)
-        bundle.verify(whole)
-        files.put_folder_in_place(whole, final)
-    return final
+    values = record.model_dump() | {
+        "name": target[0], "version": target[1], "parent": f"{record.name}:{record.version}", "files": {},
+    }  # fmt: skip
+    renamed = BundleRecord(**values)
+    _, weights = bundle.load_weights(source.path)
+    golden = [Golden(key, (source.path / "golden" / key).read_bytes(), scores) for key, scores in expected.items()]
+    path = _written(models, lambda: bundle.write(models, renamed, weights, metrics, golden))
+    return Imported(path, bundle.verify(path), metrics)
 
 
 def _json_of(folder: Path, name: str) -> dict[str, Any]:
@@ -411,24 +390,6 @@ def _json_of(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BundleError(f"{folder.name} is damaged: {name} is not a table")
     return found
-
-
-def _renamed(
-    folder: Path,
-    models: Path,
-    record: BundleRecord,
-    target: tuple[str, int],
-    expected: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-) -> Imported:
-    values = record.model_dump() | {
-        "name": target[0], "version": target[1], "parent": f"{record.name}:{record.version}", "files": {},
-    }  # fmt: skip
-    renamed = BundleRecord(**values)
-    _, weights = bundle.load_weights(folder)
-    golden = [Golden(key, (folder / "golden" / key).read_bytes(), scores) for key, scores in expected.items()]
-    path = _written(models, lambda: bundle.write(models, renamed, weights, metrics, golden))
-    return Imported(path, bundle.verify(path), metrics)
 
 
 def _written(models: Path, write: Callable[[], Path]) -> Path:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from marcod.errors import BundleError
 from marcod.model import network
 from marcod.model.bundle import WEIGHTS_BYTES
-from marcod.model.convert.checkpoint import refuse_not_finite
+from marcod.model.convert.checkpoint import first_line, refuse_not_finite
 from marcod.model.network import Architecture
 
 _WEIGHTED: Final = ("Conv2D", "BatchNormalization")
@@ -97,5 +97,4 @@ def _load(model: Any, file: Path) -> None:
         # Reads arrays alone, and refuses HDF5 links to other files of this computer (since Keras 3.15).
         model.load_weights(file)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise BundleError(f"the Keras file's weights cannot be read: {first}") from error
+        raise BundleError(f"the Keras file's weights cannot be read: {first_line(error)}") from error

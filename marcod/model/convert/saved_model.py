@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from tensorflow.core.protobuf import saved_model_pb2
 
 from marcod.errors import BundleError
+from marcod.model.convert.checkpoint import first_line
+from marcod.text import some
 
 GRAPH_FILE: Final = "saved_model.pb"
 SIGNATURE: Final = "serving_default"
@@ -102,8 +104,7 @@ def score(
                 if progress is not None:
                     progress(len(rows))
     except (tf.errors.OpError, ValueError, TypeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise BundleError(f"the SavedModel's graph cannot be run: {first}") from error
+        raise BundleError(f"the SavedModel's graph cannot be run: {first_line(error)}") from error
     return np.stack(rows)
 
 
@@ -150,8 +151,7 @@ def _signature(meta: Any) -> tuple[dict[str, str], dict[str, str]]:
 def _refuse_operations(graph: Any) -> None:
     bodies = [node for function in graph.library.function for node in function.node_def]
     if strange := sorted({node.op for node in (*graph.node, *bodies)} - _SERVING - _BYSTANDERS):
-        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-        raise _foreign(f"its graph holds operations that MARCO's does not: {', '.join(strange[:5])}{more}")
+        raise _foreign(f"its graph holds operations that MARCO's does not: {some(strange, 5)}")
 
 
 def _nodes(graph: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marcod.model.bundle import BundleRecord, Origin
+from marcod.model.bundle import BundleRecord
 from marcod.model.published.catalogue import Published, catalogue, find
 from marcod.model.published.download import Patience
 from marcod.model.published.files import Progress, proven_files
@@ -40,18 +40,11 @@ def import_published(
         # Here, since it imports TensorFlow, which whoever only lists or downloads need not wait for.
         from marcod.model import convert
 
-        provenance = convert.Provenance(
-            model.licence, model.citation, model.training_data, model.classes, _origin(model)
-        )
         return convert.import_model(
-            str(folder), models, name=model.name, provenance=provenance, taken=taken, progress=progress
+            str(folder), models, name=model.name, published=model, taken=taken, progress=progress
         )
 
 
 def is_copy(record: BundleRecord, model: Published) -> bool:
     """Tell whether a bundle is this published model as it was imported, and not one derived from it."""
     return record.parent is None and record.origin is not None and record.origin.sha256 == model.sha256
-
-
-def _origin(model: Published) -> Origin:
-    return Origin(distribution=model.distribution, version=model.version, file=model.file, sha256=model.sha256)

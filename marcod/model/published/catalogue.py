@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from marcod.errors import ConfigError
+from marcod.model.bundle import Origin
 
 _FILE: Final = Path(__file__).with_name("catalogue.toml")
 
@@ -48,6 +49,11 @@ class Published(_Table):
     def content(self) -> Content:
         """Size and SHA-256 of the distribution's file."""
         return Content(size=self.size, sha256=self.sha256)
+
+    @property
+    def origin(self) -> Origin:
+        """The distribution's file, as the record of a bundle names it."""
+        return Origin(distribution=self.distribution, version=self.version, file=self.file, sha256=self.sha256)
 
 
 def catalogue() -> dict[str, Published]:

@@ -127,8 +127,7 @@ def _reason(errors: list[str], log: list[str]) -> str:
     said = [line.removeprefix("ERROR: ") for line in errors if line.startswith("ERROR: ") and "Exception:" not in line]
     lines = [*filter(None, unreached[::-1]), *said, *[line for line in errors[::-1] if line.strip()], "pip failed"]
     reason = re.sub(r"//[^/@\s]+@", "//", " ".join(lines[0].split()))
-    if (
-        caused := re.search(r"^(.*?error: ).*\(Caused by \w+\(['\"]?(?:<[^>]*>: )?(.*?)['\"]?\)\)$", reason)
-    ) is not None:
+    caused = re.search(r"^(.*?error: ).*\(Caused by \w+\(['\"]?(?:<[^>]*>: )?(.*?)['\"]?\)\)$", reason)
+    if caused is not None:
         reason = caused[1] + caused[2]
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}..."

@@ -85,7 +85,7 @@ def test_the_report_is_kept(tiny_case: Case) -> None:
     assert kept == tiny_case.done.report
     parity, source = kept["parity"], kept["source"]
     assert parity["images"] == len(parity["differences"]) == 8
-    assert parity["largest_difference"] == max(parity["differences"].values()) == tiny_case.done.largest_difference
+    assert parity["largest_difference"] == max(parity["differences"].values())
     assert parity["largest_difference"] <= parity["tolerance"] == convert.TOLERANCE
     assert any("1224x1024" in name for name in parity["differences"])
     assert parity["tensorflow"] == tf.__version__
@@ -159,7 +159,6 @@ def test_a_checkpoint(tmp_path: Path, tiny_case: Case) -> None:
     done = import_tiny(str(tiny_case.source / "variables"), tmp_path, folding=own)
     assert same_weights(done.path, tiny_case.done.path)
     assert (done.record.classes, done.record.folding) == (tuple(own), own)
-    assert done.largest_difference is None
     assert done.report["parity"] is None
     assert "no graph" in done.report["parity_missing"]
     assert done.report["folded_against_plain"]["largest_difference"] <= convert.TOLERANCE
