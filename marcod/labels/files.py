@@ -341,8 +341,7 @@ def _kind(path: Path) -> str | None:
 
 def read(path: Path, kind: str, choices: Choices, default: str) -> LabelFile:
     """Read a file's lines. Raises LabelFileError where the whole cannot be read as its format."""
-    own = {"csv": default}.get(kind, kind)
-    file = LabelFile(path, kind, choices.vocabulary or own, [], [])
+    file = LabelFile(path, kind, choices.vocabulary or (default if kind == "csv" else kind), [], [])
     reader = {"rockmaker": _rockmaker, "hwi": _mso}.get(kind, _table)
     try:
         for found in reader(file, tabular.read_text(path, LARGEST), choices):
@@ -525,12 +524,9 @@ def add(
 
 def withdraw(db: Database, named: DropReference, person: str, now: datetime) -> int:
     """Withdraw a person's labels of a drop at an inspection. Returns how many. Raises LabelError."""
-
-    def work(connection: Any) -> int:
-        target = find(connection, named)
-        return recorder.withdraw(connection, target, person=plain("person", person), origin="cli", now=now)
-
-    return db.write(work)
+    return db.write(
+        lambda c: recorder.withdraw(c, find(c, named), person=plain("person", person), origin="cli", now=now)
+    )
 
 
 def tables_of(settings: Settings) -> Vocabularies:

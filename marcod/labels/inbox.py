@@ -15,6 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.rows import update_rows
 from marcod.database.schema import inspection, inspection_summary, label_inbox, plate
 from marcod.errors import LabelError
 from marcod.labels.recorder import NO_PLATE, DropReference, Finder, following, person_named, plain
@@ -37,7 +38,6 @@ AHEAD: Final = timedelta(days=1)
 EARLIEST: Final = datetime(1980, 1, 1, tzinfo=UTC)
 _BYTES: Final = 4 * LONGEST
 _TEXTS: Final = ("source", "plate", "well", "inspection", "label", "person")
-_OUTCOME: Final = ("state", "reason", "label_id", "tried_at")
 _FIELDS: Final = (*_TEXTS, "drop_number", "labelled_at", "received_at")
 
 
@@ -91,7 +91,7 @@ def resolve(connection: Connection, vocabularies: Vocabularies, vocabulary: str,
     outcomes = []
     with following(connection, now) as add_labels:
         for row in rows:
-            outcome = {"id": int(row.id), "state": InboxState.REFUSED, "reason": None, "key": None, "tried_at": now}
+            outcome = {"row_id": int(row.id), "state": InboxState.REFUSED, "reason": None, "key": None, "tried_at": now}
             with _guarded(connection, outcome):
                 given = _given(finder, row, vocabularies, vocabulary, now)
                 add_labels([given])
@@ -104,15 +104,10 @@ def resolve(connection: Connection, vocabularies: Vocabularies, vocabulary: str,
 
 def _mark(connection: Connection, outcomes: list[dict[str, Any]]) -> None:
     """Store the outcomes of the rows."""
-    if not outcomes:
-        return
     kept = votes.key_ids(connection, [each["key"] for each in outcomes if each["key"]])
     for each in outcomes:
-        each["label_id"] = kept.get(each["key"])
-    columns: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in _OUTCOME}
-    statement = sa.update(label_inbox).where(label_inbox.c.id == sa.bindparam("row")).values(columns)
-    values = [{"row": each["id"], **{f"new_{name}": each[name] for name in _OUTCOME}} for each in outcomes]
-    connection.execute(statement, values)
+        each["label_id"] = kept.get(each.pop("key"))
+    update_rows(connection, label_inbox, outcomes)
 
 
 @contextmanager
@@ -188,21 +183,12 @@ def _given(finder: Finder, row: Any, vocabularies: Vocabularies, default: str, n
     vocabulary, code = vocabularies.split(written, default)
     drop_class = vocabulary.read(code)
     person = person_named(texts["person"] or "")
+    drop = _number(texts["drop_number"])
     target = finder.find(
-        DropReference(
-            texts["plate"], texts["well"], _number(texts["drop_number"]), texts["inspection"], texts["source"], at=at
-        )
+        DropReference(texts["plate"], texts["well"], drop, texts["inspection"], texts["source"], at=at)
     )
-    return NewLabel(
-        target.drop_id,
-        target.inspection_id,
-        drop_class,
-        person,
-        at,
-        ORIGIN,
-        original=written,
-        vocabulary=vocabulary.name,
-    )
+    where = (target.drop_id, target.inspection_id)
+    return NewLabel(*where, drop_class, person, at, ORIGIN, written, vocabulary.name)
 
 
 def _text(name: str, value: bytes | str | None) -> str | None:
@@ -260,10 +246,7 @@ def listed(connection: Connection, states: Sequence[InboxState], limit: int) -> 
     """List rows in these states, the latest first."""
     rows = connection.execute(
         sa.select(
-            label_inbox.c.id,
-            *(_raw(connection, name) for name in _FIELDS),
-            label_inbox.c.state,
-            label_inbox.c.reason,
+            label_inbox.c.id, *(_raw(connection, name) for name in _FIELDS), label_inbox.c.state, label_inbox.c.reason
         )
         .where(label_inbox.c.state.in_(list(states)))
         .order_by(label_inbox.c.id.desc())

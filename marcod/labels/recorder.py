@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from marcod import layouts, tabular
 from marcod.catalog import plate_setups
+from marcod.database.rows import select_in
 from marcod.database.schema import UtcDateTime, drop, image, inspection, label, plate, source
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat, names_stored, parse_well, well_name
 from marcod.errors import LabelError
@@ -125,8 +126,7 @@ class Finder:
         if named.plate is None or named.well is None:
             raise LabelError("it names no plate and well, and no image; give plate and well")
         written = _well(named.well)
-        source_name = None if named.source is None else plain("source", named.source)
-        plate_id = self._plate(plain("plate", named.plate), source_name)
+        plate_id = self._plate_of(named)
         row, column = self._position(plate_id, written)
         where = f"{well_name(row, column)} of plate {quoted(named.plate)}"
         looks = self._looks(plate_id, row, column)
@@ -137,12 +137,13 @@ class Finder:
 
     def inspections(self, named: DropReference) -> int:
         """Count the inspections of the plate so far. Raises LabelError as ``find`` does."""
-        source_name = None if named.source is None else plain("source", named.source)
-        of_plate = inspection.c.plate_id == self._plate(plain("plate", named.plate or ""), source_name)
+        of_plate = inspection.c.plate_id == self._plate_of(named)
         counted = sa.select(sa.func.count()).select_from(inspection).where(of_plate)
         return int(self._connection.execute(counted).scalar_one())
 
-    def _plate(self, name: str, source_name: str | None) -> int:
+    def _plate_of(self, named: DropReference) -> int:
+        source_name = None if named.source is None else plain("source", named.source)
+        name = plain("plate", named.plate or "")
         if (name, source_name) not in self._plates:
             self._plates[name, source_name] = self._look_plate_up(name, source_name)
         found = self._plates[name, source_name]
@@ -348,10 +349,10 @@ def fresh(
     comes after the person's former ones of the same format, and may come back after one of another class.
     """
     kept = votes.key_ids(connection, [given.key for given in givens])
-    labels = _labels_of(connection, {given.drop_id for given in givens})
+    labels = labels_of(connection, {given.drop_id for given in givens})
     found = []
     for given in givens:
-        before = labels.setdefault(_voter(given), [])
+        before = labels.setdefault(voter(given), [])
         latest = before[-1] if before else None
         again = [each for each in before if (each.original, each.vocabulary) == (given.original, given.vocabulary)]
         if given.key in undated:
@@ -369,24 +370,23 @@ def fresh(
     return found
 
 
-def _labels_of(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[object, ...], list[NewLabel]]:
-    """Read all labels ever given to some drops, by target and person, the oldest first."""
+def labels_of(connection: Connection, drop_ids: Collection[int]) -> dict[tuple[object, ...], list[NewLabel]]:
+    """Read all labels ever given to some drops by :func:`voter`, the oldest first."""
     columns = (
         label.c.drop_id, label.c.inspection_id, label.c.label, label.c.person, label.c.labelled_at, label.c.origin,
         label.c.original, label.c.vocabulary, label.c.image_id,
     )  # fmt: skip
-    rows = connection.execute(
-        sa.select(*columns).where(label.c.drop_id.in_(sorted(drop_ids))).order_by(label.c.labelled_at, label.c.id)
-    )
+    statement = sa.select(*columns).order_by(label.c.labelled_at, label.c.id)
     found: dict[tuple[object, ...], list[NewLabel]] = {}
-    for row in rows:
+    for row in select_in(connection, statement, label.c.drop_id, drop_ids):
         given = NewLabel(*row)
         given = replace(given, label=None if given.label is None else DropClass(given.label))
-        found.setdefault(_voter(given), []).append(given)
+        found.setdefault(voter(given), []).append(given)
     return found
 
 
-def _voter(given: NewLabel) -> tuple[object, ...]:
+def voter(given: NewLabel) -> tuple[object, ...]:
+    """Return the key of a person's vote: the drop, the inspection, the image if it is of one alone, and the person."""
     return given.drop_id, given.inspection_id, given.image_id, given.person
 
 
@@ -410,9 +410,7 @@ def _after(given: NewLabel, latest: NewLabel) -> NewLabel:
 def withdraw(connection: Connection, target: LabelTarget, *, person: str, origin: str, now: datetime) -> int:
     """Withdraw all labels of a person of a drop at an inspection, or of one image. Returns how many."""
     of_target = sa.and_(
-        label.c.drop_id == target.drop_id,
-        label.c.inspection_id == target.inspection_id,
-        label.c.person == person,
+        label.c.drop_id == target.drop_id, label.c.inspection_id == target.inspection_id, label.c.person == person
     )
     labels = sa.select(label).outerjoin(image, image.c.id == label.c.image_id).where(of_target)
     if target.image_id is not None:

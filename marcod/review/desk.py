@@ -6,7 +6,7 @@ moment. Answers are labels like all others, stored by :mod:`marcod.labels.record
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -146,8 +146,7 @@ def _draw(connection: Any, drops: int, now: datetime, *, forced: bool) -> int:
     flagged, unflagged = sampling.sides(connection, champion)
     if not flagged + unflagged or not (forced or _due(connection, champion, flagged + unflagged, now)):
         return 0
-    planned = recall.plan(drops, flagged, unflagged)
-    strata = [sampling.Stratum(part.flagged, part.population, part.sample) for part in planned]
+    strata = recall.plan(drops, flagged, unflagged)
     return sampling.draw(connection, champion, strata, secrets.randbits(62), now)
 
 
@@ -180,21 +179,15 @@ def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime
 
 
 def take(
-    db: Database,
-    settings: ReviewSettings,
-    person: str,
-    now: datetime,
-    *,
-    limit: int = 1,
-    hold: timedelta = store.PATIENCE,
+    db: Database, settings: ReviewSettings, person: str, now: datetime, *, hold: timedelta = store.PATIENCE
 ) -> list[Item]:
-    """Claim up to ``limit`` items of the queue as it is, for a person, for the time ``hold``; all of one stream."""
+    """Claim one item of the queue as it is, for a person, for the time ``hold``; empty where there is none."""
 
     def work(connection: Any) -> list[Item]:
         champion = versions.champion(connection)
         store.reconcile(connection)
         order = _turns(settings, store.seen(connection, champion))
-        return store.items(connection, store.claim(connection, person, order, now, limit=limit, hold=hold))
+        return store.items(connection, store.claim(connection, person, order, now, hold=hold))
 
     return db.write(work)
 
@@ -222,13 +215,13 @@ def skip(db: Database, item: Item, person: str, now: datetime) -> None:
     db.write(store.close, item.item_id, person=person, answer=store.SKIPPED, now=now)
 
 
-def undo(db: Database, item: Item, word: DropClass | None, person: str, now: datetime) -> bool:
+def undo(db: Database, item: Item, label: DropClass | None, person: str, now: datetime) -> bool:
     """Take an answer back, or with None a skip, and ask the person again. False where it was changed since."""
 
     def work(connection: Any) -> bool:
-        if not store.reopen(connection, item, str(word or store.SKIPPED), person, now):
+        if not store.reopen(connection, item, str(label or store.SKIPPED), person, now):
             return False
-        if word is not None:
+        if label is not None:
             subject = LabelTarget(item.drop_id, item.inspection_id)
             recorder.withdraw(connection, subject, person=person, origin=ORIGIN, now=now)
         return True
@@ -243,13 +236,8 @@ def release(db: Database, items: Sequence[Item], person: str) -> None:
 
 def ask(db: Database, named: DropReference, reason: str, now: datetime) -> bool:
     """Put a drop into the queue by hand. False where it waits already. Raises LabelError and NotFoundError."""
-    told = recorder.plain("reason", reason)
-
-    def work(connection: Any) -> bool:
-        subject = find(connection, named)
-        return store.ask(connection, subject, versions.champion(connection), told, now)
-
-    return db.write(work)
+    text = recorder.plain("reason", reason)
+    return db.write(lambda c: store.ask(c, find(c, named), versions.champion(c), text, now))
 
 
 def one(db: Database, item_id: int) -> Item:
@@ -275,43 +263,34 @@ def report(db: Database) -> Report:
         return champion, [(r, sampling.tallies(connection, r)) for r in sampling.rounds(connection, champion)]
 
     champion, rounds = db.read(work)
-    drawn_at, tallies, found = _telling(rounds)
-    total = {
-        name: sum(getattr(t, name) for t in tallies)
-        for name in ("population", "sample", "answered", "skipped", "open", "waiting")
-    }
+    drawn_at, tallies, found = _choose(rounds)
+    counted = ("population", "answered", "skipped", "open", "waiting")
     return Report(
         model=str(champion),
         threshold=champion.crystal_threshold,
         drawn_at=drawn_at,
-        population=total["population"],
         flagged=sum(t.population for t in tallies if t.flagged),
-        drawn=total["sample"],
-        answered=total["answered"],
-        skipped=total["skipped"],
-        open=total["open"],
-        waiting=total["waiting"],
+        drawn=sum(t.sample for t in tallies),
         crystals_flagged=sum(t.crystals for t in tallies if t.flagged),
         crystals_unflagged=sum(t.crystals for t in tallies if not t.flagged),
-        recall=None if found is None else found.recall,
-        low=None if found is None else found.low,
-        high=None if found is None else found.high,
         sentence=_sentence(champion, tallies, found),
         strata=tallies,
+        **(dict.fromkeys(("recall", "low", "high")) if found is None else asdict(found)),
+        **{name: sum(getattr(t, name) for t in tallies) for name in counted},
     )
 
 
-def _telling(
+def _choose(
     rounds: list[tuple[sampling.Round, list[sampling.Tally]]],
 ) -> tuple[datetime | None, list[sampling.Tally], recall.Estimate | None]:
     """Choose the audit to report: the latest with enough answers, else the latest with an estimate, else the latest.
 
     Never several: drops were drawn with other probabilities in each, and the model's scores were others.
     """
-    telling = [(r.drawn_at, tallies, found) for r, tallies in rounds if (found := _estimate(tallies)) is not None]
-    enough = (each for each in telling if _answered(each[1]) >= ENOUGH)
+    estimated = [(r.drawn_at, tallies, found) for r, tallies in rounds if (found := _estimate(tallies)) is not None]
+    enough = (each for each in estimated if _answered(each[1]) >= ENOUGH)
     latest = [(r.drawn_at, tallies, None) for r, tallies in rounds[:1]]
-    return next(enough, next(iter([*telling, *latest]), (None, [], None)))
+    return next(enough, next(iter([*estimated, *latest]), (None, [], None)))
 
 
 def _estimate(tallies: list[sampling.Tally]) -> recall.Estimate | None:

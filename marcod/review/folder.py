@@ -82,11 +82,10 @@ def export(
     taken = _take(db, settings, person, now, limit)
     try:
         copied, problems = _write(folder, taken, person, roots, done)
-    except OSError as error:
+    except BaseException as error:
         desk.release(db, taken, person)
-        raise MarcodError(f"{folder} cannot be written: {os_reason(error)}") from error
-    except BaseException:
-        desk.release(db, taken, person)
+        if isinstance(error, OSError):
+            raise MarcodError(f"{folder} cannot be written: {os_reason(error)}") from error
         raise
     desk.release(db, [item for item in taken if item.item_id not in copied], person)
     return Exported(folder / NAME, len(copied), tuple(problems))
@@ -190,8 +189,8 @@ def import_answers(
             problems.append(f"line {number}: {error}")
     if problems:
         more = [f"and {count(len(problems) - LISTED, 'more line')}"] if len(problems) > LISTED else []
-        told = "\n  ".join([*problems[:LISTED], *more])
-        raise LabelError(f"{path}: nothing was taken, because of\n  {told}")
+        listed = "\n  ".join([*problems[:LISTED], *more])
+        raise LabelError(f"{path}: nothing was taken, because of\n  {listed}")
     return replace(db.write(_keep, list(lines.values()), saved, now), empty=empty)
 
 
@@ -242,24 +241,25 @@ def _line(
 def _check_subject(cells: dict[str, str], item: Item) -> None:
     """Check that a line is of this database and keeps its number. Raises LabelError."""
     own = {"well": item.well, "plate": item.barcode or item.plate_key}
-    told = {column: cells.get(column, text) for column, text in own.items()}
+    written = {column: cells.get(column, text) for column, text in own.items()}
     # A spreadsheet may take a barcode for a number; the image's name holds it as well.
-    same_plate = told["plate"].lstrip("'0") == own["plate"].lstrip("'0") or cells.get("image") == file_name(item)
-    if told["well"] != own["well"] or not same_plate:
+    same_plate = written["plate"].lstrip("'0") == own["plate"].lstrip("'0") or cells.get("image") == file_name(item)
+    if written["well"] != own["well"] or not same_plate:
         raise LabelError(
             f"item {item.item_id} is well {own['well']} of plate {quoted(own['plate'])}, "
-            f"not {quoted(told['well'])} of {quoted(told['plate'])}"
+            f"not {quoted(written['well'])} of {quoted(written['plate'])}"
         )
 
 
 def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -> Imported:
-    entries = store.former_labels(connection, {line.item.drop_id for line in lines})
-    fresh = [line for line in lines if line.label is not None and _is_new(line, entries, saved)]
+    before = recorder.labels_of(connection, {line.item.drop_id for line in lines})
     givens = [
         NewLabel(line.item.drop_id, line.item.inspection_id, line.label, line.person, saved, desk.ORIGIN)
-        for line in fresh
+        for line in lines
+        if line.label is not None
     ]
-    recorder.add(connection, givens, now)
+    fresh = [given for given in givens if _is_new(given, before.get(recorder.voter(given), []))]
+    recorder.add(connection, fresh, now)
     skipped = 0
     for line in lines:
         answer = store.SKIPPED if line.label is None else str(line.label)
@@ -268,10 +268,9 @@ def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -
     return Imported(len(fresh), skipped, len(lines) - len(fresh) - skipped, 0)
 
 
-def _is_new(line: _Line, entries: dict[tuple[int, int, str], list[store.FormerLabel]], saved: datetime) -> bool:
-    """Return whether a line changes a person's label; not if it is theirs now, or was given here and replaced since."""
-    before = entries.get((line.item.drop_id, line.item.inspection_id, line.person), [])
+def _is_new(given: NewLabel, before: Sequence[NewLabel]) -> bool:
+    """Return whether a person's label changes; not if it is theirs now, or was given here and replaced since."""
     if not before:
         return True
-    said_here = any(each.origin == desk.ORIGIN and each.label == line.label for each in before)
-    return before[-1].label != line.label and not (said_here and before[-1].labelled_at >= saved)
+    here = any(each.origin == desk.ORIGIN and each.label == given.label for each in before)
+    return before[-1].label != given.label and not (here and before[-1].labelled_at >= given.labelled_at)

@@ -9,7 +9,7 @@ The database orders and limits; no table is read whole into memory. Random draws
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -18,17 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.schema import (
-    drop,
-    image,
-    inspection,
-    label,
-    model_version,
-    plate,
-    review_item,
-    score,
-    source,
-)
+from marcod.database.rows import parts, select_in
+from marcod.database.schema import drop, image, inspection, label, model_version, plate, review_item, score, source
 from marcod.domain import DropClass, text_path
 from marcod.errors import NotFoundError
 from marcod.labels.recorder import LabelTarget
@@ -41,8 +32,6 @@ PATIENCE: Final = timedelta(minutes=30)
 
 SKIPPED: Final = "skipped"
 """The answer of an item on which a person would not say anything."""
-
-CHUNK: Final = 1000
 
 
 class Stream(StrEnum):
@@ -118,6 +107,11 @@ class Counts:
     skipped: int
 
 
+def same_subject(one: Any, other: Any) -> sa.ColumnElement[bool]:
+    """Match rows of two tables that are of the same drop at the same inspection."""
+    return sa.and_(one.c.drop_id == other.c.drop_id, one.c.inspection_id == other.c.inspection_id)
+
+
 def add(
     connection: Connection, stream: Stream, version: Version, candidates: Iterable[ReviewCandidate], now: datetime
 ) -> set[tuple[int, int]]:
@@ -129,25 +123,11 @@ def add(
     keys = ["drop_id", "inspection_id", "stream"]
     statement = insert(connection, review_item).on_conflict_do_nothing(index_elements=keys)
     statement = statement.returning(review_item.c.drop_id, review_item.c.inspection_id)
-    chunks = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
-    return {(int(row[0]), int(row[1])) for chunk in chunks for row in connection.execute(statement, chunk)}
+    return {(int(row[0]), int(row[1])) for part in parts(rows) for row in connection.execute(statement, part)}
 
 
 def _row(stream: Stream, version: Version, candidate: ReviewCandidate, now: datetime) -> dict[str, Any]:
-    return {
-        "drop_id": candidate.drop_id,
-        "inspection_id": candidate.inspection_id,
-        "image_id": candidate.image_id,
-        "stream": str(stream),
-        "reason": candidate.reason,
-        "model_version_id": version.id,
-        "p_crystals": candidate.p_crystals,
-        "round_id": candidate.round_id,
-        "stratum": candidate.stratum,
-        "inclusion": candidate.inclusion,
-        "rank": candidate.rank,
-        "proposed_at": now,
-    }
+    return {**asdict(candidate), "stream": str(stream), "model_version_id": version.id, "proposed_at": now}
 
 
 def propose_again(
@@ -185,14 +165,11 @@ def ask(connection: Connection, subject: LabelTarget, version: Version, reason: 
     if found is None:
         raise NotFoundError("there is no image of this drop at this inspection")
     candidate = ReviewCandidate(subject.drop_id, subject.inspection_id, found[0], found[1], reason, 0.0)
-    row = _row(Stream.MANUAL, version, candidate, now)
-    statement = insert(connection, review_item).values(row)
+    statement = insert(connection, review_item).values(_row(Stream.MANUAL, version, candidate, now))
     again = {name: statement.excluded[name] for name in ("image_id", "reason", "p_crystals", "proposed_at")}
     again |= dict.fromkeys(("person", "shown_at", "answer", "answered_at"))
     statement = statement.on_conflict_do_update(
-        index_elements=["drop_id", "inspection_id", "stream"],
-        set_=again,
-        where=review_item.c.answered_at.is_not(None),
+        index_elements=["drop_id", "inspection_id", "stream"], set_=again, where=review_item.c.answered_at.is_not(None)
     )
     return connection.execute(statement.returning(review_item.c.id)).first() is not None
 
@@ -225,7 +202,7 @@ def reconcile(connection: Connection) -> int:
     )
     rows = connection.execute(
         sa.select(item.id, own.c.label, own.c.person, own.c.recorded_at)
-        .join(own, sa.and_(own.c.drop_id == item.drop_id, own.c.inspection_id == item.inspection_id))
+        .join(own, same_subject(own, review_item))
         .where(
             item.answered_at.is_(None),
             own.c.label.is_not(None),
@@ -271,17 +248,11 @@ def release(connection: Connection, item_ids: Sequence[int], person: str) -> int
 
 
 def claim(
-    connection: Connection,
-    person: str,
-    streams: Sequence[Stream],
-    now: datetime,
-    *,
-    limit: int = 1,
-    hold: timedelta = PATIENCE,
+    connection: Connection, person: str, streams: Sequence[Stream], now: datetime, *, hold: timedelta = PATIENCE
 ) -> list[int]:
-    """Claim up to ``limit`` items of the first of the streams that has any for this person. Returns ids, in order.
+    """Claim the next item of the first of the streams that has one for this person. Returns its id, if any.
 
-    What the person was shown before and has not answered comes first, unless it was exported. The items are the
+    What the person was shown before and has not answered comes first, unless it was exported. The item is the
     person's for ``hold``: ``shown_at`` is dated so that ``PATIENCE`` after it that time is over.
     """
     values = {"person": person, "shown_at": now + (hold - PATIENCE)}
@@ -293,25 +264,20 @@ def claim(
             sa.select(review_item.c.id)
             .where(turn, review_item.c.answered_at.is_(None), *_askable(person, now))
             .order_by(review_item.c.rank, review_item.c.id)
-            .limit(limit)
+            .limit(1)
             .with_for_update(skip_locked=True, of=review_item)
             .cte("picked")
         )
         statement = sa.update(review_item).where(review_item.c.id.in_(sa.select(picked.c.id))).values(values)
-        taken = connection.execute(statement.returning(review_item.c.rank, review_item.c.id)).all()
-        if taken:
-            return [int(row[1]) for row in sorted(taken)]
+        if taken := connection.execute(statement.returning(review_item.c.id)).scalars().all():
+            return list(taken)
     return []
 
 
 def _askable(person: str, now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
     """Select items a person may be asked: without their label or skip, and not shown from another stream."""
     other = review_item.alias("other")
-    same = sa.and_(
-        other.c.drop_id == review_item.c.drop_id,
-        other.c.inspection_id == review_item.c.inspection_id,
-        other.c.id != review_item.c.id,
-    )
+    same = sa.and_(same_subject(other, review_item), other.c.id != review_item.c.id)
     skipped = sa.exists().where(same, other.c.person == person, other.c.answer == SKIPPED)
     held = sa.exists().where(same, other.c.answered_at.is_(None), other.c.shown_at >= now - PATIENCE)
     return sa.not_(has_label(person)), sa.not_(skipped), sa.not_(held)
@@ -320,16 +286,14 @@ def _askable(person: str, now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
 def has_label(person: str) -> sa.ColumnElement[bool]:
     """Select items whose drop at its inspection has a label of this person that is not withdrawn."""
     own, later = label.alias("own"), label.alias("own_later")
-    same = (own.c.drop_id == review_item.c.drop_id, own.c.inspection_id == review_item.c.inspection_id)
-    labelled = sa.and_(*same, own.c.person == person, own.c.label.is_not(None))
+    labelled = sa.and_(same_subject(own, review_item), own.c.person == person, own.c.label.is_not(None))
     return sa.exists().where(labelled, sa.not_(_superseded(own, later)))
 
 
 def _superseded(own: Any, later: Any) -> sa.ColumnElement[bool]:
     """Select labels whose person has replaced or withdrawn them since."""
     return sa.exists().where(
-        later.c.drop_id == own.c.drop_id,
-        later.c.inspection_id == own.c.inspection_id,
+        same_subject(later, own),
         later.c.person == own.c.person,
         sa.func.coalesce(later.c.image_id, 0) == sa.func.coalesce(own.c.image_id, 0),
         sa.or_(
@@ -378,10 +342,8 @@ def _item(row: Any) -> Item:
 
 def items(connection: Connection, item_ids: Sequence[int]) -> list[Item]:
     """Read items, in this order; one that does not exist is left out."""
-    found: dict[int, Item] = {}
-    for start in range(0, len(item_ids), CHUNK):
-        rows = connection.execute(_items(connection, review_item.c.id.in_(list(item_ids[start : start + CHUNK]))))
-        found |= {row[0]: _item(row) for row in rows}
+    rows = select_in(connection, _items(connection), review_item.c.id, item_ids)
+    found = {row[0]: _item(row) for row in rows}
     return [found[i] for i in item_ids if i in found]
 
 
@@ -406,9 +368,7 @@ def counts(connection: Connection, now: datetime) -> dict[Stream, Counts]:
 
 def open_disagreements(connection: Connection) -> tuple[int, int]:
     """Count the open disagreements of drops that people had labelled there, and of others."""
-    labelled = sa.exists().where(
-        label.c.drop_id == review_item.c.drop_id, label.c.inspection_id == review_item.c.inspection_id
-    )
+    labelled = sa.exists().where(same_subject(label, review_item))
     is_open = sa.and_(review_item.c.stream == str(Stream.DISAGREEMENT), review_item.c.answered_at.is_(None))
     rows = connection.execute(sa.select(sa.case((labelled, 1), else_=0)).where(is_open)).scalars().all()
     return sum(rows), len(rows) - sum(rows)
@@ -422,27 +382,3 @@ def seen(connection: Connection, version: Version) -> dict[Stream, int]:
         sa.select(review_item.c.stream, sa.func.count()).where(looked, of_version).group_by(review_item.c.stream)
     )
     return {Stream(row[0]): int(row[1]) for row in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class FormerLabel:
-    """A label that a person once gave to a drop at an inspection; ``label`` is None for a withdrawal."""
-
-    label: str | None
-    origin: str
-    labelled_at: datetime
-
-
-def former_labels(connection: Connection, drop_ids: Iterable[int]) -> dict[tuple[int, int, str], list[FormerLabel]]:
-    """Read all labels ever given to these drops as a whole, by drop, inspection and person, the oldest first."""
-    columns = (
-        label.c.drop_id, label.c.inspection_id, label.c.person, label.c.label, label.c.origin, label.c.labelled_at,
-    )  # fmt: skip
-    found: dict[tuple[int, int, str], list[FormerLabel]] = {}
-    ids = sorted(set(drop_ids))
-    for start in range(0, len(ids), CHUNK):
-        of_drops = sa.and_(label.c.drop_id.in_(ids[start : start + CHUNK]), label.c.image_id.is_(None))
-        rows = connection.execute(sa.select(*columns).where(of_drops).order_by(label.c.labelled_at, label.c.id))
-        for row in rows:
-            found.setdefault((row[0], row[1], row[2]), []).append(FormerLabel(*row[3:]))
-    return found

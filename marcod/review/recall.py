@@ -125,8 +125,7 @@ def _likelihood(s: Stratum) -> Floats:
     from scipy.special import xlog1py, xlogy  # here, so that only an estimate loads SciPy
 
     logs = xlogy(s.crystals, _GRID) + xlog1py(s.answered - s.crystals, -_GRID)
-    likelihood: Floats = np.exp(logs - logs.max())
-    return likelihood
+    return np.asarray(np.exp(logs - logs.max()))
 
 
 @dataclass(frozen=True, slots=True)

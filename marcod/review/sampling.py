@@ -18,28 +18,26 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.rows import parts, select_in
 from marcod.database.schema import drop_summary, review_item, review_round
 from marcod.domain import DropClass
 from marcod.review import queue
 from marcod.review.queue import ReviewCandidate, Stream
+from marcod.review.recall import Slice
 from marcod.store import votes
 from marcod.store.versions import Version
 
 REASON: Final = "It was drawn at random, to measure how many crystals the model misses."
-CHUNK: Final = 1000
 _LIFE: Final = drop_summary.c
 
 
 @dataclass(frozen=True, slots=True)
-class Stratum:
+class Stratum(Slice):
     """Drops of similar score, and how many of them were drawn; ``low`` and ``high`` are their scores' ends.
 
     ``subjects`` are the drops and inspections drawn of it, in the random order in which they are asked and count.
     """
 
-    flagged: bool
-    population: int
-    sample: int
     low: float | None = None
     high: float | None = None
     subjects: tuple[tuple[int, int], ...] = ()
@@ -64,17 +62,14 @@ class Round:
         return sum(stratum.population for stratum in self.strata)
 
 
-@dataclass(slots=True)
-class Tally:
+@dataclass(frozen=True, slots=True)
+class Tally(Slice):
     """Answers of one stratum of a draw.
 
     ``answered``, ``crystals`` and ``skipped`` are counted up to the first item that is ``open``; ``waiting`` are the
     answers and skips behind it.
     """
 
-    flagged: bool
-    population: int
-    sample: int
     answered: int = 0
     crystals: int = 0
     skipped: int = 0
@@ -106,7 +101,7 @@ def _of(version: Version) -> sa.ColumnElement[bool]:
     return sa.and_(_LIFE.model_version_id == version.id, _LIFE.p_crystals.is_not(None))
 
 
-def draw(connection: Connection, version: Version, strata: Sequence[Stratum], seed: int, now: datetime) -> int:
+def draw(connection: Connection, version: Version, strata: Sequence[Slice], seed: int, now: datetime) -> int:
     """Draw from the drops in falling order of score; ``strata`` say how many each has, and how many are drawn of it.
 
     Together they must have all drops that :func:`sides` counts. Returns how many drops were drawn.
@@ -128,8 +123,7 @@ def draw(connection: Connection, version: Version, strata: Sequence[Stratum], se
         Stratum(s.flagged, s.population, s.sample, min(scores.get(i, [0.0])), max(scores.get(i, [0.0])))
         for i, s in enumerate(strata)
     ]
-    drawn = {rank: found[rank] for rank in chosen}
-    _keep(connection, version, known, seed, now, [(drawn[rank], index, rng.random()) for rank, index in chosen.items()])
+    _keep(connection, version, known, seed, now, [(found[rank], index, rng.random()) for rank, index in chosen.items()])
     return len(chosen)
 
 
@@ -207,18 +201,12 @@ def lost(connection: Connection, drawn: Round) -> bool:
 
 def _items(connection: Connection, drawn: Round) -> dict[tuple[int, int], Any]:
     """Read the items of a draw that are there, by drop and inspection."""
-    columns = (
-        review_item.c.drop_id, review_item.c.inspection_id, review_item.c.image_id, review_item.c.answer,
-    )  # fmt: skip
+    item = review_item.c
+    statement = sa.select(item.drop_id, item.inspection_id, item.image_id, item.answer)
+    of_audits = statement.where(item.stream == str(Stream.AUDIT))
     ids = sorted({drop_id for stratum in drawn.strata for drop_id, _ in stratum.subjects})
-    found: dict[tuple[int, int], Any] = {}
-    for start in range(0, len(ids), CHUNK):
-        of_chunk = sa.and_(
-            review_item.c.drop_id.in_(ids[start : start + CHUNK]), review_item.c.stream == str(Stream.AUDIT)
-        )
-        rows = connection.execute(sa.select(*columns).where(of_chunk))
-        found |= {(int(row.drop_id), int(row.inspection_id)): row for row in rows}
-    return found
+    rows = select_in(connection, of_audits, item.drop_id, ids)
+    return {(int(row.drop_id), int(row.inspection_id)): row for row in rows}
 
 
 def tallies(connection: Connection, drawn: Round) -> list[Tally]:
@@ -255,9 +243,8 @@ def _answers(connection: Connection, items: dict[tuple[int, int], Any]) -> dict[
     An item whose answer was withdrawn is not asked again, and counts as skipped.
     """
     said: dict[tuple[int, int], votes.DropVotes] = {}
-    ids = sorted({drop_id for drop_id, _ in items})
-    for start in range(0, len(ids), CHUNK):
-        said |= votes.of_drops(connection, ids[start : start + CHUNK])
+    for part in parts(sorted({drop_id for drop_id, _ in items})):
+        said |= votes.of_drops(connection, part)
     found: dict[tuple[int, int], str] = {}
     for subject, row in items.items():
         words = said.get(subject, votes.NO_VOTES)

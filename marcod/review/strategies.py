@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import drop_summary, image, inspection, label, review_item, score
 from marcod.domain import DropClass
-from marcod.review.queue import ReviewCandidate, Stream
+from marcod.review.queue import ReviewCandidate, Stream, same_subject
 from marcod.store import votes as store_votes
 from marcod.store.drops import Trend
 from marcod.store.selects import current_score
@@ -80,8 +80,9 @@ def _of(version: Version) -> sa.ColumnElement[bool]:
 
 def _asked(stream: Stream | None = None) -> sa.ColumnElement[bool]:
     """Select drops whose inspection is, or was, an item of one stream, or of any."""
-    same = [review_item.c.drop_id == _LIFE.drop_id, review_item.c.inspection_id == _LIFE.inspection_id]
-    return sa.exists().where(*same, *([] if stream is None else [review_item.c.stream == str(stream)]))
+    return sa.exists().where(
+        same_subject(review_item, drop_summary), *([] if stream is None else [review_item.c.stream == str(stream)])
+    )
 
 
 def _against_people(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
@@ -112,7 +113,7 @@ def _against_challenger(connection: Connection, version: Version, other: Version
     one, two = _LIFE.p_crystals >= version.crystal_threshold, theirs.c.p_crystals >= other.crystal_threshold
     statement = (
         sa.select(*_FOUND, theirs.c.p_crystals)
-        .join(theirs, sa.and_(theirs.c.drop_id == _LIFE.drop_id, theirs.c.inspection_id == _LIFE.inspection_id))
+        .join(theirs, same_subject(theirs, drop_summary))
         .where(_of(version), theirs.c.model_version_id == other.id, _LIFE.label_person.is_(None), ~_asked())
         .where(sa.or_(sa.and_(one, ~two), sa.and_(two, ~one)))
         .order_by(apart.desc(), _LIFE.drop_id)
@@ -120,9 +121,7 @@ def _against_challenger(connection: Connection, version: Version, other: Version
     )
     return [
         _candidate(
-            row,
-            f"For crystals {version} gives {row[3]:.2f} and {other} gives {row[4]:.2f}.",
-            1 - abs(row[3] - row[4]),
+            row, f"For crystals {version} gives {row[3]:.2f} and {other} gives {row[4]:.2f}.", 1 - abs(row[3] - row[4])
         )
         for row in connection.execute(statement)
     ]
@@ -139,8 +138,8 @@ def _among_people(connection: Connection, version: Version, limit: int) -> list[
     for row in rows:
         verdict = said.get((row[0], row[1]), store_votes.NO_VOTES).majority({})
         votes = {} if verdict is None else verdict.votes
-        told = " and ".join(f"{n} for {c}" for c, n in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])))
-        found.append(_candidate(row, f"Persons disagree: {told}." if told else "Persons disagree.", 0.5))
+        each = " and ".join(f"{n} for {c}" for c, n in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])))
+        found.append(_candidate(row, f"Persons disagree: {each}." if each else "Persons disagree.", 0.5))
     return found
 
 
@@ -157,13 +156,10 @@ class _Look:
 
 def _against_time(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
     """Find inspections between two others of another class, as in crystals, clear, crystals."""
-    found: list[ReviewCandidate] = []
-    for _, group in groupby(_looks(connection, version), key=attrgetter("drop_id")):
-        looks = list(group)
-        found.extend(_flickers(looks, version))
-    subjects = [(p.drop_id, p.inspection_id) for p in found]
-    known = _known(connection, {drop_id for drop_id, _ in subjects})
-    fresh = [p for p, subject in zip(found, subjects, strict=True) if subject not in known]
+    by_drop = groupby(_looks(connection, version), key=attrgetter("drop_id"))
+    found = [candidate for _, looks in by_drop for candidate in _flickers(list(looks), version)]
+    known = _known(connection, {p.drop_id for p in found})
+    fresh = [p for p in found if (p.drop_id, p.inspection_id) not in known]
     return sorted(fresh, key=lambda p: (p.rank, p.drop_id))[:limit]
 
 
