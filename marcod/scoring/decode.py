@@ -134,13 +134,12 @@ def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
         data = images.read(root / claim.path, root)
         content_hash = hashlib.sha256(data).hexdigest()
         pixels = predictor.prepare(data)
-        looks = images.appearance(pixels)
-        return Prepared(pixels, content_hash, looks, time.perf_counter() - start)
+        return Prepared(pixels, content_hash, images.appearance(pixels), time.perf_counter() - start)
     except ImageError as error:
         return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
     except FileNotFoundError:
-        if _is_away(root):
-            return _uncounted(claim, f"source {claim.source} is away")
+        if _is_offline(root):
+            return _uncounted(claim, f"source {claim.source} is offline")
         return queue.Failure(claim, queue.GONE, retryable=True)
     except Exception as error:  # noqa: BLE001 - decoders fail in their own ways, and the next image must not pay
         return _failure(claim, root, error, content_hash)
@@ -151,14 +150,14 @@ def _failure(claim: queue.Claim, root: Path, error: Exception, content_hash: str
     if is_out_of_memory(error):
         return _uncounted(claim, NO_MEMORY)
     if isinstance(error, OSError):
-        counts = not (_is_away(root) or error.errno in _NOT_ITS_FAULT)
+        counts = not (_is_offline(root) or error.errno in _NOT_ITS_FAULT)
         return queue.Failure(claim, f"cannot be read: {error.strerror}", retryable=True, counts=counts)
     log.error("decoder failed in an unforeseen way", path=claim.path, exc_info=error)
     text = f"the decoder failed: {type(error).__name__}: {error}"
     return queue.Failure(claim, text, retryable=True, content_hash=content_hash)
 
 
-def _is_away(root: Path) -> bool:
+def _is_offline(root: Path) -> bool:
     """Check for an offline source: its folder is gone or empty, as of an unmounted share."""
     try:
         return next(root.iterdir(), None) is None

@@ -93,8 +93,7 @@ class Leases:
             return list(self._held.values())
 
     def _release(self, held: _Held) -> None:
-        now = self._clock()
-        self._db.write(queue.release, held.lease, now, held.error)
+        self._db.write(queue.release, held.lease, self._clock(), held.error)
         self.drop(held.lease)
 
     def _renew_in_turns(self) -> None:

@@ -73,12 +73,8 @@ class Tally:
     quarantined: int = 0
 
     def plus(self, report: BatchReport) -> "Tally":
-        return replace(
-            self,
-            scored=self.scored + report.scored,
-            failed=self.failed + report.failed,
-            quarantined=self.quarantined + report.quarantined,
-        )
+        quarantined = self.quarantined + report.quarantined
+        return Tally(self.scored + report.scored, self.failed + report.failed, quarantined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +216,6 @@ class Scorer:
                 self._pass_over(lease, error)
 
     def _take(self, now: datetime, due: datetime | None) -> queue.Lease | None:
-        without = tuple(self._unusable)
         return self._db.write(
             queue.claim,
             self._worker,
@@ -229,7 +224,7 @@ class Scorer:
             max_attempts=self._settings.max_attempts,
             now=now,
             due=due,
-            without=without,
+            without=tuple(self._unusable),
         )
 
     def _pass_over(self, lease: queue.Lease, error: Exception) -> None:
