@@ -291,24 +291,24 @@ def _imager(name: str, part: PairedScores, rules: Rules) -> Check:
     right = [model.scores.argmax(axis=1) == part.labels for model in (part.champion, part.candidate)]
     found = [model.flagged for model in (part.champion, part.candidate)]
     losses = [
-        _loss(part, what, said, among, rules)
-        for what, said, among in (("accuracy", right, every), ("crystal recall", found, part.is_crystal))
+        _loss(part, what, correct, among, rules)
+        for what, correct, among in (("accuracy", right, every), ("crystal recall", found, part.is_crystal))
         if among.any()
     ]
     passed = all(loss.passed for loss in losses)
     numbers = {key: value for loss in losses for key, value in loss.numbers.items()}
     numbers |= {"drops": len(set(part.drops)), "margin": rules.imager_margin}
-    words = " and ".join(loss.sentence for loss in losses)
+    sentences = " and ".join(loss.sentence for loss in losses)
     ending = "" if passed else f"; {_points(rules.imager_margin)} may be lost, and chance does not explain so many"
-    return Check(f"imager {name}", passed, f"imager {name}: {words}{ending}", numbers)
+    return Check(f"imager {name}", passed, f"imager {name}: {sentences}{ending}", numbers)
 
 
 def _loss(
-    part: PairedScores, what: str, said: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules
+    part: PairedScores, what: str, correct: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules
 ) -> Check:
-    """Check that one loss is within the margin or may be chance; ``said`` is where each model is right."""
-    before, after = (float(paired.share(right, among, part.weights[np.newaxis])[0]) for right in said)
-    lost, gained = paired.lost_and_gained(part, said[0], said[1], among)
+    """Check that one loss is within the margin or may be chance; ``correct`` is where each model is right."""
+    before, after = (float(paired.share(one, among, part.weights[np.newaxis])[0]) for one in correct)
+    lost, gained = paired.lost_and_gained(part, correct[0], correct[1], among)
     chance = paired.chance_of_loss(lost, gained)
     values = {"champion": before, "candidate": after, "lost": lost, "gained": gained, "chance": chance}
     worse = before - after > rules.imager_margin + _ROUNDING and chance < 1 - rules.confidence

@@ -73,7 +73,7 @@ class PersonNoise:
         """True if most labels of either class of the pair are likely the other: a mix-up, not a habit."""
         if self.confused is None:
             return False
-        one, other = (CLASSES.index(word) for word in self.confused)
+        one, other = (CLASSES.index(drop_class) for drop_class in self.confused)
         counts = np.array(self.table)
         return all(2 * counts[a, b] > counts[a].sum() for a, b in ((one, other), (other, one)))
 

@@ -123,18 +123,18 @@ def pair(champion: tuple[BundleRecord, Predictions], candidate: tuple[BundleReco
     common = [file for file in former if file in latter]
     for file in common:
         _check_same(champion[1].images[former[file]], candidate[1].images[latter[file]])
-    said = [
+    matched = [
         _by_unit(record, predictions.only([index[file] for file in common]))
         for (record, predictions), index in ((champion, former), (candidate, latter))
     ]
-    units = list(said[0])
-    images = tuple(said[0][unit][0] for unit in units)
+    units = list(matched[0])
+    images = tuple(matched[0][unit][0] for unit in units)
     return PairedScores(
         images,
         np.array([CLASSES.index(image.label) for image in images], np.intp),
         _weights(images),
-        _model_scores(champion[0], [said[0][unit][1] for unit in units]),
-        _model_scores(candidate[0], [said[1][unit][1] for unit in units]),
+        _model_scores(champion[0], [matched[0][unit][1] for unit in units]),
+        _model_scores(candidate[0], [matched[1][unit][1] for unit in units]),
         tuple(dict.fromkeys((*champion[1].unreadable, *candidate[1].unreadable))),
     )
 

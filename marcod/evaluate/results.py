@@ -350,8 +350,8 @@ def _detections(scores: NDArray[Any], labels: NDArray[np.intp], threshold: float
     )
 
 
-def _detection(rule: str, threshold: float | None, said: NDArray[np.bool_], true: NDArray[np.bool_]) -> Detection:
-    found, missed, alarms = int((said & true).sum()), int((~said & true).sum()), int((said & ~true).sum())
+def _detection(rule: str, threshold: float | None, flagged: NDArray[np.bool_], true: NDArray[np.bool_]) -> Detection:
+    found, missed, alarms = int((flagged & true).sum()), int((~flagged & true).sum()), int((flagged & ~true).sum())
     halves = 2 * found + missed + alarms
     return Detection(
         rule=rule,
@@ -361,7 +361,7 @@ def _detection(rule: str, threshold: float | None, said: NDArray[np.bool_], true
         false_alarms=alarms,
         precision=_share(found, found + alarms),
         recall=_share(found, found + missed),
-        accuracy=_share(int((said == true).sum()), len(true)),
+        accuracy=_share(int((flagged == true).sum()), len(true)),
         f1=2 * found / halves if halves else None,
     )
 

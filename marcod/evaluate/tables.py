@@ -64,20 +64,20 @@ def facts(of: Evaluation) -> list[tuple[str, str]]:
 
 def warnings(of: Evaluation) -> list[str]:
     """List the warnings that a reader needs before trusting a number."""
-    said = []
+    sentences = []
     if of.model.synthetic:
         notice = " ".join(of.model.notice.split()) or "For trying the program, not for deciding about crystals."
-        said.append(f"Synthetic model. {notice}")
+        sentences.append(f"Synthetic model. {notice}")
     if of.data.unreadable:
         images = count(len(of.data.unreadable), "image")
-        said.append(_named(f"{images} could not be read and counted nowhere", of.data.unreadable))
+        sentences.append(_named(f"{images} could not be read and counted nowhere", of.data.unreadable))
     if of.data.missing:
         files = count(len(of.data.missing), "labelled file is", "labelled files are")
-        said.append(_named(f"{files} not there and counted nowhere", of.data.missing))
+        sentences.append(_named(f"{files} not there and counted nowhere", of.data.missing))
     if of.data.groups < 10:
         groups = count(of.data.groups, "group")
-        said.append(f"Only {groups} (plates): intervals over groups are too narrow to be trusted.")
-    return said
+        sentences.append(f"Only {groups} (plates): intervals over groups are too narrow to be trusted.")
+    return sentences
 
 
 def _named(sentence: str, names: Iterable[str], most: int = 5) -> str:

@@ -104,7 +104,9 @@ class Vocabularies:
 def spelled(text: str) -> str:
     """Normalize a code or name for comparison. Raises LabelError for a text that is too long."""
     if len(text) > LONGEST:
-        raise LabelError(f"a label of more than {LONGEST} characters is not a word; write the word or the code alone")
+        raise LabelError(
+            f"a label of more than {LONGEST} characters is no label of a table; write the name or the code alone"
+        )
     plain = " ".join(text.split()).casefold()
     number = _NUMBER.fullmatch(plain)
     return number[1] if number else plain

@@ -190,8 +190,8 @@ def _gpu_memory(index: int) -> int | None:
     if (program := which("nvidia-smi")) is None:
         return None
     command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return int(said[index]) * 2**20 if index < len(said) and said[index].isdigit() else None
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return int(output[index]) * 2**20 if index < len(output) and output[index].isdigit() else None
 
 
 def on_cpu() -> bool:

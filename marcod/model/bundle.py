@@ -267,7 +267,7 @@ def scratch_beside(final: Path) -> Iterator[Path]:
     Those that killed processes left there are removed too. Raises OSError.
     """
     with ExitStack() as stack:
-        # Whoever makes a folder or removes old ones holds the parent, so that a new one is locked before it is judged.
+        # Making a folder and removing old ones both hold the parent, so that a new one is locked before it is judged.
         with _locked(final.parent, wait=True):
             for left in final.parent.glob(".*-*"):
                 with suppress(OSError), _locked(left, wait=False):

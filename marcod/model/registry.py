@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from marcod import files
-from marcod import text as words
 from marcod.database.engine import Database
 from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError, os_reason
 from marcod.model import bundle
 from marcod.store import audit_log, serving, versions
+from marcod.text import offer
 
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord, Predictor
@@ -93,7 +93,7 @@ class Registry:
         raise NotFoundError(f"there is no bundle {name}:{version} in {places}; {self._offered(f'{name}:{version}')}")
 
     def _offered(self, name: str) -> str:
-        return words.offer(name, (f"{known}:{version}" for known, version, _ in self.on_disk()), "models here")
+        return offer(name, (f"{known}:{version}" for known, version, _ in self.on_disk()), "models here")
 
     def resolve(self, text: str) -> tuple[str, str]:
         """Return name and version of what a person wrote: ``NAME:VERSION`` or an alias.

@@ -122,11 +122,11 @@ def _room(connection: Any, shares: dict[Stream, float], now: datetime) -> int:
 
 def _disagreements(connection: Any, champion: versions.Version, most: int) -> list[store.ReviewCandidate]:
     """Find disagreements, half of labelled drops: their labellers are not asked, and would never get to the others."""
-    said, unsaid = store.open_disagreements(connection)
+    labelled, unlabelled = store.open_disagreements(connection)
     half = -(-most // 2)
     challenger = versions.aliased(connection, versions.CHALLENGER)
-    found = strategies.among_models(connection, champion, challenger, half - unsaid) if half > unsaid else []
-    return found + (strategies.with_people(connection, champion, half - said) if half > said else [])
+    found = strategies.among_models(connection, champion, challenger, half - unlabelled) if half > unlabelled else []
+    return found + (strategies.with_people(connection, champion, half - labelled) if half > labelled else [])
 
 
 def _shares(settings: ReviewSettings) -> dict[Stream, float]:

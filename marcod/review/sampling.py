@@ -242,13 +242,13 @@ def _answers(connection: Connection, items: dict[tuple[int, int], Any]) -> dict[
 
     An item whose answer was withdrawn is not asked again, and counts as skipped.
     """
-    said: dict[tuple[int, int], votes.DropVotes] = {}
+    labelled: dict[tuple[int, int], votes.DropVotes] = {}
     for part in parts(sorted({drop_id for drop_id, _ in items})):
-        said |= votes.of_drops(connection, part)
+        labelled |= votes.of_drops(connection, part)
     found: dict[tuple[int, int], str] = {}
     for subject, row in items.items():
-        words = said.get(subject, votes.NO_VOTES)
-        verdict = words.majority({row.image_id: row.image_id not in words.of_images})
+        given = labelled.get(subject, votes.NO_VOTES)
+        verdict = given.majority({row.image_id: row.image_id not in given.of_images})
         if verdict is not None:
             found[subject] = str(verdict.label)
         elif row.answer is not None:

@@ -38,9 +38,9 @@ _FOUND: Final = (_LIFE.drop_id, _LIFE.inspection_id, _LIFE.image_id, _LIFE.p_cry
 def near_threshold(connection: Connection, version: Version, limit: int) -> list[ReviewCandidate]:
     """Find unlabelled drops whose latest score is nearest to the crystal threshold, from both sides in turn."""
     t = version.crystal_threshold
-    unsaid = sa.select(*_FOUND).where(_of(version), _LIFE.label_person.is_(None), ~_asked()).limit(limit)
-    above = unsaid.where(_LIFE.p_crystals >= t).order_by(_LIFE.p_crystals, _LIFE.drop_id)
-    below = unsaid.where(_LIFE.p_crystals < t).order_by(_LIFE.p_crystals.desc(), _LIFE.drop_id)
+    unlabelled = sa.select(*_FOUND).where(_of(version), _LIFE.label_person.is_(None), ~_asked()).limit(limit)
+    above = unlabelled.where(_LIFE.p_crystals >= t).order_by(_LIFE.p_crystals, _LIFE.drop_id)
+    below = unlabelled.where(_LIFE.p_crystals < t).order_by(_LIFE.p_crystals.desc(), _LIFE.drop_id)
     sides = (connection.execute(above).all(), connection.execute(below).all())
     mixed = [row for pair in zip_longest(*sides) for row in pair if row is not None][:limit]
     return [
@@ -133,10 +133,10 @@ def _among_people(connection: Connection, version: Version, limit: int) -> list[
     rows = connection.execute(
         sa.select(*_FOUND).where(disputed).order_by(_LIFE.updated_at.desc(), _LIFE.drop_id).limit(limit)
     ).all()
-    said = store_votes.of_drops(connection, [row[0] for row in rows])
+    given = store_votes.of_drops(connection, [row[0] for row in rows])
     found = []
     for row in rows:
-        verdict = said.get((row[0], row[1]), store_votes.NO_VOTES).majority({})
+        verdict = given.get((row[0], row[1]), store_votes.NO_VOTES).majority({})
         votes = {} if verdict is None else verdict.votes
         each = " and ".join(f"{n} for {c}" for c, n in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])))
         found.append(_candidate(row, f"Persons disagree: {each}." if each else "Persons disagree.", 0.5))
@@ -203,6 +203,6 @@ def _looks(connection: Connection, version: Version) -> Iterator[_Look]:
 def _known(connection: Connection, drop_ids: Iterable[int]) -> set[tuple[int, int]]:
     """Find drops at inspections that somebody labelled or was asked about."""
     ids = sorted(drop_ids)
-    said: sa.Select[Any] = sa.select(label.c.drop_id, label.c.inspection_id).where(label.c.drop_id.in_(ids))
+    labelled: sa.Select[Any] = sa.select(label.c.drop_id, label.c.inspection_id).where(label.c.drop_id.in_(ids))
     asked = sa.select(review_item.c.drop_id, review_item.c.inspection_id).where(review_item.c.drop_id.in_(ids))
-    return {(int(row[0]), int(row[1])) for row in connection.execute(said.union(asked))}
+    return {(int(row[0]), int(row[1])) for row in connection.execute(labelled.union(asked))}

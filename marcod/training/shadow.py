@@ -88,9 +88,9 @@ def _sentence(both: Both) -> str:
 
 
 def _ended(db: Database, run: Run, state: str, reasons: list[str], both: Both | None, now: datetime) -> Run:
-    told = {} if both is None else {"shadow": {name: getattr(both, name) for name in Both.__dataclass_fields__}}
-    numbers, said = (run.numbers or {}) | told, [*reasons, *(run.reasons or [])]
-    db.write(run_rows.settle, run.id, state=state, reasons=said, numbers=numbers, now=now)
+    counts = {} if both is None else {"shadow": {name: getattr(both, name) for name in Both.__dataclass_fields__}}
+    numbers, sentences = (run.numbers or {}) | counts, [*reasons, *(run.reasons or [])]
+    db.write(run_rows.settle, run.id, state=state, reasons=sentences, numbers=numbers, now=now)
     log.info("shadow ended", run=run.id, candidate=run.candidate, state=state, why=reasons[0])
     return db.read(run_rows.get, run.id)
 

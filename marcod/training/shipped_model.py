@@ -127,7 +127,7 @@ def finish(
 ) -> Path:
     """Calibrate ``weights`` on validation drops, measure them on test drops, and write the bundle.
 
-    ``recipe`` describes in words how the weights were trained.
+    ``recipe`` describes how the weights were trained.
     """
     weights = _with_natural_shares(weights, validation.labels)
     score = network.compiled(MARCO_SMALL, weights, batch_size=_PART)

@@ -81,9 +81,9 @@ class Snapshot:
     """Frozen set of labelled images, and sentences on what is missing.
 
     ``missing`` are files that are gone, ``changed`` those that are no longer what was labelled, ``excluded`` those
-    left out for another reason, one sentence an image each. ``away`` says once of every source whose whole folder is
-    not there how many images that costs; they are in ``missing`` as well. ``digest`` is the SHA-256 of the manifest,
-    ``gate_digest`` follows from the test side's images and labels alone.
+    left out for another reason, one sentence an image each. ``away`` has a sentence for every source whose whole
+    folder is not there, with the number of images; they are in ``missing`` as well. ``digest`` is the SHA-256 of the
+    manifest, ``gate_digest`` follows from the test side's images and labels alone.
     """
 
     taken_at: datetime
@@ -290,7 +290,7 @@ def _homes(past: Mapping[int, Past], contents: Mapping[int, str]) -> dict[str, S
         unscored = [contents[image_id]] if image_id in contents else []
         for content in known.contents or unscored:
             start = _since(content, known)
-            recorded = [recorded_at for labelled_at, recorded_at in known.words if labelled_at >= start]
+            recorded = [recorded_at for labelled_at, recorded_at in known.labels if labelled_at >= start]
             if recorded:
                 claim = max(start, min(recorded)), rank
                 claims[content] = min(claim, claims.get(content, claim))
@@ -298,7 +298,7 @@ def _homes(past: Mapping[int, Past], contents: Mapping[int, str]) -> dict[str, S
 
 
 def _item(image: LabelledImage, content: str, side: Split, gathered: Gathered) -> Item:
-    votes = [image.votes.get(word, 0) for word in CLASSES]
+    votes = [image.votes.get(drop_class, 0) for drop_class in CLASSES]
     stream, inclusion = gathered.asked.get((image.drop_id, image.inspection_id), (None, None))
     return Item(
         **{name: getattr(image, name) for name in _OF_IMAGE},
@@ -394,7 +394,7 @@ def _read_item(row: dict[str, Any]) -> Item:
     typed = {
         "label": DropClass(row["label"]),
         "shares": tuple(row["shares"]),
-        "persons": {person: DropClass(word) for person, word in row["persons"].items()},
+        "persons": {person: DropClass(label) for person, label in row["persons"].items()},
         "side": Split(row["side"]),
     }
     return Item(**(row | typed))

@@ -23,15 +23,15 @@ from marcod.store.votes import LabelledImage
 class Past:
     """History of a labelled image.
 
-    ``contents`` are the hashes that were ever scored in its place, with the first time; ``words`` are when a word that
-    names a class was given and when it was recorded. Both only grow. ``source`` is the name that decides the side of
-    its plate. Keys are as on disk.
+    ``contents`` are the hashes that were ever scored in its place, with the first time; ``labels`` are when a label
+    that names a class was given and when it was recorded. Both only grow. ``source`` is the name that decides the side
+    of its plate. Keys are as on disk.
     """
 
     source: str
     plate_key: str
     contents: Mapping[str, datetime]
-    words: tuple[tuple[datetime, datetime], ...]
+    labels: tuple[tuple[datetime, datetime], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,15 @@ def _hold_still(connection: Connection) -> None:
 
 
 def _past(connection: Connection, modality: Modality) -> dict[int, Past]:
-    words = _words(connection, modality)
+    labels = _labels(connection, modality)
     contents = _contents(connection, modality)
     return {
         image_id: Past(name, text_path(key), contents.get(image_id, {}), tuple(times))
-        for (image_id, name, key), times in words.items()
+        for (image_id, name, key), times in labels.items()
     }
 
 
-def _words(connection: Connection, modality: Modality) -> dict[tuple[int, str, str], list[tuple[datetime, datetime]]]:
+def _labels(connection: Connection, modality: Modality) -> dict[tuple[int, str, str], list[tuple[datetime, datetime]]]:
     """Return when the class of each image, or of its drop, was labelled and when that was recorded.
 
     By the image's id, the source that decides its side and its plate's key as stored.

@@ -45,7 +45,7 @@ IMAGES_AT_MOST: Final = 24
 _PUBLISHED_PREPROCESSING: Final = Preprocessing(MARCO.input_size, "bilinear-tf1")
 _BATCH: Final = 8
 _FIRST_SEED: Final = 5_000_000
-"""Where the seeds of the rendered drops begin, away from those of training."""
+"""Where the seeds of the rendered drops begin, far from those of training."""
 
 _SIZES: Final = (
     (330, 270), (512, 410), (640, 480), (800, 600), (1224, 1024), (601, 456), (455, 602), (720, 720),
@@ -362,7 +362,7 @@ def _import_bundle(
 ) -> Imported:
     """Verify a bundle, and copy it as it is or write it again under another name."""
     record = bundle.verify(source.path)
-    # Under its own name it may stand in the database: whoever lost the folder brings it back so.
+    # Under its own name it may be in the database: this is how a lost folder is restored.
     own = name in (None, record.name) and version in (None, record.version)
     target = _free_target(models, name or record.name, record.version if own else version, () if own else taken)
     expected, metrics = (_json_of(source.path, file) for file in (bundle.EXPECTED_FILE, bundle.METRICS_FILE))

@@ -37,7 +37,7 @@ def import_published(
     it cannot be had or is not what was published, and as :func:`marcod.model.convert.import_model`.
     """
     with proven_files(model, given, progress=progress) as folder:
-        # Here, since it imports TensorFlow, which whoever only lists or downloads need not wait for.
+        # Here, since it imports TensorFlow, which listing and downloading must not wait for.
         from marcod.model import convert
 
         return convert.import_model(

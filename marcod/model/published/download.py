@@ -57,7 +57,7 @@ def download(
     temporary.mkdir()
     errors = scratch / "errors"
     command = [sys.executable, "-P", "-c", _PIP, str(os.getpid()), *_arguments(model, target, log, silence_s)]
-    # Its words go to files, since a pipe that nobody reads would stop it.
+    # Its output goes to files, since a pipe that nobody reads would stop it.
     with (
         errors.open("wb") as stream,
         subprocess.Popen(
@@ -124,8 +124,10 @@ def _reason(errors: list[str], log: list[str]) -> str:
     pip calls an index that cannot be reached one that has no such version; only its log tells the difference.
     """
     unreached = [line.partition("Could not fetch URL ")[2].removesuffix(" - skipping") for line in log]
-    said = [line.removeprefix("ERROR: ") for line in errors if line.startswith("ERROR: ") and "Exception:" not in line]
-    lines = [*filter(None, unreached[::-1]), *said, *[line for line in errors[::-1] if line.strip()], "pip failed"]
+    reported = [
+        line.removeprefix("ERROR: ") for line in errors if line.startswith("ERROR: ") and "Exception:" not in line
+    ]
+    lines = [*filter(None, unreached[::-1]), *reported, *[line for line in errors[::-1] if line.strip()], "pip failed"]
     reason = re.sub(r"//[^/@\s]+@", "//", " ".join(lines[0].split()))
     caused = re.search(r"^(.*?error: ).*\(Caused by \w+\(['\"]?(?:<[^>]*>: )?(.*?)['\"]?\)\)$", reason)
     if caused is not None:
