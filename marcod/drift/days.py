@@ -270,20 +270,12 @@ def reference(connection: Connection, version: Version, source_id: int) -> dict[
     return connection.execute(sa.select(drift_reference.c.statistics).where(mine)).scalar_one_or_none()
 
 
-def put_reference(
-    connection: Connection,
-    version: Version,
-    source_id: int,
-    images: int,
-    statistics: dict[str, Any],
-    span: tuple[datetime, datetime],
-    now: datetime,
-) -> None:
-    """Store a reference over a former one; ``span`` is from when to when its images were scored."""
-    values = {
-        "images": images, "statistics": statistics, "first_at": span[0], "last_at": span[1], "made_at": now
-    }  # fmt: skip
-    _upsert(connection, drift_reference, _key(source_id, version), values)
+def put_reference(connection: Connection, version: Version, source_id: int, now: datetime, **values: Any) -> None:
+    """Store a reference over a former one.
+
+    ``values`` are its images, its statistics, and first_at and last_at, between which its images were scored.
+    """
+    _upsert(connection, drift_reference, _key(source_id, version), {**values, "made_at": now})
 
 
 def hold(connection: Connection, source_id: int) -> None:

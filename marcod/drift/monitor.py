@@ -197,7 +197,8 @@ def clear(db: Database, source: str, *, new_reference: bool, actor: str, now: da
         count = store.clear(connection, [alarm.id for alarm in mine], now)
         if new_reference:
             fresh = _Reference(since=now.date() + timedelta(days=1))
-            store.put_reference(connection, version, source_id, 0, fresh.to_json(), (now, now), now)
+            empty = {"images": 0, "statistics": fresh.to_json(), "first_at": now, "last_at": now}
+            store.put_reference(connection, version, source_id, now, **empty)
         detail = {"signals": sorted(alarm.signal for alarm in mine), "new_reference": new_reference}
         audit_log.write(connection, actor, "drift-clear", source, detail, now)
         return count
@@ -297,10 +298,13 @@ def _freeze(case: _Case, settings: DriftSettings, now: datetime) -> bool:
 
 def _keep_reference(connection: Any, case: _Case, now: datetime) -> None:
     reference = case.reference
-    images = sum(cell.images for cell in reference.cells.values())
-    first = _midnight(max(reference.since, case.days[0][0]))
-    span = (first, _midnight(max(reference.until.values()) + timedelta(days=1)))
-    store.put_reference(connection, case.version, case.source_id, images, reference.to_json(), span, now)
+    values = {
+        "images": sum(cell.images for cell in reference.cells.values()),
+        "statistics": reference.to_json(),
+        "first_at": _midnight(max(reference.since, case.days[0][0])),
+        "last_at": _midnight(max(reference.until.values()) + timedelta(days=1)),
+    }
+    store.put_reference(connection, case.version, case.source_id, now, **values)
 
 
 def _enough(cell: Cell, settings: DriftSettings) -> bool:

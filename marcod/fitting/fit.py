@@ -88,7 +88,9 @@ def fit(
     with _policy(precision), backend.data_parallel():
         training = Training(architecture, recipe, images, seed=seed, validation=validation, options=options)
         if weights:
-            network.set_variables(training.model, _with_heads(weights, training.model))
+            # Weights may lack the auxiliary head; the model keeps its own.
+            own = {n: v for n, v in network.variables(training.model).items() if network.is_auxiliary(n)}
+            network.set_variables(training.model, {**own, **weights})
         return training.run()
 
 
@@ -100,12 +102,6 @@ def _policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _with_heads(weights: Mapping[str, NDArray[np.float32]], model: Any) -> dict[str, NDArray[np.float32]]:
-    """Add the model's own auxiliary head to weights that lack it."""
-    lacking = {name: value for name, value in network.variables(model).items() if name not in weights}
-    return {**{name: value for name, value in lacking.items() if network.is_auxiliary(name)}, **weights}
 
 
 class Training:

@@ -175,7 +175,8 @@ def import_answers(
     """
     path = place / NAME if place.is_dir() else place
     rows, saved = _rows(path, now)
-    known = {item.item_id: item for item in _items(db, rows)}
+    named = {number for _, cells in rows if (number := _number(cells)) is not None}
+    known = {item.item_id: item for item in db.read(store.items, sorted(named))}
     lines: dict[tuple[int, str], _Line] = {}
     problems, empty = [], 0
     for number, cells in rows:
@@ -202,11 +203,6 @@ def _rows(path: Path, now: datetime) -> tuple[list[tuple[int, dict[str, str]]], 
         return rows, min(datetime.fromtimestamp(path.stat().st_mtime, UTC), now)
     except tabular.TableError as error:
         raise LabelError(error.of(path)) from error
-
-
-def _items(db: Database, rows: list[tuple[int, dict[str, str]]]) -> list[Item]:
-    named = {int(number) for _, cells in rows if (number := _number(cells)) is not None}
-    return db.read(store.items, sorted(named))
 
 
 def _number(cells: dict[str, str]) -> int | None:

@@ -205,7 +205,16 @@ class Scorer:
         while True:
             now = self._clock()
             self._unusable = {version: until for version, until in self._unusable.items() if until > now}
-            lease = self._take(now, due)
+            lease = self._db.write(
+                queue.claim,
+                self._worker,
+                limit=self._portion.images,
+                lease_s=self._settings.lease_s,
+                max_attempts=self._settings.max_attempts,
+                now=now,
+                due=due,
+                without=tuple(self._unusable),
+            )
             if lease is None:
                 return None
             self._leases.hold(lease)
@@ -214,18 +223,6 @@ class Scorer:
                 return _Batch(lease, version, predictor, self._decoders.begin(predictor, lease.claims))
             except Exception as error:  # noqa: BLE001 - such as no room on the device; no image has to pay for it
                 self._pass_over(lease, error)
-
-    def _take(self, now: datetime, due: datetime | None) -> queue.Lease | None:
-        return self._db.write(
-            queue.claim,
-            self._worker,
-            limit=self._portion.images,
-            lease_s=self._settings.lease_s,
-            max_attempts=self._settings.max_attempts,
-            now=now,
-            due=due,
-            without=tuple(self._unusable),
-        )
 
     def _pass_over(self, lease: queue.Lease, error: Exception) -> None:
         """Leave the jobs of this version to other hosts for a while. The champion must work, so its error is raised."""

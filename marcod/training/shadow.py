@@ -52,15 +52,13 @@ def _settled(db: Database, registry: Registry, run: Run, actor: str, now: dateti
     if both.images < _wanted(run):
         return None
     settings = TrainSettings(**run.options["train"])
-    if problems := _problems(both, settings):
-        registry.challenge(None, actor=actor, now=now)
-        return _ended(db, run, "refused", problems, both, now)
-    if str(champion) != run.parent:
-        reason = f"{champion} became champion meanwhile; the gate compared with {run.parent}"
-        registry.challenge(None, actor=actor, now=now)
-        return _ended(db, run, "recommended", [reason], both, now)
-    registry.promote(version, actor=actor, now=now, instead_of=run.parent)
-    return _ended(db, run, "promoted", [_sentence(both)], both, now)
+    problems = _problems(both, settings)
+    if not problems and str(champion) == run.parent:
+        registry.promote(version, actor=actor, now=now, instead_of=run.parent)
+        return _ended(db, run, "promoted", [_sentence(both)], both, now)
+    registry.challenge(None, actor=actor, now=now)
+    meanwhile = f"{champion} became champion meanwhile; the gate compared with {run.parent}"
+    return _ended(db, run, "refused" if problems else "recommended", problems or [meanwhile], both, now)
 
 
 def _problems(both: Both, settings: TrainSettings) -> list[str]:

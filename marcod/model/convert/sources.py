@@ -127,8 +127,7 @@ def _kind(folder: Path) -> Kind | None:
         return Kind.BUNDLE
     if (folder / "saved_model.pb").is_file():
         return Kind.SAVED_MODEL
-    keras_files = ("config.json", "model.weights.h5")
-    return Kind.KERAS if all((folder / name).is_file() for name in keras_files) else None
+    return Kind.KERAS if all((folder / name).is_file() for name in _FILES_OF[Kind.KERAS]) else None
 
 
 def _only_folder(folder: Path) -> Sequence[Path]:
