@@ -139,7 +139,7 @@ def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
         return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
     except FileNotFoundError:
         if _is_offline(root):
-            return _uncounted(claim, f"source {claim.source} is offline")
+            return _uncounted(claim, f"source {claim.source} is away")
         return queue.Failure(claim, queue.GONE, retryable=True)
     except Exception as error:  # noqa: BLE001 - decoders fail in their own ways, and the next image must not pay
         return _failure(claim, root, error, content_hash)
