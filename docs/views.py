@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from marcod.database import migrate, views
+from marcod.database import revisions, views
 
 PAGE = Path(__file__).with_name("lims.md")
 MARK = "<!-- Made from migrations/views/contract.toml by `make docs`; do not edit below. -->\n"
@@ -13,7 +13,7 @@ MARK = "<!-- Made from migrations/views/contract.toml by `make docs`; do not edi
 
 def page(before: str) -> str:
     """The whole page: what is written by hand, and the views."""
-    return before.split(MARK)[0] + MARK + "\n" + "\n\n".join(_view(v) for v in views.read(migrate.folder())) + "\n"
+    return before.split(MARK)[0] + MARK + "\n" + "\n\n".join(_view(v) for v in views.read(revisions.folder())) + "\n"
 
 
 def _view(view: views.View) -> str:

@@ -31,9 +31,9 @@ def db() -> None:
     """Check, upgrade, copy and thin the database, and make its roles."""
 
 
-_SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in migrate.SchemaState} | {
-    migrate.SchemaState.UNRELEASED: "the schema of {} is of a marcod before the first release",
-    migrate.SchemaState.COMPATIBLE: "the schema of {} is newer than this marcod, which can work on it all the same",
+_SENTENCE: Final = {state: f"the schema of {{}} is {state}" for state in revisions.SchemaState} | {
+    revisions.SchemaState.UNRELEASED: "the schema of {} is of a marcod before the first release",
+    revisions.SchemaState.COMPATIBLE: "the schema of {} is newer than this marcod, which can work on it all the same",
 }
 
 
@@ -76,13 +76,13 @@ def check(
 
 def _check_schema(settings: Settings, *, json_output: bool, quiet: bool) -> None:
     with looked_at(settings) as database:
-        state = migrate.state(database)
+        state = revisions.state(database)
     if json_output:
         # Programs read "unfinished"; an upgrade leaves nothing unfinished.
         output.print_json({"database": str(database), "schema": state, "unfinished": False})
-    elif not quiet or state not in migrate.USABLE:
+    elif not quiet or state not in revisions.USABLE:
         output.echo(_SENTENCE[state].format(database), err=quiet)
-    if state not in migrate.USABLE:
+    if state not in revisions.USABLE:
         raise SchemaError(revisions.ADVICE[state])
 
 
@@ -174,7 +174,7 @@ def restore(settings: Settings, file: Path, force: bool, yes: bool, json_output:
     output.echo(f"{done.path} is what {file} held")
     if done.kept is not None:
         output.echo(f"the database of before is {done.kept}; labels given since the copy are only there")
-    if done.schema not in migrate.USABLE:
+    if done.schema not in revisions.USABLE:
         output.echo("its schema is older than this marcod: run `marcod db upgrade`")
     output.echo("start marcod: its first full scan finds what came since the copy and scores it again")
 

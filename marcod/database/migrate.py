@@ -20,12 +20,7 @@ from sqlalchemy.engine import Connection
 from marcod.database import revisions, views, workers
 from marcod.database import roles as database_roles
 from marcod.database.engine import Database
-from marcod.database.revisions import USABLE as USABLE
-from marcod.database.revisions import SchemaState as SchemaState
-from marcod.database.revisions import folder as folder
-from marcod.database.revisions import revision_of as revision_of
-from marcod.database.revisions import state as state
-from marcod.database.revisions import state_of as state_of
+from marcod.database.revisions import SchemaState, folder, revision_of, state, state_of
 from marcod.database.schema import schema_mark
 from marcod.errors import SchemaError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_IROTH, S_IXOTH
 from typing import Final
 
-from marcod.database import migrate, probe, revisions
+from marcod.database import probe, revisions
 from marcod.database.engine import PERSON, Database
 from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.errors import StoreError
@@ -73,10 +73,10 @@ def database(db: Database) -> Iterator[Finding]:
     if db.is_sqlite and db.url.database and _open_to_all(file := Path(db.url.database).resolve()):
         text = f"every user of this host may read {file}"
         yield Finding("database", "file", Verdict.ATTENTION, text, f"chmod o= {file}")
-    found = migrate.state(db)
-    text = f"{found}, step {db.read(migrate.revision_of) or 'none'}"
-    yield judged("database", "schema", found in migrate.USABLE, text, revisions.ADVICE.get(found, ""), Verdict.BROKEN)
-    if found not in migrate.USABLE:
+    found = revisions.state(db)
+    text = f"{found}, step {db.read(revisions.revision_of) or 'none'}"
+    yield judged("database", "schema", found in revisions.USABLE, text, revisions.ADVICE.get(found, ""), Verdict.BROKEN)
+    if found not in revisions.USABLE:
         return
     lacking = db.read(probe.lacking_rights)
     text = "rows may be read and changed" if not lacking else f"no right to {', '.join(lacking)}"
@@ -143,4 +143,4 @@ def _work_in_order(seen: Snapshot) -> dict[str, str]:
 
 def usable(db: Database) -> bool:
     """Tell if this marcod can work with the schema."""
-    return migrate.state(db) in migrate.USABLE
+    return revisions.state(db) in revisions.USABLE

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from marcod.database import migrate, refusals, workers
+from marcod.database import refusals, revisions, workers
 from marcod.database.engine import Database
-from marcod.database.migrate import SchemaState
+from marcod.database.revisions import SchemaState
 from marcod.errors import ConfigError, SchemaError, StoreError, os_reason
 from marcod.files import put_in_place
 
@@ -172,7 +172,7 @@ def _prepare(scratch: Path, copied: Path, scripts: Path | None) -> SchemaState:
     """Forget who was alive when the copy was made. Returns how its schema stands. Raises SchemaError if unknown."""
     made = Database(f"sqlite:///{scratch}")
     try:
-        schema = migrate.state(made, scripts)
+        schema = revisions.state(made, scripts)
         if schema is SchemaState.EMPTY:
             raise SchemaError(f"{copied} is no database of marcod")
         if schema is SchemaState.UNRELEASED:

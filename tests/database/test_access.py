@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from factories import utc
 from sqlalchemy.engine import make_url
 
-from marcod.database import migrate, workers
+from marcod.database import migrate, revisions, workers
 from marcod.database import roles as database_roles
 from marcod.database.engine import Database
 from marcod.database.schema import metadata
@@ -22,7 +22,7 @@ from marcod.store import queue, results, summaries, versions
 pytestmark = pytest.mark.parametrize("backend", ["postgres"], indirect=True)
 
 PASSWORD = "one-way-in"
-VIEWS = sorted({path.name.split(".")[0] for path in (migrate.folder() / "views").glob("lims_*.sql")})
+VIEWS = sorted({path.name.split(".")[0] for path in (revisions.folder() / "views").glob("lims_*.sql")})
 TABLES = sorted([*metadata.tables, "alembic_version"])
 
 
@@ -257,7 +257,7 @@ def test_the_daemon_changes_no_schema(worker: Database) -> None:
     assert refused(worker, "create temporary table mine (x integer)")
     assert refused(worker, "update alembic_version set version_num = '1'")
     migrate.upgrade(worker)
-    assert migrate.state(worker) is migrate.SchemaState.CURRENT
+    assert revisions.state(worker) is revisions.SchemaState.CURRENT
 
 
 def rights(db: Database, *roles: str) -> list[Any]:
@@ -287,7 +287,7 @@ def test_again_changes_nothing_and_corrects_what_was_added(lab: Database, users:
 def test_an_upgrade_keeps_the_roles(lab: Database, users: Users, reader: Database, worker: Database) -> None:
     before = rights(lab, users.lims, users.app)
     run(lab, "drop view lims_hit_v1")
-    statement = (migrate.folder() / "views" / "lims_hit_v1.sql").read_text(encoding="utf-8")
+    statement = (revisions.folder() / "views" / "lims_hit_v1.sql").read_text(encoding="utf-8")
     lab.write(lambda c: c.execute(sa.text(statement)))
     assert refused(reader, "select * from lims_hit_v1")
     migrate.upgrade(lab)

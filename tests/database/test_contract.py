@@ -4,16 +4,16 @@ import pytest
 import sqlalchemy as sa
 from populated import populate
 
-from marcod.database import migrate, roles, views
+from marcod.database import migrate, revisions, roles, views
 from marcod.database.engine import Database
 
-VIEWS = views.read(migrate.folder())
+VIEWS = views.read(revisions.folder())
 PINNED = {view.name: view for view in VIEWS}
 
 
 def test_every_view_has_a_contract(db: Database) -> None:
     found = db.read(lambda c: sa.inspect(c).get_view_names())
-    files = {path.name.split(".")[0] for path in (migrate.folder() / "views").glob("*.sql")}
+    files = {path.name.split(".")[0] for path in (revisions.folder() / "views").glob("*.sql")}
     assert sorted(found) == sorted({*roles.INTERNAL_VIEWS, *PINNED}) == sorted(files)
 
 

@@ -20,7 +20,7 @@ from unreleased import before_release, everything
 
 from marcod.database import migrate, revisions
 from marcod.database.engine import Database
-from marcod.database.migrate import SchemaState
+from marcod.database.revisions import SchemaState
 from marcod.database.schema import image, inspection, metadata, plate, schema_mark
 from marcod.domain import text_path
 from marcod.errors import SchemaError
@@ -38,7 +38,7 @@ def names(db: Database) -> tuple[set[str], set[str]]:
 
 def view_files() -> set[str]:
     """The views that files define; ``NAME.0011.sql`` is the same view as step 0011 defines it."""
-    return {path.name.split(".")[0] for path in (migrate.folder() / "views").glob("*.sql")}
+    return {path.name.split(".")[0] for path in (revisions.folder() / "views").glob("*.sql")}
 
 
 def set_revision(db: Database, revision: str) -> None:
@@ -46,17 +46,17 @@ def set_revision(db: Database, revision: str) -> None:
 
 
 def test_up_down_and_up_again(empty_db: Database) -> None:
-    assert migrate.state(empty_db) is SchemaState.EMPTY
+    assert revisions.state(empty_db) is SchemaState.EMPTY
     for _ in range(2):
         migrate.upgrade(empty_db)
-        assert migrate.state(empty_db) is SchemaState.CURRENT
+        assert revisions.state(empty_db) is SchemaState.CURRENT
         tables, views = names(empty_db)
         assert tables == set(metadata.tables) | {"alembic_version"}
         assert views <= view_files()
         assert {"lims_image_score_v1", "lims_plate_summary_v1"} <= views
         migrate.downgrade(empty_db, "base")
         assert names(empty_db) == ({"alembic_version"}, set())
-        assert migrate.state(empty_db) is SchemaState.EMPTY
+        assert revisions.state(empty_db) is SchemaState.EMPTY
 
 
 def test_one_step_at_a_time(empty_db: Database, to_come: Path) -> None:
@@ -67,10 +67,10 @@ def test_one_step_at_a_time(empty_db: Database, to_come: Path) -> None:
     for step in steps:
         migrate.upgrade(empty_db, step, scripts=to_come)
         expected = SchemaState.CURRENT if step == steps[-1] else SchemaState.OLDER
-        assert migrate.state(empty_db, to_come) is expected
+        assert revisions.state(empty_db, to_come) is expected
     for step in [*steps[-2::-1], "base"]:
         migrate.downgrade(empty_db, step, to_come)
-        assert migrate.state(empty_db, to_come) is (SchemaState.EMPTY if step == "base" else SchemaState.OLDER)
+        assert revisions.state(empty_db, to_come) is (SchemaState.EMPTY if step == "base" else SchemaState.OLDER)
 
 
 def test_the_steps_make_the_tables_the_code_knows(db: Database) -> None:
@@ -114,7 +114,7 @@ def test_names_and_conditions_are_those_of_the_code(db: Database, empty_db: Data
 
 def test_an_empty_database_is_made_ready(empty_db: Database) -> None:
     migrate.require_current(empty_db)
-    assert migrate.state(empty_db) is SchemaState.CURRENT
+    assert revisions.state(empty_db) is SchemaState.CURRENT
     migrate.require_current(empty_db)
     migrate.upgrade(empty_db)
 
@@ -122,11 +122,11 @@ def test_an_empty_database_is_made_ready(empty_db: Database) -> None:
 def test_a_schema_from_the_future_is_left_alone(db: Database) -> None:
     set_revision(db, "9999")
     db.write(lambda c: c.execute(sa.update(schema_mark).values(oldest_revision="9998")))
-    assert migrate.state(db) is SchemaState.UNKNOWN
+    assert revisions.state(db) is SchemaState.UNKNOWN
     for attempt in (migrate.require_current, migrate.upgrade):
         with pytest.raises(SchemaError, match="is newer than this marcod; install the marcod that made it"):
             attempt(db)
-    assert migrate.state(db) is SchemaState.UNKNOWN
+    assert revisions.state(db) is SchemaState.UNKNOWN
 
 
 @pytest.mark.parametrize("revision", ["0001", "0005", "0009"])
@@ -135,7 +135,7 @@ def test_a_schema_from_before_the_first_release_is_left_alone(db: Database, revi
     before_release(db, revision)
     db.close()
     before = everything(db)
-    assert migrate.state(db) is SchemaState.UNRELEASED
+    assert revisions.state(db) is SchemaState.UNRELEASED
     said = f"the schema of {db} is of a marcod before the first release, which cannot be upgraded;"
     for attempt in (migrate.require_current, migrate.upgrade, partial(migrate.upgrade, force=True)):
         with pytest.raises(SchemaError) as refused:
@@ -147,7 +147,7 @@ def test_a_schema_from_before_the_first_release_is_left_alone(db: Database, revi
 
 def test_tables_of_somebody_else_are_left_alone(empty_db: Database) -> None:
     empty_db.write(lambda c: c.execute(sa.text("create table image (id integer primary key)")))
-    assert migrate.state(empty_db) is SchemaState.UNKNOWN
+    assert revisions.state(empty_db) is SchemaState.UNKNOWN
     with pytest.raises(SchemaError):
         migrate.require_current(empty_db)
     assert names(empty_db)[0] == {"image"}
@@ -167,7 +167,7 @@ def test_two_threads_may_upgrade_at_once(empty_db_url: str) -> None:
         db = Database(empty_db_url)
         together.wait()
         migrate.require_current(db)
-        found = migrate.state(db)
+        found = revisions.state(db)
         db.close()
         return found
 
@@ -200,7 +200,7 @@ def test_two_processes_may_upgrade_at_once(empty_db_url: str, empty_db: Database
     for process in both:
         process.communicate(timeout=60)
         assert process.returncode == 0
-    assert migrate.state(empty_db) is SchemaState.CURRENT
+    assert revisions.state(empty_db) is SchemaState.CURRENT
 
 
 def test_a_plate_whose_name_steers_a_terminal_is_found_again(db: Database) -> None:

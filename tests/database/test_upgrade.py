@@ -15,7 +15,7 @@ from later_steps import ADDING, BREAKING, LAST, NEWEST
 from marcod.cli import cli
 from marcod.database import migrate, revisions, workers
 from marcod.database.engine import Database
-from marcod.database.migrate import SchemaState
+from marcod.database.revisions import SchemaState
 from marcod.database.schema import audit, drop_summary, hit, image, inspection_summary, job, schema_mark, score
 from marcod.domain import DropClass
 from marcod.errors import SchemaError
@@ -82,7 +82,7 @@ def test_the_marcod_of_today_works_on_a_schema_to_which_something_was_added(
     register_source(db, expected_drops=3)
     work(db, 1)
     assert migrate.upgrade(db, ADDING, now=utc(hours=1), scripts=to_come) is SchemaState.OLDER
-    assert migrate.state(db) is SchemaState.COMPATIBLE
+    assert revisions.state(db) is SchemaState.COMPATIBLE
     migrate.require_current(db)
     work(db, 2)
     counts = [rows(db, sa.select(sa.func.count()).select_from(t))[0][0] for t in (score, drop_summary, hit)]
@@ -92,15 +92,15 @@ def test_the_marcod_of_today_works_on_a_schema_to_which_something_was_added(
     for command in ("check", "upgrade"):
         done = CliRunner().invoke(cli, ["db", command])
         assert (done.exit_code, "newer than this marcod, which can work on it" in done.stdout) == (0, True), done.output
-    assert migrate.state(db) is SchemaState.COMPATIBLE
+    assert revisions.state(db) is SchemaState.COMPATIBLE
 
     # What takes something away waits for the worker; a minute after its last sign of life it is gone.
     with pytest.raises(SchemaError, match=rf"step {BREAKING} .* these running workers use: old on host\. Stop them"):
         migrate.upgrade(db, now=utc(hours=2), scripts=to_come)
-    assert migrate.state(db) is SchemaState.COMPATIBLE
+    assert revisions.state(db) is SchemaState.COMPATIBLE
     migrate.upgrade(db, now=utc(1, hours=2, minutes=1), scripts=to_come)
-    assert migrate.state(db, to_come) is SchemaState.CURRENT
-    assert migrate.state(db) is SchemaState.UNKNOWN
+    assert revisions.state(db, to_come) is SchemaState.CURRENT
+    assert revisions.state(db) is SchemaState.UNKNOWN
     with pytest.raises(SchemaError, match="is newer than this marcod"):
         migrate.require_current(db)
 
@@ -167,9 +167,9 @@ def test_who_is_alive_is_judged_by_the_clock_that_heartbeats_go_by(db: Database,
 
 
 def test_an_older_schema_waits_for_its_upgrade(db: Database, to_come: Path) -> None:
-    assert migrate.state(db, to_come) is SchemaState.OLDER
+    assert revisions.state(db, to_come) is SchemaState.OLDER
     with pytest.raises(SchemaError, match="is older than this marcod; run `marcod db upgrade` first"):
         migrate.require_current(db, to_come)
-    assert migrate.state(db) is SchemaState.CURRENT
+    assert revisions.state(db) is SchemaState.CURRENT
     migrate.upgrade(db, now=utc(), scripts=to_come)
     migrate.require_current(db, to_come)

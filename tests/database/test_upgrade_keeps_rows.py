@@ -93,7 +93,7 @@ def test_a_populated_database_keeps_every_row_up_and_down(
     assert all(before.values()), "every table has rows"
     assert all(said.values()), "every view has rows"
     migrate.upgrade(empty_db, now=LATER, scripts=to_come)
-    assert revisions.known(to_come).newest == LAST == empty_db.read(migrate.revision_of)
+    assert revisions.known(to_come).newest == LAST == empty_db.read(revisions.revision_of)
     assert rows_of(empty_db, tables, renamed=True) == before
     assert answers(empty_db, columns) == said
     now = columns_of(empty_db)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from marcod.database import migrate, revisions
+from marcod.database import revisions
 
 NEWEST = revisions.known().newest
 ADDING, BREAKING, LAST = "9001", "9002", "9003"
@@ -67,7 +67,7 @@ def downgrade():
 
 def write(scripts: Path) -> Path:
     """Write marcod's own steps and the later ones into a folder."""
-    shutil.copytree(migrate.folder(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(revisions.folder(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
     for revision, text in ((ADDING, ADDS), (BREAKING, BREAKS), (LAST, ADDS_MORE)):
         (scripts / "versions" / f"{revision}_later.py").write_text(text, encoding="utf-8")
     view = "create view lims_hit_v2 as select hit.id as hit_id, score.sharpness as sharpness from hit"

@@ -22,9 +22,9 @@ from unreleased import before_release
 from watched_site import Site, well_image
 
 from marcod.cli import cli
-from marcod.database import migrate, workers
+from marcod.database import migrate, revisions, workers
 from marcod.database.engine import Database
-from marcod.database.migrate import SchemaState
+from marcod.database.revisions import SchemaState
 from marcod.database.schema import image, inspection, job, metadata, plate, score
 from marcod.errors import SchemaError, StoreError
 from marcod.store import versions
@@ -188,7 +188,7 @@ def test_a_copy_of_an_older_schema_is_upgraded_afterwards(db: Database, tmp_path
     db.close()
     assert restored(db, copied, scripts=to_come).schema is SchemaState.OLDER
     migrate.upgrade(db, now=utc(), scripts=to_come)
-    assert migrate.state(db, to_come) is SchemaState.CURRENT
+    assert revisions.state(db, to_come) is SchemaState.CURRENT
 
 
 @sqlite_only
@@ -331,7 +331,7 @@ def test_a_dump_of_postgresql_brings_everything_back(db: Database, empty_db: Dat
     url = empty_db.url.set(drivername="postgresql").render_as_string(hide_password=False)
     back = f"pg_restore --no-owner --no-privileges --exit-on-error -d '{url}' {tmp_path / 'dump'}"
     subprocess.run(tool(back), check=True)
-    assert migrate.state(empty_db) is SchemaState.CURRENT
+    assert revisions.state(empty_db) is SchemaState.CURRENT
     assert everything(empty_db) == everything(db)
     source_id = rows(empty_db, sa.text("select id from source where name = 'minstrel'"))[0][0]
     record(empty_db, source_id, sightings(2, "later"), utc(days=2))
