@@ -25,6 +25,7 @@ PACKAGE = Path(marcod.__file__).parent
 MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_bytes()) for path in PACKAGE.rglob("*.py")}
 
 COMPOSED = {
+    ("database/column_types.py", "index_where"): "conditions of indexes, written in the tables of this package",
     ("database/roles.py", "_answer"): "questions written in this module, and names quoted by the dialect",
     ("database/roles.py", "_do"): "grants: PostgreSQL binds no names; they are checked and quoted by the dialect",
     ("database/roles.py", "grantees"): "two texts written there, handed to a function inside it",
