@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marcod import images, telemetry
+from marcod.domain import WarningKind
 from marcod.errors import ImageError, is_out_of_memory
 from marcod.model.bundle import Predictor
 from marcod.store import queue
@@ -35,11 +36,12 @@ NO_MEMORY: Final = "this host has too little memory to read images"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Decoded image: float32 pixels [size, size, 3], the SHA-256 of its bytes, and its looks."""
+    """Decoded image: float32 pixels [size, size, 3], the SHA-256 of its bytes, its looks, and what is odd about it."""
 
     pixels: NDArray[np.float32]
     content_hash: str
     looks: images.Appearance
+    warnings: tuple[WarningKind, ...]
     decode_s: float
 
 
@@ -134,7 +136,8 @@ def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
         data = images.read(root / claim.path, root)
         content_hash = hashlib.sha256(data).hexdigest()
         pixels = predictor.prepare(data)
-        return Prepared(pixels, content_hash, images.appearance(pixels), time.perf_counter() - start)
+        looks = images.appearance(pixels)
+        return Prepared(pixels, content_hash, looks, images.warnings_of(data, looks), time.perf_counter() - start)
     except ImageError as error:
         return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
     except FileNotFoundError:

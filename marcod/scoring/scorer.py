@@ -400,7 +400,8 @@ def _scored(
         own = {name: float(p) for name, p in zip(predictor.record.classes, vector, strict=True)}
     looks = prepared.looks
     folded = (clear, crystals, other, precipitate)
-    return results.Scored(claim, prepared.content_hash, folded, own, looks.brightness, looks.contrast, looks.focus)
+    measured = looks.brightness, looks.contrast, looks.focus
+    return results.Scored(claim, prepared.content_hash, folded, own, *measured, prepared.warnings)
 
 
 def _report(batch: _Batch, outcome: _Outcome, done: results.Finished, now: datetime) -> BatchReport:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.engine import insert
 from marcod.database.rows import CHUNK
 from marcod.database.schema import image, job, model_version, score
-from marcod.domain import CLASSES, COLUMN_OF_CLASS, DropClass
+from marcod.domain import CLASSES, COLUMN_OF_CLASS, PIXEL_WARNINGS, DropClass, WarningKind
 from marcod.store import copies, derived, events, locks, queue
 from marcod.store.selects import OF_PRESENT_BYTES, WAS_CHAMPION
 from marcod.store.versions import Version
@@ -24,7 +24,7 @@ class Scored:
     """One image's result. ``probabilities`` are in the order of ``domain.CLASSES``.
 
     ``vector`` is the full output of a model with other classes, by their names, else None. ``brightness``, ``contrast``
-    and ``focus`` are as in ``images.Appearance``.
+    and ``focus`` are as in ``images.Appearance``. ``warnings`` are what the bytes alone tell.
     """
 
     claim: queue.Claim
@@ -34,6 +34,7 @@ class Scored:
     brightness: float | None = None
     contrast: float | None = None
     focus: float | None = None
+    warnings: tuple[WarningKind, ...] = ()
 
     @property
     def label(self) -> DropClass:
@@ -78,6 +79,7 @@ def finish(
     inspection_ids = {row.inspection_id for row in touched}
     # Scores may make copies of images and so remove jobs: all of that before the derived rows lock inspections.
     changed = _insert_scores(connection, version, mine, before, now)
+    _note_warnings(connection, mine, before)
     queue.delete(connection, [s.claim.job_id for s in mine])
     given_up = [
         f for f in broken if queue.fail(connection, token, f, now=now, retry_s=retry_s, max_attempts=max_attempts)
@@ -98,6 +100,7 @@ def _hold_images(connection: Connection, image_ids: Collection[int]) -> dict[int
     """Lock these images before their jobs, as a transaction that records a rewritten file does. Returns their rows."""
     columns = (
         image.c.id, image.c.drop_id, image.c.inspection_id, image.c.content_hash, image.c.unread, image.c.gone_at,
+        image.c.warnings,
     )  # fmt: skip
     wanted = sa.select(*columns).where(image.c.id.in_(sorted(set(image_ids)))).order_by(image.c.id)
     return {row.id: row for row in connection.execute(wanted.with_for_update(key_share=True))}
@@ -235,6 +238,15 @@ def _insert_scores(
     if released or same or any(_changes(before[s.claim.image_id], s.content_hash) for s in scored):
         return True
     return _known_to_others(connection, version, [i for i in fresh if before[i].content_hash is None])
+
+
+def _note_warnings(connection: Connection, scored: Iterable[Scored], before: Mapping[int, Any]) -> None:
+    """Keep with each image what its present bytes warn of; the warnings of its path stay."""
+    for one in scored:
+        former = before[one.claim.image_id].warnings
+        kept = [kind for kind in (former or "").split(",") if kind and kind not in PIXEL_WARNINGS]
+        if (now := ",".join([*kept, *one.warnings]) or None) != former:
+            connection.execute(sa.update(image).where(image.c.id == one.claim.image_id).values(warnings=now))
 
 
 def _is_fresh(before: Any, content_hash: str) -> bool:

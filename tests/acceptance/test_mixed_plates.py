@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from lab import Site, delivery
+from PIL import Image
 
 from marcod.synthetic import Imager
 
@@ -109,3 +110,17 @@ def test_names_in_any_case_and_a_barcode_used_again(site: Site, drop: Path) -> N
         assert "needs attention: 1 of 6 images read with a warning (years after the inspection before" in scanned.stdout
         assert "an example: Tray7/20240105_091500/A1a.jpg" in scanned.stdout
     assert "barcode_reused" in site.call("status", "--json").stdout
+
+
+def test_a_black_image_is_scored_and_reported_from_the_next_scan_on(site: Site, store: Path, drop: Path) -> None:
+    put(store, drop, store_path(2001, 7))
+    dark = store / store_path(2001, 8)
+    dark.parent.mkdir(parents=True)
+    Image.new("RGB", (640, 480)).save(dark, "JPEG")
+    site.ok("scan")
+    site.ok("score")
+    assert len(wells(site)) == 2
+    again = site.call("scan")
+    assert (again.exit_code, "1 of 2 images read with a warning (uniformly black" in again.output) == (3, True)
+    for command in ("status", "doctor"):
+        assert "uniformly black" in site.call(command).output

@@ -203,6 +203,26 @@ def test_the_score_says_how_its_image_looks(lab: Lab) -> None:
     assert -5 < noisy.focus < -1
 
 
+def test_an_image_keeps_what_its_bytes_warn_of_as_long_as_they_are_its_bytes(lab: Lab) -> None:
+    black = io.BytesIO()
+    Image.new("RGB", (96, 80)).save(black, "PNG")
+    files = {"black.png": black.getvalue(), "cut.jpg": photograph(32)[:-2], "plain.jpg": photograph(33)}
+    for name, data in files.items():
+        lab.deliver(name, data)
+    lab.drain()
+    kept = sa.select(image.c.path, image.c.warnings).order_by(image.c.path)
+    expected = {"black.png": "blank", "cut.jpg": "no_end_marker", "plain.jpg": None}
+    assert dict(factories.rows(lab.db, kept)) == expected
+    files["black.png"] = photograph(34, format_="PNG")
+    (lab.root / "black.png").write_bytes(files["black.png"])
+    stat = (lab.root / "black.png").stat()
+    seen = DropImage("rigaku", "P1", "1", 1, 1, 1, Modality.VISIBLE)
+    factories.record(lab.db, lab.source_id, [Sighting("black.png", stat.st_size, stat.st_mtime_ns, seen)], utc(2))
+    assert dict(factories.rows(lab.db, kept)) == expected
+    lab.drain(utc(3))
+    assert dict(factories.rows(lab.db, kept)) == {**expected, "black.png": None}
+
+
 def test_scores_equal_the_predictors_own(lab: Lab, registry: Registry) -> None:
     predictor = registry.load(lab.db.read(versions.champion), 4)
     for seed in range(7):
