@@ -126,7 +126,7 @@ def test_what_was_said_of_a_moved_image_is_said_of_it_still(db: Database, source
     assert (counting(db), hits(db)) == ([COPY.path], [False])
     gathered = db.read(lambda c: snapshot_rows.gather(c, Modality.VISIBLE))
     assert [image.path for image in gathered.images] == [COPY.path]
-    assert gathered.past[gathered.images[0].image_id].words == ((utc(5), utc(5)),)
+    assert gathered.past[gathered.images[0].image_id].labels == ((utc(5), utc(5)),)
     subject = recorder.LabelTarget(gathered.images[0].drop_id, gathered.images[0].inspection_id, image_id_of(db, COPY))
     assert db.write(lambda c: recorder.withdraw(c, subject, person="ann", origin="cli", now=utc(20))) == 1
     assert not any(said.counts for said in db.read(lambda c: votes.listed(c)))
