@@ -23,8 +23,10 @@ from benchmarks import machine
 from marcod.catalog import registration
 from marcod.database import migrate
 from marcod.database.engine import Database
+from marcod.settings import Settings
 from marcod.store import serving, versions
 from marcod.store.versions import Version
+from marcod.watch.ingest import Source, open_sources
 
 T = TypeVar("T")
 Kind = Literal["SQLite", "PostgreSQL"]
@@ -105,6 +107,12 @@ class Bench:
         finally:
             with admin.connect() as connection:
                 connection.exec_driver_sql(f"drop database if exists {name} with (force)")
+
+
+def open_source(db: Database, root: Path) -> Source:
+    """Open the source ``bench`` in the Formulatrix layout on this folder, as the service does."""
+    given = Settings.model_validate({"sources": {"bench": {"root": root, "layout": "formulatrix"}}})
+    return open_sources(db, given, utc_now())[0]
 
 
 @contextmanager

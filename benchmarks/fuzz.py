@@ -23,14 +23,16 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from benchmarks import mutations
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, open_source, utc_now
 from benchmarks.tables import Cell, Table
-from marcod import images, layouts
+from marcod import images
+from marcod.database import migrate
 from marcod.database.engine import Database
 from marcod.domain import DropImage, path_text, text_path
 from marcod.errors import ImageError
+from marcod.settings import Settings
 from marcod.settings.environment import child_environment, quiet_tensorflow
-from marcod.watch.ingest import Ingest, Source
+from marcod.watch.ingest import Ingest, Source, open_sources
 from marcod.watch.scan import scan_once
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Root
@@ -84,7 +86,7 @@ def run(bench: Bench) -> Iterator[Table]:
         found = _worked_off(bench, what, items)
         yield _table(what, items, found, f"{about} {time.perf_counter() - start:.0f} s with {WORKERS} workers.")
     with bench.subject("SQLite") as subject, bench.place("names") as folder:
-        yield _on_disk(subject.db, subject.source_id, folder, bench.size(REAL_FILES, 300))
+        yield _on_disk(subject.db, folder, bench.size(REAL_FILES, 300))
 
 
 _IMAGES: Final = (
@@ -95,14 +97,17 @@ _IMAGES: Final = (
 )
 _PATHS: Final = (
     f"Names of every layout with parts, bytes and ways out of the root put in (seed {SEED}); through every layout's "
-    "parse, path_text and back, the root's look and companions, images.read, and the ingest with its settle tracker. A "
-    f"file beside the root and links to it are the bait. At most {LIMIT_S:.0f} s of the processor each."
+    "parse, which asks SQLite for the plate, path_text and back, the root's look and companions, images.read, and the "
+    "ingest with its settle tracker. A file beside the root and links to it are the bait. At most "
+    f"{LIMIT_S:.0f} s of the processor each."
 )
 
 
 def _table(what: str, items: int, found: Found, about: str) -> Table:
-    rows: list[list[Cell]] = [["tried", items], *([name, count] for name, count in sorted(found.outcomes.items()))]
-    rows += [["failures", len(found.failures)], *([f"  {text}", 1] for text in found.failures[:20])]
+    rows: list[list[Cell]] = [["tried", items]]
+    rows += [[name, count] for name, count in sorted(found.outcomes.items())]
+    rows += [["failures", len(found.failures)]]
+    rows += [[f"  {text}", 1] for text in found.failures[:20]]
     rows += [["longest, s of the processor", found.longest_s], ["most memory grown by one, MB", found.grown_mb]]
     return Table(f"Fuzzing: hostile {what}", about, [what, "count"], rows)
 
@@ -224,9 +229,11 @@ def _outcome(data: bytes) -> str:
 def _paths(folder: Path) -> Callable[[int], list[str]]:
     place = Path(tempfile.mkdtemp(dir=folder))
     root = Root(_baited(place))
-    sources = [Source(1, name, root, layout, "inotify", 30.0) for name, layout in mutations.LAYOUTS.items()]
-    # Nothing is recorded here: what is nominated and has settled asks no database.
+    # Nothing is recorded here: of each plate the database is asked for its setup, and knows none.
     idle = Database(f"sqlite:///{place / 'idle.sqlite'}")
+    migrate.upgrade(idle)
+    given = {name: {"root": root.path, **source} for name, source in mutations.SOURCES.items()}
+    sources = open_sources(idle, Settings.model_validate({"sources": given}), utc_now())
 
     def try_one(number: int) -> list[str]:
         text = os.fsdecode(mutations.path(SEED, number))
@@ -257,6 +264,7 @@ def _refuse_outside(idle: Database, source: Source, text: str) -> None:
 
 def _is_taken(source: Source, text: str) -> bool:
     """Whether a layout takes the path for a drop image, which must then be fit for a database."""
+    source.plates.forget()
     verdict = source.layout.parse(text, source.root.companions())
     if not isinstance(verdict, DropImage):
         return False
@@ -296,11 +304,11 @@ def _baited(place: Path) -> Path:
     return root
 
 
-def _on_disk(db: Database, source_id: int, folder: Path, wanted: int) -> Table:
+def _on_disk(db: Database, folder: Path, wanted: int) -> Table:
     """Hostile names as real files: one scan must see each and record none that it could not find again."""
     root = _baited(folder)
     made = sum(_made(root, mutations.path(SEED, number)) for number in range(wanted))
-    source = Source(source_id, "bench", Root(root), layouts.make("formulatrix"), "inotify", poll_s=30.0)
+    source = open_source(db, root)
     out = io.StringIO()
     start = time.perf_counter()
     with contextlib.redirect_stdout(out):

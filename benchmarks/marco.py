@@ -21,10 +21,9 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from benchmarks import plates
-from benchmarks.bench import Bench, Kind, timed, utc_now
+from benchmarks.bench import Bench, Kind, open_source, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
-from marcod import layouts, telemetry
-from marcod.catalog import registration
+from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.model import bundle, convert
@@ -34,9 +33,7 @@ from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
 from marcod.settings.environment import one_thread_an_operation, quiet_tensorflow
 from marcod.store import serving
-from marcod.watch.ingest import Source
 from marcod.watch.scan import scan_once
-from marcod.watch.tree import Root
 
 SAVED_MODEL: Final = "MARCOD_MARCO_SAVED_MODEL"
 SETTINGS: Final = ScoreSettings()
@@ -148,7 +145,7 @@ def _marcod(bench: Bench, scorer: ProcessPoolExecutor, kind: Kind, place: Path, 
         registry = Registry(db, place / "models")
         version = registry.register(bundle_path.parent.name, bundle_path.name, utc_now())
         db.write(lambda c: serving.promote(c, version, actor="bench", now=utc_now()))
-        _take_in(db, place / "plates")
+        scan_once(db, open_source(db, place / "plates"), 0.0)
         done = scorer.submit(
             _drain, db.url.render_as_string(hide_password=False), bundle_path, place / "plates"
         ).result()
@@ -177,12 +174,6 @@ def _drain(url: str, bundle_path: Path, folder: Path) -> Pass:
         return _measured(score)
     finally:
         db.close()
-
-
-def _take_in(db: Database, folder: Path) -> None:
-    source_id = db.write(registration.register_source, "bench", str(folder), "formulatrix", None, utc_now())
-    source = Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
-    scan_once(db, source, 0.0)
 
 
 def _stored(db: Database, folder: Path) -> Scores:

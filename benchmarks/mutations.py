@@ -9,15 +9,17 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
 from marcod import synthetic
-from marcod.domain import PLATE_FORMATS, DropImage, Modality
+from marcod.domain import DropImage, Modality
 from marcod.errors import LayoutError
-from marcod.layouts import NAMES, LayoutOptions, make
+from marcod.layouts import NAMES
+from marcod.settings import USED_BY, SourceSettings
+from marcod.watch.ingest import layout_of
 
 SIZE: Final = (48, 36)
 BAIT: Final = "bait.png"
@@ -29,12 +31,19 @@ _PNG_KINDS: Final = (b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"tEXt", b"zTXt", b"iTX
 
 Change = Callable[[bytes, random.Random], bytes]
 
-OPTIONS: Final = LayoutOptions(
-    plate_format=PLATE_FORMATS[384],
-    profiles={1: Modality.VISIBLE, 2: Modality.UV},
-    pattern=r"(?P<plate>[^/]+)/(?P<inspection>[^/]+)/(?P<well>[^/]+)_(?P<drop>.)\.jpg",
-)
-LAYOUTS: Final = {name: make(name, OPTIONS) for name in NAMES}
+_GIVEN: Final[dict[str, Any]] = {
+    "wells": 384,
+    "profiles": {1: Modality.VISIBLE, 2: Modality.UV},
+    "pattern": r"(?P<plate>[^/]+)/(?P<inspection>[^/]+)/(?P<well>[^/]+)_(?P<drop>.)\.jpg",
+}
+SOURCES: Final[dict[str, dict[str, Any]]] = {
+    name: {"layout": name, **{key: value for key, value in _GIVEN.items() if name in USED_BY[key]}} for name in NAMES
+}
+"""Configuration of one source in every layout; the root is missing."""
+
+LAYOUTS: Final = {
+    name: layout_of(name, SourceSettings.model_validate({"root": "/", **given})) for name, given in SOURCES.items()
+}
 
 
 @cache
@@ -44,7 +53,7 @@ def images() -> tuple[tuple[str, bytes], ...]:
     colour = Image.fromarray(pixels)
     grey, deep = colour.convert("L"), Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
     alpha, palette = colour.convert("RGBA"), colour.quantize(16)
-    found: list[tuple[Image.Image, str, dict[str, object]]] = [
+    found: list[tuple[Image.Image, str, dict[str, Any]]] = [
         *((image, "JPEG", {}) for image in (colour, grey, colour.convert("CMYK"))),
         (colour, "JPEG", {"progressive": True}), (colour, "JPEG", {"quality": 95, "subsampling": 0}),
         *((image, "PNG", {}) for image in (colour, grey, deep, alpha, palette, grey.convert("1"), grey.convert("LA"))),
@@ -60,7 +69,7 @@ def images() -> tuple[tuple[str, bytes], ...]:
     return tuple((name, _encoded(image, name, options)) for image, name, options in found)
 
 
-def _encoded(image: Image.Image, name: str, options: dict[str, object]) -> bytes:
+def _encoded(image: Image.Image, name: str, options: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
     return buffer.getvalue()
@@ -87,7 +96,7 @@ def _overwrite(data: bytes, chance: random.Random) -> bytes:
     reach = min(len(data), chance.choice((64, len(data))))
     place = chance.randrange(max(1, reach))
     width = chance.choice((1, 2, 4, 8))
-    number = (chance.choice(_NUMBERS) % 256**width).to_bytes(width, chance.choice(("little", "big")))
+    number = (chance.choice(_NUMBERS) % (1 << 8 * width)).to_bytes(width, chance.choice(("little", "big")))
     return data[:place] + number + data[place + width :]
 
 
@@ -216,7 +225,7 @@ def _sides(places: tuple[int, ...], width: int) -> Change:
         changed = bytearray(data)
         for place in places:
             if chance.random() < 0.7:
-                changed[place : place + width] = (chance.choice(_NUMBERS) % 256**width).to_bytes(width, "little")
+                changed[place : place + width] = (chance.choice(_NUMBERS) % (1 << 8 * width)).to_bytes(width, "little")
         return bytes(changed)
 
     return change

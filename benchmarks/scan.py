@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import plates
-from benchmarks.bench import KINDS, Bench, Kind, Subject, timed
+from benchmarks.bench import KINDS, Bench, Kind, open_source, timed
 from benchmarks.tables import Spread, Table
-from marcod import layouts
 from marcod.database.engine import Database
 from marcod.watch.ingest import Ingest, Source
-from marcod.watch.scan import ScanReport, scan_once
+from marcod.watch.scan import scan_once
 from marcod.watch.settle import SettleTracker
-from marcod.watch.tree import FolderMemory, Root, Walk
+from marcod.watch.tree import FolderMemory, Walk
 
 PORTION: Final = 1_000
 """Files that the watching loop takes from a walk at a time."""
@@ -34,8 +33,9 @@ def run(bench: Bench) -> Iterator[Table]:
             rows.append([f"first scan, {files // 2:,} images recorded, {kind}", *_cells(files, first)])
             rows.append([f"full scan, nothing changed, {kind}", *_cells(files, full)])
         with bench.subject("SQLite") as subject:
-            _scan(subject, folder)
-            rows.append(["rescan by folder, nothing changed", *_cells(files, _rescans(subject, folder, 3 * repeat))])
+            source = open_source(subject.db, folder)
+            scan_once(subject.db, source, 0.0)
+            rows.append(["rescan by folder, nothing changed", *_cells(files, _rescans(subject.db, source, 3 * repeat))])
     about = (
         f"Synthetic Formulatrix store of {files:,} files of 10 bytes in {folders:,} folders, half of them thumbnails; "
         "listings in the page cache; settle time 0. A rescan asks every folder for its time, and no database."
@@ -61,23 +61,16 @@ def _scans(bench: Bench, kind: Kind, folder: Path, repeat: int) -> tuple[Spread,
     first, full = [], []
     for _ in range(repeat):
         with bench.subject(kind) as subject:
-            first.append(timed(partial(_scan, subject, folder))[0])
-            full.append(timed(partial(_scan, subject, folder))[0])
+            scan = partial(scan_once, subject.db, open_source(subject.db, folder), 0.0)
+            first.append(timed(scan)[0])
+            full.append(timed(scan)[0])
     return Spread.of(first), Spread.of(full)
 
 
-def _scan(subject: Subject, folder: Path) -> ScanReport:
-    return scan_once(subject.db, _source(subject, folder), 0.0)
-
-
-def _source(subject: Subject, folder: Path) -> Source:
-    return Source(subject.source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
-
-
-def _rescans(subject: Subject, folder: Path, repeat: int) -> Spread:
-    source, memory = _source(subject, folder), FolderMemory()
+def _rescans(db: Database, source: Source, repeat: int) -> Spread:
+    memory = FolderMemory()
     # A folder's time is believed once it was listed again some seconds later: the first two walks only learn.
-    times = [timed(partial(_walk, subject.db, source, memory, now))[0] for now in range(0, 60 * (repeat + 2), 60)]
+    times = [timed(partial(_walk, db, source, memory, now))[0] for now in range(0, 60 * (repeat + 2), 60)]
     return Spread.of(times[2:])
 
 

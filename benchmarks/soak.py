@@ -161,7 +161,7 @@ def _size_mb(db: Database, folder: Path) -> float:
     if db.is_sqlite:
         assert db.url.database
         return sum(file.stat().st_size for file in Path(db.url.database).parent.glob("marcod.sqlite*")) / 1e6
-    return _number(db, "select pg_database_size(current_database())") / 1e6
+    return float(_number(db, "select pg_database_size(current_database())")) / 1e6
 
 
 def _number(db: Database, statement: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.bench import KINDS, Bench, Kind
-from benchmarks.tables import Spread, Table
+from benchmarks.tables import Cell, Spread, Table
 from marcod.settings.environment import child_environment
 
 REPEATS: Final = 5
@@ -45,7 +45,7 @@ def _table(bench: Bench, kind: Kind, environment: dict[str, str]) -> Table:
         bench.say(f"start: {kind}, turn {turn}")
         for name, program in programs.items():
             found[name].append(1e3 * _processor_s(program, environment))
-    rows = []
+    rows: list[list[Cell]] = []
     for words in COMMANDS:
         name = " ".join(words)
         own, bare = found[name][1:], found["click" if name == "--help" else LIBRARIES[kind]][1:]

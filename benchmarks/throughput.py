@@ -15,19 +15,15 @@ from numpy.typing import NDArray
 
 from benchmarks import models, plates
 from benchmarks import queue as queue_bench
-from benchmarks.bench import Bench, timed, utc_now
+from benchmarks.bench import Bench, open_source, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
-from marcod import layouts
-from marcod.catalog import registration
 from marcod.database.engine import Database
 from marcod.model import preprocess, registry
 from marcod.model.bundle import Predictor
 from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
 from marcod.store.versions import Version
-from marcod.watch.ingest import Source
 from marcod.watch.scan import scan_once
-from marcod.watch.tree import Root
 
 SETTINGS: Final = ScoreSettings()
 RENDERED: Final = 24
@@ -111,9 +107,7 @@ def _drain(bench: Bench, model: Model, folder: Path, predictor: Predictor) -> Ra
 
 def _take_in(db: Database, model: Model, folder: Path) -> Version:
     _, version = models.champion(db, model.folder, model.name, utc_now())
-    source_id = db.write(registration.register_source, "bench", str(folder), "formulatrix", None, utc_now())
-    source = Source(source_id, "bench", Root(folder), layouts.make("formulatrix"), "inotify", poll_s=30.0)
-    report = scan_once(db, source, 0.0)
+    report = scan_once(db, open_source(db, folder), 0.0)
     assert report.new == model.images
     return version
 

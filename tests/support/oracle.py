@@ -5,6 +5,7 @@ Slow and simple on purpose: whole tables are read into dictionaries, each rule i
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,12 +68,14 @@ class World:
     @classmethod
     def read(cls, db: Database) -> "World":
         def work(connection: sa.Connection) -> dict[str, list[Any]]:
-            return {name: connection.execute(sa.select(getattr(schema, name))).all() for name in TABLES}
+            return {name: list(connection.execute(sa.select(getattr(schema, name)))) for name in TABLES}
 
         return cls(db.read(work))
 
     def __post_init__(self) -> None:
-        by = lambda name: {row.id: row for row in self.rows[name]}  # noqa: E731
+        def by(name: str) -> dict[int, Any]:
+            return {row.id: row for row in self.rows[name]}
+
         self.images, self.versions, self.inspections = by("image"), by("model_version"), by("inspection")
         self.drops, self.plates, self.sources, self.scores = by("drop"), by("plate"), by("source"), by("score")
         self.own = {(s.image_id, s.model_version_id, s.content_hash): s for s in self.rows["score"]}
@@ -200,7 +203,7 @@ class World:
         where, current = known[-1]
         scored = [(w, v) for w, v in known if v.look.p is not None]
         first = next(((w, v) for w, v in known if v.hit), None)
-        highest = max((v.look.p for _, v in scored), default=None)
+        highest = max((v.look.p for _, v in scored if v.look.p is not None), default=None)
         hits = [v.hit for _, v in known]
         trend = "none" if not any(hits) else "dissolving" if not hits[-1] else "steady" if all(hits) else "appearing"
         return {
@@ -364,7 +367,9 @@ def _labels(world: World) -> list[str]:
 
 
 def _views(db: Database, world: World) -> list[str]:
-    view = lambda sql: db.read(lambda c: c.execute(sa.text(sql)).all())  # noqa: E731
+    def view(sql: str) -> Sequence[sa.Row[Any]]:
+        return db.read(lambda c: c.execute(sa.text(sql)).all())
+
     found = []
     champion = world.alias["champion"]
     speaking = {v.id: v for v in _speaking(world)}
@@ -376,9 +381,8 @@ def _views(db: Database, world: World) -> list[str]:
     if set(shown) != set(of_each):
         found.append(f"lims_plate_summary_v1 shows {sorted(shown)}, not {sorted(of_each)}")
     for inspection_id, its in of_each.items():
-        done = lambda r: r.waiting == 0  # noqa: E731
         best = max(its, key=lambda r: (
-            done(r) and r.model_version_id == champion, done(r), r.scored, r.model_version_id == champion,
+            r.waiting == 0 and r.model_version_id == champion, r.waiting == 0, r.scored, r.model_version_id == champion,
             speaking[r.model_version_id].promoted_at, r.model_version_id,
         ))  # fmt: skip
         told = shown.get(inspection_id)

@@ -280,8 +280,8 @@ class Story:
         self.db.write(lambda c: queue.enqueue_archive(c, version.id, queue.Archive(), 0, self.now))
 
     def tend(self) -> None:
-        exhausted = {"max_attempts": factories.MAX_ATTEMPTS, "now": self.now}
-        self.db.write_portions(lambda c: results.give_up_exhausted(c, **exhausted))
+        attempts = factories.MAX_ATTEMPTS
+        self.db.write_portions(lambda c: results.give_up_exhausted(c, max_attempts=attempts, now=self.now))
         self.db.write_portions(lambda c: metadata.catch_up(c, self.now))
         self.db.write_portions(lambda c: summaries.complete_quiet(c, self.now, QUIET_S))
 
