@@ -121,7 +121,7 @@ class Postgres:
         self.stop("immediate")
         self.quota.close()
 
-    def _do(self, statement: str) -> list[sa.Row[tuple[int]]]:
+    def _do(self, statement: str) -> list[sa.Row[int]]:
         """What a statement returns; nothing while the server takes no connection, as on a full disk."""
         try:
             with self._admin.connect() as connection:

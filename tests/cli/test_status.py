@@ -24,6 +24,7 @@ from waiting import wait_until
 
 from marcod.database import workers
 from marcod.database.engine import Database
+from marcod.database.schema import worker
 from marcod.settings.environment import child_environment
 from marcod.store import queue
 from marcod.watch import status
@@ -210,7 +211,7 @@ def test_it_goes_on_while_the_database_is_away(site: Site, postgres: Any) -> Non
         shown.wait_for("as it stood before:")
         postgres.do(f"alter database {name} with allow_connections true")
         site_db = Database(site.url)
-        site_db.write(lambda c: c.execute(sa.insert(workers.worker).values(_WORKER | {"seen_at": datetime.now(UTC)})))
+        site_db.write(lambda c: c.execute(sa.insert(worker).values(_WORKER | {"seen_at": datetime.now(UTC)})))
         site_db.close()
         shown.forget()
         shown.wait_for("watch,score,schedule")

@@ -112,8 +112,8 @@ def test_patches_are_as_large_as_said_and_lie_anywhere() -> None:
 def numbered(count: int, side: int = 20) -> Images:
     """Images of one grey each, their number, so that a batch tells which they are."""
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, side, side, 3))
-    weights = np.linspace(0.5, 1.5, count).astype(np.float32)
-    return fitting_batches.in_memory(pixels, fitting_batches.one_hot(np.arange(count) % 4, 4), weights)
+    given = fitting_batches.in_memory(pixels, fitting_batches.one_hot(np.arange(count) % 4, 4))
+    return replace(given, weights=np.linspace(0.5, 1.5, count).astype(np.float32))
 
 
 def drawn(given: Images, epoch: int = 0, seed: int = 1, how: Augmentation = PLAIN, **more: int) -> list[tuple]:

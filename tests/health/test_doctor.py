@@ -18,6 +18,7 @@ from marcod.health.doctor import Verdict
 from marcod.health.snapshot import take_snapshot
 from marcod.model.registry import Registry
 from marcod.settings import ScoreSettings, loading
+from marcod.survey.mounts import file_system
 from marcod.synthetic import Imager
 from marcod.watch import status
 
@@ -251,7 +252,7 @@ def test_folders_that_may_not_be_searched(site: Site) -> None:
         path.chmod(0o777)
     closed.chmod(0o000)
     with ordinary_user(site.folder):
-        assert places.file_system(closed / "in") == places.file_system(site.folder)
+        assert file_system(closed / "in") == file_system(site.folder)
         _, findings = found(site)
         unreachable = site.call("--database", f"sqlite:///{closed}/base/marcod.sqlite", "doctor").stdout
     closed.chmod(0o755)
@@ -314,8 +315,8 @@ def test_a_password_on_the_command_line_shows(tmp_path: Path, monkeypatch: pytes
 
 
 def test_file_systems_are_known_by_name() -> None:
-    assert places.file_system(Path("/proc/self/status")) == "proc"
-    assert places.file_system(Path("/nowhere/at/all")) == places.file_system(Path("/"))
+    assert file_system(Path("/proc/self/status")) == "proc"
+    assert file_system(Path("/nowhere/at/all")) == file_system(Path("/"))
 
 
 def test_a_folder_for_metrics_that_is_not_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from marcod.labels.vocabularies import Vocabularies
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = DropClass
 
-DEFAULTS = {
+DEFAULTS: dict[str, dict[DropClass | None, list[str]]] = {
     "marco": {CLEAR: ["Clear"], CRYSTALS: ["Crystals"], OTHER: ["Other"], PRECIPITATE: ["Precipitate"], None: []},
     "hwi": {CRYSTALS: ["90"], PRECIPITATE: ["50"], CLEAR: ["10"], OTHER: ["60", "5", "0"], None: ["25"]},
     "ispyb": {CRYSTALS: list("6789"), PRECIPITATE: list("23"), CLEAR: ["0"], OTHER: list("14"), None: ["5"]},

@@ -20,6 +20,7 @@ from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError, ImageError
 from marcod.model import bundle
 from marcod.model.bundle import Golden, Predictor
+from marcod.model.probabilities import softmax
 
 Weights = dict[str, np.ndarray]
 
@@ -82,7 +83,7 @@ def test_temperature_divides_the_logits(tiny_predictor: Predictor, tiny_weights:
     logits = np.log(tiny_predictor.predict(batch)) * tiny_predictor.record.temperature
     plain = tiny_predictor.record.model_copy(update={"temperature": 1.0})
     undivided = Predictor(plain, tiny_weights, batch_size=2).predict(batch)
-    assert np.allclose(bundle.softmax(logits), undivided, atol=1e-5)
+    assert np.allclose(softmax(logits), undivided, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

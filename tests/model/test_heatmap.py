@@ -11,8 +11,9 @@ from tiny import TINY, random_weights
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
 from marcod.model import backend, heatmap, network, preprocess
-from marcod.model.bundle import BundleRecord, Predictor, softmax
+from marcod.model.bundle import BundleRecord, Predictor
 from marcod.model.heatmap import Attribution, Heat, Recipe
+from marcod.model.probabilities import softmax
 
 Weights = dict[str, np.ndarray]
 

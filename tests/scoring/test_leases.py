@@ -23,7 +23,7 @@ from marcod.scoring.decode import NO_MEMORY
 from marcod.scoring.leases import Leases
 from marcod.scoring.scorer import ModelFaultError, Scorer, ShortOfMemoryError
 from marcod.settings import ScoreSettings
-from marcod.store import queue, summaries, versions
+from marcod.store import queue, results, versions
 from marcod.store.versions import Version
 
 LEASE_S = 3.0
@@ -81,7 +81,7 @@ def test_a_batch_that_takes_longer_than_its_lease_is_scored_once_and_nothing_is_
         assert len(ends()) == len(first)
         assert min(ends()) > last  # type: ignore[type-var, operator]
         assert factories.claim(db, db.now(), max_attempts=MAX_ATTEMPTS) is None
-        assert db.write(lambda c: summaries.give_up_exhausted(c, max_attempts=1, now=db.now())) == 0
+        assert db.write(lambda c: results.give_up_exhausted(c, max_attempts=1, now=db.now())) == 0
 
     settings = ScoreSettings(batch_size=4, decode_threads=2, lease_s=LEASE_S, max_attempts=1, idle_s=0.01)
     model = Model(real(lab), predict=outlast)
