@@ -156,7 +156,9 @@ def _some_day(number: sa.ColumnElement[int]) -> sa.ColumnElement[Any]:
 
 
 def _plate(source_id: int) -> Columns:
-    return {"source_id": sa.literal(source_id), "key": _text(_i() + FIRST_PLATE), "first_seen_at": _long_ago()}
+    # Digits are their own folded form.
+    name = _text(_i() + FIRST_PLATE)
+    return {"source_id": sa.literal(source_id), "key": name, "key_folded": name, "first_seen_at": _long_ago()}
 
 
 def _drops(plate_id: int, drops: tuple[int, ...]) -> list[Columns]:
