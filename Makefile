@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where bytecode is not kept, as in many containers, every run compiles all tests and every process the package.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-fast test-stories test-jax lint wheel bench chaos audit docs keys format clean
 

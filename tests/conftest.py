@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import factories
@@ -27,6 +27,37 @@ pytest_plugins: Final = ["model_fixtures", "fast"]
 
 SETTINGS: Final = ("fsync = off", "full_page_writes = off", "autovacuum = off", "deadlock_timeout = '100ms'")
 """Of the server that is started here. What cleans up by itself would leave statistics that no test asked for."""
+
+
+class Statements(dict[Any, Any]):
+    """Compiled statements of all engines of a kind; an engine of its own for each test would compile them all again.
+
+    Keys of SQLAlchemy begin with the engine's dialect and the statement's own key. Text keeps an engine's own place,
+    since its columns may differ from schema to schema.
+    """
+
+    MOST: Final = 5_000
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(_shared(key), default)
+
+    def __setitem__(self, key: Any, compiled: Any) -> None:
+        if len(self) >= self.MOST:
+            self.clear()
+        super().__setitem__(_shared(key), compiled)
+
+
+def _shared(key: Any) -> Any:
+    dialect, statement, *more = key
+    return key if statement[1] is sa.TextClause else (dialect.name, statement, *more)
+
+
+STATEMENTS: Final = Statements()
+
+
+@sa.event.listens_for(sa.Engine, "engine_connect")
+def share_statements(connection: sa.Connection) -> None:
+    connection.execution_options(compiled_cache=STATEMENTS)
 
 
 def pytest_sessionstart() -> None:

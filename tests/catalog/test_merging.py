@@ -210,12 +210,14 @@ def check(story: Story, *, drained: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 110, 120])
+@pytest.mark.slow
 def test_any_two_sources_are_one_afterwards(db: Database, seed: int) -> None:
     story = Story(db, seed)
     story.run(25)
     check(story, drained=False)
 
 
+@pytest.mark.slow
 def test_what_is_scored_and_told_is_neither_scored_nor_told_again(db: Database) -> None:
     story = Story(db, 1)
     story.run(25)
@@ -341,6 +343,7 @@ def test_a_worker_that_holds_an_image_of_a_joined_plate_finishes_nothing(db: Dat
 
 
 @pytest.mark.parametrize("labelled", [(), (HAND,), (MINSTREL,), (HAND, MINSTREL)])
+@pytest.mark.slow
 def test_what_a_model_learned_from_is_no_test_afterwards(
     db: Database, champion: Version, labelled: tuple[str, ...]
 ) -> None:

@@ -66,6 +66,7 @@ def _process(config: Path, *arguments: str, **variables: str) -> "subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_a_command_refuses_in_one_line_and_says_where_more_stands(broken: Path) -> None:
     result = _process(broken, "queue", "status", MARCOD_STORE__ULR=SECRET)
     assert (result.returncode, result.stdout) == (2, "")
@@ -74,6 +75,7 @@ def test_a_command_refuses_in_one_line_and_says_where_more_stands(broken: Path) 
     assert line.endswith("(there are more faults; `marcod config check` shows all)")
 
 
+@pytest.mark.slow
 def test_check_tells_all_faults_and_mending_them_is_enough(broken: Path) -> None:
     result = _process(broken, "config", "check", MARCOD_STORE__ULR=SECRET)
     assert (result.returncode, result.stdout) == (2, "")

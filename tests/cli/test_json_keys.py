@@ -40,6 +40,7 @@ def declared(found: Mapping[str, Keys]) -> dict[str, set[str]]:
     return {title: set(paths) for title, paths in json_keys.UNSEEN.items() if title in found}
 
 
+@pytest.mark.slow
 def test_every_command_with_json_is_pinned(quick: dict[str, Keys]) -> None:
     pinned = {title for title in json_keys.golden() if title.startswith("marcod ")}
     assert pinned == json_keys.with_json()

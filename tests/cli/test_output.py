@@ -140,6 +140,7 @@ def test_tensorflow_is_imported_without_its_chatter(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == ["a bar goes on", "E0000 00:00:1 2 gpu.cc:9] the driver is too old", "later"]
 
 
+@pytest.mark.slow
 def test_keras_leaves_nothing_in_the_home_and_matplotlib_serves_afterwards(tmp_path: Path) -> None:
     program = (
         "from marcod.settings import environment; environment.quiet_tensorflow(); import sys, keras;"

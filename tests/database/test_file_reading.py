@@ -64,6 +64,7 @@ def test_nothing_is_left_beside_a_file_that_nobody_has_open(file: Path, reader: 
     assert there(file) == ["marcod.sqlite"]
 
 
+@pytest.mark.slow
 def test_who_may_write_nothing_reads_the_same(file: Path, reader: Database, tmp_path: Path) -> None:
     closed(file)
     with ordinary_user(tmp_path):

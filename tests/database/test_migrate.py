@@ -175,6 +175,7 @@ def test_two_threads_may_upgrade_at_once(empty_db_url: str) -> None:
         assert list(pool.map(upgrade, range(2))) == [SchemaState.CURRENT] * 2
 
 
+@pytest.mark.slow
 def test_two_processes_may_upgrade_at_once(empty_db_url: str, empty_db: Database) -> None:
     code = (
         "import sys; from marcod.database import migrate; from marcod.database.engine import Database\n"

@@ -80,6 +80,7 @@ def answers(db: Database, columns: dict[str, list[str]]) -> dict[str, list[Any]]
 
 
 @pytest.mark.parametrize("start", [*revisions.known().revisions, ADDING, BREAKING])
+@pytest.mark.slow
 def test_a_populated_database_keeps_every_row_up_and_down(
     db: Database, empty_db: Database, to_come: Path, start: str
 ) -> None:

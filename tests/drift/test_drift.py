@@ -120,6 +120,7 @@ def doubt(look: Observation, rng: random.Random) -> Observation:
         (doubt, 7, {"confidence"}),
     ],
 )
+@pytest.mark.slow
 def test_a_fault_is_told_by_its_own_signal(fault: Fault, days: int, signals: set[str]) -> None:
     lab = Lab()
     for seed in range(3):

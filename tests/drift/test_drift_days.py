@@ -38,6 +38,7 @@ def counts(db: Database) -> list[tuple[object, ...]]:
     return [tuple(row) for row in rows(db, found)]
 
 
+@pytest.mark.slow
 def test_the_life_of_an_alarm(db: Database, source_id: int, champion: Version) -> None:
     assert look(db, 0).imagers == []
     day(db, source_id, champion, at(0))
@@ -188,6 +189,7 @@ def test_several_processes_at_once_raise_one_alarm(db: Database, source_id: int,
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_a_cleared_alarm_stays_away_and_a_new_normal_is_learnt(db: Database, source_id: int, champion: Version) -> None:
     day(db, source_id, champion, at(0))
     day(db, source_id, champion, at(1), light=0.7)
@@ -212,6 +214,7 @@ def test_a_cleared_alarm_stays_away_and_a_new_normal_is_learnt(db: Database, sou
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_a_new_champion_begins_anew_and_one_that_returns_has_its_reference(
     db: Database, source_id: int, champion: Version
 ) -> None:

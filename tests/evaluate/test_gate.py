@@ -343,6 +343,7 @@ def test_nothing_small_crashes_or_passes(drops: list[tuple[int, int, bool]], see
 
 
 @pytest.mark.parametrize("plates", [2, 10])
+@pytest.mark.slow
 def test_in_simulated_labs_worse_is_not_promoted_and_clearly_better_is(plates: int) -> None:
     rules = Rules(resamples=60)
     passed = {"worse": 0, "equal": 0, "better": 0}
@@ -369,6 +370,7 @@ def test_all_looks_together_spend_the_risk_of_one() -> None:
     assert Rules(looks=MOST_LOOKS).needed == 1.0
 
 
+@pytest.mark.slow
 def test_a_worse_candidate_does_not_become_champion_by_being_made_again_and_again() -> None:
     by_chance = by_rule = better = 0
     for seed in (4, 6, 9):

@@ -224,6 +224,7 @@ def test_no_crystals_no_threshold() -> None:
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
 @pytest.mark.parametrize("fold", [None, np.eye(6, 4) + np.eye(6, 4, -4)])
+@pytest.mark.slow
 def test_the_temperature_is_found_again(true_temperature: float, fold: np.ndarray | None) -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, (5_000, 4 if fold is None else 6)).astype(np.float32)

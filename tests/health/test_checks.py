@@ -155,6 +155,7 @@ def test_a_healthy_lab_has_no_trouble(db: Database, healthy: Snapshot) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_each_trouble_is_one_for_status_doctor_metric_and_alert(
     db: Database, healthy: Snapshot, troubled: Snapshot
 ) -> None:

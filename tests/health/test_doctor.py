@@ -152,6 +152,7 @@ def test_a_database_without_tables_stays_so(empty_db_url: str, tmp_path: Path) -
     db.close()
 
 
+@pytest.mark.slow
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     site = Site(tmp_path, "postgresql://somebody:secret@127.0.0.1:1/marcod")
     site.write()
@@ -275,6 +276,7 @@ def test_a_device_without_memory_is_told(db: Database, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_a_share_that_hangs_hangs_nobody(db: Database, tmp_path: Path) -> None:
     """A pipe without a writer stands for it: who opens it waits in the kernel."""
     share, well = tmp_path / "share", tmp_path / "well"
@@ -301,6 +303,7 @@ def test_a_share_that_hangs_hangs_nobody(db: Database, tmp_path: Path) -> None:
     assert findings["well: root"].verdict is Verdict.OK
 
 
+@pytest.mark.slow
 def test_a_password_on_the_command_line_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a command by hand leaves memory of the card to the daemon."""
     monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)

@@ -113,6 +113,7 @@ def served() -> Iterator[tuple[Monitor, int]]:
     monitor.close()
 
 
+@pytest.mark.slow
 def test_prometheus_is_answered(served: tuple[Monitor, int]) -> None:
     monitor, port = served
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:

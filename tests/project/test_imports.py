@@ -53,6 +53,7 @@ def _imported(folder: Path, *arguments: str, **variables: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", READING, ids=" ".join)
+@pytest.mark.slow
 def test_what_only_reads_imports_no_heavy_library(arguments: tuple[str, ...], database: str, tmp_path: Path) -> None:
     imported = _imported(tmp_path, *arguments, MARCOD_STORE__URL=database)
     assert "sqlalchemy" in imported
@@ -71,6 +72,7 @@ def test_help_imports_no_library_but_click(group: tuple[str, ...], tmp_path: Pat
 
 
 @pytest.mark.parametrize("module", ["marcod.scoring.scorer", "marcod.service.supervisor", "marcod.service.periodic"])
+@pytest.mark.slow
 def test_scoring_and_the_service_import_no_statistics_library(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
@@ -79,6 +81,7 @@ def test_scoring_and_the_service_import_no_statistics_library(module: str) -> No
     assert not imported & {"scipy", "sklearn"}
 
 
+@pytest.mark.slow
 def test_a_command_that_works_has_its_garbage_collected(database: str, tmp_path: Path) -> None:
     """Nothing is collected while libraries load; what a daemon leaves behind afterwards is."""
     program = PROGRAM.replace(
@@ -92,6 +95,7 @@ def test_a_command_that_works_has_its_garbage_collected(database: str, tmp_path:
 
 
 @pytest.mark.parametrize("module", ["scoring.scorer", "model.bundle", "model.registry", "service.supervisor"])
+@pytest.mark.slow
 def test_a_scoring_host_needs_no_statistics_library(module: str) -> None:
     program = f"import sys; sys.modules['scipy'] = sys.modules['sklearn'] = None; import marcod.{module}"
     subprocess.run([sys.executable, "-c", program], timeout=120, check=True)

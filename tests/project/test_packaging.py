@@ -28,6 +28,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_migrations_units_and_the_shipped_bundle_travel_inside(unpacked: Path) -> None:
     for source, target in (("migrations", "_migrations"), ("models", "_models"), ("systemd", "_systemd")):
         expected = {

@@ -165,6 +165,7 @@ def run(tmp_path: Path, *words: str, umask: int = 0) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, env=environment, umask=umask, check=False)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_nobody_elses_to_read(tmp_path: Path) -> None:
     assert run(tmp_path, "db", "upgrade", umask=0).returncode == 0
     done = run(tmp_path, "hits", "--export", str(tmp_path / "hits.csv"), umask=0)
@@ -175,6 +176,7 @@ def test_what_is_written_is_nobody_elses_to_read(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0, path
 
 
+@pytest.mark.slow
 def test_an_error_does_not_steer_the_terminal(tmp_path: Path) -> None:
     assert run(tmp_path, "queue", "retry").returncode == 0
     done = run(tmp_path, "plate", "show", "\x1b[2J\u202eP1\nforged")

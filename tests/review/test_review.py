@@ -152,6 +152,7 @@ def test_an_item_is_in_one_persons_hands(db: Database, champion: Version, source
     assert given_back.item_id == first.item_id
 
 
+@pytest.mark.slow
 def test_many_people_at_once_share_the_items(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(*[0.4 + i / 200 for i in range(24)]))
     propose(db, Stream.THRESHOLD, champion)
@@ -287,6 +288,7 @@ def test_what_was_labelled_for_another_reason_counts_in_its_turn(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_the_recall_is_that_of_the_latest_answered_audit(db: Database, champion: Version, source_id: int) -> None:
     """Two draws of other sizes are not put together, and one that nobody answered does not disturb."""
     shares = [0.9 - i / 100 for i in range(10)] + [i / 100 for i in range(38)]
@@ -400,6 +402,7 @@ def test_the_queue_is_filled_when_it_has_nothing(db: Database, champion: Version
     assert {i.stream for i in waiting(db)} >= {Stream.THRESHOLD, Stream.AUDIT}
 
 
+@pytest.mark.slow
 def test_filling_twice_is_filling_once(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(*[i / 50 for i in range(50)]))
     with ThreadPoolExecutor(2) as pool:

@@ -315,6 +315,7 @@ def _started(
             manager.close()
 
 
+@pytest.mark.slow
 def test_a_unit_runs_as_systemd_starts_it_with_its_configuration_and_its_credential(tmp_path: Path) -> None:
     state, credentials, root = (tmp_path / name for name in ("state", "credentials", "imager"))
     for folder in (state, credentials, root):

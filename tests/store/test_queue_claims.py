@@ -51,6 +51,7 @@ def _fill(db: Database, source_id: int) -> None:
         assert record(db, source_id, sightings(JOBS // 4, plate=f"P{number}")).queued == JOBS // 4
 
 
+@pytest.mark.slow
 def test_threads_share_the_queue_and_no_job_is_lost_or_doubled(db: Database, source_id: int, champion: Version) -> None:
     _fill(db, source_id)
     together = Barrier(4)

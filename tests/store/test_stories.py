@@ -14,6 +14,7 @@ KEPT = (158,)
 
 
 @pytest.mark.parametrize("seed", [*SEEDS, *KEPT])
+@pytest.mark.slow
 def test_what_follows_equals_a_recount(db: Database, seed: int) -> None:
     story = stories.Story(db, seed)
     assert story.run() == [], f"seed {seed}: {' '.join(story.log)}"

@@ -172,6 +172,7 @@ def test_a_champion_for_other_light_gets_no_images_it_was_not_made_for(
     assert record(db, source_id, sightings(2, modality=Modality.UV)).queued == 2
 
 
+@pytest.mark.slow
 def test_recording_while_champions_change_loses_no_image(db: Database, source_id: int, champion: Version) -> None:
     newer = register(db, version="2")
     together = Barrier(2)

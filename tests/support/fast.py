@@ -61,7 +61,7 @@ def is_left_out(path: Path) -> bool:
 
 
 def is_slow(item: pytest.Item) -> bool:
-    """Return True for a test on PostgreSQL, with a network, of a whole installation, or marked as slow."""
+    """Return True for a test on PostgreSQL, with a network, of an installation, of a property, or marked as slow."""
     fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return (
@@ -70,6 +70,7 @@ def is_slow(item: pytest.Item) -> bool:
         or parameters.get("backend") == "postgres"
         or any(item.iter_markers("story"))
         or any(item.iter_markers("slow"))
+        or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
     )
 
 

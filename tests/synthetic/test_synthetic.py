@@ -95,6 +95,7 @@ def test_when_nothing_is_asked_for_all_classes_and_imagers_come() -> None:
     assert {scene.imager for scene in scenes} == set(Imager)
 
 
+@pytest.mark.slow
 def test_crystals_and_precipitate_have_more_edges_than_clear_drops() -> None:
     energy = {label: np.mean([edges(label, seed) for seed in range(14)]) for label in CLASSES}
     assert energy[DropClass.CRYSTALS] > 1.15 * energy[DropClass.CLEAR]

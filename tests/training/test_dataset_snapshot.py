@@ -167,6 +167,7 @@ def happens(lab: Lab, event: tuple[object, ...]) -> Items | None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(_events, min_size=10, max_size=60))
+@pytest.mark.slow
 def test_no_plate_and_no_content_ever_changes_its_side(events: list[tuple[object, ...]]) -> None:
     lab = Lab()
     taken = [items for event in events if (items := happens(lab, event)) is not None]

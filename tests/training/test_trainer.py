@@ -100,6 +100,7 @@ def test_a_schedule_that_is_no_cron_expression() -> None:
     trainer.check(TrainSettings(schedule=None))
 
 
+@pytest.mark.slow
 def test_the_child_is_stopped_in_order_and_its_failure_is_told(db: Database, tmp_path: Path) -> None:
     running(db, pid=2**22 + 1)
     stop, noted = threading.Event(), tmp_path / "noted"

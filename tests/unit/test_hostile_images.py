@@ -119,6 +119,7 @@ HOSTILE = {
 # The test run turns warnings into errors, also those about metadata that the module switches off.
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.slow
 def test_a_file_made_to_cost_time_or_memory_is_refused(name: str) -> None:
     data, message = HOSTILE[name]
     with pytest.raises(ImageError, match=message):

@@ -84,6 +84,7 @@ def test_a_copy_holds_everything_in_one_file_of_its_owner(db: Database, tmp_path
 
 
 @sqlite_only
+@pytest.mark.slow
 def test_a_copy_is_of_one_moment_while_a_process_writes(
     db: Database, db_url: str, champion: Version, source_id: int, tmp_path: Path
 ) -> None:

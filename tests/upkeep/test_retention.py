@@ -408,6 +408,7 @@ def work_some(db: Database, chance: random.Random, now: datetime) -> None:
 
 @sqlite_only
 @pytest.mark.parametrize("seed", [104, 106, 107])
+@pytest.mark.slow
 def test_whatever_happened_no_view_changes(db: Database, seed: int) -> None:
     chance = random.Random(seed)
     lived(db, chance)

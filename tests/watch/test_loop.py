@@ -367,6 +367,7 @@ def test_a_missing_champion_is_waited_for(site: Site) -> None:
 # The loop as the daemon runs it
 
 
+@pytest.mark.slow
 def test_the_loop_runs_in_a_thread_and_ends_when_told(make_site: MakeSite) -> None:
     site = make_site(watch={"settle_s": 0.05})
     stop = threading.Event()
