@@ -1,6 +1,7 @@
 """Pixels of a scene: light through the well, bent by the drop, taken by its contents, seen by a camera."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -21,6 +22,11 @@ def render(scene: Scene, size: tuple[int, int] = (330, 270)) -> Pixels:
 
     The same scene and size give the same bytes in every process; another size shows the same geometry.
     """
+    rows = scene.camera.rows
+    if rows is not None and rows < size[1]:
+        small = replace(scene, camera=replace(scene.camera, rows=None))
+        thumbnail = Image.fromarray(render(small, (max(1, round(size[0] * rows / size[1])), rows)))
+        return np.asarray(thumbnail.resize(size, Image.Resampling.BICUBIC))
     view = plane(size, scene.camera.shift)
     light = _fluorescence(scene, view) if scene.modality is Modality.UV else _transmission(scene, view)
     return _photograph(scene, view, light)
@@ -59,7 +65,7 @@ def _marks(scene: Scene, view: Plane) -> Light | None:
         if scene.oil is not None:
             draw_oil(layer, scene.oil, scene.drop, scene.oil.growth.fraction(scene.age_d))
         for group in scene.crystals:
-            draw_crystals(layer, group, scene.drop, scene.age_d)
+            draw_crystals(layer, group, scene.drop, scene.well, scene.age_d)
     return layer.gain()
 
 
@@ -72,7 +78,7 @@ def _fluorescence(scene: Scene, view: Plane) -> Light:
         glow += shape.inside * np.float32(0.05 + 0.25 * min(amount, 1.0))
         layer = Layer(view)
         for group in scene.crystals:
-            draw_crystals(layer, group, scene.drop, scene.age_d)
+            draw_crystals(layer, group, scene.drop, scene.well, scene.age_d)
         marks = layer.gain()
         if marks is not None:
             glow += np.minimum(np.abs(marks - 1.0).mean(axis=0) * 3.0, 0.9)
@@ -81,6 +87,8 @@ def _fluorescence(scene: Scene, view: Plane) -> Light:
 
 def _photograph(scene: Scene, view: Plane, light: Light) -> Pixels:
     camera = scene.camera
+    if camera.grey:
+        light = np.broadcast_to(light.mean(axis=0, keepdims=True), light.shape)
     corner = (view.x * view.x + view.y * view.y) * np.float32(camera.vignette)
     seen = _blurred(light * (np.float32(camera.exposure) * (1.0 - corner)), camera.defocus * view.scale)
     # Sensor noise, shared by the colours as after a Bayer filter.

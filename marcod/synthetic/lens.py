@@ -1,10 +1,11 @@
 """The drop's outline and how its dome bends light: rim, shading, haze."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from marcod.synthetic.fields import Field, Plane, noise, rng_of
+from marcod.synthetic.fields import Field, Plane, noise, rng_of, smoothstep
 from marcod.synthetic.scene import Drop
 
 # The outline is tabulated over a stand-in for the angle that needs no arctangent: -2 to 2 once around.
@@ -60,13 +61,21 @@ def lens_gain(drop: Drop, shape: Footprint, plane: Plane) -> Field:
     # Drops that spread unevenly have lobes of their own.
     dome = dome + np.float32(0.22 * abs(drop.tilt)) * noise(plane, rng_of(drop.seed, 12), 8) * rho
     gain = 1.0 + (np.clip(dome, 0.1, 1.35) - 1.0) * shape.inside
-    return gain * _rim(drop, shape, toward)
+    return gain * _rim(drop, shape, dx, dy, toward)
 
 
-def _rim(drop: Drop, shape: Footprint, toward: Field) -> Field:
-    """Draw the refraction rim: dark at the contact line, bright just outside, where the light is thrown."""
+def _rim(drop: Drop, shape: Footprint, dx: Field, dy: Field, toward: Field) -> Field:
+    """Draw the refraction rim: a dark line, wide dark arcs where the edge is steep, and light thrown just outside."""
     side = 1.0 - 0.5 * np.clip(toward, -1.0, 1.0)
-    dark = np.exp(-(((shape.rho - 0.99) / 0.016) ** 2)) * np.float32(drop.rim) * side
+    inwards = np.maximum(1.0 - shape.rho, 0.0)
+    dark = np.exp(-(((shape.rho - 0.99) / np.float32(drop.rim_width)) ** 2)) * np.float32(drop.rim) * side
+    away = np.sqrt(dx * dx + dy * dy) + np.float32(1e-6)
+    for angle, strength, width in drop.arcs:
+        facing = (dx * np.float32(math.cos(angle)) + dy * np.float32(math.sin(angle))) / away
+        along = np.maximum(facing, 0.0) ** 4
+        reach = np.float32(width) * along * along + np.float32(drop.rim_width)
+        arc = along * np.exp(-((inwards / reach) ** 2)) * np.float32(strength)
+        dark = np.maximum(dark, arc)
     bright = np.exp(-(((shape.rho - 1.035) / 0.018) ** 2)) * np.float32(0.35 * drop.rim) * (2.0 - side)
-    rim: Field = (1.0 - dark) * (1.0 + 0.4 * bright)
+    rim: Field = (1.0 - dark * np.maximum(shape.inside, smoothstep(shape.rho, 1.03, 1.0))) * (1.0 + 0.4 * bright)
     return rim

@@ -16,11 +16,14 @@ Colour = tuple[float, float, float]
 
 
 class Imager(StrEnum):
-    """Whose images a scene imitates."""
+    """Whose images a scene imitates: three makers, square wells, wells in slanting light, microscopes close up."""
 
     FORMULATRIX = "formulatrix"
     RIGAKU = "rigaku"
     HWI = "hwi"
+    SQUARE = "square"
+    SLANTED = "slanted"
+    CLOSE_UP = "close-up"
 
 
 class Habit(StrEnum):
@@ -30,14 +33,18 @@ class Habit(StrEnum):
     NEEDLE = "needle"
     SHEAF = "sheaf"
     URCHIN = "urchin"
-    ROD = "rod"
+    PRISM = "prism"
     PLATE = "plate"
-    BLOCK = "block"
+    BIPYRAMID = "bipyramid"
+    WEDGE = "wedge"
+    CUBE = "cube"
+    HEXAGON = "hexagon"
 
 
 class Grain(StrEnum):
     """The texture of a precipitate."""
 
+    SMOOTH = "smooth"
     FINE = "fine"
     GRAINY = "grainy"
     CLUMPED = "clumped"
@@ -49,6 +56,8 @@ VISIBLE: Final = 0.011
 VISIBLE_MICRO: Final = 0.006
 # Below this amount a precipitate is a haze that people score as clear.
 VISIBLE_PRECIPITATE: Final = 0.16
+# One or two bubbles are an accident of dispensing; a drop full of them is spoiled.
+FOAM: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,12 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Crystals:
-    """Crystals of one habit, nucleated together within ``spread`` drop radii of ``centre``, itself in drop radii."""
+    """Crystals of one habit, nucleated together within ``spread`` drop radii of ``centre``, itself in drop radii.
+
+    ``rim`` is the width of the dark refraction rim as a share of a crystal's length, ``contrast`` its darkness,
+    ``opening`` the slope of a face at which light no longer reaches the lens (small: thick crystals are black).
+    ``at_edge`` is the share of members that sit at the drop's edge.
+    """
 
     habit: Habit
     count: int
@@ -80,6 +94,9 @@ class Crystals:
     spread: float
     aspect: float
     contrast: float
+    rim: float
+    opening: float
+    at_edge: float
     colour: Colour
     growth: Growth
     seed: int
@@ -94,7 +111,10 @@ class Crystals:
 
 @dataclass(frozen=True, slots=True)
 class Precipitate:
-    """Protein out of solution: ``amount`` from 0, ``ring`` -1 (middle) to 1 (edge), ``cells`` grains per height."""
+    """Protein out of solution: ``amount`` from 0, ``ring`` -1 (middle) to 1 (edge), ``cells`` grains per height.
+
+    ``relief`` is how strongly the grains shine and shade, 0 (a smooth cloud) to 1.
+    """
 
     grain: Grain
     amount: float
@@ -102,6 +122,7 @@ class Precipitate:
     patchy: float
     ring: float
     brown: float
+    relief: float
     growth: Growth
     seed: int
 
@@ -111,62 +132,79 @@ class Precipitate:
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A skin on the drop: ``wrinkle`` is its relief, ``cells`` the number of folds per height."""
+    """A skin on the drop: ``wrinkle`` is its relief, ``cells`` the number of folds per height.
+
+    ``crumple`` is how many of the folds are short and sharp, 0 (a smooth skin) to 1 (a crushed film).
+    """
 
     wrinkle: float
     cells: float
+    crumple: float
     growth: Growth
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Oil:
-    """Phase separation: droplets of a second liquid."""
+    """Phase separation: droplets of a second liquid, clear inside a dark rim; ``dark`` is the rim's share of them."""
 
     count: int
     size: float
     contrast: float
+    dark: float
     growth: Growth
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Debris:
-    """Things other than chemistry: dust, fibres, scratches of the plastic, air bubbles."""
+    """Things other than chemistry: dust, fibres, scratches of the plastic, creases of the drop's edge, air bubbles."""
 
     dust: int = 0
     fibres: int = 0
     scratches: int = 0
+    creases: int = 0
     bubbles: int = 0
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Well:
-    """The plate's part of the image; ``variant`` picks among the looks of one imager's wells."""
+    """The plate's part of the image; ``variant`` picks among the looks of one imager's wells.
+
+    ``polariser`` is how strongly stretched plastic colours the light, 0 to 1; ``slope`` the light's fall across
+    the image (right, down), as a share per height.
+    """
 
     seed: int
     centre: tuple[float, float]
     radius: float
     variant: int
     colour: Colour
+    polariser: float = 0.0
+    slope: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
     """The outline (radius, harmonics as (order, amplitude, phase), tips as (angle, height, width)) and its lens.
 
-    ``lens`` is how strongly the dome bends light, ``light`` the side it is lit from, ``rim`` the edge's darkness.
+    ``arcs`` are dark stretches of a steep edge as (angle, darkness, width in radii).
+
+    ``lens`` is how strongly the dome bends light, ``light`` the side it is lit from, ``rim`` the edge's darkness
+    and ``rim_width`` its width in radii.
     """
 
     centre: tuple[float, float]
     radius: float
     harmonics: tuple[tuple[int, float, float], ...]
     tips: tuple[tuple[float, float, float], ...]
+    arcs: tuple[tuple[float, float, float], ...]
     lens: float
     tilt: float
     light: float
     rim: float
+    rim_width: float
     haze: float
     satellites: int
     seed: int
@@ -174,7 +212,10 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """One exposure: ``defocus`` is the blur radius in heights, ``noise`` the deviation in grey levels."""
+    """One exposure: ``defocus`` is the blur radius in heights, ``noise`` the deviation in grey levels.
+
+    ``rows`` is the height in pixels of a thumbnail that was scaled up, ``grey`` a camera without colours.
+    """
 
     exposure: float = 1.0
     defocus: float = 0.0
@@ -182,6 +223,8 @@ class Camera:
     vignette: float = 0.2
     jpeg_quality: int | None = None
     shift: tuple[float, float] = (0.0, 0.0)
+    grey: bool = False
+    rows: int | None = None
     failed: bool = False
     shot: int = 0
 
@@ -205,12 +248,14 @@ class Scene:
 
 
 def scene_label(scene: Scene) -> DropClass:
-    """Return the true class: spoiled images are Other, then crystals win, then skins and oil, then precipitate."""
+    """Return the true class: Other when spoiled, then crystals win, then skins, oil and foam, then precipitate."""
     if scene.camera.failed or scene.drop is None:
         return DropClass.OTHER
     if any(group.visible_at(scene.age_d) for group in scene.crystals):
         return DropClass.CRYSTALS
     if any(part is not None and part.growth.fraction(scene.age_d) > 0.3 for part in (scene.film, scene.oil)):
+        return DropClass.OTHER
+    if scene.debris.bubbles >= FOAM:
         return DropClass.OTHER
     if sum(part.amount_at(scene.age_d) for part in scene.precipitate) >= VISIBLE_PRECIPITATE:
         return DropClass.PRECIPITATE

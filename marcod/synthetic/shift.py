@@ -26,6 +26,7 @@ def another_imager(scene: Scene) -> Scene:
         scene.camera,
         exposure=scene.camera.exposure * float(rng.uniform(0.5, 0.7)),
         defocus=scene.camera.defocus + float(rng.uniform(*DEFOCUS)),
+        grey=False,
         noise=scene.camera.noise * 1.5,
         vignette=min(0.75, scene.camera.vignette + 0.25),
     )

@@ -103,12 +103,12 @@ def _place(file: PlannedFile) -> Place:
 def plate(layout: str, key: str, imager: Imager = Imager.FORMULATRIX) -> Plate:
     """14 or 15 drops, most of which grow crystals; the seeds were chosen so that every trend is among them."""
     seed, drops, filled = {
-        Imager.FORMULATRIX: (34, (1, 2), 7),
-        Imager.RIGAKU: (19, (1, 3, 4), 5),
-        Imager.HWI: (12, (1,), 14),
+        Imager.FORMULATRIX: (72, (1, 2), 7),
+        Imager.RIGAKU: (15, (1, 3, 4), 5),
+        Imager.HWI: (4, (1,), 14),
     }[imager]
     if layout == "rockmaker-export":
-        seed, drops, filled = 14, (1,), 14
+        seed, drops, filled = 26, (1,), 14
     wells = PLATE_FORMATS[1536 if imager is Imager.HWI else 96]
     batch = 1 if layout in ("crims", "rigaku") else FIRST_BATCH
     set_at = FIRST - timedelta(days=8)

@@ -28,6 +28,7 @@ from marcod.synthetic import (
     scene_label,
     write_file,
 )
+from marcod.synthetic.scene import Camera, Crystals, Debris, Growth, Habit, Scene
 
 SMALL = (132, 108)
 DATES = tuple(datetime(2026, 3, 1, 9, 30, tzinfo=UTC) + timedelta(days=day) for day in (0, 1, 4, 9, 21))
@@ -113,8 +114,7 @@ def edges(label: DropClass, seed: int) -> float:
 
 @pytest.mark.parametrize("imager", Imager)
 def test_growing_crystals_change_the_drop_and_nothing_else(imager: Imager) -> None:
-    scene = random_scene(11, DropClass.CRYSTALS, imager)
-    scene = replace(scene, camera=replace(scene.camera, noise=0.0, defocus=0.0, jpeg_quality=None), precipitate=())
+    scene = clean(random_scene(11, DropClass.CRYSTALS, imager))
     before, after = at_age(scene, 0.0), at_age(scene, 30.0)
     assert scene_label(before) is DropClass.CLEAR
     assert scene_label(after) is DropClass.CRYSTALS
@@ -122,7 +122,62 @@ def test_growing_crystals_change_the_drop_and_nothing_else(imager: Imager) -> No
     assert before.well == after.well
     changed = (render(before, SMALL) != render(after, SMALL)).any(axis=2)
     assert 0 < changed.mean() < 0.5
-    assert not changed[0].any()
+
+
+def clean(scene: Scene) -> Scene:
+    """The crystals of a scene alone in their drop, seen by a perfect camera."""
+    return replace(scene, camera=Camera(noise=0.0, vignette=0.0), precipitate=(), film=None)
+
+
+@pytest.mark.parametrize("imager", Imager)
+def test_the_largest_crystal_is_in_sight_in_every_framing(imager: Imager) -> None:
+    for seed in range(12):
+        scene = clean(random_scene(seed, DropClass.CRYSTALS, imager))
+        with_crystals, without = (render(s, (165, 135)).astype(int) for s in (scene, replace(scene, crystals=())))
+        darker = (without - with_crystals).max(axis=2)
+        assert (darker > 0.12 * without.max()).sum() >= 2, seed
+
+
+@pytest.mark.parametrize("habit", [Habit.PLATE, Habit.CUBE])
+def test_a_crystal_is_clear_inside_a_dark_rim_with_a_bright_line(habit: Habit) -> None:
+    scene = clean(random_scene(3, DropClass.CLEAR, Imager.CLOSE_UP))
+    assert scene.drop is not None
+    drop = replace(scene.drop, radius=1.0, centre=(0.0, 0.0), lens=0.0, tilt=0.0, haze=0.0, arcs=())
+    crystal = Crystals(habit, 1, 0.5, (0, 0), 0.0, 0.9, 0.8, 0.06, 5.0, 0.0, (0.0, 0.0, 0.0), Growth(0.0, 0.01), seed=0)
+    scene = replace(scene, drop=drop, debris=Debris(), well=replace(scene.well, colour=(140,) * 3, polariser=0.0))
+    gain = render(replace(scene, crystals=(crystal,)), SMALL)[..., 1] / render(scene, SMALL)[..., 1].astype(float)
+    inside = gain[46:62, 58:74]
+    assert gain.min() < 0.45
+    assert gain.max() > 1.04
+    assert np.median(inside) > 0.75
+
+
+def test_nothing_but_its_contents_tells_the_class_of_a_drop() -> None:
+    """Well, drop, dust, light, camera, size and compression are drawn before the class is looked at."""
+    for seed in range(60):
+        clear, *others = (random_scene(seed, label) for label in CLASSES)
+        for scene in others:
+            assert scene.imager is clear.imager
+            assert scene.well == clear.well
+            if scene_label(scene) is DropClass.OTHER and (scene.camera.failed or scene.drop is None):
+                continue
+            assert scene.drop == clear.drop
+            assert scene.camera == clear.camera
+            assert replace(scene.debris, bubbles=0) == replace(clear.debris, bubbles=0)
+        sizes = {Image.open(BytesIO(drop_jpeg(seed, label)[0])).size for label in CLASSES} if seed < 5 else {0}
+        assert len(sizes) == 1
+
+
+def test_every_look_of_a_photograph_comes() -> None:
+    scenes = [random_scene(seed, DropClass.CRYSTALS) for seed in range(300)]
+    counts = [sum(group.count for group in scene.crystals) for scene in scenes]
+    assert {group.habit for scene in scenes for group in scene.crystals} == set(Habit)
+    assert min(counts) == 1
+    assert np.mean(np.array(counts) >= 20) > 0.2
+    assert any(scene.film for scene in scenes)
+    assert any(scene.camera.grey for scene in scenes)
+    assert any(scene.camera.rows for scene in scenes)
+    assert any(scene.debris.bubbles or scene.debris.fibres for scene in scenes)
 
 
 def test_truth_never_goes_back_where_nothing_dissolves() -> None:
