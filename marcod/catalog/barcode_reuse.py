@@ -47,7 +47,7 @@ def warn(
     late |= _warned(connection, inspection_ids - new)
     marked = [image_id for image_id, inspection_id in inserted.items() if inspection_id in late]
     rows = list(select_in(connection, _COLUMNS, image.c.id, marked))
-    _mark(connection, rows, reused=True)
+    _mark(connection, marked, reused=True)
     return len(rows), min((str(row.path) for row in rows), default=None)
 
 
@@ -83,18 +83,23 @@ def _judge(connection: Connection, plate_id: int) -> set[int]:
     ordered = [(int(row[0]), row[1]) for row in connection.execute(dates)]
     late = {number for (_, before), (number, at) in pairwise(ordered) if at - before > PAUSE}
     unmarked = _COLUMNS.where(sa.or_(image.c.warnings.is_(None), sa.not_(_MARKED)))
-    _mark(connection, select_in(connection, unmarked, image.c.inspection_id, late), reused=True)
+    _mark(connection, _ids(connection, unmarked, late), reused=True)
     others = [number for number, _ in ordered if number not in late]
-    _mark(connection, select_in(connection, _COLUMNS.where(_MARKED), image.c.inspection_id, others), reused=False)
+    _mark(connection, _ids(connection, _COLUMNS.where(_MARKED), others), reused=False)
     return late
 
 
-def _mark(connection: Connection, rows: Iterable[Any], *, reused: bool) -> None:
-    kinds = {int(row.id): [kind for kind in (row.warnings or "").split(",") if kind] for row in rows}
-    locks.hold_more_images(connection, kinds)
+def _ids(connection: Connection, images: sa.Select[Any], inspection_ids: Iterable[int]) -> list[int]:
+    return [int(row.id) for row in select_in(connection, images, image.c.inspection_id, inspection_ids)]
+
+
+def _mark(connection: Connection, image_ids: Iterable[int], *, reused: bool) -> None:
+    ids = list(image_ids)
+    locks.hold_more_images(connection, ids)
+    # Read once they are held: a worker may have noted what their bytes warn of since they were found.
     changed = []
-    for image_id, before in kinds.items():
-        after = [kind for kind in before if kind != WarningKind.BARCODE_REUSED]
+    for row in select_in(connection, _COLUMNS, image.c.id, ids):
+        after = [kind for kind in (row.warnings or "").split(",") if kind and kind != WarningKind.BARCODE_REUSED]
         after += [WarningKind.BARCODE_REUSED] if reused else []
-        changed.append({"row_id": image_id, "warnings": ",".join(after) or None})
+        changed.append({"row_id": int(row.id), "warnings": ",".join(after) or None})
     update_rows(connection, image, changed)

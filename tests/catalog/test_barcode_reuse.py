@@ -6,13 +6,14 @@ from itertools import permutations
 
 import pytest
 import sqlalchemy as sa
-from factories import record, register_source, rewritten, rows, sightings, utc
+from factories import CLEAR, MAX_ATTEMPTS, RETRY_S, claimed, record, register_source, rewritten, rows, sightings, utc
 
 from marcod.catalog import barcode_reuse, registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import image, inspection
 from marcod.domain import WarningKind
+from marcod.store import results
 from marcod.store.versions import Version
 
 FIRST = utc()
@@ -95,3 +96,23 @@ def test_dates_that_are_known_later_count(db: Database, source_id: int, champion
     db.write(lambda c: registration.read_again(c, source_id))
     record(db, source_id, [replace(third, image=taken("2", YEARS + timedelta(days=1))[0].image)])
     assert warned(db) == {"1": {None}, "2": {kind}}
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_what_a_worker_notes_of_an_image_meanwhile_stays(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, taken("2", YEARS))
+    lease = claimed(db)
+    blank = [results.Scored(c, f"hash of {c.path}", CLEAR, warnings=(WarningKind.BLANK,)) for c in lease.claims]
+    options = {"now": utc(), "retry_s": RETRY_S, "max_attempts": MAX_ATTEMPTS}
+    waits = True
+
+    def finish_before_the_images_are_held(*call: object) -> None:
+        nonlocal waits
+        if waits and "NOWAIT" in str(call[2]):
+            waits = False
+            db.write(lambda c: results.finish(c, lease.token, champion, blank, [], **options))  # type: ignore[arg-type]
+
+    sa.event.listen(db.engine, "before_cursor_execute", finish_before_the_images_are_held)
+    record(db, source_id, taken("1", timedelta()))
+    assert not waits
+    assert warned(db) == {"1": {None}, "2": {f"{WarningKind.BLANK},{WarningKind.BARCODE_REUSED}"}}
