@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.rows import delete_in, parts, select_in, update_rows
 from marcod.database.schema import hit, image, job, label, label_inbox, review_item, score
-from marcod.domain import DropClass
+from marcod.domain import PIXEL_WARNINGS, DropClass
 from marcod.store import copies, results, votes
 from marcod.store.selects import OF_PRESENT_BYTES
 from marcod.store.votes import NewLabel
@@ -120,15 +120,24 @@ def _newest(mine: Any, theirs: Any) -> dict[str, Any]:
     mtime_ns = _time(newest.mtime_ns)
     same = age == 0
     read = theirs if theirs.content_hash is not None and not theirs.unread else mine
+    seen = read if same else newest
     return {
         "size": newest.size,
         "mtime_ns": -mtime_ns - 1 if theirs.mtime_ns < 0 else mtime_ns,
-        "content_hash": read.content_hash if same else newest.content_hash,
+        "content_hash": seen.content_hash,
+        "warnings": _warnings(seen, theirs),
         "unread": mine.unread and theirs.unread if same else newest.unread,
         "gone_at": theirs.gone_at if mine.gone_at is not None else None,
         "gone_score_id": None,
         "seen_at": min(mine.seen_at, theirs.seen_at) if same else newest.seen_at,
     }
+
+
+def _warnings(seen: Any, theirs: Any) -> str | None:
+    """Join the warnings of the bytes, from the row that saw them, to those of the path in the target."""
+    of_bytes, of_path = ((row.warnings or "").split(",") for row in (seen, theirs))
+    kinds = [kind for kind in of_path if kind and kind not in PIXEL_WARNINGS]
+    return ",".join([*kinds, *(kind for kind in of_bytes if kind in PIXEL_WARNINGS)]) or None
 
 
 def _join_scores(connection: Connection, one: JoinedPlate) -> None:

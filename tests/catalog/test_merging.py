@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import factories
@@ -31,7 +32,7 @@ from marcod.database.schema import (
     score,
     source,
 )
-from marcod.domain import DropClass, Modality, Split, split_of
+from marcod.domain import DropClass, LayoutWarning, Modality, Split, WarningKind, split_of
 from marcod.errors import ConfigError
 from marcod.labels import recorder
 from marcod.store import derived, queue, results, summaries
@@ -259,6 +260,21 @@ def test_plates_are_there_once_and_the_audit_tells_what_happened(db: Database, t
     )
     assert (note.actor, note.subject, note.detail["into"]) == ("ann", HAND, MINSTREL)
     assert note.detail["same_images"] == 3
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_the_bytes_warn_of_comes_with_them(db: Database, champion: Version) -> None:
+    ids = {name: register_source(db, name) for name in (HAND, MINSTREL)}
+    lost = (LayoutWarning(WarningKind.LIGHT_LOST, ""),)
+    files = [replace(f, image=replace(f.image, warnings=lost)) for f in sightings(1)]
+    record(db, ids[HAND], files, utc(1))
+    lease = factories.claimed(db, utc(2))
+    blank = [results.Scored(c, "1", CLEAR, warnings=(WarningKind.BLANK,)) for c in lease.claims]
+    finish = partial(results.finish, retry_s=1.0, max_attempts=2, now=utc(2))
+    db.write(lambda c: finish(c, lease.token, champion, blank, []))
+    record(db, ids[MINSTREL], files, utc(3))
+    merge(db, ids)
+    assert rows(db, sa.select(image.c.warnings)) == [("light_lost,blank",)]
 
 
 def test_sources_of_two_layouts_stay_apart(db: Database, twice: dict[str, int]) -> None:
