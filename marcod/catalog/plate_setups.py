@@ -117,7 +117,9 @@ def follow_reading(connection: Connection, source_id: int, former: str, reading:
     """Let the images of a source be read again where other subwells are reservoirs now; no scan records those."""
     before, after = (layouts.options_of(text).reservoir_subwells for text in (former, reading))
     if before != after:
-        connection.execute(sa.update(plate).where(plate.c.source_id == source_id).values(reread_after=0))
+        its = sa.select(plate.c.id).where(plate.c.source_id == source_id).order_by(plate.c.id)
+        held = plate.c.id.in_(its.with_for_update(key_share=True))
+        connection.execute(sa.update(plate).where(held).values(reread_after=0))
 
 
 def numbered(connection: Connection, plate_ids: Collection[int]) -> set[int]:

@@ -53,8 +53,9 @@ def register_source(
     connection.execute(sa.update(source).where(source.c.id == row.id).values(layout=layout, **values))
     sources.put_root(connection, int(row.id), root, now)
     if row.reading != reading:
-        read_again(connection, int(row.id))
+        # Plates before images, as everybody holds them.
         plate_setups.follow_reading(connection, int(row.id), row.reading, reading)
+        read_again(connection, int(row.id))
     return int(row.id)
 
 

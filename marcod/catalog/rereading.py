@@ -61,8 +61,10 @@ def catch_up(connection: Connection, now: datetime, limit: int = PORTION, source
     following = of_plate.where(inspection.c.plate_id == found.id, image.c.id > found.reread_after)
     rows = connection.execute(following.order_by(image.c.id).limit(limit)).all()
     sightings, unsure = _read(found, rows)
-    registration.read_again(connection, found.source_id, unsure)
     deliveries.reread(connection, found.source_id, sightings, now)
+    # After the others were held by id, these come late.
+    locks.hold_more_images(connection, unsure)
+    registration.read_again(connection, found.source_id, unsure)
     after = int(rows[-1].id) if len(rows) == limit else None
     connection.execute(sa.update(plate).where(plate.c.id == found.id).values(reread_after=after))
     return max(len(rows), 1)

@@ -21,7 +21,7 @@ from marcod.domain import DropImage, Modality, PlateFormat, PlateSetup, WarningK
 from marcod.plates import metadata
 from marcod.plates.metadata import MetadataError
 from marcod.plates.metadata_csv import read
-from marcod.store import summaries
+from marcod.store import locks, summaries
 from marcod.store.queue import Failure
 from marcod.store.versions import Version
 
@@ -236,3 +236,44 @@ def test_a_table_waits_for_images_that_are_being_recorded_and_has_them_read_agai
     assert recorded is not None
     assert recorded.new == 1
     assert store.wells() == {"wellNum_1": "A01", "wellNum_7": "B01"}
+
+
+def waits_in_a_ring(db: Database, other: Thread, first: dict[str, list[int]], then: dict[str, list[int]]) -> list[Any]:
+    """Hold the first rows, let another wait for them, hold more. Returns the errors of the database."""
+    errors: list[Any] = []
+    sa.event.listen(db.engine, "handle_error", lambda context: errors.append(context.original_exception))
+    waiting = sa.text(
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    )
+
+    def hold(connection: sa.Connection) -> None:
+        locks.hold(connection, **first)
+        other.start()
+        wait_until(lambda: db.read(lambda c: c.execute(waiting).scalar_one()), "the other to wait")
+        locks.hold(connection, **then)
+
+    db.write(hold)
+    other.join(30)
+    return errors
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_other_reservoirs_hold_plates_before_images(db: Database, champion: Version) -> None:
+    Store(db, "rigaku").take(MINSTREL.format(1), MINSTREL.format(2))
+    images, plates = ([row.id for row in rows(db, sa.select(table.c.id))] for table in (image, plate))
+    other = Thread(target=lambda: Store(db, "rigaku", reservoir_subwells=[2]))
+    assert waits_in_a_ring(db, other, {"plates": plates}, {"images": images}) == []
+    assert {row.mtime_ns for row in rows(db, sa.select(image.c.mtime_ns))} == {-6}
+
+
+@pytest.mark.parametrize("backend", ["postgres"], indirect=True)
+def test_images_that_are_read_again_are_held_by_id(db: Database, champion: Version) -> None:
+    store = Store(db, "formulatrix")
+    store.take(well(1))
+    unread = DropImage("formulatrix", "2001", "1", 1, 2, 1, Modality.VISIBLE)
+    db.write(lambda c: deliveries.record(c, store.id, [Sighting("2001/odd.jpg", 10, 5, unread)], utc()))
+    db.write(lambda c: c.execute(sa.update(plate).values(reread_after=0)))
+    first, second = sorted(row.id for row in rows(db, sa.select(image.c.id)))
+    other = Thread(target=lambda: db.write_portions(partial(rereading.catch_up, now=utc())))
+    assert waits_in_a_ring(db, other, {"images": [first]}, {"images": [second]}) == []
+    assert {row.mtime_ns for row in rows(db, sa.select(image.c.mtime_ns))} == {5, -6}
