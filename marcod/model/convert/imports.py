@@ -96,6 +96,7 @@ def import_model(
     threshold: float | None = None,
     published: Published | None = None,
     taken: Collection[tuple[str, str]] = (),
+    limits: Limits = Limits(),  # noqa: B008
     progress: Progress | None = None,
 ) -> Imported:
     """Turn ``source``, a path or URL, into bundle ``<name>/<version>`` below ``models``.
@@ -110,7 +111,7 @@ def import_model(
     _require_name(DEFAULT_NAME if name is None else name)
     photographs = [] if images is None else _photographs(images)
     with tempfile.TemporaryDirectory(prefix="marcod-import-") as scratch:
-        found = sources.fetch(source, Path(scratch), Limits(), progress)
+        found = sources.fetch(source, Path(scratch), limits, progress)
         if found.kind is Kind.BUNDLE:
             if folding or licence is not None or threshold is not None or published is not None:
                 raise ConfigError("a bundle has its own classes, licence and threshold; import it without the options")
