@@ -46,7 +46,7 @@ def _grains(part: Precipitate, plane: Plane, rng: np.random.Generator) -> Field:
     if part.grain is Grain.SMOOTH:
         return 0.8 + 0.35 * fractal(plane, rng, part.cells * 0.08, 4)
     if part.grain is Grain.FINE:
-        return 0.8 + 0.6 * noise(plane, rng, part.cells)
+        return 0.8 + 0.4 * noise(plane, rng, part.cells) + 0.15 * fractal(plane, rng, 12, 2)
     if part.grain is Grain.GRAINY:
         return 0.45 + 0.9 * smoothstep(fractal(plane, rng, part.cells, 2), -1.2, 2.6) + 0.15 * noise(plane, rng, 9)
     if part.grain is Grain.CLUMPED:
@@ -65,7 +65,7 @@ def film_gain(film: Film, grown: float, shape: Footprint, plane: Plane, light: f
     soft = np.tanh(relief(sheet, plane, light) / np.float32(6.0 * film.cells))
     gain = 1.0 + soft * strength * np.float32(0.55) * somewhere - np.float32(0.1 * grown)
     broken = smoothstep(noise(plane, rng, film.cells * 0.8), 0.0, 1.4)
-    gain = gain * _folds(sheet, plane, 0.045 / film.cells, strength * broken)
+    gain = gain * _folds(sheet, plane, min(0.045 / film.cells, 0.006), strength * broken)
     rings = np.sin(shape.rho * np.float32(26.0) + warp * 4.0) * smoothstep(shape.rho, 0.5, 0.95)
     gain = gain * (1.0 + np.float32(0.1) * strength * rings)
     if film.crumple > 0:

@@ -20,9 +20,10 @@ from marcod.synthetic.strokes import Layer, Point
 Rng = np.random.Generator
 _TRIES: Final = 8
 _SMALLEST: Final = 0.002
-# What lies beyond these (in heights) may be cut off by the frame of a narrow image.
-_IN_SIGHT: Final = (0.46, 0.4)
-_NEAR_FRAME: Final = (0.62, 0.52)
+# How far from the image's centre (right, down, in heights) and from the well's (in radii) a crystal may lie: the
+# largest must be in sight, the others may be cut by the frame or the wall.
+_IN_SIGHT: Final = (0.46, 0.4, 0.92)
+_NEAR_FRAME: Final = (0.62, 0.52, 1.08)
 
 
 def draw_crystals(layer: Layer, group: Crystals, drop: Drop, well: Well, age_d: float) -> None:
@@ -40,12 +41,12 @@ def draw_crystals(layer: Layer, group: Crystals, drop: Drop, well: Well, age_d: 
             _PAINT[group.habit](_Member(layer, group, drop.light, own, centre, length))
 
 
-def _place(group: Crystals, drop: Drop, well: Well, rng: Rng, sight: Point) -> Point:
+def _place(group: Crystals, drop: Drop, well: Well, rng: Rng, reach: tuple[float, float, float]) -> Point:
     """Pick a point in the drop that the well's wall and the frame leave in sight; the centre if none is found."""
     for _ in range(_TRIES):
         point = _at_edge(drop, rng) if rng.random() < group.at_edge else _within(group, drop, rng)
         away = math.hypot(point[0] - well.centre[0], point[1] - well.centre[1])
-        if abs(point[0]) < sight[0] and abs(point[1]) < sight[1] and away < well.radius * (sight[0] + 0.46):
+        if abs(point[0]) < reach[0] and abs(point[1]) < reach[1] and away < well.radius * reach[2]:
             return point
     x, y = (min(max(middle, -0.3), 0.3) for middle in drop.centre)
     return x + float(rng.normal(0, 0.05)), y + float(rng.normal(0, 0.05))
@@ -225,7 +226,7 @@ def _spoke(member: _Member, turn: float, near: float, far: float, width: float) 
 
 
 def _width(member: _Member) -> float:
-    return max(0.003, member.length * 0.035 * (0.25 + 1.2 * member.group.aspect))
+    return max(0.003, 0.8 * member.layer.pixel, member.length * 0.035 * (0.25 + 1.2 * member.group.aspect))
 
 
 def _draw_needle(member: _Member) -> None:

@@ -23,10 +23,11 @@ def draw_debris(layer: Layer, debris: Debris, drop: Drop | None, well: Well) -> 
         _fibre(layer, rng, _somewhere(rng, *(home if rng.random() < 0.7 else (well.centre, well.radius))))
     for _ in range(debris.creases if drop else 0):
         _crease(layer, rng, _somewhere(rng, *home), home)
-    dark, usual = float(rng.uniform(0.3, 0.6)), math.exp(float(rng.uniform(math.log(0.008), math.log(0.03))))
+    light = drop.light if drop else 0.0
+    dark, usual = float(rng.uniform(0.35, 0.7)), math.exp(float(rng.uniform(math.log(0.008), math.log(0.03))))
     for _ in range(debris.bubbles):
         radius = usual * math.exp(float(rng.normal(0, 0.45)))
-        _round(layer, _in_frame(rng, home), radius, dark, float(rng.uniform(0.75, 0.95)))
+        _round(layer, _in_frame(rng, home), radius, dark, float(rng.uniform(0.75, 0.95)), light)
 
 
 def draw_oil(layer: Layer, oil: Oil, drop: Drop, grown: float) -> None:
@@ -35,7 +36,7 @@ def draw_oil(layer: Layer, oil: Oil, drop: Drop, grown: float) -> None:
     for _ in range(oil.count):
         spot = _somewhere(rng, drop.centre, drop.radius * 0.82)
         radius = oil.size * float(rng.lognormal(-0.5, 0.75)) * math.sqrt(grown)
-        _round(layer, spot, min(radius, drop.radius * 0.25), oil.dark, oil.contrast)
+        _round(layer, spot, min(radius, drop.radius * 0.25), oil.dark, oil.contrast, drop.light)
 
 
 def draw_satellites(layer: Layer, drop: Drop) -> None:
@@ -44,7 +45,7 @@ def draw_satellites(layer: Layer, drop: Drop) -> None:
     for _ in range(drop.satellites):
         angle, away = float(rng.uniform(0, 2 * math.pi)), drop.radius * float(rng.uniform(1.12, 1.5))
         spot = (drop.centre[0] + math.cos(angle) * away, drop.centre[1] + math.sin(angle) * away)
-        _round(layer, spot, drop.radius * float(rng.uniform(0.02, 0.12)), 0.2, 0.3 + 0.5 * drop.lens)
+        _round(layer, spot, drop.radius * float(rng.uniform(0.02, 0.12)), 0.2, 0.3 + 0.5 * drop.lens, drop.light)
 
 
 def _somewhere(rng: Rng, centre: Point, radius: float) -> Point:
@@ -70,19 +71,23 @@ def _mote(layer: Layer, rng: Rng, spot: Point, size: float) -> None:
     layer.polygon(crumb, grey_gain(float(rng.uniform(0.25, 0.85))))
 
 
-def _round(layer: Layer, centre: Point, radius: float, dark: float, contrast: float) -> None:
-    """Draw a sphere under transmitted light: a dark ring, ``dark`` of the radius wide, a bright line, a clear heart."""
+def _round(layer: Layer, centre: Point, radius: float, dark: float, contrast: float, light: float) -> None:
+    """Draw a sphere under transmitted light: a dark ring, ``dark`` of the radius wide, a bright line, a clear heart.
+
+    ``light`` is the side (radians) that is brighter.
+    """
     window = layer.window(centre, radius * 1.3 + layer.pixel)
     if window is None:
         return
     rho = np.sqrt(window.x * window.x + window.y * window.y) / np.float32(radius)
+    toward = (window.x * np.float32(math.cos(light)) + window.y * np.float32(math.sin(light))) / np.float32(radius)
     soft = layer.pixel / radius
-    shade = 1.0 + np.float32(0.2) * (window.y - window.x) / np.float32(radius)
-    layer.shade(window, _ring(rho, dark + 0.5 * soft, soft, contrast * shade))
+    dome = 1.0 + np.float32(0.3 * contrast) * toward * smoothstep(rho, 1.0, 0.8)
+    layer.shade(window, dome * _ring(rho, dark + 0.5 * soft, soft, contrast * (1.0 - 0.25 * toward)))
 
 
 def _ring(rho: Field, dark: float, soft: float, contrast: Field) -> Field:
-    band = smoothstep(rho, 1.0 - dark - soft, 1.0 - 0.6 * dark) * smoothstep(rho, 1.0 + 0.15 * dark + soft, 1.0 - soft)
+    band = smoothstep(rho, 1.0 - dark - soft, 1.0 - 0.5 * dark) * smoothstep(rho, 1.0 + 0.1 * dark + soft, 1.0 - soft)
     line = np.exp(-(((rho - np.float32(1.0 - 1.3 * dark)) / np.float32(0.3 * dark + 0.05)) ** 2))
     halo = np.exp(-(((rho - np.float32(1.0 + 0.4 * dark)) / np.float32(0.3 * dark + 0.05)) ** 2))
     gain: Field = (1.0 - np.clip(band * contrast, 0.0, 0.95)) * (1.0 + contrast * (0.3 * line + 0.1 * halo))

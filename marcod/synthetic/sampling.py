@@ -42,10 +42,10 @@ _SIZES: Final = {
     Habit.URCHIN: (0.08, 0.36),
     Habit.PRISM: (0.05, 0.34),
     Habit.PLATE: (0.04, 0.3),
-    Habit.BIPYRAMID: (0.035, 0.22),
-    Habit.WEDGE: (0.035, 0.18),
-    Habit.CUBE: (0.035, 0.24),
-    Habit.HEXAGON: (0.035, 0.2),
+    Habit.BIPYRAMID: (0.045, 0.24),
+    Habit.WEDGE: (0.045, 0.2),
+    Habit.CUBE: (0.045, 0.26),
+    Habit.HEXAGON: (0.045, 0.22),
 }
 _COUNTS: Final = {
     Habit.MICRO: (20, 140),
@@ -53,6 +53,7 @@ _COUNTS: Final = {
     Habit.SHEAF: (1, 8),
     Habit.URCHIN: (1, 9),
 }
+_THIN: Final = (Habit.NEEDLE, Habit.SHEAF, Habit.URCHIN)
 _SOLIDS: Final = (1, 100)
 _COVERED: Final = 0.55
 """Share of the drop that crystals cover at most, as if none overlapped."""
@@ -107,7 +108,7 @@ def random_crystals(rng: Rng, scene: Scene, growth: Growth | None = None) -> Cry
         centre=(float(rng.uniform(-0.5, 0.5)) * (1 - 0.8 * many), float(rng.uniform(-0.5, 0.5)) * (1 - 0.8 * many)),
         spread=float(rng.uniform(0.3 + 0.2 * many, 0.95)) * (0.4 + 0.6 * many),
         aspect=float(rng.uniform(0, 1)),
-        contrast=max(between(rng, 0.45, 0.95), min(0.95, 0.03 / size)),
+        contrast=max(between(rng, 0.75 if habit in _THIN else 0.55, 0.95), min(0.95, 0.03 / size)),
         rim=between(rng, 0.025, 0.12),
         opening=between(rng, 1.2, 7.0),
         at_edge=float(rng.choice([0.0, 0.2, 0.8], p=[0.5, 0.35, 0.15])),
@@ -122,7 +123,7 @@ def _sizes(rng: Rng, scene: Scene, habit: Habit) -> tuple[float, int]:
     size, count = between(rng, *_SIZES[habit]), round(between(rng, *_COUNTS.get(habit, _SOLIDS)))
     radius = min(scene.drop.radius, 0.5) if scene.drop else 0.2
     if scene.camera.rows is not None:
-        size = max(size, (4.0 if habit is Habit.MICRO else 9.0) / scene.camera.rows)
+        size = max(size, (4.0 if habit is Habit.MICRO else 22.0 if habit in _THIN else 11.0) / scene.camera.rows)
     if size > radius * 0.9:
         size, count = radius * 0.9, min(count, 3)
     if habit not in (Habit.MICRO, Habit.NEEDLE):
@@ -139,7 +140,7 @@ def _hue(rng: Rng, scene: Scene) -> tuple[float, float, float]:
 
 def random_precipitate(rng: Rng, amount: float, growth: Growth | None = None) -> Precipitate:
     """Draw a precipitate of a given final amount: smooth clouds, fine or coarse grains, clumps, networks."""
-    grain = list(Grain)[int(rng.choice(5, p=[0.25, 0.28, 0.2, 0.17, 0.1]))]
+    grain = list(Grain)[int(rng.choice(5, p=[0.26, 0.3, 0.18, 0.18, 0.08]))]
     cells = between(rng, 28, 90) if grain in (Grain.CLUMPED, Grain.NETWORK) else between(rng, 80, 240)
     ring = float(rng.choice([0.0, rng.uniform(0.3, 0.9), rng.uniform(-0.9, -0.3)], p=[0.55, 0.25, 0.2]))
     return Precipitate(
@@ -149,7 +150,7 @@ def random_precipitate(rng: Rng, amount: float, growth: Growth | None = None) ->
         patchy=float(rng.uniform(0.05, 0.5)),
         ring=ring,
         brown=float(rng.uniform(0, 1)) if rng.random() < 0.6 else 0.1,
-        relief=0.0 if grain is Grain.SMOOTH else between(rng, 0.1, 0.7),
+        relief=0.0 if grain is Grain.SMOOTH else between(rng, 0.1, 0.6),
         growth=growth or Growth(-1.0, 0.5),
         seed=new_seed(rng),
     )
@@ -181,7 +182,7 @@ def _precipitated(scene: Scene, rng: Rng) -> Scene:
 
 
 def _other(scene: Scene, rng: Rng) -> Scene:
-    kind = int(rng.choice(7, p=[0.34, 0.3, 0.09, 0.13, 0.04, 0.04, 0.06]))
+    kind = int(rng.choice(7, p=[0.36, 0.31, 0.08, 0.13, 0.03, 0.03, 0.06]))
     if kind == 0:
         return replace(scene, oil=random_oil(rng))
     if kind == 1:
@@ -189,7 +190,7 @@ def _other(scene: Scene, rng: Rng) -> Scene:
     if kind == 2:
         return replace(scene, drop=None, debris=replace(scene.debris, fibres=int(rng.poisson(0.8))))
     if kind == 3:
-        return replace(scene, debris=replace(scene.debris, bubbles=int(rng.integers(FOAM, 24))))
+        return replace(scene, debris=replace(scene.debris, bubbles=int(rng.integers(FOAM, 32))))
     spoiled = {
         4: replace(scene.camera, exposure=float(rng.uniform(0.1, 0.4)), failed=True),
         5: replace(scene.camera, exposure=float(rng.uniform(1.6, 2.6)), failed=True),
@@ -202,7 +203,7 @@ def _other(scene: Scene, rng: Rng) -> Scene:
 def random_oil(rng: Rng, growth: Growth | None = None) -> Oil:
     """Phase separation, from a fine emulsion to a few large droplets."""
     size = between(rng, 0.005, 0.04)
-    count = int(min(200, max(5, rng.uniform(0.03, 0.12) / size**1.6)))
+    count = int(min(200, max(8, rng.uniform(0.05, 0.2) / size**1.6)))
     contrast, dark = between(rng, 0.35, 0.95), between(rng, 0.12, 0.5)
     return Oil(count, size, contrast, dark, growth or Growth(-1.0, 0.5), new_seed(rng))
 

@@ -48,9 +48,11 @@ class Layer:
         self._draw.polygon(self._pixels(points), fill=_grey(gain))
 
     def line(self, points: Sequence[Point], gain: Sequence[float], width: float) -> None:
-        """Draw an open line of ``width`` scene lengths, at least one supersampled pixel."""
+        """Draw an open line of ``width`` scene lengths; one thinner than a supersampled pixel is fainter."""
         self._stroked = True
-        self._draw.line(self._pixels(points), fill=_grey(gain), width=max(1, round(width * self._scale)), joint="curve")
+        wide = width * self._scale
+        shown = [1.0 + (value - 1.0) * min(1.0, wide) for value in gain]
+        self._draw.line(self._pixels(points), fill=_grey(shown), width=max(1, round(wide)), joint="curve")
 
     def disc(self, centre: Point, radius: float, gain: Sequence[float]) -> None:
         """Draw a filled circle."""

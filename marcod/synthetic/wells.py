@@ -132,7 +132,7 @@ def _square_well(well: Well, plane: Plane, rng: Rng) -> Backdrop:
     floor = _light(well, plane, rng)
     soft = float(rng.uniform(0.004, 0.03))
     if well.variant == 1:
-        ragged = inner + np.float32(0.006) * fractal(plane, rng, 25, 2)
+        ragged = inner + np.float32(0.003) * fractal(plane, rng, 45, 2)
         open_ = 1.0 - smoothstep(ragged, 1.0 - soft, 1.0 + soft)
         return Backdrop(floor, coloured((9, 9, 10), 1.0 + 0.5 * fractal(plane, rng, 20, 2)) + 6 * soft * floor, open_)
     open_ = 1.0 - smoothstep(inner, 1.0 - soft, 1.0 + soft)
