@@ -261,9 +261,10 @@ def release(connection: Connection, lease: Lease, now: datetime, error: str | No
     ``error`` says what held them up, for people; without one the jobs keep theirs.
     """
     more = {} if error is None else {"error": storable(error)}
+    ours = sorted(lock_held(connection, lease.token, (c.job_id for c in lease.claims)))
     return connection.execute(
         sa.update(job)
-        .where(job.c.id.in_([c.job_id for c in lease.claims]), job.c.lease == lease.token)
+        .where(job.c.id.in_(ours))
         .values(lease=None, available_at=now, attempts=job.c.attempts - 1, **more)
     ).rowcount
 
