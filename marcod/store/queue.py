@@ -299,9 +299,10 @@ def _exhausted(max_attempts: int, now: datetime) -> sa.ColumnElement[bool]:
 
 def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:
     """Put quarantined jobs back into the queue as if they came now, all or those of these images. Returns how many."""
-    statement = sa.update(job).where(job.c.failed_at.is_not(None))
+    failed = sa.select(job.c.id).where(job.c.failed_at.is_not(None)).order_by(job.c.id)
     if image_ids is not None:
-        statement = statement.where(job.c.image_id.in_(list(image_ids)))
+        failed = failed.where(job.c.image_id.in_(list(image_ids)))
+    statement = sa.update(job).where(job.c.id.in_(failed.with_for_update()))
     values = {"failed_at": None, "lease": None, "attempts": 0, "available_at": now, "enqueued_at": now}
     return connection.execute(statement.values(values)).rowcount
 
@@ -427,10 +428,11 @@ def transfer_new(connection: Connection, old_id: int, new_id: int, now: datetime
         image.c.id == job.c.image_id, model_version.c.id == new_id, model_version.c.modality == image.c.modality
     )
     unfinished = sa.and_(job.c.model_version_id == old_id, job.c.priority == NEW, fitting)
-    # A worker may hold jobs of the new one, locked in this order.
+    # Of both versions in one order by id: a worker may hold jobs of the new one, a person retry failed ones of the old.
     of_old = sa.select(job.c.image_id).where(unfinished)
-    already = sa.select(job.c.id).where(job.c.model_version_id == new_id, job.c.image_id.in_(of_old))
-    connection.execute(already.order_by(job.c.id).with_for_update())
+    already = sa.and_(job.c.model_version_id == new_id, job.c.image_id.in_(of_old))
+    free = sa.and_(unfinished, job.c.lease.is_(None))
+    connection.execute(sa.select(job.c.id).where(sa.or_(already, free)).order_by(job.c.id).with_for_update())
     moved = sa.select(
         job.c.image_id,
         sa.literal(new_id),

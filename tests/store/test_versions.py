@@ -220,6 +220,21 @@ def _while_held(
 
 
 @on_postgres
+def test_a_promotion_holds_the_jobs_of_both_versions_by_id(db: Database, source_id: int, champion: Version) -> None:
+    record(db, source_id, sightings(1))
+    newer = register(db, version="2")
+    db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc()))
+    first, second = (
+        sa.select(job.c.id).where(job.c.id == row.id).with_for_update() for row in sorted(rows(db, sa.select(job.c.id)))
+    )
+    errors: list[Any] = []
+    sa.event.listen(db.engine, "handle_error", lambda context: errors.append(context.original_exception))
+    _while_held(db, lambda c: c.execute(first), lambda: promote(db, newer, utc(1)), lambda c: c.execute(second))
+    assert errors == []
+    assert {version for _, version, _ in jobs(db)} == {newer.id}
+
+
+@on_postgres
 def test_recording_waits_for_a_promotion_and_queues_for_the_winner(
     db: Database, source_id: int, champion: Version
 ) -> None:
