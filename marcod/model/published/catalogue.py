@@ -28,8 +28,9 @@ class Published(_Table):
     """One published model.
 
     ``kind`` says if it is a model that scores drops, or a trunk: a network trained on other images, from which a
-    model is trained. ``file`` is the file of the distribution, ``size`` and ``sha256`` are its own. ``files`` are the model's, by path
-    in ``folder`` of that file. ``classes`` are the model's in the order of its outputs.
+    model is trained. ``file`` is the file of the distribution, ``size`` and ``sha256`` are its own. ``files`` are the
+    model's, by path in ``folder`` of that file. ``classes`` are the model's in the order of its outputs; a trunk has
+    none.
     """
 
     name: str
