@@ -4,7 +4,7 @@ The variables of a model carry the names of the published checkpoint, so that we
 arrays and nothing else. With ``keras.layers`` and ``keras.ops`` alone every Keras backend builds the same network.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import keras
@@ -62,6 +62,12 @@ def _assemble(architecture: Architecture, *, folded: bool = False, auxiliary: bo
         return architecture.assemble(folded=folded, auxiliary=auxiliary)
     except ValueError as error:
         raise BundleError(f"an input of {architecture.input_size} pixels is too small: {error}") from error
+
+
+def freeze_but(model: Any, beginnings: Sequence[str]) -> None:
+    """Let only layers whose names begin so be trained; normalization of the others keeps its statistics."""
+    for layer in model.layers:
+        layer.trainable = layer.name.replace(".", "/").startswith(tuple(beginnings))
 
 
 def compiled(

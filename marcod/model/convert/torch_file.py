@@ -10,9 +10,11 @@ Guarantees:
 * No array is larger than the file.
 """
 
+import io
 import math
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -22,11 +24,16 @@ from numpy.typing import NDArray
 
 from marcod.errors import BundleError, os_reason
 
+MOST_BYTES: Final = 1 << 28
+"""Larger files are not read. The published network has 19 MB."""
+
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _DTYPES: Final[Mapping[str, Any]] = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
 _TENSOR: Final = "torch._utils _rebuild_tensor_v2"
 _TABLE: Final = "collections OrderedDict"
-_DAMAGE: Final = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, struct.error)
+_DAMAGE: Final = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, struct.error, DeprecationWarning,
+)  # fmt: skip
 
 
 class _Name(NamedTuple):
@@ -57,8 +64,13 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     Raises BundleError when the file cannot be read, is damaged, or holds anything but weights.
     """
     try:
-        with path.open("rb") as file:
-            return _read(file)
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it is larger than {MOST_BYTES:,} bytes")
+        # In memory, where a length that the file claims takes no more room than the file has.
+        with warnings.catch_warnings():
+            # Odd escapes in a text are a warning of the standard library, and no file of weights has them.
+            warnings.simplefilter("error", DeprecationWarning)
+            return _read(io.BytesIO(path.read_bytes()))
     except OSError as error:
         raise BundleError(f"{path.name} cannot be read: {os_reason(error)}") from error
     except _DAMAGE as error:
@@ -78,10 +90,9 @@ def _read(file: IO[bytes]) -> dict[str, NDArray[Any]]:
 def _read_numbers(file: IO[bytes], dtype: Any) -> NDArray[Any]:
     (count,) = struct.unpack("<q", file.read(8))
     data = file.read(count * dtype.itemsize) if count >= 0 else b""
-    found = np.frombuffer(data, dtype)
-    if len(found) != count:
+    if len(data) != count * dtype.itemsize:
         raise ValueError("it ends before its numbers do")
-    return found
+    return np.frombuffer(data, dtype)
 
 
 def _cut(tensor: _Tensor, numbers: NDArray[Any]) -> NDArray[Any]:
@@ -178,6 +189,7 @@ _INSTRUCTIONS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
     "TUPLE2": lambda machine, _: machine.join(2),
     "TUPLE3": lambda machine, _: machine.join(3),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.group())),
+    "APPEND": lambda machine, _: machine.stack[-2].append(machine.stack.pop()),
     "APPENDS": _Machine.extend,
     "SETITEM": lambda machine, _: machine.put([machine.stack.pop(-2), machine.stack.pop()]),
     "SETITEMS": lambda machine, _: machine.put(machine.group()),
