@@ -122,8 +122,6 @@ class Training:
         self._size, self._heads = architecture.input_size, 2 if recipe.auxiliary else 1
         self.steps = max(1, len(images) // recipe.batch_size)
         self.model = network.build(architecture, auxiliary=recipe.auxiliary > 0)
-        if recipe.trained:
-            network.freeze_but(self.model, recipe.trained)
         self._compile()
         self.average: Weights = {}
         self._best: Weights = {}

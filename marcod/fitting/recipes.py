@@ -53,9 +53,7 @@ class Recipe:
 
     ``auxiliary`` is the weight of the second head's loss, 0 without one. Weights are averaged exponentially: every
     ``average_every`` steps the average moves by ``average_share`` towards them. ``patience`` is the number of epochs
-    without a better validation loss after which training ends, with the best epoch's weights. ``trained`` are
-    beginnings of the names of the layers that change, all where it is empty; batch normalization of the others keeps
-    its statistics.
+    without a better validation loss after which training ends, with the best epoch's weights.
     """
 
     name: str
@@ -69,7 +67,6 @@ class Recipe:
     average_every: int = 10
     average_share: float = 0.05
     patience: int | None = None
-    trained: tuple[str, ...] = ()
 
     def of(self, *, epochs: int, batch_size: int, quarter_turns: bool) -> "Recipe":
         """Return the recipe with a lab's own numbers."""

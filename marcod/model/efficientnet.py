@@ -38,11 +38,14 @@ _STAGES: Final = (
 )
 
 _STEM: Final = 32
+_REDUCTION: Final = 32
 _FEATURES: Final = 1280
 BLOCKS: Final = sum(stage.blocks for stage in _STAGES)
 
-LAST_LAYERS: Final = (f"Block_{BLOCKS - 1}/", "Conv_head/", f"{HEAD}/")
-"""Beginnings of the names of the last block's layers, the last convolution's and the linear layer's."""
+_LAST_BLOCK: Final = f"Block_{BLOCKS - 1}"
+
+GRID: Final = f"{_LAST_BLOCK}/expand"
+"""Layer whose input is the trunk's output, a grid of features."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,19 @@ class EfficientNetLite(Architecture):
 
     def assemble(self, *, folded: bool, auxiliary: bool) -> Any:
         """Assemble the network; it has no auxiliary head."""
-        if self.input_size < 32:
+        if self.input_size < _REDUCTION:
             raise ValueError("the last of five halvings would be left without a pixel")
         inputs = keras.Input((self.input_size, self.input_size, 3), name="image")
         trunk = _assemble_trunk(_Layers(folded), inputs)
         return keras.Model(inputs, self.add_head(trunk, folded=folded), name=self.root)
+
+    def assemble_tail(self) -> Any:
+        """Assemble the last block, the last convolution and the head alone, from a grid to logits."""
+        side = -(-self.input_size // _REDUCTION)
+        inputs = keras.Input((side, side, _STAGES[-2].filters), name="grid")
+        net = _Layers(folded=False)
+        x = _assemble_block(net, inputs, _LAST_BLOCK, _STAGES[-1], 1)
+        return keras.Model(inputs, self.add_head(net.conv(x, "Conv_head", _FEATURES), folded=False), name=self.root)
 
     def add_head(self, x: Any, *, folded: bool) -> Any:
         """Add the average over the grid and the linear layer."""

@@ -227,8 +227,7 @@ def _head(net: _Layers, x: Any) -> Any:
 
 def _auxiliary_head(net: _Layers, x: Any) -> Any:
     """Build the second classifier on Mixed_6e. Its 5x5 layer shrinks with the grid and, like slim's, in name too."""
-    pool = min(5, x.shape[1])
-    x = layers.AveragePooling2D(pool, 3)(x)
+    x = layers.AveragePooling2D(min(5, x.shape[1]), 3)(x)
     x = net.conv(x, "AuxLogits/Conv2d_1b_1x1", 128, (1, 1))
     side = min(5, x.shape[1])
     x = net.conv(x, f"AuxLogits/Conv2d_2a_{side}x{side}", 768, (side, side), 1, "valid")

@@ -4,7 +4,7 @@ The variables of a model carry the names of the published checkpoint, so that we
 arrays and nothing else. With ``keras.layers`` and ``keras.ops`` alone every Keras backend builds the same network.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import keras
@@ -64,12 +64,6 @@ def _assemble(architecture: Architecture, *, folded: bool = False, auxiliary: bo
         raise BundleError(f"an input of {architecture.input_size} pixels is too small: {error}") from error
 
 
-def freeze_but(model: Any, beginnings: Sequence[str]) -> None:
-    """Let only layers whose names begin so be trained; normalization of the others keeps its statistics."""
-    for layer in model.layers:
-        layer.trainable = layer.name.replace(".", "/").startswith(tuple(beginnings))
-
-
 def compiled(
     architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
@@ -89,9 +83,19 @@ def compiled_features(
 
     ``features @ head + bias`` are the logits, with :func:`head`. Compiled and raising as :func:`compiled`.
     """
+    score = compiled_until(architecture, weights, HEAD, batch_size)
+    return lambda batch: score(batch).reshape(len(batch), -1)
+
+
+def compiled_until(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], layer: str, batch_size: int
+) -> backend.Scoring:
+    """Compile the network up to the input of a layer: float32 [n, size, size, 3] to [n, side, side, channels].
+
+    Compiled and raising as :func:`compiled`.
+    """
     model = _folded_model(architecture, weights)
-    pooled = layers.Flatten()(model.get_layer(HEAD.replace("/", ".")).input)
-    return backend.scoring(keras.Model(model.inputs, pooled), batch_size)
+    return backend.scoring(keras.Model(model.inputs, model.get_layer(layer.replace("/", ".")).input), batch_size)
 
 
 def head(weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

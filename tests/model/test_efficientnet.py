@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from marcod.errors import BundleError
 from marcod.model import network
-from marcod.model.efficientnet import LITE0, EfficientNetLite, from_published
+from marcod.model.efficientnet import GRID, LITE0, EfficientNetLite, from_published
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -99,6 +99,15 @@ def test_it_computes_what_the_published_code_computes(given: tuple[Arrays, Array
     assert np.abs(features @ kernel + bias - folded).max() < 1e-4
 
 
+def test_trunk_and_tail_make_the_network(given: tuple[Arrays, Arrays, NDArray[np.float32]]) -> None:
+    _, weights, images = given
+    tail = OF_IMAGENET.assemble_tail()
+    network.set_variables(tail, {name: weights[name] for name in network.variable_shapes(tail)})
+    grid = network.compiled_until(OF_IMAGENET, weights, GRID, 2)(images)
+    assert grid.shape == (2, 2, 2, 192)
+    assert np.abs(np.asarray(tail(grid, training=False)) - network.compiled(OF_IMAGENET, weights)(images)).max() < 1e-4
+
+
 def test_the_weights_have_the_networks_own_names_and_shapes(given: tuple[Arrays, Arrays, NDArray[np.float32]]) -> None:
     _, weights, _ = given
     assert network.variable_shapes(network.build(OF_IMAGENET)) == {n: v.shape for n, v in weights.items()}
@@ -116,12 +125,6 @@ def test_it_travels_as_plain_values_and_is_told_from_the_other_family() -> None:
     assert LITE0.to_dict()["family"] == "efficientnet-lite0"
     with pytest.raises(BundleError, match=r"is of family 'vit'; this version of marcod knows inception and efficientn"):
         network.architecture({"family": "vit", "input_size": 224, "classes": 4})
-
-
-def test_only_what_is_chosen_is_trained(given: tuple[Arrays, Arrays, NDArray[np.float32]]) -> None:
-    model = network.build(LITE0)
-    network.freeze_but(model, ("Block_15/", "Logits/"))
-    assert {v.path.split("/")[0].split(".")[0] for v in model.trainable_variables} == {"Block_15", "Logits"}
 
 
 @pytest.mark.parametrize(("size", "auxiliary"), [(31, False), (64, True)])
