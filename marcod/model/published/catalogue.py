@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,14 +27,11 @@ class Content(_Table):
 class Published(_Table):
     """One published model.
 
-    ``kind`` says if it is a model that scores drops, or a trunk: a network trained on other images, from which a
-    model is trained. ``file`` is the file of the distribution, ``size`` and ``sha256`` are its own. ``files`` are the
-    model's, by path in ``folder`` of that file. ``classes`` are the model's in the order of its outputs; a trunk has
-    none.
+    ``file`` is the file of the distribution, ``size`` and ``sha256`` are its own. ``files`` are the model's, by path
+    in ``folder`` of that file. ``classes`` are the model's in the order of its outputs.
     """
 
     name: str
-    kind: Literal["model", "trunk"] = "model"
     title: str
     distribution: str
     version: str
@@ -42,7 +39,7 @@ class Published(_Table):
     size: int
     sha256: str
     folder: str
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...]
     licence: str
     citation: str
     training_data: str
