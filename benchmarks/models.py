@@ -18,21 +18,22 @@ def own_folder(place: Path) -> tuple[Path | None, str]:
     name = ":".join(registry.SHIPPED)
     if (registry.shipped_folder() / registry.SHIPPED[0] / registry.SHIPPED[1] / bundle.RECORD_FILE).is_file():
         return None, f"{name} (shipped)"
-    from marcod.model import network
+
+    from marcod.model.inception import MARCO_SMALL
 
     folder = place / "models"
     if not folder.exists():
-        _write_random(folder, *registry.SHIPPED, network.MARCO_SMALL, "area")
+        _write_random(folder, *registry.SHIPPED, MARCO_SMALL, "area")
     return folder, f"{name}, of random weights, because the shipped bundle is not there"
 
 
 def marco_size(place: Path) -> Path:
     """A folder with the published network's architecture and preprocessing, its weights as initialised."""
-    from marcod.model import network
+    from marcod.model.inception import MARCO
 
     folder = place / "marco"
     if not folder.exists():
-        _write_random(folder, *MARCO_SIZE, network.MARCO, "bilinear-tf1")
+        _write_random(folder, *MARCO_SIZE, MARCO, "bilinear-tf1")
     return folder
 
 
@@ -56,8 +57,9 @@ def _write_random(folder: Path, name: str, version: str, architecture: object, r
     import keras
 
     from marcod.model import network
+    from marcod.model.architecture import Architecture
 
-    assert isinstance(architecture, network.Architecture)
+    assert isinstance(architecture, Architecture)
     keras.utils.set_random_seed(1)
     record = bundle.new_record(
         name=name,

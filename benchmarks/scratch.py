@@ -18,7 +18,7 @@ from marcod.evaluate import metrics
 from marcod.fitting import batches, fit, recipes
 from marcod.fitting.fit import FitOptions, Validation
 from marcod.model import network, registry
-from marcod.model.network import MARCO, MARCO_SMALL
+from marcod.model.inception import MARCO, MARCO_SMALL
 from marcod.settings.environment import child_environment
 from marcod.training import shipped_model
 from marcod.training.shipped_model import Examples

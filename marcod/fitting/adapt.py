@@ -7,7 +7,7 @@ arXiv 2109.01903. Shares: Saerens, Latinne and Decaestecker, Neural Computation 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import keras
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from marcod.domain import CLASSES
 from marcod.fitting.checkpoint import Weights
 from marcod.model import network, probabilities
-from marcod.model.network import Architecture
+from marcod.model.architecture import Architecture
 
 Floats = NDArray[np.float32]
 _Given = tuple[Floats, Floats, Floats]
@@ -176,7 +176,7 @@ def recalibrated_bn(architecture: Architecture, weights: Mapping[str, Floats], b
     ``batches`` are float32 [n, size, size, 3] of about one size; each counts the same. Raises BundleError when weights
     and architecture do not fit.
     """
-    model = network.build(replace(architecture, auxiliary=False))
+    model = network.build(architecture)
     network.set_variables(model, weights)
     normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for number, batch in enumerate(batches):

@@ -27,7 +27,7 @@ from marcod.fitting.batches import Images, batches
 from marcod.fitting.checkpoint import State, Weights
 from marcod.fitting.recipes import Recipe
 from marcod.model import backend, network, probabilities
-from marcod.model.network import Architecture
+from marcod.model.architecture import Architecture
 
 Progress = Callable[[str, int, int], None]
 SAVE_EVERY_S: Final = 120.0

@@ -347,7 +347,7 @@ class Predictor:
         # Here, not above: reading a record must not cost the seconds that importing TensorFlow takes.
         from marcod.model import network, preprocess
 
-        architecture = network.Architecture.from_dict(record.architecture)
+        architecture = network.architecture(record.architecture)
         self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
         if architecture.classes != len(record.classes) or architecture.input_size != self._preprocessing.size:
             raise BundleError(

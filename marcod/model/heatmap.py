@@ -65,7 +65,7 @@ class Attribution:
     def __init__(
         self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int | None = None
     ) -> None:
-        architecture = network.Architecture.from_dict(record.architecture)
+        architecture = network.architecture(record.architecture)
         self.record, self._folding = record, folding(record)
         self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
         self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)

@@ -23,8 +23,8 @@ from marcod.fitting.checkpoint import Weights
 from marcod.fitting.fit import FitOptions, Progress, Validation
 from marcod.fitting.recipes import ADAPT
 from marcod.model import backend, bundle, network, probabilities
+from marcod.model.architecture import Architecture
 from marcod.model.bundle import BundleRecord
-from marcod.model.network import Architecture
 from marcod.model.preprocess import Preprocessing
 from marcod.settings import TrainSettings
 from marcod.training import calibrate, data, out_of_fold
@@ -77,7 +77,7 @@ class TrainContext:
     @property
     def architecture(self) -> Architecture:
         """The parent's architecture."""
-        return Architecture.from_dict(self.parent.architecture)
+        return network.architecture(self.parent.architecture)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -176,7 +176,7 @@ class _Network:
 
     def __init__(self, context: TrainContext, architecture: Architecture) -> None:
         self._context = context
-        self._model = network.build(replace(architecture, auxiliary=False))
+        self._model = network.build(architecture)
         self._model.compile(jit_compile=backend.training_compiler())
 
     def logits(

@@ -23,7 +23,7 @@ from marcod.fitting import adapt, batches, checkpoint
 from marcod.fitting.fit import Progress
 from marcod.fitting.recipes import LARGE
 from marcod.model import backend, network
-from marcod.model.network import Architecture
+from marcod.model.architecture import Architecture
 from marcod.model.preprocess import Preprocessing
 from marcod.training.rehearsal import SOURCE, RehearsalSet
 from marcod.training.snapshot import Item, Snapshot

@@ -21,7 +21,6 @@ from marcod.fitting import adapt
 from marcod.fitting.adapt import Features
 from marcod.model import bundle, network
 from marcod.model.bundle import Predictor
-from marcod.model.network import Architecture
 from marcod.training import data
 from marcod.training.data import TrainingSet
 from marcod.training.rehearsal import NOTHING
@@ -90,7 +89,7 @@ def _features(
     """Extract features as in scoring; return them and the error of each unreadable image by index."""
     record, weights = bundle.load_weights(folder)
     predictor = Predictor(record, weights, BATCH)
-    describe = network.compiled_features(Architecture.from_dict(record.architecture), weights, BATCH)
+    describe = network.compiled_features(network.architecture(record.architecture), weights, BATCH)
     found: list[NDArray[np.float32]] = []
     unreadable: dict[int, str] = {}
     for batch in predictions.prepared(rows.files, range(len(rows)), predictor, threads):

@@ -22,7 +22,7 @@ from marcod.fitting import batches, fit
 from marcod.fitting.fit import FitOptions, Progress
 from marcod.fitting.recipes import SHIPPED, Recipe
 from marcod.model import backend, bundle, network, preprocess, probabilities
-from marcod.model.network import MARCO_SMALL
+from marcod.model.inception import MARCO_SMALL
 from marcod.model.preprocess import Preprocessing
 
 PREPROCESSING: Final = Preprocessing(MARCO_SMALL.input_size, "area")

@@ -10,7 +10,8 @@ from tiny import TINY
 
 from marcod.errors import BundleError
 from marcod.model import network
-from marcod.model.network import MARCO, MARCO_SMALL, Architecture
+from marcod.model.architecture import Architecture
+from marcod.model.inception import MARCO, MARCO_SMALL, Inception
 
 Weights = dict[str, np.ndarray]
 
@@ -61,7 +62,7 @@ def test_a_head_that_is_not_there_is_refused() -> None:
 
 
 def test_depths_follow_limit_then_override_then_width() -> None:
-    plain = Architecture(599, 4, limits={"Mixed_6b": 128}, depths={"Mixed_6b/Branch_3/Conv2d_0b_1x1": 160})
+    plain = Inception(599, 4, limits={"Mixed_6b": 128}, depths={"Mixed_6b/Branch_3/Conv2d_0b_1x1": 160})
     assert plain.depth("Mixed_6b/Branch_0/Conv2d_0a_1x1", 192) == 128
     assert plain.depth("Mixed_6b/Branch_3/Conv2d_0b_1x1", 192) == 160
     assert plain.depth("Mixed_6c/Branch_0/Conv2d_0a_1x1", 192) == 192
@@ -71,14 +72,14 @@ def test_depths_follow_limit_then_override_then_width() -> None:
 
 @pytest.mark.parametrize("architecture", [MARCO, MARCO_SMALL, TINY])
 def test_architectures_travel_as_plain_values(architecture: Architecture) -> None:
-    assert Architecture.from_dict(architecture.to_dict()) == architecture
+    assert network.architecture(architecture.to_dict()) == architecture
 
 
 def test_an_unknown_or_missing_key_is_named() -> None:
     with pytest.raises(BundleError, match="heads"):
-        Architecture.from_dict({**TINY.to_dict(), "heads": 2})
+        network.architecture({**TINY.to_dict(), "heads": 2})
     with pytest.raises(BundleError, match="input_size"):
-        Architecture.from_dict({"classes": 4})
+        network.architecture({"classes": 4})
 
 
 def test_weights_come_back_as_they_were_set(tiny_weights: Weights) -> None:

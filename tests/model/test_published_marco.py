@@ -31,7 +31,7 @@ from marcod.model import bundle, convert, network, published
 from marcod.model.bundle import Predictor
 from marcod.model.convert import saved_model
 from marcod.model.convert.checkpoint import Checkpoint
-from marcod.model.network import MARCO
+from marcod.model.inception import MARCO
 from marcod.store import versions
 
 pytestmark = pytest.mark.timeout(900)

@@ -10,7 +10,7 @@ from marcod import synthetic
 from marcod.domain import CLASSES
 from marcod.model import bundle
 from marcod.model.bundle import Predictor
-from marcod.model.network import MARCO_SMALL
+from marcod.model.inception import MARCO_SMALL
 from marcod.training.shipped_model import NOTICE
 
 SHIPPED = Path(__file__).parents[2] / "models" / "marco-small-synthetic" / "1"

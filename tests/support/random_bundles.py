@@ -1,5 +1,6 @@
 """The smallest real networks as real bundles; their weights are random and their scores mean nothing."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -9,11 +10,12 @@ import numpy as np
 from marcod.domain import CLASSES
 from marcod.model import bundle, network
 from marcod.model.bundle import Predictor
+from marcod.model.inception import Inception
 from marcod.model.preprocess import Preprocessing
 from marcod.model.registry import Registry
 from marcod.store.versions import Version
 
-ARCHITECTURE = network.Architecture(input_size=75, classes=4, entry=False, width=0.1, auxiliary=False)
+ARCHITECTURE = Inception(input_size=75, classes=4, entry=False, width=0.1, auxiliary=False)
 FOUR = tuple(str(c) for c in CLASSES)
 
 
@@ -21,7 +23,7 @@ def write(
     models: Path, name: str, version: int, seed: int, classes: tuple[str, ...] = FOUR, threshold: float = 0.5
 ) -> Path:
     """A bundle ``name:version`` below ``models``, without golden images."""
-    architecture = network.Architecture(**{**ARCHITECTURE.to_dict(), "classes": len(classes)})
+    architecture = replace(ARCHITECTURE, classes=len(classes))
     rng = np.random.default_rng(seed)
     shapes = network.variable_shapes(network.build(architecture))
     weights = {

@@ -17,6 +17,7 @@ from tiny import TINY
 
 from marcod.domain import CLASSES
 from marcod.model import network
+from marcod.model.inception import Inception
 
 FOUR = tuple(c.value for c in CLASSES)
 STEP = 1_700_000
@@ -155,7 +156,7 @@ def _network(layers: Sequence[Any], variables: Mapping[str, Any], images: Any) -
         if layer["class_name"] == "InputLayer":
             continue
         inputs = [tensors[source] for source in _sources(layer["inbound_nodes"][0]["args"][0])]
-        owner = f"{network.ROOT}/{name.replace('.', '/')}"
+        owner = f"{Inception.root}/{name.replace('.', '/')}"
         tensors[name] = _OPERATIONS[layer["class_name"]](inputs, config, variables, owner)
     return tensors["Logits.Conv2d_1c_1x1.Squeeze"]
 

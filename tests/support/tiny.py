@@ -6,9 +6,10 @@ import numpy as np
 from PIL import Image
 
 from marcod.model import network
-from marcod.model.network import Architecture
+from marcod.model.architecture import Architecture
+from marcod.model.inception import Inception
 
-TINY = Architecture(input_size=75, classes=4, entry=False, width=0.05, auxiliary=False)
+TINY = Inception(input_size=75, classes=4, entry=False, width=0.05, auxiliary=False)
 
 
 def jpeg(seed: int, width: int = 120, height: int = 100) -> bytes:

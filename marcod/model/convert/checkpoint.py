@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from marcod.errors import BundleError
 from marcod.model import network
-from marcod.model.network import Architecture
+from marcod.model.architecture import HEAD, Architecture
+from marcod.model.inception import Inception
 from marcod.text import some
 
 Shape = tuple[int, ...]
 
-_LOGITS: Final = f"{network.ROOT}/Logits/Conv2d_1c_1x1/biases"
-_AUXILIARY: Final = f"{network.ROOT}/AuxLogits/"
+_LOGITS: Final = f"{Inception.root}/{HEAD}/biases"
+_AUXILIARY: Final = f"{Inception.root}/AuxLogits/"
 _NAMED: Final = 5
 
 

@@ -28,11 +28,12 @@ from marcod import images, synthetic
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.errors import BundleError, ConfigError, ImageError, is_full, os_reason
 from marcod.model import bundle, network, probabilities
+from marcod.model.architecture import Architecture
 from marcod.model.bundle import BundleRecord, Golden, Predictor, Threshold
 from marcod.model.convert import keras_file, saved_model, sources
 from marcod.model.convert.checkpoint import Checkpoint
 from marcod.model.convert.sources import Kind, Limits, Progress, Source
-from marcod.model.network import MARCO, MARCO_SMALL, Architecture
+from marcod.model.inception import MARCO, MARCO_SMALL
 from marcod.model.preprocess import Preprocessing
 from marcod.model.published.catalogue import Published
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from marcod.errors import BundleError
 from marcod.model import network
+from marcod.model.architecture import Architecture
 from marcod.model.bundle import WEIGHTS_BYTES
 from marcod.model.convert.checkpoint import first_line, refuse_not_finite
-from marcod.model.network import Architecture
 
 _WEIGHTED: Final = ("Conv2D", "BatchNormalization")
 _LOGITS: Final = "Logits.Conv2d_1c_1x1"

@@ -22,7 +22,7 @@ from marcod.model import bundle, convert, network
 from marcod.model.convert import Imported, saved_model, sources
 from marcod.model.convert.keras_file import read as read_keras
 from marcod.model.convert.sources import Kind
-from marcod.model.network import MARCO
+from marcod.model.inception import MARCO
 from marcod.model.preprocess import Preprocessing
 
 pytestmark = pytest.mark.story
