@@ -60,12 +60,17 @@ def write_number(place: float, number: int, width: int, order: str) -> Edit:
     return edit
 
 
+LARGEST = 1 << 20
+"""Bytes up to which an edit repeats a part of an image."""
+
+
 def cut(start: float, end: float, times: int) -> Edit:
     """What lies between is gone, or there several times."""
 
     def edit(data: bytes) -> bytes:
         low, high = sorted((int(start * len(data)), int(end * len(data))))
-        return data[:low] + data[low:high] * times + data[high:]
+        # Four edits of forty times each would make gigabytes of a small image.
+        return data[:low] + data[low:high] * (times if len(data) <= LARGEST else 1) + data[high:]
 
     return edit
 
