@@ -48,6 +48,7 @@ def test_a_path_twice_in_one_call_is_one_image(db: Database, source_id: int, cha
     assert record(db, source_id, files + files) == Recorded(new=3, queued=3)
 
 
+@pytest.mark.slow
 def test_more_files_than_one_statement_carries(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(1200)
     assert record(db, source_id, files[:700]).new == 700

@@ -113,6 +113,7 @@ def test_a_table_after_the_images_has_them_read_again_with_all_that_follows(stor
     assert faults(store.db) == []
 
 
+@pytest.mark.slow
 def test_a_number_beyond_the_grid_makes_the_plate_a_larger_one(store: Store, champion: Version) -> None:
     store.take(well(13), well(96))
     assert store.wells() == {"wellNum_13": "B01", "wellNum_96": "H12"}

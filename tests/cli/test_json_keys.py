@@ -47,6 +47,7 @@ def test_every_command_with_json_is_pinned(quick: dict[str, Keys]) -> None:
     assert pinned - quick.keys() == json_labs.ASKED_SLOWLY, "the others need no TensorFlow"
 
 
+@pytest.mark.slow
 def test_the_keys_are_those_that_programs_know(quick: dict[str, Keys]) -> None:
     assert (found := differences(quick)) == [], "\n".join([AGAIN, *found])
 

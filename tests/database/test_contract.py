@@ -35,6 +35,7 @@ def test_columns_and_types_on_postgresql(db: Database) -> None:
         assert found == [(column.name, column.postgresql) for column in view.columns], view.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_columns_and_types_on_sqlite(db: Database) -> None:
     populate(db)

@@ -59,6 +59,7 @@ def test_up_down_and_up_again(empty_db: Database) -> None:
         assert revisions.state(empty_db) is SchemaState.EMPTY
 
 
+@pytest.mark.slow
 def test_one_step_at_a_time(empty_db: Database, to_come: Path) -> None:
     from alembic.script import ScriptDirectory
 
@@ -129,6 +130,7 @@ def test_a_schema_from_the_future_is_left_alone(db: Database) -> None:
     assert revisions.state(db) is SchemaState.UNKNOWN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["0001", "0005", "0009"])
 def test_a_schema_from_before_the_first_release_is_left_alone(db: Database, revision: str) -> None:
     populate(db)

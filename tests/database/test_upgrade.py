@@ -40,6 +40,7 @@ def test_steps_know_their_order_and_which_only_add(to_come: Path) -> None:
     assert (at[BREAKING], at[LAST]) == (BREAKING, BREAKING)
 
 
+@pytest.mark.slow
 def test_the_mark_follows_every_way_up_and_down(empty_db: Database, to_come: Path) -> None:
     first = revisions.known().oldest_usable(NEWEST)
     migrate.upgrade(empty_db, now=utc())
@@ -73,6 +74,7 @@ def work(db: Database, now_h: float) -> None:
     assert rows(db, seen.where(inspection_summary.c.inspection_id == last[1])) == [(2, 1, True)]
 
 
+@pytest.mark.slow
 def test_the_marcod_of_today_works_on_a_schema_to_which_something_was_added(
     empty_db: Database, empty_db_url: str, to_come: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

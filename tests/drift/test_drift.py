@@ -174,6 +174,7 @@ def _crystals(ages: Ages) -> float:
     return sum(plate.classes[1] for plate in plates) / sum(plate.images for plate in plates)
 
 
+@pytest.mark.slow
 def test_a_trifle_is_no_alarm_however_many_images_prove_it() -> None:
     lab = Lab(plates=12, drops=8)
     rng = random.Random(3)
@@ -268,6 +269,7 @@ def test_students_t_as_by_its_continued_fraction(freedom: int, p_values: tuple[f
     assert found == pytest.approx(p_values, rel=1e-9, abs=0)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_findings_are_as_by_plain_sums() -> None:
     """Value, reference, p-value, shift and images, which sums of lists gave of the same images."""
     rng = random.Random(7)

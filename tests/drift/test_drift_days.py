@@ -66,6 +66,7 @@ def test_the_life_of_an_alarm(db: Database, source_id: int, champion: Version) -
     assert len(rows(db, sa.select(drift_alarm).where(drift_alarm.c.signal == "brightness"))) == 1
 
 
+@pytest.mark.slow
 def test_missed_days_are_caught_up_and_give_the_same(db: Database, source_id: int, champion: Version) -> None:
     """A second version scores everything too. A day is found among the scores by their time alone."""
     other = register(db, version="2")
@@ -89,6 +90,7 @@ def test_missed_days_are_caught_up_and_give_the_same(db: Database, source_id: in
     assert counts(db) == []
 
 
+@pytest.mark.slow
 def test_an_archive_is_no_drift(db: Database, source_id: int, champion: Version) -> None:
     """Neither one that is taken in late, nor one that a new champion scores again, nor what an old marcod scored."""
     day(db, source_id, champion, at(0), captured_at=at(-100))
@@ -118,6 +120,7 @@ def test_a_plates_age_counts_from_its_first_image(db: Database, source_id: int, 
     assert sorted(round(one.age_d) for one in found) == [0, 0, 0, 20, 20, 20]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_counted_and_vanished_ones_are_not(
     db: Database, source_id: int, champion: Version
 ) -> None:
@@ -131,6 +134,7 @@ def test_images_that_cannot_be_read_are_counted_and_vanished_ones_are_not(
     assert failures.value == pytest.approx(8 / 104, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_failures_count_from_the_first_measured_score(db: Database, source_id: int, champion: Version) -> None:
     """Before, an older marcod scored, whose images do not count."""
@@ -173,6 +177,7 @@ def test_a_day_that_has_nothing_any_more_is_written_empty(db: Database, source_i
     assert monitor.history(db, "imager", 1, at(0))[0].brightness is None
 
 
+@pytest.mark.slow
 def test_several_processes_at_once_raise_one_alarm(db: Database, source_id: int, champion: Version) -> None:
     day(db, source_id, champion, at(0))
     day(db, source_id, champion, at(1), light=0.5)
@@ -234,6 +239,7 @@ def test_a_new_champion_begins_anew_and_one_that_returns_has_its_reference(
     assert len(rows(db, sa.select(drift_reference))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_imagers_are_apart_and_days_can_be_read(db: Database, source_id: int, champion: Version) -> None:
     second = register_source(db, "second")

@@ -85,6 +85,7 @@ def test_one_who_swaps_crystals_and_clear_drops_is_found() -> None:
     assert sum(person.labels for person in found.by_person) == len(poisoned.labels)
 
 
+@pytest.mark.slow
 def test_clean_labels_give_few_suspects_and_accuse_nobody() -> None:
     found = lab(3).found()
     assert len(found.suspects) < 0.03 * 2400

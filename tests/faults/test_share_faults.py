@@ -91,6 +91,7 @@ def test_an_observer_that_finds_no_file_descriptor_names_the_limit(tmp_path: Pat
     observer.close()
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("to", ["a", "z"])
 def test_a_folder_renamed_while_it_is_walked(site: Site, monkeypatch: pytest.MonkeyPatch, to: str) -> None:

@@ -93,6 +93,7 @@ def test_natural_keys(db: Database, plate: int) -> None:
     assert len(rows(db, sa.select(label))) == len(ways)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_without_an_inspection_the_one_seen_when_it_was_said(db: Database, plate: int) -> None:
     said = {"2026-01-01 13:00": "1", "2026-01-01 13:59:59": "1", "2026-01-01 15:00+01:00": "2", "2026-02-01": "2"}

@@ -152,6 +152,7 @@ def test_every_family_but_the_users_own_is_covered() -> None:
     assert set(NAMES) == {*IMAGES, "regex"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES)
 def test_parse_is_the_inverse_of_format(name: str) -> None:
     @settings(max_examples=80, deadline=None)

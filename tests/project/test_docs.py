@@ -38,6 +38,7 @@ TOPICS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_documented_queries_answer(db: Database) -> None:
     populate(db)
     *queries, insert = _statements()

@@ -65,6 +65,7 @@ def is_fixed(found: ast.expr, function: ast.FunctionDef) -> bool:
     return bool(assigned) and all(isinstance(value, ast.Constant) for value in assigned)
 
 
+@pytest.mark.slow
 def test_sql_holds_nothing_but_bound_parameters() -> None:
     composed = set()
     for module, tree in MODULES.items():
@@ -98,6 +99,7 @@ def test_the_program_has_no(what: str) -> None:
     assert [str(path) for path in files if re.search(FORBIDDEN[what], path.read_text(encoding="utf-8"))] == []
 
 
+@pytest.mark.slow
 def test_every_template_is_escaped() -> None:
     made = [call for tree in MODULES.values() for name, call in calls(tree) if name in ("Environment", "Template")]
     assert made
@@ -130,6 +132,7 @@ def test_no_cell_is_a_formula(text: str) -> None:
     assert csv_text(("a",), [{"a": "x\r=1"}]) == "a\nx =1\n"
 
 
+@pytest.mark.slow
 def test_csv_is_written_nowhere_else() -> None:
     """But the list of the base set, whose cells are names and classes of our own."""
     writers = {

@@ -391,6 +391,7 @@ def test_what_was_asked_keeps_its_version(db: Database, champion: Version, sourc
     assert [i.model for i in waiting(db)] == ["small:1"]
 
 
+@pytest.mark.slow
 def test_the_queue_is_filled_when_it_has_nothing(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(0.52, 0.45, 0.3))
     db.write(lambda c: store.ask(c, subject(db, "A03"), champion, "Look.", utc()))

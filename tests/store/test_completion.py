@@ -98,6 +98,7 @@ def test_a_part_of_the_expected_drops_is_not_complete(told_lab: Lab) -> None:
     assert told_lab.told() == 1
 
 
+@pytest.mark.slow
 def test_what_another_inspection_had_says_nothing(lab: Lab) -> None:
     lab.deliver(sightings(8))
     lab.score()

@@ -359,6 +359,7 @@ def test_what_bears_a_time_before_the_promotion_is_queued_too(db: Database, sour
     assert drain(db, champion, utc(hours=2)) == 1
 
 
+@pytest.mark.slow
 def test_the_latest_inspection_is_the_last_in_time(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, [f for n in (1, 2, 10, 9) for f in sightings(1, inspection=str(n))])
     drain(db, champion)

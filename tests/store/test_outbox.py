@@ -216,6 +216,7 @@ def test_a_message_keeps_its_name_until_it_is_sent(db: Database, source_id: int)
     assert db.read(lambda c: outbox.due(c, [ALL], utc(1e6))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_pauses_grow_and_end(db: Database, source_id: int) -> None:
     put(db, "a", source_id=source_id)
@@ -419,6 +420,7 @@ class OutboxMachine(RuleBasedStateMachine):
         return [subject for name, its in self.received.values() if name == target for subject in its]
 
 
+@pytest.mark.slow
 def test_the_outbox_keeps_its_promises_in_any_order(sqlite_template: Path, tmp_path: Path) -> None:
     OutboxMachine.template, OutboxMachine.folder = sqlite_template, tmp_path
     checks: Iterable[HealthCheck] = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -247,6 +247,7 @@ def _plans(db: Database, now_s: float) -> list[str]:
     return plans
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [0, 128])
 def test_a_claim_goes_by_the_indexes(db: Database, source_id: int, champion: Version, held: int) -> None:
     _many_jobs(db, source_id, champion)

@@ -253,6 +253,7 @@ def test_models_with_other_classes_keep_their_vector(db: Database, source_id: in
     assert (label, p_crystals, kept) == ("Crystals", 0.75, vector)
 
 
+@pytest.mark.slow
 def test_many_writers_on_one_inspection_end_with_the_right_counts(
     db: Database, source_id: int, champion: Version
 ) -> None:

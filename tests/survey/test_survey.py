@@ -65,6 +65,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: rendered(base / f"of {name}", name) for name in survey.FAMILIES if name != "hwi"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [name for name in survey.FAMILIES if name != "hwi"])
 def test_each_layout_is_found_with_its_plates_and_drops(exports: dict[str, Path], layout: str) -> None:
     imager = only(look(exports[layout]))
@@ -313,6 +314,7 @@ def test_a_share_is_polled(imager: Imager) -> None:
     assert "on cifs" in on_share.text()
 
 
+@pytest.mark.slow
 def test_no_export_is_read_by_two_layouts(exports: dict[str, Path]) -> None:
     for name, folder in exports.items():
         seen = look(folder)

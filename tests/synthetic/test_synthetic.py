@@ -71,6 +71,7 @@ def test_seeds_decide_everything() -> None:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_another_process_renders_the_same_bytes() -> None:
     code = (
         "from hashlib import sha256; from marcod.synthetic import random_scene, render;"
@@ -129,6 +130,7 @@ def clean(scene: Scene) -> Scene:
     return replace(scene, camera=Camera(noise=0.0, vignette=0.0), precipitate=(), film=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imager", Imager)
 def test_the_largest_crystal_is_in_sight_in_every_framing(imager: Imager) -> None:
     for seed in range(12):
@@ -152,6 +154,7 @@ def test_a_crystal_is_clear_inside_a_dark_rim_with_a_bright_line(habit: Habit) -
     assert np.median(inside) > 0.75
 
 
+@pytest.mark.slow
 def test_nothing_but_its_contents_tells_the_class_of_a_drop() -> None:
     """Well, drop, dust, light, camera, size and compression are drawn before the class is looked at."""
     for seed in range(60):
@@ -180,6 +183,7 @@ def test_every_look_of_a_photograph_comes() -> None:
     assert any(scene.debris.bubbles or scene.debris.fibres for scene in scenes)
 
 
+@pytest.mark.slow
 def test_truth_never_goes_back_where_nothing_dissolves() -> None:
     spec = PlateSpec(Imager.FORMULATRIX, "1", DATES, hit_rate=0.6, seed=1)
     hits = dissolved = 0
@@ -290,6 +294,7 @@ def test_another_imager_shows_the_same_drop_in_another_light() -> None:
     assert edges_lost == 6
 
 
+@pytest.mark.slow
 def test_a_drop_as_an_imager_writes_it_comes_from_its_seed() -> None:
     assert drop_jpeg(7) == drop_jpeg(7)
     assert drop_jpeg(7)[0] != drop_jpeg(8)[0]

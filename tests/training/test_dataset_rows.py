@@ -240,6 +240,7 @@ def test_nothing_changes_sides_while_a_lab_grows(lab: Lab) -> None:
     assert len(taken[-1].items) + len(left_out) == len(carried)
 
 
+@pytest.mark.slow
 def test_a_sample_is_as_if_drawn_at_random_and_the_same_for_a_seed(lab: Lab) -> None:
     for name in ("cellar", "attic"):
         sides = {split_of(name, f"P{i}"): f"P{i}" for i in range(100)}

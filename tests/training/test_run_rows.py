@@ -367,6 +367,7 @@ class Workers(RuleBasedStateMachine):
         assert (held and held.token) == (self.owner and self.owner.token)
 
 
+@pytest.mark.slow
 def test_workers_in_any_order(db: Database) -> None:
     machine = type("Machine", (Workers,), {"db": db})
     quick = settings(

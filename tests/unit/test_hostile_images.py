@@ -126,6 +126,7 @@ def test_a_file_made_to_cost_time_or_memory_is_refused(name: str) -> None:
         images.to_rgb(data)
 
 
+@pytest.mark.slow
 def test_images_as_cameras_write_them_pass() -> None:
     pixels = Image.effect_noise((1200, 900), 60)
     for options in ({}, {"progressive": True}, {"comment": b"Rock Imager"}, {"quality": 100, "subsampling": 0}):
@@ -134,6 +135,7 @@ def test_images_as_cameras_write_them_pass() -> None:
     assert np.array_equal(images.to_rgb(strips)[:, :, 0], np.asarray(pixels))
 
 
+@pytest.mark.slow
 def test_large_images_are_decoded_one_at_a_time() -> None:
     large = encoded(Image.new("L", (5000, 2500)), "PNG")
     assert images.inspect(large).width * images.inspect(large).height > images.LARGE_PIXELS

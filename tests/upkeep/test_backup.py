@@ -69,6 +69,7 @@ def everything(db: Database) -> dict[str, Counter[Any]]:
     return db.read(work)
 
 
+@pytest.mark.slow
 @sqlite_only
 def test_a_copy_holds_everything_in_one_file_of_its_owner(db: Database, tmp_path: Path) -> None:
     populate(db)
@@ -144,6 +145,7 @@ def damaged(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @sqlite_only
 def test_a_damaged_database_or_copy_is_told_from_a_sound_one(db: Database, tmp_path: Path) -> None:
     populate(db)
@@ -182,6 +184,7 @@ def test_a_copy_of_a_schema_to_come_is_not_put_in_place(db: Database, tmp_path: 
         restored(db, copied)
 
 
+@pytest.mark.slow
 @sqlite_only
 def test_a_copy_of_an_older_schema_is_upgraded_afterwards(db: Database, tmp_path: Path, to_come: Path) -> None:
     copied = saved(db, tmp_path / "copy")
@@ -235,6 +238,7 @@ def test_a_restored_database_belongs_to_whom_the_former_belonged(db: Database, t
     assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
 
 
+@pytest.mark.slow
 @sqlite_only
 @pytest.mark.parametrize("how", ["damaged", "gone", "no database"])
 def test_what_is_broken_is_replaced_when_nobody_can_say_who_works(db: Database, tmp_path: Path, how: str) -> None:
@@ -272,6 +276,7 @@ def tally(db: Database) -> dict[str, tuple[int, int]]:
     return {row[0]: (row[1], row[2]) for row in rows(db, found.group_by(plate.c.key))}
 
 
+@pytest.mark.slow
 @sqlite_only
 def test_what_came_after_the_copy_is_found_and_scored_again(
     db: Database, db_url: str, champion: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

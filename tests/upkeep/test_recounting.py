@@ -88,6 +88,7 @@ def test_one_plate_alone_is_recounted(lab: Database) -> None:
     assert (told["fixed"], check("--plate", "P9").exit_code) == (False, 1)
 
 
+@pytest.mark.slow
 def test_a_mend_puts_it_right_once_and_notes_it(lab: Database) -> None:
     damage(lab, *DAMAGE)
     told = len(rows(lab, sa.select(event)))
@@ -103,6 +104,7 @@ def test_a_mend_puts_it_right_once_and_notes_it(lab: Database) -> None:
     assert len(rows(lab, sa.select(event))) >= told
 
 
+@pytest.mark.slow
 def test_a_mend_leaves_the_hits_of_a_thinned_version(lab: Database) -> None:
     newer = register(lab, version="2")
     promote(lab, newer, utc(5))
@@ -128,6 +130,7 @@ def test_its_options_go_with_it(lab: Database) -> None:
     assert "go with --deep" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_people_alone_spoke_of_needs_one_row(lab: Database) -> None:
     drain(lab, lab.read(versions.champion), utc(4))
     second = register(lab, version="2")

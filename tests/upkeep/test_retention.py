@@ -102,6 +102,7 @@ def lab(db: Database) -> Database:
     return db
 
 
+@pytest.mark.slow
 def test_a_former_champions_scores_go_and_no_view_says_otherwise(lab: Database) -> None:
     first = lab.read(lambda c: versions.find(c, "marco", "1"))
     source_id = rows(lab, sa.text("select id from source where name = 'minstrel'"))[0][0]
@@ -126,6 +127,7 @@ def test_a_former_champions_scores_go_and_no_view_says_otherwise(lab: Database) 
     assert retention.run(lab, SETTINGS, LATER, limit=5) == Thinned()
 
 
+@pytest.mark.slow
 @sqlite_only
 def test_drops_that_people_spoke_of_keep_every_score(lab: Database) -> None:
     labelled = (
@@ -423,6 +425,7 @@ def test_whatever_happened_no_view_changes(db: Database, seed: int) -> None:
     assert retention.run(db, SETTINGS, now, limit=limit) == Thinned()
 
 
+@pytest.mark.slow
 def test_a_hit_that_ended_after_thinning_is_news_again(db: Database, source_id: int, champion: Version) -> None:
     (file,) = sightings(1)
     record(db, source_id, [file])

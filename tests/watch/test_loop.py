@@ -87,6 +87,7 @@ def test_a_file_rewritten_in_place_is_found_by_the_full_rescan(make_site: MakeSi
     assert site.images() == {well_image(1): 18}
 
 
+@pytest.mark.slow
 def test_more_files_than_one_round_takes(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("marcod.watch.loop.PORTION", 7)
     site = make_site()
@@ -114,6 +115,7 @@ def test_images_are_recorded_once_their_report_comes(make_site: MakeSite) -> Non
     assert (site.status.waiting, list(site.images())) == (0, [image])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", ["inotify", "polling"])
 def test_a_report_that_comes_late_is_read_for_images_taken_without_it(make_site: MakeSite, observer: str) -> None:
     site = make_site(layout="rockmaker-export", observer=observer, watch=EVENTS_ALONE)
@@ -132,6 +134,7 @@ def test_a_report_that_comes_late_is_read_for_images_taken_without_it(make_site:
 # What events find
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", ["inotify", "polling"])
 def test_new_folders_with_files_written_at_once(make_site: MakeSite, observer: str) -> None:
     site = make_site(observer=observer, watch=EVENTS_ALONE)
@@ -142,6 +145,7 @@ def test_new_folders_with_files_written_at_once(make_site: MakeSite, observer: s
     site.recorded_by_events(*new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", ["inotify", "polling"])
 def test_files_and_folders_moved_in(make_site: MakeSite, tmp_path: Path, observer: str) -> None:
     site = make_site(observer=observer, watch=EVENTS_ALONE)

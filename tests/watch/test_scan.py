@@ -35,6 +35,7 @@ def total(report: ScanReport) -> int:
     return sum(parts)
 
 
+@pytest.mark.slow
 def test_a_second_scan_finds_everything_unchanged(db: Database, source: Source, root: Path) -> None:
     for well in range(1, 21):
         put(root, well_image(well))
@@ -51,6 +52,7 @@ def test_a_second_scan_finds_everything_unchanged(db: Database, source: Source, 
     assert all(total(report) == report.found for report in (first, second, third))
 
 
+@pytest.mark.slow
 def test_files_that_still_change_are_reported_as_pending(db: Database, source: Source, root: Path) -> None:
     put(root, well_image(1))
     put(root, well_image(2), b"")
