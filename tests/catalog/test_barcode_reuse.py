@@ -35,6 +35,7 @@ def warned(db: Database) -> dict[str, set[str | None]]:
     return found
 
 
+@pytest.mark.slow
 def test_an_inspection_years_later_is_warned_of(db: Database, source_id: int, champion: Version) -> None:
     assert record(db, source_id, taken("1", timedelta())).reused == 0
     assert record(db, source_id, taken("2", timedelta(days=90))).reused == 0

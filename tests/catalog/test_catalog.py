@@ -35,6 +35,7 @@ from marcod.store.versions import Version
 TABLES = (source, plate, drop, inspection, image, job, score)
 
 
+@pytest.mark.slow
 def test_the_same_files_twice_change_nothing(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(96)
     assert record(db, source_id, files) == Recorded(new=96, queued=96)

@@ -62,6 +62,7 @@ def unseen(db: Database) -> int:
     return db.read(lambda c: snapshot.take_snapshot(c, utc(days=30))).gone
 
 
+@pytest.mark.slow
 def test_the_score_of_a_file_that_is_gone_goes_on_counting(lab: Database, champion: Version) -> None:
     newer = register(lab, version="2")
     lab.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(days=1)))
@@ -73,6 +74,7 @@ def test_the_score_of_a_file_that_is_gone_goes_on_counting(lab: Database, champi
     ] * 2
 
 
+@pytest.mark.slow
 def test_what_went_unscored_is_listed_until_somebody_lets_it_be(lab: Database) -> None:
     assert unseen(lab) == 1
     shown = call("gone")

@@ -99,6 +99,7 @@ def test_a_table_before_the_first_image_decides_its_wells(store: Store) -> None:
     assert rows(store.db, sa.select(image.c.warnings).distinct()) == [(None,)]
 
 
+@pytest.mark.slow
 def test_a_table_after_the_images_has_them_read_again_with_all_that_follows(store: Store, champion: Version) -> None:
     store.take(well(1), well(7), well(48))
     drain(store.db, champion, scores=lambda claimed: CRYSTALS)
@@ -171,6 +172,7 @@ def test_a_failed_and_a_gone_image_are_read_again_as_what_they_are(store: Store,
     assert after == before
 
 
+@pytest.mark.slow
 def test_reservoirs_belong_to_the_plate_and_stop_counting(db: Database, champion: Version) -> None:
     store = Store(db, "rigaku", reservoir_subwells=[2])
     store.take(*(MINSTREL.format(subwell) for subwell in (1, 2, 3)))

@@ -93,6 +93,7 @@ def test_a_file_has_one_host_whatever_a_container_is_called(db: Database, db_url
     assert [(one.name, one.root) for one in db.read(sources.roots_here)] == [("images-3fa2b1", "/mnt/b")]
 
 
+@pytest.mark.slow
 def test_plates_stay_on_their_sides_under_a_new_name(db: Database, champion: Version) -> None:
     source_id = register_source(db, "images-3fa2b1")
     keys = [f"CI{number:06d}" for number in range(30)]

@@ -7,6 +7,8 @@ import json_labs
 import pytest
 from json_keys import Keys
 
+pytestmark = pytest.mark.slow
+
 AGAIN = "where this is meant, `make keys` writes json_keys.txt again"
 
 
@@ -52,6 +54,7 @@ def test_the_keys_are_those_that_programs_know(quick: dict[str, Keys]) -> None:
     assert (found := differences(quick)) == [], "\n".join([AGAIN, *found])
 
 
+@pytest.mark.slow
 def test_no_list_was_empty(quick: dict[str, Keys]) -> None:
     """Keys within an empty list or a missing object would not be seen."""
     assert unseen(quick) == declared(quick)

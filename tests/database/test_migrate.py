@@ -45,6 +45,7 @@ def set_revision(db: Database, revision: str) -> None:
     db.write(lambda c: c.execute(sa.text("update alembic_version set version_num = :r"), {"r": revision}))
 
 
+@pytest.mark.slow
 def test_up_down_and_up_again(empty_db: Database) -> None:
     assert revisions.state(empty_db) is SchemaState.EMPTY
     for _ in range(2):
@@ -105,6 +106,7 @@ def _partial_indexes(connection: sa.Connection) -> set[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [_constraint_names, _partial_indexes])
 def test_names_and_conditions_are_those_of_the_code(db: Database, empty_db: Database, told: Any) -> None:
     """What Alembic's own comparison does not look at."""

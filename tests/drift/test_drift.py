@@ -148,6 +148,7 @@ def test_two_hundred_quiet_weeks_raise_no_alarm_and_chance_is_not_overrated() ->
     assert unlikely <= 0.05 * 200 * len(SPREAD)
 
 
+@pytest.mark.slow
 def test_older_plates_with_more_crystals_are_no_drift() -> None:
     """Hardly a new plate for a week: most drops of the window are old and hold crystals, as old ones always did."""
     rng = random.Random(5)
@@ -186,6 +187,7 @@ def test_a_trifle_is_no_alarm_however_many_images_prove_it() -> None:
     assert not found["brightness"].alarm
 
 
+@pytest.mark.slow
 def test_one_plate_that_could_not_be_read_is_no_drift() -> None:
     rng = random.Random(4)
     lab = Lab(plates=1, drops=96)
@@ -196,6 +198,7 @@ def test_one_plate_that_could_not_be_read_is_no_drift() -> None:
     assert alarms(reference, window) == set()
 
 
+@pytest.mark.slow
 def test_ages_without_a_reference_and_too_few_images_are_not_judged() -> None:
     lab = Lab()
     rng = random.Random(6)

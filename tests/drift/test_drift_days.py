@@ -167,6 +167,7 @@ def test_names_without_a_date_are_as_old_as_their_files(db: Database, source_id:
     assert sorted(ages()) == [0] * 4 + [3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_day_that_has_nothing_any_more_is_written_empty(db: Database, source_id: int, champion: Version) -> None:
     day(db, source_id, champion, at(0))

@@ -59,6 +59,7 @@ def lab(seed: int, *, random: float = 0.0, swapper: str | None = None, drops: in
     return Lab(truth, labels, said, probabilities)
 
 
+@pytest.mark.slow
 def test_most_of_random_flips_are_listed_and_their_share_is_known() -> None:
     poisoned = lab(1, random=0.3)
     found = poisoned.found()
@@ -70,6 +71,7 @@ def test_most_of_random_flips_are_listed_and_their_share_is_known() -> None:
     assert found.judged > 0.6 * len(poisoned.labels)
 
 
+@pytest.mark.slow
 def test_one_who_swaps_crystals_and_clear_drops_is_found() -> None:
     poisoned = lab(2, swapper="bob")
     found = poisoned.found()

@@ -64,6 +64,7 @@ def of(shown: Shown, name: str, **labels: str) -> float:
     return shown[name, frozenset(labels.items())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_the_figures_of_the_database(seen: snapshot.Snapshot) -> None:
     monitor = Monitor(MetricsSettings())

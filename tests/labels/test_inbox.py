@@ -222,6 +222,7 @@ def test_anything_a_client_can_insert(db: Database, plate: int, data: st.DataObj
     assert db.read(lambda c: sum(inbox.counts(c).values())) >= 1
 
 
+@pytest.mark.slow
 def test_rows_are_tried_again_and_at_once_when_the_plate_arrives(
     db: Database, source_id: int, champion: Version
 ) -> None:
@@ -326,6 +327,7 @@ def test_withdrawing_takes_back_what_a_clock_ahead_said(db: Database, plate: int
     assert tuple(shown(db)[0]) == ("Clear", None, False)
 
 
+@pytest.mark.slow
 def test_withdrawing_takes_back_what_was_said_of_images_too(db: Database, plate: int) -> None:
     image = db.read(lambda c: recorder.Finder(c).find(recorder.DropReference(path="P1/2/visible/A01.jpg")))
     assert image.image_id is not None

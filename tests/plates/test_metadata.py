@@ -140,6 +140,7 @@ def test_records_may_come_before_the_images(db: Database, source_id: int, champi
     assert (summary.expected, summary.complete, summary.complete_rule) == (96, True, "expected")
 
 
+@pytest.mark.slow
 def test_records_may_come_after_the_images(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(3, barcode="of the path"))
     record(db, source_id, sightings(3, inspection="2"))

@@ -63,6 +63,7 @@ def test_what_only_reads_imports_no_heavy_library(arguments: tuple[str, ...], da
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [(), ("model",)], ids=" ".join)
 def test_help_imports_no_library_but_click(group: tuple[str, ...], tmp_path: Path) -> None:
     imported = _imported(tmp_path, *group, "--help")

@@ -109,6 +109,7 @@ def test_the_drops_nearest_to_the_threshold_from_both_sides(db: Database, champi
     assert [i.well for i in waiting(db)] == ["A06", "A03", "A05", "A02", "A04", "A01"]
 
 
+@pytest.mark.slow
 def test_disagreement_of_every_kind(db: Database, champion: Version, source_id: int) -> None:
     challenger = factories.register(db, version="2", crystal_threshold=0.3)
     scored(db, source_id, champion, wells(0.9, 0.1, 0.05, 0.1))
@@ -171,6 +172,7 @@ def test_many_people_at_once_share_the_items(db: Database, champion: Version, so
     assert waiting(db) == []
 
 
+@pytest.mark.slow
 def test_nobody_is_asked_twice(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(0.52, 0.45))
     propose(db, Stream.THRESHOLD, champion)
@@ -205,6 +207,7 @@ def test_a_word_that_came_otherwise_closes_its_items(db: Database, champion: Ver
     assert db.write(store.reconcile) == 0
 
 
+@pytest.mark.slow
 def test_by_hand_and_once_more(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(0.2))
     of = subject(db, "A01")
@@ -267,6 +270,7 @@ def test_a_drop_that_is_drawn_again_is_not_asked_again(db: Database, champion: V
         assert (counted, sum(t.open for t in tallies)) == ([(1, 1), (3, 3)], 3)
 
 
+@pytest.mark.slow
 def test_what_was_labelled_for_another_reason_counts_in_its_turn(
     db: Database, champion: Version, source_id: int
 ) -> None:
@@ -317,6 +321,7 @@ def test_the_recall_is_that_of_the_latest_answered_audit(db: Database, champion:
     assert (whole.drawn_at, whole.recall) == (utc(hours=6), pytest.approx(8 / 10))
 
 
+@pytest.mark.slow
 def test_items_of_the_present_audit_are_not_removed(db: Database, champion: Version, source_id: int) -> None:
     """Drawn for a former champion, in somebody's hands then, and drawn again."""
     scored(db, source_id, champion, wells(0.9, 0.1, 0.2, 0.3))
@@ -345,6 +350,7 @@ def test_items_of_the_present_audit_are_not_removed(db: Database, champion: Vers
     assert desk.fill(db, SETTINGS, utc(hours=6)).new[Stream.AUDIT] == 4
 
 
+@pytest.mark.slow
 def test_one_person_gets_a_drop_once_from_several_streams(db: Database, champion: Version, source_id: int) -> None:
     scored(db, source_id, champion, wells(0.52, 0.45))
     propose(db, Stream.THRESHOLD, champion)

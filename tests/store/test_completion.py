@@ -121,6 +121,7 @@ def test_a_failure_completes_once_it_is_final(told_lab: Lab) -> None:
     assert (found.scored, found.failed, found.complete_rule, told_lab.told()) == (95, 1, "expected", 1)
 
 
+@pytest.mark.slow
 def test_a_failed_image_that_is_put_back_is_waited_for(told_lab: Lab) -> None:
     told_lab.deliver(sightings(96))
     told_lab.fail("A01")
@@ -177,6 +178,7 @@ def test_a_rewritten_file_of_another_size_must_be_quiet_again(lab: Lab, by: int,
     assert (lab.complete(), lab.told()) == (True, told)
 
 
+@pytest.mark.slow
 def test_a_file_that_goes_changes_nothing(told_lab: Lab) -> None:
     files = sightings(96)
     told_lab.deliver(files)

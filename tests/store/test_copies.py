@@ -163,6 +163,7 @@ def test_copies_of_two_sources_that_are_merged_are_found(
     assert not gone or counting(db) == [FILE.path]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_whole_again_has_its_former_scores(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, [FILE])
     score(db, champion, 1)
@@ -266,6 +267,7 @@ def test_a_copy_that_is_gone_stays_one_when_the_other_is_rewritten(
     assert oracle.faults(completed(copied)) == []
 
 
+@pytest.mark.slow
 def test_what_is_learned_from_and_measured_has_every_image_once(copied: Database, champion: Version) -> None:
     row = rows(copied, sa.select(image))[0]
     given = NewLabel(row.drop_id, row.inspection_id, DropClass.CLEAR, "ann", utc(5), "cli")
@@ -275,6 +277,7 @@ def test_what_is_learned_from_and_measured_has_every_image_once(copied: Database
     assert [found.path for found in labelled] == [found.path for found in sampled] == [COPY.path]
 
 
+@pytest.mark.slow
 def test_a_trial_and_drift_count_an_image_and_its_copy_once(db: Database, source_id: int, champion: Version) -> None:
     second = register(db, version="2")
     db.write(serving.challenge, second, actor="test", now=utc())

@@ -248,6 +248,7 @@ def test_one_word_on_an_image_does_not_outvote_those_on_the_drop(
     assert (row["label"], bool(row["label_disputed"])) == ("Crystals", True)
 
 
+@pytest.mark.slow
 def test_a_champion_that_saw_less_does_not_take_a_hit_away(db: Database, source_id: int, champion: Version) -> None:
     for number in (1, 2, 3):
         record(db, source_id, sightings(1, inspection=str(number)))
@@ -312,6 +313,7 @@ def test_a_hit_that_ended_and_is_there_again_is_news(db: Database, source_id: in
     assert rows(db, sa.select(hit.c.found_at))[0][0] == utc(days=9)
 
 
+@pytest.mark.slow
 def test_it_is_news_whoever_scored_it_before(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1))
     drain(db, champion, utc(1), scores=lambda c: HIT)

@@ -73,6 +73,7 @@ def subjects(message: outbox.Message | None) -> list[str]:
     return [] if message is None else [told.id for told in message.events]
 
 
+@pytest.mark.slow
 def test_each_fact_of_a_champion_is_written_once(db: Database, champion: Version) -> None:
     three = factories.register_source(db, expected_drops=3)
     record(db, three, sightings(3, barcode="BC"), utc(1))
@@ -303,6 +304,7 @@ def test_what_was_long_before_a_target_is_not_told(db: Database, source_id: int)
     assert subjects(claim(db, days_3 + 1)) == ["young"]
 
 
+@pytest.mark.slow
 def test_two_notifiers_share_the_work(db: Database, source_id: int) -> None:
     """Both dispatch and claim as fast as they can; nothing comes twice, no message is in two hands."""
     targets = [Target(name, EVENT_KINDS) for name in ("a", "b")]

@@ -68,6 +68,7 @@ def test_an_interrupted_rescore_goes_on_where_it_was(db: Database, archive: dict
     assert sum(p.queued for p in parts(db, second, Archive())) == 10
 
 
+@pytest.mark.slow
 def test_only_what_was_asked_for(db: Database, archive: dict[str, int], second: Version) -> None:
     of_source = Archive(source_id=archive["new"])
     assert db.read(lambda c: queue.count_inspections(c, of_source)) == 2
@@ -77,6 +78,7 @@ def test_only_what_was_asked_for(db: Database, archive: dict[str, int], second: 
     assert {path for path, _ in waiting(db)} == {"A", "B", "C"}
 
 
+@pytest.mark.slow
 def test_images_in_another_light_are_left_alone(db: Database, archive: dict[str, int], second: Version) -> None:
     record(db, archive["old"], sightings(3, plate="U", modality=Modality.UV))
     assert sum(p.queued for p in parts(db, second, Archive())) == 12
@@ -98,6 +100,7 @@ def test_nothing_is_queued_for_a_version_that_was_removed_meanwhile(
     assert waiting(db) == []
 
 
+@pytest.mark.slow
 def test_quarantined_images_are_not_waited_for(db: Database, archive: dict[str, int], second: Version) -> None:
     parts(db, second, Archive())
     lease = claimed(db, utc(days=5), limit=1)

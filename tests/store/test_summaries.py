@@ -85,6 +85,7 @@ def test_images_in_other_light_do_not_count(db: Database, source_id: int, champi
     assert (summary(db).seen, summary(db).scored) == (4, 4)
 
 
+@pytest.mark.slow
 def test_a_hit_is_recorded_once_per_drop_and_version(db: Database, source_id: int, champion: Version) -> None:
     scores = by_path({"A01": (0.05, 0.5, 0.4, 0.05), "A02": (0.0, 0.49999, 0.5, 0.0)})
     for ordinal in (1, 2, 3):

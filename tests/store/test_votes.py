@@ -60,6 +60,7 @@ def test_an_import_repeated_changes_nothing(db: Database, photographs: list[Any]
     assert rows(db, sa.select(sa.func.count()).select_from(label))[0][0] == 3
 
 
+@pytest.mark.slow
 def test_many_at_once(db: Database, photographs: list[Any]) -> None:
     words = [said(photographs[0], CRYSTAL, f"person {n}") for n in range(2 * store_votes.CHUNK + 1)]
     assert add(db, *words) == len(words)

@@ -88,6 +88,7 @@ def test_a_plate_of_1536_wells(tmp_path: Path) -> None:
     assert propose.propose(imager, "hwi").values.keys() == {"root", "layout"}
 
 
+@pytest.mark.slow
 def test_what_is_no_image_is_told_by_its_reason(exports: dict[str, Path], tmp_path: Path) -> None:
     [thumbnails] = only(look(exports["formulatrix"])).aside
     assert (thumbnails.what, thumbnails.count) == ("thumbnail", 48)
@@ -117,6 +118,7 @@ def test_plates_of_two_sizes_in_one_store_are_told(tmp_path: Path) -> None:
     assert "plates of 96 and 384 wells" in proposal.notes[0]
 
 
+@pytest.mark.slow
 def test_a_profile_of_png_files_suggests_uv_and_asks(tmp_path: Path) -> None:
     for well in range(1, 97):
         folder = tmp_path / f"WellImages/41/plateID_1041/batchID_7/wellNum_{well}"
@@ -135,6 +137,7 @@ def test_a_profile_of_png_files_suggests_uv_and_asks(tmp_path: Path) -> None:
     assert told.values["profiles"] == {"1": "visible", "2": "shg"}
 
 
+@pytest.mark.slow
 def test_drops_are_expected_where_every_counted_inspection_has_as_many(tmp_path: Path) -> None:
     for number in range(3):
         export(tmp_path, "rigaku", f"CI03011{number}", wells=24, drops=(1, 3))
@@ -150,6 +153,7 @@ def test_one_inspection_that_may_still_arrive_tells_no_number_of_drops(tmp_path:
     assert "expected_drops" not in propose.propose(only(look(tmp_path)), "x").values
 
 
+@pytest.mark.slow
 def test_a_reservoir_is_asked_for(tmp_path: Path) -> None:
     imager = only(look(export(tmp_path, "rigaku", drops=(1, 2, 3, 4))))
     assert propose.may_have_reservoir(imager)

@@ -171,6 +171,7 @@ def test_nothing_but_its_contents_tells_the_class_of_a_drop() -> None:
         assert len(sizes) == 1
 
 
+@pytest.mark.slow
 def test_every_look_of_a_photograph_comes() -> None:
     scenes = [random_scene(seed, DropClass.CRYSTALS) for seed in range(300)]
     counts = [sum(group.count for group in scene.crystals) for scene in scenes]

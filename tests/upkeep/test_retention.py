@@ -275,6 +275,7 @@ def test_scores_of_former_contents_go_when_there_is_one_of_the_present(db: Datab
     assert [text.split()[0] for (text,) in left] == ["hash", "anew", "anew", "anew"]
 
 
+@pytest.mark.slow
 @sqlite_only
 def test_the_walk_goes_on_where_it_was_stopped(db: Database, two: tuple[Version, Version, Version]) -> None:
     first, _, third = two
@@ -299,6 +300,7 @@ def test_a_version_that_comes_back_scores_again_and_its_hits_are_no_news(
     assert rows(db, sa.text("select count(*) from hit where found_at > '2026-06-01'")) == [(0,)]
 
 
+@pytest.mark.slow
 @sqlite_only
 def test_the_audit_keeps_what_rollbacks_and_people_need(db: Database, two: tuple[Version, Version, Version]) -> None:
     _, second, third = two
@@ -322,6 +324,7 @@ def test_the_audit_keeps_what_rollbacks_and_people_need(db: Database, two: tuple
     assert left == {"promote": 3, "rollback": 1, "roles": 2, "something new": 2, "drift-clear": 1, "plate barcode": 1}
 
 
+@pytest.mark.slow
 def test_by_hand(
     db: Database, db_url: str, two: tuple[Version, Version, Version], monkeypatch: pytest.MonkeyPatch
 ) -> None:

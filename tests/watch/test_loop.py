@@ -180,6 +180,7 @@ def test_an_empty_file_is_recorded_once_filled(make_site: MakeSite) -> None:
     assert site.images() == {well_image(1): 6}
 
 
+@pytest.mark.slow
 def test_a_rewrite_is_queued_again_and_a_second_look_is_not(make_site: MakeSite) -> None:
     site = make_site(watch=EVENTS_ALONE)
     file = site.put(well_image(1))
@@ -216,6 +217,7 @@ def test_links_that_leave_the_root_are_never_recorded(make_site: MakeSite, tmp_p
 # What goes wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", ["inotify", "polling"])
 def test_a_root_that_vanishes_and_returns(make_site: MakeSite, tmp_path: Path, observer: str) -> None:
     site = make_site(observer=observer, watch=EVENTS_ALONE)
@@ -300,6 +302,7 @@ class Outage:
         self.file.with_suffix(".away").rename(self.file)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_while_the_database_is_away(make_site: MakeSite) -> None:
     site = make_site(watch=EVENTS_ALONE)
     site.observe()

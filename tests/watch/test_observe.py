@@ -48,6 +48,7 @@ def post(tmp_path: Path) -> Iterator[Callable[..., Post]]:
         one.observer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["inotify", "polling"])
 def test_files_below_the_root_are_nominated(post: Callable[..., Post], tmp_path: Path, kind: str) -> None:
     one = post(kind)

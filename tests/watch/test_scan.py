@@ -107,6 +107,7 @@ def test_a_missing_root_is_an_error(db: Database, source: Source, root: Path) ->
         scan_once(db, source, SETTLE_S)
 
 
+@pytest.mark.slow
 def test_progress_and_stop(db: Database, source: Source, root: Path) -> None:
     for well in range(1, 6):
         put(root, well_image(well))
