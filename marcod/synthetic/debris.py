@@ -74,9 +74,9 @@ def _mote(layer: Layer, rng: Rng, spot: Point, size: float) -> None:
 def _round(layer: Layer, centre: Point, radius: float, dark: float, contrast: float, light: float) -> None:
     """Draw a sphere under transmitted light: a dark ring, ``dark`` of the radius wide, a bright line, a clear heart.
 
-    ``light`` is the side (radians) that is brighter.
+    ``light`` is the side (radians) that is brighter. Without a radius, as before anything grows, nothing is drawn.
     """
-    window = layer.window(centre, radius * 1.3 + layer.pixel)
+    window = layer.window(centre, radius * 1.3 + layer.pixel) if radius > 0 else None
     if window is None:
         return
     rho = np.sqrt(window.x * window.x + window.y * window.y) / np.float32(radius)

@@ -171,6 +171,14 @@ def test_nothing_but_its_contents_tells_the_class_of_a_drop() -> None:
         assert len(sizes) == 1
 
 
+@pytest.mark.parametrize("label", CLASSES)
+def test_a_drop_is_drawn_at_every_age_from_before_anything_grew(label: DropClass) -> None:
+    for seed in range(24):
+        scene = random_scene(seed, label)
+        for age_d in (-2.0, 0.0, 0.02, 60.0, 900.0):
+            assert render(at_age(scene, age_d), (60, 48)).shape == (48, 60, 3)
+
+
 @pytest.mark.slow
 def test_every_look_of_a_photograph_comes() -> None:
     scenes = [random_scene(seed, DropClass.CRYSTALS) for seed in range(300)]
