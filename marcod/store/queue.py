@@ -299,12 +299,15 @@ def _exhausted(max_attempts: int, now: datetime) -> sa.ColumnElement[bool]:
 
 def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None = None) -> int:
     """Put quarantined jobs back into the queue as if they came now, all or those of these images. Returns how many."""
-    failed = sa.select(job.c.id).where(job.c.failed_at.is_not(None)).order_by(job.c.id)
-    if image_ids is not None:
-        failed = failed.where(job.c.image_id.in_(list(image_ids)))
-    statement = sa.update(job).where(job.c.id.in_(failed.with_for_update()))
+    of_these = sa.true() if image_ids is None else job.c.image_id.in_(list(image_ids))
+    statement = sa.update(job).where(locked(sa.and_(job.c.failed_at.is_not(None), of_these)))
     values = {"failed_at": None, "lease": None, "attempts": 0, "available_at": now, "enqueued_at": now}
     return connection.execute(statement.values(values)).rowcount
+
+
+def locked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Choose the jobs that meet a condition, locked by id; an update or a deletion alone locks them as they lie."""
+    return job.c.id.in_(sa.select(job.c.id).where(condition).order_by(job.c.id).with_for_update())
 
 
 def reset(connection: Connection, image_ids: Iterable[int], now: datetime) -> None:
@@ -312,7 +315,8 @@ def reset(connection: Connection, image_ids: Iterable[int], now: datetime) -> No
 
     A worker that still has the old bytes is shut out; finishing last it would make an old score the current one.
     """
-    connection.execute(sa.update(job).where(job.c.image_id.in_(list(image_ids))).values(_started_over(now)))
+    of_these = locked(job.c.image_id.in_(list(image_ids)))
+    connection.execute(sa.update(job).where(of_these).values(_started_over(now)))
 
 
 def _started_over(now: datetime) -> dict[str, Any]:
@@ -327,7 +331,8 @@ def cancel_misfits(connection: Connection, image_ids: Iterable[int]) -> None:
         model_version.c.id == job.c.model_version_id,
         model_version.c.modality == image.c.modality,
     )
-    connection.execute(sa.delete(job).where(job.c.image_id.in_(list(image_ids)), sa.not_(fitting)))
+    misfits = sa.and_(job.c.image_id.in_(list(image_ids)), sa.not_(fitting))
+    connection.execute(sa.delete(job).where(locked(misfits)))
 
 
 def cancel_rescore(connection: Connection, version_id: int, since: datetime) -> int:
@@ -338,7 +343,7 @@ def cancel_rescore(connection: Connection, version_id: int, since: datetime) -> 
     """
     waiting = sa.and_(job.c.model_version_id == version_id, job.c.priority == RESCORE, job.c.failed_at.is_(None))
     mine = sa.and_(waiting, job.c.lease.is_(None), job.c.enqueued_at >= since)
-    return connection.execute(sa.delete(job).where(mine)).rowcount
+    return connection.execute(sa.delete(job).where(locked(mine))).rowcount
 
 
 def enqueue(

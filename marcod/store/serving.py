@@ -143,7 +143,8 @@ def remove(connection: Connection, version: Version, *, force: bool, actor: str,
 
 def _delete_jobs(connection: Connection, version: Version) -> tuple[int, list[int]]:
     """Delete a version's jobs. Returns how many, and the images that it had failed at."""
-    deleted = sa.delete(job).where(job.c.model_version_id == version.id).returning(job.c.image_id, job.c.failed_at)
+    of_version = queue.locked(job.c.model_version_id == version.id)
+    deleted = sa.delete(job).where(of_version).returning(job.c.image_id, job.c.failed_at)
     rows = connection.execute(deleted).all()
     return len(rows), [int(row.image_id) for row in rows if row.failed_at is not None]
 
