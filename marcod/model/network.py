@@ -52,7 +52,7 @@ def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
     With ``auxiliary`` the outputs are ``[logits, auxiliary logits]``, for training. The softmax is left to the
     caller because the temperature belongs in front of it. Raises BundleError when the input is too small.
     """
-    if auxiliary and not architecture.auxiliary:
+    if auxiliary and not (architecture.auxiliary and architecture.trains_auxiliary):
         raise BundleError("this architecture has no auxiliary head; build it without one")
     return _assemble(architecture, auxiliary=auxiliary)
 

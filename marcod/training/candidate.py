@@ -281,7 +281,9 @@ def _train_from_scratch(
     by_patch = recipe.augmentation.patch is None
     source = fitting_batches.patches(rows.files, size) if by_patch else lambda chosen, _seed: training.pixels[chosen]
     given = fitting_batches.Images(rows.targets, rows.weights / rows.weights.mean(), source)
-    architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=True)
+    auxiliary = context.architecture.trains_auxiliary
+    recipe = recipe if auxiliary else replace(recipe, auxiliary=0.0)
+    architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=auxiliary)
     fitted = _fit(context, architecture, recipe, given, validation)
     weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
     trained_with = adapt.shares(rows.targets, rows.weights)

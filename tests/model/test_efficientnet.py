@@ -130,4 +130,6 @@ def test_it_travels_as_plain_values_and_is_told_from_the_other_family() -> None:
 @pytest.mark.parametrize(("size", "auxiliary"), [(31, False), (64, True)])
 def test_what_it_cannot_be_is_refused(size: int, auxiliary: bool) -> None:
     with pytest.raises(BundleError, match=r"too small|no auxiliary head"):
+        network.build(EfficientNetLite(size, 4, auxiliary=True), auxiliary=auxiliary)
+    with pytest.raises(BundleError, match=r"too small|no auxiliary head"):
         network.build(EfficientNetLite(size, 4), auxiliary=auxiliary)
