@@ -21,7 +21,8 @@ def run(bench: Bench) -> Iterator[Table]:
             per_s = Spread(together / took.median, together / took.high, together / took.low)
             rows.append([kind, together, _ms(took), per_s])
     about = (
-        "catalog.record of new synthetic images into an empty database: plate, drop, inspection, image and job rows "
+        "catalog.deliveries.record of new synthetic images into an empty database: rows of plate, drop, inspection, "
+        "image and job, "
         f"and the summary of each inspection touched ({plates.IMAGES_AN_INSPECTION} images each)."
     )
     yield Table("Taking images in", about, ["database", "images a call", "ms a call", "images/s"], rows)

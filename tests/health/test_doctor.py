@@ -263,6 +263,7 @@ def test_folders_that_may_not_be_searched(site: Site) -> None:
     assert f"the database {closed}/base/marcod.sqlite cannot be looked at: Permission denied" in unreachable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_device_without_memory_is_told(db: Database, tmp_path: Path) -> None:
     Registry(db, tmp_path).ensure_champion(datetime.now(UTC))

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier, Event
+from threading import Barrier
 from typing import Any
 
 import factories
 import pytest
 import sqlalchemy as sa
 from factories import claimed, drain, finish, promote, record, register, rows, sightings, utc
+from waiting import wait_until
 
 from marcod.catalog import deliveries
 from marcod.database.engine import Database
@@ -33,16 +34,6 @@ def jobs(db: Database) -> list[tuple[int, int, int]]:
 def aliases(db: Database) -> dict[Version, tuple[str, ...]]:
     """The aliases of every version."""
     return {r.version: r.aliases for r in db.read(versions.listed)}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition of the database."""
-    pause = Event()
-    for _ in range(2000):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("the condition did not come about")
 
 
 def test_the_same_bundle_registered_twice_is_one_version(db: Database) -> None:
@@ -213,7 +204,7 @@ def _while_held(
         with db.engine.begin() as connection:
             first(connection)
             future: Future[Any] = pool.submit(second)
-            until(lambda: _somebody_waits(db) or future.done())
+            wait_until(lambda: _somebody_waits(db) or future.done(), "a lock", 10)
             assert not future.done()
             last(connection)
         return future.result(timeout=60)

@@ -1,7 +1,7 @@
 """The fast part of the suite: SQLite alone, nothing that imports TensorFlow, no whole installation.
 
 A file needs TensorFlow when it, or what it imports, imports TensorFlow or Keras as it is loaded. A test that imports
-it later, as a command does, is skipped as soon as it does.
+it later, as a command does, is to be marked as slow; without the mark it fails.
 """
 
 import re
@@ -25,11 +25,11 @@ _IMPORT: Final = re.compile(r"^(?:from (\S+) import (\([^)]*\)|.*)|import (.*))$
 
 
 class NoTensorFlow(MetaPathFinder):
-    """Skips the test that imports TensorFlow or Keras in this process."""
+    """Fails the test that imports TensorFlow or Keras in this process."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         if fullname in HEAVY:
-            pytest.skip("needs TensorFlow")
+            pytest.fail("this test imports TensorFlow; mark it as slow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -132,6 +132,7 @@ def test_what_a_shadow_must_not_show(both: Both, problem: str | None) -> None:
     assert (found == []) if problem is None else (problem in found[0])
 
 
+@pytest.mark.slow
 def test_a_person_who_swaps_two_classes_fails_the_gate() -> None:
     from marcod.training import assess
 

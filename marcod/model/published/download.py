@@ -57,7 +57,7 @@ def download(
     temporary.mkdir()
     errors = scratch / "errors"
     command = [sys.executable, "-P", "-c", _PIP, str(os.getpid()), *_arguments(model, target, log, silence_s)]
-    # Its output goes to files, since a pipe that nobody reads would stop it.
+    # pip writes to files: it would block on a pipe that is full.
     with (
         errors.open("wb") as stream,
         subprocess.Popen(

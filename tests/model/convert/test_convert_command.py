@@ -45,6 +45,7 @@ def test_an_imported_model_waits_to_be_promoted(config: Path, db_url: str, prist
     assert refused.stderr == "marcod: other:1 exists; bundles never change, so choose another version\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -68,6 +69,7 @@ def test_what_is_typed_wrong_is_said(config: Path, arguments: list[str], code: i
     assert not (config.parent / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_model_fails(config: Path) -> None:
     result = call(config, "import", str(config))
     assert result.exit_code == 1

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from stand_in import FILE, Index
+from waiting import wait_until
 
 from marcod.errors import FetchError
 from marcod.model.published import Patience, Published, proven_files
@@ -140,13 +141,6 @@ def gone(pid: int) -> bool:
         return True
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_an_interrupted_download_leaves_no_file_and_no_process(
     number: int, model: Published, index: Index, tmp_path: Path
@@ -154,11 +148,11 @@ def test_an_interrupted_download_leaves_no_file_and_no_process(
     whole, length = index.answer() or (b"", 0)
     index.answer, index.keeps_open = (lambda: (whole[: length // 2], length)), True
     with fetching(model, tmp_path) as process:
-        wait_for(index.sent.is_set, "half of the file")
+        wait_until(index.sent.is_set, "half of the file", 60)
         [pip] = children(process.pid)
         process.send_signal(number)
         process.wait(60)
-    wait_for(lambda: gone(pip), "pip's end")
+    wait_until(lambda: gone(pip), "pip's end", 60)
     assert FILE not in [p.name for p in (tmp_path / "published" / model.sha256).iterdir()]
     index.answer, index.keeps_open = (lambda: (whole, length)), False
     fetch(model, tmp_path)
