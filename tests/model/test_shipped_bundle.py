@@ -8,7 +8,7 @@ import pytest
 
 from marcod import synthetic
 from marcod.domain import CLASSES
-from marcod.model import bundle
+from marcod.model import bundle, network
 from marcod.model.bundle import Predictor
 from marcod.model.inception import MARCO_SMALL
 from marcod.training.shipped_model import NOTICE
@@ -36,7 +36,7 @@ def test_it_says_loudly_what_it_is(shipped: Predictor) -> None:
 def test_it_is_small_and_made_of_the_four_classes(shipped: Predictor) -> None:
     assert sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) < 5_000_000
     assert shipped.record.classes == tuple(c.value for c in CLASSES)
-    assert shipped.record.architecture == MARCO_SMALL.to_dict()
+    assert network.architecture(shipped.record.architecture) == MARCO_SMALL
 
 
 def test_it_tells_rendered_drops_apart(shipped: Predictor) -> None:
