@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from marcod import layouts, text
 from marcod import settings as configuration
-from marcod import text
 from marcod.cli.common import listings, options, output, survey_report
 from marcod.cli.common.configured import configured
 from marcod.cli.common.options import Choice
@@ -171,7 +171,7 @@ def _proposal(imager: Imager, name: str | None, taken: list[str], *, sampled: bo
 
 def _ask_about(imager: Imager) -> Answers:
     """Ask what no path tells and the survey makes doubtful."""
-    output.echo(f"{path_text(str(imager.root))} ({propose.TITLES[imager.layout]})", style="bold")
+    output.echo(f"{path_text(str(imager.root))} ({layouts.title(imager.layout)})", style="bold")
     profiles = {name: _ask_light(imager, name) for name in propose.unmapped(imager)}
     reservoir = None
     if propose.may_have_reservoir(imager):

@@ -47,6 +47,8 @@ __all__ = [
     "numbers_wells",
     "options_of",
     "readers",
+    "title",
+    "with_levels",
 ]
 
 _GRAMMARS: Final = {
@@ -137,6 +139,17 @@ def make(name: str, options: LayoutOptions | None = None) -> Layout:
     if name not in _GRAMMARS:
         raise LayoutError(f"There is no layout {quoted(name)}; {offer(name, NAMES, 'layouts')}.")
     return Layout(_grammar(name)(options or LayoutOptions()))
+
+
+def title(name: str) -> str:
+    """Return the layout of that name as people call it."""
+    return _grammar(name).title
+
+
+@cache
+def with_levels() -> tuple[str, ...]:
+    """Return the layouts whose keys of plates may have several levels."""
+    return tuple(name for name in NAMES if _grammar(name).has_levels)
 
 
 def numbers_wells(name: str) -> bool:

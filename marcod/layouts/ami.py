@@ -33,6 +33,8 @@ class Ami(Grammar):
     """The folders down to the plate are its key; subwells a, b, c are drops 1, 2, 3."""
 
     name = "ami"
+    title = "AMi"
+    has_levels = True
     revision = 2
 
     def read(self, path: str, companions: Companions) -> DropImage:

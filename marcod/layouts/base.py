@@ -131,9 +131,13 @@ class Place:
 
 
 class Grammar(ABC):
-    """One imager family. Subclasses give ``name``, :meth:`read` and :meth:`write`."""
+    """One imager family. Subclasses give ``name``, ``title``, :meth:`read` and :meth:`write`."""
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    """The family as people call it."""
+    has_levels: ClassVar[bool] = False
+    """Whether keys of plates may have several levels, such as ``kinase/hit2/plate1``."""
     below_inspection: ClassVar[int] = 0
     """Folders between the folder that holds an inspection and its images."""
     numbers_wells: ClassVar[bool] = False

@@ -28,6 +28,7 @@ class Crims(Grammar):
     """CRIMS numbers inspections truly, so the ordinal is the path's."""
 
     name = "crims"
+    title = "EMBL CRIMS"
 
     def read(self, path: str, companions: Companions) -> DropImage:
         folders, name = split(path)

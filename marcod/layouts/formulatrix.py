@@ -43,6 +43,7 @@ class Formulatrix(Grammar):
     """The native store. Two ``ef`` regions of one drop are one drop, distinguished by ``region``."""
 
     name = "formulatrix"
+    title = "Formulatrix Rock Imager store"
     below_inspection = 2
     numbers_wells = True
 

@@ -30,6 +30,7 @@ class Hwi(Grammar):
     """One image a well. The run is the folder's stamp; the modes of one plate are runs of their own."""
 
     name = "hwi"
+    title = "HWI delivery"
     revision = 2
 
     def read(self, path: str, companions: Companions) -> DropImage:

@@ -49,6 +49,7 @@ class Oppf(Grammar):
     """A region of interest in extended focus is a composite like the whole drop's, distinguished by ``region``."""
 
     name = "oppf"
+    title = "OPPF, PiMS or VMXi (ImagerLink)"
     skipped = frozenset({"processed", "quarantine"})
 
     def read(self, path: str, companions: Companions) -> DropImage:

@@ -24,6 +24,8 @@ class UserRegex(Grammar):
     """Raises LayoutError at once for a pattern or a date format that cannot work."""
 
     name = "regex"
+    title = "the site's own paths"
+    has_levels = True
     numbers_wells = True
 
     def __init__(self, options: LayoutOptions) -> None:

@@ -27,6 +27,7 @@ class Rhombix(Grammar):
     """The inspection is the dated folder, else the name's date: a run may last past midnight."""
 
     name = "rhombix"
+    title = "Rhombix"
     revision = 2
 
     def read(self, path: str, companions: Companions) -> DropImage:

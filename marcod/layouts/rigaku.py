@@ -40,6 +40,7 @@ class Rigaku(Grammar):
     """Minstrel images; the drop is the subwell as CrystalTrak numbers it (1, 3, 4 on three-lens plates)."""
 
     name = "rigaku"
+    title = "Rigaku Minstrel, CrystalTrak"
 
     def read(self, path: str, companions: Companions) -> DropImage:
         folders, name = split(path)

@@ -65,6 +65,7 @@ class RockMakerExport(Grammar):
     """Only scored composites are ever exported; the batch is the inspection, or the day where there is none."""
 
     name = "rockmaker-export"
+    title = "Rock Maker export tool"
     below_inspection = 1
     revision = 2
 

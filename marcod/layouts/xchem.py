@@ -27,6 +27,7 @@ class XChem(Grammar):
     """Only composites of visible light are ever put here."""
 
     name = "xchem"
+    title = "Diamond XChem"
 
     def read(self, path: str, companions: Companions) -> DropImage:
         folders, name = split(path)

@@ -10,12 +10,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod import layouts
 from marcod.database.rows import select_in
 from marcod.database.schema import plate, source
 from marcod.domain import composed, folded, names_stored
-
-LEVELLED: Final = ("ami", "regex")
-"""Layouts whose keys may have several levels."""
 
 NAMED: Final = 10
 """Keys that a sentence lists."""
@@ -32,7 +30,7 @@ def select_named(connection: Connection, statement: sa.Select[Any], name: str) -
     exact = sa.or_(plate.c.key_folded.in_(wanted), plate.c.barcode_folded.in_(wanted))
     if found := list(connection.execute(statement.where(exact))):
         return found
-    levelled = plate.c.source_id.in_(sa.select(source.c.id).where(source.c.layout.in_(LEVELLED)))
+    levelled = plate.c.source_id.in_(sa.select(source.c.id).where(source.c.layout.in_(layouts.with_levels())))
     ends = [plate.c.key_folded.endswith(f"/{form}", autoescape=True) for form in wanted]
     return list(connection.execute(statement.where(levelled, sa.or_(*ends))))
 

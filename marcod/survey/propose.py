@@ -6,23 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from marcod import layouts
 from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError
 from marcod.settings.keys import as_toml
 from marcod.survey.imager import Imager
 from marcod.survey.mounts import NETWORKED
-
-TITLES: Final = {
-    "formulatrix": "Formulatrix Rock Imager store",
-    "rockmaker-export": "Rock Maker export tool",
-    "oppf": "OPPF, PiMS or VMXi (ImagerLink)",
-    "xchem": "Diamond XChem",
-    "crims": "EMBL CRIMS",
-    "rigaku": "Rigaku Minstrel, CrystalTrak",
-    "hwi": "HWI delivery",
-    "rhombix": "Rhombix",
-    "ami": "AMi",
-}
 
 RESERVOIR: Final = 2
 """Subwell of the reservoir on Rigaku's three-lens plates."""
@@ -87,7 +76,7 @@ def propose(imager: Imager, name: str, answers: Answers | None = None, *, sample
     known = answers or Answers()
     lines = [
         Line("root", imager.root),
-        Line("layout", imager.layout, TITLES[imager.layout]),
+        Line("layout", imager.layout, layouts.title(imager.layout)),
         *_observer(imager),
         *_wells(imager),
         *_profiles(imager, known),

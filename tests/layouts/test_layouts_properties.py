@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marcod.domain import PLATE_FORMATS, DropImage, Kind, LayoutWarning, Modality, NotADrop
-from marcod.layouts import NAMES, LayoutOptions, make
+from marcod.layouts import NAMES, LayoutOptions, make, title, with_levels
 
 PROFILES = {1: Modality.VISIBLE, 2: Modality.UV, 3: Modality.SHG, 5: Modality.UNKNOWN}
 OPTIONS = LayoutOptions(
@@ -149,7 +149,25 @@ anything = st.sampled_from(list(IMAGES)).flatmap(lambda name: IMAGES[name])
 
 
 def test_every_family_but_the_users_own_is_covered() -> None:
-    assert set(NAMES) == {*IMAGES, "regex"}
+    assert set(NAMES) == {*IMAGES, "regex"}, "give a strategy of the family's images in IMAGES"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_has_a_title(name: str) -> None:
+    assert title(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
+def test_only_families_with_levels_make_keys_of_several(name: str) -> None:
+    @settings(max_examples=80, deadline=None)
+    @given(IMAGES[name], st.lists(st.text("ab1", min_size=1, max_size=4), max_size=3))
+    def holds(image: DropImage, above: list[str]) -> None:
+        layout = LAYOUTS[name]
+        seen = layout.parse("/".join([*above, layout.format(image)]), layout.sidecars([image]).get)
+        assert not isinstance(seen, DropImage) or "/" not in seen.plate_key or name in with_levels()
+
+    holds()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from marcod import survey, text
+from marcod import layouts, survey, text
 from marcod.cli.common import bars, listings, output
 from marcod.domain import path_text
 from marcod.errors import ConfigError
@@ -46,7 +46,7 @@ def source_of(root: Path) -> SourceSettings:
         raise ConfigError(_how_to_scan(seen))
     proposal = propose.propose(imager, "scanned")
     chosen = ", ".join(f"{key} = {propose.toml(value)}" for key, value in proposal.values.items() if key != "root")
-    output.echo(f"{path_text(str(root))} looks like {propose.TITLES[imager.layout]}: {chosen}", err=True)
+    output.echo(f"{path_text(str(root))} looks like {layouts.title(imager.layout)}: {chosen}", err=True)
     return SourceSettings.model_validate(proposal.values)
 
 
