@@ -64,7 +64,7 @@ class StoreSettings(Section):
 class ModelSettings(Section):
     folder: FolderPath = Field(
         default_factory=lambda: state_dir() / "models",
-        description="Folder of the lab's own model bundles, beside the shipped ones",
+        description="Folder of the lab's own model bundles, in addition to the shipped ones",
     )
 
 
@@ -149,18 +149,18 @@ class TrainSettings(Section):
     )
     base: Literal["auto", "rendered", "none"] = Field(
         "auto",
-        description="Trained on beside labels: rendered drops, nothing, or rendered for a champion made from them",
+        description="Rehearsal set, trained on with the labels: rendered drops, none, or rendered for a champion made from them",
     )
     base_folder: FolderPath | None = Field(
         None,
         examples=["/data/labelled"],
-        description="Folder with labelled images and labels.csv to train on beside the labels, instead",
+        description="Folder with labelled images and labels.csv as the rehearsal set, instead",
     )
-    base_images: int = Field(2000, ge=100, description="Images of the base set that are used")
+    base_images: int = Field(2000, ge=100, description="Images of the rehearsal set that are used")
     epochs: int = Field(6, ge=1, description="Passes over the images when the whole network is adapted")
     scratch_epochs: int = Field(260, ge=1, description="Passes over the images from scratch; the paper's 260")
     batch_size: int = Field(64, ge=2, le=1024, description="Images of one training step")
-    quarter_turns: bool = Field(True, description="Turn images by 90 degrees at random, beside flips")
+    quarter_turns: bool = Field(True, description="Turn images by 90 degrees at random, in addition to flips")
     precision: Literal["auto", "float32"] = Field(
         "auto", description="Half precision where the device has it, or float32 everywhere"
     )

@@ -1,4 +1,4 @@
-"""Plain English: words that send a reader to a dictionary stand in no docstring, log event or help text."""
+"""Plain English: words that send a reader to a dictionary stand in no docstring, log event, help text or page."""
 
 import ast
 import re
@@ -11,10 +11,14 @@ from lab import commands
 
 import marcod
 from marcod.cli import cli
+from marcod.settings import keys
 
 PACKAGE = Path(marcod.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+# Decisions are dated entries that stay as they were written.
+PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/*.md")} - {ROOT / "docs/decisions.md"})
 DENIED = re.compile(
-    r"\b(anew|begun|nobody speaks|speaks? for|whoever|told|(?<!there )is no|taken in(?! order)|take in|away|beside"
+    r"\b(anew|begun|nobody speaks|speaks? for|whoever|told|(?<!there )is no(?! longer)|taken in(?! order)|take in|away|beside"
     r"|gone on with|as said)\b",
     re.IGNORECASE,
 )
@@ -58,3 +62,15 @@ def test_help_texts_are_plain() -> None:
         texts += [(name, option.help or "") for option in command.params if isinstance(option, click.Option)]
     assert len(texts) > 200
     assert [(name, text) for name, text in texts if DENIED.search(text)] == []
+
+
+def test_descriptions_of_settings_are_plain() -> None:
+    described = [(key, text) for key, text, _ in keys.described()]
+    assert len(described) > 80
+    assert [(key, text) for key, text in described if DENIED.search(text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_plain(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [line for line in text.splitlines() if DENIED.search(line)] == []
