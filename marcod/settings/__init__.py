@@ -149,7 +149,7 @@ class TrainSettings(Section):
     )
     base: Literal["auto", "rendered", "none"] = Field(
         "auto",
-        description="Rehearsal set, trained on with the labels: rendered drops, none, or rendered for a champion made from them",
+        description="Rehearsal set: rendered drops, none, or rendered for a champion made from them",
     )
     base_folder: FolderPath | None = Field(
         None,
