@@ -32,7 +32,7 @@ NAMES = (
     "kills",
     "fuzz",
 )
-ON_REQUEST = ("soak", "stops", "stories", "renderer")
+ON_REQUEST = ("soak", "stops", "stories", "renderer", "photographs")
 """Too long to be run with the others."""
 
 

@@ -19,11 +19,11 @@ def own_folder(place: Path) -> tuple[Path | None, str]:
     if (registry.shipped_folder() / registry.SHIPPED[0] / registry.SHIPPED[1] / bundle.RECORD_FILE).is_file():
         return None, f"{name} (shipped)"
 
-    from marcod.model.inception import MARCO_SMALL
+    from marcod.model.efficientnet import LITE0
 
     folder = place / "models"
     if not folder.exists():
-        _write_random(folder, *registry.SHIPPED, MARCO_SMALL, "area")
+        _write_random(folder, *registry.SHIPPED, LITE0, "area")
     return folder, f"{name}, of random weights, because the shipped bundle is not there"
 
 

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.bench import Bench
 from benchmarks.tables import Cell, Table
@@ -17,16 +18,18 @@ from marcod.domain import CLASSES
 from marcod.evaluate import metrics
 from marcod.fitting import batches, fit, recipes
 from marcod.fitting.fit import FitOptions, Validation
-from marcod.model import network, registry
+from marcod.model import network, preprocess, registry
 from marcod.model.inception import MARCO, MARCO_SMALL
 from marcod.settings.environment import child_environment
 from marcod.training import shipped_model
-from marcod.training.shipped_model import Examples
 
 IMAGES: Final = 8000
 HELD_OUT: Final = 2000
 EPOCHS: Final = 32
 BATCH: Final = 64
+KEPT: Final = round(batches.KEPT_SHARE * MARCO_SMALL.input_size)
+"""Side of the images kept for training."""
+
 STEPS: Final = 6
 
 
@@ -34,13 +37,31 @@ def run(bench: Bench) -> Iterator[Table]:
     """Both tables."""
     images, held_out, epochs = bench.size(IMAGES, 256), bench.size(HELD_OUT, 64), bench.size(EPOCHS, 1)
     bench.say(f"rendering {images + 2 * held_out} drops")
-    examples = shipped_model.render_examples(shipped_model.TRAINING, images, shipped_model.KEPT, balanced=True)
-    validation = shipped_model.render_examples(
-        shipped_model.VALIDATION, held_out, MARCO_SMALL.input_size, balanced=False
-    )
-    test = shipped_model.render_examples(shipped_model.TEST, held_out, MARCO_SMALL.input_size, balanced=False)
+    examples = _rendered(shipped_model.TRAINING, images, KEPT, balanced=True)
+    validation = _rendered(shipped_model.VALIDATION, held_out, MARCO_SMALL.input_size, balanced=False)
+    test = _rendered(shipped_model.TEST, held_out, MARCO_SMALL.input_size, balanced=False)
     yield small(bench, examples, validation, test, epochs)
     yield full(bench)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rendered drops: uint8 [n, side, side, 3], and class indices [n]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.intp]
+
+    def to_train_on(self) -> batches.Images:
+        """Wrap them for training."""
+        return batches.in_memory(self.images, batches.one_hot(self.labels, len(CLASSES)))
+
+
+def _rendered(first_seed: int, count: int, side: int, *, balanced: bool, processes: int = 2) -> Examples:
+    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None) for i in range(count)]
+    images, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.intp)
+    for i, (data, label) in enumerate(shipped_model.draw(tasks, processes)):
+        images[i], labels[i] = batches.shrunk(preprocess.decode(data), side), CLASSES.index(label)
+    return Examples(images, labels)
 
 
 def small(bench: Bench, examples: Examples, validation: Examples, test: Examples, epochs: int) -> Table:
@@ -53,13 +74,13 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
             bench.say(f"{what}, step {done} of {total}")
 
     fitted = fit.fit(
-        replace(MARCO_SMALL, auxiliary=True), recipe, shipped_model.as_images(examples),
+        replace(MARCO_SMALL, auxiliary=True), recipe, examples.to_train_on(),
         seed=1, validation=_judges(validation), options=FitOptions(progress=progress),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
     found = _measured(weights, validation, test)
-    shipped = json.loads((registry.shipped_folder() / "marco-small-synthetic" / "1" / "metrics.json").read_text())
+    shipped = json.loads((registry.shipped_folder().joinpath(*registry.SHIPPED) / "metrics.json").read_text())
     rows: list[list[Cell]] = [
         ["the paper's recipe, from scratch", *_cells(found)],
         ["the shipped bundle", *_cells(shipped["test"])],
@@ -120,14 +141,12 @@ def full(bench: Bench) -> Table:
 
 
 def _steps(batch: int, steps: int) -> dict[str, Any]:
-    examples = shipped_model.render_examples(
-        shipped_model.TRAINING, batch, MARCO.input_size, balanced=True, processes=1
-    )
+    examples = _rendered(shipped_model.TRAINING, batch, MARCO.input_size, balanced=True, processes=1)
     losses: list[float] = []
     seconds: list[float] = []
     x = examples.images.astype(np.float32) / 127.5 - 1
     y = batches.one_hot(examples.labels, len(CLASSES))
-    training = fit.Training(MARCO, replace(recipes.PAPER, batch_size=batch), shipped_model.as_images(examples), seed=1)
+    training = fit.Training(MARCO, replace(recipes.PAPER, batch_size=batch), examples.to_train_on(), seed=1)
     for _ in range(steps):
         start = time.perf_counter()
         losses.append(float(training.model.train_on_batch(x, (y, y))[0]))

@@ -83,11 +83,12 @@ def heatmap(
 
     recipe = heatmap.Recipe(samples, noise, seed)
     try:
-        rgb = preprocess.decode(data)
+        attribution = heatmap.Attribution(record, weights)
+        rgb, seen = preprocess.decode(data), preprocess.decode(data, attribution.preprocessing)
     except ImageError as error:
         raise MarcodError(f"{root / found.path} cannot be read: {error}") from error
     with bars.progress("heat map", samples) as done:
-        heat = heatmap.Attribution(record, weights).heat(rgb, target, recipe, done)
+        heat = attribution.heat(seen, target, recipe, done)
     _compare(shown, drop, heat)
     facts = _facts(shown, drop, root / found.path, found, target, recipe)
     about = {f"marcod:{name}": str(value) for name, value in facts.items()}

@@ -1,7 +1,8 @@
 """Training recipes as values: augmentation, optimizer, learning rate, end.
 
 :data:`PAPER` is the MARCO paper's, complete (Bruno et al., PLOS ONE 2018, arXiv 1803.10342, section "Model training");
-:data:`SHIPPED` made the bundle that comes with the project; :data:`ADAPT` continues from a champion's weights.
+:data:`ADAPT` continues from a champion's weights. The bundle that comes with the project has a recipe of its own, in
+``tail``.
 """
 
 from collections.abc import Sequence
@@ -139,16 +140,6 @@ GENTLE: Final = Augmentation(
     saturation=(0.7, 1.3),
     hue=0.03,
     quarter_turns=True,
-)
-
-SHIPPED: Final = Recipe(
-    name="shipped",
-    optimizer="adam",
-    rate=2e-3,
-    decay=Cosine(warmup_steps=300),
-    epochs=18,
-    batch_size=32,
-    augmentation=GENTLE,
 )
 
 ADAPT: Final = Recipe(

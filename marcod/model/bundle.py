@@ -1,7 +1,7 @@
 """Model bundle: an immutable folder ``<name>/<version>/`` that is verified before it may serve.
 
 The folder holds ``bundle.toml`` (everything that is not a weight, and the SHA-256 of every other file),
-``weights.npz`` (float32, keyed by the names of the published checkpoint), ``metrics.json``, and ``golden/``:
+``weights.npz`` (float32 or float16, keyed by the names of the published checkpoint), ``metrics.json``, and ``golden/``:
 small images with the probabilities they must get. The SHA-256 of ``bundle.toml`` names the model exactly.
 
 Guarantees:
@@ -48,6 +48,7 @@ METRICS_FILE: Final = "metrics.json"
 EXPECTED_FILE: Final = "golden/expected.json"
 
 RECORD_BYTES: Final = 1 << 20
+_STORED: Final = (np.dtype(np.float32), np.dtype(np.float16))
 WEIGHTS_BYTES: Final = 1 << 30
 """Larger ones are not read. The published network has 46 MB of weights."""
 
@@ -95,8 +96,9 @@ class BundleRecord(_Table):
 
     ``classes`` are the model's own, in output order; ``folding`` maps each to one of the four.
     ``modality`` is the one it was trained for; images of another are not scored with it.
-    ``trained_on`` lists what the weights learned from, its parents' share included. ``synthetic`` follows from it:
-    rendered drops alone. ``notice`` is shown wherever the model is: what a person must know before trusting a score.
+    ``licence_text`` goes with the weights wherever their licence asks for it. ``trained_on`` lists what the weights
+    learned from, their parents' share included. ``synthetic`` follows from it: rendered drops alone. ``notice`` is
+    shown wherever the model is: what a person must know before trusting a score.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -106,6 +108,7 @@ class BundleRecord(_Table):
     temperature: float = Field(gt=0)
     training_data: str
     licence: str
+    licence_text: str | None = None
     citation: str | None = None
     synthetic: bool
     trained_on: tuple[TrainedOn, ...] = Field(min_length=1)
@@ -317,7 +320,7 @@ def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32
     try:
         _refuse_large(path / WEIGHTS_FILE)
         with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
-            return record, {name: archive[name] for name in archive.files}
+            return record, {name: archive[name].astype(np.float32, copy=False) for name in archive.files}
     except _DAMAGE as error:
         raise BundleError(f"{path} cannot be loaded: {error}") from error
 
@@ -330,8 +333,8 @@ def _refuse_large(file: Path) -> None:
             with archive.open(member) as stream:
                 np.lib.format.read_magic(stream)
                 shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            if dtype != np.float32 or math.prod(shape) * dtype.itemsize > member.file_size:
-                raise ValueError(f"{member.filename} is not as many float32 numbers as it says")
+            if dtype not in _STORED or math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} is not as many floating-point numbers as it says")
             left -= member.file_size
             if left < 0:
                 raise ValueError(f"the weights are larger than {WEIGHTS_BYTES:,} bytes")
@@ -357,7 +360,7 @@ class Predictor:
         self.record = record
         self.batch_size = batch_size
         self._pixels = (architecture.input_size, architecture.input_size, 3)
-        self._decode, self._shape = preprocess.decode, preprocess.prepare
+        self._read = preprocess.read
         self._logits = network.compiled(architecture, weights, batch_size)
         self._fold = folding(record)
 
@@ -368,7 +371,7 @@ class Predictor:
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
         """Prepare an image's bytes for the network, float32 [size, size, 3]. Raises ImageError."""
-        return self._shape(self._decode(data), self._preprocessing)
+        return self._read(data, self._preprocessing)
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
@@ -442,7 +445,8 @@ def _contents(
     weights: Mapping[str, NDArray[np.float32]], metrics: Mapping[str, Any], golden: Sequence[Golden]
 ) -> dict[str, bytes]:
     archive = io.BytesIO()
-    np.savez(archive, **{name: np.asarray(value, np.float32) for name, value in weights.items()})  # type: ignore[arg-type]
+    stored = {name: value if value.dtype in _STORED else value.astype(np.float32) for name, value in weights.items()}
+    np.savez(archive, **stored)  # type: ignore[arg-type]
     expected = {g.name: [round(float(p), 7) for p in g.probabilities] for g in golden}
     return {
         WEIGHTS_FILE: archive.getvalue(),

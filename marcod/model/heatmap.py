@@ -68,7 +68,7 @@ class Attribution:
         architecture = network.architecture(record.architecture)
         self.record, self._folding = record, folding(record)
         self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
-        self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
+        self.preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
         self._gradient = network.saliency(architecture, weights, record.temperature)
 
     def heat(
@@ -80,13 +80,15 @@ class Attribution:
     ) -> Heat:
         """Compute the heat for ``target`` in an image uint8 [height, width, 3]; call ``progress`` with copies done.
 
+        The image is decoded as :attr:`preprocessing` says, or its scores are slightly others than those of its file.
+
         Raises BundleError when none of the model's own classes counts as ``target``.
         """
         members = self._folding[:, CLASSES.index(target)] > 0
         if not members.any():
             own = ", ".join(self.record.classes)
             raise BundleError(f"no class of {self.record.name} counts as {target.value}; its classes are {own}")
-        clean = preprocess.prepare(rgb, self._preprocessing)
+        clean = preprocess.prepare(rgb, self.preprocessing)
         total = np.zeros(clean.shape, np.float64)
         logits = np.empty((1, len(members)), np.float32)
         # The image itself goes in front for its score; the mean is over its noisy copies alone.

@@ -24,6 +24,9 @@ from marcod.errors import BundleError, ImageError
 
 Resize = Literal["bilinear-tf1", "area"]
 
+DECODE_RATIOS: Final = (1, 2, 4, 8)
+"""Parts of its size, 1 in so many, at which a JPEG can be decoded: its blocks have 8 x 8 pixels."""
+
 # Another Keras backend owns the accelerator; without this TensorFlow would reserve its memory for decoding.
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")
@@ -36,11 +39,13 @@ class Preprocessing:
     """Parameters that bring images to ``size`` x ``size`` pixels after the centre crop to a square.
 
     ``bilinear-tf1`` is the published graph's resize: four neighbours, no half-pixel centres, no antialiasing.
-    ``area`` averages all pixels under an output pixel, so that needles survive strong shrinking.
+    ``area`` averages all pixels under an output pixel, so that needles survive strong shrinking. JPEGs are decoded at
+    1/2, 1/4 or 1/8 of their size, down to ``1 / decode_ratio``, as long as the shorter side keeps ``size`` pixels.
     """
 
     size: int
     resize: Resize
+    decode_ratio: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for bundle.toml."""
@@ -55,18 +60,35 @@ class Preprocessing:
             raise BundleError(f"the bundle's [preprocessing] cannot be used: {error}") from error
         if record.resize not in get_args(Resize):
             raise BundleError(f"the bundle's [preprocessing] asks for the unknown resize {record.resize!r}")
+        if record.decode_ratio not in DECODE_RATIOS:
+            allowed = ", ".join(map(str, DECODE_RATIOS))
+            raise BundleError(f"the bundle's [preprocessing] has decode_ratio {record.decode_ratio!r}, not {allowed}")
         return record
 
+    def ratio(self, width: int, height: int) -> int:
+        """Return the part, 1 in so many, of its width and height at which a JPEG is decoded."""
+        allowed = (r for r in DECODE_RATIOS if r <= self.decode_ratio and min(width, height) // r >= self.size)
+        return max(allowed, default=1)
 
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """Decode an image as RGB, uint8 [height, width, 3]. Raises ImageError as marcod.images does."""
+
+def read(data: bytes, record: Preprocessing) -> NDArray[np.float32]:
+    """Decode and prepare an image, float32 [size, size, 3] in -1..1. Raises ImageError as :func:`decode` does."""
+    return prepare(decode(data, record), record)
+
+
+def decode(data: bytes, record: Preprocessing | None = None) -> NDArray[np.uint8]:
+    """Decode an image as RGB, uint8 [height, width, 3], at full size or at the part that ``record`` asks for.
+
+    Raises ImageError as marcod.images does.
+    """
     header = images.inspect(data)
     if header.format != "JPEG" or header.mode not in _DECODER_MODES:
         return images.to_rgb(data)
     data = images.whole_jpeg(data)
     try:
         with images.room_for(header.width * header.height), tf.device("/CPU:0"):
-            return np.asarray(tf.io.decode_jpeg(data, channels=3))
+            ratio = 1 if record is None else record.ratio(header.width, header.height)
+            return np.asarray(tf.io.decode_jpeg(data, channels=3, ratio=ratio))
     except tf.errors.InvalidArgumentError as error:
         raise ImageError("the JPEG is truncated or damaged and cannot be decoded", retryable=True) from error
 

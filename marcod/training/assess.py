@@ -47,6 +47,7 @@ def write(models: Path, context: TrainContext, made: Candidate, version: int) ->
         threshold=made.calibrated.threshold,
         training_data=_training_data(context, made),
         licence=context.parent.licence,
+        licence_text=context.parent.licence_text,
         citation=None if from_scratch else context.parent.citation,
         trained_on=_trained_on(context, made),
         notice=_notice(context, made),

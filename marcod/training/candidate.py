@@ -157,6 +157,7 @@ def _load(context: TrainContext, rows: data.TrainingSet, side: Split) -> LoadedS
         progress=context.progress,
         stopped=context.stop.is_set,
         what=f"reading the {side} side",
+        decode_ratio=context.preprocessing.decode_ratio,
     )
 
 

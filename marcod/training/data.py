@@ -172,6 +172,7 @@ def load(
     progress: Progress,
     stopped: Callable[[], bool],
     what: str,
+    decode_ratio: int = 1,
 ) -> LoadedSet:
     """Read the images of a side once and keep them at ``place``. Raises InterruptedError when stopped."""
     if not len(wanted):
@@ -179,7 +180,8 @@ def load(
         return LoadedSet(wanted, np.zeros((0, side, side, 3), np.uint8), ())
     pixels, wrong = batches.kept(
         wanted.files, kept_side(size), place,
-        threads=threads, done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
+        threads=threads, decode_ratio=decode_ratio,
+        done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
     )  # fmt: skip
     if not wrong:
         return LoadedSet(wanted, pixels, ())

@@ -326,7 +326,7 @@ class _OpenRun:
         if not files:
             return np.zeros((0, side, side, 3), np.uint8)
         batches.kept(
-            files, side, kept, threads=context.threads,
+            files, side, kept, threads=context.threads, decode_ratio=training.preprocessing.decode_ratio,
             done=lambda count: context.progress("reading a sample", count, len(files)), stopped=context.stop.is_set,
         )  # fmt: skip
         return batches.kept_again(kept)

@@ -1,35 +1,37 @@
-"""Training of the shipped bundle from scratch on rendered drops.
+"""Training of the shipped bundle: EfficientNet-lite0, pretrained on ImageNet, fine-tuned on rendered drops.
 
-Every image comes from a seed; training, validation and test seeds never meet. The bundle's notice warns that it has
-never seen a photograph. Temperature scaling is Guo et al., arXiv 1706.04599.
+Every image comes from a seed; training, validation and test seeds never meet, and no photograph of a drop takes part.
+The layers up to the last block stay as they were published. Temperature scaling is Guo et al., arXiv 1706.04599.
 """
 
 import multiprocessing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marcod import synthetic
-from marcod.domain import CLASSES, CRYSTALS, DropClass, TrainedOn
+from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.evaluate import metrics
-from marcod.fitting import batches, fit
-from marcod.fitting.fit import FitOptions, Progress
-from marcod.fitting.recipes import SHIPPED, Recipe
-from marcod.model import backend, bundle, network, preprocess, probabilities
-from marcod.model.inception import MARCO_SMALL
+from marcod.fitting import adapt, batches, tail
+from marcod.fitting.fit import Progress
+from marcod.fitting.tail import TailRecipe
+from marcod.model import bundle, network, preprocess
+from marcod.model.efficientnet import LITE0
 from marcod.model.preprocess import Preprocessing
+from marcod.model.published import Trunk
 
-PREPROCESSING: Final = Preprocessing(MARCO_SMALL.input_size, "area")
-KEPT: Final = round(batches.KEPT_SHARE * MARCO_SMALL.input_size)
-"""Side of the images kept for training."""
+NAME: Final = "lite0"
+PREPROCESSING: Final = Preprocessing(LITE0.input_size, "area", decode_ratio=4)
+RECIPE: Final = TailRecipe()
 
-TARGET_RECALL: Final = 0.95
+THRESHOLD: Final = 0.5
+EVIDENCE: Final = "a constant of the recipe; not photographs of this lab"
 NOTICE: Final = (
     "Trained on rendered drops only: this model has never seen a photograph.\n"
     "It is for trying the program. Do not decide about crystals with it."
@@ -38,82 +40,126 @@ NOTICE: Final = (
 # A million seeds for each purpose, so that no image is ever in two sets.
 TRAINING, VALIDATION, TEST, GOLDEN = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
-_PART: Final = 16
+SHARE: Final = 0.5
+"""Share of the fine-tuned weights; the rest is the trunk's, which keeps what rendered drops would make it forget."""
+
+VIEWS: Final = 2
+"""Grids of each image to train on: as it is, and turned or mirrored."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rendered drops: uint8 [n, size, size, 3], and class indices int32 [n] in the order of domain.CLASSES."""
+    """Rendered drops as grids of features float16 [n, side, side, channels], with class indices int32 [n]."""
 
-    images: NDArray[np.uint8]
+    grids: NDArray[np.float16]
     labels: NDArray[np.int32]
 
 
-def render_examples(
-    first_seed: int, count: int, side: int, *, balanced: bool, processes: int = 2, progress: Progress | None = None
-) -> Examples:
-    """Render ``count`` drops from the seeds following ``first_seed``, balanced or in natural shares.
+@dataclass(frozen=True)
+class Options:
+    """Extent of a training: drops to train on, drops each to validate and test with, passes, processes that draw."""
+
+    images: int = 6000
+    held_out: int = 1500
+    epochs: int = RECIPE.epochs
+    processes: int = 2
+    seed: int = 1
+
+
+def draw(tasks: list[tuple[int, DropClass | None]], processes: int) -> Iterator[tuple[bytes, DropClass]]:
+    """Draw drops by seed and class, in order.
 
     More than one process are spawned, since a fork of a process that runs TensorFlow may hang.
     """
-    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None) for i in range(count)]
-    images, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int32)
     with ExitStack() as stack:
         drawn: Iterable[tuple[bytes, DropClass]] = map(synthetic.drop_jpeg_of, tasks)
         if processes > 1:
             # They only draw; TensorFlow, which decodes, would take each of them seconds to load.
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
             drawn = pool.imap(synthetic.drop_jpeg_of, tasks, chunksize=8)
-        for i, (data, label) in enumerate(drawn):
-            images[i], labels[i] = _prepared(data, side), CLASSES.index(label)
+        yield from drawn
+
+
+def render_examples(
+    trunk: Mapping[str, NDArray[np.float32]],
+    first_seed: int,
+    count: int,
+    *,
+    balanced: bool,
+    views: int = 1,
+    processes: int = 2,
+    progress: Progress | None = None,
+) -> Examples:
+    """Render ``count`` drops from the seeds following ``first_seed``, balanced or in natural shares, as grids.
+
+    Each gives ``views`` rows one after another: as it is, and turned or mirrored.
+    """
+    tasks = [(first_seed + i, CLASSES[i % len(CLASSES)] if balanced else None) for i in range(count)]
+    labels: list[int] = []
+
+    def prepared() -> Iterator[NDArray[np.float32]]:
+        for i, (data, label) in enumerate(draw(tasks, processes)):
+            image = preprocess.read(data, PREPROCESSING)
+            for view in range(views):
+                labels.append(CLASSES.index(label))
+                yield turned(image, first_seed + i, view)
             if progress is not None:
                 progress("rendering", i + 1, count)
-    return Examples(images, labels)
+
+    grids = tail.extract_grids(LITE0, trunk, prepared())
+    return Examples(grids, np.array(labels, np.int32))
 
 
-def _prepared(data: bytes, side: int) -> NDArray[np.uint8]:
-    ready = preprocess.prepare(preprocess.decode(data), replace(PREPROCESSING, size=side))
-    return np.asarray(np.rint((ready + 1) * 127.5), np.uint8)
+def turned(image: NDArray[np.float32], seed: int, view: int) -> NDArray[np.float32]:
+    """Return the image itself for view 0, else one of its seven other positions, drawn from the seed."""
+    if view == 0:
+        return image
+    position = int(np.random.default_rng((seed, view)).integers(1, 8))
+    found = np.rot90(image, position % 4)
+    return found[:, ::-1] if position >= 4 else found
 
 
-def phases(epochs: int) -> list[Recipe]:
-    """Return the recipes of the shipped bundle: the rate falls and starts again after two thirds of the epochs."""
-    first = epochs * 2 // 3
-    parts = (replace(SHIPPED, epochs=first), replace(SHIPPED, epochs=epochs - first, rate=1.5e-3))
-    return [part for part in parts if part.epochs > 0]
-
-
-def as_images(examples: Examples) -> batches.Images:
-    """Wrap examples for training."""
-    return batches.in_memory(examples.images, batches.one_hot(examples.labels, len(CLASSES)))
+def start_weights(trunk: Trunk) -> dict[str, NDArray[np.float32]]:
+    """Return the trunk's weights with a head of zeros for the four classes."""
+    shapes = network.variable_shapes(LITE0.assemble_tail())
+    return {**{n: np.zeros(s, np.float32) for n, s in shapes.items() if n not in trunk.weights}, **trunk.weights}
 
 
 def train_synthetic(
     models: Path,
+    trunk: Trunk,
     *,
     version: int = 1,
-    seed: int = 1,
-    images: int = 8000,
-    epochs: int = 18,
-    held_out: int = 2000,
-    processes: int = 2,
+    options: Options = Options(),
     progress: Progress | None = None,
 ) -> Path:
-    """Render, train, calibrate and measure a small network, and write it as bundle ``marco-small-synthetic``.
+    """Render, train, calibrate and measure the network, and write it as bundle ``lite0``.
 
-    ``images`` are rendered for training and ``held_out`` each for validation and for the test. Takes the
-    better part of an hour on two cores with the defaults. Raises BundleError when the version exists.
+    Takes about an hour on two cores with the defaults. Raises BundleError when the version exists.
     """
-    render = partial(render_examples, processes=processes, progress=progress)
-    examples = render(TRAINING, images, KEPT, balanced=True)
-    validation = render(VALIDATION, held_out, PREPROCESSING.size, balanced=False)
-    test = render(TEST, held_out, PREPROCESSING.size, balanced=False)
-    weights: dict[str, NDArray[np.float32]] = {}
-    options, given = FitOptions() if progress is None else FitOptions(progress=progress), as_images(examples)
-    for number, phase in enumerate(phases(epochs)):
-        weights = fit.fit(MARCO_SMALL, phase, given, seed=seed + number, weights=weights, options=options).weights
-    recipe = f"seed {seed}, {epochs} epochs over {images} rendered drops"
-    return finish(models, weights, validation, test, version=version, recipe=recipe)
+    start = start_weights(trunk)
+    make = partial(render_examples, start, processes=options.processes, progress=progress)
+    training = make(TRAINING, options.images, balanced=True, views=VIEWS)
+    validation = make(VALIDATION, options.held_out, balanced=False)
+    test = make(TEST, options.held_out, balanced=False)
+    weights = fine_tuned(start, training, options, progress)
+    recipe = f"seed {options.seed}, {options.epochs} epochs over {options.images} rendered drops in {VIEWS} positions"
+    return finish(models, weights, validation, test, trunk, version=version, recipe=recipe)
+
+
+def fine_tuned(
+    start: Mapping[str, NDArray[np.float32]], training: Examples, options: Options, progress: Progress | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Fine-tune the last layers, and go back half of the way to where all but the head began (arXiv 2109.01903)."""
+    found = tail.train_tail(
+        LITE0, start, training.grids, batches.one_hot(training.labels, len(CLASSES)),
+        replace(RECIPE, epochs=options.epochs), seed=options.seed, done=_report(progress, options.epochs),
+    )  # fmt: skip
+    return network.with_head(adapt.interpolated(start, found, SHARE), *network.head(found))
+
+
+def _report(progress: Progress | None, epochs: int) -> Callable[[int, float], None]:
+    return lambda epoch, loss: None if progress is None else progress(f"training, loss {loss:.3f}", epoch, epochs)
 
 
 def finish(
@@ -121,46 +167,46 @@ def finish(
     weights: Mapping[str, NDArray[np.float32]],
     validation: Examples,
     test: Examples,
+    trunk: Trunk,
     *,
     version: int,
     recipe: str,
 ) -> Path:
     """Calibrate ``weights`` on validation drops, measure them on test drops, and write the bundle.
 
-    ``recipe`` describes how the weights were trained.
+    ``recipe`` describes how the weights were trained. The weights are rounded to half precision first.
     """
-    weights = _with_natural_shares(weights, validation.labels)
-    score = network.compiled(MARCO_SMALL, weights, batch_size=_PART)
-    logits = {"validation": _logits(score, validation), "test": _logits(score, test)}
-    temperature = metrics.fit_temperature(logits["validation"], validation.labels)
-    crystals = probabilities.softmax(logits["validation"] / temperature)[:, CRYSTALS]
-    threshold = metrics.recall_threshold(crystals[validation.labels == CRYSTALS], TARGET_RECALL)
-    record = _record(version, temperature, threshold, recipe, len(validation.labels))
+    weights = _halved(_with_natural_shares(weights, validation.labels))
+    logits = {name: tail.logits(LITE0, weights, part.grids) for name, part in (("v", validation), ("t", test))}
+    temperature = metrics.fit_temperature(logits["v"], validation.labels)
+    record = _record(version, temperature, recipe, trunk)
     measured = {
         "notice": NOTICE,
         "synthetic": True,
         "recipe": recipe,
         "first_seeds": {"training": TRAINING, "validation": VALIDATION, "test": TEST, "golden": GOLDEN},
-        "validation": metrics.measure(logits["validation"], validation.labels, temperature, threshold),
-        "test": metrics.measure(logits["test"], test.labels, temperature, threshold),
+        "validation": metrics.measure(logits["v"], validation.labels, temperature, THRESHOLD),
+        "test": metrics.measure(logits["t"], test.labels, temperature, THRESHOLD),
     }
-    return bundle.write(models, record, weights, measured, _golden(score, temperature))
+    return bundle.write(models, record, weights, measured, _golden(record, weights))
 
 
-def _record(version: int, temperature: float, threshold: float, recipe: str, held_out: int) -> bundle.BundleRecord:
-    measured_on = f"{held_out} synthetic validation drops, seeds from {VALIDATION}; not photographs"
+def _record(version: int, temperature: float, recipe: str, trunk: Trunk) -> bundle.BundleRecord:
     return bundle.new_record(
-        name="marco-small-synthetic",
+        name=NAME,
         version=version,
         classes=[c.value for c in CLASSES],
         folding={c.value: c for c in CLASSES},
         temperature=temperature,
-        threshold=bundle.Threshold(crystal=threshold, recall=TARGET_RECALL, measured_on=measured_on),
-        training_data=f"synthetic: {recipe}, drops from seed {TRAINING} on",
+        threshold=bundle.Threshold(crystal=THRESHOLD, measured_on=EVIDENCE),
+        training_data=f"{trunk.about}; then synthetic: {recipe}, drops from seed {TRAINING} on",
         licence="Apache-2.0",
+        licence_text=trunk.licence_text,
+        citation=trunk.citation,
+        origin=trunk.origin,
         trained_on=(TrainedOn.RENDERED,),
         notice=NOTICE,
-        architecture=MARCO_SMALL.to_dict(),
+        architecture=LITE0.to_dict(),
         preprocessing=PREPROCESSING.to_dict(),
     )
 
@@ -173,17 +219,16 @@ def _with_natural_shares(
     return network.shifted(weights, np.log(shares * len(CLASSES)).astype(np.float32))
 
 
-def _logits(score: backend.Scoring, examples: Examples) -> NDArray[np.float32]:
-    parts = (examples.images[i : i + 32] for i in range(0, len(examples.images), 32))
-    return np.concatenate([score(part.astype(np.float32) / np.float32(127.5) - 1) for part in parts])
+def _halved(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.floating[Any]]]:
+    """Round kernels to half precision, which halves the bundle; statistics and biases are few and stay."""
+    return {name: value.astype(np.float16) if value.ndim > 1 else value for name, value in weights.items()}
 
 
-def _golden(score: backend.Scoring, temperature: float) -> list[bundle.Golden]:
+def _golden(record: bundle.BundleRecord, weights: Mapping[str, NDArray[np.floating[Any]]]) -> list[bundle.Golden]:
     """Return one synthetic drop of each class with its present scores."""
-    found = []
+    predictor, found = bundle.Predictor(record, weights, len(CLASSES)), []
     for index, label in enumerate(CLASSES):
         data, _ = synthetic.drop_jpeg(GOLDEN + len(synthetic.SIZES) * index, label)
-        image = preprocess.prepare(preprocess.decode(data), PREPROCESSING)
-        scores = probabilities.softmax(score(image[np.newaxis]) / temperature)[0]
+        scores = predictor.predict(predictor.prepare(data)[np.newaxis])[0]
         found.append(bundle.Golden(f"synthetic-{label.value.lower()}.jpg", data, scores.tolist()))
     return found

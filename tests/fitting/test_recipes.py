@@ -58,7 +58,9 @@ def test_a_small_network_gets_the_paper_s_recipe_in_proportion() -> None:
     assert recipes.scratch(900, epochs=1, batch_size=2, quarter_turns=False).rate == 0.045
 
 
-@pytest.mark.parametrize(("recipe", "steps"), [(ADAPT, 70), (ADAPT, 2), (recipes.SHIPPED, 250)])
+@pytest.mark.parametrize(
+    ("recipe", "steps"), [(ADAPT, 70), (ADAPT, 2), (ADAPT.of(epochs=18, batch_size=32, quarter_turns=True), 250)]
+)
 def test_a_cosine_rises_first_and_ends_at_next_to_nothing(recipe: Recipe, steps: int) -> None:
     rate, total = recipe.schedule(steps), recipe.epochs * steps
     assert isinstance(recipe.decay, Cosine)

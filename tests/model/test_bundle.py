@@ -47,6 +47,21 @@ def test_a_loaded_bundle_scores_like_the_one_written(pristine_bundle: Path, tiny
     assert np.abs(loaded.predict(batch) - tiny_predictor.predict(batch)).max() < 1e-6
 
 
+def test_weights_may_be_kept_in_half_precision(
+    tmp_path: Path, tiny_predictor: Predictor, tiny_weights: Weights
+) -> None:
+    record = tiny_predictor.record.model_copy(update={"version": 9, "licence_text": "Copyright\n\nof somebody"})
+    halved = {name: value.astype(np.float16) for name, value in tiny_weights.items()}
+    path = bundle.write(tmp_path, record, halved, {}, [])
+    found, weights = bundle.load_weights(path)
+    assert found.licence_text == "Copyright\n\nof somebody"
+    with np.load(path / "weights.npz") as archive:
+        assert {archive[name].dtype for name in archive.files} == {np.dtype(np.float16)}
+    for name, value in tiny_weights.items():
+        assert weights[name].dtype == np.float32
+        assert np.array_equal(weights[name], value.astype(np.float16).astype(np.float32))
+
+
 def test_reading_needs_no_tensorflow(pristine_bundle: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from marcod.model import bundle;"

@@ -138,6 +138,32 @@ def test_threads_do_not_disturb_each_other(resize: preprocess.Resize) -> None:
     assert all(np.array_equal(alone[i % 12], t) for i, t in enumerate(together))
 
 
+@pytest.mark.parametrize(
+    ("size", "ratio", "expected"),
+    [((1224, 1024), 4, 4), ((1224, 895), 4, 2), ((1224, 1024), 2, 2), ((1224, 1024), 1, 1), ((300, 230), 8, 1)],
+)
+def test_a_jpeg_is_decoded_as_small_as_the_network_allows(size: tuple[int, int], ratio: int, expected: int) -> None:
+    record = Preprocessing(224, "area", decode_ratio=ratio)
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize(size).save(buffer, "JPEG", quality=95)
+    found = preprocess.decode(buffer.getvalue(), record)
+    assert found.shape[:2] == (-(-size[1] // expected), -(-size[0] // expected))
+    whole = preprocess.prepare(preprocess.decode(buffer.getvalue()), record)
+    assert np.abs(preprocess.read(buffer.getvalue(), record) - whole).max() < 0.05
+
+
+def test_other_files_are_decoded_whole() -> None:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((1224, 1024)).save(buffer, "PNG")
+    assert preprocess.decode(buffer.getvalue(), Preprocessing(224, "area", decode_ratio=4)).shape == (1024, 1224, 3)
+
+
+@pytest.mark.parametrize("ratio", [0, 3, 16, "2"])
+def test_a_ratio_that_no_decoder_has_is_refused(ratio: object) -> None:
+    with pytest.raises(BundleError, match=r"has decode_ratio .*, not 1, 2, 4, 8"):
+        Preprocessing.from_dict({"size": 224, "resize": "area", "decode_ratio": ratio})
+
+
 def test_records_travel_as_plain_values() -> None:
     record = Preprocessing(599, "bilinear-tf1")
     assert Preprocessing.from_dict(record.to_dict()) == record

@@ -50,6 +50,9 @@ def fetch(
         _print_catalogue(json_output)
         return
     model = published.find(name)
+    if model.kind == "trunk":
+        _fetch_trunk(model, given, json_output)
+        return
     with app.open_app(settings) as ready:
         if lacking := ready.db.read(probe.lacking_rights):
             raise StoreError(
@@ -62,6 +65,26 @@ def fetch(
     with app.open_app(settings) as ready:
         done = _promoted(ready, model, imported, promote=not no_promote)
     _print(done, imported, json_output)
+
+
+def _fetch_trunk(model: Published, given: Path | None, json_output: bool) -> None:
+    """Get the weights that a model is trained from; they stay in the user's cache, and no database knows of them."""
+    use_the_cpu_alone()
+    with bars.stages() as report:
+        trunk = published.read_trunk(model, given=given, progress=report)
+    numbers = sum(values.size for values in trunk.weights.values())
+    if json_output:
+        facts = {"name": model.name, "kind": model.kind, "arrays": len(trunk.weights), "numbers": numbers}
+        output.print_json({**facts, "origin": trunk.origin.model_dump(), "licence": trunk.licence_text})
+        return
+    output.echo(f"{model.title}: {len(trunk.weights)} arrays of {numbers:,} numbers, proven by SHA-256")
+    output.echo(f"licence: {model.licence}; {_first_copyright(trunk.licence_text)}")
+    output.echo(f"please cite: {model.citation}")
+    output.echo("next: `marcod model train-synthetic FOLDER` trains the model that comes with marcod from it")
+
+
+def _first_copyright(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.startswith("Copyright")), "no copyright line")
 
 
 @dataclass(frozen=True)
@@ -190,10 +213,11 @@ def _print_catalogue(json_output: bool) -> None:
     for model in models.values():
         output.echo(f"{model.name}: {model.title}")
         for what, text in (
+            ("kind", model.kind),
             ("distribution", f"{model.distribution} {model.version}"),
             ("file", f"{model.file}, {model.size:,} bytes"),
             ("SHA-256", model.sha256),
-            ("classes", ", ".join(model.classes)),
+            *([("classes", ", ".join(model.classes))] if model.classes else []),
             ("trained on", model.training_data),
             ("licence", model.licence),
             ("citation", model.citation),

@@ -15,11 +15,14 @@ from marcod.model.bundle import BundleRecord
 from marcod.model.published.catalogue import Published, catalogue, find
 from marcod.model.published.download import Patience
 from marcod.model.published.files import Progress, proven_files
+from marcod.model.published.trunk import Trunk, read_trunk
 
 if TYPE_CHECKING:
     from marcod.model.convert import Imported
 
-__all__ = ["Patience", "Published", "catalogue", "find", "import_published", "is_copy", "proven_files"]
+__all__ = [
+    "Patience", "Published", "Trunk", "catalogue", "find", "import_published", "is_copy", "proven_files", "read_trunk",
+]  # fmt: skip
 
 
 def import_published(

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,11 +27,13 @@ class Content(_Table):
 class Published(_Table):
     """One published model.
 
-    ``file`` is the file of the distribution, ``size`` and ``sha256`` are its own. ``files`` are the model's, by path
-    in ``folder`` of that file. ``classes`` are the model's in the order of its outputs.
+    A ``trunk`` was trained on other images than drops; models are trained from it. ``file`` is the file of the
+    distribution, ``size`` and ``sha256`` are its own. ``files`` are the model's, by path in ``folder`` of that file.
+    ``classes`` are the model's in the order of its outputs, none for a trunk.
     """
 
     name: str
+    kind: Literal["classifier", "trunk"] = "classifier"
     title: str
     distribution: str
     version: str
@@ -39,7 +41,7 @@ class Published(_Table):
     size: int
     sha256: str
     folder: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     licence: str
     citation: str
     training_data: str

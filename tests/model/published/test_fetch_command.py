@@ -37,8 +37,8 @@ def test_the_catalogue_is_shown(config: Path) -> None:
         entry.citation,
     ):
         assert text in shown
-    [listed] = json.loads(call(config, "--list", "--json").stdout)
-    assert listed == entry.model_dump(mode="json")
+    listed = json.loads(call(config, "--list", "--json").stdout)
+    assert listed == [model.model_dump(mode="json") for model in published.catalogue().values()]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,12 @@ def test_the_catalogue_is_shown(config: Path) -> None:
         ([], 2, "name one published model, or give --list alone"),
         (["marco", "--list"], 2, "name one published model, or give --list alone"),
         (["--list", "--no-promote"], 2, "name one published model, or give --list alone"),
-        (["macro"], 2, "marcod: there is no published model 'macro'; `marcod model fetch --list` shows: marco\n"),
+        (
+            ["macro"],
+            2,
+            "marcod: there is no published model 'macro'; `marcod model fetch --list` shows: "
+            "marco, efficientnet-lite0\n",
+        ),
         (["marco", "--from", "nowhere.whl"], 2, "marcod: there is no file or folder nowhere.whl\n"),
         (["marco", "--from", "."], 1, "marcod: . does not hold marco: it must have the files saved_model.pb, "),
     ],

@@ -152,7 +152,7 @@ def test_what_is_kept_is_used_without_a_network(model: Published, wheel: Path, t
 
 
 def test_the_catalogue_knows_the_published_marco() -> None:
-    assert list(published.catalogue()) == ["marco"]
+    assert list(published.catalogue()) == ["marco", "efficientnet-lite0"]
     marco = published.find("marco")
     assert (marco.distribution, marco.version, marco.size) == ("dls-marco-score-ispyb", "1.0.1", 43_077_887)
     assert marco.sha256 == "4484e1ed251793d0fb1ef229630151d11baf1a90eaa72fd6dc1cc9e09097a5e8"
@@ -161,5 +161,5 @@ def test_the_catalogue_knows_the_published_marco() -> None:
     assert sorted(marco.files) == sorted(FILES)
     assert marco.classes == ("Clear", "Crystals", "Other", "Precipitate")
     assert "e0198883" in marco.citation
-    with pytest.raises(ConfigError, match=r"there is no published model 'macro'; .* shows: marco"):
+    with pytest.raises(ConfigError, match=r"there is no published model 'macro'; .* shows: marco, efficientnet-lite0"):
         published.find("macro")
