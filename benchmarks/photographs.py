@@ -181,7 +181,7 @@ def _about(found: Photographs) -> str:
     return (
         f"Crystals AUC with 95 % bootstrap interval on {len(found.data)} labelled photographs, "
         f"{found.is_crystal.sum()} of crystals; {distinct} are no near-duplicates; large: {large} of at least {LARGE} "
-        "pixels' width. Within a source of thumbnails, its crystals are shrunk as the rest. Hits: unlabelled drops of a "
+        "pixels' width. In a source of thumbnails, its crystals are shrunk as the rest. Hits: unlabelled drops of a "
         f"Rigaku plate and of Formulatrix plates at or above the score that finds {recalls} of the photographs' "
         "crystals, or the bundle's own threshold."
     )
