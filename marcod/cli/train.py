@@ -109,8 +109,7 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
     with app.reading(settings) as ready:
         run = ready.db.read(run_rows.get, run_id)
         data = None if run.dataset_id is None else ready.db.read(run_rows.data, run.dataset_id)
-        uses = 0 if data is None else ready.db.read(run_rows.gate_uses, data.gate_digest)
-    curves = _curves(run)
+    uses, curves = run_rows.gate_uses(run), _curves(run)
     if json_output:
         output.print_json({**output.without_token(run), "data": data, "gate_uses": uses, "curves": curves})
         return
@@ -124,7 +123,7 @@ def show(settings: Settings, run_id: int, json_output: bool) -> None:
     if uses > run_rows.USED_OFTEN:
         output.echo(
             f"\nThis test side has judged {text.count(uses, 'candidate')}, and the gate asks more of each further one: "
-            "label more plates, so that it grows; twice as many drops with crystals count as a new one.",
+            "label drops on more plates; earlier candidates count by the share of the drops that they were judged on.",
         )
 
 

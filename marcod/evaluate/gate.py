@@ -16,8 +16,8 @@ whose labels are not the lab's and which counts as an imager of its own; the gol
 and the share of labels that look wrong to a model that did not see them (:func:`labels_trusted`). A small and
 consistent error of everybody who labels passes all three, and a person has to find it.
 
-A test side that is used again and again lets a worse candidate through by chance. So that risk is shared among all
-looks, see :attr:`Rules.needed`; ``training.run_rows.gate_uses`` counts looks.
+A test side that is used again and again lets a worse candidate through by chance. So each further look asks for more
+confidence, see :attr:`Rules.needed`; ``training.looks`` counts looks by what test sides share.
 """
 
 import math
@@ -37,9 +37,6 @@ from marcod.text import count
 AVERAGE_PRECISION: Final = "crystal_average_precision"
 LOG_LOSS: Final = "log_loss"
 
-MOST_LOOKS: Final = 30
-"""Candidates that one test side may judge."""
-
 _MEASURES: Final[dict[str, tuple[str, Measure, float]]] = {
     AVERAGE_PRECISION: ("average precision of crystals", paired.average_precision, 1.0),
     LOG_LOSS: ("log loss", paired.log_loss, -1.0),
@@ -52,9 +49,9 @@ class Rules:
     """Conditions of a promotion; shares from 0 to 1.
 
     ``primary`` must get better: the ranking of crystals, or the log loss where only temperature and threshold were
-    changed, which leaves the ranking as it was. ``confidence`` is one-sided; ``looks`` is how many candidates this test
-    side has judged before. ``most_false_alarms`` is the share of
-    drops without crystals that may be flagged at most, unless the champion flags more, or would for ``recall``.
+    changed, which leaves the ranking as it was. ``confidence`` is one-sided. ``looks`` is how many candidates this test
+    side has judged before, one that was judged on a part of its drops as that part. ``most_false_alarms`` is the share
+    of drops without crystals that may be flagged at most, unless the champion flags more, or would for ``recall``.
     """
 
     recall_margin: float = 0.02
@@ -70,19 +67,16 @@ class Rules:
     confidence: float = 0.9
     resamples: int = 2000
     seed: int = 1
-    looks: int = 0
+    looks: float = 0.0
 
     @property
     def needed(self) -> float:
-        """The confidence needed that the primary measure got better; 1 after :data:`MOST_LOOKS`, when nothing passes.
+        """The confidence needed that the primary measure got better.
 
-        The first look spends half of the risk 1 - ``confidence``. Look number k spends a part of the other half that is
-        as 1 to k, so that :data:`MOST_LOOKS` of them together spend the whole.
+        A look may take a part of the risk 1 - ``confidence``: the first a half, the second a third, the tenth an
+        eleventh. No test side is ever used up, but each further look asks for more.
         """
-        look = self.looks + 1
-        rest = sum(1 / number for number in range(2, MOST_LOOKS + 1))
-        part = 1.0 if look == 1 else 1 / (look * rest)
-        return 1.0 if look > MOST_LOOKS else 1 - (1 - self.confidence) / 2 * part
+        return 1 - (1 - self.confidence) / (2 + self.looks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +214,17 @@ def _primary(lab: PairedScores, rules: Rules) -> Check:
         f"{name} is {now:.3f}, the champion's {was:.3f}; it is better in {_finely(sure)} of the resampled test sides, "
         f"and {_finely(rules.needed)} are needed"
     )
+    better = found.value > 0
     if rules.looks:
-        sentence += f", because this test side has judged {count(rules.looks, 'candidate')} before"
-    spent = rules.looks >= MOST_LOOKS
-    if spent:
-        sentence += "; label more plates, so that it grows"
-    return Check(name, not spent and found.value > 0 and sure >= rules.needed, sentence, numbers)
+        sentence += f", because of {_looks(rules.looks)} at this test side before"
+    if better and replace(rules, looks=0.0).needed <= sure < rules.needed:
+        sentence += "; at a first look that would do: label drops on more plates"
+    return Check(name, better and sure >= rules.needed, sentence, numbers)
+
+
+def _looks(looks: float) -> str:
+    """Write a number of looks, which may be broken: a look at a part of the drops counts as that part."""
+    return count(round(looks), "look") if abs(looks - round(looks)) < 0.05 else f"{looks:.1f} looks"
 
 
 def _precision(lab: PairedScores, rules: Rules) -> Check:

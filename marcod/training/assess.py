@@ -108,7 +108,7 @@ def model_digest(made: Candidate) -> str:
     return digest.hexdigest()
 
 
-def judge(context: TrainContext, champion: Predictor, path: Path, made: Candidate, looks: int) -> Verdict:
+def judge(context: TrainContext, champion: Predictor, path: Path, made: Candidate, looks: float) -> Verdict:
     """Return the gate's verdict on the bundle at ``path``; the test side has judged ``looks`` candidates before."""
     rules = rules_of(context.settings, made.tier, looks)
     images = data.tested(context.snapshot, context.rehearsal_set, context.roots)
@@ -158,7 +158,7 @@ def _refused(*checks: Check) -> Verdict:
     return Verdict(False, checks, {"checks": [asdict(check) for check in checks]})
 
 
-def rules_of(settings: TrainSettings, tier: str, looks: int = 0) -> Rules:
+def rules_of(settings: TrainSettings, tier: str, looks: float = 0) -> Rules:
     """Return the gate's rules as configured. A new calibration alone cannot improve the ranking."""
     return Rules(
         recall_margin=settings.recall_margin,

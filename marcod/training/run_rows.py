@@ -7,6 +7,7 @@ Guarantees:
 * A worker that lost its run cannot write to it: every write names the run's token, which a takeover replaces.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +18,6 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.schema import audit, dataset, label, model_version, training_run
-from marcod.domain import Split
 from marcod.errors import NotFoundError, StoreError
 from marcod.store.audit_log import AuditEntry
 
@@ -30,7 +30,7 @@ FINISHED: Final = (*JUDGED, "unchanged")
 """States of a run that used its labels up; one that failed or was abandoned has not."""
 
 USED_OFTEN: Final = 10
-"""After so many verdicts on one test side the gate asks so much that only a far better model passes."""
+"""After so many looks at one test side more labels help a better model more than further runs do."""
 
 ENDED: Final = (*FINISHED, "failed", "abandoned")
 
@@ -244,36 +244,17 @@ def new_labels(connection: Connection, since_label_id: int | None) -> int:
     return int(connection.execute(sa.select(sa.func.count()).select_from(newer.subquery())).scalar_one())
 
 
-def gate_uses(connection: Connection, gate_digest: str) -> int:
-    """Count the runs that were judged on this test side, up to when it was frozen last.
+def gate_uses(run: Run) -> int:
+    """Return how many candidates the run's test side has judged, its own included; see :mod:`marcod.training.looks`.
 
-    A test side grows with every labelled plate, so one that makes up more than half of this side, by drops with
-    crystals, counts as the same. Only runs of the same modality that made a candidate count. 0 for an unknown
-    test side.
+    Earlier ones count by what their test sides share with this one; a part of one counts whole here. 0 for a run that
+    made no candidate.
     """
-    columns = (dataset.c.id, dataset.c.crystals, dataset.c.counts)
-    mine = sa.select(*columns).where(dataset.c.gate_digest == gate_digest).order_by(dataset.c.id.desc()).limit(1)
-    this = connection.execute(mine).one_or_none()
-    if this is None:
+    if run.candidate is None or run.state not in JUDGED:
         return 0
-    parent = model_version.c.name + ":" + model_version.c.version
-    judged = (
-        sa.select(*columns, model_version.c.modality)
-        .join(training_run, training_run.c.dataset_id == dataset.c.id)
-        .outerjoin(model_version, parent == training_run.c.parent)
-    )
-    light = connection.execute(
-        judged.where(dataset.c.id == this.id).order_by(training_run.c.id.desc()).limit(1)
-    ).one_or_none()
-    made = training_run.c.candidate.is_not(None)
-    found = connection.execute(judged.where(dataset.c.id <= this.id, training_run.c.state.in_(JUDGED), made))
-    same = [row for row in found if light is None or row.modality == light.modality]
-    return sum(2 * _test_crystals(row) > _test_crystals(this) for row in same)
-
-
-def _test_crystals(row: Any) -> int:
-    """Count drops with crystals on the test side of a data set; on all sides if it has no such count."""
-    return int(row.counts.get(str(Split.TEST), {}).get("crystals", row.crystals))
+    numbers = run.numbers or {}
+    before = float(numbers.get("gate", numbers).get("rules", {}).get("looks", 0))
+    return math.ceil(before - 1e-6) + 1
 
 
 def rolled_back(connection: Connection, digest_or_name: str) -> AuditEntry | None:

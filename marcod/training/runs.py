@@ -38,7 +38,7 @@ from marcod.settings import TrainSettings
 from marcod.store import versions
 from marcod.store.versions import Version
 from marcod.text import count
-from marcod.training import assess, candidate, data, rehearsal, run_rows, snapshot_rows
+from marcod.training import assess, candidate, data, looks, rehearsal, run_rows, snapshot_rows
 from marcod.training import snapshot as training_snapshot
 from marcod.training.candidate import Candidate, Tier, TrainContext
 from marcod.training.rehearsal import RehearsalSet
@@ -346,8 +346,9 @@ class _OpenRun:
     def _ask_gate(self, training: TrainContext, made: Candidate, path: Path) -> Verdict:
         registry, db = self.context.registry, self.context.db
         champion = registry.load(registry.find(str(self.run.parent)), assess.BATCH)
-        looks = db.read(run_rows.gate_uses, training.snapshot.gate_digest)
-        return assess.judge(training, champion, path, made, looks)
+        tested = data.own_tested(training.snapshot)
+        before = db.read(looks.count, self.run.id, str(training.parent.modality), tested)
+        return assess.judge(training, champion, path, made, before)
 
     def _numbers(self, training: TrainContext, result: Verdict, made: Candidate, material: str) -> dict[str, Any]:
         """Return the numbers of the run's row. ``partly`` has the reasons to recommend only."""

@@ -115,9 +115,9 @@ def test_runs_are_listed_and_shown_with_their_reasons(trained: Trained) -> None:
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_runs_and_what_cannot_be_known_is_said(trained: Trained) -> None:
-    lab, data_id = trained.lab, trained.dataset()
-    for _ in range(11):
-        last = trained.run("refused", noted={"dataset_id": data_id, "candidate": "lab:1"})
+    lab = trained.lab
+    noted = {"dataset_id": trained.dataset(), "candidate": "lab:1"}
+    last = trained.run("refused", noted=noted, numbers={"gate": {**NUMBERS, "rules": {"looks": 9.6}}})
     assert "This test side has judged 11 candidates, and the gate asks more of each further one" in lab.ok(
         "train", "show", str(last)
     )

@@ -1,113 +1,19 @@
 """The gate on labs made of random numbers: better passes, worse or unproven does not, and every refusal says why."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from simulated_labs import CRYSTALS, Lab, image, lab, record
 
-from marcod.domain import CLASSES, DropClass
 from marcod.errors import MarcodError
 from marcod.evaluate import metrics, paired
-from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, MOST_LOOKS, Check, Rules, Verdict, judge, labels_trusted
-from marcod.evaluate.labelled import Labelled
+from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, Check, Rules, Verdict, judge, labels_trusted
 from marcod.evaluate.predictions import Predictions
-from marcod.model import probabilities
-from marcod.model.bundle import BundleRecord, Threshold
 
-CRYSTALS = CLASSES.index(DropClass.CRYSTALS)
 RULES = Rules(resamples=300)
-PREVALENCE = (0.4, 0.25, 0.1, 0.25)
-"""Of clear, crystals, other and precipitate among labelled drops."""
-
-Judged = tuple[BundleRecord, Predictions]
-
-
-def record(version: int, threshold: float, temperature: float = 1.0) -> BundleRecord:
-    """A version of which only the threshold and the temperature matter."""
-    return BundleRecord(
-        name="lab",
-        version=version,
-        classes=tuple(c.value for c in CLASSES),
-        temperature=temperature,
-        training_data="none",
-        licence="Apache-2.0",
-        synthetic=True,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        architecture={},
-        preprocessing={},
-        folding={c.value: c for c in CLASSES},
-        threshold=Threshold(crystal=threshold, measured_on="nothing"),
-    )
-
-
-def image(number: int, label: int, plate: str, source: str = "rock", **more: str) -> Labelled:
-    """One image of a drop of its own, unless told."""
-    values = {"drop": f"d{number}", "inspection": "1", "unit": f"{source} d{number}"} | more
-    return Labelled(
-        file=Path(f"/{source}/{number}.jpg"),
-        label=CLASSES[label],
-        own=None,
-        source="" if source == paired.BASE else source,
-        imager=paired.BASE if source == paired.BASE else "rigaku",
-        group=plate,
-        **values,
-    )
-
-
-@dataclass(frozen=True)
-class Lab:
-    """Labelled test drops; ``labels`` int [n], ``noise`` float [n, 4] is what makes a drop hard for every model."""
-
-    images: tuple[Labelled, ...]
-    labels: NDArray[np.intp]
-    noise: NDArray[np.float64]
-
-    def logits(self, skill: float | NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-        """What a model of some skill says: half of what it gets wrong is the drop's fault, half its own."""
-        own = np.random.default_rng(seed).normal(0, 1, self.noise.shape)
-        strength = np.broadcast_to(skill, len(self.labels))[:, np.newaxis]
-        return strength * np.eye(4)[self.labels] + np.sqrt(0.5) * (self.noise + own)
-
-    def judged(self, version: int, skill: float | NDArray[np.float64], seed: int, recall: float = 0.95) -> Judged:
-        """A model with a threshold for this recall, set on other drops."""
-        usual = float(np.mean(skill))
-        return self.by(version, self.logits(skill, seed), threshold_of(usual, recall))
-
-    def mislabelled(self, share: float, seed: int) -> "Lab":
-        """The same drops with so many labels drawn at random; ``labels`` stay the truth that models see."""
-        rng = np.random.default_rng(seed)
-        wrong = rng.random(len(self.labels)) < share
-        said = np.where(wrong, rng.integers(0, 4, len(self.labels)), self.labels)
-        images = tuple(replace(p, label=CLASSES[word]) for p, word in zip(self.images, said, strict=True))
-        return replace(self, images=images)
-
-    def by(self, version: int, logits: NDArray[np.float64], threshold: float, temperature: float = 1.0) -> Judged:
-        return record(version, threshold, temperature), Predictions(self.images, logits, ())
-
-
-def lab(seed: int, plates: int = 12, of_plate: int = 20, sources: Sequence[str] = ("rock",)) -> Lab:
-    """Plates that differ from one another, taken in turn by the sources."""
-    rng = np.random.default_rng(seed)
-    labels = rng.choice(4, plates * of_plate, p=PREVALENCE)
-    plate = np.arange(len(labels)) // of_plate
-    noise = 0.9 * rng.normal(0, 1, (len(labels), 4)) + 0.45 * rng.normal(0, 1, (plates, 4))[plate]
-    images = tuple(
-        image(i, int(label), f"p{plate[i]}", sources[plate[i] % len(sources)]) for i, label in enumerate(labels)
-    )
-    return Lab(images, labels.astype(np.intp), noise)
-
-
-def threshold_of(skill: float, recall: float) -> float:
-    """What validation on many other drops would choose."""
-    rng = np.random.default_rng(99)
-    logits = skill * np.eye(4)[[CRYSTALS] * 4000] + rng.normal(0, 1, (4000, 4))
-    return metrics.recall_threshold(probabilities.softmax(logits)[:, CRYSTALS], recall)
 
 
 def failed(verdict: Verdict) -> set[str]:
@@ -361,13 +267,12 @@ def test_in_simulated_labs_worse_is_not_promoted_and_clearly_better_is(plates: i
     assert mistaken < 0.05 * labs
 
 
-def test_all_looks_together_spend_the_risk_of_one() -> None:
-    spent = [1 - Rules(looks=before).needed for before in range(MOST_LOOKS)]
-    assert sum(spent) == pytest.approx(0.1)
-    assert spent[0] == pytest.approx(0.05)
-    assert spent[9] == pytest.approx(spent[1] / 5)
-    assert sorted(spent, reverse=True) == spent
-    assert Rules(looks=MOST_LOOKS).needed == 1.0
+def test_every_look_may_err_less_than_the_one_before() -> None:
+    allowed = [1 - Rules(looks=before).needed for before in range(31)]
+    assert [allowed[0], allowed[1], allowed[8], allowed[30]] == pytest.approx([0.05, 0.1 / 3, 0.01, 0.1 / 32])
+    assert sorted(allowed, reverse=True) == allowed
+    assert allowed[0] > 1 - Rules(looks=0.25).needed > allowed[1], "a look at a quarter of the drops"
+    assert 0 < 1 - Rules(looks=3000).needed < 1e-4, "no test side is ever used up"
 
 
 @pytest.mark.slow
@@ -376,25 +281,36 @@ def test_a_worse_candidate_does_not_become_champion_by_being_made_again_and_agai
     for seed in (4, 6, 9):
         made = lab(1000 + seed)
         champion = made.judged(1, 2.0, 1000 * seed + 1)
-        candidates = [made.judged(2, 1.9, 1000 * seed + 10 + look) for look in range(MOST_LOOKS)]
-        rules = [Rules(resamples=80, looks=look) for look in range(MOST_LOOKS)]
-        by_chance += any(judge(champion, one, replace(rules[0], confidence=0.8)).passed for one in candidates)
-        by_rule += any(judge(champion, one, rule).passed for one, rule in zip(candidates, rules, strict=True))
-        better += judge(champion, made.judged(2, 4.0, seed, recall=0.99), rules[1]).passed
-    assert (by_chance, by_rule, better) == (3, 0, 3)
+        for look in range(30):
+            verdict = judge(champion, made.judged(2, 1.9, 1000 * seed + 10 + look), Rules(resamples=80, looks=look))
+            by_rule += verdict.passed
+            by_chance += found(verdict, "average precision of crystals").numbers["better_in"] >= 0.9
+        better += judge(champion, made.judged(2, 4.0, seed, recall=0.99), Rules(resamples=80, looks=1)).passed
+    assert (by_rule, better) == (0, 3)
+    assert by_chance >= 3
 
 
 def test_every_further_look_asks_more_and_says_why() -> None:
     made = lab(7, plates=12)
     sides = made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99)
-    first, tenth, last = (judge(*sides, replace(RULES, looks=before)) for before in (0, 9, MOST_LOOKS))
-    checks = [found(verdict, "average precision of crystals") for verdict in (first, tenth, last)]
-    assert [check.passed for check in checks] == [True, True, False]
-    assert "95.0 % are needed" in checks[0].sentence
-    assert checks[0].sentence.endswith("are needed")
-    assert checks[1].sentence.endswith("99.83 % are needed, because this test side has judged 9 candidates before")
-    assert checks[2].sentence.endswith("has judged 30 candidates before; label more plates, so that it grows")
-    assert [check.numbers["looks"] for check in checks] == [0, 9, 30]
+    first, some, tenth = (judge(*sides, replace(RULES, looks=before)) for before in (0, 0.7, 9))
+    checks = [found(verdict, "average precision of crystals") for verdict in (first, some, tenth)]
+    assert all(check.passed for check in checks)
+    assert checks[0].sentence.endswith("95.0 % are needed")
+    assert checks[1].sentence.endswith("96.2 % are needed, because of 0.7 looks at this test side before")
+    assert checks[2].sentence.endswith("99.09 % are needed, because of 9 looks at this test side before")
+    assert [check.numbers["looks"] for check in checks] == [0, 0.7, 9]
+
+
+def test_a_candidate_that_only_many_looks_refuse_is_told_that_new_drops_help() -> None:
+    made = lab(7, plates=12)
+    sides = made.judged(1, 2.0, 1), made.judged(2, 2.5, 2, recall=0.99)
+    sure = found(judge(*sides, RULES), "average precision of crystals").numbers["better_in"]
+    assert isinstance(sure, float)
+    assert 0.95 < sure < 0.9999
+    often = found(judge(*sides, replace(RULES, looks=30_000)), "average precision of crystals")
+    assert not often.passed
+    assert often.sentence.endswith("; at a first look that would do: label drops on more plates")
 
 
 def test_half_of_the_false_alarms_that_are_saved_is_spent_on_finding_more() -> None:

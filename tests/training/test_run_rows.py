@@ -207,51 +207,23 @@ def test_the_last_run_is_one_that_used_its_labels_up(db: Database) -> None:
     assert found.id == runs[1].id
 
 
-def test_uses_of_a_test_side_are_counted(db: Database) -> None:
-    first, second, other = add_dataset(db), add_dataset(db, "d2"), add_dataset(db, "d3", "other")
-    for number, (data_id, state) in enumerate(
-        [(first, "refused"), (second, "promoted"), (other, "refused"), (first, "failed"), (first, "shadow")]
-    ):
-        run = begin(db, str(number))
-        noted = {"dataset_id": data_id, "candidate": "lab:2"}
-        db.write(lambda c, run=run, noted=noted: run_rows.note(c, run.id, run.token, **noted))
-        end(db, run, state)
-    assert db.read(lambda c: run_rows.gate_uses(c, "g")) == 3
-    untrained = begin(db, "9")
-    db.write(lambda c: run_rows.note(c, untrained.id, untrained.token, dataset_id=first))
-    end(db, untrained)
-    assert db.read(lambda c: run_rows.gate_uses(c, "g")) == 3
-    assert db.read(lambda c: run_rows.gate_uses(c, "nothing")) == 0
+def test_a_run_knows_how_many_candidates_its_test_side_has_judged(db: Database) -> None:
+    def uses(token: str, state: str, candidate: str | None, numbers: dict[str, Any] | None) -> int:
+        run = begin(db, token)
+        if candidate is not None:
+            db.write(lambda c: run_rows.note(c, run.id, run.token, candidate=candidate))
+        end(db, run, state, numbers=numbers)
+        return run_rows.gate_uses(db.read(run_rows.get, run.id))
 
+    def looked(looks: float) -> dict[str, Any]:
+        return {"gate": {"rules": {"looks": looks}}}
 
-def look(db: Database, digest: str, crystals: int, parent: str = "lab:1") -> int:
-    """Looks at a test side with so many crystals, counted before and with a run that it refused."""
-    counts = {"test": {"crystals": crystals}}
-    values = {
-        "digest": digest, "gate_digest": f"gate of {digest}", "images": 40, "drops": 30, "crystals": 99, "missing": 0,
-        "changed": 0, "counts": counts, "taken_at": utc(),
-    }  # fmt: skip
-    data_id = db.write(
-        lambda c: int(c.execute(sa.insert(dataset).values(**values).returning(dataset.c.id)).scalar_one())
-    )
-    run = begin(db, digest, parent=parent)
-    db.write(lambda c: run_rows.note(c, run.id, run.token, dataset_id=data_id, candidate="lab:2"))
-    before = db.read(lambda c: run_rows.gate_uses(c, f"gate of {digest}"))
-    end(db, run, "refused")
-    assert db.read(lambda c: run_rows.gate_uses(c, f"gate of {digest}")) == before + 1
-    return before
-
-
-def test_a_test_side_that_grows_is_the_same_until_it_has_doubled(db: Database) -> None:
-    sizes = (20, 21, 22, 30, 39, 40, 44, 80)
-    assert [look(db, str(number), crystals) for number, crystals in enumerate(sizes)] == [0, 1, 2, 3, 4, 4, 3, 1]
-
-
-def test_models_for_another_light_are_judged_on_another_test_side(db: Database) -> None:
-    for name, modality in (("lab", "visible"), ("uv", "uv")):
-        register(db, name=name, version="1", modality=modality)
-    found = [look(db, str(n), 20, parent) for n, parent in enumerate(("lab:1", "uv:1", "lab:1", "uv:1"))]
-    assert found == [0, 0, 1, 1]
+    assert uses("1", "refused", "lab:2", looked(0)) == 1
+    assert uses("2", "promoted", "lab:3", looked(9)) == 10
+    assert uses("3", "shadow", "lab:4", looked(9.2)) == 11
+    assert uses("4", "refused", "lab:4", {"checks": []}) == 1
+    assert uses("5", "failed", "lab:4", None) == 0
+    assert uses("6", "refused", None, {"gate": {"checks": []}}) == 0
 
 
 def test_new_labels_are_counted_by_what_they_speak_of(db: Database, source_id: int, champion: versions.Version) -> None:
