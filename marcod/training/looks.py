@@ -101,7 +101,7 @@ def _earlier(connection: Connection, run_id: int, modality: str) -> list[Look]:
 
 
 def _limited_to(options: dict[str, object], known: set[str]) -> frozenset[str] | None:
-    """Return the sources that a run was limited to. One that was renamed since cannot be told: None, all of them."""
+    """Return the sources that a run was limited to; None for all of them, and where one was renamed since."""
     asked = options.get("sources")
     names = frozenset(map(str, asked)) if isinstance(asked, (list, tuple)) else None
     return names if names and names <= known else None

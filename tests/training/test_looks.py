@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from factories import promote, record, register, register_source, rows, sightings, utc
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marcod.database.engine import Database
@@ -159,6 +159,7 @@ def test_without_labelled_drops_there_is_nothing_to_count(lab: Lab) -> None:
 DROPS = st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=40)
 
 
+@settings(max_examples=40, deadline=None)
 @given(DROPS, st.integers(0, 31), st.integers(0, 31))
 def test_what_is_shared_is_a_share_that_grows_with_time(drops: list[tuple[int, bool]], early: int, late: int) -> None:
     side = JudgedDrops(["a"] * len(drops), np.array([d[0] for d in drops]), np.array([d[1] for d in drops], np.bool_))
@@ -170,6 +171,7 @@ def test_what_is_shared_is_a_share_that_grows_with_time(drops: list[tuple[int, b
     assert side.shared(Look(late)) >= np.mean(side.first_labels <= late)
 
 
+@settings(max_examples=40, deadline=None)
 @given(DROPS, DROPS, st.integers(0, 31))
 def test_new_drops_never_make_an_old_look_count_more(
     drops: list[tuple[int, bool]], more: list[tuple[int, bool]], last: int
