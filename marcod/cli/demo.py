@@ -126,8 +126,8 @@ def _print_missing(console: Console, reason: str) -> None:
     notice.append("The published MARCO could not be had.\n", "bold red")
     notice.append(f"{text.printable(reason)}\n\n")
     notice.append(
-        "The demonstration goes on with the small model that ships with marcod. It learned from rendered drops alone, "
-        "such as these: here it looks better than it is, and it is not for deciding about crystals.\n"
+        "The demonstration goes on with the model that comes with marcod. It learned from rendered drops alone, such "
+        f"as these, so here it looks better than it is: it {versions.JUDGED}.\n"
     )
     notice.append(f"{versions.REAL_MODEL}.")
     width = min(console.width, PANEL)

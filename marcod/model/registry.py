@@ -26,7 +26,7 @@ from marcod.text import offer
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord, Predictor
 
-SHIPPED: Final = ("marco-small-synthetic", "1")
+SHIPPED: Final = ("lite0", "1")
 """The version that serves until a lab promotes another."""
 
 CHECK_BATCH: Final = 4

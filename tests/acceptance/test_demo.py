@@ -28,7 +28,7 @@ def test_without_the_published_model_it_says_so_loudly_and_goes_on(tmp_path: Pat
     shown = " ".join(done.stdout.replace("│", " ").split())
     assert shown.count("The published MARCO could not be had.") == 2
     assert f"there is no file or folder {tmp_path / 'none.whl'}" in shown
-    assert "8 images of 12 files scored by marco-small-synthetic:1" in shown
+    assert "8 images of 12 files scored by lite0:1" in shown
     assert "(the other 4 are small copies, `_th`, that a Rock Imager writes beside its images)" in shown
     assert shown.count("drawn as drops crystals precipitate clear other") == 4
     assert "setup FOLDER" in shown

@@ -140,7 +140,7 @@ def test_every_score_names_its_model_and_is_current(site: Site, deliveries: dict
         "select model, model_version, model_synthetic, is_current, hit, p_crystals from lims_image_score_v1"
     )
     assert {(r.model, r.model_version, bool(r.model_synthetic), bool(r.is_current)) for r in rows} == {
-        ("marco-small-synthetic", "1", True, True)
+        ("lite0", "1", True, True)
     }
     hits = json.loads(site.ok("hits", "--json"))
     assert len(hits) == sum(bool(r.hit) for r in rows)
@@ -172,14 +172,14 @@ def test_rescoring_a_plate_adds_scores_and_keeps_the_old_ones(site: Site, delive
     before = site.rows("select * from score")
     assert len(before) == total
 
-    answer = json.loads(site.ok("rescore", "--plate", "CI030117", "--model", "marco-small-synthetic:2", "--json"))
+    answer = json.loads(site.ok("rescore", "--plate", "CI030117", "--model", "lite0:2", "--json"))
     assert (answer["queued"], answer["left"]) == (total, 0)
     after = site.rows("select * from score")
     assert set(before) < set(after)
     assert len(after) == 2 * total
     current = site.rows("select distinct model_version from lims_image_score_v1 where is_current")
     assert [row.model_version for row in current] == ["1"]
-    again = json.loads(site.ok("rescore", "--plate", "CI030117", "--model", "marco-small-synthetic:2", "--json"))
+    again = json.loads(site.ok("rescore", "--plate", "CI030117", "--model", "lite0:2", "--json"))
     assert (again["queued"], again["left"]) == (0, 0)
-    other = json.loads(site.ok("plate", "show", "CI030117", "--model", "marco-small-synthetic:2", "--json"))
-    assert {drop["model"] for drop in other["drops"]} == {"marco-small-synthetic:2"}
+    other = json.loads(site.ok("plate", "show", "CI030117", "--model", "lite0:2", "--json"))
+    assert {drop["model"] for drop in other["drops"]} == {"lite0:2"}

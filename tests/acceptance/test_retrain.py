@@ -29,7 +29,7 @@ pytestmark = pytest.mark.story
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 SWAP = {"Crystals": "Clear", "Clear": "Crystals"}
-SHIPPED = "marco-small-synthetic:1"
+SHIPPED = "lite0:1"
 GONE = 2**22 + 1
 """No process has an id above Linux's largest."""
 

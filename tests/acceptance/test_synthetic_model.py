@@ -24,7 +24,7 @@ def test_it_says_so_wherever_its_scores_are_shown(site: Site) -> None:
     site.add_source("minstrel", site.folder / "in", "rigaku")
     site.write(models={"folder": str(site.folder / "models")})
 
-    assert "marco-small-synthetic:1 was trained on rendered drops alone" in in_one_line(site.ok("scan"))
+    assert "lite0:1 was trained on rendered drops alone" in in_one_line(site.ok("scan"))
     assert "Scored by" not in site.ok("plate", "show", "CI030117") + site.ok("plate", "list")
     for command in (["scan", "--json"], ["score", "--json"], ["plate", "export", "CI030117"]):
         result = site.call(*command)

@@ -47,7 +47,7 @@ def test_plate_list(plate: Site) -> None:
     rows = {row["plate_key"]: row for row in json.loads(plate.ok("plate", "list", "--json"))}
     assert (rows["P"]["hits"], rows["P"]["scored"], rows["P"]["failed"], rows["P"]["complete"]) == (2, 47, 1, True)
     listed = plate.ok("plate", "list")
-    assert "3 inspections; hits: crystals >= 0.0433" in listed
+    assert "3 inspections; hits: crystals >= 0.07" in listed
     assert re.search(r"likeliest +class\n", listed)
     assert "complete (expected)" in listed
 
@@ -57,9 +57,7 @@ def test_plate_show(plate: Site) -> None:
     lines = {line.split()[0]: line for line in shown.splitlines() if line[:2].strip() in set("ABCDEFGH")}
     assert lines["B"].split()[1:].index("X") == 2
     assert "!" in lines["D"]
-    counted = (
-        "48 drops: 2 hits (crystals >= 0.0433); others by likeliest class: 45 Clear; 1 failed; complete (expected)"
-    )
+    counted = "48 drops: 2 hits (crystals >= 0.07); others by likeliest class: 45 Clear; 1 failed; complete (expected)"
     assert counted in shown
     assert len(json.loads(plate.ok("plate", "show", "P", "--json"))["drops"]) == 48
 
@@ -152,8 +150,8 @@ UNKNOWN = [
     (("plate", "show", "SAMA"), 1, "the plates are SAME, =cmd()"),
     (("plate", "show", "P", "--source", "imagar"), 1, "the sources are imager, three, two"),
     (("plate", "show", "P", "--inspection", "7"), 1, "the inspections are 1"),
-    (("plate", "show", "P", "--model", "marco-synthetic:1"), 1, "the models are marco-small-synthetic:1"),
-    (("model", "promote", "marco-synthetic:1"), 1, "the models here are marco-small-synthetic:1"),
+    (("plate", "show", "P", "--model", "marco-synthetic:1"), 1, "the models are lite0:1"),
+    (("model", "promote", "marco-synthetic:1"), 1, "the models here are lite0:1"),
     (("rescore", "--plate", "Q", "--no-wait"), 1, "the plates are "),
     (("hits", "--source", "imagar"), 1, "the sources are imager, three, two"),
     (("hits", "--project", "kinase"), 1, "there are no projects"),
@@ -172,8 +170,8 @@ def test_an_unknown_word_is_answered_with_those_there_are(plate: Site) -> None:
 
 def test_model_list_and_promote(plate: Site) -> None:
     [row] = json.loads(plate.ok("model", "list", "--json"))
-    assert (row["model"], row["aliases"], row["synthetic"]) == ("marco-small-synthetic:1", "champion", True)
-    assert "is champion" in plate.ok("model", "promote", "marco-small-synthetic:1")
+    assert (row["model"], row["aliases"], row["synthetic"]) == ("lite0:1", "champion", True)
+    assert "is champion" in plate.ok("model", "promote", "lite0:1")
     assert plate.call("model", "promote", "none:1").exit_code == 1
 
 

@@ -39,9 +39,9 @@ def dimmed(site: Site) -> Site:
 def test_drift_is_told_and_cleared(dimmed: Site) -> None:
     shown = dimmed.call("drift")
     assert shown.exit_code == 3, shown.output
-    assert "minstrel, visible, marco-small-synthetic:1: ALARM, plates of 0 days are compared" in shown.stdout
+    assert "minstrel, visible, lite0:1: ALARM, plates of 0 days are compared" in shown.stdout
     assert "the images of minstrel are darker; look at its lamp, exposure and shutter" in shown.stdout
-    assert "rock-imager, visible, marco-small-synthetic:1: collecting, 5 of 50 images, 1 of 8 plates" in shown.stdout
+    assert "rock-imager, visible, lite0:1: collecting, 5 of 50 images, 1 of 8 plates" in shown.stdout
 
     told = dimmed.call("drift", "--source", "minstrel", "--days", "3", "--json")
     assert told.exit_code == 3
@@ -61,7 +61,7 @@ def test_drift_is_told_and_cleared(dimmed: Site) -> None:
         ("drift-clear", "minstrel")
     ]
     again = dimmed.call("drift", "--clear", "minstrel", "--new-reference")
-    assert "minstrel, visible, marco-small-synthetic:1: collecting" in again.stdout
+    assert "minstrel, visible, lite0:1: collecting" in again.stdout
 
 
 def test_looking_says_what_the_schedule_records(dimmed: Site) -> None:

@@ -67,7 +67,7 @@ def test_a_plate_through_its_inspections(lab: Site) -> None:
         "A01.1": [".", "X", "X", "appearing", "2", "0.900"],
         "A02.1": [".", ".", "X", "appearing", "3", "0.900"],
     }
-    assert "2 of 4 drops are or were hits (crystals >= 0.0433)" in shown
+    assert "2 of 4 drops are or were hits (crystals >= 0.07)" in shown
     assert "A04.1" in lab.ok("plate", "show", "P", "--history", "--all-drops")
     found = json.loads(lab.ok("plate", "show", "P", "--history", "--json"))
     assert [i["key"] for i in found["inspections"]] == ["1", "2", "3"]
@@ -87,7 +87,7 @@ def test_a_person_s_word_counts_everywhere(lab: Site) -> None:
     ]  # fmt: skip
     assert [w for w, row in rows.items() if row["hit"] == "True"] == ["A02", "A04"]
     shown = lab.ok("plate", "show", "P")
-    assert "4 drops: 2 hits (crystals >= 0.0433); others by likeliest class: 2 Clear" in shown
+    assert "4 drops: 2 hits (crystals >= 0.07); others by likeliest class: 2 Clear" in shown
     assert "labelled by people: A01.1 Clear (ann), A04.1 Crystals (ann)" in shown
     found = {hit["well"]: hit for hit in json.loads(lab.ok("hits", "--json"))}
     assert {well: (hit["trend"], hit["label_person"]) for well, hit in found.items()} == {
@@ -155,15 +155,13 @@ def test_a_file_holds_all_hits_or_says_that_it_does_not(site: Site) -> None:
     )
     images = site.call("hits", "--export", str(site.folder / "hits.html"))
     assert ("500 hits written" in images.stdout, "500 of 501 hits written" in images.stderr) == (True, True)
-    assert "25 of 501 hits (crystals >= 0.0433), best first; --limit shows more\n" in site.ok("hits")
-    assert "501 hits (crystals >= 0.0433), best first\n" in site.ok("hits", "--limit", "501")
+    assert "25 of 501 hits (crystals >= 0.07), best first; --limit shows more\n" in site.ok("hits")
+    assert "501 hits (crystals >= 0.07), best first\n" in site.ok("hits", "--limit", "501")
 
 
 def test_a_list_says_how_many_there_are(lab: Site) -> None:
-    assert "2 of 3 inspections; hits: crystals >= 0.0433; --limit shows more\n" in lab.ok(
-        "plate", "list", "--limit", "2"
-    )
-    assert "1 of 2 hits (crystals >= 0.0433), best first; --limit shows more" in lab.ok("hits", "--limit", "1")
+    assert "2 of 3 inspections; hits: crystals >= 0.07; --limit shows more\n" in lab.ok("plate", "list", "--limit", "2")
+    assert "1 of 2 hits (crystals >= 0.07), best first; --limit shows more" in lab.ok("hits", "--limit", "1")
     assert "1 of 2 hits" in lab.ok("hits", "--limit", "1", "--source", "imager")
 
 

@@ -265,7 +265,7 @@ def test_a_database_without_a_champion_is_listed_all_the_same(site: Site) -> Non
     for command in READING:
         if command[-1] in ("list", "status", "inbox", "failed", "hits", "check"):
             site.ok(*command)
-    site.ok("model", "show", "marco-small-synthetic:1")
+    site.ok("model", "show", "lite0:1")
     assert "the first `marcod scan` or `marcod run` makes the shipped one champion" in refused(site, ("drift",))
     assert site.count("model_alias") == site.count("model_version") == 0
 
@@ -351,7 +351,7 @@ def test_a_full_disk_in_doctor(site: Site) -> None:
 INPUTS: Final = {
     "demo": {"folder", "models"}, "install-systemd": {"prefix", "program"}, "label import": {"place"},
     "model evaluate": {"csv", "root"}, "model calibrate": {"csv", "root"}, "model fetch": {"given"},
-    "model import": {"images"}, "model train-synthetic": {"folder"}, "plate import": {"table"}, "db restore": {"file"},
+    "model import": {"images"}, "model train-synthetic": {"folder", "given"}, "plate import": {"table"}, "db restore": {"file"},
     "review export": {"target"}, "review import": {"place"}, "scan": {"root"}, "setup": {"folders"},
 }  # fmt: skip
 """Paths that are read, or are folders that are made; every other one is a file to be written."""

@@ -53,7 +53,7 @@ def test_keys_and_paths_are_whole(lab: Site) -> None:
         assert not CHATTER.search(shown.text), words
     assert any(PLATE in line and INSPECTION in line for line in seen["plate list"].lines)
     assert any(PLATE in line and "B03.1" in line and "Clear" in line for line in seen["hits"].lines)
-    assert "1 hit (crystals >= 0.0433), best first" in seen["hits"].text
+    assert "1 hit (crystals >= 0.07), best first" in seen["hits"].text
     assert any(BAD in line for line in seen["queue failed"].lines)
     assert WHY in " ".join(seen["queue failed"].text.replace(BAD, "").split())
     # What needs more than the width is a key or the heading above it, and the terminal itself wraps it.
@@ -66,7 +66,7 @@ def test_a_hit_of_another_class_counts_once(lab: Site) -> None:
     shown = run(lab, "plate", "show", PLATE)
     assert all(len(line) <= 80 for line in shown.lines)
     told = " ".join(shown.text.split())
-    assert "48 drops: 1 hit (crystals >= 0.0433); others by likeliest class: 45 Clear, 1 Other; 1 failed" in told
+    assert "48 drops: 1 hit (crystals >= 0.07); others by likeliest class: 45 Clear, 1 Other; 1 failed" in told
     assert "labelled by people (underlined): A01.1 Other (ann)" in told
 
 

@@ -376,7 +376,7 @@ def test_the_command_judges_stored_scores_as_table_json_and_page(lab: Database, 
     assert "of 96 drops in 8 groups" in shown.stdout
     assert "Synthetic model." in shown.stdout
     assert "Confusion (the paper's Table 4)" in shown.stdout
-    assert "marco-small-synthetic:1" in target.read_text(encoding="utf-8")
+    assert "lite0:1" in target.read_text(encoding="utf-8")
     found = json.loads(call(db_url, "champion", "--from-database", "--split", "all", "--json").stdout)
     assert (found["data"]["images"], found["data"]["counted"]) == (192, 96)
     assert found["confusion"]["classes"] == ["Crystals", "Precipitate", "Clear", "Other"]

@@ -93,7 +93,7 @@ def test_all_is_well(lab: Site) -> None:
     wrong = {name: f for name, f in findings.items() if f["verdict"] != "ok"}
     assert not [f for f in wrong.values() if f["area"] not in MACHINE]
     assert code == (3 if wrong else 0)
-    assert findings["models: marco-small-synthetic:1"]["text"].startswith("champion; checksums and golden")
+    assert findings["models: lite0:1"]["text"].startswith("champion; checksums and golden")
     assert findings["device: test batch"]["text"].startswith("4 images in ")
     assert "fully scanned" in findings["sources: minstrel: watching"]["text"]
     assert findings["sources: minstrel: observer"]["text"].startswith("inotify on ")

@@ -171,7 +171,7 @@ def test_the_command_tells_all_of_it(marco: Marco) -> None:
     entry = published.find("marco")
     said = {key: marco.said[key] for key in ("model", "promoted", "champion", "former_champion", "licence", "citation")}
     assert said == {
-        "model": "marco:1", "promoted": True, "champion": "marco:1", "former_champion": "marco-small-synthetic:1",
+        "model": "marco:1", "promoted": True, "champion": "marco:1", "former_champion": "lite0:1",
         "licence": "Apache-2.0", "citation": entry.citation,
     }  # fmt: skip
     listed = call(marco.config, "model", "list").stdout.splitlines()
@@ -265,13 +265,13 @@ def test_run_twice_it_is_there_and_is_promoted_over_the_shipped_bundle(config: P
     assert left.exit_code == 0, left.output
     assert left.stdout.startswith(f"marco:1 is here already, in {marco.path}\n")
     assert left.stdout.endswith(
-        "marco-small-synthetic:1 stays champion\n"
+        "lite0:1 stays champion\n"
         "next: `marcod model challenge marco:1` lets it score new images next to the champion, to compare\n"
         "or: `marcod model promote marco:1` makes it champion\n"
     )
     promoted = call(config, "model", "fetch", "marco")
     assert promoted.exit_code == 0, promoted.output
-    assert promoted.stdout.endswith("marco:1 is champion, instead of marco-small-synthetic:1\n")
+    assert promoted.stdout.endswith("marco:1 is champion, instead of lite0:1\n")
     again = json.loads(call(config, "model", "fetch", "marco", "--json").stdout)
     assert (again["fetched"], again["promoted"], again["champion"]) == (False, False, "marco:1")
     assert again["digest"] == marco.said["digest"]

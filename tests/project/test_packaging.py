@@ -38,7 +38,7 @@ def test_migrations_units_and_the_shipped_bundle_travel_inside(unpacked: Path) -
         }
         inside = unpacked / "marcod" / target
         assert {path.relative_to(inside).as_posix() for path in inside.rglob("*") if path.is_file()} == expected
-    assert (unpacked / "marcod" / "_models" / "marco-small-synthetic" / "1" / "bundle.toml").is_file()
+    assert (unpacked / "marcod" / "_models" / "lite0" / "1" / "bundle.toml").is_file()
     assert (unpacked / "marcod" / "model" / "published" / "catalogue.toml").is_file()
 
 
@@ -54,5 +54,5 @@ def test_an_installation_makes_its_database_and_knows_its_model(unpacked: Path, 
             text=True,
             check=True,
         )
-    assert "marco-small-synthetic:1" in done.stdout
+    assert "lite0:1" in done.stdout
     assert str(unpacked) in done.stdout

@@ -32,7 +32,7 @@ def test_an_imported_model_waits_to_be_promoted(config: Path, db_url: str, prist
     assert (said["model"], said["folder"]) == ("tiny:3", str(folder))
     assert said["report"] == json.loads((folder / "metrics.json").read_text())
     database = Database(db_url)
-    assert [r.version.name for r in database.read(versions.listed)] == ["marco-small-synthetic"]
+    assert [r.version.name for r in database.read(versions.listed)] == ["lite0"]
     database.close()
     again = call(config, "import", str(pristine_bundle), "--name", "other")
     assert again.stdout.splitlines() == [
