@@ -351,7 +351,8 @@ def test_a_full_disk_in_doctor(site: Site) -> None:
 INPUTS: Final = {
     "demo": {"folder", "models"}, "install-systemd": {"prefix", "program"}, "label import": {"place"},
     "model evaluate": {"csv", "root"}, "model calibrate": {"csv", "root"}, "model fetch": {"given"},
-    "model import": {"images"}, "model train-synthetic": {"folder", "given"}, "plate import": {"table"}, "db restore": {"file"},
+    "model import": {"images"}, "model train-synthetic": {"folder", "given"}, "plate import": {"table"},
+    "db restore": {"file"},
     "review export": {"target"}, "review import": {"place"}, "scan": {"root"}, "setup": {"folders"},
 }  # fmt: skip
 """Paths that are read, or are folders that are made; every other one is a file to be written."""

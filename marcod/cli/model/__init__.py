@@ -21,7 +21,9 @@ COMMANDS: Final = {
     "model.versions:show": (
         "Show everything about a model version, also by its alias: champion, challenger or previous."
     ),
-    "model.versions:train-synthetic": "Train the model that comes with marcod on rendered drops, and write its bundle below FOLDER.",
+    "model.versions:train-synthetic": (
+        "Train the model that comes with marcod on rendered drops, and write its bundle below FOLDER."
+    ),
     "model.versions:verify": "Check bundles: their checksums, their digests in the database, and their golden images.",
 }
 
