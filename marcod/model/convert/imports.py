@@ -33,6 +33,7 @@ from marcod.model.bundle import BundleRecord, Golden, Predictor, Threshold
 from marcod.model.convert import keras_file, saved_model, sources
 from marcod.model.convert.checkpoint import Checkpoint
 from marcod.model.convert.sources import Kind, Limits, Progress, Source
+from marcod.model.efficientnet import LITE0
 from marcod.model.inception import MARCO, MARCO_SMALL
 from marcod.model.preprocess import Preprocessing
 from marcod.model.published.catalogue import Published
@@ -142,7 +143,7 @@ def _free_target(models: Path, name: str, version: int | None, taken: Collection
 
 def _read(source: Source, template: Architecture, preprocessing: Preprocessing) -> _Model:
     if source.kind is Kind.KERAS:
-        found, weights = keras_file.read(source.path, (template, MARCO_SMALL))
+        found, weights = keras_file.read(source.path, (template, LITE0, MARCO_SMALL))
         if found.input_size != preprocessing.size:
             # The program trains its small networks so; the file itself does not say how images came to be.
             preprocessing = Preprocessing(found.input_size, "area")

@@ -20,7 +20,7 @@ from marcod.model.architecture import Architecture
 from marcod.model.bundle import WEIGHTS_BYTES
 from marcod.model.convert.checkpoint import first_line, refuse_not_finite
 
-_WEIGHTED: Final = ("Conv2D", "BatchNormalization")
+_WEIGHTED: Final = ("Conv2D", "DepthwiseConv2D", "BatchNormalization")
 _LOGITS: Final = "Logits.Conv2d_1c_1x1"
 _AUXILIARY: Final = "AuxLogits."
 
@@ -65,7 +65,7 @@ def _described(file: Path) -> tuple[dict[str, int | None], Any]:
 
 def _refuse_others(found: dict[str, int | None], ours: Sequence[Any]) -> None:
     """Weights are stored by position, so names, order and filters have to be ours."""
-    wanted = {layer.name: getattr(layer, "filters", None) for layer in ours}
+    wanted = {layer.name: layer.get_config().get("filters") for layer in ours}
     pairs = list(zip(found.items(), wanted.items(), strict=False))
     if wrong := next(((a, b) for a, b in pairs if a != b), None):
         (name, filters), (our_name, our_filters) = wrong

@@ -22,6 +22,7 @@ from marcod.model import bundle, convert, network
 from marcod.model.convert import Imported, saved_model, sources
 from marcod.model.convert.keras_file import read as read_keras
 from marcod.model.convert.sources import Kind
+from marcod.model.efficientnet import EfficientNetLite
 from marcod.model.inception import MARCO
 from marcod.model.preprocess import Preprocessing
 
@@ -194,6 +195,19 @@ def test_a_keras_file(tmp_path: Path, tiny_case: Case) -> None:
     assert done.record.architecture["auxiliary"] is False
     assert same_weights(done.path, tiny_case.done.path, auxiliary=False)
     assert done.report["parity"] is None
+
+
+def test_a_keras_file_of_the_other_family(tmp_path: Path) -> None:
+    small = EfficientNetLite(input_size=32, classes=4)
+    model = network.build(small)
+    model.save(tmp_path / "lite.keras")
+    with zipfile.ZipFile(tmp_path / "lite.keras") as archive:
+        archive.extractall(tmp_path / "inside")
+    architecture, weights = read_keras(tmp_path / "inside", [TINY, small])
+    assert architecture == small
+    given = network.variables(model)
+    assert all(np.array_equal(weights[name], value) for name, value in given.items())
+    assert set(weights) == set(given)
 
 
 def test_a_keras_file_with_the_auxiliary_head(tmp_path: Path, tiny_case: Case) -> None:
