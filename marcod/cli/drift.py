@@ -36,11 +36,11 @@ def drift(
     if cleared is not None:
         with app.open_app(settings) as ready:
             # What was shown may not be recorded yet, where no process keeps the schedule.
-            drifts.run(ready.db, settings.drift, now)
+            drifts.run(ready.db, settings.drift, now, ready.registry.champion_view())
             count = drifts.clear(ready.db, cleared, new_reference=new_reference, actor=options.actor(), now=now)
         output.echo(f"{text.count(count, 'alarm')} of {text.printable(cleared)} cleared", err=json_output)
     with app.reading(settings) as ready:
-        report = drifts.look(ready.db, settings.drift, now)
+        report = drifts.look(ready.db, settings.drift, now, ready.registry.champion_view())
         chosen = [imager for imager in report.imagers if source in (None, imager.source)]
         if source is not None and not chosen:
             offered = text.offer(source, (imager.source for imager in report.imagers), "sources with new images")

@@ -10,7 +10,7 @@ of the drops' distributions, for shares the difference.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from marcod.domain import CLASSES
 from marcod.drift import statistics
+from marcod.drift.days import LASTING
 from marcod.drift.statistics import Ages, Cell, PlateSums
 
 REFERENCE_PLATES: Final = 8
@@ -30,6 +31,13 @@ EMPTY_SHARE: Final = 0.01
 """Share of the reference's images, those of the least contrast for their brightness, that are called empty."""
 
 LEAST_P: Final = 1e-99
+
+IMAGES: Final = "images"
+FOCUS: Final = "focus"
+SCORES: Final = "scores"
+KINDS: Final = (IMAGES, FOCUS, SCORES)
+"""Kinds of signals: of the images whatever model there is, of their focus, which depends on the number of pixels that
+the model takes, and of the model's scores."""
 
 Reading = tuple[float, float]
 """A sum and the number of images it is over."""
@@ -50,6 +58,18 @@ class Signal:
     higher: str
     lower: str
     part: str = ""
+
+    @property
+    def kind(self) -> str:
+        """One of KINDS."""
+        return kind_of(self.name)
+
+
+def kind_of(signal: str) -> str:
+    """Return the kind of a signal by its name, one of KINDS."""
+    if signal == FOCUS:
+        return FOCUS
+    return IMAGES if signal in LASTING else SCORES
 
 
 def _measure(name: str) -> Callable[[PlateSums, int], Reading]:
@@ -139,16 +159,27 @@ class Finding:
 
 
 def judge(
-    reference: Ages, window: Ages, *, source: str, days: int, tests: int, least_images: int, level: float
+    reference: Ages,
+    window: Ages,
+    *,
+    source: str,
+    days: int,
+    tests: int,
+    least_images: int,
+    level: float,
+    kinds: Container[str] = KINDS,
 ) -> list[Finding]:
     """Make one finding for each signal with enough images; ages without a reference are left out.
 
-    ``tests`` is the number of windows; each p-value is multiplied by that and by the parts of its signal.
+    Only signals of ``kinds`` are compared. ``tests`` is the number of windows; each p-value is multiplied by that and
+    by the parts of its signal.
     """
     shared = {age: cell for age, cell in window.items() if age in reference}
     empty_below = _emptiest(reference)
     best: dict[str, Finding] = {}
     for signal in SIGNALS:
+        if signal.kind not in kinds:
+            continue
         parts = sum(other.name == signal.name for other in SIGNALS)
         found = _compare(signal, reference, shared, empty_below, least_images, days, tests * parts)
         if found is not None and (signal.name not in best or found.p_value < best[signal.name].p_value):

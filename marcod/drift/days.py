@@ -39,6 +39,9 @@ ARCHIVED: Final = timedelta(days=14)
 Where an imager's names carry no date, an image is as old as its file.
 """
 
+LASTING: Final = ("brightness", "contrast", "focus", "empty", "failures")
+"""Signals of the images themselves. Their references and alarms outlast a champion."""
+
 PART: Final = 5000
 PLATES: Final = 50
 
@@ -63,9 +66,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """The row of one imager and UTC day; ``statistics`` is what ``marcod.drift.monitor`` makes of it."""
+    """The row of one imager and UTC day under one champion; ``marcod.drift.monitor`` makes the ``statistics``.
+
+    ``version_id`` is the champion's.
+    """
 
     source_id: int
+    version_id: int
     day: date
     images: int
     failures: int
@@ -242,17 +249,24 @@ def put_days(connection: Connection, version: Version, days: Iterable[Day], now:
         _upsert(connection, drift_day, key, values)
 
 
-def days(connection: Connection, version: Version, source_id: int, since: date) -> list[Day]:
-    """List the rows of an imager from a day on, in order."""
-    columns = (drift_day.c.source_id, drift_day.c.day, drift_day.c.images, drift_day.c.failures, drift_day.c.statistics)
-    mine = _mine(drift_day, source_id, version)
-    found = sa.select(*columns).where(mine, drift_day.c.day >= since).order_by(drift_day.c.day)
-    return [Day(*row) for row in connection.execute(found)]
+def days(connection: Connection, modality: str, source_id: int, since: date) -> list[Day]:
+    """List the rows of an imager from a day on, in order, under every champion for this modality."""
+    columns = [drift_day.c[name] for name in _OF_DAY]
+    mine = sa.and_(drift_day.c.source_id == source_id, drift_day.c.modality == modality)
+    order = (drift_day.c.day, drift_day.c.model_version_id)
+    return [
+        Day(*row)
+        for row in connection.execute(sa.select(*columns).where(mine, drift_day.c.day >= since).order_by(*order))
+    ]
 
 
-def imagers(connection: Connection, version: Version) -> list[tuple[int, str]]:
-    """List ids and names of the sources of which this version has days, by name."""
-    seen = sa.exists().where(drift_day.c.source_id == source.c.id, drift_day.c.model_version_id == version.id)
+_OF_DAY: Final = ("source_id", "model_version_id", "day", "images", "failures", "statistics")
+
+
+def imagers(connection: Connection, version: Version, since: date) -> list[tuple[int, str]]:
+    """List ids and names, by name, of the sources of which this version has days, or another one has since then."""
+    mine = sa.or_(drift_day.c.model_version_id == version.id, drift_day.c.day >= since)
+    seen = sa.exists().where(drift_day.c.source_id == source.c.id, drift_day.c.modality == version.modality, mine)
     return [(int(row[0]), row[1]) for row in connection.execute(_SOURCES.where(seen).order_by(source.c.name))]
 
 
@@ -264,10 +278,14 @@ def names(connection: Connection, source_ids: Iterable[int]) -> dict[int, str]:
     return {int(row[0]): row[1] for row in connection.execute(_SOURCES.where(source.c.id.in_(list(source_ids))))}
 
 
-def reference(connection: Connection, version: Version, source_id: int) -> dict[str, Any] | None:
-    """Return what :func:`put_reference` stored, or None."""
-    mine = _mine(drift_reference, source_id, version)
-    return connection.execute(sa.select(drift_reference.c.statistics).where(mine)).scalar_one_or_none()
+def references(connection: Connection, version: Version, source_id: int) -> list[tuple[int, dict[str, Any]]]:
+    """List what :func:`put_reference` stored of an imager, by version id, the latest first."""
+    table = drift_reference
+    mine = sa.and_(table.c.source_id == source_id, table.c.modality == version.modality)
+    found = sa.select(table.c.model_version_id, table.c.statistics).where(mine)
+    return [
+        (int(row[0]), row[1]) for row in connection.execute(found.order_by(table.c.made_at.desc(), table.c.id.desc()))
+    ]
 
 
 def put_reference(connection: Connection, version: Version, source_id: int, now: datetime, **values: Any) -> None:
@@ -284,16 +302,18 @@ def hold(connection: Connection, source_id: int) -> None:
 
 
 def raise_alarm(
-    connection: Connection, version: Version, source_id: int, *, signal: str, now: datetime, **values: Any
+    connection: Connection, version: Version, source_id: int, *, signal: str, day: date, now: datetime, **values: Any
 ) -> int | None:
     """Open an alarm unless one is open or was raised that day; call :func:`hold` first. Returns the id of a new one.
 
-    ``values`` are its day, value, reference, p_value and detail.
+    An alarm of the images counts under whatever champion it was raised. ``values`` are its value, reference, p_value
+    and detail.
     """
-    same = sa.and_(_mine(drift_alarm, source_id, version), drift_alarm.c.signal == signal)
-    if connection.execute(sa.select(sa.exists().where(same, drift_alarm.c.cleared_at.is_(None)))).scalar_one():
+    same = sa.and_(_concerned(version, source_id, signal), drift_alarm.c.signal == signal)
+    known = sa.or_(drift_alarm.c.cleared_at.is_(None), drift_alarm.c.day == day)
+    if connection.execute(sa.select(sa.exists().where(same, known))).scalar_one():
         return None
-    row = _key(source_id, version) | {"signal": signal, "raised_at": now, **values}
+    row = _key(source_id, version) | {"signal": signal, "day": day, "raised_at": now, **values}
     made = insert(connection, drift_alarm).values(row).on_conflict_do_nothing().returning(drift_alarm.c.id)
     alarm_id: int | None = connection.execute(made).scalar_one_or_none()
     if alarm_id is not None:
@@ -303,6 +323,13 @@ def raise_alarm(
     return alarm_id
 
 
+def _concerned(version: Version, source_id: int, signal: str) -> sa.ColumnElement[bool]:
+    """Alarms of an imager that concern a signal under this champion: of any one where the model plays no part."""
+    if signal not in LASTING:
+        return _mine(drift_alarm, source_id, version)
+    return sa.and_(drift_alarm.c.source_id == source_id, drift_alarm.c.modality == version.modality)
+
+
 def clear(connection: Connection, alarm_ids: Iterable[int], now: datetime) -> int:
     """Close these alarms. Returns how many were open."""
     still = sa.and_(drift_alarm.c.id.in_(list(alarm_ids)), drift_alarm.c.cleared_at.is_(None))
@@ -310,17 +337,19 @@ def clear(connection: Connection, alarm_ids: Iterable[int], now: datetime) -> in
 
 
 def clear_others(connection: Connection, version: Version, now: datetime) -> None:
-    """Close alarms of versions that are no longer champion."""
-    others = sa.and_(drift_alarm.c.model_version_id != version.id, drift_alarm.c.cleared_at.is_(None))
+    """Close alarms of versions that are no longer champion, but not those of the images of the same modality."""
+    lasts = sa.and_(drift_alarm.c.signal.in_(LASTING), drift_alarm.c.modality == version.modality)
+    others = sa.and_(drift_alarm.c.model_version_id != version.id, drift_alarm.c.cleared_at.is_(None), sa.not_(lasts))
     connection.execute(sa.update(drift_alarm).where(others).values(cleared_at=now))
 
 
 def last_cleared(connection: Connection, version: Version, source_id: int) -> dict[str, date]:
     """Return the UTC day on which each signal's alarm was last cleared."""
     latest = sa.func.max(drift_alarm.c.cleared_at, type_=UtcDateTime())
-    mine = sa.and_(_mine(drift_alarm, source_id, version), drift_alarm.c.cleared_at.is_not(None))
-    found = sa.select(drift_alarm.c.signal, latest).where(mine).group_by(drift_alarm.c.signal)
-    return {row[0]: row[1].date() for row in connection.execute(found)}
+    lasts = sa.and_(_concerned(version, source_id, LASTING[0]), drift_alarm.c.signal.in_(LASTING))
+    mine = sa.or_(_mine(drift_alarm, source_id, version), lasts)
+    found = sa.select(drift_alarm.c.signal, latest).where(mine, drift_alarm.c.cleared_at.is_not(None))
+    return {row[0]: row[1].date() for row in connection.execute(found.group_by(drift_alarm.c.signal))}
 
 
 def open_alarms(connection: Connection) -> list[Alarm]:

@@ -254,6 +254,15 @@ class Registry:
             _discard(model.folder)
         return kept
 
+    def champion_view(self) -> str:
+        """Return a name of the pixels that the champion takes of an image; "" where its bundle is not readable here."""
+        version = self._db.read(versions.champion)
+        try:
+            record = bundle.read(self.path(version.name, version.version))
+        except (BundleError, NotFoundError):
+            return ""
+        return json.dumps(record.preprocessing, sort_keys=True)
+
     def load(self, version: versions.Version, batch_size: int) -> "Predictor":
         """Load a predictor for a registered version. Raises BundleError when the bundle here is another one."""
         path = self.path(version.name, version.version)

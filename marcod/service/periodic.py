@@ -159,7 +159,8 @@ class PeriodicWork:
             log.info("inbox", resolved=turn.resolved, refused=turn.refused, waiting=turn.waiting)
 
     def _drift(self) -> None:
-        monitor.run(self._db, self._settings.drift, self._db.now())
+        view = App(self._db, self._settings.models.folder).registry.champion_view()
+        monitor.run(self._db, self._settings.drift, self._db.now(), view)
 
     def _measure(self) -> None:
         now = self._db.now()

@@ -14,7 +14,7 @@ from imager_days import IMAGES, at, day, delivered, score_waiting
 
 from marcod.catalog import deliveries
 from marcod.database.engine import Database
-from marcod.database.schema import drift_alarm, drift_day, drift_reference, image
+from marcod.database.schema import drift_alarm, drift_day, image
 from marcod.drift import days as store
 from marcod.drift import monitor
 from marcod.errors import NotFoundError
@@ -219,25 +219,108 @@ def test_a_cleared_alarm_stays_away_and_a_new_normal_is_learnt(db: Database, sou
         monitor.clear(db, "nobody", new_reference=False, actor="ann", now=at(4))
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def signals(db: Database) -> set[str]:
+    return {alarm.signal for alarm in db.read(store.open_alarms)}
+
+
 @pytest.mark.slow
-def test_a_new_champion_begins_anew_and_one_that_returns_has_its_reference(
+def test_a_new_champion_starts_a_reference_of_scores_and_keeps_that_of_the_images(
     db: Database, source_id: int, champion: Version
 ) -> None:
     day(db, source_id, champion, at(0))
-    day(db, source_id, champion, at(1), light=0.7)
-    assert look(db, 1).new
+    day(db, source_id, champion, at(1), light=0.7, sure=0.3)
+    assert {"brightness", "confidence"} <= {alarm.signal for alarm in look(db, 1).new}
     newer = register(db, version="2")
     promote(db, newer, at(1, hours=3))
-    assert look(db, 1, hours=4).imagers == []
-    assert db.read(store.open_alarms) == []
-    day(db, source_id, newer, at(2), light=0.7)
-    assert states(look(db, 2)) == {"imager": monitor.COLLECTING}
-    db.write(lambda c: serving.rollback(c, champion, actor="test", now=at(3)))
-    day(db, source_id, champion, at(3, hours=1), light=0.7)
-    report = look(db, 3, hours=3)
-    assert states(report) == {"imager": monitor.ALARM}
-    assert len(rows(db, sa.select(drift_reference))) == 1
+    assert states(look(db, 1, hours=4)) == {"imager": monitor.ALARM}
+    assert "brightness" in signals(db)
+    assert "confidence" not in signals(db)
+    day(db, source_id, newer, at(2), light=0.7, sure=0.3)
+    report = look(db, 2)
+    assert report.new == [], "it is open under the former champion, and the new one's scores have no reference"
+    assert "the champion's scores not yet: 56 of 50 images" in report.imagers[0].note
+    for number in (3, 4, 5, 6):
+        day(db, source_id, newer, at(number), sure=0.3)
+        look(db, number)
+    assert signals(db) == set()
+    db.write(lambda c: serving.rollback(c, champion, actor="test", now=at(7)))
+    day(db, source_id, champion, at(7, hours=1), sure=0.3)
+    report = look(db, 7, hours=3)
+    assert "confidence" in signals(db), "the former reference of its scores counts again"
+    assert signals(db).isdisjoint(store.LASTING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0.99, 1.0])
+def test_slow_decay_is_found_over_many_champions_and_promotions_alone_are_no_drift(
+    db: Database, source_id: int, champion: Version, decay: float
+) -> None:
+    """A lamp loses one part in a hundred a month, and a new model becomes champion each month."""
+    seen: list[set[str]] = []
+    serving_now = champion
+    for month in range(14):
+        for number in (30 * month, 30 * month + 1):
+            day(db, source_id, serving_now, at(number), light=decay**month)
+            look(db, number)
+        seen.append(signals(db))
+        serving_now = register(db, version=str(month + 2))
+        promote(db, serving_now, at(30 * month + 1, hours=5))
+    if decay == 1.0:
+        assert seen == [set()] * 14
+        return
+    first = next(month for month, open_ones in enumerate(seen) if "brightness" in open_ones)
+    assert 2 <= first <= 12
+    assert all("brightness" in open_ones for open_ones in seen[first:]), "no promotion closes it"
+    raised = rows(db, sa.select(drift_alarm.c.id).where(drift_alarm.c.signal == "brightness"))
+    assert len(raised) == 1
+
+
+@pytest.mark.slow
+def test_a_reference_grows_under_several_champions(db: Database, source_id: int, champion: Version) -> None:
+    """Neither of them scores enough images for one by itself."""
+    settings = SETTINGS.model_copy(update={"reference_images": 100})
+    day(db, source_id, champion, at(0))
+    monitor.run(db, settings, at(0, 2))
+    newer = register(db, version="2")
+    promote(db, newer, at(0, hours=3))
+    day(db, source_id, newer, at(1))
+    assert states(monitor.run(db, settings, at(1, 2))) == {"imager": monitor.COLLECTING}
+    day(db, source_id, newer, at(2))
+    report = monitor.run(db, settings, at(2, 2))
+    assert states(report) == {"imager": monitor.QUIET}
+    assert {finding.signal for finding in report.imagers[0].findings} == set(store.LASTING)
+    lines = monitor.history(db, "imager", 3, at(2, 3))
+    assert [line.images for line in lines] == [IMAGES] * 3, "whatever champion scored them"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_focus_has_a_new_reference_when_the_model_takes_other_pixels(
+    db: Database, source_id: int, champion: Version
+) -> None:
+    day(db, source_id, champion, at(0))
+    monitor.run(db, SETTINGS, at(0, 2), "160 pixels")
+    day(db, source_id, champion, at(1), light=0.7, blur=0.5)
+    monitor.run(db, SETTINGS, at(1, 2), "160 pixels")
+    assert {"brightness", "focus"} <= signals(db)
+    promote(db, register(db, version="2"), at(1, hours=3))
+    monitor.run(db, SETTINGS, at(1, 4), "160 pixels")
+    assert {"brightness", "focus"} <= signals(db)
+    newest = register(db, version="3")
+    promote(db, newest, at(1, hours=5))
+    shown = monitor.look(db, SETTINGS, at(1, 6), "599 pixels")
+    assert "focus" not in {alarm.signal for alarm in shown.imagers[0].alarms}
+    monitor.run(db, SETTINGS, at(1, 6), "599 pixels")
+    assert "focus" not in signals(db)
+    assert "brightness" in signals(db)
+    for number in (2, 3, 4):
+        day(db, source_id, newest, at(number), blur=-0.9)
+        report = monitor.run(db, SETTINGS, at(number, 2), "599 pixels")
+    assert "focus" not in signals(db)
+    assert "focus not yet" not in report.imagers[0].note
+    day(db, source_id, newest, at(5), blur=-0.4)
+    monitor.run(db, SETTINGS, at(5, 2), "599 pixels")
+    assert "focus" in signals(db)
 
 
 @pytest.mark.slow
