@@ -145,7 +145,7 @@ def test_every_score_names_its_model_and_is_current(site: Site, deliveries: dict
     hits = json.loads(site.ok("hits", "--json"))
     assert len(hits) == sum(bool(r.hit) for r in rows)
     shown = site.ok("plate", "show", "CI030117")
-    assert "not for deciding about crystals" in shown
+    assert "replaces neither MARCO nor a calibration" in " ".join(shown.split())
     assert f"{len(hits)} hits" in shown
 
 
