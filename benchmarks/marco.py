@@ -27,7 +27,7 @@ from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.model import bundle, convert
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
@@ -155,8 +155,7 @@ def _marcod(bench: Bench, scorer: ProcessPoolExecutor, kind: Kind, place: Path, 
 @cache
 def _predictor(path: Path) -> Predictor:
     predictor = bundle.load(path, SETTINGS.batch_size)
-    size = int(predictor.record.preprocessing["size"])
-    predictor.predict(np.zeros((SETTINGS.batch_size, size, size, 3), np.float32))
+    predictor.predict(np.zeros((SETTINGS.batch_size, *predictor.input_shape), np.float32))
     return predictor
 
 

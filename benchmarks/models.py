@@ -6,7 +6,7 @@ from pathlib import Path
 from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.model import bundle, registry
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.store.versions import Version
 
@@ -48,8 +48,7 @@ def loaded(found: Registry, version: Version, batch_size: int) -> Predictor:
     import numpy as np
 
     predictor = found.load(version, batch_size)
-    size = int(predictor.record.preprocessing["size"])
-    predictor.predict(np.zeros((batch_size, size, size, 3), np.float32))
+    predictor.predict(np.zeros((batch_size, *predictor.input_shape), np.float32))
     return predictor
 
 

@@ -24,7 +24,7 @@ from benchmarks.tables import Cell, Table
 from marcod.domain import CLASSES, CRYSTALS
 from marcod.evaluate import metrics
 from marcod.model import bundle, registry
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import Predictor
 
 FOLDER: Final = "MARCOD_REAL_PLATES"
 BUNDLES: Final = "MARCOD_BUNDLES"

@@ -18,6 +18,7 @@ from benchmarks.tables import Cell, Table
 from marcod.domain import CLASSES, DropClass
 from marcod.evaluate import metrics
 from marcod.model import bundle
+from marcod.model.predictor import Predictor
 from marcod.synthetic import random_scene, render
 
 BUNDLE: Final = "MARCOD_MARCO_BUNDLE"
@@ -41,7 +42,7 @@ def run(bench: Bench) -> Iterator[Table]:
     yield _table(scores, predictor.record.name)
 
 
-def _scored(predictor: bundle.Predictor, label: DropClass, each: int) -> NDArray[np.float32]:
+def _scored(predictor: Predictor, label: DropClass, each: int) -> NDArray[np.float32]:
     """Return a row of probabilities for each drop, in the order of the classes."""
     rows = [predictor.predict(predictor.prepare(jpeg(SEED + n, label))[None])[0] for n in range(each)]
     return predictor.fold(np.stack(rows))

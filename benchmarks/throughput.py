@@ -19,7 +19,7 @@ from benchmarks.bench import Bench, open_source, timed, utc_now
 from benchmarks.tables import Cell, Spread, Table
 from marcod.database.engine import Database
 from marcod.model import preprocess, registry
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import Predictor
 from marcod.scoring.scorer import Scorer
 from marcod.settings import ScoreSettings
 from marcod.store.versions import Version

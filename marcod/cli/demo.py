@@ -20,7 +20,7 @@ from marcod import text
 from marcod.cli.common import listings, options, output, plate_maps
 from marcod.database.engine import Database
 from marcod.domain import DropClass, hit_rule
-from marcod.model import published
+from marcod.model import bundle, published, registry
 from marcod.plates import plate_map, reports
 from marcod.plates.plate_map import PlateMap
 from marcod.store import versions
@@ -210,7 +210,7 @@ Look further at the demonstration:
 _OWN_PLATES: Final = """
 On your own plates, with a database of your own:
   unset MARCOD_CONFIG
-  {marcod} model fetch marco   # MARCO becomes champion there
+  {marcod} model fetch marco   # MARCO becomes champion there{committee}
   {marcod} setup FOLDER        # see which imager wrote it, configure it
   {marcod} scan                # queue the images that are there
   {marcod} score               # score them
@@ -223,4 +223,6 @@ def _print_next_steps(console: Console, folder: Path, config: Path) -> None:
     marcod = "marcod" if shutil.which("marcod") else sys.argv[0]
     click.echo(_LOOK_FURTHER.format(marcod=marcod, config=config, folder=folder), nl=False)
     output.say(console, f"Exports, database, configuration and log are in {folder}")
-    click.echo(_OWN_PLATES.format(marcod=marcod))
+    other = registry.companion(bundle.FIRST_FAMILY)
+    line = f"\n  {marcod} model combine marco:1 {other} --challenge   # a committee of both scores beside it"
+    click.echo(_OWN_PLATES.format(marcod=marcod, committee="" if other is None else line))

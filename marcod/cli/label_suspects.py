@@ -10,6 +10,7 @@ from marcod.cli.common import bars, listings, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.domain import Modality
 from marcod.errors import MarcodError
+from marcod.model import bundle
 from marcod.settings import Settings
 from marcod.training import snapshot
 
@@ -32,7 +33,7 @@ def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, l
     """
     with app.reading(settings) as ready:
         champion = ready.registry.find("champion")
-        folder = ready.registry.path(champion.name, champion.version)
+        path = ready.registry.path(champion.name, champion.version)
         roots = options.source_roots(settings, ready)
         taken = snapshot.take(
             ready.db, modality=Modality(champion.modality), roots=roots, now=datetime.now(UTC), sources=sources or None
@@ -40,8 +41,10 @@ def suspects(settings: Settings, sources: tuple[str, ...], person: str | None, l
         if not taken.items:
             raise MarcodError("there is no labelled image to look at; `marcod label import` imports labels")
 
-        from marcod.training import out_of_fold  # loads TensorFlow
+        from marcod.training import committees, out_of_fold  # they load TensorFlow
 
+        network = committees.learner(bundle.read(path), ready.registry, settings.train)
+        folder = ready.registry.path(network.name, str(network.version))
         with bars.progress("looking at labelled images", len(taken.items)) as done:
             found = out_of_fold.find(
                 taken, folder, roots, threads=settings.score.decode_threads, seed=settings.train.seed, done=done

@@ -75,20 +75,19 @@ def heatmap(
     options.check_writable(out)
     files.refuse_inside(out, closed)
     data = _read(root, found)
-    record, weights = bundle.load_weights(folder)
-    if record.digest != shown.version.digest:
+    if bundle.verify(folder).digest != shown.version.digest:
         raise BundleError(f"the bundle in {folder} is not the one registered as {shown.version}; restore it")
 
     from marcod.model import heatmap, preprocess  # they load TensorFlow
 
     recipe = heatmap.Recipe(samples, noise, seed)
     try:
-        attribution = heatmap.Attribution(record, weights)
-        rgb, seen = preprocess.decode(data), preprocess.decode(data, attribution.preprocessing)
+        rgb = preprocess.decode(data)
+        attribution = heatmap.attribution(folder, ready.registry.member_folder)
     except ImageError as error:
         raise MarcodError(f"{root / found.path} cannot be read: {error}") from error
     with bars.progress("heat map", samples) as done:
-        heat = attribution.heat(seen, target, recipe, done)
+        heat = attribution.explain(data, target, recipe, done)
     _compare(shown, drop, heat)
     facts = _facts(shown, drop, root / found.path, found, target, recipe)
     about = {f"marcod:{name}": str(value) for name, value in facts.items()}

@@ -22,7 +22,8 @@ from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
 from marcod.evaluate.results import calibration
 from marcod.model import bundle, probabilities
-from marcod.model.bundle import BundleRecord, Golden, Predictor, Threshold
+from marcod.model.bundle import BundleRecord, Golden, Threshold
+from marcod.model.predictor import Predictor
 
 DECIMALS: Final = 6
 
@@ -160,7 +161,8 @@ def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted
     Weights and golden images stay, their expectations follow the temperature, and metrics.json gains
     ``calibration``. Raises BundleError when the version exists.
     """
-    old, (_, weights) = predictor.record, bundle.load_weights(parent)
+    old = predictor.record
+    bundle.verify(parent)
     measured, golden = measured_and_golden(parent)
     kept = old.model_dump(exclude={"files", "libraries", "created_at", "version", "parent", "temperature", "threshold"})
     measured_recall = 1 - fitted.misses / fitted.crystals
@@ -172,7 +174,7 @@ def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted
         threshold=Threshold(crystal=fitted.after.threshold, recall=measured_recall, measured_on=fitted.promise),
     )
     expected = expectations(predictor, golden, record.temperature)
-    return bundle.write(models, record, weights, {**measured, "calibration": asdict(fitted)}, expected)
+    return bundle.write_derived(models, record, parent, {**measured, "calibration": asdict(fitted)}, expected)
 
 
 def measured_and_golden(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -5,7 +5,7 @@ being named.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,9 @@ from marcod.database.engine import Database
 from marcod.domain import CLASSES, DropClass, Split
 from marcod.errors import ConfigError, NotFoundError
 from marcod.model.bundle import BundleRecord
-from marcod.store import votes
+from marcod.model.committee import Committee
+from marcod.model.probabilities import softmax
+from marcod.store import results, versions, votes
 from marcod.text import count, some
 
 REQUIRED: Final = ("image", "label")
@@ -156,6 +158,8 @@ def from_database(
     A drop's inspections come in their order. Raises NotFoundError when nothing is labelled there.
     """
     found = db.read(votes.labelled_images, version_id, None if source is None else [source])
+    if record.committee is not None:
+        found = _with_members(db, record, record.committee, found)
     chosen = [image for image in found if split is None or image.split is split]
     side = "all plates" if split is None else f"the {split} plates"
     where = f"{side} of {source or 'all sources'}"
@@ -168,6 +172,28 @@ def from_database(
         f"labels in the database, {where}, {count(len(chosen), 'image')}",
         tuple(_from_image(image, record, roots) for image in chosen),
     )
+
+
+def _with_members(
+    db: Database, record: BundleRecord, rule: Committee, found: Sequence[votes.LabelledImage]
+) -> list[votes.LabelledImage]:
+    """Give images without a score of a committee the one that follows from its members' scores, where all are there."""
+    registered = {str(one.version): one.version for one in db.read(versions.listed)}
+    members = [registered.get(str(member)) for member in rule.members]
+    ids = [m.id for m, named in zip(members, rule.members, strict=True) if m is not None and m.digest == named.digest]
+    if len(ids) < len(members):
+        return list(found)
+    lacking = [image.image_id for image in found if image.probabilities is None]
+    known = db.read(results.stored, ids, lacking)
+    complete = []
+    for image in found:
+        scores = [known.get(image.image_id, {}).get((i, image.content_hash or "")) for i in range(len(ids))]
+        given = [one.probabilities for one in scores if one is not None]
+        if image.probabilities is None and len(given) == len(ids):
+            own = softmax(rule.logits([given]) / record.temperature)[0]
+            image = replace(image, probabilities=(float(own[0]), float(own[1]), float(own[2]), float(own[3])))
+        complete.append(image)
+    return complete
 
 
 def _from_image(image: votes.LabelledImage, record: BundleRecord, roots: Mapping[str, Path]) -> Labelled:

@@ -19,7 +19,8 @@ from marcod.errors import ImageError, MarcodError
 from marcod.evaluate import metrics
 from marcod.evaluate.labelled import Labelled
 from marcod.model import bundle, probabilities
-from marcod.model.bundle import BundleRecord, Predictor
+from marcod.model.bundle import BundleRecord
+from marcod.model.predictor import Predictor
 from marcod.text import count
 
 _LEAST: Final = 1e-38

@@ -24,7 +24,7 @@ import tokenize
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,18 +34,22 @@ from typing import Any, Final
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_validator
 
 from marcod import files
 from marcod.domain import CLASSES, DropClass, Modality, TrainedOn
 from marcod.errors import BundleError, ImageError, os_reason
-from marcod.model.probabilities import softmax
+from marcod.model.committee import STRICT, Committee, Member
+from marcod.model.predictor import CommitteePredictor, NetworkPredictor, Predictor
 
 FORMAT: Final = 1
 RECORD_FILE: Final = "bundle.toml"
 WEIGHTS_FILE: Final = "weights.npz"
 METRICS_FILE: Final = "metrics.json"
 EXPECTED_FILE: Final = "golden/expected.json"
+
+FIRST_FAMILY: Final = "inception"
+"""Family of a record that names none: it is from before there were others."""
 
 RECORD_BYTES: Final = 1 << 20
 _STORED: Final = (np.dtype(np.float32), np.dtype(np.float16))
@@ -68,7 +72,7 @@ _DAMAGE: Final = (
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Threshold(_Table):
@@ -96,6 +100,7 @@ class BundleRecord(_Table):
 
     ``classes`` are the model's own, in output order; ``folding`` maps each to one of the four.
     ``modality`` is the one it was trained for; images of another are not scored with it.
+    A committee has ``committee`` in the place of ``architecture`` and ``preprocessing``.
     ``licence_text`` goes with the weights wherever their licence asks for it. ``trained_on`` lists what the weights
     learned from, their parents' share included. ``synthetic`` follows from it: rendered drops alone. ``notice`` is
     shown wherever the model is: what a person must know before trusting a score.
@@ -115,14 +120,20 @@ class BundleRecord(_Table):
     notice: str = ""
     parent: str | None = None
     created_at: AwareDatetime
-    architecture: dict[str, Any]
-    preprocessing: dict[str, Any]
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    committee: Committee | None = None
     folding: dict[str, DropClass]
     threshold: Threshold
     origin: Origin | None = None
     libraries: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     digest: str = Field(default="", exclude=True)
+
+    @property
+    def family(self) -> str | None:
+        """The family of the network, as ``network.FAMILIES`` names it; None of a committee."""
+        return str(self.architecture.get("family", FIRST_FAMILY)) if self.committee is None else None
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +150,16 @@ class BundleRecord(_Table):
     def _classes_fold(self) -> "BundleRecord":
         if set(self.folding) != set(self.classes) or len(set(self.classes)) != len(self.classes):
             raise ValueError("folding must name each of the classes exactly once")
+        return self
+
+    @model_validator(mode="after")
+    def _is_a_network_or_a_committee(self) -> "BundleRecord":
+        own = (bool(self.architecture), bool(self.preprocessing), self.committee is None)
+        if own not in ((True, True, True), (False, False, False)):
+            raise ValueError("it needs [architecture] and [preprocessing], or in their place [committee]")
+        four = tuple(str(c) for c in CLASSES)
+        if self.committee is not None and (self.classes != four or any(c != f for c, f in self.folding.items())):
+            raise ValueError(f"the classes of a committee are {', '.join(four)}")
         return self
 
 
@@ -217,17 +238,31 @@ def write(
     metrics: Mapping[str, Any],
     golden: Sequence[Golden],
 ) -> Path:
-    """Write a new bundle below ``models`` and return its folder ``<name>/<version>``.
+    """Write a new bundle below ``models`` and return its folder ``<name>/<version>``; a committee has no weights.
 
     It appears whole or not at all. Raises BundleError when the version exists already, as bundles never change.
     """
+    arrays = {} if record.committee is not None and not weights else {WEIGHTS_FILE: _archive(weights)}
+    return _put(models, record, {**arrays, **_contents(metrics, golden)})
+
+
+def write_derived(
+    models: Path, record: BundleRecord, parent: Path, metrics: Mapping[str, Any], golden: Sequence[Golden]
+) -> Path:
+    """Write a bundle with the very weights of ``parent``, which has been verified, as :func:`write` does."""
+    weights = parent / WEIGHTS_FILE
+    kept = {WEIGHTS_FILE: weights.read_bytes()} if record.committee is None else {}
+    return _put(models, record, {**kept, **_contents(metrics, golden)})
+
+
+def _put(models: Path, record: BundleRecord, contents: Mapping[str, bytes]) -> Path:
     final = models / record.name / str(record.version)
     if final.exists():
         raise BundleError(f"{final} exists; bundles never change, so write another version")
     final.parent.mkdir(parents=True, exist_ok=True)
     with scratch_beside(final) as scratch:
         unfinished = scratch / "bundle"
-        _write_files(unfinished, record, _contents(weights, metrics, golden))
+        _write_files(unfinished, record, contents)
         try:
             files.put_folder_in_place(unfinished, final)
         except OSError as error:
@@ -299,28 +334,78 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def load(path: Path, batch_size: int = 8) -> "Predictor":
+LoadMember = Callable[[BundleRecord, Member], Predictor]
+"""Load a member of a committee by the committee's record. Raises BundleError."""
+
+
+def load(path: Path, batch_size: int = 8, load_member: LoadMember | None = None) -> Predictor:
     """Load a predictor that has passed the bundle's checksums and golden images.
 
-    Raises BundleError naming the cause when anything is damaged, missing, or scores differently here.
+    A committee's members come from ``load_member``, by default from the folders next to its own. Raises BundleError
+    naming the cause when anything is damaged, missing, or scores differently here.
     """
-    record, weights = load_weights(path)
-    try:
-        golden = _read_golden(path, record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be loaded: {error}") from error
-    predictor = Predictor(record, weights, batch_size)
-    self_test(predictor, golden)
+    record = verify(path)
+    expected = read_golden(path)
+    predictor = _predictor(path, record, batch_size, load_member)
+    self_test(predictor, expected)
     return predictor
 
 
+def _predictor(path: Path, record: BundleRecord, batch_size: int, load_member: LoadMember | None) -> Predictor:
+    if record.committee is None:
+        return NetworkPredictor(record, _weights(path), batch_size)
+    load_member = load_member or members_in([path.parent.parent], batch_size)
+    members = [load_member(record, member) for member in record.committee.members]
+    networks = [member for member in members if isinstance(member, NetworkPredictor)]
+    if len(networks) < len(members) or WEIGHTS_FILE in record.files:
+        raise BundleError(f"{path} cannot be loaded: a committee has networks as members, and no weights of its own")
+    return CommitteePredictor(record, networks, batch_size)
+
+
+def members_in(folders: Sequence[Path], batch_size: int) -> LoadMember:
+    """Return a function that loads a member from the first of these folders of bundles that has the very bundle."""
+
+    def load_member(committee: BundleRecord, member: Member) -> Predictor:
+        places = [folder / member.name / str(member.version) for folder in folders]
+        there = [place for place in places if (place / RECORD_FILE).is_file()]
+        right = [place for place in there if member_problem(committee, member, place) is None]
+        return load(member_folder(committee, member, next(iter([*right, *there]), None)), batch_size)
+
+    return load_member
+
+
+def member_problem(committee: BundleRecord, member: Member, folder: Path | None) -> str | None:
+    """Return why a committee cannot serve with the bundle in ``folder`` as this member; None if it can."""
+    name = f"{committee.name}:{committee.version}"
+    if folder is None or not (folder / RECORD_FILE).is_file():
+        return f"{name} cannot serve here: its member {member} is not on this host; `marcod model import` brings it"
+    if read(folder).digest != member.digest:
+        return f"{name} cannot serve here: the bundle in {folder} is not the {member} that it was made with"
+    return None
+
+
+def member_folder(committee: BundleRecord, member: Member, folder: Path | None) -> Path:
+    """Return the folder of a member. Raises BundleError where :func:`member_problem` has one."""
+    problem = member_problem(committee, member, folder)
+    if problem is not None or folder is None:
+        raise BundleError(problem)
+    return folder
+
+
 def load_weights(path: Path) -> tuple[BundleRecord, dict[str, NDArray[np.float32]]]:
-    """Load record and weights of a bundle whose checksums are right. Raises BundleError as :func:`load` does."""
+    """Load record and weights of a network whose checksums are right. Raises BundleError as :func:`load` does."""
     record = verify(path)
+    if record.committee is not None:
+        members = " and ".join(map(str, record.committee.members))
+        raise BundleError(f"{record.name}:{record.version} is a committee; the weights are those of {members}")
+    return record, _weights(path)
+
+
+def _weights(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
         _refuse_large(path / WEIGHTS_FILE)
         with np.load(path / WEIGHTS_FILE, allow_pickle=False) as archive:
-            return record, {name: archive[name].astype(np.float32, copy=False) for name in archive.files}
+            return {name: archive[name].astype(np.float32, copy=False) for name in archive.files}
     except _DAMAGE as error:
         raise BundleError(f"{path} cannot be loaded: {error}") from error
 
@@ -338,57 +423,6 @@ def _refuse_large(file: Path) -> None:
             left -= member.file_size
             if left < 0:
                 raise ValueError(f"the weights are larger than {WEIGHTS_BYTES:,} bytes")
-
-
-class Predictor:
-    """Model that scores images in batches of one shape.
-
-    :meth:`prepare` may run in many threads; :meth:`predict` belongs to one thread at a time.
-    """
-
-    def __init__(self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int = 8) -> None:
-        # Here, not above: reading a record must not cost the seconds that importing TensorFlow takes.
-        from marcod.model import network, preprocess
-
-        architecture = network.architecture(record.architecture)
-        self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
-        if architecture.classes != len(record.classes) or architecture.input_size != self._preprocessing.size:
-            raise BundleError(
-                f"bundle {record.name} contradicts itself: {architecture.classes} outputs at {architecture.input_size} "
-                f"pixels, but {len(record.classes)} classes and images of {self._preprocessing.size} pixels"
-            )
-        self.record = record
-        self.batch_size = batch_size
-        self._pixels = (architecture.input_size, architecture.input_size, 3)
-        self._read = preprocess.read
-        self._logits = network.compiled(architecture, weights, batch_size)
-        self._fold = folding(record)
-
-    @property
-    def threshold(self) -> float:
-        """The folded crystal probability from which a drop is called a hit."""
-        return self.record.threshold.crystal
-
-    def prepare(self, data: bytes) -> NDArray[np.float32]:
-        """Prepare an image's bytes for the network, float32 [size, size, 3]. Raises ImageError."""
-        return self._read(data, self._preprocessing)
-
-    def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Predict probabilities float32 [n, classes] of prepared images [n, size, size, 3], n up to ``batch_size``.
-
-        The network is compiled for one shape, whatever n is. Raises ValueError on other shapes.
-        """
-        return softmax(self.logits(batch) / self.record.temperature)
-
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits float32 [n, classes] of prepared images, before the temperature."""
-        if batch.shape[1:] != self._pixels or len(batch) > self.batch_size:
-            raise ValueError(f"a batch must be [up to {self.batch_size}, {self._pixels}], not {batch.shape}")
-        return self._logits(batch)
-
-    def fold(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fold probabilities of the model's own classes [n, classes] to float32 [n, 4], columns as domain.CLASSES."""
-        return np.asarray(probabilities @ self._fold, np.float32)
 
 
 def folding(record: BundleRecord) -> NDArray[np.float32]:
@@ -433,6 +467,14 @@ def new_record(**values: Any) -> BundleRecord:
     return BundleRecord(created_at=datetime.now(UTC).replace(microsecond=0), libraries=libraries, **values)
 
 
+def read_golden(path: Path) -> list[Golden]:
+    """Read the golden images of a bundle that has been verified. Raises BundleError."""
+    try:
+        return _read_golden(path, read(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be loaded: {error}") from error
+
+
 def _read_golden(path: Path, record: BundleRecord) -> list[Golden]:
     expected = json.loads((path / EXPECTED_FILE).read_text())
     if strange := [name for name in expected if f"golden/{name}" not in record.files]:
@@ -441,15 +483,16 @@ def _read_golden(path: Path, record: BundleRecord) -> list[Golden]:
     return [Golden(name, data, [float(p) for p in values]) for name, data, values in read]
 
 
-def _contents(
-    weights: Mapping[str, NDArray[np.float32]], metrics: Mapping[str, Any], golden: Sequence[Golden]
-) -> dict[str, bytes]:
+def _archive(weights: Mapping[str, NDArray[np.float32]]) -> bytes:
     archive = io.BytesIO()
     stored = {name: value if value.dtype in _STORED else value.astype(np.float32) for name, value in weights.items()}
     np.savez(archive, **stored)  # type: ignore[arg-type]
+    return archive.getvalue()
+
+
+def _contents(metrics: Mapping[str, Any], golden: Sequence[Golden]) -> dict[str, bytes]:
     expected = {g.name: [round(float(p), 7) for p in g.probabilities] for g in golden}
     return {
-        WEIGHTS_FILE: archive.getvalue(),
         METRICS_FILE: _json(metrics),
         EXPECTED_FILE: _json(expected),
         **{f"golden/{g.name}": g.data for g in golden},

@@ -16,7 +16,8 @@ Guarantees:
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
-from marcod.model import network, preprocess, probabilities
+from marcod.model import bundle, network, preprocess, probabilities
 from marcod.model.bundle import BundleRecord, folding
+from marcod.model.committee import Member
 
 BATCH_PIXELS: Final = 1_500_000
 """Pixels of one batch, four images of 599; the gradients of the published network then take 0.4 GB on a CPU."""
@@ -59,8 +61,61 @@ class Heat:
     probabilities: NDArray[np.float32]
 
 
-class Attribution:
-    """Heat maps of one model. One object compiles once, at the first :meth:`heat`."""
+class Attribution(Protocol):
+    """Heat maps of one model."""
+
+    def explain(
+        self,
+        data: bytes,
+        target: DropClass,
+        recipe: Recipe = _USUAL,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Heat:
+        """Compute the heat for ``target`` in an image file, decoded as in scoring; call ``progress`` with copies done.
+
+        Raises ImageError, and BundleError when none of the model's own classes counts as ``target``.
+        """
+
+
+def attribution(folder: Path, member_folder: Callable[[BundleRecord, Member], Path]) -> Attribution:
+    """Load the weights in a bundle's folder, or of a committee those of its members. Raises BundleError."""
+    record = bundle.read(folder)
+    if record.committee is None:
+        return NetworkAttribution(*bundle.load_weights(folder))
+    folders = [member_folder(record, member) for member in record.committee.members]
+    return CommitteeAttribution(record, [NetworkAttribution(*bundle.load_weights(member)) for member in folders])
+
+
+class CommitteeAttribution:
+    """Heat maps of a committee: the sum of its members', each of which is scaled by itself, by their weights."""
+
+    def __init__(self, record: BundleRecord, members: "Sequence[NetworkAttribution]") -> None:
+        self.record, self._members = record, members
+
+    def explain(
+        self,
+        data: bytes,
+        target: DropClass,
+        recipe: Recipe = _USUAL,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Heat:
+        """Compute the heat as :class:`Attribution` says; its size is that of the member that sees most pixels."""
+        rule = self.record.committee
+        assert rule is not None
+
+        def of_member(number: int) -> Heat:
+            begun, parts = number * recipe.samples, len(self._members)
+            return self._members[number].explain(data, target, recipe, lambda done: progress((begun + done) // parts))
+
+        heats = [of_member(number) for number in range(len(self._members))]
+        side = max(len(heat.values) for heat in heats)
+        total = sum(share * _resized(heat.values, side) for share, heat in zip(rule.shares, heats, strict=True))
+        logits = rule.logits(np.stack([heat.probabilities for heat in heats])[np.newaxis])
+        return Heat(_scaled(np.asarray(total)), probabilities.softmax(logits / self.record.temperature)[0])
+
+
+class NetworkAttribution:
+    """Heat maps of one network. One object compiles once, at the first :meth:`heat`."""
 
     def __init__(
         self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int | None = None
@@ -70,6 +125,16 @@ class Attribution:
         self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
         self.preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
         self._gradient = network.saliency(architecture, weights, record.temperature)
+
+    def explain(
+        self,
+        data: bytes,
+        target: DropClass,
+        recipe: Recipe = _USUAL,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Heat:
+        """Compute the heat as :class:`Attribution` says."""
+        return self.heat(preprocess.decode(data, self.preprocessing), target, recipe, progress)
 
     def heat(
         self,
@@ -119,8 +184,16 @@ def _normalized(strength: NDArray[np.float64]) -> NDArray[np.float32]:
     blur = np.exp(-(distance**2) / 2)
     blur /= blur.sum(axis=1, keepdims=True)
     smooth = blur @ strength @ blur.T
-    top = np.percentile(smooth, PERCENTILE)
-    return np.clip(smooth / top if top > 0 else np.zeros_like(smooth), 0, 1).astype(np.float32)
+    return _scaled(smooth)
+
+
+def _scaled(heat: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    top = np.percentile(heat, PERCENTILE)
+    return np.clip(heat / top if top > 0 else np.zeros_like(heat), 0, 1).astype(np.float32)
+
+
+def _resized(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    return np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
 
 
 _PAPER, _INK, _FAINT, _WARNING = (18, 18, 22), (238, 238, 238), (160, 160, 168), (255, 196, 0)
@@ -152,8 +225,7 @@ def draw(
 def _overlay(square: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
     side = len(square)
     grey = np.asarray(Image.fromarray(square).convert("L"), np.float32)[:, :, np.newaxis]
-    fitted = np.asarray(Image.fromarray(values).resize((side, side), Image.Resampling.BILINEAR))
-    return _heated(grey, fitted)
+    return _heated(grey, _resized(values, side))
 
 
 def _heated(grey: NDArray[np.float32], values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

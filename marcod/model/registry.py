@@ -6,25 +6,29 @@ Guarantees:
 
 * A version's scores come from the very bundle registered under its name; digests are compared before it serves.
 * No version becomes champion that cannot serve here.
+* A committee's members are registered with it, and stay as long as it is here.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 from marcod import files
 from marcod.database.engine import Database
 from marcod.errors import BundleError, ConfigError, NotFoundError, StoreError, os_reason
 from marcod.model import bundle
+from marcod.model.committee import Member
 from marcod.store import audit_log, serving, versions
 from marcod.text import offer
 
 if TYPE_CHECKING:
-    from marcod.model.bundle import BundleRecord, Predictor
+    from marcod.model.bundle import BundleRecord
+    from marcod.model.predictor import Predictor
 
 SHIPPED: Final = ("lite0", "1")
 """The version that serves until a lab promotes another."""
@@ -36,6 +40,15 @@ CHECK_BATCH: Final = 4
 def shipped_folder() -> Path:
     """Return the folder of shipped bundles: inside the installed package, else next to it in a checkout."""
     return files.shipped("models")
+
+
+def companion(family: str | None) -> str | None:
+    """Return the shipped version where it makes a committee with a network of this family, else None.
+
+    Networks of one family err on the same drops.
+    """
+    shipped = bundle.read(shipped_folder().joinpath(*SHIPPED)).family
+    return ":".join(SHIPPED) if None not in (family, shipped) and family != shipped else None
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -70,6 +83,7 @@ class Registry:
         self._db = db
         self._own = own_folder
         self._folders: Sequence[Path] = [f for f in (own_folder, shipped_folder()) if f is not None]
+        self._loaded: WeakValueDictionary[tuple[str, int], Predictor] = WeakValueDictionary()
 
     def on_disk(self) -> list[tuple[str, str, Path]]:
         """List every bundle folder here as (name, version, path), registered or not."""
@@ -131,32 +145,56 @@ class Registry:
         return found
 
     def register(self, name: str, version: str, now: datetime) -> versions.Version:
-        """Return the row of a bundle that exists here, inserted if new. Raises BundleError when it is damaged."""
+        """Return the row of a bundle that exists here, inserted if new; a committee's after those of its members.
+
+        Raises BundleError when it is damaged or lacks a member.
+        """
         _, record = self._verified(name, version)
-        return self._db.write(
-            versions.register,
-            name=record.name,
-            version=str(record.version),
-            digest=record.digest,
-            modality=str(record.modality),
-            crystal_threshold=record.threshold.crystal,
-            synthetic=record.synthetic,
-            trained_on=record.trained_on,
-            now=now,
-        )
+        members = [self._verified(m.name, str(m.version))[1] for m in _members(record)]
+
+        def add(connection: Any) -> versions.Version:
+            for member in members:
+                _register(connection, member, now)
+            return _register(connection, record, now)
+
+        return self._db.write(add)
 
     def _verified(self, name: str, version: str) -> tuple[Path, "BundleRecord"]:
         path = self.path(name, version)
         record = bundle.verify(path)
-        if problem := _misplaced(path, record):
+        if problem := _misplaced(path, record) or self._lacks(record):
             raise BundleError(problem)
         return path, record
+
+    def _lacks(self, record: "BundleRecord") -> str | None:
+        """Return which member of a committee is not here as it must be; None of a network."""
+        problems = (bundle.member_problem(record, m, self._folder(m.name, str(m.version))) for m in _members(record))
+        return next((problem for problem in problems if problem is not None), None)
+
+    def _folder(self, name: str, version: str) -> Path | None:
+        try:
+            return self.path(name, version)
+        except NotFoundError:
+            return None
 
     def known(self) -> list[ModelInfo]:
         """List every version in the database or on this host, unreadable ones with their problem."""
         rows = {str(r.version): r for r in self._db.read(versions.listed)}
         folders = {f"{name}:{version}": path for name, version, path in self.on_disk()}
-        return [_known(name, rows.get(name), folders.get(name)) for name in sorted({*rows, *folders})]
+        return [self._known(name, rows.get(name), folders.get(name)) for name in sorted({*rows, *folders})]
+
+    def _known(self, name: str, row: versions.Registered | None, folder: Path | None) -> ModelInfo:
+        if folder is None:
+            serves = row is not None and row.aliases
+            return ModelInfo(name, row, None, None, f"{name} is not on this host" if serves else None)
+        try:
+            record = bundle.read(folder)
+            problem = _misplaced(folder, record) or self._lacks(record)
+        except BundleError as error:
+            return ModelInfo(name, row, folder, None, str(error))
+        if problem is None and row is not None and row.version.digest != record.digest:
+            problem = _not_registered(folder, name)
+        return ModelInfo(name, row, folder, record, problem)
 
     def next_number(self, name: str, taken: Sequence[str] = ()) -> int:
         """Return the version number after all that a name ever had, here, in the database or among ``taken``."""
@@ -180,7 +218,7 @@ class Registry:
         if model.problem is not None or model.folder is None:
             return model.problem or f"{model.name} is not on this host"
         try:
-            bundle.load(model.folder, CHECK_BATCH)
+            bundle.load(model.folder, CHECK_BATCH, self._member_loader(CHECK_BATCH))
         except BundleError as error:
             return str(error)
         except OSError as error:
@@ -229,7 +267,8 @@ class Registry:
     def remove(self, model: ModelInfo, *, force: bool, actor: str, now: datetime) -> bool:
         """Remove a version: its bundle from the lab's own folder, and its rows unless it has scores, which stay.
 
-        Returns whether scores stay. Raises BundleError for a shipped bundle, and as :func:`serving.remove`.
+        Returns whether scores stay. Raises BundleError for a shipped bundle, StoreError for a member of a committee
+        that is here, and as :func:`serving.remove`.
         """
         name, version = parse(model.name)
         if (shipped_folder() / name / version).is_dir():
@@ -240,6 +279,12 @@ class Registry:
         unregistered = row is None or row.removed_at is not None
         if unregistered and model.folder is None:
             raise StoreError(f"{model.name} was removed already")
+
+        if (committee := next(self._committees_of(model), None)) is not None:
+            raise StoreError(
+                f"{model.name} is a member of {committee}, which would not serve without it; "
+                f"`marcod model remove {committee}` comes first"
+            )
 
         def forget(connection: Any) -> bool:
             if row is None or unregistered:
@@ -259,16 +304,53 @@ class Registry:
         version = self._db.read(versions.champion)
         try:
             record = bundle.read(self.path(version.name, version.version))
+            if record.committee is not None:
+                # The first member's pixels are those that brightness, contrast and focus are measured on.
+                record = bundle.read(self.member_folder(record, record.committee.members[0]))
         except (BundleError, NotFoundError):
             return ""
         return json.dumps(record.preprocessing, sort_keys=True)
 
+    def _committees_of(self, model: ModelInfo) -> Iterator[str]:
+        """Yield the committees here that have a bundle as member."""
+        for known in self.known():
+            members = () if known.record is None else _members(known.record)
+            if any(str(member) == model.name for member in members):
+                yield known.name
+
     def load(self, version: versions.Version, batch_size: int) -> "Predictor":
-        """Load a predictor for a registered version. Raises BundleError when the bundle here is another one."""
+        """Load a predictor for a registered version. Raises BundleError when the bundle here is another one.
+
+        What this registry loaded before at the same batch size and somebody still holds, as a version of its own or as
+        a committee's member, is not loaded a second time.
+        """
         path = self.path(version.name, version.version)
         if bundle.read(path).digest != version.digest:
             raise BundleError(f"{_not_registered(path, str(version))}; restore the original folder")
-        return bundle.load(path, batch_size)
+        return self._load(path, version.digest, batch_size)
+
+    def _load(self, path: Path, digest: str, batch_size: int) -> "Predictor":
+        held = self._loaded.get((digest, batch_size))
+        if held is not None:
+            bundle.verify(path)
+            return held
+        loaded = bundle.load(path, batch_size, self._member_loader(batch_size))
+        self._loaded[digest, batch_size] = loaded
+        return loaded
+
+    def _member_loader(self, batch_size: int) -> bundle.LoadMember:
+        def load(committee: "BundleRecord", member: Member) -> "Predictor":
+            return self._load(self.member_folder(committee, member), member.digest, batch_size)
+
+        return load
+
+    def load_new(self, path: Path, batch_size: int) -> "Predictor":
+        """Load a bundle that is not installed yet; members of a committee lie next to it, else here."""
+        return bundle.load(path, batch_size, bundle.members_in([path.parent.parent, *self._folders], batch_size))
+
+    def member_folder(self, committee: "BundleRecord", member: Member) -> Path:
+        """Return the folder of a committee's member. Raises BundleError where it is not here or another one is."""
+        return bundle.member_folder(committee, member, self._folder(member.name, str(member.version)))
 
 
 def metrics(model: ModelInfo) -> dict[str, Any] | None:
@@ -282,18 +364,22 @@ def metrics(model: ModelInfo) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _known(name: str, row: versions.Registered | None, folder: Path | None) -> ModelInfo:
-    if folder is None:
-        serves = row is not None and row.aliases
-        return ModelInfo(name, row, None, None, f"{name} is not on this host" if serves else None)
-    try:
-        record = bundle.read(folder)
-    except BundleError as error:
-        return ModelInfo(name, row, folder, None, str(error))
-    problem = _misplaced(folder, record)
-    if problem is None and row is not None and row.version.digest != record.digest:
-        problem = _not_registered(folder, name)
-    return ModelInfo(name, row, folder, record, problem)
+def _members(record: "BundleRecord") -> tuple[Member, ...]:
+    return () if record.committee is None else record.committee.members
+
+
+def _register(connection: Any, record: "BundleRecord", now: datetime) -> versions.Version:
+    return versions.register(
+        connection,
+        name=record.name,
+        version=str(record.version),
+        digest=record.digest,
+        modality=str(record.modality),
+        crystal_threshold=record.threshold.crystal,
+        synthetic=record.synthetic,
+        trained_on=record.trained_on,
+        now=now,
+    )
 
 
 def _misplaced(folder: Path, record: "BundleRecord") -> str | None:

@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 from marcod import images, telemetry
 from marcod.domain import WarningKind
 from marcod.errors import ImageError, is_out_of_memory
-from marcod.model.bundle import Predictor
-from marcod.store import queue
+from marcod.model.predictor import Predictor
+from marcod.store import queue, results
 
 log = telemetry.logger(__name__)
 
@@ -34,15 +35,36 @@ NO_MEMORY: Final = "this host has too little memory to read images"
 """Error of an image that waits for memory."""
 
 
+Known = Mapping[tuple[int, str], results.Stored]
+"""Stored scores of one image by the networks of a predictor: by the network's index and the SHA-256 of the bytes."""
+
+NOTHING_KNOWN: Final[Known] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Decoded image: float32 pixels [size, size, 3], the SHA-256 of its bytes, its looks, and what is odd about it."""
+    """Image that was read: the SHA-256 of its bytes and what is odd about it.
 
-    pixels: NDArray[np.float32]
+    By the index of the predictor's network: ``inputs``, float32 pixels [size, size, 3], for those that must score it,
+    ``stored`` scores of the others, and the ``looks`` to each.
+    """
+
+    inputs: Mapping[int, NDArray[np.float32]]
+    stored: Mapping[int, results.Stored]
+    looks: Mapping[int, images.Appearance]
     content_hash: str
-    looks: images.Appearance
     warnings: tuple[WarningKind, ...]
     decode_s: float
+
+    def knowing(self, known: Known) -> "Prepared":
+        """Replace inputs by scores that were stored meanwhile."""
+        stored = {**self.stored, **_of_content(known, self.content_hash)}
+        inputs = {index: pixels for index, pixels in self.inputs.items() if index not in stored}
+        return replace(self, inputs=inputs, stored=stored)
+
+
+def _of_content(known: Known, content_hash: str) -> dict[int, results.Stored]:
+    return {index: score for (index, content), score in known.items() if content == content_hash}
 
 
 Decoded = Prepared | queue.Failure
@@ -59,10 +81,12 @@ class Decoders:
         self._pool, self._lock = self._fresh(), threading.Lock()
         self._hung: dict[str, list[Future[Decoded]]] = {}
 
-    def begin(self, predictor: Predictor, claims: Sequence[queue.Claim]) -> tuple[Future[Decoded], ...]:
-        """Start to decode these claims; claims of a source that hangs fail at once."""
+    def begin(
+        self, predictor: Predictor, claims: Sequence[queue.Claim], known: Mapping[int, Known] = MappingProxyType({})
+    ) -> tuple[Future[Decoded], ...]:
+        """Start to decode these claims, each with what is ``known`` of its image; of a source that hangs they fail."""
         with self._lock:
-            return tuple(self._begin(predictor, claim) for claim in claims)
+            return tuple(self._begin(predictor, claim, known.get(claim.image_id, NOTHING_KNOWN)) for claim in claims)
 
     def collect(
         self,
@@ -94,12 +118,12 @@ class Decoders:
     def _fresh(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
-    def _begin(self, predictor: Predictor, claim: queue.Claim) -> Future[Decoded]:
+    def _begin(self, predictor: Predictor, claim: queue.Claim, known: Known) -> Future[Decoded]:
         if self._hangs(claim.source):
             refused: Future[Decoded] = Future()
             refused.set_result(_uncounted(claim, f"source {claim.source} does not answer"))
             return refused
-        return self._pool.submit(prepare, predictor, claim, self._roots.get(claim.source, Path(claim.root)))
+        return self._pool.submit(prepare, predictor, claim, self._roots.get(claim.source, Path(claim.root)), known)
 
     def _hangs(self, source: str) -> bool:
         left = [one for one in self._hung.get(source, []) if not one.done()]
@@ -129,15 +153,18 @@ def _uncounted(claim: queue.Claim, error: str) -> queue.Failure:
     return queue.Failure(claim, error, retryable=True, counts=False)
 
 
-def prepare(predictor: Predictor, claim: queue.Claim, root: Path) -> Decoded:
-    """Read and decode one image below ``root``, or return its failure."""
+def prepare(predictor: Predictor, claim: queue.Claim, root: Path, known: Known = NOTHING_KNOWN) -> Decoded:
+    """Read one image below ``root`` and decode it for the networks without a stored score, or return its failure."""
     content_hash, start = None, time.perf_counter()
     try:
         data = images.read(root / claim.path, root)
         content_hash = hashlib.sha256(data).hexdigest()
-        pixels = predictor.prepare(data)
-        looks = images.appearance(pixels)
-        return Prepared(pixels, content_hash, looks, images.warnings_of(data, looks), time.perf_counter() - start)
+        stored = _of_content(known, content_hash)
+        inputs = predictor.inputs(data, [i for i in range(len(predictor.networks)) if i not in stored])
+        looks = {index: images.Appearance(*score.measured) for index, score in stored.items()}
+        looks |= {index: images.appearance(pixels) for index, pixels in inputs.items()}
+        warnings = images.warnings_of(data, looks[0])
+        return Prepared(inputs, stored, looks, content_hash, warnings, time.perf_counter() - start)
     except ImageError as error:
         return queue.Failure(claim, str(error), error.retryable, content_hash=content_hash)
     except FileNotFoundError:

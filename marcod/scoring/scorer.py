@@ -4,6 +4,9 @@ Three things run at once: the device predicts batch N, a pool of threads reads a
 thread talks to the database (writes N-1, claims N+1). A bad image fails alone; a model version loads when the
 first job that asks for it is claimed, so a promotion takes effect between two batches.
 
+Every network scores an image once per content. Those of a committee are versions of their own: their stored scores are
+used, and what is computed on the way becomes scores of theirs.
+
 A fault of the host or the model costs no image an attempt. Batches are halved where memory is short. A batch of which
 not one image can be scored for that, or for the model, is an error, and its images wait with the cause.
 """
@@ -11,7 +14,7 @@ not one image can be scored for that, or for the model, is an error, and its ima
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -25,8 +28,9 @@ from numpy.typing import NDArray
 from marcod import counters, telemetry
 from marcod.database.engine import Database
 from marcod.errors import MarcodError, is_out_of_memory
-from marcod.model.bundle import Predictor
-from marcod.scoring.decode import NO_MEMORY, Decoded, Decoders, Prepared
+from marcod.images import Appearance
+from marcod.model.predictor import CommitteePredictor, Predictor
+from marcod.scoring.decode import NO_MEMORY, NOTHING_KNOWN, Decoded, Decoders, Known, Prepared
 from marcod.scoring.leases import Leases
 from marcod.settings import ScoreSettings
 from marcod.store import queue, results, versions
@@ -82,6 +86,7 @@ class _Outcome:
     """Results of a batch on the device, with times; ``short`` marks a shortage of memory."""
 
     scored: list[results.Scored]
+    by_members: list[tuple[versions.Version, list[results.Scored]]]
     failures: list[queue.Failure]
     decode_s: list[float]
     wait_s: float
@@ -90,11 +95,31 @@ class _Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    lease: queue.Lease
+class _Model:
+    """Loaded version, and the versions of a committee's members; a network has none."""
+
     version: versions.Version
     predictor: Predictor
+    members: tuple[versions.Version, ...]
+
+    @property
+    def networks(self) -> tuple[tuple[versions.Version, Predictor], ...]:
+        """The networks that see the image, each with the version whose scores it gives."""
+        return tuple(zip(self.members or (self.version,), self.predictor.networks, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    lease: queue.Lease
+    model: _Model
     images: tuple[Future[Decoded], ...]
+
+    @property
+    def version(self) -> versions.Version:
+        return self.model.version
+
+
+_Read = tuple[queue.Claim, Prepared]
 
 
 class _Portion:
@@ -141,10 +166,13 @@ class Scorer:
         self._on_batch = on_batch
         self._clock = clock or db.now
         self._unusable: dict[int, datetime] = {}
-        self._models: OrderedDict[int, tuple[versions.Version, Predictor]] = OrderedDict()
+        self._models: OrderedDict[int, _Model] = OrderedDict()
         self._proven: dict[int, NDArray[np.float32]] = {}
         self._portion = _Portion(settings.batch_size)
         self._leases = Leases(db, settings.lease_s, self._clock)
+        self._written: Future[BatchReport] | None = None
+        # Set for good by the first committee. The thread of the database loads models while this one predicts.
+        self._committees = False
 
     def warm(self) -> versions.Version:
         """Load the champion, golden images included, before the first job. Raises BundleError."""
@@ -187,6 +215,7 @@ class Scorer:
                         ahead = following.result()
                         continue
                     report, written = written, database.submit(self._finish, batch, outcome)
+                    self._written = written
                     # Looked at after the write is on its way: a claim that fails must not cost a finished batch.
                     ahead = following.result()
                     tally = tally if report is None else tally.plus(report.result())
@@ -219,8 +248,9 @@ class Scorer:
                 return None
             self._leases.hold(lease)
             try:
-                version, predictor = self._model(lease.model_version_id)
-                return _Batch(lease, version, predictor, self._decoders.begin(predictor, lease.claims))
+                model = self._model(lease.model_version_id)
+                known = self._stored(model, [claim.image_id for claim in lease.claims])
+                return _Batch(lease, model, self._decoders.begin(model.predictor, lease.claims, known))
             except Exception as error:  # noqa: BLE001 - such as no room on the device; no image has to pay for it
                 self._pass_over(lease, error)
 
@@ -233,15 +263,28 @@ class Scorer:
         unforeseen = not isinstance(error, MarcodError)
         log.error("model cannot be used here, its jobs wait", error=str(error), exc_info=unforeseen)
 
-    def _model(self, version_id: int) -> tuple[versions.Version, Predictor]:
+    def _model(self, version_id: int) -> _Model:
         if version_id not in self._models:
             version = self._db.read(versions.get, version_id)
             while len(self._models) >= LOADED_MODELS:
                 self._models.popitem(last=False)
-            self._models[version_id] = (version, self._load(version))
+            predictor = self._load(version)
+            named = () if predictor.record.committee is None else predictor.record.committee.members
+            members = tuple(self._db.read(versions.find, m.name, str(m.version)) for m in named)
+            self._models[version_id] = _Model(version, predictor, members)
+            self._committees = self._committees or bool(members)
             log.info("model loaded", model=str(version), synthetic=version.synthetic)
         self._models.move_to_end(version_id)
         return self._models[version_id]
+
+    def _stored(self, model: _Model, image_ids: Sequence[int]) -> Mapping[int, Known]:
+        """Read what the networks of a version scored before.
+
+        Where no committee is at work, nobody scores an image but by its job, so there is nothing to read.
+        """
+        if not self._committees:
+            return {}
+        return self._db.read(results.stored, [version.id for version, _ in model.networks], image_ids)
 
     def _predict_or_give_back(
         self, batch: _Batch, following: Future[_Batch | None], alive: Callable[[], None]
@@ -272,31 +315,65 @@ class Scorer:
         good = [(claim, outcome) for claim, outcome in pairs if isinstance(outcome, Prepared)]
         failures = [outcome for outcome in outcomes if isinstance(outcome, queue.Failure)]
         short = any(failure.error == NO_MEMORY for failure in failures)
-        vectors, halved = _vectors(batch.predictor, [prepared.pixels for _, prepared in good])
-        scored: list[results.Scored] = []
-        failed: list[queue.Failure] = []
-        for (claim, prepared), vector in zip(good, vectors, strict=True):
-            if vector is not None and np.isfinite(vector).all():
-                scored.append(_scored(batch.predictor, claim, prepared, vector))
-                self._proven[batch.version.id] = prepared.pixels
-            else:
-                error = "the model cannot score it" if vector is None else "the model gave no number for it"
-                failed.append(queue.Failure(claim, error, retryable=False, content_hash=prepared.content_hash))
+        good = self._newly_stored(batch.model, good)
+        rows, errors, halved = self._score(batch.model, good)
+        scored, failed = _outcomes(batch.model, good, rows, errors)
         if failed and not scored:
-            failed = self._blamed(batch, failed)
+            failed = self._blamed(batch, good, failed)
+        # Of images that the committee scored alone: what its members gave another image counts once it is tried again.
+        jobs = {row.claim.job_id for row in scored}
+        by_members = [
+            (member, [row for row in its if row is not None and row.claim.job_id in jobs])
+            for member, its in zip(batch.model.members, rows, strict=False)
+        ]
         decode_s = [prepared.decode_s for _, prepared in good]
         times = ready - start, time.perf_counter() - ready
-        return _Outcome(scored, [*failures, *failed], decode_s, *times, short or halved)
+        return _Outcome(scored, by_members, [*failures, *failed], decode_s, *times, short or halved)
 
-    def _blamed(self, batch: _Batch, failed: list[queue.Failure]) -> list[queue.Failure]:
+    def _newly_stored(self, model: _Model, good: list[_Read]) -> list[_Read]:
+        """Add the scores that networks gave since the batch was claimed, such as those of the batch before it."""
+        lacking = [claim.image_id for claim, prepared in good if prepared.inputs]
+        if self._written is not None and self._committees:
+            wait([self._written])
+        known = self._stored(model, lacking) if lacking else {}
+        return [(claim, prepared.knowing(known.get(claim.image_id, NOTHING_KNOWN))) for claim, prepared in good]
+
+    def _score(
+        self, model: _Model, good: Sequence[_Read]
+    ) -> tuple[list[list[results.Scored | None]], list[str | None], bool]:
+        """Let each network score the images that it must.
+
+        Returns by network and image a new row, or None where there is none; the error of each image; and True if
+        memory was too short for all at once.
+        """
+        rows: list[list[results.Scored | None]] = []
+        errors: list[str | None] = [None] * len(good)
+        short = False
+        for index, (version, network) in enumerate(model.networks):
+            rows.append([None] * len(good))
+            mine = [i for i, (_, prepared) in enumerate(good) if index in prepared.inputs]
+            vectors, halved = _vectors(network, [good[i][1].inputs[index] for i in mine])
+            short = short or halved
+            for i, vector in zip(mine, vectors, strict=True):
+                claim, prepared = good[i]
+                if vector is not None and np.isfinite(vector).all():
+                    rows[index][i] = _scored(network, claim, prepared, vector, prepared.looks[index])
+                    self._proven[version.id] = prepared.inputs[index]
+                else:
+                    errors[i] = "the model cannot score it" if vector is None else "the model gave no number for it"
+        return rows, errors, short
+
+    def _blamed(self, batch: _Batch, good: Sequence[_Read], failed: list[queue.Failure]) -> list[queue.Failure]:
         """Blame the images for a batch of which not one was scored, if the model scores what it scored before.
 
         A single image may be odd even where nothing was scored before; it is tried again. Raises ModelFaultError.
         """
-        proof = self._proven.get(batch.version.id)
-        if proof is not None and _works(batch.predictor, proof):
+        used = {index for _, prepared in good for index in prepared.inputs}
+        networks = [one for index, one in enumerate(batch.model.networks) if index in used]
+        proofs = [(network, self._proven.get(version.id)) for version, network in networks]
+        if all(proof is not None and _works(network, proof) for network, proof in proofs):
             return failed
-        if proof is None and len(failed) == 1:
+        if any(proof is None for _, proof in proofs) and len(failed) == 1:
             return [replace(failed[0], retryable=True)]
         raise ModelFaultError(f"{batch.version} fails on every image: {failed[0].error}")
 
@@ -312,6 +389,7 @@ class Scorer:
                 now=now,
                 retry_s=self._settings.retry_s,
                 max_attempts=self._settings.max_attempts,
+                by_members=outcome.by_members,
             )
         except BaseException as error:
             # A disk that is full often takes claims still, and no scores; no image has to pay for that.
@@ -391,14 +469,42 @@ def _works(predictor: Predictor, pixels: NDArray[np.float32]) -> bool:
     return vector is not None and bool(np.isfinite(vector).all())
 
 
+def _outcomes(
+    model: _Model, good: Sequence[_Read], rows: Sequence[Sequence[results.Scored | None]], errors: Sequence[str | None]
+) -> tuple[list[results.Scored], list[queue.Failure]]:
+    """Return the version's own scores, for a committee those that it makes of its members', and what failed."""
+    scored: list[results.Scored] = []
+    failed: list[queue.Failure] = []
+    for i, (claim, prepared) in enumerate(good):
+        error, own = errors[i], [of_network[i] for of_network in rows]
+        if error is not None:
+            failed.append(queue.Failure(claim, error, retryable=False, content_hash=prepared.content_hash))
+        elif isinstance(model.predictor, CommitteePredictor):
+            given = [row or prepared.stored[index] for index, row in enumerate(own)]
+            vector = model.predictor.combine([[one.probabilities for one in given]])[0]
+            scored.append(_scored(model.predictor, claim, prepared, vector, prepared.looks[0]))
+        else:
+            scored.append(own[0] or _known(claim, prepared))
+    return scored, failed
+
+
+def _known(claim: queue.Claim, prepared: Prepared) -> results.Scored:
+    """Return the score that a network gave before: its row is there, and the image and its job follow."""
+    before = prepared.stored[0]
+    return results.Scored(claim, prepared.content_hash, before.probabilities, None, *before.measured, prepared.warnings)
+
+
 def _scored(
-    predictor: Predictor, claim: queue.Claim, prepared: Prepared, vector: NDArray[np.float32]
+    predictor: Predictor,
+    claim: queue.Claim,
+    prepared: Prepared,
+    vector: NDArray[np.float32],
+    looks: Appearance,
 ) -> results.Scored:
     clear, crystals, other, precipitate = (float(p) for p in predictor.fold(vector[None, :])[0])
     own = None
     if len(vector) != 4 or tuple(predictor.record.classes) != results.CLASS_NAMES:
         own = {name: float(p) for name, p in zip(predictor.record.classes, vector, strict=True)}
-    looks = prepared.looks
     folded = (clear, crystals, other, precipitate)
     measured = looks.brightness, looks.contrast, looks.focus
     return results.Scored(claim, prepared.content_hash, folded, own, *measured, prepared.warnings)

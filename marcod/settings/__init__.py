@@ -129,6 +129,12 @@ class TrainSettings(Section):
         default_factory=lambda: state_dir() / "training", description="Folder of training runs: snapshots and curves"
     )
     name: str = Field("lab", pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the models that training makes")
+    member: str | None = Field(
+        None,
+        examples=["lite0"],
+        description="Member that learns where a committee is champion, by name; by default the one that learned from "
+        "this lab before, else the smallest",
+    )
     schedule: str | None = Field(
         "0 2 * * *", description="Cron expression, in UTC, of when the trainer looks whether to train"
     )

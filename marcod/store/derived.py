@@ -56,8 +56,21 @@ def refresh_version(
     connection: Connection, version: Version, drop_ids: Collection[int], inspection_ids: Collection[int], now: datetime
 ) -> None:
     """Refresh one version's rows, after nothing but its own scores or jobs of these drops and inspections changed."""
+    refresh_versions(connection, [version], drop_ids, inspection_ids, now)
+
+
+def refresh_versions(
+    connection: Connection,
+    scored: Collection[Version],
+    drop_ids: Collection[int],
+    inspection_ids: Collection[int],
+    now: datetime,
+) -> None:
+    """Refresh some versions' rows, as :func:`refresh_version`; the champion's first, as :func:`refresh` does."""
     held = locks.hold(connection, inspections=inspection_ids, drops=drop_ids)
-    _refresh(connection, version, drop_ids, held, now)
+    champion_id = versions.champion(connection).id if len(scored) > 1 else None
+    for version in sorted(scored, key=lambda v: (v.id != champion_id, v.id)):
+        _refresh(connection, version, drop_ids, held, now)
 
 
 def _refresh(

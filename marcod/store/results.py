@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.rows import CHUNK
+from marcod.database.rows import CHUNK, select_in
 from marcod.database.schema import image, job, model_version, score
 from marcod.domain import CLASSES, COLUMN_OF_CLASS, PIXEL_WARNINGS, DropClass, WarningKind
 from marcod.store import copies, derived, events, locks, queue
@@ -43,6 +43,17 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """Score in the database: the four probabilities in the order of ``domain.CLASSES``.
+
+    ``measured`` are brightness, contrast and focus, as in ``images.Appearance``.
+    """
+
+    probabilities: tuple[float, float, float, float]
+    measured: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Result of :func:`finish`; ``stale`` jobs were no longer held and changed nothing.
 
@@ -57,6 +68,29 @@ class Finished:
     given_up: frozenset[int] = frozenset()
 
 
+def stored(
+    connection: Connection, version_ids: Sequence[int], image_ids: Collection[int]
+) -> dict[int, dict[tuple[int, str], Stored]]:
+    """Read the scores of images by some versions: by image, then by index in ``version_ids`` and content hash.
+
+    A score without the looks of its image, from before they were measured, is left out.
+    """
+    index = {version_id: i for i, version_id in enumerate(version_ids)}
+    found: dict[int, dict[tuple[int, str], Stored]] = {}
+    wanted = sa.select(*_STORED).where(score.c.model_version_id.in_(version_ids), score.c.focus.is_not(None))
+    for row in select_in(connection, wanted, score.c.image_id, sorted(image_ids)):
+        image_id, version_id, content_hash, *values = row
+        one = Stored((values[0], values[1], values[2], values[3]), (values[4], values[5], values[6]))
+        found.setdefault(image_id, {})[index[version_id], content_hash] = one
+    return found
+
+
+_STORED: Final = (
+    score.c.image_id, score.c.model_version_id, score.c.content_hash,
+    *(score.c[COLUMN_OF_CLASS[c]] for c in CLASSES), score.c.brightness, score.c.contrast, score.c.focus,
+)  # fmt: skip
+
+
 def finish(
     connection: Connection,
     token: str,
@@ -67,8 +101,13 @@ def finish(
     now: datetime,
     retry_s: float,
     max_attempts: int,
+    by_members: Sequence[tuple[Version, Sequence[Scored]]] = (),
 ) -> Finished:
-    """Write a batch: scores inserted, jobs removed or sent back, and every derived row brought up to date."""
+    """Write a batch: scores inserted, jobs removed or sent back, and every derived row brought up to date.
+
+    ``by_members`` are scores that a committee's members gave these images on the way. They are scores like any other,
+    and jobs that wait for them are done.
+    """
     claims = [s.claim for s in scored] + [f.claim for f in failures]
     before = _hold_images(connection, [c.image_id for c in claims])
     held = queue.lock_held(connection, token, (c.job_id for c in claims))
@@ -78,6 +117,10 @@ def finish(
     touched = [before[c.image_id] for c in claims if c.job_id in held]
     inspection_ids = {row.inspection_id for row in touched}
     # Scores may make copies of images and so remove jobs: all of that before the derived rows lock inspections.
+    kept = [(member, [s for s in its if s.claim.job_id in held]) for member, its in by_members]
+    for member, its in kept:
+        _insert(connection, member, its, now)
+        queue.delete_waiting(connection, member.id, [s.claim.image_id for s in its])
     changed = _insert_scores(connection, version, mine, before, now)
     _note_warnings(connection, mine, before)
     queue.delete(connection, [s.claim.job_id for s in mine])
@@ -87,10 +130,11 @@ def finish(
     events.quarantined(connection, [f.claim.image_id for f in given_up if f.error != queue.GONE], now)
     changed |= give_up(connection, given_up, before, now)
     drop_ids = {before[c.image_id].drop_id for c in (*(s.claim for s in mine), *(f.claim for f in given_up))}
+    speaking = [version, *(member for member, its in kept if its)]
     if changed:
-        derived.refresh(connection, drop_ids, inspection_ids, now, serving=[version])
+        derived.refresh(connection, drop_ids, inspection_ids, now, serving=speaking)
     else:
-        derived.refresh_version(connection, version, drop_ids, inspection_ids, now)
+        derived.refresh_versions(connection, speaking, drop_ids, inspection_ids, now)
     gone = frozenset(f.claim.job_id for f in given_up)
     stale = len(claims) - len(mine) - len(broken)
     return Finished(len(mine), len(broken), len(given_up), stale, frozenset(held), gone)
@@ -215,6 +259,17 @@ def _insert_scores(
     """Write scores and say which bytes their images consist of. Returns whether those are others than before."""
     if not scored:
         return False
+    _insert(connection, version, scored, now)
+    _set_content(connection, {s.claim.image_id: s.content_hash for s in scored})
+    fresh = [s.claim.image_id for s in scored if _is_fresh(before[s.claim.image_id], s.content_hash)]
+    released = copies.release(connection, fresh, now)
+    same = copies.find(connection, fresh)
+    if released or same or any(_changes(before[s.claim.image_id], s.content_hash) for s in scored):
+        return True
+    return _known_to_others(connection, version, [i for i in fresh if before[i].content_hash is None])
+
+
+def _insert(connection: Connection, version: Version, scored: Sequence[Scored], now: datetime) -> None:
     rows = [
         {
             "image_id": s.claim.image_id,
@@ -230,14 +285,8 @@ def _insert_scores(
         }
         for s in scored
     ]
-    connection.execute(insert(connection, score).on_conflict_do_nothing(), rows)
-    _set_content(connection, {s.claim.image_id: s.content_hash for s in scored})
-    fresh = [s.claim.image_id for s in scored if _is_fresh(before[s.claim.image_id], s.content_hash)]
-    released = copies.release(connection, fresh, now)
-    same = copies.find(connection, fresh)
-    if released or same or any(_changes(before[s.claim.image_id], s.content_hash) for s in scored):
-        return True
-    return _known_to_others(connection, version, [i for i in fresh if before[i].content_hash is None])
+    if rows:
+        connection.execute(insert(connection, score).on_conflict_do_nothing(), rows)
 
 
 def _note_warnings(connection: Connection, scored: Iterable[Scored], before: Mapping[int, Any]) -> None:

@@ -4,6 +4,7 @@ The bundle on disk is judged, on the test side of the run's own frozen snapshot,
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from marcod.evaluate.gate import Check, Rules, Verdict
 from marcod.evaluate.label_issues import LabelIssues
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.model import bundle, network, probabilities
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import NetworkPredictor, Predictor
 from marcod.settings import TrainSettings
 from marcod.training import data
 from marcod.training.candidate import Candidate, TrainContext
@@ -55,7 +56,7 @@ def write(models: Path, context: TrainContext, made: Candidate, version: int) ->
         architecture=made.architecture.to_dict(),
         preprocessing=dict(context.parent.preprocessing),
     )
-    predictor = Predictor(record, made.weights, BATCH)
+    predictor = NetworkPredictor(record, made.weights, BATCH)
     _, images = calibration.measured_and_golden(context.parent_folder)
     golden = calibration.expectations(predictor, images, record.temperature)
     return bundle.write(models, record, made.weights, _measured(context, made), golden)
@@ -108,15 +109,20 @@ def model_digest(made: Candidate) -> str:
     return digest.hexdigest()
 
 
-def judge(context: TrainContext, champion: Predictor, path: Path, made: Candidate, looks: float) -> Verdict:
-    """Return the gate's verdict on the bundle at ``path``; the test side has judged ``looks`` candidates before."""
+def judge(
+    context: TrainContext, champion: Predictor, load: Callable[[], Predictor], made: Candidate, looks: float
+) -> Verdict:
+    """Return the gate's verdict on the bundle that ``load`` loads from disk, a network or a committee with it.
+
+    The test side has judged ``looks`` candidates before.
+    """
     rules = rules_of(context.settings, made.tier, looks)
     images = data.tested(context.snapshot, context.rehearsal_set, context.roots)
     issues = made.own_issues or made.label_issues
     suspects, judged = (0, 0) if issues is None else (len(issues.suspects), issues.judged)
     extra = [gate.labels_trusted(suspects, judged, rules), *people_checks(made.label_issues)]
     try:
-        candidate = bundle.load(path, BATCH)
+        candidate = load()
     except BundleError as error:
         return _refused(*extra, Check("golden images", False, str(error), {}))
     extra += [Check("golden images", True, "the bundle on disk scores its golden images as it must", {})]
@@ -197,7 +203,9 @@ def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> Che
     rng = np.random.default_rng(context.settings.seed)
     images = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
     images = np.ascontiguousarray(images[:, :size, :size])
-    plain, served = np.asarray(model(images, training=False)), candidate.logits(images)
+    parent = f"{context.parent.name}:{context.parent.version}"
+    trained = next(one for one in candidate.networks if one.record.parent == parent)
+    plain, served = np.asarray(model(images, training=False)), trained.logits(images)
     difference = float(np.abs(probabilities.softmax(plain) - probabilities.softmax(served)).max())
     passed = bool(np.isfinite(served).all()) and difference <= PARITY
     sentence = f"probabilities of the bundle and of the network as trained differ by {difference:.1e} at most"

@@ -20,7 +20,7 @@ from marcod.evaluate.label_issues import LabelIssues
 from marcod.fitting import adapt
 from marcod.fitting.adapt import Features
 from marcod.model import bundle, network
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import NetworkPredictor
 from marcod.training import data
 from marcod.training.data import TrainingSet
 from marcod.training.rehearsal import NOTHING
@@ -88,7 +88,7 @@ def _features(
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
     """Extract features as in scoring; return them and the error of each unreadable image by index."""
     record, weights = bundle.load_weights(folder)
-    predictor = Predictor(record, weights, BATCH)
+    predictor = NetworkPredictor(record, weights, BATCH)
     describe = network.compiled_features(network.architecture(record.architecture), weights, BATCH)
     found: list[NDArray[np.float32]] = []
     unreadable: dict[int, str] = {}

@@ -33,12 +33,13 @@ from marcod.fitting import batches, fit, plots
 from marcod.fitting.fit import Progress
 from marcod.model import bundle
 from marcod.model.bundle import BundleRecord
+from marcod.model.predictor import CommitteePredictor, Predictor
 from marcod.model.registry import Registry
 from marcod.settings import TrainSettings
 from marcod.store import versions
 from marcod.store.versions import Version
 from marcod.text import count
-from marcod.training import assess, candidate, data, looks, rehearsal, run_rows, snapshot_rows
+from marcod.training import assess, candidate, committees, data, looks, rehearsal, run_rows, snapshot_rows
 from marcod.training import snapshot as training_snapshot
 from marcod.training.candidate import Candidate, Tier, TrainContext
 from marcod.training.rehearsal import RehearsalSet
@@ -221,7 +222,7 @@ class _OpenRun:
     def carry_out(self) -> None:
         """Freeze the data, train, write the bundle, ask the gate, and decide; finished steps are not repeated."""
         if not (self.folder / VERDICT).exists():
-            parent = bundle.read(self.context.registry.path(*str(self.run.parent).rsplit(":", 1)))
+            parent = committees.learner(self._champion(), self.context.registry, self.settings)
             snapshot = self._freeze_data(parent)
             if (refusal := self._check_labels(snapshot)) is not None:
                 return self._end(**refusal)
@@ -234,10 +235,13 @@ class _OpenRun:
             made = candidate.train_candidate(training, tier, lambda: self._sample(training))
             path = self._write_bundle(training, made)
             result = self._ask_gate(training, made, path)
-            numbers = self._numbers(training, result, made, material)
+            numbers = self._numbers(training, result, made, material) | committees.trace(path)
             outcome = {"passed": result.passed, "reasons": list(result.reasons), "numbers": numbers, "path": str(path)}
             files.write_whole(self.folder / VERDICT, json.dumps(outcome, allow_nan=False))
         return self._decide(json.loads((self.folder / VERDICT).read_text(encoding="utf-8")))
+
+    def _champion(self) -> BundleRecord:
+        return bundle.read(self.context.registry.path(*str(self.run.parent).rsplit(":", 1)))
 
     def _freeze_data(self, parent: BundleRecord) -> Snapshot:
         context, manifest = self.context, self.folder / MANIFEST
@@ -275,7 +279,9 @@ class _OpenRun:
         rows = [(i.content_hash, i.label, i.shares, i.weight, i.side, i.source, i.plate_key) for i in snapshot.items]
         kept = {"folder", "schedule", "min_new_labels", "on_drift", "promotion", "shadow_images", "name"}
         options = {k: v for k, v in self.run.options["train"].items() if k not in kept}
-        text = json.dumps([sorted(map(str, rows)), parent.digest, tier, rehearsal_set, options], sort_keys=True)
+        champion = self._champion()
+        digests = [parent.digest] if champion == parent else [parent.digest, champion.digest]
+        text = json.dumps([sorted(map(str, rows)), *digests, tier, rehearsal_set, options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _find_earlier(self, material: str) -> str | None:
@@ -337,18 +343,29 @@ class _OpenRun:
         # One that is there was written before a kill, by weights that may differ in the last bit.
         shutil.rmtree(models, ignore_errors=True)
         runs = context.db.read(run_rows.listed, 1000)
-        taken = [run.candidate for run in runs if run.candidate is not None]
+        named = [name for run in runs for name in (run.candidate, (run.numbers or {}).get("member"))]
+        taken = [name for name in named if name is not None]
         path = assess.write(models, training, made, context.registry.next_number(self.settings.name, taken))
+        champion = self._load_champion()
+        if isinstance(champion, CommitteePredictor):
+            name = champion.record.name
+            number = context.registry.next_number(name, [*taken, f"{path.parent.name}:{path.name}"])
+            path = committees.rebuild(models, training, context.registry, champion, path, made, number)
         title = f"{path.parent.name}:{path.name}, {made.tier}"
         plots.write(self.folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
         return path
 
     def _ask_gate(self, training: TrainContext, made: Candidate, path: Path) -> Verdict:
         registry, db = self.context.registry, self.context.db
-        champion = registry.load(registry.find(str(self.run.parent)), assess.BATCH)
         tested = data.own_tested(training.snapshot)
         before = db.read(looks.count, self.run.id, str(training.parent.modality), tested)
-        return assess.judge(training, champion, path, made, before)
+        return assess.judge(
+            training, self._load_champion(), lambda: registry.load_new(path, assess.BATCH), made, before
+        )
+
+    def _load_champion(self) -> Predictor:
+        registry = self.context.registry
+        return registry.load(registry.find(str(self.run.parent)), assess.BATCH)
 
     def _numbers(self, training: TrainContext, result: Verdict, made: Candidate, material: str) -> dict[str, Any]:
         """Return the numbers of the run's row. ``partly`` has the reasons to recommend only."""
@@ -376,6 +393,8 @@ class _OpenRun:
             return self._end(state="refused", reasons=reasons, numbers=numbers)
         if (why := self._find_rollback(record, numbers)) is not None:
             return self._end(state="refused", reasons=[why, *reasons], numbers=numbers)
+        if (member := committees.new_member(path)) is not None:
+            bundle.install(member, self.context.models)
         bundle.install(path, self.context.models)
         version = self.context.registry.register(record.name, str(record.version), self.context.clock())
         state, added = self._serve(version, numbers)

@@ -24,6 +24,7 @@ from marcod.fitting.fit import Progress
 from marcod.fitting.tail import TailRecipe
 from marcod.model import bundle, network, preprocess, probabilities
 from marcod.model.efficientnet import LITE0
+from marcod.model.predictor import NetworkPredictor
 from marcod.model.preprocess import Preprocessing
 from marcod.model.published import Trunk
 from marcod.store.versions import JUDGED
@@ -247,7 +248,7 @@ def _halved(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.
 
 def _golden(record: bundle.BundleRecord, weights: Mapping[str, NDArray[np.floating[Any]]]) -> list[bundle.Golden]:
     """Return one synthetic drop of each class with its present scores."""
-    predictor, found = bundle.Predictor(record, weights, len(CLASSES)), []
+    predictor, found = NetworkPredictor(record, weights, len(CLASSES)), []
     for index, label in enumerate(CLASSES):
         data, _ = synthetic.drop_jpeg(GOLDEN + len(synthetic.SIZES) * index, label)
         scores = predictor.predict(predictor.prepare(data)[np.newaxis])[0]

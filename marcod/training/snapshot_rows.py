@@ -4,7 +4,7 @@ All that :func:`gather` returns was true at one moment, whatever is written mean
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,21 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
-from marcod.database.schema import UtcDateTime, dataset, drop, image, label, plate, review_item, score, source
+from marcod.database.schema import (
+    UtcDateTime,
+    dataset,
+    drop,
+    image,
+    label,
+    model_version,
+    plate,
+    review_item,
+    score,
+    source,
+)
 from marcod.domain import Modality, Split, split_of, text_path
 from marcod.store import sources, votes
+from marcod.store.selects import current_score
 from marcod.store.votes import LabelledImage
 
 
@@ -147,22 +159,40 @@ def sample(connection: Connection, modality: Modality, count: int, seed: int) ->
 
     None of a test plate, which nothing that is trained may have seen.
     """
+    return [
+        Stored(row.name, text_path(row.root), text_path(row.path))
+        for row in _drawn(connection, modality, count, seed, sa.true())
+    ]
+
+
+def sample_scored(connection: Connection, version_ids: Sequence[int], count: int, seed: int) -> dict[int, str]:
+    """So many images that all of these versions scored, drawn as by :func:`sample`: their content hashes by id."""
+    modality = sa.select(model_version.c.modality).where(model_version.c.id == version_ids[0])
+    by_all = sa.and_(*(sa.exists().where(current_score(version_id)) for version_id in version_ids))
+    light = Modality(connection.execute(modality).scalar_one())
+    return {row.id: row.content_hash for row in _drawn(connection, light, count, seed, by_all)}
+
+
+def _drawn(
+    connection: Connection, modality: Modality, count: int, seed: int, condition: sa.ColumnElement[bool]
+) -> list[Any]:
     # A multiplicative hash of the id (Knuth, The Art of Computer Programming, vol. 3, 6.4); the seed is held down so
     # that PostgreSQL adds it within 32 bits and multiplies within 63.
     scattered = (image.c.id + seed % 1_000_000_000) * 2654435761 % 4294967296
     statement = (
         sa.select(
-            source.c.name, sources.root_of(connection), image.c.path, plate.c.key, sources.SIDE_NAME.label("side_name")
+            image.c.id, image.c.content_hash, source.c.name, sources.root_of(connection), image.c.path, plate.c.key,
+            sources.SIDE_NAME.label("side_name"),
         )
         .join(source, source.c.id == image.c.source_id)
         .join(drop, drop.c.id == image.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
-        .where(image.c.modality == str(modality), image.c.same_as_id.is_(None))
+        .where(image.c.modality == str(modality), image.c.same_as_id.is_(None), condition)
         .order_by(scattered, image.c.id)
         # A fifth of the plates are test plates, of few plates more.
         .limit(4 * count)
-    )
+    )  # fmt: skip
     found = [
         row for row in connection.execute(statement) if split_of(row.side_name, text_path(row.key)) is not Split.TEST
     ]
-    return [Stored(row.name, text_path(row.root), text_path(row.path)) for row in found[:count]]
+    return found[:count]

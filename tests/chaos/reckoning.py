@@ -24,7 +24,7 @@ from chaos.stores import FINISHED
 from marcod.database import schema
 from marcod.database.workers import ALIVE_S
 from marcod.domain import CLASSES, path_text
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.store import versions
 from marcod.store.versions import Version

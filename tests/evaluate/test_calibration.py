@@ -21,6 +21,7 @@ from marcod.errors import BundleError, MarcodError
 from marcod.evaluate import calibration, metrics
 from marcod.evaluate.predictions import Predictions
 from marcod.model import bundle
+from marcod.model.predictor import Predictor
 
 CLEAR, CRYSTALS, _, _ = CLASSES
 
@@ -137,7 +138,7 @@ def fitted() -> calibration.Fit:
 
 
 def test_the_new_version_has_the_same_weights_and_passes_its_own_test(
-    tiny_bundle: Path, tiny_predictor: bundle.Predictor, fitted: calibration.Fit, tmp_path: Path
+    tiny_bundle: Path, tiny_predictor: Predictor, fitted: calibration.Fit, tmp_path: Path
 ) -> None:
     path = calibration.write(tmp_path / "models", tiny_bundle, tiny_predictor, 9, fitted)
     made, parent = bundle.load(path, batch_size=4).record, bundle.read(tiny_bundle)

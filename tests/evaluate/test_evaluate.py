@@ -29,7 +29,8 @@ from marcod.evaluate import page, results, tables
 from marcod.evaluate.labelled import from_csv, from_database
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.model import probabilities
-from marcod.model.bundle import Predictor, folding
+from marcod.model.bundle import folding
+from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.store import versions, votes
 

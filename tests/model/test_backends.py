@@ -14,7 +14,7 @@ import tensorflow as tf
 from tiny import TINY
 
 from marcod.model import backend, bundle, network
-from marcod.model.bundle import Predictor
+from marcod.model.predictor import Predictor
 
 
 def test_without_an_accelerator_training_is_single_precision() -> None:

@@ -11,8 +11,9 @@ from tiny import TINY, random_weights
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
 from marcod.model import backend, heatmap, network, preprocess
-from marcod.model.bundle import BundleRecord, Predictor
-from marcod.model.heatmap import Attribution, Heat, Recipe
+from marcod.model.bundle import BundleRecord
+from marcod.model.heatmap import Heat, NetworkAttribution, Recipe
+from marcod.model.predictor import Predictor
 from marcod.model.probabilities import softmax
 
 Weights = dict[str, np.ndarray]
@@ -29,8 +30,8 @@ def record(tiny_predictor: Predictor) -> BundleRecord:
 
 
 @pytest.fixture(scope="module")
-def looking(record: BundleRecord, tiny_weights: Weights) -> Attribution:
-    return Attribution(record, tiny_weights, batch_size=4)
+def looking(record: BundleRecord, tiny_weights: Weights) -> NetworkAttribution:
+    return NetworkAttribution(record, tiny_weights, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_own_classes_share_the_gradient_by_their_probability(
 
 
 def test_heat_covers_the_centre_square_and_comes_with_the_folded_score(
-    looking: Attribution, tiny_predictor: Predictor
+    looking: NetworkAttribution, tiny_predictor: Predictor
 ) -> None:
     heard: list[int] = []
     heat = looking.heat(drop(), DropClass.CRYSTALS, QUICK, heard.append)
@@ -91,7 +92,7 @@ def test_heat_covers_the_centre_square_and_comes_with_the_folded_score(
     assert heard == [3, 5]
 
 
-def test_the_same_seed_gives_the_same_bytes(looking: Attribution) -> None:
+def test_the_same_seed_gives_the_same_bytes(looking: NetworkAttribution) -> None:
     def png(recipe: Recipe) -> bytes:
         return heatmap.draw(drop(), looking.heat(drop(), DropClass.CRYSTALS, recipe), ["A01"], text={})
 
@@ -99,19 +100,19 @@ def test_the_same_seed_gives_the_same_bytes(looking: Attribution) -> None:
     assert png(QUICK) != png(Recipe(samples=5, noise=0.1, seed=8))
 
 
-def test_another_class_looks_elsewhere(looking: Attribution) -> None:
+def test_another_class_looks_elsewhere(looking: NetworkAttribution) -> None:
     crystals, clear = (looking.heat(drop(), c, QUICK).values for c in (DropClass.CRYSTALS, DropClass.CLEAR))
     assert np.abs(crystals - clear).max() > 0.1
 
 
-def test_batches_change_nothing(looking: Attribution, record: BundleRecord, tiny_weights: Weights) -> None:
+def test_batches_change_nothing(looking: NetworkAttribution, record: BundleRecord, tiny_weights: Weights) -> None:
     four = looking.heat(drop(), DropClass.CRYSTALS, QUICK)
-    one_by_one = Attribution(record, tiny_weights, batch_size=1).heat(drop(), DropClass.CRYSTALS, QUICK)
+    one_by_one = NetworkAttribution(record, tiny_weights, batch_size=1).heat(drop(), DropClass.CRYSTALS, QUICK)
     assert np.abs(four.values - one_by_one.values).max() < 1e-3
     assert np.abs(four.probabilities - one_by_one.probabilities).max() < 1e-5
 
 
-def test_a_class_that_the_model_does_not_have_is_refused(looking: Attribution) -> None:
+def test_a_class_that_the_model_does_not_have_is_refused(looking: NetworkAttribution) -> None:
     with pytest.raises(BundleError, match="no class of tiny counts as Precipitate; its classes are needle, block"):
         looking.heat(drop(), DropClass.PRECIPITATE, QUICK)
 
@@ -121,11 +122,11 @@ def test_batches_shrink_as_images_grow(
     tiny_predictor: Predictor, tiny_weights: Weights, size: int, expected: int
 ) -> None:
     tables = {"architecture": {**TINY.to_dict(), "input_size": size}, "preprocessing": {"size": size, "resize": "area"}}
-    assert Attribution(tiny_predictor.record.model_copy(update=tables), tiny_weights).batch_size == expected
+    assert NetworkAttribution(tiny_predictor.record.model_copy(update=tables), tiny_weights).batch_size == expected
 
 
 @pytest.fixture(scope="module")
-def brightness(tiny_predictor: Predictor) -> Attribution:
+def brightness(tiny_predictor: Predictor) -> NetworkAttribution:
     """A network that averages what passes its first layer, and nothing dark does."""
     weights = {}
     for name, value in random_weights(TINY).items():
@@ -134,10 +135,10 @@ def brightness(tiny_predictor: Predictor) -> Attribution:
         else:
             weights[name] = np.full_like(value, 1.0 if name.endswith("moving_variance") else 0.0)
     weights["Inception/Conv2d_1a_3x3/BatchNorm/moving_mean"] += 0.5
-    return Attribution(tiny_predictor.record, weights, batch_size=4)
+    return NetworkAttribution(tiny_predictor.record, weights, batch_size=4)
 
 
-def test_heat_is_where_the_only_thing_to_see_is(brightness: Attribution) -> None:
+def test_heat_is_where_the_only_thing_to_see_is(brightness: NetworkAttribution) -> None:
     rgb = np.zeros((75, 75, 3), np.uint8)
     rgb[20:36, 44:60] = 255
     heat = brightness.heat(rgb, DropClass.CRYSTALS, Recipe(samples=3, noise=0.05)).values
@@ -147,7 +148,7 @@ def test_heat_is_where_the_only_thing_to_see_is(brightness: Attribution) -> None
     assert heat[~near].max() < 0.01
 
 
-def test_nothing_to_see_is_no_heat(brightness: Attribution) -> None:
+def test_nothing_to_see_is_no_heat(brightness: NetworkAttribution) -> None:
     heat = brightness.heat(np.zeros((75, 75, 3), np.uint8), DropClass.CRYSTALS, Recipe(samples=1, noise=0.0))
     assert not heat.values.any()
 

@@ -28,10 +28,10 @@ from marcod.database.engine import Database
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.evaluate import metrics
 from marcod.model import bundle, convert, network, published
-from marcod.model.bundle import Predictor
 from marcod.model.convert import saved_model
 from marcod.model.convert.checkpoint import Checkpoint
 from marcod.model.inception import MARCO
+from marcod.model.predictor import Predictor
 from marcod.store import versions
 
 pytestmark = pytest.mark.timeout(900)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from marcod import synthetic
 from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.model import bundle, network
-from marcod.model.bundle import Predictor
 from marcod.model.efficientnet import LITE0
+from marcod.model.predictor import Predictor
 from marcod.model.registry import SHIPPED
 from marcod.store import versions
 from marcod.training import shipped_model

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from doubles import OneNetwork
 from factories import utc
 from numpy.typing import NDArray
 from test_score import photograph
@@ -21,7 +22,7 @@ from marcod.store.queue import Claim, Failure
 HANGING = b"share that does not answer"
 
 
-class Waiting:
+class Waiting(OneNetwork):
     """A model that waits for an image's bytes as a read from a hanging share does."""
 
     def __init__(self) -> None:
@@ -81,7 +82,7 @@ def test_a_share_that_hangs_holds_up_no_other(tmp_path: Path, model: Waiting) ->
     decoders.close()
 
 
-class Slow:
+class Slow(OneNetwork):
     """A model that takes each image when it is told, and says so."""
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ def test_a_slow_disk_loses_no_image(tmp_path: Path) -> None:
     ],
 )
 def test_the_trouble_of_this_host_is_not_the_image_s(tmp_path: Path, error: Exception, text: str) -> None:
-    class Poor:
+    class Poor(OneNetwork):
         def prepare(self, data: bytes) -> NDArray[np.float32]:
             raise error
 
@@ -135,7 +136,7 @@ def test_the_trouble_of_this_host_is_not_the_image_s(tmp_path: Path, error: Exce
 
 
 def test_a_decoder_that_fails_in_an_unforeseen_way_costs_its_own_image_alone(tmp_path: Path) -> None:
-    class Odd:
+    class Odd(OneNetwork):
         def prepare(self, data: bytes) -> NDArray[np.float32]:
             raise KeyError("frame")
 

@@ -9,6 +9,7 @@ import factories
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from doubles import OneNetwork
 from factories import MAX_ATTEMPTS, record, sightings, utc
 from numpy.typing import NDArray
 from test_score import SETTINGS, Lab, lab, photograph  # noqa: F401 - the fixture
@@ -18,7 +19,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import job
 from marcod.errors import StoreError
 from marcod.health import snapshot
-from marcod.model import bundle
+from marcod.model.predictor import Predictor
 from marcod.scoring.decode import NO_MEMORY
 from marcod.scoring.leases import Leases
 from marcod.scoring.scorer import ModelFaultError, Scorer, ShortOfMemoryError
@@ -32,12 +33,12 @@ ONE_DATABASE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 """What is the device's business, whatever the database."""
 
 
-class Model:
+class Model(OneNetwork):
     """The real small model behind a prepare and a predict of the test's own."""
 
     def __init__(
         self,
-        real: bundle.Predictor,
+        real: Predictor,
         prepare: Callable[[bytes], None] = lambda data: None,
         predict: Callable[[NDArray[np.float32]], None] = lambda batch: None,
         after: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda vectors: vectors,
@@ -54,7 +55,7 @@ class Model:
         return self._after(self._real.predict(batch))
 
 
-def real(lab: Lab) -> bundle.Predictor:  # noqa: F811
+def real(lab: Lab) -> Predictor:  # noqa: F811
     return lab.registry.load(lab.db.read(versions.champion), 4)
 
 
@@ -251,7 +252,7 @@ def test_threads_that_cannot_be_started_cost_no_image_an_attempt(lab: Lab, tmp_p
     scorer = lab.scorer()
     begin = scorer._decoders.__class__.begin
 
-    def none(self: object, predictor: object, claims: object) -> object:
+    def none(self: object, predictor: object, claims: object, known: object) -> object:
         raise RuntimeError("can't start new thread")
 
     try:

@@ -13,6 +13,7 @@ import factories
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from doubles import OneNetwork
 from factories import utc
 from PIL import Image
 
@@ -23,6 +24,7 @@ from marcod.database.schema import image, job, score
 from marcod.domain import DropClass, DropImage, Modality
 from marcod.errors import BundleError, StoreError
 from marcod.model import bundle
+from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
 from marcod.plates import reports
 from marcod.scoring.scorer import BatchReport, Scorer, ShortOfMemoryError
@@ -343,10 +345,10 @@ def test_a_rescoring_model_that_is_not_here_holds_up_nothing(
     assert not lab.waiting()
 
 
-class Flaky:
+class Flaky(OneNetwork):
     """A predictor on a device that fails when told; everything else is the real one's."""
 
-    def __init__(self, predictor: bundle.Predictor, fails: Callable[[np.ndarray], bool]) -> None:
+    def __init__(self, predictor: Predictor, fails: Callable[[np.ndarray], bool]) -> None:
         self._predictor = predictor
         self._fails = fails
         self.record = predictor.record

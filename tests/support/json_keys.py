@@ -26,7 +26,7 @@ HEAD: Final = """\
 """
 
 _SIDES: Final = ("test", "train", "validation")
-_BUNDLE: Final = ("files", "libraries", "folding", "architecture.depths", "architecture.limits")
+_BUNDLE: Final = ("files", "libraries", "folding", "architecture.depths", "architecture.limits", "committee.offsets")
 
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "counts of a data set": tuple(f"{side}.sources" for side in _SIDES),

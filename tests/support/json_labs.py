@@ -33,6 +33,7 @@ from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
 from marcod.model import bundle, published, registry
 from marcod.model.bundle import BundleRecord, Threshold
+from marcod.model.committee import Committee, Member
 from marcod.model.registry import Registry
 from marcod.store import serving, versions
 from marcod.synthetic import Imager, PlateSpec, plate_files
@@ -237,6 +238,14 @@ def _published(lab: Lab, folder: Path) -> None:
     bundle.write(folder / "models", derived, weights, {}, [])
     lab.ask("model", "fetch", "marco", "--no-promote")
     lab.ask("model", "show", "lab:1")
+    members = tuple(
+        Member(name=n, version=1, digest=bundle.read(folder / "models" / n / "1").digest, mean=0, deviation=1, weight=1)
+        for n in ("marco", "lab")
+    )
+    rule = Committee(members=members, clip=10, mean=0, deviation=1, offsets={CLASSES[0]: 0.5}, fixed_on="nothing")
+    values = {"name": "committee", "architecture": {}, "preprocessing": {}, "committee": rule}
+    bundle.write(folder / "models", record.model_copy(update=values), {}, {}, [])
+    lab.ask("model", "show", "committee:1")
 
 
 def _labelled(lab: Lab, drops: list[learner.Drop]) -> None:
@@ -470,8 +479,8 @@ def _said(images: tuple[Labelled, ...], skill: float) -> tuple[BundleRecord, Pre
 def _record(version: int, folding: dict[str, DropClass]) -> BundleRecord:
     return BundleRecord(
         name="lab", version=version, classes=tuple(folding), temperature=1.0, training_data="none",
-        licence="Apache-2.0", synthetic=True, created_at=utc(), architecture={}, preprocessing={},
-        folding=folding, threshold=Threshold(crystal=0.2, measured_on="nothing"),
+        licence="Apache-2.0", synthetic=True, created_at=utc(), architecture={"family": "none"},
+        preprocessing={"size": 1}, folding=folding, threshold=Threshold(crystal=0.2, measured_on="nothing"),
     )  # fmt: skip
 
 
@@ -491,6 +500,7 @@ def taught(folder: Path) -> Lab:
     lab.ask("model", "calibrate", "champion", "--from-database", "--recall", "0.6")
     lab.ask("model", "import", registry.shipped_folder().joinpath(*registry.SHIPPED), "--name", "other")
     lab.documents.append(("metrics of an imported bundle", lab.documents[-1][1]["report"]))
+    lab.ask("model", "combine", ":".join(registry.SHIPPED), "other:1", "--drops", "8")
     lab.ask("plate", "heatmap", drops[0].plate, "A01", "--samples", "1", "--out", folder / "heat.png")
     for words, path in (("trained", "training/run-*/candidate/lab/1"), ("calibrated", "models/marco-*/*")):
         text = next(folder.glob(f"{path}/metrics.json")).read_text()
@@ -510,6 +520,6 @@ SLOW: Final = (taught,)
 
 ASKED_SLOWLY: Final = {
     f"marcod {name}"
-    for name in ("label suspects", "model calibrate", "model import", "plate heatmap", "retrain", "score")
-}
+    for name in ("label suspects", "model calibrate", "model combine", "model import", "plate heatmap", "retrain")
+} | {"marcod score"}
 """Commands that only the slow labs ask."""

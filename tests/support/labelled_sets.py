@@ -29,8 +29,8 @@ def record(classes: tuple[str, ...] = FOUR, threshold: float = 0.3, temperature:
         synthetic=True,
         notice="Made of <random> numbers.",
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        architecture={},
-        preprocessing={},
+        architecture={"family": "none"},
+        preprocessing={"size": 1},
         folding=folding,
         threshold=Threshold(crystal=threshold, measured_on="nothing"),
     )

@@ -14,7 +14,7 @@ from marcod.domain import CLASSES
 
 if TYPE_CHECKING:
     # TensorFlow takes seconds, which only the tests that ask for these fixtures shall pay.
-    from marcod.model.bundle import Predictor
+    from marcod.model.predictor import Predictor
     from marcod.model.registry import Registry
     from marcod.store.versions import Version
 
@@ -30,7 +30,8 @@ def tiny_weights() -> dict[str, np.ndarray]:
 def tiny_predictor(tiny_weights: dict[str, np.ndarray]) -> "Predictor":
     from tiny import TINY
 
-    from marcod.model.bundle import Predictor, Threshold, new_record
+    from marcod.model.bundle import Threshold, new_record
+    from marcod.model.predictor import NetworkPredictor
     from marcod.model.preprocess import Preprocessing
 
     record = new_record(
@@ -47,7 +48,7 @@ def tiny_predictor(tiny_weights: dict[str, np.ndarray]) -> "Predictor":
         architecture=TINY.to_dict(),
         preprocessing=Preprocessing(TINY.input_size, "area").to_dict(),
     )
-    return Predictor(record, tiny_weights, batch_size=4)
+    return NetworkPredictor(record, tiny_weights, batch_size=4)
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +97,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random_bundles.write(folder, "random", 2, seed=2, threshold=0.2)
     random_bundles.write(folder, "six", 1, seed=3, classes=("clear", "crystals", "skin", "light", "dry", "needles"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def pristine_members(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with left:1 and own:1, of another input size and with six classes of its own."""
+    import random_bundles
+
+    folder = tmp_path_factory.mktemp("members")
+    random_bundles.write_unsure(folder, "left", seed=1)
+    classes = ("clear", "crystals", "skin", "light", "dry", "needles")
+    random_bundles.write_unsure(folder, "own", seed=3, classes=classes, size=91)
+    return folder
+
+
+@pytest.fixture
+def members(pristine_members: Path, tmp_path: Path) -> Path:
+    """A copy of the folder above that a test may change and add to."""
+    return Path(shutil.copytree(pristine_members, tmp_path / "models"))
 
 
 @pytest.fixture

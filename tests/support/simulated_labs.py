@@ -34,8 +34,8 @@ def record(version: int, threshold: float, temperature: float = 1.0) -> BundleRe
         licence="Apache-2.0",
         synthetic=True,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        architecture={},
-        preprocessing={},
+        architecture={"family": "none"},
+        preprocessing={"size": 1},
         folding={c.value: c for c in CLASSES},
         threshold=Threshold(crystal=threshold, measured_on="nothing"),
     )

@@ -169,8 +169,8 @@ def test_weights_that_did_not_change_keep_their_classes() -> None:
         licence="Apache-2.0",
         synthetic=True,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        architecture={},
-        preprocessing={},
+        architecture={"family": "none"},
+        preprocessing={"size": 1},
         folding=dict(zip(names, (CLASSES[0], CLASSES[1], CLASSES[1], CLASSES[2], CLASSES[3]), strict=True)),
         threshold=FORMER,
     )

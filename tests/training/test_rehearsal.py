@@ -27,8 +27,8 @@ def parent(*, made_up: bool = True) -> BundleRecord:
         licence="Apache-2.0",
         synthetic=made_up,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        architecture={},
-        preprocessing={},
+        architecture={"family": "none"},
+        preprocessing={"size": 1},
         folding={c: c for c in CLASSES},
         threshold=Threshold(crystal=0.5, measured_on="nothing"),
     )

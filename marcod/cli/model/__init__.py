@@ -9,6 +9,9 @@ from marcod.cli.common.lazy import LazyGroup
 COMMANDS: Final = {
     "model.judging:calibrate": "Derive a new version of MODEL (NAME:VERSION) that finds a wished share of crystals.",
     "model.versions:challenge": "Let a second version score every new image too, behind the champion.",
+    "model.combining:combine": (
+        "Make a committee of model versions: one version whose score is made of those of its members."
+    ),
     "model.judging:evaluate": "Judge MODEL (NAME:VERSION) on labelled images, with the MARCO paper's tables.",
     "model.fetching:fetch": "Get a published model by name, prove it by checksum, and import it.",
     "model.importing:import": "Make a bundle of the published MARCO SavedModel or of another model of its family.",

@@ -194,15 +194,25 @@ def _outcome(done: _Done) -> Iterator[str]:
         yield f"{name} is champion, instead of {done.former}"
         if done.former_has_scores:
             yield f"next: `marcod rescore --all` scores what {done.former} scored before"
+        yield from _committee(done.known)
         return
     if str(done.champion) == name:
         yield f"{name} is champion"
+        yield from _committee(done.known)
         return
     learned = "; it learned from this lab's labels" if TrainedOn.LAB in done.champion.trained_on else ""
     yield f"{done.champion} stays champion{learned}"
     yield f"next: `marcod model challenge {name}` lets it score new images next to the champion, to compare"
     if not learned:
         yield f"or: `marcod model promote {name}` makes it champion"
+
+
+def _committee(known: ModelInfo) -> Iterator[str]:
+    """Yield the command that lets a committee of this model and the shipped one challenge the champion."""
+    other = None if known.record is None else registry.companion(known.record.family)
+    if other is not None:
+        command = f"marcod model combine {known.name} {other} --challenge"
+        yield f"or: `{command}` lets a committee of both score new images next to the champion"
 
 
 def _print_catalogue(json_output: bool) -> None:

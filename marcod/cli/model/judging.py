@@ -20,7 +20,8 @@ from marcod.evaluate.labelled import LabelledSet
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.evaluate.tables import decimals
 from marcod.model import bundle
-from marcod.model.bundle import BundleRecord, Predictor
+from marcod.model.bundle import BundleRecord
+from marcod.model.predictor import Predictor
 from marcod.settings import Settings
 from marcod.store.versions import Version
 

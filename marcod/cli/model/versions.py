@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +16,7 @@ from marcod.store import audit_log, versions
 
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord, Threshold
+    from marcod.model.committee import Committee
 
 MODEL = "NAME:VERSION"
 
@@ -31,12 +32,19 @@ def list_(settings: Settings, json_output: bool) -> None:
     if json_output:
         output.print_json(rows)
         return
-    columns = ("model", "alias", "crystal threshold", "trained on", "licence", "scores", "folder")
-    shown = ("model", "aliases", "crystal_threshold", "trained_on", "licence", "has_scores")
-    cells = [(*(row[name] for name in shown), _whereabouts(row)) for row in rows]
-    listings.show("", columns, cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
+    shown = dict(_COLUMNS)
+    if not any(row["members"] for row in rows):
+        del shown["members"]
+    cells = [(*(row[name] for name in shown.values()), _whereabouts(row)) for row in rows]
+    listings.show("", (*shown, "folder"), cells, spare=(("folder",), ("scores",), ("licence",), ("trained on",)))
     if champion is not None:
         output.warn_of_synthetic_champion(champion)
+
+
+_COLUMNS: Final = (
+    ("model", "model"), ("alias", "aliases"), ("members", "members"), ("crystal threshold", "crystal_threshold"),
+    ("trained on", "trained_on"), ("licence", "licence"), ("scores", "has_scores"),
+)  # fmt: skip
 
 
 def _listed(known: registry.ModelInfo) -> dict[str, Any]:
@@ -48,6 +56,7 @@ def _listed(known: registry.ModelInfo) -> dict[str, Any]:
         "crystal_threshold": version.crystal_threshold if version else record.threshold.crystal if record else None,
         "synthetic": version.synthetic if version else record.synthetic if record else None,
         "trained_on": record.trained_on if record else version.trained_on if version else (),
+        "members": [str(member) for member in record.committee.members] if record and record.committee else [],
         "licence": record.licence if record else None,
         "has_scores": row.has_scores if row else None,
         "registered_at": row.registered_at if row else None,
@@ -108,8 +117,11 @@ def _record(record: "BundleRecord") -> Iterator[tuple[str, object]]:
     folded = (c if c == str(f) else f"{c} (counts as {f})" for c, f in ((c, record.folding[c]) for c in record.classes))
     yield "classes", ", ".join(folded)
     yield "modality", record.modality
-    yield "architecture", record.architecture
-    yield "preprocessing", record.preprocessing
+    if record.committee is None:
+        yield "architecture", record.architecture
+        yield "preprocessing", record.preprocessing
+    else:
+        yield from _committee(record.committee)
     yield "temperature", record.temperature
     yield "crystal threshold", _threshold(record.threshold)
     yield "training data", record.training_data
@@ -126,6 +138,14 @@ def _record(record: "BundleRecord") -> Iterator[tuple[str, object]]:
     yield "libraries", record.libraries
     if record.notice:
         yield "notice", record.notice
+
+
+def _committee(rule: "Committee") -> Iterator[tuple[str, object]]:
+    for member, share in zip(rule.members, rule.shares, strict=True):
+        where = f"crystal logit {member.mean:g} with deviation {member.deviation:g}"
+        yield "member", f"{member}, weight {share:.0%}, {where}, digest {member.digest[:12]}"
+    yield "combined to", f"crystal logit {rule.mean:g} with deviation {rule.deviation:g}"
+    yield "constants from", rule.fixed_on
 
 
 def _threshold(threshold: "Threshold") -> str:

@@ -24,17 +24,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from marcod import images, synthetic
+from marcod import files, images, synthetic
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.errors import BundleError, ConfigError, ImageError, is_full, os_reason
 from marcod.model import bundle, network, probabilities
 from marcod.model.architecture import Architecture
-from marcod.model.bundle import BundleRecord, Golden, Predictor, Threshold
+from marcod.model.bundle import BundleRecord, Golden, Threshold
 from marcod.model.convert import keras_file, saved_model, sources
 from marcod.model.convert.checkpoint import Checkpoint
 from marcod.model.convert.sources import Kind, Limits, Progress, Source
 from marcod.model.efficientnet import LITE0
 from marcod.model.inception import MARCO, MARCO_SMALL
+from marcod.model.predictor import NetworkPredictor, Predictor
 from marcod.model.preprocess import Preprocessing
 from marcod.model.published.catalogue import Published
 
@@ -277,7 +278,7 @@ def _compare_and_write(
     images: Sequence[_Image],
     progress: Progress | None,
 ) -> Imported:
-    predictor = Predictor(record, model.weights, batch_size=_BATCH)
+    predictor = NetworkPredictor(record, model.weights, batch_size=_BATCH)
     prepared = [_prepare(predictor, image) for image in images]
     stage = _stage(progress, len(images))
     if model.graph is None:
@@ -371,7 +372,8 @@ def _import_bundle(
     expected, metrics = (_json_of(source.path, file) for file in (bundle.EXPECTED_FILE, bundle.METRICS_FILE))
     if outside := [key for key in expected if f"golden/{key}" not in record.files]:
         raise BundleError(f"{source.name} is damaged: its golden image {outside[0]!a} is not one of its files")
-    bundle.load(source.path, _BATCH)
+    places = [source.path.parent.parent, models, files.shipped("models")]
+    bundle.load(source.path, _BATCH, bundle.members_in(places, _BATCH))
     if own:
         path = _written(models, lambda: bundle.copy(source.path, models / target[0] / str(target[1])))
         return Imported(path, bundle.verify(path), metrics)
@@ -379,9 +381,8 @@ def _import_bundle(
         "name": target[0], "version": target[1], "parent": f"{record.name}:{record.version}", "files": {},
     }  # fmt: skip
     renamed = BundleRecord(**values)
-    _, weights = bundle.load_weights(source.path)
     golden = [Golden(key, (source.path / "golden" / key).read_bytes(), scores) for key, scores in expected.items()]
-    path = _written(models, lambda: bundle.write(models, renamed, weights, metrics, golden))
+    path = _written(models, lambda: bundle.write_derived(models, renamed, source.path, metrics, golden))
     return Imported(path, bundle.verify(path), metrics)
 
 
