@@ -29,7 +29,7 @@ pytestmark = pytest.mark.story
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 SWAP = {"Crystals": "Clear", "Clear": "Crystals"}
-SHIPPED = "lite0:1"
+PARENT = learner.SMALL
 GONE = 2**22 + 1
 """No process has an id above Linux's largest."""
 
@@ -52,7 +52,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
         wait_until(lambda: state_of(site) != "running", "the run to end")
         assert terminate(daemon) == 0
     assert state_of(site) == "recommended", run_of(site, 1)["reasons"]
-    assert champion(site) == SHIPPED
+    assert champion(site) == PARENT
     copy = folder / "judged.sqlite"
     shutil.copyfile(folder / "marcod.sqlite", copy)
     return site, copy
@@ -108,7 +108,7 @@ def test_what_a_run_leaves_behind(judged: tuple[Site, Path], rewind: Rewind) -> 
     folder = Path(run_of(site, 1)["folder"])
     assert {"manifest.jsonl", "curve.png", "curve.json", "verdict.json"} <= {p.name for p in folder.iterdir()}
     record = bundle.verify(folder / "candidate" / "lab" / "1")
-    assert (record.parent, record.synthetic, record.trained_on) == (SHIPPED, False, ("rendered", "lab"))
+    assert (record.parent, record.synthetic, record.trained_on) == (PARENT, False, ("rendered", "lab"))
     assert json.loads((folder / "curve.json").read_text())["curve"]
     assert folder.stat().st_mode & 0o777
 
@@ -130,7 +130,7 @@ def test_a_better_model_is_promoted_and_can_be_taken_back_for_good(rewind: Rewin
     refused = json.loads(again.stdout)
     assert refused["state"] == "refused"
     assert "was rolled back" in refused["reasons"][0]
-    assert champion(site) == SHIPPED
+    assert champion(site) == PARENT
 
 
 def test_somebody_promoted_another_meanwhile(rewind: Rewind) -> None:
@@ -138,14 +138,14 @@ def test_somebody_promoted_another_meanwhile(rewind: Rewind) -> None:
     write(site, sa.update(training_run).values(parent="other:1"))
     result = site.call("retrain", "--json")
     assert result.exit_code == 3
-    assert f"{SHIPPED} became champion meanwhile" in json.loads(result.stdout)["reasons"][0]
-    assert champion(site) == SHIPPED
+    assert f"{PARENT} became champion meanwhile" in json.loads(result.stdout)["reasons"][0]
+    assert champion(site) == PARENT
 
 
 def test_a_candidate_scores_in_shadow_before_it_serves(rewind: Rewind) -> None:
     site = rewind(promotion="gated", shadow_images=learner.A_PLATE)
     assert json.loads(site.ok("retrain", "--json"))["state"] == "shadow"
-    assert champion(site) == SHIPPED
+    assert champion(site) == PARENT
     assert "no candidate's time in shadow is over" in site.ok("train", "settle")
     learner.deliver(site.folder / "export", 1, first=50)
     site.ok("scan")
@@ -160,7 +160,7 @@ def test_a_challenge_that_a_person_ended_promotes_nothing(rewind: Rewind) -> Non
     site.ok("retrain")
     site.ok("model", "challenge", "--none")
     assert "refused" in site.ok("train", "settle")
-    assert champion(site) == SHIPPED
+    assert champion(site) == PARENT
 
 
 def test_suspects_of_a_person_who_swaps(rewind: Rewind) -> None:
