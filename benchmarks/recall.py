@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.bench import Bench
 from benchmarks.tables import Cell, Table
 from marcod.review import recall
-from marcod.review.recall import Stratum
+from marcod.review.recall import AnsweredStratum
 
 KINDS: Final = ("sharp", "middling", "blind spots", "heavy tails")
 PREVALENCES: Final = (0.01, 0.03, 0.15)
@@ -72,7 +72,7 @@ def _setting(kind: str, prevalence: float, wanted: float, labs: int) -> tuple[li
 
 def _lab(
     rng: np.random.Generator, kind: str, drops: int, prevalence: float, wanted: float, sample: int
-) -> tuple[float, list[Stratum]]:
+) -> tuple[float, list[AnsweredStratum]]:
     """The true recall of a lab, and what an audit of it finds."""
     crystals = rng.random(drops) < prevalence
     scores = _scores(rng, kind, crystals, wanted)
@@ -83,7 +83,7 @@ def _lab(
     for part in recall.plan(sample, flagged, drops - flagged):
         have = int(truth[start : start + part.population].sum())
         seen = int(rng.hypergeometric(have, part.population - have, part.sample)) if part.sample else 0
-        strata.append(Stratum(part.flagged, part.population, part.sample, seen))
+        strata.append(AnsweredStratum(part.flagged, part.population, part.sample, seen))
         start += part.population
     return float((scores[crystals] >= threshold).mean()), strata
 

@@ -9,11 +9,11 @@ from rich.text import Text
 from marcod.cli.common import listings, options, output
 from marcod.cli.common.configured import configured
 from marcod.health import doctor as examination
-from marcod.health.doctor import Finding, Verdict
+from marcod.health.doctor import Finding, Severity
 from marcod.settings import loading
 
-STYLES: Final = {Verdict.OK: "green", Verdict.ATTENTION: "yellow", Verdict.BROKEN: "bold red"}
-MARKS: Final = {Verdict.OK: "ok", Verdict.ATTENTION: "look", Verdict.BROKEN: "BROKEN"}
+STYLES: Final = {Severity.OK: "green", Severity.ATTENTION: "yellow", Severity.BROKEN: "bold red"}
+MARKS: Final = {Severity.OK: "ok", Severity.ATTENTION: "look", Severity.BROKEN: "BROKEN"}
 
 
 @click.command()
@@ -34,10 +34,10 @@ def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
             _tell(finding, new_area=len(found) < 2 or found[-2].area != finding.area)
     counts = Counter(finding.verdict for finding in found)
     if json_output:
-        output.print_json({"findings": found, "counts": {verdict: counts[verdict] for verdict in Verdict}})
+        output.print_json({"findings": found, "counts": {verdict: counts[verdict] for verdict in Severity}})
     else:
         output.echo(_verdict(counts))
-    ctx.exit(0 if counts[Verdict.OK] == len(found) else output.ATTENTION)
+    ctx.exit(0 if counts[Severity.OK] == len(found) else output.ATTENTION)
 
 
 def _tell(finding: Finding, *, new_area: bool) -> None:
@@ -45,11 +45,11 @@ def _tell(finding: Finding, *, new_area: bool) -> None:
         output.echo(finding.area, style="bold")
     mark = Text(f"{MARKS[finding.verdict]:>6}", STYLES[finding.verdict])
     listings.show("", ("", ""), [(mark, f"{finding.subject}: {finding.text}")], prose=True)
-    if finding.advice and finding.verdict is not Verdict.OK:
+    if finding.advice and finding.verdict is not Severity.OK:
         listings.show("", ("", ""), [(Text(" " * len(mark)), finding.advice)], prose=True, styles=("dim",))
 
 
-def _verdict(counts: "Counter[Verdict]") -> str:
-    if not counts[Verdict.ATTENTION] and not counts[Verdict.BROKEN]:
+def _verdict(counts: "Counter[Severity]") -> str:
+    if not counts[Severity.ATTENTION] and not counts[Severity.BROKEN]:
         return "all is well"
-    return f"{counts[Verdict.BROKEN]} broken, {counts[Verdict.ATTENTION]} to look at, {counts[Verdict.OK]} well"
+    return f"{counts[Severity.BROKEN]} broken, {counts[Severity.ATTENTION]} to look at, {counts[Severity.OK]} well"

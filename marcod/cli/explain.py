@@ -39,7 +39,7 @@ def explain(
     answers: dict[str, Any] = {}
     unread = False
     for path in dict.fromkeys(paths):
-        if Path(path).is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - a Path raises on names that are too long, and makes "." of ""
             seen = answers[path] = _survey(Path(path), layout, show=not json_output)
             unread |= not any(layout in (None, imager.layout) for imager in seen.imagers)
             continue

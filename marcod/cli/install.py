@@ -39,7 +39,7 @@ def install_systemd(prefix: Path, program: Path | None, user: str, dry_run: bool
         output.print_json({"program": started, "user": user, "files": files, "next": steps})
         return
     verb = "would be written" if dry_run else "written"
-    count = sum(file.state in (systemd_units.State.NEW, systemd_units.State.CHANGED) for file in files)
+    count = sum(file.state in (systemd_units.FileState.NEW, systemd_units.FileState.CHANGED) for file in files)
     rows = [(file.state, file.path) for file in files]
     listings.show(f"{count} of {text.count(len(files), 'file')} {verb}", ("", "file"), rows)
     click.echo("\nNext, as root, on the host itself:\n  " + "\n  ".join(steps))

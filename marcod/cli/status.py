@@ -19,7 +19,7 @@ from marcod.database.engine import PERSON, Database
 from marcod.errors import StoreError
 from marcod.health import checks, snapshot
 from marcod.health.checks import Trouble, age, ago, is_watched
-from marcod.health.finding import Verdict
+from marcod.health.finding import Severity
 from marcod.health.snapshot import Jobs, Outbox, Serving, Snapshot
 from marcod.settings import Settings
 from marcod.training.run_rows import Run
@@ -30,7 +30,7 @@ EVERY_S: Final = 2.0
 
 WELL, ODD, BAD = "green", "yellow", "bold red"
 
-STYLES: Final = {Verdict.ATTENTION: ODD, Verdict.BROKEN: BAD}
+STYLES: Final = {Severity.ATTENTION: ODD, Severity.BROKEN: BAD}
 
 
 @click.command()
@@ -197,7 +197,7 @@ def _style(state: SourceStatus | None, seen: Snapshot, found: Sequence[Trouble])
         return "dim"
     verdicts = {trouble.check.verdict for trouble in found if trouble.source == state.source}
     odd = state.source in seen.quarantined or any(alarm.source == state.source for alarm in seen.alarms)
-    return BAD if Verdict.BROKEN in verdicts else ODD if verdicts or odd else WELL
+    return BAD if Severity.BROKEN in verdicts else ODD if verdicts or odd else WELL
 
 
 def _workers(seen: Snapshot) -> listings.Listing:

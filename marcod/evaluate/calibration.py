@@ -29,7 +29,7 @@ DECIMALS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CalibrationState:
     """Results of a temperature and threshold on the set; ``flagged`` is the share of hits among all counted."""
 
     temperature: float
@@ -55,8 +55,8 @@ class Fit:
     allowed_misses: int
     data: str
     counted: int
-    before: State
-    after: State
+    before: CalibrationState
+    after: CalibrationState
 
     @property
     def promise(self) -> str:
@@ -147,12 +147,12 @@ def _crystal_scores(predictions: Predictions, record: BundleRecord, temperature:
 
 def _state(
     counted: Predictions, crystals: Predictions, record: BundleRecord, temperature: float, threshold: float
-) -> State:
+) -> CalibrationState:
     scores = counted.folded(record, temperature)
     measured = calibration(scores, counted.labels)
     missed = int((_crystal_scores(crystals, record, temperature) < threshold).sum())
     flagged = float((scores[:, CRYSTALS] >= threshold).mean())
-    return State(temperature, threshold, measured.error, measured.log_loss, missed, flagged)
+    return CalibrationState(temperature, threshold, measured.error, measured.log_loss, missed, flagged)
 
 
 def write(models: Path, parent: Path, predictor: Predictor, version: int, fitted: Fit) -> Path:

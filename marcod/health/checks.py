@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from marcod.health import snapshot
-from marcod.health.finding import Finding, Verdict
+from marcod.health.finding import Finding, Severity
 from marcod.health.snapshot import Snapshot
 from marcod.store import versions
 from marcod.text import count
@@ -30,11 +30,11 @@ class Check:
     name: str
     area: str
     subject: str
-    verdict: Verdict
+    verdict: Severity
     limit: timedelta | None = None
 
 
-_BROKEN, _ATTENTION = Verdict.BROKEN, Verdict.ATTENTION
+_BROKEN, _ATTENTION = Severity.BROKEN, Severity.ATTENTION
 
 CHECKS: Final = {
     check.name: check
@@ -107,7 +107,7 @@ def troubles(seen: Snapshot) -> list[Trouble]:
         for one in seen.findings
         if one.attention
     ]
-    return sorted(found, key=lambda trouble: trouble.check.verdict is not Verdict.BROKEN)
+    return sorted(found, key=lambda trouble: trouble.check.verdict is not Severity.BROKEN)
 
 
 def awaited(seen: Snapshot) -> list[str]:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 
 from marcod.database.engine import Database
 from marcod.health import checks, machine, places, service
-from marcod.health.finding import Finding, Verdict
+from marcod.health.finding import Finding, Severity
 from marcod.health.snapshot import Snapshot, take_snapshot
 from marcod.settings import Settings
 
-__all__ = ["Finding", "Verdict", "examine"]
+__all__ = ["Finding", "Severity", "examine"]
 
 
 def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[Finding]:

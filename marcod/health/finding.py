@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
-    """Severity: well, worth a person's attention, or so that marcod cannot work."""
+class Severity(StrEnum):
+    """Well, worth a person's attention, or so that marcod cannot work."""
 
     OK = "ok"
     ATTENTION = "attention"
@@ -18,7 +18,7 @@ class Finding:
 
     area: str
     subject: str
-    verdict: Verdict
+    verdict: Severity
     text: str
     advice: str = ""
 
@@ -28,6 +28,6 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def judged(area: str, subject: str, well: bool, text: str, advice: str, bad: Verdict = Verdict.ATTENTION) -> Finding:
+def judged(area: str, subject: str, well: bool, text: str, advice: str, bad: Severity = Severity.ATTENTION) -> Finding:
     """Return a finding that is well, or needs the advice."""
-    return Finding(area, subject, Verdict.OK, text) if well else Finding(area, subject, bad, text, advice)
+    return Finding(area, subject, Severity.OK, text) if well else Finding(area, subject, bad, text, advice)

@@ -11,7 +11,7 @@ from typing import Final
 
 from marcod.database import probe
 from marcod.database.engine import Database
-from marcod.health.finding import Finding, Verdict, first_line, judged
+from marcod.health.finding import Finding, Severity, first_line, judged
 from marcod.model.registry import Registry
 from marcod.settings import Settings
 from marcod.store import versions
@@ -89,7 +89,7 @@ def device(db: Database, settings: Settings) -> Iterator[Finding]:
         yield from _tried(db, settings)
     except Exception as error:  # noqa: BLE001 - drivers and libraries fail each in their own way
         advice = "see `marcod model verify`; or does another process hold the memory of the device?"
-        yield Finding("device", "test batch", Verdict.BROKEN, first_line(error), advice)
+        yield Finding("device", "test batch", Severity.BROKEN, first_line(error), advice)
 
 
 def _tried(db: Database, settings: Settings) -> Iterator[Finding]:
@@ -99,7 +99,7 @@ def _tried(db: Database, settings: Settings) -> Iterator[Finding]:
 
     for name, memory in backend.devices():
         text = name if memory is None else f"{name}, {memory / 2**30:.1f} GiB"
-        yield Finding("device", "found", Verdict.OK, text)
+        yield Finding("device", "found", Severity.OK, text)
     champion = db.read(versions.champion)
     predictor = Registry(db, settings.models.folder).load(champion, settings.score.batch_size)
     batch = np.zeros((settings.score.batch_size, *predictor.input_shape), np.float32)

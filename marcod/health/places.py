@@ -16,7 +16,7 @@ from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.domain import path_text
 from marcod.errors import MarcodError
 from marcod.health import checks
-from marcod.health.finding import Finding, Verdict, judged
+from marcod.health.finding import Finding, Severity, judged
 from marcod.health.snapshot import Snapshot
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import Settings, SourceSettings
@@ -58,7 +58,7 @@ def sources(
     """
     if not settings.sources:
         yield Finding(
-            "sources", "none", Verdict.ATTENTION, "no source is configured",
+            "sources", "none", Severity.ATTENTION, "no source is configured",
             "`marcod setup FOLDER` adds the folder that an imager writes to",
         )  # fmt: skip
     troubles = [trouble for trouble in checks.troubles(seen) if trouble.check.area == "sources"]
@@ -87,11 +87,11 @@ def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterat
     try:
         lists, kind = look()
     except SilentError as error:
-        yield Finding("sources", subject, Verdict.BROKEN, f"{root} {error}", SERVER)
+        yield Finding("sources", subject, Severity.BROKEN, f"{root} {error}", SERVER)
         return
     except OSError as error:
         text = f"{root} cannot be listed: {error.strerror}"
-        yield Finding("sources", subject, Verdict.BROKEN, text, "mount it, or let this user read it")
+        yield Finding("sources", subject, Severity.BROKEN, text, "mount it, or let this user read it")
         return
     yield judged(
         "sources", subject, lists, f"{root} on {kind}" + ("" if lists else ", lists nothing"),
@@ -105,7 +105,7 @@ def apart(settings: Settings) -> Iterator[Finding]:
     try:
         require_apart(roots(settings))
     except MarcodError as error:
-        yield Finding("sources", "roots", Verdict.BROKEN, str(error), "`marcod run` refuses to start with them")
+        yield Finding("sources", "roots", Severity.BROKEN, str(error), "`marcod run` refuses to start with them")
 
 
 def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterat
         if other not in settings.sources:
             text = f"this host recorded the same folder, or one in or around it, as source {other!r} too"
             yield Finding(
-                "sources", f"{name}: recorded twice", Verdict.ATTENTION, text,
+                "sources", f"{name}: recorded twice", Severity.ATTENTION, text,
                 f"for the same folder `marcod source merge {other} {name}`, else `marcod source forget {other}`",
             )  # fmt: skip
 
@@ -128,12 +128,12 @@ def _layout(db: Database, name: str, source: SourceSettings) -> Iterator[Finding
     try:
         layout_of(name, source)
     except MarcodError as error:
-        yield Finding("sources", subject, Verdict.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
+        yield Finding("sources", subject, Severity.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
         return
     try:
         db.read(registration.require_layout, name, source.layout)
     except MarcodError as error:
-        yield Finding("sources", subject, Verdict.BROKEN, str(error), "`marcod run` refuses to start with it")
+        yield Finding("sources", subject, Severity.BROKEN, str(error), "`marcod run` refuses to start with it")
 
 
 def _observer(name: str, source: SourceSettings, kind: str) -> Finding:
@@ -150,15 +150,15 @@ def _watching(name: str, seen: Snapshot) -> Finding:
     subject = f"{name}: watching"
     if name in checks.awaited(seen):
         text = "a process just started, which has not reported it yet"
-        return Finding("sources", subject, Verdict.ATTENTION, text, "ask again in a minute")
+        return Finding("sources", subject, Severity.ATTENTION, text, "ask again in a minute")
     state = next((state for state in seen.watched if state.source == name), None)
     if state is None:
-        return Finding("sources", subject, Verdict.ATTENTION, "nobody watches it", checks.START)
-    return Finding("sources", subject, Verdict.OK, _progress(state))
+        return Finding("sources", subject, Severity.ATTENTION, "nobody watches it", checks.START)
+    return Finding("sources", subject, Severity.OK, _progress(state))
 
 
 def _reading(one: SourceFinding) -> Finding:
-    return Finding("sources", f"{one.source}: {one.reason}", Verdict.OK, one.text)
+    return Finding("sources", f"{one.source}: {one.reason}", Severity.OK, one.text)
 
 
 def _progress(state: SourceStatus) -> str:
@@ -204,17 +204,17 @@ def _looked(area: str, subject: str, folder: Path, look: Callable[[], T]) -> T |
     try:
         return within(ANSWER_S, look)
     except SilentError as error:
-        return Finding(area, subject, Verdict.BROKEN, f"{folder} {error}", SERVER)
+        return Finding(area, subject, Severity.BROKEN, f"{folder} {error}", SERVER)
     except OSError as error:
         text = f"{folder} cannot be looked at: {error.strerror}"
-        return Finding(area, subject, Verdict.BROKEN, text, "let this user read and search it")
+        return Finding(area, subject, Severity.BROKEN, text, "let this user read and search it")
 
 
 def _local(folder: Path) -> Finding:
     kind = file_system(folder)
     return judged(
         "disk", "database: file system", kind not in NETWORKED, f"SQLite on {kind}",
-        "SQLite loses rows on a share; move it to a local disk, or use PostgreSQL", Verdict.BROKEN,
+        "SQLite loses rows on a share; move it to a local disk, or use PostgreSQL", Severity.BROKEN,
     )  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def _room(name: str, folder: Path) -> Finding:
     text = f"{free / 2**30:.1f} GiB free for {folder}"
     if free < NO_ROOM:
         text = f"the disk of {folder} is full: {free / 2**20:.0f} MiB free"
-        return Finding("disk", name, Verdict.BROKEN, text, "free some room, or move it")
+        return Finding("disk", name, Severity.BROKEN, text, "free some room, or move it")
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
-        return Finding("disk", name, Verdict.BROKEN, f"{there} cannot be written by this user", "change its owner")
+        return Finding("disk", name, Severity.BROKEN, f"{there} cannot be written by this user", "change its owner")
     return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it")

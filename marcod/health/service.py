@@ -13,7 +13,7 @@ from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.errors import StoreError
 from marcod.health import checks
 from marcod.health.checks import Trouble
-from marcod.health.finding import Finding, Verdict, first_line, judged
+from marcod.health.finding import Finding, Severity, first_line, judged
 from marcod.health.snapshot import Snapshot
 from marcod.model.registry import ModelInfo, Registry
 from marcod.settings import Settings
@@ -31,9 +31,9 @@ def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Fi
     """Yield where each value came from that is not a default."""
     for origin in dict.fromkeys(origins.values()):
         keys = sorted(key for key, from_where in origins.items() if from_where == origin)
-        yield Finding("configuration", f"from {origin}", Verdict.OK, ", ".join(keys))
+        yield Finding("configuration", f"from {origin}", Severity.OK, ", ".join(keys))
     if not origins:
-        yield Finding("configuration", "defaults", Verdict.OK, "nothing is configured; every value is its default")
+        yield Finding("configuration", "defaults", Severity.OK, "nothing is configured; every value is its default")
     shown = redacted_url(settings)
     seen = origins.get("store.url") == "the command line" and shown != settings.store.url.get_secret_value()
     text = f"{shown}, its password from the command line, which every user of this host may read" if seen else shown
@@ -64,18 +64,20 @@ def connected(settings: Settings) -> Iterator[Database | Finding]:
 
 
 def _unusable(text: str, advice: str) -> Finding:
-    return Finding("database", "connection", Verdict.BROKEN, text, advice)
+    return Finding("database", "connection", Severity.BROKEN, text, advice)
 
 
 def database(db: Database) -> Iterator[Finding]:
     """Check version, schema, rights, and who else may read it."""
-    yield Finding("database", "version", Verdict.OK, db.read(probe.version))
+    yield Finding("database", "version", Severity.OK, db.read(probe.version))
     if db.is_sqlite and db.url.database and _open_to_all(file := Path(db.url.database).resolve()):
         text = f"every user of this host may read {file}"
-        yield Finding("database", "file", Verdict.ATTENTION, text, f"chmod o= {file}")
+        yield Finding("database", "file", Severity.ATTENTION, text, f"chmod o= {file}")
     found = revisions.state(db)
     text = f"{found}, step {db.read(revisions.revision_of) or 'none'}"
-    yield judged("database", "schema", found in revisions.USABLE, text, revisions.ADVICE.get(found, ""), Verdict.BROKEN)
+    yield judged(
+        "database", "schema", found in revisions.USABLE, text, revisions.ADVICE.get(found, ""), Severity.BROKEN
+    )
     if found not in revisions.USABLE:
         return
     lacking = db.read(probe.lacking_rights)
@@ -83,7 +85,7 @@ def database(db: Database) -> Iterator[Finding]:
     if lacking == [probe.CHANGE_ANYTHING]:
         yield judged("database", "rights", False, f"{text}, enough for who only looks", _LET_WRITE[db.is_sqlite])
     else:
-        yield judged("database", "rights", not lacking, text, "run `marcod db roles` as the owner", Verdict.BROKEN)
+        yield judged("database", "rights", not lacking, text, "run `marcod db roles` as the owner", Severity.BROKEN)
 
 
 def _open_to_all(file: Path) -> bool:
@@ -100,7 +102,7 @@ def models(db: Database, settings: Settings) -> Iterator[Finding]:
         aliases = ", ".join(known.registered.aliases)
         fault = known.problem or _fault(registry, known)
         text = fault or f"{aliases}; checksums and golden images are right"
-        yield judged("models", known.name, fault is None, text, "restore its folder", Verdict.BROKEN)
+        yield judged("models", known.name, fault is None, text, "restore its folder", Severity.BROKEN)
 
 
 def _fault(registry: Registry, known: ModelInfo) -> str | None:
@@ -114,13 +116,13 @@ def work(seen: Snapshot, troubles: Sequence[Trouble]) -> Iterator[Finding]:
     """Yield who works and the state of the work, each trouble in the place of what is well."""
     for worker in seen.workers:
         text = f"{worker.roles}; marcod {worker.marcod_version}, since {worker.started_at:%Y-%m-%d %H:%M} UTC"
-        yield Finding("workers", worker.name, Verdict.OK, text)
+        yield Finding("workers", worker.name, Severity.OK, text)
     yield from (trouble.finding for trouble in troubles if trouble.check.area == "workers")
     bad = [trouble for trouble in troubles if trouble.check.area == "work"]
     subjects = {trouble.check.subject for trouble in bad}
     for subject, text in _work_in_order(seen).items():
         if subject not in subjects:
-            yield Finding("work", subject, Verdict.OK, text)
+            yield Finding("work", subject, Severity.OK, text)
     yield from (trouble.finding for trouble in bad)
 
 

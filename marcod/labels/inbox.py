@@ -67,7 +67,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class InboxEntry:
     """A row as shown to people; bytes that are no text are escaped."""
 
     inbox_id: int
@@ -242,7 +242,7 @@ def counts(connection: Connection) -> dict[str, int]:
     return {state: count for state, count in rows if state in set(InboxState)}
 
 
-def listed(connection: Connection, states: Sequence[InboxState], limit: int) -> list[Entry]:
+def listed(connection: Connection, states: Sequence[InboxState], limit: int) -> list[InboxEntry]:
     """List rows in these states, the latest first."""
     rows = connection.execute(
         sa.select(
@@ -253,7 +253,7 @@ def listed(connection: Connection, states: Sequence[InboxState], limit: int) -> 
         .limit(limit)
     )
     return [
-        Entry(
+        InboxEntry(
             inbox_id=int(row.id),
             state=row.state,
             reason=row.reason,

@@ -294,7 +294,7 @@ def _choose(
 
 
 def _estimate(tallies: list[sampling.Tally]) -> recall.Estimate | None:
-    return recall.estimate([recall.Stratum(t.flagged, t.population, t.answered, t.crystals) for t in tallies])
+    return recall.estimate([recall.AnsweredStratum(t.flagged, t.population, t.answered, t.crystals) for t in tallies])
 
 
 def _answered(tallies: list[sampling.Tally]) -> float:

@@ -49,7 +49,7 @@ _GRID: Final = np.geomspace(1e-7, 1.0, 600)
 
 
 @dataclass(frozen=True, slots=True)
-class Stratum:
+class AnsweredStratum:
     """Drops of similar score: how many there are, how many people have judged, and in how many they saw crystals."""
 
     flagged: bool
@@ -67,7 +67,7 @@ class Estimate:
     high: float
 
 
-def estimate(strata: Sequence[Stratum], *, seed: int = 0) -> Estimate | None:
+def estimate(strata: Sequence[AnsweredStratum], *, seed: int = 0) -> Estimate | None:
     """Estimate the recall from strata in falling order of score, or None where too little was answered.
 
     Too little are a stratum without an answer, fewer than ``LEAST_ANSWERS`` answers or ``LEAST_CRYSTALS`` crystals,
@@ -86,13 +86,13 @@ def estimate(strata: Sequence[Stratum], *, seed: int = 0) -> Estimate | None:
     return Estimate(point, min(float(low), point), max(float(high), point))
 
 
-def _weighted(strata: Sequence[Stratum]) -> float:
+def _weighted(strata: Sequence[AnsweredStratum]) -> float:
     """Compute the ratio of the inversely weighted counts."""
     counts = [s.population * s.crystals / s.answered for s in strata]
     return sum(n for n, s in zip(counts, strata, strict=True) if s.flagged) / sum(counts)
 
 
-def _recalls(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) -> Floats:
+def _recalls(strata: Sequence[AnsweredStratum], rng: np.random.Generator, fall: float) -> Floats:
     """Draw recalls [DRAWS] from the posterior."""
     found, every = np.zeros(DRAWS), np.zeros(DRAWS)
     for s, share in zip(strata, _shares(strata, rng, fall), strict=True):
@@ -102,7 +102,7 @@ def _recalls(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) -
     return found / np.maximum(every, 1)
 
 
-def _shares(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) -> list[Floats]:
+def _shares(strata: Sequence[AnsweredStratum], rng: np.random.Generator, fall: float) -> list[Floats]:
     """Draw each stratum's share of crystals [DRAWS], none above that of the stratum before it."""
     # The density of a Beta(fall, 1), on a grid that is even in the logarithm.
     weights = _GRID**fall
@@ -120,7 +120,7 @@ def _shares(strata: Sequence[Stratum], rng: np.random.Generator, fall: float) ->
     return shares
 
 
-def _likelihood(s: Stratum) -> Floats:
+def _likelihood(s: AnsweredStratum) -> Floats:
     """Compute the likelihood of the answers at each share of the grid, up to a factor."""
     from scipy.special import xlog1py, xlogy  # here, so that only an estimate loads SciPy
 

@@ -37,7 +37,7 @@ PLACES: Final = {
 """Where each file goes that is no unit. What an administrator changes is in /etc, which systemd prefers."""
 
 
-class State(StrEnum):
+class FileState(StrEnum):
     """Outcome for one file."""
 
     NEW = "new"
@@ -51,7 +51,7 @@ class Installed:
     """One file and what became of it, or would."""
 
     path: Path
-    state: State
+    state: FileState
 
 
 def folder() -> Path:
@@ -92,7 +92,9 @@ def install(prefix: Path, program: Path, user: str = USER, *, dry_run: bool = Fa
     found = [Installed(path, _state(path, text)) for path, text, _ in wanted]
     if not dry_run:
         needed = [(*file, at.state) for file, at in zip(wanted, found, strict=True)]
-        _write_all([(path, text, mode) for path, text, mode, state in needed if state in (State.NEW, State.CHANGED)])
+        _write_all(
+            [(path, text, mode) for path, text, mode, state in needed if state in (FileState.NEW, FileState.CHANGED)]
+        )
     return found
 
 
@@ -124,13 +126,13 @@ def _for_user(line: str, user: str) -> str:
     return " ".join(word.replace(USER, user) if word in named else word for word in line.split(" "))
 
 
-def _state(path: Path, text: str) -> State:
+def _state(path: Path, text: str) -> FileState:
     try:
         if not path.exists():
-            return State.NEW
+            return FileState.NEW
         if path.name == Path(CONFIGURATION).name:
-            return State.KEPT
-        return State.SAME if path.read_text(errors="replace") == text else State.CHANGED
+            return FileState.KEPT
+        return FileState.SAME if path.read_text(errors="replace") == text else FileState.CHANGED
     except OSError as error:
         raise MarcodError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -45,7 +45,7 @@ def user_file() -> Path:
 def _beside(missing: Path) -> str | None:
     """Return the TOML file in the same folder whose name is most like that of one that is missing."""
     try:
-        names = [path.name for path in missing.parent.glob("*.toml")]
+        names = [path.name for path in missing.parent.glob("*.toml") if path.is_file()]
     except OSError:
         return None
     found = get_close_matches(missing.name, names, n=1)

@@ -148,7 +148,7 @@ def listed(connection: Connection) -> list[Listed]:
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
+class WatchingProcess:
     """A living process that watches a source."""
 
     host: str
@@ -156,7 +156,7 @@ class Watcher:
     seen_at: datetime
 
 
-def watcher(connection: Connection, source_id: int, now: datetime) -> Watcher | None:
+def watcher(connection: Connection, source_id: int, now: datetime) -> WatchingProcess | None:
     """Find the process that watches the source now, on any host; None when its last report is older than ALIVE_S."""
     row = connection.execute(
         sa.select(watch_state.c.host, watch_state.c.worker, watch_state.c.updated_at).where(
@@ -165,7 +165,7 @@ def watcher(connection: Connection, source_id: int, now: datetime) -> Watcher | 
             watch_state.c.updated_at > now - timedelta(seconds=workers.ALIVE_S),
         )
     ).one_or_none()
-    return None if row is None else Watcher(*row)
+    return None if row is None else WatchingProcess(*row)
 
 
 def rename(connection: Connection, source_id: int, name: str) -> None:

@@ -137,16 +137,16 @@ def _judge(db: Database, other: RootHere, name: str, root: str, layout: str, now
             f"{root} was recorded on this host as source {other.name!r} with layout {other.layout}; read it so under "
             f"that name, or remove what was recorded: `marcod source forget {other.name}`"
         )
-    verdict = look_for(db.read(sources.sample, other.id, SAMPLE), root)
-    if verdict is Verdict.OTHER:
+    evidence = look_for(db.read(sources.sample, other.id, SAMPLE), root)
+    if evidence is SampleEvidence.OTHER:
         log.warning(
             "folder holds other files than recorded", root=root, recorded_as=other.name, source=name,
             if_it_is_the_same=f"marcod source merge {other.name} {name}",
         )  # fmt: skip
         return None
-    if verdict is not Verdict.SAME:
+    if evidence is not SampleEvidence.SAME:
         raise ConfigError(
-            f"{root} was recorded on this host as source {other.name!r}, and {verdict}; if it is that folder: "
+            f"{root} was recorded on this host as source {other.name!r}, and {evidence}; if it is that folder: "
             f"{_mend(db, other.name, name)}"
         )
     return other
@@ -158,22 +158,22 @@ def _mend(db: Database, old: str, new: str) -> str:
     return f"`marcod source {'merge' if exists else 'rename'} {old} {new}`"
 
 
-class Verdict(StrEnum):
-    """Evidence of a sample of files about a folder; read as the end of a sentence."""
+class SampleEvidence(StrEnum):
+    """Evidence of a sample of recorded files about a folder; read as the end of a sentence."""
 
     SAME = "its files lie there"
     OTHER = "other files lie there"
-    AWAY = "it is not there now (mount it)"
+    OFFLINE = "it is not there now (mount it)"
     UNSURE = "not enough of its files lie there unchanged"
 
 
-def look_for(files: Collection[RecordedFile], root: str) -> Verdict:
+def look_for(files: Collection[RecordedFile], root: str) -> SampleEvidence:
     """Look for recorded files below a root."""
     folder = Root(root)
     if not files:
-        return Verdict.SAME
+        return SampleEvidence.SAME
     if folder.identity() is None or not any(Path(root).iterdir()):
-        return Verdict.AWAY
+        return SampleEvidence.OFFLINE
     found = _Counts()
     for file in files:
         stat = folder.stat(file.path)
@@ -186,8 +186,8 @@ def look_for(files: Collection[RecordedFile], root: str) -> Verdict:
         else:
             found.there += 1
     if found.there > found.changed:
-        return Verdict.SAME
-    return Verdict.UNSURE if found.there or found.touched else Verdict.OTHER
+        return SampleEvidence.SAME
+    return SampleEvidence.UNSURE if found.there or found.touched else SampleEvidence.OTHER
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from marcod.database.engine import Database
 from marcod.health import places
-from marcod.health.doctor import Verdict
+from marcod.health.doctor import Severity
 from marcod.health.snapshot import take_snapshot
 from marcod.settings import loading
 from marcod.settings.environment import child_environment
@@ -45,7 +45,7 @@ def examined(site: Site) -> tuple[int, dict[str, dict[str, str]]]:
     return result.exit_code, {one["subject"]: one for one in found if one["area"] == "sources"}
 
 
-def looked_at(site: Site) -> dict[str, Verdict]:
+def looked_at(site: Site) -> dict[str, Severity]:
     """What the doctor finds about sources alone, which takes no model."""
     db = Database(site.url)
     try:
@@ -93,7 +93,7 @@ def test_a_wrong_layout_is_mended_under_another_name_too(site: Site, root: Path)
     site.write(models={"folder": str(site.folder / "models")})
     assert site.call("scan", str(root), "--layout", "xchem").exit_code == 3
     # The doctor tells it although this source has no configuration.
-    assert Verdict.ATTENTION in {v for name, v in looked_at(site).items() if name.endswith(": not_this_layout")}
+    assert Severity.ATTENTION in {v for name, v in looked_at(site).items() if name.endswith(": not_this_layout")}
     configure(site, root, "rigaku", "robot")
     site.ok("scan")
     assert site.rows("select name, layout from source") == [("robot", "rigaku")]
@@ -118,7 +118,7 @@ def test_a_profile_that_is_not_mapped_is_told(site: Site) -> None:
     assert "needs attention" not in accepted
     assert "1 of 1 image read with a warning" in accepted
     assert "accepted by the configuration" in accepted
-    assert looked_at(site)["minstrel: unmapped_profile"] is Verdict.OK
+    assert looked_at(site)["minstrel: unmapped_profile"] is Severity.OK
 
     site.lines[-1] = 'profiles = {3 = "uv"}'
     site.write(models={"folder": str(site.folder / "models")})

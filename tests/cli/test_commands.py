@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import factories
 import pytest
+from click.testing import CliRunner
 from factories import utc
 from lab import Site
 
+from marcod.cli import cli
 from marcod.database.engine import Database
 from marcod.domain import path_text
 from marcod.model.registry import Registry
@@ -264,3 +267,21 @@ def test_a_hostile_barcode_cannot_steer_the_terminal(site: Site) -> None:
     assert "\x1b[31m" not in site.ok("plate", "list")
     for given in (name, path_text(name)):
         assert "\x1b[31m" not in site.ok("plate", "show", given)
+
+
+@pytest.mark.parametrize("command", [["scan"], ["setup"], ["--config"], ["label", "import"]])
+@pytest.mark.parametrize(("path", "why"), [("", "it is empty"), ("x" * 5000, "too long for a file")])
+def test_a_path_that_no_file_can_have_is_a_matter_of_usage(command: list[str], path: str, why: str) -> None:
+    result = CliRunner().invoke(cli, [*command, path, *(["status"] if command == ["--config"] else [])])
+    assert (result.exit_code, why in result.stderr) == (2, True), result.output
+
+
+def test_a_name_of_any_length_is_explained() -> None:
+    result = CliRunner().invoke(cli, ["explain", "x" * 5000 + ".jpg"])
+    assert (result.exit_code, "the path is longer than 4096 characters" in result.output) == (0, True), result.output
+
+
+def test_a_link_to_itself_is_not_the_configuration_that_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    result = CliRunner().invoke(cli, ["--config", str(tmp_path / "loop.toml"), "config", "check"])
+    assert (result.exit_code, "did you mean" in result.output) == (2, False), result.output

@@ -14,7 +14,7 @@ from lab import Site, delivery
 from marcod.database import probe, workers
 from marcod.database.engine import Database
 from marcod.health import machine, places
-from marcod.health.doctor import Verdict
+from marcod.health.doctor import Severity
 from marcod.health.snapshot import take_snapshot
 from marcod.model.registry import Registry
 from marcod.settings import ScoreSettings, loading
@@ -271,7 +271,7 @@ def test_a_device_without_memory_is_told(db: Database, tmp_path: Path) -> None:
     site.write()
     endless = ScoreSettings.model_construct(batch_size=10**12)
     *_, last = machine.device(db, loading.load(site.config).model_copy(update={"score": endless}))
-    assert (last.verdict, last.subject) == (Verdict.BROKEN, "test batch")
+    assert (last.verdict, last.subject) == (Severity.BROKEN, "test batch")
     assert last.text.startswith("Unable to allocate ")
     assert "\n" not in last.text
 
@@ -297,11 +297,11 @@ def test_a_share_that_hangs_hangs_nobody(db: Database, tmp_path: Path) -> None:
     told = places.sources(db, loading.load(site.config), db.read(take_snapshot, db.now()), limit_s=1.0, look=look)
     findings = {finding.subject: finding for finding in told}
     (tmp_path / "share").open("wb").close()
-    assert findings["share: root"].verdict is Verdict.BROKEN
+    assert findings["share: root"].verdict is Severity.BROKEN
     assert findings["share: root"].text == f"{share} does not answer within 1 s"
     assert findings["share: root"].advice.startswith("check the file server")
     assert "share: last file" in findings
-    assert findings["well: root"].verdict is Verdict.OK
+    assert findings["well: root"].verdict is Severity.OK
 
 
 @pytest.mark.slow

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from marcod.review import recall
-from marcod.review.recall import Estimate, Stratum
+from marcod.review.recall import AnsweredStratum, Estimate
 
 
 def audited(
     rng: np.random.Generator, scores: np.ndarray, crystals: np.ndarray, threshold: float, drops: int
-) -> list[Stratum]:
+) -> list[AnsweredStratum]:
     """An audit of a simulated lab whose drops have these scores [n]; ``crystals`` [n] tells which have some."""
     truth = crystals[np.argsort(-scores, kind="stable")]
     flagged = int((scores >= threshold).sum())
@@ -17,7 +17,7 @@ def audited(
     for part in recall.plan(drops, flagged, len(scores) - flagged):
         have = int(truth[start : start + part.population].sum())
         seen = int(rng.hypergeometric(have, part.population - have, part.sample)) if part.sample else 0
-        strata.append(Stratum(part.flagged, part.population, part.sample, seen))
+        strata.append(AnsweredStratum(part.flagged, part.population, part.sample, seen))
         start += part.population
     return strata
 
@@ -54,12 +54,16 @@ def test_the_interval_holds_the_truth_in_95_of_100_labs() -> None:
 
 
 def test_an_estimate_is_the_same_to_the_last_digit_whatever_computes_its_likelihood() -> None:
-    first = [Stratum(True, 100, 50, 40), Stratum(False, 900, 90, 2), Stratum(False, 9_000, 90, 0)]
+    first = [
+        AnsweredStratum(True, 100, 50, 40),
+        AnsweredStratum(False, 900, 90, 2),
+        AnsweredStratum(False, 9_000, 90, 0),
+    ]
     whole = [
-        Stratum(True, 40, 40, 40),
-        Stratum(True, 60, 20, 11),
-        Stratum(False, 500, 60, 3),
-        Stratum(False, 5_000, 60, 0),
+        AnsweredStratum(True, 40, 40, 40),
+        AnsweredStratum(True, 60, 20, 11),
+        AnsweredStratum(False, 500, 60, 3),
+        AnsweredStratum(False, 5_000, 60, 0),
     ]
     expected = [
         (0.8, 0.19146403242147927, 0.9411935704514363), (0.7448979591836735, 0.18005137111785313, 0.9032355227361056),
@@ -69,7 +73,11 @@ def test_an_estimate_is_the_same_to_the_last_digit_whatever_computes_its_likelih
 
 
 def test_the_point_is_weighted_inversely() -> None:
-    strata = [Stratum(True, 100, 50, 40), Stratum(False, 900, 90, 2), Stratum(False, 9_000, 90, 0)]
+    strata = [
+        AnsweredStratum(True, 100, 50, 40),
+        AnsweredStratum(False, 900, 90, 2),
+        AnsweredStratum(False, 9_000, 90, 0),
+    ]
     found = recall.estimate(strata)
     assert found is not None
     # 40 of 50 stand for 80 of 100, 2 of 90 for 20 of 900.
@@ -79,27 +87,29 @@ def test_the_point_is_weighted_inversely() -> None:
 
 
 def test_who_looked_at_every_drop_knows() -> None:
-    assert recall.estimate([Stratum(True, 30, 30, 19), Stratum(False, 20, 20, 1)]) == Estimate(0.95, 0.95, 0.95)
+    assert recall.estimate([AnsweredStratum(True, 30, 30, 19), AnsweredStratum(False, 20, 20, 1)]) == Estimate(
+        0.95, 0.95, 0.95
+    )
 
 
 @pytest.mark.parametrize(
     "strata",
     [
         [],
-        [Stratum(True, 100, 0, 0), Stratum(False, 900, 0, 0)],
-        [Stratum(True, 100, 10, 8), Stratum(False, 900, 10, 0)],
-        [Stratum(True, 100, 50, 4), Stratum(False, 900, 100, 0)],
-        [Stratum(True, 100, 50, 0), Stratum(False, 900, 100, 9)],
-        [Stratum(True, 100, 50, 40), Stratum(False, 100, 50, 1), Stratum(False, 900, 0, 0)],
+        [AnsweredStratum(True, 100, 0, 0), AnsweredStratum(False, 900, 0, 0)],
+        [AnsweredStratum(True, 100, 10, 8), AnsweredStratum(False, 900, 10, 0)],
+        [AnsweredStratum(True, 100, 50, 4), AnsweredStratum(False, 900, 100, 0)],
+        [AnsweredStratum(True, 100, 50, 0), AnsweredStratum(False, 900, 100, 9)],
+        [AnsweredStratum(True, 100, 50, 40), AnsweredStratum(False, 100, 50, 1), AnsweredStratum(False, 900, 0, 0)],
     ],
 )
-def test_too_little_says_nothing(strata: list[Stratum]) -> None:
+def test_too_little_says_nothing(strata: list[AnsweredStratum]) -> None:
     assert recall.estimate(strata) is None
 
 
 def test_more_answers_narrow_the_interval() -> None:
-    few = recall.estimate([Stratum(True, 500, 20, 16), Stratum(False, 20_000, 40, 0)])
-    many = recall.estimate([Stratum(True, 500, 200, 160), Stratum(False, 20_000, 400, 0)])
+    few = recall.estimate([AnsweredStratum(True, 500, 20, 16), AnsweredStratum(False, 20_000, 40, 0)])
+    many = recall.estimate([AnsweredStratum(True, 500, 200, 160), AnsweredStratum(False, 20_000, 400, 0)])
     assert few is not None
     assert many is not None
     assert many.high - many.low < (few.high - few.low) / 2

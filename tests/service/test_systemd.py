@@ -195,13 +195,13 @@ _MODES = {
 
 def test_a_second_run_changes_nothing_and_never_the_configuration(tmp_path: Path) -> None:
     first = systemd_units.install(tmp_path, A_PROGRAM)
-    assert {file.state for file in first} == {systemd_units.State.NEW}
+    assert {file.state for file in first} == {systemd_units.FileState.NEW}
     assert {file.path for file in first} == {path for path in tmp_path.rglob("*") if path.is_file()}
     own = tmp_path / systemd_units.CONFIGURATION
     own.write_text("# ours\n")
     before = {file.path: file.path.stat().st_ino for file in first}
     second = systemd_units.install(tmp_path, A_PROGRAM)
-    assert {file.state for file in second if file.path != own} == {systemd_units.State.SAME}
+    assert {file.state for file in second if file.path != own} == {systemd_units.FileState.SAME}
     assert before == {file.path: file.path.stat().st_ino for file in second}
     assert own.read_text() == "# ours\n"
 

@@ -15,7 +15,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import audit, image, source
 from marcod.errors import ConfigError
 from marcod.health import places
-from marcod.health.finding import Finding, Verdict
+from marcod.health.finding import Finding, Severity
 from marcod.health.snapshot import take_snapshot
 from marcod.settings import Settings
 from marcod.store import sources
@@ -167,12 +167,12 @@ def test_a_folder_in_or_around_a_recorded_one_is_refused(db: Database, folder: P
     assert recorded_twice(db, "wide", folder.parent) == [HAND]
     assert recorded_twice(db, HAND, folder) == []
     (told,) = findings(db, settings_for(wide=folder.parent), "wide: recorded twice")
-    assert (told.verdict, f"marcod source merge {HAND} wide" in told.advice) == (Verdict.ATTENTION, True)
+    assert (told.verdict, f"marcod source merge {HAND} wide" in told.advice) == (Severity.ATTENTION, True)
     both = Settings.model_validate(
         {"sources": {"wide": {"root": folder.parent, "layout": "rigaku"}, HAND: {"root": folder, "layout": "rigaku"}}}
     )
     (told,) = places.apart(both)
-    assert (told.verdict, f"of source '{HAND}' lies inside" in told.text) == (Verdict.BROKEN, True)
+    assert (told.verdict, f"of source '{HAND}' lies inside" in told.text) == (Severity.BROKEN, True)
     assert findings(db, both, "wide: recorded twice") == []
 
 

@@ -1,5 +1,6 @@
 """Options and arguments that several commands have, and the files and folders they name."""
 
+import errno
 import getpass
 import os
 import re
@@ -23,9 +24,26 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Name = TypeVar("Name", bound=str)
 
-FILE: Final = click.Path(path_type=Path, dir_okay=False)
-FOLDER: Final = click.Path(path_type=Path, file_okay=False)
-PLACE: Final = click.Path(path_type=Path)
+
+class _Place(click.Path):
+    """A path that a file or folder can have; an empty one, such as of an unset variable, is not the current folder."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if not os.fspath(value):
+            self.fail("it is empty; name a file or folder, . for this one", param, ctx)
+        try:
+            os.lstat(value)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail("the name is too long for a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE: Final = _Place(path_type=Path, dir_okay=False)
+FOLDER: Final = _Place(path_type=Path, file_okay=False)
+PLACE: Final = _Place(path_type=Path)
 """Types of arguments and options that name a file, a folder, or either."""
 
 NO_ROOM: Final = 2**20
