@@ -113,7 +113,7 @@ def import_(
     output.end(attention=bool(done.unmapped or done.problems))
 
 
-def _print_import(done: files.Imported, dry_run: bool) -> None:
+def _print_import(done: files.ImportedLabels, dry_run: bool) -> None:
     verb = "would be taken" if dry_run else "taken"
     where = f"{text.count(done.rows, 'line')} in {text.count(done.files, 'file')}"
     output.echo(f"{where}: {text.count(done.new, 'label')} {verb}, {done.known} known before")

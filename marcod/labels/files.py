@@ -129,7 +129,7 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedLabels:
     """Counts of an import. ``known`` labels were stored before; ``unmapped`` counts each sentence on a label."""
 
     files: int = 0
@@ -139,8 +139,8 @@ class Imported:
     unmapped: dict[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
-    def __add__(self, other: "Imported") -> "Imported":
-        return Imported(
+    def __add__(self, other: "ImportedLabels") -> "ImportedLabels":
+        return ImportedLabels(
             self.files + other.files,
             self.rows + other.rows,
             self.new + other.new,
@@ -171,7 +171,7 @@ def import_labels(
     now: datetime,
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Imported:
+) -> ImportedLabels:
     """Import a file or every label file of a folder. ``default`` is the vocabulary of a CSV that names none.
 
     A file of a folder that is not of its format is a problem, and the others are imported. Raises LabelError where
@@ -182,9 +182,9 @@ def import_labels(
     found = _standing(readable)
     for file in found:
         tables.named(file.vocabulary)
-    total, passed, done = sum(len(file.rows) for file in found), 0, Imported(problems=tuple(refused))
+    total, passed, done = sum(len(file.rows) for file in found), 0, ImportedLabels(problems=tuple(refused))
     for file in found:
-        done += Imported(files=1, rows=len(file.rows) + len(file.problems), problems=tuple(file.problems))
+        done += ImportedLabels(files=1, rows=len(file.rows) + len(file.problems), problems=tuple(file.problems))
         for rows in _portions(file.rows):
             done += _keep(db, replace(file, rows=rows), tables, choices, now, dry_run=dry_run)
             passed += len(rows)
@@ -241,8 +241,8 @@ def _standing(found: list[LabelFile]) -> list[LabelFile]:
 
 def _keep(
     db: Database, file: LabelFile, tables: Vocabularies, choices: Choices, now: datetime, *, dry_run: bool
-) -> Imported:
-    def work(connection: Any) -> Imported:
+) -> ImportedLabels:
+    def work(connection: Any) -> ImportedLabels:
         finder = recorder.Finder(connection)
         unmapped: Counter[str] = Counter()
         problems, resolved = [], []
@@ -262,7 +262,7 @@ def _keep(
         fresh = recorder.fresh(connection, list(reversed(givens.values())), undated, standing)
         if not dry_run:
             recorder.add(connection, fresh, now)
-        return Imported(
+        return ImportedLabels(
             new=len(fresh), known=len(givens) - len(fresh), unmapped=dict(unmapped), problems=tuple(problems)
         )
 

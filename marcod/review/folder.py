@@ -50,7 +50,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedAnswers:
     """Counts of the lines of an import; ``known`` were imported before, ``empty`` have no label yet."""
 
     new: int
@@ -168,7 +168,7 @@ class _Line:
 
 def import_answers(
     db: Database, place: Path, tables: Vocabularies, person: str, now: datetime, *, vocabulary: str
-) -> Imported:
+) -> ImportedAnswers:
     """Import the answers of a filled CSV, or of a folder with one, as labels of its persons.
 
     An empty label is not answered yet. Raises LabelError with a sentence for every wrong line; then nothing is stored.
@@ -247,7 +247,7 @@ def _check_subject(cells: dict[str, str], item: Item) -> None:
         )
 
 
-def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -> Imported:
+def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -> ImportedAnswers:
     before = recorder.labels_of(connection, {line.item.drop_id for line in lines})
     givens = [
         NewLabel(line.item.drop_id, line.item.inspection_id, line.label, line.person, saved, desk.ORIGIN)
@@ -261,7 +261,7 @@ def _keep(connection: Any, lines: list[_Line], saved: datetime, now: datetime) -
         answer = store.SKIPPED if line.label is None else str(line.label)
         closed = store.close(connection, line.item.item_id, person=line.person, answer=answer, now=now)
         skipped += closed and line.label is None
-    return Imported(len(fresh), skipped, len(lines) - len(fresh) - skipped, 0)
+    return ImportedAnswers(len(fresh), skipped, len(lines) - len(fresh) - skipped, 0)
 
 
 def _is_new(given: NewLabel, before: Sequence[NewLabel]) -> bool:

@@ -23,7 +23,7 @@ from marcod.store import versions
 from marcod.store.versions import Version
 
 if TYPE_CHECKING:
-    from marcod.model.convert import Imported
+    from marcod.model.convert import ImportedModel
 
 
 @click.command()
@@ -116,7 +116,7 @@ def _is_whole(known: ModelInfo) -> bool:
         return False
 
 
-def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[ModelInfo]) -> "Imported":
+def _imported(settings: Settings, model: Published, given: Path | None, known: Sequence[ModelInfo]) -> "ImportedModel":
     options.check_tree(settings.models.folder)
     use_the_cpu_alone()
     with bars.stages() as report:
@@ -129,7 +129,7 @@ def _imported(settings: Settings, model: Published, given: Path | None, known: S
         )
 
 
-def _promoted(ready: App, model: Published, imported: "Imported | None", *, promote: bool) -> _Done:
+def _promoted(ready: App, model: Published, imported: "ImportedModel | None", *, promote: bool) -> _Done:
     """Make the model champion where the champion is the very bundle that came with the program."""
     known = ready.registry.known()
     here = _copy_here(model, known)
@@ -149,7 +149,7 @@ def _is_shipped(version: Version) -> bool:
     return version.digest == bundle.read(registry.shipped_folder().joinpath(*registry.SHIPPED)).digest
 
 
-def _print(done: _Done, imported: "Imported | None", json_output: bool) -> None:
+def _print(done: _Done, imported: "ImportedModel | None", json_output: bool) -> None:
     if json_output:
         output.print_json(_facts(done, imported))
         return
@@ -168,7 +168,7 @@ def _print(done: _Done, imported: "Imported | None", json_output: bool) -> None:
         output.echo(line)
 
 
-def _facts(done: _Done, imported: "Imported | None") -> dict[str, Any]:
+def _facts(done: _Done, imported: "ImportedModel | None") -> dict[str, Any]:
     record = done.known.record
     assert record is not None
     return {

@@ -16,7 +16,7 @@ from marcod.settings.environment import use_the_cpu_alone
 from marcod.store import versions
 
 if TYPE_CHECKING:
-    from marcod.model.convert import Imported
+    from marcod.model.convert import ImportedModel
 
 
 @click.command("import")
@@ -88,7 +88,7 @@ def folding_of(texts: Sequence[str]) -> dict[str, DropClass]:
     return folding
 
 
-def _print(done: "Imported", json_output: bool) -> None:
+def _print(done: "ImportedModel", json_output: bool) -> None:
     record = done.record
     model = f"{record.name}:{record.version}"
     if json_output:

@@ -59,7 +59,7 @@ _GOLDEN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedModel:
     """A bundle that was written: its folder, its record, and what its metrics.json says about the import."""
 
     path: Path
@@ -101,7 +101,7 @@ def import_model(
     taken: Collection[tuple[str, str]] = (),
     limits: Limits = Limits(),  # noqa: B008
     progress: Progress | None = None,
-) -> Imported:
+) -> ImportedModel:
     """Turn ``source``, a path or URL, into bundle ``<name>/<version>`` below ``models``.
 
     A bundle keeps its own name and version unless others are given; anything else is called ``marco`` and gets the
@@ -277,7 +277,7 @@ def _compare_and_write(
     model: _Model,
     images: Sequence[_Image],
     progress: Progress | None,
-) -> Imported:
+) -> ImportedModel:
     predictor = NetworkPredictor(record, model.weights, batch_size=_BATCH)
     prepared = [_prepare(predictor, image) for image in images]
     stage = _stage(progress, len(images))
@@ -291,7 +291,7 @@ def _compare_and_write(
     report = _report(source, model, compared)
     golden = [Golden(p.name, p.data, e.tolist()) for p, e in zip(images[:_GOLDEN], expected, strict=False)]
     path = _written(models, lambda: bundle.write(models, record, model.weights, report, golden))
-    return Imported(path, bundle.verify(path), report)
+    return ImportedModel(path, bundle.verify(path), report)
 
 
 def _prepare(predictor: Predictor, image: _Image) -> NDArray[np.float32]:
@@ -363,7 +363,7 @@ def _report(source: Source, model: _Model, compared: dict[str, Any]) -> dict[str
 
 def _import_bundle(
     source: Source, models: Path, name: str | None, version: int | None, taken: Collection[tuple[str, str]]
-) -> Imported:
+) -> ImportedModel:
     """Verify a bundle, and copy it as it is or write it again under another name."""
     record = bundle.verify(source.path)
     # Under its own name it may be in the database: this is how a lost folder is restored.
@@ -376,14 +376,14 @@ def _import_bundle(
     bundle.load(source.path, _BATCH, bundle.members_in(places, _BATCH))
     if own:
         path = _written(models, lambda: bundle.copy(source.path, models / target[0] / str(target[1])))
-        return Imported(path, bundle.verify(path), metrics)
+        return ImportedModel(path, bundle.verify(path), metrics)
     values = record.model_dump() | {
         "name": target[0], "version": target[1], "parent": f"{record.name}:{record.version}", "files": {},
     }  # fmt: skip
     renamed = BundleRecord(**values)
     golden = [Golden(key, (source.path / "golden" / key).read_bytes(), scores) for key, scores in expected.items()]
     path = _written(models, lambda: bundle.write_derived(models, renamed, source.path, metrics, golden))
-    return Imported(path, bundle.verify(path), metrics)
+    return ImportedModel(path, bundle.verify(path), metrics)
 
 
 def _json_of(folder: Path, name: str) -> dict[str, Any]:

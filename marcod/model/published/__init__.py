@@ -18,7 +18,7 @@ from marcod.model.published.files import Progress, proven_files
 from marcod.model.published.trunk import Trunk, read_trunk
 
 if TYPE_CHECKING:
-    from marcod.model.convert import Imported
+    from marcod.model.convert import ImportedModel
 
 __all__ = [
     "Patience", "Published", "Trunk", "catalogue", "find", "import_published", "is_copy", "proven_files", "read_trunk",
@@ -32,7 +32,7 @@ def import_published(
     given: Path | None = None,
     taken: Collection[tuple[str, str]] = (),
     progress: Progress | None = None,
-) -> "Imported":
+) -> "ImportedModel":
     """Get a published model and write it as the next free version of its name below ``models``.
 
     ``given`` is a wheel, zip or folder to take it from; else it comes from ``MARCOD_PUBLISHED_WHEEL``, from the user's

@@ -19,7 +19,7 @@ from tiny import TINY, jpeg
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import ConfigError
 from marcod.model import bundle, convert, network
-from marcod.model.convert import Imported, saved_model, sources
+from marcod.model.convert import ImportedModel, saved_model, sources
 from marcod.model.convert.keras_file import read as read_keras
 from marcod.model.convert.sources import Kind
 from marcod.model.efficientnet import EfficientNetLite
@@ -39,7 +39,7 @@ class Case:
 
     source: Path
     variables: Mapping[str, np.ndarray]
-    done: Imported
+    done: ImportedModel
 
 
 @pytest.fixture(scope="module")
