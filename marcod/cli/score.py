@@ -15,7 +15,7 @@ from marcod.settings.environment import one_thread_an_operation
 from marcod.store import backlog, sources, versions
 
 if TYPE_CHECKING:
-    from marcod.scoring.scorer import BatchReport, Tally
+    from marcod.scoring.scorer import BatchReport, ScoreTotals
 
 
 @click.command()
@@ -42,18 +42,18 @@ def score(settings: Settings, json_output: bool) -> None:
     output.warn_of_synthetic(scored=champion.synthetic and tally.scored > 0, to_errors=json_output)
 
 
-def _print(tally: "Tally", status: backlog.QueueStatus) -> None:
+def _print(tally: "ScoreTotals", status: backlog.QueueStatus) -> None:
     output.echo(f"{tally.scored} scored, {tally.failed} failed, of these {tally.quarantined} quarantined")
     if status.retrying:
         output.echo(f"{status.retrying} wait for another try; run `marcod score` again later, or `marcod queue failed`")
 
 
-def drain(settings: Settings, ready: app.App, stop: Event, done: Callable[[int], None]) -> "Tally":
+def drain(settings: Settings, ready: app.App, stop: Event, done: Callable[[int], None]) -> "ScoreTotals":
     """Score what waits until nothing does or ``stop`` is set; ``done`` is called with how many images so far."""
     one_thread_an_operation()
-    from marcod.scoring.scorer import Scorer, Tally
+    from marcod.scoring.scorer import Scorer, ScoreTotals
 
-    total = Tally()
+    total = ScoreTotals()
 
     def report(batch: "BatchReport") -> None:
         nonlocal total

@@ -536,9 +536,9 @@ def tables_of(settings: Settings) -> Vocabularies:
     return tables
 
 
-def resolve_inbox(db: Database, settings: Settings, now: datetime) -> inbox.Turn:
+def resolve_inbox(db: Database, settings: Settings, now: datetime) -> inbox.InboxCounts:
     """Resolve a bounded number of rows that the LIMS wrote, in short transactions."""
-    tables, done = tables_of(settings), inbox.Turn()
+    tables, done = tables_of(settings), inbox.InboxCounts()
     for _ in range(INBOX_TRANSACTIONS):
         turn = db.write(inbox.resolve, tables, settings.labels.vocabulary, now, limit=INBOX_ROWS)
         done += turn

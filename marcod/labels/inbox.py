@@ -50,7 +50,7 @@ class InboxState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class InboxCounts:
     """Counts of one turn."""
 
     resolved: int = 0
@@ -62,8 +62,8 @@ class Turn:
         """The number of rows looked at."""
         return self.resolved + self.refused + self.waiting
 
-    def __add__(self, other: "Turn") -> "Turn":
-        return Turn(self.resolved + other.resolved, self.refused + other.refused, self.waiting + other.waiting)
+    def __add__(self, other: "InboxCounts") -> "InboxCounts":
+        return InboxCounts(self.resolved + other.resolved, self.refused + other.refused, self.waiting + other.waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,9 @@ class InboxEntry:
     reason: str | None
 
 
-def resolve(connection: Connection, vocabularies: Vocabularies, vocabulary: str, now: datetime, *, limit: int) -> Turn:
+def resolve(
+    connection: Connection, vocabularies: Vocabularies, vocabulary: str, now: datetime, *, limit: int
+) -> InboxCounts:
     """Resolve one turn of rows in this transaction. ``vocabulary`` is that of labels that name none."""
     rows = connection.execute(_due(connection, now).limit(limit)).all()
     finder = Finder(connection)
@@ -99,7 +101,9 @@ def resolve(connection: Connection, vocabularies: Vocabularies, vocabulary: str,
             outcomes.append(outcome)
     _mark(connection, outcomes)
     states = [outcome["state"] for outcome in outcomes]
-    return Turn(*(states.count(state) for state in (InboxState.RESOLVED, InboxState.REFUSED, InboxState.WAITING)))
+    return InboxCounts(
+        *(states.count(state) for state in (InboxState.RESOLVED, InboxState.REFUSED, InboxState.WAITING))
+    )
 
 
 def _mark(connection: Connection, outcomes: list[dict[str, Any]]) -> None:

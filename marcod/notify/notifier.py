@@ -68,7 +68,7 @@ def test(settings: Settings, name: str, now: datetime) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class NotifyCounts:
     """Counts of one round: events dispatched, messages sent, postponed and given up."""
 
     dispatched: int = 0
@@ -100,7 +100,7 @@ class Notifier:
             alive()
             stop.wait(0 if turn.dispatched == outbox.PART else TICK_S)
 
-    def turn(self, stop: threading.Event | None = None, alive: Callable[[], None] = lambda: None) -> Turn:
+    def turn(self, stop: threading.Event | None = None, alive: Callable[[], None] = lambda: None) -> NotifyCounts:
         """Dispatch new events, and try the message of each target that has one. Raises StoreError."""
         self._write_outcomes()
         dispatched = 0
@@ -114,7 +114,7 @@ class Notifier:
             alive()
         failed = sum(outbox.given_up(*attempt) for attempt in tried)
         sent = sum(outcome.sent for _, outcome in tried)
-        return Turn(dispatched, sent, len(tried) - sent - failed, failed)
+        return NotifyCounts(dispatched, sent, len(tried) - sent - failed, failed)
 
     def _in_order(self) -> list[Target]:
         """Order due targets: those that answered the last time come first, as the others may take long."""

@@ -71,7 +71,7 @@ class Report:
     low: float | None
     high: float | None
     sentence: str
-    strata: list[sampling.Tally]
+    strata: list[sampling.StratumAnswers]
 
 
 def fill(db: Database, settings: ReviewSettings, now: datetime, *, new_audit: bool = False) -> Filled:
@@ -258,7 +258,7 @@ def overview(
 def report(db: Database) -> Report:
     """Report the champion's crystal recall at its threshold, as far as an audit shows it."""
 
-    def work(connection: Any) -> tuple[versions.Version, list[tuple[sampling.Round, list[sampling.Tally]]]]:
+    def work(connection: Any) -> tuple[versions.Version, list[tuple[sampling.Round, list[sampling.StratumAnswers]]]]:
         champion = versions.champion(connection)
         return champion, [(r, sampling.tallies(connection, r)) for r in sampling.rounds(connection, champion)]
 
@@ -281,8 +281,8 @@ def report(db: Database) -> Report:
 
 
 def _choose(
-    rounds: list[tuple[sampling.Round, list[sampling.Tally]]],
-) -> tuple[datetime | None, list[sampling.Tally], recall.Estimate | None]:
+    rounds: list[tuple[sampling.Round, list[sampling.StratumAnswers]]],
+) -> tuple[datetime | None, list[sampling.StratumAnswers], recall.Estimate | None]:
     """Choose the audit to report: the latest with enough answers, else the latest with an estimate, else the latest.
 
     Never several: drops were drawn with other probabilities in each, and the model's scores were others.
@@ -293,16 +293,16 @@ def _choose(
     return next(enough, next(iter([*estimated, *latest]), (None, [], None)))
 
 
-def _estimate(tallies: list[sampling.Tally]) -> recall.Estimate | None:
+def _estimate(tallies: list[sampling.StratumAnswers]) -> recall.Estimate | None:
     return recall.estimate([recall.AnsweredStratum(t.flagged, t.population, t.answered, t.crystals) for t in tallies])
 
 
-def _answered(tallies: list[sampling.Tally]) -> float:
+def _answered(tallies: list[sampling.StratumAnswers]) -> float:
     """Return the share of the drawn drops that count as answered or skipped."""
     return sum(t.answered + t.skipped for t in tallies) / max(1, sum(t.sample for t in tallies))
 
 
-def _sentence(champion: versions.Version, tallies: list[sampling.Tally], found: recall.Estimate | None) -> str:
+def _sentence(champion: versions.Version, tallies: list[sampling.StratumAnswers], found: recall.Estimate | None) -> str:
     if found is not None:
         return (
             f"{champion} finds {found.recall:.0%} of the crystals at its threshold of {champion.crystal_threshold:.4g} "

@@ -63,7 +63,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally(Slice):
+class StratumAnswers(Slice):
     """Answers of one stratum of a draw.
 
     ``answered``, ``crystals`` and ``skipped`` are counted up to the first item that is ``open``; ``waiting`` are the
@@ -209,7 +209,7 @@ def _items(connection: Connection, drawn: Round) -> dict[tuple[int, int], Any]:
     return {(int(row.drop_id), int(row.inspection_id)): row for row in rows}
 
 
-def tallies(connection: Connection, drawn: Round) -> list[Tally]:
+def tallies(connection: Connection, drawn: Round) -> list[StratumAnswers]:
     """Tally the answers of a draw, stratum by stratum.
 
     An answer is the present label of the drop at that inspection, from whatever way and time. Within a
@@ -219,11 +219,11 @@ def tallies(connection: Connection, drawn: Round) -> list[Tally]:
     return [_tally(stratum, [answers.get(subject) for subject in stratum.subjects]) for stratum in drawn.strata]
 
 
-def _tally(stratum: Stratum, answers: list[str | None]) -> Tally:
+def _tally(stratum: Stratum, answers: list[str | None]) -> StratumAnswers:
     in_turn = list(takewhile(lambda answer: answer is not None, answers))
     is_open = answers.count(None)
     skipped = in_turn.count(queue.SKIPPED)
-    return Tally(
+    return StratumAnswers(
         stratum.flagged,
         stratum.population,
         stratum.sample,

@@ -69,16 +69,16 @@ class BatchReport(counters.Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ScoreTotals:
     """Sums over batches."""
 
     scored: int = 0
     failed: int = 0
     quarantined: int = 0
 
-    def plus(self, report: BatchReport) -> "Tally":
+    def plus(self, report: BatchReport) -> "ScoreTotals":
         quarantined = self.quarantined + report.quarantined
-        return Tally(self.scored + report.scored, self.failed + report.failed, quarantined)
+        return ScoreTotals(self.scored + report.scored, self.failed + report.failed, quarantined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +184,12 @@ class Scorer:
         """Score until ``stop`` is set; ``alive`` is called with every turn. Raises what the database raises."""
         self._work(stop, alive, drain=False)
 
-    def drain(self, stop: Event, alive: Callable[[], None] = lambda: None) -> Tally:
+    def drain(self, stop: Event, alive: Callable[[], None] = lambda: None) -> ScoreTotals:
         """Score until the queue is empty; jobs that wait for a retry keep their time."""
         return self._work(stop, alive, drain=True)
 
-    def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> Tally:
-        tally = Tally()
+    def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> ScoreTotals:
+        tally = ScoreTotals()
         due = self._clock() if drain else None
         self._decoders = Decoders(self._settings.decode_threads, self._roots)
         self._leases = Leases(self._db, self._settings.lease_s, self._clock)

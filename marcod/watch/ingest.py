@@ -161,7 +161,7 @@ def _reading(given: SourceSettings, layout: Layout) -> str:
 
 
 @dataclass(slots=True)
-class Tally:
+class IngestCounts:
     """Counts on the way: unchanged files by walks, ignored ones by reason, some names that cannot be read."""
 
     unchanged: int = 0
@@ -190,7 +190,7 @@ class Ingest:
         self._counted: dict[str, None] = {}
         self._waiting: dict[str, None] = {}
         self._unreported = _Unreported()
-        self.tally = Tally()
+        self.tally = IngestCounts()
 
     @property
     def waiting(self) -> list[str]:
@@ -202,9 +202,9 @@ class Ingest:
         """The number of waiting paths; may be asked from any thread."""
         return len(self._waiting)
 
-    def take_tally(self) -> Tally:
+    def take_tally(self) -> IngestCounts:
         """Return and reset what was counted since the last call."""
-        taken, self.tally = self.tally, Tally()
+        taken, self.tally = self.tally, IngestCounts()
         return taken
 
     def notice(self, paths: Iterable[str], now: float) -> None:

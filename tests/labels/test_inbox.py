@@ -14,7 +14,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import inspection, inspection_summary, label, label_inbox
 from marcod.domain import DropClass
 from marcod.labels import inbox, recorder, vocabularies
-from marcod.labels.inbox import InboxState, Turn
+from marcod.labels.inbox import InboxCounts, InboxState
 from marcod.plates import metadata
 from marcod.plates.metadata import PlateRecord
 from marcod.store import votes
@@ -32,7 +32,7 @@ def write(db: Database, **values: Any) -> None:
     db.write(lambda c: c.execute(sa.text(f"insert into lims_label_inbox_v1 ({names}) values ({places})"), values))
 
 
-def turn(db: Database, now: datetime | None = None, *, limit: int = 100, vocabulary: str = "marco") -> Turn:
+def turn(db: Database, now: datetime | None = None, *, limit: int = 100, vocabulary: str = "marco") -> InboxCounts:
     return db.write(lambda c: inbox.resolve(c, TABLES, vocabulary, now or NOW, limit=limit))
 
 
@@ -59,7 +59,7 @@ def plate(db: Database, source_id: int, champion: Version) -> int:
 
 def test_a_row_becomes_a_label_with_all_that_follows(db: Database, plate: int) -> None:
     write(db, **GOOD, inspection="2", labelled_at="2026-01-05 10:00:00")
-    assert turn(db) == Turn(resolved=1)
+    assert turn(db) == InboxCounts(resolved=1)
     assert states(db) == [(InboxState.RESOLVED, None)]
     [kept] = rows(db, sa.select(label))
     assert (kept.label, kept.original, kept.vocabulary, kept.person, kept.origin, kept.labelled_at) == (
@@ -69,7 +69,7 @@ def test_a_row_becomes_a_label_with_all_that_follows(db: Database, plate: int) -
     assert tuple(shown(db)[0]) == ("Crystals", "lims", True)
     counted = rows(db, sa.select(inspection_summary.c.labelled).order_by(inspection_summary.c.inspection_id))
     assert counted == [(0,), (1,)]
-    assert turn(db) == Turn()
+    assert turn(db) == InboxCounts()
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -87,7 +87,7 @@ def test_natural_keys(db: Database, plate: int) -> None:
     ]
     for number, more in enumerate(ways):
         write(db, **(GOOD | more | {"person": f"person {number}"}))
-    assert turn(db) == Turn(resolved=len(ways))
+    assert turn(db) == InboxCounts(resolved=len(ways))
     statement = "select distinct well, inspection_key, label from lims_label_v1"
     assert rows(db, sa.text(statement)) == [("A01", "2", "Crystals")]
     assert len(rows(db, sa.select(label))) == len(ways)
@@ -116,7 +116,7 @@ MAY_COME: list[tuple[dict[str, Any], str]] = [
 def test_what_may_come_waits_with_its_reason(db: Database, plate: int) -> None:
     for more, _ in MAY_COME:
         write(db, **(GOOD | more))
-    assert turn(db) == Turn(waiting=len(MAY_COME))
+    assert turn(db) == InboxCounts(waiting=len(MAY_COME))
     assert states(db) == [(InboxState.WAITING, reason) for _, reason in MAY_COME]
 
 
@@ -147,7 +147,7 @@ def test_what_can_never_be_is_refused(db: Database, plate: int) -> None:
     for more, _ in NEVER:
         write(db, **(GOOD | more))
     write(db, **(GOOD | {"person": "'; drop table label; --\n"}))
-    assert turn(db) == Turn(resolved=1, refused=len(NEVER))
+    assert turn(db) == InboxCounts(resolved=1, refused=len(NEVER))
     for (_, expected), (state, reason) in zip(NEVER, states(db), strict=False):
         assert state == InboxState.REFUSED
         assert expected in (reason or "")
@@ -187,7 +187,7 @@ def test_what_is_no_text_and_no_number_is_refused(db: Database, plate: int) -> N
         statement = f"insert into lims_label_inbox_v1 ({', '.join(values)}) values ({', '.join(values.values())})"
         db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
     write(db, **GOOD)
-    assert turn(db) == Turn(resolved=1, refused=len(HOSTILE))
+    assert turn(db) == InboxCounts(resolved=1, refused=len(HOSTILE))
     for entry in db.read(lambda c: inbox.listed(c, [InboxState.REFUSED], 100)):
         assert entry.reason
         assert entry.reason.isprintable()
@@ -199,7 +199,7 @@ def test_times_that_python_cannot_say_are_refused(db: Database, plate: int) -> N
     for value in times:
         write(db, **GOOD, labelled_at=value)
     write(db, **GOOD)
-    assert turn(db) == Turn(resolved=1, refused=len(times))
+    assert turn(db) == InboxCounts(resolved=1, refused=len(times))
 
 
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
@@ -207,7 +207,7 @@ def test_what_postgresql_refuses_itself(db: Database, plate: int) -> None:
     for more in ({"person": "a\x00b"}, {"drop_number": "three"}, {"drop_number": 2**40}, {"labelled_at": "yesterdy"}):
         with pytest.raises((sa.exc.DBAPIError, ValueError)):
             write(db, **(GOOD | more))
-    assert turn(db) == Turn()
+    assert turn(db) == InboxCounts()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -232,15 +232,15 @@ def test_rows_are_tried_again_and_at_once_when_the_plate_arrives(
     def at(hours: float) -> datetime:
         return received + (utc(hours=hours) - utc())
 
-    assert turn(db, at(0.1)) == Turn(waiting=1)
-    assert turn(db, at(0.11)) == Turn(waiting=1)
-    assert turn(db, at(2)) == Turn(waiting=1)
-    assert turn(db, at(2.01)) == Turn()
-    assert turn(db, at(2.1)) == Turn(waiting=1)
-    assert turn(db, at(30)) == Turn(waiting=1)
-    assert turn(db, at(30.5)) == Turn()
+    assert turn(db, at(0.1)) == InboxCounts(waiting=1)
+    assert turn(db, at(0.11)) == InboxCounts(waiting=1)
+    assert turn(db, at(2)) == InboxCounts(waiting=1)
+    assert turn(db, at(2.01)) == InboxCounts()
+    assert turn(db, at(2.1)) == InboxCounts(waiting=1)
+    assert turn(db, at(30)) == InboxCounts(waiting=1)
+    assert turn(db, at(30.5)) == InboxCounts()
     record(db, source_id, sightings(3), at(30.6))
-    assert turn(db, at(30.7)) == Turn(resolved=1)
+    assert turn(db, at(30.7)) == InboxCounts(resolved=1)
     drain(db, champion)
     assert tuple(shown(db)[0]) == ("Crystals", "lims", True)
 
@@ -249,26 +249,26 @@ def test_a_plate_that_gets_its_barcode_later(db: Database, plate: int) -> None:
     write(db, **(GOOD | {"plate": "late"}))
     [(received,)] = rows(db, sa.select(label_inbox.c.received_at))
     hours = [received + (utc(hours=n) - utc()) for n in (30, 30.1, 30.2)]
-    assert [turn(db, now) for now in hours[:2]] == [Turn(waiting=1), Turn()]
+    assert [turn(db, now) for now in hours[:2]] == [InboxCounts(waiting=1), InboxCounts()]
     db.write(lambda c: metadata.import_metadata(c, [PlateRecord(1, "imager", "P1", barcode="Late")], "ann", utc()))
-    assert turn(db, hours[2]) == Turn(resolved=1)
+    assert turn(db, hours[2]) == InboxCounts(resolved=1)
 
 
 def test_new_rows_come_first_and_a_turn_is_bounded(db: Database, plate: int) -> None:
     for number in range(4):
         write(db, **(GOOD | {"plate": f"unknown {number}"}))
-    assert turn(db, limit=3) == Turn(waiting=3)
+    assert turn(db, limit=3) == InboxCounts(waiting=3)
     write(db, **GOOD)
-    assert turn(db, limit=3) == Turn(resolved=1, waiting=1)
-    assert turn(db, NOW + (utc(hours=2) - utc()), limit=3) == Turn(waiting=3)
+    assert turn(db, limit=3) == InboxCounts(resolved=1, waiting=1)
+    assert turn(db, NOW + (utc(hours=2) - utc()), limit=3) == InboxCounts(waiting=3)
 
 
 def test_a_refused_row_is_taken_after_the_vocabulary_changed(db: Database, plate: int) -> None:
     write(db, **(GOOD | {"label": "90"}))
-    assert turn(db) == Turn(refused=1)
-    assert turn(db) == Turn()
+    assert turn(db) == InboxCounts(refused=1)
+    assert turn(db) == InboxCounts()
     assert db.write(inbox.retry) == 1
-    assert turn(db, vocabulary="hwi") == Turn(resolved=1)
+    assert turn(db, vocabulary="hwi") == InboxCounts(resolved=1)
     assert db.read(inbox.counts) == {InboxState.RESOLVED: 1}
 
 
@@ -276,7 +276,7 @@ def test_the_lims_can_take_back(db: Database, plate: int) -> None:
     write(db, **GOOD)
     turn(db)
     write(db, **(GOOD | {"label": "withdrawn"}), labelled_at="2098-12-31")
-    assert turn(db) == Turn(resolved=1)
+    assert turn(db) == InboxCounts(resolved=1)
     assert tuple(shown(db)[0]) == ("Clear", None, False)
 
 
@@ -285,13 +285,13 @@ def test_two_services_share_the_rows(db: Database, plate: int) -> None:
     write(db, **GOOD)
     with db.engine.begin() as one, db.engine.begin() as two:
         found = [inbox.resolve(each, TABLES, "marco", NOW, limit=10) for each in (one, two)]
-    assert found == [Turn(resolved=1), Turn()]
+    assert found == [InboxCounts(resolved=1), InboxCounts()]
 
 
 def test_a_row_written_twice_is_one_label(db: Database, plate: int) -> None:
     for _ in range(2):
         write(db, **GOOD, labelled_at="2026-01-05 10:00:00")
-    assert turn(db) == Turn(resolved=2)
+    assert turn(db) == InboxCounts(resolved=2)
     assert len(rows(db, sa.select(label))) == 1
     assert len(set(rows(db, sa.select(label_inbox.c.label_id)))) == 1
 
@@ -302,7 +302,7 @@ def test_a_plate_of_two_sources_needs_its_source(db: Database, plate: int) -> No
     record(db, other, sightings(1))
     write(db, **GOOD)
     write(db, **GOOD, source="second")
-    assert turn(db) == Turn(resolved=1, refused=1)
+    assert turn(db) == InboxCounts(resolved=1, refused=1)
     assert states(db)[0][1] == (
         "several plates answer to 'P1' (imager, second); name the source, with --source or in the column source"
     )
@@ -374,7 +374,7 @@ def test_a_key_goes_before_the_number_of_another_inspection(db: Database, source
 def test_what_a_spreadsheet_damaged_is_refused_and_a_model_says_nothing(db: Database, plate: int) -> None:
     for more in ({"plate": "4.41312E+11"}, {"inspection": "2.02008E+11"}, {"well": "01-Dec"}, {"person": "MARCO v1"}):
         write(db, **(GOOD | more))
-    assert turn(db) == Turn(refused=4)
+    assert turn(db) == InboxCounts(refused=4)
     reasons = [str(reason) for _, reason in states(db)]
     assert [word in reason for word, reason in zip(("ten", "ten", "date", "model"), reasons, strict=True)] == [True] * 4
 
@@ -392,7 +392,7 @@ def test_a_number_is_a_well_of_the_plates_grid(db: Database, champion: Version) 
         "update plate set format_rows = 4, format_columns = 6, format_drops = 1 where key = 'told'",
     ):
         db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
-    assert turn(db) == Turn(resolved=5)
+    assert turn(db) == InboxCounts(resolved=5)
     assert rows(db, sa.text("select distinct well from lims_label_v1")) == [("B01",)]
 
 
@@ -405,7 +405,7 @@ def test_a_number_follows_the_plates_own_grid_told_or_inferred(db: Database, cha
     for key, grid in (("told", "8, format_columns = 6, format_drops = 1"), ("inferred", "16, format_columns = 24")):
         statement = f"update plate set format_rows = {grid} where key = '{key}'"
         db.write(lambda c, statement=statement: c.exec_driver_sql(statement))
-    assert turn(db) == Turn(resolved=2)
+    assert turn(db) == InboxCounts(resolved=2)
     assert rows(db, sa.text("select distinct well from lims_label_v1")) == [("B01",)]
 
 
@@ -414,5 +414,5 @@ def test_wells_outside_the_plate_never_come(db: Database, plate: int) -> None:
     db.write(lambda c: c.exec_driver_sql("update plate set format_rows = 8, format_columns = 12, format_drops = 1"))
     for well in ("97", "0", "I1", "A13", "ZZ99"):
         write(db, **(GOOD | {"well": well}))
-    assert turn(db) == Turn(refused=5)
+    assert turn(db) == InboxCounts(refused=5)
     assert all("outside the plate's 8 x 12" in str(reason) or "of any plate" in str(reason) for _, reason in states(db))

@@ -29,7 +29,7 @@ from marcod.database.engine import Database
 from marcod.errors import StoreError
 from marcod.notify import mail, render, webhook
 from marcod.notify.connection import Connection
-from marcod.notify.notifier import Notifier, Turn
+from marcod.notify.notifier import Notifier, NotifyCounts
 from marcod.service import periodic
 from marcod.settings import MailSettings, NotifySettings, loading
 from marcod.settings.environment import child_environment
@@ -113,8 +113,8 @@ def test_a_webhook_gets_each_event_once_signed(site: Site, hook: Hook) -> None:
     with closing(Database(site.url)) as db:
         sending = notifier(site, db, Clock())
         plate_with_a_hit(db)
-        assert sending.turn() == Turn(dispatched=2, sent=2)
-        assert sending.turn() == Turn()
+        assert sending.turn() == NotifyCounts(dispatched=2, sent=2)
+        assert sending.turn() == NotifyCounts()
     chat, lims = sorted(hook.requests, key=lambda request: len(request.body))
     document = json.loads(lims.body)
     assert (lims.path, document["id"]) == (f"/{TOKEN}?a=b", lims.headers["X-Marcod-Message"])
@@ -356,11 +356,11 @@ def test_a_kill_while_a_message_is_on_its_way_repeats_it_under_its_name(site: Si
         happen(db, "c")
         clock = Clock(1.0)
         sending = notifier(site, db, clock)
-        assert sending.turn() == Turn(dispatched=1, sent=1), "what the dead one held is still its"
+        assert sending.turn() == NotifyCounts(dispatched=1, sent=1), "what the dead one held is still its"
         clock.seconds = 10_000.0
-        assert sending.turn() == Turn(sent=1)
+        assert sending.turn() == NotifyCounts(sent=1)
         clock.seconds = 1e6
-        assert sending.turn() == Turn()
+        assert sending.turn() == NotifyCounts()
     first, other, again = hook.requests
     assert (told(first), told(other), told(again)) == (["a", "b"], ["c"], ["a", "b"])
     assert (first.body, first.headers["X-Marcod-Message"]) == (again.body, again.headers["X-Marcod-Message"])
@@ -387,7 +387,7 @@ def test_an_acknowledgement_outlives_a_database_that_is_away(site: Site, hook: H
         with pytest.raises((StoreError, sa.exc.DBAPIError)):
             sending.turn()
         postgres.do(f"alter database {name} allow_connections true")
-        assert sending.turn() == Turn()
+        assert sending.turn() == NotifyCounts()
         [standing] = db.read(outbox.target_statuses)
     assert (standing.sent, len(hook.requests)) == (1, 1)
 
@@ -406,7 +406,7 @@ def test_people_see_what_did_not_arrive_and_send_it_again(site: Site, hook: Hook
     assert (failed.exit_code, "lims: 127.0.0.1 answers 410 Gone" in failed.stderr) == (1, True)
     with closing(Database(site.url)) as db:
         happen(db, "a")
-        assert notifier(site, db, Clock()).turn() == Turn(dispatched=1, failed=1)
+        assert notifier(site, db, Clock()).turn() == NotifyCounts(dispatched=1, failed=1)
     shown = site.call("notify", "list")
     assert shown.exit_code == 3, "a person should look at this"
     assert "127.0.0.1 answers 410 Gone" in shown.stdout
@@ -419,7 +419,7 @@ def test_people_see_what_did_not_arrive_and_send_it_again(site: Site, hook: Hook
     assert "1 event is to be sent again" in site.ok("notify", "retry", "lims")
     with closing(Database(site.url)) as db:
         now = datetime.now(tz=utc().tzinfo)
-        assert Notifier(db, loading.load(site.config), worker="w", clock=lambda: now).turn() == Turn(sent=1)
+        assert Notifier(db, loading.load(site.config), worker="w", clock=lambda: now).turn() == NotifyCounts(sent=1)
     assert hook.requests[-1].headers["X-Marcod-Message"] == message["message"]
     assert site.call("notify", "list").exit_code == 0
     for command in ("test", "retry"):
@@ -452,7 +452,7 @@ def test_a_host_that_tells_nobody_leaves_events_to_those_that_do(site: Site, hoo
         periodic.housekeeping(db, loading.load(site.config))
         target(site, "lims", url=f"http://127.0.0.1:{hook.port}/")
         site.write()
-        assert notifier(site, db, Clock(60.0)).turn() == Turn(dispatched=1, sent=1)
+        assert notifier(site, db, Clock(60.0)).turn() == NotifyCounts(dispatched=1, sent=1)
     assert [told(request) for request in hook.requests] == [["a"]]
 
 
@@ -465,14 +465,14 @@ def test_one_that_is_away_holds_up_nobody(site: Site, hook: Hook) -> None:
         clock = Clock()
         sending = notifier(site, db, clock)
         happen(db, "a")
-        assert sending.turn() == Turn(dispatched=1, sent=1, postponed=1)
+        assert sending.turn() == NotifyCounts(dispatched=1, sent=1, postponed=1)
         clock.seconds = 5.0
         happen(db, "b")
-        assert sending.turn() == Turn(dispatched=1, sent=1, postponed=1)
+        assert sending.turn() == NotifyCounts(dispatched=1, sent=1, postponed=1)
         clock.seconds = 10.0
-        assert sending.turn() == Turn(), "both wait for their next try"
+        assert sending.turn() == NotifyCounts(), "both wait for their next try"
         clock.seconds = 31.0
-        assert sending.turn() == Turn(postponed=1)
+        assert sending.turn() == NotifyCounts(postponed=1)
     assert [told(request) for request in hook.requests] == [["a"], ["b"]]
     said = "minstrel: plate P1, inspection 1, drop A01.1: P1/a.jpg cannot be scored: it is truncated."
     assert json.loads(hook.requests[0].body)["text"] == said
