@@ -24,7 +24,7 @@ START: Final = "start `marcod run`, or its unit"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class HealthCheck:
     """One kind of trouble: where the doctor shows it, how severe it is, and the longest time that is well."""
 
     name: str
@@ -39,32 +39,32 @@ _BROKEN, _ATTENTION = Severity.BROKEN, Severity.ATTENTION
 CHECKS: Final = {
     check.name: check
     for check in (
-        Check("no_champion", "models", "champion", _BROKEN),
-        Check("synthetic_champion", "models", "champion", _ATTENTION),
-        Check("nothing_runs", "workers", "none", _BROKEN),
-        Check("no_scorer", "workers", "score", _BROKEN),
-        Check("no_watcher", "workers", "watch", _BROKEN),
-        Check("no_schedule", "workers", "schedule", _ATTENTION),
+        HealthCheck("no_champion", "models", "champion", _BROKEN),
+        HealthCheck("synthetic_champion", "models", "champion", _ATTENTION),
+        HealthCheck("nothing_runs", "workers", "none", _BROKEN),
+        HealthCheck("no_scorer", "workers", "score", _BROKEN),
+        HealthCheck("no_watcher", "workers", "watch", _BROKEN),
+        HealthCheck("no_schedule", "workers", "schedule", _ATTENTION),
         # An image that could have been scored so long ago has no scorer, or too few.
-        Check("images_wait", "work", "queue", _BROKEN, timedelta(minutes=30)),
-        Check("held_up", "work", "held up", _BROKEN),
-        Check("quarantine", "work", "quarantine", _ATTENTION),
-        Check("images_gone", "work", "gone", _ATTENTION),
-        Check("drift", "work", "drift", _ATTENTION),
-        Check("notifications_stuck", "work", "notifications", _BROKEN, timedelta(hours=1)),
-        Check("notifications_given_up", "work", "notifications", _ATTENTION),
-        Check("training_failed", "work", "training", _ATTENTION),
+        HealthCheck("images_wait", "work", "queue", _BROKEN, timedelta(minutes=30)),
+        HealthCheck("held_up", "work", "held up", _BROKEN),
+        HealthCheck("quarantine", "work", "quarantine", _ATTENTION),
+        HealthCheck("images_gone", "work", "gone", _ATTENTION),
+        HealthCheck("drift", "work", "drift", _ATTENTION),
+        HealthCheck("notifications_stuck", "work", "notifications", _BROKEN, timedelta(hours=1)),
+        HealthCheck("notifications_given_up", "work", "notifications", _ATTENTION),
+        HealthCheck("training_failed", "work", "training", _ATTENTION),
         # A trainer that lives takes a run over after two minutes of silence.
-        Check("training_silent", "work", "training", _ATTENTION, timedelta(minutes=30)),
+        HealthCheck("training_silent", "work", "training", _ATTENTION, timedelta(minutes=30)),
         # A watcher reports every ten seconds.
-        Check("watcher_silent", "sources", "watching", _BROKEN, timedelta(minutes=1)),
-        Check("root_offline", "sources", "watching", _BROKEN),
+        HealthCheck("watcher_silent", "sources", "watching", _BROKEN, timedelta(minutes=1)),
+        HealthCheck("root_offline", "sources", "watching", _BROKEN),
         # A watcher starts a round twice a second.
-        Check("watcher_hangs", "sources", "watching", _BROKEN, timedelta(minutes=5)),
-        Check("no_scan", "sources", "watching", _BROKEN, timedelta(hours=1)),
-        Check("unreadable_folders", "sources", "watching", _ATTENTION),
-        Check("observer", "sources", "watching", _ATTENTION),
-        Check("unread_files", "sources", "files", _ATTENTION),
+        HealthCheck("watcher_hangs", "sources", "watching", _BROKEN, timedelta(minutes=5)),
+        HealthCheck("no_scan", "sources", "watching", _BROKEN, timedelta(hours=1)),
+        HealthCheck("unreadable_folders", "sources", "watching", _ATTENTION),
+        HealthCheck("observer", "sources", "watching", _ATTENTION),
+        HealthCheck("unread_files", "sources", "files", _ATTENTION),
     )
 }
 """Every check by its name, which the alert rules use as well."""
@@ -74,7 +74,7 @@ CHECKS: Final = {
 class Trouble:
     """One trouble, and the next step. ``source`` and ``target`` are empty where it concerns none."""
 
-    check: Check
+    check: HealthCheck
     text: str
     advice: str = ""
     source: str = ""
