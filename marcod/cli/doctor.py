@@ -9,7 +9,7 @@ from rich.text import Text
 from marcod.cli.common import listings, options, output
 from marcod.cli.common.configured import configured
 from marcod.health import doctor as examination
-from marcod.health.doctor import Finding, Severity
+from marcod.health.doctor import HealthFinding, Severity
 from marcod.settings import loading
 
 STYLES: Final = {Severity.OK: "green", Severity.ATTENTION: "yellow", Severity.BROKEN: "bold red"}
@@ -40,7 +40,7 @@ def doctor(ctx: click.Context, no_device: bool, json_output: bool) -> None:
     ctx.exit(0 if counts[Severity.OK] == len(found) else output.ATTENTION)
 
 
-def _tell(finding: Finding, *, new_area: bool) -> None:
+def _tell(finding: HealthFinding, *, new_area: bool) -> None:
     if new_area:
         output.echo(finding.area, style="bold")
     mark = Text(f"{MARKS[finding.verdict]:>6}", STYLES[finding.verdict])

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from marcod.health import snapshot
-from marcod.health.finding import Finding, Severity
+from marcod.health.finding import HealthFinding, Severity
 from marcod.health.snapshot import Snapshot
 from marcod.store import versions
 from marcod.text import count
@@ -88,11 +88,11 @@ class Trouble:
         return f"{about}{self.text}; {self.advice}" if self.advice else f"{about}{self.text}"
 
     @property
-    def finding(self) -> Finding:
+    def finding(self) -> HealthFinding:
         """The trouble as the doctor reports it."""
         subject = self.detail or self.check.subject
         subject = f"{self.source}: {subject}" if self.source else subject
-        return Finding(self.check.area, subject, self.check.verdict, self.text, self.advice)
+        return HealthFinding(self.check.area, subject, self.check.verdict, self.text, self.advice)
 
 
 def troubles(seen: Snapshot) -> list[Trouble]:

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 
 from marcod.database.engine import Database
 from marcod.health import checks, machine, places, service
-from marcod.health.finding import Finding, Severity
+from marcod.health.finding import HealthFinding, Severity
 from marcod.health.snapshot import Snapshot, take_snapshot
 from marcod.settings import Settings
 
-__all__ = ["Finding", "Severity", "examine"]
+__all__ = ["HealthFinding", "Severity", "examine"]
 
 
-def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[Finding]:
+def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = True) -> Iterator[HealthFinding]:
     """Yield every finding, in the order in which a person would look; ``origins`` tells where values came from.
 
     With ``device`` the model is loaded, proves its golden images and scores a batch, which takes seconds.
@@ -24,7 +24,7 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
     yield from service.configuration(settings, origins)
     yield from places.apart(settings)
     with service.connected(settings) as db:
-        if isinstance(db, Finding):
+        if isinstance(db, HealthFinding):
             yield db
         else:
             yield from service.database(db)
@@ -37,7 +37,7 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
     yield from machine.clock()
 
 
-def work_at(db: Database, settings: Settings, seen: Snapshot, *, device: bool) -> Iterator[Finding]:
+def work_at(db: Database, settings: Settings, seen: Snapshot, *, device: bool) -> Iterator[HealthFinding]:
     """Yield what only a database with its tables can tell: sources, models and work at the moment of a snapshot."""
     found = checks.troubles(seen)
     yield from places.sources(db, settings, seen)

@@ -13,7 +13,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class HealthFinding:
     """One thing looked at, and what to do about it unless it is well."""
 
     area: str
@@ -28,6 +28,8 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def judged(area: str, subject: str, well: bool, text: str, advice: str, bad: Severity = Severity.ATTENTION) -> Finding:
+def judged(
+    area: str, subject: str, well: bool, text: str, advice: str, bad: Severity = Severity.ATTENTION
+) -> HealthFinding:
     """Return a finding that is well, or needs the advice."""
-    return Finding(area, subject, Severity.OK, text) if well else Finding(area, subject, bad, text, advice)
+    return HealthFinding(area, subject, Severity.OK, text) if well else HealthFinding(area, subject, bad, text, advice)

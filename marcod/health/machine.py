@@ -11,7 +11,7 @@ from typing import Final
 
 from marcod.database import probe
 from marcod.database.engine import Database
-from marcod.health.finding import Finding, Severity, first_line, judged
+from marcod.health.finding import HealthFinding, Severity, first_line, judged
 from marcod.model.registry import Registry
 from marcod.settings import Settings
 from marcod.store import versions
@@ -27,7 +27,7 @@ SKEW_S: Final = 5.0
 _PROC: Final = Path("/proc/sys/fs/inotify")
 
 
-def limits(settings: Settings) -> Iterator[Finding]:
+def limits(settings: Settings) -> Iterator[HealthFinding]:
     """Check open files, inotify and memory."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = files == resource.RLIM_INFINITY
@@ -44,7 +44,7 @@ def limits(settings: Settings) -> Iterator[Finding]:
         yield judged("limits", "memory", available >= MEMORY, text, "a scoring process needs 1 to 2 GiB")
 
 
-def _inotify(name: str, wanted: int) -> Iterator[Finding]:
+def _inotify(name: str, wanted: int) -> Iterator[HealthFinding]:
     try:
         value = int((_PROC / name).read_text())
     except (OSError, ValueError):
@@ -62,7 +62,7 @@ def _available_memory() -> int | None:
     return None if found is None else int(found) * 1024
 
 
-def clock() -> Iterator[Finding]:
+def clock() -> Iterator[HealthFinding]:
     """Check that a time service keeps this host's clock."""
     if (program := which("timedatectl")) is None:
         return
@@ -72,7 +72,7 @@ def clock() -> Iterator[Finding]:
         yield judged("clock", "synchronised", said == "yes", said, "start a time service, such as chrony")
 
 
-def database_clock(db: Database) -> Iterator[Finding]:
+def database_clock(db: Database) -> Iterator[HealthFinding]:
     """Check that this host and a database server agree on the time."""
     if db.is_sqlite:
         return
@@ -83,23 +83,23 @@ def database_clock(db: Database) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def device(db: Database, settings: Settings) -> Iterator[Finding]:
+def device(db: Database, settings: Settings) -> Iterator[HealthFinding]:
     """Yield the devices of Keras and the time of a batch of the champion there, or why it cannot."""
     try:
         yield from _tried(db, settings)
     except Exception as error:  # noqa: BLE001 - drivers and libraries fail each in their own way
         advice = "see `marcod model verify`; or does another process hold the memory of the device?"
-        yield Finding("device", "test batch", Severity.BROKEN, first_line(error), advice)
+        yield HealthFinding("device", "test batch", Severity.BROKEN, first_line(error), advice)
 
 
-def _tried(db: Database, settings: Settings) -> Iterator[Finding]:
+def _tried(db: Database, settings: Settings) -> Iterator[HealthFinding]:
     import numpy as np
 
     from marcod.model import backend  # loads TensorFlow
 
     for name, memory in backend.devices():
         text = name if memory is None else f"{name}, {memory / 2**30:.1f} GiB"
-        yield Finding("device", "found", Severity.OK, text)
+        yield HealthFinding("device", "found", Severity.OK, text)
     champion = db.read(versions.champion)
     predictor = Registry(db, settings.models.folder).load(champion, settings.score.batch_size)
     batch = np.zeros((settings.score.batch_size, *predictor.input_shape), np.float32)

@@ -16,7 +16,7 @@ from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.domain import path_text
 from marcod.errors import MarcodError
 from marcod.health import checks
-from marcod.health.finding import Finding, Severity, judged
+from marcod.health.finding import HealthFinding, Severity, judged
 from marcod.health.snapshot import Snapshot
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import Settings, SourceSettings
@@ -51,13 +51,13 @@ def sources(
     *,
     limit_s: float = ANSWER_S,
     look: Callable[[Path], Seen] = look_at,
-) -> Iterator[Finding]:
+) -> Iterator[HealthFinding]:
     """Yield findings on every configured source, and the troubles of the others.
 
     ``look`` does what :func:`look_at` does, and is given up after ``limit_s`` seconds.
     """
     if not settings.sources:
-        yield Finding(
+        yield HealthFinding(
             "sources", "none", Severity.ATTENTION, "no source is configured",
             "`marcod setup FOLDER` adds the folder that an imager writes to",
         )  # fmt: skip
@@ -81,17 +81,17 @@ def sources(
     yield from (_reading(one) for one in seen.findings if one.source not in settings.sources and not one.attention)
 
 
-def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterator[Finding]:
+def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterator[HealthFinding]:
     """Check that a root is there, and watched in a way that works."""
     subject, root = f"{name}: root", path_text(os.fspath(source.root))
     try:
         lists, kind = look()
     except SilentError as error:
-        yield Finding("sources", subject, Severity.BROKEN, f"{root} {error}", SERVER)
+        yield HealthFinding("sources", subject, Severity.BROKEN, f"{root} {error}", SERVER)
         return
     except OSError as error:
         text = f"{root} cannot be listed: {error.strerror}"
-        yield Finding("sources", subject, Severity.BROKEN, text, "mount it, or let this user read it")
+        yield HealthFinding("sources", subject, Severity.BROKEN, text, "mount it, or let this user read it")
         return
     yield judged(
         "sources", subject, lists, f"{root} on {kind}" + ("" if lists else ", lists nothing"),
@@ -100,15 +100,15 @@ def _root(name: str, source: SourceSettings, look: Callable[[], Seen]) -> Iterat
     yield _observer(name, source, kind)
 
 
-def apart(settings: Settings) -> Iterator[Finding]:
+def apart(settings: Settings) -> Iterator[HealthFinding]:
     """Check that no source's root lies inside another's; this needs no database."""
     try:
         require_apart(roots(settings))
     except MarcodError as error:
-        yield Finding("sources", "roots", Severity.BROKEN, str(error), "`marcod run` refuses to start with them")
+        yield HealthFinding("sources", "roots", Severity.BROKEN, str(error), "`marcod run` refuses to start with them")
 
 
-def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterator[Finding]:
+def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterator[HealthFinding]:
     """Yield other sources under which this host recorded the same files."""
     try:
         others = within(limit_s, partial(recorded_twice, db, name, settings.sources[name].root))
@@ -117,26 +117,26 @@ def _once(db: Database, settings: Settings, name: str, limit_s: float) -> Iterat
     for other in others:
         if other not in settings.sources:
             text = f"this host recorded the same folder, or one in or around it, as source {other!r} too"
-            yield Finding(
+            yield HealthFinding(
                 "sources", f"{name}: recorded twice", Severity.ATTENTION, text,
                 f"for the same folder `marcod source merge {other} {name}`, else `marcod source forget {other}`",
             )  # fmt: skip
 
 
-def _layout(db: Database, name: str, source: SourceSettings) -> Iterator[Finding]:
+def _layout(db: Database, name: str, source: SourceSettings) -> Iterator[HealthFinding]:
     subject = f"{name}: layout"
     try:
         layout_of(name, source)
     except MarcodError as error:
-        yield Finding("sources", subject, Severity.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
+        yield HealthFinding("sources", subject, Severity.BROKEN, str(error), f"one of {', '.join(layouts.NAMES)}")
         return
     try:
         db.read(registration.require_layout, name, source.layout)
     except MarcodError as error:
-        yield Finding("sources", subject, Severity.BROKEN, str(error), "`marcod run` refuses to start with it")
+        yield HealthFinding("sources", subject, Severity.BROKEN, str(error), "`marcod run` refuses to start with it")
 
 
-def _observer(name: str, source: SourceSettings, kind: str) -> Finding:
+def _observer(name: str, source: SourceSettings, kind: str) -> HealthFinding:
     deaf = kind in NETWORKED and source.observer == "inotify"
     text = f"{source.observer} on {kind}"
     return judged(
@@ -145,20 +145,20 @@ def _observer(name: str, source: SourceSettings, kind: str) -> Finding:
     )  # fmt: skip
 
 
-def _watching(name: str, seen: Snapshot) -> Finding:
+def _watching(name: str, seen: Snapshot) -> HealthFinding:
     """Describe the watching of a source that has no trouble."""
     subject = f"{name}: watching"
     if name in checks.awaited(seen):
         text = "a process just started, which has not reported it yet"
-        return Finding("sources", subject, Severity.ATTENTION, text, "ask again in a minute")
+        return HealthFinding("sources", subject, Severity.ATTENTION, text, "ask again in a minute")
     state = next((state for state in seen.watched if state.source == name), None)
     if state is None:
-        return Finding("sources", subject, Severity.ATTENTION, "nobody watches it", checks.START)
-    return Finding("sources", subject, Severity.OK, _progress(state))
+        return HealthFinding("sources", subject, Severity.ATTENTION, "nobody watches it", checks.START)
+    return HealthFinding("sources", subject, Severity.OK, _progress(state))
 
 
-def _reading(one: SourceFinding) -> Finding:
-    return Finding("sources", f"{one.source}: {one.reason}", Severity.OK, one.text)
+def _reading(one: SourceFinding) -> HealthFinding:
+    return HealthFinding("sources", f"{one.source}: {one.reason}", Severity.OK, one.text)
 
 
 def _progress(state: SourceStatus) -> str:
@@ -171,7 +171,7 @@ def _progress(state: SourceStatus) -> str:
     return f"{walk}; {settling}, {count(state.waiting, 'waits', 'wait')} for another"
 
 
-def disks(settings: Settings) -> Iterator[Finding]:
+def disks(settings: Settings) -> Iterator[HealthFinding]:
     """Check the room for what marcod writes."""
     places = {"models": settings.models.folder, "training": settings.train.folder}
     if (file := probe.sqlite_file(settings.store.url.get_secret_value())) is not None:
@@ -183,14 +183,14 @@ def disks(settings: Settings) -> Iterator[Finding]:
         yield _looked("disk", "metrics.textfile", file.parent, partial(_textfile, file.parent))
 
 
-def _textfile(folder: Path) -> Finding:
+def _textfile(folder: Path) -> HealthFinding:
     well = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
     text = f"{folder} can be written" if well else f"{folder} is not there, or not for this user to write"
     advice = "make it, give it to the service's user, and name it in ReadWritePaths= of the unit"
     return judged("disk", "metrics.textfile", well, text, advice)
 
 
-def closed(area: str, subject: str, folder: Path) -> Finding | None:
+def closed(area: str, subject: str, folder: Path) -> HealthFinding | None:
     """Return why nothing in a folder can be looked at, unless it is well or not there at all."""
 
     def search() -> None:
@@ -199,18 +199,18 @@ def closed(area: str, subject: str, folder: Path) -> Finding | None:
     return _looked(area, subject, folder, search)
 
 
-def _looked(area: str, subject: str, folder: Path, look: Callable[[], T]) -> T | Finding:
+def _looked(area: str, subject: str, folder: Path, look: Callable[[], T]) -> T | HealthFinding:
     """Return what ``look`` finds, or why it could not look."""
     try:
         return within(ANSWER_S, look)
     except SilentError as error:
-        return Finding(area, subject, Severity.BROKEN, f"{folder} {error}", SERVER)
+        return HealthFinding(area, subject, Severity.BROKEN, f"{folder} {error}", SERVER)
     except OSError as error:
         text = f"{folder} cannot be looked at: {error.strerror}"
-        return Finding(area, subject, Severity.BROKEN, text, "let this user read and search it")
+        return HealthFinding(area, subject, Severity.BROKEN, text, "let this user read and search it")
 
 
-def _local(folder: Path) -> Finding:
+def _local(folder: Path) -> HealthFinding:
     kind = file_system(folder)
     return judged(
         "disk", "database: file system", kind not in NETWORKED, f"SQLite on {kind}",
@@ -218,13 +218,15 @@ def _local(folder: Path) -> Finding:
     )  # fmt: skip
 
 
-def _room(name: str, folder: Path) -> Finding:
+def _room(name: str, folder: Path) -> HealthFinding:
     there = nearest(folder)
     free = shutil.disk_usage(there).free
     text = f"{free / 2**30:.1f} GiB free for {folder}"
     if free < NO_ROOM:
         text = f"the disk of {folder} is full: {free / 2**20:.0f} MiB free"
-        return Finding("disk", name, Severity.BROKEN, text, "free some room, or move it")
+        return HealthFinding("disk", name, Severity.BROKEN, text, "free some room, or move it")
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
-        return Finding("disk", name, Severity.BROKEN, f"{there} cannot be written by this user", "change its owner")
+        return HealthFinding(
+            "disk", name, Severity.BROKEN, f"{there} cannot be written by this user", "change its owner"
+        )
     return judged("disk", name, free >= LITTLE_ROOM, text, "free some room, or move it")

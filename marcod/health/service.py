@@ -13,7 +13,7 @@ from marcod.deadline import ANSWER_S, SERVER, SilentError, within
 from marcod.errors import StoreError
 from marcod.health import checks
 from marcod.health.checks import Trouble
-from marcod.health.finding import Finding, Severity, first_line, judged
+from marcod.health.finding import HealthFinding, Severity, first_line, judged
 from marcod.health.snapshot import Snapshot
 from marcod.model.registry import ModelInfo, Registry
 from marcod.settings import Settings
@@ -27,13 +27,15 @@ _LET_WRITE: Final = {
 """Advice to an account that only reads, on SQLite and elsewhere."""
 
 
-def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Finding]:
+def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[HealthFinding]:
     """Yield where each value came from that is not a default."""
     for origin in dict.fromkeys(origins.values()):
         keys = sorted(key for key, from_where in origins.items() if from_where == origin)
-        yield Finding("configuration", f"from {origin}", Severity.OK, ", ".join(keys))
+        yield HealthFinding("configuration", f"from {origin}", Severity.OK, ", ".join(keys))
     if not origins:
-        yield Finding("configuration", "defaults", Severity.OK, "nothing is configured; every value is its default")
+        yield HealthFinding(
+            "configuration", "defaults", Severity.OK, "nothing is configured; every value is its default"
+        )
     shown = redacted_url(settings)
     seen = origins.get("store.url") == "the command line" and shown != settings.store.url.get_secret_value()
     text = f"{shown}, its password from the command line, which every user of this host may read" if seen else shown
@@ -41,7 +43,7 @@ def configuration(settings: Settings, origins: Mapping[str, str]) -> Iterator[Fi
 
 
 @contextmanager
-def connected(settings: Settings) -> Iterator[Database | Finding]:
+def connected(settings: Settings) -> Iterator[Database | HealthFinding]:
     """Yield the database, or why it cannot be used; none is made."""
     url = settings.store.url.get_secret_value()
     try:
@@ -63,16 +65,16 @@ def connected(settings: Settings) -> Iterator[Database | Finding]:
         db.close()
 
 
-def _unusable(text: str, advice: str) -> Finding:
-    return Finding("database", "connection", Severity.BROKEN, text, advice)
+def _unusable(text: str, advice: str) -> HealthFinding:
+    return HealthFinding("database", "connection", Severity.BROKEN, text, advice)
 
 
-def database(db: Database) -> Iterator[Finding]:
+def database(db: Database) -> Iterator[HealthFinding]:
     """Check version, schema, rights, and who else may read it."""
-    yield Finding("database", "version", Severity.OK, db.read(probe.version))
+    yield HealthFinding("database", "version", Severity.OK, db.read(probe.version))
     if db.is_sqlite and db.url.database and _open_to_all(file := Path(db.url.database).resolve()):
         text = f"every user of this host may read {file}"
-        yield Finding("database", "file", Severity.ATTENTION, text, f"chmod o= {file}")
+        yield HealthFinding("database", "file", Severity.ATTENTION, text, f"chmod o= {file}")
     found = revisions.state(db)
     text = f"{found}, step {db.read(revisions.revision_of) or 'none'}"
     yield judged(
@@ -93,7 +95,7 @@ def _open_to_all(file: Path) -> bool:
     return bool(file.stat().st_mode & S_IROTH) and all(above.stat().st_mode & S_IXOTH for above in file.parents)
 
 
-def models(db: Database, settings: Settings) -> Iterator[Finding]:
+def models(db: Database, settings: Settings) -> Iterator[HealthFinding]:
     """Check checksums and golden images of every version in use."""
     registry = Registry(db, settings.models.folder)
     serving = [known for known in registry.known() if known.registered is not None and known.registered.aliases]
@@ -112,17 +114,17 @@ def _fault(registry: Registry, known: ModelInfo) -> str | None:
         return first_line(error)
 
 
-def work(seen: Snapshot, troubles: Sequence[Trouble]) -> Iterator[Finding]:
+def work(seen: Snapshot, troubles: Sequence[Trouble]) -> Iterator[HealthFinding]:
     """Yield who works and the state of the work, each trouble in the place of what is well."""
     for worker in seen.workers:
         text = f"{worker.roles}; marcod {worker.marcod_version}, since {worker.started_at:%Y-%m-%d %H:%M} UTC"
-        yield Finding("workers", worker.name, Severity.OK, text)
+        yield HealthFinding("workers", worker.name, Severity.OK, text)
     yield from (trouble.finding for trouble in troubles if trouble.check.area == "workers")
     bad = [trouble for trouble in troubles if trouble.check.area == "work"]
     subjects = {trouble.check.subject for trouble in bad}
     for subject, text in _work_in_order(seen).items():
         if subject not in subjects:
-            yield Finding("work", subject, Severity.OK, text)
+            yield HealthFinding("work", subject, Severity.OK, text)
     yield from (trouble.finding for trouble in bad)
 
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from marcod.database import migrate, workers
 from marcod.database.engine import Database
 from marcod.health import checks, doctor
-from marcod.health.finding import Finding, Severity
+from marcod.health.finding import HealthFinding, Severity
 from marcod.health.prometheus import Monitor
 from marcod.health.snapshot import HeldUp, Jobs, Outbox, Snapshot, take_snapshot
 from marcod.settings import MetricsSettings, Settings
@@ -105,7 +105,7 @@ def changes(troubled: Snapshot) -> dict[str, Callable[[Snapshot], dict[str, obje
     }
 
 
-def doctor_finds(db: Database, seen: Snapshot) -> list[Finding]:
+def doctor_finds(db: Database, seen: Snapshot) -> list[HealthFinding]:
     """What the doctor finds that is not well; this host has no imager configured and no model files."""
     found = doctor.work_at(db, Settings(), seen, device=False)
     return [one for one in found if one.verdict is not Severity.OK]

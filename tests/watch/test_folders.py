@@ -15,7 +15,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import audit, image, source
 from marcod.errors import ConfigError
 from marcod.health import places
-from marcod.health.finding import Finding, Severity
+from marcod.health.finding import HealthFinding, Severity
 from marcod.health.snapshot import take_snapshot
 from marcod.settings import Settings
 from marcod.store import sources
@@ -176,7 +176,7 @@ def test_a_folder_in_or_around_a_recorded_one_is_refused(db: Database, folder: P
     assert findings(db, both, "wide: recorded twice") == []
 
 
-def findings(db: Database, settings: Settings, subject: str) -> list[Finding]:
+def findings(db: Database, settings: Settings, subject: str) -> list[HealthFinding]:
     """What the doctor says of something."""
     return [one for one in places.sources(db, settings, db.read(take_snapshot, db.now())) if one.subject == subject]
 
