@@ -20,7 +20,7 @@ from marcod.errors import StoreError
 from marcod.health import checks, snapshot
 from marcod.health.checks import Trouble, age, ago, is_watched
 from marcod.health.finding import Severity
-from marcod.health.snapshot import Jobs, Outbox, Serving, Snapshot
+from marcod.health.snapshot import Jobs, Outbox, Serving, StatusSnapshot
 from marcod.settings import Settings
 from marcod.training.run_rows import Run
 from marcod.watch.status import SourceStatus
@@ -57,7 +57,7 @@ def status(settings: Settings, watch: bool, json_output: bool) -> None:
         console.print(_screen(seen, str(ready.db)), soft_wrap=not console.is_terminal)
 
 
-def _look(db: Database) -> Snapshot:
+def _look(db: Database) -> StatusSnapshot:
     now = db.now()
     return db.read(snapshot.take_snapshot, now)
 
@@ -66,7 +66,7 @@ def _watch(url: str) -> None:
     """Refresh the screen until a signal comes, also while the database does not answer."""
     probe.require_file(url)
     db = Database(url, patience=PERSON, read_only=True)
-    seen: Snapshot | None = None
+    seen: StatusSnapshot | None = None
     checked, away_at = False, None
     with closing(db), app.stop_event_on_signals() as stop, _display() as show:
         while True:
@@ -104,14 +104,14 @@ def _away(error: StoreError, since: datetime, last: RenderableType | None) -> Re
     return said if last is None else Group(said, Text("as it stood before:"), last)
 
 
-def _record(seen: Snapshot) -> dict[str, Any]:
+def _record(seen: StatusSnapshot) -> dict[str, Any]:
     """Return the status for JSON, without the token of a training run, which is a secret."""
     values = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
     values["training"] = None if seen.training is None else output.without_token(seen.training)
     return values | {"attention": [trouble.sentence for trouble in checks.troubles(seen)]}
 
 
-def _screen(seen: Snapshot, database: str) -> RenderableType:
+def _screen(seen: StatusSnapshot, database: str) -> RenderableType:
     found = checks.troubles(seen)
     head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {text.printable(database)}", style="bold")
     verdict = Text("needs attention", style=STYLES[found[0].check.verdict]) if found else _all_well(seen)
@@ -122,13 +122,13 @@ def _screen(seen: Snapshot, database: str) -> RenderableType:
     return Group(head, verdict, *lines, Text(), _facts(seen), *(Group(Text(), table) for table in tables))
 
 
-def _all_well(seen: Snapshot) -> Text:
+def _all_well(seen: StatusSnapshot) -> Text:
     if awaited := checks.awaited(seen):
         return Text(f"starting; nothing is known yet of {text.printable(', '.join(awaited))}", style=ODD)
     return Text("all is well", style=WELL)
 
 
-def _facts(seen: Snapshot) -> Table:
+def _facts(seen: StatusSnapshot) -> Table:
     grid = Table.grid(padding=(0, 2))
     now = seen.taken_at
     lines = [("queue", _jobs(seen.new, "new", now))]
@@ -168,7 +168,7 @@ def _box(box: Outbox, now: datetime) -> str:
     return f"{box.unsent:,} wait{oldest}, {box.given_up:,} given up"
 
 
-def _sources(seen: Snapshot) -> listings.Listing:
+def _sources(seen: StatusSnapshot) -> listings.Listing:
     now, states = seen.taken_at, {state.source: state for state in seen.watched}
     columns = ("source", "root", "found by", "host", "last scan", "whole scan", "settling", "incomplete", "failed")
     rows = [(name, *_watching(states.get(name), now), seen.quarantined.get(name, 0)) for name in seen.sources]
@@ -192,7 +192,7 @@ def _watching(state: SourceStatus | None, now: datetime) -> tuple[object, ...]:
     return (root, how, state.host, scan, whole, f"{state.pending:,}", f"{state.waiting:,}")
 
 
-def _style(state: SourceStatus | None, seen: Snapshot, found: Sequence[Trouble]) -> str:
+def _style(state: SourceStatus | None, seen: StatusSnapshot, found: Sequence[Trouble]) -> str:
     if state is None:
         return "dim"
     verdicts = {trouble.check.verdict for trouble in found if trouble.source == state.source}
@@ -200,7 +200,7 @@ def _style(state: SourceStatus | None, seen: Snapshot, found: Sequence[Trouble])
     return BAD if Severity.BROKEN in verdicts else ODD if verdicts or odd else WELL
 
 
-def _workers(seen: Snapshot) -> listings.Listing:
+def _workers(seen: StatusSnapshot) -> listings.Listing:
     now = seen.taken_at
     columns = ("host", "process", "roles", "runs for", "seen", "version")
     rows = [

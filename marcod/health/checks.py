@@ -12,7 +12,7 @@ from typing import Final
 
 from marcod.health import snapshot
 from marcod.health.finding import HealthFinding, Severity
-from marcod.health.snapshot import Snapshot
+from marcod.health.snapshot import StatusSnapshot
 from marcod.store import versions
 from marcod.text import count
 from marcod.watch.status import SourceStatus
@@ -95,7 +95,7 @@ class Trouble:
         return HealthFinding(self.check.area, subject, self.check.verdict, self.text, self.advice)
 
 
-def troubles(seen: Snapshot) -> list[Trouble]:
+def troubles(seen: StatusSnapshot) -> list[Trouble]:
     """List what needs a person, the worst first."""
     found = [*_models(seen), *_workers(seen), *_queue(seen), *_outside(seen), *_training(seen)]
     waited_for = awaited(seen)
@@ -110,7 +110,7 @@ def troubles(seen: Snapshot) -> list[Trouble]:
     return sorted(found, key=lambda trouble: trouble.check.verdict is not Severity.BROKEN)
 
 
-def awaited(seen: Snapshot) -> list[str]:
+def awaited(seen: StatusSnapshot) -> list[str]:
     """List the sources that a process may still report, because it started less than a reporting limit ago."""
     now = seen.taken_at
     starting = any(
@@ -138,7 +138,7 @@ def _over(name: str, since: datetime | None, now: datetime) -> bool:
     return since is None or now - since > limit
 
 
-def _models(seen: Snapshot) -> Iterator[Trouble]:
+def _models(seen: StatusSnapshot) -> Iterator[Trouble]:
     if seen.champion is None:
         yield _trouble("no_champion", "no model is champion", "`marcod model promote NAME:VERSION` makes one")
     elif seen.scored_by_synthetic:
@@ -146,7 +146,7 @@ def _models(seen: Snapshot) -> Iterator[Trouble]:
         yield _trouble("synthetic_champion", text, versions.REAL_MODEL)
 
 
-def _workers(seen: Snapshot) -> Iterator[Trouble]:
+def _workers(seen: StatusSnapshot) -> Iterator[Trouble]:
     if not seen.workers:
         yield _trouble("nothing_runs", "no marcod runs", "`marcod run` starts one")
         return
@@ -160,7 +160,7 @@ def _workers(seen: Snapshot) -> Iterator[Trouble]:
             yield _trouble(check, f"no process has the role {role}: {effect}", START)
 
 
-def _queue(seen: Snapshot) -> Iterator[Trouble]:
+def _queue(seen: StatusSnapshot) -> Iterator[Trouble]:
     oldest_at, now = seen.new.oldest_at, seen.taken_at
     if oldest_at is not None and _over("images_wait", oldest_at, now):
         text = f"a new image waits for {age(oldest_at, now)}"
@@ -175,7 +175,7 @@ def _queue(seen: Snapshot) -> Iterator[Trouble]:
         yield _trouble("images_gone", text, "`marcod queue gone` lists them, `marcod queue accept` accepts that")
 
 
-def _outside(seen: Snapshot) -> Iterator[Trouble]:
+def _outside(seen: StatusSnapshot) -> Iterator[Trouble]:
     """Yield troubles of the imagers' light and of those who receive notifications."""
     for alarm in seen.alarms:
         yield _trouble("drift", alarm.detail, "see `marcod drift`")
@@ -190,7 +190,7 @@ def _outside(seen: Snapshot) -> Iterator[Trouble]:
             yield _trouble("notifications_given_up", text, "`marcod notify list` shows why", target=target)
 
 
-def _training(seen: Snapshot) -> Iterator[Trouble]:
+def _training(seen: StatusSnapshot) -> Iterator[Trouble]:
     run = seen.training
     if run is None:
         return

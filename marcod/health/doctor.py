@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from marcod.database.engine import Database
 from marcod.health import checks, machine, places, service
 from marcod.health.finding import HealthFinding, Severity
-from marcod.health.snapshot import Snapshot, take_snapshot
+from marcod.health.snapshot import StatusSnapshot, take_snapshot
 from marcod.settings import Settings
 
 __all__ = ["HealthFinding", "Severity", "examine"]
@@ -37,7 +37,7 @@ def examine(settings: Settings, origins: Mapping[str, str], *, device: bool = Tr
     yield from machine.clock()
 
 
-def work_at(db: Database, settings: Settings, seen: Snapshot, *, device: bool) -> Iterator[HealthFinding]:
+def work_at(db: Database, settings: Settings, seen: StatusSnapshot, *, device: bool) -> Iterator[HealthFinding]:
     """Yield what only a database with its tables can tell: sources, models and work at the moment of a snapshot."""
     found = checks.troubles(seen)
     yield from places.sources(db, settings, seen)

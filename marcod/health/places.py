@@ -17,7 +17,7 @@ from marcod.domain import path_text
 from marcod.errors import MarcodError
 from marcod.health import checks
 from marcod.health.finding import HealthFinding, Severity, judged
-from marcod.health.snapshot import Snapshot
+from marcod.health.snapshot import StatusSnapshot
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import Settings, SourceSettings
 from marcod.survey.mounts import NETWORKED, file_system, nearest
@@ -47,7 +47,7 @@ def look_at(root: Path) -> Seen:
 def sources(
     db: Database,
     settings: Settings,
-    seen: Snapshot,
+    seen: StatusSnapshot,
     *,
     limit_s: float = ANSWER_S,
     look: Callable[[Path], Seen] = look_at,
@@ -145,7 +145,7 @@ def _observer(name: str, source: SourceSettings, kind: str) -> HealthFinding:
     )  # fmt: skip
 
 
-def _watching(name: str, seen: Snapshot) -> HealthFinding:
+def _watching(name: str, seen: StatusSnapshot) -> HealthFinding:
     """Describe the watching of a source that has no trouble."""
     subject = f"{name}: watching"
     if name in checks.awaited(seen):

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from marcod import counters, files
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.health import checks, snapshot
-from marcod.health.snapshot import Snapshot
+from marcod.health.snapshot import StatusSnapshot
 from marcod.settings import ROLES, MetricsSettings
 
 LOOKS: Final = 10
@@ -39,7 +39,7 @@ class Monitor:
         self._all = _registry(counters.REGISTRY, counters.PROCESS, self._latest)
         self._server: WSGIServer | None = None
 
-    def update(self, seen: Snapshot, now: datetime) -> None:
+    def update(self, seen: StatusSnapshot, now: datetime) -> None:
         """Show this look at the database, taken at ``now``, from here on."""
         self._latest.put(seen, now)
 
@@ -102,9 +102,9 @@ class _Latest(Collector):
     def __init__(self, fresh_s: float, clock: Callable[[], float]) -> None:
         self._fresh_s = fresh_s
         self._clock = clock
-        self._seen: tuple[Snapshot, datetime, float] | None = None
+        self._seen: tuple[StatusSnapshot, datetime, float] | None = None
 
-    def put(self, seen: Snapshot, now: datetime) -> None:
+    def put(self, seen: StatusSnapshot, now: datetime) -> None:
         self._seen = (seen, now, self._clock())
 
     def collect(self) -> Iterable[Metric]:
@@ -133,7 +133,7 @@ def _gauge(name: str, help_text: str, samples: Mapping[Any, Figure] | Figure, *l
     return family
 
 
-def _queue(seen: Snapshot) -> Iterator[Metric]:
+def _queue(seen: StatusSnapshot) -> Iterator[Metric]:
     kinds = {"new": seen.new, "rescore": seen.rescore}
     states = ("waiting", "leased", "retrying")
     counts = {(kind, state): getattr(jobs, state) for kind, jobs in kinds.items() for state in states}
@@ -150,7 +150,7 @@ def _queue(seen: Snapshot) -> Iterator[Metric]:
     yield _gauge("last_score_timestamp_seconds", "When the latest score was written", seen.last_scored_at)
 
 
-def _who(seen: Snapshot) -> Iterator[Metric]:
+def _who(seen: StatusSnapshot) -> Iterator[Metric]:
     roles = dict.fromkeys(ROLES, 0) | snapshot.roles(seen.workers)
     yield _gauge("workers", "Processes that are alive", roles, "role")
     serving = {alias: v for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v}
@@ -164,13 +164,13 @@ def _who(seen: Snapshot) -> Iterator[Metric]:
         yield _gauge("training_run_timestamp_seconds", "When it began, showed life, ended", times, "event")
 
 
-def _drift(seen: Snapshot) -> Iterator[Metric]:
+def _drift(seen: StatusSnapshot) -> Iterator[Metric]:
     # One line per set of labels: a former champion's alarm may still be open next to the present one's.
     alarms = dict.fromkeys(sorted({(a.source, a.modality, a.signal) for a in seen.alarms}), 1)
     yield _gauge("drift_alarm", "Open drift alarms; see marcod drift", alarms, "source", "modality", "signal")
 
 
-def _watch(seen: Snapshot) -> Iterator[Metric]:
+def _watch(seen: StatusSnapshot) -> Iterator[Metric]:
     def one(name: str, help_text: str, attribute: str) -> Metric:
         return _gauge(name, help_text, {s.source: getattr(s, attribute) for s in seen.watched}, "source")
 
@@ -191,13 +191,13 @@ def _watch(seen: Snapshot) -> Iterator[Metric]:
     yield one("source_report_timestamp_seconds", "When its watcher last wrote all this", "updated_at")
 
 
-def _findings(seen: Snapshot) -> Iterator[Metric]:
+def _findings(seen: StatusSnapshot) -> Iterator[Metric]:
     counts = {(f.source, f.kind, f.reason, str(f.attention).lower()): f.files for f in seen.findings}
     about = "Images that a layout does not read (ignored) or warns of (warning)"
     yield _gauge("source_files", about, counts, "source", "kind", "reason", "attention")
 
 
-def _notify(seen: Snapshot) -> Iterator[Metric]:
+def _notify(seen: StatusSnapshot) -> Iterator[Metric]:
     for name, help_text, attribute in (
         ("unsent", "That wait to be sent", "unsent"),
         ("oldest_timestamp_seconds", "When the oldest event happened that waits to be sent", "oldest_at"),
@@ -208,7 +208,7 @@ def _notify(seen: Snapshot) -> Iterator[Metric]:
     yield _gauge("events_untold", "Events not handed to their targets yet", seen.untold)
 
 
-def _troubles(seen: Snapshot) -> Iterator[Metric]:
+def _troubles(seen: StatusSnapshot) -> Iterator[Metric]:
     counts = dict(sorted(checks.counts(checks.troubles(seen)).items()))
     about = "Troubles that need a person, as marcod status and doctor show them"
     yield _gauge("trouble", about, counts, "check", "source", "target")

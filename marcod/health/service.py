@@ -14,7 +14,7 @@ from marcod.errors import StoreError
 from marcod.health import checks
 from marcod.health.checks import Trouble
 from marcod.health.finding import HealthFinding, Severity, first_line, judged
-from marcod.health.snapshot import Snapshot
+from marcod.health.snapshot import StatusSnapshot
 from marcod.model.registry import ModelInfo, Registry
 from marcod.settings import Settings
 from marcod.settings.loading import redacted_url
@@ -114,7 +114,7 @@ def _fault(registry: Registry, known: ModelInfo) -> str | None:
         return first_line(error)
 
 
-def work(seen: Snapshot, troubles: Sequence[Trouble]) -> Iterator[HealthFinding]:
+def work(seen: StatusSnapshot, troubles: Sequence[Trouble]) -> Iterator[HealthFinding]:
     """Yield who works and the state of the work, each trouble in the place of what is well."""
     for worker in seen.workers:
         text = f"{worker.roles}; marcod {worker.marcod_version}, since {worker.started_at:%Y-%m-%d %H:%M} UTC"
@@ -128,7 +128,7 @@ def work(seen: Snapshot, troubles: Sequence[Trouble]) -> Iterator[HealthFinding]
     yield from (trouble.finding for trouble in bad)
 
 
-def _work_in_order(seen: Snapshot) -> dict[str, str]:
+def _work_in_order(seen: StatusSnapshot) -> dict[str, str]:
     """Describe each part of the work as it is while it has no trouble."""
     queue = (
         f"{count(seen.new.waiting, 'new image waits', 'new images wait')}, {seen.rescore.waiting} to be scored again"

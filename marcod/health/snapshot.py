@@ -81,7 +81,7 @@ class Outbox:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StatusSnapshot:
     """State of queue, workers, sources and models at ``taken_at``.
 
     ``new`` are images that just arrived, ``rescore`` those that are scored again or by a challenger too. ``lapsed`` of
@@ -123,12 +123,12 @@ class Snapshot:
         return self.champion is not None and self.champion.synthetic and bool(self.sources)
 
 
-def take_snapshot(connection: Connection, now: datetime) -> Snapshot:
+def take_snapshot(connection: Connection, now: datetime) -> StatusSnapshot:
     """Read the snapshot of this moment."""
     depth = connection.execute(_depth(now)).one()
     new, rescore = _ready(depth)
     serving = _serving(connection)
-    return Snapshot(
+    return StatusSnapshot(
         taken_at=now,
         new=Jobs(new, depth.new_leased, max(0, depth.new_later - depth.new_leased), depth.new_oldest),
         rescore=Jobs(

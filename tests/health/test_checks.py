@@ -20,7 +20,7 @@ from marcod.database.engine import Database
 from marcod.health import checks, doctor
 from marcod.health.finding import HealthFinding, Severity
 from marcod.health.prometheus import Monitor
-from marcod.health.snapshot import HeldUp, Jobs, Outbox, Snapshot, take_snapshot
+from marcod.health.snapshot import HeldUp, Jobs, Outbox, StatusSnapshot, take_snapshot
 from marcod.settings import MetricsSettings, Settings
 from marcod.watch import status
 
@@ -33,7 +33,7 @@ WITHOUT_ALERT: Final = {"quarantine"}
 
 
 @pytest.fixture
-def troubled(tmp_path: Path) -> Iterator[Snapshot]:
+def troubled(tmp_path: Path) -> Iterator[StatusSnapshot]:
     """A lab with alarms, findings and a training run."""
     other = Database(f"sqlite:///{tmp_path / 'troubled.sqlite'}")
     migrate.upgrade(other)
@@ -43,7 +43,7 @@ def troubled(tmp_path: Path) -> Iterator[Snapshot]:
 
 
 @pytest.fixture
-def healthy(db: Database) -> Snapshot:
+def healthy(db: Database) -> StatusSnapshot:
     """A lab that is well: a champion of photographs, one watched imager, a process with every role."""
     factories.promote(db, factories.register(db, synthetic=False), NOW)
     factories.register_source(db, "minstrel")
@@ -60,23 +60,23 @@ def over(name: str) -> datetime:
     return NOW - limit - JUST_OVER
 
 
-def watched(**more: object) -> Callable[[Snapshot], dict[str, object]]:
-    def change(seen: Snapshot) -> dict[str, object]:
+def watched(**more: object) -> Callable[[StatusSnapshot], dict[str, object]]:
+    def change(seen: StatusSnapshot) -> dict[str, object]:
         return {"watched": (replace(seen.watched[0], **more),)}
 
     return change
 
 
-def roles(names: str) -> Callable[[Snapshot], dict[str, object]]:
+def roles(names: str) -> Callable[[StatusSnapshot], dict[str, object]]:
     return lambda seen: {"workers": (replace(seen.workers[0], roles=names),)}
 
 
-def trained(troubled: Snapshot, **more: object) -> dict[str, object]:
+def trained(troubled: StatusSnapshot, **more: object) -> dict[str, object]:
     assert troubled.training is not None
     return {"training": replace(troubled.training, **more)}  # type: ignore[arg-type]
 
 
-def changes(troubled: Snapshot) -> dict[str, Callable[[Snapshot], dict[str, object]]]:
+def changes(troubled: StatusSnapshot) -> dict[str, Callable[[StatusSnapshot], dict[str, object]]]:
     """For every check, the fields of a healthy lab's snapshot that make its trouble."""
     box = Outbox(unsent=1, oldest_at=None, given_up=0)
     return {
@@ -105,20 +105,20 @@ def changes(troubled: Snapshot) -> dict[str, Callable[[Snapshot], dict[str, obje
     }
 
 
-def doctor_finds(db: Database, seen: Snapshot) -> list[HealthFinding]:
+def doctor_finds(db: Database, seen: StatusSnapshot) -> list[HealthFinding]:
     """What the doctor finds that is not well; this host has no imager configured and no model files."""
     found = doctor.work_at(db, Settings(), seen, device=False)
     return [one for one in found if one.verdict is not Severity.OK]
 
 
-def shown(seen: Snapshot) -> list[Any]:
+def shown(seen: StatusSnapshot) -> list[Any]:
     monitor = Monitor(MetricsSettings())
     monitor.update(seen, NOW)
     families = text_string_to_metric_families(monitor.text())
     return [sample for family in families for sample in family.samples]
 
 
-def open_checks(seen: Snapshot) -> set[str]:
+def open_checks(seen: StatusSnapshot) -> set[str]:
     """Checks with a trouble, as the metric tells them."""
     return {s.labels["check"] for s in shown(seen) if s.name == "marcod_trouble" and s.value > 0}
 
@@ -147,7 +147,7 @@ def alerts_on(check: str) -> set[str]:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_healthy_lab_has_no_trouble(db: Database, healthy: Snapshot) -> None:
+def test_a_healthy_lab_has_no_trouble(db: Database, healthy: StatusSnapshot) -> None:
     assert checks.troubles(healthy) == []
     assert open_checks(healthy) == set()
     assert {one.area for one in doctor_finds(db, healthy)} <= {"sources", "models"}
@@ -157,7 +157,7 @@ def test_a_healthy_lab_has_no_trouble(db: Database, healthy: Snapshot) -> None:
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.slow
 def test_each_trouble_is_one_for_status_doctor_metric_and_alert(
-    db: Database, healthy: Snapshot, troubled: Snapshot
+    db: Database, healthy: StatusSnapshot, troubled: StatusSnapshot
 ) -> None:
     every = changes(troubled)
     assert set(every) == set(checks.CHECKS)
@@ -177,7 +177,7 @@ def test_each_trouble_is_one_for_status_doctor_metric_and_alert(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_is_at_its_limit_is_well(healthy: Snapshot) -> None:
+def test_what_is_at_its_limit_is_well(healthy: StatusSnapshot) -> None:
     [state] = healthy.watched
 
     def at(name: str) -> datetime:

@@ -55,7 +55,7 @@ def named(shown: Shown) -> set[str]:
 
 
 @pytest.fixture
-def seen(db: Database) -> snapshot.Snapshot:
+def seen(db: Database) -> snapshot.StatusSnapshot:
     standings.populate(db, NOW)
     return db.read(lambda c: snapshot.take_snapshot(c, NOW))
 
@@ -66,7 +66,7 @@ def of(shown: Shown, name: str, **labels: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_figures_of_the_database(seen: snapshot.Snapshot) -> None:
+def test_the_figures_of_the_database(seen: snapshot.StatusSnapshot) -> None:
     monitor = Monitor(MetricsSettings())
     monitor.update(seen, NOW)
     shown = samples(monitor.text())
@@ -92,7 +92,7 @@ def test_the_figures_of_the_database(seen: snapshot.Snapshot) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_is_old_is_not_shown(seen: snapshot.Snapshot) -> None:
+def test_what_is_old_is_not_shown(seen: snapshot.StatusSnapshot) -> None:
     clock = Clock()
     monitor = Monitor(MetricsSettings(every_s=15.0), clock)
     assert "marcod_snapshot_timestamp_seconds" not in named(samples(monitor.text()))
@@ -142,7 +142,7 @@ def test_nothing_is_served_or_written_unless_it_is_asked_for(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_text_file_is_replaced_whole(seen: snapshot.Snapshot, tmp_path: Path) -> None:
+def test_the_text_file_is_replaced_whole(seen: snapshot.StatusSnapshot, tmp_path: Path) -> None:
     target = tmp_path / "collector" / "marcod.prom"
     monitor = Monitor(MetricsSettings(textfile=target))
     with pytest.raises(MarcodError, match=r"metrics.textfile: .*marcod.prom cannot be written: No such file"):
@@ -181,7 +181,7 @@ def expressions() -> list[str]:
 
 
 @pytest.fixture
-def shown(seen: snapshot.Snapshot) -> Shown:
+def shown(seen: snapshot.StatusSnapshot) -> Shown:
     """All that a process can show."""
     outcomes = {("minstrel", "scored"): 1}
     counters.batch(counters.Batch("m:1", outcomes, 1, 1, decode_s=[1], delays_s=[1], lapsed=1))

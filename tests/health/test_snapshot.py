@@ -12,7 +12,7 @@ from factories import utc
 from marcod.database.engine import Database
 from marcod.errors import NotFoundError
 from marcod.health import snapshot
-from marcod.health.snapshot import Jobs, Outbox, Serving, Snapshot
+from marcod.health.snapshot import Jobs, Outbox, Serving, StatusSnapshot
 from marcod.store import queue
 from marcod.store.versions import Version
 from marcod.watch import status
@@ -20,7 +20,7 @@ from marcod.watch import status
 NOW = utc(days=1)
 
 
-def take(db: Database, seconds: float = 0.0) -> Snapshot:
+def take(db: Database, seconds: float = 0.0) -> StatusSnapshot:
     return db.read(lambda c: snapshot.take_snapshot(c, NOW + timedelta(seconds=seconds)))
 
 
