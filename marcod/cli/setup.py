@@ -19,7 +19,7 @@ from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError, MarcodError
 from marcod.settings import Settings, SourceSettings, loading, writer
 from marcod.survey import Survey, mounts, propose
-from marcod.survey.imager import Imager
+from marcod.survey.imager import SurveyedImager
 from marcod.survey.propose import Answers, Proposal
 
 _NEXT: Final = (
@@ -149,7 +149,7 @@ def _configured_as(root: Path, sources: Mapping[str, SourceSettings]) -> str | N
     return next((name for name, given in sources.items() if given.root.resolve() == root.resolve()), None)
 
 
-def _say_known(name: str, given: SourceSettings, imager: Imager, *, quiet: bool) -> None:
+def _say_known(name: str, given: SourceSettings, imager: SurveyedImager, *, quiet: bool) -> None:
     if given.layout not in (imager.layout, "regex"):
         raise ConfigError(
             f"{imager.root} is configured as source {name!r} with layout {given.layout}, and {imager.layout} reads it; "
@@ -161,7 +161,7 @@ def _say_known(name: str, given: SourceSettings, imager: Imager, *, quiet: bool)
         )
 
 
-def _proposal(imager: Imager, name: str | None, taken: list[str], *, sampled: bool, asks: bool) -> Proposal:
+def _proposal(imager: SurveyedImager, name: str | None, taken: list[str], *, sampled: bool, asks: bool) -> Proposal:
     if name in taken:
         raise ConfigError(f"there is a source {name!r} already, with another root; give another --name")
     chosen = name or propose.name_for(imager, taken)
@@ -169,7 +169,7 @@ def _proposal(imager: Imager, name: str | None, taken: list[str], *, sampled: bo
     return propose.propose(imager, chosen, answers, sampled=sampled)
 
 
-def _ask_about(imager: Imager) -> Answers:
+def _ask_about(imager: SurveyedImager) -> Answers:
     """Ask what no path tells and the survey makes doubtful."""
     output.echo(f"{path_text(str(imager.root))} ({layouts.title(imager.layout)})", style="bold")
     profiles = {name: _ask_light(imager, name) for name in propose.unmapped(imager)}
@@ -180,7 +180,7 @@ def _ask_about(imager: Imager) -> Answers:
     return Answers(reservoir, profiles, _ask_zone() if imager.dated else None)
 
 
-def _ask_light(imager: Imager, name: str) -> Modality:
+def _ask_light(imager: SurveyedImager, name: str) -> Modality:
     [profile] = [profile for profile in imager.profiles if profile.name == name]
     lights = Choice([light.value for light in Modality])
     question = f"  Light of profile {name} ({profile.images:,} {' '.join(profile.extensions)})"

@@ -15,8 +15,8 @@ from typing import Final
 from marcod import layouts
 from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text
 from marcod.layouts import Companions, Layout, LayoutOptions
-from marcod.survey.imager import Counted, Imager, companions, describe, tally
-from marcod.survey.sample import EXAMPLES, Limits, take_sample
+from marcod.survey.imager import Occurrences, SurveyedImager, companions, describe, tally
+from marcod.survey.sample import EXAMPLES, SurveyLimits, take_sample
 
 FAMILIES: Final = tuple(name for name in layouts.NAMES if name != "regex")
 """Layouts that are tried; a pattern of one's own has to be given."""
@@ -35,7 +35,7 @@ class Family:
     layout: str
     images: int
     alone: int
-    near_misses: tuple[Counted, ...]
+    near_misses: tuple[Occurrences, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +62,22 @@ class Survey:
     links: int
     unreadable: tuple[str, ...]
     families: tuple[Family, ...]
-    imagers: tuple[Imager, ...]
+    imagers: tuple[SurveyedImager, ...]
     conflicts: tuple[Conflict, ...]
-    not_understood: Counted | None
+    not_understood: Occurrences | None
 
     @property
-    def _only(self) -> Imager | None:
+    def _only(self) -> SurveyedImager | None:
         return self.imagers[0] if len(self.imagers) == 1 else None
 
     @property
-    def clear(self) -> Imager | None:
+    def clear(self) -> SurveyedImager | None:
         """The one imager whose root is the folder itself and whose layout is beyond doubt."""
         found = self._only if not self.conflicts else None
         return found if found and found.root == self.folder and not found.rivals and found.images else None
 
     @property
-    def imager_above(self) -> Imager | None:
+    def imager_above(self) -> SurveyedImager | None:
         """The one imager, where the folder is a part of its export and the root lies above."""
         return self._only if self._only and self._only.root in self.folder.parents else None
 
@@ -107,13 +107,15 @@ class _Region:
     layouts: tuple[str, ...]
 
 
-def look(folder: Path, limits: Limits | None = None, progress: Callable[[int], None] = lambda files: None) -> Survey:
+def look(
+    folder: Path, limits: SurveyLimits | None = None, progress: Callable[[int], None] = lambda files: None
+) -> Survey:
     """Look at a folder. Raises OSError when it cannot be listed.
 
     ``progress`` is called with the number of files seen so far.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
-    bounds = limits or Limits()
+    bounds = limits or SurveyLimits()
     sample = take_sample(folder, bounds, progress)
     base, prefix = _base(folder)
     ask = companions(base)
@@ -123,7 +125,7 @@ def look(folder: Path, limits: Limits | None = None, progress: Callable[[int], N
     ranked = [name for name, _ in totals.most_common()]
     owned = [_own(reading, ranked, wide) for reading in readings if reading.images]
     top = prefix.rstrip("/")
-    imagers: list[Imager] = []
+    imagers: list[SurveyedImager] = []
     conflicts: list[Conflict] = []
     for region in _regions(top, owned):
         if len(region.layouts) == 1:
@@ -135,7 +137,9 @@ def look(folder: Path, limits: Limits | None = None, progress: Callable[[int], N
             conflicts.append(Conflict(base / region.folder, region.layouts))
     start = len(prefix)
     unknown = [r.path[start:] for r in readings if not r.images and layouts.has_image_extension(r.path)]
-    seen = Counted("read by no layout", len(unknown), tuple(map(path_text, unknown[:EXAMPLES]))) if unknown else None
+    seen = (
+        Occurrences("read by no layout", len(unknown), tuple(map(path_text, unknown[:EXAMPLES]))) if unknown else None
+    )
     return Survey(
         folder=folder,
         files=sample.files,

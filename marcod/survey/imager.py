@@ -14,7 +14,7 @@ from marcod import files
 from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop, path_text, well_name, why_not_scored
 from marcod.layouts import Companions, Layout, make
 from marcod.survey.mounts import file_system
-from marcod.survey.sample import EXAMPLES, Limits, take_sample
+from marcod.survey.sample import EXAMPLES, SurveyLimits, take_sample
 
 Wells = Literal[24, 48, 96, 384, 1536]
 
@@ -27,11 +27,11 @@ _GRID: Final = PLATE_FORMATS[1536]
 MOST_COMPANIONS: Final = 400
 LONGEST_COMPANION: Final = 16 * 2**20
 
-_COUNTING: Final = Limits(entries=10_000, folders=2_500, names=20_000, seconds=10.0)
+_COUNTING: Final = SurveyLimits(entries=10_000, folders=2_500, names=20_000, seconds=10.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class Occurrences:
     """Something that was seen a number of times, with some of the paths where."""
 
     what: str
@@ -50,7 +50,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
+class SurveyedInspection:
     """One inspection that was looked at whole: the number of wells per drop number, in visible light."""
 
     plate: str
@@ -59,7 +59,7 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
-class Imager:
+class SurveyedImager:
     """One imager's export below ``root``, as far as it was looked at.
 
     ``images`` are whole drops in any light; ``aside`` counts what the layout understands and does not score, by
@@ -81,15 +81,15 @@ class Imager:
     drops: tuple[int, ...]
     modalities: dict[str, int]
     profiles: tuple[Profile, ...]
-    counted: tuple[Inspection, ...]
-    warnings: tuple[Counted, ...]
-    aside: tuple[Counted, ...]
-    not_understood: tuple[Counted, ...]
+    counted: tuple[SurveyedInspection, ...]
+    warnings: tuple[Occurrences, ...]
+    aside: tuple[Occurrences, ...]
+    not_understood: tuple[Occurrences, ...]
     dated: bool
     rivals: tuple[str, ...] = field(default=())
 
 
-def describe(root: Path, wide: Layout, paths: list[str], rivals: tuple[str, ...]) -> Imager:
+def describe(root: Path, wide: Layout, paths: list[str], rivals: tuple[str, ...]) -> SurveyedImager:
     """Describe an imager from sampled paths relative to its root, and count some inspections whole.
 
     ``wide`` is the layout with the largest plates.
@@ -102,7 +102,7 @@ def describe(root: Path, wide: Layout, paths: list[str], rivals: tuple[str, ...]
     seen = [image for image in images.values() if image.kind is Kind.COMPOSITE]
     numbered = _is_numbered(wide.name, composites, ask)
     refused = [(path, v) for path, v in verdicts.items() if isinstance(v, NotADrop)]
-    return Imager(
+    return SurveyedImager(
         root=root,
         layout=wide.name,
         file_system=file_system(root),
@@ -137,7 +137,7 @@ def companions(root: Path) -> Companions:
     return ask
 
 
-def tally(found: Iterable[tuple[str, str]]) -> tuple[Counted, ...]:
+def tally(found: Iterable[tuple[str, str]]) -> tuple[Occurrences, ...]:
     """Count sentences that differ in quoted words and numbers alone as one, the most frequent first.
 
     ``found`` are pairs of sentence and path; the first sentence of a kind stands for all.
@@ -151,7 +151,7 @@ def tally(found: Iterable[tuple[str, str]]) -> tuple[Counted, ...]:
         first.setdefault(kind, sentence)
         if len(seen := examples.setdefault(kind, [])) < EXAMPLES:
             seen.append(path_text(path))
-    return tuple(Counted(first[kind], count, tuple(examples[kind])) for kind, count in counts.most_common())
+    return tuple(Occurrences(first[kind], count, tuple(examples[kind])) for kind, count in counts.most_common())
 
 
 def _look_whole(root: Path, wide: Layout, images: dict[str, DropImage], ask: Companions) -> dict[str, DropImage]:
@@ -173,14 +173,14 @@ def _look_whole(root: Path, wide: Layout, images: dict[str, DropImage], ask: Com
     return whole
 
 
-def _inspections(images: Iterable[DropImage]) -> tuple[Inspection, ...]:
+def _inspections(images: Iterable[DropImage]) -> tuple[SurveyedInspection, ...]:
     wells: dict[tuple[str, str], set[tuple[int, int, int]]] = {}
     for image in images:
         if image.kind is Kind.COMPOSITE and image.modality is Modality.VISIBLE:
             place = (image.drop, image.row, image.column)
             wells.setdefault((image.plate_key, image.inspection_key), set()).add(place)
     return tuple(
-        Inspection(plate, key, dict(sorted(Counter(drop for drop, _, _ in places).items())))
+        SurveyedInspection(plate, key, dict(sorted(Counter(drop for drop, _, _ in places).items())))
         for (plate, key), places in sorted(wells.items())
     )
 

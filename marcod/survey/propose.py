@@ -10,7 +10,7 @@ from marcod import layouts
 from marcod.domain import Modality, path_text
 from marcod.errors import ConfigError
 from marcod.settings.keys import as_toml
-from marcod.survey.imager import Imager
+from marcod.survey.imager import SurveyedImager
 from marcod.survey.mounts import NETWORKED
 
 RESERVOIR: Final = 2
@@ -71,7 +71,7 @@ class Proposal:
         return "\n".join([f"# {self.seen}", f"[sources.{self.name}]", *map(str, self.lines)]) + "\n"
 
 
-def propose(imager: Imager, name: str, answers: Answers | None = None, *, sampled: bool = False) -> Proposal:
+def propose(imager: SurveyedImager, name: str, answers: Answers | None = None, *, sampled: bool = False) -> Proposal:
     """Make settings for an imager. ``sampled`` says that only a part of its files was seen."""
     known = answers or Answers()
     lines = [
@@ -87,7 +87,7 @@ def propose(imager: Imager, name: str, answers: Answers | None = None, *, sample
     return Proposal(name, _seen(imager, sampled=sampled), tuple(lines), tuple(_notes(imager)))
 
 
-def name_for(imager: Imager, taken: Iterable[str]) -> str:
+def name_for(imager: SurveyedImager, taken: Iterable[str]) -> str:
     """Return a source's name from the folders of its root, else from its layout; never one of those ``taken``."""
     words = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in reversed(imager.root.parts[-3:]))
     usual = _USUAL_NAMES.get(imager.layout, imager.layout)
@@ -99,7 +99,7 @@ def name_for(imager: Imager, taken: Iterable[str]) -> str:
     return name
 
 
-def unmapped(imager: Imager) -> list[str]:
+def unmapped(imager: SurveyedImager) -> list[str]:
     """Capture profiles whose light a person should tell, by number: more than one, or one that looks like UV."""
     if imager.layout not in _PROFILED:
         return []
@@ -107,12 +107,12 @@ def unmapped(imager: Imager) -> list[str]:
     return [profile.name for profile in imager.profiles] if doubtful else []
 
 
-def may_have_reservoir(imager: Imager) -> bool:
+def may_have_reservoir(imager: SurveyedImager) -> bool:
     """Tell if images of the subwell were seen that is the reservoir on some plates."""
     return imager.layout == "rigaku" and RESERVOIR in imager.drops and len(imager.drops) > 1
 
 
-def expected_drops(imager: Imager, reservoirs: Iterable[int] = ()) -> int | None:
+def expected_drops(imager: SurveyedImager, reservoirs: Iterable[int] = ()) -> int | None:
     """Return the drops per inspection, where all agree; one alone must fill a plate, or it may still arrive."""
     left_out = set(reservoirs)
     counts = {sum(n for drop, n in one.drops.items() if drop not in left_out) for one in imager.counted}
@@ -141,12 +141,12 @@ def toml(value: object) -> str:
     return text
 
 
-def _observer(imager: Imager) -> Iterable[Line]:
+def _observer(imager: SurveyedImager) -> Iterable[Line]:
     if imager.file_system in NETWORKED:
         yield Line("observer", "polling", f"on {imager.file_system}; inotify misses what others write")
 
 
-def _wells(imager: Imager) -> Iterable[Line]:
+def _wells(imager: SurveyedImager) -> Iterable[Line]:
     size = imager.sizes[-1] if imager.sizes else 96
     if imager.numbered and len(imager.sizes) > 1:
         # A larger plate is told apart by its well numbers, a smaller one by nothing.
@@ -155,7 +155,7 @@ def _wells(imager: Imager) -> Iterable[Line]:
         yield Line("wells", size, f"the last well seen is {imager.last_well}")
 
 
-def _profiles(imager: Imager, known: Answers) -> Iterable[Line]:
+def _profiles(imager: SurveyedImager, known: Answers) -> Iterable[Line]:
     if imager.layout not in _PROFILED or not imager.profiles:
         return
     lights = {p.name: str(known.profiles.get(p.name, p.modality)) for p in imager.profiles}
@@ -164,13 +164,13 @@ def _profiles(imager: Imager, known: Answers) -> Iterable[Line]:
     yield Line("profiles", lights, f"seen {seen}{hint}", is_set=bool(known.profiles))
 
 
-def _reservoir(imager: Imager, known: Answers) -> Iterable[Line]:
+def _reservoir(imager: SurveyedImager, known: Answers) -> Iterable[Line]:
     if may_have_reservoir(imager) and known.reservoir is not False:
         why = f"if subwell {RESERVOIR} is the reservoir" if known.reservoir is None else ""
         yield Line("reservoir_subwells", [RESERVOIR], why, is_set=known.reservoir is True)
 
 
-def _expected(imager: Imager, known: Answers) -> Iterable[Line]:
+def _expected(imager: SurveyedImager, known: Answers) -> Iterable[Line]:
     reservoirs = [RESERVOIR] if known.reservoir else []
     count, counted = expected_drops(imager, reservoirs), len(imager.counted)
     # While it is open what the reservoir is, a wrong number would keep inspections from ever being complete.
@@ -181,20 +181,20 @@ def _expected(imager: Imager, known: Answers) -> Iterable[Line]:
         yield Line("expected_drops", count, each)
 
 
-def _timezone(imager: Imager, known: Answers) -> Iterable[Line]:
+def _timezone(imager: SurveyedImager, known: Answers) -> Iterable[Line]:
     if known.timezone is not None:
         yield Line("timezone", known.timezone, "of the imager's clock")
     elif imager.dated:
         yield Line("timezone", local_zone(), "of the imager's clock; UTC without it", is_set=False)
 
 
-def _seen(imager: Imager, *, sampled: bool) -> str:
+def _seen(imager: SurveyedImager, *, sampled: bool) -> str:
     parts = [f"{imager.plates:,} plates", f"{imager.inspections:,} inspections", f"{imager.images:,} images"]
     least = "at least " if sampled else ""
     return f"Seen: {least}{', '.join(one_or_many(part) for part in parts)}; wells to {imager.last_well}"
 
 
-def _notes(imager: Imager) -> Iterable[str]:
+def _notes(imager: SurveyedImager) -> Iterable[str]:
     if imager.numbered and len(imager.sizes) > 1:
         sizes = " and ".join(map(str, imager.sizes))
         yield (

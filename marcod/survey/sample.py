@@ -30,7 +30,7 @@ _ASK_CLOCK_EVERY: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SurveyLimits:
     """Bounds of one look. ``seconds`` is asked between names: a file server that hangs is not interrupted.
 
     ``names`` is about how many file names are read by the layouts; folders listed later give fewer of theirs.
@@ -74,7 +74,7 @@ class _Folder:
 
 
 def take_sample(
-    folder: Path, limits: Limits, progress: Callable[[int], None] = lambda files: None, *, below: str = ""
+    folder: Path, limits: SurveyLimits, progress: Callable[[int], None] = lambda files: None, *, below: str = ""
 ) -> Sample:
     """Look at the files below ``folder``, or below its sub-folder ``below``; paths are relative to ``folder``.
 
@@ -94,7 +94,7 @@ def take_sample(
 
 
 class _Look:
-    def __init__(self, folder: Path, limits: Limits, progress: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, limits: SurveyLimits, progress: Callable[[int], None]) -> None:
         self.sample: Final = Sample()
         self._folder = os.fspath(folder)
         self._limits = limits

@@ -13,9 +13,9 @@ from marcod import layouts, survey
 from marcod.cli.common.survey_report import _doubts, _how_to_scan
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
 from marcod.survey import Survey, look, propose, root_of
-from marcod.survey.imager import Imager
+from marcod.survey.imager import SurveyedImager
 from marcod.survey.propose import Answers
-from marcod.survey.sample import Limits
+from marcod.survey.sample import SurveyLimits
 from marcod.synthetic import Imager as Camera
 from marcod.synthetic import PlateSpec, plate_files
 
@@ -52,7 +52,7 @@ def write(path: Path, content: bytes = b"x") -> None:
     path.write_bytes(content)
 
 
-def only(seen: Survey) -> Imager:
+def only(seen: Survey) -> SurveyedImager:
     """The one imager of a survey that is sure."""
     assert seen.clear is not None, seen
     return seen.clear
@@ -252,18 +252,18 @@ def test_a_folder_of_very_many_names_is_cut(tmp_path: Path) -> None:
     wide = tmp_path / "CI030117" / "1"
     for number in range(300):
         (wide / f"{number}.xml").touch()
-    seen = look(tmp_path, Limits(entries=200, folders=20, names=100))
+    seen = look(tmp_path, SurveyLimits(entries=200, folders=20, names=100))
     assert seen.folders <= 1 + 2 * 20
     assert seen.files <= 200
     assert "there are more folders than were entered" in seen.cut
-    seen = look(wide.parent, Limits(entries=200, folders=20, names=100))
+    seen = look(wide.parent, SurveyLimits(entries=200, folders=20, names=100))
     assert seen.cut == ("a folder has more than 200 entries",)
 
 
 def test_a_look_ends_with_its_time(tmp_path: Path) -> None:
     for number in range(20):
         export(tmp_path, "rigaku", f"CI0301{number:02}", wells=24)
-    seen = look(tmp_path, Limits(seconds=0.0))
+    seen = look(tmp_path, SurveyLimits(seconds=0.0))
     assert seen.folders < 10
     assert seen.cut == ("0 s were over",)
 
@@ -300,18 +300,18 @@ def test_the_root_of_a_path_that_a_person_pastes() -> None:
         ("/mnt", "hwi", "hwi"),
     ],
 )
-def test_names(imager: Imager, root: str, layout: str, name: str) -> None:
+def test_names(imager: SurveyedImager, root: str, layout: str, name: str) -> None:
     found = replace(imager, root=Path(root), layout=layout)
     assert propose.name_for(found, ()) == name
     assert propose.name_for(found, {name, f"{name}-2"}) == f"{name}-3"
 
 
 @pytest.fixture
-def imager(exports: dict[str, Path]) -> Imager:
+def imager(exports: dict[str, Path]) -> SurveyedImager:
     return only(look(exports["rigaku"]))
 
 
-def test_a_share_is_polled(imager: Imager) -> None:
+def test_a_share_is_polled(imager: SurveyedImager) -> None:
     assert "observer" not in propose.propose(imager, "x").values
     on_share = propose.propose(replace(imager, file_system="cifs"), "x")
     assert on_share.values["observer"] == "polling"

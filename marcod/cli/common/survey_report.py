@@ -12,7 +12,7 @@ from marcod.domain import path_text
 from marcod.errors import ConfigError
 from marcod.settings import SourceSettings
 from marcod.survey import Survey, propose
-from marcod.survey.imager import Counted, Imager
+from marcod.survey.imager import Occurrences, SurveyedImager
 
 PATIENCE_S: Final = 120.0
 """A look that takes longer hangs on its file server."""
@@ -117,7 +117,7 @@ def _head(seen: Survey) -> Iterator[str]:
         yield f"cannot be read: {_names(map(path_text, seen.unreadable))}"
 
 
-def _row(imager: Imager) -> tuple[object, ...]:
+def _row(imager: SurveyedImager) -> tuple[object, ...]:
     profiles = ", ".join(f"{p.name} {' '.join(p.extensions)}" for p in imager.profiles[:3])
     return (
         imager.layout,
@@ -130,7 +130,7 @@ def _row(imager: Imager) -> tuple[object, ...]:
     )
 
 
-def _about(imager: Imager, seen: Survey) -> Iterator[str]:
+def _about(imager: SurveyedImager, seen: Survey) -> Iterator[str]:
     """Yield remarks about one imager, in addition to the numbers of the table."""
     if imager.root != seen.folder:
         yield f"{imager.layout}: the root to name is {path_text(str(imager.root))}"
@@ -142,7 +142,7 @@ def _about(imager: Imager, seen: Survey) -> Iterator[str]:
         yield from _counted("not understood", found)
 
 
-def _counted(what: str, found: Counted) -> Iterator[str]:
+def _counted(what: str, found: Occurrences) -> Iterator[str]:
     yield f"{found.count:,} {what}: {text.printable(found.what)}"
     yield f"    such as {_short(found.examples[0])}"
 
