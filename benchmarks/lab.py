@@ -19,7 +19,7 @@ from typing import Any, Final
 from marcod import layouts
 from marcod.domain import CLASSES, DropClass, Kind, Split, split_of
 from marcod.settings.environment import child_environment
-from marcod.synthetic import Imager, PlannedFile, PlateSpec, another_imager, plate_files, write_file
+from marcod.synthetic import ImagerStyle, PlannedFile, PlateSpec, another_imager, plate_files, write_file
 
 SOURCE: Final = "new-imager"
 SIZE: Final = (408, 342)
@@ -86,7 +86,7 @@ class Lab:
 
     def _plate(self, number: int, share: float, hit_rate: float) -> list[PlannedFile]:
         spec = PlateSpec(
-            Imager.RIGAKU, _key(number), (SET_AT + timedelta(days=AGE_D),),
+            ImagerStyle.RIGAKU, _key(number), (SET_AT + timedelta(days=AGE_D),),
             seed=number, filled=share, hit_rate=hit_rate, set_at=SET_AT,
         )  # fmt: skip
         files = plate_files(spec, layouts.make("rigaku"))

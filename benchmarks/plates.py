@@ -12,7 +12,7 @@ from PIL import Image
 from marcod import layouts
 from marcod.catalog.deliveries import Sighting
 from marcod.domain import PLATE_FORMATS, DropImage, Modality
-from marcod.synthetic import Imager, random_scene, render
+from marcod.synthetic import ImagerStyle, random_scene, render
 
 SIZE: Final = (1224, 1024)
 """Width and height of a Rock Imager composite."""
@@ -52,7 +52,7 @@ def rendered(number: int) -> tuple[bytes, ...]:
 
 def _jpeg(seed: int) -> bytes:
     buffer = BytesIO()
-    Image.fromarray(render(random_scene(seed, imager=Imager.FORMULATRIX), SIZE)).save(buffer, "JPEG", quality=90)
+    Image.fromarray(render(random_scene(seed, imager=ImagerStyle.FORMULATRIX), SIZE)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 

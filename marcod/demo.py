@@ -30,7 +30,7 @@ from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.plates import reports
 from marcod.settings.environment import child_environment, published_wheel
 from marcod.store import backlog
-from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
+from marcod.synthetic import ImagerStyle, PlannedFile, PlateSpec, plate_files, write_file
 
 READY_S: Final = 120.0
 """Time for the daemon to load its model and say READY=1."""
@@ -66,11 +66,11 @@ def exports(wells: int | None = None) -> list[Export]:
     """Three plates: a Rock Imager store, a Minstrel share and an HWI delivery; each of at most ``wells`` wells."""
     set_at, week_later = datetime(2026, 3, 2, 9, 30, tzinfo=UTC), datetime(2026, 3, 9, 9, 30, tzinfo=UTC)
     rock = PlateSpec(
-        Imager.FORMULATRIX, "2041", (set_at, week_later), filled=0.75, seed=11, first_batch=8801, hit_rate=0.25
+        ImagerStyle.FORMULATRIX, "2041", (set_at, week_later), filled=0.75, seed=11, first_batch=8801, hit_rate=0.25
     )
-    minstrel = PlateSpec(Imager.RIGAKU, "CI030117", (week_later,), seed=12, hit_rate=0.3, set_at=set_at)
+    minstrel = PlateSpec(ImagerStyle.RIGAKU, "CI030117", (week_later,), seed=12, hit_rate=0.3, set_at=set_at)
     hwi = PlateSpec(
-        Imager.HWI, "X000016042", (week_later,), PLATE_FORMATS[1536], filled=0.0625, seed=13, hit_rate=0.3,
+        ImagerStyle.HWI, "X000016042", (week_later,), PLATE_FORMATS[1536], filled=0.0625, seed=13, hit_rate=0.3,
         set_at=set_at,
     )  # fmt: skip
     plates = (("rock-imager", "formulatrix", rock), ("minstrel", "rigaku", minstrel), ("hwi", "hwi", hwi))

@@ -13,7 +13,7 @@ import numpy as np
 
 from marcod.synthetic.fields import rng_of
 from marcod.synthetic.lens import outline
-from marcod.synthetic.scene import Crystals, Drop, Habit, Well
+from marcod.synthetic.scene import Crystals, DropShape, Habit, Well
 from marcod.synthetic.solids import Array, Optics, Solid, crystal_gain, ring, rotation, solid
 from marcod.synthetic.strokes import Layer, Point
 
@@ -26,7 +26,7 @@ _IN_SIGHT: Final = (0.46, 0.4, 0.92)
 _NEAR_FRAME: Final = (0.62, 0.52, 1.08)
 
 
-def draw_crystals(layer: Layer, group: Crystals, drop: Drop, well: Well, age_d: float) -> None:
+def draw_crystals(layer: Layer, group: Crystals, drop: DropShape, well: Well, age_d: float) -> None:
     """Every member of a group at an age; later members are smaller, because they nucleated later."""
     rng = rng_of(group.seed, 7)
     spread = float(rng.choice([0.15, 0.35, 0.6]))
@@ -41,7 +41,7 @@ def draw_crystals(layer: Layer, group: Crystals, drop: Drop, well: Well, age_d: 
             _PAINT[group.habit](_Member(layer, group, drop.light, own, centre, length))
 
 
-def _place(group: Crystals, drop: Drop, well: Well, rng: Rng, reach: tuple[float, float, float]) -> Point:
+def _place(group: Crystals, drop: DropShape, well: Well, rng: Rng, reach: tuple[float, float, float]) -> Point:
     """Pick a point in the drop that the well's wall and the frame leave in sight; the centre if none is found."""
     for _ in range(_TRIES):
         point = _at_edge(drop, rng) if rng.random() < group.at_edge else _within(group, drop, rng)
@@ -52,19 +52,19 @@ def _place(group: Crystals, drop: Drop, well: Well, rng: Rng, reach: tuple[float
     return x + float(rng.normal(0, 0.05)), y + float(rng.normal(0, 0.05))
 
 
-def _within(group: Crystals, drop: Drop, rng: Rng) -> Point:
+def _within(group: Crystals, drop: DropShape, rng: Rng) -> Point:
     angle, away = float(rng.uniform(-math.pi, math.pi)), group.spread * math.sqrt(float(rng.uniform(0, 1)))
     x, y = group.centre[0] + away * math.cos(angle), group.centre[1] + away * math.sin(angle)
     limit = 0.93 / max(math.hypot(x, y), 0.93)
     return _in_drop(drop, x * limit, y * limit)
 
 
-def _at_edge(drop: Drop, rng: Rng) -> Point:
+def _at_edge(drop: DropShape, rng: Rng) -> Point:
     angle, away = float(rng.uniform(-math.pi, math.pi)), float(rng.uniform(0.84, 0.99))
     return _in_drop(drop, away * math.cos(angle), away * math.sin(angle))
 
 
-def _in_drop(drop: Drop, x: float, y: float) -> Point:
+def _in_drop(drop: DropShape, x: float, y: float) -> Point:
     """Return the point at (x, y) in drop radii, which differ by direction."""
     radius = float(outline(drop, np.asarray([math.atan2(y, x)], dtype=np.float32))[0])
     return drop.centre[0] + x * radius, drop.centre[1] + y * radius

@@ -5,13 +5,13 @@ import math
 import numpy as np
 
 from marcod.synthetic.fields import Field, rng_of, smoothstep
-from marcod.synthetic.scene import Debris, Drop, Oil, Well
+from marcod.synthetic.scene import Debris, DropShape, Oil, Well
 from marcod.synthetic.strokes import Layer, Point, grey_gain
 
 Rng = np.random.Generator
 
 
-def draw_debris(layer: Layer, debris: Debris, drop: Drop | None, well: Well) -> None:
+def draw_debris(layer: Layer, debris: Debris, drop: DropShape | None, well: Well) -> None:
     """Dust and scratches anywhere in the well, fibres, creases and bubbles mostly in the drop."""
     rng = rng_of(debris.seed, 9)
     home = (drop.centre, drop.radius) if drop else (well.centre, well.radius * 0.8)
@@ -30,7 +30,7 @@ def draw_debris(layer: Layer, debris: Debris, drop: Drop | None, well: Well) -> 
         _round(layer, _in_frame(rng, home), radius, dark, float(rng.uniform(0.75, 0.95)), light)
 
 
-def draw_oil(layer: Layer, oil: Oil, drop: Drop, grown: float) -> None:
+def draw_oil(layer: Layer, oil: Oil, drop: DropShape, grown: float) -> None:
     """Droplets from a fine emulsion to a few large ones, never over the drop's edge."""
     rng = rng_of(oil.seed, 10)
     for _ in range(oil.count):
@@ -39,7 +39,7 @@ def draw_oil(layer: Layer, oil: Oil, drop: Drop, grown: float) -> None:
         _round(layer, spot, min(radius, drop.radius * 0.25), oil.dark, oil.contrast, drop.light)
 
 
-def draw_satellites(layer: Layer, drop: Drop) -> None:
+def draw_satellites(layer: Layer, drop: DropShape) -> None:
     """Draw small drops that the dispenser left next to the large one."""
     rng = rng_of(drop.seed, 4)
     for _ in range(drop.satellites):

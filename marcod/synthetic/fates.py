@@ -15,7 +15,7 @@ from marcod.synthetic.sampling import (
     random_oil,
     random_precipitate,
 )
-from marcod.synthetic.scene import VISIBLE_PRECIPITATE, Camera, Growth, Imager, Scene
+from marcod.synthetic.scene import VISIBLE_PRECIPITATE, Camera, Growth, ImagerStyle, Scene
 
 # Of the drops without crystals: the shares of MARCO's other classes, rounded.
 _CLEAR: Final = 0.40
@@ -23,7 +23,7 @@ _PRECIPITATED: Final = 0.53
 _DISSOLVING: Final = 0.12
 
 
-def random_fate(seed: int, imager: Imager, hit_rate: float, last_d: float, lens: int) -> Scene:
+def random_fate(seed: int, imager: ImagerStyle, hit_rate: float, last_d: float, lens: int) -> Scene:
     """Draw a drop and its changes until ``last_d`` at random; ``lens`` picks the look of its well."""
     # The story has a generator of its own, so that it stays the same when drops are drawn in another way.
     story, looks = rng_of(seed, 21), rng_of(seed, 23)

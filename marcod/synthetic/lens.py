@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from marcod.synthetic.fields import Field, Plane, noise, rng_of, smoothstep
-from marcod.synthetic.scene import Drop
+from marcod.synthetic.scene import DropShape
 
 # The outline is tabulated over a stand-in for the angle that needs no arctangent: -2 to 2 once around.
 _TABLE = 4096
@@ -20,7 +20,7 @@ class Footprint:
     inside: Field
 
 
-def outline(drop: Drop, angles: Field) -> Field:
+def outline(drop: DropShape, angles: Field) -> Field:
     """Return the drop's radius in each direction."""
     radius = np.ones_like(angles)
     for order, amplitude, phase in drop.harmonics:
@@ -31,7 +31,7 @@ def outline(drop: Drop, angles: Field) -> Field:
     return radius * np.float32(drop.radius)
 
 
-def footprint(drop: Drop, plane: Plane) -> Footprint:
+def footprint(drop: DropShape, plane: Plane) -> Footprint:
     """Return the area of the drop."""
     dx, dy, distance = plane.from_point(drop.centre)
     slope = dy / (np.abs(dx) + np.abs(dy) + np.float32(1e-9))
@@ -50,7 +50,7 @@ def _angles() -> Field:
     return np.arctan2(along, across).astype(np.float32)
 
 
-def lens_gain(drop: Drop, shape: Footprint, plane: Plane) -> Field:
+def lens_gain(drop: DropShape, shape: Footprint, plane: Plane) -> Field:
     """Return the gain of the floor's light by the dome, [h, w]: 1 outside the drop."""
     rho = np.minimum(shape.rho, 1.0)
     dx, dy = plane.x - np.float32(drop.centre[0]), plane.y - np.float32(drop.centre[1])
@@ -64,7 +64,7 @@ def lens_gain(drop: Drop, shape: Footprint, plane: Plane) -> Field:
     return gain * _rim(drop, shape, dx, dy, toward)
 
 
-def _rim(drop: Drop, shape: Footprint, dx: Field, dy: Field, toward: Field) -> Field:
+def _rim(drop: DropShape, shape: Footprint, dx: Field, dy: Field, toward: Field) -> Field:
     """Draw the refraction rim: a dark line, wide dark arcs where the edge is steep, and light thrown just outside."""
     side = 1.0 - 0.5 * np.clip(toward, -1.0, 1.0)
     inwards = np.maximum(1.0 - shape.rho, 0.0)

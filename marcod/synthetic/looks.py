@@ -5,26 +5,26 @@ from typing import Final
 
 import numpy as np
 
-from marcod.synthetic.scene import Camera, Colour, Debris, Drop, Imager, Well
+from marcod.synthetic.scene import Camera, Colour, Debris, DropShape, ImagerStyle, Well
 
 Rng = np.random.Generator
 _THUMBNAIL: Final = 0.12
-_GREY: Final = {Imager.FORMULATRIX: 0.08, Imager.RIGAKU: 0.05, Imager.HWI: 0.05, Imager.SQUARE: 0.5}
-_LIGHTS: Final[dict[Imager, tuple[float, float]]] = {
-    Imager.FORMULATRIX: (150, 225),
-    Imager.RIGAKU: (115, 160),
-    Imager.HWI: (195, 242),
-    Imager.SQUARE: (165, 245),
-    Imager.SLANTED: (120, 205),
-    Imager.CLOSE_UP: (110, 235),
+_GREY: Final = {ImagerStyle.FORMULATRIX: 0.08, ImagerStyle.RIGAKU: 0.05, ImagerStyle.HWI: 0.05, ImagerStyle.SQUARE: 0.5}
+_LIGHTS: Final[dict[ImagerStyle, tuple[float, float]]] = {
+    ImagerStyle.FORMULATRIX: (150, 225),
+    ImagerStyle.RIGAKU: (115, 160),
+    ImagerStyle.HWI: (195, 242),
+    ImagerStyle.SQUARE: (165, 245),
+    ImagerStyle.SLANTED: (120, 205),
+    ImagerStyle.CLOSE_UP: (110, 235),
 }
-_TINTS: Final[dict[Imager, tuple[Colour, ...]]] = {
-    Imager.FORMULATRIX: ((0.95, 1.0, 1.1), (1.0, 0.93, 1.02), (0.97, 1.0, 0.92), (1.03, 1.0, 0.93)),
-    Imager.RIGAKU: ((1.0, 0.957, 0.79),),
-    Imager.HWI: ((0.93, 1.0, 1.01), (1.0, 0.99, 1.0), (1.0, 1.0, 0.97), (0.92, 0.97, 0.9)),
-    Imager.SQUARE: ((1.0, 1.0, 0.98), (1.0, 0.98, 0.95)),
-    Imager.SLANTED: ((0.83, 1.0, 0.9), (0.93, 1.0, 0.95), (0.9, 1.0, 0.8)),
-    Imager.CLOSE_UP: ((1.0, 1.0, 1.0), (0.85, 1.0, 0.65), (1.0, 0.94, 1.0), (0.97, 1.0, 1.05)),
+_TINTS: Final[dict[ImagerStyle, tuple[Colour, ...]]] = {
+    ImagerStyle.FORMULATRIX: ((0.95, 1.0, 1.1), (1.0, 0.93, 1.02), (0.97, 1.0, 0.92), (1.03, 1.0, 0.93)),
+    ImagerStyle.RIGAKU: ((1.0, 0.957, 0.79),),
+    ImagerStyle.HWI: ((0.93, 1.0, 1.01), (1.0, 0.99, 1.0), (1.0, 1.0, 0.97), (0.92, 0.97, 0.9)),
+    ImagerStyle.SQUARE: ((1.0, 1.0, 0.98), (1.0, 0.98, 0.95)),
+    ImagerStyle.SLANTED: ((0.83, 1.0, 0.9), (0.93, 1.0, 0.95), (0.9, 1.0, 0.8)),
+    ImagerStyle.CLOSE_UP: ((1.0, 1.0, 1.0), (0.85, 1.0, 0.65), (1.0, 0.94, 1.0), (0.97, 1.0, 1.05)),
 }
 
 
@@ -38,7 +38,7 @@ def new_seed(rng: Rng) -> int:
     return int(rng.integers(2**31))
 
 
-def random_camera(rng: Rng, imager: Imager, shot: int = 0) -> Camera:
+def random_camera(rng: Rng, imager: ImagerStyle, shot: int = 0) -> Camera:
     """Draw an ordinary exposure: nearly in focus, nearly well lit; some are thumbnails scaled up."""
     rows = int(rng.integers(80, 190))
     return Camera(
@@ -53,7 +53,7 @@ def random_camera(rng: Rng, imager: Imager, shot: int = 0) -> Camera:
     )
 
 
-def random_well(rng: Rng, imager: Imager, variant: int | None) -> Well:
+def random_well(rng: Rng, imager: ImagerStyle, variant: int | None) -> Well:
     """Draw an empty well and its light; ``variant`` is the look of the well."""
     drawn = int(rng.integers(3))
     variant = drawn if variant is None else variant % 3
@@ -72,35 +72,35 @@ def random_well(rng: Rng, imager: Imager, variant: int | None) -> Well:
     )
 
 
-def _frame(rng: Rng, imager: Imager, variant: int) -> tuple[float, float, float]:
+def _frame(rng: Rng, imager: ImagerStyle, variant: int) -> tuple[float, float, float]:
     """Return the well's centre and radius."""
-    if imager is Imager.FORMULATRIX:
+    if imager is ImagerStyle.FORMULATRIX:
         return -0.02, -0.005, float(rng.uniform(0.42, 0.475))
-    if imager is Imager.RIGAKU:
+    if imager is ImagerStyle.RIGAKU:
         return (0.2, 0.14, 0.11)[variant], -0.02, float(rng.uniform(0.49, 0.54))
-    if imager is Imager.HWI:
+    if imager is ImagerStyle.HWI:
         return 0.0, 0.0, float(rng.uniform(0.34, 0.45))
-    if imager is Imager.SQUARE:
+    if imager is ImagerStyle.SQUARE:
         return float(rng.normal(0, 0.03)), 0.0, float(rng.uniform(0.4, 0.52))
-    if imager is Imager.SLANTED:
+    if imager is ImagerStyle.SLANTED:
         return 0.02, 0.04, float(rng.uniform(0.52, 0.66))
     return 0.0, 0.0, 0.75
 
 
-def _polariser(rng: Rng, imager: Imager) -> float:
+def _polariser(rng: Rng, imager: ImagerStyle) -> float:
     """Most imagers have no polariser; where they do, it colours from a hint to everything."""
-    shares = {Imager.FORMULATRIX: 0.7, Imager.SLANTED: 0.3, Imager.CLOSE_UP: 0.3, Imager.HWI: 0.1}
+    shares = {ImagerStyle.FORMULATRIX: 0.7, ImagerStyle.SLANTED: 0.3, ImagerStyle.CLOSE_UP: 0.3, ImagerStyle.HWI: 0.1}
     if rng.random() >= shares.get(imager, 0.05):
         return 0.0
     return between(rng, 0.05, 0.4) if rng.random() < 0.85 else float(rng.uniform(0.4, 0.8))
 
 
-def _slope(rng: Rng, imager: Imager, variant: int) -> tuple[float, float]:
-    if imager is Imager.RIGAKU:
+def _slope(rng: Rng, imager: ImagerStyle, variant: int) -> tuple[float, float]:
+    if imager is ImagerStyle.RIGAKU:
         return float(rng.uniform(-0.03, 0.06)), -0.16
-    if imager is Imager.SLANTED and variant != 2:
+    if imager is ImagerStyle.SLANTED and variant != 2:
         return float(rng.uniform(-0.9, -0.15)), float(rng.uniform(-0.3, 0.3))
-    steep = 0.12 if imager in (Imager.FORMULATRIX, Imager.HWI) else 0.4
+    steep = 0.12 if imager in (ImagerStyle.FORMULATRIX, ImagerStyle.HWI) else 0.4
     return float(rng.normal(0, steep / 2)), float(rng.normal(0, steep / 2))
 
 
@@ -116,14 +116,14 @@ def random_debris(rng: Rng) -> Debris:
     )
 
 
-def random_drop(rng: Rng, imager: Imager, well: Well) -> Drop:
+def random_drop(rng: Rng, imager: ImagerStyle, well: Well) -> DropShape:
     """Draw a drop's outline and how it bends light."""
     radius, wobble, filling = _size(rng, imager, well)
     harmonics = tuple(
         (k, float(rng.normal(0, wobble / (k - 1))), float(rng.uniform(0, 2 * math.pi))) for k in (2, 3, 4, 5)
     )
     lens, tilt = _dome(rng, imager)
-    return Drop(
+    return DropShape(
         centre=_centre(rng, imager, well, radius),
         radius=radius,
         harmonics=harmonics,
@@ -131,8 +131,8 @@ def random_drop(rng: Rng, imager: Imager, well: Well) -> Drop:
         arcs=() if filling else _arcs(rng),
         lens=lens,
         tilt=tilt,
-        light=float(rng.normal(1.05, 0.3)) if imager is Imager.RIGAKU else float(rng.uniform(-math.pi, math.pi)),
-        rim=float(rng.uniform(0.0, 0.17)) if imager is Imager.RIGAKU else float(rng.uniform(0.1, 0.8)),
+        light=float(rng.normal(1.05, 0.3)) if imager is ImagerStyle.RIGAKU else float(rng.uniform(-math.pi, math.pi)),
+        rim=float(rng.uniform(0.0, 0.17)) if imager is ImagerStyle.RIGAKU else float(rng.uniform(0.1, 0.8)),
         rim_width=between(rng, 0.008, 0.035),
         haze=float(rng.uniform(0.0, 0.12)),
         satellites=int(rng.poisson(0.3)),
@@ -140,56 +140,58 @@ def random_drop(rng: Rng, imager: Imager, well: Well) -> Drop:
     )
 
 
-def _size(rng: Rng, imager: Imager, well: Well) -> tuple[float, float, bool]:
+def _size(rng: Rng, imager: ImagerStyle, well: Well) -> tuple[float, float, bool]:
     """Return the radius, the outline's unevenness, and whether the drop fills the well or the image."""
     wobble = between(rng, 0.012, 0.12)
-    if imager is Imager.FORMULATRIX:
+    if imager is ImagerStyle.FORMULATRIX:
         filling = bool(rng.random() < 0.35)
         return (well.radius * 1.12, 0.01, True) if filling else (between(rng, 0.19, 0.38), wobble, False)
-    if imager is Imager.RIGAKU:
+    if imager is ImagerStyle.RIGAKU:
         return float(np.clip(rng.normal(0.222, 0.032), 0.14, 0.33)), wobble, False
-    if imager is Imager.HWI:
+    if imager is ImagerStyle.HWI:
         filling = bool(rng.random() < 0.75)
         return well.radius * (1.15 if filling else float(rng.uniform(0.5, 0.95))), 0.3 * wobble, filling
-    if imager is Imager.CLOSE_UP:
+    if imager is ImagerStyle.CLOSE_UP:
         filling = bool(rng.random() < 0.4)
         return float(rng.uniform(0.95, 1.3) if filling else rng.uniform(0.26, 0.6)), wobble, filling
-    if imager is Imager.SQUARE:
+    if imager is ImagerStyle.SQUARE:
         return between(rng, 0.18, 0.42), wobble, False
     return (between(rng, 0.12, 0.26) if well.variant == 2 else float(rng.uniform(0.24, 0.42))), wobble, False
 
 
-def _centre(rng: Rng, imager: Imager, well: Well, radius: float) -> tuple[float, float]:
+def _centre(rng: Rng, imager: ImagerStyle, well: Well, radius: float) -> tuple[float, float]:
     """Place the drop in its well; in square wells often in a corner, where wall and frame cut it."""
-    room = max(0.0, well.radius * (0.8 if imager is Imager.RIGAKU else 0.93) - radius)
-    if imager is Imager.CLOSE_UP:
+    room = max(0.0, well.radius * (0.8 if imager is ImagerStyle.RIGAKU else 0.93) - radius)
+    if imager is ImagerStyle.CLOSE_UP:
         room = float(rng.uniform(0.0, 0.3))
     angle, away = rng.uniform(0, 2 * math.pi), room * math.sqrt(rng.uniform(0, 0.8))
-    if imager is Imager.SQUARE and well.variant == 1:
+    if imager is ImagerStyle.SQUARE and well.variant == 1:
         angle, away = float(rng.integers(4)) * math.pi / 2 + math.pi / 4, well.radius * float(rng.uniform(0.1, 0.85))
         return well.centre[0] + float(math.cos(angle) * away), well.centre[1] + float(math.sin(angle) * away)
     return well.centre[0] + float(math.cos(angle) * away), well.centre[1] + float(math.sin(angle) * away * 0.6)
 
 
-def _dome(rng: Rng, imager: Imager) -> tuple[float, float]:
+def _dome(rng: Rng, imager: ImagerStyle) -> tuple[float, float]:
     """Return how strongly the dome bends light, from flat to a dark lens with a bright spot, and its slant."""
-    if imager is Imager.RIGAKU:
+    if imager is ImagerStyle.RIGAKU:
         return float(rng.beta(1.3, 1.6)) * 0.95, float(rng.uniform(0.12, 0.5))
-    if imager in (Imager.SQUARE, Imager.CLOSE_UP, Imager.SLANTED):
+    if imager in (ImagerStyle.SQUARE, ImagerStyle.CLOSE_UP, ImagerStyle.SLANTED):
         dark = rng.random() < 0.3
         return float(rng.uniform(0.4, 0.95) if dark else rng.uniform(0.02, 0.35)), float(rng.uniform(-0.3, 0.3))
     return between(rng, 0.02, 0.4), float(rng.uniform(-0.08, 0.08))
 
 
-def _tips(rng: Rng, imager: Imager) -> tuple[tuple[float, float, float], ...]:
+def _tips(rng: Rng, imager: ImagerStyle) -> tuple[tuple[float, float, float], ...]:
     """Corners left by the dispensing needle."""
-    if imager is Imager.HWI:
+    if imager is ImagerStyle.HWI:
         return ()
-    rate = 1.6 if imager is Imager.RIGAKU else 0.7
+    rate = 1.6 if imager is ImagerStyle.RIGAKU else 0.7
     at = [math.pi / 2, -math.pi / 2.6]
     tips = []
     for index in range(min(4, int(rng.poisson(rate)))):
-        angle = float(rng.normal(at[index % 2], 0.45)) if imager is Imager.RIGAKU else float(rng.uniform(-3.14, 3.14))
+        angle = (
+            float(rng.normal(at[index % 2], 0.45)) if imager is ImagerStyle.RIGAKU else float(rng.uniform(-3.14, 3.14))
+        )
         tips.append((angle, float(rng.uniform(0.03, 0.2)), float(rng.uniform(0.06, 0.3))))
     return tuple(tips)
 

@@ -19,7 +19,7 @@ from marcod.layouts import Layout
 from marcod.synthetic.fates import random_fate, reshoot
 from marcod.synthetic.fields import rng_of
 from marcod.synthetic.image import render
-from marcod.synthetic.scene import Imager, Scene, at_age, scene_label
+from marcod.synthetic.scene import ImagerStyle, Scene, at_age, scene_label
 
 _SECONDS_A_DROP: Final = 4
 _THUMBNAIL_SHARE: Final = 4
@@ -37,7 +37,7 @@ class PlateSpec:
     where the vendor numbers them over all plates.
     """
 
-    imager: Imager
+    imager: ImagerStyle
     plate_key: str
     inspections: tuple[datetime, ...]
     wells: PlateFormat = PLATE_FORMATS[96]

@@ -21,7 +21,7 @@ from marcod.synthetic.scene import (
     Grain,
     Growth,
     Habit,
-    Imager,
+    ImagerStyle,
     Oil,
     Precipitate,
     Scene,
@@ -61,14 +61,14 @@ _COVERED: Final = 0.55
 Rng = np.random.Generator
 
 
-def random_scene(seed: int, label: DropClass | None = None, imager: Imager | None = None) -> Scene:
+def random_scene(seed: int, label: DropClass | None = None, imager: ImagerStyle | None = None) -> Scene:
     """Draw a scene of a class on an imager; each is drawn at its natural rate when not given.
 
     One seed on one imager shows the same well, drop outline and dust under every class, so keep the seeds of
     training and validation apart.
     """
     rng = rng_of(seed, 20)
-    imagers, labels = list(Imager), list(PREVALENCE)
+    imagers, labels = list(ImagerStyle), list(PREVALENCE)
     picked_imager = imagers[int(rng.integers(len(imagers)))]
     picked_label = labels[int(rng.choice(len(labels), p=list(PREVALENCE.values())))]
     imager, label = imager or picked_imager, label or picked_label
@@ -82,7 +82,7 @@ def random_scene(seed: int, label: DropClass | None = None, imager: Imager | Non
     return fill(scene, rng)
 
 
-def empty_scene(rng: Rng, seed: int, imager: Imager, variant: int | None = None) -> Scene:
+def empty_scene(rng: Rng, seed: int, imager: ImagerStyle, variant: int | None = None) -> Scene:
     """Draw a well with a clear drop, dust and an ordinary camera; ``variant`` is the look of the well."""
     well = random_well(rng, imager, variant)
     drop, debris = random_drop(rng, imager, well), random_debris(rng)

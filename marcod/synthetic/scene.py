@@ -15,7 +15,7 @@ from marcod.domain import DropClass, Modality
 Colour = tuple[float, float, float]
 
 
-class Imager(StrEnum):
+class ImagerStyle(StrEnum):
     """Whose images a scene imitates: three makers, square wells, wells in slanting light, microscopes close up."""
 
     FORMULATRIX = "formulatrix"
@@ -186,7 +186,7 @@ class Well:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DropShape:
     """The outline (radius, harmonics as (order, amplitude, phase), tips as (angle, height, width)) and its lens.
 
     ``arcs`` are dark stretches of a steep edge as (angle, darkness, width in radii).
@@ -233,11 +233,11 @@ class Camera:
 class Scene:
     """Everything that decides one image, and so also its truth."""
 
-    imager: Imager
+    imager: ImagerStyle
     seed: int
     age_d: float
     well: Well
-    drop: Drop | None
+    drop: DropShape | None
     crystals: tuple[Crystals, ...] = ()
     precipitate: tuple[Precipitate, ...] = ()
     film: Film | None = None

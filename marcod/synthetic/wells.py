@@ -13,7 +13,7 @@ import numpy as np
 
 from marcod.synthetic.fields import Field, Light, Plane, coloured, fractal, noise, rng_of, smoothstep
 from marcod.synthetic.looks import between
-from marcod.synthetic.scene import Imager, Scene, Well
+from marcod.synthetic.scene import ImagerStyle, Scene, Well
 
 Rng = np.random.Generator
 _WAVELENGTHS_NM: Final = np.asarray([630.0, 540.0, 450.0], np.float32)[:, None, None]
@@ -163,11 +163,11 @@ def _close_up(well: Well, plane: Plane, rng: Rng) -> Backdrop:
     return Backdrop(floor, floor, np.ones(plane.shape, np.float32))
 
 
-_LOOKS: Final[dict[Imager, Callable[[Well, Plane, Rng], Backdrop]]] = {
-    Imager.FORMULATRIX: _round_well,
-    Imager.RIGAKU: _vignetted_well,
-    Imager.HWI: _bright_well,
-    Imager.SQUARE: _square_well,
-    Imager.SLANTED: _slanted_well,
-    Imager.CLOSE_UP: _close_up,
+_LOOKS: Final[dict[ImagerStyle, Callable[[Well, Plane, Rng], Backdrop]]] = {
+    ImagerStyle.FORMULATRIX: _round_well,
+    ImagerStyle.RIGAKU: _vignetted_well,
+    ImagerStyle.HWI: _bright_well,
+    ImagerStyle.SQUARE: _square_well,
+    ImagerStyle.SLANTED: _slanted_well,
+    ImagerStyle.CLOSE_UP: _close_up,
 }

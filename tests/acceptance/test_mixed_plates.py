@@ -7,7 +7,7 @@ import pytest
 from lab import Site, delivery
 from PIL import Image
 
-from marcod.synthetic import Imager
+from marcod.synthetic import ImagerStyle
 
 pytestmark = pytest.mark.story
 
@@ -21,7 +21,7 @@ def store_path(plate: int, well: int) -> str:
 @pytest.fixture
 def drop(tmp_path: Path) -> Path:
     """One synthetic image of a drop."""
-    delivered = delivery("rigaku", Imager.RIGAKU, "CI030117", 2, filled=0.02)
+    delivered = delivery("rigaku", ImagerStyle.RIGAKU, "CI030117", 2, filled=0.02)
     delivered.write(tmp_path / "made")
     return tmp_path / "made" / delivered.composites()[0].path
 

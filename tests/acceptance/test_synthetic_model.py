@@ -7,7 +7,7 @@ import pytest
 from lab import Site, delivery
 
 from marcod.database.engine import Database
-from marcod.synthetic import Imager
+from marcod.synthetic import ImagerStyle
 
 pytestmark = pytest.mark.story
 
@@ -20,7 +20,7 @@ def in_one_line(text: str) -> str:
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_it_says_so_wherever_its_scores_are_shown(site: Site) -> None:
-    delivery("rigaku", Imager.RIGAKU, "CI030117", 2, filled=0.03).write(site.folder / "in")
+    delivery("rigaku", ImagerStyle.RIGAKU, "CI030117", 2, filled=0.03).write(site.folder / "in")
     site.add_source("minstrel", site.folder / "in", "rigaku")
     site.write(models={"folder": str(site.folder / "models")})
 

@@ -29,7 +29,7 @@ from marcod.layouts import Layout, LayoutOptions
 from marcod.settings import Settings
 from marcod.store import queue, summaries
 from marcod.store.versions import Version
-from marcod.synthetic import Imager, PlannedFile, PlateSpec, drop_history, first_hit, plate_files, scene_label
+from marcod.synthetic import ImagerStyle, PlannedFile, PlateSpec, drop_history, first_hit, plate_files, scene_label
 from marcod.watch.ingest import open_sources
 from marcod.watch.scan import scan_once
 
@@ -100,16 +100,16 @@ def _place(file: PlannedFile) -> Place:
     return image.row, image.column, image.drop
 
 
-def plate(layout: str, key: str, imager: Imager = Imager.FORMULATRIX) -> Plate:
+def plate(layout: str, key: str, imager: ImagerStyle = ImagerStyle.FORMULATRIX) -> Plate:
     """14 or 15 drops, most of which grow crystals; the seeds were chosen so that every trend is among them."""
     seed, drops, filled = {
-        Imager.FORMULATRIX: (72, (1, 2), 7),
-        Imager.RIGAKU: (15, (1, 3, 4), 5),
-        Imager.HWI: (4, (1,), 14),
+        ImagerStyle.FORMULATRIX: (72, (1, 2), 7),
+        ImagerStyle.RIGAKU: (15, (1, 3, 4), 5),
+        ImagerStyle.HWI: (4, (1,), 14),
     }[imager]
     if layout == "rockmaker-export":
         seed, drops, filled = 26, (1,), 14
-    wells = PLATE_FORMATS[1536 if imager is Imager.HWI else 96]
+    wells = PLATE_FORMATS[1536 if imager is ImagerStyle.HWI else 96]
     batch = 1 if layout in ("crims", "rigaku") else FIRST_BATCH
     set_at = FIRST - timedelta(days=8)
     spec = PlateSpec(imager, key, TIMES, wells, drops, seed, filled / wells.wells, 0.7, set_at, batch)
@@ -133,8 +133,8 @@ PLATES: Final = {
     "oppf": plate("oppf", "441312000010"),
     "xchem": plate("xchem", "90j8"),
     "crims": plate("crims", "CD044931"),
-    "rigaku": plate("rigaku", "CI022987", Imager.RIGAKU),
-    "hwi": plate("hwi", "X000005127", Imager.HWI),
+    "rigaku": plate("rigaku", "CI022987", ImagerStyle.RIGAKU),
+    "hwi": plate("hwi", "X000005127", ImagerStyle.HWI),
     "rhombix": plate("rhombix", "TG-20"),
     "ami": plate("ami", "plate7"),
     "regex": by_regex(plate("xchem", "90j8"), BY_DATE),

@@ -15,7 +15,7 @@ from marcod.health.doctor import Severity
 from marcod.health.snapshot import take_snapshot
 from marcod.settings import loading
 from marcod.settings.environment import child_environment
-from marcod.synthetic import Imager
+from marcod.synthetic import ImagerStyle
 
 pytestmark = pytest.mark.story
 
@@ -25,7 +25,7 @@ UNMAPPED = "WellImages/70/plateID_1070/batchID_3/wellNum_1/profileID_3/d1_r7_ef.
 @pytest.fixture
 def root(site: Site) -> Path:
     """The folder of a Minstrel imager, with 10 images of drops."""
-    delivered = delivery("rigaku", Imager.RIGAKU, "CI030117", 2, filled=0.1)
+    delivered = delivery("rigaku", ImagerStyle.RIGAKU, "CI030117", 2, filled=0.1)
     assert len(delivered.composites()) == 10
     folder = site.folder / "in"
     delivered.write(folder)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS
-from marcod.synthetic import Imager, PlateSpec, write_file
+from marcod.synthetic import ImagerStyle, PlateSpec, write_file
 
 pytestmark = pytest.mark.story
 
@@ -27,7 +27,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, list[str]]:
     """Two synthetic drops of one well, scored by the shipped model, and where they lie."""
     folder = tmp_path_factory.mktemp("heatmap")
     site = Site(folder, f"sqlite:///{folder / 'marcod.sqlite'}")
-    spec = PlateSpec(Imager.RIGAKU, "CI030117", (datetime(2026, 4, 1, tzinfo=UTC),), PLATE_FORMATS[24], (1, 3), 2)
+    spec = PlateSpec(ImagerStyle.RIGAKU, "CI030117", (datetime(2026, 4, 1, tzinfo=UTC),), PLATE_FORMATS[24], (1, 3), 2)
     files = Delivery("rigaku", spec).composites()[:3]
     for file in files:
         write_file(folder / "plates", file, SIZE)

@@ -16,7 +16,7 @@ from test_refusals import _one_sentence
 from marcod.domain import PLATE_FORMATS
 from marcod.settings import loading
 from marcod.settings.environment import child_environment
-from marcod.synthetic import Imager
+from marcod.synthetic import ImagerStyle
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -27,8 +27,8 @@ PLATE = "CI030117"
 def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exports of a Minstrel and of a Rock Imager side by side."""
     base = tmp_path_factory.mktemp("share")
-    delivery("rigaku", Imager.RIGAKU, PLATE, 2, PLATE_FORMATS[24]).write(base / "minstrel" / "images")
-    delivery("formulatrix", Imager.FORMULATRIX, "2041", 1, PLATE_FORMATS[24]).write(base / "rock-imager")
+    delivery("rigaku", ImagerStyle.RIGAKU, PLATE, 2, PLATE_FORMATS[24]).write(base / "minstrel" / "images")
+    delivery("formulatrix", ImagerStyle.FORMULATRIX, "2041", 1, PLATE_FORMATS[24]).write(base / "rock-imager")
     return base
 
 

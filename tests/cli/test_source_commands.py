@@ -10,7 +10,7 @@ import pytest
 from lab import Site, delivery
 from waiting import wait_until
 
-from marcod.synthetic import Imager
+from marcod.synthetic import ImagerStyle
 
 pytestmark = pytest.mark.story
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.story
 def scanned(site: Site) -> Path:
     """A folder with one plate, scanned by hand."""
     root = site.folder / "images"
-    delivery("rigaku", Imager.RIGAKU, "CI030117", 2, filled=0.05).write(root)
+    delivery("rigaku", ImagerStyle.RIGAKU, "CI030117", 2, filled=0.05).write(root)
     site.write()
     site.ok("scan", str(root), "--layout", "rigaku")
     return root
@@ -66,7 +66,7 @@ def test_what_is_there_twice_already_is_merged(site: Site, scanned: Path) -> Non
     """A copy of a folder that was scanned too."""
     (by_hand,) = listed(site)
     copy = site.folder / "copy"
-    delivery("rigaku", Imager.RIGAKU, "CI030117", 2, filled=0.05).write(copy)
+    delivery("rigaku", ImagerStyle.RIGAKU, "CI030117", 2, filled=0.05).write(copy)
     site.ok("scan", str(copy), "--layout", "rigaku", "--source", "twin")
     images = listed(site)["twin"]["images"]
     refused = site.call("plate", "show", "CI030117")

@@ -19,7 +19,7 @@ from marcod.health.snapshot import take_snapshot
 from marcod.model.registry import Registry
 from marcod.settings import ScoreSettings, loading
 from marcod.survey.mounts import file_system
-from marcod.synthetic import Imager
+from marcod.synthetic import ImagerStyle
 from marcod.watch import status
 
 MACHINE = ("limits", "disk", "clock")
@@ -77,7 +77,7 @@ def ordinary_user(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def lab(site: Site) -> Site:
-    delivered = delivery("rigaku", Imager.RIGAKU, "CI030117", 2, filled=0.05)
+    delivered = delivery("rigaku", ImagerStyle.RIGAKU, "CI030117", 2, filled=0.05)
     delivered.write(site.folder / "in")
     site.add_source("minstrel", site.folder / "in", "rigaku")
     site.write(models={"folder": str(site.folder / "models")}, train={"folder": str(site.folder / "training")})

@@ -36,7 +36,7 @@ from marcod.model.bundle import BundleRecord, Threshold
 from marcod.model.committee import Committee, Member
 from marcod.model.registry import Registry
 from marcod.store import serving, versions
-from marcod.synthetic import Imager, PlateSpec, plate_files
+from marcod.synthetic import ImagerStyle, PlateSpec, plate_files
 from marcod.training import run_rows, snapshot
 
 
@@ -310,7 +310,7 @@ def _write(*files: Path) -> None:
 def _export(root: Path, layout: str) -> None:
     """Every file that an imager writes of a plate of 24 wells; no image has content."""
     key = "1041" if layout == "formulatrix" else "CI030117"
-    spec = PlateSpec(Imager.FORMULATRIX, key, (utc(),), PLATE_FORMATS[24], (1, 3))
+    spec = PlateSpec(ImagerStyle.FORMULATRIX, key, (utc(),), PLATE_FORMATS[24], (1, 3))
     for planned in plate_files(spec, layouts.make(layout, layouts.LayoutOptions(plate_format=PLATE_FORMATS[24]))):
         _write(root / planned.path)
         if planned.content is not None:

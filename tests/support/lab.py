@@ -25,7 +25,7 @@ from marcod.cli.common.lazy import loaded
 from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, Kind, PlateFormat
 from marcod.settings.environment import child_environment
-from marcod.synthetic import Imager, PlannedFile, PlateSpec, plate_files, write_file
+from marcod.synthetic import ImagerStyle, PlannedFile, PlateSpec, plate_files, write_file
 
 SIZE = (204, 171)
 
@@ -142,7 +142,7 @@ class Delivery:
 
 
 def delivery(
-    layout: str, imager: Imager, key: str, seed: int, wells: PlateFormat | None = None, filled: float = 0.15
+    layout: str, imager: ImagerStyle, key: str, seed: int, wells: PlateFormat | None = None, filled: float = 0.15
 ) -> Delivery:
     """A small synthetic plate, imaged once."""
     taken = datetime(2026, 4, 1, 8, tzinfo=UTC)

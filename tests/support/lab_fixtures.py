@@ -6,16 +6,16 @@ import pytest
 from lab import Delivery, Site, delivery
 
 from marcod.domain import PLATE_FORMATS
-from marcod.synthetic import Imager
+from marcod.synthetic import ImagerStyle
 
 
 @pytest.fixture
 def deliveries() -> dict[str, Delivery]:
     """One plate of each of the three imagers."""
     return {
-        "rock-imager": delivery("formulatrix", Imager.FORMULATRIX, "2041", 1),
-        "minstrel": delivery("rigaku", Imager.RIGAKU, "CI030117", 2),
-        "hwi": delivery("hwi", Imager.HWI, "X000016042", 3, PLATE_FORMATS[1536], filled=0.01),
+        "rock-imager": delivery("formulatrix", ImagerStyle.FORMULATRIX, "2041", 1),
+        "minstrel": delivery("rigaku", ImagerStyle.RIGAKU, "CI030117", 2),
+        "hwi": delivery("hwi", ImagerStyle.HWI, "X000016042", 3, PLATE_FORMATS[1536], filled=0.01),
     }
 
 

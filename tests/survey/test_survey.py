@@ -16,7 +16,7 @@ from marcod.survey import Survey, look, propose, root_of
 from marcod.survey.imager import SurveyedImager
 from marcod.survey.propose import Answers
 from marcod.survey.sample import SurveyLimits
-from marcod.synthetic import Imager as Camera
+from marcod.synthetic import ImagerStyle as Camera
 from marcod.synthetic import PlateSpec, plate_files
 
 START = datetime(2026, 4, 1, 8, 30, tzinfo=UTC)

@@ -15,7 +15,7 @@ from PIL import Image
 from marcod import layouts
 from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, Kind, Modality, NotADrop, PlateFormat
 from marcod.synthetic import (
-    Imager,
+    ImagerStyle,
     PlateSpec,
     another_imager,
     at_age,
@@ -33,15 +33,15 @@ from marcod.synthetic.scene import Camera, Crystals, Debris, Growth, Habit, Scen
 SMALL = (132, 108)
 DATES = tuple(datetime(2026, 3, 1, 9, 30, tzinfo=UTC) + timedelta(days=day) for day in (0, 1, 4, 9, 21))
 PLATES = {
-    "formulatrix": ("10380", Imager.FORMULATRIX),
-    "rockmaker-export": ("90j8", Imager.FORMULATRIX),
-    "oppf": ("441312000010", Imager.FORMULATRIX),
-    "xchem": ("90j8", Imager.FORMULATRIX),
-    "crims": ("CD044931", Imager.FORMULATRIX),
-    "rigaku": ("CI022987", Imager.RIGAKU),
-    "hwi": ("X000012345", Imager.HWI),
-    "rhombix": ("TG-CQ-20", Imager.FORMULATRIX),
-    "ami": ("plate7", Imager.FORMULATRIX),
+    "formulatrix": ("10380", ImagerStyle.FORMULATRIX),
+    "rockmaker-export": ("90j8", ImagerStyle.FORMULATRIX),
+    "oppf": ("441312000010", ImagerStyle.FORMULATRIX),
+    "xchem": ("90j8", ImagerStyle.FORMULATRIX),
+    "crims": ("CD044931", ImagerStyle.FORMULATRIX),
+    "rigaku": ("CI022987", ImagerStyle.RIGAKU),
+    "hwi": ("X000012345", ImagerStyle.HWI),
+    "rhombix": ("TG-CQ-20", ImagerStyle.FORMULATRIX),
+    "ami": ("plate7", ImagerStyle.FORMULATRIX),
 }
 
 
@@ -52,9 +52,9 @@ def spec_for(name: str, **changes: object) -> PlateSpec:
     return replace(spec, **changes)
 
 
-@pytest.mark.parametrize("imager", Imager)
+@pytest.mark.parametrize("imager", ImagerStyle)
 @pytest.mark.parametrize("label", CLASSES)
-def test_a_scene_is_what_was_asked_for_and_its_image_is_not_blank(label: DropClass, imager: Imager) -> None:
+def test_a_scene_is_what_was_asked_for_and_its_image_is_not_blank(label: DropClass, imager: ImagerStyle) -> None:
     for seed in range(4):
         scene = random_scene(seed, label, imager)
         image = render(scene, SMALL)
@@ -82,8 +82,8 @@ def test_another_process_renders_the_same_bytes() -> None:
     assert printed.strip() == here
 
 
-@pytest.mark.parametrize("imager", Imager)
-def test_geometry_does_not_depend_on_the_resolution(imager: Imager) -> None:
+@pytest.mark.parametrize("imager", ImagerStyle)
+def test_geometry_does_not_depend_on_the_resolution(imager: ImagerStyle) -> None:
     scene = random_scene(5, DropClass.CLEAR, imager)
     scene = replace(scene, camera=replace(scene.camera, noise=0.0, defocus=0.0, jpeg_quality=None))
     small = render(scene, (132, 108)).astype(float)
@@ -94,7 +94,7 @@ def test_geometry_does_not_depend_on_the_resolution(imager: Imager) -> None:
 def test_when_nothing_is_asked_for_all_classes_and_imagers_come() -> None:
     scenes = [random_scene(seed) for seed in range(120)]
     assert {scene_label(scene) for scene in scenes} == set(DropClass)
-    assert {scene.imager for scene in scenes} == set(Imager)
+    assert {scene.imager for scene in scenes} == set(ImagerStyle)
 
 
 @pytest.mark.slow
@@ -106,15 +106,15 @@ def test_crystals_and_precipitate_have_more_edges_than_clear_drops() -> None:
 
 def edges(label: DropClass, seed: int) -> float:
     """Mean slope of the image without the camera's own noise."""
-    scene = random_scene(seed, label, Imager.HWI)
+    scene = random_scene(seed, label, ImagerStyle.HWI)
     scene = replace(scene, camera=replace(scene.camera, noise=0.0, defocus=0.0, jpeg_quality=None))
     grey = render(scene, (220, 180)).mean(axis=2)
     down, right = np.gradient(grey)
     return float(np.hypot(down, right).mean())
 
 
-@pytest.mark.parametrize("imager", Imager)
-def test_growing_crystals_change_the_drop_and_nothing_else(imager: Imager) -> None:
+@pytest.mark.parametrize("imager", ImagerStyle)
+def test_growing_crystals_change_the_drop_and_nothing_else(imager: ImagerStyle) -> None:
     scene = clean(random_scene(11, DropClass.CRYSTALS, imager))
     before, after = at_age(scene, 0.0), at_age(scene, 30.0)
     assert scene_label(before) is DropClass.CLEAR
@@ -131,8 +131,8 @@ def clean(scene: Scene) -> Scene:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("imager", Imager)
-def test_the_largest_crystal_is_in_sight_in_every_framing(imager: Imager) -> None:
+@pytest.mark.parametrize("imager", ImagerStyle)
+def test_the_largest_crystal_is_in_sight_in_every_framing(imager: ImagerStyle) -> None:
     for seed in range(12):
         scene = clean(random_scene(seed, DropClass.CRYSTALS, imager))
         with_crystals, without = (render(s, (165, 135)).astype(int) for s in (scene, replace(scene, crystals=())))
@@ -142,7 +142,7 @@ def test_the_largest_crystal_is_in_sight_in_every_framing(imager: Imager) -> Non
 
 @pytest.mark.parametrize("habit", [Habit.PLATE, Habit.CUBE])
 def test_a_crystal_is_clear_inside_a_dark_rim_with_a_bright_line(habit: Habit) -> None:
-    scene = clean(random_scene(3, DropClass.CLEAR, Imager.CLOSE_UP))
+    scene = clean(random_scene(3, DropClass.CLEAR, ImagerStyle.CLOSE_UP))
     assert scene.drop is not None
     drop = replace(scene.drop, radius=1.0, centre=(0.0, 0.0), lens=0.0, tilt=0.0, haze=0.0, arcs=())
     crystal = Crystals(habit, 1, 0.5, (0, 0), 0.0, 0.9, 0.8, 0.06, 5.0, 0.0, (0.0, 0.0, 0.0), Growth(0.0, 0.01), seed=0)
@@ -194,7 +194,7 @@ def test_every_look_of_a_photograph_comes() -> None:
 
 @pytest.mark.slow
 def test_truth_never_goes_back_where_nothing_dissolves() -> None:
-    spec = PlateSpec(Imager.FORMULATRIX, "1", DATES, hit_rate=0.6, seed=1)
+    spec = PlateSpec(ImagerStyle.FORMULATRIX, "1", DATES, hit_rate=0.6, seed=1)
     hits = dissolved = 0
     for row, column in spec.positions():
         history = drop_history(spec, row, column, 1)
@@ -214,7 +214,7 @@ def test_truth_never_goes_back_where_nothing_dissolves() -> None:
 
 
 def test_a_drop_keeps_its_well_outline_and_debris_over_the_inspections() -> None:
-    spec = PlateSpec(Imager.RIGAKU, "CI022987", DATES, drops=(1, 3, 4))
+    spec = PlateSpec(ImagerStyle.RIGAKU, "CI022987", DATES, drops=(1, 3, 4))
     for drop in spec.drops:
         history = drop_history(spec, 2, 5, drop)
         assert len({(scene.well, scene.drop, scene.debris, scene.imager) for scene in history}) == 1
@@ -273,7 +273,7 @@ def test_written_files_are_images_of_the_size_asked_for(name: str, tmp_path: Pat
 
 
 def test_under_uv_the_crystals_glow() -> None:
-    scene = replace(random_scene(2, DropClass.CRYSTALS, Imager.FORMULATRIX), modality=Modality.UV, precipitate=())
+    scene = replace(random_scene(2, DropClass.CRYSTALS, ImagerStyle.FORMULATRIX), modality=Modality.UV, precipitate=())
     bright, dark = render(at_age(scene, 30.0), SMALL), render(at_age(scene, 0.0), SMALL)
     assert bright.max() > 2 * dark.max()
     assert bright[..., 2].mean() > bright[..., 0].mean()
