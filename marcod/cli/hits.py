@@ -138,7 +138,7 @@ def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen
     from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
     with bars.progress("images", len(found)) as done:
-        return html_report.hits_sheet(found, html_report.Images(roots), chosen, datetime.now(UTC), done)
+        return html_report.hits_sheet(found, html_report.ImageRoots(roots), chosen, datetime.now(UTC), done)
 
 
 def _chosen(since: datetime | None, new_only: bool, project: str | None, source: str | None) -> str:

@@ -180,5 +180,5 @@ def _exported(shown: "PlateMap", format_: str, roots: dict[str, Path]) -> tuple[
     from marcod.plates import html_report  # loads the templates' engine, which no other answer needs
 
     with bars.progress("images", len(shown.drops)) as done:
-        content = html_report.plate_sheet(shown, html_report.Images(roots), datetime.now(UTC), done)
+        content = html_report.plate_sheet(shown, html_report.ImageRoots(roots), datetime.now(UTC), done)
     return content, html_report.file_name(shown)

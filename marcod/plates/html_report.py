@@ -43,7 +43,7 @@ Done = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class MarkStyle:
     """Display of a mark on a sheet: its letter, and the style of its colours."""
 
     letter: str
@@ -51,18 +51,18 @@ class Shown:
 
 
 SHOWN: Final = {
-    Mark.HIT: Shown("X", "crystals hit"),
-    Mark.PRECIPITATE: Shown("p", "precipitate"),
-    Mark.CLEAR: Shown("\N{MIDDLE DOT}", "clear"),
-    Mark.OTHER: Shown("o", "other"),
-    Mark.CRYSTALS: Shown("x", "crystals"),
-    Mark.FAILED: Shown("!", "failed"),
-    Mark.UNSCORED: Shown("?", "waiting"),
+    Mark.HIT: MarkStyle("X", "crystals hit"),
+    Mark.PRECIPITATE: MarkStyle("p", "precipitate"),
+    Mark.CLEAR: MarkStyle("\N{MIDDLE DOT}", "clear"),
+    Mark.OTHER: MarkStyle("o", "other"),
+    Mark.CRYSTALS: MarkStyle("x", "crystals"),
+    Mark.FAILED: MarkStyle("!", "failed"),
+    Mark.UNSCORED: MarkStyle("?", "waiting"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class ImageRoots:
     """Where the images of each source lie on this host."""
 
     roots: Mapping[str, Path]
@@ -144,10 +144,10 @@ def _gap_mm(*, dense: bool) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DropCell:
     """A drop as shown on a sheet."""
 
-    mark: Shown
+    mark: MarkStyle
     hit: bool
     said: str
     p_crystals: float | None
@@ -158,14 +158,14 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class WellRow:
     """One row of wells; a well has a place for every drop of the plate, None where it has none."""
 
     letters: str
-    wells: tuple[tuple[Drop | None, ...], ...]
+    wells: tuple[tuple[DropCell | None, ...], ...]
 
 
-def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done = lambda _: None) -> str:
+def plate_sheet(shown: PlateMap, images: ImageRoots, made_at: datetime, done: Done = lambda _: None) -> str:
     """Render the sheet of one inspection: its facts, a map of thumbnails, and its hits in large.
 
     ``done`` is called with the number of images read.
@@ -179,7 +179,7 @@ def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done =
         drops[verdict.image.place] = _drop(shown, verdict, uri)
         done(count)
     rows = [
-        Row(row_letters(row), tuple(_well(drops, row, c, numbers) for c in range(1, size.columns + 1)))
+        WellRow(row_letters(row), tuple(_well(drops, row, c, numbers) for c in range(1, size.columns + 1)))
         for row in range(1, size.rows + 1)
     ]
     found = [d for d in shown.drops if d.hit]
@@ -205,7 +205,7 @@ def plate_sheet(shown: PlateMap, images: Images, made_at: datetime, done: Done =
 
 
 def hits_sheet(
-    found: Sequence[Hit], images: Images, chosen: str, made_at: datetime, done: Done = lambda _: None
+    found: Sequence[Hit], images: ImageRoots, chosen: str, made_at: datetime, done: Done = lambda _: None
 ) -> str:
     """Render the sheet of hits over all plates; ``chosen`` describes the selection."""
     cards = []
@@ -220,7 +220,7 @@ def hits_sheet(
     )
 
 
-def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> Drop:
+def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> DropCell:
     hit = verdict.hit
     mark = SHOWN[mark_of(verdict, shown.version)]
     said = verdict.majority
@@ -235,12 +235,12 @@ def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> Drop:
     )
     numbers = ", ".join(f"{name} {p:.2f}" for name, p in scores if p is not None)
     title = "; ".join(part for part in (f"{place} {mark.letter}", words, numbers) if part)
-    return Drop(mark, hit, flag, verdict.image.p_crystals, uri, place, words, title)
+    return DropCell(mark, hit, flag, verdict.image.p_crystals, uri, place, words, title)
 
 
 def _well(
-    drops: Mapping[tuple[int, int, int], Drop], row: int, column: int, numbers: Iterable[int]
-) -> tuple[Drop | None, ...]:
+    drops: Mapping[tuple[int, int, int], DropCell], row: int, column: int, numbers: Iterable[int]
+) -> tuple[DropCell | None, ...]:
     """Place the drops of a well by their numbers on the whole plate; empty for an empty well."""
     slots = tuple(drops.get((row, column, number)) for number in numbers)
     return slots if any(slots) else ()
@@ -264,7 +264,7 @@ def _facts(shown: PlateMap) -> list[tuple[str, str | None]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class LegendLine:
     """A line of the legend; ``before`` is printed once before the classes."""
 
     letter: str
@@ -274,14 +274,14 @@ class Counted:
     before: str
 
 
-def _marks(shown: PlateMap) -> list[Counted]:
+def _marks(shown: PlateMap) -> list[LegendLine]:
     """Make the legend with the count of each mark; each drop has one."""
     counts = shown.counts()
     kept = [mark for mark in Mark if mark in (Mark.HIT, *MARKS_OF_CLASS) or counts[mark]]
     words = {Mark.HIT: f"hits ({hit_rule(shown.version.crystal_threshold)})"}
     before = {MARKS_OF_CLASS[0]: "others by likeliest class:"}
     return [
-        Counted(SHOWN[mark].letter, SHOWN[mark].style, words.get(mark, mark), counts[mark], before.get(mark, ""))
+        LegendLine(SHOWN[mark].letter, SHOWN[mark].style, words.get(mark, mark), counts[mark], before.get(mark, ""))
         for mark in kept
     ]
 
@@ -302,7 +302,7 @@ class Card:
     """A hit as shown on a sheet."""
 
     hit: Hit
-    mark: Shown
+    mark: MarkStyle
     said: str
     uri: str | None
     place: str
@@ -312,7 +312,7 @@ class Card:
 
 def _card(hit: Hit, uri: str | None) -> Card:
     # One that dissolved is not a hit now and has the mark of its class; any other is one, whatever its class.
-    now = Shown("X", "crystals")
+    now = MarkStyle("X", "crystals")
     if hit.trend == Trend.DISSOLVING and hit.label is not None:
         now = SHOWN[Mark(hit.label)]
     words = [

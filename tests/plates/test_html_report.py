@@ -16,7 +16,7 @@ from shown import drop, plate, said
 from marcod import images
 from marcod.domain import PLATE_FORMATS, DropClass, PlateFormat
 from marcod.errors import ImageError
-from marcod.plates.html_report import PAGE_MM, Images, file_name, hits_sheet, look, plate_sheet
+from marcod.plates.html_report import PAGE_MM, ImageRoots, file_name, hits_sheet, look, plate_sheet
 from marcod.plates.metadata import Grid
 from marcod.plates.reports import Hit
 from marcod.store.verdicts import ImageState
@@ -66,7 +66,7 @@ def assert_harmless(page: Page) -> None:
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     photograph(tmp_path / "A01.jpg")
     drops = [drop(1, 1, 0.9, said=said(DropClass.CRYSTALS, HOSTILE)), drop(1, 2, 0.1)]
-    text = plate_sheet(plate(drops, HOSTILE, project="=cmd()", screen=HOSTILE), Images({"imager": tmp_path}), utc())
+    text = plate_sheet(plate(drops, HOSTILE, project="=cmd()", screen=HOSTILE), ImageRoots({"imager": tmp_path}), utc())
     page = Page(text)
     assert_harmless(page)
     assert page.words.count("<script>alert(1)</script>") >= 3
@@ -92,7 +92,7 @@ def test_the_sheet_of_hits_is_harmless_too(tmp_path: Path) -> None:
         hit(best_path=None, p_crystals=None, label=None, cause="model"),
         hit(source="elsewhere", label="Clear", trend="dissolving", model_synthetic=False),
     ]
-    page = Page(hits_sheet(found, Images({"imager": tmp_path}), HOSTILE, utc()))
+    page = Page(hits_sheet(found, ImageRoots({"imager": tmp_path}), HOSTILE, utc()))
     assert_harmless(page)
     assert len(page.of("img")) == 1
     assert page.words.count("no image") == 2
@@ -106,7 +106,7 @@ def test_a_hit_on_a_sheet_is_told_in_words_too(tmp_path: Path) -> None:
         (hit(barcode="BC7"), "plate BC7, A01.1 X; likeliest Crystals; crystals 0.90"),
         (hit(label="Clear", label_person="ann", p_crystals=None), "plate P1, A01.1 X; Clear says ann"),
     ):
-        page = Page(hits_sheet([found], Images({"imager": tmp_path}), "", utc()))
+        page = Page(hits_sheet([found], ImageRoots({"imager": tmp_path}), "", utc()))
         assert [image["alt"] for image in page.of("img")] == [alt]
         assert alt.split("; ")[1] in page.words
 
@@ -119,16 +119,16 @@ def test_a_image_that_is_gone_or_broken_leaves_a_place(tmp_path: Path) -> None:
     (tmp_path / "A06.jpg").mkdir()
     drops = [drop(1, column, 0.1) for column in range(1, 7)] + [drop(2, 1, 0.1, path="with\\x00nul.jpg")]
     counted: list[int] = []
-    page = Page(plate_sheet(plate(drops), Images({"imager": tmp_path}), utc(), counted.append))
+    page = Page(plate_sheet(plate(drops), ImageRoots({"imager": tmp_path}), utc(), counted.append))
     assert len(page.of("img")) == 1
     assert page.words.count("no image") == 6
     assert counted == list(range(1, 8))
-    assert Page(plate_sheet(plate(drops), Images({}), utc())).words.count("no image") == 7
+    assert Page(plate_sheet(plate(drops), ImageRoots({}), utc())).words.count("no image") == 7
 
 
 def test_thumbnails_are_small(tmp_path: Path) -> None:
     photograph(tmp_path / "A01.jpg", (2560, 1920))
-    uri = Images({"imager": tmp_path}).thumbnail("imager", "A01.jpg", 120)
+    uri = ImageRoots({"imager": tmp_path}).thumbnail("imager", "A01.jpg", 120)
     assert uri is not None
     assert len(uri) < 4000
 
@@ -143,7 +143,7 @@ def test_every_verdict_has_its_letter_and_its_frame(tmp_path: Path) -> None:
         drop(1, 6, 0.9, said=said(DropClass.PRECIPITATE, "ann")),
         drop(1, 7, 0.1, said=said(DropClass.CRYSTALS, "bob", {DropClass.CRYSTALS: 1, DropClass.CLEAR: 1})),
     ]
-    page = Page(plate_sheet(plate(drops), Images({}), utc()))
+    page = Page(plate_sheet(plate(drops), ImageRoots({}), utc()))
     found = page.figures()
     assert [well for well, classes in found.items() if "hit" in classes] == ["A01.1", "A07.1"]
     words = re.sub(r"\s+", " ", page.words)
@@ -158,7 +158,7 @@ def test_every_verdict_has_its_letter_and_its_frame(tmp_path: Path) -> None:
 def test_drops_of_a_well_keep_their_place() -> None:
     """Subwells 1, 3 and 4 of a three-lens plate: a missing one leaves its place empty."""
     drops = [drop(1, 1, 0.1, number) for number in (1, 3, 4)] + [drop(1, 2, 0.1, 4)]
-    page = Page(plate_sheet(plate(drops), Images({}), utc()))
+    page = Page(plate_sheet(plate(drops), ImageRoots({}), utc()))
     assert "drops 1, 3, 4 of a well stand in this order" in page.words
     assert len(page.figures()) == 4
 
@@ -167,7 +167,7 @@ def test_drops_of_a_well_keep_their_place() -> None:
 def test_the_map_has_the_plate_s_wells(wells: int) -> None:
     size = PLATE_FORMATS[wells]
     shown = plate([drop(1, 1, 0.9)], grid=Grid(size.rows, size.columns, 1))
-    page = Page(plate_sheet(shown, Images({}), utc()))
+    page = Page(plate_sheet(shown, ImageRoots({}), utc()))
     assert len(page.of("td")) == wells
 
 
