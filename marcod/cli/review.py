@@ -23,7 +23,7 @@ from marcod.labels import files
 from marcod.labels.recorder import DropReference
 from marcod.review import desk, folder
 from marcod.review.desk import Report
-from marcod.review.queue import Item, Stream
+from marcod.review.queue import ReviewItem, Stream
 from marcod.settings import Settings
 
 KEYS: Final = {
@@ -73,7 +73,7 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
         output.echo(NOTHING.format(who) if item is None else _text(item, roots))
 
 
-def _open(item: Item, roots: Mapping[str, Path]) -> None:
+def _open(item: ReviewItem, roots: Mapping[str, Path]) -> None:
     """Show the image in the person's viewer. Raises MarcodError without a program for it."""
     command = [OPENER, str(folder.image_file(item, roots))]
     quiet = subprocess.DEVNULL
@@ -88,7 +88,7 @@ def _open(item: Item, roots: Mapping[str, Path]) -> None:
 
 def _session(ready: App, settings: Settings, person: str, *, opens: bool) -> None:
     """Ask until nothing waits or the person ends it."""
-    done: list[tuple[Item, DropClass | None]] = []
+    done: list[tuple[ReviewItem, DropClass | None]] = []
     roots = options.source_roots(settings, ready)
     desk.fill(ready.db, settings.review, datetime.now(UTC))
     while (item := desk.next_item(ready.db, settings.review, person, datetime.now(UTC))) is not None:
@@ -107,7 +107,7 @@ def _session(ready: App, settings: Settings, person: str, *, opens: bool) -> Non
     output.echo(f"{len(done)} answered or skipped" + (f"; {NOTHING.format(person)}" if item is None else ""))
 
 
-def _keep(ready: App, item: Item, label: DropClass | None, person: str) -> None:
+def _keep(ready: App, item: ReviewItem, label: DropClass | None, person: str) -> None:
     """Keep an answer, or with None a skip."""
     now = datetime.now(UTC)
     if label is None:
@@ -119,7 +119,7 @@ def _keep(ready: App, item: Item, label: DropClass | None, person: str) -> None:
         output.echo(f"{label}; {item.model}: {thought}\n" if thought else f"{label}\n")
 
 
-def _take_back(ready: App, done: list[tuple[Item, DropClass | None]], person: str) -> None:
+def _take_back(ready: App, done: list[tuple[ReviewItem, DropClass | None]], person: str) -> None:
     """Undo the last answer of the session, which is asked again next."""
     if not done:
         output.echo("nothing to take back in this session; `marcod label withdraw` takes back an earlier label\n")
@@ -131,7 +131,7 @@ def _take_back(ready: App, done: list[tuple[Item, DropClass | None]], person: st
 
 
 @contextmanager
-def _given_back(ready: App, item: Item, person: str) -> Iterator[None]:
+def _given_back(ready: App, item: ReviewItem, person: str) -> Iterator[None]:
     """Whatever ends the session, an item without an answer is free for others at once."""
     try:
         yield
@@ -155,17 +155,17 @@ def _key() -> str:
                 click.echo(f"{key} is not one of the keys\n{PROMPT}", nl=False)
 
 
-def _place(item: Item) -> str:
+def _place(item: ReviewItem) -> str:
     return f"{item.well}.{item.drop_number} of {item.barcode or item.plate_key}, inspection {item.inspection_key}"
 
 
-def _scores(item: Item) -> str:
+def _scores(item: ReviewItem) -> str:
     names = ("crystals", "precipitate", "clear", "other")
     values = ((name, getattr(item, f"p_{name}")) for name in names)
     return ", ".join(f"{name} {p:.2f}" for name, p in values if p is not None)
 
 
-def _text(item: Item, roots: Mapping[str, Path]) -> str:
+def _text(item: ReviewItem, roots: Mapping[str, Path]) -> str:
     lines = [
         f"item {item.item_id} ({item.stream}): {_place(item)}, {item.source}",
         f"  {folder.image_file(item, roots)}",
@@ -176,7 +176,7 @@ def _text(item: Item, roots: Mapping[str, Path]) -> str:
     return "\n".join(text.printable(line) for line in lines)
 
 
-def _record(item: Item, roots: Mapping[str, Path]) -> dict[str, object]:
+def _record(item: ReviewItem, roots: Mapping[str, Path]) -> dict[str, object]:
     return {**asdict(item), "root": roots.get(item.source, item.root), "file": folder.image_file(item, roots)}
 
 

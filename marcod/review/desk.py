@@ -18,7 +18,7 @@ from marcod.labels.files import find
 from marcod.labels.recorder import DropReference, LabelTarget
 from marcod.review import queue as store
 from marcod.review import recall, sampling, strategies
-from marcod.review.queue import Counts, Item, Stream
+from marcod.review.queue import Counts, ReviewItem, Stream
 from marcod.settings import ReviewSettings
 from marcod.store import versions
 from marcod.store.votes import NewLabel
@@ -165,7 +165,7 @@ def _due(connection: Any, champion: versions.Version, population: int, now: date
     return (grown or now - before[0].drawn_at >= ROUND_AGE) and not sampling.open_items(connection, champion)
 
 
-def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime) -> Item | None:
+def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime) -> ReviewItem | None:
     """Claim the next item for a person, for ``store.PATIENCE``; None where nothing waits for them.
 
     What they were shown and have not answered comes first, then what was put there by hand, then the stream that is
@@ -180,10 +180,10 @@ def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime
 
 def take(
     db: Database, settings: ReviewSettings, person: str, now: datetime, *, hold: timedelta = store.PATIENCE
-) -> list[Item]:
+) -> list[ReviewItem]:
     """Claim one item of the queue as it is, for a person, for the time ``hold``; empty where there is none."""
 
-    def work(connection: Any) -> list[Item]:
+    def work(connection: Any) -> list[ReviewItem]:
         champion = versions.champion(connection)
         store.reconcile(connection)
         order = _turns(settings, store.seen(connection, champion))
@@ -200,22 +200,22 @@ def _turns(settings: ReviewSettings, seen: dict[Stream, int]) -> list[Stream]:
     return [Stream.MANUAL, *behind]
 
 
-def answer(db: Database, item: Item, label: DropClass, person: str, now: datetime) -> None:
+def answer(db: Database, item: ReviewItem, label: DropClass, person: str, now: datetime) -> None:
     """Store a person's answer to an item as a label, and close the item, in one transaction."""
     db.write(_answer, item, label, person, now)
 
 
-def _answer(connection: Any, item: Item, label: DropClass, person: str, now: datetime) -> None:
+def _answer(connection: Any, item: ReviewItem, label: DropClass, person: str, now: datetime) -> None:
     recorder.add(connection, [NewLabel(item.drop_id, item.inspection_id, label, person, now, ORIGIN)], now)
     store.close(connection, item.item_id, person=person, answer=str(label), now=now)
 
 
-def skip(db: Database, item: Item, person: str, now: datetime) -> None:
+def skip(db: Database, item: ReviewItem, person: str, now: datetime) -> None:
     """Close an item without a label; the person is not asked about that drop and inspection again."""
     db.write(store.close, item.item_id, person=person, answer=store.SKIPPED, now=now)
 
 
-def undo(db: Database, item: Item, label: DropClass | None, person: str, now: datetime) -> bool:
+def undo(db: Database, item: ReviewItem, label: DropClass | None, person: str, now: datetime) -> bool:
     """Take an answer back, or with None a skip, and ask the person again. False where it was changed since."""
 
     def work(connection: Any) -> bool:
@@ -229,7 +229,7 @@ def undo(db: Database, item: Item, label: DropClass | None, person: str, now: da
     return db.write(work)
 
 
-def release(db: Database, items: Sequence[Item], person: str) -> None:
+def release(db: Database, items: Sequence[ReviewItem], person: str) -> None:
     """Give items back that a person does not answer now."""
     db.write(store.release, [item.item_id for item in items], person)
 
@@ -240,7 +240,7 @@ def ask(db: Database, named: DropReference, reason: str, now: datetime) -> bool:
     return db.write(lambda c: store.ask(c, find(c, named), versions.champion(c), text, now))
 
 
-def one(db: Database, item_id: int) -> Item:
+def one(db: Database, item_id: int) -> ReviewItem:
     """Return one item. Raises NotFoundError."""
     found = db.read(store.items, [item_id])
     if not found:
@@ -250,7 +250,7 @@ def one(db: Database, item_id: int) -> Item:
 
 def overview(
     db: Database, now: datetime, streams: Sequence[Stream], limit: int
-) -> tuple[dict[Stream, Counts], list[Item]]:
+) -> tuple[dict[Stream, Counts], list[ReviewItem]]:
     """Count the items of each stream, and list the open ones of some."""
     return db.read(lambda c: (store.counts(c, now), store.waiting(c, streams, limit)))
 

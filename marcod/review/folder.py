@@ -23,7 +23,7 @@ from marcod.labels.vocabularies import Vocabularies
 from marcod.plates.plate_map import csv_text
 from marcod.review import desk
 from marcod.review import queue as store
-from marcod.review.queue import Item
+from marcod.review.queue import ReviewItem
 from marcod.settings import ReviewSettings
 from marcod.store.votes import NewLabel
 from marcod.text import count, quoted
@@ -91,16 +91,16 @@ def export(
     return Exported(folder / NAME, len(copied), tuple(problems))
 
 
-def _take(db: Database, settings: ReviewSettings, person: str, now: datetime, limit: int) -> list[Item]:
+def _take(db: Database, settings: ReviewSettings, person: str, now: datetime, limit: int) -> list[ReviewItem]:
     """Claim items one after the other, so that the streams are mixed as they are on the screen."""
-    taken: dict[int, Item] = {}
+    taken: dict[int, ReviewItem] = {}
     while len(taken) < limit and (found := desk.take(db, settings, person, now, hold=HOLD)):
         taken |= {item.item_id: item for item in found}
     return list(taken.values())
 
 
 def _write(
-    folder: Path, taken: Sequence[Item], person: str, roots: Mapping[str, Path], done: Callable[[int], None]
+    folder: Path, taken: Sequence[ReviewItem], person: str, roots: Mapping[str, Path], done: Callable[[int], None]
 ) -> tuple[set[int], list[str]]:
     """Write the folder and name it when it is whole. Returns its items, and a sentence for each other one."""
     records, problems = [], []
@@ -124,17 +124,17 @@ def _why(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def image_file(item: Item, roots: Mapping[str, Path]) -> Path:
+def image_file(item: ReviewItem, roots: Mapping[str, Path]) -> Path:
     """Return the file of an item's image, below its source's root of now, else below the recorded one."""
     return roots.get(item.source, Path(item.root)) / item.path
 
 
-def _image(item: Item, roots: Mapping[str, Path]) -> bytes:
+def _image(item: ReviewItem, roots: Mapping[str, Path]) -> bytes:
     """Read the bytes of an item's image. Raises ImageError for a path that leads out of its source, and OSError."""
     return images.read(image_file(item, roots), roots.get(item.source, Path(item.root)))
 
 
-def file_name(item: Item) -> str:
+def file_name(item: ReviewItem) -> str:
     """Return a name for a copy that any file system takes, such as ``12-P1-A01.1-3.jpg``."""
     parts = (item.barcode or item.plate_key, f"{item.well}.{item.drop_number}", item.inspection_key)
     safe = [re.sub(r"[^A-Za-z0-9._]+", "_", part)[:40].strip("._") or "_" for part in parts]
@@ -142,7 +142,7 @@ def file_name(item: Item) -> str:
     return "-".join((str(item.item_id), *safe)) + (suffix if suffix in _SUFFIXES else ".img")
 
 
-def _record(item: Item, name: str, person: str) -> dict[str, Any]:
+def _record(item: ReviewItem, name: str, person: str) -> dict[str, Any]:
     return {
         "item": item.item_id,
         "image": name,
@@ -161,7 +161,7 @@ class _Line:
     """An answer as written; ``label`` None is a skip."""
 
     number: int
-    item: Item
+    item: ReviewItem
     label: DropClass | None
     person: str
 
@@ -211,7 +211,7 @@ def _number(cells: dict[str, str]) -> int | None:
 
 
 def _line(
-    number: int, cells: dict[str, str], known: dict[int, Item], tables: Vocabularies, person: str, vocabulary: str
+    number: int, cells: dict[str, str], known: dict[int, ReviewItem], tables: Vocabularies, person: str, vocabulary: str
 ) -> _Line | None:
     """Parse a line's answer, None where the label is empty. Raises LabelError."""
     item = known.get(_number(cells) or 0)
@@ -234,7 +234,7 @@ def _line(
     return _Line(number, item, label, who)
 
 
-def _check_subject(cells: dict[str, str], item: Item) -> None:
+def _check_subject(cells: dict[str, str], item: ReviewItem) -> None:
     """Check that a line is of this database and keeps its number. Raises LabelError."""
     own = {"well": item.well, "plate": item.barcode or item.plate_key}
     written = {column: cells.get(column, text) for column, text in own.items()}

@@ -63,7 +63,7 @@ class ReviewCandidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ReviewItem:
     """An item as shown to people. ``root`` and ``path`` are as on disk, keys as stored.
 
     The probabilities are the present ones of the model that proposed it; None where there is no score, and in an
@@ -223,7 +223,7 @@ def close(connection: Connection, item_id: int, *, person: str, answer: str, now
     return connection.execute(sa.update(review_item).where(of_item).values(values)).rowcount > 0
 
 
-def reopen(connection: Connection, item: Item, answer: str, person: str, now: datetime) -> bool:
+def reopen(connection: Connection, item: ReviewItem, answer: str, person: str, now: datetime) -> bool:
     """Ask a person again. False where the item has another answer by now.
 
     The item is theirs from now on. Others of the same drop and inspection that the answer closed are open again too.
@@ -331,23 +331,23 @@ def _items(connection: Connection, *chosen: sa.ColumnElement[bool]) -> sa.Select
     )
 
 
-def _item(row: Any) -> Item:
+def _item(row: Any) -> ReviewItem:
     values = list(row)
     stream = Stream(values[1])
     values[1], values[4], values[5] = stream, text_path(values[4]), text_path(values[5])
     if stream is Stream.AUDIT and values[-1] is None:
         values[_PROBABILITIES] = [None] * 4
-    return Item(*values)
+    return ReviewItem(*values)
 
 
-def items(connection: Connection, item_ids: Sequence[int]) -> list[Item]:
+def items(connection: Connection, item_ids: Sequence[int]) -> list[ReviewItem]:
     """Read items, in this order; one that does not exist is left out."""
     rows = select_in(connection, _items(connection), review_item.c.id, item_ids)
     found = {row[0]: _item(row) for row in rows}
     return [found[i] for i in item_ids if i in found]
 
 
-def waiting(connection: Connection, streams: Sequence[Stream], limit: int) -> list[Item]:
+def waiting(connection: Connection, streams: Sequence[Stream], limit: int) -> list[ReviewItem]:
     """List open items of these streams, stream by stream in the order in which they are offered."""
     chosen = (review_item.c.answered_at.is_(None), review_item.c.stream.in_([str(s) for s in streams]))
     order = (review_item.c.stream, review_item.c.rank, review_item.c.id)

@@ -18,7 +18,7 @@ from marcod.labels import recorder
 from marcod.labels.recorder import LabelTarget
 from marcod.review import desk, sampling, strategies
 from marcod.review import queue as store
-from marcod.review.queue import Item, Stream
+from marcod.review.queue import ReviewItem, Stream
 from marcod.settings import ReviewSettings
 from marcod.store import queue, serving, versions
 from marcod.store.versions import Version
@@ -75,12 +75,12 @@ def _disagreements(connection: sa.Connection, version: Version, limit: int) -> l
     return among + strategies.with_people(connection, version, limit)
 
 
-def waiting(db: Database, *streams: Stream) -> list[Item]:
+def waiting(db: Database, *streams: Stream) -> list[ReviewItem]:
     return db.read(lambda c: store.waiting(c, streams or list(Stream), 1000))
 
 
-def claim(db: Database, person: str, when: datetime, *streams: Stream) -> Item | None:
-    def work(connection: sa.Connection) -> list[Item]:
+def claim(db: Database, person: str, when: datetime, *streams: Stream) -> ReviewItem | None:
+    def work(connection: sa.Connection) -> list[ReviewItem]:
         return store.items(connection, store.claim(connection, person, streams or list(Stream), when))
 
     found = db.write(work)
@@ -355,7 +355,7 @@ def test_one_person_gets_a_drop_once_from_several_streams(db: Database, champion
     scored(db, source_id, champion, wells(0.52, 0.45))
     propose(db, Stream.THRESHOLD, champion)
     draw(db, champion, [sampling.Stratum(True, 1, 1), sampling.Stratum(False, 1, 1)], 1, utc(hours=9))
-    taken: list[Item] = []
+    taken: list[ReviewItem] = []
     while found := desk.take(db, SETTINGS, "ann", utc(hours=10), hold=timedelta(days=7)):
         taken += found
     assert sorted(i.well for i in taken) == ["A01", "A02"]
