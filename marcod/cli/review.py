@@ -22,7 +22,7 @@ from marcod.files import refuse_inside
 from marcod.labels import files
 from marcod.labels.recorder import DropReference
 from marcod.review import desk, folder
-from marcod.review.desk import Report
+from marcod.review.desk import AuditReport
 from marcod.review.queue import ReviewItem, Stream
 from marcod.settings import Settings
 
@@ -234,7 +234,7 @@ def recall(settings: Settings, json_output: bool) -> None:
         _print_strata(found)
 
 
-def _print_strata(found: Report) -> None:
+def _print_strata(found: AuditReport) -> None:
     waiting = f", {found.waiting} answered before their turn" if found.waiting else ""
     drops = text.count(found.population, "drop")
     output.say(

@@ -47,7 +47,7 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AuditReport:
     """Result of one audit of the champion: the latest of which enough is answered, drawn at ``drawn_at``.
 
     ``recall`` with the ends of its interval is None where there is too little to say. ``population`` counts the drops
@@ -255,7 +255,7 @@ def overview(
     return db.read(lambda c: (store.counts(c, now), store.waiting(c, streams, limit)))
 
 
-def report(db: Database) -> Report:
+def report(db: Database) -> AuditReport:
     """Report the champion's crystal recall at its threshold, as far as an audit shows it."""
 
     def work(connection: Any) -> tuple[versions.Version, list[tuple[sampling.Round, list[sampling.StratumAnswers]]]]:
@@ -265,7 +265,7 @@ def report(db: Database) -> Report:
     champion, rounds = db.read(work)
     drawn_at, tallies, found = _choose(rounds)
     counted = ("population", "answered", "skipped", "open", "waiting")
-    return Report(
+    return AuditReport(
         model=str(champion),
         threshold=champion.crystal_threshold,
         drawn_at=drawn_at,
@@ -282,7 +282,7 @@ def report(db: Database) -> Report:
 
 def _choose(
     rounds: list[tuple[sampling.Round, list[sampling.StratumAnswers]]],
-) -> tuple[datetime | None, list[sampling.StratumAnswers], recall.Estimate | None]:
+) -> tuple[datetime | None, list[sampling.StratumAnswers], recall.RecallEstimate | None]:
     """Choose the audit to report: the latest with enough answers, else the latest with an estimate, else the latest.
 
     Never several: drops were drawn with other probabilities in each, and the model's scores were others.
@@ -293,7 +293,7 @@ def _choose(
     return next(enough, next(iter([*estimated, *latest]), (None, [], None)))
 
 
-def _estimate(tallies: list[sampling.StratumAnswers]) -> recall.Estimate | None:
+def _estimate(tallies: list[sampling.StratumAnswers]) -> recall.RecallEstimate | None:
     return recall.estimate([recall.AnsweredStratum(t.flagged, t.population, t.answered, t.crystals) for t in tallies])
 
 
@@ -302,7 +302,9 @@ def _answered(tallies: list[sampling.StratumAnswers]) -> float:
     return sum(t.answered + t.skipped for t in tallies) / max(1, sum(t.sample for t in tallies))
 
 
-def _sentence(champion: versions.Version, tallies: list[sampling.StratumAnswers], found: recall.Estimate | None) -> str:
+def _sentence(
+    champion: versions.Version, tallies: list[sampling.StratumAnswers], found: recall.RecallEstimate | None
+) -> str:
     if found is not None:
         return (
             f"{champion} finds {found.recall:.0%} of the crystals at its threshold of {champion.crystal_threshold:.4g} "

@@ -59,7 +59,7 @@ class AnsweredStratum:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class RecallEstimate:
     """The share of the crystals that score at or above the threshold, with the interval of ``CONFIDENCE``."""
 
     recall: float
@@ -67,7 +67,7 @@ class Estimate:
     high: float
 
 
-def estimate(strata: Sequence[AnsweredStratum], *, seed: int = 0) -> Estimate | None:
+def estimate(strata: Sequence[AnsweredStratum], *, seed: int = 0) -> RecallEstimate | None:
     """Estimate the recall from strata in falling order of score, or None where too little was answered.
 
     Too little are a stratum without an answer, fewer than ``LEAST_ANSWERS`` answers or ``LEAST_CRYSTALS`` crystals,
@@ -83,7 +83,7 @@ def estimate(strata: Sequence[AnsweredStratum], *, seed: int = 0) -> Estimate | 
     low = np.quantile(_recalls(filled, rng, SLOW), tail)
     high = np.quantile(_recalls(filled, rng, FAST), 1 - tail)
     point = _weighted(filled)
-    return Estimate(point, min(float(low), point), max(float(high), point))
+    return RecallEstimate(point, min(float(low), point), max(float(high), point))
 
 
 def _weighted(strata: Sequence[AnsweredStratum]) -> float:

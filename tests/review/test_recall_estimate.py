@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from marcod.review import recall
-from marcod.review.recall import AnsweredStratum, Estimate
+from marcod.review.recall import AnsweredStratum, RecallEstimate
 
 
 def audited(
@@ -87,7 +87,7 @@ def test_the_point_is_weighted_inversely() -> None:
 
 
 def test_who_looked_at_every_drop_knows() -> None:
-    assert recall.estimate([AnsweredStratum(True, 30, 30, 19), AnsweredStratum(False, 20, 20, 1)]) == Estimate(
+    assert recall.estimate([AnsweredStratum(True, 30, 30, 19), AnsweredStratum(False, 20, 20, 1)]) == RecallEstimate(
         0.95, 0.95, 0.95
     )
 
