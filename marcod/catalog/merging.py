@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.catalog import plate_setups
 from marcod.catalog.merging_rows import JoinedPlate, Place, join_hits, join_images, join_labels, join_questions
-from marcod.catalog.source_changes import Plan, Report, hold, plan, silent
+from marcod.catalog.source_changes import MergePlan, Report, hold, plan, silent
 from marcod.database.rows import delete_in, parts, select_in
 from marcod.database.schema import (
     drift_alarm,
@@ -49,7 +49,7 @@ from marcod.store import audit_log, derived, sources, versions
 
 def merge(
     connection: Connection, source_id: int, target_id: int, *, actor: str, now: datetime, report: Report = silent
-) -> Plan:
+) -> MergePlan:
     """Put everything of one source into another and remove the first.
 
     Returns what :func:`plan` had counted. Raises ConfigError when the two have different layouts.

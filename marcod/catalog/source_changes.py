@@ -72,7 +72,7 @@ def _count(connection: Connection, found: sa.Select[Any]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MergePlan:
     """Plan of a merge: all that moves, and how much of it the other source has already."""
 
     moved: Contents
@@ -81,7 +81,7 @@ class Plan:
     same_scores: int
 
 
-def plan(connection: Connection, source_id: int, target_id: int) -> Plan:
+def plan(connection: Connection, source_id: int, target_id: int) -> MergePlan:
     """Count what :func:`merging.merge` would do. Raises ConfigError as it does."""
     _require_one_layout(connection, source_id, target_id)
     theirs, other_image, other_score = plate.alias(), image.alias(), score.alias()
@@ -104,7 +104,7 @@ def plan(connection: Connection, source_id: int, target_id: int) -> Plan:
     )
     of_both = same_plates.where(plate.c.source_id == source_id, theirs.c.source_id == target_id)
     counts = (_count(connection, found) for found in (of_both, same_images, same_scores))
-    return Plan(contents(connection, source_id), *counts)
+    return MergePlan(contents(connection, source_id), *counts)
 
 
 def _require_one_layout(connection: Connection, source_id: int, target_id: int) -> None:

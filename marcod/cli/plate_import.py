@@ -13,7 +13,7 @@ from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.errors import MarcodError, NotFoundError
 from marcod.plates import metadata, metadata_csv, reports
-from marcod.plates.metadata import MetadataError, Plan, PlateRecord
+from marcod.plates.metadata import MetadataError, MetadataPlan, PlateRecord
 from marcod.plates.metadata_csv import Table, WrongLinesError
 from marcod.settings import Settings
 from marcod.watch.ingest import open_sources
@@ -62,7 +62,9 @@ def import_(
     _print(plan, read.unused, dry_run=dry_run, json_output=json_output)
 
 
-def _planned(ready: app.App, settings: Settings, read: Callable[[metadata_csv.Known], Table]) -> tuple[Table, Plan]:
+def _planned(
+    ready: app.App, settings: Settings, read: Callable[[metadata_csv.Known], Table]
+) -> tuple[Table, MetadataPlan]:
     """Read a table and plan what it changes. Raises MetadataError for all that is wrong."""
 
     @cache
@@ -73,7 +75,7 @@ def _planned(ready: app.App, settings: Settings, read: Callable[[metadata_csv.Kn
             return ()
         return tuple((plate.source, plate.key) for plate in found)
 
-    def plan(lines: Sequence[PlateRecord]) -> Plan:
+    def plan(lines: Sequence[PlateRecord]) -> MetadataPlan:
         return ready.db.read(metadata.plan, lines, settings.sources)
 
     try:
@@ -125,7 +127,7 @@ def _refused(table: Path, error: MetadataError, *, json_output: bool) -> MarcodE
     return MarcodError(f"{table}: nothing was imported, correct the lines named above")
 
 
-def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: bool) -> None:
+def _print(plan: MetadataPlan, unused: tuple[str, ...], *, dry_run: bool, json_output: bool) -> None:
     if json_output:
         output.print_json({"dry_run": dry_run, "unused_columns": unused, **_record(plan)})
         return
@@ -139,7 +141,7 @@ def _print(plan: Plan, unused: tuple[str, ...], *, dry_run: bool, json_output: b
     output.echo_first((f"warning: {warning}" for warning in plan.warnings), SHOWN, err=True)
 
 
-def _record(plan: Plan) -> dict[str, object]:
+def _record(plan: MetadataPlan) -> dict[str, object]:
     return {
         "new": sum(change.new for change in plan.changes),
         "changed": sum(not change.new for change in plan.changes),

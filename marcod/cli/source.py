@@ -137,7 +137,7 @@ def _opened(settings: Settings, dry_run: bool) -> AbstractContextManager[app.App
     return app.reading(settings) if dry_run else app.open_app(settings)
 
 
-def _same(planned: source_changes.Plan) -> str:
+def _same(planned: source_changes.MergePlan) -> str:
     nouns = ("plate", "image", "score")
     return "in both: " + ", ".join(counted(getattr(planned, f"same_{noun}s"), noun) for noun in nouns)
 

@@ -93,7 +93,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MetadataPlan:
     """Effect of an import. ``missing`` names the sources that have no row yet."""
 
     changes: tuple[Change, ...]
@@ -111,7 +111,7 @@ class PlateMetadata:
     grid: Grid | None
 
 
-def plan(connection: Connection, records: Sequence[PlateRecord], configured: Iterable[str]) -> Plan:
+def plan(connection: Connection, records: Sequence[PlateRecord], configured: Iterable[str]) -> MetadataPlan:
     """Plan an import. Raises MetadataError for unknown sources and formats that the drops contradict."""
     ids = _source_ids(connection)
     missing = {p.source for p in records if p.source not in ids}
@@ -123,10 +123,10 @@ def plan(connection: Connection, records: Sequence[PlateRecord], configured: Ite
     if problems:
         raise MetadataError(problems)
     warnings = _shared_barcodes(connection, records, ids)
-    return Plan(tuple(changes), len(records) - len(changes), tuple(warnings), tuple(sorted(missing)))
+    return MetadataPlan(tuple(changes), len(records) - len(changes), tuple(warnings), tuple(sorted(missing)))
 
 
-def import_metadata(connection: Connection, records: Sequence[PlateRecord], actor: str, now: datetime) -> Plan:
+def import_metadata(connection: Connection, records: Sequence[PlateRecord], actor: str, now: datetime) -> MetadataPlan:
     """Write the records, with an audit row for every changed barcode of a known plate.
 
     Every source must have its row. Raises MetadataError as :func:`plan` does, before anything is written. The

@@ -119,7 +119,7 @@ class Story:
             self.db.write(lambda c: queue.enqueue_rescore(c, version.id, self.now))
             promote(self.db, version, self.now)
 
-    def merge(self) -> source_changes.Plan:
+    def merge(self) -> source_changes.MergePlan:
         now = self.now
         one, other = self.ids["hand"], self.ids["minstrel"]
         return self.db.write(lambda c: merging.merge(c, one, other, actor="ann", now=now))
@@ -245,12 +245,12 @@ def twice(db: Database, champion: Version) -> dict[str, int]:
     return ids
 
 
-def merge(db: Database, ids: dict[str, int], one: str = HAND, other: str = MINSTREL) -> source_changes.Plan:
+def merge(db: Database, ids: dict[str, int], one: str = HAND, other: str = MINSTREL) -> source_changes.MergePlan:
     return db.write(lambda c: merging.merge(c, ids[one], ids[other], actor="ann", now=utc(9)))
 
 
 def test_plates_are_there_once_and_the_audit_tells_what_happened(db: Database, twice: dict[str, int]) -> None:
-    expected = source_changes.Plan(source_changes.Contents(2, 5, 5, 0), 1, 3, 3)
+    expected = source_changes.MergePlan(source_changes.Contents(2, 5, 5, 0), 1, 3, 3)
     assert db.read(lambda c: source_changes.plan(c, twice[HAND], twice[MINSTREL])) == expected
     assert merge(db, twice) == expected
     shown = rows(db, sa.text("select source, plate_key, seen, scored, hits from lims_plate_summary_v1 order by 2"))

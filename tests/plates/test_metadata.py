@@ -14,13 +14,13 @@ from marcod.database.engine import Database
 from marcod.database.schema import audit, inspection_summary, plate
 from marcod.domain import folded
 from marcod.plates import metadata
-from marcod.plates.metadata import Grid, MetadataError, Plan
+from marcod.plates.metadata import Grid, MetadataError, MetadataPlan
 from marcod.plates.metadata_csv import grid_of, read
 from marcod.store import summaries
 from marcod.store.versions import Version
 
 
-def take_in(db: Database, text: str, **columns: str) -> Plan:
+def take_in(db: Database, text: str, **columns: str) -> MetadataPlan:
     """A table, through the parts that the command uses."""
     table = read(text.encode(), columns, "imager")
     plan = db.write(lambda c: metadata.import_metadata(c, table.records, "ann", utc()))
