@@ -230,7 +230,7 @@ def _chosen(db: Database, plates: Sequence[str], source: str | None) -> list[int
     return sorted({plate.id for found in lists for plate in found})
 
 
-def _recount(db: Database, plate_ids: Sequence[int], *, fix: bool) -> list[recounting.Difference]:
+def _recount(db: Database, plate_ids: Sequence[int], *, fix: bool) -> list[recounting.RecountDifference]:
     found = []
     with bars.progress("plates recounted", len(plate_ids)) as report:
         for number, plate_id in enumerate(plate_ids, 1):
@@ -240,7 +240,7 @@ def _recount(db: Database, plate_ids: Sequence[int], *, fix: bool) -> list[recou
     return found
 
 
-def _print_differences(plates: int, found: Sequence[recounting.Difference], *, fix: bool) -> None:
+def _print_differences(plates: int, found: Sequence[recounting.RecountDifference], *, fix: bool) -> None:
     looked = f"{text.count(plates, 'plate')} recounted"
     if not found:
         output.echo(f"{looked}; every row is as it should be")

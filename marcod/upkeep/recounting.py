@@ -49,7 +49,7 @@ class Portion:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class RecountDifference:
     """One value that is kept and another that a recount gives; a row that is missing or too much has no column."""
 
     plate: str
@@ -84,7 +84,9 @@ def portions(connection: Connection, plate_id: int) -> list[Portion]:
     return [*inspections, *drops, Portion(plate_id)]
 
 
-def recount(connection: Connection, portion: Portion, now: datetime, *, fix: bool, actor: str) -> list[Difference]:
+def recount(
+    connection: Connection, portion: Portion, now: datetime, *, fix: bool, actor: str
+) -> list[RecountDifference]:
     """Recount a portion in this transaction and return what differs; with ``fix`` keep the recount and note it."""
     name = str(connection.execute(sa.select(plate.c.key).where(plate.c.id == portion.plate_id)).scalar_one())
     trial = connection.begin_nested()
@@ -114,7 +116,7 @@ def recount(connection: Connection, portion: Portion, now: datetime, *, fix: boo
 
 def _recounted(
     connection: Connection, portion: Portion, name: str, now: datetime
-) -> tuple[list[Difference], set[tuple[int, int]]]:
+) -> tuple[list[RecountDifference], set[tuple[int, int]]]:
     """Return what differs after a recount, and the drops and versions that have a row or must have one."""
     if not portion.inspection_ids and not portion.drop_ids:
         return _owed(connection, portion.plate_id, name, now), set()
@@ -155,7 +157,7 @@ def _subject(row: "Row") -> tuple[int, int]:
     return int(row["drop_id"]), int(row["model_version_id"])
 
 
-def _owed(connection: Connection, plate_id: int, name: str, now: datetime) -> list[Difference]:
+def _owed(connection: Connection, plate_id: int, name: str, now: datetime) -> list[RecountDifference]:
     """Queue the images that the champion owes a plate which it has started. Returns the difference."""
     champion = versions.champion(connection)
     started = (
@@ -166,7 +168,7 @@ def _owed(connection: Connection, plate_id: int, name: str, now: datetime) -> li
     if connection.execute(started.limit(1)).first() is None:
         return []
     queued = queue.enqueue_rescore(connection, champion.id, now, [plate_id])
-    return [Difference(name, f"work for {queued} images", str(champion), None, None, queued)] if queued else []
+    return [RecountDifference(name, f"work for {queued} images", str(champion), None, None, queued)] if queued else []
 
 
 def _spoke(connection: Connection, inspection_ids: Sequence[int]) -> list[int]:
@@ -219,12 +221,12 @@ _OF_HIT: Final = frozenset({"drop_id", "model_version_id"})
 """A hit keeps what was seen when it was found, so only that it stands is compared."""
 
 
-def _differences(name: str, before: dict[Key, Row], after: dict[Key, Row]) -> Iterator[Difference]:
+def _differences(name: str, before: dict[Key, Row], after: dict[Key, Row]) -> Iterator[RecountDifference]:
     for row, model in sorted(before.keys() | after.keys()):
         kept, counted = before.get((row, model)), after.get((row, model))
         if kept is None or counted is None:
-            yield Difference(name, row, model, None, kept, counted)
+            yield RecountDifference(name, row, model, None, kept, counted)
             continue
         for column in kept:
             if kept[column] != counted[column]:
-                yield Difference(name, row, model, column, kept[column], counted[column])
+                yield RecountDifference(name, row, model, column, kept[column], counted[column])
