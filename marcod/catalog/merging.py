@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.catalog import plate_setups
-from marcod.catalog.merging_rows import JoinedPlate, Place, join_hits, join_images, join_labels, join_questions
+from marcod.catalog.merging_rows import JoinedPlate, RowSubject, join_hits, join_images, join_labels, join_questions
 from marcod.catalog.source_changes import MergePlan, Report, hold, plan, silent
 from marcod.database.rows import delete_in, parts, select_in
 from marcod.database.schema import (
@@ -148,7 +148,7 @@ class _Merge:
         for row in one.images:
             if (same := by_path.get(row.path)) is not None:
                 one.pairs[row.id] = same
-                place = Place(same.drop_id, same.inspection_id)
+                place = RowSubject(same.drop_id, same.inspection_id)
                 one.placed.setdefault((row.drop_id, row.inspection_id), place)
 
     def _move_children(self, one: JoinedPlate, table: sa.Table, keys: Sequence[sa.Column[Any]]) -> dict[int, int]:

@@ -20,7 +20,7 @@ from marcod.store.votes import NewLabel
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RowSubject:
     """The drop, the inspection and perhaps the image that a row is about."""
 
     drop_id: int
@@ -42,7 +42,7 @@ class JoinedPlate:
     drops: dict[int, int] = field(default_factory=dict)
     inspections: dict[int, int] = field(default_factory=dict)
     pairs: dict[int, Any] = field(default_factory=dict)
-    placed: dict[tuple[int, int], Place] = field(default_factory=dict)
+    placed: dict[tuple[int, int], RowSubject] = field(default_factory=dict)
     images: list[Any] = field(default_factory=list)
     labelled: set[int] = field(default_factory=set)
 
@@ -51,14 +51,16 @@ class JoinedPlate:
         """Its drops that lead to the target or have images."""
         return {*self.drops, *(row.drop_id for row in self.images)}
 
-    def place(self, drop_id: int, inspection_id: int, image_id: int | None = None) -> Place:
+    def place(self, drop_id: int, inspection_id: int, image_id: int | None = None) -> RowSubject:
         """Look up the drop, inspection and image that these are in the target."""
         if image_id in self.pairs:
             found = self.pairs[image_id]
-            return Place(found.drop_id, found.inspection_id, found.id)
+            return RowSubject(found.drop_id, found.inspection_id, found.id)
         if (drop_id, inspection_id) in self.placed and image_id is None:
             return self.placed[drop_id, inspection_id]
-        return Place(self.drops.get(drop_id, drop_id), self.inspections.get(inspection_id, inspection_id), image_id)
+        return RowSubject(
+            self.drops.get(drop_id, drop_id), self.inspections.get(inspection_id, inspection_id), image_id
+        )
 
 
 def join_images(connection: Connection, one: JoinedPlate, now: datetime) -> None:
@@ -211,7 +213,7 @@ def join_labels(connection: Connection, one: JoinedPlate) -> None:
     update_rows(connection, label, moves)
 
 
-def _key_at(row: Any, place: Place) -> str:
+def _key_at(row: Any, place: RowSubject) -> str:
     """Compute the key that the label would have at its place in the target."""
     given = NewLabel(
         row.drop_id, row.inspection_id, row.label and DropClass(row.label), row.person, row.labelled_at, row.origin,
@@ -251,7 +253,7 @@ def _join(
         values = {**row._mapping, **asdict(places[row.id])} if row.id in moving else row._mapping
         return tuple(values[name] for name in keys)
 
-    moving = {row.id for row in mine if places[row.id] != Place(row.drop_id, row.inspection_id, row.image_id)}
+    moving = {row.id for row in mine if places[row.id] != RowSubject(row.drop_id, row.inspection_id, row.image_id)}
     targets = {place.drop_id for place in places.values()}
     theirs = select_in(connection, sa.select(table), table.c.drop_id, targets)
     held = {key(row): row for row in (*theirs, *mine) if row.id not in moving}

@@ -119,7 +119,7 @@ class LayoutOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DropPosition:
     """A drop on its plate; ``inferred`` and ``warnings`` where the plate's grid follows from the well alone."""
 
     plate_key: str
@@ -158,7 +158,7 @@ class Grammar(ABC):
     def write(self, image: DropImage) -> str:
         """Return a path that reads back as the image; fields the names do not carry are left out."""
 
-    def place(self, plate_key: str, row: int, column: int, drop: int = 1, most_drops: int = 99) -> Place:
+    def place(self, plate_key: str, row: int, column: int, drop: int = 1, most_drops: int = 99) -> DropPosition:
         """Return a drop in a well given by row and column. Raises Aside when it is not on the plate.
 
         A plate without a given format may be larger than the source's usual ones, up to 1536 wells.
@@ -175,9 +175,9 @@ class Grammar(ABC):
                 raise _off_plate(what, told is not None)
             warnings = (_inferred(well_name(row, column), usual, larger),)
         check_drop(drop, most_drops)
-        return Place(plate_key, row, column, drop, warnings)
+        return DropPosition(plate_key, row, column, drop, warnings)
 
-    def place_numbered(self, plate_key: str, number: int, drop: int = 1) -> Place:
+    def place_numbered(self, plate_key: str, number: int, drop: int = 1) -> DropPosition:
         """Return a drop in a well given by its row-major number from 1. Raises Aside when it is not on the plate.
 
         A number beyond the grid makes a plate without a given format the next larger usual one. All images of the
@@ -195,8 +195,8 @@ class Grammar(ABC):
             raise _off_plate(str(error), told) from error
         check_drop(drop)
         if grid == usual or told:
-            return Place(plate_key, row, column, drop)
-        return Place(plate_key, row, column, drop, (_inferred(f"well {number}", usual, grid),), grid)
+            return DropPosition(plate_key, row, column, drop)
+        return DropPosition(plate_key, row, column, drop, (_inferred(f"well {number}", usual, grid),), grid)
 
     def moment(
         self, year: str, month: str, day: str, hour: str = "0", minute: str = "0", second: str = "0"
@@ -222,7 +222,7 @@ class Grammar(ABC):
 
     def image(
         self,
-        where: Place,
+        where: DropPosition,
         inspection_key: str,
         modality: Modality,
         *,

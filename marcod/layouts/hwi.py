@@ -13,7 +13,7 @@ from typing import Final
 
 from marcod.domain import PLATE_FORMATS, DropImage, LayoutWarning, Modality, Reason, WarningKind
 from marcod.errors import LayoutError
-from marcod.layouts.base import Aside, Companions, Grammar, Place, disagreement, not_mine, unreadable
+from marcod.layouts.base import Aside, Companions, DropPosition, Grammar, disagreement, not_mine, unreadable
 from marcod.layouts.paths import split
 
 PLATE: Final = PLATE_FORMATS[1536]
@@ -39,7 +39,7 @@ class Hwi(Grammar):
         if match is None:
             raise _refusal(folders, name)
         plate, well, *stamp = match.groups()
-        where = Place(plate, *_position(int(well)))
+        where = DropPosition(plate, *_position(int(well)))
         taken = self.moment(*stamp)
         key, modality, warnings = _run(folders, plate, "".join(stamp[:3]), self.options.light)
         return self.image(where, key, modality, barcode=plate, captured_at=taken, warnings=warnings)

@@ -12,7 +12,7 @@ from typing import Final
 
 from marcod.domain import DropImage, Modality, Reason, parse_well, row_number
 from marcod.errors import LayoutError
-from marcod.layouts.base import Aside, Companions, Grammar, LayoutOptions, Place, check_drop, not_mine
+from marcod.layouts.base import Aside, Companions, DropPosition, Grammar, LayoutOptions, check_drop, not_mine
 from marcod.text import quoted
 
 _GROUPS: Final = ("plate", "barcode", "well", "row", "col", "drop", "inspection", "date", "modality")
@@ -57,7 +57,7 @@ class UserRegex(Grammar):
     def write(self, image: DropImage) -> str:
         raise LayoutError("A regular expression can be read but not written; use another layout to write paths.")
 
-    def _place(self, plate: str, found: dict[str, str]) -> Place:
+    def _place(self, plate: str, found: dict[str, str]) -> DropPosition:
         well = found.get("well")
         if well is not None and well.isascii() and well.isdigit():
             return self.place_numbered(plate, _number(well, "well"))
