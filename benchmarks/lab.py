@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from marcod import layouts
-from marcod.domain import CLASSES, DropClass, Kind, Split, split_of
+from marcod.domain import CLASSES, DropClass, ImageKind, Split, split_of
 from marcod.settings.environment import child_environment
 from marcod.synthetic import ImagerStyle, PlannedFile, PlateSpec, another_imager, plate_files, write_file
 
@@ -90,7 +90,7 @@ class Lab:
             seed=number, filled=share, hit_rate=hit_rate, set_at=SET_AT,
         )  # fmt: skip
         files = plate_files(spec, layouts.make("rigaku"))
-        return [_elsewhere(file) for file in files if file.kind is Kind.COMPOSITE]
+        return [_elsewhere(file) for file in files if file.kind is ImageKind.COMPOSITE]
 
     def call(self, *arguments: str, ends: Sequence[int] = (0,)) -> Called:
         """One command in a process of its own. Raises RuntimeError when it ends otherwise than expected."""

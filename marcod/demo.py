@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from marcod import layouts
 from marcod.database.engine import Database
-from marcod.domain import PLATE_FORMATS, DropClass, Kind, path_text
+from marcod.domain import PLATE_FORMATS, DropClass, ImageKind, path_text
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.plates import reports
 from marcod.settings.environment import child_environment, published_wheel
@@ -87,7 +87,7 @@ def drawn(plates: Sequence[Export]) -> Drawn:
         (plate.source, path_text(file.path)): file.label
         for plate in plates
         for file in plate.files()
-        if file.kind is Kind.COMPOSITE and file.label is not None
+        if file.kind is ImageKind.COMPOSITE and file.label is not None
     }
 
 
@@ -143,7 +143,7 @@ def run(folder: Path, config: Path, plates: Sequence[Export], on_step: Callable[
     ``folder`` and ``config`` are those of :func:`prepare`.
     """
     planned = [plate.files() for plate in plates]
-    total = sum(1 for files in planned for f in files if f.kind is Kind.COMPOSITE)
+    total = sum(1 for files in planned for f in files if f.kind is ImageKind.COMPOSITE)
     start = time.monotonic()
     on_step(Step("the daemon loads its model", 0, 0, total))
     with running_daemon(config, folder / "marcod.log") as process:
@@ -246,7 +246,7 @@ def _deliver(
             if file is None:
                 continue
             write_file(folder / "exports" / source, file, IMAGE_SIZE)
-            if file.kind is Kind.COMPOSITE:
+            if file.kind is ImageKind.COMPOSITE:
                 written[source][path_text(file.path)] = time.time()
         delivered = sum(len(paths) for paths in written.values())
         on_step(Step("plates arrive", delivered, _scored(db), total))

@@ -50,8 +50,8 @@ class Modality(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Kind(StrEnum):
-    """The kind of an image. Only a composite shows the whole drop and is scored; the others are a :class:`Reason`."""
+class ImageKind(StrEnum):
+    """The kind of an image. Only a composite shows the whole drop and is scored; the others are a :class:`IgnoreReason`."""
 
     COMPOSITE = "composite"
     THUMBNAIL = "thumbnail"
@@ -60,7 +60,7 @@ class Kind(StrEnum):
     DROP_LOCATION = "drop_location"
 
 
-class Reason(StrEnum):
+class IgnoreReason(StrEnum):
     """Why a file in an imager's folder is not scored."""
 
     THUMBNAIL = "thumbnail"
@@ -80,7 +80,13 @@ class Reason(StrEnum):
 
 
 NOT_UNDERSTOOD: Final = frozenset(
-    {Reason.NOT_THIS_LAYOUT, Reason.UNREADABLE_NAME, Reason.OUT_OF_RANGE, Reason.NO_REPORT, Reason.UNKNOWN_KIND}
+    {
+        IgnoreReason.NOT_THIS_LAYOUT,
+        IgnoreReason.UNREADABLE_NAME,
+        IgnoreReason.OUT_OF_RANGE,
+        IgnoreReason.NO_REPORT,
+        IgnoreReason.UNKNOWN_KIND,
+    }
 )
 """Reasons that need a person when the file is an image; the others are what imagers' folders are full of."""
 
@@ -214,7 +220,7 @@ class DropImage:
     column: int
     drop: int
     modality: Modality
-    kind: Kind = Kind.COMPOSITE
+    kind: ImageKind = ImageKind.COMPOSITE
     barcode: str | None = None
     inspection_ordinal: int | None = None
     captured_at: datetime | None = None
@@ -237,7 +243,7 @@ class NotADrop:
     """
 
     layout: str | None
-    reason: Reason
+    reason: IgnoreReason
     detail: str
     may_change: bool = False
 
@@ -280,9 +286,9 @@ def parse_well(text: str) -> tuple[int, int]:
     return row_number(match[1]), int(match[2])
 
 
-def why_not_scored(image: DropImage) -> Reason | None:
+def why_not_scored(image: DropImage) -> IgnoreReason | None:
     """Return the reason a parsed image is never scored; None for a composite."""
-    return None if image.kind is Kind.COMPOSITE else Reason(image.kind)
+    return None if image.kind is ImageKind.COMPOSITE else IgnoreReason(image.kind)
 
 
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")

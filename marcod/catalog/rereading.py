@@ -17,7 +17,7 @@ from marcod.catalog import deliveries, plate_setups, registration
 from marcod.catalog.deliveries import Recorded, Sighting
 from marcod.catalog.plate_setups import Lookup
 from marcod.database.schema import image, inspection, plate, source
-from marcod.domain import DropImage, Modality, NotADrop, PlateFormat, PlateSetup, Reason, text_path
+from marcod.domain import DropImage, IgnoreReason, Modality, NotADrop, PlateFormat, PlateSetup, text_path
 from marcod.errors import LayoutError
 from marcod.layouts import Layout
 from marcod.store import locks
@@ -113,7 +113,7 @@ class _Reader:
     def image(self, path: str) -> DropImage | None:
         """Parse the image at a path, None where unsure. A reservoir gets no modality, so no model scores it."""
         seen = self._parse(self._layout, path)
-        if isinstance(seen, NotADrop) and seen.reason is Reason.RESERVOIR:
+        if isinstance(seen, NotADrop) and seen.reason is IgnoreReason.RESERVOIR:
             shown = self._parse(self._whole, path)
             return replace(shown, modality=Modality.UNKNOWN) if isinstance(shown, DropImage) else None
         return seen if isinstance(seen, DropImage) else None

@@ -10,7 +10,7 @@ import click
 from marcod import layouts, survey, text
 from marcod.cli.common import options, output
 from marcod.cli.common.options import Choice
-from marcod.domain import DropImage, NotADrop, Reason, path_text
+from marcod.domain import DropImage, IgnoreReason, NotADrop, path_text
 from marcod.errors import ConfigError
 from marcod.layouts import Layout
 from marcod.survey.imager import companions
@@ -46,7 +46,7 @@ def explain(
         root, relative = _split(path)
         verdicts = layouts.explain(relative, families, companions(Path(root)) if root else layouts.no_companions)
         answers[path] = list(_rows(root, relative, verdicts))
-        unread |= all(isinstance(a, NotADrop) and a.reason is Reason.NOT_THIS_LAYOUT for _, a in verdicts)
+        unread |= all(isinstance(a, NotADrop) and a.reason is IgnoreReason.NOT_THIS_LAYOUT for _, a in verdicts)
         if not json_output:
             _print(path, root, relative, verdicts, only=layout is not None)
     if json_output:

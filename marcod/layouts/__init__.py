@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from marcod.domain import PLATE_FORMATS, DropImage, Modality, NotADrop, Reason, composed, grid_of
+from marcod.domain import PLATE_FORMATS, DropImage, IgnoreReason, Modality, NotADrop, composed, grid_of
 from marcod.errors import LayoutError
 from marcod.layouts.base import (
     Aside,
@@ -93,7 +93,7 @@ class Layout:
     def _skip(self, path: str) -> None:
         """Raise Aside for a path below a folder that only this family's tools make."""
         if self._grammar.skipped and (found := self._grammar.skipped.intersection(path.lower().split("/")[:-1])):
-            raise Aside(Reason.WORKING_COPY, f"a working copy below {min(found)}, not what the imager delivered")
+            raise Aside(IgnoreReason.WORKING_COPY, f"a working copy below {min(found)}, not what the imager delivered")
 
     def format(self, image: DropImage) -> str:
         """Return the canonical relative path of such an image.
@@ -210,7 +210,7 @@ def _families() -> tuple[Layout, ...]:
 def _distance(verdict: DropImage | NotADrop) -> int:
     if isinstance(verdict, DropImage):
         return 0
-    return 2 if verdict.reason is Reason.NOT_THIS_LAYOUT else 1
+    return 2 if verdict.reason is IgnoreReason.NOT_THIS_LAYOUT else 1
 
 
 def _composed(image: DropImage) -> DropImage:

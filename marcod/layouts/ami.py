@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from marcod.domain import DropImage, Kind, Modality, Reason, row_letters, row_number
+from marcod.domain import DropImage, IgnoreReason, ImageKind, Modality, row_letters, row_number
 from marcod.layouts.base import Aside, Companions, Grammar, not_mine, unreadable
 from marcod.layouts.paths import split
 
@@ -43,7 +43,7 @@ class Ami(Grammar):
         if folder is None:
             raise not_mine("a plate's dated folder and a well, such as plate7/20240131_093000/A1a.jpg")
         if folder["working"]:
-            raise Aside(Reason.WORKING_COPY, "a working copy of AMi, not the stacked image")
+            raise Aside(IgnoreReason.WORKING_COPY, "a working copy of AMi, not the stacked image")
         if match is None:
             raise unreadable(name, "a well and perhaps a subwell, such as A1.jpg or A1a.jpg")
         row, column = row_number(match["row"]), int(match["column"])
@@ -53,14 +53,14 @@ class Ami(Grammar):
             self.place(key, row, column, "abc".index((match["drop"] or "a").lower()) + 1),
             folder["stamp"],
             self.options.light or Modality.VISIBLE,
-            kind=Kind.SLICE if match["slice"] else Kind.COMPOSITE,
+            kind=ImageKind.SLICE if match["slice"] else ImageKind.COMPOSITE,
             barcode=key if len(plate) == 1 else None,
             captured_at=self.moment(*folder.groups()[2:8]),
         )
 
     def write(self, image: DropImage) -> str:
         subwell = "abc"[image.drop - 1 : image.drop]
-        plane = "_1" if image.kind is Kind.SLICE else ""
+        plane = "_1" if image.kind is ImageKind.SLICE else ""
         well = f"{row_letters(image.row)}{image.column}"
         return f"{image.plate_key}/{image.inspection_key}/{well}{subwell}{plane}.jpg"
 

@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Final
 from marcod.domain import (
     PLATE_FORMATS,
     DropImage,
-    Kind,
+    IgnoreReason,
+    ImageKind,
     LayoutWarning,
     Modality,
     PlateFormat,
     PlateSetup,
-    Reason,
     WarningKind,
     folded,
     well_name,
@@ -43,7 +43,7 @@ def no_companions(path: str) -> bytes | None:
 class Aside(Exception):  # noqa: N818 - an outcome of reading, not an error of anybody
     """A path is not a drop image, and why. Never leaves :mod:`marcod.layouts`."""
 
-    def __init__(self, reason: Reason, detail: str, *, may_change: bool = False) -> None:
+    def __init__(self, reason: IgnoreReason, detail: str, *, may_change: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
@@ -212,7 +212,7 @@ class Grammar(ABC):
             return datetime(full_year, int(month), int(day), int(hour), int(minute), int(second), tzinfo=zone)
         except ValueError as error:
             date = f"{year}-{month}-{day} {hour}:{minute}:{second}"
-            raise Aside(Reason.OUT_OF_RANGE, f"the time {date} cannot be: {error}") from error
+            raise Aside(IgnoreReason.OUT_OF_RANGE, f"the time {date} cannot be: {error}") from error
 
     def clock_time(self, image: DropImage) -> datetime:
         """When the image was taken, on the imager's clock. Raises LayoutError when the image does not say."""
@@ -226,7 +226,7 @@ class Grammar(ABC):
         inspection_key: str,
         modality: Modality,
         *,
-        kind: Kind = Kind.COMPOSITE,
+        kind: ImageKind = ImageKind.COMPOSITE,
         barcode: str | None = None,
         inspection_ordinal: int | None = None,
         captured_at: datetime | None = None,
@@ -255,18 +255,18 @@ class Grammar(ABC):
 
 def not_mine(what: str) -> Aside:
     """Reject a path that does not look like this family's; ``what`` names what was looked for."""
-    return Aside(Reason.NOT_THIS_LAYOUT, f"not a path of this layout; expected {what}")
+    return Aside(IgnoreReason.NOT_THIS_LAYOUT, f"not a path of this layout; expected {what}")
 
 
 def unreadable(name: str, what: str) -> Aside:
     """Reject a name that cannot be read in a folder or outline of this family."""
-    return Aside(Reason.UNREADABLE_NAME, f"cannot read the name {quoted(name)}; expected {what}")
+    return Aside(IgnoreReason.UNREADABLE_NAME, f"cannot read the name {quoted(name)}; expected {what}")
 
 
 def _off_plate(what: str, told: bool) -> Aside:
     mend = "correct" if told else "give"
     more = "" if told else ", or set `wells` or `grid` of the source where all its plates are so"
-    return Aside(Reason.OUT_OF_RANGE, f"{what}; {mend} the plate's format with `marcod plate import`{more}")
+    return Aside(IgnoreReason.OUT_OF_RANGE, f"{what}; {mend} the plate's format with `marcod plate import`{more}")
 
 
 def _inferred(well: str, usual: PlateFormat, grid: PlateFormat) -> LayoutWarning:
@@ -280,7 +280,7 @@ def _inferred(well: str, usual: PlateFormat, grid: PlateFormat) -> LayoutWarning
 def check_drop(drop: int, most: int = 99) -> None:
     """Raise Aside when a well of this plate has no such drop."""
     if not 1 <= drop <= most:
-        raise Aside(Reason.OUT_OF_RANGE, f"drop {drop} is not between 1 and {most}")
+        raise Aside(IgnoreReason.OUT_OF_RANGE, f"drop {drop} is not between 1 and {most}")
 
 
 _UNLIKE: Final = ("fluor", "sonicc")

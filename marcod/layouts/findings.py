@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 
-from marcod.domain import NOT_UNDERSTOOD, DropImage, NotADrop, Reason, WarningKind, why_not_scored
+from marcod.domain import NOT_UNDERSTOOD, DropImage, IgnoreReason, NotADrop, WarningKind, why_not_scored
 from marcod.layouts.paths import has_image_extension
 
-Cause = Reason | WarningKind
+Cause = IgnoreReason | WarningKind
 
 CAUSES: Final = tuple(sorted((*NOT_UNDERSTOOD, *WarningKind)))
 """Every cause that a file can be counted under."""
@@ -35,11 +35,11 @@ The light decides whether an image is scored, the grid which well it shows, and 
 """
 
 _WHY: Final = {
-    Reason.NOT_THIS_LAYOUT: "their paths are not those of layout {layout}",
-    Reason.UNREADABLE_NAME: "paths of layout {layout} that cannot be read",
-    Reason.OUT_OF_RANGE: "a well, drop or date that cannot be",
-    Reason.NO_REPORT: "no row for them in report.csv",
-    Reason.UNKNOWN_KIND: "an image type that is not known",
+    IgnoreReason.NOT_THIS_LAYOUT: "their paths are not those of layout {layout}",
+    IgnoreReason.UNREADABLE_NAME: "paths of layout {layout} that cannot be read",
+    IgnoreReason.OUT_OF_RANGE: "a well, drop or date that cannot be",
+    IgnoreReason.NO_REPORT: "no row for them in report.csv",
+    IgnoreReason.UNKNOWN_KIND: "an image type that is not known",
     WarningKind.BARCODE_DIFFERS: "folder and name give different barcodes",
     WarningKind.INSPECTION_DIFFERS: "folder and name give different inspections",
     WarningKind.UNMAPPED_PROFILE: "a .png of a capture profile that is not mapped, taken as UV and not scored",
@@ -56,8 +56,8 @@ _WHY: Final = {
     WarningKind.NO_END_MARKER: "JPEGs without their end marker, complete otherwise",
 }
 _MEND: Final = {
-    Reason.OUT_OF_RANGE: "give the plate's format with `marcod plate import`, or `wells` or `grid` of the source",
-    Reason.NO_REPORT: "copy report.csv into the folder of the barcode",
+    IgnoreReason.OUT_OF_RANGE: "give the plate's format with `marcod plate import`, or `wells` or `grid` of the source",
+    IgnoreReason.NO_REPORT: "copy report.csv into the folder of the barcode",
     WarningKind.UNMAPPED_PROFILE: "add the profile to `profiles` of the source",
     WarningKind.LIGHT_LOST: "keep the dated folders, or set `light` of the source",
     WarningKind.UNKNOWN_LIGHT: "add the light to `profiles` of the source",

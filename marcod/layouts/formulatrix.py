@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from marcod.domain import DropImage, Kind, Modality, Reason
+from marcod.domain import DropImage, IgnoreReason, ImageKind, Modality
 from marcod.errors import LayoutError
 from marcod.layouts.base import IMAGE, Aside, Companions, Grammar, not_mine, unreadable
 from marcod.layouts.paths import split
@@ -25,16 +25,16 @@ _PATH: Final = re.compile(
 )
 _FAMILY: Final = re.compile(r"(?:^|/)(?:plateid|batchid|wellnum|profileid)_?\d+(?:/|\Z)", re.IGNORECASE | re.ASCII)
 _KINDS: Final = {
-    "ef": Kind.COMPOSITE,
-    "th": Kind.THUMBNAIL,
-    "th_low": Kind.THUMBNAIL,
-    "dl": Kind.DROP_LOCATION,
+    "ef": ImageKind.COMPOSITE,
+    "th": ImageKind.THUMBNAIL,
+    "th_low": ImageKind.THUMBNAIL,
+    "dl": ImageKind.DROP_LOCATION,
 }
 _TYPES: Final = {
-    Kind.COMPOSITE: "ef",
-    Kind.THUMBNAIL: "th",
-    Kind.DROP_LOCATION: "dl",
-    Kind.SLICE: "f000",
+    ImageKind.COMPOSITE: "ef",
+    ImageKind.THUMBNAIL: "th",
+    ImageKind.DROP_LOCATION: "dl",
+    ImageKind.SLICE: "f000",
 }
 _SLICE: Final = re.compile(r"f\d{1,4}", re.ASCII)
 
@@ -80,13 +80,13 @@ class Formulatrix(Grammar):
         return 6 if [folder.lower() for folder in folders[-6:-5]] == ["wellimages"] else 4
 
 
-def _kind(text: str) -> Kind:
+def _kind(text: str) -> ImageKind:
     if text in _KINDS:
         return _KINDS[text]
     # No slice has been seen by name; Rock Maker's short type names have at most three or four characters.
     if _SLICE.fullmatch(text):
-        return Kind.SLICE
-    raise Aside(Reason.UNKNOWN_KIND, f"the image type {quoted(text)} is not known; only ef is a whole drop")
+        return ImageKind.SLICE
+    raise Aside(IgnoreReason.UNKNOWN_KIND, f"the image type {quoted(text)} is not known; only ef is a whole drop")
 
 
 def _refusal(path: str) -> Aside:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from marcod.domain import PLATE_FORMATS, DropImage, LayoutWarning, Modality, Reason, WarningKind
+from marcod.domain import PLATE_FORMATS, DropImage, IgnoreReason, LayoutWarning, Modality, WarningKind
 from marcod.errors import LayoutError
 from marcod.layouts.base import Aside, Companions, DropPosition, Grammar, disagreement, not_mine, unreadable
 from marcod.layouts.paths import split
@@ -67,7 +67,7 @@ def _position(well: int) -> tuple[int, int]:
     try:
         return PLATE.position(well)
     except ValueError as error:
-        raise Aside(Reason.OUT_OF_RANGE, str(error)) from error
+        raise Aside(IgnoreReason.OUT_OF_RANGE, str(error)) from error
 
 
 def _run(

@@ -14,7 +14,16 @@ from datetime import UTC, datetime
 from typing import Final
 from xml.parsers import expat
 
-from marcod.domain import DropImage, Kind, LayoutWarning, Modality, WarningKind, parse_well, row_letters, row_number
+from marcod.domain import (
+    DropImage,
+    ImageKind,
+    LayoutWarning,
+    Modality,
+    WarningKind,
+    parse_well,
+    row_letters,
+    row_number,
+)
 from marcod.errors import LayoutError
 from marcod.layouts.base import Aside, Companions, Grammar, not_mine, same_name, unreadable
 from marcod.layouts.paths import split, stem
@@ -38,10 +47,10 @@ _OLDER: Final = re.compile(
 _OUTLINE: Final = re.compile(r"-R\d+(?:DR|OV|RI)P\d+-|-z-?\d\S*-\d+-(?:Drop|Overview|Region)", re.IGNORECASE)
 _STORES: Final = frozenset({"web", "archive"})
 _TYPES: Final = {
-    Kind.COMPOSITE: "DRP{}-EF",
-    Kind.SLICE: "DRP{}-FL1",
-    Kind.OVERVIEW: "OVP{}-EF",
-    Kind.DROP_LOCATION: "DRP{}-DL",
+    ImageKind.COMPOSITE: "DRP{}-EF",
+    ImageKind.SLICE: "DRP{}-FL1",
+    ImageKind.OVERVIEW: "OVP{}-EF",
+    ImageKind.DROP_LOCATION: "DRP{}-DL",
 }
 
 
@@ -58,7 +67,7 @@ class Oppf(Grammar):
         if match is None:
             raise _refusal(name)
         image = self._from_name(match, name)
-        if image.kind is Kind.COMPOSITE:
+        if image.kind is ImageKind.COMPOSITE:
             sidecar = companions(f"{path[: -len(name)]}{stem(name)}.xml")
             if sidecar is not None:
                 return _with_sidecar(image, sidecar)
@@ -96,12 +105,12 @@ class Oppf(Grammar):
         return super().own_folders(folders, image)
 
 
-def _kind(area: str, image_type: str) -> Kind:
+def _kind(area: str, image_type: str) -> ImageKind:
     if image_type in ("DL", "DROPLOCATION"):
-        return Kind.DROP_LOCATION
+        return ImageKind.DROP_LOCATION
     if image_type not in ("EF", "EXTENDEDFOCUS"):
-        return Kind.SLICE
-    return Kind.OVERVIEW if area in ("OV", "OVERVIEW") else Kind.COMPOSITE
+        return ImageKind.SLICE
+    return ImageKind.OVERVIEW if area in ("OV", "OVERVIEW") else ImageKind.COMPOSITE
 
 
 def _refusal(name: str) -> Aside:
@@ -127,7 +136,7 @@ def _with_sidecar(image: DropImage, content: bytes) -> DropImage:
             taken = _utc(imaged_at)
         except (ValueError, OverflowError):
             warnings.append(_differs(f"gives the time {quoted(imaged_at)}, which cannot be read"))
-    kind = Kind.SLICE if told.get("ImageType") == "S" else image.kind
+    kind = ImageKind.SLICE if told.get("ImageType") == "S" else image.kind
     return replace(image, kind=kind, captured_at=taken, warnings=tuple(warnings))
 
 

@@ -7,7 +7,7 @@ no other module looks at separators. :func:`set_aside` knows what every imager f
 import re
 from typing import Final
 
-from marcod.domain import Reason
+from marcod.domain import IgnoreReason
 from marcod.layouts.base import Aside
 from marcod.text import quoted
 
@@ -79,9 +79,9 @@ def stem(name: str) -> str:
 def set_aside(path: str) -> None:
     """Raise Aside for a normalised path that is not an image in any family: hidden, temporary, packed, sidecar."""
     if len(path) > LONGEST:
-        raise Aside(Reason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {quoted(path)}")
+        raise Aside(IgnoreReason.UNREADABLE_NAME, f"the path is longer than {LONGEST} characters: {quoted(path)}")
     if ".." in path and ".." in path.split("/"):
-        raise Aside(Reason.NOT_THIS_LAYOUT, "the path leads out of its source")
+        raise Aside(IgnoreReason.NOT_THIS_LAYOUT, "the path leads out of its source")
     lower = path.lower()
     suffix = lower[lower.rfind(".") + 1 :]
     if suffix not in _IMAGES:
@@ -89,20 +89,22 @@ def set_aside(path: str) -> None:
     if lower.startswith(".") or "/." in lower:
         _set_aside_hidden(lower)
     if lower.rpartition("/")[2].startswith("~"):
-        raise Aside(Reason.TEMPORARY, "a temporary file; it is read under its final name")
+        raise Aside(IgnoreReason.TEMPORARY, "a temporary file; it is read under its final name")
     if (found := _IN_KEPT_BACK.search(lower)) is not None:
-        raise Aside(Reason.WORKING_COPY, f"below {found[1]}, where a file server keeps deleted files or snapshots")
+        raise Aside(
+            IgnoreReason.WORKING_COPY, f"below {found[1]}, where a file server keeps deleted files or snapshots"
+        )
 
 
 def _set_aside_by_suffix(suffix: str, lower: str) -> None:
     if suffix in _TEMPORARY or lower.endswith("~"):
-        raise Aside(Reason.TEMPORARY, "a temporary file; it is read under its final name")
+        raise Aside(IgnoreReason.TEMPORARY, "a temporary file; it is read under its final name")
     if suffix in _ARCHIVES:
-        raise Aside(Reason.ARCHIVE, "a packed archive; unpack it into a folder of the same name")
+        raise Aside(IgnoreReason.ARCHIVE, "a packed archive; unpack it into a folder of the same name")
     if suffix in _SIDECARS:
-        raise Aside(Reason.SIDECAR, f"a .{suffix} file that lies next to the images")
+        raise Aside(IgnoreReason.SIDECAR, f"a .{suffix} file that lies next to the images")
 
 
 def _set_aside_hidden(lower: str) -> None:
     if any(part.startswith(".") and part.strip(".") for part in lower.split("/")):
-        raise Aside(Reason.TEMPORARY, "hidden, or in a hidden folder; such files are on their way or not meant")
+        raise Aside(IgnoreReason.TEMPORARY, "hidden, or in a hidden folder; such files are on their way or not meant")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from marcod.domain import DropImage, Modality, Reason, parse_well, row_number
+from marcod.domain import DropImage, IgnoreReason, Modality, parse_well, row_number
 from marcod.errors import LayoutError
 from marcod.layouts.base import Aside, Companions, DropPosition, Grammar, LayoutOptions, check_drop, not_mine
 from marcod.text import quoted
@@ -81,7 +81,9 @@ class UserRegex(Grammar):
             if not 1980 <= taken.year <= 2100:
                 raise ValueError("no imager took images in that year")
         except ValueError as error:
-            raise Aside(Reason.OUT_OF_RANGE, f"the date {quoted(text)} cannot be: {quoted(str(error))}") from error
+            raise Aside(
+                IgnoreReason.OUT_OF_RANGE, f"the date {quoted(text)} cannot be: {quoted(str(error))}"
+            ) from error
         return taken.replace(tzinfo=self.options.timezone) if taken.tzinfo is None else taken
 
     def _modality(self, text: str | None) -> Modality:
@@ -147,4 +149,4 @@ def _number(text: str, group: str) -> int:
 
 def _unusable(group: str, text: str) -> Aside:
     found = f"found {quoted(text)}" if text else "found nothing"
-    return Aside(Reason.UNREADABLE_NAME, f"the pattern's group {group} {found}, which cannot be used")
+    return Aside(IgnoreReason.UNREADABLE_NAME, f"the pattern's group {group} {found}, which cannot be used")

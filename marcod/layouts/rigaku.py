@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from marcod.domain import DropImage, Kind, LayoutWarning, Modality, Reason
+from marcod.domain import DropImage, IgnoreReason, ImageKind, LayoutWarning, Modality
 from marcod.errors import LayoutError
 from marcod.layouts.base import IMAGE, Aside, Companions, Grammar, disagreement, not_mine, same_name, unreadable
 from marcod.layouts.paths import folder_above, split
@@ -51,12 +51,12 @@ class Rigaku(Grammar):
         row, column, subwell = int(match["row"]), int(match["column"]), int(match["subwell"])
         where = self.place(identity.barcode, row, column, subwell)
         if subwell in self.options.reservoirs_of(identity.barcode):
-            raise Aside(Reason.RESERVOIR, f"subwell {subwell} is the reservoir on this plate")
+            raise Aside(IgnoreReason.RESERVOIR, f"subwell {subwell} is the reservoir on this plate")
         return self.image(
             where,
             str(identity.inspection),
             self._light(match["type"]),
-            kind=Kind.THUMBNAIL if match["thumb"] else Kind.COMPOSITE,
+            kind=ImageKind.THUMBNAIL if match["thumb"] else ImageKind.COMPOSITE,
             barcode=identity.barcode,
             inspection_ordinal=identity.inspection,
             captured_at=self.moment(match["year"], match["month"], match["day"]),
@@ -78,7 +78,7 @@ class Rigaku(Grammar):
             f"{image.plate_key}/{image.inspection_key}/RMM3_01_222_ROBO_Test1_Clon1"
             f"_{(letters[0] if letters else '') or 'XX'}_{image.plate_key.rjust(_PADDED_TO, '0')}"
             f"_{int(image.inspection_key):03d}_{date:%y%m%d}_{image.column:02d}_{image.row:02d}_{image.drop:02d}"
-            f"_{image.profile or 'HF'}_99_030_001_RDI{'_thumb' if image.kind is Kind.THUMBNAIL else ''}.jpg"
+            f"_{image.profile or 'HF'}_99_030_001_RDI{'_thumb' if image.kind is ImageKind.THUMBNAIL else ''}.jpg"
         )
 
     def own_folders(self, folders: Sequence[str], image: DropImage) -> int:
@@ -135,5 +135,5 @@ def _unpadded(padded: str, barcode: str) -> str | None:
 def _refusal(path: str, name: str) -> Aside:
     expected = "the 18 fields of a Minstrel name, such as RMM3_01_..._003_121121_01_02_03_HF_99_030_001_RDI.jpg"
     if _MONTAGE.search(path):
-        return Aside(Reason.THUMBNAIL, "a thumbnail of a plate montage")
+        return Aside(IgnoreReason.THUMBNAIL, "a thumbnail of a plate montage")
     return unreadable(name, expected) if _OUTLINE.fullmatch(name) else not_mine(expected)

@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import Final
 
 from marcod import tabular
-from marcod.domain import DropImage, LayoutWarning, Reason, WarningKind, row_letters, row_number
+from marcod.domain import DropImage, IgnoreReason, LayoutWarning, WarningKind, row_letters, row_number
 from marcod.errors import LayoutError
 from marcod.layouts.base import IMAGE, Aside, Companions, Grammar, disagreement, not_mine, same_name, unreadable
 from marcod.layouts.paths import folder_above, normalise, split
@@ -224,4 +224,4 @@ def _contradiction(above: Sequence[str], barcode: str) -> tuple[LayoutWarning, .
 
 
 def _no_report(what: str) -> Aside:
-    return Aside(Reason.NO_REPORT, what, may_change=True)
+    return Aside(IgnoreReason.NO_REPORT, what, may_change=True)

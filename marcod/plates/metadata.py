@@ -19,7 +19,7 @@ from marcod.catalog import plate_setups, source_changes
 from marcod.database.engine import insert
 from marcod.database.rows import parts, select_in
 from marcod.database.schema import drop, inspection_summary, plate, source
-from marcod.domain import DropImage, PlateFormat, PlateSetup, Reason, folded
+from marcod.domain import DropImage, IgnoreReason, PlateFormat, PlateSetup, folded
 from marcod.errors import MarcodError
 from marcod.store import audit_log, derived, locks, plate_names, summaries
 from marcod.store.selects import at_inspection
@@ -329,7 +329,7 @@ def _off_grid(connection: Connection, plate_id: int, record: PlateRecord) -> str
     for path, verdict in plate_setups.read_as(connection, plate_id, told):
         if isinstance(verdict, DropImage):
             drops.setdefault((verdict.row, verdict.column), set()).add(verdict.drop)
-        elif verdict.reason is Reason.OUT_OF_RANGE:
+        elif verdict.reason is IgnoreReason.OUT_OF_RANGE:
             return f"{path} does not fit: {verdict.detail.partition(';')[0]}"
     most = max((len(found) for found in drops.values()), default=0)
     return None if most <= record.grid.drops else f"its drops seen so far take {count(most, 'drop')} per well"

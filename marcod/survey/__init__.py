@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from marcod import layouts
-from marcod.domain import PLATE_FORMATS, DropImage, NotADrop, Reason, path_text
+from marcod.domain import PLATE_FORMATS, DropImage, IgnoreReason, NotADrop, path_text
 from marcod.layouts import Companions, Layout, LayoutOptions
 from marcod.survey.imager import Occurrences, SurveyedImager, companions, describe, tally
 from marcod.survey.sample import EXAMPLES, SurveyLimits, take_sample
@@ -200,15 +200,15 @@ def _read(path: str, wide: dict[str, Layout], ask: Companions) -> _Reading:
             images[name] = verdict
         elif verdict.reason in _NEVER_IMAGES:
             break
-        elif verdict.reason is not Reason.NOT_THIS_LAYOUT:
+        elif verdict.reason is not IgnoreReason.NOT_THIS_LAYOUT:
             near[name] = verdict
     return _Reading(path, images, near)
 
 
-_NOWHERE: Final = frozenset({Reason.TEMPORARY, Reason.WORKING_COPY})
+_NOWHERE: Final = frozenset({IgnoreReason.TEMPORARY, IgnoreReason.WORKING_COPY})
 """Reasons for which no layout reads anything below a folder."""
 
-_NEVER_IMAGES: Final = frozenset({Reason.SIDECAR, Reason.ARCHIVE, Reason.TEMPORARY})
+_NEVER_IMAGES: Final = frozenset({IgnoreReason.SIDECAR, IgnoreReason.ARCHIVE, IgnoreReason.TEMPORARY})
 """Reasons for which no layout takes a file for an image."""
 
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from zlib import crc32
 
 from marcod import files
-from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop, path_text, well_name, why_not_scored
+from marcod.domain import PLATE_FORMATS, DropImage, ImageKind, Modality, NotADrop, path_text, well_name, why_not_scored
 from marcod.layouts import Companions, Layout, make
 from marcod.survey.mounts import file_system
 from marcod.survey.sample import EXAMPLES, SurveyLimits, take_sample
@@ -98,8 +98,8 @@ def describe(root: Path, wide: Layout, paths: list[str], rivals: tuple[str, ...]
     verdicts = {path: wide.parse(path, ask) for path in paths}
     images = {path: v for path, v in verdicts.items() if isinstance(v, DropImage)}
     whole = _look_whole(root, wide, images, ask)
-    composites = {p: image for p, image in {**images, **whole}.items() if image.kind is Kind.COMPOSITE}
-    seen = [image for image in images.values() if image.kind is Kind.COMPOSITE]
+    composites = {p: image for p, image in {**images, **whole}.items() if image.kind is ImageKind.COMPOSITE}
+    seen = [image for image in images.values() if image.kind is ImageKind.COMPOSITE]
     numbered = _is_numbered(wide.name, composites, ask)
     refused = [(path, v) for path, v in verdicts.items() if isinstance(v, NotADrop)]
     return SurveyedImager(
@@ -176,7 +176,7 @@ def _look_whole(root: Path, wide: Layout, images: dict[str, DropImage], ask: Com
 def _inspections(images: Iterable[DropImage]) -> tuple[SurveyedInspection, ...]:
     wells: dict[tuple[str, str], set[tuple[int, int, int]]] = {}
     for image in images:
-        if image.kind is Kind.COMPOSITE and image.modality is Modality.VISIBLE:
+        if image.kind is ImageKind.COMPOSITE and image.modality is Modality.VISIBLE:
             place = (image.drop, image.row, image.column)
             wells.setdefault((image.plate_key, image.inspection_key), set()).add(place)
     return tuple(

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 
 from PIL import Image
 
-from marcod.domain import PLATE_FORMATS, DropClass, DropImage, Kind, Modality, PlateFormat, well_name
+from marcod.domain import PLATE_FORMATS, DropClass, DropImage, ImageKind, Modality, PlateFormat, well_name
 from marcod.layouts import Layout
 from marcod.synthetic.fates import random_fate, reshoot
 from marcod.synthetic.fields import rng_of
@@ -69,7 +69,7 @@ class PlannedFile:
 
     path: str
     captured_at: datetime
-    kind: Kind | None = None
+    kind: ImageKind | None = None
     image: DropImage | None = None
     scene: Scene | None = None
     label: DropClass | None = None
@@ -130,7 +130,7 @@ def write_file(root: Path, planned: PlannedFile, size: tuple[int, int] = (1224, 
 def _bytes(planned: PlannedFile, size: tuple[int, int]) -> bytes:
     if planned.scene is None:
         return planned.content or b""
-    if planned.kind is Kind.THUMBNAIL:
+    if planned.kind is ImageKind.THUMBNAIL:
         size = (max(1, size[0] // _THUMBNAIL_SHARE), max(1, size[1] // _THUMBNAIL_SHARE))
     buffer = io.BytesIO()
     image = Image.fromarray(render(planned.scene, size))
@@ -174,7 +174,7 @@ def _planned(layout: Layout, image: DropImage, scene: Scene, taken: datetime) ->
 def _beside(layout: Layout, image: DropImage, scene: Scene, taken: datetime) -> Iterator[PlannedFile]:
     """Return the files that a vendor writes with a composite."""
     if layout.name == "formulatrix":
-        yield _planned(layout, replace(image, kind=Kind.THUMBNAIL), scene, taken)
+        yield _planned(layout, replace(image, kind=ImageKind.THUMBNAIL), scene, taken)
     elif layout.name == "crims":
         glow = replace(scene, modality=Modality.UV)
         yield _planned(layout, replace(image, modality=Modality.UV), glow, taken)

@@ -16,7 +16,7 @@ from marcod import layouts
 from marcod.catalog import findings
 from marcod.catalog.deliveries import Recorded
 from marcod.database.engine import Database
-from marcod.domain import MAY_END, DropImage, NotADrop, Reason, WarningKind, path_text
+from marcod.domain import MAY_END, DropImage, IgnoreReason, NotADrop, WarningKind, path_text
 from marcod.layouts.findings import Cause, SourceFinding, causes
 from marcod.watch.tree import Counts, Folder, FolderMemory, Found
 
@@ -29,7 +29,7 @@ EVERY: Final = timedelta(seconds=10)
 CONFIRMED: Final = timedelta(hours=1)
 """Unchanged counts are written again after this long, so that they are not forgotten."""
 
-_COMING: Final[frozenset[Cause]] = frozenset({Reason.NO_REPORT, *MAY_END})
+_COMING: Final[frozenset[Cause]] = frozenset({IgnoreReason.NO_REPORT, *MAY_END})
 """Causes that a file still to come takes away; only a whole walk adds such files, or every delivery would."""
 
 
@@ -116,7 +116,7 @@ class Census:
         sample = self._samples.get(cause)
         if sample is None:
             self._samples[cause] = sample = _Sample(path_text(path))
-        if sample.asked < ASKED and isinstance(cause, Reason):
+        if sample.asked < ASKED and isinstance(cause, IgnoreReason):
             sample.ask(path, self._layout)
 
     def _leave_folder(self) -> None:
@@ -159,7 +159,7 @@ class Census:
             totals = totals.copy()
             totals[WarningKind.BARCODE_REUSED] += self._reused.total()
             self._samples.setdefault(WarningKind.BARCODE_REUSED, _Sample(min(self._reused)))
-        of_files = totals[None] + sum(files for cause, files in totals.items() if isinstance(cause, Reason))
+        of_files = totals[None] + sum(files for cause, files in totals.items() if isinstance(cause, IgnoreReason))
         counted = [(cause, files) for cause, files in totals.items() if cause is not None and files]
         samples = self._best_samples()
         found = [self._finding(cause, files, of_files, samples[cause]) for cause, files in counted]
@@ -174,7 +174,7 @@ class Census:
         return SourceFinding(
             source=self._name,
             layout=self._layout,
-            kind="ignored" if isinstance(cause, Reason) else "warning",
+            kind="ignored" if isinstance(cause, IgnoreReason) else "warning",
             reason=str(cause),
             files=files,
             of_files=of_files,

@@ -22,8 +22,8 @@ from marcod.domain import (
     MAY_END,
     RECORDED_WARNINGS,
     DropImage,
+    IgnoreReason,
     NotADrop,
-    Reason,
     WarningKind,
     path_text,
     why_not_scored,
@@ -165,7 +165,7 @@ class IngestCounts:
     """Counts on the way: unchanged files by walks, ignored ones by reason, some names that cannot be read."""
 
     unchanged: int = 0
-    ignored: Counter[Reason] = field(default_factory=Counter)
+    ignored: Counter[IgnoreReason] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -327,12 +327,12 @@ class Ingest:
         else:
             self._waiting.pop(path, None)
 
-    def _count(self, path: str, reason: Reason) -> None:
+    def _count(self, path: str, reason: IgnoreReason) -> None:
         if path in self._counted:
             return
         _remember(self._counted, path, COUNTED_LIMIT)
         self.tally.ignored[reason] += 1
-        if reason is Reason.UNREADABLE_NAME and len(self.tally.unreadable) < EXAMPLES:
+        if reason is IgnoreReason.UNREADABLE_NAME and len(self.tally.unreadable) < EXAMPLES:
             self.tally.unreadable.append(path_text(path))
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from marcod.catalog import rereading
 from marcod.catalog.deliveries import PORTION, Recorded
 from marcod.database.engine import Database
-from marcod.domain import Reason, path_text
+from marcod.domain import IgnoreReason, path_text
 from marcod.layouts.findings import SourceFinding
 from marcod.watch.ingest import Ingest, Source
 from marcod.watch.settle import SettleTracker
@@ -46,7 +46,7 @@ class ScanReport:
     unscored: int
     pending: int
     gone: int
-    ignored: dict[Reason, int]
+    ignored: dict[IgnoreReason, int]
     unreadable: tuple[str, ...]
     folders_unreadable: tuple[str, ...]
     findings: tuple[SourceFinding, ...]

@@ -24,7 +24,7 @@ from marcod import layouts
 from marcod.catalog import registration
 from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
-from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, Kind, Modality, NotADrop, why_not_scored
+from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, ImageKind, Modality, NotADrop, why_not_scored
 from marcod.layouts import Layout, LayoutOptions
 from marcod.settings import Settings
 from marcod.store import queue, summaries
@@ -65,7 +65,9 @@ class Plate:
     @cached_property
     def images(self) -> list[PlannedFile]:
         """What is to be scored."""
-        return [f for f in self.files if f.image and (f.kind, f.image.modality) == (Kind.COMPOSITE, Modality.VISIBLE)]
+        return [
+            f for f in self.files if f.image and (f.kind, f.image.modality) == (ImageKind.COMPOSITE, Modality.VISIBLE)
+        ]
 
     @cached_property
     def keys(self) -> list[str]:

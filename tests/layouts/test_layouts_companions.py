@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from marcod.domain import DropImage, Kind, Modality, NotADrop, Reason, WarningKind
+from marcod.domain import DropImage, IgnoreReason, ImageKind, Modality, NotADrop, WarningKind
 from marcod.layouts import LayoutOptions, make
 from marcod.layouts.oppf import LONGEST_SIDECAR
 from marcod.layouts.rockmaker_export import LONGEST_REPORT
@@ -144,7 +144,7 @@ def test_the_older_name_takes_its_day_as_inspection() -> None:
     assert (image.inspection_key, image.well, image.profile) == ("2010-03-17", "C06", "ImagerDefaults")
     dateless = export(path, f'"{path}","Clear",1,?', at="002s/report.csv")
     assert isinstance(dateless, NotADrop)
-    assert dateless.reason is Reason.NO_REPORT
+    assert dateless.reason is IgnoreReason.NO_REPORT
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_the_older_name_takes_its_day_as_inspection() -> None:
 def test_names_of_the_marco_data_wait_for_their_report(name: str) -> None:
     verdict = make("rockmaker-export").parse(name)
     assert isinstance(verdict, NotADrop)
-    assert verdict.reason is Reason.NO_REPORT
+    assert verdict.reason is IgnoreReason.NO_REPORT
 
 
 @pytest.mark.parametrize("date", ["03/17/10 09:00:05", "03.17.10 09:00:05", "03-17-2010 09.00.05"])
@@ -215,7 +215,7 @@ def test_xml_times_without_zone_are_utc(at: str) -> None:
 
 
 def test_an_xml_slice_is_a_slice() -> None:
-    assert sidecar(filled(type="S")).kind is Kind.SLICE
+    assert sidecar(filled(type="S")).kind is ImageKind.SLICE
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 from marcod.domain import (
     PLATE_FORMATS,
     DropImage,
-    Kind,
+    IgnoreReason,
+    ImageKind,
     LayoutWarning,
     Modality,
     NotADrop,
     PlateFormat,
     PlateSetup,
-    Reason,
     WarningKind,
 )
 from marcod.layouts import LayoutOptions, explain, is_entered, make
@@ -104,19 +104,19 @@ EXAMPLES = [
     ),
     (
         "WellImages/539/plateID_14539/batchID_72673/wellNum_12/profileID_1/d1_r1_th.jpg",
-        formulatrix("14539", "72673", 1, 1, column=12, kind=Kind.THUMBNAIL),
+        formulatrix("14539", "72673", 1, 1, column=12, kind=ImageKind.THUMBNAIL),
     ),
     (
         "WellImages/539/plateID_14539/batchID_72673/wellNum_96/profileID_8/d1_r1_th_low.jpg",
-        formulatrix("14539", "72673", 1, 1, row=8, column=12, profile="8", kind=Kind.THUMBNAIL),
+        formulatrix("14539", "72673", 1, 1, row=8, column=12, profile="8", kind=ImageKind.THUMBNAIL),
     ),
     (
         "plateID_1/batchID_2/wellNum_1/profileID_1/d1_r9_dl.jpg",
-        formulatrix("1", "2", 1, 9, kind=Kind.DROP_LOCATION),
+        formulatrix("1", "2", 1, 9, kind=ImageKind.DROP_LOCATION),
     ),
     (
         "plateID_1/batchID_2/wellNum_1/profileID_1/d1_r9_f013.jpg",
-        formulatrix("1", "2", 1, 9, kind=Kind.SLICE),
+        formulatrix("1", "2", 1, 9, kind=ImageKind.SLICE),
     ),
     # Rigaku: CMD-Oxford/TeXRank (SGC Oxford) and CSIRO C3
     (
@@ -148,15 +148,15 @@ EXAMPLES = [
     ("98ab_2018-04-11_RI1000-0081-mitegen/98ab_04A_1.jpg", xchem("98ab", "2018-04-11", (1, 4), 1)),
     # OPPF and VMXi: DiamondLightSource/VMXiImagerLink FileUtils.cs, new and older names
     ("441312000010-A01-2-R0DRP1-EF-z20-20100316-083621", oppf()),
-    ("441312000010-A01-2-R0DRP1-FL1-z20-20100316-083621", oppf(kind=Kind.SLICE)),
+    ("441312000010-A01-2-R0DRP1-FL1-z20-20100316-083621", oppf(kind=ImageKind.SLICE)),
     ("Web/441312000010/441312000010-A01-2-R0DRP1-EF-z-20-20100316-083621.jpg", oppf()),
     ("Web/441312000010/441312000010-A01-2-R4RIP1-EF-zN-20100316-083621.jpg", oppf(region=4)),
-    ("441312000010-A01-2-R0OVP1-EF-zN-20100316-083621.jpg", oppf(kind=Kind.OVERVIEW)),
-    ("Archive/20100316/441312000010/441312000010-A01-2-R0DRP1-BF-z3-20100316-083621.tif", oppf(kind=Kind.SLICE)),
-    ("441312000010-A01-2-R0DRP1-DL-zN-20100316-083621.jpg", oppf(kind=Kind.DROP_LOCATION)),
+    ("441312000010-A01-2-R0OVP1-EF-zN-20100316-083621.jpg", oppf(kind=ImageKind.OVERVIEW)),
+    ("Archive/20100316/441312000010/441312000010-A01-2-R0DRP1-BF-z3-20100316-083621.tif", oppf(kind=ImageKind.SLICE)),
+    ("441312000010-A01-2-R0DRP1-DL-zN-20100316-083621.jpg", oppf(kind=ImageKind.DROP_LOCATION)),
     ("441312000010-A01-2-z20.5-0-Drop-1-ExtendedFocus-20100316-083621.jpeg", oppf()),
-    ("441312000010-A01-2-z-3-0-Drop-1-FocusLevel-20100316-083621.jpeg", oppf(kind=Kind.SLICE)),
-    ("441312000010-A01-2-z0-0-Overview-1-ExtendedFocus-20100316-083621.jpeg", oppf(kind=Kind.OVERVIEW)),
+    ("441312000010-A01-2-z-3-0-Drop-1-FocusLevel-20100316-083621.jpeg", oppf(kind=ImageKind.SLICE)),
+    ("441312000010-A01-2-z0-0-Overview-1-ExtendedFocus-20100316-083621.jpeg", oppf(kind=ImageKind.OVERVIEW)),
     # EMBL CRIMS: marquez-group-embl/AXIS, MXCuBE
     (
         "https://htxlab.embl.org//rawimages/2025/CD044931/3/FORMULATRIX_CD044931_3_04-12-2025_02_03_03_00_99_UV.jpg",
@@ -278,7 +278,7 @@ def test_well_numbers_need_the_plate_format() -> None:
         "A25",
     ]
     assert isinstance(wells[24], NotADrop)
-    assert wells[24].reason is Reason.OUT_OF_RANGE
+    assert wells[24].reason is IgnoreReason.OUT_OF_RANGE
 
 
 def test_two_regions_of_one_drop_differ_in_region_alone() -> None:
@@ -341,7 +341,7 @@ def test_minstrel_reservoir_is_only_known_from_the_configuration() -> None:
     told = make("rigaku", LayoutOptions(reservoir_subwells=frozenset({2}))).parse(path)
     untold = make("rigaku").parse(path)
     assert isinstance(told, NotADrop)
-    assert told.reason is Reason.RESERVOIR
+    assert told.reason is IgnoreReason.RESERVOIR
     assert isinstance(untold, DropImage)
     assert untold.drop == 2
 
@@ -431,7 +431,7 @@ def test_an_older_name_whose_barcode_ends_like_a_well_is_no_batch() -> None:
 def test_a_name_that_two_plates_could_bear_is_not_guessed(path: str) -> None:
     verdict = make("rockmaker-export").parse(path)
     assert isinstance(verdict, NotADrop)
-    assert verdict.reason is Reason.UNREADABLE_NAME
+    assert verdict.reason is IgnoreReason.UNREADABLE_NAME
     assert "'AB' or 'AB_C4'" in verdict.detail
 
 
@@ -553,14 +553,14 @@ def test_a_number_beyond_the_plate_makes_it_the_next_larger_one_unless_it_was_to
         NUMBERED.format(97)
     )
     assert isinstance(told, NotADrop)
-    assert (told.reason, "plate import" in told.detail) == (Reason.OUT_OF_RANGE, True)
+    assert (told.reason, "plate import" in told.detail) == (IgnoreReason.OUT_OF_RANGE, True)
 
 
 def test_a_number_beyond_the_source_s_grid_is_refused_where_the_plate_s_grid_is_kept_nowhere() -> None:
     # Read on a larger grid it would lie beside lower numbers of the same plate that were read on the smaller one.
     verdict = make("formulatrix").parse(NUMBERED.format(97))
     assert isinstance(verdict, NotADrop)
-    assert (verdict.reason, "`grid` of the source" in verdict.detail) == (Reason.OUT_OF_RANGE, True)
+    assert (verdict.reason, "`grid` of the source" in verdict.detail) == (IgnoreReason.OUT_OF_RANGE, True)
 
 
 def test_the_reservoir_is_that_of_the_plate() -> None:
@@ -610,7 +610,7 @@ def test_working_folders_of_one_imagers_tools_are_others_plain_folders() -> None
         name = "44131-A01-2-R0DRP1-EF-z20-20100316-083621.jpg"
         refused = make("oppf").parse(f"{folder}/{name}")
         assert isinstance(refused, NotADrop)
-        assert refused.reason is Reason.WORKING_COPY
+        assert refused.reason is IgnoreReason.WORKING_COPY
 
 
 def test_a_plates_name_is_kept_in_one_unicode_form() -> None:

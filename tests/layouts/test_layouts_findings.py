@@ -2,7 +2,7 @@
 
 import pytest
 
-from marcod.domain import Reason, WarningKind
+from marcod.domain import IgnoreReason, WarningKind
 from marcod.layouts import make, readers
 from marcod.layouts.findings import CAUSES, Cause, SourceFinding, causes
 
@@ -10,8 +10,8 @@ MINSTREL = "CI022987/3/RMM3_01_222_ROBO_Test1_Clon1_CI_0000CI022987_003_121121_0
 STORE = "WellImages/70/plateID_1070/batchID_5/wellNum_{}/profileID_{}/d1_r1_{}"
 
 
-def finding(files: int, of_files: int, cause: Cause = Reason.NOT_THIS_LAYOUT, **more: object) -> SourceFinding:
-    kind = "ignored" if isinstance(cause, Reason) else "warning"
+def finding(files: int, of_files: int, cause: Cause = IgnoreReason.NOT_THIS_LAYOUT, **more: object) -> SourceFinding:
+    kind = "ignored" if isinstance(cause, IgnoreReason) else "warning"
     values: dict[str, object] = {"example": "a b.jpg", "asked": files} | more
     return SourceFinding("minstrel", "xchem", kind, str(cause), files, of_files, **values)  # type: ignore[arg-type]
 
@@ -19,12 +19,12 @@ def finding(files: int, of_files: int, cause: Cause = Reason.NOT_THIS_LAYOUT, **
 @pytest.mark.parametrize(
     ("files", "of_files", "cause", "attention"),
     [
-        (288, 288, Reason.NOT_THIS_LAYOUT, True),
-        (1, 1, Reason.UNREADABLE_NAME, True),
-        (20, 100_000, Reason.UNREADABLE_NAME, False),
-        (21, 100_000, Reason.UNREADABLE_NAME, True),
-        (4, 96, Reason.OUT_OF_RANGE, False),
-        (5, 96, Reason.OUT_OF_RANGE, True),
+        (288, 288, IgnoreReason.NOT_THIS_LAYOUT, True),
+        (1, 1, IgnoreReason.UNREADABLE_NAME, True),
+        (20, 100_000, IgnoreReason.UNREADABLE_NAME, False),
+        (21, 100_000, IgnoreReason.UNREADABLE_NAME, True),
+        (4, 96, IgnoreReason.OUT_OF_RANGE, False),
+        (5, 96, IgnoreReason.OUT_OF_RANGE, True),
         (3, 100_000, WarningKind.BARCODE_DIFFERS, False),
         (1, 100_000, WarningKind.UNMAPPED_PROFILE, True),
         (1, 100_000, WarningKind.LIGHT_LOST, True),
@@ -67,12 +67,12 @@ def test_every_cause_has_words(cause: Cause) -> None:
         (STORE.format(1, 1, "ef.jpg"), (None,)),
         (STORE.format(1, 1, "ef.png"), (None, WarningKind.UNMAPPED_PROFILE)),
         (STORE.format(1, 1, "th.png"), ()),
-        (STORE.format(1, 1, "zz.jpg"), (Reason.UNKNOWN_KIND,)),
-        (STORE.format(97, 1, "ef.jpg"), (Reason.OUT_OF_RANGE,)),
-        (STORE.format(1537, 1, "ef.jpg"), (Reason.OUT_OF_RANGE,)),
-        (STORE.format(1, 1, "ef.JPEG").replace("d1_r1", "d1"), (Reason.UNREADABLE_NAME,)),
+        (STORE.format(1, 1, "zz.jpg"), (IgnoreReason.UNKNOWN_KIND,)),
+        (STORE.format(97, 1, "ef.jpg"), (IgnoreReason.OUT_OF_RANGE,)),
+        (STORE.format(1537, 1, "ef.jpg"), (IgnoreReason.OUT_OF_RANGE,)),
+        (STORE.format(1, 1, "ef.JPEG").replace("d1_r1", "d1"), (IgnoreReason.UNREADABLE_NAME,)),
         (STORE.format(1, 1, "drop.dat"), ()),
-        ("holiday.jpg", (Reason.NOT_THIS_LAYOUT,)),
+        ("holiday.jpg", (IgnoreReason.NOT_THIS_LAYOUT,)),
         ("notes.txt", ()),
         ("holiday", ()),
         (".hidden.jpg", ()),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marcod.domain import PLATE_FORMATS, DropImage, Kind, LayoutWarning, Modality, NotADrop
+from marcod.domain import PLATE_FORMATS, DropImage, ImageKind, LayoutWarning, Modality, NotADrop
 from marcod.layouts import NAMES, LayoutOptions, make, title, with_levels
 
 PROFILES = {1: Modality.VISIBLE, 2: Modality.UV, 3: Modality.SHG, 5: Modality.UNKNOWN}
@@ -78,7 +78,7 @@ IMAGES = {
         inspection_key=st.integers(0, 10**18 - 1).map(str),
         region=numbers,
         lit=lights(),
-        kind=st.sampled_from([Kind.COMPOSITE, Kind.THUMBNAIL, Kind.SLICE, Kind.DROP_LOCATION]),
+        kind=st.sampled_from([ImageKind.COMPOSITE, ImageKind.THUMBNAIL, ImageKind.SLICE, ImageKind.DROP_LOCATION]),
     ),
     "rockmaker-export": st.one_of(
         drop_images(
@@ -104,7 +104,7 @@ IMAGES = {
         captured_at=moments,
         region=numbers,
         lit=lights(),
-        kind=st.sampled_from([Kind.COMPOSITE, Kind.OVERVIEW, Kind.SLICE, Kind.DROP_LOCATION]),
+        kind=st.sampled_from([ImageKind.COMPOSITE, ImageKind.OVERVIEW, ImageKind.SLICE, ImageKind.DROP_LOCATION]),
     ),
     "xchem": drop_images(
         "xchem", alphanumeric, drop=st.integers(1, 9), inspection_key=from_date("%Y-%m-%d"), captured_at=days
@@ -113,7 +113,7 @@ IMAGES = {
     "rigaku": drop_images(
         "rigaku",
         alphanumeric.filter(lambda text: any(map(str.isdigit, text))),
-        kind=st.sampled_from([Kind.COMPOSITE, Kind.THUMBNAIL]),
+        kind=st.sampled_from([ImageKind.COMPOSITE, ImageKind.THUMBNAIL]),
         profile=st.sampled_from(["HF", "00", "x9"]),
         **ordinals,
     ),
@@ -142,7 +142,7 @@ IMAGES = {
         drop=st.integers(1, 3),
         captured_at=moments,
         inspection_key=from_date("%Y%m%d_%H%M%S"),
-        kind=st.sampled_from([Kind.COMPOSITE, Kind.SLICE]),
+        kind=st.sampled_from([ImageKind.COMPOSITE, ImageKind.SLICE]),
     ),
 }
 anything = st.sampled_from(list(IMAGES)).flatmap(lambda name: IMAGES[name])

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from marcod.domain import PLATE_FORMATS, DropImage, Kind, Modality, NotADrop, PlateSetup, Reason
+from marcod.domain import PLATE_FORMATS, DropImage, IgnoreReason, ImageKind, Modality, NotADrop, PlateSetup
 from marcod.errors import LayoutError
 from marcod.layouts import NAMES, LayoutOptions, explain, make
 
@@ -14,98 +14,98 @@ XCHEM = "90j8_2018-04-11_RI1000-0081-2drop"
 RUN = "X000015804202004011136-jpg"
 
 CASES = [
-    ("formulatrix", f"{NATIVE}/notes.xml", Reason.SIDECAR),
-    ("formulatrix", "Thumbs.db", Reason.SIDECAR),
-    ("hwi", f"{RUN}/X000015804.mso", Reason.SIDECAR),
-    ("hwi", "X000015804platedef.xml", Reason.SIDECAR),
-    ("xchem", "transfers/90j8_2018-04-11_RI1000-0081_2drop.done", Reason.SIDECAR),
-    ("oppf", "441300245195_441300245195-20100415-063644_1_1_0.done", Reason.SIDECAR),
-    ("rockmaker-export", "90j8/report.csv", Reason.SIDECAR),
-    ("ami", "target/plate7/prep_date.txt", Reason.SIDECAR),
-    ("hwi", f"{RUN}.rar", Reason.ARCHIVE),
-    ("hwi", f"{RUN}.ZIP", Reason.ARCHIVE),
-    ("formulatrix", f"{NATIVE}/d1_r1_ef.jpg.part", Reason.TEMPORARY),
-    ("formulatrix", f"{NATIVE}/d1_r1_ef.jpg~", Reason.TEMPORARY),
-    ("formulatrix", f"{NATIVE}/.d1_r1_ef.jpg.x7Fq", Reason.TEMPORARY),
-    ("formulatrix", f"{NATIVE}/._d1_r1_ef.jpg", Reason.TEMPORARY),
-    ("formulatrix", f"{NATIVE}/~d1_r1_ef.jpg", Reason.TEMPORARY),
-    ("formulatrix", f".snapshot/{NATIVE}/d1_r1_ef.jpg", Reason.TEMPORARY),
-    ("oppf", "writing.lock", Reason.TEMPORARY),
-    ("oppf", "copy.TMP", Reason.TEMPORARY),
-    ("oppf", "Processed/441312000010-A01-2-R0DRP1-EF-z20-20100316-083621.jpg", Reason.WORKING_COPY),
-    ("oppf", "a\\QUARANTINE\\441312000010-A01-2-R0DRP1-EF-z20-20100316-083621.jpg", Reason.WORKING_COPY),
-    ("ami", "plate7/20240131_093000/rawimages/A1a_1.jpg", Reason.WORKING_COPY),
-    ("ami", "plate7/20240131_093000/cropped/A1a.jpg", Reason.WORKING_COPY),
-    ("rigaku", f"RigakuMontage/{MINSTREL.format('121121_01_01_01', '')[:20]}_thumb.jpg", Reason.THUMBNAIL),
-    ("formulatrix", f"{NATIVE}/d1_r1_mrv.jpg", Reason.UNKNOWN_KIND),
-    ("formulatrix", f"{NATIVE}/d1_r1_.jpg", Reason.UNREADABLE_NAME),
-    ("formulatrix", f"{NATIVE}/plane_13.png", Reason.UNREADABLE_NAME),
-    ("formulatrix", "batchID_2/wellNum_1/profileID_1/d1_r1_ef.jpg", Reason.UNREADABLE_NAME),
+    ("formulatrix", f"{NATIVE}/notes.xml", IgnoreReason.SIDECAR),
+    ("formulatrix", "Thumbs.db", IgnoreReason.SIDECAR),
+    ("hwi", f"{RUN}/X000015804.mso", IgnoreReason.SIDECAR),
+    ("hwi", "X000015804platedef.xml", IgnoreReason.SIDECAR),
+    ("xchem", "transfers/90j8_2018-04-11_RI1000-0081_2drop.done", IgnoreReason.SIDECAR),
+    ("oppf", "441300245195_441300245195-20100415-063644_1_1_0.done", IgnoreReason.SIDECAR),
+    ("rockmaker-export", "90j8/report.csv", IgnoreReason.SIDECAR),
+    ("ami", "target/plate7/prep_date.txt", IgnoreReason.SIDECAR),
+    ("hwi", f"{RUN}.rar", IgnoreReason.ARCHIVE),
+    ("hwi", f"{RUN}.ZIP", IgnoreReason.ARCHIVE),
+    ("formulatrix", f"{NATIVE}/d1_r1_ef.jpg.part", IgnoreReason.TEMPORARY),
+    ("formulatrix", f"{NATIVE}/d1_r1_ef.jpg~", IgnoreReason.TEMPORARY),
+    ("formulatrix", f"{NATIVE}/.d1_r1_ef.jpg.x7Fq", IgnoreReason.TEMPORARY),
+    ("formulatrix", f"{NATIVE}/._d1_r1_ef.jpg", IgnoreReason.TEMPORARY),
+    ("formulatrix", f"{NATIVE}/~d1_r1_ef.jpg", IgnoreReason.TEMPORARY),
+    ("formulatrix", f".snapshot/{NATIVE}/d1_r1_ef.jpg", IgnoreReason.TEMPORARY),
+    ("oppf", "writing.lock", IgnoreReason.TEMPORARY),
+    ("oppf", "copy.TMP", IgnoreReason.TEMPORARY),
+    ("oppf", "Processed/441312000010-A01-2-R0DRP1-EF-z20-20100316-083621.jpg", IgnoreReason.WORKING_COPY),
+    ("oppf", "a\\QUARANTINE\\441312000010-A01-2-R0DRP1-EF-z20-20100316-083621.jpg", IgnoreReason.WORKING_COPY),
+    ("ami", "plate7/20240131_093000/rawimages/A1a_1.jpg", IgnoreReason.WORKING_COPY),
+    ("ami", "plate7/20240131_093000/cropped/A1a.jpg", IgnoreReason.WORKING_COPY),
+    ("rigaku", f"RigakuMontage/{MINSTREL.format('121121_01_01_01', '')[:20]}_thumb.jpg", IgnoreReason.THUMBNAIL),
+    ("formulatrix", f"{NATIVE}/d1_r1_mrv.jpg", IgnoreReason.UNKNOWN_KIND),
+    ("formulatrix", f"{NATIVE}/d1_r1_.jpg", IgnoreReason.UNREADABLE_NAME),
+    ("formulatrix", f"{NATIVE}/plane_13.png", IgnoreReason.UNREADABLE_NAME),
+    ("formulatrix", "batchID_2/wellNum_1/profileID_1/d1_r1_ef.jpg", IgnoreReason.UNREADABLE_NAME),
     (
         "formulatrix",
         "\\\\cs04r\\RockMakerStorage\\WellImages\\539\\plateID_14539\\batchID_72673",
-        Reason.UNREADABLE_NAME,
+        IgnoreReason.UNREADABLE_NAME,
     ),
-    ("formulatrix", f"{NATIVE}/d1_r1_ef.jxr", Reason.UNREADABLE_NAME),
-    ("rigaku", f"CI022987/3/{MINSTREL.format('121121_1_01_01', '')}", Reason.UNREADABLE_NAME),
-    ("xchem", f"{XCHEM}/90j8_A01_1.jpg", Reason.UNREADABLE_NAME),
-    ("crims", "FORMULATRIX_CD1_6_2021-09-08_05_02_01_00_99_Vis.jpg", Reason.UNREADABLE_NAME),
-    ("hwi", f"{RUN}/A01.jpg", Reason.UNREADABLE_NAME),
-    ("oppf", "44131-A01-2-R0DRP1-XX-z20-20100316-083621.jpg", Reason.UNREADABLE_NAME),
-    ("rhombix", "Images/2006/ZZAA00123/ZZA00123_A01-1_BRITE_110.jpg", Reason.UNREADABLE_NAME),
-    ("ami", "plate7/20240131_093000/overview.jpg", Reason.UNREADABLE_NAME),
-    ("formulatrix", "plateID_1/batchID_2/wellNum_0/profileID_1/d1_r1_ef.jpg", Reason.OUT_OF_RANGE),
-    ("formulatrix", "plateID_1/batchID_2/wellNum_97/profileID_1/d1_r1_ef.jpg", Reason.OUT_OF_RANGE),
-    ("formulatrix", "plateID_1/batchID_2/wellNum_1/profileID_1/d0_r1_ef.jpg", Reason.OUT_OF_RANGE),
-    ("rigaku", MINSTREL.format("121121_13_01_01", ""), Reason.OUT_OF_RANGE),
-    ("rigaku", MINSTREL.format("121121_01_09_01", ""), Reason.OUT_OF_RANGE),
-    ("rigaku", MINSTREL.format("121121_00_01_01", ""), Reason.OUT_OF_RANGE),
-    ("rigaku", MINSTREL.format("121121_01_01_00", ""), Reason.OUT_OF_RANGE),
-    ("rigaku", MINSTREL.format("121131_01_01_01", ""), Reason.OUT_OF_RANGE),
-    ("xchem", f"{XCHEM}/90j8_13A_1.jpg", Reason.OUT_OF_RANGE),
-    ("xchem", f"{XCHEM}/90j8_01A_3.jpg", Reason.OUT_OF_RANGE),
-    ("xchem", "90j8_2018-02-30_RI1000-0081-2drop/90j8_01A_1.jpg", Reason.OUT_OF_RANGE),
-    ("crims", "FORMULATRIX_CD1_6_31-06-2021_05_02_01_00_99_Vis.jpg", Reason.OUT_OF_RANGE),
-    ("crims", "FORMULATRIX_CD1_6_08-09-2021_13_02_01_00_99_Vis.jpg", Reason.OUT_OF_RANGE),
-    ("hwi", "X0000051270000200506241635.png", Reason.OUT_OF_RANGE),
-    ("hwi", "X0000051271537200506241635.png", Reason.OUT_OF_RANGE),
-    ("hwi", "X0000051270001200513241635.png", Reason.OUT_OF_RANGE),
-    ("hwi", "X0000051270001000001010000.png", Reason.OUT_OF_RANGE),
-    ("hwi", "X0000051270001197006241635.png", Reason.OUT_OF_RANGE),
-    ("oppf", "441312000010-A13-2-R0DRP1-EF-z20-20100316-083621.jpg", Reason.OUT_OF_RANGE),
-    ("oppf", "441312000010-A01-2-R0DRP1-EF-z20-20100316-250000.jpg", Reason.OUT_OF_RANGE),
-    ("rhombix", "TG_A01-1_BRITE_110631_200901_1.jpg", Reason.OUT_OF_RANGE),
-    ("ami", "plate7/20240131_093000/H13.jpg", Reason.OUT_OF_RANGE),
-    ("rockmaker-export", "002s/Clear/002s_C6_ImagerDefaults_9.jpg", Reason.NO_REPORT),
-    ("rockmaker-export", "90j8/Crystals/90j8_I12_Visible_9_3552.jpg", Reason.OUT_OF_RANGE),
-    ("hwi", "../X0000051270868200506241635.png", Reason.NOT_THIS_LAYOUT),
-    ("xchem", "somewhere/90j8_01A_1.jpg", Reason.NOT_THIS_LAYOUT),
-    ("hwi", "", Reason.NOT_THIS_LAYOUT),
-    *((name, "holiday/beach.jpg", Reason.NOT_THIS_LAYOUT) for name in NAMES if name != "regex"),
+    ("formulatrix", f"{NATIVE}/d1_r1_ef.jxr", IgnoreReason.UNREADABLE_NAME),
+    ("rigaku", f"CI022987/3/{MINSTREL.format('121121_1_01_01', '')}", IgnoreReason.UNREADABLE_NAME),
+    ("xchem", f"{XCHEM}/90j8_A01_1.jpg", IgnoreReason.UNREADABLE_NAME),
+    ("crims", "FORMULATRIX_CD1_6_2021-09-08_05_02_01_00_99_Vis.jpg", IgnoreReason.UNREADABLE_NAME),
+    ("hwi", f"{RUN}/A01.jpg", IgnoreReason.UNREADABLE_NAME),
+    ("oppf", "44131-A01-2-R0DRP1-XX-z20-20100316-083621.jpg", IgnoreReason.UNREADABLE_NAME),
+    ("rhombix", "Images/2006/ZZAA00123/ZZA00123_A01-1_BRITE_110.jpg", IgnoreReason.UNREADABLE_NAME),
+    ("ami", "plate7/20240131_093000/overview.jpg", IgnoreReason.UNREADABLE_NAME),
+    ("formulatrix", "plateID_1/batchID_2/wellNum_0/profileID_1/d1_r1_ef.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("formulatrix", "plateID_1/batchID_2/wellNum_97/profileID_1/d1_r1_ef.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("formulatrix", "plateID_1/batchID_2/wellNum_1/profileID_1/d0_r1_ef.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("rigaku", MINSTREL.format("121121_13_01_01", ""), IgnoreReason.OUT_OF_RANGE),
+    ("rigaku", MINSTREL.format("121121_01_09_01", ""), IgnoreReason.OUT_OF_RANGE),
+    ("rigaku", MINSTREL.format("121121_00_01_01", ""), IgnoreReason.OUT_OF_RANGE),
+    ("rigaku", MINSTREL.format("121121_01_01_00", ""), IgnoreReason.OUT_OF_RANGE),
+    ("rigaku", MINSTREL.format("121131_01_01_01", ""), IgnoreReason.OUT_OF_RANGE),
+    ("xchem", f"{XCHEM}/90j8_13A_1.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("xchem", f"{XCHEM}/90j8_01A_3.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("xchem", "90j8_2018-02-30_RI1000-0081-2drop/90j8_01A_1.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("crims", "FORMULATRIX_CD1_6_31-06-2021_05_02_01_00_99_Vis.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("crims", "FORMULATRIX_CD1_6_08-09-2021_13_02_01_00_99_Vis.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("hwi", "X0000051270000200506241635.png", IgnoreReason.OUT_OF_RANGE),
+    ("hwi", "X0000051271537200506241635.png", IgnoreReason.OUT_OF_RANGE),
+    ("hwi", "X0000051270001200513241635.png", IgnoreReason.OUT_OF_RANGE),
+    ("hwi", "X0000051270001000001010000.png", IgnoreReason.OUT_OF_RANGE),
+    ("hwi", "X0000051270001197006241635.png", IgnoreReason.OUT_OF_RANGE),
+    ("oppf", "441312000010-A13-2-R0DRP1-EF-z20-20100316-083621.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("oppf", "441312000010-A01-2-R0DRP1-EF-z20-20100316-250000.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("rhombix", "TG_A01-1_BRITE_110631_200901_1.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("ami", "plate7/20240131_093000/H13.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("rockmaker-export", "002s/Clear/002s_C6_ImagerDefaults_9.jpg", IgnoreReason.NO_REPORT),
+    ("rockmaker-export", "90j8/Crystals/90j8_I12_Visible_9_3552.jpg", IgnoreReason.OUT_OF_RANGE),
+    ("hwi", "../X0000051270868200506241635.png", IgnoreReason.NOT_THIS_LAYOUT),
+    ("xchem", "somewhere/90j8_01A_1.jpg", IgnoreReason.NOT_THIS_LAYOUT),
+    ("hwi", "", IgnoreReason.NOT_THIS_LAYOUT),
+    *((name, "holiday/beach.jpg", IgnoreReason.NOT_THIS_LAYOUT) for name in NAMES if name != "regex"),
 ]
 
 
 @pytest.mark.parametrize(("layout", "path", "reason"), CASES)
-def test_reason(layout: str, path: str, reason: Reason) -> None:
+def test_reason(layout: str, path: str, reason: IgnoreReason) -> None:
     verdict = make(layout, LayoutOptions(plates=lambda key: PlateSetup(PLATE_FORMATS[96]))).parse(path)
     assert isinstance(verdict, NotADrop)
     assert (verdict.layout, verdict.reason) == (layout, reason)
     assert verdict.detail
-    assert verdict.may_change is (reason is Reason.NO_REPORT)
+    assert verdict.may_change is (reason is IgnoreReason.NO_REPORT)
 
 
 @pytest.mark.parametrize(
     ("layout", "path", "kind"),
     [
-        ("formulatrix", f"{NATIVE}/d1_r1_th.jpg", Kind.THUMBNAIL),
-        ("formulatrix", f"{NATIVE}/d1_r1_F000.jpg", Kind.SLICE),
-        ("formulatrix", f"{NATIVE}/d1_r1_DL.jpg", Kind.DROP_LOCATION),
-        ("rigaku", MINSTREL.format("121121_01_01_01", "_thumb"), Kind.THUMBNAIL),
-        ("oppf", "441312000010-A01-2-R0OVP1-EF-zN-20100316-083621.jpg", Kind.OVERVIEW),
-        ("ami", "plate7/20240131_093000/A1_2.jpg", Kind.SLICE),
+        ("formulatrix", f"{NATIVE}/d1_r1_th.jpg", ImageKind.THUMBNAIL),
+        ("formulatrix", f"{NATIVE}/d1_r1_F000.jpg", ImageKind.SLICE),
+        ("formulatrix", f"{NATIVE}/d1_r1_DL.jpg", ImageKind.DROP_LOCATION),
+        ("rigaku", MINSTREL.format("121121_01_01_01", "_thumb"), ImageKind.THUMBNAIL),
+        ("oppf", "441312000010-A01-2-R0OVP1-EF-zN-20100316-083621.jpg", ImageKind.OVERVIEW),
+        ("ami", "plate7/20240131_093000/A1_2.jpg", ImageKind.SLICE),
     ],
 )
-def test_other_images_of_a_drop_are_read_with_their_kind(layout: str, path: str, kind: Kind) -> None:
+def test_other_images_of_a_drop_are_read_with_their_kind(layout: str, path: str, kind: ImageKind) -> None:
     image = make(layout).parse(path)
     assert isinstance(image, DropImage)
     assert image.kind is kind
@@ -125,7 +125,7 @@ def test_other_images_of_a_drop_are_read_with_their_kind(layout: str, path: str,
 def test_bytes_that_are_no_text_cannot_become_a_plate(name: str) -> None:
     verdict = make("ami").parse(f"{name}/20240131_093000/A1.jpg")
     assert isinstance(verdict, NotADrop)
-    assert verdict.reason is Reason.UNREADABLE_NAME
+    assert verdict.reason is IgnoreReason.UNREADABLE_NAME
     assert verdict.detail.isprintable()
 
 
@@ -136,7 +136,7 @@ def test_only_a_whole_folder_name_marks_a_working_copy() -> None:
 def test_a_path_beyond_every_file_system_is_refused_before_any_grammar_reads_it() -> None:
     verdict = make("rigaku").parse("0" * 100_000 + ".jpg")
     assert isinstance(verdict, NotADrop)
-    assert verdict.reason is Reason.UNREADABLE_NAME
+    assert verdict.reason is IgnoreReason.UNREADABLE_NAME
     assert len(verdict.detail) < 300
 
 
@@ -154,7 +154,7 @@ def test_unknown_layout_is_told_the_known_ones_nearest_first() -> None:
     ("layout", "changed", "about"),
     [
         ("formulatrix", {"plate_key": "CD1"}, "plate"),
-        ("formulatrix", {"kind": Kind.OVERVIEW}, "overview"),
+        ("formulatrix", {"kind": ImageKind.OVERVIEW}, "overview"),
         ("formulatrix", {"barcode": "CD1"}, "barcode"),
         ("formulatrix", {"column": 13}, "row"),
         ("crims", {"modality": Modality.SHG}, "shg"),
@@ -166,9 +166,9 @@ def test_unknown_layout_is_told_the_known_ones_nearest_first() -> None:
         ("xchem", {"inspection_key": "3"}, "dated folder"),
         ("hwi", {"drop": 2, "inspection_key": "202004011136", "plate_key": "X000005127"}, "drop"),
         ("hwi", {"captured_at": None}, "date"),
-        ("oppf", {"kind": Kind.THUMBNAIL}, "thumbnail"),
+        ("oppf", {"kind": ImageKind.THUMBNAIL}, "thumbnail"),
         ("ami", {"drop": 4, "inspection_key": "20240131_093000"}, "drop"),
-        ("rockmaker-export", {"kind": Kind.SLICE}, "kind"),
+        ("rockmaker-export", {"kind": ImageKind.SLICE}, "kind"),
         ("rockmaker-export", {"captured_at": None}, "captured_at"),
         ("regex", {}, "regular expression"),
     ],

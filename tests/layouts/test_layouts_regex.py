@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from marcod.domain import PLATE_FORMATS, DropImage, Modality, NotADrop, Reason
+from marcod.domain import PLATE_FORMATS, DropImage, IgnoreReason, Modality, NotADrop
 from marcod.errors import LayoutError
 from marcod.layouts import LayoutOptions, make
 
@@ -84,23 +84,23 @@ def test_modality_is_a_word_or_a_mapped_profile(text: str, modality: Modality) -
 @pytest.mark.parametrize(
     ("pattern", "path", "reason"),
     [
-        (FULL, "elsewhere.jpg", Reason.NOT_THIS_LAYOUT),
-        (FULL, "CD1/3/2024-02-31_B_07_1_UV.jpg", Reason.OUT_OF_RANGE),
-        (FULL, "CD1/3/0001-01-01_B_07_1_UV.jpg", Reason.OUT_OF_RANGE),
-        (FULL, "CD1/3/2024-01-31_B_49_1_UV.jpg", Reason.OUT_OF_RANGE),
-        (FULL, "CD1/3/2024-01-31_B_07_0_UV.jpg", Reason.OUT_OF_RANGE),
-        (FULL, "CD1/3/2024-01-31_B_x_1_UV.jpg", Reason.UNREADABLE_NAME),
-        (FULL, "CD1/3/2024-01-31_?_1_1_UV.jpg", Reason.UNREADABLE_NAME),
-        (FULL, "CD1/3/2024-01-31_B_1_ab_UV.jpg", Reason.UNREADABLE_NAME),
-        (r"(?P<plate>\w+)/(?P<well>\w+)\.jpg", "p1/1537.jpg", Reason.OUT_OF_RANGE),
-        (r"(?P<plate>\w+)/(?P<well>\w+)\.jpg", "p1/well.jpg", Reason.UNREADABLE_NAME),
-        (r"(?P<plate>\w+)?/(?P<well>\w+)\.jpg", "#/A1.jpg", Reason.UNREADABLE_NAME),
-        (r"(?P<plate>\w+)/(?P<well>A1)?", "p1/b.jpg", Reason.UNREADABLE_NAME),
-        (r"(?P<plate>p1)/(?P<barcode>.+)/(?P<well>\w+)\.jpg", "p1/\udcff/A1.jpg", Reason.UNREADABLE_NAME),
-        (FULL, "CD1/3/2024-01-31_B_07_1_UV.tmp", Reason.TEMPORARY),
+        (FULL, "elsewhere.jpg", IgnoreReason.NOT_THIS_LAYOUT),
+        (FULL, "CD1/3/2024-02-31_B_07_1_UV.jpg", IgnoreReason.OUT_OF_RANGE),
+        (FULL, "CD1/3/0001-01-01_B_07_1_UV.jpg", IgnoreReason.OUT_OF_RANGE),
+        (FULL, "CD1/3/2024-01-31_B_49_1_UV.jpg", IgnoreReason.OUT_OF_RANGE),
+        (FULL, "CD1/3/2024-01-31_B_07_0_UV.jpg", IgnoreReason.OUT_OF_RANGE),
+        (FULL, "CD1/3/2024-01-31_B_x_1_UV.jpg", IgnoreReason.UNREADABLE_NAME),
+        (FULL, "CD1/3/2024-01-31_?_1_1_UV.jpg", IgnoreReason.UNREADABLE_NAME),
+        (FULL, "CD1/3/2024-01-31_B_1_ab_UV.jpg", IgnoreReason.UNREADABLE_NAME),
+        (r"(?P<plate>\w+)/(?P<well>\w+)\.jpg", "p1/1537.jpg", IgnoreReason.OUT_OF_RANGE),
+        (r"(?P<plate>\w+)/(?P<well>\w+)\.jpg", "p1/well.jpg", IgnoreReason.UNREADABLE_NAME),
+        (r"(?P<plate>\w+)?/(?P<well>\w+)\.jpg", "#/A1.jpg", IgnoreReason.UNREADABLE_NAME),
+        (r"(?P<plate>\w+)/(?P<well>A1)?", "p1/b.jpg", IgnoreReason.UNREADABLE_NAME),
+        (r"(?P<plate>p1)/(?P<barcode>.+)/(?P<well>\w+)\.jpg", "p1/\udcff/A1.jpg", IgnoreReason.UNREADABLE_NAME),
+        (FULL, "CD1/3/2024-01-31_B_07_1_UV.tmp", IgnoreReason.TEMPORARY),
     ],
 )
-def test_a_path_the_pattern_cannot_use(pattern: str, path: str, reason: Reason) -> None:
+def test_a_path_the_pattern_cannot_use(pattern: str, path: str, reason: IgnoreReason) -> None:
     verdict = parsed(pattern, path)
     assert isinstance(verdict, NotADrop)
     assert verdict.reason is reason

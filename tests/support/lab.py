@@ -23,7 +23,7 @@ from marcod import layouts
 from marcod.cli import cli
 from marcod.cli.common.lazy import loaded
 from marcod.database.engine import Database
-from marcod.domain import PLATE_FORMATS, Kind, PlateFormat
+from marcod.domain import PLATE_FORMATS, ImageKind, PlateFormat
 from marcod.settings.environment import child_environment
 from marcod.synthetic import ImagerStyle, PlannedFile, PlateSpec, plate_files, write_file
 
@@ -134,7 +134,7 @@ class Delivery:
         return list(plate_files(self.spec, layouts.make(self.layout)))
 
     def composites(self) -> list[PlannedFile]:
-        return [file for file in self.files() if file.kind is Kind.COMPOSITE]
+        return [file for file in self.files() if file.kind is ImageKind.COMPOSITE]
 
     def write(self, root: Path) -> None:
         for file in self.files():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from marcod import layouts
-from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, Kind, Modality, NotADrop, PlateFormat
+from marcod.domain import CLASSES, PLATE_FORMATS, DropClass, DropImage, ImageKind, Modality, NotADrop, PlateFormat
 from marcod.synthetic import (
     ImagerStyle,
     PlateSpec,
@@ -229,7 +229,7 @@ def test_every_layout_reads_its_own_plates_back(name: str) -> None:
     layout = layouts.make(name)
     planned = list(plate_files(spec, layout))
     told = {file.path: file.content for file in planned if file.content is not None}
-    seen: dict[tuple[str, Modality, Kind], set[tuple[int, int, int]]] = {}
+    seen: dict[tuple[str, Modality, ImageKind], set[tuple[int, int, int]]] = {}
     for file in planned:
         if file.image is None:
             assert isinstance(layout.parse(file.path, told.get), NotADrop)
@@ -242,7 +242,7 @@ def test_every_layout_reads_its_own_plates_back(name: str) -> None:
         assert not read.warnings
         seen.setdefault((read.inspection_key, read.modality, read.kind), set()).add((read.row, read.column, read.drop))
     drops = 1 if name in ("hwi", "rockmaker-export") else 2
-    composites = {key: where for key, where in seen.items() if key[1:] == (Modality.VISIBLE, Kind.COMPOSITE)}
+    composites = {key: where for key, where in seen.items() if key[1:] == (Modality.VISIBLE, ImageKind.COMPOSITE)}
     assert len(composites) == len(spec.inspections)
     assert {len(where) for where in composites.values()} == {6 * drops}
 
@@ -268,7 +268,7 @@ def test_written_files_are_images_of_the_size_asked_for(name: str, tmp_path: Pat
             assert target.read_bytes() == planned.content
         else:
             with Image.open(target) as image:
-                assert image.size == ((50, 40) if planned.kind is Kind.THUMBNAIL else (200, 160))
+                assert image.size == ((50, 40) if planned.kind is ImageKind.THUMBNAIL else (200, 160))
                 image.load()
 
 

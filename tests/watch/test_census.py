@@ -12,7 +12,7 @@ from watched_site import SETTLE_S, Site, put, settings_for, well_image
 from marcod.catalog import findings
 from marcod.database.engine import Database
 from marcod.database.schema import drop, image
-from marcod.domain import Reason, WarningKind
+from marcod.domain import IgnoreReason, WarningKind
 from marcod.layouts import make
 from marcod.layouts.findings import SourceFinding
 from marcod.store.versions import Version
@@ -235,7 +235,7 @@ def test_the_sample_is_bounded(db: Database, champion: Version) -> None:
     assert (one.files, one.asked, one.hint_files) == (1500, 1000, 1000)
     assert one.accepted
     assert not one.attention
-    assert folder.counts == ((Reason.NOT_THIS_LAYOUT, 1500),)
+    assert folder.counts == ((IgnoreReason.NOT_THIS_LAYOUT, 1500),)
 
 
 def test_scans_by_hand_count_anew(db: Database, champion: Version, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from watched_site import put, set_time, settings_for, well_image
 
 from marcod.database.engine import Database
 from marcod.database.schema import image, source
-from marcod.domain import Reason, text_path
+from marcod.domain import IgnoreReason, text_path
 from marcod.errors import ConfigError, LayoutError
 from marcod.settings import Settings
 from marcod.store import sources
@@ -93,11 +93,11 @@ def test_what_is_no_drop_is_counted_by_reason_and_not_offered(bench: Bench) -> N
     put(bench.root, "notes.txt")
     bench.walk(0.0)
     assert bench.ingest.tally.ignored == {
-        Reason.THUMBNAIL: 2,
-        Reason.DROP_LOCATION: 1,
-        Reason.UNREADABLE_NAME: 1,
-        Reason.OUT_OF_RANGE: 1,
-        Reason.SIDECAR: 1,
+        IgnoreReason.THUMBNAIL: 2,
+        IgnoreReason.DROP_LOCATION: 1,
+        IgnoreReason.UNREADABLE_NAME: 1,
+        IgnoreReason.OUT_OF_RANGE: 1,
+        IgnoreReason.SIDECAR: 1,
     }
     assert bench.ingest.tally.unreadable == ["WellImages/70/plateID_1070/batchID_5/wellNum_3/profileID_1/drop.jpg"]
     assert [file.path for file in bench.tracker.due(10.0)] == [well_image(1)]
@@ -107,7 +107,7 @@ def test_several_events_of_one_ignored_file_count_once(bench: Bench) -> None:
     for _ in range(3):
         bench.ingest.notice([well_image(1, kind="th")], 0.0)
         bench.walk(0.0)
-    assert bench.ingest.take_tally().ignored == {Reason.THUMBNAIL: 1}
+    assert bench.ingest.take_tally().ignored == {IgnoreReason.THUMBNAIL: 1}
     assert bench.ingest.take_tally().ignored == {}
 
 
@@ -144,7 +144,7 @@ def test_an_image_without_a_batch_waits_for_its_report(db: Database, champion: V
     put(bench.root, IMAGE)
     bench.walk(0.0)
     assert bench.ingest.waiting == [IMAGE]
-    assert bench.ingest.tally.ignored == {Reason.NO_REPORT: 1}
+    assert bench.ingest.tally.ignored == {IgnoreReason.NO_REPORT: 1}
     assert len(bench.tracker) == 0
     put(bench.root, "90j8/report.csv", REPORT)
     bench.walk(1.0)

@@ -9,7 +9,7 @@ import pytest
 from watched_site import put, settings_for, well_image
 
 from marcod.database.engine import Database
-from marcod.domain import Reason
+from marcod.domain import IgnoreReason
 from marcod.store.versions import Version
 from marcod.watch.ingest import Source, open_sources
 from marcod.watch.scan import ScanProgress, ScanReport, scan_once
@@ -43,7 +43,7 @@ def test_a_second_scan_finds_everything_unchanged(db: Database, source: Source, 
     put(root, "WellImages/70/plateID_1070/batchID_5/wellNum_1/profileID_7/d1_r1_ef.png")
     first = scan_once(db, source, SETTLE_S)
     assert (first.found, first.new, first.changed, first.unchanged, first.unscored) == (41, 21, 0, 0, 1)
-    assert first.ignored == {Reason.THUMBNAIL: 20}
+    assert first.ignored == {IgnoreReason.THUMBNAIL: 20}
     second = scan_once(db, source, SETTLE_S)
     assert (second.found, second.new, second.changed, second.unchanged, second.unscored) == (41, 0, 0, 21, 0)
     put(root, well_image(3), b"taken again")
@@ -80,7 +80,7 @@ def test_names_nobody_can_read_are_shown(db: Database, source: Source, root: Pat
     for number in range(12):
         put(root, f"{folder}/drop{number}\udce9.jpg")
     report = scan_once(db, source, SETTLE_S)
-    assert report.ignored == {Reason.UNREADABLE_NAME: 12}
+    assert report.ignored == {IgnoreReason.UNREADABLE_NAME: 12}
     assert len(report.unreadable) == 10
     assert all(name.startswith(folder) and name.endswith(r"\xe9.jpg") for name in report.unreadable)
 
