@@ -26,7 +26,7 @@ from marcod.database.engine import Database
 from marcod.settings import Settings
 from marcod.store import serving, versions
 from marcod.store.versions import Version
-from marcod.watch.ingest import Source, open_sources
+from marcod.watch.ingest import WatchedSource, open_sources
 
 T = TypeVar("T")
 Kind = Literal["SQLite", "PostgreSQL"]
@@ -109,7 +109,7 @@ class Bench:
                 connection.exec_driver_sql(f"drop database if exists {name} with (force)")
 
 
-def open_source(db: Database, root: Path) -> Source:
+def open_source(db: Database, root: Path) -> WatchedSource:
     """Open the source ``bench`` in the Formulatrix layout on this folder, as the service does."""
     given = Settings.model_validate({"sources": {"bench": {"root": root, "layout": "formulatrix"}}})
     return open_sources(db, given, utc_now())[0]

@@ -32,7 +32,7 @@ from marcod.domain import DropImage, path_text, text_path
 from marcod.errors import ImageError
 from marcod.settings import Settings
 from marcod.settings.environment import child_environment, quiet_tensorflow
-from marcod.watch.ingest import Ingest, Source, open_sources
+from marcod.watch.ingest import Ingest, WatchedSource, open_sources
 from marcod.watch.scan import scan_once
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Root
@@ -253,7 +253,7 @@ def _paths(folder: Path) -> Callable[[int], list[str]]:
     return try_one
 
 
-def _refuse_outside(idle: Database, source: Source, text: str) -> None:
+def _refuse_outside(idle: Database, source: WatchedSource, text: str) -> None:
     """The ingest nominates the path, and the tracker must not report it settled outside the root."""
     tracker = SettleTracker(0.0, source.root.stat)
     with contextlib.suppress(ValueError):  # a NUL, which no file system can deliver
@@ -262,7 +262,7 @@ def _refuse_outside(idle: Database, source: Source, text: str) -> None:
             raise AssertionError(f"settled outside the root: {text!r}")
 
 
-def _is_taken(source: Source, text: str) -> bool:
+def _is_taken(source: WatchedSource, text: str) -> bool:
     """Whether a layout takes the path for a drop image, which must then be fit for a database."""
     source.plates.forget()
     verdict = source.layout.parse(text, source.root.companions())

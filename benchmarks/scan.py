@@ -11,7 +11,7 @@ from benchmarks import plates
 from benchmarks.bench import KINDS, Bench, Kind, open_source, timed
 from benchmarks.tables import Spread, Table
 from marcod.database.engine import Database
-from marcod.watch.ingest import Ingest, Source
+from marcod.watch.ingest import Ingest, WatchedSource
 from marcod.watch.scan import scan_once
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import FolderMemory, Walk
@@ -67,14 +67,14 @@ def _scans(bench: Bench, kind: Kind, folder: Path, repeat: int) -> tuple[Spread,
     return Spread.of(first), Spread.of(full)
 
 
-def _rescans(db: Database, source: Source, repeat: int) -> Spread:
+def _rescans(db: Database, source: WatchedSource, repeat: int) -> Spread:
     memory = FolderMemory()
     # A folder's time is believed once it was listed again some seconds later: the first two walks only learn.
     times = [timed(partial(_walk, db, source, memory, now))[0] for now in range(0, 60 * (repeat + 2), 60)]
     return Spread.of(times[2:])
 
 
-def _walk(db: Database, source: Source, memory: FolderMemory, now: float) -> None:
+def _walk(db: Database, source: WatchedSource, memory: FolderMemory, now: float) -> None:
     """What the watching loop does for one rescan."""
     ingest = Ingest(db, source, SettleTracker(0.0, source.root.stat))
     walk = Walk(source.root, memory, full=False)

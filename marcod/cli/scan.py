@@ -17,7 +17,7 @@ from marcod.errors import ConfigError
 from marcod.settings import Settings, SourceSettings
 from marcod.store import versions
 from marcod.watch.folders import recorded_names
-from marcod.watch.ingest import Source, open_sources, require_roots
+from marcod.watch.ingest import WatchedSource, open_sources, require_roots
 from marcod.watch.scan import ScanReport, scan_once
 
 
@@ -56,7 +56,7 @@ def scan(
     output.end(attention=any(one.attention for report in reports.values() for one in report.findings))
 
 
-def _opened(ready: app.App, settings: Settings, chosen: Settings, *, quiet: bool) -> list[Source]:
+def _opened(ready: app.App, settings: Settings, chosen: Settings, *, quiet: bool) -> list[WatchedSource]:
     """Register the sources, and say of each that had another name until now."""
     before = {name: recorded_names(ready.db, given.root) for name, given in chosen.sources.items()}
     with telemetry.warnings_alone():

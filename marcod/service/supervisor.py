@@ -22,7 +22,7 @@ from marcod.service.periodic import HEART, PeriodicWork
 from marcod.settings import Role, Settings
 from marcod.settings.environment import one_thread_an_operation, watchdog_s
 from marcod.training import trainer
-from marcod.watch.ingest import Source, open_sources
+from marcod.watch.ingest import WatchedSource, open_sources
 from marcod.watch.loop import Watcher
 from marcod.watch.status import SourceStatus
 
@@ -126,7 +126,7 @@ class Service:
         self._periodic.stop()
         return self._join(threads)
 
-    def _watch_loop(self, source: Source) -> Loop:
+    def _watch_loop(self, source: WatchedSource) -> Loop:
         """Build the loop of one source, in a thread of its own so that a slow share delays no other."""
 
         def loop(stop: threading.Event, alive: Callable[[], None]) -> None:

@@ -61,7 +61,7 @@ log = telemetry.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WatchedSource:
     """One imager's folder, registered in the database.
 
     ``layout`` reads by what ``plates`` knows of each plate; ``nominating`` reads every path that any plate can have.
@@ -114,7 +114,7 @@ def layout_of(name: str, settings: SourceSettings, plates: Plates = no_plates) -
 
 def open_sources(
     db: Database, settings: Settings, now: datetime, configured: Collection[str] | None = None
-) -> list[Source]:
+) -> list[WatchedSource]:
     """Every source of the settings, its row made or brought up to date; all of them or none.
 
     ``configured`` are the names in this host's configuration where ``settings`` hold only some of them.
@@ -136,9 +136,9 @@ def open_sources(
     ]
 
 
-def _opened(db: Database, source_id: int, name: str, given: SourceSettings, root: Root) -> Source:
+def _opened(db: Database, source_id: int, name: str, given: SourceSettings, root: Root) -> WatchedSource:
     plates = Lookup(db, source_id)
-    return Source(
+    return WatchedSource(
         id=source_id,
         name=name,
         root=root,
@@ -183,7 +183,7 @@ class _SeenFile:
 class Ingest:
     """Recorder of the files of one source. Not thread-safe: the loop that owns the tracker owns this too."""
 
-    def __init__(self, db: Database, source: Source, tracker: SettleTracker) -> None:
+    def __init__(self, db: Database, source: WatchedSource, tracker: SettleTracker) -> None:
         self._db = db
         self._source = source
         self._tracker = tracker

@@ -21,7 +21,7 @@ from marcod.errors import MarcodError
 from marcod.layouts.findings import SourceFinding
 from marcod.settings import WatchSettings
 from marcod.watch.census import Census
-from marcod.watch.ingest import Ingest, Source
+from marcod.watch.ingest import Ingest, WatchedSource
 from marcod.watch.observe import EventBuffer, ObserverSupervisor
 from marcod.watch.settle import SettleTracker
 from marcod.watch.status import SourceStatus
@@ -53,7 +53,7 @@ class Watcher:
     def __init__(
         self,
         db: Database,
-        sources: Sequence[Source],
+        sources: Sequence[WatchedSource],
         settings: WatchSettings,
         *,
         worker: str = "",
@@ -147,7 +147,7 @@ class _Backoff:
 class _Watched:
     """Everything in memory about one source: its tracker, its walks, its observer."""
 
-    def __init__(self, db: Database, source: Source, settings: WatchSettings, worker: str) -> None:
+    def __init__(self, db: Database, source: WatchedSource, settings: WatchSettings, worker: str) -> None:
         self._source = source
         self._host, self._worker = db.host, worker
         self._root = source.root

@@ -12,7 +12,7 @@ from marcod.catalog.deliveries import PORTION, Recorded
 from marcod.database.engine import Database
 from marcod.domain import IgnoreReason, path_text
 from marcod.layouts.findings import SourceFinding
-from marcod.watch.ingest import Ingest, Source
+from marcod.watch.ingest import Ingest, WatchedSource
 from marcod.watch.settle import SettleTracker
 from marcod.watch.tree import Walk
 
@@ -54,7 +54,7 @@ class ScanReport:
 
 def scan_once(
     db: Database,
-    source: Source,
+    source: WatchedSource,
     settle_s: float,
     *,
     progress: Callable[[ScanProgress], None] | None = None,
@@ -88,7 +88,7 @@ def scan_once(
 
 class _Scan:
     def __init__(
-        self, db: Database, source: Source, settle_s: float, progress: Callable[[ScanProgress], None] | None
+        self, db: Database, source: WatchedSource, settle_s: float, progress: Callable[[ScanProgress], None] | None
     ) -> None:
         self.walk = Walk(source.root)
         self._db = db

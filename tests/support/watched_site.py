@@ -14,7 +14,7 @@ from marcod.database.engine import Database
 from marcod.database.schema import image, job
 from marcod.domain import text_path
 from marcod.settings import Settings
-from marcod.watch.ingest import Source, open_sources
+from marcod.watch.ingest import WatchedSource, open_sources
 from marcod.watch.loop import Watcher
 from marcod.watch.status import SourceStatus
 
@@ -66,7 +66,7 @@ class Site:
         self.root = root
         self.settings = settings_for(root, watch=watch, **source)
         self.now = 1000.0
-        self.source: Source = open_sources(db, self.settings, factories.utc())[0]
+        self.source: WatchedSource = open_sources(db, self.settings, factories.utc())[0]
         self.watcher = self.new_watcher()
 
     def new_watcher(self) -> Watcher:

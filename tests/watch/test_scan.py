@@ -11,7 +11,7 @@ from watched_site import put, settings_for, well_image
 from marcod.database.engine import Database
 from marcod.domain import IgnoreReason
 from marcod.store.versions import Version
-from marcod.watch.ingest import Source, open_sources
+from marcod.watch.ingest import WatchedSource, open_sources
 from marcod.watch.scan import ScanProgress, ScanReport, scan_once
 from marcod.watch.tree import MissingRootError
 
@@ -19,14 +19,14 @@ SETTLE_S = 0.2
 
 
 @pytest.fixture
-def source(db: Database, champion: Version, tmp_path: Path) -> Source:
+def source(db: Database, champion: Version, tmp_path: Path) -> WatchedSource:
     root = tmp_path / "plates"
     root.mkdir()
     return open_sources(db, settings_for(root), factories.utc())[0]
 
 
 @pytest.fixture
-def root(source: Source) -> Path:
+def root(source: WatchedSource) -> Path:
     return Path(source.root.path)
 
 
@@ -36,7 +36,7 @@ def total(report: ScanReport) -> int:
 
 
 @pytest.mark.slow
-def test_a_second_scan_finds_everything_unchanged(db: Database, source: Source, root: Path) -> None:
+def test_a_second_scan_finds_everything_unchanged(db: Database, source: WatchedSource, root: Path) -> None:
     for well in range(1, 21):
         put(root, well_image(well))
         put(root, well_image(well, kind="th"))
@@ -53,7 +53,7 @@ def test_a_second_scan_finds_everything_unchanged(db: Database, source: Source, 
 
 
 @pytest.mark.slow
-def test_files_that_still_change_are_reported_as_pending(db: Database, source: Source, root: Path) -> None:
+def test_files_that_still_change_are_reported_as_pending(db: Database, source: WatchedSource, root: Path) -> None:
     put(root, well_image(1))
     put(root, well_image(2), b"")
     growing = put(root, well_image(3))
@@ -75,7 +75,7 @@ def test_files_that_still_change_are_reported_as_pending(db: Database, source: S
     assert scan_once(db, source, SETTLE_S).new == 1
 
 
-def test_names_nobody_can_read_are_shown(db: Database, source: Source, root: Path) -> None:
+def test_names_nobody_can_read_are_shown(db: Database, source: WatchedSource, root: Path) -> None:
     folder = "WellImages/70/plateID_1070/batchID_5/wellNum_1/profileID_1"
     for number in range(12):
         put(root, f"{folder}/drop{number}\udce9.jpg")
@@ -85,7 +85,7 @@ def test_names_nobody_can_read_are_shown(db: Database, source: Source, root: Pat
     assert all(name.startswith(folder) and name.endswith(r"\xe9.jpg") for name in report.unreadable)
 
 
-def test_links_that_leave_the_root_are_gone(db: Database, source: Source, root: Path, tmp_path: Path) -> None:
+def test_links_that_leave_the_root_are_gone(db: Database, source: WatchedSource, root: Path, tmp_path: Path) -> None:
     outside = put(tmp_path, "outside.jpg")
     link = root / well_image(1)
     link.parent.mkdir(parents=True)
@@ -97,18 +97,18 @@ def test_links_that_leave_the_root_are_gone(db: Database, source: Source, root: 
     assert (report.found, report.gone, report.new) == (2, 2, 0)
 
 
-def test_an_empty_root_is_no_error_and_waits_for_nothing(db: Database, source: Source) -> None:
+def test_an_empty_root_is_no_error_and_waits_for_nothing(db: Database, source: WatchedSource) -> None:
     assert scan_once(db, source, 3600.0).found == 0
 
 
-def test_a_missing_root_is_an_error(db: Database, source: Source, root: Path) -> None:
+def test_a_missing_root_is_an_error(db: Database, source: WatchedSource, root: Path) -> None:
     root.rmdir()
     with pytest.raises(MissingRootError, match="plates cannot be read"):
         scan_once(db, source, SETTLE_S)
 
 
 @pytest.mark.slow
-def test_progress_and_stop(db: Database, source: Source, root: Path) -> None:
+def test_progress_and_stop(db: Database, source: WatchedSource, root: Path) -> None:
     for well in range(1, 6):
         put(root, well_image(well))
     told: list[ScanProgress] = []
