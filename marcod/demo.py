@@ -102,7 +102,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DemoResult:
     """The delivered files and the seconds from each file's last byte to its score."""
 
     images: int
@@ -137,7 +137,7 @@ def fetch_model(config: Path, on_words: Callable[[str], None]) -> str | None:
     return None if process.returncode == 0 else last.removeprefix("marcod: ")
 
 
-def run(folder: Path, config: Path, plates: Sequence[Export], on_step: Callable[[Step], None]) -> Outcome:
+def run(folder: Path, config: Path, plates: Sequence[Export], on_step: Callable[[Step], None]) -> DemoResult:
     """Deliver the plates to the daemon and wait for their scores. Raises MarcodError.
 
     ``folder`` and ``config`` are those of :func:`prepare`.
@@ -154,7 +154,7 @@ def run(folder: Path, config: Path, plates: Sequence[Export], on_step: Callable[
     latencies = sorted(_latencies(db, delivered))
     db.close()
     files, median_s = sum(map(len, planned)), statistics.median(latencies)
-    return Outcome(total, files - total, seconds, median_s, latencies[int(0.95 * (len(latencies) - 1))])
+    return DemoResult(total, files - total, seconds, median_s, latencies[int(0.95 * (len(latencies) - 1))])
 
 
 def database_url(folder: Path) -> str:

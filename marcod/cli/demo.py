@@ -26,7 +26,7 @@ from marcod.plates.plate_map import PlateMap
 from marcod.store import versions
 
 if TYPE_CHECKING:
-    from marcod.demo import Drawn, Outcome, Step
+    from marcod.demo import DemoResult, Drawn, Step
 
 BEST: Final = 10
 PANEL: Final = 100
@@ -174,7 +174,7 @@ def _best(found: list[reports.Hit], drawn: "Drawn") -> listings.Listing:
     return listings.table(f"The {len(found)} best hits over all plates", columns, rows)
 
 
-def _print_outcome(console: Console, outcome: "Outcome", champion: versions.Version) -> None:
+def _print_outcome(console: Console, outcome: "DemoResult", champion: versions.Version) -> None:
     """Print the time it took, and what the scores are worth."""
     files = outcome.images + outcome.other_files
     output.say(

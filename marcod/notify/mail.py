@@ -22,7 +22,7 @@ from typing import Final
 from marcod.notify.connection import Connection
 from marcod.notify.render import Rendered
 from marcod.settings import MailSettings
-from marcod.store.outbox import Outcome
+from marcod.store.outbox import DeliveryResult
 from marcod.text import printable
 
 TIMEOUT_S: Final = 10.0
@@ -43,31 +43,31 @@ def send(
     message: str,
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
-) -> Outcome:
+) -> DeliveryResult:
     """Send one mail to all addresses; ``message`` is its id. Only a refused sender or recipient is final."""
     assert mail.host is not None
     try:
         written = _written(mail.sender, to, rendered, message, clock())
         refused = _hand_over(mail, to, written, timeout_s)
     except TimeoutError:
-        return Outcome(False, f"{mail.host} did not answer in time")
+        return DeliveryResult(False, f"{mail.host} did not answer in time")
     except ssl.SSLCertVerificationError as error:
-        return Outcome(False, f"the certificate of {mail.host} is not trusted: {error.verify_message}")
+        return DeliveryResult(False, f"the certificate of {mail.host} is not trusted: {error.verify_message}")
     except smtplib.SMTPRecipientsRefused as error:
         final = all(code in _REFUSALS for code, _ in error.recipients.values())
-        return Outcome(False, f"{mail.host} refuses {_listed(error.recipients)}", final=final)
+        return DeliveryResult(False, f"{mail.host} refuses {_listed(error.recipients)}", final=final)
     except smtplib.SMTPResponseException as error:
         said = f"{mail.host} answers {error.smtp_code} {_reply(error.smtp_error)}"
-        return Outcome(False, said, final=error.smtp_code in _REFUSALS)
+        return DeliveryResult(False, said, final=error.smtp_code in _REFUSALS)
     except smtplib.SMTPException as error:
         if isinstance(error.__context__, TimeoutError):
-            return Outcome(False, f"{mail.host} did not answer in time")
-        return Outcome(False, f"{mail.host} does not do its part: {_reply(str(error) or type(error).__name__)}")
+            return DeliveryResult(False, f"{mail.host} did not answer in time")
+        return DeliveryResult(False, f"{mail.host} does not do its part: {_reply(str(error) or type(error).__name__)}")
     except OSError as error:
-        return Outcome(False, f"{mail.host} cannot be reached: {error.strerror or type(error).__name__}")
+        return DeliveryResult(False, f"{mail.host} cannot be reached: {error.strerror or type(error).__name__}")
     except (ValueError, MessageError):
-        return Outcome(False, "an address in notify or mail.sender cannot be used", final=True)
-    return Outcome(True, f"{mail.host} refused {_listed(refused)}" if refused else None)
+        return DeliveryResult(False, "an address in notify or mail.sender cannot be used", final=True)
+    return DeliveryResult(True, f"{mail.host} refused {_listed(refused)}" if refused else None)
 
 
 def _written(sender: str, to: Sequence[str], rendered: Rendered, message: str, now: datetime) -> EmailMessage:

@@ -27,7 +27,7 @@ from marcod.errors import ConfigError
 from marcod.notify import mail, render, webhook
 from marcod.settings import NotifySettings, Settings
 from marcod.store import outbox
-from marcod.store.outbox import Event, Message, Outcome, Target
+from marcod.store.outbox import DeliveryResult, Event, Message, Target
 
 log = telemetry.logger(__name__)
 
@@ -43,7 +43,7 @@ def targets(notify: Mapping[str, NotifySettings]) -> list[Target]:
     return [Target(name, t.events, t.sources, t.projects, t.every_s) for name, t in sorted(notify.items())]
 
 
-def deliver(settings: Settings, message: Message, clock: Callable[[], datetime]) -> Outcome:
+def deliver(settings: Settings, message: Message, clock: Callable[[], datetime]) -> DeliveryResult:
     """Try to send a message to its target, once. Blocks for as long as ``webhook`` and ``mail`` say."""
     target = settings.notify[message.target]
     rendered = render.render(message)
@@ -58,7 +58,7 @@ def unknown_target(settings: Settings, name: str) -> ConfigError:
     return ConfigError(f"no target {name!r} is configured in [notify.NAME]; {offered}")
 
 
-def test(settings: Settings, name: str, now: datetime) -> Outcome:
+def test(settings: Settings, name: str, now: datetime) -> DeliveryResult:
     """Send a test to a target at once, without the outbox. Raises ConfigError for a target that is not configured."""
     if name not in settings.notify:
         raise unknown_target(settings, name)
@@ -91,7 +91,7 @@ class Notifier:
         self._db, self._settings, self._worker, self._clock = db, settings, worker, clock
         self._targets = targets(settings.notify)
         self._troubled: set[str] = set()
-        self._unwritten: list[tuple[Message, Outcome]] = []
+        self._unwritten: list[tuple[Message, DeliveryResult]] = []
 
     def run(self, stop: threading.Event, alive: Callable[[], None] = lambda: None) -> None:
         """Send until ``stop`` is set; a message on its way is finished first. Raises what the database raises."""
@@ -106,7 +106,7 @@ class Notifier:
         dispatched = 0
         if self._db.read(outbox.undispatched):
             dispatched = self._db.write(outbox.dispatch, self._targets, self._clock())
-        tried: list[tuple[Message, Outcome]] = []
+        tried: list[tuple[Message, DeliveryResult]] = []
         for target in self._in_order():
             if stop is not None and stop.is_set():
                 break
@@ -121,7 +121,7 @@ class Notifier:
         ready = self._db.read(outbox.due, self._targets, self._clock())
         return sorted(ready, key=lambda target: (target.name in self._troubled, target.name))
 
-    def _serve(self, target: Target) -> list[tuple[Message, Outcome]]:
+    def _serve(self, target: Target) -> list[tuple[Message, DeliveryResult]]:
         """Try a target's message, if no other notifier has claimed it."""
         message = self._db.write(outbox.claim, target, self._worker, now=self._clock(), lease_s=LEASE_S)
         if message is None:
@@ -132,13 +132,13 @@ class Notifier:
         self._write_outcomes()
         return [(message, outcome)]
 
-    def _try(self, message: Message) -> Outcome:
+    def _try(self, message: Message) -> DeliveryResult:
         try:
             return deliver(self._settings, message, self._clock)
         except Exception as error:  # noqa: BLE001 - one target must not stop the others, nor its url be logged
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
-            return Outcome(False, f"{type(error).__name__} in {where}; this is a fault of marcod")
+            return DeliveryResult(False, f"{type(error).__name__} in {where}; this is a fault of marcod")
 
     def _write_outcomes(self) -> None:
         """Store outcomes. They are kept here until the database has them, or messages would be sent again."""
@@ -146,7 +146,7 @@ class Notifier:
             self._db.write(outbox.finish, *self._unwritten[0], self._clock())
             self._unwritten.pop(0)
 
-    def _note(self, message: Message, outcome: Outcome) -> None:
+    def _note(self, message: Message, outcome: DeliveryResult) -> None:
         fields = {"target": message.target, "message": message.id, "attempt": message.attempts}
         if outcome.sent:
             self._troubled.discard(message.target)

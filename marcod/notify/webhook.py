@@ -23,7 +23,7 @@ from marcod import __version__
 from marcod.notify.connection import Connection
 from marcod.notify.render import Rendered
 from marcod.settings import NotifySettings
-from marcod.store.outbox import Outcome
+from marcod.store.outbox import DeliveryResult
 
 TIMEOUT_S: Final = 10.0
 """Limit from connecting to the answer's status."""
@@ -42,7 +42,7 @@ def post(
     message: str,
     clock: Callable[[], datetime],
     timeout_s: float = TIMEOUT_S,
-) -> Outcome:
+) -> DeliveryResult:
     """Send a message; ``message`` is its id. Only a refusal of the message is final."""
     assert target.url is not None
     url = urlsplit(target.url.get_secret_value())
@@ -51,13 +51,13 @@ def post(
     try:
         status, retry_after = _exchange(url, _headers(target, url, body, message, clock()), body, timeout_s)
     except TimeoutError:
-        return Outcome(False, f"{host} did not answer within {timeout_s:.0f} s")
+        return DeliveryResult(False, f"{host} did not answer within {timeout_s:.0f} s")
     except ssl.SSLCertVerificationError as error:
-        return Outcome(False, f"the certificate of {host} is not trusted: {error.verify_message}")
+        return DeliveryResult(False, f"the certificate of {host} is not trusted: {error.verify_message}")
     except (OSError, http.client.HTTPException) as error:
-        return Outcome(False, f"{host} cannot be reached: {_reason(error)}")
+        return DeliveryResult(False, f"{host} cannot be reached: {_reason(error)}")
     except ValueError:
-        return Outcome(False, f"the url for {host} cannot be used", final=True)
+        return DeliveryResult(False, f"the url for {host} cannot be used", final=True)
     return _judged(status, retry_after, host, clock())
 
 
@@ -110,15 +110,15 @@ def _connection(url: SplitResult) -> http.client.HTTPConnection:
     return kind(url.hostname or "", url.port or kind.default_port)
 
 
-def _judged(status: int, retry_after: str | None, host: str, now: datetime) -> Outcome:
+def _judged(status: int, retry_after: str | None, host: str, now: datetime) -> DeliveryResult:
     if 200 <= status < 300:
-        return Outcome(True)
+        return DeliveryResult(True)
     said = f"{host} answers {status} {http.client.responses.get(status, '')}".rstrip()
     if 300 <= status < 400:
         said += ", and redirects are not followed; configure the new address"
     if status in _REFUSALS:
-        return Outcome(False, said, final=True)
-    return Outcome(False, said, wait_s=_retry_after_s(retry_after, now))
+        return DeliveryResult(False, said, final=True)
+    return DeliveryResult(False, said, wait_s=_retry_after_s(retry_after, now))
 
 
 def _retry_after_s(said: str | None, now: datetime) -> float:

@@ -113,7 +113,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DeliveryResult:
     """Result of a try: sent, to be tried again (after ``wait_s`` where the receiver asks for it), or given up."""
 
     sent: bool
@@ -275,7 +275,7 @@ def _more(connection: Connection, mine: sa.ColumnElement[bool], listed: Sequence
     return tuple(More(kind, name, count) for (kind, name), count in rest.items() if count)
 
 
-def finish(connection: Connection, message: Message, outcome: Outcome, now: datetime) -> bool:
+def finish(connection: Connection, message: Message, outcome: DeliveryResult, now: datetime) -> bool:
     """Write the result of a try. False where the lease had lapsed and another notifier has the message."""
     values = {
         "lease": None,
@@ -288,12 +288,12 @@ def finish(connection: Connection, message: Message, outcome: Outcome, now: date
     return connection.execute(sa.update(delivery).where(mine).values(values)).rowcount > 0
 
 
-def given_up(message: Message, outcome: Outcome) -> bool:
+def given_up(message: Message, outcome: DeliveryResult) -> bool:
     """Tell if this try was the last."""
     return not outcome.sent and (outcome.final or message.attempts >= ATTEMPTS)
 
 
-def _wait_s(attempts: int, outcome: Outcome) -> float:
+def _wait_s(attempts: int, outcome: DeliveryResult) -> float:
     doubled = FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 20)
     return min(max(doubled, outcome.wait_s), LONGEST_PAUSE_S)
 

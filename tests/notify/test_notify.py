@@ -34,7 +34,7 @@ from marcod.service import periodic
 from marcod.settings import MailSettings, NotifySettings, loading
 from marcod.settings.environment import child_environment
 from marcod.store import outbox
-from marcod.store.outbox import Event, Message, More, NewEvent, Outcome
+from marcod.store.outbox import DeliveryResult, Event, Message, More, NewEvent
 
 pytestmark = pytest.mark.story
 
@@ -203,7 +203,7 @@ def test_a_mail_server_that_drips_is_left(security: str, script: tuple[tuple[byt
     with dripping_server(*script) as port:
         server = MailSettings.model_validate({"host": "127.0.0.1", "port": port, "security": security})
         outcome = mail.send(server, ["ann@lab.test"], RENDERED, "m1", at_noon, timeout_s=0.1)
-    assert outcome == Outcome(False, "127.0.0.1 did not answer in time")
+    assert outcome == DeliveryResult(False, "127.0.0.1 did not answer in time")
 
 
 def test_a_web_server_that_drips_its_tls_is_left() -> None:
@@ -218,7 +218,7 @@ def test_a_mail_that_was_taken_is_sent_however_long_the_farewell_is() -> None:
     script.append((b"\r\n.\r\n", ok))
     with dripping_server(*script) as port:
         server = MailSettings(host="127.0.0.1", port=port)
-        assert mail.send(server, ["ann@lab.test"], RENDERED, "m1", at_noon) == Outcome(True)
+        assert mail.send(server, ["ann@lab.test"], RENDERED, "m1", at_noon) == DeliveryResult(True)
 
 
 def test_all_addresses_of_a_name_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_mail(own_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, mo
     with mail_server() as post:
         server = MailSettings(host="127.0.0.1", port=post.port, sender="marcod@lab.test")
         send = lambda to: mail.send(server, to, RENDERED, "m1", at_noon)  # noqa: E731
-        assert send(people) == Outcome(True)
+        assert send(people) == DeliveryResult(True)
         [(recipients, written)] = post.mails
         assert recipients == ["ann@lab.test", "bob@lab.test"]
         assert (written["Message-ID"], written["Subject"]) == ("<m1@lab.test>", "marcod: 1 test")
@@ -279,7 +279,7 @@ def test_mail(own_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, mo
             outcome = send([hostile])
             assert (outcome.final, outcome.error) == (True, "an address in notify or mail.sender cannot be used")
         post.refused = {"bob@lab.test": "550 no such person"}
-        assert send(people) == Outcome(True, "127.0.0.1 refused bob@lab.test (550 no such person)")
+        assert send(people) == DeliveryResult(True, "127.0.0.1 refused bob@lab.test (550 no such person)")
         assert send(["bob@lab.test"]).final
         for answer in ("450 come again", "554 not today"):
             post.refused = {"bob@lab.test": answer}
@@ -287,10 +287,10 @@ def test_mail(own_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, mo
             assert (outcome.sent, outcome.final) == (False, False)
         for answer, final in (("530 log in first", False), ("454 come again", False), ("553 no such sender", True)):
             post.refused = {"marcod@lab.test": answer}
-            assert send(people) == Outcome(False, f"127.0.0.1 answers {answer}", final=final)
+            assert send(people) == DeliveryResult(False, f"127.0.0.1 answers {answer}", final=final)
         post.refused = {}
         post.answer = "452 full"
-        assert send(["ann@lab.test"]) == Outcome(False, "127.0.0.1 answers 452 full")
+        assert send(["ann@lab.test"]) == DeliveryResult(False, "127.0.0.1 answers 452 full")
         assert len(post.mails) == 2
     assert "cannot be reached" in str(send(people).error)
     with mail_server(own_tls) as post:

@@ -23,13 +23,13 @@ from marcod.labels import recorder
 from marcod.notify import render
 from marcod.settings import EVENT_KINDS
 from marcod.store import outbox, queue, results, summaries
-from marcod.store.outbox import NewEvent, Outcome, Target
+from marcod.store.outbox import DeliveryResult, NewEvent, Target
 from marcod.store.versions import Version
 from marcod.store.votes import NewLabel
 
 LEASE_S = 60.0
 ALL = Target("all", EVENT_KINDS)
-SENT, AGAIN, REFUSED = Outcome(True), Outcome(False, "503"), Outcome(False, "410", final=True)
+SENT, AGAIN, REFUSED = DeliveryResult(True), DeliveryResult(False, "503"), DeliveryResult(False, "410", final=True)
 
 
 def events(db: Database) -> list[Any]:
@@ -65,7 +65,7 @@ def must_claim(db: Database, seconds: float, target: Target = ALL) -> outbox.Mes
     return message
 
 
-def done(db: Database, message: outbox.Message, outcome: Outcome, seconds: float) -> bool:
+def done(db: Database, message: outbox.Message, outcome: DeliveryResult, seconds: float) -> bool:
     return db.write(lambda c: outbox.finish(c, message, outcome, utc(seconds)))
 
 
@@ -226,7 +226,7 @@ def test_pauses_grow_and_end(db: Database, source_id: int) -> None:
     while (message := claim(db, now_s)) is not None:
         tries += 1
         assert message.attempts == tries
-        done(db, message, Outcome(False, "503", wait_s=1e9 if tries == 1 else 0.0), now_s)
+        done(db, message, DeliveryResult(False, "503", wait_s=1e9 if tries == 1 else 0.0), now_s)
         waits = db.read(lambda c: outbox.message_statuses(c, 1))[0].next_at
         now_s = now_s if waits is None else (waits - utc()).total_seconds()
         assert tries != 1 or now_s == outbox.LONGEST_PAUSE_S, "a receiver may ask for an hour and not for more"
@@ -262,7 +262,7 @@ def test_a_receiver_that_is_away_gets_few_messages_afterwards(db: Database, sour
         put(db, f"e{number}", source_id=source_id)
         dispatch(db, ALL)
         if (message := claim(db, 0)) is not None:
-            done(db, message, Outcome(False, "503", wait_s=3600), 0)
+            done(db, message, DeliveryResult(False, "503", wait_s=3600), 0)
     [standing] = db.read(outbox.target_statuses)
     assert (standing.retrying, standing.waiting) == (outbox.UNFINISHED_MESSAGES, 10 - outbox.UNFINISHED_MESSAGES)
     back = [must_claim(db, 4000 + n) for n in range(outbox.UNFINISHED_MESSAGES)]
@@ -392,7 +392,7 @@ class OutboxMachine(RuleBasedStateMachine):
             assert same == (message.target, subjects(message)), "the same name has the same content"
 
     @rule(data=st.data(), outcome=st.sampled_from([SENT, AGAIN, REFUSED]))
-    def a_try_ends(self, data: st.DataObject, outcome: Outcome) -> None:
+    def a_try_ends(self, data: st.DataObject, outcome: DeliveryResult) -> None:
         if not self.held:
             return
         message = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
