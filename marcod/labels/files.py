@@ -78,7 +78,7 @@ _RUN: Final = re.compile(r"([A-Z0-9]{10})(\d{12})-([A-Z0-9]+)", re.IGNORECASE | 
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LabelRow:
     """One line of a file: the drop, its label, the person and the time, where the file has them; ``time`` is aware.
 
     ``standing``: the time is the image's, and no later line of the import is of the same image.
@@ -157,7 +157,7 @@ class LabelFile:
     path: Path
     format: str
     vocabulary: str
-    rows: list[Row]
+    rows: list[LabelRow]
     problems: list[Problem]
 
 
@@ -207,9 +207,9 @@ def _read_all(place: Path, choices: Choices, default: str) -> tuple[list[LabelFi
     return found, refused
 
 
-def _portions(rows: list[Row]) -> Iterator[list[Row]]:
+def _portions(rows: list[LabelRow]) -> Iterator[list[LabelRow]]:
     """Split rows into portions of about CHUNK, by well, so that contradicting lines meet in one transaction."""
-    portion: list[Row] = []
+    portion: list[LabelRow] = []
     before = None
     for row in sorted(rows, key=lambda row: _well_of(row.named)):
         if len(portion) >= CHUNK and _well_of(row.named) != before:
@@ -270,10 +270,10 @@ def _keep(
 
 
 def _without_contradictions(
-    path: Path, resolved: list[tuple[Row, NewLabel]]
-) -> tuple[list[tuple[Row, NewLabel]], list[Problem]]:
+    path: Path, resolved: list[tuple[LabelRow, NewLabel]]
+) -> tuple[list[tuple[LabelRow, NewLabel]], list[Problem]]:
     """Leave out lines that give one drop different labels of one person at one time; Crystals among them stays."""
-    groups: dict[tuple[object, ...], list[tuple[Row, NewLabel]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[LabelRow, NewLabel]]] = {}
     for row, given in resolved:
         target = given.drop_id, given.inspection_id, given.image_id
         groups.setdefault((*target, given.person, given.labelled_at), []).append((row, given))
@@ -286,7 +286,7 @@ def _without_contradictions(
     return sorted(clear, key=lambda each: each[0].line), problems
 
 
-def _unclear(path: Path, group: list[tuple[Row, NewLabel]]) -> Problem:
+def _unclear(path: Path, group: list[tuple[LabelRow, NewLabel]]) -> Problem:
     lines = sorted(row.line for row, _ in group)
     classes = sorted({str(given.label or vocabularies.WITHDRAWN) for _, given in group})
     kept = "Crystals is kept" if str(DropClass.CRYSTALS) in classes else "none is kept"
@@ -301,7 +301,7 @@ def _enumerated(items: Iterable[str]) -> str:
 
 
 def _given(
-    finder: recorder.Finder, file: LabelFile, row: Row, tables: Vocabularies, choices: Choices, now: datetime
+    finder: recorder.Finder, file: LabelFile, row: LabelRow, tables: Vocabularies, choices: Choices, now: datetime
 ) -> NewLabel:
     written = plain("label", row.label)
     vocabulary, code = tables.split(written, file.vocabulary)
@@ -353,7 +353,7 @@ def read(path: Path, kind: str, choices: Choices, default: str) -> LabelFile:
     return file
 
 
-def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
+def _table(file: LabelFile, text: str, choices: Choices) -> Iterator[LabelRow | Problem]:
     """Read a CSV of any vocabulary: comma, semicolon or tab, with a heading line."""
     lines = tabular.lines_of(text)
     first, heading = next(lines, (1, []))
@@ -395,7 +395,7 @@ def _places(line: int, headings: list[str], chosen: Mapping[str, str]) -> dict[s
     return places
 
 
-def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
+def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> LabelRow:
     if "label" not in values:
         raise LabelError("the label is empty; fill it in or remove the line")
     time = _time(values["time"], zone) if "time" in values else None
@@ -408,7 +408,7 @@ def _row(line: int, values: dict[str, str], kind: str, zone: tzinfo) -> Row:
     )
     if kind == "sgc" and named.path is not None:
         named = _of_minstrel_name(named)
-    return Row(line, named, values["label"], values.get("person"), time)
+    return LabelRow(line, named, values["label"], values.get("person"), time)
 
 
 def _of_minstrel_name(named: DropReference) -> DropReference:
@@ -438,7 +438,7 @@ def _time(text: str, zone: tzinfo) -> datetime:
     return moment
 
 
-def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
+def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[LabelRow | Problem]:
     """Read ``report.csv`` of Rock Maker's exporter: barcode, well and batch in the path, the score in the second field.
 
     The date is the image's. Source: roberto-formulatrix/RM_Image_export ImageAnalyzer/src/ImageExporter.cs.
@@ -459,10 +459,10 @@ def _rockmaker(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | P
         drop = int(cells[2]) if re.fullmatch(r"[1-9]\d?", cells[2].strip(), re.ASCII) else None
         named = DropReference(image.barcode, image.well, drop, image.inspection_key)
         taken = image.captured_at and image.captured_at.astimezone(UTC)
-        yield Row(reader.line_num, named, cells[1], time=taken)
+        yield LabelRow(reader.line_num, named, cells[1], time=taken)
 
 
-def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem]:
+def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[LabelRow | Problem]:
     """Read a Hauptman-Woodward file: the run's folder in line 1, headings, then a well number first and a code last.
 
     The run's date counts as the label's, which has none. Source: Hauptman-Woodward/Marco_Polo
@@ -492,7 +492,7 @@ def _mso(file: LabelFile, text: str, choices: Choices) -> Iterator[Row | Problem
         except (ValueError, OverflowError):
             yield Problem(str(file.path), number, f"{quoted(cells[0])} is no well; expected a number from 1 to 1536")
             continue
-        yield Row(number, DropReference(run[1], well_name(row, column), None, key), cells[-1], time=taken)
+        yield LabelRow(number, DropReference(run[1], well_name(row, column), None, key), cells[-1], time=taken)
 
 
 def find(connection: Any, named: DropReference) -> LabelTarget:

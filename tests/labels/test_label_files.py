@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from marcod.errors import LabelError
 from marcod.labels import files
-from marcod.labels.files import Choices, Problem, Row
+from marcod.labels.files import Choices, LabelRow, Problem
 from marcod.labels.recorder import DropReference, person_named
 
 
-def read(path: Path, kind: str, **choices: object) -> tuple[list[Row], list[Problem]]:
+def read(path: Path, kind: str, **choices: object) -> tuple[list[LabelRow], list[Problem]]:
     file = files.read(path, kind, Choices(**choices), "marco")  # type: ignore[arg-type]
     return file.rows, file.problems
 
@@ -37,8 +37,8 @@ def test_csv_by_common_names(tmp_path: Path) -> None:
     rows, problems = read(path, "csv", zone=ZoneInfo("Europe/Berlin"))
     assert problems == []
     assert rows == [
-        Row(2, DropReference("CI1", "A1", 1, "3"), "Crystals", "ann", datetime(2026, 3, 9, 13, 30, tzinfo=UTC)),
-        Row(4, DropReference("CI1", "AF48"), "Clear"),
+        LabelRow(2, DropReference("CI1", "A1", 1, "3"), "Crystals", "ann", datetime(2026, 3, 9, 13, 30, tzinfo=UTC)),
+        LabelRow(4, DropReference("CI1", "AF48"), "Clear"),
     ]
 
 
@@ -47,7 +47,7 @@ def test_csv_with_a_column_map(tmp_path: Path) -> None:
     columns = {"Platte": "plate", "Reihe": "row", "Spalte": "column", "Urteil": "label", "Bild": "path"}
     rows, problems = read(path, "csv", columns=columns)
     assert problems == []
-    assert rows == [Row(2, DropReference("P", "B03", path="a/b.jpg"), "90")]
+    assert rows == [LabelRow(2, DropReference("P", "B03", path="a/b.jpg"), "90")]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_crystaltrak_by_image_name_or_columns(tmp_path: Path) -> None:
     text += ",CI022987,3,12,8,4,01,bob\n,CI022987,3,12,8,4,,\nholiday.jpg,,,,,,36,ann\n"
     rows, problems = read(written(tmp_path, text), "sgc")
     where = DropReference("CI022987", "H12", 4, "3")
-    assert rows == [Row(2, where, "36", "ann"), Row(3, where, "01", "bob")]
+    assert rows == [LabelRow(2, where, "36", "ann"), LabelRow(3, where, "01", "bob")]
     assert [problem.line for problem in problems] == [4, 5]
 
 
@@ -113,8 +113,8 @@ REPORT = (
 def test_rock_maker_report(tmp_path: Path) -> None:
     rows, problems = read(written(tmp_path, REPORT, "90j8/report.csv"), "rockmaker", zone=ZoneInfo("Europe/London"))
     assert rows == [
-        Row(2, DropReference("90j8", "D12", None, "3552"), "Crystals", time=datetime(2010, 3, 17, 9, tzinfo=UTC)),
-        Row(3, DropReference("90j8", "A01", 2, "3553"), "Sand", time=datetime(2010, 3, 18, 9, tzinfo=UTC)),
+        LabelRow(2, DropReference("90j8", "D12", None, "3552"), "Crystals", time=datetime(2010, 3, 17, 9, tzinfo=UTC)),
+        LabelRow(3, DropReference("90j8", "A01", 2, "3553"), "Sand", time=datetime(2010, 3, 18, 9, tzinfo=UTC)),
     ]
     assert [problem.line for problem in problems] == [4, 5]
 
@@ -135,8 +135,8 @@ def test_hwi_mso(tmp_path: Path) -> None:
     rows, problems = read(written(tmp_path, MSO, "run.mso"), "hwi")
     taken = datetime(2020, 8, 11, 15, 12, tzinfo=UTC)
     assert rows == [
-        Row(3, DropReference("X000015862", "V21", None, "202008111512"), "90", time=taken),
-        Row(4, DropReference("X000015862", "A01", None, "202008111512"), "50-25", time=taken),
+        LabelRow(3, DropReference("X000015862", "V21", None, "202008111512"), "90", time=taken),
+        LabelRow(4, DropReference("X000015862", "A01", None, "202008111512"), "50-25", time=taken),
     ]
     assert [problem.line for problem in problems] == [7, 8]
 
@@ -214,23 +214,23 @@ def test_two_columns_that_could_be_one_field(tmp_path: Path, heading: str, compl
 
 def test_a_column_of_the_fields_own_name_goes_first(tmp_path: Path) -> None:
     path = written(tmp_path, "barcode,plate,well,position,label,call sign\nB,P,A1,9,Clear,x\n")
-    assert read(path, "csv")[0] == [Row(2, DropReference("P", "A1"), "Clear")]
+    assert read(path, "csv")[0] == [LabelRow(2, DropReference("P", "A1"), "Clear")]
 
 
 def test_beside_a_models_column_a_line_needs_its_person(tmp_path: Path) -> None:
     text = "plate,well,label,model_label,label_person\nP,A1,Clear,Clear,\nP,A2,Crystals,Clear,ann\nP,A3,Clear,Clear,\n"
     rows, [problem] = read(written(tmp_path, text), "csv")
-    assert rows == [Row(3, DropReference("P", "A2"), "Crystals", "ann")]
+    assert rows == [LabelRow(3, DropReference("P", "A2"), "Crystals", "ann")]
     assert problem.reason.startswith("this and 1 further line name no person, and beside the column 'model_label'")
 
 
 def test_a_table_of_polo(tmp_path: Path) -> None:
     text = "plate_id,well_number,human_class,machine_class,scored_by\n61,13,Crystals,Clear,kim\n61,14,Clear,Other,\n"
     rows, [problem] = read(written(tmp_path, text), "csv")
-    assert rows == [Row(2, DropReference("61", "13"), "Crystals", "kim")]
+    assert rows == [LabelRow(2, DropReference("61", "13"), "Crystals", "kim")]
     assert problem.reason.startswith("this line names no person, and beside the column 'machine_class'")
     imagers = "plate,well,label,person,machine\nP,A1,Clear,,RI-1000\n"
-    assert read(written(tmp_path, imagers), "csv") == ([Row(2, DropReference("P", "A1"), "Clear")], [])
+    assert read(written(tmp_path, imagers), "csv") == ([LabelRow(2, DropReference("P", "A1"), "Clear")], [])
 
 
 @pytest.mark.parametrize("person", ["MARCO v1", "marco:2", "Marco_1.0", "autoscorer", "model 3"])
@@ -249,4 +249,4 @@ def test_tables_of_excel(tmp_path: Path, encoding: str) -> None:
     end = "\r" if encoding == "mac_roman" else "\r\n"
     path = tmp_path / "labels.csv"
     path.write_bytes(end.join(["plate;well;label;person", "P;A1;Clear;Jörg", ""]).encode(encoding))
-    assert read(path, "csv")[0] == [Row(2, DropReference("P", "A1"), "Clear", "Jörg")]
+    assert read(path, "csv")[0] == [LabelRow(2, DropReference("P", "A1"), "Clear", "Jörg")]
