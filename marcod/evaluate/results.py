@@ -140,7 +140,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class EvaluatedModel:
     """Judged model, and its warnings."""
 
     name: str
@@ -154,7 +154,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class EvaluationData:
     """Images it was judged on: ``counted`` units (a drop at an inspection, else an image) of all scored images."""
 
     description: str
@@ -171,8 +171,8 @@ class Data:
 class Evaluation:
     """All results; ``own`` is the confusion of a model's own classes where all labels were given in them."""
 
-    model: Model
-    data: Data
+    model: EvaluatedModel
+    data: EvaluationData
     evaluated_at: datetime
     seed: int
     accuracy: Estimate
@@ -219,8 +219,8 @@ def evaluate(
     )
 
 
-def _model(record: BundleRecord) -> Model:
-    return Model(
+def _model(record: BundleRecord) -> EvaluatedModel:
+    return EvaluatedModel(
         name=f"{record.name}:{record.version}",
         digest=record.digest,
         synthetic=record.synthetic,
@@ -232,8 +232,8 @@ def _model(record: BundleRecord) -> Model:
     )
 
 
-def _data(predictions: Predictions, counted: Predictions, description: str, missing: Sequence[str]) -> Data:
-    return Data(
+def _data(predictions: Predictions, counted: Predictions, description: str, missing: Sequence[str]) -> EvaluationData:
+    return EvaluationData(
         description=description,
         images=len(predictions.images),
         counted=len(counted.images),
