@@ -156,7 +156,7 @@ def calibrate(
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ChosenModel:
     """The model version meant, and a way to load it that costs its seconds once and only when needed."""
 
     version: Version
@@ -171,14 +171,14 @@ def _predictions(
     model_text: str,
     wanted: Wanted,
     check: Callable[[LabelledSet], object] = lambda given: None,
-) -> tuple[Model, LabelledSet, Predictions]:
+) -> tuple[ChosenModel, LabelledSet, Predictions]:
     """Predict the chosen images; ``check`` may refuse them before the work."""
     if ready.db.read_only:
         version = ready.registry.look_up(model_text)
     else:
         version = ready.registry.resolve_registered(model_text, datetime.now(UTC))
     folder = ready.registry.path(version.name, version.version)
-    model = Model(
+    model = ChosenModel(
         version, folder, bundle.read(folder), cache(lambda: ready.registry.load(version, settings.score.batch_size))
     )
     given = wanted.read(settings, ready, version, model.record)
