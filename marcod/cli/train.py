@@ -13,7 +13,7 @@ from marcod.cli.common import listings, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.settings import Settings
 from marcod.training import run_rows, shadow
-from marcod.training.run_rows import Data, Run
+from marcod.training.run_rows import Run, SnapshotCounts
 
 MEANING: Final = {
     "running": "not over yet",
@@ -154,7 +154,7 @@ def _facts(run: Run, curves: list[Path]) -> Iterator[tuple[str, object]]:
     yield "curves", ", ".join(str(file) for file in curves) or "none in its folder on this host"
 
 
-def _data(data: Data | None, uses: int) -> Iterator[tuple[str, object]]:
+def _data(data: SnapshotCounts | None, uses: int) -> Iterator[tuple[str, object]]:
     if data is None:
         yield "data", "none taken"
         return

@@ -68,7 +68,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class SnapshotCounts:
     """Counts of a frozen set of labels; ``gate_digest`` names its test side."""
 
     id: int
@@ -222,13 +222,13 @@ def shadows(connection: Connection) -> list[Run]:
     return _read(connection, _RUNS.where(training_run.c.state == SHADOW).order_by(training_run.c.id))
 
 
-def data(connection: Connection, dataset_id: int) -> Data:
+def data(connection: Connection, dataset_id: int) -> SnapshotCounts:
     """Return the set of labels of a run. Raises NotFoundError."""
-    columns = [dataset.c[name] for name in Data.__dataclass_fields__]
+    columns = [dataset.c[name] for name in SnapshotCounts.__dataclass_fields__]
     row = connection.execute(sa.select(*columns).where(dataset.c.id == dataset_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no data set {dataset_id}")
-    return Data(*row)
+    return SnapshotCounts(*row)
 
 
 def last_label(connection: Connection, dataset_id: int) -> int | None:
