@@ -25,7 +25,7 @@ DASH: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ResultTable:
     """Table to show: the first column names the row, the others are numbers; ``note`` explains it."""
 
     name: str
@@ -35,7 +35,7 @@ class Shown:
     note: str = ""
 
 
-def all_tables(of: Evaluation) -> list[Shown]:
+def all_tables(of: Evaluation) -> list[ResultTable]:
     """Return every table in reading order."""
     shown = [_headline(of), _confusion(of.confusion, of.data.counted), _counts(of.confusion)]
     if any(count > 1 for count in of.confusion.sources):
@@ -109,7 +109,7 @@ def _with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def _headline(of: Evaluation) -> Shown:
+def _headline(of: Evaluation) -> ResultTable:
     right, counted = sum(row[i] for i, row in enumerate(of.confusion.counts)), of.data.counted
     rows = [
         ("accuracy", percent(of.accuracy.value), _interval(of.accuracy_over_groups, as_percent=True),
@@ -129,7 +129,7 @@ def _headline(of: Evaluation) -> Shown:
         ("log loss", decimals(of.calibration.log_loss), "", "", ""),
         ("Brier score (0 to 2)", decimals(of.calibration.brier), "", "", ""),
     ]
-    return Shown(
+    return ResultTable(
         "headline",
         "Overall",
         ("number", "value", "95 % interval", "counted", "paper"),
@@ -138,12 +138,12 @@ def _headline(of: Evaluation) -> Shown:
     )
 
 
-def _confusion(of: Confusion, counted: int) -> Shown:
+def _confusion(of: Confusion, counted: int) -> ResultTable:
     rows = [
         (name, *(_cell(*cell) for cell in zip(percents, papers, strict=True)), str(sum(counts)))
         for name, counts, percents, papers in zip(of.classes, of.counts, of.percent, PAPER_PERCENT, strict=True)
     ]
-    return Shown(
+    return ResultTable(
         "confusion",
         "Confusion (the paper's Table 4)",
         ("true \\ predicted", *of.classes, "counted"),
@@ -156,17 +156,17 @@ def _cell(share: float | None, paper: float) -> str:
     return f"{DASH if share is None else f'{share:.1f} %'} [{paper:.1f}]"
 
 
-def _counts(of: Confusion) -> Shown:
+def _counts(of: Confusion) -> ResultTable:
     rows = [(name, *(str(count) for count in counts)) for name, counts in zip(of.classes, of.counts, strict=True)]
-    return Shown("counts", "Confusion, counts", ("true \\ predicted", *of.classes), tuple(rows))
+    return ResultTable("counts", "Confusion, counts", ("true \\ predicted", *of.classes), tuple(rows))
 
 
-def _deviation(of: Confusion) -> Shown:
+def _deviation(of: Confusion) -> ResultTable:
     rows = [
         (name, *(DASH if cell is None else f"{cell:.1f}" for cell in row), str(sources))
         for name, row, sources in zip(of.classes, of.deviation, of.sources, strict=True)
     ]
-    return Shown(
+    return ResultTable(
         "deviation",
         "Standard deviation across sources, in percent points (the paper's Table 5)",
         ("true \\ predicted", *of.classes, "sources"),
@@ -175,7 +175,7 @@ def _deviation(of: Confusion) -> Shown:
     )
 
 
-def _operating(rankings: Iterable[Ranking]) -> Shown:
+def _operating(rankings: Iterable[Ranking]) -> ResultTable:
     rows = [
         (
             ranking.drop_class.value,
@@ -187,7 +187,7 @@ def _operating(rankings: Iterable[Ranking]) -> Shown:
         for ranking in rankings
         for at in ranking.operating
     ]
-    return Shown(
+    return ResultTable(
         "operating",
         "Operating points of the ROC curves (the paper's Fig. 3)",
         ("class", "recall reached", "false positive rate", "threshold", "paper's rate"),
@@ -196,11 +196,11 @@ def _operating(rankings: Iterable[Ranking]) -> Shown:
     )
 
 
-def _detection(of: Evaluation) -> Shown:
+def _detection(of: Evaluation) -> ResultTable:
     paper = {name: percent(share) for name, share in PAPER_DETECTION.items()}
     judged = [_detection_column(detection) for detection in of.detection]
     rules = [d.rule if d.threshold is None else f"{d.rule} {d.threshold:g}" for d in of.detection]
-    return Shown(
+    return ResultTable(
         "detection",
         "Crystals against everything else (the paper's Table 6)",
         ("found by", *rules, "paper"),
@@ -221,7 +221,7 @@ def _detection_column(of: Detection) -> dict[str, str]:
     }
 
 
-def _imagers(parts: Iterable[Part]) -> Shown:
+def _imagers(parts: Iterable[Part]) -> ResultTable:
     rows = [
         (
             part.name or "not named",
@@ -236,7 +236,7 @@ def _imagers(parts: Iterable[Part]) -> Shown:
         )
         for part in parts
     ]
-    return Shown(
+    return ResultTable(
         "imagers",
         "By imager",
         ("imager", "counted", "crystals", "accuracy", "cryst. AUC", "prec. AUC", "recall", "precision", "ECE"),
@@ -245,13 +245,13 @@ def _imagers(parts: Iterable[Part]) -> Shown:
     )
 
 
-def _reliability(of: Evaluation) -> Shown:
+def _reliability(of: Evaluation) -> ResultTable:
     rows = [
         (f"{b.low:.2f} to {b.high:.2f}", str(b.count), percent(b.sure), percent(b.right))
         for b in of.calibration.bins
         if b.count
     ]
-    return Shown(
+    return ResultTable(
         "reliability",
         "Reliability of the highest probability",
         ("probability", "counted", "mean probability", "share right"),
@@ -260,12 +260,12 @@ def _reliability(of: Evaluation) -> Shown:
     )
 
 
-def _own(of: Confusion) -> Shown:
+def _own(of: Confusion) -> ResultTable:
     rows = [
         (f"{i + 1} {name}", *(str(cell) for cell in counts), DASH if percents[i] is None else f"{percents[i]:.1f} %")
         for i, (name, counts, percents) in enumerate(zip(of.classes, of.counts, of.percent, strict=True))
     ]
-    return Shown(
+    return ResultTable(
         "own",
         "Confusion in the model's own classes",
         ("true \\ predicted", *(str(i + 1) for i in range(len(of.classes))), "right"),
