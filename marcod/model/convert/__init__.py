@@ -1,6 +1,6 @@
 """Models as others publish them, turned into bundles that score exactly as the original does."""
 
 from marcod.model.convert.imports import TOLERANCE, ImportedModel, import_model
-from marcod.model.convert.sources import Limits
+from marcod.model.convert.sources import ArchiveLimits
 
-__all__ = ["TOLERANCE", "ImportedModel", "Limits", "import_model"]
+__all__ = ["TOLERANCE", "ArchiveLimits", "ImportedModel", "import_model"]

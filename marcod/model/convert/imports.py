@@ -32,7 +32,7 @@ from marcod.model.architecture import Architecture
 from marcod.model.bundle import BundleRecord, Golden, Threshold
 from marcod.model.convert import keras_file, saved_model, sources
 from marcod.model.convert.checkpoint import Checkpoint
-from marcod.model.convert.sources import Kind, Limits, Progress, Source
+from marcod.model.convert.sources import ArchiveLimits, ModelFormat, ModelSource, Progress
 from marcod.model.efficientnet import LITE0
 from marcod.model.inception import MARCO, MARCO_SMALL
 from marcod.model.predictor import NetworkPredictor, Predictor
@@ -99,7 +99,7 @@ def import_model(
     threshold: float | None = None,
     published: Published | None = None,
     taken: Collection[tuple[str, str]] = (),
-    limits: Limits = Limits(),  # noqa: B008
+    limits: ArchiveLimits = ArchiveLimits(),  # noqa: B008
     progress: Progress | None = None,
 ) -> ImportedModel:
     """Turn ``source``, a path or URL, into bundle ``<name>/<version>`` below ``models``.
@@ -115,7 +115,7 @@ def import_model(
     photographs = [] if images is None else _photographs(images)
     with tempfile.TemporaryDirectory(prefix="marcod-import-") as scratch:
         found = sources.fetch(source, Path(scratch), limits, progress)
-        if found.kind is Kind.BUNDLE:
+        if found.kind is ModelFormat.BUNDLE:
             if folding or licence is not None or threshold is not None or published is not None:
                 raise ConfigError("a bundle has its own classes, licence and threshold; import it without the options")
             return _import_bundle(found, models, name, version, taken)
@@ -142,14 +142,14 @@ def _free_target(models: Path, name: str, version: int | None, taken: Collection
     return name, version or max(used, default=0) + 1
 
 
-def _read(source: Source, template: Architecture, preprocessing: Preprocessing) -> _Model:
-    if source.kind is Kind.KERAS:
+def _read(source: ModelSource, template: Architecture, preprocessing: Preprocessing) -> _Model:
+    if source.kind is ModelFormat.KERAS:
         found, weights = keras_file.read(source.path, (template, LITE0, MARCO_SMALL))
         if found.input_size != preprocessing.size:
             # The program trains its small networks so; the file itself does not say how images came to be.
             preprocessing = Preprocessing(found.input_size, "area")
         return _Model(found, preprocessing, weights)
-    is_graph = source.kind is Kind.SAVED_MODEL
+    is_graph = source.kind is ModelFormat.SAVED_MODEL
     graph = saved_model.read(source.path) if is_graph else None
     checkpoint = Checkpoint(source.path / "variables" / "variables" if is_graph else source.path)
     architecture = checkpoint.architecture(template)
@@ -183,7 +183,7 @@ def _folding(model: _Model, given: Mapping[str, DropClass]) -> dict[str, DropCla
 
 def _record(
     target: tuple[str, int],
-    source: Source,
+    source: ModelSource,
     model: _Model,
     given: Mapping[str, DropClass],
     licence: str | None,
@@ -215,7 +215,7 @@ def _record(
         raise ConfigError(f"no bundle can be made with this {where}: {first['msg']}") from error
 
 
-def _training_data(source: Source, model: _Model, published: Published | None) -> str:
+def _training_data(source: ModelSource, model: _Model, published: Published | None) -> str:
     step = "" if model.global_step is None else f", step {model.global_step}"
     if published is None:
         return f"imported from {source.kind} {source.name} (SHA-256 {source.sha256}){step}"
@@ -273,7 +273,7 @@ def _photographs(folder: Path) -> list[_Image]:
 def _compare_and_write(
     models: Path,
     record: BundleRecord,
-    source: Source,
+    source: ModelSource,
     model: _Model,
     images: Sequence[_Image],
     progress: Progress | None,
@@ -346,7 +346,7 @@ def _compared(images: Sequence[_Image], scores: NDArray[np.float32], expected: N
     }
 
 
-def _report(source: Source, model: _Model, compared: dict[str, Any]) -> dict[str, Any]:
+def _report(source: ModelSource, model: _Model, compared: dict[str, Any]) -> dict[str, Any]:
     origin = {
         "kind": str(source.kind),
         "name": source.name,
@@ -362,7 +362,7 @@ def _report(source: Source, model: _Model, compared: dict[str, Any]) -> dict[str
 
 
 def _import_bundle(
-    source: Source, models: Path, name: str | None, version: int | None, taken: Collection[tuple[str, str]]
+    source: ModelSource, models: Path, name: str | None, version: int | None, taken: Collection[tuple[str, str]]
 ) -> ImportedModel:
     """Verify a bundle, and copy it as it is or write it again under another name."""
     record = bundle.verify(source.path)

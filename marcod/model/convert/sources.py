@@ -33,7 +33,7 @@ TIMEOUT_S: Final = 60.0
 _CHUNK: Final = 1 << 20
 
 
-class Kind(StrEnum):
+class ModelFormat(StrEnum):
     """Kinds of source that a model comes as."""
 
     SAVED_MODEL = "SavedModel"
@@ -43,7 +43,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ArchiveLimits:
     """Limits of what is downloaded and unpacked. The published model is 46 MB in four files."""
 
     download_bytes: int = 1 << 30
@@ -52,21 +52,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """Files of one kind. ``path`` is their folder, for a checkpoint the prefix its files share.
 
     ``name`` says where they came from, without any login. ``sha256`` is that of the one file that was given; for a
     folder it is that of the list of its ``files`` (name to SHA-256) as ``sha256sum`` prints it.
     """
 
-    kind: Kind
+    kind: ModelFormat
     path: Path
     name: str
     sha256: str
     files: Mapping[str, str]
 
 
-def fetch(source: str, scratch: Path, limits: Limits, progress: Progress | None = None) -> Source:
+def fetch(source: str, scratch: Path, limits: ArchiveLimits, progress: Progress | None = None) -> ModelSource:
     """Open ``source``, a path or an http(s) URL; archives and downloads lie in ``scratch`` afterwards.
 
     Raises ConfigError when there is nothing to fetch, BundleError when it cannot be had, is too large, is unsafe to
@@ -84,12 +84,12 @@ def fetch(source: str, scratch: Path, limits: Limits, progress: Progress | None 
     return _from_file(path)
 
 
-def _from_file(path: Path) -> Source:
+def _from_file(path: Path) -> ModelSource:
     if path.name == "saved_model.pb" and path.is_file():
         return _listed(path.parent, path.parent.resolve().name)
     prefix = path.with_name(re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name))
     if prefix.with_name(f"{prefix.name}.index").is_file():
-        return _described(Kind.CHECKPOINT, prefix, prefix.name)
+        return _described(ModelFormat.CHECKPOINT, prefix, prefix.name)
     if not path.exists():
         raise ConfigError(f"there is no file or folder {path}")
     raise BundleError(
@@ -98,16 +98,16 @@ def _from_file(path: Path) -> Source:
     )
 
 
-def _from_archive(archive: Path, name: str, scratch: Path, limits: Limits) -> Source:
+def _from_archive(archive: Path, name: str, scratch: Path, limits: ArchiveLimits) -> ModelSource:
     unpacked = scratch / "unpacked"
     unpack(archive, unpacked, limits, name)
     found = _listed(unpacked, name)
     with archive.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Source(found.kind, found.path, name, digest, found.files)
+    return ModelSource(found.kind, found.path, name, digest, found.files)
 
 
-def _listed(folder: Path, name: str) -> Source:
+def _listed(folder: Path, name: str) -> ModelSource:
     """Recognise a folder, or the only folder in it."""
     for place in (folder, *_only_folder(folder)):
         if (kind := _kind(place)) is not None:
@@ -115,19 +115,19 @@ def _listed(folder: Path, name: str) -> Source:
         if prefixes := sorted(place.glob("*.index")):
             if len(prefixes) > 1:
                 raise BundleError(f"{name} holds {len(prefixes)} checkpoints; name one of them: {prefixes[-1].name}")
-            return _described(Kind.CHECKPOINT, prefixes[0].with_suffix(""), name)
+            return _described(ModelFormat.CHECKPOINT, prefixes[0].with_suffix(""), name)
     raise BundleError(
         f"{name} holds no model: neither saved_model.pb, nor the .index of a checkpoint, nor a Keras model's "
         "config.json and model.weights.h5, nor bundle.toml"
     )
 
 
-def _kind(folder: Path) -> Kind | None:
+def _kind(folder: Path) -> ModelFormat | None:
     if (folder / "bundle.toml").is_file():
-        return Kind.BUNDLE
+        return ModelFormat.BUNDLE
     if (folder / "saved_model.pb").is_file():
-        return Kind.SAVED_MODEL
-    return Kind.KERAS if all((folder / name).is_file() for name in _FILES_OF[Kind.KERAS]) else None
+        return ModelFormat.SAVED_MODEL
+    return ModelFormat.KERAS if all((folder / name).is_file() for name in _FILES_OF[ModelFormat.KERAS]) else None
 
 
 def _only_folder(folder: Path) -> Sequence[Path]:
@@ -136,14 +136,14 @@ def _only_folder(folder: Path) -> Sequence[Path]:
 
 
 _FILES_OF: Final = {
-    Kind.SAVED_MODEL: ("saved_model.pb", "variables/variables.*"),
-    Kind.KERAS: ("config.json", "model.weights.h5"),
-    Kind.BUNDLE: ("bundle.toml",),
+    ModelFormat.SAVED_MODEL: ("saved_model.pb", "variables/variables.*"),
+    ModelFormat.KERAS: ("config.json", "model.weights.h5"),
+    ModelFormat.BUNDLE: ("bundle.toml",),
 }
 
 
-def _described(kind: Kind, path: Path, name: str) -> Source:
-    if kind is Kind.CHECKPOINT:
+def _described(kind: ModelFormat, path: Path, name: str) -> ModelSource:
+    if kind is ModelFormat.CHECKPOINT:
         folder = path.parent
         paths = [p for p in folder.iterdir() if p.name.startswith((f"{path.name}.index", f"{path.name}.data-"))]
     else:
@@ -154,10 +154,10 @@ def _described(kind: Kind, path: Path, name: str) -> Source:
         with file.open("rb") as stream:
             files[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
     listing = "".join(f"{digest}  {file}\n" for file, digest in files.items())
-    return Source(kind, path, name, hashlib.sha256(listing.encode()).hexdigest(), files)
+    return ModelSource(kind, path, name, hashlib.sha256(listing.encode()).hexdigest(), files)
 
 
-def unpack(archive: Path, folder: Path, limits: Limits, name: str) -> None:
+def unpack(archive: Path, folder: Path, limits: ArchiveLimits, name: str) -> None:
     """Unpack a zip into the new ``folder``; ``name`` is what messages call it.
 
     Raises BundleError naming the member that points outside, is not a plain file, is damaged, or is too much.

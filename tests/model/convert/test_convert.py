@@ -21,7 +21,7 @@ from marcod.errors import ConfigError
 from marcod.model import bundle, convert, network
 from marcod.model.convert import ImportedModel, saved_model, sources
 from marcod.model.convert.keras_file import read as read_keras
-from marcod.model.convert.sources import Kind
+from marcod.model.convert.sources import ModelFormat
 from marcod.model.efficientnet import EfficientNetLite
 from marcod.model.inception import MARCO
 from marcod.model.preprocess import Preprocessing
@@ -168,18 +168,20 @@ def test_a_checkpoint(tmp_path: Path, tiny_case: Case) -> None:
 @pytest.mark.parametrize(
     ("given", "kind"),
     [
-        ("", Kind.SAVED_MODEL),
-        ("saved_model.pb", Kind.SAVED_MODEL),
-        ("variables", Kind.CHECKPOINT),
-        ("variables/variables", Kind.CHECKPOINT),
-        ("variables/variables.index", Kind.CHECKPOINT),
-        ("variables/variables.data-00000-of-00001", Kind.CHECKPOINT),
+        ("", ModelFormat.SAVED_MODEL),
+        ("saved_model.pb", ModelFormat.SAVED_MODEL),
+        ("variables", ModelFormat.CHECKPOINT),
+        ("variables/variables", ModelFormat.CHECKPOINT),
+        ("variables/variables.index", ModelFormat.CHECKPOINT),
+        ("variables/variables.data-00000-of-00001", ModelFormat.CHECKPOINT),
     ],
 )
-def test_every_way_of_naming_a_source(tmp_path: Path, tiny_case: Case, given: str, kind: Kind) -> None:
-    found = sources.fetch(str(tiny_case.source / given), tmp_path, convert.Limits())
+def test_every_way_of_naming_a_source(tmp_path: Path, tiny_case: Case, given: str, kind: ModelFormat) -> None:
+    found = sources.fetch(str(tiny_case.source / given), tmp_path, convert.ArchiveLimits())
     assert found.kind is kind
-    assert found.path == (tiny_case.source if kind is Kind.SAVED_MODEL else tiny_case.source / "variables/variables")
+    assert found.path == (
+        tiny_case.source if kind is ModelFormat.SAVED_MODEL else tiny_case.source / "variables/variables"
+    )
 
 
 def keras_file(folder: Path, variables: Mapping[str, np.ndarray], *, auxiliary: bool) -> Path:

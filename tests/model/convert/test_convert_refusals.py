@@ -25,7 +25,7 @@ from saved_models import add_operation
 from test_convert import import_tiny, keras_file, tree
 
 from marcod.errors import BundleError, ConfigError, MarcodError
-from marcod.model.convert import Limits, saved_model, sources
+from marcod.model.convert import ArchiveLimits, saved_model, sources
 from marcod.model.convert.checkpoint import Checkpoint, refuse_misfits
 
 pytestmark = pytest.mark.story
@@ -306,7 +306,7 @@ def test_zips_that_are_not_unpacked(tmp_path: Path, refused: Refused, kind: str)
     members, message = MEMBERS[kind]
     before = set(tmp_path.iterdir())
     archive = zip_with(tmp_path / "model.zip", *members, data=b"/etc/passwd")
-    sentence = refused(archive, limits=Limits(members=8))
+    sentence = refused(archive, limits=ArchiveLimits(members=8))
     assert sentence.startswith("model.zip ")
     assert message in sentence
     assert set(tmp_path.iterdir()) - before == {archive}
@@ -315,14 +315,14 @@ def test_zips_that_are_not_unpacked(tmp_path: Path, refused: Refused, kind: str)
 def test_a_zip_bomb_is_left_alone(tmp_path: Path, refused: Refused) -> None:
     archive = zip_with(tmp_path / "model.zip", "small", "large", data=bytes(3 << 20))
     assert archive.stat().st_size < 10_000
-    assert "with its member large it is larger" in refused(archive, limits=Limits(unpacked_bytes=4 << 20))
+    assert "with its member large it is larger" in refused(archive, limits=ArchiveLimits(unpacked_bytes=4 << 20))
 
 
 def test_a_zip_that_lies_about_sizes(tmp_path: Path, refused: Refused) -> None:
     archive = zip_with(tmp_path / "model.zip", "large", data=bytes(3 << 20))
     data = archive.read_bytes()
     archive.write_bytes(data.replace(struct.pack("<I", 3 << 20), struct.pack("<I", 5)))
-    assert "its member large cannot be read" in refused(archive, limits=Limits(unpacked_bytes=4 << 20))
+    assert "its member large cannot be read" in refused(archive, limits=ArchiveLimits(unpacked_bytes=4 << 20))
 
 
 def test_a_zip_with_a_flipped_byte(tmp_path: Path, refused: Refused) -> None:
@@ -413,8 +413,8 @@ def test_a_download_is_what_the_server_has(tmp_path: Path, server: tuple[str, Pa
     calls: list[tuple[str, int, int]] = []
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    found = sources.fetch(f"{url}/model.zip?token=secret", scratch, Limits(), lambda *call: calls.append(call))
-    assert found.kind is sources.Kind.SAVED_MODEL
+    found = sources.fetch(f"{url}/model.zip?token=secret", scratch, ArchiveLimits(), lambda *call: calls.append(call))
+    assert found.kind is sources.ModelFormat.SAVED_MODEL
     assert found.name == f"{url}/model.zip"
     assert found.sha256 == hashlib.sha256(Path(made).read_bytes()).hexdigest()
     assert tree(found.path) == tree(tmp_path / "sm")
@@ -437,7 +437,7 @@ def test_downloads_that_fail(refused: Refused, server: tuple[str, Path], path: s
     url, folder = server
     (folder / "large.zip").write_bytes(bytes(3000))
     (folder / "text.txt").write_text("hello")
-    sentence = refused(url + path, limits=Limits(download_bytes=2000))
+    sentence = refused(url + path, limits=ArchiveLimits(download_bytes=2000))
     assert url + path in sentence
     assert message in sentence
 
