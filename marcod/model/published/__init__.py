@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from marcod.model.bundle import BundleRecord
 from marcod.model.published.catalogue import Published, catalogue, find
-from marcod.model.published.download import Patience
+from marcod.model.published.download import DownloadLimits
 from marcod.model.published.files import Progress, proven_files
 from marcod.model.published.trunk import Trunk, read_trunk
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from marcod.model.convert import ImportedModel
 
 __all__ = [
-    "Patience", "Published", "Trunk", "catalogue", "find", "import_published", "is_copy", "proven_files", "read_trunk",
+    "DownloadLimits", "Published", "Trunk", "catalogue", "find", "import_published", "is_copy", "proven_files", "read_trunk",
 ]  # fmt: skip
 
 

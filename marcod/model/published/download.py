@@ -32,7 +32,7 @@ if os.getppid() == parent:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class DownloadLimits:
     """Limits of a download: attempts, pause between two, seconds of silence, and seconds in all."""
 
     tries: int = 3

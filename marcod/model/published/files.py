@@ -21,7 +21,7 @@ from typing import IO, Final
 from marcod.errors import ConfigError, FetchError, os_reason
 from marcod.files import put_in_place
 from marcod.model.published.catalogue import Content, Published, catalogue
-from marcod.model.published.download import Patience, download, has_pip
+from marcod.model.published.download import DownloadLimits, download, has_pip
 from marcod.settings.environment import cache_dir, published_wheel
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +39,7 @@ def proven_files(
     given: Path | None = None,
     *,
     cache: Path | None = None,
-    patience: Patience = Patience(),  # noqa: B008
+    patience: DownloadLimits = DownloadLimits(),  # noqa: B008
     progress: Progress | None = None,
 ) -> Iterator[Path]:
     """Yield a folder with the files of a published model and no others, each of them proven; it is removed at the end.
@@ -121,7 +121,7 @@ def _named(named: Path | None, model: Published) -> Path | None:
     return path
 
 
-def _kept(model: Published, room: Path, patience: Patience, report: Progress) -> Path:
+def _kept(model: Published, room: Path, patience: DownloadLimits, report: Progress) -> Path:
     """Return the whole file, downloaded if it is not kept here or is damaged. Raises FetchError."""
     kept = room / model.file
     if kept.is_file() and _fault(kept, model.content) is None:

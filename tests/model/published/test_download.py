@@ -14,10 +14,10 @@ from stand_in import FILE, Index
 from waiting import wait_until
 
 from marcod.errors import FetchError
-from marcod.model.published import Patience, Published, proven_files
+from marcod.model.published import DownloadLimits, Published, proven_files
 from marcod.settings.environment import child_environment
 
-ONCE = Patience(tries=1, pause_s=0, silence_s=1, total_s=60)
+ONCE = DownloadLimits(tries=1, pause_s=0, silence_s=1, total_s=60)
 
 FETCHING = """
 import sys
@@ -34,12 +34,12 @@ def kept(model: Published, cache: Path) -> list[str]:
     return sorted(p.name for p in (cache / "published" / model.sha256).rglob("*"))
 
 
-def fetch(model: Published, cache: Path, patience: Patience = ONCE) -> None:
+def fetch(model: Published, cache: Path, patience: DownloadLimits = ONCE) -> None:
     with proven_files(model, cache=cache, patience=patience) as folder:
         assert len([p for p in folder.rglob("*") if p.is_file()]) == 3
 
 
-def refused(model: Published, cache: Path, patience: Patience = ONCE) -> str:
+def refused(model: Published, cache: Path, patience: DownloadLimits = ONCE) -> str:
     """The sentence of a fetch that fails; it leaves nothing."""
     with pytest.raises(FetchError) as raised:
         fetch(model, cache, patience)
@@ -70,7 +70,7 @@ def test_an_index_that_recovers_is_asked_again(model: Published, index: Index, t
     whole, length = index.answer() or (b"", 0)
     answers = iter([(whole[: length // 2], length)])
     index.answer = lambda: next(answers, (whole, length)) if index.asked[-1].endswith(FILE) else (b"", 0)
-    fetch(model, tmp_path, Patience(tries=3, pause_s=0, silence_s=1, total_s=60))
+    fetch(model, tmp_path, DownloadLimits(tries=3, pause_s=0, silence_s=1, total_s=60))
     assert index.asked.count(f"/files/{FILE}") == 2
     assert kept(model, tmp_path) == [FILE]
 
@@ -93,7 +93,7 @@ def test_an_index_that_never_answers_ends_in_time(model: Published, index: Index
 
 def test_a_download_has_a_limit_in_all(model: Published, index: Index, tmp_path: Path) -> None:
     index.answer = lambda: None
-    sentence = refused(model, tmp_path, Patience(tries=3, pause_s=0, silence_s=60, total_s=2))
+    sentence = refused(model, tmp_path, DownloadLimits(tries=3, pause_s=0, silence_s=60, total_s=2))
     assert "the download was not done after 2 seconds" in sentence
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from marcod.errors import ConfigError, FetchError
 from marcod.model import published
-from marcod.model.published import Patience, Published, proven_files
+from marcod.model.published import DownloadLimits, Published, proven_files
 
 FILES = ("saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index")
 
@@ -146,7 +146,7 @@ def test_what_is_kept_is_used_without_a_network(model: Published, wheel: Path, t
     room = tmp_path / "published" / model.sha256
     room.mkdir(parents=True)
     shutil.copy(wheel, room)
-    with proven_files(model, cache=tmp_path, patience=Patience(tries=0)) as folder:
+    with proven_files(model, cache=tmp_path, patience=DownloadLimits(tries=0)) as folder:
         assert tuple(contents(folder)) == FILES
     assert [p.name for p in room.iterdir()] == [model.file]
 
