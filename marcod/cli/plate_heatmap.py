@@ -23,7 +23,7 @@ from marcod.store import versions
 from marcod.store.verdicts import DropVerdict
 
 if TYPE_CHECKING:
-    from marcod.model.heatmap import Heat, Recipe
+    from marcod.model.heatmap import Heat, SmoothGradNoise
 
 
 def _well(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def heatmap(
 
     from marcod.model import heatmap, preprocess  # they load TensorFlow
 
-    recipe = heatmap.Recipe(samples, noise, seed)
+    recipe = heatmap.SmoothGradNoise(samples, noise, seed)
     try:
         rgb = preprocess.decode(data)
         attribution = heatmap.attribution(folder, ready.registry.member_folder)
@@ -157,7 +157,7 @@ def _probability(drop: DropVerdict, target: DropClass) -> float:
 
 
 def _facts(
-    shown: PlateMap, drop: DropVerdict, path: Path, found: reports.Located, target: DropClass, recipe: "Recipe"
+    shown: PlateMap, drop: DropVerdict, path: Path, found: reports.Located, target: DropClass, recipe: "SmoothGradNoise"
 ) -> dict[str, Any]:
     """All that is needed to make the image again, for people, programs and the PNG itself."""
     return {
@@ -180,7 +180,7 @@ def _facts(
     }
 
 
-def _caption(shown: PlateMap, drop: DropVerdict, target: DropClass, recipe: "Recipe") -> list[str]:
+def _caption(shown: PlateMap, drop: DropVerdict, target: DropClass, recipe: "SmoothGradNoise") -> list[str]:
     summary = shown.summary
     where = f"{summary.barcode or summary.plate_key}, well {drop.image.well}, drop {drop.image.drop_number}"
     return [

@@ -42,7 +42,7 @@ BLUR: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class SmoothGradNoise:
     """Noise of SmoothGrad: ``samples`` copies with ``noise`` times the image's range, drawn from ``seed``."""
 
     samples: int = 32
@@ -50,7 +50,7 @@ class Recipe:
     seed: int = 0
 
 
-_USUAL: Final = Recipe()
+_USUAL: Final = SmoothGradNoise()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Attribution(Protocol):
         self,
         data: bytes,
         target: DropClass,
-        recipe: Recipe = _USUAL,
+        recipe: SmoothGradNoise = _USUAL,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Heat:
         """Compute the heat for ``target`` in an image file, decoded as in scoring; call ``progress`` with copies done.
@@ -96,7 +96,7 @@ class CommitteeAttribution:
         self,
         data: bytes,
         target: DropClass,
-        recipe: Recipe = _USUAL,
+        recipe: SmoothGradNoise = _USUAL,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Heat:
         """Compute the heat as :class:`Attribution` says; its size is that of the member that sees most pixels."""
@@ -130,7 +130,7 @@ class NetworkAttribution:
         self,
         data: bytes,
         target: DropClass,
-        recipe: Recipe = _USUAL,
+        recipe: SmoothGradNoise = _USUAL,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Heat:
         """Compute the heat as :class:`Attribution` says."""
@@ -140,7 +140,7 @@ class NetworkAttribution:
         self,
         rgb: NDArray[np.uint8],
         target: DropClass,
-        recipe: Recipe = _USUAL,
+        recipe: SmoothGradNoise = _USUAL,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Heat:
         """Compute the heat for ``target`` in an image uint8 [height, width, 3]; call ``progress`` with copies done.
@@ -169,7 +169,7 @@ class NetworkAttribution:
         return Heat(_normalized(strength), probabilities.softmax(logits / self.record.temperature)[0] @ self._folding)
 
 
-def _copy(clean: NDArray[np.float32], recipe: Recipe, number: int) -> NDArray[np.float32]:
+def _copy(clean: NDArray[np.float32], recipe: SmoothGradNoise, number: int) -> NDArray[np.float32]:
     """Make noisy copy ``number``, or the image itself for -1; each from a seed of its own, whatever the batches are."""
     if number < 0:
         return clean

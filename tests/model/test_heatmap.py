@@ -12,14 +12,14 @@ from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
 from marcod.model import backend, heatmap, network, preprocess
 from marcod.model.bundle import BundleRecord
-from marcod.model.heatmap import Heat, NetworkAttribution, Recipe
+from marcod.model.heatmap import Heat, NetworkAttribution, SmoothGradNoise
 from marcod.model.predictor import Predictor
 from marcod.model.probabilities import softmax
 
 Weights = dict[str, np.ndarray]
 
 FOLDING = {"needle": "Crystals", "block": "Crystals", "skin": "Other", "clear": "Clear"}
-QUICK = Recipe(samples=5, noise=0.1, seed=7)
+QUICK = SmoothGradNoise(samples=5, noise=0.1, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,11 @@ def test_heat_covers_the_centre_square_and_comes_with_the_folded_score(
 
 
 def test_the_same_seed_gives_the_same_bytes(looking: NetworkAttribution) -> None:
-    def png(recipe: Recipe) -> bytes:
+    def png(recipe: SmoothGradNoise) -> bytes:
         return heatmap.draw(drop(), looking.heat(drop(), DropClass.CRYSTALS, recipe), ["A01"], text={})
 
     assert png(QUICK) == png(QUICK)
-    assert png(QUICK) != png(Recipe(samples=5, noise=0.1, seed=8))
+    assert png(QUICK) != png(SmoothGradNoise(samples=5, noise=0.1, seed=8))
 
 
 def test_another_class_looks_elsewhere(looking: NetworkAttribution) -> None:
@@ -141,7 +141,7 @@ def brightness(tiny_predictor: Predictor) -> NetworkAttribution:
 def test_heat_is_where_the_only_thing_to_see_is(brightness: NetworkAttribution) -> None:
     rgb = np.zeros((75, 75, 3), np.uint8)
     rgb[20:36, 44:60] = 255
-    heat = brightness.heat(rgb, DropClass.CRYSTALS, Recipe(samples=3, noise=0.05)).values
+    heat = brightness.heat(rgb, DropClass.CRYSTALS, SmoothGradNoise(samples=3, noise=0.05)).values
     near = np.zeros((75, 75), bool)
     near[15:41, 39:65] = True
     assert heat[22:34, 46:58].max() == 1
@@ -149,7 +149,7 @@ def test_heat_is_where_the_only_thing_to_see_is(brightness: NetworkAttribution) 
 
 
 def test_nothing_to_see_is_no_heat(brightness: NetworkAttribution) -> None:
-    heat = brightness.heat(np.zeros((75, 75, 3), np.uint8), DropClass.CRYSTALS, Recipe(samples=1, noise=0.0))
+    heat = brightness.heat(np.zeros((75, 75, 3), np.uint8), DropClass.CRYSTALS, SmoothGradNoise(samples=1, noise=0.0))
     assert not heat.values.any()
 
 
