@@ -43,7 +43,7 @@ Cause = Literal["schedule", "labels", "drift"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class RetrainReason:
     """Why to train now; ``detail`` is for the log."""
 
     cause: Cause
@@ -114,7 +114,7 @@ class Trainer:
         except MarcodError as error:
             log.error("a candidate in shadow cannot be decided about", error=str(error))
 
-    def reason(self, now: datetime) -> Reason | None:
+    def reason(self, now: datetime) -> RetrainReason | None:
         """Why to train now, or None: a run that was killed, a new drift alarm, or new labels when it is time."""
         due = self._next is not None and now >= self._next
         self._next = self._after(now) if due else self._next
@@ -122,14 +122,14 @@ class Trainer:
         if active is not None:
             dead = active.host == os.uname().nodename and not process_lives(active.pid)
             gone = dead or active.beat_at < now - timedelta(seconds=SILENCE_S)
-            return Reason("schedule", f"run {active.id} was not finished") if gone else None
+            return RetrainReason("schedule", f"run {active.id} was not finished") if gone else None
         if self._settings.on_drift and (alarm := self._new_alarm()) is not None:
-            return Reason("drift", alarm)
+            return RetrainReason("drift", alarm)
         if not due:
             return None
         count = self._new_labels()
         if count >= self._settings.min_new_labels:
-            return Reason("labels", text.count(count, "new label"))
+            return RetrainReason("labels", text.count(count, "new label"))
         log.info("no training", new_labels=count, needed=self._settings.min_new_labels)
         return None
 
