@@ -28,7 +28,7 @@ _DAMAGE: Final = (
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """State of a training after ``step`` steps of ``epoch``.
 
     ``curve`` has what was measured at the end of each epoch; ``best`` are the weights of the best one.
@@ -44,7 +44,7 @@ class State:
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
-def save(path: Path, state: State) -> None:
+def save(path: Path, state: TrainingState) -> None:
     """Replace the checkpoint file. Raises OSError, and the former file stays as it was."""
     about = {"epoch": state.epoch, "step": state.step, "best_loss": state.best_loss, "curve": state.curve}
     arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
@@ -63,7 +63,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     files.put_in_place(unfinished, path)
 
 
-def load(path: Path) -> State | None:
+def load(path: Path) -> TrainingState | None:
     """Load the state in a file, None when there is no file. Raises MarcodError when it is damaged."""
     if not path.exists():
         return None
@@ -75,11 +75,11 @@ def load(path: Path) -> State | None:
         raise MarcodError(f"the checkpoint {path} is damaged: {error}; remove it to start again") from error
 
 
-def _state(arrays: dict[str, NDArray[Any]]) -> State:
+def _state(arrays: dict[str, NDArray[Any]]) -> TrainingState:
     about = json.loads(arrays.pop("about").tobytes())
     groups: dict[str, Any] = {group: {} for group in (*_GROUPS, "optimizer")}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = value
     optimizer = groups.pop("optimizer")
-    return State(**about, **groups, optimizer=[optimizer[name] for name in sorted(optimizer)])
+    return TrainingState(**about, **groups, optimizer=[optimizer[name] for name in sorted(optimizer)])

@@ -24,7 +24,7 @@ from marcod.errors import MarcodError
 from marcod.evaluate import metrics
 from marcod.fitting import checkpoint
 from marcod.fitting.batches import Images, batches
-from marcod.fitting.checkpoint import State, Weights
+from marcod.fitting.checkpoint import TrainingState, Weights
 from marcod.fitting.recipes import Recipe
 from marcod.model import backend, network, probabilities
 from marcod.model.architecture import Architecture
@@ -172,7 +172,7 @@ class Training:
             return
         optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
         now = network.variables(self.model)
-        state = State(epoch, step, now, self.average, self._best, optimizer, self._best_loss, self._curve)
+        state = TrainingState(epoch, step, now, self.average, self._best, optimizer, self._best_loss, self._curve)
         checkpoint.save(self._options.place, state)
         self._saved_at = time.monotonic()
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from marcod.errors import MarcodError
 from marcod.fitting import checkpoint
-from marcod.fitting.checkpoint import State
+from marcod.fitting.checkpoint import TrainingState
 
 WEIGHTS = {"Inception/a/weights": np.arange(6, dtype=np.float32).reshape(2, 3), "Inception/b": np.ones(2, np.float32)}
-STATE = State(
+STATE = TrainingState(
     epoch=2,
     step=7,
     weights=WEIGHTS,

@@ -12,7 +12,7 @@ from training_images import HEADS, IN_TF_DATA, coloured, learnable, paper
 
 from marcod.errors import BundleError, MarcodError
 from marcod.fitting import checkpoint, fit
-from marcod.fitting.checkpoint import State, Weights
+from marcod.fitting.checkpoint import TrainingState, Weights
 from marcod.fitting.fit import FitOptions, Fitted, StoppedError, Training, Validation
 from marcod.model import network
 
@@ -67,7 +67,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     told = Story(place, network.variables(training.model))
     fresh = [keras.ops.convert_to_numpy(v) for v in training.model.optimizer.variables]
     told.whole = training.run()
-    checkpoint.save(place, State(0, 0, told.begin, {}, {}, fresh))
+    checkpoint.save(place, TrainingState(0, 0, told.begin, {}, {}, fresh))
     last[0] = 0
     while not hasattr(told, "resumed"):
         forget(training)
@@ -203,7 +203,7 @@ def test_a_training_that_scales_its_loss_goes_on_too(tmp_path: Path) -> None:
         training = Training(TINY, recipe, learnable(8), seed=1, options=FitOptions(place))
         values = [keras.ops.convert_to_numpy(v) for v in training.model.optimizer.variables]
         weights = network.variables(training.model)
-        checkpoint.save(place, State(1, 0, weights, weights, {}, values))
+        checkpoint.save(place, TrainingState(1, 0, weights, weights, {}, values))
         found = training.run()
     finally:
         keras.config.set_dtype_policy(before)
