@@ -80,7 +80,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class GateCheck:
     """Condition of the gate, as a sentence and numbers."""
 
     name: str
@@ -90,11 +90,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateResult:
     """Result of the gate. ``numbers`` is ready for JSON: both models' numbers, the rules, and all ``checks``."""
 
     passed: bool
-    checks: tuple[Check, ...]
+    checks: tuple[GateCheck, ...]
     numbers: dict[str, Any]
 
     @property
@@ -108,8 +108,8 @@ def judge(
     candidate: tuple[BundleRecord, Predictions],
     rules: Rules,
     *,
-    extra: Sequence[Check] = (),
-) -> Verdict:
+    extra: Sequence[GateCheck] = (),
+) -> GateResult:
     """Judge two models' predictions for the same images; it passes when every check does, the ``extra`` ones too.
 
     Images of the base set (source "", imager "base") count as an imager, not in the lab's own numbers. Raises
@@ -126,10 +126,10 @@ def judge(
         *_imagers(everything, rules),
         *extra,
     )
-    return Verdict(all(check.passed for check in checks), checks, _numbers(everything, lab, rules, checks))
+    return GateResult(all(check.passed for check in checks), checks, _numbers(everything, lab, rules, checks))
 
 
-def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
+def labels_trusted(suspects: int, judged: int, rules: Rules) -> GateCheck:
     """Check that few labels look wrong: ``suspects`` of ``judged``, by a model that had not seen them."""
     share = suspects / judged if judged else None
     limit = f"from {_percent(rules.label_noise)} on nothing is promoted"
@@ -140,10 +140,10 @@ def labels_trusted(suspects: int, judged: int, rules: Rules) -> Check:
         sentence = f"{suspects} of {count(judged, 'label')} {look} wrong ({_percent(share)}); {limit}"
         sentence += "" if share < rules.label_noise else "; `marcod label suspects` lists them"
     numbers = {"suspects": suspects, "labels": judged, "share": share, "limit": rules.label_noise}
-    return Check("label noise", share is not None and share < rules.label_noise, sentence, numbers)
+    return GateCheck("label noise", share is not None and share < rules.label_noise, sentence, numbers)
 
 
-def _enough(lab: PairedScores, rules: Rules) -> Check:
+def _enough(lab: PairedScores, rules: Rules) -> GateCheck:
     check = enough(_counts(lab), rules)
     if not lab.left_out:
         return check
@@ -151,7 +151,7 @@ def _enough(lab: PairedScores, rules: Rules) -> Check:
     return replace(check, sentence=f"{check.sentence}; {unreadable}")
 
 
-def enough(found: Mapping[str, int], rules: Rules) -> Check:
+def enough(found: Mapping[str, int], rules: Rules) -> GateCheck:
     """Check that a test side has enough ``drops``, ``plates`` and drops with ``crystals``; labels alone decide it."""
     needed = {"crystals": rules.min_crystals, "drops": rules.min_drops, "plates": rules.min_plates}
     sentence = (
@@ -160,7 +160,7 @@ def enough(found: Mapping[str, int], rules: Rules) -> Check:
         f"{needed['plates']}"
     )
     numbers = {**found, **{f"{name}_needed": count for name, count in needed.items()}}
-    return Check("enough drops", all(found[name] >= count for name, count in needed.items()), sentence, numbers)
+    return GateCheck("enough drops", all(found[name] >= count for name, count in needed.items()), sentence, numbers)
 
 
 def _counts(lab: PairedScores) -> dict[str, int]:
@@ -172,7 +172,7 @@ def _counts(lab: PairedScores) -> dict[str, int]:
     }
 
 
-def _recall(lab: PairedScores, rules: Rules) -> Check:
+def _recall(lab: PairedScores, rules: Rules) -> GateCheck:
     """Check non-inferiority: with confidence the loss is within the margin."""
     name = "crystal recall"
     found = paired.difference(lab, paired.recall, rules.resamples, rules.seed)
@@ -182,17 +182,17 @@ def _recall(lab: PairedScores, rules: Rules) -> Check:
         "bound": bound, "margin": rules.recall_margin,
     }  # fmt: skip
     if found.champion is None or found.candidate is None or bound is None:
-        return Check(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
+        return GateCheck(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
     loss = max(0.0, -bound)
     sentence = (
         f"{name} at its own threshold is {_percent(found.candidate)}, the champion's {_percent(found.champion)}; "
         f"with {_percent(rules.confidence)} confidence at most {_points(loss)} are lost, "
         f"and {_points(rules.recall_margin)} may be"
     )
-    return Check(name, bound >= -rules.recall_margin - _ROUNDING, sentence, numbers)
+    return GateCheck(name, bound >= -rules.recall_margin - _ROUNDING, sentence, numbers)
 
 
-def _primary(lab: PairedScores, rules: Rules) -> Check:
+def _primary(lab: PairedScores, rules: Rules) -> GateCheck:
     """Check superiority in enough resamples."""
     if rules.primary not in _MEASURES:
         raise ValueError(f"unknown primary measure {rules.primary!r}")
@@ -209,7 +209,7 @@ def _primary(lab: PairedScores, rules: Rules) -> Check:
         "better_in": sure, "needed": rules.needed, "looks": rules.looks,
     }  # fmt: skip
     if was is None or now is None or found.value is None:
-        return Check(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
+        return GateCheck(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
     sentence = (
         f"{name} is {now:.3f}, the champion's {was:.3f}; it is better in {_finely(sure)} of the resampled test sides, "
         f"and {_finely(rules.needed)} are needed"
@@ -219,7 +219,7 @@ def _primary(lab: PairedScores, rules: Rules) -> Check:
         sentence += f", because of {_looks(rules.looks)} at this test side before"
     if better and replace(rules, looks=0.0).needed <= sure < rules.needed:
         sentence += "; at a first look that would do: label drops on more plates"
-    return Check(name, better and sure >= rules.needed, sentence, numbers)
+    return GateCheck(name, better and sure >= rules.needed, sentence, numbers)
 
 
 def _looks(looks: float) -> str:
@@ -227,7 +227,7 @@ def _looks(looks: float) -> str:
     return count(round(looks), "look") if abs(looks - round(looks)) < 0.05 else f"{looks:.1f} looks"
 
 
-def _precision(lab: PairedScores, rules: Rules) -> Check:
+def _precision(lab: PairedScores, rules: Rules) -> GateCheck:
     """Check that precision is not far below the champion's, own or at the candidate's recall.
 
     Without the second a candidate that finds more crystals would be blamed for the false alarms that go with it.
@@ -245,15 +245,15 @@ def _precision(lab: PairedScores, rules: Rules) -> Check:
     }  # fmt: skip
     if now is None or against is None:
         why = _lacking(lab) if reached is None else "the candidate calls no drop a hit"
-        return Check(name, False, f"{name} cannot be compared: {why}", numbers)
+        return GateCheck(name, False, f"{name} cannot be compared: {why}", numbers)
     sentence = (
         f"{name} at its own threshold is {_percent(now)}, the champion's {_percent(was)} at its own and "
         f"{_percent(same)} at the same recall; {_points(rules.precision_margin)} below the lower of them are allowed"
     )
-    return Check(name, now >= against - rules.precision_margin - _ROUNDING, sentence, numbers)
+    return GateCheck(name, now >= against - rules.precision_margin - _ROUNDING, sentence, numbers)
 
 
-def _false_alarms(lab: PairedScores, rules: Rules) -> Check:
+def _false_alarms(lab: PairedScores, rules: Rules) -> GateCheck:
     """Check the false alarms: a threshold near 0 finds every crystal and is useless.
 
     The champion is asked at the wished recall as well: on an imager that it does not know it may miss half of the
@@ -269,23 +269,23 @@ def _false_alarms(lab: PairedScores, rules: Rules) -> Check:
         "champion": was, "champion_at_wished_recall": wished, "candidate": now, "limit": rules.most_false_alarms,
     }  # fmt: skip
     if was is None or now is None:
-        return Check(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
+        return GateCheck(name, False, f"{name} cannot be compared: {_lacking(lab)}", numbers)
     limit = max(rules.most_false_alarms, was, wished or 0.0)
     sentence = (
         f"{_percent(now)} of the drops without crystals are called hits, {_percent(was)} by the champion, which would "
         f"call {_percent(wished)} hits to find {_percent(rules.recall)} of the crystals; {_percent(limit)} may be"
     )
-    return Check(name, now <= limit + _ROUNDING, sentence, numbers)
+    return GateCheck(name, now <= limit + _ROUNDING, sentence, numbers)
 
 
-def _imagers(everything: PairedScores, rules: Rules) -> Iterator[Check]:
+def _imagers(everything: PairedScores, rules: Rules) -> Iterator[GateCheck]:
     """Check each imager: no loss of accuracy or recall above the margin that is more than chance."""
     names = np.array(everything.imagers)
     for name in sorted(set(names)):
         yield _imager(str(name), everything.only(names == name), rules)
 
 
-def _imager(name: str, part: PairedScores, rules: Rules) -> Check:
+def _imager(name: str, part: PairedScores, rules: Rules) -> GateCheck:
     every = np.ones(len(part.labels), np.bool_)
     right = [model.scores.argmax(axis=1) == part.labels for model in (part.champion, part.candidate)]
     found = [model.flagged for model in (part.champion, part.candidate)]
@@ -299,12 +299,12 @@ def _imager(name: str, part: PairedScores, rules: Rules) -> Check:
     numbers |= {"drops": len(set(part.drops)), "margin": rules.imager_margin}
     sentences = " and ".join(loss.sentence for loss in losses)
     ending = "" if passed else f"; {_points(rules.imager_margin)} may be lost, and chance does not explain so many"
-    return Check(f"imager {name}", passed, f"imager {name}: {sentences}{ending}", numbers)
+    return GateCheck(f"imager {name}", passed, f"imager {name}: {sentences}{ending}", numbers)
 
 
 def _loss(
     part: PairedScores, what: str, correct: Sequence[NDArray[np.bool_]], among: NDArray[np.bool_], rules: Rules
-) -> Check:
+) -> GateCheck:
     """Check that one loss is within the margin or may be chance; ``correct`` is where each model is right."""
     before, after = (float(paired.share(one, among, part.weights[np.newaxis])[0]) for one in correct)
     lost, gained = paired.lost_and_gained(part, correct[0], correct[1], among)
@@ -312,7 +312,7 @@ def _loss(
     values = {"champion": before, "candidate": after, "lost": lost, "gained": gained, "chance": chance}
     worse = before - after > rules.imager_margin + _ROUNDING and chance < 1 - rules.confidence
     sentence = f"{what} {_percent(after)} after {_percent(before)} ({count(lost, 'drop')} lost, {gained} gained)"
-    return Check(what, not worse, sentence, {f"{what.replace(' ', '_')}_{key}": v for key, v in values.items()})
+    return GateCheck(what, not worse, sentence, {f"{what.replace(' ', '_')}_{key}": v for key, v in values.items()})
 
 
 def _lacking(lab: PairedScores) -> str:
@@ -325,7 +325,7 @@ def _lacking(lab: PairedScores) -> str:
     return "there are too few drops on the test side"
 
 
-def _numbers(everything: PairedScores, lab: PairedScores, rules: Rules, checks: Sequence[Check]) -> dict[str, Any]:
+def _numbers(everything: PairedScores, lab: PairedScores, rules: Rules, checks: Sequence[GateCheck]) -> dict[str, Any]:
     return {
         **_counts(lab),
         "units": len(lab.labels),

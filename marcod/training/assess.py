@@ -15,7 +15,7 @@ from marcod import text
 from marcod.domain import DropClass, Split, TrainedOn
 from marcod.errors import BundleError
 from marcod.evaluate import calibration, gate
-from marcod.evaluate.gate import Check, Rules, Verdict
+from marcod.evaluate.gate import GateCheck, GateResult, Rules
 from marcod.evaluate.label_issues import LabelIssues
 from marcod.evaluate.predictions import Predictions, predict
 from marcod.model import bundle, network, probabilities
@@ -111,7 +111,7 @@ def model_digest(made: Candidate) -> str:
 
 def judge(
     context: TrainContext, champion: Predictor, load: Callable[[], Predictor], made: Candidate, looks: float
-) -> Verdict:
+) -> GateResult:
     """Return the gate's verdict on the bundle that ``load`` loads from disk, a network or a committee with it.
 
     The test side has judged ``looks`` candidates before.
@@ -124,11 +124,11 @@ def judge(
     try:
         candidate = load()
     except BundleError as error:
-        return _refused(*extra, Check("golden images", False, str(error), {}))
-    extra += [Check("golden images", True, "the bundle on disk scores its golden images as it must", {})]
+        return _refused(*extra, GateCheck("golden images", False, str(error), {}))
+    extra += [GateCheck("golden images", True, "the bundle on disk scores its golden images as it must", {})]
     extra += [_parity(context, made, candidate)]
     if not images:
-        none = Check("enough drops", False, "no labelled plate is on the test side; label drops on more plates", {})
+        none = GateCheck("enough drops", False, "no labelled plate is on the test side; label drops on more plates", {})
         return _refused(none, *extra)
 
     def predicted(predictor: Predictor, name: str) -> Predictions:
@@ -142,7 +142,7 @@ def judge(
     return gate.judge((champion.record, before), (candidate.record, after), rules, extra=extra)
 
 
-def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
+def enough(snapshot: Snapshot, settings: TrainSettings) -> GateCheck:
     """Check before training that the test side is large enough for the gate."""
     tested = data.own_tested(snapshot)
     found = {
@@ -153,15 +153,15 @@ def enough(snapshot: Snapshot, settings: TrainSettings) -> Check:
     return gate.enough(found, rules_of(settings, "head"))
 
 
-def _readable(count: int, unreadable: int) -> Check:
+def _readable(count: int, unreadable: int) -> GateCheck:
     """Check that the test side can be read; an imager whose share is offline would not be tested at all."""
     sentence = f"{unreadable} of {text.count(count, 'test image')} could not be read, {MOST_UNREADABLE:.0%} may be"
     passed = unreadable <= MOST_UNREADABLE * count
-    return Check("readable images", passed, sentence, {"pictures": count, "unreadable": unreadable})
+    return GateCheck("readable images", passed, sentence, {"pictures": count, "unreadable": unreadable})
 
 
-def _refused(*checks: Check) -> Verdict:
-    return Verdict(False, checks, {"checks": [asdict(check) for check in checks]})
+def _refused(*checks: GateCheck) -> GateResult:
+    return GateResult(False, checks, {"checks": [asdict(check) for check in checks]})
 
 
 def rules_of(settings: TrainSettings, tier: str, looks: float = 0) -> Rules:
@@ -180,7 +180,7 @@ def rules_of(settings: TrainSettings, tier: str, looks: float = 0) -> Rules:
     )
 
 
-def people_checks(issues: LabelIssues | None) -> list[Check]:
+def people_checks(issues: LabelIssues | None) -> list[GateCheck]:
     """Return a failed check for each person who seems to swap two classes."""
     found = []
     for person in issues.by_person if issues is not None else ():
@@ -191,11 +191,11 @@ def people_checks(issues: LabelIssues | None) -> list[Check]:
                 "`marcod label suspects` lists the labels"
             )
             name, numbers = f"labels of {person.person}", {"judged": person.judged, "share": person.share}
-            found.append(Check(name, False, sentence, numbers))
+            found.append(GateCheck(name, False, sentence, numbers))
     return found
 
 
-def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> Check:
+def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> GateCheck:
     """Check that the compiled bundle and the plain network give the same probabilities."""
     model = network.build(made.architecture)
     network.set_variables(model, made.weights)
@@ -209,4 +209,6 @@ def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> Che
     difference = float(np.abs(probabilities.softmax(plain) - probabilities.softmax(served)).max())
     passed = bool(np.isfinite(served).all()) and difference <= PARITY
     sentence = f"probabilities of the bundle and of the network as trained differ by {difference:.1e} at most"
-    return Check("parity", passed, f"{sentence}; allowed are {PARITY:g}", {"difference": difference, "limit": PARITY})
+    return GateCheck(
+        "parity", passed, f"{sentence}; allowed are {PARITY:g}", {"difference": difference, "limit": PARITY}
+    )

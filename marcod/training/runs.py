@@ -28,7 +28,7 @@ from marcod import files, telemetry
 from marcod.database.engine import Database
 from marcod.domain import Modality
 from marcod.errors import MarcodError, NotFoundError, StoreError, is_full, os_reason
-from marcod.evaluate.gate import Verdict
+from marcod.evaluate.gate import GateResult
 from marcod.fitting import batches, fit, plots
 from marcod.fitting.fit import Progress
 from marcod.model import bundle
@@ -355,7 +355,7 @@ class _OpenRun:
         plots.write(self.folder, made.measured.get("curve", []), title, {"tier": made.tier, "title": title})
         return path
 
-    def _ask_gate(self, training: TrainContext, made: Candidate, path: Path) -> Verdict:
+    def _ask_gate(self, training: TrainContext, made: Candidate, path: Path) -> GateResult:
         registry, db = self.context.registry, self.context.db
         tested = data.own_tested(training.snapshot)
         before = db.read(looks.count, self.run.id, str(training.parent.modality), tested)
@@ -367,7 +367,7 @@ class _OpenRun:
         registry = self.context.registry
         return registry.load(registry.find(str(self.run.parent)), assess.BATCH)
 
-    def _numbers(self, training: TrainContext, result: Verdict, made: Candidate, material: str) -> dict[str, Any]:
+    def _numbers(self, training: TrainContext, result: GateResult, made: Candidate, material: str) -> dict[str, Any]:
         """Return the numbers of the run's row. ``partly`` has the reasons to recommend only."""
         sources = self.run.options["sources"]
         chosen = [f"only labels of {', '.join(sources)} were used"] if sources else []

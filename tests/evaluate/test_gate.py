@@ -10,17 +10,17 @@ from simulated_labs import CRYSTALS, Lab, image, lab, record
 
 from marcod.errors import MarcodError
 from marcod.evaluate import metrics, paired
-from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, Check, Rules, Verdict, judge, labels_trusted
+from marcod.evaluate.gate import AVERAGE_PRECISION, LOG_LOSS, GateCheck, GateResult, Rules, judge, labels_trusted
 from marcod.evaluate.predictions import Predictions
 
 RULES = Rules(resamples=300)
 
 
-def failed(verdict: Verdict) -> set[str]:
+def failed(verdict: GateResult) -> set[str]:
     return {check.name for check in verdict.checks if not check.passed}
 
 
-def found(verdict: Verdict, name: str) -> Check:
+def found(verdict: GateResult, name: str) -> GateCheck:
     return next(check for check in verdict.checks if check.name == name)
 
 
@@ -180,7 +180,7 @@ def test_an_unknown_aim_is_an_error() -> None:
 
 def test_a_check_of_the_callers_own_counts() -> None:
     made = lab(1)
-    golden = Check("golden", False, "golden image 3 is 0.2 off", {"difference": 0.2})
+    golden = GateCheck("golden", False, "golden image 3 is 0.2 off", {"difference": 0.2})
     verdict = judge(made.judged(1, 1.5, 1), made.judged(2, 3.5, 2, recall=0.99), RULES, extra=[golden])
     assert verdict.reasons == ("golden image 3 is 0.2 off",)
     assert not verdict.passed

@@ -436,7 +436,7 @@ def _run(connection: sa.Connection, token: str, state: str, data_id: int, folder
         run_rows.end(connection, run.id, token, state=state, reasons=["so"], error=error, now=utc(hours=1))
 
 
-def _verdicts() -> Iterator[tuple[str, gate.Verdict]]:
+def _verdicts() -> Iterator[tuple[str, gate.GateResult]]:
     """The gate on models that say better and worse things of the same drops, and where no drop is the lab's own."""
     own, strange = _images("minstrel"), _images("")
     yield "passed a candidate", gate.judge(_said(own, 1.0), _said(own, 3.5), gate.Rules())
