@@ -10,7 +10,7 @@ from marcod import app, text
 from marcod.cli.common import listings, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.drift import monitor as drifts
-from marcod.drift.comparison import Finding
+from marcod.drift.comparison import DriftFinding
 from marcod.errors import NotFoundError
 from marcod.settings import Settings
 
@@ -53,12 +53,14 @@ def drift(
     output.end(attention=any(imager.alarms for imager in chosen))
 
 
-def _record(imager: drifts.Imager, past: dict[str, list[drifts.DayLine]]) -> dict[str, Any]:
+def _record(imager: drifts.ImagerDrift, past: dict[str, list[drifts.DayLine]]) -> dict[str, Any]:
     days = {"days": past.get(imager.source, [])} if past else {}
     return asdict(imager) | days
 
 
-def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], model: str, *, enabled: bool) -> None:
+def _print(
+    chosen: list[drifts.ImagerDrift], past: dict[str, list[drifts.DayLine]], model: str, *, enabled: bool
+) -> None:
     if not chosen:
         output.echo(
             f"{model} has scored nothing new yet: no image that arrived soon after it was photographed, since this "
@@ -80,7 +82,7 @@ def _print(chosen: list[drifts.Imager], past: dict[str, list[drifts.DayLine]], m
 _COLUMNS = ("signal", "now", "was", "p", "shift", "alarm from", "plates", "images", "days", "")
 
 
-def _row(finding: Finding) -> tuple[object, ...]:
+def _row(finding: DriftFinding) -> tuple[object, ...]:
     name = f"{finding.signal}: {finding.part}" if finding.part else finding.signal
     numbers = (f"{finding.value:.3f}", f"{finding.reference:.3f}", f"{finding.p_value:.1e}")
     shift = (f"{finding.shift:.3f}", f"{finding.least:.2f}")

@@ -138,7 +138,7 @@ SIGNALS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DriftFinding:
     """Comparison of one signal: ``value`` now, ``reference`` for plates of the same ages, the difference's p-value.
 
     ``shift`` is compared with ``least``; ``days`` is the window's length. ``part`` is the class concerned.
@@ -168,7 +168,7 @@ def judge(
     least_images: int,
     level: float,
     kinds: Container[str] = KINDS,
-) -> list[Finding]:
+) -> list[DriftFinding]:
     """Make one finding for each signal with enough images; ages without a reference are left out.
 
     Only signals of ``kinds`` are compared. ``tests`` is the number of windows; each p-value is multiplied by that and
@@ -176,7 +176,7 @@ def judge(
     """
     shared = {age: cell for age, cell in window.items() if age in reference}
     empty_below = _emptiest(reference)
-    best: dict[str, Finding] = {}
+    best: dict[str, DriftFinding] = {}
     for signal in SIGNALS:
         if signal.kind not in kinds:
             continue
@@ -197,7 +197,7 @@ def _emptiest(reference: Ages) -> int:
 
 def _compare(
     signal: Signal, reference: Ages, window: Ages, empty_below: int, least_images: int, days: int, tests: int
-) -> Finding | None:
+) -> DriftFinding | None:
     usual = {age: _readings(signal, reference[age], empty_below) for age in window}
     now = {age: _readings(signal, cell, empty_below) for age, cell in window.items() if usual[age]}
     usual = {age: usual[age] for age in now}
@@ -214,7 +214,7 @@ def _compare(
     p_value = t_test(mean / math.sqrt(max(spread * doubt, 1e-18)), len(here) + len(there) - 2)
     value = sum(weights[age] * sum(t / u for t, u in of.values()) / len(of) for age, of in now.items())
     shift = abs(mean) if signal.histogram is None else _distance(signal.histogram, reference, window, weights)
-    return Finding(
+    return DriftFinding(
         signal.name, value, value - mean, min(1.0, max(LEAST_P, p_value * tests)), shift, signal.least,
         len(here), round(images), days, signal.part, alarm=False, detail="",
     )  # fmt: skip
@@ -260,7 +260,7 @@ def _distance(name: str, reference: Ages, window: Ages, weights: dict[int, float
     return float(np.abs(np.cumsum(gap)).max())
 
 
-def _sentence(signal: Signal, found: Finding, source: str) -> str:
+def _sentence(signal: Signal, found: DriftFinding, source: str) -> str:
     name = f"share of {signal.part}" if signal.part else signal.name
     meaning = signal.higher if found.value > found.reference else signal.lower
     return (

@@ -26,7 +26,7 @@ from marcod.database.engine import Database
 from marcod.domain import CLASSES
 from marcod.drift import comparison, statistics
 from marcod.drift import days as store
-from marcod.drift.comparison import FOCUS, IMAGES, KINDS, REFERENCE_PLATES, SCORES, Finding, kind_of
+from marcod.drift.comparison import FOCUS, IMAGES, KINDS, REFERENCE_PLATES, SCORES, DriftFinding, kind_of
 from marcod.drift.days import Alarm
 from marcod.drift.statistics import AGE_NAMES, Ages, Cell
 from marcod.settings import DriftSettings
@@ -74,7 +74,7 @@ class DayLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Imager:
+class ImagerDrift:
     """State of one imager with the champion; ``note`` says what a state waits for."""
 
     source: str
@@ -82,16 +82,16 @@ class Imager:
     model: str
     state: str
     note: str
-    findings: list[Finding]
+    findings: list[DriftFinding]
     alarms: list[Alarm]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DriftReport:
     """Result of :func:`run`; ``new`` are the alarms that it opened."""
 
     model: str
-    imagers: list[Imager]
+    imagers: list[ImagerDrift]
     new: list[Alarm]
 
 
@@ -144,7 +144,7 @@ class _Case:
     cleared: dict[str, date]
 
 
-def run(db: Database, settings: DriftSettings, now: datetime, view: str = "") -> Report:
+def run(db: Database, settings: DriftSettings, now: datetime, view: str = "") -> DriftReport:
     """Count new days, today included; open and close alarms; report every imager.
 
     ``view`` names the pixels that the champion takes; where it is known and changes, focus has a new reference.
@@ -155,7 +155,7 @@ def run(db: Database, settings: DriftSettings, now: datetime, view: str = "") ->
     if rows:
         db.write(store.put_days, version, rows, now)
     db.write(store.clear_others, version, now)
-    found: list[tuple[_Case, list[Finding]]] = []
+    found: list[tuple[_Case, list[DriftFinding]]] = []
     opened: set[int] = set()
     for source_id, name in db.read(store.imagers, version, now.date() - COLLECTED):
         case = db.read(_case, version, source_id, name, now, view)
@@ -168,10 +168,10 @@ def run(db: Database, settings: DriftSettings, now: datetime, view: str = "") ->
     new = [alarm for alarm in alarms if alarm.id in opened]
     for alarm in new:
         log.warning("drift", source=alarm.source, signal=alarm.signal, day=str(alarm.day), detail=alarm.detail)
-    return Report(str(version), [_imager(case, findings, alarms, settings) for case, findings in found], new)
+    return DriftReport(str(version), [_imager(case, findings, alarms, settings) for case, findings in found], new)
 
 
-def look(db: Database, settings: DriftSettings, now: datetime, view: str = "") -> Report:
+def look(db: Database, settings: DriftSettings, now: datetime, view: str = "") -> DriftReport:
     """Report as :func:`run` would, and write nothing; an alarm that it would open has the id 0.
 
     Raises StoreError when there is no champion.
@@ -189,7 +189,7 @@ def look(db: Database, settings: DriftSettings, now: datetime, view: str = "") -
         sounding = [_alarm(case, finding, now) for finding in findings if finding.alarm and finding.signal not in known]
         imagers.append(_imager(case, findings, [*mine, *sounding], settings))
         new += sounding
-    return Report(str(version), imagers, new)
+    return DriftReport(str(version), imagers, new)
 
 
 def _current(connection: Any, now: datetime, view: str) -> tuple[Version, list[_Case], list[Alarm]]:
@@ -403,9 +403,9 @@ def _window(part: _Part, first: date, last: date) -> Ages:
     return statistics.total(later)
 
 
-def _findings(case: _Case, settings: DriftSettings, today: date) -> list[Finding]:
+def _findings(case: _Case, settings: DriftSettings, today: date) -> list[DriftFinding]:
     """Choose one finding per signal: of the span that raises an alarm, or else of the whole window."""
-    found: dict[str, Finding] = {}
+    found: dict[str, DriftFinding] = {}
     for days in _spans(settings):
         first = today - timedelta(days=days - 1)
         for start in {first} | {max(first, day + timedelta(days=1)) for day in case.cleared.values()}:
@@ -425,7 +425,7 @@ def _start(case: _Case, signal: str, first: date) -> date:
     return max(first, case.cleared[signal] + timedelta(days=1)) if signal in case.cleared else first
 
 
-def _judged(case: _Case, settings: DriftSettings, first: date, last: date, days: int) -> list[Finding]:
+def _judged(case: _Case, settings: DriftSettings, first: date, last: date, days: int) -> list[DriftFinding]:
     return [
         finding
         for kind, part in case.parts.items()
@@ -443,7 +443,7 @@ def _judged(case: _Case, settings: DriftSettings, first: date, last: date, days:
     ]
 
 
-def _sound(db: Database, case: _Case, findings: list[Finding], settings: DriftSettings, now: datetime) -> set[int]:
+def _sound(db: Database, case: _Case, findings: list[DriftFinding], settings: DriftSettings, now: datetime) -> set[int]:
     """Open and close alarms. Returns the ids of those opened."""
     loud = [finding for finding in findings if finding.alarm]
     calm = _calm(case, findings, settings, now.date())
@@ -472,7 +472,7 @@ def _over(case: _Case, calm: set[str], settings: DriftSettings, now: datetime, a
     return sorted(calmed | lost)
 
 
-def _alarm(case: _Case, finding: Finding, now: datetime) -> Alarm:
+def _alarm(case: _Case, finding: DriftFinding, now: datetime) -> Alarm:
     """Make the alarm that a finding would open."""
     return Alarm(
         0, case.source, case.version.modality, str(case.version), finding.signal, now.date(),
@@ -480,7 +480,7 @@ def _alarm(case: _Case, finding: Finding, now: datetime) -> Alarm:
     )  # fmt: skip
 
 
-def _calm(case: _Case, findings: list[Finding], settings: DriftSettings, today: date) -> set[str]:
+def _calm(case: _Case, findings: list[DriftFinding], settings: DriftSettings, today: date) -> set[str]:
     """Find signals that are as before again: no window and no day of the longest one raises an alarm."""
     calm = {f.signal for f in findings if not f.alarm and (f.p_value >= CALM or f.shift < f.least / 2)}
     for back in range(1, settings.window_days):
@@ -489,18 +489,20 @@ def _calm(case: _Case, findings: list[Finding], settings: DriftSettings, today: 
     return calm
 
 
-def _opened(connection: Any, case: _Case, finding: Finding, now: datetime) -> int | None:
+def _opened(connection: Any, case: _Case, finding: DriftFinding, now: datetime) -> int | None:
     columns = {name: getattr(finding, name) for name in ("signal", "value", "reference", "p_value", "detail")}
     return store.raise_alarm(connection, case.version, case.source_id, day=now.date(), now=now, **columns)
 
 
-def _imager(case: _Case, findings: list[Finding], alarms: list[Alarm], settings: DriftSettings) -> Imager:
+def _imager(case: _Case, findings: list[DriftFinding], alarms: list[Alarm], settings: DriftSettings) -> ImagerDrift:
     mine = [alarm for alarm in alarms if alarm.source == case.source]
     state, note = _state(case, findings, settings)
-    return Imager(case.source, case.version.modality, str(case.version), ALARM if mine else state, note, findings, mine)
+    return ImagerDrift(
+        case.source, case.version.modality, str(case.version), ALARM if mine else state, note, findings, mine
+    )
 
 
-def _state(case: _Case, findings: list[Finding], settings: DriftSettings) -> tuple[str, str]:
+def _state(case: _Case, findings: list[DriftFinding], settings: DriftSettings) -> tuple[str, str]:
     images = case.parts[IMAGES]
     if not images.reference.cells:
         return COLLECTING, _collected(images, settings)

@@ -78,7 +78,7 @@ def test_looking_says_what_the_schedule_records(dimmed: Site) -> None:
     assert (again.imagers, again.new) == (recorded.imagers, [])
 
 
-def _without_ids(imager: monitor.Imager) -> monitor.Imager:
+def _without_ids(imager: monitor.ImagerDrift) -> monitor.ImagerDrift:
     return replace(imager, alarms=[replace(alarm, id=0) for alarm in imager.alarms])
 
 

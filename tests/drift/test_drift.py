@@ -74,7 +74,7 @@ class Plate:
         return Observation(1, self._id, utc(), age + 0.2, str(CLASSES[label]), scores, *measures)
 
 
-def findings(reference: Ages, window: Ages, days: int = 7) -> dict[str, comparison.Finding]:
+def findings(reference: Ages, window: Ages, days: int = 7) -> dict[str, comparison.DriftFinding]:
     found = comparison.judge(reference, window, source="minstrel", days=days, tests=2, least_images=100, level=1e-4)
     return {finding.signal: finding for finding in found}
 

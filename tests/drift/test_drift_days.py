@@ -25,11 +25,11 @@ from marcod.store.versions import Version
 SETTINGS = DriftSettings(reference_images=50, min_images=20, window_days=3)
 
 
-def look(db: Database, number: int, hours: float = 2.0) -> monitor.Report:
+def look(db: Database, number: int, hours: float = 2.0) -> monitor.DriftReport:
     return monitor.run(db, SETTINGS, at(number, hours))
 
 
-def states(report: monitor.Report) -> dict[str, str]:
+def states(report: monitor.DriftReport) -> dict[str, str]:
     return {imager.source: imager.state for imager in report.imagers}
 
 
