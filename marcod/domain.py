@@ -51,7 +51,7 @@ class Modality(StrEnum):
 
 
 class ImageKind(StrEnum):
-    """The kind of an image. Only a composite shows the whole drop and is scored; the others are a :class:`IgnoreReason`."""
+    """Kind of an image. Only a composite shows the whole drop and is scored; others have an :class:`IgnoreReason`."""
 
     COMPOSITE = "composite"
     THUMBNAIL = "thumbnail"

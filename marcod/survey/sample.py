@@ -4,7 +4,7 @@ Folders are entered one descent after another: each descent goes down the least 
 listed yet. A small tree is seen whole; of a large one every part is seen about equally often, whenever time runs out.
 
 Guarantees:
-    * No folder is listed beyond ``Limits.entries`` names, and no level has more than ``Limits.folders`` listed folders.
+    * At most ``SurveyLimits.entries`` names of a folder and ``SurveyLimits.folders`` folders of a level are listed.
     * Links to folders, hidden folders and snapshot folders are not entered.
     * A folder that cannot be read is counted, and ends nothing but its own descent.
 """

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from marcod.model.convert import ImportedModel
 
 __all__ = [
-    "DownloadLimits", "Published", "Trunk", "catalogue", "find", "import_published", "is_copy", "proven_files", "read_trunk",
+    "DownloadLimits", "Published", "Trunk", "catalogue", "find", "import_published",
+    "is_copy", "proven_files", "read_trunk",
 ]  # fmt: skip
 
 
