@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, DropClass
+from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.evaluate import metrics, paired
 from marcod.evaluate.labelled import Labelled
 from marcod.evaluate.predictions import Predictions
@@ -32,6 +33,7 @@ def record(version: int, threshold: float, temperature: float = 1.0) -> BundleRe
         temperature=temperature,
         training_data="none",
         licence="Apache-2.0",
+        trained_on=(TrainedOn.RENDERED,),
         synthetic=True,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
         architecture={"family": "none"},
@@ -41,9 +43,9 @@ def record(version: int, threshold: float, temperature: float = 1.0) -> BundleRe
     )
 
 
-def image(number: int, label: int, plate: str, source: str = "rock", **more: str) -> Labelled:
+def image(number: int, label: int, plate: str, source: str = "rock", **more: Any) -> Labelled:
     """One image of a drop of its own, unless told."""
-    values = {"drop": f"d{number}", "inspection": "1", "unit": f"{source} d{number}"} | more
+    values: dict[str, Any] = {"drop": f"d{number}", "inspection": "1", "unit": f"{source} d{number}"} | more
     return Labelled(
         file=Path(f"/{source}/{number}.jpg"),
         label=CLASSES[label],
@@ -67,7 +69,8 @@ class Lab:
         """What a model of some skill says: half of what it gets wrong is the drop's fault, half its own."""
         own = np.random.default_rng(seed).normal(0, 1, self.noise.shape)
         strength = np.broadcast_to(skill, len(self.labels))[:, np.newaxis]
-        return strength * np.eye(4)[self.labels] + np.sqrt(0.5) * (self.noise + own)
+        logits: NDArray[np.float64] = strength * np.eye(4)[self.labels] + np.sqrt(0.5) * (self.noise + own)
+        return logits
 
     def judged(self, version: int, skill: float | NDArray[np.float64], seed: int, recall: float = 0.95) -> Judged:
         """A model with a threshold for this recall, set on other drops."""
