@@ -27,7 +27,7 @@ from marcod.database.schema import (
     source,
 )
 from marcod.store import queue
-from marcod.store.selects import OF_PRESENT_BYTES
+from marcod.store.selects import IS_COUNTED, OF_PRESENT_BYTES
 from marcod.store.versions import Version
 
 SKEW: Final = timedelta(hours=1)
@@ -128,7 +128,7 @@ def _scored(connection: Connection, version: Version, since: datetime, until: da
             score.c.scored_at < until,
             score.c.focus.is_not(None),
             image.c.seen_at >= promoted_at(connection, version),
-            image.c.same_as_id.is_(None),
+            IS_COUNTED,
         )
     )
     for row, age_d in _with_ages(connection, found):

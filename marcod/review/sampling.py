@@ -25,6 +25,7 @@ from marcod.review import queue
 from marcod.review.queue import ReviewCandidate, Stream
 from marcod.review.recall import Slice
 from marcod.store import votes
+from marcod.store.selects import is_hit
 from marcod.store.versions import Version
 
 REASON: Final = "It was drawn at random, to measure how many crystals the model misses."
@@ -91,7 +92,7 @@ def sides(connection: Connection, version: Version) -> tuple[int, int]:
 
     A drop counts once, by its last inspection of which anything is known; without a present score there, not at all.
     """
-    flagged = sa.func.sum(sa.case((_LIFE.p_crystals >= version.crystal_threshold, 1), else_=0))
+    flagged = sa.func.sum(sa.case((is_hit(_LIFE.p_crystals, version.crystal_threshold), 1), else_=0))
     row = connection.execute(sa.select(sa.func.count(), flagged).where(_of(version))).one()
     above = int(row[1] or 0)
     return above, int(row[0]) - above

@@ -19,7 +19,7 @@ from marcod.domain import DropClass
 from marcod.review.queue import ReviewCandidate, Stream, same_subject
 from marcod.store import votes as store_votes
 from marcod.store.drops import Trend
-from marcod.store.selects import current_score
+from marcod.store.selects import current_score, is_hit
 from marcod.store.versions import Version
 
 MOST_DISPUTED: Final = 0.05
@@ -39,8 +39,8 @@ def near_threshold(connection: Connection, version: Version, limit: int) -> list
     """Find unlabelled drops whose latest score is nearest to the crystal threshold, from both sides in turn."""
     t = version.crystal_threshold
     unlabelled = sa.select(*_FOUND).where(_of(version), _LIFE.label_person.is_(None), ~_asked()).limit(limit)
-    above = unlabelled.where(_LIFE.p_crystals >= t).order_by(_LIFE.p_crystals, _LIFE.drop_id)
-    below = unlabelled.where(_LIFE.p_crystals < t).order_by(_LIFE.p_crystals.desc(), _LIFE.drop_id)
+    above = unlabelled.where(is_hit(_LIFE.p_crystals, t)).order_by(_LIFE.p_crystals, _LIFE.drop_id)
+    below = unlabelled.where(~is_hit(_LIFE.p_crystals, t)).order_by(_LIFE.p_crystals.desc(), _LIFE.drop_id)
     sides = (connection.execute(above).all(), connection.execute(below).all())
     mixed = [row for pair in zip_longest(*sides) for row in pair if row is not None][:limit]
     return [
@@ -110,7 +110,8 @@ def _against_challenger(connection: Connection, version: Version, other: Version
     """Find drops that are a hit for one of two models only; both scored the present images."""
     theirs = drop_summary.alias("theirs")
     apart = sa.func.abs(_LIFE.p_crystals - theirs.c.p_crystals)
-    one, two = _LIFE.p_crystals >= version.crystal_threshold, theirs.c.p_crystals >= other.crystal_threshold
+    one = is_hit(_LIFE.p_crystals, version.crystal_threshold)
+    two = is_hit(theirs.c.p_crystals, other.crystal_threshold)
     statement = (
         sa.select(*_FOUND, theirs.c.p_crystals)
         .join(theirs, same_subject(theirs, drop_summary))
@@ -166,8 +167,8 @@ def _against_time(connection: Connection, version: Version, limit: int) -> list[
 def _flickers(looks: list[_Look], version: Version) -> Iterator[ReviewCandidate]:
     t = version.crystal_threshold
     for before, look, after in zip(looks, looks[1:], looks[2:], strict=False):
-        here, there = look.p_crystals >= t, before.p_crystals >= t
-        if here == there or there != (after.p_crystals >= t):
+        earlier, here, later = (is_hit(each.p_crystals, t) for each in (before, look, after))
+        if here == earlier or earlier != later:
             continue
         apart = min(abs(look.p_crystals - each.p_crystals) for each in (before, after))
         reason = (

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from marcod.database.schema import image, job, source
 from marcod.store import audit_log, queue
-from marcod.store.selects import count_where
+from marcod.store.selects import IS_COUNTED, count_where
 
 PORTION: Final = 500
 """Images that one transaction accepts as gone."""
@@ -91,7 +91,7 @@ class Gone:
 def unseen() -> sa.ColumnElement[bool]:
     """Choose images that are gone without a champion's score, have no copy, and are not accepted as gone."""
     accepted = sa.func.coalesce(image.c.gone_accepted, sa.false())
-    lost = sa.and_(image.c.gone_score_id.is_(None), image.c.same_as_id.is_(None))
+    lost = sa.and_(image.c.gone_score_id.is_(None), IS_COUNTED)
     return sa.and_(image.c.gone_at.is_not(None), lost, sa.not_(accepted))
 
 

@@ -20,7 +20,7 @@ from marcod.database.engine import insert
 from marcod.database.schema import image, inspection, job, model_version, plate, source
 from marcod.domain import text_path
 from marcod.store import locks, sources, versions
-from marcod.store.selects import current_score
+from marcod.store.selects import IS_COUNTED, current_score
 from marcod.text import storable
 
 NEW: Final = 0
@@ -428,7 +428,7 @@ def owed(version_id: int) -> sa.ColumnElement[bool]:
     """Images that a version should score: in its light, not gone, no copy, without its score of the present bytes."""
     scored = sa.exists().where(current_score(version_id))
     modality = sa.select(model_version.c.modality).where(model_version.c.id == version_id).scalar_subquery()
-    there = sa.and_(image.c.gone_at.is_(None), image.c.same_as_id.is_(None))
+    there = sa.and_(image.c.gone_at.is_(None), IS_COUNTED)
     return sa.and_(image.c.modality == modality, there, sa.or_(image.c.unread, sa.not_(scored)))
 
 

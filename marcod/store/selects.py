@@ -1,6 +1,6 @@
 """Conditions and joins that several features share: the score that counts, versions that serve, and places."""
 
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import sqlalchemy as sa
 
@@ -18,6 +18,28 @@ OF_PRESENT_BYTES: Final = of_present_bytes()
 def current_score(version_id: Any, scores: Any = score) -> sa.ColumnElement[bool]:
     """Join a version's score of an image's present bytes; there is one at most. ``version_id`` may be a column."""
     return sa.and_(of_present_bytes(scores), scores.c.model_version_id == version_id)
+
+
+IS_COUNTED: Final = image.c.same_as_id.is_(None)
+"""Images that count: of a drop's files with the same bytes at one inspection, one; the others are copies of it."""
+
+
+def counted_in(modality: Any) -> sa.ColumnElement[bool]:
+    """Choose the images of a modality that count, so no copies. ``modality`` may be a column."""
+    return sa.and_(image.c.modality == modality, IS_COUNTED)
+
+
+@overload
+def is_hit(p_crystals: float, threshold: float) -> bool: ...
+
+
+@overload
+def is_hit(p_crystals: sa.ColumnElement[Any], threshold: float) -> sa.ColumnElement[bool]: ...
+
+
+def is_hit(p_crystals: Any, threshold: float) -> Any:
+    """Tell if a crystal probability is a hit: at or above the threshold. Of a column it is a condition."""
+    return p_crystals >= threshold
 
 
 WAS_CHAMPION: Final = model_version.c.promoted_at.is_not(None)

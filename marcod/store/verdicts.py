@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.schema import drop, image, inspection, job, model_version, score
 from marcod.domain import DropClass
 from marcod.store import votes
-from marcod.store.selects import current_score
+from marcod.store.selects import IS_COUNTED, current_score, is_hit
 from marcod.store.versions import Version
 
 
@@ -60,7 +60,7 @@ class ImageVerdict(NamedTuple):
     @property
     def hit(self) -> bool:
         """Tell if the score reaches the threshold of the version that gave it."""
-        return self.p_crystals is not None and self.p_crystals >= self.threshold
+        return self.p_crystals is not None and is_hit(self.p_crystals, self.threshold)
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -195,7 +195,7 @@ def _images() -> sa.Select[Any]:
         .outerjoin(job, own_job)
         .outerjoin(_KEPT, _KEPT.c.id == image.c.gone_score_id)
         .outerjoin(_KEPT_VERSION, _KEPT_VERSION.c.id == _KEPT.c.model_version_id)
-        .where(image.c.same_as_id.is_(None))
+        .where(IS_COUNTED)
     )
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.engine import insert
 from marcod.database.schema import drop, image, inspection, label, plate, score, source
 from marcod.domain import COLUMN_OF_CLASS, DropClass, Modality, Split, split_of, text_path
-from marcod.store.selects import at_drop, count_where, current_score
+from marcod.store.selects import at_drop, count_where, counted_in, current_score
 from marcod.store.sources import root_of
 from marcod.store.versions import get
 
@@ -296,7 +296,7 @@ def _images(
         .join(plate, plate.c.id == inspection.c.plate_id)
         .join(drop, drop.c.id == image.c.drop_id)
         .outerjoin(score, of_version)
-        .where(image.c.modality == modality, image.c.same_as_id.is_(None))
+        .where(counted_in(modality))
         .order_by(image.c.drop_id, inspection.c.order_key, image.c.inspection_id, image.c.id)
     )  # fmt: skip
     return statement if sources is None else statement.where(source.c.name.in_(list(sources)))

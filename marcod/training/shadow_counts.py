@@ -10,7 +10,7 @@ from marcod.database.rows import parts
 from marcod.database.schema import image, job, score
 from marcod.domain import DropClass
 from marcod.store import votes
-from marcod.store.selects import current_score
+from marcod.store.selects import IS_COUNTED, current_score, is_hit
 from marcod.store.versions import Version
 
 
@@ -38,9 +38,10 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
         .select_from(image)
         .join(theirs, current_score(challenger.id, theirs))
         .join(ours, current_score(champion.id, ours))
-        .where(image.c.seen_at >= since, image.c.same_as_id.is_(None))
+        .where(image.c.seen_at >= since, IS_COUNTED)
     ).all()
-    flags = [(r.drop_id, r.inspection_id, _hit(r.p_crystals, champion), _hit(r.new, challenger)) for r in rows]
+    mine, new = champion.crystal_threshold, challenger.crystal_threshold
+    flags = [(r.drop_id, r.inspection_id, is_hit(r.p_crystals, mine), is_hit(r.new, new)) for r in rows]
     labelled = {
         (vote.drop_id, vote.inspection_id)
         for part in parts(sorted({row.drop_id for row in rows}))
@@ -57,10 +58,6 @@ def compare(connection: Connection, champion: Version, challenger: Version, sinc
         champion_found=sum(old for old, _ in crystals),
         challenger_found=sum(new for _, new in crystals),
     )
-
-
-def _hit(p_crystals: float, version: Version) -> bool:
-    return p_crystals >= version.crystal_threshold
 
 
 def _failed(connection: Connection, champion: Version, challenger: Version, since: datetime) -> int:

@@ -27,7 +27,7 @@ from marcod.database.schema import (
 )
 from marcod.domain import Modality, Split, split_of, text_path
 from marcod.store import sources, votes
-from marcod.store.selects import current_score
+from marcod.store.selects import counted_in, current_score
 from marcod.store.votes import LabelledImage
 
 
@@ -187,7 +187,7 @@ def _drawn(
         .join(source, source.c.id == image.c.source_id)
         .join(drop, drop.c.id == image.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
-        .where(image.c.modality == str(modality), image.c.same_as_id.is_(None), condition)
+        .where(counted_in(str(modality)), condition)
         .order_by(scattered, image.c.id)
         # A fifth of the plates are test plates, of few plates more.
         .limit(4 * count)
