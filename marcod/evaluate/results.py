@@ -125,7 +125,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ImagerResults:
     """Headline numbers of one imager; recall and precision at the version's threshold."""
 
     name: str
@@ -183,7 +183,7 @@ class Evaluation:
     precipitate: Ranking
     detection: tuple[Detection, ...]
     calibration: Calibration
-    imagers: tuple[Part, ...]
+    imagers: tuple[ImagerResults, ...]
 
 
 def evaluate(
@@ -378,15 +378,15 @@ def calibration(scores: NDArray[Any], labels: NDArray[np.intp]) -> Calibration:
 
 def _imagers(
     images: Sequence[Labelled], scores: NDArray[Any], labels: NDArray[np.intp], threshold: float
-) -> tuple[Part, ...]:
+) -> tuple[ImagerResults, ...]:
     names = np.array([image.imager for image in images])
     return tuple(_part(str(n), scores[names == n], labels[names == n], threshold) for n in sorted(set(names)))
 
 
-def _part(name: str, scores: NDArray[Any], labels: NDArray[np.intp], threshold: float) -> Part:
+def _part(name: str, scores: NDArray[Any], labels: NDArray[np.intp], threshold: float) -> ImagerResults:
     at = _detections(scores, labels, threshold)[1]
     auc = {c: metrics.auc(scores[:, CLASSES.index(c)], labels == CLASSES.index(c)) for c in PAPER_AUC}
-    return Part(
+    return ImagerResults(
         name=name,
         counted=len(labels),
         crystals=int((labels == CRYSTALS).sum()),

@@ -16,7 +16,7 @@ from marcod.evaluate.results import (
     Detection,
     Estimate,
     Evaluation,
-    Part,
+    ImagerResults,
     Ranking,
 )
 from marcod.text import count
@@ -221,7 +221,7 @@ def _detection_column(of: Detection) -> dict[str, str]:
     }
 
 
-def _imagers(parts: Iterable[Part]) -> ResultTable:
+def _imagers(parts: Iterable[ImagerResults]) -> ResultTable:
     rows = [
         (
             part.name or "not named",

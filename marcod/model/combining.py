@@ -35,7 +35,7 @@ _DECIMALS: Final = 6
 
 
 @dataclass(frozen=True)
-class Part:
+class CommitteeMember:
     """Bundle that becomes a member: its folder, its predictor, and the weight of its word."""
 
     folder: Path
@@ -58,17 +58,17 @@ class Evidence:
     about: str
 
 
-def part(folder: Path, predictor: Predictor, weight: float = 1.0) -> Part:
+def part(folder: Path, predictor: Predictor, weight: float = 1.0) -> CommitteeMember:
     """Check that a loaded bundle can be a member. Raises ConfigError for a committee and a weight below zero."""
     record = predictor.record
     if not isinstance(predictor, NetworkPredictor):
         raise ConfigError(f"{record.name}:{record.version} is a committee; combine its members instead")
     if not 0 < weight < np.inf:
         raise ConfigError(f"the weight of {record.name}:{record.version} is {weight:g}; give a number above 0")
-    return Part(folder, predictor, weight)
+    return CommitteeMember(folder, predictor, weight)
 
 
-def check(parts: Sequence[Part]) -> None:
+def check(parts: Sequence[CommitteeMember]) -> None:
     """Check that these bundles can be members of one committee. Raises ConfigError."""
     names = [str(one) for one in parts]
     if len(parts) < 2:
@@ -81,7 +81,7 @@ def check(parts: Sequence[Part]) -> None:
 
 
 def rendered(
-    parts: Sequence[Part], drops: int = DROPS, progress: Callable[[int], None] = lambda done: None
+    parts: Sequence[CommitteeMember], drops: int = DROPS, progress: Callable[[int], None] = lambda done: None
 ) -> Evidence:
     """Let the members score so many rendered drops, the same ones each time; ``progress`` gets how many are done."""
     size = min(one.predictor.batch_size for one in parts)
@@ -103,7 +103,7 @@ def _scores(predictor: Predictor, images: Sequence[bytes]) -> NDArray[np.float32
     return predictor.fold(predictor.predict(np.stack([predictor.prepare(data) for data in images])))
 
 
-def fix(parts: Sequence[Part], evidence: Evidence) -> Committee:
+def fix(parts: Sequence[CommitteeMember], evidence: Evidence) -> Committee:
     """Fix the constants of a committee. Raises MarcodError where the evidence does not carry them."""
     if len(evidence.scores) < FEWEST:
         raise MarcodError(f"{count(len(evidence.scores), 'image')} are too few to fix a committee on; give {FEWEST}")
@@ -139,7 +139,10 @@ def _scaled(members: tuple[Member, ...], logits: NDArray[np.float64], about: str
 
 
 def write(
-    models: Path, record: BundleRecord, parts: Sequence[Part], measured: Mapping[str, Any] = MappingProxyType({})
+    models: Path,
+    record: BundleRecord,
+    parts: Sequence[CommitteeMember],
+    measured: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Write a committee's bundle below ``models``, with its members' golden images. Raises BundleError."""
     predictor = CommitteePredictor(record, [one.predictor for one in parts], 1)
@@ -148,7 +151,7 @@ def write(
     )
 
 
-def record(name: str, version: int, parts: Sequence[Part], rule: Committee, **more: Any) -> BundleRecord:
+def record(name: str, version: int, parts: Sequence[CommitteeMember], rule: Committee, **more: Any) -> BundleRecord:
     """Make the record of a committee from those of its members; ``more`` are fields that it has of its own."""
     members = [one.record for one in parts]
     given: dict[str, Any] = {
@@ -176,7 +179,7 @@ def _threshold(members: Sequence[BundleRecord], rule: Committee) -> Threshold:
     return Threshold(crystal=crystal, measured_on="not measured; it is where each member is at its own threshold")
 
 
-def _golden(predictor: CommitteePredictor, parts: Sequence[Part]) -> Iterator[Golden]:
+def _golden(predictor: CommitteePredictor, parts: Sequence[CommitteeMember]) -> Iterator[Golden]:
     """Yield the members' golden images with the committee's probabilities."""
     for one in parts:
         for image in bundle.read_golden(one.folder):

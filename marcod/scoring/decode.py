@@ -35,7 +35,7 @@ NO_MEMORY: Final = "this host has too little memory to read images"
 """Error of an image that waits for memory."""
 
 
-Known = Mapping[tuple[int, str], results.Stored]
+Known = Mapping[tuple[int, str], results.StoredScore]
 """Stored scores of one image by the networks of a predictor: by the network's index and the SHA-256 of the bytes."""
 
 NOTHING_KNOWN: Final[Known] = {}
@@ -50,7 +50,7 @@ class Prepared:
     """
 
     inputs: Mapping[int, NDArray[np.float32]]
-    stored: Mapping[int, results.Stored]
+    stored: Mapping[int, results.StoredScore]
     looks: Mapping[int, images.Appearance]
     content_hash: str
     warnings: tuple[WarningKind, ...]
@@ -63,7 +63,7 @@ class Prepared:
         return replace(self, inputs=inputs, stored=stored)
 
 
-def _of_content(known: Known, content_hash: str) -> dict[int, results.Stored]:
+def _of_content(known: Known, content_hash: str) -> dict[int, results.StoredScore]:
     return {index: score for (index, content), score in known.items() if content == content_hash}
 
 

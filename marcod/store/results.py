@@ -43,7 +43,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredScore:
     """Score in the database: the four probabilities in the order of ``domain.CLASSES``.
 
     ``measured`` are brightness, contrast and focus, as in ``images.Appearance``.
@@ -70,17 +70,17 @@ class Finished:
 
 def stored(
     connection: Connection, version_ids: Sequence[int], image_ids: Collection[int]
-) -> dict[int, dict[tuple[int, str], Stored]]:
+) -> dict[int, dict[tuple[int, str], StoredScore]]:
     """Read the scores of images by some versions: by image, then by index in ``version_ids`` and content hash.
 
     A score without the looks of its image, from before they were measured, is left out.
     """
     index = {version_id: i for i, version_id in enumerate(version_ids)}
-    found: dict[int, dict[tuple[int, str], Stored]] = {}
+    found: dict[int, dict[tuple[int, str], StoredScore]] = {}
     wanted = sa.select(*_STORED).where(score.c.model_version_id.in_(version_ids), score.c.focus.is_not(None))
     for row in select_in(connection, wanted, score.c.image_id, sorted(image_ids)):
         image_id, version_id, content_hash, *values = row
-        one = Stored((values[0], values[1], values[2], values[3]), (values[4], values[5], values[6]))
+        one = StoredScore((values[0], values[1], values[2], values[3]), (values[4], values[5], values[6]))
         found.setdefault(image_id, {})[index[version_id], content_hash] = one
     return found
 

@@ -16,7 +16,7 @@ from marcod.errors import ConfigError
 from marcod.evaluate import predictions
 from marcod.model import bundle, combining, committee, probabilities
 from marcod.model.bundle import BundleRecord
-from marcod.model.combining import Part
+from marcod.model.combining import CommitteeMember
 from marcod.model.committee import Committee, Member
 from marcod.model.predictor import CommitteePredictor, NetworkPredictor
 from marcod.model.registry import Registry
@@ -79,7 +79,9 @@ def rebuild(
     shares = None if natural is None else np.array(natural, np.float64)
     found = calibrate.calibrate(logits, rows, shares, former, former.threshold, context.settings.recall, alarms)
     parts = [
-        Part(new, learned, m.weight) if i == index else Part(registry.member_folder(former, m), network, m.weight)
+        CommitteeMember(new, learned, m.weight)
+        if i == index
+        else CommitteeMember(registry.member_folder(former, m), network, m.weight)
         for i, (m, network) in enumerate(zip(former.committee.members, champion.networks, strict=True))
     ]
     record = combining.record(

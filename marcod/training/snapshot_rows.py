@@ -146,7 +146,7 @@ def register(connection: Connection, row: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredImage:
     """Where an image is: its source, that source's root and the path below it, as on disk."""
 
     source: str
@@ -154,13 +154,13 @@ class Stored:
     path: str
 
 
-def sample(connection: Connection, modality: Modality, count: int, seed: int) -> list[Stored]:
+def sample(connection: Connection, modality: Modality, count: int, seed: int) -> list[StoredImage]:
     """So many images in one light, labelled or not, as if drawn at random; the same ones for the same seed.
 
     None of a test plate, which nothing that is trained may have seen.
     """
     return [
-        Stored(row.name, text_path(row.root), text_path(row.path))
+        StoredImage(row.name, text_path(row.root), text_path(row.path))
         for row in _drawn(connection, modality, count, seed, sa.true())
     ]
 

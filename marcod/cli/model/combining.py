@@ -19,7 +19,7 @@ from marcod.training import snapshot_rows
 
 if TYPE_CHECKING:
     from marcod.model.bundle import BundleRecord
-    from marcod.model.combining import Evidence, Part
+    from marcod.model.combining import CommitteeMember, Evidence
 
 
 MOST = 2000
@@ -108,7 +108,7 @@ def _made(
     return combining.write(settings.models.folder, record, parts)
 
 
-def _same(ready: App, name: str, parts: "Sequence[Part]", about: str) -> Path | None:
+def _same(ready: App, name: str, parts: "Sequence[CommitteeMember]", about: str) -> Path | None:
     """Find a committee of this name with these very members and weights, fixed on the same drops."""
     wanted = [(one.record.digest, one.weight) for one in parts]
     for known in ready.registry.known():
