@@ -67,6 +67,7 @@ $(VENV)/audit/bin/pip-audit: | $(BIN)/python
 	$(VENV)/audit/bin/pip install --quiet pip-audit
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	@echo "installing marcod and its libraries into $(VENV), which takes minutes the first time" >&2
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 

@@ -55,13 +55,13 @@ def list_(settings: Settings, limit: int, json_output: bool) -> None:
 def _print(rows: list[reports.Summary], total: int) -> None:
     rules = {hit_rule(r.crystal_threshold) for r in rows}
     rule = f"; hits: {rules.pop()}" if len(rules) == 1 else ""
-    title = listings.counted(len(rows), total, "inspection", rule)
+    title = listings.counted(len(rows), total, "inspection", f"{rule}; classes: the likeliest")
     spare = (("model",), CLASSES, ("source",), ("failed",), (THRESHOLD,))
     listings.show(title, COLUMNS, map(_row, rows), spare=spare, without=(THRESHOLD,) if rule else ())
 
 
 THRESHOLD = "crystals\n>="
-CLASSES = ("likeliest\nprecipitate", "class\nclear", "\nother", "\ncrystals")
+CLASSES = ("precipitate", "clear", "other", "crystals")
 COLUMNS = ("plate", "inspection", "hits", THRESHOLD, "drops", *CLASSES, "failed", "state", "source", "model")
 
 

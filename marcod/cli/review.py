@@ -65,12 +65,12 @@ def next_(settings: Settings, person: str | None, opens: bool, json_output: bool
             return
         item = desk.next_item(ready.db, settings.review, who, datetime.now(UTC))
         roots = options.source_roots(settings, ready)
-    if item is not None and opens:
-        _open(item, roots)
     if json_output:
         output.print_json(None if item is None else _record(item, roots))
     else:
         output.echo(NOTHING.format(who) if item is None else _text(item, roots))
+    if item is not None and opens:
+        _open(item, roots)
 
 
 def _open(item: ReviewItem, roots: Mapping[str, Path]) -> None:

@@ -3,6 +3,7 @@
 ``loading`` reads them from all their places; ``environment`` has the variables of a process that are no settings.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -58,6 +59,12 @@ class StoreSettings(Section):
     def _known_database(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(("sqlite:///", "postgresql://", "postgresql+psycopg2://")):
             raise ValueError("start it with sqlite:/// or postgresql://")
+        scheme, _, rest = url.get_secret_value().partition("://")
+        if scheme == "sqlite" and os.path.isdir(rest[1:].partition("?")[0]):  # noqa: PTH112 - a Path raises on names that are too long
+            raise ValueError("it names a folder; name a file in it, such as marcod.sqlite")
+        port = re.match(r"[^/?]*:(\d+)(?:[/?]|$)", rest.rpartition("@")[2])
+        if scheme != "sqlite" and port and not 1 <= int(port[1]) <= 65535:
+            raise ValueError("a port is a number from 1 to 65535, such as 5432")
         return url
 
 

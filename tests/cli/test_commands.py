@@ -50,8 +50,8 @@ def test_plate_list(plate: Site) -> None:
     rows = {row["plate_key"]: row for row in json.loads(plate.ok("plate", "list", "--json"))}
     assert (rows["P"]["hits"], rows["P"]["scored"], rows["P"]["failed"], rows["P"]["complete"]) == (2, 47, 1, True)
     listed = plate.ok("plate", "list")
-    assert "3 inspections; hits: crystals >= 0.07" in listed
-    assert re.search(r"likeliest +class\n", listed)
+    assert "3 inspections; hits: crystals >= 0.07; classes: the likeliest" in listed
+    assert re.search(r"drops +precipitate +clear +other +crystals +", listed)
     assert "complete (expected)" in listed
 
 

@@ -56,3 +56,8 @@ def test_an_installation_makes_its_database_and_knows_its_model(unpacked: Path, 
         )
     assert "lite0:1" in done.stdout
     assert str(unpacked) in done.stdout
+
+
+def test_a_visitor_reads_what_takes_minutes_before_it_starts() -> None:
+    shown = subprocess.run(["make", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "which takes minutes" in shown[: shown.index("pip install")]

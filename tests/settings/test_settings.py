@@ -75,6 +75,9 @@ timezone = "Europe/Berlin"
         ),
         ('[sources."A b"]\nroot = "/"\nlayout = "rigaku"\n', "lower-case letters"),
         ('store.url = "mysql://x"\n', "start it with sqlite:/// or postgresql://"),
+        ('store.url = "sqlite:////"\n', "it names a folder; name a file in it"),
+        ('store.url = "postgresql://u:p@h:99999/d"\n', "a port is a number from 1 to 65535"),
+        ('store.url = "postgresql://h:0"\n', "a port is a number from 1 to 65535"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_sentence(tmp_path: Path, text: str, message: str) -> None:
