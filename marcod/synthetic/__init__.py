@@ -9,9 +9,8 @@ photographs when a model is judged.
 from marcod.synthetic.examples import SIZES, drop_jpeg, drop_jpeg_of
 from marcod.synthetic.image import render
 from marcod.synthetic.plates import PlannedFile, PlateSpec, drop_history, first_hit, plate_files, write_file
-from marcod.synthetic.sampling import random_scene
+from marcod.synthetic.sampling import another_imager, random_scene
 from marcod.synthetic.scene import ImagerStyle, Scene, at_age, scene_label
-from marcod.synthetic.shift import another_imager
 
 __all__ = [
     "SIZES",

@@ -35,6 +35,10 @@ PREVALENCE: Final = {
     DropClass.PRECIPITATE: 0.48,
 }
 AGE_D: Final = 14.0
+_TINT: Final = (0.6, 1.0, 1.2)
+"""Gains of red, green and blue by the lamp of :func:`another_imager`."""
+_DEFOCUS: Final = (0.001, 0.0035)
+"""Blur radius in image heights that :func:`another_imager` adds; from 0.014 on an image counts as out of focus."""
 _SIZES: Final = {
     Habit.MICRO: (0.011, 0.026),
     Habit.NEEDLE: (0.06, 0.4),
@@ -212,3 +216,28 @@ def random_film(rng: Rng, growth: Growth | None = None) -> Film:
     """Draw a skin, from faint folds to a thick crumpled one."""
     crumple = float(rng.uniform(0.3, 1.0)) if rng.random() < 0.5 else 0.0
     return Film(float(rng.uniform(0.45, 1.1)), between(rng, 3, 12), crumple, growth or Growth(-1.0, 2.0), new_seed(rng))
+
+
+def another_imager(scene: Scene) -> Scene:
+    """Return the drop on an imager that no shipped model has seen.
+
+    It has a blue-green lamp, softer focus, more noise and a smaller, lower well.
+    """
+    rng = rng_of(scene.seed, 50)
+    red, green, blue = (channel * gain for channel, gain in zip(scene.well.colour, _TINT, strict=True))
+    well = replace(
+        scene.well,
+        colour=(red, green, blue),
+        radius=scene.well.radius * float(rng.uniform(0.74, 0.84)),
+        centre=(scene.well.centre[0], scene.well.centre[1] + 0.05),
+        variant=scene.well.variant + 1,
+    )
+    camera = replace(
+        scene.camera,
+        exposure=scene.camera.exposure * float(rng.uniform(0.5, 0.7)),
+        defocus=scene.camera.defocus + float(rng.uniform(*_DEFOCUS)),
+        grey=False,
+        noise=scene.camera.noise * 1.5,
+        vignette=min(0.75, scene.camera.vignette + 0.25),
+    )
+    return replace(scene, well=well, camera=camera)
