@@ -55,7 +55,7 @@ def looked_at(site: Site) -> dict[str, Severity]:
         db.close()
 
 
-def test_a_wrong_layout_is_told_until_it_is_mended(site: Site, root: Path) -> None:
+def test_a_wrong_layout_is_reported_until_it_is_corrected(site: Site, root: Path) -> None:
     configure(site, root, "xchem")
     command = [sys.executable, "-m", "marcod", "--config", str(site.config), "scan"]
     scan = subprocess.run(command, capture_output=True, text=True, timeout=120, env=child_environment())
@@ -101,7 +101,7 @@ def test_a_wrong_layout_is_mended_under_another_name_too(site: Site, root: Path)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_profile_that_is_not_mapped_is_told(site: Site) -> None:
+def test_a_profile_that_is_not_mapped_is_reported(site: Site) -> None:
     root = site.folder / "in"
     file = root / UNMAPPED
     file.parent.mkdir(parents=True)

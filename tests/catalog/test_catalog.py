@@ -164,7 +164,7 @@ def test_other_modalities_are_recorded_and_not_queued(db: Database, source_id: i
     assert claim(db) is None
 
 
-def test_without_a_champion_nothing_is_taken_in(db: Database, source_id: int) -> None:
+def test_without_a_champion_nothing_is_recorded(db: Database, source_id: int) -> None:
     register(db)
     with pytest.raises(StoreError, match="no model is champion yet"):
         record(db, source_id, sightings(1))
@@ -245,7 +245,7 @@ def test_any_bytes_a_file_system_gives_survive(db: Database, names: list[str]) -
     finish(db, lease, db.read(versions.champion), hashes=lambda c: "h")
 
 
-def test_a_file_that_was_gone_and_came_back_is_taken_in_once(db: Database, source_id: int, champion: Version) -> None:
+def test_a_file_that_was_gone_and_came_back_is_recorded_once(db: Database, source_id: int, champion: Version) -> None:
     (seen,) = sightings(1)
     record(db, source_id, [seen])
     lease = claimed(db)
@@ -270,7 +270,7 @@ def test_a_newer_champion_scores_a_file_that_was_gone_and_is_back(
     assert (status.waiting, status.failed) == (1, 0)
 
 
-def test_a_source_that_reads_its_paths_otherwise_has_its_images_read_anew(db: Database, champion: Version) -> None:
+def test_a_source_that_reads_its_paths_otherwise_has_its_images_read_again(db: Database, champion: Version) -> None:
     """A profile was taken for UV; the lab corrects it, and the images are scored at last."""
 
     def register(reading: str, seconds: float) -> int:
@@ -288,7 +288,7 @@ def test_a_source_that_reads_its_paths_otherwise_has_its_images_read_anew(db: Da
     assert record(db, source_id, right, utc(4)) == Recorded(unchanged=3)
 
 
-def test_images_read_anew_move_to_their_wells_and_are_not_scored_again(
+def test_images_read_again_move_to_their_wells_and_are_not_scored_again(
     db: Database, source_id: int, champion: Version
 ) -> None:
     files = sightings(4)

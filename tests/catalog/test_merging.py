@@ -219,7 +219,7 @@ def test_any_two_sources_are_one_afterwards(db: Database, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_scored_and_told_is_neither_scored_nor_told_again(db: Database) -> None:
+def test_what_is_scored_and_reported_is_neither_scored_nor_reported_again(db: Database) -> None:
     story = Story(db, 1)
     story.run(25)
     while (lease := claim(db, story.now)) is not None:
@@ -360,7 +360,7 @@ def test_a_worker_that_holds_an_image_of_a_joined_plate_finishes_nothing(db: Dat
 
 @pytest.mark.parametrize("labelled", [(), (HAND,), (MINSTREL,), (HAND, MINSTREL)])
 @pytest.mark.slow
-def test_what_a_model_learned_from_is_no_test_afterwards(
+def test_what_a_model_learned_from_is_not_a_test_afterwards(
     db: Database, champion: Version, labelled: tuple[str, ...]
 ) -> None:
     """Every plate that both have is on the side on which it was labelled; labelled on two, not on the test side."""

@@ -192,7 +192,7 @@ def test_reservoirs_belong_to_the_plate_and_stop_counting(db: Database, champion
     assert faults(db) == []
 
 
-def test_a_reservoir_of_the_source_that_is_told_later_stops_counting(db: Database, champion: Version) -> None:
+def test_a_reservoir_of_the_source_that_is_configured_later_stops_counting(db: Database, champion: Version) -> None:
     store = Store(db, "rigaku")
     store.take(*(MINSTREL.format(subwell) for subwell in (1, 2)))
     drain(db, champion)
@@ -211,7 +211,7 @@ def test_an_image_that_needs_a_report_is_left_to_the_next_walk(db: Database, cha
 
 
 @pytest.mark.parametrize("text", ["plate,reservoir\nP,x\n", "plate,reservoir\nP,1.5\n", "plate,reservoir\nP,100\n"])
-def test_a_reservoir_that_is_no_subwell_is_refused(text: str) -> None:
+def test_a_reservoir_that_is_not_a_subwell_is_refused(text: str) -> None:
     with pytest.raises(MetadataError, match=r"line 2: reservoir .* is no subwell; write its number"):
         read(text.encode(), {}, "imager")
 

@@ -114,7 +114,7 @@ def test_check_tells_programs_too(broken: Path) -> None:
     assert all(fault["place"] == str(broken) and fault["example"] for fault in faults)
 
 
-def test_roots_in_one_another_are_told_beside_other_faults(tmp_path: Path) -> None:
+def test_roots_in_one_another_are_reported_with_other_faults(tmp_path: Path) -> None:
     (tmp_path / "in" / "a").mkdir(parents=True)
     tables = {"outer": (tmp_path / "in", "rigakku"), "inner": (tmp_path / "in" / "a", "xchem")}
     lines = [f'[sources.{name}]\nroot = "{root}"\nlayout = "{layout}"\n' for name, (root, layout) in tables.items()]
@@ -177,7 +177,7 @@ def test_an_unknown_layout_in_the_configuration_names_the_nearest_first(tmp_path
     assert "source 'a': There is no layout 'rigakku'; the layouts are rigaku, formulatrix, " in result.stderr
 
 
-def test_a_wrong_option_is_told_before_a_wrong_file(broken: Path) -> None:
+def test_a_wrong_option_is_reported_before_a_wrong_file(broken: Path) -> None:
     result = _call(broken, "queue", "status", "--jsn")
     assert result.exit_code == 2
     assert "--json" in result.stderr

@@ -36,7 +36,7 @@ def dimmed(site: Site) -> Site:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_drift_is_told_and_cleared(dimmed: Site) -> None:
+def test_drift_is_reported_and_cleared(dimmed: Site) -> None:
     shown = dimmed.call("drift")
     assert shown.exit_code == 3, shown.output
     assert "minstrel, visible, lite0:1: ALARM, plates of 0 days are compared" in shown.stdout

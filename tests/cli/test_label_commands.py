@@ -153,7 +153,7 @@ def test_what_was_left_is_taken_after_the_tables_were_changed(lab: Site) -> None
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_lines_that_cannot_be_taken_are_told_and_the_rest_is_taken(lab: Site) -> None:
+def test_lines_that_cannot_be_taken_are_reported_and_the_rest_is_taken(lab: Site) -> None:
     imaged(lab, "P")
     text = "plate,well,label,path\nP,A1,Crystals,\nP9,A1,Crystals,\nP,1A,Clear,\n,,Other,P/1/visible/A02.jpg\nP,A3,,\n"
     path = written(lab, "labels.csv", text)
@@ -171,7 +171,7 @@ def test_lines_that_cannot_be_taken_are_told_and_the_rest_is_taken(lab: Site) ->
     assert lab.rows("select count(image_id) from label") == [(1,)]
 
 
-def test_characters_that_cannot_be_printed_are_told(lab: Site) -> None:
+def test_characters_that_cannot_be_printed_are_reported(lab: Site) -> None:
     imaged(lab, "P")
     lines = ["P\0,A1,Clear,ann,", "P,A\0,Clear,ann,", "P,A1,Cl\0ear,ann,", "P,A1,Clear,a\0nn,", "P,A1,Clear,ann,x\0"]
     path = written(lab, "labels.csv", "\n".join(["plate,well,label,person,path", *lines, "P,A1,Other,ann,"]))
@@ -317,7 +317,7 @@ def test_a_user_without_a_name_may_label(lab: Site, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_lines_that_nothing_tells_apart_are_told_and_crystals_stays(lab: Site) -> None:
+def test_lines_that_nothing_tells_apart_are_reported_and_crystals_stays(lab: Site) -> None:
     imaged(lab, "P")
     text = (
         "plate,well,drop,label,person\nP,A1,,Crystals,ann\nP,A1,1,Clear,ann\n"
@@ -340,7 +340,7 @@ def test_lines_that_nothing_tells_apart_are_told_and_crystals_stays(lab: Site) -
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_lines_at_odds_of_a_report_are_told(lab: Site) -> None:
+def test_lines_at_odds_of_a_report_are_reported(lab: Site) -> None:
     imaged(lab, "P")
     lines = REPORT.splitlines(keepends=True)
     both = "".join([*lines[:2], lines[1].replace("Crystals", "Clear").replace("_9_1", "_1_1")])
@@ -351,7 +351,7 @@ def test_lines_at_odds_of_a_report_are_told(lab: Site) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_one_bad_file_of_a_folder_is_told_and_the_others_are_taken(lab: Site) -> None:
+def test_one_bad_file_of_a_folder_is_reported_and_the_others_are_taken(lab: Site) -> None:
     imaged(lab, "P")
     written(lab, "in/0.csv", "Cocktail,Conc\n1,2\n")
     written(lab, "in/1.csv", "plate,well,label,person\nP,A1,Crystals,ann\nP9,A1,Clear,ann\n")
@@ -382,7 +382,7 @@ def test_an_archive_of_labels_keeps_lines_of_one_well_together(lab: Site, monkey
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_a_spreadsheet_damaged_is_told_with_the_remedy(lab: Site) -> None:
+def test_what_a_spreadsheet_damaged_is_reported_with_the_remedy(lab: Site) -> None:
     imaged(lab, "00441312")
     lines = ["4.41312E+11,A1", "441312,A1", "00441312,01-Dec", "00441312,A1"]
     text = "plate,well,label,person\n" + "".join(f"{line},Crystals,ann\n" for line in lines)

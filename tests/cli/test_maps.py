@@ -101,7 +101,7 @@ def test_a_drop_counts_once() -> None:
     assert plate([]).counted() == "0 drops: 0 hits (crystals >= 0.5)"
 
 
-def test_labels_of_people_are_told_where_nothing_can_be_underlined() -> None:
+def test_labels_of_people_are_reported_where_nothing_can_be_underlined() -> None:
     drops = [drop(1, column, 0.1, said=said(DropClass.CLEAR, "ann")) for column in range(1, 12)]
     console = Console(width=WIDTH, file=(file := io.StringIO()), color_system=None, soft_wrap=True)
     plate_maps.print_plate(console, plate(drops))

@@ -47,7 +47,7 @@ def test_columns_without_room_are_named() -> None:
     assert not any("no room" in line for line in wide)
 
 
-def test_away_from_a_terminal_nothing_is_folded_or_left_out() -> None:
+def test_without_a_terminal_nothing_is_folded_or_left_out() -> None:
     assert shown(failed(), 80, terminal=False)[2:] == [f"    7  minstrel  {PATH}         3  {WHY}"]
 
 

@@ -255,7 +255,7 @@ def test_who_may_only_read_gets_every_answer_of_the_owner(lab: Lab) -> None:
     assert files(lab.owner) == before
 
 
-def test_who_may_only_read_is_told_so_by_what_would_change_something(lab: Lab) -> None:
+def test_a_user_who_may_only_read_is_refused_by_what_would_change_something(lab: Lab) -> None:
     before = files(lab.owner)
     for name in REFUSED:
         result = lab.ask(name)

@@ -200,7 +200,7 @@ def screen(*arguments: str) -> Iterator[Screen]:
 
 
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
-def test_it_goes_on_while_the_database_is_away(site: Site, postgres: Any) -> None:
+def test_it_goes_on_while_the_database_is_offline(site: Site, postgres: Any) -> None:
     site.write()
     name = make_url(site.url).database
     with screen("--config", str(site.config), "status", "--watch") as shown:

@@ -330,12 +330,12 @@ def test_names_that_cannot_be_are_refused(db: Database, lims: str, app: str, rea
         db.write(lambda c: database_roles.make_roles(c, lims, app))
 
 
-def test_who_may_not_create_roles_is_told(users: Users, db: Database, worker: Database) -> None:
+def test_a_user_who_may_not_create_roles_is_refused(users: Users, db: Database, worker: Database) -> None:
     with pytest.raises(StoreError, match="may not create roles; let an administrator run"):
         worker.write(lambda c: database_roles.make_roles(c, f"{users.lims}x", users.app))
 
 
-def test_an_owner_who_is_no_superuser_makes_them(users: Users, empty_db: Database, postgres: Any) -> None:
+def test_an_owner_who_is_not_a_superuser_makes_them(users: Users, empty_db: Database, postgres: Any) -> None:
     users.add(users.worker, "login createrole")
     postgres.do(f"alter database {empty_db.url.database} owner to {users.worker}")
     owner = as_user(empty_db, users.worker)

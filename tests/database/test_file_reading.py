@@ -57,7 +57,7 @@ def closed(file: Path) -> None:
     file.parent.chmod(0o555)
 
 
-def test_nothing_is_left_beside_a_file_that_nobody_has_open(file: Path, reader: Database) -> None:
+def test_nothing_is_left_next_to_a_file_that_no_process_has_open(file: Path, reader: Database) -> None:
     assert subjects(reader) == ["before"]
     assert there(file) == ["marcod.sqlite"]
     reader.close()

@@ -91,7 +91,7 @@ def test_plate_summaries_are_one_row_an_inspection(db: Database, champion: Versi
     assert [(r["model_version"], r["n_clear"]) for r in shown] == [("2", 3), ("2", 3)]
 
 
-def test_until_the_champion_has_seen_a_plate_the_last_champion_speaks(
+def test_until_the_champion_has_scored_a_plate_the_last_champion_is_shown(
     db: Database, source_id: int, champion: Version
 ) -> None:
     record(db, source_id, sightings(2))

@@ -121,7 +121,7 @@ def doubt(look: Observation, rng: random.Random) -> Observation:
     ],
 )
 @pytest.mark.slow
-def test_a_fault_is_told_by_its_own_signal(fault: Fault, days: int, signals: set[str]) -> None:
+def test_a_fault_is_reported_by_its_own_signal(fault: Fault, days: int, signals: set[str]) -> None:
     lab = Lab()
     for seed in range(3):
         rng = random.Random(seed)
@@ -176,7 +176,7 @@ def _crystals(ages: Ages) -> float:
 
 
 @pytest.mark.slow
-def test_a_trifle_is_no_alarm_however_many_images_prove_it() -> None:
+def test_a_trifle_is_not_an_alarm_however_many_images_prove_it() -> None:
     lab = Lab(plates=12, drops=8)
     rng = random.Random(3)
     reference = lab.days(0, 8, rng)
@@ -188,7 +188,7 @@ def test_a_trifle_is_no_alarm_however_many_images_prove_it() -> None:
 
 
 @pytest.mark.slow
-def test_one_plate_that_could_not_be_read_is_no_drift() -> None:
+def test_one_plate_that_could_not_be_read_is_not_drift() -> None:
     rng = random.Random(4)
     lab = Lab(plates=1, drops=96)
     reference, window = lab.days(0, 4, rng), lab.days(100, 4, rng)

@@ -91,7 +91,7 @@ def test_missed_days_are_caught_up_and_give_the_same(db: Database, source_id: in
 
 
 @pytest.mark.slow
-def test_an_archive_is_no_drift(db: Database, source_id: int, champion: Version) -> None:
+def test_an_archive_is_not_drift(db: Database, source_id: int, champion: Version) -> None:
     """Neither one that is taken in late, nor one that a new champion scores again, nor what an old marcod scored."""
     day(db, source_id, champion, at(0), captured_at=at(-100))
     look(db, 0)
@@ -196,7 +196,9 @@ def test_several_processes_at_once_raise_one_alarm(db: Database, source_id: int,
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.slow
-def test_a_cleared_alarm_stays_away_and_a_new_normal_is_learnt(db: Database, source_id: int, champion: Version) -> None:
+def test_a_cleared_alarm_stays_closed_and_a_new_normal_is_learnt(
+    db: Database, source_id: int, champion: Version
+) -> None:
     day(db, source_id, champion, at(0))
     day(db, source_id, champion, at(1), light=0.7)
     raised = len(look(db, 1).new)

@@ -131,7 +131,7 @@ def test_what_is_wrong_with_a_csv_file_is_said_with_its_line(
         from_csv(sheet(*rows, header=header), None, record())
 
 
-def test_a_file_that_is_no_csv(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_csv(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone.csv cannot be read: No such file"):
         from_csv(tmp_path / "gone.csv", None, record())
     (tmp_path / "image.csv").write_bytes(jpeg(1))
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_csv(tmp_path: Path) -> None:
         from_csv(tmp_path / "image.csv", None, record())
 
 
-def test_missing_files_are_all_counted_and_stop_unless_told(sheet: Callable[..., Path], tmp_path: Path) -> None:
+def test_missing_files_are_all_counted_and_stop_unless_allowed(sheet: Callable[..., Path], tmp_path: Path) -> None:
     file = sheet("a.jpg,Clear", *(f"gone{i}.jpg,Clear" for i in range(7)))
     with pytest.raises(
         ConfigError, match=r"7 of the 8 images .* are not there: .*gone0.jpg, .*gone4.jpg and 2 more; name"

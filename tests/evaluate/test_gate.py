@@ -302,7 +302,7 @@ def test_every_further_look_asks_more_and_says_why() -> None:
     assert [check.numbers["looks"] for check in checks] == [0, 0.7, 9]
 
 
-def test_a_candidate_that_only_many_looks_refuse_is_told_that_new_drops_help() -> None:
+def test_a_candidate_that_only_many_looks_refuse_is_reported_that_new_drops_help() -> None:
     made = lab(7, plates=12)
     sides = made.judged(1, 2.0, 1), made.judged(2, 2.5, 2, recall=0.99)
     sure = found(judge(*sides, RULES), "average precision of crystals").numbers["better_in"]

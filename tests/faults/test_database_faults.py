@@ -52,7 +52,7 @@ def impatient(db_url: str) -> Iterator[Database]:
 # A network, and the server behind it
 
 
-def test_a_server_that_was_away_is_used_again(network: Network, server: Database) -> None:
+def test_a_server_that_was_offline_is_used_again(network: Network, server: Database) -> None:
     far = Database(network.url, patience_s=0.0)
     write(far, "before the outage")
     network.cut()
@@ -239,7 +239,7 @@ def test_a_database_that_another_program_keeps_locked(db_url: str, monkeypatch: 
 
 
 @on_sqlite
-def test_a_file_that_is_gone_is_not_made_anew_and_one_that_came_instead_is_used(
+def test_a_file_that_is_gone_is_not_made_again_and_one_that_came_instead_is_used(
     db: Database, impatient: Database, tmp_path: Path
 ) -> None:
     file = Path(str(impatient.url.database))

@@ -78,7 +78,7 @@ def head() -> adapt.Head:
     return adapt.fit_head(seen(400)[0], NOTHING, seed=1, validation=seen(100, seed=5)[0])
 
 
-def test_a_head_tells_apart_what_can_be_told_apart(head: adapt.Head) -> None:
+def test_a_head_separates_what_can_be_separated(head: adapt.Head) -> None:
     held_out, labels = seen(300, seed=7)
     assert (head.logits(held_out.features).argmax(axis=1) == labels).mean() > 0.97
     assert [point["epoch"] for point in head.curve] == list(range(1, adapt.HEAD_EPOCHS + 1))

@@ -100,7 +100,7 @@ def test_whatever_is_done_the_network_gets_its_range_and_size(how: Augmentation)
     assert drawn.max() <= 1
 
 
-def test_patches_are_as_large_as_said_and_lie_anywhere() -> None:
+def test_patches_are_as_large_as_asked_and_lie_anywhere() -> None:
     slope = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, np.newaxis, np.newaxis] * 4, (64, 64, 3))
     drawn = augmented(copies(slope, 800), replace(PLAIN, patch=(0.5, 0.75))) * 255 / 4
     ends = np.sort(drawn[:, [0, -1], 0, 0], axis=1)
@@ -247,7 +247,7 @@ def test_kept_images_are_read_once(files: list[Path], tmp_path: Path) -> None:
         fitting_batches.kept(files[:2], 24, place, threads=1)
 
 
-def test_images_for_which_there_is_no_room_are_not_begun(files: list[Path], tmp_path: Path) -> None:
+def test_images_for_which_there_is_no_room_are_not_started(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(MarcodError, match=r"images to train on take 1200000\.0 GB in .*make room there"):
         fitting_batches.kept(files, 10**8 // 10, tmp_path / "kept.npy", threads=1)
     assert not list(tmp_path.glob("kept*"))

@@ -141,7 +141,7 @@ def test_with_the_paper_s_recipe_the_loss_of_the_first_steps_falls(story: Story)
 
 
 @pytest.mark.story
-def test_the_training_head_is_trained_beside_the_other(story: Story) -> None:
+def test_the_training_head_is_trained_with_the_other(story: Story) -> None:
     assert set(story.whole.weights) == set(story.begin)
     heads = [name for name in story.begin if name.endswith("biases")]
     assert sum(map(network.is_auxiliary, heads)) == 1

@@ -101,7 +101,7 @@ def test_all_is_well(lab: Site) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_is_wrong_is_told_with_what_to_do(lab: Site) -> None:
+def test_what_is_wrong_is_reported_with_what_to_do(lab: Site) -> None:
     watched(lab, root_there=False)
     (lab.folder / "in").rename(lab.folder / "unmounted")
     db = Database(lab.url)
@@ -235,7 +235,7 @@ def test_a_file_that_may_only_be_read(site: Site, db: Database) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_writer_at_work_is_no_lack_of_rights(db: Database) -> None:
+def test_a_writer_at_work_is_not_a_lack_of_rights(db: Database) -> None:
     def busy(_: sa.Connection) -> list[str]:
         return db.read(probe.lacking_rights)
 
@@ -265,7 +265,7 @@ def test_folders_that_may_not_be_searched(site: Site) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_device_without_memory_is_told(db: Database, tmp_path: Path) -> None:
+def test_a_device_without_memory_is_reported(db: Database, tmp_path: Path) -> None:
     Registry(db, tmp_path).ensure_champion(datetime.now(UTC))
     site = Site(tmp_path, str(db.url))
     site.write()

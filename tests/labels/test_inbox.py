@@ -180,7 +180,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_is_no_text_and_no_number_is_refused(db: Database, plate: int) -> None:
+def test_what_is_not_a_text_and_no_number_is_refused(db: Database, plate: int) -> None:
     """SQLite keeps any type in any column."""
     for column, value in HOSTILE:
         values = {name: repr(word) for name, word in GOOD.items()} | {column: value}
@@ -397,7 +397,7 @@ def test_a_number_is_a_well_of_the_plates_grid(db: Database, champion: Version) 
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_number_follows_the_plates_own_grid_told_or_inferred(db: Database, champion: Version) -> None:
+def test_a_number_follows_the_plates_own_grid_given_or_inferred(db: Database, champion: Version) -> None:
     for name, wells in (("told", 7), ("inferred", 25)):
         record(db, register_source(db, name), sightings(13, plate=name), utc())
         write(db, **(GOOD | {"plate": name, "well": str(wells)}))

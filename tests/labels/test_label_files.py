@@ -81,7 +81,7 @@ def test_a_mapped_column_that_is_not_there(tmp_path: Path) -> None:
         ("P,A1,Clear,1,1900-01-01", "before 1980"),
     ],
 )
-def test_a_wrong_line_is_told_and_the_rest_is_read(tmp_path: Path, line: str, complaint: str) -> None:
+def test_a_wrong_line_is_reported_and_the_rest_is_read(tmp_path: Path, line: str, complaint: str) -> None:
     path = written(tmp_path, f"plate,well,label,drop,time\n{line}\nP,A2,Clear,1,\n")
     rows, [problem] = read(path, "csv")
     assert [row.named.well for row in rows] == ["A2"]
@@ -217,7 +217,7 @@ def test_a_column_of_the_fields_own_name_goes_first(tmp_path: Path) -> None:
     assert read(path, "csv")[0] == [LabelRow(2, DropReference("P", "A1"), "Clear")]
 
 
-def test_beside_a_models_column_a_line_needs_its_person(tmp_path: Path) -> None:
+def test_with_a_models_column_a_line_needs_its_person(tmp_path: Path) -> None:
     text = "plate,well,label,model_label,label_person\nP,A1,Clear,Clear,\nP,A2,Crystals,Clear,ann\nP,A3,Clear,Clear,\n"
     rows, [problem] = read(written(tmp_path, text), "csv")
     assert rows == [LabelRow(3, DropReference("P", "A2"), "Crystals", "ann")]
@@ -234,7 +234,7 @@ def test_a_table_of_polo(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("person", ["MARCO v1", "marco:2", "Marco_1.0", "autoscorer", "model 3"])
-def test_a_model_is_no_person(person: str) -> None:
+def test_a_model_is_not_a_person(person: str) -> None:
     with pytest.raises(LabelError, match="is a model and not a person"):
         person_named(person)
 

@@ -87,7 +87,7 @@ def test_any_text_is_a_class_or_refused(text: str) -> None:
             assert table.read(text) in (*DropClass, None)
 
 
-def test_a_text_too_long_is_no_word(tables: Vocabularies) -> None:
+def test_a_text_too_long_is_not_a_word(tables: Vocabularies) -> None:
     with pytest.raises(LabelError, match="1000 characters"):
         tables.named("hwi").read("9" * 1001)
 

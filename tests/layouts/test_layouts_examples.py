@@ -419,7 +419,7 @@ def test_names_of_the_export_tool_are_read_from_both_ends(path: str, plate: str,
     assert (image.plate_key, image.well, image.inspection_key) == (plate, well, inspection)
 
 
-def test_an_older_name_whose_barcode_ends_like_a_well_is_no_batch() -> None:
+def test_an_older_name_whose_barcode_ends_like_a_well_is_not_a_batch() -> None:
     path = "AB_C4/Clear/AB_C4_E8_ImagerDefaults_1.jpg"
     report = f'x\n"{path}","Clear",Drop,05/14/23 09:12:44\n'.encode()
     image = make("rockmaker-export").parse(path, {"AB_C4/report.csv": report}.get)
@@ -475,7 +475,7 @@ def test_a_plate_of_ami_is_one_of_its_project_and_target(path: str, plate: str) 
 
 
 @pytest.mark.parametrize("folder", ["X000015862202008111512-uvt (2)", "Copy of X000015862202008111512-uvt", "uv", ""])
-def test_light_that_only_a_folder_told_is_unknown_once_it_is_renamed(folder: str) -> None:
+def test_light_that_only_a_folder_named_is_unknown_once_it_is_renamed(folder: str) -> None:
     image = make("hwi").parse(f"{folder}/X0000158620868202008111635.png")
     assert isinstance(image, DropImage)
     assert (image.modality, image.warnings) == (Modality.UNKNOWN, (BARE,))
@@ -541,7 +541,7 @@ def test_a_well_number_is_read_on_the_grid_of_its_plate(setup: PlateSetup | None
     assert [one.kind for one in image.warnings] == ([WarningKind.FORMAT_INFERRED] if inferred else [])
 
 
-def test_a_number_beyond_the_plate_makes_it_the_next_larger_one_unless_it_was_told() -> None:
+def test_a_number_beyond_the_plate_makes_it_the_next_larger_one_unless_it_was_given() -> None:
     known = LayoutOptions(plates=lambda key: PlateSetup())
     image = make("formulatrix", known).parse(NUMBERED.format(97))
     assert isinstance(image, DropImage)

@@ -145,7 +145,7 @@ def test_digits_of_other_scripts_are_not_digits() -> None:
     assert isinstance(verdict, NotADrop)
 
 
-def test_unknown_layout_is_told_the_known_ones_nearest_first() -> None:
+def test_unknown_layout_is_refused_with_the_known_ones_nearest_first() -> None:
     with pytest.raises(LayoutError, match="rockmaker-export, formulatrix, oppf"):
         make("rockimager")
 

@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(given: tuple[Arrays, Arrays, NDArray[np.float3
         from_published({n: v for n, v in arrays.items() if n != "_blocks.7._bn1.running_mean"})
 
 
-def test_it_travels_as_plain_values_and_is_told_from_the_other_family() -> None:
+def test_it_travels_as_plain_values_and_is_distinguished_from_the_other_family() -> None:
     assert network.architecture(LITE0.to_dict()) == LITE0
     assert LITE0.to_dict()["family"] == "efficientnet-lite0"
     with pytest.raises(BundleError, match=r"is of family 'vit'; this version of marcod knows inception and efficientn"):

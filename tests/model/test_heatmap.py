@@ -148,7 +148,7 @@ def test_heat_is_where_the_only_thing_to_see_is(brightness: NetworkAttribution) 
     assert heat[~near].max() < 0.01
 
 
-def test_nothing_to_see_is_no_heat(brightness: NetworkAttribution) -> None:
+def test_nothing_to_see_gives_no_heat(brightness: NetworkAttribution) -> None:
     heat = brightness.heat(np.zeros((75, 75, 3), np.uint8), DropClass.CRYSTALS, SmoothGradNoise(samples=1, noise=0.0))
     assert not heat.values.any()
 

@@ -112,7 +112,7 @@ def test_a_truncated_jpeg_may_still_be_arriving() -> None:
     assert caught.value.retryable
 
 
-def test_what_is_no_image_stays_none() -> None:
+def test_what_is_not_an_image_stays_none() -> None:
     with pytest.raises(ImageError) as caught:
         preprocess.decode(b"not an image at all")
     assert not caught.value.retryable

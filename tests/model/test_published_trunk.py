@@ -75,6 +75,6 @@ def test_the_command_brings_it(tmp_path: Path) -> None:
     assert "next: `marcod model train-synthetic FOLDER`" in spoken.stdout
 
 
-def test_a_classifier_is_no_trunk() -> None:
+def test_a_classifier_is_not_a_trunk() -> None:
     with pytest.raises(ConfigError, match="marco is a whole model, no trunk to train one from"):
         published.read_trunk(published.find("marco"))

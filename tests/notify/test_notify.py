@@ -173,7 +173,7 @@ def test_answers(
     assert len(hook.requests) == 1
 
 
-def test_a_receiver_that_dribbles_hangs_or_is_away_costs_little(hook: Hook) -> None:
+def test_a_receiver_that_dribbles_hangs_or_is_offline_costs_little(hook: Hook) -> None:
     target = NotifySettings.model_validate({"url": f"http://127.0.0.1:{hook.port}/{TOKEN}"})
     hook.dribbling = True
     assert "did not answer" in str(webhook.post(target, RENDERED, "m1", at_noon, timeout_s=0.3).error)
@@ -367,7 +367,7 @@ def test_a_kill_while_a_message_is_on_its_way_repeats_it_under_its_name(site: Si
 
 
 @pytest.mark.parametrize("backend", ["postgres"], indirect=True)
-def test_an_acknowledgement_outlives_a_database_that_is_away(site: Site, hook: Hook, postgres: Any) -> None:
+def test_an_acknowledgement_outlives_a_database_that_is_offline(site: Site, hook: Hook, postgres: Any) -> None:
     target(site, "lims", url=f"http://127.0.0.1:{hook.port}/")
     site.write()
     with closing(Database(site.url)) as setting_up:
@@ -457,7 +457,7 @@ def test_a_host_that_tells_nobody_leaves_events_to_those_that_do(site: Site, hoo
 
 
 @sqlite_alone
-def test_one_that_is_away_holds_up_nobody(site: Site, hook: Hook) -> None:
+def test_one_that_is_offline_holds_up_nobody(site: Site, hook: Hook) -> None:
     target(site, "away", url="http://127.0.0.1:1/")
     target(site, "lims", url=f"http://127.0.0.1:{hook.port}/")
     site.write()

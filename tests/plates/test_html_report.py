@@ -100,7 +100,7 @@ def test_the_sheet_of_hits_is_harmless_too(tmp_path: Path) -> None:
     assert "trained on rendered drops alone" in page.words
 
 
-def test_a_hit_on_a_sheet_is_told_in_words_too(tmp_path: Path) -> None:
+def test_a_hit_on_a_sheet_is_written_in_words_too(tmp_path: Path) -> None:
     photograph(tmp_path / "A01.jpg")
     for found, alt in (
         (hit(barcode="BC7"), "plate BC7, A01.1 X; likeliest Crystals; crystals 0.90"),
@@ -171,7 +171,7 @@ def test_the_map_has_the_plate_s_wells(wells: int) -> None:
     assert len(page.of("td")) == wells
 
 
-def test_a_drop_outside_the_told_format_is_still_on_the_map() -> None:
+def test_a_drop_outside_the_given_format_is_still_on_the_map() -> None:
     assert plate([drop(9, 1, 0.9)], grid=Grid(8, 12, 1)).format == PlateFormat(9, 12)
 
 
@@ -198,7 +198,7 @@ def test_every_kind_of_image_becomes_a_thumbnail(tmp_path: Path, mode: str, suff
     assert (header.format, header.mode, header.width, header.height) == ("JPEG", "RGB", 120, 90)
 
 
-def test_a_truncated_image_is_no_thumbnail(tmp_path: Path) -> None:
+def test_a_truncated_image_is_not_a_thumbnail(tmp_path: Path) -> None:
     photograph(tmp_path / "A01.jpg")
     with pytest.raises(ImageError):
         images.thumbnail((tmp_path / "A01.jpg").read_bytes()[:600], 120)

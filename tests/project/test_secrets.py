@@ -36,7 +36,7 @@ def test_no_password_is_shown_with_the_database(url: str) -> None:
     assert SECRET not in str(db)
 
 
-def test_what_is_no_secret_is_shown() -> None:
+def test_what_is_not_a_secret_is_shown() -> None:
     url = "postgresql://lab@db:5432/marcod?sslmode=verify-full&host=/run"
     assert redacted_url(Settings(store=StoreSettings(url=url))) == url
     assert redacted_url(Settings(store=StoreSettings(url="sqlite:////data/a.sqlite"))) == "sqlite:////data/a.sqlite"

@@ -1,4 +1,4 @@
-"""Plain English: words that send a reader to a dictionary stand in no docstring, log event, help text or page."""
+"""Plain English: no word that sends a reader to a dictionary, in docstrings, log events, help texts, pages, test names."""
 
 import ast
 import re
@@ -74,3 +74,13 @@ def test_descriptions_of_settings_are_plain() -> None:
 def test_pages_are_plain(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert [line for line in text.splitlines() if DENIED.search(line)] == []
+
+
+def test_names_of_tests_are_plain() -> None:
+    named = [
+        (file.name, name.replace("_", " "))
+        for file in sorted((ROOT / "tests").rglob("test_*.py"))
+        for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert len(named) > 1000
+    assert [(file, name) for file, name in named if DENIED.search(name)] == []

@@ -370,7 +370,7 @@ def test_by_hand_the_models_own_light_comes_first(db: Database, champion: Versio
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_models_doubt_of_an_audited_drop_is_no_reason_to_ask(
+def test_the_models_doubt_of_an_audited_drop_is_not_a_reason_to_ask(
     db: Database, champion: Version, source_id: int
 ) -> None:
     scored(db, source_id, champion, wells(0.9, 0.1))

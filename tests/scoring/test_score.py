@@ -255,7 +255,7 @@ def test_a_vanished_file_is_gone_and_scored_when_it_returns(lab: Lab) -> None:
     assert not lab.failed()
 
 
-def test_a_source_that_is_away_costs_no_attempts(lab: Lab) -> None:
+def test_a_source_that_is_offline_costs_no_attempts(lab: Lab) -> None:
     lab.deliver("a.jpg", photograph(50))
     away = lab.root.rename(lab.root.parent / "away")
     for attempt in range(6):
@@ -399,7 +399,7 @@ def test_a_pipe_where_an_image_was_holds_up_nothing(lab: Lab) -> None:
     assert lab.failed() == {"a.jpg": "not a regular file"}
 
 
-def test_an_old_score_does_not_speak_for_a_file_that_became_unreadable(lab: Lab) -> None:
+def test_an_old_score_does_not_count_for_a_file_that_became_unreadable(lab: Lab) -> None:
     lab.deliver("a.jpg", photograph(1))
     lab.drain()
     (lab.root / "a.jpg").write_bytes(b"not an image any more")

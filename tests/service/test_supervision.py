@@ -54,7 +54,7 @@ def test_a_loop_that_fails_again_and_again_ends_the_process(tmp_path: Path) -> N
     assert len(calls) == 2
 
 
-def test_a_database_that_is_away_is_waited_for_however_long(tmp_path: Path) -> None:
+def test_a_database_that_is_offline_is_waited_for_however_long(tmp_path: Path) -> None:
     calls: list[int] = []
 
     def loop(stop: threading.Event, alive: Callable[[], None]) -> None:
@@ -70,7 +70,7 @@ def test_a_database_that_is_away_is_waited_for_however_long(tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_loop_is_begun_anew(tmp_path: Path) -> None:
+def test_a_dead_loop_is_restarted(tmp_path: Path) -> None:
     calls: list[int] = []
 
     def loop(stop: threading.Event, alive: Callable[[], None]) -> None:

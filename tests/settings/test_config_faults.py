@@ -116,7 +116,7 @@ def test_an_unknown_word_that_is_near_none_is_answered_with_those_there_are(tmp_
     assert key.text.startswith("score.zz is not a setting; keys of [score] are batch_size, ")
 
 
-def test_what_only_follows_from_another_fault_is_not_told(tmp_path: Path) -> None:
+def test_what_only_follows_from_another_fault_is_not_reported(tmp_path: Path) -> None:
     follows = """
 [mail]
 host = 5
@@ -166,7 +166,7 @@ layout = "xchem"
         (b"# ok\n# \xff\n", 2, "not UTF-8"),
     ],
 )
-def test_a_file_that_is_no_toml(tmp_path: Path, text: str | bytes, line: int, said: str) -> None:
+def test_a_file_that_is_not_a_toml(tmp_path: Path, text: str | bytes, line: int, said: str) -> None:
     [fault] = _faults(tmp_path, text)
     assert fault.line == line
     assert said in fault.text
@@ -228,7 +228,7 @@ def test_credentials_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "CREDENTIALS_DIRECTORY" in fault.text
 
 
-def test_a_missing_file_names_the_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_names_the_one_next_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = _file(tmp_path, "[watch]\nsettle_s = 3\n")
     [fault] = loading.examine(tmp_path / "marcd.toml").faults
     assert (fault.place, fault.nearest) == ("the command line", str(right))

@@ -132,7 +132,7 @@ def test_a_failed_image_that_is_put_back_is_waited_for(told_lab: Lab) -> None:
     assert (told_lab.standing().scored, told_lab.complete(), told_lab.told()) == (96, True, 1)
 
 
-def test_a_further_image_is_told_again(lab: Lab) -> None:
+def test_a_further_image_is_reported_again(lab: Lab) -> None:
     lab.deliver(sightings(8))
     lab.score()
     lab.wait(QUIET_S)
@@ -190,7 +190,7 @@ def test_a_file_that_goes_changes_nothing(told_lab: Lab) -> None:
     assert (told_lab.complete(), told_lab.standing().scored, told_lab.told()) == (True, 96, told)
 
 
-def test_another_champion_is_complete_as_it_stands_and_not_told_again(told_lab: Lab) -> None:
+def test_another_champion_is_complete_as_it_stands_and_not_reported_again(told_lab: Lab) -> None:
     told_lab.deliver(sightings(96))
     told_lab.score()
     newer = register(told_lab.db, version="2")

@@ -95,7 +95,7 @@ def test_a_copy_that_is_touched_stays_one(
     assert (counting(copied), hits(copied)) == ([touched.path], [False])
 
 
-def test_copies_that_are_read_anew_together_stay_copies(copied: Database, source_id: int, champion: Version) -> None:
+def test_copies_that_are_read_again_together_stay_copies(copied: Database, source_id: int, champion: Version) -> None:
     elsewhere = [replace(file, image=replace(file.image, row=2)) for file in (FILE, COPY)]
     copied.write(lambda c: deliveries.reread(c, source_id, elsewhere, utc(10)))
     assert counting(copied) == [COPY.path]

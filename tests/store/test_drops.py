@@ -131,7 +131,7 @@ def _is_hit(truth: dict[tuple[str, str], bool], claim: queue.Claim) -> bool:
     return truth[name.removesuffix(".jpg"), number]
 
 
-def test_a_later_inspection_speaks_for_itself(db: Database, source_id: int, champion: Version) -> None:
+def test_a_later_inspection_has_its_own_verdict(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1, inspection="1"))
     drain(db, champion, scores=lambda c: HIT)
     say(db, "A01", "1", DropClass.CLEAR, "ann")
@@ -191,7 +191,7 @@ def test_a_hit_says_why_it_was_recorded(db: Database, source_id: int, champion: 
     }
 
 
-def test_a_challenger_and_other_light_do_not_speak(db: Database, source_id: int, champion: Version) -> None:
+def test_a_challenger_and_other_light_do_not_count(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1) + sightings(1, modality=Modality.UV))
     drain(db, champion)
     other = register(db, version="2")
@@ -206,7 +206,7 @@ def test_a_challenger_and_other_light_do_not_speak(db: Database, source_id: int,
     assert db.read(lambda c: c.execute(sa.text("select cause from lims_hit_v1")).scalar_one()) == "model"
 
 
-def test_a_rewritten_image_takes_its_hit_away(db: Database, source_id: int, champion: Version) -> None:
+def test_a_rewritten_image_removes_its_hit(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(1)
     record(db, source_id, files)
     drain(db, champion, scores=lambda c: HIT)
@@ -249,7 +249,7 @@ def test_one_word_on_an_image_does_not_outvote_those_on_the_drop(
 
 
 @pytest.mark.slow
-def test_a_champion_that_saw_less_does_not_take_a_hit_away(db: Database, source_id: int, champion: Version) -> None:
+def test_a_champion_that_saw_less_does_not_remove_a_hit(db: Database, source_id: int, champion: Version) -> None:
     for number in (1, 2, 3):
         record(db, source_id, sightings(1, inspection=str(number)))
         drain(db, champion, scores=lambda c: HIT)
@@ -278,7 +278,7 @@ def test_a_hit_of_the_champion_shows_at_once(db: Database, source_id: int, champ
     assert hits_shown(db) == [("A01", "2", "new")]
 
 
-def test_a_image_read_anew_takes_its_verdict_along(db: Database, source_id: int, champion: Version) -> None:
+def test_an_image_read_again_takes_its_verdict_along(db: Database, source_id: int, champion: Version) -> None:
     files = sightings(3)
     record(db, source_id, files[:1])
     drain(db, champion, scores=lambda c: HIT)
@@ -314,7 +314,7 @@ def test_a_hit_that_ended_and_is_there_again_is_news(db: Database, source_id: in
 
 
 @pytest.mark.slow
-def test_it_is_news_whoever_scored_it_before(db: Database, source_id: int, champion: Version) -> None:
+def test_it_is_news_no_matter_which_version_scored_it_before(db: Database, source_id: int, champion: Version) -> None:
     record(db, source_id, sightings(1))
     drain(db, champion, utc(1), scores=lambda c: HIT)
     second = register(db, version="2")

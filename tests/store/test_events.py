@@ -80,7 +80,7 @@ def brief(told: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(t["inspection"], t["hits"], t["new_hits"], t["complete"]) for t in told]
 
 
-def test_complete_and_new_hits_are_told_once(db: Database, three: int, champion: Version, lims: Lims) -> None:
+def test_complete_and_new_hits_are_reported_once(db: Database, three: int, champion: Version, lims: Lims) -> None:
     record(db, three, sightings(3, barcode="BC"), utc(1))
     assert lims.heard() == []
     drain(db, champion, utc(2), scores=lambda c: CRYSTALS if "A02" in c.path else CLEAR, limit=1)
@@ -119,7 +119,7 @@ def test_silence_completes_once(db: Database, source_id: int, champion: Version,
     assert brief(lims.heard()) == [("1", 0, 0, True)], "it was open again"
 
 
-def test_what_is_undone_was_never_told(db: Database, three: int, champion: Version, lims: Lims) -> None:
+def test_what_is_undone_was_never_reported(db: Database, three: int, champion: Version, lims: Lims) -> None:
     record(db, three, sightings(3), utc(1))
     drain(db, champion, utc(2))
     lims.heard()
@@ -134,7 +134,7 @@ def test_what_is_undone_was_never_told(db: Database, three: int, champion: Versi
     assert lims.heard() == []
 
 
-def test_only_the_champion_is_told_of(db: Database, three: int, champion: Version, lims: Lims) -> None:
+def test_only_the_champion_is_reported(db: Database, three: int, champion: Version, lims: Lims) -> None:
     record(db, three, sightings(3), utc(1))
     drain(db, champion, utc(2), scores=lambda c: CRYSTALS if "A01" in c.path else CLEAR)
     lims.heard()

@@ -155,7 +155,7 @@ def test_people_silence_and_dead_workers_make_events_too(db: Database, source_id
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_is_undone_is_not_told(db: Database, source_id: int) -> None:
+def test_what_is_undone_is_not_reported(db: Database, source_id: int) -> None:
     def work(connection: sa.Connection) -> None:
         outbox.put(connection, [NewEvent("hits", "s", source_id, None, {})], utc())
         raise LookupError
@@ -257,7 +257,7 @@ def test_a_flood_becomes_few_messages(db: Database, source_id: int) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_receiver_that_is_away_gets_few_messages_afterwards(db: Database, source_id: int) -> None:
+def test_a_receiver_that_is_offline_gets_few_messages_afterwards(db: Database, source_id: int) -> None:
     for number in range(10):
         put(db, f"e{number}", source_id=source_id)
         dispatch(db, ALL)
@@ -296,7 +296,7 @@ def test_much_is_forgotten_in_many_short_transactions(db: Database, source_id: i
     assert (sweep(2), sweep(9), sweep(9)) == (4, 3, 0)
 
 
-def test_what_was_long_before_a_target_is_not_told(db: Database, source_id: int) -> None:
+def test_what_was_long_before_a_target_is_not_reported(db: Database, source_id: int) -> None:
     days_3 = outbox.STALE_AFTER.total_seconds()
     put(db, "old", source_id=source_id)
     put(db, "young", source_id=source_id, seconds=1)

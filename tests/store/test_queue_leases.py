@@ -59,7 +59,7 @@ def test_a_renewed_lease_lasts_from_then_on(db: Database, waiting: int, champion
     assert renewed(db, [lease, ahead], 101) == 0
 
 
-def test_what_was_begun_anew_or_taken_over_is_not_renewed(db: Database, source_id: int, waiting: int) -> None:
+def test_what_was_restarted_or_taken_over_is_not_renewed(db: Database, source_id: int, waiting: int) -> None:
     lease = claimed(db)
     record(db, source_id, [rewritten(sightings(6)[0])], utc(1))
     assert renewed(db, [lease], 2) == waiting - 1

@@ -86,7 +86,7 @@ def test_a_challengers_scores_reach_no_current_view(
     assert len(db.read(lambda c: reports.hits(c, None, 10))) == 3
 
 
-def test_a_challenger_that_sees_a_plate_first_does_not_speak_for_it(
+def test_a_challenger_that_scores_a_plate_first_is_not_shown_for_it(
     db: Database, source_id: int, champion: Version, second: Version
 ) -> None:
     record(db, source_id, sightings(2))

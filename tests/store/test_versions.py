@@ -369,7 +369,7 @@ def test_a_version_with_scores_keeps_them(db: Database, source_id: int, champion
     assert db.read(versions.listed)[0].removed_at is None
 
 
-def test_a_removed_version_speaks_on_until_the_champion_has_seen_a_plate(
+def test_a_removed_version_is_shown_until_the_champion_has_scored_a_plate(
     db: Database, source_id: int, champion: Version
 ) -> None:
     record(db, source_id, sightings(2))

@@ -89,7 +89,7 @@ def test_a_plate_of_1536_wells(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_no_image_is_told_by_its_reason(exports: dict[str, Path], tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_reported_by_its_reason(exports: dict[str, Path], tmp_path: Path) -> None:
     [thumbnails] = only(look(exports["formulatrix"])).aside
     assert (thumbnails.what, thumbnails.count) == ("thumbnail", 48)
     export(tmp_path, "xchem")
@@ -109,7 +109,7 @@ def test_the_largest_well_decides_the_plate(tmp_path: Path, layout: str, wells: 
     assert propose.propose(imager, "x").values.get("wells") == expected
 
 
-def test_plates_of_two_sizes_in_one_store_are_told(tmp_path: Path) -> None:
+def test_plates_of_two_sizes_in_one_store_are_reported(tmp_path: Path) -> None:
     export(tmp_path, "formulatrix", "1041", wells=96, every=5)
     export(tmp_path, "formulatrix", "1042", wells=384, every=5)
     proposal = propose.propose(only(look(tmp_path)), "x")

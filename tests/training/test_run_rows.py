@@ -226,7 +226,7 @@ def test_a_run_knows_how_many_candidates_its_test_side_has_judged(db: Database) 
     assert uses("6", "refused", None, {"gate": {"checks": []}}) == 0
 
 
-def test_new_labels_are_counted_by_what_they_speak_of(db: Database, source_id: int, champion: versions.Version) -> None:
+def test_new_labels_are_counted_by_subject(db: Database, source_id: int, champion: versions.Version) -> None:
     record(db, source_id, sightings(3))
     images = rows(db, sa.select(image.c.id, image.c.drop_id, image.c.inspection_id).order_by(image.c.id))
 

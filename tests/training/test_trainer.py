@@ -83,7 +83,7 @@ def test_a_drift_alarm_that_labels_may_help_against(db: Database, source_id: int
     assert looks.reason(EVENING + timedelta(hours=2)) is None, "it was trained for already"
 
 
-def test_a_run_that_was_killed_is_gone_on_with_and_one_that_lives_is_left_alone(db: Database) -> None:
+def test_a_run_that_was_killed_is_resumed_and_one_that_lives_is_left_alone(db: Database) -> None:
     looks = Trainer(db, NIGHTLY, [], now=EVENING)
     running(db)
     assert looks.reason(EVENING) is None
@@ -94,14 +94,14 @@ def test_a_run_that_was_killed_is_gone_on_with_and_one_that_lives_is_left_alone(
     assert looks.reason(EVENING + timedelta(seconds=trainer.SILENCE_S + 1)) is not None
 
 
-def test_a_schedule_that_is_no_cron_expression() -> None:
+def test_a_schedule_that_is_not_a_cron_expression() -> None:
     with pytest.raises(ConfigError, match="is not a cron expression such as"):
         trainer.check(TrainSettings(schedule="every night"))
     trainer.check(TrainSettings(schedule=None))
 
 
 @pytest.mark.slow
-def test_the_child_is_stopped_in_order_and_its_failure_is_told(db: Database, tmp_path: Path) -> None:
+def test_the_child_is_stopped_in_order_and_its_failure_is_reported(db: Database, tmp_path: Path) -> None:
     running(db, pid=2**22 + 1)
     stop, noted = threading.Event(), tmp_path / "noted"
     told = f"import signal, sys, pathlib; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); \

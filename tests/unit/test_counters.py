@@ -41,7 +41,7 @@ def test_failures_of_a_loop_are_counted_from_zero() -> None:
     assert value("marcod_loop_failures_total", loop="another") == 0
 
 
-def test_the_process_and_its_version_are_told() -> None:
+def test_the_process_and_its_version_are_exported() -> None:
     assert value("marcod_build_info", version=__version__) == 1
     assert "process_resident_memory_bytes" in generate_latest(counters.PROCESS).decode()
     assert "_created" not in generate_latest(counters.REGISTRY).decode()

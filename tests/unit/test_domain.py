@@ -31,7 +31,7 @@ def test_row_letters_invert(row: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "A", "12", "A0", "A00", "ABC1", "A-1", "A123", "A1.1"])
-def test_what_is_no_well_is_refused(text: str) -> None:
+def test_what_is_not_a_well_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a well"):
         parse_well(text)
 

@@ -195,7 +195,7 @@ def test_a_folder_swapped_for_a_link_after_it_was_recorded_is_not_followed(share
         images.read(share / "plate" / "a.png", share)
 
 
-def test_what_is_no_regular_file_is_not_opened(share: Path) -> None:
+def test_what_is_not_a_regular_file_is_not_opened(share: Path) -> None:
     os.mkfifo(share / "pipe.png")
     (share / "zero.png").symlink_to("/dev/zero")
     for name in ("pipe.png", "plate"):

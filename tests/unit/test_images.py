@@ -343,7 +343,7 @@ def test_the_largest_image_allowed_is_still_looked_at() -> None:
         (encoded(Image.fromarray(COLOUR), "PPM"), "not a JPEG", False),
     ],
 )
-def test_what_is_no_image_says_so(data: bytes, message: str, retryable: bool) -> None:
+def test_what_is_not_an_image_says_so(data: bytes, message: str, retryable: bool) -> None:
     for read in (images.inspect, images.to_rgb):
         with pytest.raises(ImageError, match=message) as caught:
             read(data)

@@ -55,7 +55,7 @@ def test_words_of_mac_tables(word: str) -> None:
         (b"\xff\xfep\x00\x00\xd8", 1, "damaged utf-16 text; save it as CSV UTF-8"),
     ],
 )
-def test_what_cannot_be_told_is_refused(data: bytes, line: int, reason: str) -> None:
+def test_what_cannot_be_decided_is_refused(data: bytes, line: int, reason: str) -> None:
     with pytest.raises(tabular.TableError, match=reason) as raised:
         lines(data)
     assert raised.value.line == line

@@ -9,7 +9,7 @@ import pytest
 from marcod import telemetry
 
 
-def test_lines_are_json_away_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_json_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure("info", "auto")
     with telemetry.bound(batch=7):
         telemetry.logger("marcod.scoring.scorer").info("batch scored", scored=16)
@@ -30,7 +30,7 @@ def test_a_line_break_in_a_name_makes_no_second_line(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("abstract", [True, False])
-def test_systemd_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, abstract: bool) -> None:
+def test_systemd_is_notified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, abstract: bool) -> None:
     address = f"marcod-test-{tmp_path.name}" if abstract else str(tmp_path / "n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + address if abstract else address)

@@ -147,7 +147,7 @@ def damaged(path: Path) -> Path:
 
 @pytest.mark.slow
 @sqlite_only
-def test_a_damaged_database_or_copy_is_told_from_a_sound_one(db: Database, tmp_path: Path) -> None:
+def test_a_damaged_database_or_copy_is_distinguished_from_a_sound_one(db: Database, tmp_path: Path) -> None:
     populate(db)
     copied = saved(db, tmp_path / "copy")
     before = everything(db)

@@ -62,7 +62,7 @@ def test_a_sound_database_has_no_difference(lab: Database) -> None:
     assert oracle.World.read(lab).rows == before.rows
 
 
-def test_what_differs_is_told_and_left(lab: Database) -> None:
+def test_what_differs_is_reported_and_left(lab: Database) -> None:
     damage(lab, *DAMAGE)
     before = oracle.World.read(lab)
     done = check()

@@ -65,7 +65,7 @@ def test_a_wrong_layout_is_counted_and_the_right_one_named(quiet: Site) -> None:
     assert one.attention
 
 
-def test_walks_over_changed_folders_add_and_take_away(quiet: Site) -> None:
+def test_walks_over_changed_folders_add_and_subtract(quiet: Site) -> None:
     odd = [quiet.put(DROPS.format(1) + f"drop{number}.jpg") for number in range(3)]
     quiet.put(well_image(2))
     quiet.step()
@@ -192,7 +192,7 @@ def test_images_that_miss_a_report_are_counted_by_whole_walks_until_it_comes(mak
     }
 
 
-def test_nothing_is_counted_twice_while_the_database_is_away(quiet: Site) -> None:
+def test_nothing_is_counted_twice_while_the_database_is_offline(quiet: Site) -> None:
     minstrel(quiet, 3, 2)
     quiet.put(well_image(1))
     quiet.db.close()
@@ -238,7 +238,7 @@ def test_the_sample_is_bounded(db: Database, champion: Version) -> None:
     assert folder.counts == ((IgnoreReason.NOT_THIS_LAYOUT, 1500),)
 
 
-def test_scans_by_hand_count_anew(db: Database, champion: Version, tmp_path: Path) -> None:
+def test_scans_by_hand_count_again(db: Database, champion: Version, tmp_path: Path) -> None:
     source = open_sources(db, settings_for(tmp_path, accept=["unmapped_profile"]), factories.utc())[0]
     for well in range(1, 4):
         put(tmp_path, UNMAPPED.format(well))

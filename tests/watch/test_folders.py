@@ -85,7 +85,7 @@ def test_a_link_to_the_folder_is_the_folder(db: Database, folder: Path, tmp_path
     assert names(db) == {"minstrel": 6}
 
 
-def test_some_files_may_have_been_cleared_away(db: Database, folder: Path) -> None:
+def test_some_files_may_have_been_removed(db: Database, folder: Path) -> None:
     for well in (1, 2, 3, 4):
         (folder / well_image(well)).unlink()
     assert scan(db, "minstrel", folder) == 0
@@ -120,7 +120,7 @@ def _mostly_rewritten(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("change", [_nothing_there, _copied_without_times, _mostly_rewritten])
-def test_where_nobody_can_tell_a_person_is_told_the_command(
+def test_where_nothing_decides_it_a_person_is_given_the_command(
     db: Database, folder: Path, tmp_path: Path, change: Callable[[Path], str]
 ) -> None:
     why = change(folder)

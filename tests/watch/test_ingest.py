@@ -85,7 +85,7 @@ def test_missing_roots_are_named_in_one_sentence(tmp_path: Path, name: str, what
     require_roots(settings_for(tmp_path / name), names=[])
 
 
-def test_what_is_no_drop_is_counted_by_reason_and_not_offered(bench: Bench) -> None:
+def test_what_is_not_a_drop_is_counted_by_reason_and_not_offered(bench: Bench) -> None:
     for path in (well_image(1), well_image(1, kind="th"), well_image(2, kind="th"), well_image(1, kind="dl")):
         put(bench.root, path)
     put(bench.root, "WellImages/70/plateID_1070/batchID_5/wellNum_3/profileID_1/drop.jpg")

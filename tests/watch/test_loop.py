@@ -270,7 +270,9 @@ def test_a_share_that_lists_empty_and_then_full(make_site: MakeSite, tmp_path: P
     assert len(site.images()) == 3
 
 
-def test_files_whose_disk_was_away_in_the_moment_of_settling_are_not_lost(make_site: MakeSite, tmp_path: Path) -> None:
+def test_files_whose_disk_was_offline_in_the_moment_of_settling_are_not_lost(
+    make_site: MakeSite, tmp_path: Path
+) -> None:
     site = make_site(watch=EVENTS_ALONE)
     site.put(well_image(1))
     site.observe()
@@ -303,7 +305,7 @@ class Outage:
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_while_the_database_is_away(make_site: MakeSite) -> None:
+def test_nothing_is_lost_while_the_database_is_offline(make_site: MakeSite) -> None:
     site = make_site(watch=EVENTS_ALONE)
     site.observe()
     for path in wells(range(1, 6)):
@@ -375,7 +377,7 @@ def test_a_missing_champion_is_waited_for(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_the_loop_runs_in_a_thread_and_ends_when_told(make_site: MakeSite) -> None:
+def test_the_loop_runs_in_a_thread_and_ends_when_stopped(make_site: MakeSite) -> None:
     site = make_site(watch={"settle_s": 0.05})
     stop = threading.Event()
     thread = threading.Thread(target=site.watcher.run, args=(stop,))
@@ -413,7 +415,7 @@ def test_a_file_that_came_between_the_first_walk_and_the_observer_is_found_at_on
     assert set(site.images()) == {well_image(1)}
 
 
-def test_files_that_no_layout_reads_are_told_though_nothing_is_recorded(make_site: MakeSite) -> None:
+def test_files_that_no_layout_reads_are_reported_though_nothing_is_recorded(make_site: MakeSite) -> None:
     """A wrong layout leaves out every file, and nobody would know."""
     site = make_site()
     site.put("holiday/beach.jpg")

@@ -114,7 +114,7 @@ def test_a_root_that_goes_and_comes_back_is_watched_again(
     one.receives("another.jpg")
 
 
-def test_a_missing_root_is_no_trouble_of_the_observer(post: Callable[..., Post], tmp_path: Path) -> None:
+def test_a_missing_root_is_not_a_trouble_of_the_observer(post: Callable[..., Post], tmp_path: Path) -> None:
     one = post("inotify", tmp_path / "none")
     one.check()
     assert not one.observer.watching

@@ -97,7 +97,7 @@ def test_links_that_leave_the_root_are_gone(db: Database, source: WatchedSource,
     assert (report.found, report.gone, report.new) == (2, 2, 0)
 
 
-def test_an_empty_root_is_no_error_and_waits_for_nothing(db: Database, source: WatchedSource) -> None:
+def test_an_empty_root_is_not_an_error_and_waits_for_nothing(db: Database, source: WatchedSource) -> None:
     assert scan_once(db, source, 3600.0).found == 0
 
 

@@ -70,7 +70,7 @@ def test_what_is_typed_wrong_is_said(config: Path, arguments: list[str], code: i
 
 
 @pytest.mark.slow
-def test_a_file_that_is_no_model_fails(config: Path) -> None:
+def test_a_file_that_is_not_a_model_fails(config: Path) -> None:
     result = call(config, "import", str(config))
     assert result.exit_code == 1
     assert "is neither a zip nor a .keras file" in result.stderr

@@ -170,7 +170,7 @@ def test_a_class_name_changed_by_one_byte_asks_what_it_is(tmp_path: Path, refuse
     assert "--class NAME=FOLDED each: Crystalz" in refused(source, error=ConfigError)
 
 
-def test_other_preprocessing_is_told_by_the_scores(tmp_path: Path, refused: Refused) -> None:
+def test_other_preprocessing_is_found_by_the_scores(tmp_path: Path, refused: Refused) -> None:
     source = saved_models.write(tmp_path / "sm", half_pixel_centres=True)
     sentence = refused(source)
     assert "on synthetic-" in sentence
