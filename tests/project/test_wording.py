@@ -1,4 +1,4 @@
-"""Plain English: no word that sends a reader to a dictionary, in docstrings, log events, help texts, pages, test names."""
+"""Plain English: no word for which one needs a dictionary, in docstrings, log events, help, pages or names of tests."""
 
 import ast
 import re
