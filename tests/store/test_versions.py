@@ -334,7 +334,7 @@ def test_a_version_without_scores_is_forgotten(db: Database, source_id: int, cha
     promote(db, newer, utc(1))
     record(db, source_id, sightings(3), utc(2))
     rollback(db, champion, 3)
-    db.write(lambda c: days.put_days(c, newer, [days.Day(source_id, utc().date(), 0, 3, {})], utc(3)))
+    db.write(lambda c: days.put_days(c, newer, [days.Day(source_id, newer.id, utc().date(), 0, 3, {})], utc(3)))
     db.write(lambda c: queue.enqueue_rescore(c, newer.id, utc(4)))
     assert remove(db, newer, now=5) is False
     assert aliases(db) == {champion: ("champion",)}
