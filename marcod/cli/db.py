@@ -127,7 +127,7 @@ def _tell(made: database_roles.Made) -> None:
     for right in made.taken:
         output.echo(f"taken from everybody: {right}")
     for right in made.left:
-        output.echo(f"everybody still has: {right}; run this as a superuser to take it away")
+        output.echo(f"everybody still has: {right}; run this as a superuser to revoke it")
 
 
 @db.command()

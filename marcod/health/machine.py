@@ -78,7 +78,7 @@ def database_clock(db: Database) -> Iterator[HealthFinding]:
         return
     apart = (db.read(probe.clock) - datetime.now(UTC)).total_seconds()
     yield judged(
-        "clock", "database", abs(apart) <= SKEW_S, f"{apart:+.1f} s beside this host",
+        "clock", "database", abs(apart) <= SKEW_S, f"{apart:+.1f} s from this host",
         "let the same time service set both clocks",
     )  # fmt: skip
 

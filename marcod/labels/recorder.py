@@ -162,7 +162,7 @@ class Finder:
         if before := tabular.before_zeros_were_lost(name):
             whole = next((each for each in before if self._look_plate_up(each, source_name)), None)
             if whole is not None:
-                text += f", but {quoted(whole)} is there: a spreadsheet takes leading zeros away; {tabular.AS_TEXT}"
+                text += f", but {quoted(whole)} is there: a spreadsheet removes leading zeros; {tabular.AS_TEXT}"
         return LabelError(text, may_come=True)
 
     def _position(self, plate_id: int, written: tuple[int, int] | int) -> tuple[int, int]:

@@ -415,7 +415,7 @@ class _OpenRun:
         if settings.shadow_images:
             context.registry.challenge(version, actor=TRAINER, now=context.clock())
             return "shadow", [
-                f"it scores the next {count(settings.shadow_images, 'new image')} beside the champion first"
+                f"it scores the next {count(settings.shadow_images, 'new image')} together with the champion first"
             ]
         try:
             context.registry.promote(version, actor=TRAINER, now=context.clock(), instead_of=self.run.parent)

@@ -274,7 +274,7 @@ class Ingest:
             if attempt:
                 self._db.write_portions(partial(rereading.catch_up, now=now, source_id=self._source.id))
             return recorded
-        raise StoreError(f"what is told of the plates of source {self._source.name} changes again and again")
+        raise StoreError(f"what the database knows of the plates of source {self._source.name} changes again and again")
 
     def _sightings(self, settled: Sequence[Settled]) -> list[Sighting]:
         companions = self._source.root.companions()
