@@ -9,23 +9,23 @@ import learner
 import pytest
 from lab import Site
 
-from marcod.model import bundle, registry
+from marcod.model import bundle
 
 pytestmark = pytest.mark.story
-SHIPPED = ":".join(registry.SHIPPED)
+PARENT = learner.SMALL
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, pristine_members: Path) -> Site:
-    """A lab that labelled all its drops, with a committee of the shipped network and a random one as champion."""
+    """A lab that labelled all its drops, with a committee of a small network and a random one as champion."""
     folder = tmp_path_factory.mktemp("committee") / "site"
     folder.mkdir()
     made = Site(folder, f"sqlite:///{folder / 'marcod.sqlite'}")
     shutil.copytree(pristine_members, folder / "models")
-    drops = learner.make(made, min_test_crystals=2, member=registry.SHIPPED[0])
-    facts = ask(made, "model", "combine", SHIPPED, "left:1", "--drops", "8", "--weights", "2,1")
-    assert (facts["model"], [m["model"] for m in facts["members"]]) == ("committee:1", [SHIPPED, "left:1"])
-    again = ask(made, "model", "combine", SHIPPED, "left:1", "--drops", "8", "--weights", "2,1")
+    drops = learner.make(made, min_test_crystals=2, member="small")
+    facts = ask(made, "model", "combine", PARENT, "left:1", "--drops", "8", "--weights", "2,1")
+    assert (facts["model"], [m["model"] for m in facts["members"]]) == ("committee:1", [PARENT, "left:1"])
+    again = ask(made, "model", "combine", PARENT, "left:1", "--drops", "8", "--weights", "2,1")
     assert (again["model"], again["digest"]) == ("committee:1", facts["digest"])
     made.ok("model", "promote", "committee:1")
     made.ok("score")
@@ -43,10 +43,10 @@ def listed(site: Site) -> dict[str, Any]:
 
 def test_it_is_a_version_like_any_other(site: Site, tmp_path: Path) -> None:
     row = listed(site)["committee:1"]
-    assert (row["aliases"], row["members"], row["synthetic"]) == ("champion", [SHIPPED, "left:1"], True)
-    assert f"{SHIPPED}, weight 67%" in site.ok("model", "show", "champion")
+    assert (row["aliases"], row["members"], row["synthetic"]) == ("champion", [PARENT, "left:1"], True)
+    assert f"{PARENT}, weight 67%" in site.ok("model", "show", "champion")
     assert dict(site.rows("select name, count(*) from score join model_version on model_version_id = model_version.id "
-                          "group by name")) == {"committee": 120, registry.SHIPPED[0]: 120, "left": 120}  # fmt: skip
+                          "group by name")) == {"committee": 120, "small": 120, "left": 120}  # fmt: skip
     plate = site.rows("select plate_key from lims_plate_summary_v1")[0][0]
     shown = {name: ask(site, "plate", "show", plate, "--model", name) for name in ("left:1", "champion")}
     assert len({json.dumps(one["drops"]) for one in shown.values()}) == 2
@@ -58,7 +58,7 @@ def test_it_is_a_version_like_any_other(site: Site, tmp_path: Path) -> None:
 
 
 def test_constants_from_the_labs_own_scores(site: Site) -> None:
-    facts = ask(site, "model", "combine", SHIPPED, "left:1", "--from-database", "--name", "own-committee")
+    facts = ask(site, "model", "combine", PARENT, "left:1", "--from-database", "--name", "own-committee")
     assert "images of this lab, without test plates" in facts["fixed_on"]
     # Nobody has scored with it yet, and its members' scores are enough to judge it.
     shutil.move(site.folder / "export", site.folder / "away")
@@ -78,7 +78,7 @@ def test_a_calibrated_committee_keeps_its_members(site: Site) -> None:
 
 def test_one_member_learns_and_the_committee_is_built_again(site: Site) -> None:
     run = json.loads(site.call("retrain", "--json").stdout)
-    assert run["numbers"]["member_parent"] == SHIPPED, run["reasons"]
+    assert run["numbers"]["member_parent"] == PARENT, run["reasons"]
     candidate = Path(run["folder"]) / "candidate"
     name, number = run["candidate"].split(":")
     record = bundle.verify(candidate / name / number)
