@@ -160,7 +160,8 @@ def test_a_file_holds_all_hits_or_says_that_it_does_not(site: Site) -> None:
 
 
 def test_a_list_says_how_many_there_are(lab: Site) -> None:
-    assert "2 of 3 inspections; hits: crystals >= 0.07; --limit shows more\n" in lab.ok("plate", "list", "--limit", "2")
+    title = "2 of 3 inspections; hits: crystals >= 0.07; classes: the likeliest; --limit shows more\n"
+    assert title in lab.ok("plate", "list", "--limit", "2")
     assert "1 of 2 hits (crystals >= 0.07), best first; --limit shows more" in lab.ok("hits", "--limit", "1")
     assert "1 of 2 hits" in lab.ok("hits", "--limit", "1", "--source", "imager")
 

@@ -199,7 +199,7 @@ def test_a_file_of_another_kind(site: Site, file: Path) -> None:
     file.unlink()
     file.mkdir()
     for command in SHORT:
-        assert f"{file} is not a file; correct store.url" in refused(site, command)
+        assert "store.url: it names a folder; name a file in it" in refused(site, command, code=2)
 
 
 @on_sqlite
