@@ -71,7 +71,7 @@ def run(bench: Bench) -> Iterator[Table]:
     rows: list[list[Cell]] = []
     for path in paths:
         bench.say(f"photographs: {path}")
-        predictor = bundle.load(path, BATCH)
+        predictor = bundle.load(path, BATCH, bundle.members_in([path.parent.parent], BATCH))
         name = f"{predictor.record.name}:{predictor.record.version}"
         rows.append([name, *_judged(found, predictor, bench.size(RESAMPLES, 50))])
         plates = {n: score(predictor, _plate(Path(folder) / n)) for n in ("rigaku", "xchem")}

@@ -230,9 +230,12 @@ def _published(lab: Lab, folder: Path) -> None:
     shipped, weights = bundle.load_weights(registry.shipped_folder().joinpath(*registry.SHIPPED))
     marco = published.find("marco")
     facts = {name: getattr(marco, name) for name in ("distribution", "version", "file", "sha256")}
-    record = shipped.model_copy(
-        update={"name": "marco", "origin": bundle.Origin(**facts), "citation": marco.citation, "parent": None}
-    )
+    network = {
+        "family": "inception", "input_size": 599, "classes": 4, "auxiliary": False, "entry": True, "width": 1.0,
+        "depths": {"Mixed_5b": 64}, "limits": {"Conv2d_1a_3x3": 32},
+    }  # fmt: skip
+    changed = {"name": "marco", "origin": bundle.Origin(**facts), "citation": marco.citation, "architecture": network}
+    record = shipped.model_copy(update=changed | {"parent": None})
     bundle.write(folder / "models", record, weights, {}, [])
     derived = record.model_copy(update={"name": "lab", "parent": "marco:1"})
     bundle.write(folder / "models", derived, weights, {}, [])
