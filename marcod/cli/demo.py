@@ -224,5 +224,5 @@ def _print_next_steps(console: Console, folder: Path, config: Path) -> None:
     click.echo(_LOOK_FURTHER.format(marcod=marcod, config=config, folder=folder), nl=False)
     output.say(console, f"Exports, database, configuration and log are in {folder}")
     other = registry.companion(bundle.FIRST_FAMILY)
-    line = f"\n  {marcod} model combine marco:1 {other} --challenge   # a committee of both, as a challenger"
+    line = f"\n  {marcod} model combine marco:1 {other} --weights 1,2 --challenge   # a committee as challenger"
     click.echo(_OWN_PLATES.format(marcod=marcod, committee="" if other is None else line))

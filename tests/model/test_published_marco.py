@@ -273,8 +273,8 @@ def test_run_twice_it_is_there_and_is_promoted_over_the_shipped_bundle(config: P
     assert promoted.exit_code == 0, promoted.output
     assert promoted.stdout.endswith(
         "marco:1 is champion, instead of lite0:1\n"
-        "or: `marcod model combine marco:1 lite0:1 --challenge` lets a committee of both score new images next to the "
-        "champion\n"
+        "or: `marcod model combine marco:1 lite0:1 --weights 1,2 --challenge` lets a committee of both score new "
+        "images next to the champion\n"
     )
     again = json.loads(call(config, "model", "fetch", "marco", "--json").stdout)
     assert (again["fetched"], again["promoted"], again["champion"]) == (False, False, "marco:1")

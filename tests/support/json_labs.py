@@ -505,7 +505,7 @@ def taught(folder: Path) -> Lab:
     lab.documents.append(("metrics of an imported bundle", lab.documents[-1][1]["report"]))
     lab.ask("model", "combine", ":".join(registry.SHIPPED), "other:1", "--drops", "8")
     lab.ask("plate", "heatmap", drops[0].plate, "A01", "--samples", "1", "--out", folder / "heat.png")
-    for words, path in (("trained", "training/run-*/candidate/lab/1"), ("calibrated", "models/marco-*/*")):
+    for words, path in (("trained", "training/run-*/candidate/lab/1"), ("calibrated", "models/small/2")):
         text = next(folder.glob(f"{path}/metrics.json")).read_text()
         lab.documents.append((f"metrics of a {words} bundle", json.loads(text)))
     return lab

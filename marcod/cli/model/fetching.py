@@ -211,7 +211,7 @@ def _committee(known: ModelInfo) -> Iterator[str]:
     """Yield the command that lets a committee of this model and the shipped one challenge the champion."""
     other = None if known.record is None else registry.companion(known.record.family)
     if other is not None:
-        command = f"marcod model combine {known.name} {other} --challenge"
+        command = f"marcod model combine {known.name} {other} --weights 1,2 --challenge"
         yield f"or: `{command}` lets a committee of both score new images next to the champion"
 
 
