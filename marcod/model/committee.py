@@ -71,7 +71,9 @@ class Committee(BaseModel):
         """Combine the members' probabilities [n, members, 4], columns as domain.CLASSES, to logits float32 [n, 4]."""
         others = _others(scores)
         offsets = np.array([self.offsets.get(CLASSES[i], 0.0) for i in OTHERS])
-        shares = np.exp(self._mean(np.log(others / others.sum(axis=2, keepdims=True))) + offsets)
+        # By deviation too, as crystals are: a member that is merely surer, at another temperature, says no more.
+        weights = [member.weight / member.deviation for member in self.members]
+        shares = np.exp(_mean(np.log(others / others.sum(axis=2, keepdims=True)), weights) + offsets)
         found = np.empty((len(others), len(CLASSES)))
         found[:, CRYSTALS] = self.crystal_logits(member_logits(scores))
         found[:, OTHERS] = np.log(shares / shares.sum(axis=1, keepdims=True))
@@ -81,7 +83,7 @@ class Committee(BaseModel):
         """Combine the members' crystal logits [n, members] to the committee's [n]."""
         means, deviations = (np.array([getattr(m, name) for m in self.members]) for name in ("mean", "deviation"))
         standard = (np.clip(logits, -self.clip, self.clip) - means) / deviations
-        return self.mean + self.deviation * self._mean(standard)
+        return self.mean + self.deviation * _mean(standard, self.shares)
 
     def threshold(self, thresholds: Sequence[float]) -> float:
         """Return the crystal probability of a drop that is just a hit for every member, by the members' thresholds."""
@@ -95,12 +97,13 @@ class Committee(BaseModel):
         total = sum(member.weight for member in self.members)
         return tuple(member.weight / total for member in self.members)
 
-    def _mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the weighted mean over axis 1, added member by member: a matrix product rounds by its shape."""
-        total = np.zeros_like(values[:, 0])
-        for index, share in enumerate(self.shares):
-            total = total + share * values[:, index]
-        return total
+
+def _mean(values: NDArray[np.float64], weights: Sequence[float]) -> NDArray[np.float64]:
+    """Return the weighted mean over axis 1, added member by member: a matrix product rounds by its shape."""
+    total = np.zeros_like(values[:, 0])
+    for index, weight in enumerate(weights):
+        total = total + weight / sum(weights) * values[:, index]
+    return total
 
 
 def member_logits(scores: ArrayLike) -> NDArray[np.float64]:
