@@ -66,6 +66,7 @@ _NOTHING: Final = "nothing can be compared where no drop was judged"
 
 UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "header of a data set's manifest": {"changed": _TEXT},
+    "marcod config show": {"train.member": _TEXT},
     "marcod explain": {"*.cut": _TEXT, "*.imagers[].rivals": _TEXT, "*.unreadable": _TEXT}
     | {"*[].inferred": "a grid, where other wells of a plate told it; a path alone does not"},
     "marcod label suspects": {"people[].swaps": "two words, where a person swaps classes"},
