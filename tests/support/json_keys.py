@@ -99,7 +99,9 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     ),
     "numbers of the gate that passed a candidate": {"left_out": _TEXT},
     "numbers of the gate that refused a candidate": {"left_out": _TEXT},
-    "options of a training run": dict.fromkeys(("sources", "tier", "train.base_folder"), "text, where it is asked for"),
+    "options of a training run": dict.fromkeys(
+        ("sources", "tier", "train.base_folder", "train.member"), "text, where it is asked for"
+    ),
 }  # fmt: skip
 """Lists and values that are empty in every lab, each with the reason."""
 

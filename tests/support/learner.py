@@ -49,15 +49,15 @@ class Drop:
 
 
 def image(truth: DropClass, seed: int) -> bytes:
-    """Flat for Clear, stripes for Crystals, blotches for Other, grain for Precipitate."""
+    """Flat for Clear, a dark disc for Crystals, stripes for Other, grain for Precipitate."""
     rng = np.random.default_rng(seed)
     base = np.full((80, 100), rng.uniform(120, 170))
     y, x = np.mgrid[:80, :100]
-    if truth is DropClass.CRYSTALS:
+    if truth is DropClass.OTHER:
         base += 70 * np.sign(np.sin(x * rng.uniform(0.3, 0.4) + y * rng.uniform(0.1, 0.3)))
     elif truth is DropClass.PRECIPITATE:
         base += rng.normal(0, 45, base.shape)
-    elif truth is DropClass.OTHER:
+    elif truth is DropClass.CRYSTALS:
         base *= np.where((x - 50) ** 2 + (y - 40) ** 2 < rng.uniform(500, 900), 0.25, 1.0)
     grey = np.clip(base + rng.normal(0, 4, base.shape), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
