@@ -59,12 +59,15 @@ class Evidence:
 
 
 def part(folder: Path, predictor: Predictor, weight: float = 1.0) -> CommitteeMember:
-    """Check that a loaded bundle can be a member. Raises ConfigError for a committee and a weight below zero."""
+    """Check that a loaded bundle can be a member. Raises ConfigError for a committee and for a weight out of bounds."""
     record = predictor.record
     if not isinstance(predictor, NetworkPredictor):
         raise ConfigError(f"{record.name}:{record.version} is a committee; combine its members instead")
-    if not 0 < weight < np.inf:
-        raise ConfigError(f"the weight of {record.name}:{record.version} is {weight:g}; give a number above 0")
+    least, greatest = committee.WEIGHTS
+    if not least <= weight <= greatest:
+        raise ConfigError(
+            f"the weight of {record.name}:{record.version} is {weight:g}; give a number from {least:g} to {greatest:g}"
+        )
     return CommitteeMember(folder, predictor, weight)
 
 

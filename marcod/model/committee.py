@@ -25,6 +25,9 @@ STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 CLIP: Final = 10.0
 """Largest crystal logit of a member that counts; without it one that is certain would decide alone."""
 
+WEIGHTS: Final = (1e-3, 1e3)
+"""Least and greatest weight of a member: beyond them one decides alone, and far beyond them their sum overflows."""
+
 _LEAST: Final = 1e-30
 OTHERS: Final = tuple(i for i in range(len(CLASSES)) if i != CRYSTALS)
 
@@ -39,7 +42,7 @@ class Member(BaseModel):
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     mean: float
     deviation: float = Field(gt=0)
-    weight: float = Field(gt=0)
+    weight: float = Field(ge=WEIGHTS[0], le=WEIGHTS[1])
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"

@@ -7,7 +7,7 @@ ends the reading. Nothing that the file names is imported or called.
 Guarantees:
 
 * Only names and arrays of float32 or int64 come out.
-* No array is larger than the file.
+* All arrays together are not larger than the file.
 """
 
 import io
@@ -83,7 +83,9 @@ def _read(file: IO[bytes]) -> dict[str, NDArray[Any]]:
         raise ValueError("it does not begin as one")
     tensors, keys = _follow(file), _follow(file)
     dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
-    numbers = {key: _read_numbers(file, dtypes[key]) for key in keys}
+    numbers = {key: _read_numbers(file, dtypes[key]) for key in map(_text, keys)}
+    if sum(math.prod(tensor.shape) for tensor in tensors.values()) > sum(map(len, numbers.values())):
+        raise ValueError("tensors share numbers")
     return {name: _cut(tensor, numbers[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
@@ -107,6 +109,13 @@ def _cut(tensor: _Tensor, numbers: NDArray[Any]) -> NDArray[Any]:
     part = numbers[tensor.start : tensor.start + size]
     strides = [stride * numbers.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(part, tensor.shape, strides).copy()
+
+
+def _text(value: Any) -> str:
+    """Check that a key is a text. A tuple of tuples may take for ever to hash or to print."""
+    if not isinstance(value, str):
+        raise ValueError("a key is not a text")
+    return value
 
 
 class _Machine:
@@ -150,7 +159,7 @@ class _Machine:
 
     def put(self, pairs: list[Any]) -> None:
         """Put keys and values in turn into the table on top."""
-        self.stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+        self.stack[-1].update(zip(map(_text, pairs[::2]), pairs[1::2], strict=True))
 
     def reduce(self, _: Any) -> None:
         """Make what a call of an allowed name would: a table or a tensor."""
@@ -158,14 +167,15 @@ class _Machine:
         if called == _Name(_TABLE) and given == ():
             return self.push({})
         if called != _Name(_TENSOR):
-            raise ValueError(f"it asks for {called!s:.60}, which no file of weights needs")
+            named = called.name if isinstance(called, _Name) else type(called).__name__
+            raise ValueError(f"it asks for {named:.60}, which no file of weights needs")
         storage, start, shape, strides, *_ = given
         return self.push(_Tensor(storage, int(start), tuple(map(int, shape)), tuple(map(int, strides))))
 
     def look_up(self, _: Any) -> None:
         """Push the storage that a persistent name stands for."""
         _, kind, key, *_ = self.stack.pop()
-        self.push(_Storage(_DTYPES[kind.name], str(key)))
+        self.push(_Storage(_DTYPES[kind.name], _text(key)))
 
 
 _INSTRUCTIONS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {

@@ -92,11 +92,26 @@ def bad(instructions: bytes) -> bytes:
 
 HERE = np.zeros((2, 2), np.float32)
 
+DEEP = b")" + b"q\x01h\x01\x86" * 64
+"""The instructions that push a tuple of two of the tuple before, 64 times over."""
+
 HOSTILE = {
     "a call of the shell": (bad(b"cos\nsystem\n(" + text("touch ran") + b"tR."), "asks for .*os system"),
     "a call of the shell by an old instruction": (bad(b"(" + text("touch ran") + b"ios\nsystem\n."), "INST"),
     "a class of builtins": (bad(b"cbuiltins\neval\n" + text("1") + b"\x85R."), "asks for .*builtins eval"),
     "an object made without its class": (bad(b"ccollections\nOrderedDict\n)\x81."), "instruction NEWOBJ"),
+    "a key that takes for ever to hash": (bad(b"}(" + DEEP + b"Nu."), "a key is not a text"),
+    "a call that takes for ever to print": (bad(DEEP + b")R."), "asks for tuple"),
+    "a storage's key that takes for ever to print": (
+        bad(b"(" + text("storage") + b"ctorch\nFloatStorage\n" + DEEP + b"tQ."),
+        "a key is not a text",
+    ),
+    "more arrays than numbers": (
+        file_of({"a": HERE}).replace(
+            text("a") + tensor("key a", HERE), text("a") + tensor("key a", HERE) + text("b") + tensor("key a", HERE)
+        ),
+        "tensors share numbers",
+    ),
     "a table called with something": (bad(b"ccollections\nOrderedDict\n(" + text("x") + b"tR."), "asks for"),
     "a registered extension": (bad(b"\x82\x01."), "EXT1|extension"),
     "a stack that is empty": (bad(b"R."), "not a PyTorch file"),
