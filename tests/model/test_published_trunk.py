@@ -78,3 +78,24 @@ def test_the_command_brings_it(tmp_path: Path) -> None:
 def test_a_classifier_is_not_a_trunk() -> None:
     with pytest.raises(ConfigError, match="marco is a whole model, no trunk to train one from"):
         published.read_trunk(published.find("marco"))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (["--images", "0"], 2, "0 is not in the range"),
+        (["--epochs", "0"], 2, "0 is not in the range"),
+        (["--version", "0"], 2, "0 is not in the range"),
+        (["--version", "3"], 1, "lite0/3 exists; bundles never change, so give another --version"),
+    ],
+)
+def test_a_training_that_cannot_end_well_does_not_begin(
+    tmp_path: Path, options: list[str], code: int, reason: str
+) -> None:
+    """It takes an hour, and would say so at its end."""
+    (tmp_path / "lite0" / "3").mkdir(parents=True)
+    nothing = tmp_path / "empty"
+    nothing.mkdir()
+    given = ["--from", str(nothing)]
+    result = CliRunner().invoke(cli, ["model", "train-synthetic", str(tmp_path), *given, *options], prog_name="marcod")
+    assert (result.exit_code, reason in " ".join(result.stderr.split())) == (code, True), result.stderr

