@@ -77,6 +77,7 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "label import": ("labels.csv",),
     "label withdraw": (PLATE, "A1"),
     "model calibrate": ("champion", "--from-database", "--recall", "0.9"),
+    "model combine": ("lite0:1", "small:1"),
     "model challenge": ("--none",),
     "model fetch": ("marco",),
     "model import": ("somewhere",),

@@ -49,8 +49,8 @@ def pickled() -> bytes:
     [
         (archive(a=array((10**12,))), "as it says"),
         (archive(a=array((10**9, 10**9))), "as it says"),
-        (archive(a=array((4,), "<f8", bytes(32))), "float32"),
-        (archive(a=pickled()), "float32"),
+        (archive(a=array((4,), "<f8", bytes(32))), "floating-point"),
+        (archive(a=pickled()), "floating-point"),
         (archive(a=b"\x93NUMPY\x01\x00\x10\x00{'descr': __import"), "cannot be loaded"),
         (archive(a=b"no array"), "cannot be loaded"),
         (b"PK\x05\x06" + bytes(18), "."),
