@@ -20,6 +20,7 @@ from marcod.watch.status import SourceStatus
 MAX_CAUSES: Final = 5
 """Causes that hold images up, of which each is one trouble."""
 
+UNWATCHED: Final = "no process watches it"
 START: Final = "start `marcod run`, or its unit"
 
 
@@ -209,7 +210,7 @@ def _source(state: SourceStatus, now: datetime) -> Iterator[Trouble]:
         return _trouble(check, text, advice, source=state.source)
 
     if not is_watched(state, now):
-        text = f"nobody watches it; the last report came {ago(state.updated_at, now)} from {state.host}"
+        text = f"{UNWATCHED}; the last report came {ago(state.updated_at, now)} from {state.host}"
         yield trouble("watcher_silent", text, START)
         return
     if not state.root_there:

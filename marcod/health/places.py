@@ -153,7 +153,7 @@ def _watching(name: str, seen: StatusSnapshot) -> HealthFinding:
         return HealthFinding("sources", subject, Severity.ATTENTION, text, "ask again in a minute")
     state = next((state for state in seen.watched if state.source == name), None)
     if state is None:
-        return HealthFinding("sources", subject, Severity.ATTENTION, "nobody watches it", checks.START)
+        return HealthFinding("sources", subject, Severity.ATTENTION, checks.UNWATCHED, checks.START)
     return HealthFinding("sources", subject, Severity.OK, _progress(state))
 
 

@@ -137,7 +137,7 @@ class Grammar(ABC):
     title: ClassVar[str]
     """The family as people call it."""
     has_levels: ClassVar[bool] = False
-    """Whether keys of plates may have several levels, such as ``kinase/hit2/plate1``."""
+    """True where keys of plates may have several levels, such as ``kinase/hit2/plate1``."""
     below_inspection: ClassVar[int] = 0
     """Folders between the folder that holds an inspection and its images."""
     numbers_wells: ClassVar[bool] = False

@@ -25,7 +25,7 @@ from marcod.model.predictor import CommitteePredictor, NetworkPredictor, Predict
 from marcod.text import count
 
 FIRST_SEED: Final = 7_000_000
-"""Of the rendered drops; those that models are trained, chosen and tested with have seeds below."""
+"""First seed of the rendered drops; those that models are trained, chosen and tested with have lower seeds."""
 
 DROPS: Final = 400
 FEWEST: Final = 8

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from marcod.domain import CLASSES, CRYSTALS, DropClass
 
 STRICT: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-"""How the tables of ``bundle.toml`` are read."""
+"""Rules for the tables of ``bundle.toml``: they never change, and hold nothing unknown and no infinite number."""
 
 CLIP: Final = 10.0
 """Largest crystal logit of a member that counts; without it one that is certain would decide alone."""

@@ -104,8 +104,8 @@ class CommitteeAttribution:
         assert rule is not None
 
         def of_member(number: int) -> Heat:
-            begun, parts = number * recipe.samples, len(self._members)
-            return self._members[number].explain(data, target, recipe, lambda done: progress((begun + done) // parts))
+            before, parts = number * recipe.samples, len(self._members)
+            return self._members[number].explain(data, target, recipe, lambda done: progress((before + done) // parts))
 
         heats = [of_member(number) for number in range(len(self._members))]
         side = max(len(heat.values) for heat in heats)
@@ -115,7 +115,7 @@ class CommitteeAttribution:
 
 
 class NetworkAttribution:
-    """Heat maps of one network. One object compiles once, at the first :meth:`heat`."""
+    """Heat maps of one network. One object compiles once, at the first :meth:`explain`."""
 
     def __init__(
         self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int | None = None
@@ -123,7 +123,7 @@ class NetworkAttribution:
         architecture = network.architecture(record.architecture)
         self.record, self._folding = record, folding(record)
         self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
-        self.preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
+        self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
         self._gradient = network.saliency(architecture, weights, record.temperature)
 
     def explain(
@@ -134,26 +134,11 @@ class NetworkAttribution:
         progress: Callable[[int], None] = lambda done: None,
     ) -> Heat:
         """Compute the heat as :class:`Attribution` says."""
-        return self.heat(preprocess.decode(data, self.preprocessing), target, recipe, progress)
-
-    def heat(
-        self,
-        rgb: NDArray[np.uint8],
-        target: DropClass,
-        recipe: SmoothGradNoise = _USUAL,
-        progress: Callable[[int], None] = lambda done: None,
-    ) -> Heat:
-        """Compute the heat for ``target`` in an image uint8 [height, width, 3]; call ``progress`` with copies done.
-
-        The image is decoded as :attr:`preprocessing` says, or its scores are slightly others than those of its file.
-
-        Raises BundleError when none of the model's own classes counts as ``target``.
-        """
         members = self._folding[:, CLASSES.index(target)] > 0
         if not members.any():
             own = ", ".join(self.record.classes)
             raise BundleError(f"no class of {self.record.name} counts as {target.value}; its classes are {own}")
-        clean = preprocess.prepare(rgb, self.preprocessing)
+        clean = preprocess.read(data, self._preprocessing)
         total = np.zeros(clean.shape, np.float64)
         logits = np.empty((1, len(members)), np.float32)
         # The image itself goes in front for its score; the mean is over its noisy copies alone.

@@ -189,9 +189,13 @@ class Registry:
             return ModelInfo(name, row, None, None, f"{name} is not on this host" if serves else None)
         try:
             record = bundle.read(folder)
-            problem = _misplaced(folder, record) or self._lacks(record)
         except BundleError as error:
             return ModelInfo(name, row, folder, None, str(error))
+        try:
+            problem = _misplaced(folder, record) or self._lacks(record)
+        except BundleError as error:
+            # The record stays, since it names the members, which must not be removed.
+            problem = str(error)
         if problem is None and row is not None and row.version.digest != record.digest:
             problem = _not_registered(folder, name)
         return ModelInfo(name, row, folder, record, problem)

@@ -280,7 +280,7 @@ class Scorer:
     def _stored(self, model: _Model, image_ids: Sequence[int]) -> Mapping[int, Known]:
         """Read what the networks of a version scored before.
 
-        Where no committee is at work, nobody scores an image but by its job, so there is nothing to read.
+        Without a committee every score comes from a job of its own version, so there is nothing to read.
         """
         if not self._committees:
             return {}

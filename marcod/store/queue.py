@@ -200,7 +200,7 @@ def delete(connection: Connection, job_ids: Iterable[int]) -> None:
 def delete_waiting(connection: Connection, version_id: int, image_ids: Collection[int]) -> None:
     """Remove a version's jobs of images that it has scored meanwhile; those in a worker's hands are left to it.
 
-    What another transaction holds is left too: nobody waits here, where other jobs are held already.
+    Jobs that another transaction holds are left too: waiting for them with other jobs held could be a deadlock.
     """
     waiting = sa.and_(job.c.model_version_id == version_id, job.c.image_id.in_(list(image_ids)), job.c.lease.is_(None))
     free = sa.select(job.c.id).where(waiting).order_by(job.c.id).with_for_update(skip_locked=True)

@@ -149,7 +149,7 @@ def train_synthetic(
 ) -> Path:
     """Render, train, calibrate and measure the network, and write it as bundle ``lite0``.
 
-    Takes about an hour on two cores with the defaults. Raises BundleError when the version exists.
+    Takes about 25 minutes on two cores with the defaults. Raises BundleError when the version exists.
     """
     start = start_weights(trunk)
     make = partial(render_examples, start, processes=options.processes, progress=progress)

@@ -138,7 +138,7 @@ def test_a_source_is_watched_from_its_watchers_first_report_to_its_end(site: Sit
     db.write(lambda c: workers.leave(c, "w"))
     db.close()
     ended = site.ok("status")
-    told = r"source minstrel: nobody watches it; the last report came \d+ s ago from imaging; start `marcod run`"
+    told = r"source minstrel: no process watches it; the last report came \d+ s ago from imaging; start `marcod run`"
     assert re.search(told, ended)
     assert re.search(r"minstrel +was there +nobody +imaging +4\d s ago +5 h ago +- +- +0\n", ended)
 

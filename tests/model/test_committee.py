@@ -143,6 +143,16 @@ def test_a_member_stays_as_long_as_its_committee(registry: LoadOnce, members: Pa
 
 
 @on_sqlite
+def test_a_member_stays_where_another_one_cannot_be_read(registry: LoadOnce, members: Path) -> None:
+    combine(registry, members, "left:1", "own:1")
+    (members / "left" / "1" / bundle.RECORD_FILE).write_text("no record")
+    assert "is damaged" in str(registry.describe("committee:1").problem)
+    with pytest.raises(StoreError, match="own:1 is a member of committee:1"):
+        registry.remove(registry.describe("own:1"), force=True, actor="test", now=utc())
+    assert (members / "own" / "1").is_dir()
+
+
+@on_sqlite
 def test_what_cannot_be_combined_is_named(registry: LoadOnce, members: Path) -> None:
     version = combine(registry, members, "left:1", "own:1")
     with pytest.raises(ConfigError, match="committee:1 is a committee; combine its members instead"):

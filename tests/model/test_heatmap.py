@@ -48,6 +48,13 @@ def drop(seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8)
 
 
+def png_of(rgb: np.ndarray) -> bytes:
+    """An image file of exactly these pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def one(index: int) -> np.ndarray:
     return np.arange(4) == index
 
@@ -82,7 +89,7 @@ def test_heat_covers_the_centre_square_and_comes_with_the_folded_score(
     looking: NetworkAttribution, tiny_predictor: Predictor
 ) -> None:
     heard: list[int] = []
-    heat = looking.heat(drop(), DropClass.CRYSTALS, QUICK, heard.append)
+    heat = looking.explain(png_of(drop()), DropClass.CRYSTALS, QUICK, heard.append)
     own = tiny_predictor.predict(preprocess.prepare(drop(), preprocess.Preprocessing(75, "area"))[np.newaxis])[0]
     expected = {DropClass.CRYSTALS: own[0] + own[1], DropClass.OTHER: own[2], DropClass.CLEAR: own[3]}
     assert np.allclose(heat.probabilities, [expected.get(c, 0.0) for c in CLASSES], atol=1e-5)
@@ -94,27 +101,29 @@ def test_heat_covers_the_centre_square_and_comes_with_the_folded_score(
 
 def test_the_same_seed_gives_the_same_bytes(looking: NetworkAttribution) -> None:
     def png(recipe: SmoothGradNoise) -> bytes:
-        return heatmap.draw(drop(), looking.heat(drop(), DropClass.CRYSTALS, recipe), ["A01"], text={})
+        return heatmap.draw(drop(), looking.explain(png_of(drop()), DropClass.CRYSTALS, recipe), ["A01"], text={})
 
     assert png(QUICK) == png(QUICK)
     assert png(QUICK) != png(SmoothGradNoise(samples=5, noise=0.1, seed=8))
 
 
 def test_another_class_looks_elsewhere(looking: NetworkAttribution) -> None:
-    crystals, clear = (looking.heat(drop(), c, QUICK).values for c in (DropClass.CRYSTALS, DropClass.CLEAR))
+    crystals, clear = (looking.explain(png_of(drop()), c, QUICK).values for c in (DropClass.CRYSTALS, DropClass.CLEAR))
     assert np.abs(crystals - clear).max() > 0.1
 
 
 def test_batches_change_nothing(looking: NetworkAttribution, record: BundleRecord, tiny_weights: Weights) -> None:
-    four = looking.heat(drop(), DropClass.CRYSTALS, QUICK)
-    one_by_one = NetworkAttribution(record, tiny_weights, batch_size=1).heat(drop(), DropClass.CRYSTALS, QUICK)
+    four = looking.explain(png_of(drop()), DropClass.CRYSTALS, QUICK)
+    one_by_one = NetworkAttribution(record, tiny_weights, batch_size=1).explain(
+        png_of(drop()), DropClass.CRYSTALS, QUICK
+    )
     assert np.abs(four.values - one_by_one.values).max() < 1e-3
     assert np.abs(four.probabilities - one_by_one.probabilities).max() < 1e-5
 
 
 def test_a_class_that_the_model_does_not_have_is_refused(looking: NetworkAttribution) -> None:
     with pytest.raises(BundleError, match="no class of tiny counts as Precipitate; its classes are needle, block"):
-        looking.heat(drop(), DropClass.PRECIPITATE, QUICK)
+        looking.explain(png_of(drop()), DropClass.PRECIPITATE, QUICK)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(599, 4), (160, 16), (1600, 1)])
@@ -141,7 +150,7 @@ def brightness(tiny_predictor: Predictor) -> NetworkAttribution:
 def test_heat_is_where_the_only_thing_to_see_is(brightness: NetworkAttribution) -> None:
     rgb = np.zeros((75, 75, 3), np.uint8)
     rgb[20:36, 44:60] = 255
-    heat = brightness.heat(rgb, DropClass.CRYSTALS, SmoothGradNoise(samples=3, noise=0.05)).values
+    heat = brightness.explain(png_of(rgb), DropClass.CRYSTALS, SmoothGradNoise(samples=3, noise=0.05)).values
     near = np.zeros((75, 75), bool)
     near[15:41, 39:65] = True
     assert heat[22:34, 46:58].max() == 1
@@ -149,7 +158,9 @@ def test_heat_is_where_the_only_thing_to_see_is(brightness: NetworkAttribution) 
 
 
 def test_nothing_to_see_gives_no_heat(brightness: NetworkAttribution) -> None:
-    heat = brightness.heat(np.zeros((75, 75, 3), np.uint8), DropClass.CRYSTALS, SmoothGradNoise(samples=1, noise=0.0))
+    heat = brightness.explain(
+        png_of(np.zeros((75, 75, 3), np.uint8)), DropClass.CRYSTALS, SmoothGradNoise(samples=1, noise=0.0)
+    )
     assert not heat.values.any()
 
 
