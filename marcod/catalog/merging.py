@@ -18,7 +18,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.catalog import plate_setups
-from marcod.catalog.merging_rows import JoinedPlate, RowSubject, join_hits, join_images, join_labels, join_questions
+from marcod.catalog.merging_rows import (
+    JoinedPlate,
+    RowSubject,
+    join_hits,
+    join_images,
+    join_labels,
+    join_marks,
+    join_questions,
+)
 from marcod.catalog.source_changes import MergePlan, Report, hold, plan, silent
 from marcod.database.rows import delete_in, parts, select_in
 from marcod.database.schema import (
@@ -26,8 +34,10 @@ from marcod.database.schema import (
     drift_day,
     drift_reference,
     drop,
+    drop_mark,
     drop_summary,
     event,
+    follow,
     hit,
     image,
     inspection,
@@ -115,6 +125,7 @@ class _Merge:
         join_labels(self._connection, one)
         join_hits(self._connection, one)
         join_questions(self._connection, one)
+        join_marks(self._connection, one)
         self._remove(one)
         if versions.has_champion(self._connection):
             self._keep_complete(inspection_ids)
@@ -242,8 +253,8 @@ class _Merge:
     def _remove_empty(self, one: JoinedPlate) -> None:
         """Remove drops and inspections of which the target has every image and nobody said anything else."""
         for table, column, used_by in (
-            (drop, "drop_id", (image, label, hit, review_item)),
-            (inspection, "inspection_id", (image, label, hit, review_item)),
+            (drop, "drop_id", (image, label, hit, review_item, drop_mark, follow)),
+            (inspection, "inspection_id", (image, label, hit, review_item, drop_mark)),
         ):
             used = [sa.exists().where(other.c[column] == table.c.id) for other in used_by]
             empty = sa.and_(table.c.plate_id == one.id, *(sa.not_(each) for each in used))

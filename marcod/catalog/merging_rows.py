@@ -1,6 +1,6 @@
 """Rows of one plate in a merge: which of two rows of the same thing stays, and where the others move.
 
-Images, scores, jobs, labels, hits and questions of the review are joined by their natural keys.
+Images, scores, jobs, labels, hits, questions of the review and marks on drops are joined by their natural keys.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database.engine import insert
 from marcod.database.rows import delete_in, parts, select_in, update_rows
-from marcod.database.schema import hit, image, job, label, label_inbox, review_item, score
+from marcod.database.schema import drop_mark, follow, hit, image, job, label, label_inbox, review_item, score
 from marcod.domain import PIXEL_WARNINGS, DropClass
 from marcod.store import copies, results, votes
 from marcod.store.selects import OF_PRESENT_BYTES
@@ -240,6 +241,21 @@ def join_hits(connection: Connection, one: JoinedPlate) -> None:
 def join_questions(connection: Connection, one: JoinedPlate) -> None:
     """Keep, of the same question in the review, the one that was answered."""
     _join(connection, one, review_item, ("drop_id", "inspection_id", "stream"), lambda row: row.answered_at is None)
+
+
+def join_marks(connection: Connection, one: JoinedPlate) -> None:
+    """Move notes and marks to their places; who follows a drop in either source follows it in the target."""
+    moves = []
+    for row in select_in(connection, sa.select(drop_mark), drop_mark.c.drop_id, one.drop_ids):
+        place = one.place(row.drop_id, row.inspection_id)
+        if (place.drop_id, place.inspection_id) != (row.drop_id, row.inspection_id):
+            moves.append({"row_id": row.id, "drop_id": place.drop_id, "inspection_id": place.inspection_id})
+    update_rows(connection, drop_mark, moves)
+    for row in list(select_in(connection, sa.select(follow), follow.c.drop_id, one.drop_ids)):
+        if (there := one.drops.get(row.drop_id, row.drop_id)) != row.drop_id:
+            values = {**row._mapping, "drop_id": there}
+            connection.execute(insert(connection, follow).values(values).on_conflict_do_nothing())
+            connection.execute(sa.delete(follow).where(follow.c.drop_id == row.drop_id, follow.c.person == row.person))
 
 
 def _join(

@@ -121,7 +121,8 @@ def _tell(made: database_roles.Made) -> None:
     for role in made.created:
         output.echo(f"made role {role}")
     output.echo(f"{made.lims} reads {', '.join(made.views)}")
-    output.echo(f"{made.lims} reads {text.count(len(made.tables), 'table')} too, for the commands that only read")
+    readable = text.count(len(made.tables) - len(made.hidden), "table")
+    output.echo(f"{made.lims} reads {readable} too, for the commands that only read; not {' and '.join(made.hidden)}")
     output.echo(f"{made.lims} inserts into {database_roles.INBOX}; it changes nothing else")
     output.echo(f"{made.app} reads and changes the rows of {text.count(len(made.tables), 'table')}; no schema")
     for right in made.taken:

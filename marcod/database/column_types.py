@@ -74,6 +74,7 @@ def optional(kind: Any, *names: str) -> list[Column[Any]]:
     return [Column(name, kind) for name in names]
 
 
-def index_where(condition: str, name: str, *columns: str) -> Index:
+def index_where(condition: str, name: str, *columns: str, unique: bool = False) -> Index:
     """Make an index of the rows that meet a condition, on both databases."""
-    return Index(name, *columns, sqlite_where=sa.text(condition), postgresql_where=sa.text(condition))
+    where = sa.text(condition)
+    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)

@@ -3,8 +3,8 @@
 Hides grants and the rights that PostgreSQL gives to everybody by default.
 
 Guarantees:
-    - The LIMS's role reads the views and, for marcod's reading commands, the tables. It inserts into the input columns
-      of the inbox and changes nothing else. No table holds a password or another secret.
+    - The LIMS's role reads the views and, for marcod's reading commands, the tables but those of ``schema.SECRET``. It
+      inserts into the input columns of the inbox and changes nothing else.
     - The daemon's role changes rows and no schema.
     - Both keep this when a new version of the schema brings new tables and views.
 """
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.revisions import VERSION_TABLE
-from marcod.database.schema import metadata
+from marcod.database.schema import SECRET, metadata
 from marcod.errors import ConfigError, StoreError
 
 INBOX: Final = "lims_label_inbox_v1"
@@ -47,6 +47,11 @@ class Made:
     tables: tuple[str, ...]
     taken: tuple[str, ...]
     left: tuple[str, ...]
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Tables that the LIMS's role does not read."""
+        return tuple(name for name in self.tables if name in SECRET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +189,8 @@ def _plain_rights(connection: Connection, role: str) -> list[str]:
 
 def _lims_rights(connection: Connection, role: str, views: list[str], tables: list[str]) -> list[str]:
     who = _quoted(connection, role)
-    rights = [f"grant select on {_quoted(connection, name)} to {who}" for name in (*views, *tables, VERSION_TABLE)]
+    readable = (*views, *_open_tables(tables), VERSION_TABLE)
+    rights = [f"grant select on {_quoted(connection, name)} to {who}" for name in readable]
     if INBOX in views:
         rights += [
             f"grant insert ({', '.join(INBOX_INPUTS)}) on {INBOX} to {who}",
@@ -215,7 +221,7 @@ def _require_nothing_else(connection: Connection, role: str) -> None:
         ),
         {"role": role},
     )
-    readable = (*_views(connection), *_tables(connection), VERSION_TABLE)
+    readable = (*_views(connection), *_open_tables(_tables(connection)), VERSION_TABLE)
     allowed = {(name, "SELECT") for name in readable} | {(INBOX, "INSERT")}
     for name, right in rows:
         if (name, right) not in allowed:
@@ -237,6 +243,11 @@ def _views(connection: Connection) -> list[str]:
 
 def _tables(connection: Connection) -> list[str]:
     return sorted(set(sa.inspect(connection).get_table_names()) & set(metadata.tables))
+
+
+def _open_tables(tables: Iterable[str]) -> list[str]:
+    """Choose the tables without secrets."""
+    return [name for name in tables if name not in SECRET]
 
 
 def _place(connection: Connection) -> tuple[str, str]:

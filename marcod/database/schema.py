@@ -4,6 +4,8 @@ Times are UTC. A path is text in the escaped form of ``domain.path_text``. Names
 convention, so that migrations can name what they change.
 """
 
+from typing import Final
+
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Index, Table, UniqueConstraint
 
@@ -176,8 +178,13 @@ label = Table(
     Column("labelled_at", UtcDateTime, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False, index=True),
     Column("key", sa.Text, nullable=False, unique=True),
+    Column("request", sa.Text),
+    index_where("request is not null", "ix_label_request", "request", unique=True),
 )
-"""Append-only. A null ``label`` withdraws what its person said before; ``key`` makes repeats harmless."""
+"""Append-only. A null ``label`` withdraws what its person said before; ``key`` makes repeats harmless.
+
+``request`` is the name that the page gave to one answer of a person, so that sending it again adds nothing.
+"""
 
 
 inspection_summary = Table(
@@ -487,3 +494,46 @@ audit = Table(
     *required(sa.Text, "actor", "action", "subject"),
     Column("detail", sa.JSON),
 )
+
+web_user = Table(
+    "web_user",
+    metadata,
+    Column("name", sa.Text, primary_key=True),
+    *required(sa.Text, "role", "password"),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""An account of the page; ``role`` is viewer or labeller, ``password`` is its salted scrypt hash."""
+
+web_session = Table(
+    "web_session",
+    metadata,
+    Column("token_hash", sa.Text, primary_key=True),
+    Column("user_name", sa.Text, ForeignKey("web_user.name"), nullable=False, index=True),
+    *required(UtcDateTime, "created_at", "seen_at"),
+    Column("ended_at", UtcDateTime),
+)
+"""A login of an account; the browser alone has the token."""
+
+SECRET: Final = frozenset({"web_user", "web_session"})
+"""Tables that the role of a LIMS does not read."""
+
+drop_mark = Table(
+    "drop_mark",
+    metadata,
+    key(),
+    ref("drop_id", "drop", index=True),
+    ref("inspection_id", "inspection", index=True),
+    *required(sa.Text, "kind", "text", "person"),
+    Column("marked_at", UtcDateTime, nullable=False),
+    Column("request", sa.Text, unique=True),
+)
+"""Append-only. A note on a drop, or that its crystals were harvested or, by mistake, were not: see ``MarkKind``."""
+
+follow = Table(
+    "follow",
+    metadata,
+    Column("drop_id", BigId, ForeignKey("drop.id"), primary_key=True),
+    Column("person", sa.Text, primary_key=True, index=True),
+    Column("since", UtcDateTime, nullable=False),
+)
+"""Drops that a person follows; the row goes when they stop."""

@@ -18,8 +18,10 @@ from marcod.database.engine import Database
 from marcod.database.schema import (
     audit,
     drop,
+    drop_mark,
     drop_summary,
     event,
+    follow,
     hit,
     image,
     inspection,
@@ -324,6 +326,29 @@ def test_an_answer_in_the_review_is_kept(db: Database, twice: dict[str, int], ch
     merge(db, twice)
     found = sa.select(drop.c.well, review_item.c.answer).join(review_item).order_by(drop.c.well)
     assert rows(db, found) == [("A01", "Crystals"), ("A02", None)]
+
+
+def test_marks_and_who_follows_are_kept(db: Database, twice: dict[str, int]) -> None:
+    """Ann follows the drop in both sources, Bob in the one that goes."""
+
+    def mark(connection: sa.Connection, source_id: int, *people: str) -> None:
+        of_well = sa.select(image.c.drop_id, image.c.inspection_id).where(image.c.path.like("P1/%A01%"))
+        at = connection.execute(of_well.where(image.c.source_id == source_id)).first()
+        assert at is not None
+        for person in people:
+            values = {"inspection_id": at.inspection_id, "kind": "harvested", "text": "", "marked_at": utc(4)}
+            connection.execute(sa.insert(drop_mark).values(drop_id=at.drop_id, person=person, **values))
+            connection.execute(sa.insert(follow).values(drop_id=at.drop_id, person=person, since=utc(4)))
+
+    db.write(lambda c: mark(c, twice[MINSTREL], "ann"))
+    db.write(lambda c: mark(c, twice[HAND], "ann", "bob"))
+    merge(db, twice)
+    assert rows(db, sa.text("select person, source, well from lims_drop_mark_v1 order by mark_id")) == [
+        ("ann", MINSTREL, "A01"),
+        ("ann", MINSTREL, "A01"),
+        ("bob", MINSTREL, "A01"),
+    ]
+    assert [row.person for row in rows(db, sa.select(follow.c.person).order_by(follow.c.person))] == ["ann", "bob"]
 
 
 def test_a_plate_that_both_read_otherwise_keeps_its_labels(db: Database, champion: Version) -> None:

@@ -19,7 +19,7 @@ from factories import (
 )
 
 from marcod.database.engine import Database
-from marcod.database.schema import drop, image, inspection, label_inbox, plate
+from marcod.database.schema import drop, drop_mark, image, inspection, label_inbox, plate
 from marcod.domain import DropClass
 from marcod.store import derived, queue, versions, votes
 from marcod.store.votes import NewLabel
@@ -44,6 +44,7 @@ def populate(db: Database) -> None:
     _failing(db)
     _labels(db)
     _inbox(db)
+    _marks(db)
 
 
 def _failing(db: Database) -> None:
@@ -97,6 +98,23 @@ def _inbox(db: Database) -> None:
     values = f"'minstrel', '{PLATE}', 'Q99', 1, '3', 'Clear', 'ann', '2026-01-02 09:30:00.000000+00'"
     db.write(lambda c: c.exec_driver_sql(f"insert into lims_label_inbox_v1 ({names}) values ({values})"))
     db.write(lambda c: c.execute(sa.update(label_inbox).values(state="refused", reason="there is no such well")))
+
+
+def _marks(db: Database) -> None:
+    """A note, and crystals that were harvested."""
+
+    def work(connection: sa.Connection) -> None:
+        drop_id = connection.execute(sa.select(sa.func.min(drop.c.id)).where(_OF_PLATE)).scalar_one()
+        where = {
+            "drop_id": drop_id,
+            "inspection_id": _inspection(connection),
+            "person": "ann",
+            "marked_at": utc(days=2),
+        }
+        marks = [{"kind": "note", "text": "small, in the skin"}, {"kind": "harvested", "text": ""}]
+        connection.execute(sa.insert(drop_mark), [where | mark for mark in marks])
+
+    db.write(work)
 
 
 def reflected(db: Database) -> dict[str, sa.Table]:
