@@ -44,6 +44,7 @@ COMMANDS: Final = {
         "Show on one screen how everything stands: queue, model, workers, sources, drift, notifications, training."
     ),
     "train": "Show training runs: what each was made of, how the gate judged it, and why.",
+    "web": "Serve the page: look at plates and drops, and label them, in a browser.",
 }
 """Every command by module and name, with the first sentence of its help (a test compares both)."""
 

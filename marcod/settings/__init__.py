@@ -5,6 +5,7 @@
 
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -24,11 +26,12 @@ from pydantic_core import PydanticCustomError
 
 from marcod.domain import NOT_UNDERSTOOD, PLATE_FORMATS, Modality, PlateFormat, WarningKind, grid_of
 from marcod.settings.environment import state_dir
+from marcod.settings.key_maps import KeyAction, KeyMap, keys_of
 
-Role = Literal["watch", "score", "schedule", "trainer"]
-ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer")
+Role = Literal["watch", "score", "schedule", "trainer", "web"]
+ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule", "trainer", "web")
 USUAL_ROLES: Final[tuple[Role, ...]] = ("watch", "score", "schedule")
-"""Roles of `marcod run` without --roles; training has a process of its own."""
+"""Roles of `marcod run` without --roles; training and the page have processes of their own."""
 
 
 def _expanded(value: object) -> object:
@@ -223,6 +226,16 @@ def _mailbox(text: str) -> str:
 Mailbox = Annotated[str, AfterValidator(_mailbox)]
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no address such as 10.0.0.5 and no network such as 10.0.0.0/24") from error
+
+
+Network = Annotated[str, AfterValidator(_network)]
+
+
 class NotifySettings(Section):
     """One target of notifications: a webhook (``url``) or people's mailboxes (``to``)."""
 
@@ -279,6 +292,87 @@ class MailSettings(Section):
     def _no_password_in_the_open(self) -> "MailSettings":
         if self.user is not None and self.security == "none":
             raise ValueError("a login needs security = 'starttls' or 'tls'")
+        return self
+
+
+class WebSettings(Section):
+    """The page: who may see it, where it listens, its keys."""
+
+    access: Literal["local", "proxy", "accounts"] = Field(
+        "local",
+        description="Who sees the page: this host's users (local), whom a reverse proxy names (proxy), or whom "
+        "`marcod web user` knows (accounts)",
+    )
+    address: str = Field("127.0.0.1", description="Address that the page's port is bound to")
+    port: int = Field(8750, ge=1, le=65535, description="Port of the page")
+    socket: FolderPath | None = Field(
+        None, examples=["/run/marcod-web/page.sock"], description="Unix socket of the page, instead of address and port"
+    )
+    public_url: str | None = Field(
+        None,
+        examples=["https://marcod.example.org"],
+        description="Address of the page in browsers, where a proxy or another host stands between",
+    )
+    trusted_proxies: list[Network] = Field(
+        default_factory=list,
+        examples=[["127.0.0.1"]],
+        description="Addresses or networks of proxies whose header is believed, with access proxy",
+    )
+    header: str = Field(
+        "X-Remote-User",
+        pattern=r"^[A-Za-z][A-Za-z0-9-]*$",
+        description="Header in which a trusted proxy names the person; it must replace what browsers send",
+    )
+    role: Literal["viewer", "labeller"] = Field(
+        "labeller", description="Role of whom the proxy names and `marcod web user` does not know"
+    )
+    session_h: float = Field(12.0, gt=0, description="Hours without use after which a login ends, with access accounts")
+    cache_folder: FolderPath = Field(
+        default_factory=lambda: state_dir() / "page", description="Folder of the small images that the page keeps"
+    )
+    cache_mb: int = Field(2_000, ge=10, description="Megabytes of small images that are kept at most")
+    key_map: KeyMap = Field("letters", description="Keys of the page: letters for classes, or digits for classes")
+    keys: dict[KeyAction, Annotated[str, Field(min_length=1, max_length=20)]] = Field(
+        default_factory=dict,
+        examples=[{"crystals": "k"}],
+        description="Other keys for single actions, by the browser's name of the key",
+    )
+    advance: bool = Field(True, description="A label on the drop page goes on to the next drop")
+
+    @field_validator("public_url")
+    @classmethod
+    def _plain_origin(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError("write it as https://HOST or https://HOST:PORT, without a path")
+        return f"{parts.scheme}://{parts.netloc.lower()}"
+
+    @field_validator("keys")
+    @classmethod
+    def _one_action_a_key(cls, changed: dict[KeyAction, str], given: ValidationInfo) -> dict[KeyAction, str]:
+        keys_of(given.data.get("key_map", "letters"), changed)
+        return changed
+
+    @property
+    def is_loopback(self) -> bool:
+        """Tell if no other host reaches the port."""
+        return self.socket is None and self.address in ("127.0.0.1", "::1", "localhost")
+
+    @model_validator(mode="after")
+    def _closed(self) -> "WebSettings":
+        if self.access == "local" and not self.is_loopback:
+            key = "address" if self.socket is None else "socket"
+            text = "access local listens on 127.0.0.1 alone; choose access proxy or accounts for others"
+            raise PydanticCustomError("unused", "{text}", {"text": text, "key": (key,)})
+        if self.access == "proxy" and self.socket is None and not self.trusted_proxies:
+            text = "the header is believed from trusted_proxies or over a socket alone, and neither is set"
+            raise _lacking(("access",), text, ("web", "trusted_proxies"))
+        if self.public_url is None and (self.access == "proxy" or not self.is_loopback):
+            text = "public_url is needed, the address of the page in browsers, such as https://HOST"
+            key = "address" if self.access == "accounts" and self.socket is None else "access"
+            raise _lacking((key,), text, ("web", "public_url"))
         return self
 
 
@@ -442,6 +536,7 @@ class Settings(BaseModel):
     drift: DriftSettings = Field(default_factory=DriftSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     mail: MailSettings = Field(default_factory=MailSettings)
+    web: WebSettings = Field(default_factory=WebSettings)
     notify: dict[str, NotifySettings] = Field(default_factory=dict)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     sources: dict[str, SourceSettings] = Field(default_factory=dict)

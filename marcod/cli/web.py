@@ -1,0 +1,44 @@
+"""`marcod web`: the page, on one's own machine or behind a proxy."""
+
+import threading
+import webbrowser
+
+import click
+
+from marcod import app
+from marcod.cli.common import output
+from marcod.cli.common.configured import pass_settings
+from marcod.settings import Settings
+
+
+@click.group(invoke_without_command=True)
+@click.option("--open", "opens", is_flag=True, help="Show the page in your browser")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the page, instead of web.port")
+@click.pass_context
+def web(ctx: click.Context, opens: bool, port: int | None) -> None:
+    """Serve the page: look at plates and drops, and label them, in a browser.
+
+    It runs until Ctrl-C. As a service it is the role `web` of `marcod run`, which marcod-web.service starts.
+    """
+    if ctx.invoked_subcommand is None:
+        _serve(opens=opens, port=port)
+
+
+@pass_settings
+def _serve(settings: Settings, *, opens: bool, port: int | None) -> None:
+    from marcod.web.app import build
+    from marcod.web.server import Listener, serve
+
+    chosen = settings.web if port is None else settings.web.model_copy(update={"port": port})
+    with app.open_app(settings) as ready, app.stop_event_on_signals() as stop:
+        listener = Listener(chosen)
+        page = build(settings.model_copy(update={"web": chosen}), ready.db)
+        where = chosen.public_url or listener.address
+        output.echo(f"The page is at {where}; Ctrl-C ends it", err=True)
+        if opens:
+            threading.Thread(target=webbrowser.open, args=(where,), daemon=True).start()
+        # The main thread has the signals.
+        serving = threading.Thread(target=serve, args=(page, listener, stop), name="web", daemon=True)
+        serving.start()
+        while serving.is_alive():
+            serving.join(0.5)

@@ -1,0 +1,104 @@
+"""The application: every route, the guard before them, and what errors become."""
+
+from pathlib import PurePosixPath
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from marcod import telemetry
+from marcod.database.engine import Database
+from marcod.errors import MarcodError, NotFoundError, StoreError
+from marcod.settings import Settings
+from marcod.web import pages
+from marcod.web.access import Access, access_of
+from marcod.web.safety import Safety
+from marcod.web.site import STATIC, Site, refusal, site_of, static
+
+log = telemetry.logger(__name__)
+
+OPEN: Final = ("/static/", "/login")
+"""Paths that everybody may ask for."""
+
+KEPT: Final = "public, max-age=31536000, immutable"
+
+
+def build(settings: Settings, db: Database, access: Access | None = None) -> Starlette:
+    """Build the page over a database that may be written. ``access`` is the settings' where none is given."""
+    app = Starlette(
+        routes=routes(),
+        middleware=[Middleware(Safety, settings=settings.web), Middleware(Guard)],
+        exception_handlers={HTTPException: _refused, MarcodError: _failed},
+    )
+    app.state.site = Site(settings, db, access or access_of(settings.web))
+    return app
+
+
+def routes() -> list[BaseRoute]:
+    """List every route of the page."""
+    return [
+        Route("/static/{digest}/{name}", asset),
+        *pages.ROUTES,
+    ]
+
+
+class Guard:
+    """Refusal of everybody who is not known, and of what a viewer may not do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        if not scope["path"].startswith(OPEN):
+            user = await run_in_threadpool(site_of(request).access.who, request)
+            if user is None:
+                await _unknown(request)(scope, receive, send)
+                return
+            scope["marcod.user"] = user
+            if scope["method"] == "POST" and scope["path"].startswith("/api/") and not user.may_label:
+                sentence = f"{user.name} may look and not label"
+                await refusal(request, 403, sentence)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _unknown(request: Request) -> Response:
+    return refusal(request, 401, "marcod does not know who you are")
+
+
+def asset(request: Request) -> Response:
+    """Send a file of ``static/``, which a browser keeps for ever under this address."""
+    name = request.path_params["name"]
+    path = STATIC / PurePosixPath(name).name
+    if not path.is_file():
+        raise HTTPException(404)
+    if request.url.path != static(path.name):
+        return RedirectResponse(static(path.name), 307)
+    return FileResponse(path, headers={"Cache-Control": KEPT})
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = {404: "there is nothing at this address"}.get(error.status_code, error.detail)
+    return refusal(request, error.status_code, said)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """Answer an error that marcod raised on purpose with its sentence."""
+    if isinstance(error, NotFoundError):
+        return refusal(request, 404, str(error))
+    log.error("request failed", path=request.url.path, error=str(error))
+    if isinstance(error, StoreError):
+        # Its sentence names the server and the user.
+        return refusal(request, 503, "the database cannot be reached; try again in a minute")
+    return refusal(request, 500, str(error))

@@ -1,0 +1,36 @@
+"""Words and numbers as the templates write them."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from marcod.text import printable
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """Return how long ago a moment was, such as ``3 h ago``; nothing for none."""
+    if moment is None:
+        return ""
+    seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return "just now"
+
+
+def moment(at: datetime | None) -> str:
+    """Write a moment to the minute, in UTC."""
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def probability(value: float | None) -> str:
+    """Write a probability with three digits; nothing for none."""
+    return "" if value is None else f"{value:.3f}"
+
+
+FILTERS: Final[dict[str, Callable[..., Any]]] = {
+    "ago": ago,
+    "moment": moment,
+    "probability": probability,
+    "printable": lambda text: "" if text is None else printable(str(text)),
+}
