@@ -334,7 +334,7 @@ class WebSettings(Section):
     key_map: KeyMap = Field("letters", description="Keys of the page: letters for classes, or digits for classes")
     keys: dict[KeyAction, Annotated[str, Field(min_length=1, max_length=20)]] = Field(
         default_factory=dict,
-        examples=[{"crystals": "k"}],
+        examples=[{"crystals": "y"}],
         description="Other keys for single actions, by the browser's name of the key",
     )
     advance: bool = Field(True, description="A label on the drop page goes on to the next drop")

@@ -26,7 +26,7 @@ SOCKET_MODE: Final = 0o660
 
 
 class Listener:
-    """The socket of the page; taken before the service says that it is ready, so that a taken port is an error of the start."""
+    """The socket of the page, taken before the service says that it is ready: a taken port is an error of the start."""
 
     def __init__(self, settings: WebSettings) -> None:
         self._settings = settings
