@@ -26,19 +26,18 @@ def web(ctx: click.Context, opens: bool, port: int | None) -> None:
 
 @pass_settings
 def _serve(settings: Settings, *, opens: bool, port: int | None) -> None:
-    from marcod.web.app import build
-    from marcod.web.server import Listener, serve
+    from marcod.web.server import Page
 
-    chosen = settings.web if port is None else settings.web.model_copy(update={"port": port})
-    with app.open_app(settings) as ready, app.stop_event_on_signals() as stop:
-        listener = Listener(chosen)
-        page = build(settings.model_copy(update={"web": chosen}), ready.db)
-        where = chosen.public_url or listener.address
-        output.echo(f"The page is at {where}; Ctrl-C ends it", err=True)
-        if opens:
-            threading.Thread(target=webbrowser.open, args=(where,), daemon=True).start()
+    if port is not None:
+        settings = settings.model_copy(update={"web": settings.web.model_copy(update={"port": port})})
+    # Makes the schema and a champion in a new database.
+    with app.open_app(settings), app.stop_event_on_signals() as stop:
+        page = Page(settings)
+        output.echo(f"The page is at {page.address}; Ctrl-C ends it", err=True)
         # The main thread has the signals.
-        serving = threading.Thread(target=serve, args=(page, listener, stop), name="web", daemon=True)
+        serving = threading.Thread(target=page.run, args=(stop, lambda: None), name="web", daemon=True)
         serving.start()
+        if opens:
+            threading.Thread(target=webbrowser.open, args=(page.address,), daemon=True).start()
         while serving.is_alive():
             serving.join(0.5)

@@ -101,6 +101,8 @@ class Service:
             loops["score"] = self._score_loop()
         if "trainer" in self._roles:
             loops["trainer"] = self._trainer_loop()
+        if "web" in self._roles:
+            loops["web"] = self._web_loop()
         if "schedule" in self._roles and self._settings.notify:
             loops["notify"] = notifier.Notifier(
                 self._ready.db, self._settings, worker=self.worker, clock=self._ready.db.now
@@ -162,6 +164,11 @@ class Service:
         return trainer.Trainer(
             db, self._settings.train, self._program, now=db.now(), clock=db.now, stop_s=patience_s
         ).run
+
+    def _web_loop(self) -> Loop:
+        from marcod.web.server import Page  # loads the web server, which other roles need not have in memory
+
+        return Page(self._settings).run
 
     def _thread(self, name: str, loop: Loop) -> threading.Thread:
         return threading.Thread(target=self._guard, args=(name, loop), name=name, daemon=True)

@@ -1,26 +1,40 @@
 """The server of the page: listens, and serves the application until an event ends it."""
 
-import os
 import socket
 import stat
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 import uvicorn
+from anyio import to_thread
 from starlette.types import ASGIApp
 
 from marcod import telemetry
+from marcod.database.engine import Database, Patience
 from marcod.errors import ConfigError, os_reason
-from marcod.settings import WebSettings
+from marcod.settings import Settings, WebSettings
+from marcod.web.app import build
 
 log = telemetry.logger(__name__)
 
 BACKLOG: Final = 128
 STOP_S: Final = 5
 """Seconds that answers under way have when the page stops; streams of events are cut then."""
+
+THREADS: Final = 10
+"""Requests that are answered at a time, as many as there are connections to the database."""
+
+KEEP_ALIVE_S: Final = 30
+"""Seconds for which a browser's connection stays open between two requests."""
+
+HEADERS_LIMIT: Final = 32 * 1024
+"""Bytes of a request's head."""
+
+PATIENCE: Final = Patience(connect_s=2, busy_s=10.0, lock_s=5.0, retry_s=3.0)
+"""Patience of a page that somebody waits for; a label may wait for a scorer's transaction."""
 
 SOCKET_MODE: Final = 0o660
 
@@ -93,14 +107,37 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._stop, self._alive = stop, alive
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        await super().startup(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         self._alive()
         return await super().on_tick(counter) or self._stop.is_set()
 
 
-def serve(app: ASGIApp, listener: Listener, stop: threading.Event, alive: Callable[[], None] = lambda: None) -> None:
-    """Serve until the event is set; ``alive`` is called ten times a second from the thread that answers."""
-    config = uvicorn.Config(
+class Page:
+    """The page as a loop of a service, with a database connection of its own that waits as short as a person does."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the address. Raises ConfigError where it cannot be had."""
+        self._settings = settings
+        self._listener = Listener(settings.web)
+
+    @property
+    def address(self) -> str:
+        """Address for a browser."""
+        return self._settings.web.public_url or self._listener.address
+
+    def run(self, stop: threading.Event, alive: Callable[[], None]) -> None:
+        """Serve until the event is set; ``alive`` is called ten times a second by the thread that answers."""
+        with closing(Database(self._settings.store.url.get_secret_value(), patience=PATIENCE)) as db:
+            log.info("page served", address=self.address, access=self._settings.web.access)
+            _Server(_configured(build(self._settings, db)), stop, alive).run(sockets=[self._listener.take()])
+
+
+def _configured(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,
         log_level="warning",
@@ -109,9 +146,7 @@ def serve(app: ASGIApp, listener: Listener, stop: threading.Event, alive: Callab
         # The guard looks at the address of the connection itself; no header may change it.
         proxy_headers=False,
         server_header=False,
-        date_header=False,
         timeout_graceful_shutdown=STOP_S,
-        h11_max_incomplete_event_size=32 * 1024,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        h11_max_incomplete_event_size=HEADERS_LIMIT,
     )
-    log.info("page served", address=listener.address, process=os.getpid())
-    _Server(config, stop, alive).run(sockets=[listener.take()])

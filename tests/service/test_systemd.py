@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner
@@ -31,8 +32,17 @@ from marcod.settings.environment import child_environment
 from marcod.settings.loading import redacted_url
 from marcod.training import trainer
 
-SERVICES = ("marcod.service", "marcod-watch.service", "marcod-score@.service", "marcod-trainer.service")
+PAGE = "marcod-web.service"
+SERVICES = ("marcod.service", "marcod-watch.service", "marcod-score@.service", "marcod-trainer.service", PAGE)
 SPLIT = SERVICES[1:]
+OF_THE_PAGE = frozenset(
+    {
+        ("ReadOnlyPaths", "-/var/lib/marcod/models -/var/lib/marcod/training"),
+        ("RuntimeDirectory", "marcod-web"),
+        ("RuntimeDirectoryMode", "0755"),
+    }
+)
+"""Keys that the page has in addition: it writes less, and has a place for its socket."""
 OWN = frozenset(
     {"Description", "After", "Wants", "Conflicts", "ExecStart", "Environment", "MemoryHigh", "MemoryMax", "TasksMax"}
     | {"CPUWeight", "IOWeight", "Nice", "IOSchedulingClass", "IOSchedulingPriority", "OOMScoreAdjust"}
@@ -89,8 +99,9 @@ def _roles(name: str) -> tuple[str, ...]:
     return roles
 
 
-def test_every_role_is_somebodys_and_one_unit_has_them_all() -> None:
-    assert _roles("marcod.service") == ROLES
+def test_every_role_is_somebodys_and_one_unit_has_all_but_the_page() -> None:
+    assert (*_roles("marcod.service"), "web") == ROLES
+    assert _roles(PAGE) == ("web",)
     assert sorted(role for name in SPLIT for role in _roles(name)) == sorted(ROLES)
 
 
@@ -111,17 +122,19 @@ def test_units_differ_only_where_they_must(name: str) -> None:
     def shared(unit: str) -> list[tuple[str, str]]:
         return [(key, value) for key, value in _unit(unit) if key not in OWN]
 
-    assert shared(name) == shared("marcod.service")
+    more = OF_THE_PAGE if name == PAGE else frozenset()
+    assert more <= set(shared(name))
+    assert [one for one in shared(name) if one not in more] == shared("marcod.service")
     assert ("ProtectSystem", "strict") in shared(name)
     assert ("NoNewPrivileges", "yes") in shared(name)
     assert ("CapabilityBoundingSet", "") in shared(name)
 
 
-def test_only_who_loads_no_tensorflow_is_kept_from_writing_code_and_from_devices() -> None:
+def test_only_who_loads_no_tensorflow_is_kept_from_writing_code_and_who_needs_no_card_from_devices() -> None:
     for name in SERVICES:
         keys = dict(_unit(name))
         light = not {"score", "trainer"} & set(_roles(name))
-        assert (keys.get("MemoryDenyWriteExecute") == "yes") is light
+        assert (keys.get("MemoryDenyWriteExecute") == "yes") is (light and name != PAGE)
         assert (keys.get("PrivateDevices") == "yes") is light
         assert (keys.get("DeviceAllow") == "char-nvidia* rw") is not light
 
@@ -334,6 +347,30 @@ def test_a_unit_runs_as_systemd_starts_it_with_its_configuration_and_its_credent
     assert manager.heard.index("READY=1") < manager.heard.index("STOPPING=1")
     assert site.count("worker") == 0
     assert stat.S_IMODE((state / "named-in-the-credential.sqlite").stat().st_mode) & 0o007 == 0
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_systemd_starts_it_and_leaves_its_address_free(tmp_path: Path) -> None:
+    state, credentials = (tmp_path / name for name in ("state", "credentials"))
+    for folder in (state, credentials):
+        folder.mkdir()
+    site = Site(tmp_path, f"sqlite:///{state / 'marcod.sqlite'}")
+    (credentials / "MARCOD_STORE__URL").write_text(site.url + "\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        site.config.write_text(f"web.port = {port}\n")
+        with _started(site, PAGE, credentials, state) as (_, process):
+            assert process.wait(60) == ConfigError.exit_code
+        assert f"the page cannot listen on http://127.0.0.1:{port}" in site.log
+    (tmp_path / "notify").unlink()
+    with _started(site, PAGE, credentials, state) as (manager, process):
+        wait_until(lambda: manager.has_heard("READY=1"), "READY=1" + site.log)
+        with urlopen(f"http://127.0.0.1:{port}/") as answer:
+            assert "No plate has arrived yet" in answer.read().decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    with socket.create_server(("127.0.0.1", port)):
+        assert '"stopped"' in site.log
 
 
 def test_the_example_of_a_credential_is_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
