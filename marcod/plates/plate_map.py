@@ -88,13 +88,8 @@ class PlateMap:
         return Counter(mark_of(drop, self.version) for drop in self.drops)
 
     def counted(self) -> str:
-        """Write the counts in a sentence, each drop once, such as ``3 drops: 1 hit (crystals >= 0.25); ...``."""
-        counts = self.counts()
-        hits = f"{text.count(counts[Mark.HIT], 'hit')} ({hit_rule(self.version.crystal_threshold)})"
-        others = ", ".join(f"{counts[mark]} {mark}" for mark in MARKS_OF_CLASS if counts[mark])
-        rest = [f"{counts[mark]} {mark}" for mark in (Mark.FAILED, Mark.UNSCORED) if counts[mark]]
-        parts = [hits, *([f"others by likeliest class: {others}"] if others else []), *rest]
-        return f"{text.count(len(self.drops), 'drop')}: {'; '.join(parts)}"
+        """Write the counts as :func:`sentence_of` does."""
+        return sentence_of(self.counts(), self.version.crystal_threshold)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield one plain record per drop, with the keys of :data:`COLUMNS`."""
@@ -119,6 +114,15 @@ class PlateMap:
     def csv(self) -> str:
         """Write the records as CSV; see :func:`csv_text`."""
         return csv_text(COLUMNS, self.records())
+
+
+def sentence_of(counts: Counter[Mark], threshold: float) -> str:
+    """Write counts of drops in a sentence, each drop once, such as ``3 drops: 1 hit (crystals >= 0.25); ...``."""
+    hits = f"{text.count(counts[Mark.HIT], 'hit')} ({hit_rule(threshold)})"
+    others = ", ".join(f"{counts[mark]} {mark}" for mark in MARKS_OF_CLASS if counts[mark])
+    rest = [f"{counts[mark]} {mark}" for mark in (Mark.FAILED, Mark.UNSCORED) if counts[mark]]
+    parts = [hits, *([f"others by likeliest class: {others}"] if others else []), *rest]
+    return f"{text.count(counts.total(), 'drop')}: {'; '.join(parts)}"
 
 
 def _verdict(drop: verdicts.DropVerdict, version: versions.Version) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from marcod.domain import NOT_UNDERSTOOD, PLATE_FORMATS, Modality, PlateFormat, WarningKind, grid_of
+from marcod.settings import well_cells
 from marcod.settings.environment import state_dir
 from marcod.settings.key_maps import KeyAction, KeyMap, keys_of
 
@@ -337,6 +338,11 @@ class WebSettings(Section):
         examples=[{"crystals": "y"}],
         description="Other keys for single actions, by the browser's name of the key",
     )
+    cells: dict[int, str] = Field(
+        default_factory=dict,
+        examples=[{3: "1 ./2 3"}],
+        description="Where the drops of a well lie on the map, by their number: rows with / between, a dot is empty",
+    )
     advance: bool = Field(True, description="A label on the drop page goes on to the next drop")
 
     @field_validator("public_url")
@@ -348,6 +354,14 @@ class WebSettings(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ValueError("write it as https://HOST or https://HOST:PORT, without a path")
         return f"{parts.scheme}://{parts.netloc.lower()}"
+
+    @field_validator("cells")
+    @classmethod
+    def _possible_cells(cls, cells: dict[int, str]) -> dict[int, str]:
+        for count, text in cells.items():
+            if len(well_cells.parse(text).places) != count:
+                raise ValueError(f"{text!r} does not place {count} drops; write rows such as '1 ./2 3'")
+        return cells
 
     @field_validator("keys")
     @classmethod
@@ -454,6 +468,9 @@ class SourceSettings(Section):
     )
     timezone: str = Field(
         "UTC", examples=["Europe/Berlin"], description="Zone of the imager's clock, such as Europe/Berlin"
+    )
+    um_per_px: float | None = Field(
+        None, gt=0, examples=[1.5], description="Size of a pixel of its images in micrometres, for the page's scale bar"
     )
     expected_drops: int | None = Field(
         None,

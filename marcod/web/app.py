@@ -16,7 +16,7 @@ from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.errors import MarcodError, NotFoundError, StoreError
 from marcod.settings import Settings
-from marcod.web import pages
+from marcod.web import drops, pages
 from marcod.web.access import Access, access_of
 from marcod.web.safety import Safety
 from marcod.web.site import STATIC, Site, refusal, site_of, static
@@ -45,6 +45,7 @@ def routes() -> list[BaseRoute]:
     return [
         Route("/static/{digest}/{name}", asset),
         *pages.ROUTES,
+        *drops.ROUTES,
     ]
 
 

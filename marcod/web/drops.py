@@ -1,0 +1,96 @@
+"""Pages of a plate and of a drop, and the same as JSON."""
+
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy.engine import Connection
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from marcod.errors import NotFoundError
+from marcod.web import orders
+from marcod.web.drop_view import DropView, drop_view
+from marcod.web.plate_cells import BYS, SHOWS, SORTS, PlateChoice
+from marcod.web.plate_view import find_plate, inspection_named, plate_view
+from marcod.web.site import Site, render, site_of, user_of
+
+LARGEST_ID: Final = 2**63 - 1
+
+
+def number(text: str | None) -> int | None:
+    """Read an id of an address; None for none. Raises NotFoundError for what no row can have."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= LARGEST_ID):
+        raise NotFoundError("there is nothing at this address")
+    return int(text)
+
+
+def plate(request: Request) -> Response:
+    """Show a plate: ``shown`` is its ``PlateView``; ``bys``, ``sorts`` and ``classes`` are the possible choices."""
+    site, choice = site_of(request), PlateChoice.of(request.query_params)
+    source, rest = request.path_params["source"], request.path_params["rest"]
+
+    def work(connection: Connection) -> Any:
+        plate_id, named = _plate_named(connection, request, source, rest)
+        inspection_id = None if named is None else inspection_named(connection, plate_id, named)
+        return plate_view(connection, user_of(request), site.settings.web, plate_id, inspection_id, choice)
+
+    shown = site.db.read(work)
+    return render(request, "plate.html", shown=shown, now=site.db.now(), bys=BYS, sorts=SORTS, classes=SHOWS)
+
+
+def _plate_named(connection: Connection, request: Request, source: str, rest: str) -> tuple[int, str | None]:
+    """Find the plate of an address, and the inspection that follows it; a key may have slashes itself."""
+    try:
+        return find_plate(connection, user_of(request), source, rest), None
+    except NotFoundError:
+        key, slash, inspection = rest.rpartition("/")
+        if not slash:
+            raise
+        return find_plate(connection, user_of(request), source, key), inspection
+
+
+def plate_json(request: Request) -> Response:
+    """Answer with a ``PlateView``."""
+    site, choice = site_of(request), PlateChoice.of(request.query_params)
+    plate_id, inspection_id = (number(request.path_params.get(name)) for name in ("plate", "inspection"))
+    assert plate_id is not None
+    found = site.db.read(plate_view, user_of(request), site.settings.web, plate_id, inspection_id, choice)
+    return JSONResponse(found)
+
+
+def drop(request: Request) -> Response:
+    """Show a drop: ``shown`` is its ``DropView``, ``beside`` that of ``compare``, ``neighbours`` those of the list."""
+    site = site_of(request)
+    shown, beside, neighbours = site.db.read(_drop, request, site)
+    return render(request, "drop.html", shown=shown, beside=beside, neighbours=neighbours, now=site.db.now())
+
+
+def drop_json(request: Request) -> Response:
+    """Answer with a ``DropView``, and its ``Neighbours`` under ``neighbours``."""
+    site = site_of(request)
+    shown, beside, neighbours = site.db.read(_drop, request, site)
+    return JSONResponse({**shown, "beside": beside, "neighbours": neighbours})
+
+
+def _drop(connection: Connection, request: Request, site: Site) -> tuple[DropView, DropView | None, orders.Neighbours]:
+    query, user = request.query_params, user_of(request)
+    of = partial(drop_view, connection, user, site.settings)
+    drop_id = number(request.path_params["drop"])
+    assert drop_id is not None
+    shown = of(drop_id, number(query.get("inspection")))
+    other, at = number(query.get("compare")), number(query.get("at"))
+    beside = of(other or drop_id, at) if other or at else None
+    place = (shown["plate"]["id"], drop_id, shown["inspection"])
+    return shown, beside, orders.on_plate(connection, user, site.settings.web, *place, query)
+
+
+ROUTES: Final[list[BaseRoute]] = [
+    Route("/plate/{source}/{rest:path}", plate),
+    Route("/drop/{drop}", drop),
+    Route("/api/plate/{plate}/{inspection}", plate_json),
+    Route("/api/plate/{plate}", plate_json),
+    Route("/api/drop/{drop}", drop_json),
+]
