@@ -48,12 +48,14 @@ def _settings() -> Iterator[str]:
 def _commands(group: click.Group, name: str) -> Iterator[str]:
     for word in sorted(group.commands):
         command = loaded(group.commands[word])
-        if isinstance(command, click.Group):
+        if isinstance(command, click.Group) and not command.invoke_without_command:
             yield from _commands(command, f"{name} {word}")
         else:
             settings_of_all = {**cli.context_settings, "terminal_width": 100}
             context = click.Context(command, info_name=f"{name} {word}", **settings_of_all)
             yield f"### {name} {word}\n\n```\n{command.get_help(context)}\n```"
+        if isinstance(command, click.Group) and command.invoke_without_command:
+            yield from _commands(command, f"{name} {word}")
 
 
 if __name__ == "__main__":

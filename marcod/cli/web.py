@@ -8,10 +8,15 @@ import click
 from marcod import app
 from marcod.cli.common import output
 from marcod.cli.common.configured import pass_settings
+from marcod.cli.common.lazy import LazyGroup
 from marcod.settings import Settings
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    cls=LazyGroup,
+    lazy={"web_user:user": "Manage the accounts of the page: add people, change passwords, end sessions."},
+    invoke_without_command=True,
+)
 @click.option("--open", "opens", is_flag=True, help="Show the page in your browser")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the page, instead of web.port")
 @click.pass_context

@@ -2,6 +2,7 @@
 
 from pathlib import PurePosixPath
 from typing import Final
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -16,10 +17,10 @@ from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.errors import MarcodError, NotFoundError, StoreError
 from marcod.settings import Settings
-from marcod.web import drops, pages
+from marcod.web import drops, login, pages
 from marcod.web.access import Access, access_of
 from marcod.web.safety import Safety
-from marcod.web.site import STATIC, Site, refusal, site_of, static
+from marcod.web.site import STATIC, Site, is_for_programs, refusal, site_of, static
 
 log = telemetry.logger(__name__)
 
@@ -36,7 +37,7 @@ def build(settings: Settings, db: Database, access: Access | None = None) -> Sta
         middleware=[Middleware(Safety, settings=settings.web), Middleware(Guard)],
         exception_handlers={HTTPException: _refused, MarcodError: _failed},
     )
-    app.state.site = Site(settings, db, access or access_of(settings.web))
+    app.state.site = Site(settings, db, access or access_of(settings.web, db))
     return app
 
 
@@ -44,6 +45,7 @@ def routes() -> list[BaseRoute]:
     """List every route of the page."""
     return [
         Route("/static/{digest}/{name}", asset),
+        *login.ROUTES,
         *pages.ROUTES,
         *drops.ROUTES,
     ]
@@ -61,7 +63,12 @@ class Guard:
             return
         request = Request(scope, receive)
         if not scope["path"].startswith(OPEN):
-            user = await run_in_threadpool(site_of(request).access.who, request)
+            try:
+                user = await run_in_threadpool(site_of(request).access.who, request)
+            except (HTTPException, MarcodError) as error:
+                answer = _refused(request, error) if isinstance(error, HTTPException) else _failed(request, error)
+                await answer(scope, receive, send)
+                return
             if user is None:
                 await _unknown(request)(scope, receive, send)
                 return
@@ -74,7 +81,14 @@ class Guard:
 
 
 def _unknown(request: Request) -> Response:
+    """Answer somebody unknown: a person who may log in goes to the form, a program gets 401."""
+    if site_of(request).settings.web.access == "accounts" and request.method == "GET" and not is_for_programs(request):
+        return RedirectResponse(f"/login?{urlencode({'next': _asked(request)})}", 303)
     return refusal(request, 401, "marcod does not know who you are")
+
+
+def _asked(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def asset(request: Request) -> Response:

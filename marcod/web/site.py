@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from marcod.database.engine import Database
 from marcod.settings import Settings
 from marcod.settings.key_maps import keys_of
 from marcod.web.access import Access, User
+from marcod.web.passwords import Guessing
 from marcod.web.words import FILTERS
 
 FOLDER: Final = Path(__file__).parent
@@ -29,6 +30,7 @@ class Site:
     settings: Settings
     db: Database
     access: Access
+    guessing: Guessing = field(default_factory=Guessing)
 
 
 def site_of(request: Request) -> Site:
@@ -56,9 +58,14 @@ def render(request: Request, template: str, /, status_code: int = 200, **values:
     return HTMLResponse(_templates().get_template(template).render(**shared, **values), status_code)
 
 
+def is_for_programs(request: Request) -> bool:
+    """Tell if the page's script or another program asks, which no form and no page of text would help."""
+    return request.url.path.startswith(("/api/", "/image/", "/events")) or request.url.path.endswith(".csv")
+
+
 def refusal(request: Request, status: int, sentence: str) -> Response:
     """Answer with one sentence: a page, or ``{"error": ...}`` where a program asked."""
-    if request.url.path.startswith(("/api/", "/image/", "/events")) or request.url.path.endswith(".csv"):
+    if is_for_programs(request):
         return JSONResponse({"error": sentence}, status)
     return render(request, "refusal.html", status, status=status, sentence=sentence)
 

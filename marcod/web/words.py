@@ -28,9 +28,15 @@ def probability(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
+def sentence(text: str) -> str:
+    """Write the first letter large and a full stop at the end."""
+    return printable(text[:1].upper() + text[1:].rstrip(".")) + "."
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "ago": ago,
     "moment": moment,
     "probability": probability,
+    "sentence": sentence,
     "printable": lambda text: "" if text is None else printable(str(text)),
 }

@@ -1,6 +1,7 @@
 """What the page refuses before any route sees it."""
 
 import pytest
+from browsing import PAGE
 from starlette.testclient import TestClient
 
 from marcod.database.engine import Database
@@ -9,7 +10,6 @@ from marcod.web import safety
 from marcod.web.app import build
 
 sqlite_alone = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-PAGE = "http://127.0.0.1:8750"
 
 
 @sqlite_alone
