@@ -57,6 +57,7 @@ READS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
     "train list": (),
     "train show": ("1",),
+    "web user list": (),
 }
 """Commands that read a database, and what they are asked here."""
 
@@ -102,6 +103,10 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "source merge": ("lab", "other", "--yes"),
     "source rename": ("lab", "other", "--yes"),
     "train settle": (),
+    "web user add": ("ann", "--no-password"),
+    "web user logout": ("ann",),
+    "web user password": ("ann",),
+    "web user remove": ("ann",),
 }
 """Commands that change a database or make a file of their own."""
 

@@ -104,6 +104,8 @@ def asked_by_a_lims(folder: Path) -> Lab:
     lab.ask("model", "fetch", "--list")
     lab.ask("db", "thin", "--dry-run")
     lab.ask("doctor", "--no-device")
+    site.ok("web", "user", "add", "ann", "--no-password")
+    lab.ask("web", "user", "list")
     # SQLite has no roles, so this is what is printed of them on PostgreSQL.
     made = roles.Made("lims", "app", *(("x",),) * 5)
     lab.documents.append(("marcod db roles", json.loads(output.json_text(made))))
