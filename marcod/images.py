@@ -182,7 +182,7 @@ def room_for(pixels: int) -> Iterator[None]:
         yield
 
 
-def thumbnail(data: bytes, longest_px: int) -> bytes:
+def thumbnail(data: bytes, longest_px: int, *, quality: int = THUMBNAIL_QUALITY) -> bytes:
     """Make a small JPEG of the first frame for people, its longer side at most ``longest_px``.
 
     Raises ImageError as :func:`to_rgb` does.
@@ -195,7 +195,7 @@ def thumbnail(data: bytes, longest_px: int) -> bytes:
         small = Image.fromarray(_rgb(image, data))
         small.thumbnail((longest_px, longest_px))
         out = io.BytesIO()
-        small.save(out, "JPEG", quality=THUMBNAIL_QUALITY)
+        small.save(out, "JPEG", quality=quality)
         return out.getvalue()
 
 

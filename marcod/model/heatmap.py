@@ -207,6 +207,14 @@ def draw(
     return buffer.getvalue()
 
 
+def over(rgb: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
+    """Lay the heat over the grey centre square of an image uint8 [height, width, 3]; around it the image stays."""
+    drawn = rgb.copy()
+    square = preprocess.centre_square(drawn)
+    square[:] = _overlay(square, heat.values)
+    return drawn
+
+
 def _overlay(square: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
     side = len(square)
     grey = np.asarray(Image.fromarray(square).convert("L"), np.float32)[:, :, np.newaxis]

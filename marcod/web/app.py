@@ -17,7 +17,7 @@ from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.errors import MarcodError, NotFoundError, StoreError
 from marcod.settings import Settings
-from marcod.web import drops, login, pages
+from marcod.web import drops, images, login, pages
 from marcod.web.access import Access, access_of
 from marcod.web.safety import Safety
 from marcod.web.site import STATIC, Site, is_for_programs, refusal, site_of, static
@@ -38,6 +38,7 @@ def build(settings: Settings, db: Database, access: Access | None = None) -> Sta
         exception_handlers={HTTPException: _refused, MarcodError: _failed},
     )
     app.state.site = Site(settings, db, access or access_of(settings.web, db))
+    app.state.imaging = images.Imaging.of(settings)
     return app
 
 
@@ -48,6 +49,7 @@ def routes() -> list[BaseRoute]:
         *login.ROUTES,
         *pages.ROUTES,
         *drops.ROUTES,
+        *images.ROUTES,
     ]
 
 

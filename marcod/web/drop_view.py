@@ -107,7 +107,7 @@ def drop_view(
     Raises NotFoundError for what is not there, or not for this person.
     """
     its = _drop(connection, user, drop_id)
-    version = _version(connection, drop_id)
+    version = version_shown(connection, drop_id)
     facts = _Facts(user, version, _hidden(connection, user, drop_id), _verdicts(connection, drop_id, version))
     images = _images(connection, drop_id)
     if not images:
@@ -171,7 +171,7 @@ def _drop_of(its: Any) -> dict[str, Any]:
     }
 
 
-def _version(connection: Connection, drop_id: int) -> Version:
+def version_shown(connection: Connection, drop_id: int) -> Version:
     """Return the model version whose rows the views show for the drop."""
     shown = sa.select(SHOWN_DROP.c.model_version_id).where(SHOWN_DROP.c.drop_id == drop_id)
     version_id = connection.execute(shown).scalars().first()
@@ -267,7 +267,7 @@ def _chosen(looks: Sequence[DropLook], inspection_id: int | None) -> DropLook:
 
 
 def _now(connection: Connection, drop_id: int, version: Version, *, hidden: bool) -> dict[str, Any]:
-    """Return the class that counts now and the trend; nothing is told while a random audit asks about the drop."""
+    """Return the class that counts now and the trend; nothing is said while a random audit asks about it."""
     names = ("label", "label_person", "label_disputed", "hit", "highest_p_crystals", "trend", "inspection_id")
     its = sa.select(*(drop_summary.c[name] for name in names)).where(
         drop_summary.c.drop_id == drop_id, drop_summary.c.model_version_id == version.id
