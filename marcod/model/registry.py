@@ -12,6 +12,7 @@ Guarantees:
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -130,16 +131,14 @@ class Registry:
         """Return the version that a person means and whose bundle is here and intact; register it if new."""
         return self.register(*self.resolve(text), now)
 
-    def look_up(self, text: str) -> versions.Version:
-        """Resolve like :meth:`resolve_registered`, without registering: an unregistered version has the id 0."""
+    def look_up(self, text: str) -> versions.Version | None:
+        """Resolve like :meth:`resolve_registered`, without registering: None for a bundle that only lies here."""
         name, version = self.resolve(text)
         path, record = self._verified(name, version)
         try:
             found = self._db.read(versions.find, name, version)
         except NotFoundError:
-            return versions.Version(
-                0, name, version, record.digest, str(record.modality), record.threshold.crystal, record.synthetic
-            )
+            return None
         if found.digest != record.digest:
             raise BundleError(f"{_not_registered(path, str(found))}; restore the original folder")
         return found
@@ -150,7 +149,8 @@ class Registry:
         Raises BundleError when it is damaged or lacks a member.
         """
         _, record = self._verified(name, version)
-        members = [self._verified(m.name, str(m.version))[1] for m in _members(record)]
+        with _of_committee(record):
+            members = [self._verified(m.name, str(m.version))[1] for m in _members(record)]
 
         def add(connection: Any) -> versions.Version:
             for member in members:
@@ -336,15 +336,25 @@ class Registry:
     def _load(self, path: Path, digest: str, batch_size: int) -> "Predictor":
         held = self._loaded.get((digest, batch_size))
         if held is not None:
-            bundle.verify(path)
+            self._verify_files(path)
             return held
         loaded = bundle.load(path, batch_size, self._member_loader(batch_size))
         self._loaded[digest, batch_size] = loaded
         return loaded
 
+    def _verify_files(self, path: Path) -> None:
+        """Compare the files of a bundle, and of a committee's members, with their checksums. Raises BundleError."""
+        record = bundle.verify(path)
+        folders = [self.member_folder(record, member) for member in _members(record)]
+        with _of_committee(record):
+            for folder in folders:
+                bundle.verify(folder)
+
     def _member_loader(self, batch_size: int) -> bundle.LoadMember:
         def load(committee: "BundleRecord", member: Member) -> "Predictor":
-            return self._load(self.member_folder(committee, member), member.digest, batch_size)
+            folder = self.member_folder(committee, member)
+            with _of_committee(committee):
+                return self._load(folder, member.digest, batch_size)
 
         return load
 
@@ -366,6 +376,15 @@ def metrics(model: ModelInfo) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def _of_committee(record: "BundleRecord") -> Iterator[None]:
+    """Say of a member's damage which version it keeps from serving."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"{record.name}:{record.version} cannot serve here: {error}") from error
 
 
 def _members(record: "BundleRecord") -> tuple[Member, ...]:

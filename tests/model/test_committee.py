@@ -15,6 +15,7 @@ from marcod.errors import BundleError, ConfigError, StoreError
 from marcod.model import bundle, combining
 from marcod.model.committee import Committee, Member
 from marcod.model.probabilities import softmax
+from marcod.model.registry import Registry
 from marcod.store import serving, versions
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -130,6 +131,29 @@ def test_a_committee_without_its_members_does_not_serve(registry: LoadOnce, memb
     write(members, "own", 1, seed=9)
     with pytest.raises(BundleError, match="is not the own:1 that it was made with"):
         registry.register("committee", "1", utc())
+
+
+@on_sqlite
+def test_a_damaged_member_is_noticed_before_its_committee_serves(
+    registry: LoadOnce, members: Path, db: Database
+) -> None:
+    """In a process that has it in memory, and in one that starts."""
+    version = combine(registry, members, "own:1", "left:1")
+    registry.load(version, 4)
+    with (members / "own" / "1" / bundle.WEIGHTS_FILE).open("ab") as file:
+        file.write(b"x")
+    for doing in (
+        lambda: registry.load(version, 4),
+        lambda: registry.promote(version, actor="t", now=utc()),
+        lambda: registry.register("committee", "1", utc()),
+        lambda: Registry(db, members).load(version, 4),
+    ):
+        with pytest.raises(
+            BundleError, match=r"^committee:1 cannot serve here: \S*own/1 is damaged: weights.npz has ch"
+        ):
+            doing()
+    assert "own/1 is damaged" in str(registry.why_unusable(registry.describe("committee:1")))
+    assert str(db.read(versions.champion)) == "left:1"
 
 
 @on_sqlite

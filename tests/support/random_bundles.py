@@ -78,8 +78,9 @@ class LoadOnce(Registry):
     built: ClassVar[dict[str, Predictor]] = {}
 
     def _load(self, path: Path, digest: str, batch_size: int) -> Predictor:
-        if digest not in self.built:
-            self.built[digest] = super()._load(path, digest, batch_size)
+        if digest in self.built:
+            self._loaded[digest, batch_size] = self.built[digest]
+        self.built[digest] = super()._load(path, digest, batch_size)
         return self.built[digest]
 
 
