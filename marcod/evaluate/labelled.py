@@ -147,7 +147,7 @@ def _label(text: str, record: BundleRecord, where: str) -> tuple[DropClass, int 
 def from_database(
     db: Database,
     record: BundleRecord,
-    version_id: int,
+    version_id: int | None,
     *,
     split: Split | None,
     source: str | None,
@@ -155,9 +155,11 @@ def from_database(
 ) -> LabelledSet:
     """Read the labels of one side or of all; ``roots`` are the sources' folders on this host.
 
-    A drop's inspections come in their order. Raises NotFoundError when nothing is labelled there.
+    Without a version the images have no scores of its own. A drop's inspections come in their order. Raises
+    NotFoundError when nothing is labelled there.
     """
-    found = db.read(votes.labelled_images, version_id, None if source is None else [source])
+    sources = None if source is None else [source]
+    found = db.read(votes.labelled_images, version_id, sources, modality=record.modality)
     if record.committee is not None:
         found = _with_members(db, record, record.committee, found)
     chosen = [image for image in found if split is None or image.split is split]

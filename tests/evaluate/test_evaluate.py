@@ -389,6 +389,22 @@ def test_the_command_judges_stored_scores_as_table_json_and_page(lab: Database, 
     assert (inside.exit_code, "where only the imager writes" in inside.stderr) == (2, True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_bundle_that_the_database_does_not_know_is_judged(
+    lab: Database, db_url: str, models: Path, tmp_path: Path
+) -> None:
+    """By a reader, who registers nothing; its images have no scores, and here no files either."""
+    assert {p.stored for p in from_database(lab, record(), None, split=None, source=None, roots={}).images} == {None}
+    config = tmp_path / "marcod.toml"
+    config.write_text(f"store.url = {db_url!r}\nmodels.folder = {str(models)!r}\n")
+    words = ["--config", str(config), "model", "evaluate", "random:1", "--from-database", "--split", "all"]
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, "none of 192 images can be read: /plates/imager" in result.stderr) == (1, True)
+    with pytest.raises(NotFoundError):
+        lab.read(versions.find, "random", "1")
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_the_command_says_what_it_needs(db_url: str, tmp_path: Path) -> None:
     both = call(db_url, "champion", "--from-database", "--labels", "x.csv")

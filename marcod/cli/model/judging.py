@@ -50,13 +50,18 @@ class Wanted:
         if self.csv is not None and self.split is not None:
             raise click.UsageError("--split belongs to --from-database; all lines of a CSV file are used.")
 
-    def read(self, settings: Settings, ready: app.App, version: Version, record: BundleRecord) -> LabelledSet:
-        """Return the images. Raises ConfigError or NotFoundError."""
+    def read(self, settings: Settings, ready: app.App, version: Version | None, record: BundleRecord) -> LabelledSet:
+        """Return the images, with what a registered version gave them. Raises ConfigError or NotFoundError."""
         if self.csv is not None:
             return labelled.from_csv(self.csv, self.root, record, skip_missing=self.skip_missing)
         side = None if self.split == ALL else Split(self.split or self.default)
         return labelled.from_database(
-            ready.db, record, version.id, split=side, source=self.source, roots=app.roots(settings)
+            ready.db,
+            record,
+            None if version is None else version.id,
+            split=side,
+            source=self.source,
+            roots=app.roots(settings),
         )
 
 
@@ -148,7 +153,7 @@ def calibrate(
         path = calibration.write(settings.models.folder, model.folder, model.load(), number, fitted)
     derived = f"{model.record.name}:{number}"
     if json_output:
-        output.print_json({"model": derived, "parent": str(model.version), "folder": path, "calibration": fitted})
+        output.print_json({"model": derived, "parent": str(model), "folder": path, "calibration": fitted})
         return
     _print_calibration(fitted, said.unreadable)
     output.echo(f"wrote {derived} to {path}\nnext: marcod model evaluate {derived} on data not used here, "
@@ -159,10 +164,12 @@ def calibrate(
 class ChosenModel:
     """The model version meant, and a way to load it that costs its seconds once and only when needed."""
 
-    version: Version
     folder: Path
     record: BundleRecord
     load: Callable[[], Predictor]
+
+    def __str__(self) -> str:
+        return f"{self.record.name}:{self.record.version}"
 
 
 def _predictions(
@@ -173,17 +180,19 @@ def _predictions(
     check: Callable[[LabelledSet], object] = lambda given: None,
 ) -> tuple[ChosenModel, LabelledSet, Predictions]:
     """Predict the chosen images; ``check`` may refuse them before the work."""
-    if ready.db.read_only:
-        version = ready.registry.look_up(model_text)
-    else:
-        version = ready.registry.resolve_registered(model_text, datetime.now(UTC))
-    folder = ready.registry.path(version.name, version.version)
-    model = ChosenModel(
-        version, folder, bundle.read(folder), cache(lambda: ready.registry.load(version, settings.score.batch_size))
-    )
+    registry, batch_size = ready.registry, settings.score.batch_size
+    # Once: an alias may change its version meanwhile.
+    name = ":".join(registry.resolve(model_text))
+    version = registry.look_up(name) if ready.db.read_only else registry.resolve_registered(name, datetime.now(UTC))
+    folder = registry.path(*name.split(":"))
+
+    def load() -> Predictor:
+        return registry.load_new(folder, batch_size) if version is None else registry.load(version, batch_size)
+
+    model = ChosenModel(folder, bundle.read(folder), cache(load))
     given = wanted.read(settings, ready, version, model.record)
     check(given)
-    with bars.progress(f"scoring with {version}", len(given.images)) as done:
+    with bars.progress(f"scoring with {model}", len(given.images)) as done:
         said = predict(given.images, model.record, model.load, threads=settings.score.decode_threads, done=done)
     return model, given, said
 
