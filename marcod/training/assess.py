@@ -126,7 +126,7 @@ def judge(
     except BundleError as error:
         return _refused(*extra, GateCheck("golden images", False, str(error), {}))
     extra += [GateCheck("golden images", True, "the bundle on disk scores its golden images as it must", {})]
-    extra += [_parity(context, made, candidate)]
+    extra += [_parity(context, made, learned(champion, candidate))]
     if not images:
         none = GateCheck("enough drops", False, "no labelled plate is on the test side; label drops on more plates", {})
         return _refused(none, *extra)
@@ -195,7 +195,13 @@ def people_checks(issues: LabelIssues | None) -> list[GateCheck]:
     return found
 
 
-def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> GateCheck:
+def learned(champion: Predictor, candidate: Predictor) -> NetworkPredictor:
+    """Return the candidate's network that learned: the one that the champion does not have."""
+    former = {one.record.digest for one in champion.networks}
+    return next(one for one in candidate.networks if one.record.digest not in former)
+
+
+def _parity(context: TrainContext, made: Candidate, trained: NetworkPredictor) -> GateCheck:
     """Check that the compiled bundle and the plain network give the same probabilities."""
     model = network.build(made.architecture)
     network.set_variables(model, made.weights)
@@ -203,8 +209,6 @@ def _parity(context: TrainContext, made: Candidate, candidate: Predictor) -> Gat
     rng = np.random.default_rng(context.settings.seed)
     images = rng.uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32).repeat(-(-size // 8), 1).repeat(-(-size // 8), 2)
     images = np.ascontiguousarray(images[:, :size, :size])
-    parent = f"{context.parent.name}:{context.parent.version}"
-    trained = next(one for one in candidate.networks if one.record.parent == parent)
     plain, served = np.asarray(model(images, training=False)), trained.logits(images)
     difference = float(np.abs(probabilities.softmax(plain) - probabilities.softmax(served)).max())
     passed = bool(np.isfinite(served).all()) and difference <= PARITY

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import utc
 from labelled_sets import record
+from random_bundles import LoadOnce, combine
 
+from marcod.database.engine import Database
 from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.model import committee
 from marcod.model.committee import Committee, Member
 from marcod.model.probabilities import softmax
-from marcod.training import committees
+from marcod.training import assess, committees
 from marcod.training.data import TrainingSet
 from marcod.training.rehearsal import SOURCE
 
@@ -63,6 +66,17 @@ def test_labels_correct_a_class_that_every_member_favours() -> None:
     assert np.array_equal(corrected.logits(scores)[:, CRYSTALS], plain.logits(scores)[:, CRYSTALS])
     whole = softmax(corrected.logits(scores))[:, CRYSTALS]
     assert whole == pytest.approx(softmax(plain.logits(scores))[:, CRYSTALS], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_network_that_learned_is_the_one_that_the_champion_lacks(db: Database, members: Path) -> None:
+    """Whoever its parent is: another member may have the same."""
+    registry = LoadOnce(db, members)
+    left, own = (registry.load(registry.resolve_registered(name, utc()), 4) for name in ("left:1", "own:1"))
+    both = registry.load(combine(registry, members, "left:1", "own:1"), 4)
+    assert (assess.learned(left, both), assess.learned(own, both)) == (own, left)
+    assert assess.learned(left, own) is own
 
 
 def test_without_labels_nothing_moves() -> None:
