@@ -4,7 +4,9 @@ Foreign text comes from paths, files, databases and networks. It may steer a ter
 hold bytes that a database refuses.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 QUOTED: Final = 80
@@ -14,6 +16,20 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0
 
 OFFERED: Final = 12
 """Known names that an error about an unknown one lists."""
+
+
+_UNIT_S: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def moment_of(text: str, now: datetime) -> datetime:
+    """Return the moment that ``90m``, ``24h``, ``7d`` or ``2w`` before now names, or a date in UTC.
+
+    Raises ValueError or OverflowError for everything else.
+    """
+    if match := re.fullmatch(r"(\d+)([mhdw])", text):
+        return now - timedelta(seconds=int(match[1]) * _UNIT_S[match[2]])
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -32,7 +32,8 @@ plate = Table(
     Column("key", sa.Text, nullable=False),
     Column("barcode", sa.Text, index=True),
     Column("first_seen_at", UtcDateTime, nullable=False),
-    *optional(sa.Text, "project", "screen"),
+    Column("project", sa.Text, index=True),
+    Column("screen", sa.Text),
     *optional(sa.Integer, "format_rows", "format_columns", "format_drops"),
     Column("split_source", sa.Text),
     Column("key_folded", sa.Text, index=True, default=folded_from("key")),
@@ -205,6 +206,7 @@ inspection_summary = Table(
     Column("waiting", sa.Integer, nullable=False, server_default="0"),
     Column("gone", sa.Integer, nullable=False, server_default="0"),
     index_where("not complete and waiting = 0", "ix_inspection_summary_open", "last_image_at"),
+    index_where("not complete", "ix_inspection_summary_unfinished", "inspection_id"),
 )
 """One row per inspection and version. ``waiting`` images are still to be scored; the drops counted as ``gone`` were
 never scored and their files are gone."""
@@ -226,6 +228,7 @@ drop_summary = Table(
     Column("trend", sa.Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("score_version_id", BigId),
+    index_where("first_hit_inspection_id is not null", "ix_drop_summary_hits", "highest_p_crystals", "drop_id"),
 )
 """A drop through all its inspections, as one model version and the people who labelled it see it.
 

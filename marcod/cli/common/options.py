@@ -3,11 +3,10 @@
 import errno
 import getpass
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -48,8 +47,6 @@ PLACE: Final = _Place(path_type=Path)
 
 NO_ROOM: Final = 2**20
 """Bytes free below which a disk is called full."""
-
-_UNIT_S: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def as_json(command: Command) -> Command:
@@ -117,18 +114,16 @@ class Choice(click.Choice[Name]):
         return f"{str(value)!r} is not one of {', '.join(map(repr, names))}."
 
 
-def age_or_date(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
+def age_or_date(_ctx: click.Context, _param: click.Parameter, given: str | None) -> datetime | None:
     """Parse an option ``AGE|DATE``: ``90m``, ``24h``, ``7d``, ``2w`` before now, or a date in UTC."""
-    if text is None:
+    from marcod import text
+
+    if given is None:
         return None
-    match = re.fullmatch(r"(\d+)([mhdw])", text)
     try:
-        if match:
-            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNIT_S[match[2]])
-        moment = datetime.fromisoformat(text)
+        return text.moment_of(given, datetime.now(UTC))
     except (ValueError, OverflowError) as error:
         raise click.BadParameter("give an age such as 90m, 24h, 7d, 2w, or a date such as 2026-05-01") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def actor() -> str:

@@ -1,0 +1,320 @@
+"""The gallery of hits over all plates, the best or the newest first; which are hits is the rule of ``lims_hit_v1``.
+
+A page is found in two steps: the ids of its hits, by the filters, then everything about these. The list is walked along
+an index of its order; where a filter leaves few hits, these are put in order by themselves.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from marcod.database.engine import Database
+from marcod.database.schema import (
+    drop,
+    drop_summary,
+    follow,
+    hit,
+    image,
+    inspection,
+    model_alias,
+    model_version,
+    plate,
+    review_item,
+    source,
+)
+from marcod.review.queue import Stream
+from marcod.store.drops import Cause
+from marcod.web import queries
+from marcod.web.image_address import ImageSize, address, tag_of
+from marcod.web.people import User
+from marcod.web.queries import SHOWN_DROP, SHOWN_VERSION, are_few, unindexed, visible
+
+Order = Literal["best", "newest"]
+PAGE: Final = 60
+CSV_PORTION: Final = 1_000
+NEW_H: Final = 24
+"""Hours for which a hit is marked as new."""
+
+
+@dataclass(frozen=True, slots=True)
+class HitFilter:
+    """Filters and order of the gallery, as its address has them; ``after`` is where the page before ended."""
+
+    source: str = ""
+    project: str = ""
+    since: str = ""
+    order: Order = "best"
+    new: bool = False
+    unlabelled: bool = False
+    followed: bool = False
+    after: str = ""
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> "HitFilter":
+        """Read an address; what cannot be read counts as not given."""
+        texts: dict[str, Any] = {
+            name: query.get(name, "").strip()[:200] for name in ("source", "project", "since", "after")
+        }
+        ticks: dict[str, Any] = {name: query.get(name) == "1" for name in ("new", "unlabelled", "followed")}
+        return cls(order="newest" if query.get("order") == "newest" else "best", **texts, **ticks)
+
+    def query(self, **changed: Any) -> str:
+        """Return the end of an address with these filters, without ``?``."""
+        values = {field.name: getattr(replace(self, **changed), field.name) for field in fields(self)}
+        if values["order"] == "best":
+            values["order"] = ""
+        return urlencode({name: 1 if value is True else value for name, value in values.items() if value})
+
+
+@dataclass(frozen=True, slots=True)
+class HitRow:
+    """One hit; ``p`` is the highest probability of all inspections, ``thumb`` the address of that image.
+
+    ``inspection_id`` is where that image was taken, or the first at which it was a hit. ``is_new`` hits were found
+    within :data:`NEW_H` hours.
+    """
+
+    hit_id: int
+    drop_id: int
+    inspection_id: int
+    source: str
+    plate_key: str
+    barcode: str | None
+    project: str | None
+    well: str
+    drop_number: int
+    p: float | None
+    label: str | None
+    person: str | None
+    cause: str
+    trend: str
+    found_at: datetime
+    first_inspection: str
+    model: str
+    threshold: float
+    path: str | None
+    thumb: str | None
+    followed: bool
+    is_new: bool
+
+    @property
+    def plate(self) -> str:
+        """Name by which people know the plate."""
+        return self.barcode or self.plate_key
+
+
+@dataclass(frozen=True, slots=True)
+class HitPage:
+    """One page of the gallery; ``after`` begins the next one, empty at the end."""
+
+    rows: list[HitRow]
+    after: str
+
+
+def hits(connection: Connection, user: User, chosen: HitFilter, now: datetime, limit: int = PAGE) -> HitPage:
+    """Read one page of the gallery."""
+    places = _places(connection, user, chosen, now, limit + 1)
+    rows = _rows(connection, user, [place.id for place in places[:limit]], now)
+    return HitPage(rows, _cursor(places[limit - 1]) if len(places) > limit else "")
+
+
+def all_hits(db: Database, user: User, chosen: HitFilter, now: datetime) -> Iterator[list[HitRow]]:
+    """Read the whole list in portions, each in a transaction of its own."""
+    chosen = replace(chosen, after="")
+    while True:
+        page = db.read(hits, user, chosen, now, CSV_PORTION)
+        yield page.rows
+        if not page.after:
+            return
+        chosen = replace(chosen, after=page.after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Place of a hit in its order: its key, None for a hit by label alone, and the id that decides among equals."""
+
+    id: int
+    key: float | datetime | None
+    tie: int
+
+
+def _cursor(place: _Place) -> str:
+    key = place.key.isoformat() if isinstance(place.key, datetime) else place.key
+    return f"{key}_{place.tie}"
+
+
+def _place_of(after: str, order: Order) -> _Place | None:
+    """Read where a page ended; None for an address that somebody changed."""
+    key, _, tie = after.rpartition("_")
+    try:
+        if order == "newest":
+            moment = datetime.fromisoformat(key)
+            return None if moment.tzinfo is None else _Place(0, moment, int(tie))
+        return _Place(0, None if key == "None" else float(key), int(tie))
+    except ValueError:
+        return None
+
+
+def _places(connection: Connection, user: User, chosen: HitFilter, now: datetime, limit: int) -> list[_Place]:
+    after = _place_of(chosen.after, chosen.order)
+    statement = _filtered(connection, user, chosen, now)
+    if chosen.order == "newest":
+        return _walk(connection, statement, (hit.c.found_at, hit.c.id), after, limit)
+    p, tie = drop_summary.c.highest_p_crystals, drop_summary.c.drop_id
+    scored: list[_Place] = []
+    if after is None or after.key is not None:
+        scored = _walk(connection, statement.where(p.is_not(None)), (p, tie), after, limit)
+    if len(scored) >= limit:
+        return scored
+    # Those that people called crystals where the model has no score come last; there are few.
+    last = statement.add_columns(p, tie).where(p.is_(None)).order_by(tie.desc()).limit(limit - len(scored))
+    if after is not None and after.key is None:
+        last = last.where(tie < after.tie)
+    return scored + [_Place(*row) for row in connection.execute(last)]
+
+
+def _walk(
+    connection: Connection,
+    statement: sa.Select[Any],
+    order: tuple[sa.Column[Any], ...],
+    after: _Place | None,
+    limit: int,
+) -> list[_Place]:
+    walked = statement.add_columns(*order)
+    if after is not None:
+        # One comparison of both, which an index answers.
+        values = (sa.literal(value, column.type) for value, column in zip((after.key, after.tie), order, strict=True))
+        walked = walked.where(sa.tuple_(*order) < sa.tuple_(*values))
+    walked = walked.order_by(*(column.desc() for column in order)).limit(limit)
+    return [_Place(*row) for row in connection.execute(walked)]
+
+
+def _filtered(connection: Connection, user: User, chosen: HitFilter, now: datetime) -> sa.Select[Any]:
+    """Select the hits of the filters."""
+    statement = (
+        sa.select(hit.c.id)
+        .join(drop_summary, _ITS_SUMMARY)
+        .join(SHOWN_VERSION, SHOWN_VERSION.c.model_version_id == hit.c.model_version_id)
+        .where(drop_summary.c.first_hit_inspection_id.is_not(None), _counts(), _not_asked(user))
+    )
+    of_plate = [visible(user)]
+    if chosen.source:
+        of_plate.append(unindexed(plate.c.source_id) == queries.source_named(connection, chosen.source))
+    if chosen.project:
+        of_plate.append(plate.c.project == chosen.project)
+    if len(of_plate) > 1 and are_few(connection, matching := sa.select(plate.c.id).where(*of_plate)):
+        its = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(matching))
+        statement = statement.where(hit.c.inspection_id.in_(its))
+    else:
+        statement = statement.join(drop, drop.c.id == hit.c.drop_id).join(plate, plate.c.id == drop.c.plate_id)
+        statement = statement.where(*of_plate)
+    if (since := queries.since(chosen.since, now)) is not None:
+        recent = sa.select(hit.c.id).where(hit.c.found_at >= since)
+        if chosen.order == "newest":
+            statement = statement.where(hit.c.found_at >= since)
+        elif are_few(connection, recent):
+            statement = statement.where(hit.c.id.in_(recent))
+        else:
+            # So that no index on the time is taken, whose rows would all have to be put in order.
+            statement = statement.where(sa.case((hit.c.found_at >= since, 1), else_=0) == 1)
+    if chosen.new:
+        statement = statement.where(hit.c.cause != str(Cause.CONFIRMED))
+    if chosen.unlabelled:
+        statement = statement.where(drop_summary.c.label_person.is_(None))
+    if chosen.followed:
+        statement = statement.where(hit.c.drop_id.in_(sa.select(follow.c.drop_id).where(follow.c.person == user.name)))
+    return statement
+
+
+_ITS_SUMMARY: Final = sa.and_(
+    drop_summary.c.drop_id == hit.c.drop_id, drop_summary.c.model_version_id == hit.c.model_version_id
+)
+
+
+def _counts() -> sa.ColumnElement[bool]:
+    """Return the condition that a hit is the champion's, or of the version shown where the champion has none."""
+    its = drop_summary.alias("of_champion")
+    champion = sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == "champion").scalar_subquery()
+    has_own = sa.exists().where(
+        its.c.drop_id == hit.c.drop_id, its.c.model_version_id == champion, its.c.first_hit_inspection_id.is_not(None)
+    )
+    is_shown = sa.exists().where(
+        SHOWN_DROP.c.drop_id == hit.c.drop_id, SHOWN_DROP.c.model_version_id == hit.c.model_version_id
+    )
+    return sa.or_(SHOWN_VERSION.c.is_champion, sa.and_(sa.not_(has_own), is_shown))
+
+
+def _not_asked(user: User) -> sa.ColumnElement[bool]:
+    """Return the condition that no random audit asks the person about the drop, who is to see no score before."""
+    return sa.not_(
+        sa.exists().where(
+            review_item.c.drop_id == hit.c.drop_id,
+            review_item.c.stream == str(Stream.AUDIT),
+            review_item.c.person == user.name,
+            review_item.c.answered_at.is_(None),
+        )
+    )
+
+
+def _rows(connection: Connection, user: User, ids: Sequence[int], now: datetime) -> list[HitRow]:
+    """Read everything about the hits of a page, in their order."""
+    first = inspection.alias("first_inspection")
+    followed = sa.exists().where(follow.c.drop_id == hit.c.drop_id, follow.c.person == user.name)
+    statement: sa.Select[Any] = (
+        sa.select(
+            hit, drop.c.well, drop.c.drop_number, plate.c.key.label("plate_key"), plate.c.barcode, plate.c.project,
+            source.c.name.label("source"), drop_summary.c.highest_p_crystals, drop_summary.c.label,
+            drop_summary.c.label_person, drop_summary.c.trend, drop_summary.c.best_image_id,
+            first.c.key.label("first_inspection"), image.c.path, image.c.content_hash, image.c.size, image.c.mtime_ns,
+            image.c.unread, image.c.inspection_id.label("best_inspection_id"), followed.label("followed"),
+            model_version.c.name.label("model"), model_version.c.version.label("model_version"),
+        )
+        .join(drop_summary, _ITS_SUMMARY)
+        .join(drop, drop.c.id == hit.c.drop_id)
+        .join(plate, plate.c.id == drop.c.plate_id)
+        .join(source, source.c.id == plate.c.source_id)
+        .join(model_version, model_version.c.id == sa.func.coalesce(hit.c.score_version_id, hit.c.model_version_id))
+        .join(first, first.c.id == drop_summary.c.first_hit_inspection_id)
+        .outerjoin(image, image.c.id == sa.func.coalesce(drop_summary.c.best_image_id, hit.c.image_id))
+        .where(hit.c.id.in_(ids))
+    )  # fmt: skip
+    found = {row.id: row for row in connection.execute(statement)}
+    return [_row(found[name], now) for name in ids]
+
+
+def _row(found: Any, now: datetime) -> HitRow:
+    thumb = None
+    if found.path is not None:
+        image_id = found.best_image_id or found.image_id
+        tag = tag_of(found.content_hash, found.size, found.mtime_ns, unread=found.unread)
+        thumb = address(image_id, ImageSize.THUMB, tag)
+    is_new = found.cause != Cause.CONFIRMED and found.found_at >= now - timedelta(hours=NEW_H)
+    return HitRow(
+        hit_id=found.id,
+        drop_id=found.drop_id,
+        inspection_id=found.best_inspection_id or found.inspection_id,
+        source=found.source,
+        plate_key=found.plate_key,
+        barcode=found.barcode,
+        project=found.project,
+        well=found.well,
+        drop_number=found.drop_number,
+        p=found.highest_p_crystals,
+        label=found.label,
+        person=found.label_person,
+        cause=found.cause,
+        trend=found.trend,
+        found_at=found.found_at,
+        first_inspection=found.first_inspection,
+        model=f"{found.model}:{found.model_version}",
+        threshold=found.threshold,
+        path=found.path,
+        thumb=thumb,
+        followed=bool(found.followed),
+        is_new=is_new,
+    )
