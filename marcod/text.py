@@ -5,7 +5,7 @@ hold bytes that a database refuses.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -93,3 +93,21 @@ def csv_safe(value: object) -> object:
 def without_guard(cell: str) -> str:
     """Remove the apostrophe that :func:`csv_safe` puts before a formula."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS) else cell
+
+
+def in_words(value: object) -> str:
+    """Write a JSON value for people: lists and mappings without brackets and quotes; empty for None."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_nested(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        inner = any(isinstance(part, (list, tuple, Mapping)) for part in value)
+        return (" / " if inner else ", ").join(in_words(part) for part in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def _nested(value: object) -> str:
+    return f"({in_words(value)})" if isinstance(value, (Mapping, list, tuple)) and value else in_words(value) or "-"

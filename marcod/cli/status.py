@@ -1,7 +1,7 @@
 """`marcod status`: queue, models, workers and sources on one screen, and what of it needs a person."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -17,13 +17,10 @@ from marcod.cli.common.configured import pass_settings
 from marcod.database import probe, revisions
 from marcod.database.engine import PERSON, Database
 from marcod.errors import StoreError
-from marcod.health import checks, snapshot
-from marcod.health.checks import Trouble, age, ago, is_watched
+from marcod.health import checks, snapshot, words
 from marcod.health.finding import Severity
-from marcod.health.snapshot import Jobs, Outbox, Serving, StatusSnapshot
+from marcod.health.snapshot import StatusSnapshot
 from marcod.settings import Settings
-from marcod.training.run_rows import Run
-from marcod.watch.status import SourceStatus
 
 EVERY_S: Final = 2.0
 """Pause between two looks of ``--watch``."""
@@ -114,97 +111,33 @@ def _record(seen: StatusSnapshot) -> dict[str, Any]:
 def _screen(seen: StatusSnapshot, database: str) -> RenderableType:
     found = checks.troubles(seen)
     head = Text(f"marcod at {seen.taken_at:%Y-%m-%d %H:%M:%S} UTC, {text.printable(database)}", style="bold")
-    verdict = Text("needs attention", style=STYLES[found[0].check.verdict]) if found else _all_well(seen)
+    severity, phrase = words.verdict(seen, found)
+    verdict = Text(text.printable(phrase), style=WELL if severity is None else STYLES[severity])
     lines: list[RenderableType] = [
         Text(f"  {text.printable(one.sentence)}", style=STYLES[one.check.verdict]) for one in found
     ]
-    tables = [made(seen) for made, rows in ((_sources, seen.sources), (_workers, seen.workers)) if rows]
+    tables = [made for made, rows in ((_sources(seen), seen.sources), (_workers(seen), seen.workers)) if rows]
     return Group(head, verdict, *lines, Text(), _facts(seen), *(Group(Text(), table) for table in tables))
-
-
-def _all_well(seen: StatusSnapshot) -> Text:
-    if awaited := checks.awaited(seen):
-        return Text(f"starting; nothing is known yet of {text.printable(', '.join(awaited))}", style=ODD)
-    return Text("all is well", style=WELL)
 
 
 def _facts(seen: StatusSnapshot) -> Table:
     grid = Table.grid(padding=(0, 2))
-    now = seen.taken_at
-    lines = [("queue", _jobs(seen.new, "new", now))]
-    if seen.rescore != Jobs(0, 0, 0, None):
-        lines.append(("", _jobs(seen.rescore, "to be scored again", now)))
-    lines += [("scores", f"{seen.last_minute:,} in the last minute, the last one {ago(seen.last_scored_at, now)}")]
-    lines += [(alias, _version(v)) for alias, v in (("champion", seen.champion), ("challenger", seen.challenger)) if v]
-    lines += [("training", _run(seen.training, now))] if seen.training else []
-    lines += [("layouts", f"{one.source}: {one.text}") for one in seen.findings if not one.attention]
-    drifting = ", ".join(f"{alarm.signal} of {alarm.source}" for alarm in seen.alarms)
-    lines.append(("drift", drifting or "no alarm"))
-    lines += [("notify", f"{target}: {_box(box, now)}") for target, box in seen.outbox.items()]
-    lines += [("", f"{text.count(seen.untold, 'event')} not handed on yet")] if seen.untold and seen.outbox else []
-    for name, said in lines:
+    for name, said in words.facts(seen):
         grid.add_row(Text(name, style="bold"), Text(text.printable(said)))
     return grid
 
 
-def _jobs(jobs: Jobs, kind: str, now: datetime) -> str:
-    longest = "" if jobs.oldest_at is None else f" (longest {age(jobs.oldest_at, now)})"
-    return f"{jobs.waiting:,} {kind}{longest}, {jobs.leased:,} being scored, {jobs.retrying:,} waiting for another try"
-
-
-def _version(serving: Serving) -> str:
-    made = ", trained on rendered drops alone" if serving.synthetic else ""
-    return f"{serving.model} since {serving.since:%Y-%m-%d %H:%M} UTC{made}"
-
-
-def _run(run: Run, now: datetime) -> str:
-    if run.ended_at is None:
-        return f"run {run.id} {run.state} since {age(run.started_at, now)}{f', {run.step}' if run.step else ''}"
-    return f"run {run.id} {run.state}{f' {run.candidate}' if run.candidate else ''}, {ago(run.ended_at, now)}"
-
-
-def _box(box: Outbox, now: datetime) -> str:
-    oldest = "" if box.oldest_at is None else f", the oldest for {age(box.oldest_at, now)}"
-    return f"{box.unsent:,} wait{oldest}, {box.given_up:,} given up"
-
-
 def _sources(seen: StatusSnapshot) -> listings.Listing:
-    now, states = seen.taken_at, {state.source: state for state in seen.watched}
-    columns = ("source", "root", "found by", "host", "last scan", "whole scan", "settling", "incomplete", "failed")
-    rows = [(name, *_watching(states.get(name), now), seen.quarantined.get(name, 0)) for name in seen.sources]
-    found = checks.troubles(seen)
-    styles = [_style(states.get(name), seen, found) for name in seen.sources]
+    found, watched = checks.troubles(seen), {state.source for state in seen.watched}
+    severities = [words.standing(name, seen, found) for name in seen.sources]
+    styles = [
+        "dim" if name not in watched else WELL if severity is None else STYLES[severity]
+        for name, severity in zip(seen.sources, severities, strict=True)
+    ]
     spare = (("whole scan",), ("host",), ("found by",), ("settling",), ("root",))
-    return listings.table("Sources", columns, rows, styles=styles, spare=spare)
-
-
-def _watching(state: SourceStatus | None, now: datetime) -> tuple[object, ...]:
-    """From the root to what is on its way."""
-    if state is None:
-        return ("-", "nobody", *["-"] * 5)
-    root = "there" if state.root_there else "OFFLINE"
-    scan, whole = ago(state.walked_at, now), ago(state.walked_whole_at, now)
-    if not is_watched(state, now):
-        return (f"was {root}", "nobody", state.host, scan, whole, "-", "-")
-    if state.walking:
-        scan = f"now, {text.count(state.walked_files, 'file')}"
-    how = "events" if state.observing else "scans"
-    return (root, how, state.host, scan, whole, f"{state.pending:,}", f"{state.waiting:,}")
-
-
-def _style(state: SourceStatus | None, seen: StatusSnapshot, found: Sequence[Trouble]) -> str:
-    if state is None:
-        return "dim"
-    verdicts = {trouble.check.verdict for trouble in found if trouble.source == state.source}
-    odd = state.source in seen.quarantined or any(alarm.source == state.source for alarm in seen.alarms)
-    return BAD if Severity.BROKEN in verdicts else ODD if verdicts or odd else WELL
+    return listings.table("Sources", words.SOURCE_COLUMNS, words.sources(seen), styles=styles, spare=spare)
 
 
 def _workers(seen: StatusSnapshot) -> listings.Listing:
-    now = seen.taken_at
-    columns = ("host", "process", "roles", "runs for", "seen", "version")
-    rows = [
-        (w.host, str(w.pid), w.roles, age(w.started_at, now), ago(w.seen_at, now), w.marcod_version)
-        for w in seen.workers
-    ]
-    return listings.table("Workers", columns, rows, spare=(("version",), ("process",)))
+    spare = (("version",), ("process",))
+    return listings.table("Workers", words.WORKER_COLUMNS, words.workers(seen), spare=spare)

@@ -12,30 +12,9 @@ from marcod import app, text
 from marcod.cli.common import listings, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.settings import Settings
-from marcod.training import run_rows, shadow
+from marcod.training import run_rows, run_words, shadow
 from marcod.training.run_rows import Run, SnapshotCounts
 
-MEANING: Final = {
-    "running": "not over yet",
-    "promoted": "the candidate passed the gate and became champion",
-    "recommended": "the candidate passed the gate; `marcod model promote {candidate}` makes it champion",
-    "refused": "the candidate did not pass the gate; the champion stays",
-    "shadow": "the candidate passed the gate and scores new images as challenger before it is decided about",
-    "unchanged": "there was nothing new to judge; the champion stays",
-    "failed": "it ended with an error; the champion stays",
-    "abandoned": "it was given up; the champion stays",
-}
-SIDES: Final = ("champion", "candidate")
-HEADLINE: Final = {
-    "threshold": "crystal threshold",
-    "crystal_recall": "crystal recall",
-    "crystal_precision": "crystal precision",
-    "false_alarms": "called hits, of those without crystals",
-    "flagged": "called hits, of all",
-    "accuracy": "accuracy",
-    "crystal_average_precision": "average precision of crystals",
-    "log_loss": "log loss",
-}
 FURTHER: Final = {
     "partly": "not tested",
     "unreadable": "images that could not be read",
@@ -48,7 +27,6 @@ FURTHER: Final = {
 INTERNAL: Final = ("gate", "material", "model")
 """Numbers that marcod itself goes by; only --json shows them."""
 
-NEEDED: Final = "_needed"
 WIDEST_REASON: Final = 100
 
 
@@ -134,7 +112,7 @@ def _curves(run: Run) -> list[Path]:
 
 
 def _facts(run: Run, curves: list[Path]) -> Iterator[tuple[str, object]]:
-    yield "state", f"{run.state}: {MEANING.get(run.state, '').format(candidate=run.candidate)}"
+    yield "state", f"{run.state}: {run_words.MEANING.get(run.state, '').format(candidate=run.candidate)}"
     if run.error:
         yield "error", run.error
     if run.step:
@@ -171,35 +149,21 @@ def _data(data: SnapshotCounts | None, uses: int) -> Iterator[tuple[str, object]
 def _print_numbers(numbers: Mapping[str, Any]) -> None:
     """Print the gate's numbers; a run keeps them alone, or under "gate" next to others."""
     gate = numbers.get("gate", numbers)
-    sides = [gate.get(side) or {} for side in SIDES]
+    sides = [gate.get(side) or {} for side in run_words.SIDES]
     if any(sides):
-        known = [(title, [side.get(key) for side in sides]) for key, title in HEADLINE.items()]
-        rows = [(title, *map(_number, values)) for title, values in known if any(v is not None for v in values)]
-        models = [str(side.get("model", name)) for side, name in zip(sides, SIDES, strict=True)]
-        heads = [f"{name} {model}" for name, model in zip(SIDES, models, strict=True)]
+        known = [(title, [side.get(key) for side in sides]) for key, title in run_words.HEADLINE.items()]
+        rows = [
+            (title, *map(run_words.number, values)) for title, values in known if any(v is not None for v in values)
+        ]
+        models = [str(side.get("model", name)) for side, name in zip(sides, run_words.SIDES, strict=True)]
+        heads = [f"{name} {model}" for name, model in zip(run_words.SIDES, models, strict=True)]
         listings.show("\nOn the test side", ("", *heads), rows)
     if checks := gate.get("checks"):
-        rows = [(c["name"], "passed" if c["passed"] else "refused", _in_words(c["numbers"])) for c in checks]
+        rows = [(c["name"], "passed" if c["passed"] else "refused", run_words.numbers(c["numbers"])) for c in checks]
         listings.show("\nChecks", ("check", "", "numbers"), rows, prose=True)
     further = {k: v for k, v in numbers.items() if k not in INTERNAL} if numbers is not gate else {}
     if rows := [(FURTHER.get(k, k.replace("_", " ")), v) for k, v in further.items() if v not in (None, "", [], {})]:
         listings.show("\nFurther numbers", ("", ""), rows, prose=True)
-
-
-def _in_words(numbers: Mapping[str, Any]) -> str:
-    """Write the numbers of a check: counts against what is needed, and nothing of what has no value."""
-    parts = []
-    for name, value in numbers.items():
-        needed = numbers.get(f"{name}{NEEDED}")
-        if needed is not None:
-            parts.append(f"{_number(value)} of {_number(needed)} {name}")
-        elif value is not None and not name.endswith(NEEDED):
-            parts.append(f"{name.replace('_', ' ')} {listings.in_words(value)}")
-    return ", ".join(parts)
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else listings.in_words(value) or "-"
 
 
 @train.command()

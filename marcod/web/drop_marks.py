@@ -1,6 +1,7 @@
 """Notes, harvested marks and follow marks of drops, and the drops that a random audit asks a person about."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -56,6 +57,11 @@ def of_drop(connection: Connection, user: User, drop_id: int) -> Marks:
     return _marks(connection, user, drop.c.id == drop_id)
 
 
+def of_drops(connection: Connection, user: User, drop_ids: Sequence[int]) -> Marks:
+    """Read the marks of some drops."""
+    return _marks(connection, user, drop.c.id.in_(drop_ids))
+
+
 def _marks(connection: Connection, user: User, chosen: sa.ColumnElement[bool]) -> Marks:
     rows = connection.execute(
         sa.select(drop_mark.c.drop_id, drop_mark.c.kind)
@@ -70,6 +76,13 @@ def _marks(connection: Connection, user: User, chosen: sa.ColumnElement[bool]) -
         frozenset(connection.execute(theirs.where(chosen)).scalars()),
         Counter(row.drop_id for row in rows if row.kind == MarkKind.NOTE),
     )
+
+
+def is_harvested(drop_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that the crystals of a drop were harvested, as its last mark says."""
+    its = sa.select(drop_mark.c.kind).where(drop_mark.c.drop_id == drop_id, drop_mark.c.kind.in_(_HARVEST))
+    last = its.order_by(drop_mark.c.marked_at.desc(), drop_mark.c.id.desc()).limit(1).scalar_subquery()
+    return sa.func.coalesce(last, "") == str(MarkKind.HARVESTED)
 
 
 def history(connection: Connection, drop_id: int) -> list[DropMark]:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from marcod.database.engine import Database
 from marcod.database.schema import (
     drop,
+    drop_mark,
     drop_summary,
     follow,
     hit,
@@ -29,7 +30,8 @@ from marcod.database.schema import (
 )
 from marcod.review.queue import Stream
 from marcod.store.drops import Cause
-from marcod.web import queries
+from marcod.web import drop_marks, queries
+from marcod.web.drop_marks import MarkKind, Marks
 from marcod.web.image_address import ImageSize, address, tag_of
 from marcod.web.people import User
 from marcod.web.queries import SHOWN_DROP, SHOWN_VERSION, are_few, unindexed, visible
@@ -49,6 +51,7 @@ class HitFilter:
     project: str = ""
     since: str = ""
     order: Order = "best"
+    harvested: Literal["", "yes", "no"] = ""
     new: bool = False
     unlabelled: bool = False
     followed: bool = False
@@ -60,8 +63,9 @@ class HitFilter:
         texts: dict[str, Any] = {
             name: query.get(name, "").strip()[:200] for name in ("source", "project", "since", "after")
         }
+        harvested: Any = query.get("harvested") if query.get("harvested") in ("yes", "no") else ""
         ticks: dict[str, Any] = {name: query.get(name) == "1" for name in ("new", "unlabelled", "followed")}
-        return cls(order="newest" if query.get("order") == "newest" else "best", **texts, **ticks)
+        return cls(order="newest" if query.get("order") == "newest" else "best", harvested=harvested, **texts, **ticks)
 
     def query(self, **changed: Any) -> str:
         """Return the end of an address with these filters, without ``?``."""
@@ -73,10 +77,10 @@ class HitFilter:
 
 @dataclass(frozen=True, slots=True)
 class HitRow:
-    """One hit; ``p`` is the highest probability of all inspections, ``thumb`` the address of that image.
+    """One hit; ``p_crystals`` is the highest probability of all inspections, ``thumb`` the address of that image.
 
     ``inspection_id`` is where that image was taken, or the first at which it was a hit. ``is_new`` hits were found
-    within :data:`NEW_H` hours.
+    within :data:`NEW_H` hours. The other fields are those of ``reports.Hit``.
     """
 
     hit_id: int
@@ -86,21 +90,25 @@ class HitRow:
     plate_key: str
     barcode: str | None
     project: str | None
+    screen: str | None
     well: str
     drop_number: int
-    p: float | None
+    p_crystals: float | None
     label: str | None
-    person: str | None
-    cause: str
-    trend: str
-    found_at: datetime
-    first_inspection: str
-    model: str
+    label_person: str | None
     threshold: float
-    path: str | None
-    thumb: str | None
+    cause: str
+    found_at: datetime
+    first_hit_inspection_key: str
+    trend: str
+    best_path: str | None
+    model: str
+    model_version: str
+    model_synthetic: bool
+    harvested: bool
     followed: bool
     is_new: bool
+    thumb: str | None
 
     @property
     def plate(self) -> str:
@@ -226,6 +234,12 @@ def _filtered(connection: Connection, user: User, chosen: HitFilter, now: dateti
         statement = statement.where(hit.c.cause != str(Cause.CONFIRMED))
     if chosen.unlabelled:
         statement = statement.where(drop_summary.c.label_person.is_(None))
+    if chosen.harvested:
+        harvested = drop_marks.is_harvested(hit.c.drop_id)
+        statement = statement.where(harvested if chosen.harvested == "yes" else sa.not_(harvested))
+    if chosen.harvested == "yes":
+        marked = sa.select(drop_mark.c.drop_id).where(drop_mark.c.kind == str(MarkKind.HARVESTED))
+        statement = statement.where(hit.c.drop_id.in_(marked))
     if chosen.followed:
         statement = statement.where(hit.c.drop_id.in_(sa.select(follow.c.drop_id).where(follow.c.person == user.name)))
     return statement
@@ -264,15 +278,16 @@ def _not_asked(user: User) -> sa.ColumnElement[bool]:
 def _rows(connection: Connection, user: User, ids: Sequence[int], now: datetime) -> list[HitRow]:
     """Read everything about the hits of a page, in their order."""
     first = inspection.alias("first_inspection")
-    followed = sa.exists().where(follow.c.drop_id == hit.c.drop_id, follow.c.person == user.name)
     statement: sa.Select[Any] = (
         sa.select(
-            hit, drop.c.well, drop.c.drop_number, plate.c.key.label("plate_key"), plate.c.barcode, plate.c.project,
-            source.c.name.label("source"), drop_summary.c.highest_p_crystals, drop_summary.c.label,
+            hit.c.id, hit.c.drop_id, hit.c.inspection_id, hit.c.image_id, hit.c.threshold, hit.c.cause, hit.c.found_at,
+            drop.c.well, drop.c.drop_number, plate.c.key.label("plate_key"), plate.c.barcode, plate.c.project,
+            plate.c.screen, source.c.name.label("source"), drop_summary.c.highest_p_crystals, drop_summary.c.label,
             drop_summary.c.label_person, drop_summary.c.trend, drop_summary.c.best_image_id,
-            first.c.key.label("first_inspection"), image.c.path, image.c.content_hash, image.c.size, image.c.mtime_ns,
-            image.c.unread, image.c.inspection_id.label("best_inspection_id"), followed.label("followed"),
+            first.c.key.label("first_hit_inspection_key"), image.c.path, image.c.content_hash, image.c.size,
+            image.c.mtime_ns, image.c.unread, image.c.inspection_id.label("best_inspection_id"),
             model_version.c.name.label("model"), model_version.c.version.label("model_version"),
+            model_version.c.synthetic.label("model_synthetic"),
         )
         .join(drop_summary, _ITS_SUMMARY)
         .join(drop, drop.c.id == hit.c.drop_id)
@@ -284,37 +299,27 @@ def _rows(connection: Connection, user: User, ids: Sequence[int], now: datetime)
         .where(hit.c.id.in_(ids))
     )  # fmt: skip
     found = {row.id: row for row in connection.execute(statement)}
-    return [_row(found[name], now) for name in ids]
+    marks = drop_marks.of_drops(connection, user, [row.drop_id for row in found.values()])
+    return [_row(found[name], marks, now) for name in ids]
 
 
-def _row(found: Any, now: datetime) -> HitRow:
+_GIVEN: Final = frozenset({"inspection_id"})
+
+
+def _row(found: Any, marks: Marks, now: datetime) -> HitRow:
     thumb = None
     if found.path is not None:
-        image_id = found.best_image_id or found.image_id
         tag = tag_of(found.content_hash, found.size, found.mtime_ns, unread=found.unread)
-        thumb = address(image_id, ImageSize.THUMB, tag)
-    is_new = found.cause != Cause.CONFIRMED and found.found_at >= now - timedelta(hours=NEW_H)
+        thumb = address(found.best_image_id or found.image_id, ImageSize.THUMB, tag)
+    names = {field.name for field in fields(HitRow)} & set(found._fields)
     return HitRow(
         hit_id=found.id,
-        drop_id=found.drop_id,
         inspection_id=found.best_inspection_id or found.inspection_id,
-        source=found.source,
-        plate_key=found.plate_key,
-        barcode=found.barcode,
-        project=found.project,
-        well=found.well,
-        drop_number=found.drop_number,
-        p=found.highest_p_crystals,
-        label=found.label,
-        person=found.label_person,
-        cause=found.cause,
-        trend=found.trend,
-        found_at=found.found_at,
-        first_inspection=found.first_inspection,
-        model=f"{found.model}:{found.model_version}",
-        threshold=found.threshold,
-        path=found.path,
+        p_crystals=found.highest_p_crystals,
+        best_path=found.path,
+        harvested=found.drop_id in marks.harvested,
+        followed=found.drop_id in marks.followed,
+        is_new=found.cause != Cause.CONFIRMED and found.found_at >= now - timedelta(hours=NEW_H),
         thumb=thumb,
-        followed=bool(found.followed),
-        is_new=is_new,
+        **{name: getattr(found, name) for name in names - _GIVEN},
     )

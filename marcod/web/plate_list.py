@@ -26,7 +26,7 @@ from marcod.database.schema import (
 )
 from marcod.web import queries
 from marcod.web.people import User
-from marcod.web.queries import FEW, IS_SHOWN, SHOWN_INSPECTION, are_few, unindexed, visible
+from marcod.web.queries import IS_SHOWN, SHOWN_INSPECTION, are_few, unindexed, visible
 
 PAGE: Final = 50
 CSV_PORTION: Final = 1_000
@@ -139,9 +139,9 @@ def _places(
     conditions, of_plate = _of_inspection(chosen, now), _of_plate(connection, chosen)
     driving = next((one for one in _driving(chosen, now) if are_few(connection, one)), None)
     if of_plate and driving is None:
-        matching = sa.select(plate.c.id).where(visible(user), *of_plate).limit(FEW + 1)
+        matching = sa.select(plate.c.id).where(visible(user), *of_plate).limit(queries.FEW + 1)
         ids = [int(found) for found in connection.execute(matching).scalars()]
-        if len(ids) <= FEW:
+        if len(ids) <= queries.FEW:
             return _few(connection, ids, conditions, chosen.after, limit)
     its = inspection.alias("its")
     newest = sa.select(sa.func.max(its.c.id)).where(its.c.plate_id == inspection.c.plate_id).scalar_subquery()

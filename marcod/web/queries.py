@@ -30,10 +30,10 @@ IS_SHOWN: Final = sa.and_(
 )
 
 
-def are_few(connection: Connection, found: sa.Select[Any], few: int = FEW) -> bool:
-    """Tell if a statement finds no more than ``few`` rows, without reading more."""
-    some = found.limit(few + 1).subquery()
-    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()) <= few
+def are_few(connection: Connection, found: sa.Select[Any]) -> bool:
+    """Tell if a statement finds no more than :data:`FEW` rows, without reading more."""
+    some = found.limit(FEW + 1).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()) <= FEW
 
 
 def contains(connection: Connection, columns: Sequence[sa.ColumnElement[Any]], text: str) -> sa.ColumnElement[bool]:

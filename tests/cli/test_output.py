@@ -74,8 +74,8 @@ def test_a_sentence_is_folded_between_its_words() -> None:
 
 def test_values_are_words_and_no_python() -> None:
     numbers = {"lost": 2, "share": 0.25, "by": {"ann": None, "bob": [1, 2]}, "passed": True}
-    assert listings.in_words(numbers) == "lost 2, share 0.25, by (ann -, bob (1, 2)), passed yes"
-    assert listings.in_words([[1, 2], [3, 4]]) == "1, 2 / 3, 4"
+    assert text.in_words(numbers) == "lost 2, share 0.25, by (ann -, bob (1, 2)), passed yes"
+    assert text.in_words([[1, 2], [3, 4]]) == "1, 2 / 3, 4"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Tables on a screen, and JSON values written for people."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final
@@ -143,25 +143,7 @@ def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *
 def _cell(value: object) -> Text:
     if isinstance(value, Text):
         return value
-    return Text(text.printable(" ".join(in_words(value).split("\n"))))
-
-
-def in_words(value: object) -> str:
-    """Write a JSON value for people: lists and mappings without brackets and quotes; empty for None."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_nested(part)}" for name, part in value.items())
-    if isinstance(value, (list, tuple)):
-        inner = any(isinstance(part, (list, tuple, Mapping)) for part in value)
-        return (" / " if inner else ", ").join(in_words(part) for part in value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else str(value)
-
-
-def _nested(value: object) -> str:
-    return f"({in_words(value)})" if isinstance(value, (Mapping, list, tuple)) and value else in_words(value) or "-"
+    return Text(text.printable(" ".join(text.in_words(value).split("\n"))))
 
 
 def counted(shown: int, total: int, noun: str, rest: str = "", *, plural: str | None = None) -> str:

@@ -165,7 +165,7 @@ def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def _detail(note: audit_log.AuditEntry) -> str:
-    return listings.in_words({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
+    return text.in_words({k: v for k, v in (note.detail or {}).items() if v is not None and k != "to"})
 
 
 @click.command()
