@@ -13,6 +13,32 @@ KeyAction = Literal[
 ]  # fmt: skip
 ACTIONS: Final[tuple[KeyAction, ...]] = get_args(KeyAction)
 
+MEANINGS: Final[dict[KeyAction, str]] = {
+    "crystals": "Crystals",
+    "precipitate": "Precipitate",
+    "clear": "Clear",
+    "other": "Other",
+    "skip": "Skip this drop of the review",
+    "undo": "Take the last label back and go to it",
+    "next": "Next drop",
+    "previous": "Previous drop",
+    "first": "First drop",
+    "last": "Last drop",
+    "earlier": "The drop at the inspection before",
+    "later": "The drop at the inspection after",
+    "light": "The drop in another light: visible, UV, SHG",
+    "zoom": "Whole image, or one pixel for one",
+    "heat": "Where the model looks",
+    "follow": "Follow the drop, or stop",
+    "harvested": "Harvested, or not",
+    "note": "Write a note",
+    "compare": "Another inspection beside it",
+    "goto": "Go to a well: A1, or A1.2",
+    "choose": "Choose all drops shown, or none",
+    "help": "This list",
+}
+"""Every action in the words of the page's list of keys."""
+
 _COMMON: Final[dict[KeyAction, tuple[str, ...]]] = {
     "undo": ("u", "Backspace", "Ctrl+z"),
     "first": ("Home",),

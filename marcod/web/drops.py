@@ -2,6 +2,7 @@
 
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from sqlalchemy.engine import Connection
 from starlette.requests import Request
@@ -11,7 +12,8 @@ from starlette.routing import BaseRoute, Route
 from marcod.errors import NotFoundError
 from marcod.web import orders
 from marcod.web.drop_view import DropView, drop_view
-from marcod.web.plate_cells import BYS, SHOWS, SORTS, PlateChoice
+from marcod.web.map_rows import map_rows
+from marcod.web.plate_cells import BYS, SHOWS, SORTS, PlateChoice, ordered
 from marcod.web.plate_view import find_plate, inspection_named, plate_view
 from marcod.web.site import Site, render, site_of, user_of
 
@@ -28,7 +30,11 @@ def number(text: str | None) -> int | None:
 
 
 def plate(request: Request) -> Response:
-    """Show a plate: ``shown`` is its ``PlateView``; ``bys``, ``sorts`` and ``classes`` are the possible choices."""
+    """Show a plate: ``shown`` is its ``PlateView``; ``bys``, ``sorts`` and ``classes`` are the possible choices.
+
+    ``rows`` are those of the map, ``gallery`` the drops that are shown in their order, ``query`` what a drop's address
+    ends in.
+    """
     site, choice = site_of(request), PlateChoice.of(request.query_params)
     source, rest = request.path_params["source"], request.path_params["rest"]
 
@@ -38,7 +44,11 @@ def plate(request: Request) -> Response:
         return plate_view(connection, user_of(request), site.settings.web, plate_id, inspection_id, choice)
 
     shown = site.db.read(work)
-    return render(request, "plate.html", shown=shown, now=site.db.now(), bys=BYS, sorts=SORTS, classes=SHOWS)
+    query = urlencode({"from": "plate", **choice.query(), "inspection": shown["inspection"]})
+    rows = map_rows(shown["cells"], shown["grid"])
+    gallery = [cell for cell in ordered(shown["cells"], choice.sort) if cell["shown"]]
+    lists: dict[str, Any] = {"rows": rows, "gallery": gallery, "bys": BYS, "sorts": SORTS, "classes": SHOWS}
+    return render(request, "plate.html", shown=shown, query=query, now=site.db.now(), **lists)
 
 
 def _plate_named(connection: Connection, request: Request, source: str, rest: str) -> tuple[int, str | None]:
@@ -62,8 +72,14 @@ def plate_json(request: Request) -> Response:
 
 
 def drop(request: Request) -> Response:
-    """Show a drop: ``shown`` is its ``DropView``, ``beside`` that of ``compare``, ``neighbours`` those of the list."""
+    """Show a drop: ``shown`` is its ``DropView``, ``beside`` that of ``compare``, ``neighbours`` those of the list.
+
+    With ``part=panel`` the answer is what changes from drop to drop, without the list.
+    """
     site = site_of(request)
+    if request.query_params.get("part") == "panel":
+        shown, beside = site.db.read(_shown, request, site)
+        return render(request, "drop_panel.html", shown=shown, beside=beside, now=site.db.now())
     shown, beside, neighbours = site.db.read(_drop, request, site)
     return render(request, "drop.html", shown=shown, beside=beside, neighbours=neighbours, now=site.db.now())
 
@@ -75,16 +91,34 @@ def drop_json(request: Request) -> Response:
     return JSONResponse({**shown, "beside": beside, "neighbours": neighbours})
 
 
+def order_json(request: Request) -> Response:
+    """Answer with the ``Order`` that the drop's page moves in."""
+    site, query = site_of(request), request.query_params
+    drop_id = number(request.path_params["drop"])
+
+    def work(connection: Connection) -> orders.Order:
+        assert drop_id is not None
+        shown = drop_view(connection, user_of(request), site.settings, drop_id, number(query.get("inspection")))
+        place = (shown["plate"]["id"], drop_id, shown["inspection"])
+        return orders.of_plate(connection, user_of(request), site.settings.web, *place, query)
+
+    return JSONResponse(site.db.read(work))
+
+
 def _drop(connection: Connection, request: Request, site: Site) -> tuple[DropView, DropView | None, orders.Neighbours]:
+    shown, beside = _shown(connection, request, site)
+    place = (shown["plate"]["id"], shown["drop"]["id"], shown["inspection"])
+    return shown, beside, orders.on_plate(connection, user_of(request), site.settings.web, *place, request.query_params)
+
+
+def _shown(connection: Connection, request: Request, site: Site) -> tuple[DropView, DropView | None]:
     query, user = request.query_params, user_of(request)
     of = partial(drop_view, connection, user, site.settings)
     drop_id = number(request.path_params["drop"])
     assert drop_id is not None
     shown = of(drop_id, number(query.get("inspection")))
     other, at = number(query.get("compare")), number(query.get("at"))
-    beside = of(other or drop_id, at) if other or at else None
-    place = (shown["plate"]["id"], drop_id, shown["inspection"])
-    return shown, beside, orders.on_plate(connection, user, site.settings.web, *place, query)
+    return shown, of(other or drop_id, at) if other or at else None
 
 
 ROUTES: Final[list[BaseRoute]] = [
@@ -93,4 +127,5 @@ ROUTES: Final[list[BaseRoute]] = [
     Route("/api/plate/{plate}/{inspection}", plate_json),
     Route("/api/plate/{plate}", plate_json),
     Route("/api/drop/{drop}", drop_json),
+    Route("/api/order/{drop}", order_json),
 ]

@@ -4,11 +4,13 @@ A label may take a drop out of the list; its neighbours stay those that it had.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypedDict
 from urllib.parse import urlencode
 
 from sqlalchemy.engine import Connection
 
+from marcod.domain import drop_name
 from marcod.settings import WebSettings
 from marcod.web.access import User
 from marcod.web.plate_cells import MapCell, PlateChoice, ordered
@@ -41,6 +43,67 @@ class Neighbours(TypedDict):
     place: int
     total: int
     query: str
+
+
+class Entry(TypedDict):
+    """A drop in the list with what the drop's page shows of it before anything more is loaded.
+
+    ``p`` is the probability of Crystals, ``label`` what counts and ``mine`` what the asking person said.
+    """
+
+    drop: int
+    inspection: int
+    name: str
+    view: str | None
+    thumb: str | None
+    state: str
+    p: float | None
+    label: str | None
+    mine: str | None
+    letter: str
+    style: str
+    address: str
+
+
+class Order(TypedDict):
+    """The whole list that a drop's page moves in; ``query`` is as in ``Neighbours``."""
+
+    query: str
+    entries: list[Entry]
+
+
+def of_plate(
+    connection: Connection,
+    user: User,
+    settings: WebSettings,
+    plate_id: int,
+    drop_id: int,
+    inspection_id: int,
+    query: Mapping[str, str],
+) -> Order:
+    """List the drops that the plate's page shows with this choice, and the drop itself at its place among them."""
+    choice = PlateChoice.of(query)
+    shown = plate_view(connection, user, settings, plate_id, inspection_id, replace(choice, by="now"))
+    text = urlencode({"from": "plate", **choice.query(), "inspection": inspection_id})
+    cells = [cell for cell in ordered(shown["cells"], choice.sort) if cell["shown"] or cell["drop"] == drop_id]
+    return {"query": text, "entries": [_entry(cell, inspection_id, text) for cell in cells]}
+
+
+def _entry(cell: MapCell, inspection_id: int, query: str) -> Entry:
+    return {
+        "drop": cell["drop"],
+        "inspection": inspection_id,
+        "name": drop_name(cell["well"], cell["number"]),
+        "view": cell["view"],
+        "thumb": cell["thumb"],
+        "state": cell["state"],
+        "p": cell["p"],
+        "label": cell["label"],
+        "mine": cell["mine"],
+        "letter": cell["letter"],
+        "style": cell["style"],
+        "address": f"/drop/{cell['drop']}?{query}",
+    }
 
 
 def on_plate(

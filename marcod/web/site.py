@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from marcod import __version__
 from marcod.database.engine import Database
 from marcod.settings import Settings
-from marcod.settings.key_maps import keys_of
+from marcod.settings.key_maps import MEANINGS, keys_of
 from marcod.web.access import Access, User
 from marcod.web.passwords import Guessing
 from marcod.web.words import FILTERS
@@ -53,6 +53,7 @@ def render(request: Request, template: str, /, status_code: int = 200, **values:
         "path": request.url.path,
         "access": site.settings.web.access,
         "keys": keys_of(site.settings.web.key_map, site.settings.web.keys),
+        "meanings": MEANINGS,
         "advance": site.settings.web.advance,
     }
     return HTMLResponse(_templates().get_template(template).render(**shared, **values), status_code)
@@ -84,11 +85,20 @@ def _templates() -> jinja2.Environment:
     return made
 
 
-@cache
 def static(name: str) -> str:
-    """Return the address of a file of ``static/``; it changes with the content, so that browsers may keep it."""
-    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
-    return f"/static/{digest[:12]}/{name}"
+    """Return the address of a file of ``static/``; it changes with any of them, so that browsers may keep them.
+
+    All have one digest, so that a module finds the ones that it imports beside it.
+    """
+    return f"/static/{_static_digest()}/{name}"
+
+
+@cache
+def _static_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(STATIC.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def json_of(value: Any) -> str:

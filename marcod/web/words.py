@@ -33,10 +33,32 @@ def sentence(text: str) -> str:
     return printable(text[:1].upper() + text[1:].rstrip(".")) + "."
 
 
+_KEY_NAMES: Final = {
+    "ArrowLeft": "\N{LEFTWARDS ARROW}",
+    "ArrowRight": "\N{RIGHTWARDS ARROW}",
+    "ArrowUp": "\N{UPWARDS ARROW}",
+    "ArrowDown": "\N{DOWNWARDS ARROW}",
+    "Ctrl+z": "Ctrl+Z",
+    " ": "Space",
+}
+
+
+def key_name(key: str) -> str:
+    """Write a browser's name of a key as it stands on a keyboard."""
+    return _KEY_NAMES.get(key, key)
+
+
+def day(at: str) -> str:
+    """Write a moment of an answer in JSON to the minute, in UTC."""
+    return moment(datetime.fromisoformat(at).astimezone(UTC))
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "ago": ago,
     "moment": moment,
     "probability": probability,
     "sentence": sentence,
+    "key_name": key_name,
+    "day": day,
     "printable": lambda text: "" if text is None else printable(str(text)),
 }
