@@ -165,21 +165,30 @@ def _due(connection: Any, champion: versions.Version, population: int, now: date
     return (grown or now - before[0].drawn_at >= ROUND_AGE) and not sampling.open_items(connection, champion)
 
 
-def next_item(db: Database, settings: ReviewSettings, person: str, now: datetime) -> ReviewItem | None:
+def next_item(
+    db: Database, settings: ReviewSettings, person: str, now: datetime, *, besides: Sequence[int] = ()
+) -> ReviewItem | None:
     """Claim the next item for a person, for ``store.PATIENCE``; None where nothing waits for them.
 
     What they were shown and have not answered comes first, then what was put there by hand, then the stream that is
-    furthest behind its share. The queue is filled only where it has nothing for them: that takes a pass over all drops.
+    furthest behind its share; none of ``besides``, which are in their hands. The queue is filled only where it has
+    nothing for them: that takes a pass over all drops.
     """
-    taken = take(db, settings, person, now)
+    taken = take(db, settings, person, now, besides=besides)
     if not taken:
         fill(db, settings, now)
-        taken = take(db, settings, person, now)
+        taken = take(db, settings, person, now, besides=besides)
     return taken[0] if taken else None
 
 
 def take(
-    db: Database, settings: ReviewSettings, person: str, now: datetime, *, hold: timedelta = store.PATIENCE
+    db: Database,
+    settings: ReviewSettings,
+    person: str,
+    now: datetime,
+    *,
+    hold: timedelta = store.PATIENCE,
+    besides: Sequence[int] = (),
 ) -> list[ReviewItem]:
     """Claim one item of the queue as it is, for a person, for the time ``hold``; empty where there is none."""
 
@@ -187,7 +196,7 @@ def take(
         champion = versions.champion(connection)
         store.reconcile(connection)
         order = _turns(settings, store.seen(connection, champion))
-        return store.items(connection, store.claim(connection, person, order, now, hold=hold))
+        return store.items(connection, store.claim(connection, person, order, now, hold=hold, besides=besides))
 
     return db.write(work)
 
@@ -200,14 +209,22 @@ def _turns(settings: ReviewSettings, seen: dict[Stream, int]) -> list[Stream]:
     return [Stream.MANUAL, *behind]
 
 
-def answer(db: Database, item: ReviewItem, label: DropClass, person: str, now: datetime) -> None:
-    """Store a person's answer to an item as a label, and close the item, in one transaction."""
-    db.write(_answer, item, label, person, now)
+def answer(
+    db: Database, item: ReviewItem, label: DropClass, person: str, now: datetime, request: str | None = None
+) -> None:
+    """Store a person's answer to an item as a label, and close the item, in one transaction.
+
+    The same ``request`` again changes nothing.
+    """
+    db.write(_answer, item, label, person, now, request)
 
 
-def _answer(connection: Any, item: ReviewItem, label: DropClass, person: str, now: datetime) -> None:
-    recorder.add(connection, [NewLabel(item.drop_id, item.inspection_id, label, person, now, ORIGIN)], now)
-    store.close(connection, item.item_id, person=person, answer=str(label), now=now)
+def _answer(
+    connection: Any, item: ReviewItem, label: DropClass, person: str, now: datetime, request: str | None = None
+) -> None:
+    given = NewLabel(item.drop_id, item.inspection_id, label, person, now, ORIGIN, request=request)
+    if recorder.add(connection, [given], now) or request is None:
+        store.close(connection, item.item_id, person=person, answer=str(label), now=now)
 
 
 def skip(db: Database, item: ReviewItem, person: str, now: datetime) -> None:

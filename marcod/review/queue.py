@@ -26,6 +26,7 @@ from marcod.labels.recorder import LabelTarget
 from marcod.store import sources
 from marcod.store.selects import current_score
 from marcod.store.versions import Version
+from marcod.store.votes import given_singly
 
 PATIENCE: Final = timedelta(minutes=30)
 """An item that was shown and not answered for so long is offered to others."""
@@ -190,8 +191,8 @@ def reconcile(connection: Connection) -> int:
     """Close the open items that people have labelled by any way. Returns how many.
 
     A label recorded after the item was proposed closes it; in an audit an older one does too, because the draw did
-    not look at it. A label of another image of the drop closes it only where it is Crystals; a copy of the item's
-    image, as a moved file is, is the same image.
+    not look at it, but none that was given to several drops at once. A label of another image of the drop closes it
+    only where it is Crystals; a copy of the item's image, as a moved file is, is the same image.
     """
     own, later = label.alias("own"), label.alias("later")
     item, asked, judged = review_item.c, image.alias("asked"), image.alias("judged")
@@ -208,7 +209,7 @@ def reconcile(connection: Connection) -> int:
             own.c.label.is_not(None),
             sa.or_(own.c.recorded_at > item.proposed_at, item.stream == str(Stream.AUDIT)),
             sa.or_(own.c.image_id.is_(None), same_image, own.c.label == DropClass.CRYSTALS),
-            sa.not_(_superseded(own, later)),
+            _stands(own, later),
         )
         .order_by(item.id, own.c.labelled_at, own.c.id)
     ).all()
@@ -248,12 +249,18 @@ def release(connection: Connection, item_ids: Sequence[int], person: str) -> int
 
 
 def claim(
-    connection: Connection, person: str, streams: Sequence[Stream], now: datetime, *, hold: timedelta = PATIENCE
+    connection: Connection,
+    person: str,
+    streams: Sequence[Stream],
+    now: datetime,
+    *,
+    hold: timedelta = PATIENCE,
+    besides: Sequence[int] = (),
 ) -> list[int]:
     """Claim the next item of the first of the streams that has one for this person. Returns its id, if any.
 
-    What the person was shown before and has not answered comes first, unless it was exported. The item is the
-    person's for ``hold``: ``shown_at`` is dated so that ``PATIENCE`` after it that time is over.
+    What the person was shown before and has not answered comes first, unless it was exported, but none of ``besides``.
+    The item is the person's for ``hold``: ``shown_at`` is dated so that ``PATIENCE`` after it that time is over.
     """
     values = {"person": person, "shown_at": now + (hold - PATIENCE)}
     mine = sa.and_(review_item.c.person == person, review_item.c.shown_at.between(now - PATIENCE, now))
@@ -262,7 +269,12 @@ def claim(
     for turn in turns:
         picked = (
             sa.select(review_item.c.id)
-            .where(turn, review_item.c.answered_at.is_(None), *_askable(person, now))
+            .where(
+                turn,
+                review_item.c.answered_at.is_(None),
+                review_item.c.id.not_in(list(besides)),
+                *_askable(person, now),
+            )
             .order_by(review_item.c.rank, review_item.c.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=review_item)
@@ -287,12 +299,20 @@ def has_label(person: str) -> sa.ColumnElement[bool]:
     """Select items whose drop at its inspection has a label of this person that is not withdrawn."""
     own, later = label.alias("own"), label.alias("own_later")
     labelled = sa.and_(same_subject(own, review_item), own.c.person == person, own.c.label.is_not(None))
-    return sa.exists().where(labelled, sa.not_(_superseded(own, later)))
+    return sa.exists().where(labelled, _stands(own, later))
 
 
-def _superseded(own: Any, later: Any) -> sa.ColumnElement[bool]:
-    """Select labels whose person has replaced or withdrawn them since."""
+def _stands(own: Any, later: Any) -> sa.ColumnElement[bool]:
+    """Select labels that their person has not replaced or withdrawn since; in an audit, those given singly."""
+    audit = review_item.c.stream == str(Stream.AUDIT)
+    singly = sa.and_(given_singly(own), sa.not_(_superseded(own, later, given_singly(later))))
+    return sa.or_(sa.and_(audit, singly), sa.and_(sa.not_(audit), sa.not_(_superseded(own, later))))
+
+
+def _superseded(own: Any, later: Any, *among: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Select labels whose person has replaced or withdrawn them since, by a label ``among`` some."""
     return sa.exists().where(
+        *among,
         same_subject(later, own),
         later.c.person == own.c.person,
         sa.func.coalesce(later.c.image_id, 0) == sa.func.coalesce(own.c.image_id, 0),

@@ -241,11 +241,12 @@ def _tally(stratum: Stratum, answers: list[str | None]) -> StratumAnswers:
 def _answers(connection: Connection, items: dict[tuple[int, int], Any]) -> dict[tuple[int, int], str]:
     """Read the present labels of these items, or their skips; open ones are left out.
 
-    An item whose answer was withdrawn is not asked again, and counts as skipped.
+    An item whose answer was withdrawn is not asked again, and counts as skipped. A label that was given to several
+    drops at once is none here: perhaps no one looked at the drop.
     """
     labelled: dict[tuple[int, int], votes.DropVotes] = {}
     for part in parts(sorted({drop_id for drop_id, _ in items})):
-        labelled |= votes.of_drops(connection, part)
+        labelled |= votes.of_drops(connection, part, singly=True)
     found: dict[tuple[int, int], str] = {}
     for subject, row in items.items():
         given = labelled.get(subject, votes.NO_VOTES)

@@ -50,6 +50,10 @@ SHOWN_DROP: Final = sa.table("shown_drop", sa.column("drop_id"), sa.column("mode
 """The model version that the views show for each drop; an internal view holds the rule."""
 
 
+SHOWN_INSPECTION: Final = sa.table("shown_inspection", sa.column("inspection_id"), sa.column("model_version_id"))
+"""The model version that the views show for each inspection; an internal view holds the rule."""
+
+
 def count_where(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
     """Count the rows of a statement that meet a condition; 0 where there are none."""
     return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)

@@ -29,6 +29,9 @@ from marcod.store.sources import root_of
 from marcod.store.versions import get
 
 CHUNK: Final = 1000
+SEVERAL: Final = "web several"
+"""Beginning of the origin of labels that a person gave to many drops at once, perhaps without a look at each."""
+
 FOUR_CLASSES: Final = "marco"
 """The vocabulary of the four classes themselves."""
 
@@ -42,6 +45,7 @@ class NewLabel:
 
     The drop, the inspection and the image must be of one another. ``original`` is the label as written, in its
     ``vocabulary``; ``origin`` is the way it came, such as ``cli`` or ``csv NAME``. ``labelled_at`` is aware.
+    ``request`` names one answer on the page; a second label of the same request is none.
     """
 
     drop_id: int
@@ -53,6 +57,7 @@ class NewLabel:
     original: str = ""
     vocabulary: str = FOUR_CLASSES
     image_id: int | None = None
+    request: str | None = None
 
     @property
     def key(self) -> str:
@@ -138,17 +143,30 @@ def add(connection: Connection, labels: Iterable[NewLabel], now: datetime) -> in
         }
         for new in {n.key: n for n in labels}.values()
     ]
-    statement = insert(connection, label).on_conflict_do_nothing(index_elements=["key"]).returning(label.c.id)
+    statement = insert(connection, label).on_conflict_do_nothing().returning(label.c.id)
     chunks = (rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
     return sum(len(connection.execute(statement, chunk).all()) for chunk in chunks)
 
 
+def given_singly(labels: Any = label) -> sa.ColumnElement[bool]:
+    """Choose labels whose person looked at that one drop, of ``label`` or an alias of it."""
+    several: sa.ColumnElement[bool] = labels.c.origin.startswith(SEVERAL)
+    return sa.not_(several)
+
+
 def current(
-    connection: Connection, *, drop_ids: Sequence[int] | None = None, sources: Sequence[str] | None = None
+    connection: Connection,
+    *,
+    drop_ids: Sequence[int] | None = None,
+    sources: Sequence[str] | None = None,
+    singly: bool = False,
 ) -> list[MajorityLabel]:
-    """List the label of every subject that has one, by drop, inspection and image."""
+    """List the label of every subject that has one, by drop, inspection and image.
+
+    ``singly`` takes labels that were given to several drops at once as never given.
+    """
     given: dict[tuple[int, int, int | None], list[Any]] = {}
-    for row in connection.execute(_latest(drop_ids, sources)):
+    for row in connection.execute(_latest(drop_ids, sources, singly=singly)):
         given.setdefault((row.drop_id, row.inspection_id, row.image_id), []).append(row)
     verdicts = [_verdict(subject, rows) for subject, rows in given.items()]
     return sorted(verdicts, key=lambda v: (v.drop_id, v.inspection_id, v.image_id or 0))
@@ -182,10 +200,12 @@ NO_VOTES: Final = DropVotes(None, {})
 """A drop without labels."""
 
 
-def of_drops(connection: Connection, drop_ids: Sequence[int]) -> dict[tuple[int, int], DropVotes]:
-    """Read the labels of these drops, by drop and inspection."""
+def of_drops(
+    connection: Connection, drop_ids: Sequence[int], *, singly: bool = False
+) -> dict[tuple[int, int], DropVotes]:
+    """Read the labels of these drops, by drop and inspection; ``singly`` as in :func:`current`."""
     found: dict[tuple[int, int], DropVotes] = {}
-    for verdict in current(connection, drop_ids=drop_ids):
+    for verdict in current(connection, drop_ids=drop_ids, singly=singly):
         subject = (verdict.drop_id, verdict.inspection_id)
         held = found.get(subject, NO_VOTES)
         if verdict.image_id is None:
@@ -222,7 +242,7 @@ _AGE: Final = sa.func.row_number().over(
 """1 for a person's latest vote on a subject, more for the former ones."""
 
 
-def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa.Select[Any]:
+def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None, *, singly: bool) -> sa.Select[Any]:
     """Select each person's latest vote on each subject, unless it took the former back; the oldest first."""
     columns = (column for column in label.c if column is not label.c.image_id)
     chosen = sa.select(*columns, COUNTING.label("image_id"), _AGE.label("age"))
@@ -231,6 +251,8 @@ def _latest(drop_ids: Sequence[int] | None, sources: Sequence[str] | None) -> sa
         chosen = chosen.where(label.c.drop_id.in_(list(drop_ids)))
     if sources is not None:
         chosen = chosen.where(label.c.drop_id.in_(_drops_of(sources)))
+    if singly:
+        chosen = chosen.where(given_singly())
     vote = chosen.subquery()
     return sa.select(vote).where(vote.c.age == 1, vote.c.label.is_not(None)).order_by(vote.c.labelled_at, vote.c.id)
 

@@ -17,7 +17,7 @@ from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.errors import MarcodError, NotFoundError, StoreError
 from marcod.settings import Settings
-from marcod.web import drops, images, login, pages, reports
+from marcod.web import drops, images, labelling, login, pages, reports, reviewing
 from marcod.web.access import Access, access_of
 from marcod.web.safety import Safety
 from marcod.web.site import STATIC, Site, is_for_programs, refusal, site_of, static
@@ -51,6 +51,8 @@ def routes() -> list[BaseRoute]:
         *reports.ROUTES,
         *drops.ROUTES,
         *images.ROUTES,
+        *labelling.ROUTES,
+        *reviewing.ROUTES,
     ]
 
 

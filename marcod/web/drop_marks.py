@@ -130,3 +130,11 @@ def asked_in_audit(connection: Connection, user: User, inspection_id: int) -> fr
         review_item.c.answered_at.is_(None),
     )
     return frozenset(connection.execute(sa.select(review_item.c.drop_id).where(asked)).scalars())
+
+
+def as_json(marks: Sequence[DropMark]) -> list[dict[str, Any]]:
+    """Write marks for the browser: kind, text, person, at and inspection."""
+    return [
+        {"kind": m.kind, "text": m.text, "person": m.person, "at": m.marked_at.isoformat(), "inspection": m.inspection}
+        for m in marks
+    ]

@@ -125,7 +125,7 @@ def drop_view(
         "now": _now(connection, drop_id, version, hidden=bool(facts.hidden)),
         "scores": [] if at["inspection"] in facts.hidden else _scores(connection, at["image"]),
         "labels": _labels(connection, drop_id),
-        "marks": _marks(connection, drop_id),
+        "marks": drop_marks.as_json(drop_marks.history(connection, drop_id)),
         "harvested": drop_id in marks.harvested,
         "followed": drop_id in marks.followed,
         "um_per_px": its_source.um_per_px if its_source else None,
@@ -197,6 +197,11 @@ def _verdicts(connection: Connection, drop_id: int, version: Version) -> dict[in
 
 
 _TAKEN = sa.func.coalesce(image.c.captured_at, image.c.seen_at, type_=UtcDateTime()).label("taken")
+
+
+def photographs(connection: Connection, drop_id: int, inspection_id: int) -> list[Photograph]:
+    """List the images of a drop at one inspection, in every light."""
+    return [_photograph(row) for row in _images(connection, drop_id) if row.inspection_id == inspection_id]
 
 
 def _images(connection: Connection, drop_id: int) -> Sequence[Any]:
@@ -327,10 +332,3 @@ def _labels(connection: Connection, drop_id: int) -> list[dict[str, Any]]:
         )
         heard.add(subject)
     return found
-
-
-def _marks(connection: Connection, drop_id: int) -> list[dict[str, Any]]:
-    return [
-        {"kind": m.kind, "text": m.text, "person": m.person, "at": m.marked_at.isoformat(), "inspection": m.inspection}
-        for m in drop_marks.history(connection, drop_id)
-    ]

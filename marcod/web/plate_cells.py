@@ -164,7 +164,7 @@ _TRENDS: Final = {
 _NOTHING: Final = {"absent": ("", "absent"), "light": ("", "light"), "gone": ("!", "failed"), "audit": ("?", "waiting")}
 
 
-def _now(cell: MapCell) -> tuple[str, str]:
+def _now(cell: Said) -> tuple[str, str]:
     look = _MARKS[Mark(cell["mark"])]
     return look if cell["label"] else _NOTHING.get(cell["state"], look)
 
@@ -177,7 +177,7 @@ def _ten(value: float | None, cell: MapCell) -> tuple[str, str]:
     return str(digit), f"p{digit}"
 
 
-def _disagreement(cell: MapCell) -> tuple[str, str]:
+def _disagreement(cell: Said) -> tuple[str, str]:
     if cell["person"] is None:
         return "", "unlabelled"
     if cell["disputed"]:
@@ -197,6 +197,12 @@ LOOKS: Final[dict[By, Callable[[MapCell], tuple[str, str]]]] = {
     "trend": _trend,
 }
 """The letter and the style of a cell, by what the map shows."""
+
+
+def look_of(now: Said, by: Literal["now", "disagreement"]) -> tuple[str, str]:
+    """Return letter and style of a drop, where labels and scores alone decide them."""
+    return _now(now) if by == "now" else _disagreement(now)
+
 
 _SHOWN: Final[dict[Show, Callable[[MapCell], bool]]] = {
     "all": lambda cell: True,

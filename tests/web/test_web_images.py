@@ -161,7 +161,7 @@ def test_a_hostile_path_in_the_database_reads_nothing(
 
 
 @one_database
-def test_what_is_no_image_is_not_sent(client: TestClient, share: Share, address: Callable[..., str]) -> None:
+def test_what_cannot_be_shown_is_not_sent(client: TestClient, share: Share, address: Callable[..., str]) -> None:
     for data in (b"", b"<html><script>alert(1)</script>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", SECRET):
         share.path().write_bytes(data)
         for size in ("thumb", "view", "original", "file"):
