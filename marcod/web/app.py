@@ -17,7 +17,16 @@ from marcod import telemetry
 from marcod.database.engine import Database
 from marcod.errors import MarcodError, NotFoundError, StoreError
 from marcod.settings import Settings
-from marcod.web import drops, images, labelling, login, pages, reports, reviewing
+from marcod.web import (
+    drops,
+    images,
+    labelling,
+    live,
+    login,
+    pages,
+    reports,
+    reviewing,
+)
 from marcod.web.access import Access, access_of
 from marcod.web.safety import Safety
 from marcod.web.site import STATIC, Site, is_for_programs, refusal, site_of, static
@@ -39,6 +48,7 @@ def build(settings: Settings, db: Database, access: Access | None = None) -> Sta
     )
     app.state.site = Site(settings, db, access or access_of(settings.web, db))
     app.state.imaging = images.Imaging.of(settings)
+    app.state.pulse = live.Pulse(db)
     return app
 
 
@@ -53,6 +63,7 @@ def routes() -> list[BaseRoute]:
         *images.ROUTES,
         *labelling.ROUTES,
         *reviewing.ROUTES,
+        *live.ROUTES,
     ]
 
 
