@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from marcod.database.engine import Database
 from marcod.domain import PLATE_FORMATS, DropClass, ImageKind, path_text
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.plates import reports
+from marcod.settings import WebSettings
 from marcod.settings.environment import child_environment, published_wheel
 from marcod.store import backlog
 from marcod.synthetic import ImagerStyle, PlannedFile, PlateSpec, plate_files, write_file
@@ -180,6 +182,8 @@ def prepare(folder: Path, models: Path, plates: Sequence[Export]) -> Path:
         "watch.settle_s = 1.0",
         "watch.rescan_s = 5.0",
         "watch.quiet_s = 20.0",
+        f"web.port = {_free_port()}",
+        f'web.cache_folder = "{folder / "page"}"',
         'log.format = "json"',
     ]
     for plate in plates:
@@ -196,6 +200,40 @@ def prepare(folder: Path, models: Path, plates: Sequence[Export]) -> Path:
     config = folder / "marcod.toml"
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return config
+
+
+def _free_port() -> int:
+    """Return the usual port of the page, or another where it is taken."""
+    usual = WebSettings().port
+    for port in (usual, 0):
+        try:
+            with socket.create_server(("127.0.0.1", port)) as found:
+                return int(found.getsockname()[1])
+        except OSError:
+            continue
+    return usual
+
+
+def page_address(config: Path) -> str:
+    """Return the address of the page of a demonstration."""
+    return f"http://127.0.0.1:{tomllib.loads(config.read_text(encoding='utf-8'))['web']['port']}"
+
+
+@contextmanager
+def page(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve the page of the demonstration in a process and show it in the browser, until it is left."""
+    command = [sys.executable, "-m", "marcod", "--config", str(config), "web", "--open"]
+    with log.open("wb") as output, subprocess.Popen(
+        command, stdout=output, stderr=output, env=child_environment()
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextmanager

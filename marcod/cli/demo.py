@@ -5,8 +5,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +26,9 @@ from marcod.plates.plate_map import PlateMap
 from marcod.store import versions
 
 if TYPE_CHECKING:
-    from marcod.demo import DemoResult, Drawn, Step
+    import subprocess
+
+    from marcod.demo import DemoResult, Drawn, Export, Step
 
 BEST: Final = 10
 PANEL: Final = 100
@@ -47,11 +49,12 @@ CLASSES: Final = (DropClass.CRYSTALS, DropClass.PRECIPITATE, DropClass.CLEAR, Dr
     help="Where the fetched model is kept for the next demonstration [default: in the demonstration's folder]",
 )
 @click.option("--wells", type=click.IntRange(min=1), help="Deliver at most this many wells of each plate")
-def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
+@click.option("--web", "with_page", is_flag=True, help="Show the plates in your browser as they arrive, until Ctrl-C")
+def demo(folder: Path | None, models: Path | None, wells: int | None, with_page: bool) -> None:
     """Let rendered plates of three imagers arrive, score them with the real daemon, and show the results.
 
     The published MARCO is fetched first, as `marcod model fetch marco` does. Where it cannot be had, the small model
-    that ships with marcod scores instead.
+    that ships with marcod scores instead. On a terminal it ends with the offer to show its plates in your browser.
     """
     from marcod import demo as demonstration
 
@@ -67,8 +70,52 @@ def demo(folder: Path | None, models: Path | None, wells: int | None) -> None:
         missing = demonstration.fetch_model(config, on_words)
     if missing is not None:
         _print_missing(console, missing)
-    with _Bars() as on_step:
-        outcome = demonstration.run(where, config, arriving, on_step)
+    with _page(console, where, config) if with_page else nullcontext() as served:
+        with _Bars() as on_step:
+            outcome = demonstration.run(where, config, arriving, on_step)
+        _print_everything(console, where, config, outcome, arriving, missing)
+        if served is not None:
+            _await_end(console, config, served)
+    if not with_page and sys.stdin.isatty() and console.is_terminal:
+        _offer_page(console, where, config)
+
+
+@contextmanager
+def _page(console: Console, where: Path, config: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Serve the page, and say where it is."""
+    from marcod import demo as demonstration
+
+    with demonstration.page(config, where / "page.log") as served:
+        output.say(console, f"Your browser shows the plates as they arrive: {demonstration.page_address(config)}\n")
+        yield served
+
+
+def _offer_page(console: Console, where: Path, config: Path) -> None:
+    """Ask if the plates are to be shown in the browser, and show them until Ctrl-C."""
+    if click.confirm("\nLook at these plates in your browser?", default=True):
+        with _page(console, where, config) as served:
+            _await_end(console, config, served)
+
+
+def _await_end(console: Console, config: Path, served: "subprocess.Popen[bytes]") -> None:
+    from marcod import demo as demonstration
+
+    output.say(console, f"\nThe page is at {demonstration.page_address(config)}; Ctrl-C ends it.", "bold")
+    with suppress(KeyboardInterrupt):
+        served.wait()
+
+
+def _print_everything(
+    console: Console,
+    where: Path,
+    config: Path,
+    outcome: "DemoResult",
+    arriving: "Sequence[Export]",
+    missing: str | None,
+) -> None:
+    """Print plates, hits, times and what to do next."""
+    from marcod import demo as demonstration
+
     db = Database(demonstration.database_url(where))
     try:
         _print_results(console, db, demonstration.drawn(arriving))
@@ -204,6 +251,7 @@ Look further at the demonstration:
   {marcod} model list
   {marcod} plate show CI030117
   {marcod} hits
+  {marcod} web --open
   sqlite3 {folder}/marcod.sqlite \\
     "select plate_key, inspection_key, hits, scored from lims_plate_summary_v1"
 """

@@ -70,8 +70,8 @@ class PlateFilter:
 class PlateRow:
     """One plate with its latest inspection; ``new_hits`` were seen there first, within :data:`NEW_DAYS`.
 
-    ``hits`` are those at the latest inspection, ``unlabelled_hits`` the plate's without a person's label. ``scored`` is
-    None where no image is in the model's light.
+    ``hits`` are those at the latest inspection, ``unlabelled_hits`` those of them without a label. ``scored`` is None
+    where no image is in the model's light.
     """
 
     source: str
@@ -230,6 +230,9 @@ _OF_SHOWN: Final = sa.and_(
 )
 
 
+_IS_UNLABELLED: Final = sa.and_(drop_summary.c.hit, drop_summary.c.label_person.is_(None)).label("unlabelled")
+
+
 def _rows(connection: Connection, places: Sequence[tuple[int, int]], now: datetime) -> list[PlateRow]:
     """Read everything about the plates of a page, in their order."""
     of_plates = _latest(connection, [plate_id for plate_id, _ in places])
@@ -274,9 +277,7 @@ def _counted_hits(
     """
     at = inspection.alias("at")
     statement: sa.Select[Any] = (
-        sa.select(
-            at.c.plate_id, hit.c.inspection_id, hit.c.model_version_id, hit.c.found_at, drop_summary.c.label_person
-        )
+        sa.select(at.c.plate_id, hit.c.inspection_id, hit.c.model_version_id, hit.c.found_at, _IS_UNLABELLED)
         .join(at, at.c.id == hit.c.inspection_id)
         .join(
             drop_summary,
@@ -289,12 +290,12 @@ def _counted_hits(
         .where(at.c.plate_id.in_(list(of_plates)))
     )
     found: dict[int, tuple[int, int]] = {}
-    for plate_id, inspection_id, version_id, found_at, person in connection.execute(statement):
+    for plate_id, inspection_id, version_id, found_at, is_unlabelled in connection.execute(statement):
         newest = of_plates[plate_id]
         if version_id == versions.get(newest):
             new, unlabelled = found.get(plate_id, (0, 0))
             is_new = inspection_id == newest and found_at >= now - timedelta(days=NEW_DAYS)
-            found[plate_id] = (new + is_new, unlabelled + (person is None))
+            found[plate_id] = (new + is_new, unlabelled + bool(is_unlabelled))
     return found
 
 

@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Route
 
 from marcod.app import App
 from marcod.drift import monitor
-from marcod.errors import NotFoundError, StoreError
+from marcod.errors import ConfigError, NotFoundError, StoreError
 from marcod.health import checks, snapshot, words
 from marcod.model import registry
 from marcod.model.registry import ModelInfo, Registry
@@ -57,7 +57,10 @@ def _drift(site: Site) -> monitor.DriftReport:
 
 def model(request: Request) -> Response:
     """Show one version: what it is made of, its evaluation, and what became of it."""
-    known = _registry(site_of(request)).describe(request.path_params["name"])
+    try:
+        known = _registry(site_of(request)).describe(request.path_params["name"])
+    except ConfigError as error:
+        raise NotFoundError(str(error)) from error
     history = _registry(site_of(request)).history(known)
     metrics = [(name, run_words.number(value)) for name, value in _flat(registry.metrics(known) or {})]
     return render(request, "model.html", model=known, metrics=metrics, history=history)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from markupsafe import Markup, escape
+
 from marcod.text import printable
 
 
@@ -53,11 +55,22 @@ def day(at: str) -> str:
     return moment(datetime.fromisoformat(at).astimezone(UTC))
 
 
+def marked(text: str) -> Markup:
+    """Write text with what stands in backticks as commands."""
+    parts = printable(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(printable(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+    )
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "ago": ago,
     "moment": moment,
     "probability": probability,
-    "sentence": sentence,
+    "marked": marked,
+    "sentence": lambda text: marked(sentence(text)),
     "key_name": key_name,
     "day": day,
     "printable": lambda text: "" if text is None else printable(str(text)),

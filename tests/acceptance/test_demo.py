@@ -1,8 +1,13 @@
 """`marcod demo` as its own process, on a few wells of each plate."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner
@@ -34,6 +39,26 @@ def test_without_the_published_model_it_says_so_loudly_and_goes_on(tmp_path: Pat
     assert "setup FOLDER" in shown
     again = CliRunner().invoke(cli, ["demo", "--folder", str(folder)])
     assert (again.exit_code, again.stderr) == (1, f"marcod: {folder} is not empty; give another folder with --folder\n")
+
+
+def test_its_plates_are_on_a_page_until_ctrl_c(tmp_path: Path) -> None:
+    variables = {"MARCOD_PUBLISHED_WHEEL": str(tmp_path / "none.whl"), "NO_COLOR": "1", "BROWSER": "true"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "marcod", "demo", "--folder", str(tmp_path / "demo"), "--wells", "1", "--web"],
+        env=child_environment(**variables), stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        found = next(match for line in process.stdout if (match := re.search(r"The page is at (http\S+);", line)))
+        with urlopen(found[1]) as answer:
+            assert "CI030117" in answer.read().decode()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.raises(URLError):
+        urlopen(found[1])
 
 
 def test_crystals_are_drawn_on_every_plate() -> None:

@@ -1,0 +1,74 @@
+"""Models, training runs and status on the page."""
+
+import factories
+import populated
+import sqlalchemy as sa
+from starlette.testclient import TestClient
+
+from marcod.database.engine import Database
+from marcod.database.schema import training_run
+from marcod.store.versions import Version
+from marcod.training import run_rows
+
+CHECKS = [
+    {"name": "enough", "passed": True, "numbers": {"drops": 40, "drops_needed": 30}, "reason": ""},
+    {"name": "recall", "passed": False, "numbers": {"lost": 0.04}, "reason": "recall falls"},
+]
+NUMBERS = {
+    "gate": {
+        "champion": {"model": "small:1", "crystal_recall": 0.91}, "candidate": {"crystal_recall": 0.87},
+        "checks": CHECKS,
+    }
+}  # fmt: skip
+
+
+def ran(db: Database, **ended: object) -> int:
+    """A training run that is over."""
+    begun = {"cause": "by hand", "actor": "ann", "recipe": "adapt", "options": {}, "parent": "small:1"}
+    place = {"host": "here", "folder": "/nowhere", "pid": 7, "token": "the token", "now": factories.utc()}
+    run = db.write(lambda c: run_rows.begin(c, **begun, **place))
+    values = {"active": None, "ended_at": factories.utc(hours=2), **ended}
+    db.write(lambda c: c.execute(sa.update(training_run).where(training_run.c.id == run.id).values(values)))
+    return run.id
+
+
+def test_a_run_shows_the_checks_of_the_gate_and_no_secret(client: TestClient, db: Database, champion: Version) -> None:
+    reasons = ["recall falls by <4 %>; `marcod train show` says more"]
+    number = ran(db, state="refused", candidate="lab:2", reasons=reasons, numbers=NUMBERS)
+    listed = client.get("/models").text
+    assert f'href="/models/run/{number}"' in listed
+    assert "refused" in listed
+    shown = client.get(f"/models/run/{number}").text
+    assert "40 of 30 drops" in shown
+    assert "recall falls by &lt;4 %&gt;; <code>marcod train show</code> says more" in shown
+    assert "0.91" in shown
+    assert "0.87" in shown
+    assert "the token" not in listed + shown
+    assert client.get("/models/run/99").status_code == 404
+    assert client.get("/models/run/x").status_code == 404
+
+
+def test_models_are_listed_with_the_champion_first(client: TestClient, db: Database, champion: Version) -> None:
+    factories.register(db, "other")
+    text = client.get("/models").text
+    assert text.index("small:1") < text.index("other:1")
+    assert "No audit of small:1 has been drawn yet" in text
+    shown = client.get("/models/small:1").text
+    assert champion.digest in shown
+    assert client.get("/models/none:1").status_code == 404
+    assert client.get("/models/nonsense").status_code == 404
+
+
+def test_without_a_champion_the_pages_answer(client: TestClient) -> None:
+    assert client.get("/models").status_code == 200
+    text = client.get("/status").text
+    assert "Needs attention" in text
+    assert "broken" in text
+
+
+def test_the_status_says_what_the_command_says(client: TestClient, db: Database) -> None:
+    populated.populate(db)
+    text = client.get("/status").text
+    assert "no marcod runs; <code>marcod run</code> starts one" in text
+    assert "quarantined" in text
+    assert "rock-imager" in text
