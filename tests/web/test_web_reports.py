@@ -70,5 +70,5 @@ def test_the_status_says_what_the_command_says(client: TestClient, db: Database)
     populated.populate(db)
     text = client.get("/status").text
     assert "no marcod runs; <code>marcod run</code> starts one" in text
-    assert "quarantined" in text
+    assert "1 image in quarantine" in text
     assert "rock-imager" in text
