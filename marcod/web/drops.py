@@ -99,6 +99,8 @@ def order_json(request: Request) -> Response:
     def work(connection: Connection) -> orders.Order:
         assert drop_id is not None
         shown = drop_view(connection, user_of(request), site.settings, drop_id, number(query.get("inspection")))
+        if query.get("from") == "hits":
+            return orders.of_hits(connection, user_of(request), shown, query, site.db.now())
         place = (shown["plate"]["id"], drop_id, shown["inspection"])
         return orders.of_plate(connection, user_of(request), site.settings.web, *place, query)
 
@@ -107,8 +109,11 @@ def order_json(request: Request) -> Response:
 
 def _drop(connection: Connection, request: Request, site: Site) -> tuple[DropView, DropView | None, orders.Neighbours]:
     shown, beside = _shown(connection, request, site)
+    user, query = user_of(request), request.query_params
+    if query.get("from") == "hits":
+        return shown, beside, orders.in_hits(connection, user, shown, query, site.db.now())
     place = (shown["plate"]["id"], shown["drop"]["id"], shown["inspection"])
-    return shown, beside, orders.on_plate(connection, user_of(request), site.settings.web, *place, request.query_params)
+    return shown, beside, orders.on_plate(connection, user, site.settings.web, *place, query)
 
 
 def _shown(connection: Connection, request: Request, site: Site) -> tuple[DropView, DropView | None]:

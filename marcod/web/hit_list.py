@@ -131,6 +131,24 @@ def hits(connection: Connection, user: User, chosen: HitFilter, now: datetime, l
     return HitPage(rows, _cursor(places[limit - 1]) if len(places) > limit else "")
 
 
+def around(
+    connection: Connection, user: User, chosen: HitFilter, drop_id: int, now: datetime, limit: int
+) -> list[HitRow]:
+    """Read the list from its beginning where the drop is near that, else what follows the drop in its order."""
+    first = hits(connection, user, replace(chosen, after=""), now, limit).rows
+    if any(row.drop_id == drop_id for row in first):
+        return first
+    # It may be far down, or a label has just taken it out of the list.
+    key = hit.c.found_at if chosen.order == "newest" else drop_summary.c.highest_p_crystals
+    tie = hit.c.id if chosen.order == "newest" else hit.c.drop_id
+    its = sa.select(hit.c.id, key, tie).join(drop_summary, _ITS_SUMMARY).where(hit.c.drop_id == drop_id)
+    own = connection.execute(its.order_by(hit.c.id.desc()).limit(1)).first()
+    if own is None:
+        return first
+    after = _cursor(_Place(*own))
+    return hits(connection, user, replace(chosen, after=after), now, limit).rows
+
+
 def all_hits(db: Database, user: User, chosen: HitFilter, now: datetime) -> Iterator[list[HitRow]]:
     """Read the whole list in portions, each in a transaction of its own."""
     chosen = replace(chosen, after="")

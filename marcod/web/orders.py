@@ -5,6 +5,7 @@ A label may take a drop out of the list; its neighbours stay those that it had.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final, TypedDict
 from urllib.parse import urlencode
 
@@ -13,8 +14,14 @@ from sqlalchemy.engine import Connection
 from marcod.domain import drop_name
 from marcod.settings import WebSettings
 from marcod.web.access import User
-from marcod.web.plate_cells import MapCell, PlateChoice, ordered
+from marcod.web.drop_view import DropView
+from marcod.web.hit_list import HitFilter, HitRow, around
+from marcod.web.image_address import ImageSize
+from marcod.web.plate_cells import MapCell, PlateChoice, look_of, ordered
 from marcod.web.plate_view import plate_view
+
+HITS: Final = 300
+"""Hits that one may move through without loading the page again."""
 
 AHEAD: Final = 3
 """Images that a browser loads before they are asked for."""
@@ -103,6 +110,85 @@ def _entry(cell: MapCell, inspection_id: int, query: str) -> Entry:
         "letter": cell["letter"],
         "style": cell["style"],
         "address": f"/drop/{cell['drop']}?{query}",
+    }
+
+
+def of_hits(connection: Connection, user: User, shown: DropView, query: Mapping[str, str], now: datetime) -> Order:
+    """List the hits of the gallery with these filters, and the drop itself, before them where they have it not."""
+    chosen, text = HitFilter.of(query), _hits_query(query)
+    rows = around(connection, user, chosen, shown["drop"]["id"], now, HITS)
+    entries = [_hit_entry(row, user, text) for row in rows]
+    if all(entry["drop"] != shown["drop"]["id"] for entry in entries):
+        entries.insert(0, _own_entry(shown, text))
+    return {"query": text, "entries": entries}
+
+
+def _hits_query(query: Mapping[str, str]) -> str:
+    filters = HitFilter.of(query).query(after="")
+    return f"from=hits&{filters}" if filters else "from=hits"
+
+
+def _hit_entry(row: HitRow, user: User, query: str) -> Entry:
+    return {
+        "drop": row.drop_id,
+        "inspection": row.inspection_id,
+        "name": f"{row.plate} {drop_name(row.well, row.drop_number)}",
+        "view": row.thumb and row.thumb.replace(f"/{ImageSize.THUMB}/", f"/{ImageSize.VIEW}/"),
+        "thumb": row.thumb,
+        "state": "scored",
+        "p": row.p_crystals,
+        "label": row.label,
+        "mine": row.label if row.label_person == user.name else None,
+        "letter": "X",
+        "style": "hit",
+        "address": f"/drop/{row.drop_id}?{query}&inspection={row.inspection_id}",
+    }
+
+
+def _own_entry(shown: DropView, query: str) -> Entry:
+    """Describe the drop that is shown, which its list has not or not any more."""
+    look = next(look for look in shown["looks"] if look["inspection"] == shown["inspection"])
+    letter, style = look_of(look, "now")
+    return {
+        "drop": shown["drop"]["id"],
+        "inspection": shown["inspection"],
+        "name": f"{shown['plate']['name']} {shown['drop']['name']}",
+        "view": look["images"][0]["view"],
+        "thumb": look["images"][0]["thumb"],
+        "state": look["state"],
+        "p": look["p"],
+        "label": look["label"],
+        "mine": look["mine"],
+        "letter": letter,
+        "style": style,
+        "address": f"/drop/{shown['drop']['id']}?{query}&inspection={shown['inspection']}",
+    }
+
+
+def in_hits(connection: Connection, user: User, shown: DropView, query: Mapping[str, str], now: datetime) -> Neighbours:
+    """Find the neighbours in the gallery of hits with these filters."""
+    found = of_hits(connection, user, shown, query, now)
+    entries = found["entries"]
+    at = next(place for place, entry in enumerate(entries) if entry["drop"] == shown["drop"]["id"])
+    before, after = ([_of_entry(entry) for entry in part] for part in (entries[:at], entries[at + 1 :]))
+    return {
+        "first": before[0] if before else None,
+        "previous": before[-1] if before else None,
+        "next": after[0] if after else None,
+        "last": after[-1] if after else None,
+        "ahead": after[:AHEAD],
+        "place": at + 1,
+        "total": len(entries),
+        "query": f"{found['query']}&inspection={shown['inspection']}",
+    }
+
+
+def _of_entry(entry: Entry) -> Neighbour:
+    return {
+        "drop": entry["drop"],
+        "inspection": entry["inspection"],
+        "address": entry["address"],
+        "view": entry["view"],
     }
 
 

@@ -133,3 +133,21 @@ def test_names_with_markup_are_text(client: TestClient, db: Database, champion: 
     text = client.get("/drop/1").text
     assert "<img src=x" not in text
     assert "&lt;img src=x" in text
+
+
+def test_the_neighbours_of_a_hit_are_those_of_the_gallery(client: TestClient, db: Database, plate: None) -> None:
+    a01, a02, a03 = ids(db, drop)
+    second = ids(db, inspection)[1]
+    query = "from=hits&unlabelled=1"
+    listed = client.get(f"/api/order/{a02}?{query}").json()
+    assert listed["query"] == query
+    assert [entry["drop"] for entry in listed["entries"]] == [a02, a01]
+    assert listed["entries"][1]["name"] == "P1 A01.1"
+    assert listed["entries"][0]["address"].startswith(f"/drop/{a02}?{query}&inspection=")
+    around = client.get(f"/api/drop/{a02}?{query}&inspection={second}").json()["neighbours"]
+    assert (around["previous"], around["next"]["drop"], around["place"], around["total"]) == (None, a01, 1, 2)
+    # A label takes it out of the list; what came after it still does.
+    say(db, a02, second, DropClass.CLEAR)
+    assert [e["drop"] for e in client.get(f"/api/order/{a02}?{query}").json()["entries"]] == [a02, a01]
+    assert [e["drop"] for e in client.get(f"/api/order/{a03}?{query}").json()["entries"]] == [a03, a01]
+    assert client.get(f"/drop/{a02}?{query}").status_code == 200
