@@ -7,13 +7,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where bytecode is not kept, as in many containers, every run compiles all tests and every process the package.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast test-stories test-jax lint wheel bench chaos audit docs keys format clean
+.PHONY: demo test test-fast test-stories test-web test-jax lint wheel bench chaos audit docs keys format clean
 
 demo: $(VENV)/run.stamp  ## fetch the published MARCO once and score rendered plates with it, under three minutes
 	$(BIN)/marcod demo --models $(VENV)/models
 
 test: $(VENV)/test.stamp  ## run the test suite, with the published MARCO, on SQLite and PostgreSQL, two files at a time
-	$(BIN)/pytest -m "not story" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not story and not web" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/test.stamp  ## run in under a minute what needs neither PostgreSQL nor TensorFlow nor a whole installation
 	$(BIN)/pytest --fast -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -26,6 +26,11 @@ test-jax: $(VENV)/jax.stamp  ## run what depends on the Keras backend with JAX, 
 		tests/model tests/scoring tests/fitting tests/training tests/evaluate \
 		tests/acceptance/test_plates.py tests/cli/test_heatmap_command.py \
 		-k "not miniature and not processes_draw"
+
+test-web: $(VENV)/web.stamp  ## run people with a real browser before the page; needs Debian's chromium, or MARCOD_CHROMIUM
+	@test -x "$${MARCOD_CHROMIUM:-/usr/bin/chromium}" || { echo "there is no $${MARCOD_CHROMIUM:-/usr/bin/chromium}:" \
+		"apt-get install chromium, or name a Chromium or Chrome by MARCOD_CHROMIUM" >&2; exit 1; }
+	$(BIN)/pytest -m web tests/web/browser
 
 lint: $(VENV)/lint.stamp  ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -73,6 +78,10 @@ $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/web.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[test,web-test]'
 	touch $@
 
 $(VENV)/jax.stamp: pyproject.toml | $(BIN)/python

@@ -69,6 +69,7 @@ def is_slow(item: pytest.Item) -> bool:
         or any(found[-1].func.__module__ == "lab_fixtures" for found in fixtures.values())
         or parameters.get("backend") == "postgres"
         or any(item.iter_markers("story"))
+        or any(item.iter_markers("web"))
         or any(item.iter_markers("slow"))
         or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
     )

@@ -1,5 +1,6 @@
 """A page over a real database, asked without a browser."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from starlette.testclient import TestClient
 
 from marcod.database.engine import Database
 from marcod.settings import Settings, StoreSettings, WebSettings
+
+collect_ignore = [] if importlib.util.find_spec("playwright") else ["browser"]
+"""The library of browsers is installed by `make test-web` alone, which runs what is in there."""
 
 
 @pytest.fixture

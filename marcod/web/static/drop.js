@@ -38,7 +38,7 @@ function load(address) {
     image.draggable = false;
     image.decoding = "async";
     image.src = address;
-    image.ready = image.decode().catch(() => { image.failed = true; });
+    image.ready = image.decode().catch(() => loaded.delete(address));
     loaded.set(address, image);
     if (loaded.size > 24) loaded.delete(loaded.keys().next().value);
   }
@@ -63,14 +63,16 @@ function saidOf(entry) {
 }
 
 /** Show a drop of the list. */
-async function go(to, { keep = false } = {}) {
+async function go(to) {
   if (to < 0 || to >= list.length) return;
   at = to;
   const entry = current();
-  if (!keep) history.replaceState(null, "", addressOf(entry));
-  find("#name").textContent = entry.name;
+  history.replaceState(null, "", addressOf(entry));
+  const [, plate, name] = /^(?:(.*) )?(\S+)$/.exec(entry.name);
+  find("#name").textContent = name;
+  if (plate) find("#plate").textContent = plate;
   find("#place").textContent = `${at + 1} of ${list.length}`;
-  document.title = document.title.replace(/\S+ \u00b7 marcod$/, `${entry.name} \u00b7 marcod`);
+  document.title = `${find("#plate").textContent} ${name} \u00b7 marcod`;
   showVerdict();
   links();
   const image = load(entry.view);
@@ -142,6 +144,11 @@ function readPanel() {
   for (const [action, is] of Object.entries(pressed)) find(`[data-do=${action}]`)?.setAttribute("aria-pressed", is);
   for (const button of all("[data-beside]")) button.addEventListener("click", () => beside({ at: button.dataset.beside }));
   find("[data-do=light]").disabled = shown.look.images.length < 2;
+  find("#plate").href = shown.plate;
+  if (shown.drop === current()?.drop) {
+    Object.assign(current(), shown.said);
+    showVerdict();
+  }
   const now = find("#strip .now");
   now?.parentElement.scrollTo({ left: now.offsetLeft - 100 });
   showImages();
@@ -214,9 +221,14 @@ function inspection(step) {
 async function moveTo(to) {
   const entry = current();
   const address = entry.address.replace(/([?&]inspection=)\d+/, `$1${to}`);
-  place.dataset.inspection = to;
-  history.replaceState(null, "", address);
+  const thumb = find(`#strip a[data-inspection="${to}"] img`)?.getAttribute("src");
   await loadList(entry.drop, address.split("?")[1]);
+  // A list over many plates has each drop at the inspection that made it a hit.
+  if (current().inspection !== to) {
+    const look = { label: null, mine: null, p: null, state: "", view: thumb?.replace("/thumb/", "/view/") };
+    list[at] = { ...current(), ...look, inspection: to, address };
+    await go(at);
+  }
 }
 
 async function loadList(drop, query) {
@@ -226,8 +238,7 @@ async function loadList(drop, query) {
   list = entries;
   const unsaved = queue.unsaved();
   for (const [key, word] of unsaved) own.set(key, word);
-  const found = list.findIndex((entry) => entry.drop === drop);
-  await go(Math.max(0, found), { keep: true });
+  await go(Math.max(0, list.findIndex((entry) => entry.drop === drop)));
 }
 
 function label(word) {
@@ -241,6 +252,18 @@ function label(word) {
     showVerdict();
     settleSoon();
   }
+}
+
+/** What the server says of a drop replaces what was shown at once, unless something newer waits. */
+function stored(event) {
+  const waiting = queue.unsaved();
+  for (const key of own.keys()) if (!waiting.has(key)) own.delete(key);
+  for (const { now } of event.detail.saved ?? []) {
+    const entry = now && list.find(({ drop, inspection: its }) => drop === now.drop && its === now.inspection);
+    if (entry) Object.assign(entry, { label: now.label, mine: now.mine, p: now.p, state: now.state });
+  }
+  showVerdict();
+  live.soon(300);
 }
 
 function undo() {
@@ -335,7 +358,8 @@ export async function start() {
   });
   viewer.onSwipe = (step) => go(at + step);
   live.refreshWith(settle);
-  document.addEventListener("saved", () => live.soon(300));
+  document.addEventListener("saved", stored);
+  document.addEventListener("refused", stored);
   readPanel();
   await loadList(Number(place.dataset.drop), place.dataset.list);
 }

@@ -110,6 +110,7 @@ function undo() {
     return;
   }
   answered.delete(act.item);
+  find("#before").replaceChildren();
   cards.unshift(card);
   show();
 }
