@@ -12,14 +12,14 @@ from marcod.settings import Settings, TrainSettings
 from marcod.training.run_rows import Run
 
 CAUSES = ("person", "schedule", "labels", "drift")
-TIERS = ("recalibrate", "head", "all", "scratch")
+TIERS = ("recalibrate", "normalization", "offsets", "classes", "head", "all", "scratch")
 ATTENTION = ("refused", "recommended")
 """Ends of a run that a person should look at."""
 
 
 @click.command()
 @click.option("--recipe", type=Choice(["adapt", "scratch"]), help="How to train  [default: as configured]")
-@click.option("--tier", type=Choice(TIERS), help="How much is trained  [default: by the labelled crystals]")
+@click.option("--tier", type=Choice(TIERS), help="How much may change  [default: by the labelled crystals]")
 @click.option("--source", "sources", multiple=True, help="Learn from this source's labels only; may be given again")
 @click.option("--promotion", type=Choice(["gated", "manual"]), help="What passing means  [default: as configured]")
 @click.option("--seed", type=click.IntRange(0), help="Everything drawn at random follows from it")

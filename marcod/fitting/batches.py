@@ -61,26 +61,24 @@ def one_hot(labels: NDArray[Any], classes: int) -> NDArray[np.float32]:
 
 def kept(
     files: Sequence[Path],
-    side: int,
+    how: Preprocessing,
     place: Path,
     *,
     threads: int,
-    decode_ratio: int = 1,
     done: Callable[[int], None] = lambda count: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Pixels, dict[int, str]]:
-    """Shrink the centre squares of image files to ``side``, as a memory-mapped file at ``place``.
+    """Keep image files, prepared as ``how`` says, as a memory-mapped file at ``place``.
 
-    ``decode_ratio`` is that of the model's preprocessing. Returns uint8 [n, side, side, 3] and what could not be read,
-    by index; those rows are black. What a killed run left whole is used again. Raises InterruptedError when
-    ``stopped``.
+    Returns uint8 [n, size, size, 3] and what could not be read, by index; those rows are black. What a killed run left
+    whole is used again. Raises InterruptedError when ``stopped``.
     """
-    shape, failures = (len(files), side, side, 3), place.with_suffix(".failures")
+    shape, failures = (len(files), how.size, how.size, 3), place.with_suffix(".failures")
     if not place.exists():
         _require_room(place.parent, int(np.prod(shape)))
         unfinished = place.with_suffix(".part")
         pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-        wrong = _fill(pixels, files, Preprocessing(side, "area", decode_ratio), threads, done, stopped)
+        wrong = _fill(pixels, files, how, threads, done, stopped)
         pixels.flush()
         del pixels
         failures.write_text("".join(f"{i}\t{text}\n" for i, text in wrong.items()), encoding="utf-8")
@@ -119,7 +117,7 @@ def _fill(
 ) -> dict[int, str]:
     def one(index: int) -> str | None:
         try:
-            pixels[index] = shrunk(preprocess.decode(images.read(files[index]), how), how.size)
+            pixels[index] = np.rint((preprocess.read(images.read(files[index]), how) + 1) * 127.5)
         except ImageError as error:
             return str(error)
         except OSError as error:

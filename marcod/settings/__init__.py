@@ -160,13 +160,15 @@ class TrainSettings(Section):
     shadow_images: int = Field(
         0, ge=0, description="New images that a model scores as challenger before it becomes champion"
     )
-    head_crystals: int = Field(50, ge=1, description="Labelled drops with crystals from which the head is trained")
+    head_crystals: int = Field(
+        3, ge=1, description="Labelled drops with crystals from which the last layer may change what is a crystal"
+    )
     all_crystals: int = Field(
         300, ge=1, description="Labelled drops with crystals from which the whole network is trained"
     )
     base: Literal["auto", "rendered", "none"] = Field(
         "auto",
-        description="Rehearsal set: rendered drops, none, or rendered for a champion made from them",
+        description="Rehearsal set: rendered drops, none, or rendered for a model of visible light",
     )
     base_folder: FolderPath | None = Field(
         None,

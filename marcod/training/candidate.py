@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marcod.domain import CLASSES, CRYSTALS, DropClass, Split
+from marcod.domain import CLASSES, CRYSTALS, Split
 from marcod.errors import MarcodError
 from marcod.evaluate import label_issues
 from marcod.evaluate.label_issues import LabelIssues
-from marcod.fitting import adapt, checkpoint, fit, recipes
+from marcod.fitting import adapt, checkpoint, fit, recipes, steps
 from marcod.fitting import batches as fitting_batches
 from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
@@ -27,13 +27,20 @@ from marcod.model.architecture import Architecture
 from marcod.model.bundle import BundleRecord
 from marcod.model.preprocess import Preprocessing
 from marcod.settings import TrainSettings
-from marcod.training import calibrate, data, out_of_fold
+from marcod.training import calibrate, data, last_layer, out_of_fold
 from marcod.training.calibrate import Calibrated
 from marcod.training.data import LoadedSet
 from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
+from marcod.training.tiers import Tier
 
-Tier = Literal["recalibrate", "head", "all", "scratch"]
+PATCHES: Final = ("all", "scratch")
+"""Tiers that cut patches from images. The others look at images exactly as scoring does."""
+
+CHAMPION: Final = "champion"
+RENEWED: Final = "renewed"
+"""Names of the two trunks: normalization as the champion has it, and re-estimated."""
+
 NORMALIZED: Final = 1024
 DRAWN_AGAIN: Final = 8
 NORMALIZED_BATCH: Final = 32
@@ -45,6 +52,9 @@ DOUBTED: Final = 4000
 BATCH: Final = 16
 JUDGES: Final = 1000
 """Validation images of each epoch; at the published network's size they take 4.3 MB of memory each."""
+
+LEAST: Final = np.float32(1e-12)
+"""Least probability of which a logarithm is taken."""
 
 _FEWEST_JUDGED: Final = 20
 _FEWEST_NATURAL: Final = 50
@@ -108,19 +118,6 @@ class Candidate:
     unreadable: tuple[str, ...]
 
 
-def tier_for(snapshot: Snapshot, settings: TrainSettings) -> Tier:
-    """Choose the tier by the number of drops labelled as crystals outside the test side."""
-    if not snapshot.side(Split.TRAIN):
-        return "recalibrate"
-    if settings.recipe == "scratch":
-        return "scratch"
-    own = (*snapshot.side(Split.TRAIN), *snapshot.side(Split.VALIDATION))
-    crystals = len({item.drop_id for item in own if item.label is DropClass.CRYSTALS})
-    if crystals < settings.head_crystals:
-        return "recalibrate"
-    return "head" if crystals < settings.all_crystals else "all"
-
-
 def train_candidate(context: TrainContext, tier: Tier, sample: Callable[[], NDArray[np.uint8]]) -> Candidate:
     """Train and calibrate a candidate. ``sample`` loads random images of the lab, labelled or not.
 
@@ -135,41 +132,64 @@ def train_candidate(context: TrainContext, tier: Tier, sample: Callable[[], NDAr
     # The paper's patches come from any number of files; pixels are loaded for the label issues alone.
     by_patch = tier == "scratch" and context.architecture.input_size > recipes.LARGE
     kept_rows = train_rows.some(DOUBTED, context.settings.seed) if by_patch else train_rows
-    training, validation = _load(context, kept_rows, Split.TRAIN), _load(context, validation_rows, Split.VALIDATION)
+    how = data.for_patches(context.preprocessing) if tier in PATCHES else context.preprocessing
+    training, validation = (
+        _load(context, rows, side, how)
+        for rows, side in ((kept_rows, Split.TRAIN), (validation_rows, Split.VALIDATION))
+    )
     evaluator = _Network(context, context.architecture if tier == "recalibrate" else _four(context))
     if tier == "recalibrate":
-        learned = _Learned(tier, context.architecture, context.parent_weights, None, {})
+        learned = _recalibrate(context, evaluator, training, validation)
     elif tier == "scratch":
-        learned = _train_from_scratch(context, train_rows if by_patch else training.rows, training, validation)
+        rows = train_rows if by_patch else training.rows
+        learned = _train_from_scratch(context, evaluator, rows, training, validation)
+    elif tier == "all":
+        learned = _adapt_all_layers(context, evaluator, training, validation)
     else:
-        learned = _adapt(context, evaluator, training, validation, tier)
-    label_issues = _find_label_issues(context, training, validation)
-    natural = _estimate_natural_shares(learned, evaluator, sample, validation)
-    return _calibrate(context, evaluator, learned, natural, training, validation, label_issues)
+        learned = _take_step(context, training, validation, tier)
+    natural = None if learned.trained_with is None else _estimate_natural_shares(learned, sample(), validation.rows)
+    unreadable = (*training.unreadable, *validation.unreadable)
+    return _calibrate(context, learned, natural, _find_label_issues(context, training, validation), unreadable)
 
 
-def _load(context: TrainContext, rows: data.TrainingSet, side: Split) -> LoadedSet:
+def _load(context: TrainContext, rows: data.TrainingSet, side: Split, how: Preprocessing) -> LoadedSet:
     return data.load(
         rows,
-        context.architecture.input_size,
+        how,
         context.folder / f"{side}.npy",
         threads=context.threads,
         progress=context.progress,
         stopped=context.stop.is_set,
         what=f"reading the {side} side",
-        decode_ratio=context.preprocessing.decode_ratio,
     )
 
 
 @dataclass(frozen=True)
+class _Judged:
+    """Labelled images that new weights had not seen, and the logits [n, own classes] that they give them.
+
+    ``champion`` are the champion's probabilities of crystals [n].
+    """
+
+    rows: data.TrainingSet
+    logits: NDArray[np.float32]
+    champion: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class _Learned:
-    """Trained weights. ``trained_with`` [classes] are the class shares seen in training; None if unknown."""
+    """Trained weights, and what they make of labelled images and of a sample of unlabelled ones, uint8.
+
+    ``trained_with`` [classes] are the class shares seen in training; None for weights that are the parent's.
+    """
 
     tier: Tier
     architecture: Architecture
     weights: Weights
     trained_with: NDArray[np.float64] | None
     measured: dict[str, Any]
+    judged: _Judged
+    logits_of: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class _Network:
@@ -196,31 +216,115 @@ class _Network:
         return found
 
 
-def _adapt(
-    context: TrainContext, evaluator: _Network, training: LoadedSet, validation: LoadedSet, tier: Tier
+def _recalibrate(context: TrainContext, evaluator: _Network, training: LoadedSet, validation: LoadedSet) -> _Learned:
+    """Leave the weights as they are. Labels that a lab's own model learned from cannot tell how sure it may be."""
+    sides = (training, validation) if _is_fresh(context) else (validation,)
+    weights = context.parent_weights
+    logits = np.concatenate([evaluator.logits(weights, side.pixels, "looking with the champion") for side in sides])
+    rows = training.rows.and_(validation.rows) if _is_fresh(context) else validation.rows
+    return _as_it_is(context, _Judged(rows, logits, _crystals(context, logits)), {})
+
+
+def _is_fresh(context: TrainContext) -> bool:
+    """Check that the champion was not made in this lab, so that it learned from none of the labels."""
+    return context.parent.name != context.settings.name
+
+
+def _as_it_is(context: TrainContext, judged: _Judged, measured: dict[str, Any]) -> _Learned:
+    return _Learned(
+        "recalibrate", context.architecture, context.parent_weights, None, measured, judged, lambda _: judged.logits
+    )
+
+
+def _folded(context: TrainContext, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the champion's probabilities of the four classes, from its logits."""
+    return np.asarray(probabilities.softmax(logits / context.parent.temperature) @ bundle.folding(context.parent))
+
+
+def _crystals(context: TrainContext, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(_folded(context, logits)[:, CRYSTALS])
+
+
+def _take_step(context: TrainContext, training: LoadedSet, validation: LoadedSet, highest: Tier) -> _Learned:
+    """Change the last layer as far as labels that it had not seen support it, on both normalizations."""
+    rows = training.rows.and_(validation.rows)
+    trunks = [(CHAMPION, context.parent_weights), (RENEWED, renewed(context, training))]
+    extractors = [data.FeatureExtractor(context.architecture, weights) for _, weights in trunks]
+    features = [
+        np.concatenate([
+            _extract_features(context, extractor, side, f"{side_name}-{name}", data.UPRIGHT).features
+            for side, side_name in ((training, "train"), (validation, "validation"))
+        ])
+        for (name, _), extractor in zip(trunks, extractors, strict=True)
+    ]  # fmt: skip
+    start = adapt.first_head(context.parent_weights, len(CLASSES), own=context.own_classes)
+    own = steps.logits(features[0], network.head(context.parent_weights))
+    champion = np.log(np.maximum(_folded(context, own), LEAST)) * np.float32(context.parent.temperature)
+    labels = last_layer.LayerLabels(rows, np.arange(len(rows)) < len(training.rows), champion, _is_fresh(context))
+    given = [last_layer.TrunkFeatures(name, found, start) for (name, _), found in zip(trunks, features, strict=True)]
+    chosen = last_layer.choose(labels, given, highest, context.settings.imager_margin / 2)
+    took, judged = chosen.option, rows.only(labels.judges)
+    crystals, measured = _crystals(context, own[labels.judges]), {"steps": chosen.measured}
+    if took.tier == "recalibrate":
+        return _as_it_is(context, _Judged(judged, own[labels.judges], crystals), measured)
+    name, trunk = trunks[took.trunk]
+
+    def logits_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        place = context.folder / f"sample-{name}-features.npz"
+        found = data.extract(pixels, extractors[took.trunk], context.preprocessing, place, progress=context.report)
+        return steps.logits(found, took.layer)
+
+    weights = network.with_head(_without_auxiliary(trunk), *took.layer)
+    return _Learned(
+        took.tier, _four(context), weights, chosen.trained_with, measured,
+        _Judged(judged, took.logits, crystals), logits_of,
+    )  # fmt: skip
+
+
+def _without_auxiliary(weights: Weights) -> Weights:
+    return {name: value for name, value in weights.items() if not network.is_auxiliary(name)}
+
+
+def _adapt_all_layers(
+    context: TrainContext, evaluator: _Network, training: LoadedSet, validation: LoadedSet
 ) -> _Learned:
-    """Recalibrate batch norm, fit the head on extracted features, unfreeze all for tier "all", and interpolate."""
-    adapted = _recalibrated_bn(context, training)
+    """Re-estimate batch norm, fit the head on extracted features, then train all layers, and interpolate."""
+    adapted = renewed(context, training)
     extractor = data.FeatureExtractor(context.architecture, adapted)
     features = _balance(training, _extract_features(context, extractor, training, "train", data.FLIPS))
-    judges = None
-    if len(validation.rows):
-        judges = _balance(validation, _extract_features(context, extractor, validation, "validation", data.UPRIGHT))
     start = adapt.centred(features, adapt.first_head(context.parent_weights, len(CLASSES), own=context.own_classes))
-    head = adapt.fit_head(features, start, context.settings.seed, judges)
+    head = adapt.fit_head(features, start, context.settings.seed)
     old = network.with_head(context.parent_weights, *start)
-    new, curve = network.with_head(adapted, head.kernel, head.bias), head.curve
-    if tier == "all":
-        fitted = _fit_all_layers(context, training, validation, new)
-        new, curve = fitted.weights, fitted.curve
-    chosen = _choose_interpolation(context, evaluator, validation, old, new)
+    fitted = _fit_all_layers(context, training, validation, network.with_head(adapted, head.kernel, head.bias))
+    chosen = _choose_interpolation(context, evaluator, validation, old, fitted.weights)
     rows = training.rows
     trained_with = adapt.shares(rows.targets, adapt.balanced(rows.targets, rows.weights, rows.is_lab))
-    measured = {"mix": {"new": chosen.share, "validation_loss": chosen.losses}, "curve": curve}
-    return _Learned(tier, _four(context), adapt.interpolated(old, new, chosen.share), trained_with, measured)
+    measured = {"mix": {"new": chosen.share, "validation_loss": chosen.losses}, "curve": fitted.curve}
+    weights = adapt.interpolated(old, fitted.weights, chosen.share)
+    return _evaluated(context, evaluator, validation, "all", weights, trained_with, measured)
 
 
-def _recalibrated_bn(context: TrainContext, training: LoadedSet) -> Weights:
+def _evaluated(
+    context: TrainContext,
+    evaluator: _Network,
+    validation: LoadedSet,
+    tier: Tier,
+    weights: Weights,
+    trained_with: NDArray[np.float64],
+    measured: dict[str, Any],
+) -> _Learned:
+    """Look at the validation side with weights of all layers, and with the champion."""
+    logits = evaluator.logits(weights, validation.pixels, "looking at the result")
+    champion = evaluator if context.own_classes else _Network(context, context.architecture)
+    before = champion.logits(context.parent_weights, validation.pixels, "looking with the champion")
+    judged = _Judged(validation.rows, logits, _crystals(context, before))
+    return _Learned(
+        tier, _four(context), weights, trained_with, measured, judged,
+        lambda pixels: evaluator.logits(weights, pixels, "looking at a sample"),
+    )  # fmt: skip
+
+
+def renewed(context: TrainContext, training: LoadedSet) -> Weights:
     """Return the parent's weights with batch-norm statistics re-estimated on lab and rehearsal images, half each."""
     place = context.folder / "trunk.npz"
     if place.exists():
@@ -273,7 +377,7 @@ def _fit_all_layers(context: TrainContext, training: LoadedSet, validation: Load
 
 
 def _train_from_scratch(
-    context: TrainContext, rows: data.TrainingSet, training: LoadedSet, validation: LoadedSet
+    context: TrainContext, evaluator: _Network, rows: data.TrainingSet, training: LoadedSet, validation: LoadedSet
 ) -> _Learned:
     settings, size = context.settings, context.architecture.input_size
     recipe = recipes.scratch(
@@ -286,9 +390,8 @@ def _train_from_scratch(
     recipe = recipe if auxiliary else replace(recipe, auxiliary=0.0)
     architecture = replace(context.architecture, classes=len(CLASSES), auxiliary=auxiliary)
     fitted = _fit(context, architecture, recipe, given, validation)
-    weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
-    trained_with = adapt.shares(rows.targets, rows.weights)
-    return _Learned("scratch", _four(context), weights, trained_with, {"curve": fitted.curve})
+    weights, shares = _without_auxiliary(fitted.weights), adapt.shares(rows.targets, rows.weights)
+    return _evaluated(context, evaluator, validation, "scratch", weights, shares, {"curve": fitted.curve})
 
 
 def _fit(
@@ -337,77 +440,61 @@ def _find_label_issues(context: TrainContext, training: LoadedSet, validation: L
     """Find label issues on both sides, by heads on the features of the images as they are."""
     if not training.rows.is_lab.any():
         return None
-    extractor = data.FeatureExtractor(context.architecture, _recalibrated_bn(context, training))
-    upright = np.arange(len(training.rows))
+    extractor = data.FeatureExtractor(context.architecture, renewed(context, training))
     parts = [
-        _extract_features(context, extractor, training, "train", data.FLIPS).only(upright),
-        _extract_features(context, extractor, validation, "validation", data.UPRIGHT),
+        _extract_features(context, extractor, side, f"{name}-{RENEWED}", data.UPRIGHT)
+        for side, name in ((training, "train"), (validation, "validation"))
     ]
     return out_of_fold.find_issues(training.rows.and_(validation.rows), adapt.joined(parts), context.settings.seed)
 
 
 def _calibrate(
     context: TrainContext,
-    evaluator: _Network,
     learned: _Learned,
     natural: NDArray[np.float64] | None,
-    training: LoadedSet,
-    validation: LoadedSet,
     issues: LabelIssues | None,
+    unreadable: tuple[str, ...],
 ) -> Candidate:
-    """Shift the logits to the natural shares, and fit temperature and threshold."""
-    # The labels that a lab's own model learned from cannot tell how confident it may be.
-    fresh = learned.tier == "recalibrate" and context.parent.name != context.settings.name
-    sides = (training, validation) if fresh else (validation,)
-    parts = [evaluator.logits(learned.weights, side.pixels, "looking at the result") for side in sides]
-    rows, logits = (training.rows.and_(validation.rows) if fresh else validation.rows), np.concatenate(parts)
-    weights, parent, alarms, own_issues = learned.weights, context.parent, None, None
+    """Shift the logits to the natural shares, and fit temperature and threshold on images that taught nothing."""
+    rows, logits, parent = learned.judged.rows, learned.judged.logits, context.parent
+    weights, alarms, own_issues = learned.weights, None, None
+    kept = parent if learned.trained_with is None else None
     if learned.trained_with is not None:
         shift = calibrate.natural_shift(learned.trained_with, natural, rows)
         weights, logits = network.shifted(weights, shift), logits + shift
-        alarms = _champion_false_alarms(context, evaluator, validation)
-    kept = parent if learned.trained_with is None else None
+        alarms = _champion_false_alarms(context, learned.judged)
     found = calibrate.calibrate(logits, rows, natural, kept, parent.threshold, context.settings.recall, alarms)
     if learned.trained_with is not None:
         own_issues = _find_own_issues(rows, probabilities.softmax(logits / found.temperature))
-    unreadable = (*training.unreadable, *validation.unreadable)
     measured = learned.measured | found.measured
     return Candidate(learned.tier, learned.architecture, weights, found, measured, issues, own_issues, unreadable)
 
 
-def _champion_false_alarms(context: TrainContext, evaluator: _Network, validation: LoadedSet) -> float | None:
-    """Return the share of the lab's validation drops without crystals that the champion flags; None without any."""
-    others = np.flatnonzero(validation.rows.is_lab & (validation.rows.labels != CRYSTALS))
-    if not len(others):
-        return None
-    champion = evaluator if context.own_classes else _Network(context, context.architecture)
-    logits = champion.logits(context.parent_weights, validation.pixels, "looking with the champion", others)
-    scores = probabilities.softmax(logits / context.parent.temperature) @ bundle.folding(context.parent)
-    return float((scores[:, CRYSTALS] >= context.parent.threshold.crystal).mean())
+def _champion_false_alarms(context: TrainContext, judged: _Judged) -> float | None:
+    """Return the share of the lab's drops without crystals that the champion flags; None without any."""
+    others = judged.champion[judged.rows.is_lab & (judged.rows.labels != CRYSTALS)]
+    return float((others >= context.parent.threshold.crystal).mean()) if len(others) else None
 
 
 def _estimate_natural_shares(
-    learned: _Learned, evaluator: _Network, sample: Callable[[], NDArray[np.uint8]], validation: LoadedSet
+    learned: _Learned, found: NDArray[np.uint8], validation: data.TrainingSet
 ) -> NDArray[np.float64] | None:
     """Average the shares of the four classes among the lab's images and in the rehearsal set.
 
-    Returns float [4], or None when the weights are the parent's or the sample is too small.
+    Returns float [4], or None when the sample is too small.
     """
-    if learned.trained_with is None:
+    if len(found) < _FEWEST_NATURAL or learned.trained_with is None:
         return None
-    found = sample()
-    if len(found) < _FEWEST_NATURAL:
-        return None
-    scores = probabilities.softmax(evaluator.logits(learned.weights, found, "looking at a sample"))
+    scores = probabilities.softmax(learned.logits_of(found))
     natural = adapt.natural_shares(scores.astype(np.float64), learned.trained_with)
-    base = np.flatnonzero(~validation.rows.is_lab)
+    base = np.flatnonzero(~validation.is_lab)
     if not len(base):
         return natural
-    return (natural + adapt.shares(validation.rows.targets[base], validation.rows.weights[base])) / 2
+    return (natural + adapt.shares(validation.targets[base], validation.weights[base])) / 2
 
 
 def _find_own_issues(rows: data.TrainingSet, scores: NDArray[np.float32]) -> LabelIssues | None:
-    """Find issues in the lab's validation labels by the candidate itself; None where there are few labels."""
+    """Find issues in the lab's labels by the candidate, which had not seen them; None where there are few labels."""
     lab = np.flatnonzero(rows.is_lab)
     if len(lab) < _FEWEST_JUDGED:
         return None

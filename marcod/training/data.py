@@ -149,9 +149,9 @@ def _tested(item: Item, roots: Mapping[str, Path]) -> Labelled:
     )
 
 
-def kept_side(size: int) -> int:
-    """Return the side in pixels of kept images for a network that takes ``size`` pixels."""
-    return round(size * (batches.KEPT_SHARE if size <= LARGE else KEPT_LARGE))
+def for_patches(record: Preprocessing) -> Preprocessing:
+    """Return how images are kept that patches are cut from: larger than they are scored."""
+    return replace(record, size=round(record.size * (batches.KEPT_SHARE if record.size <= LARGE else KEPT_LARGE)))
 
 
 @dataclass(frozen=True)
@@ -165,23 +165,20 @@ class LoadedSet:
 
 def load(
     wanted: TrainingSet,
-    size: int,
+    how: Preprocessing,
     place: Path,
     *,
     threads: int,
     progress: Progress,
     stopped: Callable[[], bool],
     what: str,
-    decode_ratio: int = 1,
 ) -> LoadedSet:
     """Read the images of a side once and keep them at ``place``. Raises InterruptedError when stopped."""
     if not len(wanted):
-        side = kept_side(size)
-        return LoadedSet(wanted, np.zeros((0, side, side, 3), np.uint8), ())
+        return LoadedSet(wanted, np.zeros((0, how.size, how.size, 3), np.uint8), ())
     pixels, wrong = batches.kept(
-        wanted.files, kept_side(size), place,
-        threads=threads, decode_ratio=decode_ratio,
-        done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
+        wanted.files, how, place,
+        threads=threads, done=lambda done: progress(what, done, len(wanted)), stopped=stopped,
     )  # fmt: skip
     if not wrong:
         return LoadedSet(wanted, pixels, ())
@@ -227,21 +224,34 @@ def extract_features(
     flips: Flips,
     progress: Progress,
 ) -> adapt.Features:
-    """Extract features of all images and flips, one flip of all after another; cache them at ``place``.
+    """Extract features of all images and flips as :func:`extract` does, with the labels of the rows."""
+    targets, given = np.tile(material.rows.targets, (len(flips), 1)), np.tile(material.rows.weights, len(flips))
+    found = extract(material.pixels, extractor, record, place, flips=flips, progress=progress)
+    return adapt.Features(found, targets, given)
+
+
+def extract(
+    pixels: NDArray[np.uint8],
+    extractor: FeatureExtractor,
+    record: Preprocessing,
+    place: Path,
+    *,
+    flips: Flips = UPRIGHT,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """Extract features of loaded images and flips, one flip of all after another; cache them at ``place``.
 
     ``progress`` is called with steps done, and may raise to end it.
     """
-    count = len(material.rows)
-    targets, given = np.tile(material.rows.targets, (len(flips), 1)), np.tile(material.rows.weights, len(flips))
     if place.exists():
         with np.load(place, allow_pickle=False) as archive:
-            return adapt.Features(archive["features"], targets, given)
+            return np.asarray(archive["features"])
     found: list[NDArray[np.float32]] = []
     for number, (down, across) in enumerate(flips):
-        for start in range(0, count, EXTRACT_BATCH):
-            part = material.pixels[start : start + EXTRACT_BATCH, ::down, ::across]
+        for start in range(0, len(pixels), EXTRACT_BATCH):
+            part = pixels[start : start + EXTRACT_BATCH, ::down, ::across]
             found.append(extractor.extract(batches.prepared(part, record)))
-            progress("looking at the images", number * count + start + len(part), len(flips) * count)
+            progress("looking at the images", number * len(pixels) + start + len(part), len(flips) * len(pixels))
     features = np.concatenate(found) if found else np.zeros((0, extractor.features), np.float32)
     checkpoint.save_arrays(place, {"features": features})
-    return adapt.Features(features, targets, given)
+    return features

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from marcod import files, synthetic
-from marcod.domain import Split, TrainedOn, split_of
+from marcod.domain import Modality, Split, split_of
 from marcod.errors import ConfigError, MarcodError, os_reason
 from marcod.evaluate import labelled
 from marcod.evaluate.labelled import Labelled
@@ -50,11 +50,14 @@ NOTHING: Final = RehearsalSet("nothing", False, ())
 
 
 def wanted(settings: TrainSettings, parent: BundleRecord) -> str:
-    """Return the kind of rehearsal set of a training from ``parent``: ``folder``, ``rendered`` or ``none``."""
+    """Return the kind of rehearsal set of a training from ``parent``: ``folder``, ``rendered`` or ``none``.
+
+    Drops are rendered as in visible light, and a model of any family can learn from them.
+    """
     if settings.base_folder is not None:
         return "folder"
     if settings.base == "auto":
-        return "rendered" if TrainedOn.RENDERED in parent.trained_on else "none"
+        return "rendered" if parent.modality == Modality.VISIBLE else "none"
     return settings.base
 
 

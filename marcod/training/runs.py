@@ -39,12 +39,13 @@ from marcod.settings import TrainSettings
 from marcod.store import versions
 from marcod.store.versions import Version
 from marcod.text import count
-from marcod.training import assess, candidate, committees, data, looks, rehearsal, run_rows, snapshot_rows
+from marcod.training import assess, candidate, committees, data, looks, rehearsal, run_rows, snapshot_rows, tiers
 from marcod.training import snapshot as training_snapshot
-from marcod.training.candidate import Candidate, Tier, TrainContext
+from marcod.training.candidate import Candidate, TrainContext
 from marcod.training.rehearsal import RehearsalSet
 from marcod.training.run_rows import Run
 from marcod.training.snapshot import Snapshot
+from marcod.training.tiers import Tier
 from marcod.training.trainer import SILENCE_S, process_lives
 
 log = telemetry.logger(__name__)
@@ -226,13 +227,14 @@ class _OpenRun:
             snapshot = self._freeze_data(parent)
             if (refusal := self._check_labels(snapshot)) is not None:
                 return self._end(**refusal)
-            tier = self.run.options["tier"] or candidate.tier_for(snapshot, self.settings)
+            tier = self.run.options["tier"] or tiers.tier_for(snapshot, self.settings)
             material = self._hash_material(snapshot, parent, tier)
             if not self.run.options["again"] and (earlier := self._find_earlier(material)) is not None:
                 return self._end(state="unchanged", reasons=[earlier], numbers={"material": material})
             self._note(tier=tier)
             training = self._prepare(parent, snapshot)
             made = candidate.train_candidate(training, tier, lambda: self._sample(training))
+            self._note(tier=made.tier)
             path = self._write_bundle(training, made)
             result = self._ask_gate(training, made, path)
             numbers = self._numbers(training, result, made, material) | committees.trace(path)
@@ -264,13 +266,15 @@ class _OpenRun:
         return taken
 
     def _check_labels(self, snapshot: Snapshot) -> dict[str, Any] | None:
-        """Return how the run ends when there are no labels or too few for the gate, else None."""
+        """Return how the run ends when there are no labels, or too few for the gate or for any candidate, else None."""
         if not snapshot.items:
             reasons = ["no labelled image can be read; label drops first", *snapshot.away]
             return {"state": "unchanged", "reasons": reasons}
         if not (check := assess.enough(snapshot, self.settings)).passed:
             numbers = {"gate": {"checks": [asdict(check)]}}
             return {"state": "refused", "reasons": [check.sentence, UNTRAINED], "numbers": numbers}
+        if (missing := tiers.find_missing(snapshot)) is not None:
+            return {"state": "refused", "reasons": [missing, UNTRAINED], "numbers": None}
         return None
 
     def _hash_material(self, snapshot: Snapshot, parent: BundleRecord, tier: str) -> str:
@@ -328,11 +332,11 @@ class _OpenRun:
             return batches.kept_again(kept)
         stored = context.db.read(snapshot_rows.sample, Modality(training.parent.modality), SAMPLE, self.settings.seed)
         files = [context.roots.get(s.source, Path(s.root)) / s.path for s in stored]
-        side = data.kept_side(training.architecture.input_size)
+        how = training.preprocessing
         if not files:
-            return np.zeros((0, side, side, 3), np.uint8)
+            return np.zeros((0, how.size, how.size, 3), np.uint8)
         batches.kept(
-            files, side, kept, threads=context.threads, decode_ratio=training.preprocessing.decode_ratio,
+            files, how, kept, threads=context.threads,
             done=lambda count: context.progress("reading a sample", count, len(files)), stopped=context.stop.is_set,
         )  # fmt: skip
         return batches.kept_again(kept)

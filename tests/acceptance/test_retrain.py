@@ -44,7 +44,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
     site = Site(folder, f"sqlite:///{folder / 'marcod.sqlite'}")
     learner.teach(site, learner.make(site, promotion="manual"))
     process = retraining(site)
-    wait_until(lambda: any((folder / "training").glob("run-*/train-features.npz")), "the first features")
+    wait_until(lambda: any((folder / "training").glob("run-*/train-*-features.npz")), "the first features")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert state_of(site) == "running"

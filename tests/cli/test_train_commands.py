@@ -14,6 +14,7 @@ from lab import Site
 
 from marcod.database.engine import Database
 from marcod.database.schema import dataset
+from marcod.domain import Split, split_of
 from marcod.model.registry import Registry
 from marcod.training import run_rows
 
@@ -152,3 +153,21 @@ def test_labels_that_no_candidate_can_be_judged_on_are_refused_untrained(site: S
     assert "nothing was trained" in untrained
     shown = json.loads(site.ok("train", "show", str(run["id"]), "--json"))
     assert (shown["reasons"], shown["gate_uses"]) == (run["reasons"], 0)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_labels_that_can_teach_nothing_are_refused_untrained(site: Site) -> None:
+    """Two test plates are labelled, which are enough to judge by, and nothing that may be learned from."""
+    drops = learner.make(site, 5)
+    learner.teach(site, [drop for drop in drops if split_of(learner.SOURCE, drop.plate) is Split.TEST])
+    refused = site.call("retrain", "--json")
+    assert refused.exit_code == 3
+    run = json.loads(refused.stdout)
+    assert (run["state"], run["candidate"], run["tier"]) == ("refused", None, None)
+    sentence, untrained = run["reasons"]
+    assert sentence == (
+        "outside the test side there are 0 drops labelled as crystals, 0 as anything else, and 0 plates; "
+        "a candidate takes 3, 3 and 2"
+    )
+    assert "nothing was trained" in untrained
+    assert json.loads(site.ok("train", "show", str(run["id"]), "--json"))["gate_uses"] == 0

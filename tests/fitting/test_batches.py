@@ -18,8 +18,10 @@ from marcod.fitting import batches as fitting_batches
 from marcod.fitting.batches import Images, augment, batches
 from marcod.fitting.recipes import GENTLE, PAPER, Augmentation
 from marcod.model import preprocess
+from marcod.model.preprocess import Preprocessing
 
 SIZE = 16
+SMALL = Preprocessing(24, "area")
 PLAIN = Augmentation(
     patch=None, brightness=0.0, contrast=(1.0, 1.0), saturation=(1.0, 1.0), hue=0.0, quarter_turns=False
 )
@@ -222,7 +224,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_kept_images_are_centre_squares_and_what_cannot_be_read_is_named(files: list[Path], tmp_path: Path) -> None:
     done: list[int] = []
-    pixels, wrong = fitting_batches.kept(files, 24, tmp_path / "kept.npy", threads=2, done=done.append)
+    pixels, wrong = fitting_batches.kept(files, SMALL, tmp_path / "kept.npy", threads=2, done=done.append)
     assert pixels.shape == (4, 24, 24, 3)
     assert done == [1, 2, 3, 4]
     assert set(wrong) == {1, 2}
@@ -235,30 +237,40 @@ def test_kept_images_are_centre_squares_and_what_cannot_be_read_is_named(files: 
         assert np.array_equal(pixels[i], np.asarray(expected))
 
 
+def test_an_image_smaller_than_the_network_s_input_is_kept_as_it_is_scored(tmp_path: Path) -> None:
+    """Enlarged thumbnails look like mosaics if every pixel becomes a square, and no score of them is like that."""
+    file = tmp_path / "thumbnail.jpg"
+    file.write_bytes(jpeg(1))
+    how = Preprocessing(300, "bilinear-tf1")
+    pixels, _ = fitting_batches.kept([file], how, tmp_path / "kept.npy", threads=1)
+    scored = preprocess.read(file.read_bytes(), how)
+    assert np.abs(fitting_batches.prepared(pixels, how)[0] - scored).max() <= 1.01 / 255
+
+
 def test_kept_images_are_read_once(files: list[Path], tmp_path: Path) -> None:
     place = tmp_path / "kept.npy"
-    first, wrong = fitting_batches.kept(files, 24, place, threads=1)
+    first, wrong = fitting_batches.kept(files, SMALL, place, threads=1)
     for file in files:
         file.unlink(missing_ok=True)
-    again, still = fitting_batches.kept(files, 24, place, threads=1)
+    again, still = fitting_batches.kept(files, SMALL, place, threads=1)
     assert np.array_equal(first, again)
     assert still == wrong
     with pytest.raises(MarcodError, match=r"kept\.npy holds other images than this run's; remove it"):
-        fitting_batches.kept(files[:2], 24, place, threads=1)
+        fitting_batches.kept(files[:2], SMALL, place, threads=1)
 
 
 def test_images_for_which_there_is_no_room_are_not_started(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(MarcodError, match=r"images to train on take 1200000\.0 GB in .*make room there"):
-        fitting_batches.kept(files, 10**8 // 10, tmp_path / "kept.npy", threads=1)
+        fitting_batches.kept(files, replace(SMALL, size=10**7), tmp_path / "kept.npy", threads=1)
     assert not list(tmp_path.glob("kept*"))
 
 
 def test_a_stop_while_reading_leaves_nothing_that_looks_whole(files: list[Path], tmp_path: Path) -> None:
     place = tmp_path / "kept.npy"
     with pytest.raises(InterruptedError):
-        fitting_batches.kept(files, 24, place, threads=1, stopped=lambda: True)
+        fitting_batches.kept(files, SMALL, place, threads=1, stopped=lambda: True)
     assert not place.exists()
-    pixels, _ = fitting_batches.kept(files, 24, place, threads=1)
+    pixels, _ = fitting_batches.kept(files, SMALL, place, threads=1)
     assert pixels[0].any()
 
 

@@ -19,6 +19,7 @@ from marcod.training.rehearsal import RehearsalSet
 
 CLEAR, CRYSTALS, OTHER, PRECIPITATE = CLASSES
 RECORD = Preprocessing(TINY.input_size, "area")
+KEPT = data.for_patches(RECORD)
 
 
 def base_set(count: int = 60) -> RehearsalSet:
@@ -92,7 +93,7 @@ def test_some_rows_are_the_same_ones_each_time(tmp_path: Path) -> None:
 
 def load(rows: TrainingSet, folder: Path, **more: object) -> LoadedSet:
     values: dict[str, object] = {"threads": 2, "progress": lambda *step: None, "stopped": lambda: False, "what": "r"}
-    return data.load(rows, TINY.input_size, folder / "train.npy", **(values | more))  # type: ignore[arg-type]
+    return data.load(rows, KEPT, folder / "train.npy", **(values | more))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -110,8 +111,7 @@ def test_what_cannot_be_read_is_named_and_left_out(rows: TrainingSet, tmp_path: 
     found = load(rows, tmp_path, progress=lambda *step: steps.append(step), what="reading")
     assert steps == [("reading", done, 6) for done in range(1, 7)]
     assert found.rows.drops == ("1000", "1001", "1003", "1005")
-    side = data.kept_side(TINY.input_size)
-    assert found.pixels.shape == (4, side, side, 3)
+    assert found.pixels.shape == (4, KEPT.size, KEPT.size, 3)
     brightest = found.pixels.mean(axis=(1, 2)).argmax(axis=1)
     assert brightest[1:].tolist() == [0, 2, 0]
     damaged, gone = found.unreadable
@@ -132,8 +132,8 @@ def test_a_killed_run_finds_the_same_again_and_reads_nothing_twice(rows: Trainin
 
 
 def test_less_is_kept_around_a_large_input() -> None:
-    assert data.kept_side(160) == 256
-    assert data.kept_side(599) == 719
+    assert data.for_patches(Preprocessing(160, "area")).size == 256
+    assert data.for_patches(Preprocessing(599, "bilinear-tf1", 2)) == Preprocessing(719, "bilinear-tf1", 2)
 
 
 def test_features_are_what_the_last_layer_sees_of_every_flip(

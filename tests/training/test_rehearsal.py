@@ -48,15 +48,14 @@ def settings(folder: Path, *, images: int = 100, **more: object) -> TrainSetting
     return TrainSettings(folder=folder, **more).model_copy(update={"base_images": images})
 
 
-def test_rendered_drops_are_for_a_model_that_never_saw_a_photograph(tmp_path: Path) -> None:
+def test_rendered_drops_are_for_every_model_of_visible_light(tmp_path: Path) -> None:
     auto, folder = TrainSettings(folder=tmp_path), TrainSettings(folder=tmp_path, base="none", base_folder=tmp_path)
-    assert rehearsal.wanted(auto, parent()) == "rendered"
-    assert rehearsal.wanted(auto, parent(made_up=False)) == "none"
-    child = BundleRecord(**parent().model_dump() | {"trained_on": ["rendered", "lab"]})
-    assert (child.synthetic, rehearsal.wanted(auto, child)) == (False, "rendered")
-    assert rehearsal.wanted(TrainSettings(base="rendered"), parent(made_up=False)) == "rendered"
+    photographs = parent(made_up=False)
+    ultraviolet = photographs.model_copy(update={"modality": "uv"})
+    assert [rehearsal.wanted(auto, of) for of in (parent(), photographs, ultraviolet)] == ["rendered"] * 2 + ["none"]
+    assert rehearsal.wanted(TrainSettings(base="rendered"), ultraviolet) == "rendered"
     assert rehearsal.wanted(folder, parent()) == "folder"
-    assert load(auto, parent(made_up=False)) is rehearsal.NOTHING
+    assert load(auto, ultraviolet) is rehearsal.NOTHING
     assert rehearsal.NOTHING.side(Split.TRAIN) == ()
 
 
