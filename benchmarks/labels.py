@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,8 @@ from marcod.fitting import batches, checkpoint, steps
 from marcod.model import bundle, network, registry
 from marcod.model.bundle import BundleRecord
 from marcod.settings import TrainSettings
-from marcod.training import assess, candidate, data, rehearsal, tiers
+from marcod.training import assess, candidate, committees, data, rehearsal, tiers
+from marcod.training.calibrate import Calibrated
 from marcod.training.candidate import CHAMPION, RENEWED, Candidate, TrainContext
 from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Item, Snapshot
@@ -72,9 +73,15 @@ def run(bench: Bench) -> Iterator[Table]:
     rows: list[list[Cell]] = []
     with bench.place("labels") as place:
         photos = read(Path(folder) / "photographs", place / "photographs")
-        for path in os.environ.get(BUNDLES, str(shipped)).split(":"):
+        labs: dict[str, Lab] = {}
+        for number, path in enumerate(os.environ.get(BUNDLES, str(shipped)).split(":")):
             bench.say(f"labels: {path}")
-            rows.append(_judged(bench, Lab(Path(path), photos, place / f"lab-{len(rows)}", bench.size(BASE, 100))))
+            record = bundle.read(Path(path))
+            if record.committee is not None:
+                champion: Champion = CommitteeLab(record, [labs[m.digest] for m in record.committee.members])
+            else:
+                champion = labs[record.digest] = Lab(Path(path), photos, place / f"lab-{number}", bench.size(BASE, 100))
+            rows.append(_judged(bench, champion))
     yield Table("Half of a new imager's labels", _about(photos, bench), COLUMNS, rows)
 
 
@@ -119,6 +126,17 @@ def _alike(contents: Sequence[bytes]) -> list[int]:
     for _ in contents:
         numbers = np.array([numbers[row].min() for row in alike])
     return [int(number) for number in numbers]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A champion and the candidate of one half: their logits [n, 4] of all files, and how the candidate is read."""
+
+    tier: str
+    champion: BundleRecord
+    before: Logits
+    calibrated: Calibrated
+    after: Logits
 
 
 @dataclass(frozen=True)
@@ -185,13 +203,21 @@ class Lab:
             for name, weights in self.trunks.items()
         }  # fmt: skip
 
+    @property
+    def record(self) -> BundleRecord:
+        return self.parent[0]
+
+    def snapshot(self, taught: list[Photo], number: int) -> Snapshot:
+        """Return the labels of a half as a data set, a fifth of the near-duplicates' groups to validate."""
+        groups = sorted({photo.group for photo in taught})
+        drawn = np.random.default_rng(number).permutation(groups)
+        judging = set(drawn[: max(1, round(VALIDATION * len(groups)))].tolist())
+        own = [photo for photo in taught if photo.group not in judging]
+        return taken(own, [photo for photo in taught if photo.group in judging], number)
+
     def train(self, taught: list[Photo], number: int) -> Candidate:
         """Make a candidate as a training run does, with cached features."""
-        rng = np.random.default_rng(number)
-        groups = sorted({photo.group for photo in taught})
-        judging = set(rng.permutation(groups)[: max(1, round(VALIDATION * len(groups)))].tolist())
-        own = [photo for photo in taught if photo.group not in judging]
-        snapshot = taken(own, [photo for photo in taught if photo.group in judging], number)
+        snapshot = self.snapshot(taught, number)
         context = self.context(self.folder / f"half-{number}", snapshot)
         checkpoint.save_arrays(context.folder / "trunk.npz", self.trunks[RENEWED])
         place = {file: index for index, file in enumerate(self.files)}
@@ -214,6 +240,62 @@ class Lab:
             not np.array_equal(weights[n], v) for n, v in self.parent[1].items() if "/moving_" in n and n in weights
         )
         return steps.logits(self.features[RENEWED if changed else CHAMPION], network.head(weights))
+
+    def try_half(self, taught: list[Photo], number: int) -> Trial:
+        """Make a candidate of one half. Raises KeyError for photographs that the lab does not have."""
+        made = self.train(taught, number)
+        return Trial(made.tier, self.record, self.logits(self.parent[1]), made.calibrated, self.logits(made.weights))
+
+
+@dataclass(frozen=True)
+class CommitteeLab:
+    """A lab whose champion is a committee of the networks of other labs, of which the last learns."""
+
+    record: BundleRecord
+    members: list[Lab]
+
+    @property
+    def learner(self) -> Lab:
+        return self.members[-1]
+
+    photos = property(lambda self: self.learner.photos)
+    files = property(lambda self: self.learner.files)
+    base = property(lambda self: self.learner.base)
+    settings = property(lambda self: self.learner.settings)
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """The members' probabilities of all files, float32 [n, members, 4]."""
+        found = [_folded(m.record, m.logits(m.parent[1])) for m in self.members]
+        return np.stack(found, axis=1).astype(np.float32)
+
+    def try_half(self, taught: list[Photo], number: int) -> Trial:
+        """Make a candidate of the member that learns, and the committee with it."""
+        lab, rule = self.learner, self.record.committee
+        assert rule is not None
+        made = lab.train(taught, number)
+        fitted = made.calibrated
+        record = lab.record.model_copy(
+            update={"name": "lab", "classes": fitted.classes, "folding": fitted.folding,
+                    "temperature": fitted.temperature, "threshold": fitted.threshold}
+        )  # fmt: skip
+        after = self.scores.copy()
+        after[:, -1] = _folded(record, lab.logits(made.weights))
+        place = {file: index for index, file in enumerate(self.files)}
+        rows = data.training_set(lab.snapshot(taught, number), self.base, Split.VALIDATION, {})
+        chosen = [place[file] for file in rows.files]
+        new, found = committees.refit(
+            self.record, len(self.members) - 1, record, (self.scores[chosen], after[chosen]), rows, made,
+            self.settings.recall,
+        )  # fmt: skip
+        return Trial(made.tier, self.record, rule.logits(self.scores), found, new.logits(after))
+
+
+def _folded(record: BundleRecord, logits: Logits) -> NDArray[np.floating[Any]]:
+    return Predictions((), logits.astype(np.float64), ()).folded(record)
+
+
+Champion = Lab | CommitteeLab
 
 
 def taken(own: Sequence[Photo], judging: Sequence[Photo], number: int) -> Snapshot:
@@ -267,12 +349,11 @@ COLUMNS: Final = [
 ]  # fmt: skip
 
 
-def _judge(lab: Lab, made: Candidate, half: Sequence[Photo], rules: gate.Rules) -> Judged:
-    record, weights = lab.parent
-    fitted = made.calibrated
+def _judge(lab: Champion, made: Trial, half: Sequence[Photo], rules: gate.Rules) -> Judged:
+    record, fitted = made.champion, made.calibrated
     update = {"classes": fitted.classes, "folding": fitted.folding, "temperature": fitted.temperature,
               "threshold": fitted.threshold}  # fmt: skip
-    both = [(record, lab.logits(weights)), (record.model_copy(update=update), lab.logits(made.weights))]
+    both = [(record, made.before), (record.model_copy(update=update), made.after)]
     place = {file: index for index, file in enumerate(lab.files)}
     labelled = [
         *(_labelled(p.file, p.label, IMAGER, str(p.group)) for p in half),
@@ -298,17 +379,17 @@ def _labelled(file: Path, label: DropClass, imager: str, group: str) -> Labelled
     return Labelled(file, label, imager, imager, file.name, "1", str(file), f"{imager}/{group}")
 
 
-def _judged(bench: Bench, lab: Lab) -> list[Cell]:
+def _judged(bench: Bench, lab: Champion) -> list[Cell]:
     found = []
     for number in range(bench.size(HALVES, 1)):
         taught, half = halves([photo for photo in lab.photos if photo.new], number)
-        made = lab.train(taught, number)
+        made = lab.try_half(taught, number)
         rules = replace(assess.rules_of(lab.settings, made.tier), min_crystals=0, min_drops=0, min_plates=0)
         found.append(_judge(lab, made, half, rules))
         bench.say(f"half {number}: {made.tier}, {_numbers(found[-1])}; {'; '.join(found[-1].verdict.reasons)}")
     tiers_taken = Counter(one.tier for one in found)
     cells: list[Cell] = [
-        f"{lab.parent[0].name}:{lab.parent[0].version}",
+        f"{lab.record.name}:{lab.record.version}",
         ", ".join(f"{n} {t}" for t, n in tiers_taken.items()),
     ]
     for part, measures in (("half", (0, 1)), ("others", (0, 1)), ("base", (0,))):

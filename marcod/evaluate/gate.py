@@ -48,10 +48,11 @@ _MEASURES: Final[dict[str, tuple[str, Measure, float]]] = {
 class Rules:
     """Conditions of a promotion; shares from 0 to 1.
 
-    ``primary`` must get better: the ranking of crystals, or the log loss where only temperature and threshold were
-    changed, which leaves the ranking as it was. ``confidence`` is one-sided. ``looks`` is how many candidates this test
-    side has judged before, one that was judged on a part of its drops as that part. ``most_false_alarms`` is the share
-    of drops without crystals that may be flagged at most, unless the champion flags more, or would for ``recall``.
+    ``primary`` must get better: the ranking of crystals, or the log loss where the candidate keeps crystals as they are
+    ranked. Where both models rank every crystal of the test side first, the log loss must get better. ``confidence`` is
+    one-sided. ``looks`` is how many candidates this test side has judged before, one that was judged on a part of its
+    drops as that part. ``most_false_alarms`` is the share of drops without crystals that may be flagged at most, unless
+    the champion flags more, or would for ``recall``.
     """
 
     recall_margin: float = 0.02
@@ -194,9 +195,7 @@ def _recall(lab: PairedScores, rules: Rules) -> GateCheck:
 
 def _primary(lab: PairedScores, rules: Rules) -> GateCheck:
     """Check superiority in enough resamples."""
-    if rules.primary not in _MEASURES:
-        raise ValueError(f"unknown primary measure {rules.primary!r}")
-    name, measure, sign = _MEASURES[rules.primary]
+    name, measure, sign = _MEASURES[_primary_of(lab, rules)]
 
     def gain(pair: PairedScores, model: ModelScores, weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         return sign * measure(pair, model, weights)
@@ -220,6 +219,18 @@ def _primary(lab: PairedScores, rules: Rules) -> GateCheck:
     if better and replace(rules, looks=0.0).needed <= sure < rules.needed:
         sentence += "; at a first look that would do: label drops on more plates"
     return GateCheck(name, better and sure >= rules.needed, sentence, numbers)
+
+
+def _primary_of(lab: PairedScores, rules: Rules) -> str:
+    """Return the measure that must get better: the log loss where both models rank every crystal first already."""
+    if rules.primary not in _MEASURES:
+        raise ValueError(f"unknown primary measure {rules.primary!r}")
+    if not lab.is_crystal.any():
+        return rules.primary
+    once = lab.weights[np.newaxis]
+    areas = (paired.value_of(paired.average_precision(lab, model, once)) for model in (lab.champion, lab.candidate))
+    ranked = all(area is not None and area >= 1 - _ROUNDING for area in areas)
+    return LOG_LOSS if ranked else rules.primary
 
 
 def _looks(looks: float) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import NDArray
 from scipy import optimize
 
@@ -79,9 +80,11 @@ def fit(seen: Features, parent: LastLayer, step: LayerStep, odds: NDArray[np.flo
     if step.kind == "parent" or not len(seen.targets):
         return parent
     before = logits(seen.features, parent).astype(np.float64)
-    if step.kind == "offsets":
-        return parent[0], np.asarray(parent[1] + _fit_offsets(seen, before), np.float32)
-    return _fit_kernel(seen, parent, before, step, odds)
+    # Products this small wait for their threads: 14 times longer on two busy cores.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        if step.kind == "offsets":
+            return parent[0], np.asarray(parent[1] + _fit_offsets(seen, before), np.float32)
+        return _fit_kernel(seen, parent, before, step, odds)
 
 
 def _fit_offsets(seen: Features, before: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,7 +101,10 @@ def _fit_kernel(
     # Each feature counts the same, however large a network makes it.
     mean, spread = seen.features.mean(axis=0), seen.features.std(axis=0) + 1e-3
     given = ((seen.features - mean) / spread).astype(np.float32)
-    shape, keeping = parent[0].shape, KEEPING if step.kind == "classes" else 0.0
+    # The best kernel is a mix of the images' features, so fewer images than features need that many numbers only.
+    basis, mixed = np.linalg.qr(given.T) if len(given) < given.shape[1] else (None, given.T)
+    given = np.ascontiguousarray(mixed.T)
+    shape, keeping = (given.shape[1], parent[0].shape[1]), KEEPING if step.kind == "classes" else 0.0
     shares = seen.weights / seen.weights.sum(dtype=np.float64)
 
     def loss(flat: NDArray[np.float64]) -> _Loss:
@@ -113,7 +119,8 @@ def _fit_kernel(
         return value, np.concatenate([by_kernel.ravel(), slope.sum(axis=0) + 2 * OFFSET_PULL * shift])
 
     found = _minimum(loss, shape[0] * shape[1] + shape[1])
-    kernel = found[: -shape[1]].reshape(shape) / spread[:, None]
+    kernel = found[: -shape[1]].reshape(shape)
+    kernel = (kernel if basis is None else basis @ kernel) / spread[:, None]
     bias = parent[1] + found[-shape[1] :] - mean @ kernel
     return np.asarray(parent[0] + kernel, np.float32), np.asarray(bias, np.float32)
 

@@ -22,6 +22,7 @@ from marcod.model.predictor import CommitteePredictor, NetworkPredictor
 from marcod.model.registry import Registry
 from marcod.settings import TrainSettings
 from marcod.training import calibrate, data
+from marcod.training.calibrate import Calibrated
 from marcod.training.candidate import Candidate, TrainContext
 from marcod.training.data import TrainingSet
 
@@ -71,13 +72,7 @@ def rebuild(
     before = scores[:, :-1]
     after = before.copy()
     after[:, index] = scores[:, -1]
-    rule = moved(former.committee, index, learned.record, before, after)
-    rule = rule.model_copy(update={"offsets": offsets(rule, after, rows)})
-    logits = rule.logits(after)
-    alarms = None if made.tier == "recalibrate" else _false_alarms(former, before, rows)
-    natural = made.measured.get("natural_shares")
-    shares = None if natural is None else np.array(natural, np.float64)
-    found = calibrate.calibrate(logits, rows, shares, former, former.threshold, context.settings.recall, alarms)
+    rule, found = refit(former, index, learned.record, (before, after), rows, made, context.settings.recall)
     parts = [
         CommitteeMember(new, learned, m.weight)
         if i == index
@@ -89,6 +84,30 @@ def rebuild(
         temperature=found.temperature, threshold=found.threshold,
     )  # fmt: skip
     return combining.write(models, record, parts, {"tier": made.tier, **found.measured})
+
+
+def refit(
+    former: BundleRecord,
+    index: int,
+    learned: BundleRecord,
+    scores: tuple[NDArray[np.float32], NDArray[np.float32]],
+    rows: TrainingSet,
+    made: Candidate,
+    recall: float,
+) -> tuple[Committee, Calibrated]:
+    """Fit a committee's constants, temperature and threshold to the candidate that takes a member's place.
+
+    ``scores`` are the members' probabilities [n, members, 4] of the validation rows, before and after.
+    """
+    assert former.committee is not None
+    before, after = scores
+    rule = moved(former.committee, index, learned, before, after)
+    rule = rule.model_copy(update={"offsets": offsets(rule, after, rows)})
+    alarms = None if made.tier == "recalibrate" else _false_alarms(former, before, rows)
+    natural = made.measured.get("natural_shares")
+    shares = None if natural is None else np.array(natural, np.float64)
+    found = calibrate.calibrate(rule.logits(after), rows, shares, former, former.threshold, recall, alarms)
+    return rule, found
 
 
 def new_member(path: Path) -> Path | None:

@@ -172,6 +172,19 @@ def test_better_calibration_alone_can_be_the_aim() -> None:
     assert "log loss" in failed(judge(candidate, champion, replace(RULES, primary=LOG_LOSS)))
 
 
+def test_where_both_rank_every_crystal_first_the_log_loss_decides() -> None:
+    made = lab(3)
+    logits = made.logits(3.0, 1)
+    logits[made.labels == CRYSTALS, CRYSTALS] += 100
+    unsure, sure = made.by(1, logits, 0.2, temperature=40.0), made.by(2, logits, 0.2)
+    verdict = judge(unsure, sure, RULES)
+    assert found(verdict, "log loss").passed
+    assert "average precision of crystals" not in {check.name for check in verdict.checks}
+    assert "log loss" in failed(judge(sure, unsure, RULES))
+    worse = made.by(3, made.logits(2.0, 2), 0.2)
+    assert "average precision of crystals" in failed(judge(unsure, worse, RULES))
+
+
 def test_an_unknown_aim_is_an_error() -> None:
     made = lab(3)
     with pytest.raises(ValueError, match="unknown primary measure 'luck'"):
