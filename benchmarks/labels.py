@@ -45,7 +45,7 @@ IMAGER: Final = "LP-CDF"
 """The new imager: the beginning of the name of its source."""
 
 HALVES: Final = 20
-BASE: Final = 200
+BASE: Final = 800
 VALIDATION: Final = 0.2
 ALIKE: Final = 0.8
 """Correlation of small grey images, less the imager's mean image, from which drops count as near-duplicates."""

@@ -39,6 +39,8 @@ FEWEST_PLATES: Final = 8
 
 ROUNDING: Final = 1e-9
 
+_OTHERS: Final = [i for i in range(len(CLASSES)) if i != CRYSTALS]
+
 NEGLIGIBLE: Final = 0.005
 """Loss that a simpler step may have more than the best, however sure it is."""
 
@@ -89,7 +91,7 @@ def fit(seen: Features, parent: LastLayer, step: LayerStep, odds: NDArray[np.flo
 
 def _fit_offsets(seen: Features, before: NDArray[np.float64]) -> NDArray[np.float64]:
     def loss(shift: NDArray[np.float64]) -> _Loss:
-        value, slope = _cross_entropy(before + shift, seen)
+        value, slope = _cross_entropy_of_others(before + shift, seen)
         return value + OFFSET_PULL * float(shift @ shift), slope.sum(axis=0) + 2 * OFFSET_PULL * shift
 
     return _minimum(loss, before.shape[1])
@@ -104,16 +106,16 @@ def _fit_kernel(
     # The best kernel is a mix of the images' features, so fewer images than features need that many numbers only.
     basis, mixed = np.linalg.qr(given.T) if len(given) < given.shape[1] else (None, given.T)
     given = np.ascontiguousarray(mixed.T)
-    shape, keeping = (given.shape[1], parent[0].shape[1]), KEEPING if step.kind == "classes" else 0.0
+    shape, keeps = (given.shape[1], parent[0].shape[1]), step.kind == "classes"
     shares = seen.weights / seen.weights.sum(dtype=np.float64)
 
     def loss(flat: NDArray[np.float64]) -> _Loss:
         kernel, shift = flat[: -shape[1]].reshape(shape), flat[-shape[1] :]
         now = before + given @ kernel.astype(np.float32) + shift
-        value, slope = _cross_entropy(now, seen)
-        if keeping:
+        value, slope = _cross_entropy_of_others(now, seen) if keeps else _cross_entropy(now, seen)
+        if keeps:
             kept, kept_slope = _moved(now, odds, shares)
-            value, slope = value + keeping * kept, slope + keeping * kept_slope
+            value, slope = value + KEEPING * kept, slope + KEEPING * kept_slope
         value += step.pull * float((kernel**2).sum()) + OFFSET_PULL * float(shift @ shift)
         by_kernel = (given.T @ slope.astype(np.float32)).astype(np.float64) + 2 * step.pull * kernel
         return value, np.concatenate([by_kernel.ravel(), slope.sum(axis=0) + 2 * OFFSET_PULL * shift])
@@ -130,6 +132,18 @@ def _cross_entropy(logits: NDArray[np.float64], seen: Features) -> _Loss:
     shares = (seen.weights / seen.weights.sum(dtype=np.float64))[:, None]
     log_scores = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     return -float((shares * seen.targets * log_scores).sum()), shares * (np.exp(log_scores) - seen.targets)
+
+
+def _cross_entropy_of_others(logits: NDArray[np.float64], seen: Features) -> _Loss:
+    """Return the weighted mean loss over the other classes of images that are no crystals, and its slope."""
+    targets, others = seen.targets.copy(), logits.copy()
+    targets[:, CRYSTALS], others[:, CRYSTALS] = 0, -np.inf
+    shares = (seen.weights * targets.sum(axis=1) / seen.weights.sum(dtype=np.float64)).astype(np.float64)[:, None]
+    scores = np.log(np.maximum(probabilities.softmax(others), np.finfo(np.float32).tiny))
+    told = targets / np.maximum(targets.sum(axis=1, keepdims=True), 1e-12)
+    slope = shares * (np.exp(scores) - told)
+    slope[:, CRYSTALS] = 0
+    return -float((shares * told * scores)[:, _OTHERS].sum()), slope
 
 
 def crystal_odds(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

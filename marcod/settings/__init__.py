@@ -161,7 +161,7 @@ class TrainSettings(Section):
         0, ge=0, description="New images that a model scores as challenger before it becomes champion"
     )
     head_crystals: int = Field(
-        3, ge=1, description="Labelled drops with crystals from which the last layer may change what is a crystal"
+        5, ge=1, description="Labelled drops with crystals from which the last layer may change what is a crystal"
     )
     all_crystals: int = Field(
         300, ge=1, description="Labelled drops with crystals from which the whole network is trained"

@@ -24,15 +24,13 @@ from marcod.settings import TrainSettings
 from marcod.training import data
 from marcod.training.candidate import Candidate, TrainContext
 from marcod.training.snapshot import Snapshot
+from marcod.training.tiers import KEEPS_CRYSTALS
 
 PARITY: Final = 1e-3
 """Largest difference of a probability between the network as it was trained and the bundle that serves."""
 
 FEWEST_WORDS: Final = 20
 """Judged labels from which a person's swapped classes stop a promotion."""
-
-KEEPS_RANKING: Final = ("recalibrate", "offsets", "classes")
-"""Tiers that leave crystals ranked as they are, or nearly so, and improve what is said of the other classes."""
 
 MOST_UNREADABLE: Final = 0.01
 BATCH: Final = 16
@@ -177,7 +175,7 @@ def rules_of(settings: TrainSettings, tier: str, looks: float = 0) -> Rules:
         min_plates=settings.min_test_plates,
         label_noise=settings.label_noise,
         recall=settings.recall,
-        primary=gate.LOG_LOSS if tier in KEEPS_RANKING else gate.AVERAGE_PRECISION,
+        primary=gate.LOG_LOSS if tier in ("recalibrate", *KEEPS_CRYSTALS) else gate.AVERAGE_PRECISION,
         seed=settings.seed,
         looks=looks,
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from marcod.domain import CLASSES, CRYSTALS, DropClass
 from marcod.evaluate import calibration, metrics, paired
-from marcod.fitting import adapt
+from marcod.fitting import adapt, steps
 from marcod.model import bundle, probabilities
 from marcod.model.bundle import BundleRecord, Threshold
 from marcod.training.data import TrainingSet
@@ -39,6 +39,15 @@ def natural_shift(
     if natural is None:
         natural = adapt.shares(rows.targets, rows.weights) if len(rows) else trained_with
     return np.log(natural / trained_with).astype(np.float32)
+
+
+def keep_crystals(shift: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a shift with the crystals' changed so that the mean of their log-odds over ``logits`` [n, 4] stays."""
+    found = shift.copy()
+    found[CRYSTALS] = 0
+    if len(logits):
+        found[CRYSTALS] = float((steps.crystal_odds(logits) - steps.crystal_odds(logits + found)).mean())
+    return found
 
 
 def calibrate(

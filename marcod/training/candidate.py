@@ -32,7 +32,7 @@ from marcod.training.calibrate import Calibrated
 from marcod.training.data import LoadedSet
 from marcod.training.rehearsal import RehearsalSet
 from marcod.training.snapshot import Snapshot
-from marcod.training.tiers import Tier
+from marcod.training.tiers import KEEPS_CRYSTALS, Tier
 
 PATCHES: Final = ("all", "scratch")
 """Tiers that cut patches from images. The others look at images exactly as scoring does."""
@@ -460,7 +460,7 @@ def _calibrate(
     weights, alarms, own_issues = learned.weights, None, None
     kept = parent if learned.trained_with is None else None
     if learned.trained_with is not None:
-        shift = calibrate.natural_shift(learned.trained_with, natural, rows)
+        shift = _natural_shift(learned.tier, calibrate.natural_shift(learned.trained_with, natural, rows), logits)
         weights, logits = network.shifted(weights, shift), logits + shift
         alarms = _champion_false_alarms(context, learned.judged)
     found = calibrate.calibrate(logits, rows, natural, kept, parent.threshold, context.settings.recall, alarms)
@@ -468,6 +468,13 @@ def _calibrate(
         own_issues = _find_own_issues(rows, probabilities.softmax(logits / found.temperature))
     measured = learned.measured | found.measured
     return Candidate(learned.tier, learned.architecture, weights, found, measured, issues, own_issues, unreadable)
+
+
+def _natural_shift(tier: Tier, shift: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the shift for what a tier learned with other shares; the rest knows the natural ones from before."""
+    if tier == "normalization":
+        return np.zeros_like(shift)
+    return calibrate.keep_crystals(shift, logits) if tier in KEEPS_CRYSTALS else shift
 
 
 def _champion_false_alarms(context: TrainContext, judged: _Judged) -> float | None:

@@ -19,7 +19,7 @@ from marcod.fitting import adapt, steps
 from marcod.fitting.adapt import Features, Floats
 from marcod.fitting.steps import LastLayer, LayerStep, StepJudges
 from marcod.training.data import TrainingSet
-from marcod.training.tiers import STEPS, Tier
+from marcod.training.tiers import KEEPS_CRYSTALS, STEPS, Tier
 
 FOLDS: Final = 5
 
@@ -107,10 +107,12 @@ def choose(labels: LayerLabels, trunks: Sequence[TrunkFeatures], highest: Tier, 
 def _options(labels: LayerLabels, trunks: Sequence[TrunkFeatures], highest: Tier) -> Iterator[StepOption]:
     """Yield the champion as it is, then each step, on the champion's trunk before another."""
     yield StepOption("recalibrate", 0, steps.LADDER[0], trunks[0].start, labels.champion[labels.judges])
-    for step in steps.LADDER:
-        for number, trunk in enumerate(trunks):
+    # Another normalization changes what is said of every image, and ranks crystals anew.
+    for number, trunk in enumerate(trunks):
+        for step in steps.LADDER:
             tier: Tier = "normalization" if step.kind == "parent" else step.kind
-            if (number or step.kind != "parent") and STEPS.index(tier) <= STEPS.index(highest):
+            allowed = tier not in KEEPS_CRYSTALS if number else step.kind != "parent"
+            if allowed and STEPS.index(tier) <= STEPS.index(highest):
                 yield _option(labels, number, trunk, step, tier)
 
 

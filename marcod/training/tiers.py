@@ -13,6 +13,9 @@ Tier = Literal["recalibrate", "normalization", "offsets", "classes", "head", "al
 STEPS: Final[tuple[Tier, ...]] = ("recalibrate", "normalization", "offsets", "classes", "head")
 """Tiers that leave all kernels but the last layer's alone, the one that changes least first."""
 
+KEEPS_CRYSTALS: Final[tuple[Tier, ...]] = ("offsets", "classes")
+"""Tiers that leave crystals ranked nearly as they are, and change what is said of the other classes."""
+
 FEWEST_DROPS: Final = 3
 """Labelled drops with crystals, and as many without, from which anything is learned."""
 

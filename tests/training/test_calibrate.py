@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from marcod.domain import CLASSES
 from marcod.evaluate import calibration
-from marcod.fitting import adapt
+from marcod.fitting import adapt, steps
 from marcod.fitting.batches import one_hot
 from marcod.model import probabilities
 from marcod.model.bundle import BundleRecord, Threshold
@@ -199,3 +199,12 @@ def test_half_of_the_false_alarms_that_are_saved_go_into_recall() -> None:
     assert now < (others >= spent.threshold.crystal).mean() < now + 0.2
     stricter = calibrate.calibrate(logits, rows(labels), None, None, FORMER, 0.9, 0.0)
     assert stricter.threshold.crystal <= plain.threshold.crystal
+
+
+def test_a_layer_that_kept_crystals_keeps_the_mean_of_their_log_odds() -> None:
+    logits = np.random.default_rng(4).normal(0, 3, (50, 4)).astype(np.float32)
+    shift = calibrate.keep_crystals(np.array([0.5, -2.0, -1.0, 0.7], np.float32), logits)
+    assert shift.tolist()[0::2] == pytest.approx([0.5, -1.0])
+    moved = steps.crystal_odds(logits + shift) - steps.crystal_odds(logits)
+    assert moved.mean() == pytest.approx(0, abs=1e-5)
+    assert calibrate.keep_crystals(shift, logits[:0])[CRYSTALS] == 0

@@ -20,7 +20,7 @@ def labelled(crystals: int, others: int, plates: int = 4, side: Split = Split.TR
     ]
 
 
-@pytest.mark.parametrize(("crystals", "tier"), [(3, "head"), (299, "head"), (300, "all")])
+@pytest.mark.parametrize(("crystals", "tier"), [(4, "classes"), (5, "head"), (299, "head"), (300, "all")])
 def test_crystals_decide_how_much_may_change(crystals: int, tier: str) -> None:
     assert tiers.tier_for(snapshot(labelled(crystals, 20)), TrainSettings()) == tier
 
