@@ -29,6 +29,9 @@ p(crystals): the highest of all inspections; class: the likeliest now, or a pers
 @click.command()
 @options.since("Only hits found since, such as 24h or 2026-05-01")
 @click.option("--new", "new_only", is_flag=True, help="Without those that a former model had found already")
+@click.option(
+    "--harvested/--not-harvested", default=None, help="Only those of which people say that they were harvested, or not"
+)
 @click.option("--project", help="Only plates of this project")
 @click.option("--source", help="Only plates of this source")
 @click.option(
@@ -45,6 +48,7 @@ def hits(
     settings: Settings,
     since: datetime | None,
     new_only: bool,
+    harvested: bool | None,
     project: str | None,
     source: str | None,
     limit: int | None,
@@ -60,14 +64,15 @@ def hits(
     """
     most = limit or _most(target)
     with app.reading(settings) as ready:
-        found, total = ready.db.read(partial(_read, since, most, new=new_only, project=project, source_name=source))
+        chosen = {"new": new_only, "project": project, "source_name": source, "harvested": harvested}
+        found, total = ready.db.read(partial(_read, since, most, **chosen))
         roots, closed = options.source_roots(settings, ready), options.protected_folders(settings, ready)
         listed = found if target is None and not json_output else []
         once = ready.db.read(reports.inspected_once, listed)
         if not found and not json_output and target is None:
             ready.db.read(_require_known, source, project)
     if target is not None:
-        files.save(target, _text(target, found, roots, _chosen(since, new_only, project, source)), closed)
+        files.save(target, _text(target, found, roots, _chosen(since, new_only, project, source, harvested)), closed)
         if total > len(found):
             output.echo(f"{len(found):,} of {text.count(total, 'hit')} written; --limit writes more", err=True)
     if json_output:
@@ -141,12 +146,15 @@ def _text(target: Path, found: list[reports.Hit], roots: dict[str, Path], chosen
         return html_report.hits_sheet(found, html_report.ImageRoots(roots), chosen, datetime.now(UTC), done)
 
 
-def _chosen(since: datetime | None, new_only: bool, project: str | None, source: str | None) -> str:
+def _chosen(
+    since: datetime | None, new_only: bool, project: str | None, source: str | None, harvested: bool | None
+) -> str:
     """Describe the chosen hits; empty for all."""
     parts = [
         "without those that a former model had found" if new_only else "",
         "" if project is None else f"of project {project}",
         "" if source is None else f"of source {source}",
+        {True: "harvested", False: "not harvested", None: ""}[harvested],
         "" if since is None else f"found since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
     ]
     return ", ".join(part for part in parts if part)

@@ -88,9 +88,14 @@ class Hit:
     model: str
     model_version: str
     model_synthetic: bool
+    harvested: bool
 
 
-_HIT_TYPES: Final[dict[str, Any]] = {"found_at": UtcDateTime(), "model_synthetic": sa.Boolean()}
+_HIT_TYPES: Final[dict[str, Any]] = {
+    "found_at": UtcDateTime(),
+    "model_synthetic": sa.Boolean(),
+    "harvested": sa.Boolean(),
+}
 _HIT: Final = sa.table("lims_hit_v1", *(sa.column(f.name, _HIT_TYPES.get(f.name)) for f in fields(Hit)))
 
 
@@ -164,12 +169,14 @@ def hits(
     new: bool = False,
     project: str | None = None,
     source_name: str | None = None,
+    harvested: bool | None = None,
 ) -> list[Hit]:
     """List hits over all plates, the most crystalline first.
 
-    ``since`` looks at when they were seen first. ``new`` leaves out what a former champion had found before.
+    ``since`` looks at when they were seen first. ``new`` leaves out what a former champion had found before;
+    ``harvested`` takes those alone whose crystals were harvested, or with False the others.
     """
-    chosen = _chosen(since, new=new, project=project, source_name=source_name)
+    chosen = _chosen(since, new=new, project=project, source_name=source_name, harvested=harvested)
     order = (_HIT.c.p_crystals.desc().nulls_last(), _HIT.c.hit_id)
     statement = sa.select(*_HIT.c).where(*chosen).order_by(*order).limit(limit)
     return [Hit(*row) for row in connection.execute(statement)]
@@ -195,14 +202,15 @@ def count_hits(
     new: bool = False,
     project: str | None = None,
     source_name: str | None = None,
+    harvested: bool | None = None,
 ) -> int:
     """Count what :func:`hits` lists without a limit."""
-    chosen = _chosen(since, new=new, project=project, source_name=source_name)
+    chosen = _chosen(since, new=new, project=project, source_name=source_name, harvested=harvested)
     return int(connection.execute(sa.select(sa.func.count()).select_from(_HIT).where(*chosen)).scalar_one())
 
 
 def _chosen(
-    since: datetime | None, *, new: bool, project: str | None, source_name: str | None
+    since: datetime | None, *, new: bool, project: str | None, source_name: str | None, harvested: bool | None
 ) -> list[sa.ColumnElement[bool]]:
     conditions = []
     if since is not None:
@@ -215,6 +223,8 @@ def _chosen(
         conditions.append(_HIT.c.project == project)
     if source_name is not None:
         conditions.append(_HIT.c.source == source_name)
+    if harvested is not None:
+        conditions.append(_HIT.c.harvested if harvested else sa.not_(_HIT.c.harvested))
     return conditions
 
 
