@@ -24,7 +24,6 @@ from starlette.routing import BaseRoute, Route
 
 from marcod import telemetry
 from marcod.database.engine import Database
-from marcod.store import events
 from marcod.web.changes import ChangeWatch, PageChange
 from marcod.web.site import site_of
 
@@ -32,6 +31,9 @@ log = telemetry.logger(__name__)
 
 CHANNEL: Final = "marcod_page"
 """PostgreSQL's channel on which pages are woken; the payload is empty."""
+
+LISTEN: Final = "listen marcod_page; listen marcod_plate_scored"
+"""The channels of pages and of :mod:`marcod.store.events`."""
 
 SQLITE_S: Final = 1.5
 POSTGRES_S: Final = 5.0
@@ -149,7 +151,7 @@ class Pulse:
         pooled.detach()
         line.autocommit = True
         with line.cursor() as cursor:
-            cursor.execute(f"listen {CHANNEL}; listen {events.CHANNEL}")
+            cursor.execute(LISTEN)
         return line
 
     def _wait(self, line: Any) -> Any:

@@ -16,7 +16,7 @@ from marcod.web.plate_list import PlateFilter, PlateRow
 from marcod.web.site import render, site_of, user_of
 
 PLATE_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(PlateRow) if field.name != "newest")
-HIT_COLUMNS: Final = (*(field.name for field in dataclasses.fields(reports.Hit)), "harvested", "followed")
+HIT_COLUMNS: Final = (*(field.name for field in dataclasses.fields(reports.Hit)), "followed")
 
 
 def plates(request: Request) -> Response:

@@ -80,7 +80,7 @@ def hit(**more: Any) -> Hit:
         "hit_id": 1, "source": "imager", "plate_key": "P1", "barcode": None, "project": None, "screen": None,
         "well": "A01", "drop_number": 1, "p_crystals": 0.9, "label": "Crystals", "label_person": None,
         "threshold": 0.5, "cause": "new", "found_at": utc(), "first_hit_inspection_key": "1", "trend": "steady",
-        "best_path": "A01.jpg", "model": "small", "model_version": "1", "model_synthetic": True,
+        "best_path": "A01.jpg", "model": "small", "model_version": "1", "model_synthetic": True, "harvested": False,
     }  # fmt: skip
     return Hit(**(values | more))
 

@@ -19,6 +19,7 @@ from marcod.database.schema import drop, drop_mark, drop_summary, follow, inspec
 from marcod.domain import DropClass
 from marcod.labels import recorder, requests
 from marcod.labels.requests import LabelRequest
+from marcod.plates import reports
 from marcod.settings import Settings
 from marcod.store.versions import Version
 from marcod.store.votes import NewLabel
@@ -269,6 +270,17 @@ def test_notes_and_marks_are_appended_with_person_and_time(
         ("note", "ann", True), ("harvested", "ann", False), ("unharvested", "bob", False),
     ]  # fmt: skip
     assert len(rows(db, sa.select(drop_mark))) == 3
+
+
+def test_hits_are_listed_by_what_was_harvested(client: TestClient, plate: None, db: Database) -> None:
+    def wells(harvested: bool | None) -> list[tuple[str, bool]]:
+        found = db.read(lambda c: reports.hits(c, None, 10, harvested=harvested))
+        return [(hit.well, hit.harvested) for hit in found]
+
+    assert (wells(None), wells(False), wells(True)) == ([("A01", False)], [("A01", False)], [])
+    mark(client, "harvested", "request-a")
+    assert (wells(None), wells(False), wells(True)) == ([("A01", True)], [], [("A01", True)])
+    assert db.read(lambda c: reports.count_hits(c, harvested=True)) == 1
 
 
 def test_everybody_follows_for_themselves(client: TestClient, plate: None, db: Database, person: OnePerson) -> None:
