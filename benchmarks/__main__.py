@@ -32,7 +32,7 @@ NAMES = (
     "kills",
     "fuzz",
 )
-ON_REQUEST = ("soak", "stops", "stories", "renderer", "photographs", "gate", "bundles", "labels")
+ON_REQUEST = ("soak", "stops", "stories", "renderer", "photographs", "gate", "bundles", "labels", "web")
 """Too long to be run with the others."""
 
 

@@ -34,7 +34,7 @@ from marcod.web.site import STATIC, Site, is_for_programs, refusal, site_of, sta
 log = telemetry.logger(__name__)
 
 OPEN: Final = ("/static/", "/login")
-"""Paths that everybody may ask for."""
+"""Paths that everybody may ask for; below the first one too."""
 
 KEPT: Final = "public, max-age=31536000, immutable"
 
@@ -78,7 +78,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        if not scope["path"].startswith(OPEN):
+        if not _is_open(scope["path"]):
             try:
                 user = await run_in_threadpool(site_of(request).access.who, request)
             except (HTTPException, MarcodError) as error:
@@ -94,6 +94,10 @@ class Guard:
                 await refusal(request, 403, sentence)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path == OPEN[1] or path.startswith(OPEN[0])
 
 
 def _unknown(request: Request) -> Response:
