@@ -5,6 +5,7 @@ The name on a label is the one found here, never one that the browser says.
 
 import os
 import time
+from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final, Protocol
@@ -70,7 +71,9 @@ def _owner(request: HTTPConnection) -> int | None:
     return None
 
 
+@cache
 def _name_of(uid: int) -> str:
+    """Return the name of a user, asked once: a directory of the network may take its time."""
     import pwd  # no such module where there are no user ids
 
     try:

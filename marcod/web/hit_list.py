@@ -141,7 +141,7 @@ def around(
     # It may be far down, or a label has just taken it out of the list.
     key = hit.c.found_at if chosen.order == "newest" else drop_summary.c.highest_p_crystals
     tie = hit.c.id if chosen.order == "newest" else hit.c.drop_id
-    its = sa.select(hit.c.id, key, tie).join(drop_summary, _ITS_SUMMARY).where(hit.c.drop_id == drop_id)
+    its = sa.select(hit.c.id, key, tie).join(drop_summary, _its_summary(hit)).where(hit.c.drop_id == drop_id)
     own = connection.execute(its.order_by(hit.c.id.desc()).limit(1)).first()
     if own is None:
         return first
@@ -186,106 +186,148 @@ def _place_of(after: str, order: Order) -> _Place | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Filtered:
+    """Hits of the filters: ``hits`` is their table, or the few rows of it that a filter leaves."""
+
+    statement: sa.Select[Any]
+    hits: sa.FromClause
+    are_few: bool
+
+
 def _places(connection: Connection, user: User, chosen: HitFilter, now: datetime, limit: int) -> list[_Place]:
     after = _place_of(chosen.after, chosen.order)
-    statement = _filtered(connection, user, chosen, now)
+    found = _filtered(connection, user, chosen, now)
     if chosen.order == "newest":
-        return _walk(connection, statement, (hit.c.found_at, hit.c.id), after, limit)
+        return _choose(connection, found, found.statement, (found.hits.c.found_at, found.hits.c.id), after, limit)
     p, tie = drop_summary.c.highest_p_crystals, drop_summary.c.drop_id
     scored: list[_Place] = []
     if after is None or after.key is not None:
-        scored = _walk(connection, statement.where(p.is_not(None)), (p, tie), after, limit)
+        scored = _choose(connection, found, found.statement.where(p.is_not(None)), (p, tie), after, limit)
     if len(scored) >= limit:
         return scored
     # Those that people called crystals where the model has no score come last; there are few.
-    last = statement.add_columns(p, tie).where(p.is_(None)).order_by(tie.desc()).limit(limit - len(scored))
+    last = found.statement.add_columns(p, tie).where(p.is_(None)).order_by(tie.desc()).limit(limit - len(scored))
     if after is not None and after.key is None:
         last = last.where(tie < after.tie)
     return scored + [_Place(*row) for row in connection.execute(last)]
 
 
-def _walk(
+def _choose(
     connection: Connection,
+    found: _Filtered,
     statement: sa.Select[Any],
-    order: tuple[sa.Column[Any], ...],
+    order: tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]],
     after: _Place | None,
     limit: int,
 ) -> list[_Place]:
-    walked = statement.add_columns(*order)
+    """Find a page: walk along the index of the order, or find all where they are few and put them in order then."""
+    key, tie = order
+    statement = statement.add_columns(key.label("place"), tie.label("tie"))
+    if found.are_few:
+        few = statement.cte("few").prefix_with("materialized")
+        statement, key, tie = sa.select(few.c.id, few.c.place, few.c.tie), few.c.place, few.c.tie
     if after is not None:
         # One comparison of both, which an index answers.
-        values = (sa.literal(value, column.type) for value, column in zip((after.key, after.tie), order, strict=True))
-        walked = walked.where(sa.tuple_(*order) < sa.tuple_(*values))
-    walked = walked.order_by(*(column.desc() for column in order)).limit(limit)
-    return [_Place(*row) for row in connection.execute(walked)]
+        values = (sa.literal(after.key, key.type), sa.literal(after.tie, tie.type))
+        statement = statement.where(sa.tuple_(key, tie) < sa.tuple_(*values))
+    statement = statement.order_by(key.desc(), tie.desc()).limit(limit)
+    return [_Place(*row) for row in connection.execute(statement)]
 
 
-def _filtered(connection: Connection, user: User, chosen: HitFilter, now: datetime) -> sa.Select[Any]:
+def _filtered(connection: Connection, user: User, chosen: HitFilter, now: datetime) -> _Filtered:
     """Select the hits of the filters."""
+    of_plate = _of_plate(connection, user, chosen)
+    since = queries.since(chosen.since, now)
+    driving = _driving(connection, user, chosen, of_plate, since)
+    found: sa.FromClause = hit
+    if driving is not None:
+        # Found before anything is joined, which databases do not always think of.
+        found = sa.select(hit).where(driving).cte("some").prefix_with("materialized")
     statement = (
-        sa.select(hit.c.id)
-        .join(drop_summary, _ITS_SUMMARY)
-        .join(SHOWN_VERSION, SHOWN_VERSION.c.model_version_id == hit.c.model_version_id)
-        .where(drop_summary.c.first_hit_inspection_id.is_not(None), _counts(), _not_asked(user))
+        sa.select(found.c.id)
+        .join(drop_summary, _its_summary(found))
+        .join(SHOWN_VERSION, SHOWN_VERSION.c.model_version_id == found.c.model_version_id)
+        .join(drop, drop.c.id == found.c.drop_id)
+        .join(plate, plate.c.id == drop.c.plate_id)
+        .where(drop_summary.c.first_hit_inspection_id.is_not(None), *of_plate, _counts(found), _not_asked(found, user))
     )
-    of_plate = [visible(user)]
-    if chosen.source:
-        of_plate.append(unindexed(plate.c.source_id) == queries.source_named(connection, chosen.source))
-    if chosen.project:
-        of_plate.append(plate.c.project == chosen.project)
-    if len(of_plate) > 1 and are_few(connection, matching := sa.select(plate.c.id).where(*of_plate)):
-        its = sa.select(inspection.c.id).where(inspection.c.plate_id.in_(matching))
-        statement = statement.where(hit.c.inspection_id.in_(its))
-    else:
-        statement = statement.join(drop, drop.c.id == hit.c.drop_id).join(plate, plate.c.id == drop.c.plate_id)
-        statement = statement.where(*of_plate)
-    if (since := queries.since(chosen.since, now)) is not None:
-        recent = sa.select(hit.c.id).where(hit.c.found_at >= since)
-        if chosen.order == "newest":
-            statement = statement.where(hit.c.found_at >= since)
-        elif are_few(connection, recent):
-            statement = statement.where(hit.c.id.in_(recent))
-        else:
-            # So that no index on the time is taken, whose rows would all have to be put in order.
-            statement = statement.where(sa.case((hit.c.found_at >= since, 1), else_=0) == 1)
+    if since is not None and chosen.order == "newest":
+        statement = statement.where(found.c.found_at >= since)
+    elif since is not None:
+        # So that no index on the time is taken, whose rows would all have to be put in order.
+        statement = statement.where(sa.case((found.c.found_at >= since, 1), else_=0) == 1)
     if chosen.new:
-        statement = statement.where(hit.c.cause != str(Cause.CONFIRMED))
+        statement = statement.where(found.c.cause != str(Cause.CONFIRMED))
     if chosen.unlabelled:
         statement = statement.where(drop_summary.c.label_person.is_(None))
     if chosen.harvested:
-        harvested = drop_marks.is_harvested(hit.c.drop_id)
+        harvested = drop_marks.is_harvested(found.c.drop_id)
         statement = statement.where(harvested if chosen.harvested == "yes" else sa.not_(harvested))
-    if chosen.harvested == "yes":
-        marked = sa.select(drop_mark.c.drop_id).where(drop_mark.c.kind == str(MarkKind.HARVESTED))
-        statement = statement.where(hit.c.drop_id.in_(marked))
     if chosen.followed:
-        statement = statement.where(hit.c.drop_id.in_(sa.select(follow.c.drop_id).where(follow.c.person == user.name)))
-    return statement
+        statement = statement.where(found.c.drop_id.in_(_followed(user)))
+    return _Filtered(statement, found, driving is not None)
 
 
-_ITS_SUMMARY: Final = sa.and_(
-    drop_summary.c.drop_id == hit.c.drop_id, drop_summary.c.model_version_id == hit.c.model_version_id
-)
+def _of_plate(connection: Connection, user: User, chosen: HitFilter) -> list[sa.ColumnElement[bool]]:
+    found = [visible(user)]
+    if chosen.source:
+        found.append(unindexed(connection, plate.c.source_id) == queries.source_named(connection, chosen.source))
+    if chosen.project:
+        found.append(plate.c.project == chosen.project)
+    return found
 
 
-def _counts() -> sa.ColumnElement[bool]:
+def _driving(
+    connection: Connection,
+    user: User,
+    chosen: HitFilter,
+    of_plate: list[sa.ColumnElement[bool]],
+    since: datetime | None,
+) -> sa.ColumnElement[bool] | None:
+    """Return the condition on hits of a filter that leaves few, None where each leaves many."""
+    if chosen.followed:
+        return hit.c.drop_id.in_(_followed(user))
+    if chosen.harvested == "yes":
+        return hit.c.drop_id.in_(sa.select(drop_mark.c.drop_id).where(drop_mark.c.kind == str(MarkKind.HARVESTED)))
+    if since is not None and are_few(connection, sa.select(hit.c.id).where(hit.c.found_at >= since)):
+        return hit.c.found_at >= since
+    matching = sa.select(plate.c.id).where(*of_plate)
+    # The best ones lie everywhere, so that a walk soon finds some; the newest of an imager may all lie far down.
+    share = 10 if chosen.order == "best" else 1
+    if (chosen.source or chosen.project) and are_few(connection, matching, share):
+        return hit.c.inspection_id.in_(sa.select(inspection.c.id).where(inspection.c.plate_id.in_(matching)))
+    return None
+
+
+def _followed(user: User) -> sa.Select[Any]:
+    return sa.select(follow.c.drop_id).where(follow.c.person == user.name)
+
+
+def _its_summary(found: sa.FromClause) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        drop_summary.c.drop_id == found.c.drop_id, drop_summary.c.model_version_id == found.c.model_version_id
+    )
+
+
+def _counts(found: sa.FromClause) -> sa.ColumnElement[bool]:
     """Return the condition that a hit is the champion's, or of the version shown where the champion has none."""
     its = drop_summary.alias("of_champion")
     champion = sa.select(model_alias.c.model_version_id).where(model_alias.c.alias == "champion").scalar_subquery()
     has_own = sa.exists().where(
-        its.c.drop_id == hit.c.drop_id, its.c.model_version_id == champion, its.c.first_hit_inspection_id.is_not(None)
+        its.c.drop_id == found.c.drop_id, its.c.model_version_id == champion, its.c.first_hit_inspection_id.is_not(None)
     )
     is_shown = sa.exists().where(
-        SHOWN_DROP.c.drop_id == hit.c.drop_id, SHOWN_DROP.c.model_version_id == hit.c.model_version_id
+        SHOWN_DROP.c.drop_id == found.c.drop_id, SHOWN_DROP.c.model_version_id == found.c.model_version_id
     )
     return sa.or_(SHOWN_VERSION.c.is_champion, sa.and_(sa.not_(has_own), is_shown))
 
 
-def _not_asked(user: User) -> sa.ColumnElement[bool]:
+def _not_asked(found: sa.FromClause, user: User) -> sa.ColumnElement[bool]:
     """Return the condition that no random audit asks the person about the drop, who is to see no score before."""
     return sa.not_(
         sa.exists().where(
-            review_item.c.drop_id == hit.c.drop_id,
+            review_item.c.drop_id == found.c.drop_id,
             review_item.c.stream == str(Stream.AUDIT),
             review_item.c.person == user.name,
             review_item.c.answered_at.is_(None),
@@ -307,7 +349,7 @@ def _rows(connection: Connection, user: User, ids: Sequence[int], now: datetime)
             model_version.c.name.label("model"), model_version.c.version.label("model_version"),
             model_version.c.synthetic.label("model_synthetic"),
         )
-        .join(drop_summary, _ITS_SUMMARY)
+        .join(drop_summary, _its_summary(hit))
         .join(drop, drop.c.id == hit.c.drop_id)
         .join(plate, plate.c.id == drop.c.plate_id)
         .join(source, source.c.id == plate.c.source_id)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import Database
-from marcod.database.rows import parts, select_in
+from marcod.database.rows import CHUNK, parts
 from marcod.database.schema import (
     drop_summary,
     hit,
@@ -32,6 +32,10 @@ PAGE: Final = 50
 CSV_PORTION: Final = 1_000
 NEW_DAYS: Final = 30
 """Days for which a hit that was seen first at the latest inspection is new."""
+
+FIRST_STEP: Final = 1_000
+STEPS_GROW: Final = 4
+"""Inspections of the first step of a walk, and by how much each further one is longer."""
 
 UNFINISHED: Final = sa.text("not inspection_summary.complete")
 """Written as in the condition of its index, for SQLite knows it by no other words."""
@@ -142,7 +146,8 @@ def _places(
         matching = sa.select(plate.c.id).where(visible(user), *of_plate).limit(queries.FEW + 1)
         ids = [int(found) for found in connection.execute(matching).scalars()]
         if len(ids) <= queries.FEW:
-            return _few(connection, ids, conditions, chosen.after, limit)
+            among = ids if len(ids) <= CHUNK else sa.select(plate.c.id).where(visible(user), *of_plate)
+            return _few(connection, among, conditions, chosen.after, limit)
     its = inspection.alias("its")
     newest = sa.select(sa.func.max(its.c.id)).where(its.c.plate_id == inspection.c.plate_id).scalar_subquery()
     statement = (
@@ -150,28 +155,42 @@ def _places(
         .join(plate, plate.c.id == inspection.c.plate_id)
         .where(visible(user), *of_plate, inspection.c.id == newest, *conditions)
         .order_by(inspection.c.id.desc())
-        .limit(limit)
     )
-    if driving is not None:
-        statement = statement.where(inspection.c.id.in_(driving))
+    if driving is None:
+        return _walk(connection, statement, chosen.after, limit)
+    few = statement.where(inspection.c.id.in_(driving)).limit(limit)
     if chosen.after is not None:
-        statement = statement.where(inspection.c.id < chosen.after)
-    return [(int(row[0]), int(row[1])) for row in connection.execute(statement)]
+        few = few.where(inspection.c.id < chosen.after)
+    return [(int(row[0]), int(row[1])) for row in connection.execute(few)]
+
+
+def _walk(connection: Connection, statement: sa.Select[Any], after: int | None, limit: int) -> list[tuple[int, int]]:
+    """Go down the inspections in steps that grow, so that no database thinks of putting all of them in order first."""
+    ends = connection.execute(sa.select(sa.func.min(inspection.c.id), sa.func.max(inspection.c.id))).one()
+    low, high = (ends[0] or 0), (ends[1] or 0) + 1
+    upper, width = (high if after is None else min(after, high)), FIRST_STEP
+    found: list[tuple[int, int]] = []
+    while len(found) < limit and upper > low:
+        lower = max(low, upper - width)
+        step = statement.where(inspection.c.id >= lower, inspection.c.id < upper).limit(limit - len(found))
+        found += [(int(row[0]), int(row[1])) for row in connection.execute(step)]
+        upper, width = lower, width * STEPS_GROW
+    return found
 
 
 def _few(
     connection: Connection,
-    plate_ids: list[int],
+    among: list[int] | sa.Select[Any],
     conditions: list[sa.ColumnElement[bool]],
     after: int | None,
     limit: int,
 ) -> list[tuple[int, int]]:
     """Put these plates in order, and choose the first that meet the conditions on their newest inspection."""
     newest = sa.func.max(inspection.c.id)
-    statement: sa.Select[Any] = sa.select(newest, inspection.c.plate_id).group_by(inspection.c.plate_id)
-    found = list(select_in(connection, statement, inspection.c.plate_id, plate_ids))
-    ordered = sorted((row for row in found if after is None or row[0] < after), reverse=True)
-    places = [(int(plate_id), int(inspection_id)) for inspection_id, plate_id in ordered]
+    statement: sa.Select[Any] = sa.select(newest, inspection.c.plate_id).where(inspection.c.plate_id.in_(among))
+    found = [(int(row[0]), int(row[1])) for row in connection.execute(statement.group_by(inspection.c.plate_id))]
+    ordered = sorted((place for place in found if after is None or place[0] < after), reverse=True)
+    places = [(plate_id, inspection_id) for inspection_id, plate_id in ordered]
     if not conditions:
         return places[:limit]
     chosen: list[tuple[int, int]] = []
@@ -187,7 +206,7 @@ def _few(
 def _of_plate(connection: Connection, chosen: PlateFilter) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if chosen.source:
-        found.append(unindexed(plate.c.source_id) == queries.source_named(connection, chosen.source))
+        found.append(unindexed(connection, plate.c.source_id) == queries.source_named(connection, chosen.source))
     if chosen.project:
         found.append(plate.c.project == chosen.project)
     if chosen.text:

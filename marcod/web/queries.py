@@ -30,10 +30,11 @@ IS_SHOWN: Final = sa.and_(
 )
 
 
-def are_few(connection: Connection, found: sa.Select[Any]) -> bool:
-    """Tell if a statement finds no more than :data:`FEW` rows, without reading more."""
-    some = found.limit(FEW + 1).subquery()
-    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()) <= FEW
+def are_few(connection: Connection, found: sa.Select[Any], share: int = 1) -> bool:
+    """Tell if a statement finds no more than :data:`FEW` rows, or that part of them, without reading more."""
+    few = FEW // share
+    some = found.limit(few + 1).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()) <= few
 
 
 def contains(connection: Connection, columns: Sequence[sa.ColumnElement[Any]], text: str) -> sa.ColumnElement[bool]:
@@ -44,9 +45,12 @@ def contains(connection: Connection, columns: Sequence[sa.ColumnElement[Any]], t
     return sa.or_(*(find(column, wanted) > 0 for column in columns))
 
 
-def unindexed(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """Return a column for a condition that no index should answer, so that the list is walked in its own order."""
-    return column + 0
+def unindexed(connection: Connection, column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """Return a column for a condition by which SQLite should choose no index, so that it walks a list in its order.
+
+    PostgreSQL chooses by what it knows of the column's values.
+    """
+    return column + 0 if connection.dialect.name == "sqlite" else column
 
 
 def since(text: str, now: datetime) -> datetime | None:
