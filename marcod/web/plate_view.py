@@ -111,8 +111,9 @@ def plate_view(
     version = models.get(at) or versions.champion(connection)
     facts = _facts(connection, user, plate_id, at, version)
     cells, grid = _cells(facts, settings, its, choice)
+    firsts = Counter(life.first_hit for life in facts.lives.values())
     for tab in tabs:
-        tab["new"] = sum(row.first_hit == tab["id"] for row in facts.lives.values())
+        tab["new"] = firsts[tab["id"]]
     counts = Counter(cell["mark"] for cell in cells if cell["state"] not in ("absent", "light"))
     return {
         "plate": _named(its),

@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 from marcod.catalog import registration
 from marcod.database.engine import Database
 from marcod.database.schema import image
-from marcod.store import results
+from marcod.model import bundle
+from marcod.model.registry import SHIPPED, shipped_folder
+from marcod.store import results, serving
 
 one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 SECRET = b"root:x:0:0"
@@ -223,3 +225,22 @@ def test_a_heat_map_without_the_model_says_so(client: TestClient, share: Share, 
 def test_gone_files_are_known_by_the_database(client: TestClient, share: Share, address: Callable[..., str]) -> None:
     share.db.write(lambda c: results.mark_gone(c, [1], utc()))
     assert client.get(address()).status_code == 410
+
+
+@pytest.mark.story
+@one_database
+def test_a_heat_map_is_drawn_once_by_the_model_that_is_shown(
+    client: TestClient, share: Share, address: Callable[..., str]
+) -> None:
+    name, version = SHIPPED
+    record = bundle.read(shipped_folder() / name / version)
+    shipped = register(share.db, name=name, version=version, digest=record.digest)
+    share.db.write(lambda c: serving.promote(c, shipped, actor="test", now=utc(hours=1)))
+    drawn = client.get(address(1, "heat"))
+    assert (drawn.status_code, drawn.headers["Cache-Control"]) == (200, "private, no-cache")
+    assert size_of(drawn.content) == (1024, 788)
+    assert drawn.content != client.get(address(1, "view")).content
+    share.path().unlink()
+    assert client.get(address(1, "heat")).content == drawn.content, "kept"
+    same = client.get(address(1, "heat"), headers={"If-None-Match": drawn.headers["ETag"]})
+    assert same.status_code == 304
