@@ -29,6 +29,8 @@ FIRST_PERSON: Final = 1000
 
 CONNECTIONS: Final = ("/proc/net/tcp", "/proc/net/tcp6")
 ESTABLISHED: Final = "01"
+UNTOLD: Final = 65_534
+"""User id that the kernel tells instead of one that this process must not know, as in a unit of systemd."""
 
 
 class Access(Protocol):
@@ -48,8 +50,9 @@ class LocalAccess:
         """Return the system's user at the other end of the connection."""
         own = os.getuid()
         uid = _owner(request)
-        if uid is None or (own >= FIRST_PERSON and uid not in (own, 0)):
+        if uid in (None, UNTOLD) or (own >= FIRST_PERSON and uid not in (own, 0)):
             return None
+        assert uid is not None
         return User(_name_of(uid), UserRole.LABELLER)
 
 

@@ -100,11 +100,18 @@ def _is_open(path: str) -> bool:
     return path == OPEN[1] or path.startswith(OPEN[0])
 
 
+_WHY: Final = {
+    "local": "this page is another user's of this host, or its connection tells no user; see web.access",
+    "proxy": "the proxy named nobody, or this is not the proxy",
+    "accounts": "log in first",
+}
+
+
 def _unknown(request: Request) -> Response:
     """Answer somebody unknown: a person who may log in goes to the form, a program gets 401."""
     if site_of(request).settings.web.access == "accounts" and request.method == "GET" and not is_for_programs(request):
         return RedirectResponse(f"/login?{urlencode({'next': _asked(request)})}", 303)
-    return refusal(request, 401, "marcod does not know who you are")
+    return refusal(request, 401, f"marcod does not know who you are: {_WHY[site_of(request).settings.web.access]}")
 
 
 def _asked(request: Request) -> str:

@@ -88,7 +88,7 @@ def _templates() -> jinja2.Environment:
 def static(name: str) -> str:
     """Return the address of a file of ``static/``; it changes with any of them, so that browsers may keep them.
 
-    All have one digest, so that a module finds the ones that it imports beside it.
+    All have one digest, so that a module finds the ones that it imports next to it.
     """
     return f"/static/{_static_digest()}/{name}"
 
