@@ -166,7 +166,9 @@ def _places(
 
 def _walk(connection: Connection, statement: sa.Select[Any], after: int | None, limit: int) -> list[tuple[int, int]]:
     """Go down the inspections in steps that grow, so that no database thinks of putting all of them in order first."""
-    ends = connection.execute(sa.select(sa.func.min(inspection.c.id), sa.func.max(inspection.c.id))).one()
+    # Each end by itself, which SQLite looks up; for both at once it would read the whole table.
+    least, most = (sa.select(end(inspection.c.id)).scalar_subquery() for end in (sa.func.min, sa.func.max))
+    ends = connection.execute(sa.select(least, most)).one()
     low, high = (ends[0] or 0), (ends[1] or 0) + 1
     upper, width = (high if after is None else min(after, high)), FIRST_STEP
     found: list[tuple[int, int]] = []

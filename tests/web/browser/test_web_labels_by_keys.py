@@ -136,7 +136,7 @@ def test_a_tab_that_is_closed_with_labels_waiting_loses_none(lab: PageLab, perso
 
 
 @one_database
-def test_labels_that_the_server_refuses_are_told_and_the_rest_is_kept(lab: PageLab, person: People) -> None:
+def test_labels_that_the_server_refuses_are_named_and_the_rest_is_kept(lab: PageLab, person: People) -> None:
     lab.plate(3)
     lab.start()
     page = person()
