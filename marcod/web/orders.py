@@ -52,7 +52,7 @@ class Neighbours(TypedDict):
     query: str
 
 
-class Entry(TypedDict):
+class ListedDrop(TypedDict):
     """A drop in the list with what the drop's page shows of it before anything more is loaded.
 
     ``p`` is the probability of Crystals, ``label`` what counts and ``mine`` what the asking person said.
@@ -76,7 +76,7 @@ class Order(TypedDict):
     """The whole list that a drop's page moves in; ``query`` is as in ``Neighbours``."""
 
     query: str
-    entries: list[Entry]
+    entries: list[ListedDrop]
 
 
 def of_plate(
@@ -96,7 +96,7 @@ def of_plate(
     return {"query": text, "entries": [_entry(cell, inspection_id, text) for cell in cells]}
 
 
-def _entry(cell: MapCell, inspection_id: int, query: str) -> Entry:
+def _entry(cell: MapCell, inspection_id: int, query: str) -> ListedDrop:
     return {
         "drop": cell["drop"],
         "inspection": inspection_id,
@@ -128,7 +128,7 @@ def _hits_query(query: Mapping[str, str]) -> str:
     return f"from=hits&{filters}" if filters else "from=hits"
 
 
-def _hit_entry(row: HitRow, user: User, query: str) -> Entry:
+def _hit_entry(row: HitRow, user: User, query: str) -> ListedDrop:
     return {
         "drop": row.drop_id,
         "inspection": row.inspection_id,
@@ -145,7 +145,7 @@ def _hit_entry(row: HitRow, user: User, query: str) -> Entry:
     }
 
 
-def _own_entry(shown: DropView, query: str) -> Entry:
+def _own_entry(shown: DropView, query: str) -> ListedDrop:
     """Describe the drop that is shown, which its list has not or not any more."""
     look = next(look for look in shown["looks"] if look["inspection"] == shown["inspection"])
     letter, style = look_of(look, "now")
@@ -183,7 +183,7 @@ def in_hits(connection: Connection, user: User, shown: DropView, query: Mapping[
     }
 
 
-def _of_entry(entry: Entry) -> Neighbour:
+def _of_entry(entry: ListedDrop) -> Neighbour:
     return {
         "drop": entry["drop"],
         "inspection": entry["inspection"],

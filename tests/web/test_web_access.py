@@ -83,7 +83,7 @@ def test_the_header_is_believed_from_the_proxy_alone(web_settings: Settings, db:
 
 @sqlite_alone
 @pytest.mark.parametrize("names", [["ann", "eve"], ["ann, eve"], ["a\tnn"], ["x" * 101]])
-def test_a_header_that_is_no_name_is_refused(names: list[str], web_settings: Settings, db: Database) -> None:
+def test_a_header_without_a_name_is_refused(names: list[str], web_settings: Settings, db: Database) -> None:
     it = browser(proxied(web_settings), db, client=("10.0.0.5", 1))
     answer = it.get("/", headers=[("X-Remote-User", name) for name in names])  # type: ignore[arg-type]
     assert answer.status_code == 400
