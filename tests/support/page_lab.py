@@ -60,10 +60,15 @@ def jpeg(seed: int) -> bytes:
 
 def scores(claim: Claim) -> tuple[float, float, float, float]:
     """Probabilities of a rendered drop by its place on the plate: those in every fifth column are crystals."""
-    place = sum(map(int, re.findall(r"\d+", claim.path.rpartition("/")[2])))
-    crystals = 0.9 - place / 100 if place % 5 == 0 else place / 300
+    number = place(claim.path)
+    crystals = 0.9 - number / 100 if number % 5 == 0 else number / 300
     rest = 1 - crystals - 0.02
-    return (rest - 0.01, crystals, 0.02, 0.01) if place % 2 else (0.01, crystals, 0.02, rest - 0.01)
+    return (rest - 0.01, crystals, 0.02, 0.01) if number % 2 else (0.01, crystals, 0.02, rest - 0.01)
+
+
+def place(path: str) -> int:
+    """Return column and drop number in one; crystals are where five divides it."""
+    return sum(map(int, re.findall(r"\d+", path.rpartition("/")[2])))
 
 
 class PageLab:
@@ -115,7 +120,7 @@ class PageLab:
                 values = {"inspection_ordinal": ordinal, "captured_at": at} | more
                 seen = DropImage("rigaku", plate, str(ordinal), row, column, number % drops + 1, modality, **values)
                 path = f"{plate}/{ordinal}/{modality}/{seen.well}_{seen.drop}.jpg"
-                data = jpeg(5 * (number % 4) if number % 5 == 0 else number % 23)
+                data = jpeg(number % 4 * 5 if place(path) % 5 == 0 else number % 20 * 5 + 1)
                 (self.root / path).parent.mkdir(parents=True, exist_ok=True)
                 (self.root / path).write_bytes(data)
                 files.append(Sighting(path, len(data), (self.root / path).stat().st_mtime_ns, seen))

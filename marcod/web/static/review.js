@@ -159,4 +159,6 @@ export async function start() {
   addEventListener("pageshow", (event) => event.persisted && location.reload());
   live.refreshWith(refresh);
   await fill();
+  // Asking filled the queue, so more waits than the page said.
+  live.soon(0);
 }

@@ -9,7 +9,7 @@ from playwright.sync_api import Page
 
 from marcod.domain import PLATE_FORMATS, well_name
 
-pytestmark = pytest.mark.web
+pytestmark = [pytest.mark.web, pytest.mark.timeout(900)]
 
 one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 KEYS = {"x": "Crystals", "p": "Precipitate", "c": "Clear", "o": "Other"}
@@ -164,7 +164,7 @@ def test_several_drops_are_labelled_with_one_question(lab: PageLab, person: Peop
     assert page.inner_text("#question-text") == f"Label {number} drops Precipitate?"
     page.keyboard.press("Escape")
     page.keyboard.press("p")
-    page.click("#question >> text=Label")
+    page.click("#question button.main")
     page.wait_for_selector(f"#saving >> text={number} drops Precipitate · saved")
     assert [word for _, word, _ in given(lab.db)] == ["Precipitate"] * number
     page.wait_for_selector("text=No drop of this inspection is so.")
