@@ -32,7 +32,7 @@ NAMES = (
     "kills",
     "fuzz",
 )
-ON_REQUEST = ("soak", "stops", "stories", "renderer", "photographs", "gate", "bundles", "labels", "web")
+ON_REQUEST = ("soak", "stops", "stories", "renderer", "photographs", "gate", "bundles", "labels", "web", "web_keys")
 """Too long to be run with the others."""
 
 

@@ -117,7 +117,9 @@ function links() {
 function settleSoon() {
   clearTimeout(timer);
   asked?.abort();
-  find("#panel").setAttribute("aria-busy", "true");
+  const { drop, inspection: its } = current();
+  // What stands there is of another drop, so it is not to be seen.
+  if (shown?.drop !== drop || shown?.inspection !== its) find("#panel").setAttribute("aria-busy", "true");
   timer = setTimeout(settle, SETTLED_MS);
 }
 

@@ -96,7 +96,7 @@ const KEPT = new Set(["aria-selected", "tabindex"]);
 function open() {
   if (stream || document.hidden || !window.EventSource) return;
   stream = new EventSource("/events");
-  stream.onmessage = () => soon();
+  stream.addEventListener("change", () => soon());
   stream.onerror = () => {
     // Closed for good: this server has no events. Otherwise the browser tries again by itself.
     if (stream?.readyState === EventSource.CLOSED) stream = false;
