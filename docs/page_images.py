@@ -32,7 +32,7 @@ IMAGES: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
     "plate-chosen": (PLATE + "?class=Clear", WIDE, "a"),
     "plate-narrow": (PLATE, NARROW, ""),
     "drop": (DROP, WIDE, ""),
-    "drop-beside-dark": (DROP, WIDE | {"color_scheme": "dark"}, "b"),
+    "drop-compare-dark": (DROP, WIDE | {"color_scheme": "dark"}, "b"),
     "drop-narrow": (DROP, NARROW, ""),
     "keys": (DROP, WIDE, "?"),
     "hits": ("/hits", WIDE, ""),

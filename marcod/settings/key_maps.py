@@ -32,7 +32,7 @@ MEANINGS: Final[dict[KeyAction, str]] = {
     "follow": "Follow the drop, or stop",
     "harvested": "Harvested, or not",
     "note": "Write a note",
-    "compare": "Another inspection beside it",
+    "compare": "Compare with another inspection",
     "goto": "Go to a well: A1, or A1.2",
     "choose": "Choose all drops shown, or none",
     "help": "This list",

@@ -107,7 +107,7 @@ def test_zoom_stays_when_moving_on_and_z_takes_it_back(full: PageLab, person: Pe
     assert page.evaluate(where) == fitted
 
 
-def test_inspections_lights_and_two_dates_beside_each_other(full: PageLab, person: People) -> None:
+def test_inspections_lights_and_two_dates_side_by_side(full: PageLab, person: People) -> None:
     page = person()
     visit(page, "/drop/1?from=plate&inspection=2")
     page.wait_for_selector("#strip li.now >> text=2")
