@@ -492,13 +492,14 @@ def _record(version: int, folding: dict[str, DropClass]) -> BundleRecord:
 def taught(folder: Path) -> Lab:
     """A lab that teaches the shipped network, which takes TensorFlow and a minute."""
     site = Site(folder, f"sqlite:///{folder / 'marcod.sqlite'}")
-    drops = learner.make(site, promotion="manual")
+    drops = learner.make(site, promotion="manual", all_crystals=10, epochs=1)
     lab = Lab(site)
     learner.teach(site, drops[:4])
     _retrain(lab, "too few labels to be judged")
     learner.teach(site, drops)
     _retrain(lab, "a candidate")
     _retrain(lab, "nothing new")
+    lab.ask("retrain", "--again", "--tier", "head")
     learner.teach(site, drops[::5], "bob", lambda drop: CLASSES[CLASSES.index(drop.truth) - 1])
     lab.ask("label", "suspects")
     lab.ask("score")
@@ -507,7 +508,11 @@ def taught(folder: Path) -> Lab:
     lab.documents.append(("metrics of an imported bundle", lab.documents[-1][1]["report"]))
     lab.ask("model", "combine", ":".join(registry.SHIPPED), "other:1", "--drops", "8")
     lab.ask("plate", "heatmap", drops[0].plate, "A01", "--samples", "1", "--out", folder / "heat.png")
-    for words, path in (("trained", "training/run-*/candidate/lab/1"), ("calibrated", "models/small/2")):
+    for words, path in (
+        ("trained", "training/run-*/candidate/lab/1"),
+        ("taught", "training/run-*/candidate/lab/2"),
+        ("calibrated", "models/small/2"),
+    ):
         text = next(folder.glob(f"{path}/metrics.json")).read_text()
         lab.documents.append((f"metrics of a {words} bundle", json.loads(text)))
     return lab
