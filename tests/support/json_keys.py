@@ -66,7 +66,9 @@ _NOTHING: Final = "nothing can be compared where no drop was judged"
 
 UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     "header of a data set's manifest": {"changed": _TEXT},
-    "marcod config show": {"train.member": _TEXT},
+    "marcod config show": dict.fromkeys(("train.member", "web.public_url", "web.socket"), _TEXT)
+    | dict.fromkeys(("web.cells", "web.keys", "web.trusted_proxies"), "what a lab sets by a name of its own")
+    | {"sources.*.um_per_px": "a number, where a lab knows it"},
     "marcod explain": {"*.cut": _TEXT, "*.imagers[].rivals": _TEXT, "*.unreadable": _TEXT}
     | {"*[].inferred": "a grid, where other wells of a plate told it; a path alone does not"},
     "marcod label suspects": {"people[].swaps": "two words, where a person swaps classes"},
@@ -84,6 +86,7 @@ UNSEEN: Final[Mapping[str, Mapping[str, str]]] = {
     ),
     "marcod status": {"training.reasons": _TEXT},
     "marcod train settle": {"[].error": _TEXT, "[].step": _TEXT},
+    "marcod web user list": {"[].seen_at": "a time, once somebody has logged in"},
     "metrics of a calibrated bundle": {"calibration.confidence": "a number, which --confidence gives"},
     "numbers of a training run with a candidate": dict.fromkeys(("gate.left_out", "partly", "unreadable"), _TEXT),
     "numbers of the gate that had no drop to judge": {"left_out": _TEXT}
