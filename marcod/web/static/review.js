@@ -57,7 +57,8 @@ async function fill() {
 function show() {
   const card = cards[0];
   document.body.classList.toggle("idle", !card);
-  find("#reason").textContent = card ? card.reason : "Nothing waits for you. New drops appear here by themselves.";
+  const none = asking ? "Asking for a drop." : "Nothing waits for you. New drops appear here by themselves.";
+  find("#reason").textContent = card ? card.reason : none;
   find("#name").replaceChildren();
   find("#said").replaceChildren();
   if (!card) {
@@ -96,8 +97,8 @@ function answer(word) {
   answered.set(card.item, card);
   queue.send({ url: "/api/review/answer", body: { item: card.item, answer: word }, words });
   queue.remember({ item: card.item, words, address: "/review" });
-  show();
   fill();
+  show();
 }
 
 function undo() {

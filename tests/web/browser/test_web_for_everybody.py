@@ -83,7 +83,7 @@ def test_a_drop_is_labelled_and_left_by_touch(full: PageLab, person: People) -> 
     page.wait_for_selector("#name >> text=A02.1")
     swipe(page, 60, 300)
     page.wait_for_selector("#name >> text=A01.2")
-    page.tap(".tools [data-do=undo]")
+    page.click(".tools [data-do=undo]")
     page.wait_for_selector("#name >> text=A01.1")
     saved(page)
 

@@ -35,7 +35,7 @@ def test_fifty_labels_at_a_key_every_20_ms(lab: PageLab, person: People) -> None
     page = person()
     visit(page, "/drop/1")
     page.keyboard.type(keys(50), delay=20)
-    page.wait_for_function("document.querySelector('#name').textContent === 'E03.1'")
+    page.wait_for_selector("#name:text-is('E03.1')")
     saved(page)
     assert given(lab.db) == words(keys(50))
 
@@ -120,7 +120,7 @@ def test_a_tab_that_is_closed_with_labels_waiting_loses_none(lab: PageLab, perso
     lab.start()
     page = person()
     visit(page, "/drop/1")
-    page.wait_for_function("document.querySelector('#place').textContent === '1 of 12'")
+    page.wait_for_selector("#place:text-is('1 of 12')")
     lab.kill()
     page.keyboard.type(keys(8), delay=10)
     page.wait_for_selector("#saving.bad")
