@@ -33,7 +33,7 @@ NEWTON: Final = 60
 """Steps to the offsets, which are at most 1 each."""
 
 FEWEST: Final = 8
-"""Validation images with which a member's constants follow its logits; with fewer they stay."""
+"""Validation images with which a member's constants follow its logits, and of a class for an offset; else they stay."""
 
 
 def learner(champion: BundleRecord, registry: Registry, settings: TrainSettings) -> BundleRecord:
@@ -168,16 +168,19 @@ def moved(
 def offsets(rule: Committee, scores: NDArray[np.float32], rows: TrainingSet) -> dict[DropClass, float]:
     """Return the offsets of the classes other than crystals that the labels of these rows ask for; crystals stay.
 
-    They maximize the likelihood of the labels, the lab's and the rehearsal set's counting the same, with a normal prior
-    of deviation :data:`PRIOR` around the former ones: few labels move them little.
+    They maximize the likelihood of the labels, the rehearsal set's counting as much as the lab's, with a normal prior
+    of deviation :data:`PRIOR` around the former ones. A label of the lab counts once. The former ones stay unless two
+    of the classes have :data:`FEWEST` of the lab's images: fewer say nothing of how often a class comes.
     """
     chosen = np.flatnonzero(rows.labels != CRYSTALS)
+    seen = np.bincount(rows.labels[chosen][rows.is_lab[chosen]], minlength=len(CLASSES))
+    if (seen >= FEWEST).sum() < 2:
+        return rule.offsets
     former = np.array([rule.offsets.get(CLASSES[i], 0.0) for i in committee.OTHERS])
     truth = (rows.labels[chosen, np.newaxis] == np.array(committee.OTHERS)).astype(np.float64)
     shares = rule.logits(scores[chosen]).astype(np.float64)[:, committee.OTHERS]
     lab = rows.is_lab[chosen]
-    sides = max(1, int(lab.any()) + int((~lab).any()))
-    weights = np.where(lab, 1 / max(1, lab.sum()), 1 / max(1, (~lab).sum())) * len(chosen) / sides
+    weights = np.where(lab, 1.0, lab.sum() / max(1, (~lab).sum()))
     prior = PRIOR**-2
     moved = np.zeros(len(former))
     for _ in range(NEWTON):

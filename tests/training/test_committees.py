@@ -82,6 +82,12 @@ def test_the_network_that_learned_is_the_one_that_the_champion_lacks(db: Databas
 def test_without_labels_nothing_moves() -> None:
     scores = np.full((0, 2, 4), 0.25, np.float32)
     found = committees.offsets(rule(), scores, rows(np.zeros(0, np.intp)))
-    assert set(found.values()) == {0.0}
+    assert found == rule().offsets
+
+
+def test_a_few_labels_of_a_class_move_no_offset() -> None:
+    labels = np.array([0] * 20 + [3] * (committees.FEWEST - 1))
+    scores = softmax(np.random.default_rng(1).normal(0, 1, (len(labels) * 2, 4))).reshape(-1, 2, 4)
+    assert committees.offsets(rule(), scores, rows(labels)) == rule().offsets
     assert len(found) == len(CLASSES) - 1
     assert committee.OTHERS == (0, 2, 3)
