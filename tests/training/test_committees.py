@@ -87,7 +87,7 @@ def test_without_labels_nothing_moves() -> None:
 
 def test_a_few_labels_of_a_class_move_no_offset() -> None:
     labels = np.array([0] * 20 + [3] * (committees.FEWEST - 1))
-    scores = softmax(np.random.default_rng(1).normal(0, 1, (len(labels) * 2, 4))).reshape(-1, 2, 4)
+    noise = np.random.default_rng(1).normal(0, 1, (len(labels) * 2, 4))
+    scores = softmax(noise).reshape(-1, 2, 4)
     assert committees.offsets(rule(), scores, rows(labels)) == rule().offsets
-    assert len(found) == len(CLASSES) - 1
     assert committee.OTHERS == (0, 2, 3)
