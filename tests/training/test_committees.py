@@ -9,7 +9,7 @@ from labelled_sets import record
 from random_bundles import LoadOnce, combine
 
 from marcod.database.engine import Database
-from marcod.domain import CLASSES, CRYSTALS, DropClass
+from marcod.domain import CRYSTALS, DropClass
 from marcod.model import committee
 from marcod.model.committee import Committee, Member
 from marcod.model.probabilities import softmax
