@@ -18,6 +18,7 @@ IN_STATE_FOLDER = {
     "store.url": "a file in the state folder",
     "models.folder": "`models` in the state folder",
     "train.folder": "`training` in the state folder",
+    "web.cache_folder": "`page` in the state folder",
 }
 """Defaults that differ from host to host."""
 

@@ -78,6 +78,10 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
+        if "\0" in scope["path"]:
+            # PostgreSQL refuses it within a text, and no name of ours has it.
+            await refusal(request, 404, "there is nothing at this address")(scope, receive, send)
+            return
         if not _is_open(scope["path"]):
             try:
                 user = await run_in_threadpool(site_of(request).access.who, request)

@@ -60,9 +60,7 @@ class HitFilter:
     @classmethod
     def of(cls, query: Mapping[str, str]) -> "HitFilter":
         """Read an address; what cannot be read counts as not given."""
-        texts: dict[str, Any] = {
-            name: query.get(name, "").strip()[:200] for name in ("source", "project", "since", "after")
-        }
+        texts: dict[str, Any] = {name: queries.text_of(query, name) for name in ("source", "project", "since", "after")}
         harvested: Any = query.get("harvested") if query.get("harvested") in ("yes", "no") else ""
         ticks: dict[str, Any] = {name: query.get(name) == "1" for name in ("new", "unlabelled", "followed")}
         return cls(order="newest" if query.get("order") == "newest" else "best", harvested=harvested, **texts, **ticks)

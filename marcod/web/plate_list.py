@@ -58,7 +58,7 @@ class PlateFilter:
         """Read an address; what cannot be read counts as not given."""
         after = query.get("after", "")
         return cls(
-            **{name: query.get(name, "").strip()[:200] for name in ("source", "project", "text", "since")},
+            **{name: queries.text_of(query, name) for name in ("source", "project", "text", "since")},
             incomplete=query.get("incomplete") == "1",
             new_hits=query.get("new_hits") == "1",
             after=int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None,

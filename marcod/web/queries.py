@@ -1,6 +1,6 @@
 """Conditions that the lists of the page share, and what one person may see of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -51,6 +51,12 @@ def unindexed(connection: Connection, column: sa.ColumnElement[int]) -> sa.Colum
     PostgreSQL chooses by what it knows of the column's values.
     """
     return column + 0 if connection.dialect.name == "sqlite" else column
+
+
+def text_of(query: Mapping[str, str], name: str) -> str:
+    """Return a text of an address, at most 200 characters; what no database can hold counts as not given."""
+    text = query.get(name, "").strip()[:200]
+    return "" if "\0" in text else text
 
 
 def since(text: str, now: datetime) -> datetime | None:

@@ -157,7 +157,7 @@ def test_a_file_that_is_not_there_is_said_and_the_defaults_shown(missing: Path) 
 def test_an_unknown_role_names_the_nearest(broken: Path) -> None:
     result = _call(broken, "run", "--roles", "watch,scor")
     assert result.exit_code == 2
-    assert "role 'scor' is not one of watch, score, schedule, trainer; did you mean score?" in result.stderr
+    assert "role 'scor' is not one of watch, score, schedule, trainer, web; did you mean score?" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["scan", "explain"])

@@ -57,9 +57,11 @@ READS: Final[dict[str, tuple[str, ...]]] = {
     "status": (),
     "train list": (),
     "train show": ("1",),
-    "web user list": (),
 }
 """Commands that read a database, and what they are asked here."""
+
+OWNED: Final[dict[str, tuple[str, ...]]] = {"web user list": ()}
+"""Commands that read what people with accounts alone are kept in: with PostgreSQL readers have no right to it."""
 
 MISSING: Final = {
     "label suspects": "there is no labelled image to look at",
@@ -129,7 +131,7 @@ REFUSED: Final = ("label add", "review next", "scan", "score")
 
 
 def test_every_command_is_known_to_read_or_to_write() -> None:
-    declared = [*READS, *WRITES, *APART]
+    declared = [*READS, *OWNED, *WRITES, *APART]
     assert len(declared) == len(set(declared))
     assert set(commands(cli)) == set(declared)
 
@@ -149,7 +151,7 @@ class Lab:
 
 
 def asked(site: Site, name: str) -> list[str]:
-    arguments = (READS | WRITES)[name]
+    arguments = (READS | OWNED | WRITES)[name]
     return [*name.split(), *(text.replace("OUT", str(site.folder.parent / "out" / "out")) for text in arguments)]
 
 
@@ -269,3 +271,13 @@ def test_a_user_who_may_only_read_is_refused_by_what_would_change_something(lab:
         assert "may only read" in result.stderr, (name, result.output)
         assert (result.stderr.count("\n"), result.stderr.startswith("marcod: ")) == (1, True), (name, result.stderr)
     assert files(lab.owner) == before
+
+
+def test_accounts_are_the_owners(lab: Lab, backend: str) -> None:
+    found = lab.ask("web user list", "--json")
+    if backend == "sqlite":
+        assert (found.exit_code, found.stdout.strip()) == (0, "[]")
+    else:
+        assert found.exit_code == 1
+        assert "web_user" in found.stderr
+        assert "marcod db roles" in found.stderr

@@ -31,7 +31,9 @@ def test_it_says_what_it_did(
     lims, app = names
     first = CliRunner().invoke(cli, ["db", "roles", "--lims", lims, "--app", app])
     assert first.exit_code == 0, first.output
-    assert f"made role {lims}\nmade role {app}\n{lims} reads lims_drop_v1, lims_hit_v1" in first.stdout
+    assert (
+        f"made role {lims}\nmade role {app}\n{lims} reads lims_drop_mark_v1, lims_drop_v1, lims_hit_v1" in first.stdout
+    )
     assert f'taken from everybody: temporary on database "{db.url.database}"' in first.stdout
     again = CliRunner().invoke(cli, ["db", "roles", "--lims", lims, "--app", app, "--json"])
     told = json.loads(again.stdout)
