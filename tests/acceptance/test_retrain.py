@@ -106,10 +106,12 @@ def run_of(site: Site, number: int) -> dict[str, Any]:
 def test_what_a_run_leaves_behind(judged: tuple[Site, Path], rewind: Rewind) -> None:
     site = rewind()
     folder = Path(run_of(site, 1)["folder"])
-    assert {"manifest.jsonl", "curve.png", "curve.json", "verdict.json"} <= {p.name for p in folder.iterdir()}
+    assert {"manifest.jsonl", "curve.json", "verdict.json"} <= {p.name for p in folder.iterdir()}
     record = bundle.verify(folder / "candidate" / "lab" / "1")
+    steps = json.loads((folder / "candidate" / "lab" / "1" / "metrics.json").read_text())["steps"]
+    assert [step["step"].split()[0] for step in steps if step["chosen"]] == ["head"]
     assert (record.parent, record.synthetic, record.trained_on) == (PARENT, False, ("rendered", "lab"))
-    assert json.loads((folder / "curve.json").read_text())["curve"]
+    assert json.loads((folder / "curve.json").read_text())["curve"] == [], "a last layer is not trained in passes"
     assert folder.stat().st_mode & 0o777
 
 
