@@ -29,10 +29,10 @@ Kind = Literal["parent", "offsets", "classes", "head"]
 
 ITERATIONS: Final = 100
 OFFSET_PULL: Final = 0.003
-"""How strongly an offset is held to its parent's."""
+"""Weight of the penalty on the square of an offset."""
 
 KEEPING: Final = 1.0
-"""How strongly the step "classes" keeps each image's crystal log-odds as the parent has them."""
+"""Weight of the penalty on the square by which the step "classes" moves an image's crystal log-odds."""
 
 FEWEST_PLATES: Final = 8
 """Plates from which they, not drops, say by how much a loss may differ by chance."""

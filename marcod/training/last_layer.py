@@ -107,7 +107,7 @@ def choose(labels: LayerLabels, trunks: Sequence[TrunkFeatures], highest: Tier, 
 def _options(labels: LayerLabels, trunks: Sequence[TrunkFeatures], highest: Tier) -> Iterator[StepOption]:
     """Yield the champion as it is, then each step, on the champion's trunk before another."""
     yield StepOption("recalibrate", 0, steps.LADDER[0], trunks[0].start, labels.champion[labels.judges])
-    # Another normalization changes what is said of every image, and ranks crystals anew.
+    # Another normalization changes every image's features, and with them the order of crystals.
     for number, trunk in enumerate(trunks):
         for step in steps.LADDER:
             tier: Tier = "normalization" if step.kind == "parent" else step.kind

@@ -37,7 +37,7 @@ class Access(Protocol):
     """One way to find out who asks."""
 
     def who(self, request: HTTPConnection) -> User | None:
-        """Return the person, or None where nobody is known. Raises HTTPException for a forged request."""
+        """Return the person, or None for an unknown one. Raises HTTPException for a forged request."""
 
 
 class LocalAccess:

@@ -166,7 +166,7 @@ def check_password(password: str) -> str:
 def _require(connection: Connection, name: str) -> None:
     if role_of(connection, name) is None:
         known = list(connection.execute(sa.select(web_user.c.name).order_by(web_user.c.name)).scalars())
-        raise NotFoundError(f"nobody is called {name!r}; {offer(name, known, 'accounts')}")
+        raise NotFoundError(f"there is no account {name!r}; {offer(name, known, 'accounts')}")
 
 
 def _digest(token: str) -> str:

@@ -106,7 +106,7 @@ def _is_open(path: str) -> bool:
 
 _WHY: Final = {
     "local": "this page is another user's of this host, or its connection tells no user; see web.access",
-    "proxy": "the proxy named nobody, or this is not the proxy",
+    "proxy": "the proxy named no person, or this is not the proxy",
     "accounts": "log in first",
 }
 

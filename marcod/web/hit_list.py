@@ -28,6 +28,7 @@ from marcod.database.schema import (
     review_item,
     source,
 )
+from marcod.plates import reports
 from marcod.review.queue import Stream
 from marcod.store.drops import Cause
 from marcod.web import drop_marks, queries
@@ -74,36 +75,15 @@ class HitFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class HitRow:
+class HitRow(reports.Hit):
     """One hit; ``p_crystals`` is the highest probability of all inspections, ``thumb`` the address of that image.
 
     ``inspection_id`` is where that image was taken, or the first at which it was a hit. ``is_new`` hits were found
-    within :data:`NEW_H` hours. The other fields are those of ``reports.Hit``.
+    within :data:`NEW_H` hours.
     """
 
-    hit_id: int
     drop_id: int
     inspection_id: int
-    source: str
-    plate_key: str
-    barcode: str | None
-    project: str | None
-    screen: str | None
-    well: str
-    drop_number: int
-    p_crystals: float | None
-    label: str | None
-    label_person: str | None
-    threshold: float
-    cause: str
-    found_at: datetime
-    first_hit_inspection_key: str
-    trend: str
-    best_path: str | None
-    model: str
-    model_version: str
-    model_synthetic: bool
-    harvested: bool
     followed: bool
     is_new: bool
     thumb: str | None

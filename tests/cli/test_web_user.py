@@ -39,7 +39,7 @@ def test_people_are_added_listed_changed_and_removed(site: Site, db: Database) -
     assert call(site, "logout", "ann").stdout == "1 session of ann ended\n"
     assert call(site, "remove", "ann").exit_code == 0
     gone = call(site, "remove", "ann")
-    assert (gone.exit_code, gone.stderr) == (1, "marcod: nobody is called 'ann'; the accounts are vera\n")
+    assert (gone.exit_code, gone.stderr) == (1, "marcod: there is no account 'ann'; the accounts are vera\n")
     acts = db.read(lambda c: c.exec_driver_sql("select action, subject from audit order by id").all())
     assert [tuple(act) for act in acts if act[0].startswith("web")] == [
         ("web-user-add", "ann"), ("web-user-add", "vera"), ("web-user-password", "ann"), ("web-user-remove", "ann"),

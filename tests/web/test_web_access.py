@@ -172,7 +172,7 @@ def test_sessions_end_when_idle_by_a_new_password_and_with_the_account(db: Datab
     assert not holds(third, timedelta(days=accounts.SESSION_DAYS))
     db.write(accounts.remove, "ann", now, "root")
     assert not holds(third)
-    with pytest.raises(NotFoundError, match="nobody is called 'ann'"):
+    with pytest.raises(NotFoundError, match="there is no account 'ann'"):
         db.write(accounts.log_out_everywhere, "ann", now)
 
 
