@@ -32,7 +32,19 @@ NAMES = (
     "kills",
     "fuzz",
 )
-ON_REQUEST = ("soak", "stops", "stories", "renderer", "photographs", "gate", "bundles", "labels", "web", "web_keys")
+ON_REQUEST = (
+    "soak",
+    "stops",
+    "stories",
+    "renderer",
+    "photographs",
+    "gate",
+    "bundles",
+    "labels",
+    "web",
+    "web_keys",
+    "web_load",
+)
 """Too long to be run with the others."""
 
 

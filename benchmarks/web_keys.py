@@ -2,14 +2,8 @@
 
 import os
 import random
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +12,10 @@ import sqlalchemy as sa
 
 from benchmarks import plates
 from benchmarks.bench import Bench
+from benchmarks.page_service import command, environment, served
 from benchmarks.tables import Table
 from marcod.database.engine import Database
 from marcod.database.schema import label
-from marcod.settings.environment import child_environment
 
 LABELS: Final = 300
 EVERY_MS: Final = 100
@@ -29,7 +23,6 @@ DROPS: Final = (1, 2, 3, 4)
 SCENES: Final = 24
 KEYS: Final = {"x": "Crystals", "p": "Precipitate", "c": "Clear", "o": "Other"}
 SEED: Final = 5
-READY_S: Final = 60.0
 
 WATCH: Final = """() => {
     window.painted = [];
@@ -46,7 +39,7 @@ def run(bench: Bench) -> Iterator[Table]:
     with bench.place("web-keys") as folder:
         database = _fill(folder, count + 1)
         rows = []
-        with _served(folder) as address:
+        with served(folder) as address:
             for turn in ("images not yet kept", "images kept"):
                 bench.say(f"web_keys: {turn}")
                 found = sorted(_label(address, database, count))
@@ -71,39 +64,8 @@ def _fill(folder: Path, drops: int) -> Database:
         f'[store]\nurl = "sqlite:///{folder}/marcod.sqlite"\n[web]\ncache_folder = "{folder}/cache"\n'
         f'[watch]\nsettle_s = 0\n[sources.imager]\nroot = "{folder}/share"\nlayout = "formulatrix"\n'
     )
-    subprocess.run([sys.executable, "-m", "marcod", "scan"], env=_environment(folder), check=True, capture_output=True)
+    subprocess.run(command("scan"), env=environment(folder), check=True, capture_output=True)
     return Database(f"sqlite:///{folder}/marcod.sqlite")
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    return child_environment(MARCOD_CONFIG=str(folder / "marcod.toml"))
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "marcod", "web", "--port", str(port)]
-    process = subprocess.Popen(command, env=_environment(folder), stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + READY_S
-        while not _answers(address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the page did not start")
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5):
-            return True
-    except urllib.error.URLError:
-        return False
 
 
 def _label(address: str, database: Database, count: int) -> list[float]:

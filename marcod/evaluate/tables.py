@@ -66,7 +66,7 @@ def warnings(of: Evaluation) -> list[str]:
     """List the warnings that a reader needs before trusting a number."""
     sentences = []
     if of.model.synthetic:
-        notice = " ".join(of.model.notice.split()) or "For trying the program, not for deciding about crystals."
+        notice = " ".join(of.model.notice.split()) or "It learned from rendered drops alone."
         sentences.append(f"Synthetic model. {notice}")
     if of.data.unreadable:
         images = count(len(of.data.unreadable), "image")

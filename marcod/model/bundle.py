@@ -368,27 +368,26 @@ def members_in(folders: Sequence[Path], batch_size: int) -> LoadMember:
     def load_member(committee: BundleRecord, member: Member) -> Predictor:
         places = [folder / member.name / str(member.version) for folder in folders]
         there = [place for place in places if (place / RECORD_FILE).is_file()]
-        right = [place for place in there if member_problem(committee, member, place) is None]
+        right = [place for place in there if member_problem(member, place) is None]
         return load(member_folder(committee, member, next(iter([*right, *there]), None)), batch_size)
 
     return load_member
 
 
-def member_problem(committee: BundleRecord, member: Member, folder: Path | None) -> str | None:
+def member_problem(member: Member, folder: Path | None) -> str | None:
     """Return why a committee cannot serve with the bundle in ``folder`` as this member; None if it can."""
-    name = f"{committee.name}:{committee.version}"
     if folder is None or not (folder / RECORD_FILE).is_file():
-        return f"{name} cannot serve here: its member {member} is not on this host; `marcod model import` brings it"
+        return f"its member {member} is not on this host; `marcod model import` brings it"
     if read(folder).digest != member.digest:
-        return f"{name} cannot serve here: the bundle in {folder} is not the {member} that it was made with"
+        return f"the bundle in {folder} is not the {member} that it was made with"
     return None
 
 
 def member_folder(committee: BundleRecord, member: Member, folder: Path | None) -> Path:
     """Return the folder of a member. Raises BundleError where :func:`member_problem` has one."""
-    problem = member_problem(committee, member, folder)
+    problem = member_problem(member, folder)
     if problem is not None or folder is None:
-        raise BundleError(problem)
+        raise BundleError(f"{committee.name}:{committee.version} cannot serve here: {problem}")
     return folder
 
 

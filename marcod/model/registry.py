@@ -162,13 +162,15 @@ class Registry:
     def _verified(self, name: str, version: str) -> tuple[Path, "BundleRecord"]:
         path = self.path(name, version)
         record = bundle.verify(path)
-        if problem := _misplaced(path, record) or self._lacks(record):
+        if problem := _misplaced(path, record):
             raise BundleError(problem)
+        if lacking := self._lacks(record):
+            raise BundleError(f"{name}:{version} cannot serve here: {lacking}")
         return path, record
 
     def _lacks(self, record: "BundleRecord") -> str | None:
         """Return which member of a committee is not here as it must be; None of a network."""
-        problems = (bundle.member_problem(record, m, self._folder(m.name, str(m.version))) for m in _members(record))
+        problems = (bundle.member_problem(m, self._folder(m.name, str(m.version))) for m in _members(record))
         return next((problem for problem in problems if problem is not None), None)
 
     def _folder(self, name: str, version: str) -> Path | None:
@@ -186,7 +188,7 @@ class Registry:
     def _known(self, name: str, row: versions.Registered | None, folder: Path | None) -> ModelInfo:
         if folder is None:
             serves = row is not None and row.aliases
-            return ModelInfo(name, row, None, None, f"{name} is not on this host" if serves else None)
+            return ModelInfo(name, row, None, None, "it is not on this host" if serves else None)
         try:
             record = bundle.read(folder)
         except BundleError as error:
@@ -220,7 +222,7 @@ class Registry:
     def why_unusable(self, model: ModelInfo) -> str | None:
         """Return why a version cannot serve here, by digest, checksums and golden images; None if it can."""
         if model.problem is not None or model.folder is None:
-            return model.problem or f"{model.name} is not on this host"
+            return model.problem or "it is not on this host"
         try:
             bundle.load(model.folder, CHECK_BATCH, self._member_loader(CHECK_BATCH))
         except BundleError as error:

@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(lab: Registry, own: Path,
     shutil.copytree(models / "random" / "2", own / "other" / "2")
     shutil.rmtree(own / "random" / "1")
     problems = {known.name: known.problem for known in lab.known()}
-    assert "random:1 is not on this host" in str(problems["random:1"])
+    assert "it is not on this host" in str(problems["random:1"])
     assert "damaged" in str(problems["random:2"])
     assert "calls itself random:2" in str(problems["other:2"])
     assert problems[":".join(SHIPPED)] is None
