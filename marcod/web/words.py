@@ -1,6 +1,6 @@
 """Words and numbers as the templates write them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -65,11 +65,39 @@ def marked(text: str) -> Markup:
     )
 
 
+_UNSEEN: Final = {
+    "absent": "no image at this inspection",
+    "light": "in another light only",
+    "audit": "a random audit asks for it",
+}
+_UNSCORED: Final = {"failed": "failed", "gone": "file gone"}
+
+
+def verdict(said: Mapping[str, Any]) -> str:
+    """Write a ``plate_cells.Said`` in words: the class that counts, the probability, and who said what."""
+    state = said["state"]
+    if state in _UNSEEN:
+        return _UNSEEN[state]
+    parts = [said["label"] or _UNSCORED.get(state, "not scored yet")]
+    if said["hit"]:
+        parts.append("hit")
+    if said["p"] is not None:
+        parts.append(f"crystals {probability(said['p'])}")
+    if said["person"]:
+        parts.append(f"said by {printable(said['person'])}")
+    if said["disputed"]:
+        parts.append("persons disagree")
+    elif said["differs"]:
+        parts.append(f"the model says {said['model_label']}")
+    return ", ".join(parts)
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "ago": ago,
     "moment": moment,
     "probability": probability,
     "marked": marked,
+    "verdict": verdict,
     "sentence": lambda text: marked(sentence(text)),
     "key_name": key_name,
     "day": day,
