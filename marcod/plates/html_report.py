@@ -8,7 +8,7 @@ colour-blind people.
 import base64
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -20,7 +20,7 @@ import jinja2
 from marcod import __version__, images, text
 from marcod.domain import hit_rule, row_letters, text_path
 from marcod.errors import ImageError
-from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
+from marcod.plates.plate_map import LETTERS, MARKS_OF_CLASS, Mark, PlateMap, mark_of
 from marcod.plates.reports import Hit
 from marcod.store.drops import Trend
 from marcod.store.verdicts import DropVerdict
@@ -50,15 +50,16 @@ class MarkStyle:
     style: str
 
 
-SHOWN: Final = {
-    Mark.HIT: MarkStyle("X", "crystals hit"),
-    Mark.PRECIPITATE: MarkStyle("p", "precipitate"),
-    Mark.CLEAR: MarkStyle("\N{MIDDLE DOT}", "clear"),
-    Mark.OTHER: MarkStyle("o", "other"),
-    Mark.CRYSTALS: MarkStyle("x", "crystals"),
-    Mark.FAILED: MarkStyle("!", "failed"),
-    Mark.UNSCORED: MarkStyle("?", "waiting"),
+_STYLES: Final = {
+    Mark.HIT: "crystals hit",
+    Mark.PRECIPITATE: "precipitate",
+    Mark.CLEAR: "clear",
+    Mark.OTHER: "other",
+    Mark.CRYSTALS: "crystals",
+    Mark.FAILED: "failed",
+    Mark.UNSCORED: "waiting",
 }
+SHOWN: Final = {mark: MarkStyle(LETTERS[mark], style) for mark, style in _STYLES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> DropCell:
     said = verdict.majority
     flag = "" if said is None else SAID + ("?" if said.disputed else "")
     place = f"{verdict.image.well}.{verdict.image.drop_number}"
-    words = "" if said is None else f"{said.label} says {said.person}"
+    words = ", ".join(_words(shown, verdict))
     scores = (
         ("crystals", verdict.image.p_crystals),
         ("clear", verdict.image.p_clear),
@@ -236,6 +237,14 @@ def _drop(shown: PlateMap, verdict: DropVerdict, uri: str | None) -> DropCell:
     numbers = ", ".join(f"{name} {p:.2f}" for name, p in scores if p is not None)
     title = "; ".join(part for part in (f"{place} {mark.letter}", words, numbers) if part)
     return DropCell(mark, hit, flag, verdict.image.p_crystals, uri, place, words, title)
+
+
+def _words(shown: PlateMap, verdict: DropVerdict) -> Iterator[str]:
+    """Yield what people say of a drop."""
+    if verdict.majority is not None:
+        yield f"{verdict.majority.label} says {verdict.majority.person}"
+    if verdict.image.drop_id in shown.harvested:
+        yield "harvested"
 
 
 def _well(
@@ -312,7 +321,7 @@ class Card:
 
 def _card(hit: Hit, uri: str | None) -> Card:
     # One that dissolved is not a hit now and has the mark of its class; any other is one, whatever its class.
-    now = MarkStyle("X", "crystals")
+    now = MarkStyle(LETTERS[Mark.HIT], "crystals")
     if hit.trend == Trend.DISSOLVING and hit.label is not None:
         now = SHOWN[Mark(hit.label)]
     words = [

@@ -23,6 +23,7 @@ from marcod.database.engine import Database
 from marcod.domain import CLASSES, COLUMN_OF_CLASS, PLATE_FORMATS, PlateFormat, hit_rule
 from marcod.errors import NotFoundError
 from marcod.plates import history, reports
+from marcod.plates.harvest import harvested_on
 from marcod.plates.metadata import PlateMetadata, metadata_of
 from marcod.store import known_names, summaries, verdicts, versions
 from marcod.text import csv_safe
@@ -30,7 +31,7 @@ from marcod.text import csv_safe
 COLUMNS: Final = (
     "source", "plate_key", "barcode", "inspection_key", "well", "drop_number", "label", *COLUMN_OF_CLASS.values(),
     "hit", "failed", "model", "model_synthetic", "path", "model_label", "label_person", "label_disputed", "project",
-    "screen",
+    "screen", "harvested",
 )  # fmt: skip
 """Columns of an export, in order; probabilities are between 0 and 1, empty while not scored.
 
@@ -50,6 +51,17 @@ class Mark(StrEnum):
     UNSCORED = "not scored"
 
 
+LETTERS: Final = {
+    Mark.HIT: "X",
+    Mark.PRECIPITATE: "p",
+    Mark.CLEAR: "\N{MIDDLE DOT}",
+    Mark.OTHER: "o",
+    Mark.CRYSTALS: "x",
+    Mark.FAILED: "!",
+    Mark.UNSCORED: "?",
+}
+"""The letter of each mark, on every map and sheet."""
+
 MARKS_OF_CLASS: Final = (Mark.PRECIPITATE, Mark.CLEAR, Mark.OTHER, Mark.CRYSTALS)
 """The marks of drops that are not hits but have a class."""
 
@@ -65,13 +77,17 @@ def mark_of(drop: verdicts.DropVerdict, version: versions.Version) -> Mark:
 
 @dataclass(frozen=True, slots=True)
 class PlateMap:
-    """One inspection of a plate: its summary, the model version of its verdicts, and every drop in plate order."""
+    """One inspection of a plate: its summary, the model version of its verdicts, and every drop in plate order.
+
+    ``harvested`` are the ids of the drops whose crystals were harvested, at whatever inspection.
+    """
 
     plate_id: int
     summary: reports.Summary
     version: versions.Version
     drops: tuple[verdicts.DropVerdict, ...]
     metadata: PlateMetadata
+    harvested: frozenset[int] = frozenset()
 
     @property
     def format(self) -> PlateFormat:
@@ -109,6 +125,7 @@ class PlateMap:
                 **_verdict(drop, self.version),
                 "project": self.metadata.project,
                 "screen": self.metadata.screen,
+                "harvested": drop.image.drop_id in self.harvested,
             }
 
     def csv(self) -> str:
@@ -226,7 +243,7 @@ def _load(connection: Any, plate: reports.Plate, inspection: str | None, model: 
     drops = tuple(verdicts.drops_at(connection, summary.inspection_id, version))
     given = metadata_of(connection, plate.id)
     seen = summary if model is None else _as_seen_by(version, summary, drops)
-    return PlateMap(plate.id, seen, version, drops, given)
+    return PlateMap(plate.id, seen, version, drops, given, harvested_on(connection, plate.id))
 
 
 def _as_seen_by(

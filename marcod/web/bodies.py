@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from marcod.domain import DropClass
 from marcod.labels.requests import MOST
-from marcod.web.drop_marks import MarkKind
+from marcod.plates.harvest import MarkKind
 
 B = TypeVar("B", bound=BaseModel)
 

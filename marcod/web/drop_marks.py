@@ -4,27 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from marcod.database.engine import insert
 from marcod.database.schema import drop, drop_mark, follow, inspection, review_item
+from marcod.plates.harvest import HARVEST, MarkKind
 from marcod.review.queue import Stream
 from marcod.web.access import User
-
-
-class MarkKind(StrEnum):
-    """Kinds of marks that people set on drops, besides a class; ``unharvested`` takes ``harvested`` back."""
-
-    NOTE = "note"
-    HARVESTED = "harvested"
-    UNHARVESTED = "unharvested"
-
-
-_HARVEST: Final = (MarkKind.HARVESTED, MarkKind.UNHARVESTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +58,13 @@ def _marks(connection: Connection, user: User, chosen: sa.ColumnElement[bool]) -
         .where(chosen)
         .order_by(drop_mark.c.marked_at, drop_mark.c.id)
     ).all()
-    last = {row.drop_id: row.kind for row in rows if row.kind in _HARVEST}
+    last = {row.drop_id: row.kind for row in rows if row.kind in HARVEST}
     theirs = sa.select(follow.c.drop_id).join(drop, drop.c.id == follow.c.drop_id).where(follow.c.person == user.name)
     return Marks(
         frozenset(drop_id for drop_id, kind in last.items() if kind == MarkKind.HARVESTED),
         frozenset(connection.execute(theirs.where(chosen)).scalars()),
         Counter(row.drop_id for row in rows if row.kind == MarkKind.NOTE),
     )
-
-
-def is_harvested(drop_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Return the condition that the crystals of a drop were harvested, as its last mark says."""
-    its = sa.select(drop_mark.c.kind).where(drop_mark.c.drop_id == drop_id, drop_mark.c.kind.in_(_HARVEST))
-    last = its.order_by(drop_mark.c.marked_at.desc(), drop_mark.c.id.desc()).limit(1).scalar_subquery()
-    return sa.func.coalesce(last, "") == str(MarkKind.HARVESTED)
 
 
 def history(connection: Connection, drop_id: int) -> list[DropMark]:

@@ -29,10 +29,11 @@ from marcod.database.schema import (
     source,
 )
 from marcod.plates import reports
+from marcod.plates.harvest import MarkKind, is_harvested
 from marcod.review.queue import Stream
 from marcod.store.drops import Cause
 from marcod.web import drop_marks, queries
-from marcod.web.drop_marks import MarkKind, Marks
+from marcod.web.drop_marks import Marks
 from marcod.web.image_address import ImageSize, address, tag_of
 from marcod.web.people import User
 from marcod.web.queries import SHOWN_DROP, SHOWN_VERSION, are_few, unindexed, visible
@@ -240,7 +241,7 @@ def _filtered(connection: Connection, user: User, chosen: HitFilter, now: dateti
     if chosen.unlabelled:
         statement = statement.where(drop_summary.c.label_person.is_(None))
     if chosen.harvested:
-        harvested = drop_marks.is_harvested(found.c.drop_id)
+        harvested = is_harvested(found.c.drop_id)
         statement = statement.where(harvested if chosen.harvested == "yes" else sa.not_(harvested))
     if chosen.followed:
         statement = statement.where(found.c.drop_id.in_(_followed(user)))

@@ -17,6 +17,7 @@ from marcod.database.schema import drop, image, plate
 from marcod.errors import NotFoundError
 from marcod.labels import requests
 from marcod.labels.requests import LabelRequest
+from marcod.plates.harvest import MarkKind
 from marcod.store import verdicts, versions, votes
 from marcod.store.selects import SHOWN_INSPECTION
 from marcod.store.verdicts import DropVerdict
@@ -24,7 +25,6 @@ from marcod.store.versions import Version
 from marcod.web import drop_marks, live
 from marcod.web.access import User
 from marcod.web.bodies import LabelsGiven, MarkGiven, body_of
-from marcod.web.drop_marks import MarkKind
 from marcod.web.plate_cells import look_of, said
 from marcod.web.queries import visible
 from marcod.web.site import site_of, user_of

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import factories
 import pytest
+import sqlalchemy as sa
 from factories import CRYSTALS, record, sightings, utc
 from lab import Site
 from PIL import Image
 
 from marcod.database.engine import Database
+from marcod.database.schema import drop_mark
 from marcod.domain import DropClass
 from marcod.model.registry import Registry
 from marcod.store import derived, queue, versions, votes
@@ -95,6 +97,28 @@ def test_a_person_s_word_counts_everywhere(lab: Site) -> None:
     }  # fmt: skip
     say(lab, "A01", "2", DropClass.OTHER)
     assert {hit["well"] for hit in json.loads(lab.ok("hits", "--json"))} == {"A02", "A04"}
+
+
+def harvest(site: Site, well: str, kind: str) -> None:
+    """Mark a drop as harvested, or not."""
+    ids = (
+        'select d.id, i.id from "drop" d join inspection i on i.plate_id = d.plate_id where d.well = :w and i.key = :i'
+    )
+    [(drop_id, inspection_id)] = site.rows(ids, w=well, i="3")
+    db = Database(site.url)
+    values = {"drop_id": drop_id, "inspection_id": inspection_id, "kind": kind, "text": "", "person": "ann"}
+    db.write(lambda c: c.execute(sa.insert(drop_mark).values(**values, marked_at=utc(days=9))))
+    db.close()
+
+
+def test_what_was_harvested_stands_in_the_exports_of_a_plate(lab: Site) -> None:
+    for well, kind in (("A01", "harvested"), ("A02", "harvested"), ("A02", "unharvested"), ("A04", "note")):
+        harvest(lab, well, kind)
+    rows = list(csv.DictReader(io.StringIO(lab.ok("plate", "export", "P"))))
+    assert [row["well"] for row in rows if row["harvested"] == "True"] == ["A01"]
+    records = json.loads(lab.ok("plate", "export", "P", "--format", "json"))
+    assert [record["harvested"] for record in records] == [True, False, False, False]
+    assert "A01.1 X; harvested; crystals" in lab.ok("plate", "export", "P", "--format", "html", "--out", "-")
 
 
 def test_a_sheet_of_a_plate(lab: Site, monkeypatch: pytest.MonkeyPatch) -> None:

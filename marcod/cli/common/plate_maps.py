@@ -13,20 +13,21 @@ from marcod import text
 from marcod.cli.common import listings, output
 from marcod.domain import hit_rule, row_letters
 from marcod.plates.history import DropHistory, PlateHistory
-from marcod.plates.plate_map import MARKS_OF_CLASS, Mark, PlateMap, mark_of
+from marcod.plates.plate_map import LETTERS, MARKS_OF_CLASS, Mark, PlateMap, mark_of
 from marcod.store.verdicts import DropVerdict
 from marcod.store.versions import Version
 
-LETTERS: Final = {
-    Mark.HIT: ("X", "bold white on dark_green"),
-    Mark.PRECIPITATE: ("p", "black on dark_goldenrod"),
-    Mark.CLEAR: (".", "black on light_cyan3"),
-    Mark.OTHER: ("o", "white on grey35"),
-    Mark.CRYSTALS: ("x", "dark_green on pale_green1"),
-    Mark.FAILED: ("!", "bold white on red"),
-    Mark.UNSCORED: ("?", "dim"),
+_STYLES: Final = {
+    Mark.HIT: "bold white on dark_green",
+    Mark.PRECIPITATE: "black on dark_goldenrod",
+    Mark.CLEAR: "black on light_cyan3",
+    Mark.OTHER: "white on grey35",
+    Mark.CRYSTALS: "dark_green on pale_green1",
+    Mark.FAILED: "bold white on red",
+    Mark.UNSCORED: "dim",
 }
-"""Letter and style of each mark."""
+SHOWN: Final = {mark: (LETTERS[mark].replace("\N{MIDDLE DOT}", "."), style) for mark, style in _STYLES.items()}
+"""Letter and style of each mark; a terminal has a full stop for the dot."""
 
 PAPER: Final = 80
 """Width of a map without a terminal."""
@@ -118,7 +119,7 @@ def _headings(columns: range, numbers: Sequence[int], cell: int, *, stacked: boo
 
 def _mark(drop: DropVerdict, version: Version) -> tuple[str, str]:
     """Return the letter of a drop and its style; a drop that a person labelled is underlined."""
-    letter, style = LETTERS[mark_of(drop, version)]
+    letter, style = SHOWN[mark_of(drop, version)]
     return letter, style if drop.majority is None else f"underline {style}"
 
 
@@ -126,13 +127,13 @@ def legend(drops: Iterable[DropVerdict | None], version: Version) -> Text:
     """Explain a map's letters in two lines; rare ones only where they occur."""
     marks = {mark_of(drop, version) for drop in drops if drop is not None}
     rule = hit_rule(version.crystal_threshold)
-    first = Text().append(*LETTERS[Mark.HIT]).append(f" hit: {rule}, or labelled Crystals by a person")
+    first = Text().append(*SHOWN[Mark.HIT]).append(f" hit: {rule}, or labelled Crystals by a person")
     for mark in (Mark.FAILED, Mark.UNSCORED):
         if mark in marks:
-            first.append("   ").append(*LETTERS[mark]).append(f" {mark}")
+            first.append("   ").append(*SHOWN[mark]).append(f" {mark}")
     second = Text("others by likeliest class:")
     for mark in MARKS_OF_CLASS:
-        second.append("  ").append(*LETTERS[mark]).append(f" {mark}")
+        second.append("  ").append(*SHOWN[mark]).append(f" {mark}")
     return Text("\n").join([first, second])
 
 
