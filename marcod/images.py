@@ -60,6 +60,9 @@ PIECES: Final = 65_536
 TAGS: Final = 4_096
 """Strips or tiles, and tags, of a TIFF. Parsing a list of millions of them takes more memory than any image."""
 
+_WHOLE: Final = "whole width "
+"""Begin of the comment by which a small JPEG says how wide the image was that it was made from."""
+
 THUMBNAIL_QUALITY: Final = 75
 DETAILED_PX: Final = 800
 """Small images from this size on are made of no more pixels than they need, which takes a third of the time."""
@@ -196,12 +199,21 @@ def thumbnail(data: bytes, longest_px: int, *, quality: int = THUMBNAIL_QUALITY)
         # Twice as large as needed, so that details of small ones are averaged; of large ones nobody sees it.
         least_px = 2 * longest_px if longest_px < DETAILED_PX else longest_px
         share = least_px / max(image.size)
+        whole = image.width
         image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
         small = Image.fromarray(_rgb(image, data))
         small.thumbnail((longest_px, longest_px))
         out = io.BytesIO()
-        small.save(out, "JPEG", quality=quality)
+        small.save(out, "JPEG", quality=quality, comment=f"{_WHOLE}{whole}")
         return out.getvalue()
+
+
+def whole_width(small: bytes) -> int | None:
+    """Return the width of the image from which :func:`thumbnail` made a small one; None where that does not say."""
+    with _opened(small) as image:
+        said: Any = image.info.get("comment", b"")
+    number = said.removeprefix(_WHOLE.encode())
+    return int(number) if number != said and number.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Final, Literal, get_args
 KeyMap = Literal["letters", "digits"]
 KeyAction = Literal[
     "crystals", "precipitate", "clear", "other", "skip", "undo", "next", "previous", "first", "last",
-    "earlier", "later", "light", "zoom", "heat", "follow", "harvested", "note", "compare", "goto", "choose", "help",
+    "earlier", "later", "light", "zoom", "heat", "follow", "harvested", "note", "compare", "keep", "goto", "choose",
+    "help",
 ]  # fmt: skip
 ACTIONS: Final[tuple[KeyAction, ...]] = get_args(KeyAction)
 
@@ -24,15 +25,16 @@ MEANINGS: Final[dict[KeyAction, str]] = {
     "previous": "Previous drop",
     "first": "First drop",
     "last": "Last drop",
-    "earlier": "The drop at the inspection before",
-    "later": "The drop at the inspection after",
+    "earlier": "The drop at the inspection before; on a map the drop above",
+    "later": "The drop at the inspection after; on a map the drop below",
     "light": "The drop in another light: visible, UV, SHG",
-    "zoom": "Whole image, or one pixel for one",
-    "heat": "Where the model looks",
+    "zoom": "All pixels of the image, or the whole image",
+    "heat": "Where the model looks for crystals",
     "follow": "Follow the drop, or stop",
     "harvested": "Harvested, or not",
     "note": "Write a note",
-    "compare": "Compare with another inspection",
+    "compare": "Compare with another inspection, or the two drops chosen",
+    "keep": "Keep this drop in view next to the following ones, or not",
     "goto": "Go to a well: A1, or A1.2",
     "choose": "Choose all drops shown, or none",
     "help": "This list",
@@ -55,6 +57,7 @@ _COMMON: Final[dict[KeyAction, tuple[str, ...]]] = {
     "harvested": ("m",),
     "note": ("n",),
     "compare": ("b",),
+    "keep": ("r",),
     "goto": ("g",),
     "choose": ("a",),
     "help": ("?",),

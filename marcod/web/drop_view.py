@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -22,7 +22,7 @@ from marcod.database.schema import (
     score,
     source,
 )
-from marcod.domain import CLASSES, COLUMN_OF_CLASS, drop_name
+from marcod.domain import CLASSES, COLUMN_OF_CLASS, DropClass, drop_name
 from marcod.errors import NotFoundError
 from marcod.review.queue import Stream
 from marcod.settings import Settings
@@ -231,7 +231,7 @@ def _look(facts: _Facts, rows: list[Any], first: Any) -> DropLook:
         "days": round((seen.taken - first.taken).total_seconds() / 86_400, 2),
         "image": ordered[0].id,
         "images": [_photograph(row) for row in ordered],
-        "probabilities": {} if hidden or verdict is None else _probabilities(verdict.image),
+        "probabilities": {} if hidden or verdict is None else probabilities_of(verdict.image),
     }
     if verdict is None:
         look["state"] = "light"
@@ -256,9 +256,13 @@ def _photograph(row: Any) -> Photograph:
     }
 
 
-def _probabilities(row: Any) -> dict[str, float]:
+IN_ORDER: Final = (DropClass.CRYSTALS, DropClass.PRECIPITATE, DropClass.CLEAR, DropClass.OTHER)
+"""Classes in the order of the buttons that give them."""
+
+
+def probabilities_of(row: Any) -> dict[str, float]:
     """Return the probabilities of a row by class, empty where there is no score."""
-    found = {str(each): getattr(row, name) for each, name in COLUMN_OF_CLASS.items()}
+    found = {str(each): getattr(row, COLUMN_OF_CLASS[each]) for each in IN_ORDER}
     return {} if None in found.values() else found
 
 
@@ -300,7 +304,7 @@ def _scores(connection: Connection, image_id: int) -> list[dict[str, Any]]:
         {
             "model": f"{row.name}:{row.version}",
             "label": row.label,
-            "probabilities": _probabilities(row),
+            "probabilities": probabilities_of(row),
             "threshold": row.crystal_threshold,
             "at": row.scored_at.isoformat(),
         }

@@ -2,7 +2,7 @@
 
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from sqlalchemy.engine import Connection
 from starlette.requests import Request
@@ -12,8 +12,9 @@ from starlette.routing import BaseRoute, Route
 from marcod.errors import NotFoundError
 from marcod.web import orders
 from marcod.web.drop_view import DropView, drop_view
+from marcod.web.hit_list import HitFilter
 from marcod.web.map_rows import map_rows
-from marcod.web.plate_cells import BYS, SHOWS, SORTS, PlateChoice, ordered
+from marcod.web.plate_cells import BYS, LOOKS_OF_CLASS, SHOWS, SORTS, PlateChoice, legend, ordered
 from marcod.web.plate_view import find_plate, inspection_named, plate_view
 from marcod.web.site import Site, render, site_of, user_of
 
@@ -44,10 +45,12 @@ def plate(request: Request) -> Response:
         return plate_view(connection, user_of(request), site.settings.web, plate_id, inspection_id, choice)
 
     shown = site.db.read(work)
+    explained = legend(choice.by, shown["model"]["rule"])
     query = urlencode({"from": "plate", **choice.query(), "inspection": shown["inspection"]})
     rows = map_rows(shown["cells"], shown["grid"])
     gallery = [cell for cell in ordered(shown["cells"], choice.sort) if cell["shown"]]
     lists: dict[str, Any] = {"rows": rows, "gallery": gallery, "bys": BYS, "sorts": SORTS, "classes": SHOWS}
+    lists |= {"legend": explained, "looks_of_class": LOOKS_OF_CLASS}
     return render(request, "plate.html", shown=shown, query=query, now=site.db.now(), **lists)
 
 
@@ -79,9 +82,26 @@ def drop(request: Request) -> Response:
     site = site_of(request)
     if request.query_params.get("part") == "panel":
         shown, beside = site.db.read(_shown, request, site)
-        return render(request, "drop_panel.html", shown=shown, beside=beside, now=site.db.now())
+        values: dict[str, Any] = {"shown": shown, "beside": beside, "places": _places(request, shown)}
+        return render(request, "drop_panel.html", now=site.db.now(), **values)
     shown, beside, neighbours = site.db.read(_drop, request, site)
-    return render(request, "drop.html", shown=shown, beside=beside, neighbours=neighbours, now=site.db.now())
+    values = {"shown": shown, "beside": beside, "neighbours": neighbours, "places": _places(request, shown)}
+    section = "/hits" if request.query_params.get("from") == "hits" else "/"
+    return render(request, "drop.html", now=site.db.now(), section=section, **values)
+
+
+def _places(request: Request, shown: DropView) -> dict[str, str | None]:
+    """Return the addresses of the ``plate`` at this inspection, and of the ``hits`` where one came from there."""
+    query, its = request.query_params, shown["plate"]
+    from_hits = query.get("from") == "hits"
+    key = next(look["key"] for look in shown["looks"] if look["inspection"] == shown["inspection"])
+    choice = {} if from_hits else PlateChoice.of(query).query()
+    plate_ = "/".join(quote(part) for part in ("plate", its["source"], its["key"], key))
+    filters = HitFilter.of(query).query(after="")
+    return {
+        "plate": f"/{plate_}?{urlencode(choice)}".rstrip("?"),
+        "hits": f"/hits?{filters}".rstrip("?") if from_hits else None,
+    }
 
 
 def drop_json(request: Request) -> Response:
@@ -123,7 +143,16 @@ def _shown(connection: Connection, request: Request, site: Site) -> tuple[DropVi
     assert drop_id is not None
     shown = of(drop_id, number(query.get("inspection")))
     other, at = number(query.get("compare")), number(query.get("at"))
+    if other is None and at is not None and all(look["inspection"] != at for look in shown["looks"]):
+        at = _before(shown)
     return shown, of(other or drop_id, at) if other or at else None
+
+
+def _before(shown: DropView) -> int | None:
+    """Return the inspection before the one shown, else the one after; comparing goes on from plate to plate so."""
+    looks = [look["inspection"] for look in shown["looks"]]
+    here = looks.index(shown["inspection"])
+    return looks[here - 1] if here else next(iter(looks[1:]), None)
 
 
 ROUTES: Final[list[BaseRoute]] = [

@@ -53,6 +53,9 @@ BRIEFLY: Final = "private, max-age=60"
 CHANGED: Final = "private, no-cache"
 """Of bytes that are other ones than the database knows: the watcher or the scorer will find out."""
 
+WHOLE_WIDTH: Final = "X-Whole-Width"
+"""Header of an image at 1024 pixels: the width of the whole one, from which a scale bar is drawn."""
+
 JPEG: Final = "image/jpeg"
 ENCODINGS: Final[dict[ImageSize, Callable[[bytes], bytes]]] = {
     ImageSize.THUMB: lambda data: images.thumbnail(data, THUMB_PX),
@@ -224,8 +227,10 @@ def _etag(tag: str, size: ImageSize) -> str:
 
 
 def _jpeg(data: bytes, tag: str, size: ImageSize, keeping: str | None = None) -> Response:
-    keeping = keeping or _keeping(tag)
-    return Response(data, media_type=JPEG, headers={"Cache-Control": keeping, "ETag": _etag(tag, size)})
+    headers = {"Cache-Control": keeping or _keeping(tag), "ETag": _etag(tag, size)}
+    if size is ImageSize.VIEW and (width := images.whole_width(data)):
+        headers[WHOLE_WIDTH] = str(width)
+    return Response(data, media_type=JPEG, headers=headers)
 
 
 def _download(found: ServedImage, data: bytes) -> Response:

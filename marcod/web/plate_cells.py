@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from marcod.domain import DropClass
 from marcod.plates import plate_map
-from marcod.plates.plate_map import Mark
+from marcod.plates.plate_map import LETTERS, Mark
 from marcod.store import verdicts
 from marcod.store.drops import Trend
 from marcod.store.verdicts import DropVerdict
@@ -146,20 +146,32 @@ def differs(verdict: DropVerdict) -> bool:
     return not verdict.hit and verdict.label != verdict.image.label
 
 
-_MARKS: Final = {
-    Mark.HIT: ("X", "hit"),
-    Mark.PRECIPITATE: ("p", "precipitate"),
-    Mark.CLEAR: ("\N{MIDDLE DOT}", "clear"),
-    Mark.OTHER: ("o", "other"),
-    Mark.CRYSTALS: ("x", "crystals"),
-    Mark.FAILED: ("!", "failed"),
-    Mark.UNSCORED: ("?", "waiting"),
+_STYLES: Final = {
+    Mark.HIT: "hit",
+    Mark.PRECIPITATE: "precipitate",
+    Mark.CLEAR: "clear",
+    Mark.OTHER: "other",
+    Mark.CRYSTALS: "crystals",
+    Mark.FAILED: "failed",
+    Mark.UNSCORED: "waiting",
 }
+_MARKS: Final = {mark: (LETTERS[mark], style) for mark, style in _STYLES.items()}
+LOOKS_OF_CLASS: Final[dict[str, tuple[str, str]]] = {
+    str(each): _MARKS[Mark.HIT if each == DropClass.CRYSTALS else Mark(str(each))] for each in DropClass
+}
+"""Letter and style of a drop that a person gave a class."""
+
 _TRENDS: Final = {
     Trend.NONE: ("\N{MIDDLE DOT}", "trend-none"),
     Trend.STEADY: ("=", "trend-steady"),
     Trend.APPEARING: ("+", "trend-appearing"),
     Trend.DISSOLVING: ("\N{MINUS SIGN}", "trend-dissolving"),
+}
+_DISAGREEMENTS: Final = {
+    "differs": "!",
+    "disputed": "?",
+    "agrees": "=",
+    "unlabelled": "",
 }
 _NOTHING: Final = {"absent": ("", "absent"), "light": ("", "light"), "gone": ("!", "failed"), "audit": ("?", "waiting")}
 
@@ -178,11 +190,9 @@ def _ten(value: float | None, cell: MapCell) -> tuple[str, str]:
 
 
 def _disagreement(cell: Said) -> tuple[str, str]:
-    if cell["person"] is None:
-        return "", "unlabelled"
-    if cell["disputed"]:
-        return "?", "disputed"
-    return ("!", "differs") if cell["differs"] else ("=", "agrees")
+    style = "disputed" if cell["disputed"] else "differs" if cell["differs"] else "agrees"
+    style = "unlabelled" if cell["person"] is None else style
+    return _DISAGREEMENTS[style], style
 
 
 def _trend(cell: MapCell) -> tuple[str, str]:
@@ -197,6 +207,39 @@ LOOKS: Final[dict[By, Callable[[MapCell], tuple[str, str]]]] = {
     "trend": _trend,
 }
 """The letter and the style of a cell, by what the map shows."""
+
+
+class LegendEntry(NamedTuple):
+    """One entry of the legend: letter, style and words."""
+
+    letter: str
+    style: str
+    words: str
+
+
+def legend(by: By, rule: str) -> list[LegendEntry]:
+    """Explain what the map shows; ``rule`` says when a drop is a hit."""
+    if by == "disagreement":
+        words = {"differs": "person and model differ", "disputed": "persons differ", "agrees": "they agree"}
+        said = words | {"unlabelled": "not labelled"}
+        return [LegendEntry(_DISAGREEMENTS[style], style, said[style]) for style in _DISAGREEMENTS]
+    if by == "trend":
+        of_trend = {Trend.APPEARING: "crystals appear", Trend.DISSOLVING: "dissolve", Trend.STEADY: "stay"}
+        return [LegendEntry(*_TRENDS[trend], words) for trend, words in (of_trend | {Trend.NONE: "none"}).items()]
+    if by != "now":
+        most = " at every inspection" if by == "best" else ""
+        tens = {0: f"below 0.1{most}", 5: "0.5", 9: "0.9 and above" + (" at one" if most else "")}
+        return [LegendEntry(str(digit), f"p{digit}", words) for digit, words in tens.items()]
+    of_mark = {
+        Mark.HIT: f"hit: {rule}",
+        Mark.CRYSTALS: "crystals, no hit",
+        Mark.PRECIPITATE: "precipitate",
+        Mark.CLEAR: "clear",
+        Mark.OTHER: "other",
+        Mark.UNSCORED: "not scored yet",
+        Mark.FAILED: "failed or gone",
+    }
+    return [LegendEntry(*_MARKS[mark], words) for mark, words in of_mark.items()]
 
 
 def look_of(now: Said, by: Literal["now", "disagreement"]) -> tuple[str, str]:

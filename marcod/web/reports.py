@@ -11,6 +11,7 @@ from marcod.drift import monitor
 from marcod.errors import ConfigError, NotFoundError, StoreError
 from marcod.health import checks, snapshot, words
 from marcod.model import registry
+from marcod.model.bundle import BundleRecord
 from marcod.model.registry import ModelInfo, Registry
 from marcod.review import desk
 from marcod.store.versions import SYNTHETIC_NOTICE
@@ -63,7 +64,15 @@ def model(request: Request) -> Response:
         raise NotFoundError(str(error)) from error
     history = _registry(site_of(request)).history(known)
     metrics = [(name, run_words.number(value)) for name, value in _flat(registry.metrics(known) or {})]
-    return render(request, "model.html", model=known, metrics=metrics, history=history)
+    architecture = "" if known.record is None else _architecture(known.record)
+    values: dict[str, Any] = {"metrics": metrics, "history": history, "architecture": architecture}
+    return render(request, "model.html", model=known, **values)
+
+
+def _architecture(record: BundleRecord) -> str:
+    """Name a network by its family and the square of pixels that it sees."""
+    side = record.architecture.get("input_size")
+    return f"{record.family}, {side} x {side} pixels" if side else str(record.family)
 
 
 def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:

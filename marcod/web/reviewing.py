@@ -16,14 +16,14 @@ from starlette.routing import BaseRoute, Route
 
 from marcod import telemetry
 from marcod.database.schema import drop, plate
-from marcod.domain import CLASSES, COLUMN_OF_CLASS, DropClass, drop_name, path_text
+from marcod.domain import DropClass, drop_name, path_text
 from marcod.errors import NotFoundError
 from marcod.review import desk, queue
 from marcod.review.queue import ReviewItem, Stream
 from marcod.web import labelling, live
 from marcod.web.access import User
 from marcod.web.bodies import ItemAnswered, ItemReopened, ItemsReleased, NextWanted, body_of
-from marcod.web.drop_view import Photograph, photographs
+from marcod.web.drop_view import Photograph, photographs, probabilities_of
 from marcod.web.queries import visible
 from marcod.web.site import Site, render, site_of, user_of
 
@@ -147,7 +147,6 @@ def card(connection: Connection, user: User, item: ReviewItem) -> ReviewCard:
     """Describe an item for this person. Raises NotFoundError for one that is not theirs to see."""
     _require_visible(connection, user, item)
     asked = item.stream is Stream.AUDIT and item.answer is None
-    found = {str(each): getattr(item, COLUMN_OF_CLASS[each]) for each in CLASSES}
     return {
         "item": item.item_id,
         "stream": str(item.stream),
@@ -158,7 +157,7 @@ def card(connection: Connection, user: User, item: ReviewItem) -> ReviewCard:
         "name": drop_name(item.well, item.drop_number),
         "inspection_name": str(item.inspection_ordinal or path_text(item.inspection_key)),
         "images": _first(photographs(connection, item.drop_id, item.inspection_id), item.image_id),
-        "probabilities": {} if asked or None in found.values() else found,
+        "probabilities": {} if asked else probabilities_of(item),
         "model": None if asked else item.model,
         "answer": SKIP if item.answer == queue.SKIPPED else item.answer,
     }

@@ -53,7 +53,6 @@ def render(request: Request, template: str, /, status_code: int = 200, **values:
         "path": request.url.path,
         "access": site.settings.web.access,
         "keys": keys_of(site.settings.web.key_map, site.settings.web.keys),
-        "meanings": MEANINGS,
         "advance": site.settings.web.advance,
     }
     return HTMLResponse(_templates().get_template(template).render(**shared, **values), status_code)
@@ -81,7 +80,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= FILTERS
-    made.globals |= {"static": static, "version": __version__}
+    made.globals |= {"static": static, "version": __version__, "meanings": MEANINGS}
     return made
 
 

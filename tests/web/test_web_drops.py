@@ -13,6 +13,7 @@ from marcod.domain import DropClass, Modality
 from marcod.labels import recorder
 from marcod.store.versions import Version
 from marcod.store.votes import NewLabel
+from marcod.web.plate_cells import By, legend
 
 
 def ids(db: Database, table: sa.Table, *order: Any) -> list[int]:
@@ -107,6 +108,46 @@ def test_a_drop_tells_its_whole_story(client: TestClient, db: Database, plate: N
         ("Clear", True, first)
     ]
     assert (shown["now"]["trend"], shown["um_per_px"]) == ("appearing", None)
+
+
+def test_a_drop_leads_back_to_the_list_that_one_came_from(client: TestClient, db: Database, plate: None) -> None:
+    a01, first = ids(db, drop)[0], ids(db, inspection)[0]
+    of_plate = client.get(f"/drop/{a01}?from=plate&class=hit&sort=probability&inspection={first}").text
+    assert 'href="/plate/imager/P1/1?sort=probability&amp;class=hit" id="plate"' in of_plate
+    assert '<a href="/" aria-current="true">Plates</a>' in of_plate
+    of_hits = client.get(f"/drop/{a01}?from=hits&order=newest").text
+    assert '<a href="/hits?order=newest">hits</a>' in of_hits
+    assert 'href="/plate/imager/P1/2" id="plate"' in of_hits
+    assert '<a href="/hits" aria-current="true">Hits</a>' in of_hits
+
+
+def test_an_inspection_of_another_plate_stands_for_the_one_before(
+    client: TestClient, db: Database, plate: None
+) -> None:
+    a01 = ids(db, drop)[0]
+    first, second = ids(db, inspection)
+    for shown, beside in ((second, first), (first, second)):
+        answer = client.get(f"/api/drop/{a01}?inspection={shown}&at=999").json()
+        assert (answer["inspection"], answer["beside"]["inspection"]) == (shown, beside)
+
+
+def test_the_bars_stand_in_the_order_of_the_buttons(client: TestClient, db: Database, plate: None) -> None:
+    shown = client.get(f"/api/drop/{ids(db, drop)[0]}").json()
+    assert list(shown["looks"][1]["probabilities"]) == ["Crystals", "Precipitate", "Clear", "Other"]
+
+
+@pytest.mark.parametrize("by", ["now", "disagreement", "trend"])
+def test_the_legend_has_every_letter_of_the_map(client: TestClient, db: Database, plate: None, by: By) -> None:
+    say(db, ids(db, drop)[0], ids(db, inspection)[1], DropClass.CLEAR)
+    cells = client.get(f"/api/plate/1?by={by}").json()["cells"]
+    explained = {(entry.letter, entry.style) for entry in legend(by, "")}
+    assert {(cell["letter"], cell["style"]) for cell in cells} <= explained
+
+
+def test_a_map_tells_what_persons_said(client: TestClient, db: Database, plate: None) -> None:
+    say(db, ids(db, drop)[0], ids(db, inspection)[1], DropClass.CLEAR)
+    assert client.get("/plate/imager/P1").text.count("by-person clear") == 1
+    assert "by-person" not in client.get("/plate/imager/P1?by=trend").text
 
 
 def test_pages_are_found_by_names(client: TestClient, db: Database, plate: None) -> None:

@@ -93,6 +93,9 @@ def test_an_image_is_encoded_again(
     assert size_of(answer.content) == pixels
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert answer.headers.get("X-Whole-Width") == ("1300" if size == "view" else None)
+    kept = client.get(address(1, size))
+    assert kept.headers.get("X-Whole-Width") == answer.headers.get("X-Whole-Width")
     again = client.get(address(1, size), headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert client.head(address(1, size)).status_code == 200

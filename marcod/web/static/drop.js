@@ -76,7 +76,9 @@ async function go(to) {
   showVerdict();
   links();
   const image = load(entry.view);
-  viewer.show([{ image, original: null, name: entry.name }]);
+  // A drop that is kept in view stays there.
+  const kept = view.has("compare") && shown?.beside ? [besidePane()] : [];
+  viewer.show([{ image, original: null, name: entry.name }, ...kept]);
   settleSoon();
   loadAround();
   await image?.ready;
@@ -85,15 +87,23 @@ async function go(to) {
   }
 }
 
+const NONE = { audit: "asked in an audit", absent: "no image", light: "another light", failed: "failed" };
+
+function wordsOf(entry, word, mine) {
+  if (mine) return `${word} \u00b7 you`;
+  const hit = (entry.hit ?? entry.style === "hit") && word !== "Crystals" ? "Hit \u00b7 " : "";
+  if (entry.p === null) return hit + word;
+  const p = entry.p.toFixed(3);
+  return hit + (word === "Crystals" ? `${word} ${p}` : `${word} \u00b7 crystals ${p}`);
+}
+
 function showVerdict() {
   const entry = current();
   const mine = saidOf(entry);
   const chip = find("#verdict");
   const word = mine ?? entry.label;
   chip.className = `verdict ${word ? word.toLowerCase() : ""}`;
-  const who = mine ? "you" : entry.p === null || entry.label === null ? "" : `crystals ${entry.p.toFixed(3)}`;
-  const none = { audit: "asked in an audit", absent: "no image", light: "another light", failed: "failed" };
-  chip.textContent = word ? `${word}${who && ` \u00b7 ${who}`}` : none[entry.state] ?? "not scored yet";
+  chip.textContent = word ? wordsOf(entry, word, mine) : NONE[entry.state] ?? "not scored yet";
   for (const [action, each] of Object.entries(WORDS)) {
     find(`.tools [data-do=${action}]`)?.setAttribute("aria-pressed", each === mine);
   }
@@ -125,6 +135,7 @@ function settleSoon() {
 
 async function settle() {
   const entry = current();
+  if (!entry) return;
   asked = new AbortController();
   const address = `${addressOf(entry)}&part=panel`;
   try {
@@ -146,6 +157,7 @@ function readPanel() {
   for (const [action, is] of Object.entries(pressed)) find(`[data-do=${action}]`)?.setAttribute("aria-pressed", is);
   for (const button of all("[data-beside]")) button.addEventListener("click", () => beside({ at: button.dataset.beside }));
   find("[data-do=light]").disabled = shown.look.images.length < 2;
+  find("[data-do=compare]").disabled = !shown.beside && shown.looks.length < 2 && shown.look.images.length < 2;
   find("#plate").href = shown.plate;
   if (shown.drop === current()?.drop) {
     Object.assign(current(), shown.said);
@@ -156,19 +168,30 @@ function readPanel() {
   showImages();
 }
 
-function pane(photograph, name) {
+function pane(photograph, name, um = shown.um) {
   const image = load(photograph.view);
-  return { image, original: photograph.original, heat: photograph.heat, name, um: shown.um };
+  return { image, original: photograph.original, heat: photograph.heat, name, um };
 }
+
+const nameAt = (name, look) => `${name}, inspection ${look.name}${look.days ? ` (+${Math.round(look.days)} d)` : ""}`;
 
 function inLight(look) {
   return look.images.find((each) => each.modality === view.get("light")) ?? look.images[0];
 }
 
+function besideName() {
+  return (shown.besidePlate === shown.plateName ? "" : `${shown.besidePlate} `) + shown.besideDrop.name;
+}
+
+function besidePane() {
+  return pane(inLight(shown.beside), nameAt(besideName(), shown.beside), shown.besideUm);
+}
+
 function showImages() {
   const photograph = inLight(shown.look);
-  const panes = [pane(photograph, `${shown.name}, ${shown.look.name}`)];
-  if (shown.beside) panes.push(pane(inLight(shown.beside), `${shown.besideDrop.name}, ${shown.beside.name}`));
+  const far = shown.beside && shown.besidePlate !== shown.plateName;
+  const panes = [pane(photograph, nameAt((far ? `${shown.plateName} ` : "") + shown.name, shown.look))];
+  if (shown.beside && !isKept()) panes.push(besidePane());
   else if (view.get("beside") === "light") {
     const other = shown.look.images.find((each) => each !== photograph);
     if (other) panes.push(pane(other, other.modality));
@@ -177,6 +200,26 @@ function showImages() {
   viewer.heat = view.has("heat");
   find("[data-do=heat]").setAttribute("aria-pressed", view.has("heat"));
   find("[data-do=compare]").setAttribute("aria-pressed", panes.length > 1);
+  showKept();
+}
+
+/** Tell if the drop that is shown is the one that is kept in view. */
+function isKept() {
+  return view.get("compare") === String(shown.drop) && view.get("at") === String(shown.inspection);
+}
+
+function showKept() {
+  find("[data-do=keep]").setAttribute("aria-pressed", isKept());
+  const note = find("#kept");
+  note.hidden = !view.has("compare") || !shown.beside;
+  if (note.hidden) return;
+  note.textContent = isKept() ? "kept in view: go to another drop" : `next to ${besideName()}, which is kept`;
+}
+
+/** Keep this drop in view next to the ones that one goes to, or end it. */
+async function keep() {
+  const its = await known();
+  if (its) beside(isKept() ? {} : { compare: its.drop, at: its.inspection });
 }
 
 function put(changes) {
@@ -188,20 +231,21 @@ function put(changes) {
 }
 
 function beside(what) {
+  if (!current()) return;
   put({ compare: null, at: null, beside: null, ...what });
   settle();
 }
 
 /** Show another date beside: the one before, or the one after the first; a second time nothing. */
 function compare() {
-  if (view.has("compare") || view.has("at") || view.has("beside")) return beside({});
+  if (!shown || view.has("compare") || view.has("at") || view.has("beside")) return beside({});
   const here = shown.looks.indexOf(shown.inspection);
   const other = shown.looks[here - 1] ?? shown.looks[here + 1];
   return other ? beside({ at: other }) : beside({ beside: "light" });
 }
 
 function light() {
-  if (!shown || shown.look.images.length < 2) return;
+  if (!shown || !current() || shown.look.images.length < 2) return;
   const images = shown.look.images;
   const now = images.indexOf(inLight(shown.look));
   put({ light: images[(now + 1) % images.length].modality });
@@ -209,13 +253,14 @@ function light() {
 }
 
 function heat() {
+  if (!current()) return;
   put({ heat: view.has("heat") ? null : "1" });
   if (shown) showImages();
 }
 
 /** Go to the inspection before or after; the list stays in its order, at that inspection. */
 function inspection(step) {
-  if (!shown || shown.drop !== current().drop) return;
+  if (!shown || shown.drop !== current()?.drop) return;
   const to = shown.looks[shown.looks.indexOf(current().inspection) + step];
   if (to) moveTo(to);
 }
@@ -262,7 +307,7 @@ function stored(event) {
   for (const key of own.keys()) if (!waiting.has(key)) own.delete(key);
   for (const { now } of event.detail.saved ?? []) {
     const entry = now && list.find(({ drop, inspection: its }) => drop === now.drop && its === now.inspection);
-    if (entry) Object.assign(entry, { label: now.label, mine: now.mine, p: now.p, state: now.state });
+    if (entry) Object.assign(entry, { label: now.label, mine: now.mine, p: now.p, state: now.state, hit: now.hit });
   }
   showVerdict();
   live.soon(300);
@@ -283,18 +328,27 @@ function mark(kind, words, text) {
   queue.send({ url: "/api/marks", body: { kind, drop, inspection: inspection_, ...(text ? { text } : {}) }, words });
 }
 
-function follow() {
-  if (!shown) return;
-  shown.followed = !shown.followed;
-  find("[data-do=follow]").setAttribute("aria-pressed", shown.followed);
-  mark(shown.followed ? "follow" : "unfollow", `${shown.name} ${shown.followed ? "followed" : "not followed"}`);
+/** Return what is known of the drop that one sees; null where that cannot be had. */
+async function known() {
+  const here = () => shown && shown.drop === current()?.drop && shown.inspection === current().inspection;
+  if (!here()) await settle();
+  return here() ? shown : null;
 }
 
-function harvested() {
-  if (!shown) return;
-  shown.harvested = !shown.harvested;
-  find("[data-do=harvested]").setAttribute("aria-pressed", shown.harvested);
-  mark(shown.harvested ? "harvested" : "unharvested", `${shown.name} ${shown.harvested ? "" : "not "}harvested`);
+async function follow() {
+  const its = await known();
+  if (!its) return;
+  its.followed = !its.followed;
+  find("[data-do=follow]").setAttribute("aria-pressed", its.followed);
+  mark(its.followed ? "follow" : "unfollow", `${its.name} ${its.followed ? "followed" : "not followed"}`);
+}
+
+async function harvested() {
+  const its = await known();
+  if (!its) return;
+  its.harvested = !its.harvested;
+  find("[data-do=harvested]").setAttribute("aria-pressed", its.harvested);
+  mark(its.harvested ? "harvested" : "unharvested", `${its.name} ${its.harvested ? "" : "not "}harvested`);
 }
 
 function note(open) {
@@ -343,7 +397,7 @@ function listed(text) {
 
 export async function start() {
   keys.on({ next: () => go(at + 1), previous: () => go(at - 1), first: () => go(0), last: () => go(list.length - 1) });
-  keys.on({ earlier: () => inspection(-1), later: () => inspection(1), light, heat, compare, goto: goTo });
+  keys.on({ earlier: () => inspection(-1), later: () => inspection(1), light, heat, compare, keep, goto: goTo });
   keys.on({ zoom: () => viewer.toggle(), none: () => note(false) });
   if (mayLabel) {
     for (const [action, word] of Object.entries(WORDS)) keys.on({ [action]: () => label(word) });

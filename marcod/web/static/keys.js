@@ -59,4 +59,5 @@ function showSheet(sheet) {
   for (const row of sheet.querySelectorAll("[data-action]")) row.hidden = !Object.hasOwn(actions, row.dataset.action);
   for (const row of sheet.querySelectorAll("[data-page]")) row.hidden = row.dataset.page !== document.body.dataset.page;
   sheet.showModal();
+  sheet.scrollTop = 0;
 }

@@ -5,9 +5,7 @@ import * as keys from "./keys.js";
 import * as live from "./live.js";
 import * as queue from "./queue.js";
 
-const LETTERS = {
-  Crystals: ["X", "hit"], Precipitate: ["p", "precipitate"], Clear: ["\u00b7", "clear"], Other: ["o", "other"],
-};
+const LETTERS = JSON.parse(find(".plate").dataset.looks);
 const mayLabel = "mayLabel" in document.body.dataset;
 const chosen = new Set();
 const inspection = Number(new URLSearchParams(find(".map td a")?.search).get("inspection"));
@@ -55,6 +53,7 @@ function paint(drop, word) {
     if ((new URLSearchParams(location.search).get("by") ?? "now") === "now") {
       spot.classList.remove("hit", "crystals", "precipitate", "clear", "other", "waiting", "failed", "light");
       spot.classList.add(style);
+      cells.get(drop)?.classList.toggle("by-person", Boolean(word));
       (find("a", spot) ?? spot).textContent = letter;
     }
   }
@@ -140,6 +139,7 @@ function count() {
   const bar = find("#chosen");
   if (!bar) return;
   bar.hidden = chosen.size === 0;
+  find("[data-do=compare]", bar).disabled = chosen.size !== 2;
   find("#chosen-count").textContent = `${chosen.size} ${chosen.size === 1 ? "drop" : "drops"} chosen`;
 }
 
@@ -179,6 +179,13 @@ async function label(word) {
   else if (next) setFocus(next);
 }
 
+/** Show the two drops that are chosen side by side. */
+function compare() {
+  if (chosen.size !== 2) return;
+  const [first, second] = Array.from(tiles.keys()).filter((drop) => chosen.has(drop));
+  location.assign(`${find("a", tiles.get(first)).href}&compare=${second}&at=${inspection}`);
+}
+
 const nameOf = (drop) => tiles.get(drop)?.dataset.name ?? "A drop";
 
 function undo() {
@@ -216,5 +223,5 @@ export async function start() {
   if (!mayLabel) return;
   const words = { crystals: "Crystals", precipitate: "Precipitate", clear: "Clear", other: "Other" };
   for (const [action, word] of Object.entries(words)) keys.on({ [action]: () => label(word) });
-  keys.on({ choose: chooseAll, none: chooseNone, undo, tick });
+  keys.on({ choose: chooseAll, none: chooseNone, compare, undo, tick });
 }

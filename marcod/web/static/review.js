@@ -87,7 +87,7 @@ function bars(card) {
     element("td", { className: "number" }, p.toFixed(3))));
   if (!rows.length) return card.stream === "audit" ? [element("p", {}, "No score is shown before the answer.")] : [];
   return [element("table", { className: "bars" }, element("tbody", {}, ...rows)),
-    element("p", { className: "soft" }, card.model ?? "")];
+    element("p", { className: "soft" }, card.model ? `scored by ${card.model}` : "")];
 }
 
 function answer(word) {
@@ -123,7 +123,7 @@ function stored(event) {
     if (!card?.answer || card.answer === "skip") continue;
     const top = Object.entries(card.probabilities).sort((a, b) => b[1] - a[1])[0];
     const said = top ? `the model says ${top[0]} ${top[1].toFixed(3)}` : "no score";
-    find("#before").replaceChildren(element("h2", {}, "Before"), element("p", {},
+    find("#before").replaceChildren(element("h2", {}, "The drop before"), element("p", {},
       element("b", {}, `${card.name} ${card.answer}`), `, ${said}`));
   }
   live.soon(500);

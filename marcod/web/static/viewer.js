@@ -6,6 +6,7 @@ import { element } from "./dom.js";
 const LARGEST = 16;
 const STEP = 1.25;
 const SWIPE_PX = 60;
+const WHOLE_WIDTH = "X-Whole-Width";
 const BAR_UM = [10, 20, 50, 100, 200, 500, 1000, 2000];
 
 export class Viewer {
@@ -27,7 +28,7 @@ export class Viewer {
     new ResizeObserver(() => this.#draw()).observe(box);
   }
 
-  /** Show images: `[{image, original, heat, name, um}]`, one or two. */
+  /** Show images: `[{image, original, heat, name, um}]`, one or two; `um` is micrometres per pixel of the whole image. */
   show(panes) {
     while (this.#panes.length > panes.length) this.#panes.pop().frame.remove();
     while (this.#panes.length < panes.length) this.#panes.push(this.#pane());
@@ -62,9 +63,10 @@ export class Viewer {
     const sheet = element("div", { className: "sheet" });
     const name = element("p", { className: "pane-name" });
     const bar = element("p", { className: "scale-bar", hidden: true });
-    frame.append(sheet, name, bar);
+    const said = element("p", { className: "pane-said", role: "status", hidden: true });
+    frame.append(sheet, name, said, bar);
     this.#box.append(frame);
-    return { frame, sheet, name, bar, image: null, sharp: null, over: null };
+    return { frame, sheet, name, said, bar, image: null, sharp: null, over: null, pixels: 0 };
   }
 
   #fill(pane, { image, original, heat, name, um }) {
@@ -72,6 +74,8 @@ export class Viewer {
       pane.sheet.replaceChildren(...(image ? [image] : [element("p", { className: "no-image" }, "no image")]));
       pane.sharp = null;
       pane.over = null;
+      pane.pixels = 0;
+      this.#say(pane, "");
       image?.addEventListener("load", () => this.#draw(), { once: true });
       image?.addEventListener("error", () => this.#tell(pane, image), { once: true });
     }
@@ -79,7 +83,25 @@ export class Viewer {
     Object.assign(pane, { image, original, heat, um });
     pane.name.textContent = name;
     pane.name.hidden = this.#panes.length < 2;
+    if (um && image && !pane.pixels) this.#measure(pane, image);
     if (this.#heat) this.#showHeat(pane);
+  }
+
+  /** Ask how wide the whole image is, of which this is a smaller one; the browser has the answer already. */
+  async #measure(pane, image) {
+    await image.ready;
+    try {
+      const answer = await fetch(image.src, { cache: "force-cache" });
+      if (pane.image === image) pane.pixels = Number(answer.headers.get(WHOLE_WIDTH)) || 0;
+    } catch {
+      // The bar is there once all pixels are.
+    }
+    this.#draw();
+  }
+
+  #say(pane, text) {
+    pane.said.textContent = text;
+    pane.said.hidden = !text;
   }
 
   /** Say why an image is not there: the server tells it in one sentence. */
@@ -117,6 +139,7 @@ export class Viewer {
     if (!this.#heat || !pane.heat) {
       pane.over?.remove();
       pane.over = null;
+      this.#say(pane, "");
       return;
     }
     if (pane.over?.dataset.of === pane.heat) return;
@@ -125,12 +148,12 @@ export class Viewer {
     over.dataset.of = pane.heat;
     pane.over = over;
     pane.frame.classList.add("loading");
+    this.#say(pane, "The heat map is being drawn, which takes ten seconds or more.");
     const note = (text) => {
       pane.frame.classList.remove("loading");
-      if (pane.over === over && text) pane.name.textContent = text;
-      if (text) pane.name.hidden = false;
+      if (pane.over === over) this.#say(pane, text);
     };
-    over.addEventListener("load", () => note(""), { once: true });
+    over.addEventListener("load", () => note("Bright: what the model\u2019s probability of crystals depends on"), { once: true });
     over.addEventListener("error", async () => {
       over.remove();
       const answer = await fetch(pane.heat).catch(() => null);
@@ -163,9 +186,9 @@ export class Viewer {
     }
   }
 
-  /** Draw a scale bar where the settings know the size of a pixel and the image's own pixels are known. */
+  /** Draw a scale bar where the size of a pixel is set, and known how many the whole image has. */
   #drawBar(pane, width) {
-    const pixels = pane.sharp?.naturalWidth;
+    const pixels = pane.sharp?.naturalWidth || pane.pixels;
     pane.bar.hidden = !pane.um || !pixels;
     if (pane.bar.hidden) return;
     const perPixel = width / pixels / pane.um;
