@@ -21,7 +21,7 @@ from marcod.web import accounts, passwords
 from marcod.web.access import COOKIE
 from marcod.web.app import OPEN, routes
 from marcod.web.people import User, UserRole
-from marcod.web.server import Page
+from marcod.web.server import Listener, Page
 
 sqlite_alone = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 SECRET = "correct horse battery"
@@ -294,3 +294,13 @@ def test_over_a_socket_the_header_is_believed(web_settings: Settings, tmp_path: 
             answer = connection.makefile("rb").read().decode()
         assert answer.startswith("HTTP/1.1 200")
         assert ">ann<" in answer
+
+
+def test_no_answer_waits_for_a_full_packet(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listener = Listener(WebSettings(port=port, cache_folder=tmp_path))
+    with listener.take() as listening, socket.create_connection(("127.0.0.1", port)):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
