@@ -20,6 +20,7 @@ from marcod.fitting import batches, fit, recipes
 from marcod.fitting.fit import FitOptions, Validation
 from marcod.model import network, preprocess, registry
 from marcod.model.inception import MARCO, MARCO_SMALL
+from marcod.model.weights import is_auxiliary
 from marcod.settings.environment import child_environment
 from marcod.training import shipped_model
 
@@ -78,7 +79,7 @@ def small(bench: Bench, examples: Examples, validation: Examples, test: Examples
         seed=1, validation=_judges(validation), options=FitOptions(progress=progress),
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    weights = {name: value for name, value in fitted.weights.items() if not network.is_auxiliary(name)}
+    weights = {name: value for name, value in fitted.weights.items() if not is_auxiliary(name)}
     found = _measured(weights, validation, test)
     shipped = json.loads((registry.shipped_folder().joinpath(*registry.SHIPPED) / "metrics.json").read_text())
     rows: list[list[Cell]] = [

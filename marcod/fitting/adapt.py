@@ -18,6 +18,7 @@ from marcod.domain import CLASSES
 from marcod.fitting.checkpoint import Weights
 from marcod.model import network, probabilities
 from marcod.model.architecture import Architecture
+from marcod.model.weights import is_auxiliary
 
 Floats = NDArray[np.float32]
 _Given = tuple[Floats, Floats, Floats]
@@ -189,7 +190,7 @@ def recalibrated_bn(architecture: Architecture, weights: Mapping[str, Floats], b
 
 def interpolated(old: Mapping[str, Floats], new: Mapping[str, Floats], share: float) -> Weights:
     """Interpolate between the weights of two networks of one shape: ``share`` of the new ones."""
-    return {n: np.asarray(old[n] + share * (new[n] - old[n]), np.float32) for n in new if not network.is_auxiliary(n)}
+    return {n: np.asarray(old[n] + share * (new[n] - old[n]), np.float32) for n in new if not is_auxiliary(n)}
 
 
 @dataclass(frozen=True)

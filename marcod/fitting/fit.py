@@ -28,6 +28,7 @@ from marcod.fitting.checkpoint import TrainingState, Weights
 from marcod.fitting.recipes import Recipe
 from marcod.model import backend, network, probabilities
 from marcod.model.architecture import Architecture
+from marcod.model.weights import is_auxiliary
 
 Progress = Callable[[str, int, int], None]
 SAVE_EVERY_S: Final = 120.0
@@ -89,7 +90,7 @@ def fit(
         training = Training(architecture, recipe, images, seed=seed, validation=validation, options=options)
         if weights:
             # Weights may lack the auxiliary head; the model keeps its own.
-            own = {n: v for n, v in network.variables(training.model).items() if network.is_auxiliary(n)}
+            own = {n: v for n, v in network.variables(training.model).items() if is_auxiliary(n)}
             network.set_variables(training.model, {**own, **weights})
         return training.run()
 

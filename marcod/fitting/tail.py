@@ -62,7 +62,7 @@ def train_tail(
     with their number and the loss.
     """
     keras.utils.set_random_seed(seed)
-    tail = architecture.assemble_tail()
+    tail = network.build_tail(architecture)
     own = {**network.variables(tail), **{n: v for n, v in weights.items() if n in network.variable_shapes(tail)}}
     network.set_variables(tail, own)
     for layer in tail.layers:
@@ -104,7 +104,7 @@ def logits(
     architecture: EfficientNetLite, weights: Mapping[str, NDArray[np.floating[Any]]], grids: NDArray[np.float16]
 ) -> NDArray[np.float32]:
     """Return the logits float32 [n, classes] of grids."""
-    tail = architecture.assemble_tail()
+    tail = network.build_tail(architecture)
     network.set_variables(tail, {name: weights[name] for name in network.variable_shapes(tail)})
     tail.compile(jit_compile=backend.training_compiler())
     parts = (grids[start : start + 256] for start in range(0, len(grids), 256))

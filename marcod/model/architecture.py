@@ -1,7 +1,7 @@
-"""Architecture of a network: a record of everything that shapes it, and the layers that all families share.
+"""Architecture of a network: a record of everything that shapes it.
 
-A family is a subclass of :class:`Architecture` that assembles its Keras model. Layers are named as the variables of
-the family's published checkpoint, with dots for slashes, which Keras forbids.
+A family is a subclass of :class:`Architecture` that puts its network together of :class:`marcod.model.network_layers.NetworkLayers`,
+so that one description serves Keras and OpenVINO. Nothing here imports either.
 """
 
 from abc import ABC, abstractmethod
@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
-from keras import layers
+
+from marcod.model.network_layers import NetworkLayers
 
 MOST: Final = 4096
 """Largest input size, in pixels, and largest depth of a layer."""
@@ -28,6 +29,7 @@ class Architecture(ABC):
     """Member of a family of networks, which take float32 [n, input_size, input_size, 3] in -1..1.
 
     ``auxiliary`` decides if a training head is part of the weights; only families with ``trains_auxiliary`` have one.
+    ``scales`` says that a family's batch normalization has a gamma, ``ceiling`` where its ReLU ends, None for nowhere.
     """
 
     input_size: int
@@ -36,14 +38,15 @@ class Architecture(ABC):
 
     family: ClassVar[str]
     root: ClassVar[str]
+    scales: ClassVar[bool]
+    ceiling: ClassVar[float | None]
     trains_auxiliary: ClassVar[bool] = False
 
     @abstractmethod
-    def assemble(self, *, folded: bool, auxiliary: bool) -> Any:
-        """Assemble a ``keras.Model`` to logits [n, classes], with ``auxiliary`` to a list of two.
+    def assemble(self, net: NetworkLayers, *, auxiliary: bool = False) -> tuple[Any, Any]:
+        """Put the network together; return its input and its logits [n, classes], with ``auxiliary`` a list of two.
 
-        ``folded`` has convolutions with bias in the place of batch normalization. Raises ValueError when the input is
-        too small.
+        Raises ValueError when the input is too small.
         """
 
     def is_usable(self) -> bool:
@@ -71,11 +74,3 @@ _SPREAD: Final = 0.87962566103423978
 def zeros(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
     """Initialize with zeros a network whose weights are about to be set."""
     return np.zeros(shape, np.float32)
-
-
-def add_logits(x: Any, name: str, classes: int, initial: Any) -> Any:
-    """Add a 1x1 convolution with bias over a 1x1 grid, to [n, classes]; float32 under mixed precision too."""
-    layer = name.replace("/", ".")
-    sized = {"filters": classes, "kernel_size": 1, "dtype": "float32"}
-    x = layers.Conv2D(**sized, kernel_initializer=initial, name=layer)(x)
-    return layers.Reshape((classes,), dtype="float32", name=f"{layer}.Squeeze")(x)

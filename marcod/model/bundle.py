@@ -132,7 +132,7 @@ class BundleRecord(_Table):
 
     @property
     def family(self) -> str | None:
-        """The family of the network, as ``network.FAMILIES`` names it; None of a committee."""
+        """The family of the network, as ``families.FAMILIES`` names it; None of a committee."""
         return str(self.architecture.get("family", FIRST_FAMILY)) if self.committee is None else None
 
     @model_validator(mode="before")

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
-import keras
 import numpy as np
-from keras import layers
 from numpy.typing import NDArray
 
 from marcod.errors import BundleError
-from marcod.model.architecture import EPSILON, HEAD, MOMENTUM, Architecture, add_logits, he_normal, zeros
+from marcod.model.architecture import HEAD, Architecture
+from marcod.model.network_layers import NetworkLayers
 
 
 class _Stage(NamedTuple):
@@ -37,6 +36,7 @@ _STAGES: Final = (
     _Stage(1, 3, 1, 6, 320),
 )
 
+_POINT: Final = (1, 1)
 _STEM: Final = 32
 _REDUCTION: Final = 32
 _FEATURES: Final = 1280
@@ -54,86 +54,48 @@ class EfficientNetLite(Architecture):
 
     family: ClassVar[str] = "efficientnet-lite0"
     root: ClassVar[str] = "EfficientNetLite"
+    scales: ClassVar[bool] = True
+    ceiling: ClassVar[float | None] = 6.0
 
-    def assemble(self, *, folded: bool, auxiliary: bool) -> Any:
-        """Assemble the network; it has no auxiliary head."""
+    def assemble(self, net: NetworkLayers, *, auxiliary: bool = False) -> tuple[Any, Any]:
+        """Put the network together; it has no auxiliary head."""
         if self.input_size < _REDUCTION:
             raise ValueError("the last of five halvings would be left without a pixel")
-        inputs = keras.Input((self.input_size, self.input_size, 3), name="image")
-        trunk = _assemble_trunk(_Layers(folded), inputs)
-        return keras.Model(inputs, self.add_head(trunk, folded=folded), name=self.root)
+        inputs = net.inputs(self.input_size, 3, "image")
+        return inputs, self._head(net, _trunk(net, inputs))
 
-    def assemble_tail(self) -> Any:
-        """Assemble the last block, the last convolution and the head alone, from a grid to logits."""
-        side = -(-self.input_size // _REDUCTION)
-        inputs = keras.Input((side, side, _STAGES[-2].filters), name="grid")
-        net = _Layers(folded=False)
-        x = _assemble_block(net, inputs, _LAST_BLOCK, _STAGES[-1], 1)
-        return keras.Model(inputs, self.add_head(net.conv(x, "Conv_head", _FEATURES), folded=False), name=self.root)
+    def assemble_tail(self, net: NetworkLayers) -> tuple[Any, Any]:
+        """Put the last block, the last convolution and the head together alone, from a grid to logits."""
+        inputs = net.inputs(-(-self.input_size // _REDUCTION), _STAGES[-2].filters, "grid")
+        x = _block(net, inputs, _LAST_BLOCK, _STAGES[-1], 1)
+        return inputs, self._head(net, net.convolution(x, "Conv_head", _FEATURES, _POINT))
 
-    def add_head(self, x: Any, *, folded: bool) -> Any:
-        """Add the average over the grid and the linear layer."""
-        x = layers.GlobalAveragePooling2D(keepdims=True)(x)
-        return add_logits(x, HEAD, self.classes, zeros if folded else he_normal)
+    def _head(self, net: NetworkLayers, x: Any) -> Any:
+        return net.logits(net.mean(x), HEAD, self.classes)
 
 
 LITE0: Final = EfficientNetLite(input_size=224, classes=4)
 """The published network for four classes: 3,376,132 weights, 0.38 GMAC an image."""
 
 
-class _Layers:
-    """Factory of convolutions, batch-normalized or with folded bias, named as they are in the weights."""
-
-    def __init__(self, folded: bool) -> None:
-        self._folded = folded
-        self._initial = zeros if folded else he_normal
-
-    def conv(self, x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1, *, linear: bool = False) -> Any:
-        """Add a plain convolution."""
-        layer = layers.Conv2D(
-            filters, kernel, strides=stride, padding="same", use_bias=self._folded,
-            kernel_initializer=self._initial, name=name.replace("/", "."),
-        )  # fmt: skip
-        return self._normalize(layer(x), name, linear=linear)
-
-    def depthwise(self, x: Any, name: str, kernel: int, stride: int) -> Any:
-        """Add a convolution of each channel by itself."""
-        layer = layers.DepthwiseConv2D(
-            kernel, strides=stride, padding="same", use_bias=self._folded,
-            depthwise_initializer=zeros if self._folded else _he_normal_of_each, name=name.replace("/", "."),
-        )  # fmt: skip
-        return self._normalize(layer(x), name, linear=False)
-
-    def _normalize(self, x: Any, name: str, *, linear: bool) -> Any:
-        layer = name.replace("/", ".")
-        if not self._folded:
-            x = layers.BatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=f"{layer}.BatchNorm")(x)
-        return x if linear else layers.ReLU(6.0, name=f"{layer}.Relu6")(x)
-
-
-def _he_normal_of_each(shape: tuple[int, ...], dtype: Any = None) -> Any:
-    """Draw a depthwise kernel [side, side, channels, 1], whose sums run over one channel."""
-    return he_normal((*shape[:2], 1, shape[2])).reshape(shape)
-
-
-def _assemble_trunk(net: _Layers, x: Any) -> Any:
-    x = net.conv(x, "Conv_stem", _STEM, 3, 2)
+def _trunk(net: NetworkLayers, x: Any) -> Any:
+    x = net.convolution(x, "Conv_stem", _STEM, (3, 3), 2)
     number = 0
     for stage in _STAGES:
         for position in range(stage.blocks):
-            x = _assemble_block(net, x, f"Block_{number}", stage, stage.stride if position == 0 else 1)
+            x = _block(net, x, f"Block_{number}", stage, stage.stride if position == 0 else 1)
             number += 1
-    return net.conv(x, "Conv_head", _FEATURES)
+    return net.convolution(x, "Conv_head", _FEATURES, _POINT)
 
 
-def _assemble_block(net: _Layers, x: Any, name: str, stage: _Stage, stride: int) -> Any:
+def _block(net: NetworkLayers, x: Any, name: str, stage: _Stage, stride: int) -> Any:
     """Widen, filter each channel, narrow; and add the input where the shape is the same."""
-    filters, inner = int(x.shape[-1]), x
+    filters, inner = net.channels(x), x
     if stage.expansion > 1:
-        inner = net.conv(inner, f"{name}/expand", filters * stage.expansion)
+        inner = net.convolution(inner, f"{name}/expand", filters * stage.expansion, _POINT)
     inner = net.depthwise(inner, f"{name}/depthwise", stage.kernel, stride)
-    inner = net.conv(inner, f"{name}/project", stage.filters, linear=True)
-    return layers.Add()([x, inner]) if stride == 1 and filters == stage.filters else inner
+    inner = net.convolution(inner, f"{name}/project", stage.filters, _POINT, linear=True)
+    return net.added(x, inner) if stride == 1 and filters == stage.filters else inner
 
 
 _NORMS: Final = {"beta": "bias", "gamma": "weight", "moving_mean": "running_mean", "moving_variance": "running_var"}

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from marcod.domain import CLASSES, DropClass
 from marcod.errors import BundleError
-from marcod.model import bundle, network, preprocess, probabilities
+from marcod.model import bundle, families, network, preprocess, probabilities
 from marcod.model.bundle import BundleRecord, folding
 from marcod.model.committee import Member
 
@@ -120,7 +120,7 @@ class NetworkAttribution:
     def __init__(
         self, record: BundleRecord, weights: Mapping[str, NDArray[np.float32]], batch_size: int | None = None
     ) -> None:
-        architecture = network.architecture(record.architecture)
+        architecture = families.architecture(record.architecture)
         self.record, self._folding = record, folding(record)
         self.batch_size = batch_size or min(LARGEST_BATCH, max(1, BATCH_PIXELS // architecture.input_size**2))
         self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)

@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-import keras
-from keras import layers
-
-from marcod.model.architecture import EPSILON, HEAD, MOMENTUM, MOST, Architecture, add_logits, he_normal, zeros
+from marcod.model.architecture import HEAD, MOST, Architecture
+from marcod.model.network_layers import NetworkLayers, Padding
 
 _GRAIN: Final = 8
 _WIDEST: Final = 2.0
@@ -35,6 +33,8 @@ class Inception(Architecture):
 
     family: ClassVar[str] = "inception"
     root: ClassVar[str] = "Inception"
+    scales: ClassVar[bool] = False
+    ceiling: ClassVar[float | None] = None
     trains_auxiliary: ClassVar[bool] = True
 
     def is_usable(self) -> bool:
@@ -50,14 +50,13 @@ class Inception(Architecture):
             return depth
         return max(_GRAIN, _GRAIN * round(depth * self.width / _GRAIN))
 
-    def assemble(self, *, folded: bool, auxiliary: bool) -> Any:
-        """Assemble as the published graph has its layers."""
-        net = _Layers(self, folded=folded)
-        inputs = keras.Input((self.input_size, self.input_size, 3), name="image")
-        middle = _middle(net, _stem(net, inputs))
-        logits = _head(net, _bottom(net, middle))
-        outputs = [logits, _auxiliary_head(net, middle)] if auxiliary else logits
-        return keras.Model(inputs, outputs, name=self.root)
+    def assemble(self, net: NetworkLayers, *, auxiliary: bool = False) -> tuple[Any, Any]:
+        """Put the network together as the published graph has its layers."""
+        sized = _Sized(self, net)
+        inputs = net.inputs(self.input_size, 3, "image")
+        middle = _middle(sized, _stem(sized, inputs))
+        logits = _head(sized, _bottom(sized, middle))
+        return inputs, [logits, _auxiliary_head(sized, middle)] if auxiliary else logits
 
 
 # The paper's Table 3. The three groups under `depths` are what the published weights have instead of it:
@@ -89,97 +88,81 @@ MARCO_SMALL: Final = Inception(
 """A quarter of the published depths at 160 pixels: small enough to ship and to train on two cores."""
 
 
-class _Layers:
-    """Factory of the two kinds of layers, named and sized by the architecture."""
+class _Sized:
+    """NetworkLayers of this family: a convolution is as deep as the architecture says."""
 
-    def __init__(self, architecture: Inception, *, folded: bool) -> None:
-        self.architecture = architecture
-        self._folded = folded
-        self._initial = zeros if folded else he_normal
+    def __init__(self, architecture: Inception, net: NetworkLayers) -> None:
+        self.architecture, self.net = architecture, net
 
     def conv(
-        self, x: Any, name: str, plain: int, kernel: tuple[int, int], stride: int = 1, padding: str = "same"
+        self, x: Any, name: str, plain: int, kernel: tuple[int, int], stride: int = 1, padding: Padding = "same"
     ) -> Any:
-        """Add convolution without bias, batch norm without scale, ReLU; folded, a convolution with bias and ReLU."""
-        layer = name.replace("/", ".")
-        x = layers.Conv2D(
-            self.architecture.depth(name, plain), kernel, strides=stride, padding=padding,
-            use_bias=self._folded, activation="relu" if self._folded else None,
-            kernel_initializer=self._initial, name=layer,
-        )(x)  # fmt: skip
-        if self._folded:
-            return x
-        x = layers.BatchNormalization(scale=False, epsilon=EPSILON, momentum=MOMENTUM, name=f"{layer}.BatchNorm")(x)
-        return layers.ReLU(name=f"{layer}.Relu")(x)
+        """Add a convolution that has ``plain`` filters in Inception-v3."""
+        return self.net.convolution(x, name, self.architecture.depth(name, plain), kernel, stride, padding)
 
     def pooled(self, x: Any, name: str, plain: int) -> Any:
-        """Add 3x3 average, then a 1x1 convolution; folded, the cheaper other way round, which is the same sum."""
-        if not self._folded:
-            return self.conv(layers.AveragePooling2D(3, 1, "same")(x), name, plain, (1, 1))
-        layer = name.replace("/", ".")
-        x = layers.Conv2D(self.architecture.depth(name, plain), 1, kernel_initializer=self._initial, name=layer)(x)
-        # The average leaves the padding out, so the bias may come first; the ReLU may not.
-        return layers.ReLU(name=f"{layer}.Relu")(layers.AveragePooling2D(3, 1, "same")(x))
+        """Add 3x3 average and a 1x1 convolution."""
+        return self.net.averaged_convolution(x, name, self.architecture.depth(name, plain))
 
     def logits(self, x: Any, name: str) -> Any:
-        """Add a linear layer over a 1x1 grid."""
-        return add_logits(x, name, self.architecture.classes, self._initial)
+        """Add the average over the grid and a linear layer."""
+        return self.net.logits(self.net.mean(x), name, self.architecture.classes)
 
 
-def _stem(net: _Layers, x: Any) -> Any:
-    if net.architecture.entry:
-        x = net.conv(x, "Conv2d_0a_3x3", 16, (3, 3), 2, "valid")
-    x = net.conv(x, "Conv2d_1a_3x3", 32, (3, 3), 2, "valid")
-    x = net.conv(x, "Conv2d_2a_3x3", 32, (3, 3), 1, "valid")
-    x = net.conv(x, "Conv2d_2b_3x3", 64, (3, 3))
-    x = layers.MaxPooling2D(3, 2)(x)
-    x = net.conv(x, "Conv2d_3b_1x1", 80, (1, 1), 1, "valid")
-    x = net.conv(x, "Conv2d_4a_3x3", 192, (3, 3), 1, "valid")
-    return layers.MaxPooling2D(3, 2)(x)
+def _stem(made: _Sized, x: Any) -> Any:
+    if made.architecture.entry:
+        x = made.conv(x, "Conv2d_0a_3x3", 16, (3, 3), 2, "valid")
+    x = made.conv(x, "Conv2d_1a_3x3", 32, (3, 3), 2, "valid")
+    x = made.conv(x, "Conv2d_2a_3x3", 32, (3, 3), 1, "valid")
+    x = made.conv(x, "Conv2d_2b_3x3", 64, (3, 3))
+    x = made.net.largest(x)
+    x = made.conv(x, "Conv2d_3b_1x1", 80, (1, 1), 1, "valid")
+    x = made.conv(x, "Conv2d_4a_3x3", 192, (3, 3), 1, "valid")
+    return made.net.largest(x)
 
 
-def _middle(net: _Layers, x: Any) -> Any:
-    x = _mixed_5(net, x, "Mixed_5b", 32, "Conv2d_0a_1x1", "Conv2d_0b_5x5")
-    x = _mixed_5(net, x, "Mixed_5c", 64, "Conv2d_0b_1x1", "Conv_1_0c_5x5")
-    x = _mixed_5(net, x, "Mixed_5d", 64, "Conv2d_0a_1x1", "Conv2d_0b_5x5")
-    x = _mixed_6a(net, x)
+def _middle(made: _Sized, x: Any) -> Any:
+    x = _mixed_5(made, x, "Mixed_5b", 32, "Conv2d_0a_1x1", "Conv2d_0b_5x5")
+    x = _mixed_5(made, x, "Mixed_5c", 64, "Conv2d_0b_1x1", "Conv_1_0c_5x5")
+    x = _mixed_5(made, x, "Mixed_5d", 64, "Conv2d_0a_1x1", "Conv2d_0b_5x5")
+    x = _mixed_6a(made, x)
     for block, plain in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
-        x = _mixed_6(net, x, block, plain)
+        x = _mixed_6(made, x, block, plain)
     return x
 
 
-def _bottom(net: _Layers, x: Any) -> Any:
-    x = _mixed_7a(net, x)
-    x = _mixed_7(net, x, "Mixed_7b", "Conv2d_0b_3x1")
-    return _mixed_7(net, x, "Mixed_7c", "Conv2d_0c_3x1")
+def _bottom(made: _Sized, x: Any) -> Any:
+    x = _mixed_7a(made, x)
+    x = _mixed_7(made, x, "Mixed_7b", "Conv2d_0b_3x1")
+    return _mixed_7(made, x, "Mixed_7c", "Conv2d_0c_3x1")
 
 
-def _mixed_5(net: _Layers, x: Any, block: str, pooled: int, first: str, second: str) -> Any:
+def _mixed_5(made: _Sized, x: Any, block: str, pooled: int, first: str, second: str) -> Any:
     """Build a 35x35 block. ``first`` and ``second`` are the published names in Branch_1, odd in Mixed_5c."""
-    conv = _in_block(net, block)
+    conv = _in_block(made, block)
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 64, (1, 1))
     b = conv(x, f"Branch_1/{first}", 48, (1, 1))
     b = conv(b, f"Branch_1/{second}", 64, (5, 5))
     c = conv(x, "Branch_2/Conv2d_0a_1x1", 64, (1, 1))
     c = conv(c, "Branch_2/Conv2d_0b_3x3", 96, (3, 3))
     c = conv(c, "Branch_2/Conv2d_0c_3x3", 96, (3, 3))
-    d = net.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", pooled)
-    return layers.Concatenate()([a, b, c, d])
+    d = made.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", pooled)
+    return made.net.joined([a, b, c, d])
 
 
-def _mixed_6a(net: _Layers, x: Any) -> Any:
+def _mixed_6a(made: _Sized, x: Any) -> Any:
     """Reduce 35x35 to 17x17. Two layers are named 1x1 and are 3x3, in the checkpoint as here."""
-    conv = _in_block(net, "Mixed_6a")
+    conv = _in_block(made, "Mixed_6a")
     a = conv(x, "Branch_0/Conv2d_1a_1x1", 384, (3, 3), 2, "valid")
     b = conv(x, "Branch_1/Conv2d_0a_1x1", 64, (1, 1))
     b = conv(b, "Branch_1/Conv2d_0b_3x3", 96, (3, 3))
     b = conv(b, "Branch_1/Conv2d_1a_1x1", 96, (3, 3), 2, "valid")
-    return layers.Concatenate()([a, b, layers.MaxPooling2D(3, 2)(x)])
+    return made.net.joined([a, b, made.net.largest(x)])
 
 
-def _mixed_6(net: _Layers, x: Any, block: str, plain: int) -> Any:
+def _mixed_6(made: _Sized, x: Any, block: str, plain: int) -> Any:
     """Build a 17x17 block, its convolutions split into rows and columns."""
-    conv = _in_block(net, block)
+    conv = _in_block(made, block)
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 192, (1, 1))
     b = conv(x, "Branch_1/Conv2d_0a_1x1", plain, (1, 1))
     b = conv(b, "Branch_1/Conv2d_0b_1x7", plain, (1, 7))
@@ -189,25 +172,25 @@ def _mixed_6(net: _Layers, x: Any, block: str, plain: int) -> Any:
     c = conv(c, "Branch_2/Conv2d_0c_1x7", plain, (1, 7))
     c = conv(c, "Branch_2/Conv2d_0d_7x1", plain, (7, 1))
     c = conv(c, "Branch_2/Conv2d_0e_1x7", 192, (1, 7))
-    d = net.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", 192)
-    return layers.Concatenate()([a, b, c, d])
+    d = made.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", 192)
+    return made.net.joined([a, b, c, d])
 
 
-def _mixed_7a(net: _Layers, x: Any) -> Any:
+def _mixed_7a(made: _Sized, x: Any) -> Any:
     """Reduce 17x17 to 8x8."""
-    conv = _in_block(net, "Mixed_7a")
+    conv = _in_block(made, "Mixed_7a")
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 192, (1, 1))
     a = conv(a, "Branch_0/Conv2d_1a_3x3", 320, (3, 3), 2, "valid")
     b = conv(x, "Branch_1/Conv2d_0a_1x1", 192, (1, 1))
     b = conv(b, "Branch_1/Conv2d_0b_1x7", 192, (1, 7))
     b = conv(b, "Branch_1/Conv2d_0c_7x1", 192, (7, 1))
     b = conv(b, "Branch_1/Conv2d_1a_3x3", 192, (3, 3), 2, "valid")
-    return layers.Concatenate()([a, b, layers.MaxPooling2D(3, 2)(x)])
+    return made.net.joined([a, b, made.net.largest(x)])
 
 
-def _mixed_7(net: _Layers, x: Any, block: str, column: str) -> Any:
+def _mixed_7(made: _Sized, x: Any, block: str, column: str) -> Any:
     """Build an 8x8 block; ``column`` is the published name of Branch_1's 3x1 layer, different in the two blocks."""
-    conv = _in_block(net, block)
+    conv = _in_block(made, block)
     a = conv(x, "Branch_0/Conv2d_0a_1x1", 320, (1, 1))
     b = conv(x, "Branch_1/Conv2d_0a_1x1", 384, (1, 1))
     b1 = conv(b, "Branch_1/Conv2d_0b_1x3", 384, (1, 3))
@@ -216,26 +199,26 @@ def _mixed_7(net: _Layers, x: Any, block: str, column: str) -> Any:
     c = conv(c, "Branch_2/Conv2d_0b_3x3", 384, (3, 3))
     c1 = conv(c, "Branch_2/Conv2d_0c_1x3", 384, (1, 3))
     c2 = conv(c, "Branch_2/Conv2d_0d_3x1", 384, (3, 1))
-    d = net.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", 192)
-    return layers.Concatenate()([a, b1, b2, c1, c2, d])
+    d = made.pooled(x, f"{block}/Branch_3/Conv2d_0b_1x1", 192)
+    return made.net.joined([a, b1, b2, c1, c2, d])
 
 
-def _head(net: _Layers, x: Any) -> Any:
+def _head(made: _Sized, x: Any) -> Any:
     """Average over the whole grid, 8x8 in the published graph, then apply one linear layer."""
-    return net.logits(layers.GlobalAveragePooling2D(keepdims=True)(x), HEAD)
+    return made.logits(x, HEAD)
 
 
-def _auxiliary_head(net: _Layers, x: Any) -> Any:
+def _auxiliary_head(made: _Sized, x: Any) -> Any:
     """Build the second classifier on Mixed_6e. Its 5x5 layer shrinks with the grid and, like slim's, in name too."""
-    x = layers.AveragePooling2D(min(5, x.shape[1]), 3)(x)
-    x = net.conv(x, "AuxLogits/Conv2d_1b_1x1", 128, (1, 1))
-    side = min(5, x.shape[1])
-    x = net.conv(x, f"AuxLogits/Conv2d_2a_{side}x{side}", 768, (side, side), 1, "valid")
-    return net.logits(layers.GlobalAveragePooling2D(keepdims=True)(x), "AuxLogits/Conv2d_2b_1x1")
+    x = made.net.average(x, min(5, made.net.side(x)), 3, "valid")
+    x = made.conv(x, "AuxLogits/Conv2d_1b_1x1", 128, (1, 1))
+    side = min(5, made.net.side(x))
+    x = made.conv(x, f"AuxLogits/Conv2d_2a_{side}x{side}", 768, (side, side), 1, "valid")
+    return made.logits(x, "AuxLogits/Conv2d_2b_1x1")
 
 
-def _in_block(net: _Layers, block: str) -> Callable[..., Any]:
+def _in_block(made: _Sized, block: str) -> Callable[..., Any]:
     def conv(x: Any, name: str, *args: Any) -> Any:
-        return net.conv(x, f"{block}/{name}", *args)
+        return made.conv(x, f"{block}/{name}", *args)
 
     return conv

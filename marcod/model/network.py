@@ -13,37 +13,15 @@ from keras import layers
 
 from marcod.errors import BundleError
 from marcod.model import backend
-from marcod.model.architecture import EPSILON, HEAD, Architecture
+from marcod.model.architecture import HEAD, Architecture
 from marcod.model.efficientnet import EfficientNetLite
-from marcod.model.inception import Inception
+from marcod.model.families import FAMILIES
+from marcod.model.keras_layers import KerasLayers
+from marcod.model.weights import assembled, folded, matched
 
-FAMILIES: Final[Mapping[str, type[Architecture]]] = {made.family: made for made in (Inception, EfficientNetLite)}
-"""Families of networks by the name in bundle.toml. A record without one is of the first, the only one at that time."""
-
-GLOBAL_STEP: Final = "global_step"
-_AUXILIARY: Final = f"{Inception.root}/AuxLogits/"
 _HEADS: Final = tuple(f"{family.root}/{HEAD}" for family in FAMILIES.values())
 _NEVER: Final = -1e30
 """A logit that no sum of exponentials notices."""
-
-
-def architecture(values: Mapping[str, Any]) -> Architecture:
-    """Invert :meth:`Architecture.to_dict`. Raises BundleError for a wrong key or too large a network."""
-    given = dict(values)
-    family = FAMILIES.get(given.pop("family", Inception.family))
-    if family is None:
-        raise BundleError(
-            f"the bundle's [architecture] is of family {values['family']!r}; this version of marcod knows "
-            f"{' and '.join(FAMILIES)}"
-        )
-    try:
-        made = family(**given)
-        small = made.is_usable()
-    except (TypeError, AttributeError) as error:
-        raise BundleError(f"the bundle's [architecture] cannot be used: {error}") from error
-    if not small:
-        raise BundleError("the bundle's [architecture] is too large for any network here")
-    return made
 
 
 def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
@@ -58,10 +36,17 @@ def build(architecture: Architecture, *, auxiliary: bool = False) -> Any:
 
 
 def _assemble(architecture: Architecture, *, folded: bool = False, auxiliary: bool = False) -> Any:
-    try:
-        return architecture.assemble(folded=folded, auxiliary=auxiliary)
-    except ValueError as error:
-        raise BundleError(f"an input of {architecture.input_size} pixels is too small: {error}") from error
+    net = _layers(architecture, folded=folded)
+    return keras.Model(*assembled(architecture, net, auxiliary=auxiliary), name=architecture.root)
+
+
+def build_tail(architecture: EfficientNetLite) -> Any:
+    """Build the last layers of a network alone, from a grid of features to logits."""
+    return keras.Model(*architecture.assemble_tail(_layers(architecture)), name=architecture.root)
+
+
+def _layers(architecture: Architecture, *, folded: bool = False) -> KerasLayers:
+    return KerasLayers(folded=folded, scales=architecture.scales, ceiling=architecture.ceiling)
 
 
 def compiled(
@@ -141,7 +126,7 @@ def saliency(
 
 def _folded_model(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> Any:
     model = _assemble(architecture, folded=True)
-    set_variables(model, _folded(weights))
+    set_variables(model, folded(weights))
     return model
 
 
@@ -155,68 +140,16 @@ def variable_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(v.shape) for name, v in _named(model).items()}
 
 
-def is_auxiliary(name: str) -> bool:
-    """Check that a weight belongs to the auxiliary head, which scoring does without."""
-    return name.startswith(_AUXILIARY)
-
-
 def set_variables(model: Any, values: Mapping[str, np.ndarray]) -> None:
     """Set every weight of ``model`` from arrays under checkpoint names.
 
     Weights of the auxiliary head and the step counter may be left over. Raises BundleError naming the
     first weight that is missing, unknown, of another shape, or not finite.
     """
-    wanted = _named(model)
-    spare = [n for n in values if n not in wanted and n != GLOBAL_STEP and not is_auxiliary(n)]
-    if spare:
-        raise BundleError(f"the weights hold {spare[0]}, which this architecture does not have")
-    for name, variable in wanted.items():
-        if name not in values:
-            raise BundleError(f"the weights lack {name}")
-        value = values[name]
-        if value.shape != tuple(variable.shape):
-            raise BundleError(f"{name} has shape {value.shape}; this architecture needs {tuple(variable.shape)}")
-        if not np.isfinite(value).all():
-            raise BundleError(f"{name} holds values that are not finite numbers")
-        variable.assign(value)
+    found = _named(model)
+    for name, value in matched({name: tuple(variable.shape) for name, variable in found.items()}, values):
+        found[name].assign(value)
 
-
-def _folded(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Fold batch norm into the weights of convolutions with bias; the network computes the same.
-
-    A depthwise kernel has its channels one axis before a plain one's. Not every family scales by ``gamma``.
-    """
-    folded = {}
-    for name, value in weights.items():
-        owner, _, kind = name.rpartition("/")
-        if f"{owner}/BatchNorm/beta" in weights and kind in _CHANNELS:
-            beta, mean, variance = (_batch_norm(weights, name, k) for k in ("beta", "moving_mean", "moving_variance"))
-            with np.errstate(invalid="ignore"):
-                scale = 1 / np.sqrt(variance + EPSILON)
-            if f"{owner}/BatchNorm/gamma" in weights:
-                scale *= _batch_norm(weights, name, "gamma")
-            folded[name] = (value * np.expand_dims(scale, tuple(range(_CHANNELS[kind] + 1, 0)))).astype(np.float32)
-            folded[f"{owner}/biases"] = (beta - mean * scale).astype(np.float32)
-        elif not owner.endswith("/BatchNorm"):
-            folded[name] = value
-    return folded
-
-
-def _batch_norm(weights: Mapping[str, np.ndarray], kernel: str, kind: str) -> np.ndarray:
-    owner, _, suffix = kernel.rpartition("/")
-    name = f"{owner}/BatchNorm/{kind}"
-    if name not in weights:
-        raise BundleError(f"the weights lack {name}")
-    value, filters = weights[name], weights[kernel].shape[_CHANNELS[suffix] :][:1]
-    if value.shape != filters:
-        raise BundleError(f"{name} has shape {value.shape}; its convolution has shape {filters}")
-    if not np.isfinite(value).all():
-        raise BundleError(f"{name} holds values that are not finite numbers")
-    return value.astype(np.float64)
-
-
-_CHANNELS: Final = {"weights": -1, "depthwise_weights": -2}
-"""Axis of a kernel's output channels, by the suffix of its name."""
 
 _SUFFIXES: Final = {"kernel": "weights", "bias": "biases"}
 

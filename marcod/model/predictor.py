@@ -79,10 +79,10 @@ class NetworkPredictor(Predictor):
     def __init__(self, record: "BundleRecord", weights: Mapping[str, NDArray[np.float32]], batch_size: int = 8) -> None:
         # Here, not above: reading a record must not cost the seconds that importing TensorFlow takes.
         from marcod import images
-        from marcod.model import network, preprocess
+        from marcod.model import families, network, preprocess
 
         super().__init__(record, batch_size)
-        architecture = network.architecture(record.architecture)
+        architecture = families.architecture(record.architecture)
         self._preprocessing = preprocess.Preprocessing.from_dict(record.preprocessing)
         if architecture.classes != len(record.classes) or architecture.input_size != self._preprocessing.size:
             raise BundleError(

@@ -22,10 +22,11 @@ from marcod.fitting.adapt import Features
 from marcod.fitting.checkpoint import Weights
 from marcod.fitting.fit import FitOptions, Progress, Validation
 from marcod.fitting.recipes import ADAPT
-from marcod.model import backend, bundle, network, probabilities
+from marcod.model import backend, bundle, families, network, probabilities
 from marcod.model.architecture import Architecture
 from marcod.model.bundle import BundleRecord
 from marcod.model.preprocess import Preprocessing
+from marcod.model.weights import is_auxiliary
 from marcod.settings import TrainSettings
 from marcod.training import calibrate, data, last_layer, out_of_fold
 from marcod.training.calibrate import Calibrated
@@ -87,7 +88,7 @@ class TrainContext:
     @property
     def architecture(self) -> Architecture:
         """The parent's architecture."""
-        return network.architecture(self.parent.architecture)
+        return families.architecture(self.parent.architecture)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -282,7 +283,7 @@ def _take_step(context: TrainContext, training: LoadedSet, validation: LoadedSet
 
 
 def _without_auxiliary(weights: Weights) -> Weights:
-    return {name: value for name, value in weights.items() if not network.is_auxiliary(name)}
+    return {name: value for name, value in weights.items() if not is_auxiliary(name)}
 
 
 def _adapt_all_layers(

@@ -19,7 +19,7 @@ from marcod.evaluate import label_issues, predictions
 from marcod.evaluate.label_issues import LabelIssues
 from marcod.fitting import adapt
 from marcod.fitting.adapt import Features
-from marcod.model import bundle, network
+from marcod.model import bundle, families, network
 from marcod.model.predictor import NetworkPredictor
 from marcod.training import data
 from marcod.training.data import TrainingSet
@@ -89,7 +89,7 @@ def _features(
     """Extract features as in scoring; return them and the error of each unreadable image by index."""
     record, weights = bundle.load_weights(folder)
     predictor = NetworkPredictor(record, weights, BATCH)
-    describe = network.compiled_features(network.architecture(record.architecture), weights, BATCH)
+    describe = network.compiled_features(families.architecture(record.architecture), weights, BATCH)
     found: list[NDArray[np.float32]] = []
     unreadable: dict[int, str] = {}
     for batch in predictions.prepared(rows.files, range(len(rows)), predictor, threads):

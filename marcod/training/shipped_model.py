@@ -135,7 +135,7 @@ def turned(image: NDArray[np.float32], seed: int, view: int) -> NDArray[np.float
 
 def start_weights(trunk: Trunk) -> dict[str, NDArray[np.float32]]:
     """Return the trunk's weights with a head of zeros for the four classes."""
-    shapes = network.variable_shapes(LITE0.assemble_tail())
+    shapes = network.variable_shapes(network.build_tail(LITE0))
     return {**{n: np.zeros(s, np.float32) for n, s in shapes.items() if n not in trunk.weights}, **trunk.weights}
 
 

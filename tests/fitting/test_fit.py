@@ -15,6 +15,7 @@ from marcod.fitting import checkpoint, fit
 from marcod.fitting.checkpoint import TrainingState, Weights
 from marcod.fitting.fit import FitOptions, Fitted, StoppedError, Training, Validation
 from marcod.model import network
+from marcod.model.weights import is_auxiliary
 
 STEPS, PATIENCE = 4, 2
 RECIPE = replace(paper(epochs=9), average_every=3, average_share=0.4, patience=PATIENCE)
@@ -144,7 +145,7 @@ def test_with_the_paper_s_recipe_the_loss_of_the_first_steps_falls(story: Story)
 def test_the_training_head_is_trained_with_the_other(story: Story) -> None:
     assert set(story.whole.weights) == set(story.begin)
     heads = [name for name in story.begin if name.endswith("biases")]
-    assert sum(map(network.is_auxiliary, heads)) == 1
+    assert sum(map(is_auxiliary, heads)) == 1
     assert len(heads) == 2
     assert all(np.abs(story.whole.weights[name] - story.begin[name]).max() > 1e-5 for name in heads)
 
@@ -173,7 +174,7 @@ def test_half_precision_keeps_weights_and_logits_in_single(tiny_weights: Weights
     found = fit.fit(HEADS, recipe, learnable(8), seed=1, weights=tiny_weights, precision="mixed_bfloat16")
     assert keras.config.dtype_policy() is before
     assert {value.dtype for value in found.weights.values()} == {np.dtype(np.float32)}
-    assert set(found.weights) - set(tiny_weights) == {name for name in found.weights if network.is_auxiliary(name)}
+    assert set(found.weights) - set(tiny_weights) == {name for name in found.weights if is_auxiliary(name)}
     moved = [np.abs(found.weights[name] - value).max() for name, value in tiny_weights.items()]
     assert 0 < max(moved) < 0.5
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from marcod.errors import BundleError
-from marcod.model import network
+from marcod.model import families, network
 from marcod.model.efficientnet import GRID, LITE0, EfficientNetLite, from_published
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -101,7 +101,7 @@ def test_it_computes_what_the_published_code_computes(given: tuple[Arrays, Array
 
 def test_trunk_and_tail_make_the_network(given: tuple[Arrays, Arrays, NDArray[np.float32]]) -> None:
     _, weights, images = given
-    tail = OF_IMAGENET.assemble_tail()
+    tail = network.build_tail(OF_IMAGENET)
     network.set_variables(tail, {name: weights[name] for name in network.variable_shapes(tail)})
     grid = network.compiled_until(OF_IMAGENET, weights, GRID, 2)(images)
     assert grid.shape == (2, 2, 2, 192)
@@ -121,10 +121,10 @@ def test_what_is_missing_is_named(given: tuple[Arrays, Arrays, NDArray[np.float3
 
 
 def test_it_travels_as_plain_values_and_is_distinguished_from_the_other_family() -> None:
-    assert network.architecture(LITE0.to_dict()) == LITE0
+    assert families.architecture(LITE0.to_dict()) == LITE0
     assert LITE0.to_dict()["family"] == "efficientnet-lite0"
     with pytest.raises(BundleError, match=r"is of family 'vit'; this version of marcod knows inception and efficientn"):
-        network.architecture({"family": "vit", "input_size": 224, "classes": 4})
+        families.architecture({"family": "vit", "input_size": 224, "classes": 4})
 
 
 @pytest.mark.parametrize(("size", "auxiliary"), [(31, False), (64, True)])

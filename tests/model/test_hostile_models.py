@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from marcod.errors import BundleError
-from marcod.model import bundle, network
+from marcod.model import bundle, families
 from marcod.model.convert import keras_file
 
 
@@ -109,7 +109,7 @@ def test_a_record_is_bounded(tiny_bundle: Path, data: bytes) -> None:
 )
 def test_a_network_is_bounded(more: dict[str, object]) -> None:
     with pytest.raises(BundleError, match="too large"):
-        network.architecture({"input_size": 160, "classes": 4} | more)
+        families.architecture({"input_size": 160, "classes": 4} | more)
 
 
 def test_packed_arrays_of_a_keras_file_are_bounded(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 from tiny import TINY
 
 from marcod.errors import BundleError
-from marcod.model import network
+from marcod.model import families, network
 from marcod.model.architecture import Architecture
 from marcod.model.inception import MARCO, MARCO_SMALL, Inception
+from marcod.model.weights import GLOBAL_STEP
 
 Weights = dict[str, np.ndarray]
 
@@ -25,7 +26,7 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
 
 def test_marco_has_exactly_the_published_variables() -> None:
     shapes = network.variable_shapes(network.build(MARCO, auxiliary=True))
-    assert {network.GLOBAL_STEP: (), **shapes} == published_shapes()
+    assert {GLOBAL_STEP: (), **shapes} == published_shapes()
     assert sum(int(np.prod(s)) for s in shapes.values()) == 11_476_584
 
 
@@ -72,14 +73,14 @@ def test_depths_follow_limit_then_override_then_width() -> None:
 
 @pytest.mark.parametrize("architecture", [MARCO, MARCO_SMALL, TINY])
 def test_architectures_travel_as_plain_values(architecture: Architecture) -> None:
-    assert network.architecture(architecture.to_dict()) == architecture
+    assert families.architecture(architecture.to_dict()) == architecture
 
 
 def test_an_unknown_or_missing_key_is_named() -> None:
     with pytest.raises(BundleError, match="heads"):
-        network.architecture({**TINY.to_dict(), "heads": 2})
+        families.architecture({**TINY.to_dict(), "heads": 2})
     with pytest.raises(BundleError, match="input_size"):
-        network.architecture({"classes": 4})
+        families.architecture({"classes": 4})
 
 
 def test_weights_come_back_as_they_were_set(tiny_weights: Weights) -> None:
@@ -138,5 +139,5 @@ def test_folding_names_what_does_not_fit(tiny_weights: Weights, kind: str) -> No
 
 
 def test_what_scoring_does_not_need_may_be_left_over(tiny_model: object, tiny_weights: Weights) -> None:
-    more = {"Inception/AuxLogits/x/weights": np.zeros(1, np.float32), network.GLOBAL_STEP: np.array(7)}
+    more = {"Inception/AuxLogits/x/weights": np.zeros(1, np.float32), GLOBAL_STEP: np.array(7)}
     network.set_variables(tiny_model, {**tiny_weights, **more})

@@ -27,11 +27,12 @@ from marcod.cli import cli
 from marcod.database.engine import Database
 from marcod.domain import CLASSES, DropClass, TrainedOn
 from marcod.evaluate import metrics
-from marcod.model import bundle, convert, network, published
+from marcod.model import bundle, convert, published
 from marcod.model.convert import saved_model
 from marcod.model.convert.checkpoint import Checkpoint
 from marcod.model.inception import MARCO
 from marcod.model.predictor import Predictor
+from marcod.model.weights import GLOBAL_STEP
 from marcod.store import versions
 
 pytestmark = pytest.mark.timeout(900)
@@ -184,7 +185,7 @@ def test_the_command_tells_all_of_it(marco: Marco) -> None:
 
 def test_every_variable_is_the_original_s_bit_by_bit(marco: Marco, original: Original) -> None:
     with np.load(marco.path / "weights.npz") as weights:
-        assert set(weights.files) == set(original.variables) - {network.GLOBAL_STEP}
+        assert set(weights.files) == set(original.variables) - {GLOBAL_STEP}
         assert all(np.array_equal(weights[name], original.variables[name]) for name in weights.files)
 
 

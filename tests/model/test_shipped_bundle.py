@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from marcod import synthetic
 from marcod.domain import CLASSES, CRYSTALS, DropClass
-from marcod.model import bundle, network
+from marcod.model import bundle, families
 from marcod.model.efficientnet import LITE0
 from marcod.model.predictor import Predictor
 from marcod.model.registry import SHIPPED
@@ -48,7 +48,7 @@ def test_it_carries_the_licence_and_the_origin_of_its_trunk(shipped: Predictor) 
 def test_it_is_small_and_made_of_the_four_classes(shipped: Predictor) -> None:
     assert sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) < 15_000_000
     assert shipped.record.classes == tuple(c.value for c in CLASSES)
-    assert network.architecture(shipped.record.architecture) == LITE0
+    assert families.architecture(shipped.record.architecture) == LITE0
     assert shipped.threshold == shipped_model.THRESHOLD
 
 

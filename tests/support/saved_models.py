@@ -18,6 +18,7 @@ from tiny import TINY
 from marcod.domain import CLASSES
 from marcod.model import network
 from marcod.model.inception import Inception
+from marcod.model.weights import GLOBAL_STEP
 
 FOUR = tuple(c.value for c in CLASSES)
 STEP = 1_700_000
@@ -30,7 +31,7 @@ def random_variables(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> di
     rng = np.random.default_rng(seed)
     values: dict[str, np.ndarray] = {}
     for name, shape in shapes.items():
-        if name == network.GLOBAL_STEP:
+        if name == GLOBAL_STEP:
             values[name] = np.array(STEP, np.int64)
         elif name.endswith("weights"):
             values[name] = rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
@@ -45,7 +46,7 @@ def random_variables(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> di
 def _tiny_variables(classes: int) -> dict[str, np.ndarray]:
     architecture = replace(TINY, classes=classes, auxiliary=True)
     shapes = network.variable_shapes(network.build(architecture, auxiliary=True))
-    return random_variables({network.GLOBAL_STEP: (), **shapes})
+    return random_variables({GLOBAL_STEP: (), **shapes})
 
 
 def tiny_variables(classes: int = 4) -> dict[str, np.ndarray]:
@@ -92,7 +93,7 @@ def add_operation(op: str, name: str = "strange", inputs: Sequence[str] = ()) ->
 @cache
 def _graph(classes: tuple[str, ...], half_pixel_centres: bool) -> bytes:
     architecture = replace(TINY, classes=len(classes), auxiliary=True)
-    variables = {n: v for n, v in tiny_variables(len(classes)).items() if n != network.GLOBAL_STEP}
+    variables = {n: v for n, v in tiny_variables(len(classes)).items() if n != GLOBAL_STEP}
     layers = network.build(architecture, auxiliary=True).get_config()["layers"]
     # Loops of TensorFlow 1 are spelled out in the graph; TensorFlow 2 would hide them in functions.
     tf.compat.v1.disable_control_flow_v2()

@@ -19,6 +19,7 @@ from marcod.errors import BundleError
 from marcod.model import network
 from marcod.model.architecture import HEAD, Architecture
 from marcod.model.inception import Inception
+from marcod.model.weights import GLOBAL_STEP
 from marcod.text import some
 
 Shape = tuple[int, ...]
@@ -48,7 +49,7 @@ class Checkpoint:
     def weights(self, architecture: Architecture) -> dict[str, NDArray[np.float32]]:
         """All variables of ``architecture`` under their names. Raises BundleError for what does not fit."""
         wanted = network.variable_shapes(network.build(architecture, auxiliary=architecture.auxiliary))
-        refuse_misfits({n: s for n, s in self.shapes.items() if n != network.GLOBAL_STEP}, wanted)
+        refuse_misfits({n: s for n, s in self.shapes.items() if n != GLOBAL_STEP}, wanted)
         wrong = [n for n in wanted if self._types[n] != tf.float32]
         if wrong:
             raise BundleError(f"the variable {wrong[0]} is {self._types[wrong[0]].name}; it has to be float32")
@@ -58,9 +59,9 @@ class Checkpoint:
 
     def global_step(self) -> int | None:
         """Return the number of training steps, where the checkpoint records it."""
-        if self.shapes.get(network.GLOBAL_STEP) != ():
+        if self.shapes.get(GLOBAL_STEP) != ():
             return None
-        return int(self._value(network.GLOBAL_STEP))
+        return int(self._value(GLOBAL_STEP))
 
     def _value(self, name: str) -> NDArray[Any]:
         with self._damage(name):

@@ -25,6 +25,7 @@ from marcod.model.convert.sources import ModelFormat
 from marcod.model.efficientnet import EfficientNetLite
 from marcod.model.inception import MARCO
 from marcod.model.preprocess import Preprocessing
+from marcod.model.weights import GLOBAL_STEP
 
 pytestmark = pytest.mark.story
 
@@ -65,7 +66,7 @@ def test_a_saved_model_becomes_a_bundle(tiny_case: Case) -> None:
 
 def test_the_bundle_holds_every_variable_bit_by_bit(tiny_case: Case) -> None:
     with np.load(tiny_case.done.path / "weights.npz") as weights:
-        assert set(weights.files) == set(tiny_case.variables) - {network.GLOBAL_STEP}
+        assert set(weights.files) == set(tiny_case.variables) - {GLOBAL_STEP}
         assert all(np.array_equal(weights[name], tiny_case.variables[name]) for name in weights.files)
 
 
@@ -217,7 +218,7 @@ def test_a_keras_file_with_the_auxiliary_head(tmp_path: Path, tiny_case: Case) -
         archive.extractall(tmp_path / "inside")
     architecture, weights = read_keras(tmp_path / "inside", [TINY])
     assert architecture == replace(TINY, auxiliary=True)
-    wanted = {n: v for n, v in tiny_case.variables.items() if n != network.GLOBAL_STEP}
+    wanted = {n: v for n, v in tiny_case.variables.items() if n != GLOBAL_STEP}
     assert weights.keys() == wanted.keys()
     assert all(np.array_equal(weights[name], wanted[name]) for name in wanted)
 
