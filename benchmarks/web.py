@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from benchmarks import history, plate_archive
+from benchmarks import history, plate_archive, web_files
 from benchmarks.bench import Bench, Kind, Subject, timed
 from benchmarks.history import FIRST_PLATE, Size
 from benchmarks.plates import INSPECTIONS_A_PLATE
@@ -85,6 +85,7 @@ def run(bench: Bench) -> Iterator[Table]:
         f"{bench.size(PLATES[kind], 3) * INSPECTIONS_A_PLATE * 288:,} on {kind}" for kind in bench.kinds
     )
     yield _table("Pages of the page", f"An archive of images: {many}.", shown)
+    yield from web_files.tables(bench)
 
 
 def _images(bench: Bench, subject: Subject, plates: int) -> dict[str, str]:
