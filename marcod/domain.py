@@ -36,6 +36,15 @@ class TrainedOn(StrEnum):
     LAB = "lab"
 
 
+class Precision(StrEnum):
+    """Numbers that a network calculates with. Another precision gives other scores, so it is another model version."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
 def hit_rule(threshold: float) -> str:
     """Return the rule for a model's hits as every list of hits prints it: ``crystals >= 0.25``."""
     return f"crystals >= {threshold:.4g}"

@@ -76,6 +76,10 @@ class BundleError(MarcodError):
     """The model bundle is damaged or does not fit."""
 
 
+class HostLacksError(BundleError):
+    """The model bundle is whole, but needs what this host lacks; others may have it."""
+
+
 class FetchError(MarcodError):
     """The published model cannot be had."""
 

@@ -13,7 +13,7 @@ from marcod.cli import plate as plates_cli
 from marcod.cli.common import bars, options, output
 from marcod.cli.common.configured import pass_settings
 from marcod.cli.common.options import Choice
-from marcod.domain import CLASSES, DropClass, parse_well, well_name
+from marcod.domain import CLASSES, DropClass, Precision, parse_well, well_name
 from marcod.errors import BundleError, ImageError, MarcodError, NotFoundError
 from marcod.model import bundle
 from marcod.plates import reports
@@ -31,6 +31,10 @@ def _well(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int,
         return parse_well(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+
+
+LOWER_PRECISION = 0.15
+"""Largest difference of a probability between a score of lower precision and the float32 network that is explained."""
 
 
 @click.command()
@@ -75,7 +79,8 @@ def heatmap(
     options.check_writable(out)
     files.refuse_inside(out, closed)
     data = _read(root, found)
-    if bundle.verify(folder).digest != shown.version.digest:
+    record = bundle.verify(folder)
+    if record.digest != shown.version.digest:
         raise BundleError(f"the bundle in {folder} is not the one registered as {shown.version}; restore it")
 
     from marcod.model import heatmap, preprocess  # they load TensorFlow
@@ -88,7 +93,7 @@ def heatmap(
         raise MarcodError(f"{root / found.path} cannot be read: {error}") from error
     with bars.progress("heat map", samples) as done:
         heat = attribution.explain(data, target, recipe, done)
-    _compare(shown, drop, heat)
+    _compare(shown, drop, heat, record.precision)
     facts = _facts(shown, drop, root / found.path, found, target, recipe)
     about = {f"marcod:{name}": str(value) for name, value in facts.items()}
     notice = versions.SYNTHETIC_NOTICE if shown.version.synthetic else ""
@@ -141,11 +146,15 @@ def _read(root: Path, found: reports.Located) -> bytes:
     return data
 
 
-def _compare(shown: PlateMap, drop: DropVerdict, heat: "Heat") -> None:
-    """Require that the gradients are of the network that gave the score. Raises BundleError."""
+def _compare(shown: PlateMap, drop: DropVerdict, heat: "Heat", precision: Precision) -> None:
+    """Require that the gradients are of the network that gave the score. Raises BundleError.
+
+    Gradients are float32 whatever the precision of the score.
+    """
+    allowed = bundle.GOLDEN_TOLERANCES[precision] if precision is Precision.FLOAT32 else LOWER_PRECISION
     stored = [_probability(drop, each) for each in CLASSES]
     now = [float(p) for p in heat.probabilities]
-    if any(abs(p - s) > bundle.GOLDEN_TOLERANCE for p, s in zip(now, stored, strict=True)):
+    if any(abs(p - s) > allowed for p, s in zip(now, stored, strict=True)):
         raise BundleError(
             f"{shown.version} gives {drop.image.path} {now[1]:.4f} for crystals here, "
             f"but {drop.image.p_crystals:.4f} is stored; the heat would not explain the score"

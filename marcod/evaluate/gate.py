@@ -120,7 +120,7 @@ def judge(
     lab = everything.only(everything.is_lab)
     checks = (
         _enough(lab, rules),
-        _recall(lab, rules),
+        keeps_crystals(lab, rules),
         _primary(lab, rules),
         _precision(lab, rules),
         _false_alarms(lab, rules),
@@ -173,8 +173,8 @@ def _counts(lab: PairedScores) -> dict[str, int]:
     }
 
 
-def _recall(lab: PairedScores, rules: Rules) -> GateCheck:
-    """Check non-inferiority: with confidence the loss is within the margin."""
+def keeps_crystals(lab: PairedScores, rules: Rules) -> GateCheck:
+    """Check that with confidence the loss of crystals, each model at its own threshold, is within the margin."""
     name = "crystal recall"
     found = paired.difference(lab, paired.recall, rules.resamples, rules.seed)
     bound = found.at_least(rules.confidence)

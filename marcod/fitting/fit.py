@@ -8,8 +8,7 @@ Guarantees:
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -86,23 +85,13 @@ def fit(
     when weights and architecture do not fit, MarcodError for a damaged checkpoint.
     """
     keras.utils.set_random_seed(seed)
-    with _policy(precision), backend.data_parallel():
+    with backend.dtype_policy(precision), backend.data_parallel():
         training = Training(architecture, recipe, images, seed=seed, validation=validation, options=options)
         if weights:
             # Weights may lack the auxiliary head; the model keeps its own.
             own = {n: v for n, v in network.variables(training.model).items() if is_auxiliary(n)}
             network.set_variables(training.model, {**own, **weights})
         return training.run()
-
-
-@contextmanager
-def _policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 class Training:

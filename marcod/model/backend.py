@@ -4,11 +4,13 @@ All backends give the same numbers to float32 rounding.
 """
 
 import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from shutil import which
 from typing import Any, Final
 
@@ -16,7 +18,8 @@ import keras
 import numpy as np
 
 from marcod import telemetry
-from marcod.errors import BundleError, is_out_of_memory
+from marcod.domain import Precision
+from marcod.errors import BundleError, HostLacksError, is_out_of_memory
 
 log = telemetry.logger(__name__)
 
@@ -214,19 +217,77 @@ def training_compiler() -> bool:
     return keras.backend.backend() != "tensorflow" or not on_cpu()
 
 
+@contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Build layers with this Keras dtype policy, such as ``mixed_bfloat16``, in this thread."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+_POLICIES: Final = {
+    Precision.FLOAT32: "float32",
+    Precision.FLOAT16: "mixed_float16",
+    Precision.BFLOAT16: "mixed_bfloat16",
+}
+
+
+def policy_of(precision: Precision) -> str:
+    """Return the dtype policy of a network of this precision. Raises HostLacksError where this host has none."""
+    if lacking := lacks(precision):
+        raise HostLacksError(f"{socket.gethostname()} cannot calculate in {precision}: {lacking}")
+    return _POLICIES[precision]
+
+
+def lacks(precision: Precision) -> str | None:
+    """Return what this host lacks to calculate in a precision; None if nothing."""
+    if precision is Precision.FLOAT32:
+        return None
+    if precision not in _POLICIES:
+        return f"{keras.backend.backend()} has no network of that precision"
+    if on_cpu():
+        if precision is Precision.FLOAT16:
+            return "it has no GPU, and processors calculate in bfloat16"
+        return None if _CPU_BFLOAT16 & _cpu_flags() else "its processor has neither avx512_bf16 nor amx_bf16"
+    if keras.backend.backend() == "tensorflow" and _capability() < _LEAST_CAPABILITY[precision]:
+        return f"its GPU has compute capability {'.'.join(map(str, _capability()))}"
+    return None
+
+
+_CPU_BFLOAT16: Final = frozenset({"avx512_bf16", "amx_bf16"})
+"""Flags of processors that multiply in bfloat16; others imitate it, many times slower than float32."""
+
+_LEAST_CAPABILITY: Final = {Precision.FLOAT16: (7, 0), Precision.BFLOAT16: (8, 0)}
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
+    return frozenset()
+
+
+def _capability() -> tuple[int, int]:
+    import tensorflow as tf
+
+    (first, *_) = tf.config.get_visible_devices("GPU")
+    major, minor = tf.config.experimental.get_device_details(first).get("compute_capability", (0, 0))
+    return major, minor
+
+
 def half_precision() -> str:
     """Return the Keras dtype policy of this device: half precision where the hardware multiplies in it."""
     if on_cpu():
         return "float32"
     if keras.backend.backend() != "tensorflow":
         return "mixed_bfloat16"
-    import tensorflow as tf
-
-    (first, *_) = tf.config.get_visible_devices("GPU")
-    capability = tf.config.experimental.get_device_details(first).get("compute_capability", (0, 0))
-    if capability >= (8, 0):
-        return "mixed_bfloat16"
-    return "mixed_float16" if capability >= (7, 0) else "float32"
+    for precision in (Precision.BFLOAT16, Precision.FLOAT16):
+        if _capability() >= _LEAST_CAPABILITY[precision]:
+            return _POLICIES[precision]
+    return "float32"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from marcod.domain import Precision
 from marcod.errors import BundleError
 from marcod.model import backend
 from marcod.model.architecture import HEAD, Architecture
@@ -50,15 +51,21 @@ def _layers(architecture: Architecture, *, folded: bool = False) -> KerasLayers:
 
 
 def compiled(
-    architecture: Architecture, weights: Mapping[str, np.ndarray], batch_size: int | None = None
+    architecture: Architecture,
+    weights: Mapping[str, np.ndarray],
+    batch_size: int | None = None,
+    precision: Precision = Precision.FLOAT32,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compile the network with ``weights`` to a function from float32 [n, size, size, 3] to logits [n, classes].
 
     Compiled as by :func:`backend.scoring`. Batch normalization is folded into the convolutions and averages are
-    taken after 1x1 convolutions, which changes no score by more than 1e-6 and saves a fifth of the time. Raises
-    BundleError as :func:`build` and :func:`set_variables` do.
+    taken after 1x1 convolutions, which changes no score by more than 1e-6 and saves a fifth of the time. The last
+    layer is float32 in every precision. Raises BundleError as :func:`build` and :func:`set_variables` do, and
+    HostLacksError where this host has not that precision.
     """
-    return backend.scoring(_folded_model(architecture, weights), batch_size)
+    with backend.dtype_policy(backend.policy_of(precision)):
+        model = _folded_model(architecture, weights)
+    return backend.scoring(model, batch_size)
 
 
 def compiled_features(

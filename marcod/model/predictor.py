@@ -91,7 +91,7 @@ class NetworkPredictor(Predictor):
             )
         self._pixels = (architecture.input_size, architecture.input_size, 3)
         self._inspect, self._decode, self._shape = images.inspect, preprocess.decode, preprocess.prepare
-        self._logits = network.compiled(architecture, weights, batch_size)
+        self._logits = network.compiled(architecture, weights, batch_size, record.precision)
 
     @property
     def networks(self) -> "tuple[NetworkPredictor, ...]":

@@ -245,10 +245,15 @@ class Registry:
     ) -> versions.Version:
         """Make a version champion that proves here that it can serve; scorers change over between two batches.
 
-        With ``instead_of``, a ``NAME:VERSION``, only in that one's place. Raises BundleError, NotFoundError, or
-        StoreError when another became champion meanwhile; then nothing has changed.
+        With ``instead_of``, a ``NAME:VERSION``, only in that one's place. Raises BundleError, also for a version of
+        lower precision that loses crystals, NotFoundError, or StoreError when another became champion meanwhile; then
+        nothing has changed.
         """
-        self.load(version, CHECK_BATCH)
+        record = self.load(version, CHECK_BATCH).record
+        if record.conversion is not None and record.conversion.refusal is not None:
+            raise BundleError(
+                f"{version} may not become champion instead of {record.parent}: {record.conversion.refusal}"
+            )
         self._db.write(serving.promote, version, actor=actor, now=now, instead_of=instead_of)
         return version
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from marcod import counters, telemetry
 from marcod.database.engine import Database
-from marcod.errors import MarcodError, is_out_of_memory
+from marcod.errors import HostLacksError, MarcodError, is_out_of_memory
 from marcod.images import Appearance
 from marcod.model.predictor import CommitteePredictor, Predictor
 from marcod.scoring.decode import NO_MEMORY, NOTHING_KNOWN, Decoded, Decoders, Known, Prepared
@@ -166,6 +166,7 @@ class Scorer:
         self._on_batch = on_batch
         self._clock = clock or db.now
         self._unusable: dict[int, datetime] = {}
+        self._drains = False
         self._models: OrderedDict[int, _Model] = OrderedDict()
         self._proven: dict[int, NDArray[np.float32]] = {}
         self._portion = _Portion(settings.batch_size)
@@ -175,7 +176,10 @@ class Scorer:
         self._committees = False
 
     def warm(self) -> versions.Version:
-        """Load the champion, golden images included, before the first job. Raises BundleError."""
+        """Load the champion, golden images included, before the first job.
+
+        Raises BundleError, of its kinds HostLacksError where other hosts may serve it.
+        """
         champion = self._db.read(versions.champion)
         self._model(champion.id)
         return champion
@@ -190,6 +194,7 @@ class Scorer:
 
     def _work(self, stop: Event, alive: Callable[[], None], *, drain: bool) -> ScoreTotals:
         tally = ScoreTotals()
+        self._drains = drain
         due = self._clock() if drain else None
         self._decoders = Decoders(self._settings.decode_threads, self._roots)
         self._leases = Leases(self._db, self._settings.lease_s, self._clock)
@@ -255,9 +260,14 @@ class Scorer:
                 self._pass_over(lease, error)
 
     def _pass_over(self, lease: queue.Lease, error: Exception) -> None:
-        """Leave the jobs of this version to other hosts for a while. The champion must work, so its error is raised."""
+        """Leave the jobs of this version to other hosts for a while.
+
+        The champion must work, so its error is raised, unless this is a service and other hosts may have what this one
+        lacks.
+        """
         self._leases.give_back(lease, _told(error))
-        if self._db.read(versions.champion).id == lease.model_version_id:
+        waits = isinstance(error, HostLacksError) and not self._drains
+        if not waits and self._db.read(versions.champion).id == lease.model_version_id:
             raise error
         self._unusable[lease.model_version_id] = self._clock() + UNUSABLE_PAUSE
         unforeseen = not isinstance(error, MarcodError)

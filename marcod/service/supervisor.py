@@ -16,7 +16,7 @@ from typing import Final
 
 from marcod import counters, telemetry
 from marcod.app import App, roots, worker_name
-from marcod.errors import MarcodError
+from marcod.errors import HostLacksError, MarcodError
 from marcod.notify import notifier
 from marcod.service.periodic import HEART, PeriodicWork
 from marcod.settings import Role, Settings
@@ -155,8 +155,13 @@ class Service:
             roots=roots(self._settings),
             on_batch=counters.batch,
         )
-        champion = scorer.warm()
-        log.info("champion ready", model=str(champion), synthetic=champion.synthetic)
+        try:
+            champion = scorer.warm()
+        except HostLacksError as error:
+            # Its jobs wait for a host that can; those of other versions are scored here.
+            log.warning("champion not served here", error=str(error))
+        else:
+            log.info("champion ready", model=str(champion), synthetic=champion.synthetic)
         return scorer.run
 
     def _trainer_loop(self) -> Loop:

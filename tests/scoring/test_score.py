@@ -22,7 +22,7 @@ from marcod.catalog.deliveries import Sighting
 from marcod.database.engine import Database
 from marcod.database.schema import image, job, score
 from marcod.domain import DropClass, DropImage, Modality
-from marcod.errors import BundleError, StoreError
+from marcod.errors import BundleError, HostLacksError, StoreError
 from marcod.model import bundle
 from marcod.model.predictor import Predictor
 from marcod.model.registry import Registry
@@ -342,6 +342,23 @@ def test_a_rescoring_model_that_is_not_here_holds_up_nothing(
     assert {path: len(labels) for path, labels in lab.scores().items()} == {f"{n}.jpg": 1 for n in range(12)}
     assert set(lab.waiting().values()) == {(0, told), (0, None)}
     lab.drain(utc(minutes=10))
+    assert not lab.waiting()
+
+
+def test_a_champion_that_needs_another_host_waits_for_one(lab: Lab) -> None:
+    """A service keeps on asking; a single command says what is lacking."""
+    lab.deliver("a.jpg", photograph(1))
+    stop = threading.Event()
+
+    def lacking(version: Version) -> object:
+        stop.set()
+        raise HostLacksError("host-1 cannot calculate in bfloat16")
+
+    lab.scorer(load=lacking).run(stop)
+    assert lab.waiting() == {"a.jpg": (0, "host-1 cannot calculate in bfloat16")}
+    with pytest.raises(HostLacksError, match="host-1 cannot"):
+        lab.scorer(utc(minutes=10), load=lacking).drain(threading.Event())
+    lab.drain(utc(minutes=20))
     assert not lab.waiting()
 
 

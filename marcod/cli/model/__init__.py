@@ -12,6 +12,9 @@ COMMANDS: Final = {
     "model.combining:combine": (
         "Make a committee of model versions: one version whose score is made of those of its members."
     ),
+    "model.converting:convert": (
+        "Derive a version of MODEL (NAME:VERSION) that calculates in a lower precision, and compare the two."
+    ),
     "model.judging:evaluate": "Judge MODEL (NAME:VERSION) on labelled images, with the MARCO paper's tables.",
     "model.fetching:fetch": "Get a published model by name, prove it by checksum, and import it.",
     "model.importing:import": "Make a bundle of the published MARCO SavedModel or of another model of its family.",

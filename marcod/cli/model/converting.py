@@ -1,0 +1,106 @@
+"""`marcod model convert`: a version of the same weights that calculates in a lower precision."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from marcod import app, text
+from marcod.app import App
+from marcod.cli.common import bars, listings, options, output
+from marcod.cli.common.configured import pass_settings
+from marcod.cli.common.options import Choice
+from marcod.domain import Precision
+from marcod.settings import Settings
+from marcod.store.versions import Version
+
+if TYPE_CHECKING:
+    from marcod.training.conversion import Comparison
+
+SHOWN = 20
+"""Images whose hit changed that are printed; all of them are in metrics.json."""
+
+
+@click.command()
+@click.argument("model_text", metavar="MODEL")
+@click.option(
+    "--precision",
+    required=True,
+    type=Choice([str(p) for p in Precision if p is not Precision.FLOAT32]),
+    help="Numbers that the new version calculates with",
+)
+@click.option(
+    "--images", default=1000, show_default=True, type=click.IntRange(0), help="Images without a label to compare on"
+)
+@options.as_json
+@pass_settings
+def convert(settings: Settings, model_text: str, precision: str, images: int, json_output: bool) -> None:
+    """Derive a version of MODEL (NAME:VERSION) that calculates in a lower precision, and compare the two.
+
+    Both score the lab's labelled images and others. The new version has a threshold of its own; it is not promoted, and
+    cannot be where it loses crystals.
+    """
+    options.check_tree(settings.models.folder)
+    with app.open_app(settings) as ready:
+        version = ready.registry.resolve_registered(model_text, ready.db.now())
+        path, compared = _made(settings, ready, version, Precision(precision), images)
+        made = ready.registry.register(path.parent.name, path.name, ready.db.now())
+    if json_output:
+        output.print_json({"model": str(made), "parent": str(version), "folder": path, "comparison": compared})
+        return
+    _print(made, version, path, compared)
+
+
+def _made(
+    settings: Settings, ready: App, version: Version, precision: Precision, most: int
+) -> "tuple[Path, Comparison]":
+    from marcod.model import bundle  # loads TensorFlow
+    from marcod.model.predictor import NetworkPredictor
+    from marcod.training import conversion
+
+    folder = ready.registry.path(version.name, version.version)
+    conversion.require_convertible(bundle.read(folder), precision)
+    parent = ready.registry.load(version, settings.score.batch_size)
+    record = conversion.converted(parent.record, ready.registry.next_number(version.name), precision)
+    made = NetworkPredictor(record, bundle.load_weights(folder)[1], settings.score.batch_size)
+    chosen = conversion.lab_images(ready.db, parent.record, version, app.roots(settings), most, settings.train.seed)
+    with bars.stages() as report:
+        compared = conversion.compare(
+            parent,
+            made,
+            chosen,
+            settings.train,
+            threads=settings.score.decode_threads,
+            progress=lambda done, total: report(f"scoring with {version} and in {precision}", done, total),
+        )
+    return conversion.write(settings.models.folder, folder, made, compared), compared
+
+
+def _print(made: Version, parent: Version, path: Path, compared: "Comparison") -> None:
+    found = compared.conversion
+    listings.show(f"{made}, compared with {parent}", ("", ""), list(_facts(compared)), prose=True)
+    if compared.flips:
+        rows = [
+            (str(flip.label or ""), f"{flip.parent:.4f}", f"{flip.converted:.4f}", flip.file)
+            for flip in compared.flips[:SHOWN]
+        ]
+        listings.show("Images whose hit changed", ("label", str(parent), str(made), "file"), rows)
+    output.echo(compared.sentence)
+    output.echo(f"wrote {made} to {path}")
+    if found.refusal is not None:
+        output.echo(f"{made} cannot become champion, because crystals are lost", style="yellow")
+    else:
+        output.echo(f"next: `marcod model challenge {made}` lets it score new images next to the champion, to compare")
+
+
+def _facts(compared: "Comparison") -> list[tuple[str, str]]:
+    found = compared.conversion
+    if found.agreement is None or found.largest is None or found.mean is None:
+        return [("images:", "none of this lab, so nothing was compared")]
+    return [
+        ("images:", f"{found.images}, the same class for {100 * found.agreement:.2f} %"),
+        ("probabilities:", f"changed by {found.mean:.4f} in the mean, by {found.largest:.3f} at most"),
+        ("hits:", f"{found.hits} of the parent, {found.hits_changed} changed"),
+        ("threshold:", f"{compared.threshold.crystal:g}; {compared.threshold.measured_on}"),
+        ("crystals:", f"{text.count(found.crystals, 'labelled drop')}, {found.crystals_lost} lost"),
+    ]

@@ -1,0 +1,250 @@
+"""Conversion of a model version to a lower precision, and its comparison with the parent on the lab's own images.
+
+Guarantees:
+
+* The parent's weights stay as they are; a version of another precision is a version of its own.
+* Its threshold calls as many of the lab's images hits as the parent's does, and finds as many labelled crystals.
+* One that loses crystals beyond ``train.recall_margin`` says so in its record, and cannot become champion.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import floor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marcod.database.engine import Database
+from marcod.domain import CLASSES, CRYSTALS, DropClass, Modality, Precision, Split
+from marcod.errors import ConfigError, NotFoundError
+from marcod.evaluate import calibration, gate, labelled, metrics, paired, predictions
+from marcod.evaluate.labelled import Labelled
+from marcod.evaluate.predictions import Predictions
+from marcod.model import bundle
+from marcod.model.bundle import BundleRecord, Conversion, Threshold
+from marcod.model.predictor import NetworkPredictor, Predictor
+from marcod.settings import TrainSettings
+from marcod.store.versions import Version
+from marcod.text import count
+from marcod.training import assess, snapshot_rows
+
+SAMPLE: Final = 1000
+"""Images of the lab, besides the labelled ones, that both versions score."""
+
+_DECIMALS: Final = calibration.DECIMALS
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabImages:
+    """Images of the lab that both versions score: files of labelled ones first, then of those without a label.
+
+    ``fitting`` tells which labelled ones may choose the threshold: those of plates that are not test plates.
+    """
+
+    labelled: tuple[Labelled, ...]
+    fitting: tuple[bool, ...]
+    others: tuple[Path, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files, labelled ones first."""
+        return [*(image.file for image in self.labelled), *self.others]
+
+
+@dataclass(frozen=True, slots=True)
+class FlippedDrop:
+    """Image on which a hit of one version is none of the other, each at its own threshold."""
+
+    file: str
+    label: DropClass | None
+    parent: float
+    converted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Result of a comparison: what goes into the record, the sentences, and every image whose hit changed."""
+
+    threshold: Threshold
+    conversion: Conversion
+    sentence: str
+    flips: tuple[FlippedDrop, ...]
+
+
+def lab_images(
+    db: Database, record: BundleRecord, version: Version, roots: Mapping[str, Path], most: int, seed: int
+) -> LabImages:
+    """Read which images of the lab are labelled, and draw so many others, the same ones for the same seed."""
+    own = _labelled(db, record, version, roots, None)
+    test = {image.file for image in _labelled(db, record, version, roots, Split.TEST)}
+    known = {image.file for image in own}
+    drawn = db.read(snapshot_rows.sample, Modality(record.modality), most, seed)
+    others = (roots.get(image.source, Path(image.root)) / image.path for image in drawn)
+    # Scored anew by both, on the very same pixels.
+    return LabImages(
+        tuple(replace(image, stored=None) for image in own),
+        tuple(image.file not in test for image in own),
+        tuple(file for file in others if file not in known),
+    )
+
+
+def _labelled(
+    db: Database, record: BundleRecord, version: Version, roots: Mapping[str, Path], split: Split | None
+) -> tuple[Labelled, ...]:
+    try:
+        return labelled.from_database(db, record, version.id, split=split, source=None, roots=roots).images
+    except NotFoundError:
+        return ()
+
+
+def require_convertible(record: BundleRecord, precision: Precision) -> None:
+    """Check that a version can be converted. Raises ConfigError."""
+    name = f"{record.name}:{record.version}"
+    if record.committee is not None:
+        members = ", ".join(map(str, record.committee.members))
+        raise ConfigError(f"{name} is a committee; convert its members ({members}) and combine those")
+    if record.precision is not Precision.FLOAT32:
+        raise ConfigError(f"{name} calculates in {record.precision} already; convert its parent, {record.parent}")
+    if precision is Precision.FLOAT32:
+        raise ConfigError(f"{name} calculates in float32 already; give --precision bfloat16, float16 or int8")
+
+
+def converted(parent: BundleRecord, number: int, precision: Precision) -> BundleRecord:
+    """Make the record of a version of another precision; its threshold is still the parent's."""
+    kept = parent.model_dump(exclude={"files", "libraries", "created_at", "version", "parent", "precision"})
+    named = f"{parent.name}:{parent.version}"
+    return bundle.new_record(**kept, version=number, parent=named, precision=precision)
+
+
+def compare(
+    parent: Predictor,
+    made: Predictor,
+    images: LabImages,
+    settings: TrainSettings,
+    *,
+    threads: int,
+    progress: Progress = lambda done, total: None,
+) -> Comparison:
+    """Let both versions score the images, choose the threshold, and judge. Raises ConfigError as the readers do."""
+    found = _scored(parent, made, images.files, threads, progress)
+    read = sorted(found)
+    # Those with a label come first.
+    own = [images.labelled[place] for place in read if place < len(images.labelled)]
+    logits = [np.array([found[place][side] for place in read], np.float64) for side in (0, 1)]
+    known = [Predictions(tuple(own), side[: len(own)], ()) for side in logits]
+    scores = [_folded(predictor, side) for predictor, side in zip((parent, made), logits, strict=True)]
+    fitting = [i for i, one in enumerate(own) if one.label is DropClass.CRYSTALS and images.fitting[read[i]]]
+    before, after = (side[:, CRYSTALS] for side in scores)
+    threshold = choose_threshold(parent.record.threshold, before, after, fitting)
+    record = made.record.model_copy(update={"threshold": threshold})
+    hits = [before >= parent.threshold, after >= threshold.crystal]
+    return _comparison(images, read, scores, hits, threshold, _judged(parent.record, record, known, settings))
+
+
+def _scored(
+    parent: Predictor, made: Predictor, files: Sequence[Path], threads: int, progress: Progress
+) -> dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Return both versions' logits by index; images that cannot be read are left out."""
+    found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    done = 0
+    for batch in predictions.prepared(files, range(len(files)), parent, threads):
+        pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
+        if pixels:
+            stacked = np.stack(list(pixels.values()))
+            found.update(zip(pixels, zip(parent.logits(stacked), made.logits(stacked), strict=True), strict=True))
+        done += len(batch)
+        progress(done, len(files))
+    return found
+
+
+def _folded(predictor: Predictor, logits: NDArray[np.float64]) -> NDArray[np.float32]:
+    if not len(logits):
+        return np.zeros((0, len(CLASSES)), np.float32)
+    return Predictions((), logits, ()).folded(predictor.record)
+
+
+def choose_threshold(
+    former: Threshold, before: NDArray[np.float32], after: NDArray[np.float32], crystals: Sequence[int]
+) -> Threshold:
+    """Choose the highest threshold with as many hits as before, and as many of the ``crystals`` (indices) found.
+
+    ``before`` and ``after`` are crystal probabilities float32 [n] of the same images. Without hits, or where all are
+    hits, the former threshold stays.
+    """
+    hits = int((before >= former.crystal).sum())
+    if not 0 < hits < len(before):
+        return Threshold(
+            crystal=former.crystal, measured_on=f"the parent's; it calls {hits} of {len(before)} images hits"
+        )
+    scale = 10.0**_DECIMALS
+    crystal = floor(float(np.sort(after)[-hits]) * scale) / scale
+    if len(crystals):
+        missed = int((before[list(crystals)] < former.crystal).sum())
+        if missed < len(crystals):
+            crystal = min(crystal, metrics.threshold_missing(after[list(crystals)], missed, _DECIMALS))
+    text = f"{count(len(before), 'image')} of the lab: as many hits as the parent has at {former.crystal:g}, {hits}"
+    text += f", and as many of {len(crystals)} images with crystals" if len(crystals) else ""
+    return Threshold(crystal=crystal, measured_on=text)
+
+
+def _judged(
+    parent: BundleRecord, record: BundleRecord, known: Sequence[Predictions], settings: TrainSettings
+) -> tuple[str, str | None, int, int]:
+    """Return the gate's sentence, why it refuses or None, drops with crystals, and how many of them only one finds."""
+    if not any(image.label is DropClass.CRYSTALS for image in known[0].images):
+        return "no drop with crystals is labelled, so it is unknown if any is lost", None, 0, 0
+    pair = paired.pair((parent, known[0]), (record, known[1]))
+    check = gate.keeps_crystals(pair, assess.rules_of(settings, "recalibrate"))
+    lost, _ = paired.lost_and_gained(pair, pair.champion.flagged, pair.candidate.flagged, pair.is_crystal)
+    crystals = len({drop for drop, is_crystal in zip(pair.drops, pair.is_crystal, strict=True) if is_crystal})
+    return check.sentence, None if check.passed else check.sentence, crystals, lost
+
+
+def _comparison(
+    images: LabImages,
+    read: Sequence[int],
+    scores: Sequence[NDArray[np.float32]],
+    hits: Sequence[NDArray[np.bool_]],
+    threshold: Threshold,
+    judged: tuple[str, str | None, int, int],
+) -> Comparison:
+    sentence, refusal, crystals, lost = judged
+    changed = np.flatnonzero(hits[0] != hits[1])
+    change = np.abs(scores[0] - scores[1])
+    files, labels = images.files, [image.label for image in images.labelled]
+    flips = tuple(
+        FlippedDrop(
+            str(files[read[i]]),
+            labels[read[i]] if read[i] < len(labels) else None,
+            round(float(scores[0][i, CRYSTALS]), 6),
+            round(float(scores[1][i, CRYSTALS]), 6),
+        )
+        for i in changed.tolist()
+    )
+    conversion = Conversion(
+        images=len(read),
+        agreement=float((scores[0].argmax(1) == scores[1].argmax(1)).mean()) if len(read) else None,
+        largest=float(change.max()) if len(read) else None,
+        mean=float(change.mean()) if len(read) else None,
+        hits=int(hits[0].sum()),
+        hits_changed=len(changed),
+        crystals=crystals,
+        crystals_lost=lost,
+        refusal=refusal,
+    )
+    return Comparison(threshold, conversion, sentence, flips)
+
+
+def write(models: Path, folder: Path, made: NetworkPredictor, compared: Comparison) -> Path:
+    """Write the bundle of a converted network, whose parent lies in ``folder``. Raises BundleError."""
+    measured, golden = calibration.measured_and_golden(folder)
+    record = made.record.model_copy(update={"threshold": compared.threshold, "conversion": compared.conversion})
+    flips: list[dict[str, Any]] = [asdict(flip) for flip in compared.flips]
+    told = {**measured, "conversion": {"sentence": compared.sentence, "flips": flips}}
+    return bundle.write_derived(
+        models, record, folder, told, calibration.expectations(made, golden, record.temperature)
+    )
