@@ -9,14 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+import sqlalchemy as sa
+from factories import utc
 from page_lab import HEADER, PageLab
 from page_people import saved, visit
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from marcod.database import migrate
 from marcod.database.engine import Database
+from marcod.database.schema import training_run
 from marcod.domain import Modality
+from marcod.training import run_rows
 
 FOLDER: Final = Path(__file__).with_name("page")
 COLOURS: Final = 128
@@ -25,22 +29,34 @@ NARROW: Final = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "
 PLATE: Final = "/plate/imager/P1"
 DROP: Final = "/drop/5?from=plate&inspection=2"
 
+DARK: Final = {"color_scheme": "dark"}
+
 IMAGES: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
     "plates": ("/", WIDE, ""),
-    "plate": (PLATE, WIDE, ""),
-    "plate-dark": (PLATE + "?by=probability&sort=probability", WIDE | {"color_scheme": "dark"}, ""),
+    "plates-narrow-dark": ("/", NARROW | DARK, ""),
+    "plate": (PLATE + "/2", WIDE, ""),
+    "plate-dark": (PLATE + "?by=probability&sort=probability", WIDE | DARK, ""),
     "plate-chosen": (PLATE + "?class=Clear", WIDE, "a"),
     "plate-narrow": (PLATE, NARROW, ""),
     "drop": (DROP, WIDE, ""),
-    "drop-compare-dark": (DROP, WIDE | {"color_scheme": "dark"}, "b"),
+    "drop-compare-dark": (DROP, WIDE | DARK, "b"),
+    "drop-kept": (DROP, WIDE, "r>"),
     "drop-narrow": (DROP, NARROW, ""),
     "keys": (DROP, WIDE, "?"),
     "hits": ("/hits", WIDE, ""),
+    "hits-narrow-dark": ("/hits", NARROW | DARK, ""),
     "review": ("/review", WIDE, ""),
-    "models-dark": ("/models", WIDE | {"color_scheme": "dark"}, ""),
+    "review-narrow": ("/review", NARROW, ""),
+    "models-dark": ("/models", WIDE | DARK, ""),
+    "model": ("/models/lite0:1", WIDE, ""),
+    "run": ("/models/run/1", WIDE, ""),
     "status": ("/status", WIDE, ""),
+    "status-narrow-dark": ("/status", NARROW | DARK, ""),
+    "refusal": ("/drop/9999", NARROW, ""),
 }
-"""Name, address, window and keys pressed before."""
+"""Name, address, window and keys pressed before; ``>`` is the arrow to the right."""
+
+LOGIN: Final[dict[str, dict[str, Any]]] = {"login": WIDE, "login-narrow-dark": NARROW | DARK}
 
 
 def main() -> None:
@@ -56,11 +72,13 @@ def main() -> None:
         lab.plate(96, (1, 2, 3), drops=3)
         lab.plate(48, (1,), plate="P2", drops=2)
         lab.plate(6, (2,), drops=3, modality=Modality.UV)
+        _train(db)
         lab.start()
         try:
             _label(browser, lab)
             for name, (address, window, keys) in IMAGES.items():
                 _write(browser, lab, name, address, window, keys)
+            _write_login(browser, lab)
         finally:
             lab.stop()
             browser.close()
@@ -81,11 +99,48 @@ def _write(browser: Browser, lab: PageLab, name: str, address: str, window: dict
     visit(page, address)
     page.wait_for_timeout(1500)
     for key in keys:
-        page.keyboard.press(key)
+        page.keyboard.press("ArrowRight" if key == ">" else key)
         page.wait_for_timeout(1500)
+    _save(page, name)
+    context.close()
+
+
+def _write_login(browser: Browser, lab: PageLab) -> None:
+    """Start the page again for persons with a password, who log in first."""
+    lab.stop()
+    text = lab.config.read_text()
+    lab.config.write_text(text.replace('access = "proxy"\ntrusted_proxies = ["127.0.0.1"]', 'access = "accounts"'))
+    lab.start(answer=303)
+    for name, window in LOGIN.items():
+        page = browser.new_context(base_url=lab.url, **window).new_page()
+        page.goto("/login")
+        _save(page, name)
+        page.context.close()
+
+
+def _train(db: Database) -> None:
+    """Let a training run end, refused by the gate."""
+    begun = {"cause": "300 labels are new", "actor": "trainer", "recipe": "adapt", "options": {}, "parent": "small:1"}
+    place = {"host": "here", "folder": "/nowhere", "pid": 7, "token": "-", "now": utc()}
+    run = db.write(lambda c: run_rows.begin(c, **begun, **place))
+    checks = [
+        {"name": "enough", "passed": True, "numbers": {"drops": 340, "drops_needed": 200}, "reason": ""},
+        {"name": "recall", "passed": False, "numbers": {"lost": 0.04}, "reason": "recall falls"},
+    ]
+    sides = {
+        "champion": {"model": "small:1", "crystal_recall": 0.91, "crystal_precision": 0.74},
+        "candidate": {"crystal_recall": 0.87, "crystal_precision": 0.79},
+    }
+    values = {
+        "active": None, "ended_at": utc(hours=2), "state": "refused", "candidate": "lab:2",
+        "reasons": ["the crystal recall falls by 4 %"], "numbers": {"gate": {**sides, "checks": checks}},
+    }  # fmt: skip
+    db.write(lambda c: c.execute(sa.update(training_run).where(training_run.c.id == run.id).values(values)))
+
+
+def _save(page: Page, name: str) -> None:
     path = FOLDER / f"{name}.png"
     page.screenshot(path=path)
-    context.close()
     with Image.open(path) as taken:
         taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 

@@ -130,19 +130,19 @@ class PageLab:
     def _hash(self, claim: Claim) -> str:
         return hashlib.sha256((self.root / claim.path).read_bytes()).hexdigest()
 
-    def start(self) -> None:
-        """Start the server, and wait until it answers."""
+    def start(self, answer: int = 200) -> None:
+        """Start the server, and wait until it answers so on its first page."""
         environment = os.environ | {"MARCOD_CONFIG": str(self.config)}
         log = (self.folder / "web.log").open("ab")
         self._process = subprocess.Popen([sys.executable, "-m", "marcod", "web"], env=environment, stderr=log)
         log.close()
-        wait_until(self._answers, "the page")
+        wait_until(lambda: self._answers(answer), "the page")
 
-    def _answers(self) -> bool:
+    def _answers(self, answer: int) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "web.log").read_text()
         try:
-            return httpx.get(self.url, headers={HEADER: "nobody"}).status_code == 200
+            return httpx.get(self.url, headers={HEADER: "nobody"}).status_code == answer
         except httpx.TransportError:
             return False
 
