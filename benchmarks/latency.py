@@ -1,5 +1,10 @@
-"""From a file's last byte to its score, in the real service: a steady stream of files, then a whole plate at once."""
+"""From a file's last byte to its score, in the real service: steady streams of files, then a whole plate at once.
 
+Then what a scorer and a watcher take of the processor while nothing comes.
+"""
+
+import os
+import re
 import statistics
 import subprocess
 import time
@@ -18,48 +23,96 @@ from marcod.domain import path_text
 from marcod.plates import reports
 
 SETTLE_S: Final = 1.0
-PACE: Final = 4
-"""Files a second in the stream, as fast as an imager takes images."""
+PACES: Final = (4, 10)
+"""Files a second in the streams: as fast as an imager takes images, and as several do."""
 
 BURST: Final = 96
 RENDERED: Final = 24
 FINISH_S: Final = 120.0
 POLL_S: Final = 0.2
+START_S: Final = 10.0
+"""Time after its start before an idle process is measured: its first turns of everything are done."""
+
+COLUMNS: Final = (
+    "database", "files", "images", "median s", "95 % s", "median beyond settling s", "slowest s", "images a batch",
+    "processor, % of a core",
+)  # fmt: skip
 
 Moments = dict[str, float]
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """One service on each database."""
+    """Streams, a plate and idle processes on each database, as one table."""
     rows: list[list[Cell]] = []
     with bench.place("models") as place:
         own, title = models.own_folder(place)
         for kind in KINDS:
             bench.say(f"a service on {kind}")
             rows += _measure(bench, kind, own)
+            for role in ("score", "watch"):
+                bench.say(f"the role {role} waits on {kind}")
+                rows.append(_idle(bench, kind, own, role))
     about = (
         f"{title}. `marcod run` with inotify and its default settings, but settle_s = {SETTLE_S:g}. Synthetic JPEGs of "
-        f"{plates.SIZE[0]} x {plates.SIZE[1]} written in place; measured from the end of the writing to scored_at."
+        f"{plates.SIZE[0]} x {plates.SIZE[1]} written in place; measured from the end of the writing to scored_at. "
+        "Processor time is the whole process's, from /proc."
     )
-    columns = ["database", "files", "images", "median s", "95 % s", "median beyond settling s", "slowest s"]
-    yield Table("From file to score", about, columns, rows)
+    yield Table("From file to score", about, COLUMNS, rows)
 
 
 def _measure(bench: Bench, kind: Kind, models_folder: Path | None) -> Iterator[list[Cell]]:
     pool = plates.rendered(bench.size(RENDERED, 4))
-    stream = PACE * bench.size(60, 5)
-    names = [path for path, _ in islice(plates.composites((1,)), BURST * (1 + stream // BURST) + BURST)]
+    counts = [pace * bench.size(60, 5) for pace in PACES] + [BURST]
+    names = iter([path for path, _ in islice(plates.composites((1,)), sum(counts) + BURST)])
     with (
         bench.place("service") as folder,
         bench.database(kind) as db,
         running_daemon(_configure(folder, db, models_folder), folder / "log") as process,
     ):
-        written = _deliver(folder / "export", names[:stream], pool, pause_s=1 / PACE)
-        steady = _latencies(process, db, written)
-        written = _deliver(folder / "export", names[-BURST:], pool, pause_s=0.0)
-        burst = _latencies(process, db, written)
-    yield [kind, f"{PACE} a second", *_cells(steady)]
-    yield [kind, "a plate at once", *_cells(burst)]
+        for pace, count in zip((*PACES, None), counts, strict=True):
+            meter = _Meter(process.pid, folder / "log")
+            written = _deliver(folder / "export", list(islice(names, count)), pool, 1 / pace if pace else 0.0)
+            latencies = _latencies(process, db, written)
+            title = f"{pace} a second" if pace else f"{BURST} at once"
+            yield [kind, title, *_cells(latencies), meter.images_a_batch(), meter.percent()]
+
+
+def _idle(bench: Bench, kind: Kind, models_folder: Path | None, role: str) -> list[Cell]:
+    with (
+        bench.place("idle") as folder,
+        bench.database(kind) as db,
+        running_daemon(_configure(folder, db, models_folder), folder / "log", "--roles", role) as process,
+    ):
+        pause = Event()
+        pause.wait(START_S)
+        meter = _Meter(process.pid, folder / "log")
+        pause.wait(bench.size(60, 5))
+        return [kind, f"none: the role {role} waits", 0, "", "", "", "", "", meter.percent()]
+
+
+class _Meter:
+    """Processor time and batches of a process, from here on."""
+
+    def __init__(self, pid: int, log: Path) -> None:
+        self._pid, self._log = pid, log
+        self._start, self._used, self._told = time.monotonic(), _used_s(pid), log.stat().st_size
+
+    def percent(self) -> float:
+        """Return the share of one core since the start."""
+        return 100 * (_used_s(self._pid) - self._used) / (time.monotonic() - self._start)
+
+    def images_a_batch(self) -> float:
+        """Return the mean size of the scorer's batches."""
+        told = self._log.read_bytes()[self._told :].decode()
+        batches = [line for line in told.splitlines() if "batch scored" in line]
+        sizes = [int(found) for line in batches for found in re.findall(r'\bscored"?[=:] ?(\d+)', line)]
+        return statistics.mean(sizes)
+
+
+def _used_s(pid: int) -> float:
+    """Return the processor time of all threads of a process, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _deliver(root: Path, names: list[str], pool: tuple[bytes, ...], pause_s: float) -> Moments:

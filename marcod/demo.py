@@ -237,10 +237,13 @@ def page(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def running_daemon(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the real service in a process, from READY=1 until it has stopped in order. Raises MarcodError."""
+def running_daemon(config: Path, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the real service in a process, from READY=1 until it has stopped in order. Raises MarcodError.
+
+    ``options`` are those of ``marcod run``.
+    """
     address = f"marcod-demo-{uuid4()}"
-    command = [sys.executable, "-m", "marcod", "--config", str(config), "run"]
+    command = [sys.executable, "-m", "marcod", "--config", str(config), "run", *options]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, log.open("wb") as output:
         channel.bind("\0" + address)
         environment = child_environment(NOTIFY_SOCKET="@" + address)

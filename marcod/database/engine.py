@@ -9,8 +9,9 @@ server that has become a standby, is replaced.
 
 import socket
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,6 +88,9 @@ RECYCLE_S: Final = 3_600
 _BEYOND_LIMITS: Final = "54"
 """PostgreSQL: the class of what is too long or too complex, such as a path of more than 2.7 kB that no index takes."""
 
+ANNOUNCED: Final = "marcod_announced"
+"""Name in a connection's ``info`` of the channels that its transaction announces on, with SQLite."""
+
 _OUR_FAULT: Final = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)
 """Errors of a statement, not of the database; they are raised as they are."""
 
@@ -119,6 +123,8 @@ class Database:
         self._patience = patience
         self._patience_s = patience.retry_s if patience_s is None else patience_s
         self._told: tuple[datetime, float] | None = None
+        self._lock = threading.Lock()
+        self._listening: tuple[tuple[frozenset[str], Callable[[], None]], ...] = ()
         if self.is_sqlite:
             self.engine = _sqlite_engine(self.url, BUSY_S if patience.busy_s is None else patience.busy_s, read_only)
         else:
@@ -181,6 +187,18 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
 
+    def listen(self, channels: Iterable[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` after each commit here that was announced on a channel, with SQLite. Returns what ends it."""
+        mine = frozenset(channels), wake
+        with self._lock:
+            self._listening += (mine,)
+
+        def end() -> None:
+            with self._lock:
+                self._listening = tuple(one for one in self._listening if one is not mine)
+
+        return end
+
     def _greet(self, connection: Any, _record: object) -> None:
         """Set the session up and learn the server's time, in one round trip."""
         connection.autocommit = True
@@ -196,7 +214,13 @@ class Database:
     def _run(self, work: Callable[[Connection], T], engine: Engine) -> T:
         def once() -> T:
             with engine.begin() as connection:
-                return work(connection)
+                connection.info.pop(ANNOUNCED, None)
+                result = work(connection)
+                announced = connection.info.pop(ANNOUNCED, frozenset())
+            for channels, wake in self._listening if announced else ():
+                if channels & announced:
+                    wake()
+            return result
 
         attempts = Retrying(
             retry=retry_if_exception(is_passing),

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from marcod import counters, telemetry
 from marcod.database.engine import Database
+from marcod.database.notices import NoticeLine
 from marcod.errors import HostLacksError, MarcodError, is_out_of_memory
 from marcod.images import Appearance
 from marcod.model.predictor import CommitteePredictor, Predictor
@@ -199,11 +200,14 @@ class Scorer:
         self._decoders = Decoders(self._settings.decode_threads, self._roots)
         self._leases = Leases(self._db, self._settings.lease_s, self._clock)
         pool = ThreadPoolExecutor(1, thread_name_prefix="database")
-        with self._leases, closing(self._decoders), pool as database:
+        line = NoticeLine(self._db, [queue.CHANNEL])
+        with self._leases, closing(self._decoders), closing(line), pool as database:
             written: Future[BatchReport] | None = None
             ahead: _Batch | None = None
             try:
                 while not stop.is_set():
+                    # Before every claim, so that what is queued after it is heard.
+                    line.clear()
                     batch, ahead = ahead or self._claim(due), None
                     if batch is None:
                         if written is not None:
@@ -211,7 +215,7 @@ class Scorer:
                         if drain:
                             break
                         alive()
-                        stop.wait(self._settings.idle_s)
+                        line.wait(self._settings.idle_s, stop)
                         continue
                     following = database.submit(self._claim, due)
                     outcome = self._predict_or_give_back(batch, following, alive)

@@ -96,7 +96,9 @@ class ScoreSettings(Section):
     )
     max_attempts: int = Field(5, ge=1, description="Tries before an image is quarantined")
     retry_s: float = Field(30.0, ge=0, description="Pause before the second try; doubles with each further one")
-    idle_s: float = Field(0.5, gt=0, description="Pause before asking an empty queue again")
+    idle_s: float = Field(
+        2.0, gt=0, description="Longest pause before asking an empty queue again; what is queued ends it at once"
+    )
     accept_gone: bool = Field(
         False, description="Do not report images whose files go before they are scored, as a clean-up makes them"
     )

@@ -5,6 +5,8 @@ time behind the lease, so a worker that dies gives its jobs back by doing nothin
 lease. Every claim makes a new token: a worker that finishes with an old token finds no job and changes
 nothing. Attempts are counted at the claim, so an image that kills its worker is counted too; from its second lapse on
 such a job is claimed alone, and its neighbours in the batch go free.
+
+Whatever makes jobs ready to be claimed announces it on :data:`CHANNEL`, which wakes idle workers on every host.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,12 +18,16 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from marcod.database import notices
 from marcod.database.engine import insert
 from marcod.database.schema import image, inspection, job, model_version, plate, source
 from marcod.domain import text_path
 from marcod.store import locks, sources, versions
 from marcod.store.selects import IS_COUNTED, current_score
 from marcod.text import storable
+
+CHANNEL: Final = "marcod_jobs"
+"""PostgreSQL's channel on which idle workers are woken; the payload is empty."""
 
 NEW: Final = 0
 """Priority of images that just arrived."""
@@ -251,7 +257,7 @@ def repair_schedule(connection: Connection, *, now: datetime, lease_s: float, re
         job.c.available_at > now + timedelta(seconds=longest_s),
         job.c.failed_at.is_(None),
     )
-    return connection.execute(sa.update(job).where(astray).values(available_at=now)).rowcount
+    return _announced(connection, connection.execute(sa.update(job).where(astray).values(available_at=now)).rowcount)
 
 
 def renew(connection: Connection, leases: Iterable[Lease], *, now: datetime, lease_s: float) -> int:
@@ -272,11 +278,12 @@ def release(connection: Connection, lease: Lease, now: datetime, error: str | No
     """
     more = {} if error is None else {"error": storable(error)}
     ours = sorted(lock_held(connection, lease.token, (c.job_id for c in lease.claims)))
-    return connection.execute(
+    given = (
         sa.update(job)
         .where(job.c.id.in_(ours))
         .values(lease=None, available_at=now, attempts=job.c.attempts - 1, **more)
-    ).rowcount
+    )
+    return _announced(connection, connection.execute(given).rowcount)
 
 
 def exhausted(connection: Connection, *, max_attempts: int, now: datetime, limit: int) -> list[int]:
@@ -312,7 +319,7 @@ def retry(connection: Connection, now: datetime, image_ids: Iterable[int] | None
     of_these = sa.true() if image_ids is None else job.c.image_id.in_(list(image_ids))
     statement = sa.update(job).where(locked(sa.and_(job.c.failed_at.is_not(None), of_these)))
     values = {"failed_at": None, "lease": None, "attempts": 0, "available_at": now, "enqueued_at": now}
-    return connection.execute(statement.values(values)).rowcount
+    return _announced(connection, connection.execute(statement.values(values)).rowcount)
 
 
 def locked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
@@ -378,7 +385,7 @@ def enqueue(
     connection.execute(
         statement.on_conflict_do_update(index_elements=["image_id", "model_version_id"], set_=again), rows
     )
-    return len(rows)
+    return _announced(connection, len(rows))
 
 
 def enqueue_rescore(
@@ -421,7 +428,14 @@ def enqueue_rescore(
     if since is not None:
         wanted = wanted.where(image.c.seen_at >= since)
     statement = insert(connection, job).from_select(_JOB_COLUMNS, wanted).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount
+    return _announced(connection, connection.execute(statement).rowcount)
+
+
+def _announced(connection: Connection, count: int) -> int:
+    """Wake idle workers for so many jobs that can be claimed now. Returns the number."""
+    if count:
+        notices.announce(connection, CHANNEL)
+    return count
 
 
 def owed(version_id: int) -> sa.ColumnElement[bool]:
@@ -462,6 +476,7 @@ def transfer_new(connection: Connection, old_id: int, new_id: int, now: datetime
         index_elements=["image_id", "model_version_id"], set_={"priority": statement.excluded.priority}
     )
     connection.execute(urgent)
+    notices.announce(connection, CHANNEL)
     left = sa.delete(job).where(unfinished, job.c.lease.is_(None)).returning(job.c.image_id, job.c.failed_at)
     return [int(row.image_id) for row in connection.execute(left) if row.failed_at is not None]
 

@@ -28,7 +28,10 @@ from marcod.watch.status import SourceStatus
 from marcod.watch.tree import FolderMemory, Found, Identity, MissingRootError, Walk, outermost
 
 TICK_S: Final = 0.5
-"""Pause between rounds that found nothing to do."""
+"""Longest pause between rounds; an event, or the end of a file's settling, ends it."""
+
+GATHER_S: Final = 0.025
+"""Shortest pause between rounds that left nothing to do, in which what comes together is gathered."""
 
 GUARD_S: Final = 5.0
 """Pause between looks at the root and the observer's threads."""
@@ -60,7 +63,8 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._watched = [_Watched(db, source, settings, worker) for source in sources]
+        self._woken = threading.Event()
+        self._watched = [_Watched(db, source, settings, worker, self._woken) for source in sources]
         self._db = db
         self._clock = clock
         self._beat = beat
@@ -71,9 +75,17 @@ class Watcher:
             while not stop.is_set():
                 busy = self.step(self._clock(), self._db.now())
                 self._beat()
-                stop.wait(0 if busy else TICK_S)
+                if not busy:
+                    self._pause(stop)
         finally:
             self.close()
+
+    def _pause(self, stop: threading.Event) -> None:
+        """Wait until an observer reports something or a file's settling ends, at most a tick."""
+        due_s = min((watched.due_at for watched in self._watched), default=TICK_S) - self._clock()
+        if self._woken.wait(min(TICK_S, max(GATHER_S, due_s))):
+            stop.wait(GATHER_S)
+            self._woken.clear()
 
     def step(self, now: float, now_utc: datetime) -> bool:
         """One round over all sources, without waiting. True when there is more to do at once.
@@ -147,7 +159,9 @@ class _Backoff:
 class _Watched:
     """Everything in memory about one source: its tracker, its walks, its observer."""
 
-    def __init__(self, db: Database, source: WatchedSource, settings: WatchSettings, worker: str) -> None:
+    def __init__(
+        self, db: Database, source: WatchedSource, settings: WatchSettings, worker: str, woken: threading.Event
+    ) -> None:
         self._source = source
         self._host, self._worker = db.host, worker
         self._root = source.root
@@ -172,7 +186,7 @@ class _Watched:
         self._round_at: datetime | None = None
         self._walked_at: datetime | None = None
         self._walked_whole_at: datetime | None = None
-        self.events = EventBuffer()
+        self.events = EventBuffer(woken)
         self.observer = ObserverSupervisor(source.name, self._root, source.observer, source.poll_s, self.events)
 
     def round(self, now: float, now_utc: datetime) -> bool:
@@ -201,6 +215,11 @@ class _Watched:
             return False
         self._recovered()
         return bool(self._portion or self._again or self._walks or len(self.events) or self._tracker.ripe(now))
+
+    @property
+    def due_at(self) -> float:
+        """The time of the next round that has something to do, events apart; infinity while nothing can be done."""
+        return float("inf") if self._away or self._backoff.failing else self._tracker.due_at
 
     def status(self) -> SourceStatus:
         return SourceStatus(

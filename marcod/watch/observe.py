@@ -59,10 +59,14 @@ log = telemetry.logger(__name__)
 
 
 class EventBuffer:
-    """Nominations on their way from the observer's thread to the loop, each path once. Thread-safe."""
+    """Nominations on their way from the observer's thread to the loop, each path once. Thread-safe.
 
-    def __init__(self) -> None:
+    ``filled`` is set whenever one comes, so that the loop may wait for it.
+    """
+
+    def __init__(self, filled: threading.Event | None = None) -> None:
         self._lock = threading.Lock()
+        self._filled = filled or threading.Event()
         self._files: dict[str, None] = {}
         self._folders: dict[str, None] = {}
 
@@ -73,6 +77,7 @@ class EventBuffer:
         """Nominate a path relative to the root; of a folder, everything below it."""
         with self._lock:
             (self._folders if is_folder else self._files)[path] = None
+        self._filled.set()
 
     def take_files(self, limit: int) -> list[str]:
         """Take the oldest nominated files out of the buffer."""

@@ -122,9 +122,14 @@ class SettleTracker:
                 self._pending[file.path] = entry = _Pending(file.stat, now + wait_s)
                 heapq.heappush(self._heap, (entry.queued_at, file.path))
 
+    @property
+    def due_at(self) -> float:
+        """The time from which :meth:`due` has something to look at; infinity when nothing is pending."""
+        return self._heap[0][0] if self._heap else float("inf")
+
     def ripe(self, now: float) -> bool:
         """Tell if :meth:`due` has anything to look at."""
-        return bool(self._heap) and self._heap[0][0] <= now
+        return self.due_at <= now
 
     def _judge(self, path: str, entry: _Pending, now: float) -> float | None:
         """When to look again; None when the path is settled, or gone and no longer pending."""

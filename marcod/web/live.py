@@ -1,21 +1,18 @@
 """Changes of the database, as they happen, for open pages.
 
-One thread of a process looks, however many browsers listen, and none while nobody does. On PostgreSQL it waits for
-notifications and looks now and then besides, because not every change sends one; on SQLite it looks at a few counters.
+One thread of a process looks, however many browsers listen, and none while nobody does. It waits for notices
+(:mod:`marcod.database.notices`) and looks now and then besides, because not every change sends one.
 What a page gets are ids of plates that changed; it asks again for what it shows of them.
 """
 
 import asyncio
 import json
-import select
-import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -23,7 +20,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from marcod import telemetry
+from marcod.database import notices
 from marcod.database.engine import Database
+from marcod.database.notices import NoticeLine, Waker
+from marcod.store import events
 from marcod.web.changes import ChangeWatch, PageChange
 from marcod.web.site import site_of
 
@@ -31,9 +31,6 @@ log = telemetry.logger(__name__)
 
 CHANNEL: Final = "marcod_page"
 """PostgreSQL's channel on which pages are woken; the payload is empty."""
-
-LISTEN: Final = "listen marcod_page; listen marcod_plate_scored"
-"""The channels of pages and of :mod:`marcod.store.events`."""
 
 SQLITE_S: Final = 1.5
 POSTGRES_S: Final = 5.0
@@ -51,8 +48,7 @@ MOST: Final = 500
 
 def announce(connection: Connection) -> None:
     """Wake the pages of all servers once this transaction is committed; SQLite has no notifications."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+    notices.announce(connection, CHANNEL)
 
 
 def wake(request: Request) -> None:
@@ -90,15 +86,11 @@ class Pulse:
         self._lock = threading.Lock()
         self._listeners: set[OpenPage] = set()
         self._thread: threading.Thread | None = None
-        self._woken, self._waker = socket.socketpair()
-        self._woken.setblocking(False)
-        self._waker.setblocking(False)
+        self._waker = Waker()
 
     def wake(self) -> None:
         """Look now."""
-        # A full pipe wakes as well.
-        with suppress(BlockingIOError):
-            self._waker.send(b"x")
+        self._waker.wake()
 
     def open(self) -> OpenPage | None:
         """Let the running loop listen, or None where too many do."""
@@ -120,19 +112,18 @@ class Pulse:
 
     def _run(self) -> None:
         changes = ChangeWatch()
-        line: Any = None
-        while self._is_wanted():
-            try:
-                line = line or self._line()
-                found = self._db.read(changes.look)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a driver raises
-                log.warning("changes not seen", error=str(error) or type(error).__name__)
-                _close(line)
-                line, found = None, PageChange()
-            if found:
-                self._tell(found)
-            line = self._wait(line)
-        _close(line)
+        channels = CHANNEL, events.CHANNEL
+        with closing(NoticeLine(self._db, channels, look_s=SQLITE_S, waker=self._waker)) as line:
+            while self._is_wanted():
+                line.clear()
+                try:
+                    found = self._db.read(changes.look)
+                except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a driver raises
+                    log.warning("changes not seen", error=str(error) or type(error).__name__)
+                    found = PageChange()
+                if found:
+                    self._tell(found)
+                line.wait(SQLITE_S if self._db.is_sqlite else POSTGRES_S)
 
     def _is_wanted(self) -> bool:
         with self._lock:
@@ -141,36 +132,6 @@ class Pulse:
             self._thread = None
             return False
 
-    def _line(self) -> Any:
-        """Open a connection that PostgreSQL notifies; None with SQLite."""
-        if self._db.is_sqlite:
-            return None
-        pooled = self._db.engine.raw_connection()
-        line: Any = pooled.driver_connection
-        # Not one of the pool's any more: it waits for as long as somebody listens.
-        pooled.detach()
-        line.autocommit = True
-        with line.cursor() as cursor:
-            cursor.execute(LISTEN)
-        return line
-
-    def _wait(self, line: Any) -> Any:
-        """Wait until something may have changed. Returns the line, None where it is down."""
-        waiting = [self._woken] if line is None else [self._woken, line]
-        select.select(waiting, [], [], SQLITE_S if self._db.is_sqlite else POSTGRES_S)
-        with suppress(BlockingIOError):
-            self._woken.recv(4096)
-        if line is None:
-            return None
-        try:
-            line.poll()
-            line.notifies.clear()
-        except Exception as error:  # noqa: BLE001 - whatever the driver raises, the line is made again
-            log.warning("line to the database lost", error=type(error).__name__)
-            _close(line)
-            return None
-        return line
-
     def _tell(self, change: PageChange) -> None:
         with self._lock:
             listeners = list(self._listeners)
@@ -178,12 +139,6 @@ class Pulse:
             # A loop that was closed meanwhile has no page.
             with suppress(RuntimeError):
                 listener.loop.call_soon_threadsafe(listener.put, change)
-
-
-def _close(line: Any) -> None:
-    if line is not None:
-        with suppress(Exception):
-            line.close()
 
 
 async def stream(request: Request) -> Response:
