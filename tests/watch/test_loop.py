@@ -15,6 +15,7 @@ from watched_site import NEVER_S, SETTLE_S, Site, put, set_time, well_image
 
 from marcod.database.engine import Database
 from marcod.database.schema import drop, image
+from marcod.errors import StoreError
 from marcod.watch.loop import GUARD_S, LONGEST_PAUSE_S, REFUSED_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
@@ -424,3 +425,44 @@ def test_files_that_no_layout_reads_are_reported_though_nothing_is_recorded(make
     (line,) = [line for line in lines if line["event"] == "files ignored"]
     assert sum(line["ignored"].values()) == 1
     assert site.images() == {}
+
+
+# The running loop
+
+
+def test_a_running_loop_is_woken_by_events_and_by_the_end_of_settling(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them it would sleep for an hour."""
+    monkeypatch.setattr("marcod.watch.loop.TICK_S", 3600.0)
+    site = make_site(watch=EVENTS_ALONE | {"settle_s": 0.2})
+    site.put(well_image(1))
+    stop = threading.Event()
+    thread = threading.Thread(target=site.watcher.run, args=(stop,))
+    thread.start()
+    wait_until(lambda: site.status.observing and len(site.images()) == 1, "the file of the first walk")
+    site.put(well_image(2))
+    wait_until(lambda: len(site.images()) == 2, "the file of an event")
+    stop.set()
+    site.put("the event that wakes it to stop")
+    thread.join(60.0)
+    assert not thread.is_alive()
+
+
+def test_a_loop_has_nothing_due_while_the_database_is_offline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else files that settled would keep it turning."""
+
+    def failing(*_: object) -> None:
+        raise StoreError("the database is offline")
+
+    site.put(well_image(1))
+    site.step()
+    (watched,) = site.watcher._watched
+    assert watched.due_at == site.now + SETTLE_S
+    with monkeypatch.context() as patch:
+        patch.setattr(site.db, "write", failing)
+        site.step(SETTLE_S)
+        assert watched.due_at == float("inf")
+    site.step(LONGEST_PAUSE_S)
+    assert len(site.images()) == 1
+    assert watched.due_at == float("inf")
