@@ -1,7 +1,8 @@
 """Architecture of a network: a record of everything that shapes it.
 
 A family is a subclass of :class:`Architecture` that puts its network together of
-:class:`marcod.model.network_layers.NetworkLayers`, so that one description serves Keras and OpenVINO. Nothing here imports either.
+:class:`marcod.model.network_layers.NetworkLayers`, so that one description serves Keras and OpenVINO.
+Nothing here imports either.
 """
 
 from abc import ABC, abstractmethod
