@@ -44,6 +44,7 @@ ON_REQUEST = (
     "web",
     "web_keys",
     "web_load",
+    "decoders",
 )
 """Too long to be run with the others."""
 

@@ -254,11 +254,12 @@ def lacks_end(data: bytes) -> bool:
     return data.startswith(_SIGNATURES[0]) and _SCAN in data and data.rfind(_END) < data.rfind(_SCAN)
 
 
-def whole_jpeg(data: bytes) -> bytes:
+def whole_jpeg(data: bytes, *, decoded: bool = False) -> bytes:
     """Check that the coded data of a JPEG fits its size, and return the bytes with an end marker; others as they are.
 
     Decoders invent data that is missing and skip data that is left over, and tell only a log of their own. Raises a
-    retryable ImageError for both.
+    retryable ImageError for both. ``decoded`` says that a decoder took all of it without a complaint, so that what it
+    would complain of is not looked for.
     """
     if not data.startswith(_SIGNATURES[0]):
         return data
@@ -274,7 +275,7 @@ def whole_jpeg(data: bytes) -> bytes:
         fault: str | None = "data is missing"
     else:
         fault = _fault_of_markers(body[:start], body[start:], one_scan=one_scan)
-    if fault is None:
+    if fault is None and not decoded:
         with room_for(pixels):
             fault = _fault_of_length(body, start, ended=end >= 0)
     if fault is not None:

@@ -6,6 +6,7 @@ matter: a network takes its pixels, a committee those of all its members, laid o
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,7 +91,7 @@ class NetworkPredictor(Predictor):
                 f"pixels, but {len(record.classes)} classes and images of {self._preprocessing.size} pixels"
             )
         self._pixels = (architecture.input_size, architecture.input_size, 3)
-        self._inspect, self._decode, self._shape = images.inspect, preprocess.decode, preprocess.prepare
+        self._inspect, self._decoded, self._shape = images.inspect, preprocess.decoded, preprocess.prepare
         self._logits = network.compiled(architecture, weights, batch_size, record.precision)
 
     @property
@@ -102,7 +103,8 @@ class NetworkPredictor(Predictor):
         return self._pixels
 
     def prepare(self, data: bytes) -> NDArray[np.float32]:
-        return self.shape(self.decode(data))
+        with self.decoded(data) as rgb:
+            return self.shape(rgb)
 
     def inputs(self, data: bytes, wanted: Collection[int]) -> dict[int, NDArray[np.float32]]:
         return {0: self.prepare(data)} if 0 in wanted else {}
@@ -112,9 +114,9 @@ class NetworkPredictor(Predictor):
         header = self._inspect(data)
         return self._preprocessing.ratio(header.width, header.height)
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Decode an image as this network needs it, uint8 [height, width, 3]. Raises ImageError."""
-        return self._decode(data, self._preprocessing)
+    def decoded(self, data: bytes) -> AbstractContextManager[NDArray[np.uint8]]:
+        """Yield an image as this network needs it, uint8 [height, width, 3], for the block alone. Raises ImageError."""
+        return self._decoded(data, self._preprocessing)
 
     def shape(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crop, resize and scale a decoded image to an input."""
@@ -148,14 +150,13 @@ class CommitteePredictor(Predictor):
 
     def inputs(self, data: bytes, wanted: Collection[int]) -> dict[int, NDArray[np.float32]]:
         # Once for all that decode at the same size: another size's pixels would change a member's own scores.
-        decoded: dict[int, NDArray[np.uint8]] = {}
-        found = {}
+        alike: dict[int, list[int]] = {}
         for index in wanted:
-            member = self._members[index]
-            ratio = member.ratio(data)
-            if ratio not in decoded:
-                decoded[ratio] = member.decode(data)
-            found[index] = member.shape(decoded[ratio])
+            alike.setdefault(self._members[index].ratio(data), []).append(index)
+        found: dict[int, NDArray[np.float32]] = {}
+        for indices in alike.values():
+            with self._members[indices[0]].decoded(data) as rgb:
+                found |= {index: self._members[index].shape(rgb) for index in indices}
         return found
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

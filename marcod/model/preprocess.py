@@ -1,7 +1,7 @@
-"""Preprocessing: from the bytes of a drop image to the network's input, with TensorFlow on the CPU.
+"""Preprocessing: from the bytes of a drop image to the network's input, on the CPU.
 
 The decoder matters: the graph decodes JPEG with TensorFlow's default, the fast integer DCT, and other
-decoders differ from it by up to 4/255. So JPEGs in grey or RGB go to TensorFlow, everything else to Pillow.
+decoders differ from it by up to 4/255. So JPEGs in grey or RGB go to one that gives the same bits, all else to Pillow.
 
 Guarantees:
 
@@ -9,7 +9,8 @@ Guarantees:
 * All functions may run in many threads at once (the decoder and the resizers release the GIL).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from marcod import images
-from marcod.errors import BundleError, ImageError
+from marcod.errors import BundleError
+from marcod.model import jpeg
 
 Resize = Literal["bilinear-tf1", "area"]
 
@@ -72,25 +74,30 @@ class Preprocessing:
 
 
 def read(data: bytes, record: Preprocessing) -> NDArray[np.float32]:
-    """Decode and prepare an image, float32 [size, size, 3] in -1..1. Raises ImageError as :func:`decode` does."""
-    return prepare(decode(data, record), record)
+    """Decode and prepare an image, float32 [size, size, 3] in -1..1. Raises ImageError as :func:`decoded` does."""
+    with decoded(data, record) as rgb:
+        return prepare(rgb, record)
 
 
 def decode(data: bytes, record: Preprocessing | None = None) -> NDArray[np.uint8]:
-    """Decode an image as RGB, uint8 [height, width, 3], at full size or at the part that ``record`` asks for.
+    """Decode an image to an array of its own, otherwise as :func:`decoded`."""
+    with decoded(data, record) as rgb:
+        return rgb.copy()
 
-    Raises ImageError as marcod.images does.
+
+@contextmanager
+def decoded(data: bytes, record: Preprocessing | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Yield an image as RGB, uint8 [height, width, 3], at full size or at the part that ``record`` asks for.
+
+    The array must not be kept beyond the block. Raises ImageError as marcod.images does.
     """
     header = images.inspect(data)
     if header.format != "JPEG" or header.mode not in _DECODER_MODES:
-        return images.to_rgb(data)
-    data = images.whole_jpeg(data)
-    try:
-        with images.room_for(header.width * header.height), tf.device("/CPU:0"):
-            ratio = 1 if record is None else record.ratio(header.width, header.height)
-            return np.asarray(tf.io.decode_jpeg(data, channels=3, ratio=ratio))
-    except tf.errors.InvalidArgumentError as error:
-        raise ImageError("the JPEG is truncated or damaged and cannot be decoded", retryable=True) from error
+        yield images.to_rgb(data)
+        return
+    ratio = 1 if record is None else record.ratio(header.width, header.height)
+    with images.room_for(header.width * header.height), jpeg.decoded(data, header.width, header.height, ratio) as rgb:
+        yield rgb
 
 
 def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32]:
@@ -104,9 +111,8 @@ def prepare(rgb: NDArray[np.uint8], record: Preprocessing) -> NDArray[np.float32
         resized = tf.raw_ops.ResizeBilinear(
             images=square[np.newaxis], size=(record.size, record.size), align_corners=False, half_pixel_centers=False
         )
-        # A copy of our own, scaled in place: three passes over it by operations of the graph cost as much again.
-        scaled: NDArray[np.float32] = np.array(resized[0])
-    scaled *= np.float32(2 / 255)
+        # A copy of our own: three passes over it by operations of the graph cost as much again.
+        scaled: NDArray[np.float32] = np.asarray(resized)[0] * np.float32(2 / 255)
     scaled -= np.float32(1)
     return scaled
 
