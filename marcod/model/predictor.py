@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 class Predictor(ABC):
     """Model that scores images in batches of one shape.
 
-    :meth:`prepare` and :meth:`inputs` may run in many threads; :meth:`predict` belongs to one thread at a time.
+    :meth:`prepare` and :meth:`inputs` may run in many threads; the rest belongs to one thread at a time.
     """
 
     def __init__(self, record: "BundleRecord", batch_size: int) -> None:
         from marcod.model import bundle
 
         self.record, self.batch_size = record, batch_size
+        self._room: NDArray[np.float32] | None = None
         self._fold = bundle.folding(record)
 
     @property
@@ -57,6 +58,15 @@ class Predictor(ABC):
     @abstractmethod
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits float32 [n, classes] of prepared images, before the temperature."""
+
+    def stack(self, prepared: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Lay up to ``batch_size`` prepared images into one batch, which is valid until the next call.
+
+        Its memory is kept, because the kernel takes longer to find new pages than the images to be copied.
+        """
+        if self._room is None:
+            self._room = np.empty((self.batch_size, *self.input_shape), np.float32)
+        return np.stack(prepared, out=self._room[: len(prepared)])
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict probabilities float32 [n, classes] of prepared images [n, ...], n up to ``batch_size``.

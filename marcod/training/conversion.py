@@ -154,7 +154,7 @@ def _scored(
     for batch in predictions.prepared(files, range(len(files)), parent, threads):
         pixels = {i: outcome for i, outcome in batch.items() if not isinstance(outcome, str)}
         if pixels:
-            stacked = np.stack(list(pixels.values()))
+            stacked = parent.stack(list(pixels.values()))
             found.update(zip(pixels, zip(parent.logits(stacked), made.logits(stacked), strict=True), strict=True))
         done += len(batch)
         progress(done, len(files))
